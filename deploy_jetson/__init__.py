@@ -1,0 +1,1 @@
+"""What is generated for, and runs on, the Jetson TX2."""

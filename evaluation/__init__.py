@@ -1,0 +1,1 @@
+"""Predictions to evidence. Works on prediction files; never loads a model."""

@@ -1,0 +1,101 @@
+"""The `pneumonia` command: one file per verb, nothing heavy imported before a verb runs."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pneumonia import __version__
+from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
+
+# verb -> (module, what `--help` says); the module's `command` is the click command
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("pneumonia.cli.demo", "Run the whole job on phantoms, in minutes."),
+    "data": ("pneumonia.cli.data", "Import, make, fetch and audit datasets."),
+    "train": ("pneumonia.cli.train", "Train a detector on a dataset folder."),
+    "prune": ("pneumonia.cli.prune", "Prune a trained run with ADMM, retrain and compact it."),
+    "export": ("pneumonia.cli.export", "Write a run as a model bundle (spec, weights, ONNX)."),
+    "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
+    "evaluate": ("pneumonia.cli.evaluate", "Measure predictions against labels."),
+    "compare": ("pneumonia.cli.compare", "Compare prediction files on the same labels."),
+    "inspect": ("pneumonia.cli.inspect", "Show layers, parameters, MACs, sparsity, storage."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a verb's module only when the verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Verbs in the order of the work."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one verb."""
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(VERBS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pneumonia")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def group(debug: bool) -> None:
+    """Train, prune, export and score a pneumonia detector for embedded devices."""
+    if debug:
+        os.environ["PNEUMONIA_DEBUG"] = "1"
+
+
+group.epilog = DISCLAIMER
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None, **extra: Any) -> int:
+    """Run a command and turn every outcome into an exit code and at most one line of error."""
+    try:
+        result = command.main(
+            args=None if arguments is None else list(arguments), standalone_mode=False, **extra
+        )
+        return result if isinstance(result, int) else 0
+    except PneumoniaError as error:
+        if os.environ.get("PNEUMONIA_DEBUG"):
+            raise
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        if os.environ.get("PNEUMONIA_DEBUG"):
+            raise
+        # The text of a foreign exception may quote a file's contents: only its type is shown.
+        click.echo(
+            f"error: internal error ({type(error).__name__}); "
+            "run `pneumonia --debug ...` for the traceback and report it",
+            err=True,
+        )
+        return 70
+
+
+def main() -> None:
+    """Entry point of `pneumonia`."""
+    sys.exit(run(group, prog_name="pneumonia"))
+
+
+def main_score() -> None:
+    """Entry point of `pneumonia-score`, the same as `pneumonia score`."""
+    command = importlib.import_module(VERBS["score"][0]).command
+    sys.exit(run(command, prog_name="pneumonia-score"))

@@ -1,0 +1,1 @@
+"""Every compression method is a Euclidean projection, driven by one ADMM engine."""

@@ -1,0 +1,1 @@
+"""Run folder to model bundle and ONNX."""

@@ -1,0 +1,5 @@
+"""What runs wherever the model runs: Python 3.6, NumPy, Pillow and pydicom >= 2.3, nothing else.
+
+The folder is copied to the device as it is. The host uses the same reading, preprocessing,
+decoding and bundle code, so that the two cannot drift apart.
+"""

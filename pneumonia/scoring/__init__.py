@@ -1,0 +1,1 @@
+"""The clinician's batch: find studies, score them, write worklist and overlays."""
