@@ -1,0 +1,100 @@
+"""Recipes: one YAML file is one whole run. Named ones lie beside this file, by kind."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pneumonia.runtime.errors import ConfigError
+
+HERE = Path(__file__).parent
+MAX_RECIPE_BYTES = 1_000_000
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def recipe_names(kind: str) -> list[str]:
+    """Names of the recipes that ship for a kind (`train`, `prune`)."""
+    return sorted(path.stem for path in (HERE / kind).glob("*.yaml"))
+
+
+def recipe_path(name_or_file: str, kind: str) -> Path:
+    """The file of a named recipe, or the file itself.
+
+    Raises:
+        ConfigError: Neither a shipped name nor a file.
+    """
+    shipped = HERE / kind / f"{name_or_file}.yaml"
+    if name_or_file in recipe_names(kind):
+        return shipped
+    path = Path(name_or_file)
+    if path.is_file():
+        return path
+    raise ConfigError(
+        "No such recipe",
+        expected="a file or one of " + ", ".join(recipe_names(kind)),
+        found=repr(name_or_file),
+    )
+
+
+def load_recipe(
+    name_or_file: str, kind: str, model: type[Model], overrides: Sequence[str] = ()
+) -> Model:
+    """Read a recipe, apply `a.b=value` overrides (values are YAML) and validate it.
+
+    Raises:
+        ConfigError: Not readable, not YAML, or a key or value the model refuses.
+    """
+    path = recipe_path(name_or_file, kind)
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise ConfigError("Recipe is too large", expected="< 1 MB", where=str(path))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            "Recipe cannot be read as YAML", found=str(error), where=str(path)
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError("Recipe is not a mapping", found=type(values).__name__, where=str(path))
+    for override in overrides:
+        _apply(values, override)
+    return validate(values, model, str(path))
+
+
+def validate(values: dict[str, Any], model: type[Model], where: str) -> Model:
+    """Check values against a recipe model; the first fault becomes a one-line ConfigError."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise ConfigError(
+            f"Recipe key {key!r}: {first['msg']}",
+            found=repr(first.get("input"))[:80],
+            where=where,
+        ) from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError("Option --set is malformed", expected="key=value", found=repr(override))
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(
+            "Value of --set is not YAML", found=repr(text), where=f"--set {key}"
+        ) from None
+    node = values
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(
+                "Key of --set goes through a value", expected="a mapping", found=repr(parent),
+                where=f"--set {key}",
+            )
+        node = child
+    node[last] = value
