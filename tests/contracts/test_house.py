@@ -1,0 +1,89 @@
+"""House rules that a tool can check: sizes, names, recipes, licences, nothing private."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+
+from tests.contracts.tree import ROOT, source_files
+
+HARD_LIMIT = 600  # lines of a module
+VAGUE = {"utils.py", "helpers.py", "misc.py", "common.py"}
+
+
+def test_no_module_is_longer_than_the_limit():
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in source_files()
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > HARD_LIMIT
+    }
+    assert long == {}
+
+
+def test_no_vague_module_names():
+    assert [str(path) for path in source_files() if path.name in VAGUE] == []
+
+
+RECIPES = sorted((ROOT / "pneumonia" / "recipes").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_loads(path):
+    from pneumonia.recipes import load_recipe
+
+    kind = path.parent.name
+    if kind == "train":
+        from pneumonia.training.config import TrainRecipe as Recipe
+    else:
+        from pneumonia.compression.recipe import PruneRecipe as Recipe  # type: ignore[assignment]
+    recipe = load_recipe(path.stem, kind, Recipe)
+    assert recipe.model_dump()
+    comments = [line for line in path.read_text().splitlines() if "#" in line]
+    assert len(comments) >= 3, "a recipe explains its choices"
+
+
+def test_there_are_recipes():
+    kinds = {path.parent.name for path in RECIPES}
+    assert kinds == {"train", "prune"}
+
+
+def test_yaml_files_are_wellformed():
+    for path in (ROOT / ".pre-commit-config.yaml", *RECIPES):
+        assert yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def tracked() -> list[str]:
+    done = subprocess.run(
+        ["git", "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return [name for name in done.stdout.split("\0") if name]
+
+
+def test_no_machine_paths_and_no_big_binaries():
+    private = re.compile(r"/work/|/root/|/home/[a-z]+/|\.library")
+    found = []
+    for name in tracked():
+        path = ROOT / name
+        if not path.is_file() or name == "tests/contracts/test_house.py":
+            continue
+        data = path.read_bytes()
+        limit = 8_000_000 if name.startswith("pneumonia/models/") else 400_000
+        if len(data) > limit:
+            found.append(f"{name}: {len(data)} bytes")
+        if b"\0" not in data[:4096] and private.search(data.decode("utf-8", "replace")):
+            found.append(f"{name}: holds a path of a machine")
+    assert found == []
+
+
+def test_packages_scripts_and_extras():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {
+        "pneumonia": "pneumonia.cli:main",
+        "pneumonia-score": "pneumonia.cli:main_score",
+    }
+    assert {"dicom", "kernels", "cluster", "dev"} <= set(project["optional-dependencies"])
+    assert "torch>=2.9,<2.14" in project["dependencies"]
+    assert "albumentations==2.0.8" in project["dependencies"]
+    assert not [need for need in project["dependencies"] if need.startswith("tensorrt")]
