@@ -53,7 +53,7 @@ class ConfigError(PneumoniaError):
     exit_code = 2
 
 
-class PartialFailure(PneumoniaError):
+class PartialFailure(PneumoniaError):  # noqa: N818 - most of the batch did succeed
     """The batch ended, but some inputs failed; the manifest names them."""
 
     exit_code = 3

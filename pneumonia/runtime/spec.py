@@ -154,9 +154,7 @@ class Detect(NamedTuple):
     box_coding: str = "scaled"
 
 
-Layer = Union[
-    Conv, Linear, Shortcut, Route, Upsample, MaxPool, GlobalAvgPool, Flatten, Detect
-]
+Layer = Union[Conv, Linear, Shortcut, Route, Upsample, MaxPool, GlobalAvgPool, Flatten, Detect]
 
 OPS = OrderedDict(
     [
@@ -219,9 +217,7 @@ class NetworkSpec(NamedTuple):
 
     def consumers(self) -> "OrderedDict[str, List[str]]":
         """Layer (or `input`) -> names of the layers that read it."""
-        readers = OrderedDict(
-            [(INPUT, [])] + [(layer.name, []) for layer in self.layers]
-        )  # type: OrderedDict[str, List[str]]
+        readers = OrderedDict([(INPUT, [])] + [(layer.name, []) for layer in self.layers])  # type: OrderedDict[str, List[str]]
         for layer in self.layers:
             for source in layer.inputs:
                 readers[source].append(layer.name)
@@ -233,9 +229,7 @@ class NetworkSpec(NamedTuple):
 
     def replace_layers(self, changes: Mapping[str, Layer]) -> "NetworkSpec":
         """A copy in which the named layers are replaced."""
-        return self._replace(
-            layers=tuple(changes.get(layer.name, layer) for layer in self.layers)
-        )
+        return self._replace(layers=tuple(changes.get(layer.name, layer) for layer in self.layers))
 
     def to_json(self) -> str:
         """JSON text with the schema version; `from_json` is its inverse."""
@@ -368,7 +362,9 @@ def infer_shapes(spec: NetworkSpec) -> "OrderedDict[str, Shape]":
             raise _fail(layer, "Wrong number of inputs", "1", len(layer.inputs))
         for source in layer.inputs:
             if source not in shapes:
-                raise _fail(layer, "Input is not an earlier layer", "an earlier layer", repr(source))
+                raise _fail(
+                    layer, "Input is not an earlier layer", "an earlier layer", repr(source)
+                )
         shapes[layer.name] = _layer_shape(layer, [shapes[source] for source in layer.inputs])
     for output in spec.outputs:
         if output not in shapes:
@@ -387,6 +383,14 @@ def _layer_to_dict(layer: Layer) -> Dict[str, Any]:
             continue
         record[key] = value._asdict() if isinstance(value, StorageSpec) else value
     return record
+
+
+_CHOICES = {"activation": ACTIVATIONS, "box_coding": BOX_CODINGS}
+_POSITIVE = ("in_channels", "out_channels", "channels", "height", "width") + (
+    "kernel",
+    "stride",
+    "scale",
+)
 
 
 def _reject(what: str, expected: str, found: object, where: str) -> SpecError:
@@ -436,25 +440,29 @@ def _field(key: str, hint: Any, value: Any, where: str) -> Any:
         return _record(StorageSpec, value, place)
     if key == "anchors":
         return _anchors(value, place)
+    if hint not in (bool, str, int, float):
+        return _names(value, place)
+    value = _scalar(key, hint, value, place)
+    if key in _CHOICES and value not in _CHOICES[key]:
+        what = "Unknown " + key.replace("_", " ")
+        raise _reject(what, ", ".join(_CHOICES[key]), value, place)
+    return value
+
+
+def _scalar(key: str, hint: Any, value: Any, place: str) -> Any:
     if hint is bool or hint is str:
         if not isinstance(value, hint):
             raise _reject("Wrong type", hint.__name__, value, place)
-    elif hint is int:
+        return value
+    if hint is int:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise _reject("Wrong type", "a whole number >= 0", value, place)
-        if value == 0 and key in ("in_channels", "out_channels", "kernel", "stride", "scale"):
+        if value == 0 and key in _POSITIVE:
             raise _reject("Number is zero", ">= 1", value, place)
-    elif hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _reject("Wrong type", "a number", value, place)
-        value = float(value)
-    else:
-        return _names(value, place)
-    if key == "activation" and value not in ACTIVATIONS:
-        raise _reject("Unknown activation", ", ".join(ACTIVATIONS), value, place)
-    if key == "box_coding" and value not in BOX_CODINGS:
-        raise _reject("Unknown box coding", ", ".join(BOX_CODINGS), value, place)
-    return value
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _reject("Wrong type", "a number", value, place)
+    return float(value)
 
 
 def _parse_layer(value: Any, index: int) -> Layer:
@@ -465,8 +473,8 @@ def _parse_layer(value: Any, index: int) -> Layer:
         raise _reject("Unknown op", ", ".join(OPS), value["op"], where)
     fields = {key: item for key, item in value.items() if key != "op"}
     where = "{} {!r}".format(where, fields.get("name", "?"))
-    layer = _record(OPS[value["op"]], fields, where)  # type: Layer
-    return layer
+    record: Layer = _record(OPS[value["op"]], fields, where)
+    return record
 
 
 def _parse(text: str) -> NetworkSpec:

@@ -1,0 +1,150 @@
+"""predictions.csv: what `score` writes and `evaluate` reads (contract in docs/architecture.md)."""
+
+import csv
+import io
+import math
+from collections import OrderedDict
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.errors import DataError
+
+HEADER = ("image_id", "score", "x1", "y1", "x2", "y2", "width", "height")
+
+Row = Tuple[Optional[Tuple[float, ...]], int, int]  # (score, x1, y1, x2, y2) or None; width, height
+
+
+class Prediction(NamedTuple):
+    """The boxes found in one image.
+
+    Attributes:
+        image_id: RSNA patientId or file stem.
+        boxes: float32 xyxy (n, 4) in pixels of the image as given.
+        scores: float32 (n,).
+        width: Width of that image.
+        height: Height of that image.
+    """
+
+    image_id: str
+    boxes: np.ndarray
+    scores: np.ndarray
+    width: int
+    height: int
+
+
+def _number(value: float) -> str:
+    """The shortest text that reads back as the same float32."""
+    return str(np.format_float_positional(np.float32(value), trim="-"))
+
+
+def predictions_text(predictions: Iterable[Prediction]) -> str:
+    """The csv's text; see `write_predictions`."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(HEADER)
+    seen = set()
+    for item in predictions:
+        values = np.concatenate([np.ravel(item.scores), np.ravel(item.boxes)])
+        if item.image_id in seen or not item.image_id or not np.isfinite(values).all():
+            raise DataError(
+                "Predictions are not valid",
+                expected="each image once, with a name and finite numbers",
+                found=repr(item.image_id),
+            )
+        seen.add(item.image_id)
+        size = [str(int(item.width)), str(int(item.height))]
+        if len(item.scores) == 0:
+            writer.writerow([item.image_id, "", "", "", "", ""] + size)
+        for score, box in zip(item.scores, item.boxes):
+            writer.writerow(
+                [item.image_id, _number(score)] + [_number(edge) for edge in box] + size
+            )
+    return stream.getvalue()
+
+
+def write_predictions(path: str, predictions: Iterable[Prediction]) -> None:
+    """Write predictions.csv atomically; reading it back gives the same float32 values.
+
+    Raises:
+        DataError: An image occurs twice, has no name, or a number is not finite.
+        OutputError: The file cannot be written.
+    """
+    write_text(path, predictions_text(predictions))
+
+
+def _parse_row(fields: Sequence[str], where: str) -> Row:
+    if len(fields) != len(HEADER) or not fields[0]:
+        raise DataError(
+            "Row of predictions is malformed",
+            expected=",".join(HEADER),
+            found="{} fields".format(len(fields)),
+            where=where,
+        )
+    try:
+        width, height = int(fields[6]), int(fields[7])
+        empty = not any(fields[1:6])
+        numbers = None if empty else tuple(float(field) for field in fields[1:6])
+    except ValueError:
+        raise DataError("Predictions hold something that is not a number", where=where) from None
+    if width < 1 or height < 1:
+        raise DataError(
+            "Image size is not positive", found=fields[6] + "x" + fields[7], where=where
+        )
+    if numbers is not None:
+        _, x1, y1, x2, y2 = numbers
+        if not all(math.isfinite(number) for number in numbers) or x2 < x1 or y2 < y1:
+            raise DataError(
+                "Box is not valid",
+                expected="finite, x1 <= x2, y1 <= y2",
+                found=str(numbers),
+                where=where,
+            )
+    return numbers, width, height
+
+
+def read_predictions(path: str) -> List[Prediction]:
+    """Read predictions.csv.
+
+    Returns:
+        One Prediction per image, in the file's order.
+
+    Raises:
+        DataError: Not readable, another header, a malformed row, an image with two sizes, or one
+            that is both empty and has boxes.
+    """
+    path = str(path)
+    groups: Dict[str, List[Row]] = OrderedDict()
+    try:
+        with io.open(path, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream)
+            header = tuple(next(reader, []))
+            if header != HEADER:
+                raise DataError(
+                    "Not a predictions file",
+                    expected=",".join(HEADER),
+                    found=",".join(header)[:80],
+                    where=path,
+                )
+            for fields in reader:
+                row = _parse_row(fields, "{}, line {}".format(path, reader.line_num))
+                groups.setdefault(fields[0], []).append(row)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            "Predictions cannot be read", found=type(error).__name__, where=path
+        ) from None
+    return [_prediction(image_id, rows, path) for image_id, rows in groups.items()]
+
+
+def _prediction(image_id: str, rows: List[Row], path: str) -> Prediction:
+    sizes = {row[1:] for row in rows}
+    found = [row[0] for row in rows if row[0] is not None]
+    if len(sizes) != 1 or (found and len(found) != len(rows)) or (not found and len(rows) > 1):
+        raise DataError(
+            "Rows of one image contradict each other",
+            expected="one size, and either boxes or one empty row",
+            where="{}, image_id {!r}".format(path, image_id),
+        )
+    table = np.array(found, dtype=np.float32).reshape(-1, 5)
+    return Prediction(image_id, table[:, 1:], table[:, 0], rows[0][1], rows[0][2])
