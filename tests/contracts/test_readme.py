@@ -1,0 +1,106 @@
+"""Every command the documentation shows exists with those options, and every link leads somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from pneumonia.cli import VERBS, group
+from tests.contracts.tree import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMAND = re.compile(r"^\s*\$?\s*(pneumonia(?:-score)?(?: [^\n#|`]*)?)", re.MULTILINE)
+BLOCK = re.compile(r"```(?:sh|bash|console)\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def commands(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        command.strip()
+        for block in BLOCK.findall(text)
+        for command in COMMAND.findall(block.replace("\\\n", " "))
+    ]
+
+
+SHOWN = [(page, command) for page in PAGES for command in commands(page)]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), SHOWN, ids=[f"{p.name}:{c[:60]}" for p, c in SHOWN]
+)
+def test_shown_command_parses(page, command, tmp_path):
+    words = shlex.split(command)
+    tool, arguments = words[0], words[1:]
+    if tool == "pneumonia-score":
+        arguments = ["score", *arguments]
+    node: click.Command = group
+    context = click.Context(group, info_name="pneumonia")
+    while isinstance(node, click.Group):
+        if not arguments or arguments[0].startswith("-"):
+            return  # `pneumonia --help` and the like
+        name = arguments.pop(0)
+        child = node.get_command(context, name)
+        assert child is not None, f"{page.name} shows unknown verb {name!r}"
+        node, context = child, click.Context(child, parent=context, info_name=name)
+    options = {name for p in node.params if isinstance(p, click.Option) for name in p.opts + p.secondary_opts}
+    options |= {"--help", "-h"}
+    used = {word.partition("=")[0] for word in arguments if word.startswith("-")}
+    assert used <= options, f"{page.name}: {command}: {sorted(used - options)} do not exist"
+    needed = [p for p in node.params if isinstance(p, click.Argument) and p.required]
+    values = _positional(node, arguments)
+    assert len(values) >= len(needed), f"{page.name}: {command}: too few arguments"
+
+
+def _positional(node: click.Command, arguments: list[str]) -> list[str]:
+    flags = {
+        name
+        for p in node.params
+        if isinstance(p, click.Option) and (p.is_flag or p.count)
+        for name in p.opts + p.secondary_opts
+    }
+    values, skip = [], False
+    for word in arguments:
+        if skip:
+            skip = False
+        elif word.startswith("-"):
+            skip = "=" not in word and word not in flags
+        else:
+            values.append(word)
+    return values
+
+
+def test_the_readme_shows_the_main_job():
+    shown = " ".join(command for page, command in SHOWN if page.name == "README.md")
+    for verb in ("data import-rsna", "train", "prune", "export", "score", "evaluate", "inspect"):
+        assert f"pneumonia {verb}" in shown
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = set()
+    for page in PAGES:
+        shown |= set(re.findall(r"(?:^    |`)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= shown <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    broken = [
+        link
+        for link in LINK.findall(page.read_text(encoding="utf-8"))
+        if not (page.parent / link).exists()
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb):
+    command = group.get_command(click.Context(group), verb)
+    assert command is not None
+    assert command.get_short_help_str()
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{verb} {parameter.opts} has no help"
