@@ -9,6 +9,7 @@ Weights live beside the spec as named tensors (see `tensor_shapes`), float32 unl
 
 import json
 from collections import OrderedDict
+from math import isfinite
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Type, Union
 
 from pneumonia.runtime.errors import SpecError
@@ -409,7 +410,7 @@ def _anchors(value: Any, where: str) -> Tuple[Tuple[float, float], ...]:
         if (
             not isinstance(pair, list)
             or len(pair) != 2
-            or not all(isinstance(side, (int, float)) and side > 0 for side in pair)
+            or not all(isinstance(side, (int, float)) and 0 < side < 1e9 for side in pair)
         ):
             raise _reject("Not a list of anchors", "[[width, height], ...]", value, where)
         pairs.append((float(pair[0]), float(pair[1])))
@@ -460,8 +461,10 @@ def _scalar(key: str, hint: Any, value: Any, place: str) -> Any:
         if value == 0 and key in _POSITIVE:
             raise _reject("Number is zero", ">= 1", value, place)
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _reject("Wrong type", "a number", value, place)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise _reject("Wrong type", "a finite number", value, place)
+    if value <= 0 and key == "std":
+        raise _reject("Number is not positive", "> 0", value, place)
     return float(value)
 
 
@@ -469,7 +472,7 @@ def _parse_layer(value: Any, index: int) -> Layer:
     where = "layers[{}]".format(index)
     if not isinstance(value, dict) or "op" not in value:
         raise _reject("Not a layer", "an object with 'op'", value, where)
-    if value["op"] not in OPS:
+    if not isinstance(value["op"], str) or value["op"] not in OPS:
         raise _reject("Unknown op", ", ".join(OPS), value["op"], where)
     fields = {key: item for key, item in value.items() if key != "op"}
     where = "{} {!r}".format(where, fields.get("name", "?"))
@@ -480,7 +483,7 @@ def _parse_layer(value: Any, index: int) -> Layer:
 def _parse(text: str) -> NetworkSpec:
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError("Network description is not JSON", found=str(error)) from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__

@@ -48,7 +48,7 @@ class _Entry:
         place = "{}, tensor {!r}".format(where, name)
         if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
             raise _damaged("dtype, shape and data_offsets", "another entry", place)
-        if value["dtype"] not in DTYPES:
+        if not isinstance(value["dtype"], str) or value["dtype"] not in DTYPES:
             raise _damaged("one of " + ", ".join(DTYPES), repr(value["dtype"])[:40], place)
         self.name = name
         self.dtype = np.dtype(DTYPES[value["dtype"]])
