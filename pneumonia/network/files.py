@@ -4,34 +4,42 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from pneumonia.network.module import check_tensors
-from pneumonia.runtime.atomic import write_bytes, write_text
-from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.errors import ArtefactError, SpecError
 from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.storage import dense_tensors, measured_spec, packed_tensors
+from pneumonia.runtime.tensorfile import read_tensors, write_tensors
 
 SPEC_FILE = "spec.json"
 WEIGHTS_FILE = "weights.safetensors"
 
 
-def save_model(folder: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> None:
+def save_model(folder: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> NetworkSpec:
     """Write a network; every weight is stored as its layer's `storage` says.
 
     Args:
         folder: Made if it is not there.
-        spec: The description.
-        tensors: Dense float32 tensors named as `runtime.spec.tensor_shapes`.
+        spec: The description; the kept counts of its storage are measured again on the weights.
+        tensors: Dense tensors named as `runtime.spec.tensor_shapes`; stored as float32.
+
+    Returns:
+        The spec as written.
 
     Raises:
         ArtefactError: Tensors and spec do not fit.
         OutputError: The folder cannot be written.
     """
     check_tensors(spec, tensors)
-    dense = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-    write_bytes(str(folder / WEIGHTS_FILE), save(dense))
+    dense = {
+        name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in tensors.items()
+    }
+    spec = measured_spec(spec, dense)
+    write_tensors(str(folder / WEIGHTS_FILE), packed_tensors(spec, dense))
     write_text(str(folder / SPEC_FILE), spec.to_json())
+    return spec
 
 
 def load_model(folder: Path) -> tuple[NetworkSpec, dict[str, Tensor]]:
@@ -40,10 +48,34 @@ def load_model(folder: Path) -> tuple[NetworkSpec, dict[str, Tensor]]:
     Raises:
         ArtefactError: A file is missing, damaged, or the two do not belong together.
     """
+    spec = read_spec(folder)
+    path = folder / WEIGHTS_FILE
+    stored = read_tensors(str(path))
     try:
-        spec = NetworkSpec.from_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
-        tensors = load((folder / WEIGHTS_FILE).read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtefactError("Model cannot be read", found=str(error), where=str(folder)) from None
-    check_tensors(spec, tensors)
-    return spec, {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+        dense = dense_tensors(spec, stored)
+    except SpecError:
+        raise
+    except ArtefactError as error:
+        raise ArtefactError(
+            error.what, error.expected, error.found, f"{path}: {error.where}"
+        ) from None
+    return spec, {name: torch.from_numpy(array) for name, array in dense.items()}
+
+
+def read_spec(folder: Path) -> NetworkSpec:
+    """The network description in a checkpoint or bundle.
+
+    Raises:
+        ArtefactError: It is missing or not text.
+        SpecError: It is not a valid network.
+    """
+    path = folder / SPEC_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArtefactError(
+            "Network description cannot be read", found=error.strerror or "", where=str(path)
+        ) from None
+    except UnicodeDecodeError:
+        raise ArtefactError("Network description is not text", where=str(path)) from None
+    return NetworkSpec.from_json(text)
