@@ -1,0 +1,161 @@
+"""What a compression method is: a set of allowed weights and the Euclidean projection onto it.
+
+Weights are OIHW; a fully connected weight (O, I) is treated as (O, I, 1, 1). The GEMM view of a
+weight is the matrix M of O rows (filters) and P = I*KH*KW columns, column j = i*KH*KW + kh*KW + kw.
+Sums of squares are taken in float64, so that no finite float32 weight under- or overflows, and
+every choice of the best units breaks ties towards the lower index.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pneumonia.runtime.errors import PruneError
+
+WEIGHT_BITS = 32  # of one stored float32 weight
+
+
+class Projection(NamedTuple):
+    """The nearest allowed point of a set.
+
+    Attributes:
+        z: The point, shaped like the projected tensor.
+        mask: Bool, same shape: the places the set lets be non-zero. For sparsity `z == v * mask`.
+    """
+
+    z: Tensor
+    mask: Tensor
+
+
+class StorageBits(NamedTuple):
+    """Bits to store one constrained weight tensor (methods: structured storage).
+
+    Attributes:
+        weights: Bits of the stored values.
+        indices: Bits that say where they belong.
+    """
+
+    weights: int
+    indices: int
+
+    @property
+    def total(self) -> int:
+        """Values and indices together."""
+        return self.weights + self.indices
+
+
+class Constraint(Protocol):
+    """A set of allowed values of one weight tensor."""
+
+    def project(self, v: Tensor) -> Projection:
+        """The allowed point nearest to `v`; `project(project(v).z).z` is `project(v).z`."""
+        ...
+
+    def storage_bits(self, z: Tensor) -> StorageBits:
+        """Bits that a point of the set takes, values and indices."""
+        ...
+
+
+class JointConstraint(Protocol):
+    """A set of allowed values of several layers' weights at once; all the ADMM engine knows."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers the set ties together."""
+        ...
+
+    def project(
+        self, v: Mapping[str, Tensor], near: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Projection]:
+        """The allowed point nearest to `v`, layer by layer.
+
+        Args:
+            v: Weights by layer.
+            near: An allowed point that a search may start from (the previous Z); exact
+                projections do without.
+        """
+        ...
+
+
+class PerLayer:
+    """One single-layer constraint per layer, as a joint one; the layers do not see each other."""
+
+    def __init__(self, constraints: Mapping[str, Constraint]) -> None:
+        self.constraints = dict(constraints)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The constrained layers."""
+        return tuple(self.constraints)
+
+    def project(
+        self, v: Mapping[str, Tensor], near: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Projection]:
+        """Project each layer onto its own set; `near` is not needed."""
+        return {name: c.project(v[name]) for name, c in self.constraints.items()}
+
+
+def gemm_view(v: Tensor) -> Tensor:
+    """The (O, P) matrix of a weight (O, I, KH, KW) or (O, I)."""
+    return v.reshape(v.shape[0], -1)
+
+
+def keep_count(n: int, rate: float, multiple: int = 1) -> int:
+    """Units kept of n at a pruning rate: `clip(round(n / rate), 1, n)`, an explicit integer.
+
+    Args:
+        n: Units there are.
+        rate: n / kept, >= 1.
+        multiple: The count is rounded to a multiple of this (at least one multiple, at most n).
+    """
+    kept = round(n / rate / multiple) * multiple
+    return min(max(kept, multiple, 1), n)
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Ascending indices of the k largest of n scores; of equal scores the lower index wins."""
+    order = torch.sort(scores, descending=True, stable=True).indices
+    return order[:k].sort().values
+
+
+def top_k_mask(scores: Tensor, k: int) -> Tensor:
+    """`top_k` as a bool mask over n scores."""
+    mask = torch.zeros(scores.shape[0], dtype=torch.bool, device=scores.device)
+    mask[top_k(scores, k)] = True
+    return mask
+
+
+def check_n_keep(n_keep: int, what: str) -> None:
+    """Refuse a budget that would empty the layer."""
+    if n_keep < 1:
+        raise PruneError(f"Budget of {what} empties the layer", expected=">= 1", found=repr(n_keep))
+
+
+def check_finite(v: Tensor, where: str = "weight") -> None:
+    """Refuse NaN and infinity: they have no order, so no projection.
+
+    Raises:
+        PruneError: A value is not finite.
+    """
+    # The sum of a tensor with a NaN or an infinity is never finite; float64 sums cannot overflow.
+    if not math.isfinite(v.sum(dtype=torch.float64).item()):
+        raise PruneError(
+            "Weights are not finite",
+            expected="finite numbers",
+            where=where,
+            fix="Training has diverged: lower the learning rate or rho",
+        )
+
+
+def row_energies(v: Tensor) -> Tensor:
+    """Sum of squares of each filter: float64 (O,)."""
+    return gemm_view(v).double().square().sum(1)
+
+
+def masked(v: Tensor, mask: Tensor) -> Projection:
+    """Keep `v` where the mask (broadcast to its shape) is true; zeros elsewhere are +0."""
+    full = mask.expand(v.shape)
+    return Projection(torch.where(full, v, torch.zeros((), dtype=v.dtype, device=v.device)), full)
