@@ -25,7 +25,7 @@ def mean_best_iou(sizes: ArrayLike, anchors: ArrayLike) -> float:
 
 
 def kmeans_anchors(sizes: ArrayLike, k: int, seed: int = 0) -> Sizes:
-    """k anchors for the given boxes (Redmon and Farhadi 2017, section 2).
+    """Cluster box sizes into k anchors (Redmon and Farhadi 2017, section 2).
 
     k-means++ starts, medians as centres (they lower 1 - IoU more reliably than means), the best
     of several starts, and never an empty cluster.

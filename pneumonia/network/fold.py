@@ -13,10 +13,10 @@ from pneumonia.runtime.spec import BN_EPS, Conv, NetworkSpec
 def fold_batch_norm(
     spec: NetworkSpec, tensors: Mapping[str, Tensor]
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    """The same function without batch norm: w' = w * g, b' = (b - mean) * g + beta,
-    g = gamma / sqrt(var + BN_EPS).
+    """The same function without batch norm.
 
-    Computed in float64. Zeros of the weight stay zeros, so masks and storage formats survive.
+    w' = w * g and b' = (b - mean) * g + beta, where g = gamma / sqrt(var + BN_EPS), computed in
+    float64. Zeros of the weight stay zeros, so masks and storage formats survive.
 
     Args:
         spec: Any network; layers without batch norm are left alone.

@@ -1,0 +1,138 @@
+"""What a network costs: parameters, multiply-accumulates, storage, per layer and in total."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pneumonia.network.module import check_tensors
+from pneumonia.runtime.spec import NetworkSpec, Shape, op_of, tensor_shapes
+from pneumonia.runtime.storage import Weighted, filter_groups, kept_columns
+
+FLOAT_BITS = 32
+
+
+class LayerAccount(NamedTuple):
+    """The cost of one layer for one image.
+
+    Attributes:
+        name: Layer.
+        op: Its op, as in JSON.
+        shape_in: (C, H, W) of the first input.
+        shape_out: (C, H, W).
+        parameters: Trainable numbers: weights, bias, batch-norm gain and offset.
+        weights: Entries of the dense weight, O * P.
+        kept_weights: Stored by the `columns` format, or not zero in the dense one.
+        macs: Multiply-accumulates of the dense weight.
+        kept_macs: Multiply-accumulates of the kept weights.
+        storage_bits: Stored weights, bias and all four batch-norm vectors.
+        index_bits: The least that names the kept columns: per group of filters the smaller of a
+            bit map (P bits) and a list (c * ceil(log2 P) bits).
+    """
+
+    name: str
+    op: str
+    shape_in: Shape
+    shape_out: Shape
+    parameters: int = 0
+    weights: int = 0
+    kept_weights: int = 0
+    macs: int = 0
+    kept_macs: int = 0
+    storage_bits: int = 0
+    index_bits: int = 0
+
+
+class Totals(NamedTuple):
+    """Sums over the layers, and the two rates (dense / kept)."""
+
+    parameters: int
+    weights: int
+    kept_weights: int
+    macs: int
+    kept_macs: int
+    storage_bits: int
+    index_bits: int
+
+    @property
+    def rate(self) -> float:
+        """Pruning rate of the weights; 1 for a dense network, infinite when nothing is kept."""
+        return self.weights / self.kept_weights if self.kept_weights else math.inf
+
+    @property
+    def mac_rate(self) -> float:
+        """The same for multiply-accumulates."""
+        return self.macs / self.kept_macs if self.kept_macs else math.inf
+
+
+class Account(NamedTuple):
+    """Every layer in execution order, and the totals."""
+
+    layers: tuple[LayerAccount, ...]
+    totals: Totals
+
+
+def account(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> Account:
+    """Count a network at its own input size.
+
+    Args:
+        spec: The network; each layer's `storage` decides what is stored.
+        tensors: Dense, named as `runtime.spec.tensor_shapes`.
+
+    Raises:
+        ArtefactError: Tensors and spec do not fit.
+    """
+    check_tensors(spec, tensors)
+    shapes = spec.shapes()
+    weighted = {layer.name: layer for layer in spec.weighted()}
+    sizes: dict[str, dict[str, int]] = {name: {} for name in weighted}
+    for tensor_name, shape in tensor_shapes(spec).items():
+        layer_name, _, part = tensor_name.rpartition(".")
+        sizes[layer_name][part] = math.prod(shape)
+    rows = []
+    for layer in spec.layers:
+        row = LayerAccount(layer.name, op_of(layer), shapes[layer.inputs[0]], shapes[layer.name])
+        if layer.name in weighted:
+            weight = tensors[layer.name + ".weight"]
+            row = _count(row, weighted[layer.name], weight, sizes[layer.name])
+        rows.append(row)
+    totals = Totals(*(sum(getattr(row, field) for row in rows) for field in Totals._fields))
+    return Account(tuple(rows), totals)
+
+
+def _count(
+    row: LayerAccount, layer: Weighted, weight: Tensor, sizes: Mapping[str, int]
+) -> LayerAccount:
+    n_weights = sizes["weight"]
+    others = sum(sizes.values()) - n_weights
+    statistics = sizes.get("bn_mean", 0) + sizes.get("bn_var", 0)
+    array = weight.detach().cpu().numpy()
+    stored, kept, index_bits = n_weights, int(np.count_nonzero(array)), 0
+    if layer.storage.format == "columns":
+        stored, index_bits = _columns_cost(array, layer.storage.group_size)
+        kept = stored
+    pixels = row.shape_out[1] * row.shape_out[2]
+    return row._replace(
+        parameters=n_weights + others - statistics,
+        weights=n_weights,
+        kept_weights=kept,
+        macs=n_weights * pixels,
+        kept_macs=kept * pixels,
+        storage_bits=stored * layer.storage.bits + others * FLOAT_BITS,
+        index_bits=index_bits,
+    )
+
+
+def _columns_cost(weight: NDArray[np.float32], group_size: int) -> tuple[int, int]:
+    """Stored weights and index bits of the `columns` format."""
+    n_columns = weight[0].size
+    list_bits = math.ceil(math.log2(n_columns)) if n_columns > 1 else 0
+    stored = index_bits = 0
+    groups = filter_groups(len(weight), group_size)
+    for (first, end), kept in zip(groups, kept_columns(weight, group_size), strict=True):
+        stored += (end - first) * len(kept)
+        index_bits += min(n_columns, len(kept) * list_bits)
+    return stored, index_bits
