@@ -47,10 +47,11 @@ def predictions_text(predictions: Iterable[Prediction]) -> str:
     seen = set()
     for item in predictions:
         values = np.concatenate([np.ravel(item.scores), np.ravel(item.boxes)])
-        if item.image_id in seen or not item.image_id or not np.isfinite(values).all():
+        named = item.image_id and not any(ord(character) < 32 for character in item.image_id)
+        if item.image_id in seen or not named or not np.isfinite(values).all():
             raise DataError(
                 "Predictions are not valid",
-                expected="each image once, with a name and finite numbers",
+                expected="each image once, with a printable name and finite numbers",
                 found=repr(item.image_id),
             )
         seen.add(item.image_id)
@@ -68,7 +69,8 @@ def write_predictions(path: str, predictions: Iterable[Prediction]) -> None:
     """Write predictions.csv atomically; reading it back gives the same float32 values.
 
     Raises:
-        DataError: An image occurs twice, has no name, or a number is not finite.
+        DataError: An image occurs twice, has no name or one with control characters, or a number
+            is not finite.
         OutputError: The file cannot be written.
     """
     write_text(path, predictions_text(predictions))
@@ -127,7 +129,7 @@ def read_predictions(path: str) -> List[Prediction]:
                     found=",".join(header)[:80],
                     where=path,
                 )
-            for fields in reader:
+            for fields in filter(None, reader):  # blank lines are empty lists
                 row = _parse_row(fields, "{}, line {}".format(path, reader.line_num))
                 groups.setdefault(fields[0], []).append(row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

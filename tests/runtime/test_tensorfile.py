@@ -20,7 +20,9 @@ from pneumonia.runtime.tensorfile import (
 )
 
 arrays = st.sampled_from(sorted(DTYPES.values())).flatmap(
-    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
+    lambda dtype: hnp.arrays(
+        dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+    )
 )
 
 
@@ -98,10 +100,14 @@ HOSTILE = {
     "end beyond file": raw({"a": entry(shape=(4,), offsets=(0, 16))}),
     "begin after end": raw({"a": entry(offsets=(8, 0))}),
     "hole at the start": raw({"a": entry(shape=(1,), offsets=(4, 8))}),
-    "hole between": raw({"a": entry(shape=(1,), offsets=(0, 4)), "b": entry(shape=(0,), offsets=(8, 8))}),
+    "hole between": raw(
+        {"a": entry(shape=(1,), offsets=(0, 4)), "b": entry(shape=(0,), offsets=(8, 8))}
+    ),
     "overlap": raw({"a": entry(), "b": entry()}),
     "bytes behind the last tensor": raw({"a": entry()}, body=b"\0" * 9),
-    "duplicate name": raw(b'{"a":' + json.dumps(entry()).encode() + b',"a":' + json.dumps(entry()).encode() + b"}"),
+    "duplicate name": raw(
+        b'{"a":' + json.dumps(entry()).encode() + b',"a":' + json.dumps(entry()).encode() + b"}"
+    ),
 }
 
 

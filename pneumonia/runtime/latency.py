@@ -1,0 +1,45 @@
+"""Latency of engines on this machine, measured in turn so that their ratios hold."""
+
+import time
+from typing import Dict, List, Mapping, NamedTuple
+
+import numpy as np
+
+from pneumonia.runtime.engines import Engine
+
+
+class Latency(NamedTuple):
+    """Wall-clock milliseconds of one run of one image: median, 90th percentile, runs."""
+
+    median_ms: float
+    p90_ms: float
+    runs: int
+
+
+def interleaved_latency(
+    engines: Mapping[str, Engine],
+    batches: Mapping[str, np.ndarray],
+    rounds: int = 30,
+    warm_up: int = 3,
+) -> Dict[str, Latency]:
+    """Time engines in turn (A B C A B C ...), so that a slow moment hits all of them.
+
+    Args:
+        engines: Name -> engine.
+        batches: Name -> float32 (N, C, H, W) for that engine.
+        rounds: Timed runs of each engine.
+        warm_up: Runs before, not timed.
+    """
+    for _ in range(warm_up):
+        for name, engine in engines.items():
+            engine.run(batches[name])
+    spent = {name: [] for name in engines}  # type: Dict[str, List[float]]
+    for _ in range(rounds):
+        for name, engine in engines.items():
+            start = time.perf_counter()
+            engine.run(batches[name])
+            spent[name].append(1e3 * (time.perf_counter() - start))
+    return {
+        name: Latency(float(np.median(times)), float(np.percentile(times, 90)), len(times))
+        for name, times in spent.items()
+    }
