@@ -1,0 +1,383 @@
+/* Instances, the thread pool, and the steps that are not convolutions. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine.h"
+
+#define EXPORT __attribute__((visibility("default")))
+#define SPINS 4000 /* about 10 us: longer waits give the core away */
+#define GUARD 64   /* floats before and behind the arena */
+
+struct pn_model {
+  engine shared;
+  float *memory;
+  float *scratch[PN_MAX_THREADS];
+  atomic_int *next; /* per step: the next unit to take */
+  int n_threads;    /* of the current run */
+  atomic_int arrived, phase;
+  /* helpers sleep here between runs */
+  pthread_mutex_t mutex;
+  pthread_cond_t wake;
+  pthread_t helpers[PN_MAX_THREADS];
+  int n_helpers;
+  int ticket; /* number of the current run */
+  int quit;
+  atomic_int busy;
+  cpu_set_t allowed;
+};
+
+typedef struct {
+  pn_model *model;
+  int index, ticket;
+} helper;
+
+static void relax(int round) {
+  if (round < SPINS) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+  } else {
+    sched_yield();
+  }
+}
+
+static void wait_for_all(pn_model *m) {
+  const int phase = atomic_load_explicit(&m->phase, memory_order_relaxed);
+  if (atomic_fetch_add_explicit(&m->arrived, 1, memory_order_acq_rel) == m->n_threads - 1) {
+    atomic_store_explicit(&m->arrived, 0, memory_order_relaxed);
+    atomic_store_explicit(&m->phase, phase + 1, memory_order_release);
+    return;
+  }
+  for (int round = 0; atomic_load_explicit(&m->phase, memory_order_acquire) == phase; round++) relax(round);
+}
+
+static void work(pn_model *m, int index) {
+  engine e = m->shared;
+  e.scratch = m->scratch[index];
+  for (int s = 0; s < pn_n_steps; s++) {
+    const step *current = &pn_steps[s];
+    if (m->n_threads == 1) {
+      for (int32_t unit = 0; unit < current->units; unit++) current->run(&e, current->layer, unit);
+      continue;
+    }
+    for (;;) {
+      const int32_t unit = atomic_fetch_add_explicit(&m->next[s], 1, memory_order_relaxed);
+      if (unit >= current->units) break;
+      current->run(&e, current->layer, unit);
+    }
+    if (current->barrier) wait_for_all(m);
+  }
+}
+
+static void pin(pthread_t thread, const cpu_set_t *allowed, int index) {
+  const int n = CPU_COUNT(allowed);
+  if (n < 2) return;
+  int wanted = index % n;
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    if (!CPU_ISSET(cpu, allowed) || wanted-- > 0) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    pthread_setaffinity_np(thread, sizeof one, &one); /* refused in some containers: then unpinned */
+    return;
+  }
+}
+
+static void *help(void *argument) {
+  helper h = *(helper *)argument;
+  free(argument);
+  for (;;) {
+    pthread_mutex_lock(&h.model->mutex);
+    while (!h.model->quit && h.model->ticket == h.ticket) pthread_cond_wait(&h.model->wake, &h.model->mutex);
+    h.ticket = h.model->ticket;
+    const int quit = h.model->quit, needed = h.index < h.model->n_threads;
+    pthread_mutex_unlock(&h.model->mutex);
+    if (quit) return NULL;
+    if (needed) {
+      work(h.model, h.index);
+      atomic_fetch_sub_explicit(&h.model->busy, 1, memory_order_release);
+    }
+  }
+}
+
+static float *aligned_floats(size_t n) {
+  void *memory = NULL;
+  return posix_memalign(&memory, 64, (n ? n : 16) * sizeof(float)) ? NULL : memory;
+}
+
+static int prepare(pn_model *m, int threads) {
+  for (int i = 0; i < threads; i++) {
+    if (!m->scratch[i] && !(m->scratch[i] = aligned_floats(pn_scratch_floats))) return PN_NO_MEMORY;
+  }
+  while (m->n_helpers < threads - 1) {
+    helper *h = malloc(sizeof *h);
+    if (!h) return PN_NO_MEMORY;
+    *h = (helper){m, m->n_helpers + 1, m->ticket};
+    if (pthread_create(&m->helpers[m->n_helpers], NULL, help, h)) {
+      free(h);
+      return PN_NO_THREAD;
+    }
+    pin(m->helpers[m->n_helpers], &m->allowed, h->index);
+    m->n_helpers++;
+  }
+  return PN_OK;
+}
+
+EXPORT pn_model *pn_create(void) {
+  pn_model *m = calloc(1, sizeof *m);
+  if (!m) return NULL;
+  m->memory = aligned_floats(pn_arena_floats + 2 * GUARD);
+  m->next = calloc((size_t)pn_n_steps + 1, sizeof *m->next);
+  if (!m->memory || !m->next || sched_getaffinity(0, sizeof m->allowed, &m->allowed)) {
+    free(m->memory);
+    free(m->next);
+    free(m);
+    return NULL;
+  }
+  memset(m->memory, 0, (pn_arena_floats + 2 * GUARD) * sizeof(float));
+  m->shared.arena = m->memory + GUARD;
+  m->shared.weights = pn_weights;
+  pthread_mutex_init(&m->mutex, NULL);
+  pthread_cond_init(&m->wake, NULL);
+  return m;
+}
+
+EXPORT void pn_destroy(pn_model *m) {
+  if (!m) return;
+  pthread_mutex_lock(&m->mutex);
+  m->quit = 1;
+  pthread_cond_broadcast(&m->wake);
+  pthread_mutex_unlock(&m->mutex);
+  for (int i = 0; i < m->n_helpers; i++) pthread_join(m->helpers[i], NULL);
+  pthread_mutex_destroy(&m->mutex);
+  pthread_cond_destroy(&m->wake);
+  for (int i = 0; i < PN_MAX_THREADS; i++) free(m->scratch[i]);
+  free(m->memory);
+  free(m->next);
+  free(m);
+}
+
+static size_t values(const pn_tensor *t) {
+  return (size_t)t->channels * (size_t)t->height * (size_t)t->width;
+}
+
+static int check(const pn_model *m, const float *input, size_t n, float *const *outputs, const size_t *sizes) {
+  if (!m || !input || !outputs || !sizes) return PN_NULL;
+  if (n != values(&pn_input_tensor)) return PN_WRONG_SIZE;
+  for (int i = 0; i < pn_n_outputs; i++) {
+    if (!outputs[i]) return PN_NULL;
+    if (sizes[i] != values(&pn_output_tensors[i])) return PN_WRONG_SIZE;
+  }
+  return PN_OK;
+}
+
+EXPORT int pn_run(pn_model *m, const float *input, size_t input_values, float *const *outputs,
+                  const size_t *output_values, int threads) {
+  int status = check(m, input, input_values, outputs, output_values);
+  if (status) return status;
+  if (threads < 1 || threads > PN_MAX_THREADS) return PN_WRONG_THREADS;
+  if ((status = prepare(m, threads))) return status;
+  m->shared.input = input;
+  m->shared.outputs = outputs;
+  m->n_threads = threads;
+  if (threads == 1) {
+    work(m, 0);
+    return PN_OK;
+  }
+  cpu_set_t before;
+  const int restore = !sched_getaffinity(0, sizeof before, &before);
+  pin(pthread_self(), &m->allowed, 0);
+  for (int s = 0; s < pn_n_steps; s++) atomic_store_explicit(&m->next[s], 0, memory_order_relaxed);
+  atomic_store(&m->arrived, 0);
+  atomic_store(&m->busy, threads - 1);
+  pthread_mutex_lock(&m->mutex);
+  m->ticket++;
+  pthread_cond_broadcast(&m->wake);
+  pthread_mutex_unlock(&m->mutex);
+  work(m, 0);
+  for (int round = 0; atomic_load_explicit(&m->busy, memory_order_acquire); round++) relax(round);
+  if (restore) sched_setaffinity(0, sizeof before, &before);
+  return PN_OK;
+}
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+EXPORT int pn_profile(pn_model *m, const float *input, size_t input_values, double *seconds) {
+  if (!m || !input || !seconds) return PN_NULL;
+  if (input_values != values(&pn_input_tensor)) return PN_WRONG_SIZE;
+  const int status = prepare(m, 1);
+  if (status) return status;
+  engine e = m->shared;
+  e.input = input;
+  e.outputs = NULL;
+  e.scratch = m->scratch[0];
+  for (int s = 0; s < pn_n_steps; s++) {
+    const double start = now();
+    for (int32_t unit = 0; unit < pn_steps[s].units; unit++) pn_steps[s].run(&e, pn_steps[s].layer, unit);
+    seconds[s] = now() - start;
+  }
+  return PN_OK;
+}
+
+EXPORT int pn_abi(void) { return PN_ABI; }
+EXPORT const char *pn_target(void) { return TARGET_NAME; }
+EXPORT const char *pn_model_hash(void) { return pn_hash; }
+EXPORT const pn_tensor *pn_input(void) { return &pn_input_tensor; }
+EXPORT int pn_output_count(void) { return pn_n_outputs; }
+EXPORT const pn_tensor *pn_output(int i) { return i < 0 || i >= pn_n_outputs ? NULL : &pn_output_tensors[i]; }
+EXPORT size_t pn_working_bytes(void) {
+  return (pn_arena_floats + 2 * GUARD + pn_scratch_floats) * sizeof(float) + sizeof(pn_model);
+}
+EXPORT int pn_step_count(void) { return pn_n_steps; }
+EXPORT const char *pn_step_name(int i) { return i < 0 || i >= pn_n_steps ? NULL : pn_steps[i].name; }
+EXPORT const char *pn_error_text(int status) {
+  static const char *const texts[] = {"done", "an input or output buffer has the wrong size",
+                                      "the number of threads is outside 1..64", "memory is short",
+                                      "the system refused a thread", "a pointer is missing"};
+  return status < 0 || status > PN_NULL ? "unknown status" : texts[status];
+}
+
+/* --- steps that are not convolutions --------------------------------------------------------- */
+
+static const int32_t *list(const engine *e, int64_t offset) { return (const int32_t *)(e->weights + offset); }
+
+static void zero(float *p, int64_t floats) { memset(p, 0, (size_t)floats * sizeof(float)); }
+
+void clear_halo(const engine *e, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1) {
+  const int64_t side = (int64_t)t->halo * LANES, width = (int64_t)t->width * LANES;
+  if (!side) return;
+  for (int32_t b = first_block; b < first_block + n_blocks; b++) {
+    float *plane = e->arena + t->base + b * t->block;
+    for (int32_t y = y0; y < y1; y++) {
+      zero(plane + y * t->row - side, side);
+      zero(plane + y * t->row + width, side);
+    }
+    if (y0 == 0) zero(plane - t->halo * t->row - side, t->halo * t->row);
+    if (y1 == t->height) zero(plane + t->height * t->row - side, t->halo * t->row);
+  }
+}
+
+/* unit = channel; the input stays planar because a grey image would fill one lane of LANES */
+void run_input(const engine *e, const void *layer, int32_t unit) {
+  const input_layer *l = layer;
+  const int64_t row = l->width + 2 * l->halo, plane = (l->height + 2 * l->halo) * row;
+  float *out = e->arena + l->x + unit * plane;
+  zero(out, plane);
+  for (int32_t y = 0; y < l->height; y++) {
+    memcpy(out + (y + l->halo) * row + l->halo, e->input + ((int64_t)unit * l->height + y) * l->width,
+           (size_t)l->width * sizeof(float));
+  }
+}
+
+/* unit = channel */
+void run_output(const engine *e, const void *layer, int32_t unit) {
+  const output_layer *l = layer;
+  if (!e->outputs) return; /* a profile */
+  const float *x = e->arena + list(e, l->locations)[unit];
+  float *out = e->outputs[l->output] + (int64_t)unit * l->height * l->width;
+  for (int32_t y = 0; y < l->height; y++) {
+    for (int32_t i = 0; i < l->width; i++) *out++ = x[(int64_t)y * l->row + (int64_t)i * l->pixel];
+  }
+}
+
+/* unit = block */
+void run_gather(const engine *e, const void *layer, int32_t unit) {
+  const gather_layer *l = layer;
+  clear_halo(e, &l->out, unit, 1, 0, l->out.height);
+  float *plane = e->arena + l->out.base + unit * l->out.block;
+  for (int32_t lane = 0; lane < LANES; lane++) {
+    const int32_t channel = unit * LANES + lane;
+    const float *x = channel < l->channels ? e->arena + list(e, l->locations)[channel] : NULL;
+    for (int32_t y = 0; y < l->out.height; y++) {
+      for (int32_t i = 0; i < l->out.width; i++) {
+        plane[y * l->out.row + (int64_t)i * LANES + lane] =
+            x ? x[(int64_t)y * l->row + (int64_t)i * l->pixel] : 0.0f;
+      }
+    }
+  }
+}
+
+/* unit = block */
+void run_sum(const engine *e, const void *layer, int32_t unit) {
+  const block_layer *l = layer;
+  const int32_t *sources = list(e, l->sources);
+  clear_halo(e, &l->out, unit, 1, 0, l->out.height);
+  for (int32_t y = 0; y < l->out.height; y++) {
+    const int64_t row = y * l->out.row;
+    float *out = e->arena + l->out.base + unit * l->out.block + row;
+    for (int32_t i = 0; i < l->out.width * LANES; i += LANES) {
+      vfloat total = load(e->arena + sources[unit] + row + i);
+      for (int32_t n = 1; n < l->n_inputs; n++) total += load(e->arena + sources[n * l->out.blocks + unit] + row + i);
+      store(out + i, activate(total, l->act));
+    }
+  }
+}
+
+/* unit = block */
+void run_upsample(const engine *e, const void *layer, int32_t unit) {
+  const block_layer *l = layer;
+  const float *x = e->arena + list(e, l->sources)[unit];
+  clear_halo(e, &l->out, unit, 1, 0, l->out.height);
+  float *out = e->arena + l->out.base + unit * l->out.block;
+  for (int32_t y = 0; y < l->in_height; y++) {
+    float *first = out + (int64_t)y * l->stride * l->out.row;
+    for (int32_t i = 0; i < l->in_width; i++) {
+      const vfloat v = load(x + (int64_t)y * l->in_row + (int64_t)i * LANES);
+      for (int32_t n = 0; n < l->stride; n++) store(first + ((int64_t)i * l->stride + n) * LANES, v);
+    }
+    for (int32_t n = 1; n < l->stride; n++) {
+      memcpy(first + n * l->out.row, first, (size_t)l->out.width * LANES * sizeof(float));
+    }
+  }
+}
+
+INLINE vfloat vmax(vfloat a, vfloat b) {
+  const vint larger = a > b;
+  return (vfloat)(((vint)a & larger) | ((vint)b & ~larger));
+}
+
+/* unit = block; pixels outside the image do not take part */
+void run_max_pool(const engine *e, const void *layer, int32_t unit) {
+  const block_layer *l = layer;
+  const float *x = e->arena + list(e, l->sources)[unit];
+  clear_halo(e, &l->out, unit, 1, 0, l->out.height);
+  for (int32_t y = 0; y < l->out.height; y++) {
+    float *out = e->arena + l->out.base + unit * l->out.block + y * l->out.row;
+    const int32_t top = y * l->stride - l->pad;
+    for (int32_t i = 0; i < l->out.width; i++) {
+      const int32_t left = i * l->stride - l->pad;
+      vfloat best = (vfloat){0} - __builtin_inff();
+      for (int32_t v = top < 0 ? 0 : top; v < top + l->kernel && v < l->in_height; v++) {
+        for (int32_t u = left < 0 ? 0 : left; u < left + l->kernel && u < l->in_width; u++) {
+          best = vmax(load(x + (int64_t)v * l->in_row + (int64_t)u * LANES), best);
+        }
+      }
+      store(out + (int64_t)i * LANES, best);
+    }
+  }
+}
+
+/* unit = block */
+void run_average(const engine *e, const void *layer, int32_t unit) {
+  const block_layer *l = layer;
+  const float *x = e->arena + list(e, l->sources)[unit];
+  vfloat total = {0};
+  for (int32_t y = 0; y < l->in_height; y++) {
+    vfloat row = {0}; /* one partial sum per row keeps the rounding error small */
+    for (int32_t i = 0; i < l->in_width; i++) row += load(x + (int64_t)y * l->in_row + (int64_t)i * LANES);
+    total += row;
+  }
+  clear_halo(e, &l->out, unit, 1, 0, 1);
+  store(e->arena + l->out.base + unit * l->out.block, total / (float)(l->in_height * l->in_width));
+}

@@ -1,0 +1,127 @@
+/* What the generated files and engine.c share: vectors, step records, layer records.
+ * Offsets into the arena count floats; offsets into the weights count bytes. */
+#ifndef ENGINE_H
+#define ENGINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pneumonia_model.h"
+#include "target.h" /* generated: LANES, TARGET_NAME */
+
+typedef float vfloat __attribute__((vector_size(4 * LANES)));
+typedef int32_t vint __attribute__((vector_size(4 * LANES)));
+typedef float vfloat_u __attribute__((vector_size(4 * LANES), aligned(4)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
+INLINE vfloat load_unaligned(const float *p) { return *(const vfloat_u *)p; }
+INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
+
+/* x * rise + |x| * fold is every activation we have, without a branch:
+ * linear (1, 0), ReLU (0.5, 0.5), leaky ReLU of slope s ((1 + s) / 2, (1 - s) / 2). */
+typedef struct {
+  float rise, fold;
+} activation;
+
+INLINE vfloat vabs(vfloat v) { return (vfloat)((vint)v & 0x7fffffff); }
+INLINE vfloat activate(vfloat v, activation a) { return v * a.rise + vabs(v) * a.fold; }
+
+typedef struct {
+  float *arena;
+  float *scratch; /* of this thread */
+  const unsigned char *weights;
+  const float *input;
+  float *const *outputs;
+} engine;
+
+typedef struct {
+  void (*run)(const engine *e, const void *layer, int32_t unit);
+  const void *layer;
+  int32_t units;
+  int32_t barrier; /* wait for all threads after this step */
+  const char *name;
+} step;
+
+/* A blocked tensor: `blocks` planes of (height + 2 halo) x (width + 2 halo) pixels of LANES channels.
+ * `base` is pixel (0, 0) of the first plane. */
+typedef struct {
+  int64_t base, block, row;
+  int32_t blocks, height, width, halo;
+} blocked;
+
+/* Write the zero border of rows y0..y1-1 (and of the corners, at the first and last row). */
+void clear_halo(const engine *e, const blocked *t, int32_t first_block, int32_t n_blocks,
+                int32_t y0, int32_t y1);
+
+/* Convolution by kept columns: panel p of NV * LANES filters sums weights[k] * x[columns[k]]. */
+typedef struct {
+  blocked out;
+  int64_t x_row;             /* floats of the input per output row; columns hold arena offsets */
+  int64_t skip;              /* base of the tensor added after the activation, or -1 */
+  int64_t weights, columns, starts, bias;
+  activation act, act_after; /* before and after adding the skip */
+  int32_t first_block, panels, rows_per_unit;
+  int32_t wide, narrow;      /* tiles per row of the kernel's width, and of one pixel less */
+} columns_layer;
+
+/* Winograd: tiles of `out_tile` output pixels, `block_tiles` tiles at once. */
+typedef struct {
+  blocked out;
+  int64_t skip;
+  int64_t inputs;            /* weights offset: int32 arena offset of pixel (0, 0) of every input block */
+  int64_t weights, columns, bias;
+  activation act, act_after;
+  int32_t in_blocks, in_height, in_width, in_row, padding;
+  int32_t n_columns, tiles_y, tiles_x, block_tiles, n_tile_blocks, panels, panels_per_unit;
+  int32_t wide, narrow;      /* as above, over the tiles of a block */
+} winograd_layer;
+
+typedef struct {
+  int64_t x;
+  int32_t channels, height, width, halo;
+} input_layer;
+
+typedef struct {
+  int64_t locations;         /* weights offset: int32 arena offset of pixel (0, 0) of every channel */
+  int32_t channels, height, width, row, pixel, output;
+} output_layer;
+
+/* Copies scattered channels into a blocked tensor. */
+typedef struct {
+  blocked out;
+  int64_t locations;
+  int32_t channels, row, pixel;
+} gather_layer;
+
+/* Per block operations: `sources` lists the arena offset of pixel (0, 0) of every input block. */
+typedef struct {
+  blocked out;
+  int64_t sources;
+  int32_t n_inputs;          /* sum: inputs, each with out.blocks sources */
+  int32_t in_row, in_height, in_width;
+  int32_t kernel, stride, pad; /* max pool; stride is the scale of an upsampling */
+  activation act;
+} block_layer;
+
+void run_input(const engine *e, const void *layer, int32_t unit);
+void run_output(const engine *e, const void *layer, int32_t unit);
+void run_gather(const engine *e, const void *layer, int32_t unit);
+void run_sum(const engine *e, const void *layer, int32_t unit);
+void run_upsample(const engine *e, const void *layer, int32_t unit);
+void run_max_pool(const engine *e, const void *layer, int32_t unit);
+void run_average(const engine *e, const void *layer, int32_t unit);
+
+/* Generated in network.c. */
+extern const step pn_steps[];
+extern const int pn_n_steps;
+extern const pn_tensor pn_input_tensor;
+extern const pn_tensor pn_output_tensors[];
+extern const int pn_n_outputs;
+extern const size_t pn_arena_floats, pn_scratch_floats;
+extern const char pn_hash[];
+/* weights.S */
+extern const unsigned char pn_weights[];
+
+#endif

@@ -1,0 +1,76 @@
+"""What the generator must decide for a convolution, and what it may decide."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumonia.runtime.spec import Conv, Linear
+
+Weights = npt.NDArray[np.float32]
+
+
+class Problem(NamedTuple):
+    """One weighted layer with everything a choice depends on.
+
+    Attributes:
+        layer: The layer.
+        weight: (O, I, K, K) float32; a fully connected layer has K = 1.
+        in_height, in_width, out_height, out_width: Pixels.
+        planar: It reads the network's planar input.
+    """
+
+    layer: Conv | Linear
+    weight: Weights
+    in_height: int
+    in_width: int
+    out_height: int
+    out_width: int
+    planar: bool
+
+    @property
+    def kernel(self) -> int:
+        """Side of the kernel."""
+        return int(self.weight.shape[2])
+
+    @property
+    def stride(self) -> int:
+        """Stride; 1 for a fully connected layer."""
+        return self.layer.stride if isinstance(self.layer, Conv) else 1
+
+    @property
+    def padding(self) -> int:
+        """Padding; 0 for a fully connected layer."""
+        return self.layer.padding if isinstance(self.layer, Conv) else 0
+
+    @property
+    def winograd(self) -> bool:
+        """Whether Winograd applies: 3x3, stride 1, blocked input."""
+        return self.kernel == 3 and self.stride == 1 and not self.planar
+
+
+class ColumnsChoice(NamedTuple):
+    """Column kernel: register tile, and rows of one unit of work."""
+
+    pixels: int
+    vectors: int
+    rows_per_unit: int
+
+
+class WinogradChoice(NamedTuple):
+    """Winograd F(out_tile, 3): register tile of the products, tiles of one unit of work."""
+
+    out_tile: int
+    pixels: int
+    vectors: int
+    block_tiles: int
+
+
+class PatternChoice(NamedTuple):
+    """Free-pattern kernel: vectors of pixels and filters of the register tile."""
+
+    vectors: int
+    filters: int
+
+
+Choice = ColumnsChoice | WinogradChoice | PatternChoice

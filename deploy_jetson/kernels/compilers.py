@@ -1,0 +1,109 @@
+"""Finds a C compiler for a target and makes the shared library."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from deploy_jetson.kernels.source import C_FILES
+from deploy_jetson.kernels.targets import COMMON_FLAGS, GCC_FLAGS, Target
+from pneumonia.runtime.errors import DeviceError, ExportError
+
+TIMEOUT_S = 900
+WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-parameter")
+
+
+class Compiler(NamedTuple):
+    """A command that compiles C for one target.
+
+    Attributes:
+        command: Program and leading arguments.
+        kind: `gcc`, `clang` or `zig`.
+    """
+
+    command: tuple[str, ...]
+    kind: str
+
+    def flags(self, target: Target) -> list[str]:
+        """Options for the target."""
+        machine = target.zig_flags if self.kind == "zig" else target.flags
+        own = GCC_FLAGS if self.kind == "gcc" else ()
+        return [*COMMON_FLAGS, *own, *machine]
+
+
+def find_compiler(target: Target) -> Compiler:
+    """$CC when set, else the system's gcc or clang (or cross gcc), else the ziglang wheel.
+
+    Raises:
+        DeviceError: None of them is there; names what was looked for.
+    """
+    chosen = os.environ.get("CC")
+    if chosen:
+        words = tuple(chosen.split())
+        if not shutil.which(words[0]):
+            raise DeviceError("The compiler of $CC is not installed", found=repr(words[0]))
+        kind = next((kind for kind in ("zig", "clang") if kind in chosen), "gcc")
+        return Compiler(words, kind)
+    native = os.uname().machine == target.machine
+    names = ("gcc", "clang") if native else (f"{target.machine}-linux-gnu-gcc",)
+    for name in names:
+        if shutil.which(name):
+            return Compiler((name,), "clang" if name == "clang" else "gcc")
+    if importlib.util.find_spec("ziglang"):
+        return Compiler((sys.executable, "-m", "ziglang", "cc"), "zig")
+    raise DeviceError(
+        f"No C compiler for target {target.name!r}",
+        expected=" or ".join([*names, "the ziglang wheel"]),
+        found="none of them",
+        fix="Install one, for example: pip install ziglang",
+    )
+
+
+def compile_library(
+    folder: Path, library: Path, target: Target, compiler: Compiler, extra: Sequence[str] = ()
+) -> None:
+    """Compile the sources in a folder to a shared library.
+
+    Args:
+        folder: Holds the C files, weights.S and weights.bin.
+        library: Result.
+        target: The machine.
+        compiler: See `find_compiler`.
+        extra: Further flags, for example a sanitizer's.
+
+    Raises:
+        ExportError: The compiler fails; shows its first error line.
+    """
+    link = ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-soname," + library.name]
+    files = [*C_FILES, "weights.S"]
+    run_compiler(
+        [*compiler.command, *compiler.flags(target), *WARNINGS, *extra, *link, *files,
+         "-o", str(library.resolve()), "-lpthread"],
+        folder,
+    )  # fmt: skip
+
+
+def run_compiler(command: Sequence[str], folder: Path) -> None:
+    """Run one compiler command inside a folder.
+
+    Raises:
+        ExportError: It fails, takes too long or cannot be started.
+    """
+    try:
+        # The compiler's own temporary files must not land in a small shared /tmp.
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            done = subprocess.run(
+                list(command), cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S,
+                check=False, env={**os.environ, "TMPDIR": scratch},
+            )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ExportError("The compiler cannot run", found=str(error), where=command[0]) from None
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        first = (lines or done.stderr.splitlines() or ["no message"])[0]
+        raise ExportError("The compiler rejects the generated C", found=first, where=command[0])

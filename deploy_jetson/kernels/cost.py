@@ -1,0 +1,127 @@
+"""The built-in cost model: cycles of a convolution on one core, from its register tiles.
+
+It ranks candidates where nothing can be measured (another machine's target), gives the default
+choice without tuning, and pre-screens the tuner's candidates. Per kept column a tile costs the
+longer of its multiply-adds and its loads; per tile there is a fixed price for the accumulators'
+start, bias, activation and stores, which is what counts in very sparse layers.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from deploy_jetson.kernels.choices import Choice, ColumnsChoice, Problem, WinogradChoice
+from deploy_jetson.kernels.targets import Target
+from deploy_jetson.kernels.variants import WINOGRAD_TILES, register_tiles, split_row
+
+TILE_CYCLES = 14.0  # call, loop entry and the mispredicted exit
+VECTOR_CYCLES = 1.6  # start, bias, activation, store of one accumulator
+BROADCASTS_PER_CYCLE = 1.0  # pixels of one lane share a cache bank
+FMA_LATENCY = 4.0
+TRANSFORM_CYCLES = {2: 60.0, 4: 190.0, 6: 420.0}  # of one tile and one vector of channels
+BYTES_PER_CYCLE = 12.0  # weights streamed from beyond the second-level cache
+CACHE_BYTES = 512 * 1024  # of a core, for what should stay near
+MIN_UNITS = 8
+
+
+def tile_cycles(target: Target, pixels: int, vectors: int, columns: float) -> float:
+    """Cycles of one register tile over `columns` kept columns."""
+    sums = pixels * vectors
+    multiply = max(sums / target.fma_per_cycle, FMA_LATENCY)
+    loads = (pixels + vectors + 1) / target.loads_per_cycle
+    broadcasts = pixels / (BROADCASTS_PER_CYCLE * target.loads_per_cycle / 2 + 0.0)
+    hot = max(multiply, loads, broadcasts if target.lanes > 4 else 0.0)
+    return TILE_CYCLES + sums * VECTOR_CYCLES * 2 / target.fma_per_cycle + columns * hot
+
+
+def row_cycles(target: Target, width: int, pixels: int, vectors: int, columns: float) -> float:
+    """Cycles of one row of `width` pixels for one panel."""
+    wide, narrow = split_row(width, pixels)
+    cycles = wide * tile_cycles(target, pixels, vectors, columns)
+    if narrow:
+        cycles += narrow * tile_cycles(target, pixels - 1, vectors, columns)
+    return cycles
+
+
+def panel_columns(problem: Problem, width: int) -> list[int]:
+    """Kept columns of every panel of `width` filters."""
+    mask = problem.weight.reshape(len(problem.weight), -1) != 0
+    return [
+        int(mask[first : first + width].any(axis=0).sum()) for first in range(0, len(mask), width)
+    ]
+
+
+def predicted_cycles(problem: Problem, choice: Choice, target: Target) -> float:
+    """Cycles of a layer on one core."""
+    if isinstance(choice, ColumnsChoice):
+        counts = panel_columns(problem, choice.vectors * target.lanes)
+        rows = [
+            row_cycles(target, problem.out_width, choice.pixels, choice.vectors, n) for n in counts
+        ]
+        return problem.out_height * sum(rows)
+    if isinstance(choice, WinogradChoice):
+        return _winograd_cycles(problem, choice, target)
+    raise AssertionError(f"no model for {choice!r}")
+
+
+def _winograd_cycles(problem: Problem, choice: WinogradChoice, target: Target) -> float:
+    m = choice.out_tile
+    tiles = -(-problem.out_height // m) * -(-problem.out_width // m)
+    n_blocks = -(-tiles // choice.block_tiles)
+    live = int((problem.weight != 0).any(axis=(0, 2, 3)).sum())
+    in_blocks = -(-live // target.lanes)
+    out_blocks = -(-len(problem.weight) // target.lanes)
+    panels = -(-out_blocks // choice.vectors)
+    positions = (m + 2) ** 2
+    product = row_cycles(target, choice.block_tiles, choice.pixels, choice.vectors, live)
+    arithmetic = n_blocks * panels * positions * product
+    streamed = panels * positions * live * choice.vectors * target.lanes * 4 * n_blocks
+    transforms = tiles * (in_blocks + out_blocks) * TRANSFORM_CYCLES[m] * 2 / target.fma_per_cycle
+    return max(arithmetic, streamed / BYTES_PER_CYCLE) + transforms
+
+
+def rows_per_unit(problem: Problem, vectors: int, target: Target) -> int:
+    """Rows of one unit of work: all while the weights are large, a cached band when small."""
+    kept = int(np.count_nonzero(problem.weight)) * 4
+    panels = -(-len(problem.weight) // (vectors * target.lanes))
+    height = problem.out_height
+    if kept <= CACHE_BYTES // 2:
+        row = problem.in_width * problem.stride * problem.weight.shape[1] * 4
+        band = max(1, CACHE_BYTES // 2 // max(1, row))
+        height = min(height, band)
+    while height > 1 and panels * -(-problem.out_height // height) < MIN_UNITS:
+        height = -(-height // 2)
+    return height
+
+
+def candidates(problem: Problem, target: Target) -> Iterator[Choice]:
+    """Every legal choice for a layer."""
+    blocks = -(-len(problem.weight) // target.lanes)
+    for pixels, vectors in register_tiles(target, problem.out_width, blocks):
+        yield ColumnsChoice(pixels, vectors, rows_per_unit(problem, vectors, target))
+    if problem.winograd:
+        for m in WINOGRAD_TILES:
+            yield from _winograd_candidates(problem, target, m, blocks)
+
+
+def _winograd_candidates(
+    problem: Problem, target: Target, m: int, blocks: int
+) -> Iterator[WinogradChoice]:
+    tiles = -(-problem.out_height // m) * -(-problem.out_width // m)
+    in_blocks = -(-problem.weight.shape[1] // target.lanes)
+    seen = set()
+    for share in (1, 2, 4):  # the inputs of a unit fill the cache, a half or a quarter of it
+        room = CACHE_BYTES // share // ((m + 2) ** 2 * target.lanes * 4)
+        block = max(8, room // max(1, in_blocks))
+        count = max(1, -(-tiles // block))
+        size = -(-tiles // count)
+        if size in seen:
+            continue
+        seen.add(size)
+        for pixels, vectors in register_tiles(target, size, blocks):
+            yield WinogradChoice(m, pixels, vectors, size)
+
+
+def cheapest(problem: Problem, target: Target) -> Choice:
+    """The choice the model likes best; ties go to the first."""
+    return min(candidates(problem, target), key=lambda c: predicted_cycles(problem, c, target))

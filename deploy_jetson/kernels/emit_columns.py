@@ -1,0 +1,112 @@
+"""C text of the column kernel: filters across vector lanes, pixels broadcast, one list of columns.
+
+Dense, filter-, column- and group-pattern-pruned, combined, 1x1, strided and fully connected layers
+are all this kernel; only the list differs. A tile keeps `pixels * vectors` accumulators in
+registers; every kept column costs `vectors` weight loads and `pixels` broadcasts.
+"""
+
+from collections.abc import Iterator
+
+from deploy_jetson.kernels.variants import ColumnsVariant
+
+
+def accumulate(pixels: int, vectors: int, step: str) -> Iterator[str]:
+    """The hot loop: `x` is the first pixel's window, `columns` and `w` the panel's lists.
+
+    Args:
+        pixels: Output pixels of the tile.
+        vectors: Vectors of filters.
+        step: C expression of the floats between the inputs of neighbouring output pixels.
+    """
+    yield "  for (int32_t k = 0; k < n; k++) {"
+    yield "    const float *q = x + columns[k];"
+    for v in range(vectors):
+        yield f"    const vfloat w{v} = load(w + {v} * LANES);"
+    yield f"    w += {vectors} * LANES;"
+    for p in range(pixels):
+        sums = " ".join(f"a{p}_{v} += w{v} * s;" for v in range(vectors))
+        yield f"    {{ const float s = q[{p} * {step}]; {sums} }}"
+    yield "  }"
+
+
+def _tile(pixels: int, vectors: int, step: str) -> Iterator[str]:
+    yield f"INLINE void columns_tile_{pixels}x{vectors}_{_word(step)}("
+    yield "    const float *x, const int32_t *columns, const float *w, int32_t n, const float *bias,"
+    yield "    float *out, const float *skip, const columns_layer *l) {"
+    for v in range(vectors):
+        start = f"load(bias + {v} * LANES)"
+        yield (
+            "  vfloat "
+            + ", ".join(f"a{p}_{v} = {start if p == 0 else f'a0_{v}'}" for p in range(pixels))
+            + ";"
+        )
+    yield from accumulate(pixels, vectors, step)
+    # The constants of the activation must not occupy registers during the loop.
+    yield '  __asm__ volatile("" ::: "memory");'
+    yield "  const activation act = l->act;"
+    yield "  const int64_t block = l->out.block;"
+    for p in range(pixels):
+        for v in range(vectors):
+            yield f"  a{p}_{v} = activate(a{p}_{v}, act);"
+    yield "  if (skip) {"
+    yield "    const activation after = l->act_after;"
+    for p in range(pixels):
+        for v in range(vectors):
+            place = f"{v} * block + {p} * LANES"
+            yield f"    a{p}_{v} = activate(a{p}_{v} + load(skip + {place}), after);"
+    yield "  }"
+    for p in range(pixels):
+        for v in range(vectors):
+            yield f"  store(out + {v} * block + {p} * LANES, a{p}_{v});"
+    yield "}"
+
+
+def _word(step: str) -> str:
+    return step.replace(" * ", "").replace("LANES", "L")
+
+
+def columns_tiles(variants: "list[ColumnsVariant]") -> Iterator[str]:
+    """Tile functions of all variants, each once (a variant also needs the one-pixel-less tile)."""
+    wanted = {
+        (pixels, variant.vectors, variant.step)
+        for variant in variants
+        for pixels in (variant.pixels, variant.pixels - 1)
+        if pixels
+    }
+    for pixels, vectors, step in sorted(wanted):
+        yield from _tile(pixels, vectors, step)
+        yield ""
+
+
+def columns_runner(variant: ColumnsVariant) -> Iterator[str]:
+    """The step function of one variant: unit = (chunk of rows, panel), panels fastest."""
+    nv, px, word = variant.vectors, variant.pixels, _word(variant.step)
+    yield f"void {variant.name}(const engine *e, const void *layer, int32_t unit) {{"
+    yield "  const columns_layer *l = layer;"
+    yield "  const int32_t panel = unit % l->panels, y0 = unit / l->panels * l->rows_per_unit;"
+    yield "  int32_t y1 = y0 + l->rows_per_unit;"
+    yield "  if (y1 > l->out.height) y1 = l->out.height;"
+    yield "  const int32_t *starts = (const int32_t *)(e->weights + l->starts);"
+    yield "  const int32_t start = starts[panel], n = starts[panel + 1] - start;"
+    yield "  const int32_t *columns = (const int32_t *)(e->weights + l->columns) + start;"
+    yield f"  const float *w = (const float *)(e->weights + l->weights) + (int64_t)start * {nv} * LANES;"
+    yield f"  const float *bias = (const float *)(e->weights + l->bias) + panel * {nv} * LANES;"
+    yield f"  const int32_t first = l->first_block + panel * {nv};"
+    yield "  const int64_t plane = first * l->out.block;"
+    yield f"  clear_halo(e, &l->out, first, {nv}, y0, y1);"
+    yield "  for (int32_t y = y0; y < y1; y++) {"
+    yield "    const float *x = e->arena + y * l->x_row;"
+    yield "    const int64_t at = plane + y * l->out.row;"
+    yield "    float *out = e->arena + l->out.base + at;"
+    yield "    const float *skip = l->skip < 0 ? NULL : e->arena + l->skip + at;"
+    for count, pixels in (("wide", px), ("narrow", px - 1)):
+        if not pixels:
+            continue
+        yield f"    for (int32_t t = 0; t < l->{count}; t++) {{"
+        yield f"      columns_tile_{pixels}x{nv}_{word}(x, columns, w, n, bias, out, skip, l);"
+        yield f"      x += {pixels} * {variant.step};"
+        yield f"      out += {pixels} * LANES;"
+        yield f"      if (skip) skip += {pixels} * LANES;"
+        yield "    }"
+    yield "  }"
+    yield "}"

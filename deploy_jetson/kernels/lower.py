@@ -1,0 +1,279 @@
+"""From a network description to a plan: steps in order, and every activation's place in memory."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from deploy_jetson.kernels.choices import Choice, ColumnsChoice, Problem, Weights, WinogradChoice
+from deploy_jetson.kernels.glue import BlockStep, GatherStep, InputStep, OutputStep
+from deploy_jetson.kernels.memory import Lifetime, plan_memory
+from deploy_jetson.kernels.packing import filter_order
+from deploy_jetson.kernels.steps import ColumnsStep, ConvolutionStep, Step, WinogradStep
+from deploy_jetson.kernels.targets import Target
+from deploy_jetson.kernels.tensors import (
+    Buffer, Ints, View, blocks_of, concatenate, flatten, is_natural, view_of,
+)  # fmt: skip
+from pneumonia.runtime.errors import ArtefactError, ExportError
+from pneumonia.runtime.spec import (
+    INPUT, Conv, Detect, Flatten, GlobalAvgPool, Layer, Linear, MaxPool, NetworkSpec, Route,
+    Shortcut, Upsample, tensor_shapes,
+)  # fmt: skip
+
+Chooser = Callable[[Problem], Choice]
+
+
+class Plan(NamedTuple):
+    """A network ready to be written as C.
+
+    Attributes:
+        spec: The network.
+        target: The machine.
+        steps: In execution order.
+        problems: Layer name -> its problem.
+        choices: Layer name -> what was chosen.
+        arena_floats: Size of the activation memory.
+    """
+
+    spec: NetworkSpec
+    target: Target
+    steps: tuple[Step, ...]
+    problems: dict[str, Problem]
+    choices: dict[str, Choice]
+    arena_floats: int
+
+
+def problems_of(spec: NetworkSpec, dense: Mapping[str, Weights]) -> dict[str, Problem]:
+    """Every weighted layer's problem.
+
+    Raises:
+        ArtefactError: A tensor is missing, has another shape or holds NaN or infinity.
+        ExportError: Batch norm is not folded.
+    """
+    shapes = spec.shapes()
+    _check_tensors(spec, dense)
+    found = {}
+    for layer in spec.weighted():
+        if isinstance(layer, Conv) and layer.batch_norm:
+            raise ExportError(
+                "Batch norm is not folded", where=f"layer {layer.name!r}",
+                fix="Export the run as a bundle first: pneumonia export",
+            )  # fmt: skip
+        weight = dense[layer.name + ".weight"]
+        if weight.ndim == 2:
+            weight = weight[:, :, None, None]
+        _, in_height, in_width = shapes[layer.inputs[0]]
+        _, out_height, out_width = shapes[layer.name]
+        planar = layer.inputs[0] == INPUT and not isinstance(layer, Linear)
+        found[layer.name] = Problem(
+            layer, weight, in_height, in_width, out_height, out_width, planar
+        )
+    return found
+
+
+def _check_tensors(spec: NetworkSpec, dense: Mapping[str, Weights]) -> None:
+    for name, shape in tensor_shapes(spec).items():
+        if name not in dense or dense[name].shape != shape:
+            found = "none" if name not in dense else str(dense[name].shape)
+            raise ArtefactError("Weights do not fit the network", str(shape), found, repr(name))
+        if not np.isfinite(dense[name]).all():
+            raise ArtefactError("Weights are not finite", where=repr(name))
+
+
+def lower(spec: NetworkSpec, dense: Mapping[str, Weights], target: Target, choose: Chooser) -> Plan:
+    """Plan the whole network.
+
+    Args:
+        spec: Batch norm folded.
+        dense: Tensors as in `tensor_shapes(spec)`.
+        target: The machine.
+        choose: Decides the kernel of a layer.
+
+    Raises:
+        ArtefactError, ExportError: See `problems_of`; or a layer the generator does not know.
+    """
+    return _Lowering(spec, dense, target, choose).run()
+
+
+class _Lowering:
+    def __init__(
+        self, spec: NetworkSpec, dense: Mapping[str, Weights], target: Target, choose: Chooser
+    ) -> None:
+        self.spec, self.dense, self.target, self.choose = spec, dense, target, choose
+        self.shapes = spec.shapes()
+        self.readers = spec.consumers()
+        self.problems = problems_of(spec, dense)
+        self.layers = {layer.name: layer for layer in spec.layers}
+        self.halo = self._halos()
+        self.steps: list[Step] = []
+        self.views: dict[str, View] = {}
+        self.choices: dict[str, Choice] = {}
+        self.fused = self._fused_sums()
+
+    def run(self) -> Plan:
+        self._input()
+        for layer in self.spec.layers:
+            self._lower(layer)
+        for index, name in enumerate(self.spec.outputs):
+            last = index == len(self.spec.outputs) - 1
+            self.steps.append(OutputStep(name, self.views[name], index, last))
+        floats = plan_memory(self._lifetimes())
+        return Plan(self.spec, self.target, tuple(self.steps), self.problems, self.choices, floats)
+
+    # --- decisions over the whole network --------------------------------------------------
+
+    def _halos(self) -> dict[tuple[int, int], int]:
+        """(height, width) -> the widest padding any convolution of such a map asks for."""
+        halo: dict[tuple[int, int], int] = defaultdict(int)
+        for layer in self.spec.layers:
+            if isinstance(layer, Conv):
+                size = self.shapes[layer.inputs[0]][1:]
+                halo[size] = max(halo[size], layer.padding)
+        return halo
+
+    def _fused_sums(self) -> dict[str, Shortcut]:
+        """Convolution -> the sum of two that it can do while its result is in registers."""
+        position = {layer.name: i for i, layer in enumerate(self.spec.layers)}
+        fused: dict[str, Shortcut] = {}
+        for layer in self.spec.layers:
+            if not isinstance(layer, Shortcut) or len(layer.inputs) != 2:
+                continue
+            last = max(layer.inputs, key=lambda name: position.get(name, -1))
+            alone = self.readers.get(last) == [layer.name] and last not in self.spec.outputs
+            if alone and isinstance(self.layers.get(last), Conv):
+                fused[last] = layer
+        return fused
+
+    def _feeds_sum(self, name: str) -> bool:
+        """Whether the order of channels must stay as it is because the tensor is added to one."""
+        for reader in self.readers[name]:
+            layer = self.layers[reader]
+            if isinstance(layer, Shortcut):
+                return True
+            passes_on = isinstance(layer, (Route, Upsample, MaxPool))
+            if passes_on and self._feeds_sum(reader):
+                return True
+        return False
+
+    def _lifetimes(self) -> list[Lifetime]:
+        first: dict[Buffer, int] = {}
+        last: dict[Buffer, int] = {}
+        for index, step in enumerate(self.steps):
+            for buffer in step.reads + ((step.out,) if step.out else ()):
+                first.setdefault(buffer, index)
+                last[buffer] = index
+        # The outputs are written one after another without waiting, so all stay to the end.
+        return [Lifetime(buffer, first[buffer], last[buffer]) for buffer in first]
+
+    # --- one layer -------------------------------------------------------------------------
+
+    def _lower(self, layer: Layer) -> None:
+        if layer.name in self.views:  # a sum that was done by its convolution
+            return
+        sources = [self.views[name] for name in layer.inputs]
+        if isinstance(layer, (Conv, Linear)):
+            self._convolution(layer, sources[0])
+        elif isinstance(layer, Route):
+            self.views[layer.name] = self._route(layer, sources)
+        elif isinstance(layer, Detect):
+            self.views[layer.name] = sources[0]
+        elif isinstance(layer, Flatten):
+            self.views[layer.name] = flatten(sources[0])
+        elif isinstance(layer, Shortcut):
+            self._sum(layer, sources)
+        elif isinstance(layer, Upsample):
+            self._blockwise(layer, "run_upsample", sources, window=(1, layer.scale, 0))
+        elif isinstance(layer, MaxPool):
+            window = (layer.kernel, layer.stride, layer.pad_begin)
+            self._blockwise(layer, "run_max_pool", sources, window=window)
+        elif isinstance(layer, GlobalAvgPool):
+            self._blockwise(layer, "run_average", sources)
+        else:
+            raise ExportError(
+                "The generator does not know this kind of layer", found=type(layer).__name__,
+                where=f"layer {layer.name!r}",
+            )  # fmt: skip
+
+    def _buffer(self, name: str, blocks: int, height: int, width: int) -> Buffer:
+        return Buffer(name, blocks, height, width, self.halo[height, width], self.target.lanes)
+
+    def _input(self) -> None:
+        channels, height, width = self.shapes[INPUT]
+        buffer = Buffer(INPUT, channels, height, width, self.halo[height, width], 1)
+        self.steps.append(InputStep(buffer))
+        self.views[INPUT] = view_of(buffer, channels)
+
+    def _convolution(self, layer: Conv | Linear, view: View) -> None:
+        problem = self.problems[layer.name]
+        choice = self.choices[layer.name] = self.choose(problem)
+        n_filters, height, width = self.shapes[layer.name]
+        order = np.arange(n_filters, dtype=np.int64)
+        fused = self.fused.get(layer.name)
+        if fused is None and not self._feeds_sum(layer.name):
+            order = filter_order(problem.weight.reshape(n_filters, -1))
+        skip = None
+        if fused is not None:
+            other = fused.inputs[0] if fused.inputs[1] == layer.name else fused.inputs[1]
+            skip = self._natural(layer.name, self.views[other]).buffers[0]
+        out = self._buffer(layer.name, -(-n_filters // self.target.lanes), height, width)
+        bias = self.dense[layer.name + ".bias"] if layer.bias else np.zeros(n_filters, np.float32)
+        after = fused.activation if fused else "linear"
+        self.steps.append(
+            self._kernel_step(choice, ConvolutionStep(problem, bias, view, out, order, skip, after))
+        )
+        self.views[layer.name] = view_of(out, n_filters, order)
+        if fused:
+            self.views[fused.name] = self.views[layer.name]
+
+    def _kernel_step(self, choice: Choice, base: ConvolutionStep) -> Step:
+        if isinstance(choice, ColumnsChoice):
+            return ColumnsStep(**vars(base), choice=choice)
+        if isinstance(choice, WinogradChoice):
+            blocks = blocks_of(base.view, self.target.lanes)
+            return WinogradStep(**vars(base), choice=choice, blocks=blocks)
+        raise AssertionError(f"no step for {choice!r}")
+
+    def _natural(self, name: str, view: View) -> View:
+        """The view itself when it is one buffer in plain order, else a copy that is."""
+        if is_natural(view, self.target.lanes):
+            return view
+        blocks = -(-view.channels // self.target.lanes)
+        out = self._buffer(name, blocks, view.height, view.width)
+        self.steps.append(GatherStep(name, view, out))
+        return view_of(out, view.channels)
+
+    def _route(self, layer: Route, sources: list[View]) -> View:
+        if len({view[3:] for view in sources}) > 1:  # the planar input beside blocked tensors
+            sources = [self._natural(layer.name, view) for view in sources]
+        return concatenate(sources)
+
+    def _sum(self, layer: Shortcut, sources: list[View]) -> None:
+        plain = [self._natural(layer.name, view) for view in sources]
+        self._blockwise(layer, "run_sum", plain, act=layer.activation)
+
+    def _blockwise(
+        self,
+        layer: Layer,
+        run: str,
+        sources: list[View],
+        act: str = "linear",
+        window: tuple[int, int, int] = (1, 1, 0),
+    ) -> None:
+        lanes = self.target.lanes
+        if any(view.pixel != lanes for view in sources):
+            sources = [self._natural(layer.name, view) for view in sources]
+        grouped = [(view, blocks_of(view, lanes)) for view in sources]
+        blocks = grouped[0][1]
+        _, height, width = self.shapes[layer.name]
+        out = self._buffer(layer.name, len(blocks.buffer_of), height, width)
+        self.steps.append(BlockStep(layer.name, run, tuple(grouped), out, act, window))
+        self.views[layer.name] = _mirrored(sources[0], blocks.block_of, blocks.lane_of, out)
+
+
+def _mirrored(view: View, block_of: Ints, lane_of: Ints, out: Buffer) -> View:
+    """Channels in `out` in the vectors and lanes they have in `view`."""
+    return View(
+        (out,), np.zeros(view.channels, np.int64), block_of * out.block + out.inner + lane_of,
+        out.height, out.width, out.row, out.lanes,
+    )  # fmt: skip
