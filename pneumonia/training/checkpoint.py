@@ -1,0 +1,186 @@
+"""Checkpoints of a run folder: `best/` (a model) and `last/` (a model and what resume needs).
+
+Tensors are safetensors, the rest is JSON: nothing is pickled. Both folders are swapped in whole.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pneumonia.network.files import load_model, save_model
+from pneumonia.network.module import Network
+from pneumonia.runtime.atomic import new_folder, write_json
+from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.tensorfile import read_tensors, write_tensors
+from pneumonia.training.ema import WeightAverage
+from pneumonia.training.hooks import TrainingHook
+from pneumonia.training.optimiser import load_optimiser_state, optimiser_state
+
+SCHEMA = "pneumonia.checkpoint/1"
+LAST, BEST = "last", "best"
+STATE_TENSORS, STATE_VALUES, METRICS = "state.safetensors", "state.json", "metrics.json"
+
+
+class Progressed(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        epoch: Finished epochs.
+        best_metric: Highest selection metric so far; -inf before the first validation.
+        best_epoch: Epoch of it, 0 before the first validation.
+    """
+
+    epoch: int = 0
+    best_metric: float = -math.inf
+    best_epoch: int = 0
+
+
+class State(NamedTuple):
+    """The moving parts of a run, saved and restored together."""
+
+    network: Network
+    average: WeightAverage
+    optimiser: torch.optim.Optimizer
+    hooks: Sequence[TrainingHook]
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    # numpy has no bfloat16; a state of that type is widened, which is exact.
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    return {f"{prefix}/{name}": _array(tensor) for name, tensor in tensors.items()}
+
+
+def _with_prefix(prefix: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
+    start = prefix + "/"
+    return {
+        name[len(start) :]: torch.from_numpy(array)
+        for name, array in arrays.items()
+        if name.startswith(start)
+    }
+
+
+def save_last(out: Path, state: State, progressed: Progressed, config: Mapping[str, Any]) -> None:
+    """Write `last/`: the averaged model and everything an exact resume needs.
+
+    Args:
+        out: Run folder.
+        state: What moves.
+        progressed: How far the run is.
+        config: The effective recipe; `load_last` gives it back for comparison.
+
+    Raises:
+        OutputError: The folder cannot be written; the `last/` before it is then untouched.
+    """
+    arrays = _prefixed("weights", state.network.tensors())
+    arrays.update(_prefixed("optimiser", optimiser_state(state.network, state.optimiser)))
+    arrays.update(_prefixed("rng", _generator_states()))
+    hook_values = []
+    for number, hook in enumerate(state.hooks):
+        tensors, values = hook.state()
+        arrays.update(_prefixed(f"hook{number}", tensors))
+        hook_values.append(values)
+    best = progressed.best_metric
+    document = {
+        "schema": SCHEMA,
+        "epoch": progressed.epoch,
+        "best_metric": best if math.isfinite(best) else None,
+        "best_epoch": progressed.best_epoch,
+        "ema_updates": state.average.updates,
+        "hooks": hook_values,
+        "config": dict(config),
+    }
+    with new_folder(str(out / LAST)) as part:
+        save_model(Path(part), state.network.spec, state.average.network.tensors())
+        write_tensors(str(Path(part) / STATE_TENSORS), arrays)
+        write_json(str(Path(part) / STATE_VALUES), document)
+
+
+def read_state(out: Path) -> dict[str, Any]:
+    """`state.json` of a run's `last/`.
+
+    Raises:
+        ArtefactError: There is none, or it is damaged or of another schema.
+    """
+    path = out / LAST / STATE_VALUES
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(
+            "Nothing to resume", expected="a finished epoch", found="no checkpoint", where=str(path)
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ArtefactError("Checkpoint is damaged", found=str(error), where=str(path)) from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise ArtefactError("Checkpoint has another schema", expected=repr(SCHEMA), where=str(path))
+    return document
+
+
+def load_last(out: Path, state: State) -> Progressed:
+    """Put a run back where it stood after its last finished epoch.
+
+    Raises:
+        ArtefactError: No checkpoint, a damaged one, or one of another network or set of hooks.
+    """
+    document = read_state(out)
+    folder = out / LAST
+    spec, averaged = load_model(folder)
+    if spec != state.network.spec:
+        raise ArtefactError(
+            "Checkpoint is of another network",
+            expected=f"the {state.network.spec.name!r} of this recipe",
+            found=f"a {spec.name!r} that differs",
+            where=str(folder),
+        )
+    if len(document["hooks"]) != len(state.hooks):
+        raise ArtefactError(
+            "Checkpoint was made with other training hooks",
+            expected=str(len(state.hooks)),
+            found=str(len(document["hooks"])),
+            where=str(folder),
+        )
+    arrays = read_tensors(str(folder / STATE_TENSORS))
+    state.network.load_tensors(_with_prefix("weights", arrays))
+    if state.average.network is not state.network:
+        state.average.network.load_tensors(averaged)
+    state.average.updates = int(document["ema_updates"])
+    load_optimiser_state(state.network, state.optimiser, _with_prefix("optimiser", arrays))
+    for number, hook in enumerate(state.hooks):
+        hook.load_state(_with_prefix(f"hook{number}", arrays), document["hooks"][number])
+    _set_generator_states(_with_prefix("rng", arrays))
+    best = document["best_metric"]
+    return Progressed(
+        int(document["epoch"]),
+        -math.inf if best is None else float(best),
+        int(document["best_epoch"]),
+    )
+
+
+def _generator_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_generator_states(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def save_best(out: Path, network: Network, epoch: int, metrics: Mapping[str, float]) -> None:
+    """Write `best/`: the averaged model and the metrics it was chosen for."""
+    values = {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
+    with new_folder(str(out / BEST)) as part:
+        save_model(Path(part), network.spec, network.tensors())
+        write_json(str(Path(part) / METRICS), {"epoch": epoch, "metrics": values})

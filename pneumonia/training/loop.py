@@ -1,0 +1,275 @@
+"""The training loop, top to bottom: for detectors, classifiers and every compression stage.
+
+One process:      pneumonia train --data DATASET --recipe rsna --out RUN
+Four processes:   torchrun --nproc-per-node 4 -m pneumonia train --data ... --recipe ... --out ...
+"""
+
+import logging
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pneumonia.network.module import Network
+from pneumonia.runtime.errors import ArtefactError, OutputError, TrainingError
+from pneumonia.training import distributed
+from pneumonia.training.checkpoint import (
+    BEST,
+    LAST,
+    Progressed,
+    State,
+    load_last,
+    read_state,
+    save_best,
+    save_last,
+)
+from pneumonia.training.config import FREE_ON_RESUME, TrainConfig
+from pneumonia.training.ema import WeightAverage
+from pneumonia.training.hooks import TrainingHook
+from pneumonia.training.journal import Journal
+from pneumonia.training.loading import EpochLoader
+from pneumonia.training.optimiser import learning_rate, make_optimiser, set_learning_rate
+from pneumonia.training.task import SELECTION, Batch, Task, check_images
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+
+
+class FitResult(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+        best_metric: Highest selection metric of any validated epoch.
+        best_epoch: That epoch, from 1; its weights are in `best/`.
+        out: The run folder.
+        epochs: Finished epochs.
+    """
+
+    best_metric: float
+    best_epoch: int
+    out: Path
+    epochs: int
+
+
+def fit(
+    network: Network,
+    task: Task,
+    config: TrainConfig,
+    out: Path,
+    hooks: Sequence[TrainingHook] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Train a network and leave a run folder (docs/architecture.md).
+
+    Interrupted at any moment and called again with `resume=True`, it gives bit for bit what an
+    uninterrupted run gives (on the CPU, with the same number of threads and processes).
+
+    Args:
+        network: Its weights are the start; ends with the raw weights of the last epoch.
+        task: Data, loss, metrics.
+        config: What the loop needs; a whole TrainRecipe is one, too.
+        out: Run folder; without `resume` it must not hold a checkpoint yet.
+        hooks: Called in order; see TrainingHook.
+        resume: Go on after the last finished epoch.
+        progress: Called after every step with (steps done, steps of the run, a note).
+
+    Raises:
+        TrainingError: Loss not finite, images outside the input range, too few images.
+        ArtefactError: Nothing to resume, or it belongs to another recipe or network.
+        OutputError: `out` holds a run already, or cannot be written.
+    """
+    device = _device(config)
+    torch.manual_seed(config.seed)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    distributed.copy_from_first(network)
+    average = WeightAverage(network, config.ema_decay)
+    state = State(network, average, make_optimiser(network, config.optimiser), tuple(hooks))
+    progressed = Progressed()
+    if resume:
+        check_same_recipe(out, config)
+        progressed = load_last(out, state)
+    elif (out / LAST).exists() or (out / BEST).exists():
+        raise OutputError(
+            "Run folder holds a run already",
+            where=str(out),
+            fix="Resume it (--resume) or choose another folder",
+        )
+    for hook in hooks:
+        hook.before_fit(network, average.network)
+    journal = Journal(out, progressed.epoch) if distributed.is_first() else None
+    loader = EpochLoader(task, config)
+    try:
+        for epoch in range(progressed.epoch + 1, config.epochs + 1):
+            if _stops_early(progressed, config):
+                log.info("Early stop: no better epoch since epoch %d", progressed.best_epoch)
+                break
+            row = {"epoch": float(epoch)}
+            row |= _train_epoch(state, task, loader, config, epoch, progress)
+            for hook in hooks:
+                row |= hook.after_epoch(network, epoch)
+            progressed = progressed._replace(epoch=epoch)
+            if epoch % config.validate_every == 0 or epoch == config.epochs:
+                progressed = _validate(state, task, out, row, progressed)
+            if journal is not None:
+                journal.add(row)
+                save_last(out, state, progressed, config.model_dump(mode="json"))
+    finally:
+        loader.close()
+        if journal is not None:
+            journal.close()
+    return FitResult(progressed.best_metric, progressed.best_epoch, out, progressed.epoch)
+
+
+def _train_epoch(
+    state: State,
+    task: Task,
+    loader: EpochLoader,
+    config: TrainConfig,
+    epoch: int,
+    progress: Progress | None,
+) -> dict[str, float]:
+    """One epoch of optimiser steps; returns the row of metrics.csv."""
+    network, average, optimiser, hooks = state
+    device = next(network.parameters()).device
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    clip_norm = config.optimiser.clip_norm or math.inf
+    sums: dict[str, float] = defaultdict(float)
+    rate = waited_s = 0.0
+    started = time.perf_counter()
+    network.train()
+    batches = loader.epoch(epoch)
+    for step in range((epoch - 1) * loader.steps, epoch * loader.steps):
+        rate = config.optimiser.learning_rate * learning_rate(
+            step, loader.steps, config.epochs, config.schedule
+        )
+        set_learning_rate(optimiser, rate)
+        optimiser.zero_grad(set_to_none=True)
+        for _ in range(config.accumulate):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited_s += time.perf_counter() - asked
+            if step == (epoch - 1) * loader.steps:
+                check_images(batch, network.spec)
+            images = batch.images.to(device, memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                outputs = network(images)
+            loss, parts = task.loss(outputs, batch.targets.to(device))
+            _check_finite(loss, parts, batch, epoch, step)
+            (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            for name, value in parts.items():
+                sums[name] += value / (config.accumulate * loader.steps)
+        distributed.sum_gradients(network)
+        for hook in hooks:
+            hook.after_backward(network)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+        _check_gradient(norm, batch, epoch, step)
+        optimiser.step()
+        distributed.average_buffers(network)
+        average.update(network)
+        for hook in hooks:
+            hook.after_step(network, average.network)
+        sums["gradient_norm"] += float(norm) / loader.steps
+        if progress is not None:
+            note = f"epoch {epoch}/{config.epochs} loss {loss.item():.4f}"
+            progress(step + 1, loader.steps * config.epochs, note)
+    seconds = time.perf_counter() - started
+    return {
+        **sums,
+        "learning_rate": rate,
+        "images_per_s": loader.steps * config.batch_size / seconds,
+        "data_wait_fraction": waited_s / seconds,
+        "epoch_s": seconds,
+    }
+
+
+def _validate(
+    state: State, task: Task, out: Path, row: dict[str, float], progressed: Progressed
+) -> Progressed:
+    """Evaluate the averaged weights on the first process; keep them if they are the best so far."""
+    metrics: dict[str, float] = {}
+    if distributed.is_first():
+        started = time.perf_counter()
+        metrics = task.evaluate(state.average.network)
+        row |= {f"val_{key}": value for key, value in metrics.items()}
+        row["val_s"] = time.perf_counter() - started
+    device = next(state.network.parameters()).device
+    metric = distributed.from_first([metrics.get(SELECTION, math.nan)], device)[0]
+    if not metric > progressed.best_metric:  # NaN is never better
+        return progressed
+    if distributed.is_first():
+        save_best(out, state.average.network, progressed.epoch, metrics)
+        task.save(out)
+    return progressed._replace(best_metric=metric, best_epoch=progressed.epoch)
+
+
+def _stops_early(progressed: Progressed, config: TrainConfig) -> bool:
+    return 0 < config.early_stop <= progressed.epoch - progressed.best_epoch
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def check_same_recipe(out: Path, config: TrainConfig) -> None:
+    """Refuse to resume a run under a recipe that would have made it otherwise.
+
+    Raises:
+        ArtefactError: Nothing to resume, or the first key that differs.
+    """
+    before = _flat(read_state(out)["config"])
+    now = _flat(config.model_dump(mode="json"))
+    for key in sorted(set(before) | set(now)):
+        if key.partition(".")[0] not in FREE_ON_RESUME and before.get(key) != now.get(key):
+            raise ArtefactError(
+                "Recipe differs from the run's",
+                expected=f"{key} = {before.get(key)!r}",
+                found=repr(now.get(key)),
+                where=str(out),
+                fix="Only " + ", ".join(sorted(FREE_ON_RESUME)) + " may change on resume",
+            )
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _check_finite(
+    loss: Tensor, parts: dict[str, float], batch: Batch, epoch: int, step: int
+) -> None:
+    if math.isfinite(loss.item()):
+        return
+    table = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+    raise TrainingError(
+        "Loss is not finite",
+        expected="finite numbers",
+        found=table,
+        where=f"epoch {epoch}, step {step + 1}, images {', '.join(batch.image_ids)}",
+        fix="Lower optimiser.learning_rate, or look at these images; the last epoch can be resumed",
+    )
+
+
+def _check_gradient(norm: Tensor, batch: Batch, epoch: int, step: int) -> None:
+    if math.isfinite(norm.item()):
+        return
+    raise TrainingError(
+        "Gradient is not finite although the loss is",
+        found=f"norm {norm.item()}",
+        where=f"epoch {epoch}, step {step + 1}, images {', '.join(batch.image_ids)}",
+        fix="Lower optimiser.learning_rate; the last epoch can be resumed",
+    )

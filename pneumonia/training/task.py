@@ -1,0 +1,96 @@
+"""What a training task is: the loop knows nothing else about data, loss or metrics."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from pneumonia.network.module import Network
+from pneumonia.runtime.errors import TrainingError
+from pneumonia.runtime.spec import NetworkSpec
+
+SELECTION = (
+    "selection_metric"  # the key of `Task.evaluate` that chooses the best epoch; higher wins
+)
+
+
+class Sample(NamedTuple):
+    """One place in an epoch's order.
+
+    Attributes:
+        item: Index of the image in the task's data.
+        seed: Of everything random done to this image at this place.
+    """
+
+    item: int
+    seed: int
+
+
+class Batch(NamedTuple):
+    """Images as the network takes them, with what the loss needs.
+
+    Attributes:
+        images: float32 (N, C, H, W), normalised as the spec's input says.
+        targets: The task's own.
+        image_ids: One per image, named when training must stop.
+    """
+
+    images: Tensor
+    targets: Tensor
+    image_ids: tuple[str, ...]
+
+
+class Task(Protocol):
+    """Data, loss and metrics of one problem."""
+
+    def plan(self, epoch: int, seed: int) -> Sequence[Sample]:
+        """The order of one epoch (from 1): a pure function of its arguments, always as long."""
+        ...
+
+    def load(self, samples: Sequence[Sample]) -> Batch:
+        """Prepare images; a pure function of `samples`, called in a worker process."""
+        ...
+
+    def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss, and a table for metrics.csv of floats that starts with `loss`.
+
+        Gradients are summed over processes: divide by counts over all of them
+        (`distributed.total`), so that the result does not depend on how a batch was split.
+        """
+        ...
+
+    def evaluate(self, network: Network) -> dict[str, float]:
+        """Metrics of the validation images, SELECTION among them; keeps what `save` writes."""
+        ...
+
+    def save(self, out: Path) -> None:
+        """Write what belongs to the last evaluation (predictions, thresholds) into a run folder."""
+        ...
+
+
+def check_images(batch: Batch, spec: NetworkSpec) -> None:
+    """Refuse images that are not what the spec's input says.
+
+    Grey 0..1 enters as (x - mean) / std. Values outside, or so close together that the image was
+    divided by 255 twice, train to nothing without any error.
+
+    Raises:
+        TrainingError: Wrong shape, or values outside the range.
+    """
+    entry = spec.input
+    shape = (entry.channels, entry.height, entry.width)
+    if tuple(batch.images.shape[1:]) != shape:
+        raise TrainingError(
+            "Images do not fit the network's input",
+            expected=str(shape),
+            found=str(tuple(batch.images.shape[1:])),
+        )
+    low, high = (float(value) * entry.std + entry.mean for value in batch.images.aminmax())
+    if not (-0.01 <= low <= high <= 1.01 and high - low > 2 / 255):
+        raise TrainingError(
+            "Images are outside the network's input range",
+            expected="grey values that fill 0 to 1 (before mean and std)",
+            found=f"{low:.4g} to {high:.4g}",
+            fix="Images enter as uint8 / 255, once",
+        )
