@@ -9,12 +9,14 @@ from torch import Tensor
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import ArtefactError, SpecError
-from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.spec import DENSE, NetworkSpec
 from pneumonia.runtime.storage import dense_tensors, measured_spec, packed_tensors
 from pneumonia.runtime.tensorfile import read_tensors, write_tensors
 
 SPEC_FILE = "spec.json"
 WEIGHTS_FILE = "weights.safetensors"
+RUN_FILE = "run.json"
+CHECKPOINTS = ("best", "last")
 
 
 def save_model(folder: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> NetworkSpec:
@@ -79,3 +81,41 @@ def read_spec(folder: Path) -> NetworkSpec:
     except UnicodeDecodeError:
         raise ArtefactError("Network description is not text", where=str(path)) from None
     return NetworkSpec.from_json(text)
+
+
+def same_architecture(a: NetworkSpec, b: NetworkSpec) -> bool:
+    """Whether two specs describe the same dense network, however its weights are stored."""
+    return _unstored(a) == _unstored(b)
+
+
+def _unstored(spec: NetworkSpec) -> NetworkSpec:
+    return spec.replace_layers(
+        {layer.name: layer._replace(storage=DENSE) for layer in spec.weighted()}
+    )
+
+
+def checkpoint_folder(path: Path, which: str | None = None) -> Path:
+    """Where the model of a run lies.
+
+    Args:
+        path: A run folder, or a folder that itself holds a model (checkpoint, bundle).
+        which: `best` or `last`; None takes the best one, else the last.
+
+    Raises:
+        ArtefactError: No such folder, a folder without a model, or not the checkpoint asked for.
+    """
+    if not path.is_dir():
+        raise ArtefactError("No such folder", found=repr(str(path)), fix="Give a run or a bundle")
+    if (path / SPEC_FILE).is_file():
+        return path
+    wanted = (which,) if which else CHECKPOINTS
+    for name in wanted:
+        if (path / name / SPEC_FILE).is_file():
+            return path / name
+    is_run = (path / RUN_FILE).is_file()
+    raise ArtefactError(
+        "Run has no checkpoint yet" if is_run else "Folder is neither a run nor a bundle",
+        expected=" or ".join(f"{name}/{SPEC_FILE}" for name in wanted),
+        where=str(path),
+        fix="Train it first" if is_run else None,
+    )

@@ -152,13 +152,18 @@ def _last_uses(spec: NetworkSpec) -> list[tuple[str, ...]]:
 
 
 class Network(nn.Module):
-    """The network a spec describes, with fresh weights from torch's global generator.
+    """The network a spec describes.
+
+    Args:
+        spec: The description.
+        tensors: Its dense tensors, copied in; None makes fresh weights with torch's global
+            generator.
 
     Attributes:
         spec: The description the module was built from.
     """
 
-    def __init__(self, spec: NetworkSpec) -> None:
+    def __init__(self, spec: NetworkSpec, tensors: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         shapes = spec.shapes()  # raises SpecError on a broken graph before memory is taken
         self.spec = spec
@@ -172,7 +177,10 @@ class Network(nn.Module):
             for layer in spec.weighted()
         )
         self._index = {layer.name: i for i, layer in enumerate(spec.weighted())}
-        initialise(self, None)
+        if tensors is None:
+            initialise(self, None)
+        else:
+            self.load_tensors(tensors)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Run the network.
