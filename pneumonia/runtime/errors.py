@@ -128,3 +128,7 @@ class DeviceError(PneumoniaError):
     """An engine, sensor or device is missing or fails."""
 
     exit_code = 10
+
+
+class InferenceError(DeviceError):
+    """An engine ran but gave numbers that cannot be used."""

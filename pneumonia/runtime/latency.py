@@ -33,7 +33,7 @@ def interleaved_latency(
     for _ in range(warm_up):
         for name, engine in engines.items():
             engine.run(batches[name])
-    spent = {name: [] for name in engines}  # type: Dict[str, List[float]]
+    spent: Dict[str, List[float]] = {name: [] for name in engines}
     for _ in range(rounds):
         for name, engine in engines.items():
             start = time.perf_counter()

@@ -1,1 +1,97 @@
 """Inference engines behind one small protocol."""
+
+from typing import Dict, Optional, Tuple
+
+import numpy as np
+
+from pneumonia.runtime.bundle import ONNX, Bundle
+from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
+from pneumonia.runtime.spec import INPUT, Flatten, Linear, NetworkSpec
+
+ENGINES = ("auto", "onnxruntime", "reference")
+
+
+class Engine:
+    """Runs one network on batches.
+
+    Attributes:
+        name: The engine's name as given to `open_engine`.
+        spec: The network it runs.
+    """
+
+    name = ""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.spec = spec
+
+    def run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
+        """Run a batch.
+
+        Args:
+            batch: float32 (N, C, H, W), as `runtime.preprocess.network_input` makes them.
+
+        Returns:
+            Output name -> float32 (N, channels, height, width), or (N, n) for flat layers.
+
+        Raises:
+            DataError: The batch has another shape or type.
+            DeviceError: The engine failed.
+        """
+        expected = (self.spec.input.channels, self.spec.input.height, self.spec.input.width)
+        if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1:] != expected:
+            raise DataError(
+                "Batch does not fit the network",
+                expected="float32 (N, {}, {}, {})".format(*expected),
+                found="{} {}".format(batch.dtype, batch.shape),
+            )
+        return self._run(batch)
+
+    def _run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
+        raise NotImplementedError
+
+
+def output_shape(spec: NetworkSpec, name: str) -> Tuple[int, ...]:
+    """Shape of one image's value of an output: (C, H, W), or (n,) for linear and flatten layers."""
+    shape = spec.shapes()[name]
+    flat = name != INPUT and isinstance(spec.layer(name), (Linear, Flatten))
+    return shape[:1] if flat else shape
+
+
+def _has_onnxruntime() -> bool:
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def open_engine(bundle: Bundle, name: str = "auto", threads: Optional[int] = None) -> Engine:
+    """Open an engine for a bundle.
+
+    Args:
+        bundle: The model.
+        name: `onnxruntime`, `reference` (NumPy, slow, needs nothing), or `auto`: ONNX Runtime
+            where it is installed and the bundle has model.onnx, else the reference.
+        threads: Threads of ONNX Runtime; None lets it choose. The reference follows NumPy.
+
+    Raises:
+        ConfigError: Unknown name.
+        DeviceError: The engine's library is missing.
+        ArtefactError: The bundle's model does not fit its network description.
+    """
+    if name not in ENGINES:
+        raise ConfigError(
+            "Unknown engine", expected="one of " + ", ".join(ENGINES), found=repr(name)
+        )
+    installed = name != "reference" and _has_onnxruntime()
+    if name == "onnxruntime" and not installed:
+        raise DeviceError(
+            "Engine 'onnxruntime' is not installed", fix="Install it: pip install onnxruntime"
+        )
+    if installed and (name == "onnxruntime" or ONNX in bundle.manifest["files"]):
+        from pneumonia.runtime.engines.onnx import OnnxEngine
+
+        return OnnxEngine(bundle, threads)
+    from pneumonia.runtime.engines.reference import ReferenceEngine
+
+    return ReferenceEngine(bundle.spec, bundle.weights())
