@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from evaluation.matching import Float64Array, IntArray, iou, match_by_score
 
 MAX_BOXES = 100  # boxes per image that count, as in COCO
-RECALL_STEPS = 100  # COCO reads precision at recall 0, 1/100, ... 1
+RECALL_STEPS = 100
+RECALL_GRID = np.linspace(0.0, 1.0, RECALL_STEPS + 1)  # where COCO reads the precision
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,12 @@ def average_precision(ranking: Ranking, counts: RankedCounts, iou_threshold: flo
     precision[:, ~hit] = 0.0
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     truths = np.where(no_truth, 1.0, counts.n_truths)
-    # grid points of recall reached so far; + 1e-9 because 0.29 * 100 < 29 in floating point
-    reached = np.floor(hits / truths[:, None] * RECALL_STEPS + 1e-9) + 1.0
-    reached[hits <= 0] = 0.0
-    gained = np.diff(reached, axis=1, prepend=0.0)
+    # grid points of recall reached so far, compared in floating point just as COCO does
+    recall = hits / truths[:, None]
+    nearest = np.floor(recall * RECALL_STEPS + 0.5).astype(np.intp)
+    reached = nearest + (RECALL_GRID[nearest] <= recall)
+    reached[hits <= 0] = 0
+    gained = np.diff(reached, axis=1, prepend=0)
     value = (envelope * gained).sum(axis=1) / (RECALL_STEPS + 1)
     return np.where(no_truth, np.nan, value)
 

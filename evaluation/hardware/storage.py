@@ -39,23 +39,19 @@ def dense_bits(n_weights: int, bits: int) -> Bits:
 
 
 def structured_bits(shape: tuple[int, int], kept: tuple[int, int], bits: int) -> Bits:
-    """r rows and c columns of an (R, C) matrix: values, and per axis a bitmap or a list.
+    """Kept rows r and columns c of an (R, C) matrix: values, and per axis a bitmap or a list.
 
     An axis of which everything is kept needs no index (removed rows are taken out of the network
     together with their consumers: pass R = r).
     """
-    indices = sum(
-        min(n, k * index_bits(n)) for n, k in zip(shape, kept, strict=True) if k < n
-    )
+    indices = sum(min(n, k * index_bits(n)) for n, k in zip(shape, kept, strict=True) if k < n)
     return Bits(kept[0] * kept[1] * bits, indices)
 
 
 def csr_bits(shape: tuple[int, int], n_kept: int, bits: int) -> Bits:
     """Compressed rows: a column number per value, and where each row starts."""
     rows, columns = shape
-    return Bits(
-        n_kept * bits, n_kept * index_bits(columns) + (rows + 1) * index_bits(n_kept + 1)
-    )
+    return Bits(n_kept * bits, n_kept * index_bits(columns) + (rows + 1) * index_bits(n_kept + 1))
 
 
 def bitmap_bits(shape: tuple[int, int], n_kept: int, bits: int) -> Bits:

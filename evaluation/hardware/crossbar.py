@@ -1,0 +1,135 @@
+"""Area and power of a memristor crossbar accelerator, and which arrays a network uses.
+
+Signed weights live on a positive and a negative array; a b-bit weight has b-1 magnitude bits in
+slices of 4-bit cells. Constants are ISAAC-like defaults (32 nm), recalled and not calibrated:
+only ratios between two mappings mean anything, and reports carry `calibrated`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.bool_]
+
+
+class CrossbarModel(NamedTuple):
+    """Geometry and constants; areas in mm2, powers in mW.
+
+    Attributes:
+        word_lines: Inputs of an array (rows).
+        bit_lines: Outputs of an array (columns).
+        cell_bits: Bits of one cell.
+        dac_bits: Bits a word line is driven with at a time.
+        array_area, array_power: Of one full array.
+        adc_area, adc_power: Of one 8-bit converter, shared by the bit lines of an array.
+        dac_area, dac_power: Of one word line's driver.
+        hold_area, hold_power: Of one bit line's sample and hold.
+        add_area, add_power: Of one shift-and-add unit, one per array.
+        buffer_area, buffer_power: Of the buffers, per array.
+        calibrated: The constants were measured or simulated for the device in question.
+    """
+
+    word_lines: int = 128
+    bit_lines: int = 64
+    cell_bits: int = 4
+    dac_bits: int = 1
+    array_area: float = 2.5e-5
+    array_power: float = 0.3
+    adc_area: float = 0.0012
+    adc_power: float = 2.0
+    dac_area: float = 1.7e-7
+    dac_power: float = 3.9e-3
+    hold_area: float = 3.9e-8
+    hold_power: float = 1e-5
+    add_area: float = 6e-5
+    add_power: float = 0.05
+    buffer_area: float = 0.0
+    buffer_power: float = 0.0
+    calibrated: bool = False
+
+
+class CrossbarCost(NamedTuple):
+    """What a mapping costs.
+
+    Attributes:
+        arrays: Arrays of word_lines x bit_lines cells, both polarities and all slices.
+        adc_bits: Resolution a converter needs.
+        area_mm2: Of everything.
+        power_mw: Of everything, all arrays busy.
+        calibrated: See CrossbarModel.
+    """
+
+    arrays: int
+    adc_bits: int
+    area_mm2: float
+    power_mw: float
+    calibrated: bool
+
+
+def slices(bits: int, model: CrossbarModel) -> int:
+    """Cells one polarity of a b-bit signed weight needs."""
+    return max(1, -(-(bits - 1) // model.cell_bits))
+
+
+def tiles_used(
+    support: Mask, model: CrossbarModel, compacted: bool = True
+) -> npt.NDArray[np.bool_]:
+    """Which tiles of a layer hold anything.
+
+    Args:
+        support: Kept places of the GEMM matrix, bool (O, P).
+        model: Geometry.
+        compacted: Empty filters and, in each group of filters, empty columns are squeezed out
+            before the matrix is cut into arrays (word lines are wired by a routing table);
+            otherwise the matrix is cut as it is and only empty tiles are saved.
+
+    Returns:
+        Bool (groups of filters, arrays along the columns): True = an array is spent.
+    """
+    rows: Mask = support[np.flatnonzero(support.any(axis=1))] if compacted else support
+    n_groups = max(1, -(-len(rows) // model.bit_lines)) if len(rows) else 0
+    wide = max(1, -(-support.shape[1] // model.word_lines))
+    used = np.zeros((n_groups, wide), dtype=np.bool_)
+    for group in range(n_groups):
+        columns = rows[group * model.bit_lines : (group + 1) * model.bit_lines].any(axis=0)
+        if compacted:
+            used[group, : -(-int(columns.sum()) // model.word_lines)] = True
+        else:
+            padded = np.pad(columns, (0, wide * model.word_lines - len(columns)))
+            used[group] = padded.reshape(wide, model.word_lines).any(axis=1)
+    return used
+
+
+def arrays_of(
+    layers: Mapping[str, Mask],
+    bits: Mapping[str, int],
+    model: CrossbarModel,
+    compacted: bool = True,
+) -> dict[str, int]:
+    """Arrays each layer needs: 2 polarities x slices x used tiles."""  # fmt: skip
+    return {
+        name: 2 * slices(bits[name], model) * int(tiles_used(support, model, compacted).sum())
+        for name, support in layers.items()
+    }
+
+
+def cost(n_arrays: int, model: CrossbarModel) -> CrossbarCost:
+    """Area and power of a number of arrays with their converters and adders."""
+    area = (
+        model.array_area + model.adc_area + model.add_area + model.buffer_area
+        + model.word_lines * model.dac_area + model.bit_lines * model.hold_area
+    )  # fmt: skip
+    power = (
+        model.array_power + model.adc_power + model.add_power + model.buffer_power
+        + model.word_lines * model.dac_power + model.bit_lines * model.hold_power
+    )  # fmt: skip
+    adc_bits = math.ceil(math.log2(model.word_lines)) + model.cell_bits + model.dac_bits - 1
+    return CrossbarCost(n_arrays, adc_bits, n_arrays * area, n_arrays * power, model.calibrated)
+
+
+def area_reduction(dense_arrays: int, pruned_arrays: int) -> float:
+    """Share of the area saved; about 1 - 1/(2 * rate) from 9-bit dense to 5-bit pruned."""
+    return 1.0 - pruned_arrays / dense_arrays

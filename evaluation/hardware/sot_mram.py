@@ -1,0 +1,151 @@
+"""Cost of a network inside SOT-MRAM sub-arrays that compute bit-serially.
+
+Constants are placeholders in arbitrary units until measured ones are given: `calibrated` says so
+and every report must repeat it. What holds whatever the constants: area goes with
+sum r*c*b_w, energy and time with sum r*c*b_w*b_a.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class SotMramModel(NamedTuple):
+    """Geometry and constants; e_* per event in one unit of energy, t_* in ns, a_* per cell.
+
+    Attributes:
+        rows, columns: Cells of a sub-array (S_r, S_c).
+        e_and, e_popcount, e_shift_add: Of one AND per cell, one pop-count, one shift-and-add.
+        e_write: Of writing one cell.
+        e_buffer: Of moving one bit of activation.
+        t_cycle_ns, t_write_ns: Of one row-parallel operation, of one write.
+        lanes: Row-parallel operations at a time.
+        banks: Cells written at a time.
+        a_cell, a_periphery, a_buffer: Area of a cell, of a sub-array's periphery, of buffers.
+        p_standby: Power of the periphery, in energy units per ns.
+        capacity_bits: Cells there are; 0 = as many as needed.
+        calibrated: The constants are real.
+    """
+
+    rows: int = 256
+    columns: int = 256
+    e_and: float = 1.0
+    e_popcount: float = 5.0
+    e_shift_add: float = 5.0
+    e_write: float = 100.0
+    e_buffer: float = 0.0
+    t_cycle_ns: float = 1.0
+    t_write_ns: float = 5.0
+    lanes: int = 1
+    banks: int = 1
+    a_cell: float = 1.0
+    a_periphery: float = 0.0
+    a_buffer: float = 0.0
+    p_standby: float = 0.0
+    capacity_bits: int = 0
+    calibrated: bool = False
+
+
+class LayerLoad(NamedTuple):
+    """One layer: r kept filters, c kept columns, output positions, bits of weights, activations."""
+
+    name: str
+    filters: int
+    columns: int
+    positions: int
+    weight_bits: int
+    activation_bits: int
+
+
+class LayerCost(NamedTuple):
+    """Cost of one layer for one image.
+
+    Attributes:
+        name: The layer.
+        sub_arrays: Sub-arrays its weights occupy.
+        utilisation: Share of their cells that hold a weight bit.
+        operations: Row-parallel AND + pop-count operations.
+        energy: In the model's unit.
+        time_ns: Computing, without reloading.
+    """
+
+    name: str
+    sub_arrays: int
+    utilisation: float
+    operations: int
+    energy: float
+    time_ns: float
+
+
+class SotMramCost(NamedTuple):
+    """Cost of a network for one image.
+
+    Attributes:
+        layers: By layer.
+        cells: Weight bits stored.
+        area: In the model's unit.
+        energy: Including standby and, beyond the capacity, reloading.
+        latency_ns: One image alone.
+        images_per_s: Pipelined by layers when everything is resident, else one after the other.
+        load_ns: Writing all weights once.
+        reload_bits: Weight bits written for every image, because they do not fit.
+        calibrated: See SotMramModel.
+    """
+
+    layers: tuple[LayerCost, ...]
+    cells: int
+    area: float
+    energy: float
+    latency_ns: float
+    images_per_s: float
+    load_ns: float
+    reload_bits: int
+    calibrated: bool
+
+
+def layer_cost(load: LayerLoad, model: SotMramModel) -> LayerCost:
+    """Cost of one layer; an empty one costs nothing."""
+    if load.filters == 0 or load.columns == 0:
+        return LayerCost(load.name, 0, 0.0, 0, 0.0, 0.0)
+    slabs = math.ceil(load.columns / model.rows)
+    sub_arrays = slabs * math.ceil(load.filters * load.weight_bits / model.columns)
+    operations = load.activation_bits * load.weight_bits * load.positions * slabs * load.filters
+    each = model.e_and * model.rows + model.e_popcount + model.e_shift_add
+    moved = load.positions * load.columns * load.activation_bits
+    cells = load.filters * load.columns * load.weight_bits
+    return LayerCost(
+        load.name,
+        sub_arrays,
+        cells / (sub_arrays * model.rows * model.columns),
+        operations,
+        operations * each + moved * model.e_buffer,
+        operations / model.lanes * model.t_cycle_ns,
+    )
+
+
+def network_cost(loads: Sequence[LayerLoad], model: SotMramModel | None = None) -> SotMramCost:
+    """Cost of a network; what exceeds the capacity is written again for every image."""
+    model = model or SotMramModel()
+    layers = tuple(layer_cost(load, model) for load in loads)
+    cells = sum(load.filters * load.columns * load.weight_bits for load in loads)
+    reload_bits = max(0, cells - model.capacity_bits) if model.capacity_bits else 0
+    reload_ns = reload_bits / model.banks * model.t_write_ns
+    compute_ns = sum(layer.time_ns for layer in layers)
+    latency = compute_ns + reload_ns
+    slowest = max((layer.time_ns for layer in layers), default=0.0)
+    period = latency if reload_bits else slowest
+    sub_arrays = sum(layer.sub_arrays for layer in layers)
+    return SotMramCost(
+        layers=layers,
+        cells=cells,
+        area=sub_arrays * (model.rows * model.columns * model.a_cell + model.a_periphery)
+        + model.a_buffer,
+        energy=sum(layer.energy for layer in layers)
+        + reload_bits * model.e_write
+        + model.p_standby * latency,
+        latency_ns=latency,
+        images_per_s=1e9 / period if period else math.inf,
+        load_ns=cells / model.banks * model.t_write_ns,
+        reload_bits=reload_bits,
+        calibrated=model.calibrated,
+    )
