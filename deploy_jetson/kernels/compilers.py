@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy_jetson.kernels.source import C_FILES
+from deploy_jetson.kernels.source import C_FILES, WEIGHTS_SOURCE
 from deploy_jetson.kernels.targets import COMMON_FLAGS, GCC_FLAGS, Target
 from pneumonia.runtime.errors import DeviceError, ExportError
 
@@ -64,28 +64,53 @@ def find_compiler(target: Target) -> Compiler:
     )
 
 
-def compile_library(
-    folder: Path, library: Path, target: Target, compiler: Compiler, extra: Sequence[str] = ()
+def compile_object(
+    folder: Path, source: str, target: Target, compiler: Compiler, extra: Sequence[str] = ()
 ) -> None:
-    """Compile the sources in a folder to a shared library.
-
-    Args:
-        folder: Holds the C files, weights.S and weights.bin.
-        library: Result.
-        target: The machine.
-        compiler: See `find_compiler`.
-        extra: Further flags, for example a sanitizer's.
+    """Compile one source file of a folder to the object file beside it.
 
     Raises:
         ExportError: The compiler fails; shows its first error line.
     """
-    link = ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-soname," + library.name]
-    files = [*C_FILES, "weights.S"]
     run_compiler(
-        [*compiler.command, *compiler.flags(target), *WARNINGS, *extra, *link, *files,
-         "-o", str(library.resolve()), "-lpthread"],
+        [*compiler.command, *compiler.flags(target), *WARNINGS, *extra, "-fPIC",
+         "-fvisibility=hidden", "-c", source, "-o", object_name(source)],
         folder,
     )  # fmt: skip
+
+
+def object_name(source: str) -> str:
+    """Object file of a source file."""
+    return source.rsplit(".", 1)[0] + ".o"
+
+
+def link_library(
+    folder: Path, library: Path, target: Target, compiler: Compiler, extra: Sequence[str] = ()
+) -> None:
+    """Link the object files of a folder to a shared library.
+
+    Raises:
+        ExportError: The linker fails.
+    """
+    objects = [object_name(source) for source in (*C_FILES, WEIGHTS_SOURCE)]
+    run_compiler(
+        [*compiler.command, *compiler.flags(target), *extra, "-shared",
+         "-Wl,-soname," + library.name, *objects, "-o", str(library.resolve()), "-lpthread"],
+        folder,
+    )  # fmt: skip
+
+
+def compile_library(
+    folder: Path, library: Path, target: Target, compiler: Compiler, extra: Sequence[str] = ()
+) -> None:
+    """Compile the sources in a folder (C files, weights.S, weights.bin) to a shared library.
+
+    Raises:
+        ExportError: The compiler or the linker fails.
+    """
+    for source in (*C_FILES, WEIGHTS_SOURCE):
+        compile_object(folder, source, target, compiler, extra)
+    link_library(folder, library, target, compiler, extra)
 
 
 def run_compiler(command: Sequence[str], folder: Path) -> None:

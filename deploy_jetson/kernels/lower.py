@@ -10,7 +10,7 @@ from deploy_jetson.kernels.choices import Choice, ColumnsChoice, Problem, Weight
 from deploy_jetson.kernels.glue import BlockStep, GatherStep, InputStep, OutputStep
 from deploy_jetson.kernels.memory import Lifetime, plan_memory
 from deploy_jetson.kernels.packing import filter_order
-from deploy_jetson.kernels.steps import ColumnsStep, ConvolutionStep, Step, WinogradStep
+from deploy_jetson.kernels.steps import ColumnsStep, ConvolutionStep, KernelStep, Step, WinogradStep
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import (
     Buffer, Ints, View, blocks_of, concatenate, flatten, is_natural, view_of,
@@ -96,6 +96,16 @@ def lower(spec: NetworkSpec, dense: Mapping[str, Weights], target: Target, choos
     return _Lowering(spec, dense, target, choose).run()
 
 
+def kernel_step(choice: Choice, base: ConvolutionStep, target: Target) -> KernelStep:
+    """The step of a choice."""
+    if isinstance(choice, ColumnsChoice):
+        return ColumnsStep(**vars(base), choice=choice)
+    if isinstance(choice, WinogradChoice):
+        blocks = blocks_of(base.view, target.lanes)
+        return WinogradStep(**vars(base), choice=choice, blocks=blocks)
+    raise AssertionError(f"no step for {choice!r}")
+
+
 class _Lowering:
     def __init__(
         self, spec: NetworkSpec, dense: Mapping[str, Weights], target: Target, choose: Chooser
@@ -163,7 +173,6 @@ class _Lowering:
             for buffer in step.reads + ((step.out,) if step.out else ()):
                 first.setdefault(buffer, index)
                 last[buffer] = index
-        # The outputs are written one after another without waiting, so all stay to the end.
         return [Lifetime(buffer, first[buffer], last[buffer]) for buffer in first]
 
     # --- one layer -------------------------------------------------------------------------
@@ -220,19 +229,13 @@ class _Lowering:
         bias = self.dense[layer.name + ".bias"] if layer.bias else np.zeros(n_filters, np.float32)
         after = fused.activation if fused else "linear"
         self.steps.append(
-            self._kernel_step(choice, ConvolutionStep(problem, bias, view, out, order, skip, after))
+            kernel_step(
+                choice, ConvolutionStep(problem, bias, view, out, order, skip, after), self.target
+            )
         )
         self.views[layer.name] = view_of(out, n_filters, order)
         if fused:
             self.views[fused.name] = self.views[layer.name]
-
-    def _kernel_step(self, choice: Choice, base: ConvolutionStep) -> Step:
-        if isinstance(choice, ColumnsChoice):
-            return ColumnsStep(**vars(base), choice=choice)
-        if isinstance(choice, WinogradChoice):
-            blocks = blocks_of(base.view, self.target.lanes)
-            return WinogradStep(**vars(base), choice=choice, blocks=blocks)
-        raise AssertionError(f"no step for {choice!r}")
 
     def _natural(self, name: str, view: View) -> View:
         """The view itself when it is one buffer in plain order, else a copy that is."""

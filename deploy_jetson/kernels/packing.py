@@ -1,5 +1,6 @@
 """Weights and columns in the order the kernels read them."""
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -12,16 +13,20 @@ BLOB_ALIGNMENT = 64
 
 
 class Blob:
-    """The weights file: arrays one after another, each on a cache line."""
+    """The weights file: arrays one after another, each on a cache line, equal ones once."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
+        self._offsets: dict[bytes, int] = {}  # digest -> offset
 
     def add(self, values: npt.NDArray[np.generic]) -> int:
         """Append an array; returns its byte offset."""
-        offset = self._size
         data = values.tobytes()
+        digest = hashlib.sha256(data).digest()
+        offset = self._offsets.setdefault(digest, self._size)
+        if offset != self._size or not data:
+            return offset
         padding = -len(data) % BLOB_ALIGNMENT
         self._parts += [data, bytes(padding)]
         self._size += len(data) + padding

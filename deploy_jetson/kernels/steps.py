@@ -1,7 +1,7 @@
 """The steps of a plan: what each reads and writes, and its record in C."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -56,6 +56,14 @@ class Step(Protocol):
 
     def records(self, blob: Blob, target: Target) -> list[Record]:
         """Put its data into the weights and describe it for C."""
+
+
+@runtime_checkable
+class KernelStep(Step, Protocol):
+    """A step that calls generated kernels."""
+
+    def variants(self, target: Target) -> list[Variant]:
+        """Kernels its records call."""
 
 
 def activation(name: str) -> str:

@@ -1,0 +1,99 @@
+"""Times candidate kernels of one layer: a small library whose steps are the candidates."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deploy_jetson.kernels.choices import Choice, Problem
+from deploy_jetson.kernels.compilers import compile_object, find_compiler, link_library
+from deploy_jetson.kernels.lower import Plan, kernel_step
+from deploy_jetson.kernels.memory import Lifetime, plan_memory
+from deploy_jetson.kernels.source import WEIGHTS_SOURCE, kernel_texts, write_plan
+from deploy_jetson.kernels.steps import ConvolutionStep, KernelStep
+from deploy_jetson.kernels.targets import Target
+from deploy_jetson.kernels.tensors import Buffer, view_of
+from deploy_jetson.kernels.variants import Variant
+from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.spec import INPUT, Conv, InputSpec, NetworkSpec
+
+REPEATS = 5
+
+
+def candidate_steps(
+    problem: Problem, choices: Sequence[Choice], target: Target
+) -> tuple[list[KernelStep], int]:
+    """One step per choice on a shared input and output; returns them and the arena's floats."""
+    lanes = 1 if problem.planar else target.lanes
+    n_filters, n_inputs = problem.weight.shape[:2]
+    source = Buffer(
+        INPUT, -(-n_inputs // lanes), problem.in_height, problem.in_width, problem.padding, lanes
+    )
+    # A halo as the next 3x3 layer would want it: clearing it is part of the work.
+    blocks = -(-n_filters // target.lanes)
+    out = Buffer("out", blocks, problem.out_height, problem.out_width, 1, target.lanes)
+    floats = plan_memory([Lifetime(source, 0, 1), Lifetime(out, 0, 1)])
+    base = ConvolutionStep(
+        problem, np.zeros(n_filters, np.float32), view_of(source, n_inputs), out,
+        np.arange(n_filters),
+    )  # fmt: skip
+    return [kernel_step(choice, base, target) for choice in choices], floats
+
+
+def _one_layer(problem: Problem) -> NetworkSpec:
+    """A network of the layer alone, for the library's descriptors."""
+    n_filters, n_inputs, kernel, _ = problem.weight.shape
+    layer = Conv("layer", (INPUT,), n_inputs, n_filters, kernel, problem.stride, problem.padding)
+    size = InputSpec(n_inputs, problem.in_height, problem.in_width)
+    return NetworkSpec("bench", size, (layer,), ("layer",), ())
+
+
+class LayerBench:
+    """Measures choices on this machine with one compiled set of kernels.
+
+    Args:
+        target: A target that runs here.
+        variants: Every kernel any measured choice will call.
+    """
+
+    def __init__(self, target: Target, variants: Sequence[Variant]) -> None:
+        self._target = target
+        self._compiler = find_compiler(target)
+        self._folder = tempfile.TemporaryDirectory(prefix="pneumonia-kernels-")
+        self._count = 0
+        folder = Path(self._folder.name)
+        for name, text in kernel_texts(target, list(variants)).items():
+            write_bytes(str(folder / name), text.encode())
+        for source in ("engine.c", "kernels.c"):
+            compile_object(folder, source, target, self._compiler)
+
+    def close(self) -> None:
+        """Remove the compiled files."""
+        self._folder.cleanup()
+
+    def seconds(self, problem: Problem, choices: Sequence[Choice]) -> list[float]:
+        """The shortest of `REPEATS` interleaved runs of every choice, in seconds."""
+        steps, floats = candidate_steps(problem, choices, self._target)
+        plan = Plan(_one_layer(problem), self._target, tuple(steps), {}, {}, floats)
+        sources = write_plan(plan, "")
+        folder = Path(self._folder.name)
+        for name in ("network.c", WEIGHTS_SOURCE):
+            write_bytes(str(folder / name), sources.texts[name].encode())
+        write_bytes(str(folder / "weights.bin"), sources.weights)
+        for source in ("network.c", WEIGHTS_SOURCE):
+            compile_object(folder, source, self._target, self._compiler)
+        # The loader would return an already open library of the same name.
+        self._count += 1
+        library = folder / f"bench_{self._count}.so"
+        link_library(folder, library, self._target, self._compiler)
+        engine = KernelLibrary(str(library))
+        image = np.zeros(engine.input_shape, np.float32)
+        runs = [[s for _, s in engine.profile(image)] for _ in range(REPEATS + 1)]
+        engine.close()
+        library.unlink()
+        # A choice may be two records: full panels, and the vectors of filters left over.
+        best = np.min(runs[1:], axis=0)
+        ends = np.cumsum([len(step.variants(self._target)) for step in steps])
+        return [float(part.sum()) for part in np.split(best, ends[:-1])]

@@ -1,0 +1,154 @@
+"""Chooses each layer's kernel by measuring it here; elsewhere by the cost model.
+
+Results are cached by shape, sparsity, target and CPU, so that a second generation measures nothing.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from deploy_jetson.kernels.bench import LayerBench, candidate_steps
+from deploy_jetson.kernels.choices import (
+    Choice, ColumnsChoice, PatternChoice, Problem, WinogradChoice,
+)  # fmt: skip
+from deploy_jetson.kernels.cost import candidates, panel_columns, predicted_cycles
+from deploy_jetson.kernels.search import search
+from deploy_jetson.kernels.targets import Target, cpu_name
+from deploy_jetson.kernels.variants import Variant
+from pneumonia.runtime.atomic import write_json
+
+Progress = Callable[[int, int, str], None]
+SCHEMA = "pneumonia.kernel-tuning/1"
+KINDS: Mapping[str, type[Choice]] = {
+    "columns": ColumnsChoice,
+    "winograd": WinogradChoice,
+    "pattern": PatternChoice,
+}
+SHORTLIST = 24  # candidates of one layer that get a kernel compiled
+PER_KIND = 5  # of them at least, for every kind and Winograd tile
+
+
+def cache_path() -> Path:
+    """Where tuning results are kept: $PNEUMONIA_CACHE, else the user's cache folder."""
+    folder = os.environ.get("PNEUMONIA_CACHE")
+    if folder is None:
+        root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        folder = str(Path(root) / "pneumonia")
+    return Path(folder) / "kernel-tuning.json"
+
+
+def signature(problem: Problem, target: Target) -> str:
+    """Key of a problem in the cache: what its time depends on."""
+    kept = [sum(panel_columns(problem, vectors * target.lanes)) for vectors in (1, 2, 4)]
+    shape = (
+        problem.weight.shape, problem.stride, problem.padding, problem.in_height,
+        problem.in_width, problem.planar,
+    )  # fmt: skip
+    # Kept columns to two digits: layers of one shape and rate share their result.
+    rounded = [float(f"{count:.1e}") for count in kept]
+    text = repr((shape, rounded, target.name, target.flags, cpu_name()))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def shortlist(problem: Problem, target: Target) -> list[Choice]:
+    """The candidates worth measuring, the cost model's favourites of every kind first."""
+    by_kind: dict[object, list[Choice]] = {}
+    for choice in candidates(problem, target):
+        kind = (type(choice), choice.out_tile if isinstance(choice, WinogradChoice) else 0)
+        by_kind.setdefault(kind, []).append(choice)
+    for group in by_kind.values():
+        group.sort(key=lambda c: predicted_cycles(problem, c, target))
+    chosen = [choice for group in by_kind.values() for choice in group[:PER_KIND]]
+    rest = [choice for group in by_kind.values() for choice in group[PER_KIND:]]
+    rest.sort(key=lambda c: predicted_cycles(problem, c, target))
+    return chosen + rest[: max(0, SHORTLIST - len(chosen))]
+
+
+class TuningCache:
+    """Measured choices in one JSON file; a damaged or foreign file counts as empty."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries: dict[str, list[object]] = {}
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if isinstance(document, dict) and document.get("schema") == SCHEMA:
+            entries = document.get("choices")
+            self._entries = entries if isinstance(entries, dict) else {}
+
+    def get(self, key: str, legal: list[Choice]) -> Choice | None:
+        """The cached choice, if it is still legal."""
+        entry = self._entries.get(key)
+        if not isinstance(entry, list) or not entry or entry[0] not in KINDS:
+            return None
+        return next((c for c in legal if type(c) is KINDS[entry[0]] and list(c) == entry[1:]), None)
+
+    def put(self, key: str, choice: Choice) -> None:
+        """Remember a choice."""
+        kind = next(name for name, cls in KINDS.items() if cls is type(choice))
+        self._entries[key] = [kind, *choice]
+
+    def save(self) -> None:
+        """Write the file."""
+        choices = {key: self._entries[key] for key in sorted(self._entries)}
+        write_json(str(self._path), {"schema": SCHEMA, "choices": choices})
+
+
+def tune(
+    problems: Mapping[str, Problem],
+    target: Target,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Choice]:
+    """Measure every layer's candidates on this machine.
+
+    Args:
+        problems: Layer name -> problem.
+        target: Must run here.
+        cache: Cache file; default `cache_path()`.
+        progress: Called after every different layer.
+
+    Returns:
+        Layer name -> the quickest choice.
+    """
+    store = TuningCache(cache or cache_path())
+    keys = {name: signature(problem, target) for name, problem in problems.items()}
+    different = {keys[name]: problem for name, problem in reversed(problems.items())}
+    lists = {key: shortlist(problem, target) for key, problem in different.items()}
+    found = {key: store.get(key, lists[key]) for key in different}
+    missing = [key for key, choice in found.items() if choice is None]
+    if missing:
+        bench = LayerBench(target, _variants(different, lists, missing, target))
+        try:
+            for done, key in enumerate(missing):
+                found[key] = _measured(bench, different[key], lists[key], target)
+                store.put(key, found[key])
+                if progress:
+                    progress(done + 1, len(missing), different[key].layer.name)
+        finally:
+            bench.close()
+        store.save()
+    return {name: choice for name in problems if (choice := found[keys[name]]) is not None}
+
+
+def _variants(
+    problems: Mapping[str, Problem],
+    lists: Mapping[str, list[Choice]],
+    keys: list[str],
+    target: Target,
+) -> list[Variant]:
+    found = set()
+    for key in keys:
+        steps, _ = candidate_steps(problems[key], lists[key], target)
+        found |= {variant for step in steps for variant in step.variants(target)}
+    return sorted(found, key=lambda variant: variant.name)
+
+
+def _measured(bench: LayerBench, problem: Problem, choices: list[Choice], target: Target) -> Choice:
+    predicted = [predicted_cycles(problem, choice, target) for choice in choices]
+    choice, _ = search(choices, predicted, lambda some: bench.seconds(problem, some))
+    return choice
