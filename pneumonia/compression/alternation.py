@@ -25,7 +25,7 @@ from pneumonia.compression.columns import (
 from pneumonia.compression.constraint import top_k_mask
 
 MAX_SWEEPS = 12
-REFINED_STARTS = 9  # candidates that grouped columns are refined from
+REFINED_STARTS = 4  # candidates that grouped columns are refined from
 
 
 class TiedMatrix(NamedTuple):

@@ -77,7 +77,7 @@ class TiedFilters:
         self.protected = protected
         self.n_units = protected.numel()
         # Room for the protected units and for one of every layer that shares only some units.
-        partial = sum(1 for layer in layers if layer.unit_of_filter.unique().numel() < self.n_units)
+        partial = sum(1 for layer in layers if _n_distinct(layer.unit_of_filter) < self.n_units)
         floor = int(protected.sum()) + partial
         self.n_keep = min(max(n_keep, floor), self.n_units)
         self.n_random_starts = n_random_starts
@@ -100,12 +100,14 @@ class TiedFilters:
             check_finite(v[name], name)
         if all(layer.columns is None for layer in self.tied):
             return self._project_filters(v)
-        support = self._feasible_units(v)
-        matrices = self._matrices(v)
-        if support is not None:
-            choice = choose(matrices, support)
+        feasible = self._feasible_units(v)
+        if feasible is not None:
+            # Chosen by support: the square of a tiny weight may vanish beside that of a huge one.
+            matrices = self._matrices({name: (v[name] != 0).float() for name in self.layers})
+            choice = choose(matrices, feasible)
         else:
-            choice = self._settle(matrices, self._best(v, matrices, near))
+            matrices = self._matrices(v)
+            choice = self._settle(v, matrices, self._best(v, matrices, near))
         masks = choice_masks(matrices, choice)
         return {
             name: masked(v[name], mask.reshape(v[name].shape))
@@ -172,6 +174,7 @@ class TiedFilters:
         if not any(matrix.rule and matrix.rule.group_size for matrix in matrices):
             return choose(matrices, units[order[0]])
         candidates = [units[i] for i in order[:REFINED_STARTS]]
+        candidates.append(self._alone(matrices, protected))
         if near is not None:
             candidates.insert(0, starts[2])
         choices = [refine_groups(matrices, start, self.n_keep, protected) for start in candidates]
@@ -194,6 +197,16 @@ class TiedFilters:
             [top_k_mask(score.masked_fill(protected, torch.inf), self.n_keep) for score in scores]
         )
 
+    def _alone(self, matrices: list[TiedMatrix], protected: Tensor) -> Tensor:
+        """Units best if every filter had columns of its own: the optimum of group size 1."""
+        scores = torch.zeros(self.n_units)
+        for matrix in matrices:
+            n_columns = matrix.squares.shape[1]
+            n_keep = n_columns if matrix.rule is None else min(matrix.rule.n_keep, n_columns)
+            rows = matrix.squares.topk(n_keep, dim=1, sorted=False).values.sum(1)
+            scores += unit_scores(matrix, rows.unsqueeze(0), self.n_units)[0]
+        return top_k_mask(scores.masked_fill(protected, torch.inf), self.n_keep)
+
     def _layer_floors(self, v: Mapping[str, Tensor]) -> Tensor:
         """The best unit of every layer that shares only some units: no layer may end up empty."""
         floors = torch.zeros(self.n_units, dtype=torch.bool)
@@ -207,12 +220,16 @@ class TiedFilters:
                 floors |= top_k_mask(scores, 1)
         return floors
 
-    def _settle(self, matrices: list[TiedMatrix], choice: Choice) -> Choice:
+    def _settle(
+        self, v: Mapping[str, Tensor], matrices: list[TiedMatrix], choice: Choice
+    ) -> Choice:
         """Drop units that keep no weight: they would shift the groups of the next projection."""
         while any(matrix.rule and matrix.rule.group_size for matrix in matrices):
             used = self.protected.clone()
-            for matrix, mask in zip(matrices, choice_masks(matrices, choice), strict=True):
-                used[matrix.unit_of_filter[(matrix.squares * mask).any(1)]] = True
+            masks = choice_masks(matrices, choice)
+            for layer, mask in zip(self.tied, masks, strict=True):
+                rows = ((gemm_view(v[layer.name]) != 0) & mask).any(1)
+                used[layer.unit_of_filter[rows]] = True
             if bool((used | ~choice.units).all()) or not bool(used.any()):
                 break
             choice = choose(matrices, used)
@@ -226,6 +243,10 @@ def _scores_in_best_columns(matrices: list[TiedMatrix], units: Tensor) -> Tensor
         rows = matrix.squares.sum(1)[None] if columns is None else columns @ matrix.squares.T
         scores += unit_scores(matrix, rows, units.shape[1])
     return scores[0]
+
+
+def _n_distinct(units: Tensor) -> int:
+    return len(set(units.tolist()))
 
 
 def _fits(layer: TiedLayer, matrix: Tensor, units: Tensor) -> bool:

@@ -1,0 +1,214 @@
+"""Which filters live and die together: channels followed through the graph of a `NetworkSpec`.
+
+Every channel of the input and of every convolution or fully connected layer starts as a unit of
+its own. A shortcut adds its inputs channel by channel, so it unites their units; a route strings
+units together; pooling, upsampling and detection pass them on; flatten repeats each H*W times.
+A filter can be removed only with its whole unit, and every reader of the unit loses that channel.
+Nothing here knows a particular network: YOLOv3's residual groups fall out of the rule.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pneumonia.runtime.spec import INPUT, Conv, Flatten, Layer, Linear, NetworkSpec, Shortcut
+
+Ints = NDArray[np.int64]
+
+
+class Component(NamedTuple):
+    """Layers whose filters share units, directly or through others.
+
+    Attributes:
+        layers: Their names, in execution order.
+        units: Ascending units of all their filters, int64.
+    """
+
+    layers: tuple[str, ...]
+    units: Tensor
+
+
+class ChannelGraph:
+    """The units of a network.
+
+    Attributes:
+        spec: The network.
+        n_units: How many units there are.
+        unit_out: Layer (or `input`) -> unit of each of its output channels, int64 (C,).
+        unit_in: Convolution or fully connected layer -> unit of each of its input channels.
+        protected: Units of the network's input and outputs, which must stay: bool (n_units,).
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.spec = spec
+        atoms, parent = _trace(spec)
+        roots = np.array([_root(parent, i) for i in range(len(parent))], dtype=np.int64)
+        _, unit_of_atom = np.unique(roots, return_inverse=True)
+        self.n_units = int(unit_of_atom.max()) + 1
+        self.unit_out = OrderedDict(
+            (name, torch.from_numpy(unit_of_atom[channels])) for name, channels in atoms.items()
+        )
+        self.unit_in = OrderedDict(
+            (layer.name, self.unit_out[layer.inputs[0]]) for layer in spec.weighted()
+        )
+        self.protected = torch.zeros(self.n_units, dtype=torch.bool)
+        for name in (INPUT, *spec.outputs):
+            self.protected[self.unit_out[name]] = True
+
+    def components(self) -> list[Component]:
+        """The weighted layers grouped by shared units, in order of their first layer."""
+        group_of_unit: dict[int, int] = {}
+        members: dict[int, list[str]] = {}
+        for number, layer in enumerate(self.spec.weighted()):
+            units = self.unit_out[layer.name].tolist()
+            found = sorted({group_of_unit[u] for u in units if u in group_of_unit})
+            target = found[0] if found else number
+            members.setdefault(target, []).append(layer.name)
+            for other in found[1:]:
+                members[target].extend(members.pop(other))
+                group_of_unit = {u: target if g == other else g for u, g in group_of_unit.items()}
+            group_of_unit.update(dict.fromkeys(units, target))
+        order = {layer.name: i for i, layer in enumerate(self.spec.weighted())}
+        return [
+            Component(
+                tuple(sorted(names, key=order.__getitem__)),
+                _distinct([self.unit_out[name] for name in names]),
+            )
+            for _, names in sorted(members.items())
+        ]
+
+    def protected_layers(self) -> list[str]:
+        """Layers none of whose filters may be removed: they feed an output or add to the input."""
+        return [
+            layer.name
+            for layer in self.spec.weighted()
+            if bool(self.protected[self.unit_out[layer.name]].all())
+        ]
+
+    def live_rows(self, live: Tensor, name: str) -> Tensor:
+        """Which filters of a layer belong to live units: bool (O,)."""
+        return live[self.unit_out[name]]
+
+    def live_channels(self, live: Tensor, name: str) -> Tensor:
+        """Which input channels of a layer belong to live units: bool (I,)."""
+        return live[self.unit_in[name]]
+
+    def live_units_of(self, row_masks: Mapping[str, Tensor]) -> Tensor:
+        """Units with a kept filter in any layer; units of layers not given are live.
+
+        Args:
+            row_masks: Layer -> kept filters, bool (O,).
+        """
+        live = self.protected.clone()
+        for layer in self.spec.weighted():
+            units = self.unit_out[layer.name]
+            kept = row_masks.get(layer.name)
+            live[units if kept is None else units[kept]] = True
+        return live
+
+    def reached(self, read: Mapping[str, Tensor], live: Tensor) -> Tensor:
+        """Live units from which some path of live filters leads to an output: bool (n_units,).
+
+        Marking from the outputs, unlike removing what nobody reads, also ends rings: a residual
+        branch that only feeds its own trunk channel.
+
+        Args:
+            read: Layer -> which input channel each filter reads, bool (O, I); layers not given
+                read everything.
+            live: Live units.
+        """
+        marked = self.protected.clone()
+        count = -1
+        while int(marked.sum()) != count:
+            count = int(marked.sum())
+            for layer in reversed(self.spec.weighted()):
+                rows = self.live_rows(marked & live, layer.name)
+                channels = read[layer.name][rows].any(0) if layer.name in read else rows.any()
+                marked[self.unit_in[layer.name][channels.expand(layer.in_channels)]] = True
+        return marked & live
+
+    def keep_one(self, live: Tensor, before: Tensor) -> Tensor:
+        """Give back to every layer that lost its last filter the first one it had before.
+
+        Args:
+            live: Live units after a removal.
+            before: Live units before it, at least one per layer.
+        """
+        live = live.clone()
+        for layer in self.spec.weighted():
+            units = self.unit_out[layer.name]
+            if not bool(live[units].any()):
+                live[units[before[units]][0]] = True
+        return live
+
+
+def close_units(graph: ChannelGraph, read: Mapping[str, Tensor], live: Tensor) -> Tensor:
+    """Remove units that reach no output; every layer keeps at least one filter.
+
+    Args:
+        graph: The network's units.
+        read: Layer -> which input channel each filter reads, bool (O, I).
+        live: Live units to start from, at least one per layer.
+    """
+    return graph.keep_one(graph.reached(read, live), live)
+
+
+def select_layers(spec: NetworkSpec, patterns: Sequence[str]) -> list[str]:
+    """Convolutions and fully connected layers whose name matches one of the glob patterns."""
+    return [
+        layer.name
+        for layer in spec.weighted()
+        if any(fnmatchcase(layer.name, pattern) for pattern in patterns)
+    ]
+
+
+def prunable(component: Component, graph: ChannelGraph, selected: Collection[str]) -> bool:
+    """Whether filters of the component may be removed: all layers selected, some unit free."""
+    free = ~graph.protected[component.units]
+    return set(component.layers) <= set(selected) and bool(free.any())
+
+
+def _trace(spec: NetworkSpec) -> tuple["OrderedDict[str, Ints]", list[int]]:
+    """Atoms of every layer's output channels, and the union-find forest over the atoms."""
+    shapes = spec.shapes()
+    parent: list[int] = list(range(spec.input.channels))
+    atoms = OrderedDict([(INPUT, np.arange(spec.input.channels, dtype=np.int64))])
+    for layer in spec.layers:
+        if isinstance(layer, (Conv, Linear)):
+            first = len(parent)
+            parent.extend(range(first, first + layer.out_channels))
+            atoms[layer.name] = np.arange(first, len(parent), dtype=np.int64)
+            continue
+        sources = [atoms[name] for name in layer.inputs]
+        if isinstance(layer, Shortcut):
+            for other in sources[1:]:
+                for a, b in zip(sources[0].tolist(), other.tolist(), strict=True):
+                    low, high = sorted((_root(parent, a), _root(parent, b)))
+                    parent[high] = low
+        atoms[layer.name] = _passed_on(layer, sources, shapes[layer.inputs[0]][1:])
+    return atoms, parent
+
+
+def _passed_on(layer: Layer, sources: list[Ints], size: tuple[int, int]) -> Ints:
+    if isinstance(layer, Flatten):
+        return np.repeat(sources[0], size[0] * size[1])
+    if isinstance(layer, Shortcut):
+        return sources[0]
+    return np.concatenate(sources)
+
+
+def _distinct(units: Sequence[Tensor]) -> Tensor:
+    return torch.from_numpy(np.unique(torch.cat(list(units)).numpy()))
+
+
+def _root(parent: list[int], atom: int) -> int:
+    while parent[atom] != atom:
+        parent[atom] = parent[parent[atom]]
+        atom = parent[atom]
+    return atom
