@@ -1,0 +1,65 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pneumonia.network.fold import fold_batch_norm
+from pneumonia.network.module import Network
+from pneumonia.network.zoo import build
+from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.spec import Conv
+from tests.network.random_networks import networks, random_tensors
+
+
+def outputs_of(spec, tensors, x):
+    with torch.no_grad():
+        return Network(spec, tensors).eval()(x)
+
+
+@settings(max_examples=60, deadline=None)
+@given(spec=networks(), seed=st.integers(0, 99))
+def test_folding_keeps_the_function(spec, seed):
+    tensors = random_tensors(spec, seed)
+    x = torch.rand(2, *spec.shapes()["input"], generator=torch.Generator().manual_seed(seed))
+    folded, folded_tensors = fold_batch_norm(spec, tensors)
+    assert not any(layer.batch_norm for layer in folded.weighted() if isinstance(layer, Conv))
+    expected = outputs_of(spec, tensors, x)
+    for name, value in outputs_of(folded, folded_tensors, x).items():
+        scale = max(1.0, float(expected[name].abs().max()))
+        assert float((value - expected[name]).abs().max()) <= 1e-5 * scale, name
+
+
+def test_deep_network_folds_within_1e_5():
+    spec = build("yolov3", width=0.125, size=64)
+    tensors = random_tensors(spec, 7)
+    x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = outputs_of(spec, tensors, x)
+    for name, value in outputs_of(*fold_batch_norm(spec, tensors), x).items():
+        assert float((value - expected[name]).abs().max() / expected[name].abs().max()) <= 1e-5
+
+
+def test_folding_twice_changes_nothing_and_zeros_stay_zero():
+    spec = build("resnet18", width=0.25)
+    tensors = random_tensors(spec, 1)
+    tensors["conv_001.weight"][:, 3] = 0.0
+    folded, first = fold_batch_norm(spec, tensors)
+    assert (first["conv_001.weight"][:, 3] == 0).all()
+    again, second = fold_batch_norm(folded, first)
+    assert again == folded
+    assert all(torch.equal(second[name], value) for name, value in first.items())
+
+
+def test_the_inputs_are_left_alone():
+    spec = build("vgg16", width=0.25)
+    tensors = random_tensors(spec, 1)
+    before = {name: value.clone() for name, value in tensors.items()}
+    fold_batch_norm(spec, tensors)
+    assert all(torch.equal(tensors[name], value) for name, value in before.items())
+
+
+def test_negative_variance_names_the_layer():
+    spec = build("vgg16", width=0.25)
+    tensors = random_tensors(spec, 1)
+    tensors["conv_003.bn_var"][2] = -0.5
+    with pytest.raises(ArtefactError, match=r"found -0\.5.*conv_003"):
+        fold_batch_norm(spec, tensors)
