@@ -1,1 +1,1 @@
-"""The world to training data: labels, patient-level splits, cache, audit, phantom studies."""
+"""The world to training data: labels, patient-level splits, cache, augmentation, phantoms."""

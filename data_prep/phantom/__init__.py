@@ -1,0 +1,1 @@
+"""Synthetic chest radiographs with ground-truth boxes: anatomy, findings, acquisition, DICOM."""

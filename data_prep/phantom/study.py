@@ -1,0 +1,255 @@
+"""Whole phantom studies, and a dataset folder of them that is ready to train on."""
+
+import csv
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.dataset import LABEL_FRAME, NORMAL, NOT_NORMAL, OPACITY, ImageRecord, read_info
+from data_prep.parallel import Progress, ordered_map
+from data_prep.phantom.anatomy import Patient, render_chest, sample_patient
+from data_prep.phantom.canvas import Canvas, Layer
+from data_prep.phantom.dicom_file import Study, encode_dicom, sample_encoding
+from data_prep.phantom.film import expose, sample_pose
+from data_prep.phantom.findings import (
+    DISTRACTORS,
+    HARMLESS,
+    MAX_BOXES,
+    add_distractors,
+    add_opacities,
+)
+from data_prep.splits import count_patients, split_patients
+from data_prep.writer import Cached, DatasetFacts, new_dataset, to_cache
+from pneumonia.runtime.errors import ConfigError, DataError
+
+VERSION = 1  # raise when the same seed draws other films
+MIN_SIZE, MAX_SIZE = 64, 4096
+MAX_COUNT = 99_999
+FRACTIONS = (0.7, 0.15, 0.15)
+_CLASS_SHARES = {OPACITY: 0.45, NOT_NORMAL: 0.30, NORMAL: 0.25}
+_BOX_COUNT_SHARES = (0.45, 0.50, 0.05)  # as in RSNA: one, two, three
+
+
+class Plan(NamedTuple):
+    """What one phantom film is to show; drawn before anything is rendered."""
+
+    number: int
+    image_id: str
+    patient: Patient
+    class_name: str
+    view: str
+
+
+class Film(NamedTuple):
+    """A rendered phantom.
+
+    Attributes:
+        pixels: float32 (size, size), 0 black .. 1 white as shown to a reader.
+        boxes: float32 (n, 4) xyxy in pixels; on the whole numbers of the frame of 1024.
+        findings: Names of the distractors in it.
+    """
+
+    pixels: Layer
+    boxes: npt.NDArray[np.float32]
+    findings: tuple[str, ...]
+
+
+class _Written(NamedTuple):
+    cached: Cached
+    boxes: npt.NDArray[np.float32]
+
+
+class _Task(NamedTuple):
+    plan: Plan
+    seed: int
+    size: int
+    folder: str
+
+
+def plan_phantoms(count: int, seed: int) -> list[Plan]:
+    """Draw patients (one to three films each), classes and views.
+
+    Class shares are exact to one film; opacities are commoner on AP films, as in practice.
+    """
+    rng = np.random.default_rng([seed, VERSION])
+    shares = np.array(list(_CLASS_SHARES.values()))
+    bounds = np.round(np.cumsum(shares) * count).astype(int)
+    names = np.array(list(_CLASS_SHARES))[np.searchsorted(bounds, np.arange(count), side="right")]
+    classes = [str(name) for name in rng.permutation(names)]
+    plans: list[Plan] = []
+    n_patients = 0
+    while len(plans) < count:
+        patient = sample_patient(rng, f"PH{n_patients:05d}")
+        n_patients += 1
+        films = min(int(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1])), count - len(plans))
+        for _ in range(films):
+            class_name = classes[len(plans)]
+            view = "AP" if rng.random() < (0.6 if class_name == OPACITY else 0.4) else "PA"
+            number = len(plans)
+            plans.append(Plan(number, f"phantom-{number:05d}", patient, class_name, view))
+    return plans
+
+
+def render_film(plan: Plan, seed: int, size: int) -> Film:
+    """Render one planned film; the same arguments give the same film."""
+    # a worker's cores are the pool's business; threads here would fight over them
+    cv2.setNumThreads(0)
+    rng = np.random.default_rng([seed, VERSION, plan.number])
+    supine = plan.view == "AP"
+    canvas = Canvas(size, sample_pose(rng, supine))
+    findings, heart_scale = _sample_findings(plan.class_name, rng)
+    chest = render_chest(canvas, plan.patient, supine, heart_scale, rng)
+    chest = add_distractors(canvas, chest, findings, rng)
+    density, boxes = chest.density, np.zeros((0, 4))
+    if plan.class_name == OPACITY:
+        n_boxes = int(rng.choice(np.arange(1, MAX_BOXES + 1), p=_BOX_COUNT_SHARES))
+        density, boxes = add_opacities(canvas, chest, n_boxes, rng)
+    frame = np.concatenate(
+        [np.floor(boxes[:, :2] * LABEL_FRAME), np.ceil(boxes[:, 2:] * LABEL_FRAME)], axis=1
+    )
+    names = (*findings, "large heart") if heart_scale > 1.2 else findings
+    pixels = expose(canvas, density, supine, rng)
+    return Film(pixels, (frame * (size / LABEL_FRAME)).astype(np.float32), names)
+
+
+def _sample_findings(class_name: str, rng: np.random.Generator) -> tuple[tuple[str, ...], float]:
+    """Distractors and the heart's scale; only `Not Normal` films are sure to have one."""
+    if class_name == NORMAL:
+        return (), 1.0
+    names = [name for name in HARMLESS if rng.random() < 0.2]
+    if class_name == OPACITY:
+        if rng.random() < 0.15:
+            names.append("effusion")
+        return tuple(names), float(rng.choice([1.0, 1.25], p=[0.85, 0.15]))
+    heart_scale = float(rng.uniform(1.25, 1.5)) if rng.random() < 0.3 else 1.0
+    others = sorted(set(DISTRACTORS) - set(HARMLESS))
+    wanted = int(rng.integers(0 if names or heart_scale > 1 else 1, 3))
+    names += [str(name) for name in rng.choice(others, size=wanted, replace=False)]
+    return tuple(names), heart_scale
+
+
+def make_phantoms(
+    out: Path,
+    count: int,
+    seed: int = 0,
+    size: int = 512,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> bool:
+    """Write phantom studies and the dataset folder made of them.
+
+    `out` becomes a dataset folder (see `docs/architecture.md`) that also holds `dicom/*.dcm` and
+    `class_info.csv`, so that it can be imported again like RSNA's data. Its images are what the
+    deployed reader makes of the DICOM files.
+
+    Args:
+        out: New folder, or a phantom dataset to replace.
+        count: Number of films.
+        seed: Same seed, count and size: same films, labels and splits.
+        size: Side in pixels.
+        workers: Processes; None = one per core.
+        progress: Called as (done, total, note).
+
+    Returns:
+        False when `out` already holds exactly this dataset and nothing was done.
+
+    Raises:
+        ConfigError: Count or size out of range.
+        OutputError: `out` holds something else or cannot be written.
+    """
+    _check_range("count", count, 1, MAX_COUNT)
+    _check_range("size", size, MIN_SIZE, MAX_SIZE)
+    _check_range("seed", seed, 0, 2**31 - 1)
+    key = hashlib.sha256(f"phantom {VERSION} {count} {seed} {size}".encode()).hexdigest()
+    if is_up_to_date(out, key) and (out / "dicom").is_dir():
+        return False
+    plans = plan_phantoms(count, seed)
+    splits = _split(plans, seed)
+    with new_dataset(out) as writer:
+        dicom = writer.folder / "dicom"
+        dicom.mkdir()
+        tasks = [_Task(plan, seed, size, str(dicom)) for plan in plans]
+        results = ordered_map(_write_study, tasks, workers, progress)
+        for plan, written in zip(plans, results, strict=True):
+            writer.add(_record(plan, splits, size), written.cached, written.boxes)
+        _write_classes(writer.folder / "class_info.csv", plans)
+        writer.finish(
+            DatasetFacts(
+                source={"type": "phantom", "count": count, "seed": seed, "size": size},
+                source_key=key,
+                cache_size=size,
+                split={"method": "phantom patient, stratified", "seed": seed, "leak_warning": None},
+                rejected={},
+                adjusted={},
+            )
+        )
+    return True
+
+
+def is_up_to_date(out: Path, key: str) -> bool:
+    """Whether `out` is a whole dataset folder made from these sources and options."""
+    try:
+        info = read_info(out)
+        return bool(info.get("source_key") == key) and all(
+            (out / name).stat().st_size == entry["bytes"] for name, entry in info["files"].items()
+        )
+    except (DataError, OSError, KeyError, TypeError):
+        return False
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(
+            f"Phantom {name} is out of range", expected=f"{low} to {high}", found=repr(value)
+        )
+
+
+def _split(plans: list[Plan], seed: int) -> dict[str, str]:
+    films: dict[str, list[tuple[str, bool]]] = {}
+    for plan in plans:
+        films.setdefault(plan.patient.patient_id, []).append(
+            (plan.image_id, plan.class_name == OPACITY)
+        )
+    return split_patients(count_patients(films), seed, FRACTIONS)
+
+
+def _record(plan: Plan, splits: dict[str, str], size: int) -> ImageRecord:
+    patient = plan.patient
+    return ImageRecord(
+        image_id=plan.image_id,
+        kind="phantom",
+        split=splits[patient.patient_id],
+        patient_id=patient.patient_id,
+        class_name=plan.class_name,
+        view=plan.view,
+        sex=patient.sex,
+        age=patient.age,
+        width=size,
+        height=size,
+        labelled=True,
+    )
+
+
+def _write_study(task: _Task) -> _Written:
+    plan = task.plan
+    film = render_film(plan, task.seed, task.size)
+    # its own stream of chance: how a film is stored does not change what it shows
+    rng = np.random.default_rng([task.seed, VERSION, plan.number, 1])
+    study = Study(
+        plan.image_id, plan.patient.patient_id, plan.patient.sex, plan.patient.age, plan.view
+    )
+    path = Path(task.folder) / f"{plan.image_id}.dcm"
+    path.write_bytes(encode_dicom(film.pixels, study, sample_encoding(rng), rng))
+    pixels = np.round(film.pixels * 255).astype(np.uint8)
+    return _Written(to_cache(pixels, task.size), film.boxes)
+
+
+def _write_classes(path: Path, plans: list[Plan]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(("patientId", "class"))
+        table.writerows((plan.image_id, plan.class_name) for plan in plans)
