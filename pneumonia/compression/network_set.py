@@ -1,0 +1,128 @@
+"""The structured set of a whole network: what compaction can really take away.
+
+Each group of tied filters is projected on its own; then no layer spends columns on channels whose
+filters are gone. So the kept weights of the set are, up to filters that nobody reads any more, the
+stored weights of the compacted network.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pneumonia.compression.columns import ColumnRule, choose_columns, dense_mask, group_energies
+from pneumonia.compression.combined import TiedFilters
+from pneumonia.compression.constraint import Projection, gemm_view, masked
+from pneumonia.compression.coupling import ChannelGraph, close_units
+
+
+class NetworkSet:
+    """Tied filters of the whole network with columns only on channels that are still there.
+
+    Args:
+        graph: The network's units.
+        components: The constrained groups of layers; no layer in two of them.
+    """
+
+    def __init__(self, graph: ChannelGraph, components: Sequence[TiedFilters]) -> None:
+        self.graph = graph
+        self.components = tuple(components)
+        self.rules: dict[str, ColumnRule | None] = {
+            layer.name: layer.columns for part in components for layer in part.tied
+        }
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The constrained layers."""
+        return tuple(self.rules)
+
+    def project(
+        self, v: Mapping[str, Tensor], near: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Projection]:
+        """Project every component, then choose columns again among live channels."""
+        found: dict[str, Projection] = {}
+        for component in self.components:
+            found.update(component.project(v, near))
+        masks = {name: projection.mask for name, projection in found.items()}
+        live = self.graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
+        return {
+            name: masked(v[name], self._restrict(name, v[name], mask, live))
+            for name, mask in masks.items()
+        }
+
+    def settle(self, v: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks without dead paths: filters that reach no output go, columns move to live channels.
+
+        Used for the hard mask, so that groups of filters are those of the compacted layer and the
+        budget is spent on weights that count.
+
+        Args:
+            v: Weights.
+            masks: A projection's masks.
+
+        Returns:
+            Masks of the same layers; every layer keeps at least one filter and one column.
+        """
+        masks = dict(masks)
+        live = self.graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
+        while True:
+            closed = close_units(self.graph, reads(masks), live)
+            masks = {
+                name: self._restrict(name, v[name], mask, closed) for name, mask in masks.items()
+            }
+            if torch.equal(closed, live):
+                return masks
+            live = closed
+
+    def _restrict(self, name: str, v: Tensor, mask: Tensor, live: Tensor) -> Tensor:
+        """The mask with the rows and channels of dead units emptied and columns chosen again."""
+        rows = self.graph.live_rows(live, name) & _rows(mask)
+        channels = self.graph.live_channels(live, name)
+        if bool(channels.all()) and torch.equal(rows, _rows(mask)):
+            return mask
+        alive = rows.reshape(-1, *[1] * (v.dim() - 1)) & channels.reshape(
+            1, -1, *[1] * (v.dim() - 2)
+        )
+        rule = self.rules[name]
+        if rule is None:
+            return mask & alive
+        kept = rows.nonzero().squeeze(1)
+        squares = gemm_view(v.detach() * alive).double().square()
+        energies = group_energies(squares, kept, rule.group_size)
+        # A dead column is worth less than any live one, also less than a live one of zeros.
+        energies[
+            :, ~gemm_view(channels.reshape(1, -1, *[1] * (v.dim() - 2)).expand(v.shape))[0]
+        ] = -1
+        chosen = choose_columns(energies, rule) & (energies >= 0)
+        return dense_mask(chosen, kept, v.shape[0], rule.group_size).reshape(v.shape)
+
+
+def reads(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which input channels each filter may read: layer -> bool (O, I)."""
+    return {
+        name: mask.reshape(mask.shape[0], mask.shape[1], -1).any(2) for name, mask in masks.items()
+    }
+
+
+def realised_weights(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """Weights that each layer still stores once dead paths are gone, whatever made the masks.
+
+    Args:
+        graph: The network's units.
+        masks: Layer -> bool mask of its weight; a layer not given keeps all its weights.
+    """
+    live = graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
+    live = close_units(graph, reads(masks), live)
+    counts = {}
+    for layer in graph.spec.weighted():
+        rows, channels = graph.live_rows(live, layer.name), graph.live_channels(live, layer.name)
+        if layer.name in masks:
+            counts[layer.name] = int(masks[layer.name][rows][:, channels].sum())
+        else:
+            kernel = getattr(layer, "kernel", 1)
+            counts[layer.name] = int(rows.sum()) * int(channels.sum()) * kernel * kernel
+    return counts
+
+
+def _rows(mask: Tensor) -> Tensor:
+    return mask.reshape(mask.shape[0], -1).any(1)
