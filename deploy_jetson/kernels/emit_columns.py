@@ -50,9 +50,10 @@ def _tile(pixels: int, vectors: int, step: str) -> Iterator[str]:
             yield f"  a{p}_{v} = activate(a{p}_{v}, act);"
     yield "  if (skip) {"
     yield "    const activation after = l->act_after;"
+    yield "    const int64_t skip_block = l->skip_block;"
     for p in range(pixels):
         for v in range(vectors):
-            place = f"{v} * block + {p} * LANES"
+            place = f"{v} * skip_block + {p} * LANES"
             yield f"    a{p}_{v} = activate(a{p}_{v} + load(skip + {place}), after);"
     yield "  }"
     for p in range(pixels):
@@ -79,26 +80,23 @@ def columns_tiles(variants: "list[ColumnsVariant]") -> Iterator[str]:
 
 
 def columns_runner(variant: ColumnsVariant) -> Iterator[str]:
-    """The step function of one variant: unit = (chunk of rows, panel), panels fastest."""
+    """The functions of one variant: rows of one panel, and the step function around it."""
     nv, px, word = variant.vectors, variant.pixels, _word(variant.step)
-    yield f"void {variant.name}(const engine *e, const void *layer, int32_t unit) {{"
-    yield "  const columns_layer *l = layer;"
-    yield "  const int32_t panel = unit % l->panels, y0 = unit / l->panels * l->rows_per_unit;"
-    yield "  int32_t y1 = y0 + l->rows_per_unit;"
-    yield "  if (y1 > l->out.height) y1 = l->out.height;"
+    yield f"void {variant.rows}(const engine *e, const columns_layer *l, const float *x0,"
+    yield "    float *out0, int32_t panel, int32_t y0, int32_t y1) {"
     yield "  const int32_t *starts = (const int32_t *)(e->weights + l->starts);"
     yield "  const int32_t start = starts[panel], n = starts[panel + 1] - start;"
     yield "  const int32_t *columns = (const int32_t *)(e->weights + l->columns) + start;"
-    yield f"  const float *w = (const float *)(e->weights + l->weights) + (int64_t)start * {nv} * LANES;"
+    yield "  const float *w = (const float *)(e->weights + l->weights);"
+    yield f"  w += (int64_t)start * {nv} * LANES;"
     yield f"  const float *bias = (const float *)(e->weights + l->bias) + panel * {nv} * LANES;"
     yield f"  const int32_t first = l->first_block + panel * {nv};"
-    yield "  const int64_t plane = first * l->out.block;"
-    yield f"  clear_halo(e, &l->out, first, {nv}, y0, y1);"
+    yield f"  clear_halo(out0, &l->out, first, {nv}, y0, y1);"
     yield "  for (int32_t y = y0; y < y1; y++) {"
-    yield "    const float *x = e->arena + y * l->x_row;"
-    yield "    const int64_t at = plane + y * l->out.row;"
-    yield "    float *out = e->arena + l->out.base + at;"
-    yield "    const float *skip = l->skip < 0 ? NULL : e->arena + l->skip + at;"
+    yield "    const float *x = x0 + y * l->x_row;"
+    yield "    float *out = out0 + first * l->out.block + y * l->out.row;"
+    yield "    const float *skip = NULL;"
+    yield "    if (l->skip >= 0) skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;"
     for count, pixels in (("wide", px), ("narrow", px - 1)):
         if not pixels:
             continue
@@ -109,4 +107,8 @@ def columns_runner(variant: ColumnsVariant) -> Iterator[str]:
         yield f"      if (skip) skip += {pixels} * LANES;"
         yield "    }"
     yield "  }"
+    yield "}"
+    yield ""
+    yield f"void {variant.name}(const engine *e, const void *layer, int32_t unit) {{"
+    yield f"  run_columns(e, layer, {variant.rows}, unit);"
     yield "}"

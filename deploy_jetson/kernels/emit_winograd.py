@@ -197,7 +197,7 @@ def winograd_runner(variant: WinogradVariant) -> Iterator[str]:
     yield f"    for (int32_t v = 0; v < {nv}; v++) {{"
     yield f"      const int32_t block = panel * {nv} + v;"
     yield "      if (block >= l->out.blocks) break; /* the last panel may be partly empty */"
-    yield "      if (first == 0) clear_halo(e, &l->out, block, 1, 0, l->out.height);"
+    yield "      if (first == 0) clear_halo(e->arena + l->out.base, &l->out, block, 1, 0, l->out.height);"
     yield "      for (int32_t t = 0; t < tiles; t++) {"
     yield f"        winograd_output_f{m}(e, l, first + t, block, products + v * plane + t * LANES, product,"
     yield "                          bias + v * LANES);"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deploy_jetson.kernels.chain import form_chains
 from deploy_jetson.kernels.choices import Choice, ColumnsChoice, Problem, Weights, WinogradChoice
 from deploy_jetson.kernels.glue import BlockStep, GatherStep, InputStep, OutputStep
 from deploy_jetson.kernels.memory import Lifetime, plan_memory
@@ -128,6 +129,8 @@ class _Lowering:
         for index, name in enumerate(self.spec.outputs):
             last = index == len(self.spec.outputs) - 1
             self.steps.append(OutputStep(name, self.views[name], index, last))
+        outputs = frozenset(b for name in self.spec.outputs for b in self.views[name].buffers)
+        self.steps = form_chains(self.steps, outputs, self.target.lanes)
         floats = plan_memory(self._lifetimes())
         return Plan(self.spec, self.target, tuple(self.steps), self.problems, self.choices, floats)
 

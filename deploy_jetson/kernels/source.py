@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from deploy_jetson.kernels.chain import ChainStep
 from deploy_jetson.kernels.emit_columns import columns_runner, columns_tiles
 from deploy_jetson.kernels.emit_winograd import (
     product_tiles, winograd_input, winograd_output, winograd_runner, winograd_transforms,
@@ -112,6 +113,12 @@ def kernels_header(variants: Iterable[Variant]) -> str:
         f"void {variant.name}(const engine *e, const void *layer, int32_t unit);"
         for variant in variants
     ]
+    lines += [
+        f"void {variant.rows}(const engine *e, const columns_layer *l, const float *x0, float *out0,"
+        " int32_t panel, int32_t y0, int32_t y1);"
+        for variant in variants
+        if isinstance(variant, ColumnsVariant)
+    ]
     return "\n".join([*lines, "#endif", ""])
 
 
@@ -121,8 +128,8 @@ def _network(plan: Plan, records: tuple[Record, ...], model_hash: str) -> Iterat
     yield '#include "kernels.h"'
     yield ""
     for index, record in enumerate(records):
-        fields = ", ".join(f".{key} = {value}" for key, value in record.fields.items())
-        yield f"static const {record.type} layer_{index} = {{{fields}}};"
+        yield from _chain(index, record)
+        yield f"static const {record.type} layer_{index} = {record.initialiser(index)};"
     yield ""
     yield "const step pn_steps[] = {"
     for index, record in enumerate(records):
@@ -145,8 +152,25 @@ def _network(plan: Plan, records: tuple[Record, ...], model_hash: str) -> Iterat
     yield f"const char pn_hash[] = {_quoted(model_hash)};"
 
 
+def _chain(index: int, record: Record) -> Iterator[str]:
+    """The levels of a chain, before the record that names them."""
+    if not record.chain:
+        return
+    for number, level in enumerate(record.chain):
+        name = f"layer_{index}_level_{number}"
+        for p, part in enumerate(level.parts):
+            yield f"static const {part.type} {name}_part_{p} = {part.initialiser()};"
+        parts = ", ".join(f"{{&{name}_part_{p}, {r.run}_rows}}" for p, r in enumerate(level.parts))
+        yield f"static const chain_part {name}[] = {{{parts}}};"
+    yield f"static const chain_level layer_{index}_levels[] = {{"
+    for number, level in enumerate(record.chain):
+        fields = ", ".join(f".{key} = {value}" for key, value in level.fields.items())
+        yield f"    {{.parts = layer_{index}_level_{number}, {fields}}},"
+    yield "};"
+
+
 def _scratch(plan: Plan) -> int:
-    steps = [step for step in plan.steps if isinstance(step, WinogradStep)]
+    steps = [step for step in plan.steps if isinstance(step, WinogradStep | ChainStep)]
     return max([step.scratch_floats(plan.target.lanes) for step in steps], default=0)
 
 

@@ -29,6 +29,7 @@ class Record(NamedTuple):
         fields: Its designated initialisers, in order.
         units: Independent pieces of work.
         barrier: Whether later steps read what this one writes.
+        chain: The levels of a chain of convolutions.
     """
 
     name: str
@@ -37,6 +38,21 @@ class Record(NamedTuple):
     fields: dict[str, object]
     units: int
     barrier: bool = True
+    chain: "tuple[ChainLevel, ...]" = ()
+
+    def initialiser(self, index: int = 0) -> str:
+        """C initialiser of the record that is number `index` of the table."""
+        fields = dict(self.fields)
+        if self.chain:
+            fields["levels"] = f"layer_{index}_levels"
+        return "{" + ", ".join(f".{key} = {value}" for key, value in fields.items()) + "}"
+
+
+class ChainLevel(NamedTuple):
+    """One convolution of a chain: its records, and the fields of its `chain_level`."""
+
+    parts: tuple[Record, ...]
+    fields: dict[str, object]
 
 
 class Step(Protocol):
@@ -169,6 +185,8 @@ class ColumnsStep(ConvolutionStep):
         fields = self.common()
         fields.update(
             x_row=self.view.row * problem.stride,
+            skip_block=self.skip.block if self.skip else 0,
+            skip_row=self.skip.row if self.skip else 0,
             weights=blob.add(panels.weights),
             columns=blob.add(int32(self._offsets(panels.columns))),
             starts=blob.add(panels.starts),

@@ -35,6 +35,11 @@ class ColumnsVariant(NamedTuple):
         layout = "planar" if self.planar else "blocked"
         return f"columns_{self.pixels}x{self.vectors}_stride{self.stride}_{layout}"
 
+    @property
+    def rows(self) -> str:
+        """Name of the C function that computes rows of one panel."""
+        return self.name + "_rows"
+
 
 class WinogradVariant(NamedTuple):
     """Winograd convolution F(out_tile, 3) with one register tile for its products."""

@@ -254,11 +254,11 @@ static const int32_t *list(const engine *e, int64_t offset) { return (const int3
 
 static void zero(float *p, int64_t floats) { memset(p, 0, (size_t)floats * sizeof(float)); }
 
-void clear_halo(const engine *e, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1) {
+void clear_halo(float *origin, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1) {
   const int64_t side = (int64_t)t->halo * LANES, width = (int64_t)t->width * LANES;
   if (!side) return;
   for (int32_t b = first_block; b < first_block + n_blocks; b++) {
-    float *plane = e->arena + t->base + b * t->block;
+    float *plane = origin + b * t->block;
     for (int32_t y = y0; y < y1; y++) {
       zero(plane + y * t->row - side, side);
       zero(plane + y * t->row + width, side);
@@ -294,7 +294,7 @@ void run_output(const engine *e, const void *layer, int32_t unit) {
 /* unit = block */
 void run_gather(const engine *e, const void *layer, int32_t unit) {
   const gather_layer *l = layer;
-  clear_halo(e, &l->out, unit, 1, 0, l->out.height);
+  clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, l->out.height);
   float *plane = e->arena + l->out.base + unit * l->out.block;
   for (int32_t lane = 0; lane < LANES; lane++) {
     const int32_t channel = unit * LANES + lane;
@@ -312,7 +312,7 @@ void run_gather(const engine *e, const void *layer, int32_t unit) {
 void run_sum(const engine *e, const void *layer, int32_t unit) {
   const block_layer *l = layer;
   const int32_t *sources = list(e, l->sources);
-  clear_halo(e, &l->out, unit, 1, 0, l->out.height);
+  clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, l->out.height);
   for (int32_t y = 0; y < l->out.height; y++) {
     const int64_t row = y * l->out.row;
     float *out = e->arena + l->out.base + unit * l->out.block + row;
@@ -328,7 +328,7 @@ void run_sum(const engine *e, const void *layer, int32_t unit) {
 void run_upsample(const engine *e, const void *layer, int32_t unit) {
   const block_layer *l = layer;
   const float *x = e->arena + list(e, l->sources)[unit];
-  clear_halo(e, &l->out, unit, 1, 0, l->out.height);
+  clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, l->out.height);
   float *out = e->arena + l->out.base + unit * l->out.block;
   for (int32_t y = 0; y < l->in_height; y++) {
     float *first = out + (int64_t)y * l->stride * l->out.row;
@@ -351,7 +351,7 @@ INLINE vfloat vmax(vfloat a, vfloat b) {
 void run_max_pool(const engine *e, const void *layer, int32_t unit) {
   const block_layer *l = layer;
   const float *x = e->arena + list(e, l->sources)[unit];
-  clear_halo(e, &l->out, unit, 1, 0, l->out.height);
+  clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, l->out.height);
   for (int32_t y = 0; y < l->out.height; y++) {
     float *out = e->arena + l->out.base + unit * l->out.block + y * l->out.row;
     const int32_t top = y * l->stride - l->pad;
@@ -378,6 +378,66 @@ void run_average(const engine *e, const void *layer, int32_t unit) {
     for (int32_t i = 0; i < l->in_width; i++) row += load(x + (int64_t)y * l->in_row + (int64_t)i * LANES);
     total += row;
   }
-  clear_halo(e, &l->out, unit, 1, 0, 1);
+  clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, 1);
   store(e->arena + l->out.base + unit * l->out.block, total / (float)(l->in_height * l->in_width));
+}
+
+/* --- convolutions by columns ------------------------------------------------------------------- */
+
+/* unit = (chunk of rows, panel), panels fastest */
+void run_columns(const engine *e, const columns_layer *l, columns_rows rows, int32_t unit) {
+  const int32_t y0 = unit / l->panels * l->rows_per_unit;
+  const int32_t y1 = y0 + l->rows_per_unit < l->out.height ? y0 + l->rows_per_unit : l->out.height;
+  rows(e, l, e->arena, e->arena + l->out.base, unit % l->panels, y0, y1);
+}
+
+static void chain_rows(const engine *e, const chain_level *level, const float *x, float *out, int32_t y0, int32_t y1) {
+  for (int32_t p = 0; p < level->n_parts; p++) {
+    const chain_part *part = &level->parts[p];
+    for (int32_t panel = 0; panel < part->layer->panels; panel++) part->rows(e, part->layer, x, out, panel, y0, y1);
+  }
+}
+
+/* unit = stripe of rows of the last level */
+void run_chain(const engine *e, const void *layer, int32_t unit) {
+  const chain_layer *c = layer;
+  const int32_t last = c->n_levels - 1, height = c->levels[last].parts->layer->out.height;
+  const int32_t y0 = unit * c->stripe, y1 = y0 + c->stripe < height ? y0 + c->stripe : height;
+  int32_t done[MAX_CHAIN] = {0}, base[MAX_CHAIN] = {0}; /* rows made so far; row at the start of the scratch */
+  for (int32_t y = y0; y < y1; y += c->band) {
+    int32_t first[MAX_CHAIN], end[MAX_CHAIN];
+    first[last] = y;
+    end[last] = y + c->band < y1 ? y + c->band : y1;
+    for (int32_t i = last - 1; i >= 0; i--) { /* rows the next level's windows touch */
+      const chain_level *next = &c->levels[i + 1];
+      const int32_t rows = c->levels[i].parts->layer->out.height;
+      first[i] = (first[i + 1] > 0 ? first[i + 1] : 0) * next->stride - next->padding;
+      end[i] = (end[i + 1] - 1) * next->stride - next->padding + next->kernel;
+      if (first[i] <= 0) first[i] = -next->padding; /* row 0 brings the halo above it */
+      if (end[i] > rows) end[i] = rows;
+    }
+    const float *x = e->arena;
+    for (int32_t i = 0; i < last; i++) {
+      const chain_level *level = &c->levels[i];
+      const blocked *t = &level->parts->layer->out;
+      float *scratch = e->scratch + level->scratch;
+      if (y == y0) {
+        done[i] = first[i] > 0 ? first[i] : 0;
+      } else {
+        if (done[i] < first[i]) done[i] = first[i]; /* a stride may skip rows */
+        for (int32_t b = 0; b < t->blocks; b++) { /* keep the rows that both bands need */
+          float *plane = scratch + b * t->block;
+          memmove(plane, plane + (first[i] - base[i]) * t->row,
+                  (size_t)((done[i] + t->halo - first[i]) * t->row) * sizeof(float));
+        }
+      }
+      base[i] = first[i];
+      if (end[i] > done[i]) {
+        chain_rows(e, level, x, scratch + (int64_t)t->halo * LANES - base[i] * t->row, done[i], end[i]);
+        done[i] = end[i];
+      }
+      x = scratch - (base[i] + t->halo) * t->row;
+    }
+    chain_rows(e, &c->levels[last], x, e->arena + c->levels[last].parts->layer->out.base, first[last], end[last]);
+  }
 }

@@ -51,20 +51,43 @@ typedef struct {
   int32_t blocks, height, width, halo;
 } blocked;
 
-/* Write the zero border of rows y0..y1-1 (and of the corners, at the first and last row). */
-void clear_halo(const engine *e, const blocked *t, int32_t first_block, int32_t n_blocks,
-                int32_t y0, int32_t y1);
+/* Write the zero border of rows y0..y1-1, and above the first and below the last row of the image.
+ * `origin` is where pixel (0, 0) of the first plane is, or would be. */
+void clear_halo(float *origin, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1);
 
 /* Convolution by kept columns: panel p of NV * LANES filters sums weights[k] * x[columns[k]]. */
 typedef struct {
   blocked out;
   int64_t x_row;             /* floats of the input per output row; columns hold arena offsets */
-  int64_t skip;              /* base of the tensor added after the activation, or -1 */
+  int64_t skip, skip_block, skip_row; /* tensor added after the activation: its base, or -1 */
   int64_t weights, columns, starts, bias;
   activation act, act_after; /* before and after adding the skip */
   int32_t first_block, panels, rows_per_unit;
   int32_t wide, narrow;      /* tiles per row of the kernel's width, and of one pixel less */
 } columns_layer;
+
+/* Rows y0..y1-1 of one panel; `x` and `out` are the origins of input and output. */
+typedef void (*columns_rows)(const engine *e, const columns_layer *l, const float *x, float *out, int32_t panel,
+                             int32_t y0, int32_t y1);
+void run_columns(const engine *e, const columns_layer *l, columns_rows rows, int32_t unit);
+
+/* Convolutions that hand bands of rows to each other through the thread's scratch memory, which stays
+ * in its cache; only the last one writes to the arena. */
+typedef struct {
+  const columns_layer *layer;
+  columns_rows rows;
+} chain_part;
+typedef struct {
+  const chain_part *parts;   /* full panels, and the vectors of filters left over */
+  int32_t n_parts, kernel, stride, padding;
+  int64_t scratch;           /* floats into the scratch memory; not used by the last level */
+} chain_level;
+typedef struct {
+  const chain_level *levels;
+  int32_t n_levels, band, stripe; /* rows of the last level: at once, and of one unit */
+} chain_layer;
+void run_chain(const engine *e, const void *layer, int32_t unit);
+#define MAX_CHAIN 4
 
 /* Winograd: tiles of `out_tile` output pixels, `block_tiles` tiles at once. */
 typedef struct {
