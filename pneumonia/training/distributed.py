@@ -32,6 +32,11 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def started_as_first() -> bool:
+    """Whether torchrun (or the shell) started this process as the first; before any group."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def process_group() -> Iterator[None]:
     """Join the group torchrun describes in the environment; nothing without torchrun."""

@@ -86,6 +86,7 @@ def fit(
         ArtefactError: Nothing to resume, or it belongs to another recipe or network.
         OutputError: `out` holds a run already, or cannot be written.
     """
+    check_run_folder(out, config, resume)
     device = _device(config)
     torch.manual_seed(config.seed)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -94,14 +95,7 @@ def fit(
     state = State(network, average, make_optimiser(network, config.optimiser), tuple(hooks))
     progressed = Progressed()
     if resume:
-        check_same_recipe(out, config)
         progressed = load_last(out, state)
-    elif (out / LAST).exists() or (out / BEST).exists():
-        raise OutputError(
-            "Run folder holds a run already",
-            where=str(out),
-            fix="Resume it (--resume) or choose another folder",
-        )
     for hook in hooks:
         hook.before_fit(network, average.network)
     journal = Journal(out, progressed.epoch) if distributed.is_first() else None
@@ -220,12 +214,21 @@ def _device(config: TrainConfig) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def check_same_recipe(out: Path, config: TrainConfig) -> None:
-    """Refuse to resume a run under a recipe that would have made it otherwise.
+def check_run_folder(out: Path, config: TrainConfig, resume: bool) -> None:
+    """Refuse to overwrite a run, or to resume it under a recipe that would have made another one.
 
     Raises:
-        ArtefactError: Nothing to resume, or the first key that differs.
+        OutputError: Not resuming, and the folder holds a run.
+        ArtefactError: Nothing to resume, or the first key of the recipe that differs.
     """
+    if not resume:
+        if (out / LAST).exists() or (out / BEST).exists():
+            raise OutputError(
+                "Run folder holds a run already",
+                where=str(out),
+                fix="Resume it (--resume) or choose another folder",
+            )
+        return
     before = _flat(read_state(out)["config"])
     now = _flat(config.model_dump(mode="json"))
     for key in sorted(set(before) | set(now)):

@@ -1,0 +1,51 @@
+"""`pneumonia train`: dataset folder and recipe to run folder."""
+
+from pathlib import Path
+
+import click
+
+from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+
+@click.command("train")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Dataset folder.")
+@click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe."
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on after the last finished epoch; `epochs` may have grown."
+)
+def command(data: Path, recipe: str, out: Path, overrides: tuple[str, ...], resume: bool) -> None:
+    """Train a detector on a dataset folder.
+
+    Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
+    """
+    import logging
+
+    from pneumonia.recipes import load_recipe
+    from pneumonia.training.config import TrainRecipe
+    from pneumonia.training.distributed import started_as_first
+    from pneumonia.training.journal import METRICS_CSV, read_metrics
+    from pneumonia.training.run import run_train
+
+    settings = load_recipe(recipe, "train", TrainRecipe, overrides)
+    first = started_as_first()
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
+    with progress_bar("train") as progress:
+        result = run_train(data, settings, out, resume, progress if first else None)
+    if not first:
+        return
+    rows = [row for row in read_metrics(out / METRICS_CSV) if row["epoch"] == result.best_epoch]
+    show_table(
+        f"best epoch {result.best_epoch} of {result.epochs}, validation",
+        ("metric", "value"),
+        [
+            (name.removeprefix("val_"), f"{value:.4f}")
+            for name, value in (rows[0] if rows else {}).items()
+            if name.startswith("val_") and name not in ("val_s", "val_selection_metric")
+        ],
+    )
+    click.echo(f"run: {out}")
+    show_next(f"pneumonia export {out} --out {out}-bundle")

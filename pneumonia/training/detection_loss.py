@@ -1,0 +1,132 @@
+"""The detection loss: CIoU for boxes, cross-entropy for objectness and classes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pneumonia.runtime.decode import MAX_LOG_SIZE
+from pneumonia.runtime.spec import Detect, NetworkSpec
+from pneumonia.training.ciou import iou_and_ciou
+from pneumonia.training.config import LossConfig
+from pneumonia.training.distributed import total
+from pneumonia.training.targets import Matches, assign
+
+
+def decode_matches(raw: Tensor, head: Detect, matches: Matches) -> Tensor:
+    """Boxes (m, 4) cx, cy, w, h in network pixels; the same formulas as `runtime.decode`.
+
+    Args:
+        raw: (m, 5 + classes) raw values of the matched anchors.
+        head: Their head.
+        matches: Their places.
+    """
+    cell = torch.stack([matches.column, matches.row], dim=1)
+    anchors = raw.new_tensor(head.anchors)[matches.anchor]
+    if head.box_coding == "darknet":
+        centre = raw[:, :2].sigmoid() + cell
+        size = anchors * raw[:, 2:4].clamp(max=MAX_LOG_SIZE).exp()
+    else:
+        centre = 2 * raw[:, :2].sigmoid() - 0.5 + cell
+        size = anchors * (2 * raw[:, 2:4].sigmoid()).square()
+    return torch.cat([centre * head.stride, size], dim=1)
+
+
+class DetectionLoss:
+    """Sum of weighted parts, each a mean over the whole batch (all heads, all processes).
+
+    * box: 1 - CIoU over the positives;
+    * objectness: cross-entropy over every anchor of every cell. All cells count the same, which is
+      what per-scale weights such as 4, 1, 0.4 approximate. The target of a positive is the IoU of
+      its box (`iou_aware`), so that scores rank boxes by how well they fit: the challenge score
+      asks for IoU up to 0.75;
+    * class: cross-entropy over the positives;
+    * image: cross-entropy of an image-level logit against "has a box", for networks with such an
+      output.
+
+    Args:
+        spec: The network.
+        config: Weights and assignment.
+    """
+
+    def __init__(self, spec: NetworkSpec, config: LossConfig) -> None:
+        self.config = config
+        self.heads = [head for head in spec.detect_layers() if head.name in spec.outputs]
+        heads = {head.name for head in self.heads}
+        self.image_outputs = [name for name in spec.outputs if name not in heads]
+
+    def __call__(
+        self, outputs: dict[str, Tensor], targets: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss and its parts.
+
+        Args:
+            outputs: Head name -> (N, A * (5 + C), H, W) raw; image outputs (N, 1).
+            targets: (n, 6) float32: image index, class, x1, y1, x2, y2 in network pixels.
+        """
+        maps = [self._grid(head, outputs[head.name]) for head in self.heads]
+        grids = [(grid.shape[2], grid.shape[3]) for grid in maps]
+        matches = assign(targets, self.heads, grids, self.config.anchor_ratio)
+        device = targets.device
+        n_positives = max(1.0, total(sum(len(found.image) for found in matches), device))
+        n_cells = total(sum(grid[..., 4].numel() for grid in maps), device)
+        parts = {name: targets.new_zeros(()) for name in ("box", "objectness", "class")}
+        for head, grid, found in zip(self.heads, maps, matches, strict=True):
+            box, objectness, classes = self._head_sums(head, grid, found, targets)
+            parts["box"] = parts["box"] + box / n_positives
+            parts["class"] = parts["class"] + classes / (n_positives * head.n_classes)
+            parts["objectness"] = parts["objectness"] + objectness / n_cells
+        for name in self.image_outputs:
+            parts["image"] = parts.get("image", 0) + self._image_loss(outputs[name], targets)
+        weights = {
+            "box": self.config.box,
+            "objectness": self.config.objectness,
+            "class": self.config.classification,
+            "image": self.config.image,
+        }
+        weighted = {name: weights[name] * part for name, part in parts.items()}
+        loss = torch.stack(list(weighted.values())).sum()
+        table = {"loss": loss.item()}
+        table |= {f"loss_{name}": part.item() for name, part in weighted.items()}
+        return loss, table
+
+    @staticmethod
+    def _grid(head: Detect, raw: Tensor) -> Tensor:
+        """(N, A * (5 + C), H, W) -> (N, A, H, W, 5 + C) float32."""
+        n_images, _, height, width = raw.shape
+        grid = raw.float().reshape(n_images, len(head.anchors), -1, height, width)
+        return grid.permute(0, 1, 3, 4, 2)
+
+    def _head_sums(
+        self, head: Detect, grid: Tensor, found: Matches, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums (not means) of box, objectness and class loss over one head."""
+        wanted = grid.new_zeros(grid.shape[:4])
+        box = classes = grid.new_zeros(())
+        if len(found.image):
+            place = (found.image, found.anchor, found.row, found.column)
+            chosen = grid[place]
+            truth = targets[found.target]
+            truth_box = torch.cat(
+                [(truth[:, 2:4] + truth[:, 4:6]) / 2, truth[:, 4:6] - truth[:, 2:4]], dim=1
+            )
+            iou, ciou = iou_and_ciou(decode_matches(chosen, head, found), truth_box)
+            box = (1 - ciou).sum()
+            blend = self.config.iou_aware
+            goal = (1 - blend) + blend * iou.detach().clamp(0, 1)
+            # One anchor may answer for two boxes: the better one counts, whatever the order.
+            flat = torch.zeros_like(wanted).flatten()
+            _, n_anchors, height, width = wanted.shape
+            index = ((place[0] * n_anchors + place[1]) * height + place[2]) * width + place[3]
+            wanted = flat.scatter_reduce(0, index, goal, "amax").view_as(wanted)
+            labels = F.one_hot(truth[:, 1].long(), head.n_classes).to(grid.dtype)
+            classes = F.binary_cross_entropy_with_logits(chosen[:, 5:], labels, reduction="sum")
+        objectness = F.binary_cross_entropy_with_logits(grid[..., 4], wanted, reduction="sum")
+        return box, objectness, classes
+
+    @staticmethod
+    def _image_loss(logits: Tensor, targets: Tensor) -> Tensor:
+        values = logits.flatten(1)[:, 0]
+        has_box = torch.zeros_like(values)
+        has_box[targets[:, 0].long()] = 1.0
+        loss = F.binary_cross_entropy_with_logits(values, has_box, reduction="sum")
+        return loss / total(len(values), values.device)

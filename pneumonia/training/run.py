@@ -1,0 +1,204 @@
+"""One training run of a detector, from a dataset folder and a recipe to a run folder."""
+
+import datetime
+import json
+import logging
+import math
+import platform
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from data_prep.dataset import Dataset, open_dataset
+from pneumonia.network.anchors import kmeans_anchors
+from pneumonia.network.darknet import read_darknet
+from pneumonia.network.files import SPEC_FILE, load_model
+from pneumonia.network.module import Network, initialise
+from pneumonia.network.zoo import ZOO, build
+from pneumonia.runtime.atomic import write_json, write_text
+from pneumonia.runtime.errors import ArtefactError, ConfigError, PneumoniaError
+from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.training import distributed
+from pneumonia.training.checkpoint import BEST
+from pneumonia.training.config import TrainRecipe
+from pneumonia.training.detection import DetectionTask, labelled_items
+from pneumonia.training.loop import FitResult, Progress, check_run_folder, fit
+
+log = logging.getLogger(__name__)
+
+SCHEMA = "pneumonia.run/1"
+RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
+PACKAGES = ("pneumonia", "torch", "numpy", "albumentations", "pillow")
+
+
+def run_train(
+    dataset_path: Path,
+    recipe: TrainRecipe,
+    out: Path,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Train a detector; under torchrun every process calls this.
+
+    Args:
+        dataset_path: Dataset folder.
+        recipe: The whole run.
+        out: Run folder (docs/architecture.md).
+        resume: Go on with an interrupted run, or with one whose `epochs` grew.
+        progress: See `training.loop.fit`.
+
+    Raises:
+        DataError: The dataset cannot be read.
+        ConfigError: The recipe does not fit the zoo.
+        TrainingError, ArtefactError, OutputError: See `training.loop.fit`.
+    """
+    with distributed.process_group():
+        check_run_folder(out, recipe, resume)
+        dataset = open_dataset(dataset_path)
+        if resume:
+            _check_dataset(out, dataset)
+        spec = make_spec(dataset, recipe)
+        network = make_network(spec, recipe)
+        task = DetectionTask(dataset, spec, recipe)
+        record = _record(dataset_path, dataset, recipe)
+        _write_record(out, {**record, "status": "running"}, recipe)
+        try:
+            result = fit(network, task, recipe, out, resume=resume, progress=progress)
+        except KeyboardInterrupt:
+            _write_record(out, {**record, "status": "interrupted"}, recipe)
+            raise
+        except PneumoniaError as error:
+            _write_record(out, {**record, "status": "failed", "error": str(error)}, recipe)
+            raise
+        _write_record(out, {**record, "status": "done", "result": _result(result)}, recipe)
+        return result
+
+
+def make_spec(dataset: Dataset, recipe: TrainRecipe) -> NetworkSpec:
+    """The network of a recipe, its anchors fitted to the training boxes if the recipe says so.
+
+    Raises:
+        ConfigError: No detector of that name, or a size it does not take.
+        TrainingError, DataError: No box to fit anchors to, or too few.
+    """
+    model = recipe.model
+    if model.name not in ZOO or not ZOO[model.name].n_heads:
+        raise ConfigError(
+            "No such detector",
+            expected=", ".join(name for name, entry in ZOO.items() if entry.n_heads),
+            found=repr(model.name),
+            where="model.name",
+        )
+    anchors = None
+    if model.anchors == "auto":
+        sizes = training_box_sizes(dataset, recipe)
+        fitted = kmeans_anchors(sizes, len(ZOO[model.name].anchors), recipe.seed)
+        anchors = [(round(float(w), 2), round(float(h), 2)) for w, h in fitted]
+    return build(
+        model.name,
+        width=model.width,
+        channels=model.channels,
+        size=model.size,
+        n_classes=1,
+        anchors=anchors,
+    )
+
+
+def training_box_sizes(dataset: Dataset, recipe: TrainRecipe) -> np.ndarray[Any, Any]:
+    """Width and height (n, 2) of the training boxes in pixels of the letterboxed input."""
+    sizes = [np.zeros((0, 2))]
+    for i in labelled_items(dataset, "train", recipe.data):
+        boxes, record = dataset.boxes(i).astype(np.float64), dataset.records[i]
+        scale = recipe.model.size / max(record.width, record.height)
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * scale)
+    return np.concatenate(sizes)
+
+
+def make_network(spec: NetworkSpec, recipe: TrainRecipe) -> Network:
+    """The network with its first weights: random from the seed, or those of `model.start_from`.
+
+    Raises:
+        ArtefactError: The start's weights do not fit the network.
+    """
+    network = Network(spec)
+    initialise(network, torch.Generator().manual_seed(recipe.seed))
+    if recipe.model.start_from:
+        _load_start(network, Path(recipe.model.start_from))
+    return network
+
+
+def _load_start(network: Network, start: Path) -> None:
+    """Copy in the weights of a run, a checkpoint or model folder, or a Darknet file."""
+    if start.is_file():
+        tensors = dict(read_darknet(start, network.spec).tensors)
+    else:
+        tensors = load_model(start / BEST if (start / BEST / SPEC_FILE).is_file() else start)[1]
+    own = network.tensors()
+    wrong = [
+        name
+        for name, tensor in tensors.items()
+        if name not in own or own[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise ArtefactError(
+            "Weights to start from are of another network",
+            expected=f"{network.spec.name!r} of the recipe's width and channels",
+            found=f"{len(wrong)} other tensors, first {wrong[0]!r}",
+            where=str(start),
+        )
+    log.info("Start from %s: %d of %d tensors", start, len(tensors), len(own))
+    network.load_tensors({**own, **tensors})
+
+
+def recipe_text(recipe: TrainRecipe) -> str:
+    """The effective recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _record(dataset_path: Path, dataset: Dataset, recipe: TrainRecipe) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "schema": SCHEMA,
+        "kind": "train",
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seed": recipe.seed,
+        "dataset": {"path": str(dataset_path), "fingerprint": dataset.fingerprint},
+        "parent": recipe.model.start_from,
+        "versions": versions,
+        "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
+    }
+
+
+def _write_record(out: Path, record: dict[str, Any], recipe: TrainRecipe) -> None:
+    if distributed.is_first():
+        write_text(str(out / CONFIG_FILE), recipe_text(recipe))
+        write_json(str(out / RUN_FILE), record)
+
+
+def _result(result: FitResult) -> dict[str, Any]:
+    best = result.best_metric if math.isfinite(result.best_metric) else None
+    return {"epochs": result.epochs, "best_epoch": result.best_epoch, "best_metric": best}
+
+
+def _check_dataset(out: Path, dataset: Dataset) -> None:
+    path = out / RUN_FILE
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["dataset"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactError("Run record is damaged", found=str(error), where=str(path)) from None
+    if before != dataset.fingerprint:
+        raise ArtefactError(
+            "Run was trained on another dataset",
+            expected=f"fingerprint {before[:12]}",
+            found=dataset.fingerprint[:12],
+            where=str(path),
+        )
