@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# Needs Python 3.10 or newer and make; PYTHON=python3.12 picks another interpreter.
+# Needs Python 3.11 or newer and make; PYTHON=python3.12 picks another interpreter.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin

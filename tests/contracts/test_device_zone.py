@@ -25,7 +25,9 @@ def files():
 def test_grammar_is_python_36(path):
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source, feature_version=(3, 6))
-    future = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
+    future = [
+        n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "__future__"
+    ]
     assert future == [], "3.6 has no `annotations` future"
 
 

@@ -1,4 +1,4 @@
-"""Every command the documentation shows exists with those options, and every link leads somewhere."""
+"""Every command the documentation shows exists, and every link leads somewhere."""
 
 import re
 import shlex
@@ -28,9 +28,7 @@ def commands(page: Path) -> list[str]:
 SHOWN = [(page, command) for page in PAGES for command in commands(page)]
 
 
-@pytest.mark.parametrize(
-    ("page", "command"), SHOWN, ids=[f"{p.name}:{c[:60]}" for p, c in SHOWN]
-)
+@pytest.mark.parametrize(("page", "command"), SHOWN, ids=[f"{p.name}:{c[:60]}" for p, c in SHOWN])
 def test_shown_command_parses(page, command, tmp_path):
     words = shlex.split(command)
     tool, arguments = words[0], words[1:]
@@ -45,7 +43,12 @@ def test_shown_command_parses(page, command, tmp_path):
         child = node.get_command(context, name)
         assert child is not None, f"{page.name} shows unknown verb {name!r}"
         node, context = child, click.Context(child, parent=context, info_name=name)
-    options = {name for p in node.params if isinstance(p, click.Option) for name in p.opts + p.secondary_opts}
+    options = {
+        name
+        for p in node.params
+        if isinstance(p, click.Option)
+        for name in p.opts + p.secondary_opts
+    }
     options |= {"--help", "-h"}
     used = {word.partition("=")[0] for word in arguments if word.startswith("-")}
     assert used <= options, f"{page.name}: {command}: {sorted(used - options)} do not exist"
