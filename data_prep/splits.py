@@ -1,6 +1,6 @@
 """Split patients, never images, into train, val and test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,28 @@ class PatientImages(NamedTuple):
     patient_id: str
     n_images: int
     positive: bool
+
+
+class SplitImage(NamedTuple):
+    """An image to be put into a split: its patient, whether it has a box, a given split or ''."""
+
+    patient_id: str
+    positive: bool
+    given: str = ""
+
+
+class Assignment(NamedTuple):
+    """Splits of images, in their order.
+
+    Attributes:
+        splits: One per image.
+        method: How they came about, in words.
+        straddling: Patients whose given splits differ: a leak that was handed to us.
+    """
+
+    splits: list[str]
+    method: str
+    straddling: int
 
 
 def split_patients(
@@ -68,9 +90,31 @@ def _fill(order: Sequence[PatientImages], fractions: Sequence[float]) -> dict[st
     return assigned
 
 
-def count_patients(images: Mapping[str, Sequence[tuple[str, bool]]]) -> list[PatientImages]:
-    """Patient -> [(image_id, has a box)] to what `split_patients` takes."""
-    return [
-        PatientImages(patient, len(members), any(positive for _, positive in members))
-        for patient, members in sorted(images.items())
+def assign_splits(
+    images: Sequence[SplitImage], seed: int, fractions: Sequence[float] = DEFAULT_FRACTIONS
+) -> Assignment:
+    """Keep given splits and split the other patients at random.
+
+    An image without a given split follows its patient when another image of the patient has one.
+    """
+    given: dict[str, str] = {}
+    straddling = set()
+    for image in images:
+        if image.given and given.setdefault(image.patient_id, image.given) != image.given:
+            straddling.add(image.patient_id)
+    members: dict[str, list[SplitImage]] = {}
+    for image in images:
+        if image.patient_id not in given:
+            members.setdefault(image.patient_id, []).append(image)
+    patients = [
+        PatientImages(patient, len(own), any(image.positive for image in own))
+        for patient, own in members.items()
     ]
+    drawn = split_patients(patients, seed, fractions)
+    method = "by patient, stratified by box"
+    if given:
+        method = f"given; others {method}" if drawn else "given"
+    splits = [
+        image.given or given.get(image.patient_id) or drawn[image.patient_id] for image in images
+    ]
+    return Assignment(splits, method, len(straddling))

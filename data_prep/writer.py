@@ -25,6 +25,7 @@ from data_prep.dataset import (
     ImageRecord,
     Pixels,
     fingerprint_of,
+    read_info,
 )
 from pneumonia import __version__
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
@@ -127,6 +128,11 @@ class DatasetWriter:
         self._boxes.append(np.asarray(boxes, dtype=np.float32).reshape(-1, 4))
         self._cache.append(CacheEntry(self._offset, height, width, cached.sha256))
         self._offset += len(data)
+
+    def set_splits(self, splits: Sequence[str]) -> None:
+        """Give every image its split, in the order of `add`; all patients are known only now."""
+        pairs = zip(self._records, splits, strict=True)
+        self._records = [record._replace(split=split) for record, split in pairs]
 
     def finish(self, facts: DatasetFacts) -> None:
         """Write the tables and `dataset.json`.
@@ -247,6 +253,17 @@ def new_dataset(out: Path) -> Iterator[DatasetWriter]:
             raise OutputError(
                 "Cannot write dataset", found=error.strerror or str(error), where=str(out)
             ) from None
+
+
+def is_up_to_date(out: Path, key: str) -> bool:
+    """Whether `out` is a whole dataset folder made from these sources and options."""
+    try:
+        info = read_info(out)
+        return bool(info.get("source_key") == key) and all(
+            (out / name).stat().st_size == entry["bytes"] for name, entry in info["files"].items()
+        )
+    except (DataError, OSError, KeyError, TypeError):
+        return False
 
 
 def refuse_foreign(out: Path) -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset import LABEL_FRAME, NORMAL, NOT_NORMAL, OPACITY, ImageRecord, read_info
+from data_prep.dataset import LABEL_FRAME, NORMAL, NOT_NORMAL, OPACITY, ImageRecord
 from data_prep.parallel import Progress, ordered_map
 from data_prep.phantom.anatomy import Patient, render_chest, sample_patient
 from data_prep.phantom.canvas import Canvas, Layer
@@ -22,9 +22,9 @@ from data_prep.phantom.findings import (
     add_distractors,
     add_opacities,
 )
-from data_prep.splits import count_patients, split_patients
-from data_prep.writer import Cached, DatasetFacts, new_dataset, to_cache
-from pneumonia.runtime.errors import ConfigError, DataError
+from data_prep.splits import SplitImage, assign_splits
+from data_prep.writer import Cached, DatasetFacts, is_up_to_date, new_dataset, to_cache
+from pneumonia.runtime.errors import ConfigError
 
 VERSION = 1  # raise when the same seed draws other films
 MIN_SIZE, MAX_SIZE = 64, 4096
@@ -168,37 +168,28 @@ def make_phantoms(
     if is_up_to_date(out, key) and (out / "dicom").is_dir():
         return False
     plans = plan_phantoms(count, seed)
-    splits = _split(plans, seed)
+    images = [SplitImage(plan.patient.patient_id, plan.class_name == OPACITY) for plan in plans]
+    split = assign_splits(images, seed, FRACTIONS)
     with new_dataset(out) as writer:
         dicom = writer.folder / "dicom"
         dicom.mkdir()
         tasks = [_Task(plan, seed, size, str(dicom)) for plan in plans]
         results = ordered_map(_write_study, tasks, workers, progress)
         for plan, written in zip(plans, results, strict=True):
-            writer.add(_record(plan, splits, size), written.cached, written.boxes)
+            writer.add(_record(plan, size), written.cached, written.boxes)
+        writer.set_splits(split.splits)
         _write_classes(writer.folder / "class_info.csv", plans)
         writer.finish(
             DatasetFacts(
                 source={"type": "phantom", "count": count, "seed": seed, "size": size},
                 source_key=key,
                 cache_size=size,
-                split={"method": "phantom patient, stratified", "seed": seed, "leak_warning": None},
+                split={"method": split.method, "seed": seed, "leak_warning": None},
                 rejected={},
                 adjusted={},
             )
         )
     return True
-
-
-def is_up_to_date(out: Path, key: str) -> bool:
-    """Whether `out` is a whole dataset folder made from these sources and options."""
-    try:
-        info = read_info(out)
-        return bool(info.get("source_key") == key) and all(
-            (out / name).stat().st_size == entry["bytes"] for name, entry in info["files"].items()
-        )
-    except (DataError, OSError, KeyError, TypeError):
-        return False
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:
@@ -208,21 +199,12 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
         )
 
 
-def _split(plans: list[Plan], seed: int) -> dict[str, str]:
-    films: dict[str, list[tuple[str, bool]]] = {}
-    for plan in plans:
-        films.setdefault(plan.patient.patient_id, []).append(
-            (plan.image_id, plan.class_name == OPACITY)
-        )
-    return split_patients(count_patients(films), seed, FRACTIONS)
-
-
-def _record(plan: Plan, splits: dict[str, str], size: int) -> ImageRecord:
+def _record(plan: Plan, size: int) -> ImageRecord:
     patient = plan.patient
     return ImageRecord(
         image_id=plan.image_id,
         kind="phantom",
-        split=splits[patient.patient_id],
+        split="train",  # the writer gets the splits of all at once
         patient_id=patient.patient_id,
         class_name=plan.class_name,
         view=plan.view,

@@ -1,0 +1,97 @@
+"""`pneumonia data`: import, make, fetch and audit datasets."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+_WORKERS = click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes; default one per core."
+)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group()
+def command() -> None:
+    """Import, make, fetch and audit datasets."""
+
+
+@command.command("import-rsna")
+@click.argument("source", type=_FOLDER)
+@click.option("--out", required=True, type=_FOLDER, help="Dataset folder to write.")
+@click.option(
+    "--nih",
+    type=_FOLDER,
+    help="Folder of whole NIH ChestX-ray14 frames with images.csv; frames without finding become "
+    "negatives of kind `nih`, the others are unlabelled.",
+)
+@click.option(
+    "--mapping",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="RSNA's json from patientId to NIH image, to split by patient.  [default: in SOURCE]",
+)
+@click.option(
+    "--cache-size", default=512, show_default=True, help="Longest side of a cached image, pixels."
+)
+@click.option(
+    "--split",
+    "fractions",
+    type=float,
+    nargs=3,
+    default=(0.8, 0.1, 0.1),
+    show_default=True,
+    help="Shares of train, val and test, where no split is given.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the split, where none is given.")
+@_WORKERS
+def import_rsna_verb(source: Path, out: Path, workers: int | None, **choices: Any) -> None:
+    """Import RSNA radiographs and boxes from SOURCE into a dataset folder.
+
+    SOURCE is the unpacked challenge (stage_2_train_labels.csv, stage_2_detailed_class_info.csv,
+    stage_2_train_images/), or labels.csv with images.csv, or labels.csv with dicom/.
+    """
+    from data_prep.importer import ImportOptions, import_rsna
+
+    options = ImportOptions(**choices)
+    with progress_bar("import") as progress:
+        done = import_rsna(source, out, options, workers, progress)
+    _show_dataset(out, done)
+    show_next(f"pneumonia data audit {out}")
+
+
+@command.command("phantom")
+@click.option("--out", required=True, type=_FOLDER, help="Dataset folder to write.")
+@click.option("--count", required=True, type=int, help="Number of films.")
+@click.option("--seed", default=0, show_default=True, help="Same seed, same films.")
+@click.option("--size", default=512, show_default=True, help="Side of a film in pixels.")
+@_WORKERS
+def phantom_verb(out: Path, count: int, seed: int, size: int, workers: int | None) -> None:
+    """Make synthetic chest DICOM studies with boxes: a dataset that may be published."""
+    from data_prep.phantom.study import make_phantoms
+
+    with progress_bar("phantoms") as progress:
+        done = make_phantoms(out, count, seed, size, workers, progress)
+    _show_dataset(out, done)
+    show_next(f"pneumonia train --data {out} --recipe phantom --out runs/phantom")
+
+
+def _show_dataset(out: Path, done: bool) -> None:
+    from data_prep.dataset import read_info
+
+    info = read_info(out)
+    if not done:
+        click.echo(f"{out} is up to date: same sources, same options")
+    rows = [
+        (f"{split} {kind}", *(table[key] for key in ("images", "positive", "boxes", "patients")))
+        for split, kinds in info["counts"]["by_split"].items()
+        for kind, table in kinds.items()
+    ]
+    show_table(f"{out}", ("split kind", "images", "positive", "boxes", "patients"), rows)
+    for title in ("rejected", "adjusted"):
+        for reason, found in info[title].items():
+            count = found["count"] if isinstance(found, dict) else found
+            click.echo(f"{title}: {count} x {reason}")
+    if info["split"].get("leak_warning"):
+        click.echo(f"warning: {info['split']['leak_warning']}", err=True)
