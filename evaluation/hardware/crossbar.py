@@ -89,7 +89,9 @@ def tiles_used(
     Returns:
         Bool (groups of filters, arrays along the columns): True = an array is spent.
     """
-    rows: Mask = support[np.flatnonzero(support.any(axis=1))] if compacted else support
+    rows = support
+    if compacted:
+        rows = support[np.flatnonzero(support.any(axis=1))]
     n_groups = max(1, -(-len(rows) // model.bit_lines)) if len(rows) else 0
     wide = max(1, -(-support.shape[1] // model.word_lines))
     used = np.zeros((n_groups, wide), dtype=np.bool_)
@@ -109,7 +111,7 @@ def arrays_of(
     model: CrossbarModel,
     compacted: bool = True,
 ) -> dict[str, int]:
-    """Arrays each layer needs: 2 polarities x slices x used tiles."""  # fmt: skip
+    """Arrays each layer needs: 2 polarities x slices x used tiles."""
     return {
         name: 2 * slices(bits[name], model) * int(tiles_used(support, model, compacted).sum())
         for name, support in layers.items()

@@ -1,0 +1,1 @@
+"""Sets beyond filters, channels and columns; each module is one published family of methods."""
