@@ -8,10 +8,10 @@ import numpy as np
 
 from deploy_jetson.kernels.choices import Choice, Problem
 from deploy_jetson.kernels.compilers import compile_object, find_compiler, link_library
-from deploy_jetson.kernels.lower import Plan, kernel_step
+from deploy_jetson.kernels.lower import Plan, kernel_steps
 from deploy_jetson.kernels.memory import Lifetime, plan_memory
 from deploy_jetson.kernels.source import WEIGHTS_SOURCE, kernel_texts, write_plan
-from deploy_jetson.kernels.steps import ConvolutionStep, KernelStep
+from deploy_jetson.kernels.steps import ConvolutionStep, KernelStep, Step
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import Buffer, view_of
 from deploy_jetson.kernels.variants import Variant
@@ -24,8 +24,8 @@ REPEATS = 5
 
 def candidate_steps(
     problem: Problem, choices: Sequence[Choice], target: Target
-) -> tuple[list[KernelStep], int]:
-    """One step per choice on a shared input and output; returns them and the arena's floats."""
+) -> tuple[list[tuple[Step, ...]], int]:
+    """The steps of every choice on a shared input and output, and the arena's floats."""
     lanes = 1 if problem.planar else target.lanes
     n_filters, n_inputs = problem.weight.shape[:2]
     source = Buffer(
@@ -34,12 +34,20 @@ def candidate_steps(
     # A halo as the next 3x3 layer would want it: clearing it is part of the work.
     blocks = -(-n_filters // target.lanes)
     out = Buffer("out", blocks, problem.out_height, problem.out_width, 1, target.lanes)
-    floats = plan_memory([Lifetime(source, 0, 1), Lifetime(out, 0, 1)])
     base = ConvolutionStep(
         problem, np.zeros(n_filters, np.float32), view_of(source, n_inputs), out,
         np.arange(n_filters),
     )  # fmt: skip
-    return [kernel_step(choice, base, target) for choice in choices], floats
+    steps = [kernel_steps(choice, base, target) for choice in choices]
+    inner = {step.out for parts in steps for step in parts if step.out not in (None, out)}
+    buffers = [source, out, *sorted((b for b in inner if b), key=lambda b: b.floats)]
+    floats = plan_memory([Lifetime(buffer, 0, 1) for buffer in buffers])
+    return steps, floats
+
+
+def records_of(parts: Sequence[Step], target: Target) -> int:
+    """C records of a choice's steps."""
+    return sum(len(step.variants(target)) if isinstance(step, KernelStep) else 1 for step in parts)
 
 
 def _one_layer(problem: Problem) -> NetworkSpec:
@@ -76,7 +84,14 @@ class LayerBench:
     def seconds(self, problem: Problem, choices: Sequence[Choice]) -> list[float]:
         """The shortest of `REPEATS` interleaved runs of every choice, in seconds."""
         steps, floats = candidate_steps(problem, choices, self._target)
-        plan = Plan(_one_layer(problem), self._target, tuple(steps), {}, {}, floats)
+        plan = Plan(
+            _one_layer(problem),
+            self._target,
+            tuple(s for parts in steps for s in parts),
+            {},
+            {},
+            floats,
+        )
         sources = write_plan(plan, "")
         folder = Path(self._folder.name)
         for name in ("network.c", WEIGHTS_SOURCE):
@@ -93,7 +108,8 @@ class LayerBench:
         runs = [[s for _, s in engine.profile(image)] for _ in range(REPEATS + 1)]
         engine.close()
         library.unlink()
-        # A choice may be two records: full panels, and the vectors of filters left over.
+        # A choice may be two records: full panels and the vectors of filters left over; or planes
+        # and patterns.
         best = np.min(runs[1:], axis=0)
-        ends = np.cumsum([len(step.variants(self._target)) for step in steps])
+        ends = np.cumsum([records_of(parts, self._target) for parts in steps])
         return [float(part.sum()) for part in np.split(best, ends[:-1])]

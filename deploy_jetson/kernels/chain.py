@@ -91,7 +91,9 @@ class ChainStep:
     def _out(self, part: Record, level: ColumnsStep) -> object:
         """The map's true height in place of the scratch buffer's rows."""
         text = str(part.fields["out"])
-        return text.replace(f".height = {level.out.height}", f".height = {level.problem.out_height}")
+        return text.replace(
+            f".height = {level.out.height}", f".height = {level.problem.out_height}"
+        )
 
 
 def _rounded(floats: int) -> int:

@@ -67,8 +67,9 @@ class WinogradChoice(NamedTuple):
 
 
 class PatternChoice(NamedTuple):
-    """Free-pattern kernel: vectors of pixels and filters of the register tile."""
+    """Free-pattern kernel: rows, vectors of pixels and filters of the register tile."""
 
+    rows: int
     vectors: int
     filters: int
 

@@ -10,7 +10,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deploy_jetson.kernels.choices import Choice, ColumnsChoice, Problem, WinogradChoice
+from deploy_jetson.kernels.choices import (
+    Choice,
+    ColumnsChoice,
+    PatternChoice,
+    Problem,
+    WinogradChoice,
+)
+from deploy_jetson.kernels.pattern_step import pattern_tiles
+from deploy_jetson.kernels.patterns import count_loads
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.variants import WINOGRAD_TILES, register_tiles, split_row
 
@@ -18,6 +26,7 @@ TILE_CYCLES = 14.0  # call, loop entry and the mispredicted exit
 VECTOR_CYCLES = 1.6  # start, bias, activation, store of one accumulator
 BROADCASTS_PER_CYCLE = 1.0  # pixels of one lane share a cache bank
 FMA_LATENCY = 4.0
+TRANSPOSE_CYCLES = 12.0  # of LANES x LANES values, per four lanes
 TRANSFORM_CYCLES = {2: 60.0, 4: 190.0, 6: 420.0}  # of one tile and one vector of channels
 BYTES_PER_CYCLE = 12.0  # weights streamed from beyond the second-level cache
 CACHE_BYTES = 512 * 1024  # of a core, for what should stay near
@@ -61,7 +70,22 @@ def predicted_cycles(problem: Problem, choice: Choice, target: Target) -> float:
         return problem.out_height * sum(rows)
     if isinstance(choice, WinogradChoice):
         return _winograd_cycles(problem, choice, target)
-    raise AssertionError(f"no model for {choice!r}")
+    return _pattern_cycles(problem, choice, target)
+
+
+def _pattern_cycles(problem: Problem, choice: PatternChoice, target: Target) -> float:
+    plain, loads = count_loads(problem, choice.rows, choice.filters)
+    tiles = -(-problem.out_height // choice.rows)
+    tiles *= -(-problem.out_width // (choice.vectors * target.lanes))
+    # Two of three shifts straddle cache lines on wide vectors and load twice.
+    straddle = 1.5 if target.lanes > 4 else 1.0
+    sums = plain * choice.vectors / target.fma_per_cycle
+    hot = max(sums, loads * choice.vectors * straddle / target.loads_per_cycle)
+    vectors = -(-problem.out_width // target.lanes) * problem.out_height
+    in_blocks = -(-problem.weight.shape[1] // target.lanes)
+    out_blocks = -(-len(problem.weight) // target.lanes)
+    transposes = vectors * (in_blocks + out_blocks) * TRANSPOSE_CYCLES * target.lanes / 4
+    return tiles * hot * 1.1 + transposes
 
 
 def _winograd_cycles(problem: Problem, choice: WinogradChoice, target: Target) -> float:
@@ -102,6 +126,7 @@ def candidates(problem: Problem, target: Target) -> Iterator[Choice]:
     if problem.winograd:
         for m in WINOGRAD_TILES:
             yield from _winograd_candidates(problem, target, m, blocks)
+    yield from pattern_tiles(problem, target)
 
 
 def _winograd_candidates(

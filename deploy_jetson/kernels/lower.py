@@ -11,7 +11,8 @@ from deploy_jetson.kernels.choices import Choice, ColumnsChoice, Problem, Weight
 from deploy_jetson.kernels.glue import BlockStep, GatherStep, InputStep, OutputStep
 from deploy_jetson.kernels.memory import Lifetime, plan_memory
 from deploy_jetson.kernels.packing import filter_order
-from deploy_jetson.kernels.steps import ColumnsStep, ConvolutionStep, KernelStep, Step, WinogradStep
+from deploy_jetson.kernels.pattern_step import pattern_steps
+from deploy_jetson.kernels.steps import ColumnsStep, ConvolutionStep, Step, WinogradStep
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import (
     Buffer, Ints, View, blocks_of, concatenate, flatten, is_natural, view_of,
@@ -97,14 +98,14 @@ def lower(spec: NetworkSpec, dense: Mapping[str, Weights], target: Target, choos
     return _Lowering(spec, dense, target, choose).run()
 
 
-def kernel_step(choice: Choice, base: ConvolutionStep, target: Target) -> KernelStep:
-    """The step of a choice."""
+def kernel_steps(choice: Choice, base: ConvolutionStep, target: Target) -> tuple[Step, ...]:
+    """The steps of a choice; the last one is the convolution."""
     if isinstance(choice, ColumnsChoice):
-        return ColumnsStep(**vars(base), choice=choice)
+        return (ColumnsStep(**vars(base), choice=choice),)
+    blocks = blocks_of(base.view, target.lanes)
     if isinstance(choice, WinogradChoice):
-        blocks = blocks_of(base.view, target.lanes)
-        return WinogradStep(**vars(base), choice=choice, blocks=blocks)
-    raise AssertionError(f"no step for {choice!r}")
+        return (WinogradStep(**vars(base), choice=choice, blocks=blocks),)
+    return pattern_steps(choice, base, blocks, target.lanes)
 
 
 class _Lowering:
@@ -231,11 +232,8 @@ class _Lowering:
         out = self._buffer(layer.name, -(-n_filters // self.target.lanes), height, width)
         bias = self.dense[layer.name + ".bias"] if layer.bias else np.zeros(n_filters, np.float32)
         after = fused.activation if fused else "linear"
-        self.steps.append(
-            kernel_step(
-                choice, ConvolutionStep(problem, bias, view, out, order, skip, after), self.target
-            )
-        )
+        base = ConvolutionStep(problem, bias, view, out, order, skip, after)
+        self.steps += kernel_steps(choice, base, self.target)
         self.views[layer.name] = view_of(out, n_filters, order)
         if fused:
             self.views[fused.name] = self.views[layer.name]

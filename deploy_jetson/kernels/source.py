@@ -6,14 +6,16 @@ from typing import NamedTuple
 
 from deploy_jetson.kernels.chain import ChainStep
 from deploy_jetson.kernels.emit_columns import columns_runner, columns_tiles
+from deploy_jetson.kernels.emit_patterns import pattern_runner, transpose_source
 from deploy_jetson.kernels.emit_winograd import (
     product_tiles, winograd_input, winograd_output, winograd_runner, winograd_transforms,
 )  # fmt: skip
 from deploy_jetson.kernels.lower import Plan
 from deploy_jetson.kernels.packing import Blob
+from deploy_jetson.kernels.pattern_step import PatternStep
 from deploy_jetson.kernels.steps import KernelStep, Record, WinogradStep
 from deploy_jetson.kernels.targets import Target
-from deploy_jetson.kernels.variants import ColumnsVariant, Variant, WinogradVariant
+from deploy_jetson.kernels.variants import ColumnsVariant, PatternVariant, Variant, WinogradVariant
 
 RUNTIME = Path(__file__).parent / "c"
 RUNTIME_FILES = ("pneumonia_model.h", "engine.h", "engine.c")
@@ -51,6 +53,7 @@ def kernel_texts(target: Target, variants: list[Variant]) -> dict[str, str]:
     """The files that depend on the target and the kernels, not on the network."""
     texts = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in RUNTIME_FILES}
     texts["target.h"] = target_header(target)
+    texts["transpose.h"] = "\n".join([BANNER, *transpose_source(target.lanes)])
     texts["kernels.h"] = kernels_header(variants)
     texts["kernels.c"] = kernels_source(variants)
     return texts
@@ -101,8 +104,10 @@ def kernels_source(variants: Iterable[Variant]) -> str:
         lines += winograd_output(out_tile)
     for column in columns:
         lines += [*columns_runner(column), ""]
-    for variant in winograd:
-        lines += [*winograd_runner(variant), ""]
+    for product in winograd:
+        lines += [*winograd_runner(product), ""]
+    for pattern in (v for v in variants if isinstance(v, PatternVariant)):
+        lines += [*pattern_runner(pattern), ""]
     return "\n".join(lines)
 
 
@@ -170,7 +175,9 @@ def _chain(index: int, record: Record) -> Iterator[str]:
 
 
 def _scratch(plan: Plan) -> int:
-    steps = [step for step in plan.steps if isinstance(step, WinogradStep | ChainStep)]
+    steps = [
+        step for step in plan.steps if isinstance(step, WinogradStep | ChainStep | PatternStep)
+    ]
     return max([step.scratch_floats(plan.target.lanes) for step in steps], default=0)
 
 

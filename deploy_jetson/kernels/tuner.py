@@ -15,6 +15,7 @@ from deploy_jetson.kernels.choices import (
 )  # fmt: skip
 from deploy_jetson.kernels.cost import candidates, panel_columns, predicted_cycles
 from deploy_jetson.kernels.search import search
+from deploy_jetson.kernels.steps import KernelStep
 from deploy_jetson.kernels.targets import Target, cpu_name
 from deploy_jetson.kernels.variants import Variant
 from pneumonia.runtime.atomic import write_json
@@ -144,7 +145,13 @@ def _variants(
     found = set()
     for key in keys:
         steps, _ = candidate_steps(problems[key], lists[key], target)
-        found |= {variant for step in steps for variant in step.variants(target)}
+        found |= {
+            variant
+            for parts in steps
+            for step in parts
+            if isinstance(step, KernelStep)
+            for variant in step.variants(target)
+        }
     return sorted(found, key=lambda variant: variant.name)
 
 

@@ -1,5 +1,6 @@
 """The one table of kernel variants: generator, tuner, tests and benchmark all read it."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -55,15 +56,25 @@ class WinogradVariant(NamedTuple):
 
 
 class PatternVariant(NamedTuple):
-    """Free patterns: pixels across lanes, `vectors` accumulators for each of `filters` filters."""
+    """Free patterns: pixels across lanes.
 
+    Attributes:
+        rows, vectors, filters: Register tile.
+        pitch: Floats from one row of the planar input to the next.
+        patterns: Taps kh * 3 + kw of every pattern.
+    """
+
+    rows: int
     vectors: int
     filters: int
+    pitch: int
+    patterns: tuple[tuple[int, ...], ...]
 
     @property
     def name(self) -> str:
-        """Name of the step function in C."""
-        return f"pattern_{self.vectors}x{self.filters}"
+        """Name of the step function in C; the patterns as a short digest."""
+        digest = hashlib.sha256(repr(self.patterns).encode()).hexdigest()[:6]
+        return f"pattern_{self.rows}x{self.vectors}x{self.filters}_pitch{self.pitch}_{digest}"
 
 
 Variant = ColumnsVariant | WinogradVariant | PatternVariant

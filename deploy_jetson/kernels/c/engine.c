@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "engine.h"
+#include "transpose.h" /* generated */
 
 #define EXPORT __attribute__((visibility("default")))
 #define SPINS 4000 /* about 10 us: longer waits give the core away */
@@ -252,7 +253,7 @@ EXPORT const char *pn_error_text(int status) {
 
 static const int32_t *list(const engine *e, int64_t offset) { return (const int32_t *)(e->weights + offset); }
 
-static void zero(float *p, int64_t floats) { memset(p, 0, (size_t)floats * sizeof(float)); }
+void zero_floats(float *p, int64_t floats) { memset(p, 0, (size_t)floats * sizeof(float)); }
 
 void clear_halo(float *origin, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1) {
   const int64_t side = (int64_t)t->halo * LANES, width = (int64_t)t->width * LANES;
@@ -260,11 +261,11 @@ void clear_halo(float *origin, const blocked *t, int32_t first_block, int32_t n_
   for (int32_t b = first_block; b < first_block + n_blocks; b++) {
     float *plane = origin + b * t->block;
     for (int32_t y = y0; y < y1; y++) {
-      zero(plane + y * t->row - side, side);
-      zero(plane + y * t->row + width, side);
+      zero_floats(plane + y * t->row - side, side);
+      zero_floats(plane + y * t->row + width, side);
     }
-    if (y0 == 0) zero(plane - t->halo * t->row - side, t->halo * t->row);
-    if (y1 == t->height) zero(plane + t->height * t->row - side, t->halo * t->row);
+    if (y0 == 0) zero_floats(plane - t->halo * t->row - side, t->halo * t->row);
+    if (y1 == t->height) zero_floats(plane + t->height * t->row - side, t->halo * t->row);
   }
 }
 
@@ -273,7 +274,7 @@ void run_input(const engine *e, const void *layer, int32_t unit) {
   const input_layer *l = layer;
   const int64_t row = l->width + 2 * l->halo, plane = (l->height + 2 * l->halo) * row;
   float *out = e->arena + l->x + unit * plane;
-  zero(out, plane);
+  zero_floats(out, plane);
   for (int32_t y = 0; y < l->height; y++) {
     memcpy(out + (y + l->halo) * row + l->halo, e->input + ((int64_t)unit * l->height + y) * l->width,
            (size_t)l->width * sizeof(float));
@@ -439,5 +440,56 @@ void run_chain(const engine *e, const void *layer, int32_t unit) {
       x = scratch - (base[i] + t->halo) * t->row;
     }
     chain_rows(e, &c->levels[last], x, e->arena + c->levels[last].parts->layer->out.base, first[last], end[last]);
+  }
+}
+
+/* --- free patterns ------------------------------------------------------------------------------ */
+
+/* unit = block of input channels. Rows end in zeros, so that a row's left neighbour is a zero too. */
+void run_planes(const engine *e, const void *layer, int32_t unit) {
+  const planes_layer *l = layer;
+  const float *x = e->arena + list(e, l->sources)[unit];
+  float *out = e->arena + l->x + (int64_t)unit * LANES * l->plane;
+  for (int32_t lane = 0; lane < LANES; lane++) {
+    zero_floats(out + lane * l->plane, l->pitch);
+    zero_floats(out + lane * l->plane + (int64_t)(l->height + 1) * l->pitch, l->pitch);
+  }
+  for (int32_t y = 0; y < l->height; y++) {
+    float *row = out + (int64_t)(y + 1) * l->pitch;
+    for (int32_t i = 0; i < l->pitch; i += LANES) {
+      vfloat v[LANES];
+      for (int32_t p = 0; p < LANES; p++) {
+        v[p] = i + p < l->width ? load(x + (int64_t)y * l->row + (int64_t)(i + p) * LANES) : (vfloat){0};
+      }
+      transpose(v);
+      for (int32_t lane = 0; lane < LANES; lane++) store(row + lane * l->plane + i, v[lane]);
+    }
+  }
+}
+
+/* Sums of pixels of one filter to pixels of LANES filters, with bias, activation and skip. */
+void pattern_store(const engine *e, const pattern_layer *l, const float *sums, int64_t filter, int32_t group,
+                   int32_t n, int32_t y0, int32_t rows, int32_t x0, int32_t wide) {
+  const float *bias = (const float *)(e->weights + l->bias);
+  for (int32_t f = 0; f < n; f += LANES) {
+    const int32_t block = (group * l->block_filters + f) / LANES;
+    const vfloat b = load(bias + (int64_t)block * LANES);
+    if (x0 == 0) clear_halo(e->arena + l->out.base, &l->out, block, 1, y0, y0 + rows);
+    for (int32_t y = 0; y < rows; y++) {
+      for (int32_t i = 0; i < wide && x0 + i < l->out.width; i += LANES) {
+        vfloat v[LANES];
+        for (int32_t j = 0; j < LANES; j++) v[j] = load(sums + (f + j) * filter + y * wide + i);
+        transpose(v);
+        const int64_t at = block * l->out.block + (y0 + y) * l->out.row + (int64_t)(x0 + i) * LANES;
+        float *out = e->arena + l->out.base + at;
+        const float *skip = l->skip < 0 ? NULL : e->arena + l->skip + at;
+        const int32_t left = l->out.width - x0 - i;
+        for (int32_t p = 0; p < LANES && p < left; p++) {
+          vfloat value = activate(v[p] + b, l->act);
+          if (skip) value = activate(value + load(skip + p * LANES), l->act_after);
+          store(out + p * LANES, value);
+        }
+      }
+    }
   }
 }

@@ -101,6 +101,27 @@ typedef struct {
   int32_t wide, narrow;      /* as above, over the tiles of a block */
 } winograd_layer;
 
+/* Free patterns: `tall` rows of tiles of the kernel's height, then `low` of one row less. */
+typedef struct {
+  blocked out;
+  int64_t skip;
+  int64_t x, plane;          /* planar input: row above pixel (0, 0) of the first channel; per channel */
+  int64_t counts, channels, weights, starts, bias;
+  activation act, act_after;
+  int32_t tall, low, tiles_x, block_filters, channel_blocks;
+} pattern_layer;
+
+/* Turns blocked channels into planes whose rows are `pitch` floats: what free patterns read. */
+typedef struct {
+  int64_t sources;           /* weights offset: int32 arena offset of pixel (0, 0) of every input block */
+  int64_t x, plane;
+  int32_t blocks, height, width, row, pitch;
+} planes_layer;
+void run_planes(const engine *e, const void *layer, int32_t unit);
+void pattern_store(const engine *e, const pattern_layer *l, const float *sums, int64_t filter, int32_t group,
+                   int32_t n, int32_t y0, int32_t rows, int32_t x0, int32_t wide);
+void zero_floats(float *p, int64_t floats);
+
 typedef struct {
   int64_t x;
   int32_t channels, height, width, halo;
