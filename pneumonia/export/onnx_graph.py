@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pneumonia import __version__
+from pneumonia.runtime.engines import output_shape
 from pneumonia.runtime.errors import DISCLAIMER, ExportError
 from pneumonia.runtime.spec import (
     INPUT,
@@ -184,13 +185,14 @@ class _Emitter:
         if isinstance(layer, GlobalAvgPool):
             return self.node("GlobalAveragePool", [x], layer.name)
         if isinstance(layer, Flatten):
-            return self.reshape(x, layer.name, [self.batch, *self.shapes[layer.name]])
+            extents = [self.batch, *self.shapes[layer.name]]
+            return self.reshape(x, layer.name, extents, layer.name + ".shape")
         raise ExportError(
             "Layer has no ONNX form", found=type(layer).__name__, where=f"layer {layer.name!r}"
         )
 
-    def reshape(self, x: str, output: str, shape: list[int]) -> str:
-        target = self.constant(output + ".shape", np.array(shape, dtype=np.int64))
+    def reshape(self, x: str, output: str, shape: list[int], constant: str) -> str:
+        target = self.constant(constant, np.array(shape, dtype=np.int64))
         return self.node("Reshape", [x, target], output)
 
     def output(self, name: str) -> onnx.ValueInfoProto:
@@ -198,10 +200,10 @@ class _Emitter:
         shape: Shape = self.shapes[name]
         extents = [self.batch, *shape]
         value = self.value[name]
-        if is_flat(self.spec, name):
+        if len(output_shape(self.spec, name)) == 1:
             extents = extents[:2]
             self.rename(name)
-            self.reshape(self.value[name], name, extents)
+            self.reshape(self.value[name], name, extents, name + ".flat_shape")
         elif value != name:
             self.node("Identity", [value], name)
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, extents)
@@ -217,11 +219,6 @@ class _Emitter:
                     if field == name:
                         fields[i] = inner
         self.value = {key: inner if value == name else value for key, value in self.value.items()}
-
-
-def is_flat(spec: NetworkSpec, name: str) -> bool:
-    """Whether an output leaves the network as (N, n) instead of (N, C, H, W)."""
-    return name != INPUT and isinstance(spec.layer(name), (Linear, Flatten))
 
 
 def emit_onnx(spec: NetworkSpec, tensors: Mapping[str, Array], batch: int = 1) -> OnnxGraph:

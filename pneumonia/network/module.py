@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from pneumonia.runtime.engines import output_shape
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.spec import (
     BN_EPS,
@@ -165,11 +166,9 @@ class Network(nn.Module):
 
     def __init__(self, spec: NetworkSpec, tensors: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
-        shapes = spec.shapes()  # raises SpecError on a broken graph before memory is taken
+        spec.shapes()  # raises SpecError on a broken graph before memory is taken
         self.spec = spec
-        self._flat = {
-            name for name in spec.outputs if shapes[name][1:] == (1, 1) and _is_flat(spec, name)
-        }
+        self._flat = {name for name in spec.outputs if len(output_shape(spec, name)) == 1}
         self._dead = _last_uses(spec)
         # A list, not a dict by name: any name is allowed in a spec, not in a ModuleDict.
         self.blocks = nn.ModuleList(
@@ -240,10 +239,6 @@ class Network(nn.Module):
         with torch.no_grad():
             for name, target in self.tensors().items():
                 target.copy_(tensors[name])
-
-
-def _is_flat(spec: NetworkSpec, name: str) -> bool:
-    return name != INPUT and isinstance(spec.layer(name), (Linear, Flatten))
 
 
 def check_tensors(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> None:

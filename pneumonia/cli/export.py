@@ -1,0 +1,57 @@
+"""`pneumonia export`: a run as a model bundle."""
+
+from pathlib import Path
+
+import click
+
+from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    metavar="BUNDLE",
+    type=click.Path(path_type=Path),
+    help="Folder of the bundle; a bundle that stands there is replaced.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Choice(["best", "last"]),
+    help="Which weights; the best ones unless there are only last ones.",
+)
+@click.option(
+    "--batch",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Images per run of model.onnx (TensorRT 8.2 wants it fixed).",
+)
+def command(run: Path, out: Path, checkpoint: str | None, batch: int) -> None:
+    """Write a run as a model bundle: spec, weights, ONNX (opset 13), thresholds, model card."""
+    from pneumonia.export.bundle import export_run
+
+    with progress_bar("export") as progress:
+        result = export_run(run, out, checkpoint, batch, progress)
+    totals = result.totals
+    show_table(
+        f"{result.spec.name} from {result.facts.checkpoint}, model {result.model_hash[:12]}",
+        ("file", "bytes"),
+        [(name, f"{n_bytes:,}") for name, n_bytes in result.sizes.items()],
+    )
+    click.echo(
+        f"parameters {totals.parameters:,}, kept weights {totals.kept_weights:,}"
+        f" ({totals.rate:.2f}x fewer), MACs {totals.macs:,}, kept {totals.kept_macs:,}"
+    )
+    click.echo(
+        f"ONNX opset {result.onnx.opset}, differs from torch by {result.onnx.relative_error:.1e}"
+    )
+    if result.gathered:
+        click.echo(f"{len(result.gathered)} convolutions read only the channels they keep")
+    if not result.facts.calibrated:
+        click.echo("warning: thresholds are not calibrated for these weights (0.5 is a guess)")
+    if result.spec.detect_layers():
+        show_next(f"pneumonia score INPUT OUTPUT --bundle {out}")
+    else:
+        show_next(f"pneumonia inspect {out}")

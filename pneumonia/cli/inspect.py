@@ -1,0 +1,81 @@
+"""`pneumonia inspect`: layers, shapes, parameters, MACs, sparsity, storage."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pneumonia.cli.terminal import show_next, show_table
+
+if TYPE_CHECKING:
+    from pneumonia.network.accounting import LayerAccount
+    from pneumonia.network.inspection import Inspection
+
+
+@click.command()
+@click.argument("model", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint",
+    type=click.Choice(["best", "last"]),
+    help="Which checkpoint of a run; the best one unless there is only a last one.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")
+def command(model: Path, checkpoint: str | None, as_json: bool) -> None:
+    """Show layers, shapes, parameters, MACs, sparsity and storage of a run or a bundle."""
+    import json
+
+    from pneumonia.network.inspection import inspect_folder
+
+    found = inspect_folder(model, checkpoint)
+    if as_json:
+        click.echo(json.dumps(found.as_json(), indent=2, allow_nan=False))
+        return
+    _show(found)
+    if found.kind == "bundle":
+        show_next(f"pneumonia score INPUT OUTPUT --bundle {model}")
+    else:
+        show_next(f"pneumonia export {model} --out BUNDLE")
+
+
+def _show(found: "Inspection") -> None:
+    from pneumonia.network.inspection import kept_share, storage_of
+
+    spec, totals = found.spec, found.account.totals
+    size = spec.input
+    show_table(
+        f"{spec.name}, input {size.channels} x {size.height} x {size.width}, {found.folder}",
+        ("layer", "op", "output", "parameters", "kept %", "MMAC", "kept MMAC", "storage", "KiB"),
+        [_cells(row, storage_of(spec, row)) for row in found.account.layers],
+    )
+    click.echo()
+    rows: list[tuple[str, str, str]] = [
+        ("parameters", f"{totals.parameters:,}", ""),
+        ("weights", f"{totals.weights:,}", ""),
+        ("kept weights", f"{totals.kept_weights:,}", f"{totals.rate:.2f}x fewer"),
+        ("MACs", f"{totals.macs:,}", ""),
+        ("kept MACs", f"{totals.kept_macs:,}", f"{totals.mac_rate:.2f}x fewer"),
+        ("storage of numbers, bytes", f"{totals.storage_bits // 8:,}", ""),
+        ("least index storage, bytes", f"{-(-totals.index_bits // 8):,}", ""),
+    ]
+    rows += [(f"{name}, bytes", f"{n_bytes:,}", "") for name, n_bytes in found.files.items()]
+    title = f"totals ({100 * kept_share(totals):.1f} % of the weights kept)"
+    show_table(title, ("", "count", ""), rows)
+
+
+def _cells(row: "LayerAccount", storage: str) -> tuple[str, ...]:
+    from pneumonia.network.inspection import kept_share
+
+    shape = " x ".join(str(extent) for extent in row.shape_out)
+    if not storage:
+        return (row.name, row.op, shape, "", "", "", "", "", "")
+    return (
+        row.name,
+        row.op,
+        shape,
+        f"{row.parameters:,}",
+        f"{100 * kept_share(row):.1f}",
+        f"{row.macs / 1e6:.2f}",
+        f"{row.kept_macs / 1e6:.2f}",
+        storage,
+        f"{(row.storage_bits + row.index_bits) / 8192:.1f}",
+    )

@@ -1,0 +1,192 @@
+"""From a run folder to a model bundle (docs/architecture.md), or to nothing at all."""
+
+import platform
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pneumonia.export.model_card import model_card
+from pneumonia.export.onnx_check import OnnxReport, check_onnx
+from pneumonia.export.onnx_graph import GatheredInput, emit_onnx
+from pneumonia.export.run_facts import RunFacts, read_run_facts
+from pneumonia.network.accounting import Totals, account
+from pneumonia.network.files import checkpoint_folder, load_model, save_model
+from pneumonia.network.fold import fold_batch_norm
+from pneumonia.runtime.atomic import new_folder, write_bytes, write_json, write_text
+from pneumonia.runtime.bundle import (
+    MANIFEST,
+    MODEL_CARD,
+    ONNX,
+    OPERATING_POINTS,
+    SCHEMA,
+    SPEC,
+    WEIGHTS,
+    file_sha256,
+    load_bundle,
+    model_hash,
+)
+from pneumonia.runtime.errors import DISCLAIMER, ExportError, OutputError
+from pneumonia.runtime.spec import NetworkSpec
+
+Progress = Callable[[int, int, str], None]
+PACKAGES = ("numpy", "onnx", "onnxruntime", "pneumonia", "torch")
+STEPS = ("read", "fold", "emit", "check", "verify", "done")
+HASH_DIGITS = 8  # of the model hash that the model's name shows
+
+
+class ExportResult(NamedTuple):
+    """A written bundle.
+
+    Attributes:
+        out: Its folder.
+        spec: The network as bundled, batch norm folded.
+        model_hash: Its identity.
+        totals: Its cost.
+        sizes: File -> bytes.
+        onnx: What the ONNX file proved.
+        gathered: Convolutions that read only part of their channels in ONNX.
+        facts: What is known about the run.
+    """
+
+    out: Path
+    spec: NetworkSpec
+    model_hash: str
+    totals: Totals
+    sizes: dict[str, int]
+    onnx: OnnxReport
+    gathered: tuple[GatheredInput, ...]
+    facts: RunFacts
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    checkpoint: str | None = None,
+    batch: int = 1,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Fold, emit, check, and swap a bundle in; the same run gives the same bytes.
+
+    Args:
+        run: Run folder, or one of its checkpoints.
+        out: The bundle's folder; a bundle that stands there is replaced once the new one is whole.
+        checkpoint: `best` or `last`; None takes the best one, else the last.
+        batch: Fixed batch of the ONNX graph.
+        progress: Called with (steps done, steps, what comes next).
+
+    Raises:
+        ArtefactError: No checkpoint, or a damaged one.
+        ExportError: Weights that are not finite, a layer without ONNX form, numbers that differ.
+        OutputError: `out` is something else than a bundle, or cannot be written.
+    """
+
+    def step(number: int) -> None:
+        if progress is not None:
+            progress(number, len(STEPS) - 1, STEPS[number])
+
+    if batch < 1:
+        raise ExportError("Batch is a count of images", expected=">= 1", found=repr(batch))
+    check_replaceable(out)
+    step(0)
+    folder = checkpoint_folder(run, checkpoint)
+    spec, tensors = load_model(folder)
+    check_finite(tensors)
+    facts = read_run_facts(folder)
+    step(1)
+    folded_spec, folded = fold_batch_norm(spec, tensors)
+    with new_folder(str(out)) as part_name:
+        part = Path(part_name)
+        folded_spec = save_model(part, folded_spec, folded)
+        identity = model_hash(str(part / SPEC), str(part / WEIGHTS))
+        step(2)
+        graph = emit_onnx(folded_spec, {k: v.numpy() for k, v in folded.items()}, batch)
+        write_bytes(str(part / ONNX), graph.model.SerializeToString())
+        step(3)
+        report = check_onnx(part / ONNX, spec, tensors, batch)
+        totals = account(folded_spec, folded).totals
+        points = {"model_hash": identity, "points": facts.points}
+        write_json(str(part / OPERATING_POINTS), points)
+        sizes = {name: (part / name).stat().st_size for name in (SPEC, WEIGHTS, ONNX)}
+        card = model_card(folded_spec, identity, facts, totals, sizes, report, graph.gathered)
+        write_text(str(part / MODEL_CARD), card)
+        write_json(
+            str(part / MANIFEST), _manifest(part, folded_spec, identity, facts, report, batch)
+        )
+        step(4)
+        load_bundle(part_name)
+        sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
+    step(5)
+    return ExportResult(out, folded_spec, identity, totals, sizes, report, graph.gathered, facts)
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse to replace anything but a bundle or an empty folder; raises OutputError."""
+    if not out.exists() or (out / MANIFEST).is_file():
+        return
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    raise OutputError(
+        "Will not replace what is not a bundle",
+        expected="a new folder, or a bundle",
+        where=str(out),
+        fix="Choose another --out",
+    )
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Every number of a network; raises ExportError naming the first bad tensor."""
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            layer, _, part = name.rpartition(".")
+            raise ExportError(
+                "Weights are not finite",
+                expected="numbers",
+                found="NaN or infinity",
+                where=f"layer {layer!r}, {part}",
+                fix="Export an earlier checkpoint or train again",
+            )
+
+
+def _manifest(
+    part: Path,
+    spec: NetworkSpec,
+    identity: str,
+    facts: RunFacts,
+    report: OnnxReport,
+    batch: int,
+) -> dict[str, Any]:
+    files = {
+        name: {
+            "sha256": file_sha256(str(part / name)),
+            "bytes": (part / name).stat().st_size,
+        }
+        for name in (SPEC, WEIGHTS, ONNX, OPERATING_POINTS, MODEL_CARD)
+    }
+    return {
+        "schema": SCHEMA,
+        "model_name": f"{spec.name}-{identity[:HASH_DIGITS]}",
+        "model_hash": identity,
+        "files": files,
+        "preprocess": spec.input._asdict(),
+        "onnx": {
+            "opset": report.opset,
+            "ir_version": report.ir_version,
+            "batch": batch,
+            "relative_error": report.relative_error,
+        },
+        "run": {
+            "kind": facts.kind,
+            "checkpoint": facts.checkpoint,
+            "epoch": facts.epoch,
+            "seed": facts.seed,
+            "dataset_fingerprint": facts.dataset_fingerprint,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in PACKAGES},
+        },
+        "disclaimer": DISCLAIMER,
+    }

@@ -1,0 +1,155 @@
+"""The bundle's model card: facts of the run and the files, and plainly what is not known."""
+
+from collections.abc import Sequence
+
+from pneumonia.export.onnx_check import TOLERANCE, OnnxReport
+from pneumonia.export.onnx_graph import GatheredInput
+from pneumonia.export.run_facts import RunFacts
+from pneumonia.network.accounting import Totals
+from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.spec import Detect, NetworkSpec
+
+MISSING = "not available"
+
+
+def model_card(
+    spec: NetworkSpec,
+    model_hash: str,
+    facts: RunFacts,
+    totals: Totals,
+    sizes: dict[str, int],
+    onnx: OnnxReport,
+    gathered: Sequence[GatheredInput],
+) -> str:
+    """Markdown of the model card.
+
+    Args:
+        spec: The network as bundled.
+        model_hash: Identity of the bundle.
+        facts: Of the run.
+        totals: Cost of the network as bundled.
+        sizes: File -> bytes.
+        onnx: What the ONNX file proved.
+        gathered: Convolutions that read only part of their channels.
+    """
+    sections = [
+        f"# {spec.name}\n\n**{DISCLAIMER}**",
+        _network(spec, model_hash),
+        _evidence(facts),
+        _points(facts),
+        _cost(totals, sizes),
+        _onnx(onnx, gathered),
+        _origin(facts),
+        _limits(facts),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _network(spec: NetworkSpec, model_hash: str) -> str:
+    size = spec.input
+    heads = [layer for layer in spec.detect_layers() if layer.name in spec.outputs]
+    job = f"detector with {len(heads)} scales" if heads else "classifier"
+    rows = [
+        ("job", job),
+        ("classes", ", ".join(spec.class_names)),
+        ("input", f"{size.channels} x {size.height} x {size.width}, letterboxed grey"),
+        ("values", f"(x / 255 - {size.mean:g}) / {size.std:g}"),
+        ("layers", str(len(spec.layers))),
+        *[(f"anchors at stride {head.stride}", _anchors(head)) for head in heads],
+        ("model hash", f"`{model_hash}`"),
+    ]
+    return "## The network\n\n" + _table(("what", "value"), rows)
+
+
+def _anchors(head: Detect) -> str:
+    pairs = ", ".join(f"{w:.0f} x {h:.0f}" for w, h in head.anchors)
+    return f"{pairs} ({head.box_coding} coding)"
+
+
+def _evidence(facts: RunFacts) -> str:
+    title = "## Validation of these weights\n\n"
+    if not facts.metrics:
+        return title + f"Validation metrics: {MISSING}."
+    rows = [(name, f"{value:.4f}") for name, value in sorted(facts.metrics.items())]
+    return (
+        title
+        + _table(("metric", "value"), rows)
+        + "\n\nMeasured on the validation split that also chose the weights and thresholds, hence"
+        + f" optimistic. Confidence intervals: {MISSING}. Test results: {MISSING}."
+    )
+
+
+def _points(facts: RunFacts) -> str:
+    rows = [
+        (name, f"{point.get('threshold')}", _notes(point)) for name, point in facts.points.items()
+    ]
+    text = "## Operating points\n\n" + _table(("name", "score threshold", "notes"), rows)
+    if not facts.calibrated:
+        text += "\n\nThresholds were **not calibrated** for these weights."
+    return text + "\n\nThresholds hold for this model hash only."
+
+
+def _notes(point: dict[str, object]) -> str:
+    notes = [f"{key}: {value}" for key, value in point.items() if key != "threshold"]
+    return ", ".join(notes).replace("|", "/")
+
+
+def _cost(totals: Totals, sizes: dict[str, int]) -> str:
+    rows = [
+        ("parameters", f"{totals.parameters:,}"),
+        ("weights", f"{totals.weights:,}"),
+        ("kept weights", f"{totals.kept_weights:,} ({totals.rate:.2f}x fewer)"),
+        ("multiply-accumulates", f"{totals.macs:,}"),
+        ("kept multiply-accumulates", f"{totals.kept_macs:,} ({totals.mac_rate:.2f}x fewer)"),
+        *[(f"`{name}`", f"{n_bytes:,} bytes") for name, n_bytes in sizes.items()],
+        ("latency and energy", f"{MISSING}; measure on the device"),
+    ]
+    return "## Cost for one image\n\n" + _table(("what", "value"), rows)
+
+
+def _onnx(onnx: OnnxReport, gathered: Sequence[GatheredInput]) -> str:
+    ops = ", ".join(f"{name} {count}" for name, count in onnx.ops.items())
+    text = (
+        f"## ONNX\n\nOpset {onnx.opset}, IR {onnx.ir_version}; {ops}. Largest difference between"
+        f" onnxruntime and torch: {onnx.relative_error:.1e} of the output's largest magnitude"
+        f" (allowed {TOLERANCE:g})."
+    )
+    if gathered:
+        rows = [(g.layer, str(g.n_alive), str(g.n_channels)) for g in gathered]
+        header = ("convolution", "channels read", "of")
+        text += "\n\nConvolutions that read only the channels they keep:\n\n" + _table(header, rows)
+    return text
+
+
+def _origin(facts: RunFacts) -> str:
+    def known(value: object) -> str:
+        return MISSING if value is None else str(value)
+
+    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    rows = [
+        ("kind of run", known(facts.kind)),
+        ("checkpoint", facts.checkpoint),
+        ("epoch", known(facts.epoch)),
+        ("seed", known(facts.seed)),
+        ("dataset fingerprint", known(facts.dataset_fingerprint)),
+        ("versions", versions or MISSING),
+        ("ages, sexes, views, scanners of the training data", MISSING),
+    ]
+    return "## Origin\n\n" + _table(("what", "value"), rows)
+
+
+def _limits(facts: RunFacts) -> str:
+    return (
+        "## Limits\n\nNot validated clinically, prospectively, or on other hospitals' images."
+        " Frontal chest radiographs only. Boxes mark opacities, not a diagnosis. A missing box does"
+        " not rule pneumonia out. Performance by age, sex, view and scanner: "
+        + MISSING
+        + ". Calibration of scores: "
+        + MISSING
+        + "."
+    )

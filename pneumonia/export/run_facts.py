@@ -1,0 +1,149 @@
+"""What a run folder says about itself, read for the bundle's model card and manifest."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pneumonia.network.files import RUN_FILE
+from pneumonia.runtime.errors import ArtefactError
+
+METRICS_FILE = "metrics.json"
+METRICS_TABLE = "metrics.csv"
+STATE_FILE = "state.json"
+POINTS_FILE = "operating_points.json"
+UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}
+
+
+class RunFacts(NamedTuple):
+    """Facts of a run; None or empty where the run folder does not say.
+
+    Attributes:
+        kind: `train` or `prune`.
+        checkpoint: Name of the checkpoint folder.
+        epoch: After which the weights were saved.
+        seed: Of the run.
+        dataset_fingerprint: Of the training data.
+        versions: Package -> version at training.
+        metrics: Of the validation of these weights.
+        points: Operating points: name -> record with `threshold`.
+    """
+
+    kind: str | None
+    checkpoint: str
+    epoch: int | None
+    seed: int | None
+    dataset_fingerprint: str | None
+    versions: dict[str, str]
+    metrics: dict[str, float]
+    points: dict[str, dict[str, Any]]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the thresholds were chosen on validation images."""
+        return self.points != UNCALIBRATED
+
+
+def read_run_facts(folder: Path) -> RunFacts:
+    """Collect what is known about a checkpoint.
+
+    Args:
+        folder: The checkpoint, as `network.files.checkpoint_folder` gives it.
+
+    Raises:
+        ArtefactError: A file of the run is damaged.
+    """
+    run = folder.parent
+    record = _read(run / RUN_FILE)
+    epoch, metrics = _metrics(run, folder)
+    dataset = record.get("dataset")
+    if isinstance(dataset, dict):
+        fingerprint = dataset.get("fingerprint")
+    else:
+        fingerprint = record.get("dataset_fingerprint")
+    versions = record.get("versions")
+    return RunFacts(
+        kind=_text(record.get("kind")),
+        checkpoint=folder.name,
+        epoch=epoch,
+        seed=_whole(record.get("seed")),
+        dataset_fingerprint=_text(fingerprint),
+        versions={str(k): str(v) for k, v in versions.items()}
+        if isinstance(versions, dict)
+        else {},
+        metrics=metrics,
+        points=_operating_points(run, folder),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object, empty when the file is not there."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError):
+        raise ArtefactError("File of the run is damaged", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise ArtefactError("File of the run is not a JSON object", where=str(path))
+    return value
+
+
+def _metrics(run: Path, folder: Path) -> tuple[int | None, dict[str, float]]:
+    saved = _read(folder / METRICS_FILE)
+    if saved:
+        return _whole(saved.get("epoch")), _numbers(saved.get("metrics"))
+    epoch = _whole(_read(folder / STATE_FILE).get("epoch"))
+    return epoch, {} if epoch is None else _row(run / METRICS_TABLE, epoch)
+
+
+def _row(path: Path, epoch: int) -> dict[str, float]:
+    """The validation columns of one epoch."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                if row.get("epoch") and float(row["epoch"]) == epoch:
+                    columns = {k: float(v) for k, v in row.items() if k and v}
+                    return _numbers({k: v for k, v in columns.items() if k.startswith("val_")})
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError):
+        raise ArtefactError("File of the run is damaged", where=str(path)) from None
+    return {}
+
+
+def _operating_points(run: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """Points of these very weights: beside them, or the run's, which are those of the best ones."""
+    document = _read(folder / POINTS_FILE)
+    if not document and folder.name == "best":
+        document = _read(run / POINTS_FILE)
+    if not document:
+        return {name: dict(point) for name, point in UNCALIBRATED.items()}
+    points = document.get("points")
+    if not isinstance(points, dict) or not all(isinstance(p, dict) for p in points.values()):
+        raise ArtefactError(
+            "Operating points are malformed",
+            expected='{"points": {name: {"threshold": ...}}}',
+            where=str(run / POINTS_FILE),
+        )
+    return points or {name: dict(point) for name, point in UNCALIBRATED.items()}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _numbers(value: object) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {
+        str(key): float(number)
+        for key, number in value.items()
+        if isinstance(number, (int, float)) and math.isfinite(number)
+    }
