@@ -1,0 +1,258 @@
+"""DICOM headers: read with limits, checked before a pixel is decoded, facts without identifiers."""
+
+import io
+import re
+import zlib
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional
+
+import pydicom
+from pydicom.filereader import read_file_meta_info
+
+from pneumonia.runtime.errors import DicomError
+
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NATIVE = (IMPLICIT_LITTLE, "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED)
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+HTJ2K = tuple("1.2.840.10008.1.2.4.20{}".format(i) for i in (1, 2, 3))
+RLE = "1.2.840.10008.1.2.5"
+KNOWN_SYNTAXES = (
+    NATIVE + (JPEG_BASELINE, JPEG_EXTENDED, RLE) + JPEG_LOSSLESS + JPEG_LS + JPEG_2000 + HTJ2K
+)
+
+_DICOMDIR = "1.2.840.10008.1.3.10"
+# Storage classes without an image of their own: waveforms, presentation states, registrations,
+# structured reports, encapsulated documents, radiotherapy plans and structure sets.
+_NOT_IMAGES = tuple(
+    "1.2.840.10008.5.1.4." + root
+    for root in ("1.1.9.", "1.1.11.", "1.1.66.1", "1.1.66.2", "1.1.66.3", "1.1.67", "1.1.88.")
+    + ("1.1.104.", "1.1.481.3", "1.1.481.4", "1.1.481.5", "34.")
+)
+_COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+
+def _words(text: str) -> FrozenSet[str]:
+    return frozenset(text.split())
+
+
+# Coded values that may leave the file; anything else becomes OTHER, so that no identifier a
+# site typed into a coded field can pass.
+MODALITIES = _words("CR DX RG XR CT MR US MG XA RF NM PT SC OT ES SEG RTDOSE RTIMAGE IO PX BI ECG")
+VIEWS = _words("AP PA LL RL LATERAL RLD LLD RLO LLO RAO LAO RPO LPO AXIAL OBLIQUE")
+BODY_PARTS = _words(
+    "CHEST THORAX LUNG RIB RIBS HEART STERNUM ABDOMEN PELVIS HIP SPINE CSPINE TSPINE LSPINE SKULL "
+    "HEAD NECK SHOULDER CLAVICLE SCAPULA ARM ELBOW FOREARM WRIST HAND FINGER LEG KNEE ANKLE FOOT "
+    "TOE EXTREMITY BREAST BRAIN WHOLEBODY"
+)
+
+
+class ReadLimits(NamedTuple):
+    """What a file may ask for, and which odd files are taken anyway.
+
+    Attributes:
+        max_file_bytes: Larger files are not opened.
+        max_side: Most rows or columns.
+        max_pixels: Most rows x columns x frames.
+        force_read: Take DICOM data without the 128-byte preamble.
+        allow_deflated: Take deflated DICOM (inflated size is bounded by `max_file_bytes`).
+        first_frame: Take the first frame of a multi-frame image instead of refusing it.
+    """
+
+    max_file_bytes: int = 256 * 1024 * 1024
+    max_side: int = 16384
+    max_pixels: int = 64 * 1024 * 1024
+    force_read: bool = False
+    allow_deflated: bool = False
+    first_frame: bool = False
+
+
+DEFAULT_LIMITS = ReadLimits()
+
+
+class Header(NamedTuple):
+    """A checked header: the dataset without pixel data, its transfer syntax and frame count."""
+
+    dataset: Any
+    syntax: str
+    frames: int
+
+
+def rejected(
+    what: str,
+    reason: str,
+    expected: Optional[str] = None,
+    found: Optional[str] = None,
+    fix: Optional[str] = None,
+) -> DicomError:
+    """A DicomError of status `rejected`."""
+    return DicomError(what, "rejected", reason, expected=expected, found=found, fix=fix)
+
+
+def coded(value: Any, allowed: FrozenSet[str]) -> Optional[str]:
+    """A coded value if it is a known one, `OTHER` if it is not, None if there is none."""
+    text = "" if value is None else str(value).strip().upper().replace(" ", "")
+    if not text:
+        return None
+    return text if text in allowed else "OTHER"
+
+
+def _check_inflated_size(path: str, meta: Any, limits: ReadLimits) -> None:
+    start = 144 + int(meta.get("FileMetaInformationGroupLength", 0))
+    total = 0
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    with io.open(path, "rb") as stream:
+        stream.seek(start)
+        data = stream.read(1 << 16)
+        while data and not inflater.eof:
+            total += len(inflater.decompress(data, 1 << 20))
+            if total > limits.max_file_bytes:
+                raise rejected("Deflated data set is too large", "resource_limit")
+            data = inflater.unconsumed_tail or stream.read(1 << 16)
+
+
+def _check_class(sop_class: str) -> None:
+    if sop_class == _DICOMDIR or sop_class.startswith(_NOT_IMAGES):
+        raise DicomError("DICOM object is not an image", "skipped", "not_an_image")
+
+
+def _check_meta(path: str, limits: ReadLimits) -> None:
+    meta = read_file_meta_info(path)
+    _check_class(str(meta.get("MediaStorageSOPClassUID") or ""))
+    syntax = str(meta.get("TransferSyntaxUID", "") or "")
+    if syntax == DEFLATED:
+        if not limits.allow_deflated:
+            raise rejected(
+                "Deflated DICOM is not read", "transfer_syntax", found=DEFLATED,
+                fix="A small deflated file can fill the memory; recompress it, or allow it",
+            )  # fmt: skip
+        _check_inflated_size(path, meta, limits)
+    elif syntax and syntax not in KNOWN_SYNTAXES:
+        raise rejected(
+            "Transfer syntax is not supported", "transfer_syntax", found=syntax[:64]
+        )  # fmt: skip
+
+
+def read_header(path: str, limits: ReadLimits, has_preamble: bool) -> Header:
+    """Read and check everything but the pixels.
+
+    Args:
+        path: The file.
+        limits: What is taken.
+        has_preamble: Whether bytes 128..132 are `DICM`.
+
+    Raises:
+        DicomError: With the status and reason for the manifest.
+    """
+    if has_preamble:
+        _check_meta(path, limits)
+    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=not has_preamble)
+    sop_class = str(
+        dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
+    )
+    if not sop_class and "SOPInstanceUID" not in dataset:
+        if not has_preamble:
+            raise rejected("Not a DICOM file", "not_dicom")
+        raise rejected("File holds no DICOM object", "no_sop_instance")
+    _check_class(sop_class)
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    if not syntax and not has_preamble and dataset.is_implicit_VR:
+        syntax = IMPLICIT_LITTLE
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    if not syntax:
+        raise rejected("File names no transfer syntax", "transfer_syntax", found="none")
+    return Header(dataset, syntax, _check_image(dataset, limits))
+
+
+def _whole(dataset: Any, keyword: str, reason: str, low: int, high: int) -> int:
+    """A whole-number attribute inside a range; the found value is a number, hence no identifier."""
+    value = dataset.get(keyword)
+    if not isinstance(value, int) or not low <= value <= high:
+        shown = (
+            str(value) if isinstance(value, int) else "nothing" if value is None else "no number"
+        )
+        raise rejected("{} is not valid".format(keyword), reason, "{}..{}".format(low, high), shown)
+    return value
+
+
+def _check_image(dataset: Any, limits: ReadLimits) -> int:
+    """Check the image attributes; returns the number of frames."""
+    rows = _whole(dataset, "Rows", "rows", 1, limits.max_side)
+    columns = _whole(dataset, "Columns", "columns", 1, limits.max_side)
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
+    samples = dataset.get("SamplesPerPixel", 1)
+    if photometric in _COLOUR or samples != 1:
+        raise rejected("Image is in colour", "colour", "MONOCHROME1 or MONOCHROME2")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise rejected(
+            "PhotometricInterpretation is not known",
+            "photometric_interpretation",
+            "MONOCHROME1 or MONOCHROME2",
+        )
+    allocated = dataset.get("BitsAllocated")
+    if allocated not in (8, 16):
+        shown = str(allocated) if isinstance(allocated, int) else "no number"
+        raise rejected("BitsAllocated is not supported", "bits_allocated", "8 or 16", shown)
+    stored = _whole(dataset, "BitsStored", "bits_stored", 1, allocated)
+    _whole(dataset, "PixelRepresentation", "pixel_representation", 0, 1)
+    if dataset.get("HighBit", stored - 1) != stored - 1:
+        raise rejected("HighBit is not supported", "high_bit", str(stored - 1), "another")
+    return _check_frames(dataset, rows * columns, limits)
+
+
+def _check_frames(dataset: Any, frame_pixels: int, limits: ReadLimits) -> int:
+    try:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):
+        raise rejected("NumberOfFrames is not valid", "number_of_frames") from None
+    if frames < 1:
+        raise rejected("NumberOfFrames is not valid", "number_of_frames", ">= 1", str(frames))
+    if frames * frame_pixels > limits.max_pixels:
+        raise rejected(
+            "Image is too large",
+            "resource_limit",
+            "<= {} pixels".format(limits.max_pixels),
+            str(frames * frame_pixels),
+        )
+    if frames > 1 and not limits.first_frame:
+        raise rejected("Image has several frames", "multi_frame", "1", str(frames))
+    return frames
+
+
+def _spacing_mm(dataset: Any) -> Optional[List[float]]:
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        try:
+            pair = [float(side) for side in dataset.get(keyword) or ()]
+        except (TypeError, ValueError):
+            continue
+        if len(pair) == 2 and all(0 < side < 100 for side in pair):
+            return pair
+    return None
+
+
+def _is_child(dataset: Any) -> Optional[bool]:
+    age = re.match(r"^(\d{3})([DWMY])$", str(dataset.get("PatientAge") or "").strip())
+    if age is None:
+        return None
+    return age.group(2) != "Y" or int(age.group(1)) < 18
+
+
+def header_facts(header: Header) -> Dict[str, Any]:
+    """Facts about the image that identify nobody; coded fields only hold known codes."""
+    dataset = header.dataset
+    return {
+        "format": "dicom",
+        "modality": coded(dataset.get("Modality"), MODALITIES),
+        "view": coded(dataset.get("ViewPosition"), VIEWS),
+        "body_part": coded(dataset.get("BodyPartExamined"), BODY_PARTS),
+        "photometric": str(dataset.PhotometricInterpretation),
+        "bits_stored": int(dataset.BitsStored),
+        "transfer_syntax": header.syntax,
+        "frames": header.frames,
+        "spacing_mm": _spacing_mm(dataset),
+        "is_child": _is_child(dataset),
+    }

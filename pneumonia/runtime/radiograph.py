@@ -1,0 +1,149 @@
+"""A radiograph from a file: DICOM, PNG or JPEG to an 8-bit grey image, or a named refusal."""
+
+import io
+import os
+import stat
+import warnings as python_warnings
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+import numpy as np
+
+from pneumonia.runtime.dicom_header import (
+    BIG_ENDIAN,
+    DEFAULT_LIMITS,
+    ReadLimits,
+    header_facts,
+    read_header,
+    rejected,
+)
+from pneumonia.runtime.dicom_pixels import decode_pixels
+from pneumonia.runtime.display import plan_from_header, to_grey
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.raster import raster_format, read_raster
+
+_EXECUTABLES = (b"MZ", b"\x7fELF")  # CVE-2019-11687: the preamble may hold a program
+
+
+class Radiograph(NamedTuple):
+    """A grey image and what is known about it.
+
+    Attributes:
+        pixels: uint8 (H, W), dense tissue bright.
+        info: Facts that identify nobody: format, modality, view, body_part, photometric,
+            bits_stored, transfer_syntax, decoder, spacing_mm (row, column), inverted, voi, ...
+        warnings: Words such as `degraded`, `excess_pixel_bytes`, `colour_converted`.
+    """
+
+    pixels: np.ndarray
+    info: Dict[str, Any]
+    warnings: Tuple[str, ...]
+
+
+def _read_dicom(path: str, limits: ReadLimits, head: bytes) -> Radiograph:
+    has_preamble = head[128:132] == b"DICM"
+    words: List[str] = []
+    header = read_header(path, limits, has_preamble)
+    if has_preamble and head.startswith(_EXECUTABLES):
+        words.append("executable_like_preamble")
+    if str(header.dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
+        words.append("burned_in_annotation")
+    plan = plan_from_header(header.dataset, header.syntax == BIG_ENDIAN, words)
+    stored = decode_pixels(path, header)
+    info = header_facts(header)
+    info.update(decoder=stored.decoder, inverted=plan.invert, voi=plan.voi())
+    return _finished(to_grey(stored.values, plan), info, words + stored.warnings)
+
+
+def _read_raster_file(path: str, limits: ReadLimits, name: str) -> Radiograph:
+    with io.open(path, "rb") as stream:
+        raster = read_raster(stream.read(), limits)
+    info: Dict[str, Any] = {
+        "format": name,
+        "modality": None,
+        "view": None,
+        "body_part": None,
+        "photometric": "MONOCHROME2",
+        "bits_stored": raster.bits_stored,
+        "transfer_syntax": None,
+        "frames": 1,
+        "spacing_mm": None,
+        "is_child": None,
+        "decoder": "pillow",
+        "inverted": False,
+        "voi": raster.voi,
+    }
+    return _finished(raster.pixels, info, raster.warnings)
+
+
+def _finished(pixels: np.ndarray, info: Dict[str, Any], words: List[str]) -> Radiograph:
+    if pixels.min() == pixels.max():
+        words.append("blank_image")
+    return Radiograph(pixels, info, tuple(sorted(set(words))))
+
+
+def _check_file(path: str, limits: ReadLimits) -> bytes:
+    """The first bytes of a regular file of acceptable size."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise DicomError("Not a regular file", "skipped", "not_a_file")
+    if status.st_size > limits.max_file_bytes:
+        raise rejected(
+            "File is too large",
+            "resource_limit",
+            "<= {} bytes".format(limits.max_file_bytes),
+            str(status.st_size),
+        )
+    with io.open(path, "rb") as stream:
+        return stream.read(132)
+
+
+def _dispatch(path: str, limits: ReadLimits) -> Radiograph:
+    head = _check_file(path, limits)
+    if head[128:132] == b"DICM":
+        return _read_dicom(path, limits, head)
+    name = raster_format(head)
+    if name:
+        return _read_raster_file(path, limits, name)
+    if limits.force_read and head:
+        return _read_dicom(path, limits, head)
+    raise rejected("Neither DICOM, PNG nor JPEG", "not_dicom")
+
+
+def read_radiograph(path: str, limits: ReadLimits = DEFAULT_LIMITS) -> Radiograph:
+    """Read a DICOM, PNG or JPEG file as an 8-bit grey image.
+
+    DICOM: modality LUT, VOI LUT (else the first window), inversion of MONOCHROME1, 8 bits.
+
+    Args:
+        path: The file.
+        limits: Sizes beyond which a file is refused, and odd kinds that are taken.
+
+    Returns:
+        The image with facts and warnings.
+
+    Raises:
+        DicomError: With `status` (rejected, failed, skipped) and a `reason` for the manifest. Its
+            text holds nothing from the file but numbers and codes.
+    """
+    path = str(path)
+    try:
+        with python_warnings.catch_warnings():
+            # pydicom's warnings quote values of the file; those that matter are kept as words
+            python_warnings.simplefilter("ignore")
+            return _dispatch(path, limits)
+    except DicomError as error:
+        raise DicomError(
+            error.what, error.status, error.reason, error.expected, error.found, path, error.fix
+        ) from None
+    except MemoryError:
+        raise DicomError(
+            "Image needs too much memory", "rejected", "resource_limit", where=path
+        ) from None
+    except OSError as error:
+        raise DicomError(
+            "File cannot be read", "failed", "unreadable", found=type(error).__name__, where=path
+        ) from None
+    except Exception as error:  # parsers of foreign files raise anything; the text may hold names
+        raise DicomError(
+            "File is damaged", "failed", "unreadable", found=type(error).__name__, where=path
+        ) from None

@@ -1,0 +1,105 @@
+"""DICOM files for tests, written with whichever pydicom (2.3 or 3) is installed."""
+
+import io
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID
+
+LITTLE = "1.2.840.10008.1.2.1"
+IMPLICIT = "1.2.840.10008.1.2"
+BIG = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+JPEG = "1.2.840.10008.1.2.4.50"
+J2K = "1.2.840.10008.1.2.4.90"
+RLE = "1.2.840.10008.1.2.5"
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+SERIES = "1.2.826.0.1.3680043.10.999"
+
+
+def chest_dataset(pixels, bits=None, photometric="MONOCHROME2", **tags):
+    """A DX object around stored values (H, W) of an integer type."""
+    pixels = np.asarray(pixels)
+    allocated = 8 * pixels.dtype.itemsize
+    dataset = Dataset()
+    dataset.SOPClassUID = DX
+    dataset.SOPInstanceUID = SERIES + ".1.1.1"
+    dataset.StudyInstanceUID = SERIES + ".1"
+    dataset.SeriesInstanceUID = SERIES + ".1.1"
+    dataset.Modality = "DX"
+    dataset.ViewPosition = "PA"
+    dataset.BodyPartExamined = "CHEST"
+    dataset.PatientAge = "045Y"
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = photometric
+    dataset.BitsAllocated = allocated
+    dataset.BitsStored = bits or allocated
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = 1 if pixels.dtype.kind == "i" else 0
+    if pixels.ndim == 3:
+        dataset.NumberOfFrames = len(pixels)
+    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+    dataset["PixelData"].VR = "OW"
+    for keyword, value in tags.items():
+        if value is None:
+            delattr(dataset, keyword)
+        else:
+            setattr(dataset, keyword, value)
+    return dataset
+
+
+def lut_item(values, first, bits, signed=False):
+    item = Dataset()
+    vr = "SS" if signed else "US"
+    item.add_new("LUTDescriptor", vr, [len(values), first, bits])
+    item.add_new("LUTData", "US", [int(value) for value in values])
+    return item
+
+
+def save(path, dataset, syntax=LITTLE, preamble=b"\0" * 128):
+    """Write the dataset; PixelData must already be in the syntax's encoding."""
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID", DX)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", SERIES)
+    dataset.preamble = preamble
+    if int(pydicom.__version__.split(".", maxsplit=1)[0]) >= 3:
+        dataset.save_as(str(path), enforce_file_format=True)
+    else:
+        dataset.is_little_endian = syntax != BIG
+        dataset.is_implicit_VR = syntax == IMPLICIT
+        dataset.save_as(str(path), write_like_original=False)
+    return path
+
+
+def jpeg_bytes(pixels, quality=95):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def j2k_bytes(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG2000", no_jp2=True)
+    return stream.getvalue()
+
+
+def save_compressed(path, dataset, frame, syntax=JPEG):
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    return save(path, dataset, syntax)
+
+
+def save_rle(path, dataset):
+    save(path, dataset)
+    again = pydicom.dcmread(str(path))
+    again.compress(UID(RLE), generate_instance_uid=False) if hasattr(
+        again, "pixel_array_options"
+    ) else again.compress(UID(RLE))
+    again.save_as(str(path))
+    return path
