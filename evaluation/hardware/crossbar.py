@@ -92,15 +92,15 @@ def tiles_used(
     rows = support
     if compacted:
         rows = support[np.flatnonzero(support.any(axis=1))]
-    n_groups = max(1, -(-len(rows) // model.bit_lines)) if len(rows) else 0
+    n_groups = -(-rows.shape[0] // model.bit_lines)
     wide = max(1, -(-support.shape[1] // model.word_lines))
     used = np.zeros((n_groups, wide), dtype=np.bool_)
     for group in range(n_groups):
-        columns = rows[group * model.bit_lines : (group + 1) * model.bit_lines].any(axis=0)
+        columns = np.any(rows[group * model.bit_lines : (group + 1) * model.bit_lines], axis=0)
         if compacted:
             used[group, : -(-int(columns.sum()) // model.word_lines)] = True
         else:
-            padded = np.pad(columns, (0, wide * model.word_lines - len(columns)))
+            padded = np.pad(columns, (0, wide * model.word_lines - columns.size))
             used[group] = padded.reshape(wide, model.word_lines).any(axis=1)
     return used
 

@@ -30,7 +30,7 @@ def pattern_places(code: int) -> List[int]:
 
 def kernel_supports(kernels: np.ndarray) -> np.ndarray:
     """9-bit support codes (O, I) of kernels (O, I, 9)."""
-    return ((kernels != 0) * (1 << np.arange(PLACES))).sum(axis=2)
+    return np.asarray(((kernels != 0) * (1 << np.arange(PLACES))).sum(axis=2))
 
 
 def patterns_of(supports: np.ndarray) -> Dict[int, int]:
@@ -77,7 +77,7 @@ def reorder_filters(pattern_ids: np.ndarray, n_patterns: int) -> np.ndarray:
         int64 (O,): original number of each filter in the new order.
     """
     lengths = (pattern_ids >= 0).sum(axis=1)
-    order = []  # type: List[int]
+    order: List[int] = []
     for length in sorted(set(lengths.tolist()), reverse=True):
         members = np.flatnonzero(lengths == length)
         own = pattern_ids[members]

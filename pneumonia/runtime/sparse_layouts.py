@@ -175,8 +175,8 @@ def row_exponents(support: np.ndarray) -> np.ndarray:
 def _encode_darb(matrix: np.ndarray) -> Tuple[np.ndarray, Arrays]:
     n = matrix.shape[1]
     exponents = row_exponents(matrix != 0)
-    values = []  # type: List[np.ndarray]
-    places = []  # type: List[np.ndarray]
+    values: List[np.ndarray] = []
+    places: List[np.ndarray] = []
     for row, exponent in zip(matrix, exponents.tolist()):
         padded = np.pad(row, (0, -n % (1 << exponent)), "constant")
         blocks = padded.reshape(-1, 1 << exponent)

@@ -10,6 +10,8 @@ all). A group keeps the columns in which any of its filters is not zero:
     L.weight          float32 (n_kept,)         group after group, each row-major (rows_g, n_g)
     L.columns         int32 (sum n_g,)          kept columns j, ascending, group after group
     L.column_offsets  int32 (n_groups + 1,)     where each group's columns begin and end
+
+Other sparse layouts and quantized values: `runtime.storage_formats`.
 """
 
 from collections import OrderedDict
@@ -19,6 +21,7 @@ import numpy as np
 
 from pneumonia.runtime.errors import ArtefactError, SpecError
 from pneumonia.runtime.spec import Conv, Linear, NetworkSpec, StorageSpec, tensor_shapes
+from pneumonia.runtime.storage_formats import sparse_formats
 
 Weighted = Union[Conv, Linear]
 Tensors = Dict[str, np.ndarray]
@@ -153,6 +156,7 @@ FORMATS = OrderedDict(
         ),
     ]
 )
+FORMATS.update((name, StorageFormat(*parts)) for name, parts in sparse_formats().items())
 
 
 # --- layers and networks ------------------------------------------------------------------------

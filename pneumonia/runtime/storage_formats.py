@@ -6,7 +6,7 @@ with `-levels` behind the name, and as `levels` for every place, they store pack
 """
 
 from collections import OrderedDict
-from typing import Any, Callable, Dict, Tuple, Union
+from typing import Callable, Tuple, Union
 
 import numpy as np
 
@@ -55,55 +55,68 @@ def _refuse(layer: Weighted, error: LayoutError) -> ArtefactError:
     )
 
 
-def _format(name: str, layout: Layout, coded: bool) -> Parts:
-    def encode(weight: np.ndarray) -> Tuple[np.ndarray, Arrays]:
-        return layout.encode(weight.reshape(len(weight), -1))
+class _Packer:
+    """Packs and unpacks one layout with one coding of values."""
 
-    def pack(layer: Weighted, weight: np.ndarray) -> Arrays:
+    def __init__(self, name: str, layout: Layout, coded: bool) -> None:
+        self.name = name
+        self.layout = layout
+        self.coded = coded
+
+    def parts(self) -> Parts:
+        own = value_codes.SUFFIXES if self.coded else ("weight",)
+        return own + self.layout.suffixes, self.pack, self.unpack, self.measure
+
+    def encode(self, weight: np.ndarray) -> Tuple[np.ndarray, Arrays]:
+        return self.layout.encode(weight.reshape(len(weight), -1))
+
+    def pack(self, layer: Weighted, weight: np.ndarray) -> Arrays:
         tensors = OrderedDict()  # type: Arrays
         try:
-            values, arrays = encode(weight)
-            if coded:
+            values, arrays = self.encode(weight)
+            if layer.storage.n_kept != len(values):
+                raise LayoutError("{} stored values, not n_kept".format(len(values)))
+            if self.coded:
                 tensors["codes"], tensors["levels"] = value_codes.encode_values(values)
             else:
                 tensors["weight"] = values.astype(np.float32)
         except LayoutError as error:
             raise _refuse(layer, error) from None
-        if layer.storage.n_kept != len(values):
-            error = LayoutError("{} stored values, not n_kept".format(len(values)))
-            raise _refuse(layer, error)
         tensors.update(arrays)
         return tensors
 
-    def unpack(layer: Weighted, tensors: Arrays) -> np.ndarray:
+    def unpack(self, layer: Weighted, tensors: Arrays) -> np.ndarray:
         shape = _shape(layer)
         flat = (shape[0], int(np.prod(shape[1:], dtype=np.int64)))
         n_kept = layer.storage.n_kept
         try:
-            if coded:
+            if self.coded:
                 values = value_codes.decode_values(tensors["codes"], tensors["levels"], n_kept)
             else:
                 values = tensors["weight"]
             if values.dtype != np.float32 or values.shape != (n_kept,):
                 raise LayoutError("stored values are not float32, n_kept of them")
-            return layout.decode(values, tensors, flat).reshape(shape)
+            return self.layout.decode(values, tensors, flat).reshape(shape)
         except LayoutError as error:
             raise _refuse(layer, error) from None
 
-    def measure(weight: np.ndarray, group_size: int) -> StorageSpec:
-        values, _ = encode(weight)
-        bits = value_codes.code_bits(len(np.unique(values))) if coded else 32
-        return StorageSpec(name, group_size, len(values), bits)
-
-    own = value_codes.SUFFIXES if coded else ("weight",)
-    return own + layout.suffixes, pack, unpack, measure
+    def measure(self, weight: np.ndarray, group_size: int) -> StorageSpec:
+        try:
+            values, _ = self.encode(weight)
+        except LayoutError as error:
+            raise ArtefactError(
+                "Weights and storage do not fit",
+                found=str(error),
+                where="storage {!r}".format(self.name),
+            ) from None
+        bits = value_codes.code_bits(len(np.unique(values))) if self.coded else 32
+        return StorageSpec(self.name, group_size, len(values), bits)
 
 
 def sparse_formats() -> "OrderedDict[str, Parts]":
     """Name -> the parts of its StorageFormat."""
-    layouts = dict(LAYOUTS, fkw=FKW)  # type: Dict[str, Any]
-    formats = OrderedDict((name, _format(name, layouts[name], False)) for name in layouts)
-    formats["levels"] = _format("levels", EVERYWHERE, True)
-    for name in layouts:
-        formats[name + "-levels"] = _format(name + "-levels", layouts[name], True)
-    return formats
+    layouts = OrderedDict(list(LAYOUTS.items()) + [("fkw", FKW)])
+    packers = [_Packer(name, layout, False) for name, layout in layouts.items()]
+    packers.append(_Packer("levels", EVERYWHERE, True))
+    packers += [_Packer(name + "-levels", layout, True) for name, layout in layouts.items()]
+    return OrderedDict((packer.name, packer.parts()) for packer in packers)

@@ -62,8 +62,10 @@ class GlobalIrregular:
         """The layers the budget ties together."""
         return self._layers
 
-    def project(self, v: Mapping[str, Tensor]) -> dict[str, Projection]:
-        """The allowed point nearest to `v`, layer by layer."""
+    def project(
+        self, v: Mapping[str, Tensor], near: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Projection]:
+        """The allowed point nearest to `v`, layer by layer; `near` is not needed."""
         scores = []
         for name in self._layers:
             check_finite(v[name], name)
