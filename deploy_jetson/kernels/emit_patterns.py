@@ -30,28 +30,71 @@ def transpose_source(lanes: int) -> Iterator[str]:
     yield ""
 
 
-def _kernel_body(tile: Tile, taps: Pattern, members: Sequence[int]) -> Iterator[str]:
-    rows, vectors, _, pitch, _ = tile
+def _kernel_body(tile: Tile, taps: Pattern, members: Sequence[int], lanes: int) -> Iterator[str]:
+    rows = tile[0]
     for index in range(len(taps) * len(members)):
         yield f"      const float s{index} = w[{index}];"
-    for column in sorted({tap % SIDE for tap in taps}):
-        for row in range(rows + SIDE - 1):
-            uses = [
+    for row in range(rows + SIDE - 1):
+        by_column = {
+            column: [
                 (index, row - tap // SIDE)
                 for index, tap in enumerate(taps)
                 if tap % SIDE == column and 0 <= row - tap // SIDE < rows
             ]
-            for t in range(vectors) if uses else ():
-                sums = " ".join(
-                    f"a{f}_{out}_{t} += v * s{n * len(taps) + index};"
-                    for n, f in enumerate(members)
-                    for index, out in uses
-                )
-                place = f"q[{row * pitch + column - 1} + {t} * LANES]"
-                yield f"      {{ const vfloat v = load_unaligned(&{place}); {sums} }}"
+            for column in range(SIDE)
+        }
+        uses = {column: found for column, found in by_column.items() if found}
+        if uses:
+            yield f"      {{ /* input row {row} */"
+            yield from _row_body(tile, row, uses, (len(taps), members), lanes)
+            yield "      }"
 
 
-def pattern_tile(name: str, tile: Tile) -> Iterator[str]:
+def _row_body(
+    tile: Tile,
+    row: int,
+    uses: dict[int, list[tuple[int, int]]],
+    weights: tuple[int, Sequence[int]],
+    lanes: int,
+) -> Iterator[str]:
+    """One input row: by shift its vectors, each added to every output row that has the tap.
+
+    Loads that straddle cache lines cost two, so wide vectors are shifted in registers when the
+    tile is a whole row (then zeros are beside it); four-lane vectors are loaded as they lie.
+    """
+    _, vectors, _, pitch, _ = tile
+    n_taps, members = weights
+    shift = lanes > 4 and pitch <= (vectors + 1) * lanes
+    if shift:
+        for t in range(vectors):
+            yield f"        const vfloat c{t} = load(&q[{row * pitch} + {t} * LANES]);"
+    for column, found in uses.items():
+        for t in range(vectors):
+            sums = " ".join(
+                f"a{f}_{out}_{t} += v * s{n * n_taps + index};"
+                for n, f in enumerate(members)
+                for index, out in found
+            )
+            value = f"load_unaligned(&q[{row * pitch + column - 1} + {t} * LANES])"
+            if shift:
+                value = _shifted(column, t, vectors, lanes)
+            yield f"        {{ const vfloat v = {value}; {sums} }}"
+
+
+def _shifted(column: int, t: int, vectors: int, lanes: int) -> str:
+    if column == 1:
+        return f"c{t}"
+    zero = "(vfloat){0}"
+    if column == 0:
+        first, second = f"c{t - 1}" if t else zero, f"c{t}"
+    else:
+        first, second = f"c{t}", f"c{t + 1}" if t + 1 < vectors else zero
+    start = lanes - 1 if column == 0 else 1
+    lanes_text = ", ".join(str(start + i) for i in range(lanes))
+    return f"__builtin_shufflevector({first}, {second}, {lanes_text})"
+
+
+def pattern_tile(name: str, tile: Tile, lanes: int) -> Iterator[str]:
     """One tile function: adds a block of channels to the sums of a group of filters."""
     rows, vectors, filters, _, patterns = tile
     yield f"static void {name}(const float *x, int64_t plane, const uint16_t **counts,"
@@ -70,7 +113,7 @@ def pattern_tile(name: str, tile: Tile) -> Iterator[str]:
         for taps in patterns:
             yield f"  for (int32_t k = *n++; k; k--) {{ /* taps {taps} of filters {members} */"
             yield "      const float *q = x + *channel++ * plane;"
-            yield from _kernel_body(tile, taps, members)
+            yield from _kernel_body(tile, taps, members, lanes)
             yield f"      w += {len(taps) * len(members)};"
             yield "  }"
     for acc, place in places:
@@ -82,13 +125,13 @@ def pattern_tile(name: str, tile: Tile) -> Iterator[str]:
     yield ""
 
 
-def pattern_runner(variant: PatternVariant) -> Iterator[str]:
+def pattern_runner(variant: PatternVariant, lanes: int) -> Iterator[str]:
     """Tile functions and step function of one variant: unit = (block of filters, tile)."""
     rows, vectors, filters, pitch, patterns = variant
     heights = [h for h in (rows, rows - 1) if h]
     for height in heights:
         tile = (height, vectors, filters, pitch, patterns)
-        yield from pattern_tile(f"{variant.name}_tile{height}", tile)
+        yield from pattern_tile(f"{variant.name}_tile{height}", tile, lanes)
     yield f"void {variant.name}(const engine *e, const void *layer, int32_t unit) {{"
     yield "  const pattern_layer *l = layer;"
     yield "  const int32_t tiles = (l->tall + l->low) * l->tiles_x;"

@@ -12,7 +12,9 @@ from deploy_jetson.kernels.tensors import Blocks, Buffer, View, arena_offsets
 from deploy_jetson.kernels.variants import PatternVariant, Variant, split_row
 
 BLOCK_FILTERS = 64
-CACHE_FLOATS = 7 * 1024  # of the first-level cache (32 KB on a Cortex-A57) for one block of inputs
+# Floats of one block of inputs. Short runs of kernels cost a mispredicted branch each, so with a
+# private second-level cache the block is larger than the first-level one.
+CACHE_FLOATS = {4: 7 * 1024, 8: 28 * 1024, 16: 28 * 1024}
 SPARE_REGISTERS = 6  # four weights, one input vector, one address or temporary
 
 
@@ -23,15 +25,14 @@ def pattern_tiles(problem: Problem, target: Target) -> Iterator[PatternChoice]:
     across = -(-problem.out_width // target.lanes)
     for filters in (1, 2):
         room = (target.registers - SPARE_REGISTERS - 4 * (filters - 1)) // filters
-        for columns in range(1, across + 1):
-            vectors = -(-across // columns)
-            rows = min(problem.out_height, room // vectors)
-            if vectors > room or (columns > 1 and -(-across // (columns - 1)) == vectors):
-                continue
-            for count in range(-(-problem.out_height // rows), problem.out_height + 1):
-                balanced = -(-problem.out_height // count)
-                yield PatternChoice(balanced, vectors, filters)
-                break
+        vectors = -(-across // -(-across // room))
+        tallest = min(problem.out_height, room // vectors)
+        heights = [
+            -(-problem.out_height // -(-problem.out_height // limit))
+            for limit in range(tallest, max(0, tallest - 3), -1)
+        ]
+        for rows in dict.fromkeys(heights):
+            yield PatternChoice(rows, vectors, filters)
 
 
 def row_pitch(width: int, lanes: int, vectors: int) -> int:
@@ -110,7 +111,7 @@ class PatternStep(ConvolutionStep):
     def records(self, blob: Blob, target: Target) -> list[Record]:
         """One record."""
         problem, choice, lanes = self.problem, self.choice, target.lanes
-        channels = max(1, CACHE_FLOATS // ((choice.rows + 2) * self.pitch))
+        channels = max(1, CACHE_FLOATS[lanes] // ((choice.rows + 2) * self.pitch))
         filters = pad_filters(self.weight, lanes)
         block = min(BLOCK_FILTERS, len(filters))
         lists = pack_patterns(filters, self.patterns(), block, channels, choice.filters)

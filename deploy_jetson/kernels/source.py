@@ -55,7 +55,7 @@ def kernel_texts(target: Target, variants: list[Variant]) -> dict[str, str]:
     texts["target.h"] = target_header(target)
     texts["transpose.h"] = "\n".join([BANNER, *transpose_source(target.lanes)])
     texts["kernels.h"] = kernels_header(variants)
-    texts["kernels.c"] = kernels_source(variants)
+    texts["kernels.c"] = kernels_source(variants, target.lanes)
     return texts
 
 
@@ -90,7 +90,7 @@ def weights_assembly() -> str:
     )
 
 
-def kernels_source(variants: Iterable[Variant]) -> str:
+def kernels_source(variants: Iterable[Variant], lanes: int) -> str:
     """kernels.c: the kernels of these variants."""
     variants = list(variants)
     columns = [v for v in variants if isinstance(v, ColumnsVariant)]
@@ -107,7 +107,7 @@ def kernels_source(variants: Iterable[Variant]) -> str:
     for product in winograd:
         lines += [*winograd_runner(product), ""]
     for pattern in (v for v in variants if isinstance(v, PatternVariant)):
-        lines += [*pattern_runner(pattern), ""]
+        lines += [*pattern_runner(pattern, lanes), ""]
     return "\n".join(lines)
 
 
