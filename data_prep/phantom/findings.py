@@ -13,7 +13,8 @@ from data_prep.phantom.canvas import Canvas, Layer, smooth_curve
 MAX_BOXES = 3
 # RSNA's boxes: median 217 x 298 of 1024, log-normal spread (evaluation design, 3.1)
 _BOX_MEDIAN = np.array([217.0, 298.0]) / 1024
-_BOX_SPREAD = np.array([0.26, 0.33])
+_BOX_SPREAD = np.array([0.26, 0.36])
+_GROWTH = 1.28  # a soft edge and the lung's border take this much away
 _MIN_SIDE = 60 / 1024
 _VISIBLE = 0.28  # a box encloses where an opacity reaches this share of its peak
 
@@ -70,7 +71,8 @@ def _place_opacity(
     for _ in range(12):
         at = int(rng.choice(len(rows), p=weights / weights.sum()))
         centre = np.array([columns[at], rows[at]]) * 8 / canvas.size
-        extent = _BOX_MEDIAN * np.exp(rng.normal(0.0, _BOX_SPREAD)) * [1.12, 1.12]
+        large, long = rng.normal(), rng.normal(0.0, 1.0, 2)  # width and height go together in part
+        extent = _GROWTH * _BOX_MEDIAN * np.exp(_BOX_SPREAD * (0.6 * large + 0.8 * long))
         opacity = _shape(canvas, lung, centre, extent, rng)
         if opacity is None:
             continue

@@ -25,6 +25,7 @@ from data_prep.phantom.findings import (
 from data_prep.splits import SplitImage, assign_splits
 from data_prep.writer import Cached, DatasetFacts, is_up_to_date, new_dataset, to_cache
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.radiograph import read_radiograph
 
 VERSION = 1  # raise when the same seed draws other films
 MIN_SIZE, MAX_SIZE = 64, 4096
@@ -226,8 +227,7 @@ def _write_study(task: _Task) -> _Written:
     )
     path = Path(task.folder) / f"{plan.image_id}.dcm"
     path.write_bytes(encode_dicom(film.pixels, study, sample_encoding(rng), rng))
-    pixels = np.round(film.pixels * 255).astype(np.uint8)
-    return _Written(to_cache(pixels, task.size), film.boxes)
+    return _Written(to_cache(read_radiograph(str(path)).pixels, task.size), film.boxes)
 
 
 def _write_classes(path: Path, plans: list[Plan]) -> None:

@@ -61,6 +61,52 @@ def import_rsna_verb(source: Path, out: Path, workers: int | None, **choices: An
     show_next(f"pneumonia data audit {out}")
 
 
+@command.command("fetch-rsna")
+@click.option("--out", required=True, type=_FOLDER, help="Folder to download into (8 GB).")
+def fetch_rsna_verb(out: Path) -> None:
+    """Download the RSNA challenge with your own Kaggle client and account."""
+    from data_prep.fetch import fetch_rsna
+
+    folder = fetch_rsna(out)
+    show_next(f"pneumonia data import-rsna {folder} --out datasets/rsna")
+
+
+@command.command("audit")
+@click.argument("dataset", type=_FOLDER)
+@click.option(
+    "--out", type=_FOLDER, help="Folder for audit.json and audit.html.  [default: DATASET]"
+)
+def audit_verb(dataset: Path, out: Path | None) -> None:
+    """Check DATASET and describe it: audit.json and audit.html.
+
+    Counts, sizes, boxes, duplicates, patients in several splits, checksums. Exit code 6 when a
+    checksum does not match.
+    """
+    from data_prep.audit import audit_dataset
+    from data_prep.audit_html import write_html
+    from data_prep.dataset import open_dataset
+    from pneumonia.runtime.atomic import write_json
+    from pneumonia.runtime.errors import DataError
+
+    opened = open_dataset(dataset)
+    with progress_bar("audit") as progress:
+        report = audit_dataset(opened, progress)
+    out = out or dataset
+    write_json(str(out / "audit.json"), report)
+    write_html(out / "audit.html", opened, report)
+    rows = [
+        (check["name"], "ok" if check["passed"] else check["found"]) for check in report["checks"]
+    ]
+    show_table(f"{dataset}", ("check", "result"), rows)
+    click.echo(f"report: {out / 'audit.html'}")
+    if not report["checksums_match"]:
+        raise DataError(
+            "Dataset does not match its checksums", where=str(dataset), fix="Import it again"
+        )
+    recipe = "phantom" if opened.info["source"].get("type") == "phantom" else "rsna"
+    show_next(f"pneumonia train --data {dataset} --recipe {recipe} --out runs/{recipe}")
+
+
 @command.command("phantom")
 @click.option("--out", required=True, type=_FOLDER, help="Dataset folder to write.")
 @click.option("--count", required=True, type=int, help="Number of films.")
