@@ -38,6 +38,7 @@ def model_card(
         _evidence(facts),
         _points(facts),
         _cost(totals, sizes),
+        *_compression(facts),
         _onnx(onnx, gathered),
         _origin(facts),
         _limits(facts),
@@ -110,6 +111,14 @@ def _cost(totals: Totals, sizes: dict[str, int]) -> str:
         ("latency and energy", f"{MISSING}; measure on the device"),
     ]
     return "## Cost for one image\n\n" + _table(("what", "value"), rows)
+
+
+def _compression(facts: RunFacts) -> list[str]:
+    if facts.kind != "prune" and not facts.compression:
+        return []
+    rows = [(key.replace("_", " "), value) for key, value in facts.compression.items()]
+    body = _table(("what", "value"), rows) if rows else f"Details: {MISSING}."
+    return ["## Compression\n\n" + body]
 
 
 def _onnx(onnx: OnnxReport, gathered: Sequence[GatheredInput]) -> str:

@@ -14,6 +14,7 @@ METRICS_FILE = "metrics.json"
 METRICS_TABLE = "metrics.csv"
 STATE_FILE = "state.json"
 POINTS_FILE = "operating_points.json"
+COMPRESSION_FILE = "compression.json"
 UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}
 
 
@@ -29,6 +30,7 @@ class RunFacts(NamedTuple):
         versions: Package -> version at training.
         metrics: Of the validation of these weights.
         points: Operating points: name -> record with `threshold`.
+        compression: What a pruning run says about the whole network, as text.
     """
 
     kind: str | None
@@ -39,6 +41,7 @@ class RunFacts(NamedTuple):
     versions: dict[str, str]
     metrics: dict[str, float]
     points: dict[str, dict[str, Any]]
+    compression: dict[str, str]
 
     @property
     def calibrated(self) -> bool:
@@ -75,6 +78,7 @@ def read_run_facts(folder: Path) -> RunFacts:
         else {},
         metrics=metrics,
         points=_operating_points(run, folder),
+        compression=_scalars(_read(run / COMPRESSION_FILE)),
     )
 
 
@@ -129,6 +133,15 @@ def _operating_points(run: Path, folder: Path) -> dict[str, dict[str, Any]]:
             where=str(run / POINTS_FILE),
         )
     return points or {name: dict(point) for name, point in UNCALIBRATED.items()}
+
+
+def _scalars(document: Mapping[str, Any]) -> dict[str, str]:
+    """The plain values of a JSON object; its tables and lists are for other readers."""
+    return {
+        key: f"{value:.6g}" if isinstance(value, float) else str(value)
+        for key, value in document.items()
+        if isinstance(value, (int, float, str)) and key != "schema"
+    }
 
 
 def _text(value: object) -> str | None:

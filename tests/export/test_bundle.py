@@ -168,6 +168,20 @@ def test_model_card_states_facts_and_what_is_missing(trained, tmp_path):
     assert "/secret/place" not in card
 
 
+def test_pruned_runs_say_how_they_were_pruned(trained, tmp_path):
+    export_run(trained, tmp_path / "dense")
+    assert "## Compression" not in (tmp_path / "dense/model_card.md").read_text()
+    write_json(
+        trained / "compression.json",
+        {"schema": "x", "realised_rate": 8.25, "method": "columns", "layers": {"conv_000": {}}},
+    )
+    export_run(trained, tmp_path / "pruned")
+    card = (tmp_path / "pruned/model_card.md").read_text()
+    assert "| realised rate | 8.25 |" in card
+    assert "| method | columns |" in card
+    assert "conv_000" not in card
+
+
 def test_run_without_facts_says_so(tmp_path):
     spec = build("lenet5")
     save_model(tmp_path / "run/last", spec, random_tensors(spec, 0))
