@@ -32,7 +32,10 @@ def command(data: Path, recipe: str, out: Path, overrides: tuple[str, ...], resu
 
     settings = load_recipe(recipe, "train", TrainRecipe, overrides)
     first = started_as_first()
-    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
+    # Only our own log: libraries below narrate at this level, too.
+    ours = logging.getLogger("pneumonia")
+    ours.setLevel(logging.INFO if first else logging.ERROR)
+    ours.addHandler(logging.StreamHandler())
     with progress_bar("train") as progress:
         result = run_train(data, settings, out, resume, progress if first else None)
     if not first:

@@ -1,6 +1,6 @@
 """Batches of an epoch, prepared ahead of the training step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -9,6 +9,8 @@ from pneumonia.runtime.errors import TrainingError
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.task import Batch, Sample, Task
+
+PREFETCH = 3  # batches a worker keeps ready
 
 
 class _Batches(Dataset[Batch]):
@@ -22,15 +24,15 @@ class _Batches(Dataset[Batch]):
 
 
 class _Order(Sampler[list[Sample]]):
-    """The parts of the epoch that is set, in order."""
+    """The parts of a run of epochs, one after another."""
 
-    parts: Sequence[list[Sample]] = ()
+    def __init__(self, parts: Callable[[int], list[list[Sample]]], epochs: range) -> None:
+        self.parts = parts
+        self.epochs = epochs
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        return iter(self.parts)
-
-    def __len__(self) -> int:
-        return len(self.parts)
+        for epoch in self.epochs:
+            yield from self.parts(epoch)
 
 
 def _start_worker(worker_id: int) -> None:
@@ -44,28 +46,33 @@ def _start_worker(worker_id: int) -> None:
         pass
 
 
-class EpochLoader:
-    """Batches of any epoch; worker processes live from the first epoch to `close`.
+class Loader:
+    """Batches of a run of epochs, without a pause between them.
 
-    The order and every random choice come from `task.plan(epoch, seed)`, so that batches do not
-    depend on the number of workers or on earlier epochs.
+    The first batches of an epoch are prepared while the epoch before is validated. The order and
+    every random choice come from `task.plan(epoch, seed)`, so that batches do not depend on the
+    number of workers or on earlier epochs.
 
     Args:
         task: Plans and prepares.
-        config: Batch size, accumulation, seed, workers.
+        config: Batch size, accumulation, seed, workers, last epoch.
+        first_epoch: From 1.
 
     Attributes:
         steps: Optimiser steps of an epoch; what does not fill a batch is left out.
+
+    Raises:
+        TrainingError: The batch cannot be split evenly, or an epoch does not fill one.
     """
 
-    def __init__(self, task: Task, config: TrainConfig) -> None:
-        self.task = task
-        self.config = config
-        self.shares = config.accumulate * distributed.world_size()
-        if config.batch_size % self.shares:
+    def __init__(self, task: Task, config: TrainConfig, first_epoch: int) -> None:
+        self._task = task
+        self._config = config
+        self._shares = config.accumulate * distributed.world_size()
+        if config.batch_size % self._shares:
             raise TrainingError(
                 "Batch cannot be split evenly",
-                expected=f"batch_size a multiple of {self.shares} (accumulate x processes)",
+                expected=f"batch_size a multiple of {self._shares} (accumulate x processes)",
                 found=str(config.batch_size),
             )
         n_images = len(task.plan(1, config.seed))
@@ -77,31 +84,33 @@ class EpochLoader:
                 found=str(n_images),
                 fix="Lower batch_size or set data.images_per_epoch",
             )
-        self._order = _Order()
-        self._loader = DataLoader(
+        loader = DataLoader(
             _Batches(task),
-            sampler=self._order,
+            sampler=_Order(self._parts, range(first_epoch, config.epochs + 1)),
             batch_size=None,
             num_workers=config.workers,
             worker_init_fn=_start_worker,
-            persistent_workers=config.workers > 0,
-            prefetch_factor=2 if config.workers else None,
+            prefetch_factor=PREFETCH if config.workers else None,
             # Its own generator: torch's global one must not depend on how data is loaded.
             generator=torch.Generator().manual_seed(config.seed),
         )
+        self._batches = iter(loader)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This process's share of every part of every step: `steps * accumulate` batches."""
-        plan = list(self.task.plan(epoch, self.config.seed))
-        share = self.config.batch_size // self.shares
+    def _parts(self, epoch: int) -> list[list[Sample]]:
+        """This process's share of every part of every step of an epoch."""
+        plan = list(self._task.plan(epoch, self._config.seed))
+        share = self._config.batch_size // self._shares
         first = distributed.rank() * share
         stride = share * distributed.world_size()
-        self._order.parts = [
+        return [
             plan[start + first : start + first + share]
-            for start in range(0, self.steps * self.config.batch_size, stride)
+            for start in range(0, self.steps * self._config.batch_size, stride)
         ]
-        return iter(self._loader)
+
+    def __next__(self) -> Batch:
+        """The next batch; an epoch has `steps * accumulate`."""
+        return next(self._batches)
 
     def close(self) -> None:
         """End the worker processes; the loader cannot be used afterwards."""
-        del self._loader  # its iterator joins the workers when it goes
+        del self._batches  # the iterator joins its workers when it goes

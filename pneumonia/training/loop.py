@@ -33,7 +33,7 @@ from pneumonia.training.config import FREE_ON_RESUME, TrainConfig
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.journal import Journal
-from pneumonia.training.loading import EpochLoader
+from pneumonia.training.loading import Loader
 from pneumonia.training.optimiser import learning_rate, make_optimiser, set_learning_rate
 from pneumonia.training.task import SELECTION, Batch, Task, check_images
 
@@ -99,7 +99,7 @@ def fit(
     for hook in hooks:
         hook.before_fit(network, average.network)
     journal = Journal(out, progressed.epoch) if distributed.is_first() else None
-    loader = EpochLoader(task, config)
+    loader = Loader(task, config, progressed.epoch + 1)
     try:
         for epoch in range(progressed.epoch + 1, config.epochs + 1):
             if _stops_early(progressed, config):
@@ -125,7 +125,7 @@ def fit(
 def _train_epoch(
     state: State,
     task: Task,
-    loader: EpochLoader,
+    loader: Loader,
     config: TrainConfig,
     epoch: int,
     progress: Progress | None,
@@ -139,7 +139,6 @@ def _train_epoch(
     rate = waited_s = 0.0
     started = time.perf_counter()
     network.train()
-    batches = loader.epoch(epoch)
     for step in range((epoch - 1) * loader.steps, epoch * loader.steps):
         rate = config.optimiser.learning_rate * learning_rate(
             step, loader.steps, config.epochs, config.schedule
@@ -148,7 +147,7 @@ def _train_epoch(
         optimiser.zero_grad(set_to_none=True)
         for _ in range(config.accumulate):
             asked = time.perf_counter()
-            batch = next(batches)
+            batch = next(loader)
             waited_s += time.perf_counter() - asked
             if step == (epoch - 1) * loader.steps:
                 check_images(batch, network.spec)

@@ -168,7 +168,7 @@ def _record(dataset_path: Path, dataset: Dataset, recipe: TrainRecipe) -> dict[s
     return {
         "schema": SCHEMA,
         "kind": "train",
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": recipe.seed,
         "dataset": {"path": str(dataset_path), "fingerprint": dataset.fingerprint},
         "parent": recipe.model.start_from,
