@@ -241,18 +241,36 @@ def _is_child(dataset: Any) -> Optional[bool]:
     return age.group(2) != "Y" or int(age.group(1)) < 18
 
 
-def header_facts(header: Header) -> Dict[str, Any]:
-    """Facts about the image that identify nobody; coded fields only hold known codes."""
-    dataset = header.dataset
+def coded_facts(dataset: Any) -> Dict[str, Optional[str]]:
+    """Modality, view and body part as known codes."""
     return {
-        "format": "dicom",
         "modality": coded(dataset.get("Modality"), MODALITIES),
         "view": coded(dataset.get("ViewPosition"), VIEWS),
         "body_part": coded(dataset.get("BodyPartExamined"), BODY_PARTS),
-        "photometric": str(dataset.PhotometricInterpretation),
-        "bits_stored": int(dataset.BitsStored),
-        "transfer_syntax": header.syntax,
-        "frames": header.frames,
-        "spacing_mm": _spacing_mm(dataset),
-        "is_child": _is_child(dataset),
     }
+
+
+def read_codes(path: str) -> Dict[str, Optional[str]]:
+    """`coded_facts` of a file that was refused, empty when it does not even tell those."""
+    try:
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+            return {}  # reading anything would inflate all of it
+        return coded_facts(pydicom.dcmread(path, stop_before_pixels=True))
+    except Exception:  # the file was refused already; what breaks here says nothing new
+        return {}
+
+
+def header_facts(header: Header) -> Dict[str, Any]:
+    """Facts about the image that identify nobody; coded fields only hold known codes."""
+    dataset = header.dataset
+    facts: Dict[str, Any] = {"format": "dicom"}
+    facts.update(coded_facts(dataset))
+    facts.update(
+        photometric=str(dataset.PhotometricInterpretation),
+        bits_stored=int(dataset.BitsStored),
+        transfer_syntax=header.syntax,
+        frames=header.frames,
+        spacing_mm=_spacing_mm(dataset),
+        is_child=_is_child(dataset),
+    )
+    return facts

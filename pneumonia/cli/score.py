@@ -1,0 +1,135 @@
+"""`pneumonia score`: a folder of radiographs to predictions, a worklist and overlays."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.runtime.errors import DISCLAIMER, ConfigError, PartialFailure
+
+if TYPE_CHECKING:
+    from pneumonia.scoring.batch import ScoreSettings, ScoreSummary
+
+DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
+MAX_FAILURES_SHOWN = 20
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Model bundle; the shipped one otherwise."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "onnxruntime", "reference"]),
+    default="auto",
+    show_default=True,
+    help="What runs the model; `auto` is ONNX Runtime where it is installed.",
+)
+@click.option("--threshold", metavar="NAME", help="Operating point; the bundle's first otherwise.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=min(4, os.cpu_count() or 1),
+    show_default=True,
+    help="Processes that decode images.",
+)
+@click.option(
+    "--overlays",
+    type=click.Choice(["findings", "all", "none"]),
+    default="findings",
+    show_default=True,
+    help="Which images get a picture with boxes.",
+)
+@click.option("--fresh", is_flag=True, help="Score again what OUTPUT already holds.")
+@click.option(
+    "--identifiers", is_flag=True, help="Write accession number and study date (worklist.csv)."
+)
+@click.option("--force-read", is_flag=True, help="Take DICOM data without the 128-byte preamble.")
+@click.option("--allow-deflated", is_flag=True, help="Take deflated DICOM.")
+@click.option("--first-frame", is_flag=True, help="Take the first frame of multi-frame images.")
+@click.option("--json", "as_json", is_flag=True, help="Print run.json on stdout, nothing else.")
+def command(source: Path, out: Path, bundle: Path | None, **options: Any) -> None:
+    """Score the DICOM, PNG and JPEG radiographs below INPUT; write into OUTPUT.
+
+    A second run into the same OUTPUT scores only what is new. A file that cannot be scored never
+    stops the batch: the manifest says why, and the exit code is 3. Research use only.
+    """
+    from pneumonia.runtime.bundle import load_bundle
+    from pneumonia.runtime.detector import Detector
+    from pneumonia.runtime.engines import open_engine
+    from pneumonia.scoring.batch import score_batch
+
+    loaded = load_bundle(str(bundle or _default_bundle()))
+    detector = Detector(loaded, open_engine(loaded, options["engine"]))
+    with progress_bar("score") as progress:
+        summary = score_batch(source, out, detector, _settings(options), progress)
+    if options["as_json"]:
+        click.echo(json.dumps(summary.document, indent=2))
+    else:
+        _show(summary, out)
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    failures = summary.failures()
+    if failures:
+        raise PartialFailure(
+            "Some files could not be scored",
+            found=f"{len(failures)} of {len(summary.records)}",
+            where=str(out / "manifest.jsonl"),
+        )
+
+
+def _default_bundle() -> Path:
+    if not (DEFAULT_BUNDLE / "manifest.json").is_file():
+        raise ConfigError(
+            "No model is shipped with this version",
+            fix="Pass --bundle BUNDLE; `pneumonia export RUN --out BUNDLE` writes one",
+        )
+    return DEFAULT_BUNDLE
+
+
+def _settings(options: dict[str, Any]) -> "ScoreSettings":
+    from pneumonia.runtime.dicom_header import DEFAULT_LIMITS
+    from pneumonia.scoring.batch import ScoreSettings
+    from pneumonia.scoring.decoding import DecodeLimits
+
+    read = DEFAULT_LIMITS._replace(
+        force_read=options["force_read"],
+        allow_deflated=options["allow_deflated"],
+        first_frame=options["first_frame"],
+    )
+    return ScoreSettings(
+        threshold_name=options["threshold"],
+        limits=DecodeLimits(read=read),
+        overlays=options["overlays"],
+        jobs=options["jobs"],
+        fresh=options["fresh"],
+        identifiers=options["identifiers"],
+    )
+
+
+def _show(summary: "ScoreSummary", out: Path) -> None:
+    document = summary.document
+    totals, model = document["totals"], document["model"]
+    rows = [(flag, count) for flag, count in totals["flags"].items()]
+    rows += [(status, n) for status, n in totals["statuses"].items() if status != "scored" and n]
+    show_table(
+        f"{totals['files']} files, {totals['statuses']['scored']} scored with {model['name']} "
+        f"{model['model_hash'][:12]} at {model['threshold_name']} {model['threshold']:.3f}"
+        + (f" ({totals['reused']} from an earlier run)" if totals["reused"] else ""),
+        ("result", "files"),
+        rows,
+    )
+    failures = summary.failures()
+    for record in failures[:MAX_FAILURES_SHOWN]:
+        click.echo(
+            f"not scored: {record.file.relative}: {record.status}: {record.reason}", err=True
+        )
+    if len(failures) > MAX_FAILURES_SHOWN:
+        click.echo(f"not scored: {len(failures) - MAX_FAILURES_SHOWN} more", err=True)
+    click.echo(f"{DISCLAIMER} Written: {out / 'worklist.csv'}")
+    show_next(f"pneumonia evaluate {out / 'predictions.csv'} LABELS --out DIR")

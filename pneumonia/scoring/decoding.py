@@ -1,0 +1,184 @@
+"""Decode files in a child process that may die, hang or run out of memory without harm."""
+
+import contextlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumonia.runtime.dicom_header import DEFAULT_LIMITS, ReadLimits
+
+WORKER = (sys.executable, "-m", "pneumonia.scoring.decode_worker")
+MAX_ANSWER_BYTES = 1 << 20
+START_SECONDS = 60.0  # a cold start on a busy machine is no fault of the file
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """Bounds of the child process and of what it reads.
+
+    Attributes:
+        read: Limits on files and images.
+        memory_mb: Address space of the child, MiB.
+        seconds: Time for one file.
+        command: The child's command line; `memory_mb` is appended.
+    """
+
+    read: ReadLimits = DEFAULT_LIMITS
+    memory_mb: int = 2048
+    seconds: float = 30.0
+    command: Sequence[str] = WORKER
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of one file.
+
+    Attributes:
+        status: `read`, `known` (same bytes as before), `rejected`, `failed` or `skipped`.
+        reason: Machine-readable, empty when read.
+        message: One line without identifiers.
+        sha256: Of the file, empty when it could not be read.
+        n_bytes: Size of the file.
+        seconds: Time in the child.
+        pixels: uint8 (H, W), None unless read.
+        info: Facts of runtime.radiograph.
+        warnings: Words of runtime.radiograph.
+        identity: StudyInstanceUID and others; never written as they are.
+    """
+
+    status: str
+    reason: str = ""
+    message: str = ""
+    sha256: str = ""
+    n_bytes: int = 0
+    seconds: float = 0.0
+    pixels: NDArray[np.uint8] | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    identity: dict[str, str] = field(default_factory=dict)
+
+
+class DecodeWorker:
+    """One child process, started when needed and again after it dies. Not thread-safe."""
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "DecodeWorker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+        return subprocess.Popen(
+            [*self._limits.command, str(self._limits.memory_mb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the batch, which lets the file finish
+        )
+
+    def decode(self, path: str, known_sha256: str = "") -> Decoded:
+        """Read one file; every outcome is a Decoded, whatever the file does to the child.
+
+        Args:
+            path: The file.
+            known_sha256: Contents that need not be decoded (status `known`).
+        """
+        limit = self._limits.seconds
+        if self._process is None:
+            self._process = self._start()
+            limit += START_SECONDS
+        process = self._process
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            process.kill()
+
+        timer = threading.Timer(limit, expire)
+        timer.start()
+        try:
+            return self._exchange(process, path, known_sha256)
+        except (OSError, ValueError, KeyError, struct.error):
+            self.close()
+            if expired.is_set():
+                return Decoded("failed", "decode_timeout", "Decoding took too long")
+            return Decoded("failed", "decoder_crash", "The decoder crashed")
+        except BaseException:
+            self.close()  # half an answer may be in the pipe
+            raise
+        finally:
+            timer.cancel()
+
+    def _exchange(self, process: subprocess.Popen[bytes], path: str, known_sha256: str) -> Decoded:
+        assert process.stdin is not None
+        request = {
+            "path": path,
+            "known_sha256": known_sha256,
+            "limits": self._limits.read._asdict(),
+        }
+        process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
+        process.stdin.flush()
+        size = struct.unpack(">I", self._receive(process, 4))[0]
+        if size > MAX_ANSWER_BYTES:
+            raise ValueError("answer is too long")
+        record = json.loads(self._receive(process, size))
+        pixels = None
+        if record["status"] == "read":
+            shape = (int(record["height"]), int(record["width"]))
+            if shape[0] * shape[1] > self._limits.read.max_pixels:
+                raise ValueError("image is too large")
+            data = self._receive(process, shape[0] * shape[1])
+            pixels = np.frombuffer(data, dtype=np.uint8).reshape(shape)
+        return Decoded(
+            status=record["status"],
+            reason=record.get("reason", ""),
+            message=record.get("message", ""),
+            sha256=record["sha256"],
+            n_bytes=record["bytes"],
+            seconds=record["seconds"],
+            pixels=pixels,
+            info=record.get("info", {}),
+            warnings=tuple(record.get("warnings", ())),
+            identity=record.get("identity", {}),
+        )
+
+    @staticmethod
+    def _receive(process: subprocess.Popen[bytes], size: int) -> bytes:
+        assert process.stdout is not None
+        data = process.stdout.read(size)
+        if len(data) != size:
+            raise ValueError("the child ended")
+        return data

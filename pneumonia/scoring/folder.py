@@ -1,0 +1,85 @@
+"""The output folder of a scoring run: checked and locked before anything is scored."""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.errors import ConfigError, OutputError
+
+SALT = ".salt"
+LOCK = ".lock"
+_KEYED = re.compile(r"^[0-9a-f]{16}\.(json|png)$")
+
+
+def check_apart(source: Path, out: Path) -> None:
+    """Refuse to write into the input folder; raises ConfigError."""
+    inside, outside = out.resolve(), source.resolve()
+    if outside.is_dir() and (inside == outside or outside in inside.parents):
+        raise ConfigError(
+            "Output lies inside the input",
+            expected="a folder outside of " + str(source),
+            found=str(out),
+            fix="The input folder is never written to; choose another OUTPUT",
+        )
+
+
+@contextmanager
+def locked_folder(out: Path) -> Iterator[str]:
+    """Create and lock the output folder.
+
+    Yields:
+        The folder's salt: keys made with it mean nothing outside of this folder.
+
+    Raises:
+        OutputError: It cannot be created or written, or another run uses it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(
+            "Output folder cannot be written", found=error.strerror, where=str(out)
+        ) from None
+    try:
+        _lock(handle, out)
+        yield _salt(out)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, out: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: two runs on one folder are not noticed there
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise OutputError(
+            "Another run writes to this output folder", where=str(out), fix="Wait for it to end"
+        ) from None
+
+
+def _salt(out: Path) -> str:
+    path = out / SALT
+    try:
+        salt = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        salt = ""
+    if not re.fullmatch(r"[0-9a-f]{32}", salt):
+        salt = secrets.token_hex(16)
+        write_text(str(path), salt + "\n")
+    return salt
+
+
+def remove_stale(folder: Path, keep: set[str]) -> None:
+    """Delete results of earlier runs (16 hex digits and .json or .png) that are not kept."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _KEYED.match(path.name) and path.stem not in keep:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""The picture a clinician sees: the radiograph with boxes, scores, the model and the disclaimer."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from pneumonia.runtime.preprocess import resize
+
+RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"
+MAX_SIDE = 1024
+BOX_COLOUR = (255, 196, 0)  # amber: visible on grey, not the red of an alarm
+LINE_HEIGHT = 22
+STRIP = 2 * LINE_HEIGHT + 8
+
+
+def draw_overlay(
+    pixels: NDArray[np.uint8],
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    caption: str,
+) -> bytes:
+    """Draw boxes on a copy; text lies in strips above and below, so that it hides no anatomy.
+
+    Args:
+        pixels: uint8 (H, W).
+        boxes: xyxy (n, 4) in pixels of that image.
+        scores: (n,).
+        caption: Model, version and operating point.
+
+    Returns:
+        PNG bytes; the longer side of the image is at most 1024 pixels, orientation as stored.
+    """
+    height, width = pixels.shape
+    scale = min(1.0, MAX_SIDE / max(height, width))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    grey = resize(pixels, *size)
+    canvas = Image.new("RGB", (max(size[1], 480), size[0] + 2 * STRIP))
+    left = (canvas.width - size[1]) // 2
+    canvas.paste(Image.fromarray(grey), (left, STRIP))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(16)
+    _write(draw, 4, RESEARCH_ONLY, font, canvas.width)
+    _write(draw, 4 + LINE_HEIGHT, caption, font, canvas.width)
+    _write(draw, STRIP + size[0] + 4, RESEARCH_ONLY, font, canvas.width)
+    ratio = np.array([size[1] / width, size[0] / height] * 2)
+    for box, score in zip(boxes, scores, strict=True):
+        x1, y1, x2, y2 = (box * ratio).tolist()
+        corners = (left + x1, STRIP + y1, left + max(x2, x1), STRIP + max(y2, y1))
+        draw.rectangle(corners, outline=BOX_COLOUR, width=2)
+        label_y = max(STRIP + y1 - 18, 0.0)
+        draw.text((left + x1 + 3, label_y), f"{score:.2f}", fill=BOX_COLOUR, font=font)
+    return _png(canvas, caption)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    y: int,
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    width: int,
+) -> None:
+    while len(text) > 1 and draw.textlength(text, font=font) > width - 8:
+        text = text.rstrip("…")[:-1] + "…"
+    draw.text((4, y), text, fill=(255, 255, 255), font=font)
+
+
+def _png(canvas: Image.Image, caption: str) -> bytes:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Disclaimer", RESEARCH_ONLY)
+    text.add_text("Model", caption)
+    stream = io.BytesIO()
+    canvas.save(stream, "PNG", pnginfo=text)
+    return stream.getvalue()

@@ -1,0 +1,191 @@
+"""What became of each file, and how that is written down: one study JSON per scored image."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pneumonia.runtime.boxes import as_boxes
+from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.predictions import Prediction
+from pneumonia.scoring.find import FoundFile
+
+SCHEMA = "pneumonia.study/1"
+POSITIVE, NEGATIVE, INDETERMINATE, NOT_SCORED = (
+    "positive",
+    "negative",
+    "indeterminate",
+    "not scored",
+)
+STATUSES = ("scored", "skipped", "rejected", "failed", "pending")
+FAILURES = ("rejected", "failed")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a score was made with.
+
+    Attributes:
+        name: Model name of the bundle.
+        model_hash: Hex identity of the model.
+        threshold_name: Operating point.
+        threshold: Its score.
+        engine: Name of the engine.
+        settings_hash: Hex digest of everything that changes an output.
+    """
+
+    name: str
+    model_hash: str
+    threshold_name: str
+    threshold: float
+    engine: str
+    settings_hash: str
+
+    def caption(self) -> str:
+        """One line for pictures and tables."""
+        return (
+            f"{self.name} {self.model_hash[:12]}, "
+            f"threshold {self.threshold_name} {self.threshold:.3f}"
+        )
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What became of one file.
+
+    Attributes:
+        file: The file.
+        key: Salted hash of its place in the input: names its JSON and overlay.
+        status: One of STATUSES.
+        reason: Machine-readable reason of any status but `scored`.
+        study_key: Salted hash of the study UID, or of the file where there is none.
+        sha256: Of the file's bytes.
+        n_bytes: Size of the file.
+        prediction: Boxes above the score floor, None unless scored.
+        info: Facts of the image (runtime.radiograph).
+        warnings: Words about the image.
+        timings_ms: Durations by step.
+        identity: Accession number and study date, only when the user asked for them.
+        reused: Taken over from an earlier run on the same bytes.
+    """
+
+    file: FoundFile
+    key: str
+    status: str
+    reason: str = ""
+    study_key: str = ""
+    sha256: str = ""
+    n_bytes: int = 0
+    prediction: Prediction | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    identity: dict[str, str] = field(default_factory=dict)
+    reused: bool = False
+
+    def max_score(self) -> float | None:
+        """The best box's score, 0 when there is no box, None when not scored."""
+        if self.prediction is None:
+            return None
+        return float(self.prediction.scores.max(initial=0.0))
+
+    def above(self, threshold: float) -> Prediction | None:
+        """The prediction with only its boxes at or above a threshold."""
+        if self.prediction is None:
+            return None
+        keep = self.prediction.scores >= np.float32(threshold)
+        return self.prediction._replace(
+            boxes=self.prediction.boxes[keep], scores=self.prediction.scores[keep]
+        )
+
+    def flag(self, threshold: float) -> str:
+        """The clinician's word; a damaged image without a finding is no negative."""
+        found = self.above(threshold)
+        if found is None:
+            return NOT_SCORED
+        if len(found.scores):
+            return POSITIVE
+        return INDETERMINATE if "degraded" in self.warnings else NEGATIVE
+
+
+def salted_key(salt: str, *parts: str) -> str:
+    """16 hex digits that identify something inside this output folder and nowhere else."""
+    return hashlib.sha256("\0".join([salt, *parts]).encode("utf-8")).hexdigest()[:16]
+
+
+def _boxes_mm(boxes: Sequence[Sequence[float]], spacing: list[float] | None) -> Any:
+    """Boxes in millimetres from the image's corner; spacing is (row, column)."""
+    if spacing is None:
+        return None
+    sides = [spacing[1], spacing[0]] * 2
+    return [[round(edge * side, 3) for edge, side in zip(box, sides, strict=True)] for box in boxes]
+
+
+def study_document(record: ImageRecord, model: Model, versions: dict[str, str]) -> dict[str, Any]:
+    """The study JSON of a scored image; the same image and model give the same document."""
+    assert record.prediction is not None
+    prediction = record.prediction
+    boxes = [[float(edge) for edge in box] for box in prediction.boxes]
+    return {
+        "schema": SCHEMA,
+        "disclaimer": DISCLAIMER,
+        "key": record.key,
+        "study_key": record.study_key,
+        "image_id": record.file.image_id,
+        "sha256": record.sha256,
+        "bytes": record.n_bytes,
+        "width": prediction.width,
+        "height": prediction.height,
+        "preprocessing": record.info,
+        "warnings": list(record.warnings),
+        "flag": record.flag(model.threshold),
+        "max_score": record.max_score(),
+        "boxes_xyxy": boxes,
+        "boxes_xyxy_mm": _boxes_mm(boxes, record.info.get("spacing_mm")),
+        "scores": [float(score) for score in prediction.scores],
+        "operating_point": {"name": model.threshold_name, "threshold": model.threshold},
+        "model": {"name": model.name, "hash": model.model_hash},
+        "engine": model.engine,
+        "settings_hash": model.settings_hash,
+        "versions": versions,
+        "timings_ms": record.timings_ms,
+    }
+
+
+def read_study(path: Path, file: FoundFile, key: str, model: Model) -> ImageRecord | None:
+    """The record an earlier run left, or None unless every setting and the model are the same."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        same = (
+            document["schema"] == SCHEMA
+            and document["image_id"] == file.image_id
+            and document["model"]["hash"] == model.model_hash
+            and document["settings_hash"] == model.settings_hash
+        )
+        if not same:
+            return None
+        return ImageRecord(
+            file=file,
+            key=key,
+            status="scored",
+            study_key=str(document["study_key"]),
+            sha256=str(document["sha256"]),
+            n_bytes=int(document["bytes"]),
+            prediction=Prediction(
+                file.image_id,
+                as_boxes(document["boxes_xyxy"]),
+                np.array(document["scores"], dtype=np.float32),
+                int(document["width"]),
+                int(document["height"]),
+            ),
+            info=dict(document["preprocessing"]),
+            warnings=tuple(document["warnings"]),
+            timings_ms=dict(document["timings_ms"]),
+            reused=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
