@@ -114,19 +114,18 @@ def form_chains(steps: Sequence[Step], kept: frozenset[Buffer], lanes: int) -> l
             readers[buffer] = readers.get(buffer, 0) + 1
     result: list[Step] = []
     pending: list[ColumnsStep] = []
-    for step in [*steps, None]:
+    for step in steps:
         if isinstance(step, ColumnsStep):
             link = pending and _linked(pending[-1], step, readers, kept)
             if link and len(pending) < MAX_LEVELS and _light([*pending, step]):
                 pending.append(step)
                 continue
-        result += _joined(pending, lanes)
-        pending = []
-        if isinstance(step, ColumnsStep):
+            result += _joined(pending, lanes)
             pending = [step]
-        elif step is not None:
-            result.append(step)
-    return result
+        else:
+            result += [*_joined(pending, lanes), step]
+            pending = []
+    return result + _joined(pending, lanes)
 
 
 def _linked(
@@ -161,7 +160,10 @@ def _band(levels: Sequence[ColumnsStep]) -> int:
     """The largest band whose inner rows fit the cache; 0 when not even one row does."""
     for band in range(min(MAX_BAND, levels[-1].out.height), 0, -1):
         rows = _rows(levels, band)
-        total = sum(r * level.out.row * level.out.blocks for r, level in zip(rows, levels))
+        inner = zip(rows, levels[:-1], strict=True)
+        total = sum(r * level.out.row * level.out.blocks for r, level in inner)
+            r * level.out.row * level.out.blocks for r, level in zip(rows, levels[:-1], strict=True)
+        )
         if total * 4 <= SCRATCH_BYTES:
             return band
     return 0
@@ -172,7 +174,7 @@ def _joined(levels: list[ColumnsStep], lanes: int) -> list[Step]:
         return list(levels)
     band = _band(levels)
     made = [levels[0]]
-    for rows, level in zip(_rows(levels, band), levels[1:]):
+    for rows, level in zip(_rows(levels, band), levels[1:], strict=True):
         before = made[-1]
         scratch = Buffer(
             before.out.name, before.out.blocks, rows, before.out.width, level.problem.padding,

@@ -81,10 +81,10 @@ def _pattern_cycles(problem: Problem, choice: PatternChoice, target: Target) -> 
     straddle = 1.5 if target.lanes > 4 else 1.0
     sums = plain * choice.vectors / target.fma_per_cycle
     hot = max(sums, loads * choice.vectors * straddle / target.loads_per_cycle)
-    vectors = -(-problem.out_width // target.lanes) * problem.out_height
+    vectors: int = -(-problem.out_width // target.lanes) * problem.out_height
     in_blocks = -(-problem.weight.shape[1] // target.lanes)
     out_blocks = -(-len(problem.weight) // target.lanes)
-    transposes = vectors * (in_blocks + out_blocks) * TRANSPOSE_CYCLES * target.lanes / 4
+    transposes: float = vectors * (in_blocks + out_blocks) * TRANSPOSE_CYCLES * target.lanes / 4
     return tiles * hot * 1.1 + transposes
 
 

@@ -31,8 +31,8 @@ def accumulate(pixels: int, vectors: int, step: str) -> Iterator[str]:
 
 def _tile(pixels: int, vectors: int, step: str) -> Iterator[str]:
     yield f"INLINE void columns_tile_{pixels}x{vectors}_{_word(step)}("
-    yield "    const float *x, const int32_t *columns, const float *w, int32_t n, const float *bias,"
-    yield "    float *out, const float *skip, const columns_layer *l) {"
+    yield "    const float *x, const int32_t *columns, const float *w, int32_t n,"
+    yield "    const float *bias, float *out, const float *skip, const columns_layer *l) {"
     for v in range(vectors):
         start = f"load(bias + {v} * LANES)"
         yield (
@@ -96,7 +96,9 @@ def columns_runner(variant: ColumnsVariant) -> Iterator[str]:
     yield "    const float *x = x0 + y * l->x_row;"
     yield "    float *out = out0 + first * l->out.block + y * l->out.row;"
     yield "    const float *skip = NULL;"
-    yield "    if (l->skip >= 0) skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;"
+    yield "    if (l->skip >= 0) {"
+    yield "      skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;"
+    yield "    }"
     for count, pixels in (("wide", px), ("narrow", px - 1)):
         if not pixels:
             continue

@@ -138,7 +138,7 @@ def pattern_runner(variant: PatternVariant, lanes: int) -> Iterator[str]:
     yield "  const int32_t group = unit / tiles, tile = unit % tiles;"
     yield "  const int32_t ty = tile / l->tiles_x, tx = tile % l->tiles_x;"
     yield f"  const int32_t rows = ty < l->tall ? {rows} : {rows - 1};"
-    yield f"  const int32_t y0 = ty < l->tall ? ty * {rows} : l->tall * {rows} + (ty - l->tall) * {rows - 1};"
+    yield f"  const int32_t y0 = ty * {rows} - (ty > l->tall ? ty - l->tall : 0);"
     yield "  const int32_t *start = (const int32_t *)(e->weights + l->starts) + 3 * group;"
     yield "  const uint16_t *counts = (const uint16_t *)(e->weights + l->counts) + start[0];"
     yield "  const int32_t *channels = (const int32_t *)(e->weights + l->channels) + start[1];"

@@ -38,11 +38,10 @@ def model_chooser(target: Target) -> Chooser:
     return choose
 
 
-def write_sources(sources: Sources, folder: Path) -> None:
-    """Write the C files and the weights into a folder."""
+def write_texts(sources: Sources, folder: Path) -> None:
+    """Write the C files into a folder; the weights lie in the library."""
     for name, text in sources.texts.items():
         write_bytes(str(folder / name), text.encode())
-    write_bytes(str(folder / WEIGHTS), sources.weights)
 
 
 def generate_library(
@@ -70,7 +69,8 @@ def generate_library(
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".part-") as scratch:
         folder = Path(scratch)
-        write_sources(sources, folder)
+        write_texts(sources, folder)
+        write_bytes(str(folder / WEIGHTS), sources.weights)
         part = folder / library.name
         compile_library(folder, part, target, find_compiler(target), flags)
         part.replace(library)

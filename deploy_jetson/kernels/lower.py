@@ -15,12 +15,30 @@ from deploy_jetson.kernels.pattern_step import pattern_steps
 from deploy_jetson.kernels.steps import ColumnsStep, ConvolutionStep, Step, WinogradStep
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import (
-    Buffer, Ints, View, blocks_of, concatenate, flatten, is_natural, view_of,
+    Buffer,
+    Ints,
+    View,
+    blocks_of,
+    concatenate,
+    flatten,
+    is_natural,
+    view_of,
 )  # fmt: skip
 from pneumonia.runtime.errors import ArtefactError, ExportError
 from pneumonia.runtime.spec import (
-    INPUT, Conv, Detect, Flatten, GlobalAvgPool, Layer, Linear, MaxPool, NetworkSpec, Route,
-    Shortcut, Upsample, tensor_shapes,
+    INPUT,
+    Conv,
+    Detect,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Linear,
+    MaxPool,
+    NetworkSpec,
+    Route,
+    Shortcut,
+    Upsample,
+    tensor_shapes,
 )  # fmt: skip
 
 Chooser = Callable[[Problem], Choice]

@@ -23,16 +23,21 @@ def pattern_tiles(problem: Problem, target: Target) -> Iterator[PatternChoice]:
     if not problem.winograd or problem.padding != 1 or kernel_patterns(problem.weight) is None:
         return
     across = -(-problem.out_width // target.lanes)
+    spare = SPARE_REGISTERS if target.lanes > 4 else SPARE_REGISTERS + 2
     for filters in (1, 2):
-        room = (target.registers - SPARE_REGISTERS - 4 * (filters - 1)) // filters
-        vectors = -(-across // -(-across // room))
-        tallest = min(problem.out_height, room // vectors)
-        heights = [
-            -(-problem.out_height // -(-problem.out_height // limit))
-            for limit in range(tallest, max(0, tallest - 3), -1)
-        ]
-        for rows in dict.fromkeys(heights):
-            yield PatternChoice(rows, vectors, filters)
+        room = (target.registers - spare - 4 * (filters - 1)) // filters
+        fewest = -(-across // room)
+        # Wide vectors are shifted in registers, which needs whole rows.
+        splits = (fewest,) if target.lanes > 4 else (fewest, fewest + 1)
+        for vectors in dict.fromkeys(-(-across // split) for split in splits):
+            yield from _balanced(problem.out_height, vectors, filters, room // vectors)
+
+
+def _balanced(height: int, vectors: int, filters: int, tallest: int) -> Iterator[PatternChoice]:
+    """Tiles of up to `tallest` rows that cut the map into equal bands."""
+    limits = range(min(height, tallest), max(0, min(height, tallest) - 3), -1)
+    for rows in dict.fromkeys(-(-height // -(-height // limit)) for limit in limits):
+        yield PatternChoice(rows, vectors, filters)
 
 
 def row_pitch(width: int, lanes: int, vectors: int) -> int:

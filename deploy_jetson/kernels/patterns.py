@@ -68,7 +68,7 @@ def pattern_of_kernels(weight: Weights, patterns: tuple[Pattern, ...]) -> npt.ND
 
 def sections(filters: int) -> list[tuple[int, ...]]:
     """Which filters of a group a run of kernels belongs to: first what all share."""
-    alone = [(f,) for f in range(filters)]
+    alone: list[tuple[int, ...]] = [(f,) for f in range(filters)]
     return alone if filters == 1 else [tuple(range(filters)), *alone]
 
 

@@ -8,7 +8,11 @@ from deploy_jetson.kernels.chain import ChainStep
 from deploy_jetson.kernels.emit_columns import columns_runner, columns_tiles
 from deploy_jetson.kernels.emit_patterns import pattern_runner, transpose_source
 from deploy_jetson.kernels.emit_winograd import (
-    product_tiles, winograd_input, winograd_output, winograd_runner, winograd_transforms,
+    product_tiles,
+    winograd_input,
+    winograd_output,
+    winograd_runner,
+    winograd_transforms,
 )  # fmt: skip
 from deploy_jetson.kernels.lower import Plan
 from deploy_jetson.kernels.packing import Blob
@@ -75,7 +79,8 @@ def target_header(target: Target) -> str:
     return (
         f"{BANNER}\n#ifndef TARGET_H\n#define TARGET_H\n"
         f"#define LANES {target.lanes}\n"
-        f'#define TARGET_NAME "{target.name}"\n#endif\n'
+        f'#define TARGET_NAME "{target.name}"\n'
+        f'#define TARGET_FEATURES "{" ".join(target.cpu_features)}"\n#endif\n'
     )
 
 
@@ -119,8 +124,8 @@ def kernels_header(variants: Iterable[Variant]) -> str:
         for variant in variants
     ]
     lines += [
-        f"void {variant.rows}(const engine *e, const columns_layer *l, const float *x0, float *out0,"
-        " int32_t panel, int32_t y0, int32_t y1);"
+        f"void {variant.rows}(const engine *e, const columns_layer *l, const float *x0,"
+        " float *out0, int32_t panel, int32_t y0, int32_t y1);"
         for variant in variants
         if isinstance(variant, ColumnsVariant)
     ]

@@ -7,11 +7,15 @@ import numpy as np
 
 from deploy_jetson.kernels.choices import ColumnsChoice, Problem, Weights, WinogradChoice
 from deploy_jetson.kernels.packing import Blob, pack_panels, pad_filters
+from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import Blocks, Buffer, Ints, View, arena_offsets
 from deploy_jetson.kernels.variants import (
-    ColumnsVariant, Variant, WinogradVariant, register_tiles, split_row,
+    ColumnsVariant,
+    Variant,
+    WinogradVariant,
+    register_tiles,
+    split_row,
 )  # fmt: skip
-from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.winograd import transform_weights
 from pneumonia.runtime.spec import LEAKY_SLOPE
 

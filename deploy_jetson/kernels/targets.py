@@ -111,7 +111,10 @@ def find_target(name: str) -> Target:
         raise ConfigError("Unknown target", ", ".join(TARGET_NAMES), repr(name), "--target")
     for target in TARGETS.values():
         if runs_here(target):
-            return target._replace(name=NATIVE, flags=_native_flags(target))
+            # Only the tuning is native: the instructions stay those the target promises, so that
+            # the library can say where it runs.
+            tuned = "-mcpu=native" if target.machine == "aarch64" else "-mtune=native"
+            return target._replace(name=NATIVE, flags=(*target.flags, tuned))
     raise ConfigError(
         "No target describes this machine",
         expected=", ".join(TARGETS),
@@ -123,11 +126,3 @@ def find_target(name: str) -> Target:
 def runs_here(target: Target) -> bool:
     """Whether this machine has the target's instructions."""
     return platform.machine() == target.machine and cpu_features() >= set(target.cpu_features)
-
-
-def _native_flags(target: Target) -> tuple[str, ...]:
-    if target.machine == "aarch64":
-        return ("-mcpu=native",)
-    if target.lanes == 16:
-        return ("-march=native", "-mprefer-vector-width=512")
-    return ("-march=native",)

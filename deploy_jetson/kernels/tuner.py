@@ -8,10 +8,15 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from deploy_jetson.kernels.bench import LayerBench, candidate_steps
 from deploy_jetson.kernels.choices import (
-    Choice, ColumnsChoice, PatternChoice, Problem, WinogradChoice,
+    Choice,
+    ColumnsChoice,
+    PatternChoice,
+    Problem,
+    WinogradChoice,
 )  # fmt: skip
 from deploy_jetson.kernels.cost import candidates, panel_columns, predicted_cycles
 from deploy_jetson.kernels.search import search
@@ -72,7 +77,7 @@ class TuningCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries: dict[str, list[object]] = {}
+        self._entries: dict[str, list[Any]] = {}
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -118,7 +123,7 @@ def tune(
     """
     store = TuningCache(cache or cache_path())
     keys = {name: signature(problem, target) for name, problem in problems.items()}
-    different = {keys[name]: problem for name, problem in reversed(problems.items())}
+    different = {keys[name]: problem for name, problem in reversed(list(problems.items()))}
     lists = {key: shortlist(problem, target) for key, problem in different.items()}
     found = {key: store.get(key, lists[key]) for key in different}
     missing = [key for key, choice in found.items() if choice is None]
@@ -126,8 +131,9 @@ def tune(
         bench = LayerBench(target, _variants(different, lists, missing, target))
         try:
             for done, key in enumerate(missing):
-                found[key] = _measured(bench, different[key], lists[key], target)
-                store.put(key, found[key])
+                quickest = _measured(bench, different[key], lists[key], target)
+                found[key] = quickest
+                store.put(key, quickest)
                 if progress:
                     progress(done + 1, len(missing), different[key].layer.name)
         finally:

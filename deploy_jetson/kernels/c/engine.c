@@ -233,6 +233,7 @@ EXPORT int pn_profile(pn_model *m, const float *input, size_t input_values, doub
 
 EXPORT int pn_abi(void) { return PN_ABI; }
 EXPORT const char *pn_target(void) { return TARGET_NAME; }
+EXPORT const char *pn_cpu_features(void) { return TARGET_FEATURES; }
 EXPORT const char *pn_model_hash(void) { return pn_hash; }
 EXPORT const pn_tensor *pn_input(void) { return &pn_input_tensor; }
 EXPORT int pn_output_count(void) { return pn_n_outputs; }

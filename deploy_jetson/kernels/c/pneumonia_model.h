@@ -35,6 +35,7 @@ enum {
 
 int pn_abi(void);
 const char *pn_target(void);     /* target the library was generated for */
+const char *pn_cpu_features(void); /* flags /proc/cpuinfo must show, separated by spaces */
 const char *pn_model_hash(void); /* hash of the bundle it was generated from */
 const char *pn_error_text(int status);
 

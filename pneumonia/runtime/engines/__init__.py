@@ -8,7 +8,7 @@ from pneumonia.runtime.bundle import ONNX, Bundle
 from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
 from pneumonia.runtime.spec import INPUT, Flatten, Linear, NetworkSpec
 
-ENGINES = ("auto", "onnxruntime", "reference")
+ENGINES = ("auto", "kernels", "onnxruntime", "reference")
 
 
 class Engine:
@@ -65,14 +65,30 @@ def _has_onnxruntime() -> bool:
     return True
 
 
+def _generated(bundle: Bundle, threads: Optional[int], required: bool) -> Optional[Engine]:
+    """The generated library's engine; None when it is not required and there is none for here."""
+    from pneumonia.runtime.engines.kernels import KernelsEngine, libraries
+
+    if not required and not libraries(bundle):
+        return None
+    try:
+        return KernelsEngine(bundle, threads)
+    except DeviceError:
+        if required:
+            raise
+        return None
+
+
 def open_engine(bundle: Bundle, name: str = "auto", threads: Optional[int] = None) -> Engine:
     """Open an engine for a bundle.
 
     Args:
         bundle: The model.
-        name: `onnxruntime`, `reference` (NumPy, slow, needs nothing), or `auto`: ONNX Runtime
-            where it is installed and the bundle has model.onnx, else the reference.
-        threads: Threads of ONNX Runtime; None lets it choose. The reference follows NumPy.
+        name: `kernels` (the generated library), `onnxruntime`, `reference` (NumPy, slow, needs
+            nothing), or `auto`: the generated library if the bundle has one for this machine, else
+            ONNX Runtime where it is installed and the bundle has model.onnx, else the reference.
+        threads: Threads of the library or of ONNX Runtime; None = as many as there are CPUs. The
+            reference follows NumPy.
 
     Raises:
         ConfigError: Unknown name.
@@ -83,6 +99,10 @@ def open_engine(bundle: Bundle, name: str = "auto", threads: Optional[int] = Non
         raise ConfigError(
             "Unknown engine", expected="one of " + ", ".join(ENGINES), found=repr(name)
         )
+    if name in ("auto", "kernels"):
+        engine = _generated(bundle, threads, required=name == "kernels")
+        if engine is not None:
+            return engine
     installed = name != "reference" and _has_onnxruntime()
     if name == "onnxruntime" and not installed:
         raise DeviceError(

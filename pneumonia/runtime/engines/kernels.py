@@ -1,16 +1,22 @@
 """The generated library as an engine: ctypes, NumPy, nothing else."""
 
 import ctypes
+import io
 import os
 from collections import OrderedDict
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
+from pneumonia.runtime.bundle import Bundle
+from pneumonia.runtime.engines import Engine, output_shape
 from pneumonia.runtime.errors import ArtefactError, DeviceError
 
 ABI = 1
 MAX_THREADS = 64
+LIBRARY = "libmodel-{}.so"
+# The order of trust: tuned here first, then what the CPU may have.
+TARGETS = ("native", "x86-avx512", "x86-avx2", "cortex-a57")
 
 
 class _Tensor(ctypes.Structure):
@@ -49,6 +55,7 @@ def _bind(path: str) -> ctypes.CDLL:
     sizes = ctypes.POINTER(ctypes.c_size_t)
     signatures = [
         ("pn_target", ctypes.c_char_p, []),
+        ("pn_cpu_features", ctypes.c_char_p, []),
         ("pn_model_hash", ctypes.c_char_p, []),
         ("pn_error_text", ctypes.c_char_p, [ctypes.c_int]),
         ("pn_input", tensor, []),
@@ -78,6 +85,28 @@ def _bind(path: str) -> ctypes.CDLL:
     return library
 
 
+def _check_cpu(needed: str, target: str) -> None:
+    """Refuse to run instructions this CPU does not have: they would kill the process."""
+    try:
+        with io.open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
+            found = {
+                flag
+                for line in stream
+                if line.split(":")[0].strip() in ("flags", "Features")
+                for flag in line.partition(":")[2].split()
+            }
+    except OSError:
+        return
+    missing = [flag for flag in needed.split() if flag not in found]
+    if found and missing:
+        raise DeviceError(
+            "Generated library needs another CPU",
+            expected="the instructions of target {!r}".format(target),
+            found="a CPU without " + ", ".join(missing),
+            fix="Generate it for this machine: pneumonia kernels BUNDLE --target native",
+        )
+
+
 def _shape(tensor: _Tensor) -> Tuple[int, int, int]:
     return (int(tensor.channels), int(tensor.height), int(tensor.width))
 
@@ -105,6 +134,7 @@ class KernelLibrary:
         self.threads = threads
         self.target = self._library.pn_target().decode()  # type: str
         self.model_hash = self._library.pn_model_hash().decode()  # type: str
+        _check_cpu(self._library.pn_cpu_features().decode(), self.target)
         if model_hash is not None and self.model_hash != model_hash:
             raise ArtefactError(
                 "Generated library belongs to another model",
@@ -187,3 +217,51 @@ class KernelLibrary:
         )
         names = [self._library.pn_step_name(i).decode() for i in range(count)]
         return list(zip(names, seconds))
+
+
+def libraries(bundle: Bundle) -> List[str]:
+    """Generated libraries the bundle's manifest lists, the one for this machine first."""
+    names = [LIBRARY.format(target) for target in TARGETS]
+    return [name for name in names if name in bundle.manifest["files"]]
+
+
+class KernelsEngine(Engine):
+    """The bundle's generated library, image by image.
+
+    Args:
+        bundle: Its manifest must list a library that loads here.
+        threads: Threads of one run; None = the CPUs this process may use.
+
+    Raises:
+        DeviceError: No library, or none that loads and runs here (the last one's reason).
+        ArtefactError: The library was generated from another model.
+    """
+
+    name = "kernels"
+
+    def __init__(self, bundle: Bundle, threads: Optional[int] = None) -> None:
+        super().__init__(bundle.spec)
+        if threads is None:
+            threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+        reason = DeviceError(
+            "Bundle has no generated library",
+            expected=LIBRARY.format("<target>"),
+            where=bundle.path,
+            fix="Generate one: pneumonia kernels BUNDLE",
+        )
+        for name in libraries(bundle):
+            try:
+                self.library = KernelLibrary(bundle.file(name), bundle.model_hash, threads)
+                return
+            except DeviceError as error:  # noqa: PERF203 - three files at most
+                reason = error
+        raise reason
+
+    def _run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
+        runs = [self.library.run(image) for image in batch]
+        return {
+            name: np.stack([run[name] for run in runs]).reshape(
+                (len(runs),) + output_shape(self.spec, name)
+            )
+            for name in self.spec.outputs
+        }

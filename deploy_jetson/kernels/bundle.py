@@ -1,0 +1,97 @@
+"""Puts the generated library, its sources and a report into a model bundle."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deploy_jetson.kernels.compilers import find_compiler
+from deploy_jetson.kernels.generate import generate_library, model_chooser, write_texts
+from deploy_jetson.kernels.lower import Chooser, problems_of
+from deploy_jetson.kernels.mca import MCA_CPU, hot_loops
+from deploy_jetson.kernels.report import describe
+from deploy_jetson.kernels.source import plan_variants
+from deploy_jetson.kernels.targets import Target, find_target, runs_here
+from deploy_jetson.kernels.tuner import Progress, tune
+from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.bundle import MANIFEST, Bundle, file_sha256, load_bundle
+from pneumonia.runtime.engines.kernels import LIBRARY
+from pneumonia.runtime.errors import ConfigError
+
+
+class KernelsResult(NamedTuple):
+    """What `pneumonia kernels` wrote.
+
+    Attributes:
+        library, report, sources: Paths in the bundle.
+        document: Contents of the report.
+        seconds: Time it took, tuning included.
+    """
+
+    library: Path
+    report: Path
+    sources: Path
+    document: dict[str, Any]
+    seconds: float
+
+
+def add_kernels(
+    bundle_path: Path,
+    target_name: str,
+    measure: bool | None = None,
+    progress: Progress | None = None,
+) -> KernelsResult:
+    """Generate a bundle's library for one target and list it in the manifest.
+
+    Args:
+        bundle_path: The bundle's folder; changed.
+        target_name: See `targets.TARGET_NAMES`.
+        measure: Tune by measuring; None = if the target runs here.
+        progress: Of the tuning.
+
+    Raises:
+        ConfigError: Unknown target, or measuring for a machine that is not this one.
+        ArtefactError: Not a bundle, or damaged.
+        DeviceError, ExportError: No compiler, or it fails.
+    """
+    start = time.monotonic()
+    target = find_target(target_name)
+    bundle = load_bundle(str(bundle_path))
+    dense = bundle.weights()
+    choose = _chooser(bundle, target, measure, progress)
+    library = Path(bundle.path) / LIBRARY.format(target.name)
+    made = generate_library(bundle.spec, dense, target, library, choose, bundle.model_hash)
+    sources = Path(bundle.path) / f"kernels-{target.name}"
+    write_texts(made.sources, sources)
+    loops = hot_loops(target, plan_variants(made.plan)) if target.name in MCA_CPU else []
+    compiler = " ".join(find_compiler(target).command)
+    document = describe(made.plan, made.sources, bundle.model_hash, compiler, loops)
+    document["library_bytes"] = library.stat().st_size
+    report = Path(bundle.path) / f"kernels-{target.name}.json"
+    write_json(str(report), document)
+    _list_files(bundle, [library, report])
+    return KernelsResult(library, report, sources, document, time.monotonic() - start)
+
+
+def _chooser(
+    bundle: Bundle, target: Target, measure: bool | None, progress: Progress | None
+) -> Chooser:
+    if measure and not runs_here(target):
+        raise ConfigError(
+            "Kernels of this target cannot be measured here", found=repr(target.name),
+            where="--tune", fix="Leave --tune out: the cost model chooses.",
+        )  # fmt: skip
+    if measure is False or not runs_here(target):
+        return model_chooser(target)
+    choices = tune(problems_of(bundle.spec, bundle.weights()), target, progress=progress)
+    return lambda problem: choices[problem.layer.name]
+
+
+def _list_files(bundle: Bundle, paths: list[Path]) -> None:
+    """Add files to the manifest, so that loading the bundle verifies them."""
+    where = Path(bundle.path) / MANIFEST
+    manifest = json.loads(where.read_text(encoding="utf-8"))
+    for path in paths:
+        record = {"sha256": file_sha256(str(path)), "bytes": path.stat().st_size}
+        manifest["files"][path.name] = record
+    write_json(str(where), manifest)

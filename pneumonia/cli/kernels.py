@@ -1,0 +1,55 @@
+"""`pneumonia kernels`: a bundle's network as generated C."""
+
+from pathlib import Path
+
+import click
+
+from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+
+@click.command()
+@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    default="native",
+    show_default=True,
+    help="native, x86-avx2, x86-avx512 or cortex-a57.",
+)
+@click.option(
+    "--tune/--no-tune",
+    default=None,
+    help="Measure the kernels of every layer; on by default where the target runs here.",
+)
+def command(bundle: Path, target: str, tune: bool | None) -> None:
+    """Generate and compile the sparse engine; adds libmodel-TARGET.so, its C and a report."""
+    from deploy_jetson.kernels.bundle import add_kernels
+
+    with progress_bar("tune") as progress:
+        result = add_kernels(bundle, target, tune, progress)
+    document = result.document
+    show_table(
+        f"{result.library.name}, model {document['model_hash'][:12]}",
+        ("layer", "kernel", "kept weights", "of", "predicted cycles"),
+        [
+            (layer["name"], layer["kernel"], f"{layer['kept_weights']:,}",
+             f"{layer['weights']:,}", f"{layer['predicted_cycles']:,}")
+            for layer in document["layers"]
+        ],
+    )  # fmt: skip
+    click.echo(
+        f"library {document['library_bytes']:,} bytes, weights {document['weights_bytes']:,},"
+        f" activations {document['arena_bytes']:,}, {result.seconds:.1f} s"
+    )
+    for row in document.get("predictions", {}).get("tx2", []):
+        click.echo(
+            f"predicted, not measured: TX2 mode {row['mode']} ({row['name']}, {row['cores']} x"
+            f" {row['clock_ghz']} GHz) {row['predicted_ms']} ms"
+        )
+    loops = document.get("hot_loops", [])
+    if loops:
+        rates = [loop["per_cycle"] for loop in loops if loop["per_cycle"] is not None]
+        rate = f", worst {min(rates):.2f} FMLA/cycle (llvm-mca)" if rates else ""
+        spills = sum(loop["spills"] for loop in loops)
+        click.echo(f"hot loops: {len(loops)}, register spills {spills}{rate}")
+    click.echo(f"sources {result.sources}, report {result.report}")
+    show_next(f"pneumonia score INPUT OUTPUT --bundle {bundle}")
