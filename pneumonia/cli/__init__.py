@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("pneumonia.cli.train", "Train a detector on a dataset folder."),
     "prune": ("pneumonia.cli.prune", "Prune a trained run with ADMM, retrain and compact it."),
     "export": ("pneumonia.cli.export", "Write a run as a model bundle (spec, weights, ONNX)."),
+    "kernels": ("pneumonia.cli.kernels", "Generate and compile the network as C for a target."),
     "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
     "evaluate": ("pneumonia.cli.evaluate", "Measure predictions against labels."),
     "compare": ("pneumonia.cli.compare", "Compare prediction files on the same labels."),
