@@ -1,0 +1,105 @@
+"""A child process that crashes, hangs or eats memory costs one image."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pneumonia.runtime.dicom_header import ReadLimits
+from pneumonia.scoring.decoding import DecodeLimits, DecodeWorker
+from tests.runtime.dicoms import chest_dataset, save
+
+ODD = (sys.executable, str(Path(__file__).with_name("odd_worker.py")))
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.fixture(scope="module")
+def odd():
+    with DecodeWorker(DecodeLimits(command=ODD, seconds=20)) as worker:
+        yield worker
+
+
+def dicom(folder, name):
+    return str(save(folder / name, chest_dataset(RAMP, AccessionNumber="A1", StudyDate="20200102")))
+
+
+def test_pixels_facts_and_identity(tmp_path):
+    import hashlib
+
+    path = dicom(tmp_path, "a.dcm")
+    with DecodeWorker(DecodeLimits()) as worker:
+        found = worker.decode(path)
+        again = worker.decode(path, found.sha256)
+    np.testing.assert_array_equal(found.pixels, RAMP)
+    assert found.status == "read"
+    assert found.sha256 == hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert found.n_bytes == Path(path).stat().st_size
+    assert found.info["view"] == "PA"
+    assert found.identity["AccessionNumber"] == "A1"
+    assert found.identity["StudyDate"] == "20200102"
+    assert (again.status, again.pixels) == ("known", None)
+
+
+@pytest.mark.parametrize("name", ["abort.dcm", "greedy.dcm"])
+def test_a_crash_costs_one_image(tmp_path, odd, name):
+    found = odd.decode(dicom(tmp_path, name))
+    expected = {
+        "abort.dcm": ("failed", "decoder_crash"),
+        "greedy.dcm": ("rejected", "resource_limit"),
+    }
+    assert (found.status, found.reason) == expected[name]
+    assert found.pixels is None
+    after = odd.decode(dicom(tmp_path, "fine.dcm"))
+    np.testing.assert_array_equal(after.pixels, RAMP)
+
+
+def test_a_hang_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("pneumonia.scoring.decoding.START_SECONDS", 5.0)
+    with DecodeWorker(DecodeLimits(command=ODD, seconds=0.5)) as worker:
+        worker.decode(dicom(tmp_path, "fine.dcm"))
+        started = time.monotonic()
+        found = worker.decode(dicom(tmp_path, "hang.dcm"))
+        assert (found.status, found.reason) == ("failed", "decode_timeout")
+        assert time.monotonic() - started < 5
+        assert worker.decode(dicom(tmp_path, "fine.dcm")).status == "read"
+
+
+def test_a_decoder_that_prints_does_not_disturb(tmp_path, odd, capfd):
+    found = odd.decode(dicom(tmp_path, "noisy.dcm"))
+    np.testing.assert_array_equal(found.pixels, RAMP)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image"])
+def test_refusals_come_with_the_files_hash(tmp_path, odd, content):
+    (tmp_path / "x.dcm").write_bytes(content)
+    found = odd.decode(str(tmp_path / "x.dcm"))
+    assert (found.status, found.reason) == ("rejected", "not_dicom")
+    assert len(found.sha256) == 64
+    missing = odd.decode(str(tmp_path / "none.dcm"))
+    assert (missing.status, missing.reason, missing.sha256) == ("failed", "unreadable", "")
+
+
+def test_a_command_that_is_no_worker_is_a_crash_not_an_exception(tmp_path):
+    for script in ("pass", "import sys; sys.stdout.write('x' * 9999); sys.stdout.flush(); input()"):
+        with DecodeWorker(DecodeLimits(command=(sys.executable, "-c", script))) as worker:
+            assert worker.decode(dicom(tmp_path, "a.dcm")).reason == "decoder_crash"
+
+
+def test_limits_reach_the_child(tmp_path):
+    with DecodeWorker(DecodeLimits(read=ReadLimits(max_pixels=255))) as worker:
+        found = worker.decode(dicom(tmp_path, "a.dcm"))
+    assert (found.status, found.reason) == ("rejected", "resource_limit")
+    assert found.info == {"modality": "DX", "view": "PA", "body_part": "CHEST"}
+
+
+def test_close_ends_the_child(tmp_path):
+    worker = DecodeWorker(DecodeLimits())
+    worker.decode(dicom(tmp_path, "a.dcm"))
+    process = worker._process
+    worker.close()
+    assert process.poll() is not None
+    worker.close()
