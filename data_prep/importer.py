@@ -178,6 +178,7 @@ def _match(sources: Sequence[Source], labels: Labels, rejected: _Rejected) -> li
             else:
                 candidates.append(_candidate(image, labels))
     present = {image.image_id for source in sources for image in source.images}
+    present.update(name for source in sources for name, _ in source.rejected)  # named already
     for image_id in labels.boxes:
         if image_id not in present:
             rejected.add("no_image", image_id)
@@ -233,7 +234,7 @@ def _fill(
     writer.set_splits(split.splits)
     summary = {
         "method": split.method,
-        "seed": options.seed,
+        "seed": None if split.method == "given" else options.seed,
         "fractions": list(options.fractions),
         "leak_warning": _leak_warning(guessed, split.straddling),
     }
