@@ -90,7 +90,7 @@ def _plot(path: Path, rows: list[Row], keys: list[str], title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7, 4), dpi=100)
     axes = figure.add_subplot()
     for key in dict.fromkeys(keys):
         points = [(row["epoch"], row[key]) for row in rows if key in row]

@@ -1,6 +1,6 @@
 """A dataset of bright rectangles and a detector small enough to train in seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,15 @@ def write_rectangles(
                 number += 1
         writer.finish(DatasetFacts({"type": "test"}, f"{seed}", SIZE, {}, {}, {}))
     return out
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small lose by a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pneumonia.runtime.boxes import cxcywh_to_xyxy, iou_matrix
 from pneumonia.training.ciou import iou_and_ciou
 
@@ -47,7 +48,7 @@ def test_gradient_treats_alpha_as_constant():
     b = torch.tensor([[2.0, 2.5, 3.0, 5.0]], dtype=torch.float64)
     iou_and_ciou(a, b)[1].sum().backward()
     with torch.no_grad():
-        iou, ciou = iou_and_ciou(a, b)
+        iou, _ = iou_and_ciou(a, b)
         v = 4 / math.pi**2 * (math.atan(3 / 5) - math.atan(4 / 3)) ** 2
         alpha = v / (1 - iou.item() + v)
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pneumonia.runtime.spec import Detect
 from pneumonia.training.targets import Matches, assign, match_anchors
 
