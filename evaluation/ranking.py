@@ -5,7 +5,7 @@ this list: the truths hit so far and the boxes shown so far.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -95,12 +95,16 @@ class RankedCounts:
         shown: (D, H) boxes shown down to and including each of them.
         n_truths: (D,) truths.
         weights: (D, N) occurrences of each image.
+        hits: IoU threshold -> (D, H) truths hit so far, filled on first use.
+        precision: IoU threshold -> (D,) average precision, filled on first use.
     """
 
     position: IntArray
     shown: Float64Array
     n_truths: Float64Array
     weights: Float64Array
+    hits: dict[float, Float64Array] = field(default_factory=dict)
+    precision: dict[float, Float64Array] = field(default_factory=dict)
 
 
 def count_draws(
@@ -129,9 +133,11 @@ def count_draws(
 
 def _hits_so_far(ranking: Ranking, counts: RankedCounts, iou_threshold: float) -> Float64Array:
     """(D, H) truths hit down to each position."""
-    hit = ranking.hits(iou_threshold)[counts.position]
-    gained = counts.weights[:, ranking.image[counts.position]] * hit
-    return np.asarray(np.cumsum(gained, axis=1))
+    if iou_threshold not in counts.hits:
+        hit = ranking.hits(iou_threshold)[counts.position]
+        gained = counts.weights[:, ranking.image[counts.position]] * hit
+        counts.hits[iou_threshold] = np.cumsum(gained, axis=1)
+    return counts.hits[iou_threshold]
 
 
 def average_precision(ranking: Ranking, counts: RankedCounts, iou_threshold: float) -> Float64Array:
@@ -140,6 +146,14 @@ def average_precision(ranking: Ranking, counts: RankedCounts, iou_threshold: flo
     Returns:
         (D,); NaN where a draw holds no truth.
     """
+    if iou_threshold not in counts.precision:
+        counts.precision[iou_threshold] = _average_precision(ranking, counts, iou_threshold)
+    return counts.precision[iou_threshold]
+
+
+def _average_precision(
+    ranking: Ranking, counts: RankedCounts, iou_threshold: float
+) -> Float64Array:
     hits = _hits_so_far(ranking, counts, iou_threshold)
     no_truth = counts.n_truths <= 0
     if hits.shape[1] == 0:
@@ -193,3 +207,42 @@ def sensitivity_at(
     allowed = alarms <= false_positives[:, None] + 1e-9
     best = np.max(np.where(allowed, hits, 0.0), axis=1, initial=0.0)
     return np.where(no_truth, np.nan, best / np.where(no_truth, 1.0, counts.n_truths))
+
+
+def precision_recall(
+    ranking: Ranking, iou_threshold: float
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """The study's precision-recall curve of boxes.
+
+    Returns:
+        (recall, precision, score), each with one point per box that hits.
+    """
+    hit = ranking.hits(iou_threshold)
+    hits = np.cumsum(hit)[hit].astype(np.float64)
+    shown = (np.flatnonzero(hit) + 1).astype(np.float64)
+    n_truths = max(1, len(ranking.truth_image))
+    return hits / n_truths, hits / shown, ranking.score[hit]
+
+
+def froc_curve(
+    ranking: Ranking, iou_threshold: float, counted: NDArray[np.bool_] | None = None
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """The study's FROC curve.
+
+    Args:
+        ranking: The boxes.
+        iou_threshold: One of those matched.
+        counted: (N,) images whose false positives count (the normal ones); None = all.
+
+    Returns:
+        (false positives per counted image, sensitivity, score), one point per distinct score.
+    """
+    hit = ranking.hits(iou_threshold)
+    images = np.ones(ranking.n_images, dtype=bool) if counted is None else counted
+    alarms = np.cumsum(~hit & images[ranking.image])
+    last = np.flatnonzero(np.append(np.diff(ranking.score) != 0, True)[: len(hit)])
+    return (
+        alarms[last] / max(1, int(images.sum())),
+        np.cumsum(hit)[last] / max(1, len(ranking.truth_image)),
+        ranking.score[last],
+    )

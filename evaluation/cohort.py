@@ -1,0 +1,120 @@
+"""Facts about images that subgroups need: patient, class, view, sex, age.
+
+Read from the official `class_info` csv, from an `images.csv` beside the labels, or from the
+`manifest.csv` of a dataset folder; columns are known under either name.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pneumonia.runtime.errors import DataError
+
+# fact -> names of its column, in order of preference
+COLUMNS = {
+    "patient": ("patient_id", "nih_patient"),
+    "class": ("class",),
+    "view": ("view", "ViewPosition"),
+    "sex": ("sex", "PatientSex"),
+    "age": ("age", "PatientAge"),
+    "photometric": ("photometric", "PhotometricInterpretation"),
+    "manufacturer": ("manufacturer", "Manufacturer"),
+}
+ID_COLUMNS = ("image_id", "patientId")
+LUNG_OPACITY = "Lung Opacity"
+NOT_NORMAL = "No Lung Opacity / Not Normal"
+NORMAL = "Normal"
+CLASSES = (LUNG_OPACITY, NOT_NORMAL, NORMAL)
+AGE_MAX_YEARS = 110.0  # NIH holds ages up to 414: typing errors
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Facts by image; a fact that is not known is absent.
+
+    Attributes:
+        facts: Image id -> {fact: text}; the facts are the keys of `COLUMNS`.
+        sources: Files read.
+    """
+
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+    def get(self, image_id: str, fact: str) -> str:
+        """The fact, or an empty string."""
+        return self.facts.get(image_id, {}).get(fact, "")
+
+
+def read_cohort(*paths: str | Path) -> Cohort:
+    """Read one or more csv files of facts; what one does not know, another may.
+
+    An image may occur in several rows (one per box, or per kind of picture) as long as they agree.
+
+    Raises:
+        DataError: Not readable, no id column, no known column, or rows that contradict each other.
+    """
+    facts: dict[str, dict[str, str]] = {}
+    for path in paths:
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as stream:
+                reader = csv.DictReader(stream)
+                names = _known_columns(tuple(reader.fieldnames or ()), str(path))
+                for row in reader:
+                    _add_row(facts, row, names, f"{path}, line {reader.line_num}")
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(
+                "Facts of images cannot be read", found=str(error), where=str(path)
+            ) from None
+    return Cohort(facts, tuple(str(path) for path in paths))
+
+
+def _known_columns(header: tuple[str, ...], where: str) -> dict[str, str]:
+    """Fact -> column; "id" -> the id's column."""
+    names = {
+        fact: next(name for name in known if name in header)
+        for fact, known in {"id": ID_COLUMNS, **COLUMNS}.items()
+        if any(name in header for name in known)
+    }
+    if "id" not in names or len(names) < 2:
+        raise DataError(
+            "Not a table of images",
+            expected="a column " + " or ".join(ID_COLUMNS) + " and one of " + ", ".join(COLUMNS),
+            found=", ".join(header)[:120],
+            where=where,
+        )
+    return names
+
+
+def _add_row(
+    facts: dict[str, dict[str, str]],
+    row: Mapping[str, str | None],
+    names: Mapping[str, str],
+    where: str,
+) -> None:
+    image_id = (row[names["id"]] or "").strip()
+    if not image_id:
+        raise DataError("Row without an image id", where=where)
+    known = facts.setdefault(image_id, {})
+    for fact, column in names.items():
+        value = (row[column] or "").strip()
+        if fact == "id" or not value:
+            continue
+        if fact == "class" and value not in CLASSES:
+            raise DataError(
+                "Unknown class", expected=", ".join(CLASSES), found=repr(value), where=where
+            )
+        if known.setdefault(fact, value) != value:
+            raise DataError(f"Image has two values of {fact!r}", where=where)
+
+
+def parse_age(text: str) -> float | None:
+    """Age in years from `58`, `58.0` or DICOM's `058Y`, `011M`; None when absent or implausible."""
+    units = {"Y": 1.0, "M": 1 / 12, "W": 1 / 52.18, "D": 1 / 365.25}
+    unit = units.get(text[-1:].upper(), 1.0)
+    digits = text[:-1] if text[-1:].upper() in units else text
+    try:
+        years = float(digits) * unit
+    except ValueError:
+        return None
+    return years if 0.0 <= years <= AGE_MAX_YEARS else None

@@ -1,0 +1,104 @@
+"""What a model costs: parameters, multiply-accumulates, file size; from its description only."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.spec import Conv, NetworkSpec, tensor_shapes
+
+NOT_PARAMETERS = (".bn_mean", ".bn_var")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Cost of a model; None = not available.
+
+    Attributes:
+        parameters: Stored parameters (kept weights, biases, batch-norm scales).
+        macs: Multiply-accumulates for one image, of kept weights only.
+        file_bytes: Size of the weights file.
+        latency_ms: Measured time for one image.
+        energy_mj: Measured energy for one image.
+        model_hash: Identity of the model.
+        note: Where latency and energy were measured.
+    """
+
+    parameters: int | None = None
+    macs: int | None = None
+    file_bytes: int | None = None
+    latency_ms: float | None = None
+    energy_mj: float | None = None
+    model_hash: str | None = None
+    note: str = ""
+
+
+def kept_weights(spec: NetworkSpec) -> dict[str, int]:
+    """Weights stored per layer: all of a dense layer, `n_kept` of any other."""
+    shapes = tensor_shapes(spec)
+    kept = {}
+    for layer in spec.weighted():
+        size = 1
+        for extent in shapes[layer.name + ".weight"]:
+            size *= extent
+        kept[layer.name] = size if layer.storage.format == "dense" else layer.storage.n_kept
+    return kept
+
+
+def count(spec: NetworkSpec) -> tuple[int, int]:
+    """Stored parameters and multiply-accumulates for one image."""
+    kept = kept_weights(spec)
+    sizes = spec.shapes()
+    macs = 0
+    for layer in spec.weighted():
+        _, height, width = sizes[layer.name]
+        macs += kept[layer.name] * (height * width if isinstance(layer, Conv) else 1)
+    parameters = sum(kept.values())
+    for name, shape in tensor_shapes(spec).items():
+        if not name.endswith((".weight", *NOT_PARAMETERS)):
+            parameters += shape[0]
+    return parameters, macs
+
+
+def read_footprint(folder: str | Path) -> Footprint:
+    """The cost of a bundle or of a run folder (its best checkpoint).
+
+    Latency and energy come from the `measured` entry of a bundle's manifest
+    ({"latency_ms", "energy_mj", "note"}), when there is one.
+
+    Raises:
+        ArtefactError: Neither a bundle nor a run.
+    """
+    path = Path(folder)
+    place = path if (path / "spec.json").is_file() else path / "best"
+    try:
+        spec = NetworkSpec.from_json((place / "spec.json").read_text(encoding="utf-8"))
+        file_bytes = (place / "weights.safetensors").stat().st_size
+    except (OSError, UnicodeDecodeError):
+        raise ArtefactError(
+            "Neither a bundle nor a run",
+            expected="spec.json and weights.safetensors, or best/ with them",
+            where=str(path),
+        ) from None
+    parameters, macs = count(spec)
+    manifest = _manifest(path / "manifest.json")
+    measured = manifest.get("measured")
+    measured = measured if isinstance(measured, dict) else {}
+    return Footprint(
+        parameters=parameters,
+        macs=macs,
+        file_bytes=file_bytes,
+        latency_ms=measured.get("latency_ms"),
+        energy_mj=measured.get("energy_mj"),
+        model_hash=manifest.get("model_hash"),
+        note=str(measured.get("note", "")),
+    )
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

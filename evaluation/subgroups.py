@@ -1,0 +1,240 @@
+"""The same numbers for groups of images, with the gap to all images and small cells suppressed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from evaluation.bootstrap import (
+    NONE,
+    AnyStatistic,
+    Estimate,
+    Progress,
+    Resampler,
+    Statistic,
+    draw_all,
+    percentile_interval,
+)
+from evaluation.cases import BoolArray, Cases
+from evaluation.cohort import NORMAL, NOT_NORMAL, parse_age
+from evaluation.image_level import auroc
+from evaluation.matching import Float64Array, area
+from evaluation.metrics import Study, share
+
+CELL_MIN = 30  # fewer positives (or negatives, where these are counted): suppressed
+AGE_BANDS = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 65, "40-64"), (65, 999, "65+"))
+METRICS = ("rsna", "auroc", "sensitivity", "specificity")
+SUPPRESSED = f"suppressed: fewer than {CELL_MIN} images of the kind it rests on"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of images.
+
+    Attributes:
+        facet: What it is divided by, for example `view`.
+        name: For example `AP`.
+        mask: (N,) its images.
+    """
+
+    facet: str
+    name: str
+    mask: BoolArray
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Numbers of one group.
+
+    Attributes:
+        facet, name: The group.
+        n, n_positive: Images, positive images.
+        values: Metric -> estimate; NaN with method `SUPPRESSED` in small cells.
+        gaps: Metric -> (group minus all images), with its interval from the same draws.
+    """
+
+    facet: str
+    name: str
+    n: int
+    n_positive: int
+    values: Mapping[str, Estimate] = field(default_factory=dict)
+    gaps: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+def find_groups(cases: Cases) -> tuple[list[Group], dict[str, int]]:
+    """Groups by every fact that is known.
+
+    Returns:
+        The groups, and facet -> images left out because the fact is absent or implausible.
+    """
+    groups: list[Group] = []
+    left_out: dict[str, int] = {}
+    positive = cases.positive
+    facets = {
+        "view": _text(cases, "view"),
+        "sex": _text(cases, "sex"),
+        "age": [_age_band(value) for value in cases.fact("age")],
+        "photometric": _text(cases, "photometric"),
+        "manufacturer": _text(cases, "manufacturer"),
+        "opacity area": _area_terciles(cases),
+        "number of opacities": [_count_name(len(rows)) for rows in cases.truths],
+        "kind of negative": [
+            value if value in (NORMAL, NOT_NORMAL) and not is_positive else ""
+            for value, is_positive in zip(cases.fact("class"), positive, strict=True)
+        ],
+    }
+    for facet, names in facets.items():
+        column = np.array(names, dtype=object)
+        known = sorted({name for name in names if name})
+        if len(known) < 2:
+            continue
+        groups += [Group(facet, name, np.asarray(column == name, dtype=bool)) for name in known]
+        counted = _counted(facet, positive)
+        absent = int((np.asarray(column == "", dtype=bool) & counted).sum())
+        if absent:
+            left_out[facet] = absent
+    return groups, left_out
+
+
+def _counted(facet: str, positive: BoolArray) -> BoolArray:
+    if facet in ("opacity area", "number of opacities"):
+        return positive
+    return ~positive if facet == "kind of negative" else np.ones_like(positive)
+
+
+def group_statistics(study: Study, point: str, group: BoolArray) -> dict[str, AnyStatistic]:
+    """Metric -> statistic over the images of a group; absent where a cell is too small."""
+    cases = study.cases
+    positive, called = cases.positive, cases.image_score >= study.thresholds[point]
+    n_positive, n_negative = int((positive & group).sum()), int((~positive & group).sum())
+    weights = group.astype(np.float64)
+    items: dict[str, AnyStatistic] = {}
+    if n_positive >= CELL_MIN:
+        scores = study.table.image_scores(study.thresholds[point])
+        counted = np.isfinite(scores) & group
+        items["rsna"] = Statistic(
+            "rsna",
+            int(counted.sum()),
+            partial(_ratio, np.where(counted, scores, 0.0), counted.astype(np.float64)),
+        )
+        items["sensitivity"] = share("sensitivity", called, positive & group)
+    if n_negative >= CELL_MIN:
+        items["specificity"] = share("specificity", ~called, ~positive & group)
+    if min(n_positive, n_negative) >= CELL_MIN:
+        compute = partial(_auroc, positive, cases.image_score, weights)
+        items["auroc"] = Statistic("auroc", n_positive + n_negative, compute)
+    return items
+
+
+def evaluate_groups(
+    study: Study,
+    point: str,
+    groups: Sequence[Group],
+    resampler: Resampler,
+    progress: Progress | None = None,
+) -> list[GroupResult]:
+    """Values and gaps of every group at one operating point.
+
+    All groups share the draws, so that the gap's interval is a paired one.
+    """
+    everyone = np.ones(len(study.cases), dtype=bool)
+    sets = [group_statistics(study, point, mask) for mask in [everyone, *(g.mask for g in groups)]]
+    drawn, once = draw_sets(sets, resampler, progress)
+    results = []
+    for index, group in enumerate(groups, start=1):
+        values, gaps = {}, {}
+        for metric in METRICS:
+            if metric not in sets[index]:
+                values[metric] = gaps[metric] = suppressed()
+                continue
+            item = sets[index][metric]
+            key, base = f"{index}.{metric}", f"0.{metric}"
+            values[metric] = interval(once[key], drawn[key], item.n)
+            gaps[metric] = (
+                interval(once[key] - once[base], drawn[key] - drawn[base], item.n)
+                if metric in sets[0]
+                else suppressed()
+            )
+        results.append(
+            GroupResult(
+                group.facet,
+                group.name,
+                int(group.mask.sum()),
+                int((group.mask & study.cases.positive).sum()),
+                values,
+                gaps,
+            )
+        )
+    return results
+
+
+def draw_sets(
+    sets: Sequence[Mapping[str, AnyStatistic]],
+    resampler: Resampler,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Float64Array], dict[str, float]]:
+    """Draw several sets of statistics on the same draws.
+
+    Returns:
+        `index.metric` -> (draws,), and `index.metric` -> value on the study itself.
+    """
+    items = {f"{i}.{name}": item for i, group in enumerate(sets) for name, item in group.items()}
+    renamed = [Statistic(key, item.n, item.compute) for key, item in items.items()]
+    once = np.ones((1, len(resampler.patients)))
+    values = {key: float(item.compute(once)[0]) for key, item in items.items()}
+    return draw_all(renamed, resampler, progress), values
+
+
+def interval(value: float, drawn: Float64Array, n: int) -> Estimate:
+    """A value with the percentile interval of its draws."""
+    low, high = percentile_interval(drawn)
+    method = "paired percentile bootstrap over patients" if np.isfinite(low) else NONE
+    return Estimate(value, low, high, n, method)
+
+
+def suppressed() -> Estimate:
+    """What stands in a cell that is too small."""
+    nan = float("nan")
+    return Estimate(nan, nan, nan, 0, SUPPRESSED)
+
+
+def _ratio(
+    numerator: Float64Array, denominator: Float64Array, weights: Float64Array
+) -> Float64Array:
+    below = weights @ denominator
+    return np.asarray(np.where(below > 0, weights @ numerator / np.maximum(below, 1e-300), np.nan))
+
+
+def _auroc(
+    positive: BoolArray, scores: Float64Array, mask: Float64Array, weights: Float64Array
+) -> Float64Array:
+    return auroc(positive, scores, weights * mask)
+
+
+def _text(cases: Cases, fact: str) -> list[str]:
+    return list(cases.fact(fact))
+
+
+def _age_band(text: str) -> str:
+    years = parse_age(text)
+    if years is None:
+        return ""
+    return next(name for low, high, name in AGE_BANDS if low <= years < high)
+
+
+def _count_name(count: int) -> str:
+    return "" if count == 0 else (str(count) if count < 3 else "3 or more")
+
+
+def _area_terciles(cases: Cases) -> list[str]:
+    """Tercile of a positive image's total opacity area."""
+    totals = np.array([area(rows).sum() if len(rows) else 0.0 for rows in cases.truths])
+    positive = totals > 0
+    if positive.sum() < 3:
+        return [""] * len(cases)
+    first, second = np.quantile(totals[positive], [1 / 3, 2 / 3])
+    names = ("1 small third", "2 middle third", "3 large third")
+    return [
+        "" if total <= 0 else names[int(total > first) + int(total > second)] for total in totals
+    ]
