@@ -162,8 +162,6 @@ def _band(levels: Sequence[ColumnsStep]) -> int:
         rows = _rows(levels, band)
         inner = zip(rows, levels[:-1], strict=True)
         total = sum(r * level.out.row * level.out.blocks for r, level in inner)
-            r * level.out.row * level.out.blocks for r, level in zip(rows, levels[:-1], strict=True)
-        )
         if total * 4 <= SCRATCH_BYTES:
             return band
     return 0

@@ -56,7 +56,8 @@ def write_plan(plan: Plan, model_hash: str) -> Sources:
 def kernel_texts(target: Target, variants: list[Variant]) -> dict[str, str]:
     """The files that depend on the target and the kernels, not on the network."""
     texts = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in RUNTIME_FILES}
-    texts["target.h"] = target_header(target)
+    patterns = any(isinstance(variant, PatternVariant) for variant in variants)
+    texts["target.h"] = target_header(target, patterns)
     texts["transpose.h"] = "\n".join([BANNER, *transpose_source(target.lanes)])
     texts["kernels.h"] = kernels_header(variants)
     texts["kernels.c"] = kernels_source(variants, target.lanes)
@@ -74,11 +75,12 @@ def plan_variants(plan: Plan) -> list[Variant]:
     return sorted(found, key=lambda variant: variant.name)
 
 
-def target_header(target: Target) -> str:
-    """target.h."""
+def target_header(target: Target, patterns: bool) -> str:
+    """target.h; `patterns` also compiles what free patterns need."""
     return (
         f"{BANNER}\n#ifndef TARGET_H\n#define TARGET_H\n"
         f"#define LANES {target.lanes}\n"
+        f"#define PATTERNS {int(patterns)}\n"
         f'#define TARGET_NAME "{target.name}"\n'
         f'#define TARGET_FEATURES "{" ".join(target.cpu_features)}"\n#endif\n'
     )

@@ -8,7 +8,6 @@
 #include <time.h>
 
 #include "engine.h"
-#include "transpose.h" /* generated */
 
 #define EXPORT __attribute__((visibility("default")))
 #define SPINS 4000 /* about 10 us: longer waits give the core away */
@@ -446,6 +445,9 @@ void run_chain(const engine *e, const void *layer, int32_t unit) {
 
 /* --- free patterns ------------------------------------------------------------------------------ */
 
+#if PATTERNS
+#include "transpose.h" /* generated */
+
 /* unit = block of input channels. Rows end in zeros, so that a row's left neighbour is a zero too. */
 void run_planes(const engine *e, const void *layer, int32_t unit) {
   const planes_layer *l = layer;
@@ -494,3 +496,4 @@ void pattern_store(const engine *e, const pattern_layer *l, const float *sums, i
     }
   }
 }
+#endif

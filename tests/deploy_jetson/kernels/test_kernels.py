@@ -1,0 +1,327 @@
+"""Every kernel kind against NumPy, by running: x86 here, the A57 under qemu."""
+
+import platform
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from deploy_jetson.kernels import chain
+from deploy_jetson.kernels.choices import ColumnsChoice, PatternChoice, WinogradChoice
+from deploy_jetson.kernels.cost import candidates, cheapest
+from deploy_jetson.kernels.generate import generate_library, model_chooser
+from deploy_jetson.kernels.lower import lower, problems_of
+from deploy_jetson.kernels.source import write_plan
+from deploy_jetson.kernels.targets import TARGETS, runs_here
+from pneumonia.runtime.engines.kernels import KernelLibrary
+from tests.deploy_jetson.kernels.networks import (
+    every_op,
+    keep_columns,
+    keep_patterns,
+    one_layer,
+    one_layer_many_times,
+    random_image,
+    random_tensors,
+    reference,
+    relative_error,
+    residual_tower,
+)
+
+HERE = [name for name, target in TARGETS.items() if runs_here(target)]
+pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+needs_target = pytest.mark.skipif(not HERE, reason=f"no target runs on {platform.machine()}")
+
+
+def generated(folder, spec, tensors, target="x86-avx2", choose=None, **more):
+    return generate_library(
+        spec, tensors, TARGETS[target], folder / f"lib{target}.so", choose, **more
+    )
+
+
+def run(folder, spec, tensors, target="x86-avx2", choose=None, threads=1):
+    made = generated(folder, spec, tensors, target, choose)
+    engine = KernelLibrary(str(made.library), threads=threads)
+    image = random_image(spec)
+    return made, engine.run(image), reference(spec, tensors, image)
+
+
+def assert_close(found, expected, limit):
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name].size == value.size
+        assert relative_error(found[name], value) <= limit, name
+
+
+def choosing(kind, index=0, **fields):
+    """A chooser that forces one kind of kernel on the layer `tested`."""
+
+    def choose(problem, target=None):
+        legal = [c for c in candidates(problem, choose.target) if type(c) is kind]
+        legal = [c for c in legal if all(getattr(c, k) == v for k, v in fields.items())]
+        if problem.layer.name != "tested":
+            return cheapest(problem, choose.target)
+        return legal[index % len(legal)]
+
+    return choose
+
+
+def forced(target, kind, index=0, **fields):
+    choose = choosing(kind, index, **fields)
+    choose.target = TARGETS[target]
+    return choose
+
+
+SHAPES = [(1, 1, 5, 3), (16, 16, 13, 13), (17, 35, 7, 11), (24, 18, 19, 26), (3, 70, 4, 31)]
+
+
+@needs_target
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "group", "density"),
+    [(1, 1, 0, 1), (1, 2, 8, 0.3), (3, 1, 16, 0.2), (3, 2, 0, 0.1), (5, 1, 4, 0.5), (7, 2, 0, 1)],
+)
+def test_columns(tmp_path, target, kernel, stride, group, density):
+    shape = SHAPES[(kernel + stride) % len(SHAPES)]
+    spec = one_layer(shape, kernel, stride, skip=True)
+    tensors = random_tensors(spec)
+    tensors["tested.weight"] = keep_columns(tensors["tested.weight"], density, group)
+    choose = forced(target, ColumnsChoice, index=kernel * 3 + stride)
+    _, found, expected = run(tmp_path, spec, tensors, target, choose)
+    assert_close(found, expected, 1e-4)
+
+
+@needs_target
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(("out_tile", "shape"), list(zip([2, 4, 6], SHAPES[1:4], strict=True)))
+def test_winograd(tmp_path, target, out_tile, shape):
+    spec = one_layer(shape, skip=out_tile == 4)
+    tensors = random_tensors(spec)
+    tensors["tested.weight"][:, 0] = 0  # a channel that is not read
+    choose = forced(target, WinogradChoice, index=shape[0], out_tile=out_tile)
+    _, found, expected = run(tmp_path, spec, tensors, target, choose)
+    assert_close(found, expected, 1e-4)
+
+
+@needs_target
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("shape", [*SHAPES[2:], (9, 12, 6, 64)])
+def test_free_patterns(tmp_path, target, shape):
+    filters = 1 + shape[0] % 2
+    spec = one_layer(shape, skip=filters == 2)
+    tensors = random_tensors(spec)
+    tensors["tested.weight"] = keep_patterns(tensors["tested.weight"], 0.4)
+    tensors["tested.weight"][shape[1] // 2] = 0  # an empty filter
+    choose = forced(target, PatternChoice, index=shape[0], filters=filters)
+    made, found, expected = run(tmp_path, spec, tensors, target, choose)
+    assert_close(found, expected, 1e-4)
+    assert any("pattern" in record.run for record in made.sources.records)
+
+
+@needs_target
+@pytest.mark.slow
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("sparsity", ["columns", "patterns"])
+def test_every_legal_choice_gives_the_same_answer(tmp_path, target, sparsity):
+    """The table of variants drives this: no kernel exists untested."""
+    spec = one_layer((20, 37, 11, 15), skip=True)
+    tensors = random_tensors(spec)
+    keep = keep_columns if sparsity == "columns" else keep_patterns
+    tensors["tested.weight"] = keep(tensors["tested.weight"], 0.4)
+    legal = list(candidates(problems_of(spec, tensors)["tested"], TARGETS[target]))
+    kinds = {type(choice) for choice in legal}
+    assert kinds >= {ColumnsChoice, WinogradChoice}
+    assert (PatternChoice in kinds) == (sparsity == "patterns")
+    image = random_image(spec)
+    expected = reference(spec, tensors, image)["sum"]
+    many = one_layer_many_times(spec, len(legal))
+    for name in ("weight", "bias"):
+        for number in range(len(legal)):
+            tensors[f"tested{number}.{name}"] = tensors[f"tested.{name}"]
+
+    def choose(problem):
+        number = problem.layer.name[len("tested") :]
+        return legal[int(number)] if number.isdigit() else ColumnsChoice(1, 1, 3)
+
+    made = generated(tmp_path, many, tensors, target, choose)
+    found = KernelLibrary(str(made.library)).run(image)
+    for number, choice in enumerate(legal):
+        assert relative_error(found[f"sum{number}"], expected) <= 1e-4, choice
+
+
+@needs_target
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_whole_network_of_every_op(tmp_path, target, threads):
+    spec = every_op()
+    tensors = random_tensors(spec)
+    tensors["c8.weight"][5:9] = 0  # empty filters: nothing but the bias is left
+    tensors["c3.weight"][:] = 0  # an empty layer
+    _, found, expected = run(tmp_path, spec, tensors, target, threads=threads)
+    assert_close(found, expected, 1e-4)
+
+
+@needs_target
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(("scratch", "threads"), [(8_000, 1), (60_000, 2)])
+def test_chains_of_bands(tmp_path, target, threads, scratch, monkeypatch):
+    monkeypatch.setattr(chain, "WORTH_BYTES", 0)
+    monkeypatch.setattr(chain, "SCRATCH_BYTES", scratch)  # bands of one row, and of many
+    spec = residual_tower()
+    tensors = random_tensors(spec)
+    for name in tensors:
+        if name.endswith(".weight"):
+            tensors[name] = keep_columns(tensors[name], 0.5, 8)
+
+    def choose(problem):
+        legal = candidates(problem, TARGETS[target])
+        return next(choice for choice in legal if isinstance(choice, ColumnsChoice))
+
+    made, found, expected = run(tmp_path, spec, tensors, target, choose, threads)
+    lengths = [len(r.chain) for r in made.sources.records if r.chain]
+    assert lengths
+    assert scratch < 60_000 or max(lengths) == 3
+    assert_close(found, expected, 1e-4)
+
+
+@needs_target
+def test_runs_repeat_and_instances_do_not_share(tmp_path):
+    spec = residual_tower()
+    tensors = random_tensors(spec)
+    path = str(generated(tmp_path, spec, tensors).library)
+    one, two = KernelLibrary(path, threads=2), KernelLibrary(path)
+    images = [random_image(spec, seed) for seed in range(3)]
+    first = [one.run(image)["sum2"] for image in images]
+    for image, value in zip(images, first, strict=True):
+        np.testing.assert_array_equal(two.run(image)["sum2"], value)
+        np.testing.assert_array_equal(one.run(image)["sum2"], value)
+    one.close()
+    two.close()
+
+
+MAIN = """
+#include <stdio.h>
+#include <stdlib.h>
+#include "pneumonia_model.h"
+int main(int argc, char **argv) {
+  const pn_tensor *in = pn_input();
+  size_t n = (size_t)in->channels * in->height * in->width, sizes[16];
+  float *x = malloc(n * 4), *out[16];
+  FILE *f = fopen(argv[1], "rb");
+  if (fread(x, 4, n, f) != n) return 9;
+  fclose(f);
+  for (int i = 0; i < pn_output_count(); i++) {
+    const pn_tensor *t = pn_output(i);
+    sizes[i] = (size_t)t->channels * t->height * t->width;
+    out[i] = malloc(sizes[i] * 4);
+  }
+  pn_model *m = pn_create();
+  for (int repeat = 0; repeat < 2; repeat++) {
+    int status = pn_run(m, x, n, out, sizes, argc > 3 ? atoi(argv[3]) : 1);
+    if (status) { puts(pn_error_text(status)); return status; }
+  }
+  f = fopen(argv[2], "wb");
+  for (int i = 0; i < pn_output_count(); i++) fwrite(out[i], 4, sizes[i], f);
+  fclose(f);
+  pn_destroy(m);
+  for (int i = 0; i < pn_output_count(); i++) free(out[i]);
+  free(x);
+  return 0;
+}
+"""
+
+
+def run_program(folder, network, target, build, command=(), choose=None, threads="1"):
+    """Link the generated files into a program and run it; returns the outputs."""
+    spec, tensors = network
+    plan = lower(spec, tensors, TARGETS[target], choose or model_chooser(TARGETS[target]))
+    sources = write_plan(plan, "")
+    for name, text in sources.texts.items():
+        (folder / name).write_text(text)
+    (folder / "weights.bin").write_bytes(sources.weights)
+    (folder / "main.c").write_text(MAIN)
+    image = random_image(spec)
+    image.tofile(folder / "image.f32")
+    files = ["main.c", "engine.c", "kernels.c", "network.c", "weights.S"]
+    subprocess.run([*build, *files, "-o", "program", "-lpthread"], cwd=folder, check=True)
+    done = subprocess.run(
+        [*command, "./program", "image.f32", "out.f32", threads],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    values = np.fromfile(folder / "out.f32", np.float32)
+    expected = reference(spec, tensors, image)
+    ends = np.cumsum([value.size for value in expected.values()])
+    return dict(zip(expected, np.split(values, ends[:-1]), strict=True)), expected
+
+
+@needs_target
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_address_and_undefined_sanitizers_find_nothing(tmp_path, threads, monkeypatch):
+    monkeypatch.setattr(chain, "WORTH_BYTES", 0)
+    target = HERE[-1]
+    spec = residual_tower((6, 20, 33)) if threads == "2" else every_op()
+    tensors = random_tensors(spec)
+    for name in tensors:
+        if name.endswith(".weight"):
+            tensors[name] = keep_columns(tensors[name], 0.6, 8)
+    build = [
+        "gcc", "-std=gnu11", "-O1", "-g", "-ffp-contract=fast", *TARGETS[target].flags,
+        "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",
+    ]  # fmt: skip
+    found, expected = run_program(tmp_path, (spec, tensors), target, build, threads=threads)
+    assert_close(found, expected, 1e-4)
+
+
+A57 = pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64-static")),
+    reason="needs gcc-aarch64-linux-gnu and qemu-user-static",
+)
+
+
+def run_on_a57(folder, spec, tensors, choose=None, threads="1"):
+    target = TARGETS["cortex-a57"]
+    build = [
+        "aarch64-linux-gnu-gcc", "-std=gnu11", "-O2", "-ffp-contract=fast", "-static",
+        "-fno-schedule-insns", *target.flags,
+    ]  # fmt: skip
+    command = ["qemu-aarch64-static", "-cpu", "cortex-a57"]
+    return run_program(folder, (spec, tensors), target.name, build, command, choose, threads)
+
+
+@A57
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a57_whole_network(tmp_path, threads):
+    spec = every_op()
+    tensors = random_tensors(spec)
+    found, expected = run_on_a57(tmp_path, spec, tensors, threads=threads)
+    assert_close(found, expected, 1e-4)
+
+
+@A57
+@pytest.mark.parametrize("kind", [ColumnsChoice, WinogradChoice, PatternChoice])
+def test_a57_kernel_kinds(tmp_path, kind):
+    for number, shape in enumerate([(17, 35, 7, 11), (5, 22, 9, 13)]):
+        spec = one_layer(shape, skip=number == 0)
+        tensors = random_tensors(spec)
+        if kind is PatternChoice:
+            tensors["tested.weight"] = keep_patterns(tensors["tested.weight"], 0.4)
+        if kind is ColumnsChoice:
+            tensors["tested.weight"] = keep_columns(tensors["tested.weight"], 0.3, 16)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        choose = forced("cortex-a57", kind, index=number * 5)
+        found, expected = run_on_a57(folder, spec, tensors, choose)
+        assert_close(found, expected, 1e-4)
+
+
+@A57
+def test_a57_chains(tmp_path, monkeypatch):
+    monkeypatch.setattr(chain, "WORTH_BYTES", 0)
+    spec = residual_tower()
+    tensors = random_tensors(spec)
+    for name in tensors:
+        if name.endswith(".weight"):
+            tensors[name] = keep_columns(tensors[name], 0.3, 0)
+    found, expected = run_on_a57(tmp_path, spec, tensors)
+    assert_close(found, expected, 1e-4)
