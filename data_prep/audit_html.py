@@ -16,7 +16,7 @@ from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.preprocess import resize
 
-_TEMPLATE = Path(__file__).parent / "templates" / "audit.html.j2"
+_TEMPLATE = Path(__file__).with_name("audit.html.j2")
 _SAMPLES = 12
 _SAMPLE_SIDE = 224
 _MAP_SIDE = 64
