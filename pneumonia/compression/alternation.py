@@ -25,7 +25,7 @@ from pneumonia.compression.columns import (
 from pneumonia.compression.constraint import top_k_mask
 
 MAX_SWEEPS = 12
-REFINED_STARTS = 4  # candidates that grouped columns are refined from
+REFINED_ELEMENTS = 2**20  # layers of fewer weights are refined from several starts
 
 
 class TiedMatrix(NamedTuple):
@@ -153,19 +153,18 @@ def kept_rows(layer: TiedMatrix, units: Tensor) -> Tensor:
 
 
 def refine_groups(
-    layers: Sequence[TiedMatrix], units: Tensor, n_keep: int, protected: Tensor
+    layers: Sequence[TiedMatrix], best: Choice, n_keep: int, protected: Tensor
 ) -> Choice:
-    """Alternate with every group's own columns, from one choice of units.
+    """Alternate with every group's own columns, from one choice.
 
     A filter's score is its energy in the columns of the group it would fall into. Regrouping can
     undo a gain, so a step is taken only if the true energy rises.
     """
-    best = choose(layers, units)
     for _ in range(MAX_SWEEPS):
-        scores = torch.zeros(1, units.numel())
+        scores = torch.zeros(1, best.units.numel())
         for layer, columns in zip(layers, best.columns, strict=True):
             rows = _grouped_row_scores(layer, columns, kept_rows(layer, best.units))
-            scores += unit_scores(layer, rows.unsqueeze(0), units.numel())
+            scores += unit_scores(layer, rows.unsqueeze(0), best.units.numel())
         candidate = choose(layers, top_k_mask(scores[0].masked_fill(protected, torch.inf), n_keep))
         if candidate.energy <= best.energy * (1 + 1e-6):
             break
@@ -178,7 +177,8 @@ def _grouped_row_scores(layer: TiedMatrix, columns: Tensor | None, rows: Tensor)
         return layer.squares.sum(1)
     before = torch.searchsorted(rows, torch.arange(layer.squares.shape[0]))
     group = group_of_row(rows.numel(), layer.rule.group_size)[before.clamp(max=rows.numel() - 1)]
-    return (layer.squares * columns[group]).sum(1)
+    scores = layer.squares @ columns.to(layer.squares.dtype).T  # (O, n_groups)
+    return scores.gather(1, group.unsqueeze(1)).squeeze(1)
 
 
 def choice_masks(layers: Sequence[TiedMatrix], choice: Choice) -> list[Tensor]:

@@ -68,8 +68,12 @@ def group_energies(squares: Tensor, rows: Tensor, group_size: int) -> Tensor:
         selected = torch.zeros(squares.shape[0], dtype=squares.dtype)
         selected[rows] = 1
         return (selected @ squares).unsqueeze(0)
-    energies = squares.new_zeros(group_count(rows.numel(), group_size), squares.shape[1])
-    return energies.index_add_(0, group_of_row(rows.numel(), group_size), squares[rows])
+    kept = squares if rows.numel() == squares.shape[0] else squares[rows]
+    whole = rows.numel() // group_size * group_size
+    energies = kept[:whole].reshape(-1, group_size, squares.shape[1]).sum(1)
+    if whole < rows.numel():
+        energies = torch.cat([energies, kept[whole:].sum(0, keepdim=True)])
+    return energies
 
 
 def choose_columns(energies: Tensor, rule: ColumnRule) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.alternation import (
-    REFINED_STARTS,
+    REFINED_ELEMENTS,
     Choice,
     TiedMatrix,
     alternate,
@@ -167,18 +167,26 @@ class TiedFilters:
         matrices: list[TiedMatrix],
         near: Mapping[str, Tensor] | None,
     ) -> Choice:
+        if self.n_keep == self.n_units:
+            return choose(matrices, torch.ones(self.n_units, dtype=torch.bool))
         protected = self.protected | self._layer_floors(v)
         starts = self._starts(matrices, protected, near)
         units, energies = alternate(matrices, starts, self.n_keep, protected)
         order = energies.sort(descending=True, stable=True).indices
         if not any(matrix.rule and matrix.rule.group_size for matrix in matrices):
             return choose(matrices, units[order[0]])
-        candidates = [units[i] for i in order[:REFINED_STARTS]]
+        size = sum(matrix.squares.numel() for matrix in matrices)
+        n_refined = max(1, REFINED_ELEMENTS // size)
+        candidates = [units[i] for i in order[: n_refined + 1]]
         candidates.append(self._alone(matrices, protected))
         if near is not None:
             candidates.insert(0, starts[2])
-        choices = [refine_groups(matrices, start, self.n_keep, protected) for start in candidates]
-        return max(choices, key=lambda choice: choice.energy)  # the first of equals
+        choices = [choose(matrices, start) for start in candidates]
+        choices.sort(key=lambda choice: -choice.energy)  # stable: the first of equals
+        return max(
+            [refine_groups(matrices, c, self.n_keep, protected) for c in choices[:n_refined]],
+            key=lambda choice: choice.energy,
+        )
 
     def _starts(
         self, matrices: list[TiedMatrix], protected: Tensor, near: Mapping[str, Tensor] | None

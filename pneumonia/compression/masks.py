@@ -84,6 +84,9 @@ class MaskHook(TrainingHook):
         """Mask the raw and the averaged weights."""
         self._apply()
 
+    def after_backward(self, network: Network) -> None:
+        """Gradients of masked weights do no harm: the step they cause is undone."""
+
     @torch.no_grad()
     def _apply(self) -> None:
         for tensor, removed in self._targets:
@@ -92,3 +95,6 @@ class MaskHook(TrainingHook):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Nothing: masks belong to the stage, and the masked weights carry no more."""
         return {}, {}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Nothing to take back."""

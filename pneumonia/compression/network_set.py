@@ -75,25 +75,20 @@ class NetworkSet:
             live = closed
 
     def _restrict(self, name: str, v: Tensor, mask: Tensor, live: Tensor) -> Tensor:
-        """The mask with the rows and channels of dead units emptied and columns chosen again."""
-        rows = self.graph.live_rows(live, name) & _rows(mask)
+        """The mask without dead units' rows and channels; columns chosen again among the rest."""
         channels = self.graph.live_channels(live, name)
-        if bool(channels.all()) and torch.equal(rows, _rows(mask)):
-            return mask
-        alive = rows.reshape(-1, *[1] * (v.dim() - 1)) & channels.reshape(
-            1, -1, *[1] * (v.dim() - 2)
-        )
+        rows = self.graph.live_rows(live, name) & _rows(mask)
+        if not bool(rows.any()) or (bool(channels.all()) and torch.equal(rows, _rows(mask))):
+            return mask  # nothing changes, or the layer would be emptied
+        columns = channels.repeat_interleave(v[0, 0].numel())
         rule = self.rules[name]
         if rule is None:
-            return mask & alive
+            return mask & (rows.unsqueeze(1) & columns).reshape(v.shape)
         kept = rows.nonzero().squeeze(1)
-        squares = gemm_view(v.detach() * alive).double().square()
-        energies = group_energies(squares, kept, rule.group_size)
+        squares = gemm_view(v.detach()).double().square()
         # A dead column is worth less than any live one, also less than a live one of zeros.
-        energies[
-            :, ~gemm_view(channels.reshape(1, -1, *[1] * (v.dim() - 2)).expand(v.shape))[0]
-        ] = -1
-        chosen = choose_columns(energies, rule) & (energies >= 0)
+        energies = group_energies(squares, kept, rule.group_size).masked_fill(~columns, -1.0)
+        chosen = choose_columns(energies, rule) & columns
         return dense_mask(chosen, kept, v.shape[0], rule.group_size).reshape(v.shape)
 
 

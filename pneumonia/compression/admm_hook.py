@@ -1,0 +1,169 @@
+"""ADMM inside the training loop: when rho grows, when Z moves, what is logged, when to stop."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pneumonia.compression.admm import Admm, OnNewRho, Residual
+from pneumonia.compression.constraint import JointConstraint
+from pneumonia.network.module import Network
+from pneumonia.runtime.atomic import write_text
+from pneumonia.training import distributed
+from pneumonia.training.hooks import TrainingHook
+
+RESIDUALS_CSV = "residuals.csv"
+COLUMNS = ("update", "round", "rho", "split", "layer", "primal", "dual", "churn")
+
+
+class Converged(Exception):  # noqa: N818 - not an error, but how a hook ends a fit
+    """Every round is over before the planned epochs are: the weights lie in the set."""
+
+
+class AdmmHook(TrainingHook):
+    """Runs the ADMM engine over a fit: one round per rho.
+
+    Args:
+        constraints: The sets.
+        rho: Penalty of each round, ascending.
+        epochs: Of the whole fit; they are shared out among the rounds.
+        steps_per_update: Optimiser steps from one Z-step to the next; None = at each epoch's end.
+        on_new_rho: See `Admm.set_rho`.
+        tolerance: A round ends early when no layer's primal residual is larger.
+        out: Folder for residuals.csv.
+    """
+
+    def __init__(
+        self,
+        constraints: Sequence[JointConstraint],
+        *,
+        rho: Sequence[float],
+        epochs: int,
+        steps_per_update: int | None = None,
+        on_new_rho: OnNewRho = "rescale",
+        tolerance: float = 1e-2,
+        out: Path,
+    ) -> None:
+        self.engine = Admm(constraints, rho[0])
+        self.rhos = tuple(rho)
+        self.epochs_of_round = [
+            (i + 1) * epochs // len(rho) - i * epochs // len(rho) for i in range(len(rho))
+        ]
+        self.steps_per_update = steps_per_update
+        self.on_new_rho = on_new_rho
+        self.tolerance = tolerance
+        self.out = out
+        self.round = 0
+        self.epoch_in_round = 0
+        self.steps = 0
+        self.updates = 0
+        self.finished = False
+        self.last: list[Residual] = []
+        self._rows: list[Sequence[object]] = []
+        self._restored = False
+
+    def before_fit(self, network: Network, ema: Network) -> None:
+        """Start at the weights, or go on with restored Z and U."""
+        if self._restored:
+            self.engine.match_layout(network.weights())
+        else:
+            self.engine.start(network.weights())
+
+    def after_backward(self, network: Network) -> None:
+        """Add the penalty's gradient; ends the fit when all rounds are over."""
+        if self.finished:
+            raise Converged
+        self.engine.add_penalty_gradient(network.weights())
+
+    def after_step(self, network: Network, ema: Network) -> None:
+        """Count steps; a Z-step when it is time."""
+        self.steps += 1
+        if self.steps_per_update is not None and self.steps % self.steps_per_update == 0:
+            self._update(network.weights())
+
+    def after_epoch(self, network: Network, epoch: int) -> dict[str, float]:
+        """A Z-step if they go by epochs; next round when this one is over or has converged."""
+        weights = network.weights()
+        if self.steps_per_update is None:
+            self._update(weights)
+        row = {
+            "admm_round": float(self.round + 1),
+            "admm_rho": self.engine.rho,
+            "admm_primal_max": max((r.primal for r in self.last), default=0.0),
+            "admm_dual_max": max((r.dual for r in self.last), default=0.0),
+            "admm_churn_max": max((r.churn for r in self.last), default=0.0),
+        }
+        self._write()
+        self.epoch_in_round += 1
+        converged = bool(self.last) and row["admm_primal_max"] < self.tolerance
+        if converged or self.epoch_in_round >= self.epochs_of_round[self.round]:
+            self._next_round(weights)
+        return row
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Z, U and where the schedule stands."""
+        values = {
+            "round": self.round,
+            "epoch_in_round": self.epoch_in_round,
+            "steps": self.steps,
+            "updates": self.updates,
+            "finished": self.finished,
+            "rho": self.engine.rho,
+            "last": [list(residual) for residual in self.last],
+        }
+        return self.engine.state(), values
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take back what `state` gave; rows of residuals.csv after it are dropped."""
+        self.engine.load_state(tensors)
+        self.engine.rho = float(values["rho"])
+        self.round = int(values["round"])
+        self.epoch_in_round = int(values["epoch_in_round"])
+        self.steps = int(values["steps"])
+        self.updates = int(values["updates"])
+        self.finished = bool(values["finished"])
+        self.last = [Residual(*row) for row in values["last"]]
+        self._rows = [row for row in read_rows(self.out) if int(str(row[0])) <= self.updates]
+        self._restored = True
+
+    def _update(self, weights: Mapping[str, nn.Parameter]) -> None:
+        self.last = self.engine.update(weights)
+        self.updates += 1
+        self._rows += [
+            (self.updates, self.round + 1, self.engine.rho, r.split, r.layer,
+             f"{r.primal:.6g}", f"{r.dual:.6g}", f"{r.churn:.6g}")
+            for r in self.last
+        ]  # fmt: skip
+
+    def _next_round(self, weights: Mapping[str, nn.Parameter]) -> None:
+        if self.round + 1 == len(self.rhos):
+            self.finished = True
+            return
+        self.round += 1
+        self.epoch_in_round = 0
+        self.engine.set_rho(self.rhos[self.round], weights, self.on_new_rho)
+
+    def _write(self) -> None:
+        if distributed.is_first():
+            write_text(str(self.out / RESIDUALS_CSV), rows_text(self._rows))
+
+
+def rows_text(rows: Sequence[Sequence[object]]) -> str:
+    """residuals.csv as text."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def read_rows(folder: Path) -> Sequence[Sequence[object]]:
+    """Rows of a folder's residuals.csv as they were written; none without a file."""
+    path = folder / RESIDUALS_CSV
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [tuple(row) for row in csv.reader(stream)][1:]

@@ -1,0 +1,70 @@
+"""What a compression method is to the pipeline: sets for ADMM, a hard set, and an accounting.
+
+The pipeline never asks which method it runs. A method is given the layers it may constrain and how
+strongly, and answers with constraints; everything after that is projection.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from pneumonia.compression.constraint import Constraint, JointConstraint
+from pneumonia.compression.coupling import ChannelGraph
+
+
+class HardSet(JointConstraint, Protocol):
+    """The set the hard mask comes from."""
+
+    def settle(self, v: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks of a projection of `v`, without what compaction would remove anyway."""
+        ...
+
+
+class Sets(NamedTuple):
+    """A method at one strength.
+
+    Attributes:
+        splits: The sets ADMM pulls the weights to, one (Z, U) pair each.
+        hard: The set of the hard mask, inside all of them.
+        group_sizes: Layers stored by columns -> filters that share one list of columns.
+        budgets: Layer -> what the set allows, for compression.json.
+    """
+
+    splits: tuple[JointConstraint, ...]
+    hard: HardSet
+    group_sizes: dict[str, int]
+    budgets: dict[str, dict[str, int | float | str]]
+
+
+class Stage(NamedTuple):
+    """One rung of a ladder.
+
+    Attributes:
+        rate: Global pruning rate over all convolution and linear weights to reach.
+        method: The method, perhaps in a variant of its own.
+    """
+
+    rate: float
+    method: "Method"
+
+
+class Method(Protocol):
+    """A compression method with its settings."""
+
+    def stages(self, rates: Sequence[float]) -> list[Stage]:
+        """The rungs for a ladder of global rates."""
+        ...
+
+    def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> Sets:
+        """The method at given strengths.
+
+        Args:
+            graph: The network's units.
+            rates: Selected layer -> pruning rate of its weight, >= 1.
+        """
+        ...
+
+    def alone(self, graph: ChannelGraph, layer: str, rate: float) -> Constraint:
+        """The set of one layer by itself, for measuring how sensitive it is."""
+        ...

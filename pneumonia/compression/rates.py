@@ -1,0 +1,206 @@
+"""How strongly each layer is pruned so that the whole network reaches a global rate.
+
+A layer's rate is min(x ** exponent, limit). The exponents are 1 (uniform) or come from the layers'
+sensitivity; the limits protect the stem. One number x is then searched so that the *realised*
+rate, after projection of the current weights and removal of dead paths, is the one asked for.
+Rates count all convolution and linear weights, heads included.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from pneumonia.compression.coupling import ChannelGraph
+from pneumonia.compression.method import Method, Sets
+from pneumonia.compression.network_set import realised_weights
+from pneumonia.runtime.errors import PruneError
+
+Progress = Callable[[int, int, str], None]
+
+TOLERANCE = 0.01  # of the realised rate, relative
+MAX_TRIALS = 14
+STRONGEST = 1e9  # layer rate at which every layer is down to its minimum
+
+
+class LayerRates(NamedTuple):
+    """Relative strengths of the selected layers.
+
+    Attributes:
+        exponents: Layer -> exponent of the common x.
+        limits: Layer -> largest rate; layers not given have none.
+    """
+
+    exponents: dict[str, float]
+    limits: dict[str, float]
+
+    def at(self, x: float) -> dict[str, float]:
+        """Rates of all selected layers for a common x >= 1."""
+        return {
+            name: max(1.0, min(x**exponent, self.limits.get(name, math.inf)))
+            for name, exponent in self.exponents.items()
+        }
+
+
+class Situation(NamedTuple):
+    """What a stage starts from.
+
+    Attributes:
+        graph: The network's units.
+        weights: Layer -> current weight, of all convolution and linear layers.
+        allowed: Layer -> places that earlier stages left, bool; they only get fewer. Weights
+            elsewhere are zero already.
+    """
+
+    graph: ChannelGraph
+    weights: Mapping[str, Tensor]
+    allowed: Mapping[str, Tensor]
+
+
+class Planned(NamedTuple):
+    """A method at the strength that reaches the global rate, on given weights.
+
+    Attributes:
+        sets: The method's sets.
+        masks: Settled masks of these weights.
+        kept: Layer -> weights kept in the compacted network.
+        nominal_rate: All weights / weights inside the projection's masks.
+        realised_rate: All weights / weights of the compacted network.
+        layer_rates: The rates the layers were given.
+    """
+
+    sets: Sets
+    masks: dict[str, Tensor]
+    kept: dict[str, int]
+    nominal_rate: float
+    realised_rate: float
+    layer_rates: dict[str, float]
+
+
+def plan_rate(
+    start: Situation,
+    method: Method,
+    rates: LayerRates,
+    target: float,
+    progress: Progress | None = None,
+) -> Planned:
+    """Find the strength at which the compacted network has 1 / target of the weights.
+
+    Args:
+        start: Network, weights and what earlier stages left.
+        method: The method.
+        rates: Relative strengths.
+        target: Global rate, > 1.
+        progress: Called after every trial.
+
+    Returns:
+        The trial nearest to the target, preferring those that reach it.
+
+    Raises:
+        PruneError: Even one filter and one column per layer would not reach the target.
+    """
+
+    def trial(x: float, number: int) -> Planned:
+        found = apply_rates(start, method, rates.at(x))
+        if progress is not None:
+            progress(number + 1, MAX_TRIALS, f"rate {found.realised_rate:.2f} of {target:g}")
+        return found
+
+    low, high = 1.0, math.inf
+    x = target
+    best: Planned | None = None
+    for number in range(MAX_TRIALS):
+        found = trial(x, number)
+        best = _nearer(found, best, target)
+        if abs(found.realised_rate / target - 1) <= TOLERANCE:
+            break
+        if found.realised_rate < target:
+            low = x
+        else:
+            high = x
+        x = _next(x, low, high, target / found.realised_rate)
+        if x > STRONGEST or high / low < 1 + 1e-4:
+            break
+    assert best is not None
+    if best.realised_rate < target * (1 - TOLERANCE):
+        _check_possible(start, method, rates, target)
+    return best
+
+
+def _next(x: float, low: float, high: float, wanted: float) -> float:
+    """Secant in logarithms (realised rates are nearly proportional to x), inside the bracket."""
+    guess = x * wanted
+    if math.isinf(high):
+        return max(guess, x * 1.05) if wanted > 1 else guess
+    middle = math.sqrt(low * high)
+    inside = low * (high / low) ** 0.1 < guess < low * (high / low) ** 0.9
+    return guess if inside else middle
+
+
+def _nearer(found: Planned, best: Planned | None, target: float) -> Planned:
+    """The better of two trials: one that reaches the target beats one that does not."""
+
+    def key(planned: Planned) -> tuple[bool, float]:
+        short = planned.realised_rate < target * (1 - TOLERANCE)
+        return short, abs(math.log(planned.realised_rate / target))
+
+    return found if best is None or key(found) < key(best) else best
+
+
+def _check_possible(
+    start: Situation,
+    method: Method,
+    rates: LayerRates,
+    target: float,
+) -> None:
+    most = apply_rates(start, method, rates.at(STRONGEST)).realised_rate
+    raise PruneError(
+        "Pruning rate cannot be reached",
+        expected=f"at most {most:.4g} with the selected layers at their minimum",
+        found=f"{target:g}",
+        where=f"{len(rates.exponents)} of {len(start.weights)} layers selected",
+        fix="Lower the rate or constraint.round_to, or select more layers",
+    )
+
+
+def apply_rates(
+    start: Situation,
+    method: Method,
+    layer_rates: Mapping[str, float],
+) -> Planned:
+    """Project weights at given layer rates and count what is left."""
+    sets = method.sets(start.graph, layer_rates)
+    v = {name: start.weights[name].detach() for name in sets.hard.layers}
+    projected = {name: p.mask for name, p in sets.hard.project(v).items()}
+    masks = _within(sets.hard.settle(v, projected), start.allowed)
+    kept = realised_weights(start.graph, masks)
+    nominal = _within(projected, start.allowed)
+    total = sum(weight.numel() for weight in start.weights.values())
+    inside = sum(
+        int(nominal[name].sum()) if name in nominal else weight.numel()
+        for name, weight in start.weights.items()
+    )
+    return Planned(
+        sets, masks, kept, total / inside, total / max(sum(kept.values()), 1), dict(layer_rates)
+    )
+
+
+def _within(masks: Mapping[str, Tensor], allowed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        **allowed,
+        **{name: mask & allowed[name] if name in allowed else mask for name, mask in masks.items()},
+    }
+
+
+def ladder_rates(target: float, ladder: int | tuple[float, ...]) -> list[float]:
+    """Global rates of the stages, ascending, the last one the target.
+
+    Args:
+        target: Rate of the last stage.
+        ladder: m = m stages at target ** (i / m); or the rates themselves, of which those below
+            the target are taken.
+    """
+    if isinstance(ladder, int):
+        return [target ** (i / ladder) for i in range(1, ladder)] + [target]
+    return [rate for rate in ladder if rate < target] + [target]
