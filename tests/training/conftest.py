@@ -52,6 +52,7 @@ def write_rectangles(
     counts: dict[tuple[str, str], tuple[int, int]],
     original: int = 2 * SIZE,
     seed: int = 0,
+    labelled: bool = True,
 ) -> Path:
     """Noise with a bright rectangle in the positive images.
 
@@ -60,6 +61,7 @@ def write_rectangles(
         counts: (split, kind) -> (positives, negatives).
         original: Side of the original images; the cache holds them at SIZE.
         seed: Of the images.
+        labelled: Whether images of kind `nih` are labelled.
     """
     rng = np.random.default_rng(seed)
     with new_dataset(out) as writer:
@@ -75,7 +77,17 @@ def write_rectangles(
                     boxes = np.array([[x, y, x + w, y + h]], np.float32)
                 name = f"image-{number:03d}"
                 record = ImageRecord(
-                    name, kind, split, name, "", "", "", None, original, original, True
+                    name,
+                    kind,
+                    split,
+                    name,
+                    "",
+                    "",
+                    "",
+                    None,
+                    original,
+                    original,
+                    labelled or kind != "nih",
                 )
                 writer.add(record, to_cache(pixels, SIZE), boxes)
                 number += 1
@@ -83,7 +95,7 @@ def write_rectangles(
     return out
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Networks this small lose by a second thread."""
     before = torch.get_num_threads()
