@@ -40,7 +40,8 @@ def stored_bytes(layer: Weighted, weight: np.ndarray) -> int:
 
 
 def _candidates(layer: Weighted, weight: np.ndarray) -> list[str]:
-    n_levels = len(np.unique(weight))
+    # Filters may have levels of their own: folded batch norms scale each of them.
+    n_levels = max(len(np.unique(row)) for row in weight.reshape(len(weight), -1))
     sparse = float(np.mean(weight == 0)) >= MIN_ZEROS
     names = ["dense", *(["columns"] if layer.storage.format == "columns" else [])]
     if sparse and layer.storage.format != "columns":

@@ -2,7 +2,8 @@
 
 `bitmap`, `csr`, `relative`, `darb` and `fkw` store float32 values (`L.weight`, n_kept of them);
 with `-levels` behind the name, and as `levels` for every place, they store packed codes
-(`L.codes`) of a table of levels (`L.levels`), `bits` each. Index arrays keep the layout's names.
+(`L.codes`) of a table of levels (`L.levels`), `bits` each; see `runtime.value_codes`.
+Index arrays keep the layout's names.
 """
 
 from collections import OrderedDict
@@ -67,22 +68,31 @@ class _Packer:
         own = value_codes.SUFFIXES if self.coded else ("weight",)
         return own + self.layout.suffixes, self.pack, self.unpack, self.measure
 
-    def encode(self, weight: np.ndarray) -> Tuple[np.ndarray, Arrays]:
-        return self.layout.encode(weight.reshape(len(weight), -1))
+    def encode(self, weight: np.ndarray) -> Tuple[int, int, Arrays]:
+        """Stored values, bits of one, and all tensors of a weight."""
+        matrix = weight.reshape(len(weight), -1)
+        tensors = OrderedDict()  # type: Arrays
+        if self.coded:
+            numbers, table = value_codes.level_numbers(matrix)
+            # The layouts see level numbers, so that filters may have levels of their own.
+            values, arrays = self.layout.encode(numbers.astype(np.float32))
+            codes, table = value_codes.encode_codes(values.astype(np.int64), table)
+            tensors["codes"], tensors["levels"] = codes, table
+            bits = value_codes.code_bits(table.shape[1])
+        else:
+            values, arrays = self.layout.encode(matrix)
+            tensors["weight"] = values.astype(np.float32)
+            bits = 32
+        tensors.update(arrays)
+        return len(values), bits, tensors
 
     def pack(self, layer: Weighted, weight: np.ndarray) -> Arrays:
-        tensors = OrderedDict()  # type: Arrays
         try:
-            values, arrays = self.encode(weight)
-            if layer.storage.n_kept != len(values):
-                raise LayoutError("{} stored values, not n_kept".format(len(values)))
-            if self.coded:
-                tensors["codes"], tensors["levels"] = value_codes.encode_values(values)
-            else:
-                tensors["weight"] = values.astype(np.float32)
+            n_values, _, tensors = self.encode(weight)
+            if layer.storage.n_kept != n_values:
+                raise LayoutError("{} stored values, not n_kept".format(n_values))
         except LayoutError as error:
             raise _refuse(layer, error) from None
-        tensors.update(arrays)
         return tensors
 
     def unpack(self, layer: Weighted, tensors: Arrays) -> np.ndarray:
@@ -91,9 +101,11 @@ class _Packer:
         n_kept = layer.storage.n_kept
         try:
             if self.coded:
-                values = value_codes.decode_values(tensors["codes"], tensors["levels"], n_kept)
-            else:
-                values = tensors["weight"]
+                levels = tensors["levels"]
+                stored = value_codes.decode_codes(tensors["codes"], levels, n_kept)
+                numbers = self.layout.decode(stored.astype(np.float32), tensors, flat)
+                return value_codes.apply_levels(numbers.astype(np.int64), levels).reshape(shape)
+            values = tensors["weight"]
             if values.dtype != np.float32 or values.shape != (n_kept,):
                 raise LayoutError("stored values are not float32, n_kept of them")
             return self.layout.decode(values, tensors, flat).reshape(shape)
@@ -102,15 +114,14 @@ class _Packer:
 
     def measure(self, weight: np.ndarray, group_size: int) -> StorageSpec:
         try:
-            values, _ = self.encode(weight)
+            n_values, bits, _ = self.encode(weight)
         except LayoutError as error:
             raise ArtefactError(
                 "Weights and storage do not fit",
                 found=str(error),
                 where="storage {!r}".format(self.name),
             ) from None
-        bits = value_codes.code_bits(len(np.unique(values))) if self.coded else 32
-        return StorageSpec(self.name, group_size, len(values), bits)
+        return StorageSpec(self.name, group_size, n_values, bits)
 
 
 def sparse_formats() -> "OrderedDict[str, Parts]":

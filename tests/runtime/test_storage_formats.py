@@ -253,11 +253,25 @@ def test_levels_take_their_bits():
     assert layer.storage.bits == 1
     tensors = pack(layer, weight)
     assert tensors["fc.codes"].nbytes == 16 * 64 // 8
-    assert tensors["fc.levels"].tolist() == [-0.5, 0.5]
+    assert tensors["fc.levels"].tolist() == [[-0.5, 0.5]]
+
+
+def test_levels_of_each_filter_after_folding():
+    """Batch norm folded into quantized weights: few levels per filter, many in the layer."""
+    rng = np.random.default_rng(1)
+    codes = rng.integers(-7, 8, size=(64, 200)).astype(np.float32)
+    weight = codes * rng.lognormal(size=(64, 1)).astype(np.float32)
+    for name in ("levels", "bitmap-levels", "relative-levels"):
+        layer = linear(weight, name)
+        assert layer.storage.bits == 4
+        tensors = pack(layer, weight)
+        assert np.array_equal(unpack(layer, tensors), weight)
+        assert tensors["fc.levels"].shape[0] == 64
+    assert pack(linear(weight, "levels"), weight)["fc.codes"].nbytes == 64 * 200 // 2
 
 
 def test_unquantized_weights_have_no_levels():
-    weight = np.random.default_rng(0).normal(size=(80, 64)).astype(np.float32)
-    layer = Linear("fc", ("input",), 64, 80, storage=StorageSpec("levels", 0, 5120, 13))
-    with pytest.raises(ArtefactError, match="4096"):
+    weight = np.random.default_rng(0).normal(size=(2, 5000)).astype(np.float32)
+    layer = Linear("fc", ("input",), 5000, 2, storage=StorageSpec("levels", 0, 10000, 13))
+    with pytest.raises(ArtefactError, match="4095"):
         pack(layer, weight)

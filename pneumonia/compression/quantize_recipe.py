@@ -1,0 +1,117 @@
+"""Recipes of quantization: a ladder of level sets, and how each rung is trained."""
+
+import re
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from pneumonia.compression.methods.bit_serial import fixed_point
+from pneumonia.compression.methods.crossbar import linear_device
+from pneumonia.compression.methods.quantize import (
+    BINARY,
+    TERNARY,
+    Levels,
+    Zero,
+    k_bit,
+    power_of_two,
+)
+from pneumonia.runtime.errors import ConfigError, PruneError
+
+_NUMBERED = re.compile(r"(\d{1,2})-bit(-shift|-crossbar|-sot-mram)?")
+
+
+def levels_of(name: str, pruned: bool) -> Levels:
+    """The level set a recipe names.
+
+    Args:
+        name: `binary`, `ternary`, `N-bit` (uniform), `N-bit-shift` (powers of two),
+            `N-bit-crossbar` (an ideal memristor's states) or `N-bit-sot-mram` (fixed point).
+        pruned: The weight has pruned places; they are not stored, so zero is no level then.
+
+    Raises:
+        ConfigError: Another name, or a width the set does not have.
+    """
+    if name == "binary":
+        return BINARY
+    if name == "ternary":
+        return TERNARY
+    found = _NUMBERED.fullmatch(name)
+    if found is None:
+        raise ConfigError(
+            "Unknown level set",
+            expected="binary, ternary, N-bit, N-bit-shift, N-bit-crossbar or N-bit-sot-mram",
+            found=repr(name),
+            where="ladder",
+        )
+    bits, zero = int(found[1]), not pruned
+    kind: Zero = "level" if zero else "coded"
+    try:
+        if found[2] == "-shift":
+            return power_of_two(bits, zero)
+        if found[2] == "-crossbar":
+            return linear_device(bits)
+        return fixed_point(bits) if found[2] else k_bit(bits, kind)
+    except PruneError as error:
+        raise ConfigError(
+            error.what, expected=error.expected, found=repr(name), where="ladder"
+        ) from None
+
+
+class QuantizeRecipe(BaseModel):
+    """A whole quantization of a trained or pruned run.
+
+    Attributes:
+        ladder: Level sets from the first rung to the last, see `levels_of`; each rung starts
+            from the one before.
+        layers: Globs of the layers to quantize.
+        exclude: Globs of layers that stay float; nothing = really all, first and last included.
+        rho: Penalty of each ADMM round of a rung, ascending.
+        admm_epochs: Epochs of a rung with the penalty.
+        fixed: Share of the weights on their level after each snap; the last one must be 1.
+        snap_epochs: Training epochs after each snap but the last.
+        learning_rate: Peak of each of these trainings.
+        batch_norm_batches: Training batches on which statistics are measured again at the end of
+            each rung; 0 = keep them.
+        epochs_images: Images of one epoch; none = as in training.
+        seed: Of order and augmentation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["quantize"] = "quantize"
+    ladder: tuple[str, ...] = Field(default=("8-bit",), min_length=1)
+    layers: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    rho: tuple[float, ...] = Field(default=(1e-3, 1e-2, 1e-1), min_length=1)
+    admm_epochs: PositiveInt = 6
+    fixed: tuple[float, ...] = Field(default=(0.5, 0.75, 0.875, 1.0), min_length=1)
+    snap_epochs: PositiveInt = 2
+    learning_rate: float = Field(default=5e-4, gt=0)
+    batch_norm_batches: int = Field(default=200, ge=0)
+    epochs_images: PositiveInt | None = None
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @field_validator("ladder")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                levels_of(name, pruned=False)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return names
+
+    @field_validator("rho", "fixed")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if any(a >= b for a, b in pairwise(values)) or values[0] <= 0:
+            raise ValueError("expected ascending positive numbers")
+        return values
+
+    @field_validator("fixed")
+    @classmethod
+    def _complete(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if values[-1] != 1:
+            raise ValueError("the last share must be 1: every weight ends on a level")
+        return values

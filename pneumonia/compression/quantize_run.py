@@ -1,0 +1,249 @@
+"""One quantization of a run: from a trained or pruned run folder to a quantized one."""
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor
+
+from data_prep.dataset import open_dataset
+from pneumonia.compression.methods.quantize import Levels
+from pneumonia.compression.quantize_recipe import QuantizeRecipe, levels_of
+from pneumonia.compression.quantize_stage import Rung, quantize_stage
+from pneumonia.compression.storage_choice import smallest_storage
+from pneumonia.network.files import checkpoint_folder, load_model, save_model
+from pneumonia.network.module import Network
+from pneumonia.recipes import validate
+from pneumonia.runtime.atomic import write_json, write_text
+from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PruneError
+from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.training.config import TrainRecipe
+from pneumonia.training.detection import DetectionTask
+from pneumonia.training.loop import Progress
+
+SCHEMA = "pneumonia.run/1"
+MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
+
+
+class QuantizeResult(NamedTuple):
+    """What a quantization came to.
+
+    Attributes:
+        metrics_before: Validation of the parent.
+        metrics_after: Validation of the quantized network.
+        bits: Layer -> bits of one stored weight.
+        bytes_before: Of the parent's weights file.
+        bytes_after: Of the quantized one.
+    """
+
+    metrics_before: dict[str, float]
+    metrics_after: dict[str, float]
+    bits: dict[str, int]
+    bytes_before: int
+    bytes_after: int
+
+
+def run_quantize(
+    run: Path,
+    recipe: QuantizeRecipe,
+    out: Path,
+    dataset_path: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> QuantizeResult:
+    """Quantize a detector by the recipe's ladder and write a run folder.
+
+    Args:
+        run: Run folder of `train`, `prune` or `quantize`.
+        recipe: The ladder and its training.
+        out: Run folder to write.
+        dataset_path: None = the dataset the run was trained on.
+        resume: Go on with an interrupted quantization.
+        progress: See `training.loop.fit`.
+
+    Raises:
+        ConfigError: No layer matches, or no dataset is known.
+        ArtefactError: The run is not one, or not complete.
+        OutputError: `out` holds a finished run.
+    """
+    if (out / "best").exists():
+        raise OutputError("Run folder holds a run already", where=str(out))
+    folder = checkpoint_folder(run)
+    spec, tensors = load_model(folder)
+    training = training_recipe(run)
+    dataset = open_dataset(dataset_path or dataset_of(run))
+    config = training.model_copy(
+        update={
+            "seed": recipe.seed,
+            "ema_decay": 0.0,
+            "early_stop": 0,
+            "optimiser": training.optimiser.model_copy(
+                update={"learning_rate": recipe.learning_rate}
+            ),
+            "data": training.data.model_copy(
+                update={"images_per_epoch": recipe.epochs_images or training.data.images_per_epoch}
+            ),
+        }
+    )
+    task = DetectionTask(dataset, spec, config)
+    network = Network(spec)
+    network.load_tensors(tensors)
+    before = task.evaluate(network)
+    masks = pruned_masks(network)
+    names = selected(spec, recipe)
+    record = {
+        "schema": SCHEMA,
+        "kind": "quantize",
+        "status": "running",
+        "seed": recipe.seed,
+        "dataset": {"path": str(dataset.folder), "fingerprint": dataset.fingerprint},
+        "parent": str(run),
+    }
+    write_text(str(out / "config.yaml"), yaml.safe_dump(recipe.model_dump(mode="json")))
+    write_json(str(out / "run.json"), record)
+    scales: dict[str, float] = {}
+    levels: dict[str, Levels] = {}
+    for number, rung_name in enumerate(recipe.ladder):
+        levels = {name: levels_of(rung_name, name in masks) for name in names}
+        rung = Rung(
+            levels, masks, recipe.rho, recipe.admm_epochs, recipe.fixed, recipe.snap_epochs,
+            recipe.batch_norm_batches,
+        )  # fmt: skip
+        stage = out / "stages" / f"{number + 1}-{rung_name}"
+        scales = quantize_stage(network, task, config, rung, stage, resume, progress)
+    after = task.evaluate(network)
+    stored = _save(network, out)
+    task.save(out)
+    result = QuantizeResult(
+        before, after, {layer.name: layer.storage.bits for layer in stored.weighted()},
+        _size(folder), _size(out / "best"),
+    )  # fmt: skip
+    _write_report(out, recipe, result, levels, scales)
+    write_json(str(out / "run.json"), {**record, "status": "done"})
+    return result
+
+
+def selected(spec: NetworkSpec, recipe: QuantizeRecipe) -> list[str]:
+    """Layers to quantize, in execution order.
+
+    Raises:
+        ConfigError: None matches; names what there is.
+    """
+    names = [
+        layer.name
+        for layer in spec.weighted()
+        if any(fnmatchcase(layer.name, glob) for glob in recipe.layers)
+        and not any(fnmatchcase(layer.name, glob) for glob in recipe.exclude)
+    ]
+    if not names:
+        raise ConfigError(
+            "No layer matches the recipe",
+            expected="globs of " + ", ".join(layer.name for layer in spec.weighted()),
+            found=", ".join(recipe.layers),
+            where="layers",
+        )
+    return names
+
+
+def pruned_masks(network: Network) -> dict[str, Tensor]:
+    """Masks of the weights that hold zeros an earlier pruning put there."""
+    found = {name: weight.detach() != 0 for name, weight in network.weights().items()}
+    return {
+        name: mask for name, mask in found.items() if float((~mask).float().mean()) >= MIN_ZEROS
+    }
+
+
+def training_recipe(run: Path) -> TrainRecipe:
+    """The recipe of the training at the root of a chain of runs.
+
+    Raises:
+        ArtefactError: A run of the chain is missing or damaged.
+    """
+    for folder in _chain(run):
+        if _record(folder).get("kind") == "train":
+            text = (folder / "config.yaml").read_text(encoding="utf-8")
+            return validate(yaml.safe_load(text), TrainRecipe, str(folder / "config.yaml"))
+    raise ArtefactError("Run leads to no training", where=str(run))
+
+
+def dataset_of(run: Path) -> Path:
+    """The dataset folder that a run names.
+
+    Raises:
+        ConfigError: It is not there any more.
+    """
+    for folder in _chain(run):
+        named = _record(folder).get("dataset")
+        if isinstance(named, dict) and Path(str(named.get("path"))).is_dir():
+            return Path(str(named["path"]))
+    raise ConfigError("The run's dataset is not there", where=str(run), fix="Name it with --data")
+
+
+def _chain(run: Path) -> list[Path]:
+    chain = [run]
+    while len(chain) < 20:
+        parent = _record(chain[-1]).get("parent")
+        if not parent or not (Path(str(parent)) / "run.json").is_file():
+            break
+        chain.append(Path(str(parent)))
+    return chain
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtefactError(
+            "Run record cannot be read", found=str(error), where=str(path)
+        ) from None
+    if not isinstance(record, dict):
+        raise ArtefactError("Run record is damaged", where=str(path))
+    return record
+
+
+def _save(network: Network, out: Path) -> NetworkSpec:
+    tensors = {name: tensor.detach().clone() for name, tensor in network.tensors().items()}
+    return save_model(out / "best", smallest_storage(network.spec, tensors), tensors)
+
+
+def _size(folder: Path) -> int:
+    return (folder / "weights.safetensors").stat().st_size
+
+
+def _write_report(
+    out: Path,
+    recipe: QuantizeRecipe,
+    result: QuantizeResult,
+    levels: Mapping[str, Levels],
+    scales: Mapping[str, float],
+) -> None:
+    """compression.json: levels, scale and whether every weight is on one, layer by layer."""
+    _, tensors = load_model(out / "best")
+    layers = {}
+    for name, chosen in levels.items():
+        weight = tensors[f"{name}.weight"]
+        allowed = torch.tensor([0.0, *chosen.values]).double().mul(scales[name]).float()
+        if not bool(torch.isin(weight, allowed).all()):
+            raise PruneError("Weights are not on their levels", where=f"layer {name!r}")
+        layers[name] = {
+            "bits": result.bits[name], "n_levels": len(chosen.values), "scale": scales[name],
+            "kept": int(torch.count_nonzero(weight)), "weights": weight.numel(),
+        }  # fmt: skip
+    write_json(
+        str(out / "compression.json"),
+        {
+            "schema": "pneumonia.compression/1",
+            "method": "quantize",
+            "ladder": list(recipe.ladder),
+            "metrics_before": result.metrics_before,
+            "metrics_after": result.metrics_after,
+            "file_bytes_before": result.bytes_before,
+            "file_bytes_after": result.bytes_after,
+            "layers": layers,
+        },
+    )
