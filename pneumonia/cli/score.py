@@ -25,10 +25,10 @@ MAX_FAILURES_SHOWN = 20
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "onnxruntime", "reference"]),
+    type=click.Choice(["auto", "kernels", "onnxruntime", "reference"]),
     default="auto",
     show_default=True,
-    help="What runs the model; `auto` is ONNX Runtime where it is installed.",
+    help="What runs the model; `auto` takes the first the bundle and this machine offer.",
 )
 @click.option("--threshold", metavar="NAME", help="Operating point; the bundle's first otherwise.")
 @click.option(

@@ -56,6 +56,14 @@ def test_usage_errors_are_2(source, tmp_path, bundle_folder, capsys):
     assert not out.exists()
 
 
+def test_every_engine_can_be_chosen():
+    from pneumonia.cli.score import command
+    from pneumonia.runtime.engines import ENGINES
+
+    (engine,) = (option for option in command.params if option.name == "engine")
+    assert tuple(engine.type.choices) == ENGINES
+
+
 def test_without_a_bundle_the_fix_is_named(source, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("pneumonia.cli.score.DEFAULT_BUNDLE", tmp_path / "nothing")
     assert score(source, tmp_path / "out") == 2
