@@ -134,7 +134,7 @@ def _fallback(canvas: Canvas, chest: Chest) -> Opacity:
 
 def _paint(canvas: Canvas, density: Layer, coverage: Layer, rng: np.random.Generator) -> Layer:
     """Replace air by fluid: towards soft-tissue brightness, patchy, vessels drowned in it."""
-    strength = np.float32(rng.uniform(0.50, 0.92))
+    strength = np.float32(rng.uniform(0.32, 0.92))
     patch = 1 + 0.16 * canvas.noise(rng, int(rng.integers(14, 26)))
     patch += 0.07 * canvas.noise(rng, int(rng.integers(40, 70)))
     mix = np.clip(strength * coverage * patch, 0, 1)
