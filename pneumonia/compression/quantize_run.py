@@ -1,6 +1,7 @@
 """One quantization of a run: from a trained or pruned run folder to a quantized one."""
 
 import json
+import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +19,7 @@ from pneumonia.compression.storage_choice import smallest_storage
 from pneumonia.network.files import checkpoint_folder, load_model, save_model
 from pneumonia.network.module import Network
 from pneumonia.recipes import validate
-from pneumonia.runtime.atomic import write_json, write_text
+from pneumonia.runtime.atomic import new_folder, write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PruneError
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training.config import TrainRecipe
@@ -116,7 +117,7 @@ def run_quantize(
         stage = out / "stages" / f"{number + 1}-{rung_name}"
         scales = quantize_stage(network, task, config, rung, stage, resume, progress)
     after = task.evaluate(network)
-    stored = _save(network, out)
+    stored = _save(network, out, after)
     task.save(out)
     result = QuantizeResult(
         before, after, {layer.name: layer.storage.bits for layer in stored.weighted()},
@@ -206,9 +207,17 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _save(network: Network, out: Path) -> NetworkSpec:
+def _save(network: Network, out: Path, metrics: Mapping[str, float]) -> NetworkSpec:
     tensors = {name: tensor.detach().clone() for name, tensor in network.tensors().items()}
-    return save_model(out / "best", smallest_storage(network.spec, tensors), tensors)
+    with new_folder(str(out / "best")) as part:
+        spec = save_model(Path(part), smallest_storage(network.spec, tensors), tensors)
+        write_json(str(Path(part) / "metrics.json"), {"metrics": _finite(metrics)})
+    return spec
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON can hold them."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _size(folder: Path) -> int:
@@ -240,8 +249,8 @@ def _write_report(
             "schema": "pneumonia.compression/1",
             "method": "quantize",
             "ladder": list(recipe.ladder),
-            "metrics_before": result.metrics_before,
-            "metrics_after": result.metrics_after,
+            "metrics_before": _finite(result.metrics_before),
+            "metrics_after": _finite(result.metrics_after),
             "file_bytes_before": result.bytes_before,
             "file_bytes_after": result.bytes_after,
             "layers": layers,

@@ -221,7 +221,7 @@ def snap(v: Tensor, levels: Levels, scale: float) -> Tensor:
 def _buckets(v: Tensor, steps: Tensor, scale: float) -> Tensor:
     """Which step each magnitude is nearest to: int32, like `v`."""
     midpoints = (steps[1:] + steps[:-1]) / 2 * scale
-    return torch.bucketize(v.abs(), midpoints.to(v.dtype), out_int32=True)
+    return torch.bucketize(v.abs().contiguous(), midpoints.to(v.dtype), out_int32=True)
 
 
 class Quantized:

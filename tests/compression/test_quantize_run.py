@@ -1,0 +1,198 @@
+"""Quantization of a whole run by the command, and int8 of its bundle."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from data_prep.dataset import open_dataset
+from pneumonia.cli.quantize import command
+from pneumonia.compression.quantize_recipe import QuantizeRecipe, levels_of
+from pneumonia.compression.quantize_run import run_quantize, selected
+from pneumonia.export.bundle import export_run
+from pneumonia.export.int8 import quantize_onnx
+from pneumonia.network.files import load_model, save_model
+from pneumonia.network.module import Network
+from pneumonia.recipes import load_recipe, recipe_names
+from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.engines import open_engine
+from pneumonia.runtime.errors import ConfigError, ExportError, OutputError
+from pneumonia.runtime.preprocess import network_input
+from pneumonia.training.config import TrainRecipe
+from pneumonia.training.run import run_train
+from tests.training.conftest import write_rectangles
+
+TRAINING = {
+    "model": {"name": "yolov3-tiny", "width": 0.0625, "size": 64},
+    "epochs": 2, "batch_size": 8, "workers": 0, "device": "cpu",
+}  # fmt: skip
+QUICK = {
+    "admm_epochs": 1, "rho": [0.01], "fixed": [0.5, 1.0], "snap_epochs": 1,
+    "batch_norm_batches": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quantize")
+    counts = {("train", "phantom"): (8, 8), ("val", "phantom"): (4, 4)}
+    data = write_rectangles(folder / "data", counts)
+    run_train(data, TrainRecipe.model_validate(TRAINING), folder / "run")
+    return folder / "run", data
+
+
+def quantize(run, out, **changes):
+    return run_quantize(run, QuantizeRecipe.model_validate({**QUICK, **changes}), out)
+
+
+def levels_per_layer(folder) -> dict[str, int]:
+    spec, tensors = load_model(folder)
+    return {n.name: len(tensors[f"{n.name}.weight"].unique()) for n in spec.weighted()}
+
+
+def test_command_makes_a_binary_run_that_exports_bit_by_bit(trained, tmp_path):
+    run, _ = trained
+    recipe = tmp_path / "quick.yaml"
+    recipe.write_text(yaml.safe_dump({**QUICK, "ladder": ["4-bit", "binary"]}))
+    out = tmp_path / "out"
+    done = CliRunner().invoke(command, [str(run), "--recipe", str(recipe), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "next: pneumonia export" in done.output
+    assert set(levels_per_layer(out / "best").values()) == {2}
+    report = json.loads((out / "compression.json").read_text())
+    assert report["ladder"] == ["4-bit", "binary"]
+    assert {layer["bits"] for layer in report["layers"].values()} == {1}
+    assert all(layer["kept"] == layer["weights"] for layer in report["layers"].values())
+    assert report["file_bytes_after"] * 6 < report["file_bytes_before"]
+    assert json.loads((out / "run.json").read_text())["status"] == "done"
+    assert (out / "operating_points.json").is_file()
+    bundle = load_bundle(str(export_run(out, tmp_path / "bundle").out))
+    storage = {layer.storage.format for layer in bundle.spec.weighted()}
+    assert any("levels" in name for name in storage), "folding batch norm keeps a few levels"
+    image = np.random.default_rng(0).random((1, 1, 64, 64)).astype(np.float32)
+    by_onnx = open_engine(bundle, "onnxruntime").run(image)
+    for name, value in open_engine(bundle, "reference").run(image).items():
+        assert np.allclose(by_onnx[name], value, atol=1e-4)
+
+
+def test_pruned_zeros_stay_and_do_not_become_levels(trained, tmp_path):
+    run, data = trained
+    spec, tensors = load_model(run / "best")
+    pruned = tmp_path / "pruned"
+    name = max(spec.weighted(), key=lambda layer: layer.in_channels * layer.out_channels).name
+    weight = tensors[f"{name}.weight"]
+    weight[weight.abs() < weight.abs().median()] = 0
+    save_model(pruned / "best", spec, tensors)
+    record = json.loads((run / "run.json").read_text())
+    record |= {"kind": "prune", "parent": str(run)}
+    (pruned / "run.json").write_text(json.dumps(record))
+    result = quantize(pruned, tmp_path / "out", ladder=["binary"])
+    _, after = load_model(tmp_path / "out" / "best")
+    assert torch.equal(after[f"{name}.weight"] == 0, weight == 0)
+    assert len(after[f"{name}.weight"].unique()) == 3
+    assert result.bytes_after < result.bytes_before / 6
+    assert data.is_dir()
+
+
+def test_excluded_layers_stay_float(trained, tmp_path):
+    run, _ = trained
+    quantize(run, tmp_path / "out", ladder=["ternary"], exclude=["conv_000"])
+    levels = levels_per_layer(tmp_path / "out" / "best")
+    assert levels.pop("conv_000") > 3
+    assert set(levels.values()) <= {2, 3}
+
+
+def test_a_resumed_quantization_is_the_uninterrupted_one(trained, tmp_path, monkeypatch):
+    run, _ = trained
+    recipe = QuantizeRecipe.model_validate({**QUICK, "ladder": ["4-bit"]})
+    run_quantize(run, recipe, tmp_path / "whole")
+    real = Network.load_tensors
+    calls = []
+
+    def stop_after_admm(self, tensors):
+        real(self, tensors)
+        calls.append(1)
+        if len(calls) == 2:  # the parent's weights, then those of the ADMM part
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "load_tensors", stop_after_admm)
+        with pytest.raises(KeyboardInterrupt):
+            run_quantize(run, recipe, tmp_path / "parts")
+    run_quantize(run, recipe, tmp_path / "parts", resume=True)
+    whole, parts = (load_model(tmp_path / n / "best")[1] for n in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    with pytest.raises(OutputError, match="already"):
+        run_quantize(run, recipe, tmp_path / "whole")
+
+
+def test_int8_onnx_is_smaller_and_near(trained, tmp_path):
+    run, data = trained
+    bundle = load_bundle(str(export_run(run, tmp_path / "bundle").out))
+    out = tmp_path / "int8.onnx"
+    done = CliRunner().invoke(
+        command, [str(tmp_path / "bundle"), "--int8", "--data", str(data), "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "16 calibration images" in done.output
+    import onnx
+
+    model = onnx.load(str(out))
+    assert {node.op_type for node in model.graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
+    assert next(i.version for i in model.opset_import if i.domain == "") <= 13
+    dataset = open_dataset(data)
+    batches = [network_input(dataset.pixels(i), bundle.spec.input)[0][None] for i in range(4)]
+    report = quantize_onnx(Path(bundle.onnx_path), batches, tmp_path / "again.onnx")
+    assert report.n_images == 4
+    assert 0 < report.relative_error < 0.1
+    with pytest.raises(ExportError, match="calibration"):
+        quantize_onnx(Path(bundle.onnx_path), [], tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--int8", "--recipe", "quant-8"]])
+def test_one_way_to_quantize(trained, tmp_path, arguments):
+    with pytest.raises(ConfigError, match="One way"):
+        CliRunner().invoke(
+            command, [str(trained[0]), "--out", str(tmp_path / "x"), *arguments],
+            catch_exceptions=False,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["quant-8", "quant-4", "ternary", "binary"])
+def test_shipped_recipes_load(name):
+    assert name in recipe_names("quantize")
+    recipe = load_recipe(name, "quantize", QuantizeRecipe)
+    assert recipe.fixed[-1] == 1
+    last = {"quant-8": "8-bit", "quant-4": "4-bit"}.get(name, name)
+    assert recipe.ladder[-1] == last
+
+
+def test_level_names():
+    assert len(levels_of("4-bit", pruned=False).values) == 15
+    assert len(levels_of("4-bit", pruned=True).values) == 14, "zero is no level of a kept weight"
+    assert levels_of("3-bit-shift", pruned=False).values == (-4, -2, -1, 0, 1, 2, 4)
+    assert len(levels_of("5-bit-crossbar", pruned=False).values) == 32
+    assert levels_of("1-bit-sot-mram", pruned=False).values == (-1, 1)
+    for wrong in ("5bit", "99-bit", "12-bit-crossbar", "septernary"):
+        with pytest.raises(ConfigError):
+            levels_of(wrong, pruned=False)
+
+
+@pytest.mark.parametrize(
+    "change", [{"ladder": ["tiny"]}, {"fixed": [0.5, 0.9]}, {"rho": [0.1, 0.1]}, {"ladder": []}]
+)
+def test_bad_recipes_are_refused(change, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(change))
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        load_recipe(str(path), "quantize", QuantizeRecipe)
+
+
+def test_no_layer_matches(trained):
+    spec, _ = load_model(trained[0] / "best")
+    with pytest.raises(ConfigError, match="conv_000"):
+        selected(spec, QuantizeRecipe(layers=("fc*",)))
