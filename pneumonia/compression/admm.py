@@ -54,14 +54,20 @@ class Split:
 
     def start(self, weights: Mapping[str, Tensor]) -> None:
         """Z = projection of W, U = 0."""
-        found = self.constraint.project({n: weights[n].detach() for n in self.constraint.layers})
+        found = self.constraint.project(
+            {name: weights[name].detach().cpu() for name in self.constraint.layers}
+        )
         self.z = {name: _like(weights[name], found[name].z) for name in found}
         self.u = {name: torch.zeros_like(weights[name]).detach() for name in found}
 
     def update(self, weights: Mapping[str, Tensor], number: int, rho: float) -> list[Residual]:
         """Z-step and U-step; returns the residuals layer by layer."""
         v = {name: weights[name].detach() + self.u[name] for name in self.constraint.layers}
-        found = self.constraint.project(v, near=self.z)
+        # Projections sort and search: they run on the CPU, wherever the network is.
+        found = self.constraint.project(
+            {name: tensor.cpu() for name, tensor in v.items()},
+            near={name: z.cpu() for name, z in self.z.items()},
+        )
         residuals = []
         for name, projection in found.items():
             w, z = weights[name].detach(), _like(weights[name], projection.z)

@@ -1,0 +1,82 @@
+"""`pneumonia prune`: a trained run and a recipe to a smaller run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+if TYPE_CHECKING:
+    from pneumonia.compression.pipeline import PruneResult
+
+
+@click.command("prune")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--rate", type=float, help="Dense / remaining weights; overrides the recipe's.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Dataset folder; default: the run's own."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe."
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted pruning.")
+def command(
+    run: Path,
+    recipe: str,
+    out: Path,
+    rate: float | None,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+) -> None:
+    """Prune a trained RUN with ADMM, retrain what is left and compact it.
+
+    Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
+    """
+    import logging
+
+    from pneumonia.compression.recipe import PruneRecipe
+    from pneumonia.compression.run import run_prune
+    from pneumonia.recipes import load_recipe
+    from pneumonia.training.distributed import started_as_first
+
+    if rate is not None:
+        overrides = (*overrides, f"rate={rate}")
+    settings = load_recipe(recipe, "prune", PruneRecipe, overrides)
+    first = started_as_first()
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
+    with progress_bar("prune") as progress:
+        result = run_prune(run, settings, out, data, resume, progress if first else None)
+    if first:
+        _show(result, settings.rate, out)
+
+
+def _show(result: "PruneResult", target: float, out: Path) -> None:
+    """The table dense against pruned, the protected layers, and what comes next."""
+    before, after = result.dense.totals, result.pruned.totals
+    rows = [
+        _row(
+            "parameters", before.parameters, after.parameters - after.weights + after.kept_weights
+        ),
+        _row("weights", before.weights, after.kept_weights),
+        _row("MACs", before.macs, after.kept_macs),
+        _row("weights file, bytes", result.bytes_before, result.bytes_after),
+    ]
+    rows += [
+        (name, f"{value:.4f}", f"{result.metrics_after.get(name, float('nan')):.4f}", "")
+        for name, value in result.metrics_before.items()
+        if name != "selection_metric"
+    ]
+    title = f"pruned {result.rate:.2f}x (asked for {target:g}x)"
+    show_table(title, ("", "dense", "pruned", "rate"), rows)
+    if result.protected:
+        click.echo("filters protected (they are the outputs): " + ", ".join(result.protected))
+    click.echo(f"run: {out}")
+    show_next(f"pneumonia export {out} --out {out}-bundle")
+
+
+def _row(name: str, before: int, after: int) -> tuple[str, str, str, str]:
+    return name, f"{before:,}", f"{after:,}", f"{before / max(after, 1):.2f}x"

@@ -1,0 +1,296 @@
+"""From a dense model to a compacted one, for any task: rates, stages, compaction, accounting."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pneumonia.compression.compaction import compact, zeros_outside
+from pneumonia.compression.coupling import ChannelGraph, select_layers
+from pneumonia.compression.masks import masked_tensors
+from pneumonia.compression.rates import LayerRates, ladder_rates
+from pneumonia.compression.recipe import PruneRecipe
+from pneumonia.compression.report import layer_rows, write_history
+from pneumonia.compression.sensitivity import (
+    exponents_by_rank,
+    measure_sensitivity,
+    read_sensitivity,
+    write_sensitivity,
+)
+from pneumonia.compression.stage import Setting, StageResult, run_stage
+from pneumonia.compression.storage_choice import smallest_storage
+from pneumonia.network.accounting import Account, account
+from pneumonia.network.files import WEIGHTS_FILE, load_model
+from pneumonia.network.module import Network
+from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.errors import PruneError
+from pneumonia.runtime.spec import INPUT, NetworkSpec
+from pneumonia.training import distributed
+from pneumonia.training.checkpoint import BEST, save_best
+from pneumonia.training.config import TrainConfig
+from pneumonia.training.task import Task
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+
+SCHEMA = "pneumonia.compression/1"
+COMPRESSION_JSON = "compression.json"
+STAGES = "stages"
+EQUAL = 1e-4  # largest difference of a compacted output, relative to the output's largest value
+
+
+class PruneResult(NamedTuple):
+    """What a pruning came to.
+
+    Attributes:
+        dense: Account of the network before; all its weights count.
+        pruned: Account of the compacted network.
+        metrics_before: Validation of the model that was pruned.
+        metrics_after: Validation of the compacted network.
+        bytes_before: Size of the weights file before.
+        bytes_after: Size of the compacted one's.
+        protected: Layers whose filters had to stay because they feed an output.
+    """
+
+    dense: Account
+    pruned: Account
+    metrics_before: dict[str, float]
+    metrics_after: dict[str, float]
+    bytes_before: int
+    bytes_after: int
+    protected: tuple[str, ...]
+
+    @property
+    def rate(self) -> float:
+        """Weights before / weights kept after compaction."""
+        return self.dense.totals.weights / max(self.pruned.totals.kept_weights, 1)
+
+    @property
+    def mac_rate(self) -> float:
+        """Multiply-accumulates before / those of the kept weights."""
+        return self.dense.totals.macs / max(self.pruned.totals.kept_macs, 1)
+
+
+def prune_model(
+    model: Path,
+    task: Task,
+    training: TrainConfig,
+    recipe: PruneRecipe,
+    out: Path,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Prune a model folder by a recipe and write what a run folder holds.
+
+    Args:
+        model: Folder with spec.json and weights.safetensors.
+        task: Data, loss and metrics of the model's network.
+        training: How the model was trained; the phases of the recipe change what they name.
+        recipe: The whole run.
+        out: Run folder.
+        resume: Go on with an interrupted run; bit for bit what an uninterrupted one gives.
+        progress: Called with (done, total, note).
+
+    Raises:
+        PruneError: A pattern matches no layer, nothing would be pruned, the rate is out of reach.
+    """
+    spec, tensors = load_model(model)
+    graph = ChannelGraph(spec)
+    selected = selected_layers(spec, recipe)
+    network = Network(spec)
+    network.load_tensors(tensors)
+    before = task.evaluate(network) if distributed.is_first() else {}
+    rates = LayerRates(
+        _exponents(network, task, recipe, selected, out, progress),
+        layer_limits(spec, recipe, selected),
+    )
+    setting = Setting(spec, task, training, recipe, rates, resume, progress)
+    folders, result = [], StageResult(tensors, {}, {})
+    ladder = recipe.constraint.stages(ladder_rates(recipe.rate, recipe.ladder))
+    for number, stage in enumerate(ladder, 1):
+        folders.append(out / STAGES / f"{number:02d}-{stage.rate:.4g}x")
+        result = run_stage(setting, stage, result.tensors, result.masks, folders[-1])
+    small, kept = finish(spec, result)
+    dense_account = account(spec, tensors)
+    pruned = Network(small)
+    pruned.load_tensors(kept)
+    found = PruneResult(
+        dense_account,
+        account(small, kept),
+        before,
+        task.evaluate(pruned) if distributed.is_first() else {},
+        (model / WEIGHTS_FILE).stat().st_size,
+        0,
+        tuple(graph.protected_layers()),
+    )
+    if distributed.is_first():
+        write_history(out, folders)
+        save_best(out, pruned, recipe.retrain.epochs * len(ladder), found.metrics_after)
+        task.save(out)
+        found = found._replace(bytes_after=(out / BEST / WEIGHTS_FILE).stat().st_size)
+        _write_compression(out, recipe, found, result, [stage.rate for stage in ladder])
+    return found
+
+
+def selected_layers(spec: NetworkSpec, recipe: PruneRecipe) -> list[str]:
+    """Layers the recipe may prune, in execution order.
+
+    Raises:
+        PruneError: A pattern matches no layer, or none is left.
+    """
+    every = [layer.name for layer in spec.weighted()]
+    for field, patterns in (
+        ("layers.include", recipe.layers.include),
+        ("layers.exclude", recipe.layers.exclude),
+        ("rates.limits", tuple(recipe.rates.limits)),
+    ):
+        for pattern in patterns:
+            if not select_layers(spec, [pattern]):
+                raise PruneError(
+                    "Pattern matches no layer",
+                    expected=f"a glob of {every[0]} ... {every[-1]} ({len(every)} layers)",
+                    found=repr(pattern),
+                    where=field,
+                    fix="`pneumonia inspect RUN` lists the layers",
+                )
+    included = select_layers(spec, recipe.layers.include)
+    excluded = set(select_layers(spec, recipe.layers.exclude))
+    selected = [name for name in included if name not in excluded]
+    if not selected:
+        raise PruneError(
+            "No layer is left to prune",
+            found=f"{len(included)} layers included, all of them excluded",
+            where="layers",
+        )
+    return selected
+
+
+def layer_limits(spec: NetworkSpec, recipe: PruneRecipe, selected: list[str]) -> dict[str, float]:
+    """Largest rate of the layers that have one: the stem's, and those of the recipe's globs."""
+    limits = {
+        layer.name: recipe.rates.stem_limit
+        for layer in spec.weighted()
+        if layer.inputs[0] == INPUT and layer.name in selected
+    }
+    for pattern, limit in recipe.rates.limits.items():
+        for name in selected:
+            if fnmatchcase(name, pattern):
+                limits[name] = limit
+    return limits
+
+
+def _exponents(
+    network: Network,
+    task: Task,
+    recipe: PruneRecipe,
+    selected: list[str],
+    out: Path,
+    progress: Progress | None,
+) -> dict[str, float]:
+    if recipe.rates.assignment == "uniform":
+        return dict.fromkeys(selected, 1.0)
+    values = [math.nan] * len(selected)
+    if distributed.is_first():
+        metrics = read_sensitivity(out)
+        if metrics is None or list(metrics) != selected:
+            probes = recipe.rates.probes
+            metrics = measure_sensitivity(
+                network, task, recipe.constraint, selected, probes, progress
+            )
+            write_sensitivity(out, metrics, probes)
+        values = [exponents_by_rank(metrics)[name] for name in selected]
+    shared = distributed.from_first(values, next(network.parameters()).device)
+    return dict(zip(selected, shared, strict=True))
+
+
+def finish(spec: NetworkSpec, result: StageResult) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """Compact the last stage's network and make sure that it is the same function.
+
+    Raises:
+        PruneError: A weight outside the masks is not zero, nothing was removed, or the compacted
+            network gives other outputs.
+    """
+    if not zeros_outside(result.tensors, result.masks):
+        raise PruneError("A weight outside its mask is not zero", fix="Report this as a fault")
+    small, kept = compact(spec, result.tensors, result.masks, result.plan["group_sizes"])
+    small = smallest_storage(small, kept)
+    before, after = account(spec, result.tensors).totals, account(small, kept).totals
+    if after.kept_weights >= before.weights:
+        raise nothing_pruned(spec, list(result.plan["layers"]))
+    _check_same(spec, result, small, kept)
+    return small, kept
+
+
+def nothing_pruned(spec: NetworkSpec, selected: list[str]) -> PruneError:
+    """The error of a recipe that removes no weight, with the layers it matched."""
+    protected = ChannelGraph(spec).protected_layers()
+    return PruneError(
+        "Recipe prunes nothing",
+        found="layers " + ", ".join(selected),
+        where=f"{len(selected)} layers; filters protected in " + ", ".join(protected),
+        fix="Raise the rate, select more layers, or lower constraint.round_to or filter_share",
+    )
+
+
+def _check_same(
+    spec: NetworkSpec, result: StageResult, small: NetworkSpec, kept: Mapping[str, Tensor]
+) -> None:
+    entry = spec.input
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, entry.channels, entry.height, entry.width, generator=generator)
+    images = (images - entry.mean) / entry.std
+    dense, compacted = Network(spec).eval(), Network(small).eval()
+    dense.load_tensors(masked_tensors(ChannelGraph(spec), result.tensors, result.masks))
+    compacted.load_tensors(kept)
+    with torch.no_grad():
+        expected, found = dense(images), compacted(images)
+    for name, value in expected.items():
+        difference = float((value - found[name]).abs().max()) / (float(value.abs().max()) + 1e-6)
+        if not difference <= EQUAL:
+            raise PruneError(
+                "Compacted network is not the masked one",
+                expected=f"outputs within {EQUAL:g}",
+                found=f"{difference:.3g}",
+                where=f"output {name!r}",
+                fix="Report this as a fault",
+            )
+
+
+def _write_compression(
+    out: Path,
+    recipe: PruneRecipe,
+    found: PruneResult,
+    last: StageResult,
+    stage_rates: list[float],
+) -> None:
+    """compression.json: totals, stages and every layer."""
+
+    def clean(metrics: Mapping[str, float]) -> dict[str, float | None]:
+        return {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+
+    write_json(
+        str(out / COMPRESSION_JSON),
+        {
+            "schema": SCHEMA,
+            "method": recipe.constraint.kind,
+            "target_rate": recipe.rate,
+            "nominal_rate": last.plan["nominal_rate"],
+            "realised_rate": found.rate,
+            "mac_rate": found.mac_rate,
+            "stages": stage_rates,
+            "totals_before": found.dense.totals._asdict(),
+            "totals_after": found.pruned.totals._asdict(),
+            "weights_bytes_before": found.bytes_before,
+            "weights_bytes_after": found.bytes_after,
+            "metrics_before": clean(found.metrics_before),
+            "metrics_after": clean(found.metrics_after),
+            "protected_layers": list(found.protected),
+            "layers": layer_rows(found.dense, found.pruned, last.plan, found.protected),
+        },
+    )

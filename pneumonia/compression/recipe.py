@@ -1,0 +1,186 @@
+"""Recipes of pruning: one file is one whole run, from the dense model to the compacted one."""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from pneumonia.compression.admm import OnNewRho
+from pneumonia.compression.methods.layerwise import (
+    BlockMethod,
+    CrossbarMethod,
+    IrregularMethod,
+    PatternMethod,
+)
+from pneumonia.compression.structured_method import StructuredMethod
+from pneumonia.training.config import OptimiserConfig, ScheduleConfig, TrainConfig
+
+AnyMethod = Annotated[
+    StructuredMethod | PatternMethod | BlockMethod | CrossbarMethod | IrregularMethod,
+    Field(discriminator="kind"),
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LayerChoice(_Strict):
+    """Which convolutions and linear layers may lose weights.
+
+    Attributes:
+        include: Globs of layer names.
+        exclude: Globs of layers to leave alone after all.
+    """
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+
+class RateConfig(_Strict):
+    """How the global rate is shared out among the layers.
+
+    Attributes:
+        assignment: `uniform`: the same rate everywhere, up to the limits. `sensitivity`: each
+            layer alone is projected at the probes and validated; the least sensitive half gets
+            more, the most sensitive less.
+        probes: Rates of the sensitivity measurement.
+        stem_limit: Largest rate of layers that read the image.
+        limits: Glob of layer names -> largest rate.
+    """
+
+    assignment: Literal["uniform", "sensitivity"] = "uniform"
+    probes: tuple[float, ...] = (2.0, 4.0, 8.0)
+    stem_limit: float = Field(default=1.5, ge=1)
+    limits: dict[str, float] = {}
+
+    @field_validator("probes")
+    @classmethod
+    def _above_one(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not values or min(values) <= 1:
+            raise ValueError("expected rates above 1")
+        return values
+
+    @field_validator("limits")
+    @classmethod
+    def _at_least_one(cls, values: dict[str, float]) -> dict[str, float]:
+        if values and min(values.values()) < 1:
+            raise ValueError("expected rates of at least 1")
+        return values
+
+
+class Phase(_Strict):
+    """Training inside a stage; what is not named here is as in the parent's training.
+
+    Attributes:
+        epochs: Length.
+        optimiser: See `training.config.OptimiserConfig`.
+        schedule: See `training.config.ScheduleConfig`.
+    """
+
+    epochs: PositiveInt
+    optimiser: OptimiserConfig
+    schedule: ScheduleConfig
+
+
+class AdmmPhase(Phase):
+    """ADMM-regularised training.
+
+    Attributes:
+        rho: Penalty of each round, ascending; the epochs are shared out among the rounds.
+        steps_per_update: Optimiser steps between Z-steps; none = one Z-step per epoch.
+        on_new_rho: `rescale` carries the multiplier over to the next rho; `restart` sets U to 0
+            and Z to the projection of W.
+        tolerance: A round ends early once max ||W - Z|| / ||W|| over the layers is below this.
+    """
+
+    epochs: PositiveInt = 12
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=5e-4, weight_decay=0.0)
+    schedule: ScheduleConfig = ScheduleConfig(warmup_epochs=0.5, final_fraction=0.2)
+    rho: tuple[float, ...] = Field(default=(1e-3, 1e-2, 1e-1), min_length=1)
+    steps_per_update: PositiveInt | None = None
+    on_new_rho: OnNewRho = "rescale"
+    tolerance: float = Field(default=1e-2, gt=0, lt=1)
+
+    @field_validator("rho")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
+            raise ValueError("expected ascending positive numbers")
+        return values
+
+    @model_validator(mode="after")
+    def _enough_epochs(self) -> "AdmmPhase":
+        if self.epochs < len(self.rho):
+            raise ValueError(f"expected at least one epoch per rho ({len(self.rho)})")
+        return self
+
+
+class RetrainPhase(Phase):
+    """Training of what is left, under the hard masks.
+
+    Attributes:
+        ema_decay: See `training.config.TrainConfig`.
+    """
+
+    epochs: PositiveInt = 20
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-3)
+    schedule: ScheduleConfig = ScheduleConfig(warmup_epochs=0.5)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+
+
+class PruneRecipe(_Strict):
+    """A whole pruning run.
+
+    Attributes:
+        rate: Dense / remaining weights of all convolutions and linear layers, as realised after
+            compaction.
+        ladder: Stages on the way: m = m rates in geometric steps; or the rates before the last.
+            Each stage is ADMM, hard mask, retraining; supports are nested.
+        constraint: The method and its settings.
+        layers: See LayerChoice.
+        rates: See RateConfig.
+        admm: See AdmmPhase.
+        retrain: See RetrainPhase.
+    """
+
+    rate: float = Field(gt=1, le=1e6)
+    ladder: PositiveInt | tuple[float, ...] = 1
+    constraint: AnyMethod
+    layers: LayerChoice = LayerChoice()
+    rates: RateConfig = RateConfig()
+    admm: AdmmPhase = AdmmPhase()
+    retrain: RetrainPhase = RetrainPhase()
+
+    @field_validator("ladder")
+    @classmethod
+    def _rising(cls, ladder: int | tuple[float, ...]) -> int | tuple[float, ...]:
+        if isinstance(ladder, tuple) and any(b <= a for a, b in pairwise((1.0, *ladder))):
+            raise ValueError("expected ascending rates above 1")
+        return ladder
+
+
+def admm_config(training: TrainConfig, phase: AdmmPhase) -> TrainConfig:
+    """Training settings of an ADMM phase: no average, whose lag would be read as a residual."""
+    return training.model_copy(
+        update={
+            "epochs": phase.epochs,
+            "optimiser": phase.optimiser,
+            "schedule": phase.schedule,
+            "ema_decay": 0.0,
+            "early_stop": 0,
+            "validate_every": phase.epochs,  # the unprojected weights' metric decides nothing
+        }
+    )
+
+
+def retrain_config(training: TrainConfig, phase: RetrainPhase) -> TrainConfig:
+    """Training settings of masked retraining."""
+    return training.model_copy(
+        update={
+            "epochs": phase.epochs,
+            "optimiser": phase.optimiser,
+            "schedule": phase.schedule,
+            "ema_decay": phase.ema_decay,
+        }
+    )

@@ -1,0 +1,128 @@
+"""What a pruning run leaves to read: per-layer accounts, metrics, residuals and their plot."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pneumonia.compression.admm_hook import COLUMNS, RESIDUALS_CSV, read_rows
+from pneumonia.compression.stage import ADMM, RETRAIN
+from pneumonia.network.accounting import Account
+from pneumonia.runtime.atomic import write_bytes, write_text
+from pneumonia.training.journal import METRICS_CSV, read_metrics
+
+RESIDUALS_PNG = "residuals.png"
+
+
+def write_history(out: Path, stages: Sequence[Path]) -> None:
+    """Join the stages' metrics.csv and residuals.csv into those of the run, with a plot.
+
+    metrics.csv counts epochs through all stages; `stage` is the stage's number and `masked` 1 in
+    retraining, 0 in ADMM.
+    """
+    metrics: list[dict[str, float]] = []
+    residuals: list[tuple[object, ...]] = []
+    for number, folder in enumerate(stages, 1):
+        residuals += [(number, *row) for row in read_rows(folder / ADMM)]
+        for masked, phase in enumerate((ADMM, RETRAIN)):
+            for row in read_metrics(folder / phase / METRICS_CSV):
+                epoch = float(len(metrics) + 1)
+                metrics.append({**row, "epoch": epoch, "stage": number, "masked": masked})
+    columns = list(dict.fromkeys(key for row in metrics for key in row))
+    write_text(
+        str(out / METRICS_CSV),
+        _csv(columns, [[_cell(row.get(key)) for key in columns] for row in metrics]),
+    )
+    write_text(str(out / RESIDUALS_CSV), _csv(["stage", *COLUMNS], residuals))
+    if residuals:
+        _plot_residuals(out / RESIDUALS_PNG, residuals)
+
+
+def layer_rows(
+    dense: Account,
+    small: Account,
+    plan: Mapping[str, Any],
+    protected: Sequence[str],
+) -> list[dict[str, Any]]:
+    """One record per convolution or linear layer for compression.json.
+
+    Args:
+        dense: Account of the network before pruning.
+        small: Account of the compacted one.
+        plan: `plan.json` of the last stage.
+        protected: Layers whose filters had to stay.
+    """
+    rows = []
+    for before, after in zip(dense.layers, small.layers, strict=True):
+        if before.weights == 0:
+            continue
+        planned = plan["layers"].get(before.name, {})
+        nominal = planned.get("kept_weights", before.weights)
+        rows.append(
+            {
+                "name": before.name,
+                "filters": [before.shape_out[0], after.shape_out[0]],
+                "channels": [before.shape_in[0], after.shape_in[0]],
+                "weights": before.weights,
+                "kept_weights": after.kept_weights,
+                "nominal_rate": before.weights / max(nominal, 1),
+                "realised_rate": before.weights / max(after.kept_weights, 1),
+                "mac_rate": before.macs / max(after.kept_macs, 1),
+                "index_bits": after.index_bits,
+                "constraint": {k: v for k, v in planned.items() if k != "kept_weights"},
+                "protected_filters": before.name in protected,
+            }
+        )
+    return rows
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _plot_residuals(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    """Largest and median residual over the layers at every Z-step, stages one after another."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    steps = list(dict.fromkeys((row[0], row[1]) for row in rows))
+    values = {step: [] for step in steps}  # type: dict[Any, list[tuple[float, ...]]]
+    for row in rows:
+        values[row[0], row[1]].append(tuple(float(str(cell)) for cell in row[6:9]))
+    figure = Figure(figsize=(7, 4), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    x = np.arange(1, len(steps) + 1)
+    for column, name in enumerate(("primal ||W-Z|| / ||W||", "dual", "churn")):
+        series = [np.array([v[column] for v in values[step]]) for step in steps]
+        (line,) = axes.plot(x, [max(s.max(), 1e-6) for s in series], label=f"{name}, worst layer")
+        axes.plot(
+            x,
+            [max(float(np.median(s)), 1e-6) for s in series],
+            color=line.get_color(),
+            linestyle=":",
+            label=f"{name}, median",
+        )
+    for step in range(1, len(steps)):
+        if steps[step][0] != steps[step - 1][0]:
+            axes.axvline(step + 0.5, color="grey", linewidth=0.8)
+    axes.set_yscale("log")
+    axes.set_xlabel("Z-step")
+    axes.set_title("ADMM residuals")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small")
+    image = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(image)
+    write_bytes(str(path), image.getvalue())

@@ -1,0 +1,226 @@
+"""One stage of pruning: ADMM rounds, hard mask, masked retraining; resumable at every epoch.
+
+    STAGE/admm/       a run folder of the penalised training, with residuals.csv
+    STAGE/masks.safetensors, plan.json     the hard mask and how it came about
+    STAGE/retrain/    a run folder of the masked training
+A phase that is over leaves `finished.json`.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pneumonia.compression.admm_hook import AdmmHook, Converged, read_rows
+from pneumonia.compression.coupling import ChannelGraph
+from pneumonia.compression.masks import MaskHook, masked_tensors
+from pneumonia.compression.method import Stage
+from pneumonia.compression.rates import LayerRates, Planned, Situation, plan_rate
+from pneumonia.compression.recipe import PruneRecipe, admm_config, retrain_config
+from pneumonia.network.files import load_model
+from pneumonia.network.module import Network
+from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.tensorfile import read_tensors, write_tensors
+from pneumonia.training import distributed
+from pneumonia.training.checkpoint import BEST, LAST
+from pneumonia.training.config import TrainConfig
+from pneumonia.training.hooks import TrainingHook
+from pneumonia.training.loop import fit
+from pneumonia.training.task import Task
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+
+ADMM, RETRAIN = "admm", "retrain"
+FINISHED, MASKS_FILE, PLAN_FILE = "finished.json", "masks.safetensors", "plan.json"
+COSTLY_RESIDUAL = 5e-2  # masking from farther away usually costs accuracy (methods 1.2)
+
+
+class Setting(NamedTuple):
+    """What all stages of a run share."""
+
+    spec: NetworkSpec
+    task: Task
+    training: TrainConfig
+    recipe: PruneRecipe
+    rates: LayerRates
+    resume: bool
+    progress: Progress | None
+
+
+class StageResult(NamedTuple):
+    """What a stage leaves.
+
+    Attributes:
+        tensors: Retrained dense tensors, exactly zero outside the masks.
+        masks: Layer -> bool mask of its weight.
+        plan: `plan.json`: rates, budgets, kept weights, group sizes, last primal residuals.
+    """
+
+    tensors: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    plan: dict[str, Any]
+
+
+def run_stage(
+    setting: Setting,
+    stage: Stage,
+    tensors: Mapping[str, Tensor],
+    allowed: Mapping[str, Tensor],
+    folder: Path,
+) -> StageResult:
+    """Run a stage, or what is left of it.
+
+    Args:
+        setting: Shared by all stages.
+        stage: Rate and method.
+        tensors: Dense tensors to start from.
+        allowed: Masks of the stage before; the new ones lie within.
+        folder: The stage's folder.
+    """
+    graph = ChannelGraph(setting.spec)
+    penalised = _admm(setting, stage, Situation(graph, _weights(tensors), allowed), tensors, folder)
+    if (folder / PLAN_FILE).is_file():
+        masks, plan = _read_masks(folder)
+    else:
+        situation = Situation(graph, _weights(penalised), allowed)
+        planned = plan_rate(situation, stage.method, setting.rates, stage.rate, setting.progress)
+        masks, plan = planned.masks, _plan_record(stage, planned, folder)
+        _write_masks(folder, masks, plan)
+    start = masked_tensors(graph, penalised, masks)
+    return StageResult(_retrain(setting, start, MaskHook(graph, masks), folder), masks, plan)
+
+
+def _admm(
+    setting: Setting,
+    stage: Stage,
+    situation: Situation,
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+) -> dict[str, Tensor]:
+    """Weights after the penalised training."""
+    out, phase = folder / ADMM, setting.recipe.admm
+    network = Network(setting.spec)
+    if not (out / FINISHED).is_file():
+        network.load_tensors(tensors)
+        planned = plan_rate(situation, stage.method, setting.rates, stage.rate, setting.progress)
+        admm = AdmmHook(
+            planned.sets.splits,
+            rho=phase.rho,
+            epochs=phase.epochs,
+            steps_per_update=phase.steps_per_update,
+            on_new_rho=phase.on_new_rho,
+            tolerance=phase.tolerance,
+            out=out,
+        )
+        hooks: list[TrainingHook] = [admm]
+        if situation.allowed:
+            hooks.append(MaskHook(situation.graph, situation.allowed))
+        _fit(setting, network, admm_config(setting.training, phase), out, hooks)
+    distributed.total(0.0, next(network.parameters()).device)  # until the first has written
+    return load_model(out / LAST)[1]
+
+
+def _retrain(
+    setting: Setting, start: Mapping[str, Tensor], hook: MaskHook, folder: Path
+) -> dict[str, Tensor]:
+    """Best weights of the masked training."""
+    out = folder / RETRAIN
+    network = Network(setting.spec)
+    if not (out / FINISHED).is_file():
+        network.load_tensors(start)
+        config = retrain_config(setting.training, setting.recipe.retrain)
+        _fit(setting, network, config, out, [hook])
+    distributed.total(0.0, next(network.parameters()).device)
+    return load_model(out / BEST if (out / BEST).is_dir() else out / LAST)[1]
+
+
+def _fit(
+    setting: Setting,
+    network: Network,
+    config: TrainConfig,
+    out: Path,
+    hooks: Sequence[TrainingHook],
+) -> None:
+    resume = setting.resume and (out / LAST).is_dir()
+    label = f"{out.parent.name} {out.name}"
+    report = setting.progress
+
+    def progress(done: int, total: int, note: str) -> None:
+        if report is not None:
+            report(done, total, f"{label}: {note}")
+
+    try:
+        fit(network, setting.task, config, out, hooks, resume, progress)
+    except Converged:
+        log.info("%s: converged before its last epoch", label)
+    if distributed.is_first():
+        write_json(str(out / FINISHED), {"epochs": config.epochs})
+
+
+def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Layer -> weight."""
+    return {
+        name.removesuffix(".weight"): tensor
+        for name, tensor in tensors.items()
+        if name.endswith(".weight")
+    }
+
+
+def _plan_record(stage: Stage, planned: Planned, folder: Path) -> dict[str, Any]:
+    residuals = last_residuals(folder / ADMM)
+    worst = max(residuals.items(), key=lambda item: item[1], default=("", 0.0))
+    if worst[1] > COSTLY_RESIDUAL:
+        log.warning(
+            "ADMM has not converged: ||W - Z|| / ||W|| is %.3f in layer %s (want < %g); "
+            "masking will cost accuracy. Raise the last admm.rho, or admm.epochs",
+            worst[1],
+            worst[0],
+            COSTLY_RESIDUAL,
+        )
+    return {
+        "target_rate": stage.rate,
+        "nominal_rate": planned.nominal_rate,
+        "realised_rate": planned.realised_rate,
+        "group_sizes": planned.sets.group_sizes,
+        "layers": {
+            name: {
+                "rate": planned.layer_rates[name],
+                **planned.sets.budgets.get(name, {}),
+                "kept_weights": planned.kept[name],
+                "primal_residual": residuals.get(name),
+            }
+            for name in planned.layer_rates
+        },
+    }
+
+
+def last_residuals(folder: Path) -> dict[str, float]:
+    """Layer -> largest primal residual over the splits at the last Z-step."""
+    rows = read_rows(folder)
+    found: dict[str, float] = {}
+    for row in rows:
+        if row[0] == rows[-1][0]:
+            name, primal = str(row[4]), float(str(row[5]))
+            found[name] = max(primal, found.get(name, 0.0))
+    return found
+
+
+def _write_masks(folder: Path, masks: Mapping[str, Tensor], plan: Mapping[str, Any]) -> None:
+    if distributed.is_first():
+        arrays = {name: mask.numpy().astype(np.uint8) for name, mask in masks.items()}
+        write_tensors(str(folder / MASKS_FILE), arrays)
+        write_json(str(folder / PLAN_FILE), dict(plan))  # last: its presence means both are whole
+
+
+def _read_masks(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    arrays = read_tensors(str(folder / MASKS_FILE))
+    plan: dict[str, Any] = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    return {name: torch.from_numpy(array != 0) for name, array in arrays.items()}, plan
