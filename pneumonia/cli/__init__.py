@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "data": ("pneumonia.cli.data", "Import, make, fetch and audit datasets."),
     "train": ("pneumonia.cli.train", "Train a detector on a dataset folder."),
     "prune": ("pneumonia.cli.prune", "Prune a trained run with ADMM, retrain and compact it."),
+    "quantize": ("pneumonia.cli.quantize", "Quantize a run progressively, down to binary."),
     "export": ("pneumonia.cli.export", "Write a run as a model bundle (spec, weights, ONNX)."),
     "kernels": ("pneumonia.cli.kernels", "Generate and compile the network as C for a target."),
     "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
