@@ -34,7 +34,7 @@ def random_tensors(spec, seed=0):
     return tensors
 
 
-def keep_columns(weight, density, group, seed=0):
+def keep_columns(weight, density, group=8, seed=0):
     """Random columns kept by each group of filters (0 = all filters)."""
     generator = np.random.default_rng(seed)
     matrix = weight.reshape(len(weight), -1).copy()

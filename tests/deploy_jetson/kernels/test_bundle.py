@@ -3,6 +3,7 @@
 import ctypes
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from tests.deploy_jetson.kernels.networks import (
 )
 from tests.runtime.bundles import varied_detector, write_bundle
 
+EXAMPLE = Path(__file__).parents[3] / "examples" / "c" / "score_tensor.c"
 GOLDEN = Path(__file__).parent / "golden"
 needs_avx2 = pytest.mark.skipif(
     not shutil.which("gcc") or "avx2" not in cpu_features(), reason="needs gcc and AVX2"
@@ -57,6 +59,28 @@ def test_engine_of_a_bundle_agrees_with_the_reference(bundle):
     for name, value in expected.items():
         assert found[name].shape == value.shape
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4 * np.abs(value).max())
+
+
+@needs_avx2
+def test_the_c_example_gives_what_python_gives(bundle, tmp_path):
+    result = add_kernels(bundle, "x86-avx2", measure=False)
+    program, image = tmp_path / "score_tensor", tmp_path / "image.f32"
+    subprocess.run(
+        ["gcc", "-Wall", "-Wextra", "-Werror", f"-I{result.sources}", str(EXAMPLE), "-o",
+         str(program), str(result.library), f"-Wl,-rpath,{bundle}"],
+        check=True,
+    )  # fmt: skip
+    spec = load_bundle(str(bundle)).spec
+    random_image(spec).tofile(image)
+    done = subprocess.run([program, image, "2"], capture_output=True, text=True, check=True)
+    expected = KernelLibrary(str(result.library)).run(random_image(spec))
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == list(expected)
+    for line, value in zip(lines, expected.values(), strict=True):
+        assert float(line[-1]) == pytest.approx(value.max(), rel=1e-5)
+    bad = subprocess.run([program, EXAMPLE], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert "float32 values" in bad.stderr
 
 
 @needs_avx2
