@@ -36,6 +36,8 @@ def test_every_recipe_loads(path):
     kind = path.parent.name
     if kind == "train":
         from pneumonia.training.config import TrainRecipe as Recipe
+    elif kind == "quantize":
+        from pneumonia.compression.quantize_recipe import QuantizeRecipe as Recipe
     else:
         from pneumonia.compression.recipe import PruneRecipe as Recipe  # type: ignore[assignment]
     recipe = load_recipe(path.stem, kind, Recipe)
@@ -46,7 +48,7 @@ def test_every_recipe_loads(path):
 
 def test_there_are_recipes():
     kinds = {path.parent.name for path in RECIPES}
-    assert kinds == {"train", "prune"}
+    assert kinds == {"train", "prune", "quantize"}
 
 
 def test_yaml_files_are_wellformed():
