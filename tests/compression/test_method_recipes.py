@@ -1,0 +1,75 @@
+"""Every recipe beyond the structured ones, through the whole pipeline on a tiny detector."""
+
+import json
+
+import pytest
+import torch
+
+from pneumonia.compression.quantize_recipe import QuantizeRecipe
+from pneumonia.compression.quantize_run import run_quantize
+from pneumonia.compression.recipe import PruneRecipe
+from pneumonia.compression.run import run_prune
+from pneumonia.network.files import load_model
+from pneumonia.recipes import load_recipe
+from pneumonia.training.config import TrainRecipe
+from pneumonia.training.run import run_train
+from tests.training.conftest import write_rectangles
+
+TRAINING = {
+    "model": {"name": "yolov3-tiny", "width": 0.125, "size": 64},
+    "epochs": 1, "batch_size": 8, "workers": 0, "device": "cpu",
+}  # fmt: skip
+QUICK = [
+    "ladder=1", "admm.epochs=1", "admm.rho=[0.01]", "retrain.epochs=1",
+    "rate=4", "rates.stem_limit=2",
+]  # fmt: skip
+RECIPES = {
+    "pattern": ["constraint.group_size=8"],
+    "block": [],
+    "crossbar": ["constraint.word_lines=16", "constraint.bit_lines=16"],
+    "irregular": [],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("methods")
+    counts = {("train", "phantom"): (8, 8), ("val", "phantom"): (2, 2)}
+    data = write_rectangles(folder / "data", counts)
+    run_train(data, TrainRecipe.model_validate(TRAINING), folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_prunes_retrains_and_shrinks_the_file(trained, tmp_path, name):
+    recipe = load_recipe(name, "prune", PruneRecipe, [*QUICK, *RECIPES[name]])
+    out = tmp_path / "out"
+    run_prune(trained, recipe, out)
+    spec, tensors = load_model(out / "best")
+    before = sum(w.numel() for n, w in load_model(trained / "best")[1].items() if "weight" in n)
+    kept = sum(int(torch.count_nonzero(tensors[f"{n.name}.weight"])) for n in spec.weighted())
+    assert before / kept > 3.5
+    assert json.loads((out / "run.json").read_text())["status"] == "done"
+    assert json.loads((out / "compression.json").read_text())
+    sizes = [(folder / "best" / "weights.safetensors").stat().st_size for folder in (trained, out)]
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_joint_pruning_and_quantization(trained, tmp_path):
+    """Irregular pruning, then 5 levels' worth of bits on the survivors: zeros stay zeros."""
+    recipe = load_recipe("irregular", "prune", PruneRecipe, QUICK)
+    run_prune(trained, recipe, tmp_path / "pruned")
+    quick = {"ladder": ["4-bit"], "admm_epochs": 1, "rho": [0.01], "fixed": [0.5, 1.0]}
+    result = run_quantize(
+        tmp_path / "pruned",
+        QuantizeRecipe.model_validate({**quick, "batch_norm_batches": 1, "snap_epochs": 1}),
+        tmp_path / "both",
+    )
+    spec, pruned = load_model(tmp_path / "pruned" / "best")
+    _, both = load_model(tmp_path / "both" / "best")
+    for layer in spec.weighted():
+        name = f"{layer.name}.weight"
+        if float((pruned[name] == 0).float().mean()) > 0.02:
+            assert torch.equal(pruned[name] == 0, both[name] == 0)
+        assert len(both[name].unique()) <= 15
+    assert result.bytes_after < 0.5 * result.bytes_before
