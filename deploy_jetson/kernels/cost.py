@@ -52,29 +52,50 @@ def row_cycles(target: Target, width: int, pixels: int, vectors: int, columns: f
     return cycles
 
 
-def panel_columns(problem: Problem, width: int) -> list[int]:
-    """Kept columns of every panel of `width` filters."""
-    mask = problem.weight.reshape(len(problem.weight), -1) != 0
-    return [
-        int(mask[first : first + width].any(axis=0).sum()) for first in range(0, len(mask), width)
-    ]
+class Facts:
+    """What the model asks about a layer again and again, each computed once."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._mask = problem.weight.reshape(len(problem.weight), -1) != 0
+        self._columns: dict[int, list[int]] = {}
+        self._loads: dict[tuple[int, int], tuple[int, int]] = {}
+        self.live = int((problem.weight != 0).any(axis=(0, 2, 3)).sum())  # channels that are read
+
+    def columns(self, width: int) -> list[int]:
+        """Kept columns of every panel of `width` filters."""
+        if width not in self._columns:
+            starts = range(0, len(self._mask), width)
+            self._columns[width] = [
+                int(self._mask[first : first + width].any(axis=0).sum()) for first in starts
+            ]
+        return self._columns[width]
+
+    def loads(self, rows: int, filters: int) -> tuple[int, int]:
+        """See `patterns.count_loads`."""
+        key = (rows, filters)
+        if key not in self._loads:
+            self._loads[key] = count_loads(self.problem, rows, filters)
+        return self._loads[key]
 
 
-def predicted_cycles(problem: Problem, choice: Choice, target: Target) -> float:
+def predicted_cycles(facts: Facts, choice: Choice, target: Target) -> float:
     """Cycles of a layer on one core."""
     if isinstance(choice, ColumnsChoice):
-        counts = panel_columns(problem, choice.vectors * target.lanes)
+        problem = facts.problem
+        counts = facts.columns(choice.vectors * target.lanes)
         rows = [
             row_cycles(target, problem.out_width, choice.pixels, choice.vectors, n) for n in counts
         ]
         return problem.out_height * sum(rows)
     if isinstance(choice, WinogradChoice):
-        return _winograd_cycles(problem, choice, target)
-    return _pattern_cycles(problem, choice, target)
+        return _winograd_cycles(facts, choice, target)
+    return _pattern_cycles(facts, choice, target)
 
 
-def _pattern_cycles(problem: Problem, choice: PatternChoice, target: Target) -> float:
-    plain, loads = count_loads(problem, choice.rows, choice.filters)
+def _pattern_cycles(facts: Facts, choice: PatternChoice, target: Target) -> float:
+    problem = facts.problem
+    plain, loads = facts.loads(choice.rows, choice.filters)
     tiles = -(-problem.out_height // choice.rows)
     tiles *= -(-problem.out_width // (choice.vectors * target.lanes))
     # Two of three shifts straddle cache lines on wide vectors and load twice.
@@ -88,11 +109,12 @@ def _pattern_cycles(problem: Problem, choice: PatternChoice, target: Target) -> 
     return tiles * hot * 1.1 + transposes
 
 
-def _winograd_cycles(problem: Problem, choice: WinogradChoice, target: Target) -> float:
+def _winograd_cycles(facts: Facts, choice: WinogradChoice, target: Target) -> float:
+    problem = facts.problem
     m = choice.out_tile
     tiles = -(-problem.out_height // m) * -(-problem.out_width // m)
     n_blocks = -(-tiles // choice.block_tiles)
-    live = int((problem.weight != 0).any(axis=(0, 2, 3)).sum())
+    live = facts.live
     in_blocks = -(-live // target.lanes)
     out_blocks = -(-len(problem.weight) // target.lanes)
     panels = -(-out_blocks // choice.vectors)
@@ -149,4 +171,5 @@ def _winograd_candidates(
 
 def cheapest(problem: Problem, target: Target) -> Choice:
     """The choice the model likes best; ties go to the first."""
-    return min(candidates(problem, target), key=lambda c: predicted_cycles(problem, c, target))
+    facts = Facts(problem)
+    return min(candidates(problem, target), key=lambda c: predicted_cycles(facts, c, target))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from deploy_jetson.kernels.choices import Choice, ColumnsChoice, PatternChoice, WinogradChoice
-from deploy_jetson.kernels.cost import predicted_cycles
+from deploy_jetson.kernels.cost import Facts, predicted_cycles
 from deploy_jetson.kernels.lower import Plan
 from deploy_jetson.kernels.mca import HotLoop
 from deploy_jetson.kernels.patterns import count_loads
@@ -44,7 +44,7 @@ def layer_records(plan: Plan) -> list[dict[str, Any]]:
             "weights": int(problem.weight.size),
             "kept_weights": kept,
             "kept_macs": kept * problem.out_height * problem.out_width,
-            "predicted_cycles": round(predicted_cycles(problem, choice, plan.target)),
+            "predicted_cycles": round(predicted_cycles(Facts(problem), choice, plan.target)),
         }
         if isinstance(choice, PatternChoice):
             plain, reused = count_loads(problem, choice.rows, choice.filters)

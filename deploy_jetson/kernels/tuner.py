@@ -18,7 +18,7 @@ from deploy_jetson.kernels.choices import (
     Problem,
     WinogradChoice,
 )  # fmt: skip
-from deploy_jetson.kernels.cost import candidates, panel_columns, predicted_cycles
+from deploy_jetson.kernels.cost import Facts, candidates, predicted_cycles
 from deploy_jetson.kernels.search import search
 from deploy_jetson.kernels.steps import KernelStep
 from deploy_jetson.kernels.targets import Target, cpu_name
@@ -47,7 +47,8 @@ def cache_path() -> Path:
 
 def signature(problem: Problem, target: Target) -> str:
     """Key of a problem in the cache: what its time depends on."""
-    kept = [sum(panel_columns(problem, vectors * target.lanes)) for vectors in (1, 2, 4)]
+    facts = Facts(problem)
+    kept = [sum(facts.columns(vectors * target.lanes)) for vectors in (1, 2, 4)]
     shape = (
         problem.weight.shape, problem.stride, problem.padding, problem.in_height,
         problem.in_width, problem.planar,
@@ -64,11 +65,12 @@ def shortlist(problem: Problem, target: Target) -> list[Choice]:
     for choice in candidates(problem, target):
         kind = (type(choice), choice.out_tile if isinstance(choice, WinogradChoice) else 0)
         by_kind.setdefault(kind, []).append(choice)
+    facts = Facts(problem)
     for group in by_kind.values():
-        group.sort(key=lambda c: predicted_cycles(problem, c, target))
+        group.sort(key=lambda c: predicted_cycles(facts, c, target))
     chosen = [choice for group in by_kind.values() for choice in group[:PER_KIND]]
     rest = [choice for group in by_kind.values() for choice in group[PER_KIND:]]
-    rest.sort(key=lambda c: predicted_cycles(problem, c, target))
+    rest.sort(key=lambda c: predicted_cycles(facts, c, target))
     return chosen + rest[: max(0, SHORTLIST - len(chosen))]
 
 
@@ -162,6 +164,7 @@ def _variants(
 
 
 def _measured(bench: LayerBench, problem: Problem, choices: list[Choice], target: Target) -> Choice:
-    predicted = [predicted_cycles(problem, choice, target) for choice in choices]
+    facts = Facts(problem)
+    predicted = [predicted_cycles(facts, choice, target) for choice in choices]
     choice, _ = search(choices, predicted, lambda some: bench.seconds(problem, some))
     return choice

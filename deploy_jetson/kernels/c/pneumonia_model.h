@@ -56,7 +56,7 @@ void pn_destroy(pn_model *model);
 /* Memory of one instance in bytes, without the weights. */
 size_t pn_working_bytes(void);
 
-/* The plan's steps, for reports: run once on one thread, seconds of every step. */
+/* The plan's steps, for reports: run once on one thread, CPU seconds of every step. */
 int pn_step_count(void);
 const char *pn_step_name(int index);
 int pn_profile(pn_model *model, const float *input, size_t input_values, double *seconds);

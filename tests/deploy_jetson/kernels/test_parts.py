@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy_jetson.kernels.choices import ColumnsChoice, Problem, WinogradChoice
-from deploy_jetson.kernels.cost import candidates, cheapest, predicted_cycles
+from deploy_jetson.kernels.cost import Facts, candidates, cheapest, predicted_cycles
 from deploy_jetson.kernels.mca import analyse, innermost_loops
 from deploy_jetson.kernels.memory import Lifetime, plan_memory
 from deploy_jetson.kernels.packing import Blob, filter_order, pack_panels
@@ -244,7 +244,7 @@ def test_predicted_time_falls_with_the_kept_columns():
     weight = random_weight(64, 64, 3, 3)
     choice = ColumnsChoice(7, 3, 13)
     cycles = [
-        predicted_cycles(problem(keep_columns(weight, density, 0)), choice, target)
+        predicted_cycles(Facts(problem(keep_columns(weight, density, 0))), choice, target)
         for density in (1, 0.5, 0.1)
     ]
     assert cycles[0] > 1.8 * cycles[1] > 5 * cycles[2]
