@@ -1,6 +1,5 @@
 """One quantization of a run: from a trained or pruned run folder to a quantized one."""
 
-import json
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -11,16 +10,22 @@ import torch
 import yaml
 from torch import Tensor
 
-from data_prep.dataset import open_dataset
+from data_prep.dataset import Dataset, open_dataset
+from pneumonia.compression.lineage import (
+    CONFIG_FILE,
+    RUN_FILE,
+    dataset_path,
+    run_record,
+    training_recipe,
+)
 from pneumonia.compression.methods.quantize import Levels
 from pneumonia.compression.quantize_recipe import QuantizeRecipe, levels_of
-from pneumonia.compression.quantize_stage import Rung, quantize_stage
+from pneumonia.compression.quantize_stage import Rung, on_levels, quantize_stage
 from pneumonia.compression.storage_choice import smallest_storage
 from pneumonia.network.files import checkpoint_folder, load_model, save_model
 from pneumonia.network.module import Network
-from pneumonia.recipes import validate
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
-from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PruneError
+from pneumonia.runtime.errors import ConfigError, OutputError, PneumoniaError, PruneError
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detection import DetectionTask
@@ -52,7 +57,7 @@ def run_quantize(
     run: Path,
     recipe: QuantizeRecipe,
     out: Path,
-    dataset_path: Path | None = None,
+    dataset: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> QuantizeResult:
@@ -62,7 +67,7 @@ def run_quantize(
         run: Run folder of `train`, `prune` or `quantize`.
         recipe: The ladder and its training.
         out: Run folder to write.
-        dataset_path: None = the dataset the run was trained on.
+        dataset: None = the dataset the run was trained on.
         resume: Go on with an interrupted quantization.
         progress: See `training.loop.fit`.
 
@@ -71,61 +76,111 @@ def run_quantize(
         ArtefactError: The run is not one, or not complete.
         OutputError: `out` holds a finished run.
     """
-    if (out / "best").exists():
-        raise OutputError("Run folder holds a run already", where=str(out))
+    _check_out(out, resume)
     folder = checkpoint_folder(run)
-    spec, tensors = load_model(folder)
     training = training_recipe(run)
-    dataset = open_dataset(dataset_path or dataset_of(run))
-    config = training.model_copy(
+    data = open_dataset(dataset or dataset_path(run))
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "quantize",
+        "seed": recipe.seed,
+        "dataset": {"path": str(data.folder), "fingerprint": data.fingerprint},
+        "parent": str(run),
+        "versions": run_record(run).get("versions", {}),
+        "training": training.model_dump(mode="json"),
+    }
+    write_text(str(out / CONFIG_FILE), yaml.safe_dump(recipe.model_dump(mode="json")))
+    write_json(str(out / RUN_FILE), {**record, "status": "running"})
+    try:
+        result = _quantize(folder, data, _config(training, recipe), recipe, out, resume, progress)
+    except KeyboardInterrupt:
+        write_json(str(out / RUN_FILE), {**record, "status": "interrupted"})
+        raise
+    except PneumoniaError as error:
+        write_json(str(out / RUN_FILE), {**record, "status": "failed", "error": str(error)})
+        raise
+    write_json(str(out / RUN_FILE), {**record, "status": "done"})
+    return result
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    finished, started = (out / "best").exists(), (out / "stages").exists()
+    if finished or (started and not resume):
+        raise OutputError(
+            "Run folder holds a run already",
+            where=str(out),
+            fix="Choose another folder" + ("" if finished else ", or resume it (--resume)"),
+        )
+
+
+def _config(training: TrainRecipe, recipe: QuantizeRecipe) -> TrainRecipe:
+    """The parent's training with this recipe's learning rate; no average, which lags behind."""
+    optimiser = training.optimiser.model_copy(update={"learning_rate": recipe.learning_rate})
+    images = recipe.epochs_images or training.data.images_per_epoch
+    return training.model_copy(
         update={
             "seed": recipe.seed,
             "ema_decay": 0.0,
             "early_stop": 0,
-            "optimiser": training.optimiser.model_copy(
-                update={"learning_rate": recipe.learning_rate}
-            ),
-            "data": training.data.model_copy(
-                update={"images_per_epoch": recipe.epochs_images or training.data.images_per_epoch}
-            ),
+            "optimiser": optimiser,
+            "data": training.data.model_copy(update={"images_per_epoch": images}),
         }
     )
-    task = DetectionTask(dataset, spec, config)
+
+
+def _quantize(
+    folder: Path,
+    data: Dataset,
+    config: TrainRecipe,
+    recipe: QuantizeRecipe,
+    out: Path,
+    resume: bool,
+    progress: Progress | None,
+) -> QuantizeResult:
+    """All rungs, the final model and its report."""
+    spec, tensors = load_model(folder)
+    task = DetectionTask(data, spec, config)
     network = Network(spec)
     network.load_tensors(tensors)
     before = task.evaluate(network)
     masks = pruned_masks(network)
     names = selected(spec, recipe)
-    record = {
-        "schema": SCHEMA,
-        "kind": "quantize",
-        "status": "running",
-        "seed": recipe.seed,
-        "dataset": {"path": str(dataset.folder), "fingerprint": dataset.fingerprint},
-        "parent": str(run),
-    }
-    write_text(str(out / "config.yaml"), yaml.safe_dump(recipe.model_dump(mode="json")))
-    write_json(str(out / "run.json"), record)
     scales: dict[str, float] = {}
     levels: dict[str, Levels] = {}
     for number, rung_name in enumerate(recipe.ladder):
         levels = {name: levels_of(rung_name, name in masks) for name in names}
         rung = Rung(
-            levels, masks, recipe.rho, recipe.admm_epochs, recipe.fixed, recipe.snap_epochs,
+            levels,
+            masks,
+            recipe.rho,
+            recipe.admm_epochs,
+            recipe.fixed,
+            recipe.snap_epochs,
             recipe.batch_norm_batches,
-        )  # fmt: skip
+        )
         stage = out / "stages" / f"{number + 1}-{rung_name}"
         scales = quantize_stage(network, task, config, rung, stage, resume, progress)
+    _check_levels(network, levels, scales)
     after = task.evaluate(network)
     stored = _save(network, out, after)
     task.save(out)
     result = QuantizeResult(
-        before, after, {layer.name: layer.storage.bits for layer in stored.weighted()},
-        _size(folder), _size(out / "best"),
-    )  # fmt: skip
+        before,
+        after,
+        {layer.name: layer.storage.bits for layer in stored.weighted()},
+        _size(folder),
+        _size(out / "best"),
+    )
     _write_report(out, recipe, result, levels, scales)
-    write_json(str(out / "run.json"), {**record, "status": "done"})
     return result
+
+
+def _check_levels(
+    network: Network, levels: Mapping[str, Levels], scales: Mapping[str, float]
+) -> None:
+    for name, chosen in levels.items():
+        if not on_levels(network.weights()[name].detach(), chosen, scales[name]):
+            raise PruneError("Weights are not on their levels", where=f"layer {name!r}")
 
 
 def selected(spec: NetworkSpec, recipe: QuantizeRecipe) -> list[str]:
@@ -158,55 +213,6 @@ def pruned_masks(network: Network) -> dict[str, Tensor]:
     }
 
 
-def training_recipe(run: Path) -> TrainRecipe:
-    """The recipe of the training at the root of a chain of runs.
-
-    Raises:
-        ArtefactError: A run of the chain is missing or damaged.
-    """
-    for folder in _chain(run):
-        if _record(folder).get("kind") == "train":
-            text = (folder / "config.yaml").read_text(encoding="utf-8")
-            return validate(yaml.safe_load(text), TrainRecipe, str(folder / "config.yaml"))
-    raise ArtefactError("Run leads to no training", where=str(run))
-
-
-def dataset_of(run: Path) -> Path:
-    """The dataset folder that a run names.
-
-    Raises:
-        ConfigError: It is not there any more.
-    """
-    for folder in _chain(run):
-        named = _record(folder).get("dataset")
-        if isinstance(named, dict) and Path(str(named.get("path"))).is_dir():
-            return Path(str(named["path"]))
-    raise ConfigError("The run's dataset is not there", where=str(run), fix="Name it with --data")
-
-
-def _chain(run: Path) -> list[Path]:
-    chain = [run]
-    while len(chain) < 20:
-        parent = _record(chain[-1]).get("parent")
-        if not parent or not (Path(str(parent)) / "run.json").is_file():
-            break
-        chain.append(Path(str(parent)))
-    return chain
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtefactError(
-            "Run record cannot be read", found=str(error), where=str(path)
-        ) from None
-    if not isinstance(record, dict):
-        raise ArtefactError("Run record is damaged", where=str(path))
-    return record
-
-
 def _save(network: Network, out: Path, metrics: Mapping[str, float]) -> NetworkSpec:
     tensors = {name: tensor.detach().clone() for name, tensor in network.tensors().items()}
     with new_folder(str(out / "best")) as part:
@@ -236,9 +242,6 @@ def _write_report(
     layers = {}
     for name, chosen in levels.items():
         weight = tensors[f"{name}.weight"]
-        allowed = torch.tensor([0.0, *chosen.values]).double().mul(scales[name]).float()
-        if not bool(torch.isin(weight, allowed).all()):
-            raise PruneError("Weights are not on their levels", where=f"layer {name!r}")
         layers[name] = {
             "bits": result.bits[name], "n_levels": len(chosen.values), "scale": scales[name],
             "kept": int(torch.count_nonzero(weight)), "weights": weight.numel(),
