@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
     from pneumonia.compression.pipeline import PruneResult
@@ -36,8 +36,6 @@ def command(
 
     Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
     """
-    import logging
-
     from pneumonia.compression.recipe import PruneRecipe
     from pneumonia.compression.run import run_prune
     from pneumonia.recipes import load_recipe
@@ -47,7 +45,7 @@ def command(
         overrides = (*overrides, f"rate={rate}")
     settings = load_recipe(recipe, "prune", PruneRecipe, overrides)
     first = started_as_first()
-    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
+    log_to_stderr(quiet=not first)
     with progress_bar("prune") as progress:
         result = run_prune(run, settings, out, data, resume, progress if first else None)
     if first:

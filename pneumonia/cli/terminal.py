@@ -42,6 +42,16 @@ def progress_bar(title: str) -> Iterator[Progress]:
         yield report
 
 
+def log_to_stderr(quiet: bool = False) -> None:
+    """Show what our own code reports (errors only when `quiet`); other packages stay silent."""
+    import logging
+
+    ours = logging.getLogger("pneumonia")
+    ours.setLevel(logging.ERROR if quiet else logging.INFO)
+    if not ours.handlers:  # the demo runs several verbs in one process
+        ours.addHandler(logging.StreamHandler())
+
+
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A plain aligned table on stdout."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 
 
 @click.command("train")
@@ -22,8 +22,6 @@ def command(data: Path, recipe: str, out: Path, overrides: tuple[str, ...], resu
 
     Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
     """
-    import logging
-
     from pneumonia.recipes import load_recipe
     from pneumonia.training.config import TrainRecipe
     from pneumonia.training.distributed import started_as_first
@@ -32,10 +30,7 @@ def command(data: Path, recipe: str, out: Path, overrides: tuple[str, ...], resu
 
     settings = load_recipe(recipe, "train", TrainRecipe, overrides)
     first = started_as_first()
-    # Only our own log: libraries below narrate at this level, too.
-    ours = logging.getLogger("pneumonia")
-    ours.setLevel(logging.INFO if first else logging.ERROR)
-    ours.addHandler(logging.StreamHandler())
+    log_to_stderr(quiet=not first)
     with progress_bar("train") as progress:
         result = run_train(data, settings, out, resume, progress if first else None)
     if not first:
