@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
+from pneumonia.cli.terminal import progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
 
 CALIBRATION_IMAGES = 200  # ranges settle long before
