@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.spec import NetworkSpec, Shape, op_of, tensor_shapes
-from pneumonia.runtime.storage import Weighted, filter_groups, kept_columns
+from pneumonia.runtime.storage import Weighted, filter_groups, kept_columns, pack
 
 FLOAT_BITS = 32
 
@@ -25,12 +25,13 @@ class LayerAccount(NamedTuple):
         shape_out: (C, H, W).
         parameters: Trainable numbers: weights, bias, batch-norm gain and offset.
         weights: Entries of the dense weight, O * P.
-        kept_weights: Stored by the `columns` format, or not zero in the dense one.
+        kept_weights: Stored by the `columns` format, or not zero in the others.
         macs: Multiply-accumulates of the dense weight.
         kept_macs: Multiply-accumulates of the kept weights.
         storage_bits: Stored weights, bias and all four batch-norm vectors.
-        index_bits: The least that names the kept columns: per group of filters the smaller of a
-            bit map (P bits) and a list (c * ceil(log2 P) bits).
+        index_bits: For `columns` the least that names them: per group of filters the smaller of a
+            bit map (P bits) and a list (c * ceil(log2 P) bits). For other formats everything that
+            is stored beside the values: indices, and the table of levels.
     """
 
     name: str
@@ -114,6 +115,10 @@ def _count(
     if layer.storage.format == "columns":
         stored, index_bits = _columns_cost(array, layer.storage.group_size)
         kept = stored
+    elif layer.storage.format != "dense":
+        stored = layer.storage.n_kept
+        packed = sum(8 * part.nbytes for part in pack(layer, array).values())
+        index_bits = max(0, packed - stored * layer.storage.bits)
     pixels = row.shape_out[1] * row.shape_out[2]
     return row._replace(
         parameters=n_weights + others - statistics,
