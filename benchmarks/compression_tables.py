@@ -69,6 +69,7 @@ class Schedule(NamedTuple):
     rho: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     updates_per_epoch: int = 2
     learning_rate: float = 1e-3
+    shift_px: int = 0  # training images are moved by up to so many pixels
 
 
 class Start(NamedTuple):
@@ -145,15 +146,21 @@ def accuracy(network: Network, part: tuple[Tensor, Tensor]) -> float:
     return float(torch.stack(hits).sum()) / len(part[1])
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """CIFAR's usual flip and shift; digits stay as they are."""
-    if images.shape[1] == 1:
+def augmented(images: Tensor, shift_px: int, generator: torch.Generator) -> Tensor:
+    """Shift each quarter of the batch; colour images are flipped, too."""
+    if images.shape[1] == 3:
+        flip = torch.rand(len(images), generator=generator) < 0.5
+        images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    if shift_px == 0:
         return images
-    flip = torch.rand(len(images), generator=generator) < 0.5
-    images = torch.where(flip[:, None, None, None], images.flip(3), images)
-    y, x = torch.randint(0, 9, (2,), generator=generator).tolist()
-    size = images.shape[2]
-    return F.pad(images, (4, 4, 4, 4))[:, :, y : y + size, x : x + size]
+    size, padded = images.shape[2], F.pad(images, (shift_px,) * 4)
+    places = torch.randint(0, 2 * shift_px + 1, (4, 2), generator=generator).tolist()
+    return torch.cat(
+        [
+            part[:, :, y : y + size, x : x + size]
+            for part, (y, x) in zip(padded.chunk(4), places, strict=True)
+        ]
+    )
 
 
 def train(
@@ -181,7 +188,8 @@ def train(
             for group in optimiser.param_groups:
                 cosine = 0.5 * (1 + np.cos(np.pi * step / n_steps))
                 group["lr"] = start.schedule.learning_rate * (0.02 + 0.98 * cosine)
-            logits = network(augmented(images[batch], generator))[output].flatten(1)
+            inputs = augmented(images[batch], start.schedule.shift_px, generator)
+            logits = network(inputs)[output].flatten(1)
             optimiser.zero_grad()
             F.cross_entropy(logits, labels[batch]).backward()
             after_backward()
@@ -319,7 +327,7 @@ def bits(*numbers: int) -> dict[str, Levels]:
 
 
 LENET_EXPONENTS = dict(zip(LENET, (0.35, 0.85, 1.15, 0.6), strict=True))
-LONG = Schedule(admm_epochs=12, retrain_epochs=20)
+LONG = Schedule(admm_epochs=8, retrain_epochs=16, shift_px=2)
 JOBS: dict[str, Job] = {
     "lenet5/dense": Job("", dense, "99.2 %", Schedule(retrain_epochs=15)),
     "lenet5/irregular-40": Job(
@@ -354,13 +362,13 @@ JOBS: dict[str, Job] = {
         retrain_epochs=15)),
     "resnet18/irregular-10": Job("resnet18/dense", lambda start: irregular(
         {n: max(16, w.numel() // 10) for n, w in start.network.weights().items()})(start),
-        "", Schedule(4, 6)),
+        "", Schedule(4, 6, shift_px=4)),
     "resnet18/structured-6": Job("resnet18/dense", lambda start: structured(
         6, {n: 0.5 if n == "conv_000" else 1.0 for n in start.network.weights()}, 0.5, 16)(start),
-        "20.9x-59.8x at -0.5 %", Schedule(4, 6), True),
+        "20.9x-59.8x at -0.5 %", Schedule(4, 6, shift_px=4), True),
     "resnet18/binary": Job(
         "resnet18/dense", quantized(BINARY, (0.5, 1.0)), "fully binary 93.5 % -> 93.2 %",
-        Schedule(4, 6)),
+        Schedule(4, 6, shift_px=4)),
 }  # fmt: skip
 NETWORKS = {
     "lenet5": ("mnist", {"channels": 1, "size": 28, "n_classes": 10, "width": 1.0}),
