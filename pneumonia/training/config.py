@@ -105,8 +105,8 @@ class DataConfig(_Strict):
     """Which training images one epoch sees.
 
     Attributes:
-        kinds: Kind of image -> how often each of its images counts in an epoch; empty = every
-            kind of the dataset, once.
+        kinds: Kind of image -> how often each of its images counts in an epoch, relative to the
+            other kinds that are there; empty = every kind of the dataset alike.
         positive_fraction: Share of images with a box; none = as the images come.
         images_per_epoch: Length of an epoch; none = each image of the scarcer class (times its
             kind's count) once.

@@ -1,5 +1,6 @@
 """The detection task: radiographs with boxes."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class DetectionTask:
         self.dataset = dataset
         self.spec = spec
         items = labelled_items(dataset, "train", recipe.data)
-        weight = {i: recipe.data.kinds.get(dataset.records[i].kind, 1) for i in items}
+        weight = _repeats(dataset, items, recipe.data)
         positive = {i for i in items if len(dataset.boxes(i))}
         self.order = BalancedPlan(
             [i for i in items if i in positive for _ in range(weight[i])],
@@ -110,6 +111,15 @@ class DetectionTask:
     def save(self, out: Path) -> None:
         """See Validation.save."""
         self.validation.save(out)
+
+
+def _repeats(dataset: Dataset, items: Sequence[int], config: DataConfig) -> dict[int, int]:
+    """How often each image counts in an epoch."""
+    kinds = {dataset.records[i].kind for i in items}
+    # Only ratios matter: a recipe that shows whole radiographs eight times as often as masked ones
+    # must not make an epoch eight times as long where there are no masked ones.
+    common = math.gcd(*(config.kinds.get(kind, 1) for kind in kinds))
+    return {i: config.kinds.get(dataset.records[i].kind, 1) // common for i in items}
 
 
 def _check_network(spec: NetworkSpec) -> None:

@@ -15,7 +15,8 @@ class WeightAverage:
     random start in short runs. Batch-norm statistics are averaged alike.
 
     Args:
-        network: The trained network; its current weights are the start.
+        network: The trained network, already where it is to be trained; its current weights are
+            the start.
         decay: Largest decay; 0 keeps no average: `network` is then the trained network itself.
 
     Attributes:
@@ -29,14 +30,14 @@ class WeightAverage:
         self.network = network
         if decay > 0:
             self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        # Listed once: collecting the tensors by name would cost as much as averaging them.
+        self._averages = list(self.network.tensors().values())
+        self._weights = list(network.tensors().values())
 
     @torch.no_grad()
-    def update(self, network: Network) -> None:
-        """Move the average towards the weights of `network`."""
+    def update(self) -> None:
+        """Move the average towards the weights of the trained network."""
         self.updates += 1
-        if self.network is network:
-            return
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        pairs = zip(self.network.tensors().values(), network.tensors().values(), strict=True)
-        for average, weight in pairs:
-            average.lerp_(weight, 1 - decay)
+        if self.decay > 0:
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            torch._foreach_lerp_(self._averages, self._weights, 1 - decay)

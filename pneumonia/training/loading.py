@@ -94,7 +94,7 @@ class Loader:
             # Its own generator: torch's global one must not depend on how data is loaded.
             generator=torch.Generator().manual_seed(config.seed),
         )
-        self._batches = iter(loader)
+        self._batches: Iterator[Batch] = iter(loader)
 
     def _parts(self, epoch: int) -> list[list[Sample]]:
         """This process's share of every part of every step of an epoch."""

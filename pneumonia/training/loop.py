@@ -166,7 +166,7 @@ def _train_epoch(
         _check_gradient(norm, batch, epoch, step)
         optimiser.step()
         distributed.average_buffers(network)
-        average.update(network)
+        average.update()
         for hook in hooks:
             hook.after_step(network, average.network)
         sums["gradient_norm"] += float(norm) / loader.steps

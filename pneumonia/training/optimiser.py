@@ -30,8 +30,10 @@ def make_optimiser(network: Network, config: OptimiserConfig) -> torch.optim.Opt
             lr=config.learning_rate,
             momentum=config.momentum,
             nesterov=config.momentum > 0,
+            fused=True,
         )
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
+    betas = (config.momentum, 0.999)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: ScheduleConfig) -> float:
@@ -92,7 +94,6 @@ def load_optimiser_state(
                 found=f"{tuple(tensor.shape)}",
                 where=f"tensor {key!r}",
             )
-        # AdamW counts its steps on the CPU, whatever the device of the weights is. The others take
-        # their parameter's memory format, as they have it in an uninterrupted run.
-        like = parameter if tensor.ndim else torch.zeros((), dtype=tensor.dtype)
-        optimiser.state[parameter][slot] = torch.empty_like(like, requires_grad=False).copy_(tensor)
+        # Each takes its parameter's memory format, as it has it in an uninterrupted run.
+        state = torch.empty_like(parameter) if tensor.ndim else tensor.new_empty(())
+        optimiser.state[parameter][slot] = state.detach().to(parameter.device).copy_(tensor)

@@ -53,9 +53,11 @@ def test_kinds_of_the_recipe_choose_and_weigh_the_images(make_dataset):
     task = DetectionTask(dataset, tiny_spec(), recipe)
     shown = [dataset.records[sample.item].kind for sample in task.plan(1, 0)]
     assert (shown.count("full"), shown.count("lungs")) == (12, 8)
-    only = DetectionTask(dataset, tiny_spec(), TrainRecipe(data=DataConfig(kinds={"full": 1})))
+    only = DetectionTask(dataset, tiny_spec(), TrainRecipe(data=DataConfig(kinds={"full": 3})))
     assert {dataset.records[sample.item].kind for sample in only.plan(1, 0)} == {"full"}
     assert only.validation.kinds == ["full"]
+    # alone, a kind's count does not lengthen the epoch
+    assert len(only.plan(1, 0)) == 4
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,11 @@ def test_average_by_hand():
     with torch.no_grad():
         weight.fill_(11.0)
         network.tensors()["a.bn_mean"].fill_(22.0)
-    average.update(network)
+    average.update()
     first = 11.0 * (1 - 2 / 11)
     assert average.network.weights()["a"].flatten()[0].item() == pytest.approx(first)
     assert average.network.tensors()["a.bn_mean"][0].item() == pytest.approx(2 * first)
-    average.update(network)
+    average.update()
     second = 3 / 12 * first + 9 / 12 * 11.0
     assert average.network.weights()["a"].flatten()[0].item() == pytest.approx(second)
     assert weight.flatten()[0].item() == 11.0
@@ -102,6 +102,6 @@ def test_average_reaches_its_decay_and_zero_means_none():
     with torch.no_grad():
         average.network.weights()["a"].fill_(0.0)
         network.weights()["a"].fill_(1.0)
-    average.update(network)
+    average.update()
     assert average.network.weights()["a"].flatten()[0].item() == pytest.approx(0.5)
     assert WeightAverage(network, 0.0).network is network
