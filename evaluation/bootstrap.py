@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.matching import Float64Array, IntArray
 
@@ -86,13 +87,13 @@ class Resampler:
 
     Attributes:
         patients: (N,) patient number of each image.
-        positive: (N,) bool or int, whether the image has a truth.
+        positive: (N,) bool, whether the image has a truth.
         draws: Bootstrap draws.
         seed: Of the random numbers; the same seed gives the same draws.
     """
 
     patients: IntArray
-    positive: IntArray
+    positive: NDArray[np.bool_]
     draws: int = 2000
     seed: int = 0
 

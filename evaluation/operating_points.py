@@ -93,7 +93,11 @@ def between_levels(scores: Float64Array, most: int) -> Float64Array:
     """Ascending thresholds midway between neighbouring scores (the first below all of them)."""
     levels = np.unique(scores[scores > 0])
     if len(levels) > most:
-        levels = np.unique(np.quantile(levels, np.linspace(0, 1, most), method="nearest"))
+        # most boxes are faint: quantiles alone would miss the few high scores
+        even = np.linspace(levels[0], levels[-1], most // 2)
+        ranks = np.linspace(0, len(levels) - 1, most // 2).round().astype(np.intp)
+        nearest = np.searchsorted(levels, even).clip(max=len(levels) - 1)
+        levels = levels[np.unique(np.concatenate([ranks, nearest]))]
     return np.sort(_midpoints(levels[::-1]))
 
 

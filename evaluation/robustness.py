@@ -82,10 +82,11 @@ def robustness_table(
     rows = []
     for index, name in enumerate(studies):
         values, deltas = {}, {}
-        for metric, item in sets[index].items():
+        for metric, statistic in sets[index].items():
             here, there = f"{index}.{metric}", f"0.{metric}"
-            values[metric] = summarise(item, drawn[here], resampler)
-            deltas[metric] = interval(once[here] - once[there], drawn[here] - drawn[there], item.n)
+            values[metric] = summarise(statistic, drawn[here], resampler)
+            gap = drawn[here] - drawn[there]
+            deltas[metric] = interval(once[here] - once[there], gap, statistic.n)
         rows.append(RobustnessRow(name, values, deltas))
     return rows
 

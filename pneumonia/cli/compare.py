@@ -1,0 +1,326 @@
+"""`pneumonia compare`: prediction files of several models on the same images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from pneumonia.cli.evaluation_inputs import FILE, FOLDER, FRAME, read_cases
+from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+if TYPE_CHECKING:
+    from evaluation.bootstrap import Resampler
+    from evaluation.cases import Cases
+    from evaluation.evidence import Thresholds
+    from evaluation.footprint import Footprint
+    from evaluation.metrics import Study
+    from evaluation.paired import Comparison
+    from evaluation.report import CompareReport
+
+LATENCY_ROUNDS = 15
+
+
+class Entry(NamedTuple):
+    """One model: `[NAME=]PREDICTIONS[,BUNDLE]`.
+
+    Attributes:
+        name: On the page.
+        predictions: Its predictions file.
+        model: Its bundle or run folder, None when not given.
+    """
+
+    name: str
+    predictions: Path
+    model: Path | None
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="[NAME=]PREDICTIONS[,BUNDLE] ...")
+@click.option("--labels", required=True, type=FILE, help="RSNA csv.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Report folder.")
+@click.option("--classes", type=FILE, help="csv with patientId,class (official class info).")
+@click.option("--images", type=FILE, help="csv of patient, view, sex, age per image.")
+@click.option(
+    "--operating-points",
+    "points",
+    type=click.Path(path_type=Path, exists=True),
+    help="Frozen thresholds for models without their own bundle.",
+)
+@click.option("--threshold", type=click.FloatRange(0, 1), help="One threshold for all models.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.02,
+    show_default=True,
+    help="Non-inferiority margin of the RSNA score.",
+)
+@click.option(
+    "--margin-auroc",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.02,
+    show_default=True,
+    help="The same for the AUROC.",
+)
+@click.option(
+    "--frame",
+    type=FRAME,
+    default="1024",
+    show_default=True,
+    help="Side of the labels' frame in pixels, or `image`: pixels of each image.",
+)
+@click.option("--subset", type=FILE, help="Only these ids, one per line.")
+@click.option("--only-scored", is_flag=True, help="Leave out labelled images without a score.")
+@click.option("--image-folder", type=FOLDER, help="Radiographs, to show changed cases.")
+@click.option(
+    "--latency/--no-latency",
+    default=True,
+    show_default=True,
+    help="Time the bundles in turn on this machine (onnxruntime, one thread).",
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(100, 100_000),
+    default=2000,
+    show_default=True,
+    help="Bootstrap draws.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+def command(models: Sequence[str], **options: Any) -> None:
+    """Compare models on the same labels; the first is the reference.
+
+    Each model is its predictions file, with a name before `=` and its bundle or run folder after a
+    comma: the bundle gives thresholds, size and cost. Writes compare.html, compare.json and csv.
+    """
+    from evaluation.bootstrap import Resampler
+    from evaluation.report import CompareReport, write_compare_report
+
+    entries = parse_entries(models)
+    studies, thresholds = _studies(options, entries)
+    first = next(iter(studies.values())).cases
+    point = _common_point(thresholds)
+    resampler = Resampler(first.patients, first.positive, options["draws"], options["seed"])
+    footprints = _footprints(entries, options["latency"])
+    comparisons = _compare(studies, point, resampler, options)
+    report = CompareReport(
+        studies,
+        comparisons,
+        footprints,
+        thresholds,
+        point,
+        options["draws"],
+        options["seed"],
+        image_folder=options["image_folder"],
+    )
+    out: Path = options["out"]
+    write_compare_report(out / "compare.html", report)
+    _write_tables(report, options)
+    _show(comparisons, point, out)
+    show_next(f"open {out / 'compare.html'}")
+
+
+def parse_entries(models: Sequence[str]) -> list[Entry]:
+    """Parse `[NAME=]PREDICTIONS[,BUNDLE]`; a model without a name is called after its file.
+
+    Raises:
+        ConfigError: Fewer than two, a path that does not exist, or a name used twice.
+    """
+    from pneumonia.runtime.errors import ConfigError
+
+    entries = []
+    for text in models:
+        name, equals, rest = text.partition("=")
+        if not equals:
+            name, rest = "", text
+        file, _, model = rest.partition(",")
+        path = Path(file)
+        if not path.is_file() or (model and not Path(model).is_dir()):
+            raise ConfigError(
+                "Model is not readable",
+                expected="[NAME=]PREDICTIONS[,BUNDLE] with existing paths",
+                found=repr(text),
+            )
+        named = name or (path.parent.name if path.name == "predictions.csv" else path.stem)
+        entries.append(Entry(named or path.stem, path, Path(model) if model else None))
+    names = [entry.name for entry in entries]
+    if len(entries) < 2 or len(set(names)) != len(names):
+        raise ConfigError(
+            "Models cannot be told apart",
+            expected="two or more, each with its own NAME=",
+            found=", ".join(names),
+        )
+    return entries
+
+
+def _studies(
+    options: Mapping[str, Any], entries: Sequence[Entry]
+) -> "tuple[dict[str, Study], dict[str, Thresholds]]":
+    from evaluation.metrics import open_study
+    from evaluation.paired import check_same_images
+
+    facts = [path for path in (options["classes"], options["images"]) if path is not None]
+    cases = {
+        entry.name: read_cases(
+            entry.predictions,
+            options["labels"],
+            options["frame"],
+            facts,
+            options["subset"],
+            options["only_scored"],
+        )
+        for entry in entries
+    }
+    check_same_images(list(cases.values()))
+    thresholds = {entry.name: _thresholds(options, entry, cases[entry.name]) for entry in entries}
+    studies = {}
+    for name, item in cases.items():
+        levels = {key: point.threshold for key, point in thresholds[name].points.items()}
+        studies[name] = open_study(item, levels)
+    return studies, thresholds
+
+
+def _thresholds(options: Mapping[str, Any], entry: Entry, cases: "Cases") -> "Thresholds":
+    """By hand, the model's own, those given for all, or chosen on these images."""
+    from evaluation.evidence import settle_thresholds
+    from evaluation.operating_points import FILE_NAME, read_points
+
+    own = entry.model if entry.model and (entry.model / FILE_NAME).is_file() else None
+    source = own or options["points"]
+    points = read_points(source)[0] if source is not None else None
+    return settle_thresholds(cases, points, options["threshold"])
+
+
+def _common_point(thresholds: "Mapping[str, Thresholds]") -> str:
+    """The operating point the page is about: the reference's, when every model has it.
+
+    Raises:
+        ConfigError: The models have no point in common.
+    """
+    from pneumonia.runtime.errors import ConfigError
+
+    first, *others = thresholds.values()
+    common = [name for name in first.points if all(name in other.points for other in others)]
+    if not common:
+        raise ConfigError(
+            "Models have no operating point in common",
+            found="; ".join(f"{n}: {', '.join(t.points)}" for n, t in thresholds.items()),
+            fix="Give --threshold, or bundles with the same operating points",
+        )
+    return first.primary if first.primary in common else common[0]
+
+
+def _compare(
+    studies: "Mapping[str, Study]", point: str, resampler: "Resampler", options: Mapping[str, Any]
+) -> "list[Comparison]":
+    from dataclasses import replace
+
+    from evaluation.paired import compare_groups, compare_studies
+    from evaluation.subgroups import find_groups
+
+    margins = {"rsna": options["margin"], "image.auroc": options["margin_auroc"]}
+    groups, _ = find_groups(next(iter(studies.values())).cases)
+    with progress_bar("comparing") as progress:
+        comparisons = compare_studies(studies, resampler, margins, progress)
+        deltas = compare_groups(studies, point, groups, resampler, progress) if groups else {}
+    return [replace(item, groups=tuple(deltas.get(item.model, ()))) for item in comparisons]
+
+
+def _footprints(entries: Sequence[Entry], latency: bool) -> "dict[str, Footprint]":
+    """Cost of every model that was given, with the latency of the bundles measured in turn."""
+    from dataclasses import replace
+
+    from evaluation.footprint import read_footprint
+
+    given = {entry.name: entry.model for entry in entries if entry.model is not None}
+    known = {name: read_footprint(model) for name, model in given.items()}
+    bundles = {name: model for name, model in given.items() if (model / "model.onnx").is_file()}
+    if latency and bundles:
+        note = (
+            "Latency: median of onnxruntime on one thread of this machine, models timed in turn;"
+            " speed on the target device has to be measured there."
+        )
+        for name, value in _latency(bundles).items():
+            known[name] = replace(known[name], latency_ms=value, note=note)
+    return known
+
+
+def _latency(folders: Mapping[str, Path]) -> dict[str, float]:
+    """Median milliseconds of one image."""
+    import numpy as np
+
+    from pneumonia.runtime.bundle import load_bundle
+    from pneumonia.runtime.engines import open_engine
+    from pneumonia.runtime.latency import interleaved_latency
+
+    bundles = {name: load_bundle(str(folder)) for name, folder in folders.items()}
+    engines = {name: open_engine(item, "onnxruntime", threads=1) for name, item in bundles.items()}
+    batches = {}
+    for name, item in bundles.items():
+        entry = item.spec.input
+        batches[name] = np.full((1, entry.channels, entry.height, entry.width), 0.5, np.float32)
+    found = interleaved_latency(engines, batches, LATENCY_ROUNDS)
+    return {name: latency.median_ms for name, latency in found.items()}
+
+
+def _write_tables(report: "CompareReport", options: Mapping[str, Any]) -> None:
+    from dataclasses import asdict
+
+    from evaluation.tables import compare_document, write_csv
+    from pneumonia.runtime.atomic import write_json
+
+    facts = {
+        "draws": options["draws"],
+        "margins": {"rsna": options["margin"], "image.auroc": options["margin_auroc"]},
+        "point": report.point,
+        "thresholds": {
+            name: {
+                "origin": item.origin,
+                "points": {key: point.threshold for key, point in item.points.items()},
+            }
+            for name, item in report.thresholds.items()
+        },
+        "cost": {name: asdict(item) for name, item in report.footprints.items()},
+    }
+    out: Path = options["out"]
+    write_json(str(out / "compare.json"), compare_document(report.comparisons, facts, report.seed))
+    rows = [
+        (
+            item.model,
+            item.reference,
+            metric,
+            row.reference.value,
+            row.value.value,
+            row.delta.value,
+            row.delta.ci_low,
+            row.delta.ci_high,
+            row.margin,
+            row.verdict,
+        )
+        for item in report.comparisons
+        for metric, row in item.differences.items()
+    ]
+    header = ("model", "reference", "metric", "reference_value", "value", "delta", "ci_low")
+    write_csv(out / "compare.csv", (*header, "ci_high", "margin", "verdict"), rows)
+
+
+def _show(comparisons: "Sequence[Comparison]", point: str, out: Path) -> None:
+    from evaluation import wording
+
+    for item in comparisons:
+        rows = []
+        for metric in (f"rsna.{point}", "coco.ap50", "image.auroc", f"{point}.sensitivity",
+                       f"{point}.specificity"):  # fmt: skip
+            row, share = item.differences[metric], wording.is_share(metric)
+            rows.append(
+                (
+                    wording.name_of(metric),
+                    wording.value_text(row.reference, share),
+                    wording.value_text(row.value, share),
+                    wording.value_text(row.delta, share, True),
+                    wording.interval_text(row.delta, share, True),
+                    row.verdict,
+                )
+            )
+        header = ("metric", item.reference, item.model, "difference", "95 % interval", "verdict")
+        show_table(f"{item.model} against {item.reference}", header, rows)
+    click.echo(f"report: {out / 'compare.html'}")

@@ -1,0 +1,236 @@
+"""`pneumonia evaluate`: measure a predictions file against labels."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pneumonia.cli.evaluation_inputs import (
+    FILE,
+    FOLDER,
+    FRAME,
+    read_cases,
+    read_subset,
+    split_named,
+)
+from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+if TYPE_CHECKING:
+    from evaluation.cases import Cases
+    from evaluation.evidence import Evidence, Provenance, Thresholds
+
+SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
+
+
+@click.command()
+@click.argument("predictions", type=FILE)
+@click.argument("labels", type=FILE)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Report folder.")
+@click.option("--classes", type=FILE, help="csv with patientId,class (official class info).")
+@click.option("--images", type=FILE, help="csv of patient, view, sex, age per image.")
+@click.option(
+    "--operating-points",
+    "points",
+    type=click.Path(path_type=Path, exists=True),
+    help="Frozen thresholds: operating_points.json, or a bundle.",
+)
+@click.option("--threshold", type=click.FloatRange(0, 1), help="One threshold by hand instead.")
+@click.option("--bundle", type=FOLDER, help="The model: its name, hash and frozen thresholds.")
+@click.option(
+    "--frame",
+    type=FRAME,
+    default="1024",
+    show_default=True,
+    help="Side of the labels' frame in pixels, or `image`: pixels of each image.",
+)
+@click.option("--subset", type=FILE, help="Only these ids, one per line.")
+@click.option("--only-scored", is_flag=True, help="Leave out labelled images without a score.")
+@click.option("--image-folder", type=FOLDER, help="Radiographs, to show the worst cases.")
+@click.option(
+    "--perturbed",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Predictions on perturbed images, for the robustness table; repeatable.",
+)
+@click.option(
+    "--write-perturbed",
+    type=click.Path(path_type=Path),
+    help="Only write perturbed copies of --image-folder here, one folder each.",
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(100, 100_000),
+    default=2000,
+    show_default=True,
+    help="Bootstrap draws.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+def command(**options: Any) -> None:
+    """Measure PREDICTIONS (predictions.csv or a Kaggle submission) against LABELS (RSNA csv).
+
+    Writes report.html, metrics.json, tables, operating_points.json, claim.json and model_card.md.
+    Without frozen thresholds they are chosen on these images, which suits validation images only.
+    """
+    if options["write_perturbed"] is not None:
+        _write_perturbed(options)
+        return
+    from evaluation.bootstrap import Resampler
+    from evaluation.evidence import gather
+
+    cases = _cases(options, options["predictions"])
+    perturbed = {
+        name: _cases(options, file) for name, file in map(split_named, options["perturbed"])
+    }
+    thresholds = _thresholds(options, cases)
+    resampler = Resampler(cases.patients, cases.positive, options["draws"], options["seed"])
+    with progress_bar("evaluating") as progress:
+        evidence = gather(cases, thresholds, resampler, perturbed, _provenance(options), progress)
+        _write(options, evidence)
+    _show(evidence, options["out"])
+    if thresholds.origin == "frozen":
+        show_next(f"open {options['out'] / 'report.html'}")
+    else:
+        file = options["out"] / "operating_points.json"
+        show_next(f"pneumonia evaluate TEST_PREDICTIONS LABELS --operating-points {file} --out DIR")
+
+
+def _cases(options: dict[str, Any], predictions: Path) -> "Cases":
+    return read_cases(
+        predictions,
+        options["labels"],
+        options["frame"],
+        [path for path in (options["classes"], options["images"]) if path is not None],
+        options["subset"],
+        options["only_scored"],
+    )
+
+
+def _thresholds(options: dict[str, Any], cases: "Cases") -> "Thresholds":
+    """By hand, frozen in a file, frozen in the bundle, or chosen on these images."""
+    from evaluation.evidence import settle_thresholds
+    from evaluation.operating_points import read_points
+    from pneumonia.runtime.errors import ConfigError
+
+    if options["threshold"] is not None and options["points"] is not None:
+        raise ConfigError("Options --threshold and --operating-points exclude each other")
+    source = options["points"] or options["bundle"]
+    points = None
+    if source is not None and options["threshold"] is None:
+        points, document = read_points(source)
+        _check_model(document.get("model_hash"), options["bundle"], source)
+    return settle_thresholds(cases, points, options["threshold"])
+
+
+def _check_model(model_hash: object, bundle: Path | None, source: Path) -> None:
+    """Refuse thresholds of another model than the bundle's."""
+    from pneumonia.runtime.bundle import load_bundle
+    from pneumonia.runtime.errors import ArtefactError
+
+    if bundle is None:
+        return
+    expected = load_bundle(str(bundle)).model_hash
+    if model_hash is not None and model_hash != expected:
+        raise ArtefactError(
+            "Thresholds belong to another model",
+            expected=f"model_hash {expected[:12]}...",
+            found=f"{str(model_hash)[:12]}...",
+            where=str(source),
+        )
+
+
+def _provenance(options: dict[str, Any]) -> "Provenance":
+    from evaluation.evidence import Provenance, fingerprint, versions
+
+    files = {
+        name: fingerprint(options[name])
+        for name in ("predictions", "labels", "classes", "images", "subset")
+        if options[name] is not None
+    }
+    if options["bundle"] is None:
+        return Provenance(files=files, versions=versions())
+    from evaluation.footprint import read_footprint
+    from evaluation.wording import count_text
+    from pneumonia.runtime.bundle import load_bundle
+
+    bundle = load_bundle(str(options["bundle"]))
+    cost = read_footprint(options["bundle"])
+    entry = bundle.spec.input
+    run = bundle.manifest.get("run", {})
+    facts = {
+        "network": f"{bundle.spec.name}, {len(bundle.spec.layers)} layers, "
+        f"outputs {', '.join(bundle.spec.outputs)}",
+        "preprocessing": f"letterboxed to {entry.width} x {entry.height} px, {entry.channels} "
+        f"channel(s), (x / 255 - {entry.mean:g}) / {entry.std:g}",
+        "size": f"{count_text(cost.parameters)} stored parameters, "
+        f"{count_text(cost.file_bytes, 'B')} of weights",
+        "cost": f"{count_text(cost.macs)} multiply-accumulates per image",
+    }
+    if run:
+        facts["training"] = ", ".join(f"{key} {value}" for key, value in run.items())
+    return Provenance(bundle.model_name, bundle.model_hash, files, versions(), facts)
+
+
+def _write(options: dict[str, Any], evidence: "Evidence") -> None:
+    """Everything under the output folder; a folder of a former report is replaced whole."""
+    from evaluation.claim import claim_document, fill_checklist
+    from evaluation.evidence import SAME_IMAGES
+    from evaluation.model_card import model_card
+    from evaluation.operating_points import write_points
+    from evaluation.report import write_report
+    from evaluation.tables import write_tables
+    from pneumonia.runtime.atomic import write_json, write_text
+
+    out: Path = options["out"]
+    write_tables(evidence, out)
+    write_json(str(out / "claim.json"), claim_document(fill_checklist(evidence)))
+    write_text(str(out / "model_card.md"), model_card(evidence))
+    if evidence.thresholds.origin == SAME_IMAGES:
+        write_points(
+            out / "operating_points.json", evidence.study.cases, evidence.provenance.model_hash
+        )
+    write_report(out / "report.html", evidence, options["image_folder"])
+
+
+def _show(evidence: "Evidence", out: Path) -> None:
+    from evaluation import wording
+
+    point = evidence.thresholds.primary
+    coverage = evidence.study.cases.coverage
+    metrics = [f"rsna.{point}", *SHOWN, f"{point}.sensitivity", f"{point}.specificity"]
+    rows = []
+    for metric in metrics:
+        item, share = evidence.estimates[metric], wording.is_share(metric)
+        rows.append(
+            (
+                wording.name_of(metric),
+                wording.value_text(item, share),
+                wording.interval_text(item, share),
+            )
+        )
+    show_table(f"{coverage.n_evaluated} images", ("metric", "value", "95 % interval"), rows)
+    if coverage.n_missing or coverage.n_unlabelled:
+        click.echo(
+            f"left out: {coverage.n_missing} labelled images without a score, "
+            f"{coverage.n_unlabelled} scored images without a label"
+        )
+    click.echo(f"thresholds: {evidence.thresholds.origin}")
+    click.echo(f"report: {out / 'report.html'}")
+
+
+def _write_perturbed(options: dict[str, Any]) -> None:
+    """Write perturbed copies of the labelled images, to be scored and given to --perturbed."""
+    from evaluation.labels import read_labels
+    from evaluation.perturb import standard_sweep
+    from evaluation.robustness import write_perturbed
+    from pneumonia.runtime.errors import ConfigError
+
+    if options["image_folder"] is None:
+        raise ConfigError("Option --write-perturbed needs --image-folder")
+    labels = read_labels(options["labels"])
+    ids = read_subset(options["subset"]) if options["subset"] else list(labels.ids)
+    names = standard_sweep()
+    out = options["write_perturbed"]
+    with progress_bar("perturbing") as progress:
+        count = write_perturbed(ids, options["image_folder"], out, names, progress)
+    click.echo(f"{count} images in each of {len(names)} folders under {out}: {', '.join(names)}")
+    show_next(f"pneumonia score {out / names[0]} {out / names[0]}-scores --bundle BUNDLE")

@@ -1,0 +1,112 @@
+"""What `evaluate` and `compare` read alike: predictions, labels, facts, subsets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from evaluation.cases import Cases
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+class _Frame(click.ParamType[float | str]):
+    """A positive number of pixels, or `image`."""
+
+    name = "px|image"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        """The side as a float, or the word itself."""
+        if value == "image" or isinstance(value, float):
+            return value if isinstance(value, float) else "image"
+        try:
+            side = float(str(value))
+        except ValueError:
+            side = 0.0
+        if not 0 < side < 1e6:
+            self.fail(f"{value!r} is neither a number of pixels nor `image`", param, ctx)
+        return side
+
+
+FRAME = _Frame()
+
+
+def read_cases(
+    predictions: Path,
+    labels: Path,
+    frame: float | str,
+    facts: Sequence[Path],
+    subset: Path | None,
+    only_scored: bool,
+) -> "Cases":
+    """Read and join labels, predictions (predictions.csv or a submission) and facts.
+
+    Raises:
+        DataError: See the readers and `evaluation.cases.join`.
+    """
+    from evaluation.cases import join
+    from evaluation.cohort import read_cohort
+    from evaluation.labels import RSNA_FRAME, read_labels
+    from evaluation.submission import is_submission, read_submission
+    from pneumonia.runtime.predictions import read_predictions
+
+    side = None if isinstance(frame, str) else frame
+    truth = read_labels(labels, side)
+    found = (
+        read_submission(predictions, side or RSNA_FRAME)
+        if is_submission(predictions)
+        else read_predictions(str(predictions))
+    )
+    return join(
+        truth,
+        found,
+        read_cohort(*facts),
+        read_subset(subset) if subset is not None else None,
+        only_scored,
+    )
+
+
+def read_subset(path: Path) -> list[str]:
+    """Image ids, one per line; a path counts as its file stem, empty lines are skipped.
+
+    Raises:
+        DataError: Not readable, or empty.
+    """
+    from pneumonia.runtime.errors import DataError
+
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("Subset cannot be read", found=str(error), where=str(path)) from None
+    ids = [_stem(line.strip()) for line in lines if line.strip()]
+    if not ids:
+        raise DataError("Subset names no image", where=str(path))
+    return ids
+
+
+def _stem(text: str) -> str:
+    """`full/images/ID.png` -> `ID`; a bare id may hold dots."""
+    name = text.replace("\\", "/").rpartition("/")[2]
+    for suffix in (".png", ".jpg", ".jpeg", ".dcm"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def split_named(text: str) -> tuple[str, Path]:
+    """`NAME=FILE` -> (name, path).
+
+    Raises:
+        ConfigError: No name, or no such file.
+    """
+    from pneumonia.runtime.errors import ConfigError
+
+    name, equals, file = text.partition("=")
+    if not equals or not name or not Path(file).is_file():
+        raise ConfigError("Expected NAME=FILE with an existing file", found=repr(text))
+    return name, Path(file)
