@@ -213,7 +213,8 @@ def nearest_codes(v: Tensor, levels: Levels, scale: float) -> Tensor:
 def snap(v: Tensor, levels: Levels, scale: float) -> Tensor:
     """Nearest allowed value at a fixed scale; the sign of zero is +. Exact."""
     steps = torch.tensor((0.0, *levels.magnitudes) if levels.zero else levels.magnitudes)
-    size = (steps.double() * scale).to(v.dtype)[_buckets(v, steps, scale)]
+    table = (steps.double() * scale).to(v.dtype)
+    size = table.index_select(0, _buckets(v, steps, scale).reshape(-1)).reshape(v.shape)
     # Adding +0 turns -0 into +0, before the sign is taken and after.
     return torch.copysign(size, v + 0.0).add_(0.0)
 
