@@ -22,7 +22,7 @@ from pneumonia.runtime.errors import PruneError
 from tests.compression.methods.tensors import assert_sparse_projection, energy, matrices
 
 
-@given(matrices(5, 7), st.integers(1, 8), st.integers(1, 3), st.integers(1, 3))
+@given(matrices(4, 5), st.integers(1, 6), st.integers(1, 3), st.integers(1, 3))
 def test_blocks_equal_brute_force(v, n_keep, word_lines, bit_lines):
     z = assert_sparse_projection(Blocks(n_keep, word_lines, bit_lines), v)
     tiles = [
