@@ -59,7 +59,8 @@ class TrainConfig(_Strict):
         schedule: See ScheduleConfig.
         ema_decay: Of the averaged weights that are validated and exported; grows towards this
             value as (1 + n) / (10 + n) over the first n steps. 0 = the raw weights.
-        precision: `bf16` computes convolutions in bfloat16 (weights and loss stay float32).
+        precision: `bf16` computes convolutions in bfloat16 (weights and loss stay float32); `auto`
+            does so where the processor has instructions for it, elsewhere it would be slower.
         seed: Of weights, order and augmentation.
         early_stop: Epochs without a better validation before the run ends; 0 = never.
         validate_every: Epochs from one validation to the next; the last epoch always validates.
@@ -73,7 +74,7 @@ class TrainConfig(_Strict):
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)
     early_stop: int = Field(default=0, ge=0)
     validate_every: PositiveInt = 1

@@ -135,6 +135,7 @@ def _train_epoch(
     device = next(network.parameters()).device
     parameters = [p for p in network.parameters() if p.requires_grad]
     clip_norm = config.optimiser.clip_norm or math.inf
+    bf16 = uses_bf16(config, device)
     sums: dict[str, float] = defaultdict(float)
     rate = waited_s = 0.0
     started = time.perf_counter()
@@ -152,7 +153,7 @@ def _train_epoch(
             if step == (epoch - 1) * loader.steps:
                 check_images(batch, network.spec)
             images = batch.images.to(device, memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 outputs = network(images)
             loss, parts = task.loss(outputs, batch.targets.to(device))
             _check_finite(loss, parts, batch, epoch, step)
@@ -211,6 +212,17 @@ def _device(config: TrainConfig) -> torch.device:
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether the network is computed in bfloat16 on this device."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Older torch cannot say what the processor has; float32 is then the safe choice.
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def check_run_folder(out: Path, config: TrainConfig, resume: bool) -> None:

@@ -128,17 +128,25 @@ class Validation:
 
         Returns:
             `rsna` (challenge score at its best threshold), `threshold`, `ap50`, `auroc` (image
-            score = highest box score), the same with `_KIND` behind, and SELECTION.
+            score = highest box score), the same with `_KIND` behind (for a kind without positives
+            `alarm_fraction_KIND`: share of its images with a box at the threshold), SELECTION.
         """
         self.found = predict(network, self.dataset, self.items, self.config.batch_size)
         self.point, metrics = self._metrics(self.selecting)
         metrics = {"threshold": self.point.threshold, **metrics}
         if len(self.kinds) > 1:
             for kind in self.kinds:
-                of_kind = self._metrics((kind,))[1]
-                metrics |= {f"{name}_{kind}": value for name, value in of_kind.items()}
+                metrics |= {f"{k}_{kind}": value for k, value in self._of_kind(kind).items()}
         metrics[SELECTION] = metrics[self.config.select]
         return metrics
+
+    def _of_kind(self, kind: str) -> dict[str, float]:
+        keys = [key for key in self.truths if key[0] == kind]
+        if any(len(self.truths[key]) for key in keys):
+            return self._metrics((kind,))[1]
+        # Without a positive no score is defined: how often would these images be called?
+        alarms = sum((self.found[key].scores >= self.point.threshold).any() for key in keys)
+        return {"alarm_fraction": float(alarms / len(keys))}
 
     def _metrics(self, kinds: Sequence[str]) -> tuple[OperatingPoint, dict[str, float]]:
         keys = [key for key in self.truths if key[0] in kinds]

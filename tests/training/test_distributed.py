@@ -35,7 +35,7 @@ def gradients(dataset_path: str, samples_of: slice) -> dict[str, torch.Tensor]:
 def run(dataset_path: str, out: str, batch_norm: bool) -> None:
     spec = tiny_spec(batch_norm=batch_norm)
     config = TrainRecipe(
-        epochs=2, batch_size=BATCH, workers=0, device="cpu",
+        epochs=2, batch_size=BATCH, workers=0, device="cpu", precision="fp32",
         optimiser=OptimiserConfig(name="sgd", learning_rate=0.01),
     )  # fmt: skip
     torch.manual_seed(distributed.rank())  # the first process's weights must win

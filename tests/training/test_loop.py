@@ -15,7 +15,7 @@ from pneumonia.training.config import OptimiserConfig, TrainRecipe
 from pneumonia.training.detection import DetectionTask
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.journal import read_metrics
-from pneumonia.training.loop import FitResult, fit
+from pneumonia.training.loop import FitResult, fit, uses_bf16
 from pneumonia.training.task import SELECTION
 from tests.training.conftest import tiny_network, tiny_spec
 
@@ -127,6 +127,16 @@ def test_result_does_not_depend_on_workers(rectangles, tmp_path):
     states = [read_tensors(str(tmp_path / w / "last/state.safetensors")) for w in "02"]
     assert states[0].keys() == states[1].keys()
     assert all((states[0][name] == states[1][name]).all() for name in states[0])
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "bf16"),
+    [("auto", {"avx512_bf16": True}, True), ("auto", {"avx2": True}, False),
+     ("bf16", {}, True), ("fp32", {"amx_bf16": True}, False)],
+)  # fmt: skip
+def test_automatic_precision_follows_the_processor(monkeypatch, precision, capabilities, bf16):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert uses_bf16(recipe(precision=precision), torch.device("cpu")) is bf16
 
 
 def test_seed_changes_the_run(rectangles, tmp_path):

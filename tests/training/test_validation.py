@@ -137,6 +137,19 @@ def test_several_kinds_have_their_own_columns_and_files(tmp_path):
     assert point["threshold"] == metrics["threshold"]
 
 
+def test_kind_without_positives_tells_its_alarms(tmp_path):
+    counts = {("train", "full"): (1, 1), ("val", "full"): (2, 2), ("val", "nih"): (0, 4)}
+    dataset = open_dataset(write_rectangles(tmp_path / "d", counts))
+    items = dataset.select("val")
+    boxes = [[(box, 3.0) for box in (dataset.boxes(i) / 2).tolist()] for i in items]
+    boxes[-1] = [([8.0, 8.0, 24.0, 24.0], 3.0)]  # above the threshold
+    boxes[-2] = [([8.0, 8.0, 24.0, 24.0], -3.0)]  # below
+    metrics = Validation(dataset, items, ValidationConfig()).evaluate(Oracle(boxes))
+    assert metrics["alarm_fraction_nih"] == 1 / 4
+    assert metrics["rsna_full"] == pytest.approx(1.0)
+    assert "rsna_nih" not in metrics
+
+
 def test_prediction_uses_the_deployed_input(tmp_path):
     from pneumonia.runtime.preprocess import network_input
 
