@@ -4,7 +4,7 @@ The image score is the highest box score, 0 without a box. Logits clip it to
 [LOGIT_FLOOR, 1 - LOGIT_FLOOR], because an image without boxes has no finite logit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -168,6 +168,18 @@ def calibration_statistics(positive: ArrayLike, scores: ArrayLike) -> list[AnySt
         expected_calibration_error(label, values),
         Statistic("calibration.slope", n, fit.slope),
         Statistic("calibration.intercept", n, fit.intercept),
+    ]
+
+
+def recalibrated_statistics(
+    positive: ArrayLike, scores: ArrayLike, slope: float, intercept: float
+) -> list[AnyStatistic]:
+    """Brier score and ECE after a Platt scaling that was fitted on other (validation) images."""
+    fitted = sigmoid(intercept + slope * logit(scores))
+    brier, ece = calibration_statistics(positive, fitted)[:2]
+    return [
+        replace(brier, name="calibration.brier_platt"),
+        replace(ece, name="calibration.ece_platt"),
     ]
 
 

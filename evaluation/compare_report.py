@@ -61,6 +61,7 @@ def write_compare_report(path: str | Path, report: CompareReport) -> None:
         "reference": first,
         "cases": report.studies[first].cases,
         "point": report.point,
+        "summaries": [_summary(report, item) for item in report.comparisons],
         "costs": _cost_rows(report),
         "cost_notes": sorted({f.note for f in report.footprints.values() if f.note}),
         "optimistic": any(t.origin == SAME_IMAGES for t in report.thresholds.values()),
@@ -74,6 +75,37 @@ def write_compare_report(path: str | Path, report: CompareReport) -> None:
         "extra": report.extra,
     }
     write_text(str(path), render("compare.html.j2", context))
+
+
+def _summary(report: CompareReport, comparison: Comparison) -> dict[str, Any]:
+    """A model against the reference in one sentence, and its verdicts."""
+    base = report.footprints.get(comparison.reference, Footprint())
+    own = report.footprints.get(comparison.model, Footprint())
+    savings = []
+    for title, key in (
+        ("fewer parameters", "parameters"),
+        ("fewer multiply-accumulates", "macs"),
+        ("smaller weights file", "file_bytes"),
+        ("shorter time per image", "latency_ms"),
+    ):
+        before, after = getattr(base, key), getattr(own, key)
+        if before and after:
+            savings.append(f"{before / after:.1f}\N{MULTIPLICATION SIGN} {title}")
+    verdicts = []
+    for metric in (f"rsna.{report.point}", "image.auroc"):
+        row = comparison.differences.get(metric)
+        if row is not None:
+            interval = wording.interval_text(row.delta, sign=True)
+            verdicts.append(
+                {
+                    "name": wording.name_of(metric),
+                    "text": f"{wording.value_text(row.reference)} to "
+                    f"{wording.value_text(row.value)}, difference "
+                    f"{wording.value_text(row.delta, sign=True)} ({interval})",
+                    "verdict": row.verdict,
+                }
+            )
+    return {"model": comparison.model, "savings": ", ".join(savings), "verdicts": verdicts}
 
 
 def _cost_rows(report: CompareReport) -> list[dict[str, Any]]:
@@ -96,7 +128,11 @@ def _cost_rows(report: CompareReport) -> list[dict[str, Any]]:
                 if unit not in ("ms", "mJ") or value is None
                 else f"{value:.2f} {unit}"
             )
-            ratio = f"{base / value:.2f}x less" if value and base and name != first else ""
+            ratio = (
+                f"{base / value:.2f}\N{MULTIPLICATION SIGN} less"
+                if value and base and name != first
+                else ""
+            )
             cells.append((text, ratio))
         rows.append({"title": title, "cells": cells})
     return rows
@@ -164,10 +200,9 @@ def _group_table(comparison: Comparison) -> dict[str, Any]:
     rows: dict[tuple[str, str, int, int], list[tuple[str, str]]] = {}
     for item in comparison.groups:
         share = wording.is_share(item.metric)
-        known = item.delta.value == item.delta.value
         rows.setdefault((item.facet, item.name, item.n, item.n_positive), []).append(
             (
-                wording.value_text(item.delta, share, True) if known else "suppressed",
+                wording.value_text(item.delta, share, True),
                 wording.interval_text(item.delta, share, True),
             )
         )

@@ -47,10 +47,12 @@ class Thresholds:
     Attributes:
         points: Name -> point.
         origin: `frozen`, `given by hand` or `chosen on these same images` (then optimistic).
+        platt: Slope and intercept of the frozen Platt scaling, None = not available.
     """
 
     points: Mapping[str, OperatingPoint]
     origin: str
+    platt: tuple[float, float] | None = None
 
     @property
     def primary(self) -> str:
@@ -94,6 +96,7 @@ def settle_thresholds(
     cases: Cases,
     points: Mapping[str, OperatingPoint] | None = None,
     threshold: float | None = None,
+    platt: tuple[float, float] | None = None,
 ) -> Thresholds:
     """The operating points of an evaluation.
 
@@ -101,6 +104,7 @@ def settle_thresholds(
         cases: The images; used only when nothing is frozen.
         points: Frozen points.
         threshold: One threshold given by hand.
+        platt: Slope and intercept frozen with the points.
 
     Raises:
         DataError: None is given and none can be chosen.
@@ -110,7 +114,7 @@ def settle_thresholds(
     if points:
         order = [name for name in RULES if name in points]
         order += [name for name in points if name not in RULES]
-        return Thresholds({name: points[name] for name in order}, FROZEN)
+        return Thresholds({name: points[name] for name in order}, FROZEN, platt)
     chosen = choose(cases)
     if not chosen:
         raise DataError(
@@ -141,7 +145,7 @@ def gather(
         progress: Told the draws done.
     """
     levels = {name: point.threshold for name, point in thresholds.points.items()}
-    study = open_study(cases, levels)
+    study = open_study(cases, levels, thresholds.platt)
     point = thresholds.primary
     groups, left_out = find_groups(cases)
     return Evidence(

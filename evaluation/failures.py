@@ -40,7 +40,7 @@ BOX_TYPES = (
     "on_negative",
 )
 EXPLANATIONS = {
-    "found": "a box hits it (IoU >= 0.4)",
+    "found": "a box hits it (IoU of at least 0.4)",
     "mislocalised": "a box is near but fits badly (IoU 0.1 to 0.4)",
     "merged": "one box covers two opacities",
     "split": "several boxes share one opacity, none fits",

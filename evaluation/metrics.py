@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from evaluation.bootstrap import AnyStatistic, Ratio, Statistic
-from evaluation.calibration import calibration_statistics
+from evaluation.calibration import calibration_statistics, recalibrated_statistics
 from evaluation.cases import BoolArray, Cases
 from evaluation.cohort import NORMAL, NOT_NORMAL
 from evaluation.detection import ALL_THRESHOLDS, COCO_THRESHOLDS
@@ -41,19 +41,23 @@ class Study:
         ranking: All boxes in descending score, matched at `MATCH_THRESHOLDS`.
         table: Matching by the challenge's rule.
         thresholds: Operating point -> score threshold.
+        platt: Slope and intercept fitted on validation images, None = not available.
     """
 
     cases: Cases
     ranking: Ranking
     table: RsnaTable
     thresholds: Mapping[str, float]
+    platt: tuple[float, float] | None = None
 
 
-def open_study(cases: Cases, thresholds: Mapping[str, float]) -> Study:
+def open_study(
+    cases: Cases, thresholds: Mapping[str, float], platt: tuple[float, float] | None = None
+) -> Study:
     """Match the boxes of all images."""
     ranking = rank_boxes(cases.truths, cases.boxes, cases.scores, MATCH_THRESHOLDS)
     table = rsna_table(cases.truth_by_id(), cases.boxes_by_id())
-    return Study(cases, ranking, table, dict(thresholds))
+    return Study(cases, ranking, table, dict(thresholds), platt)
 
 
 def all_statistics(study: Study) -> list[AnyStatistic]:
@@ -66,7 +70,10 @@ def all_statistics(study: Study) -> list[AnyStatistic]:
     ]
     for name, threshold in study.thresholds.items():
         items += point_statistics(study, name, threshold)
-    return items + calibration_statistics(positive, scores)
+    items += calibration_statistics(positive, scores)
+    if study.platt is not None:
+        items += recalibrated_statistics(positive, scores, *study.platt)
+    return items
 
 
 def headline_statistics(study: Study) -> list[AnyStatistic]:

@@ -28,8 +28,8 @@ SPECIFICITY_MIN = 0.95
 SWEEP_LEVELS = 400  # candidates for the challenge score's maximum
 RULES = {
     "kaggle": "highest RSNA challenge score",
-    "high_sensitivity": f"highest threshold with image sensitivity >= {SENSITIVITY_MIN:g}",
-    "high_specificity": f"lowest threshold with image specificity >= {SPECIFICITY_MIN:g}",
+    "high_sensitivity": f"highest threshold with image sensitivity of at least {SENSITIVITY_MIN:g}",
+    "high_specificity": f"lowest threshold with image specificity of at least {SPECIFICITY_MIN:g}",
     "balanced": "highest sensitivity + specificity (Youden)",
 }
 
@@ -184,6 +184,17 @@ def read_points(path: str | Path) -> tuple[dict[str, OperatingPoint], dict[str, 
     return {name: _parse(record, f"{file}, point {name!r}") for name, record in points.items()}, (
         content
     )
+
+
+def read_platt(document: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Slope and intercept of the Platt scaling stored with operating points, if there is one."""
+    fitted = document.get("calibration")
+    if not isinstance(fitted, Mapping):
+        return None
+    pair = fitted.get("platt_slope"), fitted.get("platt_intercept")
+    if all(isinstance(value, int | float) and np.isfinite(value) for value in pair):
+        return float(pair[0]), float(pair[1])
+    return None
 
 
 def _parse(record: Any, where: str) -> OperatingPoint:

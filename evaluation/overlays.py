@@ -70,12 +70,12 @@ def draw_tile(
     else:
         image = Image.fromarray(pixels).resize(canvas, Image.Resampling.LANCZOS).convert("RGB")
     pen = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=15)
+    font = ImageFont.load_default(size=22)
     for box in truths * scale:
         pen.rectangle([float(edge) for edge in box], outline=TRUTH_COLOUR, width=3)
     for box, score in zip(boxes * scale, scores, strict=True):
         _dashed(pen, box)
-        x, y = max(2.0, float(box[0])), max(2.0, float(box[1]) - 19)
+        x, y = max(2.0, float(box[0])), max(2.0, float(box[1]) - 27)
         text = f"{score:.2f}"
         pen.rectangle(pen.textbbox((x, y), text, font=font), fill=(0, 0, 0))
         pen.text((x, y), text, fill=BOX_COLOUR, font=font)

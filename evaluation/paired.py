@@ -19,7 +19,7 @@ from evaluation.subgroups import (
     draw_sets,
     group_statistics,
     interval,
-    suppressed,
+    withheld,
 )
 from pneumonia.runtime.errors import DataError
 
@@ -207,7 +207,7 @@ def compare_groups(
                         sets[number][metric].n,
                     )
                     if known
-                    else suppressed()
+                    else withheld(metric, n_positive, int(group.mask.sum()) - n_positive)
                 )
                 rows.append(
                     GroupDelta(

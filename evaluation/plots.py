@@ -19,6 +19,7 @@ from evaluation.ranking import froc_curve, precision_recall
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#1f2933"
 GRID = "#d9dee4"
+MARKS = ("o", "^", "s", "D", "v", "P")
 PR_IOU = (0.40, 0.50, 0.75)
 SWEEP_POINTS = 200
 
@@ -62,23 +63,17 @@ def plot_rsna_sweep(studies: Mapping[str, Study]) -> str:
     figure, axes = new_figure()
     for (name, study), colour in zip(studies.items(), _cycle(studies), strict=True):
         levels = between_levels(np.concatenate([*study.cases.scores, np.zeros(0)]), SWEEP_POINTS)
-        axes.plot(levels, study.table.sweep(levels), color=colour, label=name)
-        for point, threshold in study.thresholds.items():
+        label = name if len(studies) > 1 else None
+        axes.plot(levels, study.table.sweep(levels), color=colour, label=label)
+        for (point, threshold), mark in zip(study.thresholds.items(), _marks(study), strict=True):
             value = float(study.table.sweep([threshold])[0])
-            axes.plot([threshold], [value], "o", color=colour, markersize=6)
-            if len(studies) == 1:
-                axes.annotate(
-                    point.replace("_", " "),
-                    (threshold, value),
-                    textcoords="offset points",
-                    xytext=(6, 6),
-                    fontsize=8,
-                    color=INK,
-                )
+            label = point.replace("_", " ") if len(studies) == 1 else None
+            axes.plot([threshold], [value], mark, color=colour, markersize=7, label=label,
+                      markeredgecolor="white")  # fmt: skip
     axes.set_xlabel("score threshold")
     axes.set_ylabel("RSNA challenge score")
     axes.set_ylim(bottom=0)
-    _legend(axes, studies)
+    axes.legend(frameon=False, fontsize=9)
     return to_svg(figure, "RSNA score against threshold")
 
 
@@ -108,6 +103,8 @@ def plot_froc(
     lines = [(name, study, overlap) for name, study in studies.items() for overlap in overlaps]
     for (name, study, overlap), colour in zip(lines, _cycle(lines), strict=True):
         rate, sensitivity, _ = froc_curve(study.ranking, overlap)
+        if len(rate):  # beyond its last box a curve stays where it is
+            rate, sensitivity = np.append(rate, 99.0), np.append(sensitivity, sensitivity[-1])
         label = f"IoU {overlap:.2f}" if len(studies) == 1 else f"{name}, IoU {overlap:.2f}"
         axes.plot(rate, sensitivity, color=colour, label=label, drawstyle="steps-post")
         for point in FROC_RATES if estimates else ():
@@ -128,30 +125,29 @@ def plot_froc(
 
 def plot_roc(studies: Mapping[str, Study]) -> str:
     """Image-level ROC with operating points."""
-    figure, axes = new_figure(4.6, 4.2)
+    figure, axes = new_figure()
     axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle=":")
     for (name, study), colour in zip(studies.items(), _cycle(studies), strict=True):
         positive, scores = study.cases.positive, study.cases.image_score
         alarms, hits, _ = roc_curve(positive, scores)
-        axes.plot(alarms, hits, color=colour, label=name)
-        for point, threshold in study.thresholds.items():
+        axes.plot(alarms, hits, color=colour, label=name if len(studies) > 1 else None)
+        for (point, threshold), mark in zip(study.thresholds.items(), _marks(study), strict=True):
             called = scores >= threshold
             place = (_share(called[~positive]), _share(called[positive]))
-            axes.plot(*place, "o", color=colour, markersize=6)
-            if len(studies) == 1:
-                axes.annotate(point.replace("_", " "), place, textcoords="offset points",
-                              xytext=(8, -11), fontsize=8, color=INK)  # fmt: skip
+            label = point.replace("_", " ") if len(studies) == 1 else None
+            axes.plot(*place, mark, color=colour, markersize=7, label=label,
+                      markeredgecolor="white")  # fmt: skip
     axes.set_xlim(-0.01, 1)
     axes.set_ylim(0, 1.01)
     axes.set_xlabel("false alarm rate (1 - specificity)")
     axes.set_ylabel("sensitivity")
-    _legend(axes, studies)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
     return to_svg(figure, "ROC of images")
 
 
 def plot_reliability(bins: Sequence[Bin], scores: Float64Array) -> str:
     """Observed share of positives against the mean score, with how many images score what."""
-    figure, axes = new_figure(4.6, 4.2)
+    figure, axes = new_figure()
     axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle=":", label="perfect")
     axes.plot(
         [b.mean_score for b in bins],
@@ -222,14 +218,13 @@ def plot_counts(counts: Mapping[str, int], label: str) -> str:
     return to_svg(figure, label)
 
 
+def _marks(study: Study) -> list[str]:
+    return [MARKS[index % len(MARKS)] for index in range(len(study.thresholds))]
+
+
 def _share(flags: np.ndarray) -> float:
     return float(flags.mean()) if len(flags) else float("nan")
 
 
 def _cycle(items: Any) -> list[str]:
     return [COLOURS[index % len(COLOURS)] for index in range(len(items))]
-
-
-def _legend(axes: Any, studies: Mapping[str, Study]) -> None:
-    if len(studies) > 1:
-        axes.legend(frameon=False, fontsize=9)

@@ -1,9 +1,11 @@
 """`report.html`: the evidence of one study in one file that works offline and prints."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from evaluation import plots, wording
 from evaluation.claim import fill_checklist
@@ -68,6 +70,7 @@ def write_report(
         "point": point,
         "optimistic": evidence.thresholds.origin == SAME_IMAGES,
         "cards": _cards(evidence),
+        "in_words": _in_words(evidence),
         "cohort": describe_cohort(study.cases),
         "detection": metric_lines(evidence.estimates, "coco."),
         "froc": metric_lines(evidence.estimates, "froc."),
@@ -93,7 +96,33 @@ def _cards(evidence: Evidence) -> list[Line]:
     """The handful of numbers at the top of the page."""
     point = evidence.thresholds.primary
     metrics = (f"rsna.{point}", *HEADLINE, f"{point}.sensitivity", f"{point}.specificity")
-    return [metric_line(metric, evidence.estimates[metric]) for metric in metrics]
+    lines = [metric_line(metric, evidence.estimates[metric]) for metric in metrics]
+    suffix = f" at {wording.point_name(point)}"
+    return [replace(line, name=line.name.removesuffix(suffix)) for line in lines]
+
+
+def _in_words(evidence: Evidence) -> str:
+    """The summary as two sentences for a reader who does not know the metrics."""
+    point = evidence.thresholds.primary
+
+    def of(metric: str) -> float:
+        return evidence.estimates[f"{point}.{metric}"].value
+
+    parts = []
+    if np.isfinite(of("sensitivity")):
+        parts.append(
+            f"the model calls {of('sensitivity') * 100:.1f} % of the images with an opacity"
+        )
+    if np.isfinite(of("specificity")):
+        parts.append(f"it wrongly calls {(1 - of('specificity')) * 100:.1f} % of those without")
+    text = "At its operating point " + " and ".join(parts) + "." if parts else ""
+    if np.isfinite(of("box_sensitivity")):
+        per_ten = of("false_boxes_per_image") * 10
+        text += (
+            f" Its boxes mark {of('box_sensitivity') * 100:.1f} % of the opacities (IoU 0.4) and show"
+            f" {per_ten:.1f} false boxes per 10 images."
+        )
+    return text
 
 
 def _point_columns(evidence: Evidence) -> list[dict[str, Any]]:
@@ -131,7 +160,7 @@ def _figures(evidence: Evidence) -> dict[str, Any]:
         if any(item.ci_low == item.ci_low for _, item in rows):
             name = wording.name_of(metric)
             figures[f"gap_{metric}"] = plots.plot_intervals(
-                rows, f"Gap by subgroup {name}", f"{name}: group minus all images"
+                rows, f"Gap by subgroup {name}", f"{name}: group minus all"
             )
     return {name: Markup(svg) for name, svg in figures.items()}
 
@@ -142,13 +171,11 @@ def _subgroup_rows(evidence: Evidence) -> list[dict[str, Any]]:
         cells = []
         for metric in METRICS:
             item, share = group.values[metric], wording.is_share(metric)
-            shown = item.value == item.value
             cells.append(
                 {
-                    "value": wording.value_text(item, share) if shown else "suppressed",
+                    "value": wording.value_text(item, share),
                     "interval": wording.interval_text(item, share),
-                    "gap": wording.value_text(group.gaps[metric], share, True) if shown else "",
-                    "gap_interval": wording.interval_text(group.gaps[metric], share, True),
+                    "shown": item.value == item.value,
                 }
             )
         rows.append({"group": group, "cells": cells})

@@ -11,10 +11,12 @@ from evaluation.bootstrap import (
     AnyStatistic,
     Estimate,
     Progress,
+    Ratio,
     Resampler,
     Statistic,
     draw_all,
     percentile_interval,
+    summarise,
 )
 from evaluation.cases import BoolArray, Cases
 from evaluation.cohort import NORMAL, NOT_NORMAL, parse_age
@@ -26,6 +28,7 @@ CELL_MIN = 30  # fewer positives (or negatives, where these are counted): suppre
 AGE_BANDS = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 65, "40-64"), (65, 999, "65+"))
 METRICS = ("rsna", "auroc", "sensitivity", "specificity")
 SUPPRESSED = f"suppressed: fewer than {CELL_MIN} images of the kind it rests on"
+NOT_APPLICABLE = "not applicable: the group holds no image of the kind it rests on"
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,14 @@ class Group:
         facet: What it is divided by, for example `view`.
         name: For example `AP`.
         mask: (N,) its images.
+        base: (N,) the images its gap refers to: all, or all positives (negatives) when only these
+            can be in the facet.
     """
 
     facet: str
     name: str
     mask: BoolArray
+    base: BoolArray
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class GroupResult:
         facet, name: The group.
         n, n_positive: Images, positive images.
         values: Metric -> estimate; NaN with method `SUPPRESSED` in small cells.
-        gaps: Metric -> (group minus all images), with its interval from the same draws.
+        gaps: Metric -> (group minus its base), with its interval from the same draws.
     """
 
     facet: str
@@ -89,8 +95,10 @@ def find_groups(cases: Cases) -> tuple[list[Group], dict[str, int]]:
         known = sorted({name for name in names if name})
         if len(known) < 2:
             continue
-        groups += [Group(facet, name, np.asarray(column == name, dtype=bool)) for name in known]
         counted = _counted(facet, positive)
+        groups += [
+            Group(facet, name, np.asarray(column == name, dtype=bool), counted) for name in known
+        ]
         absent = int((np.asarray(column == "", dtype=bool) & counted).sum())
         if absent:
             left_out[facet] = absent
@@ -113,10 +121,11 @@ def group_statistics(study: Study, point: str, group: BoolArray) -> dict[str, An
     if n_positive >= CELL_MIN:
         scores = study.table.image_scores(study.thresholds[point])
         counted = np.isfinite(scores) & group
-        items["rsna"] = Statistic(
+        items["rsna"] = Ratio(
             "rsna",
             int(counted.sum()),
-            partial(_ratio, np.where(counted, scores, 0.0), counted.astype(np.float64)),
+            np.where(counted, scores, 0.0),
+            counted.astype(np.float64),
         )
         items["sensitivity"] = share("sensitivity", called, positive & group)
     if n_negative >= CELL_MIN:
@@ -138,33 +147,30 @@ def evaluate_groups(
 
     All groups share the draws, so that the gap's interval is a paired one.
     """
-    everyone = np.ones(len(study.cases), dtype=bool)
-    sets = [group_statistics(study, point, mask) for mask in [everyone, *(g.mask for g in groups)]]
+    bases = [
+        np.asarray(row, dtype=bool) for row in {g.base.tobytes(): g.base for g in groups}.values()
+    ]
+    places = {base.tobytes(): index for index, base in enumerate(bases)}
+    masks = [*bases, *(group.mask for group in groups)]
+    sets = [group_statistics(study, point, mask) for mask in masks]
     drawn, once = draw_sets(sets, resampler, progress)
     results = []
-    for index, group in enumerate(groups, start=1):
+    for index, group in enumerate(groups, start=len(bases)):
+        base = places[group.base.tobytes()]
+        n_positive = int((group.mask & study.cases.positive).sum())
         values, gaps = {}, {}
         for metric in METRICS:
-            if metric not in sets[index]:
-                values[metric] = gaps[metric] = suppressed()
+            key, other = f"{index}.{metric}", f"{base}.{metric}"
+            if key not in once:
+                n = int(group.mask.sum())
+                values[metric] = gaps[metric] = withheld(metric, n_positive, n - n_positive)
                 continue
             item = sets[index][metric]
-            key, base = f"{index}.{metric}", f"0.{metric}"
-            values[metric] = interval(once[key], drawn[key], item.n)
-            gaps[metric] = (
-                interval(once[key] - once[base], drawn[key] - drawn[base], item.n)
-                if metric in sets[0]
-                else suppressed()
-            )
+            values[metric] = summarise(item, drawn[key], resampler)
+            gap = drawn[key] - drawn[other]
+            gaps[metric] = interval(once[key] - once[other], gap, item.n)
         results.append(
-            GroupResult(
-                group.facet,
-                group.name,
-                int(group.mask.sum()),
-                int((group.mask & study.cases.positive).sum()),
-                values,
-                gaps,
-            )
+            GroupResult(group.facet, group.name, int(group.mask.sum()), n_positive, values, gaps)
         )
     return results
 
@@ -193,17 +199,12 @@ def interval(value: float, drawn: Float64Array, n: int) -> Estimate:
     return Estimate(value, low, high, n, method)
 
 
-def suppressed() -> Estimate:
-    """What stands in a cell that is too small."""
+def withheld(metric: str, n_positive: int, n_negative: int) -> Estimate:
+    """What stands in a cell that is too small, or that makes no sense in its group."""
+    rests_on = {"specificity": (n_negative,), "auroc": (n_positive, n_negative)}
+    counts = rests_on.get(metric, (n_positive,))
     nan = float("nan")
-    return Estimate(nan, nan, nan, 0, SUPPRESSED)
-
-
-def _ratio(
-    numerator: Float64Array, denominator: Float64Array, weights: Float64Array
-) -> Float64Array:
-    below = weights @ denominator
-    return np.asarray(np.where(below > 0, weights @ numerator / np.maximum(below, 1e-300), np.nan))
+    return Estimate(nan, nan, nan, min(counts), SUPPRESSED if min(counts) else NOT_APPLICABLE)
 
 
 def _auroc(

@@ -30,6 +30,8 @@ NAMES = {
     "image.auroc_not_normal": "AUROC, opacity against Not Normal",
     "calibration.brier": "Brier score (lower is better)",
     "calibration.ece": "Expected calibration error (lower is better)",
+    "calibration.brier_platt": "Brier score after Platt scaling fitted on validation",
+    "calibration.ece_platt": "Calibration error after Platt scaling fitted on validation",
     "calibration.slope": "Calibration slope (1 = ideal)",
     "calibration.intercept": "Calibration intercept (0 = ideal)",
     "rsna": "RSNA score",
@@ -88,22 +90,34 @@ def is_share(metric: str) -> bool:
 def value_text(item: Estimate | None, share: bool = False, sign: bool = False) -> str:
     """A value: `0.245`, `82.8 %`, `+0.012`, or `not available`."""
     if item is None or not np.isfinite(item.value):
-        return NOT_AVAILABLE
+        return NOT_AVAILABLE if item is None else missing_text(item)
     return number_text(item.value, share, sign)
+
+
+def missing_text(item: Estimate) -> str:
+    """Why a value is not there: `suppressed`, an en dash (makes no sense here), not available."""
+    if item.method.startswith("suppressed"):
+        return "suppressed"
+    return "\N{EN DASH}" if item.method.startswith("not applicable") else NOT_AVAILABLE
 
 
 def interval_text(item: Estimate | None, share: bool = False, sign: bool = False) -> str:
     """An interval: `0.221 to 0.268`, or an empty text."""
     if item is None or not np.isfinite(item.ci_low):
         return ""
-    ends = (number_text(end, share, sign).removesuffix(" %") for end in (item.ci_low, item.ci_high))
-    return " to ".join(ends)
+    ends = (number_text(end, share, sign) for end in (item.ci_low, item.ci_high))
+    return " to ".join(end.removesuffix(" %").removesuffix(" pp") for end in ends)
 
 
 def number_text(value: float, share: bool = False, sign: bool = False) -> str:
-    """A number with three digits after the point, or as a percentage with one."""
-    plus = "+" if sign else ""
-    text = f"{value * 100:{plus}.1f} %" if share else f"{value:{plus}.3f}"
+    """A number with three digits after the point, or as a percentage with one.
+
+    A signed share is a difference of percentages and therefore in percentage points (pp).
+    """
+    scaled, digits = (value * 100, 1) if share else (value, 3)
+    rounded = round(scaled, digits) + 0.0  # + 0.0 turns -0.0 into 0.0
+    text = f"{rounded:{'+' if sign and rounded else ''}.{digits}f}"
+    text += (" pp" if sign else " %") if share else ""
     return text.replace("-", "\N{MINUS SIGN}")
 
 

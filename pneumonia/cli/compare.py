@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from pneumonia.cli.evaluation_inputs import FILE, FOLDER, FRAME, read_cases
+from pneumonia.cli.evaluation_inputs import FILE, FOLDER, parse_frame, read_cases
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Entry(NamedTuple):
 )
 @click.option(
     "--frame",
-    type=FRAME,
+    callback=parse_frame,
     default="1024",
     show_default=True,
     help="Side of the labels' frame in pixels, or `image`: pixels of each image.",

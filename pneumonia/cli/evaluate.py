@@ -8,7 +8,7 @@ import click
 from pneumonia.cli.evaluation_inputs import (
     FILE,
     FOLDER,
-    FRAME,
+    parse_frame,
     read_cases,
     read_subset,
     split_named,
@@ -38,7 +38,7 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 @click.option("--bundle", type=FOLDER, help="The model: its name, hash and frozen thresholds.")
 @click.option(
     "--frame",
-    type=FRAME,
+    callback=parse_frame,
     default="1024",
     show_default=True,
     help="Side of the labels' frame in pixels, or `image`: pixels of each image.",
@@ -108,17 +108,18 @@ def _cases(options: dict[str, Any], predictions: Path) -> "Cases":
 def _thresholds(options: dict[str, Any], cases: "Cases") -> "Thresholds":
     """By hand, frozen in a file, frozen in the bundle, or chosen on these images."""
     from evaluation.evidence import settle_thresholds
-    from evaluation.operating_points import read_points
+    from evaluation.operating_points import read_platt, read_points
     from pneumonia.runtime.errors import ConfigError
 
     if options["threshold"] is not None and options["points"] is not None:
         raise ConfigError("Options --threshold and --operating-points exclude each other")
     source = options["points"] or options["bundle"]
-    points = None
+    points, platt = None, None
     if source is not None and options["threshold"] is None:
         points, document = read_points(source)
+        platt = read_platt(document)
         _check_model(document.get("model_hash"), options["bundle"], source)
-    return settle_thresholds(cases, points, options["threshold"])
+    return settle_thresholds(cases, points, options["threshold"], platt)
 
 
 def _check_model(model_hash: object, bundle: Path | None, source: Path) -> None:
@@ -165,13 +166,13 @@ def _provenance(options: dict[str, Any]) -> "Provenance":
         f"{count_text(cost.file_bytes, 'B')} of weights",
         "cost": f"{count_text(cost.macs)} multiply-accumulates per image",
     }
-    if run:
-        facts["training"] = ", ".join(f"{key} {value}" for key, value in run.items())
+    if any(run.values()):
+        facts["training"] = ", ".join(f"{key} {value}" for key, value in run.items() if value)
     return Provenance(bundle.model_name, bundle.model_hash, files, versions(), facts)
 
 
 def _write(options: dict[str, Any], evidence: "Evidence") -> None:
-    """Everything under the output folder; a folder of a former report is replaced whole."""
+    """Everything under the output folder, each file atomically."""
     from evaluation.claim import claim_document, fill_checklist
     from evaluation.evidence import SAME_IMAGES
     from evaluation.model_card import model_card

@@ -13,33 +13,23 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
-class _Frame(click.ParamType[float | str]):
-    """A positive number of pixels, or `image`."""
-
-    name = "px|image"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | str:
-        """The side as a float, or the word itself."""
-        if value == "image" or isinstance(value, float):
-            return value if isinstance(value, float) else "image"
-        try:
-            side = float(str(value))
-        except ValueError:
-            side = 0.0
-        if not 0 < side < 1e6:
-            self.fail(f"{value!r} is neither a number of pixels nor `image`", param, ctx)
-        return side
-
-
-FRAME = _Frame()
+def parse_frame(context: click.Context, option: click.Parameter, value: str) -> float | None:
+    """Callback of --frame: the side of the labels' frame in pixels, None for `image`."""
+    if value == "image":
+        return None
+    try:
+        side = float(value)
+    except ValueError:
+        side = 0.0
+    if not 0 < side < 1e6:
+        raise click.BadParameter(f"{value!r} is neither a number of pixels nor `image`")
+    return side
 
 
 def read_cases(
     predictions: Path,
     labels: Path,
-    frame: float | str,
+    frame: float | None,
     facts: Sequence[Path],
     subset: Path | None,
     only_scored: bool,
@@ -55,10 +45,9 @@ def read_cases(
     from evaluation.submission import is_submission, read_submission
     from pneumonia.runtime.predictions import read_predictions
 
-    side = None if isinstance(frame, str) else frame
-    truth = read_labels(labels, side)
+    truth = read_labels(labels, frame)
     found = (
-        read_submission(predictions, side or RSNA_FRAME)
+        read_submission(predictions, frame or RSNA_FRAME)
         if is_submission(predictions)
         else read_predictions(str(predictions))
     )
