@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evaluation.evidence import Thresholds
     from evaluation.footprint import Footprint
     from evaluation.metrics import Study
+    from evaluation.page import ExtraSection
     from evaluation.paired import Comparison
     from evaluation.report import CompareReport
 
@@ -73,6 +74,13 @@ class Entry(NamedTuple):
 @click.option("--only-scored", is_flag=True, help="Leave out labelled images without a score.")
 @click.option("--image-folder", type=FOLDER, help="Radiographs, to show changed cases.")
 @click.option(
+    "--figure",
+    "figures",
+    multiple=True,
+    metavar="PNG[=CAPTION]",
+    help="Picture at the end of the page, for example training curves; repeatable.",
+)
+@click.option(
     "--latency/--no-latency",
     default=True,
     show_default=True,
@@ -110,6 +118,7 @@ def command(models: Sequence[str], **options: Any) -> None:
         point,
         options["draws"],
         options["seed"],
+        extra=_extra(options["figures"]),
         image_folder=options["image_folder"],
     )
     out: Path = options["out"]
@@ -117,6 +126,24 @@ def command(models: Sequence[str], **options: Any) -> None:
     _write_tables(report, options)
     _show(comparisons, point, out)
     show_next(f"open {out / 'compare.html'}")
+
+
+def _extra(figures: Sequence[str]) -> "list[ExtraSection]":
+    """The pictures from outside as one section; raises ConfigError for what is not a PNG."""
+    from evaluation.page import ExtraFigure, ExtraSection
+    from pneumonia.runtime.errors import ConfigError
+
+    found = []
+    for text in figures:
+        path, _, caption = text.partition("=")
+        try:
+            data = Path(path).read_bytes()
+        except OSError:
+            data = b""
+        if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise ConfigError("Figure is not a PNG file", found=repr(path), where="--figure")
+        found.append(ExtraFigure(data, caption or Path(path).stem))
+    return [ExtraSection("Curves and overlays", found)] if found else []
 
 
 def parse_entries(models: Sequence[str]) -> list[Entry]:

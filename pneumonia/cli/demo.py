@@ -1,25 +1,20 @@
 """`pneumonia demo`: the whole job on phantoms, by the same verbs a user would type."""
 
 import csv
+import json
 import shlex
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from pneumonia.cli.terminal import show_table
 from pneumonia.runtime.errors import DISCLAIMER
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pneumonia.runtime.bundle import Bundle
-
-LABEL_FRAME = 1024  # pixels of the official csv's frame
-OPERATING_POINT = "kaggle"
+OVERLAYS_SHOWN = 4
 
 
 class Scale(NamedTuple):
@@ -87,7 +82,7 @@ def command(out: Path, seed: int, smoke: bool) -> None:
         _run("export", model.run, "--out", model.bundle)
         _run("score", studies, model.scores, "--bundle", model.bundle)
     report = _report(out, (dense, pruned), labels)
-    _show_result((dense, pruned), labels)
+    _show_result(report)
     click.echo(f"report: {report}")
     click.echo(f"overlays: {pruned.scores / 'overlay'}")
     click.echo(f"took {time.perf_counter() - started:.0f} s on this machine")
@@ -141,78 +136,54 @@ def _test_studies(data: Path, out: Path) -> tuple[Path, Path]:
 
 
 def _report(out: Path, models: Sequence[Model], labels: Path) -> Path:
+    """The page dense against pruned, with curves and some overlays at its end."""
     names = [f"{model.name}={model.scores / 'predictions.csv'},{model.bundle}" for model in models]
-    _run("compare", *names, "--labels", labels, "--out", out / "report")
+    figures: list[object] = []
+    for path, caption in _figures(models):
+        figures += ["--figure", f"{path}={caption}"]
+    _run("compare", *names, "--labels", labels, "--out", out / "report", *figures)
     return out / "report" / "compare.html"
 
 
-def _show_result(models: Sequence[Model], labels: Path) -> None:
-    """Parameters, MACs, size, score and latency of every model, side by side."""
-    from pneumonia.runtime.bundle import load_bundle
-
-    bundles = {model.name: load_bundle(str(model.bundle)) for model in models}
-    costs = {name: _cost(bundle) for name, bundle in bundles.items()}
-    scores = {model.name: _rsna(model, bundles[model.name], labels) for model in models}
-    latency = _latency(bundles)
-    first, last = models[0].name, models[-1].name
-    rows: list[tuple[str, str, str, str]] = []
-    for title, values, digits in (
-        ("stored weights", {name: cost[0] for name, cost in costs.items()}, 0),
-        ("MACs per image", {name: cost[1] for name, cost in costs.items()}, 0),
-        ("weights file, bytes", {name: cost[2] for name, cost in costs.items()}, 0),
-        ("latency, ms (onnxruntime, 1 thread)", latency, 2),
-    ):
-        cells = [f"{values[model.name]:,.{digits}f}" for model in models]
-        rows.append((title, *cells, f"{values[first] / values[last]:.1f}x less"))
-    cells = [f"{scores[model.name]:.3f}" for model in models]
-    rows.append(("RSNA score, test phantoms", *cells, f"{scores[last] - scores[first]:+.3f}"))
-    click.echo()
-    show_table("result", ("", *(model.name for model in models), "change"), rows)
-
-
-def _cost(bundle: "Bundle") -> tuple[float, float, float]:
-    """Stored weights, kept multiply-accumulates, bytes of the weights file."""
-    import torch
-
-    from pneumonia.network.accounting import account
-    from pneumonia.runtime.bundle import WEIGHTS
-
-    tensors = {name: torch.from_numpy(value) for name, value in bundle.weights().items()}
-    totals = account(bundle.spec, tensors).totals
-    size = (Path(bundle.path) / WEIGHTS).stat().st_size
-    return float(totals.kept_weights), float(totals.kept_macs), float(size)
-
-
-def _rsna(model: Model, bundle: "Bundle", labels: Path) -> float:
-    """Challenge score of a model's predictions at its own operating point."""
-    from evaluation.labels import read_labels
-    from evaluation.rsna import rsna_score
-    from pneumonia.runtime.predictions import read_predictions
-
-    truths = read_labels(labels).boxes
-    scored = {}
-    for found in read_predictions(str(model.scores / "predictions.csv")):
-        scale = [LABEL_FRAME / found.width, LABEL_FRAME / found.height] * 2
-        scored[found.image_id] = (found.boxes * scale, found.scores)
-    return rsna_score(truths, scored, bundle.threshold(OPERATING_POINT)).value
-
-
-def _latency(bundles: "Mapping[str, Bundle]") -> dict[str, float]:
-    """Median milliseconds of one image on one thread, measured in turn."""
-    import numpy as np
-
-    from pneumonia.runtime.engines import open_engine
-    from pneumonia.runtime.latency import interleaved_latency
-
-    engines = {
-        name: open_engine(bundle, "onnxruntime", threads=1) for name, bundle in bundles.items()
+def _figures(models: Sequence[Model]) -> list[tuple[Path, str]]:
+    captions = {
+        "loss.png": "Loss while training the dense model",
+        "metrics.png": "Validation while training the dense model",
+        "residuals.png": "ADMM residuals while pruning",
     }
-    batches = {}
-    for name, bundle in bundles.items():
-        entry = bundle.spec.input
-        batches[name] = np.full((1, entry.channels, entry.height, entry.width), 0.5, np.float32)
-    found = interleaved_latency(engines, batches)
-    return {name: latency.median_ms for name, latency in found.items()}
+    found = [
+        (model.run / name, caption)
+        for name, caption in captions.items()
+        for model in models
+        if (model.run / name).is_file()
+    ]
+    last = models[-1]
+    overlays = sorted((last.scores / "overlay").glob("*.png"))[:OVERLAYS_SHOWN]
+    return found + [(path, f"Boxes of the {last.name} model") for path in overlays]
+
+
+def _show_result(report: Path) -> None:
+    """Parameters, MACs, size, latency and score of both models, from the report's own numbers."""
+    document = json.loads(report.with_name("compare.json").read_text(encoding="utf-8"))
+    comparison = document["comparisons"][0]
+    names = (comparison["reference"], comparison["model"])
+    rows: list[tuple[str, str, str, str]] = []
+    for title, key, digits in (
+        ("parameters", "parameters", 0),
+        ("MACs per image", "macs", 0),
+        ("weights file, bytes", "file_bytes", 0),
+        ("latency, ms (onnxruntime, 1 thread)", "latency_ms", 2),
+    ):
+        dense, pruned = (document["cost"][name][key] for name in names)
+        cells = (f"{dense:,.{digits}f}", f"{pruned:,.{digits}f}")
+        rows.append((title, *cells, f"{dense / pruned:.1f}x less"))
+    score = comparison["metrics"][f"rsna.{document['point']}"]
+    dense, pruned = score["reference"]["value"], score["value"]["value"]
+    rows.append(
+        ("RSNA score, test phantoms", f"{dense:.3f}", f"{pruned:.3f}", f"{pruned - dense:+.3f}")
+    )
+    click.echo()
+    show_table("result", ("", *names, "change"), rows)
 
 
 def _show_rsna_commands() -> None:
