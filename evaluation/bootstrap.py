@@ -18,6 +18,7 @@ BLOCK_DRAWS = 100  # draws evaluated at once: keeps the weights of 5,000 images 
 LEVEL = 0.95
 PERCENTILE = "percentile bootstrap over patients"
 BCA = "BCa bootstrap over patients"
+SHIFTED = "percentile bootstrap over patients, shifted by its bias"
 WILSON = "Wilson score interval (no draw differs)"
 NONE = "not available"
 
@@ -32,11 +33,14 @@ class Statistic:
         name: Key in metrics.json.
         n: Units it rests on (images, positives, truths ...), for the reader.
         compute: (D, N) weights -> (D,) values, NaN where undefined.
+        inflated: Resampling adds noise that the statistic counts as error (ECE): its draws are
+            shifted back by their mean excess over the value, and cut at 0.
     """
 
     name: str
     n: int
     compute: Callable[[Float64Array], Float64Array]
+    inflated: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,8 +170,10 @@ def summarise(item: AnyStatistic, drawn: Float64Array, resampler: Resampler) -> 
             return Estimate(value, *wilson(value * item.n, item.n), item.n, WILSON)
         low, high = _bca(item, value, finite, resampler.patients)
         return Estimate(value, low, high, item.n, BCA)
-    low, high = percentile_interval(finite)
-    return Estimate(value, low, high, item.n, PERCENTILE)
+    if item.inflated:
+        finite = np.maximum(0.0, finite - (finite.mean() - value))
+        return Estimate(value, *percentile_interval(finite), item.n, SHIFTED)
+    return Estimate(value, *percentile_interval(finite), item.n, PERCENTILE)
 
 
 def percentile_interval(drawn: Float64Array) -> tuple[float, float]:

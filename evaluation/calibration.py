@@ -93,7 +93,7 @@ def expected_calibration_error(
     def compute(weights: Float64Array) -> Float64Array:
         return divide(np.abs(weights @ table).sum(axis=1), weights.sum(axis=1))
 
-    return Statistic("calibration.ece", len(values), compute)
+    return Statistic("calibration.ece", len(values), compute, inflated=True)
 
 
 def fit_platt(positive: ArrayLike, scores: ArrayLike) -> tuple[float, float]:

@@ -191,10 +191,10 @@ def read_platt(document: Mapping[str, Any]) -> tuple[float, float] | None:
     fitted = document.get("calibration")
     if not isinstance(fitted, Mapping):
         return None
-    pair = fitted.get("platt_slope"), fitted.get("platt_intercept")
-    if all(isinstance(value, int | float) and np.isfinite(value) for value in pair):
-        return float(pair[0]), float(pair[1])
-    return None
+    slope, intercept = fitted.get("platt_slope"), fitted.get("platt_intercept")
+    if not isinstance(slope, int | float) or not isinstance(intercept, int | float):
+        return None
+    return (float(slope), float(intercept)) if np.isfinite([slope, intercept]).all() else None
 
 
 def _parse(record: Any, where: str) -> OperatingPoint:

@@ -119,8 +119,8 @@ def _in_words(evidence: Evidence) -> str:
     if np.isfinite(of("box_sensitivity")):
         per_ten = of("false_boxes_per_image") * 10
         text += (
-            f" Its boxes mark {of('box_sensitivity') * 100:.1f} % of the opacities (IoU 0.4) and show"
-            f" {per_ten:.1f} false boxes per 10 images."
+            f" Its boxes mark {of('box_sensitivity') * 100:.1f} % of the opacities (IoU 0.4) and"
+            f" show {per_ten:.1f} false boxes per 10 images."
         )
     return text
 

@@ -59,7 +59,9 @@ def name_of(metric: str) -> str:
         return _froc_name(rest)
     for prefix in ("ppv_at_", "npv_at_"):
         if rest.startswith(prefix):
-            return f"{prefix[:3].upper()} at {float(rest[len(prefix) :]):.1%} prevalence"
+            prevalence = float(rest.removeprefix(prefix))
+            stated = f"{prefix[:3].upper()}, prevalence {prevalence:.1%}"
+            return f"{stated} at {point_name(family)}"
     if rest in NAMES:
         return f"{NAMES[rest]} at {point_name(family)}"
     return metric

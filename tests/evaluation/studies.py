@@ -3,6 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.cases import Cases, join
+from evaluation.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
+from evaluation.labels import make_labels
+from pneumonia.runtime.predictions import Prediction
+
 Boxes = dict[str, NDArray[np.float64]]
 SHARE_OF_TWO = 1 - 2614 / 6012  # of RSNA's positive images
 Scored = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
@@ -30,7 +35,7 @@ def synthetic_truths(rng: np.random.Generator, n_positive: int, n_negative: int)
                     ]
                 )
             )
-        truths[f"p{index}"] = np.array(rows)
+        truths[f"p{index}"] = np.clip(rows, 0, 1024)
     for index in range(n_negative):
         truths[f"n{index}"] = np.zeros((0, 4))
     return truths
@@ -74,3 +79,32 @@ def realistic_predictions(rng: np.random.Generator, truths: Boxes, floor: float 
         keep = scores >= floor
         predictions[image_id] = np.concatenate([sharp, faint])[keep], scores[keep]
     return predictions
+
+
+def make_cases(
+    truths: Boxes, found: Scored, facts: dict[str, dict[str, str]] | None = None
+) -> Cases:
+    """Cases in a 1024 frame from truths and predictions in its pixels."""
+    labels = make_labels({i: np.asarray(boxes, np.float32) for i, boxes in truths.items()})
+    predictions = [
+        Prediction(i, np.asarray(boxes, np.float32), np.asarray(scores, np.float32), 1024, 1024)
+        for i, (boxes, scores) in found.items()
+    ]
+    return join(labels, predictions, Cohort(facts or {}))
+
+
+def study_cases(seed: int = 0, n_positive: int = 60, n_negative: int = 90) -> Cases:
+    """A realistic study with facts: two images a patient, views, sexes, ages, classes."""
+    rng = np.random.default_rng(seed)
+    truths = synthetic_truths(rng, n_positive, n_negative)
+    facts = {}
+    for index, (image_id, boxes) in enumerate(truths.items()):
+        kind = LUNG_OPACITY if len(boxes) else (NORMAL, NOT_NORMAL)[index % 2]
+        facts[image_id] = {
+            "patient": str(index // 2),
+            "class": kind,
+            "view": ("AP", "PA")[int(rng.random() < (0.3 if len(boxes) else 0.6))],
+            "sex": "FM"[index % 2],
+            "age": str(int(rng.integers(1, 90))),
+        }
+    return make_cases(truths, realistic_predictions(rng, truths), facts)

@@ -1,0 +1,182 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.submission import write_submission
+from pneumonia.cli import group, run
+from pneumonia.runtime.predictions import Prediction, read_predictions, write_predictions
+from tests.evaluation.studies import study_cases
+
+CASES = study_cases(31, 50, 60)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """labels.csv, info.csv and two models' predictions in pixels of 512 px images."""
+    lines, info = ["patientId,x,y,width,height,Target"], ["patientId,class,patient_id,view,sex,age"]
+    for image_id, truths in zip(CASES.ids, CASES.truths, strict=True):
+        facts = CASES.cohort.facts[image_id]
+        known = [facts[key] for key in ("class", "patient", "view", "sex", "age")]
+        info.append(",".join([image_id, *known]))
+        if not len(truths):
+            lines.append(f"{image_id},,,,,0")
+        for x1, y1, x2, y2 in truths:
+            lines.append(f"{image_id},{x1},{y1},{x2 - x1},{y2 - y1},1")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "info.csv").write_text("\n".join(info) + "\n")
+    for name, shift in (("dense", 0.0), ("pruned", 8.0)):
+        rows = [
+            Prediction(i, np.float32((boxes + shift) / 2), np.float32(scores), 512, 512)
+            for i, boxes, scores in zip(CASES.ids, CASES.boxes, CASES.scores, strict=True)
+        ]
+        write_predictions(str(tmp_path / f"{name}.csv"), rows)
+    return tmp_path
+
+
+def _run(*arguments: object) -> int:
+    return run(group, [str(argument) for argument in arguments])
+
+
+def _metrics(out: Path) -> dict:
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_evaluate_freeze_and_evaluate_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [folder / "dense.csv", folder / "labels.csv", "--draws", 100]
+    facts = ["--images", folder / "info.csv"]
+    assert _run("evaluate", *common, *facts, "--out", folder / "val") == 0
+    shown = capsys.readouterr().out
+    assert "AUROC" in shown
+    assert "next: pneumonia evaluate" in shown
+    first = _metrics(folder / "val")
+    assert first["thresholds_origin"] == "chosen on these same images"
+    assert first["coverage"]["n_patients"] == len(np.unique(CASES.patients))
+    for name in ("report.html", "claim.json", "model_card.md", "operating_points.json"):
+        assert (folder / "val" / name).is_file()
+
+    points = folder / "val" / "operating_points.json"
+    assert _run("evaluate", *common, "--out", folder / "test", "--operating-points", points) == 0
+    second = _metrics(folder / "test")
+    assert second["thresholds_origin"] == "frozen"
+    assert not (folder / "test" / "operating_points.json").exists()
+    assert second["metrics"]["rsna.kaggle"]["value"] == first["metrics"]["rsna.kaggle"]["value"]
+    assert second["metrics"]["calibration.ece_platt"]["value"] is not None
+
+
+def test_a_submission_scores_like_the_predictions(folder: Path) -> None:
+    """The written submission, read back, has the same challenge score without any threshold."""
+    common = [folder / "labels.csv", "--draws", 100]
+    assert _run("evaluate", folder / "dense.csv", *common, "--out", folder / "a") == 0
+    submission = folder / "a" / "submission.csv"
+    out = folder / "b"
+    assert _run("evaluate", submission, *common, "--out", out, "--threshold", 0) == 0
+    value = _metrics(out)["metrics"]["rsna.given"]["value"]
+    assert value == pytest.approx(_metrics(folder / "a")["metrics"]["rsna.kaggle"]["value"])
+
+
+def test_images_that_were_not_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read_predictions(str(folder / "dense.csv"))
+    write_predictions(str(folder / "fewer.csv"), rows[5:])
+    common = ["evaluate", folder / "fewer.csv", folder / "labels.csv", "--draws", 100]
+    assert _run(*common, "--out", folder / "out") == 6
+    assert "5 of 110 missing" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+    assert _run(*common, "--out", folder / "out", "--only-scored") == 0
+    assert "left out: 5 labelled" in capsys.readouterr().out
+    ids = folder / "ids.txt"
+    ids.write_text("\n".join(f"full/images/{row.image_id}.png" for row in rows[5:]) + "\n")
+    assert _run(*common, "--out", folder / "out", "--subset", ids) == 0
+    assert _metrics(folder / "out")["coverage"]["n_missing"] == 0
+
+
+def test_the_frame_of_the_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["evaluate", folder / "dense.csv", folder / "labels.csv", "--draws", 100]
+    assert _run(*common, "--out", folder / "out", "--frame", "image") == 6
+    assert "--frame" in capsys.readouterr().err
+    assert _run(*common, "--out", folder / "out", "--frame", "wide") == 2
+    assert _run(*common, "--out", folder / "out", "--frame", 2048) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "part"),
+    [
+        (["--threshold", "0.5", "--operating-points", "labels.csv"], 2, "exclude each other"),
+        (["--operating-points", "labels.csv"], 4, "cannot be read"),
+        (["--perturbed", "noise_5"], 2, "NAME=FILE"),
+        (["--perturbed", "blur_5=dense.csv"], 2, "Unknown perturbation"),
+        (["--write-perturbed", "here"], 2, "--image-folder"),
+        (["--classes", "dense.csv"], 6, "Not a table"),
+    ],
+)
+def test_mistakes_are_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    options: list[str], code: int, part: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(folder)
+    common = ["evaluate", "dense.csv", "labels.csv", "--out", "out", "--draws", 100]
+    assert _run(*common, *options) == code
+    error = capsys.readouterr().err
+    assert part in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_robustness_from_perturbed_copies(folder: Path) -> None:
+    images = folder / "images"
+    images.mkdir()
+    ids = folder / "ids.txt"
+    ids.write_text("\n".join(CASES.ids[:2]) + "\n")
+    for image_id in CASES.ids[:2]:
+        Image.new("L", (64, 64), 90).save(images / f"{image_id}.png")
+    common = ["evaluate", folder / "dense.csv", folder / "labels.csv", "--out", folder / "out"]
+    copies = folder / "copies"
+    options = ["--image-folder", images, "--subset", ids, "--write-perturbed", copies]
+    assert _run(*common, *options) == 0
+    assert len(list((copies / "noise_5").glob("*.png"))) == 2
+    assert not (folder / "out").exists()
+    perturbed = ["--perturbed", f"noise_5={folder / 'pruned.csv'}", "--draws", 100]
+    assert _run(*common, *perturbed) == 0
+    assert "noise_5" in (folder / "out" / "robustness.csv").read_text()
+
+
+def test_compare(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [f"dense={folder / 'dense.csv'}", f"pruned={folder / 'pruned.csv'}"]
+    common = ["--labels", folder / "labels.csv", "--draws", 100, "--images", folder / "info.csv"]
+    assert _run("compare", *models, *common, "--out", folder / "out") == 0
+    assert "pruned against dense" in capsys.readouterr().out
+    document = json.loads((folder / "out" / "compare.json").read_text())
+    row = document["comparisons"][0]["metrics"]["coco.ap50"]
+    assert row["delta"]["value"] == pytest.approx(row["value"]["value"] - row["reference"]["value"])
+    assert document["comparisons"][0]["groups"]
+    text = (folder / "out" / "compare.html").read_text(encoding="utf-8")
+    assert "not available" in text  # no bundle was given
+    assert (folder / "out" / "compare.csv").is_file()
+
+
+def test_compare_refuses_what_cannot_be_compared(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--labels", folder / "labels.csv", "--out", folder / "out"]
+    dense = folder / "dense.csv"
+    assert _run("compare", dense, *common) == 2
+    assert _run("compare", dense, dense, *common) == 2
+    assert _run("compare", dense, folder / "absent.csv", *common) == 2
+    rows = read_predictions(str(dense))
+    write_predictions(str(folder / "fewer.csv"), rows[5:])
+    assert _run("compare", dense, folder / "fewer.csv", *common, "--only-scored") == 6
+    assert "same images" in capsys.readouterr().err
+
+
+def test_a_submission_of_other_images_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_submission(folder / "s.csv", {"someone": ([[0, 0, 9, 9]], [0.5])})
+    arguments = ["evaluate", folder / "s.csv", folder / "labels.csv", "--out", folder / "out"]
+    assert _run(*arguments) == 6
+    error = capsys.readouterr().err
+    assert "share no image" in error
+    assert "someone" not in error
