@@ -64,7 +64,7 @@ def tracked() -> list[str]:
 
 
 def test_no_machine_paths_and_no_big_binaries():
-    private = re.compile(r"/work/|/root/|/home/[a-z]+/|\.library")
+    private = re.compile(r"/work/|/root/|/home/[a-z]+/|\.library/")
     found = []
     for name in tracked():
         path = ROOT / name

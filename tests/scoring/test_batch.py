@@ -448,4 +448,12 @@ def test_no_child_outlives_the_batch(run):
     assert not [name for name in names if "ThreadPool" in name]
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     if children.exists():
-        assert children.read_text().split() == []
+        # Other tests of the same process may own children, such as multiprocessing's tracker.
+        assert [pid for pid in children.read_text().split() if _is_decoder(pid)] == []
+
+
+def _is_decoder(pid):
+    try:
+        return b"decode_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False  # it has just ended
