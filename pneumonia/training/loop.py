@@ -98,8 +98,8 @@ def fit(
         progressed = load_last(out, state)
     for hook in hooks:
         hook.before_fit(network, average.network)
-    journal = Journal(out, progressed.epoch) if distributed.is_first() else None
     loader = Loader(task, config, progressed.epoch + 1)
+    journal = Journal(out, progressed.epoch) if distributed.is_first() else None
     try:
         for epoch in range(progressed.epoch + 1, config.epochs + 1):
             if _stops_early(progressed, config):
@@ -137,7 +137,7 @@ def _train_epoch(
     clip_norm = config.optimiser.clip_norm or math.inf
     bf16 = uses_bf16(config, device)
     sums: dict[str, float] = defaultdict(float)
-    rate = waited_s = 0.0
+    rate = waited_s = norms = 0.0
     started = time.perf_counter()
     network.train()
     for step in range((epoch - 1) * loader.steps, epoch * loader.steps):
@@ -170,13 +170,15 @@ def _train_epoch(
         average.update()
         for hook in hooks:
             hook.after_step(network, average.network)
-        sums["gradient_norm"] += float(norm) / loader.steps
+        norms += norm.item()
         if progress is not None:
             note = f"epoch {epoch}/{config.epochs} loss {loss.item():.4f}"
             progress(step + 1, loader.steps * config.epochs, note)
     seconds = time.perf_counter() - started
     return {
-        **sums,
+        # Each process has the loss of its share, divided by counts over all of them.
+        **{name: distributed.total(value, device) for name, value in sums.items()},
+        "gradient_norm": norms / loader.steps,
         "learning_rate": rate,
         "images_per_s": loader.steps * config.batch_size / seconds,
         "data_wait_fraction": waited_s / seconds,

@@ -15,6 +15,7 @@ from pneumonia.runtime.tensorfile import read_tensors
 from pneumonia.training import distributed
 from pneumonia.training.config import OptimiserConfig, TrainRecipe
 from pneumonia.training.detection import DetectionTask
+from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import fit
 from tests.training.conftest import tiny_network, tiny_spec
 
@@ -87,6 +88,13 @@ def test_whole_run_equals_one_process(two_processes, rectangles_path, tmp_path):
             torch.testing.assert_close(
                 torch.from_numpy(two[name]), torch.from_numpy(one[name]), rtol=1e-3, atol=1e-5
             )
+
+
+def test_logged_losses_are_those_of_the_whole_batch(two_processes, rectangles_path, tmp_path):
+    run(str(rectangles_path), str(tmp_path / "one"), batch_norm=False)
+    one, two = (read_metrics(p / "metrics.csv") for p in (tmp_path / "one", two_processes / "two"))
+    for key in ("loss", "loss_box", "loss_objectness", "loss_class", "gradient_norm"):
+        assert [r[key] for r in two] == pytest.approx([r[key] for r in one], rel=1e-3), key
 
 
 def test_both_processes_learn_the_best_metric(two_processes):
