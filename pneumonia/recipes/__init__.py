@@ -93,7 +93,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
             raise ConfigError(
-                "Key of --set goes through a value", expected="a mapping", found=repr(parent),
+                "Key of --set goes through a value",
+                expected="a mapping",
+                found=repr(parent),
                 where=f"--set {key}",
             )
         node = child
