@@ -4,8 +4,9 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pneumonia.compression.admm import Admm, OnNewRho, Residual
@@ -23,38 +24,46 @@ class Converged(Exception):  # noqa: N818 - not an error, but how a hook ends a 
     """Every round is over before the planned epochs are: the weights lie in the set."""
 
 
-class AdmmHook(TrainingHook):
-    """Runs the ADMM engine over a fit: one round per rho.
+class AdmmSchedule(NamedTuple):
+    """When rho grows and Z moves.
 
-    Args:
-        constraints: The sets.
+    Attributes:
         rho: Penalty of each round, ascending.
         epochs: Of the whole fit; they are shared out among the rounds.
         steps_per_update: Optimiser steps from one Z-step to the next; None = at each epoch's end.
         on_new_rho: See `Admm.set_rho`.
         tolerance: A round ends early when no layer's primal residual is larger.
+        clip_norm: Largest L2 norm of the task's gradient, before the penalty's is added; 0 = no
+            clipping. Clipping the sum instead (in the loop) would cancel any growth of rho.
+    """
+
+    rho: tuple[float, ...]
+    epochs: int
+    steps_per_update: int | None = None
+    on_new_rho: OnNewRho = "rescale"
+    tolerance: float = 1e-2
+    clip_norm: float = 0.0
+
+    def epochs_of_round(self) -> list[int]:
+        """The epochs shared out, as equally as whole numbers allow."""
+        n = len(self.rho)
+        return [(i + 1) * self.epochs // n - i * self.epochs // n for i in range(n)]
+
+
+class AdmmHook(TrainingHook):
+    """Runs the ADMM engine over a fit: one round per rho.
+
+    Args:
+        constraints: The sets.
+        schedule: When what happens.
         out: Folder for residuals.csv.
     """
 
     def __init__(
-        self,
-        constraints: Sequence[JointConstraint],
-        *,
-        rho: Sequence[float],
-        epochs: int,
-        steps_per_update: int | None = None,
-        on_new_rho: OnNewRho = "rescale",
-        tolerance: float = 1e-2,
-        out: Path,
+        self, constraints: Sequence[JointConstraint], schedule: AdmmSchedule, out: Path
     ) -> None:
-        self.engine = Admm(constraints, rho[0])
-        self.rhos = tuple(rho)
-        self.epochs_of_round = [
-            (i + 1) * epochs // len(rho) - i * epochs // len(rho) for i in range(len(rho))
-        ]
-        self.steps_per_update = steps_per_update
-        self.on_new_rho = on_new_rho
-        self.tolerance = tolerance
+        self.engine = Admm(constraints, schedule.rho[0])
+        self.schedule = schedule
         self.out = out
         self.round = 0
         self.epoch_in_round = 0
@@ -76,18 +85,21 @@ class AdmmHook(TrainingHook):
         """Add the penalty's gradient; ends the fit when all rounds are over."""
         if self.finished:
             raise Converged
+        if self.schedule.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), self.schedule.clip_norm)
         self.engine.add_penalty_gradient(network.weights())
 
     def after_step(self, network: Network, ema: Network) -> None:
         """Count steps; a Z-step when it is time."""
         self.steps += 1
-        if self.steps_per_update is not None and self.steps % self.steps_per_update == 0:
+        every = self.schedule.steps_per_update
+        if every is not None and self.steps % every == 0:
             self._update(network.weights())
 
     def after_epoch(self, network: Network, epoch: int) -> dict[str, float]:
         """A Z-step if they go by epochs; next round when this one is over or has converged."""
         weights = network.weights()
-        if self.steps_per_update is None:
+        if self.schedule.steps_per_update is None:
             self._update(weights)
         row = {
             "admm_round": float(self.round + 1),
@@ -98,8 +110,8 @@ class AdmmHook(TrainingHook):
         }
         self._write()
         self.epoch_in_round += 1
-        converged = bool(self.last) and row["admm_primal_max"] < self.tolerance
-        if converged or self.epoch_in_round >= self.epochs_of_round[self.round]:
+        converged = bool(self.last) and row["admm_primal_max"] < self.schedule.tolerance
+        if converged or self.epoch_in_round >= self.schedule.epochs_of_round()[self.round]:
             self._next_round(weights)
         return row
 
@@ -139,12 +151,12 @@ class AdmmHook(TrainingHook):
         ]  # fmt: skip
 
     def _next_round(self, weights: Mapping[str, nn.Parameter]) -> None:
-        if self.round + 1 == len(self.rhos):
+        if self.round + 1 == len(self.schedule.rho):
             self.finished = True
             return
         self.round += 1
         self.epoch_in_round = 0
-        self.engine.set_rho(self.rhos[self.round], weights, self.on_new_rho)
+        self.engine.set_rho(self.schedule.rho[self.round], weights, self.schedule.on_new_rho)
 
     def _write(self) -> None:
         if distributed.is_first():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pneumonia.compression.admm_hook import AdmmHook, Converged
+from pneumonia.compression.admm_hook import AdmmHook, AdmmSchedule, Converged
 from pneumonia.compression.bn_reestimate import reestimate_batch_norm
 from pneumonia.compression.constraint import PerLayer
 from pneumonia.compression.coupling import ChannelGraph
@@ -73,8 +73,11 @@ def quantize_stage(
     weights = network.weights()
     sets = {name: Quantized(levels, rung.masks.get(name)) for name, levels in rung.levels.items()}
     pruned = MaskHook(ChannelGraph(network.spec), rung.masks)
-    first = config.model_copy(update={"epochs": rung.admm_epochs})
-    hook = AdmmHook([PerLayer(sets)], rho=rung.rho, epochs=rung.admm_epochs, out=out / "admm")
+    # The loop would clip penalty and task together; the hook clips the task alone.
+    schedule = AdmmSchedule(rung.rho, rung.admm_epochs, clip_norm=config.optimiser.clip_norm)
+    unclipped = config.optimiser.model_copy(update={"clip_norm": 0.0})
+    first = config.model_copy(update={"epochs": rung.admm_epochs, "optimiser": unclipped})
+    hook = AdmmHook([PerLayer(sets)], schedule, out / "admm")
     _train(network, task, first, out / "admm", [pruned, hook], resume, progress)
     scales = {name: s.scale_of(weights[name].detach()) for name, s in sets.items()}
     fixed = {n: Quantized(s.levels, s.mask, scales[n]) for n, s in sets.items()}

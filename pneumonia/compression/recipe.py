@@ -84,7 +84,7 @@ class Phase(_Strict):
 
 
 class AdmmPhase(Phase):
-    """ADMM-regularised training.
+    """ADMM-regularised training; `optimiser.clip_norm` clips the task's gradient alone.
 
     Attributes:
         rho: Penalty of each round, ascending; the epochs are shared out among the rounds.
@@ -161,11 +161,15 @@ class PruneRecipe(_Strict):
 
 
 def admm_config(training: TrainConfig, phase: AdmmPhase) -> TrainConfig:
-    """Training settings of an ADMM phase: no average, whose lag would be read as a residual."""
+    """Training settings of an ADMM phase.
+
+    No average, whose lag would be read as a residual; no clipping in the loop, which would scale
+    the penalty down with the rest (`AdmmHook` clips the task's own gradient).
+    """
     return training.model_copy(
         update={
             "epochs": phase.epochs,
-            "optimiser": phase.optimiser,
+            "optimiser": phase.optimiser.model_copy(update={"clip_norm": 0.0}),
             "schedule": phase.schedule,
             "ema_decay": 0.0,
             "early_stop": 0,

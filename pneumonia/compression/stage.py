@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pneumonia.compression.admm_hook import AdmmHook, Converged, read_rows
+from pneumonia.compression.admm_hook import AdmmHook, AdmmSchedule, Converged, read_rows
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.masks import MaskHook, masked_tensors
 from pneumonia.compression.method import Stage
@@ -111,15 +111,15 @@ def _admm(
     if not (out / FINISHED).is_file():
         network.load_tensors(tensors)
         planned = plan_rate(situation, stage.method, setting.rates, stage.rate, setting.progress)
-        admm = AdmmHook(
-            planned.sets.splits,
-            rho=phase.rho,
-            epochs=phase.epochs,
-            steps_per_update=phase.steps_per_update,
-            on_new_rho=phase.on_new_rho,
-            tolerance=phase.tolerance,
-            out=out,
+        schedule = AdmmSchedule(
+            phase.rho,
+            phase.epochs,
+            phase.steps_per_update,
+            phase.on_new_rho,
+            phase.tolerance,
+            phase.optimiser.clip_norm,
         )
+        admm = AdmmHook(planned.sets.splits, schedule, out)
         hooks: list[TrainingHook] = [admm]
         if situation.allowed:
             hooks.append(MaskHook(situation.graph, situation.allowed))
