@@ -5,7 +5,7 @@ follow their patient, and positive and negative patients are drawn separately, s
 holds as many of each as the study. A statistic maps a block of weights (D, N) to values (D,).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -221,11 +221,6 @@ def _bca(item: Ratio, value: float, drawn: Float64Array, patients: IntArray) -> 
         ends.append(normal.cdf(bias + shifted / (1 - acceleration * shifted)))
     low, high = np.quantile(drawn, ends)
     return float(low), float(high)
-
-
-def as_rows(estimates: Mapping[str, Estimate]) -> list[dict[str, float | int | str | None]]:
-    """Estimates as rows of a table; NaN becomes None."""
-    return [{"metric": name, **estimate_json(item)} for name, item in estimates.items()]
 
 
 def estimate_json(item: Estimate) -> dict[str, float | int | str | None]:
