@@ -20,6 +20,7 @@ from pneumonia.training.config import ValidationConfig
 from pneumonia.training.task import SELECTION
 
 OPERATING_POINTS, PREDICTIONS = "operating_points.json", "val_predictions.csv"
+POINTS_SCHEMA = "pneumonia.operating_points/1"
 N_THRESHOLDS = 200
 
 Key = tuple[str, str]  # kind, image id: only together unique
@@ -181,4 +182,5 @@ class Validation:
             "kinds": list(self.selecting),
             "n_images": sum(key[0] in self.selecting for key in self.truths),
         }
-        write_json(str(out / OPERATING_POINTS), {"points": {"kaggle": point}})
+        document = {"schema": POINTS_SCHEMA, "points": {"kaggle": point}}
+        write_json(str(out / OPERATING_POINTS), document)
