@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from pneumonia.compression.columns import dense_mask, group_energies
+from pneumonia.compression.constraint import gemm_view
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.method import Method, Sets
 from pneumonia.compression.network_set import realised_weights
@@ -49,8 +51,8 @@ class Situation(NamedTuple):
     Attributes:
         graph: The network's units.
         weights: Layer -> current weight, of all convolution and linear layers.
-        allowed: Layer -> places that earlier stages left, bool; they only get fewer. Weights
-            elsewhere are zero already.
+        allowed: Layer -> places that earlier stages left, bool. Weights elsewhere are zero
+            already, and stay so unless they are stored anyway (see `_within`).
     """
 
     graph: ChannelGraph
@@ -173,9 +175,9 @@ def apply_rates(
     sets = method.sets(start.graph, layer_rates)
     v = {name: start.weights[name].detach() for name in sets.hard.layers}
     projected = {name: p.mask for name, p in sets.hard.project(v).items()}
-    masks = _within(sets.hard.settle(v, projected), start.allowed)
+    masks = _within(sets.hard.settle(v, projected), start.allowed, sets.group_sizes)
     kept = realised_weights(start.graph, masks)
-    nominal = _within(projected, start.allowed)
+    nominal = _within(projected, start.allowed, sets.group_sizes)
     total = sum(weight.numel() for weight in start.weights.values())
     inside = sum(
         int(nominal[name].sum()) if name in nominal else weight.numel()
@@ -186,11 +188,23 @@ def apply_rates(
     )
 
 
-def _within(masks: Mapping[str, Tensor], allowed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        **allowed,
-        **{name: mask & allowed[name] if name in allowed else mask for name, mask in masks.items()},
-    }
+def _within(
+    masks: Mapping[str, Tensor], allowed: Mapping[str, Tensor], group_sizes: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Masks inside those of the stage before.
+
+    Where filters share columns, a column stays for the whole group if any of its filters had it:
+    fewer filters are grouped anew, and a place that is stored anyway may be used.
+    """
+    nested = {}
+    for name, mask in masks.items():
+        nested[name] = mask & allowed[name] if name in allowed else mask
+        if name in allowed and name in group_sizes:
+            rows = gemm_view(mask).any(1).nonzero().squeeze(1)
+            had = group_energies(gemm_view(nested[name]).float(), rows, group_sizes[name]) > 0
+            shared = dense_mask(had, rows, mask.shape[0], group_sizes[name])
+            nested[name] = mask & shared.reshape(mask.shape)
+    return {**allowed, **nested}
 
 
 def ladder_rates(target: float, ladder: int | tuple[float, ...]) -> list[float]:

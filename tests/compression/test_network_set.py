@@ -121,16 +121,24 @@ def test_a_rate_out_of_reach_is_refused_with_the_largest_possible() -> None:
     assert "2 of 75 layers" in str(error.value)
 
 
-def test_later_stages_lie_within_earlier_ones() -> None:
+@pytest.mark.parametrize("group", [0, 16])
+def test_later_stages_lie_within_earlier_ones(group: int) -> None:
     start, _ = situation(YOLO)
-    method = StructuredMethod(round_to=4, random_starts=2)
+    method = StructuredMethod(round_to=4, random_starts=2, group_size=group)
     rates = LayerRates(dict.fromkeys(start.weights, 1.0), {})
     first = plan_rate(start, method, rates, 4.0)
     weights = {name: w * first.masks[name] for name, w in start.weights.items()}
     second = plan_rate(Situation(start.graph, weights, first.masks), method, rates, 12.0)
     assert second.realised_rate == pytest.approx(12, rel=0.05)
+    tensors = random_tensors(YOLO, 0)
+    small, kept = compact(YOLO, tensors, second.masks, second.sets.group_sizes)
+    assert account(small, kept).totals.kept_weights == sum(second.kept.values())
     for name, mask in second.masks.items():
-        assert not bool((mask & ~first.masks[name]).any())
+        before, after = gemm_view(first.masks[name]), gemm_view(mask)
+        assert not bool((after.any(1) & ~before.any(1)).any())
+        assert not bool((after.any(0) & ~before.any(0)).any())
+        if group == 0:  # fewer filters make other groups; one list of columns only gets shorter
+            assert not bool((after & ~before).any())
 
 
 def test_layer_rates_and_ladders_by_hand() -> None:
