@@ -9,6 +9,7 @@ from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_
 
 if TYPE_CHECKING:
     from pneumonia.compression.pipeline import PruneResult
+    from pneumonia.network.accounting import Totals
 
 
 @click.command("prune")
@@ -56,11 +57,9 @@ def _show(result: "PruneResult", target: float, out: Path) -> None:
     """The table dense against pruned, the protected layers, and what comes next."""
     before, after = result.dense.totals, result.pruned.totals
     rows = [
-        _row(
-            "parameters", before.parameters, after.parameters - after.weights + after.kept_weights
-        ),
-        _row("weights", before.weights, after.kept_weights),
-        _row("MACs", before.macs, after.kept_macs),
+        _row("parameters", _parameters(before), _parameters(after)),
+        _row("weights", before.kept_weights, after.kept_weights),
+        _row("MACs", before.kept_macs, after.kept_macs),
         _row("weights file, bytes", result.bytes_before, result.bytes_after),
     ]
     rows += [
@@ -74,6 +73,11 @@ def _show(result: "PruneResult", target: float, out: Path) -> None:
         click.echo("filters protected (they are the outputs): " + ", ".join(result.protected))
     click.echo(f"run: {out}")
     show_next(f"pneumonia export {out} --out {out}-bundle")
+
+
+def _parameters(totals: "Totals") -> int:
+    """Stored weights, biases and batch-norm gains and offsets."""
+    return totals.parameters - totals.weights + totals.kept_weights
 
 
 def _row(name: str, before: int, after: int) -> tuple[str, str, str, str]:

@@ -29,7 +29,7 @@ from pneumonia.network.files import WEIGHTS_FILE, load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import PruneError
-from pneumonia.runtime.spec import INPUT, NetworkSpec
+from pneumonia.runtime.spec import DENSE, INPUT, NetworkSpec
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import BEST, save_best
 from pneumonia.training.config import TrainConfig
@@ -49,7 +49,7 @@ class PruneResult(NamedTuple):
     """What a pruning came to.
 
     Attributes:
-        dense: Account of the network before; all its weights count.
+        dense: Account of the network before.
         pruned: Account of the compacted network.
         metrics_before: Validation of the model that was pruned.
         metrics_after: Validation of the compacted network.
@@ -68,13 +68,13 @@ class PruneResult(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Weights before / weights kept after compaction."""
-        return self.dense.totals.weights / max(self.pruned.totals.kept_weights, 1)
+        """Stored weights before / after; a network pruned before is counted as it was stored."""
+        return self.dense.totals.kept_weights / max(self.pruned.totals.kept_weights, 1)
 
     @property
     def mac_rate(self) -> float:
-        """Multiply-accumulates before / those of the kept weights."""
-        return self.dense.totals.macs / max(self.pruned.totals.kept_macs, 1)
+        """The same for the multiply-accumulates of the stored weights."""
+        return self.dense.totals.kept_macs / max(self.pruned.totals.kept_macs, 1)
 
 
 def prune_model(
@@ -100,8 +100,9 @@ def prune_model(
     Raises:
         PruneError: A pattern matches no layer, nothing would be pruned, the rate is out of reach.
     """
-    spec, tensors = load_model(model)
-    graph = ChannelGraph(spec)
+    stored, tensors = load_model(model)
+    dense_account = account(stored, tensors)
+    spec = stored_densely(stored)
     selected = selected_layers(spec, recipe)
     network = Network(spec)
     network.load_tensors(tensors)
@@ -110,14 +111,14 @@ def prune_model(
         _exponents(network, task, recipe, selected, out, progress),
         layer_limits(spec, recipe, selected),
     )
-    setting = Setting(spec, task, training, recipe, rates, resume, progress)
-    folders, result = [], StageResult(tensors, {}, {})
+    total = dense_account.totals.kept_weights
+    setting = Setting(spec, total, task, training, recipe, rates, resume, progress)
+    folders, result = [], StageResult(tensors, earlier_masks(stored, tensors), {})
     ladder = recipe.constraint.stages(ladder_rates(recipe.rate, recipe.ladder))
     for number, stage in enumerate(ladder, 1):
         folders.append(out / STAGES / f"{number:02d}-{stage.rate:.4g}x")
         result = run_stage(setting, stage, result.tensors, result.masks, folders[-1])
-    small, kept = finish(spec, result)
-    dense_account = account(spec, tensors)
+    small, kept = finish(stored, result)
     pruned = Network(small)
     pruned.load_tensors(kept)
     found = PruneResult(
@@ -127,7 +128,7 @@ def prune_model(
         task.evaluate(pruned) if distributed.is_first() else {},
         (model / WEIGHTS_FILE).stat().st_size,
         0,
-        tuple(graph.protected_layers()),
+        tuple(ChannelGraph(spec).protected_layers()),
     )
     if distributed.is_first():
         write_history(out, folders)
@@ -209,19 +210,47 @@ def _exponents(
     return dict(zip(selected, shared, strict=True))
 
 
-def finish(spec: NetworkSpec, result: StageResult) -> tuple[NetworkSpec, dict[str, Tensor]]:
+def stored_densely(spec: NetworkSpec) -> NetworkSpec:
+    """The network with dense storage everywhere: what a format holds changes in training."""
+    return spec.replace_layers(
+        {layer.name: layer._replace(storage=DENSE) for layer in spec.weighted()}
+    )
+
+
+def earlier_masks(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks of the layers that an earlier run pruned: those not stored densely."""
+    return {
+        layer.name: tensors[layer.name + ".weight"] != 0
+        for layer in spec.weighted()
+        if layer.storage.format != DENSE.format
+    }
+
+
+def finish(stored: NetworkSpec, result: StageResult) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """Compact the last stage's network and make sure that it is the same function.
+
+    Args:
+        stored: The network the run began with; layers it stored by columns stay so.
+        result: Of the last stage.
 
     Raises:
         PruneError: A weight outside the masks is not zero, nothing was removed, or the compacted
             network gives other outputs.
     """
+    spec = stored_densely(stored)
     if not zeros_outside(result.tensors, result.masks):
         raise PruneError("A weight outside its mask is not zero", fix="Report this as a fault")
-    small, kept = compact(spec, result.tensors, result.masks, result.plan["group_sizes"])
-    small = smallest_storage(small, kept)
-    before, after = account(spec, result.tensors).totals, account(small, kept).totals
-    if after.kept_weights >= before.weights:
+    group_sizes = {
+        layer.name: layer.storage.group_size
+        for layer in stored.weighted()
+        if layer.storage.format == "columns"
+    } | result.plan["group_sizes"]
+    small, kept = compact(spec, result.tensors, result.masks, group_sizes)
+    smallest = smallest_storage(small, kept)
+    small = small.replace_layers(
+        {layer.name: layer for layer in smallest.weighted() if layer.name not in group_sizes}
+    )
+    if result.plan["realised_rate"] <= 1:
         raise nothing_pruned(spec, list(result.plan["layers"]))
     _check_same(spec, result, small, kept)
     return small, kept

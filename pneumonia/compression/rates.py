@@ -53,11 +53,13 @@ class Situation(NamedTuple):
         weights: Layer -> current weight, of all convolution and linear layers.
         allowed: Layer -> places that earlier stages left, bool. Weights elsewhere are zero
             already, and stay so unless they are stored anyway (see `_within`).
+        total: Weights that a rate of 1 would keep: those of the network the run began with.
     """
 
     graph: ChannelGraph
     weights: Mapping[str, Tensor]
     allowed: Mapping[str, Tensor]
+    total: int
 
 
 class Planned(NamedTuple):
@@ -178,13 +180,17 @@ def apply_rates(
     masks = _within(sets.hard.settle(v, projected), start.allowed, sets.group_sizes)
     kept = realised_weights(start.graph, masks)
     nominal = _within(projected, start.allowed, sets.group_sizes)
-    total = sum(weight.numel() for weight in start.weights.values())
     inside = sum(
         int(nominal[name].sum()) if name in nominal else weight.numel()
         for name, weight in start.weights.items()
     )
     return Planned(
-        sets, masks, kept, total / inside, total / max(sum(kept.values()), 1), dict(layer_rates)
+        sets,
+        masks,
+        kept,
+        start.total / inside,
+        start.total / max(sum(kept.values()), 1),
+        dict(layer_rates),
     )
 
 

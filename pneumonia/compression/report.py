@@ -60,17 +60,17 @@ def layer_rows(
         if before.weights == 0:
             continue
         planned = plan["layers"].get(before.name, {})
-        nominal = planned.get("kept_weights", before.weights)
+        nominal = planned.get("kept_weights", before.kept_weights)
         rows.append(
             {
                 "name": before.name,
                 "filters": [before.shape_out[0], after.shape_out[0]],
                 "channels": [before.shape_in[0], after.shape_in[0]],
-                "weights": before.weights,
+                "weights": before.kept_weights,
                 "kept_weights": after.kept_weights,
-                "nominal_rate": before.weights / max(nominal, 1),
-                "realised_rate": before.weights / max(after.kept_weights, 1),
-                "mac_rate": before.macs / max(after.kept_macs, 1),
+                "nominal_rate": before.kept_weights / max(nominal, 1),
+                "realised_rate": before.kept_weights / max(after.kept_weights, 1),
+                "mac_rate": before.kept_macs / max(after.kept_macs, 1),
                 "index_bits": after.index_bits,
                 "constraint": {k: v for k, v in planned.items() if k != "kept_weights"},
                 "protected_filters": before.name in protected,

@@ -44,9 +44,17 @@ COSTLY_RESIDUAL = 5e-2  # masking from farther away usually costs accuracy (meth
 
 
 class Setting(NamedTuple):
-    """What all stages of a run share."""
+    """What all stages of a run share.
+
+    Attributes:
+        spec: The network, every layer stored densely: its zeros move while it is trained.
+        total: Weights it kept when the run began.
+        task, training, recipe, resume, progress: As given to `pipeline.prune_model`.
+        rates: Relative strengths of the layers.
+    """
 
     spec: NetworkSpec
+    total: int
     task: Task
     training: TrainConfig
     recipe: PruneRecipe
@@ -86,16 +94,17 @@ def run_stage(
         folder: The stage's folder.
     """
     graph = ChannelGraph(setting.spec)
-    penalised = _admm(setting, stage, Situation(graph, _weights(tensors), allowed), tensors, folder)
+    start = Situation(graph, _weights(tensors), allowed, setting.total)
+    penalised = _admm(setting, stage, start, tensors, folder)
     if (folder / PLAN_FILE).is_file():
         masks, plan = _read_masks(folder)
     else:
-        situation = Situation(graph, _weights(penalised), allowed)
-        planned = plan_rate(situation, stage.method, setting.rates, stage.rate, setting.progress)
+        now = start._replace(weights=_weights(penalised))
+        planned = plan_rate(now, stage.method, setting.rates, stage.rate, setting.progress)
         masks, plan = planned.masks, _plan_record(stage, planned, folder)
         _write_masks(folder, masks, plan)
-    start = masked_tensors(graph, penalised, masks)
-    return StageResult(_retrain(setting, start, MaskHook(graph, masks), folder), masks, plan)
+    projected = masked_tensors(graph, penalised, masks)
+    return StageResult(_retrain(setting, projected, MaskHook(graph, masks), folder), masks, plan)
 
 
 def _admm(

@@ -29,7 +29,8 @@ from tests.compression.graphs import random_specs, random_tensors
 def situation(spec: NetworkSpec, seed: int = 0) -> tuple[Situation, dict[str, Tensor]]:
     tensors = random_tensors(spec, seed)
     weights = {layer.name: tensors[layer.name + ".weight"] for layer in spec.weighted()}
-    return Situation(ChannelGraph(spec), weights, {}), tensors
+    total = sum(weight.numel() for weight in weights.values())
+    return Situation(ChannelGraph(spec), weights, {}, total), tensors
 
 
 methods = st.builds(
@@ -128,7 +129,8 @@ def test_later_stages_lie_within_earlier_ones(group: int) -> None:
     rates = LayerRates(dict.fromkeys(start.weights, 1.0), {})
     first = plan_rate(start, method, rates, 4.0)
     weights = {name: w * first.masks[name] for name, w in start.weights.items()}
-    second = plan_rate(Situation(start.graph, weights, first.masks), method, rates, 12.0)
+    now = start._replace(weights=weights, allowed=first.masks)
+    second = plan_rate(now, method, rates, 12.0)
     assert second.realised_rate == pytest.approx(12, rel=0.05)
     tensors = random_tensors(YOLO, 0)
     small, kept = compact(YOLO, tensors, second.masks, second.sets.group_sizes)
