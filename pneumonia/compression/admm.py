@@ -7,7 +7,14 @@
     U-step   U_i <- U_i + W - Z_i
     start    U_i = 0, Z_i = projection of W
 
-The penalty is the squared norm, so its gradient rho (W - Z_i + U_i) is just added to the task's.
+The penalty is the squared norm, so its gradient rho (W - Z_i + U_i) can just be added to the task's
+(`add_penalty_gradient`). Adam would divide it by the size of the task's gradients, and clipping
+scales it down with them; `pull` therefore takes the penalty out of the optimiser: each step of the
+optimiser on f is followed by the exact minimum over W of
+
+    1/(2 tau) ||W - W'||^2 + sum_i rho/2 ||W - Z_i + U_i||^2        (W' = after the optimiser)
+
+that is W = (W' + tau rho sum_i (Z_i - U_i)) / (1 + m tau rho), stable for every rho.
 The engine knows sets only through `project`: a method is a constraint, a schedule, an accounting.
 
 A support is a fixed point only if rho exceeds |df/dw| of the removed weights over the smallest
@@ -115,6 +122,18 @@ class Admm:
                     gradient = weights[name].grad = torch.zeros_like(w)
                 gradient.add_(w, alpha=self.rho).sub_(z, alpha=self.rho)
                 gradient.add_(split.u[name], alpha=self.rho)
+
+    @torch.no_grad()
+    def pull(self, weights: Mapping[str, Tensor], tau: float) -> None:
+        """Move the weights towards every Z - U by the exact (implicit) step of size tau."""
+        targets: dict[str, list[Tensor]] = {}
+        for split in self.splits:
+            for name, z in split.z.items():
+                targets.setdefault(name, []).append(z - split.u[name])
+        for name, wanted in targets.items():
+            strength = len(wanted) * tau * self.rho
+            mean = wanted[0] if len(wanted) == 1 else torch.stack(wanted).mean(0)
+            weights[name].detach().lerp_(mean, strength / (1 + strength))
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor]) -> list[Residual]:

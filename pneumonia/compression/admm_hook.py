@@ -35,6 +35,8 @@ class AdmmSchedule(NamedTuple):
         tolerance: A round ends early when no layer's primal residual is larger.
         clip_norm: Largest L2 norm of the task's gradient, before the penalty's is added; 0 = no
             clipping. Clipping the sum instead (in the loop) would cancel any growth of rho.
+        tau: Size of the penalty's own step after each of the optimiser (`Admm.pull`), best its
+            learning rate; None = the penalty's gradient is added to the task's.
     """
 
     rho: tuple[float, ...]
@@ -43,6 +45,7 @@ class AdmmSchedule(NamedTuple):
     on_new_rho: OnNewRho = "rescale"
     tolerance: float = 1e-2
     clip_norm: float = 0.0
+    tau: float | None = None
 
     def epochs_of_round(self) -> list[int]:
         """The epochs shared out, as equally as whole numbers allow."""
@@ -82,15 +85,18 @@ class AdmmHook(TrainingHook):
             self.engine.start(network.weights())
 
     def after_backward(self, network: Network) -> None:
-        """Add the penalty's gradient; ends the fit when all rounds are over."""
+        """Add the penalty's gradient, if it goes that way; ends the fit when all is over."""
         if self.finished:
             raise Converged
         if self.schedule.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(network.parameters(), self.schedule.clip_norm)
-        self.engine.add_penalty_gradient(network.weights())
+        if self.schedule.tau is None:
+            self.engine.add_penalty_gradient(network.weights())
 
     def after_step(self, network: Network, ema: Network) -> None:
-        """Count steps; a Z-step when it is time."""
+        """The penalty's own step, if it has one; a Z-step when it is time."""
+        if self.schedule.tau is not None:
+            self.engine.pull(network.weights(), self.schedule.tau)
         self.steps += 1
         every = self.schedule.steps_per_update
         if every is not None and self.steps % every == 0:

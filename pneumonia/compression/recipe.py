@@ -87,7 +87,12 @@ class AdmmPhase(Phase):
     """ADMM-regularised training; `optimiser.clip_norm` clips the task's gradient alone.
 
     Attributes:
-        rho: Penalty of each round, ascending; the epochs are shared out among the rounds.
+        penalty: `proximal`: an exact step on the penalty, of size learning_rate, follows each
+            step of the optimiser: right for Adam, whose normalisation would drown the penalty.
+            `gradient`: the penalty's gradient joins the task's: right for SGD.
+        rho: Penalty of each round, ascending; the epochs are shared out among the rounds. With
+            `proximal`, W goes the share 1 - (1 + learning_rate * rho) ** -steps_per_update of
+            the way to Z - U between Z-steps: the last round should make that nearly 1.
         steps_per_update: Optimiser steps between Z-steps; none = one Z-step per epoch.
         on_new_rho: `rescale` carries the multiplier over to the next rho; `restart` sets U to 0
             and Z to the projection of W.
@@ -95,9 +100,10 @@ class AdmmPhase(Phase):
     """
 
     epochs: PositiveInt = 12
-    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=5e-4, weight_decay=0.0)
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-3, weight_decay=0.0)
     schedule: ScheduleConfig = ScheduleConfig(warmup_epochs=0.5, final_fraction=0.2)
-    rho: tuple[float, ...] = Field(default=(1e-3, 1e-2, 1e-1), min_length=1)
+    penalty: Literal["proximal", "gradient"] = "proximal"
+    rho: tuple[float, ...] = Field(default=(5.0, 20.0, 80.0), min_length=1)
     steps_per_update: PositiveInt | None = None
     on_new_rho: OnNewRho = "rescale"
     tolerance: float = Field(default=1e-2, gt=0, lt=1)

@@ -127,6 +127,7 @@ def _admm(
             phase.on_new_rho,
             phase.tolerance,
             phase.optimiser.clip_norm,
+            phase.optimiser.learning_rate if phase.penalty == "proximal" else None,
         )
         admm = AdmmHook(planned.sets.splits, schedule, out)
         hooks: list[TrainingHook] = [admm]

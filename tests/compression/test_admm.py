@@ -73,6 +73,35 @@ def test_penalty_gradient_is_that_of_the_squared_norm() -> None:
     assert torch.allclose(w.grad, expected + 1, atol=1e-6)
 
 
+def test_pull_is_the_minimum_of_distance_and_penalty() -> None:
+    torch.manual_seed(0)
+    w = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    engine = Admm([PerLayer({"w": Filters(2)}), PerLayer({"w": Columns(5)})], rho=0.7)
+    engine.start({"w": w})
+    engine.update({"w": w + torch.randn_like(w)})
+    before, tau = w.clone(), 0.2
+    engine.pull({"w": w}, tau)
+    penalty = sum(0.7 * (w - split.z["w"] + split.u["w"]) for split in engine.splits)
+    assert torch.allclose((w - before) / tau + penalty, torch.zeros_like(w), atol=1e-12)
+
+
+@pytest.mark.parametrize("rho", [20.0, 1e4])
+def test_proximal_steps_reach_the_projection_at_any_large_rho(rho: float) -> None:
+    """Gradient steps on f = 1/2 ||W - A||^2, each followed by a pull; 1e4 would blow SGD up."""
+    a = torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    w, tau = a.clone(), 0.05
+    engine = Admm([PerLayer({"w": TopK(10)})], rho)  # type: ignore[dict-item]
+    engine.start({"w": w})
+    for step in range(20_000 if rho < 100 else 2_000):
+        w -= tau * (w - a)
+        engine.pull({"w": w}, tau)
+        if step % 20 == 19:
+            engine.update({"w": w})
+    expected = TopK(10).project(a).z
+    assert torch.allclose(engine.splits[0].z["w"] != 0, expected != 0)
+    assert torch.allclose(w, expected, atol=1e-6 if rho < 100 else 0.1)
+
+
 def test_start_update_and_residuals_by_hand() -> None:
     w = torch.tensor([[3.0], [1.0]])
     engine = Admm([PerLayer({"w": Filters(1)})], rho=2.0)
