@@ -46,7 +46,8 @@ def test_rate_is_reached_and_compaction_keeps_the_function(network, name, tmp_pa
     weights = {n: w.detach() for n, w in network.weights().items()}
     rates = LayerRates(dict.fromkeys(weights, 1.0), {"conv_000": 1.5})
     target = 5.0 if name[:5] != "block" else 4.0
-    planned = plan_rate(Situation(graph, weights, {}), method, rates, target)
+    total = sum(weight.numel() for weight in weights.values())
+    planned = plan_rate(Situation(graph, weights, {}, total), method, rates, target)
     assert planned.realised_rate >= target * 0.98
     assert planned.realised_rate <= target * 1.35
     tensors = {n: t.detach().clone() for n, t in network.tensors().items()}
