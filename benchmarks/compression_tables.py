@@ -276,7 +276,9 @@ def structured(
 
         def plan() -> dict[str, Tensor]:
             weights = {n: w.detach() for n, w in start.network.weights().items()}
-            return plan_rate(Situation(graph, weights, start.masks), method, rates, rate)
+            total = sum(weight.numel() for weight in weights.values())
+            situation = Situation(graph, weights, start.masks, total)
+            return plan_rate(situation, method, rates, rate)
 
         run_admm(start, list(plan().sets.splits))
         return retrain(start, plan().masks)

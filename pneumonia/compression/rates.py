@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pneumonia.compression.columns import dense_mask, group_energies
@@ -177,7 +178,7 @@ def apply_rates(
     sets = method.sets(start.graph, layer_rates)
     v = {name: start.weights[name].detach() for name in sets.hard.layers}
     projected = {name: p.mask for name, p in sets.hard.project(v).items()}
-    masks = _within(sets.hard.settle(v, projected), start.allowed, sets.group_sizes)
+    masks = _nested(start, sets, v, projected)
     kept = realised_weights(start.graph, masks)
     nominal = _within(projected, start.allowed, sets.group_sizes)
     inside = sum(
@@ -192,6 +193,26 @@ def apply_rates(
         start.total / max(sum(kept.values()), 1),
         dict(layer_rates),
     )
+
+
+def _nested(
+    start: Situation, sets: Sets, v: Mapping[str, Tensor], projected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Settled masks inside those of the stage before.
+
+    Nesting can cut a filter's last path. Compaction would delete that filter and shift every
+    group of filters behind it, so masks are settled again until nesting cuts nothing more.
+    """
+    masks = sets.hard.settle(v, projected)
+    while True:
+        nested = _within(masks, start.allowed, sets.group_sizes)
+        settled = sets.hard.settle(v, {name: nested[name] for name in masks})
+        if all(
+            torch.equal(gemm_view(settled[name]).any(1), gemm_view(nested[name]).any(1))
+            for name in masks
+        ):
+            return nested
+        masks = settled
 
 
 def _within(
@@ -210,6 +231,8 @@ def _within(
             had = group_energies(gemm_view(nested[name]).float(), rows, group_sizes[name]) > 0
             shared = dense_mask(had, rows, mask.shape[0], group_sizes[name])
             nested[name] = mask & shared.reshape(mask.shape)
+        if not bool(nested[name].any()):
+            nested[name] = mask  # no layer is ever emptied, not even to stay inside earlier masks
     return {**allowed, **nested}
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pneumonia.compression.columns import dense_mask
 from pneumonia.compression.compaction import compact
 from pneumonia.compression.constraint import gemm_view
 from pneumonia.compression.coupling import ChannelGraph
@@ -141,6 +142,33 @@ def test_later_stages_lie_within_earlier_ones(group: int) -> None:
         assert not bool((after.any(0) & ~before.any(0)).any())
         if group == 0:  # fewer filters make other groups; one list of columns only gets shorter
             assert not bool((after & ~before).any())
+
+
+TINY = build("yolov3-tiny", width=0.125, size=64)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_planned_is_what_is_stored_when_supports_are_nested(seed: int) -> None:
+    """Nesting can cut a filter's last path; its deletion must not shift the groups behind it."""
+    start, tensors = situation(TINY, seed)
+    generator = torch.Generator().manual_seed(seed)
+    allowed = {}  # an earlier run's few columns per group, chosen without regard to these weights
+    for name, weight in start.weights.items():
+        n_filters, n_columns = gemm_view(weight).shape
+        groups = torch.rand(-(-n_filters // 4), n_columns, generator=generator) < 0.15
+        rows = torch.arange(n_filters)
+        allowed[name] = dense_mask(groups, rows, n_filters, 4).reshape(weight.shape)
+    weights = {name: weight * allowed[name] for name, weight in start.weights.items()}
+    method = StructuredMethod(round_to=1, random_starts=0, group_size=4)
+    found = apply_rates(
+        start._replace(weights=weights, allowed=allowed), method, dict.fromkeys(weights, 20.0)
+    )
+    small, kept = compact(TINY, tensors, found.masks, found.sets.group_sizes)
+    for layer, account_of in zip(
+        small.weighted(), (x for x in account(small, kept).layers if x.weights), strict=True
+    ):
+        if layer.storage.format == "columns":
+            assert account_of.kept_weights == found.kept[layer.name], layer.name
 
 
 def test_layer_rates_and_ladders_by_hand() -> None:
