@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from data_prep.augment import AugmentSettings
+from data_prep.composite import CompositeSettings
 
 # Keys that may differ between a run and its resumption: they change how long or how fast the run
 # goes on, not what was computed so far.
@@ -111,11 +112,13 @@ class DataConfig(_Strict):
         positive_fraction: Share of images with a box; none = as the images come.
         images_per_epoch: Length of an epoch; none = each image of the scarcer class (times its
             kind's count) once.
+        composite: See data_prep.composite.CompositeSettings: masked radiographs in whole ones.
     """
 
     kinds: dict[str, PositiveInt] = {}
     positive_fraction: float | None = Field(default=0.5, gt=0, le=1)
     images_per_epoch: PositiveInt | None = None
+    composite: CompositeSettings = CompositeSettings()
 
 
 class LossConfig(_Strict):

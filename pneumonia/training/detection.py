@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_prep.augment import Augmenter
+from data_prep.composite import Compositor
 from data_prep.dataset import Dataset
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import TrainingError
@@ -75,6 +76,7 @@ class DetectionTask:
             recipe.data.positive_fraction,
             recipe.data.images_per_epoch,
         )
+        self.composite = Compositor(dataset, items, recipe.data.composite)
         self.augment = Augmenter(spec.input.height, recipe.augment)
         self.criterion = DetectionLoss(spec, recipe.loss)
         val_items = labelled_items(dataset, "val", recipe.data)
@@ -89,9 +91,8 @@ class DetectionTask:
         """Augment and normalise; targets are (n, 6): image, class, x1, y1, x2, y2."""
         images, rows = [], []
         for number, sample in enumerate(samples):
-            pixels, boxes = self.augment(
-                self.dataset.pixels(sample.item), self.dataset.cache_boxes(sample.item), sample.seed
-            )
+            pixels, boxes = self.composite(sample.item, sample.seed)
+            pixels, boxes = self.augment(pixels, boxes, sample.seed)
             images.append(normalise(pixels, self.spec.input))
             rows += [(number, 0, *box) for box in boxes.tolist()]
         return Batch(
