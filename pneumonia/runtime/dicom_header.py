@@ -223,7 +223,8 @@ def _check_frames(dataset: Any, frame_pixels: int, limits: ReadLimits) -> int:
     return frames
 
 
-def _spacing_mm(dataset: Any) -> Optional[List[float]]:
+def spacing_mm(dataset: Any) -> Optional[List[float]]:
+    """Millimetres from row to row and from column to column, None where the header tells none."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         try:
             pair = [float(side) for side in dataset.get(keyword) or ()]
@@ -270,7 +271,7 @@ def header_facts(header: Header) -> Dict[str, Any]:
         bits_stored=int(dataset.BitsStored),
         transfer_syntax=header.syntax,
         frames=header.frames,
-        spacing_mm=_spacing_mm(dataset),
+        spacing_mm=spacing_mm(dataset),
         is_child=_is_child(dataset),
     )
     return facts

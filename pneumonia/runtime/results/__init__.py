@@ -1,0 +1,83 @@
+"""Results as DICOM objects beside their source: structured report, presentation state, capture.
+
+facts = ResultFacts.of_bundle(bundle, "balanced")
+for kind, dataset in build_results(source, pixels, prediction, facts).items():
+write_dicom(kind + ".dcm", dataset)
+"""
+
+import warnings as python_warnings
+from collections import OrderedDict
+from typing import Dict, Sequence
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from pneumonia.runtime.dicom_header import spacing_mm
+from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.results.capture import build_capture
+from pneumonia.runtime.results.common import check_source, result_uid
+from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts, result_of
+from pneumonia.runtime.results.files import file_bytes, write_dicom
+from pneumonia.runtime.results.header import header_bytes, header_from_bytes, source_header
+from pneumonia.runtime.results.presentation import build_presentation
+from pneumonia.runtime.results.report import build_report
+
+__all__ = [
+    "KINDS",
+    "RESEARCH_ONLY",
+    "Result",
+    "ResultFacts",
+    "build_results",
+    "file_bytes",
+    "header_bytes",
+    "header_from_bytes",
+    "result_of",
+    "result_uid",
+    "source_header",
+    "write_dicom",
+]
+
+KINDS = ("SR", "PR", "SC")
+
+
+def build_results(
+    source: Dataset,
+    pixels: np.ndarray,
+    prediction: Prediction,
+    facts: ResultFacts,
+    kinds: Sequence[str] = KINDS,
+    warnings: Sequence[str] = (),
+) -> Dict[str, Dataset]:
+    """The results of one image, in the source's study, ready for `write_dicom`.
+
+    The same source, model and threshold give the same UIDs and the same bytes.
+
+    Args:
+        source: Header of the image (pixel data is not looked at).
+        pixels: The image as it is displayed, uint8 (H, W); only the capture needs it.
+        prediction: Boxes in pixels of the source; those below the threshold are left out.
+        facts: The model and its operating point.
+        kinds: Some of KINDS.
+        warnings: Words about the image; `degraded` makes an image without a box indeterminate.
+
+    Returns:
+        Kind -> dataset, in the order of `kinds`.
+
+    Raises:
+        DicomError: The source names no SOP class or instance.
+    """
+    header = source_header(source)
+    check_source(header)
+    header.Rows, header.Columns = prediction.height, prediction.width
+    result = result_of(prediction, facts.threshold, spacing_mm(header), warnings)
+    made: Dict[str, Dataset] = OrderedDict()
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")  # pydicom's warnings quote values of the file
+        for kind in kinds:
+            if kind == "SR":
+                made[kind] = build_report(header, result, facts)
+            elif kind == "PR":
+                made[kind] = build_presentation(header, result, facts)
+            else:
+                made[kind] = build_capture(header, pixels, result, facts)
+    return made

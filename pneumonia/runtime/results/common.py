@@ -1,0 +1,183 @@
+"""What all result objects share: deterministic UIDs, identity, equipment, references."""
+
+import uuid
+from typing import Any, List, Tuple
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.results.facts import ResultFacts
+from pneumonia.runtime.results.header import IDENTITY, first_text
+
+ROOT = uuid.UUID("ac4df9d6-e46f-429c-af84-efb7affd4f3a")  # namespace of all UIDs made here
+MANUFACTURER = "pneumonia (research software)"
+# Type 2: there even when the source has none.
+_ALWAYS = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+NO_DATE, NO_TIME = "19000101", "000000"
+
+
+def derived_uid(*parts: str) -> str:
+    """A UID below 2.25 that depends on the parts alone (PS3.5 B.2, a version 5 UUID)."""
+    return "2.25.{}".format(uuid.uuid5(ROOT, "\0".join(parts)).int)
+
+
+def result_uid(header: Dataset, facts: ResultFacts, kind: str) -> str:
+    """The UID of a result: the same image, model, threshold and kind give the same one."""
+    threshold = "{} {!r}".format(facts.threshold_name, float(facts.threshold))
+    return derived_uid(first_text(header, "SOPInstanceUID"), facts.model_hash, threshold, kind)
+
+
+def plain(text: str, length: int) -> str:
+    """ASCII that fits a text attribute: any character set can write it; no value separator."""
+    kept = text.encode("ascii", "replace").decode("ascii").replace("\\", "/")
+    return "".join(character if " " <= character <= "~" else " " for character in kept)[:length]
+
+
+def check_source(header: Dataset) -> None:
+    """Refuse a source that no result can refer to.
+
+    Raises:
+        DicomError: rejected, `no_sop_instance`: class or instance UID is missing or malformed.
+    """
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        if not first_text(header, keyword):
+            raise DicomError(
+                "No result can be made for this image",
+                "rejected",
+                "no_sop_instance",
+                expected=keyword,
+                found="none",
+            )
+
+
+def study_uid(header: Dataset) -> str:
+    """The source's study, or where it names none a study of its own."""
+    given = first_text(header, "StudyInstanceUID")
+    return given or derived_uid(first_text(header, "SOPInstanceUID"), "study")
+
+
+def series_uid_of_source(header: Dataset) -> str:
+    """The source's series, or where it names none a series of its own."""
+    given = first_text(header, "SeriesInstanceUID")
+    return given or derived_uid(first_text(header, "SOPInstanceUID"), "series")
+
+
+def content_moment(header: Dataset) -> Tuple[str, str]:
+    """Date and time for the result: those of the image.
+
+    A result is a function of image and model; with the clock in it, the same result made twice
+    would be two objects under one UID. When it was made stands in run.json and audit.jsonl.
+    """
+    for name in ("Acquisition", "Content", "Series", "Study"):
+        date = first_text(header, name + "Date")
+        if date:
+            return date, first_text(header, name + "Time") or NO_TIME
+    return NO_DATE, NO_TIME
+
+
+def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -> Dataset:
+    """An object with the patient and study of the source, and a series of its own.
+
+    Args:
+        header: From `source_header`.
+        facts: The model.
+        kind: `SR`, `PR` or `SC`.
+        sop_class: Its SOP class.
+    """
+    made = Dataset()
+    for keyword in _ALWAYS:
+        setattr(made, keyword, None if keyword == "PatientName" else "")
+    for keyword in IDENTITY:
+        if keyword in header:
+            element = header[keyword]
+            made[element.tag] = DataElement(
+                element.tag, element.VR, element.value, already_converted=True
+            )
+    made.SOPClassUID = sop_class
+    made.SOPInstanceUID = result_uid(header, facts, kind)
+    set_uid(made, "StudyInstanceUID", study_uid(header))
+    made.SeriesInstanceUID = derived_uid(
+        series_uid_of_source(header), result_uid_of_model(facts), kind, "series"
+    )
+    made.Modality = {"SR": "SR", "PR": "PR", "SC": "OT"}[kind]
+    made.SeriesNumber = {"SR": 9001, "PR": 9002, "SC": 9003}[kind]
+    made.SeriesDescription = plain("RESEARCH ONLY: " + facts.model_name, 64)
+    made.InstanceNumber = _instance_number(header)
+    if kind == "SR":
+        made.ContentDate, made.ContentTime = content_moment(header)
+    made.Manufacturer = MANUFACTURER
+    made.ManufacturerModelName = plain(facts.model_name, 64)
+    made.DeviceSerialNumber = plain(facts.model_hash, 64)
+    made.SoftwareVersions = plain(facts.model_version, 64)
+    return made
+
+
+def result_uid_of_model(facts: ResultFacts) -> str:
+    """Text that identifies model and threshold."""
+    return "{} {} {!r}".format(facts.model_hash, facts.threshold_name, float(facts.threshold))
+
+
+def set_uid(dataset: Dataset, keyword: str, value: str) -> None:
+    """Set a UID that may be malformed: a result must be filed beside its source all the same."""
+    dataset[keyword] = DataElement(keyword, "UI", value, already_converted=True)
+
+
+def _instance_number(header: Dataset) -> int:
+    try:
+        number = int(first_text(header, "InstanceNumber"))
+    except ValueError:
+        return 1
+    return number if 0 <= number < 1 << 31 else 1
+
+
+def image_reference(header: Dataset) -> Dataset:
+    """An item of Referenced SOP Sequence; of a multi-frame image the first frame was scored."""
+    item = Dataset()
+    set_uid(item, "ReferencedSOPClassUID", first_text(header, "SOPClassUID"))
+    set_uid(item, "ReferencedSOPInstanceUID", first_text(header, "SOPInstanceUID"))
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        item.ReferencedFrameNumber = 1
+    return item
+
+
+def sequence(*items: Dataset) -> Any:
+    """A DICOM sequence."""
+    return DicomSequence(list(items))
+
+
+def code_item(value: str, scheme: str, meaning: str) -> Dataset:
+    """An item of a code sequence."""
+    item = Dataset()
+    item.CodeValue = value
+    item.CodingSchemeDesignator = scheme
+    item.CodeMeaning = meaning
+    return item
+
+
+def statements(facts: ResultFacts, warnings: Tuple[str, ...]) -> List[str]:
+    """What a reader must know beside the numbers, one sentence a line."""
+    lines = [
+        "Research use only. Not a medical device.",
+        "Scores are those of the model, not calibrated probabilities of disease.",
+        "Model {}, version {}, hash {}.".format(
+            facts.model_name, facts.model_version, facts.model_hash
+        ),
+        "Operating point {}: boxes with score >= {:.4f}.".format(
+            facts.threshold_name, facts.threshold
+        ),
+    ]
+    if warnings:
+        lines.append("Warnings about the image: {}.".format(", ".join(warnings)))
+    return lines

@@ -1,0 +1,106 @@
+"""Content items of a structured report (PS3.3 C.17.3)."""
+
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DSfloat
+
+from pneumonia.runtime.results.common import code_item, sequence
+
+CONTAINS = "CONTAINS"
+CONCEPT_MODIFIER = "HAS CONCEPT MOD"
+CONTEXT = "HAS OBS CONTEXT"
+SELECTED_FROM = "SELECTED FROM"
+
+Box = Tuple[float, float, float, float]  # xyxy
+
+
+class Code(NamedTuple):
+    """A coded concept."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+    def item(self) -> Dataset:
+        """The code as an item of a code sequence."""
+        return code_item(*self)
+
+
+def _item(kind: str, relation: str, name: Optional[Code], children: Sequence[Dataset]) -> Dataset:
+    item = Dataset()
+    if relation:
+        item.RelationshipType = relation
+    item.ValueType = kind
+    if name is not None:
+        item.ConceptNameCodeSequence = sequence(name.item())
+    if children:
+        item.ContentSequence = sequence(*children)
+    return item
+
+
+def container(
+    name: Code, children: Sequence[Dataset], relation: str = CONTAINS, template: str = ""
+) -> Dataset:
+    """A heading with content below it; `template` is its number in DCMR (PS3.16)."""
+    item = _item("CONTAINER", relation, name, children)
+    item.ContinuityOfContent = "SEPARATE"
+    if template:
+        identified = Dataset()
+        identified.MappingResource = "DCMR"
+        identified.TemplateIdentifier = template
+        item.ContentTemplateSequence = sequence(identified)
+    return item
+
+
+def code(name: Code, value: Code, relation: str, children: Sequence[Dataset] = ()) -> Dataset:
+    """A coded statement."""
+    item = _item("CODE", relation, name, children)
+    item.ConceptCodeSequence = sequence(value.item())
+    return item
+
+
+def text(name: Code, value: str, relation: str) -> Dataset:
+    """A text statement; `value` in ASCII, so that the source's character set can hold it."""
+    item = _item("TEXT", relation, name, ())
+    item.TextValue = value.encode("ascii", "replace").decode("ascii")
+    return item
+
+
+def uid_reference(name: Code, uid: str, relation: str) -> Dataset:
+    """A UID statement."""
+    item = _item("UIDREF", relation, name, ())
+    item.UID = uid
+    return item
+
+
+def number(name: Code, value: float, unit: Code) -> Dataset:
+    """A measured number, at most 16 characters long (VR DS)."""
+    item = _item("NUM", CONTAINS, name, ())
+    measured = Dataset()
+    measured.NumericValue = DSfloat("{:.4f}".format(value))
+    measured.MeasurementUnitsCodeSequence = sequence(unit.item())
+    item.MeasuredValueSequence = sequence(measured)
+    return item
+
+
+def image(reference: Dataset, relation: str, name: Optional[Code] = None) -> Dataset:
+    """A reference to an image."""
+    item = _item("IMAGE", relation, name, ())
+    item.ReferencedSOPSequence = sequence(reference)
+    return item
+
+
+def outline(name: Code, box_xyxy: Box, source: Dataset) -> Dataset:
+    """A box as a closed polyline in pixels of an image; `source` is an `image` item."""
+    item = _item("SCOORD", CONTAINS, name, [source])
+    item.GraphicType = "POLYLINE"
+    item["GraphicData"] = DataElement("GraphicData", "FL", corners(box_xyxy))
+    return item
+
+
+def corners(box_xyxy: Box) -> List[float]:
+    """Column and row of the corners, clockwise and closed: 10 numbers."""
+    x1, y1, x2, y2 = box_xyxy
+    return [x1, y1, x2, y1, x2, y2, x1, y2, x1, y1]

@@ -1,0 +1,192 @@
+"""The part of a source header that results take over, made safe to write again.
+
+Foreign headers hold values that cannot be written back, dates that are no dates, and tables in the
+byte order of the file. What is kept here can be written; what cannot is left out, so that no odd
+header costs a result. Text stays as it is, in the character set of the source.
+"""
+
+import io
+import re
+import warnings
+from typing import Any, Dict, Optional, Pattern, Tuple
+
+import numpy as np
+import pydicom
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+from pydicom.sequence import Sequence as DicomSequence
+
+from pneumonia.runtime.dicom_header import BIG_ENDIAN
+from pneumonia.runtime.display import read_lut
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.results.files import file_bytes
+
+
+def _names(text: str) -> Tuple[str, ...]:
+    return tuple(text.split())
+
+
+# Attributes of the patient and the study: the same in every object of a study (PS3.3 C.7.1, C.7.2).
+IDENTITY = _names(
+    "SpecificCharacterSet TimezoneOffsetFromUTC PatientName PatientID IssuerOfPatientID "
+    "TypeOfPatientID OtherPatientIDs OtherPatientIDsSequence OtherPatientNames "
+    "PatientBirthDate PatientBirthTime PatientSex EthnicGroup PatientComments "
+    "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence "
+    "StudyInstanceUID StudyDate StudyTime ReferringPhysicianName StudyID AccessionNumber "
+    "IssuerOfAccessionNumberSequence StudyDescription PhysiciansOfRecord "
+    "NameOfPhysiciansReadingStudy ProcedureCodeSequence AdmittingDiagnosesDescription "
+    "PatientAge PatientSize PatientWeight Occupation AdditionalPatientHistory "
+    "PatientSexNeutered"
+)
+# What the results say about the image itself.
+IMAGE = _names(
+    "SOPClassUID SOPInstanceUID SeriesInstanceUID Modality InstanceNumber AcquisitionDate "
+    "AcquisitionTime ContentDate ContentTime SeriesDate SeriesTime PatientOrientation "
+    "Laterality ImageLaterality BodyPartExamined ViewPosition Rows Columns NumberOfFrames "
+    "PhotometricInterpretation BitsStored PixelRepresentation PixelSpacing ImagerPixelSpacing "
+    "PixelAspectRatio RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth "
+    "VOILUTFunction LossyImageCompression LossyImageCompressionRatio "
+    "LossyImageCompressionMethod BurnedInAnnotation PixelPaddingValue PixelPaddingRangeLimit"
+)
+TABLES = ("ModalityLUTSequence", "VOILUTSequence")
+KEYWORDS = IDENTITY + IMAGE + TABLES
+
+MAX_DEPTH = 4  # of sequences; none of those above needs more
+_FORMS: Dict[str, Pattern[str]] = {
+    "DA": re.compile(r"^\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"),
+    "TM": re.compile(r"^([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?$"),
+    "AS": re.compile(r"^\d{3}[DWMY]$"),
+    "CS": re.compile(r"^[A-Z0-9 _-]{0,16}$"),
+    # A malformed UID is kept: only with it is a result filed beside its source.
+    "UI": re.compile(r"^[!-\[\]-~]{1,64}$"),
+}
+
+
+def source_header(source: Dataset) -> Dataset:
+    """The attributes of KEYWORDS that can be written again, as a new dataset.
+
+    Args:
+        source: Header of the image, with or without pixel data; not changed.
+    """
+    meta = getattr(source, "file_meta", None) or Dataset()
+    big_endian = meta.get("TransferSyntaxUID") == BIG_ENDIAN
+    header = Dataset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values of the file
+        for keyword in IDENTITY + IMAGE:
+            element = _element(source, keyword)
+            if element is not None:
+                header[element.tag] = element
+        for keyword in TABLES:
+            item = _table(source, keyword, big_endian)
+            if item is not None:
+                setattr(header, keyword, DicomSequence([item]))
+        if "SOPClassUID" not in header and "MediaStorageSOPClassUID" in meta:
+            header.SOPClassUID = meta.MediaStorageSOPClassUID
+    return header
+
+
+def _element(source: Dataset, keyword: str, depth: int = 0) -> Optional[DataElement]:
+    """A copy of one element, None when it is absent, not valid or cannot be written."""
+    try:
+        element = source[keyword]
+        if element.VR == "SQ":
+            return _sequence(element, depth)
+        if element.VR in ("UN", "OB", "OW"):
+            return None
+        copy = DataElement(element.tag, element.VR, element.value, already_converted=True)
+        if not _is_valid(copy) or not _is_writable(copy, source):
+            return None
+        return copy
+    except Exception:  # absent, or whatever a parser makes of a damaged value
+        return None
+
+
+def _sequence(element: DataElement, depth: int) -> Optional[DataElement]:
+    if depth >= MAX_DEPTH:
+        return None
+    items = []
+    for item in element.value:
+        copy = Dataset()
+        for nested in item:
+            keyword = nested.keyword
+            kept = _element(item, keyword, depth + 1) if keyword else None  # private: no keyword
+            if kept is not None:
+                copy[kept.tag] = kept
+        items.append(copy)
+    return DataElement(element.tag, "SQ", DicomSequence(items))
+
+
+def _is_valid(element: DataElement) -> bool:
+    """Whether the value has the form of its VR; text may be anything."""
+    if element.tag == 0x00080005:  # character sets are written as the source declares them
+        return True
+    form = _FORMS.get(element.VR)
+    if form is None or element.value in (None, ""):
+        return True
+    values = element.value if element.VM > 1 else [element.value]
+    return all(form.match(str(value).strip()) for value in values)
+
+
+def _is_writable(element: DataElement, source: Dataset) -> bool:
+    """Whether pydicom can encode the element; raises whatever it raises when it cannot."""
+    stream = DicomBytesIO()
+    stream.is_little_endian = True
+    stream.is_implicit_VR = False
+    write_data_element(stream, element, convert_encodings(source.get("SpecificCharacterSet")))
+    return True
+
+
+def _table(source: Dataset, keyword: str, big_endian: bool) -> Optional[Dataset]:
+    """The first look-up table with its data as numbers, whatever the byte order of the file."""
+    try:
+        original = source[keyword].value[0]
+        lut = read_lut(original, False, big_endian)
+        descriptor = [int(value) for value in original.LUTDescriptor]
+    except (DicomError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return None
+    item = Dataset()
+    first = descriptor[1] & 0xFFFF
+    item.add_new("LUTDescriptor", "US", [descriptor[0] & 0xFFFF, first, descriptor[2]])
+    if keyword == "ModalityLUTSequence":
+        item.ModalityLUTType = "US"  # unspecified
+    item.add_new("LUTData", "OW", lut.values.astype("<u2").tobytes())
+    return item
+
+
+def header_bytes(header: Dataset) -> bytes:
+    """A header of `source_header` as a DICOM file; pydicom reads it back, text and all."""
+    return file_bytes(header)
+
+
+def header_from_bytes(data: bytes) -> Dataset:
+    """Read what `header_bytes` wrote."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pydicom.dcmread(io.BytesIO(data))
+
+
+def number_list(header: Dataset, keyword: str, count: int) -> Optional[np.ndarray]:
+    """The `count` finite numbers of an attribute, float64, or None."""
+    value = header.get(keyword)
+    if value is None or value == "":
+        return None
+    values = list(value) if hasattr(value, "__len__") and not isinstance(value, str) else [value]
+    try:
+        numbers = np.array([float(one) for one in values[:count]], dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
+
+
+def first_text(header: Dataset, keyword: str) -> str:
+    """An attribute's text, of several values the first, empty when there is none."""
+    value = header.get(keyword)
+    if value is None:
+        return ""
+    many = hasattr(value, "__len__") and not isinstance(value, (str, bytes))
+    chosen: Any = (value[0] if len(value) else "") if many else value
+    return str(chosen).strip()
