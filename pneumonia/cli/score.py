@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
 MAX_FAILURES_SHOWN = 20
+DICOM_KINDS = ("sr", "gsps", "sc")
+
+
+def _dicom_kinds(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, ...]:
+    """`sr,sc` as ("sr", "sc"); `all` as every kind."""
+    wanted = [word.strip().lower() for word in (value or "").split(",") if word.strip()]
+    if value is not None and (not wanted or set(wanted) - {*DICOM_KINDS, "all"}):
+        raise click.BadParameter(f"{value!r} is not `all` or some of {','.join(DICOM_KINDS)}")
+    return DICOM_KINDS if "all" in wanted else tuple(k for k in DICOM_KINDS if k in wanted)
 
 
 @click.command()
@@ -45,6 +56,17 @@ MAX_FAILURES_SHOWN = 20
     show_default=True,
     help="Which images get a picture with boxes.",
 )
+@click.option(
+    "--dicom",
+    metavar="KINDS",
+    callback=_dicom_kinds,
+    help="Write DICOM results beside their study: some of sr,gsps,sc, or all.",
+)
+@click.option("--fhir", is_flag=True, help="Write a FHIR R4 DiagnosticReport per image.")
+@click.option(
+    "--report/--no-report", default=True, show_default=True, help="Write report.html for reading."
+)
+@click.option("--pdf", is_flag=True, help="Also print the report to report.pdf (needs Chromium).")
 @click.option("--fresh", is_flag=True, help="Score again what OUTPUT already holds.")
 @click.option(
     "--identifiers", is_flag=True, help="Write accession number and study date (worklist.csv)."
@@ -96,7 +118,10 @@ def _settings(options: dict[str, Any]) -> "ScoreSettings":
     from pneumonia.runtime.dicom_header import DEFAULT_LIMITS
     from pneumonia.scoring.batch import ScoreSettings
     from pneumonia.scoring.decoding import DecodeLimits
+    from pneumonia.scoring.outputs import OutputSettings
 
+    if options["pdf"] and not options["report"]:
+        raise ConfigError("The PDF is printed from the report", found="--no-report --pdf")
     read = DEFAULT_LIMITS._replace(
         force_read=options["force_read"],
         allow_deflated=options["allow_deflated"],
@@ -109,6 +134,12 @@ def _settings(options: dict[str, Any]) -> "ScoreSettings":
         jobs=options["jobs"],
         fresh=options["fresh"],
         identifiers=options["identifiers"],
+        outputs=OutputSettings(
+            dicom=options["dicom"],
+            fhir=options["fhir"],
+            report=options["report"],
+            pdf=options["pdf"],
+        ),
     )
 
 

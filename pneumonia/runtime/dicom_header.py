@@ -273,5 +273,7 @@ def header_facts(header: Header) -> Dict[str, Any]:
         frames=header.frames,
         spacing_mm=spacing_mm(dataset),
         is_child=_is_child(dataset),
+        # what results in DICOM need to refer to the image
+        has_instance_uid=bool(dataset.get("SOPInstanceUID")),
     )
     return facts

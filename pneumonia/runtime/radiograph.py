@@ -68,6 +68,7 @@ def _read_raster_file(path: str, limits: ReadLimits, name: str) -> Radiograph:
         "frames": 1,
         "spacing_mm": None,
         "is_child": None,
+        "has_instance_uid": False,
         "decoder": "pillow",
         "inverted": False,
         "voi": raster.voi,

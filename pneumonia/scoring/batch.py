@@ -22,13 +22,14 @@ from pneumonia.runtime.bundle import MODEL_CARD
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import DISCLAIMER, DeviceError, InferenceError
 from pneumonia.runtime.predictions import write_predictions
+from pneumonia.runtime.results.facts import NEGATIVE, ResultFacts
 from pneumonia.scoring.decoding import Decoded, DecodeLimits, DecodeWorker
 from pneumonia.scoring.find import FoundFile, find_files
 from pneumonia.scoring.folder import check_apart, locked_folder, remove_stale
+from pneumonia.scoring.outputs import FinishedBatch, OutputSettings, ScoredStudy, open_writers
 from pneumonia.scoring.overlay import draw_overlay
 from pneumonia.scoring.records import (
     FAILURES,
-    NEGATIVE,
     ImageRecord,
     Model,
     read_study,
@@ -69,6 +70,7 @@ class ScoreSettings:
         jobs: Child processes that decode.
         fresh: Score again what an earlier run into the same folder has scored.
         identifiers: Write accession number and study date into the worklist.
+        outputs: What is written besides the tables, study files and overlays.
     """
 
     threshold_name: str | None = None
@@ -77,6 +79,7 @@ class ScoreSettings:
     jobs: int = 1
     fresh: bool = False
     identifiers: bool = False
+    outputs: OutputSettings = field(default_factory=OutputSettings)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def describe_model(detector: Detector, settings: ScoreSettings) -> Model:
     parts = [__version__, engine, name, threshold, settings.overlays]
     parts += [detector.settings, settings.limits.read._asdict()]
     digest = hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
-    return Model(bundle.model_name, bundle.model_hash, name, threshold, engine, digest)
+    version = ResultFacts.of_bundle(bundle, name).model_version
+    return Model(bundle.model_name, bundle.model_hash, name, threshold, engine, digest, version)
 
 
 def software_versions() -> dict[str, str]:
@@ -133,6 +137,7 @@ class _Batch:
         self.versions = software_versions()
         self.local = threading.local()
         self.cleanup = ExitStack()
+        self.writers = open_writers(settings.outputs, out, model, detector.bundle)
 
     def study_path(self, key: str) -> Path:
         return self.out / "studies" / f"{key}.json"
@@ -149,7 +154,8 @@ class _Batch:
             return key, None, None
         earlier = None if self.settings.fresh else self.earlier(file, key)
         if not hasattr(self.local, "worker"):
-            self.local.worker = DecodeWorker(self.settings.limits)
+            needed = any(writer.needs_header for writer in self.writers)
+            self.local.worker = DecodeWorker(self.settings.limits, with_header=needed)
             self.cleanup.callback(self.local.worker.close)
         decoded = self.local.worker.decode(file.path, earlier.sha256 if earlier else "")
         return key, earlier, decoded
@@ -159,7 +165,8 @@ class _Batch:
         if record is None or self.settings.identifiers:
             return None
         missing = self.wants_overlay(record) and not self.overlay_path(key).is_file()
-        return None if missing else record
+        whole = all(writer.is_complete(record) for writer in self.writers)
+        return record if whole and not missing else None
 
     # --- in the main thread ---
 
@@ -216,12 +223,16 @@ class _Batch:
         return self.settings.overlays == "all"
 
     def write(self, record: ImageRecord, decoded: Decoded) -> None:
+        assert decoded.pixels is not None
         if self.wants_overlay(record):
             shown = record.above(self.model.threshold)
             assert shown is not None
-            assert decoded.pixels is not None
             picture = draw_overlay(decoded.pixels, shown.boxes, shown.scores, self.model.caption())
             write_bytes(str(self.overlay_path(record.key)), picture)
+        study = ScoredStudy(record, decoded.pixels, decoded.header)
+        for writer in self.writers:
+            writer.write(study)
+        # the study file comes last: it says that the other outputs of the image are there
         document = study_document(record, self.model, self.versions)
         write_json(str(self.study_path(record.key)), document)
 
@@ -230,6 +241,8 @@ class _Batch:
         write_predictions(str(self.out / "predictions.csv"), scored)
         write_text(str(self.out / "worklist.csv"), worklist_text(records, self.model))
         write_text(str(self.out / "manifest.jsonl"), manifest_text(records))
+        finished = FinishedBatch(records, document)
+        document["outputs"] = {writer.name: writer.finish(finished) for writer in self.writers}
         write_json(str(self.out / "run.json"), document)
         remove_stale(self.out / "studies", {r.key for r in records if r.status == "scored"})
         remove_stale(self.out / "overlay", {r.key for r in records if self.has_overlay(r)})

@@ -5,6 +5,7 @@ answer is a 4-byte big-endian length, that many bytes of JSON, then height x wid
 Nothing is pickled, and a file that crashes a decoder takes only this process with it.
 """
 
+import base64
 import hashlib
 import json
 import logging
@@ -18,6 +19,7 @@ from pneumonia.runtime.dicom_header import ReadLimits, read_codes
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.radiograph import Radiograph, read_radiograph
 
+MAX_HEADER_BYTES = 1 << 19  # an answer has an end
 IDENTITY_TAGS = ("StudyInstanceUID", "AccessionNumber", "StudyDate")
 
 
@@ -53,12 +55,29 @@ def read_identity(path: str, radiograph: Radiograph) -> dict[str, str]:
     return {tag: str(dataset.get(tag) or "") for tag in IDENTITY_TAGS}
 
 
+def read_source_header(path: str) -> bytes:
+    """The attributes that results take over from the source, as a DICOM file in memory.
+
+    Empty when they cannot be had: that costs the image its DICOM results, not its score.
+    """
+    import pydicom
+
+    from pneumonia.runtime.results import header_bytes, source_header
+
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        data = header_bytes(source_header(dataset))
+    except Exception:  # parsers of foreign files raise anything
+        return b""
+    return data if len(data) <= MAX_HEADER_BYTES else b""
+
+
 def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """Handle one request.
 
     Args:
-        request: `path`, `limits` (fields of ReadLimits) and `known_sha256`: contents that need
-            not be decoded again.
+        request: `path`, `limits` (fields of ReadLimits), `known_sha256` (contents that need not
+            be decoded again) and `header` (whether results need the source's header).
 
     Returns:
         The answer's record and the pixels (empty when there is no image).
@@ -74,6 +93,8 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         else:
             radiograph = read_radiograph(path, ReadLimits(**request["limits"]))
             record.update(_facts(path, radiograph))
+            if request["header"] and radiograph.info["format"] == "dicom":
+                record["header"] = base64.b64encode(read_source_header(path)).decode("ascii")
             if os.stat(path).st_size != record["bytes"]:
                 raise DicomError("File changed while it was read", "failed", "file_changed")
             pixels = radiograph.pixels.tobytes()

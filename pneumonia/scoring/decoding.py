@@ -1,5 +1,6 @@
 """Decode files in a child process that may die, hang or run out of memory without harm."""
 
+import base64
 import contextlib
 import json
 import os
@@ -54,6 +55,8 @@ class Decoded:
         info: Facts of runtime.radiograph.
         warnings: Words of runtime.radiograph.
         identity: StudyInstanceUID and others; never written as they are.
+        header: What results take over from a DICOM source (runtime.results.header_from_bytes);
+            empty unless asked for.
     """
 
     status: str
@@ -66,13 +69,20 @@ class Decoded:
     info: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     identity: dict[str, str] = field(default_factory=dict)
+    header: bytes = b""
 
 
 class DecodeWorker:
-    """One child process, started when needed and again after it dies. Not thread-safe."""
+    """One child process, started when needed and again after it dies. Not thread-safe.
 
-    def __init__(self, limits: DecodeLimits) -> None:
+    Args:
+        limits: Bounds of the child and of what it reads.
+        with_header: Also return the source's header, for results in DICOM and FHIR.
+    """
+
+    def __init__(self, limits: DecodeLimits, with_header: bool = False) -> None:
         self._limits = limits
+        self._with_header = with_header
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "DecodeWorker":
@@ -148,6 +158,7 @@ class DecodeWorker:
             "path": path,
             "known_sha256": known_sha256,
             "limits": self._limits.read._asdict(),
+            "header": self._with_header,
         }
         process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
         process.stdin.flush()
@@ -173,6 +184,7 @@ class DecodeWorker:
             info=record.get("info", {}),
             warnings=tuple(record.get("warnings", ())),
             identity=record.get("identity", {}),
+            header=base64.b64decode(record.get("header", "")),
         )
 
     @staticmethod

@@ -12,15 +12,11 @@ import numpy as np
 from pneumonia.runtime.boxes import as_boxes
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, ResultFacts
 from pneumonia.scoring.find import FoundFile
 
 SCHEMA = "pneumonia.study/1"
-POSITIVE, NEGATIVE, INDETERMINATE, NOT_SCORED = (
-    "positive",
-    "negative",
-    "indeterminate",
-    "not scored",
-)
+NOT_SCORED = "not scored"
 STATUSES = ("scored", "skipped", "rejected", "failed", "pending")
 FAILURES = ("rejected", "failed")
 
@@ -36,6 +32,7 @@ class Model:
         threshold: Its score.
         engine: Name of the engine.
         settings_hash: Hex digest of everything that changes an output.
+        version: Release of this software that exported the model.
     """
 
     name: str
@@ -44,13 +41,17 @@ class Model:
     threshold: float
     engine: str
     settings_hash: str
+    version: str = "unknown"
+
+    def facts(self) -> ResultFacts:
+        """What results in DICOM and FHIR say about the model."""
+        return ResultFacts(
+            self.name, self.version, self.model_hash, self.threshold_name, self.threshold
+        )
 
     def caption(self) -> str:
         """One line for pictures and tables."""
-        return (
-            f"{self.name} {self.model_hash[:12]}, "
-            f"threshold {self.threshold_name} {self.threshold:.3f}"
-        )
+        return self.facts().caption()
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def study_document(record: ImageRecord, model: Model, versions: dict[str, str]) 
         "boxes_xyxy_mm": _boxes_mm(boxes, record.info.get("spacing_mm")),
         "scores": [float(score) for score in prediction.scores],
         "operating_point": {"name": model.threshold_name, "threshold": model.threshold},
-        "model": {"name": model.name, "hash": model.model_hash},
+        "model": {"name": model.name, "version": model.version, "hash": model.model_hash},
         "engine": model.engine,
         "settings_hash": model.settings_hash,
         "versions": versions,

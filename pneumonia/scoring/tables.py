@@ -7,15 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pneumonia.scoring.records import (
-    INDETERMINATE,
-    NEGATIVE,
-    NOT_SCORED,
-    POSITIVE,
-    STATUSES,
-    ImageRecord,
-    Model,
-)
+from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE
+from pneumonia.scoring.records import NOT_SCORED, STATUSES, ImageRecord, Model
 
 WORKLIST_COLUMNS = (
     "rank",

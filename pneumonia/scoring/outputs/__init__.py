@@ -1,0 +1,50 @@
+"""What a batch writes besides its tables: one writer per kind of output."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumonia.runtime.bundle import Bundle
+from pneumonia.scoring.outputs.protocol import FinishedBatch, OutputWriter, ScoredStudy
+from pneumonia.scoring.records import Model
+
+__all__ = ["FinishedBatch", "OutputSettings", "OutputWriter", "ScoredStudy", "open_writers"]
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Which outputs are wanted.
+
+    Attributes:
+        dicom: Some of `sr`, `gsps`, `sc`.
+        fhir: Write a FHIR document per image.
+        report: Write report.html.
+        pdf: Also print the report to report.pdf.
+    """
+
+    dicom: tuple[str, ...] = ()
+    fhir: bool = False
+    report: bool = True
+    pdf: bool = False
+
+
+def open_writers(
+    settings: OutputSettings, out: Path, model: Model, bundle: Bundle
+) -> list[OutputWriter]:
+    """The writers of a batch, in the order in which they work.
+
+    Args:
+        settings: Which outputs are wanted.
+        out: Output folder of the batch.
+        model: What the scores are made with.
+        bundle: Where the model card and the operating points are.
+    """
+    writers: list[OutputWriter] = []
+    if settings.dicom:
+        from pneumonia.scoring.outputs.dicom import DicomWriter
+
+        writers.append(DicomWriter(out, model, settings.dicom))
+    if settings.fhir:
+        from pneumonia.scoring.outputs.fhir import FhirWriter
+
+        writers.append(FhirWriter(out, model))
+    return writers

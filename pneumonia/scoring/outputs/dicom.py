@@ -1,0 +1,86 @@
+"""dicom/: structured report, presentation state and capture of every scored DICOM image."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.results import build_results, header_from_bytes, write_dicom
+from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_others
+from pneumonia.scoring.records import ImageRecord, Model
+
+FOLDER = "dicom"
+KINDS = {"sr": "SR", "gsps": "PR", "sc": "SC"}  # the user's word -> kind of result
+
+
+@dataclass(frozen=True)
+class DicomWriter:
+    """Writes `dicom/<key>-sr.dcm`, `-gsps.dcm` and `-sc.dcm`.
+
+    Attributes:
+        out: Output folder of the batch.
+        model: What the scores are made with.
+        kinds: Keys of KINDS.
+    """
+
+    out: Path
+    model: Model
+    kinds: tuple[str, ...]
+    name: str = "dicom"
+    needs_header: bool = True
+
+    def path(self, key: str, kind: str) -> Path:
+        """Where a result lies."""
+        return self.out / FOLDER / f"{key}-{kind}.dcm"
+
+    def has_all(self, record: ImageRecord) -> bool:
+        """Whether every wanted kind is there."""
+        return all(self.path(record.key, kind).is_file() for kind in self.kinds)
+
+    def is_complete(self, record: ImageRecord) -> bool:
+        """Whether all kinds are there, or can never be."""
+        return bool(obstacle(record)) or self.has_all(record)
+
+    def write(self, study: ScoredStudy) -> None:
+        """Write the results of one image; a picture that is no DICOM has none."""
+        record = study.record
+        assert record.prediction is not None
+        if obstacle(record) or not study.header:
+            return
+        try:
+            made = build_results(
+                header_from_bytes(study.header),
+                study.pixels,
+                record.prediction,
+                self.model.facts(),
+                [KINDS[kind] for kind in self.kinds],
+                record.warnings,
+            )
+        except DicomError:
+            return  # `finish` sees and counts what is not there
+        for kind in self.kinds:
+            write_dicom(str(self.path(record.key, kind)), made[KINDS[kind]])
+
+    def finish(self, batch: FinishedBatch) -> dict[str, Any]:
+        """Remove what is stale, and kinds that are not wanted any more; count the rest."""
+        folder = self.out / FOLDER
+        remove_others(folder, batch.scored_keys())
+        for path in folder.glob("*-*.dcm"):
+            if path.stem.partition("-")[2] in KINDS.keys() - set(self.kinds):
+                path.unlink()
+        images = [record for record in batch.records if record.status == "scored"]
+        missing = [record for record in images if not self.has_all(record)]
+        reasons = Counter(obstacle(record) or "header_not_writable" for record in missing)
+        return {
+            "kinds": list(self.kinds),
+            "images": len(images) - len(missing),
+            "not_made": dict(sorted(reasons.items())),
+        }
+
+
+def obstacle(record: ImageRecord) -> str:
+    """Why there can be no DICOM results of an image; empty when there can."""
+    if record.info.get("format") != "dicom":
+        return "not_dicom"
+    return "" if record.info.get("has_instance_uid") else "no_sop_instance"

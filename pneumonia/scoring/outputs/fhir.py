@@ -1,0 +1,246 @@
+"""fhir/: one FHIR R4 Bundle per scored image: DiagnosticReport, Observations, Device.
+
+No patient is named: the study's UID tells the receiving system whose images they are. The report
+has no `issued` and the bundle no `timestamp`: the same image and model give the same bytes; when
+the batch ran stands in run.json.
+"""
+
+import html
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.results import header_from_bytes
+from pneumonia.runtime.results.common import (
+    NO_DATE,
+    ROOT,
+    content_moment,
+    result_uid_of_model,
+    statements,
+    study_uid,
+)
+from pneumonia.runtime.results.facts import Finding, Result, result_of
+from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_others
+from pneumonia.scoring.records import ImageRecord, Model
+
+FOLDER = "fhir"
+LOCAL = "urn:x-pneumonia:codes"
+SNOMED = "http://snomed.info/sct"
+LOINC = "http://loinc.org"
+UCUM = "http://unitsofmeasure.org"
+INTERPRETATION = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation"
+FLAG_CODES = {
+    "positive": ("POS", "Positive"),
+    "negative": ("NEG", "Negative"),
+    "indeterminate": ("IND", "Indeterminate"),
+}
+
+
+@dataclass(frozen=True)
+class FhirWriter:
+    """Writes `fhir/<key>.json`.
+
+    Attributes:
+        out: Output folder of the batch.
+        model: What the scores are made with.
+    """
+
+    out: Path
+    model: Model
+    name: str = "fhir"
+    needs_header: bool = True
+
+    def path(self, key: str) -> Path:
+        """Where the document of an image lies."""
+        return self.out / FOLDER / f"{key}.json"
+
+    def is_complete(self, record: ImageRecord) -> bool:
+        """Whether the document is there."""
+        return self.path(record.key).is_file()
+
+    def write(self, study: ScoredStudy) -> None:
+        """Write the document of one image."""
+        write_json(str(self.path(study.record.key)), fhir_bundle(study, self.model))
+
+    def finish(self, batch: FinishedBatch) -> dict[str, Any]:
+        """Remove what is stale; count the rest."""
+        keys = batch.scored_keys()
+        remove_others(self.out / FOLDER, keys)
+        return {"images": len(keys)}
+
+
+def fhir_bundle(study: ScoredStudy, model: Model) -> dict[str, Any]:
+    """The document of one scored image.
+
+    Args:
+        study: The image.
+        model: What it was scored with.
+
+    Returns:
+        A Bundle of type `collection`: report, whole-image observation, one per box, device.
+    """
+    record = study.record
+    assert record.prediction is not None
+    spacing = record.info.get("spacing_mm")
+    result = result_of(record.prediction, model.threshold, spacing, record.warnings)
+    facts = _Facts(study, model)
+    regions = [
+        _region(facts, finding, index) for index, finding in enumerate(result.findings, start=1)
+    ]
+    whole = _whole_image(facts, result, [region["id"] for region in regions])
+    report = _report(facts, result, [whole["id"], *(region["id"] for region in regions)])
+    return {
+        "resourceType": "Bundle",
+        "type": "collection",
+        "identifier": {"system": LOCAL, "value": facts.name("bundle")},
+        "entry": [
+            {"fullUrl": f"urn:uuid:{resource['id']}", "resource": resource}
+            for resource in (report, whole, *regions, facts.device())
+        ],
+    }
+
+
+class _Facts:
+    """What all resources of a document share."""
+
+    def __init__(self, study: ScoredStudy, model: Model) -> None:
+        self.model = model
+        self.key = study.record.key
+        self.study_uid = self.instance_uid = self.date = ""
+        if study.header:
+            header = header_from_bytes(study.header)
+            self.instance_uid = str(header.get("SOPInstanceUID") or "")
+            self.study_uid = study_uid(header) if self.instance_uid else ""
+            date = content_moment(header)[0]
+            self.date = "" if date == NO_DATE else f"{date[:4]}-{date[4:6]}-{date[6:]}"
+
+    def name(self, kind: str) -> str:
+        """A UUID that depends on the image, the model and the kind of resource alone."""
+        image = self.instance_uid or self.key
+        parts = ("fhir", image, result_uid_of_model(self.model.facts()), kind)
+        return str(uuid.uuid5(ROOT, "\0".join(parts)))
+
+    def common(self, resource: str, kind: str) -> dict[str, Any]:
+        """The beginning of a resource."""
+        research = {
+            "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason",
+            "code": "HRESCH",
+            "display": "healthcare research",
+        }
+        return {
+            "resourceType": resource,
+            "id": self.name(kind),
+            "meta": {"security": [research]},
+        }
+
+    def images(self) -> list[dict[str, Any]]:
+        """The imaging study by its UID, none for a picture that is no DICOM."""
+        if not self.study_uid:
+            return []
+        identifier = {"system": "urn:dicom:uid", "value": f"urn:oid:{self.study_uid}"}
+        return [{"type": "ImagingStudy", "identifier": identifier}]
+
+    def device(self) -> dict[str, Any]:
+        """The model."""
+        return {
+            **self.common("Device", "device"),
+            "identifier": [{"system": f"{LOCAL}:model-hash", "value": self.model.model_hash}],
+            "manufacturer": "pneumonia (research software)",
+            "deviceName": [{"name": self.model.name, "type": "model-name"}],
+            "type": {"text": "Object detection network for chest radiographs"},
+            "version": [{"value": self.model.version}],
+            "note": [{"text": DISCLAIMER}],
+        }
+
+    def observation(self, kind: str, code: str, display: str, score: float) -> dict[str, Any]:
+        """An observation of the model with a score as its value."""
+        made = {
+            **self.common("Observation", kind),
+            "status": "preliminary",
+            "code": _coded(LOCAL, code, display),
+            "bodySite": _coded(SNOMED, "39607008", "Lung structure"),
+            "valueQuantity": _quantity(score, "1", "1"),
+            "device": {"reference": f"urn:uuid:{self.name('device')}"},
+        }
+        if self.date:
+            made["effectiveDateTime"] = self.date
+        if self.study_uid:
+            made["derivedFrom"] = self.images()
+        return made
+
+
+def _coded(system: str, code: str, display: str) -> dict[str, Any]:
+    return {"coding": [{"system": system, "code": code, "display": display}]}
+
+
+def _quantity(value: float, unit: str, code: str) -> dict[str, Any]:
+    return {"value": round(value, 6), "unit": unit, "system": UCUM, "code": code}
+
+
+def _interpretation(flag: str) -> dict[str, Any]:
+    code, display = FLAG_CODES[flag]
+    return _coded(INTERPRETATION, code, display)
+
+
+def _references(names: list[str]) -> list[dict[str, Any]]:
+    return [{"reference": f"urn:uuid:{name}"} for name in names]
+
+
+def _whole_image(facts: _Facts, result: Result, members: list[str]) -> dict[str, Any]:
+    made = facts.observation(
+        "whole", "IMAGE_SCORE", "Lung opacity score of the image", result.max_score
+    )
+    made["interpretation"] = [_interpretation(result.flag)]
+    made["note"] = [{"text": line} for line in statements(facts.model.facts(), result.warnings)]
+    if members:
+        made["hasMember"] = _references(members)
+    return made
+
+
+def _region(facts: _Facts, finding: Finding, index: int) -> dict[str, Any]:
+    made = facts.observation(
+        f"region {index}", "REGION_SCORE", "Lung opacity score of a region", finding.score
+    )
+    edges = zip(("left", "top", "right", "bottom"), finding.box_xyxy, strict=True)
+    parts = [(f"{edge.upper()}_PX", edge, _quantity(value, "pixel", "{pixel}"))
+             for edge, value in edges]  # fmt: skip
+    if finding.size_mm is not None:
+        width, height = finding.size_mm
+        parts += [
+            ("WIDTH_MM", "width", _quantity(width, "mm", "mm")),
+            ("HEIGHT_MM", "height", _quantity(height, "mm", "mm")),
+        ]
+    made["component"] = [
+        {"code": _coded(LOCAL, code, f"{what} of the region"), "valueQuantity": value}
+        for code, what, value in parts
+    ]
+    if facts.instance_uid:
+        source = _coded(LOCAL, "SOURCE_INSTANCE", "image the pixels belong to")
+        made["component"].append({"code": source, "valueString": f"urn:oid:{facts.instance_uid}"})
+    return made
+
+
+def _report(facts: _Facts, result: Result, observations: list[str]) -> dict[str, Any]:
+    lines = [result.sentence() + ".", *statements(facts.model.facts(), result.warnings)]
+    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    made = {
+        **facts.common("DiagnosticReport", "report"),
+        "text": {
+            "status": "generated",
+            "div": f'<div xmlns="http://www.w3.org/1999/xhtml">{paragraphs}</div>',
+        },
+        "status": "preliminary",
+        "category": [_coded("http://terminology.hl7.org/CodeSystem/v2-0074", "RAD", "Radiology")],
+        "code": _coded(LOINC, "30745-4", "XR Chest Views"),
+        "result": _references(observations),
+        "conclusion": f"{result.sentence()}. {DISCLAIMER}",
+        "conclusionCode": [_interpretation(result.flag)],
+    }
+    if facts.date:
+        made["effectiveDateTime"] = facts.date
+    if facts.study_uid:
+        made["imagingStudy"] = facts.images()
+    return made

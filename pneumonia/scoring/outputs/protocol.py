@@ -1,0 +1,78 @@
+"""What an output writer is given, and what it must answer."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumonia.scoring.records import ImageRecord
+
+
+@dataclass(frozen=True)
+class ScoredStudy:
+    """One scored image.
+
+    Attributes:
+        record: What became of it; its prediction is there.
+        pixels: The image as it is displayed, uint8 (H, W).
+        header: From `runtime.results.header_bytes`; empty for a picture that is no DICOM.
+    """
+
+    record: ImageRecord
+    pixels: NDArray[np.uint8]
+    header: bytes
+
+
+@dataclass(frozen=True)
+class FinishedBatch:
+    """The whole batch.
+
+    Attributes:
+        records: One per file found, also of files taken over from an earlier run.
+        document: What goes into run.json.
+    """
+
+    records: Sequence[ImageRecord]
+    document: dict[str, Any]
+
+    def scored_keys(self) -> set[str]:
+        """Keys of the images whose results belong into the output folder."""
+        return {record.key for record in self.records if record.status == "scored"}
+
+
+class OutputWriter(Protocol):
+    """Writes one kind of output. Holds no state but its settings: writers may run anywhere."""
+
+    @property
+    def name(self) -> str:
+        """Its entry under `outputs` in run.json."""
+
+    @property
+    def needs_header(self) -> bool:
+        """Whether `write` uses the source's header."""
+
+    def is_complete(self, record: ImageRecord) -> bool:
+        """Whether an earlier run left everything of this image, so that it need not be redone."""
+
+    def write(self, study: ScoredStudy) -> None:
+        """Write what belongs to one image."""
+
+    def finish(self, batch: FinishedBatch) -> dict[str, Any]:
+        """Write what belongs to the whole batch, remove what is stale; facts for run.json."""
+
+
+_KEYED = re.compile(r"^([0-9a-f]{16})[.-]")
+
+
+def remove_others(folder: Path, keep: set[str]) -> None:
+    """Delete files named after a key (16 hex digits) that is not kept; other files stay."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        named = _KEYED.match(path.name)
+        if named is not None and named.group(1) not in keep:
+            path.unlink(missing_ok=True)
