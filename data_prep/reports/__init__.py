@@ -1,0 +1,1 @@
+"""Free-text radiology reports to coded findings and image-level weak labels."""

@@ -1,0 +1,357 @@
+"""The concept base: which findings exist, how they nest, what they are called.
+
+A code is a heading with qualifiers, `Opacity/lung/lower lobe/left`. The base is one JSON file; the
+default one, beside this module, holds the codes of the OpenI training reports and hand-written
+aliases, and no word of a report.
+"""
+
+import json
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.errors import DataError
+
+SCHEMA = "pneumonia.concepts/1"
+DEFAULT_BASE = Path(__file__).with_name("concepts_openi.json")
+LEXICON = Path(__file__).with_name("lexicon.json")
+NIL = "NIL"
+NORMAL = "normal"
+NOT_FINDINGS = (NORMAL, "No Indexing")  # what is said of a whole report, never of a mention
+OTHER = "Other"  # root of headings that belong to no group
+_MAX_BYTES = 64 << 20
+
+Json = dict[str, Any]
+
+
+def split_code(code: str) -> tuple[str, tuple[str, ...]]:
+    """`Opacity/lung/left` -> (`Opacity`, (`lung`, `left`))."""
+    heading, *qualifiers = code.split("/")
+    return heading, tuple(qualifiers)
+
+
+def same_code(code: str) -> tuple[str, frozenset[str]]:
+    """What two spellings of one code have in common: qualifiers are a set, case does not count."""
+    heading, qualifiers = split_code(tidy_code(code).casefold())
+    return heading, frozenset(qualifiers)
+
+
+def tidy_code(code: str) -> str:
+    """Single spaces, none around the slashes, qualifiers in lower case and each once."""
+    parts = [re.sub(r"\s+", " ", part).strip() for part in code.split("/")]
+    return "/".join([parts[0], *dict.fromkeys(part.lower() for part in parts[1:] if part)])
+
+
+class ConceptBase:
+    """Headings, qualifiers, hierarchy, aliases and neighbours.
+
+    A node is a group (`Lungs`), a heading (`Opacity`) or a code below it. Every prefix of a code
+    is a node, whether or not a report was ever coded with it. NIL is not a node.
+
+    Args:
+        counts: Code -> in how many training reports it was given.
+        groups: Group -> its headings; a heading of no group hangs below `Other`.
+        aliases: Code -> surface forms; `..` stands for up to five other words.
+        qualifiers: Qualifier -> surface forms.
+        neighbours: Heading -> headings that often occur in the same report, best first.
+        opacity: Headings that mean a lung opacity.
+        source: Where the counts come from.
+    """
+
+    def __init__(
+        self,
+        counts: Mapping[str, int],
+        groups: Mapping[str, Sequence[str]] | None = None,
+        aliases: Mapping[str, Sequence[str]] | None = None,
+        qualifiers: Mapping[str, Sequence[str]] | None = None,
+        neighbours: Mapping[str, Sequence[str]] | None = None,
+        opacity: Sequence[str] = (),
+        source: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.groups = {name: tuple(headings) for name, headings in (groups or {}).items()}
+        self._aliases = {code: tuple(forms) for code, forms in (aliases or {}).items()}
+        self.qualifier_aliases = {name: tuple(forms) for name, forms in (qualifiers or {}).items()}
+        self._neighbours = {name: tuple(others) for name, others in (neighbours or {}).items()}
+        self.opacity = tuple(opacity)
+        self.source = dict(source or {})
+        self.counts = dict(counts)
+        self._group_of = {h: group for group, names in self.groups.items() for h in names}
+        self._parent: dict[str, str | None] = {}
+        self._children: dict[str, list[str]] = {}
+        for code in (*self.counts, *self._aliases, *self._group_of):
+            self._insert(code)
+        order = sorted((node.casefold(), node) for node in self._parent)
+        self._folded = [folded for folded, _ in order]
+        self._ordered = [node for _, node in order]
+        self.by_heading: dict[str, list[str]] = {}
+        for code in sorted(self.counts, key=lambda c: (-self.counts[c], c)):
+            self.by_heading.setdefault(split_code(code)[0], []).append(code)
+        self._same = {same_code(code): code for code in reversed(list(self.counts))}
+
+    def _insert(self, code: str) -> None:
+        parts = code.split("/")
+        heading = parts[0]
+        group = self._group_of.get(heading, OTHER)
+        self._link(group, None)
+        self._link(heading, group)
+        for depth in range(1, len(parts)):
+            self._link("/".join(parts[: depth + 1]), "/".join(parts[:depth]))
+
+    def _link(self, node: str, parent: str | None) -> None:
+        if node in self._parent or node == parent:
+            return
+        self._parent[node] = parent
+        if parent is not None:
+            self._children.setdefault(parent, []).append(node)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._parent
+
+    def __iter__(self) -> Iterator[str]:
+        """Every node, in alphabetical order."""
+        return iter(self._ordered)
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Every heading, in alphabetical order."""
+        return tuple(node for node in self._ordered if self._depth(node) == 1)
+
+    def _depth(self, node: str) -> int:
+        parent = self._parent[node]
+        return 0 if parent is None else 1 + self._depth(parent)
+
+    def roots(self) -> tuple[str, ...]:
+        """The groups: the coarsest types."""
+        return tuple(node for node, parent in self._parent.items() if parent is None)
+
+    def children(self, node: str) -> tuple[str, ...]:
+        """The nodes one step finer, in alphabetical order; () for a leaf.
+
+        Raises:
+            DataError: No such node.
+        """
+        self._known(node)
+        return tuple(sorted(self._children.get(node, ()), key=str.casefold))
+
+    def parents(self, node: str) -> tuple[str, ...]:
+        """The node one step coarser, as a tuple; () for a root.
+
+        Raises:
+            DataError: No such node.
+        """
+        self._known(node)
+        parent = self._parent[node]
+        return () if parent is None else (parent,)
+
+    def path(self, node: str) -> tuple[str, ...]:
+        """From the root to the node, both included.
+
+        Raises:
+            DataError: No such node.
+        """
+        self._known(node)
+        steps = [node]
+        while (parent := self._parent[steps[-1]]) is not None:
+            steps.append(parent)
+        return tuple(reversed(steps))
+
+    def search(self, prefix: str, limit: int = 10) -> list[str]:
+        """Nodes that begin with `prefix`, whatever the case, in alphabetical order."""
+        folded = prefix.casefold()
+        start = bisect_left(self._folded, folded)
+        found = []
+        for at in range(start, min(start + limit, len(self._folded))):
+            if not self._folded[at].startswith(folded):
+                break
+            found.append(self._ordered[at])
+        return found
+
+    def aliases(self, code: str) -> tuple[str, ...]:
+        """Surface forms of a code, as written in the file; () when it has none of its own."""
+        return self._aliases.get(code, ())
+
+    def all_aliases(self) -> Iterator[tuple[str, str]]:
+        """(surface form, code) of the whole base; a heading without aliases is its own."""
+        for code, forms in self._aliases.items():
+            for form in forms:
+                yield form, code
+        named = {split_code(code)[0] for code in self._aliases}
+        for heading in self.headings:
+            if heading not in named and heading not in NOT_FINDINGS:
+                yield heading, heading
+
+    def neighbours(self, code: str) -> tuple[str, ...]:
+        """Headings that often occur in the same report, best first."""
+        return self._neighbours.get(split_code(code)[0], ())
+
+    def group(self, code: str) -> str:
+        """The root a code hangs below."""
+        return self._group_of.get(split_code(code)[0], OTHER)
+
+    def canonical(self, code: str) -> str:
+        """The spelling the base uses for a code that differs in order or case; else tidied."""
+        return self._same.get(same_code(code), tidy_code(code))
+
+    def _known(self, node: str) -> None:
+        if node not in self._parent:
+            raise DataError("Concept is not in the base", found=repr(node[:80]))
+
+    def as_json(self) -> Json:
+        """What `save` writes."""
+        return {
+            "schema": SCHEMA,
+            "source": self.source,
+            "groups": {name: list(v) for name, v in self.groups.items()},
+            "opacity": list(self.opacity),
+            "aliases": {name: list(v) for name, v in self._aliases.items()},
+            "qualifiers": {name: list(v) for name, v in self.qualifier_aliases.items()},
+            "neighbours": {name: list(v) for name, v in self._neighbours.items()},
+            "codes": self.counts,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the base, one entry a line, so that people can edit and compare it.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        parts = []
+        for key, value in self.as_json().items():
+            if isinstance(value, dict) and value and key != "source":
+                rows = ",\n".join(f"  {_dump(name)}: {_dump(v)}" for name, v in value.items())
+                parts.append(f" {_dump(key)}: {{\n{rows}\n }}")
+            else:
+                parts.append(f" {_dump(key)}: {_dump(value)}")
+        write_text(str(path), "{\n" + ",\n".join(parts) + "\n}\n")
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> "ConceptBase":
+        """Read a base.
+
+        Args:
+            path: A file of `save`; None = the default base.
+
+        Raises:
+            DataError: Missing, not a base, or malformed.
+        """
+        path = path or DEFAULT_BASE
+        table = read_json(path, SCHEMA)
+        counts = _mapping(table, "codes", path)
+        if not all(type(n) is int and n >= 0 for n in counts.values()) or not all(counts):
+            raise DataError("Concept counts are not whole numbers", where=str(path))
+        if NIL in counts:
+            raise DataError("NIL means no concept and cannot be a code", where=str(path))
+        lists = {
+            key: {name: _strings(forms, path) for name, forms in _mapping(table, key, path).items()}
+            for key in ("groups", "aliases", "qualifiers", "neighbours")
+        }
+        return cls(
+            counts,
+            opacity=_strings(table.get("opacity", []), path),
+            source=_mapping(table, "source", path),
+            **lists,
+        )
+
+
+def build_base(
+    reports: Iterable[Sequence[str]], source: Mapping[str, Any], n_neighbours: int = 8
+) -> ConceptBase:
+    """Make a base from the codes of reports and the hand-written lexicon.
+
+    Args:
+        reports: The codes of each report.
+        source: What `ConceptBase.source` says.
+        n_neighbours: Headings kept per heading, by how much more often than by chance two occur
+            together (log-likelihood-weighted: pointwise mutual information times the count).
+    """
+    lexicon = read_json(LEXICON, "pneumonia.lexicon/1")
+    spelling = {h.casefold(): h for names in lexicon["groups"].values() for h in names}
+    first: dict[tuple[str, frozenset[str]], str] = {}
+    counts: Counter[str] = Counter()
+    singles: Counter[str] = Counter()
+    pairs: Counter[tuple[str, str]] = Counter()
+    n_reports = 0
+    for codes in reports:
+        n_reports += 1
+        kept = {_respell(code, spelling) for code in codes}
+        counts.update(dict.fromkeys(sorted(first.setdefault(same_code(c), c) for c in kept), 1))
+        headings = sorted({split_code(code)[0] for code in kept} - set(NOT_FINDINGS))
+        singles.update(headings)
+        pairs.update((a, b) for a in headings for b in headings if a != b)
+    neighbours = _neighbours(singles, pairs, n_reports, n_neighbours)
+    return ConceptBase(
+        dict(sorted(counts.items())),
+        lexicon["groups"],
+        lexicon["aliases"],
+        lexicon["qualifiers"],
+        neighbours,
+        lexicon["opacity"],
+        {**source, "reports": n_reports},
+    )
+
+
+def _respell(code: str, spelling: Mapping[str, str]) -> str:
+    heading, qualifiers = split_code(tidy_code(code))
+    return "/".join([spelling.get(heading.casefold(), heading), *qualifiers])
+
+
+def _neighbours(
+    singles: Mapping[str, int], pairs: Mapping[tuple[str, str], int], n_reports: int, keep: int
+) -> dict[str, list[str]]:
+    from math import log
+
+    scored: dict[str, list[tuple[float, str]]] = {}
+    for (a, b), both in pairs.items():
+        gain = both * log(both * n_reports / (singles[a] * singles[b]))
+        if both >= 2 and gain > 0:
+            scored.setdefault(a, []).append((-gain, b))
+    return {a: [b for _, b in sorted(found)[:keep]] for a, found in sorted(scored.items())}
+
+
+def read_json(path: Path, schema: str) -> Json:
+    """Read a JSON object with a schema.
+
+    Raises:
+        DataError: Missing, too large, not JSON, or of another schema.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError("File is too large", expected="at most 64 MiB", where=str(path))
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            "Cannot read file", found=error.strerror or str(error), where=str(path)
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError("File is not JSON", found=type(error).__name__, where=str(path)) from None
+    found = table.get("schema") if isinstance(table, dict) else None
+    if found != schema:
+        raise DataError(
+            "File has another schema", expected=repr(schema), found=repr(found)[:80],
+            where=str(path),
+        )  # fmt: skip
+    return dict(table)
+
+
+def _mapping(table: Json, key: str, path: Path) -> Json:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise DataError(f"`{key}` is not an object", where=str(path))
+    return value
+
+
+def _strings(value: object, path: Path) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise DataError("Expected a list of words", found=repr(value)[:80], where=str(path))
+    return value
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

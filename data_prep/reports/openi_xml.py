@@ -1,0 +1,61 @@
+"""One XML file of the Indiana University (OpenI) collection."""
+
+from xml.parsers import expat
+
+
+class Article:
+    """What a file says of one report; filled by the parser's events.
+
+    Attributes:
+        sections: (label in lower case, text).
+        codes: The manual codes, `<major>`.
+        images: Ids of its radiographs.
+    """
+
+    def __init__(self) -> None:
+        self.sections: list[tuple[str, str]] = []
+        self.codes: list[str] = []
+        self.images: list[str] = []
+        self._label = ""
+        self._words: list[str] = []
+
+    def open(self, tag: str, attributes: dict[str, str]) -> None:
+        """An element begins."""
+        self._words = []
+        self._label = attributes.get("Label", "").lower() or "findings"
+        if tag == "parentImage" and attributes.get("id"):
+            self.images.append(attributes["id"])
+
+    def close(self, tag: str) -> None:
+        """An element ends."""
+        text = "".join(self._words).strip()
+        self._words = []
+        if tag == "AbstractText":
+            self.sections.append((self._label, text))
+        elif tag == "major" and text:
+            self.codes.append(text)
+
+    def read(self, text: str) -> None:
+        """Words of the innermost element."""
+        self._words.append(text)
+
+
+def _refuse(*_: object) -> None:
+    raise ValueError("entity")
+
+
+def parse_openi_xml(data: bytes) -> Article | None:
+    """Read a file; None when it is not XML or declares entities.
+
+    Entities are the way a small XML file fills memory or reads other files; a report needs none.
+    """
+    article = Article()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = article.open, article.close
+    parser.CharacterDataHandler = article.read
+    parser.EntityDeclHandler = _refuse
+    try:
+        parser.Parse(data, True)
+    except (expat.ExpatError, ValueError, LookupError):  # LookupError: an unknown encoding
+        return None
+    return article

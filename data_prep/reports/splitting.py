@@ -1,0 +1,22 @@
+"""The fixed split of a report collection: 70 % train, 10 % validation, 20 % test, by report."""
+
+import hashlib
+from collections.abc import Sequence
+
+SPLIT_SALT = "pneumonia.reports/1"
+
+
+def split_reports(report_ids: Sequence[str]) -> dict[str, str]:
+    """report_id -> `train`, `val` or `test`, by the rank of a hash of the id.
+
+    Nothing is drawn at random: the same ids give the same split on every machine, in any order.
+    """
+    ranked = sorted(
+        set(report_ids),
+        key=lambda name: hashlib.sha256(f"{SPLIT_SALT}:{name}".encode()).hexdigest(),
+    )
+    n_train, n_val = round(0.7 * len(ranked)), round(0.1 * len(ranked))
+    return {
+        name: "train" if i < n_train else "val" if i < n_train + n_val else "test"
+        for i, name in enumerate(ranked)
+    }
