@@ -41,8 +41,8 @@ def command(run: Path, out: Path, checkpoint: str | None, batch: int) -> None:
         [(name, f"{n_bytes:,}") for name, n_bytes in result.sizes.items()],
     )
     click.echo(
-        f"parameters {totals.parameters:,}, kept weights {totals.kept_weights:,}"
-        f" ({totals.rate:.2f}x fewer), MACs {totals.macs:,}, kept {totals.kept_macs:,}"
+        f"stored weights {totals.kept_weights:,} (of {totals.weights:,} places in its layers),"
+        f" MACs {totals.kept_macs:,} (of {totals.macs:,})"
     )
     click.echo(
         f"ONNX opset {result.onnx.opset}, differs from torch by {result.onnx.relative_error:.1e}"

@@ -132,8 +132,8 @@ def prune_model(
     )
     if distributed.is_first():
         write_history(out, folders)
-        save_best(out, pruned, recipe.retrain.epochs * len(ladder), found.metrics_after)
-        task.save(out)
+        epochs = recipe.retrain.epochs * len(ladder)
+        save_best(out, pruned, epochs, found.metrics_after, task.save)
         found = found._replace(bytes_after=(out / BEST / WEIGHTS_FILE).stat().st_size)
         _write_compression(out, recipe, found, result, [stage.rate for stage in ladder])
     return found

@@ -30,6 +30,7 @@ from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detection import DetectionTask
 from pneumonia.training.loop import Progress
+from pneumonia.training.task import Task
 
 SCHEMA = "pneumonia.run/1"
 MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
@@ -162,8 +163,7 @@ def _quantize(
         scales = quantize_stage(network, task, config, rung, stage, resume, progress)
     _check_levels(network, levels, scales)
     after = task.evaluate(network)
-    stored = _save(network, out, after)
-    task.save(out)
+    stored = _save(network, out, after, task)
     result = QuantizeResult(
         before,
         after,
@@ -213,11 +213,12 @@ def pruned_masks(network: Network) -> dict[str, Tensor]:
     }
 
 
-def _save(network: Network, out: Path, metrics: Mapping[str, float]) -> NetworkSpec:
+def _save(network: Network, out: Path, metrics: Mapping[str, float], task: Task) -> NetworkSpec:
     tensors = {name: tensor.detach().clone() for name, tensor in network.tensors().items()}
     with new_folder(str(out / "best")) as part:
         spec = save_model(Path(part), smallest_storage(network.spec, tensors), tensors)
         write_json(str(Path(part) / "metrics.json"), {"metrics": _finite(metrics)})
+        task.save(Path(part))
     return spec
 
 

@@ -107,7 +107,7 @@ def export_run(
         step(3)
         report = check_onnx(part / ONNX, spec, tensors, batch)
         totals = account(folded_spec, folded).totals
-        points = {"model_hash": identity, "points": facts.points}
+        points = {**facts.chosen, "model_hash": identity, "points": facts.points}
         write_json(str(part / OPERATING_POINTS), points)
         sizes = {name: (part / name).stat().st_size for name in (SPEC, WEIGHTS, ONNX)}
         card = model_card(folded_spec, identity, facts, totals, sizes, report, graph.gathered)

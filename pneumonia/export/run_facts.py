@@ -15,6 +15,7 @@ METRICS_TABLE = "metrics.csv"
 STATE_FILE = "state.json"
 POINTS_FILE = "operating_points.json"
 COMPRESSION_FILE = "compression.json"
+CHOSEN = ("schema", "selected_on", "calibration")
 UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}
 
 
@@ -30,6 +31,7 @@ class RunFacts(NamedTuple):
         versions: Package -> version at training.
         metrics: Of the validation of these weights.
         points: Operating points: name -> record with `threshold`.
+        chosen: What else is known of their choice: `selected_on`, `calibration`.
         compression: What a pruning run says about the whole network, as text.
     """
 
@@ -41,6 +43,7 @@ class RunFacts(NamedTuple):
     versions: dict[str, str]
     metrics: dict[str, float]
     points: dict[str, dict[str, Any]]
+    chosen: dict[str, Any]
     compression: dict[str, str]
 
     @property
@@ -60,6 +63,7 @@ def read_run_facts(folder: Path) -> RunFacts:
     """
     run = folder.parent
     record = _read(run / RUN_FILE)
+    operating = _read(folder / POINTS_FILE)
     epoch, metrics = _metrics(run, folder)
     dataset = record.get("dataset")
     if isinstance(dataset, dict):
@@ -77,7 +81,8 @@ def read_run_facts(folder: Path) -> RunFacts:
         if isinstance(versions, dict)
         else {},
         metrics=metrics,
-        points=_operating_points(run, folder),
+        points=_operating_points(operating, folder),
+        chosen={key: operating[key] for key in CHOSEN if key in operating},
         compression=_scalars(_read(run / COMPRESSION_FILE)),
     )
 
@@ -118,11 +123,8 @@ def _row(path: Path, epoch: int) -> dict[str, float]:
     return {}
 
 
-def _operating_points(run: Path, folder: Path) -> dict[str, dict[str, Any]]:
-    """Points of these very weights: beside them, or the run's, which are those of the best ones."""
-    document = _read(folder / POINTS_FILE)
-    if not document and folder.name == "best":
-        document = _read(run / POINTS_FILE)
+def _operating_points(document: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """Points of these very weights, which lie beside them."""
     if not document:
         return {name: dict(point) for name, point in UNCALIBRATED.items()}
     points = document.get("points")
@@ -130,7 +132,7 @@ def _operating_points(run: Path, folder: Path) -> dict[str, dict[str, Any]]:
         raise ArtefactError(
             "Operating points are malformed",
             expected='{"points": {name: {"threshold": ...}}}',
-            where=str(run / POINTS_FILE),
+            where=str(folder / POINTS_FILE),
         )
     return points or {name: dict(point) for name, point in UNCALIBRATED.items()}
 

@@ -5,7 +5,7 @@ Tensors are safetensors, the rest is JSON: nothing is pickled. Both folders are 
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pneumonia.network.files import load_model, save_model
+from pneumonia.network.files import load_model, same_architecture, save_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import new_folder, write_json
 from pneumonia.runtime.errors import ArtefactError
@@ -134,7 +134,7 @@ def load_last(out: Path, state: State) -> Progressed:
     document = read_state(out)
     folder = out / LAST
     spec, averaged = load_model(folder)
-    if spec != state.network.spec:
+    if not same_architecture(spec, state.network.spec):
         raise ArtefactError(
             "Checkpoint is of another network",
             expected=f"the {state.network.spec.name!r} of this recipe",
@@ -178,9 +178,25 @@ def _set_generator_states(states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def save_best(out: Path, network: Network, epoch: int, metrics: Mapping[str, float]) -> None:
-    """Write `best/`: the averaged model and the metrics it was chosen for."""
+def save_best(
+    out: Path,
+    network: Network,
+    epoch: int,
+    metrics: Mapping[str, float],
+    save: Callable[[Path], None],
+) -> None:
+    """Write `best/` at one stroke: the averaged model and the evaluation it was chosen for.
+
+    Args:
+        out: Run folder.
+        network: The model.
+        epoch: Finished epochs.
+        metrics: Of the evaluation.
+        save: Writes what else belongs to it, such as `Task.save`: thresholds lie with the very
+            weights they were chosen for.
+    """
     values = {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
     with new_folder(str(out / BEST)) as part:
         save_model(Path(part), network.spec, network.tensors())
         write_json(str(Path(part) / METRICS), {"epoch": epoch, "metrics": values})
+        save(Path(part))

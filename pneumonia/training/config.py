@@ -146,12 +146,15 @@ class ValidationConfig(_Strict):
 
     Attributes:
         select: `rsna` = challenge score at its best threshold, `ap50` = average precision.
-        kinds: Kinds of image that choose the epoch and the threshold; empty = all trained kinds.
+        kinds: Kinds of image that choose the epoch; empty = all trained kinds.
+        threshold_kinds: Kinds that choose the operating points and the calibration; empty = those
+            that choose the epoch.
         batch_size: Images per forward pass.
     """
 
     select: Literal["rsna", "ap50"] = "rsna"
     kinds: tuple[str, ...] = ()
+    threshold_kinds: tuple[str, ...] = ()
     batch_size: PositiveInt = 16
 
 

@@ -80,7 +80,8 @@ class DetectionTask:
         self.augment = Augmenter(spec.input.height, recipe.augment)
         self.criterion = DetectionLoss(spec, recipe.loss)
         val_items = labelled_items(dataset, "val", recipe.data)
-        _check_kinds(dataset, val_items, recipe.validation.kinds)
+        checked = recipe.validation
+        _check_kinds(dataset, val_items, (*checked.kinds, *checked.threshold_kinds))
         self.validation = Validation(dataset, val_items, recipe.validation)
 
     def plan(self, epoch: int, seed: int) -> list[Sample]:
@@ -143,8 +144,8 @@ def _check_kinds(dataset: Dataset, items: Sequence[int], kinds: Sequence[str]) -
     missing = sorted(set(kinds) - there)
     if missing:
         raise TrainingError(
-            "validation.kinds names a kind without positive validation images",
+            "Recipe validates on a kind without positive validation images",
             expected="of " + ", ".join(sorted(there)),
             found=repr(missing[0]),
-            where=str(dataset.folder),
+            where=f"validation.kinds or threshold_kinds, {dataset.folder}",
         )

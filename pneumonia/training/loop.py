@@ -201,8 +201,7 @@ def _validate(
     if not metric > progressed.best_metric:  # NaN is never better
         return progressed
     if distributed.is_first():
-        save_best(out, state.average.network, progressed.epoch, metrics)
-        task.save(out)
+        save_best(out, state.average.network, progressed.epoch, metrics, task.save)
     return progressed._replace(best_metric=metric, best_epoch=progressed.epoch)
 
 

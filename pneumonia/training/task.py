@@ -65,7 +65,7 @@ class Task(Protocol):
         ...
 
     def save(self, out: Path) -> None:
-        """Write what belongs to the last evaluation (predictions, thresholds) into a run folder."""
+        """Write what belongs to the last evaluation (predictions, thresholds) into a folder."""
         ...
 
 

@@ -1,16 +1,18 @@
 """Validation of a detector by the deployed path: runtime letterbox, decoding and suppression."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from data_prep.dataset import Dataset
+from evaluation.cases import Cases, join
+from evaluation.cohort import Cohort
 from evaluation.detection import coco_metrics
-from evaluation.image_level import auroc, image_scores
-from evaluation.rsna import rsna_table
+from evaluation.image_level import auroc
+from evaluation.labels import make_labels
+from evaluation.operating_points import FILE_NAME, choose, document
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.decode import DEFAULT_SETTINGS, detections
@@ -19,18 +21,10 @@ from pneumonia.runtime.preprocess import network_input
 from pneumonia.training.config import ValidationConfig
 from pneumonia.training.task import SELECTION
 
-OPERATING_POINTS, PREDICTIONS = "operating_points.json", "val_predictions.csv"
-POINTS_SCHEMA = "pneumonia.operating_points/1"
-N_THRESHOLDS = 200
+PREDICTIONS = "val_predictions.csv"
+NO_POINT = (0.5, 0.0)  # threshold and challenge score when no box was found at all
 
 Key = tuple[str, str]  # kind, image id: only together unique
-
-
-class OperatingPoint(NamedTuple):
-    """The score threshold that maximises the challenge score, and that score."""
-
-    threshold: float
-    score: float
 
 
 def predict(
@@ -77,32 +71,6 @@ def predict(
     return found
 
 
-def best_threshold(
-    truths: Mapping[str, np.ndarray], scored: Mapping[str, tuple[np.ndarray, np.ndarray]]
-) -> OperatingPoint:
-    """Sweep the score threshold over quantiles of the scores; the highest challenge score wins.
-
-    Among thresholds of equal score the median one is taken, the farthest from both edges.
-    """
-    table = rsna_table(truths, scored)
-    scores = np.concatenate([values for _, values in scored.values()] or [np.zeros(0)])
-    if not len(scores):
-        return OperatingPoint(0.5, 0.0)
-    # Most boxes are noise near the floor: quantiles alone would miss the few high scores.
-    candidates = np.unique(
-        np.concatenate(
-            [
-                np.quantile(scores, np.linspace(0, 1, N_THRESHOLDS)),
-                np.linspace(scores.min(), scores.max(), N_THRESHOLDS),
-            ]
-        )
-    )
-    values = np.nan_to_num(table.sweep(candidates), nan=0.0)
-    ties = np.flatnonzero(values == values.max())
-    chosen = ties[len(ties) // 2]
-    return OperatingPoint(float(candidates[chosen]), float(values[chosen]))
-
-
 class Validation:
     """Validation images of a dataset, evaluated once per epoch.
 
@@ -118,11 +86,16 @@ class Validation:
         self.config = config
         self.kinds = sorted({dataset.records[i].kind for i in items})
         self.selecting = tuple(config.kinds or self.kinds)
+        self.threshold_kinds = tuple(config.threshold_kinds or self.selecting)
         self.truths: dict[Key, np.ndarray] = {
             (dataset.records[i].kind, dataset.records[i].image_id): dataset.boxes(i) for i in items
         }
+        self.facts = {
+            f"{record.kind}/{record.image_id}": {"patient": record.patient_id}
+            for record in (dataset.records[i] for i in items)
+        }
         self.found: dict[Key, Prediction] = {}
-        self.point = OperatingPoint(0.5, 0.0)
+        self.threshold = NO_POINT[0]
 
     def evaluate(self, network: Network) -> dict[str, float]:
         """Metrics over the selecting kinds, and per kind when there are several.
@@ -133,8 +106,8 @@ class Validation:
             `alarm_fraction_KIND`: share of its images with a box at the threshold), SELECTION.
         """
         self.found = predict(network, self.dataset, self.items, self.config.batch_size)
-        self.point, metrics = self._metrics(self.selecting)
-        metrics = {"threshold": self.point.threshold, **metrics}
+        metrics = self._metrics(self.selecting)
+        self.threshold = metrics["threshold"]
         if len(self.kinds) > 1:
             for kind in self.kinds:
                 metrics |= {f"{k}_{kind}": value for k, value in self._of_kind(kind).items()}
@@ -144,26 +117,33 @@ class Validation:
     def _of_kind(self, kind: str) -> dict[str, float]:
         keys = [key for key in self.truths if key[0] == kind]
         if any(len(self.truths[key]) for key in keys):
-            return self._metrics((kind,))[1]
+            found = self._metrics((kind,))
+            return {name: found[name] for name in ("rsna", "ap50", "auroc")}
         # Without a positive no score is defined: how often would these images be called?
-        alarms = sum((self.found[key].scores >= self.point.threshold).any() for key in keys)
+        alarms = sum((self.found[key].scores >= self.threshold).any() for key in keys)
         return {"alarm_fraction": float(alarms / len(keys))}
 
-    def _metrics(self, kinds: Sequence[str]) -> tuple[OperatingPoint, dict[str, float]]:
-        keys = [key for key in self.truths if key[0] in kinds]
-        truths = {"/".join(key): self.truths[key] for key in keys}
-        scored = {"/".join(key): (self.found[key].boxes, self.found[key].scores) for key in keys}
-        point = best_threshold(truths, scored)
-        per_image = image_scores({name: scores for name, (_, scores) in scored.items()})
-        positive = [len(truths[name]) > 0 for name in per_image]
-        return point, {
-            "rsna": point.score,
+    def _metrics(self, kinds: Sequence[str]) -> dict[str, float]:
+        cases = self.cases(kinds)
+        truths, scored = cases.truth_by_id(), cases.boxes_by_id()
+        point = choose(cases).get("kaggle")
+        threshold, score = (point.threshold, point.rsna_score or 0.0) if point else NO_POINT
+        return {
+            "threshold": threshold,
+            "rsna": score,
             "ap50": coco_metrics(truths, scored).ap50,
-            "auroc": float(auroc(positive, list(per_image.values()))[0]),
+            "auroc": float(auroc(cases.positive, cases.image_score)[0]),
         }
 
+    def cases(self, kinds: Sequence[str]) -> Cases:
+        """Truths and the last evaluation's boxes of these kinds, as `evaluation` takes them."""
+        keys = [key for key in self.truths if key[0] in kinds]
+        labels = make_labels({"/".join(key): self.truths[key] for key in keys}, frame=None)
+        boxes = [self.found[key]._replace(image_id="/".join(key)) for key in keys]
+        return join(labels, boxes, Cohort({name: self.facts[name] for name in labels.ids}))
+
     def save(self, out: Path) -> None:
-        """Write the last evaluation: predictions and the operating point `kaggle`.
+        """Write the last evaluation: predictions, operating points and calibration.
 
         With several kinds each has its own file, `val_predictions_KIND.csv`, since an image may be
         in two kinds; `val_predictions.csv` is then of the first selecting kind.
@@ -175,12 +155,6 @@ class Validation:
                 write_predictions(str(out / PREDICTIONS), rows)
             if len(self.kinds) > 1:
                 write_predictions(str(out / f"val_predictions_{kind}.csv"), rows)
-        point = {
-            "threshold": self.point.threshold,
-            "rsna_score": self.point.score,
-            "split": "val",
-            "kinds": list(self.selecting),
-            "n_images": sum(key[0] in self.selecting for key in self.truths),
-        }
-        document = {"schema": POINTS_SCHEMA, "points": {"kaggle": point}}
-        write_json(str(out / OPERATING_POINTS), document)
+        content = document(self.cases(self.threshold_kinds))
+        content["selected_on"] |= {"split": "val", "kinds": list(self.threshold_kinds)}
+        write_json(str(out / FILE_NAME), content)

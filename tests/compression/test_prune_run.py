@@ -82,7 +82,8 @@ def test_the_run_folder_holds_the_compacted_network(
     whole = {r["name"] for r in report["layers"] if r["filters"][0] == r["filters"][1]}
     assert report["protected_layers"]
     assert set(report["protected_layers"]) <= whole
-    for name in ("val_predictions.csv", "operating_points.json", "residuals.png", "config.yaml"):
+    kept_files = ("best/val_predictions.csv", "best/operating_points.json")
+    for name in (*kept_files, "residuals.png", "config.yaml"):
         assert (out / name).is_file()
     record = json.loads((out / "run.json").read_text())
     assert (record["kind"], record["status"], record["parent"]) == ("prune", "done", str(trained))

@@ -69,7 +69,7 @@ def test_command_makes_a_binary_run_that_exports_bit_by_bit(trained, tmp_path):
     assert all(layer["kept"] == layer["weights"] for layer in report["layers"].values())
     assert report["file_bytes_after"] * 6 < report["file_bytes_before"]
     assert json.loads((out / "run.json").read_text())["status"] == "done"
-    assert (out / "operating_points.json").is_file()
+    assert (out / "best" / "operating_points.json").is_file()
     bundle = load_bundle(str(export_run(out, tmp_path / "bundle").out))
     storage = {layer.storage.format for layer in bundle.spec.weighted()}
     assert any("levels" in name for name in storage), "folding batch norm keeps a few levels"

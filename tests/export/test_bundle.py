@@ -50,7 +50,7 @@ def trained(tmp_path):
         },
     )
     write_json(
-        folder / "operating_points.json",
+        folder / "best" / "operating_points.json",
         {"points": {"kaggle": {"threshold": 0.3125, "rsna_score": 0.1875}}},
     )
     return folder
@@ -236,7 +236,9 @@ def test_weights_that_are_not_finite_name_the_layer(trained, tmp_path, bad):
 
 @pytest.mark.parametrize("value", [1.5, "0.5", None, True])
 def test_unusable_thresholds_stop_the_export(trained, tmp_path, value):
-    write_json(trained / "operating_points.json", {"points": {"kaggle": {"threshold": value}}})
+    write_json(
+        trained / "best" / "operating_points.json", {"points": {"kaggle": {"threshold": value}}}
+    )
     with pytest.raises(ArtefactError, match=r"Threshold is not valid.*kaggle"):
         export_run(trained, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

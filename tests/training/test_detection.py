@@ -78,7 +78,7 @@ def test_missing_images_or_boxes_are_named(make_dataset, counts, kinds, message)
 
 def test_selecting_kind_must_have_positives(make_dataset):
     recipe = TrainRecipe(validation=ValidationConfig(kinds=("lungs",)))
-    with pytest.raises(TrainingError, match=r"validation.kinds.*'lungs'"):
+    with pytest.raises(TrainingError, match=r"validates on.*'lungs'.*validation.kinds"):
         DetectionTask(make_dataset(FULL_TRAIN), tiny_spec(), recipe)
 
 

@@ -114,7 +114,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert result.epochs == 3
     for name in ("last/weights.safetensors", "last/state.safetensors", "last/state.json",
                  "last/spec.json", "best/weights.safetensors", "best/metrics.json",
-                 "val_predictions.csv", "operating_points.json"):  # fmt: skip
+                 "best/val_predictions.csv", "best/operating_points.json"):  # fmt: skip
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
     assert timeless(broken) == timeless(whole)
     assert timeless(whole)[-1]["noise_calls"] == 9
@@ -162,12 +162,12 @@ def test_best_is_kept_and_a_resume_never_overwrites_a_better_one(rectangles, tmp
     result = fit_scripted(rectangles, script, recipe(epochs=4), tmp_path)
     assert (result.best_metric, result.best_epoch) == (0.7, 2)
     best = (tmp_path / "best/weights.safetensors").read_bytes()
-    predictions = (tmp_path / "val_predictions.csv").read_bytes()
+    predictions = (tmp_path / "best" / "val_predictions.csv").read_bytes()
     # a longer run is a resume with more epochs; 0.69 and 0.2 are worse than 0.7
     result = fit_scripted(rectangles, script, recipe(epochs=6), tmp_path, resume=True)
     assert (result.best_metric, result.best_epoch, result.epochs) == (0.7, 2, 6)
     assert (tmp_path / "best/weights.safetensors").read_bytes() == best
-    assert (tmp_path / "val_predictions.csv").read_bytes() == predictions
+    assert (tmp_path / "best" / "val_predictions.csv").read_bytes() == predictions
     assert json.loads((tmp_path / "best/metrics.json").read_text())["epoch"] == 2
     assert [row["epoch"] for row in timeless(tmp_path)] == [1, 2, 3, 4, 5, 6]
 

@@ -50,10 +50,10 @@ def test_command_leaves_a_whole_run_folder(finished, rectangles_path):
     names = {path.name for path in out.iterdir()}
     assert names >= {
         "config.yaml", "run.json", "metrics.csv", "loss.png", "metrics.png", "last", "best",
-        "val_predictions.csv", "operating_points.json",
     }  # fmt: skip
     assert {path.name for path in (out / "best").iterdir()} == {
         "spec.json", "weights.safetensors", "metrics.json",
+        "val_predictions.csv", "operating_points.json",
     }  # fmt: skip
     assert {path.name for path in (out / "last").iterdir()} == {
         "spec.json", "weights.safetensors", "state.safetensors", "state.json",
@@ -69,7 +69,7 @@ def test_command_leaves_a_whole_run_folder(finished, rectangles_path):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     best = max(float(row["val_rsna"]) for row in rows)
     assert record["result"]["best_metric"] == pytest.approx(best)
-    assert len(read_predictions(str(out / "val_predictions.csv"))) == 12
+    assert len(read_predictions(str(out / "best" / "val_predictions.csv"))) == 12
     assert f"next: pneumonia export {out}" in output
     assert "rsna" in output
 

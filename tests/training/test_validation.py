@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from data_prep.dataset import open_dataset
-from evaluation.rsna import rsna_score
 from pneumonia.network.module import Network
 from pneumonia.runtime.predictions import read_predictions
 from pneumonia.runtime.spec import Detect
 from pneumonia.training.config import ValidationConfig
-from pneumonia.training.validation import Validation, best_threshold, predict
+from pneumonia.training.validation import Validation, predict
 from tests.training.conftest import SIZE, tiny_spec, write_rectangles
 
 VAL = {("train", "phantom"): (2, 2), ("val", "phantom"): (4, 4)}
@@ -83,27 +82,14 @@ def test_a_false_alarm_counts_and_the_threshold_avoids_it(tmp_path):
     assert validation.evaluate(Oracle(boxes))["rsna"] == pytest.approx(4 / 5)
 
 
-def test_threshold_is_at_least_as_good_as_any_other():
-    rng = np.random.default_rng(0)
-    truths, scored = {}, {}
-    for number in range(30):
-        corner = rng.uniform(0, 60, (rng.integers(0, 3), 2))
-        truths[str(number)] = np.hstack([corner, corner + 30])
-        noisy = np.vstack([truths[str(number)] + rng.normal(0, 3, (len(corner), 4)),
-                           [[5, 5, 40, 40]]])  # fmt: skip
-        scored[str(number)] = (noisy, rng.uniform(0, 1, len(noisy)))
-    point = best_threshold(truths, scored)
-    assert rsna_score(truths, scored, point.threshold).value == pytest.approx(point.score)
-    for threshold in np.linspace(0.01, 0.99, 50):
-        assert rsna_score(truths, scored, threshold).value <= point.score + 0.01
-
-
-def test_no_boxes_at_all_score_zero():
-    point = best_threshold(
-        {"a": np.ones((1, 4)), "b": np.zeros((0, 4))},
-        {name: (np.zeros((0, 4)), np.zeros(0)) for name in "ab"},
-    )
-    assert point.score == 0.0
+def test_no_boxes_at_all_score_zero(tmp_path):
+    dataset = open_dataset(write_rectangles(tmp_path / "d", VAL))
+    items = dataset.select("val")
+    validation = Validation(dataset, items, ValidationConfig())
+    assert validation.evaluate(Oracle([[] for _ in items]))["rsna"] == 0.0
+    validation.save(tmp_path)
+    content = json.loads((tmp_path / "operating_points.json").read_text())
+    assert "kaggle" not in content["points"]
 
 
 def test_several_kinds_have_their_own_columns_and_files(tmp_path):
@@ -130,11 +116,41 @@ def test_several_kinds_have_their_own_columns_and_files(tmp_path):
         dataset.records[i].image_id for i in items if dataset.records[i].kind == "full"
     }
     assert len(read_predictions(str(tmp_path / "val_predictions_lungs.csv"))) == 6
-    point = json.loads((tmp_path / "operating_points.json").read_text())["points"]["kaggle"]
-    assert point["kinds"] == ["full"]
-    assert point["n_images"] == 4
+    content = json.loads((tmp_path / "operating_points.json").read_text())
+    point = content["points"]["kaggle"]
+    assert content["selected_on"]["kinds"] == ["full"]
+    assert content["selected_on"]["images"] == 4
     assert point["rsna_score"] == pytest.approx(1.0)
     assert point["threshold"] == metrics["threshold"]
+
+
+def test_all_points_and_the_calibration_are_frozen_on_their_own_kinds(tmp_path):
+    counts = {("train", "full"): (1, 1), ("val", "full"): (4, 4), ("val", "lungs"): (4, 4)}
+    dataset = open_dataset(write_rectangles(tmp_path / "d", counts))
+    items = dataset.select("val")
+    # masked images score 1 higher: thresholds for whole ones must not come from them
+    boxes = []
+    for rank, i in enumerate(items):
+        lift = float(dataset.records[i].kind == "lungs")
+        hits = [(box, 1.0 + lift + 0.01 * rank) for box in (dataset.boxes(i) / 2).tolist()]
+        boxes.append(hits or [([8.0, 8.0, 24.0, 24.0], -2.0 + lift + 0.01 * rank)])
+    config = ValidationConfig(threshold_kinds=("full",))
+    validation = Validation(dataset, items, config)
+    validation.evaluate(Oracle(boxes))
+    validation.save(tmp_path)
+    content = json.loads((tmp_path / "operating_points.json").read_text())
+    names = ["kaggle", "high_sensitivity", "high_specificity", "balanced"]
+    assert list(content["points"]) == names
+    assert content["selected_on"] == {
+        "images": 8, "positive": 4, "patients": 8, "split": "val", "kinds": ["full"],
+    }  # fmt: skip
+    low, high = 1 / (1 + math.exp(2)), 1 / (1 + math.exp(-1.2))
+    for name in names:
+        assert low < content["points"][name]["threshold"] < high
+        assert content["points"][name]["sensitivity"] == 1.0
+    assert set(content["calibration"]) == {"platt_slope", "platt_intercept", "temperature"}
+    # images apart without error have no finite slope
+    assert content["calibration"]["platt_slope"] is None
 
 
 def test_kind_without_positives_tells_its_alarms(tmp_path):
