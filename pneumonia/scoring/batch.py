@@ -137,7 +137,9 @@ class _Batch:
         self.versions = software_versions()
         self.local = threading.local()
         self.cleanup = ExitStack()
-        self.writers = open_writers(settings.outputs, out, model, detector.bundle)
+        self.writers = open_writers(
+            settings.outputs, out, model, detector.bundle, settings.overlays
+        )
 
     def study_path(self, key: str) -> Path:
         return self.out / "studies" / f"{key}.json"

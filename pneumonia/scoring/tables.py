@@ -39,16 +39,21 @@ def formula_safe(cell: object) -> str:
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def worklist_text(records: Sequence[ImageRecord], model: Model) -> str:
-    """worklist.csv: one row per image (skipped files are in the manifest only)."""
-    rows = [record for record in records if record.status != "skipped"]
-    rows.sort(
+def worklist_order(records: Sequence[ImageRecord], model: Model) -> list[ImageRecord]:
+    """The records of the worklist, most suspicious first; skipped files are not in it."""
+    return sorted(
+        (record for record in records if record.status != "skipped"),
         key=lambda record: (
             FLAG_ORDER.index(record.flag(model.threshold)),
             -(record.max_score() or 0.0),
             record.file.relative,
-        )
+        ),
     )
+
+
+def worklist_text(records: Sequence[ImageRecord], model: Model) -> str:
+    """worklist.csv: one row per image (skipped files are in the manifest only)."""
+    rows = worklist_order(records, model)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")
     writer.writerow(WORKLIST_COLUMNS)

@@ -28,7 +28,7 @@ class OutputSettings:
 
 
 def open_writers(
-    settings: OutputSettings, out: Path, model: Model, bundle: Bundle
+    settings: OutputSettings, out: Path, model: Model, bundle: Bundle, pictures: str
 ) -> list[OutputWriter]:
     """The writers of a batch, in the order in which they work.
 
@@ -37,6 +37,7 @@ def open_writers(
         out: Output folder of the batch.
         model: What the scores are made with.
         bundle: Where the model card and the operating points are.
+        pictures: Which images the report shows: `findings`, `all` or `none`.
     """
     writers: list[OutputWriter] = []
     if settings.dicom:
@@ -47,4 +48,12 @@ def open_writers(
         from pneumonia.scoring.outputs.fhir import FhirWriter
 
         writers.append(FhirWriter(out, model))
+    if settings.report:
+        from pneumonia.scoring.outputs.report import ReportWriter
+
+        writers.append(ReportWriter(out, model, bundle, pictures))
+    if settings.pdf:
+        from pneumonia.scoring.outputs.pdf import PdfWriter
+
+        writers.append(PdfWriter(out))
     return writers

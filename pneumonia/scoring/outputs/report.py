@@ -1,0 +1,243 @@
+"""report.html: the worklist for people; failures first, then the images, most suspicious first.
+
+The pictures lie beside the page in `report/` and are loaded as they come into view: a page with a
+thousand of them inside could not be opened. Page and pictures belong together; both are made from
+image and model alone, so that the same input gives the same bytes.
+"""
+
+import base64
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from evaluation.wording import point_name
+from pneumonia.runtime.atomic import write_bytes, write_text
+from pneumonia.runtime.bundle import MODEL_CARD, Bundle
+from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.preprocess import resize
+from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, Finding, result_of
+from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_others
+from pneumonia.scoring.outputs.wording import reason_text, warning_text
+from pneumonia.scoring.records import NOT_SCORED, ImageRecord, Model
+from pneumonia.scoring.tables import FLAG_ORDER, worklist_order
+
+PAGE, FOLDER = "report.html", "report"
+TEMPLATES = Path(__file__).parents[1] / "templates"
+MAX_SIDE = 1024
+QUALITY = 90
+MAX_ROWS = 1000  # of failures in the page; the manifest has all
+# Signs beside the words: a grey print tells results apart as well.
+MARKS = {POSITIVE: "\u25b2", INDETERMINATE: "\u25c6", NOT_SCORED: "\u2715", NEGATIVE: "\u25cb"}
+STYLES = {POSITIVE: "positive", INDETERMINATE: "indeterminate", NOT_SCORED: "failed"}
+
+
+@dataclass(frozen=True)
+class ReportWriter:
+    """Writes report.html and `report/<key>.jpg`.
+
+    Attributes:
+        out: Output folder of the batch.
+        model: What the scores are made with.
+        bundle: Where the model card and the operating points are.
+        pictures: `findings` (positive and indeterminate), `all` or `none`.
+    """
+
+    out: Path
+    model: Model
+    bundle: Bundle
+    pictures: str
+    name: str = "report"
+    needs_header: bool = False
+
+    def picture(self, key: str) -> Path:
+        """Where the picture of an image lies."""
+        return self.out / FOLDER / f"{key}.jpg"
+
+    def wants_picture(self, record: ImageRecord) -> bool:
+        """Whether the page shows this image."""
+        if record.status != "scored":
+            return False
+        negative = record.flag(self.model.threshold) == NEGATIVE
+        return self.pictures == "all" or (self.pictures == "findings" and not negative)
+
+    def is_complete(self, record: ImageRecord) -> bool:
+        """Whether the picture is there, if there is to be one."""
+        return not self.wants_picture(record) or self.picture(record.key).is_file()
+
+    def write(self, study: ScoredStudy) -> None:
+        """Write the picture, without boxes: the page draws them, so that they can be hidden."""
+        if not self.wants_picture(study.record):
+            return
+        height, width = study.pixels.shape
+        scale = min(1.0, MAX_SIDE / max(height, width))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        stream = io.BytesIO()
+        Image.fromarray(resize(study.pixels, *size)).save(stream, "JPEG", quality=QUALITY)
+        write_bytes(str(self.picture(study.record.key)), stream.getvalue())
+
+    def finish(self, batch: FinishedBatch) -> dict[str, Any]:
+        """Write the page; remove pictures it does not show."""
+        shown = {record.key for record in batch.records if self.wants_picture(record)}
+        remove_others(self.out / FOLDER, shown)
+        write_text(str(self.out / PAGE), self.page(batch))
+        return {"page": PAGE, "pictures": len(shown)}
+
+    def page(self, batch: FinishedBatch) -> str:
+        """The page's text."""
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters.update(reason=reason_text, words=point_name)
+        style, script = (
+            (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+        )
+        return environment.get_template("report.html.j2").render(
+            disclaimer=DISCLAIMER,
+            style=Markup(style),
+            style_hash=_digest(style),
+            script=Markup(script),
+            script_hash=_digest(script),
+            max_side=MAX_SIDE,
+            max_rows=MAX_ROWS,
+            marks=MARKS,
+            flag_order=FLAG_ORDER,
+            model=self.model,
+            caption=self.model.caption(),
+            **self._contents(batch),
+        )
+
+    def _contents(self, batch: FinishedBatch) -> dict[str, Any]:
+        records = batch.records
+        ordered = worklist_order(records, self.model)
+        rows = [_row(rank, record, self.model) for rank, record in enumerate(ordered, start=1)]
+        cases = [
+            self._case(row, record)
+            for row, record in zip(rows, ordered, strict=True)
+            if record.status == "scored"
+            and (self.wants_picture(record) or row["flag"] in (POSITIVE, INDETERMINATE))
+        ]
+        skipped = [record for record in records if record.status == "skipped"]
+        reasons = Counter(record.reason for record in skipped)
+        points, columns = _operating_points(self.bundle.operating_points)
+        card = Path(self.bundle.file(MODEL_CARD)).read_text(encoding="utf-8", errors="replace")
+        return {
+            "n_files": len(records),
+            "flags": Counter(row["flag"] for row in rows) | Counter(dict.fromkeys(MARKS, 0)),
+            "failures": [record for record in ordered if record.status != "scored"],
+            "pending": sum(record.status == "pending" for record in records),
+            "skipped": skipped,
+            "skipped_reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
+            "rows": rows,
+            "identifiers": any(record.identity for record in records),
+            "cases": cases,
+            "case_keys": {case["row"]["key"] for case in cases},
+            "has_pictures": any(case["picture"] for case in cases),
+            "points": points,
+            "point_columns": columns,
+            "versions": list(batch.document["versions"].items()),
+            "model_card": card,
+        }
+
+    def _case(self, row: dict[str, Any], record: ImageRecord) -> dict[str, Any]:
+        assert record.prediction is not None
+        spacing = record.info.get("spacing_mm")
+        found = result_of(record.prediction, self.model.threshold, spacing, record.warnings)
+        width, height = record.prediction.width, record.prediction.height
+        font_px = max(width, height) / 32
+        return {
+            "row": row,
+            "width": width,
+            "height": height,
+            "picture": f"{FOLDER}/{record.key}.jpg" if self.wants_picture(record) else "",
+            "font_px": f"{font_px:.1f}",
+            "has_mm": spacing is not None,
+            "findings": [_finding(finding, font_px) for finding in found.findings],
+        }
+
+
+def _digest(text: str) -> str:
+    """What a content security policy calls a text."""
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _row(rank: int, record: ImageRecord, model: Model) -> dict[str, Any]:
+    """A line of the worklist."""
+    flag = record.flag(model.threshold)
+    found, score = record.above(model.threshold), record.max_score()
+    notes = [warning_text(word) for word in record.warnings]
+    if record.status != "scored":
+        notes.insert(0, record.reason.replace("_", " "))
+    return {
+        "rank": rank,
+        "key": record.key,
+        "flag": flag,
+        "mark": MARKS[flag],
+        "style": STYLES.get(flag, "negative"),
+        "score": "" if score is None else f"{score:.3f}",
+        "regions": "" if found is None else len(found.scores),
+        "name": record.file.image_id,
+        "accession": record.identity.get("AccessionNumber", ""),
+        "date": record.identity.get("StudyDate", ""),
+        "view": record.info.get("view") or "",
+        "study_key": record.study_key,
+        "notes": "; ".join(notes),
+    }
+
+
+def _finding(finding: Finding, font_px: float) -> dict[str, Any]:
+    """A box as the page draws and lists it."""
+    x1, y1, x2, y2 = finding.box_xyxy
+    made: dict[str, Any] = {
+        "score": f"{finding.score:.2f}",
+        "x": f"{x1:.1f}",
+        "y": f"{y1:.1f}",
+        "w": f"{x2 - x1:.1f}",
+        "h": f"{y2 - y1:.1f}",
+        "label_x": f"{x1 + font_px * 0.15:.1f}",
+        # above the box, or inside where there is no room above
+        "label_y": f"{y1 - font_px * 0.25 if y1 > 1.3 * font_px else y1 + font_px:.1f}",
+        "edges": [f"{edge:.1f}" for edge in finding.box_xyxy],
+    }
+    if finding.size_mm is not None:
+        made["width_mm"], made["height_mm"] = (f"{side:.1f}" for side in finding.size_mm)
+    return made
+
+
+def _operating_points(
+    points: dict[str, dict[str, Any]],
+) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    """Rows and columns of the table: whatever plain facts the bundle states."""
+    columns: list[str] = []
+    for point in points.values():
+        columns += [
+            name
+            for name, value in point.items()
+            if name not in columns and not isinstance(value, dict)
+        ]
+    rows = [
+        (name, [_fact(point.get(column)) for column in columns]) for name, point in points.items()
+    ]
+    return rows, columns
+
+
+def _fact(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_fact(item) for item in value)
+    return str(value)

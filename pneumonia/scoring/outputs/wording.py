@@ -1,0 +1,62 @@
+"""Reason codes and warnings in the words of a reader, each with what can be done."""
+
+_OTHER = "The reason is named in manifest.jsonl."
+REASONS = {
+    "bits_allocated": "Pixel format is not supported (neither 8 nor 16 bits).",
+    "blank_image": "The image is blank: every pixel is the same.",
+    "colour": "The image is in colour, a radiograph is grey.",
+    "decode_error": "The pixel data is damaged. Export the image again.",
+    "decode_timeout": "Decoding took too long. Try again on an idle machine, or export it again.",
+    "decoder_crash": "The decoder crashed on this file. Export the image again.",
+    "dimension_mismatch": "Pixel data and header disagree on the size. Export the image again.",
+    "engine_error": "The inference engine failed. Run the batch again; try another --engine.",
+    "file_changed": "The file changed while it was read. Run the batch again.",
+    "high_bit": "Pixel format is not supported.",
+    "interrupted": "The run ended before this file was looked at. Run it again to go on.",
+    "invalid_output": "The model gave no numbers that can be used.",
+    "lut": "A look-up table in the header is malformed. Export the image again.",
+    "multi_frame": "The image has several frames. Allow it with --first-frame.",
+    "no_sop_instance": "The file holds no DICOM object.",
+    "not_a_file": "Not a regular file.",
+    "not_an_image": "A DICOM object without an image (report, presentation state, ...).",
+    "not_dicom": "Neither DICOM, PNG nor JPEG.",
+    "not_frontal_chest": "The header says that this is no frontal chest radiograph.",
+    "number_of_frames": "The number of frames in the header is not valid.",
+    "other_file": "Not an image by its name (text, table, program, ...).",
+    "photometric_interpretation": "The header does not say how grey is coded.",
+    "pixel_data": "The file has a header but no pixels.",
+    "pixel_data_truncated": "The pixel data ends too early. Transfer the file again.",
+    "resource_limit": "The image is too large to be read safely.",
+    "rows": "The number of rows in the header is missing or not valid.",
+    "columns": "The number of columns in the header is missing or not valid.",
+    "transfer_syntax": "The compression is not supported here; see the documentation for extras.",
+    "unreadable": "The file cannot be read: damaged, or no permission.",
+}
+WARNINGS = {
+    "alpha_ignored": "transparency was ignored",
+    "body_part_unknown": "the header names no body part",
+    "box_limit_reached": "more regions than are kept",
+    "burned_in_annotation": "text is burned into the image; it may name the patient",
+    "colour_converted": "a colour picture was turned to grey",
+    "degraded": "the image is damaged: nothing found does not mean negative",
+    "excess_pixel_bytes": "more pixel data than the header announces",
+    "executable_like_preamble": "the file begins like a program; it was read as an image only",
+    "exif_orientation_ignored": "the picture asks to be turned; it is shown as stored",
+    "modality_unknown": "the header names no modality",
+    "outside_indication": "younger than 18 years: the model has not been evaluated on children",
+    "presentation_lut_conflict": "the header contradicts itself on black and white",
+    "rescale_slope_zero": "the header's rescale slope is 0 and was ignored",
+    "view_unknown": "the header does not say AP or PA",
+    "voi_function_unknown": "the header's window function is unknown",
+    "window_invalid": "the header's window is not valid and was ignored",
+}
+
+
+def reason_text(code: str) -> str:
+    """A reason in words; an unknown code as it is."""
+    return REASONS.get(code) or f"{code.replace('_', ' ').capitalize()}. {_OTHER}"
+
+
+def warning_text(code: str) -> str:
+    """A warning in words; an unknown code as it is."""
+    return WARNINGS.get(code, code.replace("_", " "))
