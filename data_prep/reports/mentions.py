@@ -129,13 +129,18 @@ class MentionFinder:
 
     def __call__(self, text: str) -> list[Mention]:
         """Mentions of the sections that describe this examination, in text order."""
+        return self.read(text)[1]
+
+    def read(self, text: str) -> tuple[list[Sentence], list[Mention]]:
+        """The sentences of these sections, and their mentions."""
         sections = [part for part in find_sections(text) if part.kind in REPORTED]
         found: list[Mention] = []
         offset = 0
-        for number, sentence in enumerate(find_sentences(text, sections)):
+        sentences = find_sentences(text, sections)
+        for number, sentence in enumerate(sentences):
             found += self._in_sentence(sentence, number, offset)
             offset += len(sentence.tokens)
-        return found
+        return sentences, found
 
     def _in_sentence(self, sentence: Sentence, number: int, offset: int) -> list[Mention]:
         words, tokens = sentence.words, sentence.tokens

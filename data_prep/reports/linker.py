@@ -1,0 +1,277 @@
+"""A trained linker: concept base, priors, vectors and a DCA model; a folder without pickles."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from data_prep.reports.assertion import PRESENT
+from data_prep.reports.batches import EntityTable, arrange, collate
+from data_prep.reports.candidates import CandidateGenerator, Priors, best_gold, learn_priors
+from data_prep.reports.concepts import NIL, NORMAL, NOT_FINDINGS, ConceptBase, build_base, read_json
+from data_prep.reports.dca import DynamicContext
+from data_prep.reports.documents import LinkDocument
+from data_prep.reports.linking import Decision, finder_of
+from data_prep.reports.local_models import LOCAL_MODELS
+from data_prep.reports.measure import count_codes, micro_f1
+from data_prep.reports.mentions import Mention
+from data_prep.reports.reading import Report
+from data_prep.reports.report_documents import (
+    N_MENTION_KINDS,
+    DocumentMaker,
+    asserted,
+    content_words,
+)
+from data_prep.reports.spaces import ConceptSpace, parts_of
+from data_prep.reports.text import Sentence
+from data_prep.reports.training import LinkerConfig, Progress, train_model
+from data_prep.reports.vectors import WordVectors, train_vectors
+from pneumonia.runtime.atomic import new_folder, write_bytes, write_json
+from pneumonia.runtime.errors import ArtefactError, DataError
+
+SCHEMA = "pneumonia.linker/1"
+_NEAR = 8  # words to either side of a mention that share its code's vector
+
+
+class Parsed(NamedTuple):
+    """A report, its sentences and mentions, and its manual codes as the base spells them."""
+
+    name: str
+    sentences: list[Sentence]
+    mentions: list[Mention]
+    codes: tuple[str, ...]
+
+
+class Linker:
+    """Links the mentions of a report collectively; made by `train_linker` or `Linker.load`.
+
+    Args:
+        base: The concept base.
+        priors: Of aliases and qualifiers.
+        words: Word vectors, with those of headings and qualifiers.
+        config: See LinkerConfig.
+    """
+
+    def __init__(
+        self, base: ConceptBase, priors: Priors, words: WordVectors, config: LinkerConfig
+    ) -> None:
+        self.base, self.priors, self.words, self.config = base, priors, words, config
+        space = ConceptSpace(base, words)
+        self.generator = CandidateGenerator(base, priors)
+        self.make = DocumentMaker(self.generator, space, words)
+        self.table = EntityTable(space, words)
+        torch.manual_seed(config.seed)
+        local = LOCAL_MODELS[config.local](self.table.word_matrix)
+        self.model = DynamicContext(local, self.table, N_MENTION_KINDS, config.hops, config.hard)
+        self.model.eval()
+
+    def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
+        """See MentionLinker. Mentions of what is not there are decided by their priors alone."""
+        sentences, _ = finder_of(self.base).read(text)
+        decided = iter(self.decide(self.make("", sentences, mentions)))
+        told = {id(mention) for mention in asserted(mentions)}
+        return [next(decided) if id(m) in told else self._by_prior(m) for m in mentions]
+
+    def _by_prior(self, mention: Mention) -> Decision:
+        ranked = [c for c in self.generator.all_codes(mention) if c.entity != NIL]
+        total = sum(candidate.prior for candidate in ranked)
+        return Decision(ranked[0].entity, ranked[0].prior / total)
+
+    def decide(self, document: LinkDocument) -> list[Decision]:
+        """One decision per mention of a document, in the document's order."""
+        if not document.mentions:
+            return []
+        return self.decide_all([document])[0]
+
+    def decide_all(
+        self, documents: Sequence[LinkDocument], batch_size: int = 64
+    ) -> list[list[Decision]]:
+        """Decisions for many documents at once."""
+        found: list[list[Decision]] = [[] for _ in documents]
+        by_length = sorted(range(len(documents)), key=lambda i: len(documents[i].mentions))
+        ready = [i for i in by_length if documents[i].mentions]
+        for at in range(0, len(ready), batch_size):
+            chosen = ready[at : at + batch_size]
+            for i, decisions in zip(
+                chosen, self._pass([documents[i] for i in chosen]), strict=True
+            ):
+                found[i] = decisions
+        return found
+
+    def _pass(self, documents: Sequence[LinkDocument]) -> list[list[Decision]]:
+        shuffle = np.random.default_rng(self.config.seed)
+        orders = [arrange(document, self.config.order, shuffle) for document in documents]
+        with torch.no_grad():
+            outcome = self.model(collate(documents, self.table, orders))
+        shares = outcome.scores.softmax(dim=2).amax(dim=2).tolist()
+        places = outcome.chosen.tolist()
+        found = []
+        for b, (document, order) in enumerate(zip(documents, orders, strict=True)):
+            decisions = {
+                i: Decision(document.mentions[i].candidates[places[b][t]].entity, shares[b][t])
+                for t, i in enumerate(order)
+            }
+            found.append([decisions[i] for i in range(len(order))])
+        return found
+
+    def save(self, out: Path) -> None:
+        """Write the linker as a folder.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        arrays = {f"model.{k}": v.numpy() for k, v in self.model.state_dict().items()}
+        arrays["words"] = self.words.matrix
+        with new_folder(str(out)) as part:
+            self.base.save(Path(part) / "concepts.json")
+            write_bytes(f"{part}/weights.safetensors", save_arrays(arrays))
+            table = {
+                "schema": SCHEMA,
+                "config": self.config.model_dump(),
+                "words": list(self.words.words),
+                "priors": self.priors.as_json(),
+            }
+            write_json(f"{part}/linker.json", table)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Linker":
+        """Read a linker.
+
+        Raises:
+            DataError: A file is missing or is not what it should be.
+            ArtefactError: Its parts do not belong together.
+        """
+        table = read_json(folder / "linker.json", SCHEMA)
+        base = ConceptBase.load(folder / "concepts.json")
+        path = folder / "weights.safetensors"
+        try:
+            arrays = load_arrays(path.read_bytes())
+            words = WordVectors(tuple(map(str, table["words"])), arrays.pop("words"))
+            if words.matrix.dtype != np.float32 or len(words.words) != len(words.matrix):
+                raise ValueError("word vectors")
+            config = LinkerConfig(**table["config"])
+            linker = cls(base, Priors.from_json(table["priors"]), words, config)
+            state: dict[str, Any] = {
+                name.removeprefix("model."): torch.from_numpy(value)
+                for name, value in arrays.items()
+            }
+            linker.model.load_state_dict(state)
+        except OSError as error:
+            raise DataError(
+                "Cannot read linker", found=error.strerror or str(error), where=str(path)
+            ) from None
+        except (
+            SafetensorError, ValidationError, KeyError, TypeError, ValueError, AttributeError,
+            RuntimeError,
+        ) as error:  # fmt: skip
+            raise ArtefactError(
+                "Linker is damaged",
+                found=type(error).__name__,
+                where=str(folder),
+                fix="Train it again with `pneumonia data train-linker`",
+            ) from None
+        return linker
+
+
+def parse(base: ConceptBase, reports: Sequence[Report]) -> list[Parsed]:
+    """Sentences and mentions of readable reports that were indexed."""
+    found = []
+    for report in reports:
+        if report.reason or "No Indexing" in report.codes:
+            continue
+        sentences, mentions = finder_of(base).read(report.text)
+        codes = tuple(base.canonical(code) for code in report.codes)
+        found.append(Parsed(report.report_id, sentences, mentions, codes))
+    return found
+
+
+def report_codes(mentions: Sequence[Mention], decisions: Sequence[Decision]) -> list[str]:
+    """Codes of a report from the decisions on its asserted mentions; `normal` when there is none.
+
+    An uncertain mention counts when the linker finds a code for it: whether a report's uncertain
+    findings are coded is part of what it learns.
+    """
+    found = dict.fromkeys(d.code for d in decisions if d.code != NIL)
+    return list(found) or [NORMAL]
+
+
+def learn_vectors(base: ConceptBase, reports: Sequence[Parsed], dimensions: int) -> WordVectors:
+    """Word vectors of the reports, and in the same space vectors of headings and qualifiers."""
+    together = []
+    for report in reports:
+        words = [word for sentence in report.sentences for word in sentence.words]
+        for mention in asserted(report.mentions):
+            gold = best_gold(mention, report.codes)
+            if gold != NIL:
+                near = words[max(0, mention.place - _NEAR) : mention.place + _NEAR + 1]
+                together.append(([w for w in near if w.isalnum()], parts_of(gold)))
+    sentences = [words for report in reports for words in content_words(report.sentences)]
+    return train_vectors(sentences, dimensions, together=together)
+
+
+def train_linker(
+    train: Sequence[Report],
+    val: Sequence[Report],
+    config: LinkerConfig,
+    source: dict[str, Any],
+    progress: Progress | None = None,
+) -> Linker:
+    """Learn base, priors, vectors and model from coded reports.
+
+    Args:
+        train: Reports with manual codes.
+        val: Others, to choose the epoch on.
+        config: See LinkerConfig.
+        source: Where the reports come from; kept in the concept base.
+        progress: Called after each epoch.
+
+    Raises:
+        DataError: Too few coded reports.
+        TrainingError: No mention can be given a code.
+    """
+    base = build_base([report.codes for report in train if report.codes], source)
+    parsed = parse(base, [report for report in train if report.codes])
+    priors = learn_priors(base, [(asserted(r.mentions), r.codes) for r in parsed])
+    words = learn_vectors(base, parsed, config.dimensions)
+    linker = Linker(base, priors, words, config)
+    documents = [linker.make(r.name, r.sentences, r.mentions, r.codes) for r in parsed]
+    held_out = [r for r in parse(base, val) if r.codes]
+    fit(linker, documents, held_out, progress)
+    return linker
+
+
+def fit(
+    linker: Linker,
+    documents: Sequence[LinkDocument],
+    val: Sequence[Parsed],
+    progress: Progress | None = None,
+) -> float:
+    """Train a linker's model; the best epoch has the best mean F1 of headings and full codes."""
+    val_documents = [linker.make(r.name, r.sentences, r.mentions) for r in val]
+    gold = [r.codes for r in val]
+
+    def evaluate(_: DynamicContext) -> float:
+        decided = linker.decide_all(val_documents)
+        codes = [report_codes(r.mentions, d) for r, d in zip(val, decided, strict=True)]
+        levels = ("heading", "code")
+        return float(np.mean([micro_f1(count_codes(codes, gold, level)) for level in levels]))
+
+    return train_model(linker.model, linker.table, documents, linker.config, evaluate, progress)
+
+
+__all__ = [
+    "NOT_FINDINGS",
+    "PRESENT",
+    "Linker",
+    "Parsed",
+    "fit",
+    "parse",
+    "report_codes",
+    "train_linker",
+]

@@ -1,0 +1,98 @@
+"""Word and entity vectors from co-occurrence: positive pointwise mutual information, then SVD.
+
+Source: Levy, Goldberg, Dagan, TACL 3 (2015) 211-225: on small corpora this is at least as good as
+skip-gram. scikit-learn does the algebra.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumonia.runtime.errors import DataError
+
+Matrix = npt.NDArray[np.float32]
+WINDOW = 5  # words to either side that count as neighbours
+_SMOOTHING = 0.75  # of the context distribution: rare words must not look informative
+
+
+class WordVectors(NamedTuple):
+    """Vectors of unit length; what is unknown has the zero vector.
+
+    Attributes:
+        words: In the order of the rows.
+        matrix: float32 (len(words), dimensions).
+    """
+
+    words: tuple[str, ...]
+    matrix: Matrix
+
+    def rows(self) -> dict[str, int]:
+        """Word -> row."""
+        return {word: row for row, word in enumerate(self.words)}
+
+
+def train_vectors(
+    sentences: Iterable[Sequence[str]],
+    dimensions: int = 100,
+    min_count: int = 3,
+    together: Iterable[tuple[Sequence[str], Sequence[str]]] = (),
+) -> WordVectors:
+    """Learn vectors of words and, in the same space, of whatever is named to go with them.
+
+    Args:
+        sentences: Words in normal form.
+        dimensions: Length of a vector; fewer when there are fewer words.
+        min_count: Rarer words get no vector.
+        together: (words, names): every name co-occurs with every word, and with every other name.
+
+    Raises:
+        DataError: There are too few words to learn from.
+    """
+    pairs: Counter[tuple[str, str]] = Counter()
+    counts: Counter[str] = Counter()
+    for words in sentences:
+        counts.update(words)
+        for at, word in enumerate(words):
+            pairs.update((word, other) for other in words[at + 1 : at + 1 + WINDOW])
+    for words, names in together:
+        counts.update(names)
+        pairs.update((name, word) for name in names for word in words)
+        pairs.update((a, b) for i, a in enumerate(names) for b in names[i + 1 :])
+    vocabulary = tuple(sorted(word for word, n in counts.items() if n >= min_count))
+    rows = {word: row for row, word in enumerate(vocabulary)}
+    kept = [(rows[a], rows[b], n) for (a, b), n in pairs.items() if a in rows and b in rows]
+    if len(vocabulary) < 3 or not kept:
+        raise DataError(
+            "Too little text to learn word vectors from",
+            expected=f"words that occur {min_count} times",
+            found=f"{len(vocabulary)} such words",
+        )
+    return WordVectors(vocabulary, _factorise(kept, len(vocabulary), dimensions))
+
+
+def _factorise(pairs: list[tuple[int, int, int]], size: int, dimensions: int) -> Matrix:
+    from scipy.sparse import coo_matrix
+    from sklearn.decomposition import TruncatedSVD
+
+    a, b, n = (np.array(column) for column in zip(*pairs, strict=True))
+    values = np.concatenate([n, n]).astype(np.float64)
+    places = (np.concatenate([a, b]), np.concatenate([b, a]))
+    counts = coo_matrix((values, places), shape=(size, size)).tocsr().tocoo()
+    total = counts.data.sum()
+    sums = np.asarray(counts.sum(axis=1)).ravel()
+    context = sums**_SMOOTHING
+    context /= context.sum()
+    gain = np.log(counts.data / (total * (sums / total)[counts.row] * context[counts.col]))
+    positive = coo_matrix((np.maximum(gain, 0), (counts.row, counts.col)), shape=counts.shape)
+    solver = TruncatedSVD(min(dimensions, size - 1), random_state=0)
+    vectors = solver.fit_transform(positive.tocsr())
+    # the square root of the spectrum is what works for similarity (Levy et al., section 7)
+    vectors /= np.sqrt(np.maximum(solver.singular_values_, 1e-12))
+    padded = np.zeros((size, dimensions))
+    padded[:, : vectors.shape[1]] = vectors
+    norm = np.linalg.norm(padded, axis=1, keepdims=True)
+    found: Matrix = (padded / np.maximum(norm, 1e-10)).astype(np.float32)
+    return found
