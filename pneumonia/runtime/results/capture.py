@@ -126,7 +126,7 @@ def _font() -> Any:
 
 def _write(pen: Any, place: Tuple[float, float], line: str, width: int) -> None:
     font = _font()
-    shown = line.encode("ascii", "replace").decode("ascii")
+    shown = plain(line, 200)
     while len(shown) > 4 and place[0] + _length(pen, shown, font) > width:
         shown = shown.rstrip(".")[:-1] + "..."
     for dx, dy in _AROUND:

@@ -25,6 +25,12 @@ _ALWAYS = (
     "StudyID",
     "AccessionNumber",
 )
+# Classes whose objects have frames: only of those may a reference name one.
+MULTI_FRAME = tuple(
+    "1.2.840.10008.5.1.4.1.1." + suffix
+    for suffix in ("3.1", "7.1", "7.2", "7.3", "7.4", "12.1", "12.1.1", "12.2", "12.2.1")
+    + ("13.1.1", "13.1.2", "13.1.3", "20")
+)
 NO_DATE, NO_TIME = "19000101", "000000"
 
 
@@ -143,11 +149,12 @@ def _instance_number(header: Dataset) -> int:
 
 
 def image_reference(header: Dataset) -> Dataset:
-    """An item of Referenced SOP Sequence; of a multi-frame image the first frame was scored."""
+    """An item of Referenced SOP Sequence; of a multi-frame object the first frame was scored."""
     item = Dataset()
     set_uid(item, "ReferencedSOPClassUID", first_text(header, "SOPClassUID"))
     set_uid(item, "ReferencedSOPInstanceUID", first_text(header, "SOPInstanceUID"))
-    if int(header.get("NumberOfFrames") or 1) > 1:
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames > 1 and first_text(header, "SOPClassUID") in MULTI_FRAME:
         item.ReferencedFrameNumber = 1
     return item
 

@@ -6,6 +6,7 @@ header costs a result. Text stays as it is, in the character set of the source.
 """
 
 import io
+import math
 import re
 import warnings
 from typing import Any, Dict, Optional, Pattern, Tuple
@@ -124,11 +125,13 @@ def _is_valid(element: DataElement) -> bool:
     """Whether the value has the form of its VR; text may be anything."""
     if element.tag == 0x00080005:  # character sets are written as the source declares them
         return True
-    form = _FORMS.get(element.VR)
-    if form is None or element.value in (None, ""):
+    if element.is_empty:
         return True
     values = element.value if element.VM > 1 else [element.value]
-    return all(form.match(str(value).strip()) for value in values)
+    if element.VR in ("DS", "IS"):
+        return all(math.isfinite(float(value)) for value in values if value not in (None, ""))
+    form = _FORMS.get(element.VR)
+    return form is None or all(form.match(str(value).strip()) for value in values)
 
 
 def _is_writable(element: DataElement, source: Dataset) -> bool:

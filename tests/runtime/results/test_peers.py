@@ -1,0 +1,140 @@
+"""What other programs say about the result objects."""
+
+import numpy as np
+import pytest
+
+from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.results import ResultFacts, build_results, source_header, write_dicom
+from tests.peers import run_peer
+from tests.runtime.dicoms import DX, SERIES, chest_dataset, save
+
+pytestmark = pytest.mark.interop
+
+FACTS = ResultFacts("tiny", "0.1.0", "ab" * 32, "balanced", 0.4)
+PIXELS = np.linspace(0, 255, 120 * 80).reshape(120, 80).astype(np.uint8)
+BOXES = np.array([[10, 20, 40, 70.5], [50, 30, 80, 80]], np.float32)
+FOUND = Prediction("x", BOXES, np.array([0.41, 0.62], np.float32), 80, 120)
+EMPTY = Prediction("x", BOXES[:0], np.zeros(0, np.float32), 80, 120)
+FULL = {
+    "PatientName": "Müller^Jörg",
+    "PatientID": "P1",
+    "PatientBirthDate": "19600101",
+    "PatientSex": "M",
+    "StudyDate": "20200102",
+    "StudyTime": "101112",
+    "AccessionNumber": "A1",
+    "StudyID": "S1",
+    "ReferringPhysicianName": "Doe^R",
+    "SeriesNumber": 1,
+    "InstanceNumber": 7,
+    "SpecificCharacterSet": "ISO_IR 100",
+    "PatientOrientation": ["L", "F"],
+    "PixelSpacing": [0.5, 0.25],
+    "RescaleSlope": 2,
+    "RescaleIntercept": -5,
+    "RescaleType": "US",
+    "WindowCenter": [100, 5],
+    "WindowWidth": [50, 6],
+    "LossyImageCompression": "01",
+    "LossyImageCompressionRatio": 12,
+    "LossyImageCompressionMethod": "ISO_10918_1",
+    "BurnedInAnnotation": "NO",
+    "PatientAge": "045Y",
+    "PatientWeight": 70,
+}
+CASES = {
+    "full": (chest_dataset(PIXELS, **FULL), FOUND),
+    "negative": (chest_dataset(PIXELS, **FULL), EMPTY),
+    "bare": (chest_dataset(PIXELS), FOUND),
+    "inverse": (chest_dataset(PIXELS, photometric="MONOCHROME1", **FULL), FOUND),
+    "frames": (chest_dataset(PIXELS, NumberOfFrames=2, **FULL), FOUND),
+    "odd": (
+        chest_dataset(PIXELS, **{**FULL, "StudyDate": "2020.1.2", "StudyTime": "x", "StudyID": ""}),
+        FOUND,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    paths = {}
+    for name, (source, prediction) in CASES.items():
+        (folder / name).mkdir()
+        paths[name] = {"source": save(folder / name / "source.dcm", source)}
+        for kind, made in build_results(source, PIXELS, prediction, FACTS).items():
+            paths[name][kind] = folder / name / f"{kind}.dcm"
+            write_dicom(str(paths[name][kind]), made)
+    return paths
+
+
+def complaints(done, *words):
+    lines = (done.stdout + done.stderr).splitlines()
+    return [line for line in lines if line.startswith(words)]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", ["SR", "PR", "SC"])
+def test_dciodvfy_finds_no_error(written, case, kind):
+    done = run_peer("dciodvfy", written[case][kind])
+    names = {"SR": "ComprehensiveSR", "PR": "GrayscaleSoftcopyPresentationState", "SC": "SCImage"}
+    assert names[kind] in done.stdout + done.stderr  # it knew what to check
+    assert complaints(done, "Error", "Abort") == []
+
+
+def test_dciodvfy_would_find_an_error(written, tmp_path):
+    source, prediction = CASES["full"]
+    made = build_results(source, PIXELS, prediction, FACTS)["SR"]
+    del made.CompletionFlag
+    write_dicom(str(tmp_path / "bad.dcm"), made)
+    assert complaints(run_peer("dciodvfy", tmp_path / "bad.dcm"), "Error")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_dcentvfy_sees_one_patient_and_one_study(written, case):
+    done = run_peer("dcentvfy", *written[case].values())
+    lines = complaints(done, "Error", "Abort")
+    if case == "odd":  # the source's own dates are no dates, so they were not taken over
+        lines = [line for line in lines if "<StudyDate>" not in line and "<StudyTime>" not in line]
+    assert lines == []
+
+
+def test_dcentvfy_would_see_another_patient(written, tmp_path):
+    source, prediction = CASES["full"]
+    made = build_results(source, PIXELS, prediction, FACTS)["SR"]
+    made.PatientID = "OTHER"
+    write_dicom(str(tmp_path / "bad.dcm"), made)
+    done = run_peer("dcentvfy", written["full"]["source"], tmp_path / "bad.dcm")
+    assert "PatientID" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_dsrdump_reads_the_report(written, case):
+    done = run_peer("dsrdump", "+Pl", written[case]["SR"])
+    assert done.returncode == 0
+    assert complaints(done, "E:", "W:", "F:") == []
+    said = done.stdout
+    assert "Imaging Measurement Report" in said
+    assert "Research use only. Not a medical device." in said
+    boxes = 0 if case == "negative" else 2
+    assert said.count("SCOORD") == boxes
+    if boxes:
+        assert '"62.0000" (%,UCUM,"Percent")' in said
+        assert "POLYLINE,50/30,80/30,80/80,50/80,50/30" in said
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_dcmpschk_passes_the_presentation_state(written, case):
+    done = run_peer("dcmpschk", written[case]["PR"])
+    assert complaints(done, "E:", "F:") == []
+    said = complaints(done, "W:")[1:]
+    if case == "bare":  # dcmtk wants a name, the standard does not; none is made up
+        assert said[0] == "W: patientName absent or empty in presentation state"
+    else:
+        assert said == ["W: Test passed."]
+
+
+def test_the_sources_are_what_the_tests_take_them_for(written):
+    source, _ = CASES["full"]
+    assert (source.SOPClassUID, source.StudyInstanceUID) == (DX, SERIES + ".1")
+    assert source_header(source).PatientName == "Müller^Jörg"
