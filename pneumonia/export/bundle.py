@@ -28,7 +28,7 @@ from pneumonia.runtime.bundle import (
     load_bundle,
     model_hash,
 )
-from pneumonia.runtime.errors import DISCLAIMER, ExportError, OutputError
+from pneumonia.runtime.errors import DISCLAIMER, ArtefactError, ExportError, OutputError
 from pneumonia.runtime.spec import NetworkSpec
 
 Progress = Callable[[int, int, str], None]
@@ -66,6 +66,7 @@ def export_run(
     out: Path,
     checkpoint: str | None = None,
     batch: int = 1,
+    points: Path | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Fold, emit, check, and swap a bundle in; the same run gives the same bytes.
@@ -75,10 +76,12 @@ def export_run(
         out: The bundle's folder; a bundle that stands there is replaced once the new one is whole.
         checkpoint: `best` or `last`; None takes the best one, else the last.
         batch: Fixed batch of the ONNX graph.
+        points: operating_points.json chosen elsewhere, such as by `pneumonia evaluate`; None =
+            the thresholds that were frozen with the weights.
         progress: Called with (steps done, steps, what comes next).
 
     Raises:
-        ArtefactError: No checkpoint, or a damaged one.
+        ArtefactError: No checkpoint, or a damaged one; `points` are of another model.
         ExportError: Weights that are not finite, a layer without ONNX form, numbers that differ.
         OutputError: `out` is something else than a bundle, or cannot be written.
     """
@@ -94,7 +97,7 @@ def export_run(
     folder = checkpoint_folder(run, checkpoint)
     spec, tensors = load_model(folder)
     check_finite(tensors)
-    facts = read_run_facts(folder)
+    facts = read_run_facts(folder, points)
     step(1)
     folded_spec, folded = fold_batch_norm(spec, tensors)
     with new_folder(str(out)) as part_name:
@@ -107,8 +110,11 @@ def export_run(
         step(3)
         report = check_onnx(part / ONNX, spec, tensors, batch)
         totals = account(folded_spec, folded).totals
-        points = {**facts.chosen, "model_hash": identity, "points": facts.points}
-        write_json(str(part / OPERATING_POINTS), points)
+        check_owner(facts.chosen.get("model_hash"), identity, points)
+        write_json(
+            str(part / OPERATING_POINTS),
+            {**facts.chosen, "model_hash": identity, "points": facts.points},
+        )
         sizes = {name: (part / name).stat().st_size for name in (SPEC, WEIGHTS, ONNX)}
         card = model_card(folded_spec, identity, facts, totals, sizes, report, graph.gathered)
         write_text(str(part / MODEL_CARD), card)
@@ -120,6 +126,22 @@ def export_run(
         sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
     step(5)
     return ExportResult(out, folded_spec, identity, totals, sizes, report, graph.gathered, facts)
+
+
+def check_owner(owner: object, identity: str, where: Path | None) -> None:
+    """Refuse thresholds that name another model.
+
+    Raises:
+        ArtefactError: They do.
+    """
+    if owner is not None and owner != identity:
+        raise ArtefactError(
+            "Operating points belong to another model",
+            expected=identity[:12],
+            found=str(owner)[:12],
+            where=str(where),
+            fix="Choose them on predictions of this model: `pneumonia evaluate`",
+        )
 
 
 def check_replaceable(out: Path) -> None:

@@ -15,7 +15,7 @@ METRICS_TABLE = "metrics.csv"
 STATE_FILE = "state.json"
 POINTS_FILE = "operating_points.json"
 COMPRESSION_FILE = "compression.json"
-CHOSEN = ("schema", "selected_on", "calibration")
+CHOSEN = ("schema", "model_hash", "selected_on", "calibration")
 UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}
 
 
@@ -31,7 +31,7 @@ class RunFacts(NamedTuple):
         versions: Package -> version at training.
         metrics: Of the validation of these weights.
         points: Operating points: name -> record with `threshold`.
-        chosen: What else is known of their choice: `selected_on`, `calibration`.
+        chosen: What else is known of their choice: `model_hash`, `selected_on`, `calibration`.
         compression: What a pruning run says about the whole network, as text.
     """
 
@@ -52,18 +52,20 @@ class RunFacts(NamedTuple):
         return self.points != UNCALIBRATED
 
 
-def read_run_facts(folder: Path) -> RunFacts:
+def read_run_facts(folder: Path, points: Path | None = None) -> RunFacts:
     """Collect what is known about a checkpoint.
 
     Args:
         folder: The checkpoint, as `network.files.checkpoint_folder` gives it.
+        points: Thresholds to take instead of the checkpoint's own.
 
     Raises:
         ArtefactError: A file of the run is damaged.
     """
     run = folder.parent
     record = _read(run / RUN_FILE)
-    operating = _read(folder / POINTS_FILE)
+    points = points or folder / POINTS_FILE
+    operating = _read(points)
     epoch, metrics = _metrics(run, folder)
     dataset = record.get("dataset")
     if isinstance(dataset, dict):
@@ -81,7 +83,7 @@ def read_run_facts(folder: Path) -> RunFacts:
         if isinstance(versions, dict)
         else {},
         metrics=metrics,
-        points=_operating_points(operating, folder),
+        points=_operating_points(operating, points),
         chosen={key: operating[key] for key in CHOSEN if key in operating},
         compression=_scalars(_read(run / COMPRESSION_FILE)),
     )
@@ -123,8 +125,8 @@ def _row(path: Path, epoch: int) -> dict[str, float]:
     return {}
 
 
-def _operating_points(document: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
-    """Points of these very weights, which lie beside them."""
+def _operating_points(document: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """The points of a document; the uncalibrated ones when it is empty."""
     if not document:
         return {name: dict(point) for name, point in UNCALIBRATED.items()}
     points = document.get("points")
@@ -132,7 +134,7 @@ def _operating_points(document: Mapping[str, Any], folder: Path) -> dict[str, di
         raise ArtefactError(
             "Operating points are malformed",
             expected='{"points": {name: {"threshold": ...}}}',
-            where=str(folder / POINTS_FILE),
+            where=str(path),
         )
     return points or {name: dict(point) for name, point in UNCALIBRATED.items()}
 
