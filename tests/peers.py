@@ -23,6 +23,7 @@ PEERS = {
     "Orthanc": "orthanc",
     "chromium": "chromium",
     "pdftotext": "poppler-utils",
+    "pdfimages": "poppler-utils",
 }
 
 
@@ -93,8 +94,8 @@ def running_orthanc(folder, **options):
     plugins = [
         str(path)
         for place in ("/usr/share/orthanc/plugins", "/usr/lib/orthanc")
-        for path in sorted(Path(place).glob("libOrthancDicomWeb.so*"))[:1]
-    ]
+        for path in sorted(Path(place).glob("libOrthancDicomWeb.so*"))
+    ][:1]  # twice the same plugin is an error
     settings = {
         "Name": "test",
         "StorageDirectory": str(folder / "storage"),
