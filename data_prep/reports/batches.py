@@ -127,7 +127,7 @@ def arrange(document: LinkDocument, order: Order, generator: np.random.Generator
     if order == "random":
         return [int(i) for i in generator.permutation(len(places))]
     if order == "size":
-        return sorted(places, key=lambda i: (len(document.mentions[i].candidates), i))
+        return sorted(places, key=lambda i: (document.mentions[i].size, i))
     return sorted(places, key=lambda i: (document.mentions[i].place, i))
 
 

@@ -157,6 +157,11 @@ class CandidateGenerator:
             found += [Candidate(code, share) for code, share in pairs]
         return sorted(found, key=lambda candidate: -candidate.prior)
 
+    @staticmethod
+    def best_code(ranked: Sequence[Candidate]) -> str:
+        """The likeliest code but NIL."""
+        return next((c.entity for c in ranked if c.entity != NIL), NIL)
+
     def _within(
         self, heading: str, mention: Mention
     ) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
@@ -227,19 +232,28 @@ def _smoothed(
 
 
 def pick(
-    ranked: Sequence[Candidate], context_score: Mapping[str, float], keep: int = MAX_CANDIDATES
+    ranked: Sequence[Candidate],
+    context_score: Mapping[str, float],
+    inherited: Sequence[str] = (),
+    keep: int = MAX_CANDIDATES,
 ) -> tuple[Candidate, ...]:
-    """Half of `keep` by prior, then the best of the rest by context, and NIL if it was there.
+    """Half of `keep` by prior, then what is inherited, then the best by context, then NIL.
 
     Args:
         ranked: Best prior first.
         context_score: Entity -> how well the words around the mention fit it.
+        inherited: Entities of mentions that may be the same thing, best first.
         keep: Candidates besides NIL.
     """
     codes = [candidate for candidate in ranked if candidate.entity != NIL]
     chosen = codes[: keep - keep // 2]
-    rest = codes[len(chosen) : 50]
-    rest = sorted(rest, key=lambda candidate: -context_score.get(candidate.entity, 0.0))
+    rest = codes[len(chosen) :]
+    wanted = {entity: -at for at, entity in enumerate(inherited)}
+    passed_on = [candidate for candidate in rest if candidate.entity in wanted]
+    passed_on.sort(key=lambda candidate: -wanted[candidate.entity])
+    chosen += passed_on[: keep - len(chosen)]
+    rest = [candidate for candidate in rest if candidate not in chosen]
+    rest.sort(key=lambda candidate: -context_score.get(candidate.entity, -1e9))
     chosen += rest[: keep - len(chosen)]
     chosen += [candidate for candidate in ranked if candidate.entity == NIL]
     return tuple(Candidate(entity, clamp(prior)) for entity, prior in chosen)

@@ -199,6 +199,13 @@ class ConceptBase:
         """The spelling the base uses for a code that differs in order or case; else tidied."""
         return self._same.get(same_code(code), tidy_code(code))
 
+    def with_counts(self, counts: Mapping[str, int]) -> "ConceptBase":
+        """The same base as if reports had been coded so; all else is shared."""
+        return ConceptBase(
+            dict(counts), self.groups, self._aliases, self.qualifier_aliases, self._neighbours,
+            self.opacity, self.source,
+        )  # fmt: skip
+
     def _known(self, node: str) -> None:
         if node not in self._parent:
             raise DataError("Concept is not in the base", found=repr(node[:80]))

@@ -26,6 +26,7 @@ class LinkMention(NamedTuple):
         candidates: Best prior first; NIL may be one of them.
         gold: The right entity, NIL, or None where it is unknown.
         kind: Type of the mention, a small number; 0 where types are not used.
+        size: Entities it might stand for before the best were picked; gives the order `size`.
     """
 
     place: int
@@ -33,6 +34,7 @@ class LinkMention(NamedTuple):
     candidates: tuple[Candidate, ...]
     gold: str | None = None
     kind: int = 0
+    size: int = 0
 
 
 class LinkDocument(NamedTuple):

@@ -1,5 +1,6 @@
 """A trained linker: concept base, priors, vectors and a DCA model; a folder without pickles."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from pneumonia.runtime.atomic import new_folder, write_bytes, write_json
 from pneumonia.runtime.errors import ArtefactError, DataError
 
 SCHEMA = "pneumonia.linker/1"
+_FOLDS = 5
 _NEAR = 8  # words to either side of a mention that share its code's vector
 
 
@@ -62,14 +64,18 @@ class Linker:
         self, base: ConceptBase, priors: Priors, words: WordVectors, config: LinkerConfig
     ) -> None:
         self.base, self.priors, self.words, self.config = base, priors, words, config
-        space = ConceptSpace(base, words)
+        self.space = ConceptSpace(base, words)
         self.generator = CandidateGenerator(base, priors)
-        self.make = DocumentMaker(self.generator, space, words)
-        self.table = EntityTable(space, words)
+        self.make = self.maker(self.generator)
+        self.table = EntityTable(self.space, words)
         torch.manual_seed(config.seed)
         local = LOCAL_MODELS[config.local](self.table.word_matrix)
         self.model = DynamicContext(local, self.table, N_MENTION_KINDS, config.hops, config.hard)
         self.model.eval()
+
+    def maker(self, generator: CandidateGenerator) -> DocumentMaker:
+        """Makes documents with this linker's vectors and the candidates of `generator`."""
+        return DocumentMaker(generator, self.space, self.words)
 
     def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
         """See MentionLinker. Mentions of what is not there are decided by their priors alone."""
@@ -240,10 +246,28 @@ def train_linker(
     priors = learn_priors(base, [(asserted(r.mentions), r.codes) for r in parsed])
     words = learn_vectors(base, parsed, config.dimensions)
     linker = Linker(base, priors, words, config)
-    documents = [linker.make(r.name, r.sentences, r.mentions, r.codes) for r in parsed]
+    documents = unbiased_documents(linker, parsed)
     held_out = [r for r in parse(base, val) if r.codes]
     fit(linker, documents, held_out, progress)
     return linker
+
+
+def unbiased_documents(linker: Linker, reports: Sequence[Parsed]) -> list[LinkDocument]:
+    """Documents to train on, whose candidates and priors know nothing of their own codes.
+
+    With priors that were learnt from the same report, every rare code would be a sure candidate and
+    the model would learn to trust priors more than they deserve. So each fifth of the reports gets
+    its candidates from the codes of the other four.
+    """
+    documents: list[LinkDocument] = []
+    for fold in range(_FOLDS):
+        others = [r for i, r in enumerate(reports) if i % _FOLDS != fold]
+        counts = Counter(code for report in others for code in report.codes)
+        base = linker.base.with_counts(counts)
+        priors = learn_priors(base, [(asserted(r.mentions), r.codes) for r in others])
+        make = linker.maker(CandidateGenerator(base, priors))
+        documents += [make(r.name, r.sentences, r.mentions, r.codes) for r in reports[fold::_FOLDS]]
+    return documents
 
 
 def fit(

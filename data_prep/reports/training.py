@@ -30,6 +30,7 @@ class LinkerConfig(BaseModel):
         hard: Attention to the best 7 entities and 50 neighbours only, not to all.
         order: `offset` = as in the text, `size` = fewest candidates first, `random`.
         learn: `sl` = supervised, `rl` = reinforcement.
+        warm_up: Supervised epochs before reinforcement begins; it learns nothing from bad guesses.
         epochs: Passes over the documents.
         patience: Epochs without a better validation before the end.
         batch_size: Documents per step.
@@ -46,6 +47,7 @@ class LinkerConfig(BaseModel):
     hard: bool = True
     order: Order = "offset"
     learn: Literal["sl", "rl"] = "sl"
+    warm_up: int = Field(default=5, ge=0)
     epochs: PositiveInt = 40
     patience: PositiveInt = 8
     batch_size: PositiveInt = 16
@@ -126,7 +128,8 @@ def train_model(
             chosen = [parts[i] for i in at]
             orders = [arrange(document, config.order, shuffle) for document in chosen]
             batch = collate(chosen, table, orders)
-            _step(model, optimiser, batch, config, draw)
+            explore = config.learn == "rl" and epoch > config.warm_up
+            _step(model, optimiser, batch, config.margin, draw if explore else None)
         model.eval()
         score = evaluate(model)
         waited += 1
@@ -149,18 +152,19 @@ def _step(
     model: DynamicContext,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
-    config: LinkerConfig,
-    draw: torch.Generator,
+    margin: float,
+    draw: torch.Generator | None,
 ) -> None:
-    if config.learn == "sl":
-        loss = supervised_loss(model.teach(batch), batch, config.margin)
+    """One step: supervised, or by reinforcement when there is a generator to draw actions from."""
+    if draw is None:
+        loss = supervised_loss(model.teach(batch), batch, margin)
     else:
         outcome = model.sample(batch, draw)
         loss = reinforcement_loss(outcome.scores, outcome.chosen, batch)
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
-    if config.learn == "sl":
+    if draw is None:
         with torch.no_grad():
             for weight in model.join.parameters():
                 norm = weight.norm()
