@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "quantize": ("pneumonia.cli.quantize", "Quantize a run progressively, down to binary."),
     "export": ("pneumonia.cli.export", "Write a run as a model bundle (spec, weights, ONNX)."),
     "kernels": ("pneumonia.cli.kernels", "Generate and compile the network as C for a target."),
+    "profile": ("pneumonia.cli.profile", "Measure energy and latency per image, or predict them."),
     "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
     "evaluate": ("pneumonia.cli.evaluate", "Measure predictions against labels."),
     "compare": ("pneumonia.cli.compare", "Compare prediction files on the same labels."),

@@ -36,7 +36,7 @@ def _dicom_kinds(
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "kernels", "onnxruntime", "reference"]),
+    type=click.Choice(["auto", "tensorrt", "kernels", "onnxruntime", "reference"]),
     default="auto",
     show_default=True,
     help="What runs the model; `auto` takes the first the bundle and this machine offer.",

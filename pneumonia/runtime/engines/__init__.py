@@ -1,5 +1,8 @@
 """Inference engines behind one small protocol."""
 
+import importlib
+import importlib.util
+import logging
 from typing import Dict, Optional, Tuple
 
 import numpy as np
@@ -8,7 +11,12 @@ from pneumonia.runtime.bundle import ONNX, Bundle
 from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
 from pneumonia.runtime.spec import INPUT, Flatten, Linear, NetworkSpec
 
-ENGINES = ("auto", "kernels", "onnxruntime", "reference")
+ENGINES = ("auto", "tensorrt", "kernels", "onnxruntime", "reference")
+# Engines that live outside this package: name -> the library they need, and the module whose
+# `open_engine(bundle)` gives the engine. A name, not an import: this package knows nobody.
+PLUGINS = {"tensorrt": ("tensorrt", "deploy_jetson.device.tensorrt.engine")}
+
+_LOG = logging.getLogger(__name__)
 
 
 class Engine:
@@ -79,14 +87,38 @@ def _generated(bundle: Bundle, threads: Optional[int], required: bool) -> Option
         return None
 
 
+def _plugin(bundle: Bundle, name: str) -> Engine:
+    """An engine that lives outside this package."""
+    library, module = PLUGINS[name]
+    if importlib.util.find_spec(library) is None:
+        raise DeviceError(
+            "Engine {!r} is not installed".format(name),
+            fix="On a Jetson it comes with JetPack; elsewhere pip install {}".format(library),
+        )
+    engine: Engine = importlib.import_module(module).open_engine(bundle)
+    return engine
+
+
+def _accelerated(bundle: Bundle) -> Optional[Engine]:
+    """TensorRT where it is installed and works for this bundle; None otherwise."""
+    if ONNX not in bundle.manifest["files"] or importlib.util.find_spec("tensorrt") is None:
+        return None
+    try:
+        return _plugin(bundle, "tensorrt")
+    except DeviceError as error:
+        _LOG.warning("TensorRT is left out: %s", error)
+        return None
+
+
 def open_engine(bundle: Bundle, name: str = "auto", threads: Optional[int] = None) -> Engine:
     """Open an engine for a bundle.
 
     Args:
         bundle: The model.
-        name: `kernels` (the generated library), `onnxruntime`, `reference` (NumPy, slow, needs
-            nothing), or `auto`: the generated library if the bundle has one for this machine, else
-            ONNX Runtime where it is installed and the bundle has model.onnx, else the reference.
+        name: `tensorrt` (the GPU), `kernels` (the generated library), `onnxruntime`, `reference`
+            (NumPy, slow, needs nothing), or `auto`: TensorRT where it works, else the generated
+            library if the bundle has one for this machine, else ONNX Runtime where it is installed
+            and the bundle has model.onnx, else the reference.
         threads: Threads of the library or of ONNX Runtime; None = as many as there are CPUs. The
             reference follows NumPy.
 
@@ -99,6 +131,11 @@ def open_engine(bundle: Bundle, name: str = "auto", threads: Optional[int] = Non
         raise ConfigError(
             "Unknown engine", expected="one of " + ", ".join(ENGINES), found=repr(name)
         )
+    if name in PLUGINS:
+        return _plugin(bundle, name)
+    engine = _accelerated(bundle) if name == "auto" else None
+    if engine is not None:
+        return engine
     if name in ("auto", "kernels"):
         engine = _generated(bundle, threads, required=name == "kernels")
         if engine is not None:

@@ -1,0 +1,1 @@
+"""What runs on the Jetson itself: Python 3.6, the standard library and NumPy."""

@@ -1,0 +1,224 @@
+"""Roofline of a network on a TX2, per power mode and engine.
+
+    time of a layer = max(2 MAC / (peak * share), bytes / (bandwidth * share)) + launch
+    energy = input power while busy * sum of times
+
+Shares are what engines reach of the peaks: TensorRT from public YOLO timings on the board (YOLOv3
+at 416 px takes about 100 ms in mode 0), ONNX Runtime from 815 ms for YOLO26s on the CPU, kernels
+from the same code on x86 and from llvm-mca for the A57. All of it is `estimated`.
+"""
+
+import json
+import math
+from collections import OrderedDict
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from deploy_jetson.device.estimate.calibration import Calibration
+from deploy_jetson.device.estimate.tx2 import FLOP_PER_FMA, FP16_RATE, IDLE_W, PowerMode
+from deploy_jetson.device.estimate.work import LayerWork
+from pneumonia.runtime.bundle import Bundle
+from pneumonia.runtime.errors import ConfigError
+
+KERNELS_REPORT = "kernels-cortex-a57.json"
+CORE_SCALING = 0.9  # of ideal over the cores, measured on x86 with pinned threads
+# Small matrix products fill the GPU badly: share of the full rate when a side is below the number.
+SMALL_SIDES = ((16, 0.4), (32, 0.6), (64, 0.8))
+LATENCY_BAND = 1.5  # uncalibrated: true latency within this factor either way
+POWER_BAND = 1.35
+
+
+class EngineModel(NamedTuple):
+    """How an engine uses the board.
+
+    Attributes:
+        name: As `--engine` names it.
+        on_gpu: GPU or CPU.
+        value_bytes: Of weights and activations in memory.
+        arithmetic_share: Of the peak, for large layers.
+        memory_share: Of the bus.
+        launch_s: Fixed time of a layer.
+        skips_zeros: Whether zero weights cost nothing.
+    """
+
+    name: str
+    on_gpu: bool
+    value_bytes: int
+    arithmetic_share: float
+    memory_share: float
+    launch_s: float
+    skips_zeros: bool
+
+
+ENGINE_MODELS = OrderedDict(
+    (model.name, model)
+    for model in (
+        EngineModel("tensorrt", True, 2, 0.50, 0.60, 15e-6, False),
+        EngineModel("kernels", False, 4, 0.85, 0.35, 3e-6, True),
+        EngineModel("onnxruntime", False, 4, 0.40, 0.35, 30e-6, False),
+    )
+)
+
+
+class Estimate(NamedTuple):
+    """What is expected of one network, engine and mode; always estimated.
+
+    Attributes:
+        engine, mode: What it is for.
+        latency_s: Of one image.
+        idle_w, busy_w: At the module's input.
+        latency_band, power_band: The truth is expected within these factors either way.
+        layers_s: Layer -> seconds; empty where only the sum is known.
+        basis: Where the figures come from, in words.
+    """
+
+    engine: str
+    mode: PowerMode
+    latency_s: float
+    idle_w: float
+    busy_w: float
+    latency_band: float
+    power_band: float
+    layers_s: Dict[str, float]
+    basis: str
+
+    @property
+    def energy_j(self) -> float:
+        """Gross energy of one image in a busy loop."""
+        return self.busy_w * self.latency_s
+
+    @property
+    def net_energy_j(self) -> float:
+        """What the load costs beyond idling."""
+        return (self.busy_w - self.idle_w) * self.latency_s
+
+    def record(self) -> Dict[str, Any]:
+        """As data for energy.json."""
+        return OrderedDict(
+            [
+                ("estimated", True),
+                ("engine", self.engine),
+                ("mode", self.mode.number),
+                ("latency_ms", self.latency_s * 1e3),
+                ("idle_w", self.idle_w),
+                ("busy_w", self.busy_w),
+                ("energy_j", self.energy_j),
+                ("net_energy_j", self.net_energy_j),
+                ("latency_band", self.latency_band),
+                ("power_band", self.power_band),
+                ("basis", self.basis),
+            ]
+        )
+
+
+def _small_share(row: LayerWork) -> float:
+    smallest = min(row.filters, row.columns)
+    return next((share for below, share in SMALL_SIDES if smallest < below), 1.0)
+
+
+def _layer_s(row: LayerWork, engine: EngineModel, mode: PowerMode) -> float:
+    if engine.on_gpu:
+        peak = mode.gpu_fp32_flop_s * (FP16_RATE if engine.value_bytes == 2 else 1.0)
+        peak *= _small_share(row) if row.macs else 1.0
+    else:
+        peak = mode.cpu_flop_s * (CORE_SCALING if mode.cpu_cores > 1 else 1.0)
+    macs = row.kept_macs if engine.skips_zeros else row.macs
+    weights = row.kept_weights if engine.skips_zeros else row.weights
+    moved = (weights + row.values_in + row.values_out) * engine.value_bytes
+    arithmetic = FLOP_PER_FMA * macs / (peak * engine.arithmetic_share)
+    return max(arithmetic, moved / (mode.memory_bytes_s * engine.memory_share)) + engine.launch_s
+
+
+class KernelFacts(NamedTuple):
+    """What the generator says about a network on the A57.
+
+    Attributes:
+        cycles: Predicted for the whole network on one core.
+        fmla_per_cycle: Median of the hot loops by llvm-mca; None when it was not run.
+    """
+
+    cycles: float
+    fmla_per_cycle: Optional[float]
+
+
+def kernel_facts(bundle: Bundle) -> Optional[KernelFacts]:
+    """Cycles from the bundle's `pneumonia kernels --target cortex-a57` report, if it has one."""
+    if KERNELS_REPORT not in bundle.manifest["files"]:
+        return None
+    try:
+        with open(bundle.file(KERNELS_REPORT), encoding="utf-8") as stream:
+            document = json.load(stream)
+        cycles = float(document["predicted_cycles"])
+        rates = sorted(
+            float(loop["per_cycle"])
+            for loop in document.get("hot_loops", [])
+            if loop.get("per_cycle")
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # an older report: the roofline alone answers
+    if document.get("model_hash") != bundle.model_hash or not 0 < cycles < math.inf:
+        return None
+    return KernelFacts(cycles, rates[len(rates) // 2] if rates else None)
+
+
+def _kernels_s(facts: KernelFacts, layers: Sequence[float], mode: PowerMode) -> float:
+    """From cycles; never below what the memory bus and the roofline at full rate allow."""
+    rate = min(1.0, facts.fmla_per_cycle or 1.0)
+    scaling = CORE_SCALING if mode.cpu_cores > 1 else 1.0
+    cycles_s = facts.cycles / rate / (mode.cpu_ghz * 1e9 * mode.cpu_cores * scaling)
+    floor = sum(layers) * ENGINE_MODELS["kernels"].arithmetic_share
+    return max(cycles_s, floor)
+
+
+def find_engine_model(name: str) -> EngineModel:
+    """The model of an engine.
+
+    Raises:
+        ConfigError: Nothing is known about it on a TX2.
+    """
+    if name not in ENGINE_MODELS:
+        raise ConfigError(
+            "No estimate for this engine",
+            expected="one of " + ", ".join(ENGINE_MODELS),
+            found=repr(name),
+            where="--engine",
+        )
+    return ENGINE_MODELS[name]
+
+
+def estimate(
+    work: List[LayerWork],
+    engine_name: str,
+    mode: PowerMode,
+    facts: Optional[KernelFacts] = None,
+    calibration: Optional[Calibration] = None,
+) -> Estimate:
+    """Predict one network on one engine in one mode.
+
+    Args:
+        work: From `network_work`.
+        engine_name: One of `ENGINE_MODELS`.
+        mode: One of `tx2.MODES`.
+        facts: Of the generated kernels, when there are any.
+        calibration: From measured runs.
+
+    Raises:
+        ConfigError: Unknown engine.
+    """
+    engine = find_engine_model(engine_name)
+    layers = OrderedDict((row.name, _layer_s(row, engine, mode)) for row in work)
+    latency, basis = sum(layers.values()), "roofline"
+    if engine_name == "kernels" and facts is not None:
+        latency = _kernels_s(facts, list(layers.values()), mode)
+        layers, basis = OrderedDict(), "generator's cost model"
+        if facts.fmla_per_cycle is not None:
+            basis += " with llvm-mca's FMLA per cycle"
+    idle_w, busy_w = IDLE_W, mode.busy_w(engine.on_gpu)
+    bands = (LATENCY_BAND, POWER_BAND)
+    if calibration is not None:
+        factors = calibration.factors(engine_name)
+        latency *= factors.latency
+        layers = OrderedDict((name, value * factors.latency) for name, value in layers.items())
+        idle_w, busy_w = idle_w * factors.idle, busy_w * factors.busy
+        bands = (factors.latency_band or bands[0], factors.power_band or bands[1])
+        basis += ", calibrated by {} run(s)".format(factors.runs) if factors.runs else ""
+    return Estimate(engine_name, mode, latency, idle_w, busy_w, bands[0], bands[1], layers, basis)

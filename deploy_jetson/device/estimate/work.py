@@ -1,0 +1,83 @@
+"""What a network does for one image, layer by layer, as an engine sees it."""
+
+from typing import List, Mapping, NamedTuple
+
+import numpy as np
+
+from pneumonia.runtime.spec import Detect, Flatten, NetworkSpec, Route, op_of
+
+# Layers that cost nothing: a marker, or another name for the same memory.
+FREE = (Detect, Flatten, Route)
+
+
+class LayerWork(NamedTuple):
+    """One layer.
+
+    Attributes:
+        name: Layer.
+        op: Its op, as in JSON.
+        macs: Multiply-accumulates of the dense weight.
+        kept_macs: Of the weights that are not zero.
+        weights: Entries of the dense weight and bias.
+        kept_weights: Those that are not zero.
+        values_in: Activations read.
+        values_out: Activations written.
+        filters: Rows of the matrix product.
+        columns: Its inner side.
+    """
+
+    name: str
+    op: str
+    macs: int
+    kept_macs: int
+    weights: int
+    kept_weights: int
+    values_in: int
+    values_out: int
+    filters: int = 0
+    columns: int = 0
+
+
+def network_work(spec: NetworkSpec, weights: Mapping[str, np.ndarray]) -> List[LayerWork]:
+    """The work of every layer that does any.
+
+    Args:
+        spec: The network.
+        weights: Dense, as `Bundle.weights` gives them.
+    """
+    shapes = spec.shapes()
+    rows = []
+    for layer in spec.layers:
+        if isinstance(layer, FREE):
+            continue
+        shape = shapes[layer.name]
+        values_in = sum(int(np.prod(shapes[source])) for source in layer.inputs)
+        row = LayerWork(layer.name, op_of(layer), 0, 0, 0, 0, values_in, int(np.prod(shape)))
+        weight = weights.get(layer.name + ".weight")
+        if weight is not None:
+            kept, pixels = int(np.count_nonzero(weight)), shape[1] * shape[2]
+            bias = shape[0] if layer.name + ".bias" in weights else 0
+            row = row._replace(
+                macs=int(weight.size) * pixels,
+                kept_macs=kept * pixels,
+                weights=int(weight.size) + bias,
+                kept_weights=kept + bias,
+                filters=int(weight.shape[0]),
+                columns=int(np.prod(weight.shape[1:])),
+            )
+        rows.append(row)
+    return rows
+
+
+class WorkTotals(NamedTuple):
+    """Sums over the layers: what says how far a network is pruned."""
+
+    macs: int
+    kept_macs: int
+    weights: int
+    kept_weights: int
+
+
+def totals(work: List[LayerWork]) -> WorkTotals:
+    """Sum the layers."""
+    return WorkTotals(*(sum(getattr(row, field) for row in work) for field in WorkTotals._fields))

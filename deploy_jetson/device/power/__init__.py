@@ -1,0 +1,1 @@
+"""Power sensors behind one protocol, their sampling, and energy from samples."""

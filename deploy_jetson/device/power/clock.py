@@ -1,0 +1,56 @@
+"""Time: the machine's monotonic clock, or a clock that only moves when told to.
+
+The second lets predictions and exact tests run the very protocol that measures.
+"""
+
+import time
+from typing import Callable, List, Optional
+
+
+class Clock:
+    """The machine's monotonic clock; wall time never decides how long something took."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary start."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        if seconds > 0:
+            time.sleep(seconds)
+
+
+class VirtualClock(Clock):
+    """A clock that moves only by `sleep`, and calls back at regular moments on the way."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+        self._interval: Optional[float] = None
+        self._next = start
+        self._calls: List[Callable[[], None]] = []
+
+    def now(self) -> float:
+        """Seconds."""
+        return self._now
+
+    def every(self, interval_s: float, call: Callable[[], None]) -> None:
+        """Call back every `interval_s`, first now."""
+        self._interval = interval_s
+        self._calls = [call]
+        self._next = self._now
+        self.sleep(0.0)
+
+    def stop(self) -> None:
+        """No more calls back."""
+        self._interval = None
+        self._calls = []
+
+    def sleep(self, seconds: float) -> None:
+        """Move on, stopping at every moment a call is due."""
+        end = self._now + max(0.0, seconds)
+        while self._interval is not None and self._next <= end:
+            self._now = max(self._now, self._next)
+            self._next += self._interval
+            for call in self._calls:
+                call()
+        self._now = end

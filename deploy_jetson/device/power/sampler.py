@@ -1,0 +1,170 @@
+"""Takes readings beside the load, and counts what that costs."""
+
+import resource
+import threading
+from collections import OrderedDict
+from typing import Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+from deploy_jetson.device.power.clock import Clock, VirtualClock
+from deploy_jetson.device.power.sensor import Sensor, SensorGap, SensorLost
+from pneumonia.runtime.errors import DeviceError
+
+STOP_TIMEOUT_S = 10.0
+
+
+class Samples(NamedTuple):
+    """What a sampler took.
+
+    Attributes:
+        stamps_s: (n,) float64, monotonic seconds in the middle of each reading.
+        values: Rail -> (n,) float64, milliwatts or millijoules; NaN where the rail failed.
+        faults: `RAIL:CODE` -> how often; `sensor:CODE` when no rail could be read.
+        lost: Why the sensor gave up, or None.
+        cpu_share: Processor time of sampling over elapsed time; None when not known.
+    """
+
+    stamps_s: np.ndarray
+    values: Dict[str, np.ndarray]
+    faults: Dict[str, int]
+    lost: Optional[str]
+    cpu_share: Optional[float]
+
+
+class Sampler:
+    """Takes readings when told to; `open_sampler` gives it a rhythm.
+
+    Args:
+        sensor: What is read.
+        clock: Gives the stamps.
+        interval_s: Nominal time between readings.
+    """
+
+    def __init__(self, sensor: Sensor, clock: Clock, interval_s: float) -> None:
+        self.sensor = sensor
+        self.clock = clock
+        self.interval_s = interval_s
+        self._stamps: List[float] = []
+        self._readings: List[Dict[str, float]] = []
+        self._faults: Dict[str, int] = OrderedDict()
+        self._lost: Optional[str] = None
+
+    def tick(self) -> bool:
+        """Take one reading; false when the sensor is lost."""
+        if self._lost is not None:
+            return False
+        before = self.clock.now()
+        reading: Dict[str, float] = {}
+        try:
+            reading, faults = self.sensor.read()
+        except SensorLost as error:
+            self._lost = error.found or error.what
+            return False
+        except SensorGap as gap:
+            faults = ["sensor:" + gap.reason]
+        after = self.clock.now()
+        # A paced sensor waits for its value, which is fresh when the waiting ends.
+        self._stamps.append(after if self.sensor.paced else (before + after) / 2)
+        self._readings.append(reading)
+        for fault in faults:
+            self._faults[fault] = self._faults.get(fault, 0) + 1
+        return True
+
+    def start(self) -> None:
+        """Begin."""
+        raise NotImplementedError
+
+    def stop(self) -> Samples:
+        """End, and everything taken."""
+        raise NotImplementedError
+
+    def collect(self, cpu_share: Optional[float] = None) -> Samples:
+        """What was taken so far."""
+        names = [rail.name for rail in self.sensor.info.rails]
+        values = OrderedDict(
+            (name, np.array([reading.get(name, np.nan) for reading in self._readings], np.float64))
+            for name in names
+        )
+        stamps = np.array(self._stamps, dtype=np.float64)
+        return Samples(stamps, values, dict(self._faults), self._lost, cpu_share)
+
+
+class VirtualSampler(Sampler):
+    """Driven by a virtual clock."""
+
+    clock: VirtualClock
+
+    def start(self) -> None:
+        """Begin."""
+        self.clock.every(self.interval_s, self._due)
+
+    def _due(self) -> None:
+        self.tick()
+
+    def stop(self) -> Samples:
+        """End."""
+        self.clock.stop()
+        return self.collect()
+
+
+class ThreadSampler(Sampler):
+    """A thread that reads on a fixed grid of time, so that delays do not add up."""
+
+    def __init__(self, sensor: Sensor, clock: Clock, interval_s: float) -> None:
+        super().__init__(sensor, clock, interval_s)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="power-sampler", daemon=True)
+        self._cpu_s = 0.0
+        self._began = self._ended = 0.0
+        self._crash: Optional[BaseException] = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._began = self.clock.now()
+        self._thread.start()
+
+    def _loop(self) -> None:
+        try:
+            self._sample()
+        except Exception as error:  # shown by stop(): a dead sampler must not look like silence
+            self._crash = error
+        used = resource.getrusage(resource.RUSAGE_THREAD)
+        self._cpu_s = used.ru_utime + used.ru_stime
+        self._ended = self.clock.now()
+
+    def _sample(self) -> None:
+        due = self.clock.now()
+        while not self._stop.is_set() and self.tick():
+            if self.sensor.paced:
+                continue
+            now = self.clock.now()
+            # Late: go on from here instead of taking a burst.
+            due = max(due + self.interval_s, now)
+            self._stop.wait(due - now)
+
+    def stop(self) -> Samples:
+        """End.
+
+        Raises:
+            DeviceError: The sensor hangs, or reading it failed in a way nobody foresaw.
+        """
+        self._stop.set()
+        self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive():
+            raise DeviceError("Power sensor hangs", where=self.sensor.info.kind)
+        if self._crash is not None:
+            raise DeviceError(
+                "Power sensor failed",
+                found=type(self._crash).__name__,
+                where=self.sensor.info.kind,
+            ) from self._crash
+        elapsed = self._ended - self._began
+        return self.collect(self._cpu_s / elapsed if elapsed > 0 else None)
+
+
+def open_sampler(sensor: Sensor, clock: Clock, interval_s: float) -> Sampler:
+    """The sampler that fits the clock."""
+    if isinstance(clock, VirtualClock):
+        return VirtualSampler(sensor, clock, interval_s)
+    return ThreadSampler(sensor, clock, interval_s)

@@ -1,0 +1,1 @@
+"""Energy per image: the measuring protocol, its recordings, figures, page and verification."""

@@ -1,0 +1,110 @@
+"""`python3 -m deploy_jetson.device.profile`: the profiler on the board, without our command line.
+
+The same options as `pneumonia profile`, from the standard library only.
+"""
+
+import argparse
+import os
+import sys
+from typing import List, Optional, Sequence
+
+from deploy_jetson.device.profile.recording import Settings
+from deploy_jetson.device.profile.summary import check_flags, headline
+from deploy_jetson.device.profile.sweep import Request, profile
+from deploy_jetson.device.profile.verify import verify
+from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
+
+VERIFY = "verify"
+INTERRUPTED = 130
+INTERNAL = 70
+
+
+def _numbers(text: str) -> List[int]:
+    return [int(word) for word in text.split(",") if word.strip()]
+
+
+def _words(text: str) -> List[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    defaults = Settings()
+    made = argparse.ArgumentParser(
+        prog="python3 -m deploy_jetson.device.profile",
+        description="Measure energy and latency per image. `verify DIR` checks a profile.",
+        epilog=DISCLAIMER,
+    )
+    add = made.add_argument
+    add("bundles", metavar="BUNDLE", nargs="+", help="Model bundles; several are stages of pruning")
+    add("--out", required=True, help="New folder for the results")
+    add("--modes", type=_numbers, default=[], metavar="0,1,...", help="nvpmodel modes")
+    add("--engine", type=_words, default=["auto"], metavar="NAME,...", help="Engines, in turn")
+    add("--sensor", default="auto", help="auto, a sensor's name, replay:FILE or model")
+    add("--windows", type=int, default=defaults.windows, help="Measured windows")
+    add("--window-s", type=float, default=defaults.window_s, help="Least seconds of a window")
+    add("--min-inferences", type=int, default=defaults.min_inferences, help="Least per window")
+    add("--idle-s", type=float, default=defaults.idle_s, help="Idle seconds before and after")
+    add("--rate-hz", type=float, default=defaults.rate_hz, help="Samples per second")
+    add("--threads", type=int, help="Of the CPU engines")
+    add("--calibration", help="calibration.json, for predictions")
+    add("--strict", action="store_true", help="Fail (exit code 10) when any run is flagged")
+    return made
+
+
+def _tell(done: int, total: int, note: str) -> None:
+    sys.stderr.write("{}{}: {}\n".format(done, "/{}".format(total) if total else "", note))
+
+
+def _measure(arguments: Sequence[str]) -> None:
+    options = parser().parse_args(list(arguments))
+    settings = Settings(
+        windows=options.windows,
+        window_s=options.window_s,
+        min_inferences=options.min_inferences,
+        idle_s=options.idle_s,
+        rate_hz=options.rate_hz,
+    )
+    request = Request(
+        tuple(options.bundles),
+        options.out,
+        tuple(options.modes),
+        tuple(options.engine),
+        options.sensor,
+        settings,
+        options.calibration,
+        options.threads,
+    )
+    document = profile(request, _tell)
+    title, header, rows, remarks = headline(document)
+    lines = [title] + ["  ".join(cells) for cells in [header] + rows] + remarks
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("written {}\n".format(os.path.join(options.out, "report.html")))
+    if options.strict:
+        check_flags(document)
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run; the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words[:1] == [VERIFY] and len(words) == 2:
+            sys.stdout.write("{} run(s) agree with their raw samples\n".format(verify(words[1])))
+        else:
+            _measure(words)
+    except PneumoniaError as error:
+        sys.stderr.write("error: {}\n".format(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    except Exception as error:  # the text of a foreign exception may quote a file's contents
+        if os.environ.get("PNEUMONIA_DEBUG"):
+            raise
+        sys.stderr.write("error: internal error ({})\n".format(type(error).__name__))
+        return INTERNAL
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""From a recording to its figures; a pure function, so that `verify` can do it again."""
+
+from collections import OrderedDict
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from deploy_jetson.device.power.integrate import WindowEnergy, rail_quality, window_energy
+from deploy_jetson.device.power.sensor import Rail
+from deploy_jetson.device.profile.recording import (
+    IDLE_AFTER,
+    IDLE_BEFORE,
+    IMAGES,
+    WINDOW,
+    Phase,
+    Recording,
+)
+
+MAX_DRIFT = 0.03  # between the two idle phases
+MIN_WINDOWS = 3  # below that no interval
+MIN_WINDOW_S = 60.0  # of the protocol; shorter ones are flagged
+MIN_INFERENCES = 500
+RESAMPLES = 2000
+SEED = 0
+
+
+class Spread(NamedTuple):
+    """A figure over the windows: median, extremes, and a bootstrap 95 % interval of the median."""
+
+    median: float
+    min: float
+    max: float
+    low: Optional[float]
+    high: Optional[float]
+
+
+def spread(values: List[float]) -> Optional[Spread]:
+    """Median of windows with its interval; None without a window."""
+    if not values:
+        return None
+    array = np.array(values, dtype=np.float64)
+    low = high = None
+    if len(array) >= MIN_WINDOWS:
+        random = np.random.RandomState(SEED)
+        picks = random.randint(0, len(array), (RESAMPLES, len(array)))
+        medians = np.median(array[picks], axis=1)
+        low, high = (float(value) for value in np.percentile(medians, [2.5, 97.5]))
+    return Spread(float(np.median(array)), float(array.min()), float(array.max()), low, high)
+
+
+def _spread_record(values: List[float]) -> Optional[Dict[str, Any]]:
+    found = spread(values)
+    return OrderedDict(found._asdict()) if found is not None else None
+
+
+def latency_record(times: np.ndarray) -> Optional[Dict[str, Any]]:
+    """Percentiles of (k, 2) start and end seconds, in milliseconds."""
+    if len(times) == 0:
+        return None
+    spans = (times[:, 1] - times[:, 0]) * 1e3
+    p50, p90, p99 = (float(value) for value in np.percentile(spans, [50, 90, 99]))
+    return OrderedDict(
+        [
+            ("p50", p50),
+            ("p90", p90),
+            ("p99", p99),
+            ("mean", float(spans.mean())),
+            ("inferences", len(spans)),
+        ]
+    )
+
+
+class _Rail:
+    """One rail's energies in every phase."""
+
+    def __init__(self, recording: Recording, rail: Rail) -> None:
+        self.recording = recording
+        self.rail = rail
+        self.stamps = recording.samples.stamps_s
+        self.values = recording.samples.values[rail.name]
+        self.interval_s = 1.0 / recording.settings.rate_hz
+
+    def energy(self, phase: Phase) -> WindowEnergy:
+        edges = (phase.start_s, phase.end_s)
+        return window_energy(self.stamps, self.values, edges, self.interval_s, self.rail.unit)
+
+    def kinds(self, kind: str) -> List[Tuple[WindowEnergy, int, float]]:
+        """(energy, inferences, seconds) of every phase of a kind."""
+        pairs = zip(self.recording.phases, self.recording.inferences)
+        return [
+            (self.energy(phase), len(times), phase.end_s - phase.start_s)
+            for phase, times in pairs
+            if phase.kind == kind
+        ]
+
+    def baseline(self) -> Dict[str, Any]:
+        """Idle power before and after, their mean and drift."""
+        before, after = (
+            next((found.mean_w for found, _, _ in self.kinds(kind)), None)
+            for kind in (IDLE_BEFORE, IDLE_AFTER)
+        )
+        known = [value for value in (before, after) if value is not None]
+        mean = sum(known) / len(known) if known else None
+        drift = None
+        if before is not None and after is not None and mean:
+            drift = abs(after - before) / mean
+        return OrderedDict(
+            [("before_w", before), ("after_w", after), ("mean_w", mean), ("drift_share", drift)]
+        )
+
+
+def _per_inference(
+    windows: List[Tuple[WindowEnergy, int, float]], idle_w: Optional[float]
+) -> Tuple[List[float], List[float]]:
+    """Gross and net joules per inference of the windows that are not void."""
+    gross, net = [], []
+    for found, count, seconds in windows:
+        if found.energy_j is None or count == 0:
+            continue
+        gross.append(found.energy_j / count)
+        if idle_w is not None:
+            net.append((found.energy_j - idle_w * seconds) / count)
+    return gross, net
+
+
+def _window_record(found: WindowEnergy, inferences: int, seconds: float) -> Dict[str, Any]:
+    return OrderedDict(
+        [
+            ("energy_j", found.energy_j),
+            ("mean_w", found.mean_w),
+            ("seconds", seconds),
+            ("inferences", inferences),
+            ("samples", found.samples),
+            ("void", found.void),
+        ]
+    )
+
+
+def rail_record(recording: Recording, rail: Rail) -> Dict[str, Any]:
+    """Everything about one rail."""
+    series = _Rail(recording, rail)
+    windows = series.kinds(WINDOW)
+    baseline = series.baseline()
+    gross, net = _per_inference(windows, baseline["mean_w"])
+    whole_gross, whole_net = _per_inference(series.kinds(IMAGES), baseline["mean_w"])
+    means = [found.mean_w for found, _, _ in windows if found.mean_w is not None]
+    peaks = [found.peak_w for found, _, _ in windows if found.peak_w is not None]
+    quality = rail_quality(series.stamps, series.values)
+    return OrderedDict(
+        [
+            ("name", rail.name),
+            ("scope", rail.scope),
+            ("gross_j_per_inference", _spread_record(gross)),
+            ("net_j_per_inference", _spread_record(net)),
+            ("gross_j_per_image", whole_gross[0] if whole_gross else None),
+            ("net_j_per_image", whole_net[0] if whole_net else None),
+            ("mean_w", float(np.mean(means)) if means else None),
+            ("peak_w", max(peaks) if peaks else None),
+            ("baseline", baseline),
+            ("windows", [_window_record(*window) for window in windows]),
+            ("quality", OrderedDict(quality._asdict())),
+        ]
+    )
+
+
+def _total(recording: Recording, rails: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    """The input rail's figures again, and what a buyer asks; None without an input rail."""
+    name = recording.sensor.total
+    rail = next((item for item in rails if item["name"] == name), None)
+    if rail is None:
+        return None
+    gross = rail["gross_j_per_inference"]
+    return OrderedDict(
+        [
+            ("rail", name),
+            ("scope", rail["scope"]),
+            ("gross_j_per_inference", gross),
+            ("net_j_per_inference", rail["net_j_per_inference"]),
+            ("gross_j_per_image", rail["gross_j_per_image"]),
+            ("net_j_per_image", rail["net_j_per_image"]),
+            ("inferences_per_j", 1 / gross["median"] if gross and gross["median"] > 0 else None),
+            ("mean_w", rail["mean_w"]),
+            ("peak_w", rail["peak_w"]),
+            ("idle_w", rail["baseline"]["mean_w"]),
+        ]
+    )
+
+
+def _short(recording: Recording) -> Optional[str]:
+    settings = recording.settings
+    if recording.about.get("latency_basis") == "estimated":
+        return None
+    if settings.window_s >= MIN_WINDOW_S and settings.min_inferences >= MIN_INFERENCES:
+        return None
+    return "windows of {:g} s and {} inferences, the protocol asks for {:g} s and {}".format(
+        settings.window_s, settings.min_inferences, MIN_WINDOW_S, MIN_INFERENCES
+    )
+
+
+def flags(
+    recording: Recording, rails: List[Dict[str, Any]], total: Optional[Dict[str, Any]]
+) -> List[Dict[str, str]]:
+    """Every reason to doubt the figures, with its text."""
+    found = [(note[0], note[1]) for note in recording.notes]
+    if recording.samples.lost is not None:
+        found.append(("sensor_lost", recording.samples.lost))
+    if total is None:
+        found.append(("no_input_rail", "the sensor measures no input; parts are never added up"))
+    for rail in rails:
+        name = rail["name"]
+        voids = [window["void"] for window in rail["windows"] if window["void"]]
+        if voids:
+            text = "{}: {} of {} windows void, {}".format(
+                name, len(voids), len(rail["windows"]), voids[0]
+            )
+            found.append(("gaps", text))
+        if recording.sensor.total == name:
+            found += _total_flags(recording, rail)
+    short = _short(recording)
+    if short is not None:
+        found.append(("short_windows", short))
+    return [OrderedDict([("flag", flag), ("why", why)]) for flag, why in found]
+
+
+def _total_flags(recording: Recording, rail: Dict[str, Any]) -> List[Tuple[str, str]]:
+    found = []
+    name, baseline = rail["name"], rail["baseline"]
+    drift = baseline["drift_share"]
+    if drift is None:
+        found.append(("unstable_baseline", name + ": an idle phase is void"))
+    elif drift > MAX_DRIFT:
+        text = "{}: idle power moved by {:.1f} %".format(name, 100 * drift)
+        found.append(("unstable_baseline", text))
+    if rail["quality"]["identical_share"] == 1.0 and recording.sensor.basis != "estimated":
+        found.append(("constant_reading", name + ": every reading is the same"))
+    valid = sum(window["void"] is None for window in rail["windows"])
+    if valid < MIN_WINDOWS:
+        found.append(("few_windows", "{}: {} usable, no interval".format(name, valid)))
+    return found
+
+
+def figures(recording: Recording) -> Dict[str, Any]:
+    """All figures of a run.
+
+    Args:
+        recording: As read back from its files, so that the figures are those of the files.
+    """
+    pairs = list(zip(recording.phases, recording.inferences))
+    measured = [times for phase, times in pairs if phase.kind == WINDOW]
+    images = [times for phase, times in pairs if phase.kind == IMAGES]
+    rails = [rail_record(recording, rail) for rail in recording.sensor.rails]
+    total = _total(recording, rails)
+    everything = np.concatenate(measured) if measured else np.zeros((0, 2))
+    return OrderedDict(
+        [
+            ("latency_ms", latency_record(everything)),
+            ("image_latency_ms", latency_record(images[0]) if images else None),
+            ("total", total),
+            ("rails", rails),
+            ("samples", len(recording.samples.stamps_s)),
+            ("faults", OrderedDict(sorted(recording.samples.faults.items()))),
+            ("sampler_cpu_share", recording.samples.cpu_share),
+            ("flags", flags(recording, rails, total)),
+        ]
+    )

@@ -1,0 +1,346 @@
+"""report.html of a profile: one file, no script, no network, readable in print."""
+
+import html
+import os
+from collections import OrderedDict
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from deploy_jetson.device.power.sensor import MILLIJOULE
+from deploy_jetson.device.profile.chart import PHASE_COLOURS, Bar, bars, legend, timeline
+from deploy_jetson.device.profile.recording import Recording, read_recording
+from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.errors import DISCLAIMER
+
+REPORT = "report.html"
+MAX_TIMELINES = 12  # a sweep over everything would make a page nobody can open
+MAX_RAILS_DRAWN = 6
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#1a1f24}
+h1{font-size:1.5em;margin-bottom:.2em}h2{font-size:1.15em;margin-top:2em}
+h3{font-size:1em;margin:1.4em 0 .3em}
+table{border-collapse:collapse;width:100%;font-size:.88em}
+th,td{padding:.3em .6em;text-align:right;border-bottom:1px solid #d8dde2}
+th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #8b959e}
+td.words{text-align:left}.wide{overflow-x:auto}
+.notice{border-left:4px solid #8b959e;background:#f4f6f8;padding:.6em 1em}
+.estimated{border-left:6px solid #b35900;background:#fff3e0;padding:.8em 1em;font-weight:600}
+.flag{color:#8f2400}svg{width:100%;height:auto;background:#fff}
+.grid{stroke:#dfe4e8}.tick{font:11px sans-serif;fill:#4a545e}.value{font:11px sans-serif}
+.key{margin-right:1.2em;white-space:nowrap;font-size:.85em}
+.key i{display:inline-block;width:.8em;height:.8em;margin-right:.4em;border:1px solid #c4ccd3}
+@media print{body{margin:0}h2{break-after:avoid}svg{break-inside:avoid}}
+"""
+
+
+def number(value: Optional[float], digits: int = 3, unit: str = "") -> str:
+    """A figure, or a dash where there is none."""
+    if value is None:
+        return "–"
+    text = "{:.{}g}".format(value, digits)
+    if "e" in text:
+        text = "{:,.0f}".format(value) if abs(value) >= 1 else "{:.2g}".format(value)
+    return text + (" " + unit if unit else "")
+
+
+def _interval(record: Optional[Dict[str, Any]], scale: float = 1e3) -> str:
+    """Median with its interval, scaled (joules to millijoules)."""
+    if record is None:
+        return "–"
+    text = number(record["median"] * scale)
+    if record["low"] is not None and record["high"] > record["low"]:
+        text += " ({} to {})".format(number(record["low"] * scale), number(record["high"] * scale))
+    return text
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int] = ()) -> str:
+    head = "".join("<th>{}</th>".format(html.escape(name)) for name in header)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            "<td{}>{}</td>".format(' class="words"' if i in words else "", html.escape(cell))
+            for i, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        '<div class="wide"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'.format(
+            head, body
+        )
+    )
+
+
+def _mode_name(about: Dict[str, Any]) -> str:
+    mode = about.get("mode")
+    return "{} {}".format(mode["number"], mode["name"]) if mode else "as it was"
+
+
+def _name(entry: Dict[str, Any]) -> str:
+    about = entry["about"]
+    return "{}, {}, mode {}".format(about["bundle"]["label"], about["engine"], _mode_name(about))
+
+
+def _headline(runs: List[Dict[str, Any]]) -> str:
+    rows = []
+    for entry in runs:
+        about, found = entry["about"], entry["figures"]
+        total, latency = found["total"], found["latency_ms"]
+        rows.append(
+            [
+                about["bundle"]["label"],
+                about["engine"],
+                _mode_name(about),
+                number(latency["p50"] if latency else None),
+                number(latency["p90"] if latency else None),
+                number(latency["p99"] if latency else None),
+                _interval(total["gross_j_per_inference"]) if total else "–",
+                _interval(total["net_j_per_inference"]) if total else "–",
+                number(total["gross_j_per_image"] * 1e3)
+                if total and total["gross_j_per_image"] is not None
+                else "–",
+                number(total["mean_w"]) if total else "–",
+                number(total["idle_w"]) if total else "–",
+                "{} / {}".format(about["latency_basis"], about["power_basis"]),
+                str(len(found["flags"])),
+            ]
+        )
+    header = (
+        "bundle", "engine", "mode", "p50 ms", "p90 ms", "p99 ms", "gross mJ/inference",
+        "net mJ/inference", "gross mJ/image", "busy W", "idle W", "latency / power", "flags",
+    )  # fmt: skip
+    return _table(header, rows)
+
+
+def _gross(entry: Dict[str, Any]) -> Optional[Bar]:
+    total = entry["figures"]["total"]
+    record = total["gross_j_per_inference"] if total else None
+    if record is None:
+        return None
+    low, high = record["low"], record["high"]
+    return Bar(
+        "",
+        record["median"] * 1e3,
+        low * 1e3 if low is not None else None,
+        high * 1e3 if high is not None else None,
+    )
+
+
+def _grouped(runs: List[Dict[str, Any]], group: Any, label: Any) -> List[Tuple[str, List[Bar]]]:
+    groups = OrderedDict()  # type: OrderedDict[str, List[Bar]]
+    for entry in runs:
+        bar = _gross(entry)
+        if bar is not None:
+            name = str(label(entry["about"]))
+            groups.setdefault(str(group(entry["about"])), []).append(bar._replace(label=name))
+    return list(groups.items())
+
+
+def _labels(groups: List[Tuple[str, List[Bar]]]) -> List[str]:
+    return list(OrderedDict((bar.label, 0) for _, group in groups for bar in group))
+
+
+def _comparison(runs: List[Dict[str, Any]]) -> str:
+    """Energy by mode, and by stage of pruning where there are several."""
+    parts = []
+    modes = OrderedDict((_mode_name(entry["about"]), 0) for entry in runs)
+    stages = OrderedDict((entry["about"]["bundle"]["label"], 0) for entry in runs)
+    several = len(stages) > 1
+    if len(modes) > 1:
+        groups = _grouped(
+            runs,
+            _mode_name,
+            lambda about: about["engine"] + (", " + about["bundle"]["label"] if several else ""),
+        )
+        parts.append(_chart("Energy per inference by power mode", groups))
+    if several:
+        groups = _grouped(
+            runs,
+            lambda about: about["bundle"]["label"],
+            lambda about: (
+                about["engine"] + (", mode " + _mode_name(about) if len(modes) > 1 else "")
+            ),
+        )
+        parts.append(_chart("Energy per inference by stage of pruning", groups))
+        parts.append(_stage_table(runs))
+    return "".join(parts)
+
+
+def _chart(title: str, groups: List[Tuple[str, List[Bar]]]) -> str:
+    if not groups:
+        return ""
+    return "<h2>{}</h2>{}<p>{}</p>".format(
+        title, bars(title, "mJ gross", groups), legend(_labels(groups))
+    )
+
+
+def _stage_table(runs: List[Dict[str, Any]]) -> str:
+    stages = OrderedDict(
+        (entry["about"]["bundle"]["label"], entry["about"]["bundle"]) for entry in runs
+    )
+    rows = [
+        [
+            label,
+            "{:,}".format(record["kept_weights"]),
+            "{:,}".format(record["weights"]),
+            "{:.1f}".format(record["kept_macs"] / 1e6),
+            "{:.1f}".format(record["macs"] / 1e6),
+            record["model_hash"][:12],
+        ]
+        for label, record in stages.items()
+    ]
+    header = ("bundle", "weights kept", "stored shape", "MMAC kept", "MMAC", "model")
+    return _table(header, rows)
+
+
+def watts_of(recording: Recording) -> List[Tuple[str, np.ndarray]]:
+    """Rails in watts, the input rail first; counters as their slope."""
+    rails = sorted(
+        recording.sensor.rails, key=lambda rail: (rail.name != recording.sensor.total, rail.name)
+    )
+    series = []
+    for rail in rails[:MAX_RAILS_DRAWN]:
+        values = recording.samples.values[rail.name] / 1e3
+        if rail.unit == MILLIJOULE and len(values) > 1:
+            spans = np.diff(recording.samples.stamps_s)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                slope = np.where(spans > 0, np.diff(values) / spans, np.nan)
+            values = np.append(slope[:1], slope)
+        series.append((rail.name, values))
+    return series
+
+
+def _timeline(folder: str, entry: Dict[str, Any]) -> str:
+    recording = read_recording(os.path.join(folder, entry["folder"]))
+    watts = watts_of(recording)
+    phases = [(phase.kind, phase.start_s, phase.end_s) for phase in recording.phases]
+    title = "Input power over time: " + _name(entry)
+    return "<h3>{}</h3>{}<p>{}</p>".format(
+        html.escape(_name(entry)),
+        timeline(title, recording.samples.stamps_s, watts, phases),
+        legend([name for name, _ in watts]),
+    )
+
+
+def _rails(entry: Dict[str, Any]) -> str:
+    rows = []
+    for rail in entry["figures"]["rails"]:
+        quality = rail["quality"]
+        rows.append(
+            [
+                rail["name"],
+                _interval(rail["gross_j_per_inference"]),
+                _interval(rail["net_j_per_inference"]),
+                number(rail["mean_w"]),
+                number(rail["peak_w"]),
+                number(rail["baseline"]["mean_w"]),
+                number(quality["resolution_mw"]),
+                number(quality["refresh_ms"]),
+                rail["scope"],
+            ]
+        )
+    header = (
+        "rail", "gross mJ", "net mJ", "mean W", "peak W", "idle W", "step mW", "refresh ms",
+        "scope",
+    )  # fmt: skip
+    return "<h3>{}</h3>{}".format(html.escape(_name(entry)), _table(header, rows, (8,)))
+
+
+def _flags(runs: List[Dict[str, Any]], skipped: List[Dict[str, Any]]) -> str:
+    rows = [
+        [_name(entry), item["flag"], item["why"]]
+        for entry in runs
+        for item in entry["figures"]["flags"]
+    ]
+    rows += [["{}, {}".format(item["label"], item["engine"]), "not run", item["why"]]
+             for item in skipped]  # fmt: skip
+    if not rows:
+        return "<p>None.</p>"
+    return _table(("run", "flag", "why"), rows, (1, 2))
+
+
+def _conditions(runs: List[Dict[str, Any]]) -> str:
+    about, settings = runs[0]["about"], runs[0]["settings"]
+    board = about.get("board") or {}
+    lines = [
+        ("board", board.get("model") or board.get("machine") or "unknown"),
+        ("L4T", board.get("l4t") or "–"),
+        ("software", "pneumonia {}".format(about["version"])),
+        ("measured", about["created"]),
+        (
+            "protocol",
+            "{windows} windows of {window_s:g} s and {min_inferences} inferences, "
+            "idle {idle_s:g} s before and after, {rate_hz:g} samples/s".format(**settings),
+        ),
+    ]
+    return _table(("condition", "value"), [list(line) for line in lines], (1,))
+
+
+def _notice(document: Dict[str, Any]) -> str:
+    if not document["estimated"]:
+        return ""
+    expected = [entry["about"].get("prediction") for entry in document["runs"]]
+    bands = [(item["latency_band"], item["power_band"]) for item in expected if item]
+    text = "ESTIMATED: figures marked so come from a model of the board, not from a sensor."
+    if bands:
+        text += " Expect the truth within a factor of {:g} in latency and {:g} in power.".format(
+            max(band[0] for band in bands), max(band[1] for band in bands)
+        )
+    return '<p class="estimated">{}</p>'.format(html.escape(text))
+
+
+def page(folder: str, document: Dict[str, Any]) -> str:
+    """The page as text.
+
+    Args:
+        folder: Of the profile, for the raw samples.
+        document: energy.json.
+    """
+    runs = document["runs"]
+    shown = runs[:MAX_TIMELINES]
+    more = ""
+    if len(runs) > len(shown):
+        more = "<p>{} more runs are in the folder runs/.</p>".format(len(runs) - len(shown))
+    shades = "".join(
+        '<span class="key"><i style="background:{}"></i>{}</span>'.format(
+            colour, kind.replace("_", " ")
+        )
+        for kind, colour in PHASE_COLOURS.items()
+    )
+    parts = [
+        "<h1>Energy per image</h1>",
+        '<p class="notice">{}</p>'.format(html.escape(DISCLAIMER)),
+        _notice(document),
+        "<h2>Figures</h2>",
+        _headline(runs),
+        "<p>Energy is that of the input rail, median of the windows with a bootstrap 95 % interval."
+        " Net: the idle power before and after is taken off. Image: preprocessing, inference and"
+        " boxes, without reading the file.</p>",
+        _comparison(runs),
+        "<h2>Flags</h2>",
+        _flags(runs, document["skipped"]),
+        "<h2>Power over time</h2><p>{}</p>".format(shades),
+        "".join(_timeline(folder, entry) for entry in shown),
+        more,
+        "<h2>Rails</h2><p>Parts of a module are never added up.</p>",
+        "".join(_rails(entry) for entry in shown),
+        "<h2>Conditions</h2>",
+        _conditions(runs),
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        "<title>Energy per image</title><style>{}</style></head><body>{}</body></html>\n".format(
+            STYLE, "".join(parts)
+        )
+    )
+
+
+def write_report(folder: str, document: Dict[str, Any]) -> None:
+    """Write report.html.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    write_text(os.path.join(folder, REPORT), page(folder, document))

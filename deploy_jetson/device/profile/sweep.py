@@ -1,0 +1,414 @@
+"""Measures, or predicts, bundles over power modes and engines, and writes energy.json."""
+
+import os
+import uuid
+from collections import OrderedDict
+from datetime import datetime, timezone
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from deploy_jetson.device import board
+from deploy_jetson.device.estimate.calibration import Calibration, read_calibration
+from deploy_jetson.device.estimate.roofline import (
+    ENGINE_MODELS,
+    Estimate,
+    KernelFacts,
+    estimate,
+    find_engine_model,
+    kernel_facts,
+)
+from deploy_jetson.device.estimate.tx2 import DEFAULT_MODE, MODES, PowerMode
+from deploy_jetson.device.estimate.work import LayerWork, network_work, totals
+from deploy_jetson.device.power.clock import Clock, VirtualClock
+from deploy_jetson.device.power.find import MODEL, check_sensor_name, open_sensor
+from deploy_jetson.device.power.modelled import ModelSensor
+from deploy_jetson.device.power.sensor import Sensor
+from deploy_jetson.device.profile.figures import figures
+from deploy_jetson.device.profile.protocol import Load, Progress, Surroundings, measure
+from deploy_jetson.device.profile.recording import (
+    RAW_FILES,
+    Recording,
+    Settings,
+    read_recording,
+    run_name,
+    write_recording,
+)
+from deploy_jetson.device.profile.report import write_report
+from pneumonia import __version__
+from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.bundle import Bundle, file_sha256, load_bundle
+from pneumonia.runtime.detector import Detector
+from pneumonia.runtime.engines import ENGINES, Engine, open_engine
+from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, OutputError, SpecError
+
+SCHEMA = "pneumonia.energy/1"
+ENERGY = "energy.json"
+REPORT = "report.html"
+RUNS = "runs"
+MEASURED, ESTIMATED = "measured", "estimated"
+# A prediction has nothing to average: its run only has to be long enough to be looked at.
+PREDICTION = Settings(3, 2.0, 20, 2.0, 40, 10.0, 10.0)
+GPU_ENGINES = ("tensorrt",)
+IMAGE_SIDE = 1024
+SETTLE_S = 5.0  # after a change of the power mode
+
+
+class Request(NamedTuple):
+    """What to profile.
+
+    Attributes:
+        bundles: Folders; several are stages of pruning, in the order given.
+        out: Folder to write; new or empty.
+        modes: nvpmodel numbers; empty = the present one (all five for a prediction).
+        engines: As `open_engine` names them.
+        sensor: See `power.find.SENSORS`.
+        settings: Of measured runs.
+        calibration: Path of calibration.json for predictions; None = as published.
+        threads: Of CPU engines; None = all.
+        root: Prefix of `/sys`; another one in tests.
+    """
+
+    bundles: Tuple[str, ...]
+    out: str
+    modes: Tuple[int, ...] = ()
+    engines: Tuple[str, ...] = ("auto",)
+    sensor: str = "auto"
+    settings: Settings = Settings()
+    calibration: Optional[str] = None
+    threads: Optional[int] = None
+    root: str = "/"
+
+
+class Stage(NamedTuple):
+    """A loaded bundle and what the estimator needs of it."""
+
+    label: str
+    bundle: Bundle
+    work: List[LayerWork]
+    facts: Optional[KernelFacts]
+
+    def record(self) -> Dict[str, Any]:
+        """As JSON data."""
+        return OrderedDict(
+            [
+                ("label", self.label),
+                ("model_name", self.bundle.model_name),
+                ("model_hash", self.bundle.model_hash),
+            ]
+            + list(totals(self.work)._asdict().items())
+        )
+
+
+def load_stage(path: str) -> Stage:
+    """Load a bundle.
+
+    Raises:
+        ArtefactError: It is none, or damaged.
+    """
+    bundle = load_bundle(path)
+    label = os.path.basename(bundle.path)
+    return Stage(label, bundle, network_work(bundle.spec, bundle.weights()), kernel_facts(bundle))
+
+
+def check_request(request: Request) -> None:
+    """Refuse what cannot work before anything runs.
+
+    Raises:
+        ConfigError: No bundle, unknown engine or sensor, impossible numbers.
+        OutputError: The output folder holds something already.
+    """
+    if not request.bundles:
+        raise ConfigError(
+            "No bundle to profile", fix="Name one: pneumonia profile BUNDLE --out DIR"
+        )
+    for name in request.engines:
+        if name not in ENGINES:
+            raise ConfigError("Unknown engine", ", ".join(ENGINES), repr(name), where="--engine")
+    for number in request.modes:
+        if number not in MODES:
+            expected = ", ".join(str(mode) for mode in MODES)
+            raise ConfigError("Unknown power mode", expected, repr(number), where="--modes")
+    check_sensor_name(request.sensor)
+    settings = request.settings
+    if settings.windows < 1 or settings.window_s <= 0 or not 0.1 <= settings.rate_hz <= 1000:
+        raise ConfigError(
+            "Protocol cannot be run",
+            expected="windows >= 1, window seconds > 0, rate 0.1 to 1000 Hz",
+            found="{} x {} s at {} Hz".format(
+                settings.windows, settings.window_s, settings.rate_hz
+            ),
+        )
+    if os.path.exists(request.out) and (not os.path.isdir(request.out) or os.listdir(request.out)):
+        raise OutputError(
+            "Output is not empty", where=request.out, fix="Name a new folder with --out"
+        )
+
+
+class Sweep:
+    """One call of `pneumonia profile`.
+
+    Args:
+        request: Checked.
+        progress: Told before every phase of every run.
+    """
+
+    def __init__(self, request: Request, progress: Optional[Progress] = None) -> None:
+        self.request = request
+        self.progress = progress
+        self.stages = [load_stage(path) for path in request.bundles]
+        labels = [stage.label for stage in self.stages]
+        if len(set(labels)) != len(labels):  # folders of the same name in different places
+            self.stages = [
+                stage._replace(label="{}-{}".format(stage.label, index))
+                for index, stage in enumerate(self.stages, 1)
+            ]
+        self.calibration: Optional[Calibration] = None
+        if request.calibration is not None:
+            self.calibration = read_calibration(request.calibration)
+        self.tx2 = board.is_tx2(request.root)
+        self.entries: List[Dict[str, Any]] = []
+        self.skipped: List[Dict[str, Any]] = []
+
+    def run(self) -> Dict[str, Any]:
+        """Do it.
+
+        Returns:
+            The contents of energy.json.
+
+        Raises:
+            DeviceError: Nothing could be measured; the reason of the last failure.
+        """
+        sensor = self._sensor(Clock())
+        modelled = sensor is None or sensor.info.kind == MODEL
+        if sensor is not None:
+            sensor.close()
+        if modelled and not self.tx2:
+            self._predict()
+        else:
+            self._measure(modelled)
+        return self._finish()
+
+    def _sensor(self, clock: Clock) -> Optional[Sensor]:
+        """The sensor of the request; None when power has to be modelled."""
+        if self.request.sensor == MODEL:
+            return None
+        interval_s = 1.0 / self.request.settings.rate_hz
+        return open_sensor(self.request.sensor, clock, interval_s, self.request.root)
+
+    # --- prediction -----------------------------------------------------------------------
+
+    def _predict(self) -> None:
+        names = ["tensorrt" if name == "auto" else name for name in self.request.engines]
+        for name in names:
+            find_engine_model(name)
+        for stage in self.stages:
+            for number in self.request.modes or tuple(MODES):
+                for name in OrderedDict.fromkeys(names):
+                    self._predicted_run(stage, name, MODES[number])
+
+    def _predicted_run(self, stage: Stage, engine: str, mode: PowerMode) -> None:
+        expected = self._estimate(stage, engine, mode, self.calibration)
+        clock = VirtualClock()
+        load = Load(lambda: clock.sleep(expected.latency_s), None, ())
+        around = Surroundings(clock, lambda: board.Snapshot({}, {}), lambda: None)
+        about = self._about(stage, engine, OrderedDict([("number", mode.number)]))
+        about["mode"]["name"] = mode.name
+        about["prediction"] = expected.record()
+        about["latency_basis"] = about["power_basis"] = ESTIMATED
+        about["board"] = OrderedDict([("model", "Jetson TX2 (predicted)"), ("tx2", False)])
+        sensor = _model_sensor(expected)
+        recording = measure(sensor, load, around, PREDICTION, about)
+        self._keep(recording, run_name(stage.label, engine, mode.number))
+        if self.progress is not None:
+            self.progress(len(self.entries), 0, "{} {}".format(engine, mode.name))
+
+    def _estimate(
+        self, stage: Stage, engine: str, mode: PowerMode, calibration: Optional[Calibration]
+    ) -> Estimate:
+        return estimate(stage.work, engine, mode, stage.facts, calibration)
+
+    # --- measurement ----------------------------------------------------------------------
+
+    def _measure(self, modelled: bool) -> None:
+        before = board.power_mode() if self.request.modes else None
+        try:
+            for mode in self.request.modes or (None,):
+                if mode is not None:
+                    board.set_power_mode(mode)
+                    Clock().sleep(SETTLE_S)
+                for stage in self.stages:
+                    for engine in self.request.engines:
+                        self._try_run(stage, engine, modelled)
+        finally:
+            if before is not None:
+                board.set_power_mode(before.number)
+
+    def _try_run(self, stage: Stage, engine: str, modelled: bool) -> None:
+        """A run; an engine that is not here is skipped with its reason."""
+        try:
+            opened = open_engine(stage.bundle, engine, self.request.threads)
+        except DeviceError as error:
+            self.skipped.append(
+                OrderedDict([("label", stage.label), ("engine", engine), ("why", str(error))])
+            )
+            return
+        self._measured_run(stage, opened, modelled)
+
+    def _measured_run(self, stage: Stage, engine: Engine, modelled: bool) -> None:
+        mode = board.power_mode()
+        about = self._about(stage, engine.name, mode._asdict() if mode else None)
+        about["latency_basis"] = MEASURED
+        about["board"] = board.describe_board(self.request.root)
+        about["engine_details"] = OrderedDict(sorted(getattr(engine, "details", {}).items()))
+        expected = self._prediction(stage, engine.name, mode)
+        about["prediction"] = expected.record() if expected else None
+        clock = Clock()
+        sensor = self._open_measuring(clock, modelled, stage, engine.name, mode)
+        about["power_basis"] = sensor.info.basis
+        root = self.request.root
+        around = Surroundings(
+            clock, lambda: board.take_snapshot(root), lambda: board.cpu_times(root)
+        )
+        load = _load(stage.bundle, engine)
+        try:
+            recording = measure(sensor, load, around, self.request.settings, about, self.progress)
+        finally:
+            sensor.close()
+        number = mode.number if mode else None
+        self._keep(recording, run_name(stage.label, engine.name, number))
+
+    def _prediction(
+        self, stage: Stage, engine: str, mode: Optional[board.PowerModeNow]
+    ) -> Optional[Estimate]:
+        """What a TX2 would be expected to show, uncalibrated; only on a TX2 in a known mode."""
+        if not self.tx2 or mode is None or mode.number not in MODES or engine not in ENGINE_MODELS:
+            return None
+        return self._estimate(stage, engine, MODES[mode.number], None)
+
+    def _open_measuring(
+        self, clock: Clock, modelled: bool, stage: Stage, engine: str,
+        mode: Optional[board.PowerModeNow],
+    ) -> Sensor:  # fmt: skip
+        if modelled:
+            number = mode.number if mode and mode.number in MODES else DEFAULT_MODE
+            find_engine_model(engine)
+            return _model_sensor(self._estimate(stage, engine, MODES[number], self.calibration))
+        sensor = self._sensor(clock)
+        assert sensor is not None, "it was there a moment ago"
+        return sensor
+
+    # --- results --------------------------------------------------------------------------
+
+    def _about(self, stage: Stage, engine: str, mode: Optional[Any]) -> Dict[str, Any]:
+        return OrderedDict(
+            [
+                ("run_id", uuid.uuid4().hex),
+                ("created", datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")),
+                ("version", __version__),
+                ("bundle", stage.record()),
+                ("engine", engine),
+                ("threads", self.request.threads),
+                ("mode", mode),
+            ]
+        )
+
+    def _keep(self, recording: Recording, name: str) -> None:
+        """Write a run's raw files; its figures are those of the files."""
+        taken = [entry["folder"] for entry in self.entries]
+        folder, number = os.path.join(RUNS, name), 1
+        while folder in taken:
+            number += 1
+            folder = os.path.join(RUNS, "{}-{}".format(name, number))
+        path = os.path.join(self.request.out, folder)
+        write_recording(path, recording)
+        kept = read_recording(path)
+        files = OrderedDict(
+            (name, OrderedDict([("sha256", file_sha256(where)), ("bytes", os.path.getsize(where))]))
+            for name, where in ((name, os.path.join(path, name)) for name in RAW_FILES)
+        )
+        self.entries.append(
+            OrderedDict(
+                [("folder", folder), ("files", files), ("about", kept.about)]
+                + [("settings", kept.settings._asdict()), ("figures", figures(kept))]
+            )
+        )
+        self._write()  # a long sweep that is interrupted keeps what it has
+
+    def _document(self) -> Dict[str, Any]:
+        bases = [entry["about"][key] for entry in self.entries for key in _BASES]
+        return OrderedDict(
+            [
+                ("schema", SCHEMA),
+                ("disclaimer", DISCLAIMER),
+                ("estimated", ESTIMATED in bases),
+                ("runs", self.entries),
+                ("skipped", self.skipped),
+            ]
+        )
+
+    def _write(self) -> None:
+        write_json(os.path.join(self.request.out, ENERGY), self._document())
+
+    def _finish(self) -> Dict[str, Any]:
+        if not self.entries:
+            reason = self.skipped[-1]["why"] if self.skipped else "nothing to run"
+            raise DeviceError("No engine could be profiled", found=reason)
+        self._write()
+        write_report(self.request.out, self._document())
+        return self._document()
+
+
+_BASES = ("latency_basis", "power_basis")
+
+
+def _model_sensor(expected: Estimate) -> ModelSensor:
+    source = "estimator: " + expected.basis
+    return ModelSensor(expected.idle_w * 1e3, expected.busy_w * 1e3, source)
+
+
+def _load(bundle: Bundle, engine: Engine) -> Load:
+    """Noise as input: what a network computes does not depend on what it sees."""
+    size = bundle.spec.input
+    random = np.random.RandomState(0)
+    batch = random.standard_normal((1, size.channels, size.height, size.width))
+    batch = batch.astype(np.float32)
+    pixels = random.randint(0, 256, (IMAGE_SIDE, IMAGE_SIDE)).astype(np.uint8)
+    units = ("gpu",) if engine.name in GPU_ENGINES else ("cpu",)
+
+    def infer() -> None:
+        engine.run(batch)
+
+    try:
+        detector = Detector(bundle, engine)
+    except SpecError:  # a classifier has no image-to-boxes path
+        return Load(infer, None, units)
+
+    def image() -> None:
+        detector.detect(pixels, "profile")
+
+    return Load(infer, image, units)
+
+
+def profile(request: Request, progress: Optional[Progress] = None) -> Dict[str, Any]:
+    """Profile bundles; see `Request`.
+
+    Returns:
+        The contents of energy.json, which is written with report.html and the raw recordings.
+
+    Raises:
+        ConfigError, OutputError: See `check_request`.
+        ArtefactError: A bundle or the calibration is damaged.
+        DeviceError: No engine runs, the sensor is missing or hangs, a mode cannot be set.
+    """
+    check_request(request)
+    return Sweep(request, progress).run()
+
+
+def all_flags(document: Dict[str, Any]) -> List[str]:
+    """Every flag of every run, with the run it belongs to."""
+    return [
+        "{}: {} ({})".format(entry["folder"], item["flag"], item["why"])
+        for entry in document["runs"]
+        for item in entry["figures"]["flags"]
+    ]
