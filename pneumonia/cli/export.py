@@ -34,12 +34,24 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Thresholds chosen elsewhere (pneumonia evaluate) instead of those frozen in training.",
 )
-def command(run: Path, out: Path, checkpoint: str | None, batch: int, points: Path | None) -> None:
+@click.option(
+    "--about",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Markdown for the head of the model card: intended use, data and its terms, limits.",
+)
+def command(
+    run: Path,
+    out: Path,
+    checkpoint: str | None,
+    batch: int,
+    points: Path | None,
+    about: Path | None,
+) -> None:
     """Write a run as a model bundle: spec, weights, ONNX (opset 13), thresholds, model card."""
     from pneumonia.export.bundle import export_run
 
     with progress_bar("export") as progress:
-        result = export_run(run, out, checkpoint, batch, points, progress)
+        result = export_run(run, out, checkpoint, batch, points, about, progress)
     totals = result.totals
     show_table(
         f"{result.spec.name} from {result.facts.checkpoint}, model {result.model_hash[:12]}",

@@ -13,7 +13,7 @@ from pneumonia.compression.methods.layerwise import (
     PatternMethod,
 )
 from pneumonia.compression.structured_method import StructuredMethod
-from pneumonia.training.config import OptimiserConfig, ScheduleConfig, TrainConfig
+from pneumonia.training.config import OptimiserConfig, ScheduleConfig, TrainConfig, TrainRecipe
 
 AnyMethod = Annotated[
     StructuredMethod | PatternMethod | BlockMethod | CrossbarMethod | IrregularMethod,
@@ -148,6 +148,8 @@ class PruneRecipe(_Strict):
         rates: See RateConfig.
         admm: See AdmmPhase.
         retrain: See RetrainPhase.
+        images_per_epoch: Length of the epochs of all phases; none = as in the parent's training.
+        validate_every: Epochs between validations; none = as in the parent's training.
     """
 
     rate: float = Field(gt=1, le=1e6)
@@ -157,6 +159,8 @@ class PruneRecipe(_Strict):
     rates: RateConfig = RateConfig()
     admm: AdmmPhase = AdmmPhase()
     retrain: RetrainPhase = RetrainPhase()
+    images_per_epoch: PositiveInt | None = None
+    validate_every: PositiveInt | None = None
 
     @field_validator("ladder")
     @classmethod
@@ -164,6 +168,17 @@ class PruneRecipe(_Strict):
         if isinstance(ladder, tuple) and any(b <= a for a, b in pairwise((1.0, *ladder))):
             raise ValueError("expected ascending rates above 1")
         return ladder
+
+
+def detector_training(training: TrainRecipe, recipe: PruneRecipe) -> TrainRecipe:
+    """The parent's training with the epochs of a pruning recipe."""
+    changed: dict[str, object] = {}
+    if recipe.images_per_epoch is not None:
+        length = {"images_per_epoch": recipe.images_per_epoch}
+        changed["data"] = training.data.model_copy(update=length)
+    if recipe.validate_every is not None:
+        changed["validate_every"] = recipe.validate_every
+    return training.model_copy(update=changed)
 
 
 def admm_config(training: TrainConfig, phase: AdmmPhase) -> TrainConfig:

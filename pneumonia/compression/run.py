@@ -16,7 +16,7 @@ from pneumonia.compression.lineage import (
     training_recipe,
 )
 from pneumonia.compression.pipeline import STAGES, PruneResult, prune_model
-from pneumonia.compression.recipe import PruneRecipe
+from pneumonia.compression.recipe import PruneRecipe, detector_training
 from pneumonia.network.files import checkpoint_folder, read_spec
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, OutputError, PneumoniaError
@@ -55,7 +55,7 @@ def run_prune(
         OutputError: `out` holds a run already.
     """
     with distributed.process_group():
-        training = training_recipe(run)
+        training = detector_training(training_recipe(run), recipe)
         data = open_dataset(dataset or dataset_path(run))
         model = checkpoint_folder(run)
         task = DetectionTask(data, read_spec(model), training)

@@ -67,6 +67,7 @@ def export_run(
     checkpoint: str | None = None,
     batch: int = 1,
     points: Path | None = None,
+    about: Path | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Fold, emit, check, and swap a bundle in; the same run gives the same bytes.
@@ -78,6 +79,7 @@ def export_run(
         batch: Fixed batch of the ONNX graph.
         points: operating_points.json chosen elsewhere, such as by `pneumonia evaluate`; None =
             the thresholds that were frozen with the weights.
+        about: Markdown for the head of the model card: intended use, data and its terms, limits.
         progress: Called with (steps done, steps, what comes next).
 
     Raises:
@@ -97,7 +99,7 @@ def export_run(
     folder = checkpoint_folder(run, checkpoint)
     spec, tensors = load_model(folder)
     check_finite(tensors)
-    facts = read_run_facts(folder, points)
+    facts = read_run_facts(folder, points)._replace(about=read_about(about))
     step(1)
     folded_spec, folded = fold_batch_norm(spec, tensors)
     with new_folder(str(out)) as part_name:
@@ -126,6 +128,23 @@ def export_run(
         sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
     step(5)
     return ExportResult(out, folded_spec, identity, totals, sizes, report, graph.gathered, facts)
+
+
+def read_about(path: Path | None) -> str:
+    """The text of `export_run`'s `about`.
+
+    Raises:
+        ArtefactError: It cannot be read as text.
+    """
+    try:
+        return path.read_text(encoding="utf-8") if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtefactError(
+            "Text for the model card cannot be read",
+            expected="a Markdown file in UTF-8",
+            found=type(error).__name__,
+            where=str(path),
+        ) from None
 
 
 def check_owner(owner: object, identity: str, where: Path | None) -> None:

@@ -1,15 +1,17 @@
 """The bundle's model card: facts of the run and the files, and plainly what is not known."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pneumonia.export.onnx_check import TOLERANCE, OnnxReport
 from pneumonia.export.onnx_graph import GatheredInput
 from pneumonia.export.run_facts import RunFacts
 from pneumonia.network.accounting import Totals
-from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.errors import DISCLAIMER, ArtefactError
 from pneumonia.runtime.spec import Detect, NetworkSpec
 
 MISSING = "not available"
+POINTS_TITLE = "## Operating points"
 
 
 def model_card(
@@ -34,14 +36,15 @@ def model_card(
     """
     sections = [
         f"# {spec.name}\n\n**{DISCLAIMER}**",
+        *([facts.about.strip()] if facts.about.strip() else []),
         _network(spec, model_hash),
         _evidence(facts),
-        _points(facts),
+        points_section(facts.points, facts.chosen, facts.calibrated),
         _cost(totals, sizes),
         *_compression(facts),
         _onnx(onnx, gathered),
         _origin(facts),
-        _limits(facts),
+        _limits(),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -85,19 +88,55 @@ def _evidence(facts: RunFacts) -> str:
     )
 
 
-def _points(facts: RunFacts) -> str:
-    rows = [
-        (name, f"{point.get('threshold')}", _notes(point)) for name, point in facts.points.items()
-    ]
-    text = "## Operating points\n\n" + _table(("name", "score threshold", "notes"), rows)
-    if not facts.calibrated:
-        text += "\n\nThresholds were **not calibrated** for these weights."
-    return text + "\n\nThresholds hold for this model hash only."
+def points_section(
+    points: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, Any], calibrated: bool = True
+) -> str:
+    """The section of the thresholds, `POINTS_TITLE` first.
+
+    Args:
+        points: Name -> record with `threshold`.
+        chosen: What else operating_points.json says: `selected_on`, `calibration`, `box_scale`.
+        calibrated: Whether the thresholds were chosen on validation images.
+    """
+    rows = [(name, f"{point.get('threshold')}", _notes(point)) for name, point in points.items()]
+    parts = [POINTS_TITLE, _table(("name", "score threshold", "notes"), rows)]
+    if not calibrated:
+        parts.append("Thresholds were **not calibrated** for these weights.")
+    parts.append(f"Chosen on: {_notes(chosen.get('selected_on'))}.")
+    parts.append(f"Calibration of scores fitted there: {_notes(chosen.get('calibration'))}.")
+    if "box_scale" in chosen:
+        parts.append(
+            f"Box scale for evaluation: {chosen['box_scale']}. Shown boxes are not resized."
+        )
+    return "\n\n".join([*parts, "Thresholds hold for this model hash only."])
 
 
-def _notes(point: dict[str, object]) -> str:
-    notes = [f"{key}: {value}" for key, value in point.items() if key != "threshold"]
-    return ", ".join(notes).replace("|", "/")
+def replace_points(card: str, section: str) -> str:
+    """A model card with another section of the thresholds.
+
+    Raises:
+        ArtefactError: The card has no such section.
+    """
+    before, title, after = card.partition(POINTS_TITLE)
+    if not title:
+        raise ArtefactError("Model card has no section of thresholds", expected=repr(POINTS_TITLE))
+    _, heading, rest = after.partition("\n\n## ")
+    return before + section + heading + rest
+
+
+def _notes(record: object) -> str:
+    """The values of a JSON object in one line."""
+    values = record if isinstance(record, Mapping) else {}
+    notes = [f"{key}: {_note(value)}" for key, value in values.items() if key != "threshold"]
+    return ", ".join(notes).replace("|", "/") or MISSING
+
+
+def _note(value: object) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, list):
+        return " + ".join(str(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _cost(totals: Totals, sizes: dict[str, int]) -> str:
@@ -152,13 +191,11 @@ def _origin(facts: RunFacts) -> str:
     return "## Origin\n\n" + _table(("what", "value"), rows)
 
 
-def _limits(facts: RunFacts) -> str:
+def _limits() -> str:
     return (
         "## Limits\n\nNot validated clinically, prospectively, or on other hospitals' images."
         " Frontal chest radiographs only. Boxes mark opacities, not a diagnosis. A missing box does"
         " not rule pneumonia out. Performance by age, sex, view and scanner: "
         + MISSING
-        + ". Calibration of scores: "
-        + MISSING
-        + "."
+        + "; `pneumonia evaluate` measures it."
     )

@@ -15,7 +15,7 @@ METRICS_TABLE = "metrics.csv"
 STATE_FILE = "state.json"
 POINTS_FILE = "operating_points.json"
 COMPRESSION_FILE = "compression.json"
-CHOSEN = ("schema", "model_hash", "selected_on", "calibration")
+CHOSEN = ("schema", "model_hash", "selected_on", "box_scale", "calibration")
 UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}
 
 
@@ -31,8 +31,9 @@ class RunFacts(NamedTuple):
         versions: Package -> version at training.
         metrics: Of the validation of these weights.
         points: Operating points: name -> record with `threshold`.
-        chosen: What else is known of their choice: `model_hash`, `selected_on`, `calibration`.
+        chosen: What else is known of their choice: the keys of `CHOSEN`.
         compression: What a pruning run says about the whole network, as text.
+        about: What only people know (intended use, data and its terms, limits), as Markdown.
     """
 
     kind: str | None
@@ -45,6 +46,7 @@ class RunFacts(NamedTuple):
     points: dict[str, dict[str, Any]]
     chosen: dict[str, Any]
     compression: dict[str, str]
+    about: str = ""
 
     @property
     def calibrated(self) -> bool:

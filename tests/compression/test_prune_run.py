@@ -15,7 +15,7 @@ from pneumonia.cli.prune import command
 from pneumonia.compression.admm_hook import RESIDUALS_CSV
 from pneumonia.compression.lineage import training_recipe
 from pneumonia.compression.pipeline import PruneResult
-from pneumonia.compression.recipe import PruneRecipe
+from pneumonia.compression.recipe import PruneRecipe, detector_training
 from pneumonia.compression.run import run_prune
 from pneumonia.compression.sensitivity import (
     exponents_by_rank,
@@ -300,3 +300,15 @@ def test_other_formulations_reach_the_same_rate(
     constraint = {**RECIPE["constraint"], "formulation": formulation}
     quick = recipe(ladder=1, constraint=constraint, retrain={"epochs": 1})
     assert run_prune(trained, quick, tmp_path / "out").rate == pytest.approx(6, rel=0.05)
+
+
+def test_a_recipe_may_shorten_the_parents_epochs() -> None:
+    training = TrainRecipe.model_validate(
+        {"data": {"kinds": {"full": 8}, "images_per_epoch": 6000}, "validate_every": 2}
+    )
+    recipe = load_recipe("rsna-36x", "prune", PruneRecipe)
+    changed = detector_training(training, recipe)
+    assert (changed.data.images_per_epoch, changed.validate_every) == (1920, 4)
+    assert changed.data.kinds == {"full": 8}
+    untouched = recipe.model_copy(update={"images_per_epoch": None, "validate_every": None})
+    assert detector_training(training, untouched) == training

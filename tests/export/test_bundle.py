@@ -352,3 +352,19 @@ def test_points_of_another_model_are_refused(trained, tmp_path):
     with pytest.raises(ArtefactError, match=r"belong to another model.*operating_points\.json"):
         export_run(trained, tmp_path / "bundle", points=given)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_text_of_people_heads_the_model_card(trained, tmp_path):
+    about = tmp_path / "about.md"
+    about.write_text("## Intended use\n\nSorting for research.\n", encoding="utf-8")
+    export_run(trained, tmp_path / "bundle", about=about)
+    card = (tmp_path / "bundle" / "model_card.md").read_text()
+    assert (
+        0
+        < card.index(DISCLAIMER)
+        < card.index("Sorting for research.")
+        < card.index("| model hash")
+    )
+    about.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ArtefactError, match=r"model card cannot be read.*about\.md"):
+        export_run(trained, tmp_path / "bundle", about=about)
