@@ -306,7 +306,7 @@ def test_a_recipe_may_shorten_the_parents_epochs() -> None:
     training = TrainRecipe.model_validate(
         {"data": {"kinds": {"full": 8}, "images_per_epoch": 6000}, "validate_every": 2}
     )
-    recipe = load_recipe("rsna-36x", "prune", PruneRecipe)
+    recipe = load_recipe("rsna-step", "prune", PruneRecipe)
     changed = detector_training(training, recipe)
     assert (changed.data.images_per_epoch, changed.validate_every) == (1920, 4)
     assert changed.data.kinds == {"full": 8}
