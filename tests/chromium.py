@@ -1,23 +1,87 @@
-"""A real Chromium for tests: DevTools protocol over two pipes, no network, no extra package."""
+"""A real Chromium for tests: DevTools protocol on loopback, no network, no extra package."""
 
 import base64
 import json
 import os
-import select
+import socket
+import struct
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
-from pneumonia.scoring.outputs.pdf import FLAGS
 from tests.peers import peer
+
+
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--hide-scrollbars",
+)
+
+
+class Socket:
+    """The client's half of a WebSocket (RFC 6455), as much of it as the protocol needs."""
+
+    def __init__(self, port, path):
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self._buffer = b""
+        lines = [
+            f"GET {path} HTTP/1.1",
+            f"Host: 127.0.0.1:{port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)).decode(),
+            "Sec-WebSocket-Version: 13",
+        ]
+        self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
+        while b"\r\n\r\n" not in self._buffer:
+            self._more()
+        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        assert b" 101 " in head.splitlines()[0], head
+
+    def _more(self):
+        data = self._socket.recv(1 << 16)
+        assert data, "Chromium ended"
+        self._buffer += data
+
+    def _take(self, count):
+        while len(self._buffer) < count:
+            self._more()
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken
+
+    def send(self, text):
+        data = text.encode()
+        size = len(data)
+        head = b"\x81" + (bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack(">H", size))
+        self._socket.sendall(head + b"\0\0\0\0" + data)  # a mask of zeros masks nothing
+
+    def receive(self):
+        data, last = b"", False
+        while not last:
+            first, size = self._take(2)
+            if size == 126:
+                (size,) = struct.unpack(">H", self._take(2))
+            elif size == 127:
+                (size,) = struct.unpack(">Q", self._take(8))
+            data, last = data + self._take(size), bool(first & 0x80)
+        return data.decode()
+
+    def close(self):
+        self._socket.close()
 
 
 class Page:
     """One page of a running browser."""
 
-    def __init__(self, write_fd, read_fd):
-        self._write, self._read = write_fd, read_fd
-        self._buffer, self._count, self._session = b"", 0, None
+    def __init__(self, wire):
+        self._wire = wire
+        self._count, self._session = 0, None
         self.events = []
 
     def command(self, method, **parameters):
@@ -26,29 +90,27 @@ class Page:
         message = {"id": self._count, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
+        self._wire.send(json.dumps(message))
         while True:
-            answer = self._receive()
+            answer = json.loads(self._wire.receive())
             if answer.get("id") == self._count:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]
             self.events.append(answer)
 
-    def _receive(self, seconds=60):
+    def _first_page(self, seconds=60):
         end = time.monotonic() + seconds
-        while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._read], [], [], max(0.0, end - time.monotonic()))
-            assert ready, "Chromium does not answer"
-            data = os.read(self._read, 1 << 16)
-            assert data, "Chromium ended"
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\0")
-        return json.loads(line)
+        while time.monotonic() < end:
+            for target in self.command("Target.getTargets")["targetInfos"]:
+                if target["type"] == "page":
+                    return target["targetId"]
+            time.sleep(0.05)
+        raise AssertionError("Chromium opens no page")
 
     def open(self, path, width=1400, height=1000, mobile=False):
         """Load a file in a window of that size."""
         if self._session is None:
-            target = self.command("Target.createTarget", url="about:blank")["targetId"]
+            target = self._first_page()
             attached = self.command("Target.attachToTarget", targetId=target, flatten=True)
             self._session = attached["sessionId"]
             for domain in ("Page", "Runtime", "Log", "Network"):
@@ -63,7 +125,9 @@ class Page:
 
     def run(self, script):
         """The value of a JavaScript expression."""
-        answer = self.command("Runtime.evaluate", expression=script, returnByValue=True)
+        answer = self.command(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -116,30 +180,33 @@ class Page:
 def chromium(folder):
     """Start a browser with a fresh profile in `folder`; yields its page."""
     program = peer("chromium")
-    to_child, from_us = os.pipe()
-    from_child, to_us = os.pipe()
-
-    def fixed_numbers():  # Chromium reads commands from 3 and answers into 4
-        read, write = os.dup(to_child), os.dup(to_us)
-        os.dup2(read, 3)
-        os.dup2(write, 4)
-
-    command = [program, *FLAGS, "--no-sandbox", "--hide-scrollbars", "--remote-debugging-pipe"]
+    profile = Path(folder) / "profile"
+    options = [*OPTIONS, "--remote-debugging-port=0"]
     process = subprocess.Popen(
-        [*command, f"--user-data-dir={folder}/profile", "about:blank"],
-        preexec_fn=fixed_numbers,  # noqa: PLW1509 - no threads run when the browser is started
-        close_fds=False,
+        [program, *options, f"--user-data-dir={profile}", "about:blank"],
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(to_child)
-    os.close(to_us)
+    wire = None
     try:
-        yield Page(from_us, from_child)
+        wire = Socket(*_where(profile / "DevToolsActivePort", process))
+        yield Page(wire)
     finally:
+        if wire is not None:
+            wire.close()
         os.killpg(process.pid, 9)
         process.wait()
-        os.close(from_us)
-        os.close(from_child)
+
+
+def _where(file, process, seconds=60):
+    """Port and path the browser writes down when it listens."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert process.poll() is None, "Chromium does not start"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        if len(lines) == 2:
+            return int(lines[0]), lines[1]
+        time.sleep(0.05)
+    raise AssertionError("Chromium does not listen")

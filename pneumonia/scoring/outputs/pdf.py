@@ -28,7 +28,6 @@ FLAGS = (
     "--no-first-run",
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--no-pdf-header-footer",
-    "--run-all-compositor-stages-before-draw",
 )
 
 

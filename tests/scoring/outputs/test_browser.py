@@ -37,8 +37,9 @@ def shown_view(page):
 def middle(page, number=0):
     """Centre of a pane of the first case, in the window."""
     frame = page.run(
-        f"(() => {{ {FIRST}.scrollIntoView(); const r = {FIRST}.querySelectorAll('.pane')[{number}]"
-        ".getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })()"
+        f"(() => {{ {FIRST}.scrollIntoView({{behavior: 'instant'}});"
+        f" const r = {FIRST}.querySelectorAll('.pane')[{number}].getBoundingClientRect();"
+        " return [r.left, r.top, r.width, r.height]; })()"
     )
     return frame[0] + frame[2] / 2, frame[1] + frame[3] / 2, frame
 
@@ -104,7 +105,7 @@ def test_dragging_changes_window_and_level_of_both_panes(page):
 def test_the_window_is_the_dicom_formula(page, scored, key_of):
     """Grey on the screen = (grey - (center - width / 2)) / width, within a grey level or two."""
     name = next(record.key for record in scored[2].records if record.file.image_id == "one")
-    page.run(f"document.getElementById('c-{name}').scrollIntoView()")
+    page.run(f"document.getElementById('c-{name}').scrollIntoView({{behavior: 'instant'}})")
     probe = (
         f"(() => {{ const item = document.getElementById('c-{name}'); activate(item, false);"
         " views.set(item, {...START, center: 0.3, width: 0.5}); draw(item);"
