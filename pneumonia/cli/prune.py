@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pneumonia.cli.quantize import quantize_by_recipe
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
+from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from pneumonia.compression.pipeline import PruneResult
@@ -35,13 +37,19 @@ def command(
 ) -> None:
     """Prune a trained RUN with ADMM, retrain what is left and compact it.
 
+    The recipes of `pneumonia quantize` (quant-8, quant-4, ternary, binary) work here as well.
     Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
     """
     from pneumonia.compression.recipe import PruneRecipe
     from pneumonia.compression.run import run_prune
-    from pneumonia.recipes import load_recipe
+    from pneumonia.recipes import load_recipe, recipe_names
     from pneumonia.training.distributed import started_as_first
 
+    if recipe in recipe_names("quantize"):
+        if rate is not None:
+            raise ConfigError("Quantization has bits, no rate", found=f"--rate {rate}")
+        quantize_by_recipe(run, recipe, out, data, overrides, resume)
+        return
     if rate is not None:
         overrides = (*overrides, f"rate={rate}")
     settings = load_recipe(recipe, "prune", PruneRecipe, overrides)

@@ -37,12 +37,13 @@ def command(
         _int8(run, out, data)
     else:
         assert recipe is not None
-        _by_recipe(run, recipe, out, data, overrides, resume)
+        quantize_by_recipe(run, recipe, out, data, overrides, resume)
 
 
-def _by_recipe(
+def quantize_by_recipe(
     run: Path, recipe: str, out: Path, data: Path | None, overrides: tuple[str, ...], resume: bool
 ) -> None:
+    """Train a run's weights onto few levels, and show what came of it."""
     from pneumonia.compression.quantize_recipe import QuantizeRecipe
     from pneumonia.compression.quantize_run import run_quantize
     from pneumonia.recipes import load_recipe

@@ -10,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from data_prep.dataset import open_dataset
+from pneumonia.cli.prune import command as prune_command
 from pneumonia.cli.quantize import command
 from pneumonia.compression.quantize_recipe import QuantizeRecipe, levels_of
 from pneumonia.compression.quantize_run import run_quantize, selected
@@ -196,3 +197,16 @@ def test_no_layer_matches(trained):
     spec, _ = load_model(trained[0] / "best")
     with pytest.raises(ConfigError, match="conv_000"):
         selected(spec, QuantizeRecipe(layers=("fc*",)))
+
+
+def test_the_prune_verb_takes_the_quantizing_recipes(trained, tmp_path):
+    run, _ = trained
+    quick = [f"--set={key}={value}" for key, value in QUICK.items()]
+    arguments = [str(run), "--recipe", "ternary", "--out", str(tmp_path / "out"), *quick]
+    done = CliRunner().invoke(prune_command, [*arguments, "--set=ladder=[ternary]"])
+    assert done.exit_code == 0, done.output
+    assert max(levels_per_layer(tmp_path / "out" / "best").values()) <= 3
+    with pytest.raises(ConfigError, match="no rate"):
+        CliRunner().invoke(
+            prune_command, [*arguments, "--rate", "4"], catch_exceptions=False
+        )  # fmt: skip
