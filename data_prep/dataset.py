@@ -28,6 +28,8 @@ MANIFEST_COLUMNS = (
     "image_id", "kind", "split", "patient_id", "class", "view", "sex", "age", "width", "height",
     "labelled", "cache_offset", "cache_height", "cache_width", "sha256",
 )  # fmt: skip
+WEAK_COLUMN = "weak_opacity"  # last, and only in datasets whose images have reports
+WEAK_LABELS = ("yes", "no", "uncertain", "")
 BOX_COLUMNS = ("image_id", "kind", "x1", "y1", "x2", "y2")
 TABLES = ("manifest.csv", "boxes.csv", "labels.csv", "splits.json")  # small; checked at every open
 CACHE_FILE = "images.u8"
@@ -52,6 +54,8 @@ class ImageRecord(NamedTuple):
         width: Width of the original image in pixels, the frame of its boxes.
         height: Height of the original image in pixels.
         labelled: Whether the absence of boxes means that there is no opacity.
+        weak_opacity: What the report says of an opacity: `yes`, `no`, `uncertain`; empty without
+            a report.
     """
 
     image_id: str
@@ -65,6 +69,7 @@ class ImageRecord(NamedTuple):
     width: int
     height: int
     labelled: bool
+    weak_opacity: str = ""
 
 
 class CacheEntry(NamedTuple):
@@ -259,12 +264,15 @@ def _check_table(folder: Path, name: str, info: Mapping[str, Any]) -> None:
 
 
 def _parse_table(
-    path: Path, columns: tuple[str, ...], parse: Callable[[dict[str, str]], Parsed]
+    path: Path,
+    columns: tuple[str, ...],
+    parse: Callable[[dict[str, str]], Parsed],
+    optional: tuple[str, ...] = (),
 ) -> list[Parsed]:
     """Apply `parse` to every row; a fault names its line."""
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or ()) != columns:
+        if tuple(reader.fieldnames or ()) not in (columns, columns + optional):
             raise DataError(
                 "Table has other columns",
                 expected=",".join(columns),
@@ -290,7 +298,7 @@ def _read_manifest(folder: Path) -> tuple[tuple[ImageRecord, ...], tuple[CacheEn
             raise ValueError("negative or zero cache entry")
         return _record(row), CacheEntry(offset, height, width, row["sha256"])
 
-    rows = _parse_table(folder / "manifest.csv", MANIFEST_COLUMNS, parse)
+    rows = _parse_table(folder / "manifest.csv", MANIFEST_COLUMNS, parse, (WEAK_COLUMN,))
     return tuple(record for record, _ in rows), tuple(entry for _, entry in rows)
 
 
@@ -298,6 +306,9 @@ def _record(row: Mapping[str, str]) -> ImageRecord:
     for key, allowed in (("kind", KINDS), ("split", SPLITS), ("class", CLASSES)):
         if row[key] not in allowed:
             raise ValueError(f"{key} {row[key]!r}")
+    weak = row.get(WEAK_COLUMN, "")
+    if weak not in WEAK_LABELS:
+        raise ValueError(f"{WEAK_COLUMN} {weak!r}")
     return ImageRecord(
         image_id=row["image_id"],
         kind=row["kind"],
@@ -310,6 +321,7 @@ def _record(row: Mapping[str, str]) -> ImageRecord:
         width=int(row["width"]),
         height=int(row["height"]),
         labelled={"0": False, "1": True}[row["labelled"]],
+        weak_opacity=weak,
     )
 
 

@@ -264,7 +264,7 @@ def _record(candidate: _Candidate, decoded: Decoded, adjusted: Counter[str]) -> 
         image_id=image.image_id,
         kind=image.kind,
         split="train",  # until all patients are known
-        patient_id=image.patient_id or _pseudonym(decoded.patient_id, image.image_id),
+        patient_id=image.patient_id or pseudonym(decoded.patient_id, image.image_id),
         class_name=candidate.class_name,
         view=view if view in ("AP", "PA") else "",
         sex=sex if sex in ("F", "M") else "",
@@ -275,7 +275,7 @@ def _record(candidate: _Candidate, decoded: Decoded, adjusted: Counter[str]) -> 
     )
 
 
-def _pseudonym(dicom_patient_id: str, image_id: str) -> str:
+def pseudonym(dicom_patient_id: str, image_id: str) -> str:
     """A name for the patient of a DICOM header; RSNA's files hold the image's own id there."""
     if not dicom_patient_id or dicom_patient_id == image_id:
         return image_id

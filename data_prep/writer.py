@@ -20,6 +20,7 @@ from data_prep.dataset import (
     MANIFEST_COLUMNS,
     SCHEMA,
     SPLITS,
+    WEAK_COLUMN,
     Boxes,
     CacheEntry,
     ImageRecord,
@@ -145,7 +146,7 @@ class DatasetWriter:
             raise DataError("Dataset has no image", fix="See what was rejected above")
         self._stream.close()
         tables = {
-            "manifest.csv": _csv(MANIFEST_COLUMNS, self._manifest_rows()),
+            "manifest.csv": self._manifest(),
             "boxes.csv": _csv(BOX_COLUMNS, self._box_rows()),
             "labels.csv": _csv(LABEL_COLUMNS, self._label_rows()),
             "splits.json": json.dumps(self._splits(facts), indent=1) + "\n",
@@ -171,6 +172,14 @@ class DatasetWriter:
             "files": files,
         }
         write_json(str(self.folder / "dataset.json"), info)
+
+    def _manifest(self) -> str:
+        """The table; what reports say is a column only where there is a report."""
+        rows = self._manifest_rows()
+        if not any(record.weak_opacity for record in self._records):
+            return _csv(MANIFEST_COLUMNS, rows)
+        pairs = zip(rows, self._records, strict=True)
+        return _csv((*MANIFEST_COLUMNS, WEAK_COLUMN), ((*row, r.weak_opacity) for row, r in pairs))
 
     def _manifest_rows(self) -> Iterator[Sequence[object]]:
         for r, c in zip(self._records, self._cache, strict=True):

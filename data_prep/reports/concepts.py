@@ -58,7 +58,8 @@ class ConceptBase:
         aliases: Code -> surface forms; `..` stands for up to five other words.
         qualifiers: Qualifier -> surface forms.
         neighbours: Heading -> headings that often occur in the same report, best first.
-        opacity: Headings that mean a lung opacity.
+        opacity: Headings that mean a lung opacity as the RSNA challenge boxes it, and headings
+            that may hide one or be taken for one.
         source: Where the counts come from.
     """
 
@@ -69,14 +70,14 @@ class ConceptBase:
         aliases: Mapping[str, Sequence[str]] | None = None,
         qualifiers: Mapping[str, Sequence[str]] | None = None,
         neighbours: Mapping[str, Sequence[str]] | None = None,
-        opacity: Sequence[str] = (),
+        opacity: tuple[Sequence[str], Sequence[str]] = ((), ()),
         source: Mapping[str, Any] | None = None,
     ) -> None:
         self.groups = {name: tuple(headings) for name, headings in (groups or {}).items()}
         self._aliases = {code: tuple(forms) for code, forms in (aliases or {}).items()}
         self.qualifier_aliases = {name: tuple(forms) for name, forms in (qualifiers or {}).items()}
         self._neighbours = {name: tuple(others) for name, others in (neighbours or {}).items()}
-        self.opacity = tuple(opacity)
+        self.opacity, self.opacity_like = (tuple(headings) for headings in opacity)
         self.source = dict(source or {})
         self.counts = dict(counts)
         self._group_of = {h: group for group, names in self.groups.items() for h in names}
@@ -203,7 +204,7 @@ class ConceptBase:
         """The same base as if reports had been coded so; all else is shared."""
         return ConceptBase(
             dict(counts), self.groups, self._aliases, self.qualifier_aliases, self._neighbours,
-            self.opacity, self.source,
+            (self.opacity, self.opacity_like), self.source,
         )  # fmt: skip
 
     def _known(self, node: str) -> None:
@@ -217,6 +218,7 @@ class ConceptBase:
             "source": self.source,
             "groups": {name: list(v) for name, v in self.groups.items()},
             "opacity": list(self.opacity),
+            "opacity_like": list(self.opacity_like),
             "aliases": {name: list(v) for name, v in self._aliases.items()},
             "qualifiers": {name: list(v) for name, v in self.qualifier_aliases.items()},
             "neighbours": {name: list(v) for name, v in self._neighbours.items()},
@@ -261,7 +263,10 @@ class ConceptBase:
         }
         return cls(
             counts,
-            opacity=_strings(table.get("opacity", []), path),
+            opacity=(
+                _strings(table.get("opacity", []), path),
+                _strings(table.get("opacity_like", []), path),
+            ),
             source=_mapping(table, "source", path),
             **lists,
         )
@@ -299,7 +304,7 @@ def build_base(
         lexicon["aliases"],
         lexicon["qualifiers"],
         neighbours,
-        lexicon["opacity"],
+        (lexicon["opacity"], lexicon["opacity_like"]),
         {**source, "reports": n_reports},
     )
 

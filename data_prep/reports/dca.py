@@ -16,8 +16,9 @@ from data_prep.reports.local_models import attend
 Hops = Literal[0, 1, 2]
 KEEP_ENTITIES, KEEP_NEIGHBOURS = 7, 50
 # Vectors have length 1, so products lie within -1 and 1: with ones the attention would be nearly
-# uniform and two codes that differ in one qualifier would score alike. Training starts from these.
-_SHARP, _STEEP = 5.0, 10.0
+# uniform and two codes that differ in one qualifier would score alike. Training starts from these;
+# neighbours, which are guesses, start with less to say than what was linked.
+_SHARP, _STEEP, _GENTLE = 5.0, 10.0, 1.0
 _MASKED = -1e10
 _MEMORY_STEPS = 100  # entities kept: bounds the cost of a step however long the document is
 
@@ -64,7 +65,7 @@ class DynamicContext(nn.Module):
         self.hops = hops
         self.keep = (KEEP_ENTITIES, KEEP_NEIGHBOURS) if hard else (None, None)
         self.diagonals = nn.ParameterList(
-            nn.Parameter(torch.full((size,), value)) for value in (_SHARP, _STEEP) * 2
+            nn.Parameter(torch.full((size,), value)) for value in (_SHARP, _STEEP, _SHARP, _GENTLE)
         )
         self.types = nn.Parameter(torch.zeros(n_mention_kinds, table.space.n_kinds))
         self.join = nn.Sequential(

@@ -12,17 +12,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from data_prep.reports.assertion import PRESENT
 from data_prep.reports.batches import EntityTable, arrange, collate
 from data_prep.reports.candidates import CandidateGenerator, Priors, best_gold, learn_priors
-from data_prep.reports.concepts import NIL, NORMAL, NOT_FINDINGS, ConceptBase, build_base, read_json
+from data_prep.reports.concepts import NIL, NORMAL, ConceptBase, build_base, read_json
 from data_prep.reports.dca import DynamicContext
 from data_prep.reports.documents import LinkDocument
 from data_prep.reports.linking import Decision, finder_of
 from data_prep.reports.local_models import LOCAL_MODELS
-from data_prep.reports.measure import count_codes, micro_f1
+from data_prep.reports.measure import Agreement, agreement, count_codes, micro_f1
 from data_prep.reports.mentions import Mention
-from data_prep.reports.reading import Report
+from data_prep.reports.reading import Report, read_reports
 from data_prep.reports.report_documents import (
     N_MENTION_KINDS,
     DocumentMaker,
@@ -30,6 +29,7 @@ from data_prep.reports.report_documents import (
     content_words,
 )
 from data_prep.reports.spaces import ConceptSpace, parts_of
+from data_prep.reports.splitting import split_reports
 from data_prep.reports.text import Sentence
 from data_prep.reports.training import LinkerConfig, Progress, train_model
 from data_prep.reports.vectors import WordVectors, train_vectors
@@ -197,7 +197,7 @@ def parse(base: ConceptBase, reports: Sequence[Report]) -> list[Parsed]:
     return found
 
 
-def report_codes(mentions: Sequence[Mention], decisions: Sequence[Decision]) -> list[str]:
+def report_codes(decisions: Sequence[Decision]) -> list[str]:
     """Codes of a report from the decisions on its asserted mentions; `normal` when there is none.
 
     An uncertain mention counts when the linker finds a code for it: whether a report's uncertain
@@ -282,20 +282,45 @@ def fit(
 
     def evaluate(_: DynamicContext) -> float:
         decided = linker.decide_all(val_documents)
-        codes = [report_codes(r.mentions, d) for r, d in zip(val, decided, strict=True)]
+        codes = [report_codes(decisions) for decisions in decided]
         levels = ("heading", "code")
         return float(np.mean([micro_f1(count_codes(codes, gold, level)) for level in levels]))
 
     return train_model(linker.model, linker.table, documents, linker.config, evaluate, progress)
 
 
-__all__ = [
-    "NOT_FINDINGS",
-    "PRESENT",
-    "Linker",
-    "Parsed",
-    "fit",
-    "parse",
-    "report_codes",
-    "train_linker",
-]
+def train_on(
+    source: Path, config: LinkerConfig, progress: Progress | None = None
+) -> tuple[Linker, list[Report]]:
+    """Train on a source's own split of 70, 10 and 20 %; returns the linker and the test part.
+
+    Raises:
+        DataError: The source cannot be read, or its reports have no manual codes.
+    """
+    reports = [report for report in read_reports(source) if report.codes and not report.reason]
+    part = split_reports([report.report_id for report in reports])
+    train, val, test = (
+        [report for report in reports if part[report.report_id] == name]
+        for name in ("train", "val", "test")
+    )
+    if not (train and val and test):
+        raise DataError(
+            "Too few reports with manual codes",
+            expected="some thousand, in a column `mesh_major` or in OpenI's XML",
+            found=str(len(reports)),
+            where=str(source),
+        )
+    origin = {"reports_of": source.name, "split": "70/10/20 by report"}
+    return train_linker(train, val, config, origin, progress), test
+
+
+def judge(linker: Linker, reports: Sequence[Report]) -> dict[str, Agreement]:
+    """Agreement with manual codes, of headings and of full codes."""
+    parsed = [r for r in parse(linker.base, reports) if r.codes]
+    documents = [linker.make(r.name, r.sentences, r.mentions) for r in parsed]
+    decided = linker.decide_all(documents)
+    codes = [report_codes(d) for d in decided]
+    gold = [r.codes for r in parsed]
+    return {
+        f"{level}s": agreement([count_codes(codes, gold, level)]) for level in ("heading", "code")
+    }

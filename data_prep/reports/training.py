@@ -47,9 +47,9 @@ class LinkerConfig(BaseModel):
     hard: bool = True
     order: Order = "offset"
     learn: Literal["sl", "rl"] = "sl"
-    warm_up: int = Field(default=5, ge=0)
+    warm_up: int = Field(default=10, ge=0)
     epochs: PositiveInt = 40
-    patience: PositiveInt = 8
+    patience: PositiveInt = 15
     batch_size: PositiveInt = 16
     learning_rate: float = Field(default=2e-3, gt=0)
     margin: float = Field(default=0.01, gt=0)

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from pneumonia.cli.reports import link_reports_verb, train_linker_verb
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 _WORKERS = click.option(
@@ -16,6 +17,10 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.group()
 def command() -> None:
     """Import, make, fetch and audit datasets."""
+
+
+command.add_command(link_reports_verb)
+command.add_command(train_linker_verb)
 
 
 @command.command("import-rsna")
