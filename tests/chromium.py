@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tests.peers import peer
 
-
 OPTIONS = (
     "--headless",
     "--no-sandbox",

@@ -143,6 +143,14 @@ def _settings(options: dict[str, Any]) -> "ScoreSettings":
     )
 
 
+def _show_what_is_missing(outputs: dict[str, Any]) -> None:
+    """Outputs that were asked for and could not be made; they are no reason to stop a batch."""
+    for reason, count in outputs.get("dicom", {}).get("not_made", {}).items():
+        click.echo(f"no DICOM results: {count} images: {reason}", err=True)
+    if outputs.get("pdf", {"page": True})["page"] is None:
+        click.echo(f"no report.pdf: {outputs['pdf']['reason']}", err=True)
+
+
 def _show(summary: "ScoreSummary", out: Path) -> None:
     document = summary.document
     totals, model = document["totals"], document["model"]
@@ -162,5 +170,9 @@ def _show(summary: "ScoreSummary", out: Path) -> None:
         )
     if len(failures) > MAX_FAILURES_SHOWN:
         click.echo(f"not scored: {len(failures) - MAX_FAILURES_SHOWN} more", err=True)
-    click.echo(f"{DISCLAIMER} Written: {out / 'worklist.csv'}")
+    outputs = document["outputs"]
+    pages = [outputs[name]["page"] for name in ("report", "pdf") if name in outputs]
+    written = ["worklist.csv", *(page for page in pages if page)]
+    click.echo(f"{DISCLAIMER} Written: {', '.join(str(out / name) for name in written)}")
+    _show_what_is_missing(outputs)
     show_next(f"pneumonia evaluate {out / 'predictions.csv'} LABELS --out DIR")

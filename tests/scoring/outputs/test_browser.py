@@ -13,7 +13,7 @@ from tests.chromium import chromium
 from tests.peers import peer, run_peer
 from tests.scoring.outputs.conftest import HOSTILE
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("chromium")]
 FIRST = "document.querySelector('.case')"
 
 

@@ -1,0 +1,61 @@
+"""The options that choose outputs, and what the command says about them."""
+
+import pytest
+from PIL import Image
+
+from pneumonia.cli import group, run
+from pneumonia.scoring.outputs import pdf
+from tests.runtime.dicoms import chest_dataset, save
+
+
+@pytest.fixture
+def source(tmp_path, bright):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(bright).save(tmp_path / "in" / "picture.png")
+    save(tmp_path / "in" / "sick.dcm", chest_dataset(bright))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def score(source, tmp_path, bundle_folder):
+    def call(*arguments):
+        fixed = [source, tmp_path / "out", "--bundle", bundle_folder, "--engine", "reference"]
+        return run(group, ["score", *map(str, [*fixed, *arguments])])
+
+    return call
+
+
+def test_kinds_are_chosen(score, tmp_path, capsys):
+    assert score("--dicom", "SC, sr", "--fhir") == 0
+    shown = capsys.readouterr()
+    kinds = sorted(path.name.partition("-")[2] for path in (tmp_path / "out" / "dicom").iterdir())
+    assert kinds == ["sc.dcm", "sr.dcm"]
+    assert len(list((tmp_path / "out" / "fhir").iterdir())) == 2
+    assert "no DICOM results: 1 images: not_dicom" in shown.err
+    assert str(tmp_path / "out" / "report.html") in shown.out
+
+
+def test_all_kinds(score, tmp_path):
+    assert score("--dicom", "all", "--no-report") == 0
+    assert len(list((tmp_path / "out" / "dicom").iterdir())) == 3
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("value", ["", "pdf", "sr,rtss", ","])
+def test_unknown_kinds_are_2(score, tmp_path, capsys, value):
+    assert score("--dicom", value) == 2
+    assert "sr,gsps,sc" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pdf_needs_the_report(score, capsys):
+    assert score("--pdf", "--no-report") == 2
+    assert "printed from the report" in capsys.readouterr().err
+
+
+def test_a_missing_browser_is_said_and_is_no_failure(score, capsys, monkeypatch):
+    monkeypatch.setattr(pdf, "find_browser", lambda: None)
+    assert score("--pdf") == 0
+    shown = capsys.readouterr()
+    assert "no report.pdf: no Chromium or Chrome found" in shown.err
+    assert "report.pdf" not in shown.out
