@@ -63,6 +63,7 @@ def write_compare_report(path: str | Path, report: CompareReport) -> None:
         "point": report.point,
         "summaries": [_summary(report, item) for item in report.comparisons],
         "costs": _cost_rows(report),
+        "scaled": any(item.box_scale != 1.0 for item in report.thresholds.values()),
         "cost_notes": sorted({f.note for f in report.footprints.values() if f.note}),
         "optimistic": any(t.origin == SAME_IMAGES for t in report.thresholds.values()),
         "tables": [_difference_rows(item, report.point) for item in report.comparisons],
@@ -206,7 +207,8 @@ def _group_table(comparison: Comparison) -> dict[str, Any]:
                 wording.interval_text(item.delta, share, True),
             )
         )
-    return {"model": comparison.model, "rows": rows}
+    shown = any(np.isfinite(item.delta.value) for item in comparison.groups)
+    return {"model": comparison.model, "rows": rows, "any_shown": shown}
 
 
 def _changed_cases(report: CompareReport, most: int = 6) -> list[dict[str, Any]]:

@@ -48,11 +48,13 @@ class Thresholds:
         points: Name -> point.
         origin: `frozen`, `given by hand` or `chosen on these same images` (then optimistic).
         platt: Slope and intercept of the frozen Platt scaling, None = not available.
+        box_scale: How the cases' boxes were resized before they were judged; 1 = as predicted.
     """
 
     points: Mapping[str, OperatingPoint]
     origin: str
     platt: tuple[float, float] | None = None
+    box_scale: float = 1.0
 
     @property
     def primary(self) -> str:

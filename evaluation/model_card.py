@@ -54,6 +54,12 @@ def limits(evidence: Evidence) -> list[str]:
             "Thresholds were chosen on these same images: everything that depends on a threshold"
             " is optimistic. Freeze them on validation images and give --operating-points."
         )
+    if evidence.thresholds.box_scale != 1.0:
+        lines.append(
+            f"Predicted boxes were resized by {evidence.thresholds.box_scale:g} about their centres"
+            " before they were judged: a fit to how the truth was drawn. The boxes that a reader"
+            " is shown are not resized."
+        )
     if not cases.coverage.patients_known:
         lines.append(
             "Patients are not known for all images: intervals treat such images as independent and"

@@ -18,7 +18,6 @@ from evaluation.cases import Cases
 from evaluation.image_level import roc_curve
 from evaluation.matching import Float64Array
 from evaluation.rsna import rsna_table
-from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import ArtefactError
 
 SCHEMA = "pneumonia.operating_points/1"
@@ -127,12 +126,13 @@ def _describe(cases: Cases, threshold: float, rule: str, score: float) -> Operat
     )
 
 
-def document(cases: Cases, model_hash: str | None = None) -> dict[str, Any]:
+def document(cases: Cases, model_hash: str | None = None, box_scale: float = 1.0) -> dict[str, Any]:
     """The content of operating_points.json, with the calibration fitted on the same images.
 
     Args:
         cases: Validation cases.
         model_hash: The model the thresholds belong to; a bundle refuses any other.
+        box_scale: How these cases' boxes were resized (`evaluation.box_scale`); 1 = as predicted.
     """
     slope, intercept = fit_platt(cases.positive, cases.image_score)
     temperature = fit_temperature(cases.positive, cases.image_score)
@@ -148,6 +148,7 @@ def document(cases: Cases, model_hash: str | None = None) -> dict[str, Any]:
             "positive": int(cases.positive.sum()),
             "patients": cases.coverage.n_patients,
         },
+        **({"box_scale": box_scale} if box_scale != 1.0 else {}),
         "points": {name: asdict(point) for name, point in choose(cases).items()},
         "calibration": {
             "platt_slope": known(slope),
@@ -157,13 +158,8 @@ def document(cases: Cases, model_hash: str | None = None) -> dict[str, Any]:
     }
 
 
-def write_points(path: str | Path, cases: Cases, model_hash: str | None = None) -> None:
-    """Choose operating points and write operating_points.json."""
-    write_json(str(path), document(cases, model_hash))
-
-
 def read_points(path: str | Path) -> tuple[dict[str, OperatingPoint], dict[str, Any]]:
-    """Read operating_points.json, or the one of a bundle folder.
+    """Read operating_points.json, or the one of a bundle, checkpoint or run folder (its best).
 
     Returns:
         The points by name and the whole document.
@@ -171,7 +167,7 @@ def read_points(path: str | Path) -> tuple[dict[str, OperatingPoint], dict[str, 
     Raises:
         ArtefactError: Not readable, or a threshold that is not a number in 0..1.
     """
-    file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+    file = points_file(path) or Path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -184,6 +180,22 @@ def read_points(path: str | Path) -> tuple[dict[str, OperatingPoint], dict[str, 
     return {name: _parse(record, f"{file}, point {name!r}") for name, record in points.items()}, (
         content
     )
+
+
+def points_file(path: str | Path) -> Path | None:
+    """Where the points of a bundle, checkpoint or run folder lie; a file is itself.
+
+    Returns:
+        The file, or None when the folder holds none.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        return place
+    # a run's own weights and points are those of its best checkpoint
+    for file in (place / FILE_NAME, place / "best" / FILE_NAME):
+        if file.is_file():
+            return file
+    return None
 
 
 def read_platt(document: Mapping[str, Any]) -> tuple[float, float] | None:

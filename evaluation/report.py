@@ -61,6 +61,7 @@ def write_report(
         OutputError: The file cannot be written.
     """
     study, point = evidence.study, evidence.thresholds.primary
+    subgroups = _subgroup_rows(evidence)
     context = {
         "title": "Evaluation report",
         "evidence": evidence,
@@ -78,7 +79,8 @@ def write_report(
         "calibration": metric_lines(evidence.estimates, "calibration."),
         "points": _point_columns(evidence),
         "figures": _figures(evidence),
-        "subgroups": _subgroup_rows(evidence),
+        "subgroups": subgroups,
+        "any_group_shown": any(cell["shown"] for row in subgroups for cell in row["cells"]),
         "cell_min": CELL_MIN,
         "failures": count_errors(evidence.errors),
         "explanations": EXPLANATIONS,

@@ -72,6 +72,7 @@ def metrics_document(evidence: Evidence) -> dict[str, Any]:
         "operating_points": {
             name: asdict(point) for name, point in evidence.thresholds.points.items()
         },
+        "box_scale": evidence.thresholds.box_scale,
         "draws": evidence.draws,
         "seed": evidence.seed,
         "metrics": {

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from pneumonia.cli.evaluation_inputs import FILE, FOLDER, parse_frame, read_cases
+from pneumonia.cli.evaluation_inputs import (
+    FILE,
+    FOLDER,
+    Frozen,
+    check_scored_by,
+    parse_frame,
+    read_cases,
+    read_frozen,
+)
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
@@ -198,23 +206,36 @@ def _studies(
         for entry in entries
     }
     check_same_images(list(cases.values()))
-    thresholds = {entry.name: _thresholds(options, entry, cases[entry.name]) for entry in entries}
+    judged = {entry.name: _judged(options, entry, cases[entry.name]) for entry in entries}
+    thresholds = {name: item for name, (_, item) in judged.items()}
     studies = {}
-    for name, item in cases.items():
+    for name, (item, _) in judged.items():
         levels = {key: point.threshold for key, point in thresholds[name].points.items()}
         studies[name] = open_study(item, levels)
     return studies, thresholds
 
 
-def _thresholds(options: Mapping[str, Any], entry: Entry, cases: "Cases") -> "Thresholds":
-    """By hand, the model's own, those given for all, or chosen on these images."""
-    from evaluation.evidence import settle_thresholds
-    from evaluation.operating_points import FILE_NAME, read_points
+def _judged(options: Mapping[str, Any], entry: Entry, cases: "Cases") -> "tuple[Cases, Thresholds]":
+    """Thresholds by hand, the model's own, given for all, or chosen here; boxes scaled as frozen.
 
-    own = entry.model if entry.model and (entry.model / FILE_NAME).is_file() else None
-    source = own or options["points"]
-    points = read_points(source)[0] if source is not None else None
-    return settle_thresholds(cases, points, options["threshold"])
+    Raises:
+        ArtefactError: The model's bundle did not make these predictions.
+    """
+    from dataclasses import replace
+
+    from evaluation.box_scale import scale_boxes
+    from evaluation.evidence import settle_thresholds
+    from evaluation.operating_points import points_file
+    from pneumonia.runtime.bundle import load_bundle
+
+    if entry.model is not None and (entry.model / "manifest.json").is_file():
+        check_scored_by(entry.predictions, load_bundle(str(entry.model)).model_hash)
+    own = None if entry.model is None else points_file(entry.model)
+    source = None if options["threshold"] is not None else own or options["points"]
+    frozen = Frozen() if source is None else read_frozen(source)
+    cases = scale_boxes(cases, frozen.box_scale)
+    thresholds = settle_thresholds(cases, frozen.points, options["threshold"])
+    return cases, replace(thresholds, box_scale=frozen.box_scale)
 
 
 def _common_point(thresholds: "Mapping[str, Thresholds]") -> str:

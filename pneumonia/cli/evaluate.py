@@ -8,8 +8,13 @@ import click
 from pneumonia.cli.evaluation_inputs import (
     FILE,
     FOLDER,
+    TUNE,
+    Frozen,
+    check_scored_by,
+    parse_box_scale,
     parse_frame,
     read_cases,
+    read_frozen,
     read_subset,
     split_named,
 )
@@ -17,7 +22,7 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
     from evaluation.cases import Cases
-    from evaluation.evidence import Evidence, Provenance, Thresholds
+    from evaluation.evidence import Evidence, Provenance
 
 SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 
@@ -36,6 +41,18 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 )
 @click.option("--threshold", type=click.FloatRange(0, 1), help="One threshold by hand instead.")
 @click.option("--bundle", type=FOLDER, help="The model: its name, hash and frozen thresholds.")
+@click.option(
+    "--freeze-into",
+    type=FOLDER,
+    metavar="BUNDLE",
+    help="Choose thresholds and calibration on these images and put them into this bundle.",
+)
+@click.option(
+    "--box-scale",
+    callback=parse_box_scale,
+    metavar="FACTOR|tune",
+    help="Resize boxes about their centres first; `tune` on validation images. Off by default.",
+)
 @click.option(
     "--frame",
     callback=parse_frame,
@@ -74,20 +91,30 @@ def command(**options: Any) -> None:
     if options["write_perturbed"] is not None:
         _write_perturbed(options)
         return
-    from evaluation.bootstrap import Resampler
-    from evaluation.evidence import gather
+    from dataclasses import replace
 
+    from evaluation.bootstrap import Resampler
+    from evaluation.box_scale import scale_boxes
+    from evaluation.evidence import gather, settle_thresholds
+
+    frozen = _frozen(options)
     cases = _cases(options, options["predictions"])
+    scale = _box_scale(options, frozen, cases)
+    cases = scale_boxes(cases, scale)
     perturbed = {
-        name: _cases(options, file) for name, file in map(split_named, options["perturbed"])
+        name: scale_boxes(_cases(options, file), scale)
+        for name, file in map(split_named, options["perturbed"])
     }
-    thresholds = _thresholds(options, cases)
+    thresholds = settle_thresholds(cases, frozen.points, options["threshold"], frozen.platt)
+    thresholds = replace(thresholds, box_scale=scale)
     resampler = Resampler(cases.patients, cases.positive, options["draws"], options["seed"])
     with progress_bar("evaluating") as progress:
         evidence = gather(cases, thresholds, resampler, perturbed, _provenance(options), progress)
         _write(options, evidence)
     _show(evidence, options["out"])
-    if thresholds.origin == "frozen":
+    if options["freeze_into"] is not None:
+        _freeze(evidence, options["freeze_into"])
+    elif thresholds.origin == "frozen":
         show_next(f"open {options['out'] / 'report.html'}")
     else:
         file = options["out"] / "operating_points.json"
@@ -105,38 +132,84 @@ def _cases(options: dict[str, Any], predictions: Path) -> "Cases":
     )
 
 
-def _thresholds(options: dict[str, Any], cases: "Cases") -> "Thresholds":
-    """By hand, frozen in a file, frozen in the bundle, or chosen on these images."""
-    from evaluation.evidence import settle_thresholds
-    from evaluation.operating_points import read_platt, read_points
-    from pneumonia.runtime.errors import ConfigError
-
-    if options["threshold"] is not None and options["points"] is not None:
-        raise ConfigError("Options --threshold and --operating-points exclude each other")
-    source = options["points"] or options["bundle"]
-    points, platt = None, None
-    if source is not None and options["threshold"] is None:
-        points, document = read_points(source)
-        platt = read_platt(document)
-        _check_model(document.get("model_hash"), options["bundle"], source)
-    return settle_thresholds(cases, points, options["threshold"], platt)
+def _model(options: dict[str, Any]) -> Path | None:
+    """The bundle whose predictions these are, when it was given."""
+    model: Path | None = options["freeze_into"] or options["bundle"]
+    return model
 
 
-def _check_model(model_hash: object, bundle: Path | None, source: Path) -> None:
-    """Refuse thresholds of another model than the bundle's."""
+def _frozen(options: dict[str, Any]) -> Frozen:
+    """What a file or the bundle freezes; nothing when thresholds are given by hand or chosen."""
     from pneumonia.runtime.bundle import load_bundle
-    from pneumonia.runtime.errors import ArtefactError
+    from pneumonia.runtime.errors import ArtefactError, ConfigError
 
-    if bundle is None:
-        return
-    expected = load_bundle(str(bundle)).model_hash
-    if model_hash is not None and model_hash != expected:
+    given = [name for name in ("threshold", "points") if options[name] is not None]
+    if len(given) > 1:
+        raise ConfigError("Options --threshold and --operating-points exclude each other")
+    if options["freeze_into"] is not None and (given or options["bundle"] is not None):
+        raise ConfigError(
+            "Option --freeze-into chooses the thresholds itself",
+            expected="no --bundle, --threshold or --operating-points beside it",
+        )
+    model = _model(options)
+    expected = None if model is None else load_bundle(str(model)).model_hash
+    if expected is not None:
+        check_scored_by(options["predictions"], expected)
+    source = options["points"] or (None if given else options["bundle"])
+    if source is None:
+        return Frozen()
+    frozen = read_frozen(source)
+    if None not in (expected, frozen.model_hash) and frozen.model_hash != expected:
         raise ArtefactError(
             "Thresholds belong to another model",
-            expected=f"model_hash {expected[:12]}...",
-            found=f"{str(model_hash)[:12]}...",
+            expected=f"model_hash {str(expected)[:12]}...",
+            found=f"{str(frozen.model_hash)[:12]}...",
             where=str(source),
         )
+    return frozen
+
+
+def _box_scale(options: dict[str, Any], frozen: Frozen, cases: "Cases") -> float:
+    """The factor given, tuned on these images, or frozen with the thresholds."""
+    from evaluation.box_scale import tune_box_scale
+    from pneumonia.runtime.errors import ConfigError
+
+    given = options["box_scale"]
+    if given != TUNE:
+        return frozen.box_scale if given is None else float(given)
+    if frozen.points is not None or options["threshold"] is not None:
+        raise ConfigError(
+            "Box scale is tuned on the images that choose the thresholds",
+            expected="no frozen thresholds",
+            where="--box-scale tune",
+            fix="Tune on validation images, then give --operating-points on test images",
+        )
+    best = tune_box_scale(cases)
+    click.echo(
+        f"box scale {best.scale:g}: RSNA score {best.rsna_score:.3f} on these images, "
+        f"{best.unscaled:.3f} without"
+    )
+    return best.scale
+
+
+def _chosen(evidence: "Evidence") -> dict[str, Any]:
+    """operating_points.json of thresholds chosen on these images, and which images these were."""
+    from evaluation.operating_points import document
+
+    origin = evidence.provenance
+    content = document(evidence.study.cases, origin.model_hash, evidence.thresholds.box_scale)
+    known = {name: origin.files[name] for name in ("predictions", "subset") if name in origin.files}
+    content["selected_on"] |= known
+    return content
+
+
+def _freeze(evidence: "Evidence", bundle: Path) -> None:
+    """Put the thresholds just chosen into the bundle."""
+    from pneumonia.export.refreeze import freeze_points
+
+    freeze_points(bundle, _chosen(evidence))
+    click.echo(f"frozen into {bundle}: {', '.join(evidence.thresholds.points)}")
+    show_next(f"pneumonia score INPUT OUTPUT --bundle {bundle}")
 
 
 def _provenance(options: dict[str, Any]) -> "Provenance":
@@ -147,14 +220,15 @@ def _provenance(options: dict[str, Any]) -> "Provenance":
         for name in ("predictions", "labels", "classes", "images", "subset")
         if options[name] is not None
     }
-    if options["bundle"] is None:
+    model = _model(options)
+    if model is None:
         return Provenance(files=files, versions=versions())
     from evaluation.footprint import read_footprint
     from evaluation.wording import count_text
     from pneumonia.runtime.bundle import load_bundle
 
-    bundle = load_bundle(str(options["bundle"]))
-    cost = read_footprint(options["bundle"])
+    bundle = load_bundle(str(model))
+    cost = read_footprint(model)
     entry = bundle.spec.input
     run = bundle.manifest.get("run", {})
     facts = {
@@ -176,7 +250,6 @@ def _write(options: dict[str, Any], evidence: "Evidence") -> None:
     from evaluation.claim import claim_document, fill_checklist
     from evaluation.evidence import SAME_IMAGES
     from evaluation.model_card import model_card
-    from evaluation.operating_points import write_points
     from evaluation.report import write_report
     from evaluation.tables import write_tables
     from pneumonia.runtime.atomic import write_json, write_text
@@ -186,9 +259,7 @@ def _write(options: dict[str, Any], evidence: "Evidence") -> None:
     write_json(str(out / "claim.json"), claim_document(fill_checklist(evidence)))
     write_text(str(out / "model_card.md"), model_card(evidence))
     if evidence.thresholds.origin == SAME_IMAGES:
-        write_points(
-            out / "operating_points.json", evidence.study.cases, evidence.provenance.model_hash
-        )
+        write_json(str(out / "operating_points.json"), _chosen(evidence))
     write_report(out / "report.html", evidence, options["image_folder"])
 
 

@@ -1,13 +1,18 @@
 """What `evaluate` and `compare` read alike: predictions, labels, facts, subsets."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 if TYPE_CHECKING:
     from evaluation.cases import Cases
+    from evaluation.operating_points import OperatingPoint
+
+SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
+TUNE = "tune"
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -24,6 +29,78 @@ def parse_frame(context: click.Context, option: click.Parameter, value: str) -> 
     if not 0 < side < 1e6:
         raise click.BadParameter(f"{value!r} is neither a number of pixels nor `image`")
     return side
+
+
+def parse_box_scale(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> float | str | None:
+    """Callback of --box-scale: a factor, `tune`, or None when it was not given."""
+    if value is None or value == TUNE:
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor `tune`") from None
+
+
+class Frozen(NamedTuple):
+    """What operating_points.json fixes.
+
+    Attributes:
+        points: Name -> point; None = nothing is frozen.
+        platt: Slope and intercept of the Platt scaling, None = not available.
+        box_scale: How boxes are resized before they are judged.
+        model_hash: The model they belong to, None = not said.
+    """
+
+    points: "Mapping[str, OperatingPoint] | None" = None
+    platt: tuple[float, float] | None = None
+    box_scale: float = 1.0
+    model_hash: str | None = None
+
+
+def read_frozen(source: Path) -> Frozen:
+    """Read operating_points.json, or that of a bundle or run.
+
+    Raises:
+        ArtefactError: Not readable, or a value out of its range.
+    """
+    from evaluation.box_scale import read_box_scale
+    from evaluation.operating_points import read_platt, read_points
+
+    points, document = read_points(source)
+    owner = document.get("model_hash")
+    return Frozen(
+        points,
+        read_platt(document),
+        read_box_scale(document, str(source)),
+        owner if isinstance(owner, str) else None,
+    )
+
+
+def check_scored_by(predictions: Path, model_hash: str) -> None:
+    """Refuse predictions whose own run.json names another model; without one nothing is known.
+
+    Raises:
+        ArtefactError: They were made by another model.
+    """
+    from pneumonia.runtime.errors import ArtefactError
+
+    try:
+        record = json.loads((predictions.parent / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if not isinstance(record, dict) or record.get("schema") != SCORE_SCHEMA:
+        return
+    model = record.get("model")
+    made_by = model.get("model_hash") if isinstance(model, dict) else None
+    if isinstance(made_by, str) and made_by != model_hash:
+        raise ArtefactError(
+            "Predictions were made by another model than the bundle's",
+            expected=f"model_hash {model_hash[:12]}...",
+            found=f"{made_by[:12]}...",
+            where=str(predictions),
+        )
 
 
 def read_cases(

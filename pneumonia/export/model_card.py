@@ -7,7 +7,7 @@ from pneumonia.export.onnx_check import TOLERANCE, OnnxReport
 from pneumonia.export.onnx_graph import GatheredInput
 from pneumonia.export.run_facts import RunFacts
 from pneumonia.network.accounting import Totals
-from pneumonia.runtime.errors import DISCLAIMER, ArtefactError
+from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.spec import Detect, NetworkSpec
 
 MISSING = "not available"
@@ -112,14 +112,10 @@ def points_section(
 
 
 def replace_points(card: str, section: str) -> str:
-    """A model card with another section of the thresholds.
-
-    Raises:
-        ArtefactError: The card has no such section.
-    """
+    """A model card with another section of the thresholds, at its end if it had none."""
     before, title, after = card.partition(POINTS_TITLE)
     if not title:
-        raise ArtefactError("Model card has no section of thresholds", expected=repr(POINTS_TITLE))
+        return f"{card.rstrip()}\n\n{section}\n"
     _, heading, rest = after.partition("\n\n## ")
     return before + section + heading + rest
 

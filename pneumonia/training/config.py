@@ -147,8 +147,9 @@ class ValidationConfig(_Strict):
     Attributes:
         select: `rsna` = challenge score at its best threshold, `ap50` = average precision.
         kinds: Kinds of image that choose the epoch; empty = all trained kinds.
-        threshold_kinds: Kinds that choose the operating points and the calibration; empty = those
-            that choose the epoch.
+        threshold_kinds: Kinds that choose the operating points and the calibration; empty = whole
+            radiographs (`full`) where at least 20 positive and 20 negative ones are labelled, else
+            the kinds that choose the epoch.
         batch_size: Images per forward pass.
     """
 

@@ -9,11 +9,12 @@ from evaluation.operating_points import (
     between_levels,
     choose,
     document,
+    points_file,
     read_platt,
     read_points,
-    write_points,
 )
 from evaluation.rsna import sweep_thresholds
+from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import ArtefactError
 from tests.evaluation.studies import make_cases, study_cases
 
@@ -72,7 +73,7 @@ def test_what_cannot_be_reached_is_left_out() -> None:
 
 def test_round_trip(tmp_path: Path) -> None:
     cases = study_cases(2)
-    write_points(tmp_path / "operating_points.json", cases, "abc")
+    write_json(str(tmp_path / "operating_points.json"), document(cases, "abc"))
     points, content = read_points(tmp_path)
     assert points == choose(cases)
     assert content["model_hash"] == "abc"
@@ -95,6 +96,17 @@ def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ArtefactError, match=r"points\.json"):
         read_points(path)
+
+
+def test_points_of_a_run_are_those_of_its_best_checkpoint(tmp_path: Path) -> None:
+    assert points_file(tmp_path) is None
+    with pytest.raises(ArtefactError, match="cannot be read"):
+        read_points(tmp_path)
+    for folder, threshold in (("last", 0.75), ("best", 0.25)):
+        (tmp_path / folder).mkdir()
+        points = {"points": {"kaggle": {"threshold": threshold}}}
+        write_json(str(tmp_path / folder / "operating_points.json"), points)
+    assert read_points(tmp_path)[0]["kaggle"].threshold == 0.25
 
 
 def test_points_of_a_bundle_may_hold_other_records(tmp_path: Path) -> None:

@@ -205,25 +205,56 @@ class TestRegressionVectors:
         assert rsna_score(self.truths, dict.fromkeys(self.truths, NONE)).value == 0.0
 
     def test_perfect_classifier_with_two_median_boxes(self) -> None:
-        assert _two_median_boxes(self.truths) < 0.2
+        # every lung's boxes alike, so that the medians hit them; half the images have the left
+        # one only: 2/2 and 1/2; a fourth box far away in one image of eight: 2/3
+        left, right = [100, 200, 300, 500], [600, 200, 800, 500]
+        truths = {f"two{i}": np.float32([left, right]) for i in range(3)}
+        truths["three"] = np.float32([left, right, [0, 900, 50, 1000]])
+        truths |= {f"one{i}": np.float32([left]) for i in range(4)}
+        truths["none"] = np.zeros((0, 4), np.float32)
+        per_image = _two_median_boxes(truths)
+        assert {i: round(value, 6) for i, value in per_image.items()} == {
+            "two0": 1, "two1": 1, "two2": 1, "three": 0.666667,
+            "one0": 0.5, "one1": 0.5, "one2": 0.5, "one3": 0.5,
+        }  # fmt: skip
 
 
-def _two_median_boxes(truths: dict) -> float:
-    """A perfect image classifier that always draws the median box of each lung."""
+def _two_median_boxes(truths: dict) -> dict[str, float]:
+    """Scores of a perfect image classifier that always draws the median box of each lung.
+
+    The median of a lung's boxes is that of the csv's columns x, y, width and height. Medians of
+    the corners give a larger box (lower edges scatter more than heights) and a higher score.
+    """
     rows = np.concatenate([boxes for boxes in truths.values() if len(boxes)])
-    left = rows[(rows[:, 0] + rows[:, 2]) / 2 < 512]
-    right = rows[(rows[:, 0] + rows[:, 2]) / 2 >= 512]
-    medians = np.array([np.median(left, axis=0), np.median(right, axis=0)])
-    found = {i: (medians, np.array([0.9, 0.8])) if len(b) else NONE for i, b in truths.items()}
-    return rsna_score(truths, found).value
+    on_the_right = (rows[:, 0] + rows[:, 2]) / 2 >= 512
+    medians = []
+    for side in (False, True):
+        lung = rows[on_the_right == side]
+        corner = np.median(lung[:, :2], axis=0)
+        extent = np.median(lung[:, 2:] - lung[:, :2], axis=0)
+        medians.append(np.concatenate([corner, corner + extent]))
+    boxes = np.array(medians), np.array([0.9, 0.8])
+    found = {i: boxes if len(rows) else NONE for i, rows in truths.items()}
+    return rsna_score(truths, found).per_image
 
 
 @pytest.mark.real_data
 @pytest.mark.skipif(not (DATA / "rsna/labels.csv").is_file(), reason=f"no RSNA labels in {DATA}")
 def test_two_median_boxes_on_the_real_labels() -> None:
-    # 0.080 on all of RSNA's positive images; the folder holds under half of them
-    value = _two_median_boxes(read_labels(DATA / "rsna/labels.csv").boxes)
-    assert value == pytest.approx(0.080, abs=0.03)
+    """0.080 on RSNA's 6,012 positive images.
+
+    The folder holds 2,754 of them, and more with two boxes (64 % instead of 54 %), where two boxes
+    score highest: 0.087 as they are, 0.081 with the challenge's mix.
+    """
+    boxes = read_labels(DATA / "rsna/labels.csv").boxes
+    per_image = _two_median_boxes(boxes)
+    images_with = {1: 2614, 2: 3266, 3: 119, 4: 13}  # of the challenge's stage 2
+    score_with = {
+        n: np.mean([value for i, value in per_image.items() if len(boxes[i]) == n])
+        for n in images_with
+    }
+    mixed = sum(images_with[n] * score_with[n] for n in images_with) / sum(images_with.values())
+    assert mixed == pytest.approx(0.080, abs=0.002)
 
 
 def test_a_trainer_can_sweep_every_epoch() -> None:
