@@ -1,14 +1,13 @@
 "use strict";
 // One view (window, level, zoom, position) per case, shared by its two panes.
 const SVG = "http://www.w3.org/2000/svg";
-const START = { center: 0.5, width: 1, zoom: 1, x: 0, y: 0, invert: false };
-const views = new WeakMap();
+const START = { center: 0.5, width: 1, zoom: 1, x: 0, y: 0 };
+const views = new Map(); // only of the cases a reader has touched: there may be thousands
 const cases = Array.from(document.querySelectorAll(".case"));
 let active = null;
-let inverted = false;
 
 function view(item) {
-  if (!views.has(item)) views.set(item, { ...START, invert: inverted });
+  if (!views.has(item)) views.set(item, { ...START });
   return views.get(item);
 }
 
@@ -36,21 +35,20 @@ function greyFilter(item) {
 
 function draw(item) {
   const v = view(item);
-  const plain = v.center === 0.5 && v.width === 1 && !v.invert;
-  if (!plain) {
-    const slope = (v.invert ? -1 : 1) / v.width;
-    const start = v.invert ? 1 + (v.center - v.width / 2) / v.width : -(v.center - v.width / 2) / v.width;
+  const windowed = v.center !== 0.5 || v.width !== 1;
+  if (windowed) {
     for (const channel of greyFilter(item).firstChild.children) {
-      channel.setAttribute("slope", slope);
-      channel.setAttribute("intercept", start);
+      channel.setAttribute("slope", 1 / v.width);
+      channel.setAttribute("intercept", -(v.center - v.width / 2) / v.width);
     }
+    item.style.setProperty("--window", `url(#wl-${item.id})`);
   }
+  item.classList.toggle("windowed", windowed);
   for (const sheet of item.querySelectorAll(".sheet")) {
     const pane = sheet.parentElement;
     v.x = Math.min(0, Math.max(pane.clientWidth * (1 - v.zoom), v.x));
     v.y = Math.min(0, Math.max(pane.clientHeight * (1 - v.zoom), v.y));
     sheet.style.transform = v.zoom === 1 ? "" : `translate(${v.x}px, ${v.y}px) scale(${v.zoom})`;
-    sheet.querySelector("img").style.filter = plain ? "" : `url(#wl-${item.id})`;
   }
   item.dataset.view = `${v.center.toFixed(3)} ${v.width.toFixed(3)} ${v.zoom.toFixed(2)}`;
 }
@@ -79,7 +77,7 @@ function moveBy(item, x, y) {
 }
 
 function reset(item) {
-  views.set(item, { ...START, invert: inverted });
+  views.set(item, { ...START });
   draw(item);
 }
 
@@ -110,18 +108,13 @@ function toggleBoxes() {
 }
 
 function toggleInvert() {
-  inverted = !inverted;
-  press("invert", inverted);
-  for (const item of cases) {
-    view(item).invert = inverted;
-    draw(item);
-  }
+  press("invert", document.body.classList.toggle("inverted"));
 }
 
 function resetAll() {
-  inverted = false;
+  document.body.classList.remove("inverted");
   press("invert", false);
-  for (const item of cases) reset(item);
+  for (const item of views.keys()) reset(item);
 }
 
 function toggleHelp(show) {

@@ -14,6 +14,7 @@ from tests.peers import peer, run_peer
 from tests.scoring.outputs.conftest import HOSTILE
 
 pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("chromium")]
+GREY = "getComputedStyle(document.querySelector('.case img')).filter"
 FIRST = "document.querySelector('.case')"
 
 
@@ -95,11 +96,11 @@ def test_dragging_changes_window_and_level_of_both_panes(page):
     assert center == pytest.approx(0.4, abs=0.011)
     assert width == pytest.approx(np.exp(-0.5), abs=0.011)
     assert zoom == 1
-    filters = page.run(f"[...{FIRST}.querySelectorAll('img')].map(i => i.style.filter)")
+    filters = page.run(f"[...{FIRST}.querySelectorAll('img')].map(i => getComputedStyle(i).filter)")
     assert len(set(filters)) == 1
     assert filters[0].startswith("url(")
     page.key("r")
-    assert page.run(f"{FIRST}.querySelector('img').style.filter") == ""
+    assert page.run(GREY) == "none"
 
 
 def test_the_window_is_the_dicom_formula(page, scored, key_of):
@@ -163,13 +164,17 @@ def test_keys_walk_the_cases_and_zoom(page):
     page.key("[")
     assert shown_view(page)[1] == 0.9
     page.key("j")
+    assert re.fullmatch(r'url\("#wl-c-[0-9a-f]{16}"\)', page.run(GREY))
     second = "document.querySelectorAll('.case')[1].classList.contains('active')"
     assert page.run(second)
     page.key("k")
     assert not page.run(second)
     page.key("i")
-    assert page.run(f"{FIRST}.querySelector('img').style.filter").startswith("url(")
+    assert page.run(GREY).endswith("invert(1)")
+    page.key("r")
+    assert page.run(GREY) == "invert(1)"
     page.key("i")
+    assert page.run(GREY) == "none"
     page.key("?")
     assert page.run("document.getElementById('help').hidden") is False
     page.key("Escape")
