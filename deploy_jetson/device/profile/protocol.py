@@ -74,8 +74,9 @@ class _Run:
         self.notes: List[List[str]] = []
 
     def idle(self, kind: str) -> None:
-        """An idle phase, kept away from the load's edges: power falls slowly, and a sample next to
-        an edge is interpolated with one of the load.
+        """An idle phase, kept away from the load's edges.
+
+        Power falls slowly, and a sample next to an edge is interpolated with one of the load.
         """
         guard_s = self._guard_s()
         self.clock.sleep(guard_s)

@@ -49,8 +49,10 @@ def _interval(record: Optional[Dict[str, Any]], scale: float = 1e3) -> str:
     if record is None:
         return "–"
     text = number(record["median"] * scale)
-    if record["low"] is not None and record["high"] > record["low"]:
-        text += " ({} to {})".format(number(record["low"] * scale), number(record["high"] * scale))
+    if record["low"] is not None:
+        low, high = number(record["low"] * scale), number(record["high"] * scale)
+        if low != high:
+            text += " ({} to {})".format(low, high)
     return text
 
 
@@ -102,13 +104,13 @@ def _headline(runs: List[Dict[str, Any]]) -> str:
                 else "–",
                 number(total["mean_w"]) if total else "–",
                 number(total["idle_w"]) if total else "–",
-                "{} / {}".format(about["latency_basis"], about["power_basis"]),
+                " / ".join(OrderedDict.fromkeys([about["latency_basis"], about["power_basis"]])),
                 str(len(found["flags"])),
             ]
         )
     header = (
         "bundle", "engine", "mode", "p50 ms", "p90 ms", "p99 ms", "gross mJ/inference",
-        "net mJ/inference", "gross mJ/image", "busy W", "idle W", "latency / power", "flags",
+        "net mJ/inference", "gross mJ/image", "busy W", "idle W", "basis", "flags",
     )  # fmt: skip
     return _table(header, rows)
 

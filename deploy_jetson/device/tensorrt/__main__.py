@@ -1,0 +1,40 @@
+"""`python3 -m deploy_jetson.device.tensorrt BUNDLE`: build the engine ahead of the first image."""
+
+import argparse
+import os
+import sys
+from typing import Optional, Sequence
+
+from deploy_jetson.device.tensorrt.api import PRECISIONS
+from deploy_jetson.device.tensorrt.cache import engine_path
+from deploy_jetson.device.tensorrt.engine import PRECISION_VARIABLE, open_engine
+from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Build or check; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m deploy_jetson.device.tensorrt",
+        description="Build a bundle's TensorRT engine into the cache, or check the cached one.",
+        epilog=DISCLAIMER,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="Model bundle")
+    parser.add_argument("--precision", choices=PRECISIONS, help="The best the board has otherwise")
+    options = parser.parse_args(arguments)
+    if options.precision is not None:
+        os.environ[PRECISION_VARIABLE] = options.precision
+    try:
+        engine = open_engine(load_bundle(options.bundle))
+    except PneumoniaError as error:
+        sys.stderr.write("error: {}\n".format(error))
+        return error.exit_code
+    sys.stdout.write(
+        "{} {}\n".format("built" if engine.built else "cached", engine_path(engine.key))
+    )
+    engine.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""TensorRT behind the engine protocol: cached or built, always checked."""
+
+import io
+import logging
+import os
+from collections import OrderedDict
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from deploy_jetson.device.tensorrt.api import (
+    PRECISIONS,
+    Executor,
+    TensorPlace,
+    TensorRtApi,
+    load_api,
+    open_executor,
+)
+from deploy_jetson.device.tensorrt.cache import CachedEngine, EngineKey, load, store
+from deploy_jetson.device.tensorrt.cuda import CudaRuntime, DeviceBuffer
+from pneumonia.runtime.bundle import Bundle, file_sha256
+from pneumonia.runtime.engines import Engine, output_shape
+from pneumonia.runtime.engines.reference import ReferenceEngine
+from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
+
+PRECISION_VARIABLE = "PNEUMONIA_TENSORRT_PRECISION"
+INT8_ONNX = "model.int8.onnx"  # with quantize/dequantize pairs; listed by the bundle
+# Largest RMS difference over RMS of the NumPy reference's output, on the check input.
+TOLERANCES = {"fp32": 0.01, "fp16": 0.05, "int8": 0.2}
+REPEAT_TOLERANCE = 1e-3  # of a cached engine against its own first answer
+KEPT_VALUES = 64  # of each output, for that comparison
+_LOG = logging.getLogger(__name__)
+
+Outputs = Dict[str, np.ndarray]
+
+
+def check_input(bundle: Bundle) -> np.ndarray:
+    """A fixed image in the network's own range: float32 (1, C, H, W)."""
+    size = bundle.spec.input
+    grey = np.random.RandomState(0).uniform(0, 1, (1, 1, size.height, size.width))
+    values = (grey - size.mean) / size.std
+    image: np.ndarray = np.repeat(values, size.channels, axis=1).astype(np.float32)
+    return image
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """RMS difference over RMS; infinite for values that are not finite."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    gap = np.sqrt(np.mean(np.square(found.astype(np.float64) - expected)))
+    return float(gap / max(np.sqrt(np.mean(np.square(expected.astype(np.float64)))), 1e-12))
+
+
+def sample_of(outputs: Outputs) -> Dict[str, List[float]]:
+    """A few values of every output, evenly spread."""
+    return OrderedDict(
+        (name, [float(value) for value in _spread(values)]) for name, values in outputs.items()
+    )
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    flat = values.ravel()
+    places = np.linspace(0, flat.size - 1, min(flat.size, KEPT_VALUES)).astype(int)
+    return np.asarray(flat[places])
+
+
+class TensorRtEngine(Engine):
+    """Runs a bundle's ONNX model on the GPU.
+
+    A cached engine is used only if it was built by this TensorRT for this GPU from this very file,
+    is whole, and still gives the answer it gave when it was new. A new one is checked against the
+    NumPy reference. When a run fails, the engine is prepared once more, then the error stands.
+
+    Args:
+        bundle: The model; it must have model.onnx.
+        api: TensorRT.
+        cuda: CUDA.
+        precision: fp32, fp16 or int8; None = fp16 where it is fast, else fp32.
+        folder: Of the cache; None = the user's.
+
+    Raises:
+        ArtefactError: The model cannot be read, or has other inputs and outputs.
+        DeviceError: No GPU or memory, a precision the platform lacks, or a wrong answer.
+    """
+
+    name = "tensorrt"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        api: TensorRtApi,
+        cuda: CudaRuntime,
+        precision: Optional[str] = None,
+        folder: Optional[str] = None,
+    ) -> None:
+        super().__init__(bundle.spec)
+        self._bundle = bundle
+        self._api = api
+        self._cuda = cuda
+        self._folder = folder
+        self._buffers: List[DeviceBuffer] = []
+        self._executor: Optional[Executor] = None
+        builder = api.builder()
+        self.precision = precision or api.best_precision(builder)
+        api.check_precision(builder, self.precision)
+        self._path = bundle.file(INT8_ONNX) if self.precision == "int8" else bundle.onnx_path
+        self.key = EngineKey(
+            api.version, cuda.compute_capability(), file_sha256(self._path), self.precision
+        )
+        self._plan = b""
+        self.built = not self._use_cached()
+        if self.built:
+            self._build(builder)
+        self.details = {
+            "tensorrt": api.version,
+            "compute_capability": self.key.compute,
+            "precision": self.precision,
+            "onnx_sha256": self.key.onnx_sha256,
+        }
+
+    # --- getting an engine ----------------------------------------------------------------
+
+    def _use_cached(self) -> bool:
+        """Whether the cache had an engine that works and repeats itself."""
+        cached = load(self.key, self._folder)
+        if cached is None:
+            return False
+        try:
+            self._prepare(cached.plan)
+            again = sample_of(self._attempt(check_input(self._bundle)))
+            worst = _worst_difference(again, cached.check)
+        except (DeviceError, ArtefactError) as error:
+            _LOG.warning("Cached TensorRT engine is built again: %s", error)
+            return False
+        if worst > REPEAT_TOLERANCE:
+            _LOG.warning("Cached TensorRT engine is built again: its answer has changed")
+            return False
+        return True
+
+    def _build(self, builder: Any) -> None:
+        _LOG.info("Building the TensorRT engine, once for this model and board; takes minutes")
+        with io.open(self._path, "rb") as stream:
+            onnx = stream.read()
+        self._prepare(self._api.build(builder, onnx, self.precision, self._path))
+        image = check_input(self._bundle)
+        found = self._attempt(image)
+        expected = ReferenceEngine(self.spec, self._bundle.weights()).run(image)
+        for name in self.spec.outputs:
+            error = relative_error(found[name], expected[name])
+            if not error <= TOLERANCES[self.precision]:
+                raise DeviceError(
+                    "TensorRT gives another answer than the network",
+                    expected="a relative error of at most {}".format(TOLERANCES[self.precision]),
+                    found="{:.3g}".format(error),
+                    where="output {!r}, {}".format(name, self.precision),
+                    fix="Set {}=fp32 or use another engine".format(PRECISION_VARIABLE),
+                )
+        store(self.key, CachedEngine(self._plan, sample_of(found)), self._folder)
+
+    def _prepare(self, plan: bytes) -> None:
+        """Make an engine's bytes ready to run."""
+        self._release()
+        engine = self._api.deserialize(plan)
+        if engine is None:
+            raise DeviceError("TensorRT refuses the engine", where=self.key.file_name)
+        executor = open_executor(self._api, engine)
+        self._check_places(executor.places)
+        self._buffers = [
+            self._cuda.allocate(4 * int(np.prod(place.shape))) for place in executor.places
+        ]
+        self._executor, self._plan = executor, plan
+
+    def _release(self) -> None:
+        self._executor = None
+        self._buffers = []
+        self._cuda.free_all()
+
+    def _check_places(self, places: List[TensorPlace]) -> None:
+        size = self.spec.input
+        inputs = [place for place in places if place.is_input]
+        batch = inputs[0].shape[0] if inputs else 0
+        expected: Dict[str, Tuple[int, ...]] = {"": (batch, size.channels, size.height, size.width)}
+        shapes = {"": inputs[0].shape if len(inputs) == 1 else ()}
+        for name in self.spec.outputs:
+            expected[name] = (batch,) + output_shape(self.spec, name)
+        shapes.update({place.name: place.shape for place in places if not place.is_input})
+        # A flat output may come as (N, n) or (N, n, 1, 1): the count of values decides.
+        wrong = [
+            name
+            for name, shape in expected.items()
+            if name not in shapes or int(np.prod(shapes[name])) != int(np.prod(shape))
+        ]
+        if wrong or batch < 1 or not all(place.is_float32 for place in places):
+            raise ArtefactError(
+                "TensorRT engine is not this network's",
+                expected=str(expected),
+                found=str({p.name: p.shape for p in places})[:200],
+                where=self._path,
+            )
+
+    # --- running --------------------------------------------------------------------------
+
+    def _run(self, batch: np.ndarray) -> Outputs:
+        try:
+            return self._attempt(batch)
+        except DeviceError as error:
+            _LOG.warning("TensorRT failed and is prepared again: %s", error)
+        self._prepare(self._plan)
+        return self._attempt(batch)
+
+    def _attempt(self, batch: np.ndarray) -> Outputs:
+        executor = self._executor
+        if executor is None:
+            raise DeviceError("TensorRT engine is not ready", where="engine 'tensorrt'")
+        step = next(place.shape[0] for place in executor.places if place.is_input)
+        pieces = [
+            self._piece(executor, batch[first : first + step], step)
+            for first in range(0, len(batch), step)
+        ]
+        return OrderedDict(
+            (
+                name,
+                np.concatenate([piece[name] for piece in pieces])
+                if pieces
+                else np.zeros((0,) + output_shape(self.spec, name), np.float32),
+            )
+            for name in self.spec.outputs
+        )
+
+    def _piece(self, executor: Executor, images: np.ndarray, step: int) -> Outputs:
+        """One run of the engine's own batch; missing images are filled up and cut off again."""
+        count = len(images)
+        if count < step:
+            filler = np.zeros((step - count,) + images.shape[1:], dtype=np.float32)
+            images = np.concatenate([images, filler])
+        for place, buffer in zip(executor.places, self._buffers):
+            if place.is_input:
+                self._cuda.to_device(buffer, np.ascontiguousarray(images))
+        addresses = [buffer.address for buffer in self._buffers]
+        if not executor.enqueue(addresses, self._cuda.stream):
+            raise DeviceError("TensorRT could not start a run", where="engine 'tensorrt'")
+        self._cuda.synchronize()
+        outputs = OrderedDict()  # type: OrderedDict[str, np.ndarray]
+        for place, buffer in zip(executor.places, self._buffers):
+            if place.name in self.spec.outputs:
+                values = np.empty((step,) + output_shape(self.spec, place.name), np.float32)
+                self._cuda.to_host(values, buffer)
+                outputs[place.name] = values[:count]
+        return outputs
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+        self._release()
+        self._cuda.close()
+
+
+def _worst_difference(found: Dict[str, List[float]], kept: Dict[str, Any]) -> float:
+    """Largest relative error between two samples; infinite when they do not fit."""
+    if set(found) != set(kept):
+        return float("inf")
+    try:
+        pairs = [(np.array(found[n]), np.array(kept[n], dtype=np.float64)) for n in found]
+    except (TypeError, ValueError):
+        return float("inf")
+    return max(relative_error(ours, theirs) for ours, theirs in pairs)
+
+
+def open_engine(bundle: Bundle) -> TensorRtEngine:
+    """TensorRT for a bundle, in the precision of $PNEUMONIA_TENSORRT_PRECISION or the best one.
+
+    Raises:
+        ConfigError: The variable names no precision.
+        ArtefactError, DeviceError: See `TensorRtEngine`.
+    """
+    precision = os.environ.get(PRECISION_VARIABLE) or None
+    if precision is not None and precision not in PRECISIONS:
+        raise ConfigError(
+            "Unknown precision", ", ".join(PRECISIONS), repr(precision), PRECISION_VARIABLE
+        )
+    api = load_api()
+    cuda = CudaRuntime()
+    try:
+        return TensorRtEngine(bundle, api, cuda, precision)
+    except Exception:
+        cuda.close()
+        raise
