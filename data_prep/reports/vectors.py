@@ -6,12 +6,12 @@ skip-gram. scikit-learn does the algebra.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.errors import ConfigError, DataError
 
 Matrix = npt.NDArray[np.float32]
 WINDOW = 5  # words to either side that count as neighbours
@@ -73,9 +73,20 @@ def train_vectors(
     return WordVectors(vocabulary, _factorise(kept, len(vocabulary), dimensions))
 
 
+def _solver(dimensions: int) -> Any:
+    try:
+        from sklearn.decomposition import TruncatedSVD
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "Training a linker needs scikit-learn",
+            fix='Install it: pip install "pneumonia[reports]"',
+        ) from None
+    return TruncatedSVD(dimensions, random_state=0)
+
+
 def _factorise(pairs: list[tuple[int, int, int]], size: int, dimensions: int) -> Matrix:
+    solver = _solver(min(dimensions, size - 1))
     from scipy.sparse import coo_matrix
-    from sklearn.decomposition import TruncatedSVD
 
     a, b, n = (np.array(column) for column in zip(*pairs, strict=True))
     values = np.concatenate([n, n]).astype(np.float64)
@@ -87,7 +98,6 @@ def _factorise(pairs: list[tuple[int, int, int]], size: int, dimensions: int) ->
     context /= context.sum()
     gain = np.log(counts.data / (total * (sums / total)[counts.row] * context[counts.col]))
     positive = coo_matrix((np.maximum(gain, 0), (counts.row, counts.col)), shape=counts.shape)
-    solver = TruncatedSVD(min(dimensions, size - 1), random_state=0)
     vectors = solver.fit_transform(positive.tocsr())
     # the square root of the spectrum is what works for similarity (Levy et al., section 7)
     vectors /= np.sqrt(np.maximum(solver.singular_values_, 1e-12))
