@@ -67,8 +67,8 @@ def test_intervals_hold_the_value_and_shrink_with_more_reports() -> None:
 
 
 def test_words_in_like_company_have_like_vectors() -> None:
-    sentences = [["left", "lung", "opacity"], ["right", "lung", "opacity"], ["heart", "size", "big"],
-                 ["aorta", "size", "big"]] * 10  # fmt: skip
+    lungs = [["left", "lung", "opacity"], ["right", "lung", "opacity"]]
+    sentences = ([*lungs, ["heart", "size", "big"], ["aorta", "size", "big"]]) * 10
     together = [(["lung", "opacity"], ["code:O", "code:lung"])] * 5
     vectors = train_vectors(sentences, dimensions=6, together=together)
     rows = vectors.rows()

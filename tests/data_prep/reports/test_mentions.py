@@ -72,7 +72,7 @@ def test_side_and_site_of_a_linked_concept() -> None:
 
 
 def test_only_what_this_examination_shows_is_linked() -> None:
-    text = "INDICATION: Pneumonia?\nCOMPARISON: Effusion in 2009.\nFINDINGS: Nodule.\nIMPRESSION: Mass."
+    text = "INDICATION: Pneumonia?\nCOMPARISON: Effusion.\nFINDINGS: Nodule.\nIMPRESSION: Mass."
     assert [s.kind for s in find_sections(text)] == [
         "indication", "comparison", "findings", "impression",
     ]  # fmt: skip
