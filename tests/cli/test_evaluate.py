@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation.box_scale import scale_boxes
+from evaluation.image_level import auroc
+from evaluation.operating_points import choose, document
 from evaluation.submission import write_submission
 from pneumonia.cli import group, run
+from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.predictions import Prediction, read_predictions, write_predictions
 from tests.evaluation.studies import study_cases
+from tests.runtime.bundles import brightness_detector, write_bundle
 
 CASES = study_cases(31, 50, 60)
 
@@ -99,6 +104,8 @@ def test_the_frame_of_the_labels(folder: Path, capsys: pytest.CaptureFixture[str
     assert _run(*common, "--out", folder / "out", "--frame", "image") == 6
     assert "--frame" in capsys.readouterr().err
     assert _run(*common, "--out", folder / "out", "--frame", "wide") == 2
+    assert _run(*common, "--out", folder / "out", "--box-scale", "wide") == 2
+    assert "neither a number nor `tune`" in capsys.readouterr().err
     assert _run(*common, "--out", folder / "out", "--frame", 2048) == 0
 
 
@@ -110,6 +117,10 @@ def test_the_frame_of_the_labels(folder: Path, capsys: pytest.CaptureFixture[str
         (["--perturbed", "noise_5"], 2, "NAME=FILE"),
         (["--perturbed", "blur_5=dense.csv"], 2, "Unknown perturbation"),
         (["--write-perturbed", "here"], 2, "--image-folder"),
+        (["--box-scale", "3"], 2, "Box scale is not sensible"),
+        (["--box-scale", "tune", "--threshold", "0.5"], 2, "tuned on the images that choose"),
+        (["--freeze-into", ".", "--threshold", "0.5"], 2, "chooses the thresholds itself"),
+        (["--freeze-into", "."], 4, "manifest.json"),
         (["--classes", "dense.csv"], 6, "Not a table"),
     ],
 )
@@ -123,6 +134,98 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert part in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle", *brightness_detector(), onnx=False)
+
+
+def test_thresholds_are_frozen_into_a_bundle(
+    folder: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    identity = load_bundle(str(bundle)).model_hash
+    common = [folder / "dense.csv", folder / "labels.csv", "--draws", 100]
+    out = folder / "val"
+    assert _run("evaluate", *common, "--out", out, "--freeze-into", bundle) == 0
+    shown = capsys.readouterr().out
+    assert "kaggle, high_sensitivity, high_specificity, balanced" in shown
+    assert f"next: pneumonia score INPUT OUTPUT --bundle {bundle}" in shown
+    content = json.loads((bundle / "operating_points.json").read_text())
+    assert content == json.loads((out / "operating_points.json").read_text())
+    assert content["model_hash"] == identity == load_bundle(str(bundle)).model_hash
+    expected = document(CASES)["points"]
+    for name, point in load_bundle(str(bundle)).operating_points.items():
+        assert point["threshold"] == pytest.approx(expected[name]["threshold"], abs=1e-6)
+    assert content["selected_on"]["predictions"].startswith("dense.csv, sha256 ")
+    assert _run("evaluate", *common, "--out", folder / "test", "--bundle", bundle) == 0
+    second = _metrics(folder / "test")
+    assert second["thresholds_origin"] == "frozen"
+    assert second["operating_points"] == content["points"]
+
+
+def test_predictions_of_another_model_are_refused(
+    folder: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"schema": "pneumonia.score/1", "model": {"model_hash": "0" * 64}}
+    (folder / "run.json").write_text(json.dumps(record))
+    before = (bundle / "operating_points.json").read_bytes()
+    common = ["evaluate", folder / "dense.csv", folder / "labels.csv", "--out", folder / "out"]
+    for option in ("--bundle", "--freeze-into"):
+        assert _run(*common, option, bundle) == 4
+        assert "made by another model" in capsys.readouterr().err
+    models = [f"a={folder / 'dense.csv'},{bundle}", f"b={folder / 'pruned.csv'}"]
+    labels = ["--labels", folder / "labels.csv", "--out", folder / "out"]
+    assert _run("compare", *models, *labels) == 4
+    assert (bundle / "operating_points.json").read_bytes() == before
+    assert not (folder / "out").exists()
+    identity = load_bundle(str(bundle)).model_hash
+    record["model"] = {"model_hash": identity}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert _run(*common, "--bundle", bundle, "--draws", 100) == 0
+
+
+def test_a_box_scale_is_tuned_frozen_and_printed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Boxes a quarter too large are shrunk on validation, and on test by the same factor."""
+    large = []
+    for item in read_predictions(str(folder / "dense.csv")):
+        centre = np.tile((item.boxes[:, :2] + item.boxes[:, 2:]) / 2, 2)
+        large.append(item._replace(boxes=centre + (item.boxes - centre) * np.float32(1.25)))
+    write_predictions(str(folder / "large.csv"), large)
+    common = ["evaluate", folder / "large.csv", folder / "labels.csv", "--draws", 100]
+    assert _run(*common, "--out", folder / "val", "--box-scale", "tune") == 0
+    scale = _metrics(folder / "val")["box_scale"]
+    assert 0.7 <= scale < 1.0
+    assert f"box scale {scale:g}: RSNA score" in capsys.readouterr().out
+    points = folder / "val" / "operating_points.json"
+    assert json.loads(points.read_text())["box_scale"] == scale
+    assert _run(*common, "--out", folder / "test", "--operating-points", points) == 0
+    tuned = _metrics(folder / "test")
+    assert tuned["box_scale"] == scale
+    unscaled = choose(scale_boxes(CASES, 1.25))["kaggle"].rsna_score
+    assert tuned["metrics"]["rsna.kaggle"]["value"] > unscaled
+    area = tuned["metrics"]["image.auroc"]["value"]
+    assert area == pytest.approx(float(auroc(CASES.positive, CASES.image_score)[0]))
+    assert "Boxes resized" in (folder / "test" / "report.html").read_text(encoding="utf-8")
+    models = [folder / "dense.csv", folder / "large.csv"]
+    labels = ["--labels", folder / "labels.csv", "--draws", 100]
+    out = folder / "compared"
+    assert _run("compare", *models, *labels, "--operating-points", points, "--out", out) == 0
+    assert "Boxes resized by" in (out / "compare.html").read_text(encoding="utf-8")
+
+
+def test_compare_takes_the_thresholds_of_a_run(folder: Path) -> None:
+    """Those of its best checkpoint, not new ones chosen on the test images."""
+    spec, tensors = brightness_detector()
+    best = write_bundle(folder / "run" / "best", spec, tensors, threshold=0.5, onnx=False)
+    (best / "manifest.json").unlink()
+    models = [f"{name}={folder / name}.csv,{folder / 'run'}" for name in ("dense", "pruned")]
+    labels = ["--labels", folder / "labels.csv", "--draws", 100]
+    assert _run("compare", *models, *labels, "--out", folder / "out") == 0
+    facts = json.loads((folder / "out" / "compare.json").read_text())["thresholds"]
+    assert facts["dense"] == {"origin": "frozen", "points": {"balanced": 0.5, "sensitive": 0.25}}
 
 
 def test_robustness_from_perturbed_copies(folder: Path) -> None:

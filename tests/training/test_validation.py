@@ -153,6 +153,34 @@ def test_all_points_and_the_calibration_are_frozen_on_their_own_kinds(tmp_path):
     assert content["calibration"]["platt_slope"] is None
 
 
+@pytest.mark.parametrize(
+    ("positives", "negatives", "kinds"),
+    [(20, 20, ["full"]), (19, 20, ["full", "lungs"]), (20, 19, ["full", "lungs"])],
+)
+def test_whole_radiographs_choose_the_thresholds_where_there_are_enough(
+    tmp_path, positives, negatives, kinds
+):
+    counts = {
+        ("train", "full"): (1, 1),
+        ("val", "full"): (positives, negatives),
+        ("val", "lungs"): (1, 1),
+    }
+    dataset = open_dataset(write_rectangles(tmp_path / "d", counts))
+    items = dataset.select("val")
+    validation = Validation(dataset, items, ValidationConfig())
+    validation.evaluate(Oracle([[] for _ in items]))
+    validation.save(tmp_path)
+    content = json.loads((tmp_path / "operating_points.json").read_text())
+    n = positives + negatives + (2 if "lungs" in kinds else 0)
+    assert content["selected_on"] == {
+        "images": n, "positive": positives + ("lungs" in kinds), "patients": n,
+        "split": "val", "kinds": kinds,
+    }  # fmt: skip
+    assert validation.selecting == ("full", "lungs")  # the epoch is chosen by all kinds
+    given = ValidationConfig(threshold_kinds=("lungs",))
+    assert Validation(dataset, items, given).threshold_kinds == ("lungs",)
+
+
 def test_kind_without_positives_tells_its_alarms(tmp_path):
     counts = {("train", "full"): (1, 1), ("val", "full"): (2, 2), ("val", "nih"): (0, 4)}
     dataset = open_dataset(write_rectangles(tmp_path / "d", counts))
