@@ -111,6 +111,7 @@ def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -
             made[element.tag] = DataElement(
                 element.tag, element.VR, element.value, already_converted=True
             )
+    _mend_patient(made)
     made.SOPClassUID = sop_class
     made.SOPInstanceUID = result_uid(header, facts, kind)
     set_uid(made, "StudyInstanceUID", study_uid(header))
@@ -128,6 +129,15 @@ def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -
     made.DeviceSerialNumber = plain(facts.model_hash, 64)
     made.SoftwareVersions = plain(facts.model_version, 64)
     return made
+
+
+def _mend_patient(made: Dataset) -> None:
+    """Leave out what the source states of the patient against the standard's enumerations."""
+    if first_text(made, "PatientSex") not in ("M", "F", "O"):
+        made.PatientSex = ""
+    stated = "DeidentificationMethod" in made or "DeidentificationMethodCodeSequence" in made
+    if "PatientIdentityRemoved" in made and not stated:
+        del made.PatientIdentityRemoved  # a claim without the method it needs
 
 
 def result_uid_of_model(facts: ResultFacts) -> str:

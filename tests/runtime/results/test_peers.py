@@ -1,10 +1,15 @@
 """What other programs say about the result objects."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pydicom
 import pytest
 
 from pneumonia.runtime.predictions import Prediction
 from pneumonia.runtime.results import ResultFacts, build_results, source_header, write_dicom
+from tests.contracts.tree import ROOT
 from tests.peers import run_peer
 from tests.runtime.dicoms import DX, SERIES, chest_dataset, save
 
@@ -42,16 +47,22 @@ FULL = {
     "PatientAge": "045Y",
     "PatientWeight": 70,
 }
+ODD = {
+    "StudyDate": "2020.1.2",
+    "StudyTime": "x",
+    "StudyID": "",
+    "PatientSex": "0000",
+    "PatientIdentityRemoved": "YES",
+}
+# of a source that breaks rules, its own words are not taken over
+LEFT_OUT = ("<StudyDate>", "<StudyTime>", "<PatientSex>", "<PatientIdentityRemoved>")
 CASES = {
     "full": (chest_dataset(PIXELS, **FULL), FOUND),
     "negative": (chest_dataset(PIXELS, **FULL), EMPTY),
     "bare": (chest_dataset(PIXELS), FOUND),
     "inverse": (chest_dataset(PIXELS, photometric="MONOCHROME1", **FULL), FOUND),
     "frames": (chest_dataset(PIXELS, NumberOfFrames=2, **FULL), FOUND),
-    "odd": (
-        chest_dataset(PIXELS, **{**FULL, "StudyDate": "2020.1.2", "StudyTime": "x", "StudyID": ""}),
-        FOUND,
-    ),
+    "odd": (chest_dataset(PIXELS, **{**FULL, **ODD}), FOUND),
 }
 
 
@@ -94,8 +105,8 @@ def test_dciodvfy_would_find_an_error(written, tmp_path):
 def test_dcentvfy_sees_one_patient_and_one_study(written, case):
     done = run_peer("dcentvfy", *written[case].values())
     lines = complaints(done, "Error", "Abort")
-    if case == "odd":  # the source's own dates are no dates, so they were not taken over
-        lines = [line for line in lines if "<StudyDate>" not in line and "<StudyTime>" not in line]
+    if case == "odd":
+        lines = [line for line in lines if not any(name in line for name in LEFT_OUT)]
     assert lines == []
 
 
@@ -138,3 +149,26 @@ def test_the_sources_are_what_the_tests_take_them_for(written):
     source, _ = CASES["full"]
     assert (source.SOPClassUID, source.StudyInstanceUID) == (DX, SERIES + ".1")
     assert source_header(source).PatientName == "Müller^Jörg"
+
+
+ZOO = Path(os.environ.get("PNEUMONIA_DATA", ROOT.parent / "shared" / "data")) / "dicom-zoo"
+IMAGES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}." for number in (1, 2, 4))  # CR and DX, CT, MR
+
+
+@pytest.mark.real_data
+def test_results_of_real_headers_are_valid(tmp_path):
+    """CR, DX, CT and MR headers of many makers; damaged ones among them."""
+    if not ZOO.is_dir():
+        pytest.skip("PNEUMONIA_DATA has no dicom-zoo")
+    judged = 0
+    for path in sorted(path for path in ZOO.rglob("*.dcm")):
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if not f"{header.get('SOPClassUID', '')}.".startswith(IMAGES):
+            continue
+        for kind, made in build_results(header, PIXELS, FOUND, FACTS).items():
+            write_dicom(str(tmp_path / f"{kind}.dcm"), made)
+            done = run_peer("dciodvfy", tmp_path / f"{kind}.dcm")
+            assert complaints(done, "Error", "Abort") == [], (path.name, kind)
+        assert complaints(run_peer("dsrdump", tmp_path / "SR.dcm"), "E:", "F:") == []
+        judged += 1
+    assert judged >= 10
