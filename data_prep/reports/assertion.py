@@ -95,8 +95,7 @@ class AssertionRules:
         return next((kind for kind in (PRIOR, ABSENT, UNCERTAIN) if kind in kinds), PRESENT)
 
     def _reaches(self, start: int, stop: int, limit: int, ends: set[str]) -> bool:
-        between = self._words[start:stop]
-        return len(between) <= limit and not ends.intersection(between)
+        return stop - start <= limit and ends.isdisjoint(self._words[start:stop])
 
 
 def _find(

@@ -20,10 +20,20 @@ _SECTIONS = {
 }  # fmt: skip
 # The sections that say what this examination shows; the others say why it was made.
 REPORTED = ("findings", "impression")
-_HEADING = re.compile(r"(?m)^[ \t]*(?:\d+\.[ \t]*)?([A-Za-z][A-Za-z /]{2,40}?)[ \t]*:")
+# At a line's start in any case, with a colon or alone on the line; in capitals also within a line,
+# since many exports put a whole report on one.
+_NAMES = sorted((name.replace(" ", r"[ \t]+") for name in _SECTIONS), key=len, reverse=True)
+_LINE_HEADING = re.compile(
+    r"^[ \t]*(?:\d+\.[ \t]*)?(%s)[ \t]*(?::|$)" % "|".join(_NAMES), re.IGNORECASE | re.MULTILINE
+)
+_INNER_HEADING = re.compile(
+    r"(?<![A-Za-z])(%s)[ \t]*:"
+    % "|".join(sorted((n.upper() for n in _SECTIONS), key=len, reverse=True))
+)
 _TOKEN = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[^\sA-Za-z\d]")
 # A full stop ends a sentence unless a figure follows at once (3.5 cm); see also `_goes_on`.
 _STOP = re.compile(r"[.!?;](?=\s|$|[A-Z])|\n\s*\n|\n(?=[ \t]*(?:\d+[.)]|[-*\u2022]))")
+_LONGEST = 200  # tokens; a long sentence of a report has 60
 _ABBREVIATION = re.compile(r"\b(?:[a-z]|dr|mr|mrs|ms|vs|approx|cf)$", re.I)
 
 
@@ -58,17 +68,19 @@ class Sentence(NamedTuple):
 def find_sections(text: str) -> list[Section]:
     """Cut a report at its headings; what stands before the first one is `findings`.
 
-    Unknown headings in capitals open a section `other`; other words with a colon do not.
+    Other words with a colon, such as `LUNGS:`, open no section: they are part of the one they
+    stand in.
     """
-    cuts = [(0, 0, "findings")]
-    for match in _HEADING.finditer(text):
-        name = " ".join(match[1].lower().split())
-        if name in _SECTIONS:
-            cuts.append((match.start(), match.end(), _SECTIONS[name]))
-        elif match[1].isupper():
-            cuts.append((match.start(), match.end(), "other"))
-    ends = [start for start, _, _ in cuts[1:]] + [len(text)]
-    found = [Section(kind, start, end) for (_, start, kind), end in zip(cuts, ends, strict=True)]
+    cuts = {0: (0, "findings")}
+    for pattern in (_INNER_HEADING, _LINE_HEADING):
+        for match in pattern.finditer(text):
+            name = " ".join(match[1].lower().split())
+            cuts[match.start(1)] = (match.end(), _SECTIONS[name])
+    starts = sorted(cuts)
+    found = [
+        Section(cuts[start][1], cuts[start][0], end)
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
+    ]
     return [section for section in found if text[section.start : section.end].strip()]
 
 
@@ -80,10 +92,15 @@ def find_sentences(text: str, sections: list[Section] | None = None) -> list[Sen
         for stop in _STOP.finditer(text, start, end):
             if stop[0] == "." and _goes_on(text, at, stop.start()):
                 continue
-            found.append(Sentence(tokenize(text, at, stop.start()), kind))
+            found += _cut(tokenize(text, at, stop.start()), kind)
             at = stop.end()
-        found.append(Sentence(tokenize(text, at, end), kind))
-    return [sentence for sentence in found if sentence.tokens]
+        found += _cut(tokenize(text, at, end), kind)
+    return found
+
+
+def _cut(tokens: tuple[Token, ...], kind: str) -> list[Sentence]:
+    """One sentence, or several where nobody ended it: rules within one cost its length squared."""
+    return [Sentence(tokens[at : at + _LONGEST], kind) for at in range(0, len(tokens), _LONGEST)]
 
 
 def _goes_on(text: str, start: int, stop: int) -> bool:

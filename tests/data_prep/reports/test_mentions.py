@@ -1,5 +1,7 @@
 """Sections, sentences, mentions, sites and assertions of reports, against answers by hand."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,6 +88,26 @@ def test_a_report_without_headings_is_all_findings() -> None:
     assert [s.kind for s in find_sections("Clear lungs.\nNote: see below.")] == ["findings"]
 
 
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("LUNGS: Clear.\nHEART: Large.", ["findings"]),
+        ("INDICATION: cough. FINDINGS: Lungs: clear. IMPRESSION: normal.",
+         ["indication", "findings", "impression"]),
+        ("Reason for exam: cough\nFindings\nClear.\nConclusion\nNormal.",
+         ["indication", "findings", "impression"]),
+        ("Our impression: stable.", ["findings"]),
+        ("PRIOR FINDINGS AND IMPRESSION: Clear.", ["findings", "findings"]),
+        ("FINDINGS:\nIMPRESSION: Clear.", ["impression"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_sections_of_reports_as_hospitals_write_them(text: str, kinds: list[str]) -> None:
+    found = find_sections(text)
+    assert [section.kind for section in found] == kinds
+    assert all(a.end <= b.start for a, b in pairwise(found))
+
+
 def test_sentences_end_where_they_should() -> None:
     text = "1. A 3.5 cm mass. Seen by Dr. Who. No effusion.Clear\n\nHeart normal"
     words = [" ".join(s.words) for s in find_sentences(text)]
@@ -146,3 +168,25 @@ def test_any_text_gives_ordered_spans_inside_it(text: str) -> None:
 def test_a_text_longer_than_a_report_is_refused() -> None:
     with pytest.raises(DataError, match="too long"):
         link_report("x" * (MAX_CHARACTERS + 1), BASE)
+
+
+def test_work_grows_with_the_length_of_a_text_that_never_ends_a_sentence() -> None:
+    """The longest text of one endless sentence: counted in calls, since clocks lie under load."""
+    import sys
+
+    def calls(text: str) -> int:
+        count = 0
+
+        def watch(frame: object, event: str, argument: object) -> None:
+            nonlocal count
+            count += event == "call"
+
+        sys.setprofile(watch)
+        try:
+            FIND(text)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    phrase = "no opacity in the left base "
+    assert calls(phrase * 800) < 8.5 * calls(phrase * 100)
