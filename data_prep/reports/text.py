@@ -22,14 +22,11 @@ _SECTIONS = {
 REPORTED = ("findings", "impression")
 # At a line's start in any case, with a colon or alone on the line; in capitals also within a line,
 # since many exports put a whole report on one.
-_NAMES = sorted((name.replace(" ", r"[ \t]+") for name in _SECTIONS), key=len, reverse=True)
-_LINE_HEADING = re.compile(
-    r"^[ \t]*(?:\d+\.[ \t]*)?(%s)[ \t]*(?::|$)" % "|".join(_NAMES), re.IGNORECASE | re.MULTILINE
-)
-_INNER_HEADING = re.compile(
-    r"(?<![A-Za-z])(%s)[ \t]*:"
-    % "|".join(sorted((n.upper() for n in _SECTIONS), key=len, reverse=True))
-)
+_LONG_FIRST = sorted(_SECTIONS, key=len, reverse=True)
+_ANY_CASE = "|".join(name.replace(" ", r"[ \t]+") for name in _LONG_FIRST)
+_CAPITALS = "|".join(name.upper() for name in _LONG_FIRST)
+_LINE_HEADING = re.compile(rf"(?im)^[ \t]*(?:\d+\.[ \t]*)?({_ANY_CASE})[ \t]*(?::|$)")
+_INNER_HEADING = re.compile(rf"(?<![A-Za-z])({_CAPITALS})[ \t]*:")
 _TOKEN = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[^\sA-Za-z\d]")
 # A full stop ends a sentence unless a figure follows at once (3.5 cm); see also `_goes_on`.
 _STOP = re.compile(r"[.!?;](?=\s|$|[A-Z])|\n\s*\n|\n(?=[ \t]*(?:\d+[.)]|[-*\u2022]))")
