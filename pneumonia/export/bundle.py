@@ -66,7 +66,6 @@ def export_run(
     out: Path,
     checkpoint: str | None = None,
     batch: int = 1,
-    points: Path | None = None,
     about: Path | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -77,13 +76,11 @@ def export_run(
         out: The bundle's folder; a bundle that stands there is replaced once the new one is whole.
         checkpoint: `best` or `last`; None takes the best one, else the last.
         batch: Fixed batch of the ONNX graph.
-        points: operating_points.json chosen elsewhere, such as by `pneumonia evaluate`; None =
-            the thresholds that were frozen with the weights.
         about: Markdown for the head of the model card: intended use, data and its terms, limits.
         progress: Called with (steps done, steps, what comes next).
 
     Raises:
-        ArtefactError: No checkpoint, or a damaged one; `points` are of another model.
+        ArtefactError: No checkpoint, or a damaged one.
         ExportError: Weights that are not finite, a layer without ONNX form, numbers that differ.
         OutputError: `out` is something else than a bundle, or cannot be written.
     """
@@ -99,7 +96,7 @@ def export_run(
     folder = checkpoint_folder(run, checkpoint)
     spec, tensors = load_model(folder)
     check_finite(tensors)
-    facts = read_run_facts(folder, points)._replace(about=read_about(about))
+    facts = read_run_facts(folder)._replace(about=read_about(about))
     step(1)
     folded_spec, folded = fold_batch_norm(spec, tensors)
     with new_folder(str(out)) as part_name:
@@ -112,7 +109,6 @@ def export_run(
         step(3)
         report = check_onnx(part / ONNX, spec, tensors, batch)
         totals = account(folded_spec, folded).totals
-        check_owner(facts.chosen.get("model_hash"), identity, points)
         write_json(
             str(part / OPERATING_POINTS),
             {**facts.chosen, "model_hash": identity, "points": facts.points},
@@ -145,22 +141,6 @@ def read_about(path: Path | None) -> str:
             found=type(error).__name__,
             where=str(path),
         ) from None
-
-
-def check_owner(owner: object, identity: str, where: Path | None) -> None:
-    """Refuse thresholds that name another model.
-
-    Raises:
-        ArtefactError: They do.
-    """
-    if owner is not None and owner != identity:
-        raise ArtefactError(
-            "Operating points belong to another model",
-            expected=identity[:12],
-            found=str(owner)[:12],
-            where=str(where),
-            fix="Choose them on predictions of this model: `pneumonia evaluate`",
-        )
 
 
 def check_replaceable(out: Path) -> None:
