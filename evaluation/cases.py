@@ -131,7 +131,8 @@ def join(
 
     Raises:
         DataError: An image is predicted twice, none is both labelled and scored, a labelled image
-            was not scored (unless `only_scored`), or a truth lies outside its frame.
+            was not scored (unless `only_scored`), a score is no probability, or a truth lies
+            outside its frame.
     """
     by_id = {item.image_id: item for item in predictions}
     if len(by_id) != len(predictions):
@@ -155,6 +156,7 @@ def join(
         )
     cohort = cohort or Cohort()
     chosen = [by_id[image_id] for image_id in ids]
+    _check_scores(chosen)
     sizes = np.array([(item.width, item.height) for item in chosen], dtype=np.intp)
     scales = np.ones((len(ids), 2)) if labels.frame is None else labels.frame / sizes
     truths = tuple(
@@ -212,6 +214,23 @@ def _truths(boxes: NDArray[np.float32], extent: Float64Array) -> Float64Array:
             fix="Say in which pixels the labels are: --frame SIDE, or --frame image",
         )
     return rows[order_truths(rows)]
+
+
+def _check_scores(predictions: Sequence[Prediction]) -> None:
+    """Thresholds, calibration and the score of an image without boxes (0) need 0..1."""
+    wrong = [item for item in predictions if not _in_unit_range(item.scores)]
+    if wrong:
+        values = np.concatenate([np.asarray(item.scores).reshape(-1) for item in wrong])
+        raise DataError(
+            "A score is outside 0..1",
+            expected="probabilities, not logits or percentages",
+            found=f"{values.min():.4g} to {values.max():.4g} on {len(wrong)} images",
+        )
+
+
+def _in_unit_range(scores: NDArray[np.float32]) -> bool:
+    values = np.asarray(scores)
+    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def _scaled(item: Prediction, scale: Float64Array) -> tuple[Float64Array, Float64Array]:

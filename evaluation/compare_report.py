@@ -106,7 +106,26 @@ def _summary(report: CompareReport, comparison: Comparison) -> dict[str, Any]:
                     "verdict": row.verdict,
                 }
             )
-    return {"model": comparison.model, "savings": ", ".join(savings), "verdicts": verdicts}
+    return {
+        "model": comparison.model,
+        "savings": ", ".join(savings),
+        "verdicts": verdicts,
+        "harmed": _harmed_groups(comparison),
+    }
+
+
+def _harmed_groups(comparison: Comparison, most: int = 3) -> list[str]:
+    """The groups that lose most, of those whose whole interval lies below zero."""
+    lost = [item for item in comparison.groups if item.delta.ci_high < 0]  # NaN is not below
+    texts = []
+    for item in sorted(lost, key=lambda item: item.delta.value)[:most]:
+        share = wording.is_share(item.metric)
+        texts.append(
+            f"{item.facet} {item.name}: {wording.name_of(item.metric)} "
+            f"{wording.value_text(item.delta, share, True)} "
+            f"({wording.interval_text(item.delta, share, True)})"
+        )
+    return texts
 
 
 def _cost_rows(report: CompareReport) -> list[dict[str, Any]]:

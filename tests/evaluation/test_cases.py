@@ -6,6 +6,7 @@ from evaluation.cohort import NORMAL, NOT_NORMAL, Cohort
 from evaluation.labels import make_labels
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.predictions import Prediction
+from tests.evaluation.studies import make_cases
 
 BOXES = {
     "a": np.float32([[100, 200, 300, 400]]),
@@ -78,3 +79,13 @@ def test_patients_and_classes() -> None:
     assert known.classes_known
     assert known.of_class(NOT_NORMAL).tolist() == [False, False, True]
     assert select(known, known.positive).ids == ("a",)
+
+
+@pytest.mark.parametrize("score", [-0.01, 1.01, 87.0])
+def test_what_is_no_probability_is_refused_without_identifiers(score: float) -> None:
+    box = np.array([[0.0, 0, 9, 9]])
+    with pytest.raises(DataError, match=r"outside 0\.\.1.*on 1 images") as caught:
+        make_cases({"Jane Doe": box, "b": box}, {
+            "Jane Doe": (box, np.array([score])), "b": (box, np.array([1.0])),
+        })  # fmt: skip
+    assert "Jane" not in str(caught.value)

@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from evaluation.claim import NOT_AVAILABLE, claim_document, fill_checklist
 from evaluation.evidence import FROZEN, Evidence, Thresholds, gather, settle_thresholds
 from evaluation.footprint import Footprint
 from evaluation.image_files import find_image
+from evaluation.metrics import Study
 from evaluation.model_card import limits, model_card
 from evaluation.overlays import BOX_COLOUR, TRUTH_COLOUR, draw_tile
-from evaluation.paired import compare_studies
+from evaluation.paired import GroupDelta, compare_studies
 from evaluation.report import (
     CompareReport,
     ExtraFigure,
@@ -22,6 +24,7 @@ from evaluation.report import (
     write_compare_report,
     write_report,
 )
+from evaluation.subgroups import SUPPRESSED
 from evaluation.tables import metrics_document, write_tables
 from evaluation.wording import interval_text, name_of, number_text, value_text
 from pneumonia.runtime.errors import DISCLAIMER, DataError
@@ -214,6 +217,55 @@ def test_compare_page(tmp_path: Path, evidence: Evidence) -> None:
     assert "not available" in text  # the pruned model's latency
     assert "non-inferior" in text
     assert "data:image/png;base64" in text
+
+
+def _delta(name: str, value: float, low: float, high: float, metric: str = "rsna") -> GroupDelta:
+    method = "paired" if np.isfinite(value) else SUPPRESSED
+    return GroupDelta("view", name, 90, 40, metric, Estimate(value, low, high, 40, method))
+
+
+def _group_page(path: Path, study: Study, groups: list[GroupDelta]) -> str:
+    comparison = compare_studies({"dense": study, "pruned": study}, RESAMPLER)[0]
+    thresholds = dict.fromkeys(("dense", "pruned"), settle_thresholds(CASES))
+    studies = {"dense": study, "pruned": study}
+    comparisons = [replace(comparison, groups=groups)]
+    write_compare_report(
+        path, CompareReport(studies, comparisons, {}, thresholds, "kaggle", 200, 0)
+    )
+    text = path.read_text(encoding="utf-8")
+    _check(text)
+    return text
+
+
+def test_groups_that_lose_are_named_at_the_top(tmp_path: Path, evidence: Evidence) -> None:
+    groups = [
+        _delta("AP", -0.063, -0.097, -0.031),
+        _delta("PA", -0.2, -0.5, 0.01),  # may be chance
+        _delta("lateral", 0.05, 0.02, 0.08),
+        _delta("oblique", -0.1, -0.15, -0.05, "sensitivity"),
+    ]
+    text = _group_page(tmp_path / "c.html", evidence.study, groups)
+    summary = text[text.index('id="summary"') : text.index('id="cost"')]
+    warning = summary[summary.index("Some groups lose more") :]
+    minus = "−"
+    assert f"view oblique: Sensitivity {minus}10.0 pp ({minus}15.0 to {minus}5.0); " in warning
+    assert f"view AP: RSNA score {minus}0.063 ({minus}0.097 to {minus}0.031)." in warning
+    assert "view PA" not in warning
+    assert "lateral" not in warning
+    assert "Too few images" not in text
+
+
+def test_groups_that_are_all_too_small_are_folded_away(tmp_path: Path, evidence: Evidence) -> None:
+    nan = float("nan")
+    text = _group_page(tmp_path / "c.html", evidence.study, [_delta("AP", nan, nan, nan)])
+    assert "Too few images" in text
+    assert "Some groups lose more" not in text
+    few = study_cases(3, 12, 12)
+    found = gather(few, settle_thresholds(few), Resampler(few.patients, few.positive, 100, 0))
+    write_report(tmp_path / "r.html", found)
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    _check(text)
+    assert "nothing can be said about groups" in text
 
 
 def test_tile_shows_truth_and_box_where_they_are() -> None:
