@@ -29,29 +29,16 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
     help="Images per run of model.onnx (TensorRT 8.2 wants it fixed).",
 )
 @click.option(
-    "--operating-points",
-    "points",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Thresholds chosen elsewhere (pneumonia evaluate) instead of those frozen in training.",
-)
-@click.option(
     "--about",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Markdown for the head of the model card: intended use, data and its terms, limits.",
 )
-def command(
-    run: Path,
-    out: Path,
-    checkpoint: str | None,
-    batch: int,
-    points: Path | None,
-    about: Path | None,
-) -> None:
+def command(run: Path, out: Path, checkpoint: str | None, batch: int, about: Path | None) -> None:
     """Write a run as a model bundle: spec, weights, ONNX (opset 13), thresholds, model card."""
     from pneumonia.export.bundle import export_run
 
     with progress_bar("export") as progress:
-        result = export_run(run, out, checkpoint, batch, points, about, progress)
+        result = export_run(run, out, checkpoint, batch, about, progress)
     totals = result.totals
     show_table(
         f"{result.spec.name} from {result.facts.checkpoint}, model {result.model_hash[:12]}",

@@ -15,7 +15,7 @@ METRICS_TABLE = "metrics.csv"
 STATE_FILE = "state.json"
 POINTS_FILE = "operating_points.json"
 COMPRESSION_FILE = "compression.json"
-CHOSEN = ("schema", "model_hash", "selected_on", "box_scale", "calibration")
+CHOSEN = ("schema", "selected_on", "box_scale", "calibration")
 UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}
 
 
@@ -54,20 +54,18 @@ class RunFacts(NamedTuple):
         return self.points != UNCALIBRATED
 
 
-def read_run_facts(folder: Path, points: Path | None = None) -> RunFacts:
+def read_run_facts(folder: Path) -> RunFacts:
     """Collect what is known about a checkpoint.
 
     Args:
         folder: The checkpoint, as `network.files.checkpoint_folder` gives it.
-        points: Thresholds to take instead of the checkpoint's own.
 
     Raises:
         ArtefactError: A file of the run is damaged.
     """
     run = folder.parent
     record = _read(run / RUN_FILE)
-    points = points or folder / POINTS_FILE
-    operating = _read(points)
+    operating = _read(folder / POINTS_FILE)
     epoch, metrics = _metrics(run, folder)
     dataset = record.get("dataset")
     if isinstance(dataset, dict):
@@ -85,7 +83,7 @@ def read_run_facts(folder: Path, points: Path | None = None) -> RunFacts:
         if isinstance(versions, dict)
         else {},
         metrics=metrics,
-        points=_operating_points(operating, points),
+        points=_operating_points(operating, folder / POINTS_FILE),
         chosen={key: operating[key] for key in CHOSEN if key in operating},
         compression=_scalars(_read(run / COMPRESSION_FILE)),
     )

@@ -329,31 +329,6 @@ def test_inspect_checks_a_bundle(trained, tmp_path, capsys):
     assert "neither a run nor a bundle" in capsys.readouterr().err
 
 
-def test_points_chosen_elsewhere_replace_the_frozen_ones(trained, tmp_path):
-    identity = export_run(trained, tmp_path / "bundle").model_hash
-    given = tmp_path / "operating_points.json"
-    content = {
-        "schema": "pneumonia.operating_points/1",
-        "model_hash": identity,
-        "selected_on": {"images": 42},
-        "points": {"kaggle": {"threshold": 0.125}},
-        "calibration": {"platt_slope": 2.0, "platt_intercept": -1.0, "temperature": 1.5},
-    }
-    write_json(given, content)
-    again = export_run(trained, tmp_path / "bundle", points=given)
-    assert again.model_hash == identity  # thresholds are not part of the model
-    assert load_bundle(str(tmp_path / "bundle")).threshold("kaggle") == 0.125
-    assert json.loads((tmp_path / "bundle" / "operating_points.json").read_text()) == content
-
-
-def test_points_of_another_model_are_refused(trained, tmp_path):
-    given = tmp_path / "operating_points.json"
-    write_json(given, {"model_hash": "0" * 64, "points": {"kaggle": {"threshold": 0.125}}})
-    with pytest.raises(ArtefactError, match=r"belong to another model.*operating_points\.json"):
-        export_run(trained, tmp_path / "bundle", points=given)
-    assert not (tmp_path / "bundle").exists()
-
-
 def test_text_of_people_heads_the_model_card(trained, tmp_path):
     about = tmp_path / "about.md"
     about.write_text("## Intended use\n\nSorting for research.\n", encoding="utf-8")
