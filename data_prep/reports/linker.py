@@ -34,9 +34,10 @@ from data_prep.reports.text import Sentence
 from data_prep.reports.training import LinkerConfig, Progress, train_model
 from data_prep.reports.vectors import WordVectors, train_vectors
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json
-from pneumonia.runtime.errors import ArtefactError, DataError
+from pneumonia.runtime.errors import ArtefactError, DataError, OutputError
 
 SCHEMA = "pneumonia.linker/1"
+_OWN_NAMES = {"linker.json", "weights.safetensors", "concepts.json"}
 _FOLDS = 5
 _NEAR = 8  # words to either side of a mention that share its code's vector
 
@@ -130,8 +131,9 @@ class Linker:
         """Write the linker as a folder.
 
         Raises:
-            OutputError: The folder cannot be written.
+            OutputError: The folder holds something else or cannot be written.
         """
+        refuse_foreign(out)
         arrays = {f"model.{k}": v.numpy() for k, v in self.model.state_dict().items()}
         arrays["words"] = self.words.matrix
         with new_folder(str(out)) as part:
@@ -183,6 +185,24 @@ class Linker:
                 fix="Train it again with `pneumonia data train-linker`",
             ) from None
         return linker
+
+
+def refuse_foreign(out: Path) -> None:
+    """Stop before a folder that is not a linker would be replaced.
+
+    Raises:
+        OutputError: `out` is a file, or a folder with other contents.
+    """
+    if not out.exists():
+        return
+    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    if names and not ("linker.json" in names and names <= _OWN_NAMES):
+        raise OutputError(
+            "Output exists and holds other files than a linker",
+            expected="a new or empty folder, or a linker to replace",
+            where=str(out),
+            fix="Choose another --out",
+        )
 
 
 def parse(base: ConceptBase, reports: Sequence[Report]) -> list[Parsed]:

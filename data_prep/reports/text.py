@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 # A heading that opens a section, and the section's kind.
 _SECTIONS = {
-    "findings": "findings", "finding": "findings", "report": "findings", "befund": "findings",
+    "findings": "findings", "finding": "findings", "report": "findings",
     "impression": "impression", "impressions": "impression", "conclusion": "impression",
     "conclusions": "impression", "opinion": "impression", "summary": "impression",
     "assessment": "impression", "diagnosis": "impression",

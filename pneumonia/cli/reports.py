@@ -127,9 +127,10 @@ def train_linker_verb(reports: Path, out: Path, hops: str, soft: bool, **choices
 
     70 % of the reports train it, 10 % choose the epoch, 20 % are left to judge it.
     """
-    from data_prep.reports.linker import judge, train_on
+    from data_prep.reports.linker import judge, refuse_foreign, train_on
     from data_prep.reports.training import LinkerConfig
 
+    refuse_foreign(out)  # before the minutes, not after them
     config = LinkerConfig.model_validate({"hops": int(hops), "hard": not soft, **choices})
     with progress_bar("train linker") as progress:
         linker, test = train_on(reports, config, progress)

@@ -12,7 +12,7 @@ from data_prep.reports.measure import count_codes, micro_f1
 from data_prep.reports.reading import read_reports
 from data_prep.reports.splitting import split_reports
 from data_prep.reports.training import LinkerConfig
-from pneumonia.runtime.errors import ArtefactError, DataError, PneumoniaError
+from pneumonia.runtime.errors import ArtefactError, DataError, OutputError, PneumoniaError
 from tests.data_prep.reports.conftest import make_reports, write_reports
 
 CONFIG = LinkerConfig(epochs=6, dimensions=16)
@@ -98,6 +98,14 @@ def test_a_damaged_linker_is_one_line(
     with pytest.raises(error) as caught:
         Linker.load(tmp_path / "bad")
     assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_folder_is_not_replaced(tmp_path: Path, trained: tuple) -> None:
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(OutputError, match="other files"):
+        trained[0].save(tmp_path)
+    assert (tmp_path / "thesis.txt").is_file()
+    trained[0].save(trained[2])  # its own folder is
 
 
 def test_reports_without_codes_cannot_train(tmp_path: Path) -> None:
