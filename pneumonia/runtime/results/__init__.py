@@ -15,10 +15,10 @@ from pydicom.dataset import Dataset
 from pneumonia.runtime.dicom_header import spacing_mm
 from pneumonia.runtime.predictions import Prediction
 from pneumonia.runtime.results.capture import build_capture
-from pneumonia.runtime.results.common import check_source, result_uid
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts, result_of
 from pneumonia.runtime.results.files import file_bytes, write_dicom
 from pneumonia.runtime.results.header import header_bytes, header_from_bytes, source_header
+from pneumonia.runtime.results.objects import check_source, result_uid
 from pneumonia.runtime.results.presentation import build_presentation
 from pneumonia.runtime.results.report import build_report
 

@@ -7,14 +7,14 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.preprocess import resize
-from pneumonia.runtime.results.common import (
+from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
+from pneumonia.runtime.results.header import first_text
+from pneumonia.runtime.results.objects import (
     image_reference,
     new_object,
     plain,
     sequence,
 )
-from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
-from pneumonia.runtime.results.header import first_text
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MAX_SIDE = 1024

@@ -6,7 +6,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DSfloat
 
-from pneumonia.runtime.results.common import code_item, sequence
+from pneumonia.runtime.results.objects import code_item, sequence
 
 CONTAINS = "CONTAINS"
 CONCEPT_MODIFIER = "HAS CONCEPT MOD"

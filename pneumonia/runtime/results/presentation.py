@@ -7,7 +7,10 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.dicom_header import spacing_mm
-from pneumonia.runtime.results.common import (
+from pneumonia.runtime.results.content import Box, corners
+from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
+from pneumonia.runtime.results.header import first_text, number_list
+from pneumonia.runtime.results.objects import (
     content_moment,
     image_reference,
     new_object,
@@ -16,9 +19,6 @@ from pneumonia.runtime.results.common import (
     series_uid_of_source,
     set_uid,
 )
-from pneumonia.runtime.results.content import Box, corners
-from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
-from pneumonia.runtime.results.header import first_text, number_list
 
 GREYSCALE_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 LAYER = "AI_RESEARCH"

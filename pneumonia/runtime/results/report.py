@@ -4,19 +4,6 @@ from typing import List
 
 from pydicom.dataset import Dataset
 
-from pneumonia.runtime.results.common import (
-    MANUFACTURER,
-    derived_uid,
-    image_reference,
-    new_object,
-    result_uid,
-    result_uid_of_model,
-    sequence,
-    series_uid_of_source,
-    set_uid,
-    statements,
-    study_uid,
-)
 from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,
     CONTAINS,
@@ -38,6 +25,19 @@ from pneumonia.runtime.results.facts import (
     Finding,
     Result,
     ResultFacts,
+)
+from pneumonia.runtime.results.objects import (
+    MANUFACTURER,
+    derived_uid,
+    image_reference,
+    new_object,
+    result_uid,
+    result_uid_of_model,
+    sequence,
+    series_uid_of_source,
+    set_uid,
+    statements,
+    study_uid,
 )
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"

@@ -7,7 +7,12 @@ from typing import Any
 
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.results import build_results, header_from_bytes, write_dicom
-from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_others
+from pneumonia.scoring.outputs.protocol import (
+    FinishedBatch,
+    ScoredStudy,
+    remove_file,
+    remove_others,
+)
 from pneumonia.scoring.records import ImageRecord, Model
 
 FOLDER = "dicom"
@@ -68,7 +73,7 @@ class DicomWriter:
         remove_others(folder, batch.scored_keys())
         for path in folder.glob("*-*.dcm"):
             if path.stem.partition("-")[2] in KINDS.keys() - set(self.kinds):
-                path.unlink()
+                remove_file(path)
         images = [record for record in batch.records if record.status == "scored"]
         missing = [record for record in images if not self.has_all(record)]
         reasons = Counter(obstacle(record) or "header_not_writable" for record in missing)

@@ -14,7 +14,8 @@ from typing import Any
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.results import header_from_bytes
-from pneumonia.runtime.results.common import (
+from pneumonia.runtime.results.facts import Finding, Result, result_of
+from pneumonia.runtime.results.objects import (
     NO_DATE,
     ROOT,
     content_moment,
@@ -22,7 +23,6 @@ from pneumonia.runtime.results.common import (
     statements,
     study_uid,
 )
-from pneumonia.runtime.results.facts import Finding, Result, result_of
 from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_others
 from pneumonia.scoring.records import ImageRecord, Model
 

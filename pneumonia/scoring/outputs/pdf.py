@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy
+from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_file
 from pneumonia.scoring.outputs.report import PAGE
 from pneumonia.scoring.records import ImageRecord
 
@@ -97,7 +97,7 @@ class PdfWriter:
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Print the page; without a browser say so, and leave no PDF of an earlier run."""
         target = self.out / PDF
-        target.unlink(missing_ok=True)
+        remove_file(target)
         browser = find_browser()
         if browser is None:
             return {"page": None, "reason": "no Chromium or Chrome found"}

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumonia.runtime.errors import OutputError
 from pneumonia.scoring.records import ImageRecord
 
 
@@ -75,4 +76,18 @@ def remove_others(folder: Path, keep: set[str]) -> None:
     for path in folder.iterdir():
         named = _KEYED.match(path.name)
         if named is not None and named.group(1) not in keep:
-            path.unlink(missing_ok=True)
+            remove_file(path)
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file if it is there.
+
+    Raises:
+        OutputError: It cannot be deleted, or is a folder.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            "File of an earlier run cannot be removed", found=error.strerror, where=str(path)
+        ) from None

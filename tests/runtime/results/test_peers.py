@@ -156,6 +156,7 @@ IMAGES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}." for number in (1, 2, 4))  # 
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_results_of_real_headers_are_valid(tmp_path):
     """CR, DX, CT and MR headers of many makers; damaged ones among them."""
     if not ZOO.is_dir():

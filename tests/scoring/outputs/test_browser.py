@@ -237,6 +237,7 @@ def test_text_has_contrast(page):
     assert min(contrast(*pair) for pair in {tuple(pair) for pair in pairs}) >= 4.5
 
 
+@pytest.mark.slow
 def test_pdf_has_the_words_and_the_pictures(scored, tmp_path, detector):
     source, _, _ = scored
     settings = ScoreSettings(outputs=OutputSettings(pdf=True))

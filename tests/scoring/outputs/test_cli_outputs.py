@@ -59,3 +59,20 @@ def test_a_missing_browser_is_said_and_is_no_failure(score, capsys, monkeypatch)
     shown = capsys.readouterr()
     assert "no report.pdf: no Chromium or Chrome found" in shown.err
     assert "report.pdf" not in shown.out
+
+
+@pytest.mark.parametrize("name", ["report.pdf", "dicom/0123456789abcdef-sr.dcm"])
+def test_a_folder_where_a_file_belongs_is_5(score, tmp_path, capsys, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    assert score("--dicom", "sr", "--pdf") == 5
+    assert "cannot be removed" in capsys.readouterr().err
+
+
+def test_a_file_where_a_folder_belongs_is_5(score, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dicom").write_text("in the way")
+    assert score("--dicom", "sr") == 5
+    assert "Cannot write file" in capsys.readouterr().err
+    (tmp_path / "out" / "dicom").unlink()  # out of the way: the next run does the rest
+    assert score("--dicom", "sr") == 0
+    assert len(list((tmp_path / "out" / "dicom").iterdir())) == 1
