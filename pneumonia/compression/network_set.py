@@ -40,10 +40,9 @@ class NetworkSet:
         self, v: Mapping[str, Tensor], near: Mapping[str, Tensor] | None = None
     ) -> dict[str, Projection]:
         """Project every component, then choose columns again among live channels."""
-        found: dict[str, Projection] = {}
-        for component in self.components:
-            found.update(component.project(v, near))
-        masks = {name: projection.mask for name, projection in found.items()}
+        masks: dict[str, Tensor] = {}
+        for component in self.components:  # only masks are kept: a copy of all weights less
+            masks.update({n: p.mask for n, p in component.project(v, near).items()})
         live = self.graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
         return {
             name: masked(v[name], self._restrict(name, v[name], mask, live))
