@@ -6,7 +6,7 @@ give the same pixels. Only rotation moves the truth; `move_boxes` says where to.
 
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,14 @@ KINDS: dict[str, tuple[str, float, float, tuple[float, ...]]] = {
     "rotate": ("rotation, degrees, positive = counter-clockwise", -180, 180, (-10, -5, 5, 10)),
     "resolution": ("resolution kept along each side, percent", 1, 100, (25, 50)),
     "jpeg": ("JPEG quality", 1, 95, (10, 30)),
+}
+
+TEXTS = {
+    "noise": "noise, s.d. {} grey levels",
+    "contrast": "contrast {} %",
+    "rotate": "rotation {}\N{DEGREE SIGN}",
+    "resolution": "resolution {} %",
+    "jpeg": "JPEG quality {}",
 }
 
 
@@ -57,6 +65,29 @@ def parse_name(name: str) -> tuple[str, float]:
             found=repr(text),
         )
     return kind, level
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names by kind as in `KINDS`, then by level.
+
+    Raises:
+        ConfigError: See `parse_name`.
+    """
+    kinds = list(KINDS)
+
+    def place(name: str) -> tuple[int, float]:
+        kind, level = parse_name(name)
+        return kinds.index(kind), level
+
+    return sorted(names, key=place)
+
+
+def perturbation_text(name: str) -> str:
+    """A perturbation for the reader: `noise, s.d. 10 grey levels`; other names stay as they are."""
+    if name.partition("_")[0] not in KINDS:
+        return name
+    kind, level = parse_name(name)
+    return TEXTS[kind].format(f"{level:g}".replace("-", "\N{MINUS SIGN}"))
 
 
 def perturb(pixels: Pixels, name: str, image_id: str = "") -> Pixels:

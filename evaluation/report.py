@@ -16,6 +16,7 @@ from evaluation.failures import EXPLANATIONS, count_errors
 from evaluation.model_card import limits
 from evaluation.overlays import Tile, case_tile
 from evaluation.page import ExtraFigure, ExtraSection, Line, metric_line, metric_lines, render
+from evaluation.perturb import perturbation_text
 from evaluation.subgroups import CELL_MIN, METRICS
 from pneumonia.runtime.atomic import write_text
 
@@ -188,6 +189,7 @@ def _robustness_rows(evidence: Evidence) -> list[dict[str, Any]]:
     return [
         {
             "name": row.name,
+            "text": perturbation_text(row.name),
             "cells": [
                 {
                     "value": wording.value_text(item, wording.is_share(metric)),

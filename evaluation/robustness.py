@@ -12,7 +12,7 @@ from evaluation.image_files import find_image, read_pixels
 from evaluation.matching import order_truths
 from evaluation.metrics import Study, image_statistics, open_study, rsna_statistics, share
 from evaluation.paired import check_same_images
-from evaluation.perturb import move_boxes, perturb
+from evaluation.perturb import in_order, move_boxes, perturb
 from evaluation.subgroups import draw_sets, interval
 from pneumonia.runtime.errors import DataError, OutputError
 
@@ -65,8 +65,8 @@ def robustness_table(
     check_same_images([study.cases, *perturbed.values()])
     threshold = {point: study.thresholds[point]}
     studies = {"none": open_study(study.cases, threshold)}
-    for name, cases in perturbed.items():
-        studies[name] = open_study(moved_cases(cases, name), threshold)
+    for name in in_order(perturbed):
+        studies[name] = open_study(moved_cases(perturbed[name], name), threshold)
     sets = []
     for item in studies.values():
         called, positive = item.cases.image_score >= threshold[point], item.cases.positive

@@ -5,7 +5,14 @@ from hypothesis import strategies as st
 
 from evaluation.bootstrap import Resampler
 from evaluation.metrics import open_study
-from evaluation.perturb import move_boxes, parse_name, perturb, standard_sweep
+from evaluation.perturb import (
+    in_order,
+    move_boxes,
+    parse_name,
+    perturb,
+    perturbation_text,
+    standard_sweep,
+)
 from evaluation.robustness import moved_cases, robustness_table, write_perturbed
 from pneumonia.runtime.errors import ConfigError, DataError
 from tests.evaluation.studies import make_cases, study_cases
@@ -67,6 +74,14 @@ def test_only_rotation_moves_boxes_and_lost_boxes_vanish() -> None:
 def test_names_are_checked(name: str) -> None:
     with pytest.raises(ConfigError, match="expected"):
         parse_name(name)
+
+
+def test_order_and_words() -> None:
+    assert in_order(sorted(standard_sweep())) == list(standard_sweep())
+    assert perturbation_text("rotate_-5") == "rotation \N{MINUS SIGN}5\N{DEGREE SIGN}"
+    assert perturbation_text("contrast_150") == "contrast 150 %"
+    assert perturbation_text("none") == "none"
+    assert len({perturbation_text(name) for name in standard_sweep()}) == len(standard_sweep())
 
 
 def test_table_moves_the_truth_and_pairs_the_change() -> None:

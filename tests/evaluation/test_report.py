@@ -93,7 +93,7 @@ def test_the_page_is_self_contained_and_holds_the_numbers(
         assert interval_text(item) in text
     assert "Optimistic" in text  # the thresholds were chosen on these images
     assert "suppressed" in text
-    assert "noise 5" in text
+    assert "noise, s.d. 5 grey levels" in text
 
 
 def test_frozen_thresholds_are_not_called_optimistic(tmp_path: Path) -> None:
