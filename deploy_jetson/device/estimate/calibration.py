@@ -129,7 +129,7 @@ def read_calibration(path: str) -> Calibration:
         raise ArtefactError(
             "Calibration cannot be read", found=error.strerror or "", where=path
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise ArtefactError(
             "Not a calibration",
             expected=repr(SCHEMA),

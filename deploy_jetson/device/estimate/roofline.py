@@ -153,7 +153,7 @@ def kernel_facts(bundle: Bundle) -> Optional[KernelFacts]:
             for loop in document.get("hot_loops", [])
             if loop.get("per_cycle")
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # an older report: the roofline alone answers
     if document.get("model_hash") != bundle.model_hash or not 0 < cycles < math.inf:
         return None

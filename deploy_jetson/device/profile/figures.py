@@ -219,7 +219,17 @@ def flags(
     short = _short(recording)
     if short is not None:
         found.append(("short_windows", short))
-    return [OrderedDict([("flag", flag), ("why", why)]) for flag, why in found]
+    grouped = OrderedDict()  # type: OrderedDict[str, List[str]]
+    for flag, why in found:
+        grouped.setdefault(flag, []).append(why)
+    return [
+        OrderedDict([("flag", flag), ("why", reasons[0] + _more(len(reasons) - 1))])
+        for flag, reasons in grouped.items()
+    ]
+
+
+def _more(count: int) -> str:
+    return " (and {} more)".format(count) if count else ""
 
 
 def _total_flags(recording: Recording, rail: Dict[str, Any]) -> List[Tuple[str, str]]:

@@ -256,7 +256,9 @@ def read_recording(folder: str) -> Recording:
         snapshots = _typed(document, "snapshots", dict)
         notes = [[str(word) for word in note] for note in _typed(document, "notes", list)]
         faults = {str(k): int(v) for k, v in _typed(document, "faults", dict).items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError
+    ) as error:  # fmt: skip
         raise _bad(path, "{}: {}".format(type(error).__name__, str(error)[:40])) from None
     where = os.path.join(folder, SAMPLES)
     try:

@@ -48,7 +48,8 @@ REPORT = "report.html"
 RUNS = "runs"
 MEASURED, ESTIMATED = "measured", "estimated"
 # A prediction has nothing to average: its run only has to be long enough to be looked at.
-PREDICTION = Settings(3, 2.0, 20, 2.0, 40, 10.0, 10.0)
+PREDICTED_INFERENCES = 100  # in each of three windows
+PREDICTED_SAMPLES = 20
 GPU_ENGINES = ("tensorrt",)
 IMAGE_SIDE = 1024
 SETTLE_S = 5.0  # after a change of the power mode
@@ -218,7 +219,7 @@ class Sweep:
         about["latency_basis"] = about["power_basis"] = ESTIMATED
         about["board"] = OrderedDict([("model", "Jetson TX2 (predicted)"), ("tx2", False)])
         sensor = _model_sensor(expected)
-        recording = measure(sensor, load, around, PREDICTION, about)
+        recording = measure(sensor, load, around, _predicted_settings(expected.latency_s), about)
         self._keep(recording, run_name(stage.label, engine, mode.number))
         if self.progress is not None:
             self.progress(len(self.entries), 0, "{} {}".format(engine, mode.name))
@@ -360,6 +361,12 @@ class Sweep:
 
 
 _BASES = ("latency_basis", "power_basis")
+
+
+def _predicted_settings(latency_s: float) -> Settings:
+    window_s = PREDICTED_INFERENCES * latency_s
+    rate_hz = PREDICTED_SAMPLES / window_s
+    return Settings(3, window_s, PREDICTED_INFERENCES, window_s, 40, window_s, rate_hz)
 
 
 def _model_sensor(expected: Estimate) -> ModelSensor:

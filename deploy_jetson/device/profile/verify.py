@@ -31,6 +31,7 @@ from pneumonia.runtime.errors import ArtefactError, DataError
 MAX_BYTES = 256 * 1024 * 1024
 TOLERANCE = 1e-9  # relative, for another NumPy's order of sums
 CLOCK_SLACK_S = 2e-6  # stamps are kept in whole microseconds
+LENGTH_SLACK = 0.01  # of a window or an idle phase
 MIN_RATE_SHARE = 0.8  # of the nominal sampling rate
 NO_DIFFERENCE = "no difference"
 
@@ -67,7 +68,7 @@ def read_energy(folder: str) -> Dict[str, Any]:
             where=folder,
             fix="`pneumonia profile BUNDLE --out DIR` writes one",
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise ArtefactError(
             "Not a profile's " + ENERGY, expected=repr(SCHEMA), where=path
         ) from None
@@ -97,7 +98,8 @@ def differences(stored: Any, computed: Any, where: str = "figures") -> List[str]
     if numbers:
         near = math.isclose(stored, computed, rel_tol=TOLERANCE, abs_tol=1e-12)
         return [] if near else [where]
-    return [] if stored == computed else [where]
+    same = type(stored) is type(computed) and stored == computed
+    return [] if same else [where]
 
 
 def _check_files(folder: str, entry: Dict[str, Any]) -> List[str]:
@@ -144,9 +146,9 @@ def _check_inferences(
         if len(times) < settings.min_inferences:
             found.append("a window has only {} inferences".format(len(times)))
         # The window counts from the first inference's start, the protocol from a moment earlier.
-        if seconds < settings.window_s - 0.1:
+        if seconds < (1 - LENGTH_SLACK) * settings.window_s:
             found.append("a window lasts only {:.3f} s".format(seconds))
-    if kind in (IDLE_BEFORE, IDLE_AFTER) and seconds < settings.idle_s - 0.1:
+    if kind in (IDLE_BEFORE, IDLE_AFTER) and seconds < (1 - LENGTH_SLACK) * settings.idle_s:
         found.append("an idle phase lasts only {:.3f} s".format(seconds))
     return found
 

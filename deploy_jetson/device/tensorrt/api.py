@@ -54,7 +54,8 @@ class TensorRtApi:
             DeviceError: The parser refuses the file; its first reasons.
         """
         parser = self.module.OnnxParser(network, self._logger)
-        if parser.parse(onnx):
+        # An empty file is a valid, empty message to the parser.
+        if parser.parse(onnx) and network.num_outputs > 0:
             return
         count = min(int(parser.num_errors), MAX_ERRORS_SHOWN)
         reasons = [str(parser.get_error(index).desc()) for index in range(count)]

@@ -195,7 +195,7 @@ def test_sensor_that_falls_silent_is_a_gap(tmp_path):
 def test_program_without_rails_or_missing(tmp_path):
     with pytest.raises(DeviceError, match="no power rail"):
         TegrastatsSensor(0.05, fake_program(tmp_path, f"print('{OLD}\\n' * 9)"))
-    with pytest.raises(DeviceError, match="no power rail|ended"):
+    with pytest.raises(DeviceError, match=r"no power rail|ended"):
         TegrastatsSensor(0.05, fake_program(tmp_path, "sys.exit(1)"))
     with pytest.raises(DeviceError, match="not installed"):
         TegrastatsSensor(0.05, ("no-such-tegrastats",))

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
-from tests.deploy_jetson.device.tensorrt.fake_tensorrt import HostCuda, Host, fake_module
+from tests.deploy_jetson.device.tensorrt.fake_tensorrt import Host, HostCuda, fake_module
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle, write_manifest
 
 V8, V10, V11 = "8.2.1.8", "10.3.0", "11.4.0"
@@ -136,8 +137,7 @@ def test_foreign_file_under_the_right_name_is_rebuilt(bundle, tmp_path, caplog):
     mine = engine_path(here.open().key, str(tmp_path / "here"))
     there = Machine(bundle, tmp_path / "there", compute="87")
     foreign = engine_path(there.open().key, str(tmp_path / "there"))
-    data = open(foreign, "rb").read()
-    open(mine, "wb").write(data)
+    Path(mine).write_bytes(Path(foreign).read_bytes())
     assert here.open().built
     assert "built for something else" in caplog.text
 
@@ -146,7 +146,7 @@ def test_damaged_files_never_reach_tensorrt(bundle, tmp_path):
     """Every truncation and flipped byte is rebuilt; the fake dies on a damaged engine."""
     machine = Machine(bundle, tmp_path)
     path = engine_path(machine.open().key, str(tmp_path))
-    whole = open(path, "rb").read()
+    whole = Path(path).read_bytes()
     random = np.random.default_rng(0)
     cuts = [0, 1, len(MAGIC), len(MAGIC) + 5, len(whole) - 1, len(whole) // 2]
     damaged = [whole[:cut] for cut in cuts]
@@ -156,7 +156,7 @@ def test_damaged_files_never_reach_tensorrt(bundle, tmp_path):
         damaged.append(bytes(data))
     damaged += [whole + b"x", b"\0" * 99, MAGIC + b"[]\n", MAGIC + b'{"key": 1}\n']
     for number, data in enumerate(damaged):
-        open(path, "wb").write(data)
+        Path(path).write_bytes(data)
         before = machine.builds
         engine = machine.open()
         agrees(engine, bundle)
@@ -170,7 +170,7 @@ def test_damaged_files_never_reach_tensorrt(bundle, tmp_path):
 def test_raw_plan_without_our_head_is_rebuilt(bundle, tmp_path):
     machine = Machine(bundle, tmp_path)
     path = engine_path(machine.open().key, str(tmp_path))
-    open(path, "wb").write(open(path, "rb").read().partition(b"}\n")[2])
+    Path(path).write_bytes(Path(path).read_bytes().partition(b"}\n")[2])
     assert machine.open().built
 
 
@@ -349,7 +349,7 @@ def test_broken_installation_is_one_line(monkeypatch):
 
 def test_head_of_a_cached_engine_is_readable(bundle, tmp_path):
     engine = Machine(bundle, tmp_path).open()
-    data = open(engine_path(engine.key, str(tmp_path)), "rb").read()
+    data = Path(engine_path(engine.key, str(tmp_path))).read_bytes()
     head = json.loads(data[len(MAGIC) :].partition(b"\n")[0])
     assert head["key"]["compute"] == "62"
     assert sorted(head["check"]) == sorted(bundle.spec.outputs)

@@ -4,6 +4,8 @@ Optional and never a dependency (NVIDIA's own licence): pip install tensorrt-rtx
 strongly typed API of 11.x, knows no TX2, and cannot run anything here.
 """
 
+from pathlib import Path
+
 import pytest
 
 from deploy_jetson.device.tensorrt.api import TensorRtApi
@@ -27,7 +29,7 @@ class HostApi(TensorRtApi):
 @pytest.fixture
 def onnx(tmp_path):
     bundle = load_bundle(write_bundle(tmp_path, *varied_detector()))
-    return open(bundle.onnx_path, "rb").read()
+    return Path(bundle.onnx_path).read_bytes()
 
 
 def test_our_model_is_parsed(onnx):

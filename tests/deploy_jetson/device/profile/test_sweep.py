@@ -1,0 +1,528 @@
+"""`profile` as a whole: predictions, runs on a pretended board, verification, tampering."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy_jetson.device.profile import sweep as sweep_module
+from deploy_jetson.device.profile.__main__ import main
+from deploy_jetson.device.profile.recording import RAW_FILES, Settings, read_recording
+from deploy_jetson.device.profile.summary import check_flags
+from deploy_jetson.device.profile.sweep import Request, profile
+from deploy_jetson.device.profile.verify import (
+    NO_DIFFERENCE,
+    calibrate,
+    compare,
+    differences,
+    ratio_of,
+    read_energy,
+    verify,
+)
+from pneumonia.cli import group, run
+from pneumonia.runtime.errors import (
+    ArtefactError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    OutputError,
+)
+from tests.deploy_jetson.device.test_board import NVPMODEL
+from tests.deploy_jetson.device.trees import iio_tree, tx2_board, write
+from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle
+
+QUICK = Settings(3, 0.15, 3, 0.2, 40, 2.0, 50.0)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles")
+    dense = write_bundle(folder / "dense", *varied_detector())
+    small = write_bundle(folder / "pruned", *brightness_detector())
+    return str(dense), str(small)
+
+
+@pytest.fixture(scope="module")
+def predicted(bundles, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp("predicted") / "p")
+    document = profile(Request(bundles, out, sensor="model", engines=("tensorrt", "kernels")))
+    return out, document
+
+
+# --- prediction ------------------------------------------------------------------------------
+
+
+def test_prediction_sweeps_modes_engines_and_stages(predicted):
+    out, document = predicted
+    assert len(document["runs"]) == 5 * 2 * 2
+    assert document["estimated"] is True
+    for entry in document["runs"]:
+        about, found = entry["about"], entry["figures"]
+        expected = about["prediction"]
+        assert about["latency_basis"] == about["power_basis"] == "estimated"
+        # The virtual run gives back exactly what was put in, to the microsecond of the stamps.
+        assert found["latency_ms"]["p50"] == pytest.approx(expected["latency_ms"], abs=2e-3)
+        total = found["total"]
+        assert total["mean_w"] == pytest.approx(expected["busy_w"], rel=1e-4)
+        assert total["idle_w"] == pytest.approx(expected["idle_w"], rel=1e-4)
+        assert total["gross_j_per_inference"]["median"] == pytest.approx(
+            expected["energy_j"], rel=0.02
+        )
+        assert found["flags"] == []
+        for name in RAW_FILES:
+            assert os.path.isfile(os.path.join(out, entry["folder"], name))
+    assert verify(out) == 20
+
+
+def test_document_is_what_was_written(predicted):
+    out, document = predicted
+    assert json.loads(json.dumps(document)) == read_energy(out)
+    assert document["schema"] == "pneumonia.energy/1"
+    assert document["disclaimer"] == "Research use only. Not a medical device."
+
+
+def test_page_says_that_nothing_was_measured(predicted):
+    page = Path(predicted[0], "report.html").read_text(encoding="utf-8")
+    assert "ESTIMATED" in page
+    assert "Research use only. Not a medical device." in page
+    assert "Energy per inference by power mode" in page
+    assert "Energy per inference by stage of pruning" in page
+    assert page.count("<svg") == 2 + 12
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+
+
+def test_prediction_of_what_is_unknown(bundles, tmp_path):
+    with pytest.raises(ConfigError, match="No estimate for this engine"):
+        profile(Request(bundles, str(tmp_path / "o"), sensor="model", engines=("reference",)))
+
+
+# --- measurement -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    """A TX2's files under a root, and an nvpmodel on PATH."""
+    root = tmp_path / "root"
+    iio_tree(root)
+    tx2_board(root)
+    state = tmp_path / "state"
+    state.write_text("3")
+    programs = tmp_path / "bin"
+    write(programs / "nvpmodel", NVPMODEL.format(python=sys.executable, state=str(state), works=1))
+    (programs / "nvpmodel").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setattr(sweep_module, "SETTLE_S", 0.0)
+    return root, state
+
+
+def test_measured_run_on_a_pretended_tx2(bundles, board, tmp_path):
+    root, state = board
+    out = str(tmp_path / "out")
+    request = Request(bundles[:1], out, (1, 0), ("reference",), "auto", QUICK, root=str(root))
+    document = profile(request)
+    assert [entry["about"]["mode"]["name"] for entry in document["runs"]] == ["MAXQ", "MAXN"]
+    assert state.read_text() == "3"  # as it was
+    assert document["estimated"] is False
+    entry = document["runs"][0]
+    about, found = entry["about"], entry["figures"]
+    assert (about["latency_basis"], about["power_basis"]) == ("measured", "measured")
+    assert about["board"]["tx2"] is True
+    total = found["total"]
+    assert total["rail"] == "VDD_IN"
+    # The files never change, so every joule is 9.273 W times the latency.
+    latency = found["latency_ms"]["mean"] / 1e3
+    assert total["gross_j_per_inference"]["median"] == pytest.approx(9.273 * latency, rel=0.15)
+    assert total["mean_w"] == pytest.approx(9.273)
+    assert found["image_latency_ms"]["p50"] > 0
+    names = {item["flag"] for item in found["flags"]}
+    assert {"short_windows", "constant_reading"} <= names
+    assert verify(out) == 2
+    with pytest.raises(DeviceError, match="Profile is flagged"):
+        check_flags(document)
+
+
+def test_mode_is_put_back_after_a_failure(bundles, board, tmp_path, monkeypatch):
+    root, state = board
+
+    def broken(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_module, "measure", broken)
+    request = Request(bundles[:1], str(tmp_path / "o"), (0,), ("reference",), "auto", QUICK,
+                      root=str(root))  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        profile(request)
+    assert state.read_text() == "3"
+
+
+def test_engine_that_is_not_here_is_skipped_with_its_reason(bundles, board, tmp_path):
+    root, _ = board
+    request = Request(bundles[:1], str(tmp_path / "o"), (), ("kernels", "reference"), "auto",
+                      QUICK._replace(windows=1), root=str(root))  # fmt: skip
+    document = profile(request)
+    assert [entry["about"]["engine"] for entry in document["runs"]] == ["reference"]
+    assert "no generated library" in document["skipped"][0]["why"]
+    alone = request._replace(out=str(tmp_path / "alone"), engines=("kernels",))
+    with pytest.raises(DeviceError, match=r"No engine could be profiled.*no generated library"):
+        profile(alone)
+
+
+def test_tx2_without_a_sensor_models_power_only(bundles, board, tmp_path):
+    root, _ = board
+    request = Request(bundles[:1], str(tmp_path / "o"), (), ("onnxruntime",), "model",
+                      QUICK._replace(windows=1), threads=1, root=str(root))  # fmt: skip
+    about = profile(request)["runs"][0]["about"]
+    assert (about["latency_basis"], about["power_basis"]) == ("measured", "estimated")
+
+
+def test_replayed_power_is_called_replayed(bundles, tmp_path):
+    path = tmp_path / "samples.csv"
+    stamps = np.arange(0, 60, 0.02)
+    rows = [f"{t:.2f},{3000 + 38 * (i % 5)}" for i, t in enumerate(stamps)]
+    path.write_text("stamp_s,VDD_IN_mw\n" + "\n".join(rows) + "\n")
+    request = Request(bundles[1:], str(tmp_path / "o"), (), ("reference",), f"replay:{path}", QUICK)
+    document = profile(request)
+    entry = document["runs"][0]
+    assert entry["about"]["power_basis"] == "replayed"
+    assert entry["figures"]["total"]["mean_w"] == pytest.approx(3.076, rel=0.01)
+    assert entry["figures"]["rails"][0]["quality"]["resolution_mw"] == 38.0
+
+
+def test_calibration_from_a_measured_run(bundles, board, tmp_path):
+    root, _ = board
+    out = str(tmp_path / "measured")
+    profile(Request(bundles[:1], out, (), ("onnxruntime",), "auto", QUICK, threads=1,
+                    root=str(root)))  # fmt: skip
+    entry = read_energy(out)["runs"][0]
+    factors = entry["figures"]["latency_ms"]["p50"] / entry["about"]["prediction"]["latency_ms"]
+    found = calibrate([out])
+    assert found.engines["onnxruntime"].latency == pytest.approx(factors)
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(found.document()))
+    request = Request(bundles[:1], str(tmp_path / "again"), (3,), ("onnxruntime",), "model",
+                      calibration=str(path))  # fmt: skip
+    again = profile(request)["runs"][0]
+    assert again["figures"]["latency_ms"]["p50"] == pytest.approx(
+        entry["figures"]["latency_ms"]["p50"], rel=0.01, abs=2e-3
+    )
+    assert "calibrated by 1 run" in again["about"]["prediction"]["basis"]
+
+
+def test_predictions_calibrate_nothing(predicted):
+    with pytest.raises(DataError, match="Nothing to calibrate"):
+        calibrate([predicted[0]])
+
+
+# --- requests that cannot work -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"bundles": ()}, ConfigError, "No bundle"),
+        ({"engines": ("quantum",)}, ConfigError, "Unknown engine"),
+        ({"modes": (7,)}, ConfigError, "Unknown power mode"),
+        ({"sensor": "thermometer"}, ConfigError, "Unknown power sensor"),
+        ({"settings": Settings(windows=0)}, ConfigError, "cannot be run"),
+        ({"settings": Settings(rate_hz=0)}, ConfigError, "cannot be run"),
+        ({"settings": Settings(window_s=-1)}, ConfigError, "cannot be run"),
+        ({"bundles": ("/no/such/bundle",)}, ArtefactError, "Not a model bundle"),
+        ({"calibration": "/no/such/file"}, ArtefactError, "Calibration cannot be read"),
+        ({"sensor": "replay:/no/such/file"}, DataError, "Not a recording"),
+    ],
+)
+def test_requests_refused_before_anything_runs(bundles, tmp_path, change, error, text):
+    out = tmp_path / "out"
+    with pytest.raises(error, match=text):
+        profile(Request(bundles, str(out), sensor="model")._replace(**change))
+    assert not out.exists()
+
+
+def test_output_that_holds_something_is_not_touched(bundles, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="not empty"):
+        profile(Request(bundles, str(tmp_path), sensor="model"))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+# --- verification ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(predicted, tmp_path):
+    """One run of a profile, free to be tampered with; gives (folder, run folder)."""
+    out = tmp_path / "copy"
+    shutil.copytree(predicted[0], out)
+    document = json.loads((out / "energy.json").read_text())
+    document["runs"] = document["runs"][:2]
+    (out / "energy.json").write_text(json.dumps(document))
+    return out, out / document["runs"][0]["folder"]
+
+
+def rewrite(path, change):
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def rehash(out):
+    """What a careful forger would do: make the hashes fit again."""
+    from pneumonia.runtime.bundle import file_sha256
+
+    def change(document):
+        for entry in document["runs"]:
+            for name, record in entry["files"].items():
+                record["sha256"] = file_sha256(out / entry["folder"] / name)
+
+    rewrite(out / "energy.json", change)
+
+
+def test_untouched_copy_agrees(copied):
+    assert verify(str(copied[0])) == 2
+
+
+def nicer(document):
+    total = document["runs"][0]["figures"]["total"]
+    total["gross_j_per_inference"]["median"] *= 0.999
+
+
+def no_flags(document):
+    document["runs"][1]["figures"]["flags"] = [{"flag": "x", "why": "y"}]
+
+
+def other_engine(document):
+    document["runs"][0]["about"]["engine"] = "kernels"
+
+
+def same_id(document):
+    ids = [entry["about"] for entry in document["runs"]]
+    ids[1]["run_id"] = ids[0]["run_id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (nicer, "figures.total.gross_j_per_inference.median is not what the raw samples give"),
+        (no_flags, r"figures.flags is not what"),
+        (other_engine, "about.engine"),
+        (same_id, "same id"),
+        (lambda d: d["runs"].clear(), "no run"),
+        (lambda d: d["runs"][0]["figures"].pop("rails"), "figures.rails"),
+    ],
+)
+def test_changed_figures_are_found(copied, change, text):
+    rewrite(copied[0] / "energy.json", change)
+    with pytest.raises(ArtefactError, match=text):
+        verify(str(copied[0]))
+
+
+@pytest.mark.parametrize("name", RAW_FILES)
+def test_changed_raw_files_are_found(copied, name):
+    path = copied[1] / name
+    path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(ArtefactError, match=f"{name} was changed"):
+        verify(str(copied[0]))
+    path.unlink()
+    with pytest.raises(ArtefactError, match=f"{name} is missing"):
+        verify(str(copied[0]))
+
+
+def test_forged_samples_with_fitting_hashes_are_found(copied):
+    path = copied[1] / "samples.csv"
+    lines = path.read_text().splitlines()
+    lines[40] = lines[40].split(",")[0] + ",10.000"
+    path.write_text("\n".join(lines) + "\n")
+    rehash(copied[0])
+    with pytest.raises(ArtefactError, match="is not what the raw samples give"):
+        verify(str(copied[0]))
+
+
+def test_shortened_window_with_fitting_hashes_is_found(copied):
+    def change(document):
+        window = next(p for p in document["phases"] if p["kind"] == "window")
+        window["end_s"] = (window["start_s"] + window["end_s"]) / 2
+
+    rewrite(copied[1] / "record.json", change)
+    rehash(copied[0])
+    with pytest.raises(ArtefactError, match=r"lasts only|outside"):
+        verify(str(copied[0]))
+
+
+def test_left_out_window_is_found(copied):
+    def change(document):
+        phases = document["phases"]
+        phases.remove(next(p for p in phases if p["kind"] == "window"))
+
+    rewrite(copied[1] / "record.json", change)
+    rehash(copied[0])
+    with pytest.raises(ArtefactError, match=r"not those of the protocol|phase that does"):
+        verify(str(copied[0]))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 10, 1000])
+@pytest.mark.parametrize("name", [*RAW_FILES, "energy.json"])
+def test_cut_files_are_one_line_of_error(copied, name, cut):
+    path = copied[0] / name if name == "energy.json" else copied[1] / name
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ArtefactError) as caught:
+        verify(str(copied[0]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["phases", "settings", "sensor", "faults", "notes", "snapshots"])
+@pytest.mark.parametrize("value", [None, 3, "x", [1], {"a": "b"}, [[1, 2]], {"kind": 1e999}])
+def test_records_of_other_shapes_are_refused(copied, key, value):
+    def change(document):
+        document[key] = value
+
+    rewrite(copied[1] / "record.json", change)
+    with pytest.raises(ArtefactError):
+        verify(str(copied[0]))
+
+
+def test_folder_outside_the_profile_is_refused(copied):
+    rewrite(copied[0] / "energy.json", lambda d: d["runs"][0].update(folder="../../etc"))
+    with pytest.raises(ArtefactError, match="Not a profile"):
+        verify(str(copied[0]))
+
+
+def test_differences_names_the_place():
+    assert differences({"a": [1, {"b": 2.0}]}, {"a": [1, {"b": 2.0 + 1e-13}]}) == []
+    assert differences({"a": [1, {"b": 2.0}]}, {"a": [1, {"b": 2.1}]}) == ["figures.a[1].b"]
+    assert differences({"a": 1}, {}) == ["figures.a"]
+    assert differences([1], [1, 2], "x") == ["x"]
+    assert differences(True, 1) == ["figures"]
+    assert differences(None, None) == []
+
+
+# --- comparison --------------------------------------------------------------------------------
+
+
+def test_ratio_with_its_interval():
+    less = ratio_of([1.0, 1.01, 0.99, 1.0, 1.0], [2.0, 2.02, 1.98, 2.0, 2.0], "x")
+    assert less.ratio == 0.5
+    assert 0.48 < less.low <= 0.5 <= less.high < 0.52
+    assert less.verdict == "less"
+    assert ratio_of([2.0] * 5, [1.0] * 5, "x").verdict == "more"
+    noisy = ratio_of([1.0, 3.0, 2.0, 1.5, 2.5], [2.1, 1.2, 2.9, 1.9, 2.0], "x")
+    assert noisy.verdict == NO_DIFFERENCE
+    few = ratio_of([1.0, 1.0], [2.0, 2.0], "x")
+    assert (few.low, few.verdict) == (None, NO_DIFFERENCE)
+
+
+def test_compare_matches_engine_and_mode(bundles, predicted, tmp_path):
+    out = str(tmp_path / "slow")
+    profile(Request(bundles, out, (1,), ("tensorrt",), "model"))
+    found = compare(out, predicted[0])
+    assert [item.name for item in found] == ["dense, tensorrt, 1", "pruned, tensorrt, 1"]
+    assert all(item.verdict == NO_DIFFERENCE for item in found)
+    other = str(tmp_path / "other")
+    profile(Request(bundles, other, (1,), ("onnxruntime",), "model"))
+    with pytest.raises(DataError, match="no run in common"):
+        compare(out, other)
+
+
+# --- both front ends ---------------------------------------------------------------------------
+
+
+def test_command_line(bundles, tmp_path, capsys):
+    out = str(tmp_path / "o")
+    words = ["profile", bundles[0], "--out", out, "--sensor", "model", "--modes", "0,3"]
+    assert run(group, words) == 0
+    printed = capsys.readouterr().out
+    assert "ESTIMATED" in printed
+    assert "dense-tensorrt-mode3" in printed
+    assert run(group, ["profile", "verify", out]) == 0
+    assert run(group, ["profile", "compare", out, out]) == 0
+    assert "no difference" in capsys.readouterr().out
+    assert run(group, words) == 5  # not empty any more
+    assert run(group, ["profile", "--out", out + "2", bundles[0], "--sensor", "model"]) == 0
+    assert run(group, ["profile", "calibrate", out, "--out", out + ".json"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["profile", "--out", "x"], 2),
+        (["profile", "no-such-bundle", "--out", "x", "--sensor", "model"], 4),
+        (["profile", "b", "--out", "x", "--modes", "fast"], 2),
+        (["profile", "b", "--out", "x", "--sensor", "sundial"], 2),
+        (["profile", "verify", "no-such-folder"], 4),
+        (["profile", "compare", "a", "b"], 4),
+        (["profile", "b"], 2),
+    ],
+)
+def test_command_line_mistakes(words, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(group, words) == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_strict_fails_but_keeps_the_figures(bundles, tmp_path, capsys):
+    path = tmp_path / "s.csv"
+    path.write_text("stamp_s,VDD_IN_mw\n" + "".join(f"{i / 20},3000\n" for i in range(400)))
+    out = tmp_path / "o"
+    words = ["profile", bundles[1], "--out", str(out), "--sensor", f"replay:{path}", "--engine",
+             "reference", "--windows", "1", "--window-s", "0.2", "--min-inferences", "2",
+             "--idle-s", "0.2", "--rate-hz", "20", "--strict"]  # fmt: skip
+    assert run(group, words) == 10
+    assert (out / "report.html").is_file()
+    assert "Profile is flagged" in capsys.readouterr().err
+
+
+def test_stand_alone(bundles, tmp_path, capsys):
+    out = str(tmp_path / "o")
+    assert main([bundles[0], "--out", out, "--sensor", "model", "--modes", "0,3"]) == 0
+    assert "ESTIMATED" in capsys.readouterr().out
+    assert main(["verify", out]) == 0
+    assert main(["verify", str(tmp_path)]) == 4
+    assert main(["no-such-bundle", "--out", out + "x", "--sensor", "model"]) == 4
+    assert "error: Not a model bundle" in capsys.readouterr().err
+
+
+def test_both_front_ends_have_the_same_options():
+    from deploy_jetson.device.profile.__main__ import parser
+    from pneumonia.cli.profile import measure
+
+    ours = {name for action in parser()._actions for name in action.option_strings}
+    theirs = {name for option in measure.params for name in option.opts} - {"bundles"}
+    assert theirs == ours - {"-h", "--help"}
+
+
+def test_hostile_names_are_escaped(tmp_path):
+    folder = tmp_path / '<img src=x onerror="alert(1)">&'
+    bundle = write_bundle(folder, *brightness_detector())
+    out = str(tmp_path / "o")
+    profile(Request((str(bundle),), out, (0, 1), ("tensorrt",), "model"))
+    page = Path(out, "report.html").read_text(encoding="utf-8")
+    assert "<img" not in page
+    assert "&lt;img" in page
+    assert verify(out) == 2
+
+
+def test_interrupted_sweep_keeps_what_it_has(bundles, tmp_path, monkeypatch):
+    out = str(tmp_path / "o")
+    real, count = sweep_module.measure, []
+
+    def stops(*arguments):
+        count.append(1)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(sweep_module, "measure", stops)
+    with pytest.raises(KeyboardInterrupt):
+        profile(Request(bundles, out, sensor="model"))
+    assert verify(out) == 2
+
+
+def test_recording_of_a_sweep_is_readable(predicted):
+    out, document = predicted
+    recording = read_recording(os.path.join(out, document["runs"][0]["folder"]))
+    assert recording.sensor.basis == "estimated"
+    assert recording.phases[0].start_s == 0.0
