@@ -19,6 +19,7 @@ PEERS = {
     "dcentvfy": "dicom3tools",
     "dsrdump": "dcmtk",
     "dcmpschk": "dcmtk",
+    "dcmp2pgm": "dcmtk",
     "storescu": "dcmtk",
     "Orthanc": "orthanc",
     "chromium": "chromium",

@@ -109,7 +109,7 @@ def result_of(
         spacing_mm: Row and column spacing, None where unknown.
         warnings: Words about the image; `degraded` takes the meaning from a negative.
     """
-    order = np.argsort(-prediction.scores, kind="stable")
+    order = np.argsort(-prediction.scores, kind="mergesort")  # stable; the word is newer
     limit = np.array([prediction.width, prediction.height] * 2, dtype=np.float32)
     findings = []
     for index in order[prediction.scores[order] >= np.float32(threshold)]:

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
+from pydicom.sequence import Sequence
 
 from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.radiograph import read_radiograph
 from pneumonia.runtime.results import ResultFacts, build_results, source_header, write_dicom
 from tests.contracts.tree import ROOT
 from tests.peers import run_peer
-from tests.runtime.dicoms import DX, SERIES, chest_dataset, save
+from tests.runtime.dicoms import DX, SERIES, chest_dataset, lut_item, save
 
 pytestmark = pytest.mark.interop
 
@@ -143,6 +146,42 @@ def test_dcmpschk_passes_the_presentation_state(written, case):
         assert said[0] == "W: patientName absent or empty in presentation state"
     else:
         assert said == ["W: Test passed."]
+
+
+CURVE = (np.arange(4096) ** 1.5 / 64).astype(int)
+DISPLAYS = {
+    "none": {},
+    "window": {"WindowCenter": 2000, "WindowWidth": 1500},
+    "inverse": {"photometric": "MONOCHROME1", "WindowCenter": 2000, "WindowWidth": 1500},
+    "rescaled": {
+        "RescaleSlope": 2,
+        "RescaleIntercept": -100,
+        "WindowCenter": 3000,
+        "WindowWidth": 4000,
+    },
+    "table": {"VOILUTSequence": Sequence([lut_item(CURVE, 0, 12)])},
+    "inverse table": {
+        "photometric": "MONOCHROME1",
+        "VOILUTSequence": Sequence([lut_item(CURVE, 0, 12)]),
+    },
+}
+
+
+@pytest.mark.parametrize("display", DISPLAYS)
+def test_dcmtk_shows_the_source_through_the_state_as_we_do(tmp_path, display):
+    """dcmp2pgm renders image and presentation state; our own reader is within one grey level."""
+    values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    given = chest_dataset(values, 12, PatientName="A^B", PatientID="1", **DISPLAYS[display])
+    path = save(tmp_path / "source.dcm", given)
+    grey = read_radiograph(str(path)).pixels
+    found = Prediction("x", BOXES[:1], FOUND.scores[:1], 64, 64)
+    write_dicom(str(tmp_path / "pr.dcm"), build_results(given, grey, found, FACTS, ["PR"])["PR"])
+    done = run_peer("dcmp2pgm", "-p", tmp_path / "pr.dcm", path, tmp_path / "shown.pgm")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "shown.pgm") as image:
+        shown = np.asarray(image).astype(int)
+    assert np.ptp(shown) >= 250  # not a blank picture
+    assert np.abs(shown - grey.astype(int)).max() <= 1
 
 
 def test_the_sources_are_what_the_tests_take_them_for(written):
