@@ -113,11 +113,11 @@ def points_section(
 
 def replace_points(card: str, section: str) -> str:
     """A model card with another section of the thresholds, at its end if it had none."""
-    before, title, after = card.partition(POINTS_TITLE)
+    before, title, after = card.partition(f"\n{POINTS_TITLE}\n")
     if not title:
         return f"{card.rstrip()}\n\n{section}\n"
     _, heading, rest = after.partition("\n\n## ")
-    return before + section + heading + rest
+    return f"{before}\n{section}{heading}{rest}" if heading else f"{before}\n{section}\n"
 
 
 def _notes(record: object) -> str:

@@ -65,6 +65,9 @@ def test_a_section_in_the_middle_is_replaced():
     section = points_section({"a": {"threshold": 0.25}}, {})
     card = replace_points("# Model\n\n## Operating points\n\nold\n\n## Limits\n\nmany\n", section)
     assert card == f"# Model\n\n{section}\n\n## Limits\n\nmany\n"
+    assert replace_points(card, section) == card
+    about = "# Model\n\nSee ## Operating points below.\n"
+    assert replace_points(about, section) == f"{about}\n{section}\n"
 
 
 @pytest.mark.parametrize("change", [{"model_hash": "0" * 64}, {"points": {}}])
