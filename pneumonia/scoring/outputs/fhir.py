@@ -8,6 +8,7 @@ the batch ran stands in run.json.
 import html
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,7 @@ class _Facts:
             header = header_from_bytes(study.header)
             self.instance_uid = str(header.get("SOPInstanceUID") or "")
             self.study_uid = study_uid(header) if self.instance_uid else ""
-            date = content_moment(header)[0]
-            self.date = "" if date == NO_DATE else f"{date[:4]}-{date[4:6]}-{date[6:]}"
+            self.date = _day(content_moment(header)[0])
 
     def name(self, kind: str) -> str:
         """A UUID that depends on the image, the model and the kind of resource alone."""
@@ -170,6 +170,15 @@ class _Facts:
         if self.study_uid:
             made["derivedFrom"] = self.images()
         return made
+
+
+def _day(date: str) -> str:
+    """`20200102` as `2020-01-02`; empty for no date, and for one the calendar does not have."""
+    try:
+        found = datetime.strptime(date, "%Y%m%d")
+    except ValueError:
+        return ""
+    return "" if date == NO_DATE else f"{found:%Y-%m-%d}"
 
 
 def _coded(system: str, code: str, display: str) -> dict[str, Any]:

@@ -5,9 +5,13 @@ import json
 import pytest
 from fhir.resources.R4B.bundle import Bundle
 
+from pneumonia.runtime.results import header_bytes, source_header
 from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
-from tests.runtime.dicoms import SERIES
+from pneumonia.scoring.outputs.fhir import fhir_bundle
+from pneumonia.scoring.outputs.protocol import ScoredStudy
+from pneumonia.scoring.records import Model
+from tests.runtime.dicoms import SERIES, chest_dataset
 from tests.scoring.outputs.conftest import fill
 
 
@@ -82,6 +86,21 @@ def test_negative_and_picture(scored, key_of):
     picture = next(name for name in key_of if name.startswith("<img"))
     (report,) = resources(document(scored, key_of, picture), "DiagnosticReport")
     assert "imagingStudy" not in report
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("20200102", "2020-01-02"), ("20200230", None), ("19000101", None), ("", None)],
+)
+def test_only_days_of_the_calendar_are_dates(scored, bright, given, shown):
+    """FHIR refuses 30 February; a header may hold it."""
+    dates = dict.fromkeys(("StudyDate", "SeriesDate", "ContentDate"), given)
+    header = header_bytes(source_header(chest_dataset(bright, **dates)))
+    record = next(r for r in scored[2].records if r.file.image_id == "one")
+    model = Model(**scored[2].document["model"])
+    bundle = fhir_bundle(ScoredStudy(record, bright, header), model)
+    Bundle.model_validate(bundle)
+    assert bundle["entry"][0]["resource"].get("effectiveDateTime") == shown
 
 
 def test_no_patient_is_named(scored):
