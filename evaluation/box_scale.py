@@ -1,9 +1,8 @@
 """Box scale: predicted boxes resized about their centres before they are judged.
 
-Annotators of the RSNA challenge drew the truth of its test set tighter than detectors learn to, so
-winning entries shrank their boxes by an eighth to a sixth. It is a fit to how boxes were drawn, not
-a better detector: off (1.0) unless asked for, tuned on validation images only, frozen with the
-thresholds and printed in the report.
+Winning entries of the RSNA challenge shrank their boxes by 12.5 % and 17 %. It is a fit to how the
+truth was drawn, not a better detector: off (1.0) unless asked for, tuned on validation images only,
+frozen with the thresholds and printed in the report.
 """
 
 from collections.abc import Mapping
