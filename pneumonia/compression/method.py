@@ -16,8 +16,19 @@ from pneumonia.compression.coupling import ChannelGraph
 class HardSet(JointConstraint, Protocol):
     """The set the hard mask comes from."""
 
-    def settle(self, v: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Masks of a projection of `v`, without what compaction would remove anyway."""
+    def settle(
+        self,
+        v: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        others: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Masks of a projection of `v`, without what compaction would remove anyway.
+
+        Args:
+            v: Weights.
+            masks: The projection's masks.
+            others: Masks that earlier runs left in layers out of the set.
+        """
         ...
 
 

@@ -49,7 +49,12 @@ class NetworkSet:
             for name, mask in masks.items()
         }
 
-    def settle(self, v: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def settle(
+        self,
+        v: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        others: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Masks without dead paths: filters that reach no output go, columns move to live channels.
 
         Used for the hard mask, so that groups of filters are those of the compacted layer and the
@@ -58,14 +63,17 @@ class NetworkSet:
         Args:
             v: Weights.
             masks: A projection's masks.
+            others: Masks that earlier runs left in layers out of the set: their dead paths count.
 
         Returns:
-            Masks of the same layers; every layer keeps at least one filter and one column.
+            Masks of the set's layers; every layer keeps at least one filter and one column.
         """
-        masks = dict(masks)
-        live = self.graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
+        masks, others = dict(masks), others or {}
+        live = self.graph.live_units_of(
+            {name: _rows(mask) for name, mask in {**others, **masks}.items()}
+        )
         while True:
-            closed = close_units(self.graph, reads(masks), live)
+            closed = close_units(self.graph, reads({**others, **masks}), live)
             masks = {
                 name: self._restrict(name, v[name], mask, closed) for name, mask in masks.items()
             }
@@ -98,6 +106,17 @@ def reads(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def live_units(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> Tensor:
+    """Units that compaction keeps: bool (n_units,).
+
+    Args:
+        graph: The network's units.
+        masks: Layer -> bool mask of its weight; a layer not given keeps all its weights.
+    """
+    live = graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
+    return close_units(graph, reads(masks), live)
+
+
 def realised_weights(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, int]:
     """Weights that each layer still stores once dead paths are gone, whatever made the masks.
 
@@ -105,8 +124,7 @@ def realised_weights(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[s
         graph: The network's units.
         masks: Layer -> bool mask of its weight; a layer not given keeps all its weights.
     """
-    live = graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
-    live = close_units(graph, reads(masks), live)
+    live = live_units(graph, masks)
     counts = {}
     for layer in graph.spec.weighted():
         rows, channels = graph.live_rows(live, layer.name), graph.live_channels(live, layer.name)

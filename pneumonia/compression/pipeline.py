@@ -112,7 +112,8 @@ def prune_model(
         layer_limits(spec, recipe, selected),
     )
     total = dense_account.totals.kept_weights
-    setting = Setting(spec, total, task, training, recipe, rates, resume, progress)
+    groups = column_groups(stored)
+    setting = Setting(spec, total, task, training, recipe, rates, resume, progress, groups)
     folders, result = [], StageResult(tensors, earlier_masks(stored, tensors), {})
     ladder = recipe.constraint.stages(ladder_rates(recipe.rate, recipe.ladder))
     for number, stage in enumerate(ladder, 1):
@@ -217,6 +218,15 @@ def stored_densely(spec: NetworkSpec) -> NetworkSpec:
     )
 
 
+def column_groups(spec: NetworkSpec) -> dict[str, int]:
+    """Layers stored by columns -> filters that share one list of columns."""
+    return {
+        layer.name: layer.storage.group_size
+        for layer in spec.weighted()
+        if layer.storage.format == "columns"
+    }
+
+
 def earlier_masks(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Masks of the layers that an earlier run pruned: those not stored densely."""
     return {
@@ -240,11 +250,7 @@ def finish(stored: NetworkSpec, result: StageResult) -> tuple[NetworkSpec, dict[
     spec = stored_densely(stored)
     if not zeros_outside(result.tensors, result.masks):
         raise PruneError("A weight outside its mask is not zero", fix="Report this as a fault")
-    group_sizes = {
-        layer.name: layer.storage.group_size
-        for layer in stored.weighted()
-        if layer.storage.format == "columns"
-    } | result.plan["group_sizes"]
+    group_sizes = column_groups(stored) | result.plan["group_sizes"]
     small, kept = compact(spec, result.tensors, result.masks, group_sizes)
     smallest = smallest_storage(small, kept)
     small = small.replace_layers(

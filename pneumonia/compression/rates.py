@@ -8,6 +8,7 @@ Rates count all convolution and linear weights, heads included.
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from pneumonia.compression.columns import dense_mask, group_energies
 from pneumonia.compression.constraint import gemm_view
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.method import Method, Sets
-from pneumonia.compression.network_set import realised_weights
+from pneumonia.compression.network_set import live_units, realised_weights
 from pneumonia.runtime.errors import PruneError
 
 Progress = Callable[[int, int, str], None]
@@ -55,12 +56,14 @@ class Situation(NamedTuple):
         allowed: Layer -> places that earlier stages left, bool. Weights elsewhere are zero
             already, and stay so unless they are stored anyway (see `_within`).
         total: Weights that a rate of 1 would keep: those of the network the run began with.
+        groups: Layers that network stored by columns -> filters that share one list of columns.
     """
 
     graph: ChannelGraph
     weights: Mapping[str, Tensor]
     allowed: Mapping[str, Tensor]
     total: int
+    groups: Mapping[str, int] = MappingProxyType({})
 
 
 class Planned(NamedTuple):
@@ -180,7 +183,7 @@ def apply_rates(
     projected = {name: p.mask for name, p in sets.hard.project(v).items()}
     masks = _nested(start, sets, v, projected)
     kept = realised_weights(start.graph, masks)
-    nominal = _within(projected, start.allowed, sets.group_sizes)
+    nominal = _within(projected, start, sets)
     inside = sum(
         int(nominal[name].sum()) if name in nominal else weight.numel()
         for name, weight in start.weights.items()
@@ -203,37 +206,57 @@ def _nested(
     Nesting can cut a filter's last path. Compaction would delete that filter and shift every
     group of filters behind it, so masks are settled again until nesting cuts nothing more.
     """
-    masks = sets.hard.settle(v, projected)
+    others = {name: mask for name, mask in start.allowed.items() if name not in projected}
+    masks = sets.hard.settle(v, projected, others)
     while True:
-        nested = _within(masks, start.allowed, sets.group_sizes)
-        settled = sets.hard.settle(v, {name: nested[name] for name in masks})
-        if all(
-            torch.equal(gemm_view(settled[name]).any(1), gemm_view(nested[name]).any(1))
-            for name in masks
-        ):
-            return nested
-        masks = settled
+        nested = _within(masks, start, sets)
+        before = live_units(start.graph, {**others, **masks})
+        if torch.equal(live_units(start.graph, nested), before):
+            return _regrouped(start, nested, {**start.groups, **sets.group_sizes})
+        masks = sets.hard.settle(v, {name: nested[name] for name in masks}, others)
 
 
-def _within(
-    masks: Mapping[str, Tensor], allowed: Mapping[str, Tensor], group_sizes: Mapping[str, int]
-) -> dict[str, Tensor]:
+def _within(masks: Mapping[str, Tensor], start: Situation, sets: Sets) -> dict[str, Tensor]:
     """Masks inside those of the stage before.
 
     Where filters share columns, a column stays for the whole group if any of its filters had it:
     fewer filters are grouped anew, and a place that is stored anyway may be used.
     """
+    groups = {**start.groups, **sets.group_sizes}
+    live = live_units(start.graph, {**start.allowed, **masks})
     nested = {}
     for name, mask in masks.items():
-        nested[name] = mask & allowed[name] if name in allowed else mask
-        if name in allowed and name in group_sizes:
-            rows = gemm_view(mask).any(1).nonzero().squeeze(1)
-            had = group_energies(gemm_view(nested[name]).float(), rows, group_sizes[name]) > 0
-            shared = dense_mask(had, rows, mask.shape[0], group_sizes[name])
-            nested[name] = mask & shared.reshape(mask.shape)
+        nested[name] = mask & start.allowed[name] if name in start.allowed else mask
+        if name in start.allowed and name in groups:
+            rows = start.graph.live_rows(live, name)
+            nested[name] = mask & _shared(nested[name], rows, groups[name])
         if not bool(nested[name].any()):
             nested[name] = mask  # no layer is ever emptied, not even to stay inside earlier masks
-    return {**allowed, **nested}
+    return {**start.allowed, **nested}
+
+
+def _shared(mask: Tensor, rows: Tensor, group_size: int) -> Tensor:
+    """The columns that any filter of a group has, for all of its filters; filters are `rows`."""
+    kept = rows.nonzero().squeeze(1)
+    had = group_energies(gemm_view(mask).float(), kept, group_size) > 0
+    return dense_mask(had, kept, mask.shape[0], group_size).reshape(mask.shape)
+
+
+def _regrouped(
+    start: Situation, masks: Mapping[str, Tensor], groups: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Masks whose filters share columns in the groups that compaction will form.
+
+    Filters of a layer that are gone, for whatever reason, let those behind them move up: what a
+    group stores is the union of its filters' columns, and that is what counts.
+    """
+    live = live_units(start.graph, masks)
+    return {
+        name: _shared(mask, start.graph.live_rows(live, name), groups[name])
+        if name in groups
+        else mask
+        for name, mask in masks.items()
+    }
 
 
 def ladder_rates(target: float, ladder: int | tuple[float, ...]) -> list[float]:

@@ -51,6 +51,7 @@ class Setting(NamedTuple):
         total: Weights it kept when the run began.
         task, training, recipe, resume, progress: As given to `pipeline.prune_model`.
         rates: Relative strengths of the layers.
+        groups: Layers the run's network stored by columns -> filters that share one list.
     """
 
     spec: NetworkSpec
@@ -61,6 +62,7 @@ class Setting(NamedTuple):
     rates: LayerRates
     resume: bool
     progress: Progress | None
+    groups: Mapping[str, int]
 
 
 class StageResult(NamedTuple):
@@ -94,7 +96,7 @@ def run_stage(
         folder: The stage's folder.
     """
     graph = ChannelGraph(setting.spec)
-    start = Situation(graph, _weights(tensors), allowed, setting.total)
+    start = Situation(graph, _weights(tensors), allowed, setting.total, setting.groups)
     penalised = _admm(setting, stage, start, tensors, folder)
     if (folder / PLAN_FILE).is_file():
         masks, plan = _read_masks(folder)

@@ -147,9 +147,16 @@ def test_later_stages_lie_within_earlier_ones(group: int) -> None:
 TINY = build("yolov3-tiny", width=0.125, size=64)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_what_is_planned_is_what_is_stored_when_supports_are_nested(seed: int) -> None:
-    """Nesting can cut a filter's last path; its deletion must not shift the groups behind it."""
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("selected", ["*", "even", "odd"])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_planned_is_what_is_stored_when_supports_are_nested(
+    seed: int, selected: str, share: float
+) -> None:
+    """Nesting can cut a filter's last path; its deletion must not shift the groups behind it.
+
+    Neither in the layers that are pruned now, nor in those an earlier run pruned.
+    """
     start, tensors = situation(TINY, seed)
     generator = torch.Generator().manual_seed(seed)
     allowed = {}  # an earlier run's few columns per group, chosen without regard to these weights
@@ -159,11 +166,17 @@ def test_what_is_planned_is_what_is_stored_when_supports_are_nested(seed: int) -
         rows = torch.arange(n_filters)
         allowed[name] = dense_mask(groups, rows, n_filters, 4).reshape(weight.shape)
     weights = {name: weight * allowed[name] for name, weight in start.weights.items()}
-    method = StructuredMethod(round_to=1, random_starts=0, group_size=4)
+    method = StructuredMethod(filter_share=share, round_to=1, random_starts=0, group_size=4)
+    names = list(weights)[
+        {"*": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}[selected]
+    ]
+    groups = dict.fromkeys(weights, 4)
     found = apply_rates(
-        start._replace(weights=weights, allowed=allowed), method, dict.fromkeys(weights, 20.0)
+        start._replace(weights=weights, allowed=allowed, groups=groups),
+        method,
+        dict.fromkeys(names, 20.0),
     )
-    small, kept = compact(TINY, tensors, found.masks, found.sets.group_sizes)
+    small, kept = compact(TINY, tensors, found.masks, groups | found.sets.group_sizes)
     for layer, account_of in zip(
         small.weighted(), (x for x in account(small, kept).layers if x.weights), strict=True
     ):

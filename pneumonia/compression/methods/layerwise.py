@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
 from pneumonia.compression.constraint import Constraint, JointConstraint, PerLayer, keep_count
-from pneumonia.compression.coupling import ChannelGraph, close_units
+from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.method import Sets, Stage
 from pneumonia.compression.methods.block import (
     DensityAdaptiveBlocks,
@@ -23,7 +23,7 @@ from pneumonia.compression.methods.connectivity import PatternConnectivity, Spre
 from pneumonia.compression.methods.crossbar import Blocks, whole_arrays
 from pneumonia.compression.methods.irregular import Irregular
 from pneumonia.compression.methods.pattern import FIXED_8, Patterns
-from pneumonia.compression.network_set import reads
+from pneumonia.compression.network_set import live_units
 from pneumonia.compression.structured import Columns
 from pneumonia.runtime.spec import Conv, Linear
 
@@ -42,11 +42,15 @@ class LayerwiseSet(PerLayer):
         super().__init__(constraints)
         self.graph = graph
 
-    def settle(self, v: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def settle(
+        self,
+        v: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        others: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Masks without weights on dead paths: filters nobody reads, channels nobody makes."""
         settled = dict(masks)
-        rows = {n: m.reshape(m.shape[0], -1).any(1) for n, m in settled.items()}
-        live = close_units(self.graph, reads(settled), self.graph.live_units_of(rows))
+        live = live_units(self.graph, {**(others or {}), **settled})
         for name, mask in settled.items():
             ones = [1] * (mask.dim() - 2)
             alive = self.graph.live_rows(live, name).reshape(-1, 1, *ones)
