@@ -76,8 +76,9 @@ def measure(bundles: tuple[str, ...], **options: Any) -> None:
     Several bundles are stages of pruning. Writes energy.json, report.html and the raw samples.
     """
     from deploy_jetson.device.profile.recording import Settings
+    from deploy_jetson.device.profile.request import Request
     from deploy_jetson.device.profile.summary import check_flags, headline
-    from deploy_jetson.device.profile.sweep import Request, profile
+    from deploy_jetson.device.profile.sweep import profile
 
     settings = Settings(
         windows=options["windows"],

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "pneumonia.scoring": ("pneumonia.runtime", "evaluation"),
     "pneumonia.cli": ("pneumonia", "data_prep", "evaluation", "deploy_jetson"),
     "deploy_jetson": ("pneumonia.runtime",),
+    "deploy_jetson.device": ("pneumonia.runtime",),  # copied to the board without the generator
     "pneumonia": ("pneumonia.cli",),
 }  # fmt: skip
 

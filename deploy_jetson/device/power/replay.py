@@ -27,7 +27,7 @@ from pneumonia.runtime.errors import DataError
 
 STAMP_COLUMN = "stamp_s"
 UNITS = (MILLIWATT, MILLIJOULE)
-MAX_BYTES = 512 * 1024 * 1024
+MAX_BYTES = 128 * 1024 * 1024
 MAX_RAILS = 64
 
 

@@ -9,8 +9,9 @@ import sys
 from typing import List, Optional, Sequence
 
 from deploy_jetson.device.profile.recording import Settings
+from deploy_jetson.device.profile.request import Request
 from deploy_jetson.device.profile.summary import check_flags, headline
-from deploy_jetson.device.profile.sweep import Request, profile
+from deploy_jetson.device.profile.sweep import profile
 from deploy_jetson.device.profile.verify import verify
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 

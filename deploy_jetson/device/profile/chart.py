@@ -7,15 +7,15 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 WIDTH, HEIGHT = 900, 220
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 16, 34
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 26, 34
 MAX_POINTS = 1500
 COLOURS = ("#1f5f99", "#b35900", "#2e7d4f", "#7a4fa3", "#8a6d1d", "#555f6b")
 PHASE_COLOURS = {
-    "idle_before": "#eef1f4",
-    "idle_after": "#eef1f4",
-    "warm_up": "#fff3e0",
-    "window": "#e3f0fb",
-    "images": "#e6f4ea",
+    "idle_before": "#e9edf1",
+    "warm_up": "#fff0d6",
+    "window": "#dcecfa",
+    "images": "#dff2e5",
+    "idle_after": "#e9edf1",
 }
 
 
@@ -26,6 +26,14 @@ class Bar(NamedTuple):
     value: float
     low: Optional[float] = None
     high: Optional[float] = None
+
+
+def short_number(value: float, digits: int = 3) -> str:
+    """Three digits without an exponent: 0.00123, 12.3, 1,230."""
+    text = "{:.{}g}".format(value, digits)
+    if "e" not in text:
+        return text
+    return "{:,.0f}".format(value) if abs(value) >= 1 else "{:.2g}".format(value)
 
 
 def nice_ticks(top: float, wanted: int = 4) -> List[float]:
@@ -70,7 +78,7 @@ def _frame(title: str, ticks: Sequence[float], unit: str, body: str) -> str:
     return (
         '<svg viewBox="0 0 {w} {h}" role="img" aria-label="{t}">'
         "<title>{t}</title>{lines}"
-        '<text class="tick" x="6" y="12">{u}</text>{body}</svg>'.format(
+        '<text class="tick" x="6" y="11">{u}</text>{body}</svg>'.format(
             w=WIDTH, h=HEIGHT, t=html.escape(title, quote=True), lines="".join(lines),
             u=html.escape(unit), body=body,
         )
@@ -116,12 +124,19 @@ def timeline(
     body = []
     for kind, start, stop in phases:
         body.append(
-            '<rect x="{:.1f}" y="{}" width="{:.1f}" height="{}" fill="{}"><title>{}</title></rect>'
-            .format(LEFT + start * wide, TOP, max(0.5, (stop - start) * wide),
-                    HEIGHT - TOP - BOTTOM, PHASE_COLOURS[kind], kind.replace("_", " "))
-        )  # fmt: skip
+            '<rect x="{:.1f}" y="{}" width="{:.1f}" height="{}" fill="{}" stroke="#fff">'
+            "<title>{}</title></rect>".format(
+                LEFT + start * wide,
+                TOP,
+                max(0.5, (stop - start) * wide),
+                HEIGHT - TOP - BOTTOM,
+                PHASE_COLOURS[kind],
+                kind.replace("_", " "),
+            )
+        )
     for index, (_, series) in reversed(list(enumerate(watts))):
-        times, values = thin(stamps_s, series)
+        shown = stamps_s >= 0  # sampling starts a moment before the first phase
+        times, values = thin(stamps_s[shown], series[shown])
         points = [
             (LEFT + t * wide, _y(v, ticks[-1]) if math.isfinite(v) else math.nan)
             for t, v in zip(times.tolist(), values.tolist())
@@ -174,7 +189,7 @@ def _bar(bar: Bar, place: Tuple[float, float], top: float, colour: str) -> str:
     )
     text += "<title>{} {:.4g}</title></rect>".format(html.escape(bar.label), bar.value)
     number_y = y
-    if bar.low is not None and bar.high is not None:
+    if bar.low is not None and bar.high is not None and bar.low < bar.high:
         high, low = _y(bar.high, top), _y(bar.low, top)
         number_y = min(y, high)
         text += (
@@ -183,11 +198,8 @@ def _bar(bar: Bar, place: Tuple[float, float], top: float, colour: str) -> str:
                 x=x + wide / 2, h=high, lo=low, a=x + wide / 2 - 4, b=x + wide / 2 + 4
             )
         )
-    return (
-        text
-        + '<text class="value" x="{:.1f}" y="{:.1f}" text-anchor="middle">{:.3g}</text>'.format(
-            x + wide / 2, number_y - 3, bar.value
-        )
+    return text + '<text class="value" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>'.format(
+        x + wide / 2, number_y - 3, short_number(bar.value)
     )
 
 

@@ -8,7 +8,14 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from deploy_jetson.device.power.sensor import MILLIJOULE
-from deploy_jetson.device.profile.chart import PHASE_COLOURS, Bar, bars, legend, timeline
+from deploy_jetson.device.profile.chart import (
+    PHASE_COLOURS,
+    Bar,
+    bars,
+    legend,
+    short_number,
+    timeline,
+)
 from deploy_jetson.device.profile.recording import Recording, read_recording
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DISCLAIMER
@@ -17,13 +24,14 @@ REPORT = "report.html"
 MAX_TIMELINES = 12  # a sweep over everything would make a page nobody can open
 MAX_RAILS_DRAWN = 6
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#1a1f24}
+body{font:15px/1.5 system-ui,sans-serif;color:#1a1f24}
+body{max-width:1120px;margin:2em auto;padding:0 1em}
 h1{font-size:1.5em;margin-bottom:.2em}h2{font-size:1.15em;margin-top:2em}
 h3{font-size:1em;margin:1.4em 0 .3em}
-table{border-collapse:collapse;width:100%;font-size:.88em}
+table{border-collapse:collapse;width:100%;font-size:.84em}
 th,td{padding:.3em .6em;text-align:right;border-bottom:1px solid #d8dde2}
 th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #8b959e}
-td.words{text-align:left}.wide{overflow-x:auto}
+th.words,td.words{text-align:left}.wide{overflow-x:auto}
 .notice{border-left:4px solid #8b959e;background:#f4f6f8;padding:.6em 1em}
 .estimated{border-left:6px solid #b35900;background:#fff3e0;padding:.8em 1em;font-weight:600}
 .flag{color:#8f2400}svg{width:100%;height:auto;background:#fff}
@@ -34,14 +42,11 @@ td.words{text-align:left}.wide{overflow-x:auto}
 """
 
 
-def number(value: Optional[float], digits: int = 3, unit: str = "") -> str:
+def number(value: Optional[float]) -> str:
     """A figure, or a dash where there is none."""
     if value is None:
         return "–"
-    text = "{:.{}g}".format(value, digits)
-    if "e" in text:
-        text = "{:,.0f}".format(value) if abs(value) >= 1 else "{:.2g}".format(value)
-    return text + (" " + unit if unit else "")
+    return short_number(value)
 
 
 def _interval(record: Optional[Dict[str, Any]], scale: float = 1e3) -> str:
@@ -57,13 +62,13 @@ def _interval(record: Optional[Dict[str, Any]], scale: float = 1e3) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int] = ()) -> str:
-    head = "".join("<th>{}</th>".format(html.escape(name)) for name in header)
+    marks = [' class="words"' if i in words else "" for i in range(len(header))]
+    head = "".join(
+        "<th{}>{}</th>".format(mark, html.escape(name)) for mark, name in zip(marks, header)
+    )
     body = "".join(
         "<tr>"
-        + "".join(
-            "<td{}>{}</td>".format(' class="words"' if i in words else "", html.escape(cell))
-            for i, cell in enumerate(row)
-        )
+        + "".join("<td{}>{}</td>".format(mark, html.escape(cell)) for mark, cell in zip(marks, row))
         + "</tr>"
         for row in rows
     )
@@ -143,28 +148,31 @@ def _labels(groups: List[Tuple[str, List[Bar]]]) -> List[str]:
     return list(OrderedDict((bar.label, 0) for _, group in groups for bar in group))
 
 
+def _label(about: Dict[str, Any]) -> str:
+    return str(about["bundle"]["label"])
+
+
+def _engine(about: Dict[str, Any]) -> str:
+    return str(about["engine"])
+
+
 def _comparison(runs: List[Dict[str, Any]]) -> str:
-    """Energy by mode, and by stage of pruning where there are several."""
-    parts = []
+    """Energy by mode, and by stage of pruning where there are several bundles."""
     modes = OrderedDict((_mode_name(entry["about"]), 0) for entry in runs)
-    stages = OrderedDict((entry["about"]["bundle"]["label"], 0) for entry in runs)
-    several = len(stages) > 1
-    if len(modes) > 1:
-        groups = _grouped(
-            runs,
-            _mode_name,
-            lambda about: about["engine"] + (", " + about["bundle"]["label"] if several else ""),
-        )
+    stages = OrderedDict((_label(entry["about"]), 0) for entry in runs)
+    parts = []
+    if len(modes) > 1 and len(stages) > 1:
+        for engine in OrderedDict((_engine(entry["about"]), 0) for entry in runs):
+            chosen = [entry for entry in runs if _engine(entry["about"]) == engine]
+            title = "Energy per inference by power mode and stage of pruning: " + engine
+            parts.append(_chart(title, _grouped(chosen, _mode_name, _label)))
+    elif len(modes) > 1:
+        groups = _grouped(runs, _mode_name, _engine)
         parts.append(_chart("Energy per inference by power mode", groups))
-    if several:
-        groups = _grouped(
-            runs,
-            lambda about: about["bundle"]["label"],
-            lambda about: (
-                about["engine"] + (", mode " + _mode_name(about) if len(modes) > 1 else "")
-            ),
-        )
+    elif len(stages) > 1:
+        groups = _grouped(runs, _label, _engine)
         parts.append(_chart("Energy per inference by stage of pruning", groups))
+    if len(stages) > 1:
         parts.append(_stage_table(runs))
     return "".join(parts)
 
@@ -173,7 +181,7 @@ def _chart(title: str, groups: List[Tuple[str, List[Bar]]]) -> str:
     if not groups:
         return ""
     return "<h2>{}</h2>{}<p>{}</p>".format(
-        title, bars(title, "mJ gross", groups), legend(_labels(groups))
+        html.escape(title), bars(title, "mJ gross", groups), legend(_labels(groups))
     )
 
 
@@ -284,7 +292,7 @@ def _notice(document: Dict[str, Any]) -> str:
         return ""
     expected = [entry["about"].get("prediction") for entry in document["runs"]]
     bands = [(item["latency_band"], item["power_band"]) for item in expected if item]
-    text = "ESTIMATED: figures marked so come from a model of the board, not from a sensor."
+    text = "ESTIMATED: figures marked so come from a model of a Jetson TX2, not from a sensor."
     if bands:
         text += " Expect the truth within a factor of {:g} in latency and {:g} in power.".format(
             max(band[0] for band in bands), max(band[1] for band in bands)

@@ -1,10 +1,11 @@
 """Measures, or predicts, bundles over power modes and engines, and writes energy.json."""
 
 import os
+import tempfile
 import uuid
 from collections import OrderedDict
 from datetime import datetime, timezone
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
@@ -13,15 +14,12 @@ from deploy_jetson.device.estimate.calibration import Calibration, read_calibrat
 from deploy_jetson.device.estimate.roofline import (
     ENGINE_MODELS,
     Estimate,
-    KernelFacts,
     estimate,
     find_engine_model,
-    kernel_facts,
 )
 from deploy_jetson.device.estimate.tx2 import DEFAULT_MODE, MODES, PowerMode
-from deploy_jetson.device.estimate.work import LayerWork, network_work, totals
 from deploy_jetson.device.power.clock import Clock, VirtualClock
-from deploy_jetson.device.power.find import MODEL, check_sensor_name, open_sensor
+from deploy_jetson.device.power.find import MODEL, open_sensor
 from deploy_jetson.device.power.modelled import ModelSensor
 from deploy_jetson.device.power.sensor import Sensor
 from deploy_jetson.device.profile.figures import figures
@@ -35,11 +33,12 @@ from deploy_jetson.device.profile.recording import (
     write_recording,
 )
 from deploy_jetson.device.profile.report import write_report
+from deploy_jetson.device.profile.request import Request, Stage, check_request, load_stage
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.bundle import Bundle, file_sha256, load_bundle
+from pneumonia.runtime.bundle import Bundle, file_sha256
 from pneumonia.runtime.detector import Detector
-from pneumonia.runtime.engines import ENGINES, Engine, open_engine
+from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, OutputError, SpecError
 
 SCHEMA = "pneumonia.energy/1"
@@ -53,97 +52,6 @@ PREDICTED_SAMPLES = 20
 GPU_ENGINES = ("tensorrt",)
 IMAGE_SIDE = 1024
 SETTLE_S = 5.0  # after a change of the power mode
-
-
-class Request(NamedTuple):
-    """What to profile.
-
-    Attributes:
-        bundles: Folders; several are stages of pruning, in the order given.
-        out: Folder to write; new or empty.
-        modes: nvpmodel numbers; empty = the present one (all five for a prediction).
-        engines: As `open_engine` names them.
-        sensor: See `power.find.SENSORS`.
-        settings: Of measured runs.
-        calibration: Path of calibration.json for predictions; None = as published.
-        threads: Of CPU engines; None = all.
-        root: Prefix of `/sys`; another one in tests.
-    """
-
-    bundles: Tuple[str, ...]
-    out: str
-    modes: Tuple[int, ...] = ()
-    engines: Tuple[str, ...] = ("auto",)
-    sensor: str = "auto"
-    settings: Settings = Settings()
-    calibration: Optional[str] = None
-    threads: Optional[int] = None
-    root: str = "/"
-
-
-class Stage(NamedTuple):
-    """A loaded bundle and what the estimator needs of it."""
-
-    label: str
-    bundle: Bundle
-    work: List[LayerWork]
-    facts: Optional[KernelFacts]
-
-    def record(self) -> Dict[str, Any]:
-        """As JSON data."""
-        return OrderedDict(
-            [
-                ("label", self.label),
-                ("model_name", self.bundle.model_name),
-                ("model_hash", self.bundle.model_hash),
-            ]
-            + list(totals(self.work)._asdict().items())
-        )
-
-
-def load_stage(path: str) -> Stage:
-    """Load a bundle.
-
-    Raises:
-        ArtefactError: It is none, or damaged.
-    """
-    bundle = load_bundle(path)
-    label = os.path.basename(bundle.path)
-    return Stage(label, bundle, network_work(bundle.spec, bundle.weights()), kernel_facts(bundle))
-
-
-def check_request(request: Request) -> None:
-    """Refuse what cannot work before anything runs.
-
-    Raises:
-        ConfigError: No bundle, unknown engine or sensor, impossible numbers.
-        OutputError: The output folder holds something already.
-    """
-    if not request.bundles:
-        raise ConfigError(
-            "No bundle to profile", fix="Name one: pneumonia profile BUNDLE --out DIR"
-        )
-    for name in request.engines:
-        if name not in ENGINES:
-            raise ConfigError("Unknown engine", ", ".join(ENGINES), repr(name), where="--engine")
-    for number in request.modes:
-        if number not in MODES:
-            expected = ", ".join(str(mode) for mode in MODES)
-            raise ConfigError("Unknown power mode", expected, repr(number), where="--modes")
-    check_sensor_name(request.sensor)
-    settings = request.settings
-    if settings.windows < 1 or settings.window_s <= 0 or not 0.1 <= settings.rate_hz <= 1000:
-        raise ConfigError(
-            "Protocol cannot be run",
-            expected="windows >= 1, window seconds > 0, rate 0.1 to 1000 Hz",
-            found="{} x {} s at {} Hz".format(
-                settings.windows, settings.window_s, settings.rate_hz
-            ),
-        )
-    if os.path.exists(request.out) and (not os.path.isdir(request.out) or os.listdir(request.out)):
-        raise OutputError(
-            "Output is not empty", where=request.out, fix="Name a new folder with --out"
-        )
 
 
 class Sweep:
@@ -200,9 +108,14 @@ class Sweep:
     # --- prediction -----------------------------------------------------------------------
 
     def _predict(self) -> None:
+        for number in self.request.modes:
+            if number not in MODES:
+                expected = ", ".join(str(mode) for mode in MODES)
+                raise ConfigError("Unknown power mode", expected, repr(number), where="--modes")
         names = ["tensorrt" if name == "auto" else name for name in self.request.engines]
         for name in names:
             find_engine_model(name)
+        self._claim_output()
         for stage in self.stages:
             for number in self.request.modes or tuple(MODES):
                 for name in OrderedDict.fromkeys(names):
@@ -232,6 +145,7 @@ class Sweep:
     # --- measurement ----------------------------------------------------------------------
 
     def _measure(self, modelled: bool) -> None:
+        self._claim_output()
         before = board.power_mode() if self.request.modes else None
         try:
             for mode in self.request.modes or (None,):
@@ -336,6 +250,16 @@ class Sweep:
         )
         self._write()  # a long sweep that is interrupted keeps what it has
 
+    def _claim_output(self) -> None:
+        """Make the folder now: not to be writable must not come out after an hour of measuring."""
+        try:
+            os.makedirs(self.request.out, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.request.out).close()
+        except OSError as error:
+            raise OutputError(
+                "Output cannot be written", found=error.strerror, where=self.request.out
+            ) from None
+
     def _document(self) -> Dict[str, Any]:
         bases = [entry["about"][key] for entry in self.entries for key in _BASES]
         return OrderedDict(
@@ -354,6 +278,7 @@ class Sweep:
     def _finish(self) -> Dict[str, Any]:
         if not self.entries:
             reason = self.skipped[-1]["why"] if self.skipped else "nothing to run"
+            os.rmdir(self.request.out)
             raise DeviceError("No engine could be profiled", found=reason)
         self._write()
         write_report(self.request.out, self._document())

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ import pytest
 from deploy_jetson.device.profile import sweep as sweep_module
 from deploy_jetson.device.profile.__main__ import main
 from deploy_jetson.device.profile.recording import RAW_FILES, Settings, read_recording
+from deploy_jetson.device.profile.request import Request
 from deploy_jetson.device.profile.summary import check_flags
-from deploy_jetson.device.profile.sweep import Request, profile
+from deploy_jetson.device.profile.sweep import profile
 from deploy_jetson.device.profile.verify import (
     NO_DIFFERENCE,
     calibrate,
@@ -89,8 +89,8 @@ def test_page_says_that_nothing_was_measured(predicted):
     page = Path(predicted[0], "report.html").read_text(encoding="utf-8")
     assert "ESTIMATED" in page
     assert "Research use only. Not a medical device." in page
-    assert "Energy per inference by power mode" in page
-    assert "Energy per inference by stage of pruning" in page
+    for engine in ("tensorrt", "kernels"):
+        assert f"by power mode and stage of pruning: {engine}" in page
     assert page.count("<svg") == 2 + 12
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
@@ -113,7 +113,7 @@ def board(tmp_path, monkeypatch):
     state = tmp_path / "state"
     state.write_text("3")
     programs = tmp_path / "bin"
-    write(programs / "nvpmodel", NVPMODEL.format(python=sys.executable, state=str(state), works=1))
+    write(programs / "nvpmodel", NVPMODEL.format(state=state, works=1))
     (programs / "nvpmodel").chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
     monkeypatch.setattr(sweep_module, "SETTLE_S", 0.0)
@@ -170,6 +170,15 @@ def test_engine_that_is_not_here_is_skipped_with_its_reason(bundles, board, tmp_
     alone = request._replace(out=str(tmp_path / "alone"), engines=("kernels",))
     with pytest.raises(DeviceError, match=r"No engine could be profiled.*no generated library"):
         profile(alone)
+    assert not (tmp_path / "alone").exists()
+
+
+def test_output_that_cannot_be_written_is_said_before_measuring(bundles, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "measure", None)
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "o", "/proc/pneumonia-out"):
+        with pytest.raises(OutputError, match="cannot be written"):
+            profile(Request(bundles, str(out), sensor="model"))
 
 
 def test_tx2_without_a_sensor_models_power_only(bundles, board, tmp_path):
@@ -231,6 +240,9 @@ def test_predictions_calibrate_nothing(predicted):
         ({"settings": Settings(windows=0)}, ConfigError, "cannot be run"),
         ({"settings": Settings(rate_hz=0)}, ConfigError, "cannot be run"),
         ({"settings": Settings(window_s=-1)}, ConfigError, "cannot be run"),
+        ({"settings": Settings(idle_s=float("nan"))}, ConfigError, "cannot be run"),
+        ({"settings": Settings(min_inferences=0)}, ConfigError, "cannot be run"),
+        ({"settings": Settings(window_s=float("inf"))}, ConfigError, "cannot be run"),
         ({"bundles": ("/no/such/bundle",)}, ArtefactError, "Not a model bundle"),
         ({"calibration": "/no/such/file"}, ArtefactError, "Calibration cannot be read"),
         ({"sensor": "replay:/no/such/file"}, DataError, "Not a recording"),

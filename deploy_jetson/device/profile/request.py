@@ -1,0 +1,102 @@
+"""What to profile, checked before anything runs."""
+
+import os
+from collections import OrderedDict
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from deploy_jetson.device.estimate.roofline import KernelFacts, kernel_facts
+from deploy_jetson.device.estimate.work import LayerWork, network_work, totals
+from deploy_jetson.device.power.find import check_sensor_name
+from deploy_jetson.device.profile.recording import Settings
+from pneumonia.runtime.bundle import Bundle, load_bundle
+from pneumonia.runtime.engines import ENGINES
+from pneumonia.runtime.errors import ConfigError, OutputError
+
+MAX_NUMBER = 1e5  # seconds, and samples per second
+
+
+class Request(NamedTuple):
+    """What to profile.
+
+    Attributes:
+        bundles: Folders; several are stages of pruning, in the order given.
+        out: Folder to write; new or empty.
+        modes: nvpmodel numbers; empty = the present one (all five for a prediction).
+        engines: As `open_engine` names them.
+        sensor: See `power.find.SENSORS`.
+        settings: Of measured runs.
+        calibration: Path of calibration.json for predictions; None = as published.
+        threads: Of CPU engines; None = all.
+        root: Prefix of `/sys`; another one in tests.
+    """
+
+    bundles: Tuple[str, ...]
+    out: str
+    modes: Tuple[int, ...] = ()
+    engines: Tuple[str, ...] = ("auto",)
+    sensor: str = "auto"
+    settings: Settings = Settings()
+    calibration: Optional[str] = None
+    threads: Optional[int] = None
+    root: str = "/"
+
+
+class Stage(NamedTuple):
+    """A loaded bundle and what the estimator needs of it."""
+
+    label: str
+    bundle: Bundle
+    work: List[LayerWork]
+    facts: Optional[KernelFacts]
+
+    def record(self) -> Dict[str, Any]:
+        """As JSON data."""
+        return OrderedDict(
+            [
+                ("label", self.label),
+                ("model_name", self.bundle.model_name),
+                ("model_hash", self.bundle.model_hash),
+            ]
+            + list(totals(self.work)._asdict().items())
+        )
+
+
+def load_stage(path: str) -> Stage:
+    """Load a bundle.
+
+    Raises:
+        ArtefactError: It is none, or damaged.
+    """
+    bundle = load_bundle(path)
+    label = os.path.basename(bundle.path)
+    return Stage(label, bundle, network_work(bundle.spec, bundle.weights()), kernel_facts(bundle))
+
+
+def check_request(request: Request) -> None:
+    """Refuse what cannot work before anything runs.
+
+    Raises:
+        ConfigError: No bundle, unknown engine or sensor, impossible numbers.
+        OutputError: The output folder holds something already.
+    """
+    if not request.bundles:
+        raise ConfigError(
+            "No bundle to profile", fix="Name one: pneumonia profile BUNDLE --out DIR"
+        )
+    for name in request.engines:
+        if name not in ENGINES:
+            raise ConfigError("Unknown engine", ", ".join(ENGINES), repr(name), where="--engine")
+    check_sensor_name(request.sensor)
+    settings = request.settings
+    numbers = (settings.window_s, settings.idle_s, settings.rate_hz)
+    sound = settings.windows >= 1 and settings.min_inferences >= 1
+    if not sound or not all(0 < value < MAX_NUMBER for value in numbers):
+        raise ConfigError(
+            "Protocol cannot be run",
+            expected="windows, inferences >= 1; seconds, rate > 0 and < {:g}".format(MAX_NUMBER),
+            found=", ".join("{}={:g}".format(*item) for item in settings._asdict().items()),
+        )
+    if os.path.exists(request.out) and (not os.path.isdir(request.out) or os.listdir(request.out)):
+        raise OutputError(
+            "Output is not empty", where=request.out, fix="Name a new folder with --out"
+        )
