@@ -27,7 +27,7 @@ SHOWN = {
 
 WORDS = """## Intended use
 
-Research on detecting lung opacities on frontal chest radiographs of adults, and on compressing and deploying such a detector. It may sort a research work list. It must not decide about a patient: a
+Research on detecting lung opacities on frontal chest radiographs of adults (few children were among the data), and on compressing and deploying such a detector. It may sort a research work list. It must not decide about a patient: a
 negative answer rules nothing out, and boxes are hints where to look.
 
 - Users: researchers and engineers; a radiologist reads every image.
@@ -41,7 +41,7 @@ negative answer rules nothing out, and boxes are hints where to look.
 - Split by NIH patient. Thresholds, the best epoch and every choice were made on the validation images below, so their figures flatter; a test set was never used.
 - Recipes and commands: `make reproduce`.
 
-## Limits
+## Limits of data and use
 
 - Few whole radiographs were there to learn from and only 42 to measure on: look at the width of the intervals.
 - Thresholds are for whole radiographs. Masked ones score higher; on them the same threshold calls too many.

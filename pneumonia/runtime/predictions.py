@@ -45,14 +45,14 @@ def predictions_text(predictions: Iterable[Prediction]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(HEADER)
     seen = set()
-    for item in predictions:
+    for number, item in enumerate(predictions, 1):
         values = np.concatenate([np.ravel(item.scores), np.ravel(item.boxes)])
         named = item.image_id and not any(ord(character) < 32 for character in item.image_id)
         if item.image_id in seen or not named or not np.isfinite(values).all():
             raise DataError(
                 "Predictions are not valid",
                 expected="each image once, with a printable name and finite numbers",
-                found=repr(item.image_id),
+                where="image {} of them".format(number),  # a name may name a patient
             )
         seen.add(item.image_id)
         size = [str(int(item.width)), str(int(item.height))]
@@ -118,6 +118,7 @@ def read_predictions(path: str) -> List[Prediction]:
     """
     path = str(path)
     groups: Dict[str, List[Row]] = OrderedDict()
+    lines: Dict[str, List[int]] = {}
     try:
         with io.open(path, encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
@@ -132,21 +133,30 @@ def read_predictions(path: str) -> List[Prediction]:
             for fields in filter(None, reader):  # blank lines are empty lists
                 row = _parse_row(fields, "{}, line {}".format(path, reader.line_num))
                 groups.setdefault(fields[0], []).append(row)
+                lines.setdefault(fields[0], []).append(reader.line_num)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             "Predictions cannot be read", found=type(error).__name__, where=path
         ) from None
-    return [_prediction(image_id, rows, path) for image_id, rows in groups.items()]
+    return [
+        _prediction(image_id, rows, "{}, lines {} to {}".format(path, *_ends(lines[image_id])))
+        for image_id, rows in groups.items()
+    ]
 
 
-def _prediction(image_id: str, rows: List[Row], path: str) -> Prediction:
+def _ends(numbers: List[int]) -> Tuple[int, int]:
+    return numbers[0], numbers[-1]
+
+
+def _prediction(image_id: str, rows: List[Row], where: str) -> Prediction:
     sizes = {row[1:] for row in rows}
     found = [row[0] for row in rows if row[0] is not None]
     if len(sizes) != 1 or (found and len(found) != len(rows)) or (not found and len(rows) > 1):
+        # The lines are told, not the image: a file name may name a patient.
         raise DataError(
             "Rows of one image contradict each other",
             expected="one size, and either boxes or one empty row",
-            where="{}, image_id {!r}".format(path, image_id),
+            where=where,
         )
     table = np.array(found, dtype=np.float32).reshape(-1, 5)
     return Prediction(image_id, table[:, 1:], table[:, 0], rows[0][1], rows[0][2])
