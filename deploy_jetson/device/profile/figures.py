@@ -16,6 +16,7 @@ from deploy_jetson.device.profile.recording import (
     Recording,
 )
 
+MIN_RATE_SHARE = 0.8  # of the sampling rate that was asked for
 MAX_DRIFT = 0.03  # between the two idle phases
 MIN_WINDOWS = 3  # below that no interval
 MIN_WINDOW_S = 60.0  # of the protocol; shorter ones are flagged
@@ -197,6 +198,17 @@ def _short(recording: Recording) -> Optional[str]:
     )
 
 
+def _slow(recording: Recording) -> Optional[str]:
+    """The sampling rate when the sensor could not keep up."""
+    stamps, wanted = recording.samples.stamps_s, recording.settings.rate_hz
+    if len(stamps) < 2 or stamps[-1] <= stamps[0]:
+        return None
+    rate = (len(stamps) - 1) / float(stamps[-1] - stamps[0])
+    if rate >= MIN_RATE_SHARE * wanted:
+        return None
+    return "{:.3g} samples/s instead of {:g}".format(rate, wanted)
+
+
 def flags(
     recording: Recording, rails: List[Dict[str, Any]], total: Optional[Dict[str, Any]]
 ) -> List[Dict[str, str]]:
@@ -216,9 +228,8 @@ def flags(
             found.append(("gaps", text))
         if recording.sensor.total == name:
             found += _total_flags(recording, rail)
-    short = _short(recording)
-    if short is not None:
-        found.append(("short_windows", short))
+    doubts = [("slow_sampling", _slow(recording)), ("short_windows", _short(recording))]
+    found += [(flag, text) for flag, text in doubts if text is not None]
     grouped = OrderedDict()  # type: OrderedDict[str, List[str]]
     for flag, why in found:
         grouped.setdefault(flag, []).append(why)

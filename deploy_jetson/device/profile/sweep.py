@@ -92,10 +92,15 @@ class Sweep:
         modelled = sensor is None or sensor.info.kind == MODEL
         if sensor is not None:
             sensor.close()
-        if modelled and not self.tx2:
-            self._predict()
-        else:
-            self._measure(modelled)
+        try:
+            if modelled and not self.tx2:
+                self._predict()
+            else:
+                self._measure(modelled)
+        except BaseException:
+            if self.entries:  # what was measured is shown, whatever stopped the rest
+                write_report(self.request.out, self._document())
+            raise
         return self._finish()
 
     def _sensor(self, clock: Clock) -> Optional[Sensor]:

@@ -28,6 +28,7 @@ class TensorRtApi:
         self.module = module
         self.version = str(module.__version__)
         self._logger = module.Logger(module.Logger.WARNING)
+        self._runtime: Any = None  # kept: engines may need it as long as they live
 
     # --- building -------------------------------------------------------------------------
 
@@ -143,7 +144,9 @@ class TensorRtApi:
     def deserialize(self, plan: bytes) -> Any:
         """An engine from its bytes; None when TensorRT refuses them."""
         try:
-            return self.module.Runtime(self._logger).deserialize_cuda_engine(plan)
+            if self._runtime is None:
+                self._runtime = self.module.Runtime(self._logger)
+            return self._runtime.deserialize_cuda_engine(plan)
         except Exception as error:
             _LOG.warning("TensorRT refuses an engine: %s", type(error).__name__)
             return None

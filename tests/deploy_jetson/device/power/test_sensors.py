@@ -305,6 +305,21 @@ def test_a_crash_of_the_sensor_is_not_silence():
         sampler.stop()
 
 
+def test_a_sensor_that_hangs_is_said_so(monkeypatch):
+    class Hanging(Scripted):
+        def read(self):
+            release.wait(5.0)
+            return {}, []
+
+    release = threading.Event()
+    monkeypatch.setattr("deploy_jetson.device.power.sampler.STOP_TIMEOUT_S", 0.05)
+    sampler = open_sampler(Hanging([]), Clock(), 0.01)
+    sampler.start()
+    with pytest.raises(DeviceError, match="sensor hangs"):
+        sampler.stop()
+    release.set()
+
+
 def test_sampling_at_10_hz_costs_less_than_one_percent(tmp_path):
     """All nine rails of a dev kit, processor time of the sampling thread itself."""
     iio_tree(tmp_path)

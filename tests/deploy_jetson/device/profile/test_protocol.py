@@ -246,6 +246,20 @@ def test_long_silence_voids_the_windows_it_touches(tmp_path):
     assert found["total"]["gross_j_per_inference"]["median"] == pytest.approx(0.45, rel=3e-4)
 
 
+def test_sensor_that_does_not_keep_up(tmp_path):
+    bench = Bench()
+    settings = SHORT._replace(rate_hz=10.0)
+    recording = bench.run(settings)
+    thinned = recording.samples._replace(
+        stamps_s=recording.samples.stamps_s[::2],
+        values={name: values[::2] for name, values in recording.samples.values.items()},
+    )
+    write_recording(str(tmp_path), recording._replace(samples=thinned))
+    found = figures(read_recording(str(tmp_path)))
+    assert flags_of(found)["slow_sampling"] == "5 samples/s instead of 10"
+    assert found["total"]["gross_j_per_inference"]["median"] == pytest.approx(0.45, rel=3e-3)
+
+
 def test_counter_that_never_changes(tmp_path):
     class Stuck(FakeSensor):
         def read(self):

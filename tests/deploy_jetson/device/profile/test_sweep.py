@@ -531,6 +531,7 @@ def test_interrupted_sweep_keeps_what_it_has(bundles, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         profile(Request(bundles, out, sensor="model"))
     assert verify(out) == 2
+    assert Path(out, "report.html").is_file()
 
 
 def test_recording_of_a_sweep_is_readable(predicted):
