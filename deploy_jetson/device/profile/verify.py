@@ -35,6 +35,23 @@ LENGTH_SLACK = 0.01  # of a window or an idle phase
 NO_DIFFERENCE = "no difference"
 
 
+def _check_shape(entry: Any) -> None:
+    """Raise ValueError, KeyError or TypeError for an entry no profile has written."""
+    plain = os.path.normpath(entry["folder"])
+    if not isinstance(plain, str) or os.path.isabs(plain) or plain.startswith(".."):
+        raise ValueError("folder")
+    for key in ("about", "figures", "settings", "files"):
+        if not isinstance(entry[key], dict):
+            raise ValueError(key)
+    about = entry["about"]
+    mode = about["mode"]
+    words = [about["run_id"], about["engine"], about["bundle"]["label"]]
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("about")
+    if mode is not None and not isinstance(mode["number"], int):
+        raise ValueError("mode")
+
+
 def read_energy(folder: str) -> Dict[str, Any]:
     """Read energy.json of a profile.
 
@@ -51,14 +68,7 @@ def read_energy(folder: str) -> Dict[str, Any]:
         if document["schema"] != SCHEMA or not isinstance(document["runs"], list):
             raise ValueError("schema")
         for entry in document["runs"]:
-            plain = os.path.normpath(str(entry["folder"]))
-            if os.path.isabs(plain) or plain.startswith(".."):
-                raise ValueError("folder")
-            for key in ("about", "figures", "settings", "files"):
-                if not isinstance(entry[key], dict):
-                    raise ValueError(key)
-            for key in ("bundle", "engine", "run_id"):
-                entry["about"][key]
+            _check_shape(entry)
     except OSError as error:
         raise ArtefactError(
             "Not a profile",
@@ -269,12 +279,14 @@ def ratio_of(first: List[float], second: List[float], name: str) -> Ratio:
 
 
 def compare(first: str, second: str) -> List[Ratio]:
-    """Compare two profiles, run by run of the same engine and mode.
+    """Compare two profiles, run by run of the same engine and mode; both are verified first.
 
     Raises:
-        ArtefactError: One is no profile.
+        ArtefactError: One is no profile, or does not agree with its raw samples.
         DataError: They have no run in common.
     """
+    for folder in (first, second):
+        verify(folder)
     documents = [read_energy(folder) for folder in (first, second)]
     labels = [{e["about"]["bundle"]["label"] for e in doc["runs"]} for doc in documents]
     with_bundle = any(len(names) > 1 for names in labels)

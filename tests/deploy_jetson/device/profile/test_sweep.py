@@ -403,6 +403,15 @@ def test_folder_outside_the_profile_is_refused(copied):
         verify(str(copied[0]))
 
 
+@pytest.mark.parametrize("key", ["about", "figures", "settings", "files", "folder"])
+@pytest.mark.parametrize("value", [None, 3, "x", [1], {"mode": 3}, {"bundle": [], "engine": 1}])
+def test_entries_of_other_shapes_are_refused(copied, key, value):
+    rewrite(copied[0] / "energy.json", lambda d: d["runs"][0].update({key: value}))
+    for check in (verify, lambda folder: compare(folder, folder), lambda f: calibrate([f])):
+        with pytest.raises(ArtefactError):
+            check(str(copied[0]))
+
+
 def test_differences_names_the_place():
     assert differences({"a": [1, {"b": 2.0}]}, {"a": [1, {"b": 2.0 + 1e-13}]}) == []
     assert differences({"a": [1, {"b": 2.0}]}, {"a": [1, {"b": 2.1}]}) == ["figures.a[1].b"]
