@@ -1,5 +1,6 @@
 """Measures, or predicts, bundles over power modes and engines, and writes energy.json."""
 
+import hashlib
 import os
 import tempfile
 import uuid
@@ -43,7 +44,6 @@ from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, Outpu
 
 SCHEMA = "pneumonia.energy/1"
 ENERGY = "energy.json"
-REPORT = "report.html"
 RUNS = "runs"
 MEASURED, ESTIMATED = "measured", "estimated"
 # A prediction has nothing to average: its run only has to be long enough to be looked at.
@@ -173,7 +173,10 @@ class Sweep:
                 OrderedDict([("label", stage.label), ("engine", engine), ("why", str(error))])
             )
             return
-        self._measured_run(stage, opened, modelled)
+        try:
+            self._measured_run(stage, opened, modelled)
+        finally:
+            opened.close()  # a sweep opens many, and the GPU's memory is the board's
 
     def _measured_run(self, stage: Stage, engine: Engine, modelled: bool) -> None:
         mode = board.power_mode()
@@ -190,7 +193,9 @@ class Sweep:
         around = Surroundings(
             clock, lambda: board.take_snapshot(root), lambda: board.cpu_times(root)
         )
-        load = _load(stage.bundle, engine)
+        batch = _noise(stage.bundle)
+        about["input_sha256"] = hashlib.sha256(batch.tobytes()).hexdigest()
+        load = _load(stage.bundle, engine, batch)
         try:
             recording = measure(sensor, load, around, self.request.settings, about, self.progress)
         finally:
@@ -304,12 +309,16 @@ def _model_sensor(expected: Estimate) -> ModelSensor:
     return ModelSensor(expected.idle_w * 1e3, expected.busy_w * 1e3, source)
 
 
-def _load(bundle: Bundle, engine: Engine) -> Load:
-    """Noise as input: what a network computes does not depend on what it sees."""
+def _noise(bundle: Bundle) -> np.ndarray:
+    """The input: what a network has to compute does not depend on what it sees."""
     size = bundle.spec.input
+    shape = (1, size.channels, size.height, size.width)
+    batch: np.ndarray = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+    return batch
+
+
+def _load(bundle: Bundle, engine: Engine, batch: np.ndarray) -> Load:
     random = np.random.RandomState(0)
-    batch = random.standard_normal((1, size.channels, size.height, size.width))
-    batch = batch.astype(np.float32)
     pixels = random.randint(0, 256, (IMAGE_SIDE, IMAGE_SIDE)).astype(np.uint8)
     units = ("gpu",) if engine.name in GPU_ENGINES else ("cpu",)
 

@@ -57,6 +57,9 @@ class Engine:
     def _run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Give back what the engine holds beyond memory of its own; it cannot run any more."""
+
 
 def output_shape(spec: NetworkSpec, name: str) -> Tuple[int, ...]:
     """Shape of one image's value of an output: (C, H, W), or (n,) for linear and flatten layers."""

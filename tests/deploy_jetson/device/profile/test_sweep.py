@@ -146,6 +146,24 @@ def test_measured_run_on_a_pretended_tx2(bundles, board, tmp_path):
         check_flags(document)
 
 
+def test_every_engine_of_a_sweep_is_closed(bundles, board, tmp_path, monkeypatch):
+    root, _ = board
+    real, closed = sweep_module.open_engine, []
+
+    def opening(*arguments):
+        engine = real(*arguments)
+        monkeypatch.setattr(engine, "close", lambda: closed.append(engine))
+        return engine
+
+    monkeypatch.setattr(sweep_module, "open_engine", opening)
+    request = Request(bundles, str(tmp_path / "o"), (), ("reference",), "auto",
+                      QUICK._replace(windows=1), root=str(root))  # fmt: skip
+    document = profile(request)
+    assert len(closed) == len(document["runs"]) == 2
+    hashes = [entry["about"]["input_sha256"] for entry in document["runs"]]
+    assert len(set(hashes)) == 2  # two sizes of input
+
+
 def test_mode_is_put_back_after_a_failure(bundles, board, tmp_path, monkeypatch):
     root, state = board
 
