@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,9 @@ from deploy_jetson.device.profile.verify import (
     read_energy,
     verify,
 )
+from deploy_jetson.device.tensorrt import engine as engine_module
 from pneumonia.cli import group, run
+from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.errors import (
     ArtefactError,
     ConfigError,
@@ -31,6 +35,7 @@ from pneumonia.runtime.errors import (
     DeviceError,
     OutputError,
 )
+from tests.deploy_jetson.device.tensorrt.fake_tensorrt import Host, HostCuda, fake_module
 from tests.deploy_jetson.device.test_board import NVPMODEL
 from tests.deploy_jetson.device.trees import iio_tree, tx2_board, write
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle
@@ -162,6 +167,31 @@ def test_every_engine_of_a_sweep_is_closed(bundles, board, tmp_path, monkeypatch
     assert len(closed) == len(document["runs"]) == 2
     hashes = [entry["about"]["input_sha256"] for entry in document["runs"]]
     assert len(set(hashes)) == 2  # two sizes of input
+
+
+def test_tensorrt_on_a_gpu_below_its_cap(bundles, board, tmp_path, monkeypatch):
+    root, _ = board
+    tx2_board(root, gpu=(850000000, 1300500000))
+    loaded = load_bundle(bundles[0])
+    host = Host(loaded)
+    module = types.ModuleType("tensorrt")
+    module.__dict__.update(vars(fake_module("8.2.1.8", host)))
+    module.__spec__ = types.SimpleNamespace(name="tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setattr(engine_module, "CudaRuntime", lambda: HostCuda(host))
+    monkeypatch.setenv("PNEUMONIA_CACHE", str(tmp_path / "cache"))
+    out = str(tmp_path / "o")
+    request = Request(bundles[:1], out, (), ("tensorrt",), "auto", QUICK._replace(windows=1),
+                      root=str(root))  # fmt: skip
+    entry = profile(request)["runs"][0]
+    details = entry["about"]["engine_details"]
+    assert (details["precision"], details["compute_capability"]) == ("fp16", "62")
+    assert entry["about"]["board"]["libraries"]["tensorrt"] == "8.2.1.8"
+    assert entry["about"]["prediction"]["engine"] == "tensorrt"
+    flagged = {item["flag"]: item["why"] for item in entry["figures"]["flags"]}
+    assert "gpu at 850 MHz, cap 1300 MHz" in flagged["throttled"]
+    with pytest.raises(DataError, match="Nothing to calibrate"):
+        calibrate([out])  # throttled: another board than the one predicted
 
 
 def test_mode_is_put_back_after_a_failure(bundles, board, tmp_path, monkeypatch):

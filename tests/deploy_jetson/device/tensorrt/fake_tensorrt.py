@@ -21,6 +21,10 @@ from pneumonia.runtime.errors import DeviceError
 MAGIC = b"ptrt"
 
 
+class Crash(BaseException):
+    """The process is gone, as far as the real TensorRT is concerned: nobody may catch it."""
+
+
 class Faults:
     """What goes wrong; counted down where it is a number."""
 
@@ -151,8 +155,7 @@ class _Runtime:
             assert plan[:4] == MAGIC
             head = json.loads(plan[4:].rstrip(b"\0"))
         except (AssertionError, ValueError):
-            # The real one may crash here: nothing damaged may ever reach it.
-            raise AssertionError("a damaged engine reached TensorRT") from None
+            raise Crash("a damaged engine reached TensorRT") from None
         if (head["version"], head["compute"]) != (module.__version__, module.host.compute):
             return None
         return module.engine_class(module, head)
