@@ -150,7 +150,8 @@ def test_damaged_files_never_reach_tensorrt(bundle, tmp_path):
     random = np.random.default_rng(0)
     cuts = [0, 1, len(MAGIC), len(MAGIC) + 5, len(whole) - 1, len(whole) // 2]
     damaged = [whole[:cut] for cut in cuts]
-    for place in random.integers(0, len(whole), 12):
+    inside_the_plan = [len(whole) - 1, len(whole) - 100, len(whole) - 200]
+    for place in [*inside_the_plan, *random.integers(0, len(whole), 9)]:
         data = bytearray(whole)
         data[place] ^= 0x41
         damaged.append(bytes(data))
