@@ -60,6 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "DCA 1-hop hard, offset, SL over CNN": {"hops": 1, "local": "cnn"},
 }
 LOCAL = "local only, attention"
+LOCAL_CNN = "local only, CNN"
 
 
 def dictionary_codes(linker: Linker, reports: list[Parsed]) -> list[list[str]]:
@@ -152,7 +153,7 @@ class Ablation:
             row: dict[str, Any] = {}
             for level, runs in levels.items():
                 row[level] = {k: round(v, 4) for k, v in agreement(runs)._asdict().items()}
-                for other in ("dictionary", LOCAL):
+                for other in ("dictionary", LOCAL, LOCAL_CNN):
                     if other != name and other in counts:
                         gap = difference(runs, counts[other][level])
                         row[level][f"over {other}"] = [round(value, 4) for value in gap]

@@ -103,7 +103,7 @@ def _show(out: Path, counts: dict[str, Any], fates: dict[str, int]) -> None:
 @click.argument("reports", type=_SOURCE)
 @click.option("--out", required=True, type=_FOLDER, help="Linker folder to write.")
 @click.option(
-    "--local", default="attention", show_default=True, type=click.Choice(["attention", "cnn"]),
+    "--local", default="cnn", show_default=True, type=click.Choice(["attention", "cnn"]),
     help="Local model.",
 )  # fmt: skip
 @click.option(
