@@ -75,38 +75,42 @@ def bits(*numbers: int) -> dict[str, Levels]:
 LENET_EXPONENTS = dict(zip(LENET, (0.35, 0.85, 1.15, 0.6), strict=True))
 # Tiny networks cannot learn shifted digits besides the given ones; the dense one teaches them.
 STEP = Schedule(4, 3, teacher=0.7)
-GOAL = Schedule(5, 14, teacher=0.7)
+SLOW = (1.0, 5.0, 25.0)  # few weights are left: the loss needs time to say which
+GOAL = Schedule(6, 14, SLOW, teacher=0.7)
 COLOUR = Schedule(3, 5, shift_px=4, retrain_rate=1e-3)
+NARROW = Schedule(2, 4, shift_px=4, retrain_rate=1e-3)
 PANELS = StructuredMethod(filter_share=0.5, group_size=16, round_to=8)
+FINE = (0.3, 0.5, 0.7, 0.85, 0.95, 1.0)  # snaps of two levels: small, or they undo each other
 JOBS: dict[str, Job] = {
     "lenet5/dense": Job(
         "", dense, "99.2 %", Schedule(retrain_epochs=12, retrain_rate=1e-3, shift_px=1)),
-    "lenet5/irregular-60": Job(
-        "lenet5/dense", irregular(keeps(250, 2600, 3800, 500)), "85x at 99.2 %", STEP),
-    "lenet5/irregular-200": Job(
-        "lenet5/irregular-60", irregular(keeps(150, 800, 950, 245)), "246x at 99.0 %", GOAL),
     "lenet5/structured-20": Job(
         "lenet5/dense", structured(20, LENET_EXPONENTS), "", STEP, True),
     "lenet5/structured-60": Job(
         "lenet5/structured-20", structured(60, LENET_EXPONENTS), "88x at 99.2 %",
         Schedule(5, 10, teacher=0.7), True),
+    "lenet5/irregular-100": Job(
+        "lenet5/structured-20", irregular(keeps(200, 1700, 2000, 400)), "85x at 99.2 %",
+        Schedule(5, 8, SLOW, teacher=0.7)),
     "lenet5/structured-120": Job(
         "lenet5/structured-60", structured(120, LENET_EXPONENTS), "88x at 99.2 %", GOAL, True),
-    "lenet5/structured-120-purified": Job(
-        "lenet5/structured-120", purified(0.002), "232x with purification, 99.0 %", GOAL, True),
+    "lenet5/structured-60-purified": Job(
+        "lenet5/structured-60", purified(0.005), "232x with purification, 99.0 %",
+        Schedule(retrain_epochs=10, teacher=0.7), True),
+    "lenet5/4-bit": Job("lenet5/dense", quantized(k_bit(4)), "", Schedule(3, 3, SLOW)),
+    "lenet5/ternary": Job(
+        "lenet5/4-bit", quantized(TERNARY), "99.2 %", Schedule(3, 6, SLOW)),
+    "lenet5/binary": Job(
+        "lenet5/ternary", quantized(BINARY, FINE), "99.2 % (all layers)", Schedule(3, 8, SLOW)),
+    "lenet5/irregular-200": Job(
+        "lenet5/irregular-100", irregular(keeps(150, 800, 950, 245)), "246x at 99.0 %",
+        Schedule(8, 40, SLOW, retrain_rate=3e-3, teacher=0.7)),
     "lenet5/irregular-200-quant": Job(
         "lenet5/irregular-200", quantized(bits(7, 6, 4, 6)),
-        "1,910x smaller at 99.0 % (prune + 3.4 bits)", Schedule(3, 6, teacher=0.7)),
+        "1,910x smaller at 99.0 % (prune + 3.4 bits)", Schedule(3, 6, SLOW, teacher=0.7)),
     "lenet5/structured-60-quant": Job(
         "lenet5/structured-60", quantized(bits(7, 6, 4, 6)), "",
-        Schedule(3, 6, teacher=0.7), True),
-    "lenet5/4-bit": Job("lenet5/dense", quantized(k_bit(4)), "", Schedule(2, 3, shift_px=1)),
-    "lenet5/ternary": Job(
-        "lenet5/4-bit", quantized(TERNARY), "99.2 %", Schedule(3, 6, shift_px=1)),
-    "lenet5/binary": Job(
-        "lenet5/ternary", quantized(BINARY), "99.2 % (all layers)", Schedule(4, 9, shift_px=1)),
-    "lenet5/irregular-350": Job(
-        "lenet5/irregular-200", irregular(keeps(110, 490, 460, 160)), "348x at 99.0 %", GOAL),
+        Schedule(3, 6, SLOW, teacher=0.7), True),
     "vgg16/dense": Job(
         "", dense, "93.5 % (full width, 50,000 images)",
         Schedule(retrain_epochs=12, shift_px=4)),
@@ -114,18 +118,20 @@ JOBS: dict[str, Job] = {
         "vgg16/dense", structured(8, method=PANELS), "29.8x at -0.0 %", COLOUR, True),
     "vgg16/irregular-10": Job("vgg16/dense", irregular(10.0), "", COLOUR),
     "vgg16/binary": Job(
-        "vgg16/dense", quantized(BINARY, (0.5, 0.8, 1.0)), "93.5 % -> 93.5 %", COLOUR),
+        "vgg16/dense", quantized(BINARY, FINE), "93.5 % -> 93.5 %",
+        Schedule(3, 4, SLOW, shift_px=4, retrain_rate=1e-3)),
     "resnet18/dense": Job(
         "", dense, "93.5-95 % (full width, 50,000 images)",
         Schedule(retrain_epochs=8, shift_px=4)),
     "resnet18/structured-6": Job(
-        "resnet18/dense", structured(6, method=PANELS), "20.9x-59.8x at -0.5 %",
-        Schedule(2, 4, shift_px=4, retrain_rate=1e-3), True),
-    "resnet18/irregular-10": Job(
-        "resnet18/dense", irregular(10.0), "", Schedule(2, 4, shift_px=4, retrain_rate=1e-3)),
+        "resnet18/dense", structured(6, method=PANELS), "20.9x-59.8x at -0.5 %", NARROW, True),
+    "resnet18/irregular-10": Job("resnet18/dense", irregular(10.0), "", NARROW),
     "resnet18/binary": Job(
-        "resnet18/dense", quantized(BINARY, (0.5, 1.0)), "93.5 % -> 93.2 %",
-        Schedule(2, 4, shift_px=4, retrain_rate=1e-3)),
+        "resnet18/dense", quantized(BINARY, FINE), "93.5 % -> 93.2 %",
+        Schedule(3, 4, SLOW, shift_px=4, retrain_rate=1e-3)),
+    "lenet5/irregular-350": Job(
+        "lenet5/irregular-200", irregular(keeps(110, 490, 460, 160)), "348x at 99.0 %",
+        Schedule(6, 24, SLOW, retrain_rate=3e-3, teacher=0.7)),
 }  # fmt: skip
 NETWORKS = {
     "lenet5": ("mnist", {"channels": 1, "size": 28, "n_classes": 10, "width": 1.0}),

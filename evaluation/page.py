@@ -32,6 +32,23 @@ class ExtraFigure:
 
 
 @dataclass(frozen=True)
+class ExtraTable:
+    """A table of a section from outside, all plain text; the first column names the row.
+
+    Attributes:
+        header: Column titles.
+        rows: Cells, as many as titles.
+        caption: Above the table.
+        note: Below it.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class ExtraSection:
     """A section added to the end of a page.
 
@@ -39,11 +56,13 @@ class ExtraSection:
         title: Plain text.
         figures: Its pictures.
         text: A plain paragraph above them.
+        tables: Between text and pictures.
     """
 
     title: str
     figures: Sequence[ExtraFigure] = ()
     text: str = ""
+    tables: Sequence[ExtraTable] = ()
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,29 @@ def tiles_used(
     return used
 
 
+def tile_fill(support: Mask, model: CrossbarModel) -> npt.NDArray[np.float64]:
+    """Share of the cells of each array that hold a weight, empty filters and columns left out.
+
+    Args:
+        support: Kept places of the GEMM matrix, bool (O, P).
+        model: Geometry.
+
+    Returns:
+        float64 (n,): array after array of each group of filters; 0 .. 1.
+    """
+    rows = support[np.flatnonzero(support.any(axis=1))]
+    cells = model.word_lines * model.bit_lines
+    shares = []
+    for first in range(0, rows.shape[0], model.bit_lines):
+        group = rows[first : first + model.bit_lines]
+        group = group[:, np.flatnonzero(group.any(axis=0))]
+        shares += [
+            float(np.count_nonzero(group[:, start : start + model.word_lines])) / cells
+            for start in range(0, group.shape[1], model.word_lines)
+        ]
+    return np.array(shares, dtype=np.float64)
+
+
 def arrays_of(
     layers: Mapping[str, Mask],
     bits: Mapping[str, int],

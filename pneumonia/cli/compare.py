@@ -94,6 +94,12 @@ class Entry(NamedTuple):
     show_default=True,
     help="Time the bundles in turn on this machine (onnxruntime, one thread).",
 )
+@click.option("--storage", is_flag=True, help="Add what the weights take, with all indices.")
+@click.option(
+    "--compute",
+    is_flag=True,
+    help="Add measured speed-ups (generated kernels where the bundles have them) and the PPR.",
+)
 @click.option(
     "--draws",
     type=click.IntRange(100, 100_000),
@@ -126,7 +132,7 @@ def command(models: Sequence[str], **options: Any) -> None:
         point,
         options["draws"],
         options["seed"],
-        extra=_extra(options["figures"]),
+        extra=_hardware(entries, comparisons, point, options) + _extra(options["figures"]),
         image_folder=options["image_folder"],
     )
     out: Path = options["out"]
@@ -134,6 +140,20 @@ def command(models: Sequence[str], **options: Any) -> None:
     _write_tables(report, options)
     _show(comparisons, point, out)
     show_next(f"open {out / 'compare.html'}")
+
+
+def _hardware(
+    entries: Sequence[Entry],
+    comparisons: "Sequence[Comparison]",
+    point: str,
+    options: Mapping[str, Any],
+) -> "list[ExtraSection]":
+    """Sections of --storage and --compute."""
+    from pneumonia.cli.compare_hardware import Wanted, hardware_sections
+
+    wanted = Wanted(options["storage"], options["compute"])
+    folders = {entry.name: entry.model for entry in entries}
+    return hardware_sections(folders, comparisons, f"rsna.{point}", wanted)
 
 
 def _extra(figures: Sequence[str]) -> "list[ExtraSection]":

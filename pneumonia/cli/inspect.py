@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.terminal import show_next, show_table
+from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from pneumonia.network.accounting import LayerAccount
@@ -20,12 +21,52 @@ if TYPE_CHECKING:
     help="Which checkpoint of a run; the best one unless there is only a last one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")
-def command(model: Path, checkpoint: str | None, as_json: bool) -> None:
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Folder for a page: rates, residuals, weights and levels, crossbars, SOT-MRAM.",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, exists=True),
+    help="With --report: the run or bundle to compare with; default: the run it came from.",
+)
+@click.option(
+    "--chips",
+    type=click.IntRange(0, 10_000),
+    default=0,
+    help="With --report: validate a quantized run on so many simulated chips (20 or more).",
+)
+@click.option(
+    "--chip-sigma",
+    type=click.FloatRange(0, 10),
+    default=0.1,
+    show_default=True,
+    help="Deviation of a programmed level, in steps between levels.",
+)
+def command(
+    model: Path,
+    checkpoint: str | None,
+    as_json: bool,
+    report: Path | None,
+    against: Path | None,
+    chips: int,
+    chip_sigma: float,
+) -> None:
     """Show layers, shapes, parameters, MACs, sparsity and storage of a run or a bundle."""
     import json
 
     from pneumonia.network.inspection import inspect_folder
 
+    if report is not None:
+        from pneumonia.cli.inspect_report import write_report
+
+        page = write_report(model, against, report, chips, chip_sigma)
+        click.echo(f"report: {page}")
+        show_next(f"open {page}")
+        return
+    if against is not None or chips:
+        raise ConfigError("Options --against and --chips belong to --report", fix="Give --report")
     found = inspect_folder(model, checkpoint)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2, allow_nan=False))

@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from pneumonia.compression.methods.bit_serial import fixed_point
 from pneumonia.compression.methods.crossbar import linear_device
@@ -66,10 +66,16 @@ class QuantizeRecipe(BaseModel):
             from the one before.
         layers: Globs of the layers to quantize.
         exclude: Globs of layers that stay float; nothing = really all, first and last included.
-        rho: Penalty of each ADMM round of a rung, ascending.
+        penalty: `proximal`: an exact step on the penalty, of size learning_rate, follows each
+            step of the optimiser: right for Adam, whose normalisation would drown the penalty.
+            `gradient`: the penalty's gradient joins the task's: right for SGD.
+        rho: Penalty of each ADMM round of a rung, ascending. With `proximal`, W goes the share
+            1 - (1 + learning_rate * rho) ** -steps of the way to Z - U in an epoch of so many
+            steps (there is a Z-step after each): the last round should make that nearly 1.
         admm_epochs: Epochs of a rung with the penalty.
         fixed: Share of the weights on their level after each snap; the last one must be 1.
-        snap_epochs: Training epochs after each snap but the last.
+        snap_epochs: Training epochs after each snap; after the last one only biases and batch norm
+            are free.
         learning_rate: Peak of each of these trainings.
         batch_norm_batches: Training batches on which statistics are measured again at the end of
             each rung; 0 = keep them.
@@ -83,7 +89,8 @@ class QuantizeRecipe(BaseModel):
     ladder: tuple[str, ...] = Field(default=("8-bit",), min_length=1)
     layers: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
-    rho: tuple[float, ...] = Field(default=(1e-3, 1e-2, 1e-1), min_length=1)
+    penalty: Literal["proximal", "gradient"] = "proximal"
+    rho: tuple[float, ...] = Field(default=(10.0, 40.0, 160.0), min_length=1)
     admm_epochs: PositiveInt = 6
     fixed: tuple[float, ...] = Field(default=(0.5, 0.75, 0.875, 1.0), min_length=1)
     snap_epochs: PositiveInt = 2
@@ -108,6 +115,12 @@ class QuantizeRecipe(BaseModel):
         if any(a >= b for a, b in pairwise(values)) or values[0] <= 0:
             raise ValueError("expected ascending positive numbers")
         return values
+
+    @model_validator(mode="after")
+    def _enough_epochs(self) -> "QuantizeRecipe":
+        if self.admm_epochs < len(self.rho):
+            raise ValueError(f"expected at least one ADMM epoch per rho ({len(self.rho)})")
+        return self
 
     @field_validator("fixed")
     @classmethod

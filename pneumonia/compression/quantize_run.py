@@ -154,6 +154,7 @@ def _quantize(
             levels,
             masks,
             recipe.rho,
+            recipe.penalty == "proximal",
             recipe.admm_epochs,
             recipe.fixed,
             recipe.snap_epochs,

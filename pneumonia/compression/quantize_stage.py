@@ -23,6 +23,7 @@ from pneumonia.training.loop import Progress, fit
 from pneumonia.training.task import Task
 
 LAST = "last"
+FINAL_FRACTION = 0.2  # of the learning rate at the end of each training
 
 
 class Rung(NamedTuple):
@@ -32,15 +33,17 @@ class Rung(NamedTuple):
         levels: Layer -> level set.
         masks: Layer -> places that are not pruned; layers not given have none pruned.
         rho: Penalties of the ADMM rounds.
+        proximal: Each penalty acts by a step of its own, not through the optimiser.
         admm_epochs: Epochs of ADMM.
         fixed: Cumulative shares of the snaps.
-        snap_epochs: Epochs after each snap but the last.
+        snap_epochs: Epochs after each snap; after the last one biases and batch norm adapt.
         batch_norm_batches: For the statistics at the end.
     """
 
     levels: Mapping[str, Levels]
     masks: Mapping[str, Tensor]
     rho: tuple[float, ...]
+    proximal: bool
     admm_epochs: int
     fixed: tuple[float, ...]
     snap_epochs: int
@@ -74,14 +77,22 @@ def quantize_stage(
     sets = {name: Quantized(levels, rung.masks.get(name)) for name, levels in rung.levels.items()}
     pruned = MaskHook(ChannelGraph(network.spec), rung.masks)
     # The loop would clip penalty and task together; the hook clips the task alone.
-    schedule = AdmmSchedule(rung.rho, rung.admm_epochs, clip_norm=config.optimiser.clip_norm)
+    schedule = AdmmSchedule(
+        rung.rho,
+        rung.admm_epochs,
+        clip_norm=config.optimiser.clip_norm,
+        tau=config.optimiser.learning_rate if rung.proximal else None,
+    )
     unclipped = config.optimiser.model_copy(update={"clip_norm": 0.0})
+    # The loss has to keep up with the penalty to the end, and with the last snaps.
+    lasting = config.schedule.model_copy(update={"final_fraction": FINAL_FRACTION})
+    config = config.model_copy(update={"schedule": lasting})
     first = config.model_copy(update={"epochs": rung.admm_epochs, "optimiser": unclipped})
     hook = AdmmHook([PerLayer(sets)], schedule, out / "admm")
     _train(network, task, first, out / "admm", [pruned, hook], resume, progress)
     scales = {name: s.scale_of(weights[name].detach()) for name, s in sets.items()}
     fixed = {n: Quantized(s.levels, s.mask, scales[n]) for n, s in sets.items()}
-    epochs = max(1, (len(rung.fixed) - 1) * rung.snap_epochs)
+    epochs = len(rung.fixed) * rung.snap_epochs
     shares: list[float] = []
     for share in partial_shares(rung.fixed):
         shares += [share] + [0.0] * (rung.snap_epochs - 1)

@@ -86,6 +86,8 @@ class ProgressiveSnap:
 
 def _closest(weight: Tensor, target: Tensor, share: float) -> Tensor:
     """Of each level's weights the closest share, rounded up; ties by lower index: bool (n,)."""
+    if weight.numel() == 0:  # ADMM alone put the whole layer on its levels
+        return torch.zeros(0, dtype=torch.bool)
     distance = (weight - target).abs().numpy()
     _, level, counts = np.unique(target.numpy(), return_inverse=True, return_counts=True)
     order = np.lexsort((distance, level))
@@ -93,7 +95,7 @@ def _closest(weight: Tensor, target: Tensor, share: float) -> Tensor:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order)) - np.repeat(starts, counts)
     quota = np.array([math.ceil(count * share) for count in counts], dtype=np.int64)
-    return torch.from_numpy(rank < quota[level]) if len(counts) else torch.zeros(0).bool()
+    return torch.from_numpy(rank < quota[level])
 
 
 class SnapHook(TrainingHook):

@@ -1,0 +1,110 @@
+"""`pneumonia inspect --report`: the page on a compressed network."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pneumonia.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pneumonia.compression.mismatch import Chips
+    from pneumonia.compression.report_page import Model
+    from pneumonia.network.module import Network
+
+METRIC = "rsna"
+
+
+def write_report(model: Path, against: Path | None, out: Path, n_chips: int, sigma: float) -> Path:
+    """Write the page of a run or bundle; with chips, evaluate it on simulated ones first.
+
+    Args:
+        model: Run or bundle.
+        against: What it is compared with; None = the run it came from where that is there, else
+            its own network with every layer dense.
+        out: Folder of the page.
+        n_chips: 0 = none.
+        sigma: See `compression.mismatch.simulate_chips`.
+
+    Returns:
+        The page.
+    """
+    from pneumonia.compression.report_page import PAGE, Report, write_page
+
+    own = read_model(model)
+    dense = against or _parent(model)
+    reference = _as_dense(own) if dense is None else read_model(dense)
+    if dense is not None and {*reference.weights} != {*own.weights}:
+        raise ConfigError(
+            "Networks do not match", expected=f"the layers of {model}",
+            found=f"{len(reference.weights)} and {len(own.weights)} layers", where=str(dense),
+        )  # fmt: skip
+    chips = _chips(model, n_chips, sigma) if n_chips else None
+    run = model if (model / "run.json").is_file() else None
+    write_page(out, Report(own, reference, run, chips, METRIC))
+    return out / PAGE
+
+
+def read_model(path: Path) -> "Model":
+    """A run's best checkpoint, or a bundle, with dense weights."""
+    import torch
+
+    from pneumonia.compression.report_page import Model
+    from pneumonia.network.accounting import account
+    from pneumonia.network.files import checkpoint_folder, load_model
+    from pneumonia.runtime.bundle import MANIFEST, load_bundle
+
+    if (path / MANIFEST).is_file():
+        bundle = load_bundle(str(path))
+        spec = bundle.spec
+        tensors = {name: torch.from_numpy(array) for name, array in bundle.weights().items()}
+    else:
+        spec, tensors = load_model(checkpoint_folder(path))
+    weights = {layer.name: tensors[f"{layer.name}.weight"] for layer in spec.weighted()}
+    return Model(path.name or str(path), spec, weights, account(spec, tensors))
+
+
+def _parent(model: Path) -> Path | None:
+    """The folder a run was compressed from, when it is still there."""
+    from pneumonia.compression.lineage import RUN_FILE, run_record
+
+    if not (model / RUN_FILE).is_file():
+        return None
+    parent = run_record(model).get("parent")
+    found = Path(parent) if isinstance(parent, str) else None
+    return found if found is not None and (found / RUN_FILE).is_file() else None
+
+
+def _as_dense(model: "Model") -> "Model":
+    import torch
+
+    from pneumonia.compression.pipeline import stored_densely
+    from pneumonia.network.accounting import account
+    from pneumonia.runtime.spec import tensor_shapes
+
+    spec = stored_densely(model.spec)
+    weights = {name: torch.ones_like(weight) for name, weight in model.weights.items()}
+    tensors = {name: torch.ones(shape) for name, shape in tensor_shapes(spec).items()}
+    return model._replace(
+        name="the same network, dense", spec=spec, weights=weights, account=account(spec, tensors)
+    )
+
+
+def _chips(run: Path, n_chips: int, sigma: float) -> "Chips":
+    """Validation score of the run on simulated chips."""
+    from data_prep.dataset import open_dataset
+    from pneumonia.compression.lineage import dataset_path, training_recipe
+    from pneumonia.compression.mismatch import simulate_chips
+    from pneumonia.network.files import checkpoint_folder, load_model
+    from pneumonia.network.module import Network
+    from pneumonia.training.detection import DetectionTask
+
+    training = training_recipe(run)
+    data = open_dataset(dataset_path(run))
+    spec, tensors = load_model(checkpoint_folder(run))
+    task = DetectionTask(data, spec, training)
+    network = Network(spec)
+    network.load_tensors(tensors)
+
+    def evaluate(chip: "Network") -> float:
+        return task.evaluate(chip)[METRIC]
+
+    return simulate_chips(network, sigma, evaluate, n_chips)
