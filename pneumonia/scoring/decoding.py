@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.runtime.dicom_header import DEFAULT_LIMITS, ReadLimits
+from pneumonia.scoring.archives import MAX_LIST_BYTES
 
 WORKER = (sys.executable, "-m", "pneumonia.scoring.decode_worker")
 MAX_ANSWER_BYTES = 1 << 20
+NO_WORDS: Mapping[str, Sequence[str]] = {"against": (), "wanted": ()}
 START_SECONDS = 60.0  # a cold start on a busy machine is no fault of the file
 
 
@@ -45,7 +47,7 @@ class Decoded:
     """What became of one file.
 
     Attributes:
-        status: `read`, `known` (same bytes as before), `rejected`, `failed` or `skipped`.
+        status: `read`, `known` (same bytes as before), `listed`, `rejected`, `failed`, `skipped`.
         reason: Machine-readable, empty when read.
         message: One line without identifiers.
         sha256: Of the file, empty when it could not be read.
@@ -57,6 +59,7 @@ class Decoded:
         identity: StudyInstanceUID and others; never written as they are.
         header: What results take over from a DICOM source (runtime.results.header_from_bytes);
             empty unless asked for.
+        listed: What an archive or a DICOMDIR holds.
     """
 
     status: str
@@ -70,6 +73,7 @@ class Decoded:
     warnings: tuple[str, ...] = ()
     identity: dict[str, str] = field(default_factory=dict)
     header: bytes = b""
+    listed: list[Any] = field(default_factory=list)
 
 
 class DecodeWorker:
@@ -78,11 +82,18 @@ class DecodeWorker:
     Args:
         limits: Bounds of the child and of what it reads.
         with_header: Also return the source's header, for results in DICOM and FHIR.
+        words: Of the rules, see `decode_worker.told_word`.
     """
 
-    def __init__(self, limits: DecodeLimits, with_header: bool = False) -> None:
+    def __init__(
+        self,
+        limits: DecodeLimits,
+        with_header: bool = False,
+        words: Mapping[str, Sequence[str]] = NO_WORDS,
+    ) -> None:
         self._limits = limits
         self._with_header = with_header
+        self._words = {kind: list(told) for kind, told in words.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "DecodeWorker":
@@ -119,13 +130,38 @@ class DecodeWorker:
             start_new_session=True,  # Ctrl-C is for the batch, which lets the file finish
         )
 
-    def decode(self, path: str, known_sha256: str = "") -> Decoded:
+    def decode(self, path: str, known_sha256: str = "", member: int = -1) -> Decoded:
         """Read one file; every outcome is a Decoded, whatever the file does to the child.
 
         Args:
-            path: The file.
+            path: The file, or the zip that holds it.
             known_sha256: Contents that need not be decoded (status `known`).
+            member: Index in the zip.
         """
+        return self._ask("read", path, member, known_sha256=known_sha256)
+
+    def look(self, path: str, member: int = -1) -> Decoded:
+        """Read one header without the pixels."""
+        return self._ask("look", path, member)
+
+    def list_archive(self, path: str) -> Decoded:
+        """Status `listed` with the members of a zip (`archives.list_archive`), or a refusal."""
+        return self._ask("archive", path)
+
+    def list_dicomdir(self, path: str) -> Decoded:
+        """Status `listed` with the images a DICOMDIR names, or a refusal."""
+        return self._ask("dicomdir", path)
+
+    def _ask(self, task: str, path: str, member: int = -1, known_sha256: str = "") -> Decoded:
+        request = {
+            "task": task,
+            "path": path,
+            "member": member,
+            "known_sha256": known_sha256,
+            "limits": self._limits.read._asdict(),
+            "header": self._with_header,
+            "words": self._words,
+        }
         limit = self._limits.seconds
         if self._process is None:
             self._process = self._start()
@@ -140,7 +176,7 @@ class DecodeWorker:
         timer = threading.Timer(limit, expire)
         timer.start()
         try:
-            return self._exchange(process, path, known_sha256)
+            return self._exchange(process, request)
         except (OSError, ValueError, KeyError, struct.error):
             self.close()
             if expired.is_set():
@@ -152,26 +188,21 @@ class DecodeWorker:
         finally:
             timer.cancel()
 
-    def _exchange(self, process: subprocess.Popen[bytes], path: str, known_sha256: str) -> Decoded:
+    def _exchange(self, process: subprocess.Popen[bytes], request: dict[str, Any]) -> Decoded:
         assert process.stdin is not None
-        request = {
-            "path": path,
-            "known_sha256": known_sha256,
-            "limits": self._limits.read._asdict(),
-            "header": self._with_header,
-        }
         process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
         process.stdin.flush()
         size = struct.unpack(">I", self._receive(process, 4))[0]
         if size > MAX_ANSWER_BYTES:
             raise ValueError("answer is too long")
         record = json.loads(self._receive(process, size))
+        payload = int(record["payload"])
+        if payload > max(self._limits.read.max_pixels, MAX_LIST_BYTES):
+            raise ValueError("answer is too long")
+        data = self._receive(process, payload)
         pixels = None
-        if record["status"] == "read":
+        if record["status"] == "read" and payload:
             shape = (int(record["height"]), int(record["width"]))
-            if shape[0] * shape[1] > self._limits.read.max_pixels:
-                raise ValueError("image is too large")
-            data = self._receive(process, shape[0] * shape[1])
             pixels = np.frombuffer(data, dtype=np.uint8).reshape(shape)
         return Decoded(
             status=record["status"],
@@ -185,6 +216,7 @@ class DecodeWorker:
             warnings=tuple(record.get("warnings", ())),
             identity=record.get("identity", {}),
             header=base64.b64decode(record.get("header", "")),
+            listed=json.loads(data) if record["status"] == "listed" else [],
         )
 
     @staticmethod

@@ -4,29 +4,54 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pneumonia.runtime.errors import ConfigError
 
+# Ends of names that no radiograph has: such files lie in export folders and are no failure.
+OTHER_FILES = (
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".htm", ".md", ".pdf", ".log",
+    ".ini", ".yaml", ".yml", ".db", ".exe", ".inf", ".css", ".js", ".dll",
+)  # fmt: skip
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima", ".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A directory entry that is not a folder.
+    """Something that may be an image: a file, a member of a zip, an object of an archive.
 
     Attributes:
         path: Where it is, as the system names it.
         relative: Path below the input, as printable text with `/`.
         image_id: Name of the image in predictions.csv; unique in the input.
-        skipped: Why it cannot be an image (`not_a_file`, `broken_link`, ...), or empty.
+        status: Settled without reading it (`skipped`, `rejected`, `failed`); empty otherwise.
+        reason: Why (`not_a_file`, `encrypted`, ...).
+        member: Index in the zip at `path`; -1 for a file of its own.
+        codes: Coded facts that an archive's answer told about it.
+        is_other: Named like something that nobody expects a score for.
     """
 
     path: str
     relative: str
     image_id: str
-    skipped: str = ""
+    status: str = ""
+    reason: str = ""
+    member: int = -1
+    codes: dict[str, str | None] = field(default_factory=dict)
+    is_other: bool = False
+
+
+class Entry(NamedTuple):
+    """What FoundFile says, before names are given; `relative` is printable."""
+
+    path: str
+    relative: str
+    status: str = ""
+    reason: str = ""
+    member: int = -1
+    codes: dict[str, str | None] = {}  # noqa: RUF012 - never changed
 
 
 def printable(name: str) -> str:
@@ -74,11 +99,10 @@ def _walk(folder: str, parents: frozenset[tuple[int, int]]) -> Iterator[tuple[st
             yield from _walk(path, here)
 
 
-def find_files(source: Path) -> list[FoundFile]:
-    """Every file below a folder (or the file itself), each exactly once.
+def walk(source: Path) -> list[Entry]:
+    """Every file below a folder (or the file itself), each exactly once, in a fixed order.
 
     Symbolic links are followed unless they lead back; FIFOs, sockets and devices are never opened.
-    An image is named by its file's stem; files that would share a name get their relative path.
 
     Raises:
         ConfigError: The input does not exist.
@@ -86,18 +110,35 @@ def find_files(source: Path) -> list[FoundFile]:
     if not os.path.lexists(source):
         raise ConfigError("Input does not exist", expected="a file or folder", where=str(source))
     if source.is_dir():
-        entries = list(_walk(str(source), frozenset()))
-        relatives = [Path(path).relative_to(source).as_posix() for path, _ in entries]
+        found = list(_walk(str(source), frozenset()))
+        relatives = [Path(path).relative_to(source).as_posix() for path, _ in found]
     else:
         kind = _kind(str(source))
-        entries = [(str(source), "" if kind == "file" else kind)]
+        found = [(str(source), "" if kind == "file" else kind)]
         relatives = [source.name]
-    shown = [printable(relative) for relative in relatives]
-    names = _image_ids(shown)
     return [
-        FoundFile(path, relative, name, reason)
-        for (path, reason), relative, name in zip(entries, shown, names, strict=True)
+        Entry(path, printable(relative), "skipped" if reason else "", reason)
+        for (path, reason), relative in zip(found, relatives, strict=True)
     ]
+
+
+def named(entries: list[Entry]) -> list[FoundFile]:
+    """Give each entry the name of its image: its stem; what shares one gets its relative path."""
+    names = _image_ids([entry.relative for entry in entries])
+    return [
+        FoundFile(entry.path, entry.relative, name, *entry[2:], _is_other(entry.relative))
+        for entry, name in zip(entries, names, strict=True)
+    ]
+
+
+def _is_other(relative: str) -> bool:
+    name = relative.rsplit("/", 1)[-1].lower()
+    return name.startswith(".") or name.endswith(OTHER_FILES)
+
+
+def find_files(source: Path) -> list[FoundFile]:
+    """`walk` with names; zip archives stay closed (see `scoring.inputs`)."""
+    return named(walk(source))
 
 
 def _image_ids(relatives: list[str]) -> list[str]:

@@ -3,8 +3,9 @@
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pneumonia.runtime.atomic import write_text
@@ -17,6 +18,8 @@ _KEYED = re.compile(r"^[0-9a-f]{16}\.(json|png)$")
 
 def check_apart(source: Path, out: Path) -> None:
     """Refuse to write into the input folder; raises ConfigError."""
+    if not os.path.lexists(source):
+        raise ConfigError("Input does not exist", expected="a file or folder", where=str(source))
     inside, outside = out.resolve(), source.resolve()
     if outside.is_dir() and (inside == outside or outside in inside.parents):
         raise ConfigError(
@@ -74,6 +77,16 @@ def _salt(out: Path) -> str:
         salt = secrets.token_hex(16)
         write_text(str(path), salt + "\n")
     return salt
+
+
+def remove_parts(out: Path) -> None:
+    """Delete what killed runs left half-written, here and one folder below; names are ours."""
+    for folder in (out, *(path for path in out.iterdir() if path.is_dir())):
+        if folder.is_symlink():
+            continue
+        for part in folder.glob(".part-*"):
+            with suppress(OSError):  # it does no harm, and nothing depends on it
+                part.unlink() if part.is_file() else shutil.rmtree(part)
 
 
 def remove_stale(folder: Path, keep: set[str]) -> None:

@@ -214,14 +214,14 @@ def without_times(out):
     """Every file of an output folder, with what may differ between runs taken out."""
     files = {}
     for path in sorted(out.rglob("*")):
-        if not path.is_file():
-            continue
+        if not path.is_file() or path.name == "audit.jsonl":
+            continue  # who ran what when; tested by itself
         text = path.read_bytes()
         if path.suffix in (".json", ".jsonl"):
             lines = text.splitlines() if path.suffix == ".jsonl" else [text]
             documents = [json.loads(line) for line in lines]
             for document in documents:
-                for key in ("times", "timings_ms", "seconds", "reused", "settings"):
+                for key in ("times", "timings_ms", "seconds", "reused", "settings", "audit"):
                     document.pop(key, None)
                 document.get("totals", {}).pop("reused", None)
             text = json.dumps(documents).encode()
@@ -423,8 +423,9 @@ def test_an_empty_folder_is_a_result(tmp_path, detector):
 
 
 def test_interrupt_finishes_the_image_and_the_next_run_the_rest(tmp_path, detector, bright):
-    for name in "abcdef":
-        png(tmp_path / "in" / f"{name}.png", bright)
+    n_images = 20  # more than the queues hold
+    for number in range(n_images):
+        png(tmp_path / "in" / f"{number:02d}.png", bright)
 
     def interrupt(done, total, note):
         if done == 2:
@@ -435,11 +436,14 @@ def test_interrupt_finishes_the_image_and_the_next_run_the_rest(tmp_path, detect
     assert signal.getsignal(signal.SIGINT) is before
     assert summary.interrupted
     statuses = [record.status for record in summary.records]
-    assert statuses == ["scored"] * 2 + ["pending"] * 4
-    assert len(manifest(tmp_path / "out")) == 6
+    done = statuses.count("scored")
+    assert done >= 2
+    assert statuses == ["scored"] * done + ["pending"] * (n_images - done)
+    assert len(list((tmp_path / "out" / "studies").iterdir())) == done
+    assert len(manifest(tmp_path / "out")) == n_images
     engine, again = counting(detector)
     summary = score_batch(tmp_path / "in", tmp_path / "out", again, QUICK)
-    assert engine.count == 4
+    assert engine.count == n_images - done > 0
     assert {record.status for record in summary.records} == {"scored"}
 
 

@@ -21,7 +21,7 @@ def test_everything_once_in_a_fixed_order(tmp_path):
     found = find_files(tmp_path)
     assert [f.relative for f in found] == ["B.dcm", "a/c/y.jpg", "a/z.png", "a.dcm", "b.dcm"]
     assert [f.image_id for f in found] == ["B", "y", "z", "a", "b"]
-    assert not any(f.skipped for f in found)
+    assert not any(f.reason for f in found)
 
 
 def test_a_single_file(tmp_path):
@@ -88,7 +88,7 @@ def test_links_loops_fifos_and_sockets(tmp_path):
     (root / "self").symlink_to(root / "self")
     os.mkfifo(root / "fifo")
     (root / "null").symlink_to("/dev/null")
-    found = {f.relative: f.skipped for f in find_files(root)}
+    found = {f.relative: f.reason for f in find_files(root)}
     assert found == {
         "a.dcm": "",
         "broken": "broken_link",
@@ -106,7 +106,7 @@ def test_unreadable_folder_is_reported(tmp_path):
     make(tmp_path, "closed/a.dcm")
     (tmp_path / "closed").chmod(0)
     try:
-        assert [(f.relative, f.skipped) for f in find_files(tmp_path)] == [("closed", "unreadable")]
+        assert [(f.relative, f.reason) for f in find_files(tmp_path)] == [("closed", "unreadable")]
     finally:
         (tmp_path / "closed").chmod(0o755)
 

@@ -1,7 +1,8 @@
 import pytest
 
-from pneumonia.scoring.selection import is_another_examination, select_image
+from pneumonia.scoring.selection import is_another_examination, load_rules, select_image
 
+RULES = load_rules()
 CHEST = {"format": "dicom", "modality": "DX", "view": "PA", "body_part": "CHEST", "is_child": False}
 
 
@@ -22,19 +23,19 @@ CHEST = {"format": "dicom", "modality": "DX", "view": "PA", "body_part": "CHEST"
     ],
 )
 def test_rules(changes, status, reason, words):
-    selection = select_image({**CHEST, **changes}, ())
+    selection = select_image({**CHEST, **changes}, (), RULES)
     assert selection == (status, reason, words)
 
 
 def test_pictures_without_a_header_are_scored():
     info = {"format": "png", "modality": None, "view": None, "body_part": None, "is_child": None}
-    assert select_image(info, ("colour_converted",)) == ("", "", ("colour_converted",))
+    assert select_image(info, ("colour_converted",), RULES) == ("", "", ("colour_converted",))
 
 
 def test_a_blank_image_is_never_a_negative():
-    assert select_image(CHEST, ("blank_image",))[:2] == ("rejected", "blank_image")
+    assert select_image(CHEST, ("blank_image",), RULES)[:2] == ("rejected", "blank_image")
 
 
 def test_a_file_that_tells_nothing_is_not_another_examination():
-    assert not is_another_examination({})
-    assert is_another_examination({"modality": "MR"})
+    assert not is_another_examination({}, RULES)
+    assert is_another_examination({"modality": "MR"}, RULES)

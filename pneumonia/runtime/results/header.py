@@ -36,6 +36,7 @@ IDENTITY = _names(
     "TypeOfPatientID OtherPatientIDs OtherPatientIDsSequence OtherPatientNames "
     "PatientBirthDate PatientBirthTime PatientSex EthnicGroup PatientComments "
     "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence "
+    "LongitudinalTemporalInformationModified "
     "StudyInstanceUID StudyDate StudyTime ReferringPhysicianName StudyID AccessionNumber "
     "IssuerOfAccessionNumberSequence StudyDescription PhysiciansOfRecord "
     "NameOfPhysiciansReadingStudy ProcedureCodeSequence AdmittingDiagnosesDescription "

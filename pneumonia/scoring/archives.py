@@ -1,0 +1,181 @@
+"""Zip archives and DICOMDIRs, read in the child process: nothing is ever unpacked by its name.
+
+Members are told apart by their place in the archive, so that neither `../../etc/passwd` nor two
+members of one name can do harm; they are refused all the same, since an honest export has none.
+"""
+
+import os
+import re
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+from pneumonia.runtime.errors import DicomError
+
+MAX_MEMBERS = 100_000
+MAX_LIST_BYTES = 64 << 20  # of the answer: 100,000 long names
+# Deflate reaches 1,032 : 1 on zeros; radiographs stay below 20 : 1, blank images aside.
+MAX_RATIO, RATIO_FROM_BYTES = 200, 1 << 20
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+DICOMDIR = "DICOMDIR"
+_ENCRYPTED = 0x1 | 0x40
+
+Listed = tuple[int, str, str, str]  # index (-1: not in the archive), name, status, reason
+
+
+def is_unsafe(name: str) -> bool:
+    """Whether a name leads out of the folder it is unpacked into."""
+    parts = re.split(r"[/\\]", name)
+    return ".." in parts or name.startswith(("/", "\\")) or bool(re.match(r"^[A-Za-z]:", name))
+
+
+def _verdict(info: zipfile.ZipInfo, max_bytes: int) -> tuple[str, str]:
+    """Status and reason of a member that is settled without reading it."""
+    ratio = info.file_size / max(1, info.compress_size)
+    rules = (
+        (is_unsafe(info.orig_filename), "rejected", "unsafe_path"),
+        (stat.S_ISLNK(info.external_attr >> 16), "skipped", "not_a_file"),
+        (info.filename.lower().endswith(".zip"), "skipped", "nested_archive"),
+        (bool(info.flag_bits & _ENCRYPTED), "rejected", "encrypted"),
+        (info.compress_type not in METHODS, "rejected", "archive_compression"),
+        (info.file_size > max_bytes, "rejected", "resource_limit"),
+        (info.file_size > RATIO_FROM_BYTES and ratio > MAX_RATIO, "rejected", "resource_limit"),
+    )
+    return next(((status, reason) for holds, status, reason in rules if holds), ("", ""))
+
+
+def list_archive(path: str, max_bytes: int) -> list[Listed]:
+    """The members of a zip with the status of those that are settled.
+
+    Args:
+        path: The archive.
+        max_bytes: Larger members are refused.
+
+    Raises:
+        DicomError: The archive as a whole is refused.
+    """
+    size = os.stat(path).st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            files = [(index, info) for index, info in enumerate(infos) if not info.is_dir()]
+            if len(files) > MAX_MEMBERS:
+                raise DicomError("Archive has too many members", "rejected", "resource_limit")
+            if sum(info.compress_size for _, info in files) > size:
+                # members that overlap: a bomb that grows with the square of its size
+                raise DicomError("Members of the archive overlap", "rejected", "resource_limit")
+            found = [(i, info.filename, *_verdict(info, max_bytes)) for i, info in files]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError, EOFError):
+        raise DicomError("Archive is damaged", "rejected", "archive_damaged") from None
+    return found + _missing_members(path, found, max_bytes)
+
+
+def _missing_members(path: str, found: list[Listed], max_bytes: int) -> list[Listed]:
+    """What a DICOMDIR in the archive names and the archive does not hold."""
+    missing: list[Listed] = []
+    present = {name.upper() for _, name, _, _ in found}
+    for index, name, status, _ in found:
+        if status or os.path.basename(name).upper() != DICOMDIR:
+            continue
+        with suppress(DicomError), member_file(path, index, max_bytes) as unpacked:
+            folder = name[: -len(DICOMDIR)]
+            missing += [
+                (-1, folder + image, "failed", "missing_file")
+                for image in list_dicomdir(unpacked)
+                if not is_unsafe(image) and (folder + image).upper() not in present
+            ]
+    return missing
+
+
+def list_dicomdir(path: str) -> list[str]:
+    """Paths of the images a DICOMDIR names, relative to it, with `/`.
+
+    Raises:
+        DicomError: It cannot be read.
+    """
+    import pydicom
+
+    try:
+        records = pydicom.dcmread(path, force=False).DirectoryRecordSequence
+        names = [_referenced(record) for record in records]
+    except Exception:  # parsers of foreign files raise anything
+        raise DicomError("DICOMDIR is damaged", "rejected", "dicomdir_damaged") from None
+    images = list(dict.fromkeys(name for name in names if name))
+    if len(images) > MAX_MEMBERS:
+        raise DicomError("DICOMDIR names too many files", "rejected", "resource_limit")
+    return images
+
+
+def _referenced(record: Any) -> str:
+    """The file of an image record, empty for other records."""
+    if record.get("DirectoryRecordType") != "IMAGE" or not record.get("ReferencedFileID"):
+        return ""
+    value = record.ReferencedFileID
+    parts = [value] if isinstance(value, str) else list(value)
+    return "/".join(str(part).strip() for part in parts)
+
+
+@contextmanager
+def _anonymous_file() -> Iterator[tuple[IO[bytes], str]]:
+    """A file to write and the path to read it by; it ends with the process, however that ends."""
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        with os.fdopen(os.memfd_create("member"), "wb") as stream:
+            yield stream, f"/proc/self/fd/{stream.fileno()}"
+        return
+    with tempfile.NamedTemporaryFile(prefix="pneumonia-member-") as stream:
+        yield stream, stream.name
+
+
+_last: list[tuple[tuple[str, int, int], zipfile.ZipFile]] = []
+
+
+def _opened(path: str) -> zipfile.ZipFile:
+    """The archive; the last one stays open, as reading its directory again costs."""
+    status = os.stat(path)
+    key = (path, status.st_mtime_ns, status.st_size)
+    if not _last or _last[0][0] != key:
+        while _last:
+            _last.pop()[1].close()
+        _last.append((key, zipfile.ZipFile(path)))
+    return _last[0][1]
+
+
+@contextmanager
+def member_file(path: str, index: int, max_bytes: int) -> Iterator[str]:
+    """A member as a file of its own.
+
+    Args:
+        path: The archive.
+        index: Of `list_archive`.
+        max_bytes: What is read at most, whatever the archive says about the size.
+
+    Yields:
+        A path that can be opened while the context lasts.
+
+    Raises:
+        DicomError: The member is encrypted, damaged or too large.
+    """
+    with _anonymous_file() as (stream, name):
+        try:
+            archive = _opened(path)
+            with archive.open(archive.infolist()[index]) as source:
+                left = max_bytes
+                while block := source.read(1 << 20):
+                    left -= len(block)
+                    if left < 0:
+                        raise DicomError("Member is too large", "rejected", "resource_limit")
+                    stream.write(block)
+        except (zipfile.BadZipFile, zlib.error, EOFError, IndexError, ValueError):
+            raise DicomError("Member is damaged", "failed", "archive_damaged") from None
+        except NotImplementedError:
+            raise DicomError(
+                "Compression of the member is not known", "rejected", "archive_compression"
+            ) from None
+        except RuntimeError:  # what zipfile raises without a password
+            raise DicomError("Member is encrypted", "rejected", "encrypted") from None
+        stream.flush()
+        yield name

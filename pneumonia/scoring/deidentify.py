@@ -1,0 +1,76 @@
+"""`--deidentify basic`: what outputs may hold, after DICOM PS3.15 E.1 (Basic Profile).
+
+The profile says what to do with every attribute. Results take over few, so that the list here is
+the other way round: named attributes about the image stay, UIDs are replaced, those an object must
+have are empty, and everything else is gone.
+"""
+
+import uuid
+from dataclasses import replace
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+
+from pneumonia.runtime.results import header_bytes, header_from_bytes
+from pneumonia.scoring.find import FoundFile
+from pneumonia.scoring.records import salted_key
+
+# Action K (keep) or not in the profile: facts about the image that identify nobody.
+KEPT = (
+    "SOPClassUID", "Modality", "InstanceNumber", "PatientOrientation", "Laterality",
+    "ImageLaterality", "BodyPartExamined", "ViewPosition", "Rows", "Columns", "NumberOfFrames",
+    "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "PixelSpacing",
+    "ImagerPixelSpacing", "PixelAspectRatio", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "WindowCenter", "WindowWidth", "VOILUTFunction", "LossyImageCompression",
+    "LossyImageCompressionRatio", "LossyImageCompressionMethod", "BurnedInAnnotation",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence",
+)  # fmt: skip
+# Action U: another UID, the same for the same one within an output folder.
+REPLACED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+# Action Z: there, but empty.
+EMPTIED = (
+    "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
+    "StudyID", "AccessionNumber",
+)  # fmt: skip
+PROFILE = ("113100", "DCM", "Basic Application Confidentiality Profile")
+
+
+def replaced_uid(uid: str, salt: str) -> str:
+    """Another UID for a UID, which nobody can trace back without the folder's salt."""
+    return f"2.25.{uuid.uuid5(uuid.UUID(salt), uid).int}"
+
+
+def deidentified_header(data: bytes, salt: str) -> bytes:
+    """The header of a source without what identifies the patient, the study or the image.
+
+    Args:
+        data: From `results.header_bytes`.
+        salt: 32 hex digits of the output folder.
+    """
+    source = header_from_bytes(data)
+    header = Dataset()
+    for keyword in KEPT:
+        if keyword in source:
+            header[keyword] = source[keyword]
+    for keyword in REPLACED:
+        if source.get(keyword):
+            setattr(header, keyword, replaced_uid(str(source[keyword].value), salt))
+    for keyword in EMPTIED:
+        setattr(header, keyword, "")
+    patient = salted_key(salt, "patient", str(source.get("PatientID") or source.get("PatientName")))
+    header.PatientName = header.PatientID = f"ANON-{patient[:12].upper()}"
+    header.PatientIdentityRemoved = "YES"
+    header.LongitudinalTemporalInformationModified = "REMOVED"
+    header.DeidentificationMethod = "pneumonia: results only, PS3.15 E.1"
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = PROFILE
+    header.DeidentificationMethodCodeSequence = DicomSequence([code])
+    return header_bytes(header)
+
+
+def nameless(files: list[FoundFile], salt: str) -> list[FoundFile]:
+    """Files under their keys: a file name may name the patient."""
+    keys = [salted_key(salt, file.relative) for file in files]
+    return [
+        replace(file, relative=key, image_id=key) for file, key in zip(files, keys, strict=True)
+    ]

@@ -1,0 +1,214 @@
+"""What is done with one image: decode in a child, select, detect, write. Runs anywhere."""
+
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from pneumonia.runtime.atomic import write_bytes, write_json
+from pneumonia.runtime.detector import Detector
+from pneumonia.runtime.errors import DeviceError, InferenceError
+from pneumonia.runtime.results.facts import NEGATIVE
+from pneumonia.scoring.decoding import Decoded, DecodeWorker
+from pneumonia.scoring.deidentify import deidentified_header
+from pneumonia.scoring.find import FoundFile
+from pneumonia.scoring.outputs import ScoredStudy, open_writers
+from pneumonia.scoring.overlay import draw_overlay
+from pneumonia.scoring.records import (
+    ImageRecord,
+    Model,
+    read_study,
+    salted_key,
+    study_document,
+)
+from pneumonia.scoring.selection import is_another_examination, select_image
+from pneumonia.scoring.settings import ScoreSettings, software_versions
+
+
+class Read(NamedTuple):
+    """A file as it comes from decoding.
+
+    Attributes:
+        file: The file.
+        key: Its salted key.
+        earlier: What an earlier run left, None when it has to be scored.
+        decoded: What the child says; None for entries that are settled without reading them.
+    """
+
+    file: FoundFile
+    key: str
+    earlier: ImageRecord | None
+    decoded: Decoded | None
+
+
+class ImageJob:
+    """The steps of one image in one output folder.
+
+    Args:
+        detector: Model and engine.
+        model: What describes them.
+        settings: How to score.
+        out: The output folder.
+        salt: Of that folder.
+    """
+
+    def __init__(
+        self, detector: Detector, model: Model, settings: ScoreSettings, out: Path, salt: str
+    ) -> None:
+        self.detector = detector
+        self.model = model
+        self.settings = settings
+        self.out = out
+        self.salt = salt
+        self.versions = software_versions()
+        self.writers = open_writers(
+            settings.outputs, out, model, detector.bundle, settings.overlays
+        )
+        self._local = threading.local()
+        self._cleanup = ExitStack()
+
+    def close(self) -> None:
+        """End the child processes."""
+        self._cleanup.close()
+
+    def study_path(self, key: str) -> Path:
+        """Where the study document of an image lies."""
+        return self.out / "studies" / f"{key}.json"
+
+    def overlay_path(self, key: str) -> Path:
+        """Where the overlay of an image lies."""
+        return self.out / "overlay" / f"{key}.png"
+
+    def key_of(self, file: FoundFile) -> str:
+        """The salted key of a file; a de-identified file is named by it already."""
+        if self.settings.deidentify:
+            return file.image_id
+        return salted_key(self.salt, file.relative)
+
+    # --- decode: may run in several threads, each with its own child ---
+
+    def read(self, file: FoundFile) -> Read:
+        """Decode a file in the thread's child, unless an earlier run has scored these bytes."""
+        key = self.key_of(file)
+        if file.status:
+            return Read(file, key, None, None)
+        earlier = None if self.settings.fresh else self._earlier(file, key)
+        decoded = self._worker().decode(file.path, earlier.sha256 if earlier else "", file.member)
+        return Read(file, key, earlier, decoded)
+
+    def _worker(self) -> DecodeWorker:
+        if not hasattr(self._local, "worker"):
+            needed = any(writer.needs_header for writer in self.writers)
+            words = self.settings.rules.words()
+            self._local.worker = DecodeWorker(self.settings.limits, needed, words)
+            self._cleanup.callback(self._local.worker.close)
+        worker: DecodeWorker = self._local.worker
+        return worker
+
+    def _earlier(self, file: FoundFile, key: str) -> ImageRecord | None:
+        record = read_study(self.study_path(key), file, key, self.model)
+        if record is None or self.settings.identifiers:
+            return None
+        missing = self.wants_overlay(record) and not self.overlay_path(key).is_file()
+        whole = all(writer.is_complete(record) for writer in self.writers)
+        return record if whole and not missing else None
+
+    # --- detect: one image at a time ---
+
+    def detect(self, read: Read) -> tuple[ImageRecord, ScoredStudy | None]:
+        """Select and detect.
+
+        Returns:
+            The record, and what `write` needs when there is something to write.
+        """
+        file, key, earlier, decoded = read
+        if decoded is None:
+            return ImageRecord(file, key, file.status, file.reason, info=dict(file.codes)), None
+        if decoded.status == "known" and earlier is not None:
+            return earlier, None
+        record = self._record(file, key, decoded)
+        if decoded.pixels is None:
+            return self._refused(record, decoded), None
+        selection = select_image(decoded.info, decoded.warnings, self.settings.rules)
+        record = replace(record, warnings=selection.warnings)
+        if selection.status:
+            return replace(record, status=selection.status, reason=selection.reason), None
+        if self._is_named_in_pixels(selection.warnings):
+            return replace(record, status="rejected", reason="burned_in_annotation"), None
+        started = time.perf_counter()
+        try:
+            prediction = self.detector.detect(decoded.pixels, file.image_id)
+        except InferenceError:
+            return replace(record, status="failed", reason="invalid_output"), None
+        except DeviceError:
+            return replace(record, status="failed", reason="engine_error"), None
+        timings = dict(record.timings_ms, detect=_milliseconds(time.perf_counter() - started))
+        words = record.warnings
+        if len(prediction.scores) >= self.detector.settings.max_boxes:
+            words += ("box_limit_reached",)
+        record = replace(
+            record, status="scored", prediction=prediction, timings_ms=timings, warnings=words
+        )
+        header = decoded.header
+        if self.settings.deidentify and header:
+            header = deidentified_header(header, self.salt)
+        return record, ScoredStudy(record, decoded.pixels, header)
+
+    def _is_named_in_pixels(self, warnings: tuple[str, ...]) -> bool:
+        refuses = self.settings.deidentify and not self.settings.allow_burned_in
+        return refuses and "burned_in_annotation" in warnings
+
+    def _record(self, file: FoundFile, key: str, decoded: Decoded) -> ImageRecord:
+        study = decoded.identity.get("StudyInstanceUID") or file.relative
+        return ImageRecord(
+            file=file,
+            key=key,
+            status="failed",
+            study_key=salted_key(self.salt, "study", study),
+            sha256=decoded.sha256,
+            n_bytes=decoded.n_bytes,
+            info=decoded.info,
+            warnings=decoded.warnings,
+            timings_ms={"decode": _milliseconds(decoded.seconds)},
+            identity=decoded.identity if self.settings.identifiers else {},
+        )
+
+    def _refused(self, record: ImageRecord, decoded: Decoded) -> ImageRecord:
+        status, reason = decoded.status, decoded.reason
+        if reason == "not_dicom" and record.file.is_other:
+            status, reason = "skipped", "other_file"
+        if is_another_examination(decoded.info, self.settings.rules):
+            status, reason = "skipped", "not_frontal_chest"
+        return replace(record, status=status, reason=reason)
+
+    # --- write: may run in several threads ---
+
+    def wants_overlay(self, record: ImageRecord) -> bool:
+        """Whether a scored image gets a picture with boxes."""
+        if self.settings.overlays == "findings":
+            return record.flag(self.model.threshold) != NEGATIVE
+        return self.settings.overlays == "all"
+
+    def write(self, study: ScoredStudy) -> None:
+        """Write everything that belongs to one image.
+
+        Raises:
+            OutputError: Something cannot be written.
+        """
+        record = study.record
+        if self.wants_overlay(record):
+            shown = record.above(self.model.threshold)
+            assert shown is not None
+            picture = draw_overlay(study.pixels, shown.boxes, shown.scores, self.model.caption())
+            write_bytes(str(self.overlay_path(record.key)), picture)
+        for writer in self.writers:
+            writer.write(study)
+        # the study file comes last: it says that the other outputs of the image are there
+        document = study_document(record, self.model, self.versions)
+        write_json(str(self.study_path(record.key)), document)
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000 * seconds, 3)

@@ -1,0 +1,125 @@
+"""Files, folders, zip archives and DICOMDIRs."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumonia.scoring.archives import DICOMDIR, is_unsafe
+from pneumonia.scoring.decoding import DecodeWorker
+from pneumonia.scoring.find import Entry, printable, walk
+from pneumonia.scoring.folder import check_apart
+from pneumonia.scoring.inputs import Progress
+from pneumonia.scoring.settings import ScoreSettings
+
+ZIP_SIGNATURE = b"PK\x03\x04"
+
+
+@dataclass(frozen=True)
+class FileInput:
+    """A file or a folder.
+
+    Attributes:
+        source: The path; never written to.
+    """
+
+    source: Path
+    kind: str = "files"
+
+    def check(self, out: Path) -> None:
+        """Refuse an output folder inside of the input."""
+        is_directory = self.source.name.upper() == DICOMDIR and self.source.is_file()
+        check_apart(self.source.parent if is_directory else self.source, out)
+
+    def query(self, settings: ScoreSettings, salt: str, out: Path) -> list[Entry]:
+        """Every file, with the members of archives in place of the archives."""
+        entries = walk(self.source)
+        with DecodeWorker(settings.limits) as worker:
+            if not self.source.is_dir() and entries[0].relative.upper() == DICOMDIR:
+                return _of_dicomdir(entries[0], worker)
+            found: list[Entry] = []
+            for entry in entries:
+                found += _expanded(entry, worker)
+            return found + _missing(entries, worker)
+
+    def fetch(self, entries: list[Entry], progress: Progress | None) -> list[Entry]:
+        """Files are here."""
+        return entries
+
+    def clean(self) -> None:
+        """Files stay."""
+
+
+def _is_archive(entry: Entry) -> bool:
+    if entry.relative.lower().endswith(".zip") or "/" in entry.relative:
+        return entry.relative.lower().endswith(".zip")
+    try:
+        with open(entry.path, "rb") as stream:
+            return stream.read(4) == ZIP_SIGNATURE
+    except OSError:
+        return False
+
+
+def _expanded(entry: Entry, worker: DecodeWorker) -> list[Entry]:
+    """The members of an archive, or the entry itself."""
+    if entry.status or not _is_archive(entry):
+        return [entry]
+    answer = worker.list_archive(entry.path)
+    if answer.status != "listed":
+        return [entry._replace(status=answer.status, reason=answer.reason)]
+    if not answer.listed:
+        return [entry._replace(status="skipped", reason="empty_archive")]
+    return [
+        Entry(entry.path, f"{entry.relative}/{printable(name)}", status, reason, index)
+        for index, name, status, reason in answer.listed
+    ]
+
+
+def _of_dicomdir(entry: Entry, worker: DecodeWorker) -> list[Entry]:
+    """The images a DICOMDIR names, for a DICOMDIR given as INPUT."""
+    answer = worker.list_dicomdir(entry.path)
+    if answer.status != "listed":
+        return [entry._replace(status=answer.status, reason=answer.reason)]
+    root = os.path.dirname(entry.path)
+    return [_referenced(root, "", name) for name in answer.listed]
+
+
+def _missing(entries: Iterable[Entry], worker: DecodeWorker) -> list[Entry]:
+    """Images that a DICOMDIR below the input names and that are not there."""
+    missing = []
+    for entry in entries:
+        if entry.status or os.path.basename(entry.relative).upper() != DICOMDIR:
+            continue
+        folder = entry.relative[: -len(DICOMDIR)]
+        for name in worker.list_dicomdir(entry.path).listed:
+            found = _referenced(os.path.dirname(entry.path), folder, name)
+            missing += [found] if found.status else []
+    return missing
+
+
+def _referenced(root: str, folder: str, name: str) -> Entry:
+    relative = folder + printable(name)
+    if is_unsafe(name):
+        return Entry(os.path.join(root, DICOMDIR), relative, "rejected", "unsafe_path")
+    path = _resolved(root, name.split("/"))
+    if path is None:
+        return Entry(os.path.join(root, name), relative, "failed", "missing_file")
+    return Entry(path, relative)
+
+
+def _resolved(root: str, parts: list[str]) -> str | None:
+    """A file by its name in a DICOMDIR; media are mounted in upper or lower case."""
+    path = root
+    for part in parts:
+        exact = os.path.join(path, part)
+        if not os.path.lexists(exact):
+            try:
+                names = os.listdir(path)
+            except OSError:
+                return None
+            same = [name for name in sorted(names) if name.upper() == part.upper()]
+            if not same:
+                return None
+            exact = os.path.join(path, same[0])
+        path = exact
+    return path if os.path.isfile(path) else None

@@ -1,0 +1,78 @@
+"""Decode, detect and write at the same time: children decode, one thread detects, threads write.
+
+Decoding happens in other processes, and the engine and the compressors of pictures work without
+Python's lock, so that the slower of decoding and detecting sets the pace. Every queue is short:
+memory does not grow with the batch.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import islice
+
+from pneumonia.scoring.find import FoundFile
+from pneumonia.scoring.image_job import ImageJob, Read
+from pneumonia.scoring.records import ImageRecord
+
+WRITERS = 2  # writing is mostly waiting for the disk
+AHEAD = 2  # images decoded, and written, ahead per thread
+
+Stop = Callable[[], bool]
+
+
+def _decoded(
+    job: ImageJob, files: Sequence[FoundFile], pool: ThreadPoolExecutor, depth: int, stop: Stop
+) -> Iterator[Read]:
+    """Decode a few files ahead; give the results in order."""
+    waiting = iter(files)
+    ahead = deque(pool.submit(job.read, file) for file in islice(waiting, depth))
+    try:
+        while ahead and not stop():
+            yield ahead.popleft().result()
+            ahead.extend(pool.submit(job.read, file) for file in islice(waiting, 1))
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def score_in_order(
+    job: ImageJob, files: Sequence[FoundFile], jobs: int, stop: Stop
+) -> Generator[ImageRecord, None, None]:
+    """Score files on this machine.
+
+    Args:
+        job: The steps of one image.
+        files: What to score.
+        jobs: Children that decode.
+        stop: Asked before each image; once it says True, the images in hand are finished.
+
+    Yields:
+        The records, in the order of the files, each once everything of it is on disk.
+
+    Raises:
+        OutputError: An output cannot be written.
+    """
+    writing: deque[tuple[ImageRecord, Future[None] | None]] = deque()
+    with ExitStack() as stack:
+        stack.callback(job.close)
+        decoders = stack.enter_context(ThreadPoolExecutor(jobs, "decode"))
+        writers = stack.enter_context(ThreadPoolExecutor(WRITERS, "write"))
+        for read in _decoded(job, files, decoders, AHEAD * jobs, stop):
+            record, study = job.detect(read)
+            writing.append((record, writers.submit(job.write, study) if study else None))
+            while writing and (len(writing) > AHEAD * WRITERS or _is_done(writing[0][1])):
+                yield _finished(writing)
+        while writing:
+            yield _finished(writing)
+
+
+def _is_done(future: "Future[None] | None") -> bool:
+    return future is None or future.done()
+
+
+def _finished(writing: deque[tuple[ImageRecord, "Future[None] | None"]]) -> ImageRecord:
+    record, future = writing.popleft()
+    if future is not None:
+        future.result()
+    return record

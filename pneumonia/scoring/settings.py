@@ -1,0 +1,85 @@
+"""How a batch is scored, and what its numbers depend on."""
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+
+from pneumonia import __version__
+from pneumonia.runtime.detector import Detector
+from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.results.facts import ResultFacts
+from pneumonia.scoring.decoding import DecodeLimits
+from pneumonia.scoring.outputs import OutputSettings
+from pneumonia.scoring.records import Model
+from pneumonia.scoring.selection import SelectionRules, load_rules
+
+OVERLAYS = ("findings", "all", "none")
+PACKAGES = ("numpy", "onnxruntime", "pillow", "pydicom", "pyjpegls", "python-gdcm")
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How a batch is scored.
+
+    Attributes:
+        threshold_name: Operating point of the bundle; None takes its first.
+        limits: Bounds of reading and of the child processes.
+        overlays: `findings` (positive and indeterminate), `all` or `none`.
+        jobs: Child processes that decode.
+        fresh: Score again what an earlier run into the same folder has scored.
+        identifiers: Write accession number and study date into the worklist.
+        outputs: What is written besides the tables, study files and overlays.
+        rules: Which images are scored.
+        deidentify: Write nothing that names a patient, study, image or file.
+        allow_burned_in: With `deidentify`, take images with text burned in all the same.
+    """
+
+    threshold_name: str | None = None
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    overlays: str = "findings"
+    jobs: int = 1
+    fresh: bool = False
+    identifiers: bool = False
+    outputs: OutputSettings = field(default_factory=OutputSettings)
+    rules: SelectionRules = field(default_factory=load_rules)
+    deidentify: bool = False
+    allow_burned_in: bool = False
+
+    def __post_init__(self) -> None:
+        if self.deidentify and self.identifiers:
+            raise ConfigError(
+                "Outputs cannot be de-identified and hold identifiers",
+                found="deidentify and identifiers",
+                fix="Choose one",
+            )
+
+
+def describe_model(detector: Detector, settings: ScoreSettings) -> Model:
+    """The model, its operating point, and the digest of everything that changes an output.
+
+    Raises:
+        ConfigError: Unknown operating point.
+    """
+    bundle = detector.bundle
+    name = settings.threshold_name or next(iter(bundle.operating_points), "")
+    threshold = bundle.threshold(name)
+    engine = detector.engine.name
+    parts = [__version__, engine, name, threshold, settings.overlays]
+    parts += [detector.settings, settings.limits.read._asdict(), settings.rules.digest()]
+    parts += [settings.deidentify, settings.allow_burned_in]
+    digest = hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
+    version = ResultFacts.of_bundle(bundle, name).model_version
+    return Model(bundle.model_name, bundle.model_hash, name, threshold, engine, digest, version)
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what made the numbers."""
+    versions = {"pneumonia": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
