@@ -119,12 +119,13 @@ static int prepare(pn_model *m, int threads) {
   while (m->n_helpers < threads - 1) {
     helper *h = malloc(sizeof *h);
     if (!h) return PN_NO_MEMORY;
-    *h = (helper){m, m->n_helpers + 1, m->ticket};
+    const int index = m->n_helpers + 1; /* the helper frees h as soon as it runs */
+    *h = (helper){m, index, m->ticket};
     if (pthread_create(&m->helpers[m->n_helpers], NULL, help, h)) {
       free(h);
       return PN_NO_THREAD;
     }
-    pin(m->helpers[m->n_helpers], &m->allowed, h->index);
+    pin(m->helpers[m->n_helpers], &m->allowed, index);
     m->n_helpers++;
   }
   return PN_OK;
