@@ -20,11 +20,6 @@ RECIPE = {
 }
 
 
-def heed_interrupts() -> None:
-    """A shell starts its background jobs with SIGINT ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_leaves_a_run_that_resumes(rectangles_path: Path, tmp_path: Path):
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(RECIPE))
@@ -34,10 +29,11 @@ def test_ctrl_c_ends_with_130_and_leaves_a_run_that_resumes(rectangles_path: Pat
         "--recipe", str(tmp_path / "long.yaml"), "--out", str(out),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # A shell starts its background jobs with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
-        preexec_fn=heed_interrupts,
-    )  # fmt: skip
+        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
     try:
         deadline = time.monotonic() + 120
         while not (out / "last" / "state.json").exists():
