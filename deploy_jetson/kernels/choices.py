@@ -67,11 +67,26 @@ class WinogradChoice(NamedTuple):
 
 
 class PatternChoice(NamedTuple):
-    """Free-pattern kernel: rows, vectors of pixels and filters of the register tile."""
+    """Free-pattern kernel: rows, vectors of pixels and filters of the register tile, and frames."""
 
     rows: int
     vectors: int
     filters: int
+    frames: int
 
 
-Choice = ColumnsChoice | WinogradChoice | PatternChoice
+class TapsChoice(NamedTuple):
+    """The same kernel over single taps, for weights without patterns: irregular, DARB."""
+
+    rows: int
+    vectors: int
+    frames: int
+
+
+class RowsChoice(NamedTuple):
+    """Fully connected rows (DARB): filters across lanes, every lane its own list of inputs."""
+
+    vectors: int
+
+
+Choice = ColumnsChoice | WinogradChoice | PatternChoice | TapsChoice | RowsChoice

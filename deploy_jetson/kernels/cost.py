@@ -15,9 +15,11 @@ from deploy_jetson.kernels.choices import (
     ColumnsChoice,
     PatternChoice,
     Problem,
+    RowsChoice,
+    TapsChoice,
     WinogradChoice,
 )
-from deploy_jetson.kernels.pattern_step import pattern_tiles
+from deploy_jetson.kernels.pattern_step import pattern_tiles, taps_tiles
 from deploy_jetson.kernels.patterns import count_loads
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.variants import WINOGRAD_TILES, register_tiles, split_row
@@ -31,6 +33,9 @@ TRANSFORM_CYCLES = {2: 60.0, 4: 190.0, 6: 420.0}  # of one tile and one vector o
 BYTES_PER_CYCLE = 12.0  # weights streamed from beyond the second-level cache
 CACHE_BYTES = 512 * 1024  # of a core, for what should stay near
 MIN_UNITS = 8
+SCATTERED = 1.5  # weights of shared lists over weights kept: from here on own lists are tried
+GATHER_CYCLES = 1.2  # of one lane
+SHIFTED_LOAD = {4: 1.0, 8: 1.3, 16: 1.7}  # loads that straddle cache lines count twice
 
 
 def tile_cycles(target: Target, pixels: int, vectors: int, columns: float) -> float:
@@ -59,7 +64,8 @@ class Facts:
         self.problem = problem
         self._mask = problem.weight.reshape(len(problem.weight), -1) != 0
         self._columns: dict[int, list[int]] = {}
-        self._loads: dict[tuple[int, int], tuple[int, int]] = {}
+        self._loads: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self.kept_of_filter = self._mask.sum(axis=1)
         self.live = int((problem.weight != 0).any(axis=(0, 2, 3)).sum())  # channels that are read
 
     def columns(self, width: int) -> list[int]:
@@ -71,12 +77,17 @@ class Facts:
             ]
         return self._columns[width]
 
-    def loads(self, rows: int, filters: int) -> tuple[int, int]:
+    def loads(self, rows: int, filters: int, frames: int) -> tuple[int, int]:
         """See `patterns.count_loads`."""
-        key = (rows, filters)
+        key = (rows, filters, frames)
         if key not in self._loads:
-            self._loads[key] = count_loads(self.problem, rows, filters)
+            self._loads[key] = count_loads(self.problem, *key)
         return self._loads[key]
+
+    def scattered(self, lanes: int) -> bool:
+        """Whether filters side by side keep so different weights that sharing a list is a loss."""
+        kept = int(self.kept_of_filter.sum())
+        return sum(self.columns(lanes)) * lanes > SCATTERED * kept
 
 
 def predicted_cycles(facts: Facts, choice: Choice, target: Target) -> float:
@@ -90,23 +101,38 @@ def predicted_cycles(facts: Facts, choice: Choice, target: Target) -> float:
         return problem.out_height * sum(rows)
     if isinstance(choice, WinogradChoice):
         return _winograd_cycles(facts, choice, target)
+    if isinstance(choice, RowsChoice):
+        return _rows_cycles(facts, choice, target)
     return _pattern_cycles(facts, choice, target)
 
 
-def _pattern_cycles(facts: Facts, choice: PatternChoice, target: Target) -> float:
+def _rows_cycles(facts: Facts, choice: RowsChoice, target: Target) -> float:
+    counts = facts.kept_of_filter
+    width = choice.vectors * target.lanes
+    longest = sum(int(counts[i : i + width].max()) for i in range(0, len(counts), width))
+    return longest * width * GATHER_CYCLES
+
+
+def _pattern_cycles(facts: Facts, choice: PatternChoice | TapsChoice, target: Target) -> float:
     problem = facts.problem
-    plain, loads = facts.loads(choice.rows, choice.filters)
-    tiles = -(-problem.out_height // choice.rows)
-    tiles *= -(-problem.out_width // (choice.vectors * target.lanes))
-    # Two of three shifts straddle cache lines on wide vectors and load twice.
-    straddle = 1.5 if target.lanes > 4 else 1.0
-    sums = plain * choice.vectors / target.fma_per_cycle
-    hot = max(sums, loads * choice.vectors * straddle / target.loads_per_cycle)
-    vectors: int = -(-problem.out_width // target.lanes) * problem.out_height
-    in_blocks = -(-problem.weight.shape[1] // target.lanes)
-    out_blocks = -(-len(problem.weight) // target.lanes)
-    transposes: float = vectors * (in_blocks + out_blocks) * TRANSPOSE_CYCLES * target.lanes / 4
-    return tiles * hot * 1.1 + transposes
+    lanes, vectors = target.lanes, choice.vectors
+    bands = -(-problem.out_height // choice.rows)
+    across = -(-problem.out_width // (vectors * lanes))
+    if isinstance(choice, TapsChoice):
+        kernels = int(facts.kept_of_filter.sum())
+        plain = loads = kernels * choice.rows
+    else:
+        plain, loads = facts.loads(choice.rows, choice.filters, choice.frames)
+        kernels = int(facts.kept_of_filter.sum()) // 4
+    shifted = problem.kernel == 3 and choice.frames == 1
+    sums = plain * vectors / target.fma_per_cycle
+    loaded = loads * vectors * (SHIFTED_LOAD[lanes] if shifted else 1.0) + 3 * kernels
+    hot = max(sums, loaded / target.loads_per_cycle) + 2.0 * kernels
+    pixels: int = -(-problem.out_width // lanes) * problem.out_height
+    in_blocks = -(-problem.weight.shape[1] // lanes)
+    out_blocks = -(-len(problem.weight) // lanes) * choice.frames
+    transposes: float = pixels * (in_blocks + out_blocks) * TRANSPOSE_CYCLES * lanes / 4
+    return bands * across * hot * 1.1 + transposes
 
 
 def _winograd_cycles(facts: Facts, choice: WinogradChoice, target: Target) -> float:
@@ -140,15 +166,23 @@ def rows_per_unit(problem: Problem, vectors: int, target: Target) -> int:
     return height
 
 
-def candidates(problem: Problem, target: Target) -> Iterator[Choice]:
+def candidates(problem: Problem, target: Target, facts: Facts | None = None) -> Iterator[Choice]:
     """Every legal choice for a layer."""
+    facts = facts or Facts(problem)
     blocks = -(-len(problem.weight) // target.lanes)
+    rows_of: dict[int, int] = {}
     for pixels, vectors in register_tiles(target, problem.out_width, blocks):
-        yield ColumnsChoice(pixels, vectors, rows_per_unit(problem, vectors, target))
+        if vectors not in rows_of:
+            rows_of[vectors] = rows_per_unit(problem, vectors, target)
+        yield ColumnsChoice(pixels, vectors, rows_of[vectors])
     if problem.winograd:
         for m in WINOGRAD_TILES:
             yield from _winograd_candidates(problem, target, m, blocks)
     yield from pattern_tiles(problem, target)
+    if facts.scattered(target.lanes):
+        yield from taps_tiles(problem, target)
+        if problem.kernel == 1 and problem.in_height == problem.in_width == 1:
+            yield from (RowsChoice(vectors) for vectors in (1, 2) if vectors <= blocks)
 
 
 def _winograd_candidates(
@@ -172,4 +206,4 @@ def _winograd_candidates(
 def cheapest(problem: Problem, target: Target) -> Choice:
     """The choice the model likes best; ties go to the first."""
     facts = Facts(problem)
-    return min(candidates(problem, target), key=lambda c: predicted_cycles(facts, c, target))
+    return min(candidates(problem, target, facts), key=lambda c: predicted_cycles(facts, c, target))

@@ -1,15 +1,15 @@
 """C text of the free-pattern kernel: pixels across lanes, a tile of rows in registers.
 
 For one kernel (channel, pattern) a tile of `rows` x `vectors` accumulators needs each input vector
-(row, shift) once: it is loaded and added to every output row whose tap it is.
+(row, shift) once: it is loaded and added to every output row whose tap it is. Wide unaligned loads
+straddle cache lines and cost two; so wide vectors have sums for each column of the kernel (three
+frames) and load aligned vectors only. The frames are shifted once, when they are added up.
 """
 
 from collections.abc import Iterator, Sequence
 
-from deploy_jetson.kernels.patterns import SIDE, Pattern, sections
+from deploy_jetson.kernels.patterns import Pattern, sections
 from deploy_jetson.kernels.variants import PatternVariant
-
-Tile = tuple[int, int, int, int, tuple[Pattern, ...]]  # rows, vectors, filters, pitch, patterns
 
 
 def transpose_source(lanes: int) -> Iterator[str]:
@@ -30,90 +30,82 @@ def transpose_source(lanes: int) -> Iterator[str]:
     yield ""
 
 
-def _kernel_body(tile: Tile, taps: Pattern, members: Sequence[int], lanes: int) -> Iterator[str]:
-    rows = tile[0]
+def _kernel_body(
+    variant: PatternVariant, rows: int, taps: Pattern, members: Sequence[int]
+) -> Iterator[str]:
+    side = variant.side
     for index in range(len(taps) * len(members)):
         yield f"      const float s{index} = w[{index}];"
-    for row in range(rows + SIDE - 1):
-        by_column = {
-            column: [
-                (index, row - tap // SIDE)
-                for index, tap in enumerate(taps)
-                if tap % SIDE == column and 0 <= row - tap // SIDE < rows
-            ]
-            for column in range(SIDE)
-        }
-        uses = {column: found for column, found in by_column.items() if found}
+    for row in range(rows + side - 1):
+        uses = [
+            (index, tap % side, row - tap // side)
+            for index, tap in enumerate(taps)
+            if 0 <= row - tap // side < rows
+        ]
         if uses:
             yield f"      {{ /* input row {row} */"
-            yield from _row_body(tile, row, uses, (len(taps), members), lanes)
+            yield from _row_body(variant, row, uses, (len(taps), members))
             yield "      }"
 
 
 def _row_body(
-    tile: Tile,
+    variant: PatternVariant,
     row: int,
-    uses: dict[int, list[tuple[int, int]]],
+    uses: list[tuple[int, int, int]],
     weights: tuple[int, Sequence[int]],
-    lanes: int,
 ) -> Iterator[str]:
-    """One input row: by shift its vectors, each added to every output row that has the tap.
+    """One input row: each vector is loaded once for every (output row, tap) that it serves.
 
-    Loads that straddle cache lines cost two, so wide vectors are shifted in registers when the
-    tile is a whole row (then zeros are beside it); four-lane vectors are loaded as they lie.
+    Args:
+        variant: The kernel.
+        row: Input row of the tile.
+        uses: (number of the tap, its column, output row).
+        weights: Taps of a filter, and the filters.
     """
-    _, vectors, _, pitch, _ = tile
     n_taps, members = weights
-    shift = lanes > 4 and pitch <= (vectors + 1) * lanes
-    if shift:
-        for t in range(vectors):
-            yield f"        const vfloat c{t} = load(&q[{row * pitch} + {t} * LANES]);"
-    for column, found in uses.items():
-        for t in range(vectors):
+    frames = variant.frames
+    columns = sorted({0 if frames > 1 else column for _, column, _ in uses})
+    for shift in columns:
+        right = 0 if frames > 1 else shift - variant.side // 2
+        for t in range(variant.vectors):
             sums = " ".join(
-                f"a{f}_{out}_{t} += v * s{n * n_taps + index};"
+                f"a{f}_{column if frames > 1 else 0}_{out}_{t} += v * s{n * n_taps + index};"
                 for n, f in enumerate(members)
-                for index, out in found
+                for index, column, out in uses
+                if frames > 1 or column == shift
             )
-            value = f"load_unaligned(&q[{row * pitch + column - 1} + {t} * LANES])"
-            if shift:
-                value = _shifted(column, t, vectors, lanes)
-            yield f"        {{ const vfloat v = {value}; {sums} }}"
+            load = "load_unaligned" if right else "load"
+            place = f"q[{row * variant.pitch + right} + {t} * LANES]"
+            keep = "IN_REGISTER(v); " if sums.count("+=") > 1 else ""
+            yield f"        {{ vfloat v = {load}(&{place}); {keep}{sums} }}"
 
 
-def _shifted(column: int, t: int, vectors: int, lanes: int) -> str:
-    if column == 1:
-        return f"c{t}"
-    zero = "(vfloat){0}"
-    if column == 0:
-        first, second = f"c{t - 1}" if t else zero, f"c{t}"
-    else:
-        first, second = f"c{t}", f"c{t + 1}" if t + 1 < vectors else zero
-    start = lanes - 1 if column == 0 else 1
-    lanes_text = ", ".join(str(start + i) for i in range(lanes))
-    return f"__builtin_shufflevector({first}, {second}, {lanes_text})"
-
-
-def pattern_tile(name: str, tile: Tile, lanes: int) -> Iterator[str]:
+def pattern_tile(name: str, variant: PatternVariant, height: int) -> Iterator[str]:
     """One tile function: adds a block of channels to the sums of a group of filters."""
-    rows, vectors, filters, _, patterns = tile
+    filters = variant.filters
     yield f"static void {name}(const float *x, int64_t plane, const uint16_t **counts,"
-    yield "    const int32_t **channels, const float **weights, float *sums, int64_t filter) {"
+    yield "    const int32_t **channels, const float **weights, float *sums, int64_t filter,"
+    yield "    int64_t span, int resume) {"
     yield "  const uint16_t *n = *counts;"
     yield "  const int32_t *channel = *channels;"
     yield "  const float *w = *weights;"
     places = [
-        (f"a{f}_{r}_{t}", f"sums + {f} * filter + {r * vectors + t} * LANES")
+        (f"a{f}_{c}_{r}_{t}", f"sums + {f} * filter + {c * variant.rows + r} * span + {t} * LANES")
         for f in range(filters)
-        for r in range(rows)
-        for t in range(vectors)
+        for c in range(variant.frames)
+        for r in range(height)
+        for t in range(variant.vectors)
     ]
-    yield "  vfloat " + ", ".join(f"{acc} = load({place})" for acc, place in places) + ";"
+    yield "  vfloat " + ", ".join(f"{acc} = {{0}}" for acc, _ in places) + ";"
+    yield "  if (resume) {"
+    for acc, place in places:
+        yield f"    {acc} = load({place});"
+    yield "  }"
     for members in sections(filters):
-        for taps in patterns:
+        for taps in variant.patterns:
             yield f"  for (int32_t k = *n++; k; k--) {{ /* taps {taps} of filters {members} */"
             yield "      const float *q = x + *channel++ * plane;"
-            yield from _kernel_body(tile, taps, members, lanes)
+            yield from _kernel_body(variant, height, taps, members)
             yield f"      w += {len(taps) * len(members)};"
             yield "  }"
     for acc, place in places:
@@ -125,41 +117,46 @@ def pattern_tile(name: str, tile: Tile, lanes: int) -> Iterator[str]:
     yield ""
 
 
-def pattern_runner(variant: PatternVariant, lanes: int) -> Iterator[str]:
-    """Tile functions and step function of one variant: unit = (block of filters, tile)."""
-    rows, vectors, filters, pitch, patterns = variant
+def pattern_runner(variant: PatternVariant) -> Iterator[str]:
+    """Tile functions and step function of one variant: unit = (block of filters, band of rows)."""
+    rows, vectors, filters = variant[:3]
     heights = [h for h in (rows, rows - 1) if h]
     for height in heights:
-        tile = (height, vectors, filters, pitch, patterns)
-        yield from pattern_tile(f"{variant.name}_tile{height}", tile, lanes)
+        yield from pattern_tile(f"{variant.name}_tile{height}", variant, height)
     yield f"void {variant.name}(const engine *e, const void *layer, int32_t unit) {{"
     yield "  const pattern_layer *l = layer;"
-    yield "  const int32_t tiles = (l->tall + l->low) * l->tiles_x;"
-    yield "  const int32_t group = unit / tiles, tile = unit % tiles;"
-    yield "  const int32_t ty = tile / l->tiles_x, tx = tile % l->tiles_x;"
-    yield f"  const int32_t rows = ty < l->tall ? {rows} : {rows - 1};"
-    yield f"  const int32_t y0 = ty * {rows} - (ty > l->tall ? ty - l->tall : 0);"
+    yield "  const int32_t bands = l->tall + l->low, group = unit / bands, band = unit % bands;"
+    yield f"  const int32_t rows = band < l->tall ? {rows} : {rows - 1};"
+    yield f"  const int32_t y0 = band * {rows} - (band > l->tall ? band - l->tall : 0);"
     yield "  const int32_t *start = (const int32_t *)(e->weights + l->starts) + 3 * group;"
     yield "  const uint16_t *counts = (const uint16_t *)(e->weights + l->counts) + start[0];"
     yield "  const int32_t *channels = (const int32_t *)(e->weights + l->channels) + start[1];"
     yield "  const float *w = (const float *)(e->weights + l->weights) + start[2];"
-    yield f"  const float *x = e->arena + l->x + y0 * {pitch} + tx * {vectors} * LANES;"
+    yield f"  const float *x = e->arena + l->x + y0 * {variant.pitch};"
     yield "  int32_t n = l->out.blocks * LANES - group * l->block_filters;"
     yield "  if (n > l->block_filters) n = l->block_filters;"
-    yield f"  const int64_t filter = {rows * vectors} * LANES;"
-    yield "  float *sums = e->scratch;"
-    yield "  zero_floats(sums, n * filter);"
+    yield f"  const int64_t span = l->tiles_x * {vectors} * LANES;"
+    yield f"  const int64_t frame = {rows} * span, filter = {variant.frames} * frame;"
+    yield "  float *sums = e->scratch + LANES; /* shifted loads reach one float out */"
     yield "  for (int32_t b = 0; b < l->channel_blocks; b++) {"
-    yield f"    for (int32_t f = 0; f < n; f += {filters}) {{"
+    yield "    const uint16_t *c = counts;"
+    yield "    const int32_t *i = channels;"
+    yield "    const float *v = w;"
+    yield "    for (int32_t t = 0; t < l->tiles_x; t++) {"
+    yield "      c = counts, i = channels, v = w;"
+    yield f"      const int64_t at = t * {vectors} * LANES;"
+    yield f"      for (int32_t f = 0; f < n; f += {filters}) {{"
     for height in heights:
         other = "" if height == rows else "else "
         test = f"if (rows == {height}) " if height == rows and rows > 1 else ""
         yield (
-            f"      {other}{test}{variant.name}_tile{height}(x, l->plane, &counts, &channels, &w,"
-            " sums + f * filter, filter);"
+            f"        {other}{test}{variant.name}_tile{height}(x + at, l->plane, &c, &i, &v,"
+            " sums + f * filter + at, filter, span, b);"
         )
+    yield "      }"
     yield "    }"
+    yield "    counts = c, channels = i, w = v;"
     yield "  }"
-    yield f"  const int32_t wide = {vectors} * LANES;"
-    yield "  pattern_store(e, l, sums, filter, group, n, y0, rows, tx * wide, wide);"
+    place = "group, n, y0, rows"
+    yield f"  pattern_store(e, l, sums, filter, {variant.frames} > 1 ? frame : 0, span, {place});"
     yield "}"

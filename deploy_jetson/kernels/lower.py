@@ -7,11 +7,18 @@ from typing import NamedTuple
 import numpy as np
 
 from deploy_jetson.kernels.chain import form_chains
-from deploy_jetson.kernels.choices import Choice, ColumnsChoice, Problem, Weights, WinogradChoice
+from deploy_jetson.kernels.choices import (
+    Choice,
+    ColumnsChoice,
+    Problem,
+    RowsChoice,
+    Weights,
+    WinogradChoice,
+)
 from deploy_jetson.kernels.glue import BlockStep, GatherStep, InputStep, OutputStep
 from deploy_jetson.kernels.memory import Lifetime, plan_memory
 from deploy_jetson.kernels.packing import filter_order
-from deploy_jetson.kernels.pattern_step import pattern_steps
+from deploy_jetson.kernels.pattern_step import RowsStep, pattern_steps
 from deploy_jetson.kernels.steps import ColumnsStep, ConvolutionStep, Step, WinogradStep
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import (
@@ -120,6 +127,8 @@ def kernel_steps(choice: Choice, base: ConvolutionStep, target: Target) -> tuple
     """The steps of a choice; the last one is the convolution."""
     if isinstance(choice, ColumnsChoice):
         return (ColumnsStep(**vars(base), choice=choice),)
+    if isinstance(choice, RowsChoice):
+        return (RowsStep(**vars(base), vectors=choice.vectors),)
     blocks = blocks_of(base.view, target.lanes)
     if isinstance(choice, WinogradChoice):
         return (WinogradStep(**vars(base), choice=choice, blocks=blocks),)

@@ -4,7 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from deploy_jetson.kernels.choices import Choice, ColumnsChoice, PatternChoice, WinogradChoice
+from deploy_jetson.kernels.choices import (
+    Choice,
+    ColumnsChoice,
+    PatternChoice,
+    RowsChoice,
+    TapsChoice,
+    WinogradChoice,
+)
 from deploy_jetson.kernels.cost import Facts, predicted_cycles
 from deploy_jetson.kernels.lower import Plan
 from deploy_jetson.kernels.mca import HotLoop
@@ -28,7 +35,12 @@ def kernel_name(choice: Choice) -> str:
         return f"columns {choice.pixels}x{choice.vectors}"
     if isinstance(choice, WinogradChoice):
         return f"winograd F({choice.out_tile},3) {choice.pixels}x{choice.vectors}"
-    return f"pattern {choice.rows}x{choice.vectors}x{choice.filters}"
+    if isinstance(choice, RowsChoice):
+        return f"rows x{choice.vectors}"
+    frames = f", {choice.frames} frames" if choice.frames > 1 else ""
+    if isinstance(choice, TapsChoice):
+        return f"taps {choice.rows}x{choice.vectors}{frames}"
+    return f"pattern {choice.rows}x{choice.vectors}x{choice.filters}{frames}"
 
 
 def layer_records(plan: Plan) -> list[dict[str, Any]]:
@@ -47,7 +59,7 @@ def layer_records(plan: Plan) -> list[dict[str, Any]]:
             "predicted_cycles": round(predicted_cycles(Facts(problem), choice, plan.target)),
         }
         if isinstance(choice, PatternChoice):
-            plain, reused = count_loads(problem, choice.rows, choice.filters)
+            plain, reused = count_loads(problem, *choice[0:4:2], choice.frames)
             record["loads"] = {"plain": plain, "reused": reused}
         records.append(record)
     return records

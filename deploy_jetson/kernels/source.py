@@ -114,7 +114,7 @@ def kernels_source(variants: Iterable[Variant], lanes: int) -> str:
     for product in winograd:
         lines += [*winograd_runner(product), ""]
     for pattern in (v for v in variants if isinstance(v, PatternVariant)):
-        lines += [*pattern_runner(pattern, lanes), ""]
+        lines += [*pattern_runner(pattern), ""]
     return "\n".join(lines)
 
 

@@ -16,8 +16,10 @@ from deploy_jetson.kernels.choices import (
     ColumnsChoice,
     PatternChoice,
     Problem,
+    RowsChoice,
+    TapsChoice,
     WinogradChoice,
-)  # fmt: skip
+)
 from deploy_jetson.kernels.cost import Facts, candidates, predicted_cycles
 from deploy_jetson.kernels.search import search
 from deploy_jetson.kernels.steps import KernelStep
@@ -31,6 +33,8 @@ KINDS: Mapping[str, type[Choice]] = {
     "columns": ColumnsChoice,
     "winograd": WinogradChoice,
     "pattern": PatternChoice,
+    "taps": TapsChoice,
+    "rows": RowsChoice,
 }
 SHORTLIST = 24  # candidates of one layer that get a kernel compiled
 PER_KIND = 5  # of them at least, for every kind and Winograd tile
@@ -62,10 +66,14 @@ def signature(problem: Problem, target: Target) -> str:
 def shortlist(problem: Problem, target: Target) -> list[Choice]:
     """The candidates worth measuring, the cost model's favourites of every kind first."""
     by_kind: dict[object, list[Choice]] = {}
-    for choice in candidates(problem, target):
-        kind = (type(choice), choice.out_tile if isinstance(choice, WinogradChoice) else 0)
-        by_kind.setdefault(kind, []).append(choice)
     facts = Facts(problem)
+    for choice in candidates(problem, target, facts):
+        kind = (
+            type(choice),
+            getattr(choice, "out_tile", 0),  # every Winograd tile is a kind of its own
+            getattr(choice, "frames", 0),
+        )
+        by_kind.setdefault(kind, []).append(choice)
     for group in by_kind.values():
         group.sort(key=lambda c: predicted_cycles(facts, c, target))
     chosen = [choice for group in by_kind.values() for choice in group[:PER_KIND]]

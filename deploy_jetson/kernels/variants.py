@@ -56,25 +56,33 @@ class WinogradVariant(NamedTuple):
 
 
 class PatternVariant(NamedTuple):
-    """Free patterns: pixels across lanes.
+    """Lists of kernels or taps per filter: pixels across lanes.
 
     Attributes:
         rows, vectors, filters: Register tile.
+        frames: 1: one set of sums, inputs are loaded where each column of the kernel needs them.
+            3: a set of sums for each column, so that every load is aligned and serves all three;
+            the sets are shifted against each other when they are added up.
         pitch: Floats from one row of the planar input to the next.
-        patterns: Taps kh * 3 + kw of every pattern.
+        side: Of the kernel.
+        patterns: Taps kh * side + kw of every pattern.
     """
 
     rows: int
     vectors: int
     filters: int
+    frames: int
     pitch: int
+    side: int
     patterns: tuple[tuple[int, ...], ...]
 
     @property
     def name(self) -> str:
         """Name of the step function in C; the patterns as a short digest."""
         digest = hashlib.sha256(repr(self.patterns).encode()).hexdigest()[:6]
-        return f"pattern_{self.rows}x{self.vectors}x{self.filters}_pitch{self.pitch}_{digest}"
+        tile = f"{self.rows}x{self.vectors}x{self.filters}"
+        kind = "taps" if len(self.patterns[0]) == 1 else "pattern"
+        return f"{kind}{self.side}_{tile}_frames{self.frames}_pitch{self.pitch}_{digest}"
 
 
 Variant = ColumnsVariant | WinogradVariant | PatternVariant

@@ -384,6 +384,31 @@ void run_average(const engine *e, const void *layer, int32_t unit) {
   store(e->arena + l->out.base + unit * l->out.block, total / (float)(l->in_height * l->in_width));
 }
 
+/* unit = group of filters; every lane gathers the inputs of its own list */
+void run_rows(const engine *e, const void *layer, int32_t unit) {
+  const rows_layer *l = layer;
+  const int32_t *starts = list(e, l->starts), start = starts[unit], n = starts[unit + 1] - start;
+  for (int32_t v = 0; v < l->vectors; v++) {
+    const int32_t block = unit * l->vectors + v;
+    if (block >= l->out.blocks) return; /* filters that only fill up the last group */
+    const int64_t first = ((int64_t)start * l->vectors + v) * LANES, next = (int64_t)l->vectors * LANES;
+    const float *w = (const float *)(e->weights + l->weights) + first;
+    const int32_t *inputs = list(e, l->inputs) + first;
+    vfloat even = load((const float *)(e->weights + l->bias) + (int64_t)block * LANES), odd = {0};
+    for (int32_t k = 0; k < n; k++, w += next, inputs += next) {
+      vfloat x;
+      for (int32_t lane = 0; lane < LANES; lane++) x[lane] = e->arena[inputs[lane]];
+      if (k & 1) odd += load(w) * x;
+      else even += load(w) * x;
+    }
+    clear_halo(e->arena + l->out.base, &l->out, block, 1, 0, 1);
+    const int64_t at = block * l->out.block;
+    vfloat value = activate(even + odd, l->act);
+    if (l->skip >= 0) value = activate(value + load(e->arena + l->skip + at), l->act_after);
+    store(e->arena + l->out.base + at, value);
+  }
+}
+
 /* --- convolutions by columns ------------------------------------------------------------------- */
 
 /* unit = (chunk of rows, panel), panels fastest */
@@ -455,11 +480,11 @@ void run_planes(const engine *e, const void *layer, int32_t unit) {
   const float *x = e->arena + list(e, l->sources)[unit];
   float *out = e->arena + l->x + (int64_t)unit * LANES * l->plane;
   for (int32_t lane = 0; lane < LANES; lane++) {
-    zero_floats(out + lane * l->plane, l->pitch);
-    zero_floats(out + lane * l->plane + (int64_t)(l->height + 1) * l->pitch, l->pitch);
+    zero_floats(out + lane * l->plane, (int64_t)l->pad * l->pitch);
+    zero_floats(out + lane * l->plane + (int64_t)(l->height + l->pad) * l->pitch, (int64_t)l->pad * l->pitch);
   }
   for (int32_t y = 0; y < l->height; y++) {
-    float *row = out + (int64_t)(y + 1) * l->pitch;
+    float *row = out + (int64_t)(y + l->pad) * l->pitch;
     for (int32_t i = 0; i < l->pitch; i += LANES) {
       vfloat v[LANES];
       for (int32_t p = 0; p < LANES; p++) {
@@ -471,24 +496,36 @@ void run_planes(const engine *e, const void *layer, int32_t unit) {
   }
 }
 
+/* The frames of the kernel's columns, each at its shift; the masks are zero where a value would come from beside
+ * the image. */
+INLINE vfloat add_frames(const float *row, int64_t frame, vint left, vint right) {
+  if (!frame) return load(row);
+  const vfloat first = (vfloat)((vint)load_unaligned(row - 1) & left);
+  const vfloat last = (vfloat)((vint)load_unaligned(row + 2 * frame + 1) & right);
+  return first + load(row + frame) + last;
+}
+
 /* Sums of pixels of one filter to pixels of LANES filters, with bias, activation and skip. */
-void pattern_store(const engine *e, const pattern_layer *l, const float *sums, int64_t filter, int32_t group,
-                   int32_t n, int32_t y0, int32_t rows, int32_t x0, int32_t wide) {
+void pattern_store(const engine *e, const pattern_layer *l, const float *sums, int64_t filter, int64_t frame,
+                   int64_t span, int32_t group, int32_t n, int32_t y0, int32_t rows) {
   const float *bias = (const float *)(e->weights + l->bias);
   for (int32_t f = 0; f < n; f += LANES) {
     const int32_t block = (group * l->block_filters + f) / LANES;
     const vfloat b = load(bias + (int64_t)block * LANES);
-    if (x0 == 0) clear_halo(e->arena + l->out.base, &l->out, block, 1, y0, y0 + rows);
+    clear_halo(e->arena + l->out.base, &l->out, block, 1, y0, y0 + rows);
     for (int32_t y = 0; y < rows; y++) {
-      for (int32_t i = 0; i < wide && x0 + i < l->out.width; i += LANES) {
+      for (int32_t i = 0; i < l->out.width; i += LANES) {
+        vint left = (vint){0} - 1, right = left;
+        if (i == 0) left[0] = 0;
+        if (i + LANES == span) right[LANES - 1] = 0;
+        const float *row = sums + f * filter + y * span + i;
         vfloat v[LANES];
-        for (int32_t j = 0; j < LANES; j++) v[j] = load(sums + (f + j) * filter + y * wide + i);
+        for (int32_t j = 0; j < LANES; j++) v[j] = add_frames(row + j * filter, frame, left, right);
         transpose(v);
-        const int64_t at = block * l->out.block + (y0 + y) * l->out.row + (int64_t)(x0 + i) * LANES;
+        const int64_t at = block * l->out.block + (y0 + y) * l->out.row + (int64_t)i * LANES;
         float *out = e->arena + l->out.base + at;
         const float *skip = l->skip < 0 ? NULL : e->arena + l->skip + at;
-        const int32_t left = l->out.width - x0 - i;
-        for (int32_t p = 0; p < LANES && p < left; p++) {
+        for (int32_t p = 0; p < LANES && i + p < l->out.width; p++) {
           vfloat value = activate(v[p] + b, l->act);
           if (skip) value = activate(value + load(skip + p * LANES), l->act_after);
           store(out + p * LANES, value);

@@ -19,6 +19,14 @@ INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
 INLINE vfloat load_unaligned(const float *p) { return *(const vfloat_u *)p; }
 INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
 
+/* A loaded vector that several multiply-adds share. Without this the compiler loads it again for each of them,
+ * as a memory operand, and the load ports become the limit. */
+#if defined(__aarch64__)
+#define IN_REGISTER(v) __asm__("" : "+w"(v))
+#else
+#define IN_REGISTER(v) __asm__("" : "+v"(v))
+#endif
+
 /* x * rise + |x| * fold is every activation we have, without a branch:
  * linear (1, 0), ReLU (0.5, 0.5), leaky ReLU of slope s ((1 + s) / 2, (1 - s) / 2). */
 typedef struct {
@@ -101,11 +109,11 @@ typedef struct {
   int32_t wide, narrow;      /* as above, over the tiles of a block */
 } winograd_layer;
 
-/* Free patterns: `tall` rows of tiles of the kernel's height, then `low` of one row less. */
+/* Free patterns and taps: `tall` bands of the kernel's rows, then `low` of one row less. */
 typedef struct {
   blocked out;
   int64_t skip;
-  int64_t x, plane;          /* planar input: row above pixel (0, 0) of the first channel; per channel */
+  int64_t x, plane;          /* planar input: first row that output row 0 reads; floats per channel */
   int64_t counts, channels, weights, starts, bias;
   activation act, act_after;
   int32_t tall, low, tiles_x, block_filters, channel_blocks;
@@ -115,12 +123,22 @@ typedef struct {
 typedef struct {
   int64_t sources;           /* weights offset: int32 arena offset of pixel (0, 0) of every input block */
   int64_t x, plane;
-  int32_t blocks, height, width, row, pitch;
+  int32_t blocks, height, width, row, pitch, pad; /* pad: rows of zeros above and below */
 } planes_layer;
 void run_planes(const engine *e, const void *layer, int32_t unit);
-void pattern_store(const engine *e, const pattern_layer *l, const float *sums, int64_t filter, int32_t group,
-                   int32_t n, int32_t y0, int32_t rows, int32_t x0, int32_t wide);
+void pattern_store(const engine *e, const pattern_layer *l, const float *sums, int64_t filter, int64_t frame,
+                   int64_t span, int32_t group, int32_t n, int32_t y0, int32_t rows);
 void zero_floats(float *p, int64_t floats);
+
+/* Fully connected rows with lists of their own: a unit is `vectors` vectors of filters. */
+typedef struct {
+  blocked out;
+  int64_t skip;
+  int64_t weights, inputs, starts, bias; /* inputs: int32 arena offsets, one per weight */
+  activation act, act_after;
+  int32_t vectors;
+} rows_layer;
+void run_rows(const engine *e, const void *layer, int32_t unit);
 
 typedef struct {
   int64_t x;

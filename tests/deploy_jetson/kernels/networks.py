@@ -54,6 +54,14 @@ def keep_patterns(weight, density, seed=0, patterns=PATTERNS):
     return weight * mask.reshape(weight.shape)
 
 
+def keep_some(weight, density, seed=0):
+    """Single weights anywhere; some filters keep far more than others, one keeps nothing."""
+    generator = np.random.default_rng(seed)
+    share = density * generator.uniform(0.2, 1.8, (len(weight), *[1] * (weight.ndim - 1)))
+    share[len(weight) // 2] = 0
+    return (weight * (generator.random(weight.shape) < share)).astype(np.float32)
+
+
 def one_layer(problem_shape, kernel=3, stride=1, activation="leaky_relu", skip=False):
     """input -> 1x1 to `channels` -> the layer under test [+ skip].
 

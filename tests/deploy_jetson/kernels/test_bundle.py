@@ -236,14 +236,14 @@ def golden_plans():
             "columns": (ColumnsChoice(7, 2, 5), keep_columns),
             "winograd": (WinogradChoice(4, 4, 1, 4), lambda w, *_: w),
             "pattern": (
-                PatternChoice(5, 1, 2),
+                PatternChoice(5, 1, 1, 3),
                 lambda w, *_: keep_patterns(w, 0.5, patterns=PATTERNS[3:5]),
             ),
         }
         for kind, (choice, prune) in choices.items():
             changed = {**tensors, "tested.weight": prune(tensors["tested.weight"], 0.5, 4)}
             wide = kind == "pattern" and target == "cortex-a57"
-            wanted = PatternChoice(5, 2, 2) if wide else choice
+            wanted = PatternChoice(5, 2, 2, 1) if wide else choice
 
             def choose(problem, choice=wanted):
                 return choice if problem.layer.name == "tested" else ColumnsChoice(7, 1, 5)

@@ -8,17 +8,25 @@ import numpy as np
 import pytest
 
 from deploy_jetson.kernels import chain
-from deploy_jetson.kernels.choices import ColumnsChoice, PatternChoice, WinogradChoice
+from deploy_jetson.kernels.choices import (
+    ColumnsChoice,
+    PatternChoice,
+    RowsChoice,
+    TapsChoice,
+    WinogradChoice,
+)
 from deploy_jetson.kernels.cost import candidates, cheapest
 from deploy_jetson.kernels.generate import generate_library, model_chooser
 from deploy_jetson.kernels.lower import lower, problems_of
 from deploy_jetson.kernels.source import write_plan
 from deploy_jetson.kernels.targets import TARGETS, runs_here
 from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.spec import Flatten, InputSpec, Linear, NetworkSpec
 from tests.deploy_jetson.kernels.networks import (
     every_op,
     keep_columns,
     keep_patterns,
+    keep_some,
     one_layer,
     one_layer_many_times,
     random_image,
@@ -107,31 +115,79 @@ def test_winograd(tmp_path, target, out_tile, shape):
 @pytest.mark.parametrize("target", HERE)
 @pytest.mark.parametrize("shape", [*SHAPES[2:], (9, 12, 6, 64)])
 def test_free_patterns(tmp_path, target, shape):
-    filters = 1 + shape[0] % 2
+    legal_frames = 1 if shape[0] % 3 == 0 else 3
+    filters = 2 if shape[2] > 7 and shape[0] % 2 else 1
     spec = one_layer(shape, skip=filters == 2)
     tensors = random_tensors(spec)
     tensors["tested.weight"] = keep_patterns(tensors["tested.weight"], 0.4)
     tensors["tested.weight"][shape[1] // 2] = 0  # an empty filter
-    choose = forced(target, PatternChoice, index=shape[0], filters=filters)
+    choose = forced(target, PatternChoice, index=shape[0], filters=filters, frames=legal_frames)
     made, found, expected = run(tmp_path, spec, tensors, target, choose)
     assert_close(found, expected, 1e-4)
     assert any("pattern" in record.run for record in made.sources.records)
 
 
 @needs_target
+@pytest.mark.parametrize("target", HERE[:1])
+@pytest.mark.parametrize(("kernel", "shape"), [(3, (24, 18, 19, 26)), (1, (17, 35, 7, 11))])
+def test_single_taps(tmp_path, target, kernel, shape):
+    spec = one_layer(shape, kernel, skip=kernel == 1)
+    tensors = random_tensors(spec)
+    tensors["tested.weight"] = keep_some(tensors["tested.weight"], 0.2)
+    choose = forced(target, TapsChoice, index=kernel, frames=kernel)
+    made, found, expected = run(tmp_path, spec, tensors, target, choose)
+    assert any(record.run.startswith("taps") for record in made.sources.records)
+    assert_close(found, expected, 1e-4)
+
+
+def fully_connected(rows):
+    """input -> flatten -> a layer with lists of its own -> heads."""
+    layers = (
+        Flatten("flat", ("input",)),
+        Linear("tested", ("flat",), 2 * 5 * 7, rows, activation="relu"),
+        Linear("last", ("tested",), rows, 3),
+    )
+    return NetworkSpec("fc", InputSpec(2, 5, 7), layers, ("last", "tested"), ())
+
+
+@needs_target
+@pytest.mark.parametrize("target", HERE[:1])
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_darb_rows(tmp_path, target, vectors):
+    spec = fully_connected(37)
+    tensors = random_tensors(spec)
+    tensors["tested.weight"] = darb(tensors["tested.weight"])
+    choose = forced(target, RowsChoice, vectors=vectors)
+    made, found, expected = run(tmp_path, spec, tensors, target, choose)
+    assert "run_rows" in {record.run for record in made.sources.records}
+    assert_close(found, expected, 1e-4)
+
+
+def darb(weight):
+    """One weight per block of 1, 2, 4 or 8 of a row, the block's size row by row."""
+    kept = np.zeros_like(weight)
+    for row in range(len(weight)):
+        size = 1 << row % 4
+        for first in range(0, weight.shape[1], size):
+            kept[row, first + abs(weight[row, first : first + size]).argmax()] = 1
+    return weight * kept
+
+
+@needs_target
 @pytest.mark.slow
 @pytest.mark.parametrize("target", HERE)
-@pytest.mark.parametrize("sparsity", ["columns", "patterns"])
+@pytest.mark.parametrize("sparsity", ["columns", "patterns", "single weights"])
 def test_every_legal_choice_gives_the_same_answer(tmp_path, target, sparsity):
     """The table of variants drives this: no kernel exists untested."""
     spec = one_layer((20, 37, 11, 15), skip=True)
     tensors = random_tensors(spec)
-    keep = keep_columns if sparsity == "columns" else keep_patterns
-    tensors["tested.weight"] = keep(tensors["tested.weight"], 0.4)
+    keep = {"columns": keep_columns, "patterns": keep_patterns, "single weights": keep_some}
+    tensors["tested.weight"] = keep[sparsity](tensors["tested.weight"], 0.4)
     legal = list(candidates(problems_of(spec, tensors)["tested"], TARGETS[target]))
     kinds = {type(choice) for choice in legal}
     assert kinds >= {ColumnsChoice, WinogradChoice}
     assert (PatternChoice in kinds) == (sparsity == "patterns")
+    assert TapsChoice in kinds or sparsity == "columns"
     image = random_image(spec)
     expected = reference(spec, tensors, image)["sum"]
     many = one_layer_many_times(spec, len(legal))
@@ -299,7 +355,7 @@ def test_a57_whole_network(tmp_path, threads):
 
 
 @A57
-@pytest.mark.parametrize("kind", [ColumnsChoice, WinogradChoice, PatternChoice])
+@pytest.mark.parametrize("kind", [ColumnsChoice, WinogradChoice, PatternChoice, TapsChoice])
 def test_a57_kernel_kinds(tmp_path, kind):
     for number, shape in enumerate([(17, 35, 7, 11), (5, 22, 9, 13)]):
         spec = one_layer(shape, skip=number == 0)
@@ -308,6 +364,8 @@ def test_a57_kernel_kinds(tmp_path, kind):
             tensors["tested.weight"] = keep_patterns(tensors["tested.weight"], 0.4)
         if kind is ColumnsChoice:
             tensors["tested.weight"] = keep_columns(tensors["tested.weight"], 0.3, 16)
+        if kind is TapsChoice:
+            tensors["tested.weight"] = keep_some(tensors["tested.weight"], 0.3)
         folder = tmp_path / str(number)
         folder.mkdir()
         choose = forced("cortex-a57", kind, index=number * 5)

@@ -125,12 +125,35 @@ void columns_7x1_stride1_planar(const engine *e, const void *layer, int32_t unit
   run_columns(e, layer, columns_7x1_stride1_planar_rows, unit);
 }
 
-static void pattern_5x2x2_pitch8_6b773a_tile5(const float *x, int64_t plane, const uint16_t **counts,
-    const int32_t **channels, const float **weights, float *sums, int64_t filter) {
+static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, int64_t plane, const uint16_t **counts,
+    const int32_t **channels, const float **weights, float *sums, int64_t filter,
+    int64_t span, int resume) {
   const uint16_t *n = *counts;
   const int32_t *channel = *channels;
   const float *w = *weights;
-  vfloat a0_0_0 = load(sums + 0 * filter + 0 * LANES), a0_0_1 = load(sums + 0 * filter + 1 * LANES), a0_1_0 = load(sums + 0 * filter + 2 * LANES), a0_1_1 = load(sums + 0 * filter + 3 * LANES), a0_2_0 = load(sums + 0 * filter + 4 * LANES), a0_2_1 = load(sums + 0 * filter + 5 * LANES), a0_3_0 = load(sums + 0 * filter + 6 * LANES), a0_3_1 = load(sums + 0 * filter + 7 * LANES), a0_4_0 = load(sums + 0 * filter + 8 * LANES), a0_4_1 = load(sums + 0 * filter + 9 * LANES), a1_0_0 = load(sums + 1 * filter + 0 * LANES), a1_0_1 = load(sums + 1 * filter + 1 * LANES), a1_1_0 = load(sums + 1 * filter + 2 * LANES), a1_1_1 = load(sums + 1 * filter + 3 * LANES), a1_2_0 = load(sums + 1 * filter + 4 * LANES), a1_2_1 = load(sums + 1 * filter + 5 * LANES), a1_3_0 = load(sums + 1 * filter + 6 * LANES), a1_3_1 = load(sums + 1 * filter + 7 * LANES), a1_4_0 = load(sums + 1 * filter + 8 * LANES), a1_4_1 = load(sums + 1 * filter + 9 * LANES);
+  vfloat a0_0_0_0 = {0}, a0_0_0_1 = {0}, a0_0_1_0 = {0}, a0_0_1_1 = {0}, a0_0_2_0 = {0}, a0_0_2_1 = {0}, a0_0_3_0 = {0}, a0_0_3_1 = {0}, a0_0_4_0 = {0}, a0_0_4_1 = {0}, a1_0_0_0 = {0}, a1_0_0_1 = {0}, a1_0_1_0 = {0}, a1_0_1_1 = {0}, a1_0_2_0 = {0}, a1_0_2_1 = {0}, a1_0_3_0 = {0}, a1_0_3_1 = {0}, a1_0_4_0 = {0}, a1_0_4_1 = {0};
+  if (resume) {
+    a0_0_0_0 = load(sums + 0 * filter + 0 * span + 0 * LANES);
+    a0_0_0_1 = load(sums + 0 * filter + 0 * span + 1 * LANES);
+    a0_0_1_0 = load(sums + 0 * filter + 1 * span + 0 * LANES);
+    a0_0_1_1 = load(sums + 0 * filter + 1 * span + 1 * LANES);
+    a0_0_2_0 = load(sums + 0 * filter + 2 * span + 0 * LANES);
+    a0_0_2_1 = load(sums + 0 * filter + 2 * span + 1 * LANES);
+    a0_0_3_0 = load(sums + 0 * filter + 3 * span + 0 * LANES);
+    a0_0_3_1 = load(sums + 0 * filter + 3 * span + 1 * LANES);
+    a0_0_4_0 = load(sums + 0 * filter + 4 * span + 0 * LANES);
+    a0_0_4_1 = load(sums + 0 * filter + 4 * span + 1 * LANES);
+    a1_0_0_0 = load(sums + 1 * filter + 0 * span + 0 * LANES);
+    a1_0_0_1 = load(sums + 1 * filter + 0 * span + 1 * LANES);
+    a1_0_1_0 = load(sums + 1 * filter + 1 * span + 0 * LANES);
+    a1_0_1_1 = load(sums + 1 * filter + 1 * span + 1 * LANES);
+    a1_0_2_0 = load(sums + 1 * filter + 2 * span + 0 * LANES);
+    a1_0_2_1 = load(sums + 1 * filter + 2 * span + 1 * LANES);
+    a1_0_3_0 = load(sums + 1 * filter + 3 * span + 0 * LANES);
+    a1_0_3_1 = load(sums + 1 * filter + 3 * span + 1 * LANES);
+    a1_0_4_0 = load(sums + 1 * filter + 4 * span + 0 * LANES);
+    a1_0_4_1 = load(sums + 1 * filter + 4 * span + 1 * LANES);
+  }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0, 1) */
       const float *q = x + *channel++ * plane;
       const float s0 = w[0];
@@ -142,48 +165,48 @@ static void pattern_5x2x2_pitch8_6b773a_tile5(const float *x, int64_t plane, con
       const float s6 = w[6];
       const float s7 = w[7];
       { /* input row 0 */
-        { const vfloat v = load_unaligned(&q[0 + 0 * LANES]); a0_0_0 += v * s0; a1_0_0 += v * s4; }
-        { const vfloat v = load_unaligned(&q[0 + 1 * LANES]); a0_0_1 += v * s0; a1_0_1 += v * s4; }
+        { vfloat v = load(&q[0 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s0; a1_0_0_0 += v * s4; }
+        { vfloat v = load(&q[0 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s0; a1_0_0_1 += v * s4; }
       }
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[7 + 0 * LANES]); a0_0_0 += v * s1; a1_0_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[7 + 1 * LANES]); a0_0_1 += v * s1; a1_0_1 += v * s5; }
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a0_1_0 += v * s0; a0_0_0 += v * s2; a1_1_0 += v * s4; a1_0_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a0_1_1 += v * s0; a0_0_1 += v * s2; a1_1_1 += v * s4; a1_0_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0 += v * s3; a1_0_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_1 += v * s3; a1_0_1 += v * s7; }
+        { vfloat v = load_unaligned(&q[7 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s1; a1_0_0_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[7 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s1; a1_0_0_1 += v * s5; }
+        { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s0; a0_0_0_0 += v * s2; a1_0_1_0 += v * s4; a1_0_0_0 += v * s6; }
+        { vfloat v = load(&q[8 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s0; a0_0_0_1 += v * s2; a1_0_1_1 += v * s4; a1_0_0_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s3; a1_0_0_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s3; a1_0_0_1 += v * s7; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[15 + 0 * LANES]); a0_1_0 += v * s1; a1_1_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[15 + 1 * LANES]); a0_1_1 += v * s1; a1_1_1 += v * s5; }
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a0_2_0 += v * s0; a0_1_0 += v * s2; a1_2_0 += v * s4; a1_1_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a0_2_1 += v * s0; a0_1_1 += v * s2; a1_2_1 += v * s4; a1_1_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_1_0 += v * s3; a1_1_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_1_1 += v * s3; a1_1_1 += v * s7; }
+        { vfloat v = load_unaligned(&q[15 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s1; a1_0_1_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[15 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s1; a1_0_1_1 += v * s5; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s0; a0_0_1_0 += v * s2; a1_0_2_0 += v * s4; a1_0_1_0 += v * s6; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s0; a0_0_1_1 += v * s2; a1_0_2_1 += v * s4; a1_0_1_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s3; a1_0_1_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s3; a1_0_1_1 += v * s7; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[23 + 0 * LANES]); a0_2_0 += v * s1; a1_2_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[23 + 1 * LANES]); a0_2_1 += v * s1; a1_2_1 += v * s5; }
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a0_3_0 += v * s0; a0_2_0 += v * s2; a1_3_0 += v * s4; a1_2_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a0_3_1 += v * s0; a0_2_1 += v * s2; a1_3_1 += v * s4; a1_2_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_2_0 += v * s3; a1_2_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_2_1 += v * s3; a1_2_1 += v * s7; }
+        { vfloat v = load_unaligned(&q[23 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s1; a1_0_2_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[23 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s1; a1_0_2_1 += v * s5; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s0; a0_0_2_0 += v * s2; a1_0_3_0 += v * s4; a1_0_2_0 += v * s6; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s0; a0_0_2_1 += v * s2; a1_0_3_1 += v * s4; a1_0_2_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s3; a1_0_2_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s3; a1_0_2_1 += v * s7; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[31 + 0 * LANES]); a0_3_0 += v * s1; a1_3_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[31 + 1 * LANES]); a0_3_1 += v * s1; a1_3_1 += v * s5; }
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a0_4_0 += v * s0; a0_3_0 += v * s2; a1_4_0 += v * s4; a1_3_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a0_4_1 += v * s0; a0_3_1 += v * s2; a1_4_1 += v * s4; a1_3_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_3_0 += v * s3; a1_3_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_3_1 += v * s3; a1_3_1 += v * s7; }
+        { vfloat v = load_unaligned(&q[31 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s1; a1_0_3_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[31 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s1; a1_0_3_1 += v * s5; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s0; a0_0_3_0 += v * s2; a1_0_4_0 += v * s4; a1_0_3_0 += v * s6; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s0; a0_0_3_1 += v * s2; a1_0_4_1 += v * s4; a1_0_3_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s3; a1_0_3_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s3; a1_0_3_1 += v * s7; }
       }
       { /* input row 5 */
-        { const vfloat v = load_unaligned(&q[39 + 0 * LANES]); a0_4_0 += v * s1; a1_4_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[39 + 1 * LANES]); a0_4_1 += v * s1; a1_4_1 += v * s5; }
-        { const vfloat v = load_unaligned(&q[40 + 0 * LANES]); a0_4_0 += v * s2; a1_4_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[40 + 1 * LANES]); a0_4_1 += v * s2; a1_4_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[41 + 0 * LANES]); a0_4_0 += v * s3; a1_4_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[41 + 1 * LANES]); a0_4_1 += v * s3; a1_4_1 += v * s7; }
+        { vfloat v = load_unaligned(&q[39 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s1; a1_0_4_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[39 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s1; a1_0_4_1 += v * s5; }
+        { vfloat v = load(&q[40 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s2; a1_0_4_0 += v * s6; }
+        { vfloat v = load(&q[40 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s2; a1_0_4_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[41 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s3; a1_0_4_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[41 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s3; a1_0_4_1 += v * s7; }
       }
       w += 8;
   }
@@ -198,40 +221,40 @@ static void pattern_5x2x2_pitch8_6b773a_tile5(const float *x, int64_t plane, con
       const float s6 = w[6];
       const float s7 = w[7];
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a0_0_0 += v * s0; a1_0_0 += v * s4; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a0_0_1 += v * s0; a1_0_1 += v * s4; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0 += v * s1; a1_0_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_1 += v * s1; a1_0_1 += v * s5; }
+        { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s0; a1_0_0_0 += v * s4; }
+        { vfloat v = load(&q[8 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s0; a1_0_0_1 += v * s4; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s1; a1_0_0_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s1; a1_0_0_1 += v * s5; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a0_1_0 += v * s0; a0_0_0 += v * s2; a1_1_0 += v * s4; a1_0_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a0_1_1 += v * s0; a0_0_1 += v * s2; a1_1_1 += v * s4; a1_0_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_1_0 += v * s1; a0_0_0 += v * s3; a1_1_0 += v * s5; a1_0_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_1_1 += v * s1; a0_0_1 += v * s3; a1_1_1 += v * s5; a1_0_1 += v * s7; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s0; a0_0_0_0 += v * s2; a1_0_1_0 += v * s4; a1_0_0_0 += v * s6; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s0; a0_0_0_1 += v * s2; a1_0_1_1 += v * s4; a1_0_0_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s1; a0_0_0_0 += v * s3; a1_0_1_0 += v * s5; a1_0_0_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s1; a0_0_0_1 += v * s3; a1_0_1_1 += v * s5; a1_0_0_1 += v * s7; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a0_2_0 += v * s0; a0_1_0 += v * s2; a1_2_0 += v * s4; a1_1_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a0_2_1 += v * s0; a0_1_1 += v * s2; a1_2_1 += v * s4; a1_1_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_2_0 += v * s1; a0_1_0 += v * s3; a1_2_0 += v * s5; a1_1_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_2_1 += v * s1; a0_1_1 += v * s3; a1_2_1 += v * s5; a1_1_1 += v * s7; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s0; a0_0_1_0 += v * s2; a1_0_2_0 += v * s4; a1_0_1_0 += v * s6; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s0; a0_0_1_1 += v * s2; a1_0_2_1 += v * s4; a1_0_1_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s1; a0_0_1_0 += v * s3; a1_0_2_0 += v * s5; a1_0_1_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s1; a0_0_1_1 += v * s3; a1_0_2_1 += v * s5; a1_0_1_1 += v * s7; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a0_3_0 += v * s0; a0_2_0 += v * s2; a1_3_0 += v * s4; a1_2_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a0_3_1 += v * s0; a0_2_1 += v * s2; a1_3_1 += v * s4; a1_2_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_3_0 += v * s1; a0_2_0 += v * s3; a1_3_0 += v * s5; a1_2_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_3_1 += v * s1; a0_2_1 += v * s3; a1_3_1 += v * s5; a1_2_1 += v * s7; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s0; a0_0_2_0 += v * s2; a1_0_3_0 += v * s4; a1_0_2_0 += v * s6; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s0; a0_0_2_1 += v * s2; a1_0_3_1 += v * s4; a1_0_2_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s1; a0_0_2_0 += v * s3; a1_0_3_0 += v * s5; a1_0_2_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s1; a0_0_2_1 += v * s3; a1_0_3_1 += v * s5; a1_0_2_1 += v * s7; }
       }
       { /* input row 5 */
-        { const vfloat v = load_unaligned(&q[40 + 0 * LANES]); a0_4_0 += v * s0; a0_3_0 += v * s2; a1_4_0 += v * s4; a1_3_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[40 + 1 * LANES]); a0_4_1 += v * s0; a0_3_1 += v * s2; a1_4_1 += v * s4; a1_3_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[41 + 0 * LANES]); a0_4_0 += v * s1; a0_3_0 += v * s3; a1_4_0 += v * s5; a1_3_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[41 + 1 * LANES]); a0_4_1 += v * s1; a0_3_1 += v * s3; a1_4_1 += v * s5; a1_3_1 += v * s7; }
+        { vfloat v = load(&q[40 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s0; a0_0_3_0 += v * s2; a1_0_4_0 += v * s4; a1_0_3_0 += v * s6; }
+        { vfloat v = load(&q[40 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s0; a0_0_3_1 += v * s2; a1_0_4_1 += v * s4; a1_0_3_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[41 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s1; a0_0_3_0 += v * s3; a1_0_4_0 += v * s5; a1_0_3_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[41 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s1; a0_0_3_1 += v * s3; a1_0_4_1 += v * s5; a1_0_3_1 += v * s7; }
       }
       { /* input row 6 */
-        { const vfloat v = load_unaligned(&q[48 + 0 * LANES]); a0_4_0 += v * s2; a1_4_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[48 + 1 * LANES]); a0_4_1 += v * s2; a1_4_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[49 + 0 * LANES]); a0_4_0 += v * s3; a1_4_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[49 + 1 * LANES]); a0_4_1 += v * s3; a1_4_1 += v * s7; }
+        { vfloat v = load(&q[48 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s2; a1_0_4_0 += v * s6; }
+        { vfloat v = load(&q[48 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s2; a1_0_4_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[49 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s3; a1_0_4_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[49 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s3; a1_0_4_1 += v * s7; }
       }
       w += 8;
   }
@@ -242,48 +265,48 @@ static void pattern_5x2x2_pitch8_6b773a_tile5(const float *x, int64_t plane, con
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 0 */
-        { const vfloat v = load_unaligned(&q[0 + 0 * LANES]); a0_0_0 += v * s0; }
-        { const vfloat v = load_unaligned(&q[0 + 1 * LANES]); a0_0_1 += v * s0; }
+        { vfloat v = load(&q[0 + 0 * LANES]); a0_0_0_0 += v * s0; }
+        { vfloat v = load(&q[0 + 1 * LANES]); a0_0_0_1 += v * s0; }
       }
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[7 + 0 * LANES]); a0_0_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[7 + 1 * LANES]); a0_0_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a0_1_0 += v * s0; a0_0_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a0_1_1 += v * s0; a0_0_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[7 + 0 * LANES]); a0_0_0_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[7 + 1 * LANES]); a0_0_0_1 += v * s1; }
+        { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s0; a0_0_0_0 += v * s2; }
+        { vfloat v = load(&q[8 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s0; a0_0_0_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_0_1 += v * s3; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[15 + 0 * LANES]); a0_1_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[15 + 1 * LANES]); a0_1_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a0_2_0 += v * s0; a0_1_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a0_2_1 += v * s0; a0_1_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_1_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_1_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[15 + 0 * LANES]); a0_0_1_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[15 + 1 * LANES]); a0_0_1_1 += v * s1; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s0; a0_0_1_0 += v * s2; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s0; a0_0_1_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_0_1_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_0_1_1 += v * s3; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[23 + 0 * LANES]); a0_2_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[23 + 1 * LANES]); a0_2_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a0_3_0 += v * s0; a0_2_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a0_3_1 += v * s0; a0_2_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_2_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_2_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[23 + 0 * LANES]); a0_0_2_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[23 + 1 * LANES]); a0_0_2_1 += v * s1; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s0; a0_0_2_0 += v * s2; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s0; a0_0_2_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_0_2_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_0_2_1 += v * s3; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[31 + 0 * LANES]); a0_3_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[31 + 1 * LANES]); a0_3_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a0_4_0 += v * s0; a0_3_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a0_4_1 += v * s0; a0_3_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_3_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_3_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[31 + 0 * LANES]); a0_0_3_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[31 + 1 * LANES]); a0_0_3_1 += v * s1; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s0; a0_0_3_0 += v * s2; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s0; a0_0_3_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_0_3_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_0_3_1 += v * s3; }
       }
       { /* input row 5 */
-        { const vfloat v = load_unaligned(&q[39 + 0 * LANES]); a0_4_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[39 + 1 * LANES]); a0_4_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[40 + 0 * LANES]); a0_4_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[40 + 1 * LANES]); a0_4_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[41 + 0 * LANES]); a0_4_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[41 + 1 * LANES]); a0_4_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[39 + 0 * LANES]); a0_0_4_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[39 + 1 * LANES]); a0_0_4_1 += v * s1; }
+        { vfloat v = load(&q[40 + 0 * LANES]); a0_0_4_0 += v * s2; }
+        { vfloat v = load(&q[40 + 1 * LANES]); a0_0_4_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[41 + 0 * LANES]); a0_0_4_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[41 + 1 * LANES]); a0_0_4_1 += v * s3; }
       }
       w += 4;
   }
@@ -294,40 +317,40 @@ static void pattern_5x2x2_pitch8_6b773a_tile5(const float *x, int64_t plane, con
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a0_0_0 += v * s0; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a0_0_1 += v * s0; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_1 += v * s1; }
+        { vfloat v = load(&q[8 + 0 * LANES]); a0_0_0_0 += v * s0; }
+        { vfloat v = load(&q[8 + 1 * LANES]); a0_0_0_1 += v * s0; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_0_1 += v * s1; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a0_1_0 += v * s0; a0_0_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a0_1_1 += v * s0; a0_0_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_1_0 += v * s1; a0_0_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_1_1 += v * s1; a0_0_1 += v * s3; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s0; a0_0_0_0 += v * s2; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s0; a0_0_0_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s1; a0_0_0_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s1; a0_0_0_1 += v * s3; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a0_2_0 += v * s0; a0_1_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a0_2_1 += v * s0; a0_1_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_2_0 += v * s1; a0_1_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_2_1 += v * s1; a0_1_1 += v * s3; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s0; a0_0_1_0 += v * s2; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s0; a0_0_1_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s1; a0_0_1_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s1; a0_0_1_1 += v * s3; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a0_3_0 += v * s0; a0_2_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a0_3_1 += v * s0; a0_2_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_3_0 += v * s1; a0_2_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_3_1 += v * s1; a0_2_1 += v * s3; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s0; a0_0_2_0 += v * s2; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s0; a0_0_2_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s1; a0_0_2_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s1; a0_0_2_1 += v * s3; }
       }
       { /* input row 5 */
-        { const vfloat v = load_unaligned(&q[40 + 0 * LANES]); a0_4_0 += v * s0; a0_3_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[40 + 1 * LANES]); a0_4_1 += v * s0; a0_3_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[41 + 0 * LANES]); a0_4_0 += v * s1; a0_3_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[41 + 1 * LANES]); a0_4_1 += v * s1; a0_3_1 += v * s3; }
+        { vfloat v = load(&q[40 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s0; a0_0_3_0 += v * s2; }
+        { vfloat v = load(&q[40 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s0; a0_0_3_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[41 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s1; a0_0_3_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[41 + 1 * LANES]); IN_REGISTER(v); a0_0_4_1 += v * s1; a0_0_3_1 += v * s3; }
       }
       { /* input row 6 */
-        { const vfloat v = load_unaligned(&q[48 + 0 * LANES]); a0_4_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[48 + 1 * LANES]); a0_4_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[49 + 0 * LANES]); a0_4_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[49 + 1 * LANES]); a0_4_1 += v * s3; }
+        { vfloat v = load(&q[48 + 0 * LANES]); a0_0_4_0 += v * s2; }
+        { vfloat v = load(&q[48 + 1 * LANES]); a0_0_4_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[49 + 0 * LANES]); a0_0_4_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[49 + 1 * LANES]); a0_0_4_1 += v * s3; }
       }
       w += 4;
   }
@@ -338,48 +361,48 @@ static void pattern_5x2x2_pitch8_6b773a_tile5(const float *x, int64_t plane, con
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 0 */
-        { const vfloat v = load_unaligned(&q[0 + 0 * LANES]); a1_0_0 += v * s0; }
-        { const vfloat v = load_unaligned(&q[0 + 1 * LANES]); a1_0_1 += v * s0; }
+        { vfloat v = load(&q[0 + 0 * LANES]); a1_0_0_0 += v * s0; }
+        { vfloat v = load(&q[0 + 1 * LANES]); a1_0_0_1 += v * s0; }
       }
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[7 + 0 * LANES]); a1_0_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[7 + 1 * LANES]); a1_0_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a1_1_0 += v * s0; a1_0_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a1_1_1 += v * s0; a1_0_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a1_0_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a1_0_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[7 + 0 * LANES]); a1_0_0_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[7 + 1 * LANES]); a1_0_0_1 += v * s1; }
+        { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a1_0_1_0 += v * s0; a1_0_0_0 += v * s2; }
+        { vfloat v = load(&q[8 + 1 * LANES]); IN_REGISTER(v); a1_0_1_1 += v * s0; a1_0_0_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); a1_0_0_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); a1_0_0_1 += v * s3; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[15 + 0 * LANES]); a1_1_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[15 + 1 * LANES]); a1_1_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a1_2_0 += v * s0; a1_1_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a1_2_1 += v * s0; a1_1_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a1_1_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a1_1_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[15 + 0 * LANES]); a1_0_1_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[15 + 1 * LANES]); a1_0_1_1 += v * s1; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a1_0_2_0 += v * s0; a1_0_1_0 += v * s2; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a1_0_2_1 += v * s0; a1_0_1_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); a1_0_1_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); a1_0_1_1 += v * s3; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[23 + 0 * LANES]); a1_2_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[23 + 1 * LANES]); a1_2_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a1_3_0 += v * s0; a1_2_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a1_3_1 += v * s0; a1_2_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a1_2_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a1_2_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[23 + 0 * LANES]); a1_0_2_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[23 + 1 * LANES]); a1_0_2_1 += v * s1; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a1_0_3_0 += v * s0; a1_0_2_0 += v * s2; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a1_0_3_1 += v * s0; a1_0_2_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); a1_0_2_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); a1_0_2_1 += v * s3; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[31 + 0 * LANES]); a1_3_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[31 + 1 * LANES]); a1_3_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a1_4_0 += v * s0; a1_3_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a1_4_1 += v * s0; a1_3_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a1_3_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a1_3_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[31 + 0 * LANES]); a1_0_3_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[31 + 1 * LANES]); a1_0_3_1 += v * s1; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a1_0_4_0 += v * s0; a1_0_3_0 += v * s2; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a1_0_4_1 += v * s0; a1_0_3_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); a1_0_3_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); a1_0_3_1 += v * s3; }
       }
       { /* input row 5 */
-        { const vfloat v = load_unaligned(&q[39 + 0 * LANES]); a1_4_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[39 + 1 * LANES]); a1_4_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[40 + 0 * LANES]); a1_4_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[40 + 1 * LANES]); a1_4_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[41 + 0 * LANES]); a1_4_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[41 + 1 * LANES]); a1_4_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[39 + 0 * LANES]); a1_0_4_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[39 + 1 * LANES]); a1_0_4_1 += v * s1; }
+        { vfloat v = load(&q[40 + 0 * LANES]); a1_0_4_0 += v * s2; }
+        { vfloat v = load(&q[40 + 1 * LANES]); a1_0_4_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[41 + 0 * LANES]); a1_0_4_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[41 + 1 * LANES]); a1_0_4_1 += v * s3; }
       }
       w += 4;
   }
@@ -390,74 +413,93 @@ static void pattern_5x2x2_pitch8_6b773a_tile5(const float *x, int64_t plane, con
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a1_0_0 += v * s0; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a1_0_1 += v * s0; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a1_0_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a1_0_1 += v * s1; }
+        { vfloat v = load(&q[8 + 0 * LANES]); a1_0_0_0 += v * s0; }
+        { vfloat v = load(&q[8 + 1 * LANES]); a1_0_0_1 += v * s0; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); a1_0_0_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); a1_0_0_1 += v * s1; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a1_1_0 += v * s0; a1_0_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a1_1_1 += v * s0; a1_0_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a1_1_0 += v * s1; a1_0_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a1_1_1 += v * s1; a1_0_1 += v * s3; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a1_0_1_0 += v * s0; a1_0_0_0 += v * s2; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a1_0_1_1 += v * s0; a1_0_0_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); IN_REGISTER(v); a1_0_1_0 += v * s1; a1_0_0_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); IN_REGISTER(v); a1_0_1_1 += v * s1; a1_0_0_1 += v * s3; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a1_2_0 += v * s0; a1_1_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a1_2_1 += v * s0; a1_1_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a1_2_0 += v * s1; a1_1_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a1_2_1 += v * s1; a1_1_1 += v * s3; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a1_0_2_0 += v * s0; a1_0_1_0 += v * s2; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a1_0_2_1 += v * s0; a1_0_1_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); IN_REGISTER(v); a1_0_2_0 += v * s1; a1_0_1_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); IN_REGISTER(v); a1_0_2_1 += v * s1; a1_0_1_1 += v * s3; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a1_3_0 += v * s0; a1_2_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a1_3_1 += v * s0; a1_2_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a1_3_0 += v * s1; a1_2_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a1_3_1 += v * s1; a1_2_1 += v * s3; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a1_0_3_0 += v * s0; a1_0_2_0 += v * s2; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a1_0_3_1 += v * s0; a1_0_2_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); IN_REGISTER(v); a1_0_3_0 += v * s1; a1_0_2_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); IN_REGISTER(v); a1_0_3_1 += v * s1; a1_0_2_1 += v * s3; }
       }
       { /* input row 5 */
-        { const vfloat v = load_unaligned(&q[40 + 0 * LANES]); a1_4_0 += v * s0; a1_3_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[40 + 1 * LANES]); a1_4_1 += v * s0; a1_3_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[41 + 0 * LANES]); a1_4_0 += v * s1; a1_3_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[41 + 1 * LANES]); a1_4_1 += v * s1; a1_3_1 += v * s3; }
+        { vfloat v = load(&q[40 + 0 * LANES]); IN_REGISTER(v); a1_0_4_0 += v * s0; a1_0_3_0 += v * s2; }
+        { vfloat v = load(&q[40 + 1 * LANES]); IN_REGISTER(v); a1_0_4_1 += v * s0; a1_0_3_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[41 + 0 * LANES]); IN_REGISTER(v); a1_0_4_0 += v * s1; a1_0_3_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[41 + 1 * LANES]); IN_REGISTER(v); a1_0_4_1 += v * s1; a1_0_3_1 += v * s3; }
       }
       { /* input row 6 */
-        { const vfloat v = load_unaligned(&q[48 + 0 * LANES]); a1_4_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[48 + 1 * LANES]); a1_4_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[49 + 0 * LANES]); a1_4_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[49 + 1 * LANES]); a1_4_1 += v * s3; }
+        { vfloat v = load(&q[48 + 0 * LANES]); a1_0_4_0 += v * s2; }
+        { vfloat v = load(&q[48 + 1 * LANES]); a1_0_4_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[49 + 0 * LANES]); a1_0_4_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[49 + 1 * LANES]); a1_0_4_1 += v * s3; }
       }
       w += 4;
   }
-  store(sums + 0 * filter + 0 * LANES, a0_0_0);
-  store(sums + 0 * filter + 1 * LANES, a0_0_1);
-  store(sums + 0 * filter + 2 * LANES, a0_1_0);
-  store(sums + 0 * filter + 3 * LANES, a0_1_1);
-  store(sums + 0 * filter + 4 * LANES, a0_2_0);
-  store(sums + 0 * filter + 5 * LANES, a0_2_1);
-  store(sums + 0 * filter + 6 * LANES, a0_3_0);
-  store(sums + 0 * filter + 7 * LANES, a0_3_1);
-  store(sums + 0 * filter + 8 * LANES, a0_4_0);
-  store(sums + 0 * filter + 9 * LANES, a0_4_1);
-  store(sums + 1 * filter + 0 * LANES, a1_0_0);
-  store(sums + 1 * filter + 1 * LANES, a1_0_1);
-  store(sums + 1 * filter + 2 * LANES, a1_1_0);
-  store(sums + 1 * filter + 3 * LANES, a1_1_1);
-  store(sums + 1 * filter + 4 * LANES, a1_2_0);
-  store(sums + 1 * filter + 5 * LANES, a1_2_1);
-  store(sums + 1 * filter + 6 * LANES, a1_3_0);
-  store(sums + 1 * filter + 7 * LANES, a1_3_1);
-  store(sums + 1 * filter + 8 * LANES, a1_4_0);
-  store(sums + 1 * filter + 9 * LANES, a1_4_1);
+  store(sums + 0 * filter + 0 * span + 0 * LANES, a0_0_0_0);
+  store(sums + 0 * filter + 0 * span + 1 * LANES, a0_0_0_1);
+  store(sums + 0 * filter + 1 * span + 0 * LANES, a0_0_1_0);
+  store(sums + 0 * filter + 1 * span + 1 * LANES, a0_0_1_1);
+  store(sums + 0 * filter + 2 * span + 0 * LANES, a0_0_2_0);
+  store(sums + 0 * filter + 2 * span + 1 * LANES, a0_0_2_1);
+  store(sums + 0 * filter + 3 * span + 0 * LANES, a0_0_3_0);
+  store(sums + 0 * filter + 3 * span + 1 * LANES, a0_0_3_1);
+  store(sums + 0 * filter + 4 * span + 0 * LANES, a0_0_4_0);
+  store(sums + 0 * filter + 4 * span + 1 * LANES, a0_0_4_1);
+  store(sums + 1 * filter + 0 * span + 0 * LANES, a1_0_0_0);
+  store(sums + 1 * filter + 0 * span + 1 * LANES, a1_0_0_1);
+  store(sums + 1 * filter + 1 * span + 0 * LANES, a1_0_1_0);
+  store(sums + 1 * filter + 1 * span + 1 * LANES, a1_0_1_1);
+  store(sums + 1 * filter + 2 * span + 0 * LANES, a1_0_2_0);
+  store(sums + 1 * filter + 2 * span + 1 * LANES, a1_0_2_1);
+  store(sums + 1 * filter + 3 * span + 0 * LANES, a1_0_3_0);
+  store(sums + 1 * filter + 3 * span + 1 * LANES, a1_0_3_1);
+  store(sums + 1 * filter + 4 * span + 0 * LANES, a1_0_4_0);
+  store(sums + 1 * filter + 4 * span + 1 * LANES, a1_0_4_1);
   *counts = n;
   *channels = channel;
   *weights = w;
 }
 
-static void pattern_5x2x2_pitch8_6b773a_tile4(const float *x, int64_t plane, const uint16_t **counts,
-    const int32_t **channels, const float **weights, float *sums, int64_t filter) {
+static void pattern3_5x2x2_frames1_pitch8_6b773a_tile4(const float *x, int64_t plane, const uint16_t **counts,
+    const int32_t **channels, const float **weights, float *sums, int64_t filter,
+    int64_t span, int resume) {
   const uint16_t *n = *counts;
   const int32_t *channel = *channels;
   const float *w = *weights;
-  vfloat a0_0_0 = load(sums + 0 * filter + 0 * LANES), a0_0_1 = load(sums + 0 * filter + 1 * LANES), a0_1_0 = load(sums + 0 * filter + 2 * LANES), a0_1_1 = load(sums + 0 * filter + 3 * LANES), a0_2_0 = load(sums + 0 * filter + 4 * LANES), a0_2_1 = load(sums + 0 * filter + 5 * LANES), a0_3_0 = load(sums + 0 * filter + 6 * LANES), a0_3_1 = load(sums + 0 * filter + 7 * LANES), a1_0_0 = load(sums + 1 * filter + 0 * LANES), a1_0_1 = load(sums + 1 * filter + 1 * LANES), a1_1_0 = load(sums + 1 * filter + 2 * LANES), a1_1_1 = load(sums + 1 * filter + 3 * LANES), a1_2_0 = load(sums + 1 * filter + 4 * LANES), a1_2_1 = load(sums + 1 * filter + 5 * LANES), a1_3_0 = load(sums + 1 * filter + 6 * LANES), a1_3_1 = load(sums + 1 * filter + 7 * LANES);
+  vfloat a0_0_0_0 = {0}, a0_0_0_1 = {0}, a0_0_1_0 = {0}, a0_0_1_1 = {0}, a0_0_2_0 = {0}, a0_0_2_1 = {0}, a0_0_3_0 = {0}, a0_0_3_1 = {0}, a1_0_0_0 = {0}, a1_0_0_1 = {0}, a1_0_1_0 = {0}, a1_0_1_1 = {0}, a1_0_2_0 = {0}, a1_0_2_1 = {0}, a1_0_3_0 = {0}, a1_0_3_1 = {0};
+  if (resume) {
+    a0_0_0_0 = load(sums + 0 * filter + 0 * span + 0 * LANES);
+    a0_0_0_1 = load(sums + 0 * filter + 0 * span + 1 * LANES);
+    a0_0_1_0 = load(sums + 0 * filter + 1 * span + 0 * LANES);
+    a0_0_1_1 = load(sums + 0 * filter + 1 * span + 1 * LANES);
+    a0_0_2_0 = load(sums + 0 * filter + 2 * span + 0 * LANES);
+    a0_0_2_1 = load(sums + 0 * filter + 2 * span + 1 * LANES);
+    a0_0_3_0 = load(sums + 0 * filter + 3 * span + 0 * LANES);
+    a0_0_3_1 = load(sums + 0 * filter + 3 * span + 1 * LANES);
+    a1_0_0_0 = load(sums + 1 * filter + 0 * span + 0 * LANES);
+    a1_0_0_1 = load(sums + 1 * filter + 0 * span + 1 * LANES);
+    a1_0_1_0 = load(sums + 1 * filter + 1 * span + 0 * LANES);
+    a1_0_1_1 = load(sums + 1 * filter + 1 * span + 1 * LANES);
+    a1_0_2_0 = load(sums + 1 * filter + 2 * span + 0 * LANES);
+    a1_0_2_1 = load(sums + 1 * filter + 2 * span + 1 * LANES);
+    a1_0_3_0 = load(sums + 1 * filter + 3 * span + 0 * LANES);
+    a1_0_3_1 = load(sums + 1 * filter + 3 * span + 1 * LANES);
+  }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0, 1) */
       const float *q = x + *channel++ * plane;
       const float s0 = w[0];
@@ -469,40 +511,40 @@ static void pattern_5x2x2_pitch8_6b773a_tile4(const float *x, int64_t plane, con
       const float s6 = w[6];
       const float s7 = w[7];
       { /* input row 0 */
-        { const vfloat v = load_unaligned(&q[0 + 0 * LANES]); a0_0_0 += v * s0; a1_0_0 += v * s4; }
-        { const vfloat v = load_unaligned(&q[0 + 1 * LANES]); a0_0_1 += v * s0; a1_0_1 += v * s4; }
+        { vfloat v = load(&q[0 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s0; a1_0_0_0 += v * s4; }
+        { vfloat v = load(&q[0 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s0; a1_0_0_1 += v * s4; }
       }
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[7 + 0 * LANES]); a0_0_0 += v * s1; a1_0_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[7 + 1 * LANES]); a0_0_1 += v * s1; a1_0_1 += v * s5; }
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a0_1_0 += v * s0; a0_0_0 += v * s2; a1_1_0 += v * s4; a1_0_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a0_1_1 += v * s0; a0_0_1 += v * s2; a1_1_1 += v * s4; a1_0_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0 += v * s3; a1_0_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_1 += v * s3; a1_0_1 += v * s7; }
+        { vfloat v = load_unaligned(&q[7 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s1; a1_0_0_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[7 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s1; a1_0_0_1 += v * s5; }
+        { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s0; a0_0_0_0 += v * s2; a1_0_1_0 += v * s4; a1_0_0_0 += v * s6; }
+        { vfloat v = load(&q[8 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s0; a0_0_0_1 += v * s2; a1_0_1_1 += v * s4; a1_0_0_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s3; a1_0_0_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s3; a1_0_0_1 += v * s7; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[15 + 0 * LANES]); a0_1_0 += v * s1; a1_1_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[15 + 1 * LANES]); a0_1_1 += v * s1; a1_1_1 += v * s5; }
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a0_2_0 += v * s0; a0_1_0 += v * s2; a1_2_0 += v * s4; a1_1_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a0_2_1 += v * s0; a0_1_1 += v * s2; a1_2_1 += v * s4; a1_1_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_1_0 += v * s3; a1_1_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_1_1 += v * s3; a1_1_1 += v * s7; }
+        { vfloat v = load_unaligned(&q[15 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s1; a1_0_1_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[15 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s1; a1_0_1_1 += v * s5; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s0; a0_0_1_0 += v * s2; a1_0_2_0 += v * s4; a1_0_1_0 += v * s6; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s0; a0_0_1_1 += v * s2; a1_0_2_1 += v * s4; a1_0_1_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s3; a1_0_1_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s3; a1_0_1_1 += v * s7; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[23 + 0 * LANES]); a0_2_0 += v * s1; a1_2_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[23 + 1 * LANES]); a0_2_1 += v * s1; a1_2_1 += v * s5; }
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a0_3_0 += v * s0; a0_2_0 += v * s2; a1_3_0 += v * s4; a1_2_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a0_3_1 += v * s0; a0_2_1 += v * s2; a1_3_1 += v * s4; a1_2_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_2_0 += v * s3; a1_2_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_2_1 += v * s3; a1_2_1 += v * s7; }
+        { vfloat v = load_unaligned(&q[23 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s1; a1_0_2_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[23 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s1; a1_0_2_1 += v * s5; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s0; a0_0_2_0 += v * s2; a1_0_3_0 += v * s4; a1_0_2_0 += v * s6; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s0; a0_0_2_1 += v * s2; a1_0_3_1 += v * s4; a1_0_2_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s3; a1_0_2_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s3; a1_0_2_1 += v * s7; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[31 + 0 * LANES]); a0_3_0 += v * s1; a1_3_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[31 + 1 * LANES]); a0_3_1 += v * s1; a1_3_1 += v * s5; }
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a0_3_0 += v * s2; a1_3_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a0_3_1 += v * s2; a1_3_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_3_0 += v * s3; a1_3_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_3_1 += v * s3; a1_3_1 += v * s7; }
+        { vfloat v = load_unaligned(&q[31 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s1; a1_0_3_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[31 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s1; a1_0_3_1 += v * s5; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s2; a1_0_3_0 += v * s6; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s2; a1_0_3_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s3; a1_0_3_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s3; a1_0_3_1 += v * s7; }
       }
       w += 8;
   }
@@ -517,34 +559,34 @@ static void pattern_5x2x2_pitch8_6b773a_tile4(const float *x, int64_t plane, con
       const float s6 = w[6];
       const float s7 = w[7];
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a0_0_0 += v * s0; a1_0_0 += v * s4; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a0_0_1 += v * s0; a1_0_1 += v * s4; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0 += v * s1; a1_0_0 += v * s5; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_1 += v * s1; a1_0_1 += v * s5; }
+        { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s0; a1_0_0_0 += v * s4; }
+        { vfloat v = load(&q[8 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s0; a1_0_0_1 += v * s4; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s1; a1_0_0_0 += v * s5; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); IN_REGISTER(v); a0_0_0_1 += v * s1; a1_0_0_1 += v * s5; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a0_1_0 += v * s0; a0_0_0 += v * s2; a1_1_0 += v * s4; a1_0_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a0_1_1 += v * s0; a0_0_1 += v * s2; a1_1_1 += v * s4; a1_0_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_1_0 += v * s1; a0_0_0 += v * s3; a1_1_0 += v * s5; a1_0_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_1_1 += v * s1; a0_0_1 += v * s3; a1_1_1 += v * s5; a1_0_1 += v * s7; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s0; a0_0_0_0 += v * s2; a1_0_1_0 += v * s4; a1_0_0_0 += v * s6; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s0; a0_0_0_1 += v * s2; a1_0_1_1 += v * s4; a1_0_0_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s1; a0_0_0_0 += v * s3; a1_0_1_0 += v * s5; a1_0_0_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s1; a0_0_0_1 += v * s3; a1_0_1_1 += v * s5; a1_0_0_1 += v * s7; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a0_2_0 += v * s0; a0_1_0 += v * s2; a1_2_0 += v * s4; a1_1_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a0_2_1 += v * s0; a0_1_1 += v * s2; a1_2_1 += v * s4; a1_1_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_2_0 += v * s1; a0_1_0 += v * s3; a1_2_0 += v * s5; a1_1_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_2_1 += v * s1; a0_1_1 += v * s3; a1_2_1 += v * s5; a1_1_1 += v * s7; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s0; a0_0_1_0 += v * s2; a1_0_2_0 += v * s4; a1_0_1_0 += v * s6; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s0; a0_0_1_1 += v * s2; a1_0_2_1 += v * s4; a1_0_1_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s1; a0_0_1_0 += v * s3; a1_0_2_0 += v * s5; a1_0_1_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s1; a0_0_1_1 += v * s3; a1_0_2_1 += v * s5; a1_0_1_1 += v * s7; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a0_3_0 += v * s0; a0_2_0 += v * s2; a1_3_0 += v * s4; a1_2_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a0_3_1 += v * s0; a0_2_1 += v * s2; a1_3_1 += v * s4; a1_2_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_3_0 += v * s1; a0_2_0 += v * s3; a1_3_0 += v * s5; a1_2_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_3_1 += v * s1; a0_2_1 += v * s3; a1_3_1 += v * s5; a1_2_1 += v * s7; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s0; a0_0_2_0 += v * s2; a1_0_3_0 += v * s4; a1_0_2_0 += v * s6; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s0; a0_0_2_1 += v * s2; a1_0_3_1 += v * s4; a1_0_2_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s1; a0_0_2_0 += v * s3; a1_0_3_0 += v * s5; a1_0_2_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s1; a0_0_2_1 += v * s3; a1_0_3_1 += v * s5; a1_0_2_1 += v * s7; }
       }
       { /* input row 5 */
-        { const vfloat v = load_unaligned(&q[40 + 0 * LANES]); a0_3_0 += v * s2; a1_3_0 += v * s6; }
-        { const vfloat v = load_unaligned(&q[40 + 1 * LANES]); a0_3_1 += v * s2; a1_3_1 += v * s6; }
-        { const vfloat v = load_unaligned(&q[41 + 0 * LANES]); a0_3_0 += v * s3; a1_3_0 += v * s7; }
-        { const vfloat v = load_unaligned(&q[41 + 1 * LANES]); a0_3_1 += v * s3; a1_3_1 += v * s7; }
+        { vfloat v = load(&q[40 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s2; a1_0_3_0 += v * s6; }
+        { vfloat v = load(&q[40 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s2; a1_0_3_1 += v * s6; }
+        { vfloat v = load_unaligned(&q[41 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s3; a1_0_3_0 += v * s7; }
+        { vfloat v = load_unaligned(&q[41 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s3; a1_0_3_1 += v * s7; }
       }
       w += 8;
   }
@@ -555,40 +597,40 @@ static void pattern_5x2x2_pitch8_6b773a_tile4(const float *x, int64_t plane, con
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 0 */
-        { const vfloat v = load_unaligned(&q[0 + 0 * LANES]); a0_0_0 += v * s0; }
-        { const vfloat v = load_unaligned(&q[0 + 1 * LANES]); a0_0_1 += v * s0; }
+        { vfloat v = load(&q[0 + 0 * LANES]); a0_0_0_0 += v * s0; }
+        { vfloat v = load(&q[0 + 1 * LANES]); a0_0_0_1 += v * s0; }
       }
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[7 + 0 * LANES]); a0_0_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[7 + 1 * LANES]); a0_0_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a0_1_0 += v * s0; a0_0_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a0_1_1 += v * s0; a0_0_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[7 + 0 * LANES]); a0_0_0_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[7 + 1 * LANES]); a0_0_0_1 += v * s1; }
+        { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s0; a0_0_0_0 += v * s2; }
+        { vfloat v = load(&q[8 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s0; a0_0_0_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_0_1 += v * s3; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[15 + 0 * LANES]); a0_1_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[15 + 1 * LANES]); a0_1_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a0_2_0 += v * s0; a0_1_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a0_2_1 += v * s0; a0_1_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_1_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_1_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[15 + 0 * LANES]); a0_0_1_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[15 + 1 * LANES]); a0_0_1_1 += v * s1; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s0; a0_0_1_0 += v * s2; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s0; a0_0_1_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_0_1_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_0_1_1 += v * s3; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[23 + 0 * LANES]); a0_2_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[23 + 1 * LANES]); a0_2_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a0_3_0 += v * s0; a0_2_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a0_3_1 += v * s0; a0_2_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_2_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_2_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[23 + 0 * LANES]); a0_0_2_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[23 + 1 * LANES]); a0_0_2_1 += v * s1; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s0; a0_0_2_0 += v * s2; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s0; a0_0_2_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_0_2_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_0_2_1 += v * s3; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[31 + 0 * LANES]); a0_3_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[31 + 1 * LANES]); a0_3_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a0_3_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a0_3_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_3_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_3_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[31 + 0 * LANES]); a0_0_3_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[31 + 1 * LANES]); a0_0_3_1 += v * s1; }
+        { vfloat v = load(&q[32 + 0 * LANES]); a0_0_3_0 += v * s2; }
+        { vfloat v = load(&q[32 + 1 * LANES]); a0_0_3_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_0_3_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_0_3_1 += v * s3; }
       }
       w += 4;
   }
@@ -599,34 +641,34 @@ static void pattern_5x2x2_pitch8_6b773a_tile4(const float *x, int64_t plane, con
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a0_0_0 += v * s0; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a0_0_1 += v * s0; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_1 += v * s1; }
+        { vfloat v = load(&q[8 + 0 * LANES]); a0_0_0_0 += v * s0; }
+        { vfloat v = load(&q[8 + 1 * LANES]); a0_0_0_1 += v * s0; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); a0_0_0_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); a0_0_0_1 += v * s1; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a0_1_0 += v * s0; a0_0_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a0_1_1 += v * s0; a0_0_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a0_1_0 += v * s1; a0_0_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a0_1_1 += v * s1; a0_0_1 += v * s3; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s0; a0_0_0_0 += v * s2; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s0; a0_0_0_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s1; a0_0_0_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); IN_REGISTER(v); a0_0_1_1 += v * s1; a0_0_0_1 += v * s3; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a0_2_0 += v * s0; a0_1_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a0_2_1 += v * s0; a0_1_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a0_2_0 += v * s1; a0_1_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a0_2_1 += v * s1; a0_1_1 += v * s3; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s0; a0_0_1_0 += v * s2; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s0; a0_0_1_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); IN_REGISTER(v); a0_0_2_0 += v * s1; a0_0_1_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); IN_REGISTER(v); a0_0_2_1 += v * s1; a0_0_1_1 += v * s3; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a0_3_0 += v * s0; a0_2_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a0_3_1 += v * s0; a0_2_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a0_3_0 += v * s1; a0_2_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a0_3_1 += v * s1; a0_2_1 += v * s3; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s0; a0_0_2_0 += v * s2; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s0; a0_0_2_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s1; a0_0_2_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); IN_REGISTER(v); a0_0_3_1 += v * s1; a0_0_2_1 += v * s3; }
       }
       { /* input row 5 */
-        { const vfloat v = load_unaligned(&q[40 + 0 * LANES]); a0_3_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[40 + 1 * LANES]); a0_3_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[41 + 0 * LANES]); a0_3_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[41 + 1 * LANES]); a0_3_1 += v * s3; }
+        { vfloat v = load(&q[40 + 0 * LANES]); a0_0_3_0 += v * s2; }
+        { vfloat v = load(&q[40 + 1 * LANES]); a0_0_3_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[41 + 0 * LANES]); a0_0_3_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[41 + 1 * LANES]); a0_0_3_1 += v * s3; }
       }
       w += 4;
   }
@@ -637,40 +679,40 @@ static void pattern_5x2x2_pitch8_6b773a_tile4(const float *x, int64_t plane, con
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 0 */
-        { const vfloat v = load_unaligned(&q[0 + 0 * LANES]); a1_0_0 += v * s0; }
-        { const vfloat v = load_unaligned(&q[0 + 1 * LANES]); a1_0_1 += v * s0; }
+        { vfloat v = load(&q[0 + 0 * LANES]); a1_0_0_0 += v * s0; }
+        { vfloat v = load(&q[0 + 1 * LANES]); a1_0_0_1 += v * s0; }
       }
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[7 + 0 * LANES]); a1_0_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[7 + 1 * LANES]); a1_0_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a1_1_0 += v * s0; a1_0_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a1_1_1 += v * s0; a1_0_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a1_0_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a1_0_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[7 + 0 * LANES]); a1_0_0_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[7 + 1 * LANES]); a1_0_0_1 += v * s1; }
+        { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a1_0_1_0 += v * s0; a1_0_0_0 += v * s2; }
+        { vfloat v = load(&q[8 + 1 * LANES]); IN_REGISTER(v); a1_0_1_1 += v * s0; a1_0_0_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); a1_0_0_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); a1_0_0_1 += v * s3; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[15 + 0 * LANES]); a1_1_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[15 + 1 * LANES]); a1_1_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a1_2_0 += v * s0; a1_1_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a1_2_1 += v * s0; a1_1_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a1_1_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a1_1_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[15 + 0 * LANES]); a1_0_1_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[15 + 1 * LANES]); a1_0_1_1 += v * s1; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a1_0_2_0 += v * s0; a1_0_1_0 += v * s2; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a1_0_2_1 += v * s0; a1_0_1_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); a1_0_1_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); a1_0_1_1 += v * s3; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[23 + 0 * LANES]); a1_2_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[23 + 1 * LANES]); a1_2_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a1_3_0 += v * s0; a1_2_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a1_3_1 += v * s0; a1_2_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a1_2_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a1_2_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[23 + 0 * LANES]); a1_0_2_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[23 + 1 * LANES]); a1_0_2_1 += v * s1; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a1_0_3_0 += v * s0; a1_0_2_0 += v * s2; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a1_0_3_1 += v * s0; a1_0_2_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); a1_0_2_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); a1_0_2_1 += v * s3; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[31 + 0 * LANES]); a1_3_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[31 + 1 * LANES]); a1_3_1 += v * s1; }
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a1_3_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a1_3_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a1_3_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a1_3_1 += v * s3; }
+        { vfloat v = load_unaligned(&q[31 + 0 * LANES]); a1_0_3_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[31 + 1 * LANES]); a1_0_3_1 += v * s1; }
+        { vfloat v = load(&q[32 + 0 * LANES]); a1_0_3_0 += v * s2; }
+        { vfloat v = load(&q[32 + 1 * LANES]); a1_0_3_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); a1_0_3_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); a1_0_3_1 += v * s3; }
       }
       w += 4;
   }
@@ -681,83 +723,88 @@ static void pattern_5x2x2_pitch8_6b773a_tile4(const float *x, int64_t plane, con
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 1 */
-        { const vfloat v = load_unaligned(&q[8 + 0 * LANES]); a1_0_0 += v * s0; }
-        { const vfloat v = load_unaligned(&q[8 + 1 * LANES]); a1_0_1 += v * s0; }
-        { const vfloat v = load_unaligned(&q[9 + 0 * LANES]); a1_0_0 += v * s1; }
-        { const vfloat v = load_unaligned(&q[9 + 1 * LANES]); a1_0_1 += v * s1; }
+        { vfloat v = load(&q[8 + 0 * LANES]); a1_0_0_0 += v * s0; }
+        { vfloat v = load(&q[8 + 1 * LANES]); a1_0_0_1 += v * s0; }
+        { vfloat v = load_unaligned(&q[9 + 0 * LANES]); a1_0_0_0 += v * s1; }
+        { vfloat v = load_unaligned(&q[9 + 1 * LANES]); a1_0_0_1 += v * s1; }
       }
       { /* input row 2 */
-        { const vfloat v = load_unaligned(&q[16 + 0 * LANES]); a1_1_0 += v * s0; a1_0_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[16 + 1 * LANES]); a1_1_1 += v * s0; a1_0_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[17 + 0 * LANES]); a1_1_0 += v * s1; a1_0_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[17 + 1 * LANES]); a1_1_1 += v * s1; a1_0_1 += v * s3; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a1_0_1_0 += v * s0; a1_0_0_0 += v * s2; }
+        { vfloat v = load(&q[16 + 1 * LANES]); IN_REGISTER(v); a1_0_1_1 += v * s0; a1_0_0_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[17 + 0 * LANES]); IN_REGISTER(v); a1_0_1_0 += v * s1; a1_0_0_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[17 + 1 * LANES]); IN_REGISTER(v); a1_0_1_1 += v * s1; a1_0_0_1 += v * s3; }
       }
       { /* input row 3 */
-        { const vfloat v = load_unaligned(&q[24 + 0 * LANES]); a1_2_0 += v * s0; a1_1_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[24 + 1 * LANES]); a1_2_1 += v * s0; a1_1_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[25 + 0 * LANES]); a1_2_0 += v * s1; a1_1_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[25 + 1 * LANES]); a1_2_1 += v * s1; a1_1_1 += v * s3; }
+        { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a1_0_2_0 += v * s0; a1_0_1_0 += v * s2; }
+        { vfloat v = load(&q[24 + 1 * LANES]); IN_REGISTER(v); a1_0_2_1 += v * s0; a1_0_1_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[25 + 0 * LANES]); IN_REGISTER(v); a1_0_2_0 += v * s1; a1_0_1_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[25 + 1 * LANES]); IN_REGISTER(v); a1_0_2_1 += v * s1; a1_0_1_1 += v * s3; }
       }
       { /* input row 4 */
-        { const vfloat v = load_unaligned(&q[32 + 0 * LANES]); a1_3_0 += v * s0; a1_2_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[32 + 1 * LANES]); a1_3_1 += v * s0; a1_2_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[33 + 0 * LANES]); a1_3_0 += v * s1; a1_2_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[33 + 1 * LANES]); a1_3_1 += v * s1; a1_2_1 += v * s3; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a1_0_3_0 += v * s0; a1_0_2_0 += v * s2; }
+        { vfloat v = load(&q[32 + 1 * LANES]); IN_REGISTER(v); a1_0_3_1 += v * s0; a1_0_2_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[33 + 0 * LANES]); IN_REGISTER(v); a1_0_3_0 += v * s1; a1_0_2_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[33 + 1 * LANES]); IN_REGISTER(v); a1_0_3_1 += v * s1; a1_0_2_1 += v * s3; }
       }
       { /* input row 5 */
-        { const vfloat v = load_unaligned(&q[40 + 0 * LANES]); a1_3_0 += v * s2; }
-        { const vfloat v = load_unaligned(&q[40 + 1 * LANES]); a1_3_1 += v * s2; }
-        { const vfloat v = load_unaligned(&q[41 + 0 * LANES]); a1_3_0 += v * s3; }
-        { const vfloat v = load_unaligned(&q[41 + 1 * LANES]); a1_3_1 += v * s3; }
+        { vfloat v = load(&q[40 + 0 * LANES]); a1_0_3_0 += v * s2; }
+        { vfloat v = load(&q[40 + 1 * LANES]); a1_0_3_1 += v * s2; }
+        { vfloat v = load_unaligned(&q[41 + 0 * LANES]); a1_0_3_0 += v * s3; }
+        { vfloat v = load_unaligned(&q[41 + 1 * LANES]); a1_0_3_1 += v * s3; }
       }
       w += 4;
   }
-  store(sums + 0 * filter + 0 * LANES, a0_0_0);
-  store(sums + 0 * filter + 1 * LANES, a0_0_1);
-  store(sums + 0 * filter + 2 * LANES, a0_1_0);
-  store(sums + 0 * filter + 3 * LANES, a0_1_1);
-  store(sums + 0 * filter + 4 * LANES, a0_2_0);
-  store(sums + 0 * filter + 5 * LANES, a0_2_1);
-  store(sums + 0 * filter + 6 * LANES, a0_3_0);
-  store(sums + 0 * filter + 7 * LANES, a0_3_1);
-  store(sums + 1 * filter + 0 * LANES, a1_0_0);
-  store(sums + 1 * filter + 1 * LANES, a1_0_1);
-  store(sums + 1 * filter + 2 * LANES, a1_1_0);
-  store(sums + 1 * filter + 3 * LANES, a1_1_1);
-  store(sums + 1 * filter + 4 * LANES, a1_2_0);
-  store(sums + 1 * filter + 5 * LANES, a1_2_1);
-  store(sums + 1 * filter + 6 * LANES, a1_3_0);
-  store(sums + 1 * filter + 7 * LANES, a1_3_1);
+  store(sums + 0 * filter + 0 * span + 0 * LANES, a0_0_0_0);
+  store(sums + 0 * filter + 0 * span + 1 * LANES, a0_0_0_1);
+  store(sums + 0 * filter + 1 * span + 0 * LANES, a0_0_1_0);
+  store(sums + 0 * filter + 1 * span + 1 * LANES, a0_0_1_1);
+  store(sums + 0 * filter + 2 * span + 0 * LANES, a0_0_2_0);
+  store(sums + 0 * filter + 2 * span + 1 * LANES, a0_0_2_1);
+  store(sums + 0 * filter + 3 * span + 0 * LANES, a0_0_3_0);
+  store(sums + 0 * filter + 3 * span + 1 * LANES, a0_0_3_1);
+  store(sums + 1 * filter + 0 * span + 0 * LANES, a1_0_0_0);
+  store(sums + 1 * filter + 0 * span + 1 * LANES, a1_0_0_1);
+  store(sums + 1 * filter + 1 * span + 0 * LANES, a1_0_1_0);
+  store(sums + 1 * filter + 1 * span + 1 * LANES, a1_0_1_1);
+  store(sums + 1 * filter + 2 * span + 0 * LANES, a1_0_2_0);
+  store(sums + 1 * filter + 2 * span + 1 * LANES, a1_0_2_1);
+  store(sums + 1 * filter + 3 * span + 0 * LANES, a1_0_3_0);
+  store(sums + 1 * filter + 3 * span + 1 * LANES, a1_0_3_1);
   *counts = n;
   *channels = channel;
   *weights = w;
 }
 
-void pattern_5x2x2_pitch8_6b773a(const engine *e, const void *layer, int32_t unit) {
+void pattern3_5x2x2_frames1_pitch8_6b773a(const engine *e, const void *layer, int32_t unit) {
   const pattern_layer *l = layer;
-  const int32_t tiles = (l->tall + l->low) * l->tiles_x;
-  const int32_t group = unit / tiles, tile = unit % tiles;
-  const int32_t ty = tile / l->tiles_x, tx = tile % l->tiles_x;
-  const int32_t rows = ty < l->tall ? 5 : 4;
-  const int32_t y0 = ty * 5 - (ty > l->tall ? ty - l->tall : 0);
+  const int32_t bands = l->tall + l->low, group = unit / bands, band = unit % bands;
+  const int32_t rows = band < l->tall ? 5 : 4;
+  const int32_t y0 = band * 5 - (band > l->tall ? band - l->tall : 0);
   const int32_t *start = (const int32_t *)(e->weights + l->starts) + 3 * group;
   const uint16_t *counts = (const uint16_t *)(e->weights + l->counts) + start[0];
   const int32_t *channels = (const int32_t *)(e->weights + l->channels) + start[1];
   const float *w = (const float *)(e->weights + l->weights) + start[2];
-  const float *x = e->arena + l->x + y0 * 8 + tx * 2 * LANES;
+  const float *x = e->arena + l->x + y0 * 8;
   int32_t n = l->out.blocks * LANES - group * l->block_filters;
   if (n > l->block_filters) n = l->block_filters;
-  const int64_t filter = 10 * LANES;
-  float *sums = e->scratch;
-  zero_floats(sums, n * filter);
+  const int64_t span = l->tiles_x * 2 * LANES;
+  const int64_t frame = 5 * span, filter = 1 * frame;
+  float *sums = e->scratch + LANES; /* shifted loads reach one float out */
   for (int32_t b = 0; b < l->channel_blocks; b++) {
-    for (int32_t f = 0; f < n; f += 2) {
-      if (rows == 5) pattern_5x2x2_pitch8_6b773a_tile5(x, l->plane, &counts, &channels, &w, sums + f * filter, filter);
-      else pattern_5x2x2_pitch8_6b773a_tile4(x, l->plane, &counts, &channels, &w, sums + f * filter, filter);
+    const uint16_t *c = counts;
+    const int32_t *i = channels;
+    const float *v = w;
+    for (int32_t t = 0; t < l->tiles_x; t++) {
+      c = counts, i = channels, v = w;
+      const int64_t at = t * 2 * LANES;
+      for (int32_t f = 0; f < n; f += 2) {
+        if (rows == 5) pattern3_5x2x2_frames1_pitch8_6b773a_tile5(x + at, l->plane, &c, &i, &v, sums + f * filter + at, filter, span, b);
+        else pattern3_5x2x2_frames1_pitch8_6b773a_tile4(x + at, l->plane, &c, &i, &v, sums + f * filter + at, filter, span, b);
+      }
     }
+    counts = c, channels = i, w = v;
   }
-  const int32_t wide = 2 * LANES;
-  pattern_store(e, l, sums, filter, group, n, y0, rows, tx * wide, wide);
+  pattern_store(e, l, sums, filter, 1 > 1 ? frame : 0, span, group, n, y0, rows);
 }
 /* Generated by deploy_jetson.kernels; do not edit. */
 /* one for cortex-a57 */
@@ -765,7 +812,7 @@ void pattern_5x2x2_pitch8_6b773a(const engine *e, const void *layer, int32_t uni
 
 static const input_layer layer_0 = {.x = 768, .channels = 1, .height = 5, .width = 7, .halo = 1};
 static const columns_layer layer_1 = {.out = {.base = 40, .block = 252, .row = 36, .blocks = 3, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.5f, 0.5f}, .act_after = {1.0f, 0.0f}, .x_row = 9, .skip_block = 0, .skip_row = 0, .weights = 0, .columns = 64, .starts = 128, .bias = 192, .first_block = 0, .panels = 3, .rows_per_unit = 5, .wide = 1, .narrow = 0};
-static const planes_layer layer_2 = {.sources = 256, .x = 1284, .plane = 56, .blocks = 3, .height = 5, .width = 7, .row = 36, .pitch = 8};
+static const planes_layer layer_2 = {.sources = 256, .x = 1284, .plane = 56, .blocks = 3, .height = 5, .width = 7, .row = 36, .pitch = 8, .pad = 1};
 static const pattern_layer layer_3 = {.out = {.base = 40, .block = 252, .row = 36, .blocks = 5, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x = 1284, .plane = 56, .counts = 320, .channels = 448, .weights = 768, .starts = 2176, .bias = 2240, .tall = 1, .low = 0, .tiles_x = 1, .block_filters = 20, .channel_blocks = 1};
 static const output_layer layer_4 = {.locations = 2368, .channels = 20, .height = 5, .width = 7, .row = 36, .pixel = 4, .output = 0};
 
@@ -773,7 +820,7 @@ const step pn_steps[] = {
     {run_input, &layer_0, 1, 1, "input"},
     {columns_7x1_stride1_planar, &layer_1, 3, 1, "first"},
     {run_planes, &layer_2, 3, 1, "tested"},
-    {pattern_5x2x2_pitch8_6b773a, &layer_3, 1, 1, "tested"},
+    {pattern3_5x2x2_frames1_pitch8_6b773a, &layer_3, 1, 1, "tested"},
     {run_output, &layer_4, 20, 1, "tested"},
 };
 const int pn_n_steps = 5;
@@ -783,5 +830,5 @@ const pn_tensor pn_output_tensors[] = {
 };
 const int pn_n_outputs = 1;
 const size_t pn_arena_floats = 1984;
-const size_t pn_scratch_floats = 2560;
+const size_t pn_scratch_floats = 808;
 const char pn_hash[] = "golden";

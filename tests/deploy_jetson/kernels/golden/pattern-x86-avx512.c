@@ -125,99 +125,29 @@ void columns_7x1_stride1_planar(const engine *e, const void *layer, int32_t unit
   run_columns(e, layer, columns_7x1_stride1_planar_rows, unit);
 }
 
-static void pattern_5x1x2_pitch16_6b773a_tile5(const float *x, int64_t plane, const uint16_t **counts,
-    const int32_t **channels, const float **weights, float *sums, int64_t filter) {
+static void pattern3_5x1x1_frames3_pitch16_6b773a_tile5(const float *x, int64_t plane, const uint16_t **counts,
+    const int32_t **channels, const float **weights, float *sums, int64_t filter,
+    int64_t span, int resume) {
   const uint16_t *n = *counts;
   const int32_t *channel = *channels;
   const float *w = *weights;
-  vfloat a0_0_0 = load(sums + 0 * filter + 0 * LANES), a0_1_0 = load(sums + 0 * filter + 1 * LANES), a0_2_0 = load(sums + 0 * filter + 2 * LANES), a0_3_0 = load(sums + 0 * filter + 3 * LANES), a0_4_0 = load(sums + 0 * filter + 4 * LANES), a1_0_0 = load(sums + 1 * filter + 0 * LANES), a1_1_0 = load(sums + 1 * filter + 1 * LANES), a1_2_0 = load(sums + 1 * filter + 2 * LANES), a1_3_0 = load(sums + 1 * filter + 3 * LANES), a1_4_0 = load(sums + 1 * filter + 4 * LANES);
-  for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0, 1) */
-      const float *q = x + *channel++ * plane;
-      const float s0 = w[0];
-      const float s1 = w[1];
-      const float s2 = w[2];
-      const float s3 = w[3];
-      const float s4 = w[4];
-      const float s5 = w[5];
-      const float s6 = w[6];
-      const float s7 = w[7];
-      { /* input row 0 */
-        const vfloat c0 = load(&q[0 + 0 * LANES]);
-        { const vfloat v = c0; a0_0_0 += v * s0; a1_0_0 += v * s4; }
-      }
-      { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_0_0 += v * s1; a1_0_0 += v * s5; }
-        { const vfloat v = c0; a0_1_0 += v * s0; a0_0_0 += v * s2; a1_1_0 += v * s4; a1_0_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_0_0 += v * s3; a1_0_0 += v * s7; }
-      }
-      { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_1_0 += v * s1; a1_1_0 += v * s5; }
-        { const vfloat v = c0; a0_2_0 += v * s0; a0_1_0 += v * s2; a1_2_0 += v * s4; a1_1_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_1_0 += v * s3; a1_1_0 += v * s7; }
-      }
-      { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_2_0 += v * s1; a1_2_0 += v * s5; }
-        { const vfloat v = c0; a0_3_0 += v * s0; a0_2_0 += v * s2; a1_3_0 += v * s4; a1_2_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_2_0 += v * s3; a1_2_0 += v * s7; }
-      }
-      { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_3_0 += v * s1; a1_3_0 += v * s5; }
-        { const vfloat v = c0; a0_4_0 += v * s0; a0_3_0 += v * s2; a1_4_0 += v * s4; a1_3_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s3; a1_3_0 += v * s7; }
-      }
-      { /* input row 5 */
-        const vfloat c0 = load(&q[80 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_4_0 += v * s1; a1_4_0 += v * s5; }
-        { const vfloat v = c0; a0_4_0 += v * s2; a1_4_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_4_0 += v * s3; a1_4_0 += v * s7; }
-      }
-      w += 8;
-  }
-  for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0, 1) */
-      const float *q = x + *channel++ * plane;
-      const float s0 = w[0];
-      const float s1 = w[1];
-      const float s2 = w[2];
-      const float s3 = w[3];
-      const float s4 = w[4];
-      const float s5 = w[5];
-      const float s6 = w[6];
-      const float s7 = w[7];
-      { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = c0; a0_0_0 += v * s0; a1_0_0 += v * s4; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_0_0 += v * s1; a1_0_0 += v * s5; }
-      }
-      { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = c0; a0_1_0 += v * s0; a0_0_0 += v * s2; a1_1_0 += v * s4; a1_0_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_1_0 += v * s1; a0_0_0 += v * s3; a1_1_0 += v * s5; a1_0_0 += v * s7; }
-      }
-      { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = c0; a0_2_0 += v * s0; a0_1_0 += v * s2; a1_2_0 += v * s4; a1_1_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_2_0 += v * s1; a0_1_0 += v * s3; a1_2_0 += v * s5; a1_1_0 += v * s7; }
-      }
-      { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = c0; a0_3_0 += v * s0; a0_2_0 += v * s2; a1_3_0 += v * s4; a1_2_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s1; a0_2_0 += v * s3; a1_3_0 += v * s5; a1_2_0 += v * s7; }
-      }
-      { /* input row 5 */
-        const vfloat c0 = load(&q[80 + 0 * LANES]);
-        { const vfloat v = c0; a0_4_0 += v * s0; a0_3_0 += v * s2; a1_4_0 += v * s4; a1_3_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_4_0 += v * s1; a0_3_0 += v * s3; a1_4_0 += v * s5; a1_3_0 += v * s7; }
-      }
-      { /* input row 6 */
-        const vfloat c0 = load(&q[96 + 0 * LANES]);
-        { const vfloat v = c0; a0_4_0 += v * s2; a1_4_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_4_0 += v * s3; a1_4_0 += v * s7; }
-      }
-      w += 8;
+  vfloat a0_0_0_0 = {0}, a0_0_1_0 = {0}, a0_0_2_0 = {0}, a0_0_3_0 = {0}, a0_0_4_0 = {0}, a0_1_0_0 = {0}, a0_1_1_0 = {0}, a0_1_2_0 = {0}, a0_1_3_0 = {0}, a0_1_4_0 = {0}, a0_2_0_0 = {0}, a0_2_1_0 = {0}, a0_2_2_0 = {0}, a0_2_3_0 = {0}, a0_2_4_0 = {0};
+  if (resume) {
+    a0_0_0_0 = load(sums + 0 * filter + 0 * span + 0 * LANES);
+    a0_0_1_0 = load(sums + 0 * filter + 1 * span + 0 * LANES);
+    a0_0_2_0 = load(sums + 0 * filter + 2 * span + 0 * LANES);
+    a0_0_3_0 = load(sums + 0 * filter + 3 * span + 0 * LANES);
+    a0_0_4_0 = load(sums + 0 * filter + 4 * span + 0 * LANES);
+    a0_1_0_0 = load(sums + 0 * filter + 5 * span + 0 * LANES);
+    a0_1_1_0 = load(sums + 0 * filter + 6 * span + 0 * LANES);
+    a0_1_2_0 = load(sums + 0 * filter + 7 * span + 0 * LANES);
+    a0_1_3_0 = load(sums + 0 * filter + 8 * span + 0 * LANES);
+    a0_1_4_0 = load(sums + 0 * filter + 9 * span + 0 * LANES);
+    a0_2_0_0 = load(sums + 0 * filter + 10 * span + 0 * LANES);
+    a0_2_1_0 = load(sums + 0 * filter + 11 * span + 0 * LANES);
+    a0_2_2_0 = load(sums + 0 * filter + 12 * span + 0 * LANES);
+    a0_2_3_0 = load(sums + 0 * filter + 13 * span + 0 * LANES);
+    a0_2_4_0 = load(sums + 0 * filter + 14 * span + 0 * LANES);
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0,) */
       const float *q = x + *channel++ * plane;
@@ -226,38 +156,22 @@ static void pattern_5x1x2_pitch16_6b773a_tile5(const float *x, int64_t plane, co
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 0 */
-        const vfloat c0 = load(&q[0 + 0 * LANES]);
-        { const vfloat v = c0; a0_0_0 += v * s0; }
+        { vfloat v = load(&q[0 + 0 * LANES]); a0_1_0_0 += v * s0; }
       }
       { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_0_0 += v * s1; }
-        { const vfloat v = c0; a0_1_0 += v * s0; a0_0_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_0_0 += v * s3; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s0; a0_0_0_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
       }
       { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_1_0 += v * s1; }
-        { const vfloat v = c0; a0_2_0 += v * s0; a0_1_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_1_0 += v * s3; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_1_2_0 += v * s0; a0_0_1_0 += v * s1; a0_1_1_0 += v * s2; a0_2_1_0 += v * s3; }
       }
       { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_2_0 += v * s1; }
-        { const vfloat v = c0; a0_3_0 += v * s0; a0_2_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_2_0 += v * s3; }
+        { vfloat v = load(&q[48 + 0 * LANES]); IN_REGISTER(v); a0_1_3_0 += v * s0; a0_0_2_0 += v * s1; a0_1_2_0 += v * s2; a0_2_2_0 += v * s3; }
       }
       { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_3_0 += v * s1; }
-        { const vfloat v = c0; a0_4_0 += v * s0; a0_3_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s3; }
+        { vfloat v = load(&q[64 + 0 * LANES]); IN_REGISTER(v); a0_1_4_0 += v * s0; a0_0_3_0 += v * s1; a0_1_3_0 += v * s2; a0_2_3_0 += v * s3; }
       }
       { /* input row 5 */
-        const vfloat c0 = load(&q[80 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_4_0 += v * s1; }
-        { const vfloat v = c0; a0_4_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_4_0 += v * s3; }
+        { vfloat v = load(&q[80 + 0 * LANES]); IN_REGISTER(v); a0_0_4_0 += v * s1; a0_1_4_0 += v * s2; a0_2_4_0 += v * s3; }
       }
       w += 4;
   }
@@ -268,214 +182,65 @@ static void pattern_5x1x2_pitch16_6b773a_tile5(const float *x, int64_t plane, co
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = c0; a0_0_0 += v * s0; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_0_0 += v * s1; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_1_0_0 += v * s0; a0_2_0_0 += v * s1; }
       }
       { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = c0; a0_1_0 += v * s0; a0_0_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_1_0 += v * s1; a0_0_0 += v * s3; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s0; a0_2_1_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
       }
       { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = c0; a0_2_0 += v * s0; a0_1_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_2_0 += v * s1; a0_1_0 += v * s3; }
+        { vfloat v = load(&q[48 + 0 * LANES]); IN_REGISTER(v); a0_1_2_0 += v * s0; a0_2_2_0 += v * s1; a0_1_1_0 += v * s2; a0_2_1_0 += v * s3; }
       }
       { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = c0; a0_3_0 += v * s0; a0_2_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s1; a0_2_0 += v * s3; }
+        { vfloat v = load(&q[64 + 0 * LANES]); IN_REGISTER(v); a0_1_3_0 += v * s0; a0_2_3_0 += v * s1; a0_1_2_0 += v * s2; a0_2_2_0 += v * s3; }
       }
       { /* input row 5 */
-        const vfloat c0 = load(&q[80 + 0 * LANES]);
-        { const vfloat v = c0; a0_4_0 += v * s0; a0_3_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_4_0 += v * s1; a0_3_0 += v * s3; }
+        { vfloat v = load(&q[80 + 0 * LANES]); IN_REGISTER(v); a0_1_4_0 += v * s0; a0_2_4_0 += v * s1; a0_1_3_0 += v * s2; a0_2_3_0 += v * s3; }
       }
       { /* input row 6 */
-        const vfloat c0 = load(&q[96 + 0 * LANES]);
-        { const vfloat v = c0; a0_4_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_4_0 += v * s3; }
+        { vfloat v = load(&q[96 + 0 * LANES]); IN_REGISTER(v); a0_1_4_0 += v * s2; a0_2_4_0 += v * s3; }
       }
       w += 4;
   }
-  for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (1,) */
-      const float *q = x + *channel++ * plane;
-      const float s0 = w[0];
-      const float s1 = w[1];
-      const float s2 = w[2];
-      const float s3 = w[3];
-      { /* input row 0 */
-        const vfloat c0 = load(&q[0 + 0 * LANES]);
-        { const vfloat v = c0; a1_0_0 += v * s0; }
-      }
-      { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a1_0_0 += v * s1; }
-        { const vfloat v = c0; a1_1_0 += v * s0; a1_0_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_0_0 += v * s3; }
-      }
-      { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a1_1_0 += v * s1; }
-        { const vfloat v = c0; a1_2_0 += v * s0; a1_1_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_1_0 += v * s3; }
-      }
-      { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a1_2_0 += v * s1; }
-        { const vfloat v = c0; a1_3_0 += v * s0; a1_2_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_2_0 += v * s3; }
-      }
-      { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a1_3_0 += v * s1; }
-        { const vfloat v = c0; a1_4_0 += v * s0; a1_3_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_3_0 += v * s3; }
-      }
-      { /* input row 5 */
-        const vfloat c0 = load(&q[80 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a1_4_0 += v * s1; }
-        { const vfloat v = c0; a1_4_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_4_0 += v * s3; }
-      }
-      w += 4;
-  }
-  for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (1,) */
-      const float *q = x + *channel++ * plane;
-      const float s0 = w[0];
-      const float s1 = w[1];
-      const float s2 = w[2];
-      const float s3 = w[3];
-      { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = c0; a1_0_0 += v * s0; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_0_0 += v * s1; }
-      }
-      { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = c0; a1_1_0 += v * s0; a1_0_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_1_0 += v * s1; a1_0_0 += v * s3; }
-      }
-      { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = c0; a1_2_0 += v * s0; a1_1_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_2_0 += v * s1; a1_1_0 += v * s3; }
-      }
-      { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = c0; a1_3_0 += v * s0; a1_2_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_3_0 += v * s1; a1_2_0 += v * s3; }
-      }
-      { /* input row 5 */
-        const vfloat c0 = load(&q[80 + 0 * LANES]);
-        { const vfloat v = c0; a1_4_0 += v * s0; a1_3_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_4_0 += v * s1; a1_3_0 += v * s3; }
-      }
-      { /* input row 6 */
-        const vfloat c0 = load(&q[96 + 0 * LANES]);
-        { const vfloat v = c0; a1_4_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_4_0 += v * s3; }
-      }
-      w += 4;
-  }
-  store(sums + 0 * filter + 0 * LANES, a0_0_0);
-  store(sums + 0 * filter + 1 * LANES, a0_1_0);
-  store(sums + 0 * filter + 2 * LANES, a0_2_0);
-  store(sums + 0 * filter + 3 * LANES, a0_3_0);
-  store(sums + 0 * filter + 4 * LANES, a0_4_0);
-  store(sums + 1 * filter + 0 * LANES, a1_0_0);
-  store(sums + 1 * filter + 1 * LANES, a1_1_0);
-  store(sums + 1 * filter + 2 * LANES, a1_2_0);
-  store(sums + 1 * filter + 3 * LANES, a1_3_0);
-  store(sums + 1 * filter + 4 * LANES, a1_4_0);
+  store(sums + 0 * filter + 0 * span + 0 * LANES, a0_0_0_0);
+  store(sums + 0 * filter + 1 * span + 0 * LANES, a0_0_1_0);
+  store(sums + 0 * filter + 2 * span + 0 * LANES, a0_0_2_0);
+  store(sums + 0 * filter + 3 * span + 0 * LANES, a0_0_3_0);
+  store(sums + 0 * filter + 4 * span + 0 * LANES, a0_0_4_0);
+  store(sums + 0 * filter + 5 * span + 0 * LANES, a0_1_0_0);
+  store(sums + 0 * filter + 6 * span + 0 * LANES, a0_1_1_0);
+  store(sums + 0 * filter + 7 * span + 0 * LANES, a0_1_2_0);
+  store(sums + 0 * filter + 8 * span + 0 * LANES, a0_1_3_0);
+  store(sums + 0 * filter + 9 * span + 0 * LANES, a0_1_4_0);
+  store(sums + 0 * filter + 10 * span + 0 * LANES, a0_2_0_0);
+  store(sums + 0 * filter + 11 * span + 0 * LANES, a0_2_1_0);
+  store(sums + 0 * filter + 12 * span + 0 * LANES, a0_2_2_0);
+  store(sums + 0 * filter + 13 * span + 0 * LANES, a0_2_3_0);
+  store(sums + 0 * filter + 14 * span + 0 * LANES, a0_2_4_0);
   *counts = n;
   *channels = channel;
   *weights = w;
 }
 
-static void pattern_5x1x2_pitch16_6b773a_tile4(const float *x, int64_t plane, const uint16_t **counts,
-    const int32_t **channels, const float **weights, float *sums, int64_t filter) {
+static void pattern3_5x1x1_frames3_pitch16_6b773a_tile4(const float *x, int64_t plane, const uint16_t **counts,
+    const int32_t **channels, const float **weights, float *sums, int64_t filter,
+    int64_t span, int resume) {
   const uint16_t *n = *counts;
   const int32_t *channel = *channels;
   const float *w = *weights;
-  vfloat a0_0_0 = load(sums + 0 * filter + 0 * LANES), a0_1_0 = load(sums + 0 * filter + 1 * LANES), a0_2_0 = load(sums + 0 * filter + 2 * LANES), a0_3_0 = load(sums + 0 * filter + 3 * LANES), a1_0_0 = load(sums + 1 * filter + 0 * LANES), a1_1_0 = load(sums + 1 * filter + 1 * LANES), a1_2_0 = load(sums + 1 * filter + 2 * LANES), a1_3_0 = load(sums + 1 * filter + 3 * LANES);
-  for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0, 1) */
-      const float *q = x + *channel++ * plane;
-      const float s0 = w[0];
-      const float s1 = w[1];
-      const float s2 = w[2];
-      const float s3 = w[3];
-      const float s4 = w[4];
-      const float s5 = w[5];
-      const float s6 = w[6];
-      const float s7 = w[7];
-      { /* input row 0 */
-        const vfloat c0 = load(&q[0 + 0 * LANES]);
-        { const vfloat v = c0; a0_0_0 += v * s0; a1_0_0 += v * s4; }
-      }
-      { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_0_0 += v * s1; a1_0_0 += v * s5; }
-        { const vfloat v = c0; a0_1_0 += v * s0; a0_0_0 += v * s2; a1_1_0 += v * s4; a1_0_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_0_0 += v * s3; a1_0_0 += v * s7; }
-      }
-      { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_1_0 += v * s1; a1_1_0 += v * s5; }
-        { const vfloat v = c0; a0_2_0 += v * s0; a0_1_0 += v * s2; a1_2_0 += v * s4; a1_1_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_1_0 += v * s3; a1_1_0 += v * s7; }
-      }
-      { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_2_0 += v * s1; a1_2_0 += v * s5; }
-        { const vfloat v = c0; a0_3_0 += v * s0; a0_2_0 += v * s2; a1_3_0 += v * s4; a1_2_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_2_0 += v * s3; a1_2_0 += v * s7; }
-      }
-      { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_3_0 += v * s1; a1_3_0 += v * s5; }
-        { const vfloat v = c0; a0_3_0 += v * s2; a1_3_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s3; a1_3_0 += v * s7; }
-      }
-      w += 8;
-  }
-  for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0, 1) */
-      const float *q = x + *channel++ * plane;
-      const float s0 = w[0];
-      const float s1 = w[1];
-      const float s2 = w[2];
-      const float s3 = w[3];
-      const float s4 = w[4];
-      const float s5 = w[5];
-      const float s6 = w[6];
-      const float s7 = w[7];
-      { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = c0; a0_0_0 += v * s0; a1_0_0 += v * s4; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_0_0 += v * s1; a1_0_0 += v * s5; }
-      }
-      { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = c0; a0_1_0 += v * s0; a0_0_0 += v * s2; a1_1_0 += v * s4; a1_0_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_1_0 += v * s1; a0_0_0 += v * s3; a1_1_0 += v * s5; a1_0_0 += v * s7; }
-      }
-      { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = c0; a0_2_0 += v * s0; a0_1_0 += v * s2; a1_2_0 += v * s4; a1_1_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_2_0 += v * s1; a0_1_0 += v * s3; a1_2_0 += v * s5; a1_1_0 += v * s7; }
-      }
-      { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = c0; a0_3_0 += v * s0; a0_2_0 += v * s2; a1_3_0 += v * s4; a1_2_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s1; a0_2_0 += v * s3; a1_3_0 += v * s5; a1_2_0 += v * s7; }
-      }
-      { /* input row 5 */
-        const vfloat c0 = load(&q[80 + 0 * LANES]);
-        { const vfloat v = c0; a0_3_0 += v * s2; a1_3_0 += v * s6; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s3; a1_3_0 += v * s7; }
-      }
-      w += 8;
+  vfloat a0_0_0_0 = {0}, a0_0_1_0 = {0}, a0_0_2_0 = {0}, a0_0_3_0 = {0}, a0_1_0_0 = {0}, a0_1_1_0 = {0}, a0_1_2_0 = {0}, a0_1_3_0 = {0}, a0_2_0_0 = {0}, a0_2_1_0 = {0}, a0_2_2_0 = {0}, a0_2_3_0 = {0};
+  if (resume) {
+    a0_0_0_0 = load(sums + 0 * filter + 0 * span + 0 * LANES);
+    a0_0_1_0 = load(sums + 0 * filter + 1 * span + 0 * LANES);
+    a0_0_2_0 = load(sums + 0 * filter + 2 * span + 0 * LANES);
+    a0_0_3_0 = load(sums + 0 * filter + 3 * span + 0 * LANES);
+    a0_1_0_0 = load(sums + 0 * filter + 5 * span + 0 * LANES);
+    a0_1_1_0 = load(sums + 0 * filter + 6 * span + 0 * LANES);
+    a0_1_2_0 = load(sums + 0 * filter + 7 * span + 0 * LANES);
+    a0_1_3_0 = load(sums + 0 * filter + 8 * span + 0 * LANES);
+    a0_2_0_0 = load(sums + 0 * filter + 10 * span + 0 * LANES);
+    a0_2_1_0 = load(sums + 0 * filter + 11 * span + 0 * LANES);
+    a0_2_2_0 = load(sums + 0 * filter + 12 * span + 0 * LANES);
+    a0_2_3_0 = load(sums + 0 * filter + 13 * span + 0 * LANES);
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0,) */
       const float *q = x + *channel++ * plane;
@@ -484,32 +249,19 @@ static void pattern_5x1x2_pitch16_6b773a_tile4(const float *x, int64_t plane, co
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 0 */
-        const vfloat c0 = load(&q[0 + 0 * LANES]);
-        { const vfloat v = c0; a0_0_0 += v * s0; }
+        { vfloat v = load(&q[0 + 0 * LANES]); a0_1_0_0 += v * s0; }
       }
       { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_0_0 += v * s1; }
-        { const vfloat v = c0; a0_1_0 += v * s0; a0_0_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_0_0 += v * s3; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s0; a0_0_0_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
       }
       { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_1_0 += v * s1; }
-        { const vfloat v = c0; a0_2_0 += v * s0; a0_1_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_1_0 += v * s3; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_1_2_0 += v * s0; a0_0_1_0 += v * s1; a0_1_1_0 += v * s2; a0_2_1_0 += v * s3; }
       }
       { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_2_0 += v * s1; }
-        { const vfloat v = c0; a0_3_0 += v * s0; a0_2_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_2_0 += v * s3; }
+        { vfloat v = load(&q[48 + 0 * LANES]); IN_REGISTER(v); a0_1_3_0 += v * s0; a0_0_2_0 += v * s1; a0_1_2_0 += v * s2; a0_2_2_0 += v * s3; }
       }
       { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a0_3_0 += v * s1; }
-        { const vfloat v = c0; a0_3_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s3; }
+        { vfloat v = load(&q[64 + 0 * LANES]); IN_REGISTER(v); a0_0_3_0 += v * s1; a0_1_3_0 += v * s2; a0_2_3_0 += v * s3; }
       }
       w += 4;
   }
@@ -520,139 +272,69 @@ static void pattern_5x1x2_pitch16_6b773a_tile4(const float *x, int64_t plane, co
       const float s2 = w[2];
       const float s3 = w[3];
       { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = c0; a0_0_0 += v * s0; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_0_0 += v * s1; }
+        { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_1_0_0 += v * s0; a0_2_0_0 += v * s1; }
       }
       { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = c0; a0_1_0 += v * s0; a0_0_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_1_0 += v * s1; a0_0_0 += v * s3; }
+        { vfloat v = load(&q[32 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s0; a0_2_1_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
       }
       { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = c0; a0_2_0 += v * s0; a0_1_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_2_0 += v * s1; a0_1_0 += v * s3; }
+        { vfloat v = load(&q[48 + 0 * LANES]); IN_REGISTER(v); a0_1_2_0 += v * s0; a0_2_2_0 += v * s1; a0_1_1_0 += v * s2; a0_2_1_0 += v * s3; }
       }
       { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = c0; a0_3_0 += v * s0; a0_2_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s1; a0_2_0 += v * s3; }
+        { vfloat v = load(&q[64 + 0 * LANES]); IN_REGISTER(v); a0_1_3_0 += v * s0; a0_2_3_0 += v * s1; a0_1_2_0 += v * s2; a0_2_2_0 += v * s3; }
       }
       { /* input row 5 */
-        const vfloat c0 = load(&q[80 + 0 * LANES]);
-        { const vfloat v = c0; a0_3_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a0_3_0 += v * s3; }
+        { vfloat v = load(&q[80 + 0 * LANES]); IN_REGISTER(v); a0_1_3_0 += v * s2; a0_2_3_0 += v * s3; }
       }
       w += 4;
   }
-  for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (1,) */
-      const float *q = x + *channel++ * plane;
-      const float s0 = w[0];
-      const float s1 = w[1];
-      const float s2 = w[2];
-      const float s3 = w[3];
-      { /* input row 0 */
-        const vfloat c0 = load(&q[0 + 0 * LANES]);
-        { const vfloat v = c0; a1_0_0 += v * s0; }
-      }
-      { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a1_0_0 += v * s1; }
-        { const vfloat v = c0; a1_1_0 += v * s0; a1_0_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_0_0 += v * s3; }
-      }
-      { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a1_1_0 += v * s1; }
-        { const vfloat v = c0; a1_2_0 += v * s0; a1_1_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_1_0 += v * s3; }
-      }
-      { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a1_2_0 += v * s1; }
-        { const vfloat v = c0; a1_3_0 += v * s0; a1_2_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_2_0 += v * s3; }
-      }
-      { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = __builtin_shufflevector((vfloat){0}, c0, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30); a1_3_0 += v * s1; }
-        { const vfloat v = c0; a1_3_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_3_0 += v * s3; }
-      }
-      w += 4;
-  }
-  for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (1,) */
-      const float *q = x + *channel++ * plane;
-      const float s0 = w[0];
-      const float s1 = w[1];
-      const float s2 = w[2];
-      const float s3 = w[3];
-      { /* input row 1 */
-        const vfloat c0 = load(&q[16 + 0 * LANES]);
-        { const vfloat v = c0; a1_0_0 += v * s0; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_0_0 += v * s1; }
-      }
-      { /* input row 2 */
-        const vfloat c0 = load(&q[32 + 0 * LANES]);
-        { const vfloat v = c0; a1_1_0 += v * s0; a1_0_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_1_0 += v * s1; a1_0_0 += v * s3; }
-      }
-      { /* input row 3 */
-        const vfloat c0 = load(&q[48 + 0 * LANES]);
-        { const vfloat v = c0; a1_2_0 += v * s0; a1_1_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_2_0 += v * s1; a1_1_0 += v * s3; }
-      }
-      { /* input row 4 */
-        const vfloat c0 = load(&q[64 + 0 * LANES]);
-        { const vfloat v = c0; a1_3_0 += v * s0; a1_2_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_3_0 += v * s1; a1_2_0 += v * s3; }
-      }
-      { /* input row 5 */
-        const vfloat c0 = load(&q[80 + 0 * LANES]);
-        { const vfloat v = c0; a1_3_0 += v * s2; }
-        { const vfloat v = __builtin_shufflevector(c0, (vfloat){0}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16); a1_3_0 += v * s3; }
-      }
-      w += 4;
-  }
-  store(sums + 0 * filter + 0 * LANES, a0_0_0);
-  store(sums + 0 * filter + 1 * LANES, a0_1_0);
-  store(sums + 0 * filter + 2 * LANES, a0_2_0);
-  store(sums + 0 * filter + 3 * LANES, a0_3_0);
-  store(sums + 1 * filter + 0 * LANES, a1_0_0);
-  store(sums + 1 * filter + 1 * LANES, a1_1_0);
-  store(sums + 1 * filter + 2 * LANES, a1_2_0);
-  store(sums + 1 * filter + 3 * LANES, a1_3_0);
+  store(sums + 0 * filter + 0 * span + 0 * LANES, a0_0_0_0);
+  store(sums + 0 * filter + 1 * span + 0 * LANES, a0_0_1_0);
+  store(sums + 0 * filter + 2 * span + 0 * LANES, a0_0_2_0);
+  store(sums + 0 * filter + 3 * span + 0 * LANES, a0_0_3_0);
+  store(sums + 0 * filter + 5 * span + 0 * LANES, a0_1_0_0);
+  store(sums + 0 * filter + 6 * span + 0 * LANES, a0_1_1_0);
+  store(sums + 0 * filter + 7 * span + 0 * LANES, a0_1_2_0);
+  store(sums + 0 * filter + 8 * span + 0 * LANES, a0_1_3_0);
+  store(sums + 0 * filter + 10 * span + 0 * LANES, a0_2_0_0);
+  store(sums + 0 * filter + 11 * span + 0 * LANES, a0_2_1_0);
+  store(sums + 0 * filter + 12 * span + 0 * LANES, a0_2_2_0);
+  store(sums + 0 * filter + 13 * span + 0 * LANES, a0_2_3_0);
   *counts = n;
   *channels = channel;
   *weights = w;
 }
 
-void pattern_5x1x2_pitch16_6b773a(const engine *e, const void *layer, int32_t unit) {
+void pattern3_5x1x1_frames3_pitch16_6b773a(const engine *e, const void *layer, int32_t unit) {
   const pattern_layer *l = layer;
-  const int32_t tiles = (l->tall + l->low) * l->tiles_x;
-  const int32_t group = unit / tiles, tile = unit % tiles;
-  const int32_t ty = tile / l->tiles_x, tx = tile % l->tiles_x;
-  const int32_t rows = ty < l->tall ? 5 : 4;
-  const int32_t y0 = ty * 5 - (ty > l->tall ? ty - l->tall : 0);
+  const int32_t bands = l->tall + l->low, group = unit / bands, band = unit % bands;
+  const int32_t rows = band < l->tall ? 5 : 4;
+  const int32_t y0 = band * 5 - (band > l->tall ? band - l->tall : 0);
   const int32_t *start = (const int32_t *)(e->weights + l->starts) + 3 * group;
   const uint16_t *counts = (const uint16_t *)(e->weights + l->counts) + start[0];
   const int32_t *channels = (const int32_t *)(e->weights + l->channels) + start[1];
   const float *w = (const float *)(e->weights + l->weights) + start[2];
-  const float *x = e->arena + l->x + y0 * 16 + tx * 1 * LANES;
+  const float *x = e->arena + l->x + y0 * 16;
   int32_t n = l->out.blocks * LANES - group * l->block_filters;
   if (n > l->block_filters) n = l->block_filters;
-  const int64_t filter = 5 * LANES;
-  float *sums = e->scratch;
-  zero_floats(sums, n * filter);
+  const int64_t span = l->tiles_x * 1 * LANES;
+  const int64_t frame = 5 * span, filter = 3 * frame;
+  float *sums = e->scratch + LANES; /* shifted loads reach one float out */
   for (int32_t b = 0; b < l->channel_blocks; b++) {
-    for (int32_t f = 0; f < n; f += 2) {
-      if (rows == 5) pattern_5x1x2_pitch16_6b773a_tile5(x, l->plane, &counts, &channels, &w, sums + f * filter, filter);
-      else pattern_5x1x2_pitch16_6b773a_tile4(x, l->plane, &counts, &channels, &w, sums + f * filter, filter);
+    const uint16_t *c = counts;
+    const int32_t *i = channels;
+    const float *v = w;
+    for (int32_t t = 0; t < l->tiles_x; t++) {
+      c = counts, i = channels, v = w;
+      const int64_t at = t * 1 * LANES;
+      for (int32_t f = 0; f < n; f += 1) {
+        if (rows == 5) pattern3_5x1x1_frames3_pitch16_6b773a_tile5(x + at, l->plane, &c, &i, &v, sums + f * filter + at, filter, span, b);
+        else pattern3_5x1x1_frames3_pitch16_6b773a_tile4(x + at, l->plane, &c, &i, &v, sums + f * filter + at, filter, span, b);
+      }
     }
+    counts = c, channels = i, w = v;
   }
-  const int32_t wide = 1 * LANES;
-  pattern_store(e, l, sums, filter, group, n, y0, rows, tx * wide, wide);
+  pattern_store(e, l, sums, filter, 3 > 1 ? frame : 0, span, group, n, y0, rows);
 }
 /* Generated by deploy_jetson.kernels; do not edit. */
 /* one for x86-avx512 */
@@ -660,15 +342,15 @@ void pattern_5x1x2_pitch16_6b773a(const engine *e, const void *layer, int32_t un
 
 static const input_layer layer_0 = {.x = 1024, .channels = 1, .height = 5, .width = 7, .halo = 1};
 static const columns_layer layer_1 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 1, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.5f, 0.5f}, .act_after = {1.0f, 0.0f}, .x_row = 9, .skip_block = 0, .skip_row = 0, .weights = 0, .columns = 64, .starts = 128, .bias = 192, .first_block = 0, .panels = 1, .rows_per_unit = 5, .wide = 1, .narrow = 0};
-static const planes_layer layer_2 = {.sources = 256, .x = 2064, .plane = 112, .blocks = 1, .height = 5, .width = 7, .row = 144, .pitch = 16};
-static const pattern_layer layer_3 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 2, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x = 2064, .plane = 112, .counts = 320, .channels = 512, .weights = 832, .starts = 2240, .bias = 2304, .tall = 1, .low = 0, .tiles_x = 1, .block_filters = 32, .channel_blocks = 1};
+static const planes_layer layer_2 = {.sources = 256, .x = 2064, .plane = 112, .blocks = 1, .height = 5, .width = 7, .row = 144, .pitch = 16, .pad = 1};
+static const pattern_layer layer_3 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 2, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x = 2064, .plane = 112, .counts = 320, .channels = 448, .weights = 832, .starts = 2240, .bias = 2304, .tall = 1, .low = 0, .tiles_x = 1, .block_filters = 32, .channel_blocks = 1};
 static const output_layer layer_4 = {.locations = 2432, .channels = 20, .height = 5, .width = 7, .row = 144, .pixel = 16, .output = 0};
 
 const step pn_steps[] = {
     {run_input, &layer_0, 1, 1, "input"},
     {columns_7x1_stride1_planar, &layer_1, 1, 1, "first"},
     {run_planes, &layer_2, 1, 1, "tested"},
-    {pattern_5x1x2_pitch16_6b773a, &layer_3, 1, 1, "tested"},
+    {pattern3_5x1x1_frames3_pitch16_6b773a, &layer_3, 1, 1, "tested"},
     {run_output, &layer_4, 20, 1, "tested"},
 };
 const int pn_n_steps = 5;
@@ -678,5 +360,5 @@ const pn_tensor pn_output_tensors[] = {
 };
 const int pn_n_outputs = 1;
 const size_t pn_arena_floats = 3904;
-const size_t pn_scratch_floats = 5120;
+const size_t pn_scratch_floats = 7712;
 const char pn_hash[] = "golden";
