@@ -95,7 +95,7 @@ JOBS: dict[str, Job] = {
     "lenet5/structured-120": Job(
         "lenet5/structured-60", structured(120, LENET_EXPONENTS), "88x at 99.2 %", GOAL, True),
     "lenet5/structured-60-purified": Job(
-        "lenet5/structured-60", purified(0.005), "232x with purification, 99.0 %",
+        "lenet5/structured-60", purified(0.03), "232x with purification, 99.0 %",
         Schedule(retrain_epochs=10, teacher=0.7), True),
     "lenet5/4-bit": Job("lenet5/dense", quantized(k_bit(4)), "", Schedule(3, 3, SLOW)),
     "lenet5/ternary": Job(

@@ -101,7 +101,7 @@ def plot_weights(
         axes.set_visible(False)
     for axes, (name, weight) in zip(places, weights.items(), strict=False):
         alive = weight[weight != 0]
-        axes.hist(alive, bins=BINS, color=COLOURS[0], log=True)
+        axes.hist(alive, bins=BINS, color=COLOURS[0], log=alive.size > 0)
         found = levels.get(name, ())
         if 0 < len(found) <= MOST_LEVELS:
             for level in found:

@@ -5,7 +5,7 @@ strongly, and answers with constraints; everything after that is projection.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -62,6 +62,14 @@ class Stage(NamedTuple):
 
 class Method(Protocol):
     """A compression method with its settings."""
+
+    def fitted(self, weights: Mapping[str, Tensor]) -> "Method":
+        """The method with what it takes from the trained weights, once, before anything moves."""
+        ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """The settings as JSON values."""
+        ...
 
     def stages(self, rates: Sequence[float]) -> list[Stage]:
         """The rungs for a ladder of global rates."""

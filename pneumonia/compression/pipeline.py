@@ -13,6 +13,8 @@ from torch import Tensor
 from pneumonia.compression.compaction import compact, zeros_outside
 from pneumonia.compression.coupling import ChannelGraph, select_layers
 from pneumonia.compression.masks import masked_tensors
+from pneumonia.compression.purify_stage import FOLDER as PURIFY
+from pneumonia.compression.purify_stage import run_purify
 from pneumonia.compression.rates import LayerRates, ladder_rates
 from pneumonia.compression.recipe import PruneRecipe
 from pneumonia.compression.report import layer_rows, write_history
@@ -107,6 +109,8 @@ def prune_model(
     network = Network(spec)
     network.load_tensors(tensors)
     before = task.evaluate(network) if distributed.is_first() else {}
+    method = recipe.constraint.fitted({n: w.detach() for n, w in network.weights().items()})
+    recipe = recipe.model_copy(update={"constraint": method})
     rates = LayerRates(
         _exponents(network, task, recipe, selected, out, progress),
         layer_limits(spec, recipe, selected),
@@ -119,6 +123,9 @@ def prune_model(
     for number, stage in enumerate(ladder, 1):
         folders.append(out / STAGES / f"{number:02d}-{stage.rate:.4g}x")
         result = run_stage(setting, stage, result.tensors, result.masks, folders[-1])
+    if recipe.purify is not None:
+        folders.append(out / STAGES / PURIFY)
+        result = run_purify(setting, recipe.purify, result, folders[-1])
     small, kept = finish(stored, result)
     pruned = Network(small)
     pruned.load_tensors(kept)
@@ -314,6 +321,8 @@ def _write_compression(
         {
             "schema": SCHEMA,
             "method": recipe.constraint.kind,
+            "settings": recipe.constraint.model_dump(mode="json"),
+            "purification": last.plan.get("purification"),
             "target_rate": recipe.rate,
             "nominal_rate": last.plan["nominal_rate"],
             "realised_rate": found.rate,

@@ -1,5 +1,6 @@
 """One quantization of a run: from a trained or pruned run folder to a quantized one."""
 
+import json
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -25,7 +26,13 @@ from pneumonia.compression.storage_choice import smallest_storage
 from pneumonia.network.files import checkpoint_folder, load_model, save_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
-from pneumonia.runtime.errors import ConfigError, OutputError, PneumoniaError, PruneError
+from pneumonia.runtime.errors import (
+    ArtefactError,
+    ConfigError,
+    OutputError,
+    PneumoniaError,
+    PruneError,
+)
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detection import DetectionTask
@@ -78,7 +85,7 @@ def run_quantize(
         OutputError: `out` holds a finished run.
     """
     _check_out(out, resume)
-    folder = checkpoint_folder(run)
+    checkpoint_folder(run)
     training = training_recipe(run)
     data = open_dataset(dataset or dataset_path(run))
     record: dict[str, Any] = {
@@ -93,7 +100,8 @@ def run_quantize(
     write_text(str(out / CONFIG_FILE), yaml.safe_dump(recipe.model_dump(mode="json")))
     write_json(str(out / RUN_FILE), {**record, "status": "running"})
     try:
-        result = _quantize(folder, data, _config(training, recipe), recipe, out, resume, progress)
+        config = _config(training, recipe)
+        result = _quantize(run, data, config, recipe, out, resume, progress)
     except KeyboardInterrupt:
         write_json(str(out / RUN_FILE), {**record, "status": "interrupted"})
         raise
@@ -130,7 +138,7 @@ def _config(training: TrainRecipe, recipe: QuantizeRecipe) -> TrainRecipe:
 
 
 def _quantize(
-    folder: Path,
+    run: Path,
     data: Dataset,
     config: TrainRecipe,
     recipe: QuantizeRecipe,
@@ -139,12 +147,13 @@ def _quantize(
     progress: Progress | None,
 ) -> QuantizeResult:
     """All rungs, the final model and its report."""
+    folder, levelled = checkpoint_folder(run), level_zeros(run)
     spec, tensors = load_model(folder)
     task = DetectionTask(data, spec, config)
     network = Network(spec)
     network.load_tensors(tensors)
     before = task.evaluate(network)
-    masks = pruned_masks(network)
+    masks = {n: m for n, m in pruned_masks(network).items() if n not in levelled}
     names = selected(spec, recipe)
     scales: dict[str, float] = {}
     levels: dict[str, Levels] = {}
@@ -172,7 +181,7 @@ def _quantize(
         _size(folder),
         _size(out / "best"),
     )
-    _write_report(out, recipe, result, levels, scales)
+    _write_report(out, recipe, result, levels, scales, frozenset(masks))
     return result
 
 
@@ -204,6 +213,21 @@ def selected(spec: NetworkSpec, recipe: QuantizeRecipe) -> list[str]:
             where="layers",
         )
     return names
+
+
+def level_zeros(run: Path) -> frozenset[str]:
+    """Layers of an earlier quantization whose zeros are a level, not pruned places."""
+    if run_record(run).get("kind") != "quantize":
+        return frozenset()
+    path = run / "compression.json"
+    try:
+        layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
+        return frozenset(name for name, row in layers.items() if not row["pruned"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ArtefactError(
+            "Report of the quantized run cannot be read", expected="its layers", where=str(path),
+            fix="Give the folder as `quantize` wrote it",
+        ) from None  # fmt: skip
 
 
 def pruned_masks(network: Network) -> dict[str, Tensor]:
@@ -238,6 +262,7 @@ def _write_report(
     result: QuantizeResult,
     levels: Mapping[str, Levels],
     scales: Mapping[str, float],
+    pruned: frozenset[str],
 ) -> None:
     """compression.json: levels, scale and whether every weight is on one, layer by layer."""
     _, tensors = load_model(out / "best")
@@ -247,6 +272,7 @@ def _write_report(
         layers[name] = {
             "bits": result.bits[name], "n_levels": len(chosen.values), "scale": scales[name],
             "kept": int(torch.count_nonzero(weight)), "weights": weight.numel(),
+            "pruned": name in pruned,
         }  # fmt: skip
     write_json(
         str(out / "compression.json"),

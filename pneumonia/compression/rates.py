@@ -212,7 +212,7 @@ def _nested(
         nested = _within(masks, start, sets)
         before = live_units(start.graph, {**others, **masks})
         if torch.equal(live_units(start.graph, nested), before):
-            return _regrouped(start, nested, {**start.groups, **sets.group_sizes})
+            return regrouped(start.graph, nested, {**start.groups, **sets.group_sizes})
         masks = sets.hard.settle(v, {name: nested[name] for name in masks}, others)
 
 
@@ -242,19 +242,22 @@ def _shared(mask: Tensor, rows: Tensor, group_size: int) -> Tensor:
     return dense_mask(had, kept, mask.shape[0], group_size).reshape(mask.shape)
 
 
-def _regrouped(
-    start: Situation, masks: Mapping[str, Tensor], groups: Mapping[str, int]
+def regrouped(
+    graph: ChannelGraph, masks: Mapping[str, Tensor], groups: Mapping[str, int]
 ) -> dict[str, Tensor]:
     """Masks whose filters share columns in the groups that compaction will form.
 
     Filters of a layer that are gone, for whatever reason, let those behind them move up: what a
     group stores is the union of its filters' columns, and that is what counts.
+
+    Args:
+        graph: The network's units.
+        masks: Layer -> bool mask of its weight.
+        groups: Layers stored by columns -> filters that share one list.
     """
-    live = live_units(start.graph, masks)
+    live = live_units(graph, masks)
     return {
-        name: _shared(mask, start.graph.live_rows(live, name), groups[name])
-        if name in groups
-        else mask
+        name: _shared(mask, graph.live_rows(live, name), groups[name]) if name in groups else mask
         for name, mask in masks.items()
     }
 

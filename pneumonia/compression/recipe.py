@@ -135,6 +135,19 @@ class RetrainPhase(Phase):
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
 
 
+class PurifyPhase(_Strict):
+    """Removal of channels and filters that pruning left with scraps, after the last stage.
+
+    Attributes:
+        budget: Largest fall of the validation metric that chooses checkpoints, before retraining;
+            the thresholds are raised by bisection as far as it allows.
+        retrain_epochs: Masked retraining afterwards; none = as in `retrain`.
+    """
+
+    budget: float = Field(ge=0, lt=1)
+    retrain_epochs: PositiveInt | None = None
+
+
 class PruneRecipe(_Strict):
     """A whole pruning run.
 
@@ -148,6 +161,7 @@ class PruneRecipe(_Strict):
         rates: See RateConfig.
         admm: See AdmmPhase.
         retrain: See RetrainPhase.
+        purify: See PurifyPhase; none = no purification.
         images_per_epoch: Length of the epochs of all phases; none = as in the parent's training.
         validate_every: Epochs between validations; none = as in the parent's training.
     """
@@ -159,6 +173,7 @@ class PruneRecipe(_Strict):
     rates: RateConfig = RateConfig()
     admm: AdmmPhase = AdmmPhase()
     retrain: RetrainPhase = RetrainPhase()
+    purify: PurifyPhase | None = None
     images_per_epoch: PositiveInt | None = None
     validate_every: PositiveInt | None = None
 

@@ -96,17 +96,17 @@ def run_stage(
         folder: The stage's folder.
     """
     graph = ChannelGraph(setting.spec)
-    start = Situation(graph, _weights(tensors), allowed, setting.total, setting.groups)
+    start = Situation(graph, layer_weights(tensors), allowed, setting.total, setting.groups)
     penalised = _admm(setting, stage, start, tensors, folder)
     if (folder / PLAN_FILE).is_file():
-        masks, plan = _read_masks(folder)
+        masks, plan = read_masks(folder)
     else:
-        now = start._replace(weights=_weights(penalised))
+        now = start._replace(weights=layer_weights(penalised))
         planned = plan_rate(now, stage.method, setting.rates, stage.rate, setting.progress)
         masks, plan = planned.masks, _plan_record(stage, planned, folder)
-        _write_masks(folder, masks, plan)
+        write_masks(folder, masks, plan)
     projected = masked_tensors(graph, penalised, masks)
-    return StageResult(_retrain(setting, projected, MaskHook(graph, masks), folder), masks, plan)
+    return StageResult(retrain(setting, projected, MaskHook(graph, masks), folder), masks, plan)
 
 
 def _admm(
@@ -140,7 +140,7 @@ def _admm(
     return load_model(out / LAST)[1]
 
 
-def _retrain(
+def retrain(
     setting: Setting, start: Mapping[str, Tensor], hook: MaskHook, folder: Path
 ) -> dict[str, Tensor]:
     """Best weights of the masked training."""
@@ -177,7 +177,7 @@ def _fit(
         write_json(str(out / FINISHED), {"epochs": config.epochs})
 
 
-def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def layer_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Layer -> weight."""
     return {
         name.removesuffix(".weight"): tensor
@@ -225,14 +225,16 @@ def last_residuals(folder: Path) -> dict[str, float]:
     return found
 
 
-def _write_masks(folder: Path, masks: Mapping[str, Tensor], plan: Mapping[str, Any]) -> None:
+def write_masks(folder: Path, masks: Mapping[str, Tensor], plan: Mapping[str, Any]) -> None:
+    """Write a stage's masks and plan.json."""
     if distributed.is_first():
         arrays = {name: mask.numpy().astype(np.uint8) for name, mask in masks.items()}
         write_tensors(str(folder / MASKS_FILE), arrays)
         write_json(str(folder / PLAN_FILE), dict(plan))  # last: its presence means both are whole
 
 
-def _read_masks(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_masks(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_masks` wrote."""
     arrays = read_tensors(str(folder / MASKS_FILE))
     plan: dict[str, Any] = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
     return {name: torch.from_numpy(array != 0) for name, array in arrays.items()}, plan

@@ -53,6 +53,10 @@ class StructuredMethod(BaseModel):
     formulation: Literal["joint", "two_split", "sequential"] = "joint"
     random_starts: int = Field(default=6, ge=0, le=64)
 
+    def fitted(self, weights: Mapping[str, torch.Tensor]) -> "StructuredMethod":
+        """Nothing is taken from the weights."""
+        return self
+
     def stages(self, rates: Sequence[float]) -> list[Stage]:
         """One stage per rate; `sequential` puts a stage of columns alone before each."""
         if self.formulation != "sequential" or self.filter_share in (0, 1):

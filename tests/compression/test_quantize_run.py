@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from data_prep.dataset import open_dataset
 from pneumonia.cli.prune import command as prune_command
 from pneumonia.cli.quantize import command
+from pneumonia.compression.admm_hook import read_rows
 from pneumonia.compression.quantize_recipe import QuantizeRecipe, levels_of
 from pneumonia.compression.quantize_run import run_quantize, selected
 from pneumonia.export.bundle import export_run
@@ -21,7 +22,7 @@ from pneumonia.network.module import Network
 from pneumonia.recipes import load_recipe, recipe_names
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.errors import ConfigError, ExportError, OutputError
+from pneumonia.runtime.errors import ArtefactError, ConfigError, ExportError, OutputError
 from pneumonia.runtime.preprocess import network_input
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.run import run_train
@@ -32,7 +33,7 @@ TRAINING = {
     "epochs": 2, "batch_size": 8, "workers": 0, "device": "cpu",
 }  # fmt: skip
 QUICK = {
-    "admm_epochs": 1, "rho": [0.01], "fixed": [0.5, 1.0], "snap_epochs": 1,
+    "admm_epochs": 1, "rho": [5.0], "fixed": [0.5, 1.0], "snap_epochs": 1,
     "batch_norm_batches": 2,
 }  # fmt: skip
 
@@ -97,6 +98,44 @@ def test_pruned_zeros_stay_and_do_not_become_levels(trained, tmp_path):
     assert len(after[f"{name}.weight"].unique()) == 3
     assert result.bytes_after < result.bytes_before / 6
     assert data.is_dir()
+
+
+def test_zeros_of_a_ternary_run_are_levels_not_pruned_places(trained, tmp_path):
+    run, _ = trained
+    quantize(run, tmp_path / "three", ladder=["ternary"])
+    zeros = {
+        name: float((tensor == 0).float().mean())
+        for name, tensor in load_model(tmp_path / "three" / "best")[1].items()
+        if name.endswith(".weight")
+    }
+    assert max(zeros.values()) > 0.2
+    quantize(tmp_path / "three", tmp_path / "two", ladder=["binary"])
+    spec, tensors = load_model(tmp_path / "two" / "best")
+    for layer in spec.weighted():
+        weight = tensors[f"{layer.name}.weight"]
+        assert len(weight.unique()) == 2, layer.name
+        assert bool((weight != 0).all())
+        assert layer.storage.bits == 1
+    (tmp_path / "two" / "compression.json").write_text("{}")
+    with pytest.raises(ArtefactError, match="Report of the quantized run cannot be read"):
+        quantize(tmp_path / "two", tmp_path / "one", ladder=["binary"])
+
+
+def test_the_penalty_brings_the_weights_to_their_levels_through_adam(trained, tmp_path):
+    """The proximal step is not drowned: distance falls; the gradient through Adam stays far."""
+    run, _ = trained
+    distances = {}
+    for penalty in ("proximal", "gradient"):
+        out = tmp_path / penalty
+        quantize(
+            run, out, ladder=["ternary"], penalty=penalty, admm_epochs=3,
+            rho=[50.0, 500.0, 5000.0], fixed=[1.0],
+        )  # fmt: skip
+        rows = read_rows(out / "stages" / "1-ternary" / "admm")
+        worst = {u: max(float(str(r[5])) for r in rows if r[0] == u) for u in ("1", "3")}
+        distances[penalty] = worst
+    assert distances["proximal"]["3"] < 0.3 * distances["proximal"]["1"]
+    assert distances["proximal"]["3"] < distances["gradient"]["3"]
 
 
 def test_excluded_layers_stay_float(trained, tmp_path):

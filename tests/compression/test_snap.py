@@ -30,6 +30,16 @@ def test_closest_of_every_level_go_first():
     assert own["a"].tolist() == pytest.approx([1.0, 1.2, 1.4, -1.0, -1.0, -1.45, 0.6])
 
 
+def test_a_layer_that_admm_put_on_its_levels_is_fixed_at_once():
+    own = {"a": nn.Parameter(torch.tensor([1.0, -1.0, 1.0])), "b": nn.Parameter(torch.rand(8))}
+    sets = {name: Quantized(BINARY, scale=1.0) for name in own}
+    snapping = ProgressiveSnap(own, sets)
+    assert bool(snapping.fixed["a"].all())
+    snapping.advance(0.5)
+    assert int(snapping.fixed["b"].sum()) == 4
+    assert own["a"].tolist() == [1.0, -1.0, 1.0]
+
+
 def test_frozen_weights_survive_momentum_and_decay():
     own = weights()
     mask = own["a"].detach().abs() > 0.5

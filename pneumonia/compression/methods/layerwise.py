@@ -4,7 +4,7 @@ Each is the settings of one published family and one function: layer and rate to
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -22,7 +22,7 @@ from pneumonia.compression.methods.block import (
 from pneumonia.compression.methods.connectivity import PatternConnectivity, Spread
 from pneumonia.compression.methods.crossbar import Blocks, whole_arrays
 from pneumonia.compression.methods.irregular import Irregular
-from pneumonia.compression.methods.pattern import FIXED_8, Patterns
+from pneumonia.compression.methods.pattern import FIXED_8, Patterns, mine_patterns
 from pneumonia.compression.network_set import live_units
 from pneumonia.compression.structured import Columns
 from pneumonia.runtime.spec import Conv, Linear
@@ -64,6 +64,10 @@ class _Layerwise(BaseModel):
     """What the methods of this module share: one set per layer, one stage per rate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def fitted(self, weights: Mapping[str, Tensor]) -> Self:
+        """The method with what it takes from the trained weights; nothing by default."""
+        return self
 
     def constraint(self, shape: torch.Size, rate: float) -> Constraint:
         """The set of one weight of that shape at a pruning rate."""
@@ -126,6 +130,8 @@ class PatternMethod(_Layerwise):
         kind: Names this method in a recipe.
         codes: Pattern set as 9-bit codes, sum of bit(3r+c) * 2**(3r+c), each 4 places with the
             centre; the default is four corner blocks and four T-shapes.
+        mined: Take the so many most frequent patterns of the trained network's own 3x3 kernels
+            instead of `codes`; they stay the same through all stages.
         group_size: Filters that share patterns and channels: 1 = free per kernel; 8, 16 or 32 is
             what generated kernels run fastest; 0 = the whole layer.
         spread: `layer`: kernels where they are worth most; `balanced`: equally many per filter.
@@ -135,9 +141,17 @@ class PatternMethod(_Layerwise):
 
     kind: Literal["pattern"] = "pattern"
     codes: tuple[int, ...] = Field(default=FIXED_8, min_length=1, max_length=56)
+    mined: int | None = Field(default=None, ge=1, le=56)
     group_size: int = Field(default=16, ge=0)
     spread: Spread = "layer"
     formulation: Literal["joint", "two_split"] = "joint"
+
+    def fitted(self, weights: Mapping[str, Tensor]) -> Self:
+        """With the patterns mined from the weights, if they are wanted."""
+        if self.mined is None:
+            return self
+        codes = mine_patterns(weights.values(), self.mined)
+        return self.model_copy(update={"codes": codes, "mined": None})
 
     def _patterned(self, shape: torch.Size, rate: float) -> bool:
         return tuple(shape[2:]) == (3, 3) and rate >= PATTERN_RATE
