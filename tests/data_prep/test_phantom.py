@@ -101,7 +101,7 @@ def test_boxes_enclose_what_was_painted(seed: int, count: int) -> None:
         inside[y1:y2, x1:x2] = True
         part = added[y1:y2, x1:x2]
         # each side of a box touches the opacity: none is loose by more than a fifth
-        strong = part > 0.04
+        strong = part > 0.15 * part.max()  # of its own peak: some opacities are faint
         rows, columns = np.nonzero(strong.any(axis=1))[0], np.nonzero(strong.any(axis=0))[0]
         assert rows[-1] - rows[0] + 1 >= 0.8 * part.shape[0] - 1
         assert columns[-1] - columns[0] + 1 >= 0.8 * part.shape[1] - 1
