@@ -5,6 +5,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,12 +124,38 @@ def walk(source: Path) -> list[Entry]:
 
 
 def named(entries: list[Entry]) -> list[FoundFile]:
-    """Give each entry the name of its image: its stem; what shares one gets its relative path."""
-    names = _image_ids([entry.relative for entry in entries])
+    """Give each entry a path of its own, since results go by it, and the name of its image.
+
+    The name is the path's stem; what shares one gets its relative path.
+    """
+    relatives = _told_apart([entry.relative for entry in entries])
+    names = _image_ids(relatives)
     return [
-        FoundFile(entry.path, entry.relative, name, *entry[2:], _is_other(entry.relative))
-        for entry, name in zip(entries, names, strict=True)
+        FoundFile(entry.path, relative, name, *entry[2:], _is_other(entry.relative))
+        for entry, relative, name in zip(entries, relatives, names, strict=True)
     ]
+
+
+def _numbered(relative: str) -> Iterator[str]:
+    return (f"{relative}#{number}" for number in count(2))
+
+
+def _told_apart(relatives: list[str]) -> list[str]:
+    """The paths with `#2`, `#3` behind those met before.
+
+    A zip may hold a name twice, and two odd names may be the same once they are printable.
+    """
+    taken = set(relatives)
+    numbered: dict[str, Iterator[str]] = {}
+    found = []
+    for relative in relatives:
+        if relative not in numbered:
+            numbered[relative] = _numbered(relative)
+            found.append(relative)
+        else:
+            found.append(next(path for path in numbered[relative] if path not in taken))
+            taken.add(found[-1])
+    return found
 
 
 def _is_other(relative: str) -> bool:
@@ -142,7 +169,11 @@ def find_files(source: Path) -> list[FoundFile]:
 
 
 def _image_ids(relatives: list[str]) -> list[str]:
-    """The shortest of stem, relative path without suffix, relative path that nobody shares."""
+    """The shortest of stem, relative path without suffix, relative path that nobody shares.
+
+    Args:
+        relatives: Paths, each once: so their names are, too.
+    """
     candidates = []
     for path in relatives:
         folder, base = os.path.split(path)
@@ -152,10 +183,4 @@ def _image_ids(relatives: list[str]) -> list[str]:
     for triple in candidates:
         free = [name for name in triple if shared[name] == 1]
         names.append(free[0] if free else triple[-1])
-    # What still collides (a name made of another's path) is told apart by its place in the order.
-    seen: Counter[str] = Counter()
-    for index, name in enumerate(names):
-        seen[name] += 1
-        if seen[name] > 1:
-            names[index] = f"{name}#{seen[name]}"
     return names

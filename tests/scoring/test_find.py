@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.scoring.find import _image_ids, find_files, printable, stem
+from pneumonia.scoring.find import Entry, _image_ids, find_files, named, printable, stem
 
 
 def make(root, *names):
@@ -109,6 +109,30 @@ def test_unreadable_folder_is_reported(tmp_path):
         assert [(f.relative, f.reason) for f in find_files(tmp_path)] == [("closed", "unreadable")]
     finally:
         (tmp_path / "closed").chmod(0o755)
+
+
+@given(st.lists(st.sampled_from(["a.png", "a.png#2", "a.png#3", "a", "b/a.png"]), max_size=9))
+def test_every_entry_has_a_path_and_a_name_of_its_own(relatives):
+    found = named([Entry("x.zip", relative) for relative in relatives])
+    assert len({file.relative for file in found}) == len(relatives)
+    assert len({file.image_id for file in found}) == len(relatives)
+    first = {relative: relatives.index(relative) for relative in relatives}
+    assert all(found[index].relative == relative for relative, index in first.items())
+
+
+def test_a_repeated_name_stays_what_it_is():
+    found = named([Entry("x.zip", "x.zip/notes.txt"), Entry("x.zip", "x.zip/notes.txt")])
+    assert [file.relative for file in found] == ["x.zip/notes.txt", "x.zip/notes.txt#2"]
+    assert all(file.is_other for file in found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_names_that_print_alike_are_two_files(tmp_path):
+    for name in (b"\xff.png", b"\\xff.png"):
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as stream:
+            stream.write(b"x")
+    found = find_files(tmp_path)
+    assert len({file.path for file in found}) == len({file.relative for file in found}) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")

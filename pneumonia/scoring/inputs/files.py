@@ -1,7 +1,6 @@
 """Files, folders, zip archives and DICOMDIRs."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,16 +69,10 @@ def _expanded(entry: Entry, worker: DecodeWorker) -> list[Entry]:
         return [entry._replace(status=answer.status, reason=answer.reason)]
     if not answer.listed:
         return [entry._replace(status="skipped", reason="empty_archive")]
-    # a zip may hold a name twice: each member needs a path of its own, since results go by it
-    seen: Counter[str] = Counter()
-    members = []
-    for index, name, status, reason in answer.listed:
-        relative = f"{entry.relative}/{printable(name)}"
-        seen[relative] += 1
-        if seen[relative] > 1:
-            relative = f"{relative}#{seen[relative]}"
-        members.append(Entry(entry.path, relative, status, reason, index))
-    return members
+    return [
+        Entry(entry.path, f"{entry.relative}/{printable(name)}", status, reason, index)
+        for index, name, status, reason in answer.listed
+    ]
 
 
 def _of_dicomdir(entry: Entry, worker: DecodeWorker) -> list[Entry]:
