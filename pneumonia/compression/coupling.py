@@ -138,13 +138,15 @@ class ChannelGraph:
 
         Args:
             live: Live units after a removal.
-            before: Live units before it, at least one per layer.
+            before: Live units before it. A layer whose mask is empty has none: it keeps its
+                first filter, which passes on its bias.
         """
         live = live.clone()
         for layer in self.spec.weighted():
             units = self.unit_out[layer.name]
             if not bool(live[units].any()):
-                live[units[before[units]][0]] = True
+                had = units[before[units]]
+                live[(had if len(had) else units)[0]] = True
         return live
 
 
@@ -154,7 +156,7 @@ def close_units(graph: ChannelGraph, read: Mapping[str, Tensor], live: Tensor) -
     Args:
         graph: The network's units.
         read: Layer -> which input channel each filter reads, bool (O, I).
-        live: Live units to start from, at least one per layer.
+        live: Live units to start from.
     """
     return graph.keep_one(graph.reached(read, live), live)
 

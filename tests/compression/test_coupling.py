@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 
 from pneumonia.compression.coupling import ChannelGraph, close_units, prunable, select_layers
+from pneumonia.compression.network_set import live_units
 from pneumonia.network.zoo import build
 from pneumonia.runtime.spec import Conv, InputSpec, NetworkSpec, Route, Shortcut
 from tests.compression.graphs import random_specs
@@ -124,3 +125,23 @@ def test_a_residual_branch_that_only_feeds_itself_dies() -> None:
     live = close_units(graph, read, torch.ones(graph.n_units, dtype=torch.bool))
     assert graph.live_rows(live, "trunk").tolist() == [False, True]
     assert graph.live_rows(live, "branch").tolist() == [False, True]
+
+
+def test_a_layer_without_weights_keeps_one_filter() -> None:
+    """b has nothing left: it still stands with a filter, and so does a, which nobody reads."""
+    spec = small(
+        Conv("a", ("input",), 2, 3, 1),
+        Conv("b", ("a",), 3, 4, 1),
+        Conv("head", ("b",), 4, 1, 1),
+        outputs=("head",),
+    )
+    graph = ChannelGraph(spec)
+    masks = {
+        "a": torch.ones(3, 2, 1, 1, dtype=torch.bool),
+        "b": torch.zeros(4, 3, 1, 1, dtype=torch.bool),
+        "head": torch.ones(1, 4, 1, 1, dtype=torch.bool),
+    }
+    live = live_units(graph, masks)
+    assert graph.live_rows(live, "b").tolist() == [True, False, False, False]
+    assert graph.live_rows(live, "a").sum() == 1
+    assert bool(graph.live_rows(live, "head").all())

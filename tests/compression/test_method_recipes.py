@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from pneumonia.compression.methods.pattern import mine_patterns
 from pneumonia.compression.quantize_recipe import QuantizeRecipe
 from pneumonia.compression.quantize_run import run_quantize
 from pneumonia.compression.recipe import PruneRecipe
@@ -53,6 +54,28 @@ def test_recipe_prunes_retrains_and_shrinks_the_file(trained, tmp_path, name):
     assert json.loads((out / "compression.json").read_text())
     sizes = [(folder / "best" / "weights.safetensors").stat().st_size for folder in (trained, out)]
     assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_mined_patterns_are_those_of_the_trained_network(trained, tmp_path):
+    """The recipe's codes are not used, and every pruned kernel has one of the mined ones."""
+    quick = [*QUICK, "constraint.group_size=1", "constraint.mined=3"]
+    run_prune(trained, load_recipe("pattern", "prune", PruneRecipe, quick), tmp_path / "out")
+    _, dense = load_model(trained / "best")
+    expected = mine_patterns([t for name, t in dense.items() if name.endswith(".weight")], 3)
+    settings = json.loads((tmp_path / "out" / "compression.json").read_text())["settings"]
+    assert tuple(settings["codes"]) == expected
+    assert settings["mined"] is None
+    spec, tensors = load_model(tmp_path / "out" / "best")
+    found = 0
+    for layer in spec.weighted():
+        weight = tensors[f"{layer.name}.weight"]
+        places = (weight != 0).reshape(*weight.shape[:2], -1)
+        if tuple(weight.shape[2:]) != (3, 3) or bool(places.all(2).any()):
+            continue  # 1x1, or too low a rate for patterns
+        codes = (places * 2 ** torch.arange(9)).sum(2).unique().tolist()
+        assert all(code == 0 or any(code & ~own == 0 for own in expected) for code in codes)
+        found += 1
+    assert found >= 3
 
 
 def test_joint_pruning_and_quantization(trained, tmp_path):

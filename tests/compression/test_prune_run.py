@@ -145,6 +145,40 @@ def test_interrupted_anywhere_and_resumed_is_the_same_run(
         }
 
 
+def _stop_in_purification(out: Path) -> Any:
+    """A progress callback that ends the run in the retraining after purification."""
+
+    def note(done: int, total: int, text: str) -> None:
+        if "epoch" in text and (out / "stages" / "purify" / "plan.json").is_file():
+            raise KeyboardInterrupt
+
+    return note
+
+
+def test_purification_removes_more_within_its_budget(trained: Path, tmp_path: Path) -> None:
+    """A budget of nearly the whole metric lets scraps go; interrupted in it, the same run."""
+    settings = recipe(ladder=1, purify={"budget": 0.99, "retrain_epochs": 1})
+    plain = run_prune(trained, recipe(ladder=1), tmp_path / "plain")
+    result = run_prune(trained, settings, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "compression.json").read_text())
+    found = report["purification"]
+    assert found["budget"] == 0.99
+    assert found["removed_filters"] > 0
+    assert found["multiplier"] > 0
+    assert result.rate > plain.rate
+    kept = account(*load_model(tmp_path / "out" / "best")).totals.kept_weights
+    assert sum(row["kept_weights"] for row in report["layers"]) == kept
+    assert json.loads((tmp_path / "plain" / "compression.json").read_text())["purification"] is None
+    again = tmp_path / "again"
+    with pytest.raises(KeyboardInterrupt):
+        run_prune(trained, settings, again, progress=_stop_in_purification(again))
+    plan = (again / "stages" / "purify" / "plan.json").stat().st_mtime_ns
+    run_prune(trained, settings, again, resume=True)
+    assert (again / "stages" / "purify" / "plan.json").stat().st_mtime_ns == plan
+    weights = [folder / "best" / "weights.safetensors" for folder in (tmp_path / "out", again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_rounds_that_have_converged_end_the_phase_early(trained: Path, tmp_path: Path) -> None:
     early = recipe(
         ladder=1,
