@@ -59,7 +59,7 @@ def layer_records(plan: Plan) -> list[dict[str, Any]]:
             "predicted_cycles": round(predicted_cycles(Facts(problem), choice, plan.target)),
         }
         if isinstance(choice, PatternChoice):
-            plain, reused = count_loads(problem, *choice[0:4:2], choice.frames)
+            plain, reused = count_loads(problem, choice.rows, choice.filters, choice.frames)
             record["loads"] = {"plain": plain, "reused": reused}
         records.append(record)
     return records
