@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections import OrderedDict
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -12,6 +13,9 @@ from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DataError
 
 HEADER = ("image_id", "score", "x1", "y1", "x2", "y2", "width", "height")
+
+# A spreadsheet takes text that begins like this for a formula: an apostrophe before it forbids that.
+_LIKE_FORMULA = re.compile(r"'*[=+\-@]")
 
 Row = Tuple[Optional[Tuple[float, ...]], int, int]  # (score, x1, y1, x2, y2) or None; width, height
 
@@ -39,6 +43,14 @@ def _number(value: float) -> str:
     return str(np.format_float_positional(np.float32(value), trim="-"))
 
 
+def _quoted(image_id: str) -> str:
+    return "'" + image_id if _LIKE_FORMULA.match(image_id) else image_id
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:] if cell[:1] == "'" and _LIKE_FORMULA.match(cell) else cell
+
+
 def predictions_text(predictions: Iterable[Prediction]) -> str:
     """The csv's text; see `write_predictions`."""
     stream = io.StringIO()
@@ -55,18 +67,19 @@ def predictions_text(predictions: Iterable[Prediction]) -> str:
                 where="image {} of them".format(number),  # a name may name a patient
             )
         seen.add(item.image_id)
+        name = _quoted(item.image_id)
         size = [str(int(item.width)), str(int(item.height))]
         if len(item.scores) == 0:
-            writer.writerow([item.image_id, "", "", "", "", ""] + size)
+            writer.writerow([name, "", "", "", "", ""] + size)
         for score, box in zip(item.scores, item.boxes):
-            writer.writerow(
-                [item.image_id, _number(score)] + [_number(edge) for edge in box] + size
-            )
+            writer.writerow([name, _number(score)] + [_number(edge) for edge in box] + size)
     return stream.getvalue()
 
 
 def write_predictions(path: str, predictions: Iterable[Prediction]) -> None:
-    """Write predictions.csv atomically; reading it back gives the same float32 values.
+    """Write predictions.csv atomically; reading it back gives the same names and float32 values.
+
+    A name that a spreadsheet would take for a formula gets an apostrophe, which reading takes off.
 
     Raises:
         DataError: An image occurs twice, has no name or one with control characters, or a number
@@ -132,8 +145,9 @@ def read_predictions(path: str) -> List[Prediction]:
                 )
             for fields in filter(None, reader):  # blank lines are empty lists
                 row = _parse_row(fields, "{}, line {}".format(path, reader.line_num))
-                groups.setdefault(fields[0], []).append(row)
-                lines.setdefault(fields[0], []).append(reader.line_num)
+                name = _unquoted(fields[0])
+                groups.setdefault(name, []).append(row)
+                lines.setdefault(name, []).append(reader.line_num)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             "Predictions cannot be read", found=type(error).__name__, where=path

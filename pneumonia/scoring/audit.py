@@ -1,14 +1,14 @@
 """audit.jsonl: what was run when by whom, every line bound to the one before by its hash.
 
 A changed, removed or inserted line breaks the chain; run.json holds its end, so that a missing end
-is noticed as well. Somebody who can write the folder can make a whole new chain: keep the last
-hash elsewhere where that matters.
+is noticed as well, and the last finished run's line holds the digests of what it wrote. Somebody
+who can write the folder can make a whole new chain: keep the last hash elsewhere where that
+matters.
 """
 
 import getpass
 import hashlib
 import json
-import os
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia import __version__
-from pneumonia.runtime.errors import ArtefactError, OutputError
+from pneumonia.runtime.errors import ArtefactError
+from pneumonia.scoring.append_log import AppendLog, whole_lines
 
 AUDIT = "audit.jsonl"
 START = "0" * 64
 TABLES = ("manifest.jsonl", "predictions.csv", "worklist.csv")
+STUDIES = "studies"
+STARTED, FINISHED, FAILED = "run_started", "run_finished", "run_failed"
 
 
 def _user() -> str:
@@ -34,47 +37,21 @@ def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def _whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
-    """Lines that end in a newline, and what a crash left of one."""
-    *lines, torn = data.split(b"\n")
-    return lines, torn
-
-
 class AuditLog:
     """Appends to the audit log of an output folder. The folder must be locked.
 
     Args:
         out: The output folder.
+
+    Raises:
+        OutputError: The log cannot be read or repaired.
     """
 
     def __init__(self, out: Path) -> None:
-        self._path = out / AUDIT
-        self._cut_torn_line()
-
-    def _read(self) -> bytes:
-        try:
-            return self._path.read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise OutputError(
-                "Audit log cannot be read", found=error.strerror, where=str(self._path)
-            ) from None
-
-    def _cut_torn_line(self) -> None:
-        """A line without end was never finished: nothing after it has been promised."""
-        data = self._read()
-        lines, torn = _whole_lines(data)
-        self._count = len(lines)
-        self._head = _digest(lines[-1]) if lines else START
-        self._torn_bytes = len(torn)
-        if torn:
-            try:
-                os.truncate(self._path, len(data) - len(torn))
-            except OSError as error:
-                raise OutputError(
-                    "Audit log cannot be written", found=error.strerror, where=str(self._path)
-                ) from None
+        self._log = AppendLog(out / AUDIT, "Audit log")
+        self._count = len(self._log.lines)
+        self._head = _digest(self._log.lines[-1]) if self._log.lines else START
+        self._torn_bytes = self._log.torn_bytes
 
     @property
     def state(self) -> dict[str, Any]:
@@ -102,23 +79,21 @@ class AuditLog:
             "version": __version__,
             **facts,
         }
-        line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode("ascii")
-        try:
-            with self._path.open("ab") as stream:
-                stream.write(line + b"\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise OutputError(
-                "Audit log cannot be written", found=error.strerror, where=str(self._path)
-            ) from None
+        self._head = _digest(self._log.append(record))
         self._count += 1
-        self._head = _digest(line)
 
 
-def table_digests(out: Path) -> dict[str, str]:
-    """SHA-256 of the tables of a finished batch."""
-    return {name: _digest((out / name).read_bytes()) for name in TABLES}
+def output_digests(out: Path) -> dict[str, str]:
+    """SHA-256 of the tables of a finished batch, and one over all of its study documents."""
+    digests = {name: _digest((out / name).read_bytes()) for name in TABLES}
+    digests[STUDIES] = _studies_digest(out / STUDIES)
+    return digests
+
+
+def _studies_digest(folder: Path) -> str:
+    """One digest over names and contents, in the order of the names."""
+    lines = [f"{path.name} {_digest(path.read_bytes())}" for path in sorted(folder.glob("*.json"))]
+    return _digest("\n".join(lines).encode("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -141,26 +116,28 @@ def _damaged(what: str, where: str) -> ArtefactError:
 
 
 def verify_audit(out: Path) -> AuditResult:
-    """Check the chain, its end against run.json, and the tables against the last finished run.
+    """Check the chain, its end against run.json, and the outputs against the last run.
 
     Raises:
-        ArtefactError: A line was changed, removed or added, or a table is not the one written.
+        ArtefactError: A line was changed, removed or added, an output is not the one written, or
+            the last run did not finish, so that its outputs cannot be checked.
     """
     path = out / AUDIT
     try:
-        lines, torn = _whole_lines(path.read_bytes())
+        lines, torn = whole_lines(path.read_bytes())
     except OSError as error:
         raise ArtefactError(
             "Audit log cannot be read", found=error.strerror, where=str(path)
         ) from None
     records = _checked_chain(lines, path)
-    digests = [_digest(line) for line in lines]
-    _check_end(out, digests)
     if torn:
         raise _damaged("Last line of the audit log is not whole", f"{path}, line {len(lines) + 1}")
-    _check_tables(out, records)
-    runs = sum(record.get("event") == "run_started" for record in records)
-    return AuditResult(len(lines), digests[-1] if digests else START, runs)
+    digests = [_digest(line) for line in lines]
+    last = _last_run(records, path)
+    _check_end(out, digests)
+    _check_outputs(out, last)
+    runs = sum(record.get("event") == STARTED for record in records)
+    return AuditResult(len(lines), digests[-1], runs)
 
 
 def _checked_chain(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
@@ -182,31 +159,41 @@ def _checked_chain(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def _last_run(records: list[dict[str, Any]], path: Path) -> dict[str, Any]:
+    """The line of the last finished run; a later one that did not finish may have written since."""
+    ends = [record for record in records if record["event"] in (STARTED, FINISHED, FAILED)]
+    if not ends:
+        raise _damaged("Audit log tells of no run", str(path))
+    if ends[-1]["event"] != FINISHED:
+        raise ArtefactError(
+            "Last run did not finish: its outputs cannot be checked",
+            where=str(path),
+            fix="Run the batch again into the same folder, then verify",
+        )
+    return ends[-1]
+
+
 def _check_end(out: Path, digests: list[str]) -> None:
+    where = out / "run.json"
     try:
-        told = json.loads((out / "run.json").read_text(encoding="utf-8"))["audit"]
+        told = json.loads(where.read_text(encoding="utf-8"))["audit"]
         lines, last = int(told["lines"]), str(told["last_sha256"])
     except FileNotFoundError:
-        return  # no batch has ended in this folder yet
+        raise _damaged("run.json of the last run is missing", str(where)) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise _damaged(
-            "run.json does not tell the end of the audit log", str(out / "run.json")
-        ) from None
-    # a run that was killed, or sending afterwards, adds lines after the ones run.json knows
+        raise _damaged("run.json does not tell the end of the audit log", str(where)) from None
+    # sending adds lines after the ones run.json knows
     if lines > len(digests) or lines < 1 or digests[lines - 1] != last:
         raise _damaged("End of the audit log is not the one run.json tells", str(out / AUDIT))
 
 
-def _check_tables(out: Path, records: list[dict[str, Any]]) -> None:
-    ends = [record for record in records if record.get("event") == "run_finished"]
-    unfinished = records and records[-1].get("event") == "run_started"
-    if not ends or unfinished:
-        return  # a run is at work or was killed: the tables may be of either
-    told = ends[-1].get("tables", {})
-    for name, digest in told.items():
+def _check_outputs(out: Path, last: dict[str, Any]) -> None:
+    told = last.get("outputs_sha256")
+    for name in (*TABLES, STUDIES):
         try:
-            found = _digest((out / name).read_bytes()) if name in TABLES else ""
+            path = out / name
+            found = _studies_digest(path) if name == STUDIES else _digest(path.read_bytes())
         except OSError:
             found = ""
-        if found != digest:
-            raise _damaged("Table is not the one the last run wrote", str(out / name))
+        if not isinstance(told, dict) or found != told.get(name):
+            raise _damaged("Output is not the one the last run wrote", str(out / name))

@@ -15,7 +15,7 @@ from pneumonia.runtime.bundle import MODEL_CARD
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import DISCLAIMER, OutputError
 from pneumonia.runtime.predictions import write_predictions
-from pneumonia.scoring.audit import AuditLog, table_digests
+from pneumonia.scoring.audit import FAILED, FINISHED, STARTED, AuditLog, output_digests
 from pneumonia.scoring.deidentify import nameless
 from pneumonia.scoring.find import FoundFile, named
 from pneumonia.scoring.folder import locked_folder, remove_parts, remove_stale
@@ -88,7 +88,7 @@ class _Batch:
         started = datetime.now(UTC)
         job = self.job
         self.audit.append(
-            "run_started",
+            STARTED,
             input=self.source.kind,
             model_hash=job.model.model_hash,
             threshold_name=job.model.threshold_name,
@@ -108,7 +108,7 @@ class _Batch:
             self.write_tables(records, document)
         except BaseException as error:
             with suppress(OutputError):  # the disk may be full; the first error is the one to tell
-                self.audit.append("run_failed", error=type(error).__name__)
+                self.audit.append(FAILED, error=type(error).__name__)
             raise
         if not interrupted:
             self.source.clean()
@@ -172,10 +172,10 @@ class _Batch:
         remove_stale(out / "studies", {record.key for record in kept})
         remove_stale(out / "overlay", {r.key for r in kept if job.wants_overlay(r)})
         self.audit.append(
-            "run_finished",
+            FINISHED,
             exit_reason=document["exit_reason"],
             totals=document["totals"],
-            tables=table_digests(out),
+            outputs_sha256=output_digests(out),
         )
         document["audit"] = self.audit.state
         write_json(str(out / "run.json"), document)

@@ -110,3 +110,13 @@ def test_rows_of_an_image_need_not_be_neighbours(tmp_path):
         ("a", [0.5, 0.25]),
         ("b", []),
     ]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "'=1", "''@a", "'plain", "a=b"])
+def test_no_name_is_a_formula_and_all_read_back(tmp_path, name):
+    path = tmp_path / "predictions.csv"
+    empty = Prediction(name, np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 4, 4)
+    write_predictions(path, [empty])
+    cell = path.read_text().splitlines()[1].split(",")[0]
+    assert cell[0] not in "=+-@"
+    assert [item.image_id for item in read_predictions(path)] == [name]
