@@ -1,4 +1,4 @@
-"""`pneumonia score`: a folder of radiographs to predictions, a worklist and overlays."""
+"""`pneumonia score`: radiographs of a folder or a PACS to a worklist, pictures and results."""
 
 import json
 import os
@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pneumonia.cli.score_remote import (
+    destination,
+    paths_and_source,
+    remote_options,
+    send,
+    show_sent,
+)
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, PartialFailure
 
 if TYPE_CHECKING:
+    from pneumonia.runtime.detector import Detector
     from pneumonia.scoring.batch import ScoreSettings, ScoreSummary
+    from pneumonia.scoring.inputs import InputSource
+    from pneumonia.scoring.send import SendSummary
 
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
 MAX_FAILURES_SHOWN = 20
@@ -28,9 +38,29 @@ def _dicom_kinds(
     return DICOM_KINDS if "all" in wanted else tuple(k for k in DICOM_KINDS if k in wanted)
 
 
+def _show_rules(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from pneumonia.scoring.selection import rules_text
+
+        click.echo(rules_text(), nl=False)
+        context.exit()
+
+
+def _verify_audit(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        from pneumonia.scoring.audit import verify_audit
+
+        found = verify_audit(value)
+        click.echo(
+            f"{value}: {found.lines} lines of {found.runs} runs follow each other, and the outputs "
+            f"are those the last run wrote; last hash {found.last_sha256}"
+        )
+        context.exit()
+
+
 @click.command()
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.argument("out", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.argument("paths", metavar="[INPUT] OUTPUT", nargs=-1, type=click.Path(path_type=Path))
+@remote_options
 @click.option(
     "--bundle", type=click.Path(path_type=Path), help="Model bundle; the shipped one otherwise."
 )
@@ -71,31 +101,88 @@ def _dicom_kinds(
 @click.option(
     "--identifiers", is_flag=True, help="Write accession number and study date (worklist.csv)."
 )
+@click.option(
+    "--deidentify",
+    type=click.Choice(["basic"]),
+    help="Outputs without anything that names a patient (PS3.15 Basic Profile).",
+)
+@click.option("--allow-burned-in", is_flag=True, help="With --deidentify: take images with text.")
+@click.option(
+    "--rules", type=click.Path(path_type=Path), help="Which images are scored; see --show-rules."
+)
+@click.option(
+    "--show-rules",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_rules,
+    help="Print the rules that ship, and exit.",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be scored; write nothing.")
+@click.option(
+    "--verify-audit",
+    metavar="OUTPUT",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_verify_audit,
+    help="Check that nobody changed a finished OUTPUT, and exit.",
+)
 @click.option("--force-read", is_flag=True, help="Take DICOM data without the 128-byte preamble.")
 @click.option("--allow-deflated", is_flag=True, help="Take deflated DICOM.")
 @click.option("--first-frame", is_flag=True, help="Take the first frame of multi-frame images.")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json on stdout, nothing else.")
-def command(source: Path, out: Path, bundle: Path | None, **options: Any) -> None:
+def command(paths: tuple[Path, ...], bundle: Path | None, **options: Any) -> None:
     """Score the DICOM, PNG and JPEG radiographs below INPUT; write into OUTPUT.
 
-    A second run into the same OUTPUT scores only what is new. A file that cannot be scored never
+    INPUT is a file, a folder, a zip or a DICOMDIR; with --dicomweb or --pacs there is none. A
+    second run into the same OUTPUT scores only what is new. A file that cannot be scored never
     stops the batch: the manifest says why, and the exit code is 3. Research use only.
     """
     from pneumonia.runtime.bundle import load_bundle
     from pneumonia.runtime.detector import Detector
     from pneumonia.runtime.engines import open_engine
-    from pneumonia.scoring.batch import score_batch
 
+    source, out = paths_and_source(paths, options)
+    target = destination(options)
+    settings = _settings(options)
     loaded = load_bundle(str(bundle or _default_bundle()))
     detector = Detector(loaded, open_engine(loaded, options["engine"]))
-    with progress_bar("score") as progress:
-        summary = score_batch(source, out, detector, _settings(options), progress)
+    if options["dry_run"]:
+        _show_plan(source, out, detector, settings, options["as_json"])
+        return
+    summary = _score(source, out, detector, settings, options["ray"])
     if options["as_json"]:
         click.echo(json.dumps(summary.document, indent=2))
     else:
         _show(summary, out)
     if summary.interrupted:
         raise KeyboardInterrupt
+    sent = send(out, target) if target else None
+    if sent and not options["as_json"]:
+        show_sent(sent)
+    _raise_failures(summary, sent, out)
+
+
+def _score(
+    source: "Path | InputSource",
+    out: Path,
+    detector: "Detector",
+    settings: "ScoreSettings",
+    cluster: str | None,
+) -> "ScoreSummary":
+    from pneumonia.scoring.batch import score_batch
+
+    if cluster is None:
+        with progress_bar("score") as progress:
+            return score_batch(source, out, detector, settings, progress)
+    from pneumonia.scoring.cluster import ray_scorer
+
+    with ray_scorer(cluster) as scorer, progress_bar("score") as progress:
+        return score_batch(source, out, detector, settings, progress, scorer)
+
+
+def _raise_failures(summary: "ScoreSummary", sent: "SendSummary | None", out: Path) -> None:
     failures = summary.failures()
     if failures:
         raise PartialFailure(
@@ -103,6 +190,37 @@ def command(source: Path, out: Path, bundle: Path | None, **options: Any) -> Non
             found=f"{len(failures)} of {len(summary.records)}",
             where=str(out / "manifest.jsonl"),
         )
+    if sent and sent.missing:
+        raise PartialFailure(
+            "Some results are not in the PACS",
+            found=str(sent.missing),
+            where=str(out / "sent.jsonl"),
+            fix="Run the same command again: it sends what is missing",
+        )
+
+
+def _show_plan(
+    source: "Path | InputSource",
+    out: Path,
+    detector: "Detector",
+    settings: "ScoreSettings",
+    as_json: bool,
+) -> None:
+    from pneumonia.scoring.batch import describe_model
+    from pneumonia.scoring.plan import SCORE, counts, plan_batch
+
+    model = describe_model(detector, settings)
+    with progress_bar("look") as progress:
+        plan = plan_batch(source, out, settings, progress)
+    if as_json:
+        for item in plan:
+            click.echo(json.dumps(item._asdict()))
+        return
+    title = f"{len(plan)} files; {model.name} at {model.threshold_name} {model.threshold:.3f}"
+    show_table(f"{title}; nothing is written", ("would be", "files"), counts(plan))
+    others = [item for item in plan if item.status not in (SCORE, "skipped")]
+    for item in others[:MAX_FAILURES_SHOWN]:
+        click.echo(f"would not be scored: {item.relative}: {item.status}: {item.reason}", err=True)
 
 
 def _default_bundle() -> Path:
@@ -119,7 +237,10 @@ def _settings(options: dict[str, Any]) -> "ScoreSettings":
     from pneumonia.scoring.batch import ScoreSettings
     from pneumonia.scoring.decoding import DecodeLimits
     from pneumonia.scoring.outputs import OutputSettings
+    from pneumonia.scoring.selection import load_rules
 
+    if options["allow_burned_in"] and not options["deidentify"]:
+        raise ConfigError("Option has no use here", found="--allow-burned-in without --deidentify")
     if options["pdf"] and not options["report"]:
         raise ConfigError("The PDF is printed from the report", found="--no-report --pdf")
     read = DEFAULT_LIMITS._replace(
@@ -135,11 +256,14 @@ def _settings(options: dict[str, Any]) -> "ScoreSettings":
         fresh=options["fresh"],
         identifiers=options["identifiers"],
         outputs=OutputSettings(
-            dicom=options["dicom"],
+            dicom=options["dicom"] or (DICOM_KINDS if options["send"] else ()),
             fhir=options["fhir"],
             report=options["report"],
             pdf=options["pdf"],
         ),
+        rules=load_rules(options["rules"]),
+        deidentify=options["deidentify"] or "",
+        allow_burned_in=options["allow_burned_in"],
     )
 
 

@@ -17,8 +17,14 @@ from pneumonia.runtime.errors import DISCLAIMER, OutputError
 from pneumonia.runtime.predictions import write_predictions
 from pneumonia.scoring.audit import FAILED, FINISHED, STARTED, AuditLog, output_digests
 from pneumonia.scoring.deidentify import nameless
-from pneumonia.scoring.find import FoundFile, named
-from pneumonia.scoring.folder import locked_folder, remove_parts, remove_stale
+from pneumonia.scoring.find import Entry, FoundFile, named
+from pneumonia.scoring.folder import (
+    FETCHED,
+    locked_folder,
+    remove_fetched,
+    remove_parts,
+    remove_stale,
+)
 from pneumonia.scoring.image_job import ImageJob
 from pneumonia.scoring.inputs import InputSource
 from pneumonia.scoring.inputs.files import FileInput
@@ -90,6 +96,7 @@ class _Batch:
         self.audit.append(
             STARTED,
             input=self.source.kind,
+            endpoint=self.source.endpoint,
             model_hash=job.model.model_hash,
             threshold_name=job.model.threshold_name,
             threshold=job.model.threshold,
@@ -97,8 +104,7 @@ class _Batch:
             arguments=arguments(job.settings),
         )
         try:
-            entries = self.source.query(job.settings, job.salt, job.out)
-            files = self.files(self.source.fetch(entries, self.progress))
+            files = self.files()
             records, interrupted = self.score(files)
             document = self.document(records, interrupted)
             document["times"] = {
@@ -111,11 +117,22 @@ class _Batch:
                 self.audit.append(FAILED, error=type(error).__name__)
             raise
         if not interrupted:
-            self.source.clean()
+            remove_fetched(job.out)
         return ScoreSummary(tuple(records), document, interrupted)
 
-    def files(self, entries: Sequence[Any]) -> list[FoundFile]:
-        files = named(list(entries))
+    def files(self) -> list[FoundFile]:
+        """Everything the input holds, with what had to be brought here."""
+        job = self.job
+        found = self.source.query(job.settings)
+        fetched = self.source.fetch(found, job.out / FETCHED, self._is_done, self.progress)
+        return self._named(fetched)
+
+    def _is_done(self, entry: Entry) -> bool:
+        (file,) = self._named([entry])
+        return self.job.earlier(file) is not None
+
+    def _named(self, entries: list[Entry]) -> list[FoundFile]:
+        files = named(entries)
         return nameless(files, self.job.salt) if self.job.settings.deidentify else files
 
     def score(self, files: Sequence[FoundFile]) -> tuple[list[ImageRecord], bool]:
@@ -148,6 +165,7 @@ class _Batch:
             "disclaimer": DISCLAIMER,
             "exit_reason": reason,
             "input": self.source.kind,
+            "endpoint": self.source.endpoint,
             "totals": totals(records, self.job.model),
             "model": asdict(self.job.model),
             "operating_points": bundle.operating_points,
@@ -219,12 +237,12 @@ def score_batch(
         detector: Model and engine.
         settings: How to score; None takes the defaults.
         progress: Called with (files done, files, a short note).
-        scorer: What scores the files; this machine, or `cluster.RayScorer`.
+        scorer: What scores the files; this machine, or `cluster.score_on_ray`.
 
     Raises:
         ConfigError: The input does not exist, the output lies inside it, or the operating point is
             unknown.
-        DataError: An archive cannot be asked.
+        DataError: A server cannot be asked.
         OutputError: The output folder cannot be written or is in use.
     """
     settings = settings or ScoreSettings()

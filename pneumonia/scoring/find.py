@@ -24,7 +24,7 @@ class FoundFile:
     """Something that may be an image: a file, a member of a zip, an object of an archive.
 
     Attributes:
-        path: Where it is, as the system names it.
+        path: Where it is, as the system names it; empty when a server's image need not come.
         relative: Path below the input, as printable text with `/`.
         image_id: Name of the image in predictions.csv; unique in the input.
         status: Settled without reading it (`skipped`, `rejected`, `failed`); empty otherwise.

@@ -13,6 +13,7 @@ from pneumonia.runtime.errors import ConfigError, OutputError
 
 SALT = ".salt"
 LOCK = ".lock"
+FETCHED = "fetched"  # images of a server while a batch is at work; they name patients
 _KEYED = re.compile(r"^[0-9a-f]{16}\.(json|png)$")
 
 
@@ -87,6 +88,22 @@ def remove_parts(out: Path) -> None:
         for part in folder.glob(".part-*"):
             with suppress(OSError):  # it does no harm, and nothing depends on it
                 part.unlink() if part.is_file() else shutil.rmtree(part)
+
+
+def remove_fetched(out: Path) -> None:
+    """Delete images that were brought here from a server.
+
+    Raises:
+        OutputError: They cannot be deleted; they name patients, so that this is told.
+    """
+    try:
+        shutil.rmtree(out / FETCHED)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(
+            "Fetched images cannot be removed", found=error.strerror, where=str(out / FETCHED)
+        ) from None
 
 
 def remove_stale(folder: Path, keep: set[str]) -> None:

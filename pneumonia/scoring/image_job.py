@@ -93,10 +93,21 @@ class ImageJob:
         """Decode a file in the thread's child, unless an earlier run has scored these bytes."""
         key = self.key_of(file)
         if file.status:
-            return Read(file, key, None, None)
-        earlier = None if self.settings.fresh else self._earlier(file, key)
+            return self.unread(file)
+        earlier = self.earlier(file)
+        if earlier and not file.path:  # of a server, where an instance never changes
+            return Read(file, key, earlier, Decoded("known"))
         decoded = self._worker().decode(file.path, earlier.sha256 if earlier else "", file.member)
         return Read(file, key, earlier, decoded)
+
+    def unread(self, file: FoundFile) -> Read:
+        """A file that is settled without reading it."""
+        return Read(file, self.key_of(file), None, None)
+
+    def refused(self, file: FoundFile, status: str, reason: str) -> ImageRecord:
+        """The record of a file nobody could read."""
+        decoded = Decoded(status, reason)
+        return self._refused(self._record(file, self.key_of(file), decoded), decoded)
 
     def _worker(self) -> DecodeWorker:
         if not hasattr(self._local, "worker"):
@@ -107,9 +118,13 @@ class ImageJob:
         worker: DecodeWorker = self._local.worker
         return worker
 
-    def _earlier(self, file: FoundFile, key: str) -> ImageRecord | None:
+    def earlier(self, file: FoundFile) -> ImageRecord | None:
+        """What an earlier run has left of a file, if that is everything; its bytes may differ."""
+        if self.settings.fresh or self.settings.identifiers:
+            return None
+        key = self.key_of(file)
         record = read_study(self.study_path(key), file, key, self.model)
-        if record is None or self.settings.identifiers:
+        if record is None:
             return None
         missing = self.wants_overlay(record) and not self.overlay_path(key).is_file()
         whole = all(writer.is_complete(record) for writer in self.writers)
@@ -157,7 +172,7 @@ class ImageJob:
         return record, ScoredStudy(record, decoded.pixels, header)
 
     def _is_named_in_pixels(self, warnings: tuple[str, ...]) -> bool:
-        refuses = self.settings.deidentify and not self.settings.allow_burned_in
+        refuses = bool(self.settings.deidentify) and not self.settings.allow_burned_in
         return refuses and "burned_in_annotation" in warnings
 
     def _record(self, file: FoundFile, key: str, decoded: Decoded) -> ImageRecord:

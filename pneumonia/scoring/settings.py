@@ -32,7 +32,7 @@ class ScoreSettings:
         identifiers: Write accession number and study date into the worklist.
         outputs: What is written besides the tables, study files and overlays.
         rules: Which images are scored.
-        deidentify: Write nothing that names a patient, study, image or file.
+        deidentify: `basic` to write nothing that names a patient, study, image or file.
         allow_burned_in: With `deidentify`, take images with text burned in all the same.
     """
 
@@ -44,10 +44,12 @@ class ScoreSettings:
     identifiers: bool = False
     outputs: OutputSettings = field(default_factory=OutputSettings)
     rules: SelectionRules = field(default_factory=load_rules)
-    deidentify: bool = False
+    deidentify: str = ""
     allow_burned_in: bool = False
 
     def __post_init__(self) -> None:
+        if self.deidentify not in ("", "basic"):
+            raise ConfigError("Unknown profile", expected="basic", found=repr(self.deidentify))
         if self.deidentify and self.identifiers:
             raise ConfigError(
                 "Outputs cannot be de-identified and hold identifiers",

@@ -99,3 +99,112 @@ def test_switches_reach_the_reader(source, tmp_path, bundle_folder, bright):
     assert score(source, out, "--bundle", bundle_folder, "--first-frame") == 0
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     assert [line["status"] for line in lines] == ["scored", "scored"]
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be(source, tmp_path, bundle_folder, bright,
+                                                         capsys):  # fmt: skip
+    from tests.runtime.dicoms import chest_dataset, save
+
+    save(source / "side.dcm", chest_dataset(bright, ViewPosition="LL"))
+    save(source / "front.dcm", chest_dataset(bright))
+    save(source / "ct.dcm", chest_dataset(bright, Modality="CT"))
+    (source / "notes.txt").write_text("x")
+    (source / "text.dcm").write_text("x")
+    out = tmp_path / "out"
+    assert score(source, out, "--bundle", bundle_folder, "--dry-run", "--json") == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [tuple(item.values()) for item in found] == [
+        ("a.png", "score", ""),
+        ("ct.dcm", "skipped", "not_frontal_chest"),
+        ("front.dcm", "score", ""),
+        ("notes.txt", "skipped", "other_file"),
+        ("side.dcm", "skipped", "not_frontal_chest"),
+        ("text.dcm", "rejected", "not_dicom"),
+    ]
+    assert score(source, out, "--bundle", bundle_folder, "--dry-run") == 0
+    shown = capsys.readouterr()
+    assert "nothing is written" in shown.out
+    assert "would not be scored: text.dcm: rejected: not_dicom" in shown.err
+    assert not out.exists()
+    assert score(source, out, "--bundle", bundle_folder) == 3
+    scored = [line for line in (out / "manifest.jsonl").read_text().splitlines() if
+              json.loads(line)["status"] == "scored"]  # fmt: skip
+    assert len(scored) == 2  # as announced
+
+
+def test_the_rules_are_shown_and_can_be_changed(source, tmp_path, bundle_folder, bright, capsys):
+    from tests.runtime.dicoms import chest_dataset, save
+
+    save(source / "side.dcm", chest_dataset(bright, ViewPosition="LL"))
+    assert score("--show-rules") == 0
+    rules = tmp_path / "rules.yaml"
+    text = capsys.readouterr().out
+    assert "view: [AP, PA]" in text
+    rules.write_text(text)
+    out = tmp_path / "out"
+    assert score(source, out, "--bundle", bundle_folder, "--rules", rules) == 0
+    assert json.loads((out / "run.json").read_text())["totals"]["statuses"]["scored"] == 1
+    rules.write_text(text.replace("[AP, PA]", "[AP, PA, LL]"))
+    assert score(source, out, "--bundle", bundle_folder, "--rules", rules) == 0
+    assert json.loads((out / "run.json").read_text())["totals"]["statuses"]["scored"] == 2
+    rules.write_text("view: [SIDEWAYS]")
+    assert score(source, out, "--bundle", bundle_folder, "--rules", rules) == 2
+    assert score(source, out, "--bundle", bundle_folder, "--rules", tmp_path / "none") == 2
+
+
+def test_nameless_by_the_command_line(source, tmp_path, bundle_folder, capsys):
+    (source / "a.png").rename(source / "CANARY.png")
+    out = tmp_path / "out"
+    assert score(source, out, "--bundle", bundle_folder, "--deidentify", "basic") == 0
+    shown = capsys.readouterr()
+    assert "CANARY" not in shown.out + shown.err
+    assert b"CANARY" not in b"".join(p.read_bytes() for p in out.rglob("*") if p.is_file())
+    assert score(source, out, "--bundle", bundle_folder, "--allow-burned-in") == 2
+    assert score(source, out, "--bundle", bundle_folder, "--deidentify", "basic",
+                 "--identifiers") == 2  # fmt: skip
+
+
+def test_the_audit_log_is_verified(source, tmp_path, bundle_folder, capsys):
+    out = tmp_path / "out"
+    assert score("--verify-audit", out) == 4
+    assert score(source, out, "--bundle", bundle_folder) == 0
+    capsys.readouterr()
+    assert score("--verify-audit", out) == 0
+    assert "2 lines of 1 runs follow each other" in capsys.readouterr().out
+    (out / "worklist.csv").write_text("rank\n")
+    assert score("--verify-audit", out) == 4
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: Output is not the one the last run wrote")
+    assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("in",),
+        ("in", "out", "more"),
+        ("in", "out", "--study", "1.2"),
+        ("in", "out", "--aet", "ME"),
+        ("in", "out", "--move-port", "104"),
+        ("in", "out", "--dicomweb", "http://localhost/x", "--study", "1.2"),
+        ("out", "--dicomweb", "http://localhost/x"),
+        ("out", "--dicomweb", "ftp://localhost/x", "--study", "1.2"),
+        ("out", "--dicomweb", "http://me:secret@localhost/x", "--study", "1.2"),
+        ("out", "--dicomweb", "http://localhost/x", "--study", "1.2/../3"),
+        ("out", "--dicomweb", "http://localhost/x", "--study", "1.2", "--pacs", "A@localhost:1"),
+        ("out", "--dicomweb", "http://localhost/x", "--study", "1", "--ca-file", "none.pem"),
+        ("out", "--pacs", "localhost:104", "--study", "1.2"),
+        ("out", "--pacs", "A@localhost:0", "--study", "1.2"),
+        ("out", "--pacs", "A@localhost:104", "--date", "today"),
+        ("out", "--pacs", "A@localhost:104", "--accession", "*"),
+        ("in", "out", "--send", "A@localhost"),
+    ],
+)
+def test_wrong_usage_is_2_in_one_line(arguments, tmp_path, bundle_folder, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert score(*arguments, "--bundle", bundle_folder) == 2
+    shown = capsys.readouterr().err
+    assert len(shown.splitlines()) == 1
+    assert "secret" not in shown
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from pneumonia.scoring.find import Entry
 from pneumonia.scoring.settings import ScoreSettings
 
 Progress = Callable[[int, int, str], None]  # done, total, a short note
+IsDone = Callable[[Entry], bool]
 
 
 class InputSource(Protocol):
@@ -17,19 +18,29 @@ class InputSource(Protocol):
     def kind(self) -> str:
         """Its word in audit.jsonl and run.json."""
 
+    @property
+    def endpoint(self) -> str:
+        """The server it asks, without credentials; empty for what lies on this machine."""
+
     def check(self, out: Path) -> None:
         """Raise ConfigError when the input cannot be scored into this folder."""
 
-    def query(self, settings: ScoreSettings, salt: str, out: Path) -> list[Entry]:
-        """Everything the input holds, in a fixed order; images lie where `fetch` puts them.
+    def query(self, settings: ScoreSettings) -> list[Entry]:
+        """Everything the input holds, in a fixed order.
 
         Raises:
             ConfigError: The input does not exist.
-            DataError: An archive cannot be asked.
+            DataError: A server cannot be asked.
         """
 
-    def fetch(self, entries: list[Entry], progress: Progress | None) -> list[Entry]:
-        """Bring the images here; those that do not come get the status `failed`."""
+    def fetch(
+        self, entries: list[Entry], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[Entry]:
+        """Bring the images here; those that do not come get the status `failed`.
 
-    def clean(self) -> None:
-        """Remove what `fetch` brought; called once every image has its status."""
+        Args:
+            entries: From `query`.
+            folder: Where to put images; what an interrupted run left there is used.
+            is_done: Whether an image has been scored already and need not come.
+            progress: Called with (images done, images, a short note).
+        """

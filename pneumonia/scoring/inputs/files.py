@@ -9,7 +9,7 @@ from pneumonia.scoring.archives import DICOMDIR, is_unsafe
 from pneumonia.scoring.decoding import DecodeWorker
 from pneumonia.scoring.find import Entry, printable, walk
 from pneumonia.scoring.folder import check_apart
-from pneumonia.scoring.inputs import Progress
+from pneumonia.scoring.inputs import IsDone, Progress
 from pneumonia.scoring.settings import ScoreSettings
 
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -25,13 +25,14 @@ class FileInput:
 
     source: Path
     kind: str = "files"
+    endpoint: str = ""
 
     def check(self, out: Path) -> None:
         """Refuse an output folder inside of the input."""
         is_directory = self.source.name.upper() == DICOMDIR and self.source.is_file()
         check_apart(self.source.parent if is_directory else self.source, out)
 
-    def query(self, settings: ScoreSettings, salt: str, out: Path) -> list[Entry]:
+    def query(self, settings: ScoreSettings) -> list[Entry]:
         """Every file, with the members of archives in place of the archives."""
         entries = walk(self.source)
         with DecodeWorker(settings.limits) as worker:
@@ -42,12 +43,11 @@ class FileInput:
                 found += _expanded(entry, worker)
             return found + _missing(entries, worker)
 
-    def fetch(self, entries: list[Entry], progress: Progress | None) -> list[Entry]:
+    def fetch(
+        self, entries: list[Entry], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[Entry]:
         """Files are here."""
         return entries
-
-    def clean(self) -> None:
-        """Files stay."""
 
 
 def _is_archive(entry: Entry) -> bool:

@@ -16,6 +16,7 @@ REASONS = {
     "nested_archive": "An archive inside an archive is not opened.",
     "not_retrieved": "The archive did not deliver this image. Run the batch again.",
     "picture": "Not a DICOM image, which the rules leave out.",
+    "wrong_object": "The archive delivered another image than it was asked for.",
     "symlink_loop": "A link that leads back to its own folder.",
     "unsafe_path": "The name leads out of its folder; an honest export has no such names.",
     "view_unknown": "The header does not say AP or PA, and the rules want it.",

@@ -1,0 +1,144 @@
+"""Options of `pneumonia score` for images from a server, results to a PACS, and a cluster."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pneumonia.cli.terminal import progress_bar
+from pneumonia.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pneumonia.scoring.dicom_peer import Peer
+    from pneumonia.scoring.inputs import InputSource
+    from pneumonia.scoring.send import SendSummary
+
+PEER = "TITLE@HOST:PORT"
+OPTIONS = (
+    click.option("--dicomweb", metavar="URL", help="Images of this DICOMweb server, not of INPUT."),
+    click.option("--pacs", metavar=PEER, help="Images of this PACS (C-GET), not of INPUT."),
+    click.option("--study", metavar="UID", multiple=True, help="Studies to ask for."),
+    click.option("--accession", metavar="NUMBER", multiple=True, help="Accession numbers."),
+    click.option("--date", metavar="YYYYMMDD[-YYYYMMDD]", default="", help="Study date or range."),
+    click.option("--aet", metavar="TITLE", help="Our AE title.  [default: PNEUMONIA]"),
+    click.option(
+        "--move-port",
+        type=click.IntRange(1, 65535),
+        help="Take images by C-MOVE on this port in place of C-GET.",
+    ),
+    click.option(
+        "--ca-file",
+        type=click.Path(path_type=Path),
+        help="Certificates to trust for --dicomweb, in place of the system's.",
+    ),
+    click.option("--send", metavar=PEER, help="Send the DICOM results to this PACS."),
+    click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Score on a Ray cluster: `auto`, HOST:PORT or ray://HOST:PORT.",
+    ),
+)
+
+
+def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def paths_and_source(
+    paths: tuple[Path, ...], options: dict[str, Any]
+) -> "tuple[Path | InputSource, Path]":
+    """What to score and where to write.
+
+    Args:
+        paths: INPUT OUTPUT, or OUTPUT alone when a server is asked.
+        options: The command's options.
+
+    Raises:
+        ConfigError: Options that do not go together, or a path too many or too few.
+    """
+    remote = [name for name in ("dicomweb", "pacs") if options[name]]
+    wanted = ["OUTPUT"] if remote else ["INPUT", "OUTPUT"]
+    if len(remote) == 2:
+        raise ConfigError("Images come from one place", found="--dicomweb and --pacs")
+    if len(paths) != len(wanted):
+        raise ConfigError(
+            "Wrong number of paths", expected=" ".join(wanted), found=f"{len(paths)} of them"
+        )
+    if not remote:
+        _refuse(options, ("study", "accession", "date"), "--dicomweb or --pacs")
+    if not options["pacs"]:
+        _refuse(options, ("move_port",), "--pacs")
+    if not options["dicomweb"]:
+        _refuse(options, ("ca_file",), "--dicomweb")
+    if not options["pacs"] and not options["send"]:
+        _refuse(options, ("aet",), "--pacs or --send")
+    if not remote:
+        return paths[0], paths[1]
+    return _server(options), paths[0]
+
+
+def _refuse(options: dict[str, Any], names: tuple[str, ...], needed: str) -> None:
+    """An option that would have no effect is a mistake."""
+    for name in names:
+        if options[name]:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError("Option has no use here", found=option, fix=f"It goes with {needed}")
+
+
+def _server(options: dict[str, Any]) -> "InputSource":
+    _require("pynetdicom" if options["pacs"] else "requests")
+    from pneumonia.scoring.inputs.query import Query
+
+    wanted = Query(options["study"], options["accession"], options["date"])
+    if options["pacs"]:
+        from pneumonia.scoring.dicom_peer import parse_peer
+        from pneumonia.scoring.inputs.pacs import PacsInput
+
+        return PacsInput(parse_peer(options["pacs"]), wanted, _title(options), options["move_port"])
+    from pneumonia.scoring.inputs.dicomweb import DicomwebInput
+
+    return DicomwebInput(options["dicomweb"], wanted, options["ca_file"])
+
+
+def _require(package: str, extra: str = "pacs") -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"Package {package} is not installed", fix=f"pip install 'pneumonia[{extra}]'"
+        )
+
+
+def _title(options: dict[str, Any]) -> str:
+    from pneumonia.scoring.dicom_peer import OWN_TITLE, checked_title
+
+    return checked_title(options["aet"] or OWN_TITLE)
+
+
+def destination(options: dict[str, Any]) -> "tuple[Peer, str] | None":
+    """Where to send results, and our title; checked before anything is scored."""
+    if not options["send"]:
+        return None
+    _require("pynetdicom")
+    from pneumonia.scoring.dicom_peer import parse_peer
+
+    return parse_peer(options["send"]), _title(options)
+
+
+def send(out: Path, target: "tuple[Peer, str]") -> "SendSummary":
+    """Send the results of a folder, with a progress bar."""
+    from pneumonia.scoring.send import send_results
+
+    with progress_bar("send") as progress:
+        return send_results(out, *target, progress)
+
+
+def show_sent(summary: "SendSummary") -> None:
+    """One line on what the PACS has."""
+    told = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
+    earlier = f", {summary.earlier} before" if summary.earlier else ""
+    click.echo(f"{summary.destination}: {told or 'nothing to send'}{earlier}")

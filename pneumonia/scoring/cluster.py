@@ -1,0 +1,211 @@
+"""`--ray`: score on a cluster. Workers share no folder with this machine, and nothing else either.
+
+This machine reads the files and writes the outputs; a worker gets a file's bytes and gives back
+the record and the bytes of the image's outputs. So the outputs are those of one machine, whatever
+becomes of a worker: Ray runs what it lost again, on another.
+"""
+
+import dataclasses
+import hashlib
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.detector import Detector
+from pneumonia.runtime.engines import open_engine
+from pneumonia.runtime.errors import ConfigError, DeviceError, DicomError
+from pneumonia.scoring.archives import member_file
+from pneumonia.scoring.batch import Scorer
+from pneumonia.scoring.find import FoundFile
+from pneumonia.scoring.image_job import ImageJob
+from pneumonia.scoring.pipeline import Stop
+from pneumonia.scoring.records import ImageRecord
+
+ATTEMPTS = 4  # at one image; its worker or computer may be lost each time
+AHEAD = 2  # images in flight per processor of the cluster
+STUDIES = "studies"
+
+
+class Parcel(NamedTuple):
+    """Everything a worker needs beside the images.
+
+    Attributes:
+        bundle: The bundle's files by name.
+        engine: Name of the engine.
+        decode: Settings of the detector.
+        settings: How to score.
+        model: What describes the model here, and so in every output.
+        salt: Of the output folder.
+    """
+
+    bundle: dict[str, bytes]
+    engine: str
+    decode: Any
+    settings: Any
+    model: Any
+    salt: str
+
+
+class Outcome(NamedTuple):
+    """What a worker gives back: the record, and outputs by their path below the output folder."""
+
+    record: ImageRecord
+    outputs: dict[str, bytes]
+
+
+@contextmanager
+def ray_scorer(address: str) -> Iterator[Scorer]:
+    """What scores on the Ray cluster at an address.
+
+    Args:
+        address: `auto`, HOST:PORT or ray://HOST:PORT.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        DeviceError: The cluster cannot be reached.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError(
+            "Package ray is not installed", fix="pip install 'pneumonia[cluster]'"
+        ) from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise DeviceError(
+            "Ray cluster cannot be reached", found=type(error).__name__, where=address
+        ) from None
+    try:
+        yield score_on_ray
+    finally:
+        ray.shutdown()
+
+
+def score_on_ray(
+    job: ImageJob, files: Sequence[FoundFile], jobs: int, stop: Stop
+) -> Generator[ImageRecord, None, None]:
+    """Score files on the cluster this process is connected to; see `pipeline.score_in_order`."""
+    import ray
+
+    parcel = ray.put(_parcel(job))
+    task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_score_bytes)
+    depth = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting = iter(files)
+    ahead: deque[Any] = deque()
+    try:
+        while not stop():
+            ahead.extend(
+                _submitted(job, f, task, parcel) for f in islice(waiting, depth - len(ahead))
+            )
+            if not ahead:
+                return
+            yield _finished(job, *ahead.popleft())
+        while ahead:  # those in hand
+            yield _finished(job, *ahead.popleft())
+    finally:
+        for _, handle in ahead:
+            if not isinstance(handle, ImageRecord):
+                ray.cancel(handle)
+
+
+def _parcel(job: ImageJob) -> Parcel:
+    folder = Path(job.detector.bundle.path)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    bundle = {name: (folder / name).read_bytes() for name in sorted(names)}
+    detector = job.detector
+    return Parcel(
+        bundle, detector.engine.name, detector.settings, job.settings, job.model, job.salt
+    )
+
+
+def _submitted(job: ImageJob, file: FoundFile, task: Any, parcel: Any) -> tuple[FoundFile, Any]:
+    """The file with its record, when that is settled here, or with the handle of its task."""
+    if file.status:
+        return file, job.detect(job.unread(file))[0]
+    earlier = job.earlier(file)
+    if earlier and not file.path:
+        return file, earlier
+    try:
+        data = _bytes_of(file, job.settings.limits.read.max_file_bytes)
+    except DicomError as error:
+        return file, job.refused(file, error.status, error.reason)
+    except OSError:
+        return file, job.refused(file, "failed", "unreadable")
+    if earlier and hashlib.sha256(data).hexdigest() == earlier.sha256:
+        return file, earlier
+    return file, task.remote(parcel, file, data)
+
+
+def _bytes_of(file: FoundFile, max_bytes: int) -> bytes:
+    if file.member >= 0:
+        with member_file(file.path, file.member, max_bytes) as path:
+            return Path(path).read_bytes()
+    with open(file.path, "rb") as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise DicomError("File is too large", "rejected", "resource_limit")
+    return data
+
+
+def _finished(job: ImageJob, file: FoundFile, handle: Any) -> ImageRecord:
+    """Wait for a task and write its outputs, the study file last: it says that all are there."""
+    if isinstance(handle, ImageRecord):
+        return handle
+    import ray
+
+    try:
+        outcome: Outcome = ray.get(handle)
+    except ray.exceptions.RayError:
+        return job.refused(file, "failed", "worker_lost")
+    for name in sorted(outcome.outputs, key=lambda name: name.startswith(STUDIES + "/")):
+        write_bytes(str(job.out / name), outcome.outputs[name])
+    return dataclasses.replace(outcome.record, file=file)
+
+
+# --- on the worker ---
+
+_jobs: dict[str, ImageJob] = {}  # of this process: opening an engine takes longer than an image
+
+
+def _score_bytes(parcel: Parcel, file: FoundFile, data: bytes) -> Outcome:
+    """Score one image on a worker."""
+    job = _opened(parcel)
+    with tempfile.NamedTemporaryFile(prefix="pneumonia-image-") as stream:
+        stream.write(data)
+        stream.flush()
+        record, study = job.detect(job.read(dataclasses.replace(file, path=stream.name, member=-1)))
+    if study is not None:
+        job.write(study)
+    return Outcome(record, _taken(job.out))
+
+
+def _opened(parcel: Parcel) -> ImageJob:
+    key = f"{parcel.model.settings_hash} {parcel.model.model_hash} {parcel.salt}"
+    if key not in _jobs:
+        folder = Path(tempfile.mkdtemp(prefix="pneumonia-worker-"))
+        for name, data in parcel.bundle.items():
+            write_bytes(str(folder / "bundle" / name), data)
+        bundle = load_bundle(str(folder / "bundle"))
+        detector = Detector(bundle, open_engine(bundle, parcel.engine), parcel.decode)
+        (folder / "out").mkdir()
+        # what lies here is handed over at once: there is nothing to take up again
+        settings = dataclasses.replace(parcel.settings, fresh=True)
+        _jobs[key] = ImageJob(detector, parcel.model, settings, folder / "out", parcel.salt)
+    return _jobs[key]
+
+
+def _taken(out: Path) -> dict[str, bytes]:
+    """Outputs by their relative path, and the folder empty again."""
+    paths = [path for path in sorted(out.rglob("*")) if path.is_file()]
+    outputs = {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
+    for path in out.iterdir():
+        shutil.rmtree(path)
+    return outputs

@@ -1,0 +1,99 @@
+"""Another DICOM application: its address, and an association with it."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pneumonia.runtime.errors import ConfigError, DataError
+
+OWN_TITLE = "PNEUMONIA"
+CONNECT_SECONDS, ANSWER_SECONDS = 15, 60
+_TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]{0,15}")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A DICOM application entity.
+
+    Attributes:
+        title: Its AE title, at most 16 characters.
+        host: Name or address of its computer.
+        port: TCP port.
+    """
+
+    title: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.title}@{self.host}:{self.port}"
+
+
+def checked_title(text: str) -> str:
+    """An AE title (PS3.5 6.2: 1 to 16 characters without backslash) or a ConfigError."""
+    if not _TITLE.fullmatch(text):
+        raise ConfigError("AE title is not valid", expected="1 to 16 characters", found=repr(text))
+    return text
+
+
+def parse_peer(text: str) -> Peer:
+    """`TITLE@HOST:PORT` as a Peer.
+
+    Raises:
+        ConfigError: It is written otherwise.
+    """
+    title, at, address = text.rpartition("@")
+    host, colon, port = address.rpartition(":")
+    if not (at and colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError("Not a DICOM peer", expected="TITLE@HOST:PORT", found=repr(text))
+    return Peer(checked_title(title), host.strip("[]"), int(port))
+
+
+@contextmanager
+def association(
+    peer: Peer,
+    own_title: str,
+    contexts: Sequence[Any],
+    roles: Sequence[Any] = (),
+    handlers: Sequence[Any] = (),
+) -> Iterator[Any]:
+    """An association with a peer, released at the end.
+
+    Args:
+        peer: Whom to ask.
+        own_title: Our AE title.
+        contexts: Presentation contexts.
+        roles: SCP/SCU role selection items.
+        handlers: pynetdicom's event handlers.
+
+    Raises:
+        DataError: The peer is not reached, or refuses.
+    """
+    from pynetdicom import AE
+
+    entity = AE(own_title)
+    entity.connection_timeout = entity.acse_timeout = CONNECT_SECONDS
+    entity.dimse_timeout = entity.network_timeout = ANSWER_SECONDS
+    opened = entity.associate(
+        peer.host,
+        peer.port,
+        contexts=list(contexts),
+        ae_title=peer.title,
+        ext_neg=list(roles),
+        evt_handlers=list(handlers),
+    )
+    if not opened.is_established:
+        refused = "refused" if opened.is_rejected else "no association"
+        raise DataError(
+            "DICOM peer does not answer",
+            found=refused,
+            where=str(peer),
+            fix=f"Check address and titles; the peer must know {own_title!r}",
+        )
+    try:
+        yield opened
+    finally:
+        if opened.is_established:
+            opened.release()

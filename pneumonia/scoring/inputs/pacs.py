@@ -1,0 +1,218 @@
+"""Images of a PACS: C-FIND to find them, C-GET or C-MOVE to bring them (DICOM PS3.4 C)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.dicom_header import DEFAULT_LIMITS, KNOWN_SYNTAXES
+from pneumonia.runtime.errors import ConfigError, DataError, OutputError
+from pneumonia.scoring.dicom_peer import OWN_TITLE, Peer, association
+from pneumonia.scoring.find import Entry
+from pneumonia.scoring.inputs import IsDone, Progress
+from pneumonia.scoring.inputs.query import Query, RemoteImage, arrived, fetched_path, is_uid
+from pneumonia.scoring.settings import ScoreSettings
+
+FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 3, 2))
+# What a chest radiograph is stored as: CR, DX, secondary capture, its multi-frame kinds.
+STORAGE = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("1", "1.1", "1.1.1", "7", "7.2", "7.3")
+)
+PENDING = (0xFF00, 0xFF01)
+SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
+NEITHER = 0xA900  # PS3.4 C.4.2.1.5: "identifier does not match SOP class", not what was asked for
+
+
+@dataclass(frozen=True)
+class PacsInput:
+    """The images of some studies in a PACS.
+
+    Attributes:
+        peer: The PACS.
+        wanted: Which studies.
+        own_title: Our AE title, by which the PACS knows us.
+        move_port: Port on which we take what C-MOVE sends; None for C-GET.
+        max_file_bytes: Larger images are refused.
+    """
+
+    peer: Peer
+    wanted: Query
+    own_title: str = OWN_TITLE
+    move_port: int | None = None
+    max_file_bytes: int = DEFAULT_LIMITS.max_file_bytes
+    kind: str = "pacs"
+
+    @property
+    def endpoint(self) -> str:
+        """Title and address of the PACS."""
+        return str(self.peer)
+
+    def check(self, out: Path) -> None:
+        """A PACS is never written to."""
+
+    # --- find ---
+
+    def query(self, settings: ScoreSettings) -> list[Entry]:
+        """The instances of all studies that match, by their UIDs."""
+        from pynetdicom import build_context
+
+        images: dict[str, RemoteImage] = {}
+        with association(self.peer, self.own_title, [build_context(FIND)]) as peer:
+            for study in self._studies(peer):
+                for image in self._images(peer, study):
+                    images.setdefault(image.relative, image)
+        return [images[name].entry(settings.rules) for name in sorted(images)]
+
+    def _studies(self, peer: Any) -> list[str]:
+        found: set[str] = set()
+        for asked in self.wanted.each():
+            answers = self._find(peer, "STUDY", {"StudyInstanceUID": "", **asked})
+            found |= {str(answer.get("StudyInstanceUID", "")) for answer in answers}
+        return sorted(uid for uid in found if is_uid(uid))
+
+    def _images(self, peer: Any, study: str) -> Iterator[RemoteImage]:
+        asked = {"SeriesInstanceUID": "", "Modality": "", "BodyPartExamined": ""}
+        for series in self._find(peer, "SERIES", {"StudyInstanceUID": study, **asked}):
+            uid = str(series.get("SeriesInstanceUID", ""))
+            if not is_uid(uid):
+                continue
+            known = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
+            for instance in self._find(peer, "IMAGE", {**known, "SOPInstanceUID": ""}):
+                name = str(instance.get("SOPInstanceUID", ""))
+                if is_uid(name):
+                    yield RemoteImage(
+                        study, uid, name, series.get("Modality"), series.get("BodyPartExamined")
+                    )
+
+    def _find(self, peer: Any, level: str, asked: dict[str, str]) -> list[Dataset]:
+        found = []
+        for status, answer in peer.send_c_find(_identifier(level, asked), FIND):
+            code = status.get("Status") if status else None
+            if code in PENDING and answer is not None:
+                found.append(answer)
+            elif code != SUCCESS:
+                raise DataError(
+                    "PACS does not answer the query",
+                    found="no answer" if code is None else f"status 0x{code:04X}",
+                    where=self.endpoint,
+                )
+        return found
+
+    # --- get or move ---
+
+    def fetch(
+        self, entries: list[Entry], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[Entry]:
+        """Bring what is neither settled nor done, series by series."""
+        needed = [entry for entry in entries if not entry.status and not is_done(entry)]
+        absent = [entry for entry in needed if not fetched_path(folder, entry.relative).is_file()]
+        if absent:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._bring(absent, _Taker(folder, absent, self.max_file_bytes, progress))
+        found = {entry.relative: arrived(entry, folder) for entry in needed}
+        return [found.get(entry.relative, entry) for entry in entries]
+
+    def _bring(self, entries: list[Entry], taker: "_Taker") -> None:
+        """What does not come is seen by its absence; only a full disk ends the batch."""
+        retrieve = self._get if self.move_port is None else self._move
+        series = groupby(entries, key=lambda entry: entry.relative.rsplit("/", 1)[0])
+        with retrieve(taker) as ask:
+            for name, _ in series:
+                study, uid = name.split("/")
+                asked = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
+                ask(_identifier("SERIES", asked))
+                taker.check()
+
+    @contextmanager
+    def _get(self, taker: "_Taker") -> Iterator[Callable[[Dataset], None]]:
+        from pynetdicom import build_context, build_role, evt
+
+        contexts = [build_context(GET)]
+        # a context each: with several syntaxes in one, the PACS would have to convert
+        contexts += [build_context(kind, [syntax]) for kind in STORAGE for syntax in KNOWN_SYNTAXES]
+        roles = [build_role(kind, scp_role=True) for kind in STORAGE]
+        handlers = [(evt.EVT_C_STORE, taker.take)]
+
+        def ask(identifier: Dataset) -> None:
+            with association(self.peer, self.own_title, contexts, roles, handlers) as peer:
+                _drain(peer.send_c_get(identifier, GET))
+
+        yield ask
+
+    @contextmanager
+    def _move(self, taker: "_Taker") -> Iterator[Callable[[Dataset], None]]:
+        from pynetdicom import AE, build_context, evt
+
+        receiver = AE(self.own_title)
+        receiver.require_called_aet = True
+        for kind in STORAGE:
+            receiver.add_supported_context(kind, list(KNOWN_SYNTAXES))
+        try:
+            server = receiver.start_server(
+                ("", self.move_port), block=False, evt_handlers=[(evt.EVT_C_STORE, taker.take)]
+            )
+        except OSError as error:
+            raise ConfigError(
+                "Port for C-MOVE cannot be opened", found=error.strerror, where=str(self.move_port)
+            ) from None
+        try:
+            with association(self.peer, self.own_title, [build_context(MOVE)]) as peer:
+                yield lambda asked: _drain(peer.send_c_move(asked, self.own_title, MOVE))
+        finally:
+            server.shutdown()
+
+
+class _Taker:
+    """Takes what a PACS sends: only what was asked for, each as a whole file."""
+
+    def __init__(
+        self, folder: Path, wanted: list[Entry], max_bytes: int, progress: Progress | None
+    ) -> None:
+        self._folder = folder
+        self._left = {fetched_path(folder, entry.relative).name for entry in wanted}
+        self._total = len(self._left)
+        self._max_bytes = max_bytes
+        self._progress = progress
+        self._error: OutputError | None = None
+
+    def take(self, event: Any) -> int:
+        """Store one object; the answer is a status of C-STORE (PS3.4 B.2.3)."""
+        name = f"{event.request.AffectedSOPInstanceUID}.dcm"
+        if name not in self._left:
+            return NEITHER
+        data = event.encoded_dataset()
+        if len(data) > self._max_bytes:
+            return OUT_OF_RESOURCES
+        try:
+            write_bytes(str(self._folder / name), data)
+        except OutputError as error:
+            self._error = error
+            return OUT_OF_RESOURCES
+        self._left.discard(name)
+        if self._progress is not None:
+            self._progress(self._total - len(self._left), self._total, "fetch")
+        return SUCCESS
+
+    def check(self) -> None:
+        """Raise what happened in the thread that stores."""
+        if self._error is not None:
+            raise self._error
+
+
+def _identifier(level: str, attributes: dict[str, str]) -> Dataset:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = level
+    for keyword, value in attributes.items():
+        setattr(identifier, keyword, value)
+    return identifier
+
+
+def _drain(answers: Iterable[tuple[Dataset, Dataset | None]]) -> None:
+    """Wait until a retrieval ends, however it does."""
+    for _ in answers:
+        pass

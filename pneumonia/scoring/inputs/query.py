@@ -1,0 +1,121 @@
+"""What is asked of a server, and its answers as entries of a batch."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydicom.filereader import read_file_meta_info
+
+from pneumonia.runtime.dicom_header import BODY_PARTS, MODALITIES, coded
+from pneumonia.runtime.errors import ConfigError
+from pneumonia.scoring.find import Entry
+from pneumonia.scoring.selection import SelectionRules
+
+_UID = re.compile(r"[0-9.]{1,64}")
+_DATE = re.compile(r"\d{8}(-\d{8})?|\d{8}-|-\d{8}")
+_ACCESSION = re.compile(r"[^\\*?\x00-\x1f]{1,16}")
+NOT_RETRIEVED = ("failed", "not_retrieved")
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which studies are meant; all criteria hold together, several values of one are choices.
+
+    Attributes:
+        studies: Study Instance UIDs.
+        accessions: Accession numbers.
+        date: Study date YYYYMMDD, a range YYYYMMDD-YYYYMMDD, or empty.
+
+    Raises:
+        ConfigError: A value is malformed, or there is no criterion: that would be all studies.
+    """
+
+    studies: tuple[str, ...] = ()
+    accessions: tuple[str, ...] = ()
+    date: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.studies or self.accessions or self.date):
+            raise ConfigError(
+                "No studies are named",
+                fix="Pass --study UID, --accession NUMBER or --date YYYYMMDD[-YYYYMMDD]",
+            )
+        # the values are not told back: they name patients
+        if not all(is_uid(uid) for uid in self.studies):
+            raise ConfigError("Study is not a UID", expected="digits and dots, at most 64")
+        if not all(_ACCESSION.fullmatch(number) for number in self.accessions):
+            raise ConfigError(
+                "Accession number is not valid", expected="at most 16 characters, no wildcard"
+            )
+        if self.date and not _DATE.fullmatch(self.date):
+            raise ConfigError("Date is not valid", expected="YYYYMMDD or YYYYMMDD-YYYYMMDD")
+
+    def each(self) -> list[dict[str, str]]:
+        """The attributes of each question to ask at study level."""
+        found: list[dict[str, str]] = []
+        for uid in self.studies or ("",):
+            for number in self.accessions or ("",):
+                asked = {"StudyInstanceUID": uid, "AccessionNumber": number, "StudyDate": self.date}
+                found.append({keyword: value for keyword, value in asked.items() if value})
+        return found
+
+
+def is_uid(text: str) -> bool:
+    """Whether a text can be a UID, and so is safe in a path or an address."""
+    return bool(_UID.fullmatch(text)) and ".." not in text
+
+
+class RemoteImage(NamedTuple):
+    """One instance a server has told of.
+
+    Attributes:
+        study, series, instance: Their UIDs.
+        modality, body_part: As the server says, None where it does not.
+    """
+
+    study: str
+    series: str
+    instance: str
+    modality: Any
+    body_part: Any
+
+    @property
+    def relative(self) -> str:
+        """Its path in the manifest; its name in predictions.csv is the SOP Instance UID."""
+        return f"{self.study}/{self.series}/{self.instance}.dcm"
+
+    def entry(self, rules: SelectionRules) -> Entry:
+        """The entry; another examination by its series is settled without fetching it."""
+        codes = {
+            "modality": coded(self.modality, MODALITIES),
+            "view": None,
+            "body_part": coded(self.body_part, BODY_PARTS),
+        }
+        if codes["modality"] is not None and codes["modality"] not in rules.modality:
+            return Entry("", self.relative, "skipped", "not_frontal_chest", -1, codes)
+        return Entry("", self.relative, "", "", -1, codes)
+
+
+def fetched_path(folder: Path, relative: str) -> Path:
+    """Where a fetched image lies."""
+    return folder / relative.rsplit("/", 1)[-1]
+
+
+def arrived(entry: Entry, folder: Path) -> Entry:
+    """The entry with its file, or as failed when it is not there or holds something else."""
+    path = fetched_path(folder, entry.relative)
+    if not path.is_file():
+        return entry._replace(status="failed", reason="not_retrieved")
+    if not holds_instance(path, path.name.removesuffix(".dcm")):
+        return entry._replace(status="failed", reason="wrong_object")
+    return entry._replace(path=str(path))
+
+
+def holds_instance(path: Path, uid: str) -> bool:
+    """Whether a file says that it is this instance; one that says nothing goes to the reader."""
+    try:
+        told = read_file_meta_info(str(path)).get("MediaStorageSOPInstanceUID", uid)
+    except Exception:  # parsers of foreign files raise anything
+        return True
+    return str(told) == uid

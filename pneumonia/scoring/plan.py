@@ -1,0 +1,87 @@
+"""`--dry-run`: what a batch would score, by names and headers alone. Nothing is written."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pneumonia.scoring.decoding import Decoded, DecodeWorker
+from pneumonia.scoring.find import FoundFile, named
+from pneumonia.scoring.inputs import InputSource
+from pneumonia.scoring.inputs.files import FileInput
+from pneumonia.scoring.selection import SelectionRules, is_another_examination, select_image
+from pneumonia.scoring.settings import ScoreSettings
+
+SCORE = "score"
+
+Progress = Callable[[int, int, str], None]
+
+
+class Planned(NamedTuple):
+    """One file and what would become of it.
+
+    Attributes:
+        relative: Path below the input.
+        status: `score`, or the status it would end with.
+        reason: Why it would not be scored; empty for `score`.
+    """
+
+    relative: str
+    status: str
+    reason: str
+
+
+def plan_batch(
+    source: Path | InputSource,
+    out: Path,
+    settings: ScoreSettings,
+    progress: Progress | None = None,
+) -> list[Planned]:
+    """Decide for every file of an input, in a child process, without decoding its pixels.
+
+    Args:
+        source: A file or folder, or another input; nothing is fetched from a server.
+        out: Where the batch would write; only compared with the input.
+        settings: The rules and limits.
+        progress: Called with (files done, files, a short note).
+
+    Raises:
+        ConfigError: The input does not exist, or the output lies inside it.
+        DataError: A server cannot be asked.
+    """
+    origin = FileInput(source) if isinstance(source, Path) else source
+    origin.check(out)
+    files = named(origin.query(settings))
+    plan = []
+    with DecodeWorker(settings.limits, words=settings.rules.words()) as worker:
+        for number, file in enumerate(files, start=1):
+            plan.append(_planned(file, worker, settings.rules))
+            if progress is not None:
+                progress(number, len(files), plan[-1].status)
+    return plan
+
+
+def _planned(file: FoundFile, worker: DecodeWorker, rules: SelectionRules) -> Planned:
+    if file.status:
+        return Planned(file.relative, file.status, file.reason)
+    if not file.path:  # a server's: its header comes with the image
+        return Planned(file.relative, SCORE, "")
+    return Planned(file.relative, *_decided(worker.look(file.path, file.member), file, rules))
+
+
+def _decided(looked: Decoded, file: FoundFile, rules: SelectionRules) -> tuple[str, str]:
+    if is_another_examination(looked.info, rules):
+        return "skipped", "not_frontal_chest"
+    if looked.status != "read":
+        if looked.reason == "not_dicom" and file.is_other:
+            return "skipped", "other_file"
+        return looked.status, looked.reason
+    selection = select_image(looked.info, (), rules)
+    return selection.status or SCORE, selection.reason
+
+
+def counts(plan: Sequence[Planned]) -> list[tuple[str, int]]:
+    """(status: reason, files), most first; `score` before all."""
+    found = Counter(f"{item.status}: {item.reason}".removesuffix(": ") for item in plan)
+    score = [(SCORE, found.pop(SCORE, 0))]
+    return score + sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
