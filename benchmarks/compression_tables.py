@@ -77,8 +77,8 @@ LENET_EXPONENTS = dict(zip(LENET, (0.35, 0.85, 1.15, 0.6), strict=True))
 STEP = Schedule(4, 3, teacher=0.7)
 SLOW = (1.0, 5.0, 25.0)  # few weights are left: the loss needs time to say which
 GOAL = Schedule(6, 14, SLOW, teacher=0.7)
-COLOUR = Schedule(3, 5, shift_px=4, retrain_rate=1e-3)
-NARROW = Schedule(2, 4, shift_px=4, retrain_rate=1e-3)
+COLOUR = Schedule(4, 10, shift_px=4, retrain_rate=1e-3, teacher=0.5)
+COLOUR_BITS = Schedule(4, 8, SLOW, shift_px=4, retrain_rate=1e-3, teacher=0.5)
 PANELS = StructuredMethod(filter_share=0.5, group_size=16, round_to=8)
 FINE = (0.3, 0.5, 0.7, 0.85, 0.95, 1.0)  # snaps of two levels: small, or they undo each other
 JOBS: dict[str, Job] = {
@@ -113,30 +113,32 @@ JOBS: dict[str, Job] = {
         Schedule(3, 6, SLOW, teacher=0.7), True),
     "vgg16/dense": Job(
         "", dense, "93.5 % (full width, 50,000 images)",
-        Schedule(retrain_epochs=12, shift_px=4)),
+        Schedule(retrain_epochs=40, shift_px=4)),
+    "vgg16/structured-4": Job("vgg16/dense", structured(4, method=PANELS), "", COLOUR, True),
     "vgg16/structured-8": Job(
-        "vgg16/dense", structured(8, method=PANELS), "29.8x at -0.0 %", COLOUR, True),
+        "vgg16/structured-4", structured(8, method=PANELS), "29.8x at -0.0 %", COLOUR, True),
     "vgg16/irregular-10": Job("vgg16/dense", irregular(10.0), "", COLOUR),
     "vgg16/binary": Job(
-        "vgg16/dense", quantized(BINARY, FINE), "93.5 % -> 93.5 %",
-        Schedule(3, 4, SLOW, shift_px=4, retrain_rate=1e-3)),
+        "vgg16/dense", quantized(BINARY, FINE), "93.5 % -> 93.5 %", COLOUR_BITS),
     "resnet18/dense": Job(
         "", dense, "93.5-95 % (full width, 50,000 images)",
-        Schedule(retrain_epochs=8, shift_px=4)),
-    "resnet18/structured-6": Job(
-        "resnet18/dense", structured(6, method=PANELS), "20.9x-59.8x at -0.5 %", NARROW, True),
-    "resnet18/irregular-10": Job("resnet18/dense", irregular(10.0), "", NARROW),
+        Schedule(retrain_epochs=24, shift_px=4)),
+    "resnet18/structured-4": Job(
+        "resnet18/dense", structured(4, method=PANELS), "", COLOUR, True),
+    "resnet18/structured-8": Job(
+        "resnet18/structured-4", structured(8, method=PANELS), "20.9x-59.8x at -0.5 %", COLOUR,
+        True),
+    "resnet18/irregular-10": Job("resnet18/dense", irregular(10.0), "", COLOUR),
     "resnet18/binary": Job(
-        "resnet18/dense", quantized(BINARY, FINE), "93.5 % -> 93.2 %",
-        Schedule(3, 4, SLOW, shift_px=4, retrain_rate=1e-3)),
+        "resnet18/dense", quantized(BINARY, FINE), "93.5 % -> 93.2 %", COLOUR_BITS),
     "lenet5/irregular-350": Job(
         "lenet5/irregular-200", irregular(keeps(110, 490, 460, 160)), "348x at 99.0 %",
         Schedule(6, 24, SLOW, retrain_rate=3e-3, teacher=0.7)),
 }  # fmt: skip
 NETWORKS = {
     "lenet5": ("mnist", {"channels": 1, "size": 28, "n_classes": 10, "width": 1.0}),
-    "vgg16": ("cifar10", {"channels": 3, "size": 32, "n_classes": 10, "width": 0.125}),
-    "resnet18": ("cifar10", {"channels": 3, "size": 32, "n_classes": 10, "width": 0.125}),
+    "vgg16": ("cifar10", {"channels": 3, "size": 32, "n_classes": 10, "width": 0.25}),
+    "resnet18": ("cifar10", {"channels": 3, "size": 32, "n_classes": 10, "width": 0.25}),
 }
 
 

@@ -5,6 +5,7 @@ proximal step after it, then the hard set and training inside it. Training runs 
 the processor has it (half the time); weights, ADMM and every measurement are float32.
 """
 
+import copy
 import io
 import os
 import sys
@@ -198,7 +199,7 @@ def train(
         if select:
             score = accuracy(network, start.images.held_out)
             if score >= best[0]:
-                best = (score, {k: v.clone() for k, v in network.state_dict().items()})
+                best = (score, copy.deepcopy(network.state_dict()))  # with the versions it names
     if select:
         network.load_state_dict(best[1])
 

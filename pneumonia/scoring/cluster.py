@@ -8,6 +8,7 @@ becomes of a worker: Ray runs what it lost again, on another.
 import dataclasses
 import hashlib
 import shutil
+import socket
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -28,6 +29,7 @@ from pneumonia.scoring.image_job import ImageJob
 from pneumonia.scoring.pipeline import Stop
 from pneumonia.scoring.records import ImageRecord
 
+CONNECT_SECONDS = 10.0
 ATTEMPTS = 4  # at one image; its worker or computer may be lost each time
 AHEAD = 2  # images in flight per processor of the cluster
 STUDIES = "studies"
@@ -77,6 +79,7 @@ def ray_scorer(address: str) -> Iterator[Scorer]:
         raise ConfigError(
             "Package ray is not installed", fix="pip install 'pneumonia[cluster]'"
         ) from None
+    _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -87,6 +90,19 @@ def ray_scorer(address: str) -> Iterator[Scorer]:
         yield score_on_ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:  # `auto`: Ray knows where to look
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise DeviceError(
+            "Ray cluster cannot be reached", found=type(error).__name__, where=address
+        ) from None
 
 
 def score_on_ray(

@@ -1,5 +1,6 @@
 """Another DICOM application: its address, and an association with it."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,8 @@ def association(
     """
     from pynetdicom import AE
 
+    # it logs what peers say and send; what matters comes as an error or a status
+    logging.getLogger("pynetdicom").propagate = False
     entity = AE(own_title)
     entity.connection_timeout = entity.acse_timeout = CONNECT_SECONDS
     entity.dimse_timeout = entity.network_timeout = ANSWER_SECONDS

@@ -24,6 +24,7 @@ CLASSES = tuple(
 )  # Comprehensive SR, Grayscale Softcopy Presentation State, Secondary Capture
 STATUSES = ("sent", "sent_with_warning", "refused", "not_sent")
 ARRIVED = ("sent", "sent_with_warning")
+CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.2
 PAUSES_SECONDS = (1.0, 4.0)  # before the second and the third attempt at one object
 
 Progress = Callable[[int, int, str], None]
@@ -151,9 +152,9 @@ class _Sender:
                 self._stack.close()
                 self._open = self._stack.enter_context(self._associate())
             status = self._open.send_c_store(path)
-        except DataError:
-            return None
-        except (RuntimeError, ValueError, OSError):  # broken, or no context for this class
+        except ValueError:  # the peer takes no objects of this class
+            return CLASS_NOT_SUPPORTED
+        except (DataError, RuntimeError, OSError):  # nobody there, or the association broke
             return None
         code = status.get("Status")
         return None if code is None else int(code)

@@ -1,0 +1,143 @@
+"""From a real PACS to a worklist, by DICOMweb, C-GET and C-MOVE: the same results as from files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pneumonia.cli import group, run
+from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.predictions import read_predictions
+from pneumonia.scoring.audit import verify_audit
+from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.dicom_peer import Peer
+from pneumonia.scoring.inputs.dicomweb import DicomwebInput
+from pneumonia.scoring.inputs.pacs import PacsInput
+from pneumonia.scoring.inputs.query import Query
+from tests.peers import free_port
+from tests.runtime.dicoms import SERIES
+from tests.scoring.inputs.conftest import MOVE_TITLE
+from tests.scoring.test_batch import counting
+
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("orthanc-input")]
+WAYS = ("dicomweb", "get", "move")
+
+
+@pytest.fixture
+def open_input(pacs, move_port):
+    def opened(way, wanted):
+        if way == "dicomweb":
+            if not pacs.has_dicomweb:
+                pytest.skip("the DICOMweb plugin of Orthanc is not installed")
+            return DicomwebInput(f"http://127.0.0.1:{pacs.http_port}/dicom-web", wanted)
+        peer = Peer("ORTHANC", "127.0.0.1", pacs.dicom_port)
+        return PacsInput(peer, wanted, MOVE_TITLE, move_port if way == "move" else None)
+
+    return opened
+
+
+def manifest(out):
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    return {line["path"]: (line["status"], line["reason"]) for line in lines}
+
+
+def uid(number):
+    return f"{SERIES}.{number}"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_studies(way, open_input, both_studies, detector, tmp_path):
+    out = tmp_path / "out"
+    summary = score_batch(open_input(way, both_studies), out, detector)
+    assert manifest(out) == {
+        f"{uid(1)}/{uid('1.1')}/{uid('1.1.1')}.dcm": ("scored", ""),
+        f"{uid(2)}/{uid('2.1')}/{uid('2.1.1')}.dcm": ("scored", ""),
+        f"{uid(2)}/{uid('4.1')}/{uid('4.1.1')}.dcm": ("skipped", "not_frontal_chest"),
+        f"{uid(2)}/{uid('5.1')}/{uid('5.1.1')}.dcm": ("skipped", "not_frontal_chest"),
+    }
+    found = {item.image_id: item for item in read_predictions(out / "predictions.csv")}
+    assert set(found) == {uid("1.1.1"), uid("2.1.1")}
+    np.testing.assert_allclose(found[uid("1.1.1")].boxes, [[32, 16, 48, 32]], atol=1e-4)
+    assert not (out / "fetched").exists()
+    assert summary.document["input"] == ("dicomweb" if way == "dicomweb" else "pacs")
+    assert "127.0.0.1" in summary.document["endpoint"]
+    verify_audit(out)
+    audit = (out / "audit.jsonl").read_text()
+    assert summary.document["endpoint"] in audit
+    assert SERIES not in audit
+    for path in out.rglob("*"):
+        assert not path.is_file() or b"CANARY" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_second_run_neither_fetches_nor_scores(way, open_input, both_studies, detector, tmp_path):
+    score_batch(open_input(way, both_studies), tmp_path / "out", detector)
+    engine, again = counting(detector)
+    before = manifest(tmp_path / "out")
+    events = []
+    score_batch(open_input(way, both_studies), tmp_path / "out", again, None,
+                lambda done, total, note: events.append(note))  # fmt: skip
+    assert engine.count == 0
+    assert events.count("fetch") <= 1  # the lateral one is known by its header only
+    assert manifest(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Query(date="20210101-20211231"), {uid("2.1.1"), uid("4.1.1"), uid("5.1.1")}),
+        (Query(accessions=("ACC1", "ACC3")), {uid("1.1.1"), uid("3.1.1")}),
+        (Query(studies=(uid(3),), date="20220101"), {uid("3.1.1")}),
+        (Query(studies=(uid(3),), date="20220102"), set()),
+        (Query(studies=("1.2.3.4",)), set()),
+    ],
+)
+def test_what_a_query_finds(way, wanted, expected, open_input):
+    entries = open_input(way, wanted).query(ScoreSettings())
+    names = {entry.relative.rsplit("/", 1)[1].removesuffix(".dcm") for entry in entries}
+    if way != "dicomweb" and wanted.date == "20210101-20211231":
+        expected = {uid("2.1.1"), uid("4.1.1"), uid("5.1.1")}
+    assert names == expected
+
+
+def test_no_match_is_a_result(open_input, detector, tmp_path):
+    wanted = Query(studies=("1.2.3.4",))
+    for way in WAYS:
+        summary = score_batch(open_input(way, wanted), tmp_path / way, detector)
+        assert (summary.records, summary.document["exit_reason"]) == ((), "all_scored")
+
+
+def test_a_pacs_that_is_not_there(detector, tmp_path):
+    nobody = PacsInput(Peer("NOBODY", "127.0.0.1", free_port()), Query(date="20200101"))
+    with pytest.raises(DataError, match="DICOM peer does not answer"):
+        score_batch(nobody, tmp_path / "out", detector)
+
+
+def test_c_move_to_somebody_unknown_is_told_per_image(pacs, both_studies, detector, tmp_path):
+    peer = Peer("ORTHANC", "127.0.0.1", pacs.dicom_port)
+    stranger = PacsInput(peer, both_studies, "STRANGER", free_port())
+    summary = score_batch(stranger, tmp_path / "out", detector)
+    statuses = sorted((record.status, record.reason) for record in summary.records)
+    assert statuses == [("failed", "not_retrieved")] * 3 + [("skipped", "not_frontal_chest")]
+
+
+def test_from_the_command_line_and_back_into_the_pacs(pacs, bundle_folder, tmp_path, capsys):
+    peer = f"ORTHANC@127.0.0.1:{pacs.dicom_port}"
+    out = tmp_path / "out"
+    arguments = ["score", "--pacs", peer, "--study", uid(3), "--send", peer, str(out),
+                 "--bundle", str(bundle_folder), "--engine", "reference"]  # fmt: skip
+    assert run(group, [*arguments, "--dry-run"]) == 0
+    assert not out.exists()
+    assert run(group, arguments) == 0
+    shown = capsys.readouterr()
+    assert f"{peer}: 3 sent" in shown.out
+    assert "CANARY" not in shown.out + shown.err
+    query = {"Level": "Study", "Query": {"StudyInstanceUID": uid(3)}}
+    (study,) = pacs.post("/tools/find", json.dumps(query).encode())
+    series = pacs.get(f"/studies/{study}/series")
+    assert sorted(item["MainDicomTags"]["Modality"] for item in series) == ["DX", "OT", "PR", "SR"]
+    assert run(group, arguments) == 0
+    assert f"{peer}: nothing to send, 3 before" in capsys.readouterr().out
+    # our own results are in the study now; nobody scores them
+    assert sorted(status for status, _ in manifest(out).values()) == ["scored"] + ["skipped"] * 3
