@@ -61,15 +61,12 @@ def file_digest(path: str) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def read_identity(path: str, radiograph: Radiograph) -> dict[str, str]:
-    """Study UID, accession number and study date; the caller decides what may leave."""
-    if radiograph.info["format"] != "dicom":
-        return {}
+def read_told(path: str) -> Any:
+    """The few attributes that identity and rules are taken from, as a pydicom Dataset."""
     import pydicom
 
-    tags: list[Any] = list(IDENTITY_TAGS)
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
-    return {tag: str(dataset.get(tag) or "") for tag in IDENTITY_TAGS}
+    tags: list[Any] = [*IDENTITY_TAGS, *DESCRIPTIONS, "ViewCodeSequence"]
+    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
 
 
 def read_source_header(path: str) -> bytes:
@@ -159,7 +156,8 @@ def look(path: str, request: dict[str, Any], record: dict[str, Any]) -> bytes:
             record["info"] = {"format": name}
         elif has_preamble or (limits.force_read and head):
             info = header_facts(read_header(path, limits, has_preamble))
-            record["info"] = {**info, "word_against": told_word(path, request["words"])}
+            word = told_word(read_told(path), request["words"])
+            record["info"] = {**info, "word_against": word}
         else:
             raise DicomError("Neither DICOM, PNG nor JPEG", "rejected", "not_dicom")
     except (DicomError, OSError, MemoryError):
@@ -192,36 +190,36 @@ def _listing(found: Sequence[Any], record: dict[str, Any]) -> bytes:
 TASKS = {"read": read, "look": look, "archive": list_members, "dicomdir": list_directory}
 
 
-def told_word(path: str, words: dict[str, list[str]]) -> str:
+def told_word(told: Any, words: dict[str, list[str]]) -> str:
     """The rules' word against an image that its descriptions tell, empty when none does.
 
     Only the rules' own word leaves, never the text it was found in. Descriptions that tell a word
     for it as well ("PA and lateral") tell nothing about this image.
 
     Args:
-        path: A DICOM file.
+        told: From `read_told`.
         words: `against` and `wanted`, lower case.
     """
     if not words["against"]:
         return ""
-    import pydicom
-
-    tags: list[Any] = [*DESCRIPTIONS, "ViewCodeSequence"]
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
-    texts = [str(dataset.get(tag) or "") for tag in DESCRIPTIONS]
-    texts += [str(item.get("CodeMeaning") or "") for item in dataset.get("ViewCodeSequence") or ()]
-    told = set(re.findall(r"[^\W\d_]+", " ".join(texts).lower()))
-    if told & set(words["wanted"]):
+    texts = [str(told.get(tag) or "") for tag in DESCRIPTIONS]
+    texts += [str(item.get("CodeMeaning") or "") for item in told.get("ViewCodeSequence") or ()]
+    found = set(re.findall(r"[^\W\d_]+", " ".join(texts).lower()))
+    if found & set(words["wanted"]):
         return ""
-    return next((word for word in words["against"] if word in told), "")
+    return next((word for word in words["against"] if word in found), "")
 
 
 def _facts(path: str, radiograph: Radiograph, words: dict[str, list[str]]) -> dict[str, Any]:
     height, width = radiograph.pixels.shape
     info = dict(radiograph.info)
+    identity: dict[str, str] = {}
     if info["format"] == "dicom":
+        told = read_told(path)
+        # the caller decides what of it may leave
+        identity = {tag: str(told.get(tag) or "") for tag in IDENTITY_TAGS}
         try:
-            info["word_against"] = told_word(path, words)
+            info["word_against"] = told_word(told, words)
         except Exception:  # an odd description says nothing about the image
             info["word_against"] = ""
     return {
@@ -229,7 +227,7 @@ def _facts(path: str, radiograph: Radiograph, words: dict[str, list[str]]) -> di
         "width": width,
         "info": info,
         "warnings": list(radiograph.warnings),
-        "identity": read_identity(path, radiograph),
+        "identity": identity,
     }
 
 
