@@ -1,0 +1,171 @@
+"""Multi-step typing: few findings are offered because the report says which are possible.
+
+Step 1 a coarse type (group of the concept base); step 2 the concepts of the linked report that
+belong to it, or without one the headings most often used; step 3 finer types below the chosen one.
+NIL, the whole tree and prefix search are always there.
+Source: Lin et al., KCAT: a knowledge-constraint typing annotation tool, ACL 2019 demos, 99-104.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from data_prep.annotation.records import Box
+from data_prep.reports.assertion import ABSENT, PRESENT, PRIOR, UNCERTAIN
+from data_prep.reports.concepts import NOT_FINDINGS, ConceptBase, split_code
+from data_prep.reports.linking import LinkedConcept
+
+MAX_OFFERED = 9  # one key each: 1 to 9
+_RANK = {PRESENT: 0, UNCERTAIN: 1, PRIOR: 2}
+
+
+class Offer(NamedTuple):
+    """A type that is offered.
+
+    Attributes:
+        code: Node of the base.
+        coarse: Its group.
+        source: `report` or `frequent`.
+        assertion: What the report says of it; empty when it comes from elsewhere.
+        span: Its mention in the report, None when it has none.
+        other_side: Whether the report puts it on the side where the box is not.
+    """
+
+    code: str
+    coarse: str
+    source: str
+    assertion: str = ""
+    span: tuple[int, int] | None = None
+    other_side: bool = False
+
+
+def image_side(box_xyxy: Box, width: float) -> str:
+    """The patient's side of a box on a frontal film: his right is on the image's left.
+
+    Empty for a box that reaches over the middle by more than a fifth of its width.
+    """
+    x1, _, x2, _ = box_xyxy
+    share = (min(x2, width / 2) - min(x1, width / 2)) / (x2 - x1)
+    return "right" if share > 0.8 else "left" if share < 0.2 else ""
+
+
+def from_report(base: ConceptBase, linked: Iterable[LinkedConcept], side: str = "") -> list[Offer]:
+    """What the report offers: stated findings first, then doubtful, then prior; absent ones never.
+
+    Args:
+        base: The concept base.
+        linked: Findings of the report.
+        side: Of the box, `right`, `left` or empty; findings of the other side go last.
+    """
+    best: dict[str, tuple[tuple[int, int, int], Offer]] = {}
+    for place, concept in enumerate(linked):
+        known = concept.code in base and concept.heading not in NOT_FINDINGS
+        if concept.assertion == ABSENT or not known:
+            continue
+        other = bool(side) and concept.side in ("left", "right") and concept.side != side
+        offer = Offer(
+            concept.code, base.path(concept.code)[0], "report", concept.assertion, concept.span,
+            other,
+        )  # fmt: skip
+        key = (int(other), _RANK[concept.assertion], place)
+        if concept.code not in best or key < best[concept.code][0]:
+            best[concept.code] = (key, offer)
+    return [offer for _, offer in sorted(best.values())]
+
+
+def frequent(base: ConceptBase, coarse: str) -> list[Offer]:
+    """Headings of a group, those of most training reports first."""
+    names = [name for name in base.children(coarse) if name not in NOT_FINDINGS]
+    names.sort(key=lambda name: (-_weight(base, name), name))
+    return [Offer(name, coarse, "frequent") for name in names]
+
+
+def _weight(base: ConceptBase, heading: str) -> int:
+    return sum(base.counts[code] for code in base.by_heading.get(split_code(heading)[0], ()))
+
+
+def refilter(
+    base: ConceptBase,
+    linked: Sequence[LinkedConcept],
+    coarse: str,
+    side: str = "",
+    limit: int = MAX_OFFERED,
+) -> list[Offer]:
+    """Step 2: candidates of a coarse type, the report's first, filled up with frequent headings.
+
+    Raises:
+        DataError: No such coarse type.
+    """
+    offers = [offer for offer in from_report(base, linked, side) if offer.coarse == coarse]
+    taken = {offer.code for offer in offers}
+    rest = [offer for offer in frequent(base, coarse) if offer.code not in taken]
+    return (offers + rest)[: max(limit, len(offers))]
+
+
+def coarse_types(base: ConceptBase, linked: Sequence[LinkedConcept]) -> list[tuple[str, int]]:
+    """Step 1: every group but the one on the film's quality, with its number of reported findings.
+
+    The order is the base's own and never changes: a reader's hand knows where a group is.
+    """
+    counts: dict[str, int] = {}
+    for offer in from_report(base, linked):
+        counts[offer.coarse] = counts.get(offer.coarse, 0) + 1
+    return [(root, counts.get(root, 0)) for root in base.roots() if set(base.children(root)) -
+            set(NOT_FINDINGS)]  # fmt: skip
+
+
+def describe(base: ConceptBase, node: str) -> dict[str, Any]:
+    """What a reader may want to know of a type.
+
+    Raises:
+        DataError: No such node.
+    """
+    path = base.path(node)
+    return {
+        "code": node,
+        "path": list(path),
+        "also_called": [form.replace("..", "…") for form in base.aliases(node)][:12],
+        "reports": base.counts.get(node, 0),
+        "children": len(base.children(node)),
+        "often_with": list(base.neighbours(split_code(node)[0]))[:5] if len(path) > 1 else [],
+    }
+
+
+class TypeIndex:
+    """Prefix search over nodes, the words in them, and their aliases; milliseconds at 10,000 types.
+
+    Args:
+        base: The concept base.
+    """
+
+    def __init__(self, base: ConceptBase) -> None:
+        entries: set[tuple[str, int, str]] = set()
+        for node in base:
+            folded = node.casefold()
+            entries.add((folded, 0, node))
+            for at, character in enumerate(folded):
+                if character in " /,-" and at + 1 < len(folded):
+                    entries.add((folded[at + 1 :].lstrip(), 2, node))
+        for form, code in base.all_aliases():
+            if code in base:
+                entries.add((form.casefold(), 1, code))
+        self._entries = sorted(entries)
+
+    def search(self, prefix: str, limit: int = 10) -> list[str]:
+        """Nodes for a prefix: those that begin with it, then by alias, then by a word inside.
+
+        Args:
+            prefix: What was typed, any case; several blanks are one.
+            limit: At most so many.
+        """
+        folded = " ".join(prefix.casefold().split())
+        if not folded:
+            return []
+        start = bisect_left(self._entries, (folded,))
+        stop = bisect_left(self._entries, (folded + "\U0010ffff",))
+        best: dict[str, tuple[int, int, str]] = {}
+        for _, kind, node in self._entries[start:stop]:
+            key = (kind, len(node), node)
+            if node not in best or key < best[node]:
+                best[node] = key
+        return sorted(best, key=best.__getitem__)[:limit]
