@@ -115,8 +115,27 @@ def plan_rate(
             progress(number + 1, MAX_TRIALS, f"rate {found.realised_rate:.2f} of {target:g}")
         return found
 
-    low, high = 1.0, math.inf
-    x = target
+    best = _searched(trial, target, target, 1.0, math.inf)
+    if best.realised_rate >= target * (1 - TOLERANCE):
+        return best
+    # a plateau may lie between: start again from the other end
+    strongest = trial(STRONGEST, MAX_TRIALS)
+    if strongest.realised_rate < target * (1 - TOLERANCE):
+        raise PruneError(
+            "Pruning rate cannot be reached",
+            expected=f"at most {strongest.realised_rate:.4g}, every selected layer at its minimum",
+            found=f"{target:g}",
+            where=f"{len(rates.exponents)} of {len(start.weights)} layers selected",
+            fix="Lower the rate or constraint.round_to, or select more layers",
+        )
+    middle = math.sqrt(STRONGEST)
+    return _nearer(strongest, _searched(trial, target, middle, 1.0, STRONGEST), target)
+
+
+def _searched(
+    trial: Callable[[float, int], Planned], target: float, x: float, low: float, high: float
+) -> Planned:
+    """The best of up to MAX_TRIALS trials, the first at x, that close in on the target."""
     best: Planned | None = None
     for number in range(MAX_TRIALS):
         found = trial(x, number)
@@ -131,8 +150,6 @@ def plan_rate(
         if x > STRONGEST or high / low < 1 + 1e-4:
             break
     assert best is not None
-    if best.realised_rate < target * (1 - TOLERANCE):
-        _check_possible(start, method, rates, target)
     return best
 
 
@@ -154,22 +171,6 @@ def _nearer(found: Planned, best: Planned | None, target: float) -> Planned:
         return short, abs(math.log(planned.realised_rate / target))
 
     return found if best is None or key(found) < key(best) else best
-
-
-def _check_possible(
-    start: Situation,
-    method: Method,
-    rates: LayerRates,
-    target: float,
-) -> None:
-    most = apply_rates(start, method, rates.at(STRONGEST)).realised_rate
-    raise PruneError(
-        "Pruning rate cannot be reached",
-        expected=f"at most {most:.4g} with the selected layers at their minimum",
-        found=f"{target:g}",
-        where=f"{len(rates.exponents)} of {len(start.weights)} layers selected",
-        fix="Lower the rate or constraint.round_to, or select more layers",
-    )
 
 
 def apply_rates(

@@ -14,7 +14,7 @@ from pneumonia.runtime.errors import DataError
 
 HEADER = ("image_id", "score", "x1", "y1", "x2", "y2", "width", "height")
 
-# A spreadsheet takes text that begins like this for a formula: an apostrophe before it forbids that.
+# A spreadsheet takes text that begins like this for a formula; an apostrophe before it forbids it.
 _LIKE_FORMULA = re.compile(r"'*[=+\-@]")
 
 Row = Tuple[Optional[Tuple[float, ...]], int, int]  # (score, x1, y1, x2, y2) or None; width, height
