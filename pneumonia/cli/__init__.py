@@ -15,6 +15,7 @@ from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("pneumonia.cli.demo", "Run the whole job on phantoms, in minutes."),
     "data": ("pneumonia.cli.data", "Import, make, fetch and audit datasets."),
+    "annotate": ("pneumonia.cli.annotate", "Draw boxes and name findings in a web browser."),
     "train": ("pneumonia.cli.train", "Train a detector on a dataset folder."),
     "prune": ("pneumonia.cli.prune", "Prune a trained run with ADMM, retrain and compact it."),
     "quantize": ("pneumonia.cli.quantize", "Quantize a run progressively, down to binary."),
@@ -22,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "kernels": ("pneumonia.cli.kernels", "Generate and compile the network as C for a target."),
     "profile": ("pneumonia.cli.profile", "Measure energy and latency per image, or predict them."),
     "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
+    "daemon": ("pneumonia.cli.daemon", "Score radiographs as they arrive, for good."),
     "evaluate": ("pneumonia.cli.evaluate", "Measure predictions against labels."),
     "compare": ("pneumonia.cli.compare", "Compare prediction files on the same labels."),
     "inspect": ("pneumonia.cli.inspect", "Show layers, parameters, MACs, sparsity, storage."),

@@ -1,0 +1,50 @@
+"""`python3 -m deploy_jetson.device.daemon --config FILE`: the daemon on the board."""
+
+import argparse
+import os
+import sys
+from typing import Optional, Sequence
+
+from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
+
+INTERNAL = 70
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="python3 -m deploy_jetson.device.daemon",
+        description="Score radiographs that arrive by DICOM, folder or HTTP.",
+        epilog=DISCLAIMER,
+    )
+    made.add_argument("--config", required=True, metavar="FILE", help="Configuration file (INI)")
+    made.add_argument("--check", action="store_true", help="Only check the configuration")
+    return made
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run; the exit code."""
+    options = parser().parse_args(None if arguments is None else list(arguments))
+    try:
+        from deploy_jetson.device.daemon.config import load_config
+
+        config = load_config(options.config)
+        if options.check:
+            sys.stdout.write("{}: valid\n".format(options.config))
+            return 0
+        from deploy_jetson.device.daemon.service import serve
+
+        serve(config)
+    except PneumoniaError as error:
+        sys.stderr.write("error: {}\n".format(error))
+        return error.exit_code
+    except Exception as error:  # the text of a foreign exception may quote a file's contents
+        if os.environ.get("PNEUMONIA_DEBUG"):
+            raise
+        sys.stderr.write("error: internal error ({})\n".format(type(error).__name__))
+        return INTERNAL
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""What an image is answered with: a JSON document, and DICOM objects in its study."""
+
+import json
+import time
+from collections import OrderedDict
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from deploy_jetson.device.daemon.decoding import Decoded
+from deploy_jetson.device.daemon.journal import ANSWERED, FAILED, QUARANTINED, REJECTED, Job
+from deploy_jetson.device.daemon.spool import Spool
+from pneumonia import __version__
+from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.results import ResultFacts, build_results, header_from_bytes, result_of
+from pneumonia.runtime.results.files import write_dicom
+
+SCHEMA = "pneumonia.daemon-result/1"
+KIND_OF = {"sr": "SR", "gsps": "PR", "sc": "SC"}
+SET_ASIDE = (REJECTED, FAILED, QUARANTINED)
+MAX_ANSWER_BYTES = 4 << 20
+
+
+class Answer(NamedTuple):
+    """What became of an image.
+
+    Attributes:
+        state: One of journal.ANSWERED.
+        reason: Machine-readable, empty when done.
+        decoded: The image, None when it was not opened.
+        prediction: Boxes in its pixels, None unless done.
+        warnings: Words about it.
+        engine: Engine that ran, empty unless done.
+        inference_s: Time from pixels to boxes.
+    """
+
+    state: str
+    reason: str = ""
+    decoded: Optional[Decoded] = None
+    prediction: Optional[Prediction] = None
+    warnings: Tuple[str, ...] = ()
+    engine: str = ""
+    inference_s: float = 0.0
+
+
+def _findings(answer: Answer, facts: ResultFacts) -> Dict[str, Any]:
+    decoded, prediction = answer.decoded, answer.prediction
+    assert decoded is not None
+    assert prediction is not None
+    spacing = decoded.info.get("spacing_mm")
+    result = result_of(prediction, facts.threshold, spacing, answer.warnings)
+    boxes = []  # type: List[Dict[str, Any]]
+    for finding in result.findings:
+        box = OrderedDict([("box_xyxy", [round(edge, 3) for edge in finding.box_xyxy])])
+        made = OrderedDict(box, score=round(finding.score, 6))  # type: OrderedDict[str, Any]
+        if finding.size_mm is not None:
+            made["size_mm"] = [round(side, 2) for side in finding.size_mm]
+        boxes.append(made)
+    return OrderedDict(
+        [
+            ("flag", result.flag),
+            ("statement", result.sentence()),
+            ("max_score", round(result.max_score, 6)),
+            ("findings", boxes),
+        ]
+    )
+
+
+def document(job: Job, answer: Answer, facts: ResultFacts) -> Dict[str, Any]:
+    """The JSON answer; docs/reference/daemon-config.md explains it.
+
+    It names the image by UID, where it has one, and nothing else of the patient.
+    """
+    made = OrderedDict()  # type: OrderedDict[str, Any]
+    made["schema"] = SCHEMA
+    made["disclaimer"] = DISCLAIMER
+    made["job"] = job.key
+    made["status"] = answer.state
+    made["reason"] = answer.reason
+    source = OrderedDict([("sha256", job.sha256), ("bytes", job.bytes), ("via", job.source)])
+    made["source"] = source
+    if answer.decoded is not None:
+        source.update(answer.decoded.uids)
+    if answer.prediction is not None:
+        source["width"], source["height"] = answer.prediction.width, answer.prediction.height
+        made.update(_findings(answer, facts))
+    made["warnings"] = list(answer.warnings)
+    made["model"] = OrderedDict(
+        [
+            ("name", facts.model_name),
+            ("version", facts.model_version),
+            ("hash", facts.model_hash),
+            ("operating_point", facts.threshold_name),
+            ("threshold", facts.threshold),
+        ]
+    )
+    made["engine"] = answer.engine
+    made["software"] = __version__
+    made["attempt"] = job.attempts
+    made["received_at"] = moment(job.received_at)
+    made["answered_at"] = moment(time.time())
+    decode_s = answer.decoded.seconds if answer.decoded is not None else 0.0
+    made["decode_ms"] = round(1e3 * decode_s, 3)
+    made["inference_ms"] = round(1e3 * answer.inference_s, 3)
+    return made
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601 in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def dicom_results(
+    spool: Spool, job: Job, answer: Answer, facts: ResultFacts, kinds: Sequence[str]
+) -> List[str]:
+    """Write the DICOM results of a scored image.
+
+    Returns:
+        The kinds that were made: none for pictures and for headers that cannot be taken over.
+
+    Raises:
+        OutputError: The disk is full or broken.
+    """
+    decoded, prediction = answer.decoded, answer.prediction
+    if not kinds or decoded is None or prediction is None or not decoded.header:
+        return []
+    if not decoded.info.get("has_instance_uid") or decoded.pixels is None:
+        return []
+    wanted = [KIND_OF[kind] for kind in kinds]
+    source = header_from_bytes(decoded.header)
+    built = build_results(source, decoded.pixels, prediction, facts, wanted, answer.warnings)
+    for kind in kinds:
+        write_dicom(spool.dicom(job.key, kind), built[KIND_OF[kind]])
+    return list(kinds)
+
+
+def write_answer(spool: Spool, job: Job, made: Dict[str, Any]) -> None:
+    """Write the JSON answer, the last of all files: it means that the others are there.
+
+    Raises:
+        OutputError: The disk is full or broken.
+    """
+    data = (json.dumps(made, indent=1, allow_nan=False) + "\n").encode("ascii")
+    if made["status"] in SET_ASIDE:
+        spool.quarantine(job.key, data)
+    write_bytes(spool.result(job.key), data)
+
+
+def read_answer(spool: Spool, key: str) -> Optional[Dict[str, Any]]:
+    """The JSON answer of a job, None when there is none or it is not whole."""
+    try:
+        with open(spool.result(key), "rb") as stream:
+            made = json.loads(stream.read(MAX_ANSWER_BYTES).decode("ascii"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(made, dict) and made.get("schema") == SCHEMA and made.get("job") == key
+    return made if whole and made.get("status") in ANSWERED else None

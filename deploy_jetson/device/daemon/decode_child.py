@@ -1,0 +1,107 @@
+"""The child that opens foreign files: a request a line in, one image or refusal out.
+
+Run as `python3 -m deploy_jetson.device.daemon.decode_child MEMORY_MB`. An answer is a 4-byte
+big-endian length, that many bytes of JSON, then `payload` bytes of pixels. Nothing is pickled, and
+a file that crashes a decoder takes only this process with it.
+"""
+
+import base64
+import json
+import logging
+import os
+import resource
+import struct
+import sys
+import time
+from typing import Any, BinaryIO, Dict, Tuple
+
+from pneumonia.runtime.dicom_header import ReadLimits
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.radiograph import read_radiograph
+
+MAX_HEADER_BYTES = 1 << 19
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+def source_parts(path: str) -> Tuple[Dict[str, str], bytes]:
+    """What ties a result to its source: the UIDs, and the header that DICOM results take over.
+
+    Both empty when they cannot be had: that costs an image its DICOM results, not its score.
+    """
+    import pydicom
+
+    from pneumonia.runtime.results import header_bytes, source_header
+
+    try:
+        header = source_header(pydicom.dcmread(path, stop_before_pixels=True, force=True))
+        data = header_bytes(header)
+        uids = {name: str(header.get(name) or "") for name in UIDS}
+    except Exception:  # parsers of foreign files raise anything
+        return {}, b""
+    return uids, data if len(data) <= MAX_HEADER_BYTES else b""
+
+
+def answer(request: Dict[str, Any]) -> Tuple[Dict[str, Any], bytes]:
+    """Handle one request: `path` and `limits` (fields of ReadLimits).
+
+    Returns:
+        The answer's record and the pixels, empty when there are none.
+    """
+    started = time.monotonic()
+    record = {"status": "read"}  # type: Dict[str, Any]
+    pixels = b""
+    try:
+        radiograph = read_radiograph(request["path"], ReadLimits(**request["limits"]))
+        record.update(
+            height=radiograph.pixels.shape[0],
+            width=radiograph.pixels.shape[1],
+            info=radiograph.info,
+            warnings=list(radiograph.warnings),
+        )
+        if radiograph.info["format"] == "dicom":
+            uids, header = source_parts(request["path"])
+            record.update(uids=uids, header=base64.b64encode(header).decode("ascii"))
+        pixels = radiograph.pixels.tobytes()
+    except DicomError as error:
+        record.update(status=error.status, reason=error.reason, message=error.what)
+    except MemoryError:
+        record.update(status="rejected", reason="resource_limit", message="Not enough memory")
+    record["payload"] = len(pixels)
+    record["seconds"] = time.monotonic() - started
+    return record, pixels
+
+
+def write_answer(stream: BinaryIO, record: Dict[str, Any], pixels: bytes) -> None:
+    """Send one answer."""
+    head = json.dumps(record).encode("ascii")
+    stream.write(struct.pack(">I", len(head)) + head)
+    stream.write(pixels)
+    stream.flush()
+
+
+def private_output() -> BinaryIO:
+    """The answers' channel; stdout and stderr go nowhere, since decoders print into them."""
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())
+    os.close(nowhere)
+    return channel
+
+
+def main() -> None:
+    """Serve requests until stdin ends."""
+    channel = private_output()
+    logging.disable(logging.CRITICAL)
+    size = int(sys.argv[1]) << 20
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from pneumonia.runtime.results import source_header  # noqa: F401 - loaded before it is timed
+
+    write_answer(channel, {"status": "ready", "payload": 0, "seconds": 0.0}, b"")
+    for line in sys.stdin:
+        write_answer(channel, *answer(json.loads(line)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The one door: every interface hands its image here, and acknowledges it when this returns."""
+
+import errno
+import threading
+import time
+from typing import Callable, Iterator, NamedTuple, Optional
+
+from deploy_jetson.device.daemon import logs
+from deploy_jetson.device.daemon.journal import FAILED, QUARANTINED, RECEIVED, Job, Journal
+from deploy_jetson.device.daemon.metrics import Metrics
+from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.spool import Arrived, Spool, TooLarge
+from pneumonia.runtime.errors import OutputError
+
+MEGABYTE = 1 << 20
+CONFLICT = "conflict"
+DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a fault
+    """The image was not taken and nothing of it is kept.
+
+    Attributes:
+        reason: `queue_full`, `disk_full`, `too_large`, `empty` or `stopping`.
+        later: Whether sending it again later can help.
+    """
+
+    def __init__(self, reason: str, later: bool = True) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.later = later
+
+
+class Accepted(NamedTuple):
+    """The job of an image, and whether the image was known before."""
+
+    job: Job
+    known: bool
+
+
+class Intake:
+    """Takes images into spool and journal.
+
+    Args:
+        config: Bounds.
+        spool: Where files lie.
+        journal: Where jobs stand.
+        metrics: Counts what was taken and refused.
+        model_hash: Model the images are for.
+        wake: Called when there is work.
+    """
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        spool: Spool,
+        journal: Journal,
+        metrics: Metrics,
+        model_hash: str,
+        wake: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._spool = spool
+        self._journal = journal
+        self._metrics = metrics
+        self._model_hash = model_hash
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._arriving = 0  # images being written: they will need a place in the queue
+        self.stopping = False
+
+    def refusal(self) -> Optional[str]:
+        """Why no image would be taken now, None when one would."""
+        if self.stopping:
+            return "stopping"
+        disk = self._spool.disk()
+        if disk is None:
+            return "disk_full"
+        used = 100.0 * (disk.total - disk.free) / max(disk.total, 1)
+        low = disk.free < self._config.disk.reserve_mb * MEGABYTE
+        if low or used > self._config.disk.max_used_percent:
+            return "disk_full"
+        images, size, _ = self._journal.waiting()
+        queue = self._config.queue
+        if images + self._arriving >= queue.max_images or size >= queue.max_mb * MEGABYTE:
+            return "queue_full"
+        return None
+
+    def accept(self, blocks: Iterator[bytes], source: str) -> Accepted:
+        """Take an image; on return it is in the spool and in the journal, both synced.
+
+        Args:
+            blocks: Its bytes.
+            source: `dicom`, `rest` or `watch`.
+
+        Raises:
+            Refused: Not taken; nothing of it is kept.
+        """
+        with self._lock:
+            reason = self._refusal_counted()
+            if reason:
+                raise self._refused(reason, source)
+            self._arriving += 1
+        try:
+            return self._accept(blocks, source)
+        finally:
+            with self._lock:
+                self._arriving -= 1
+
+    def _refusal_counted(self) -> Optional[str]:
+        try:
+            return self.refusal()
+        except OutputError:
+            return "disk_full"
+
+    def _refused(self, reason: str, source: str, later: bool = True) -> Refused:
+        self._metrics.count("refused_total", reason=reason, source=source)
+        logs.warning("refused", reason=reason, source=source)
+        return Refused(reason, later)
+
+    def _accept(self, blocks: Iterator[bytes], source: str) -> Accepted:
+        arrived = None
+        try:
+            max_bytes = int(self._config.queue.max_image_mb * MEGABYTE)
+            arrived = self._spool.receive(blocks, max_bytes)
+            if arrived.bytes == 0:
+                raise self._refused("empty", source, later=False)
+            with self._lock:  # two copies at one time must meet here
+                return self._enter(arrived, source)
+        except TooLarge:
+            raise self._refused("too_large", source, later=False) from None
+        except OutputError:
+            raise self._refused("disk_full", source) from None
+        except OSError as error:
+            if error.errno in DISK_CODES:
+                raise self._refused("disk_full", source) from None
+            raise
+        finally:
+            if arrived is not None:
+                self._spool.remove(arrived.path)
+
+    def _enter(self, arrived: Arrived, source: str) -> Accepted:
+        key = self.key_of(arrived)
+        earlier = self._journal.job(key)
+        if earlier is not None and not _again(earlier):
+            self._metrics.count("duplicates_total", source=source)
+            return Accepted(earlier, True)
+        self._spool.keep(arrived, key)
+        try:
+            if earlier is not None:
+                self._spool.forget_answer(key)
+                self._journal.give_back(key, 0)
+                job = earlier._replace(state=RECEIVED, reason="", attempts=0)
+            else:
+                job = self._journal.add(self.new_job(key, arrived, source))
+        except OutputError:
+            self._spool.remove(self._spool.image(key))  # not acknowledged, so not kept
+            raise
+        self._metrics.count("received_total", source=source)
+        logs.info("received", job=key, source=source, bytes=arrived.bytes)
+        self._wake()
+        return Accepted(job, False)
+
+    def key_of(self, arrived: Arrived) -> str:
+        """The key of an image for the present model."""
+        return self._spool.key_of(arrived.sop_uid, arrived.sha256, self._model_hash)
+
+    def new_job(self, key: str, arrived: Arrived, source: str) -> Job:
+        """The job of an image that came just now; one that contradicts an earlier one is marked."""
+        conflict = self._journal.has_conflict(arrived.sop_uid, arrived.sha256, self._model_hash)
+        now = time.time()
+        return Job(
+            0, key, arrived.sop_uid, arrived.sha256, self._model_hash, source, arrived.bytes,
+            RECEIVED, CONFLICT if conflict else "", 0, now, now,
+        )  # fmt: skip
+
+
+def _again(job: Job) -> bool:
+    """Whether sending an image again means trying again: our failure, not the image's."""
+    return job.state == FAILED or (job.state == QUARANTINED and job.reason != CONFLICT)

@@ -1,0 +1,313 @@
+"""The journal: what was acknowledged and what became of it, in SQLite that survives a power cut.
+
+WAL with synchronous=FULL: NORMAL may lose the last commits when the power goes. One connection
+behind one lock; every change is one transaction.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from pneumonia.runtime.errors import OutputError
+
+RECEIVED, RUNNING, DONE = "received", "running", "done"
+REJECTED, SKIPPED, FAILED, QUARANTINED = "rejected", "skipped", "failed", "quarantined"
+ANSWERED = (DONE, REJECTED, SKIPPED, FAILED, QUARANTINED)
+STATES = (RECEIVED, RUNNING) + ANSWERED
+PENDING, SENT, SENT_WITH_WARNING, UNSENT = "pending", "sent", "sent_with_warning", "failed"
+DELIVERY_STATES = (PENDING, SENT, SENT_WITH_WARNING, UNSENT)
+VERSION = 1
+SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    sop_uid TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    model_hash TEXT NOT NULL,
+    source TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    received_at REAL NOT NULL,
+    changed_at REAL NOT NULL
+);
+CREATE INDEX jobs_state ON jobs (state, number);
+CREATE INDEX jobs_uid ON jobs (sop_uid);
+CREATE TABLE deliveries (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL,
+    destination TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_try REAL NOT NULL DEFAULT 0,
+    code TEXT NOT NULL DEFAULT '',
+    UNIQUE (job, destination, kind)
+);
+CREATE INDEX deliveries_due ON deliveries (state, next_try);
+"""
+
+
+class Job(NamedTuple):
+    """One image.
+
+    Attributes:
+        number: Order of arrival.
+        key: Name in spool, results and interface; tells nothing about the patient.
+        sop_uid: SOP Instance UID, empty for pictures. Never logged.
+        sha256: Of the data set (of the file, for pictures).
+        model_hash: Model it is for.
+        source: `dicom`, `rest`, `watch` or `recovered`.
+        bytes: Size of the file.
+        state: One of STATES.
+        reason: Machine-readable, empty when done.
+        attempts: How often it was begun.
+        received_at: Seconds since 1970.
+        changed_at: Seconds since 1970 of the last change of state.
+    """
+
+    number: int
+    key: str
+    sop_uid: str
+    sha256: str
+    model_hash: str
+    source: str
+    bytes: int
+    state: str
+    reason: str
+    attempts: int
+    received_at: float
+    changed_at: float
+
+
+class Delivery(NamedTuple):
+    """One object for one destination; `code` is the peer's last status or our word for it."""
+
+    number: int
+    job: str
+    destination: str
+    kind: str
+    state: str
+    attempts: int
+    next_try: float
+    code: str
+
+
+class JournalDamaged(Exception):  # noqa: N818 - a condition the service repairs, not a user's error
+    """The file is no journal, or its contents contradict each other."""
+
+
+class Journal:
+    """Jobs and deliveries.
+
+    Args:
+        path: The database; created when missing.
+
+    Raises:
+        JournalDamaged: It is not a journal any more.
+        OutputError: It cannot be opened, is of a newer version, or the disk is full.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = str(path)
+        self._lock = threading.RLock()
+        try:
+            self._database = sqlite3.connect(
+                self.path, timeout=5.0, isolation_level=None, check_same_thread=False
+            )
+            os.chmod(self.path, 0o600)
+            self._prepare()
+        except sqlite3.OperationalError as error:
+            raise OutputError("Journal cannot be opened", found=str(error), where=path) from None
+        except sqlite3.DatabaseError:
+            self._database.close()
+            raise JournalDamaged(path) from None
+
+    def _prepare(self) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=200"):
+            self._database.execute("PRAGMA " + pragma)
+        if self._database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            script = "BEGIN IMMEDIATE;{}PRAGMA user_version={};COMMIT;".format(SCHEMA, VERSION)
+            self._database.executescript(script)
+        elif version != VERSION:
+            raise OutputError(
+                "Journal is of another version", str(VERSION), str(version), self.path,
+                "Use the release that wrote it, or move the state folder away",
+            )  # fmt: skip
+        self._database.execute("SELECT count(*) FROM jobs, deliveries WHERE 0").fetchone()
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, durable when the block ends.
+
+        Raises:
+            OutputError: The disk is full or the file cannot be written; nothing was changed.
+        """
+        with self._lock:
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield self._database
+                self._database.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._undo()
+                raise OutputError(
+                    "Journal cannot be written", found=type(error).__name__, where=self.path
+                ) from None
+            except BaseException:
+                self._undo()
+                raise
+
+    def _undo(self) -> None:
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> List[Any]:
+        with self._lock:
+            try:
+                return self._database.execute(query, tuple(values)).fetchall()
+            except sqlite3.Error as error:
+                raise OutputError(
+                    "Journal cannot be read", found=type(error).__name__, where=self.path
+                ) from None
+
+    # --- jobs ---
+
+    def add(self, job: Job) -> Job:
+        """Write down a new job, durable on return; its number is given.
+
+        Returns:
+            The job as it stands: an earlier one of the same key, if there is one.
+        """
+        with self.transaction() as database:
+            database.execute(
+                "INSERT OR IGNORE INTO jobs (key, sop_uid, sha256, model_hash, source, bytes,"
+                " state, reason, attempts, received_at, changed_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                tuple(job)[1:],
+            )
+            row = database.execute("SELECT * FROM jobs WHERE key=?", (job.key,)).fetchone()
+        return Job(*row)
+
+    def job(self, key: str) -> Optional[Job]:
+        """A job by its key."""
+        rows = self._rows("SELECT * FROM jobs WHERE key=?", (key,))
+        return Job(*rows[0]) if rows else None
+
+    def jobs(self, states: Sequence[str] = STATES, limit: int = 1000) -> List[Job]:
+        """Jobs in some states, oldest first for those that wait, newest first otherwise."""
+        order = "ASC" if set(states) <= {RECEIVED, RUNNING} else "DESC"
+        query = "SELECT * FROM jobs WHERE state IN ({}) ORDER BY number {} LIMIT ?".format(
+            ",".join("?" * len(states)), order
+        )
+        return [Job(*row) for row in self._rows(query, list(states) + [limit])]
+
+    def has_conflict(self, sop_uid: str, sha256: str, model_hash: str) -> bool:
+        """Whether this UID is already known with other contents."""
+        query = "SELECT 1 FROM jobs WHERE sop_uid=? AND sha256<>? AND model_hash=? LIMIT 1"
+        return bool(sop_uid and self._rows(query, (sop_uid, sha256, model_hash)))
+
+    def take(self) -> Optional[Job]:
+        """The oldest job that waits, now `running` with one attempt more."""
+        with self.transaction() as database:
+            row = database.execute(
+                "SELECT * FROM jobs WHERE state=? ORDER BY number LIMIT 1", (RECEIVED,)
+            ).fetchone()
+            if row is None:
+                return None
+            job = Job(*row)
+            job = job._replace(state=RUNNING, attempts=job.attempts + 1, changed_at=time.time())
+            database.execute(
+                "UPDATE jobs SET state=?, attempts=?, changed_at=? WHERE key=?",
+                (job.state, job.attempts, job.changed_at, job.key),
+            )
+        return job
+
+    def give_back(self, key: str, attempts: int) -> None:
+        """A job waits again, with this number of attempts."""
+        with self.transaction() as database:
+            database.execute(
+                "UPDATE jobs SET state=?, reason='', attempts=?, changed_at=? WHERE key=?",
+                (RECEIVED, attempts, time.time(), key),
+            )
+
+    def settle(
+        self, key: str, state: str, reason: str, deliveries: Sequence[Tuple[str, str]] = ()
+    ) -> None:
+        """A job has its answer; `deliveries` are (destination, kind) still to be sent."""
+        with self.transaction() as database:
+            database.execute(
+                "UPDATE jobs SET state=?, reason=?, changed_at=? WHERE key=?",
+                (state, reason, time.time(), key),
+            )
+            database.executemany(
+                "INSERT OR IGNORE INTO deliveries (job, destination, kind, state) VALUES (?,?,?,?)",
+                [(key, destination, kind, PENDING) for destination, kind in deliveries],
+            )
+
+    def waiting(self) -> Tuple[int, int, float]:
+        """Images that wait or run, their bytes, and seconds since the oldest came."""
+        query = "SELECT count(*), coalesce(sum(bytes), 0), min(received_at) FROM jobs"
+        row = self._rows(query + " WHERE state IN (?,?)", (RECEIVED, RUNNING))[0]
+        oldest = max(0.0, time.time() - row[2]) if row[2] is not None else 0.0
+        return int(row[0]), int(row[1]), oldest
+
+    def counts(self) -> Dict[str, int]:
+        """Jobs per state."""
+        rows = self._rows("SELECT state, count(*) FROM jobs GROUP BY state")
+        return dict(dict.fromkeys(STATES, 0), **dict(rows))
+
+    def forget(self, before: float, limit: int = 500) -> List[str]:
+        """Remove answered jobs older than `before` (seconds since 1970) with nothing left to send.
+
+        Returns:
+            Their keys; what lies on disk under them can go.
+        """
+        query = (
+            "SELECT key FROM jobs WHERE state IN ({}) AND changed_at<? AND NOT EXISTS (SELECT 1"
+            " FROM deliveries WHERE job=key AND deliveries.state=?) ORDER BY number LIMIT ?"
+        ).format(",".join("?" * len(ANSWERED)))
+        with self.transaction() as database:
+            found = database.execute(query, ANSWERED + (before, PENDING, limit)).fetchall()
+            keys = [row[0] for row in found]
+            for table, column in (("deliveries", "job"), ("jobs", "key")):
+                database.executemany(
+                    "DELETE FROM {} WHERE {}=?".format(table, column), [(key,) for key in keys]
+                )
+        return keys
+
+    # --- deliveries ---
+
+    def due(self, now: float, limit: int = 50) -> List[Delivery]:
+        """Deliveries whose time has come."""
+        query = "SELECT * FROM deliveries WHERE state=? AND next_try<=? ORDER BY number LIMIT ?"
+        return [Delivery(*row) for row in self._rows(query, (PENDING, now, limit))]
+
+    def deliveries_of(self, key: str) -> List[Delivery]:
+        """All deliveries of a job."""
+        query = "SELECT * FROM deliveries WHERE job=? ORDER BY number"
+        return [Delivery(*row) for row in self._rows(query, (key,))]
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Write down what became of a delivery: its state, attempts, next_try and code."""
+        with self.transaction() as database:
+            database.execute(
+                "UPDATE deliveries SET state=?, attempts=?, next_try=?, code=? WHERE number=?",
+                (delivery.state, delivery.attempts, delivery.next_try, delivery.code,
+                 delivery.number),
+            )  # fmt: skip
+
+    def delivery_counts(self) -> Dict[str, int]:
+        """Deliveries per state."""
+        rows = self._rows("SELECT state, count(*) FROM deliveries GROUP BY state")
+        return dict(dict.fromkeys(DELIVERY_STATES, 0), **dict(rows))

@@ -1,0 +1,65 @@
+"""Log lines as JSON on stderr, of our own words and numbers only: nothing of a file or a peer."""
+
+import json
+import logging
+import sys
+import time
+from collections import OrderedDict
+from typing import Any
+
+LOGGER = logging.getLogger("pneumonia.daemon")
+
+
+class JsonLines(logging.Formatter):
+    """`{"time", "level", "event", ...}`; the event's fields follow."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        line = OrderedDict()  # type: OrderedDict[str, Any]
+        moment = time.gmtime(record.created)
+        line["time"] = time.strftime("%Y-%m-%dT%H:%M:%S", moment) + ".{:03d}Z".format(
+            int(record.msecs)
+        )
+        line["level"] = record.levelname.lower()
+        line["event"] = record.getMessage()
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[0] is not None:
+            # the text of a foreign exception may quote a file: its type and place are enough
+            line["error"] = record.exc_info[0].__name__
+            trace = record.exc_info[2]
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            if trace is not None:
+                line["at"] = "{}:{}".format(trace.tb_frame.f_code.co_name, trace.tb_lineno)
+        return json.dumps(line)
+
+
+def log(level: int, event: str, **fields: Any) -> None:
+    """Log an event; every field must be ours (a key, a code, a number), never a file's text."""
+    LOGGER.log(level, event, extra={"fields": fields})
+
+
+def info(event: str, **fields: Any) -> None:
+    """Log at level info."""
+    log(logging.INFO, event, **fields)
+
+
+def warning(event: str, **fields: Any) -> None:
+    """Log at level warning."""
+    log(logging.WARNING, event, **fields)
+
+
+def broken(event: str, **fields: Any) -> None:
+    """Log the exception at hand, without its text."""
+    LOGGER.error(event, exc_info=True, extra={"fields": fields})
+
+
+def log_to_stderr(level: str) -> None:
+    """Send our lines to stderr; other packages' logs, which may quote files, go nowhere."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    LOGGER.handlers = [handler]
+    LOGGER.setLevel(level.upper())
+    LOGGER.propagate = False
+    for name in ("pydicom", "pynetdicom", "PIL"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -1,0 +1,55 @@
+"""systemd's notification protocol (sd_notify(3)), without its library."""
+
+import os
+import socket
+import time
+from typing import Optional
+
+
+class Notifier:
+    """Tells systemd that the daemon is ready and alive; does nothing outside systemd.
+
+    Args:
+        address: NOTIFY_SOCKET; None or empty for none.
+        watchdog_usec: WATCHDOG_USEC; None or empty for none.
+    """
+
+    def __init__(self, address: Optional[str], watchdog_usec: Optional[str]) -> None:
+        self._address = address or ""
+        usec = int(watchdog_usec) if watchdog_usec and watchdog_usec.isdigit() else 0
+        self._every_s = usec / 1e6 / 4
+        self._last = -1e9
+
+    @classmethod
+    def of_environment(cls) -> "Notifier":
+        """As systemd says; the variables are taken away, so that children cannot answer for us."""
+        return cls(os.environ.pop("NOTIFY_SOCKET", None), os.environ.pop("WATCHDOG_USEC", None))
+
+    def send(self, text: str) -> None:
+        """Send a message; failing to is no reason to stop."""
+        if not self._address:
+            return
+        address = self._address
+        if address.startswith("@"):
+            address = "\0" + address[1:]
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+                channel.settimeout(1.0)
+                channel.sendto(text.encode("utf-8"), address)
+        except OSError:
+            pass
+
+    def ready(self, status: str) -> None:
+        """The service works now."""
+        self.send("READY=1\nSTATUS={}".format(status))
+
+    def stopping(self) -> None:
+        """The service ends on purpose."""
+        self.send("STOPPING=1")
+
+    def alive(self) -> None:
+        """Called by the worker's loop, never by a timer: silence means that the loop hangs."""
+        now = time.monotonic()
+        if self._every_s and now - self._last >= self._every_s:
+            self._last = now
+            self.send("WATCHDOG=1")

@@ -1,0 +1,127 @@
+"""What a start finds: half-written files, images without a row, jobs a crash has cut off."""
+
+import os
+import time
+from typing import Any, Dict, NamedTuple, Tuple
+
+from deploy_jetson.device.daemon import logs
+from deploy_jetson.device.daemon.answers import read_answer
+from deploy_jetson.device.daemon.intake import Intake
+from deploy_jetson.device.daemon.journal import (
+    ANSWERED,
+    FAILED,
+    QUARANTINED,
+    RECEIVED,
+    RUNNING,
+    Job,
+    Journal,
+    JournalDamaged,
+)
+from deploy_jetson.device.daemon.spool import IMAGE, PART, Spool
+from deploy_jetson.device.daemon.worker import Worker
+
+EVERY = 1 << 30
+
+
+class Recovered(NamedTuple):
+    """How much a start has put in order."""
+
+    parts: int
+    unknown_images: int
+    interrupted: int
+    adopted: int
+    lost: int
+
+
+def open_journal(spool: Spool) -> Tuple[Journal, bool]:
+    """Open the journal; a damaged one is moved aside.
+
+    Returns:
+        The journal, and whether it is a new one in place of a damaged one.
+
+    Raises:
+        OutputError: It cannot be opened or written.
+    """
+    path = spool.path("journal.sqlite")
+    try:
+        return Journal(path), False
+    except JournalDamaged:
+        name = spool.set_aside_journal()
+        logs.warning("journal_damaged", kept_as=name)
+    return Journal(path), True
+
+
+def _job_of(key: str, made: Dict[str, Any]) -> Job:
+    """The row of an answer; it waits, until the answer is adopted."""
+    source = made["source"]
+    uid = str(source.get("SOPInstanceUID", ""))
+    now = time.time()
+    return Job(
+        0, key, uid, str(source["sha256"]), str(made["model"]["hash"]), str(source["via"]),
+        int(source["bytes"]), RECEIVED, "", int(made["attempt"]), now, now,
+    )  # fmt: skip
+
+
+def recover(
+    spool: Spool, journal: Journal, intake: Intake, worker: Worker, rebuild: bool = False
+) -> Recovered:
+    """Put everything in order before the first image is taken.
+
+    Args:
+        spool: Where files lie.
+        journal: Where jobs stand.
+        intake: Knows keys and conflicts.
+        worker: Closes jobs that were answered.
+        rebuild: The journal is new: rows are made of the answers, which are sent again.
+
+    Raises:
+        OutputError: The disk is full or broken.
+    """
+    parts = spool.remove_parts()
+    for key in spool.names("results", ".json") if rebuild else ():
+        made = read_answer(spool, key)
+        if made is not None:
+            journal.add(_job_of(key, made))
+    adopted = lost = interrupted = 0
+    for job in journal.jobs((RECEIVED, RUNNING), EVERY):
+        if worker.adopt(job) is not None:
+            adopted += 1
+        elif not os.path.exists(spool.image(job.key)):
+            lost += 1  # somebody removed it; nothing in this program does
+            journal.settle(job.key, FAILED, "image_missing")
+        elif job.state == RUNNING:
+            interrupted += 1
+            journal.give_back(job.key, job.attempts)
+    unknown = sum(_enter_unknown(spool, journal, intake, key) for key in _images(spool))
+    found = Recovered(parts, unknown, interrupted, adopted, lost)
+    logs.info("recovered", **found._asdict())
+    return found
+
+
+def _images(spool: Spool) -> Tuple[str, ...]:
+    return tuple(spool.names("incoming", IMAGE))
+
+
+def _enter_unknown(spool: Spool, journal: Journal, intake: Intake, name: str) -> int:
+    """An image whose row is missing or closed: never acknowledged, or the journal was lost."""
+    job = journal.job(name)
+    if job is not None:
+        retaken = job.state in (FAILED, QUARANTINED) and read_answer(spool, name) is None
+        if retaken:  # sent again after a failure, and cut off before the journal said so
+            journal.give_back(name, 0)
+        elif job.state in ANSWERED:
+            spool.remove(spool.image(name))
+        return int(retaken)
+    path = spool.image(name)
+    arrived = spool.examine(path, os.path.getsize(path))
+    key = intake.key_of(arrived)
+    earlier = journal.job(key)
+    if earlier is not None and earlier.state in ANSWERED:
+        spool.remove(path)
+        return 0
+    if key != name:  # named for another model, or with another salt
+        moved = spool.path("incoming", PART + key)
+        os.replace(path, moved)
+        spool.keep(arrived._replace(path=moved), key)
+    journal.add(intake.new_job(key, arrived, "recovered"))
+    return 1

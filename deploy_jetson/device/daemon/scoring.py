@@ -1,0 +1,106 @@
+"""The model in the daemon: opened, warmed up, opened once more when its engine fails."""
+
+import time
+from typing import Callable, Optional, Tuple
+
+import numpy as np
+
+from deploy_jetson.device.daemon import logs
+from pneumonia.runtime.bundle import Bundle, load_bundle
+from pneumonia.runtime.detector import Detector
+from pneumonia.runtime.engines import Engine, open_engine
+from pneumonia.runtime.errors import ConfigError, DeviceError, InferenceError
+from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.results import ResultFacts
+
+WARM_UP = 2
+OpenEngine = Callable[[Bundle], Engine]
+
+
+class Model:
+    """Bundle, operating point and engine.
+
+    Args:
+        bundle: The model.
+        threshold: Operating point; empty for the bundle's first.
+        opener: Opens the engine.
+
+    Raises:
+        ConfigError: No operating point of that name.
+        DeviceError: The engine does not open or does not run.
+    """
+
+    def __init__(self, bundle: Bundle, threshold: str, opener: OpenEngine) -> None:
+        name = threshold or next(iter(bundle.operating_points), "")
+        if not name:
+            raise ConfigError(
+                "Bundle has no operating point", where=bundle.path,
+                fix="Write one: pneumonia evaluate ... --freeze-into BUNDLE",
+            )  # fmt: skip
+        self.bundle = bundle
+        self.facts = ResultFacts.of_bundle(bundle, name)
+        self._opener = opener
+        self._detector = self._open()
+
+    @classmethod
+    def load(cls, path: str, threshold: str, engine: str, threads: int) -> "Model":
+        """Check a bundle and open it with an engine of `runtime.engines`.
+
+        Raises:
+            ArtefactError: The bundle is damaged, or its parts are of different models.
+        """
+        return cls(
+            load_bundle(path),
+            threshold,
+            lambda bundle: open_engine(bundle, engine, threads or None),
+        )
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that answers."""
+        return self._detector.engine.name
+
+    def _open(self) -> Detector:
+        detector = Detector(self.bundle, self._opener(self.bundle))
+        size = self.bundle.spec.input
+        for _ in range(WARM_UP):
+            detector.detect(np.zeros((size.height, size.width), np.uint8), "warm-up")
+        return detector
+
+    def reopen(self) -> None:
+        """Drop the engine and open it again.
+
+        Raises:
+            DeviceError: It does not come back.
+        """
+        self.close()
+        self._detector = self._open()
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        self._detector.engine.close()
+
+    def detect(self, pixels: np.ndarray, key: str) -> Tuple[Prediction, float]:
+        """Find boxes; an engine that fails is opened again once.
+
+        Returns:
+            The boxes, and the seconds it took.
+
+        Raises:
+            InferenceError: The output is not finite.
+            DeviceError: The engine failed twice.
+        """
+        failure: Optional[DeviceError] = None
+        for _ in range(2):
+            started = time.monotonic()
+            try:
+                found = self._detector.detect(pixels, key)
+                return found, time.monotonic() - started
+            except InferenceError:
+                raise
+            except DeviceError as error:
+                failure = error
+                logs.warning("engine_failed", engine=self.engine_name, job=key)
+                self.reopen()
+        assert failure is not None
+        raise failure

@@ -1,0 +1,294 @@
+"""The daemon put together: start, run, stop."""
+
+import io
+import signal
+import sys
+import threading
+import time
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+
+from deploy_jetson.device.daemon import logs
+from deploy_jetson.device.daemon.config import DaemonConfigError
+from deploy_jetson.device.daemon.decoding import Decoder
+from deploy_jetson.device.daemon.desk import Questions
+from deploy_jetson.device.daemon.intake import MEGABYTE, Intake
+from deploy_jetson.device.daemon.metrics import Metrics
+from deploy_jetson.device.daemon.notify import Notifier
+from deploy_jetson.device.daemon.recovery import open_journal, recover
+from deploy_jetson.device.daemon.rest import Desk, Server
+from deploy_jetson.device.daemon.scoring import Model
+from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.spool import Spool
+from deploy_jetson.device.daemon.thermal import CRITICAL, Governor
+from deploy_jetson.device.daemon.tls import server_context
+from deploy_jetson.device.daemon.worker import Worker
+from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
+
+STALE_S = 90.0  # longer than a cold start of the decoding child
+KEEPING_EVERY_S = 60.0
+DAY_S = 86400.0
+YEAR_2020 = 1577836800.0  # a clock before this was never set
+INTERRUPTED = 130
+
+COUNTERS = (
+    ("received_total", "Images taken into the spool, by source."),
+    ("duplicates_total", "Images that were known already, by source."),
+    ("refused_total", "Images not taken, by reason and source."),
+    ("images_total", "Images answered, by status and reason."),
+    ("deliveries_total", "Objects sent, by state and destination."),
+    ("journal_rebuilt_total", "Damaged journals moved aside at this start."),
+)
+Part = Any  # an interface with start() and stop()
+
+
+class Service:
+    """All parts of one daemon.
+
+    Args:
+        config: Settings.
+        notifier: systemd.
+        load_model: Opens the model.
+        make_decoder: (config, tick) -> the decoder.
+
+    Raises:
+        PneumoniaError: Something the daemon needs is missing, damaged or taken.
+    """
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        notifier: Optional[Notifier] = None,
+        load_model: Optional[Callable[[DaemonConfig], Model]] = None,
+        make_decoder: Optional[Callable[[DaemonConfig, Callable[[], None]], Decoder]] = None,
+    ) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        for name, text in COUNTERS:
+            self.metrics.describe(name, "counter", text)
+        self.metrics.describe("decode_seconds", "histogram", "Reading an image, in the child.")
+        self.metrics.describe("inference_seconds", "histogram", "From pixels to boxes.")
+        self._notifier = notifier or Notifier(None, None)
+        self._stop = threading.Event()
+        self._next_keeping = 0.0
+        self.spool = Spool(config.daemon.state)
+        self.model = (load_model or load_configured)(config)
+        self.journal, self._rebuild = open_journal(self.spool)
+        self.decoder = (make_decoder or make_child)(config, self._beat)
+        self.worker = Worker(
+            config, self.spool, self.journal, self.metrics, self.model, self.decoder, self._alive
+        )
+        self.intake = Intake(
+            config, self.spool, self.journal, self.metrics, self.model.facts.model_hash,
+            self.worker.wake,
+        )  # fmt: skip
+        self.governor = Governor(config.thermal)
+        self.parts = []  # type: List[Part]
+        self._gauges()
+
+    # --- start and stop ---
+
+    def start(self) -> None:
+        """Recover, start the decoding child and the interfaces, and say READY.
+
+        Raises:
+            PneumoniaError: The child does not start, a port is taken, the disk is full.
+        """
+        if self._rebuild:
+            self.metrics.count("journal_rebuilt_total")
+        recover(self.spool, self.journal, self.intake, self.worker, self._rebuild)
+        try:
+            self.decoder.start()
+        except OSError:
+            raise DeviceError(
+                "Decoding child does not start",
+                fix="[decode] memory_mb may be too small for NumPy and pydicom on this machine",
+            ) from None
+        self._open_interfaces()
+        for part in self.parts:
+            part.start()
+        self._notifier.ready("serving with engine {}".format(self.model.engine_name))
+        ports = {name: port for name, port in self.ports().items() if port}
+        logs.info("ready", engine=self.model.engine_name, ports=ports)
+
+    def _open_interfaces(self) -> None:
+        rest = self.config.rest
+        self.rest = None  # type: Optional[Server]
+        if rest.port >= 0:
+            context = None
+            if rest.tls_cert:
+                context = server_context(rest.tls_cert, rest.tls_key, rest.tls_ca)
+            questions = Questions(
+                self.spool, self.journal, self.metrics, self.model, self.not_ready, self.is_alive
+            )
+            desk = Desk(
+                lambda blocks: self.intake.accept(blocks, "rest"),
+                self.intake.refusal,
+                questions.answer,
+            )
+            limit = int(self.config.queue.max_image_mb * MEGABYTE)
+            try:
+                self.rest = Server(rest, _token(rest.token_file), context, limit, desk)
+            except OSError as error:
+                raise _address_error("rest", rest.host, rest.port, error) from None
+            self.parts.append(self.rest)
+
+    def ports(self) -> Dict[str, int]:
+        """The ports that are listened on."""
+        return {"rest": self.rest.server_port if self.rest is not None else 0}
+
+    def stop(self, *unused: Any) -> None:
+        """Stop after the image at hand; safe in a signal handler."""
+        self._stop.set()
+        self.worker.wake()
+
+    def close(self) -> None:
+        """Close everything; what was not answered waits in the spool."""
+        self.intake.stopping = True
+        for part in self.parts:
+            part.stop()
+        self.decoder.close()
+        self.model.close()
+        self.journal.close()
+        self.spool.close()
+
+    def run(self) -> None:
+        """Work until `stop`.
+
+        Raises:
+            EngineLost: The engine failed for good.
+        """
+        try:
+            self.worker.run(self._stop.is_set, self._pause)
+        finally:
+            self._notifier.stopping()
+            logs.info("stopping", waiting=self.journal.waiting()[0])
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        if now >= self._next_keeping:
+            self._next_keeping = now + KEEPING_EVERY_S
+            self._keep_house()
+        return self.governor.pause()
+
+    def _keep_house(self) -> None:
+        """Remove what was answered and delivered longer ago than `keep_days`."""
+        if time.time() < YEAR_2020:
+            return  # an unset clock knows no age
+        try:
+            keys = self.journal.forget(time.time() - self.config.disk.keep_days * DAY_S)
+        except OutputError:
+            return  # it will be tried again
+        for key in keys:
+            self.spool.forget(key)
+        if keys:
+            logs.info("forgotten", images=len(keys))
+
+    # --- health ---
+
+    def _beat(self) -> None:
+        self.worker.beat()
+
+    def _alive(self) -> None:
+        self._notifier.alive()
+
+    def is_alive(self) -> bool:
+        """Whether the worker's loop moves."""
+        return time.monotonic() - self.worker.pulse < STALE_S
+
+    def not_ready(self) -> List[str]:
+        """Why an image would not be taken or answered now."""
+        reasons = []
+        try:
+            refusal = self.intake.refusal()
+        except OutputError:
+            refusal = "journal_not_readable"
+        if refusal:
+            reasons.append(refusal)
+        if self.worker.trouble:
+            reasons.append(self.worker.trouble)
+        if self.governor.state == CRITICAL:
+            reasons.append("too_hot")
+        if not self.is_alive():
+            reasons.append("worker_does_not_move")
+        return reasons
+
+    def _gauges(self) -> None:
+        waiting = self.journal.waiting
+
+        def one(value: float) -> Iterable[Tuple[Dict[str, str], float]]:
+            return [({}, value)]
+
+        def temperatures() -> Iterable[Tuple[Dict[str, str], float]]:
+            seen = self.governor.snapshot
+            zones = seen.zones.items() if seen is not None else ()
+            return [({"zone": name}, zone.celsius) for name, zone in zones]
+
+        def pending() -> Iterable[Tuple[Dict[str, str], float]]:
+            return [({"state": k}, v) for k, v in self.journal.delivery_counts().items()]
+
+        add = self.metrics.gauge
+        add("queue_images", "Images that wait.", lambda: one(waiting()[0]))
+        add("queue_bytes", "Bytes of the images that wait.", lambda: one(waiting()[1]))
+        add("oldest_age_seconds", "Age of the oldest image.", lambda: one(waiting()[2]))
+        add("disk_free_bytes", "Free bytes of the state folder's disk.",
+            lambda: one(self.spool.disk().free))  # type: ignore[union-attr]  # fmt: skip
+        add("temperature_celsius", "Temperatures of the board.", temperatures)
+        add("throttled", "1 near a trip point.", lambda: one(self.governor.state != "cool"))
+        add("ready", "1 when images are taken and answered.", lambda: one(not self.not_ready()))
+        add("clock_unset", "1 when the clock was never set.", lambda: one(time.time() < YEAR_2020))
+        add("deliveries", "Deliveries on record, by state.", pending)
+
+
+def load_configured(config: DaemonConfig) -> Model:
+    """The model the configuration names."""
+    part = config.daemon
+    return Model.load(part.bundle, part.threshold, part.engine, part.threads)
+
+
+def make_child(config: DaemonConfig, tick: Callable[[], None]) -> Decoder:
+    """The decoder with its child process."""
+    return Decoder(config.decode, int(config.queue.max_image_mb * MEGABYTE), tick)
+
+
+def _token(path: str) -> bytes:
+    if not path:
+        return b""
+    try:
+        with io.open(path, "rb") as stream:
+            token = stream.read(4096).strip()
+    except OSError as error:
+        raise DaemonConfigError("Token cannot be read", found=error.strerror, where=path) from None
+    if len(token) < 16:
+        raise DaemonConfigError("Token is too short", "16 bytes or more", where=path)
+    return token
+
+
+def _address_error(section: str, host: str, port: int, error: OSError) -> ConfigError:
+    return DaemonConfigError(
+        "Cannot listen on {}:{}".format(host, port), found=error.strerror or str(error),
+        where="[{}]".format(section), fix="Is another daemon running? Choose another port",
+    )  # fmt: skip
+
+
+def serve(config: DaemonConfig) -> None:
+    """Run a daemon until SIGTERM or SIGINT; a second one ends it at once.
+
+    Raises:
+        PneumoniaError: It cannot start, or its engine is lost.
+    """
+    logs.log_to_stderr(config.daemon.log_level)
+    service = Service(config, Notifier.of_environment())
+
+    def on_signal(number: int, frame: Any) -> None:
+        if service._stop.is_set():
+            sys.exit(INTERRUPTED)  # the journal knows what was not answered
+        service.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    try:
+        service.start()
+        service.run()
+    finally:
+        service.close()
+    logs.info("stopped")

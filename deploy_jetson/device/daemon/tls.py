@@ -1,0 +1,41 @@
+"""TLS contexts for both sides of an interface."""
+
+import ssl
+
+from pneumonia.runtime.errors import ConfigError
+
+
+def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> ssl.SSLContext:
+    try:
+        if cert:
+            context.load_cert_chain(cert, key or None)
+        if ca:
+            context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            "TLS files cannot be used", found=type(error).__name__, where=cert or ca,
+            fix="tls_cert, tls_key and tls_ca are PEM files the daemon's user can read",
+        ) from None  # fmt: skip
+    context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    return context
+
+
+def server_context(cert: str, key: str, ca: str) -> ssl.SSLContext:
+    """For a server; with `ca`, callers must show a certificate signed by it.
+
+    Raises:
+        ConfigError: A file cannot be read or is no PEM.
+    """
+    context = _load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), cert, key, ca)
+    if ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(cert: str, key: str, ca: str) -> ssl.SSLContext:
+    """For a client that checks its peer's certificate and name against `ca`.
+
+    Raises:
+        ConfigError: A file cannot be read or is no PEM.
+    """
+    return _load(ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca), cert, key, "")

@@ -1,0 +1,201 @@
+"""The worker's loop: one image after the other, from the journal to its answer."""
+
+import threading
+import time
+from typing import Any, Callable, List, Optional, Tuple
+
+from deploy_jetson.device.daemon import logs
+from deploy_jetson.device.daemon.answers import (
+    Answer,
+    dicom_results,
+    document,
+    read_answer,
+    write_answer,
+)
+from deploy_jetson.device.daemon.decoding import Decoder
+from deploy_jetson.device.daemon.intake import CONFLICT
+from deploy_jetson.device.daemon.journal import DONE, FAILED, QUARANTINED, Job, Journal
+from deploy_jetson.device.daemon.metrics import Metrics
+from deploy_jetson.device.daemon.rules import select
+from deploy_jetson.device.daemon.scoring import Model
+from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.spool import Spool
+from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
+
+IDLE_S = 1.0
+NO_SPACE_S = 2.0
+
+
+class EngineLost(DeviceError):  # noqa: N818 - the condition's name
+    """The engine failed, was opened again and failed again: a new process may have more luck."""
+
+    exit_code = 70
+
+
+class Worker:
+    """Takes jobs and answers them.
+
+    Args:
+        config: Rules, kinds of results, destinations.
+        spool: Where files lie.
+        journal: Where jobs stand.
+        metrics: Counts.
+        model: Finds boxes.
+        decoder: Opens files.
+        alive: Called in every turn and while waiting: the watchdog's pulse.
+    """
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        spool: Spool,
+        journal: Journal,
+        metrics: Metrics,
+        model: Model,
+        decoder: Decoder,
+        alive: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._spool = spool
+        self._journal = journal
+        self._metrics = metrics
+        self._model = model
+        self._decoder = decoder
+        self._alive = alive
+        self._wake = threading.Event()
+        self.trouble = ""  # why answers cannot be written now
+        self.pulse = time.monotonic()
+
+    def wake(self) -> None:
+        """There is work."""
+        self._wake.set()
+
+    def beat(self) -> None:
+        """The loop moves."""
+        self.pulse = time.monotonic()
+        self._alive()
+
+    def run(self, stopped: Callable[[], bool], pause: Callable[[], float]) -> None:
+        """Work until told to stop; the image at hand is finished.
+
+        Args:
+            stopped: Whether to stop.
+            pause: Seconds to wait before the next image, for the board's temperature.
+
+        Raises:
+            EngineLost: The engine failed for good.
+        """
+        while not stopped():
+            self.beat()
+            wait = pause()
+            if wait > 0:
+                self.sleep(wait, stopped)
+                continue
+            try:
+                busy = self.step()
+                self.trouble = ""
+            except OutputError:
+                self.trouble = "results_not_writable"
+                logs.broken("results_not_writable")
+                self.sleep(NO_SPACE_S, stopped)
+                continue
+            if not busy:
+                self._wake.wait(IDLE_S)
+            self._wake.clear()
+
+    def sleep(self, seconds: float, stopped: Callable[[], bool]) -> None:
+        """Wait, alive and ready to stop."""
+        end = time.monotonic() + seconds
+        while not stopped() and time.monotonic() < end:
+            self.beat()
+            time.sleep(min(0.2, max(0.0, end - time.monotonic())))
+
+    def step(self) -> bool:
+        """Answer the oldest job that waits; False when there is none.
+
+        Raises:
+            OutputError: The answer cannot be written; the job waits as before.
+            EngineLost: The engine failed for good; the job waits, one attempt more on its account.
+        """
+        job = self._journal.take()
+        if job is None:
+            return False
+        try:
+            self.settle(job, self._answer(job))
+        except OutputError:
+            self._journal.give_back(job.key, job.attempts - 1)
+            raise
+        return True
+
+    def _answer(self, job: Job) -> Answer:
+        if job.reason == CONFLICT:
+            return Answer(QUARANTINED, CONFLICT)
+        if job.attempts > self._config.queue.max_attempts:
+            return Answer(QUARANTINED, "too_many_attempts")
+        try:
+            return self._score(job)
+        except InferenceError:
+            return Answer(FAILED, "invalid_output")
+        except DeviceError:
+            logs.broken("engine_lost", job=job.key)
+            self._journal.give_back(job.key, job.attempts)
+            raise EngineLost("Engine failed twice for one image") from None
+        except (OutputError, KeyboardInterrupt):
+            raise
+        except Exception:  # one image never stops the others
+            logs.broken("internal_error", job=job.key)
+            return Answer(FAILED, "internal_error")
+
+    def _score(self, job: Job) -> Answer:
+        started = time.monotonic()
+        decoded = self._decoder.decode(self._spool.image(job.key))
+        self._metrics.observe("decode_seconds", time.monotonic() - started)
+        self.beat()
+        if decoded.pixels is None:
+            return Answer(decoded.status, decoded.reason, decoded)
+        status, reason, words = select(decoded.info, decoded.warnings, self._config.rules)
+        if status:
+            return Answer(status, reason, decoded, None, words)
+        prediction, seconds = self._model.detect(decoded.pixels, job.key)
+        self._metrics.observe("inference_seconds", seconds)
+        self.beat()
+        return Answer(DONE, "", decoded, prediction, words, self._model.engine_name, seconds)
+
+    def settle(self, job: Job, answer: Answer) -> None:
+        """Write the answer, then the journal, then let the image go.
+
+        Raises:
+            OutputError: The answer cannot be written; nothing has changed for the job.
+        """
+        facts = self._model.facts
+        kinds = dicom_results(self._spool, job, answer, facts, self._config.results.dicom)
+        made = document(job, answer, facts)
+        made["dicom"] = kinds
+        write_answer(self._spool, job, made)
+        self._close(job, answer.state, answer.reason, kinds)
+        logs.info(
+            "answered", job=job.key, state=answer.state, reason=answer.reason,
+            engine=answer.engine, inference_ms=made["inference_ms"], attempt=job.attempts,
+        )  # fmt: skip
+
+    def _close(self, job: Job, state: str, reason: str, kinds: List[str]) -> None:
+        self._journal.settle(job.key, state, reason, self._deliveries(kinds))
+        self._spool.remove(self._spool.image(job.key))
+        self._metrics.count("images_total", status=state, reason=reason)
+
+    def _deliveries(self, kinds: List[str]) -> List[Tuple[str, str]]:
+        return [
+            (name, kind)
+            for name, peer in self._config.destinations.items()
+            for kind in peer.kinds
+            if kind in kinds
+        ]
+
+    def adopt(self, job: Job) -> Optional[Any]:
+        """Close a job that was answered just before a crash; None when it was not."""
+        made = read_answer(self._spool, job.key)
+        if made is None:
+            return None
+        kinds = [str(kind) for kind in made.get("dicom", ())]
+        self._close(job, made["status"], str(made.get("reason", "")), kinds)
+        return made
