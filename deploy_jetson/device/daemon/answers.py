@@ -49,7 +49,7 @@ def _findings(answer: Answer, facts: ResultFacts) -> Dict[str, Any]:
     assert prediction is not None
     spacing = decoded.info.get("spacing_mm")
     result = result_of(prediction, facts.threshold, spacing, answer.warnings)
-    boxes = []  # type: List[Dict[str, Any]]
+    boxes: List[Dict[str, Any]] = []
     for finding in result.findings:
         box = OrderedDict([("box_xyxy", [round(edge, 3) for edge in finding.box_xyxy])])
         made = OrderedDict(box, score=round(finding.score, 6))  # type: OrderedDict[str, Any]

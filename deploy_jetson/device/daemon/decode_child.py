@@ -48,7 +48,7 @@ def answer(request: Dict[str, Any]) -> Tuple[Dict[str, Any], bytes]:
         The answer's record and the pixels, empty when there are none.
     """
     started = time.monotonic()
-    record = {"status": "read"}  # type: Dict[str, Any]
+    record: Dict[str, Any] = {"status": "read"}
     pixels = b""
     try:
         radiograph = read_radiograph(request["path"], ReadLimits(**request["limits"]))

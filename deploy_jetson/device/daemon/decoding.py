@@ -76,7 +76,7 @@ class Decoder:
         )
         self._tick = tick
         self._command = list(command)
-        self._process = None  # type: Optional[subprocess.Popen[bytes]]
+        self._process: Optional[subprocess.Popen[bytes]] = None
 
     def close(self) -> None:
         """End the child."""

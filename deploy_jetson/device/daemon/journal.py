@@ -48,7 +48,7 @@ CREATE TABLE deliveries (
     code TEXT NOT NULL DEFAULT '',
     UNIQUE (job, destination, kind)
 );
-CREATE INDEX deliveries_due ON deliveries (state, next_try);
+CREATE INDEX deliveries_due ON deliveries (state, destination, next_try);
 """
 
 
@@ -288,10 +288,23 @@ class Journal:
 
     # --- deliveries ---
 
-    def due(self, now: float, limit: int = 50) -> List[Delivery]:
-        """Deliveries whose time has come."""
-        query = "SELECT * FROM deliveries WHERE state=? AND next_try<=? ORDER BY number LIMIT ?"
-        return [Delivery(*row) for row in self._rows(query, (PENDING, now, limit))]
+    def due(
+        self, destination: str, now: float, longest_s: float, limit: int = 50
+    ) -> List[Delivery]:
+        """Deliveries whose time has come, or lies beyond the longest wait: the clock was set back.
+
+        Args:
+            destination: Its name.
+            now: Seconds since 1970.
+            longest_s: No delivery was put off for longer than this.
+            limit: At most so many.
+        """
+        query = (
+            "SELECT * FROM deliveries WHERE state=? AND destination=?"
+            " AND (next_try<=? OR next_try>?) ORDER BY number LIMIT ?"
+        )
+        values = (PENDING, destination, now, now + longest_s, limit)
+        return [Delivery(*row) for row in self._rows(query, values)]
 
     def deliveries_of(self, key: str) -> List[Delivery]:
         """All deliveries of a job."""

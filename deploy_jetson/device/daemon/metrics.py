@@ -62,7 +62,7 @@ class Metrics:
     def text(self) -> str:
         """Everything, in Prometheus' text format 0.0.4."""
         read = {name: self._read(reader) for name, reader in self._gauges.items()}
-        lines = []  # type: List[str]
+        lines: List[str] = []
         with self._lock:
             for name, (kind, about) in self._help.items():
                 full = PREFIX + name

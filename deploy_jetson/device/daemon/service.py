@@ -2,16 +2,17 @@
 
 import io
 import signal
+import ssl
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import DaemonConfigError
 from deploy_jetson.device.daemon.decoding import Decoder
 from deploy_jetson.device.daemon.desk import Questions
-from deploy_jetson.device.daemon.intake import MEGABYTE, Intake
+from deploy_jetson.device.daemon.intake import MEGABYTE, Accepted, Intake
 from deploy_jetson.device.daemon.metrics import Metrics
 from deploy_jetson.device.daemon.notify import Notifier
 from deploy_jetson.device.daemon.recovery import open_journal, recover
@@ -21,6 +22,7 @@ from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.spool import Spool
 from deploy_jetson.device.daemon.thermal import CRITICAL, Governor
 from deploy_jetson.device.daemon.tls import server_context
+from deploy_jetson.device.daemon.watch import Watcher
 from deploy_jetson.device.daemon.worker import Worker
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 
@@ -82,7 +84,8 @@ class Service:
             self.worker.wake,
         )  # fmt: skip
         self.governor = Governor(config.thermal)
-        self.parts = []  # type: List[Part]
+        self.parts: List[Part] = []
+        self.ports = {}  # type: Dict[str, int]  # interface -> port that is listened on
         self._gauges()
 
     # --- start and stop ---
@@ -103,38 +106,57 @@ class Service:
                 "Decoding child does not start",
                 fix="[decode] memory_mb may be too small for NumPy and pydicom on this machine",
             ) from None
-        self._open_interfaces()
+        self._open_rest()
+        self._open_dicom()
+        if self.config.watch.folder:
+            self.parts.append(Watcher(self.config.watch, self._door("watch")))
         for part in self.parts:
             part.start()
         self._notifier.ready("serving with engine {}".format(self.model.engine_name))
-        ports = {name: port for name, port in self.ports().items() if port}
-        logs.info("ready", engine=self.model.engine_name, ports=ports)
+        logs.info("ready", engine=self.model.engine_name, ports=self.ports)
 
-    def _open_interfaces(self) -> None:
+    def _door(self, source: str) -> Callable[[Iterator[bytes]], Accepted]:
+        return lambda blocks: self.intake.accept(blocks, source)
+
+    def _open_rest(self) -> None:
         rest = self.config.rest
-        self.rest = None  # type: Optional[Server]
-        if rest.port >= 0:
-            context = None
-            if rest.tls_cert:
-                context = server_context(rest.tls_cert, rest.tls_key, rest.tls_ca)
-            questions = Questions(
-                self.spool, self.journal, self.metrics, self.model, self.not_ready, self.is_alive
-            )
-            desk = Desk(
-                lambda blocks: self.intake.accept(blocks, "rest"),
-                self.intake.refusal,
-                questions.answer,
-            )
-            limit = int(self.config.queue.max_image_mb * MEGABYTE)
-            try:
-                self.rest = Server(rest, _token(rest.token_file), context, limit, desk)
-            except OSError as error:
-                raise _address_error("rest", rest.host, rest.port, error) from None
-            self.parts.append(self.rest)
+        if rest.port < 0:
+            return
+        questions = Questions(
+            self.spool, self.journal, self.metrics, self.model, self.not_ready, self.is_alive
+        )
+        desk = Desk(self._door("rest"), self.intake.refusal, questions.answer)
+        limit = int(self.config.queue.max_image_mb * MEGABYTE)
+        try:
+            server = Server(rest, _token(rest.token_file), _tls(rest), limit, desk)
+        except OSError as error:
+            raise _address_error("rest", rest.host, rest.port, error) from None
+        self.ports["rest"] = server.server_port
+        self.parts.append(server)
 
-    def ports(self) -> Dict[str, int]:
-        """The ports that are listened on."""
-        return {"rest": self.rest.server_port if self.rest is not None else 0}
+    def _open_dicom(self) -> None:
+        dicom = self.config.dicom
+        if dicom.port < 0 and not self.config.destinations:
+            return
+        try:
+            from deploy_jetson.device.daemon.dicom_in import StoreService
+            from deploy_jetson.device.daemon.dicom_out import open_senders
+        except ImportError:
+            raise DeviceError(
+                "DICOM networking is not installed", fix="pip install 'pneumonia[pacs]'"
+            ) from None
+        self.parts += open_senders(
+            self.config.destinations, self.config.retry, self.spool, self.journal, self.metrics
+        )
+        if dicom.port < 0:
+            return
+        limit = int(self.config.queue.max_image_mb * MEGABYTE)
+        try:
+            service = StoreService(dicom, _tls(dicom), limit, self._door("dicom"))
+        except OSError as error:
+            raise _address_error("dicom", dicom.host, dicom.port, error) from None
+        self.ports["dicom"] = service.port
+        self.parts.append(service)
 
     def stop(self, *unused: Any) -> None:
         """Stop after the image at hand; safe in a signal handler."""
@@ -248,6 +270,11 @@ def load_configured(config: DaemonConfig) -> Model:
 def make_child(config: DaemonConfig, tick: Callable[[], None]) -> Decoder:
     """The decoder with its child process."""
     return Decoder(config.decode, int(config.queue.max_image_mb * MEGABYTE), tick)
+
+
+def _tls(part: Any) -> Optional[ssl.SSLContext]:
+    """TLS of an interface as configured, None for none."""
+    return server_context(part.tls_cert, part.tls_key, part.tls_ca) if part.tls_cert else None
 
 
 def _token(path: str) -> bytes:

@@ -1,0 +1,206 @@
+"""The C-STORE service: Success is answered when the image is in the spool and in the journal."""
+
+import contextlib
+import importlib.util
+import logging
+import socket
+import ssl
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+from PIL import features
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.transport import ThreadedAssociationServer
+
+from deploy_jetson.device.daemon import logs
+from deploy_jetson.device.daemon.config import allowed
+from deploy_jetson.device.daemon.intake import Accepted, Refused
+from deploy_jetson.device.daemon.settings import DicomSettings
+from pneumonia.runtime.dicom_header import (
+    DEFLATED,
+    HTJ2K,
+    JPEG_2000,
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
+    JPEG_LOSSLESS,
+    JPEG_LS,
+    NATIVE,
+    RLE,
+)
+from pneumonia.runtime.results.files import IMPLEMENTATION_UID
+
+VERIFICATION = "1.2.840.10008.1.1"
+SUCCESS, NOT_AUTHORIZED, NO_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA700, 0xC000
+PROCESSING_FAILURE = 0x0110
+BLOCK = 1 << 18
+OVERHEAD_BYTES = 1 << 20  # of the protocol around an image
+MAX_PDU = 65536
+HANDSHAKE_S = 10.0
+
+
+def readable_syntaxes() -> List[str]:
+    """Transfer syntaxes this installation can decode.
+
+    What is not offered here a good archive converts before it sends; what were accepted and could
+    not be read would have to be rejected afterwards.
+    """
+    found = [syntax for syntax in NATIVE if syntax != DEFLATED]
+    found += [JPEG_BASELINE, JPEG_EXTENDED, RLE]
+    if features.check("jpg_2000"):
+        found += JPEG_2000
+    for module, syntaxes in (("jpeg_ls", JPEG_LS), ("openjpeg", HTJ2K), ("gdcm", JPEG_LOSSLESS)):
+        if importlib.util.find_spec(module) is not None:
+            found += syntaxes
+    return found
+
+
+def file_head(sop_class: str, sop_instance: str, syntax: str) -> bytes:
+    """Preamble and file meta information before a data set as it came over the network."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(sop_class)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance)
+    meta.TransferSyntaxUID = UID(syntax)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
+    stream = DicomBytesIO()
+    stream.is_little_endian = True
+    stream.is_implicit_VR = False
+    write_file_meta_info(stream, meta)
+    return b"\0" * 128 + b"DICM" + bytes(stream.getvalue())
+
+
+class _Listener(ThreadedAssociationServer):  # type: ignore[misc]
+    """pynetdicom's server with an allow-list, and TLS handshakes out of the accepting thread."""
+
+    networks: Tuple[str, ...] = ()
+    tls: Optional[ssl.SSLContext] = None
+    daemon_threads = True
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return allowed(str(client_address[0]), self.networks)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        if self.tls is not None:
+            try:
+                request.settimeout(HANDSHAKE_S)
+                request = self.tls.wrap_socket(request, server_side=True)
+                request.settimeout(None)
+            except (OSError, ValueError):
+                request.close()
+                return
+        super().process_request_thread(request, client_address)
+
+
+class StoreService:
+    """Listens for C-ECHO and C-STORE.
+
+    Args:
+        settings: `[dicom]`.
+        context: TLS, None for none.
+        max_bytes: Largest image.
+        accept: Takes an image's blocks.
+
+    Raises:
+        OSError: The address is taken.
+    """
+
+    def __init__(
+        self,
+        settings: DicomSettings,
+        context: Optional[ssl.SSLContext],
+        max_bytes: int,
+        accept: Callable[[Iterator[bytes]], Accepted],
+    ) -> None:
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
+        self._settings = settings
+        self._max_bytes = max_bytes
+        self._accept = accept
+        self._received: Dict[Any, int] = {}
+        self._lock = threading.Lock()
+        entity = AE(ae_title=settings.aet)
+        syntaxes = readable_syntaxes()
+        for offered in AllStoragePresentationContexts:
+            entity.add_supported_context(offered.abstract_syntax, syntaxes)
+        entity.add_supported_context(VERIFICATION)
+        entity.require_called_aet = True
+        entity.require_calling_aet = list(settings.allow_aets)
+        entity.maximum_associations = settings.max_associations
+        entity.maximum_pdu_size = MAX_PDU
+        entity.acse_timeout = settings.timeout_s
+        entity.dimse_timeout = settings.timeout_s
+        entity.network_timeout = settings.timeout_s
+        handlers = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_C_ECHO, lambda event: SUCCESS),
+            (evt.EVT_DATA_RECV, self._count),
+            (evt.EVT_CONN_CLOSE, self._forget),
+        ]
+        self._entity = entity
+        self._server = _Listener(
+            entity, (settings.host, settings.port), _title(settings.aet),
+            entity.supported_contexts, evt_handlers=handlers,
+        )  # fmt: skip
+        self._server.networks = settings.allow
+        self._server.tls = context
+        self.port = int(self._server.server_address[1])
+        if self.port == 0:
+            self.port = int(self._server.socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Serve in a thread."""
+        threading.Thread(target=self._server.serve_forever, name="dicom", daemon=True).start()
+
+    def stop(self) -> None:
+        """Take no more associations and abort those that are open."""
+        self._server.shutdown()
+        self._server.server_close()
+        for association in self._server.active_associations:
+            association.abort()
+
+    def _store(self, event: Any) -> int:
+        with self._lock:
+            self._received.pop(event.assoc, None)
+        request = event.request
+        try:
+            if not allowed(str(event.assoc.requestor.address), self._settings.allow):
+                return NOT_AUTHORIZED
+            head = file_head(
+                str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID),
+                str(event.context.transfer_syntax),
+            )  # fmt: skip
+            self._accept(_blocks(head, request.DataSet))
+        except Refused as refused:
+            return NO_RESOURCES if refused.later else CANNOT_UNDERSTAND
+        except Exception:
+            logs.broken("dicom_internal_error")
+            return PROCESSING_FAILURE
+        return SUCCESS
+
+    def _count(self, event: Any) -> None:
+        """Cut an association that sends more than an image may have: it is held in memory."""
+        with self._lock:
+            size = self._received.get(event.assoc, 0) + len(event.data)
+            self._received[event.assoc] = size
+        if size > self._max_bytes + OVERHEAD_BYTES:
+            logs.warning("refused", reason="too_large", source="dicom")
+            with contextlib.suppress(OSError, AttributeError):
+                event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+
+    def _forget(self, event: Any) -> None:
+        with self._lock:
+            self._received.pop(event.assoc, None)
+
+
+def _blocks(head: bytes, data: Any) -> Iterator[bytes]:
+    yield head
+    data.seek(0)
+    for block in iter(lambda: data.read(BLOCK), b""):
+        yield block
+
+
+def _title(aet: str) -> Any:
+    """An AE title as the installed pynetdicom keeps it: 16 bytes before 2.0, text since."""
+    return AE(ae_title=aet).ae_title

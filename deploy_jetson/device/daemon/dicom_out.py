@@ -1,0 +1,192 @@
+"""Results to their destinations by C-STORE, with back-off; every status is written down.
+
+A peer that has said Success just before this process was killed gets the object again: the same
+UIDs, which every archive knows to be the same object.
+"""
+
+import logging
+import random
+import threading
+import time
+from typing import Any, Callable, List, Optional
+
+import pydicom
+from pynetdicom import AE
+
+from deploy_jetson.device.daemon import logs
+from deploy_jetson.device.daemon.journal import (
+    PENDING,
+    SENT,
+    SENT_WITH_WARNING,
+    UNSENT,
+    Delivery,
+    Journal,
+)
+from deploy_jetson.device.daemon.metrics import Metrics
+from deploy_jetson.device.daemon.settings import Destination, RetrySettings
+from deploy_jetson.device.daemon.spool import Spool
+from deploy_jetson.device.daemon.tls import client_context
+from pneumonia.runtime.errors import OutputError
+
+CLASSES = {
+    "sr": "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR
+    "gsps": "1.2.840.10008.5.1.4.1.1.11.1",
+    "sc": "1.2.840.10008.5.1.4.1.1.7",
+}
+SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+POLL_S = 1.0
+SUCCESS = 0x0000
+
+
+def backoff_s(attempts: int, settings: RetrySettings, share: float) -> float:
+    """Seconds before the next try: doubling, bounded, with jitter.
+
+    Args:
+        attempts: Failed so far, 1 or more.
+        settings: First and longest wait.
+        share: 0..1, drawn at random: two daemons do not come back at one moment.
+    """
+    whole = min(settings.longest_s, settings.first_s * 2.0 ** min(attempts - 1, 30))
+    return whole * (0.5 + 0.5 * share)
+
+
+class Sender:
+    """Sends what is due to one destination, in a thread of its own.
+
+    Args:
+        name: The destination's name in the configuration.
+        peer: The destination.
+        retry: Back-off.
+        spool: Objects lie there.
+        journal: Deliveries stand there.
+        metrics: Counts.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        peer: Destination,
+        retry: RetrySettings,
+        spool: Spool,
+        journal: Journal,
+        metrics: Metrics,
+    ) -> None:
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
+        self._name = name
+        self._peer = peer
+        self._retry = retry
+        self._spool = spool
+        self._journal = journal
+        self._metrics = metrics
+        self._stop = threading.Event()
+        self._thread: Optional[threading.Thread] = None
+        self._tls = None
+        if peer.tls_ca:
+            self._tls = client_context(peer.tls_cert, peer.tls_key, peer.tls_ca)
+
+    def start(self) -> None:
+        """Send in a thread."""
+        self._thread = threading.Thread(target=self._run, name="send", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the object at hand."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(self._peer.timeout_s)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                busy = self.send_due()
+            except OutputError:
+                busy = False  # the journal cannot be written: the worker says so
+            except Exception:
+                logs.broken("send_internal_error", destination=self._name)
+                busy = False
+            if not busy:
+                self._stop.wait(POLL_S)
+
+    def send_due(self) -> bool:
+        """Send what is due; False when nothing was.
+
+        Raises:
+            OutputError: The journal cannot be read or written.
+        """
+        due = self._journal.due(self._name, time.time(), 2 * self._retry.longest_s)
+        if not due:
+            return False
+        association, code = self._associate({delivery.kind for delivery in due})
+        try:
+            for delivery in due:
+                if self._stop.is_set():
+                    break
+                if association is not None and not association.is_established:
+                    break  # the rest is due again at once, on a new association
+                self._settle(delivery, code or self._store(association, delivery))
+        finally:
+            if association is not None and association.is_established:
+                association.release()
+        return True
+
+    def _associate(self, kinds: Any) -> Any:
+        """An association and an empty word, or None and why there is none."""
+        entity = AE(ae_title=self._peer.calling_aet)
+        for name in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
+            setattr(entity, name, self._peer.timeout_s)
+        for kind in sorted(kinds):
+            entity.add_requested_context(CLASSES[kind], SYNTAXES)
+        tls = (self._tls, self._peer.host) if self._tls is not None else None
+        association = entity.associate(
+            self._peer.host, self._peer.port, ae_title=self._peer.aet, tls_args=tls
+        )
+        if association.is_established:
+            return association, ""
+        return None, "rejected" if association.is_rejected else "no_association"
+
+    def _store(self, association: Any, delivery: Delivery) -> str:
+        """The peer's status as `0000`, or our word for what went wrong."""
+        try:
+            dataset = pydicom.dcmread(self._spool.dicom(delivery.job, delivery.kind))
+        except (OSError, pydicom.errors.InvalidDicomError):
+            return "file_missing"
+        try:
+            status = association.send_c_store(dataset)
+        except ValueError:  # no accepted presentation context
+            return "class_refused"
+        except RuntimeError:
+            return "association_lost"
+        if "Status" not in status:
+            return "association_lost"
+        return "{:04X}".format(int(status.Status))
+
+    def _settle(self, delivery: Delivery, code: str) -> None:
+        attempts = delivery.attempts + 1
+        wait = 0.0
+        if code == "{:04X}".format(SUCCESS):
+            state = SENT
+        elif len(code) == 4 and code.startswith("B"):
+            state = SENT_WITH_WARNING
+        elif code == "file_missing" or attempts >= self._retry.max_attempts:
+            state = UNSENT
+        else:
+            state = PENDING
+            wait = backoff_s(attempts, self._retry, random.random())
+        self._journal.delivered(
+            delivery._replace(
+                state=state, attempts=attempts, code=code, next_try=time.time() + wait
+            )
+        )
+        self._metrics.count("deliveries_total", state=state, destination=self._name)
+        note: Callable[..., None] = logs.info if state == SENT else logs.warning
+        note(
+            "delivery", job=delivery.job, destination=self._name, kind=delivery.kind,
+            state=state, code=code, attempt=attempts, wait_s=round(wait, 1),
+        )  # fmt: skip
+
+
+def open_senders(
+    peers: Any, retry: RetrySettings, spool: Spool, journal: Journal, metrics: Metrics
+) -> List[Sender]:
+    """A sender per destination."""
+    return [Sender(name, peer, retry, spool, journal, metrics) for name, peer in peers.items()]
