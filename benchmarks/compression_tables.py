@@ -58,7 +58,7 @@ class Job(NamedTuple):
     run: Run
     published: str
     schedule: Schedule = Schedule()
-    structured: bool = False
+    group_size: int | None = None  # stored by columns that so many filters share; 0 = all
 
 
 LENET = ("conv_000", "conv_002", "linear_005", "linear_006")
@@ -85,18 +85,18 @@ JOBS: dict[str, Job] = {
     "lenet5/dense": Job(
         "", dense, "99.2 %", Schedule(retrain_epochs=12, retrain_rate=1e-3, shift_px=1)),
     "lenet5/structured-20": Job(
-        "lenet5/dense", structured(20, LENET_EXPONENTS), "", STEP, True),
+        "lenet5/dense", structured(20, LENET_EXPONENTS), "", STEP, 0),
     "lenet5/structured-60": Job(
         "lenet5/structured-20", structured(60, LENET_EXPONENTS), "88x at 99.2 %",
-        Schedule(5, 10, teacher=0.7), True),
+        Schedule(5, 10, teacher=0.7), 0),
     "lenet5/irregular-100": Job(
         "lenet5/structured-20", irregular(keeps(200, 1700, 2000, 400)), "85x at 99.2 %",
         Schedule(5, 8, SLOW, teacher=0.7)),
     "lenet5/structured-120": Job(
-        "lenet5/structured-60", structured(120, LENET_EXPONENTS), "88x at 99.2 %", GOAL, True),
+        "lenet5/structured-60", structured(120, LENET_EXPONENTS), "88x at 99.2 %", GOAL, 0),
     "lenet5/structured-60-purified": Job(
         "lenet5/structured-60", purified(0.03), "232x with purification, 99.0 %",
-        Schedule(retrain_epochs=10, teacher=0.7), True),
+        Schedule(retrain_epochs=10, teacher=0.7), 0),
     "lenet5/4-bit": Job("lenet5/dense", quantized(k_bit(4)), "", Schedule(3, 3, SLOW)),
     "lenet5/ternary": Job(
         "lenet5/4-bit", quantized(TERNARY), "99.2 %", Schedule(3, 6, SLOW)),
@@ -110,13 +110,13 @@ JOBS: dict[str, Job] = {
         "1,910x smaller at 99.0 % (prune + 3.4 bits)", Schedule(3, 6, SLOW, teacher=0.7)),
     "lenet5/structured-60-quant": Job(
         "lenet5/structured-60", quantized(bits(7, 6, 4, 6)), "",
-        Schedule(3, 6, SLOW, teacher=0.7), True),
+        Schedule(3, 6, SLOW, teacher=0.7), 0),
     "vgg16/dense": Job(
         "", dense, "93.5 % (full width, 50,000 images)",
         Schedule(retrain_epochs=40, shift_px=4)),
-    "vgg16/structured-4": Job("vgg16/dense", structured(4, method=PANELS), "", COLOUR, True),
+    "vgg16/structured-4": Job("vgg16/dense", structured(4, method=PANELS), "", COLOUR, 16),
     "vgg16/structured-8": Job(
-        "vgg16/structured-4", structured(8, method=PANELS), "29.8x at -0.0 %", COLOUR, True),
+        "vgg16/structured-4", structured(8, method=PANELS), "29.8x at -0.0 %", COLOUR, 16),
     "vgg16/irregular-10": Job("vgg16/dense", irregular(10.0), "", COLOUR),
     "vgg16/binary": Job(
         "vgg16/dense", quantized(BINARY, FINE), "93.5 % -> 93.5 %", COLOUR_BITS),
@@ -124,10 +124,10 @@ JOBS: dict[str, Job] = {
         "", dense, "93.5-95 % (full width, 50,000 images)",
         Schedule(retrain_epochs=24, shift_px=4)),
     "resnet18/structured-4": Job(
-        "resnet18/dense", structured(4, method=PANELS), "", COLOUR, True),
+        "resnet18/dense", structured(4, method=PANELS), "", COLOUR, 16),
     "resnet18/structured-8": Job(
         "resnet18/structured-4", structured(8, method=PANELS), "20.9x-59.8x at -0.5 %", COLOUR,
-        True),
+        16),
     "resnet18/irregular-10": Job("resnet18/dense", irregular(10.0), "", COLOUR),
     "resnet18/binary": Job(
         "resnet18/dense", quantized(BINARY, FINE), "93.5 % -> 93.2 %", COLOUR_BITS),
@@ -180,10 +180,12 @@ def pruned_places(network: Network, parent: str) -> dict[str, Tensor]:
     return {n: m for n, m in found.items() if float((~m).float().mean()) >= MIN_ZEROS}
 
 
-def stored_network(network: Network, by_columns: bool) -> tuple[NetworkSpec, dict[str, Tensor]]:
+def stored_network(
+    network: Network, group_size: int | None
+) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """What a run of this network would store: dead paths gone, smallest format of each layer."""
     tensors = {n: t.detach().clone().contiguous() for n, t in network.tensors().items()}
-    groups = dict.fromkeys(network.weights(), 0) if by_columns else None
+    groups = None if group_size is None else dict.fromkeys(network.weights(), group_size)
     spec, tensors = compact(network.spec, tensors, group_sizes=groups)
     return smallest_storage(spec, tensors), tensors
 
@@ -193,7 +195,7 @@ def measure(
 ) -> tuple[dict[str, object], NetworkSpec, dict[str, Tensor]]:
     """Everything the table says of a network but how long it took."""
     job = JOBS[name]
-    spec, tensors = stored_network(network, job.structured)
+    spec, tensors = stored_network(network, job.group_size)
     stored = Network(spec)
     stored.load_tensors(tensors)
     test = accuracy(stored, images.test)

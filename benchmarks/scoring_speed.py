@@ -52,7 +52,7 @@ def parts(paths: list[Path], out: Path) -> dict[str, float]:
     from pneumonia.scoring.records import ImageRecord
 
     bundle = load_bundle(str(BUNDLE))
-    detector = Detector(bundle, open_engine(bundle, "onnxruntime"))
+    detector = Detector(bundle, open_engine(bundle, "onnxruntime", threads=1))
     settings = ScoreSettings()
     job = ImageJob(detector, describe_model(detector, settings), settings, out, "0" * 32)
     spent: dict[str, float] = dict.fromkeys(
@@ -90,7 +90,7 @@ def ours(paths: list[Path], out: Path, pictures: bool = True) -> float:
     from pneumonia.scoring.outputs import OutputSettings
 
     bundle = load_bundle(str(BUNDLE))
-    detector = Detector(bundle, open_engine(bundle, "onnxruntime"))
+    detector = Detector(bundle, open_engine(bundle, "onnxruntime", threads=1))
     settings = ScoreSettings()
     if not pictures:
         settings = ScoreSettings(overlays="none", outputs=OutputSettings(report=False))

@@ -30,7 +30,7 @@ BUNDLE = Path(__file__).parents[1] / "pneumonia" / "models" / "default"
 
 def open_detector() -> Detector:
     bundle = load_bundle(str(BUNDLE))
-    return Detector(bundle, open_engine(bundle, "onnxruntime"))
+    return Detector(bundle, open_engine(bundle, "onnxruntime", threads=1))
 
 
 def decode_alone(paths: list[Path], jobs: int) -> float:

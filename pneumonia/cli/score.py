@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
 MAX_FAILURES_SHOWN = 20
+ENGINE_THREADS = max(1, (os.cpu_count() or 1) // 2)  # the other half decodes and writes
 DICOM_KINDS = ("sr", "gsps", "sc")
 
 
@@ -147,7 +148,7 @@ def command(paths: tuple[Path, ...], bundle: Path | None, **options: Any) -> Non
     target = destination(options)
     settings = _settings(options)
     loaded = load_bundle(str(bundle or _default_bundle()))
-    detector = Detector(loaded, open_engine(loaded, options["engine"]))
+    detector = Detector(loaded, open_engine(loaded, options["engine"], ENGINE_THREADS))
     if options["dry_run"]:
         _show_plan(source, out, detector, settings, options["as_json"])
         return

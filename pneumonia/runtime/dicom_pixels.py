@@ -173,6 +173,8 @@ def _first_frame(pixel_data: bytes, count: int) -> bytes:
 def _inside_stored_bits(values: np.ndarray, dataset: Any) -> Tuple[np.ndarray, bool]:
     """Drop what old files keep in the bits above BitsStored (overlays); says whether it did."""
     bits = int(dataset.BitsStored)
+    if values.dtype == np.uint8 and bits == 8 and int(dataset.PixelRepresentation) == 0:
+        return values, False  # there are no other bits: the files of RSNA
     wide = values.astype(np.int32)
     kept = wide & ((1 << bits) - 1)
     if int(dataset.PixelRepresentation) == 1:
@@ -189,7 +191,7 @@ def decode_pixels(path: str, header: Header) -> StoredPixels:
         header: That header.
 
     Returns:
-        Stored values, int32 (Rows, Columns), inside the range of BitsStored.
+        Stored values, int32 or uint8 (Rows, Columns), inside the range of BitsStored.
 
     Raises:
         DicomError: Pixel data missing, cut off, damaged, of another size, or no decoder.

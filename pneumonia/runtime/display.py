@@ -132,11 +132,19 @@ def to_grey(pixels: np.ndarray, plan: DisplayPlan) -> np.ndarray:
     Returns:
         uint8 (H, W); 255 is white as a radiologist sees it (dense tissue bright).
     """
+    if pixels.dtype == np.uint8 and plan.voi() != "minmax":  # then it matters not what occurs
+        table = _table(plan, np.arange(256), np.ones(256, dtype=bool))
+        data = pixels.tobytes().translate(table.tobytes())
+        return np.frombuffer(data, dtype=np.uint8).reshape(pixels.shape)
     low, high = int(pixels.min()), int(pixels.max())
     shifted = pixels.astype(np.int32) - low
-    stored = np.arange(low, high + 1)
-    occurs = np.zeros(len(stored), dtype=bool)
+    occurs = np.zeros(high - low + 1, dtype=bool)
     occurs[shifted] = True
+    return np.asarray(_table(plan, np.arange(low, high + 1), occurs)[shifted])
+
+
+def _table(plan: DisplayPlan, stored: np.ndarray, occurs: np.ndarray) -> np.ndarray:
+    """The grey level, uint8, of each stored value; `occurs` says which the image has."""
     is_padding = np.zeros(len(stored), dtype=bool)
     if plan.padding is not None:
         is_padding = (stored >= min(plan.padding)) & (stored <= max(plan.padding))
@@ -146,7 +154,7 @@ def to_grey(pixels: np.ndarray, plan: DisplayPlan) -> np.ndarray:
         unit = 1.0 - unit
     table = np.floor(np.clip(unit, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     table[is_padding] = 0
-    return np.asarray(table[shifted])
+    return np.asarray(table)
 
 
 # --- reading the plan from a header -------------------------------------------------------------

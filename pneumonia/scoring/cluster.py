@@ -210,7 +210,7 @@ def _opened(parcel: Parcel) -> ImageJob:
         for name, data in parcel.bundle.items():
             write_bytes(str(folder / "bundle" / name), data)
         bundle = load_bundle(str(folder / "bundle"))
-        detector = Detector(bundle, open_engine(bundle, parcel.engine), parcel.decode)
+        detector = Detector(bundle, open_engine(bundle, parcel.engine, threads=1), parcel.decode)
         (folder / "out").mkdir()
         # what lies here is handed over at once: there is nothing to take up again
         settings = dataclasses.replace(parcel.settings, fresh=True)

@@ -1,6 +1,7 @@
 """The picture a clinician sees: the radiograph with boxes, scores, the model and the disclaimer."""
 
 import io
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ BOX_COLOUR = (255, 196, 0)  # amber: visible on grey, not the red of an alarm
 # pure white, which is shown one grey level darker.
 WHITE, BOX = 254, 255
 PALETTE = [level for grey in range(BOX) for level in (grey, grey, grey)] + list(BOX_COLOUR)
-HUFFMAN_ONLY = 2  # of zlib: noise holds no repetitions to look for
+FONT_SIZE = 16
 LINE_HEIGHT = 22
 STRIP = 2 * LINE_HEIGHT + 8
 
@@ -44,13 +45,11 @@ def draw_overlay(
     canvas = Image.new("L", (max(size[1], 480), size[0] + 2 * STRIP))
     left = (canvas.width - size[1]) // 2
     canvas.paste(Image.fromarray(grey), (left, STRIP))
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(16)
-    _write(draw, 4, RESEARCH_ONLY, font, canvas.width)
-    _write(draw, 4 + LINE_HEIGHT, caption, font, canvas.width)
-    _write(draw, STRIP + size[0] + 4, RESEARCH_ONLY, font, canvas.width)
+    canvas.paste(_strip((RESEARCH_ONLY, caption), canvas.width), (0, 0))
+    canvas.paste(_strip((RESEARCH_ONLY,), canvas.width), (0, STRIP + size[0]))
     canvas.putpalette(PALETTE)
     draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(FONT_SIZE)
     ratio = np.array([size[1] / width, size[0] / height] * 2)
     for box, score in zip(boxes, scores, strict=True):
         x1, y1, x2, y2 = (box * ratio).tolist()
@@ -68,16 +67,18 @@ def draw_overlay(
     return _png(canvas, caption)
 
 
-def _write(
-    draw: ImageDraw.ImageDraw,
-    y: int,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    width: int,
-) -> None:
-    while len(text) > 1 and draw.textlength(text, font=font) > width - 8:
-        text = text.rstrip("…")[:-1] + "…"
-    draw.text((4, y), text, fill=WHITE, font=font)
+@lru_cache(maxsize=8)  # the same for all images of a batch
+def _strip(lines: tuple[str, ...], width: int) -> Image.Image:
+    """White text on black, L mode, STRIP high; lines that are too long end in an ellipsis."""
+    strip = Image.new("L", (width, STRIP))
+    draw = ImageDraw.Draw(strip)
+    font = ImageFont.load_default(FONT_SIZE)
+    for number, line in enumerate(lines):
+        text = line
+        while len(text) > 1 and draw.textlength(text, font=font) > width - 8:
+            text = text.rstrip("…")[:-1] + "…"
+        draw.text((4, 4 + number * LINE_HEIGHT), text, fill=WHITE, font=font)
+    return strip
 
 
 def _png(canvas: Image.Image, caption: str) -> bytes:
@@ -85,5 +86,6 @@ def _png(canvas: Image.Image, caption: str) -> bytes:
     text.add_text("Disclaimer", RESEARCH_ONLY)
     text.add_text("Model", caption)
     stream = io.BytesIO()
-    canvas.save(stream, "PNG", pnginfo=text, compress_level=1, compress_type=HUFFMAN_ONLY)
+    # packing noise takes longer than decoding and detecting, and saves a quarter
+    canvas.save(stream, "PNG", pnginfo=text, compress_level=0)
     return stream.getvalue()

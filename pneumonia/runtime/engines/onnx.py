@@ -27,6 +27,8 @@ class OnnxEngine(Engine):
         super().__init__(bundle.spec)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # threads that wait for the next image by spinning take the cores of those that decode it
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
