@@ -107,7 +107,7 @@ class Page:
         raise AssertionError("Chromium opens no page")
 
     def open(self, path, width=1400, height=1000, mobile=False):
-        """Load a file in a window of that size."""
+        """Load a file or a URL in a window of that size."""
         if self._session is None:
             target = self._first_page()
             attached = self.command("Target.attachToTarget", targetId=target, flatten=True)
@@ -119,7 +119,8 @@ class Page:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=mobile,
         )  # fmt: skip
-        self.command("Page.navigate", url=path.resolve().as_uri())
+        url = path if isinstance(path, str) else path.resolve().as_uri()
+        self.command("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
 
     def run(self, script):
@@ -161,8 +162,11 @@ class Page:
             path.write_bytes(data)
         return data
 
-    def complaints(self):
-        """Errors and warnings of the console, and requests that failed or left the machine."""
+    def complaints(self, own=("file:", "data:")):
+        """Errors and warnings of the console, and requests that failed or left the machine.
+
+        Addresses that begin with one of `own` are the page's own.
+        """
         self.run("0")
         found = []
         for event in self.events:
@@ -170,7 +174,7 @@ class Page:
             url = what.get("request", {}).get("url", "file:")
             if method in ("Runtime.exceptionThrown", "Log.entryAdded", "Network.loadingFailed"):
                 found.append(what)
-            elif method == "Network.requestWillBeSent" and not url.startswith(("file:", "data:")):
+            elif method == "Network.requestWillBeSent" and not url.startswith(own):
                 found.append(url)
         return found
 

@@ -1,0 +1,113 @@
+"""What every request passes first: host, origin, size; and the headers of every answer."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+LOG = logging.getLogger("pneumonia.annotate")
+MAX_BODY_BYTES = 256 << 10
+OWN_HEADER = b"x-annotate"  # a foreign page cannot send it without being asked for leave (CORS)
+_SAFE = ("GET", "HEAD")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+HEADERS = (
+    (b"content-security-policy",
+     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+     b"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)  # fmt: skip
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: What answers.
+        hosts: Names (without port) by which the application may be called: against DNS rebinding.
+    """
+
+    def __init__(self, app: App, hosts: Collection[str]) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check, pass on, log method, route and status: never a query, a name or an address."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        answered: list[int] = []
+        body = _Body(receive)
+
+        async def guarded_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if body.too_large:  # whatever the application made of the broken body
+                    message["status"] = 413
+                answered.append(message["status"])
+                message["headers"] = [*message.get("headers", ()), *HEADERS]
+            await send(message)
+
+        fault = self._fault(scope)
+        if fault:
+            await _refuse(guarded_send, *fault)
+        else:
+            await self._app(scope, body.receive, guarded_send)
+        route = scope.get("route")
+        LOG.info(
+            "%s %s %d %.0f ms", scope["method"], getattr(route, "path", "-"),
+            answered[0] if answered else 500, 1000 * (time.monotonic() - start),
+        )  # fmt: skip
+
+    def _fault(self, scope: Scope) -> tuple[int, str] | None:
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1")
+        if (urlsplit("//" + host).hostname or "") not in self._hosts:
+            return 421, "This application does not go by that name"
+        if int(headers.get(b"content-length", b"0") or 0) > MAX_BODY_BYTES:
+            return 413, "Request is too large"
+        if scope["method"] in _SAFE:
+            return None
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
+            return 403, "Request comes from another site"
+        if OWN_HEADER not in headers or headers.get(b"content-type") != b"application/json":
+            return 403, "Request does not come from the application's own page"
+        return None
+
+
+class _Body:
+    """A request's body, cut off at the limit as if the caller had gone."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._count = 0
+        self.too_large = False
+
+    async def receive(self) -> Message:
+        """The next piece."""
+        message = await self._receive()
+        self._count += len(message.get("body", b""))
+        if self._count > MAX_BODY_BYTES:
+            self.too_large = True
+            return {"type": "http.disconnect"}
+        return message
+
+
+async def _refuse(send: Send, status: int, text: str) -> None:
+    body = b'{"error": "' + text.encode() + b'"}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

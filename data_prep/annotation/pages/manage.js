@@ -1,0 +1,130 @@
+// The manager's page: people, assignment, progress, agreement, disagreements, exports.
+import { compare } from "/static/compare.js";
+import { logOut, make, request } from "/static/request.js";
+
+const get = (id) => document.getElementById(id);
+const LEVELS = ["group", "heading", "1st qualifier", "2nd qualifier", "3rd qualifier"];
+const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(0)} %`);
+const figure = (value) => (value === null ? "–" : value.toFixed(2));
+const time = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds.toFixed(0)} s` : seconds < 5400 ? `${(seconds / 60).toFixed(1)} min` : `${(seconds / 3600).toFixed(1)} h`);
+let view = null;
+
+function table(header, rows, caption) {
+  const cell = (value, tag) => (value instanceof Node ? make(tag, {}, value) : make(tag, { className: typeof value === "number" || /^[\d–].*/.test(value) ? "num" : "" }, String(value)));
+  return make("table", {}, caption ? make("caption", {}, caption) : null, make("thead", {}, make("tr", {}, ...header.map((name) => make("th", {}, name)))),
+    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((value) => cell(value, "td"))))));
+}
+
+function act(text, run, className = "link") {
+  const found = make("button", { type: "button", className }, text);
+  found.addEventListener("click", () => guarded(run));
+  return found;
+}
+
+async function guarded(run) {
+  get("fault").textContent = "";
+  try {
+    await run();
+  } catch (error) {
+    get("fault").textContent = error.message;
+    window.scrollTo(0, 0);
+  }
+}
+
+function showToken({ name, token }) {
+  const link = `${location.origin}/login#${token}`;
+  get("token").replaceChildren(`Give ${name} this link; it is shown only now: `, make("code", { id: "link" }, link));
+  get("token").hidden = false;
+}
+
+function showPeople() {
+  const rows = view.annotators.map((person) => [
+    make("b", {}, person.name), person.active ? "yes" : "no", person.assigned, person.finished, person.started, person.boxes, time(person.median_s), time(person.total_s),
+    make("span", {}, act("new link", async () => { showToken(await request("POST", "/api/manage/annotators/renew", { name: person.name })); await refresh(); }),
+      person.active ? act("revoke", async () => { await request("POST", "/api/manage/annotators/revoke", { name: person.name }); await refresh(); }) : null),
+  ]);
+  get("people-table").replaceChildren(rows.length ? table(["name", "may log in", "assigned", "finished", "begun", "boxes", "median a study", "time in all", ""], rows) : make("p", { className: "hint" }, "Nobody yet. Add the first annotator below; you get a link for each."));
+}
+
+function showStudies() {
+  const names = view.annotators.map((person) => person.name);
+  const rows = view.studies.map((study) => {
+    if (study.reason) return [study.key, study.file, make("span", { className: "doubt" }, `cannot be read: ${study.reason}`), ...names.map(() => ""), ""];
+    const state = study.doubt ? make("span", { className: "doubt" }, study.doubt.replaceAll("_", " ")) : study.class ? `${study.class} (${study.source})` : "";
+    const cells = names.map((name) => {
+      const said = study.readers[name];
+      const on = study.assigned.includes(name);
+      const box = make("input", { type: "checkbox", checked: on, title: on ? "Take it off the list" : "Put it on the list" });
+      box.addEventListener("change", () => guarded(async () => { await request("POST", "/api/manage/assign", { name, key: study.key, on: box.checked }); await refresh(); }));
+      return make("span", {}, box, said ? ` ${said.verdict || "begun"}${said.boxes ? `, ${said.boxes}` : ""}` : "");
+    });
+    return [study.key, study.file, state, ...cells, act("compare", () => compare(get("compare"), study.key))];
+  });
+  get("study-table").replaceChildren(table(["", "file", "truth", ...names, ""], rows));
+}
+
+function showDisputes() {
+  const found = view.studies.filter((study) => study.doubt);
+  get("dispute-list").replaceChildren(...(found.length ? found.map((study) => act(`Study ${study.key}: ${study.doubt.replaceAll("_", " ")}`, () => compare(get("compare"), study.key), "dispute")) : [make("p", {}, "None.")]));
+}
+
+function showCounts() {
+  const good = view.studies.filter((study) => !study.reason);
+  const count = (text, n, alarm) => make("li", { className: alarm && n ? "alarm" : "" }, make("b", {}, String(n)), text);
+  get("counts").replaceChildren(count("studies", good.length), count("with a truth", good.filter((study) => study.class).length), count("in doubt", good.filter((study) => study.doubt).length, true),
+    count("not finished by anybody", good.filter((study) => !study.class && !study.doubt).length), count("files cannot be read", view.studies.length - good.length, true));
+}
+
+async function showAgreement() {
+  const found = await request("GET", `/api/manage/agreement?iou=${Number(get("iou").value) || 0.5}`);
+  if (!found.pairs.length) return get("agreement-tables").replaceChildren(make("p", {}, "Needs two annotators who have finished a study."));
+  const pairs = found.pairs.map((pair) => [pair.annotators.join(" – "), pair.n_studies, share(pair.verdict_percent), figure(pair.verdict_kappa), pair.boxes.join(" / "), pair.n_matched, share(pair.box_f1), figure(pair.mean_iou)]);
+  const levels = found.pairs.map((pair) => [pair.annotators.join(" – "), ...pair.levels.map((level) => `${share(level.percent)}  (${figure(level.kappa)})`)]);
+  levels.push(["all, Fleiss over boxes", ...found.finding_fleiss.map(figure)]);
+  const errors = found.errors.map((row) => [row.annotator, row.n_studies, row.n_consensus, row.hits, row.missed, row.extra, figure(row.mean_iou), row.wrong_verdict, row.wrong_at.map((n, level) => (n ? `${n} at ${LEVELS[level] || "deeper"}` : "")).filter(Boolean).join(", ") || "none"]);
+  get("agreement-tables").replaceChildren(
+    table(["pair", "studies", "same verdict", "Cohen's kappa", "boxes", "matched", "box F1", "mean IoU"], pairs, `Verdicts and boxes. Fleiss' kappa of all verdicts: ${figure(found.verdict_fleiss)}`),
+    table(["pair", ...LEVELS], levels, "Same finding on matched boxes, by depth of the hierarchy: share (Cohen's kappa)"),
+    table(["annotator", "studies", "boxes of the consensus", "hit", "missed", "extra", "mean IoU", "other verdict", "other finding"], errors, "Each annotator against the consensus (studies with two readers or more, or adjudicated)"));
+}
+
+async function refresh() {
+  view = await request("GET", "/api/manage/overview");
+  showCounts();
+  showPeople();
+  showStudies();
+  showDisputes();
+  await showAgreement();
+  document.body.dataset.ready = "1";
+}
+
+function onSubmit(id, run) {
+  get(id).addEventListener("submit", (event) => {
+    event.preventDefault();
+    guarded(run);
+  });
+}
+
+onSubmit("add", async () => {
+  showToken(await request("POST", "/api/manage/annotators", { name: get("name").value, assign_all: get("assign-all").checked }));
+  get("name").value = "";
+  await refresh();
+});
+onSubmit("share", async () => {
+  await request("POST", "/api/manage/share", { readers: Number(get("readers").value) });
+  await refresh();
+});
+get("iou").addEventListener("change", () => guarded(showAgreement));
+get("refresh").addEventListener("click", () => guarded(refresh));
+get("logout").addEventListener("click", logOut);
+get("dataset").addEventListener("click", () => guarded(async () => {
+  get("dataset-done").textContent = "writing ...";
+  try {
+    const { folder, counts } = await request("POST", "/api/manage/dataset");
+    get("dataset-done").textContent = `Written to ${folder}: ${Object.entries(counts).map(([name, n]) => `${n} ${name.replaceAll("_", " ")}`).join(", ")}`;
+  } catch (error) {
+    get("dataset-done").textContent = "";
+    throw error;
+  }
+}));
+guarded(refresh);

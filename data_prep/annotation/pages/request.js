@@ -1,0 +1,36 @@
+// Requests to the application; the header tells them from those of foreign pages.
+export class Refusal extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+export async function request(method, path, body) {
+  const options = { method, headers: { "x-annotate": "1" }, credentials: "same-origin" };
+  if (method !== "GET") {
+    options.headers["content-type"] = "application/json";
+    options.body = JSON.stringify(body === undefined ? {} : body);
+  }
+  const answer = await fetch(path, options);
+  const value = await answer.json().catch(() => ({}));
+  if (answer.status === 401 && location.pathname !== "/login") location.assign("/login");
+  if (!answer.ok) throw new Refusal(answer.status, value.error || value.detail || `Error ${answer.status}`);
+  return value;
+}
+
+// An element with properties and children; text is never markup.
+export function make(name, properties = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key in element) element[key] = value;
+    else element.setAttribute(key, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export async function logOut() {
+  await request("POST", "/api/logout").catch(() => {});
+  location.assign("/login");
+}

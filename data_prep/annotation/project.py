@@ -1,0 +1,199 @@
+"""One annotation project: the studies, what is known of them, and what readers say."""
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from data_prep.annotation.candidates import TypeIndex
+from data_prep.annotation.consensus import Consensus, consensus_of
+from data_prep.annotation.database import open_database
+from data_prep.annotation.people import People
+from data_prep.annotation.records import ADJUDICATION, Box, Reading, Study
+from data_prep.annotation.store import Store
+from data_prep.annotation.studies import StudyFile, find_studies
+from data_prep.parallel import Progress
+from data_prep.reports.concepts import ConceptBase
+from data_prep.reports.linking import LinkedConcept, MentionLinker, link_report
+from data_prep.reports.reading import Report, read_reports
+from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.radiograph import read_radiograph
+
+MAX_SUGGESTIONS = 5  # per study, the best; more would be in the way
+_IMAGES_KEPT = 8  # encoded images in memory
+
+
+class Suggestion(NamedTuple):
+    """A box that a reader may take or turn down.
+
+    Attributes:
+        origin: `model:N`, or `reader:NAME:ID` for an adjudicator.
+        box_xyxy: Pixels of the source.
+        score: The model's score, None for a reader's box.
+        code: A reader's finding; empty for a model.
+        assertion: A reader's assertion; empty for a model.
+    """
+
+    origin: str
+    box_xyxy: Box
+    score: float | None = None
+    code: str = ""
+    assertion: str = ""
+
+
+class Sources(NamedTuple):
+    """What a project is made of.
+
+    Attributes:
+        studies: Folder of radiographs.
+        work: Folder of the workspace: database and exported datasets.
+        reports: csv, folder of .txt or .xml; None = none.
+        predictions: predictions.csv of a model; None = none.
+        min_score: Boxes of the model below it are not suggested.
+    """
+
+    studies: Path
+    work: Path
+    reports: Path | None = None
+    predictions: Path | None = None
+    min_score: float = 0.2
+
+
+class Project:
+    """Everything the web application needs. Use `open_project`."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        store: Store,
+        people: People,
+        base: ConceptBase,
+        linker: MentionLinker | None = None,
+    ) -> None:
+        self.sources = sources
+        self.store = store
+        self.people = people
+        self.base = base
+        self.index = TypeIndex(base)
+        self._linker = linker
+        self.files: dict[str, StudyFile] = {}
+        self.reports: dict[str, Report] = {}
+        self.suggestions: dict[str, tuple[Suggestion, ...]] = {}
+        self.linked = lru_cache(maxsize=256)(self._link)
+        self.png = lru_cache(maxsize=_IMAGES_KEPT)(_png)
+
+    def path(self, study: Study) -> Path:
+        """The study's file.
+
+        Raises:
+            DataError: It was not there when the application started.
+        """
+        if study.relative not in self.files:
+            raise DataError("There is no such study")
+        return self.files[study.relative].path
+
+    def _link(self, image_id: str) -> tuple[LinkedConcept, ...]:
+        report = self.reports.get(image_id)
+        if report is None or report.reason:
+            return ()
+        return tuple(link_report(report.text, self.base, self._linker))
+
+    def suggested(self, study: Study, name: str) -> tuple[Suggestion, ...]:
+        """Boxes offered: the model's, to an adjudicator those of the readers."""
+        if name != ADJUDICATION:
+            return self.suggestions.get(study.image_id, ())
+        readings = self.store.readings().get(study.image_id, [])
+        return tuple(
+            Suggestion(
+                f"reader:{r.annotator}:{a.annotation_id}", a.box_xyxy, None, a.code, a.assertion
+            )
+            for r in readings
+            if r.finished and r.annotator != ADJUDICATION
+            for a in r.annotations
+        )
+
+    def consensus(self) -> dict[str, Consensus]:
+        """image_id -> what its readers say together, where one has finished."""
+        found = {}
+        for image_id, readings in self.store.readings().items():
+            judge = next((r for r in readings if r.annotator == ADJUDICATION), None)
+            made = consensus_of(readers_only(readings), self.base, judge)
+            if made is not None:
+                found[image_id] = made
+        return found
+
+
+def readers_only(readings: Sequence[Reading]) -> list[Reading]:
+    """Readings without the adjudication."""
+    return [reading for reading in readings if reading.annotator != ADJUDICATION]
+
+
+def _png(path: Path, stamp: str) -> bytes:
+    """The image as it is displayed, 8-bit grey PNG; `stamp` makes a changed file another entry."""
+    stream = io.BytesIO()
+    Image.fromarray(read_radiograph(str(path)).pixels).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def open_project(
+    sources: Sources,
+    base: ConceptBase,
+    linker: MentionLinker | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Project:
+    """Open or make a project; files that are new or changed are read once.
+
+    Raises:
+        ConfigError: The studies' folder is missing.
+        DataError: No radiograph; reports, predictions or the workspace are not what they should be.
+        OutputError: The workspace cannot be written.
+    """
+    files = find_studies(sources.studies)
+    reports = _reports(sources.reports)
+    boxes = _suggestions(sources)
+    database = open_database(sources.work)
+    project = Project(sources, Store(database), People(database), base, linker)
+    project.store.register(files, workers, progress)
+    project.files = {file.relative: file for file in files}
+    project.reports = reports
+    for study in project.store.studies():
+        sized = boxes.get(study.image_id)
+        if sized is not None and sized[0] == (study.width, study.height):
+            project.suggestions[study.image_id] = sized[1]
+    return project
+
+
+def _reports(source: Path | None) -> dict[str, Report]:
+    """image_id -> report; a report goes by the images it names, else by its own id."""
+    found: dict[str, Report] = {}
+    for report in read_reports(source) if source is not None else ():
+        for name in report.images or (report.report_id,):
+            found.setdefault(name, report)
+    return found
+
+
+def _suggestions(
+    sources: Sources,
+) -> Mapping[str, tuple[tuple[int, int], tuple[Suggestion, ...]]]:
+    if sources.predictions is None:
+        return {}
+    found = {}
+    for item in read_predictions(str(sources.predictions)):
+        pairs = sorted(zip(item.scores.tolist(), item.boxes.tolist(), strict=True), reverse=True)
+        made = tuple(
+            Suggestion(f"model:{number}", _inside(box, item.width, item.height), score)
+            for number, (score, box) in enumerate(pairs[:MAX_SUGGESTIONS])
+            if score >= sources.min_score
+        )
+        found[item.image_id] = ((item.width, item.height), made)
+    return found
+
+
+def _inside(box: Sequence[float], width: int, height: int) -> Box:
+    x1, y1, x2, y2 = box
+    return max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2)

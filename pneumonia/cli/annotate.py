@@ -1,0 +1,162 @@
+"""`pneumonia annotate`: a local web application in which readers draw boxes and name findings."""
+
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next
+from pneumonia.runtime.errors import DISCLAIMER, ConfigError
+
+if TYPE_CHECKING:
+    from data_prep.annotation.project import Project
+    from data_prep.reports.concepts import ConceptBase
+    from data_prep.reports.linking import MentionLinker
+
+_Tls = tuple[Path | None, Path | None]  # certificate, key
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@click.command()
+@click.argument("studies", type=_FOLDER)
+@click.option(
+    "--work", default=Path("annotation"), show_default=True, type=_FOLDER,
+    help="Workspace: what readers say, and exported datasets.",
+)  # fmt: skip
+@click.option(
+    "--reports", type=click.Path(path_type=Path, exists=True),
+    help="Reports: csv, or a folder of .txt or OpenI .xml files.",
+)  # fmt: skip
+@click.option("--linker", type=_FOLDER, help="Of `data train-linker`.  [default: vocabulary alone]")
+@click.option("--concepts", type=_FILE, help="Concept base.  [default: shipped one]")
+@click.option("--predictions", type=_FILE, help="predictions.csv: a model's boxes as suggestions.")
+@click.option(
+    "--min-score", default=0.2, show_default=True, type=click.FloatRange(0, 1),
+    help="Suggest no box below this score.",
+)  # fmt: skip
+@click.option(
+    "--annotator", "annotators", multiple=True, metavar="NAME",
+    help="Add an annotator with all studies; repeatable. The manager's page can do it too.",
+)  # fmt: skip
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=8400, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--tls-cert", type=_FILE, help="Certificate (PEM); needed beyond this machine.")
+@click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
+def command(
+    studies: Path, work: Path, annotators: tuple[str, ...], host: str, port: int, **choices: Any
+) -> None:
+    """Annotate the radiographs below STUDIES (DICOM, PNG, JPEG) in a web browser.
+
+    Prints links with tokens for the manager and for new annotators. Only this machine is served
+    unless --host says otherwise, and that needs a certificate. Research use only.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "The web application's packages are missing", fix='pip install "pneumonia[annotate]"'
+        ) from None
+    from data_prep.annotation.project import Sources, open_project
+
+    tls: _Tls = (choices["tls_cert"], choices["tls_key"])
+    secure = _checked(host, tls)
+    decide, base = _vocabulary(choices["linker"], choices["concepts"])
+    sources = Sources(
+        studies, work, choices["reports"], choices["predictions"], choices["min_score"]
+    )
+    with _listen(host, port) as listener:
+        with progress_bar("read studies") as progress:
+            project = open_project(sources, base, decide, progress=progress)
+        scheme = "https" if secure else "http"
+        shown = f"[{host}]" if ":" in host else host
+        address = f"{scheme}://{shown}:{listener.getsockname()[1]}"
+        _show(project, address, annotators)
+        _serve(project, listener, host, tls)
+    click.echo("stopped; everything is saved")
+    show_next(f"pneumonia train --data {work / 'dataset'} --recipe rsna --out runs/annotated")
+
+
+def _vocabulary(
+    linker: Path | None, concepts: Path | None
+) -> "tuple[MentionLinker | None, ConceptBase]":
+    """Who links reports, and the concept base."""
+    from data_prep.reports.concepts import ConceptBase
+
+    if linker is None:
+        return None, ConceptBase.load(concepts)
+    if concepts is not None:
+        raise ConfigError("A linker brings its own concept base", fix="Leave out --concepts")
+    from data_prep.reports.linker import Linker
+
+    trained = Linker.load(linker)
+    return trained, trained.base
+
+
+def _checked(host: str, tls: _Tls) -> bool:
+    """Whether TLS is used; refuses what would send tokens in the clear."""
+    cert, key = tls
+    if (cert is None) != (key is None):
+        raise ConfigError("A certificate and its key belong together")
+    if host not in _LOOPBACK and cert is None:
+        raise ConfigError(
+            "Tokens and radiographs would cross the network in the clear",
+            expected="--tls-cert and --tls-key, or an address of this machine",
+            found=repr(host),
+            fix="Or reach it through ssh -L 8400:127.0.0.1:8400",
+        )
+    return cert is not None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)  # whoever follows the printed link at once waits, and is not refused
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            "Cannot listen", found=error.strerror or str(error), where=f"{host}:{port}",
+            fix="Choose another --port",
+        ) from None  # fmt: skip
+    return listener
+
+
+def _show(project: "Project", address: str, annotators: tuple[str, ...]) -> None:
+    studies = project.store.studies()
+    readable = [study.key for study in studies if not study.reason]
+    click.echo(DISCLAIMER)
+    click.echo(f"{len(readable)} studies, {len(studies) - len(readable)} files cannot be read")
+    known = {person.name for person in project.people.annotators()}
+    click.echo(f"manager: {address}/login#{project.people.manager_token()}")
+    for name in dict.fromkeys(" ".join(name.split()) for name in annotators):
+        if name in known:
+            click.echo(f"{name}: has a token already; the manager can give a new one")
+            continue
+        token = project.people.add(name)
+        project.store.assign((key, name) for key in readable)
+        click.echo(f"{name}: {address}/login#{token}")
+    click.echo("stop with Ctrl-C")
+
+
+def _serve(project: "Project", listener: socket.socket, host: str, tls: _Tls) -> None:
+    import uvicorn
+
+    from data_prep.annotation.server import LOCAL_HOSTS, make_app
+
+    log_to_stderr()
+    cert, key = tls
+    app = make_app(project, {*LOCAL_HOSTS, host, socket.gethostname()}, cert is not None)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, ws="none",
+        proxy_headers=False, timeout_keep_alive=30,
+        ssl_certfile=cert, ssl_keyfile=key,
+    )  # fmt: skip
+    with suppress(KeyboardInterrupt):  # the usual way to stop it
+        uvicorn.Server(config).run(sockets=[listener])
