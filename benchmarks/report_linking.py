@@ -1,6 +1,7 @@
 """The ablation of report linking on OpenI: dictionary, local only, dynamic context and its parts.
 
     python -m benchmarks.report_linking ../shared/data/reports/openi_reports.csv
+    python -m benchmarks.report_linking REPORTS --only "local only, CNN" "DCA ... over CNN" --out F
     python -m benchmarks.report_linking --conll aida_train.csv aida_testA.csv aida_testB.csv
 
 Split 70/10/20 by report. Everything (epoch, default method) is chosen on the 10 %; the 20 % are
@@ -232,15 +233,17 @@ def as_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run_openi(source: Path, seeds: int, epochs: int, work: Path, out: Path) -> None:
+def run_openi(options: argparse.Namespace) -> None:
     """Train every method, choose on validation, judge once on test, write the tables."""
-    ablation = Ablation(list(read_reports(source)), epochs, work)
-    for name, options in VARIANTS.items():
-        ablation.run(name, options, seeds)
+    seeds, epochs, out = options.seeds, options.epochs, options.out
+    ablation = Ablation(list(read_reports(options.reports)), epochs, options.work)
+    for name, variant in VARIANTS.items():
+        if name in (options.only or VARIANTS):
+            ablation.run(name, variant, seeds)
     ablation.score("val")
     val = ablation.table("val")
     chosen = max(
-        (name for name in VARIANTS if name.startswith("DCA")),
+        (name for name in ablation.linkers if name.startswith("DCA")),
         key=lambda name: sum(val[name][level]["f1"] for level in LEVELS),
     )
     linker = ablation.linkers[chosen][0]
@@ -303,6 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("reports", type=Path, nargs="?", help="csv, or folder of OpenI's XML")
     parser.add_argument("--conll", type=Path, nargs=3, metavar=("TRAIN", "DEV", "TEST"))
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="Methods; all otherwise.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--work", type=Path, default=Path("runs/report_linking"))
@@ -312,7 +316,7 @@ def main() -> None:
     if options.conll:
         run_conll(options.conll, options.epochs)
     if options.reports:
-        run_openi(options.reports, options.seeds, options.epochs, options.work, options.out)
+        run_openi(options)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ becomes of a worker: Ray runs what it lost again, on another.
 
 import dataclasses
 import hashlib
+import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -194,34 +196,37 @@ _jobs: dict[str, ImageJob] = {}  # of this process: opening an engine takes long
 def _score_bytes(parcel: Parcel, file: FoundFile, data: bytes) -> Outcome:
     """Score one image on a worker."""
     job = _opened(parcel)
-    with tempfile.NamedTemporaryFile(prefix="pneumonia-image-") as stream:
-        stream.write(data)
-        stream.flush()
-        record, study = job.detect(job.read(dataclasses.replace(file, path=stream.name, member=-1)))
-    if study is not None:
-        job.write(study)
-    return Outcome(record, _taken(job.out))
+    job.out.mkdir(mode=0o700)  # gone again when the image is done: results name patients
+    try:
+        with tempfile.NamedTemporaryFile(dir=job.out) as stream:
+            stream.write(data)
+            stream.flush()
+            here = dataclasses.replace(file, path=stream.name, member=-1)
+            record, study = job.detect(job.read(here))
+        if study is not None:
+            job.write(study)
+        return Outcome(record, _outputs(job.out))
+    finally:
+        shutil.rmtree(job.out)
 
 
 def _opened(parcel: Parcel) -> ImageJob:
-    key = f"{parcel.model.settings_hash} {parcel.model.model_hash} {parcel.salt}"
+    key = repr((parcel.model, parcel.settings, parcel.engine, parcel.salt))
     if key not in _jobs:
-        folder = Path(tempfile.mkdtemp(prefix="pneumonia-worker-"))
-        for name, data in parcel.bundle.items():
-            write_bytes(str(folder / "bundle" / name), data)
-        bundle = load_bundle(str(folder / "bundle"))
-        detector = Detector(bundle, open_engine(bundle, parcel.engine, threads=1), parcel.decode)
-        (folder / "out").mkdir()
+        with tempfile.TemporaryDirectory(prefix="pneumonia-bundle-") as folder:
+            for name, data in parcel.bundle.items():
+                write_bytes(str(Path(folder) / name), data)
+            bundle = load_bundle(folder)
+            engine = open_engine(bundle, parcel.engine, threads=1)
+        out = Path(tempfile.gettempdir()) / f"pneumonia-worker-{os.getpid()}-{secrets.token_hex(8)}"
         # what lies here is handed over at once: there is nothing to take up again
         settings = dataclasses.replace(parcel.settings, fresh=True)
-        _jobs[key] = ImageJob(detector, parcel.model, settings, folder / "out", parcel.salt)
+        detector = Detector(bundle, engine, parcel.decode)
+        _jobs[key] = ImageJob(detector, parcel.model, settings, out, parcel.salt)
     return _jobs[key]
 
 
-def _taken(out: Path) -> dict[str, bytes]:
-    """Outputs by their relative path, and the folder empty again."""
+def _outputs(out: Path) -> dict[str, bytes]:
+    """Outputs by their relative path."""
     paths = [path for path in sorted(out.rglob("*")) if path.is_file()]
-    outputs = {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
-    for path in out.iterdir():
-        shutil.rmtree(path)
-    return outputs
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import tempfile
 import threading
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +61,10 @@ def expected(source, detector, tmp_path_factory):
     return out
 
 
+def workers_folders():
+    return set(Path(tempfile.gettempdir()).glob("pneumonia-worker-*"))
+
+
 def own_folder(expected, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -69,13 +75,14 @@ def own_folder(expected, tmp_path):
 def test_the_same_outputs_as_one_machine(cluster, source, expected, detector, tmp_path):
     from pneumonia.scoring.cluster import ray_scorer
 
-    out = own_folder(expected, tmp_path)
+    out, before = own_folder(expected, tmp_path), workers_folders()
     with ray_scorer(cluster.address) as scorer:
         score_batch(source, out, detector, SETTINGS, scorer=scorer)
         assert without_times(out) == without_times(expected)
         again = score_batch(source, out, detector, SETTINGS, scorer=scorer)
     assert again.document["totals"]["reused"] == 14
     assert without_times(out) == without_times(expected)
+    assert workers_folders() == before  # nothing of an image stays
 
 
 def test_killed_workers_lose_nothing(cluster, source, expected, detector, tmp_path):
