@@ -25,6 +25,7 @@ FILES = {
     "/": ("annotate.html", "text/html"),
     "/login": ("login.html", "text/html"),
     "/manage": ("manage.html", "text/html"),
+    "/favicon.ico": ("icon.svg", "image/svg+xml"),
     **{
         f"/static/{name}": (name, "text/css" if name.endswith(".css") else "text/javascript")
         for name in (

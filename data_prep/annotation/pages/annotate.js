@@ -17,6 +17,8 @@ let flags = { can_undo: false, can_redo: false };
 let chosen = null; // id of a box, or origin of a suggestion
 let dirty = false;
 let saving = null;
+let steps = Promise.resolve(); // undo and redo
+let stepping = 0;
 let fault = "";
 let lastTouch = Date.now();
 let counted = Date.now();
@@ -67,6 +69,7 @@ function implied() {
 // saving ------------------------------------------------------------------------------------------
 
 function changed(verdict = "") {
+  if (stepping) return steps;
   own.verdict = verdict; // a change reopens a finished study
   dirty = true;
   render();
@@ -92,7 +95,7 @@ function clean(item) {
 }
 
 function save() {
-  if (!saving) saving = saveAll().finally(() => { saving = null; });
+  if (!saving) saving = saveAll().finally(() => { saving = null; showState(); });
   return saving;
 }
 
@@ -123,11 +126,22 @@ async function saveAll() {
   updateLine();
 }
 
-async function step(name) {
-  await save();
-  apply(await request("POST", `/api/studies/${study.key}/${name}`));
-  if (chosen && !find(chosen)) chosen = null;
-  render();
+// one after the other; a change that would fall between is dropped, since its ground is moving
+function step(name) {
+  stepping += 1;
+  steps = steps.then(async () => {
+    try {
+      await save();
+      apply(await request("POST", `/api/studies/${study.key}/${name}`));
+      fault = "";
+    } catch (error) {
+      fault = error instanceof Refusal ? error.message : "Not undone: the application does not answer.";
+    }
+    stepping -= 1;
+    if (chosen && !find(chosen)) chosen = null;
+    render();
+  });
+  return steps;
 }
 
 // studies -----------------------------------------------------------------------------------------
@@ -260,7 +274,6 @@ function render() {
   if (item) typing.show(study, item);
   else typing.hide();
   get("title").textContent = `Study ${study.key}${study.view ? `, ${study.view}` : ""}`;
-  document.body.classList.toggle("frontal", study.view === "" || ["AP", "PA"].includes(study.view));
   showState();
   updateLine();
 }

@@ -71,6 +71,13 @@ def enter(page, link, path="/", **size):
     assert "login" not in page.run("location.href")
 
 
+def reload(page):
+    here = page.run("location.href")
+    page.open("about:blank")  # with a fragment the same address would not be loaded anew
+    page.open(here)
+    page.wait("document.body && document.body.dataset.ready === '1'")
+
+
 def place(page, x, y):
     """Where a point of the image (128 x 128) is on the screen."""
     frame = page.run(
@@ -82,7 +89,7 @@ def place(page, x, y):
 
 def draw(page, x1, y1, x2, y2):
     page.drag(place(page, x1, y1), place(page, x2, y2))
-    page.wait("document.querySelector('#typing .choice')")
+    page.wait("document.querySelector('#typing .choice') !== null")
 
 
 def click(page, selector):
@@ -124,20 +131,19 @@ def read_first_study(app, page):
     draw(page, 68, 58, 112, 102)
     assert "patchy opacity" in text(page, "#report").lower()
     click(page, "#typing .choice[data-code='Lungs']")
-    page.wait("document.querySelector('#typing .choice.reported')")
+    page.wait("document.querySelector('#typing .choice.reported') !== null")
     assert text(page, "#typing .choice.reported .label").startswith("Opacity / lung")
     page.key("1")
-    page.wait("document.querySelector('#typing .now')")
-    assert text(page, "#typing .now") == "Opacity / lung / lower lobe / left"
+    page.wait("document.querySelector('#typing .now') !== null")
+    assert text(page, "#typing .now") == "Opacity / lung / lower lobe / left / patchy"
     page.key("u")
-    page.wait("document.querySelector('#findings small')")
+    page.wait("document.querySelector('#findings small') !== null")
     saved(page)
     chord(page, "z", 2)
     page.wait("!document.querySelector('#findings small')")
     chord(page, "z", 2)
-    page.wait("document.querySelector('#findings .open')")
-    page.open(page.run("location.href"))
-    page.wait("document.body.dataset.ready === '1'")
+    page.wait("document.querySelector('#findings .open') !== null")
+    reload(page)
     assert count(page, OWN) == 1
     assert text(page, "#findings .label") == "finding not chosen yet"
     chord(page, "Z", 2 | 8)
@@ -158,8 +164,7 @@ def test_a_day_at_the_desk(desk, tmp_path):
     page.wait("document.getElementById('state').textContent.startsWith('Not saved')")
     app.start()
     saved(page)
-    page.open(page.run("location.href"))
-    page.wait("document.body.dataset.ready === '1'")
+    reload(page)
     assert count(page, OWN) == 2
     assert count(page, "#overlay rect.suggested") == 0
     box = page.run(
@@ -167,7 +172,7 @@ def test_a_day_at_the_desk(desk, tmp_path):
     )
     assert box == pytest.approx([40, 40, 60, 70], abs=0.3)
     page.run("document.querySelectorAll('#findings li')[1].click()")
-    page.wait("document.querySelector('#overlay .handle.se')")
+    page.wait("document.querySelector('#overlay .handle.se') !== null")
     page.drag(place(page, 60, 70), place(page, 64, 76))  # resize by its corner
     page.drag(place(page, 52, 58), place(page, 62, 58))  # move it
     saved(page)
@@ -190,22 +195,22 @@ def second_reader(app, page):
     assert count(page, OWN) == 0
     assert count(page, "#overlay rect.suggested") == 1
     page.key("a")
-    page.wait("document.querySelector('#typing .choice')")
+    page.wait("document.querySelector('#typing .choice') !== null")
     page.key("/")
     page.run(
         "(() => { const f = document.getElementById('search'); f.value = 'consol';"
         " f.dispatchEvent(new Event('input')); })()"
     )
-    page.wait("document.querySelector('#hits .choice')")
+    page.wait("document.querySelector('#hits .choice') !== null")
     assert text(page, "#hits .label") == "Consolidation"
     page.run("document.activeElement.blur()")
     page.key("0")
-    page.wait("document.querySelector('#typing .now')")
+    page.wait("document.querySelector('#typing .now') !== null")
     assert text(page, "#findings .label") == "NIL"
     click(page, "#typing .row button[title='Browse everything']")
-    page.wait("document.querySelector(\"#typing .choice[data-code='Heart']\")")
+    page.wait("document.querySelector(\"#typing .choice[data-code='Heart']\") !== null")
     click(page, "#typing .choice[data-code='Lungs']")
-    page.wait("document.querySelector(\"#typing .choice[data-code='Opacity']\")")
+    page.wait("document.querySelector(\"#typing .choice[data-code='Opacity']\") !== null")
     click(page, "#typing .choice[data-code='Opacity']")
     page.wait("document.querySelector('#findings .label').textContent === 'Opacity'")
     saved(page)
@@ -241,6 +246,7 @@ def manage(app, page, tmp_path):
     page.key("Enter")
     page.key("Enter")
     page.wait("document.querySelectorAll('.study.done').length === 1")
+    saved(page)
     origin = app.links["manager"].partition("/login")[0]
     page.open(f"{origin}/manage")
     page.wait("document.body.dataset.ready === '1'")

@@ -197,13 +197,14 @@ def test_sharing_out(ann, bob, boss):
     assert boss.post("/api/manage/share", readers=3).status_code == 400
 
 
-# security ------------------------------------------------------------------------------------------
+# security
 
 
 def test_nothing_without_a_session(app):
     nobody = Client(app)
     for path in ("/api/me", "/api/studies", "/api/studies/1", "/api/studies/1/image",
-                 "/api/types/search?prefix=o", "/api/manage/overview", "/api/manage/export/rsna"):  # fmt: skip
+                 "/api/types/search?prefix=o", "/api/manage/overview",
+                 "/api/manage/export/rsna"):  # fmt: skip
         assert nobody.get(path).status_code == 401
     assert nobody.save(1).status_code == 401
     assert nobody.get("/").status_code == 200  # the page itself tells nothing

@@ -81,7 +81,7 @@ def test_keys_and_readings_outlive_changes_of_the_folder(store, folder):
 
 def test_only_changed_files_are_read_again(store, folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("data_prep.annotation.store._look", lambda path: seen.append(path))
+    monkeypatch.setattr("data_prep.annotation.store._look", seen.append)
     store.register(find_studies(folder), workers=1)
     assert seen == []
 
