@@ -1,8 +1,17 @@
 """A quantized student that learns from a full-precision teacher."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pneumonia.network.module import Network
+from pneumonia.training import distributed
+from pneumonia.training.hooks import TrainingHook
+from pneumonia.training.task import Batch, Sample, Task
 
 
 def distillation_loss(
@@ -23,3 +32,77 @@ def distillation_loss(
         F.log_softmax(student / temperature, dim=1), target, reduction="batchmean", log_target=True
     )
     return (1 - share) * F.cross_entropy(student, labels) + share * temperature**2 * soft
+
+
+class Teacher(TrainingHook):
+    """A task whose outputs are also to be those of a frozen network on the same images.
+
+    The loss is (1 - share) * the task's + share * the mean squared difference of the raw outputs
+    (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?", equation 1), summed over the
+    heads. It is a hook as well, since a loss does not see the images.
+
+    Args:
+        task: Data, loss, metrics.
+        network: Copied as it is now.
+        share: Weight of the teacher, 0 .. 1.
+    """
+
+    def __init__(self, task: Task, network: Network, share: float) -> None:
+        self._task = task
+        self._share = share
+        self._network = Network(network.spec)
+        self._network.load_tensors({n: t.detach().clone() for n, t in network.tensors().items()})
+        self._network.eval().requires_grad_(False)
+        self._told: dict[str, Tensor] = {}
+        self._handle: Any = None
+
+    def before_fit(self, network: Network, ema: Network) -> None:
+        """See what the network sees, from now on."""
+        self.close()
+        device = next(network.parameters()).device
+        self._network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._handle = network.register_forward_hook(self._listen)
+
+    def after_backward(self, network: Network) -> None:
+        """Nothing to add."""
+
+    def after_step(self, network: Network, ema: Network) -> None:
+        """Nothing to change."""
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Nothing is kept: the teacher is the network the run began with."""
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _listen(self, network: torch.nn.Module, inputs: tuple[Tensor], outputs: object) -> None:
+        if network.training:
+            with torch.no_grad():
+                self._told = self._network(inputs[0])
+
+    def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """See the class; the teacher's part is `loss_teacher` in metrics.csv."""
+        loss, parts = self._task.loss(outputs, targets)
+        gaps = [F.mse_loss(value, self._told[name]) for name, value in outputs.items()]
+        apart = torch.stack(gaps).sum() / distributed.world_size()
+        total = (1 - self._share) * loss + self._share * apart
+        return total, {**parts, "loss": float(total), "loss_teacher": float(apart)}
+
+    def plan(self, epoch: int, seed: int) -> Sequence[Sample]:
+        """The task's."""
+        return self._task.plan(epoch, seed)
+
+    def load(self, samples: Sequence[Sample]) -> Batch:
+        """The task's."""
+        return self._task.load(samples)
+
+    def evaluate(self, network: Network) -> dict[str, float]:
+        """The task's."""
+        return self._task.evaluate(network)
+
+    def save(self, out: Path) -> None:
+        """The task's."""
+        self._task.save(out)

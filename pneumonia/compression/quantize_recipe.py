@@ -77,6 +77,8 @@ class QuantizeRecipe(BaseModel):
         snap_epochs: Training epochs after each snap; after the last one only biases and batch norm
             are free.
         learning_rate: Peak of each of these trainings.
+        distil: Share of the loss that asks for the outputs of the network as it was before; 0 = the
+            labels alone teach.
         batch_norm_batches: Training batches on which statistics are measured again at the end of
             each rung; 0 = keep them.
         epochs_images: Images of one epoch; none = as in training.
@@ -95,6 +97,7 @@ class QuantizeRecipe(BaseModel):
     fixed: tuple[float, ...] = Field(default=(0.5, 0.75, 0.875, 1.0), min_length=1)
     snap_epochs: PositiveInt = 2
     learning_rate: float = Field(default=5e-4, gt=0)
+    distil: float = Field(default=0.0, ge=0, lt=1)
     batch_norm_batches: int = Field(default=200, ge=0)
     epochs_images: PositiveInt | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from data_prep.dataset import Dataset, open_dataset
+from pneumonia.compression.distil import Teacher
 from pneumonia.compression.lineage import (
     CONFIG_FILE,
     RUN_FILE,
@@ -149,10 +150,14 @@ def _quantize(
     """All rungs, the final model and its report."""
     folder, levelled = checkpoint_folder(run), level_zeros(run)
     spec, tensors = load_model(folder)
-    task = DetectionTask(data, spec, config)
+    task: Task = DetectionTask(data, spec, config)
     network = Network(spec)
     network.load_tensors(tensors)
     before = task.evaluate(network)
+    teachers: tuple[Teacher, ...] = ()
+    if recipe.distil > 0:
+        teachers = (Teacher(task, network, recipe.distil),)
+        task = teachers[0]
     masks = {n: m for n, m in pruned_masks(network).items() if n not in levelled}
     names = selected(spec, recipe)
     scales: dict[str, float] = {}
@@ -168,9 +173,12 @@ def _quantize(
             recipe.fixed,
             recipe.snap_epochs,
             recipe.batch_norm_batches,
+            teachers,
         )
         stage = out / "stages" / f"{number + 1}-{rung_name}"
         scales = quantize_stage(network, task, config, rung, stage, resume, progress)
+    for teacher in teachers:
+        teacher.close()
     _check_levels(network, levels, scales)
     after = task.evaluate(network)
     stored = _save(network, out, after, task)
