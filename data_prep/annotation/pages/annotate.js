@@ -393,9 +393,11 @@ const ACTIONS = {
     get("help").hidden = !get("help").hidden;
     get("keys").setAttribute("aria-expanded", String(!get("help").hidden));
   },
-  undo: () => step("undo"),
-  redo: () => step("redo"),
+  undo: () => { if (study) step("undo"); },
+  redo: () => { if (study) step("redo"); },
   logout: logOut,
+  previous: () => { if (study) go(-1); },
+  next: () => { if (study) go(1); },
   "list-toggle": () => toggle("list-toggle", "no-list", true),
 };
 for (const [id, action] of Object.entries(ACTIONS)) {

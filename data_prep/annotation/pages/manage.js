@@ -10,9 +10,11 @@ const time = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds.
 let view = null;
 
 function table(header, rows, caption) {
-  const cell = (value, tag) => (value instanceof Node ? make(tag, {}, value) : make(tag, { className: typeof value === "number" || /^[\d–].*/.test(value) ? "num" : "" }, String(value)));
-  return make("table", {}, caption ? make("caption", {}, caption) : null, make("thead", {}, make("tr", {}, ...header.map((name) => make("th", {}, name)))),
-    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((value) => cell(value, "td"))))));
+  const numeric = (value) => typeof value === "number" || /^[-–\d]/.test(String(value));
+  const right = header.map((_, column) => rows.length > 0 && rows.every((row) => !(row[column] instanceof Node) && numeric(row[column])));
+  const cell = (tag, value, column) => make(tag, { className: right[column] ? "num" : "" }, value instanceof Node ? value : String(value));
+  const line = (tag, values) => make("tr", {}, ...values.map((value, column) => cell(tag, value, column)));
+  return make("table", {}, caption ? make("caption", {}, caption) : null, make("thead", {}, line("th", header)), make("tbody", {}, ...rows.map((row) => line("td", row))));
 }
 
 function act(text, run, className = "link") {

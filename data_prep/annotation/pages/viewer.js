@@ -110,7 +110,8 @@ export class Viewer {
     text.textContent = item.label;
     text.setAttribute("class", kind);
     text.setAttribute("x", left + item.box[0] * scale + 3);
-    text.setAttribute("y", Math.max(14, top + item.box[1] * scale - 5));
+    // a suggestion is labelled below its box, so that it never hides a reader's own label
+    text.setAttribute("y", item.kind === "own" ? Math.max(14, top + item.box[1] * scale - 5) : top + item.box[3] * scale + 14);
     const found = [this.rect(item.box, scale, left, top, "halo"), rect, text];
     if (item.chosen && item.kind === "own") {
       for (const [name, fx, fy] of HANDLES) {
