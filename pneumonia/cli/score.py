@@ -61,7 +61,6 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 
 @click.command()
 @click.argument("paths", metavar="[INPUT] OUTPUT", nargs=-1, type=click.Path(path_type=Path))
-@remote_options
 @click.option(
     "--bundle", type=click.Path(path_type=Path), help="Model bundle; the shipped one otherwise."
 )
@@ -132,6 +131,7 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 @click.option("--force-read", is_flag=True, help="Take DICOM data without the 128-byte preamble.")
 @click.option("--allow-deflated", is_flag=True, help="Take deflated DICOM.")
 @click.option("--first-frame", is_flag=True, help="Take the first frame of multi-frame images.")
+@remote_options
 @click.option("--json", "as_json", is_flag=True, help="Print run.json on stdout, nothing else.")
 def command(paths: tuple[Path, ...], bundle: Path | None, **options: Any) -> None:
     """Score the DICOM, PNG and JPEG radiographs below INPUT; write into OUTPUT.
