@@ -89,7 +89,7 @@ def shrinkage(base: ConceptBase, cases: Sequence[Case]) -> dict[str, Any]:
 
 
 def base_of(full: ConceptBase, size: int) -> ConceptBase:
-    """The `size` most frequent codes; beyond the real ones, finer ones `.../variant k` below them."""
+    """The `size` most frequent codes; beyond the real ones, made-up finer ones below them."""
     codes = sorted(full.counts, key=lambda code: (-full.counts[code], code))
     codes = [code for code in codes if split_code(code)[0] not in NOT_FINDINGS]
     counts = {code: full.counts[code] for code in codes[:size]}

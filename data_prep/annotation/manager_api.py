@@ -124,7 +124,10 @@ def _add_results(routes: APIRouter, project: Project) -> None:
 
 def _overview(project: Project) -> dict[str, Any]:
     store = project.store
-    assigned = store.assignments()
+    assigned = sorted(store.assignments())
+    names_of: dict[int, list[str]] = {}
+    for key, name in assigned:
+        names_of.setdefault(key, []).append(name)
     readings = store.readings()
     consensus = project.consensus()
     truths = {name: truth_of(made, project.base) for name, made in consensus.items()}
@@ -140,7 +143,7 @@ def _overview(project: Project) -> dict[str, Any]:
             {
                 "key": study.key, "image_id": study.image_id, "file": study.relative,
                 "reason": study.reason,
-                "assigned": sorted(name for key, name in assigned if key == study.key),
+                "assigned": names_of.get(study.key, []),
                 "readers": {
                     n: {"verdict": r.verdict, "boxes": len(r.annotations)} for n, r in said.items()
                 },
@@ -203,7 +206,7 @@ def _agreement(project: Project, iou: float) -> dict[str, Any]:
 
 def _side_by_side(project: Project, key: int) -> dict[str, Any]:
     study = project.store.study(key)
-    made = project.consensus().get(study.image_id)
+    made = project.consensus(study).get(study.image_id)
     truth = truth_of(made, project.base) if made else None
     return {
         "key": key,
@@ -217,7 +220,7 @@ def _side_by_side(project: Project, key: int) -> dict[str, Any]:
                 "active_s": reading.active_s,
                 "annotations": [annotation_json(item) for item in reading.annotations],
             }
-            for reading in project.store.readings().get(study.image_id, [])
+            for reading in project.store.readings(study).get(study.image_id, [])
         ],
         "consensus": None
         if made is None

@@ -106,7 +106,7 @@ class Project:
         """Boxes offered: the model's, to an adjudicator those of the readers."""
         if name != ADJUDICATION:
             return self.suggestions.get(study.image_id, ())
-        readings = self.store.readings().get(study.image_id, [])
+        readings = self.store.readings(study).get(study.image_id, [])
         return tuple(
             Suggestion(
                 f"reader:{r.annotator}:{a.annotation_id}", a.box_xyxy, None, a.code, a.assertion
@@ -116,10 +116,14 @@ class Project:
             for a in r.annotations
         )
 
-    def consensus(self) -> dict[str, Consensus]:
-        """image_id -> what its readers say together, where one has finished."""
+    def consensus(self, only: Study | None = None) -> dict[str, Consensus]:
+        """image_id -> what its readers say together, where one has finished.
+
+        Args:
+            only: Just this study; None = all.
+        """
         found = {}
-        for image_id, readings in self.store.readings().items():
+        for image_id, readings in self.store.readings(only).items():
             judge = next((r for r in readings if r.annotator == ADJUDICATION), None)
             made = consensus_of(readers_only(readings), self.base, judge)
             if made is not None:

@@ -241,13 +241,18 @@ class Store:
                 (study.key, name, head, min(max(step_s, 0.0), MAX_STEP_S), now()),
             )
 
-    def readings(self) -> dict[str, list[Reading]]:
-        """image_id -> what each annotator says (adjudications too), of files that are there."""
+    def readings(self, only: Study | None = None) -> dict[str, list[Reading]]:
+        """image_id -> what each annotator says (adjudications too), of files that are there.
+
+        Args:
+            only: Just this study; None = all.
+        """
         found: dict[str, list[Reading]] = {}
         for row in self._database.rows(
             "SELECT s.image_id, h.name, h.revision, h.active_s, h.changed_at, r.body FROM heads h "
             "JOIN studies s ON s.key = h.study LEFT JOIN revisions r ON r.id = h.revision "
-            "WHERE s.present = 1 ORDER BY s.key, h.name"
+            "WHERE s.present = 1 AND (? IS NULL OR s.key = ?) ORDER BY s.key, h.name",
+            *(2 * (None if only is None else only.key,)),
         ):
             reading = _reading(row["image_id"], row["name"], row)
             found.setdefault(row["image_id"], []).append(reading)

@@ -1,6 +1,7 @@
 """`pneumonia annotate`: a local web application in which readers draw boxes and name findings."""
 
 import socket
+import ssl
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Add an annotator with all studies; repeatable. The manager's page can do it too.",
 )  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", default=8400, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--port", default=8400, show_default=True, type=click.IntRange(0, 65535),
+    help="Port; 0 takes a free one.",
+)  # fmt: skip
 @click.option("--tls-cert", type=_FILE, help="Certificate (PEM); needed beyond this machine.")
 @click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
 def command(
@@ -62,7 +66,9 @@ def command(
             "The web application's packages are missing", fix='pip install "pneumonia[annotate]"'
         ) from None
     from data_prep.annotation.project import Sources, open_project
+    from data_prep.annotation.records import checked_name
 
+    annotators = tuple(checked_name(name) for name in annotators)  # before anything is made
     tls: _Tls = (choices["tls_cert"], choices["tls_key"])
     secure = _checked(host, tls)
     decide, base = _vocabulary(choices["linker"], choices["concepts"])
@@ -109,7 +115,16 @@ def _checked(host: str, tls: _Tls) -> bool:
             found=repr(host),
             fix="Or reach it through ssh -L 8400:127.0.0.1:8400",
         )
-    return cert is not None
+    if cert is None or key is None:
+        return False
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            "Certificate and key cannot be used", expected="PEM files that belong together",
+            found=type(error).__name__, where=str(cert),
+        ) from None  # fmt: skip
+    return True
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -135,7 +150,7 @@ def _show(project: "Project", address: str, annotators: tuple[str, ...]) -> None
     click.echo(f"{len(readable)} studies, {len(studies) - len(readable)} files cannot be read")
     known = {person.name for person in project.people.annotators()}
     click.echo(f"manager: {address}/login#{project.people.manager_token()}")
-    for name in dict.fromkeys(" ".join(name.split()) for name in annotators):
+    for name in dict.fromkeys(annotators):
         if name in known:
             click.echo(f"{name}: has a token already; the manager can give a new one")
             continue

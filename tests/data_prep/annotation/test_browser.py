@@ -260,3 +260,50 @@ def manage(app, page, tmp_path):
     assert "Traceback" not in log
     for word in ("Ann", "phantom-", *(link.partition("#")[2] for link in app.links.values())):
         assert word not in log
+
+
+def shown(page):
+    return text(page, "#view")
+
+
+def test_looking_at_the_image(annotation_sources, tmp_path):
+    """Window, level, zoom, pan, invert, hide; by mouse, keyboard and two fingers."""
+    peer("chromium")
+    with running(annotation_sources, tmp_path / "work") as app, chromium(tmp_path) as page:
+        enter(page, app.links["Ann"])
+        assert shown(page) == "zoom 1.0  W 255  L 128"
+        start = place(page, 30, 30)
+        held = {"button": "right", "buttons": 2}
+        page.mouse("mousePressed", *start, clickCount=1, **held)
+        page.mouse("mouseMoved", start[0] + 100, start[1] + 40, **held)
+        page.mouse("mouseReleased", start[0] + 100, start[1] + 40, button="right")
+        assert shown(page) == "zoom 1.0  W 420  L 153"  # 255 e^(100/200), 127.5 + 255 * 40/400
+        slope = page.run("document.querySelector('#window feFuncG').getAttribute('slope')")
+        assert float(slope) == pytest.approx(0.6065, abs=1e-4)
+        page.key("f")
+        assert shown(page) == "zoom 1.0  W 255  L 128"
+        point = place(page, 100, 90)
+        page.mouse("mouseWheel", *point, deltaX=0, deltaY=-400)
+        page.wait("document.getElementById('view').textContent.startsWith('zoom 2.7')")
+        assert place(page, 100, 90) == pytest.approx(point, abs=1)  # stays under the pointer
+        page.drag(point, (point[0] + 50, point[1] + 20), modifiers=8)  # pan
+        assert place(page, 100, 90) == pytest.approx((point[0] + 50, point[1] + 20), abs=1)
+        assert count(page, OWN) == 0
+        page.key("i")
+        assert page.run("getComputedStyle(document.getElementById('image')).filter") == "invert(1)"
+        page.key("h")
+        style = "getComputedStyle(document.getElementById('overlay')).visibility"
+        assert page.run(style) == "hidden"
+        page.key("h")
+        page.key("f")
+        a, b = place(page, 40, 60), place(page, 60, 60)
+        for kind, spread in (("touchStart", 0), ("touchMove", 60), ("touchMove", 120)):
+            points = [
+                {"x": a[0] - spread, "y": a[1], "id": 0},
+                {"x": b[0] + spread, "y": b[1], "id": 1},
+            ]
+            page.command("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        page.command("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        assert float(shown(page).split()[1]) > 1.5
+        assert count(page, OWN) == 0  # two fingers draw nothing
+        assert page.complaints(own=(app.links["Ann"].partition("/login")[0], "data:")) == []
