@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: setup demo test test-quick lint types format reproduce clean help
+.PHONY: setup demo test test-quick test-device-old lint types format reproduce clean help
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -33,6 +33,17 @@ test: lint types        ## lint, types and all tests (<= 10 minutes)
 
 test-quick: $(VENV)/.ready   ## the fast tests only
 	$(BIN)/pytest -q -m "not slow"
+
+# What the device has: pydicom 2.3, pynetdicom 2 (1.5 wants an older Python), NumPy 1, click 8.0.
+OLD ?= .venv-device-old
+$(OLD)/.ready:
+	$(PYTHON) -m venv $(OLD)
+	$(OLD)/bin/python -m pip install --quiet "pydicom==2.3.1" "pynetdicom==2.0.2" "numpy<2" \
+	  "click==8.0.4" "setuptools<70" pillow onnxruntime pytest pytest-timeout hypothesis
+	touch $@
+
+test-device-old: $(VENV)/.ready $(OLD)/.ready   ## the daemon's tests with the device's pydicom and pynetdicom
+	PNEUMONIA_OLD_PYDICOM=$(OLD) $(BIN)/pytest -q tests/deploy_jetson/device/daemon -k versions_of
 
 format: $(VENV)/.ready  ## let ruff format and sort
 	$(BIN)/ruff check --fix .

@@ -85,16 +85,15 @@ class _Source:
         self._lines = text.splitlines()
 
     def where(self, section: str, key: str = "") -> str:
-        inside = False
+        inside, line_of_section = False, ""
         for number, line in enumerate(self._lines, 1):
             word = line.strip()
             if word.startswith("["):
                 inside = word == "[" + section + "]"
-                if inside and not key:
-                    return "{}, line {}, [{}]".format(self.path, number, section)
+                line_of_section = ", line {}".format(number) if inside else line_of_section
             elif inside and re.split(r"[=:]", word, maxsplit=1)[0].strip().lower() == key:
                 return "{}, line {}, [{}] {}".format(self.path, number, section, key)
-        return "{}, [{}] {}".format(self.path, section, key)
+        return "{}{}, [{}] {}".format(self.path, line_of_section, section, key).rstrip()
 
     def error(self, what: str, section: str, key: str, expected: str, found: str) -> ConfigError:
         return DaemonConfigError(

@@ -9,6 +9,7 @@ import base64
 import json
 import logging
 import os
+import re
 import resource
 import struct
 import sys
@@ -20,6 +21,8 @@ from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.radiograph import read_radiograph
 
 MAX_HEADER_BYTES = 1 << 19
+# what stands in a UID's place and is none may be anything: it is not passed on
+VALID_UID = re.compile(r"^[0-9.]{1,64}$")
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
@@ -36,6 +39,7 @@ def source_parts(path: str) -> Tuple[Dict[str, str], bytes]:
         header = source_header(pydicom.dcmread(path, stop_before_pixels=True, force=True))
         data = header_bytes(header)
         uids = {name: str(header.get(name) or "") for name in UIDS}
+        uids = {name: uid for name, uid in uids.items() if VALID_UID.match(uid)}
     except Exception:  # parsers of foreign files raise anything
         return {}, b""
     return uids, data if len(data) <= MAX_HEADER_BYTES else b""

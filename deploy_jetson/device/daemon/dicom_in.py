@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import threading
+from socketserver import BaseServer
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from PIL import features
@@ -13,7 +14,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
 from deploy_jetson.device.daemon import logs
@@ -33,10 +34,16 @@ from pneumonia.runtime.dicom_header import (
 )
 from pneumonia.runtime.results.files import IMPLEMENTATION_UID
 
+try:
+    from pynetdicom import AllStoragePresentationContexts as StorageContexts
+except ImportError:  # before 2.0 there were no more than these
+    from pynetdicom import StoragePresentationContexts as StorageContexts
+
 VERIFICATION = "1.2.840.10008.1.1"
 SUCCESS, NOT_AUTHORIZED, NO_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA700, 0xC000
 PROCESSING_FAILURE = 0x0110
 BLOCK = 1 << 18
+POLL_S = 0.1
 OVERHEAD_BYTES = 1 << 20  # of the protocol around an image
 MAX_PDU = 65536
 HANDSHAKE_S = 10.0
@@ -122,7 +129,7 @@ class StoreService:
         self._lock = threading.Lock()
         entity = AE(ae_title=settings.aet)
         syntaxes = readable_syntaxes()
-        for offered in AllStoragePresentationContexts:
+        for offered in StorageContexts:
             entity.add_supported_context(offered.abstract_syntax, syntaxes)
         entity.add_supported_context(VERIFICATION)
         entity.require_called_aet = True
@@ -151,11 +158,13 @@ class StoreService:
 
     def start(self) -> None:
         """Serve in a thread."""
-        threading.Thread(target=self._server.serve_forever, name="dicom", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(POLL_S,), name="dicom", daemon=True
+        ).start()
 
     def stop(self) -> None:
         """Take no more associations and abort those that are open."""
-        self._server.shutdown()
+        BaseServer.shutdown(self._server)  # pynetdicom's own wants to have made the server
         self._server.server_close()
         for association in self._server.active_associations:
             association.abort()

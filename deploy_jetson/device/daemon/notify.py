@@ -19,6 +19,7 @@ class Notifier:
         usec = int(watchdog_usec) if watchdog_usec and watchdog_usec.isdigit() else 0
         self._every_s = usec / 1e6 / 4
         self._last = -1e9
+        self._is_ready = False
 
     @classmethod
     def of_environment(cls) -> "Notifier":
@@ -41,6 +42,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """The service works now."""
+        self._is_ready = True
         self.send("READY=1\nSTATUS={}".format(status))
 
     def stopping(self) -> None:
@@ -50,6 +52,6 @@ class Notifier:
     def alive(self) -> None:
         """Called by the worker's loop, never by a timer: silence means that the loop hangs."""
         now = time.monotonic()
-        if self._every_s and now - self._last >= self._every_s:
+        if self._is_ready and self._every_s and now - self._last >= self._every_s:
             self._last = now
             self.send("WATCHDOG=1")

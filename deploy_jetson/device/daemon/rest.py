@@ -22,6 +22,7 @@ from deploy_jetson.device.daemon.intake import Accepted, Refused
 from deploy_jetson.device.daemon.settings import RestSettings
 
 BLOCK = 1 << 16
+POLL_S = 0.1
 JSON = "application/json"
 PLAIN = "text/plain; charset=utf-8"
 RETRY_AFTER_S = 5
@@ -245,7 +246,7 @@ class Server(ThreadingMixIn, HTTPServer):
                 self._places.release()
 
     def service_actions(self) -> None:
-        """Twice a second: cut what has taken too long, whatever it sent meanwhile."""
+        """Several times a second: cut what has taken too long, whatever it sent meanwhile."""
         now = time.monotonic()
         with self._open_lock:
             late = [request for request, end in self._open.items() if end < now]
@@ -259,7 +260,9 @@ class Server(ThreadingMixIn, HTTPServer):
 
     def start(self) -> None:
         """Serve in a thread."""
-        threading.Thread(target=self.serve_forever, name="rest", daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, args=(POLL_S,), name="rest", daemon=True
+        ).start()
 
     def stop(self) -> None:
         """Take no more connections."""

@@ -48,7 +48,7 @@ class RulesSettings(NamedTuple):
 
     modality: Names = ("CR", "DX", "RG", "XR")
     view: Names = ("AP", "PA")
-    body_part: Names = ("CHEST", "THORAX", "LUNG", "RIB", "RIBS", "HEART", "STERNUM")
+    body_part: Names = ("CHEST", "THORAX", "LUNG")
     children: str = "score"
     pictures: str = "score"
 

@@ -1,0 +1,171 @@
+"""The decoding child: bombs, crashes and hangs cost one file each."""
+
+import sys
+import zlib
+
+import numpy as np
+import pytest
+
+from deploy_jetson.device.daemon.decoding import Decoder
+from deploy_jetson.device.daemon.rules import select
+from deploy_jetson.device.daemon.settings import DecodeSettings, RulesSettings
+from tests.deploy_jetson.device.daemon.rig import film
+from tests.runtime.dicoms import DEFLATED, chest_dataset, save
+
+LIMIT = 64 << 20
+
+
+@pytest.fixture
+def child():
+    decoder = Decoder(DecodeSettings(memory_mb=1024, seconds=10), LIMIT, lambda: None)
+    yield decoder
+    decoder.close()
+
+
+def resident_mb():
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * 4096 / 2**20
+
+
+def test_a_film(child, tmp_path):
+    found = child.decode(str(film(tmp_path / "a.dcm", PatientName="CANARY^PHI")))
+    assert found.status == "read"
+    assert found.pixels.shape == (48, 64)
+    assert found.uids["StudyInstanceUID"] == "1.2.826.0.1.3680043.10.999.1"
+    assert found.info["view"] == "PA"
+    assert found.header[128:132] == b"DICM"
+    assert "CANARY" not in repr(found.info)
+
+
+def deflate_bomb(path):
+    dataset = chest_dataset(np.zeros((8, 8), np.uint16))
+    save(path, dataset, DEFLATED)
+    head = path.read_bytes()[: 144 + int.from_bytes(path.read_bytes()[140:144], "little")]
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    body = b"".join(squeezer.compress(bytes(1 << 20)) for _ in range(800)) + squeezer.flush()
+    path.write_bytes(head + body)
+    assert len(body) < 1 << 20
+
+
+def big_jpeg(path):
+    """A JPEG that says 60,000 x 60,000."""
+    from tests.runtime.dicoms import jpeg_bytes
+
+    data = bytearray(jpeg_bytes(np.zeros((16, 16), np.uint8)))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = (60000).to_bytes(2, "big") * 2
+    path.write_bytes(bytes(data))
+
+
+def big_header(path):
+    dataset = chest_dataset(np.zeros((8, 8), np.uint16))
+    dataset.Rows = dataset.Columns = 65535
+    save(path, dataset)
+
+
+@pytest.mark.parametrize("bomb", [deflate_bomb, big_jpeg, big_header])
+def test_bombs_are_refused_and_the_daemon_does_not_grow(child, tmp_path, bomb):
+    path = tmp_path / "bomb"
+    bomb(path)
+    before = resident_mb()
+    found = child.decode(str(path))
+    assert found.status in ("rejected", "failed")
+    assert found.reason in ("resource_limit", "transfer_syntax", "rows")
+    assert resident_mb() - before < 50
+    assert child.decode(str(film(tmp_path / "good.dcm"))).status == "read"
+
+
+def test_an_allocation_beyond_the_limit_costs_the_file(tmp_path):
+    decoder = Decoder(DecodeSettings(memory_mb=400, seconds=20), LIMIT * 4, lambda: None)
+    path = tmp_path / "large.dcm"
+    save(path, chest_dataset(np.arange(6000 * 6000, dtype=np.uint16).reshape(6000, 6000)))
+    try:
+        found = decoder.decode(str(path))
+        assert (found.status, found.reason) == ("rejected", "resource_limit")
+        assert decoder.decode(str(film(tmp_path / "good.dcm"))).status == "read"
+    finally:
+        decoder.close()
+
+
+def test_a_header_that_takes_for_ever_to_parse(tmp_path):
+    decoder = Decoder(DecodeSettings(seconds=0.5), LIMIT * 4, lambda: None)
+    path = film(tmp_path / "long.dcm")
+    with path.open("r+b") as stream:  # millions of empty elements, sparse on the disk
+        stream.truncate(200 << 20)
+    try:
+        found = decoder.decode(str(path))
+        assert (found.status, found.reason) == ("failed", "decode_timeout")
+        assert decoder.decode(str(film(tmp_path / "good.dcm"))).status == "read"
+    finally:
+        decoder.close()
+
+
+READY = (
+    "import json,struct,sys,time,os\n"
+    "def say(r,p=b''):\n"
+    "    h=json.dumps(r).encode(); sys.stdout.buffer.write(struct.pack('>I',len(h))+h+p)\n"
+    "    sys.stdout.buffer.flush()\n"
+    "say({'status':'ready','payload':0,'seconds':0})\n"
+    "for line in sys.stdin:\n    "
+)
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        ("os.abort()", "decoder_crash"),
+        ("time.sleep(60)", "decode_timeout"),
+        ("sys.exit(0)", "decoder_crash"),
+        ("sys.stdout.buffer.write(b'\\xff'*8); sys.stdout.buffer.flush()", "decoder_crash"),
+        ("say({'status':'read','payload':1<<40,'seconds':0})", "decoder_crash"),
+        ("say({'status':'read','payload':4,'seconds':0,'height':3,'width':3},b'1234')",
+         "decoder_crash"),
+        ("say(['no','object'])", "decoder_crash"),
+    ],
+)  # fmt: skip
+def test_a_child_that_misbehaves(tmp_path, act, reason):
+    command = (sys.executable, "-c", READY + act)
+    decoder = Decoder(DecodeSettings(seconds=0.5), LIMIT, lambda: None, command)
+    try:
+        found = decoder.decode(str(tmp_path / "x"))
+        assert (found.status, found.reason) == ("failed", reason)
+        assert decoder._process is None
+    finally:
+        decoder.close()
+
+
+def test_a_child_that_does_not_start():
+    decoder = Decoder(DecodeSettings(), LIMIT, lambda: None, (sys.executable, "-c", "pass"))
+    with pytest.raises(OSError, match="does not start"):
+        decoder.start()
+
+
+DICOM = {"format": "dicom", "modality": "DX", "view": "PA", "body_part": "CHEST"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "rules", "expected"),
+    [
+        ({}, (), {}, ("", "", ())),
+        ({"view": "LL"}, (), {}, ("skipped", "not_frontal_chest", ())),
+        ({"modality": "CT"}, (), {}, ("skipped", "not_frontal_chest", ())),
+        ({"modality": "OTHER"}, (), {}, ("skipped", "not_frontal_chest", ())),
+        ({"view": None, "body_part": "OTHER"}, (), {}, ("", "", ("view_unknown",
+                                                                 "body_part_unknown"))),
+        ({"is_child": True}, (), {}, ("", "", ("outside_indication",))),
+        ({"is_child": True}, (), {"children": "skip"}, ("skipped", "child", ())),
+        ({"format": "png"}, (), {}, ("", "", ())),
+        ({"format": "png"}, (), {"pictures": "skip"}, ("skipped", "picture", ())),
+        ({}, ("blank_image",), {}, ("rejected", "blank_image", ("blank_image",))),
+    ],
+)  # fmt: skip
+def test_rules(change, words, rules, expected):
+    assert select({**DICOM, **change}, words, RulesSettings(**rules)) == expected
+
+
+def test_rules_agree_with_those_of_the_batch():
+    selection = pytest.importorskip("pneumonia.scoring.selection")
+    batch, own = selection.load_rules(), RulesSettings()
+    for code in ("modality", "view", "body_part"):
+        assert set(getattr(own, code)) == set(batch.allowed(code))
+    assert (own.children, own.pictures) == (batch.children, batch.pictures)

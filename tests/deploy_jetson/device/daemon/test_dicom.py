@@ -1,0 +1,343 @@
+"""DICOM in and out, judged by dcmtk and Orthanc."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pydicom
+import pytest
+
+pytest.importorskip("pynetdicom")
+
+from deploy_jetson.device.daemon.dicom_in import file_head, readable_syntaxes
+from deploy_jetson.device.daemon.dicom_out import Sender, backoff_s
+from deploy_jetson.device.daemon.settings import (
+    Destination,
+    DicomSettings,
+    DiskSettings,
+    QueueSettings,
+    ResultsSettings,
+    RetrySettings,
+)
+from deploy_jetson.device.daemon.spool import dataset_offset, sop_uid_of
+from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
+from tests.peers import free_port, peer, run_peer, running_orthanc
+from tests.runtime.dicoms import JPEG, chest_dataset, jpeg_bytes, save, save_compressed
+
+KINDS = ("sr", "gsps", "sc")
+DICOM = DicomSettings(port=0, aet="PNEUMO", timeout_s=5)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("deploy_jetson.device.daemon.dicom_out.POLL_S", 0.05)
+
+
+def store(rig, *arguments, aec="PNEUMO"):
+    done = run_peer(
+        "storescu", "-v", "-aec", aec, "127.0.0.1", rig.service.ports["dicom"], *arguments
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def counts(rig):
+    return rig.service.journal.counts()
+
+
+def test_file_head_is_what_the_spool_reads():
+    head = file_head("1.2.840.10008.5.1.4.1.1.1.1", "1.2.3.4", "1.2.840.10008.1.2.1")
+    assert dataset_offset(head) == len(head)
+    assert sop_uid_of(head + b"dataset") == "1.2.3.4"
+    for cut in range(len(head)):
+        assert sop_uid_of(head[:cut]) in ("", "1.2.3.4")  # and no exception
+
+
+@pytest.mark.interop
+def test_storescu_to_an_answer_and_again(tmp_path):
+    path = film(tmp_path / "a.dcm")
+    with running(settings(tmp_path / "state", dicom=DICOM), child=True) as rig:
+        assert store(rig, path)[0] == 0
+        assert store(rig, path)[0] == 0
+        wait_for(lambda: counts(rig)["done"] == 1)
+        assert sum(counts(rig).values()) == 1
+        job = rig.get("/v1/jobs")[1]["jobs"][0]
+        assert job["via"] == "dicom"
+        # the same image by HTTP is the same image
+        assert rig.post(path.read_bytes())[1] == {
+            "job": job["job"], "status": "done", "known": True,
+        }  # fmt: skip
+        echo = run_peer("echoscu", "-aec", "PNEUMO", "127.0.0.1", rig.service.ports["dicom"])
+        assert echo.returncode == 0
+
+
+@pytest.mark.interop
+def test_jpeg_baseline_and_a_syntax_nobody_here_decodes(tmp_path):
+    pixels = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+    path = tmp_path / "jpeg.dcm"
+    save_compressed(path, chest_dataset(pixels), jpeg_bytes(pixels), JPEG)
+    with running(settings(tmp_path / "state", dicom=DICOM), child=True) as rig:
+        assert store(rig, "-xy", path)[0] == 0
+        wait_for(lambda: counts(rig)["done"] == 1)
+        assert "1.2.840.10008.1.2.4.100" not in readable_syntaxes()  # MPEG-2
+        assert "1.2.840.10008.1.2.1.99" not in readable_syntaxes()  # deflated: a bomb's fuse
+
+
+@pytest.mark.interop
+def test_strangers_are_turned_away(tmp_path):
+    path = film(tmp_path / "a.dcm")
+    dicom = DICOM._replace(allow_aets=("FRIEND",))
+    with running(settings(tmp_path / "state", dicom=dicom), work=False) as rig:
+        assert "Called AE Title Not Recognized" in store(rig, path, aec="OTHER")[1]
+        assert "Calling AE Title Not Recognized" in store(rig, path)[1]
+        assert store(rig, "-aet", "FRIEND", path)[0] == 0
+        assert counts(rig)["received"] == 1
+    dicom = DICOM._replace(allow=("10.0.0.0/8",))
+    with running(settings(tmp_path / "other", dicom=dicom), work=False) as rig:
+        assert store(rig, path)[0] != 0
+        assert sum(counts(rig).values()) == 0
+
+
+@pytest.mark.interop
+def test_full_disk_full_queue_and_too_large_are_told(tmp_path):
+    path = film(tmp_path / "a.dcm")
+    config = settings(tmp_path / "state", dicom=DICOM, queue=QueueSettings(max_images=1))
+    with running(config, work=False) as rig:
+        rig.service.config = config._replace(disk=DiskSettings(reserve_mb=1e6))
+        rig.service.intake._config = rig.service.config
+        assert "Refused: OutOfResources" in store(rig, path)[1]
+        rig.service.intake._config = config
+        assert store(rig, path)[0] == 0
+        assert "Refused: OutOfResources" in store(rig, film(tmp_path / "b.dcm", 1, "2"))[1]
+        assert counts(rig)["received"] == 1
+    config = settings(tmp_path / "other", dicom=DICOM, queue=QueueSettings(max_image_mb=0.001))
+    with running(config, work=False) as rig:
+        assert "CannotUnderstand" in store(rig, path)[1].replace(" ", "")
+
+
+def test_an_endless_image_is_cut_off(tmp_path):
+    from pynetdicom import AE
+
+    config = settings(tmp_path / "state", dicom=DICOM, queue=QueueSettings(max_image_mb=0.5))
+    with running(config, work=False) as rig:
+        entity = AE()
+        entity.add_requested_context("1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1")
+        link = entity.associate("127.0.0.1", rig.service.ports["dicom"], ae_title="PNEUMO")
+        assert link.is_established
+        path = tmp_path / "large.dcm"
+        save(path, chest_dataset(np.zeros((2000, 2000), np.uint16)))
+        dataset = pydicom.dcmread(path)
+        with contextlib.suppress(RuntimeError):
+            status = link.send_c_store(dataset)
+            assert "Status" not in status or status.Status == 0xC000
+        link.abort()
+        assert list((tmp_path / "state" / "incoming").iterdir()) == []
+        wait_for(lambda: not rig.service.parts[-1]._received)
+
+
+@pytest.mark.interop
+def test_idle_sockets_and_garbage_free_their_places(tmp_path):
+    dicom = DICOM._replace(max_associations=3, timeout_s=1)
+    with running(settings(tmp_path / "state", dicom=dicom), child=True) as rig:
+        address = ("127.0.0.1", rig.service.ports["dicom"])
+        idle = [socket.create_connection(address) for _ in range(3)]
+        idle[1].sendall(b"GET / HTTP/1.0\r\n\r\n")
+        idle[2].sendall(b"\1\0\xff\xff\xff\xff")
+        path = film(tmp_path / "a.dcm")
+        wait_for(lambda: store(rig, path)[0] == 0, 15)
+        for link in idle:
+            link.close()
+        wait_for(lambda: counts(rig)["done"] == 1)
+
+
+@pytest.mark.interop
+def test_a_sender_killed_in_the_middle_leaves_nothing(tmp_path):
+    path = tmp_path / "large.dcm"
+    save(path, chest_dataset(np.zeros((4000, 4000), np.uint16)))
+    with running(settings(tmp_path / "state", dicom=DICOM), work=False) as rig:
+        command = [peer("storescu"), "--max-send-pdu", "4096", "-aec", "PNEUMO", "127.0.0.1"]
+        sender = subprocess.Popen(
+            [*command, str(rig.service.ports["dicom"]), str(path)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        service = rig.service.parts[-1]
+        wait_for(lambda: any(size > 100000 for size in list(service._received.values())))
+        sender.kill()
+        sender.wait()
+        wait_for(lambda: not service._received)
+        assert list((tmp_path / "state" / "incoming").iterdir()) == []
+        assert sum(counts(rig).values()) == 0
+        assert store(rig, film(tmp_path / "a.dcm"))[0] == 0
+
+
+@pytest.mark.interop
+def test_tls_on_both_sides(tmp_path):
+    from tests.deploy_jetson.device.daemon.certificates import make_certificates
+
+    files = make_certificates(tmp_path)
+    dicom = DICOM._replace(
+        tls_cert=files["cert"], tls_key=files["key"], tls_ca=files["cert"], timeout_s=2
+    )
+    with running(settings(tmp_path / "state", dicom=dicom), work=False) as rig:
+        path = film(tmp_path / "a.dcm")
+        assert store(rig, path)[0] != 0  # plain
+        secure = ("+tls", files["key"], files["cert"], "+cf", files["cert"])
+        status, text = store(rig, *secure, path)
+        assert status == 0, text
+        assert counts(rig)["received"] == 1
+
+
+# --- out ---
+
+
+def out_settings(tmp_path, port, **more):
+    """Results to a peer on `port`."""
+    return settings(
+        tmp_path / "state",
+        results=ResultsSettings(KINDS),
+        retry=RetrySettings(first_s=0.05, longest_s=0.2, max_attempts=more.pop("attempts", 60)),
+        destinations={"pacs": Destination("127.0.0.1", port, "PEER", timeout_s=3, **more)},
+    )
+
+
+@contextlib.contextmanager
+def receiver(folder, port, *options):
+    """dcmtk's storescp."""
+    folder.mkdir(exist_ok=True)
+    command = [peer("storescp"), "-od", str(folder), "-aet", "PEER", *options, str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield folder
+    finally:
+        process.kill()
+        process.wait()
+
+
+def states(rig, job):
+    return [sent["state"] for sent in rig.get("/v1/jobs/" + job)[1]["deliveries"]]
+
+
+@pytest.mark.interop
+def test_an_archive_that_is_down_gets_everything_when_it_comes_back(tmp_path):
+    port = free_port()
+    with running(out_settings(tmp_path, port), child=True) as rig:
+        job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]
+        rig.settled(job)
+        wait_for(lambda: rig.get("/v1/jobs/" + job)[1]["deliveries"][0]["attempts"] >= 3)
+        assert states(rig, job) == ["pending"] * 3
+        with receiver(tmp_path / "got", port) as got:
+            wait_for(lambda: states(rig, job) == ["sent"] * 3)
+            assert sorted(path.name[:2] for path in got.iterdir()) == ["PS", "SC", "SR"]
+        text = rig.request("GET", "/metrics")[1].decode()
+        assert 'pneumonia_deliveries_total{destination="pacs",state="sent"} 3.0' in text
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("fault", ["--abort-during", "--abort-after", "--refuse"])
+def test_an_archive_that_aborts_is_not_taken_for_one_that_has_it(tmp_path, fault):
+    port = free_port()
+    config = out_settings(tmp_path, port, attempts=4, kinds=("sr",))
+    with receiver(tmp_path / "got", port, fault), running(config, child=True) as rig:
+        job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]
+        wait_for(lambda: states(rig, job) == ["failed"], 30)
+        (sent,) = rig.get("/v1/jobs/" + job)[1]["deliveries"]
+        assert sent["attempts"] == 4
+        assert sent["code"] in ("association_lost", "rejected", "no_association")
+        assert rig.request("GET", f"/v1/jobs/{job}/sr")[0] == 200  # the result is kept
+
+
+def answering(port, status):
+    """A peer that answers every object with one status."""
+    from pynetdicom import AE, evt
+
+    entity = AE(ae_title="PEER")
+    for uid in ("88.33", "11.1", "7"):
+        entity.add_supported_context("1.2.840.10008.5.1.4.1.1." + uid)
+    handlers = [(evt.EVT_C_STORE, lambda event: status)]
+    return entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "code"),
+    [(0xB000, "sent_with_warning", "B000"), (0xA700, "failed", "A700"), (0xC001, "failed", "C001")],
+)
+def test_what_the_archive_says_is_what_stands_there(tmp_path, status, state, code):
+    port = free_port()
+    server = answering(port, status)
+    try:
+        config = out_settings(tmp_path, port, attempts=2, kinds=("sr",))
+        with running(config, child=True) as rig:
+            job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]
+            wait_for(lambda: states(rig, job) == [state])
+            (sent,) = rig.get("/v1/jobs/" + job)[1]["deliveries"]
+            assert (sent["code"], sent["attempts"]) == (code, 1 if state[0] == "s" else 2)
+    finally:
+        server.shutdown()
+
+
+def test_back_off_doubles_is_bounded_and_has_jitter():
+    retry = RetrySettings(first_s=5, longest_s=900)
+    assert [backoff_s(n, retry, 1.0) for n in (1, 2, 3, 8, 9, 1000)] == [
+        5, 10, 20, 640, 900, 900,
+    ]  # fmt: skip
+    assert backoff_s(3, retry, 0.0) == 10
+
+
+def test_a_clock_set_back_does_not_hold_deliveries(tmp_path):
+    with running(settings(tmp_path), work=False) as rig:
+        journal = rig.service.journal
+        journal.settle("job", "done", "", [("pacs", "sr")])
+        (due,) = journal.due("pacs", 1e9, 900)
+        journal.delivered(due._replace(next_try=1.1e9))
+        assert journal.due("pacs", 1.1e9 - 100, 900) == []
+        assert len(journal.due("pacs", 1.1e9, 900)) == 1
+        assert len(journal.due("pacs", 1.0e9, 900)) == 1
+        assert journal.due("other", 2e9, 900) == []
+
+
+def test_a_result_file_that_is_gone_is_said_so(tmp_path):
+    config = out_settings(tmp_path, 1)
+    with running(config, work=False) as rig:
+        service = rig.service
+        service.journal.settle("0" * 32, "done", "", [("x", "sr")])
+        sender = Sender(
+            "x", config.destinations["pacs"], config.retry, service.spool, service.journal,
+            service.metrics,
+        )  # fmt: skip
+        (due,) = service.journal.due("x", time.time(), 900)
+        assert sender._store(None, due) == "file_missing"
+        sender._settle(due, "file_missing")
+        assert service.journal.deliveries_of("0" * 32)[0].state == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.interop
+def test_orthanc_sends_an_image_and_gets_its_results(tmp_path):
+    port = free_port()
+    dicom = DICOM._replace(port=port)
+    modalities = {"DAEMON": ["PNEUMO", "127.0.0.1", port]}
+    with running_orthanc(tmp_path, DicomModalities=modalities) as orthanc:
+        config = out_settings(tmp_path, orthanc.dicom_port)._replace(dicom=dicom)
+        target = config.destinations["pacs"]._replace(aet="ORTHANC")
+        config = config._replace(destinations={"pacs": target})
+        assert orthanc.store(film(tmp_path / "a.dcm")).returncode == 0
+        (instance,) = orthanc.get("/instances")
+        with running(config, child=True) as rig:
+            answer = json.loads(
+                orthanc.request("/modalities/DAEMON/store", instance.encode(), "POST")
+            )
+            assert answer["FailedInstancesCount"] == 0
+            wait_for(lambda: len(orthanc.get("/instances")) == 4, 30)
+            assert len(orthanc.get("/studies")) == 1  # the results lie in that of the image
+            series = [orthanc.get("/series/" + one) for one in orthanc.get("/series")]
+            found = sorted(one["MainDicomTags"]["Modality"] for one in series)
+            assert found == ["DX", "OT", "PR", "SR"]
+            job = rig.get("/v1/jobs")[1]["jobs"][0]["job"]
+            wait_for(lambda: set(states(rig, job)) == {"sent"})
+            # sent again, they are the same objects
+            with rig.service.journal.transaction() as database:
+                database.execute("UPDATE deliveries SET state='pending'")
+            wait_for(lambda: set(states(rig, job)) == {"sent"})
+            assert len(orthanc.get("/instances")) == 4

@@ -1,0 +1,242 @@
+"""The daemon as a process: the shipped model, signals, the unit; nothing private in its logs."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.tree import ROOT
+from tests.deploy_jetson.device.daemon.rig import BUNDLE, film, wait_for
+
+CANARY = "CANARY^PHI"
+PYTHON = os.environ.get("PNEUMONIA_DAEMON_PYTHON", sys.executable)
+
+
+class Process:
+    """A daemon in a process of its own."""
+
+    def __init__(self, tmp_path, text="", name="daemon", environment=None):
+        self.state = tmp_path / "state"
+        config = tmp_path / (name + ".ini")
+        config.write_text(
+            f"[daemon]\nbundle = {BUNDLE}\nstate = {self.state}\nthreads = 1\n"
+            f"[disk]\nreserve_mb = 0\nmax_used_percent = 100\n[rest]\nport = 0\n{text}"
+        )
+        self.log = tmp_path / (name + ".log")
+        started = time.monotonic()
+        with self.log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [PYTHON, "-m", "deploy_jetson.device.daemon", "--config", str(config)],
+                stderr=stream, cwd=ROOT, env={**os.environ, **(environment or {})},
+            )  # fmt: skip
+        self.ports = wait_for(self._ready, 60)
+        self.ready_s = time.monotonic() - started
+
+    def lines(self):
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def _ready(self):
+        assert self.process.poll() is None, self.log.read_text()
+        found = [line for line in self.lines() if line["event"] == "ready"]
+        return found[0]["ports"] if found else None
+
+    def ask(self, method, path, body=None):
+        link = http.client.HTTPConnection("127.0.0.1", self.ports["rest"], timeout=20)
+        with contextlib.closing(link):
+            link.request(method, path, body)
+            answer = link.getresponse()
+            return answer.status, answer.read()
+
+    def send(self, data):
+        return json.loads(self.ask("POST", "/v1/images", data)[1])["job"]
+
+    def result(self, job):
+        def ask():
+            status, body = self.ask("GET", f"/v1/jobs/{job}/result")
+            return json.loads(body) if status == 200 else None
+
+        return wait_for(ask, 40)
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts daemons; none outlives the test."""
+    made = []
+
+    def begin(*arguments, **more):
+        made.append(Process(tmp_path, *arguments, **more))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.wait()
+
+
+def canary_film(path, **tags):
+    texts = ("PatientID", "AccessionNumber", "StudyDescription", "InstitutionName", "StudyID")
+    return film(path, PatientName=CANARY, **dict.fromkeys(texts, CANARY), **tags)
+
+
+def test_a_life_with_the_shipped_model(tmp_path, start):
+    daemon = start("[results]\ndicom = sr\n")
+    assert daemon.ready_s < 10
+    assert daemon.ask("GET", "/livez")[0] == 200
+    answer = daemon.result(daemon.send(canary_film(tmp_path / "a.dcm").read_bytes()))
+    assert answer["status"] == "done"
+    assert answer["engine"] in ("tensorrt", "kernels", "onnxruntime", "reference")
+    odd = [
+        canary_film(tmp_path / "b.dcm", uid="2", ViewPosition="LL").read_bytes(),
+        canary_film(tmp_path / "c.dcm", uid="3").read_bytes()[:-500],
+        b"CANARY^PHI is no image",
+        canary_film(tmp_path / "d.dcm", uid="4", Rows=None).read_bytes(),
+        canary_film(tmp_path / "e.dcm", uid="CANARY^PHI").read_bytes(),
+    ]
+    found = [daemon.result(daemon.send(data)) for data in odd]
+    assert [one["status"] for one in found[:4]] == ["skipped", "failed", "rejected", "rejected"]
+    second = subprocess.run(
+        [PYTHON, "-m", "deploy_jetson.device.daemon", "--config", str(tmp_path / "daemon.ini")],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert second.returncode == 75
+    metrics = daemon.ask("GET", "/metrics")[1].decode()
+    jobs = daemon.ask("GET", "/v1/jobs")[1].decode()
+    assert daemon.end() == 0
+    for text in (daemon.log.read_text(), metrics, jobs, second.stderr):
+        assert "CANARY" not in text
+        assert "1.2.826.0.1.3680043.10.999" not in text  # nor a UID
+    for path in (tmp_path / "state").rglob("*"):
+        if path.is_file() and path.suffix not in (".img", ".dcm"):  # those are the patient's
+            assert b"CANARY^" not in path.read_bytes() or "journal" in path.name, path
+    modes = {path.name: oct(path.stat().st_mode)[-3:] for path in daemon.state.iterdir()}
+    assert modes["salt"] == modes["journal.sqlite"] == "600"
+
+
+def test_sigterm_finishes_the_image_and_kill_loses_nothing(tmp_path, start):
+    daemon = start()
+    jobs = [daemon.send(film(tmp_path / "a", i, str(i)).read_bytes()) for i in range(6)]
+    assert daemon.end() == 0
+    assert daemon.lines()[-1]["event"] == "stopped"
+    daemon = start(name="second")
+    more = [daemon.send(film(tmp_path / "a", i, str(i)).read_bytes()) for i in range(6, 12)]
+    daemon.process.kill()
+    daemon.process.wait()
+    daemon = start(name="third")
+    found = [daemon.result(job) for job in jobs + more]
+    assert {answer["status"] for answer in found} == {"done"}
+    assert len(set(jobs + more)) == 12
+    assert daemon.end() == 0
+
+
+def test_a_notify_socket_hears_ready_and_the_child_does_not_inherit_it(tmp_path, start):
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(address)
+        channel.settimeout(20)
+        daemon = start(environment={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"})
+        assert channel.recv(200).startswith(b"READY=1")
+        assert channel.recv(200) == b"WATCHDOG=1"
+        children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
+        (child,) = children.read_text().split()
+        assert b"NOTIFY_SOCKET" not in Path(f"/proc/{child}/environ").read_bytes()
+        assert daemon.end() == 0
+        assert not Path(f"/proc/{child}").exists()
+
+
+UNIT = ROOT / "deploy_jetson" / "device" / "daemon" / "pneumonia-daemon.service"
+
+
+def test_the_unit_is_accepted(tmp_path):
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed (package systemd)")
+    text = UNIT.read_text()
+    places = {
+        "@USER@": "root", "@PYTHON@": "/usr/bin/python3", "@ROOT@": "/opt/pneumonia",
+        "@CONFIG@": "/etc/pneumonia/daemon.ini", "@STATE@": "/var/lib/pneumonia",
+    }  # fmt: skip
+    for place, value in places.items():
+        assert place in text
+        text = text.replace(place, value)
+    assert "@" not in text
+    unit = tmp_path / "pneumonia-daemon.service"
+    for body, good in ((text, True), (text.replace("Type=notify", "Type=nonsense"), False)):
+        unit.write_text(body)
+        done = subprocess.run(
+            [program, "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
+        )
+        ours = [line for line in done.stderr.splitlines() if "pneumonia-daemon" in line]
+        assert (ours == []) is good, done.stderr
+
+
+def test_the_example_runs(tmp_path):
+    text = (ROOT / "examples" / "daemon.ini").read_text()
+    text = text.replace("runs/daemon", str(tmp_path / "state")).replace("8080", "0")
+    text += "\n[disk]\nreserve_mb = 0\nmax_used_percent = 100\n"
+    (tmp_path / "daemon.ini").write_text(text)
+    with (tmp_path / "log").open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pneumonia", "daemon", "--config", str(tmp_path / "daemon.ini")],
+            stderr=stream, cwd=ROOT,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: '"event": "ready"' in (tmp_path / "log").read_text(), 60)
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_damaged_bundle_and_a_taken_port_end_the_start(tmp_path, start):
+    damaged = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, damaged)
+    with (damaged / "weights.safetensors").open("r+b") as stream:
+        stream.seek(1000)
+        stream.write(b"\xff\xff\xff\xff")
+    daemon = start()
+    for text, code in (
+        (f"[daemon]\nbundle = {damaged}\nstate = {tmp_path}/s1\n", 4),
+        (f"[daemon]\nbundle = {BUNDLE}\nstate = {tmp_path}/s2\nthreshold = nonsense\n", 2),
+        (f"[daemon]\nbundle = {BUNDLE}\nstate = {tmp_path}/s3\n[rest]\n"
+         f"port = {daemon.ports['rest']}\n", 78),
+    ):  # fmt: skip
+        (tmp_path / "other.ini").write_text(text)
+        done = subprocess.run(
+            [PYTHON, "-m", "deploy_jetson.device.daemon", "--config", str(tmp_path / "other.ini")],
+            capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.slow
+def test_with_the_versions_of_the_device():
+    """PNEUMONIA_OLD_PYDICOM names a venv with pydicom 2.3 and pynetdicom 1.5 or 2; see Makefile."""
+    venv = os.environ.get("PNEUMONIA_OLD_PYDICOM")
+    if not venv:
+        pytest.skip("PNEUMONIA_OLD_PYDICOM names no environment with pydicom 2.3")
+    python = str(Path(venv) / "bin" / "python")
+    done = subprocess.run(
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow",
+         "-k", "not old and not example_runs and not commands_check",
+         "tests/deploy_jetson/device/daemon"],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=280,
+        env={**os.environ, "PNEUMONIA_DAEMON_PYTHON": python},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout

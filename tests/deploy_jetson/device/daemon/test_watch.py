@@ -1,0 +1,120 @@
+"""The watch folder: what is taken, what is left, and when."""
+
+import os
+
+import pytest
+
+from deploy_jetson.device.daemon.intake import Refused
+from deploy_jetson.device.daemon.settings import WatchSettings
+from deploy_jetson.device.daemon.watch import Watcher
+from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
+
+
+class Door:
+    """Takes what it is given, or refuses."""
+
+    def __init__(self):
+        self.taken = []
+        self.refuse = None
+
+    def __call__(self, blocks):
+        data = b"".join(blocks)
+        if self.refuse:
+            raise self.refuse
+        self.taken.append(data)
+
+
+@pytest.fixture
+def watched(tmp_path):
+    folder, door, now = tmp_path / "in", Door(), [0.0]
+    folder.mkdir()
+    settings = WatchSettings(str(folder), quiet_s=2.0, max_depth=2)
+    return folder, door, now, Watcher(settings, door, lambda: now[0])
+
+
+def rest(watcher, now, seconds=3.0):
+    watcher.scan()
+    now[0] += seconds
+    return watcher.scan()
+
+
+def test_a_file_at_rest_is_taken_and_removed(watched):
+    folder, door, now, watcher = watched
+    (folder / "a").write_bytes(b"one")
+    assert watcher.scan() == 0
+    now[0] += 1.9
+    assert watcher.scan() == 0
+    now[0] += 0.1
+    assert watcher.scan() == 1
+    assert (door.taken, list(folder.iterdir())) == ([b"one"], [])
+
+
+def test_a_growing_file_waits_until_it_is_quiet(watched):
+    folder, door, now, watcher = watched
+    for part in range(4):
+        with (folder / "a").open("ab") as stream:
+            stream.write(b"%d" % part)
+        assert rest(watcher, now, 1.5) == 0
+    now[0] += 2
+    assert watcher.scan() == 1
+    assert door.taken == [b"0123"]
+
+
+def test_links_pipes_hidden_and_unfinished_files_are_left(watched, tmp_path):
+    folder, door, now, watcher = watched
+    (tmp_path / "secret").write_bytes(b"secret")
+    os.symlink(tmp_path / "secret", folder / "link")
+    os.symlink(folder, folder / "loop")
+    os.mkfifo(folder / "pipe")
+    (folder / ".hidden").write_bytes(b"x")
+    (folder / "a.PART").write_bytes(b"x")
+    deep = folder / "1" / "2" / "3"
+    deep.mkdir(parents=True)
+    (deep / "too-deep").write_bytes(b"x")
+    (folder / "1" / "2" / "taken").write_bytes(b"deep")
+    (folder / os.fsdecode(b"odd\n\xff")).write_bytes(b"odd")
+    assert rest(watcher, now) == 2
+    assert sorted(door.taken) == [b"deep", b"odd"]
+    assert (tmp_path / "secret").exists()
+    assert (folder / "a.PART").exists()
+
+
+def test_a_full_queue_leaves_the_file_for_later_and_too_large_for_good(watched):
+    folder, door, now, watcher = watched
+    (folder / "a").write_bytes(b"one")
+    door.refuse = Refused("queue_full")
+    assert rest(watcher, now) == 0
+    door.refuse = Refused("too_large", later=False)
+    assert rest(watcher, now) == 0
+    door.refuse = None
+    assert rest(watcher, now) == 0, "not tried again before it changes"
+    (folder / "a").write_bytes(b"another")
+    assert rest(watcher, now) == 1
+
+
+def test_a_file_that_cannot_be_removed_is_taken_once(watched, monkeypatch):
+    folder, door, now, watcher = watched
+    (folder / "a").write_bytes(b"one")
+    monkeypatch.setattr(os, "unlink", lambda path: (_ for _ in ()).throw(OSError(13, "no")))
+    for _ in range(3):
+        rest(watcher, now)
+    assert door.taken == [b"one"]
+
+
+def test_a_folder_that_goes_and_comes_back(watched):
+    folder, _, now, watcher = watched
+    folder.rmdir()
+    assert watcher.scan() == 0
+    folder.mkdir()
+    (folder / "a").write_bytes(b"one")
+    assert rest(watcher, now) == 1
+
+
+def test_in_the_daemon(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    watch = WatchSettings(str(folder), scan_s=0.05, quiet_s=0.1)
+    with running(settings(tmp_path / "state", watch=watch), child=True) as rig:
+        film(folder / "a.dcm")
+        wait_for(lambda: rig.service.journal.counts()["done"] == 1)
+        assert list(folder.iterdir()) == []

@@ -1,0 +1,291 @@
+"""The worker's loop: answers, failures of the engine, the disk and the image, and the watchdog."""
+
+import errno
+import json
+import os
+import socket
+import time
+
+import pytest
+
+from deploy_jetson.device.board import Snapshot, Zone
+from deploy_jetson.device.daemon import answers, logs
+from deploy_jetson.device.daemon.journal import Journal
+from deploy_jetson.device.daemon.notify import Notifier
+from deploy_jetson.device.daemon.settings import QueueSettings, ResultsSettings
+from deploy_jetson.device.daemon.spool import AlreadyRunning, Spool
+from deploy_jetson.device.daemon.worker import EngineLost
+from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
+from tests.deploy_jetson.device.daemon.rig import Rig, film, running, settings, wait_for
+
+
+def image(number=0):
+    return b"image %d " % number + bytes([number % 251])
+
+
+def test_an_engine_that_fails_once_is_opened_again(tmp_path):
+    with running(settings(tmp_path)) as rig:
+        first = rig.engine
+        first.fail = [DeviceError("CUDA error")]
+        answer = rig.settled(rig.post(image())[1]["job"])
+        assert (answer["status"], answer["attempt"]) == ("done", 1)
+        assert rig.engine is not first
+
+
+def test_an_engine_that_fails_again_ends_the_process_and_keeps_the_image(tmp_path):
+    with running(settings(tmp_path)) as rig:
+        rig.service.model._opener = lambda bundle: rig.engine  # the same engine, failing still
+        rig.engine.fail = [DeviceError("CUDA error")]
+        rig.service.model.reopen = lambda: rig.engine.fail.append(DeviceError("CUDA error"))
+        job = rig.post(image())[1]["job"]
+        rig.thread.join(10)
+        assert isinstance(rig.error, EngineLost)
+        assert rig.error.exit_code == 70
+        assert rig.service.journal.job(job).state == "received"
+    with running(settings(tmp_path)) as rig:
+        assert rig.settled(job)["status"] == "done"
+        assert rig.get("/v1/jobs/" + job)[1]["attempts"] == 2
+
+
+def test_output_that_is_no_number_fails_the_image_and_sending_it_again_tries_again(tmp_path):
+    with running(settings(tmp_path)) as rig:
+        rig.engine.fail = [InferenceError("Network output is not finite")]
+        job = rig.post(image())[1]["job"]
+        answer = rig.settled(job)
+        assert (answer["status"], answer["reason"]) == ("failed", "invalid_output")
+        twin = json.loads((tmp_path / "quarantine" / (job + ".error.json")).read_text())
+        assert twin == answer
+        assert (tmp_path / "quarantine" / (job + ".img")).read_bytes() == image()
+        status, again = rig.post(image())
+        assert (status, again["job"], again["known"]) == (202, job, False)
+        wait_for(lambda: rig.get("/v1/jobs/" + job)[1]["status"] == "done")
+        assert list((tmp_path / "quarantine").iterdir()) == []
+
+
+def test_an_image_that_kills_the_process_is_quarantined_and_the_queue_goes_on(tmp_path):
+    config = settings(tmp_path, queue=QueueSettings(max_attempts=3))
+    with running(config, work=False) as rig:
+        poison, other = (rig.post(image(i))[1]["job"] for i in (1, 2))
+    for life in range(3):  # a crash leaves a row `running`
+        with running(config, work=False) as rig:
+            taken = rig.service.journal.take()
+            assert (taken.key, taken.attempts) == (poison, life + 1)
+    with running(config) as rig:
+        answer = rig.settled(poison)
+        assert (answer["status"], answer["reason"]) == ("quarantined", "too_many_attempts")
+        assert rig.settled(other)["status"] == "done"
+        assert rig.engine.runs == 2 + 1  # the poison was not tried a fourth time
+
+
+def test_any_exception_costs_one_image(tmp_path):
+    with running(settings(tmp_path)) as rig:
+        rig.engine.fail = [RuntimeError("CANARY^PHI")]
+        assert rig.settled(rig.post(image(1))[1]["job"])["reason"] == "internal_error"
+        assert rig.settled(rig.post(image(2))[1]["job"])["status"] == "done"
+
+
+def test_a_full_disk_holds_answers_back_until_there_is_space(tmp_path, monkeypatch):
+    full = [True]
+    real = answers.write_bytes
+
+    def write(path, data):
+        if full[0]:
+            raise OutputError("Cannot write file", found="No space left on device", where=path)
+        real(path, data)
+
+    monkeypatch.setattr(answers, "write_bytes", write)
+    monkeypatch.setattr("deploy_jetson.device.daemon.worker.NO_SPACE_S", 0.05)
+    with running(settings(tmp_path)) as rig:
+        job = rig.post(image())[1]["job"]
+        wait_for(lambda: "results_not_writable" in rig.get("/readyz")[1]["reasons"])
+        full[0] = False
+        assert rig.settled(job)["attempt"] == 1  # the disk's fault is not the image's
+        wait_for(lambda: rig.get("/readyz")[1]["ready"])
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_full_disk_refuses_images_and_keeps_nothing(tmp_path, monkeypatch, code):
+    def fail(handle):
+        raise OSError(code, "CANARY^PHI")
+
+    with running(settings(tmp_path), work=False) as rig:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fail)
+            assert rig.post(image()) == (507, {"error": "disk_full"})
+        assert list((tmp_path / "incoming").iterdir()) == []
+        assert rig.service.journal.waiting()[0] == 0
+        assert rig.post(image())[0] == 202
+
+
+def test_a_journal_that_cannot_be_written_refuses_images(tmp_path):
+    with running(settings(tmp_path), work=False) as rig:
+        rig.service.journal._database.execute("PRAGMA query_only=1")
+        assert rig.post(image())[0] == 507
+        assert list((tmp_path / "incoming").iterdir()) == []
+        rig.service.journal._database.execute("PRAGMA query_only=0")
+        assert rig.post(image())[0] == 202
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "page"])
+def test_a_damaged_journal_is_set_aside_and_nothing_is_lost(tmp_path, damage):
+    with running(settings(tmp_path)) as rig:
+        answered = rig.post(image(1))[1]["job"]
+        before = rig.settled(answered)
+    with running(settings(tmp_path), work=False) as rig:
+        waiting = rig.post(image(2))[1]["job"]
+    path = tmp_path / "journal.sqlite"
+    data = path.read_bytes()
+    path.write_bytes(
+        {"garbage": b"no database " * 500, "truncated": data[: len(data) // 2 + 7],
+         "page": data[:4096] + os.urandom(4096) + data[8192:]}[damage]
+    )  # fmt: skip
+    with running(settings(tmp_path)) as rig:
+        assert rig.settled(waiting)["status"] == "done"
+        assert rig.get(f"/v1/jobs/{answered}/result")[1] == before
+        assert rig.post(image(1))[1] == {"job": answered, "status": "done", "known": True}
+        assert rig.service.metrics.value("journal_rebuilt_total") == 1
+    assert len(list(tmp_path.glob("journal.corrupt-*[!lm]"))) == 1
+
+
+def test_a_journal_of_a_later_version_is_not_touched(tmp_path):
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal._database.execute("PRAGMA user_version=99")
+    journal.close()
+    with pytest.raises(OutputError, match="another version"):
+        Rig(settings(tmp_path))
+
+
+def test_two_daemons_do_not_share_a_state_folder(tmp_path):
+    first = Spool(tmp_path)
+    with pytest.raises(AlreadyRunning) as caught:
+        Spool(tmp_path)
+    assert caught.value.exit_code == 75
+    first.close()
+    Spool(tmp_path).close()
+
+
+def test_one_uid_with_other_contents_is_a_conflict(tmp_path):
+    config = settings(tmp_path / "state")
+    with running(config, child=True) as rig:
+        first = rig.post(film(tmp_path / "a.dcm", 0, "7").read_bytes())[1]["job"]
+        assert rig.settled(first)["status"] == "done"
+        second = rig.post(film(tmp_path / "b.dcm", 1, "7").read_bytes())[1]["job"]
+        answer = rig.settled(second)
+        assert (answer["status"], answer["reason"]) == ("quarantined", "conflict")
+        third = rig.post(film(tmp_path / "c.dcm", 0, "8").read_bytes())[1]["job"]
+        assert rig.settled(third)["status"] == "done"  # the same pixels under another UID
+        assert len({first, second, third}) == 3
+
+
+def test_preamble_and_meta_are_not_the_image(tmp_path):
+    data = film(tmp_path / "a.dcm").read_bytes()
+    with running(settings(tmp_path / "state"), work=False) as rig:
+        first = rig.post(data)[1]
+        again = rig.post(b"MZ" + data[2:])[1]
+        assert (again["job"], again["known"]) == (first["job"], True)
+
+
+def test_dicom_results_are_kept_and_served(tmp_path):
+    config = settings(tmp_path / "state", results=ResultsSettings(("sr", "gsps", "sc")))
+    with running(config, child=True) as rig:
+        job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]
+        answer = rig.settled(job)
+        assert answer["dicom"] == ["sr", "gsps", "sc"]
+        assert answer["source"]["SOPInstanceUID"].endswith(".1.1.1")
+        for kind in answer["dicom"]:
+            status, data = rig.request("GET", f"/v1/jobs/{job}/{kind}")
+            assert (status, data[128:132]) == (200, b"DICM")
+
+
+def test_old_answers_go_and_undelivered_ones_stay(tmp_path):
+    with running(settings(tmp_path)) as rig:
+        old, kept = (rig.post(image(i))[1]["job"] for i in (1, 2))
+        rig.settled(old), rig.settled(kept)
+        wait_for(lambda: rig.service.journal.counts()["done"] == 2)
+        rig.service.journal.settle(kept, "done", "", [("pacs", "sr")])
+        with rig.service.journal.transaction() as database:
+            database.execute("UPDATE jobs SET changed_at=?", (time.time() - 31 * 86400,))
+        rig.service._keep_house()
+        assert rig.get("/v1/jobs/" + old)[0] == 404
+        assert rig.get("/v1/jobs/" + kept)[0] == 200
+        assert [path.stem for path in (tmp_path / "results").iterdir()] == [kept]
+
+
+def heard(channel):
+    """Messages until there is silence, or many."""
+    for count in range(50):
+        try:
+            channel.recv(200)
+        except TimeoutError:
+            return count
+    return 50
+
+
+def test_the_watchdog_hears_the_loop_and_nothing_else(tmp_path):
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(address)
+        channel.settimeout(5)
+        notifier = Notifier(address, "200000")
+        with running(settings(tmp_path / "state"), notifier=notifier) as rig:
+            assert channel.recv(200).startswith(b"READY=1\nSTATUS=")
+            assert channel.recv(200) == b"WATCHDOG=1"
+            hung = [True]
+
+            def hang():
+                while hung[0]:
+                    time.sleep(0.02)
+
+            rig.engine.fail = [hang]
+            rig.post(image())
+            wait_for(lambda: rig.engine.runs == 3)
+            channel.settimeout(0.4)
+            assert heard(channel) < 5, "a hung engine, and the watchdog hears us still"
+            rig.service.worker.pulse -= 100
+            assert rig.request("GET", "/livez")[0] == 503
+            hung[0] = False
+            channel.settimeout(5)
+            assert channel.recv(200) == b"WATCHDOG=1"
+        assert channel.recv(200) in (b"STOPPING=1", b"WATCHDOG=1")
+
+
+def test_a_hot_board_rests_between_images_and_a_critical_one_stops(tmp_path):
+    zones = {"GPU-therm": Zone(60.0, 95.5)}
+    with running(settings(tmp_path)) as rig:
+        governor = rig.service.governor
+        governor._settings = governor._settings._replace(poll_s=0.05, pause_s=0.1)
+        governor._read = lambda: Snapshot({}, dict(zones))
+        rig.settled(rig.post(image(1))[1]["job"])
+        zones["GPU-therm"] = Zone(96.0, 95.5)
+        wait_for(lambda: "too_hot" in rig.get("/readyz")[1]["reasons"])
+        job = rig.post(image(2))[1]["job"]  # it is taken all the same
+        time.sleep(0.3)
+        assert rig.get("/v1/jobs/" + job)[1]["status"] == "received"
+        zones["GPU-therm"] = Zone(93.0, 95.5)
+        assert rig.settled(job)["status"] == "done"
+        text = rig.request("GET", "/metrics")[1].decode()
+        assert 'pneumonia_temperature_celsius{zone="GPU-therm"} 93.0' in text
+        assert "pneumonia_throttled 1.0" in text
+
+
+def test_log_lines_are_json_and_tell_nothing_of_an_exception(capsys):
+    logs.log_to_stderr("info")
+    try:
+        raise ValueError("CANARY^PHI")
+    except ValueError:
+        logs.broken("internal_error", job="k")
+    finally:
+        logs.LOGGER.handlers = []
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["error"], line["job"]) == ("internal_error", "ValueError", "k")
+    assert "CANARY" not in json.dumps(line)
+
+
+def test_order_is_that_of_arrival_whatever_the_clock_says(tmp_path, monkeypatch):
+    with running(settings(tmp_path), work=False) as rig:
+        first = rig.post(image(1))[1]["job"]
+        monkeypatch.setattr(time, "time", lambda: 12.0)  # a board without a battery
+        second = rig.post(image(2))[1]["job"]
+        assert rig.service.journal.take().key == first
+        assert rig.service.journal.take().key == second
+        assert "pneumonia_clock_unset 1.0" in rig.request("GET", "/metrics")[1].decode()
