@@ -1,12 +1,9 @@
 """One annotation project: the studies, what is known of them, and what readers say."""
 
-import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
-
-from PIL import Image
 
 from data_prep.annotation.candidates import TypeIndex
 from data_prep.annotation.consensus import Consensus, consensus_of
@@ -15,13 +12,13 @@ from data_prep.annotation.people import People
 from data_prep.annotation.records import ADJUDICATION, Box, Reading, Study
 from data_prep.annotation.store import Store
 from data_prep.annotation.studies import StudyFile, find_studies
+from data_prep.annotation.windowing import windowed_png
 from data_prep.parallel import Progress
 from data_prep.reports.concepts import ConceptBase
 from data_prep.reports.linking import LinkedConcept, MentionLinker, link_report
 from data_prep.reports.reading import Report, read_reports
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.predictions import read_predictions
-from pneumonia.runtime.radiograph import read_radiograph
 
 MAX_SUGGESTIONS = 5  # per study, the best; more would be in the way
 _IMAGES_KEPT = 8  # encoded images in memory
@@ -136,11 +133,9 @@ def readers_only(readings: Sequence[Reading]) -> list[Reading]:
     return [reading for reading in readings if reading.annotator != ADJUDICATION]
 
 
-def _png(path: Path, stamp: str) -> bytes:
-    """The image as it is displayed, 8-bit grey PNG; `stamp` makes a changed file another entry."""
-    stream = io.BytesIO()
-    Image.fromarray(read_radiograph(str(path)).pixels).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+def _png(path: Path, stamp: str, center: float, width: float) -> bytes:
+    """The image under a window; `stamp` makes a changed file another entry."""
+    return windowed_png(path, center, width)
 
 
 def open_project(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_prep.annotation.candidates import (
@@ -27,10 +27,13 @@ from data_prep.annotation.records import (
 )
 from data_prep.annotation.session import reader_name, somebody
 from data_prep.annotation.store import MAX_STEP_S, State
+from data_prep.annotation.windowing import MAX_WIDTH, MIN_WIDTH
 from data_prep.reports.assertion import ABSENT
 
 Person = Annotated[Annotator, Depends(somebody)]
 Text = Annotated[str, Field(max_length=200)]
+Share = Annotated[float, Query(ge=-16, le=17)]
+WindowWidth = Annotated[float, Query(ge=MIN_WIDTH, le=MAX_WIDTH)]
 
 
 class AnnotationBody(BaseModel):
@@ -111,9 +114,10 @@ def _add_readings(routes: APIRouter, project: Project) -> None:
         return {**_facts(project, found, name), **_state(store.state(found, name))}
 
     @routes.get("/studies/{key}/image")
-    def image(key: int, person: Person) -> Response:
+    def image(key: int, person: Person, center: Share = 0.5, width: WindowWidth = 1.0) -> Response:
         found = allowed(project, key, person)
-        data = project.png(project.path(found), project.files[found.relative].stamp)
+        path = project.path(found)
+        data = project.png(path, project.files[found.relative].stamp, center, width)
         return Response(data, media_type="image/png")
 
     @routes.put("/studies/{key}/reading")

@@ -13,6 +13,7 @@ export class Viewer {
     this.on = on;
     this.items = []; // {id, box, kind, label, chosen}
     this.size = { width: 1, height: 1 };
+    this.ticket = 0;
     this.pointers = new Map();
     this.reset();
     this.listen();
@@ -25,13 +26,47 @@ export class Viewer {
     this.x = 0;
     this.y = 0;
     this.drag = null;
+    this.refine();
   }
 
   show(url, width, height) {
     this.size = { width, height };
-    this.image.src = url;
+    this.url = url;
+    this.served = { center: 0.5, width: 1 };
+    this.image.removeAttribute("src"); // never one study's boxes over another one's image
+    this.pane.classList.add("loading");
     this.reset();
+    this.load(url, this.served, ++this.ticket);
     this.draw();
+  }
+
+  // put a loaded image in the place of the shown one, unless something newer was asked for
+  load(url, served, ticket) {
+    const next = new Image();
+    next.onload = () => {
+      if (ticket !== this.ticket) return;
+      Object.assign(next, { id: "image", alt: "", draggable: false });
+      this.image.replaceWith(next);
+      this.image = next;
+      this.served = served;
+      this.pane.classList.remove("loading", "failed");
+      this.draw();
+    };
+    next.onerror = () => { if (ticket === this.ticket) this.pane.classList.add("failed"); };
+    next.src = url;
+  }
+
+  // A filter follows the hand at once; then the same window of the stored values replaces it, so
+  // that what the first display cut off is seen too.
+  refine() {
+    clearTimeout(this.timer);
+    if (!this.url) return;
+    this.timer = setTimeout(() => {
+      const { center, width } = this;
+      if (center === this.served.center && width === this.served.width) return;
+      const first = center === 0.5 && width === 1;
+      this.load(first ? this.url : `${this.url}?center=${center}&width=${width}`, { center, width }, ++this.ticket);
+    }, 200);
   }
 
   base() {
@@ -76,20 +111,23 @@ export class Viewer {
   }
 
   windowBy(width, level) {
-    this.width = clamp(this.width * width, 0.02, 4);
-    this.center = clamp(this.center + level, -0.5, 1.5);
+    this.width = Number(clamp(this.width * width, 0.02, 8).toFixed(4));
+    this.center = Number(clamp(this.center + level, -2, 3).toFixed(4));
     this.draw();
+    this.refine();
   }
 
-  // grey out = (grey - (center - width / 2)) / width, as DICOM's linear window, 0..1
+  // grey out = (grey - (center - width / 2)) / width, as DICOM's linear window, where grey is what
+  // the first display would show; the served image may have a window of its own already
   draw() {
     const { scale, left, top, w, h } = this.place();
     Object.assign(this.image.style, { left: `${left}px`, top: `${top}px`, width: `${w}px`, height: `${h}px` });
+    const has = this.served || { center: 0.5, width: 1 };
     for (const channel of document.querySelectorAll("#window feComponentTransfer > *")) {
-      channel.setAttribute("slope", 1 / this.width);
-      channel.setAttribute("intercept", -(this.center - this.width / 2) / this.width);
+      channel.setAttribute("slope", has.width / this.width);
+      channel.setAttribute("intercept", (has.center - has.width / 2 - (this.center - this.width / 2)) / this.width);
     }
-    this.pane.classList.toggle("windowed", this.center !== 0.5 || this.width !== 1);
+    this.pane.classList.toggle("windowed", this.center !== has.center || this.width !== has.width);
     document.getElementById("view").textContent =
       `zoom ${(this.zoom).toFixed(1)}  W ${Math.round(this.width * 255)}  L ${Math.round(this.center * 255)}`;
     this.overlay.replaceChildren(...this.items.flatMap((item) => this.shapes(item, scale, left, top)));

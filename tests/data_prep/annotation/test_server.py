@@ -302,3 +302,10 @@ def test_revoked_readers_are_out_at_once(ann, boss):
 def test_log_out(ann):
     assert ann.post("/api/logout").status_code == 200
     assert ann.get("/api/me").status_code == 401
+
+
+def test_windows_are_bounded(ann):
+    first = ann.get("/api/studies/1/image").content
+    assert ann.get("/api/studies/1/image?center=0.6&width=0.5").content != first
+    for query in ("width=0", "width=-1", "width=nan", "width=1e9", "center=inf", "center=x"):
+        assert ann.get(f"/api/studies/1/image?{query}").status_code == 422
