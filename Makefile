@@ -34,11 +34,11 @@ test: lint types        ## lint, types and all tests (<= 10 minutes)
 test-quick: $(VENV)/.ready   ## the fast tests only
 	$(BIN)/pytest -q -m "not slow"
 
-# What the device has: pydicom 2.3, pynetdicom 2 (1.5 wants an older Python), NumPy 1, click 8.0.
+# What the device has: pydicom 2.3, pynetdicom 1.5, NumPy 1, click 8.0. OLD is made when missing.
 OLD ?= .venv-device-old
 $(OLD)/.ready:
 	$(PYTHON) -m venv $(OLD)
-	$(OLD)/bin/python -m pip install --quiet "pydicom==2.3.1" "pynetdicom==2.0.2" "numpy<2" \
+	$(OLD)/bin/python -m pip install --quiet "pydicom==2.3.1" "pynetdicom==1.5.7" "numpy<2" \
 	  "click==8.0.4" "setuptools<70" pillow onnxruntime pytest pytest-timeout hypothesis
 	touch $@
 

@@ -226,7 +226,7 @@ def test_a_damaged_bundle_and_a_taken_port_end_the_start(tmp_path, start):
 
 @pytest.mark.slow
 def test_with_the_versions_of_the_device():
-    """PNEUMONIA_OLD_PYDICOM names a venv with pydicom 2.3 and pynetdicom 1.5 or 2; see Makefile."""
+    """PNEUMONIA_OLD_PYDICOM names a venv with pydicom 2.3 and pynetdicom 1.5; see Makefile."""
     venv = os.environ.get("PNEUMONIA_OLD_PYDICOM")
     if not venv:
         pytest.skip("PNEUMONIA_OLD_PYDICOM names no environment with pydicom 2.3")
