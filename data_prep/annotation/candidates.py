@@ -110,8 +110,11 @@ def coarse_types(base: ConceptBase, linked: Sequence[LinkedConcept]) -> list[tup
     counts: dict[str, int] = {}
     for offer in from_report(base, linked):
         counts[offer.coarse] = counts.get(offer.coarse, 0) + 1
-    return [(root, counts.get(root, 0)) for root in base.roots() if set(base.children(root)) -
-            set(NOT_FINDINGS)]  # fmt: skip
+    return [
+        (root, counts.get(root, 0))
+        for root in base.roots()
+        if set(base.children(root)) - set(NOT_FINDINGS)
+    ]
 
 
 def describe(base: ConceptBase, node: str) -> dict[str, Any]:

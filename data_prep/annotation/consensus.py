@@ -129,6 +129,7 @@ class ReaderErrors(NamedTuple):
         extra: Boxes of the annotator that the consensus has not.
         mean_iou: Of the hits.
         wrong_at: Hits whose finding departs from the consensus, by the level at which it does.
+        confused: (annotator's finding, consensus' finding, hits), the most frequent first.
         wrong_verdict: Studies with another verdict.
     """
 
@@ -140,6 +141,7 @@ class ReaderErrors(NamedTuple):
     extra: int
     mean_iou: float | None
     wrong_at: tuple[int, ...]
+    confused: tuple[tuple[str, str, int], ...]
     wrong_verdict: int
 
 
@@ -310,7 +312,7 @@ def reader_errors(
     """
     n_studies = n_consensus = extra = wrong_verdict = 0
     overlaps: list[float] = []
-    wrong: Counter[int] = Counter()
+    wrong: Counter[tuple[str, str]] = Counter()
     for reading, consensus in pairs:
         if consensus.source == SINGLE or not reading.finished:
             continue
@@ -323,10 +325,11 @@ def reader_errors(
         extra += len(reading.annotations) - len(matches)
         overlaps += [match.iou for match in matches]
         wrong_verdict += bool(consensus.verdict) and reading.verdict != consensus.verdict
-        for match in matches:
-            level = departs_at(base, reading.annotations[match.a].code, truth[match.b].code)
-            if level is not None:
-                wrong[level] += 1
+        codes = [(reading.annotations[m.a].code, truth[m.b].code) for m in matches]
+        wrong.update((own, common) for own, common in codes if own != common)
+    levels: Counter[int] = Counter()
+    for (own, common), n in wrong.items():
+        levels[departs_at(base, own, common) or 0] += n
     return ReaderErrors(
         annotator=annotator,
         n_studies=n_studies,
@@ -335,7 +338,10 @@ def reader_errors(
         missed=n_consensus - len(overlaps),
         extra=extra,
         mean_iou=sum(overlaps) / len(overlaps) if overlaps else None,
-        wrong_at=tuple(wrong[level] for level in range(max(wrong, default=-1) + 1)),
+        wrong_at=tuple(levels[level] for level in range(max(levels, default=-1) + 1)),
+        confused=tuple(
+            (*pair, n) for pair, n in sorted(wrong.items(), key=lambda w: (-w[1], w[0]))
+        ),
         wrong_verdict=wrong_verdict,
     )
 

@@ -84,9 +84,7 @@ def reports_zip(project: Project) -> bytes:
         study = known[name]
         try:
             header = _header(project.path(study))
-            members[_member(study, ".dcm")] = file_bytes(
-                build_reading_report(header, made, project.base)
-            )
+            members[_member(study, ".dcm")] = file_bytes(build_reading_report(header, made))
         except (DicomError, DataError):
             skipped.append(f"{study.key:05d}: not a DICOM image")
     return _zip(members, skipped)

@@ -74,18 +74,27 @@ class Guard:
     def _fault(self, scope: Scope) -> tuple[int, str] | None:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
-        if (urlsplit("//" + host).hostname or "") not in self._hosts:
+        if _name_of(host) not in self._hosts:
             return 421, "This application does not go by that name"
-        if int(headers.get(b"content-length", b"0") or 0) > MAX_BODY_BYTES:
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             return 413, "Request is too large"
         if scope["method"] in _SAFE:
             return None
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
+        if origin is not None and origin.decode("latin-1").partition("://")[2] != host:
             return 403, "Request comes from another site"
         if OWN_HEADER not in headers or headers.get(b"content-type") != b"application/json":
             return 403, "Request does not come from the application's own page"
         return None
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header, without its port; empty when it is malformed."""
+    try:
+        return urlsplit("//" + host).hostname or ""
+    except ValueError:
+        return ""
 
 
 class _Body:

@@ -150,6 +150,7 @@ def _overview(project: Project) -> dict[str, Any]:
                 "source": consensus[study.image_id].source if truth else "",
                 "class": truth.class_name if truth else "",
                 "doubt": truth.reason if truth else "",
+                "differs": _differ(readers_only(readings.get(study.image_id, []))),
             }
         )  # fmt: skip
     return {
@@ -164,6 +165,14 @@ def _overview(project: Project) -> dict[str, Any]:
             for person in project.people.annotators()
         ],
     }
+
+
+def _differ(readings: Sequence[Reading]) -> bool:
+    """Whether those who have finished gave other verdicts or findings."""
+    said = {
+        (r.verdict, tuple(sorted(a.code for a in r.annotations))) for r in readings if r.finished
+    }
+    return len(said) > 1
 
 
 def _work(readings: Sequence[Reading]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from data_prep.annotation.manager_api import manager_routes
 from data_prep.annotation.people import SESSION_S
 from data_prep.annotation.project import Project
 from data_prep.annotation.reader_api import reader_routes
-from data_prep.annotation.session import COOKIE, session_of
+from data_prep.annotation.session import cookie_of, session_of
 from data_prep.annotation.store import ConflictError
 from pneumonia.runtime.errors import OutputError, PneumoniaError
 
@@ -58,7 +58,7 @@ def make_app(project: Project, hosts: Collection[str] = LOCAL_HOSTS, secure: boo
         _add_page(app, place, name, kind)
 
     @app.post("/api/login")
-    def log_in(body: LogIn) -> Response:
+    def log_in(body: LogIn, request: Request) -> Response:
         if project.people.must_wait():
             return _error(429, "Too many wrong tokens; wait a minute")
         secret = project.people.log_in(body.token)
@@ -66,15 +66,16 @@ def make_app(project: Project, hosts: Collection[str] = LOCAL_HOSTS, secure: boo
             return _error(401, "This token is not valid")
         answer = JSONResponse({})
         answer.set_cookie(
-            COOKIE, secret, max_age=int(SESSION_S), httponly=True, samesite="strict", secure=secure
-        )
+            cookie_of(request), secret, max_age=int(SESSION_S), httponly=True, samesite="strict",
+            secure=secure,
+        )  # fmt: skip
         return answer
 
     @app.post("/api/logout")
     def log_out(request: Request) -> Response:
         project.people.log_out(session_of(request))
         answer = JSONResponse({})
-        answer.delete_cookie(COOKIE)
+        answer.delete_cookie(cookie_of(request))
         return answer
 
     app.include_router(reader_routes(project))

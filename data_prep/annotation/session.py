@@ -4,12 +4,15 @@ from fastapi import HTTPException, Request
 
 from data_prep.annotation.records import ADJUDICATION, MANAGER, Annotator
 
-COOKIE = "pneumonia_annotate"
+
+def cookie_of(request: Request) -> str:
+    """The session cookie's name; browsers do not tell ports apart, two projects must."""
+    return f"pneumonia_annotate_{request.url.port or 443}"
 
 
 def session_of(request: Request) -> str:
     """The session's secret; empty without one."""
-    return request.cookies.get(COOKIE, "")
+    return request.cookies.get(cookie_of(request), "")
 
 
 def somebody(request: Request) -> Annotator:

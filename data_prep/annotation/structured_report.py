@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from data_prep.annotation.consensus import Consensus, ConsensusBox
 from data_prep.annotation.records import ABNORMAL, NORMAL, OPACITY, UNUSABLE
 from data_prep.reports.assertion import PRESENT
-from data_prep.reports.concepts import NIL, ConceptBase
+from data_prep.reports.concepts import NIL
 from pneumonia import __version__
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.results.content import (
@@ -75,7 +75,7 @@ _VERDICTS = {
 }
 
 
-def build_reading_report(source: Dataset, consensus: Consensus, base: ConceptBase) -> Dataset:
+def build_reading_report(source: Dataset, consensus: Consensus) -> Dataset:
     """The report as a Comprehensive SR object, ready for `pneumonia.runtime.results.write_dicom`.
 
     The same image and consensus give the same UIDs and the same bytes.
@@ -83,7 +83,6 @@ def build_reading_report(source: Dataset, consensus: Consensus, base: ConceptBas
     Args:
         source: Header of the image.
         consensus: What the readers say; boxes in pixels of the source.
-        base: Concept base of the codes.
 
     Raises:
         DicomError: The source names no SOP class or instance.
@@ -100,7 +99,7 @@ def build_reading_report(source: Dataset, consensus: Consensus, base: ConceptBas
     made.PreliminaryFlag = "PRELIMINARY"
     made.CodingSchemeIdentificationSequence = sequence(_scheme())
     made.CurrentRequestedProcedureEvidenceSequence = sequence(_evidence(header))
-    root = container(_TITLE, _content(header, consensus, base, facts), "", "1500")
+    root = container(_TITLE, _content(header, consensus, facts), "", "1500")
     for element in root:
         made[element.tag] = element
     return made
@@ -133,16 +132,12 @@ def _evidence(header: Dataset) -> Dataset:
     return study
 
 
-def _content(
-    header: Dataset, consensus: Consensus, base: ConceptBase, facts: ResultFacts
-) -> list[Dataset]:
+def _content(header: Dataset, consensus: Consensus, facts: ResultFacts) -> list[Dataset]:
     children = [code(_LANGUAGE, _ENGLISH, CONCEPT_MODIFIER)]
     for name in consensus.readers:
         children += _observer(name)
     children.append(code(_PROCEDURE, _CHEST_RADIOGRAPHY, CONCEPT_MODIFIER))
-    regions = [
-        _region(header, box, number, base, facts) for number, box in enumerate(consensus.kept, 1)
-    ]
+    regions = [_region(header, box, number, facts) for number, box in enumerate(consensus.kept, 1)]
     if regions:  # an empty heading would be no valid content
         children.append(container(_MEASUREMENTS, regions))
     lines = [
@@ -165,7 +160,7 @@ def _observer(name: str) -> list[Dataset]:
     return [code(_OBSERVER_TYPE, _PERSON, CONTEXT), person]
 
 
-def finding_code(concept: str, base: ConceptBase) -> Code:
+def finding_code(concept: str) -> Code:
     """A concept as a coded entry; a code value has at most 16 characters, so it is a hash."""
     if concept == NIL:
         return Code("NIL", SCHEME, "Finding without a concept")
@@ -173,9 +168,7 @@ def finding_code(concept: str, base: ConceptBase) -> Code:
     return Code(value, SCHEME, plain(concept, 64))
 
 
-def _region(
-    header: Dataset, box: ConsensusBox, number: int, base: ConceptBase, facts: ResultFacts
-) -> Dataset:
+def _region(header: Dataset, box: ConsensusBox, number: int, facts: ResultFacts) -> Dataset:
     """One box (TID 1410)."""
     name = f"Region {number}"
     uid = derived_uid(first_text(header, "SOPInstanceUID"), facts.model_hash, name)
@@ -183,7 +176,7 @@ def _region(
     children = [
         text(_TRACKING, name, CONTEXT),
         uid_reference(_TRACKING_UID, uid, CONTEXT),
-        code(_FINDING, finding_code(box.code, base), CONTAINS),
+        code(_FINDING, finding_code(box.code), CONTAINS),
         code(_SITE, _THORAX, CONCEPT_MODIFIER),
         outline(_REGION, box.box_xyxy, image(image_reference(header), SELECTED_FROM)),
         code(_ASSERTION, certainty, CONTAINS),

@@ -86,7 +86,7 @@ def write_training_set(
             counts[truth.class_name] = counts.get(truth.class_name, 0) + 1
         split = assign_splits(members, options.seed, options.fractions)
         writer.set_splits(split.splits)
-        guessed = sum(member.patient_id in names for member in members)
+        guessed = len({*names} & {member.patient_id for member in members})
         writer.finish(_facts(truths, options, rejected, guessed))
     return counts
 

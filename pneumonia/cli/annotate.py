@@ -84,7 +84,10 @@ def command(
         _show(project, address, annotators)
         _serve(project, listener, host, tls)
     click.echo("stopped; everything is saved")
-    show_next(f"pneumonia train --data {work / 'dataset'} --recipe rsna --out runs/annotated")
+    if (work / "dataset").is_dir():
+        show_next(f"pneumonia train --data {work / 'dataset'} --recipe rsna --out runs/annotated")
+    else:
+        show_next(f"pneumonia annotate {studies} --work {work}")
 
 
 def _vocabulary(
@@ -170,7 +173,7 @@ def _serve(project: "Project", listener: socket.socket, host: str, tls: _Tls) ->
     app = make_app(project, {*LOCAL_HOSTS, host, socket.gethostname()}, cert is not None)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, ws="none",
-        proxy_headers=False, timeout_keep_alive=30,
+        proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
         ssl_certfile=cert, ssl_keyfile=key,
     )  # fmt: skip
     with suppress(KeyboardInterrupt):  # the usual way to stop it

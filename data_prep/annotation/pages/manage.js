@@ -10,7 +10,7 @@ const time = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds.
 let view = null;
 
 function table(header, rows, caption) {
-  const numeric = (value) => typeof value === "number" || /^[-–\d]/.test(String(value));
+  const numeric = (value) => typeof value === "number" || /^[-–\d][\d.]*( %.*| s| min| h)?$/.test(String(value));
   const right = header.map((_, column) => rows.length > 0 && rows.every((row) => !(row[column] instanceof Node) && numeric(row[column])));
   const cell = (tag, value, column) => make(tag, { className: right[column] ? "num" : "" }, value instanceof Node ? value : String(value));
   const line = (tag, values) => make("tr", {}, ...values.map((value, column) => cell(tag, value, column)));
@@ -66,8 +66,11 @@ function showStudies() {
 }
 
 function showDisputes() {
-  const found = view.studies.filter((study) => study.doubt);
-  get("dispute-list").replaceChildren(...(found.length ? found.map((study) => act(`Study ${study.key}: ${study.doubt.replaceAll("_", " ")}`, () => compare(get("compare"), study.key), "dispute")) : [make("p", {}, "None.")]));
+  const open = (study, note) => act(`Study ${study.key}${note}`, () => compare(get("compare"), study.key), "dispute");
+  const doubtful = view.studies.filter((study) => study.doubt);
+  const decided = view.studies.filter((study) => study.differs && !study.doubt);
+  get("dispute-list").replaceChildren(...(doubtful.length ? doubtful.map((study) => open(study, `: ${study.doubt.replaceAll("_", " ")}`)) : [make("p", {}, "None.")]),
+    ...(decided.length ? [make("p", { className: "hint" }, "Readers differ here too, but a vote or your adjudication decides:"), ...decided.map((study) => open(study, ""))] : []));
 }
 
 function showCounts() {
@@ -83,11 +86,12 @@ async function showAgreement() {
   const pairs = found.pairs.map((pair) => [pair.annotators.join(" – "), pair.n_studies, share(pair.verdict_percent), figure(pair.verdict_kappa), pair.boxes.join(" / "), pair.n_matched, share(pair.box_f1), figure(pair.mean_iou)]);
   const levels = found.pairs.map((pair) => [pair.annotators.join(" – "), ...pair.levels.map((level) => `${share(level.percent)}  (${figure(level.kappa)})`)]);
   levels.push(["all, Fleiss over boxes", ...found.finding_fleiss.map(figure)]);
-  const errors = found.errors.map((row) => [row.annotator, row.n_studies, row.n_consensus, row.hits, row.missed, row.extra, figure(row.mean_iou), row.wrong_verdict, row.wrong_at.map((n, level) => (n ? `${n} at ${LEVELS[level] || "deeper"}` : "")).filter(Boolean).join(", ") || "none"]);
+  const errors = found.errors.map((row) => [row.annotator, row.n_studies, row.n_consensus, row.hits, row.missed, row.extra, figure(row.mean_iou), row.wrong_verdict, row.wrong_at.map((n, level) => (n ? `${n} at ${LEVELS[level] || "deeper"}` : "")).filter(Boolean).join(", ") || "none",
+    row.confused.slice(0, 3).map(([own, common, n]) => `${own} for ${common}${n > 1 ? ` (${n})` : ""}`).join("; ")]);
   get("agreement-tables").replaceChildren(
     table(["pair", "studies", "same verdict", "Cohen's kappa", "boxes", "matched", "box F1", "mean IoU"], pairs, `Verdicts and boxes. Fleiss' kappa of all verdicts: ${figure(found.verdict_fleiss)}`),
     table(["pair", ...LEVELS], levels, "Same finding on matched boxes, by depth of the hierarchy: share (Cohen's kappa)"),
-    table(["annotator", "studies", "boxes of the consensus", "hit", "missed", "extra", "mean IoU", "other verdict", "other finding"], errors, "Each annotator against the consensus (studies with two readers or more, or adjudicated)"));
+    table(["annotator", "studies", "boxes of the consensus", "hit", "missed", "extra", "mean IoU", "other verdict", "other finding", "most often"], errors, "Each annotator against the consensus (studies with two readers or more, or adjudicated)"));
 }
 
 async function refresh() {

@@ -2,8 +2,6 @@
 // tree and prefix search at every step.
 import { make, request } from "/static/request.js";
 
-const short = (code) => code.split("/").slice(1).join(" / ") || code;
-
 export class Typing {
   // on: {type({code, coarse, mention}), done(), uncertain(), remove()}
   constructor(section, on) {
@@ -11,7 +9,6 @@ export class Typing {
     this.on = on;
     this.item = null;
     this.ticket = 0;
-    this.clicks = 0;
   }
 
   hide() {
@@ -49,12 +46,12 @@ export class Typing {
     const node = this.step === "tree" ? this.node || "" : item.code;
     const { path, nodes } = await request("GET", `/api/types/children?node=${encodeURIComponent(node)}`);
     this.path = path;
-    return nodes.map(([code, n]) => ({ code, label: path.length > 1 ? short(code.startsWith(`${node}/`) ? `x/${code.slice(node.length + 1)}` : `x/${code}`) : code, note: n ? `${n} finer` : "", children: n }));
+    const below = (code) => (code.startsWith(`${node}/`) ? code.slice(node.length + 1) : code).replaceAll("/", " / ");
+    return nodes.map(([code, n]) => ({ code, label: below(code), note: n ? `${n} finer` : "", children: n }));
   }
 
   pick(choice) {
     if (!choice) return;
-    this.clicks += 1;
     const item = this.item;
     if (choice.coarse) return this.on.type({ coarse: choice.code, code: "", mention: null });
     if (this.step === "tree" && choice.children && !this.path.length) {
@@ -71,7 +68,6 @@ export class Typing {
   }
 
   nil() {
-    this.clicks += 1;
     this.on.type({ code: "NIL", coarse: this.item.coarse, mention: null });
   }
 
@@ -112,7 +108,6 @@ export class Typing {
         const chip = make("button", { className: "chip", type: "button" }, offer.code.replaceAll("/", " / "), offer.assertion === "present" ? null : make("small", {}, ` ${offer.assertion}`));
         chip.dataset.code = offer.code;
         chip.addEventListener("click", () => {
-          this.clicks += 1;
           this.on.type({ code: choice.code, coarse: offer.coarse, mention: choice.mention });
         });
         chip.addEventListener("pointerenter", () => this.describe(offer.code));

@@ -255,7 +255,10 @@ def manage(app, page, tmp_path):
     page.wait("document.getElementById('dataset-done').textContent.startsWith('Written to')")
     dataset = open_dataset(app.arguments[3] / "dataset")
     assert sorted(r.class_name for r in dataset.records) == ["Lung Opacity", "Normal"]
-    assert app.stop(signal.SIGINT) == 0
+    app.process.send_signal(signal.SIGINT)
+    assert "next: pneumonia train --data" in app.process.stdout.read()
+    app.process.stdout.close()
+    assert app.process.wait(20) == 0
     log = app.log.read_text()
     assert "Traceback" not in log
     for word in ("Ann", "phantom-", *(link.partition("#")[2] for link in app.links.values())):

@@ -144,6 +144,7 @@ def test_errors_of_a_reader_by_hand():
     made = consensus_of(readings, BASE)
     ann, _, cid = (reader_errors(r.annotator, [(r, made)], BASE) for r in readings)
     assert (ann.n_consensus, ann.hits, ann.missed, ann.extra) == (1, 1, 0, 1)
+    assert ann.confused == ((OPACITY_LEFT, OPACITY_RIGHT, 1),)
     assert ann.wrong_at == (0, 0, 0, 0, 1)  # group, heading, lung, lower lobe: same; side: not
     assert (cid.extra, cid.wrong_at, cid.mean_iou) == (1, (), 1.0)
     missing = reader_errors("dan", [(reading("dan", verdict="normal"), made)], BASE)

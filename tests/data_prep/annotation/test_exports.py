@@ -95,7 +95,7 @@ SR_CASES = {
 def test_structured_report_passes_its_judges(case, source, tmp_path):
     consensus = SR_CASES[case]
     header = pydicom.dcmread(source, stop_before_pixels=True)
-    made = build_reading_report(header, consensus, BASE)
+    made = build_reading_report(header, consensus)
     path = tmp_path / "sr.dcm"
     write_dicom(str(path), made)
     done = run_peer("dciodvfy", path)
@@ -115,8 +115,7 @@ def test_structured_report_passes_its_judges(case, source, tmp_path):
 def test_structured_report_is_the_same_twice_and_new_for_other_content(source):
     header = pydicom.dcmread(source, stop_before_pixels=True)
     first, again, other = (
-        build_reading_report(header, SR_CASES[name], BASE)
-        for name in ("single", "single", "two readers")
+        build_reading_report(header, SR_CASES[name]) for name in ("single", "single", "two readers")
     )
     assert first.SOPInstanceUID == again.SOPInstanceUID != other.SOPInstanceUID
     assert first.StudyInstanceUID == header.StudyInstanceUID

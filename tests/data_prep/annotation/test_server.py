@@ -140,6 +140,7 @@ def test_agreement_consensus_adjudication_and_exports(ann, bob, boss, project):
     assert states[1] == ("Lung Opacity", "")
     assert states[2] == ("", "box_disputed")
     assert overview["annotators"][0]["median_s"] == 2.0
+    assert [s["key"] for s in overview["studies"] if s["differs"]] == [1, 2]
     side = boss.get("/api/manage/studies/1").json()
     assert [r["annotator"] for r in side["readings"]] == ["Ann", "Bob"]
     assert side["consensus"]["boxes"][0]["box_xyxy"] == [70, 60, 110, 96]
@@ -247,8 +248,9 @@ def test_foreign_pages_cannot_write(ann, headers, status):
     assert answer.status_code == status
 
 
-def test_rebinding_cannot_read(ann):
-    assert ann.get("/api/studies", headers={"host": "evil.example"}).status_code == 421
+@pytest.mark.parametrize("host", ["evil.example", "", "[", "127.0.0.1.evil.example", "evil@x"])
+def test_rebinding_cannot_read(ann, host):
+    assert ann.get("/api/studies", headers={"host": host}).status_code == 421
 
 
 def test_bodies_are_bounded(ann):
