@@ -103,7 +103,7 @@ def refilter(
 
 
 def coarse_types(base: ConceptBase, linked: Sequence[LinkedConcept]) -> list[tuple[str, int]]:
-    """Step 1: every group but the one on the film's quality, with its number of reported findings.
+    """Step 1: every group that holds a finding, with its number of reported findings.
 
     The order is the base's own and never changes: a reader's hand knows where a group is.
     """

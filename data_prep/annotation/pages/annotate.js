@@ -383,6 +383,11 @@ function toggle(id, name, off) {
 
 const ACTIONS = {
   invert: () => toggle("invert", "inverted"),
+  "window-tool": () => {
+    viewer.windowing = !viewer.windowing;
+    get("window-tool").setAttribute("aria-pressed", String(viewer.windowing));
+    get("pane").classList.toggle("windowing", viewer.windowing);
+  },
   boxes: () => toggle("boxes", "no-boxes", true),
   fit: () => {
     viewer.reset();
@@ -409,7 +414,7 @@ for (const [id, action] of Object.entries(ACTIONS)) {
 
 const KEYS = {
   j: () => go(1), k: () => go(-1), i: ACTIONS.invert, h: ACTIONS.boxes, f: ACTIONS.fit, l: ACTIONS["list-toggle"], "?": ACTIONS.keys,
-  u: toggleUncertain, Delete: remove,
+  w: ACTIONS["window-tool"], u: toggleUncertain, Delete: remove,
   a: () => { const item = chosenSuggestion(); if (item) accept(item); },
   r: () => { const item = chosenSuggestion(); if (item) reject(item); },
   "+": () => viewer.zoomAt(1.25), "=": () => viewer.zoomAt(1.25), "-": () => viewer.zoomAt(0.8),

@@ -177,7 +177,7 @@ export class Viewer {
   begin(event) {
     const [x, y] = this.toImage(event.clientX, event.clientY);
     const start = { x, y, px: event.clientX, py: event.clientY, moved: false };
-    if (event.button === 2) return { ...start, what: "window" };
+    if (event.button === 2 || (event.button === 0 && !event.shiftKey && this.windowing)) return { ...start, what: "window" };
     if (event.button === 1 || event.shiftKey) return { ...start, what: "pan" };
     const handle = event.target.dataset && event.target.dataset.handle;
     const item = handle ? this.items.find(({ id }) => id === event.target.dataset.id) : this.hit(x, y);

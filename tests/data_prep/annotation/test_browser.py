@@ -301,6 +301,11 @@ def test_looking_at_the_image(annotation_sources, tmp_path):
         assert page.run(style) == "hidden"
         page.key("h")
         page.key("f")
+        page.key("w")  # one finger or the left button
+        page.drag(place(page, 50, 50), (place(page, 50, 50)[0] + 100, place(page, 50, 50)[1]))
+        assert shown(page) == "zoom 1.0  W 420  L 128"
+        page.key("w")
+        page.key("f")
         a, b = place(page, 40, 60), place(page, 60, 60)
         for kind, spread in (("touchStart", 0), ("touchMove", 60), ("touchMove", 120)):
             points = [

@@ -12,6 +12,7 @@ from PIL import Image
 
 from data_prep.annotation.guard import MAX_BODY_BYTES
 from data_prep.annotation.kcat import read_kcat
+from data_prep.annotation.server import FILES
 from data_prep.dataset import open_dataset
 from tests.data_prep.annotation.conftest import HEADERS, REPORT, Client, drawn
 
@@ -311,3 +312,12 @@ def test_windows_are_bounded(ann):
     assert ann.get("/api/studies/1/image?center=0.6&width=0.5").content != first
     for query in ("width=0", "width=-1", "width=nan", "width=1e9", "center=inf", "center=x"):
         assert ann.get(f"/api/studies/1/image?{query}").status_code == 422
+
+
+@pytest.mark.parametrize("place", [place for place in FILES if place != "/favicon.ico"])
+def test_pages_make_no_markup_of_text(ann, place):
+    answer = ann.get(place)
+    assert answer.status_code == 200
+    for danger in ("innerHTML", "insertAdjacentHTML", "document.write", "eval(", "onclick=",
+                   "style=", "http://", "https://"):  # fmt: skip
+        assert danger not in answer.text.replace("http://www.w3.org/2000/svg", "")
