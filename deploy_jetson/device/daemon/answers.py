@@ -140,18 +140,23 @@ def write_answer(spool: Spool, job: Job, made: Dict[str, Any]) -> None:
     Raises:
         OutputError: The disk is full or broken.
     """
-    data = (json.dumps(made, indent=1, allow_nan=False) + "\n").encode("ascii")
-    if made["status"] in SET_ASIDE:
-        spool.quarantine(job.key, data)
-    write_bytes(spool.result(job.key), data)
+    write_bytes(spool.result(job.key), answer_bytes(made))
+
+
+def answer_bytes(made: Dict[str, Any]) -> bytes:
+    """The JSON answer as text."""
+    return (json.dumps(made, indent=1, allow_nan=False) + "\n").encode("ascii")
 
 
 def read_answer(spool: Spool, key: str) -> Optional[Dict[str, Any]]:
     """The JSON answer of a job, None when there is none or it is not whole."""
     try:
         with open(spool.result(key), "rb") as stream:
-            made = json.loads(stream.read(MAX_ANSWER_BYTES).decode("ascii"))
+            made = json.loads(
+                stream.read(MAX_ANSWER_BYTES).decode("ascii"), object_pairs_hook=OrderedDict
+            )
     except (OSError, ValueError):
         return None
     whole = isinstance(made, dict) and made.get("schema") == SCHEMA and made.get("job") == key
+    whole = whole and isinstance(made.get("dicom"), list) and "reason" in made
     return made if whole and made.get("status") in ANSWERED else None

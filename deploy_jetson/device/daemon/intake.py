@@ -140,11 +140,11 @@ class Intake:
                 self._spool.remove(arrived.path)
 
     def _enter(self, arrived: Arrived, source: str) -> Accepted:
-        key = self.key_of(arrived)
-        earlier = self._journal.job(key)
+        earlier = self.known(arrived)
         if earlier is not None and not _again(earlier):
             self._metrics.count("duplicates_total", source=source)
             return Accepted(earlier, True)
+        key = earlier.key if earlier is not None else self.free_key(arrived)
         self._spool.keep(arrived, key)
         try:
             if earlier is not None:
@@ -161,9 +161,22 @@ class Intake:
         self._wake()
         return Accepted(job, False)
 
-    def key_of(self, arrived: Arrived) -> str:
-        """The key of an image for the present model."""
-        return self._spool.key_of(arrived.sop_uid, arrived.sha256, self._model_hash)
+    def known(self, arrived: Arrived) -> Optional[Job]:
+        """The job of an image for the present model, if it came before."""
+        return self._journal.known(arrived.sop_uid, arrived.sha256, self._model_hash)
+
+    def free_key(self, arrived: Arrived) -> str:
+        """A key for an image that is not known.
+
+        The first choice is taken when the image waited while the model was changed: its job kept
+        its name and got the new model.
+        """
+        salt = self._model_hash
+        while True:
+            key = self._spool.key_of(arrived.sop_uid, arrived.sha256, salt)
+            if self._journal.job(key) is None:
+                return key
+            salt += "+"
 
     def new_job(self, key: str, arrived: Arrived, source: str) -> Job:
         """The job of an image that came just now; one that contradicts an earlier one is marked."""

@@ -36,7 +36,7 @@ CREATE TABLE jobs (
     changed_at REAL NOT NULL
 );
 CREATE INDEX jobs_state ON jobs (state, number);
-CREATE INDEX jobs_uid ON jobs (sop_uid);
+CREATE INDEX jobs_uid ON jobs (sop_uid, sha256);
 CREATE TABLE deliveries (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     job TEXT NOT NULL,
@@ -121,7 +121,11 @@ class Journal:
             )
             os.chmod(self.path, 0o600)
             self._prepare()
+        except OutputError:
+            self._database.close()
+            raise
         except sqlite3.OperationalError as error:
+            self._database.close()
             raise OutputError("Journal cannot be opened", found=str(error), where=path) from None
         except sqlite3.DatabaseError:
             self._database.close()
@@ -212,10 +216,31 @@ class Journal:
         )
         return [Job(*row) for row in self._rows(query, list(states) + [limit])]
 
+    def known(self, sop_uid: str, sha256: str, model_hash: str) -> Optional[Job]:
+        """The job of an image for a model."""
+        query = "SELECT * FROM jobs WHERE sop_uid=? AND sha256=? AND model_hash=? LIMIT 1"
+        rows = self._rows(query, (sop_uid, sha256, model_hash))
+        return Job(*rows[0]) if rows else None
+
     def has_conflict(self, sop_uid: str, sha256: str, model_hash: str) -> bool:
-        """Whether this UID is already known with other contents."""
-        query = "SELECT 1 FROM jobs WHERE sop_uid=? AND sha256<>? AND model_hash=? LIMIT 1"
-        return bool(sop_uid and self._rows(query, (sop_uid, sha256, model_hash)))
+        """Whether this UID is already known with other contents that could be read.
+
+        What could not be read may have been a broken transfer of this very image.
+        """
+        query = (
+            "SELECT 1 FROM jobs WHERE sop_uid=? AND sha256<>? AND model_hash=?"
+            " AND state IN (?,?,?,?) LIMIT 1"
+        )
+        values = (sop_uid, sha256, model_hash, RECEIVED, RUNNING, DONE, SKIPPED)
+        return bool(sop_uid and self._rows(query, values))
+
+    def wait_for_model(self, model_hash: str) -> None:
+        """What waits is for this model now, whichever was served when it came."""
+        with self.transaction() as database:
+            database.execute(
+                "UPDATE jobs SET model_hash=? WHERE state IN (?,?) AND model_hash<>?",
+                (model_hash, RECEIVED, RUNNING, model_hash),
+            )
 
     def take(self) -> Optional[Job]:
         """The oldest job that waits, now `running` with one attempt more."""

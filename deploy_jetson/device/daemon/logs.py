@@ -3,7 +3,9 @@
 import json
 import logging
 import sys
+import threading
 import time
+import warnings
 from collections import OrderedDict
 from typing import Any
 
@@ -55,11 +57,26 @@ def broken(event: str, **fields: Any) -> None:
 
 
 def log_to_stderr(level: str) -> None:
-    """Send our lines to stderr; other packages' logs, which may quote files, go nowhere."""
+    """Send our lines to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     LOGGER.handlers = [handler]
     LOGGER.setLevel(level.upper())
     LOGGER.propagate = False
+
+
+def silence_others() -> None:
+    """Keep what others write to stderr away from it: it may quote a file."""
     for name in ("pydicom", "pynetdicom", "PIL"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    warnings.simplefilter("ignore")
+    # Python 3.8 and later; before, only the class and place of a thread's end can be read there
+    setattr(threading, "excepthook", _thread_ended)  # noqa: B010 - an attribute 3.6 has not
+
+
+def _thread_ended(ended: Any) -> None:
+    LOGGER.error(
+        "thread_ended",
+        exc_info=(ended.exc_type, ended.exc_value, ended.exc_traceback),
+        extra={"fields": {"thread": getattr(ended.thread, "name", "")}},
+    )

@@ -5,7 +5,7 @@ import time
 from typing import Any, Dict, NamedTuple, Tuple
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.answers import read_answer
+from deploy_jetson.device.daemon.answers import Answer, read_answer
 from deploy_jetson.device.daemon.intake import Intake
 from deploy_jetson.device.daemon.journal import (
     ANSWERED,
@@ -17,7 +17,7 @@ from deploy_jetson.device.daemon.journal import (
     Journal,
     JournalDamaged,
 )
-from deploy_jetson.device.daemon.spool import IMAGE, PART, Spool
+from deploy_jetson.device.daemon.spool import IMAGE, Spool
 from deploy_jetson.device.daemon.worker import Worker
 
 EVERY = 1 << 30
@@ -37,14 +37,15 @@ def open_journal(spool: Spool) -> Tuple[Journal, bool]:
     """Open the journal; a damaged one is moved aside.
 
     Returns:
-        The journal, and whether it is a new one in place of a damaged one.
+        The journal, and whether it is a new one beside older answers: rows must be made of them.
 
     Raises:
         OutputError: It cannot be opened or written.
     """
     path = spool.path("journal.sqlite")
+    is_new = not os.path.exists(path) or os.path.getsize(path) == 0
     try:
-        return Journal(path), False
+        return Journal(path), is_new and bool(spool.names("results", ".json"))
     except JournalDamaged:
         name = spool.set_aside_journal()
         logs.warning("journal_damaged", kept_as=name)
@@ -82,13 +83,14 @@ def recover(
         made = read_answer(spool, key)
         if made is not None:
             journal.add(_job_of(key, made))
+    journal.wait_for_model(worker.model_hash)
     adopted = lost = interrupted = 0
     for job in journal.jobs((RECEIVED, RUNNING), EVERY):
         if worker.adopt(job) is not None:
             adopted += 1
         elif not os.path.exists(spool.image(job.key)):
             lost += 1  # somebody removed it; nothing in this program does
-            journal.settle(job.key, FAILED, "image_missing")
+            worker.settle(job, Answer(FAILED, "image_missing"))
         elif job.state == RUNNING:
             interrupted += 1
             journal.give_back(job.key, job.attempts)
@@ -114,14 +116,11 @@ def _enter_unknown(spool: Spool, journal: Journal, intake: Intake, name: str) ->
         return int(retaken)
     path = spool.image(name)
     arrived = spool.examine(path, os.path.getsize(path))
-    key = intake.key_of(arrived)
-    earlier = journal.job(key)
-    if earlier is not None and earlier.state in ANSWERED:
+    if intake.known(arrived) is not None:
         spool.remove(path)
         return 0
+    key = intake.free_key(arrived)
     if key != name:  # named for another model, or with another salt
-        moved = spool.path("incoming", PART + key)
-        os.replace(path, moved)
-        spool.keep(arrived._replace(path=moved), key)
+        spool.keep(arrived, key)
     journal.add(intake.new_job(key, arrived, "recovered"))
     return 1

@@ -9,7 +9,7 @@ from deploy_jetson.device.daemon import logs
 from pneumonia.runtime.bundle import Bundle, load_bundle
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
-from pneumonia.runtime.errors import ConfigError, DeviceError, InferenceError
+from pneumonia.runtime.errors import ConfigError, DeviceError, InferenceError, PneumoniaError
 from pneumonia.runtime.predictions import Prediction
 from pneumonia.runtime.results import ResultFacts
 
@@ -74,7 +74,12 @@ class Model:
             DeviceError: It does not come back.
         """
         self.close()
-        self._detector = self._open()
+        try:
+            self._detector = self._open()
+        except DeviceError:
+            raise
+        except PneumoniaError as error:
+            raise DeviceError("Engine does not open again", found=type(error).__name__) from None
 
     def close(self) -> None:
         """Give back what the engine holds."""

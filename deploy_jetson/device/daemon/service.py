@@ -304,6 +304,7 @@ def serve(config: DaemonConfig) -> None:
         PneumoniaError: It cannot start, or its engine is lost.
     """
     logs.log_to_stderr(config.daemon.log_level)
+    logs.silence_others()
     service = Service(config, Notifier.of_environment())
 
     def on_signal(number: int, frame: Any) -> None:

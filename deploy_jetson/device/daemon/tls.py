@@ -16,8 +16,9 @@ def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> ssl.SSLConte
             "TLS files cannot be used", found=type(error).__name__, where=cert or ca,
             fix="tls_cert, tls_key and tls_ca are PEM files the daemon's user can read",
         ) from None  # fmt: skip
-    if hasattr(ssl, "TLSVersion"):
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    versions = getattr(ssl, "TLSVersion", None)
+    if versions is not None:
+        context.minimum_version = versions.TLSv1_2
     else:  # before Python 3.7
         context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
     return context

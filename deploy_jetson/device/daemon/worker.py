@@ -2,11 +2,13 @@
 
 import threading
 import time
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.answers import (
+    SET_ASIDE,
     Answer,
+    answer_bytes,
     dicom_results,
     document,
     read_answer,
@@ -65,6 +67,11 @@ class Worker:
         self._wake = threading.Event()
         self.trouble = ""  # why answers cannot be written now
         self.pulse = time.monotonic()
+
+    @property
+    def model_hash(self) -> str:
+        """The model that answers."""
+        return self._model.facts.model_hash
 
     def wake(self) -> None:
         """There is work."""
@@ -172,13 +179,18 @@ class Worker:
         made = document(job, answer, facts)
         made["dicom"] = kinds
         write_answer(self._spool, job, made)
-        self._close(job, answer.state, answer.reason, kinds)
+        self._close(job, made)
         logs.info(
             "answered", job=job.key, state=answer.state, reason=answer.reason,
             engine=answer.engine, inference_ms=made["inference_ms"], attempt=job.attempts,
         )  # fmt: skip
 
-    def _close(self, job: Job, state: str, reason: str, kinds: List[str]) -> None:
+    def _close(self, job: Job, made: Dict[str, Any]) -> None:
+        """After the answer is written: each step may have been done before a crash."""
+        state, reason = str(made["status"]), str(made["reason"])
+        if state in SET_ASIDE:
+            self._spool.quarantine(job.key, answer_bytes(made))
+        kinds = [str(kind) for kind in made["dicom"]]
         self._journal.settle(job.key, state, reason, self._deliveries(kinds))
         self._spool.remove(self._spool.image(job.key))
         self._metrics.count("images_total", status=state, reason=reason)
@@ -196,6 +208,5 @@ class Worker:
         made = read_answer(self._spool, job.key)
         if made is None:
             return None
-        kinds = [str(kind) for kind in made.get("dicom", ())]
-        self._close(job, made["status"], str(made.get("reason", "")), kinds)
+        self._close(job, made)
         return made

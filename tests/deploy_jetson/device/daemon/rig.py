@@ -67,7 +67,10 @@ class InProcess:
         pass
 
     def decode(self, path):
-        level = Path(path).read_bytes()[-1]
+        data = Path(path).read_bytes()
+        if data.startswith(b"REJECT"):
+            return Decoded("rejected", "not_dicom")
+        level = data[-1]
         pixels = np.full((64, 64), level, np.uint8)
         pixels[0, 0] = 255 - level
         return Decoded("read", pixels=pixels, info={"format": "png", "spacing_mm": None})

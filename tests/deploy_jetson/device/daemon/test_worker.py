@@ -126,7 +126,7 @@ def test_a_journal_that_cannot_be_written_refuses_images(tmp_path):
         assert rig.post(image())[0] == 202
 
 
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "page"])
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "page", "empty", "missing"])
 def test_a_damaged_journal_is_set_aside_and_nothing_is_lost(tmp_path, damage):
     with running(settings(tmp_path)) as rig:
         answered = rig.post(image(1))[1]["job"]
@@ -135,16 +135,19 @@ def test_a_damaged_journal_is_set_aside_and_nothing_is_lost(tmp_path, damage):
         waiting = rig.post(image(2))[1]["job"]
     path = tmp_path / "journal.sqlite"
     data = path.read_bytes()
+    is_lost = damage in ("empty", "missing")
     path.write_bytes(
-        {"garbage": b"no database " * 500, "truncated": data[: len(data) // 2 + 7],
-         "page": data[:4096] + os.urandom(4096) + data[8192:]}[damage]
+        {"empty": b"", "missing": b"", "garbage": b"no database " * 500,
+         "truncated": data[: len(data) // 2 + 7], "page": data[:4096] + os.urandom(4096) + data[8192:]}[damage]
     )  # fmt: skip
+    if damage == "missing":
+        path.unlink()
     with running(settings(tmp_path)) as rig:
         assert rig.settled(waiting)["status"] == "done"
         assert rig.get(f"/v1/jobs/{answered}/result")[1] == before
         assert rig.post(image(1))[1] == {"job": answered, "status": "done", "known": True}
         assert rig.service.metrics.value("journal_rebuilt_total") == 1
-    assert len(list(tmp_path.glob("journal.corrupt-*[!lm]"))) == 1
+    assert len(list(tmp_path.glob("journal.corrupt-*[!lm]"))) == (0 if is_lost else 1)
 
 
 def test_a_journal_of_a_later_version_is_not_touched(tmp_path):
@@ -175,6 +178,41 @@ def test_one_uid_with_other_contents_is_a_conflict(tmp_path):
         third = rig.post(film(tmp_path / "c.dcm", 0, "8").read_bytes())[1]["job"]
         assert rig.settled(third)["status"] == "done"  # the same pixels under another UID
         assert len({first, second, third}) == 3
+
+
+def test_a_broken_transfer_is_no_conflict(tmp_path):
+    data = film(tmp_path / "a.dcm").read_bytes()
+    with running(settings(tmp_path / "state"), child=True) as rig:
+        broken = rig.settled(rig.post(data[:-900])[1]["job"])
+        assert broken["status"] in ("failed", "rejected")
+        assert rig.settled(rig.post(data)[1]["job"])["status"] == "done"
+
+
+def test_what_waits_when_the_model_changes_is_scored_once_by_the_new_one(tmp_path):
+    with running(settings(tmp_path), work=False) as rig:
+        job = rig.post(image())[1]["job"]
+        with rig.service.journal.transaction() as database:
+            database.execute("UPDATE jobs SET model_hash='older'")
+    with running(settings(tmp_path)) as rig:
+        assert rig.settled(job)["model"]["hash"] == rig.service.worker.model_hash
+        wait_for(lambda: rig.service.journal.counts()["done"] == 1)
+        assert rig.post(image())[1] == {"job": job, "status": "done", "known": True}
+        with rig.service.journal.transaction() as database:  # and back to the older one
+            database.execute("UPDATE jobs SET model_hash='older'")
+        status, again = rig.post(image())
+        assert (status, again["known"]) == (202, False)
+        assert again["job"] != job
+        assert rig.settled(again["job"])["status"] == "done"
+
+
+def test_an_image_somebody_removed_is_answered_too(tmp_path):
+    with running(settings(tmp_path), work=False) as rig:
+        job = rig.post(image())[1]["job"]
+    (tmp_path / "incoming" / (job + ".img")).unlink()
+    with running(settings(tmp_path)) as rig:
+        assert rig.settled(job)["reason"] == "image_missing"
+        assert rig.post(image())[0] == 202  # and can be sent again
+        wait_for(lambda: rig.get("/v1/jobs/" + job)[1]["status"] == "done")
 
 
 def test_preamble_and_meta_are_not_the_image(tmp_path):
