@@ -215,7 +215,9 @@ def damage(tensors, draw):
     if how == "drop" and array.size:
         array = array[:-1]
     elif how == "grow":
-        array = np.concatenate([array, array[-1:] if array.size else np.zeros(1, array.dtype)])
+        array = np.concatenate(
+            [array, array[-1:] if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)]
+        )
     elif array.size:
         array.flat[draw(st.integers(0, array.size - 1))] = draw(st.integers(0, 255))
     return dict(tensors, **{name: array})

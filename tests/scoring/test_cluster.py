@@ -2,11 +2,9 @@
 
 import os
 import signal
-import tempfile
 import threading
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -22,11 +20,24 @@ SETTINGS = ScoreSettings(outputs=OutputSettings(dicom=tuple(KINDS), fhir=True))
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def scratch(tmp_path_factory):
+    """Where the workers of this cluster, and only they, keep an image."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def cluster(scratch):
     pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        patch.setenv("RAY_TMPDIR", "/tmp")  # names of sockets must be short
+        patch.setenv("TMPDIR", str(scratch))
+        yield from running_cluster()
+
+
+def running_cluster():
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     found = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
@@ -61,10 +72,6 @@ def expected(source, detector, tmp_path_factory):
     return out
 
 
-def workers_folders():
-    return set(Path(tempfile.gettempdir()).glob("pneumonia-worker-*"))
-
-
 def own_folder(expected, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -72,20 +79,20 @@ def own_folder(expected, tmp_path):
     return out
 
 
-def test_the_same_outputs_as_one_machine(cluster, source, expected, detector, tmp_path):
+def test_the_same_outputs_as_one_machine(cluster, scratch, source, expected, detector, tmp_path):
     from pneumonia.scoring.cluster import ray_scorer
 
-    out, before = own_folder(expected, tmp_path), workers_folders()
+    out = own_folder(expected, tmp_path)
     with ray_scorer(cluster.address) as scorer:
         score_batch(source, out, detector, SETTINGS, scorer=scorer)
         assert without_times(out) == without_times(expected)
         again = score_batch(source, out, detector, SETTINGS, scorer=scorer)
     assert again.document["totals"]["reused"] == 14
     assert without_times(out) == without_times(expected)
-    assert workers_folders() == before  # nothing of an image stays
+    assert not list(scratch.glob("pneumonia-worker-*"))  # nothing of an image stays
 
 
-def test_killed_workers_lose_nothing(cluster, source, expected, detector, tmp_path):
+def test_killed_workers_lose_nothing(cluster, scratch, source, expected, detector, tmp_path):
     import ray
 
     from pneumonia.scoring.cluster import ray_scorer
@@ -95,7 +102,7 @@ def test_killed_workers_lose_nothing(cluster, source, expected, detector, tmp_pa
 
     def kill_two(done, total, note):
         if done in (2, 6):
-            killed.extend(kill_scoring_workers())
+            killed.extend(kill_scoring_workers(scratch))
 
     with ray_scorer(cluster.address) as scorer:
         assert ray.is_initialized()
@@ -104,16 +111,18 @@ def test_killed_workers_lose_nothing(cluster, source, expected, detector, tmp_pa
     assert without_times(out) == without_times(expected)
 
 
-def kill_scoring_workers():
-    """SIGKILL every Ray worker that scores; their processes are named after it."""
+def kill_scoring_workers(scratch):
+    """SIGKILL every worker of this cluster that scores; their processes are named after it."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as stream:
                 name = stream.read()
+            with open(f"/proc/{pid}/environ", "rb") as stream:
+                is_ours = str(scratch).encode() in stream.read()
         except OSError:
             continue
-        if name.startswith(b"ray::_score_bytes"):
+        if is_ours and name.startswith(b"ray::_score_bytes"):
             os.kill(int(pid), signal.SIGKILL)
             found.append(pid)
     return found
