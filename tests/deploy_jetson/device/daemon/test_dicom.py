@@ -248,7 +248,7 @@ def test_an_archive_that_aborts_is_not_taken_for_one_that_has_it(tmp_path, fault
         assert rig.request("GET", f"/v1/jobs/{job}/sr")[0] == 200  # the result is kept
 
 
-def answering(port, status):
+def answering(port, status, context=None):
     """A peer that answers every object with one status."""
     from pynetdicom import AE, evt
 
@@ -256,7 +256,28 @@ def answering(port, status):
     for uid in ("88.33", "11.1", "7"):
         entity.add_supported_context("1.2.840.10008.5.1.4.1.1." + uid)
     handlers = [(evt.EVT_C_STORE, lambda event: status)]
-    return entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    return entity.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=context
+    )
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_results_go_by_tls_to_the_peer_that_is_meant_and_to_no_other(tmp_path, is_trusted):
+    from deploy_jetson.device.daemon.tls import server_context
+    from tests.deploy_jetson.device.daemon.certificates import make_certificates
+
+    files, port = make_certificates(tmp_path), free_port()
+    (tmp_path / "other").mkdir()
+    other = files if is_trusted else make_certificates(tmp_path / "other")
+    server = answering(port, 0x0000, server_context(files["cert"], files["key"], ""))
+    try:
+        more = {"attempts": 2, "kinds": ("sr",), "tls_ca": other["cert"]}
+        with running(out_settings(tmp_path, port, **more), child=True) as rig:
+            job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]
+            expected = ["sent"] if is_trusted else ["failed"]
+            wait_for(lambda: states(rig, job) == expected)
+    finally:
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -136,10 +136,14 @@ def test_a_damaged_journal_is_set_aside_and_nothing_is_lost(tmp_path, damage):
     path = tmp_path / "journal.sqlite"
     data = path.read_bytes()
     is_lost = damage in ("empty", "missing")
-    path.write_bytes(
-        {"empty": b"", "missing": b"", "garbage": b"no database " * 500,
-         "truncated": data[: len(data) // 2 + 7], "page": data[:4096] + os.urandom(4096) + data[8192:]}[damage]
-    )  # fmt: skip
+    harm = {
+        "empty": b"",
+        "missing": b"",
+        "garbage": b"no database " * 500,
+        "truncated": data[: len(data) // 2 + 7],
+        "page": data[:4096] + os.urandom(4096) + data[8192:],
+    }
+    path.write_bytes(harm[damage])
     if damage == "missing":
         path.unlink()
     with running(settings(tmp_path)) as rig:
