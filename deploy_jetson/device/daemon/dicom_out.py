@@ -11,6 +11,7 @@ import time
 from typing import Any, Callable, List, Optional
 
 import pydicom
+import pynetdicom
 from pynetdicom import AE
 
 from deploy_jetson.device.daemon import logs
@@ -25,7 +26,7 @@ from deploy_jetson.device.daemon.journal import (
 from deploy_jetson.device.daemon.metrics import Metrics
 from deploy_jetson.device.daemon.settings import Destination, RetrySettings
 from deploy_jetson.device.daemon.spool import Spool
-from deploy_jetson.device.daemon.tls import client_context
+from deploy_jetson.device.daemon.tls import client_context, for_pynetdicom
 from pneumonia.runtime.errors import OutputError
 
 CLASSES = {
@@ -82,7 +83,8 @@ class Sender:
         self._thread: Optional[threading.Thread] = None
         self._tls = None
         if peer.tls_ca:
-            self._tls = client_context(peer.tls_cert, peer.tls_key, peer.tls_ca)
+            context = client_context(peer.tls_cert, peer.tls_key, peer.tls_ca)
+            self._tls = for_pynetdicom(context, pynetdicom.__version__)
 
     def start(self) -> None:
         """Send in a thread."""

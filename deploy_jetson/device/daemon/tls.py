@@ -24,6 +24,16 @@ def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> ssl.SSLConte
     return context
 
 
+def for_pynetdicom(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
+    """A client's context that the installed pynetdicom can use.
+
+    1.5, the last for Python 3.6, waits for ever on the session tickets of TLS 1.3: TLS 1.2 then.
+    """
+    if version.startswith("1."):
+        context.options |= getattr(ssl, "OP_NO_TLSv1_3", 0)
+    return context
+
+
 def server_context(cert: str, key: str, ca: str) -> ssl.SSLContext:
     """For a server; with `ca`, callers must show a certificate signed by it.
 
