@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "profile": ("pneumonia.cli.profile", "Measure energy and latency per image, or predict them."),
     "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
     "daemon": ("pneumonia.cli.daemon", "Score radiographs as they arrive, for good."),
+    "device-package": ("pneumonia.cli.device_package", "Pack everything a Jetson needs."),
     "evaluate": ("pneumonia.cli.evaluate", "Measure predictions against labels."),
     "compare": ("pneumonia.cli.compare", "Compare prediction files on the same labels."),
     "inspect": ("pneumonia.cli.inspect", "Show layers, parameters, MACs, sparsity, storage."),

@@ -1,0 +1,146 @@
+"""Builds the archive: the same input gives the same bytes."""
+
+import gzip
+import hashlib
+import io
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from deploy_jetson.kernels.bundle import add_kernels
+from deploy_jetson.package.wheels import fetch_wheels, requirements
+from pneumonia import __version__
+from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+ASSETS = Path(__file__).with_name("assets")
+NAME = "pneumonia-device"
+SUMS = "SHA256SUMS"
+TARGET = "cortex-a57"
+# What runs on the board; everything below is checked for Python 3.6.
+CODE = ("pneumonia/__init__.py", "pneumonia/runtime", "deploy_jetson/__init__.py",
+        "deploy_jetson/device")  # fmt: skip
+LEFT_OUT = ("__pycache__",)
+EXECUTABLE = ("install.sh",)
+
+
+class Packed(NamedTuple):
+    """What was made.
+
+    Attributes:
+        path: The archive.
+        bytes: Its size.
+        files: How many it holds.
+        wheels: How many of them are wheels.
+        has_kernels: Whether it holds the generated library.
+        sha256: Of the archive.
+    """
+
+    path: Path
+    bytes: int
+    files: int
+    wheels: int
+    has_kernels: bool
+    sha256: str
+
+
+def make_package(
+    bundle: Path, out: Path, wheels: Path | None = None, with_wheels: bool = True,
+    with_kernels: bool = True,
+) -> Packed:  # fmt: skip
+    """Make the archive for a board.
+
+    Args:
+        bundle: Model bundle; not changed.
+        out: The archive, `.tar.gz`.
+        wheels: Folder with the pinned wheels; None fetches them.
+        with_wheels: Leave them out otherwise: the board must have the packages.
+        with_kernels: Generate and compile the library for the board's processor.
+
+    Raises:
+        ArtefactError: The bundle is damaged.
+        ConfigError: The archive's name, or a wheel, is not right.
+        DeviceError: There is no compiler for the board's processor.
+        OutputError: Wheels cannot be fetched, or the archive cannot be written.
+    """
+    if not out.name.endswith((".tar.gz", ".tgz")):
+        raise ConfigError("Archive needs another name", expected="FILE.tar.gz", found=out.name)
+    load_bundle(str(bundle))
+    with tempfile.TemporaryDirectory(prefix="pneumonia-package-") as name:
+        stage = Path(name) / NAME
+        _copy_code(stage / "lib")
+        shutil.copytree(bundle, stage / "bundle")
+        if with_kernels:
+            add_kernels(stage / "bundle", TARGET, measure=False)
+        n_wheels = _add_wheels(stage, wheels) if with_wheels else 0
+        for path in sorted(ASSETS.iterdir()):
+            shutil.copyfile(path, stage / path.name)
+        shutil.copyfile(ROOT / "LICENSE", stage / "LICENSE")
+        (stage / "VERSION").write_text(f"{__version__} {_model_hash(stage)}\n")
+        (stage / SUMS).write_text(sums_of(stage))
+        files = list(_files(stage))
+        data = _packed(stage)
+    write_bytes(str(out), data)
+    return Packed(
+        out, len(data), len(files), n_wheels, with_kernels, hashlib.sha256(data).hexdigest()
+    )
+
+
+def _copy_code(lib: Path) -> None:
+    for name in CODE:
+        source, target = ROOT / name, lib / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        else:
+            shutil.copyfile(source, target)
+
+
+def _add_wheels(stage: Path, given: Path | None) -> int:
+    folder = stage / "wheels"
+    folder.mkdir()
+    if given is None:
+        fetch_wheels(folder)
+    else:
+        for path in sorted(given.glob("*.whl")):
+            shutil.copyfile(path, folder / path.name)
+    (stage / "requirements.txt").write_text(requirements(folder))
+    return len(list(folder.iterdir()))
+
+
+def _model_hash(stage: Path) -> str:
+    return load_bundle(str(stage / "bundle")).model_hash[:12]
+
+
+def _files(stage: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(stage.rglob("*")) if path.is_file())
+
+
+def sums_of(stage: Path) -> str:
+    """The sums of all files but SHA256SUMS itself, as `sha256sum -c` reads them."""
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(stage).as_posix()}\n"
+        for path in _files(stage)
+        if path.name != SUMS
+    )
+
+
+def _packed(stage: Path) -> bytes:
+    """The archive, without times, users and anything else that differs from run to run."""
+    stream = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=stream, mode="wb", mtime=0, filename="") as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for path in _files(stage):
+            entry = tarfile.TarInfo(f"{NAME}/{path.relative_to(stage).as_posix()}")
+            data = path.read_bytes()
+            entry.size = len(data)
+            entry.mode = 0o755 if path.name in EXECUTABLE else 0o644
+            archive.addfile(entry, io.BytesIO(data))
+    return stream.getvalue()

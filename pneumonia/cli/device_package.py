@@ -1,0 +1,38 @@
+"""`pneumonia device-package`: one archive that installs the daemon on a Jetson."""
+
+from pathlib import Path
+
+import click
+
+from pneumonia.cli.terminal import show_next
+from pneumonia.runtime.errors import ConfigError
+
+
+@click.command("device-package")
+@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.tar.gz to write.")
+@click.option(
+    "--wheels", type=click.Path(path_type=Path), help="Folder of the pinned wheels; else fetched."
+)
+@click.option("--without-wheels", is_flag=True, help="The board has the Python packages already.")
+@click.option("--without-kernels", is_flag=True, help="Do not generate the Cortex-A57 library.")
+def command(
+    bundle: Path, out: Path, wheels: Path | None, without_wheels: bool, without_kernels: bool
+) -> None:
+    """Pack BUNDLE, the device's code, ARM kernels, wheels, unit and installer into one archive.
+
+    Installing it needs no network. The same input gives the same bytes. Research use only.
+    """
+    from deploy_jetson.package.archive import make_package
+
+    if wheels is not None and without_wheels:
+        raise ConfigError("Options contradict each other", found="--wheels and --without-wheels")
+    if wheels is not None and not wheels.is_dir():
+        raise ConfigError("Folder of wheels does not exist", where=str(wheels))
+    made = make_package(bundle, out, wheels, not without_wheels, not without_kernels)
+    click.echo(
+        f"{made.path}: {made.bytes:,} bytes, {made.files} files, {made.wheels} wheels, "
+        f"{'with' if made.has_kernels else 'without'} kernels for the Cortex-A57"
+    )
+    click.echo(f"sha256 {made.sha256}")
+    show_next(f"tar xf {made.path.name} && sudo ./pneumonia-device/install.sh  # on the board")

@@ -1,0 +1,280 @@
+"""The archive for a board: whole, the same every time, installed without touching anything else."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from deploy_jetson.package import archive
+from deploy_jetson.package.archive import NAME, make_package
+from deploy_jetson.package.wheels import PINNED, requirements
+from pneumonia.cli import group, run
+from pneumonia.runtime.errors import ConfigError
+from tests.runtime.bundles import brightness_detector, write_bundle
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    shutil.which("aarch64-linux-gnu-gcc") is None, reason="needs gcc-aarch64-linux-gnu"
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return Path(write_bundle(tmp_path_factory.mktemp("model") / "bundle", *brightness_detector()))
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, bundle):
+    """An archive without wheels: this machine has the packages."""
+    out = tmp_path_factory.mktemp("packed") / "device.tar.gz"
+    return make_package(bundle, out, with_wheels=False, with_kernels=False)
+
+
+@pytest.fixture
+def unpacked(packed, tmp_path):
+    with tarfile.open(packed.path) as found:
+        found.extractall(tmp_path, filter="data")
+    return tmp_path / NAME
+
+
+def install(unpacked, root, *options, python=sys.executable):
+    command = ["sh", str(unpacked / "install.sh"), "--root", str(root), "--python", python]
+    return subprocess.run(
+        [*command, "--any-machine", *options], capture_output=True, text=True, check=False,
+        env={"PATH": os.environ["PATH"]}, timeout=120,
+    )  # fmt: skip
+
+
+def files_below(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_same_bytes_every_time(packed, bundle, tmp_path):
+    again = make_package(bundle, tmp_path / "b.tar.gz", with_wheels=False, with_kernels=False)
+    assert again.path.read_bytes() == packed.path.read_bytes()
+    assert again.sha256 == hashlib.sha256(packed.path.read_bytes()).hexdigest()
+
+
+def test_every_file_is_listed_with_its_sum(unpacked):
+    lines = (unpacked / "SHA256SUMS").read_text().splitlines()
+    sums = dict(reversed(line.split("  ")) for line in lines)
+    found = {path.relative_to(unpacked).as_posix(): path for path in files_below(unpacked)}
+    assert set(sums) == set(found) - {"SHA256SUMS"}
+    for name, told in sums.items():
+        assert hashlib.sha256(found[name].read_bytes()).hexdigest() == told
+    assert not [name for name in found if "__pycache__" in name]
+    assert {"install.sh", "README.md", "LICENSE", "VERSION", "daemon.ini"} <= set(found)
+    assert "lib/deploy_jetson/kernels" not in " ".join(found)  # the generator stays at home
+
+
+def test_all_of_it_runs_on_python_36(unpacked):
+    program = str(Path(sys.executable).with_name("vermin"))
+    vermin = [program, "-t=3.6-", "--no-tips", "--eval-annotations",
+              "--violations", str(unpacked / "lib")]  # fmt: skip
+    done = subprocess.run(vermin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_installed_it_runs_from_its_own_folder(unpacked, tmp_path):
+    root = tmp_path / "root"
+    done = install(unpacked, root)
+    assert done.returncode == 0, done.stderr
+    assert "installed 0.1.0" in done.stdout
+    current = root / "opt/pneumonia/current"
+    assert os.readlink(current).startswith("/opt/pneumonia/releases/0.1.0-")
+    release = root / os.readlink(current).lstrip("/")
+    config = root / "etc/pneumonia/daemon.ini"
+    assert "bundle = /opt/pneumonia/current/bundle" in config.read_text()
+    here = tmp_path / "here.ini"
+    text = config.read_text().replace("/opt/pneumonia/current", str(release))
+    here.write_text(text.replace("/var/lib/pneumonia", str(root / "var/lib/pneumonia")))
+    check = subprocess.run(
+        [sys.executable, "-m", "deploy_jetson.device.daemon", "--config", str(here), "--check"],
+        env={"PYTHONPATH": str(release / "lib"), "PATH": ""}, cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert check.returncode == 0, check.stderr
+    assert check.stdout.strip().endswith("valid")
+    assert (root / "var/lib/pneumonia").stat().st_mode & 0o077 == 0
+
+
+def test_systemd_accepts_the_unit(unpacked, tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    assert install(unpacked, tmp_path / "root").returncode == 0
+    unit = tmp_path / "root/etc/systemd/system/pneumonia-daemon.service"
+    text = unit.read_text()
+    assert "@" not in text.replace("@system-service", "")
+    assert "PYTHONPATH=/opt/pneumonia/current/lib" in text
+    assert "--config /etc/pneumonia/daemon.ini" in text
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
+    ours = [line for line in done.stderr.splitlines() if "pneumonia-daemon" in line]
+    assert not [line for line in ours if "not executable" not in line], done.stderr
+
+
+def test_an_upgrade_keeps_configuration_and_images(unpacked, tmp_path, bundle):
+    root = tmp_path / "root"
+    assert install(unpacked, root).returncode == 0
+    before = os.readlink(root / "opt/pneumonia/current")
+    (root / "etc/pneumonia/daemon.ini").write_text("; mine\n")
+    (root / "var/lib/pneumonia/image").write_bytes(b"x")
+    (unpacked / "VERSION").write_text("0.2.0 0123456789ab\n")
+    (unpacked / "SHA256SUMS").write_text(archive.sums_of(unpacked))
+    assert install(unpacked, root).returncode == 0
+    after = os.readlink(root / "opt/pneumonia/current")
+    assert (before != after, after.endswith("0.2.0-0123456789ab")) == (True, True)
+    assert len(list((root / "opt/pneumonia/releases").iterdir())) == 1
+    assert (root / "etc/pneumonia/daemon.ini").read_text() == "; mine\n"
+    assert (root / "var/lib/pneumonia/image").read_bytes() == b"x"
+    state = files_below(root)
+    assert install(unpacked, root).returncode == 0  # once more changes nothing
+    assert files_below(root) == state
+
+
+def test_uninstall_leaves_what_is_the_users_until_purged(unpacked, tmp_path):
+    root = tmp_path / "root"
+    assert install(unpacked, root).returncode == 0
+    assert install(unpacked, root, "--uninstall").returncode == 0
+    assert not (root / "opt/pneumonia").exists()
+    assert not (root / "etc/systemd/system/pneumonia-daemon.service").exists()
+    assert (root / "etc/pneumonia/daemon.ini").exists()
+    assert install(unpacked, root, "--uninstall", "--purge").returncode == 0
+    assert files_below(root) == []
+
+
+def flip_a_byte(unpacked):
+    path = unpacked / "bundle" / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_byte,
+        lambda unpacked: (unpacked / "lib" / "more.py").write_text("x = 1\n"),
+        lambda unpacked: (unpacked / "lib/pneumonia/__init__.py").unlink(),
+        lambda unpacked: (unpacked / "SHA256SUMS").unlink(),
+        lambda unpacked: (unpacked / "SHA256SUMS").write_text(""),
+    ],
+)
+def test_a_damaged_archive_installs_nothing(unpacked, tmp_path, damage):
+    damage(unpacked)
+    done = install(unpacked, tmp_path / "root")
+    assert done.returncode != 0
+    assert "error: " in done.stderr
+    assert not (tmp_path / "root").exists()
+
+
+def fake_python(path, body):
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_an_old_python_is_refused(unpacked, tmp_path):
+    old = fake_python(
+        tmp_path / "python", 'case "$1" in -V) echo "Python 3.5.2";; *) exit 1;; esac'
+    )
+    done = install(unpacked, tmp_path / "root", python=old)
+    assert done.returncode == 10
+    assert "Python 3.6 or newer is needed, this is Python 3.5.2" in done.stderr
+    assert not (tmp_path / "root").exists()
+
+
+def test_missing_packages_are_named_and_nothing_stays(unpacked, tmp_path):
+    bare = fake_python(tmp_path / "python", f'exec {sys.executable} -S -E "$@"')
+    done = install(unpacked, tmp_path / "root", python=bare)
+    assert done.returncode == 10
+    assert "numpy, Pillow, pydicom and pynetdicom are needed" in done.stderr
+    assert files_below(tmp_path / "root") == []
+
+
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="this is the right processor")
+def test_another_processor_is_refused(unpacked, tmp_path):
+    done = subprocess.run(
+        ["sh", str(unpacked / "install.sh"), "--root", str(tmp_path / "root")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 10
+    assert "for aarch64" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--nonsense",), ("--prefix",), ("--prefix", "relative"), ("--user", "a b;rm -rf x")],
+)
+def test_wrong_options_of_the_installer(unpacked, tmp_path, options):
+    assert install(unpacked, tmp_path / "root", *options).returncode == 2
+    assert not (tmp_path / "root").exists()
+
+
+@NEEDS_COMPILER
+def test_the_packed_library_is_for_the_board(bundle, tmp_path):
+    made = make_package(bundle, tmp_path / "a.tar.gz", with_wheels=False)
+    with tarfile.open(made.path) as found:
+        library = found.extractfile(f"{NAME}/bundle/libmodel-cortex-a57.so").read()
+        manifest = json.loads(found.extractfile(f"{NAME}/bundle/manifest.json").read())
+    assert library[:5] == b"\x7fELF\x02"
+    assert int.from_bytes(library[18:20], "little") == 183  # EM_AARCH64
+    assert "libmodel-cortex-a57.so" in manifest["files"]
+    assert not (bundle / "libmodel-cortex-a57.so").exists()  # the user's bundle is left alone
+    again = make_package(bundle, tmp_path / "b.tar.gz", with_wheels=False)
+    assert again.sha256 == made.sha256
+
+
+# --- wheels -------------------------------------------------------------------------------------
+
+
+def write_wheels(folder, names=PINNED):
+    folder.mkdir()
+    for pinned in names:
+        name, version = pinned.split("==")
+        path = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as wheel:
+            wheel.writestr(zipfile.ZipInfo("x.py"), "")
+    return folder
+
+
+def test_wheels_go_in_with_their_hashes(bundle, tmp_path):
+    wheels = write_wheels(tmp_path / "wheels")
+    made = make_package(bundle, tmp_path / "a.tar.gz", wheels, with_kernels=False)
+    assert made.wheels == len(PINNED)
+    with tarfile.open(made.path) as found:
+        lines = found.extractfile(f"{NAME}/requirements.txt").read().decode().splitlines()
+    assert [line.split(" ")[0] for line in lines] == list(PINNED)
+    numpy = next(wheels.glob("numpy-*"))
+    assert lines[0].endswith("sha256:" + hashlib.sha256(numpy.read_bytes()).hexdigest())
+
+
+def test_wheels_that_are_not_those_on_the_list(tmp_path):
+    with pytest.raises(ConfigError, match="Wheel is missing; expected zipp"):
+        requirements(write_wheels(tmp_path / "few", PINNED[:-1]))
+    with pytest.raises(ConfigError, match="not on the list; found requests==1"):
+        requirements(write_wheels(tmp_path / "many", (*PINNED, "requests==1.0")))
+    (tmp_path / "many" / "numpy-1.19.5-py3-none-any.whl").write_text("no zip")
+    with pytest.raises(ConfigError, match="Not a wheel"):
+        requirements(tmp_path / "many")
+
+
+def test_the_command(bundle, tmp_path, capsys):
+    out = tmp_path / "device.tar.gz"
+    arguments = ["device-package", str(bundle), "--out", str(out), "--without-kernels"]
+    assert run(group, [*arguments, "--without-wheels"]) == 0
+    shown = capsys.readouterr().out
+    assert "without kernels" in shown
+    assert "sudo ./pneumonia-device/install.sh" in shown
+    assert run(group, [*arguments, "--without-wheels", "--wheels", str(tmp_path)]) == 2
+    assert run(group, [*arguments, "--wheels", str(tmp_path / "none")]) == 2
+    assert run(group, ["device-package", str(bundle), "--out", str(tmp_path / "a.zip")]) == 2
+    assert run(group, ["device-package", str(tmp_path), "--out", str(out)]) == 4
