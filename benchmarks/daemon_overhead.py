@@ -85,7 +85,7 @@ class Daemon:
     def wait(self, count):
         """Until so many images are answered."""
         while self.answered() < count:
-            time.sleep(0.01)
+            time.sleep(0.05)  # asking costs the daemon time, too
 
     def stop(self, how=signal.SIGTERM):
         """End the process."""
