@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: setup demo test test-quick test-device-old lint types format reproduce clean help
+.PHONY: setup demo test test-quick test-device-old lint types format reproduce soak clean help
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -48,6 +48,9 @@ test-device-old: $(VENV)/.ready $(OLD)/.ready   ## the daemon's tests with the d
 format: $(VENV)/.ready  ## let ruff format and sort
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+soak: $(VENV)/.ready    ## 2,000 images through the daemon: memory, descriptors, threads (3 minutes)
+	$(BIN)/python -m benchmarks.daemon_soak
 
 # The shipped detector from the given radiographs; one core, minutes and validation scores (whole /
 # masked radiographs) as seen on 2026-11-24. SOURCE is the folder with labels.csv and images.csv.
