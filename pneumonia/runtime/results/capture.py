@@ -105,7 +105,7 @@ def draw_capture(pixels: np.ndarray, result: Result, lines: Sequence[str]) -> np
         )
         _frame(pen, place)
         corner = (place[0] + 5, max(float(top), place[1] - LINE_PX))
-        _write(pen, corner, "{:.2f}".format(finding.score), canvas.width)
+        _write(pen, corner, "{:.2f}".format(finding.score), canvas.width, _AROUND)
     return np.asarray(canvas, dtype=np.uint8)
 
 
@@ -124,12 +124,19 @@ def _font() -> Any:
         return ImageFont.load_default()
 
 
-def _write(pen: Any, place: Tuple[float, float], line: str, width: int) -> None:
+def _write(
+    pen: Any,
+    place: Tuple[float, float],
+    line: str,
+    width: int,
+    around: Sequence[Tuple[int, int]] = (),
+) -> None:
+    """White words; over the image with a black edge, which the black strips need not."""
     font = _font()
     shown = plain(line, 200)
     while len(shown) > 4 and place[0] + _length(pen, shown, font) > width:
         shown = shown.rstrip(".")[:-1] + "..."
-    for dx, dy in _AROUND:
+    for dx, dy in around:
         pen.text((place[0] + dx, place[1] + dy), shown, fill=0, font=font)
     pen.text(place, shown, fill=255, font=font)
 
