@@ -20,6 +20,7 @@ import cv2
 
 Pixels = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.float32]
+MIN_SIDE = 2  # a thinner box, in pixels of the network, is nothing to learn from
 
 
 class AugmentSettings(BaseModel):
@@ -174,7 +175,10 @@ class Augmenter:
         self._pipeline = A.Compose(
             steps,
             bbox_params=A.BboxParams(
-                format="pascal_voc", min_visibility=s.min_visible, min_width=2, min_height=2
+                format="pascal_voc",
+                min_visibility=s.min_visible,
+                min_width=MIN_SIDE,
+                min_height=MIN_SIDE,
             ),
             seed=0,
         )
@@ -189,7 +193,7 @@ class Augmenter:
 
         Returns:
             uint8 (size, size), and float32 (m, 4) xyxy in its pixels, m <= n: clipped to the
-            square, without boxes that left it.
+            square, without boxes that left it or became thinner than MIN_SIDE.
         """
         self._pipeline.set_random_seed(seed)
         result = self._pipeline(image=pixels, bboxes=boxes)

@@ -1,8 +1,6 @@
 """Write a dataset folder; the reverse of `data_prep.dataset`."""
 
-import csv
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_prep.csv_text import csv_text
 from data_prep.dataset import (
     BOX_COLUMNS,
     CACHE_FILE,
@@ -147,8 +146,8 @@ class DatasetWriter:
         self._stream.close()
         tables = {
             "manifest.csv": self._manifest(),
-            "boxes.csv": _csv(BOX_COLUMNS, self._box_rows()),
-            "labels.csv": _csv(LABEL_COLUMNS, self._label_rows()),
+            "boxes.csv": csv_text(BOX_COLUMNS, self._box_rows()),
+            "labels.csv": csv_text(LABEL_COLUMNS, self._label_rows()),
             "splits.json": json.dumps(self._splits(facts), indent=1) + "\n",
         }
         for name, text in tables.items():
@@ -177,9 +176,11 @@ class DatasetWriter:
         """The table; what reports say is a column only where there is a report."""
         rows = self._manifest_rows()
         if not any(record.weak_opacity for record in self._records):
-            return _csv(MANIFEST_COLUMNS, rows)
+            return csv_text(MANIFEST_COLUMNS, rows)
         pairs = zip(rows, self._records, strict=True)
-        return _csv((*MANIFEST_COLUMNS, WEAK_COLUMN), ((*row, r.weak_opacity) for row, r in pairs))
+        return csv_text(
+            (*MANIFEST_COLUMNS, WEAK_COLUMN), ((*row, r.weak_opacity) for row, r in pairs)
+        )
 
     def _manifest_rows(self) -> Iterator[Sequence[object]]:
         for r, c in zip(self._records, self._cache, strict=True):
@@ -292,11 +293,3 @@ def refuse_foreign(out: Path) -> None:
         where=str(out),
         fix="Choose another --out",
     )
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(header)
-    table.writerows(rows)
-    return stream.getvalue()

@@ -13,6 +13,7 @@ from data_prep.reports.assertion import PRESENT
 from data_prep.reports.concepts import NIL
 from pneumonia import __version__
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.results import codes
 from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,
     CONTAINS,
@@ -29,48 +30,27 @@ from pneumonia.runtime.results.content import (
 from pneumonia.runtime.results.facts import ResultFacts
 from pneumonia.runtime.results.header import first_text, source_header
 from pneumonia.runtime.results.objects import (
-    MANUFACTURER,
     check_source,
     derived_uid,
     image_reference,
-    new_object,
     plain,
     sequence,
-    series_uid_of_source,
-    set_uid,
-    study_uid,
 )
+from pneumonia.runtime.results.report import LOCAL, report_object
 
-COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
-SCHEME = "99PNEUMONIA"
-_TITLE = Code("126000", "DCM", "Imaging Measurement Report")
-_LANGUAGE = Code("121049", "DCM", "Language of Content Item and Descendants")
-_ENGLISH = Code("en-US", "RFC5646", "English (United States)")
-_OBSERVER_TYPE = Code("121005", "DCM", "Observer Type")
 _PERSON = Code("121006", "DCM", "Person")
 _PERSON_NAME = Code("121008", "DCM", "Person Observer Name")
-_PROCEDURE = Code("121058", "DCM", "Procedure reported")
-_CHEST_RADIOGRAPHY = Code("399208008", "SCT", "Plain chest X-ray")
-_MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
-_GROUP = Code("125007", "DCM", "Measurement Group")
-_TRACKING = Code("112039", "DCM", "Tracking Identifier")
-_TRACKING_UID = Code("112040", "DCM", "Tracking Unique Identifier")
-_FINDING = Code("121071", "DCM", "Finding")
-_SITE = Code("363698007", "SCT", "Finding Site")
 _THORAX = Code("51185008", "SCT", "Thorax")
-_REGION = Code("111030", "DCM", "Image Region")
-_QUALITATIVE = Code("C0034375", "UMLS", "Qualitative Evaluations")
-_COMMENT = Code("121106", "DCM", "Comment")
-_ASSERTION = Code("ASSERTION", SCHEME, "Certainty stated by the readers")
-_VERDICT = Code("VERDICT", SCHEME, "Verdict on the image")
-_READERS = Code("READERS", SCHEME, "Readers who drew the region")
+_ASSERTION = Code("ASSERTION", LOCAL, "Certainty stated by the readers")
+_VERDICT = Code("VERDICT", LOCAL, "Verdict on the image")
+_READERS = Code("READERS", LOCAL, "Readers who drew the region")
 _PRESENT = Code("52101004", "SCT", "Present")
 _POSSIBLE = Code("371930009", "SCT", "Possible")
 _VERDICTS = {
-    OPACITY: Code("LUNG_OPACITY", SCHEME, "Lung opacity"),
+    OPACITY: Code("LUNG_OPACITY", LOCAL, "Lung opacity"),
     ABNORMAL: Code("263654008", "SCT", "Abnormal"),
     NORMAL: Code("17621005", "SCT", "Normal"),
-    UNUSABLE: Code("UNUSABLE", SCHEME, "Image cannot be judged"),
+    UNUSABLE: Code("UNUSABLE", LOCAL, "Image cannot be judged"),
     "": Code("82334004", "SCT", "Indeterminate"),
 }
 
@@ -90,18 +70,8 @@ def build_reading_report(source: Dataset, consensus: Consensus) -> Dataset:
     header = source_header(source)
     check_source(header)
     facts = _facts(consensus)
-    made = new_object(header, facts, "SR", COMPREHENSIVE_SR)
+    made = report_object(header, facts, _content(header, consensus, facts))
     made.SeriesNumber = 9004
-    made.ReferencedPerformedProcedureStepSequence = sequence()
-    made.PerformedProcedureCodeSequence = sequence()
-    made.CompletionFlag = "COMPLETE"
-    made.VerificationFlag = "UNVERIFIED"
-    made.PreliminaryFlag = "PRELIMINARY"
-    made.CodingSchemeIdentificationSequence = sequence(_scheme())
-    made.CurrentRequestedProcedureEvidenceSequence = sequence(_evidence(header))
-    root = container(_TITLE, _content(header, consensus, facts), "", "1500")
-    for element in root:
-        made[element.tag] = element
     return made
 
 
@@ -111,43 +81,22 @@ def _facts(consensus: Consensus) -> ResultFacts:
     return ResultFacts("reader consensus", __version__, digest, consensus.source, 0.0)
 
 
-def _scheme() -> Dataset:
-    scheme = Dataset()
-    scheme.CodingSchemeDesignator = SCHEME
-    scheme.CodingSchemeName = "Local codes of the pneumonia research software"
-    scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
-    return scheme
-
-
-def _evidence(header: Dataset) -> Dataset:
-    series = Dataset()
-    set_uid(series, "SeriesInstanceUID", series_uid_of_source(header))
-    reference = image_reference(header)
-    if "ReferencedFrameNumber" in reference:
-        del reference.ReferencedFrameNumber  # evidence names instances
-    series.ReferencedSOPSequence = sequence(reference)
-    study = Dataset()
-    set_uid(study, "StudyInstanceUID", study_uid(header))
-    study.ReferencedSeriesSequence = sequence(series)
-    return study
-
-
 def _content(header: Dataset, consensus: Consensus, facts: ResultFacts) -> list[Dataset]:
-    children = [code(_LANGUAGE, _ENGLISH, CONCEPT_MODIFIER)]
+    children = [code(codes.LANGUAGE, codes.ENGLISH, CONCEPT_MODIFIER)]
     for name in consensus.readers:
         children += _observer(name)
-    children.append(code(_PROCEDURE, _CHEST_RADIOGRAPHY, CONCEPT_MODIFIER))
+    children.append(code(codes.PROCEDURE, codes.CHEST_RADIOGRAPHY, CONCEPT_MODIFIER))
     regions = [_region(header, box, number, facts) for number, box in enumerate(consensus.kept, 1)]
     if regions:  # an empty heading would be no valid content
-        children.append(container(_MEASUREMENTS, regions))
+        children.append(container(codes.MEASUREMENTS, regions))
     lines = [
         DISCLAIMER,
         f"Source: {consensus.source}; readers: {len(consensus.readers)}.",
         "Regions are those that more than half of the readers drew, or an adjudicator.",
     ]
     evaluations = [code(_VERDICT, _VERDICTS[consensus.verdict], CONTAINS)]
-    evaluations += [text(_COMMENT, line, CONTAINS) for line in lines]
-    return [*children, container(_QUALITATIVE, evaluations)]
+    evaluations += [text(codes.COMMENT, line, CONTAINS) for line in lines]
+    return [*children, container(codes.QUALITATIVE, evaluations)]
 
 
 def _observer(name: str) -> list[Dataset]:
@@ -157,15 +106,15 @@ def _observer(name: str) -> list[Dataset]:
     person.ValueType = "PNAME"
     person.ConceptNameCodeSequence = sequence(_PERSON_NAME.item())
     person.PersonName = plain(name, 64).replace("^", " ").replace("=", " ")
-    return [code(_OBSERVER_TYPE, _PERSON, CONTEXT), person]
+    return [code(codes.OBSERVER_TYPE, _PERSON, CONTEXT), person]
 
 
 def finding_code(concept: str) -> Code:
     """A concept as a coded entry; a code value has at most 16 characters, so it is a hash."""
     if concept == NIL:
-        return Code("NIL", SCHEME, "Finding without a concept")
+        return Code("NIL", LOCAL, "Finding without a concept")
     value = hashlib.sha256(concept.encode()).hexdigest()[:16].upper()
-    return Code(value, SCHEME, plain(concept, 64))
+    return Code(value, LOCAL, plain(concept, 64))
 
 
 def _region(header: Dataset, box: ConsensusBox, number: int, facts: ResultFacts) -> Dataset:
@@ -174,12 +123,12 @@ def _region(header: Dataset, box: ConsensusBox, number: int, facts: ResultFacts)
     uid = derived_uid(first_text(header, "SOPInstanceUID"), facts.model_hash, name)
     certainty = _PRESENT if box.assertion == PRESENT else _POSSIBLE
     children = [
-        text(_TRACKING, name, CONTEXT),
-        uid_reference(_TRACKING_UID, uid, CONTEXT),
-        code(_FINDING, finding_code(box.code), CONTAINS),
-        code(_SITE, _THORAX, CONCEPT_MODIFIER),
-        outline(_REGION, box.box_xyxy, image(image_reference(header), SELECTED_FROM)),
+        text(codes.TRACKING, name, CONTEXT),
+        uid_reference(codes.TRACKING_UID, uid, CONTEXT),
+        code(codes.FINDING, finding_code(box.code), CONTAINS),
+        code(codes.FINDING_SITE, _THORAX, CONCEPT_MODIFIER),
+        outline(codes.REGION, box.box_xyxy, image(image_reference(header), SELECTED_FROM)),
         code(_ASSERTION, certainty, CONTAINS),
         text(_READERS, f"{len(box.annotators)} of {box.n_readers}", CONTAINS),
     ]
-    return container(_GROUP, children, template="1410")
+    return container(codes.GROUP, children, template="1410")

@@ -1,7 +1,5 @@
 """Consensus as tables of others: the official RSNA csv with its class table, and COCO JSON."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +7,7 @@ import numpy as np
 
 from data_prep.annotation.consensus import Consensus, Truth
 from data_prep.annotation.records import Box, Study
+from data_prep.csv_text import csv_text
 from data_prep.dataset import LABEL_FRAME, OPACITY
 from data_prep.reports.concepts import NIL, ConceptBase
 from data_prep.writer import LABEL_COLUMNS
@@ -33,7 +32,7 @@ def rsna_csv(truths: Mapping[str, Truth], studies: Mapping[str, Study]) -> str:
             rows.append((image_id, "", "", "", "", 0))
         study = studies[image_id]
         rows += [(image_id, *_frame_xywh(box, study), 1) for box in truth.boxes]
-    return _csv(LABEL_COLUMNS, rows)
+    return csv_text(LABEL_COLUMNS, rows)
 
 
 def class_csv(truths: Mapping[str, Truth]) -> str:
@@ -44,7 +43,7 @@ def class_csv(truths: Mapping[str, Truth]) -> str:
         if not truth.reason
         for _ in range(max(1, len(truth.boxes)) if truth.class_name == OPACITY else 1)
     ]
-    return _csv(("patientId", "class"), rows)
+    return csv_text(("patientId", "class"), rows)
 
 
 def _frame_xywh(box: Box, study: Study) -> list[str]:
@@ -92,11 +91,3 @@ def coco_json(
 
 def _group(base: ConceptBase, code: str) -> str:
     return SUPER_NIL if code == NIL or code not in base else base.path(code)[0]
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(header)
-    table.writerows(rows)
-    return stream.getvalue()

@@ -1,12 +1,11 @@
 """Link all reports of a source and write the result as a folder, or nothing."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.csv_text import csv_text
 from data_prep.reports.assertion import ABSENT, PRIOR
 from data_prep.reports.concepts import ConceptBase
 from data_prep.reports.linking import LinkedConcept, MentionLinker, link_report
@@ -149,9 +148,9 @@ def _counts(tables: _Tables) -> dict[str, Any]:
 
 def _write(folder: Path, tables: _Tables, linked: LinkedReports, base: ConceptBase) -> None:
     images = [(image, *pair) for image, pair in sorted(linked.images.items())]
-    write_text(str(folder / "reports.csv"), _csv(REPORT_COLUMNS, tables.reports))
-    write_text(str(folder / "concepts.csv"), _csv(CONCEPT_COLUMNS, tables.concepts))
-    write_text(str(folder / "images.csv"), _csv(IMAGE_COLUMNS, images))
+    write_text(str(folder / "reports.csv"), csv_text(REPORT_COLUMNS, tables.reports))
+    write_text(str(folder / "concepts.csv"), csv_text(CONCEPT_COLUMNS, tables.concepts))
+    write_text(str(folder / "images.csv"), csv_text(IMAGE_COLUMNS, images))
     info = {
         "schema": SCHEMA,
         "disclaimer": DISCLAIMER,
@@ -159,11 +158,3 @@ def _write(folder: Path, tables: _Tables, linked: LinkedReports, base: ConceptBa
         "counts": linked.counts,
     }
     write_json(str(folder / "links.json"), info)
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(header)
-    table.writerows(rows)
-    return stream.getvalue()

@@ -26,7 +26,7 @@ from pneumonia.scoring.folder import (
     remove_stale,
 )
 from pneumonia.scoring.image_job import ImageJob
-from pneumonia.scoring.inputs import InputSource
+from pneumonia.scoring.inputs import InputSource, Progress
 from pneumonia.scoring.inputs.files import FileInput
 from pneumonia.scoring.outputs import FinishedBatch
 from pneumonia.scoring.pipeline import Stop, score_in_order
@@ -36,7 +36,6 @@ from pneumonia.scoring.tables import manifest_text, totals, worklist_text
 
 __all__ = ["ScoreSettings", "ScoreSummary", "Scorer", "describe_model", "score_batch"]
 
-Progress = Callable[[int, int, str], None]
 Scorer = Callable[[ImageJob, Sequence[FoundFile], int, Stop], Generator[ImageRecord, None, None]]
 SCHEMA = "pneumonia.score/1"
 

@@ -25,6 +25,7 @@ from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError, DicomError
 from pneumonia.scoring.archives import member_file
+from pneumonia.scoring.audit import STUDIES
 from pneumonia.scoring.batch import Scorer
 from pneumonia.scoring.find import FoundFile
 from pneumonia.scoring.image_job import ImageJob
@@ -34,7 +35,6 @@ from pneumonia.scoring.records import ImageRecord
 CONNECT_SECONDS = 10.0
 ATTEMPTS = 4  # at one image; its worker or computer may be lost each time
 AHEAD = 2  # images in flight per processor of the cluster
-STUDIES = "studies"
 
 
 class Parcel(NamedTuple):

@@ -12,13 +12,13 @@ import json
 import logging
 import os
 import re
-import struct
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, BinaryIO
+from typing import Any
 
+from pneumonia.runtime.child_channel import private_output, write_answer
 from pneumonia.runtime.dicom_header import ReadLimits, header_facts, read_codes, read_header
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.radiograph import Radiograph, read_radiograph
@@ -229,24 +229,6 @@ def _facts(path: str, radiograph: Radiograph, words: dict[str, list[str]]) -> di
         "warnings": list(radiograph.warnings),
         "identity": identity,
     }
-
-
-def write_answer(stream: BinaryIO, record: dict[str, Any], pixels: bytes) -> None:
-    """Send one answer."""
-    head = json.dumps(record).encode("ascii")
-    stream.write(struct.pack(">I", len(head)) + head)
-    stream.write(pixels)
-    stream.flush()
-
-
-def private_output() -> BinaryIO:
-    """The answers' channel; stdout and stderr go nowhere, since decoders print into them."""
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.dup2(nowhere, sys.stderr.fileno())
-    os.close(nowhere)
-    return channel
 
 
 def main() -> None:

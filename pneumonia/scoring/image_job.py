@@ -23,7 +23,7 @@ from pneumonia.scoring.records import (
     salted_key,
     study_document,
 )
-from pneumonia.scoring.selection import is_another_examination, select_image
+from pneumonia.scoring.selection import refusal, select_image
 from pneumonia.scoring.settings import ScoreSettings, software_versions
 
 
@@ -191,11 +191,9 @@ class ImageJob:
         )
 
     def _refused(self, record: ImageRecord, decoded: Decoded) -> ImageRecord:
-        status, reason = decoded.status, decoded.reason
-        if reason == "not_dicom" and record.file.is_other:
-            status, reason = "skipped", "other_file"
-        if is_another_examination(decoded.info, self.settings.rules):
-            status, reason = "skipped", "not_frontal_chest"
+        status, reason = refusal(
+            decoded.status, decoded.reason, decoded.info, record.file.is_other, self.settings.rules
+        )
         return replace(record, status=status, reason=reason)
 
     # --- write: may run in several threads ---

@@ -1,20 +1,18 @@
 """`--dry-run`: what a batch would score, by names and headers alone. Nothing is written."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pneumonia.scoring.decoding import Decoded, DecodeWorker
 from pneumonia.scoring.find import FoundFile, named
-from pneumonia.scoring.inputs import InputSource
+from pneumonia.scoring.inputs import InputSource, Progress
 from pneumonia.scoring.inputs.files import FileInput
-from pneumonia.scoring.selection import SelectionRules, is_another_examination, select_image
+from pneumonia.scoring.selection import SelectionRules, refusal, select_image
 from pneumonia.scoring.settings import ScoreSettings
 
 SCORE = "score"
-
-Progress = Callable[[int, int, str], None]
 
 
 class Planned(NamedTuple):
@@ -70,12 +68,8 @@ def _planned(file: FoundFile, worker: DecodeWorker, rules: SelectionRules) -> Pl
 
 
 def _decided(looked: Decoded, file: FoundFile, rules: SelectionRules) -> tuple[str, str]:
-    if is_another_examination(looked.info, rules):
-        return "skipped", "not_frontal_chest"
     if looked.status != "read":
-        if looked.reason == "not_dicom" and file.is_other:
-            return "skipped", "other_file"
-        return looked.status, looked.reason
+        return refusal(looked.status, looked.reason, looked.info, file.is_other, rules)
     selection = select_image(looked.info, (), rules)
     return selection.status or SCORE, selection.reason
 

@@ -2,18 +2,18 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pneumonia.runtime.dicom_header import BODY_PARTS, MODALITIES, VIEWS
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.selection import CODES, Selection, is_another_examination, select
 
 DEFAULT_FILE = Path(__file__).with_name("selection_rules.yaml")
 MAX_RULES_BYTES = 1 << 20
 Choice = Literal["score", "skip"]
-CODES = ("modality", "view", "body_part")
 _KNOWN = {"modality": MODALITIES, "view": VIEWS, "body_part": BODY_PARTS}
 
 
@@ -57,11 +57,6 @@ class SelectionRules(BaseModel):
         for value in values:
             if not value.isalpha() or value != value.lower():
                 raise ValueError(f"{value!r} is not one word of lower-case letters")
-        return values
-
-    def allowed(self, code: str) -> tuple[str, ...]:
-        """Accepted values of one of CODES."""
-        values: tuple[str, ...] = getattr(self, code)
         return values
 
     def words(self) -> dict[str, tuple[str, ...]]:
@@ -108,32 +103,23 @@ def rules_text() -> str:
     return DEFAULT_FILE.read_text(encoding="utf-8")
 
 
-class Selection(NamedTuple):
-    """The decision.
+def refusal(
+    status: str, reason: str, info: dict[str, Any], is_other: bool, rules: SelectionRules
+) -> tuple[str, str]:
+    """Status and reason of a file that was not read.
 
-    Attributes:
-        status: Empty when the image is scored, else `skipped` or `rejected`.
-        reason: Machine-readable reason of it.
-        warnings: Words to keep beside a score.
+    Args:
+        status: What the reader says.
+        reason: Its reason for that.
+        info: Codes of its header, as far as it could be read.
+        is_other: The file is named like something that nobody expects a score for.
+        rules: What is accepted.
     """
-
-    status: str
-    reason: str
-    warnings: tuple[str, ...]
-
-
-def _is_absent(code: str, value: str | None) -> bool:
-    return value is None or (value == "OTHER" and code != "modality")
-
-
-def is_another_examination(info: dict[str, Any], rules: SelectionRules) -> bool:
-    """Whether the codes say that this is no frontal chest radiograph; absent codes say nothing."""
-    for code in CODES:
-        value = info.get(code)
-        if not _is_absent(code, value) and value not in rules.allowed(code):
-            return True
-    # the view's own code counts more than a description
-    return bool(info.get("word_against")) and _is_absent("view", info.get("view"))
+    if is_another_examination(info, rules):
+        return "skipped", "not_frontal_chest"
+    if reason == "not_dicom" and is_other:
+        return "skipped", "other_file"
+    return status, reason
 
 
 def select_image(
@@ -146,22 +132,5 @@ def select_image(
         warnings: Words of runtime.radiograph.
         rules: What is accepted.
     """
-    if "blank_image" in warnings:
-        return Selection("rejected", "blank_image", warnings)
-    if info["format"] != "dicom":
-        if rules.pictures == "skip":
-            return Selection("skipped", "picture", warnings)
-        return Selection("", "", warnings)
-    if is_another_examination(info, rules):
-        return Selection("skipped", "not_frontal_chest", warnings)
-    words = list(warnings)
-    for code in CODES:
-        if info[code] in (None, "OTHER"):
-            if getattr(rules.when_absent, code) == "skip":
-                return Selection("skipped", code + "_unknown", warnings)
-            words.append(code + "_unknown")
-    if info["is_child"]:
-        if rules.children == "skip":
-            return Selection("skipped", "child", warnings)
-        words.append("outside_indication")
-    return Selection("", "", tuple(words))
+    skip_absent = [code for code in CODES if getattr(rules.when_absent, code) == "skip"]
+    return select(info, warnings, rules, skip_absent)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from pneumonia.scoring.append_log import AppendLog
 from pneumonia.scoring.audit import AuditLog
 from pneumonia.scoring.dicom_peer import OWN_TITLE, Peer, association
 from pneumonia.scoring.folder import locked_folder
+from pneumonia.scoring.inputs import Progress
 from pneumonia.scoring.outputs.dicom import FOLDER
 
 SENT_LOG = "sent.jsonl"
@@ -26,8 +27,6 @@ STATUSES = ("sent", "sent_with_warning", "refused", "not_sent")
 ARRIVED = ("sent", "sent_with_warning")
 CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.2
 PAUSES_SECONDS = (1.0, 4.0)  # before the second and the third attempt at one object
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_prep.augment import Augmenter, AugmentSettings
+from data_prep.augment import MIN_SIDE, Augmenter, AugmentSettings
 from pneumonia.runtime.preprocess import letterbox
 
 STILL = AugmentSettings(
@@ -52,6 +52,10 @@ def test_the_box_bounds_the_moved_block(seed, height, width, size):
     pixels, boxes = block(height, width, box)
     still = GEOMETRY.model_copy(update={"rotation_deg": 0.0, "min_visible": 0.0})
     image, moved = Augmenter(size, still)(pixels, boxes, seed)
+    smallest = size / max(height, width) * (1 - still.scale) * min(height // 3, width // 3)
+    if len(moved) == 0:
+        assert smallest < MIN_SIDE  # nothing else may cost a block so far inside its box
+        return
     ys, xs = np.nonzero(image > 100)
     seen = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
     np.testing.assert_allclose(moved[0], seen, atol=1.5)
@@ -81,7 +85,14 @@ def test_boxes_stay_inside_and_large_enough(seed):
     assert len(moved) <= 6
     assert (moved >= 0).all()
     assert (moved <= 128).all()
-    assert (moved[:, 2:] - moved[:, :2] >= 1).all()
+    assert (moved[:, 2:] - moved[:, :2] >= MIN_SIDE - 1e-3).all()
+
+
+@pytest.mark.parametrize(("tall", "n_kept"), [(19, 0), (21, 1)])
+def test_a_box_thinner_than_two_pixels_is_dropped(tall, n_kept):
+    pixels, boxes = block(640, 640, (200, 300, 440, 300 + tall))  # a tenth of it: 1.9 or 2.1
+    _, moved = Augmenter(64, STILL)(pixels, boxes, seed=0)
+    assert len(moved) == n_kept
 
 
 def test_a_box_that_leaves_is_dropped():

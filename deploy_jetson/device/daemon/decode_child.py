@@ -8,14 +8,13 @@ a file that crashes a decoder takes only this process with it.
 import base64
 import json
 import logging
-import os
 import re
 import resource
-import struct
 import sys
 import time
-from typing import Any, BinaryIO, Dict, Tuple
+from typing import Any, Dict, Tuple
 
+from pneumonia.runtime.child_channel import private_output, write_answer
 from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.radiograph import read_radiograph
@@ -73,24 +72,6 @@ def answer(request: Dict[str, Any]) -> Tuple[Dict[str, Any], bytes]:
     record["payload"] = len(pixels)
     record["seconds"] = time.monotonic() - started
     return record, pixels
-
-
-def write_answer(stream: BinaryIO, record: Dict[str, Any], pixels: bytes) -> None:
-    """Send one answer."""
-    head = json.dumps(record).encode("ascii")
-    stream.write(struct.pack(">I", len(head)) + head)
-    stream.write(pixels)
-    stream.flush()
-
-
-def private_output() -> BinaryIO:
-    """The answers' channel; stdout and stderr go nowhere, since decoders print into them."""
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.dup2(nowhere, sys.stderr.fileno())
-    os.close(nowhere)
-    return channel
 
 
 def main() -> None:

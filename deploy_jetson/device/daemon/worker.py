@@ -18,11 +18,11 @@ from deploy_jetson.device.daemon.decoding import Decoder
 from deploy_jetson.device.daemon.intake import CONFLICT
 from deploy_jetson.device.daemon.journal import DONE, FAILED, QUARANTINED, Job, Journal
 from deploy_jetson.device.daemon.metrics import Metrics
-from deploy_jetson.device.daemon.rules import select
 from deploy_jetson.device.daemon.scoring import Model
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.spool import Spool
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
+from pneumonia.runtime.selection import select
 
 IDLE_S = 1.0
 NO_SPACE_S = 2.0

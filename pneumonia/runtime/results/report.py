@@ -4,6 +4,7 @@ from typing import List
 
 from pydicom.dataset import Dataset
 
+from pneumonia.runtime.results import codes
 from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,
     CONTAINS,
@@ -43,26 +44,13 @@ from pneumonia.runtime.results.objects import (
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 LOCAL = "99PNEUMONIA"
 
-_TITLE = Code("126000", "DCM", "Imaging Measurement Report")
-_LANGUAGE = Code("121049", "DCM", "Language of Content Item and Descendants")
-_ENGLISH = Code("en-US", "RFC5646", "English (United States)")
-_OBSERVER_TYPE = Code("121005", "DCM", "Observer Type")
 _DEVICE = Code("121007", "DCM", "Device")
 _DEVICE_UID = Code("121012", "DCM", "Device Observer UID")
 _DEVICE_NAME = Code("121013", "DCM", "Device Observer Name")
 _DEVICE_MAKER = Code("121014", "DCM", "Device Observer Manufacturer")
 _DEVICE_MODEL = Code("121015", "DCM", "Device Observer Model Name")
 _DEVICE_SERIAL = Code("121016", "DCM", "Device Observer Serial Number")
-_PROCEDURE = Code("121058", "DCM", "Procedure reported")
-_CHEST_RADIOGRAPHY = Code("399208008", "SCT", "Plain chest X-ray")
-_MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
-_GROUP = Code("125007", "DCM", "Measurement Group")
-_TRACKING = Code("112039", "DCM", "Tracking Identifier")
-_TRACKING_UID = Code("112040", "DCM", "Tracking Unique Identifier")
-_FINDING = Code("121071", "DCM", "Finding")
-_FINDING_SITE = Code("363698007", "SCT", "Finding Site")
 _LUNG = Code("39607008", "SCT", "Lung")
-_REGION = Code("111030", "DCM", "Image Region")
 _SOURCE = Code("121112", "DCM", "Source of Measurement")
 _CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 _WIDTH = Code("103355008", "SCT", "Width")
@@ -70,8 +58,6 @@ _HEIGHT = Code("121207", "DCM", "Height")
 _ALGORITHM_NAME = Code("111001", "DCM", "Algorithm Name")
 _ALGORITHM_PARAMETERS = Code("111002", "DCM", "Algorithm Parameters")
 _ALGORITHM_VERSION = Code("111003", "DCM", "Algorithm Version")
-_QUALITATIVE = Code("C0034375", "UMLS", "Qualitative Evaluations")
-_COMMENT = Code("121106", "DCM", "Comment")
 _PERCENT = Code("%", "UCUM", "Percent")
 _MM = Code("mm", "UCUM", "millimeter")
 # No standard code means what the RSNA challenge labelled: a region suspicious of pneumonia.
@@ -92,6 +78,17 @@ def build_report(header: Dataset, result: Result, facts: ResultFacts) -> Dataset
         result: What was found.
         facts: The model.
     """
+    return report_object(header, facts, _report_content(header, result, facts))
+
+
+def report_object(header: Dataset, facts: ResultFacts, content: List[Dataset]) -> Dataset:
+    """A TID 1500 report around its content, in the study of the source.
+
+    Args:
+        header: From `source_header`, checked.
+        facts: Who reports: a model, or readers in the place of one.
+        content: Items below the title.
+    """
     made = new_object(header, facts, "SR", COMPREHENSIVE_SR)
     made.ReferencedPerformedProcedureStepSequence = sequence()
     made.PerformedProcedureCodeSequence = sequence()
@@ -100,7 +97,7 @@ def build_report(header: Dataset, result: Result, facts: ResultFacts) -> Dataset
     made.PreliminaryFlag = "PRELIMINARY"
     made.CodingSchemeIdentificationSequence = sequence(_local_scheme())
     made.CurrentRequestedProcedureEvidenceSequence = sequence(_evidence(header))
-    root = container(_TITLE, _report_content(header, result, facts), relation="", template="1500")
+    root = container(codes.TITLE, content, relation="", template="1500")
     for element in root:
         made[element.tag] = element
     return made
@@ -136,20 +133,20 @@ def _report_content(header: Dataset, result: Result, facts: ResultFacts) -> List
     if any(finding.size_mm for finding in result.findings):
         lines.append("Lengths are those of the header's pixel spacing, magnification included.")
     evaluations = [code(_FLAG, _FLAGS[result.flag], CONTAINS)]
-    evaluations += [text(_COMMENT, line, CONTAINS) for line in lines]
+    evaluations += [text(codes.COMMENT, line, CONTAINS) for line in lines]
     return [
-        code(_LANGUAGE, _ENGLISH, CONCEPT_MODIFIER),
+        code(codes.LANGUAGE, codes.ENGLISH, CONCEPT_MODIFIER),
         *_observer(facts),
-        code(_PROCEDURE, _CHEST_RADIOGRAPHY, CONCEPT_MODIFIER),
-        container(_MEASUREMENTS, groups),
-        container(_QUALITATIVE, evaluations),
+        code(codes.PROCEDURE, codes.CHEST_RADIOGRAPHY, CONCEPT_MODIFIER),
+        container(codes.MEASUREMENTS, groups),
+        container(codes.QUALITATIVE, evaluations),
     ]
 
 
 def _observer(facts: ResultFacts) -> List[Dataset]:
     """The model as the observer (TID 1001, 1004)."""
     return [
-        code(_OBSERVER_TYPE, _DEVICE, CONTEXT),
+        code(codes.OBSERVER_TYPE, _DEVICE, CONTEXT),
         uid_reference(_DEVICE_UID, derived_uid(result_uid_of_model(facts), "observer"), CONTEXT),
         text(_DEVICE_NAME, facts.model_name, CONTEXT),
         text(_DEVICE_MAKER, MANUFACTURER, CONTEXT),
@@ -173,9 +170,9 @@ def _algorithm(facts: ResultFacts) -> List[Dataset]:
 def _tracked(header: Dataset, name: str, facts: ResultFacts) -> List[Dataset]:
     uid = derived_uid(result_uid(header, facts, "SR"), name)
     return [
-        text(_TRACKING, name, CONTEXT),
-        uid_reference(_TRACKING_UID, uid, CONTEXT),
-        code(_FINDING, _OPACITY, CONTAINS),
+        text(codes.TRACKING, name, CONTEXT),
+        uid_reference(codes.TRACKING_UID, uid, CONTEXT),
+        code(codes.FINDING, _OPACITY, CONTAINS),
     ]
 
 
@@ -185,18 +182,18 @@ def _whole_image(header: Dataset, result: Result, facts: ResultFacts) -> Dataset
     children += _algorithm(facts)
     children.append(image(image_reference(header), CONTAINS, _SOURCE))
     children.append(number(_CERTAINTY, 100 * result.max_score, _PERCENT))
-    return container(_GROUP, children, template="1501")
+    return container(codes.GROUP, children, template="1501")
 
 
 def _region(header: Dataset, finding: Finding, index: int, facts: ResultFacts) -> Dataset:
     """One box (TID 1410)."""
     children = _tracked(header, "Region {}".format(index), facts)
-    children.append(code(_FINDING_SITE, _LUNG, CONCEPT_MODIFIER))
+    children.append(code(codes.FINDING_SITE, _LUNG, CONCEPT_MODIFIER))
     children += _algorithm(facts)
     source = image(image_reference(header), SELECTED_FROM)
-    children.append(outline(_REGION, finding.box_xyxy, source))
+    children.append(outline(codes.REGION, finding.box_xyxy, source))
     children.append(number(_CERTAINTY, 100 * finding.score, _PERCENT))
     if finding.size_mm is not None:
         children.append(number(_WIDTH, finding.size_mm[0], _MM))
         children.append(number(_HEIGHT, finding.size_mm[1], _MM))
-    return container(_GROUP, children, template="1410")
+    return container(codes.GROUP, children, template="1410")

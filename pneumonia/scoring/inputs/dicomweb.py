@@ -114,9 +114,9 @@ class DicomwebInput:
         for page in range(MAX_PAGES):
             paging = {"limit": str(PAGE), "offset": str(page * PAGE)}
             answers = self._page(path, {**asked, **paging})
-            fresh = [item for item in answers if str(item) not in seen]
-            seen |= {str(item) for item in fresh}
-            yield from fresh
+            fresh = {str(item): item for item in answers if str(item) not in seen}
+            seen |= fresh.keys()
+            yield from fresh.values()
             if len(answers) < PAGE or not fresh:
                 return
 
