@@ -54,8 +54,8 @@ class ImageRecord(NamedTuple):
         width: Width of the original image in pixels, the frame of its boxes.
         height: Height of the original image in pixels.
         labelled: Whether the absence of boxes means that there is no opacity.
-        weak_opacity: What the report says of an opacity: `yes`, `no`, `uncertain`; empty without
-            a report.
+        weak_opacity: What the report, or a label mined from it, says of an opacity: `yes`, `no`,
+            `uncertain`; empty without one.
     """
 
     image_id: str

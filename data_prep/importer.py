@@ -20,7 +20,7 @@ from data_prep.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.writer import DatasetFacts, DatasetWriter, is_up_to_date, new_dataset
 from pneumonia.runtime.errors import ConfigError, DataError
 
-VERSION = 1  # raise when the same sources give another dataset
+VERSION = 2  # raise when the same sources give another dataset
 DEFAULT_CACHE_SIZE = 512
 MIN_CACHE_SIZE, MAX_CACHE_SIZE = 32, 4096
 _MAX_NAMES = 1000  # names kept per reason in dataset.json; the count is always whole
@@ -272,6 +272,7 @@ def _record(candidate: _Candidate, decoded: Decoded, adjusted: Counter[str]) -> 
         width=decoded.width,
         height=decoded.height,
         labelled=image.truth != "none",
+        weak_opacity=image.weak_opacity,
     )
 
 

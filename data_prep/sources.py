@@ -13,6 +13,7 @@ from pneumonia.runtime.errors import DataError
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 _MAX_MAPPING_BYTES = 200_000_000
 _NO_FINDING = "No Finding"
+_OPACITIES = frozenset({"Pneumonia", "Consolidation"})  # NIH labels of an opacity of the lung
 
 
 class SourceImage(NamedTuple):
@@ -29,6 +30,7 @@ class SourceImage(NamedTuple):
         sex: `F`, `M` or empty.
         age: Text, for example `56` or `056Y`.
         truth: `labels` (look it up), `negative`, or `none` (no boxes are known).
+        weak_opacity: `yes` when a text-mined label names an opacity; see ImageRecord.
     """
 
     image_id: str
@@ -41,6 +43,7 @@ class SourceImage(NamedTuple):
     sex: str = ""
     age: str = ""
     truth: str = "labels"
+    weak_opacity: str = ""
 
 
 class Source(NamedTuple):
@@ -174,8 +177,9 @@ def _curated(folder: Path) -> Source:
 def open_nih(folder: Path) -> Source:
     """Whole NIH ChestX-ray14 frames: images.csv with image, nih_patient, split, nih_labels, file.
 
-    Frames without finding are negatives. Findings are known for the image only, so frames with
-    one have no truth for a detector. Frames that RSNA labelled are left to RSNA's labels.
+    Frames without finding are negatives. Findings are known for the image only, mined from its
+    report, so frames with one have no truth for a detector; where they name an opacity the frame
+    is weakly positive. Frames that RSNA labelled are left to RSNA's labels.
 
     Raises:
         DataError: No such folder or table.
@@ -194,7 +198,8 @@ def open_nih(folder: Path) -> Source:
         elif path is None:
             rejected.append((image_id, "file_missing"))
         else:
-            negative = row["nih_labels"].strip() == _NO_FINDING
+            findings = {name.strip() for name in row["nih_labels"].split("|")}
+            negative = findings == {_NO_FINDING}
             found[image_id] = SourceImage(
                 image_id,
                 "nih",
@@ -204,6 +209,7 @@ def open_nih(folder: Path) -> Source:
                 class_name=NORMAL if negative else "",
                 view=_one_of(row.get("view", ""), ("AP", "PA")),
                 truth="negative" if negative else "none",
+                weak_opacity="yes" if findings & _OPACITIES else "",
             )
     return Source("nih", listing, None, list(found.values()), [listing], rejected)
 

@@ -7,6 +7,7 @@ from pneumonia.export.onnx_check import TOLERANCE, OnnxReport
 from pneumonia.export.onnx_graph import GatheredInput
 from pneumonia.export.run_facts import RunFacts
 from pneumonia.network.accounting import Totals
+from pneumonia.runtime.decode import image_outputs
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.spec import Detect, NetworkSpec
 
@@ -58,6 +59,8 @@ def _network(spec: NetworkSpec, model_hash: str) -> str:
     size = spec.input
     heads = [layer for layer in spec.detect_layers() if layer.name in spec.outputs]
     job = f"detector with {len(heads)} scales" if heads else "classifier"
+    if heads and image_outputs(spec):
+        job += ", scores gated by an image-level output"
     rows = [
         ("job", job),
         ("classes", ", ".join(spec.class_names)),

@@ -72,6 +72,28 @@ def _decode_head(layer: Detect, raw: np.ndarray, score_floor: float) -> Decoded:
     return boxes, scores.astype(np.float32)
 
 
+def image_outputs(spec: NetworkSpec) -> List[str]:
+    """Outputs of a detector that are no head map: image-level logits, one value per image."""
+    heads = {layer.name for layer in spec.detect_layers()}
+    return [name for name in spec.outputs if name not in heads]
+
+
+def _gates(spec: NetworkSpec, outputs: Dict[str, np.ndarray], n_images: int) -> np.ndarray:
+    """Probability (n_images,) that there is anything to box; 1 for a network that does not say."""
+    gates = np.ones(n_images, dtype=np.float32)
+    for name in image_outputs(spec):
+        logits = outputs.get(name, np.zeros(0, np.float32))
+        if logits.size != n_images:
+            raise SpecError(
+                "Image-level output has the wrong size",
+                expected="{} values".format(n_images),
+                found=str(logits.shape) if name in outputs else "none",
+                where="output {!r}".format(name),
+            )
+        gates *= sigmoid(logits.reshape(n_images).astype(np.float32))
+    return gates
+
+
 def _decode(spec: NetworkSpec, outputs: Dict[str, np.ndarray], floor: float) -> List[Decoded]:
     heads = [layer for layer in spec.detect_layers() if layer.name in spec.outputs]
     missing = [layer.name for layer in heads if layer.name not in outputs]
@@ -83,10 +105,11 @@ def _decode(spec: NetworkSpec, outputs: Dict[str, np.ndarray], floor: float) -> 
             where="network {!r}".format(spec.name),
         )
     images = []
-    for index in range(len(outputs[heads[0].name])):
+    gates = _gates(spec, outputs, len(outputs[heads[0].name]))
+    for index, gate in enumerate(gates):
         parts = [_decode_head(layer, outputs[layer.name][index], floor) for layer in heads]
         boxes = np.concatenate([part[0] for part in parts])
-        images.append((boxes, np.concatenate([part[1] for part in parts])))
+        images.append((boxes, gate * np.concatenate([part[1] for part in parts])))
     return images
 
 
@@ -95,11 +118,12 @@ def decode_heads(spec: NetworkSpec, outputs: Dict[str, np.ndarray]) -> List[Deco
 
     `darknet` (YOLOv3 paper, section 2.1): b_xy = (sigmoid(t_xy) + c_xy) * stride,
     b_wh = anchor * exp(t_wh). `scaled`: b_xy = (2 sigmoid(t_xy) - 0.5 + c_xy) * stride,
-    b_wh = anchor * (2 sigmoid(t_wh))^2. Score = sigmoid(objectness) * sigmoid(class).
+    b_wh = anchor * (2 sigmoid(t_wh))^2. Score = sigmoid(objectness) * sigmoid(class), times the
+    probability of an image-level output where the network has one.
 
     Args:
         spec: The network.
-        outputs: Detect layer name -> (B, A * (5 + C), H, W).
+        outputs: Detect layer name -> (B, A * (5 + C), H, W); image-level output -> (B, 1, ...).
 
     Returns:
         Per image: boxes xyxy in network pixels (n, 4) and scores (n, C), ordered by head, anchor,

@@ -92,6 +92,8 @@ class ModelConfig(_Strict):
         channels: 1 = grey, 3 = grey repeated (for weights trained on colour).
         size: Side of the square input in pixels, a multiple of 32.
         anchors: `auto` = IoU k-means on the training boxes; `zoo` = the published ones.
+        image_head: Adds an image-level output that gates the scores of all boxes. It also learns
+            from images whose opacities have no boxes (`weak_opacity` of the dataset).
         start_from: Run, checkpoint or model folder whose weights are the start; none = random.
     """
 
@@ -100,6 +102,7 @@ class ModelConfig(_Strict):
     channels: Literal[1, 3] = 1
     size: int = Field(default=256, ge=32, le=2048, multiple_of=32)
     anchors: Literal["auto", "zoo"] = "auto"
+    image_head: bool = False
     start_from: str | None = None
 
 

@@ -12,12 +12,14 @@ from data_prep.augment import Augmenter
 from data_prep.composite import Compositor
 from data_prep.dataset import Dataset
 from pneumonia.network.module import Network
+from pneumonia.runtime.decode import image_outputs
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.preprocess import normalise
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training.config import DataConfig, TrainRecipe
 from pneumonia.training.detection_loss import DetectionLoss
 from pneumonia.training.sampling import BalancedPlan
+from pneumonia.training.targets import UNBOXED
 from pneumonia.training.task import Batch, Sample
 from pneumonia.training.validation import Validation
 
@@ -50,6 +52,13 @@ def labelled_items(dataset: Dataset, split: str, config: DataConfig) -> list[int
     return items
 
 
+def unboxed_items(dataset: Dataset, config: DataConfig) -> list[int]:
+    """Training images that show an opacity by their report, whose boxes nobody drew."""
+    items = dataset.select("train", sorted(config.kinds) or None, include_unlabelled=True)
+    found = ((i, dataset.records[i]) for i in items)
+    return [i for i, record in found if record.weak_opacity == "yes" and not record.labelled]
+
+
 class DetectionTask:
     """Balanced, augmented training batches; the detection loss; RSNA score, AP and AUROC.
 
@@ -68,15 +77,18 @@ class DetectionTask:
         self.dataset = dataset
         self.spec = spec
         items = labelled_items(dataset, "train", recipe.data)
+        # Only an image-level output can learn from an opacity without a box.
+        self.unboxed = set(unboxed_items(dataset, recipe.data) if image_outputs(spec) else ())
+        positive = {i for i in items if len(dataset.boxes(i))} | self.unboxed
+        self.composite = Compositor(dataset, items, recipe.data.composite)
+        items = sorted({*items, *self.unboxed})
         weight = _repeats(dataset, items, recipe.data)
-        positive = {i for i in items if len(dataset.boxes(i))}
         self.order = BalancedPlan(
             [i for i in items if i in positive for _ in range(weight[i])],
             [i for i in items if i not in positive for _ in range(weight[i])],
             recipe.data.positive_fraction,
             recipe.data.images_per_epoch,
         )
-        self.composite = Compositor(dataset, items, recipe.data.composite)
         self.augment = Augmenter(spec.input.height, recipe.augment)
         self.criterion = DetectionLoss(spec, recipe.loss)
         val_items = labelled_items(dataset, "val", recipe.data)
@@ -89,13 +101,18 @@ class DetectionTask:
         return self.order.epoch(epoch, seed)
 
     def load(self, samples: Sequence[Sample]) -> Batch:
-        """Augment and normalise; targets are (n, 6): image, class, x1, y1, x2, y2."""
+        """Augment and normalise; targets are (n, 6): image, class, x1, y1, x2, y2.
+
+        An image whose opacities have no boxes has one row of class UNBOXED.
+        """
         images, rows = [], []
         for number, sample in enumerate(samples):
             pixels, boxes = self.composite(sample.item, sample.seed)
             pixels, boxes = self.augment(pixels, boxes, sample.seed)
             images.append(normalise(pixels, self.spec.input))
             rows += [(number, 0, *box) for box in boxes.tolist()]
+            if sample.item in self.unboxed:
+                rows.append((number, UNBOXED, 0, 0, 0, 0))
         return Batch(
             torch.from_numpy(np.stack(images)),
             torch.tensor(rows, dtype=torch.float32).reshape(-1, 6),

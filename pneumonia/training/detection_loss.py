@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pneumonia.runtime.decode import MAX_LOG_SIZE
+from pneumonia.runtime.decode import MAX_LOG_SIZE, image_outputs
 from pneumonia.runtime.spec import Detect, NetworkSpec
 from pneumonia.training.ciou import iou_and_ciou
 from pneumonia.training.config import LossConfig
 from pneumonia.training.distributed import total
-from pneumonia.training.targets import Matches, assign
+from pneumonia.training.targets import UNBOXED, Matches, assign
 
 
 def decode_matches(raw: Tensor, head: Detect, matches: Matches) -> Tensor:
@@ -43,6 +43,9 @@ class DetectionLoss:
     * image: cross-entropy of an image-level logit against "has a box", for networks with such an
       output.
 
+    An image with a row of class UNBOXED is positive for the image part alone: where its opacities
+    are is unknown, so its anchors are neither positives nor negatives.
+
     Args:
         spec: The network.
         config: Weights and assignment.
@@ -51,8 +54,7 @@ class DetectionLoss:
     def __init__(self, spec: NetworkSpec, config: LossConfig) -> None:
         self.config = config
         self.heads = [head for head in spec.detect_layers() if head.name in spec.outputs]
-        heads = {head.name for head in self.heads}
-        self.image_outputs = [name for name in spec.outputs if name not in heads]
+        self.image_outputs = image_outputs(spec)
 
     def __call__(
         self, outputs: dict[str, Tensor], targets: Tensor
@@ -63,20 +65,26 @@ class DetectionLoss:
             outputs: Head name -> (N, A * (5 + C), H, W) raw; image outputs (N, 1).
             targets: (n, 6) float32: image index, class, x1, y1, x2, y2 in network pixels.
         """
+        has_opacity = targets[:, 0].long()
+        unboxed = targets[:, 1] == UNBOXED
+        unknown, targets = has_opacity[unboxed], targets[~unboxed]
         maps = [self._grid(head, outputs[head.name]) for head in self.heads]
         grids = [(grid.shape[2], grid.shape[3]) for grid in maps]
         matches = assign(targets, self.heads, grids, self.config.anchor_ratio)
         device = targets.device
         n_positives = max(1.0, total(sum(len(found.image) for found in matches), device))
-        n_cells = total(sum(grid[..., 4].numel() for grid in maps), device)
+        known = torch.ones(len(maps[0]), device=device)
+        known[unknown] = 0
+        n_cells = total(int(known.sum()) * sum(grid[0, ..., 4].numel() for grid in maps), device)
+        n_cells = max(1.0, n_cells)
         parts = {name: targets.new_zeros(()) for name in ("box", "objectness", "class")}
         for head, grid, found in zip(self.heads, maps, matches, strict=True):
-            box, objectness, classes = self._head_sums(head, grid, found, targets)
+            box, objectness, classes = self._head_sums(head, grid, found, targets, known)
             parts["box"] = parts["box"] + box / n_positives
             parts["class"] = parts["class"] + classes / (n_positives * head.n_classes)
             parts["objectness"] = parts["objectness"] + objectness / n_cells
         for name in self.image_outputs:
-            parts["image"] = parts.get("image", 0) + self._image_loss(outputs[name], targets)
+            parts["image"] = parts.get("image", 0) + self._image_loss(outputs[name], has_opacity)
         weights = {
             "box": self.config.box,
             "objectness": self.config.objectness,
@@ -97,9 +105,12 @@ class DetectionLoss:
         return grid.permute(0, 1, 3, 4, 2)
 
     def _head_sums(
-        self, head: Detect, grid: Tensor, found: Matches, targets: Tensor
+        self, head: Detect, grid: Tensor, found: Matches, targets: Tensor, known: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums (not means) of box, objectness and class loss over one head."""
+        """Sums (not means) of box, objectness and class loss over one head.
+
+        `known` (N,) is 0 for images whose boxes are unknown.
+        """
         wanted = grid.new_zeros(grid.shape[:4])
         box = classes = grid.new_zeros(())
         if len(found.image):
@@ -120,13 +131,15 @@ class DetectionLoss:
             wanted = flat.scatter_reduce(0, index, goal, "amax").view_as(wanted)
             labels = F.one_hot(truth[:, 1].long(), head.n_classes).to(grid.dtype)
             classes = F.binary_cross_entropy_with_logits(chosen[:, 5:], labels, reduction="sum")
-        objectness = F.binary_cross_entropy_with_logits(grid[..., 4], wanted, reduction="sum")
+        objectness = F.binary_cross_entropy_with_logits(
+            grid[..., 4], wanted, known[:, None, None, None].expand_as(wanted), reduction="sum"
+        )
         return box, objectness, classes
 
     @staticmethod
-    def _image_loss(logits: Tensor, targets: Tensor) -> Tensor:
-        values = logits.flatten(1)[:, 0]
-        has_box = torch.zeros_like(values)
-        has_box[targets[:, 0].long()] = 1.0
-        loss = F.binary_cross_entropy_with_logits(values, has_box, reduction="sum")
+    def _image_loss(logits: Tensor, has_opacity: Tensor) -> Tensor:
+        values = logits.float().flatten(1)[:, 0]
+        wanted = torch.zeros_like(values)
+        wanted[has_opacity] = 1.0
+        loss = F.binary_cross_entropy_with_logits(values, wanted, reduction="sum")
         return loss / total(len(values), values.device)

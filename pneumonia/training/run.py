@@ -19,7 +19,7 @@ from pneumonia.network.anchors import kmeans_anchors
 from pneumonia.network.darknet import read_darknet
 from pneumonia.network.files import SPEC_FILE, load_model
 from pneumonia.network.module import Network, initialise
-from pneumonia.network.zoo import ZOO, build
+from pneumonia.network.zoo import ZOO, build, with_image_head
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, ConfigError, PneumoniaError
 from pneumonia.runtime.spec import NetworkSpec
@@ -99,7 +99,7 @@ def make_spec(dataset: Dataset, recipe: TrainRecipe) -> NetworkSpec:
         sizes = training_box_sizes(dataset, recipe)
         fitted = kmeans_anchors(sizes, len(ZOO[model.name].anchors), recipe.seed)
         anchors = [(round(float(w), 2), round(float(h), 2)) for w, h in fitted]
-    return build(
+    spec = build(
         model.name,
         width=model.width,
         channels=model.channels,
@@ -107,6 +107,7 @@ def make_spec(dataset: Dataset, recipe: TrainRecipe) -> NetworkSpec:
         n_classes=1,
         anchors=anchors,
     )
+    return with_image_head(spec) if model.image_head else spec
 
 
 def training_box_sizes(dataset: Dataset, recipe: TrainRecipe) -> np.ndarray[Any, Any]:

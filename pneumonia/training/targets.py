@@ -16,6 +16,8 @@ from torch import Tensor
 
 from pneumonia.runtime.spec import Detect
 
+UNBOXED = -1  # class of a target row that says: somewhere in this image, its boxes are unknown
+
 
 class Matches(NamedTuple):
     """Positives of one head; every field is int64 (m,).

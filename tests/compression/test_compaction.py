@@ -11,7 +11,7 @@ from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.masks import masked_tensors
 from pneumonia.compression.structured import Columns, Filters
 from pneumonia.network.files import load_model, save_model
-from pneumonia.network.zoo import build
+from pneumonia.network.zoo import build, with_image_head
 from pneumonia.runtime.spec import Conv, InputSpec, Linear, NetworkSpec, parameter_count
 from tests.compression.graphs import random_specs, random_tensors, run
 
@@ -161,7 +161,7 @@ def test_flatten_drops_every_feature_of_a_removed_channel() -> None:
 
 @pytest.mark.parametrize("group", [0, 4])
 def test_yolov3_compacts_through_all_its_residual_groups(group: int, tmp_path: object) -> None:
-    spec = build("yolov3", width=0.125, size=64)
+    spec = with_image_head(build("yolov3", width=0.125, size=64))
     tensors = random_tensors(spec, 0)
     masks = random_masks(spec, 5, 0.6, group)
     small, kept = compact(spec, tensors, masks, dict.fromkeys(masks, group))

@@ -298,6 +298,7 @@ def test_nih_frames_without_finding_are_negatives_and_others_unlabelled(tmp_path
     (nih / "images").mkdir(parents=True)
     rows = []
     for name, findings, in_rsna in (
+        ("w", "Effusion", "False"),
         ("x", "No Finding", "False"),
         ("y", "Edema|Pneumonia", "False"),
         ("z", "No Finding", "True"),
@@ -307,7 +308,7 @@ def test_nih_frames_without_finding_are_negatives_and_others_unlabelled(tmp_path
     header = ("image", "in_rsna", "nih_patient", "split", "nih_labels", "view", "file")
     write_csv(nih / "images.csv", header, rows)
     dataset = imported(curated(tmp_path / "source"), nih=nih)
-    x, y = dataset.records[-2:]
+    w, x, y = dataset.records[-3:]
     assert (x.image_id, x.kind, x.split, x.class_name, x.labelled) == (
         "x",
         "nih",
@@ -316,6 +317,7 @@ def test_nih_frames_without_finding_are_negatives_and_others_unlabelled(tmp_path
         True,
     )
     assert (y.image_id, y.class_name, y.labelled) == ("y", "", False)
+    assert (x.weak_opacity, y.weak_opacity, w.weak_opacity) == ("", "yes", "")
     assert rejected(dataset) == {"nih_frame_is_in_rsna": ["z"]}
     assert "y" not in (dataset.folder / "labels.csv").read_text().split("\n", 1)[1]
 

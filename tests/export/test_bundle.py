@@ -12,12 +12,12 @@ from pneumonia.export import bundle as export_bundle
 from pneumonia.export.bundle import export_run
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network
-from pneumonia.network.zoo import build
+from pneumonia.network.zoo import build, with_image_head
 from pneumonia.runtime.bundle import load_bundle, model_hash
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ExportError, OutputError
-from pneumonia.runtime.spec import StorageSpec
+from pneumonia.runtime.spec import Conv, StorageSpec
 from tests.network.random_networks import random_tensors
 
 DISCLAIMER = "Research use only. Not a medical device."
@@ -27,7 +27,7 @@ DISCLAIMER = "Research use only. Not a medical device."
 def trained(tmp_path):
     """A run folder as training leaves it; `last` differs from `best`."""
     folder = tmp_path / "run"
-    spec = build("yolov3-tiny", width=0.25, size=64)
+    spec = with_image_head(build("yolov3-tiny", width=0.25, size=64))
     layer = spec.layer("conv_012")
     spec = spec.replace_layers({"conv_012": layer._replace(storage=StorageSpec("columns", 8))})
     save_model(folder / "best", spec, random_tensors(spec, 1))
@@ -92,7 +92,8 @@ def test_bundle_is_one_the_runtime_accepts_and_bound_to_its_hash(trained, tmp_pa
     assert bundle.threshold("kaggle") == 0.3125
     assert bundle.manifest["disclaimer"] == DISCLAIMER
     assert bundle.model_name == "yolov3-tiny-" + identity[:8]
-    assert not any(layer.batch_norm for layer in bundle.spec.weighted())
+    convolutions = [layer for layer in bundle.spec.layers if isinstance(layer, Conv)]
+    assert not any(layer.batch_norm for layer in convolutions)
 
 
 def test_both_engines_give_what_the_trained_network_gives(trained, tmp_path):
@@ -160,6 +161,7 @@ def test_model_card_states_facts_and_what_is_missing(trained, tmp_path):
         f"`{result.model_hash}`",
         "Opset 13",
         "lung opacity",
+        "detector with 2 scales, scores gated by an image-level output",
         "Confidence intervals: not available",
         "latency and energy | not available",
     ):

@@ -142,3 +142,34 @@ def test_missing_or_misshaped_head_is_named():
         decode_heads(spec, {})
     with pytest.raises(SpecError, match="'d'"):
         decode_heads(spec, {"d": np.zeros((1, 6, 4, 4), np.float32)})
+
+
+def gated(spec):
+    """The network with an image-level output beside its head."""
+    logit = Conv("logit", ("input",), 1, 1, 64)
+    return spec._replace(layers=(*spec.layers, logit), outputs=(*spec.outputs, "logit"))
+
+
+def test_an_image_level_output_multiplies_every_score():
+    spec = network()
+    rng = np.random.default_rng(4)
+    raw = rng.normal(size=quiet(spec, batch=2).shape).astype(np.float32)
+    plain = decode_heads(spec, {"d": raw})
+    logits = np.array([math.log(3), -200.0], np.float32).reshape(2, 1, 1, 1)  # 3/4, 0
+    found = decode_heads(gated(spec), {"d": raw, "logit": logits})
+    for gate, (boxes, scores), (same, gated_scores) in zip((0.75, 0.0), plain, found, strict=True):
+        np.testing.assert_array_equal(boxes, same)
+        np.testing.assert_allclose(gated_scores, gate * scores, rtol=1e-6)
+    kept = detections(gated(spec), {"d": raw, "logit": logits}, [SAME, SAME])
+    assert len(kept[0][0]) > 0
+    assert len(kept[1][0]) == 0  # nothing in this image
+
+
+@pytest.mark.parametrize("logits", [None, np.zeros((1, 2), np.float32)])
+def test_missing_or_misshaped_image_output_is_named(logits):
+    spec = gated(network())
+    outputs = {"d": quiet(spec)}
+    if logits is not None:
+        outputs["logit"] = logits
+    with pytest.raises(SpecError, match="'logit'"):
+        decode_heads(spec, outputs)

@@ -4,11 +4,12 @@ import torch
 
 from data_prep.augment import AugmentSettings
 from data_prep.dataset import open_dataset
-from pneumonia.network.zoo import build
+from pneumonia.network.zoo import build, with_image_head
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.preprocess import network_input
 from pneumonia.training.config import DataConfig, TrainRecipe, ValidationConfig
 from pneumonia.training.detection import DetectionTask
+from pneumonia.training.targets import UNBOXED
 from tests.training.conftest import tiny_spec, write_rectangles
 
 STILL = AugmentSettings(
@@ -95,3 +96,32 @@ def test_network_must_be_a_one_class_detector(rectangles):
     for spec in (build("lenet5"), build("yolov3-tiny", size=64, n_classes=2)):
         with pytest.raises(TrainingError, match="not a one-class detector"):
             DetectionTask(rectangles, spec, TrainRecipe())
+
+
+def weakly(dataset, index, answer):
+    """The dataset with one image without labels whose report answers so."""
+    records = list(dataset.records)
+    records[index] = records[index]._replace(labelled=False, weak_opacity=answer)
+    dataset.records = tuple(records)
+    return dataset
+
+
+@pytest.mark.parametrize("answer", ["yes", "no", "uncertain"])
+def test_weak_positives_train_an_image_output_and_nothing_else(make_dataset, answer):
+    counts = {("train", "full"): (3, 3), ("train", "nih"): (0, 1), ("val", "full"): (1, 1)}
+    dataset = make_dataset({**counts, ("val", "nih"): (0, 1)})
+    weak = next(i for i, r in enumerate(dataset.records) if (r.kind, r.split) == ("nih", "train"))
+    unseen = next(i for i, r in enumerate(dataset.records) if (r.kind, r.split) == ("nih", "val"))
+    dataset = weakly(weakly(dataset, weak, answer), unseen, answer)
+    plain = DetectionTask(dataset, tiny_spec(), TrainRecipe())
+    gated = DetectionTask(dataset, with_image_head(tiny_spec()), TrainRecipe(augment=STILL))
+
+    def shown(task):
+        return {sample.item for epoch in range(1, 6) for sample in task.plan(epoch, 0)}
+
+    assert weak not in shown(plain)
+    assert (weak in shown(gated)) == (answer == "yes")
+    assert unseen not in shown(gated) | set(gated.validation.items)
+    if answer == "yes":
+        sample = next(s for e in range(1, 6) for s in gated.plan(e, 0) if s.item == weak)
+        assert gated.load([sample]).targets.tolist() == [[0, UNBOXED, 0, 0, 0, 0]]

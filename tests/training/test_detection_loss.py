@@ -9,7 +9,7 @@ from pneumonia.runtime.decode import decode_heads
 from pneumonia.runtime.spec import Conv, Detect, GlobalAvgPool, InputSpec, NetworkSpec
 from pneumonia.training.config import LossConfig
 from pneumonia.training.detection_loss import DetectionLoss, decode_matches
-from pneumonia.training.targets import Matches, assign
+from pneumonia.training.targets import UNBOXED, Matches, assign
 from tests.training.conftest import tiny_spec
 
 PLAIN = LossConfig(box=1, objectness=1, classification=1, iou_aware=0)
@@ -157,3 +157,32 @@ def test_image_output_learns_whether_there_is_a_box():
     _, parts = DetectionLoss(spec, config)(outputs, truth)
     wanted = (math.log1p(math.exp(3)) + math.log1p(math.exp(1))) / 2
     assert parts["loss_image"] == pytest.approx(2 * wanted, rel=1e-5)
+
+
+def test_an_image_without_known_boxes_teaches_the_image_output_only():
+    # Two images of 16 cells, every logit 2 (objectness) or 3 and -1 (image). The second has an
+    # opacity somewhere: its 16 anchors count for nothing, its image logit should be positive.
+    spec = one_head("darknet", image_output=True)
+    outputs = zeros(spec, 2)
+    outputs["detect"][:, 4] = 2.0
+    outputs["detect"].requires_grad_()
+    outputs["pool"] = torch.tensor([3.0, -1.0]).view(2, 1, 1, 1)
+    unboxed = torch.tensor([[1, UNBOXED, 0, 0, 0, 0.0]])
+    loss, parts = DetectionLoss(spec, LossConfig(objectness=1, image=1))(outputs, unboxed)
+    assert parts["loss_objectness"] == pytest.approx(math.log1p(math.exp(2)), rel=1e-6)
+    wanted = (math.log1p(math.exp(3)) + math.log1p(math.exp(1))) / 2
+    assert parts["loss_image"] == pytest.approx(wanted, rel=1e-6)
+    assert parts["loss_box"] == parts["loss_class"] == 0
+    loss.backward()
+    gradient = outputs["detect"].grad
+    assert gradient is not None
+    assert (gradient[0, 4] > 0).all()
+    assert (gradient[1] == 0).all()
+
+
+def test_a_batch_of_unknown_boxes_only_is_finite():
+    spec = one_head("scaled", image_output=True)
+    rows = torch.tensor([[0, UNBOXED, 0, 0, 0, 0.0]])
+    loss, parts = DetectionLoss(spec, LossConfig(image=1))(zeros(spec), rows)
+    assert parts["loss_objectness"] == 0
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
