@@ -8,6 +8,7 @@ Source: Lin et al., KCAT: a knowledge-constraint typing annotation tool, ACL 201
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from data_prep.annotation.records import Box
@@ -55,19 +56,21 @@ def from_report(base: ConceptBase, linked: Iterable[LinkedConcept], side: str = 
     Args:
         base: The concept base.
         linked: Findings of the report.
-        side: Of the box, `right`, `left` or empty; findings of the other side go last.
+        side: Of the box, `right`, `left` or empty; findings that the report puts there go first,
+            those of the other side last.
     """
     best: dict[str, tuple[tuple[int, int, int], Offer]] = {}
     for place, concept in enumerate(linked):
         known = concept.code in base and concept.heading not in NOT_FINDINGS
         if concept.assertion == ABSENT or not known:
             continue
-        other = bool(side) and concept.side in ("left", "right") and concept.side != side
+        sided = bool(side) and concept.side in ("left", "right")
+        other = sided and concept.side != side
         offer = Offer(
             concept.code, base.path(concept.code)[0], "report", concept.assertion, concept.span,
             other,
         )  # fmt: skip
-        key = (int(other), _RANK[concept.assertion], place)
+        key = (2 if other else 0 if sided else 1, _RANK[concept.assertion], place)
         if concept.code not in best or key < best[concept.code][0]:
             best[concept.code] = (key, offer)
     return [offer for _, offer in sorted(best.values())]
@@ -105,16 +108,23 @@ def refilter(
 def coarse_types(base: ConceptBase, linked: Sequence[LinkedConcept]) -> list[tuple[str, int]]:
     """Step 1: every group that holds a finding, with its number of reported findings.
 
-    The order is the base's own and never changes: a reader's hand knows where a group is.
+    The order is that of `groups` and never changes: a reader's hand knows where a group is.
     """
     counts: dict[str, int] = {}
     for offer in from_report(base, linked):
         counts[offer.coarse] = counts.get(offer.coarse, 0) + 1
-    return [
-        (root, counts.get(root, 0))
-        for root in base.roots()
-        if set(base.children(root)) - set(NOT_FINDINGS)
-    ]
+    return [(root, counts.get(root, 0)) for root in groups(base)]
+
+
+@lru_cache(maxsize=4)
+def groups(base: ConceptBase) -> tuple[str, ...]:
+    """Groups that hold a finding, those of most training reports first."""
+    used = {root: 0 for root in base.roots() if set(base.children(root)) - set(NOT_FINDINGS)}
+    for code, count in base.counts.items():
+        root = base.path(code)[0]
+        if root in used and split_code(code)[0] not in NOT_FINDINGS:
+            used[root] += count
+    return tuple(sorted(used, key=lambda root: (-used[root], root)))
 
 
 def describe(base: ConceptBase, node: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@
 * A group counts when more than half of the readers of the study drew it. Exactly half is a
   dispute, which only an adjudication settles.
 * The finding is the one with most votes; among equals, their deepest common ancestor, else NIL.
+  Where that is no opacity, a box is one still if more than half of its readers say so: who calls
+  it pneumonia and who calls it opacity agree on what a detector must learn.
 * The fused box is the median of each edge: with three readers one slip does not move it.
 """
 
@@ -73,6 +75,11 @@ class ConsensusBox(NamedTuple):
     def kept(self) -> bool:
         """Whether more than half of the readers drew it."""
         return 2 * len(self.annotators) > self.n_readers
+
+    @property
+    def best(self) -> tuple[str, ...]:
+        """The findings with most votes; several when the vote is tied."""
+        return best_codes(self.codes)
 
     @property
     def disputed(self) -> bool:
@@ -155,11 +162,16 @@ def common_ancestor(base: ConceptBase, codes: Sequence[str]) -> str:
     return found
 
 
-def vote_code(base: ConceptBase, codes: Sequence[str]) -> Vote:
-    """Majority vote; a tie goes to the deepest common ancestor of the best."""
+def best_codes(codes: Sequence[str]) -> tuple[str, ...]:
+    """The codes with most votes, in alphabetical order; several on a tie."""
     counts = Counter(codes)
     most = max(counts.values())
-    best = sorted(code for code, n in counts.items() if n == most)
+    return tuple(sorted(code for code, n in counts.items() if n == most))
+
+
+def vote_code(base: ConceptBase, codes: Sequence[str]) -> Vote:
+    """Majority vote; a tie goes to the deepest common ancestor of the best."""
+    best = best_codes(codes)
     if len(best) == 1:
         return Vote(best[0], False)
     return Vote(common_ancestor(base, best), True)
@@ -265,25 +277,30 @@ def truth_of(consensus: Consensus, base: ConceptBase) -> Truth:
     reason = _doubt(consensus, base)
     if reason:
         return Truth("", (), reason)
-    boxes = tuple(box.box_xyxy for box in consensus.kept if is_opacity(base, box.code))
+    boxes = tuple(box.box_xyxy for box in consensus.kept if shows_opacity(box, base))
     if boxes:
         return Truth(CLASS_OPACITY, boxes)
     normal = consensus.verdict == NORMAL and not consensus.kept
     return Truth(CLASS_NORMAL if normal else CLASS_NOT_NORMAL, ())
 
 
+def shows_opacity(box: ConsensusBox, base: ConceptBase) -> bool:
+    """Whether a box is an opacity to a detector: by its finding or, on a tie, by majority."""
+    opaque = sum(is_opacity(base, code) for code in box.codes)
+    return is_opacity(base, box.code) or (box.tied and 2 * opaque > len(box.codes))
+
+
 def _doubt(consensus: Consensus, base: ConceptBase) -> str:
-    def opacity(code: str) -> bool:
-        return is_opacity(base, code)
+    def called(box: ConsensusBox) -> bool:
+        return any(is_opacity(base, code) for code in box.codes)
 
     if consensus.verdict == UNUSABLE:
         return "unusable"
-    if any(box.disputed and any(map(opacity, box.codes)) for box in consensus.boxes):
+    if any(box.disputed and called(box) for box in consensus.boxes):
         return "box_disputed"
-    if any(box.tied and any(map(opacity, box.codes)) and not opacity(box.code)
-           for box in consensus.kept):  # fmt: skip
+    if any(box.tied and called(box) and not shows_opacity(box, base) for box in consensus.kept):
         return "finding_tied"
-    opacities = [box for box in consensus.kept if opacity(box.code)]
+    opacities = [box for box in consensus.kept if shows_opacity(box, base)]
     if any(box.assertion == UNCERTAIN for box in opacities):
         return "opacity_uncertain"
     if not consensus.verdict:
@@ -325,8 +342,10 @@ def reader_errors(
         extra += len(reading.annotations) - len(matches)
         overlaps += [match.iou for match in matches]
         wrong_verdict += bool(consensus.verdict) and reading.verdict != consensus.verdict
-        codes = [(reading.annotations[m.a].code, truth[m.b].code) for m in matches]
-        wrong.update((own, common) for own, common in codes if own != common)
+        for match in matches:
+            own, box = reading.annotations[match.a].code, truth[match.b]
+            if own not in box.best:  # on a tie nobody who is among the best is wrong
+                wrong[own, box.code] += 1
     levels: Counter[int] = Counter()
     for (own, common), n in wrong.items():
         levels[departs_at(base, own, common) or 0] += n

@@ -10,6 +10,7 @@ from data_prep.annotation.candidates import (
     coarse_types,
     describe,
     from_report,
+    groups,
     image_side,
     refilter,
 )
@@ -160,7 +161,7 @@ def _add_types(routes: APIRouter, project: Project) -> None:
 
     @routes.get("/types/children")
     def children(person: Person, node: Text = "") -> dict[str, Any]:
-        names = base.children(node) if node else base.roots()
+        names = base.children(node) if node else groups(base)
         path = list(base.path(node)) if node else []
         return {"path": path, "nodes": [[name, len(base.children(name))] for name in names]}
 
@@ -201,6 +202,7 @@ def _facts(project: Project, study: Study, name: str) -> dict[str, Any]:
         "suggestions": [s._asdict() for s in project.suggested(study, name)],
         "coarse": coarse_types(project.base, linked),
         "opacity": list(project.base.opacity),
+        "opacity_group": next(map(project.base.group, project.base.opacity), ""),
         "report": None
         if report is None
         else {

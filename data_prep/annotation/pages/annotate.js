@@ -108,7 +108,9 @@ async function saveAll() {
       const state = await request("PUT", `/api/studies/${study.key}/reading`, body);
       revision = state.revision;
       flags = state;
+      const back = fault;
       fault = "";
+      if (back) render(); // the choices of the next step could not be asked for meanwhile
     } catch (error) {
       activeMs += seconds * 1000;
       if (error instanceof Refusal && error.status < 500) {
@@ -225,7 +227,7 @@ function toggleUncertain() {
 
 function accept(suggestion) {
   const id = `s${Date.now().toString(36)}${Math.random().toString(36).slice(2, 6)}`;
-  own.annotations.push({ annotation_id: id, box_xyxy: suggestion.box_xyxy, code: suggestion.code, coarse: "", assertion: suggestion.assertion || "present", origin: suggestion.origin, mention: null });
+  own.annotations.push({ annotation_id: id, box_xyxy: suggestion.box_xyxy, code: suggestion.code, coarse: suggestion.code ? "" : study.opacity_group, assertion: suggestion.assertion || "present", origin: suggestion.origin, mention: null });
   chosen = id;
   changed();
 }
@@ -274,6 +276,7 @@ function render() {
   if (item) typing.show(study, item);
   else typing.hide();
   get("title").textContent = `Study ${study.key}${study.view ? `, ${study.view}` : ""}`;
+  get("place").textContent = `${lines.findIndex((line) => line.key === study.key) + 1} of ${lines.length}`;
   showState();
   updateLine();
 }
@@ -305,7 +308,7 @@ function renderFindings() {
   });
   const offered = openSuggestions().map((item) => {
     const row = make("li", { className: item.origin === chosen ? "suggestion chosen" : "suggestion" },
-      make("span", { className: "label" }, item.score === null ? `${source(item.origin)}: ${item.code}${item.assertion === "uncertain" ? " ?" : ""}` : `Model's box, score ${item.score.toFixed(2)}`),
+      make("span", { className: "label" }, item.score === null ? `${source(item.origin)}: ${item.code}${item.assertion === "uncertain" ? " ?" : ""}` : `Model, ${Math.round(item.score * 100)} %`),
       button("Accept", () => accept(item), "Accept (A)"), button("Reject", () => reject(item), "Reject (R)"));
     row.addEventListener("click", () => choose(item.origin));
     return row;
@@ -340,15 +343,17 @@ function renderFinish() {
   const verdict = implied();
   const untyped = own.annotations.filter((item) => !item.code).length;
   const place = get("finish");
+  const waiting = openSuggestions().length;
+  const note = waiting ? make("p", { className: "hint" }, `${waiting} suggestion${waiting > 1 ? "s" : ""} neither accepted nor rejected`) : null;
   if (own.verdict) {
     place.replaceChildren(make("p", { className: "finished" }, `Finished: ${VERDICTS[own.verdict]}`),
       make("div", { className: "row" }, button("Reopen", () => changed()), button("Next study", () => nextOpen(), "", "primary")));
   } else if (verdict) {
     const done = button(untyped ? `${untyped} box without a finding` : `Finish: ${VERDICTS[verdict]}`, () => finish(verdict), "Finish (Enter)", "primary wide");
     done.disabled = untyped > 0;
-    place.replaceChildren(done);
+    place.replaceChildren(...(note ? [note] : []), done);
   } else {
-    place.replaceChildren(make("p", { className: "hint" }, "Nothing to box? Finish as"), make("div", { className: "row" },
+    place.replaceChildren(...(note ? [note] : []), make("p", { className: "hint" }, "Nothing to box? Finish as"), make("div", { className: "row" },
       button("Normal", () => finish("normal"), "", "primary"), button("Abnormal, no box", () => finish("abnormal")), button("Cannot be judged", () => finish("unusable"))));
   }
 }
@@ -438,6 +443,7 @@ document.addEventListener("keydown", (event) => {
     if (name === "z") action = () => step(event.shiftKey ? "redo" : "undo");
     else if (name === "y") action = () => step("redo");
   } else if (ARROWS[name]) action = () => nudge(...ARROWS[name].map((side) => side * (event.shiftKey ? 10 : 1)));
+  else if (event.shiftKey && /^Digit[1-6]$/.test(event.code) && find(chosen)) action = () => typing.reportDigit(Number(event.code.slice(5)));
   else if (/^[0-9]$/.test(name) && find(chosen)) action = () => typing.digit(Number(name));
   else if (name === "Tab" && document.activeElement === get("pane")) action = () => cycle(event.shiftKey ? -1 : 1);
   else if ((name === "Enter" || name === " ") && event.target.tagName === "BUTTON") return;

@@ -2,6 +2,12 @@
 // tree and prefix search at every step.
 import { make, request } from "/static/request.js";
 
+// what the report says of a finding, beyond that it is there
+function said(offer) {
+  const more = [offer.assertion === "present" ? "" : offer.assertion, offer.other_side ? "other side" : ""].filter(Boolean);
+  return more.join(", ") || "report";
+}
+
 export class Typing {
   // on: {type({code, coarse, mention}), done(), uncertain(), remove()}
   constructor(section, on) {
@@ -24,7 +30,8 @@ export class Typing {
     this.item = item;
     this.step = step || (item.code && item.code !== "NIL" ? "finer" : item.coarse ? "candidates" : "coarse");
     const ticket = ++this.ticket;
-    const choices = await this.load(item);
+    const choices = await this.load(item).catch(() => null);
+    if (!choices) return; // the desk says that nobody answers, and asks again
     if (ticket !== this.ticket) return; // another box was chosen meanwhile
     this.choices = choices;
     this.render();
@@ -37,11 +44,11 @@ export class Typing {
     if (this.step === "coarse") {
       const { offers } = await request("GET", `/api/studies/${key}/offers?${side}`);
       this.reported = offers.slice(0, 6);
-      return this.study.coarse.map(([name, n]) => ({ code: name, label: name, note: n ? `${n} in the report` : "", coarse: true }));
+      return this.study.coarse.map(([name, n]) => ({ code: name, label: name, note: n ? String(n) : "", report: n > 0, hint: n ? `${n} in the report` : "", coarse: true }));
     }
     if (this.step === "candidates") {
       const { offers } = await request("GET", `/api/studies/${key}/offers?coarse=${encodeURIComponent(item.coarse)}&${side}`);
-      return offers.map((offer) => ({ code: offer.code, label: offer.code.replaceAll("/", " / "), note: offer.source === "report" ? `report: ${offer.assertion}${offer.other_side ? ", other side" : ""}` : "", mention: offer.span, report: offer.source === "report" }));
+      return offers.map((offer) => ({ code: offer.code, label: offer.code.replaceAll("/", " / "), note: offer.source === "report" ? said(offer) : "", mention: offer.span, report: offer.source === "report" }));
     }
     const node = this.step === "tree" ? this.node || "" : item.code;
     const { path, nodes } = await request("GET", `/api/types/children?node=${encodeURIComponent(node)}`);
@@ -67,6 +74,16 @@ export class Typing {
     else this.pick(this.choices[n - 1]);
   }
 
+  // Shift and a digit: what the report says, all three steps at once
+  reportDigit(n) {
+    const offer = this.step === "coarse" && this.reported[n - 1];
+    if (offer) this.take(offer);
+  }
+
+  take(offer) {
+    this.on.type({ code: offer.code, coarse: offer.coarse, mention: offer.span });
+  }
+
   nil() {
     this.on.type({ code: "NIL", coarse: this.item.coarse, mention: null });
   }
@@ -85,7 +102,7 @@ export class Typing {
   }
 
   button(choice, number) {
-    const found = make("button", { className: `choice${choice.report ? " reported" : ""}`, type: "button" },
+    const found = make("button", { className: `choice${choice.report ? " reported" : ""}`, type: "button", title: choice.hint || "" },
       make("kbd", {}, number <= 9 ? String(number) : ""), make("span", { className: "label" }, choice.label),
       choice.note ? make("small", {}, choice.note) : null);
     found.dataset.code = choice.code;
@@ -99,24 +116,31 @@ export class Typing {
     const titles = { coarse: "1  What kind of finding?", candidates: `2  Which finding? (${item.coarse})`, finer: "3  More exactly? (or done)", tree: this.node || "All findings" };
     const head = make("div", { className: "crumbs" }, make("b", {}, titles[this.step]));
     if (item.code) head.append(make("span", { className: "now" }, item.code === "NIL" ? "NIL: finding without a concept" : item.code.replaceAll("/", " / ")));
-    const list = make("div", { className: "choices" }, ...this.choices.map((choice, i) => this.button(choice, i + 1)));
+    const list = make("div", { className: this.step === "coarse" ? "choices pair" : "choices" }, ...this.choices.map((choice, i) => this.button(choice, i + 1)));
     if (!this.choices.length) list.append(make("p", { className: "hint" }, "Nothing finer: this finding is complete."));
     const parts = [head];
     if (this.step === "coarse" && this.reported.length) {
-      parts.push(make("p", { className: "hint" }, "The report says:"), make("div", { className: "choices chips" }, ...this.reported.map((offer) => {
-        const choice = { code: offer.code, mention: offer.span };
-        const chip = make("button", { className: "chip", type: "button" }, offer.code.replaceAll("/", " / "), offer.assertion === "present" ? null : make("small", {}, ` ${offer.assertion}`));
+      parts.push(make("p", { className: "hint" }, "The report says:"), make("div", { className: "choices chips" }, ...this.reported.map((offer, i) => {
+        const more = said(offer);
+        const chip = make("button", { className: "chip", type: "button" }, make("kbd", {}, `\u21e7${i + 1}`), make("span", { className: "label" }, offer.code.replaceAll("/", " / ")),
+          more === "report" ? null : make("small", {}, more));
         chip.dataset.code = offer.code;
-        chip.addEventListener("click", () => {
-          this.on.type({ code: choice.code, coarse: offer.coarse, mention: choice.mention });
-        });
-        chip.addEventListener("pointerenter", () => this.describe(offer.code));
+        chip.addEventListener("click", () => this.take(offer));
+        for (const name of ["pointerenter", "focus"]) chip.addEventListener(name, () => this.describe(offer.code));
         return chip;
       })));
     }
     parts.push(list, this.searchRow(), this.actions(), make("p", { id: "description", className: "description" }));
+    const before = this.section.querySelector("#search");
+    const typed = before && document.activeElement === before ? before.value : null;
     this.section.replaceChildren(...parts);
     this.section.hidden = false;
+    if (typed !== null) { // who was typing already goes on
+      const field = this.section.querySelector("#search");
+      field.value = typed;
+      field.focus();
+      field.dispatchEvent(new Event("input"));
+    }
   }
 
   searchRow() {
@@ -132,7 +156,10 @@ export class Typing {
       if (field.value.trim() && !found.length) hits.append(make("p", { className: "hint" }, "No finding begins like that."));
     });
     field.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && hits.querySelector("button")) hits.querySelector("button").click();
+      if (event.key === "Enter" && hits.querySelector("button")) {
+        field.blur(); // the search is over
+        hits.querySelector("button").click();
+      }
       if (event.key === "Escape") field.blur();
       event.stopPropagation();
     });

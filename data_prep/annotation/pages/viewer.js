@@ -156,7 +156,7 @@ export class Viewer {
         const handle = document.createElementNS(SVG, "circle");
         handle.setAttribute("cx", left + (item.box[0] + fx * (item.box[2] - item.box[0])) * scale);
         handle.setAttribute("cy", top + (item.box[1] + fy * (item.box[3] - item.box[1])) * scale);
-        handle.setAttribute("r", this.coarse ? 11 : 5);
+        handle.setAttribute("r", this.coarse ? 9 : 5);
         handle.setAttribute("class", `handle ${name}`);
         handle.dataset.handle = name;
         handle.dataset.id = item.id;

@@ -131,7 +131,7 @@ def read_first_study(app, page):
     draw(page, 68, 58, 112, 102)
     assert "patchy opacity" in text(page, "#report").lower()
     click(page, "#typing .choice[data-code='Lungs']")
-    page.wait("document.querySelector('#typing .choice.reported') !== null")
+    page.wait("document.querySelector('#typing .choices:not(.pair) .choice.reported') !== null")
     assert text(page, "#typing .choice.reported .label").startswith("Opacity / lung")
     page.key("1")
     page.wait("document.querySelector('#typing .now') !== null")
@@ -164,6 +164,7 @@ def test_a_day_at_the_desk(desk, tmp_path):
     page.wait("document.getElementById('state').textContent.startsWith('Not saved')")
     app.start()
     saved(page)
+    page.wait("document.querySelector('#typing .choice') !== null")  # asked for again
     reload(page)
     assert count(page, OWN) == 2
     assert count(page, "#overlay rect.suggested") == 0
@@ -195,7 +196,13 @@ def second_reader(app, page):
     assert count(page, OWN) == 0
     assert count(page, "#overlay rect.suggested") == 1
     page.key("a")
-    page.wait("document.querySelector('#typing .choice') !== null")
+    page.wait("document.querySelector('#typing .choices:not(.pair) .choice.reported') !== null")
+    assert "Lungs" in text(page, "#typing .crumbs")  # a model of opacities: the first step is done
+    page.key("Backspace")
+    page.wait("document.querySelector('#typing .chip') !== null")
+    for kind in ("rawKeyDown", "keyUp"):
+        page.command("Input.dispatchKeyEvent", type=kind, key="!", code="Digit1", modifiers=8)
+    page.wait("document.querySelector('#findings .label').textContent.startsWith('Opacity / lung')")
     page.key("/")
     page.run(
         "(() => { const f = document.getElementById('search'); f.value = 'consol';"

@@ -10,6 +10,7 @@ from data_prep.annotation.candidates import (
     describe,
     frequent,
     from_report,
+    groups,
     image_side,
     refilter,
 )
@@ -48,6 +49,20 @@ def test_findings_of_the_other_side_go_last():
     assert [o.other_side for o in left] == sorted(o.other_side for o in left)
 
 
+def test_findings_of_the_side_of_the_box_go_first():
+    text = "FINDINGS: Cardiomegaly. Opacity in the right lung. Left pleural effusion."
+    linked = link_report(text, BASE)
+    headings = [
+        [code.split("/")[0] for code in codes(from_report(BASE, linked, side))]
+        for side in ("", "right", "left")
+    ]
+    assert headings == [
+        ["Cardiomegaly", "Opacity", "Pleural Effusion"],
+        ["Opacity", "Cardiomegaly", "Pleural Effusion"],
+        ["Pleural Effusion", "Cardiomegaly", "Opacity"],
+    ]
+
+
 def test_coarse_choice_filters():
     offers = refilter(BASE, LINKED, "Pleura")
     assert offers[0].source == "report"
@@ -65,6 +80,14 @@ def test_coarse_types_keep_their_place():
     assert [name for name, _ in with_report] == [name for name, _ in without]
     assert dict(with_report)["Lungs"] >= 1
     assert not any(n for _, n in without)
+
+
+def test_the_group_that_is_used_most_comes_first():
+    counts = {"Rib": 1, "Effusion": 5, "Opacity": 3, "Opacity/left": 4, "normal": 99, "View": 0}
+    names = {"Bones": ["Rib"], "Pleura": ["Effusion"], "Lungs": ["Opacity"], "Study": ["normal"]}
+    base = ConceptBase(counts, names)
+    assert groups(base) == ("Lungs", "Pleura", "Bones", "Other")  # no finding is in `Study`
+    assert groups(BASE)[0] == "Lungs"
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,28 @@ def test_two_who_differ_are_a_dispute_that_adjudication_settles():
             "",
             "finding_tied",
         ),
+        # two words for an opacity: their ancestor is none, yet nobody doubts that there is one
+        ([reading("ann", box()), reading("bob", box(code="Pneumonia"))], "Lung Opacity", ""),
+        (
+            three(
+                [box()],
+                [box(code="Pneumonia")],
+                [box(code="Mass")],
+                verdicts=(None, None, "abnormal"),
+            ),
+            "Lung Opacity",
+            "",
+        ),
+        (
+            three(
+                [box()],
+                [box(code="Cardiomegaly")],
+                [box(code="Mass")],
+                verdicts=("opacity", "abnormal", "abnormal"),
+            ),
+            "",
+            "finding_tied",
+        ),
         ([reading("ann", box()), reading("bob", box(FAR))], "", "box_disputed"),
         (three([box()], [box(FAR)], [box((10, 300, 90, 400))]), "", "no_common_box"),
         (three([box()], [], []), "Normal", ""),
@@ -151,6 +173,16 @@ def test_errors_of_a_reader_by_hand():
     assert (missing.missed, missing.mean_iou, missing.wrong_verdict) == (1, None, 1)
     alone = consensus_of(readings[:1], BASE)
     assert reader_errors("ann", [(readings[0], alone)], BASE).n_studies == 0
+
+
+def test_a_tie_makes_nobody_wrong():
+    readings = [reading("ann", box(code=OPACITY_LEFT)), reading("bob", box(code="Pneumonia"))]
+    made = consensus_of(readings, BASE)
+    assert (made.boxes[0].code, made.boxes[0].tied) == ("Lungs", True)
+    assert made.boxes[0].best == (OPACITY_LEFT, "Pneumonia")
+    assert [reader_errors(r.annotator, [(r, made)], BASE).confused for r in readings] == [(), ()]
+    cid = reading("cid", box(code="Mass"), verdict="abnormal")
+    assert reader_errors("cid", [(cid, made)], BASE).confused == (("Mass", "Lungs", 1),)
 
 
 def test_departing_level():
