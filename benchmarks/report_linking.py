@@ -213,8 +213,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"{result['seeds']} seeds, 95 % bootstrap interval over reports. Chosen on "
         f"{result['reports']['val']} validation reports: **{result['chosen']}**.",
         "",
-        "| method | val: headings | codes | test: headings | codes | codes, over local only |",
-        "|---|---|---|---|---|---|",
+        "| method | val: headings | codes | test: headings | codes | codes, over local attention "
+        "| codes, over its own local model |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in result["test"].items():
         val = result["val"][name]
@@ -222,8 +223,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         for level in LEVELS:
             a = row[level]
             cells.append(f"{a['f1']:.3f} ({a['f1_low']:.3f}-{a['f1_high']:.3f})")
-        gap = row["code"].get(f"over {LOCAL}")
-        cells.append("" if gap is None else f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})")
+        own = LOCAL_CNN if name.endswith("over CNN") else LOCAL
+        cells.append(_paired(row["code"].get(f"over {LOCAL}")))
+        cells.append(_paired(row["code"].get(f"over {own}")) if name.startswith("DCA") else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "| mentions | characters | ms |", "|---|---|---|"]
     lines += [f"| {r['mentions']} | {r['characters']} | {r['ms']} |" for r in result["cost"]]
@@ -231,6 +233,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     for name, row in result["weak_labels"].items():
         lines.append(f"| {name} | {row['yes']} | {row['uncertain']} | {row['no']} |")
     return "\n".join(lines) + "\n"
+
+
+def _paired(gap: list[float] | None) -> str:
+    return "" if gap is None else f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})"
 
 
 def run_openi(options: argparse.Namespace) -> None:

@@ -46,9 +46,10 @@ def write_weak_dataset(
     """Write a dataset whose manifest has the column `weak_opacity`.
 
     Images of `sources.join` come as they are: boxes beat reports, and a report changes no truth.
-    New images: a `no` is a negative to train on; `yes` and `uncertain` have no boxes, so they are
-    unlabelled and a detector leaves them out. All go to `train`, but for those of patients whom
-    the joined dataset has elsewhere; there they are unlabelled too: a weak label judges no model.
+    New images: a `no` is a negative to train on; `yes` and `uncertain` have no boxes and are
+    unlabelled: a `yes` teaches an image-level output at most, an `uncertain` nothing. All go to
+    `train`, but for those of patients whom the joined dataset has elsewhere; there they are
+    unlabelled too: a weak label judges no model.
 
     Args:
         out: Dataset folder to write.

@@ -19,6 +19,8 @@ from data_prep.reports.weak_dataset import WeakSources, write_weak_dataset
 from data_prep.reports.weak_labels import opacity_label
 from pneumonia.cli import group, run
 from pneumonia.runtime.errors import DataError, OutputError
+from pneumonia.training.config import DataConfig
+from pneumonia.training.detection import unboxed_items
 from tests.data_prep.reports.conftest import make_reports, write_reports
 
 BASE = ConceptBase.load()
@@ -235,12 +237,18 @@ def test_training_runs_on_the_output_of_the_command(
                  "--join", boxed, "--workers", 1]  # fmt: skip
     assert run(group, [str(a) for a in arguments]) == 0
     assert f"next: pneumonia data audit {out / 'dataset'}" in capsys.readouterr().out
-    sets = ["epochs=1", "workers=0", "batch_size=4", "model.size=64", "data.images_per_epoch=8"]
+    dataset = open_dataset(out / "dataset")
+    unboxed = [dataset.records[i].image_id for i in unboxed_items(dataset, DataConfig())]
+    assert unboxed == ["w2"]  # an opacity that nobody drew teaches the image-level output
+    sets = ["epochs=1", "workers=0", "batch_size=4", "model.size=64", "data.images_per_epoch=8",
+            "model.image_head=true"]  # fmt: skip
     arguments = ["train", "--data", out / "dataset", "--recipe", "phantom", "--out",
                  tmp_path / "run"]  # fmt: skip
     settings = [part for item in sets for part in ("--set", item)]
     assert run(group, [*(str(a) for a in arguments), *settings]) == 0
     assert (tmp_path / "run" / "best" / "weights.safetensors").is_file()
+    (row,) = table(tmp_path / "run" / "metrics.csv")
+    assert float(row["loss_image"]) > 0
 
 
 def test_train_linker_and_use_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
