@@ -35,6 +35,7 @@ from benchmarks.compression_training import (
     quantized,
     read_images,
     structured,
+    without_dead_paths,
 )
 from pneumonia.compression.compaction import compact
 from pneumonia.compression.methods.quantize import BINARY, TERNARY, Levels, k_bit
@@ -83,7 +84,7 @@ PANELS = StructuredMethod(filter_share=0.5, group_size=16, round_to=8)
 FINE = (0.3, 0.5, 0.7, 0.85, 0.95, 1.0)  # snaps of two levels: small, or they undo each other
 JOBS: dict[str, Job] = {
     "lenet5/dense": Job(
-        "", dense, "99.2 %", Schedule(retrain_epochs=12, retrain_rate=1e-3, shift_px=1)),
+        "", dense, "99.2 %", Schedule(retrain_epochs=8, retrain_rate=1e-3, shift_px=1)),
     "lenet5/structured-20": Job(
         "lenet5/dense", structured(20, LENET_EXPONENTS), "", STEP, 0),
     "lenet5/structured-60": Job(
@@ -166,10 +167,10 @@ def starting_network(name: str, work: Path) -> Network:
         network = Network(network_of(name))
         initialise(network, torch.Generator().manual_seed(0))
         return network
-    spec, tensors = compact(*load_model(work / job.parent / "dense_form"))
+    spec, tensors = load_model(work / job.parent / "dense_form")
     network = Network(spec)
     network.load_tensors(tensors)
-    return network
+    return without_dead_paths(network)
 
 
 def pruned_places(network: Network, parent: str) -> dict[str, Tensor]:
@@ -232,7 +233,7 @@ def run_job(name: str, work: Path, images: Images) -> None:
     total = dense_weights(name)
     start = Start(network, pruned_places(network, job.parent), images, job.schedule, total, teacher)
     clock, cpu = time.perf_counter(), time.process_time()
-    job.run(start)
+    network = job.run(start)
     seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
     row, spec, tensors = measure(name, network, images)
     save_model(folder / "dense_form", network.spec, network.tensors())

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pneumonia.compression.admm import Admm
 from pneumonia.compression.bn_reestimate import reestimate_batch_norm
+from pneumonia.compression.compaction import compact
 from pneumonia.compression.constraint import JointConstraint, PerLayer
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.distil import distillation_loss
@@ -33,9 +34,13 @@ from pneumonia.compression.snap import ProgressiveSnap
 from pneumonia.compression.structured_method import StructuredMethod
 from pneumonia.network.module import Network
 from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.training.config import TrainConfig
+from pneumonia.training.loop import uses_bf16
 
 HELD_OUT = 5000  # images of the training set that choose, and are not trained on
 BATCH = 128
+# Emulated elsewhere, at a tenth of the speed of float32.
+BFLOAT16 = uses_bf16(TrainConfig(), torch.device("cpu"))
 
 
 class Images(NamedTuple):
@@ -79,7 +84,7 @@ class Start(NamedTuple):
     logits: Tensor | None = None
 
 
-Run = Callable[[Start], None]
+Run = Callable[[Start], Network]  # trains, and gives the network that came of it
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -157,7 +162,7 @@ def _loss(start: Start, batch: Tensor, generator: torch.Generator) -> Tensor:
     network, plan = start.network, start.schedule
     images, labels = start.images.train
     inputs = augmented(images[batch], plan.shift_px, generator)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
         logits = network(inputs)[network.spec.outputs[0]].flatten(1)
     if start.logits is None:
         return F.cross_entropy(logits.float(), labels[batch])
@@ -244,26 +249,41 @@ def run_admm(start: Start, splits: list[JointConstraint]) -> None:
     )  # fmt: skip
 
 
-def retrain(start: Start, masks: Mapping[str, Tensor]) -> None:
+def without_dead_paths(network: Network) -> Network:
+    """The same function with fewer filters: less to train."""
+    tensors = {n: t.detach().clone().contiguous() for n, t in network.tensors().items()}
+    spec, tensors = compact(network.spec, tensors)
+    small = Network(spec)
+    small.load_tensors(tensors)
+    return small
+
+
+def retrain_small(start: Start, masks: Mapping[str, Tensor]) -> Network:
     """The second half: only the loss, inside the masks, best weights on the held-out images."""
-    hold(start.network, masks)
+    tensors = {n: t.detach().clone() for n, t in start.network.tensors().items()}
+    graph = ChannelGraph(start.network.spec)
+    start.network.load_tensors(masked_tensors(graph, tensors, masks))
+    small = without_dead_paths(start.network)
+    places = {n: w.detach() != 0 for n, w in small.weights().items()}
     train(
-        start, start.schedule.retrain_epochs, start.schedule.retrain_rate,
-        after_step=lambda: hold(start.network, masks), select=True,
+        start._replace(network=small), start.schedule.retrain_epochs, start.schedule.retrain_rate,
+        after_step=lambda: hold(small, places), select=True,
     )  # fmt: skip
+    return small
 
 
 # --- methods ------------------------------------------------------------------------------------
 
 
-def dense(start: Start) -> None:
+def dense(start: Start) -> Network:
     train(start, start.schedule.retrain_epochs, start.schedule.retrain_rate, select=True)
+    return start.network
 
 
 def irregular(keep: Mapping[str, int] | float) -> Run:
     """Layer -> weights kept; or one rate for all layers."""
 
-    def run(start: Start) -> None:
+    def run(start: Start) -> Network:
         weights = weights_of(start)
         share = 1 / keep if isinstance(keep, float) else 0.0
         budget = (
@@ -274,7 +294,8 @@ def irregular(keep: Mapping[str, int] | float) -> Run:
         constraint = PerLayer({name: Irregular(n) for name, n in budget.items()})
         run_admm(start, [constraint])
         projected = constraint.project(weights_of(start))
-        retrain(start, {n: p.mask & start.masks.get(n, p.mask) for n, p in projected.items()})
+        masks = {n: p.mask & start.masks.get(n, p.mask) for n, p in projected.items()}
+        return retrain_small(start, masks)
 
     return run
 
@@ -287,7 +308,7 @@ def structured(
     """Filters and columns; `rate` over the dense network."""
     how = method or StructuredMethod(filter_share=0.6, group_size=0, round_to=1)
 
-    def run(start: Start) -> None:
+    def run(start: Start) -> Network:
         graph = ChannelGraph(start.network.spec)
         strengths = exponents or {
             name: 0.5 if name == "conv_000" else 1.0 for name in start.network.weights()
@@ -299,10 +320,7 @@ def structured(
             return list(found.sets.splits), found.masks
 
         run_admm(start, plan()[0])
-        masks = plan()[1]
-        tensors = {n: t.detach().clone() for n, t in start.network.tensors().items()}
-        start.network.load_tensors(masked_tensors(graph, tensors, masks))
-        retrain(start, masks)
+        return retrain_small(start, plan()[1])
 
     return run
 
@@ -310,7 +328,7 @@ def structured(
 def purified(budget: float) -> Run:
     """Purification by bisection on the held-out images, then training of what is left."""
 
-    def run(start: Start) -> None:
+    def run(start: Start) -> Network:
         graph = ChannelGraph(start.network.spec)
         tensors = {n: t.detach().clone() for n, t in start.network.tensors().items()}
 
@@ -320,8 +338,8 @@ def purified(budget: float) -> Run:
 
         found = purify(graph, weights_of(start), start.masks, evaluate, budget)
         print(f"  purification removed {found.removed} units", flush=True)
-        start.network.load_tensors(masked_tensors(graph, tensors, found.masks))
-        retrain(start, found.masks)
+        start.network.load_tensors(tensors)
+        return retrain_small(start, found.masks)
 
     return run
 
@@ -331,7 +349,7 @@ def quantized(
 ) -> Run:
     """ADMM towards levels, then progressive snap until every weight is on one."""
 
-    def run(start: Start) -> None:
+    def run(start: Start) -> Network:
         weights = weights_of(start)
         chosen = {n: levels[n] if isinstance(levels, Mapping) else levels for n in weights}
         sets = {n: Quantized(chosen[n], start.masks.get(n)) for n in weights}
@@ -354,5 +372,6 @@ def quantized(
         )  # biases make up for the last snap
         assert snapping.fixed_share() == 1.0
         reestimate_batch_norm(start.network, start.images.train[0][: 200 * BATCH].split(BATCH))
+        return start.network
 
     return run

@@ -17,7 +17,7 @@ from pneumonia.compression.purify_stage import FOLDER as PURIFY
 from pneumonia.compression.purify_stage import run_purify
 from pneumonia.compression.rates import LayerRates, ladder_rates
 from pneumonia.compression.recipe import PruneRecipe
-from pneumonia.compression.report import layer_rows, write_history
+from pneumonia.compression.report import layer_rows, nominal_mac_rate, write_history
 from pneumonia.compression.sensitivity import (
     exponents_by_rank,
     measure_sensitivity,
@@ -326,6 +326,7 @@ def _write_compression(
             "target_rate": recipe.rate,
             "nominal_rate": last.plan["nominal_rate"],
             "realised_rate": found.rate,
+            "nominal_mac_rate": nominal_mac_rate(found.dense, last.plan),
             "mac_rate": found.mac_rate,
             "stages": stage_rates,
             "totals_before": found.dense.totals._asdict(),

@@ -76,6 +76,7 @@ class Planned(NamedTuple):
         nominal_rate: All weights / weights inside the projection's masks.
         realised_rate: All weights / weights of the compacted network.
         layer_rates: The rates the layers were given.
+        nominal_kept: Layer -> weights inside the projection's masks, dead paths not removed.
     """
 
     sets: Sets
@@ -84,6 +85,7 @@ class Planned(NamedTuple):
     nominal_rate: float
     realised_rate: float
     layer_rates: dict[str, float]
+    nominal_kept: Mapping[str, int] = MappingProxyType({})
 
 
 def plan_rate(
@@ -185,17 +187,18 @@ def apply_rates(
     masks = _nested(start, sets, v, projected)
     kept = realised_weights(start.graph, masks)
     nominal = _within(projected, start, sets)
-    inside = sum(
-        int(nominal[name].sum()) if name in nominal else weight.numel()
+    inside = {
+        name: int(nominal[name].sum()) if name in nominal else weight.numel()
         for name, weight in start.weights.items()
-    )
+    }
     return Planned(
         sets,
         masks,
         kept,
-        start.total / inside,
+        start.total / sum(inside.values()),
         start.total / max(sum(kept.values()), 1),
         dict(layer_rates),
+        inside,
     )
 
 

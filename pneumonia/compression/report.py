@@ -60,7 +60,7 @@ def layer_rows(
         if before.weights == 0:
             continue
         planned = plan["layers"].get(before.name, {})
-        nominal = planned.get("kept_weights", before.kept_weights)
+        nominal = nominal_weights(plan).get(before.name, before.kept_weights)
         rows.append(
             {
                 "name": before.name,
@@ -77,6 +77,22 @@ def layer_rows(
             }
         )
     return rows
+
+
+def nominal_weights(plan: Mapping[str, Any]) -> dict[str, int]:
+    """Layer -> weights inside the masks as projected, before dead paths were removed."""
+    settled = {name: row["kept_weights"] for name, row in plan["layers"].items()}
+    return {**settled, **plan.get("nominal_weights", {})}  # not in plans of older runs
+
+
+def nominal_mac_rate(dense: Account, plan: Mapping[str, Any]) -> float:
+    """Multiply-accumulates before / those of the weights inside the masks as projected."""
+    nominal = nominal_weights(plan)
+    inside = 0.0
+    for row in dense.layers:
+        if row.weights:
+            inside += row.macs / row.weights * nominal.get(row.name, row.kept_weights)
+    return dense.totals.kept_macs / inside
 
 
 def _cell(value: float | None) -> str:

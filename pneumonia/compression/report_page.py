@@ -114,7 +114,31 @@ def totals_section(report: Report) -> ExtraSection:
         ),
     ]
     header = ("", report.reference.name, report.model.name, "Less by")
-    return ExtraSection("Size", (), "", [ExtraTable(header, rows)])
+    return ExtraSection("Size", (), "", [ExtraTable(header, rows), *_rates_table(report.run)])
+
+
+def _rates_table(run: Path | None) -> list[ExtraTable]:
+    """Nominal and realised rates as the pruning run wrote them; none for other runs."""
+    record = _read_json(run / "compression.json") if run else {}
+    pairs = [
+        (name, *(record.get(key) for key in keys))
+        for name, keys in (
+            ("Weights", ("nominal_rate", "realised_rate")),
+            ("Multiply-accumulates", ("nominal_mac_rate", "mac_rate")),
+        )
+    ]
+    rows = [
+        (name, *(f"{rate:.2f}x" if isinstance(rate, float) else "not recorded" for rate in rates))
+        for name, *rates in pairs
+        if isinstance(rates[1], float)
+    ]
+    if not rows:
+        return []
+    note = (
+        "Against the network the run began with. Nominal: inside the masks as projected; realised: "
+        "stored after compaction, without dead paths."
+    )
+    return [ExtraTable(("Rate", "Nominal", "Realised"), rows, "", note)]
 
 
 def _row(name: str, before: int, after: int) -> tuple[str, str, str, str]:

@@ -201,6 +201,7 @@ def _plan_record(stage: Stage, planned: Planned, folder: Path) -> dict[str, Any]
         "target_rate": stage.rate,
         "nominal_rate": planned.nominal_rate,
         "realised_rate": planned.realised_rate,
+        "nominal_weights": dict(planned.nominal_kept),
         "group_sizes": planned.sets.group_sizes,
         "layers": {
             name: {

@@ -9,9 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pneumonia.compression.alternation import (
+    TiedMatrix,
+    alternate,
+    choose,
+    column_masks,
+    random_starts,
+)
 from pneumonia.compression.columns import ColumnRule
 from pneumonia.compression.combined import Combined, TiedFilters, TiedLayer
-from pneumonia.compression.constraint import Constraint, gemm_view, keep_count
+from pneumonia.compression.constraint import Constraint, gemm_view, keep_count, top_k_mask
 from pneumonia.compression.structured import Channels, Columns, Filters
 from pneumonia.runtime.errors import PruneError
 
@@ -104,6 +111,65 @@ def test_combined_finds_nearly_always_the_optimum_of_8_by_12() -> None:
         ratios.append(energy / exact)
     assert sum(ratio > 1 - 1e-6 for ratio in ratios) >= 0.85 * len(ratios)
     assert sum(ratios) / len(ratios) > 0.995
+
+
+def energy_of(v: Tensor, mask: Tensor) -> float:
+    return float((v.double() * mask).square().sum())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 10_000), st.integers(1, 7), st.integers(1, 9), st.integers(0, 3),
+    st.floats(0, 2),
+)  # fmt: skip
+def test_combined_is_at_least_the_best_marginal_choice(
+    seed: int, n_filters: int, n_columns: int, group_size: int, spread: float
+) -> None:
+    """Rows by full energy with the best columns for them; and the columns first, then the rows."""
+    v = gaussian(seed, 7, 9) * torch.exp(spread * gaussian(seed + 1, 7, 1))
+    squares = v.double().square()
+    kept = energy_of(v, Combined(n_filters, n_columns, group_size).project(v).mask)
+
+    def with_best_columns(rows: Tensor) -> float:
+        part = Columns(n_columns, group_size).project(v[rows]).mask
+        return energy_of(v[rows], part)
+
+    by_rows = squares.sum(1).topk(n_filters).indices.sort().values
+    assert kept >= with_best_columns(by_rows) * (1 - 1e-5)
+    columns = squares.sum(0).topk(n_columns).indices
+    by_columns = squares[:, columns].sum(1).topk(n_filters).indices.sort().values
+    if group_size == 0:
+        assert kept >= float(squares[by_columns][:, columns].sum()) * (1 - 1e-5)
+        assert kept >= with_best_columns(by_columns) * (1 - 1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 12), st.integers(1, 3))
+def test_no_sweep_of_the_alternation_loses_energy(
+    seed: int, n_filters: int, n_columns: int, n_layers: int
+) -> None:
+    """One sweep after another from random starts, over tied layers; `alternate` ends as high."""
+    layers = [
+        TiedMatrix(gaussian(seed + i, 8, 12).square(), torch.arange(8), ColumnRule(n_columns))
+        for i in range(n_layers)
+    ]
+    nothing = torch.zeros(8, dtype=torch.bool)
+    units = random_starts(8, n_filters, 5, seed)
+    ends, reached = alternate(layers, units, n_filters, nothing)
+    before = torch.zeros(5)
+    for _ in range(4):
+        now = torch.tensor([choose(layers, own).energy for own in units])
+        assert bool((now >= before * (1 - 1e-5)).all())
+        scores = torch.zeros(5, 8)
+        for layer in layers:
+            columns = column_masks(layer, units)
+            assert columns is not None
+            scores += columns @ layer.squares.T
+        units = torch.stack([top_k_mask(own, n_filters) for own in scores])
+        before = now
+    assert bool((reached >= before * (1 - 1e-4)).all())
+    for own, energy in zip(ends, reached, strict=True):
+        assert choose(layers, own).energy == pytest.approx(float(energy), rel=1e-4)
 
 
 @pytest.mark.parametrize("budget", ["group", "layer"])

@@ -118,6 +118,26 @@ def test_joint_projection_equals_brute_force(v, n_keep):
     assert int((z.reshape(-1, 9) != 0).any(1).sum()) <= n_keep
 
 
+@settings(max_examples=60)
+@given(weights(max_filters=5, max_channels=2), st.integers(1, 6), st.sampled_from([2, 3, 4]))
+def test_joint_projection_of_groups_equals_brute_force(v, n_keep, group_size):
+    """Filters of a group share the pattern and the presence of each input channel."""
+    codes = FIXED_8[4:7]
+    z = assert_sparse_projection(PatternConnectivity(n_keep, codes, group_size), v)
+    masks = pattern_mask(codes)
+    options = [
+        [
+            energy(v[first : first + group_size, i].reshape(-1, 9) * places) for places in masks
+        ]
+        for first in range(0, v.shape[0], group_size)
+        for i in range(v.shape[1])
+    ]  # fmt: skip
+    best = 0.0
+    for alive in combinations(options, min(n_keep, len(options))):
+        best = max(best, *(sum(chosen) for chosen in product(*alive)))
+    assert energy(z) == best
+
+
 def test_joint_keeps_more_than_norm_first():
     """A kernel of large norm spread over nine places loses to one a pattern holds whole."""
     v = torch.zeros(1, 2, 3, 3)
