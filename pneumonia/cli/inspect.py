@@ -10,7 +10,7 @@ from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from pneumonia.network.accounting import LayerAccount
-    from pneumonia.network.inspection import Inspection
+    from pneumonia.network.inspection import Inspection, Pruned
 
 
 @click.command()
@@ -93,14 +93,54 @@ def _show(found: "Inspection") -> None:
         ("parameters", f"{totals.parameters:,}", ""),
         ("weights", f"{totals.weights:,}", ""),
         ("kept weights", f"{totals.kept_weights:,}", f"{totals.rate:.2f}x fewer"),
+        *_way(found),
         ("MACs", f"{totals.macs:,}", ""),
         ("kept MACs", f"{totals.kept_macs:,}", f"{totals.mac_rate:.2f}x fewer"),
         ("storage of numbers, bytes", f"{totals.storage_bits // 8:,}", ""),
         ("least index storage, bytes", f"{-(-totals.index_bits // 8):,}", ""),
     ]
     rows += [(f"{name}, bytes", f"{n_bytes:,}", "") for name, n_bytes in found.files.items()]
-    title = f"totals ({100 * kept_share(totals):.1f} % of the weights kept)"
+    title = f"totals ({100 * kept_share(totals):.1f} % of the weights of these layers stored)"
     show_table(title, ("", "count", ""), rows)
+    if found.pruned is not None:
+        _show_rates(found.pruned)
+
+
+def _show_rates(pruned: "Pruned") -> None:
+    """Rates against the network before pruning, whose layers were larger."""
+    click.echo()
+    nominal = pruned.nominal_mac_rate
+    show_table(
+        "against the network before pruning",
+        ("", "before", "nominal rate (masks)", "realised rate (stored)"),
+        [
+            (
+                "weights",
+                f"{pruned.weights:,}",
+                f"{pruned.nominal_rate:.2f}x",
+                f"{pruned.realised_rate:.2f}x",
+            ),
+            (
+                "MACs",
+                f"{pruned.macs:,}",
+                "not recorded" if nominal is None else f"{nominal:.2f}x",
+                f"{pruned.mac_rate:.2f}x",
+            ),
+        ],
+    )
+
+
+def _way(found: "Inspection") -> list[tuple[str, str, str]]:
+    """The weights a ladder of compressions began with."""
+    if found.trained_weights is None or found.whole_rate is None:
+        return []
+    return [
+        (
+            "weights before compression",
+            f"{found.trained_weights:,}",
+            f"{found.whole_rate:.1f}x those kept",
+        )
+    ]
 
 
 def _cells(row: "LayerAccount", storage: str) -> tuple[str, ...]:

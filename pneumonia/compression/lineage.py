@@ -6,8 +6,10 @@ from typing import Any
 
 import yaml
 
+from pneumonia.network.files import checkpoint_folder, read_spec
 from pneumonia.recipes import validate
 from pneumonia.runtime.errors import ArtefactError, ConfigError
+from pneumonia.runtime.spec import dense_weight_count
 from pneumonia.training.config import TrainRecipe
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
@@ -68,6 +70,23 @@ def training_recipe(run: Path) -> TrainRecipe:
                 ) from None
             return validate(values, TrainRecipe, str(path))
     raise ArtefactError("Run descends from no training", where=str(run))
+
+
+def trained_weights(run: Path) -> int | None:
+    """Weights of the network that was trained before anything was compressed.
+
+    Rates of a ladder's steps are over the step before; this is what the whole way is measured by.
+    Runs of compression carry it in their record. None when no ancestor says.
+
+    Raises:
+        ArtefactError: The trained run is damaged.
+    """
+    for folder, record in _ancestors(run):
+        if isinstance(record.get("trained_weights"), int):
+            return int(record["trained_weights"])
+        if record.get("kind") == "train":
+            return dense_weight_count(read_spec(checkpoint_folder(folder)))
+    return None
 
 
 def dataset_path(run: Path) -> Path:

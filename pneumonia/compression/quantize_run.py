@@ -18,6 +18,7 @@ from pneumonia.compression.lineage import (
     RUN_FILE,
     dataset_path,
     run_record,
+    trained_weights,
     training_recipe,
 )
 from pneumonia.compression.methods.quantize import Levels
@@ -97,6 +98,7 @@ def run_quantize(
         "parent": str(run),
         "versions": run_record(run).get("versions", {}),
         "training": training.model_dump(mode="json"),
+        "trained_weights": trained_weights(run),
     }
     write_text(str(out / CONFIG_FILE), yaml.safe_dump(recipe.model_dump(mode="json")))
     write_json(str(out / RUN_FILE), {**record, "status": "running"})

@@ -13,6 +13,7 @@ from pneumonia.compression.lineage import (
     RUN_FILE,
     dataset_path,
     run_record,
+    trained_weights,
     training_recipe,
 )
 from pneumonia.compression.pipeline import STAGES, PruneResult, prune_model
@@ -68,6 +69,7 @@ def run_prune(
             "parent": str(run),
             "versions": run_record(run).get("versions", {}),
             "training": training.model_dump(mode="json"),
+            "trained_weights": trained_weights(run),
         }
         config = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         record = _check_out(out, record, config, resume)

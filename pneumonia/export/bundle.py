@@ -204,6 +204,7 @@ def _manifest(
             "epoch": facts.epoch,
             "seed": facts.seed,
             "dataset_fingerprint": facts.dataset_fingerprint,
+            "trained_weights": facts.trained_weights,
         },
         "versions": {
             "python": platform.python_version(),

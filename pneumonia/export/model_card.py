@@ -41,13 +41,18 @@ def model_card(
         _network(spec, model_hash),
         _evidence(facts),
         points_section(facts.points, facts.chosen, facts.calibrated),
-        _cost(totals, sizes),
+        _cost(totals, sizes, facts.trained_weights),
         *_compression(facts),
         _onnx(onnx, gathered),
         _origin(facts),
         _limits(),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+LAST_STEP = (
+    "Rates of the last compression run alone; weights before compression, above, count all of them."
+)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -138,9 +143,12 @@ def _note(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _cost(totals: Totals, sizes: dict[str, int]) -> str:
-    rows = [
-        ("parameters", f"{totals.parameters:,}"),
+def _cost(totals: Totals, sizes: dict[str, int], trained: int | None) -> str:
+    rows = [("parameters", f"{totals.parameters:,}")]
+    if trained:
+        rate = trained / max(totals.kept_weights, 1)
+        rows.append(("weights before compression", f"{trained:,} ({rate:.1f}x those kept)"))
+    rows += [
         ("weights", f"{totals.weights:,}"),
         ("kept weights", f"{totals.kept_weights:,} ({totals.rate:.2f}x fewer)"),
         ("multiply-accumulates", f"{totals.macs:,}"),
@@ -156,6 +164,8 @@ def _compression(facts: RunFacts) -> list[str]:
         return []
     rows = [(key.replace("_", " "), value) for key, value in facts.compression.items()]
     body = _table(("what", "value"), rows) if rows else f"Details: {MISSING}."
+    if rows and facts.trained_weights:
+        body = LAST_STEP + "\n\n" + body
     return ["## Compression\n\n" + body]
 
 

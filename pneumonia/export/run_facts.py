@@ -33,6 +33,7 @@ class RunFacts(NamedTuple):
         points: Operating points: name -> record with `threshold`.
         chosen: What else is known of their choice: the keys of `CHOSEN`.
         compression: What a pruning run says about the whole network, as text.
+        trained_weights: Weights of the network before anything was compressed.
         about: What only people know (intended use, data and its terms, limits), as Markdown.
     """
 
@@ -46,6 +47,7 @@ class RunFacts(NamedTuple):
     points: dict[str, dict[str, Any]]
     chosen: dict[str, Any]
     compression: dict[str, str]
+    trained_weights: int | None = None
     about: str = ""
 
     @property
@@ -86,6 +88,7 @@ def read_run_facts(folder: Path) -> RunFacts:
         points=_operating_points(operating, folder / POINTS_FILE),
         chosen={key: operating[key] for key in CHOSEN if key in operating},
         compression=_scalars(_read(run / COMPRESSION_FILE)),
+        trained_weights=_whole(record.get("trained_weights")),
     )
 
 

@@ -1,5 +1,6 @@
 """What lies in a run, a checkpoint or a bundle, in numbers."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,11 +8,32 @@ from typing import Any, NamedTuple
 import torch
 
 from pneumonia.network.accounting import Account, LayerAccount, Totals, account
-from pneumonia.network.files import checkpoint_folder, load_model
+from pneumonia.network.files import RUN_FILE, checkpoint_folder, load_model
 from pneumonia.runtime.bundle import MANIFEST, load_bundle
 from pneumonia.runtime.spec import Conv, Linear, NetworkSpec
 
 SCHEMA = "pneumonia.inspection/1"
+COMPRESSION_FILE = "compression.json"
+
+
+class Pruned(NamedTuple):
+    """What a pruning run says of the network it began with.
+
+    Attributes:
+        weights: Stored in that network.
+        macs: Multiply-accumulates of them.
+        nominal_rate: Those weights / weights inside the masks as projected.
+        nominal_mac_rate: The same of multiply-accumulates; None in runs that did not write it.
+        realised_rate: Those weights / stored weights, dead paths removed.
+        mac_rate: The same of multiply-accumulates.
+    """
+
+    weights: int
+    macs: int
+    nominal_rate: float
+    nominal_mac_rate: float | None
+    realised_rate: float
+    mac_rate: float
 
 
 class Inspection(NamedTuple):
@@ -24,6 +46,8 @@ class Inspection(NamedTuple):
         account: Layers and totals.
         files: Name -> bytes of the files of the folder.
         model_hash: Of a bundle.
+        trained_weights: Weights of the network before anything was compressed, where it is known.
+        pruned: Rates against the network before pruning; of the folder of a pruning run alone.
     """
 
     folder: Path
@@ -32,6 +56,14 @@ class Inspection(NamedTuple):
     account: Account
     files: dict[str, int]
     model_hash: str | None = None
+    trained_weights: int | None = None
+    pruned: Pruned | None = None
+
+    @property
+    def whole_rate(self) -> float | None:
+        """Weights before any compression over those kept now; None where they are not known."""
+        kept = self.account.totals.kept_weights
+        return self.trained_weights / kept if self.trained_weights and kept else None
 
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON values; rates of an empty network are null."""
@@ -48,7 +80,10 @@ class Inspection(NamedTuple):
                 **self.account.totals._asdict(),
                 "rate": _finite(self.account.totals.rate),
                 "mac_rate": _finite(self.account.totals.mac_rate),
+                "trained_weights": self.trained_weights,
+                "whole_rate": self.whole_rate,
             },
+            "pruned": self.pruned._asdict() if self.pruned else None,
             "layers": [
                 {**row._asdict(), "storage": storage_of(self.spec, row)}
                 for row in self.account.layers
@@ -71,10 +106,37 @@ def inspect_folder(path: Path, which: str | None = None) -> Inspection:
         bundle = load_bundle(str(path))
         tensors = {name: torch.from_numpy(array) for name, array in bundle.weights().items()}
         cost = account(bundle.spec, tensors)
-        return Inspection(path, "bundle", bundle.spec, cost, _files(path), bundle.model_hash)
+        trained = _trained_weights(bundle.manifest.get("run"))
+        files, identity = _files(path), bundle.model_hash
+        return Inspection(path, "bundle", bundle.spec, cost, files, identity, trained)
     folder = checkpoint_folder(path, which)
     spec, tensors = load_model(folder)
-    return Inspection(folder, "checkpoint", spec, account(spec, tensors), _files(folder))
+    cost, files = account(spec, tensors), _files(folder)
+    try:
+        record = json.loads((folder.parent / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None  # a checkpoint may stand alone
+    trained = _trained_weights(record)
+    pruned = _pruned(path / COMPRESSION_FILE)
+    return Inspection(
+        folder, "checkpoint", spec, cost, files, trained_weights=trained, pruned=pruned
+    )
+
+
+def _pruned(path: Path) -> Pruned | None:
+    """The totals of a pruning run's report; None where there is no such report."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        before = record["totals_before"]
+        rest = {name: record.get(name) for name in Pruned._fields[2:]}
+        return Pruned(before["kept_weights"], before["kept_macs"], **rest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _trained_weights(record: object) -> int | None:
+    found = record.get("trained_weights") if isinstance(record, dict) else None
+    return found if isinstance(found, int) else None
 
 
 def storage_of(spec: NetworkSpec, row: LayerAccount) -> str:

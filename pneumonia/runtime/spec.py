@@ -272,16 +272,26 @@ def tensor_shapes(spec: NetworkSpec) -> "OrderedDict[str, Tuple[int, ...]]":
     return shapes
 
 
+def _count(tensors: Mapping[str, Sequence[int]]) -> int:
+    total = 0
+    for shape in tensors.values():
+        size = 1
+        for extent in shape:
+            size *= extent
+        total += size
+    return total
+
+
+def dense_weight_count(spec: NetworkSpec) -> int:
+    """Places for weights of convolutions and fully connected layers; biases are not weights."""
+    shapes = tensor_shapes(spec).items()
+    return _count({name: shape for name, shape in shapes if name.endswith(".weight")})
+
+
 def parameter_count(spec: NetworkSpec) -> int:
     """Trainable parameters of the dense network (batch-norm statistics are not parameters)."""
-    total = 0
-    for name, shape in tensor_shapes(spec).items():
-        if not name.endswith((".bn_mean", ".bn_var")):
-            size = 1
-            for extent in shape:
-                size *= extent
-            total += size
-    return total
+    shapes = tensor_shapes(spec).items()
+    return _count({k: shape for k, shape in shapes if not k.endswith((".bn_mean", ".bn_var"))})
 
 
 # --- shape inference ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from pneumonia.compression.sensitivity import (
 from pneumonia.compression.structured_method import StructuredMethod
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
+from pneumonia.network.inspection import inspect_folder
 from pneumonia.network.module import Network
 from pneumonia.recipes import load_recipe, recipe_names
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PruneError
@@ -204,6 +205,10 @@ def test_a_pruned_run_can_be_pruned_again_without_its_parent(
     assert training_recipe(moved) == training_recipe(trained)
     again = recipe(rate=1.5, ladder=1, retrain={"epochs": 1})
     result = run_prune(moved, again, tmp_path / "out", dataset=trained.parent / "data")
+    dense = account(*load_model(trained / "best")).totals.weights
+    found = inspect_folder(tmp_path / "out")
+    assert found.trained_weights == dense, "the whole way is known, not the last step alone"
+    assert found.whole_rate == pytest.approx(9, rel=0.1)
     assert result.dense.totals == pruned[1].pruned.totals
     assert result.rate == pytest.approx(1.5, rel=0.05)
     spec, _ = load_model(moved / "best")

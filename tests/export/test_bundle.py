@@ -11,6 +11,7 @@ from pneumonia.cli import group, run
 from pneumonia.export import bundle as export_bundle
 from pneumonia.export.bundle import export_run
 from pneumonia.network.files import load_model, save_model
+from pneumonia.network.inspection import inspect_folder
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build, with_image_head
 from pneumonia.runtime.bundle import load_bundle, model_hash
@@ -177,10 +178,15 @@ def test_pruned_runs_say_how_they_were_pruned(trained, tmp_path):
         trained / "compression.json",
         {"schema": "x", "realised_rate": 8.25, "method": "columns", "layers": {"conv_000": {}}},
     )
+    kept = export_run(trained, tmp_path / "pruned").totals.kept_weights
+    record = json.loads((trained / "run.json").read_text())
+    write_json(trained / "run.json", {**record, "trained_weights": 36 * kept})
     export_run(trained, tmp_path / "pruned")
+    assert inspect_folder(tmp_path / "pruned").whole_rate == 36
     card = (tmp_path / "pruned/model_card.md").read_text()
     assert "| realised rate | 8.25 |" in card
     assert "| method | columns |" in card
+    assert f"| weights before compression | {36 * kept:,} (36.0x those kept) |" in card
     assert "conv_000" not in card
 
 
