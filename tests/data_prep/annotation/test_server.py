@@ -12,8 +12,10 @@ from PIL import Image
 
 from data_prep.annotation.guard import MAX_BODY_BYTES
 from data_prep.annotation.kcat import read_kcat
-from data_prep.annotation.server import FILES
+from data_prep.annotation.project import Sources, open_project
+from data_prep.annotation.server import FILES, make_app
 from data_prep.dataset import open_dataset
+from data_prep.reports.concepts import ConceptBase
 from tests.data_prep.annotation.conftest import HEADERS, REPORT, Client, drawn
 
 CODE = "Opacity/lung/lower lobe/left"
@@ -34,6 +36,30 @@ def test_a_study_as_the_reader_gets_it(ann):
     assert not any("pneumothorax" in word for word in words)
     assert dict(study["coarse"])["Pleura"] == 1
     assert ann.get(f"/api/studies/{lines[1]['key']}").json()["report"] is None
+
+
+def test_a_bad_report_is_a_reason_and_stops_nobody(annotation_sources, tmp_path):
+    studies = annotation_sources / "studies"
+    names = sorted(path.stem for path in studies.glob("*.dcm"))[:5]
+    bad = {
+        "html": b"<html><body>The lungs are clear.</body></html>",
+        "too_long": b"The lungs are clear. " * 500_000,
+        "binary": bytes(range(256)) * 9,
+        "empty": b"",
+        "language": b"Der Befund zeigt eine kleine Verschattung im Unterlappen, kein Erguss.",
+    }
+    (tmp_path / "reports").mkdir()
+    for name, data in zip(names, bad.values(), strict=True):
+        (tmp_path / "reports" / f"{name}.txt").write_bytes(data)
+    sources = Sources(studies, tmp_path / "work", tmp_path / "reports")
+    project = open_project(sources, ConceptBase.load(), workers=1)
+    boss = Client(make_app(project), project.people.manager_token())
+    keys = {s["image_id"]: s["key"] for s in boss.get("/api/manage/overview").json()["studies"]}
+    for name, reason in zip(names, bad, strict=True):
+        report = boss.get(f"/api/studies/{keys[name]}").json()["report"]
+        assert report == {"text": "", "reason": reason, "mentions": []}
+        offers = boss.get(f"/api/studies/{keys[name]}/offers?coarse=Pleura").json()["offers"]
+        assert {offer["source"] for offer in offers} == {"frequent"}
 
 
 def test_the_image_is_the_displayed_radiograph(ann, project):
