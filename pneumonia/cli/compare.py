@@ -11,7 +11,8 @@ from pneumonia.cli.evaluation_inputs import (
     FOLDER,
     Frozen,
     check_scored_by,
-    parse_frame,
+    draw_options,
+    label_options,
     read_cases,
     read_frozen,
 )
@@ -48,8 +49,7 @@ class Entry(NamedTuple):
 @click.argument("models", nargs=-1, required=True, metavar="[NAME=]PREDICTIONS[,BUNDLE] ...")
 @click.option("--labels", required=True, type=FILE, help="RSNA csv.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Report folder.")
-@click.option("--classes", type=FILE, help="csv with patientId,class (official class info).")
-@click.option("--images", type=FILE, help="csv of patient, view, sex, age per image.")
+@label_options
 @click.option(
     "--operating-points",
     "points",
@@ -71,15 +71,6 @@ class Entry(NamedTuple):
     show_default=True,
     help="The same for the AUROC.",
 )
-@click.option(
-    "--frame",
-    callback=parse_frame,
-    default="1024",
-    show_default=True,
-    help="Side of the labels' frame in pixels, or `image`: pixels of each image.",
-)
-@click.option("--subset", type=FILE, help="Only these ids, one per line.")
-@click.option("--only-scored", is_flag=True, help="Leave out labelled images without a score.")
 @click.option("--image-folder", type=FOLDER, help="Radiographs, to show changed cases.")
 @click.option(
     "--figure",
@@ -100,14 +91,7 @@ class Entry(NamedTuple):
     is_flag=True,
     help="Add measured speed-ups (generated kernels where the bundles have them) and the PPR.",
 )
-@click.option(
-    "--draws",
-    type=click.IntRange(100, 100_000),
-    default=2000,
-    show_default=True,
-    help="Bootstrap draws.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@draw_options
 def command(models: Sequence[str], **options: Any) -> None:
     """Compare models on the same labels; the first is the reference.
 

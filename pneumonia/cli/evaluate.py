@@ -11,8 +11,9 @@ from pneumonia.cli.evaluation_inputs import (
     TUNE,
     Frozen,
     check_scored_by,
+    draw_options,
+    label_options,
     parse_box_scale,
-    parse_frame,
     read_cases,
     read_frozen,
     read_subset,
@@ -31,8 +32,7 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 @click.argument("predictions", type=FILE)
 @click.argument("labels", type=FILE)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Report folder.")
-@click.option("--classes", type=FILE, help="csv with patientId,class (official class info).")
-@click.option("--images", type=FILE, help="csv of patient, view, sex, age per image.")
+@label_options
 @click.option(
     "--operating-points",
     "points",
@@ -53,15 +53,6 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
     metavar="FACTOR|tune",
     help="Resize boxes about their centres first; `tune` on validation images. Off by default.",
 )
-@click.option(
-    "--frame",
-    callback=parse_frame,
-    default="1024",
-    show_default=True,
-    help="Side of the labels' frame in pixels, or `image`: pixels of each image.",
-)
-@click.option("--subset", type=FILE, help="Only these ids, one per line.")
-@click.option("--only-scored", is_flag=True, help="Leave out labelled images without a score.")
 @click.option("--image-folder", type=FOLDER, help="Radiographs, to show the worst cases.")
 @click.option(
     "--perturbed",
@@ -74,14 +65,7 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
     type=click.Path(path_type=Path),
     help="Only write perturbed copies of --image-folder here, one folder each.",
 )
-@click.option(
-    "--draws",
-    type=click.IntRange(100, 100_000),
-    default=2000,
-    show_default=True,
-    help="Bootstrap draws.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@draw_options
 def command(**options: Any) -> None:
     """Measure PREDICTIONS (predictions.csv or a Kaggle submission) against LABELS (RSNA csv).
 

@@ -1,9 +1,9 @@
 """What `evaluate` and `compare` read alike: predictions, labels, facts, subsets."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from evaluation.cases import Cases
     from evaluation.operating_points import OperatingPoint
 
+Command = Callable[..., Any]
 SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
 TUNE = "tune"
 
@@ -41,6 +42,44 @@ def parse_box_scale(
         return float(value)
     except ValueError:
         raise click.BadParameter(f"{value!r} is neither a number nor `tune`") from None
+
+
+def label_options(command: Command) -> Command:
+    """Options of what the predictions are held against."""
+    options = (
+        click.option(
+            "--classes", type=FILE, help="csv with patientId,class (official class info)."
+        ),
+        click.option("--images", type=FILE, help="csv of patient, view, sex, age per image."),
+        click.option(
+            "--frame",
+            callback=parse_frame,
+            default="1024",
+            show_default=True,
+            help="Side of the labels' frame in pixels, or `image`: pixels of each image.",
+        ),
+        click.option("--subset", type=FILE, help="Only these ids, one per line."),
+        click.option(
+            "--only-scored", is_flag=True, help="Leave out labelled images without a score."
+        ),
+    )
+    for option in reversed(options):  # the last decorator is the first in the help
+        command = option(command)
+    return command
+
+
+def draw_options(command: Command) -> Command:
+    """Options of the bootstrap."""
+    command = click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws."
+    )(command)
+    return click.option(
+        "--draws",
+        type=click.IntRange(100, 100_000),
+        default=2000,
+        show_default=True,
+        help="Bootstrap draws.",
+    )(command)
 
 
 class Frozen(NamedTuple):
