@@ -10,7 +10,7 @@ from deploy_jetson.kernels.choices import Choice, Problem
 from deploy_jetson.kernels.compilers import compile_object, find_compiler, link_library
 from deploy_jetson.kernels.lower import Plan, kernel_steps
 from deploy_jetson.kernels.memory import Lifetime, plan_memory
-from deploy_jetson.kernels.source import WEIGHTS_SOURCE, kernel_texts, write_plan
+from deploy_jetson.kernels.source import C_FILES, WEIGHTS_SOURCE, kernel_texts, write_plan
 from deploy_jetson.kernels.steps import ConvolutionStep, KernelStep, Step
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import Buffer, view_of
@@ -74,7 +74,7 @@ class LayerBench:
         folder = Path(self._folder.name)
         for name, text in kernel_texts(target, list(variants)).items():
             write_bytes(str(folder / name), text.encode())
-        for source in ("engine.c", "kernels.c"):
+        for source in (name for name in C_FILES if name != "network.c"):
             compile_object(folder, source, target, self._compiler)
 
     def close(self) -> None:

@@ -2,13 +2,16 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deploy_jetson.kernels.choices import Problem
 from deploy_jetson.kernels.compilers import find_compiler
 from deploy_jetson.kernels.generate import generate_library, model_chooser, write_texts
 from deploy_jetson.kernels.lower import Chooser, problems_of
 from deploy_jetson.kernels.mca import MCA_CPU, hot_loops
+from deploy_jetson.kernels.packing import STORAGES
 from deploy_jetson.kernels.report import describe
 from deploy_jetson.kernels.source import plan_variants
 from deploy_jetson.kernels.targets import Target, find_target, runs_here
@@ -40,6 +43,7 @@ def add_kernels(
     target_name: str,
     measure: bool | None = None,
     progress: Progress | None = None,
+    storage: str = "fp32",
 ) -> KernelsResult:
     """Generate a bundle's library for one target and list it in the manifest.
 
@@ -48,19 +52,25 @@ def add_kernels(
         target_name: See `targets.TARGET_NAMES`.
         measure: Tune by measuring; None = if the target runs here.
         progress: Of the tuning.
+        storage: How weights are stored, see `packing.STORAGES`; arithmetic is float32 always.
 
     Raises:
-        ConfigError: Unknown target, or measuring for a machine that is not this one.
-        ArtefactError: Not a bundle, or damaged.
+        ConfigError: Unknown target or storage, or measuring for a machine that is not this one.
+        ArtefactError: Not a bundle, or damaged, or weights that half precision cannot hold.
         DeviceError, ExportError: No compiler, or it fails.
     """
     start = time.monotonic()
     target = find_target(target_name)
+    if storage not in STORAGES:
+        raise ConfigError("Unknown storage", ", ".join(STORAGES), repr(storage), "--weights")
     bundle = load_bundle(str(bundle_path))
     dense = bundle.weights()
-    choose = _chooser(bundle, target, measure, progress)
+    problems = problems_of(bundle.spec, dense, storage)
+    choose = _chooser(problems, target, measure, progress)
     library = Path(bundle.path) / LIBRARY.format(target.name)
-    made = generate_library(bundle.spec, dense, target, library, choose, bundle.model_hash)
+    made = generate_library(
+        bundle.spec, dense, target, library, choose, bundle.model_hash, storage=storage
+    )
     sources = Path(bundle.path) / f"kernels-{target.name}"
     write_texts(made.sources, sources)
     loops = hot_loops(target, plan_variants(made.plan)) if target.name in MCA_CPU else []
@@ -74,7 +84,10 @@ def add_kernels(
 
 
 def _chooser(
-    bundle: Bundle, target: Target, measure: bool | None, progress: Progress | None
+    problems: Mapping[str, Problem],
+    target: Target,
+    measure: bool | None,
+    progress: Progress | None,
 ) -> Chooser:
     if measure and not runs_here(target):
         raise ConfigError(
@@ -83,7 +96,7 @@ def _chooser(
         )  # fmt: skip
     if measure is False or not runs_here(target):
         return model_chooser(target)
-    choices = tune(problems_of(bundle.spec, bundle.weights()), target, progress=progress)
+    choices = tune(problems, target, progress=progress)
     return lambda problem: choices[problem.layer.name]
 
 

@@ -18,6 +18,7 @@ class Problem(NamedTuple):
         weight: (O, I, K, K) float32; a fully connected layer has K = 1.
         in_height, in_width, out_height, out_width: Pixels.
         planar: It reads the network's planar input.
+        storage: How its weights are stored.
     """
 
     layer: Conv | Linear
@@ -27,6 +28,7 @@ class Problem(NamedTuple):
     out_height: int
     out_width: int
     planar: bool
+    storage: str = "fp32"
 
     @property
     def kernel(self) -> int:
@@ -45,16 +47,35 @@ class Problem(NamedTuple):
 
     @property
     def winograd(self) -> bool:
-        """Whether Winograd applies: 3x3, stride 1, blocked input."""
+        """Whether Winograd applies: 3x3, stride 1, blocked input, float32.
+
+        Transformed weights are up to seven times as many and spread over far more magnitudes:
+        neither small nor exact in fewer bits.
+        """
+        return self.stride_one_3x3 and self.storage == "fp32"
+
+    @property
+    def stride_one_3x3(self) -> bool:
+        """3x3, stride 1, blocked input: what patterns and Winograd have in common."""
         return self.kernel == 3 and self.stride == 1 and not self.planar
 
 
 class ColumnsChoice(NamedTuple):
-    """Column kernel: register tile, and rows of one unit of work."""
+    """Column kernel.
+
+    Attributes:
+        pixels, vectors: Register tile.
+        rows_per_unit: Rows of one unit of work.
+        piece_bytes: A panel's list is cut into pieces whose weights and inputs fit this; each runs
+            over all rows before the next one, on sums kept in the output. 0: the list is whole.
+        strip_pixels: Pixels of a row that are done for all rows before the next ones; 0: all.
+    """
 
     pixels: int
     vectors: int
     rows_per_unit: int
+    piece_bytes: int = 0
+    strip_pixels: int = 0
 
 
 class WinogradChoice(NamedTuple):

@@ -3,9 +3,11 @@
 It ranks candidates where nothing can be measured (another machine's target), gives the default
 choice without tuning, and pre-screens the tuner's candidates. Per kept column a tile costs the
 longer of its multiply-adds and its loads; per tile there is a fixed price for the accumulators'
-start, bias, activation and stores, which is what counts in very sparse layers.
+start, bias, activation and stores, which is what counts in very sparse layers. What a tile reads
+from beyond the first-level cache costs too; lists cut into pieces read it once for many tiles.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,6 +23,7 @@ from deploy_jetson.kernels.choices import (
 )
 from deploy_jetson.kernels.pattern_step import pattern_tiles, taps_tiles
 from deploy_jetson.kernels.patterns import count_loads
+from deploy_jetson.kernels.steps import strip_tiles
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.variants import WINOGRAD_TILES, register_tiles, split_row
 
@@ -33,6 +36,11 @@ TRANSFORM_CYCLES = {2: 60.0, 4: 190.0, 6: 420.0}  # of one tile and one vector o
 BYTES_PER_CYCLE = 12.0  # weights streamed from beyond the second-level cache
 CACHE_BYTES = 512 * 1024  # of a core, for what should stay near
 MIN_UNITS = 8
+L1_BYTES = 32 * 1024  # of every target
+L2_BYTES_PER_CYCLE = {4: 8.0, 8: 16.0, 16: 32.0}  # of lines of which a broadcast reads one value
+PIECE_SHARES = (0.62, 0.86)  # of the first-level cache
+STRIP_BYTES = 1024  # of one row of one vector of channels
+RESUME_CYCLES = 1.5  # load and store of one accumulator between two pieces
 SCATTERED = 1.5  # weights of shared lists over weights kept: from here on own lists are tried
 GATHER_CYCLES = 1.2  # of one lane
 SHIFTED_LOAD = {4: 1.0, 8: 1.3, 16: 1.7}  # loads that straddle cache lines count twice
@@ -77,6 +85,14 @@ class Facts:
             ]
         return self._columns[width]
 
+    def touched(self, columns: int, pixels: int, target: Target) -> int:
+        """Bytes of the inputs that so many columns read for `pixels` outputs of a row."""
+        problem = self.problem
+        lanes = 1 if problem.planar else target.lanes
+        sources = min(columns, -(-problem.weight.shape[1] // lanes))
+        span = (pixels - 1) * problem.stride + problem.kernel
+        return sources * problem.kernel * span * lanes * 4
+
     def loads(self, rows: int, filters: int, frames: int) -> tuple[int, int]:
         """See `patterns.count_loads`."""
         key = (rows, filters, frames)
@@ -93,17 +109,37 @@ class Facts:
 def predicted_cycles(facts: Facts, choice: Choice, target: Target) -> float:
     """Cycles of a layer on one core."""
     if isinstance(choice, ColumnsChoice):
-        problem = facts.problem
-        counts = facts.columns(choice.vectors * target.lanes)
-        rows = [
-            row_cycles(target, problem.out_width, choice.pixels, choice.vectors, n) for n in counts
-        ]
-        return problem.out_height * sum(rows)
+        return _columns_cycles(facts, choice, target)
     if isinstance(choice, WinogradChoice):
         return _winograd_cycles(facts, choice, target)
     if isinstance(choice, RowsChoice):
         return _rows_cycles(facts, choice, target)
     return _pattern_cycles(facts, choice, target)
+
+
+def _columns_cycles(facts: Facts, choice: ColumnsChoice, target: Target) -> float:
+    """Cycles of the column kernel: tiles, and what they read from beyond the first-level cache."""
+    problem = facts.problem
+    column_bytes = choice.vectors * target.lanes * 4 + 4
+    strip = strip_tiles(choice, problem.out_width, choice.pixels)
+    tiles = problem.out_height * -(-problem.out_width // choice.pixels)
+    rate = L2_BYTES_PER_CYCLE[target.lanes]
+    cycles = 0.0
+    for n, panels in Counter(facts.columns(choice.vectors * target.lanes)).items():
+        row = row_cycles(target, problem.out_width, choice.pixels, choice.vectors, n)
+        arithmetic = problem.out_height * row
+        extra, streamed = 0.0, facts.touched(n, choice.pixels, target) + n * column_bytes
+        if choice.piece_bytes:
+            pixels = min(strip * choice.pixels, problem.out_width)
+            total = facts.touched(n, pixels, target) + n * column_bytes
+            pieces = -(-total // choice.piece_bytes)
+            sums = choice.pixels * choice.vectors
+            extra = tiles * (pieces - 1) * (TILE_CYCLES + sums * RESUME_CYCLES)
+            streamed = total / (strip * min(choice.rows_per_unit, problem.out_height))
+        elif streamed <= L1_BYTES:
+            streamed = 0
+        cycles += panels * (max(arithmetic, tiles * streamed / rate) + extra)
+    return cycles
 
 
 def _rows_cycles(facts: Facts, choice: RowsChoice, target: Target) -> float:
@@ -147,7 +183,9 @@ def _winograd_cycles(facts: Facts, choice: WinogradChoice, target: Target) -> fl
     positions = (m + 2) ** 2
     product = row_cycles(target, choice.block_tiles, choice.pixels, choice.vectors, live)
     arithmetic = n_blocks * panels * positions * product
-    streamed = panels * positions * live * choice.vectors * target.lanes * 4 * n_blocks
+    weights = positions * live * 4 * panels * choice.vectors * target.lanes * n_blocks
+    block_inputs = positions * in_blocks * target.lanes * choice.block_tiles * 4
+    streamed = weights + (n_blocks * panels * block_inputs if block_inputs > CACHE_BYTES else 0)
     transforms = tiles * (in_blocks + out_blocks) * TRANSFORM_CYCLES[m] * 2 / target.fma_per_cycle
     return max(arithmetic, streamed / BYTES_PER_CYCLE) + transforms
 
@@ -174,7 +212,9 @@ def candidates(problem: Problem, target: Target, facts: Facts | None = None) -> 
     for pixels, vectors in register_tiles(target, problem.out_width, blocks):
         if vectors not in rows_of:
             rows_of[vectors] = rows_per_unit(problem, vectors, target)
-        yield ColumnsChoice(pixels, vectors, rows_of[vectors])
+        whole = ColumnsChoice(pixels, vectors, rows_of[vectors])
+        yield whole
+        yield from _cut_lists(whole, facts, target)
     if problem.winograd:
         for m in WINOGRAD_TILES:
             yield from _winograd_candidates(problem, target, m, blocks)
@@ -185,14 +225,28 @@ def candidates(problem: Problem, target: Target, facts: Facts | None = None) -> 
             yield from (RowsChoice(vectors) for vectors in (1, 2) if vectors <= blocks)
 
 
+def _cut_lists(whole: ColumnsChoice, facts: Facts, target: Target) -> Iterator[ColumnsChoice]:
+    """The same tile on lists in pieces, where a tile touches much of the first-level cache."""
+    n = max(facts.columns(whole.vectors * target.lanes))
+    touched = facts.touched(n, whole.pixels, target) + n * whole.vectors * target.lanes * 4
+    if touched < L1_BYTES // 2 or facts.problem.out_width == 1:
+        return
+    widest = STRIP_BYTES // (target.lanes * 4)
+    for share in PIECE_SHARES:
+        for strip in (0, widest) if facts.problem.out_width > widest else (0,):
+            yield whole._replace(piece_bytes=int(share * L1_BYTES), strip_pixels=strip)
+
+
 def _winograd_candidates(
     problem: Problem, target: Target, m: int, blocks: int
 ) -> Iterator[WinogradChoice]:
     tiles = -(-problem.out_height // m) * -(-problem.out_width // m)
     in_blocks = -(-problem.weight.shape[1] // target.lanes)
     seen = set()
-    for share in (1, 2, 4):  # the inputs of a unit fill the cache, a half or a quarter of it
-        room = CACHE_BYTES // share // ((m + 2) ** 2 * target.lanes * 4)
+    # Transformed inputs of a unit: within the second-level cache, or far larger, so that weights
+    # are streamed once.
+    for share in (8.0, 2.0, 1.0, 0.5):
+        room = int(CACHE_BYTES * share) // ((m + 2) ** 2 * target.lanes * 4)
         block = max(8, room // max(1, in_blocks))
         count = max(1, -(-tiles // block))
         size = -(-tiles // count)

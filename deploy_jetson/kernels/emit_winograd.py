@@ -2,7 +2,8 @@
 
 In the blocked layout one vector holds LANES channels of one pixel, so both transforms are plain
 vector arithmetic. The products of one tile position are a small matrix product with the same
-register tile as the column kernel.
+register tile as the column kernel. Channels come in pieces: the weights of one position, one panel
+and one piece stay in the first-level cache while they run over all tiles of the block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -82,13 +83,17 @@ def winograd_transforms(out_tile: int) -> Iterator[str]:
 
 
 def product_tiles(variants: Sequence[WinogradVariant]) -> Iterator[str]:
-    """Register tiles of the products: `out[v][t] = sum_k w[k][v] * x[columns[k] + t * LANES]`."""
+    """Register tiles of the products: `out[v][t] += sum_k w[k][v] * x[columns[k] + t * LANES]`."""
     wanted = {(p, v.vectors) for v in variants for p in (v.pixels, v.pixels - 1) if p}
     for pixels, vectors in sorted(wanted):
         yield f"INLINE void product_tile_{pixels}x{vectors}(const float *x, const int32_t *columns,"
-        yield "    const float *w, int32_t n, float *out, int64_t block) {"
-        names = [f"a{p}_{v}" for p in range(pixels) for v in range(vectors)]
-        yield "  vfloat " + ", ".join(f"{name} = {{0}}" for name in names) + ";"
+        yield "    const float *w, int32_t n, float *out, int64_t block, int resume) {"
+        sums = [(f"a{p}_{v}", p, v) for p in range(pixels) for v in range(vectors)]
+        yield "  vfloat " + ", ".join(f"{name} = {{0}}" for name, _, _ in sums) + ";"
+        yield "  if (resume) {"
+        for name, p, v in sums:
+            yield f"    {name} = load(out + {v} * block + {p} * LANES);"
+        yield "  }"
         yield from accumulate(pixels, vectors, "LANES")
         for p in range(pixels):
             for v in range(vectors):
@@ -186,16 +191,22 @@ def winograd_runner(variant: WinogradVariant) -> Iterator[str]:
     yield "    const float *w = (const float *)(e->weights + l->weights) +"
     yield f"        (int64_t)panel * {n2} * n * {nv} * LANES;"
     yield f"    for (int i = 0; i < {n2}; i++, w += (int64_t)n * {nv} * LANES) {{"
-    yield "      const float *x = inputs + i * position;"
-    yield "      float *out = products + i * product;"
+    yield "      int32_t k = 0;"
+    yield "      do { /* once even where no channel is read: the products are zero then */"
+    yield "        const int32_t m = k + l->piece < n ? l->piece : n - k;"
+    yield "        const float *x = inputs + i * position;"
+    yield "        float *out = products + i * product;"
     for count, pixels in (("wide", px), ("narrow", px - 1)):
         if not pixels:
             continue
-        yield f"      for (int32_t t = 0; t < l->{count}; t++) {{"
-        yield f"        product_tile_{pixels}x{nv}(x, columns, w, n, out, plane);"
-        yield f"        x += {pixels} * LANES;"
-        yield f"        out += {pixels} * LANES;"
-        yield "      }"
+        yield f"        for (int32_t t = 0; t < l->{count}; t++) {{"
+        yield f"          product_tile_{pixels}x{nv}(x, columns + k, w + (int64_t)k * {nv} * LANES,"
+        yield "              m, out, plane, k);"
+        yield f"          x += {pixels} * LANES;"
+        yield f"          out += {pixels} * LANES;"
+        yield "        }"
+    yield "        k += l->piece;"
+    yield "      } while (k < n);"
     yield "    }"
     yield f"    const float *bias = (const float *)(e->weights + l->bias) + panel * {nv} * LANES;"
     yield f"    for (int32_t v = 0; v < {nv}; v++) {{"

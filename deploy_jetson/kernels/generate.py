@@ -1,7 +1,7 @@
 """From a network to a shared library: plan, sources, compiler."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ def generate_library(
     library: Path,
     choose: Chooser | None = None,
     model_hash: str = "",
-    flags: Sequence[str] = (),
+    storage: str = "fp32",
 ) -> Generated:
     """Generate and compile a network.
 
@@ -62,9 +62,9 @@ def generate_library(
         library: Result; replaced whole.
         choose: Decides each layer's kernel; default: the cost model.
         model_hash: Built into the library.
-        flags: Further compiler flags.
+        storage: How weights are stored, see `packing.STORAGES`.
     """
-    plan = lower(spec, dense, target, choose or model_chooser(target))
+    plan = lower(spec, dense, target, choose or model_chooser(target), storage)
     sources = write_plan(plan, model_hash)
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".part-") as scratch:
@@ -72,6 +72,6 @@ def generate_library(
         write_texts(sources, folder)
         write_bytes(str(folder / WEIGHTS), sources.weights)
         part = folder / library.name
-        compile_library(folder, part, target, find_compiler(target), flags)
+        compile_library(folder, part, target, find_compiler(target))
         part.replace(library)
     return Generated(plan, sources, library)

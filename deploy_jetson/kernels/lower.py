@@ -49,6 +49,7 @@ from pneumonia.runtime.spec import (
 )  # fmt: skip
 
 Chooser = Callable[[Problem], Choice]
+HALF_MAX = 65504.0
 
 
 class Plan(NamedTuple):
@@ -61,6 +62,7 @@ class Plan(NamedTuple):
         problems: Layer name -> its problem.
         choices: Layer name -> what was chosen.
         arena_floats: Size of the activation memory.
+        storage: How weights are stored.
     """
 
     spec: NetworkSpec
@@ -69,13 +71,17 @@ class Plan(NamedTuple):
     problems: dict[str, Problem]
     choices: dict[str, Choice]
     arena_floats: int
+    storage: str = "fp32"
 
 
-def problems_of(spec: NetworkSpec, dense: Mapping[str, Weights]) -> dict[str, Problem]:
+def problems_of(
+    spec: NetworkSpec, dense: Mapping[str, Weights], storage: str = "fp32"
+) -> dict[str, Problem]:
     """Every weighted layer's problem.
 
     Raises:
-        ArtefactError: A tensor is missing, has another shape or holds NaN or infinity.
+        ArtefactError: A tensor is missing, has another shape, holds NaN or infinity, or a weight
+            that half precision cannot hold.
         ExportError: Batch norm is not folded.
     """
     shapes = spec.shapes()
@@ -88,13 +94,19 @@ def problems_of(spec: NetworkSpec, dense: Mapping[str, Weights]) -> dict[str, Pr
                 fix="Export the run as a bundle first: pneumonia export",
             )  # fmt: skip
         weight = dense[layer.name + ".weight"]
+        if storage == "fp16" and np.abs(weight).max(initial=0) > HALF_MAX:
+            raise ArtefactError(
+                "Weights do not fit half precision", f"at most {HALF_MAX:g}",
+                f"{np.abs(weight).max():g}", f"layer {layer.name!r}",
+                "Generate with --weights fp32",
+            )  # fmt: skip
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
         _, in_height, in_width = shapes[layer.inputs[0]]
         _, out_height, out_width = shapes[layer.name]
         planar = layer.inputs[0] == INPUT and not isinstance(layer, Linear)
         found[layer.name] = Problem(
-            layer, weight, in_height, in_width, out_height, out_width, planar
+            layer, weight, in_height, in_width, out_height, out_width, planar, storage
         )
     return found
 
@@ -108,7 +120,13 @@ def _check_tensors(spec: NetworkSpec, dense: Mapping[str, Weights]) -> None:
             raise ArtefactError("Weights are not finite", where=repr(name))
 
 
-def lower(spec: NetworkSpec, dense: Mapping[str, Weights], target: Target, choose: Chooser) -> Plan:
+def lower(
+    spec: NetworkSpec,
+    dense: Mapping[str, Weights],
+    target: Target,
+    choose: Chooser,
+    storage: str = "fp32",
+) -> Plan:
     """Plan the whole network.
 
     Args:
@@ -116,11 +134,12 @@ def lower(spec: NetworkSpec, dense: Mapping[str, Weights], target: Target, choos
         dense: Tensors as in `tensor_shapes(spec)`.
         target: The machine.
         choose: Decides the kernel of a layer.
+        storage: See `packing.STORAGES`.
 
     Raises:
         ArtefactError, ExportError: See `problems_of`; or a layer the generator does not know.
     """
-    return _Lowering(spec, dense, target, choose).run()
+    return _Lowering(spec, dense, target, choose, storage).run()
 
 
 def kernel_steps(choice: Choice, base: ConvolutionStep, target: Target) -> tuple[Step, ...]:
@@ -137,12 +156,18 @@ def kernel_steps(choice: Choice, base: ConvolutionStep, target: Target) -> tuple
 
 class _Lowering:
     def __init__(
-        self, spec: NetworkSpec, dense: Mapping[str, Weights], target: Target, choose: Chooser
+        self,
+        spec: NetworkSpec,
+        dense: Mapping[str, Weights],
+        target: Target,
+        choose: Chooser,
+        storage: str = "fp32",
     ) -> None:
         self.spec, self.dense, self.target, self.choose = spec, dense, target, choose
+        self.storage = storage
         self.shapes = spec.shapes()
         self.readers = spec.consumers()
-        self.problems = problems_of(spec, dense)
+        self.problems = problems_of(spec, dense, storage)
         self.layers = {layer.name: layer for layer in spec.layers}
         self.halo = self._halos()
         self.steps: list[Step] = []
@@ -160,7 +185,10 @@ class _Lowering:
         outputs = frozenset(b for name in self.spec.outputs for b in self.views[name].buffers)
         self.steps = form_chains(self.steps, outputs, self.target.lanes)
         floats = plan_memory(self._lifetimes())
-        return Plan(self.spec, self.target, tuple(self.steps), self.problems, self.choices, floats)
+        return Plan(
+            self.spec, self.target, tuple(self.steps), self.problems, self.choices, floats,
+            self.storage,
+        )  # fmt: skip
 
     # --- decisions over the whole network --------------------------------------------------
 

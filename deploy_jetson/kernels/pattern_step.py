@@ -27,7 +27,11 @@ MAX_FRAMES = 3
 
 def pattern_tiles(problem: Problem, target: Target) -> Iterator[PatternChoice]:
     """Legal register tiles of a layer with free patterns; none for other layers."""
-    if not problem.winograd or problem.padding != 1 or kernel_patterns(problem.weight) is None:
+    if (
+        not problem.stride_one_3x3
+        or problem.padding != 1
+        or kernel_patterns(problem.weight) is None
+    ):
         return
     for frames in frame_counts(target, problem.kernel):
         for filters in (1, 2):
@@ -184,7 +188,7 @@ class PatternStep(ConvolutionStep):
             plane=(problem.in_height + 2 * pad) * self.pitch,
             counts=blob.add(lists.counts),
             channels=blob.add(int32(plane_of[lists.channels])),
-            weights=blob.add(lists.weights),
+            weights=blob.add(lists.weights, weights=True),
             starts=blob.add(lists.starts),
             bias=blob.add(pad_filters(self.bias[self.order], lanes)),
             tall=tall,
@@ -237,7 +241,7 @@ class RowsStep(ConvolutionStep):
         lists = pack_rows(matrix, width, self.view.locations())
         fields = self.common()
         fields.update(
-            weights=blob.add(lists[0]),
+            weights=blob.add(lists[0], weights=True),
             inputs=blob.add(int32(lists[1])),
             starts=blob.add(lists[2]),
             bias=blob.add(pad_filters(self.bias[self.order], width)),

@@ -32,7 +32,8 @@ CORE_SCALING = 0.9  # of ideal, measured on x86 with pinned threads
 def kernel_name(choice: Choice) -> str:
     """A choice in words."""
     if isinstance(choice, ColumnsChoice):
-        return f"columns {choice.pixels}x{choice.vectors}"
+        pieces = f", pieces of {choice.piece_bytes} B" if choice.piece_bytes else ""
+        return f"columns {choice.pixels}x{choice.vectors}{pieces}"
     if isinstance(choice, WinogradChoice):
         return f"winograd F({choice.out_tile},3) {choice.pixels}x{choice.vectors}"
     if isinstance(choice, RowsChoice):
@@ -99,7 +100,9 @@ def describe(
         "cpu_features": list(plan.target.cpu_features),
         "model_hash": model_hash,
         "compiler": compiler,
+        "weights_storage": plan.storage,
         "weights_bytes": len(sources.weights),
+        "weights_memory_bytes": sources.image_bytes,
         "arena_bytes": plan.arena_floats * 4,
         "steps": [record.name + ": " + record.run for record in sources.records],
         "kept_macs": sum(layer["kept_macs"] for layer in layers),

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from deploy_jetson.kernels.choices import ColumnsChoice, Problem, Weights, WinogradChoice
-from deploy_jetson.kernels.packing import Blob, pack_panels, pad_filters
+from deploy_jetson.kernels.packing import Blob, cut_panels, pack_panels, pad_filters
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import Blocks, Buffer, Ints, View, arena_offsets
 from deploy_jetson.kernels.variants import (
@@ -21,6 +21,7 @@ from pneumonia.runtime.spec import LEAKY_SLOPE
 
 SLOPES = {"linear": 1.0, "relu": 0.0, "leaky_relu": LEAKY_SLOPE}
 NO_SKIP = -1
+PIECE_BYTES = 20 * 1024  # of Winograd products: what stays in a first-level cache of 32 KiB
 
 
 class Record(NamedTuple):
@@ -180,7 +181,13 @@ class ColumnsStep(ConvolutionStep):
         first, blocks, pixels, nv = part
         problem = self.problem
         matrix = self.weight.reshape(len(self.order), -1)[first * lanes : (first + blocks) * lanes]
-        panels = pack_panels(matrix, nv * lanes)
+        sources = self._sources()
+        panels = pack_panels(matrix, nv * lanes, np.argsort(sources, kind="stable"))
+        strip = strip_tiles(self.choice, self.out.width, pixels)
+        span = min(strip * pixels, self.out.width) * problem.stride + problem.kernel - 1
+        touched = problem.kernel * span * self.view.pixel * 4
+        sizes = (touched, nv * lanes * 4 + 4)
+        pieces = cut_panels(panels, sources, sizes, self.choice.piece_bytes)
         variant = ColumnsVariant(pixels, nv, problem.stride, self.view.pixel == 1 != lanes)
         rows = min(self.choice.rows_per_unit, self.out.height)
         n_panels = blocks // nv
@@ -191,18 +198,26 @@ class ColumnsStep(ConvolutionStep):
             x_row=self.view.row * problem.stride,
             skip_block=self.skip.block if self.skip else 0,
             skip_row=self.skip.row if self.skip else 0,
-            weights=blob.add(panels.weights),
+            weights=blob.add(panels.weights, weights=True),
             columns=blob.add(int32(self._offsets(panels.columns))),
-            starts=blob.add(panels.starts),
+            pieces=blob.add(pieces.first),
+            starts=blob.add(pieces.starts),
             bias=blob.add(pad_filters(bias, nv * lanes)),
             first_block=first,
             panels=n_panels,
             rows_per_unit=rows,
             wide=wide,
             narrow=narrow,
+            strip=strip,
         )
         units = n_panels * -(-self.out.height // rows)
         return Record(self.name, variant.name, "columns_layer", fields, units, barrier)
+
+    def _sources(self) -> Ints:
+        """(P,) the plane of the input each column reads, as a number."""
+        places = self.view.locations()
+        planes = places - self.view.offset_of % self.view.pixel
+        return np.repeat(planes, self.problem.kernel**2)
 
     def _offsets(self, columns: Ints) -> Ints:
         """Arena offset of the input that output pixel (0, 0) multiplies with each column."""
@@ -225,9 +240,25 @@ class ColumnsStep(ConvolutionStep):
         return found
 
 
+def strip_tiles(choice: ColumnsChoice, width: int, pixels: int) -> int:
+    """Tiles of a strip, for tiles of `pixels`: strips of nearly equal width."""
+    tiles = -(-width // pixels)
+    if not choice.strip_pixels:
+        return tiles
+    strips = -(-width // max(choice.strip_pixels, pixels))
+    return -(-tiles // min(strips, tiles))
+
+
 def tail_pixels(target: Target, width: int, vectors: int) -> int:
     """The widest legal tile for the vectors of filters that full panels leave over."""
     return max(pixels for pixels, nv in register_tiles(target, width, vectors) if nv == vectors)
+
+
+def winograd_piece(n_channels: int, choice: WinogradChoice, lanes: int) -> int:
+    """Channels of a piece: its weights and inputs of one position fill the first-level cache."""
+    most = PIECE_BYTES // (4 * (choice.vectors * lanes + choice.pixels))
+    pieces = -(-n_channels // most)
+    return max(1, -(-n_channels // max(1, pieces)))
 
 
 @dataclass(eq=False)
@@ -281,6 +312,7 @@ class WinogradStep(ConvolutionStep):
             in_width=self.view.width,
             in_row=self.view.row,
             padding=self.problem.padding,
+            piece=winograd_piece(n, choice, lanes),
             n_columns=n,
             tiles_y=tiles_y,
             tiles_x=tiles_x,

@@ -37,7 +37,7 @@ KINDS: Mapping[str, type[Choice]] = {
     "rows": RowsChoice,
 }
 SHORTLIST = 24  # candidates of one layer that get a kernel compiled
-PER_KIND = 5  # of them at least, for every kind and Winograd tile
+PER_KIND = 3  # of them at least, for every kind of kernel and of cache use
 
 
 def cache_path() -> Path:
@@ -59,7 +59,8 @@ def signature(problem: Problem, target: Target) -> str:
     )  # fmt: skip
     # Kept columns to two digits: layers of one shape and rate share their result.
     rounded = [float(f"{count:.1e}") for count in kept]
-    text = repr((shape, rounded, target.name, target.flags, cpu_name()))
+    storage = () if problem.winograd == problem.stride_one_3x3 else (problem.storage,)
+    text = repr((shape, rounded, target.name, target.flags, cpu_name(), *storage))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -72,6 +73,8 @@ def shortlist(problem: Problem, target: Target) -> list[Choice]:
             type(choice),
             getattr(choice, "out_tile", 0),  # every Winograd tile is a kind of its own
             getattr(choice, "frames", 0),
+            getattr(choice, "piece_bytes", 0) > 0,
+            getattr(choice, "block_tiles", 0),
         )
         by_kind.setdefault(kind, []).append(choice)
     for group in by_kind.values():

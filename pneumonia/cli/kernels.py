@@ -20,12 +20,18 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
     default=None,
     help="Measure the kernels of every layer; on by default where the target runs here.",
 )
-def command(bundle: Path, target: str, tune: bool | None) -> None:
+@click.option(
+    "--weights",
+    default="fp32",
+    show_default=True,
+    help="How the library stores weights: fp32, fp16 or int8; arithmetic is float32 always.",
+)
+def command(bundle: Path, target: str, tune: bool | None, weights: str) -> None:
     """Generate and compile the sparse engine; adds libmodel-TARGET.so, its C and a report."""
     from deploy_jetson.kernels.bundle import add_kernels
 
     with progress_bar("tune") as progress:
-        result = add_kernels(bundle, target, tune, progress)
+        result = add_kernels(bundle, target, tune, progress, weights)
     document = result.document
     show_table(
         f"{result.library.name}, model {document['model_hash'][:12]}",
@@ -37,8 +43,9 @@ def command(bundle: Path, target: str, tune: bool | None) -> None:
         ],
     )  # fmt: skip
     click.echo(
-        f"library {document['library_bytes']:,} bytes, weights {document['weights_bytes']:,},"
-        f" activations {document['arena_bytes']:,}, {result.seconds:.1f} s"
+        f"library {document['library_bytes']:,} bytes, weights {document['weights_bytes']:,}"
+        f" as {document['weights_storage']}, activations {document['arena_bytes']:,},"
+        f" {result.seconds:.1f} s"
     )
     for row in document.get("predictions", {}).get("tx2", []):
         click.echo(

@@ -5,12 +5,14 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "engine.h"
 
 #define EXPORT __attribute__((visibility("default")))
 #define SPINS 4000 /* about 10 us: longer waits give the core away */
+#define HUGE_PAGE ((size_t)2 << 20)
 #define GUARD 64   /* floats before and behind the arena */
 
 struct pn_model {
@@ -107,9 +109,14 @@ static void *help(void *argument) {
   }
 }
 
-static float *aligned_floats(size_t n) {
+/* Large memory in huge pages where the system grants them: a sparse layer touches a page or more per
+ * channel, far more than the first-level TLB holds. */
+float *aligned_floats(size_t n) {
   void *memory = NULL;
-  return posix_memalign(&memory, 64, (n ? n : 16) * sizeof(float)) ? NULL : memory;
+  const size_t bytes = (n ? n : 16) * sizeof(float);
+  if (posix_memalign(&memory, bytes < HUGE_PAGE ? 64 : HUGE_PAGE, bytes)) return NULL;
+  if (bytes >= HUGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
+  return memory;
 }
 
 static int prepare(pn_model *m, int threads) {
@@ -136,7 +143,8 @@ EXPORT pn_model *pn_create(void) {
   if (!m) return NULL;
   m->memory = aligned_floats(pn_arena_floats + 2 * GUARD);
   m->next = calloc((size_t)pn_n_steps + 1, sizeof *m->next);
-  if (!m->memory || !m->next || sched_getaffinity(0, sizeof m->allowed, &m->allowed)) {
+  const int bad = !m->memory || !m->next || sched_getaffinity(0, sizeof m->allowed, &m->allowed);
+  if (bad || !(m->shared.weights = hold_weights())) {
     free(m->memory);
     free(m->next);
     free(m);
@@ -144,7 +152,6 @@ EXPORT pn_model *pn_create(void) {
   }
   memset(m->memory, 0, (pn_arena_floats + 2 * GUARD) * sizeof(float));
   m->shared.arena = m->memory + GUARD;
-  m->shared.weights = pn_weights;
   pthread_mutex_init(&m->mutex, NULL);
   pthread_cond_init(&m->wake, NULL);
   return m;
@@ -163,6 +170,7 @@ EXPORT void pn_destroy(pn_model *m) {
   free(m->memory);
   free(m->next);
   free(m);
+  release_weights();
 }
 
 static size_t values(const pn_tensor *t) {

@@ -19,6 +19,13 @@ INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
 INLINE vfloat load_unaligned(const float *p) { return *(const vfloat_u *)p; }
 INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
 
+/* Before a hot loop: two turns at once, so that the counting takes fewer of the slots a core issues per cycle. */
+#if defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll_count(2)")
+#else
+#define UNROLLED _Pragma("GCC unroll 2")
+#endif
+
 /* A loaded vector that several multiply-adds share. Without this the compiler loads it again for each of them,
  * as a memory operand, and the load ports become the limit. */
 #if defined(__aarch64__)
@@ -63,15 +70,17 @@ typedef struct {
  * `origin` is where pixel (0, 0) of the first plane is, or would be. */
 void clear_halo(float *origin, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1);
 
-/* Convolution by kept columns: panel p of NV * LANES filters sums weights[k] * x[columns[k]]. */
+/* Convolution by kept columns: panel p of NV * LANES filters sums weights[k] * x[columns[k]].
+ * pieces[p]: first piece of panel p; starts[i]: first column of piece i. */
 typedef struct {
   blocked out;
   int64_t x_row;             /* floats of the input per output row; columns hold arena offsets */
   int64_t skip, skip_block, skip_row; /* tensor added after the activation: its base, or -1 */
-  int64_t weights, columns, starts, bias;
+  int64_t weights, columns, pieces, starts, bias;
   activation act, act_after; /* before and after adding the skip */
   int32_t first_block, panels, rows_per_unit;
   int32_t wide, narrow;      /* tiles per row of the kernel's width, and of one pixel less */
+  int32_t strip;             /* tiles of a row that are done for all rows before the next ones */
 } columns_layer;
 
 /* Rows y0..y1-1 of one panel; `x` and `out` are the origins of input and output. */
@@ -105,6 +114,7 @@ typedef struct {
   int64_t weights, columns, bias;
   activation act, act_after;
   int32_t in_blocks, in_height, in_width, in_row, padding;
+  int32_t piece;             /* channels whose weights of one position and panel are multiplied at once */
   int32_t n_columns, tiles_y, tiles_x, block_tiles, n_tile_blocks, panels, panels_per_unit;
   int32_t wide, narrow;      /* as above, over the tiles of a block */
 } winograd_layer;
@@ -185,5 +195,19 @@ extern const size_t pn_arena_floats, pn_scratch_floats;
 extern const char pn_hash[];
 /* weights.S */
 extern const unsigned char pn_weights[];
+
+/* How weights are stored; see expand.c. Without segments they are read where they lie. */
+enum { STORED_AS_THEY_ARE, STORED_HALVES, STORED_BYTES };
+#define BYTE_GROUP 64
+typedef struct {
+  int32_t storage;
+  int64_t from, to, count; /* byte offsets in the file and in memory; bytes, or weights */
+} segment;
+extern const segment pn_segments[];
+extern const int pn_n_segments;
+extern const size_t pn_image_bytes;
+const unsigned char *hold_weights(void); /* NULL when memory is short */
+void release_weights(void);
+float *aligned_floats(size_t n);
 
 #endif

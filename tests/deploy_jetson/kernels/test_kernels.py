@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from deploy_jetson.kernels import chain
+from deploy_jetson.kernels import chain, steps
 from deploy_jetson.kernels.choices import (
     ColumnsChoice,
     PatternChoice,
@@ -18,7 +18,7 @@ from deploy_jetson.kernels.choices import (
 from deploy_jetson.kernels.cost import candidates, cheapest
 from deploy_jetson.kernels.generate import generate_library, model_chooser
 from deploy_jetson.kernels.lower import lower, problems_of
-from deploy_jetson.kernels.source import write_plan
+from deploy_jetson.kernels.source import C_FILES, write_plan
 from deploy_jetson.kernels.targets import TARGETS, runs_here
 from pneumonia.runtime.engines.kernels import KernelLibrary
 from pneumonia.runtime.spec import Flatten, InputSpec, Linear, NetworkSpec
@@ -101,8 +101,29 @@ def test_columns(tmp_path, target, kernel, stride, group, density):
 
 @needs_target
 @pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("piece_bytes", [1, 3000, 20_000])
+@pytest.mark.parametrize(("kernel", "stride", "strip"), [(3, 1, 8), (3, 2, 0), (1, 1, 12)])
+def test_columns_in_pieces(tmp_path, target, piece_bytes, kernel, stride, strip):
+    spec = one_layer((24, 50, 19, 26), kernel, stride, skip=True)
+    tensors = random_tensors(spec)
+    tensors["tested.weight"] = keep_columns(tensors["tested.weight"], 0.4, 16)
+    tensors["tested.weight"][32:48] = 0  # a panel without weights has one empty piece
+
+    def choose(problem):
+        if problem.layer.name == "tested":
+            return ColumnsChoice(5, 2, 7, piece_bytes, strip)
+        return cheapest(problem, TARGETS[target])
+
+    made, found, expected = run(tmp_path, spec, tensors, target, choose, threads=2)
+    assert "columns_5x2" in "".join(record.run for record in made.sources.records)
+    assert_close(found, expected, 1e-4)
+
+
+@needs_target
+@pytest.mark.parametrize("target", HERE)
 @pytest.mark.parametrize(("out_tile", "shape"), list(zip([2, 4, 6], SHAPES[1:4], strict=True)))
-def test_winograd(tmp_path, target, out_tile, shape):
+def test_winograd(tmp_path, target, out_tile, shape, monkeypatch):
+    monkeypatch.setattr(steps, "PIECE_BYTES", 1200 * out_tile)  # several pieces, and one
     spec = one_layer(shape, skip=out_tile == 4)
     tensors = random_tensors(spec)
     tensors["tested.weight"][:, 0] = 0  # a channel that is not read
@@ -287,10 +308,12 @@ int main(int argc, char **argv) {
 """
 
 
-def run_program(folder, network, target, build, command=(), choose=None, threads="1"):
+def run_program(
+    folder, network, target, build, command=(), choose=None, threads="1", *, storage="fp32"
+):
     """Link the generated files into a program and run it; returns the outputs."""
     spec, tensors = network
-    plan = lower(spec, tensors, TARGETS[target], choose or model_chooser(TARGETS[target]))
+    plan = lower(spec, tensors, TARGETS[target], choose or model_chooser(TARGETS[target]), storage)
     sources = write_plan(plan, "")
     for name, text in sources.texts.items():
         (folder / name).write_text(text)
@@ -298,7 +321,7 @@ def run_program(folder, network, target, build, command=(), choose=None, threads
     (folder / "main.c").write_text(MAIN)
     image = random_image(spec)
     image.tofile(folder / "image.f32")
-    files = ["main.c", "engine.c", "kernels.c", "network.c", "weights.S"]
+    files = ["main.c", *C_FILES, "weights.S"]
     subprocess.run([*build, *files, "-o", "program", "-lpthread"], cwd=folder, check=True)
     done = subprocess.run(
         [*command, "./program", "image.f32", "out.f32", threads],
@@ -335,14 +358,16 @@ A57 = pytest.mark.skipif(
 )
 
 
-def run_on_a57(folder, spec, tensors, choose=None, threads="1"):
+def run_on_a57(folder, spec, tensors, choose=None, threads="1", storage="fp32"):
     target = TARGETS["cortex-a57"]
     build = [
         "aarch64-linux-gnu-gcc", "-std=gnu11", "-O2", "-ffp-contract=fast", "-static",
         "-fno-schedule-insns", *target.flags,
     ]  # fmt: skip
     command = ["qemu-aarch64-static", "-cpu", "cortex-a57"]
-    return run_program(folder, (spec, tensors), target.name, build, command, choose, threads)
+    return run_program(
+        folder, (spec, tensors), target.name, build, command, choose, threads, storage=storage
+    )
 
 
 @A57

@@ -11,7 +11,7 @@ from deploy_jetson.kernels.choices import ColumnsChoice, Problem, WinogradChoice
 from deploy_jetson.kernels.cost import Facts, candidates, cheapest, predicted_cycles
 from deploy_jetson.kernels.mca import analyse, innermost_loops
 from deploy_jetson.kernels.memory import Lifetime, plan_memory
-from deploy_jetson.kernels.packing import Blob, filter_order, pack_panels
+from deploy_jetson.kernels.packing import Blob, cut_panels, filter_order, pack_panels
 from deploy_jetson.kernels.patterns import (
     count_loads,
     distinct_loads,
@@ -90,6 +90,35 @@ def test_panels_give_the_matrix_back(rows, columns, width, density, seed):
         back[p * width : (p + 1) * width, panels.columns[span]] = panels.weights[span].T
     np.testing.assert_array_equal(back[:rows], matrix)
     assert not back[rows:].any()
+
+
+def test_pieces_of_a_hand_made_list():
+    matrix = np.array([[1, 1, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]], np.float32)
+    panels = pack_panels(matrix, 1)
+    source_of = np.array([7, 7, 8, 8, 9, 9])
+    # A source costs 10, a column 1: {0, 1 of 7} = 12, {2 of 8} = 11, {4, 5 of 9} = 12.
+    pieces = cut_panels(panels, source_of, (10, 1), 23)
+    assert pieces.first.tolist() == [0, 2, 3, 4]
+    assert pieces.starts.tolist() == [0, 3, 5, 5, 6]
+    whole = cut_panels(panels, source_of, (10, 1), 0)
+    assert whole.first.tolist() == [0, 1, 2, 3]
+    assert whole.starts.tolist() == [0, 5, 5, 6]
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 6), st.integers(0, 300), st.floats(0, 1), st.integers(0, 99)
+)
+def test_pieces_hold_their_budget_and_nothing_is_lost(columns, rows, budget, density, seed):
+    generator = np.random.default_rng(seed)
+    panels = pack_panels((generator.random((rows, columns)) < density).astype(np.float32), 2)
+    source_of = np.arange(columns) // 3
+    pieces = cut_panels(panels, source_of, (16, 5), budget)
+    assert len(pieces.first) == len(panels.starts)
+    assert pieces.starts[pieces.first].tolist() == panels.starts.tolist()
+    for low, high in zip(pieces.starts[:-1], pieces.starts[1:], strict=True):
+        sources = len(set(source_of[panels.columns[low:high]].tolist()))
+        cost = sources * 16 + (high - low) * 5
+        assert budget == 0 or cost <= budget or high - low == 1
 
 
 def test_filters_with_equal_supports_come_together_and_empty_ones_last():

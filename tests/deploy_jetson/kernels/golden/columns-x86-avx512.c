@@ -3,8 +3,26 @@
 
 INLINE void columns_tile_6x1_1(
     const float *x, const int32_t *columns, const float *w, int32_t n,
-    const float *bias, float *out, const float *skip, const columns_layer *l) {
-  vfloat a0_0 = load(bias + 0 * LANES), a1_0 = a0_0, a2_0 = a0_0, a3_0 = a0_0, a4_0 = a0_0, a5_0 = a0_0;
+    const float *bias, float *out, const float *skip, const columns_layer *l,
+    int resume, int finish) {
+  const int64_t block = l->out.block;
+  vfloat a0_0, a1_0, a2_0, a3_0, a4_0, a5_0;
+  if (resume) { /* the sums of the pieces before */
+    a0_0 = load(out + 0 * block + 0 * LANES);
+    a1_0 = load(out + 0 * block + 1 * LANES);
+    a2_0 = load(out + 0 * block + 2 * LANES);
+    a3_0 = load(out + 0 * block + 3 * LANES);
+    a4_0 = load(out + 0 * block + 4 * LANES);
+    a5_0 = load(out + 0 * block + 5 * LANES);
+  } else {
+    a0_0 = load(bias + 0 * LANES);
+    a1_0 = a0_0;
+    a2_0 = a0_0;
+    a3_0 = a0_0;
+    a4_0 = a0_0;
+    a5_0 = a0_0;
+  }
+  UNROLLED
   for (int32_t k = 0; k < n; k++) {
     const float *q = x + columns[k];
     const vfloat w0 = load(w + 0 * LANES);
@@ -17,15 +35,16 @@ INLINE void columns_tile_6x1_1(
     { const float s = q[5 * 1]; a5_0 += w0 * s; }
   }
   __asm__ volatile("" ::: "memory");
-  const activation act = l->act;
-  const int64_t block = l->out.block;
-  a0_0 = activate(a0_0, act);
-  a1_0 = activate(a1_0, act);
-  a2_0 = activate(a2_0, act);
-  a3_0 = activate(a3_0, act);
-  a4_0 = activate(a4_0, act);
-  a5_0 = activate(a5_0, act);
-  if (skip) {
+  if (finish) {
+    const activation act = l->act;
+    a0_0 = activate(a0_0, act);
+    a1_0 = activate(a1_0, act);
+    a2_0 = activate(a2_0, act);
+    a3_0 = activate(a3_0, act);
+    a4_0 = activate(a4_0, act);
+    a5_0 = activate(a5_0, act);
+  }
+  if (finish && skip) {
     const activation after = l->act_after;
     const int64_t skip_block = l->skip_block;
     a0_0 = activate(a0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
@@ -45,9 +64,38 @@ INLINE void columns_tile_6x1_1(
 
 INLINE void columns_tile_6x2_1L(
     const float *x, const int32_t *columns, const float *w, int32_t n,
-    const float *bias, float *out, const float *skip, const columns_layer *l) {
-  vfloat a0_0 = load(bias + 0 * LANES), a1_0 = a0_0, a2_0 = a0_0, a3_0 = a0_0, a4_0 = a0_0, a5_0 = a0_0;
-  vfloat a0_1 = load(bias + 1 * LANES), a1_1 = a0_1, a2_1 = a0_1, a3_1 = a0_1, a4_1 = a0_1, a5_1 = a0_1;
+    const float *bias, float *out, const float *skip, const columns_layer *l,
+    int resume, int finish) {
+  const int64_t block = l->out.block;
+  vfloat a0_0, a1_0, a2_0, a3_0, a4_0, a5_0, a0_1, a1_1, a2_1, a3_1, a4_1, a5_1;
+  if (resume) { /* the sums of the pieces before */
+    a0_0 = load(out + 0 * block + 0 * LANES);
+    a1_0 = load(out + 0 * block + 1 * LANES);
+    a2_0 = load(out + 0 * block + 2 * LANES);
+    a3_0 = load(out + 0 * block + 3 * LANES);
+    a4_0 = load(out + 0 * block + 4 * LANES);
+    a5_0 = load(out + 0 * block + 5 * LANES);
+    a0_1 = load(out + 1 * block + 0 * LANES);
+    a1_1 = load(out + 1 * block + 1 * LANES);
+    a2_1 = load(out + 1 * block + 2 * LANES);
+    a3_1 = load(out + 1 * block + 3 * LANES);
+    a4_1 = load(out + 1 * block + 4 * LANES);
+    a5_1 = load(out + 1 * block + 5 * LANES);
+  } else {
+    a0_0 = load(bias + 0 * LANES);
+    a1_0 = a0_0;
+    a2_0 = a0_0;
+    a3_0 = a0_0;
+    a4_0 = a0_0;
+    a5_0 = a0_0;
+    a0_1 = load(bias + 1 * LANES);
+    a1_1 = a0_1;
+    a2_1 = a0_1;
+    a3_1 = a0_1;
+    a4_1 = a0_1;
+    a5_1 = a0_1;
+  }
+  UNROLLED
   for (int32_t k = 0; k < n; k++) {
     const float *q = x + columns[k];
     const vfloat w0 = load(w + 0 * LANES);
@@ -61,21 +109,22 @@ INLINE void columns_tile_6x2_1L(
     { const float s = q[5 * 1 * LANES]; a5_0 += w0 * s; a5_1 += w1 * s; }
   }
   __asm__ volatile("" ::: "memory");
-  const activation act = l->act;
-  const int64_t block = l->out.block;
-  a0_0 = activate(a0_0, act);
-  a0_1 = activate(a0_1, act);
-  a1_0 = activate(a1_0, act);
-  a1_1 = activate(a1_1, act);
-  a2_0 = activate(a2_0, act);
-  a2_1 = activate(a2_1, act);
-  a3_0 = activate(a3_0, act);
-  a3_1 = activate(a3_1, act);
-  a4_0 = activate(a4_0, act);
-  a4_1 = activate(a4_1, act);
-  a5_0 = activate(a5_0, act);
-  a5_1 = activate(a5_1, act);
-  if (skip) {
+  if (finish) {
+    const activation act = l->act;
+    a0_0 = activate(a0_0, act);
+    a0_1 = activate(a0_1, act);
+    a1_0 = activate(a1_0, act);
+    a1_1 = activate(a1_1, act);
+    a2_0 = activate(a2_0, act);
+    a2_1 = activate(a2_1, act);
+    a3_0 = activate(a3_0, act);
+    a3_1 = activate(a3_1, act);
+    a4_0 = activate(a4_0, act);
+    a4_1 = activate(a4_1, act);
+    a5_0 = activate(a5_0, act);
+    a5_1 = activate(a5_1, act);
+  }
+  if (finish && skip) {
     const activation after = l->act_after;
     const int64_t skip_block = l->skip_block;
     a0_0 = activate(a0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
@@ -107,8 +156,28 @@ INLINE void columns_tile_6x2_1L(
 
 INLINE void columns_tile_7x1_1(
     const float *x, const int32_t *columns, const float *w, int32_t n,
-    const float *bias, float *out, const float *skip, const columns_layer *l) {
-  vfloat a0_0 = load(bias + 0 * LANES), a1_0 = a0_0, a2_0 = a0_0, a3_0 = a0_0, a4_0 = a0_0, a5_0 = a0_0, a6_0 = a0_0;
+    const float *bias, float *out, const float *skip, const columns_layer *l,
+    int resume, int finish) {
+  const int64_t block = l->out.block;
+  vfloat a0_0, a1_0, a2_0, a3_0, a4_0, a5_0, a6_0;
+  if (resume) { /* the sums of the pieces before */
+    a0_0 = load(out + 0 * block + 0 * LANES);
+    a1_0 = load(out + 0 * block + 1 * LANES);
+    a2_0 = load(out + 0 * block + 2 * LANES);
+    a3_0 = load(out + 0 * block + 3 * LANES);
+    a4_0 = load(out + 0 * block + 4 * LANES);
+    a5_0 = load(out + 0 * block + 5 * LANES);
+    a6_0 = load(out + 0 * block + 6 * LANES);
+  } else {
+    a0_0 = load(bias + 0 * LANES);
+    a1_0 = a0_0;
+    a2_0 = a0_0;
+    a3_0 = a0_0;
+    a4_0 = a0_0;
+    a5_0 = a0_0;
+    a6_0 = a0_0;
+  }
+  UNROLLED
   for (int32_t k = 0; k < n; k++) {
     const float *q = x + columns[k];
     const vfloat w0 = load(w + 0 * LANES);
@@ -122,16 +191,17 @@ INLINE void columns_tile_7x1_1(
     { const float s = q[6 * 1]; a6_0 += w0 * s; }
   }
   __asm__ volatile("" ::: "memory");
-  const activation act = l->act;
-  const int64_t block = l->out.block;
-  a0_0 = activate(a0_0, act);
-  a1_0 = activate(a1_0, act);
-  a2_0 = activate(a2_0, act);
-  a3_0 = activate(a3_0, act);
-  a4_0 = activate(a4_0, act);
-  a5_0 = activate(a5_0, act);
-  a6_0 = activate(a6_0, act);
-  if (skip) {
+  if (finish) {
+    const activation act = l->act;
+    a0_0 = activate(a0_0, act);
+    a1_0 = activate(a1_0, act);
+    a2_0 = activate(a2_0, act);
+    a3_0 = activate(a3_0, act);
+    a4_0 = activate(a4_0, act);
+    a5_0 = activate(a5_0, act);
+    a6_0 = activate(a6_0, act);
+  }
+  if (finish && skip) {
     const activation after = l->act_after;
     const int64_t skip_block = l->skip_block;
     a0_0 = activate(a0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
@@ -153,9 +223,42 @@ INLINE void columns_tile_7x1_1(
 
 INLINE void columns_tile_7x2_1L(
     const float *x, const int32_t *columns, const float *w, int32_t n,
-    const float *bias, float *out, const float *skip, const columns_layer *l) {
-  vfloat a0_0 = load(bias + 0 * LANES), a1_0 = a0_0, a2_0 = a0_0, a3_0 = a0_0, a4_0 = a0_0, a5_0 = a0_0, a6_0 = a0_0;
-  vfloat a0_1 = load(bias + 1 * LANES), a1_1 = a0_1, a2_1 = a0_1, a3_1 = a0_1, a4_1 = a0_1, a5_1 = a0_1, a6_1 = a0_1;
+    const float *bias, float *out, const float *skip, const columns_layer *l,
+    int resume, int finish) {
+  const int64_t block = l->out.block;
+  vfloat a0_0, a1_0, a2_0, a3_0, a4_0, a5_0, a6_0, a0_1, a1_1, a2_1, a3_1, a4_1, a5_1, a6_1;
+  if (resume) { /* the sums of the pieces before */
+    a0_0 = load(out + 0 * block + 0 * LANES);
+    a1_0 = load(out + 0 * block + 1 * LANES);
+    a2_0 = load(out + 0 * block + 2 * LANES);
+    a3_0 = load(out + 0 * block + 3 * LANES);
+    a4_0 = load(out + 0 * block + 4 * LANES);
+    a5_0 = load(out + 0 * block + 5 * LANES);
+    a6_0 = load(out + 0 * block + 6 * LANES);
+    a0_1 = load(out + 1 * block + 0 * LANES);
+    a1_1 = load(out + 1 * block + 1 * LANES);
+    a2_1 = load(out + 1 * block + 2 * LANES);
+    a3_1 = load(out + 1 * block + 3 * LANES);
+    a4_1 = load(out + 1 * block + 4 * LANES);
+    a5_1 = load(out + 1 * block + 5 * LANES);
+    a6_1 = load(out + 1 * block + 6 * LANES);
+  } else {
+    a0_0 = load(bias + 0 * LANES);
+    a1_0 = a0_0;
+    a2_0 = a0_0;
+    a3_0 = a0_0;
+    a4_0 = a0_0;
+    a5_0 = a0_0;
+    a6_0 = a0_0;
+    a0_1 = load(bias + 1 * LANES);
+    a1_1 = a0_1;
+    a2_1 = a0_1;
+    a3_1 = a0_1;
+    a4_1 = a0_1;
+    a5_1 = a0_1;
+    a6_1 = a0_1;
+  }
+  UNROLLED
   for (int32_t k = 0; k < n; k++) {
     const float *q = x + columns[k];
     const vfloat w0 = load(w + 0 * LANES);
@@ -170,23 +273,24 @@ INLINE void columns_tile_7x2_1L(
     { const float s = q[6 * 1 * LANES]; a6_0 += w0 * s; a6_1 += w1 * s; }
   }
   __asm__ volatile("" ::: "memory");
-  const activation act = l->act;
-  const int64_t block = l->out.block;
-  a0_0 = activate(a0_0, act);
-  a0_1 = activate(a0_1, act);
-  a1_0 = activate(a1_0, act);
-  a1_1 = activate(a1_1, act);
-  a2_0 = activate(a2_0, act);
-  a2_1 = activate(a2_1, act);
-  a3_0 = activate(a3_0, act);
-  a3_1 = activate(a3_1, act);
-  a4_0 = activate(a4_0, act);
-  a4_1 = activate(a4_1, act);
-  a5_0 = activate(a5_0, act);
-  a5_1 = activate(a5_1, act);
-  a6_0 = activate(a6_0, act);
-  a6_1 = activate(a6_1, act);
-  if (skip) {
+  if (finish) {
+    const activation act = l->act;
+    a0_0 = activate(a0_0, act);
+    a0_1 = activate(a0_1, act);
+    a1_0 = activate(a1_0, act);
+    a1_1 = activate(a1_1, act);
+    a2_0 = activate(a2_0, act);
+    a2_1 = activate(a2_1, act);
+    a3_0 = activate(a3_0, act);
+    a3_1 = activate(a3_1, act);
+    a4_0 = activate(a4_0, act);
+    a4_1 = activate(a4_1, act);
+    a5_0 = activate(a5_0, act);
+    a5_1 = activate(a5_1, act);
+    a6_0 = activate(a6_0, act);
+    a6_1 = activate(a6_1, act);
+  }
+  if (finish && skip) {
     const activation after = l->act_after;
     const int64_t skip_block = l->skip_block;
     a0_0 = activate(a0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
@@ -222,32 +326,46 @@ INLINE void columns_tile_7x2_1L(
 
 void columns_7x1_stride1_planar_rows(const engine *e, const columns_layer *l, const float *x0,
     float *out0, int32_t panel, int32_t y0, int32_t y1) {
+  const int32_t *pieces = (const int32_t *)(e->weights + l->pieces) + panel;
   const int32_t *starts = (const int32_t *)(e->weights + l->starts);
-  const int32_t start = starts[panel], n = starts[panel + 1] - start;
-  const int32_t *columns = (const int32_t *)(e->weights + l->columns) + start;
-  const float *w = (const float *)(e->weights + l->weights);
-  w += (int64_t)start * 1 * LANES;
+  const int32_t *columns = (const int32_t *)(e->weights + l->columns);
+  const float *weights = (const float *)(e->weights + l->weights);
   const float *bias = (const float *)(e->weights + l->bias) + panel * 1 * LANES;
   const int32_t first = l->first_block + panel * 1;
   clear_halo(out0, &l->out, first, 1, y0, y1);
-  for (int32_t y = y0; y < y1; y++) {
-    const float *x = x0 + y * l->x_row;
-    float *out = out0 + first * l->out.block + y * l->out.row;
-    const float *skip = NULL;
-    if (l->skip >= 0) {
-      skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;
-    }
-    for (int32_t t = 0; t < l->wide; t++) {
-      columns_tile_7x1_1(x, columns, w, n, bias, out, skip, l);
-      x += 7 * 1;
-      out += 7 * LANES;
-      if (skip) skip += 7 * LANES;
-    }
-    for (int32_t t = 0; t < l->narrow; t++) {
-      columns_tile_6x1_1(x, columns, w, n, bias, out, skip, l);
-      x += 6 * 1;
-      out += 6 * LANES;
-      if (skip) skip += 6 * LANES;
+  const int32_t tiles = l->wide + l->narrow;
+  for (int32_t t0 = 0; t0 < tiles; t0 += l->strip) {
+    const int32_t t1 = t0 + l->strip < tiles ? t0 + l->strip : tiles;
+    const int32_t pixel = t0 * 7 - (t0 > l->wide ? t0 - l->wide : 0);
+    for (int32_t piece = pieces[0]; piece < pieces[1]; piece++) {
+      const int32_t start = starts[piece], n = starts[piece + 1] - start;
+      const int resume = piece > pieces[0], finish = piece + 1 == pieces[1];
+      const float *w = weights + (int64_t)start * 1 * LANES;
+      for (int32_t y = y0; y < y1; y++) {
+        const float *x = x0 + y * l->x_row + pixel * 1;
+        float *out = out0 + first * l->out.block + y * l->out.row + pixel * LANES;
+        const float *skip = NULL;
+        if (l->skip >= 0) {
+          skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;
+          skip += pixel * LANES;
+        }
+        for (int32_t t = t0; t < t1; t++) {
+          if (t < l->wide) {
+            columns_tile_7x1_1(x, columns + start, w, n, bias, out,
+                skip, l, resume, finish);
+            x += 7 * 1;
+            out += 7 * LANES;
+            if (skip) skip += 7 * LANES;
+          }
+          else {
+            columns_tile_6x1_1(x, columns + start, w, n, bias, out,
+                skip, l, resume, finish);
+            x += 6 * 1;
+            out += 6 * LANES;
+            if (skip) skip += 6 * LANES;
+          }
+        }
+      }
     }
   }
 }
@@ -258,32 +376,46 @@ void columns_7x1_stride1_planar(const engine *e, const void *layer, int32_t unit
 
 void columns_7x2_stride1_blocked_rows(const engine *e, const columns_layer *l, const float *x0,
     float *out0, int32_t panel, int32_t y0, int32_t y1) {
+  const int32_t *pieces = (const int32_t *)(e->weights + l->pieces) + panel;
   const int32_t *starts = (const int32_t *)(e->weights + l->starts);
-  const int32_t start = starts[panel], n = starts[panel + 1] - start;
-  const int32_t *columns = (const int32_t *)(e->weights + l->columns) + start;
-  const float *w = (const float *)(e->weights + l->weights);
-  w += (int64_t)start * 2 * LANES;
+  const int32_t *columns = (const int32_t *)(e->weights + l->columns);
+  const float *weights = (const float *)(e->weights + l->weights);
   const float *bias = (const float *)(e->weights + l->bias) + panel * 2 * LANES;
   const int32_t first = l->first_block + panel * 2;
   clear_halo(out0, &l->out, first, 2, y0, y1);
-  for (int32_t y = y0; y < y1; y++) {
-    const float *x = x0 + y * l->x_row;
-    float *out = out0 + first * l->out.block + y * l->out.row;
-    const float *skip = NULL;
-    if (l->skip >= 0) {
-      skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;
-    }
-    for (int32_t t = 0; t < l->wide; t++) {
-      columns_tile_7x2_1L(x, columns, w, n, bias, out, skip, l);
-      x += 7 * 1 * LANES;
-      out += 7 * LANES;
-      if (skip) skip += 7 * LANES;
-    }
-    for (int32_t t = 0; t < l->narrow; t++) {
-      columns_tile_6x2_1L(x, columns, w, n, bias, out, skip, l);
-      x += 6 * 1 * LANES;
-      out += 6 * LANES;
-      if (skip) skip += 6 * LANES;
+  const int32_t tiles = l->wide + l->narrow;
+  for (int32_t t0 = 0; t0 < tiles; t0 += l->strip) {
+    const int32_t t1 = t0 + l->strip < tiles ? t0 + l->strip : tiles;
+    const int32_t pixel = t0 * 7 - (t0 > l->wide ? t0 - l->wide : 0);
+    for (int32_t piece = pieces[0]; piece < pieces[1]; piece++) {
+      const int32_t start = starts[piece], n = starts[piece + 1] - start;
+      const int resume = piece > pieces[0], finish = piece + 1 == pieces[1];
+      const float *w = weights + (int64_t)start * 2 * LANES;
+      for (int32_t y = y0; y < y1; y++) {
+        const float *x = x0 + y * l->x_row + pixel * 1 * LANES;
+        float *out = out0 + first * l->out.block + y * l->out.row + pixel * LANES;
+        const float *skip = NULL;
+        if (l->skip >= 0) {
+          skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;
+          skip += pixel * LANES;
+        }
+        for (int32_t t = t0; t < t1; t++) {
+          if (t < l->wide) {
+            columns_tile_7x2_1L(x, columns + start, w, n, bias, out,
+                skip, l, resume, finish);
+            x += 7 * 1 * LANES;
+            out += 7 * LANES;
+            if (skip) skip += 7 * LANES;
+          }
+          else {
+            columns_tile_6x2_1L(x, columns + start, w, n, bias, out,
+                skip, l, resume, finish);
+            x += 6 * 1 * LANES;
+            out += 6 * LANES;
+            if (skip) skip += 6 * LANES;
+          }
+        }
+      }
     }
   }
 }
@@ -296,8 +428,8 @@ void columns_7x2_stride1_blocked(const engine *e, const void *layer, int32_t uni
 #include "kernels.h"
 
 static const input_layer layer_0 = {.x = 0, .channels = 1, .height = 5, .width = 7, .halo = 1};
-static const columns_layer layer_1 = {.out = {.base = 2208, .block = 1008, .row = 144, .blocks = 1, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.5f, 0.5f}, .act_after = {1.0f, 0.0f}, .x_row = 9, .skip_block = 0, .skip_row = 0, .weights = 0, .columns = 64, .starts = 128, .bias = 192, .first_block = 0, .panels = 1, .rows_per_unit = 5, .wide = 1, .narrow = 0};
-static const columns_layer layer_2 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 2, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x_row = 144, .skip_block = 0, .skip_row = 0, .weights = 256, .columns = 9856, .starts = 10176, .bias = 10240, .first_block = 0, .panels = 1, .rows_per_unit = 5, .wide = 1, .narrow = 0};
+static const columns_layer layer_1 = {.out = {.base = 2208, .block = 1008, .row = 144, .blocks = 1, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.5f, 0.5f}, .act_after = {1.0f, 0.0f}, .x_row = 9, .skip_block = 0, .skip_row = 0, .weights = 0, .columns = 64, .pieces = 128, .starts = 128, .bias = 192, .first_block = 0, .panels = 1, .rows_per_unit = 5, .wide = 1, .narrow = 0, .strip = 1};
+static const columns_layer layer_2 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 2, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x_row = 144, .skip_block = 0, .skip_row = 0, .weights = 256, .columns = 9856, .pieces = 128, .starts = 10176, .bias = 10240, .first_block = 0, .panels = 1, .rows_per_unit = 5, .wide = 1, .narrow = 0, .strip = 1};
 static const output_layer layer_3 = {.locations = 10368, .channels = 20, .height = 5, .width = 7, .row = 144, .pixel = 16, .output = 0};
 
 const step pn_steps[] = {
@@ -315,3 +447,8 @@ const int pn_n_outputs = 1;
 const size_t pn_arena_floats = 3072;
 const size_t pn_scratch_floats = 0;
 const char pn_hash[] = "golden";
+const segment pn_segments[] = {
+    {0, 0, 0, 0},
+};
+const int pn_n_segments = 0;
+const size_t pn_image_bytes = 10496;

@@ -3,8 +3,26 @@
 
 INLINE void columns_tile_6x1_1(
     const float *x, const int32_t *columns, const float *w, int32_t n,
-    const float *bias, float *out, const float *skip, const columns_layer *l) {
-  vfloat a0_0 = load(bias + 0 * LANES), a1_0 = a0_0, a2_0 = a0_0, a3_0 = a0_0, a4_0 = a0_0, a5_0 = a0_0;
+    const float *bias, float *out, const float *skip, const columns_layer *l,
+    int resume, int finish) {
+  const int64_t block = l->out.block;
+  vfloat a0_0, a1_0, a2_0, a3_0, a4_0, a5_0;
+  if (resume) { /* the sums of the pieces before */
+    a0_0 = load(out + 0 * block + 0 * LANES);
+    a1_0 = load(out + 0 * block + 1 * LANES);
+    a2_0 = load(out + 0 * block + 2 * LANES);
+    a3_0 = load(out + 0 * block + 3 * LANES);
+    a4_0 = load(out + 0 * block + 4 * LANES);
+    a5_0 = load(out + 0 * block + 5 * LANES);
+  } else {
+    a0_0 = load(bias + 0 * LANES);
+    a1_0 = a0_0;
+    a2_0 = a0_0;
+    a3_0 = a0_0;
+    a4_0 = a0_0;
+    a5_0 = a0_0;
+  }
+  UNROLLED
   for (int32_t k = 0; k < n; k++) {
     const float *q = x + columns[k];
     const vfloat w0 = load(w + 0 * LANES);
@@ -17,15 +35,16 @@ INLINE void columns_tile_6x1_1(
     { const float s = q[5 * 1]; a5_0 += w0 * s; }
   }
   __asm__ volatile("" ::: "memory");
-  const activation act = l->act;
-  const int64_t block = l->out.block;
-  a0_0 = activate(a0_0, act);
-  a1_0 = activate(a1_0, act);
-  a2_0 = activate(a2_0, act);
-  a3_0 = activate(a3_0, act);
-  a4_0 = activate(a4_0, act);
-  a5_0 = activate(a5_0, act);
-  if (skip) {
+  if (finish) {
+    const activation act = l->act;
+    a0_0 = activate(a0_0, act);
+    a1_0 = activate(a1_0, act);
+    a2_0 = activate(a2_0, act);
+    a3_0 = activate(a3_0, act);
+    a4_0 = activate(a4_0, act);
+    a5_0 = activate(a5_0, act);
+  }
+  if (finish && skip) {
     const activation after = l->act_after;
     const int64_t skip_block = l->skip_block;
     a0_0 = activate(a0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
@@ -45,8 +64,28 @@ INLINE void columns_tile_6x1_1(
 
 INLINE void columns_tile_7x1_1(
     const float *x, const int32_t *columns, const float *w, int32_t n,
-    const float *bias, float *out, const float *skip, const columns_layer *l) {
-  vfloat a0_0 = load(bias + 0 * LANES), a1_0 = a0_0, a2_0 = a0_0, a3_0 = a0_0, a4_0 = a0_0, a5_0 = a0_0, a6_0 = a0_0;
+    const float *bias, float *out, const float *skip, const columns_layer *l,
+    int resume, int finish) {
+  const int64_t block = l->out.block;
+  vfloat a0_0, a1_0, a2_0, a3_0, a4_0, a5_0, a6_0;
+  if (resume) { /* the sums of the pieces before */
+    a0_0 = load(out + 0 * block + 0 * LANES);
+    a1_0 = load(out + 0 * block + 1 * LANES);
+    a2_0 = load(out + 0 * block + 2 * LANES);
+    a3_0 = load(out + 0 * block + 3 * LANES);
+    a4_0 = load(out + 0 * block + 4 * LANES);
+    a5_0 = load(out + 0 * block + 5 * LANES);
+    a6_0 = load(out + 0 * block + 6 * LANES);
+  } else {
+    a0_0 = load(bias + 0 * LANES);
+    a1_0 = a0_0;
+    a2_0 = a0_0;
+    a3_0 = a0_0;
+    a4_0 = a0_0;
+    a5_0 = a0_0;
+    a6_0 = a0_0;
+  }
+  UNROLLED
   for (int32_t k = 0; k < n; k++) {
     const float *q = x + columns[k];
     const vfloat w0 = load(w + 0 * LANES);
@@ -60,16 +99,17 @@ INLINE void columns_tile_7x1_1(
     { const float s = q[6 * 1]; a6_0 += w0 * s; }
   }
   __asm__ volatile("" ::: "memory");
-  const activation act = l->act;
-  const int64_t block = l->out.block;
-  a0_0 = activate(a0_0, act);
-  a1_0 = activate(a1_0, act);
-  a2_0 = activate(a2_0, act);
-  a3_0 = activate(a3_0, act);
-  a4_0 = activate(a4_0, act);
-  a5_0 = activate(a5_0, act);
-  a6_0 = activate(a6_0, act);
-  if (skip) {
+  if (finish) {
+    const activation act = l->act;
+    a0_0 = activate(a0_0, act);
+    a1_0 = activate(a1_0, act);
+    a2_0 = activate(a2_0, act);
+    a3_0 = activate(a3_0, act);
+    a4_0 = activate(a4_0, act);
+    a5_0 = activate(a5_0, act);
+    a6_0 = activate(a6_0, act);
+  }
+  if (finish && skip) {
     const activation after = l->act_after;
     const int64_t skip_block = l->skip_block;
     a0_0 = activate(a0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
@@ -91,32 +131,46 @@ INLINE void columns_tile_7x1_1(
 
 void columns_7x1_stride1_planar_rows(const engine *e, const columns_layer *l, const float *x0,
     float *out0, int32_t panel, int32_t y0, int32_t y1) {
+  const int32_t *pieces = (const int32_t *)(e->weights + l->pieces) + panel;
   const int32_t *starts = (const int32_t *)(e->weights + l->starts);
-  const int32_t start = starts[panel], n = starts[panel + 1] - start;
-  const int32_t *columns = (const int32_t *)(e->weights + l->columns) + start;
-  const float *w = (const float *)(e->weights + l->weights);
-  w += (int64_t)start * 1 * LANES;
+  const int32_t *columns = (const int32_t *)(e->weights + l->columns);
+  const float *weights = (const float *)(e->weights + l->weights);
   const float *bias = (const float *)(e->weights + l->bias) + panel * 1 * LANES;
   const int32_t first = l->first_block + panel * 1;
   clear_halo(out0, &l->out, first, 1, y0, y1);
-  for (int32_t y = y0; y < y1; y++) {
-    const float *x = x0 + y * l->x_row;
-    float *out = out0 + first * l->out.block + y * l->out.row;
-    const float *skip = NULL;
-    if (l->skip >= 0) {
-      skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;
-    }
-    for (int32_t t = 0; t < l->wide; t++) {
-      columns_tile_7x1_1(x, columns, w, n, bias, out, skip, l);
-      x += 7 * 1;
-      out += 7 * LANES;
-      if (skip) skip += 7 * LANES;
-    }
-    for (int32_t t = 0; t < l->narrow; t++) {
-      columns_tile_6x1_1(x, columns, w, n, bias, out, skip, l);
-      x += 6 * 1;
-      out += 6 * LANES;
-      if (skip) skip += 6 * LANES;
+  const int32_t tiles = l->wide + l->narrow;
+  for (int32_t t0 = 0; t0 < tiles; t0 += l->strip) {
+    const int32_t t1 = t0 + l->strip < tiles ? t0 + l->strip : tiles;
+    const int32_t pixel = t0 * 7 - (t0 > l->wide ? t0 - l->wide : 0);
+    for (int32_t piece = pieces[0]; piece < pieces[1]; piece++) {
+      const int32_t start = starts[piece], n = starts[piece + 1] - start;
+      const int resume = piece > pieces[0], finish = piece + 1 == pieces[1];
+      const float *w = weights + (int64_t)start * 1 * LANES;
+      for (int32_t y = y0; y < y1; y++) {
+        const float *x = x0 + y * l->x_row + pixel * 1;
+        float *out = out0 + first * l->out.block + y * l->out.row + pixel * LANES;
+        const float *skip = NULL;
+        if (l->skip >= 0) {
+          skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;
+          skip += pixel * LANES;
+        }
+        for (int32_t t = t0; t < t1; t++) {
+          if (t < l->wide) {
+            columns_tile_7x1_1(x, columns + start, w, n, bias, out,
+                skip, l, resume, finish);
+            x += 7 * 1;
+            out += 7 * LANES;
+            if (skip) skip += 7 * LANES;
+          }
+          else {
+            columns_tile_6x1_1(x, columns + start, w, n, bias, out,
+                skip, l, resume, finish);
+            x += 6 * 1;
+            out += 6 * LANES;
+            if (skip) skip += 6 * LANES;
+          }
+        }
+      }
     }
   }
 }
@@ -341,7 +395,7 @@ void pattern3_5x1x1_frames3_pitch16_6b773a(const engine *e, const void *layer, i
 #include "kernels.h"
 
 static const input_layer layer_0 = {.x = 1024, .channels = 1, .height = 5, .width = 7, .halo = 1};
-static const columns_layer layer_1 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 1, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.5f, 0.5f}, .act_after = {1.0f, 0.0f}, .x_row = 9, .skip_block = 0, .skip_row = 0, .weights = 0, .columns = 64, .starts = 128, .bias = 192, .first_block = 0, .panels = 1, .rows_per_unit = 5, .wide = 1, .narrow = 0};
+static const columns_layer layer_1 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 1, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.5f, 0.5f}, .act_after = {1.0f, 0.0f}, .x_row = 9, .skip_block = 0, .skip_row = 0, .weights = 0, .columns = 64, .pieces = 128, .starts = 128, .bias = 192, .first_block = 0, .panels = 1, .rows_per_unit = 5, .wide = 1, .narrow = 0, .strip = 1};
 static const planes_layer layer_2 = {.sources = 256, .x = 2064, .plane = 112, .blocks = 1, .height = 5, .width = 7, .row = 144, .pitch = 16, .pad = 1};
 static const pattern_layer layer_3 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 2, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x = 2064, .plane = 112, .counts = 320, .channels = 448, .weights = 832, .starts = 2240, .bias = 2304, .tall = 1, .low = 0, .tiles_x = 1, .block_filters = 32, .channel_blocks = 1};
 static const output_layer layer_4 = {.locations = 2432, .channels = 20, .height = 5, .width = 7, .row = 144, .pixel = 16, .output = 0};
@@ -362,3 +416,8 @@ const int pn_n_outputs = 1;
 const size_t pn_arena_floats = 3904;
 const size_t pn_scratch_floats = 7712;
 const char pn_hash[] = "golden";
+const segment pn_segments[] = {
+    {0, 0, 0, 0},
+};
+const int pn_n_segments = 0;
+const size_t pn_image_bytes = 2560;
