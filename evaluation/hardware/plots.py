@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.plots import COLOURS, MARKS, new_figure
+from evaluation.plots import COLOURS, GRID, MARKS, new_figure
 
 DOTS_PER_INCH = 110
-BINS = 121
+MOST_BINS = 121
+WIDE_SPAN = 100  # from here on a logarithmic axis has room for two labels a decade
+LABEL_PLACES = ((6, 5), (6, -12), (-6, 5), (-6, -12), (6, 16), (6, -23))  # points from the mark
 MOST_LEVELS = 64  # more vertical lines than this hide the histogram
 
 
@@ -32,9 +34,32 @@ def to_png(figure: Any) -> bytes:
     return image.getvalue()
 
 
+def _plain_ticks(axis: Any, unit: str = "") -> None:
+    """Label a logarithmic axis 2, 5, 10 instead of powers of ten; no labels between."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = axis.get_view_interval()
+    wide = high > WIDE_SPAN * low
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if wide else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}" + unit))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """Points that no other beats in rate and accuracy at once, by ascending rate."""
+    found: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.rate, -p.value)):
+        if not found or point.value > found[-1].value:
+            found.append(point)
+    return found[::-1]
+
+
 def plot_pareto(points: Sequence[Point], metric: str) -> bytes:
-    """Accuracy against pruning rate; a colour and a mark for each kind, interval as a bar."""
-    figure, axes = new_figure()
+    """Accuracy against pruning rate; a colour and a mark for each kind, interval as a bar.
+
+    A grey line leads along the points that no other beats in both.
+    """
+    figure, axes = new_figure(7.2, 4.6)
     kinds = list(dict.fromkeys(point.kind for point in points))
     for number, kind in enumerate(kinds):
         own = [point for point in points if point.kind == kind]
@@ -45,17 +70,39 @@ def plot_pareto(points: Sequence[Point], metric: str) -> bytes:
             fmt=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)],
             label=kind, capsize=3,
         )  # fmt: skip
-        for point in own:
-            axes.annotate(
-                point.name, (point.rate, point.value), xytext=(5, 5),
-                textcoords="offset points", fontsize=8,
-            )  # fmt: skip
+    front = pareto_front(points)
+    axes.plot(
+        [p.rate for p in front], [p.value for p in front], color=GRID, linewidth=2.5, zorder=1,
+        label="not beaten in both",
+    )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("weights of the reference / stored weights")
     axes.set_ylabel(metric)
     axes.margins(x=0.15, y=0.15)
-    axes.legend(frameon=False, fontsize=9)
+    axes.autoscale_view()
+    _plain_ticks(axes.xaxis, "x")
+    _label(figure, axes, points)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
     return to_png(figure)
+
+
+def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
+    """Name every point at the first place around it where no other name lies."""
+    figure.canvas.draw()
+    taken: list[Any] = []
+    for point in points:
+        box = None
+        for dx, dy in LABEL_PLACES:
+            text = axes.annotate(
+                point.name, (point.rate, point.value), xytext=(dx, dy), fontsize=8,
+                textcoords="offset points", ha="left" if dx > 0 else "right",
+            )  # fmt: skip
+            box = text.get_window_extent(figure.canvas.get_renderer())
+            if not any(box.overlaps(other) for other in taken):
+                break
+            if (dx, dy) != LABEL_PLACES[-1]:
+                text.remove()
+        taken.append(box)
 
 
 def plot_layer_rates(nominal: Mapping[str, float], realised: Mapping[str, float]) -> bytes:
@@ -66,6 +113,8 @@ def plot_layer_rates(nominal: Mapping[str, float], realised: Mapping[str, float]
     planned = [nominal.get(name, np.nan) for name in realised]
     axes.plot(x, planned, "_", color=COLOURS[1], markersize=7, label="planned")
     axes.set_yscale("log")
+    axes.set_ylim(bottom=1.0)
+    _plain_ticks(axes.yaxis, "x")
     step = max(1, len(x) // 40)
     axes.set_xticks(x[::step], list(realised)[::step], rotation=90, fontsize=7)
     axes.set_ylabel("pruning rate")
@@ -101,7 +150,11 @@ def plot_weights(
         axes.set_visible(False)
     for axes, (name, weight) in zip(places, weights.items(), strict=False):
         alive = weight[weight != 0]
-        axes.hist(alive, bins=BINS, color=COLOURS[0], log=alive.size > 0)
+        bins = int(np.clip(2 * alive.size**0.5, 8, MOST_BINS))
+        axes.hist(alive, bins=bins, color=COLOURS[0], log=alive.size > 0)
+        if alive.size:
+            axes.set_ylim(bottom=0.8)
+            _plain_ticks(axes.yaxis)
         found = levels.get(name, ())
         if 0 < len(found) <= MOST_LEVELS:
             for level in found:
@@ -118,6 +171,8 @@ def plot_arrays(used: Mapping[str, npt.NDArray[np.float64]], label: str) -> byte
         used: Layer -> share of each array's cells that hold a weight (n,), NaN = array saved.
         label: Of the colour bar.
     """
+    from matplotlib.ticker import MaxNLocator
+
     width = max((len(values) for values in used.values()), default=1)
     grid = np.full((len(used), width), -1.0)
     for row, values in enumerate(used.values()):
@@ -131,6 +186,7 @@ def plot_arrays(used: Mapping[str, npt.NDArray[np.float64]], label: str) -> byte
         shown, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
     )
     axes.set_yticks(range(len(used)), list(used), fontsize=6)
-    axes.set_xlabel("arrays of the dense layer (grey: saved)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("number of the array within its layer (grey: saved)")
     figure.colorbar(picture, label=label, shrink=0.8)
     return to_png(figure)

@@ -20,6 +20,7 @@ from pneumonia.runtime.spec import Conv, NetworkSpec
 
 PAGE, DATA = "compression.html", "compression.json"
 SCHEMA = "pneumonia.compression-report/1"
+FLOAT_BITS = 32
 FLOAT_BITS_CROSSBAR = 9  # a float weight counts as this: the published dense baseline
 MOST_BITS_SOT_MRAM = 8
 ACTIVATION_BITS = 8
@@ -202,7 +203,8 @@ def weights_section(model: Model) -> ExtraSection:
     sizes = {name: int(weight.count_nonzero()) for name, weight in model.weights.items()}
     chosen = sorted(sizes, key=lambda name: -sizes[name])[:MOST_HISTOGRAMS]
     shown = {n: w.detach().float().numpy() for n, w in model.weights.items() if n in chosen}
-    levels = {name: np.unique(weight).tolist() for name, weight in shown.items()}
+    quantized = {layer.name for layer in model.spec.weighted() if layer.storage.bits < FLOAT_BITS}
+    levels = {n: np.unique(w).tolist() for n, w in shown.items() if n in quantized}
     levels = {n: found if len(found) <= plots.MOST_LEVELS else [] for n, found in levels.items()}
     text = "Weights that are not zero, on a logarithmic scale; lines are levels."
     if len(shown) < len(sizes):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evaluation.footprint import count
 from evaluation.hardware import plots
@@ -134,6 +136,18 @@ def test_fill_of_arrays_by_hand():
     found = tile_fill(support, model)
     assert found.tolist() == [5 / 8, 2 / 8, 1 / 8]
     assert found.size == tiles_used(support, model).sum()
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12))
+def test_the_front_is_what_nothing_beats_in_both(pairs):
+    points = [plots.Point(str(i), "x", *map(float, p), 0.0, 0.0) for i, p in enumerate(pairs)]
+    front = plots.pareto_front(points)
+    beaten = [
+        p for p in points
+        if any(q.rate >= p.rate and q.value >= p.value and q[2:4] != p[2:4] for q in points)
+    ]  # fmt: skip
+    assert {p[2:4] for p in front} == {p[2:4] for p in points if p not in beaten}
+    assert [p.rate for p in front] == sorted({p.rate for p in front})
 
 
 def test_pictures_are_pictures_even_of_little():
