@@ -152,6 +152,31 @@ def test_inspect_writes_a_page(root, bundles, name, tmp_path, capsys):
     assert "http://" not in text.replace("http://www.w3.org", "")
 
 
+@pytest.mark.parametrize("name", ["filter", "column"])
+def test_inspect_tells_nominal_from_realised_rates(root, name, capsys):
+    """Realised: dense weights over those in the file; nominal: dead paths still inside."""
+    if not (root / name).is_dir():
+        assert prune(root, name) == 0
+    dense = {layer.name for layer in load_model(root / "dense" / "best")[0].weighted()}
+    before = sum(load_model(root / "dense" / "best")[1][f"{n}.weight"].numel() for n in dense)
+    capsys.readouterr()
+    assert run(group, ["inspect", str(root / name), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rates, stored = found["pruned"], found["totals"]["kept_weights"]
+    assert rates["weights"] == before
+    assert rates["realised_rate"] == pytest.approx(before / stored)
+    assert rates["mac_rate"] == pytest.approx(rates["macs"] / found["totals"]["kept_macs"])
+    assert 1 < rates["nominal_rate"] <= rates["realised_rate"] * 1.001
+    assert 1 < rates["nominal_mac_rate"] <= rates["mac_rate"] * 1.001
+    layers = json.loads((root / name / "compression.json").read_text())["layers"]
+    inside = sum(row["weights"] / row["nominal_rate"] for row in layers)
+    assert before / inside == pytest.approx(rates["nominal_rate"])
+    assert run(group, ["inspect", str(root / name)]) == 0
+    assert f"{rates['realised_rate']:.2f}x" in capsys.readouterr().out
+    assert run(group, ["inspect", str(root / "dense"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pruned"] is None
+
+
 def test_inspect_options_that_belong_to_the_page(root, capsys):
     assert run(group, ["inspect", str(root / "dense"), "--chips", "20"]) == 2
     assert "--report" in capsys.readouterr().err
