@@ -4,11 +4,12 @@ ADMM ends near a local optimum, and some filters and channels keep weights that 
 column k of channel j of layer i (energies are sums of squares over the layer's filters):
 
     columns with energy < Th1 count as empty
-    eta   = non-empty columns / (KH * KW)                     fill of the channel
+    eta   = non-empty columns / columns of the channel        fill of the channel
     sigma = energy of the non-empty columns / their number    importance
     channel (i, j) and the filter that makes it go     if eta < Th2 and sigma < Th3
     filter (i, m) and the channels that read it go     if its energy < Th4
 
+A channel has KH * KW columns; behind a flattening layer it has as many as features came of it.
 Filters tied by shortcuts go only together. Thresholds are relative to the layer's means and share
 one multiplier, which bisection raises as far as a validation budget allows, without training.
 """
@@ -66,16 +67,33 @@ def _mean_of_used(energies: Tensor) -> float:
     return float(used.mean()) if used.numel() else 0.0
 
 
-def weak_channels(weight: Tensor, thresholds: Thresholds, multiplier: float) -> Tensor:
-    """Input channels that are both thinly filled and unimportant: bool (I,)."""
+def weak_channels(
+    weight: Tensor, thresholds: Thresholds, multiplier: float, channel: Tensor | None = None
+) -> Tensor:
+    """Inputs whose channel is both thinly filled and unimportant: bool (I,).
+
+    Args:
+        weight: Of the layer.
+        thresholds: Relative thresholds.
+        multiplier: Of all but the fill.
+        channel: Number of each input's channel, int64 (I,); None = every input is its own.
+    """
     energies = weight.double().square().reshape(weight.shape[0], weight.shape[1], -1).sum(0)
+    numbers = torch.arange(len(energies)) if channel is None else channel
+    inverse = torch.unique(numbers, return_inverse=True)[1]
+    n_channels = int(inverse.max()) + 1
+
+    def by_channel(values: Tensor) -> Tensor:
+        sums = torch.zeros(n_channels, dtype=torch.float64)
+        return sums.index_add_(0, inverse, values.double().sum(1))
+
     filled = energies >= multiplier * thresholds.column * _mean_of_used(energies)
     filled &= energies > 0
-    count = filled.sum(1)
-    fill = count / energies.shape[1]
-    importance = (energies * filled).sum(1) / count.clamp(min=1)
-    limit = multiplier * thresholds.channel * _mean_of_used(energies.sum(1))
-    return (fill < thresholds.fill) & (importance < limit)
+    count = by_channel(filled)
+    fill = count / by_channel(torch.ones_like(energies))
+    importance = by_channel(energies * filled) / count.clamp(min=1)
+    limit = multiplier * thresholds.channel * _mean_of_used(by_channel(energies))
+    return ((fill < thresholds.fill) & (importance < limit))[inverse]
 
 
 def weak_filters(weight: Tensor, thresholds: Thresholds, multiplier: float) -> Tensor:
@@ -96,7 +114,7 @@ def weak_units(
         makes, takes = graph.unit_out[name], graph.unit_in[name]
         made_by[makes] = True
         read_by[takes] = True
-        wanted[takes[~weak_channels(weight, thresholds, multiplier)]] = True
+        wanted[takes[~weak_channels(weight, thresholds, multiplier, takes)]] = True
         strong[makes[~weak_filters(weight, thresholds, multiplier)]] = True
     return ((read_by & ~wanted) | (made_by & ~strong)) & ~graph.protected
 

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pneumonia.compression.compaction import compact
 from pneumonia.compression.coupling import ChannelGraph
@@ -35,6 +37,35 @@ def test_columns_below_the_first_threshold_count_as_empty():
     w[0, 1] = 0.01  # full of scraps: Th1 empties it
     assert weak_channels(w, Thresholds(), 1.0).tolist() == [False, True]
     assert weak_channels(w, Thresholds(column=0.0), 1.0).tolist() == [False, False]
+
+
+def test_features_of_one_map_are_one_channel(lenet):
+    """The 16 features that flattening makes of a map go together, if few and weak."""
+    weights = {n: torch.ones_like(w) for n, w in lenet.weights().items()}
+    fc = weights["linear_005"].reshape(500, 50, 16)
+    fc[:, 3] = 0
+    fc[:, 3, :4] = 0.1  # 4 of 16 features, weak: goes
+    fc[:, 4] = 0.1  # weak, but all 16: stays
+    fc[:, 5, 1:] = 0  # 1 of 16, but strong: stays
+    graph = ChannelGraph(lenet.spec)
+    masks, removed = purified_masks(graph, weights, {}, Thresholds(column=0.0), 1.0)
+    assert removed == 1
+    assert not masks["conv_002"][3].any()
+    assert not masks["linear_005"].reshape(500, 50, 16)[:, 3].any()
+    assert masks["linear_005"].reshape(500, 50, 16)[:, [2, 4, 5]].all()
+
+
+@given(st.integers(0, 999), st.sampled_from([0.5, 1.0, 8.0, 40.0]))
+def test_a_one_by_one_map_is_judged_as_a_convolution(seed, multiplier):
+    """A linear layer over features of K places = a convolution of K places per channel."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(5, 6, 3, 3, generator=generator)
+    weight *= torch.rand(1, 6, 3, 3, generator=generator) ** 4
+    weight = weight * (torch.rand(1, 6, 3, 3, generator=generator) < 0.4)
+    flat = weight.reshape(5, 54)
+    channel = torch.arange(6).repeat_interleave(9)
+    expected = weak_channels(weight, Thresholds(), multiplier).repeat_interleave(9)
+    assert torch.equal(weak_channels(flat, Thresholds(), multiplier, channel), expected)
 
 
 def test_weak_filters():
