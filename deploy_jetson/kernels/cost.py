@@ -23,7 +23,7 @@ from deploy_jetson.kernels.choices import (
 )
 from deploy_jetson.kernels.pattern_step import pattern_tiles, taps_tiles
 from deploy_jetson.kernels.patterns import count_loads
-from deploy_jetson.kernels.steps import strip_tiles
+from deploy_jetson.kernels.steps import strip_tiles, tail_pixels
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.variants import WINOGRAD_TILES, register_tiles, split_row
 
@@ -124,8 +124,14 @@ def _columns_cycles(facts: Facts, choice: ColumnsChoice, target: Target) -> floa
     strip = strip_tiles(choice, problem.out_width, choice.pixels)
     tiles = problem.out_height * -(-problem.out_width // choice.pixels)
     rate = L2_BYTES_PER_CYCLE[target.lanes]
+    counts = facts.columns(choice.vectors * target.lanes)
     cycles = 0.0
-    for n, panels in Counter(facts.columns(choice.vectors * target.lanes)).items():
+    rest = -(-len(problem.weight) // target.lanes) % choice.vectors
+    if rest:  # the last panel has fewer vectors, and a tile of its own
+        pixels = tail_pixels(target, problem.out_width, rest)
+        row = row_cycles(target, problem.out_width, pixels, rest, counts[-1])
+        cycles, counts = problem.out_height * row, counts[:-1]
+    for n, panels in Counter(counts).items():
         row = row_cycles(target, problem.out_width, choice.pixels, choice.vectors, n)
         arithmetic = problem.out_height * row
         extra, streamed = 0.0, facts.touched(n, choice.pixels, target) + n * column_bytes

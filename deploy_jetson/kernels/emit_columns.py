@@ -78,10 +78,7 @@ def _word(step: str) -> str:
 def columns_tiles(variants: "list[ColumnsVariant]") -> Iterator[str]:
     """Tile functions of all variants, each once (a variant also needs the one-pixel-less tile)."""
     wanted = {
-        (pixels, variant.vectors, variant.step)
-        for variant in variants
-        for pixels in (variant.pixels, variant.pixels - 1)
-        if pixels
+        (pixels, variant.vectors, variant.step) for variant in variants for pixels in variant.widths
     }
     for pixels, vectors, step in sorted(wanted):
         yield from _tile(pixels, vectors, step)
@@ -117,10 +114,9 @@ def columns_runner(variant: ColumnsVariant) -> Iterator[str]:
     yield "          skip += pixel * LANES;"
     yield "        }"
     yield "        for (int32_t t = t0; t < t1; t++) {"
-    for pixels in (px, px - 1):
-        if not pixels:
-            continue
-        test = "if (t < l->wide) " if pixels == px and px > 1 else "else " if px > 1 else ""
+    for pixels in variant.widths:
+        test = "if (t < l->wide) " if pixels == px else "else "
+        test = test if variant.narrow else ""
         yield f"          {test}{{"
         yield f"            columns_tile_{pixels}x{nv}_{word}(x, columns + start, w, n, bias, out,"
         yield "                skip, l, resume, finish);"

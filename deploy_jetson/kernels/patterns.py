@@ -111,7 +111,7 @@ def pack_patterns(
         filters: Filters of one register tile; kernels they share are loaded once.
     """
     n_filters, n_channels = weight.shape[:2]
-    single = len(patterns) and len(patterns[0]) == 1 and filters == 1
+    single = filters == 1 and patterns == single_taps(weight.shape[2])
     kernels = _taps(weight) if single else _kernels(weight, patterns, filters)
     n_sections = len(sections(filters))
     channel_blocks = -(-n_channels // block_channels)

@@ -188,7 +188,7 @@ class ColumnsStep(ConvolutionStep):
         touched = problem.kernel * span * self.view.pixel * 4
         sizes = (touched, nv * lanes * 4 + 4)
         pieces = cut_panels(panels, sources, sizes, self.choice.piece_bytes)
-        variant = ColumnsVariant(pixels, nv, problem.stride, self.view.pixel == 1 != lanes)
+        variant = self._variant(lanes, pixels, nv)
         rows = min(self.choice.rows_per_unit, self.out.height)
         n_panels = blocks // nv
         wide, narrow = split_row(self.out.width, pixels)
@@ -228,16 +228,20 @@ class ColumnsStep(ConvolutionStep):
 
     def variants(self, target: Target) -> list[Variant]:
         """Kernels its records call."""
-        planar = self.view.pixel == 1 != target.lanes
-        stride, vectors = self.problem.stride, self.choice.vectors
+        vectors = self.choice.vectors
         rest = self.out.blocks % vectors
         found: list[Variant] = []
         if self.out.blocks >= vectors:
-            found.append(ColumnsVariant(self.choice.pixels, vectors, stride, planar))
+            found.append(self._variant(target.lanes, self.choice.pixels, vectors))
         if rest:
             pixels = tail_pixels(target, self.out.width, rest)
-            found.append(ColumnsVariant(pixels, rest, stride, planar))
+            found.append(self._variant(target.lanes, pixels, rest))
         return found
+
+    def _variant(self, lanes: int, pixels: int, vectors: int) -> ColumnsVariant:
+        planar = self.view.pixel == 1 != lanes
+        _, narrow = split_row(self.out.width, pixels)
+        return ColumnsVariant(pixels, vectors, self.problem.stride, planar, narrow > 0)
 
 
 def strip_tiles(choice: ColumnsChoice, width: int, pixels: int) -> int:

@@ -18,12 +18,14 @@ class ColumnsVariant(NamedTuple):
         pixels, vectors: Register tile.
         stride: Of the convolution.
         planar: The input has one channel per plane (the network's input) instead of LANES.
+        narrow: Rows also need tiles of one pixel less.
     """
 
     pixels: int
     vectors: int
     stride: int
     planar: bool
+    narrow: bool = True
 
     @property
     def step(self) -> str:
@@ -34,7 +36,13 @@ class ColumnsVariant(NamedTuple):
     def name(self) -> str:
         """Name of the step function in C."""
         layout = "planar" if self.planar else "blocked"
-        return f"columns_{self.pixels}x{self.vectors}_stride{self.stride}_{layout}"
+        ends = "" if self.narrow else "_even"
+        return f"columns_{self.pixels}x{self.vectors}_stride{self.stride}_{layout}{ends}"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Pixels of its tiles, the widest first."""
+        return (self.pixels, self.pixels - 1) if self.narrow else (self.pixels,)
 
     @property
     def rows(self) -> str:
@@ -81,7 +89,7 @@ class PatternVariant(NamedTuple):
         """Name of the step function in C; the patterns as a short digest."""
         digest = hashlib.sha256(repr(self.patterns).encode()).hexdigest()[:6]
         tile = f"{self.rows}x{self.vectors}x{self.filters}"
-        kind = "taps" if len(self.patterns[0]) == 1 else "pattern"
+        kind = "taps" if max(map(len, self.patterns), default=0) == 1 else "pattern"
         return f"{kind}{self.side}_{tile}_frames{self.frames}_pitch{self.pitch}_{digest}"
 
 

@@ -149,6 +149,25 @@ def test_free_patterns(tmp_path, target, shape):
 
 
 @needs_target
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(
+    "patterns",
+    [((0,), (1,), (2, 5), (3, 6, 7, 8), (4,)), ((2,), (5,)), tuple((t,) for t in range(9))],
+    ids=["of any length", "two single taps", "every single tap"],
+)
+def test_patterns_are_told_apart_from_single_taps(tmp_path, target, patterns):
+    """Few columns of a group look like patterns, of one tap each some of them."""
+    spec = one_layer((17, 35, 7, 11))
+    tensors = random_tensors(spec)
+    tensors["tested.weight"] = keep_patterns(tensors["tested.weight"], 0.5, patterns=patterns)
+    for number in range(3):
+        choose = forced(target, PatternChoice, index=number * 4)
+        folder = tmp_path / str(number)
+        _, found, expected = run(folder, spec, tensors, target, choose)
+        assert_close(found, expected, 1e-4)
+
+
+@needs_target
 @pytest.mark.parametrize("target", HERE[:1])
 @pytest.mark.parametrize(("kernel", "shape"), [(3, (24, 18, 19, 26)), (1, (17, 35, 7, 11))])
 def test_single_taps(tmp_path, target, kernel, shape):
