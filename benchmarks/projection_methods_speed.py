@@ -13,6 +13,7 @@ does other work, read the CPU time: the wall time is the machine's.
 import argparse
 import ctypes
 import json
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,12 @@ from pneumonia.compression.constraint import (
 )
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.methods.bit_serial import fixed_point
-from pneumonia.compression.methods.block import DensityAdaptiveBlocks, block_count, largest_exponent
+from pneumonia.compression.methods.block import (
+    BlockMax,
+    DensityAdaptiveBlocks,
+    block_count,
+    largest_exponent,
+)
 from pneumonia.compression.methods.connectivity import PatternConnectivity
 from pneumonia.compression.methods.crossbar import Blocks, linear_device
 from pneumonia.compression.methods.irregular import Irregular
@@ -85,6 +91,7 @@ METHODS = {
     "pattern + connectivity, groups of 16": layerwise(lambda v: pattern(v, 16)),
     "DARB, energy": layerwise(lambda v: darb(v, "energy")),
     "DARB, density": layerwise(lambda v: darb(v, "density")),
+    "BMWM, blocks of 8": layerwise(lambda v: BlockMax(3)),
     "irregular": layerwise(lambda v: Irregular(keep_count(v.numel(), RATE))),
     "crossbar blocks 128 x 64": layerwise(tiles),
     "crossbar columns": layerwise(
@@ -123,6 +130,14 @@ def peak_mb() -> float:
     return next(float(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
+def processor() -> str:
+    """Model name as the kernel knows it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=float, default=1.0)
@@ -149,7 +164,7 @@ def main() -> None:
         rows.append(
             {
                 "method": name, "seconds": round(seconds, 3), "cpu_s": round(cpu, 3),
-                "copies": round(copies, 2), "threads": torch.get_num_threads(),
+                "copies": round(copies, 2),
             }
         )  # fmt: skip
         good = seconds <= GOAL_S and copies <= GOAL_COPIES
@@ -160,7 +175,14 @@ def main() -> None:
         )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        record = {
+            "torch": torch.__version__, "python": platform.python_version(),
+            "processor": processor(), "threads": torch.get_num_threads(),
+            "weights": sum(w.numel() for w in weights.values()), "rate": RATE,
+            "goals": f"<= {GOAL_S:g} s on two cores, <= {GOAL_COPIES:g} copies of the weights",
+            "methods": rows,
+        }  # fmt: skip
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ DOTS_PER_INCH = 110
 MOST_BINS = 121
 WIDE_SPAN = 100  # from here on a logarithmic axis has room for two labels a decade
 LABEL_PLACES = ((6, 5), (6, -12), (-6, 5), (-6, -12), (6, 16), (6, -23))  # points from the mark
+RATE_LABEL = "weights of the reference / stored weights"
 MOST_LEVELS = 64  # more vertical lines than this hide the histogram
 
 
@@ -54,7 +55,7 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return found[::-1]
 
 
-def plot_pareto(points: Sequence[Point], metric: str) -> bytes:
+def plot_pareto(points: Sequence[Point], metric: str, rate: str = RATE_LABEL) -> bytes:
     """Accuracy against pruning rate; a colour and a mark for each kind, interval as a bar.
 
     A grey line leads along the points that no other beats in both.
@@ -76,7 +77,7 @@ def plot_pareto(points: Sequence[Point], metric: str) -> bytes:
         label="not beaten in both",
     )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xlabel("weights of the reference / stored weights")
+    axes.set_xlabel(rate)
     axes.set_ylabel(metric)
     axes.margins(x=0.15, y=0.15)
     axes.autoscale_view()
