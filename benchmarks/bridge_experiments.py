@@ -1,0 +1,166 @@
+"""What bridges masked radiographs to whole ones: short trainings, judged on every whole one.
+
+    python -m benchmarks.bridge_experiments --data runs/data --work runs/bridge
+
+42 whole validation radiographs cannot tell recipes apart. Here no whole RSNA radiograph is trained
+on, so that all 287 of them judge: the detector learns from masked lungs and whole NIH frames alone,
+without any patient who has a whole RSNA radiograph. Small on purpose (yolov3-tiny of width 0.5 at
+160 px, 14,400 images a training): the rows compare ways of training, they are no results of the
+detector. Thresholds are the best ones on the very images, alike for all rows.
+"""
+
+import argparse
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.detector_ladder import SHOWN, rounded
+from data_prep.composite import CompositeSettings
+from data_prep.dataset import Dataset, open_dataset
+from data_prep.writer import Cached, DatasetFacts, new_dataset
+from evaluation.bootstrap import Resampler, estimate_all
+from evaluation.cases import join
+from evaluation.cohort import Cohort
+from evaluation.labels import make_labels
+from evaluation.metrics import Study, headline_statistics, open_study
+from evaluation.operating_points import choose
+from evaluation.paired import compare_studies
+from pneumonia.runtime.predictions import read_predictions
+from pneumonia.training.config import DataConfig, ModelConfig, TrainRecipe
+from pneumonia.training.run import run_train
+
+RESULTS = Path(__file__).parent / "results"
+MASKED = {"lungs": 1, "full": 1}  # no whole training radiograph is left in the dataset
+MIXED = {**MASKED, "nih": 6}
+PASTED = CompositeSettings(probability=0.5)
+BASE = TrainRecipe(
+    model=ModelConfig(name="yolov3-tiny", width=0.5, size=160),
+    data=DataConfig(images_per_epoch=1600),
+    epochs=9,
+    validate_every=9,
+)
+
+
+def arms() -> dict[str, TrainRecipe]:
+    """Name -> recipe; each differs from one before it in one thing."""
+
+    def recipe(image_head: bool = False, **data: Any) -> TrainRecipe:
+        return BASE.model_copy(
+            update={
+                "model": BASE.model.model_copy(update={"image_head": image_head}),
+                "data": BASE.data.model_copy(update=data),
+            }
+        )
+
+    return {
+        "masked lungs only": recipe(kinds=MASKED),
+        "and whole NIH negatives": recipe(kinds=MIXED),
+        "and half of the lungs pasted into them": recipe(kinds=MIXED, composite=PASTED),
+        "all of the lungs pasted into them": recipe(
+            kinds=MIXED, composite=CompositeSettings(probability=1.0)
+        ),
+        "half pasted, and an image-level gate": recipe(True, kinds=MIXED, composite=PASTED),
+    }
+
+
+def rearrange(source: Dataset, out: Path) -> None:
+    """All whole RSNA radiographs become validation images; their patients leave the training."""
+    if (out / "dataset.json").is_file():
+        return
+    judged = {record.patient_id for record in source.records if record.kind == "full"}
+    with new_dataset(out) as writer:
+        for i, record in enumerate(source.records):
+            whole = record.kind == "full"
+            if whole or (record.split == "train" and record.patient_id not in judged):
+                split = "val" if whole else "train"
+                cached = Cached(source.pixels(i), source.cache[i].sha256)
+                writer.add(record._replace(split=split), cached, source.boxes(i))
+        split = {"method": "whole radiographs judge", "seed": None, "leak_warning": None}
+        facts = DatasetFacts({"type": "bridge"}, source.fingerprint, 512, split, {}, {})
+        writer.finish(facts)
+
+
+def study_of(dataset: Dataset, run: Path) -> Study:
+    """The whole radiographs with a run's boxes, threshold chosen on them."""
+    items = dataset.select("val", ["full"])
+    records = [dataset.records[i] for i in items]
+    truths = {dataset.records[i].image_id: dataset.boxes(i) for i in items}
+    cohort = Cohort({r.image_id: {"patient": r.patient_id} for r in records})
+    predictions = read_predictions(str(run / "best" / "val_predictions.csv"))
+    cases = join(make_labels(truths, frame=None), predictions, cohort)
+    return open_study(cases, {"kaggle": choose(cases)["kaggle"].threshold})
+
+
+def measure(dataset: Dataset, runs: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """Metrics of every arm, with the paired difference to the first."""
+    studies = {name: study_of(dataset, run) for name, run in runs.items()}
+    first = next(iter(studies.values()))
+    resampler = Resampler(first.cases.patients, first.cases.positive, 2000)
+    reference = estimate_all(headline_statistics(first), resampler)
+    rows = {next(iter(studies)): {short: rounded(reference[k]) for k, short in SHOWN.items()}}
+    for comparison in compare_studies(studies, resampler) if len(studies) > 1 else ():
+        found = comparison.differences
+        rows[comparison.model] = {
+            **{short: rounded(found[name].value) for name, short in SHOWN.items()},
+            **{f"{short}_delta": rounded(found[name].delta) for name, short in SHOWN.items()},
+        }
+    return rows
+
+
+def cell(values: list[float] | None, sign: str) -> str:
+    """Value and interval; empty for what does not exist."""
+    return "" if values is None else "{:{s}.3f} ({:{s}.3f} to {:{s}.3f})".format(*values, s=sign)
+
+
+def table(rows: dict[str, dict[str, Any]], n_images: int, n_patients: int) -> str:
+    """The rows as Markdown."""
+    lines = [
+        f"{n_images} whole radiographs of {n_patients} patients, none of them trained on; 95 %"
+        " intervals over patients; differences to the first row are paired.",
+        "",
+        "| training images | RSNA | difference | AP50 | difference | AUROC | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        cells = [
+            cell(row.get(key), sign)
+            for short in SHOWN.values()
+            for key, sign in ((short, ""), (f"{short}_delta", "+"))
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    arguments = parser.parse_args()
+    folder = arguments.work / "data"
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    rearrange(open_dataset(arguments.data), folder)
+    dataset = open_dataset(folder)
+    runs: dict[str, Path] = {}
+    for number, (name, recipe) in enumerate(arms().items()):
+        run = arguments.work / f"arm{number}"
+        if not (run / "best").is_dir():
+            run_train(folder, recipe, run, resume=run.exists())
+        runs[name] = run
+        rows = measure(dataset, runs)
+        patients = {r.patient_id for r in dataset.records if r.kind == "full"}
+        text = table(rows, len(dataset.select("val", ["full"])), len(patients))
+        print(text, flush=True)
+        facts = {
+            "rows": rows,
+            "recipes": {name: arms()[name].model_dump(mode="json") for name in runs},
+            "machine": platform.machine(),
+            "versions": {p: metadata.version(p) for p in ("torch", "numpy", "albumentations")},
+        }
+        (RESULTS / "bridge_experiments.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (RESULTS / "bridge_experiments.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
