@@ -12,9 +12,10 @@ PYTHON = "3.6.9"  # JetPack 4.6
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "any")
 # The last of each for this Python and processor, with what click needs there. Licences: BSD
 # (numpy, click), HPND (Pillow), MIT (pydicom, pynetdicom, zipp), Apache-2.0 (importlib-metadata),
-# PSF (typing-extensions).
+# PSF (typing-extensions). NumPy is not the last: 1.19.5 dies on a TX2 of an illegal instruction
+# unless OPENBLAS_CORETYPE is set (numpy#18131).
 PINNED = (
-    "numpy==1.19.5",
+    "numpy==1.19.4",
     "Pillow==8.4.0",
     "pydicom==2.3.1",
     "pynetdicom==1.5.7",
@@ -27,7 +28,7 @@ FETCH_SECONDS = 600
 
 
 def requirements(folder: Path) -> str:
-    """requirements.txt for `pip install --require-hashes`, of the wheels in a folder.
+    """requirements.txt with hashes, of the wheels in a folder.
 
     Raises:
         ConfigError: A pinned package is missing, or a file is no wheel of one.

@@ -57,6 +57,9 @@ fi
 
 [ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "run as root, or stage with --root DIR" 2
 
+# OpenBLAS in NumPy's wheels takes a TX2 for another processor and dies of it (numpy#18131).
+export OPENBLAS_CORETYPE="${OPENBLAS_CORETYPE:-ARMV8}"
+
 # Nothing is touched before the archive is known to be whole and the board to be able to run it.
 cd "$here"
 sha256sum -c --quiet SHA256SUMS >/dev/null 2>&1 || fail "the archive is damaged: sha256sum -c SHA256SUMS names the files" 4
@@ -74,9 +77,8 @@ rm -rf "$new"
 mkdir -p "$new"
 cp -R lib bundle README.md LICENSE VERSION "$new/"
 if [ -d wheels ]; then
-    "$python" -m pip install --quiet --no-index --no-deps --no-compile --disable-pip-version-check \
-        --find-links wheels --require-hashes -r requirements.txt --target "$new/lib" \
-        || { rm -rf "$new"; fail "pip could not install the wheels (python3-pip is part of JetPack)" 10; }
+    "$python" unpack_wheels.py requirements.txt wheels "$new/lib" \
+        || { rm -rf "$new"; fail "the wheels could not be unpacked" 10; }
 else
     PYTHONPATH=$new/lib "$python" -c 'import numpy, PIL, pydicom, pynetdicom' 2>/dev/null \
         || { rm -rf "$new"; fail "numpy, Pillow, pydicom and pynetdicom are needed: the archive was made without wheels" 10; }

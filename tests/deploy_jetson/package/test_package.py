@@ -77,7 +77,8 @@ def test_every_file_is_listed_with_its_sum(unpacked):
 def test_all_of_it_runs_on_python_36(unpacked):
     program = str(Path(sys.executable).with_name("vermin"))
     vermin = [program, "-t=3.6-", "--no-tips", "--eval-annotations",
-              "--violations", str(unpacked / "lib")]  # fmt: skip
+              "--violations", str(unpacked / "lib"),
+              str(unpacked / "unpack_wheels.py")]  # fmt: skip
     done = subprocess.run(vermin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
 
@@ -236,14 +237,58 @@ def test_the_packed_library_is_for_the_board(bundle, tmp_path):
 # --- wheels -------------------------------------------------------------------------------------
 
 
-def write_wheels(folder, names=PINNED):
+def write_wheels(folder, names=PINNED, tags="py3-none-any", member="x.py"):
     folder.mkdir()
     for pinned in names:
         name, version = pinned.split("==")
-        path = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+        path = folder / f"{name.replace('-', '_')}-{version}-{tags}.whl"
         with zipfile.ZipFile(path, "w") as wheel:
-            wheel.writestr(zipfile.ZipInfo("x.py"), "")
+            wheel.writestr(zipfile.ZipInfo(name + "_" + member), "")
     return folder
+
+
+def unpack_wheels(wheels, target, text=None):
+    """The installer's own program, on wheels; returns the finished process."""
+    lines = text if text is not None else requirements(wheels)
+    (wheels.parent / "requirements.txt").write_text(lines)
+    command = [sys.executable, "-I", str(archive.ASSETS / "unpack_wheels.py")]
+    return subprocess.run(
+        [*command, str(wheels.parent / "requirements.txt"), str(wheels), str(target)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_wheels_are_unpacked_without_pip(tmp_path):
+    wheels = write_wheels(tmp_path / "wheels")
+    assert unpack_wheels(wheels, tmp_path / "lib").returncode == 0
+    found = sorted(path.name for path in (tmp_path / "lib").iterdir())
+    assert found == sorted(pinned.split("==")[0] + "_x.py" for pinned in PINNED)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"tags": "cp27-cp27m-manylinux2014_" + platform.machine()}, "does not fit Python 3"),
+        ({"tags": "py3-none-manylinux2014_sparc"}, "does not fit Python 3"),
+        ({"member": "1.data/purelib/x.py"}, "needs an installer"),
+        ({"text": f"numpy==1 --hash=sha256:{'0' * 64}\n"}, "is not the file that was packed"),
+    ],
+)
+def test_wheels_that_cannot_be_unpacked_leave_nothing(tmp_path, more, words):
+    text = more.pop("text", None)
+    wheels = write_wheels(tmp_path / "wheels", **more)
+    done = unpack_wheels(wheels, tmp_path / "lib", text)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert not (tmp_path / "lib").exists()
+
+
+def test_a_wheel_that_is_missing_is_named(tmp_path):
+    wheels = write_wheels(tmp_path / "wheels")
+    lines = requirements(wheels)
+    next(wheels.glob("zipp*")).unlink()
+    done = unpack_wheels(wheels, tmp_path / "lib", lines)
+    assert (done.returncode, "zipp==3.6.0 is missing" in done.stderr) == (1, True)
 
 
 def test_wheels_go_in_with_their_hashes(bundle, tmp_path):
@@ -262,7 +307,7 @@ def test_wheels_that_are_not_those_on_the_list(tmp_path):
         requirements(write_wheels(tmp_path / "few", PINNED[:-1]))
     with pytest.raises(ConfigError, match="not on the list; found requests==1"):
         requirements(write_wheels(tmp_path / "many", (*PINNED, "requests==1.0")))
-    (tmp_path / "many" / "numpy-1.19.5-py3-none-any.whl").write_text("no zip")
+    (tmp_path / "many" / "numpy-1.19.4-py3-none-any.whl").write_text("no zip")
     with pytest.raises(ConfigError, match="Not a wheel"):
         requirements(tmp_path / "many")
 
