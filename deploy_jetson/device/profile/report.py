@@ -98,7 +98,7 @@ def _headline(runs: List[Dict[str, Any]]) -> str:
             [
                 about["bundle"]["label"],
                 about["engine"],
-                _mode_name(about),
+                _mode_name(about).replace(" ", "\u00a0"),
                 number(latency["p50"] if latency else None),
                 number(latency["p90"] if latency else None),
                 number(latency["p99"] if latency else None),
@@ -117,7 +117,21 @@ def _headline(runs: List[Dict[str, Any]]) -> str:
         "bundle", "engine", "mode", "p50 ms", "p90 ms", "p99 ms", "gross mJ/inference",
         "net mJ/inference", "gross mJ/image", "busy W", "idle W", "basis", "flags",
     )  # fmt: skip
-    return _table(header, rows)
+    return _table(header, rows, (1, 2))
+
+
+def _best(runs: List[Dict[str, Any]]) -> str:
+    """The run that needs least energy and the one that is fastest, where there is a choice."""
+    energies = [(bar.value, one) for bar, one in ((_gross(one), one) for one in runs) if bar]
+    latencies = [(one["figures"]["latency_ms"], one) for one in runs]
+    times = [(latency["p50"], one) for latency, one in latencies if latency]
+    if min(len(energies), len(times)) < 2:
+        return ""
+    energy_mj, frugal = min(energies, key=lambda pair: pair[0])
+    time_ms, fast = min(times, key=lambda pair: pair[0])
+    return "<p>Least energy per inference: {}, {} mJ. Fastest: {}, {} ms.</p>".format(
+        html.escape(_name(frugal)), number(energy_mj), html.escape(_name(fast)), number(time_ms)
+    )
 
 
 def _gross(entry: Dict[str, Any]) -> Optional[Bar]:
@@ -277,7 +291,7 @@ def _conditions(runs: List[Dict[str, Any]]) -> str:
         ("board", board.get("model") or board.get("machine") or "unknown"),
         ("L4T", board.get("l4t") or "–"),
         ("software", "pneumonia {}".format(about["version"])),
-        ("measured", about["created"]),
+        ("written", about["created"]),
         (
             "protocol",
             "{windows} windows of {window_s:g} s and {min_inferences} inferences, "
@@ -324,6 +338,7 @@ def page(folder: str, document: Dict[str, Any]) -> str:
         _notice(document),
         "<h2>Figures</h2>",
         _headline(runs),
+        _best(runs),
         "<p>Energy is that of the input rail, median of the windows with a bootstrap 95 % interval."
         " Net: the idle power before and after is taken off. Image: preprocessing, inference and"
         " boxes, without reading the file.</p>",

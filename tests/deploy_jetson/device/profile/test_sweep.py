@@ -101,6 +101,25 @@ def test_page_says_that_nothing_was_measured(predicted):
     assert "<script" not in page
 
 
+def test_page_names_the_most_frugal_and_the_fastest_run(predicted):
+    out, document = predicted
+    page = Path(out, "report.html").read_text(encoding="utf-8")
+
+    def name(entry):
+        mode = entry["about"]["mode"]
+        return (
+            f"{entry['about']['bundle']['label']}, {entry['about']['engine']}, "
+            f"mode {mode['number']} {mode['name']}"
+        )
+
+    found = [entry["figures"] for entry in document["runs"]]
+    energies = [one["total"]["gross_j_per_inference"]["median"] for one in found]
+    times = [one["latency_ms"]["p50"] for one in found]
+    frugal, fast = (document["runs"][int(np.argmin(some))] for some in (energies, times))
+    assert f"Least energy per inference: {name(frugal)}, " in page
+    assert f"Fastest: {name(fast)}, " in page
+
+
 def test_prediction_of_what_is_unknown(bundles, tmp_path):
     with pytest.raises(ConfigError, match="No estimate for this engine"):
         profile(Request(bundles, str(tmp_path / "o"), sensor="model", engines=("reference",)))
