@@ -3,9 +3,11 @@
 import contextlib
 import importlib.util
 import logging
+import math
 import socket
 import ssl
 import threading
+import time
 from socketserver import BaseServer
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -44,8 +46,11 @@ SUCCESS, NOT_AUTHORIZED, NO_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA70
 PROCESSING_FAILURE = 0x0110
 BLOCK = 1 << 18
 POLL_S = 0.1
+GRACE_S = 1.0  # pynetdicom has the same limit, and says good-bye
+STOP_S = 5.0
 OVERHEAD_BYTES = 1 << 20  # of the protocol around an image
 MAX_PDU = 65536
+MAX_PDU_BYTES = 1 << 20  # read of anyone: a request for an association may be longer than MAX_PDU
 HANDSHAKE_S = 10.0
 
 
@@ -85,6 +90,11 @@ class _Listener(ThreadedAssociationServer):  # type: ignore[misc]
     networks: Tuple[str, ...] = ()
     tls: Optional[ssl.SSLContext] = None
     daemon_threads = True
+    several_times_a_second: Callable[[], None] = staticmethod(lambda: None)
+
+    def service_actions(self) -> None:
+        super().service_actions()
+        self.several_times_a_second()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         return allowed(str(client_address[0]), self.networks)
@@ -126,6 +136,7 @@ class StoreService:
         self._max_bytes = max_bytes
         self._accept = accept
         self._received: Dict[Any, int] = {}
+        self._heard: Dict[Any, float] = {}  # association -> when its last whole PDU had come
         self._lock = threading.Lock()
         entity = AE(ae_title=settings.aet)
         syntaxes = readable_syntaxes()
@@ -142,6 +153,7 @@ class StoreService:
         handlers = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
+            (evt.EVT_CONN_OPEN, self._greet),
             (evt.EVT_DATA_RECV, self._count),
             (evt.EVT_CONN_CLOSE, self._forget),
         ]
@@ -152,6 +164,7 @@ class StoreService:
         )  # fmt: skip
         self._server.networks = settings.allow
         self._server.tls = context
+        self._server.several_times_a_second = self._cut_late
         self.port = int(self._server.server_address[1])
         if self.port == 0:
             self.port = int(self._server.socket.getsockname()[1])
@@ -163,15 +176,45 @@ class StoreService:
         ).start()
 
     def stop(self) -> None:
-        """Take no more associations and abort those that are open."""
+        """Take no more associations and hang up on those that are open."""
         BaseServer.shutdown(self._server)  # pynetdicom's own wants to have made the server
         self._server.server_close()
-        for association in self._server.active_associations:
-            association.abort()
+        with self._lock:
+            waiting = list(self._heard)
+        for association in waiting:
+            _hang_up(association)
+        end = time.monotonic() + STOP_S
+        for association in waiting:
+            association.join(max(0.0, end - time.monotonic()))
+
+    def _greet(self, event: Any) -> None:
+        """A connection was made; what it announces is not read into memory without a limit."""
+        link = event.assoc.dul.socket
+        link.recv = _bounded(link.recv)
+        self._hear(event)
+
+    def _hear(self, event: Any) -> None:
+        with self._lock:
+            self._heard[event.assoc] = time.monotonic()
+
+    def _cut_late(self) -> None:
+        """Cut who has begun a PDU and does not end it: pynetdicom would read on for ever."""
+        late = time.monotonic() - self._settings.timeout_s - GRACE_S
+        with self._lock:
+            found = [association for association, heard in self._heard.items() if heard < late]
+        for association in found:
+            _hang_up(association)
 
     def _store(self, event: Any) -> int:
         with self._lock:
             self._received.pop(event.assoc, None)
+            self._heard[event.assoc] = math.inf  # we are the one who is waited for
+        try:
+            return self._take(event)
+        finally:
+            self._hear(event)
+
+    def _take(self, event: Any) -> int:
         request = event.request
         try:
             if not allowed(str(event.assoc.requestor.address), self._settings.allow):
@@ -193,14 +236,30 @@ class StoreService:
         with self._lock:
             size = self._received.get(event.assoc, 0) + len(event.data)
             self._received[event.assoc] = size
+            self._heard[event.assoc] = time.monotonic()
         if size > self._max_bytes + OVERHEAD_BYTES:
             logs.warning("refused", reason="too_large", source="dicom")
-            with contextlib.suppress(OSError, AttributeError):
-                event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+            _hang_up(event.assoc)
 
     def _forget(self, event: Any) -> None:
         with self._lock:
             self._received.pop(event.assoc, None)
+            self._heard.pop(event.assoc, None)
+
+
+def _bounded(recv: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    def read(size: int) -> bytes:
+        if size > MAX_PDU_BYTES:
+            raise OSError("the PDU is too long")
+        return recv(size)
+
+    return read
+
+
+def _hang_up(association: Any) -> None:
+    """Close the connection under an association; its threads end by themselves."""
+    with contextlib.suppress(OSError, AttributeError):
+        association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
 def _blocks(head: bytes, data: Any) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ A peer that has said Success just before this process was killed gets the object
 UIDs, which every archive knows to be the same object.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -12,7 +13,7 @@ from typing import Any, Callable, List, Optional
 
 import pydicom
 import pynetdicom
-from pynetdicom import AE
+from pynetdicom import AE, evt
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.journal import (
@@ -37,6 +38,7 @@ CLASSES = {
 SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 POLL_S = 1.0
 SUCCESS = 0x0000
+NOT_REACHED = ("rejected", "no_association")
 
 
 def backoff_s(attempts: int, settings: RetrySettings, share: float) -> float:
@@ -119,15 +121,20 @@ class Sender:
         if not due:
             return False
         association, code = self._associate({delivery.kind for delivery in due})
+        if association is None:
+            logs.warning("not_reached", destination=self._name, code=code, objects=len(due))
+            for delivery in due:
+                self._settle(delivery, code)
+            return True
         try:
             for delivery in due:
                 if self._stop.is_set():
                     break
-                if association is not None and not association.is_established:
+                if not association.is_established:
                     break  # the rest is due again at once, on a new association
-                self._settle(delivery, code or self._store(association, delivery))
+                self._settle(delivery, self._store(association, delivery))
         finally:
-            if association is not None and association.is_established:
+            if association.is_established:
                 association.release()
         return True
 
@@ -140,11 +147,17 @@ class Sender:
             entity.add_requested_context(CLASSES[kind], SYNTAXES)
         tls = (self._tls, self._peer.host) if self._tls is not None else None
         association = entity.associate(
-            self._peer.host, self._peer.port, ae_title=self._peer.aet, tls_args=tls
-        )
+            self._peer.host, self._peer.port, ae_title=self._peer.aet, tls_args=tls,
+            evt_handlers=[(evt.EVT_CONN_OPEN, self._limit)],
+        )  # fmt: skip
         if association.is_established:
             return association, ""
-        return None, "rejected" if association.is_rejected else "no_association"
+        return None, NOT_REACHED[0] if association.is_rejected else NOT_REACHED[1]
+
+    def _limit(self, event: Any) -> None:
+        """A peer that falls silent within a PDU: pynetdicom would wait for its end for ever."""
+        with contextlib.suppress(AttributeError):
+            event.assoc.dul.socket.socket.settimeout(self._peer.timeout_s)
 
     def _store(self, association: Any, delivery: Delivery) -> str:
         """The peer's status as `0000`, or our word for what went wrong."""
@@ -180,6 +193,8 @@ class Sender:
             )
         )
         self._metrics.count("deliveries_total", state=state, destination=self._name)
+        if state == PENDING and code in NOT_REACHED:
+            return  # one line for all of them stands there
         note: Callable[..., None] = logs.info if state == SENT else logs.warning
         note(
             "delivery", job=delivery.job, destination=self._name, kind=delivery.kind,

@@ -311,6 +311,19 @@ class Journal:
                 )
         return keys
 
+    def redate(self, unset_before: float, now: float) -> None:
+        """Rows of a time when the clock was not set come from now: their age is not known.
+
+        Args:
+            unset_before: Seconds since 1970; a clock that says less was never set.
+            now: Seconds since 1970.
+        """
+        with self.transaction() as database:
+            for column in ("received_at", "changed_at"):
+                database.execute(
+                    "UPDATE jobs SET {0}=? WHERE {0}<?".format(column), (now, unset_before)
+                )
+
     # --- deliveries ---
 
     def due(

@@ -26,6 +26,7 @@ POLL_S = 0.1
 JSON = "application/json"
 PLAIN = "text/plain; charset=utf-8"
 RETRY_AFTER_S = 5
+BODY = "the file itself as the body: curl --data-binary @FILE"
 CODES = {"disk_full": 507, "queue_full": 503, "stopping": 503, "too_large": 413, "empty": 400}
 _KEY = re.compile(r"^/v1/jobs/([0-9a-f]{32})(/result|/sr|/gsps|/sc)?$")
 
@@ -99,6 +100,8 @@ class Handler(BaseHTTPRequestHandler):
             self._reply(json_reply(404, {"error": "no such path"}))
         elif "Content-Length" not in self.headers:
             self._reply(json_reply(411, {"error": "Content-Length is needed"}))
+        elif self.headers.get("Content-Type", "").lower().startswith("multipart/"):
+            self._reply(json_reply(415, {"error": "multipart", "expected": BODY}))
         elif not 0 <= self._length() <= self.server.max_bytes:
             self._reply(self._refusal("too_large"))
         else:

@@ -15,6 +15,7 @@ from deploy_jetson.device.daemon.desk import Questions
 from deploy_jetson.device.daemon.intake import MEGABYTE, Accepted, Intake
 from deploy_jetson.device.daemon.metrics import Metrics
 from deploy_jetson.device.daemon.notify import Notifier
+from deploy_jetson.device.daemon.power import PowerMonitor
 from deploy_jetson.device.daemon.recovery import open_journal, recover
 from deploy_jetson.device.daemon.rest import Desk, Server
 from deploy_jetson.device.daemon.scoring import Model
@@ -39,6 +40,7 @@ COUNTERS = (
     ("images_total", "Images answered, by status and reason."),
     ("deliveries_total", "Objects sent, by state and destination."),
     ("journal_rebuilt_total", "Damaged journals moved aside at this start."),
+    ("clock_jumps_total", "Jumps of the clock by more than a day."),
 )
 Part = Any  # an interface with start() and stop()
 
@@ -72,6 +74,8 @@ class Service:
         self._notifier = notifier or Notifier(None, None)
         self._stop = threading.Event()
         self._next_keeping = 0.0
+        self._clock_ahead_s = time.time() - time.monotonic()
+        self._ages_known_from = 0.0  # monotonic
         self.spool = Spool(config.daemon.state)
         self.model = (load_model or load_configured)(config)
         self.journal, self._rebuild = open_journal(self.spool)
@@ -84,6 +88,7 @@ class Service:
             self.worker.wake,
         )  # fmt: skip
         self.governor = Governor(config.thermal)
+        self.monitor = PowerMonitor()
         self.parts: List[Part] = []
         self.ports = {}  # type: Dict[str, int]  # interface -> port that is listened on
         self._gauges()
@@ -170,6 +175,7 @@ class Service:
             part.stop()
         self.decoder.close()
         self.model.close()
+        self.monitor.close()
         self.journal.close()
         self.spool.close()
 
@@ -194,16 +200,28 @@ class Service:
 
     def _keep_house(self) -> None:
         """Remove what was answered and delivered longer ago than `keep_days`."""
-        if time.time() < YEAR_2020:
-            return  # an unset clock knows no age
+        if not self._clock_is_trusted():
+            return
+        now = time.time()
         try:
-            keys = self.journal.forget(time.time() - self.config.disk.keep_days * DAY_S)
+            self.journal.redate(YEAR_2020, now)
+            keys = self.journal.forget(now - self.config.disk.keep_days * DAY_S)
         except OutputError:
             return  # it will be tried again
         for key in keys:
             self.spool.forget(key)
         if keys:
             logs.info("forgotten", images=len(keys))
+
+    def _clock_is_trusted(self) -> bool:
+        """Whether ages can be told: the clock was set once, and has not jumped for a day."""
+        ahead_s = time.time() - time.monotonic()
+        jump_s, self._clock_ahead_s = ahead_s - self._clock_ahead_s, ahead_s
+        if abs(jump_s) > DAY_S:
+            self._ages_known_from = time.monotonic() + DAY_S
+            self.metrics.count("clock_jumps_total")
+            logs.warning("clock_jumped", seconds=round(jump_s))
+        return time.time() >= YEAR_2020 and time.monotonic() >= self._ages_known_from
 
     # --- health ---
 
@@ -248,6 +266,9 @@ class Service:
         def pending() -> Iterable[Tuple[Dict[str, str], float]]:
             return [({"state": k}, v) for k, v in self.journal.delivery_counts().items()]
 
+        def watts() -> Iterable[Tuple[Dict[str, str], float]]:
+            return self.monitor.watts()
+
         add = self.metrics.gauge
         add("queue_images", "Images that wait.", lambda: one(waiting()[0]))
         add("queue_bytes", "Bytes of the images that wait.", lambda: one(waiting()[1]))
@@ -255,6 +276,8 @@ class Service:
         add("disk_free_bytes", "Free bytes of the state folder's disk.",
             lambda: one(self.spool.disk().free))  # type: ignore[union-attr]  # fmt: skip
         add("temperature_celsius", "Temperatures of the board.", temperatures)
+        add("power_watts", "Power of the board's rails now; VDD_IN is the module, no sum is.",
+            watts)  # fmt: skip
         add("throttled", "1 near a trip point.", lambda: one(self.governor.state != "cool"))
         add("ready", "1 when images are taken and answered.", lambda: one(not self.not_ready()))
         add("clock_unset", "1 when the clock was never set.", lambda: one(time.time() < YEAR_2020))
@@ -298,13 +321,23 @@ def _address_error(section: str, host: str, port: int, error: OSError) -> Config
 
 
 def serve(config: DaemonConfig) -> None:
-    """Run a daemon until SIGTERM or SIGINT; a second one ends it at once.
+    """Run a daemon until SIGTERM, SIGINT or SIGHUP; a second one ends it at once.
 
     Raises:
-        PneumoniaError: It cannot start, or its engine is lost.
+        PneumoniaError: It cannot start, or its engine is lost. What is wrong in the configuration
+            has the exit code of that, wherever it was found.
     """
     logs.log_to_stderr(config.daemon.log_level)
     logs.silence_others()
+    try:
+        _serve(config)
+    except ConfigError as error:
+        raise DaemonConfigError(
+            error.what, error.expected, error.found, error.where, error.fix
+        ) from None
+
+
+def _serve(config: DaemonConfig) -> None:
     service = Service(config, Notifier.of_environment())
 
     def on_signal(number: int, frame: Any) -> None:
@@ -312,8 +345,9 @@ def serve(config: DaemonConfig) -> None:
             sys.exit(INTERRUPTED)  # the journal knows what was not answered
         service.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, on_signal)
     try:
         service.start()
         service.run()

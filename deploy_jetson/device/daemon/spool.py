@@ -225,10 +225,21 @@ class Spool:
         return count
 
     def quarantine(self, key: str, error: bytes) -> None:
-        """Set an image aside with its `.error.json` twin."""
+        """Set an image aside with its `.error.json` twin, durable on return.
+
+        Raises:
+            OutputError: The disk is full or broken.
+        """
         write_bytes(self.path("quarantine", key + ".error.json"), error)
         if os.path.exists(self.image(key)):
-            os.replace(self.image(key), self.path("quarantine", key + IMAGE))
+            try:
+                os.replace(self.image(key), self.path("quarantine", key + IMAGE))
+                sync_folder(self.path("quarantine"))
+            except OSError as error_of_disk:
+                raise OutputError(
+                    "Image cannot be set aside", found=error_of_disk.strerror,
+                    where=self.path("quarantine"),
+                ) from None  # fmt: skip
 
     def forget(self, key: str) -> None:
         """Remove everything of a job."""

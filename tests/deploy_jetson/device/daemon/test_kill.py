@@ -105,6 +105,7 @@ def kill_often(state, lives, seed):
     return client, ready
 
 
+@pytest.mark.timeout(1200)  # a minute on a machine that does nothing else
 @pytest.mark.parametrize(("lives", "seed"), [(12, 1), pytest.param(200, 2, marks=pytest.mark.slow)])
 def test_nothing_acknowledged_is_lost_or_answered_twice(tmp_path, lives, seed):
     state = tmp_path / "state"

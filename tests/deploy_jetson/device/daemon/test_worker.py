@@ -12,11 +12,13 @@ from deploy_jetson.device.board import Snapshot, Zone
 from deploy_jetson.device.daemon import answers, logs
 from deploy_jetson.device.daemon.journal import Journal
 from deploy_jetson.device.daemon.notify import Notifier
+from deploy_jetson.device.daemon.power import PowerMonitor
 from deploy_jetson.device.daemon.settings import QueueSettings, ResultsSettings
 from deploy_jetson.device.daemon.spool import AlreadyRunning, Spool
 from deploy_jetson.device.daemon.worker import EngineLost
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
 from tests.deploy_jetson.device.daemon.rig import Rig, film, running, settings, wait_for
+from tests.deploy_jetson.device.trees import iio_tree
 
 
 def image(number=0):
@@ -308,6 +310,22 @@ def test_a_hot_board_rests_between_images_and_a_critical_one_stops(tmp_path):
         text = rig.request("GET", "/metrics")[1].decode()
         assert 'pneumonia_temperature_celsius{zone="GPU-therm"} 93.0' in text
         assert "pneumonia_throttled 1.0" in text
+
+
+def test_power_of_the_rails_is_told_and_a_lost_rail_is_no_zero(tmp_path):
+    files = iio_tree(tmp_path / "board")
+    with running(settings(tmp_path / "state"), work=False) as rig:
+        rig.service.monitor = PowerMonitor(str(tmp_path / "board"))
+        text = rig.request("GET", "/metrics")[1].decode()
+        files["VDD_SYS_CPU"].unlink()
+        files["VDD_SYS_CPU"].mkdir()
+        rig.service.monitor = PowerMonitor(str(tmp_path / "board"))
+        lost = rig.request("GET", "/metrics")[1].decode()
+    assert 'pneumonia_power_watts{rail="VDD_IN"} 9.273\n' in text
+    assert text.count("pneumonia_power_watts{") == 9
+    assert "VDD_SYS_CPU" not in lost
+    assert lost.count("pneumonia_power_watts{") == 8
+    assert PowerMonitor(str(tmp_path / "nowhere")).watts() == []
 
 
 def test_log_lines_are_json_and_tell_nothing_of_an_exception(capsys):
