@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: setup demo test test-quick test-device-old lint types format reproduce soak clean help
+.PHONY: setup demo test test-quick test-device-old device-versions lint types format reproduce
+.PHONY: soak clean help
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -28,22 +29,43 @@ lint: $(VENV)/.ready    ## ruff, and the Python 3.6 zone
 types: $(VENV)/.ready   ## mypy --strict
 	$(BIN)/mypy
 
-test: lint types        ## lint, types and all tests (<= 10 minutes)
-	$(BIN)/pytest -n 2 --dist loadgroup
+test: lint types device-versions   ## lint, types and all tests (<= 10 minutes)
+	$(DEVICE) $(BIN)/pytest -n 2 --dist loadgroup
 
 test-quick: $(VENV)/.ready   ## the fast tests only
 	$(BIN)/pytest -q -m "not slow"
 
-# What the device has: pydicom 2.3, pynetdicom 1.5, NumPy 1, click 8.0. OLD is made when missing.
+# What the device has: pydicom 2.3, pynetdicom 1.5, NumPy 1, click 8.0, under the Python of VENV to
+# run the daemon's tests, and under Python 3.6, where there is one, to run the daemon itself. Made
+# when missing; without a network their tests are skipped, and say so.
 OLD ?= .venv-device-old
+OLD36 ?= .venv-device-36
+PYTHON36 ?= $(lastword $(wildcard /usr/bin/python3.6 $(HOME)/.pyenv/versions/3.6.*/bin/python3.6))
+PACKAGES := "pydicom==2.3.1" "pynetdicom==1.5.7" "click==8.0.4"
+DEVICE = PNEUMONIA_OLD_PYDICOM="$$(test ! -e $(OLD)/.ready || echo $(abspath $(OLD)))" \
+  PNEUMONIA_PYTHON36="$$(test ! -e $(OLD36)/.ready || echo $(abspath $(OLD36))/bin/python)"
+
 $(OLD)/.ready:
 	$(PYTHON) -m venv $(OLD)
-	$(OLD)/bin/python -m pip install --quiet "pydicom==2.3.1" "pynetdicom==1.5.7" "numpy<2" \
-	  "click==8.0.4" "setuptools<70" pillow onnxruntime pytest pytest-timeout hypothesis
+	$(OLD)/bin/python -m pip install --quiet $(PACKAGES) "numpy<2" "setuptools<70" pillow \
+	  onnxruntime pytest pytest-timeout hypothesis
 	touch $@
 
-test-device-old: $(VENV)/.ready $(OLD)/.ready   ## the daemon's tests with the device's pydicom and pynetdicom
-	PNEUMONIA_OLD_PYDICOM=$(OLD) $(BIN)/pytest -q tests/deploy_jetson/device/daemon -k versions_of
+$(OLD36)/.ready:
+	test -n "$(PYTHON36)" || { echo "there is no Python 3.6 here"; exit 1; }
+	$(PYTHON36) -m venv $(OLD36)
+	$(OLD36)/bin/python -m pip install --quiet "pip==21.3.1"  # its own knows no newer wheels
+	$(OLD36)/bin/python -m pip install --quiet $(PACKAGES) "numpy==1.19.4" "Pillow==8.4.0" \
+	  "onnxruntime==1.10.0"
+	touch $@
+
+device-versions:
+	-@$(MAKE) --no-print-directory $(OLD)/.ready || echo "device: no pydicom 2.3; tests skipped"
+	-@$(MAKE) --no-print-directory $(OLD36)/.ready || echo "device: no Python 3.6; tests skipped"
+
+test-device-old: $(VENV)/.ready device-versions   ## the daemon with the device's packages and Python
+	$(DEVICE) $(BIN)/pytest -q -rs tests/deploy_jetson/device/daemon/test_service.py \
+	  tests/deploy_jetson/device/profile/test_standalone.py -k "of_the_device or standalone"
 
 format: $(VENV)/.ready  ## let ruff format and sort
 	$(BIN)/ruff check --fix .
