@@ -140,6 +140,9 @@ def markdown(document: dict[str, Any]) -> str:
             f" {goal.verdict} |"
         )
     lines += ["", *_times(document.get("speed", {})), "", *_static(document.get("a57", {}))]
+    peak = document.get("speed", {}).get("peak_gflops", 0.0)
+    lines += ["", *_layers(document.get("layers", []), peak)]
+    lines += ["", *_storage(document.get("storage", []))]
     return "\n".join(lines) + "\n"
 
 
@@ -210,3 +213,46 @@ def _static(section: dict[str, Any]) -> Iterator[str]:
         rates = ", ".join(f"{kind} {loop['fmla_per_cycle_min']:.2f}" for kind, loop in loops)
         times = " | ".join(number(row["predicted_ms"][mode]) for mode in modes)
         yield f"| {case} | {sum(loop['spills'] for _, loop in loops)} | {rates} | {times} |"
+
+
+def _layers(rows: list[dict[str, Any]], peak: float) -> Iterator[str]:
+    if not rows:
+        return
+    yield "## One layer: the list whole, in pieces, Winograd"
+    yield ""
+    yield (
+        "Shortest of five interleaved runs of the cost model's favourites, one thread; columns"
+        " shared by 32 filters. The rate is the quickest column kernel's."
+    )
+    yield ""
+    yield (
+        "| filters x channels, kernel, stride, side | density | whole ms | pieces ms | Winograd ms"
+        " | kept-MAC rate |"
+    )
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        filters, channels, kernel, stride, side = row["layer"]
+        quickest = min(ms for ms in (row["whole_ms"], row["pieces_ms"]) if ms)
+        rate = 2 * row["kept_gmac"] / quickest * 1e3 / peak if peak else 0.0
+        yield (
+            f"| {filters} x {channels}, {kernel} x {kernel}, {stride}, {side} |"
+            f" {row['density']:.3f} | {number(row['whole_ms'])} | {number(row['pieces_ms'])} |"
+            f" {number(row['winograd_ms'])} | {rate:.2f} |"
+        )
+
+
+def _storage(rows: list[dict[str, Any]]) -> Iterator[str]:
+    if not rows:
+        return
+    yield "## Weights in fewer bits"
+    yield ""
+    yield (
+        "| case | stored as | library MB | weights in the file MB | in memory MB | load ms |"
+        " inference ms | largest error of the heads |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        sizes = " | ".join(
+            number(row[key]) for key in ("library_mb", "file_mb", "memory_mb", "load_ms", "ms")
+        )
+        yield f"| {row['case']} | {row['storage']} | {sizes} | {row['error']:.1e} |"

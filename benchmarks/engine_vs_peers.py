@@ -1,6 +1,6 @@
 """The generated engine against ONNX Runtime, OpenVINO, ncnn and MNN on YOLOv3-416, one run.
 
-    python -m benchmarks.engine_vs_peers --work /tmp/engine-bench [--parts speed,threads,a57]
+    python -m benchmarks.engine_vs_peers --work /tmp/engine-bench [--parts speed,threads,...]
 
 Installs the peers in a virtual environment of their own below --work, writes networks with real
 sparsity structure, and times every engine in its own process, one inference after another in
@@ -9,7 +9,8 @@ the same rounds. Absolute times move with the machine's load; the ratios of one 
 
 Parts: `speed` (one thread, CPU time), `threads` (our engine on two threads against one, wall time;
 wants two cores to itself for a minute), `a57` (static analysis and predictions for the Jetson
-TX2's CPU; nothing of it is measured there). Each part replaces its section of
+TX2's CPU; nothing of it is measured there), `layers` (lists whole, in pieces, and Winograd, layer
+by layer), `storage` (weights as float32, halves and bytes). Each part replaces its section of
 benchmarks/results/engine_vs_peers.json; the .md beside it is written from all of them.
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 
 from benchmarks import engine_peers
 from benchmarks.engine_cases import CASES, Prepared, network, prepare
+from benchmarks.engine_details import layers, storage
 from benchmarks.engine_goals import markdown
 from deploy_jetson.kernels.compilers import find_compiler
 from deploy_jetson.kernels.generate import model_chooser
@@ -40,6 +42,7 @@ from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.engines.kernels import KernelLibrary
 
 RESULTS = Path(__file__).parent / "results"
+PARTS = ("speed", "threads", "a57", "layers", "storage")
 SCHEMA = "pneumonia.benchmark.engine-vs-peers/1"
 THREAD_CASES = ("dense", "columns9", "columns36", "patterns9", "shipped")
 THREAD_ROUNDS = {"dense": 12}  # others
@@ -295,7 +298,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for peers and networks")
-    parser.add_argument("--parts", default="speed,a57", help="speed, threads, a57")
+    parser.add_argument("--parts", default=",".join(PARTS), help="default: all")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--realtime", action="store_true", help="time at real-time priority")
@@ -317,8 +320,12 @@ def main() -> None:
             document[part] = threads(work, [name for name in THREAD_CASES if name in names])
         elif part == "a57":
             document[part] = a57(names)
+        elif part == "layers":
+            document[part] = layers()
+        elif part == "storage":
+            document[part] = storage(work)
         else:
-            parser.error(f"unknown part {part!r}: speed, threads or a57")
+            parser.error(f"unknown part {part!r}: {', '.join(PARTS)}")
     write_json(str(out), document)
     text = markdown(document)
     write_bytes(str(out.with_suffix(".md")), text.encode())

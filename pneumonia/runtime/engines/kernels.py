@@ -3,6 +3,7 @@
 import ctypes
 import io
 import os
+import platform
 from collections import OrderedDict
 from typing import Dict, List, Optional, Tuple
 
@@ -17,6 +18,7 @@ MAX_THREADS = 64
 LIBRARY = "libmodel-{}.so"
 # The order of trust: tuned here first, then what the CPU may have.
 TARGETS = ("native", "x86-avx512", "x86-avx2", "cortex-a57")
+ELF_MACHINES = {b"\x3e\0": "x86_64", b"\xb7\0": "aarch64"}  # e_machine, little endian
 
 
 class _Tensor(ctypes.Structure):
@@ -31,6 +33,19 @@ class _Tensor(ctypes.Structure):
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
+def _reason(path: str, error: Exception) -> str:
+    """Why a file did not load; the system's loader calls a foreign library a missing file."""
+    try:
+        with io.open(path, "rb") as stream:
+            head = stream.read(20)
+    except OSError:
+        return str(error)
+    machine = ELF_MACHINES.get(head[18:20]) if head[:4] == b"\x7fELF" else None
+    if machine is None or machine == platform.machine():
+        return str(error)
+    return "a library for {} on {}".format(machine, platform.machine())
+
+
 def _bind(path: str) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(os.path.abspath(path))
@@ -39,7 +54,7 @@ def _bind(path: str) -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         raise DeviceError(
             "Generated library cannot be loaded",
-            found=str(error),
+            found=_reason(path, error),
             where=os.path.basename(path),
             fix="Generate it on or for this machine: pneumonia kernels BUNDLE --target native",
         ) from None
