@@ -1,11 +1,16 @@
 """A batch against the slower of decoding alone and detecting alone, and its memory.
 
     python -m benchmarks.scoring_throughput [--images 1000] [--rounds 3] [--jobs 1] [--bundle B ...]
+    python -m benchmarks.scoring_throughput --wait-ms 250 --images 1000 --rounds 1
 
 Wants two free cores: one child decodes, this process detects with one thread and writes. Rounds of
 the three are interleaved. However well the parts overlap, a batch cannot take less time than its
 processor time over the cores: that bound stands beside the result. Writes
 benchmarks/results/scoring_throughput.json, one entry per bundle.
+
+With `--wait-ms`, decoding and detecting each wait that long per image on top of their work, as they
+do for a network drive and an accelerator. Then the processor is no bound, and what is left is how
+well the parts overlap. Writes benchmarks/results/scoring_overlap.json.
 """
 
 import argparse
@@ -14,6 +19,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -21,10 +27,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.scoring_slow_worker import WAIT
 from benchmarks.scoring_studies import write_dicoms
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.detector import Detector
-from pneumonia.runtime.engines import open_engine
+from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.decoding import DecodeLimits, DecodeWorker
 
@@ -32,19 +41,41 @@ RESULTS = Path(__file__).parent / "results"
 BUNDLE = Path(__file__).parents[1] / "pneumonia" / "models" / "default"
 
 
-def open_detector(folder: Path) -> Detector:
+class WaitingEngine(Engine):
+    """An engine that waits before each run."""
+
+    def __init__(self, inner: Engine, seconds: float) -> None:
+        super().__init__(inner.spec)
+        self.name = inner.name
+        self._inner, self._seconds = inner, seconds
+
+    def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        time.sleep(self._seconds)
+        return self._inner.run(batch)
+
+
+def open_detector(folder: Path, wait_ms: float) -> Detector:
     bundle = load_bundle(str(folder))
-    return Detector(bundle, open_engine(bundle, "onnxruntime", threads=1))
+    engine = open_engine(bundle, "onnxruntime", threads=1)
+    return Detector(bundle, WaitingEngine(engine, wait_ms / 1000) if wait_ms else engine)
 
 
-def decode_alone(paths: list[Path], jobs: int) -> float:
+def decode_limits(wait_ms: float) -> DecodeLimits:
+    """Of the child, which waits when there is something to wait for."""
+    if not wait_ms:
+        return DecodeLimits()
+    os.environ[WAIT] = str(wait_ms)
+    return DecodeLimits(command=(sys.executable, "-m", "benchmarks.scoring_slow_worker"))
+
+
+def decode_alone(paths: list[Path], jobs: int, limits: DecodeLimits) -> float:
     """Seconds to decode all, with as many children as the batch has."""
 
     def run(share: list[Path], worker: DecodeWorker) -> None:
         for path in share:
             assert worker.decode(str(path)).status == "read"
 
-    workers = [DecodeWorker(DecodeLimits()) for _ in range(jobs)]
+    workers = [DecodeWorker(limits) for _ in range(jobs)]
     for worker in workers:
         worker.decode(str(paths[0]))  # started and warm
     threads = [
@@ -108,7 +139,8 @@ def cpu_seconds() -> float:
 
 def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, Any]:
     """All rounds with one model."""
-    detector = open_detector(folder)
+    detector = open_detector(folder, options.wait_ms)
+    limits = decode_limits(options.wait_ms)
     paths = sorted((root / "in").iterdir())
     rates: dict[str, list[float]] = {"decode_alone": [], "detect_alone": [], "batch": []}
     ratios, bounds = [], []
@@ -116,13 +148,13 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, 
     for turn in range(options.rounds):
         memory = Memory()
         seconds = {
-            "decode_alone": decode_alone(paths, options.jobs),
+            "decode_alone": decode_alone(paths, options.jobs, limits),
             "detect_alone": detect_alone(detector, paths),
         }
         start, cpu = time.perf_counter(), cpu_seconds()
         out = root / f"out-{detector.bundle.model_hash[:8]}-{turn}"
         summary = score_batch(
-            root / "in", out, detector, ScoreSettings(jobs=options.jobs), memory.note
+            root / "in", out, detector, ScoreSettings(jobs=options.jobs, limits=limits), memory.note
         )
         seconds["batch"] = time.perf_counter() - start
         for kind, value in seconds.items():
@@ -136,6 +168,7 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, 
         "images": len(paths),
         "positive": flags["positive"],
         "jobs": options.jobs,
+        "wait_ms": options.wait_ms,
         "cores": cores,
         "images_per_s": {kind: round(statistics.median(v), 1) for kind, v in rates.items()},
         "batch_over_slower_part": round(statistics.median(ratios), 3),
@@ -151,6 +184,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--wait-ms", type=float, default=0.0)
     parser.add_argument("--bundle", type=Path, nargs="+", default=[BUNDLE])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -166,7 +200,8 @@ def main() -> None:
         "python": platform.python_version(),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "scoring_throughput.json").write_text(json.dumps(result, indent=2) + "\n")
+    name = "scoring_overlap.json" if options.wait_ms else "scoring_throughput.json"
+    (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

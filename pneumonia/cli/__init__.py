@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ import click
 
 from pneumonia import __version__
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 # verb -> (module, what `--help` says); the module's `command` is the click command
 VERBS: dict[str, tuple[str, str]] = {
@@ -81,7 +84,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, **extra:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         return 141
     except Exception as error:
@@ -98,10 +101,17 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, **extra:
 
 def main() -> None:
     """Entry point of `pneumonia`."""
-    sys.exit(run(group, prog_name="pneumonia"))
+    _leave(run(group, prog_name="pneumonia"))
 
 
 def main_score() -> None:
     """Entry point of `pneumonia-score`, the same as `pneumonia score`."""
     command = importlib.import_module(VERBS["score"][0]).command
-    sys.exit(run(command, prog_name="pneumonia-score"))
+    _leave(run(command, prog_name="pneumonia-score"))
+
+
+def _leave(code: int) -> None:
+    """End the process; one more Ctrl-C while Python shuts down ends it at once and silently."""
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)

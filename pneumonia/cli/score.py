@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,9 +98,16 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
     "--report/--no-report", default=True, show_default=True, help="Write report.html for reading."
 )
 @click.option("--pdf", is_flag=True, help="Also print the report to report.pdf (needs Chromium).")
-@click.option("--fresh", is_flag=True, help="Score again what OUTPUT already holds.")
 @click.option(
-    "--identifiers", is_flag=True, help="Write accession number and study date (worklist.csv)."
+    "--resume/--fresh",
+    default=True,
+    show_default=True,
+    help="Keep what OUTPUT already holds of the same files, or score all again.",
+)
+@click.option(
+    "--identifiers",
+    is_flag=True,
+    help="Write accession number and study date (worklist.csv), and UIDs (studies/).",
 )
 @click.option(
     "--deidentify",
@@ -217,7 +225,10 @@ def _show_plan(
         for item in plan:
             click.echo(json.dumps(item._asdict()))
         return
-    title = f"{len(plan)} files; {model.name} at {model.threshold_name} {model.threshold:.3f}"
+    title = (
+        f"{_files(len(plan))}; {model.name} at threshold {model.threshold_name} "
+        f"({model.threshold:.3f})"
+    )
     show_table(f"{title}; nothing is written", ("would be", "files"), counts(plan))
     others = [item for item in plan if item.status not in (SCORE, "skipped")]
     for item in others[:MAX_FAILURES_SHOWN]:
@@ -254,7 +265,7 @@ def _settings(options: dict[str, Any]) -> "ScoreSettings":
         limits=DecodeLimits(read=read),
         overlays=options["overlays"],
         jobs=options["jobs"],
-        fresh=options["fresh"],
+        fresh=not options["resume"],
         identifiers=options["identifiers"],
         outputs=OutputSettings(
             dicom=options["dicom"] or (DICOM_KINDS if options["send"] else ()),
@@ -276,17 +287,25 @@ def _show_what_is_missing(outputs: dict[str, Any]) -> None:
         click.echo(f"no report.pdf: {outputs['pdf']['reason']}", err=True)
 
 
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"
+
+
 def _show(summary: "ScoreSummary", out: Path) -> None:
     document = summary.document
     totals, model = document["totals"], document["model"]
-    rows = [(flag, count) for flag, count in totals["flags"].items()]
-    rows += [(status, n) for status, n in totals["statuses"].items() if status != "scored" and n]
+    others = Counter(
+        f"{record.status}: {record.reason}"
+        for record in summary.records
+        if record.status != "scored"
+    )
     show_table(
-        f"{totals['files']} files, {totals['statuses']['scored']} scored with {model['name']} "
-        f"{model['model_hash'][:12]} at {model['threshold_name']} {model['threshold']:.3f}"
-        + (f" ({totals['reused']} from an earlier run)" if totals["reused"] else ""),
+        f"{_files(totals['files'])}, {totals['statuses']['scored']} scored with {model['name']} "
+        f"{model['model_hash'][:12]} at threshold {model['threshold_name']} "
+        f"({model['threshold']:.3f})"
+        + (f"; {totals['reused']} of them in an earlier run" if totals["reused"] else ""),
         ("result", "files"),
-        rows,
+        [*totals["flags"].items(), *others.most_common()],
     )
     failures = summary.failures()
     for record in failures[:MAX_FAILURES_SHOWN]:
@@ -300,4 +319,16 @@ def _show(summary: "ScoreSummary", out: Path) -> None:
     written = ["worklist.csv", *(page for page in pages if page)]
     click.echo(f"{DISCLAIMER} Written: {', '.join(str(out / name) for name in written)}")
     _show_what_is_missing(outputs)
-    show_next(f"pneumonia evaluate {out / 'predictions.csv'} LABELS --out DIR")
+    _show_next(summary, out)
+
+
+def _show_next(summary: "ScoreSummary", out: Path) -> None:
+    """What to do with the results; a batch without any must not pass for one without findings."""
+    if summary.document["totals"]["statuses"]["scored"]:
+        show_next(f"pneumonia evaluate {out / 'predictions.csv'} LABELS --out DIR")
+        return
+    if not summary.records:
+        click.echo("Nothing was scored: there is no file in the input, or no study matches")
+        return
+    click.echo(f"Nothing was scored: {out / 'manifest.jsonl'} says why of each file")
+    show_next("pneumonia score --show-rules")

@@ -139,6 +139,7 @@ def send(out: Path, target: "tuple[Peer, str]") -> "SendSummary":
 
 def show_sent(summary: "SendSummary") -> None:
     """One line on what the PACS has."""
-    told = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
+    counts = summary.counts.items()
+    told = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts if count)
     earlier = f", {summary.earlier} before" if summary.earlier else ""
-    click.echo(f"{summary.destination}: {told or 'nothing to send'}{earlier}")
+    click.echo(f"{summary.destination}: {told or 'no results to send'}{earlier}")

@@ -4,7 +4,7 @@ import io
 import os
 import stat
 import warnings as python_warnings
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -24,6 +24,13 @@ from pneumonia.runtime.raster import raster_format, read_raster
 _EXECUTABLES = (b"MZ", b"\x7fELF")  # CVE-2019-11687: the preamble may hold a program
 
 
+See = Callable[[Any], None]
+
+
+def _look_away(dataset: Any) -> None:
+    """Nobody wants to see the header."""
+
+
 class Radiograph(NamedTuple):
     """A grey image and what is known about it.
 
@@ -39,10 +46,11 @@ class Radiograph(NamedTuple):
     warnings: Tuple[str, ...]
 
 
-def _read_dicom(path: str, limits: ReadLimits, head: bytes) -> Radiograph:
+def _read_dicom(path: str, limits: ReadLimits, head: bytes, see: See) -> Radiograph:
     has_preamble = head[128:132] == b"DICM"
     words: List[str] = []
     header = read_header(path, limits, has_preamble)
+    see(header.dataset)
     if has_preamble and head.startswith(_EXECUTABLES):
         words.append("executable_like_preamble")
     if str(header.dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
@@ -98,19 +106,21 @@ def _check_file(path: str, limits: ReadLimits) -> bytes:
         return stream.read(132)
 
 
-def _dispatch(path: str, limits: ReadLimits) -> Radiograph:
+def _dispatch(path: str, limits: ReadLimits, see: See) -> Radiograph:
     head = _check_file(path, limits)
     if head[128:132] == b"DICM":
-        return _read_dicom(path, limits, head)
+        return _read_dicom(path, limits, head, see)
     name = raster_format(head)
     if name:
         return _read_raster_file(path, limits, name)
     if limits.force_read and head:
-        return _read_dicom(path, limits, head)
+        return _read_dicom(path, limits, head, see)
     raise rejected("Neither DICOM, PNG nor JPEG", "not_dicom")
 
 
-def read_radiograph(path: str, limits: ReadLimits = DEFAULT_LIMITS) -> Radiograph:
+def read_radiograph(
+    path: str, limits: ReadLimits = DEFAULT_LIMITS, see: See = _look_away
+) -> Radiograph:
     """Read a DICOM, PNG or JPEG file as an 8-bit grey image.
 
     DICOM: modality LUT, VOI LUT (else the first window), inversion of MONOCHROME1, 8 bits.
@@ -118,6 +128,8 @@ def read_radiograph(path: str, limits: ReadLimits = DEFAULT_LIMITS) -> Radiograp
     Args:
         path: The file.
         limits: Sizes beyond which a file is refused, and odd kinds that are taken.
+        see: Called with the data set of a DICOM file once its header is accepted, for whoever
+            needs more of it than facts that identify nobody; parsing it again would cost.
 
     Returns:
         The image with facts and warnings.
@@ -131,7 +143,7 @@ def read_radiograph(path: str, limits: ReadLimits = DEFAULT_LIMITS) -> Radiograp
         with python_warnings.catch_warnings():
             # pydicom's warnings quote values of the file; those that matter are kept as words
             python_warnings.simplefilter("ignore")
-            return _dispatch(path, limits)
+            return _dispatch(path, limits, see)
     except DicomError as error:
         raise DicomError(
             error.what, error.status, error.reason, error.expected, error.found, path, error.fix

@@ -30,8 +30,13 @@ from pneumonia.scoring.inputs import InputSource, Progress
 from pneumonia.scoring.inputs.files import FileInput
 from pneumonia.scoring.outputs import FinishedBatch
 from pneumonia.scoring.pipeline import Stop, score_in_order
-from pneumonia.scoring.records import FAILURES, ImageRecord
-from pneumonia.scoring.settings import ScoreSettings, describe_model, software_versions
+from pneumonia.scoring.records import FAILURES, ImageRecord, with_conflicts
+from pneumonia.scoring.settings import (
+    ScoreSettings,
+    describe_model,
+    selected_on,
+    software_versions,
+)
 from pneumonia.scoring.tables import manifest_text, totals, worklist_text
 
 __all__ = ["ScoreSettings", "ScoreSummary", "Scorer", "describe_model", "score_batch"]
@@ -96,15 +101,19 @@ class _Batch:
             STARTED,
             input=self.source.kind,
             endpoint=self.source.endpoint,
+            model=job.model.name,
+            model_version=job.model.version,
             model_hash=job.model.model_hash,
             threshold_name=job.model.threshold_name,
             threshold=job.model.threshold,
             settings_hash=job.model.settings_hash,
             arguments=arguments(job.settings),
+            disclaimer=DISCLAIMER,
         )
         try:
             files = self.files()
-            records, interrupted = self.score(files)
+            scored, interrupted = self.score(files)
+            records = with_conflicts(scored)
             document = self.document(records, interrupted)
             document["times"] = {
                 "started": started.isoformat(timespec="seconds"),
@@ -137,15 +146,18 @@ class _Batch:
     def score(self, files: Sequence[FoundFile]) -> tuple[list[ImageRecord], bool]:
         """Records of all files, and whether Ctrl-C left some of them pending."""
         records: list[ImageRecord] = []
+        not_scored = 0
         started = time.monotonic()
         with deferred_interrupt() as interrupt:
             scored = self.scorer(self.job, files, self.job.settings.jobs, interrupt.is_set)
             with closing(scored) as queue:
                 for record in queue:
                     records.append(record)
+                    not_scored += record.status in FAILURES
                     if self.progress is not None:
                         rate = len(records) / max(1e-9, time.monotonic() - started)
-                        self.progress(len(records), len(files), f"{rate:.1f}/s {record.status}")
+                        note = f"{rate:.1f} files/s, {not_scored} not scored"
+                        self.progress(len(records), len(files), note)
             # the last image may have been in hand when the signal came: then nothing is pending
             interrupted = interrupt.is_set()
         records += [
@@ -168,6 +180,7 @@ class _Batch:
             "totals": totals(records, self.job.model),
             "model": asdict(self.job.model),
             "operating_points": bundle.operating_points,
+            "operating_points_selected_on": selected_on(bundle),
             "model_card": bundle.file(MODEL_CARD),
             "settings": {
                 "decode": self.job.detector.settings._asdict(),
@@ -179,10 +192,13 @@ class _Batch:
 
     def write_tables(self, records: Sequence[ImageRecord], document: dict[str, Any]) -> None:
         out, job = self.job.out, self.job
+        if self.progress is not None:
+            done = sum(record.status != "pending" for record in records)
+            self.progress(done, len(records), "writing tables and report")
         scored = [record.prediction for record in records if record.prediction is not None]
         write_predictions(str(out / "predictions.csv"), scored)
         write_text(str(out / "worklist.csv"), worklist_text(records, job.model))
-        write_text(str(out / "manifest.jsonl"), manifest_text(records))
+        write_text(str(out / "manifest.jsonl"), manifest_text(records, job.model))
         finished = FinishedBatch(records, document)
         document["outputs"] = {writer.name: writer.finish(finished) for writer in job.writers}
         kept = [record for record in records if record.status == "scored"]

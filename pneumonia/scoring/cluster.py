@@ -28,6 +28,7 @@ from pneumonia.scoring.archives import member_file
 from pneumonia.scoring.audit import STUDIES
 from pneumonia.scoring.batch import Scorer
 from pneumonia.scoring.find import FoundFile
+from pneumonia.scoring.growing import has_grown
 from pneumonia.scoring.image_job import ImageJob
 from pneumonia.scoring.pipeline import Stop
 from pneumonia.scoring.records import ImageRecord
@@ -166,11 +167,17 @@ def _bytes_of(file: FoundFile, max_bytes: int) -> bytes:
     if file.member >= 0:
         with member_file(file.path, file.member, max_bytes) as path:
             return Path(path).read_bytes()
-    with open(file.path, "rb") as stream:
-        data = stream.read(max_bytes + 1)
+    data = _read(file.path, max_bytes)
+    if has_grown(file.path, len(data)):
+        data = _read(file.path, max_bytes)
     if len(data) > max_bytes:
         raise DicomError("File is too large", "rejected", "resource_limit")
     return data
+
+
+def _read(path: str, max_bytes: int) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(max_bytes + 1)
 
 
 def _finished(job: ImageJob, file: FoundFile, handle: Any) -> ImageRecord:
@@ -201,6 +208,7 @@ def _score_bytes(parcel: Parcel, file: FoundFile, data: bytes) -> Outcome:
         with tempfile.NamedTemporaryFile(dir=job.out) as stream:
             stream.write(data)
             stream.flush()
+            os.utime(stream.name, (0, 0))  # nobody is writing it any more
             here = dataclasses.replace(file, path=stream.name, member=-1)
             record, study = job.detect(job.read(here))
         if study is not None:

@@ -31,7 +31,13 @@ from pneumonia.scoring.archives import (
 )
 
 MAX_HEADER_BYTES = 1 << 19  # an answer has an end
-IDENTITY_TAGS = ("StudyInstanceUID", "AccessionNumber", "StudyDate")
+IDENTITY_TAGS = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "AccessionNumber",
+    "StudyDate",
+)
 DESCRIPTIONS = (
     "SeriesDescription",
     "ProtocolName",
@@ -62,10 +68,10 @@ def file_digest(path: str) -> tuple[str, int]:
 
 
 def read_told(path: str) -> Any:
-    """The few attributes that identity and rules are taken from, as a pydicom Dataset."""
+    """The few attributes that rules are taken from, as a pydicom Dataset."""
     import pydicom
 
-    tags: list[Any] = [*IDENTITY_TAGS, *DESCRIPTIONS, "ViewCodeSequence"]
+    tags: list[Any] = [*DESCRIPTIONS, "ViewCodeSequence"]
     return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
 
 
@@ -122,20 +128,27 @@ def _file_of(request: dict[str, Any]) -> AbstractContextManager[str]:
     return member_file(path, member, ReadLimits(**request["limits"]).max_file_bytes)
 
 
+def _state(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
 def read(path: str, request: dict[str, Any], record: dict[str, Any]) -> bytes:
     """Hash and decode a file; its facts go into the record."""
+    before = _state(path)
     record["sha256"], record["bytes"] = file_digest(path)
     if record["sha256"] == request["known_sha256"]:
         record["status"] = "known"
         return b""
     try:
-        radiograph = read_radiograph(path, ReadLimits(**request["limits"]))
-        if os.stat(path).st_size != record["bytes"]:
+        told: list[Any] = []
+        radiograph = read_radiograph(path, ReadLimits(**request["limits"]), told.append)
+        if _state(path) != before:
             raise DicomError("File changed while it was read", "failed", "file_changed")
     except DicomError:
         record["info"] = read_codes(path)
         raise
-    record.update(_facts(path, radiograph, request["words"]))
+    record.update(_facts(told, radiograph, request["words"]))
     if request["header"] and radiograph.info["format"] == "dicom":
         record["header"] = base64.b64encode(read_source_header(path)).decode("ascii")
     return radiograph.pixels.tobytes()
@@ -197,7 +210,7 @@ def told_word(told: Any, words: dict[str, list[str]]) -> str:
     for it as well ("PA and lateral") tell nothing about this image.
 
     Args:
-        told: From `read_told`.
+        told: Data set of a header.
         words: `against` and `wanted`, lower case.
     """
     if not words["against"]:
@@ -210,16 +223,22 @@ def told_word(told: Any, words: dict[str, list[str]]) -> str:
     return next((word for word in words["against"] if word in found), "")
 
 
-def _facts(path: str, radiograph: Radiograph, words: dict[str, list[str]]) -> dict[str, Any]:
+def _text(header: Any, tag: str) -> str:
+    try:
+        return str(header.get(tag) or "")
+    except Exception:  # an odd value identifies nothing
+        return ""
+
+
+def _facts(told: list[Any], radiograph: Radiograph, words: dict[str, list[str]]) -> dict[str, Any]:
     height, width = radiograph.pixels.shape
     info = dict(radiograph.info)
     identity: dict[str, str] = {}
-    if info["format"] == "dicom":
-        told = read_told(path)
+    for header in told:  # none for a picture
         # the caller decides what of it may leave
-        identity = {tag: str(told.get(tag) or "") for tag in IDENTITY_TAGS}
+        identity = {tag: _text(header, tag) for tag in IDENTITY_TAGS}
         try:
-            info["word_against"] = told_word(told, words)
+            info["word_against"] = told_word(header, words)
         except Exception:  # an odd description says nothing about the image
             info["word_against"] = ""
     return {

@@ -14,7 +14,7 @@ from pneumonia.runtime.errors import ConfigError
 # Ends of names that no radiograph has: such files lie in export folders and are no failure.
 OTHER_FILES = (
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".htm", ".md", ".pdf", ".log",
-    ".ini", ".yaml", ".yml", ".db", ".exe", ".inf", ".css", ".js", ".dll",
+    ".ini", ".yaml", ".yml", ".db", ".exe", ".inf", ".css", ".js", ".dll", ".u8",
 )  # fmt: skip
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima", ".png", ".jpg", ".jpeg")
 

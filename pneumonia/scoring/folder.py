@@ -31,6 +31,12 @@ def check_apart(source: Path, out: Path) -> None:
         )
 
 
+class FolderInUse(OutputError):  # noqa: N818 - the condition's name
+    """Another run writes to the output folder; try again when it has ended."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
 @contextmanager
 def locked_folder(out: Path) -> Iterator[str]:
     """Create and lock the output folder.
@@ -39,7 +45,8 @@ def locked_folder(out: Path) -> Iterator[str]:
         The folder's salt: keys made with it mean nothing outside of this folder.
 
     Raises:
-        OutputError: It cannot be created or written, or another run uses it.
+        FolderInUse: Another run uses it.
+        OutputError: It cannot be created or written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +70,7 @@ def _lock(handle: int, out: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise OutputError(
+        raise FolderInUse(
             "Another run writes to this output folder", where=str(out), fix="Wait for it to end"
         ) from None
 

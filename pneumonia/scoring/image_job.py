@@ -14,9 +14,11 @@ from pneumonia.runtime.results.facts import NEGATIVE
 from pneumonia.scoring.decoding import Decoded, DecodeWorker
 from pneumonia.scoring.deidentify import deidentified_header
 from pneumonia.scoring.find import FoundFile
+from pneumonia.scoring.growing import has_grown
 from pneumonia.scoring.outputs import ScoredStudy, open_writers
 from pneumonia.scoring.overlay import draw_overlay
 from pneumonia.scoring.records import (
+    FAILURES,
     ImageRecord,
     Model,
     read_study,
@@ -97,7 +99,11 @@ class ImageJob:
         earlier = self.earlier(file)
         if earlier and not file.path:  # of a server, where an instance never changes
             return Read(file, key, earlier, Decoded("known"))
-        decoded = self._worker().decode(file.path, earlier.sha256 if earlier else "", file.member)
+        known = earlier.sha256 if earlier else ""
+        decoded = self._worker().decode(file.path, known, file.member)
+        was_read = bool(decoded.sha256) and file.member < 0  # as far as its last byte
+        if decoded.status in FAILURES and was_read and has_grown(file.path, decoded.n_bytes):
+            decoded = self._worker().decode(file.path, known, file.member)
         return Read(file, key, earlier, decoded)
 
     def unread(self, file: FoundFile) -> Read:
@@ -177,6 +183,7 @@ class ImageJob:
 
     def _record(self, file: FoundFile, key: str, decoded: Decoded) -> ImageRecord:
         study = decoded.identity.get("StudyInstanceUID") or file.relative
+        instance = decoded.identity.get("SOPInstanceUID")
         return ImageRecord(
             file=file,
             key=key,
@@ -188,6 +195,7 @@ class ImageJob:
             warnings=decoded.warnings,
             timings_ms={"decode": _milliseconds(decoded.seconds)},
             identity=decoded.identity if self.settings.identifiers else {},
+            instance_key=salted_key(self.salt, "instance", instance) if instance else "",
         )
 
     def _refused(self, record: ImageRecord, decoded: Decoded) -> ImageRecord:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ SCHEMA = "pneumonia.study/1"
 NOT_SCORED = "not scored"
 STATUSES = ("scored", "skipped", "rejected", "failed", "pending")
 FAILURES = ("rejected", "failed")
+UID_CONFLICT = "instance_uid_conflict"  # a warning
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,14 @@ class ImageRecord:
         status: One of STATUSES.
         reason: Machine-readable reason of any status but `scored`.
         study_key: Salted hash of the study UID, or of the file where there is none.
+        instance_key: Salted hash of the SOP Instance UID; empty where there is none.
         sha256: Of the file's bytes.
         n_bytes: Size of the file.
         prediction: Boxes above the score floor, None unless scored.
         info: Facts of the image (runtime.radiograph).
         warnings: Words about the image.
         timings_ms: Durations by step.
-        identity: Accession number and study date, only when the user asked for them.
+        identity: UIDs, accession number and study date, only when the user asked for them.
         reused: Taken over from an earlier run on the same bytes.
     """
 
@@ -87,6 +89,7 @@ class ImageRecord:
     timings_ms: dict[str, float] = field(default_factory=dict)
     identity: dict[str, str] = field(default_factory=dict)
     reused: bool = False
+    instance_key: str = ""
 
     def max_score(self) -> float | None:
         """The best box's score, 0 when there is no box, None when not scored."""
@@ -113,6 +116,24 @@ class ImageRecord:
         return INDETERMINATE if "degraded" in self.warnings else NEGATIVE
 
 
+def with_conflicts(records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """The records with a word on different images that claim to be the same DICOM instance.
+
+    Results refer to an instance by its UID alone, so that nobody could tell whose they are. Copies
+    of one file are no conflict.
+    """
+    files: dict[str, set[str]] = {}
+    for record in records:
+        if record.status == "scored" and record.instance_key:
+            files.setdefault(record.instance_key, set()).add(record.sha256)
+    return [
+        replace(record, warnings=(*record.warnings, UID_CONFLICT))
+        if record.status == "scored" and len(files.get(record.instance_key, ())) > 1
+        else record
+        for record in records
+    ]
+
+
 def salted_key(salt: str, *parts: str) -> str:
     """16 hex digits that identify something inside this output folder and nowhere else."""
     return hashlib.sha256("\0".join([salt, *parts]).encode("utf-8")).hexdigest()[:16]
@@ -137,6 +158,8 @@ def study_document(record: ImageRecord, model: Model, versions: dict[str, str]) 
         "key": record.key,
         "study_key": record.study_key,
         "image_id": record.file.image_id,
+        "instance_key": record.instance_key,
+        "identity": record.identity,
         "sha256": record.sha256,
         "bytes": record.n_bytes,
         "width": prediction.width,
@@ -187,6 +210,7 @@ def read_study(path: Path, file: FoundFile, key: str, model: Model) -> ImageReco
             warnings=tuple(document["warnings"]),
             timings_ms=dict(document["timings_ms"]),
             reused=True,
+            instance_key=str(document["instance_key"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

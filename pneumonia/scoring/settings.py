@@ -5,8 +5,11 @@ import json
 import platform
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 from pneumonia import __version__
+from pneumonia.runtime.bundle import OPERATING_POINTS, Bundle
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.results.facts import ResultFacts
@@ -29,7 +32,8 @@ class ScoreSettings:
         overlays: `findings` (positive and indeterminate), `all` or `none`.
         jobs: Child processes that decode.
         fresh: Score again what an earlier run into the same folder has scored.
-        identifiers: Write accession number and study date into the worklist.
+        identifiers: Write accession number and study date into the worklist, and with the UIDs
+            into the study files.
         outputs: What is written besides the tables, study files and overlays.
         rules: Which images are scored.
         deidentify: `basic` to write nothing that names a patient, study, image or file.
@@ -70,10 +74,24 @@ def describe_model(detector: Detector, settings: ScoreSettings) -> Model:
     engine = detector.engine.name
     parts = [__version__, engine, name, threshold, settings.overlays]
     parts += [detector.settings, settings.limits.read._asdict(), settings.rules.digest()]
-    parts += [settings.deidentify, settings.allow_burned_in]
+    parts += [settings.deidentify, settings.allow_burned_in, settings.identifiers]
     digest = hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
     version = ResultFacts.of_bundle(bundle, name).model_version
     return Model(bundle.model_name, bundle.model_hash, name, threshold, engine, digest, version)
+
+
+def selected_on(bundle: Bundle) -> dict[str, Any]:
+    """The images that thresholds and their sensitivity and specificity were measured on.
+
+    Args:
+        bundle: A loaded one, so that its files are the ones that were exported.
+
+    Returns:
+        `images`, `positive`, `patients`, `split`, ...; empty when the bundle does not say.
+    """
+    document = json.loads(Path(bundle.file(OPERATING_POINTS)).read_text(encoding="utf-8"))
+    told = document.get("selected_on")
+    return told if isinstance(told, dict) else {}
 
 
 def software_versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE
 from pneumonia.scoring.records import NOT_SCORED, STATUSES, ImageRecord, Model
 
@@ -24,10 +25,12 @@ WORKLIST_COLUMNS = (
     "threshold_name",
     "threshold",
     "model",
+    "model_version",
     "model_hash",
     "status",
     "reason",
     "warnings",
+    "disclaimer",
 )
 # What needs eyes first comes first: an image that could not be scored is not a negative.
 FLAG_ORDER = (POSITIVE, INDETERMINATE, NOT_SCORED, NEGATIVE)
@@ -79,16 +82,19 @@ def _worklist_row(rank: int, record: ImageRecord, model: Model) -> tuple[object,
         model.threshold_name,
         f"{model.threshold:.4f}",
         model.name,
+        model.version,
         model.model_hash[:12],
         record.status,
         record.reason,
         " ".join(record.warnings),
+        DISCLAIMER,
     )
 
 
-def manifest_text(records: Sequence[ImageRecord]) -> str:
+def manifest_text(records: Sequence[ImageRecord], model: Model) -> str:
     """manifest.jsonl: one line per file found, in the order found."""
     lines = []
+    caption = model.caption()
     for record in records:
         line: dict[str, Any] = {
             "path": record.file.relative,
@@ -101,6 +107,8 @@ def manifest_text(records: Sequence[ImageRecord]) -> str:
             "reused": record.reused,
             "seconds": round(sum(record.timings_ms.values()) / 1000, 4),
             "warnings": list(record.warnings),
+            "model": caption,
+            "disclaimer": DISCLAIMER,
         }
         if record.reason == "not_frontal_chest":
             line.update({key: record.info[key] for key in ("modality", "view", "body_part")})

@@ -12,7 +12,7 @@ from pneumonia.runtime.errors import ArtefactError, OutputError
 from pneumonia.scoring.append_log import AppendLog
 from pneumonia.scoring.audit import START, AuditLog, verify_audit
 from pneumonia.scoring.batch import ScoreSettings, score_batch
-from tests.runtime.dicoms import chest_dataset, save
+from tests.runtime.dicoms import SERIES, chest_dataset, save
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def finished(tmp_path_factory, detector, bright, dark):
     (root / "in").mkdir()
     save(root / "in" / "a.dcm", chest_dataset(bright, PatientName="CANARY^PHI"))
     score_batch(root / "in", root / "out", detector)
-    save(root / "in" / "b.dcm", chest_dataset(dark))
+    save(root / "in" / "b.dcm", chest_dataset(dark, SOPInstanceUID=f"{SERIES}.2"))
     score_batch(root / "in", root / "out", detector)
     return root / "out"
 
@@ -204,7 +204,7 @@ def test_a_failed_run_is_told_and_the_next_one_mends(tmp_path, detector, bright,
     (tmp_path / "in").mkdir()
     save(tmp_path / "in" / "a.dcm", chest_dataset(bright))
     with monkeypatch.context() as patch:
-        patch.setattr("pneumonia.scoring.batch.manifest_text", lambda records: 1 / 0)
+        patch.setattr("pneumonia.scoring.batch.manifest_text", lambda *records: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             score_batch(tmp_path / "in", tmp_path / "out", detector, ScoreSettings())
     last = json.loads(lines_of(tmp_path / "out")[-1])

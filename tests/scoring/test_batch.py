@@ -14,12 +14,12 @@ from PIL import Image
 
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine
-from pneumonia.runtime.errors import ConfigError, OutputError
+from pneumonia.runtime.errors import DISCLAIMER, ConfigError, OutputError
 from pneumonia.runtime.predictions import read_predictions
 from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.decoding import DecodeLimits
-from pneumonia.scoring.folder import locked_folder
-from tests.runtime.dicoms import chest_dataset, save, save_compressed
+from pneumonia.scoring.folder import FolderInUse, locked_folder
+from tests.runtime.dicoms import SERIES, chest_dataset, save, save_compressed
 
 ODD = (sys.executable, str(Path(__file__).with_name("odd_worker.py")))
 CANARY = "CANARY^PHI"
@@ -45,19 +45,22 @@ def text_tags():
 
 def fill(folder, bright, dark):
     folder.mkdir(parents=True, exist_ok=True)
-    tags = text_tags()
-    spaced = chest_dataset(bright, PixelSpacing=[0.5, 0.25], **tags)
+
+    def image(number, pixels, **more):
+        uid = f"{SERIES}.7.{number}"  # each an instance of its own, but of one study
+        return chest_dataset(pixels, SOPInstanceUID=uid, **{**text_tags(), **more})
+
     (folder / "a").mkdir()
-    save(folder / "a" / "sick.dcm", spaced)
-    save(folder / "well.dcm", chest_dataset(dark, **tags))
-    save(folder / "side.dcm", chest_dataset(bright, ViewPosition="LL", **tags))
+    save(folder / "a" / "sick.dcm", image(1, bright, PixelSpacing=[0.5, 0.25]))
+    save(folder / "well.dcm", image(2, dark))
+    save(folder / "side.dcm", image(3, bright, ViewPosition="LL"))
     coded = {"ViewPosition": "CANARYPHI", "BodyPartExamined": "CANARYPHI"}
-    save(folder / "child.dcm", chest_dataset(bright, PatientAge="004Y", **{**tags, **coded}))
-    save(folder / "broken.dcm", chest_dataset(bright, Rows=None, **tags))
-    cut = save(folder / "cut.dcm", chest_dataset(bright, **tags))
+    save(folder / "child.dcm", image(4, bright, PatientAge="004Y", **coded))
+    save(folder / "broken.dcm", image(5, bright, Rows=None))
+    cut = save(folder / "cut.dcm", image(6, bright))
     cut.write_bytes(cut.read_bytes()[:-999])
-    save_compressed(folder / "noise.dcm", chest_dataset(bright, **tags), CANARY.encode() * 20)
-    save(folder / "abort.dcm", chest_dataset(bright, **tags))
+    save_compressed(folder / "noise.dcm", image(7, bright), CANARY.encode() * 20)
+    save(folder / "abort.dcm", image(8, bright))
     png(folder / "picture.png", bright)
     (folder / "notes.txt").write_text(CANARY)
     (folder / "text.dcm").write_text(CANARY)
@@ -155,6 +158,28 @@ def test_worklist_is_sorted_by_what_needs_eyes_first(run):
     assert "outside_indication" in rows[1]["warnings"]
     assert rows[3]["max_score"] == ""
     assert {row["accession"] + row["study_date"] for row in rows} == {""}
+
+
+def test_tables_say_what_they_were_made_with(run, detector):
+    out, summary = run
+    model = summary.document["model"]
+    with (out / "worklist.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        assert row["model"] == detector.bundle.model_name
+        assert row["model_version"] == model["version"]
+        assert row["model_hash"] == detector.bundle.model_hash[:12]
+        assert row["threshold"] == f"{model['threshold']:.4f}"
+        assert row["disclaimer"] == DISCLAIMER
+    for line in manifest(out).values():
+        for word in (detector.bundle.model_name, model["version"], model["threshold_name"]):
+            assert word in line["model"]
+        assert detector.bundle.model_hash[:12] in line["model"]
+        assert line["disclaimer"] == DISCLAIMER
+    begun = json.loads((out / "audit.jsonl").read_text().splitlines()[0])
+    assert begun["model"] == detector.bundle.model_name
+    assert begun["model_version"] == model["version"]
+    assert begun["disclaimer"] == DISCLAIMER
 
 
 def test_study_documents_and_overlays(run, detector):
@@ -308,6 +333,14 @@ def test_identifiers_only_when_asked_and_never_as_formulas(tmp_path, detector, b
     assert row["image_id"] == "'@a"
     assert row["study_date"] == "20200102"
     assert read_predictions(tmp_path / "out" / "predictions.csv")[0].image_id == "@a"
+    (study,) = (tmp_path / "out" / "studies").iterdir()
+    told = json.loads(study.read_text())["identity"]
+    assert told["SOPInstanceUID"] == str(dataset.SOPInstanceUID)
+    assert told["StudyInstanceUID"] == str(dataset.StudyInstanceUID)
+    # without them the next run leaves nothing of it
+    score_batch(tmp_path / "in", tmp_path / "out", detector, QUICK)
+    assert json.loads(study.read_text())["identity"] == {}
+    assert "HYPERLINK" not in (tmp_path / "out" / "worklist.csv").read_text()
 
 
 def test_keys_differ_between_output_folders(tmp_path, detector, bright):
@@ -402,8 +435,12 @@ def test_output_that_cannot_be_written(tmp_path, detector, bright):
 
 def test_a_second_run_on_a_folder_in_use_is_refused(tmp_path, detector, bright):
     png(tmp_path / "in" / "a.png", bright)
-    with locked_folder(tmp_path / "out"), pytest.raises(OutputError, match="Another run"):
+    with (
+        locked_folder(tmp_path / "out"),
+        pytest.raises(FolderInUse, match="Another run") as caught,
+    ):
         score_batch(tmp_path / "in", tmp_path / "out", detector, QUICK)
+    assert caught.value.exit_code == 75
     assert score_batch(tmp_path / "in", tmp_path / "out", detector, QUICK).records
 
 

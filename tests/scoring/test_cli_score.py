@@ -23,7 +23,7 @@ def test_all_scored_is_0_and_the_next_command_is_shown(source, tmp_path, bundle_
     shown = capsys.readouterr()
     assert code == 0
     assert shown.err == ""
-    assert "1 files, 1 scored with brightness" in shown.out
+    assert "1 file, 1 scored with brightness" in shown.out
     assert f"next: pneumonia evaluate {tmp_path / 'out' / 'predictions.csv'}" in shown.out
     assert "Research use only" in shown.out
 
@@ -44,6 +44,36 @@ def test_json_is_the_only_thing_on_stdout(source, tmp_path, bundle_folder, capsy
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads((tmp_path / "out" / "run.json").read_text())
     assert document["totals"]["flags"]["positive"] == 1
+
+
+def test_why_files_have_no_score_is_counted(source, tmp_path, bundle_folder, capsys):
+    (source / "notes.txt").write_text("x")
+    (source / "more.txt").write_text("x")
+    assert score(source, tmp_path / "out", "--bundle", bundle_folder) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert ["skipped:", "other_file", "2"] in [row.split() for row in rows]
+
+
+def test_a_batch_without_any_score_says_so(tmp_path, bundle_folder, capsys):
+    (tmp_path / "in").mkdir()
+    assert score(tmp_path / "in", tmp_path / "a", "--bundle", bundle_folder) == 0
+    shown = capsys.readouterr().out
+    assert "Nothing was scored: there is no file in the input" in shown
+    assert "evaluate" not in shown
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    assert score(tmp_path / "in", tmp_path / "b", "--bundle", bundle_folder) == 0
+    shown = capsys.readouterr().out
+    assert f"Nothing was scored: {tmp_path / 'b' / 'manifest.jsonl'} says why" in shown
+    assert "next: pneumonia score --show-rules" in shown
+
+
+def test_resume_is_the_default_and_fresh_its_opposite(source, tmp_path, bundle_folder, capsys):
+    def reused(*options):
+        out = tmp_path / "out"
+        assert score(source, out, "--bundle", bundle_folder, "--json", *options) == 0
+        return json.loads(capsys.readouterr().out)["totals"]["reused"]
+
+    assert [reused(), reused(), reused("--resume"), reused("--fresh")] == [0, 1, 1, 0]
 
 
 def test_usage_errors_are_2(source, tmp_path, bundle_folder, capsys):

@@ -12,7 +12,7 @@ from pneumonia.cli import group, run
 from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
-from tests.runtime.dicoms import chest_dataset, save
+from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.test_batch import png, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -52,7 +52,9 @@ def source(tmp_path_factory, bright, dark):
     folder = tmp_path_factory.mktemp("cluster") / "in"
     folder.mkdir()
     for number in range(12):
-        save(folder / f"{number:02d}.dcm", chest_dataset(bright if number % 3 else dark))
+        pixels = bright if number % 3 else dark
+        uid = f"{SERIES}.{number}"
+        save(folder / f"{number:02d}.dcm", chest_dataset(pixels, SOPInstanceUID=uid))
     png(folder / "picture.png", bright)
     save(folder / "side.dcm", chest_dataset(bright, ViewPosition="LL"))
     (folder / "cut.dcm").write_bytes((folder / "00.dcm").read_bytes()[:-99])

@@ -12,7 +12,7 @@ from pneumonia.scoring.audit import verify_audit
 from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
-from tests.runtime.dicoms import chest_dataset, save
+from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.test_batch import png, without_times
 
 SETTINGS = ScoreSettings(outputs=OutputSettings(dicom=tuple(KINDS), fhir=True), jobs=2)
@@ -25,7 +25,7 @@ def whole(tmp_path_factory, detector, bright, dark):
     root = tmp_path_factory.mktemp("whole")
     (root / "in").mkdir()
     save(root / "in" / "a.dcm", chest_dataset(bright))
-    save(root / "in" / "b.dcm", chest_dataset(dark))
+    save(root / "in" / "b.dcm", chest_dataset(dark, SOPInstanceUID=f"{SERIES}.2"))
     save(root / "in" / "side.dcm", chest_dataset(bright, ViewPosition="LL"))
     png(root / "in" / "c.png", bright)
     (root / "in" / "cut.dcm").write_bytes((root / "in" / "a.dcm").read_bytes()[:-99])

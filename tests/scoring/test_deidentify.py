@@ -10,7 +10,7 @@ from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
 from tests.peers import run_peer
-from tests.runtime.dicoms import chest_dataset, save
+from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.test_batch import png, text_tags
 
 ALL = OutputSettings(dicom=tuple(KINDS), fhir=True, report=True)
@@ -21,10 +21,13 @@ UIDS = b"1.2.826.0.1.3680043.10.999"
 def out(tmp_path_factory, detector, bright, dark):
     root = tmp_path_factory.mktemp("deidentified")
     (root / "in" / "CANARY").mkdir(parents=True)
-    tags = text_tags()
-    save(root / "in" / "CANARY" / "a.dcm", chest_dataset(bright, PatientAge="077Y", **tags))
-    save(root / "in" / "CANARY_1970.dcm", chest_dataset(dark, **tags))
-    save(root / "in" / "text.dcm", chest_dataset(bright, BurnedInAnnotation="YES", **tags))
+
+    def own(number):
+        return {**text_tags(), "SOPInstanceUID": f"{SERIES}.{number}"}
+
+    save(root / "in" / "CANARY" / "a.dcm", chest_dataset(bright, PatientAge="077Y", **own(1)))
+    save(root / "in" / "CANARY_1970.dcm", chest_dataset(dark, **own(2)))
+    save(root / "in" / "text.dcm", chest_dataset(bright, BurnedInAnnotation="YES", **own(3)))
     png(root / "in" / "CANARY.png", bright)
     (root / "in" / "CANARY.txt").write_text("x")
     score_batch(root / "in", root / "out", detector, ScoreSettings(

@@ -13,7 +13,7 @@ from pneumonia.scoring.outputs.protocol import (
     remove_file,
     remove_others,
 )
-from pneumonia.scoring.records import ImageRecord, Model
+from pneumonia.scoring.records import UID_CONFLICT, ImageRecord, Model
 
 FOLDER = "dicom"
 KINDS = {"sr": "SR", "gsps": "PR", "sc": "SC"}  # the user's word -> kind of result
@@ -70,7 +70,7 @@ class DicomWriter:
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Remove what is stale, and kinds that are not wanted any more; count the rest."""
         folder = self.out / FOLDER
-        remove_others(folder, batch.scored_keys())
+        remove_others(folder, batch.referable_keys())
         for path in folder.glob("*-*.dcm"):
             if path.stem.partition("-")[2] in KINDS.keys() - set(self.kinds):
                 remove_file(path)
@@ -88,4 +88,6 @@ def obstacle(record: ImageRecord) -> str:
     """Why there can be no DICOM results of an image; empty when there can."""
     if record.info.get("format") != "dicom":
         return "not_dicom"
+    if UID_CONFLICT in record.warnings:
+        return UID_CONFLICT
     return "" if record.info.get("has_instance_uid") else "no_sop_instance"

@@ -67,8 +67,8 @@ class FhirWriter:
         write_json(str(self.path(study.record.key)), fhir_bundle(study, self.model))
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
-        """Remove what is stale; count the rest."""
-        keys = batch.scored_keys()
+        """Remove what is stale or cannot say whose it is; count the rest."""
+        keys = batch.referable_keys()
         remove_others(self.out / FOLDER, keys)
         return {"images": len(keys)}
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.runtime.errors import OutputError
-from pneumonia.scoring.records import ImageRecord
+from pneumonia.scoring.records import UID_CONFLICT, ImageRecord
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,14 @@ class FinishedBatch:
     def scored_keys(self) -> set[str]:
         """Keys of the images whose results belong into the output folder."""
         return {record.key for record in self.records if record.status == "scored"}
+
+    def referable_keys(self) -> set[str]:
+        """Those of them whose results can refer to their image by its UID alone."""
+        return {
+            record.key
+            for record in self.records
+            if record.status == "scored" and UID_CONFLICT not in record.warnings
+        }
 
 
 class OutputWriter(Protocol):

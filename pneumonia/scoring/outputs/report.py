@@ -8,6 +8,7 @@ image and model alone, so that the same input gives the same bytes.
 import base64
 import hashlib
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ PAGE, FOLDER = "report.html", "report"
 TEMPLATES = Path(__file__).parents[1] / "templates"
 MAX_SIDE = 1024
 QUALITY = 90
+# Sections of the model card a reader of results needs; only these are printed.
+CARD_FIRST = ("intended use", "limits", "failures")
 MAX_ROWS = 1000  # of failures in the page; the manifest has all
 # Signs beside the words: a grey print tells results apart as well.
 MARKS = {POSITIVE: "\u25b2", INDETERMINATE: "\u25c6", NOT_SCORED: "\u2715", NEGATIVE: "\u25cb"}
@@ -133,6 +136,7 @@ class ReportWriter:
         reasons = Counter(record.reason for record in skipped)
         points, columns = _operating_points(self.bundle.operating_points)
         card = Path(self.bundle.file(MODEL_CARD)).read_text(encoding="utf-8", errors="replace")
+        card_first, card_rest = _card_parts(card)
         return {
             "n_files": len(records),
             "flags": Counter(row["flag"] for row in rows) | Counter(dict.fromkeys(MARKS, 0)),
@@ -148,7 +152,9 @@ class ReportWriter:
             "points": points,
             "point_columns": columns,
             "versions": list(batch.document["versions"].items()),
-            "model_card": card,
+            "measured_on": _measured_on(batch.document.get("operating_points_selected_on") or {}),
+            "card_first": card_first,
+            "card_rest": card_rest,
         }
 
     def _case(self, row: dict[str, Any], record: ImageRecord) -> dict[str, Any]:
@@ -231,6 +237,24 @@ def _operating_points(
         (name, [_fact(point.get(column)) for column in columns]) for name, point in points.items()
     ]
     return rows, columns
+
+
+def _measured_on(told: dict[str, Any]) -> str:
+    """`42 images of 26 patients, 21 positive`; empty when the bundle does not say."""
+    counts = [(told.get("images"), "images"), (told.get("patients"), "patients")]
+    text = " of ".join(f"{count} {word}" for count, word in counts if isinstance(count, int))
+    positive = told.get("positive")
+    return f"{text}, {positive} positive" if text and isinstance(positive, int) else text
+
+
+def _card_parts(card: str) -> tuple[str, str]:
+    """The sections for whoever reads results, and the others; headings are `## Title`."""
+    _, *sections = re.split(r"(?m)^(?=## )", card)
+    first = [text for text in sections if text[3:].lower().startswith(CARD_FIRST)]
+    rest = [text for text in sections if text not in first]
+    if not first:
+        return card, ""
+    return "".join(first), "".join(rest)
 
 
 def _fact(value: Any) -> str:

@@ -61,6 +61,8 @@ WARNINGS = {
     "excess_pixel_bytes": "more pixel data than the header announces",
     "executable_like_preamble": "the file begins like a program; it was read as an image only",
     "exif_orientation_ignored": "the picture asks to be turned; it is shown as stored",
+    "instance_uid_conflict": "another image here claims to be the same DICOM instance: neither "
+    "gets results for a PACS",
     "modality_unknown": "the header names no modality",
     "outside_indication": "younger than 18 years: the model has not been evaluated on children",
     "presentation_lut_conflict": "the header contradicts itself on black and white",

@@ -12,7 +12,7 @@ from pneumonia.runtime.predictions import Prediction
 from pneumonia.scoring.batch import ScoreSettings, describe_model, score_batch
 from pneumonia.scoring.find import FoundFile
 from pneumonia.scoring.outputs import FinishedBatch, OutputSettings
-from pneumonia.scoring.outputs.report import ReportWriter
+from pneumonia.scoring.outputs.report import ReportWriter, _card_parts, _measured_on
 from pneumonia.scoring.outputs.wording import REASONS, WARNINGS, reason_text, warning_text
 from pneumonia.scoring.records import ImageRecord
 from tests.contracts.tree import source_files
@@ -86,6 +86,27 @@ def test_model_is_named(page, detector):
     assert "balanced" in words
     assert words.count("Research use only. Not a medical device.") >= 6
     assert "Not for clinical use" in words
+
+
+def test_the_card_is_shown_with_what_a_reader_needs_first():
+    card = "# net\n\nabout\n\n## Cost\nmuch\n\n## Intended use\nresearch\n## Limits\nmany\n"
+    first, rest = _card_parts(card)
+    assert first == "## Intended use\nresearch\n## Limits\nmany\n"
+    assert rest == "## Cost\nmuch\n\n"
+    assert _card_parts("# net\n\nno sections\n") == ("# net\n\nno sections\n", "")
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"images": 42, "patients": 26, "positive": 21}, "42 images of 26 patients, 21 positive"),
+        ({"images": 42}, "42 images"),
+        ({"split": "val"}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_operating_points_were_measured_on(told, words):
+    assert _measured_on(told) == words
 
 
 def test_nothing_foreign_becomes_markup(page, scored):
