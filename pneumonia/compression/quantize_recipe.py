@@ -15,32 +15,37 @@ from pneumonia.compression.methods.quantize import (
     Zero,
     k_bit,
     power_of_two,
+    table,
 )
 from pneumonia.runtime.errors import ConfigError, PruneError
 
 _NUMBERED = re.compile(r"(\d{1,2})-bit(-shift|-crossbar|-sot-mram)?")
 
 
-def levels_of(name: str, pruned: bool) -> Levels:
+def levels_of(name: str, pruned: bool, device_levels: tuple[float, ...] = ()) -> Levels:
     """The level set a recipe names.
 
     Args:
         name: `binary`, `ternary`, `N-bit` (uniform), `N-bit-shift` (powers of two),
-            `N-bit-crossbar` (an ideal memristor's states) or `N-bit-sot-mram` (fixed point).
+            `N-bit-crossbar` (an ideal memristor's states), `N-bit-sot-mram` (fixed point) or
+            `device` (the states given).
         pruned: The weight has pruned places; they are not stored, so zero is no level then.
+        device_levels: Of `device`: means of the states of one polarity, ascending.
 
     Raises:
-        ConfigError: Another name, or a width the set does not have.
+        ConfigError: Another name, a width the set does not have, or no table for `device`.
     """
     if name == "binary":
         return BINARY
     if name == "ternary":
         return TERNARY
+    if name == "device":
+        return _device(device_levels)
     found = _NUMBERED.fullmatch(name)
     if found is None:
         raise ConfigError(
             "Unknown level set",
-            expected="binary, ternary, N-bit, N-bit-shift, N-bit-crossbar or N-bit-sot-mram",
+            expected="binary, ternary, N-bit, N-bit-shift, N-bit-crossbar, N-bit-sot-mram, device",
             found=repr(name),
             where="ladder",
         )
@@ -58,12 +63,23 @@ def levels_of(name: str, pruned: bool) -> Levels:
         ) from None
 
 
+def _device(device_levels: tuple[float, ...]) -> Levels:
+    try:
+        return table(device_levels)
+    except PruneError as error:
+        raise ConfigError(
+            error.what, expected=error.expected, found=repr(device_levels), where="device_levels"
+        ) from None
+
+
 class QuantizeRecipe(BaseModel):
     """A whole quantization of a trained or pruned run.
 
     Attributes:
         ladder: Level sets from the first rung to the last, see `levels_of`; each rung starts
             from the one before.
+        device_levels: Means of the states a memristor can be programmed to, ascending, in any
+            unit: what the rung `device` quantizes to, with both signs and without zero.
         layers: Globs of the layers to quantize.
         exclude: Globs of layers that stay float; nothing = really all, first and last included.
         penalty: `proximal`: an exact step on the penalty, of size learning_rate, follows each
@@ -89,6 +105,7 @@ class QuantizeRecipe(BaseModel):
 
     kind: Literal["quantize"] = "quantize"
     ladder: tuple[str, ...] = Field(default=("8-bit",), min_length=1)
+    device_levels: tuple[float, ...] = ()
     layers: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     penalty: Literal["proximal", "gradient"] = "proximal"
@@ -102,15 +119,16 @@ class QuantizeRecipe(BaseModel):
     epochs_images: PositiveInt | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
 
-    @field_validator("ladder")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
+    @model_validator(mode="after")
+    def _known(self) -> "QuantizeRecipe":
+        if self.device_levels and "device" not in self.ladder:
+            raise ValueError("device_levels belong to the rung `device`, which ladder lacks")
+        for name in self.ladder:
             try:
-                levels_of(name, pruned=False)
+                levels_of(name, pruned=False, device_levels=self.device_levels)
             except ConfigError as error:
                 raise ValueError(str(error)) from None
-        return names
+        return self
 
     @field_validator("rho", "fixed")
     @classmethod

@@ -165,7 +165,8 @@ def _quantize(
     scales: dict[str, float] = {}
     levels: dict[str, Levels] = {}
     for number, rung_name in enumerate(recipe.ladder):
-        levels = {name: levels_of(rung_name, name in masks) for name in names}
+        states = recipe.device_levels
+        levels = {name: levels_of(rung_name, name in masks, states) for name in names}
         rung = Rung(
             levels,
             masks,

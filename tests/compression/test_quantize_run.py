@@ -232,6 +232,34 @@ def test_bad_recipes_are_refused(change, tmp_path):
         load_recipe(str(path), "quantize", QuantizeRecipe)
 
 
+def test_a_devices_own_states_are_what_the_weights_end_on(trained, tmp_path):
+    """Means of uneven states: every layer has these magnitudes times one scale, and no zero."""
+    states = (1.0, 1.5, 3.25, 8.0)
+    quantize(trained[0], tmp_path / "out", ladder=["device"], device_levels=states)
+    spec, tensors = load_model(tmp_path / "out" / "best")
+    report = json.loads((tmp_path / "out" / "compression.json").read_text())["layers"]
+    for layer in spec.weighted():
+        weight = tensors[f"{layer.name}.weight"].double()
+        allowed = torch.tensor(states, dtype=torch.float64) * report[layer.name]["scale"]
+        assert torch.isin(weight.abs().float(), allowed.float()).all(), layer.name
+        assert layer.storage.bits == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"ladder": ["device"]}, "ascending positive"),
+        ({"ladder": ["device"], "device_levels": [2, 1]}, "ascending positive"),
+        ({"ladder": ["4-bit"], "device_levels": [1, 2]}, "which ladder lacks"),
+    ],
+)
+def test_a_device_needs_its_table_and_a_table_its_device(change, told, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(change))
+    with pytest.raises(ConfigError, match=told):
+        load_recipe(str(path), "quantize", QuantizeRecipe)
+
+
 def test_no_layer_matches(trained):
     spec, _ = load_model(trained[0] / "best")
     with pytest.raises(ConfigError, match="conv_000"):
