@@ -54,6 +54,7 @@ RESULTS = Path(__file__).parent / "results" / "compression_tables.json"
 PICTURE = RESULTS.with_suffix(".png")
 PAGE = Path(__file__).parents[1] / "docs" / "compression_results.md"
 GOAL_RATE, GOAL_ACCURACY = 200, 0.99
+PRUNING = ("irregular", "structured", "narrow", "columns")  # in the names of jobs that prune
 MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
 
 
@@ -201,7 +202,7 @@ def starting_network(name: str, work: Path) -> Network:
 
 def pruned_places(network: Network, parent: str) -> dict[str, Tensor]:
     """Masks of the weights that earlier jobs pruned; zeros of ternary weights are levels."""
-    if not any(method in parent for method in ("irregular", "structured")):
+    if not any(method in parent for method in PRUNING):
         return {}
     found = {name: weight.detach() != 0 for name, weight in network.weights().items()}
     return {n: m for n, m in found.items() if float((~m).float().mean()) >= MIN_ZEROS}
