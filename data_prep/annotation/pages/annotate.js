@@ -206,6 +206,12 @@ function choose(id) {
   render();
 }
 
+// the first box that has no finding yet
+function chooseOpen() {
+  const item = own.annotations.find((one) => !one.code);
+  if (item) choose(item.annotation_id);
+}
+
 function cycle(by) {
   const ids = [...own.annotations.map((item) => item.annotation_id), ...openSuggestions().map((item) => item.origin)];
   if (ids.length) choose(ids[(ids.indexOf(chosen) + by + ids.length) % ids.length]);
@@ -349,8 +355,9 @@ function renderFinish() {
     place.replaceChildren(make("p", { className: "finished" }, `Finished: ${VERDICTS[own.verdict]}`),
       make("div", { className: "row" }, button("Reopen", () => changed()), button("Next study", () => nextOpen(), "", "primary")));
   } else if (verdict) {
-    const done = button(untyped ? `${untyped} box without a finding` : `Finish: ${VERDICTS[verdict]}`, () => finish(verdict), "Finish (Enter)", "primary wide");
-    done.disabled = untyped > 0;
+    const done = untyped
+      ? button(`${untyped} box${untyped > 1 ? "es" : ""} without a finding`, chooseOpen, "Go to it (Enter)", "wide")
+      : button(`Finish: ${VERDICTS[verdict]}`, () => finish(verdict), "Finish (Enter)", "primary wide");
     place.replaceChildren(...(note ? [note] : []), done);
   } else {
     place.replaceChildren(...(note ? [note] : []), make("p", { className: "hint" }, "Nothing to box? Finish as"), make("div", { className: "row" },
@@ -428,7 +435,8 @@ const KEYS = {
   Backspace: () => { if (find(chosen)) typing.back(); },
   Escape: () => { get("help").hidden = true; choose(null); },
   Enter: () => {
-    if (find(chosen)) { if (find(chosen).code) choose(null); } else if (!own.verdict && implied() && own.annotations.every((item) => item.code)) finish(implied());
+    if (find(chosen)) { if (find(chosen).code) choose(null); } else if (!own.verdict && own.annotations.some((item) => !item.code)) chooseOpen();
+    else if (!own.verdict && implied()) finish(implied());
     else if (own.verdict) nextOpen();
   },
 };

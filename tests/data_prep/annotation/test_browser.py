@@ -146,6 +146,10 @@ def read_first_study(app, page):
     reload(page)
     assert count(page, OWN) == 1
     assert text(page, "#findings .label") == "finding not chosen yet"
+    page.key("Enter")  # no study is finished so: the box that lacks a finding is chosen
+    page.wait("document.querySelector('#overlay .handle') !== null")
+    assert text(page, "#finish button") == "1 box without a finding"
+    page.key("Escape")
     chord(page, "Z", 2 | 8)
     page.wait("document.querySelector('#findings .label').textContent.startsWith('Opacity')")
 
