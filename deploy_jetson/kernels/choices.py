@@ -88,12 +88,19 @@ class WinogradChoice(NamedTuple):
 
 
 class PatternChoice(NamedTuple):
-    """Free-pattern kernel: rows, vectors of pixels and filters of the register tile, and frames."""
+    """Free-pattern kernel.
+
+    Attributes:
+        rows, vectors, filters: Register tile; vectors of pixels.
+        frames: See `PatternVariant`.
+        cache_floats: Inputs of a block of channels that a tile touches; 0: the target's.
+    """
 
     rows: int
     vectors: int
     filters: int
     frames: int
+    cache_floats: int = 0
 
 
 class TapsChoice(NamedTuple):

@@ -89,7 +89,7 @@ class Facts:
         """Bytes of the inputs that so many columns read for `pixels` outputs of a row."""
         problem = self.problem
         lanes = 1 if problem.planar else target.lanes
-        sources = min(columns, -(-problem.weight.shape[1] // lanes))
+        sources = min(columns, -(-int(problem.weight.shape[1]) // lanes))
         span = (pixels - 1) * problem.stride + problem.kernel
         return sources * problem.kernel * span * lanes * 4
 
@@ -134,7 +134,11 @@ def _columns_cycles(facts: Facts, choice: ColumnsChoice, target: Target) -> floa
     for n, panels in Counter(counts).items():
         row = row_cycles(target, problem.out_width, choice.pixels, choice.vectors, n)
         arithmetic = problem.out_height * row
-        extra, streamed = 0.0, facts.touched(n, choice.pixels, target) + n * column_bytes
+        extra, inputs = 0.0, facts.touched(n, choice.pixels, target)
+        # Neighbouring tiles share the inputs at their edges, and the weights if those fit.
+        fresh = choice.pixels * problem.stride / (choice.pixels * problem.stride + problem.kernel)
+        fits = inputs + n * column_bytes <= L1_BYTES
+        streamed = inputs * fresh if fits else float(inputs + n * column_bytes)
         if choice.piece_bytes:
             pixels = min(strip * choice.pixels, problem.out_width)
             total = facts.touched(n, pixels, target) + n * column_bytes
@@ -142,8 +146,6 @@ def _columns_cycles(facts: Facts, choice: ColumnsChoice, target: Target) -> floa
             sums = choice.pixels * choice.vectors
             extra = tiles * (pieces - 1) * (TILE_CYCLES + sums * RESUME_CYCLES)
             streamed = total / (strip * min(choice.rows_per_unit, problem.out_height))
-        elif streamed <= L1_BYTES:
-            streamed = 0
         cycles += panels * (max(arithmetic, tiles * streamed / rate) + extra)
     return cycles
 

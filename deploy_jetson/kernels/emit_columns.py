@@ -24,12 +24,20 @@ def accumulate(pixels: int, vectors: int, step: str) -> Iterator[str]:
     yield "  UNROLLED"
     yield "  for (int32_t k = 0; k < n; k++) {"
     yield "    const float *q = x + columns[k];"
-    for v in range(vectors):
-        yield f"    const vfloat w{v} = load(w + {v} * LANES);"
-    yield f"    w += {vectors} * LANES;"
-    for p in range(pixels):
-        sums = " ".join(f"a{p}_{v} += w{v} * s;" for v in range(vectors))
-        yield f"    {{ const float s = q[{p} * {step}]; {sums} }}"
+    if pixels < vectors:  # what there is less of is held, the other passes through one register
+        for p in range(pixels):
+            yield f"    const float s{p} = q[{p} * {step}];"
+        for v in range(vectors):
+            sums = " ".join(f"a{p}_{v} += w{v} * s{p};" for p in range(pixels))
+            yield f"    {{ const vfloat w{v} = load(w + {v} * LANES); {sums} }}"
+        yield f"    w += {vectors} * LANES;"
+    else:
+        for v in range(vectors):
+            yield f"    const vfloat w{v} = load(w + {v} * LANES);"
+        yield f"    w += {vectors} * LANES;"
+        for p in range(pixels):
+            sums = " ".join(f"a{p}_{v} += w{v} * s;" for v in range(vectors))
+            yield f"    {{ const float s = q[{p} * {step}]; {sums} }}"
     yield "  }"
 
 

@@ -83,7 +83,7 @@ def _row_body(
 def pattern_tile(name: str, variant: PatternVariant, height: int) -> Iterator[str]:
     """One tile function: adds a block of channels to the sums of a group of filters."""
     filters = variant.filters
-    yield f"static void {name}(const float *x, int64_t plane, const uint16_t **counts,"
+    yield f"static void {name}(const float *x, const uint16_t **counts,"
     yield "    const int32_t **channels, const float **weights, float *sums, int64_t filter,"
     yield "    int64_t span, int resume) {"
     yield "  const uint16_t *n = *counts;"
@@ -104,7 +104,7 @@ def pattern_tile(name: str, variant: PatternVariant, height: int) -> Iterator[st
     for members in sections(filters):
         for taps in variant.patterns:
             yield f"  for (int32_t k = *n++; k; k--) {{ /* taps {taps} of filters {members} */"
-            yield "      const float *q = x + *channel++ * plane;"
+            yield "      const float *q = x + *channel++;"
             yield from _kernel_body(variant, height, taps, members)
             yield f"      w += {len(taps) * len(members)};"
             yield "  }"
@@ -150,7 +150,7 @@ def pattern_runner(variant: PatternVariant) -> Iterator[str]:
         other = "" if height == rows else "else "
         test = f"if (rows == {height}) " if height == rows and rows > 1 else ""
         yield (
-            f"        {other}{test}{variant.name}_tile{height}(x + at, l->plane, &c, &i, &v,"
+            f"        {other}{test}{variant.name}_tile{height}(x + at, &c, &i, &v,"
             " sums + f * filter + at, filter, span, b);"
         )
     yield "      }"

@@ -20,13 +20,13 @@ class Segment(NamedTuple):
     Attributes:
         storage: Number of its storage in `STORAGES`.
         source, place: Byte offsets in the file and in memory.
-        count: Weights, or bytes of what is stored as it is.
+        size: Weights, or bytes of what is stored as it is.
     """
 
     storage: int
     source: int
     place: int
-    count: int
+    size: int
 
 
 class Stored(NamedTuple):
@@ -74,8 +74,8 @@ class Blob:
         for values, weights in self._parts:
             number = STORAGES.index(storage) if weights else 0
             data = _padded(encode(values, storage)) if weights else _padded(values)
-            count = values.size if weights else len(data)
-            segments.append(Segment(number, source, place, count))
+            size = values.size if weights else len(data)
+            segments.append(Segment(number, source, place, size))
             parts.append(data)
             source += len(data)
             place += len(_padded(values))

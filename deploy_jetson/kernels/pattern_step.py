@@ -14,9 +14,9 @@ from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import Blocks, Buffer, Ints, View, arena_offsets
 from deploy_jetson.kernels.variants import PatternVariant, Variant, split_row
 
-# Floats of inputs one tile position touches in a block of channels. Short runs of kernels cost a
-# mispredicted branch each, so where a core has its own second-level cache the block fills that.
-CACHE_FLOATS = {4: 7 * 1024, 8: 48 * 1024, 16: 96 * 1024}
+# Floats of inputs one tile position touches in a block of channels, the likeliest first. Short runs
+# of kernels cost a mispredicted branch each, inputs beyond the first-level cache cost more loads.
+CACHE_FLOATS = {4: (7 * 1024,), 8: (8 * 1024, 4 * 1024, 48 * 1024), 16: (96 * 1024, 12 * 1024)}
 SUM_FLOATS = 24 * 1024  # of the filters of one unit of work
 MAX_BLOCK_FILTERS = 64
 WEIGHT_REGISTERS = 4  # of one kernel
@@ -38,6 +38,8 @@ def pattern_tiles(problem: Problem, target: Target) -> Iterator[PatternChoice]:
             weights = WEIGHT_REGISTERS * filters
             for rows, vectors in _tiles(problem, target, frames * filters, weights):
                 yield PatternChoice(rows, vectors, filters, frames)
+                for floats in CACHE_FLOATS[target.lanes][1:]:
+                    yield PatternChoice(rows, vectors, filters, frames, floats)
 
 
 def taps_tiles(problem: Problem, target: Target) -> Iterator[TapsChoice]:
@@ -153,7 +155,7 @@ class PatternStep(ConvolutionStep):
     def variants(self, target: Target) -> list[Variant]:
         """Kernels its record calls."""
         choice = self.choice
-        return [PatternVariant(*choice, self.pitch, self.problem.kernel, self.patterns())]
+        return [PatternVariant(*choice[:4], self.pitch, self.problem.kernel, self.patterns())]
 
     def span(self, lanes: int) -> int:
         """Floats of a row of sums: whole tiles."""
@@ -176,16 +178,16 @@ class PatternStep(ConvolutionStep):
         problem, choice, lanes = self.problem, self.choice, target.lanes
         pad = problem.kernel // 2
         touched = (choice.rows + 2 * pad) * choice.vectors * lanes
-        channels = max(1, CACHE_FLOATS[lanes] // touched)
+        channels = max(1, (choice.cache_floats or CACHE_FLOATS[lanes][0]) // touched)
         filters = pad_filters(self.weight, lanes)
         block = self.block_filters(lanes)
         lists = pack_patterns(filters, self.patterns(), block, channels, choice.filters)
-        plane_of = self.blocks.block_of * lanes + self.blocks.lane_of
+        plane = (problem.in_height + 2 * pad) * self.pitch
+        plane_of = (self.blocks.block_of * lanes + self.blocks.lane_of) * plane
         tall, low = split_row(problem.out_height, choice.rows)
         fields = self.common()
         fields.update(
             x=self.planes.offset + lanes,
-            plane=(problem.in_height + 2 * pad) * self.pitch,
             counts=blob.add(lists.counts),
             channels=blob.add(int32(plane_of[lists.channels])),
             weights=blob.add(lists.weights, weights=True),

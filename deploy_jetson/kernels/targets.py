@@ -41,8 +41,11 @@ class Target(NamedTuple):
     clock_ghz: float = 0.0
 
     def legal_tile(self, pixels: int, vectors: int) -> bool:
-        """Whether accumulators, one column's weights and the broadcast stay in registers."""
-        return pixels * vectors + vectors + 1 <= self.registers
+        """Whether accumulators, and one column's weights or broadcasts, stay in registers.
+
+        The fewer of the two are held while the others pass through one register.
+        """
+        return pixels * vectors + min(pixels, vectors) + 1 <= self.registers
 
 
 TARGETS: Mapping[str, Target] = {

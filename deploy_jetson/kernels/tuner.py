@@ -75,6 +75,7 @@ def shortlist(problem: Problem, target: Target) -> list[Choice]:
             getattr(choice, "frames", 0),
             getattr(choice, "piece_bytes", 0) > 0,
             getattr(choice, "block_tiles", 0),
+            getattr(choice, "cache_floats", 0),
         )
         by_kind.setdefault(kind, []).append(choice)
     for group in by_kind.values():

@@ -123,7 +123,7 @@ typedef struct {
 typedef struct {
   blocked out;
   int64_t skip;
-  int64_t x, plane;          /* planar input: first row that output row 0 reads; floats per channel */
+  int64_t x;                 /* planar input: first row that output row 0 reads; channels hold offsets from it */
   int64_t counts, channels, weights, starts, bias;
   activation act, act_after;
   int32_t tall, low, tiles_x, block_filters, channel_blocks;

@@ -111,7 +111,7 @@ void columns_7x1_stride1_planar_even(const engine *e, const void *layer, int32_t
   run_columns(e, layer, columns_7x1_stride1_planar_even_rows, unit);
 }
 
-static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, int64_t plane, const uint16_t **counts,
+static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, const uint16_t **counts,
     const int32_t **channels, const float **weights, float *sums, int64_t filter,
     int64_t span, int resume) {
   const uint16_t *n = *counts;
@@ -141,7 +141,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, int64_t p
     a1_0_4_1 = load(sums + 1 * filter + 4 * span + 1 * LANES);
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0, 1) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -197,7 +197,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, int64_t p
       w += 8;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0, 1) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -245,7 +245,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, int64_t p
       w += 8;
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -297,7 +297,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, int64_t p
       w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -341,7 +341,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, int64_t p
       w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (1,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -393,7 +393,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, int64_t p
       w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (1,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -461,7 +461,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile5(const float *x, int64_t p
   *weights = w;
 }
 
-static void pattern3_5x2x2_frames1_pitch8_6b773a_tile4(const float *x, int64_t plane, const uint16_t **counts,
+static void pattern3_5x2x2_frames1_pitch8_6b773a_tile4(const float *x, const uint16_t **counts,
     const int32_t **channels, const float **weights, float *sums, int64_t filter,
     int64_t span, int resume) {
   const uint16_t *n = *counts;
@@ -487,7 +487,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile4(const float *x, int64_t p
     a1_0_3_1 = load(sums + 1 * filter + 3 * span + 1 * LANES);
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0, 1) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -535,7 +535,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile4(const float *x, int64_t p
       w += 8;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0, 1) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -577,7 +577,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile4(const float *x, int64_t p
       w += 8;
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -621,7 +621,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile4(const float *x, int64_t p
       w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -659,7 +659,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile4(const float *x, int64_t p
       w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (1,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -703,7 +703,7 @@ static void pattern3_5x2x2_frames1_pitch8_6b773a_tile4(const float *x, int64_t p
       w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (1,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -784,8 +784,8 @@ void pattern3_5x2x2_frames1_pitch8_6b773a(const engine *e, const void *layer, in
       c = counts, i = channels, v = w;
       const int64_t at = t * 2 * LANES;
       for (int32_t f = 0; f < n; f += 2) {
-        if (rows == 5) pattern3_5x2x2_frames1_pitch8_6b773a_tile5(x + at, l->plane, &c, &i, &v, sums + f * filter + at, filter, span, b);
-        else pattern3_5x2x2_frames1_pitch8_6b773a_tile4(x + at, l->plane, &c, &i, &v, sums + f * filter + at, filter, span, b);
+        if (rows == 5) pattern3_5x2x2_frames1_pitch8_6b773a_tile5(x + at, &c, &i, &v, sums + f * filter + at, filter, span, b);
+        else pattern3_5x2x2_frames1_pitch8_6b773a_tile4(x + at, &c, &i, &v, sums + f * filter + at, filter, span, b);
       }
     }
     counts = c, channels = i, w = v;
@@ -799,7 +799,7 @@ void pattern3_5x2x2_frames1_pitch8_6b773a(const engine *e, const void *layer, in
 static const input_layer layer_0 = {.x = 768, .channels = 1, .height = 5, .width = 7, .halo = 1};
 static const columns_layer layer_1 = {.out = {.base = 40, .block = 252, .row = 36, .blocks = 3, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.5f, 0.5f}, .act_after = {1.0f, 0.0f}, .x_row = 9, .skip_block = 0, .skip_row = 0, .weights = 0, .columns = 64, .pieces = 128, .starts = 128, .bias = 192, .first_block = 0, .panels = 3, .rows_per_unit = 5, .wide = 1, .narrow = 0, .strip = 1};
 static const planes_layer layer_2 = {.sources = 256, .x = 1284, .plane = 56, .blocks = 3, .height = 5, .width = 7, .row = 36, .pitch = 8, .pad = 1};
-static const pattern_layer layer_3 = {.out = {.base = 40, .block = 252, .row = 36, .blocks = 5, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x = 1284, .plane = 56, .counts = 320, .channels = 448, .weights = 768, .starts = 2176, .bias = 2240, .tall = 1, .low = 0, .tiles_x = 1, .block_filters = 20, .channel_blocks = 1};
+static const pattern_layer layer_3 = {.out = {.base = 40, .block = 252, .row = 36, .blocks = 5, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x = 1284, .counts = 320, .channels = 448, .weights = 768, .starts = 2176, .bias = 2240, .tall = 1, .low = 0, .tiles_x = 1, .block_filters = 20, .channel_blocks = 1};
 static const output_layer layer_4 = {.locations = 2368, .channels = 20, .height = 5, .width = 7, .row = 36, .pixel = 4, .output = 0};
 
 const step pn_steps[] = {

@@ -111,7 +111,7 @@ void columns_7x1_stride1_planar_even(const engine *e, const void *layer, int32_t
   run_columns(e, layer, columns_7x1_stride1_planar_even_rows, unit);
 }
 
-static void pattern3_5x1x1_frames3_pitch16_6b773a_tile5(const float *x, int64_t plane, const uint16_t **counts,
+static void pattern3_5x1x1_frames3_pitch16_6b773a_tile5(const float *x, const uint16_t **counts,
     const int32_t **channels, const float **weights, float *sums, int64_t filter,
     int64_t span, int resume) {
   const uint16_t *n = *counts;
@@ -136,7 +136,7 @@ static void pattern3_5x1x1_frames3_pitch16_6b773a_tile5(const float *x, int64_t 
     a0_2_4_0 = load(sums + 0 * filter + 14 * span + 0 * LANES);
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -162,7 +162,7 @@ static void pattern3_5x1x1_frames3_pitch16_6b773a_tile5(const float *x, int64_t 
       w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -207,7 +207,7 @@ static void pattern3_5x1x1_frames3_pitch16_6b773a_tile5(const float *x, int64_t 
   *weights = w;
 }
 
-static void pattern3_5x1x1_frames3_pitch16_6b773a_tile4(const float *x, int64_t plane, const uint16_t **counts,
+static void pattern3_5x1x1_frames3_pitch16_6b773a_tile4(const float *x, const uint16_t **counts,
     const int32_t **channels, const float **weights, float *sums, int64_t filter,
     int64_t span, int resume) {
   const uint16_t *n = *counts;
@@ -229,7 +229,7 @@ static void pattern3_5x1x1_frames3_pitch16_6b773a_tile4(const float *x, int64_t 
     a0_2_3_0 = load(sums + 0 * filter + 13 * span + 0 * LANES);
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -252,7 +252,7 @@ static void pattern3_5x1x1_frames3_pitch16_6b773a_tile4(const float *x, int64_t 
       w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0,) */
-      const float *q = x + *channel++ * plane;
+      const float *q = x + *channel++;
       const float s0 = w[0];
       const float s1 = w[1];
       const float s2 = w[2];
@@ -314,8 +314,8 @@ void pattern3_5x1x1_frames3_pitch16_6b773a(const engine *e, const void *layer, i
       c = counts, i = channels, v = w;
       const int64_t at = t * 1 * LANES;
       for (int32_t f = 0; f < n; f += 1) {
-        if (rows == 5) pattern3_5x1x1_frames3_pitch16_6b773a_tile5(x + at, l->plane, &c, &i, &v, sums + f * filter + at, filter, span, b);
-        else pattern3_5x1x1_frames3_pitch16_6b773a_tile4(x + at, l->plane, &c, &i, &v, sums + f * filter + at, filter, span, b);
+        if (rows == 5) pattern3_5x1x1_frames3_pitch16_6b773a_tile5(x + at, &c, &i, &v, sums + f * filter + at, filter, span, b);
+        else pattern3_5x1x1_frames3_pitch16_6b773a_tile4(x + at, &c, &i, &v, sums + f * filter + at, filter, span, b);
       }
     }
     counts = c, channels = i, w = v;
@@ -329,7 +329,7 @@ void pattern3_5x1x1_frames3_pitch16_6b773a(const engine *e, const void *layer, i
 static const input_layer layer_0 = {.x = 1024, .channels = 1, .height = 5, .width = 7, .halo = 1};
 static const columns_layer layer_1 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 1, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.5f, 0.5f}, .act_after = {1.0f, 0.0f}, .x_row = 9, .skip_block = 0, .skip_row = 0, .weights = 0, .columns = 64, .pieces = 128, .starts = 128, .bias = 192, .first_block = 0, .panels = 1, .rows_per_unit = 5, .wide = 1, .narrow = 0, .strip = 1};
 static const planes_layer layer_2 = {.sources = 256, .x = 2064, .plane = 112, .blocks = 1, .height = 5, .width = 7, .row = 144, .pitch = 16, .pad = 1};
-static const pattern_layer layer_3 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 2, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x = 2064, .plane = 112, .counts = 320, .channels = 448, .weights = 832, .starts = 2240, .bias = 2304, .tall = 1, .low = 0, .tiles_x = 1, .block_filters = 32, .channel_blocks = 1};
+static const pattern_layer layer_3 = {.out = {.base = 160, .block = 1008, .row = 144, .blocks = 2, .height = 5, .width = 7, .halo = 1}, .skip = -1, .act = {0.55f, 0.45f}, .act_after = {1.0f, 0.0f}, .x = 2064, .counts = 320, .channels = 448, .weights = 832, .starts = 2240, .bias = 2304, .tall = 1, .low = 0, .tiles_x = 1, .block_filters = 32, .channel_blocks = 1};
 static const output_layer layer_4 = {.locations = 2432, .channels = 20, .height = 5, .width = 7, .row = 144, .pixel = 16, .output = 0};
 
 const step pn_steps[] = {
