@@ -10,6 +10,7 @@ from collections import OrderedDict
 from typing import Any
 
 LOGGER = logging.getLogger("pneumonia.daemon")
+OURS = ("pneumonia", "deploy_jetson")  # their messages hold nothing of a file, either
 
 
 class JsonLines(logging.Formatter):
@@ -23,7 +24,10 @@ class JsonLines(logging.Formatter):
             int(record.msecs)
         )
         line["level"] = record.levelname.lower()
-        line["event"] = record.getMessage()
+        if record.name == LOGGER.name:
+            line["event"] = record.getMessage()
+        else:  # a sentence of another part of ours, such as why an engine was left out
+            line["event"], line["from"], line["text"] = "note", record.name, record.getMessage()
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[0] is not None:
             # the text of a foreign exception may quote a file: its type and place are enough
@@ -63,6 +67,9 @@ def log_to_stderr(level: str) -> None:
     LOGGER.handlers = [handler]
     LOGGER.setLevel(level.upper())
     LOGGER.propagate = False
+    for name in OURS:
+        logging.getLogger(name).handlers = [handler]
+        logging.getLogger(name).setLevel(level.upper())
 
 
 def silence_others() -> None:

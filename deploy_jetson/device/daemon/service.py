@@ -32,6 +32,7 @@ KEEPING_EVERY_S = 60.0
 DAY_S = 86400.0
 YEAR_2020 = 1577836800.0  # a clock before this was never set
 INTERRUPTED = 130
+REFERENCE = "reference"  # NumPy: for machines that have nothing else, and seconds for an image
 
 COUNTERS = (
     ("received_total", "Images taken into the spool, by source."),
@@ -117,6 +118,8 @@ class Service:
             self.parts.append(Watcher(self.config.watch, self._door("watch")))
         for part in self.parts:
             part.start()
+        if self.model.engine_name == REFERENCE:
+            logs.warning("slow_engine", engine=REFERENCE)
         self._notifier.ready("serving with engine {}".format(self.model.engine_name))
         logs.info("ready", engine=self.model.engine_name, ports=self.ports)
 
@@ -270,6 +273,8 @@ class Service:
             return self.monitor.watts()
 
         add = self.metrics.gauge
+        add("engine", "1 for the engine that answers.",
+            lambda: [({"name": self.model.engine_name}, 1.0)])  # fmt: skip
         add("queue_images", "Images that wait.", lambda: one(waiting()[0]))
         add("queue_bytes", "Bytes of the images that wait.", lambda: one(waiting()[1]))
         add("oldest_age_seconds", "Age of the oldest image.", lambda: one(waiting()[2]))

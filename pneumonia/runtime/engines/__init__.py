@@ -84,9 +84,10 @@ def _generated(bundle: Bundle, threads: Optional[int], required: bool) -> Option
         return None
     try:
         return KernelsEngine(bundle, threads)
-    except DeviceError:
+    except DeviceError as error:
         if required:
             raise
+        _LOG.info("Generated library is left out: %s", error)
         return None
 
 

@@ -53,6 +53,12 @@ class Disk:
         for name in ("fsync", "replace", "unlink"):
             monkeypatch.setattr(os, name, self._around(getattr(os, name), getattr(self, name)))
 
+    def follow(self, journal):
+        """From here on; the tables of a new journal are durable."""
+        self._wal = self._size("-wal")
+        journal._database = Counted(journal._database, self)
+        self.journal = journal
+
     def _around(self, real, note):
         def step(*arguments, **more):
             self.maybe_cut()

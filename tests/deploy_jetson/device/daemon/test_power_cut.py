@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from tests.deploy_jetson.device.daemon.power_cut import Counted, Disk
+from tests.deploy_jetson.device.daemon.power_cut import Disk
 from tests.deploy_jetson.device.daemon.rig import running, settings, wait_for
 
 IMAGES = 12
@@ -32,8 +32,7 @@ def one_life(tmp_path, monkeypatch, seed, cuts):
         disk.patch(patched)
         with running(settings(state), work=False) as rig:
             journal = rig.service.journal
-            journal._database = Counted(journal._database, disk)
-            disk.journal = journal
+            disk.follow(journal)
             rig.thread.start()
             for number in range(IMAGES):
                 status, value = rig.post(body(number))

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import socket
 import time
@@ -17,7 +18,7 @@ from deploy_jetson.device.daemon.settings import QueueSettings, ResultsSettings
 from deploy_jetson.device.daemon.spool import AlreadyRunning, Spool
 from deploy_jetson.device.daemon.worker import EngineLost
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
-from tests.deploy_jetson.device.daemon.rig import Rig, film, running, settings, wait_for
+from tests.deploy_jetson.device.daemon.rig import OneBox, Rig, film, running, settings, wait_for
 from tests.deploy_jetson.device.trees import iio_tree
 
 
@@ -328,7 +329,18 @@ def test_power_of_the_rails_is_told_and_a_lost_rail_is_no_zero(tmp_path):
     assert PowerMonitor(str(tmp_path / "nowhere")).watts() == []
 
 
-def test_log_lines_are_json_and_tell_nothing_of_an_exception(capsys):
+@pytest.fixture
+def own_handlers():
+    """Puts back what a test's log_to_stderr has set."""
+    ours = [logging.getLogger(name) for name in logs.OURS]
+    before = [(one, one.handlers, one.level) for one in ours]
+    yield
+    for one, handlers, level in before:
+        one.handlers = handlers
+        one.setLevel(level)
+
+
+def test_log_lines_are_json_and_tell_nothing_of_an_exception(own_handlers, capsys):
     logs.log_to_stderr("info")
     try:
         raise ValueError("CANARY^PHI")
@@ -339,6 +351,27 @@ def test_log_lines_are_json_and_tell_nothing_of_an_exception(capsys):
     line = json.loads(capsys.readouterr().err)
     assert (line["event"], line["error"], line["job"]) == ("internal_error", "ValueError", "k")
     assert "CANARY" not in json.dumps(line)
+
+
+def test_what_other_parts_say_is_json_too(own_handlers, capsys):
+    logs.log_to_stderr("info")
+    try:
+        logging.getLogger("pneumonia.runtime.engines").warning("TensorRT is left out: %s", "why")
+    finally:
+        logs.LOGGER.handlers = []
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["text"]) == ("note", "TensorRT is left out: why")
+
+
+def test_the_engine_is_told_and_a_slow_one_is_warned_of(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logs.LOGGER, "propagate", True)
+    with running(settings(tmp_path / "a")) as rig:
+        text = rig.request("GET", "/metrics")[1].decode()
+        assert 'pneumonia_engine{name="one-box"} 1.0\n' in text
+        assert "slow_engine" not in caplog.messages
+    monkeypatch.setattr(OneBox, "name", "reference")
+    with running(settings(tmp_path / "b")):
+        assert "slow_engine" in caplog.messages
 
 
 def test_order_is_that_of_arrival_whatever_the_clock_says(tmp_path, monkeypatch):
