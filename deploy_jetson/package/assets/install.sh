@@ -43,7 +43,8 @@ case "$prefix$root$user" in *[!A-Za-z0-9/._-]*) fail "paths and names may hold l
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 program=$root$prefix config=/etc/pneumonia/daemon.ini state=/var/lib/pneumonia
 unit=$root/etc/systemd/system/pneumonia-daemon.service
-systemd() { if [ -z "$root" ] && command -v systemctl >/dev/null 2>&1; then systemctl "$@"; fi; }
+# only where systemd runs: not in a container, not while an image for a board is made
+systemd() { if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl "$@"; fi; }
 
 if [ $remove = 1 ]; then
     systemd disable --now pneumonia-daemon 2>/dev/null || true
