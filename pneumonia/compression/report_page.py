@@ -121,17 +121,13 @@ def totals_section(report: Report) -> ExtraSection:
 def _rates_table(run: Path | None) -> list[ExtraTable]:
     """Nominal and realised rates as the pruning run wrote them; none for other runs."""
     record = _read_json(run / "compression.json") if run else {}
-    pairs = [
-        (name, *(record.get(key) for key in keys))
+    rows = [
+        (name, *(_rate_text(record.get(key)) for key in keys))
         for name, keys in (
             ("Weights", ("nominal_rate", "realised_rate")),
             ("Multiply-accumulates", ("nominal_mac_rate", "mac_rate")),
         )
-    ]
-    rows = [
-        (name, *(f"{rate:.2f}x" if isinstance(rate, float) else "not recorded" for rate in rates))
-        for name, *rates in pairs
-        if isinstance(rates[1], float)
+        if isinstance(record.get(keys[1]), float)
     ]
     if not rows:
         return []
@@ -140,6 +136,10 @@ def _rates_table(run: Path | None) -> list[ExtraTable]:
         "stored after compaction, without dead paths."
     )
     return [ExtraTable(("Rate", "Nominal", "Realised"), rows, "", note)]
+
+
+def _rate_text(rate: object) -> str:
+    return f"{rate:.2f}x" if isinstance(rate, float) else "not recorded"
 
 
 def _row(name: str, before: int, after: int) -> tuple[str, str, str, str]:
