@@ -47,6 +47,7 @@ SCHEMA = "pneumonia.benchmark.engine-vs-peers/1"
 THREAD_CASES = ("dense", "columns9", "columns36", "patterns9", "shipped")
 THREAD_ROUNDS = {"dense": 12}  # others
 MANY_ROUNDS = 40
+PROFILES = 9
 PEAK_SOURCE = r"""
 #include <stdio.h>
 #include <time.h>
@@ -119,6 +120,13 @@ class Runner:
         """Median."""
         return statistics.median(self.seconds) * 1e3
 
+    def result(self) -> dict[str, float]:
+        """What the results say."""
+        shortest, longest = min(self.seconds) * 1e3, max(self.seconds) * 1e3
+        return {
+            "median_ms": self.ms, "min_ms": shortest, "max_ms": longest, **(self.facts or {}),
+        }  # fmt: skip
+
     def close(self) -> None:
         """End the process."""
         assert self.process.stdin is not None
@@ -162,16 +170,38 @@ def speed(work: Path, names: list[str], rounds: int, tuned: bool, realtime: bool
         "peers": engine_peers.versions(python),
         "peak_gflops": statistics.median(peaks), "peak_gflops_all": [round(p, 1) for p in peaks],
         "cases": {
-            name: {**one.facts, "relative_error": errors(work, one), "engines": {
-                runner.engine: {
-                    "median_ms": runner.ms, "min_ms": min(runner.seconds) * 1e3,
-                    "max_ms": max(runner.seconds) * 1e3, **(runner.facts or {}),
-                }
-                for runner in runners if runner.case == name
-            }}
+            name: {
+                **one.facts, "kinds": by_kind(one, realtime), "relative_error": errors(work, one),
+                "engines": {r.engine: r.result() for r in runners if r.case == name},
+            }
             for name, one in prepared.items()
         },
     }  # fmt: skip
+
+
+def by_kind(one: Prepared, realtime: bool) -> dict[str, dict[str, float]]:
+    """Our engine's CPU time and kept multiply-adds by kind of kernel, steps timed one by one."""
+    plan = one.made.plan
+    library = KernelLibrary(str(one.made.library))
+    image = np.random.default_rng(1).standard_normal(library.input_shape).astype(np.float32)
+    if realtime:
+        first_of_all()
+    runs = [library.profile(image) for _ in range(PROFILES)]
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    library.close()
+    found: dict[str, dict[str, float]] = {}
+    counted: set[str] = set()
+    for index, (name, _) in enumerate(runs[0]):
+        layers_of = [layer for layer in name.split(" + ") if layer in plan.choices]
+        kind = type(plan.choices[layers_of[0]]).__name__ if layers_of else "other"
+        row = found.setdefault(kind.removesuffix("Choice").lower(), {"ms": 0.0, "kept_gmac": 0.0})
+        row["ms"] += statistics.median(run[index][1] for run in runs) * 1e3
+        for layer in set(layers_of) - counted:
+            problem = plan.problems[layer]
+            pixels = problem.out_height * problem.out_width
+            row["kept_gmac"] += float(np.count_nonzero(problem.weight)) * pixels / 1e9
+        counted.update(layers_of)
+    return found
 
 
 def build_peak(work: Path, lanes: int) -> None:

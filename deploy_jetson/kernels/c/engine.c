@@ -10,6 +10,14 @@
 
 #include "engine.h"
 
+#if defined(__aarch64__) && defined(__GLIBC__) && defined(__PIC__) && !defined(__PIE__)
+/* JetPack 4 has glibc 2.27; linked with a newer one the library would ask the board for these of 2.34.
+ * (Versions belong to shared libraries: not for a program that is linked statically.) */
+__asm__(".symver pthread_create,pthread_create@GLIBC_2.17");
+__asm__(".symver pthread_join,pthread_join@GLIBC_2.17");
+__asm__(".symver pthread_setaffinity_np,pthread_setaffinity_np@GLIBC_2.17");
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
 #define SPINS 4000 /* about 10 us: longer waits give the core away */
 #define HUGE_PAGE ((size_t)2 << 20)

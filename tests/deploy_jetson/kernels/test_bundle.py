@@ -3,6 +3,7 @@
 import ctypes
 import json
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -213,6 +214,17 @@ def test_command_for_the_jetson_predicts_and_counts_spills(bundle, capsys):
     with pytest.raises(DeviceError, match=reason):  # it does not load on this machine, and says so
         open_engine(load_bundle(str(bundle)), "kernels")
     assert open_engine(load_bundle(str(bundle)), "auto").name != "kernels"
+
+
+def test_library_for_the_jetson_asks_for_the_glibc_of_jetpack_4(tmp_path, monkeypatch):
+    if not shutil.which("aarch64-linux-gnu-gcc"):
+        pytest.skip("needs gcc-aarch64-linux-gnu")
+    monkeypatch.delenv("CC", raising=False)
+    library = tmp_path / "lib.so"
+    generate_library(*varied_detector(), TARGETS["cortex-a57"], library)
+    wanted = {int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", library.read_bytes())}
+    assert wanted
+    assert max(wanted) <= 27
 
 
 @pytest.mark.parametrize(
