@@ -36,7 +36,7 @@ negative answer rules nothing out, and boxes are hints where to look.
 
 ## Data and terms
 
-- 245 whole radiographs and 7,903 masked to the lungs from the RSNA Pneumonia Detection Challenge 2018 (annotations for research use; images of NIH ChestX-ray14, NIH Clinical Center), 413 whole NIH ChestX-ray14 frames without finding. No image is part of the package.
+- 245 whole radiographs and 7,903 masked to the lungs from the RSNA Pneumonia Detection Challenge 2018 (annotations for research use; images of NIH ChestX-ray14, NIH Clinical Center), 270 whole NIH ChestX-ray14 frames without finding. No image is part of the package.
 - A box marks an opacity that a radiologist of the challenge took for pneumonia; the reference is their reading, without laboratory or clinical facts.
 - Split by NIH patient. Thresholds, the best epoch and every choice were made on the validation images below, so their figures flatter; a test set was never used.
 - Recipes and commands: `make reproduce`.
