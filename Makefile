@@ -74,8 +74,8 @@ format: $(VENV)/.ready  ## let ruff format and sort
 soak: $(VENV)/.ready    ## 2,000 images through the daemon: memory, descriptors, threads (3 minutes)
 	$(BIN)/python -m benchmarks.daemon_soak
 
-# The shipped detector from the given radiographs; one core, minutes and validation scores (whole /
-# masked radiographs) as seen on 2026-11-24. SOURCE is the folder with labels.csv and images.csv.
+# The shipped detector from the given radiographs; one core with bfloat16 instructions (several times
+# longer without), minutes and validation scores (whole / masked radiographs) as seen on 2026-11-24. SOURCE is the folder with labels.csv and images.csv.
 SOURCE ?= ../shared/data/rsna
 NIH ?= ../shared/data/nih
 RUNS ?= runs/reproduce
