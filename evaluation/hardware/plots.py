@@ -126,9 +126,14 @@ def plot_layer_rates(nominal: Mapping[str, float], realised: Mapping[str, float]
 
 def plot_residuals(updates: Sequence[int], series: Mapping[str, Sequence[float]]) -> bytes:
     """Residuals of ADMM over the Z-steps, one line per name."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = new_figure()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for number, (name, values) in enumerate(series.items()):
-        axes.plot(updates, np.maximum(values, 1e-6), color=COLOURS[number % 6], label=name)
+        heights = np.maximum(values, 1e-6)
+        axes.plot(updates, heights, MARKS[number] + "-", markersize=3, color=COLOURS[number],
+                  label=name)  # fmt: skip
     axes.set_yscale("log")
     axes.set_xlabel("Z-step")
     axes.legend(frameon=False, fontsize=8)
