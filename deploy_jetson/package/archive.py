@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import re
 import shutil
 import tarfile
 import tempfile
@@ -15,7 +16,8 @@ from deploy_jetson.package.wheels import fetch_wheels, requirements
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.bundle import load_bundle
-from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.engines.kernels import LIBRARY
+from pneumonia.runtime.errors import ConfigError, DeviceError
 
 ROOT = Path(__file__).parents[2]
 ASSETS = Path(__file__).with_name("assets")
@@ -27,6 +29,8 @@ CODE = ("pneumonia/__init__.py", "pneumonia/runtime", "deploy_jetson/__init__.py
         "deploy_jetson/device")  # fmt: skip
 LEFT_OUT = ("__pycache__",)
 EXECUTABLE = ("install.sh",)
+BOARDS_GLIBC = (2, 27)  # JetPack 4
+_GLIBC = re.compile(rb"\0GLIBC_(\d+)\.(\d+)(?=[\0.])")
 
 
 class Packed(NamedTuple):
@@ -65,7 +69,8 @@ def make_package(
     Raises:
         ArtefactError: The bundle is damaged.
         ConfigError: The archive's name, or a wheel, is not right.
-        DeviceError: There is no compiler for the board's processor.
+        DeviceError: There is no compiler for the board's processor, or only one that makes
+            libraries for a newer C library.
         OutputError: Wheels cannot be fetched, or the archive cannot be written.
     """
     if not out.name.endswith((".tar.gz", ".tgz")):
@@ -77,6 +82,7 @@ def make_package(
         shutil.copytree(bundle, stage / "bundle")
         if with_kernels:
             add_kernels(stage / "bundle", TARGET, measure=False)
+            check_glibc(stage / "bundle" / LIBRARY.format(TARGET))
         n_wheels = _add_wheels(stage, wheels) if with_wheels else 0
         for path in sorted(ASSETS.iterdir()):
             shutil.copyfile(path, stage / path.name)
@@ -89,6 +95,23 @@ def make_package(
     return Packed(
         out, len(data), len(files), n_wheels, with_kernels, hashlib.sha256(data).hexdigest()
     )
+
+
+def check_glibc(library: Path) -> None:
+    """Refuse a library that asks for a newer C library than the board's.
+
+    Raises:
+        DeviceError: Its compiler brought the versions of this machine into it.
+    """
+    asked = [(int(a), int(b)) for a, b in _GLIBC.findall(library.read_bytes())]
+    if max(asked, default=(0, 0)) > BOARDS_GLIBC:
+        raise DeviceError(
+            "Library cannot be loaded on the board",
+            expected="glibc {}.{} or older".format(*BOARDS_GLIBC),
+            found="{}.{}".format(*max(asked)), where=library.name,
+            fix="Compile it with the ziglang wheel: pip install 'pneumonia[kernels]' and set"
+            " CC='python -m ziglang cc'",
+        )  # fmt: skip
 
 
 def _copy_code(lib: Path) -> None:

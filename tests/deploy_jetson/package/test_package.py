@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from deploy_jetson.package import archive
 from deploy_jetson.package.archive import NAME, make_package
 from deploy_jetson.package.wheels import PINNED, requirements
 from pneumonia.cli import group, run
-from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.errors import ConfigError, DeviceError
 from tests.runtime.bundles import brightness_detector, write_bundle
 
 NEEDS_COMPILER = pytest.mark.skipif(
@@ -229,9 +230,26 @@ def test_the_packed_library_is_for_the_board(bundle, tmp_path):
     assert library[:5] == b"\x7fELF\x02"
     assert int.from_bytes(library[18:20], "little") == 183  # EM_AARCH64
     assert "libmodel-cortex-a57.so" in manifest["files"]
+    path = tmp_path / "library.so"
+    path.write_bytes(library)
+    needed = subprocess.run(
+        ["aarch64-linux-gnu-objdump", "-T", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    asked = set(re.findall(r"GLIBC_2\.(\d+)", needed))
+    assert asked
+    assert max(map(int, asked)) <= 27, "JetPack 4 has glibc 2.27"
     assert not (bundle / "libmodel-cortex-a57.so").exists()  # the user's bundle is left alone
     again = make_package(bundle, tmp_path / "b.tar.gz", with_wheels=False)
     assert again.sha256 == made.sha256
+
+
+def test_a_library_for_a_newer_board_is_not_packed(tmp_path):
+    path = tmp_path / "libmodel-cortex-a57.so"
+    path.write_bytes(b"\x7fELF..\0GLIBC_2.17\0GLIBC_2.27\0pthread_create\0")
+    archive.check_glibc(path)
+    path.write_bytes(b"\x7fELF..\0GLIBC_2.17\0GLIBC_2.34\0pthread_create\0")
+    with pytest.raises(DeviceError, match=r"expected glibc 2.27 or older; found 2.34"):
+        archive.check_glibc(path)
 
 
 # --- wheels -------------------------------------------------------------------------------------
