@@ -10,9 +10,10 @@ import os
 import platform
 import sys
 import zipfile
+from typing import Dict  # noqa: UP035 - runs on Python 3.6
 
 
-def runs_here(name):
+def runs_here(name: str) -> bool:
     """Whether a wheel's tags fit this interpreter and processor."""
     pythons, _, platforms = name[: -len(".whl")].split("-")[-3:]
     ours = {"py3", "cp{}{}".format(*sys.version_info[:2])}
@@ -20,14 +21,14 @@ def runs_here(name):
     return bool(ours.intersection(pythons.split("."))) and any(fits)
 
 
-def wanted(path):
+def wanted(path: str) -> Dict[str, str]:  # noqa: UP006
     """SHA-256 -> what it is, of every line."""
     with open(path) as stream:
         lines = [line.split(" --hash=sha256:") for line in stream.read().splitlines()]
     return {digest: pinned for pinned, digest in lines}
 
 
-def unpack(requirements, wheels, target):
+def unpack(requirements: str, wheels: str, target: str) -> str:
     """Check all wheels, then unpack them; the text of what is wrong, empty when nothing is."""
     missing = wanted(requirements)
     chosen = []
