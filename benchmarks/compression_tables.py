@@ -111,13 +111,13 @@ JOBS: dict[str, Job] = {
         Schedule(4, 6, SLOW, retrain_rate=3e-3, teacher=0.7), 0),
     "lenet5/narrow-120": Job(
         "lenet5/narrow-60", structured(120, NARROW_EXPONENTS, NARROW), "88x at 99.2 %",
-        LONG, 0),
+        Schedule(6, 14, SLOW, retrain_rate=3e-3, teacher=0.7), 0),
     "lenet5/narrow-200": Job(
         "lenet5/narrow-120", structured(200, NARROW_EXPONENTS, NARROW),
         "232x with purification, 99.0 %", LONG, 0),
     "lenet5/narrow-200-purified": Job(
-        "lenet5/narrow-200", purified(0.05), "232x with purification, 99.0 %",
-        LONG, 0),
+        "lenet5/narrow-200", purified(0.01), "232x with purification, 99.0 %",
+        Schedule(retrain_epochs=30, retrain_rate=3e-3, teacher=0.7), 0),
     "lenet5/columns-20": Job(
         "lenet5/dense", structured(20, LENET_EXPONENTS, COLUMNS_ALONE), "", STEP, 0),
     "lenet5/columns-20-purified": Job(
