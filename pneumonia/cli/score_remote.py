@@ -142,4 +142,4 @@ def show_sent(summary: "SendSummary") -> None:
     counts = summary.counts.items()
     told = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts if count)
     earlier = f", {summary.earlier} before" if summary.earlier else ""
-    click.echo(f"{summary.destination}: {told or 'no results to send'}{earlier}")
+    click.echo(f"{summary.destination}: {told or 'nothing to send'}{earlier}")
