@@ -19,6 +19,7 @@ class Goal(NamedTuple):
         value: Reached, or None where it was not measured.
         at_most: Whether less is better.
         predicted: Whether the value is a prediction.
+        quiet: The same from every engine's quickest round, if it is a time.
     """
 
     what: str
@@ -27,6 +28,7 @@ class Goal(NamedTuple):
     value: float | None
     at_most: bool = False
     predicted: bool = False
+    quiet: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -40,16 +42,24 @@ class Goal(NamedTuple):
 
 
 class Speed:
-    """The speed section, asked for by case."""
+    """The speed section, asked for by case.
 
-    def __init__(self, section: dict[str, Any]) -> None:
+    Args:
+        section: Of the results.
+        quiet: Take every engine's quickest round and the highest peak instead of the medians: on a
+            core that shares its execution units with a neighbour, what the engine does alone.
+    """
+
+    def __init__(self, section: dict[str, Any], quiet: bool = False) -> None:
         self.cases: dict[str, Any] = section.get("cases", {})
-        self.peak: float = section.get("peak_gflops", 0.0)
+        peaks = section.get("peak_gflops_all", [0.0])
+        self.peak: float = max(peaks) if quiet else section.get("peak_gflops", 0.0)
+        self._field = "min_ms" if quiet else "median_ms"
 
     def ms(self, case: str, engine: str = OURS) -> float | None:
-        """Median time."""
+        """Time of one inference."""
         found = self.cases.get(case, {}).get("engines", {}).get(engine)
-        return float(found["median_ms"]) if found else None
+        return float(found[self._field]) if found else None
 
     def rate(self, case: str) -> float | None:
         """Multiply-adds of kept weights per second over the peak."""
@@ -74,8 +84,20 @@ class Speed:
 
 
 def goals(document: dict[str, Any]) -> Iterator[Goal]:
-    """The issue's table, in order."""
-    speed = Speed(document.get("speed", {}))
+    """Every goal, in order."""
+    section = document.get("speed", {})
+    for goal, quiet in zip(
+        _speed_goals(Speed(section)), _speed_goals(Speed(section, quiet=True)), strict=True
+    ):
+        yield goal._replace(quiet=quiet.value)
+    yield from _a57_goals(document.get("a57", {}).get("cases", {}))
+    for case, row in document.get("threads", {}).get("cases", {}).items():
+        yield Goal(f"{case}: two threads over one", 1.75, 1.9, row["median_ratio"],
+                   quiet=row["ratio"])  # fmt: skip
+    yield from _cost_goals(Speed(section))
+
+
+def _speed_goals(speed: Speed) -> Iterator[Goal]:
     yield Goal("dense: time over the best peer's", 1.15, 1.0, speed.over_best_peer("dense"), True)
     for case in ("compact9", "compact36"):
         what = f"{case}: time over the best peer's on the same file"
@@ -90,10 +112,6 @@ def goals(document: dict[str, Any]) -> Iterator[Goal]:
                 yield Goal(what, must, aim, speed.speedup(case, peer))
     yield Goal("patterns9: kept-MAC rate of peak of the free-pattern 3x3 layers, x86", 0.45, 0.60,
                speed.kind_rate("patterns9", "pattern"))  # fmt: skip
-    yield from _a57_goals(document.get("a57", {}).get("cases", {}))
-    for case, row in document.get("threads", {}).get("cases", {}).items():
-        yield Goal(f"{case}: two threads over one", 1.75, 1.9, row["ratio"])
-    yield from _cost_goals(speed)
 
 
 def _a57_goals(cases: dict[str, Any]) -> Iterator[Goal]:
@@ -137,12 +155,13 @@ def number(value: float | None) -> str:
 def markdown(document: dict[str, Any]) -> str:
     """The results as a page."""
     lines = ["# The generated engine against its peers", "", *_setting(document)]
-    lines += ["", "| goal | must | aim | reached | |", "|---|---|---|---|---|"]
+    lines += ["", "| goal | must | aim | reached | | in the quickest rounds |"]
+    lines += ["|---|---|---|---|---|---|"]
     for goal in goals(document):
         sign = "<=" if goal.at_most else ">="
         lines.append(
             f"| {goal.what} | {sign} {goal.must:g} | {sign} {goal.aim:g} | {number(goal.value)} |"
-            f" {goal.verdict} |"
+            f" {goal.verdict} | {number(goal.quiet)} |"
         )
     lines += ["", *_times(document.get("speed", {})), "", *_static(document.get("a57", {}))]
     peak = document.get("speed", {}).get("peak_gflops", 0.0)
@@ -175,13 +194,15 @@ def _times(section: dict[str, Any]) -> Iterator[str]:
     for case, row in speed.cases.items():
         for engine, found in row["engines"].items():
             ms = found["median_ms"]
+            wrong = row["relative_error"].get(engine, 0.0) is None
             rate = 2 * row["kept_gmac"] / ms * 1e3 / speed.peak
             ratios = [
                 number(dense / ms) if (dense := speed.ms("dense", p)) and case != "shipped" else "-"
                 for p in MODELS
             ]
             yield (
-                f"| {case} | {engine} | {number(ms)} | {row['kept_gmac']:.3g} | {rate:.2f} |"
+                f"| {case} | {engine}{' (answers NaN)' if wrong else ''} | {number(ms)} |"
+                f" {row['kept_gmac']:.3g} | {rate:.2f} |"
                 f" {ratios[0]} | {ratios[1]} |"
             )
     yield ""
@@ -236,7 +257,7 @@ def _layers(rows: list[dict[str, Any]], peak: float) -> Iterator[str]:
     yield "## One layer: the list whole, in pieces, Winograd"
     yield ""
     yield (
-        "Shortest of five interleaved runs of the cost model's favourites, one thread; columns"
+        "Shortest of several interleaved runs of the cost model's favourites, one thread; columns"
         " shared by 32 filters. The rate is the quickest column kernel's."
     )
     yield ""

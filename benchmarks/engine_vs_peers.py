@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -214,8 +215,11 @@ def build_peak(work: Path, lanes: int) -> None:
     )  # fmt: skip
 
 
-def errors(work: Path, one: Prepared) -> dict[str, float]:
-    """Largest error of each engine's outputs over their largest value, against ONNX Runtime."""
+def errors(work: Path, one: Prepared) -> dict[str, float | None]:
+    """Largest error of each engine's outputs over their largest value, against ONNX Runtime.
+
+    None where an engine answers with NaN.
+    """
     import onnxruntime
 
     x = np.random.default_rng(1).standard_normal((1, *one.shape)).astype(np.float32)
@@ -223,12 +227,13 @@ def errors(work: Path, one: Prepared) -> dict[str, float]:
     session = onnxruntime.InferenceSession(f"{path}.onnx", providers=["CPUExecutionProvider"])
     heads = engine_peers.sorted_by_size(session.run(None, {session.get_inputs()[0].name: x}))
     expected = np.concatenate(heads)
-    found = {}
+    found: dict[str, float | None] = {}
     for engine in engine_peers.OPENERS:
         file = Path(f"{path}.{engine}.npy")
         if file.exists():
             value = np.load(file)
-            found[engine] = float(np.abs(value - expected).max() / np.abs(expected).max())
+            error = float(np.abs(value - expected).max() / np.abs(expected).max())
+            found[engine] = error if np.isfinite(error) else None
     return found
 
 
@@ -300,8 +305,8 @@ def a57(names: list[str]) -> dict[str, Any]:
     compiler = find_compiler(target)
     return {
         "basis": "static analysis (llvm-mca, cost model); predicted, not measured on a device",
-        "compiler": first_line([*compiler.command, "--version"]),
-        "llvm_mca": first_line([find_mca() or "llvm-mca", "--version"], 1),
+        "compiler": version([*compiler.command]),
+        "llvm_mca": version([find_mca() or "llvm-mca"]),
         "cases": cases,
     }
 
@@ -309,10 +314,13 @@ def a57(names: list[str]) -> dict[str, Any]:
 # --- the file ---------------------------------------------------------------------------------
 
 
-def first_line(command: list[str], line: int = 0) -> str:
-    """One line of a program's version."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()[line].strip() if done.stdout else "not installed"
+def version(program: list[str]) -> str:
+    """The line of `--version` that says it."""
+    if not shutil.which(program[0]):
+        return f"{program[0]}: not installed"
+    done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in done.stdout.splitlines()] or [program[0]]
+    return next((line for line in lines if "version" in line.lower()), lines[0])
 
 
 def machine() -> dict[str, Any]:
@@ -321,7 +329,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform(),
         "targets_that_run_here": [name for name in TARGETS if runs_here(TARGETS[name])],
         "python": platform.python_version(), "numpy": np.__version__,
-        "compiler": first_line([*find_compiler(find_target("native")).command, "--version"]),
+        "compiler": version([*find_compiler(find_target("native")).command]),
     }  # fmt: skip
 
 
