@@ -71,7 +71,7 @@ format: $(VENV)/.ready  ## let ruff format and sort
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-soak: $(VENV)/.ready    ## 2,000 images through the daemon: memory, descriptors, threads (3 minutes)
+soak: $(VENV)/.ready    ## 2,000 images through the daemon: memory, descriptors, threads (minutes)
 	$(BIN)/python -m benchmarks.daemon_soak
 
 # The shipped detector from the given radiographs; one core with bfloat16 instructions (several times

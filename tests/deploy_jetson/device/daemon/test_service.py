@@ -298,7 +298,10 @@ def test_with_the_python_of_the_device():
         pytest.skip("PNEUMONIA_PYTHON36 names no Python 3.6 with the device's packages (Makefile)")
     ask = [python, "-c", "import sys, pydicom, pynetdicom; print(*sys.version_info[:2])"]
     assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "3 6\n"
-    choice = "life or sigterm or hears_ready or damaged_bundle or another or hanging or gets_out"
+    choice = (
+        "life or sigterm or hears_ready or damaged_bundle or another or hanging or gets_out"
+        " or stops_while or wrong_in_the_configuration"
+    )
     inner(
         sys.executable, ("test_service.py", "test_faults.py"), choice,
         PNEUMONIA_DAEMON_PYTHON=python,
