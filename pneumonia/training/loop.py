@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from pneumonia.network.module import Network
@@ -241,7 +242,7 @@ def check_run_folder(out: Path, config: TrainConfig, resume: bool) -> None:
                 fix="Resume it (--resume) or choose another folder",
             )
         return
-    before = _flat(read_state(out)["config"])
+    before = _flat(_completed(read_state(out)["config"], type(config)))
     now = _flat(config.model_dump(mode="json"))
     for key in sorted(set(before) | set(now)):
         if key.partition(".")[0] not in FREE_ON_RESUME and before.get(key) != now.get(key):
@@ -252,6 +253,14 @@ def check_run_folder(out: Path, config: TrainConfig, resume: bool) -> None:
                 where=str(out),
                 fix="Only " + ", ".join(sorted(FREE_ON_RESUME)) + " may change on resume",
             )
+
+
+def _completed(stored: dict[str, object], recipe: type[TrainConfig]) -> dict[str, object]:
+    """A stored recipe with today's keys: a key that came later had its default then."""
+    try:
+        return recipe.model_validate(stored).model_dump(mode="json")
+    except ValidationError:
+        return stored  # another kind of recipe: the comparison names the key
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:

@@ -180,6 +180,20 @@ def test_resume_of_a_finished_run_does_nothing(rectangles, tmp_path):
     assert (tmp_path / "last/state.safetensors").read_bytes() == state
 
 
+def test_a_run_from_before_a_key_existed_resumes_with_its_default(rectangles, tmp_path):
+    script = [0.1, 0.2, 0.3, 0.4]
+    fit_scripted(rectangles, script, RECIPE, tmp_path)
+    path = tmp_path / "last/state.json"
+    state = json.loads(path.read_text())
+    del state["config"]["model"]["image_head"]
+    path.write_text(json.dumps(state))
+    result = fit_scripted(rectangles, script, recipe(epochs=4), tmp_path, resume=True)
+    assert result.epochs == 4
+    other = recipe(model=RECIPE.model.model_copy(update={"image_head": True}), epochs=4)
+    with pytest.raises(ArtefactError, match=r"model\.image_head"):
+        fit_scripted(rectangles, script, other, tmp_path, resume=True)
+
+
 def test_early_stop_counts_epochs_since_the_best(rectangles, tmp_path):
     script = [0.5, 0.1, 0.6, 0.2, 0.3, 0.9, 0.9]
     result = fit_scripted(rectangles, script, recipe(epochs=7, early_stop=2), tmp_path)
