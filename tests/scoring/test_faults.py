@@ -85,6 +85,7 @@ def half_done(whole, out, bundle, count=3):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_the_outputs_are_those_of_one_run(whole, tmp_path, bundle_folder):
     out = tmp_path / "out"
     chance = random.Random(8)
@@ -149,6 +150,7 @@ def small_disk(folder, options):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [16, 120, 400])
 def test_a_full_disk_is_5_and_the_next_run_goes_on(whole, tmp_path, bundle_folder, kilobytes):
     with small_disk(tmp_path / "disk", f"size={kilobytes}k"):
