@@ -2,21 +2,28 @@
 
     python -m benchmarks.daemon_soak [--images 2000]          (or `make soak`)
 
-Each image is another one (its own UID and pixels), sent by HTTP and answered in JSON and DICOM.
-Sizes are of the daemon and its decoding child together. Writes benchmarks/results/daemon_soak.json.
+Each image is another one (its own UID and pixels), sent by HTTP and by C-STORE in turn, an
+association each, and answered in JSON and DICOM; the DICOM results go to an archive (dcmtk's
+storescp, which forgets them). Sizes are of the daemon and its decoding child together. Writes
+benchmarks/results/daemon_soak.json.
 """
 
 import argparse
+import contextlib
+import http.client
 import json
 import os
 import platform
+import socket
+import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.daemon_overhead import Daemon
+from benchmarks.daemon_overhead import Daemon, send_dicom
 from tests.runtime.dicoms import chest_dataset, save
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,15 +53,42 @@ def state(pid: int) -> dict[str, float]:
     }
 
 
-def film(folder: Path, number: int) -> bytes:
+@contextlib.contextmanager
+def archive() -> Iterator[str]:
+    """An archive that takes everything; the daemon's configuration for it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    with subprocess.Popen(["/usr/bin/storescp", "--ignore", "-aet", "PACS", port]) as process:
+        try:
+            yield f"[destination pacs]\nhost = 127.0.0.1\nport = {port}\naet = PACS\n"
+        finally:
+            process.kill()
+
+
+def film(folder: Path, number: int) -> Path:
     """A DICOM file nobody has sent before."""
     rng = np.random.default_rng(number)
     ramp = np.add.outer(np.arange(SIDE), np.arange(SIDE)).astype(np.uint16)
     pixels = ramp + rng.integers(0, 500, (SIDE, SIDE), dtype=np.uint16)
     uid = f"1.2.826.0.1.3680043.10.999.8.{number}"
-    path = save(folder / "film.dcm", chest_dataset(pixels, bits=12, SOPInstanceUID=uid))
-    data: bytes = path.read_bytes()
-    return data
+    save(folder / "film.dcm", chest_dataset(pixels, bits=12, SOPInstanceUID=uid))
+    return folder / "film.dcm"
+
+
+def deliveries(daemon: Daemon) -> dict[str, int]:
+    """State -> objects, once nothing waits any more."""
+    head = "pneumonia_deliveries{state="
+    while True:
+        link = http.client.HTTPConnection("127.0.0.1", daemon.ports["rest"], timeout=60)
+        with contextlib.closing(link):
+            link.request("GET", "/metrics")
+            lines = link.getresponse().read().decode().splitlines()
+        found = [line[len(head) + 1 :].split('"} ') for line in lines if line.startswith(head)]
+        states = {name: int(float(value)) for name, value in found}
+        if states["pending"] == 0:
+            return states
+        time.sleep(0.5)
 
 
 def main() -> None:
@@ -63,25 +97,33 @@ def main() -> None:
     options = parser.parse_args()
     every = max(1, options.images // POINTS)
     rows = []
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, archive() as destination:
         folder = Path(name)
-        daemon = Daemon(folder, "[results]\ndicom = sr,gsps,sc\n")
+        made = "[results]\ndicom = sr,gsps,sc\n[dicom]\nport = 0\n"
+        daemon = Daemon(folder, made + destination)
         start = time.perf_counter()
         for number in range(1, options.images + 1):
-            assert daemon.ask("POST", "/v1/images", film(folder, number))["status"]
+            path = film(folder, number)
+            if number % 2:
+                assert daemon.ask("POST", "/v1/images", path.read_bytes())["status"]
+            else:
+                send_dicom(daemon, [path])
             if number % every == 0:
                 daemon.wait(number)
+                deliveries(daemon)
                 journal = sum(path.stat().st_size for path in daemon.state.glob("journal.sqlite*"))
                 row = {"images": number, **state(daemon.process.pid), "journal_kb": journal // 1000}
                 rows.append(row)
                 print(row, flush=True)
         seconds = time.perf_counter() - start
         counts = daemon.ask("GET", "/v1/jobs?limit=1")["counts"]
+        delivered = deliveries(daemon)
         daemon.stop()
     settled = rows[len(rows) // 10]  # caches are warm
     result = {
         "images": options.images,
         "counts": counts,
+        "deliveries": delivered,
         "images_per_s": round(options.images / seconds, 1),
         "rss_growth": round(rows[-1]["rss_mb"] / settled["rss_mb"] - 1, 4),
         "descriptors_growth": rows[-1]["descriptors"] - settled["descriptors"],
