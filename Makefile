@@ -74,8 +74,9 @@ format: $(VENV)/.ready  ## let ruff format and sort
 soak: $(VENV)/.ready    ## 2,000 images through the daemon: memory, descriptors, threads (minutes)
 	$(BIN)/python -m benchmarks.daemon_soak
 
-# The shipped detector from the given radiographs; one core with bfloat16 instructions (several times
-# longer without), minutes and validation scores (whole / masked radiographs) as seen on 2026-11-24. SOURCE is the folder with labels.csv and images.csv.
+# The shipped detector from the given radiographs. Minutes of one core with bfloat16 instructions
+# (several times longer without) and validation scores (whole / masked radiographs) as seen on
+# 2026-11-24. SOURCE is the folder with labels.csv and images.csv.
 SOURCE ?= ../shared/data/rsna
 NIH ?= ../shared/data/nih
 RUNS ?= runs/reproduce
