@@ -12,9 +12,10 @@ detector. Thresholds are the best ones on the very images, alike for all rows.
 import argparse
 import json
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.detector_ladder import SHOWN, rounded
 from data_prep.composite import CompositeSettings
@@ -34,7 +35,7 @@ from pneumonia.training.run import run_train
 RESULTS = Path(__file__).parent / "results"
 MASKED = {"lungs": 1, "full": 1}  # no whole training radiograph is left in the dataset
 MIXED = {**MASKED, "nih": 6}
-PASTED = CompositeSettings(probability=0.5)
+PASTED, ALL_PASTED = (CompositeSettings(probability=p) for p in (0.5, 1.0))
 BASE = TrainRecipe(
     model=ModelConfig(name="yolov3-tiny", width=0.5, size=160),
     data=DataConfig(images_per_epoch=1600),
@@ -43,26 +44,36 @@ BASE = TrainRecipe(
 )
 
 
-def arms() -> dict[str, TrainRecipe]:
-    """Name -> recipe; each differs from one before it in one thing."""
+class Arm(NamedTuple):
+    """One way of training.
 
-    def recipe(image_head: bool = False, **data: Any) -> TrainRecipe:
-        return BASE.model_copy(
-            update={
-                "model": BASE.model.model_copy(update={"image_head": image_head}),
-                "data": BASE.data.model_copy(update=data),
-            }
-        )
+    Attributes:
+        name: What it learns from.
+        against: Index of the arm it differs from in one thing; None for the first.
+        recipe: The training.
+    """
 
-    return {
-        "masked lungs only": recipe(kinds=MASKED),
-        "and whole NIH negatives": recipe(kinds=MIXED),
-        "and half of the lungs pasted into them": recipe(kinds=MIXED, composite=PASTED),
-        "all of the lungs pasted into them": recipe(
-            kinds=MIXED, composite=CompositeSettings(probability=1.0)
-        ),
-        "half pasted, and an image-level gate": recipe(True, kinds=MIXED, composite=PASTED),
-    }
+    name: str
+    against: int | None
+    recipe: TrainRecipe
+
+
+def _recipe(image_head: bool = False, **data: Any) -> TrainRecipe:
+    model = BASE.model.model_copy(update={"image_head": image_head})
+    return BASE.model_copy(update={"model": model, "data": BASE.data.model_copy(update=data)})
+
+
+ARMS = (
+    Arm("masked lungs", None, _recipe(kinds=MASKED)),
+    Arm("masked lungs, whole NIH negatives", 0, _recipe(kinds=MIXED)),
+    Arm("half of the lungs pasted into them", 1, _recipe(kinds=MIXED, composite=PASTED)),
+    Arm("all of the lungs pasted into them", 2, _recipe(kinds=MIXED, composite=ALL_PASTED)),
+    Arm(
+        "half pasted, with an image-level gate",
+        2,
+        _recipe(image_head=True, kinds=MIXED, composite=PASTED),
+    ),
+)
 
 
 def rearrange(source: Dataset, out: Path) -> None:
@@ -93,19 +104,20 @@ def study_of(dataset: Dataset, run: Path) -> Study:
     return open_study(cases, {"kaggle": choose(cases)["kaggle"].threshold})
 
 
-def measure(dataset: Dataset, runs: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """Metrics of every arm, with the paired difference to the first."""
-    studies = {name: study_of(dataset, run) for name, run in runs.items()}
-    first = next(iter(studies.values()))
-    resampler = Resampler(first.cases.patients, first.cases.positive, 2000)
-    reference = estimate_all(headline_statistics(first), resampler)
-    rows = {next(iter(studies)): {short: rounded(reference[k]) for k, short in SHOWN.items()}}
-    for comparison in compare_studies(studies, resampler) if len(studies) > 1 else ():
-        found = comparison.differences
-        rows[comparison.model] = {
-            **{short: rounded(found[name].value) for name, short in SHOWN.items()},
-            **{f"{short}_delta": rounded(found[name].delta) for name, short in SHOWN.items()},
-        }
+def measure(dataset: Dataset, runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Metrics of every arm, with the paired difference to the one it is held against."""
+    studies = [study_of(dataset, run) for run in runs]
+    resampler = Resampler(studies[0].cases.patients, studies[0].cases.positive, 2000)
+    rows = {}
+    for arm, study in zip(ARMS, studies, strict=False):
+        found = estimate_all(headline_statistics(study), resampler)
+        rows[arm.name] = {short: rounded(found[key]) for key, short in SHOWN.items()}
+        if arm.against is not None:
+            pair = {"reference": studies[arm.against], "arm": study}
+            deltas = compare_studies(pair, resampler)[0].differences
+            rows[arm.name]["against"] = arm.against + 1
+            for key, short in SHOWN.items():
+                rows[arm.name][f"{short}_delta"] = rounded(deltas[key].delta)
     return rows
 
 
@@ -118,18 +130,16 @@ def table(rows: dict[str, dict[str, Any]], n_images: int, n_patients: int) -> st
     """The rows as Markdown."""
     lines = [
         f"{n_images} whole radiographs of {n_patients} patients, none of them trained on; 95 %"
-        " intervals over patients; differences to the first row are paired.",
+        " intervals over patients; differences are paired, to the row of that number.",
         "",
-        "| training images | RSNA | difference | AP50 | difference | AUROC | difference |",
-        "|---|---|---|---|---|---|---|",
+        "| | training images | RSNA | AP50 | AUROC | against | RSNA | AP50 | AUROC |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in rows.items():
-        cells = [
-            cell(row.get(key), sign)
-            for short in SHOWN.values()
-            for key, sign in ((short, ""), (f"{short}_delta", "+"))
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for number, (name, row) in enumerate(rows.items(), 1):
+        values = [cell(row[short], "") for short in SHOWN.values()]
+        deltas = [cell(row.get(f"{short}_delta"), "+") for short in SHOWN.values()]
+        cells = [str(number), name, *values, str(row.get("against", "")), *deltas]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -142,19 +152,19 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     rearrange(open_dataset(arguments.data), folder)
     dataset = open_dataset(folder)
-    runs: dict[str, Path] = {}
-    for number, (name, recipe) in enumerate(arms().items()):
+    runs: list[Path] = []
+    for number, arm in enumerate(ARMS):
         run = arguments.work / f"arm{number}"
         if not (run / "best").is_dir():
-            run_train(folder, recipe, run, resume=run.exists())
-        runs[name] = run
+            run_train(folder, arm.recipe, run, resume=run.exists())
+        runs.append(run)
         rows = measure(dataset, runs)
         patients = {r.patient_id for r in dataset.records if r.kind == "full"}
         text = table(rows, len(dataset.select("val", ["full"])), len(patients))
         print(text, flush=True)
         facts = {
             "rows": rows,
-            "recipes": {name: arms()[name].model_dump(mode="json") for name in runs},
+            "recipes": {arm.name: arm.recipe.model_dump(mode="json") for arm in ARMS[: len(runs)]},
             "machine": platform.machine(),
             "versions": {p: metadata.version(p) for p in ("torch", "numpy", "albumentations")},
         }
