@@ -7,11 +7,12 @@ sparsity structure, and times every engine in its own process, one inference aft
 turn (A B C A B C), one thread, end to end without NMS. The core's multiply-add peak is measured in
 the same rounds. Absolute times move with the machine's load; the ratios of one run do not.
 
-Parts: `speed` (one thread, CPU time), `threads` (our engine on two threads against one, wall time;
-wants two cores to itself for a minute), `a57` (static analysis and predictions for the Jetson
-TX2's CPU; nothing of it is measured there), `layers` (lists whole, in pieces, and Winograd, layer
-by layer), `storage` (weights as float32, halves and bytes). Each part replaces its section of
-benchmarks/results/engine_vs_peers.json; the .md beside it is written from all of them.
+Parts: `speed` (one thread, CPU time), `kinds` (our time by kind of kernel), `threads` (our engine
+on two threads against one, wall time; wants two cores to itself for a minute), `a57` (static
+analysis and predictions for the Jetson TX2's CPU; nothing of it is measured there), `layers` (lists
+whole, in pieces, and Winograd, layer by layer), `storage` (weights as float32, halves and bytes).
+Each part replaces its section of benchmarks/results/engine_vs_peers.json; the .md beside it is
+written from all of them.
 """
 
 import argparse
@@ -43,12 +44,20 @@ from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.engines.kernels import KernelLibrary
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("speed", "threads", "a57", "layers", "storage")
+PARTS = ("speed", "kinds", "threads", "a57", "layers", "storage")
 SCHEMA = "pneumonia.benchmark.engine-vs-peers/1"
-THREAD_CASES = ("dense", "columns9", "columns36", "patterns9", "shipped")
-THREAD_ROUNDS = {"dense": 12}  # others
-MANY_ROUNDS = 40
-PROFILES = 9
+THREAD_CASES = (
+    "dense",
+    "compact9",
+    "columns9",
+    "columns36",
+    "group_patterns9",
+    "patterns9",
+    "shipped",
+)
+THREAD_ROUNDS = {"dense": 12, "columns36": 150, "shipped": 300}
+MANY_ROUNDS = 80  # of the others
+PROFILES = 25
 PEAK_SOURCE = r"""
 #include <stdio.h>
 #include <time.h>
@@ -172,7 +181,7 @@ def speed(work: Path, names: list[str], rounds: int, tuned: bool, realtime: bool
         "peak_gflops": statistics.median(peaks), "peak_gflops_all": [round(p, 1) for p in peaks],
         "cases": {
             name: {
-                **one.facts, "kinds": by_kind(one, realtime), "relative_error": errors(work, one),
+                **one.facts, "relative_error": errors(work, one),
                 "engines": {r.engine: r.result() for r in runners if r.case == name},
             }
             for name, one in prepared.items()
@@ -180,23 +189,39 @@ def speed(work: Path, names: list[str], rounds: int, tuned: bool, realtime: bool
     }  # fmt: skip
 
 
+def kinds(work: Path, names: list[str], tuned: bool, realtime: bool) -> dict[str, Any]:
+    """Our engine's time by kind of kernel, for every case."""
+    target = find_target("native")
+    found = {name: by_kind(prepare(CASES[name], work, target, tuned), realtime) for name in names}
+    build_peak(work, target.lanes)
+    return {"peak_gflops": float(subprocess.check_output([work / "peak"])), "cases": found}
+
+
 def by_kind(one: Prepared, realtime: bool) -> dict[str, dict[str, float]]:
-    """Our engine's CPU time and kept multiply-adds by kind of kernel, steps timed one by one."""
+    """CPU time and kept multiply-adds of each kind of kernel, steps timed one by one.
+
+    `ms` adds up the steps' medians, `min_ms` their quickest runs.
+    """
     plan = one.made.plan
     library = KernelLibrary(str(one.made.library))
     image = np.random.default_rng(1).standard_normal(library.input_shape).astype(np.float32)
     if realtime:
         first_of_all()
+    library.profile(image)
     runs = [library.profile(image) for _ in range(PROFILES)]
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    if realtime:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     library.close()
     found: dict[str, dict[str, float]] = {}
     counted: set[str] = set()
     for index, (name, _) in enumerate(runs[0]):
         layers_of = [layer for layer in name.split(" + ") if layer in plan.choices]
         kind = type(plan.choices[layers_of[0]]).__name__ if layers_of else "other"
-        row = found.setdefault(kind.removesuffix("Choice").lower(), {"ms": 0.0, "kept_gmac": 0.0})
+        row = found.setdefault(
+            kind.removesuffix("Choice").lower(), {"ms": 0.0, "min_ms": 0.0, "kept_gmac": 0.0}
+        )
         row["ms"] += statistics.median(run[index][1] for run in runs) * 1e3
+        row["min_ms"] += min(run[index][1] for run in runs) * 1e3
         for layer in set(layers_of) - counted:
             problem = plan.problems[layer]
             pixels = problem.out_height * problem.out_width
@@ -354,6 +379,8 @@ def main() -> None:
             document[part] = speed(
                 work, names, arguments.rounds, not arguments.no_tune, arguments.realtime
             )
+        elif part == "kinds":
+            document[part] = kinds(work, names, not arguments.no_tune, arguments.realtime)
         elif part == "threads":
             document[part] = threads(work, [name for name in THREAD_CASES if name in names])
         elif part == "a57":
