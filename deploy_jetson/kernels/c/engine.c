@@ -490,11 +490,14 @@ void run_chain(const engine *e, const void *layer, int32_t unit) {
 #if PATTERNS
 #include "transpose.h" /* generated */
 
-/* unit = block of input channels. Rows end in zeros, so that a row's left neighbour is a zero too. */
+/* unit = block of input channels. Rows end in zeros, so that a row's left neighbour is a zero too; before the
+ * first plane and behind the last one a vector of zeros does that. */
 void run_planes(const engine *e, const void *layer, int32_t unit) {
   const planes_layer *l = layer;
   const float *x = e->arena + list(e, l->sources)[unit];
   float *out = e->arena + l->x + (int64_t)unit * LANES * l->plane;
+  if (unit == 0) store(out - LANES, (vfloat){0});
+  if (unit == l->blocks - 1) store(out + LANES * l->plane, (vfloat){0});
   for (int32_t lane = 0; lane < LANES; lane++) {
     zero_floats(out + lane * l->plane, (int64_t)l->pad * l->pitch);
     zero_floats(out + lane * l->plane + (int64_t)(l->height + l->pad) * l->pitch, (int64_t)l->pad * l->pitch);
