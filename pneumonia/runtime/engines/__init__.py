@@ -123,8 +123,8 @@ def open_engine(bundle: Bundle, name: str = "auto", threads: Optional[int] = Non
             (NumPy, slow, needs nothing), or `auto`: TensorRT where it works, else the generated
             library if the bundle has one for this machine, else ONNX Runtime where it is installed
             and the bundle has model.onnx, else the reference.
-        threads: Threads of the library or of ONNX Runtime; None = as many as there are CPUs. The
-            reference follows NumPy.
+        threads: Threads of the library or of ONNX Runtime; None = as many as there are CPUs, of
+            the library fewer for a small network. The reference follows NumPy.
 
     Raises:
         ConfigError: Unknown name.

@@ -12,9 +12,11 @@ import numpy as np
 from pneumonia.runtime.bundle import Bundle
 from pneumonia.runtime.engines import Engine, output_shape
 from pneumonia.runtime.errors import ArtefactError, DeviceError
+from pneumonia.runtime.spec import Conv, NetworkSpec
 
 ABI = 1
 MAX_THREADS = 64
+MACS_PER_THREAD = 200 * 10**6  # with less to do a thread costs more to wake than it takes over
 LIBRARY = "libmodel-{}.so"
 # The order of trust: tuned here first, then what the CPU may have.
 TARGETS = ("native", "x86-avx512", "x86-avx2", "cortex-a57")
@@ -240,12 +242,23 @@ def libraries(bundle: Bundle) -> List[str]:
     return [name for name in names if name in bundle.manifest["files"]]
 
 
+def fitting_threads(spec: NetworkSpec) -> int:
+    """The CPUs this process may use, fewer for a small network: one per MACS_PER_THREAD begun."""
+    shapes = spec.shapes()
+    macs = 0
+    for layer in spec.weighted():
+        _, height, width = shapes[layer.name]
+        taps = layer.kernel**2 if isinstance(layer, Conv) else 1
+        macs += layer.in_channels * layer.out_channels * taps * height * width
+    return min(MAX_THREADS, len(os.sched_getaffinity(0)), 1 + macs // MACS_PER_THREAD)
+
+
 class KernelsEngine(Engine):
     """The bundle's generated library, image by image.
 
     Args:
         bundle: Its manifest must list a library that loads here.
-        threads: Threads of one run; None = the CPUs this process may use.
+        threads: Threads of one run; None = see `fitting_threads`.
 
     Raises:
         DeviceError: No library, or none that loads and runs here (the last one's reason).
@@ -257,7 +270,7 @@ class KernelsEngine(Engine):
     def __init__(self, bundle: Bundle, threads: Optional[int] = None) -> None:
         super().__init__(bundle.spec)
         if threads is None:
-            threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+            threads = fitting_threads(bundle.spec)
         reason = DeviceError(
             "Bundle has no generated library",
             expected=LIBRARY.format("<target>"),

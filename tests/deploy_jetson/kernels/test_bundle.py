@@ -20,9 +20,11 @@ from deploy_jetson.kernels.source import RUNTIME, write_plan
 from deploy_jetson.kernels.targets import TARGETS, cpu_features
 from pneumonia.cli import kernels as verb
 from pneumonia.cli import run as run_command
+from pneumonia.cli.score import DEFAULT_BUNDLE
+from pneumonia.network.zoo import build
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernels import KernelLibrary, fitting_threads
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError, ExportError
 from tests.deploy_jetson.kernels.networks import (
     PATTERNS,
@@ -297,3 +299,13 @@ if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for name, text in golden_plans():
         (GOLDEN / f"{name}.c").write_text(text)
+
+
+def test_a_small_network_is_run_by_one_thread(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)))
+    shipped = load_bundle(str(DEFAULT_BUNDLE)).spec  # 135 million multiply-adds
+    assert fitting_threads(shipped) == 1
+    assert fitting_threads(build("yolov3", width=0.25, size=256)) == 4  # 775 million
+    assert fitting_threads(build("yolov3")) == 6
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3})
+    assert fitting_threads(build("yolov3")) == 1
