@@ -65,6 +65,7 @@ class Worker:
         self._decoder = decoder
         self._alive = alive
         self._wake = threading.Event()
+        self._held = None  # type: Optional[Tuple[str, int]]
         self.trouble = ""  # why answers cannot be written now
         self.pulse = time.monotonic()
 
@@ -124,15 +125,27 @@ class Worker:
             OutputError: The answer cannot be written; the job waits as before.
             EngineLost: The engine failed for good; the job waits, one attempt more on its account.
         """
+        self._give_back_held()
         job = self._journal.take()
         if job is None:
             return False
         try:
             self.settle(job, self._answer(job))
         except OutputError:
-            self._journal.give_back(job.key, job.attempts - 1)
+            self._held = (job.key, job.attempts - 1)
+            self._give_back_held()
             raise
         return True
+
+    def _give_back_held(self) -> None:
+        """Let a job wait again whose answer could not be written.
+
+        A full disk may take no line of the journal either; then the job is held until it does, or
+        it would count as running, and wait, until the next start.
+        """
+        if self._held is not None:
+            self._journal.give_back(*self._held)
+            self._held = None
 
     def _answer(self, job: Job) -> Answer:
         if job.reason == CONFLICT:

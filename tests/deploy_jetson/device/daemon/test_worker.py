@@ -87,12 +87,15 @@ def test_any_exception_costs_one_image(tmp_path):
         assert rig.settled(rig.post(image(2))[1]["job"])["status"] == "done"
 
 
-def test_a_full_disk_holds_answers_back_until_there_is_space(tmp_path, monkeypatch):
+@pytest.mark.parametrize("journal_too", [False, True])
+def test_a_full_disk_holds_answers_back_until_there_is_space(tmp_path, monkeypatch, journal_too):
     full = [True]
     real = answers.write_bytes
 
     def write(path, data):
         if full[0]:
+            if journal_too:  # not even that the job waits again can be written down
+                rig.service.journal._database.execute("PRAGMA query_only=1")
             raise OutputError("Cannot write file", found="No space left on device", where=path)
         real(path, data)
 
@@ -102,6 +105,7 @@ def test_a_full_disk_holds_answers_back_until_there_is_space(tmp_path, monkeypat
         job = rig.post(image())[1]["job"]
         wait_for(lambda: "results_not_writable" in rig.get("/readyz")[1]["reasons"])
         full[0] = False
+        rig.service.journal._database.execute("PRAGMA query_only=0")
         assert rig.settled(job)["attempt"] == 1  # the disk's fault is not the image's
         wait_for(lambda: rig.get("/readyz")[1]["ready"])
 
