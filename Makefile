@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml
 
 setup: $(VENV)/.ready   ## make .venv with everything for development
 
-demo: $(VENV)/.ready    ## phantoms -> train -> prune -> compact -> export -> score -> report (<= 6 minutes)
+demo: $(VENV)/.ready    ## phantoms -> train -> prune -> compact -> export -> score -> report (minutes)
 	$(BIN)/pneumonia demo --out $(OUT)
 
 lint: $(VENV)/.ready    ## ruff, and the Python 3.6 zone

@@ -17,16 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.detector_ladder import SHOWN, rounded
+from benchmarks.detector_ladder import SHOWN, judged, rounded
 from data_prep.composite import CompositeSettings
 from data_prep.dataset import Dataset, open_dataset
 from data_prep.writer import Cached, DatasetFacts, new_dataset
 from evaluation.bootstrap import Resampler, estimate_all
-from evaluation.cases import join
-from evaluation.cohort import Cohort
-from evaluation.labels import make_labels
-from evaluation.metrics import Study, headline_statistics, open_study
-from evaluation.operating_points import choose
+from evaluation.metrics import headline_statistics
 from evaluation.paired import compare_studies
 from pneumonia.runtime.predictions import read_predictions
 from pneumonia.training.config import DataConfig, ModelConfig, TrainRecipe
@@ -93,20 +89,10 @@ def rearrange(source: Dataset, out: Path) -> None:
         writer.finish(facts)
 
 
-def study_of(dataset: Dataset, run: Path) -> Study:
-    """The whole radiographs with a run's boxes, threshold chosen on them."""
-    items = dataset.select("val", ["full"])
-    records = [dataset.records[i] for i in items]
-    truths = {dataset.records[i].image_id: dataset.boxes(i) for i in items}
-    cohort = Cohort({r.image_id: {"patient": r.patient_id} for r in records})
-    predictions = read_predictions(str(run / "best" / "val_predictions.csv"))
-    cases = join(make_labels(truths, frame=None), predictions, cohort)
-    return open_study(cases, {"kaggle": choose(cases)["kaggle"].threshold})
-
-
 def measure(dataset: Dataset, runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Metrics of every arm, with the paired difference to the one it is held against."""
-    studies = [study_of(dataset, run) for run in runs]
+    files = [run / "best" / "val_predictions.csv" for run in runs]
+    studies = [judged(dataset, "full", read_predictions(str(file))) for file in files]
     resampler = Resampler(studies[0].cases.patients, studies[0].cases.positive, 2000)
     rows = {}
     for arm, study in zip(ARMS, studies, strict=False):

@@ -35,7 +35,7 @@ from pneumonia.export.bundle import export_run
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.latency import interleaved_latency
-from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.predictions import Prediction, read_predictions
 
 KINDS = ("full", "lungs")
 SHOWN = {"rsna.kaggle": "rsna", "coco.ap50": "ap50", "image.auroc": "auroc"}
@@ -44,13 +44,18 @@ DENSE = "dense"
 
 def open_kind(dataset: Dataset, kind: str, folder: Path) -> Study:
     """Truths of a kind's validation images with a run's boxes, threshold chosen on them."""
+    names = (f"val_predictions_{kind}.csv", f"best/val_predictions_{kind}.csv", f"val_{kind}.csv")
+    path = next(folder / name for name in names if (folder / name).is_file())
+    return judged(dataset, kind, read_predictions(str(path)))
+
+
+def judged(dataset: Dataset, kind: str, predictions: Sequence[Prediction]) -> Study:
+    """Predictions of a kind's validation images beside their truths, threshold chosen on them."""
     items = dataset.select("val", [kind])
     records = [dataset.records[i] for i in items]
     truths = {dataset.records[i].image_id: dataset.boxes(i) for i in items}
     cohort = Cohort({r.image_id: {"patient": r.patient_id} for r in records})
-    names = (f"val_predictions_{kind}.csv", f"best/val_predictions_{kind}.csv", f"val_{kind}.csv")
-    path = next(folder / name for name in names if (folder / name).is_file())
-    cases: Cases = join(make_labels(truths, frame=None), read_predictions(str(path)), cohort)
+    cases: Cases = join(make_labels(truths, frame=None), predictions, cohort)
     return open_study(cases, {"kaggle": choose(cases)["kaggle"].threshold})
 
 

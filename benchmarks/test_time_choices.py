@@ -17,14 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.bridge_experiments import cell
-from benchmarks.detector_ladder import KINDS, SHOWN, rounded
+from benchmarks.detector_ladder import KINDS, SHOWN, judged, rounded
 from data_prep.dataset import Dataset, open_dataset
 from evaluation.bootstrap import Resampler, estimate_all
-from evaluation.cases import join
-from evaluation.cohort import Cohort
-from evaluation.labels import make_labels
-from evaluation.metrics import headline_statistics, open_study
-from evaluation.operating_points import choose
+from evaluation.metrics import headline_statistics
 from evaluation.paired import compare_studies
 from pneumonia.cli.score import DEFAULT_BUNDLE
 from pneumonia.runtime.boxes import iou_matrix
@@ -102,13 +98,7 @@ def resized(prediction: Prediction, factor: float) -> Prediction:
 def measure(dataset: Dataset, kind: str, look: Callable[..., Any]) -> dict[str, dict[str, Any]]:
     """Metrics of every choice on one kind of validation image."""
     items = dataset.select("val", [kind])
-    records = [dataset.records[i] for i in items]
-    truths = {dataset.records[i].image_id: dataset.boxes(i) for i in items}
-    cohort = Cohort({r.image_id: {"patient": r.patient_id} for r in records})
-    studies = {}
-    for name, predictions in look(items).items():
-        cases = join(make_labels(truths, frame=None), predictions, cohort)
-        studies[name] = open_study(cases, {"kaggle": choose(cases)["kaggle"].threshold})
+    studies = {name: judged(dataset, kind, found) for name, found in look(items).items()}
     plain = studies["plain"]
     resampler = Resampler(plain.cases.patients, plain.cases.positive, 2000)
     reference = estimate_all(headline_statistics(plain), resampler)
