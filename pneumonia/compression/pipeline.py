@@ -113,7 +113,7 @@ def prune_model(
     recipe = recipe.model_copy(update={"constraint": method})
     rates = LayerRates(
         _exponents(network, task, recipe, selected, out, progress),
-        layer_limits(spec, recipe, selected),
+        layer_limits(spec, dense_account, recipe, selected),
     )
     total = dense_account.totals.kept_weights
     groups = column_groups(stored)
@@ -180,8 +180,17 @@ def selected_layers(spec: NetworkSpec, recipe: PruneRecipe) -> list[str]:
     return selected
 
 
-def layer_limits(spec: NetworkSpec, recipe: PruneRecipe, selected: list[str]) -> dict[str, float]:
-    """Largest rate of the layers that have one: the stem's, and those of the recipe's globs."""
+def layer_limits(
+    spec: NetworkSpec, before: Account, recipe: PruneRecipe, selected: list[str]
+) -> dict[str, float]:
+    """Largest rate of the layers that have one: the stem's, and those of the recipe's globs.
+
+    The recipe's limits are over what the run's network keeps of a layer, as its `rate` is; a
+    layer's rate is over its whole matrix, of which an earlier run may have kept some columns.
+    """
+    strength = 1.0
+    if recipe.rates.limits_for is not None:
+        strength = math.log(recipe.rate) / math.log(recipe.rates.limits_for)
     limits = {
         layer.name: recipe.rates.stem_limit
         for layer in spec.weighted()
@@ -190,8 +199,9 @@ def layer_limits(spec: NetworkSpec, recipe: PruneRecipe, selected: list[str]) ->
     for pattern, limit in recipe.rates.limits.items():
         for name in selected:
             if fnmatchcase(name, pattern):
-                limits[name] = limit
-    return limits
+                limits[name] = limit**strength
+    sizes = {row.name: (row.weights, row.kept_weights) for row in before.layers}
+    return {name: limit * sizes[name][0] / sizes[name][1] for name, limit in limits.items()}
 
 
 def _exponents(

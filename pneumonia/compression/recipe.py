@@ -46,13 +46,16 @@ class RateConfig(_Strict):
             more, the most sensitive less.
         probes: Rates of the sensitivity measurement.
         stem_limit: Largest rate of layers that read the image.
-        limits: Glob of layer names -> largest rate.
+        limits: Glob of layer names -> largest rate, over what the run's network keeps of a layer.
+        limits_for: Rate of a run that `limits` are meant for: at its square they are squared, so
+            that small steps spare a layer as much as large ones. None = whatever the rate is.
     """
 
     assignment: Literal["uniform", "sensitivity"] = "uniform"
     probes: tuple[float, ...] = (2.0, 4.0, 8.0)
     stem_limit: float = Field(default=1.5, ge=1)
     limits: dict[str, float] = {}
+    limits_for: float | None = Field(default=None, gt=1)
 
     @field_validator("probes")
     @classmethod

@@ -14,7 +14,7 @@ from pneumonia.cli import run as run_command
 from pneumonia.cli.prune import command
 from pneumonia.compression.admm_hook import RESIDUALS_CSV
 from pneumonia.compression.lineage import training_recipe
-from pneumonia.compression.pipeline import PruneResult
+from pneumonia.compression.pipeline import PruneResult, layer_limits
 from pneumonia.compression.recipe import PruneRecipe, detector_training
 from pneumonia.compression.run import run_prune
 from pneumonia.compression.sensitivity import (
@@ -217,6 +217,35 @@ def test_a_pruned_run_can_be_pruned_again_without_its_parent(
     for before, after in zip(spec.weighted(), smaller.weighted(), strict=True):
         assert after.out_channels <= before.out_channels
         assert after.in_channels <= before.in_channels
+
+
+def test_limits_are_over_what_an_earlier_run_left_of_a_layer(trained: Path, tmp_path: Path) -> None:
+    """Columns of a pruned layer stay in its matrix: a limit over that would forbid the next run."""
+    halved = recipe(
+        rate=1.8, ladder=1, rates={"limits": {"*": 2}}, retrain={"epochs": 1},
+        constraint={"kind": "structured", "filter_share": 0, "group_size": 4},
+        admm={"epochs": 1, "rho": [1.0], "steps_per_update": 1},
+    )  # fmt: skip
+    first = run_prune(trained, halved, tmp_path / "first")
+    second = run_prune(tmp_path / "first", halved, tmp_path / "second")
+    assert second.rate == pytest.approx(1.8, rel=0.02)
+    before, after = ({row.name: row.kept_weights for row in found.layers} for found in
+                     (first.pruned, second.pruned))  # fmt: skip
+    assert all(before[name] <= 2.1 * after[name] for name in before), "each within its limit"
+
+
+def test_limits_grow_with_the_rate_they_are_meant_for(trained: Path) -> None:
+    spec, tensors = load_model(trained / "best")
+    name = spec.weighted()[3].name
+    before = account(spec, tensors)
+
+    def limit(**rates: Any) -> float:
+        found = recipe(rate=4, rates={"limits": {name: 1.5}, **rates})
+        return layer_limits(spec, before, found, [name])[name]
+
+    assert limit() == pytest.approx(1.5)
+    assert limit(limits_for=2) == pytest.approx(1.5**2)
+    assert limit(limits_for=16) == pytest.approx(1.5**0.5)
 
 
 @pytest.mark.parametrize("name", ["phantom", "combined", "filter", "column"])

@@ -1,0 +1,89 @@
+"""The detector's ladder from the radiographs: dense, then each scheme step by step to 36x.
+
+    python -m benchmarks.detector_training --data DATASET --out runs/ladder --scheme combined
+
+Runs the commands a user would type, one after another, each printed before it starts. Called again
+it leaves out what is done and resumes what was interrupted. Writes OUT/dense, OUT/SCHEME-Rx for
+each rate and OUT/minutes-SCHEME.json, the time of each command by the clock and by the processor.
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pneumonia.runtime.atomic import write_json
+
+RATES = (4, 9, 16, 25, 36)
+SCHEMES = {
+    "combined": (),
+    "filter": ("constraint.filter_share=1", "constraint.group_size=0"),
+    "column": ("constraint.filter_share=0",),
+}
+
+
+def is_done(run: Path) -> bool:
+    """Whether the run folder holds a run that came to its end."""
+    record = run / "run.json"
+    return record.is_file() and json.loads(record.read_text())["status"] == "done"
+
+
+def perform(minutes: Path, out: Path, arguments: Sequence[str]) -> None:
+    """Run one `pneumonia` command unless it is done; add its minutes to the file."""
+    if is_done(out):
+        return
+    begun = (out / "last").is_dir() or (out / "stages").is_dir()
+    command = [*arguments, "--out", str(out), *(["--resume"] if begun else [])]
+    sys.stdout.write("pneumonia " + " ".join(command) + "\n")
+    sys.stdout.flush()
+    clock, use = time.perf_counter(), _processor_s()
+    subprocess.run([sys.executable, "-m", "pneumonia", *command], check=True)
+    spent = {"clock": time.perf_counter() - clock, "processor": _processor_s() - use}
+    rows = json.loads(minutes.read_text()) if minutes.is_file() else {}
+    earlier = rows.get(out.name, {}) if begun else {}
+    rows[out.name] = {key: round(earlier.get(key, 0) + s / 60, 2) for key, s in spent.items()}
+    write_json(str(minutes), rows)
+
+
+def _processor_s() -> float:
+    use = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return use.ru_utime + use.ru_stime
+
+
+def settings(values: Sequence[str]) -> list[str]:
+    """`--set` options."""
+    return [part for value in values for part in ("--set", value)]
+
+
+def main() -> None:
+    """Train, then prune."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", required=True, help="dataset folder")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scheme", choices=sorted(SCHEMES), default="combined")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--train", nargs="*", default=(), help="keys of the recipe `rsna`")
+    parser.add_argument("--prune", nargs="*", default=(), help="keys of the recipe `rsna-step`")
+    parser.add_argument("--last", nargs="*", default=(), help="such keys for the last rate alone")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    run, held = options.out / "dense", 1.0
+    train = ["train", "--data", options.data, "--recipe", "rsna", *settings(options.train)]
+    perform(options.out / "minutes-dense.json", run, train)
+    for rate in options.rates:
+        keys = [*SCHEMES[options.scheme], *options.prune]
+        if math.isclose(rate, options.rates[-1]):
+            keys += options.last
+        step = f"{rate / held:.4g}"
+        prune = ["prune", str(run), "--recipe", "rsna-step", "--rate", step, *settings(keys)]
+        run, held = options.out / f"{options.scheme}-{rate:g}x", rate
+        perform(options.out / f"minutes-{options.scheme}.json", run, prune)
+
+
+if __name__ == "__main__":
+    main()
