@@ -63,21 +63,21 @@ def add_kernels(
     target = find_target(target_name)
     if storage not in STORAGES:
         raise ConfigError("Unknown storage", ", ".join(STORAGES), repr(storage), "--weights")
-    bundle = load_bundle(str(bundle_path))
+    library = Path(bundle_path) / LIBRARY.format(target.name)
+    report = Path(bundle_path) / f"kernels-{target.name}.json"
+    bundle = load_bundle(str(bundle_path), replaced=(library.name, report.name))
     dense = bundle.weights()
     problems = problems_of(bundle.spec, dense, storage)
     choose = _chooser(problems, target, measure, progress)
-    library = Path(bundle.path) / LIBRARY.format(target.name)
     made = generate_library(
         bundle.spec, dense, target, library, choose, bundle.model_hash, storage=storage
     )
-    sources = Path(bundle.path) / f"kernels-{target.name}"
+    sources = Path(bundle_path) / f"kernels-{target.name}"
     write_texts(made.sources, sources)
     loops = hot_loops(target, plan_variants(made.plan)) if target.name in MCA_CPU else []
     compiler = " ".join(find_compiler(target).command)
     document = describe(made.plan, made.sources, bundle.model_hash, compiler, loops)
     document["library_bytes"] = library.stat().st_size
-    report = Path(bundle.path) / f"kernels-{target.name}.json"
     write_json(str(report), document)
     _list_files(bundle, [library, report])
     return KernelsResult(library, report, sources, document, time.monotonic() - start)

@@ -66,6 +66,19 @@ def test_engine_of_a_bundle_agrees_with_the_reference(bundle):
 
 
 @needs_avx2
+@pytest.mark.parametrize("fault", ["cut", "gone"])
+def test_a_damaged_library_is_refused_and_made_again(bundle, fault):
+    library = add_kernels(bundle, "x86-avx2", measure=False).library
+    whole = library.read_bytes()
+    library.unlink() if fault == "gone" else library.write_bytes(whole[:1000])
+    with pytest.raises(ArtefactError, match=r"libmodel-x86-avx2\.so"):
+        load_bundle(str(bundle))
+    add_kernels(bundle, "x86-avx2", measure=False)
+    load_bundle(str(bundle))
+    assert library.read_bytes() == whole
+
+
+@needs_avx2
 def test_the_c_example_gives_what_python_gives(bundle, tmp_path):
     result = add_kernels(bundle, "x86-avx2", measure=False)
     program, image = tmp_path / "score_tensor", tmp_path / "image.f32"
