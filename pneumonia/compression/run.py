@@ -1,7 +1,7 @@
 """One pruning run: from a run folder and a recipe to a pruned run folder."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ def run_prune(
             "kind": "prune",
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seed": training.seed,
-            "dataset": {"path": str(data.folder), "fingerprint": data.fingerprint},
-            "parent": str(run),
+            "dataset": {"path": str(data.folder.resolve()), "fingerprint": data.fingerprint},
+            "parent": str(run.resolve()),
             "versions": run_record(run).get("versions", {}),
             "training": training.model_dump(mode="json"),
             "trained_weights": trained_weights(run),
@@ -93,6 +93,14 @@ def _write_record(out: Path, record: dict[str, Any], status: str) -> None:
         write_json(str(out / RUN_FILE), {**record, "status": status})
 
 
+def _identity(record: Mapping[str, Any], key: str) -> Any:
+    """What a record's entry names, however its paths are written."""
+    value = record.get(key)
+    if key == "dataset" and isinstance(value, dict):
+        return value.get("fingerprint")
+    return Path(value).resolve() if key == "parent" and isinstance(value, str) else value
+
+
 def _check_out(out: Path, record: dict[str, Any], config: str, resume: bool) -> dict[str, Any]:
     """Refuse to overwrite a run, or to resume another one; returns the record to write."""
     if (out / BEST).exists() or ((out / STAGES).exists() and not resume):
@@ -106,7 +114,7 @@ def _check_out(out: Path, record: dict[str, Any], config: str, resume: bool) -> 
         return record
     before = run_record(out)
     for key in ("kind", "parent", "dataset", "training"):
-        if before.get(key) != record[key]:
+        if _identity(before, key) != _identity(record, key):
             raise ArtefactError(
                 f"Interrupted run had another {key}",
                 expected=repr(before.get(key))[:120],

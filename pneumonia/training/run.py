@@ -171,7 +171,7 @@ def _record(dataset_path: Path, dataset: Dataset, recipe: TrainRecipe) -> dict[s
         "kind": "train",
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": recipe.seed,
-        "dataset": {"path": str(dataset_path), "fingerprint": dataset.fingerprint},
+        "dataset": {"path": str(dataset_path.resolve()), "fingerprint": dataset.fingerprint},
         "parent": recipe.model.start_from,
         "versions": versions,
         "threads": torch.get_num_threads(),

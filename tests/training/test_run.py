@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ def finished(rectangles_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
     out = folder / "out"
-    arguments = ["train", "--data", str(rectangles_path), "--recipe", str(folder / "small.yaml")]
+    data = os.path.relpath(rectangles_path)
+    arguments = ["train", "--data", data, "--recipe", str(folder / "small.yaml")]
     result = CliRunner().invoke(
         cli.group, [*arguments, "--out", str(out), "--set", "optimiser.learning_rate=0.004"]
     )
@@ -62,6 +64,7 @@ def test_command_leaves_a_whole_run_folder(finished, rectangles_path):
     assert record["schema"] == "pneumonia.run/1"
     assert (record["kind"], record["status"], record["seed"]) == ("train", "done", 0)
     assert record["dataset"]["fingerprint"] == open_dataset(rectangles_path).fingerprint
+    assert record["dataset"]["path"] == str(rectangles_path), "found again from any folder"
     assert record["versions"]["torch"]
     assert record["result"]["epochs"] == 2
     with (out / "metrics.csv").open() as stream:
