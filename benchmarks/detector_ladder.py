@@ -6,9 +6,10 @@ r"""What compression costs the real detector: every run of a ladder against the 
 
 Per run: weights, MACs and bytes; latency on one thread with onnxruntime and with the generated
 kernels, all engines in turn in one process; and on the validation images of each kind the
-challenge score, AP50 and AUROC with patient-level intervals, and the paired difference to the dense
-model and to the yardstick. Each model's threshold is the one that is best on these very validation images and this kind,
-so every score is optimistic, for all models alike. Plots go to docs/images.
+challenge score, AP50 and AUROC with patient-level intervals, and the paired differences to the
+dense model and to the yardstick. Each model's threshold is the one that is best on these very
+validation images and this kind, so every score is optimistic, for all models alike. Plots go to
+docs/images.
 """
 
 import argparse
