@@ -201,7 +201,7 @@ def layer_limits(
             if fnmatchcase(name, pattern):
                 limits[name] = limit**strength
     sizes = {row.name: (row.weights, row.kept_weights) for row in before.layers}
-    return {name: limit * sizes[name][0] / sizes[name][1] for name, limit in limits.items()}
+    return {name: limit * sizes[name][0] / max(sizes[name][1], 1) for name, limit in limits.items()}
 
 
 def _exponents(
