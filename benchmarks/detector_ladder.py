@@ -15,6 +15,7 @@ docs/images.
 import argparse
 import json
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -33,14 +34,17 @@ from evaluation.operating_points import choose
 from evaluation.paired import compare_studies
 from evaluation.plots import INK, MARKS, new_figure, plot_froc, plot_precision_recall, to_svg
 from pneumonia.export.bundle import export_run
+from pneumonia.network.accounting import account
+from pneumonia.network.files import load_model
 from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.latency import interleaved_latency
-from pneumonia.runtime.predictions import Prediction, read_predictions
+from pneumonia.runtime.predictions import Prediction, read_predictions, write_predictions
 
 KINDS = ("full", "lungs")
 SHOWN = {"rsna.kaggle": "rsna", "coco.ap50": "ap50", "image.auroc": "auroc"}
-DENSE, YARDSTICK = "dense", "YOLO11n yardstick"
+DENSE, SHIPPED, YARDSTICK = "dense", "shipped", "YOLO11n yardstick"
 
 
 def open_kind(dataset: Dataset, kind: str, folder: Path) -> Study:
@@ -122,20 +126,40 @@ def latencies(bundles: Mapping[str, Path], rounds: int) -> dict[str, dict[str, f
     return found
 
 
-def bundle_run(run: Path, out: Path, kernels: bool) -> dict[str, Any]:
-    """Export a run, generate its kernels, and count."""
-    result = export_run(run, out)
+def counted(bundle: Path, kernels: bool) -> dict[str, Any]:
+    """Generate a bundle's kernels, and count."""
     if kernels:
-        add_kernels(out, "native")
-    totals = result.totals
+        add_kernels(bundle, "native")
+    totals = account(*load_model(bundle)).totals
     return {
         "weights": totals.kept_weights,
         "parameters": totals.parameters,
         "macs": totals.kept_macs,
-        "weights_bytes": (out / "weights.safetensors").stat().st_size,
-        "onnx_bytes": (out / "model.onnx").stat().st_size,
-        "model_hash": result.model_hash,
+        "weights_bytes": (bundle / "weights.safetensors").stat().st_size,
+        "onnx_bytes": (bundle / "model.onnx").stat().st_size,
+        "model_hash": load_bundle(str(bundle)).model_hash,
     }
+
+
+def score_bundle(shipped: Path, dataset: Dataset, out: Path) -> None:
+    """Copy a finished bundle and score the validation images with it."""
+    shutil.copytree(shipped, out, dirs_exist_ok=True)
+    bundle = load_bundle(str(out))
+    detector = Detector(bundle, open_engine(bundle, "onnxruntime", threads=1))
+    for kind in KINDS:
+        found = [predicted(detector, dataset, i) for i in dataset.select("val", [kind])]
+        write_predictions(str(out / f"val_{kind}.csv"), found)
+
+
+def predicted(detector: Detector, dataset: Dataset, item: int) -> Prediction:
+    """Boxes of an image of the dataset, in pixels of the original."""
+    record, pixels = dataset.records[item], dataset.pixels(item)
+    height, width = pixels.shape
+    found = detector.detect(pixels, record.image_id)
+    scale = np.array([record.width / width, record.height / height] * 2, np.float32)
+    return Prediction(
+        record.image_id, found.boxes * scale, found.scores, record.width, record.height
+    )
 
 
 def plot_ladder(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
@@ -215,6 +239,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="dataset folder")
     parser.add_argument("--dense", type=Path, required=True, help="run folder of the reference")
     parser.add_argument("--run", action="append", default=[], metavar="SCHEME=RUN")
+    parser.add_argument("--shipped", type=Path, help="a finished bundle, scored here")
     parser.add_argument("--yardstick", type=Path, help="folder of benchmarks.detector_yardstick")
     parser.add_argument("--bundles", type=Path, default=Path("runs/ladder"))
     parser.add_argument("--out", type=Path, required=True, help="JSON; .md is written beside it")
@@ -233,10 +258,17 @@ def main() -> None:
     for scheme, run in runs:
         out = options.bundles / run.name
         row: dict[str, Any] = {"scheme": scheme}
-        row |= bundle_run(run, out, not options.no_kernels)
+        export_run(run, out)
+        row |= counted(out, not options.no_kernels)
         row["rate"] = round(rows[0]["weights"] / row["weights"], 2) if rows else 1.0
         row["name"] = DENSE if scheme == DENSE else f"{scheme} {row['rate']:.3g}x"
         folders[row["name"]], bundles[row["name"]] = run, out
+        rows.append(row)
+    if options.shipped:
+        out = options.bundles / SHIPPED
+        score_bundle(options.shipped, dataset, out)
+        row = {"scheme": SHIPPED, "name": SHIPPED, **counted(out, not options.no_kernels)}
+        folders[SHIPPED] = bundles[SHIPPED] = out
         rows.append(row)
     if options.yardstick:
         rows.append({"scheme": "yardstick", "name": YARDSTICK})
