@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from evaluation.plots import INK, MARKS, new_figure, plot_froc, plot_precision_r
 from pneumonia.export.bundle import export_run
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
-from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.bundle import MANIFEST, load_bundle
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.latency import interleaved_latency
@@ -126,10 +126,8 @@ def latencies(bundles: Mapping[str, Path], rounds: int) -> dict[str, dict[str, f
     return found
 
 
-def counted(bundle: Path, kernels: bool) -> dict[str, Any]:
-    """Generate a bundle's kernels, and count."""
-    if kernels:
-        add_kernels(bundle, "native")
+def counted(bundle: Path) -> dict[str, Any]:
+    """What a bundle costs."""
     totals = account(*load_model(bundle)).totals
     return {
         "weights": totals.kept_weights,
@@ -233,6 +231,57 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+class Models(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        rows: What each model costs, the dense one first, in the order of the table.
+        predictions: Model -> folder with its predictions.
+        bundles: Model -> its bundle; the yardstick has none.
+    """
+
+    rows: list[dict[str, Any]]
+    predictions: dict[str, Path]
+    bundles: dict[str, Path]
+
+
+def gather(options: argparse.Namespace, dataset: Dataset) -> Models:
+    """Bundles of all runs and of the shipped model, with their kernels."""
+    models = Models([], {}, {})
+
+    def add(name: str, row: dict[str, Any], bundle: Path, predictions: Path) -> None:
+        models.rows.append({**row, "name": name})
+        models.bundles[name], models.predictions[name] = bundle, predictions
+
+    def missing(bundle: Path) -> bool:
+        return not (options.reuse and (bundle / MANIFEST).is_file())
+
+    def with_kernels(bundle: Path) -> None:
+        if not options.no_kernels:
+            add_kernels(bundle, "native")
+
+    runs = [(DENSE, "=", str(options.dense)), *(item.partition("=") for item in options.run)]
+    for scheme, _, path in runs:
+        out = options.bundles / Path(path).name
+        if missing(out):
+            export_run(Path(path), out)
+            with_kernels(out)
+        row: dict[str, Any] = {"scheme": scheme, **counted(out)}
+        row["rate"] = round(models.rows[0]["weights"] / row["weights"], 2) if models.rows else 1.0
+        name = DENSE if scheme == DENSE else f"{scheme} {row['rate']:.3g}x"
+        add(name, row, out, Path(path))
+    if options.shipped:
+        out = options.bundles / SHIPPED
+        if missing(out):
+            score_bundle(options.shipped, dataset, out)
+            with_kernels(out)
+        add(SHIPPED, {"scheme": SHIPPED, **counted(out)}, out, out)
+    if options.yardstick:
+        models.rows.append({"scheme": "yardstick", "name": YARDSTICK})
+        models.predictions[YARDSTICK] = options.yardstick
+    return models
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -247,34 +296,16 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--no-kernels", action="store_true")
+    parser.add_argument("--reuse", action="store_true", help="bundles of an earlier call")
+    parser.add_argument("--bundles-only", action="store_true", help="make them, measure nothing")
     options = parser.parse_args()
     dataset = open_dataset(options.data)
-    runs = [(DENSE, options.dense)] + [
-        (scheme, Path(path)) for scheme, _, path in (item.partition("=") for item in options.run)
-    ]
-    rows: list[dict[str, Any]] = []
-    folders: dict[str, Path] = {}
-    bundles: dict[str, Path] = {}
-    for scheme, run in runs:
-        out = options.bundles / run.name
-        row: dict[str, Any] = {"scheme": scheme}
-        export_run(run, out)
-        row |= counted(out, not options.no_kernels)
-        row["rate"] = round(rows[0]["weights"] / row["weights"], 2) if rows else 1.0
-        row["name"] = DENSE if scheme == DENSE else f"{scheme} {row['rate']:.3g}x"
-        folders[row["name"]], bundles[row["name"]] = run, out
-        rows.append(row)
-    if options.shipped:
-        out = options.bundles / SHIPPED
-        score_bundle(options.shipped, dataset, out)
-        row = {"scheme": SHIPPED, "name": SHIPPED, **counted(out, not options.no_kernels)}
-        folders[SHIPPED] = bundles[SHIPPED] = out
-        rows.append(row)
-    if options.yardstick:
-        rows.append({"scheme": "yardstick", "name": YARDSTICK})
-        folders[YARDSTICK] = options.yardstick
-    metrics, studies = accuracy(dataset, folders, options.draws)
-    times = {} if options.no_kernels else latencies(bundles, options.rounds)
+    models = gather(options, dataset)
+    rows = models.rows
+    if options.bundles_only:
+        return
+    metrics, studies = accuracy(dataset, models.predictions, options.draws)
+    times = {} if options.no_kernels else latencies(models.bundles, options.rounds)
     for row in rows:
         row.update(metrics[row["name"]] | times.get(row["name"], {}))
     versions = {name: metadata.version(name) for name in ("torch", "onnxruntime", "numpy")}
@@ -289,7 +320,8 @@ def main() -> None:
     options.out.write_text(json.dumps(document, indent=1) + "\n")
     options.out.with_suffix(".md").write_text(table(rows))
     for kind in KINDS:
-        best = {name: studies[kind][name] for name in (DENSE, rows[len(runs) - 1]["name"])}
+        last = [row["name"] for row in rows if "rate" in row][-1]
+        best = {name: studies[kind][name] for name in (DENSE, last)}
         for name, text in (
             (f"results_rate_{kind}", plot_ladder(rows, kind)),
             (f"results_pr_{kind}", plot_precision_recall(best, (0.5,))),
