@@ -21,6 +21,8 @@ PEERS = {
     "dcmpschk": "dcmtk",
     "dcmp2pgm": "dcmtk",
     "storescu": "dcmtk",
+    "storescp": "dcmtk",
+    "echoscu": "dcmtk",
     "Orthanc": "orthanc",
     "chromium": "chromium",
     "pdftotext": "poppler-utils",
