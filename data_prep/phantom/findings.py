@@ -17,6 +17,7 @@ _BOX_SPREAD = np.array([0.26, 0.36])
 _GROWTH = 1.28  # a soft edge and the lung's border take this much away
 _MIN_SIDE = 60 / 1024
 _VISIBLE = 0.28  # a box encloses where an opacity reaches this share of its peak
+_EDGE_PIXELS, _EDGE_SHARE = 4, 0.06  # painted outside the box: at most, and of its shorter side
 
 
 class Opacity(NamedTuple):
@@ -118,7 +119,9 @@ def _measured(canvas: Canvas, coverage: Layer) -> Opacity | None:
     x, y, width, height, _area = (int(value) for value in stats[largest])
     # keep the blob the box describes; specks outside it would be opacity without a box
     blob = (labels == largest).astype(np.uint8)
-    grown = cv2.dilate(blob, np.ones((3, 3), np.uint8), iterations=4)
+    # A soft edge, but of a small blob a small one: its box has to enclose what is painted.
+    edge = min(_EDGE_PIXELS, max(1, round(_EDGE_SHARE * min(width, height))))
+    grown = cv2.dilate(blob, np.ones((3, 3), np.uint8), iterations=edge)
     box = np.array([x, y, x + width, y + height], dtype=np.float64) / canvas.size
     return Opacity(np.asarray(coverage * grown), box)
 
