@@ -151,13 +151,10 @@ def score_bundle(shipped: Path, dataset: Dataset, out: Path) -> None:
 
 def predicted(detector: Detector, dataset: Dataset, item: int) -> Prediction:
     """Boxes of an image of the dataset, in pixels of the original."""
-    record, pixels = dataset.records[item], dataset.pixels(item)
-    height, width = pixels.shape
-    found = detector.detect(pixels, record.image_id)
-    scale = np.array([record.width / width, record.height / height] * 2, np.float32)
-    return Prediction(
-        record.image_id, found.boxes * scale, found.scores, record.width, record.height
-    )
+    record = dataset.records[item]
+    found = detector.detect(dataset.pixels(item), record.image_id)
+    boxes = dataset.original_boxes(item, found.boxes)
+    return Prediction(record.image_id, boxes, found.scores, record.width, record.height)
 
 
 def plot_ladder(rows: Sequence[Mapping[str, Any]], kind: str) -> str:

@@ -105,11 +105,10 @@ def read_boxes(
     """Predictions in pixels of the originals."""
     rows = []
     for i in dataset.select("val", [kind]):
-        record, (height, width) = dataset.records[i], dataset.pixels(i).shape
+        record = dataset.records[i]
         (values,) = (v for p, v in found.items() if Path(p).stem == f"{kind}_{record.image_id}")
         table = np.asarray(values, np.float32).reshape(-1, 5)
-        scale = np.tile([record.width / width, record.height / height], 2)
-        boxes = (table[:, :4] * scale).astype(np.float32)
+        boxes = dataset.original_boxes(i, table[:, :4])
         rows.append(Prediction(record.image_id, boxes, table[:, 4], record.width, record.height))
     return rows
 

@@ -72,16 +72,16 @@ def looks(
     found: dict[str, list[Prediction]] = {"plain": [], "mirrored view fused": []}
     for i in items:
         record, pixels = dataset.records[i], dataset.pixels(i)
-        height, width = pixels.shape
+        width = pixels.shape[1]
         plain = detector.detect(pixels, record.image_id)
         mirrored = detector.detect(np.ascontiguousarray(pixels[:, ::-1]), record.image_id)
         back = mirrored.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0]
         both = np.concatenate([plain.boxes, back]).astype(np.float32)
         fused = fuse(both, np.concatenate([plain.scores, mirrored.scores]), 2)
-        scale = np.array([record.width / width, record.height / height] * 2, np.float32)
         for name, (boxes, scores) in (("plain", plain[1:3]), ("mirrored view fused", fused)):
             size = (record.width, record.height)
-            found[name].append(Prediction(record.image_id, boxes * scale, scores, *size))
+            moved = dataset.original_boxes(i, boxes)
+            found[name].append(Prediction(record.image_id, moved, scores, *size))
     for factor in SCALES:
         found[f"boxes x {factor}"] = [resized(p, factor) for p in found["plain"]]
     return found

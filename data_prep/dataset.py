@@ -134,6 +134,16 @@ class Dataset:
         scaled = self._boxes[i].astype(np.float64) * [x_scale, y_scale, x_scale, y_scale]
         return scaled.astype(np.float32)
 
+    def original_boxes(self, i: int, boxes: Boxes) -> Boxes:
+        """Boxes (n, 4) xyxy in pixels of `pixels(i)` -> float32, in pixels of the original."""
+        record, entry = self.records[i], self.cache[i]
+        x_scale, y_scale = record.width / entry.width, record.height / entry.height
+        return (boxes.astype(np.float64) * [x_scale, y_scale, x_scale, y_scale]).astype(np.float32)
+
+    def reference(self) -> dict[str, str]:
+        """How a run records it: a path that holds from any folder, and what was in it."""
+        return {"path": str(self.folder.resolve()), "fingerprint": self.fingerprint}
+
     def select(
         self,
         split: str,

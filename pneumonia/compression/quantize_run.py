@@ -94,7 +94,7 @@ def run_quantize(
         "schema": SCHEMA,
         "kind": "quantize",
         "seed": recipe.seed,
-        "dataset": {"path": str(data.folder.resolve()), "fingerprint": data.fingerprint},
+        "dataset": data.reference(),
         "parent": str(run.resolve()),
         "versions": run_record(run).get("versions", {}),
         "training": training.model_dump(mode="json"),

@@ -65,7 +65,7 @@ def run_prune(
             "kind": "prune",
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seed": training.seed,
-            "dataset": {"path": str(data.folder.resolve()), "fingerprint": data.fingerprint},
+            "dataset": data.reference(),
             "parent": str(run.resolve()),
             "versions": run_record(run).get("versions", {}),
             "training": training.model_dump(mode="json"),

@@ -65,7 +65,7 @@ def run_train(
         spec = make_spec(dataset, recipe)
         network = make_network(spec, recipe)
         task = DetectionTask(dataset, spec, recipe)
-        record = _record(dataset_path, dataset, recipe)
+        record = _record(dataset, recipe)
         _write_record(out, {**record, "status": "running"}, recipe)
         try:
             result = fit(network, task, recipe, out, resume=resume, progress=progress)
@@ -161,7 +161,7 @@ def recipe_text(recipe: TrainRecipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _record(dataset_path: Path, dataset: Dataset, recipe: TrainRecipe) -> dict[str, Any]:
+def _record(dataset: Dataset, recipe: TrainRecipe) -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -171,7 +171,7 @@ def _record(dataset_path: Path, dataset: Dataset, recipe: TrainRecipe) -> dict[s
         "kind": "train",
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": recipe.seed,
-        "dataset": {"path": str(dataset_path.resolve()), "fingerprint": dataset.fingerprint},
+        "dataset": dataset.reference(),
         "parent": recipe.model.start_from,
         "versions": versions,
         "threads": torch.get_num_threads(),

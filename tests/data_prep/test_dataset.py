@@ -50,7 +50,9 @@ def test_round_trip_of_records_pixels_and_boxes(tmp_path: Path) -> None:
     # 80 x 60 is cached as 64 x 48: everything by 0.8
     expected = [[1.2, 1.8, 32.1, 40.0], [0, 0, 64, 48]]
     np.testing.assert_allclose(dataset.cache_boxes(1), expected, rtol=1e-6)
-    assert dataset.boxes(1).dtype == dataset.cache_boxes(1).dtype == np.float32
+    back = dataset.original_boxes(1, dataset.cache_boxes(1))
+    np.testing.assert_allclose(back, dataset.boxes(1), rtol=1e-6)
+    assert dataset.boxes(1).dtype == dataset.cache_boxes(1).dtype == back.dtype == np.float32
 
 
 @settings(max_examples=20, deadline=None)
