@@ -77,7 +77,8 @@ soak: $(VENV)/.ready    ## 2,000 images through the daemon: memory, descriptors,
 # The combined ladder of docs/results.md from the given radiographs, or SCHEME=filter or column from
 # the same dense network; called again, it goes on where it was interrupted. Minutes of one core with
 # bfloat16 instructions (several times longer without) and validation scores (whole / masked
-# radiographs) as seen on 2026-11-27: dense 46 min, 0.20 / 0.23; 4x 11, 9x 9, 16x 7, 25x 6, 36x 14.
+# radiographs) as seen on 2026-11-27: dense 46 min, 0.19 / 0.22; 4x 11, 0.18 / 0.21; 9x 9, 0.21 /
+# 0.22; 16x 7, 0.19 / 0.18; 25x 6, 0.20 / 0.19; 36x 14, 0.22 / 0.22.
 # SOURCE is the folder with labels.csv and images.csv. The shipped detector had a longer training:
 # `make reproduce` of commit c129321.
 SOURCE ?= ../shared/data/rsna
