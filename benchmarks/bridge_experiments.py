@@ -21,9 +21,9 @@ from benchmarks.detector_ladder import SHOWN, judged, rounded
 from data_prep.composite import CompositeSettings
 from data_prep.dataset import Dataset, open_dataset
 from data_prep.writer import Cached, DatasetFacts, new_dataset
-from evaluation.bootstrap import Resampler, estimate_all
-from evaluation.metrics import headline_statistics
-from evaluation.paired import compare_studies
+from evaluation.analysis.catalogue import headline_statistics
+from evaluation.analysis.paired import compare_studies
+from evaluation.metrics.bootstrap import Resampler, estimate_all
 from pneumonia.runtime.predictions import read_predictions
 from pneumonia.training.config import DataConfig, ModelConfig, TrainRecipe
 from pneumonia.training.run import run_train

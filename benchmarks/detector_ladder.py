@@ -25,14 +25,14 @@ import numpy as np
 
 from data_prep.dataset import Dataset, open_dataset
 from deploy_jetson.kernels.bundle import add_kernels
-from evaluation.bootstrap import Estimate, Resampler, estimate_all
-from evaluation.cases import Cases, join
-from evaluation.cohort import Cohort
-from evaluation.labels import make_labels
-from evaluation.metrics import Study, headline_statistics, open_study
-from evaluation.operating_points import choose
-from evaluation.paired import compare_studies
-from evaluation.plots import INK, MARKS, new_figure, plot_froc, plot_precision_recall, to_svg
+from evaluation.analysis.catalogue import Study, headline_statistics, open_study
+from evaluation.analysis.paired import compare_studies
+from evaluation.metrics.bootstrap import Estimate, Resampler, estimate_all
+from evaluation.report.plots import INK, MARKS, new_figure, plot_froc, plot_precision_recall, to_svg
+from evaluation.study.cases import Cases, join
+from evaluation.study.cohort import Cohort
+from evaluation.study.labels import make_labels
+from evaluation.study.operating_points import choose
 from pneumonia.export.bundle import export_run
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model

@@ -11,12 +11,12 @@ import time
 
 import numpy as np
 
-from evaluation.bootstrap import Resampler, estimate_all
-from evaluation.cases import Cases, join
-from evaluation.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
-from evaluation.labels import make_labels
-from evaluation.metrics import all_statistics, open_study
-from evaluation.operating_points import choose
+from evaluation.analysis.catalogue import all_statistics, open_study
+from evaluation.metrics.bootstrap import Resampler, estimate_all
+from evaluation.study.cases import Cases, join
+from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
+from evaluation.study.labels import make_labels
+from evaluation.study.operating_points import choose
 from pneumonia.runtime.predictions import Prediction
 
 

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from benchmarks.bridge_experiments import cell
 from benchmarks.detector_ladder import KINDS, SHOWN, judged, rounded
 from data_prep.dataset import Dataset, open_dataset
-from evaluation.bootstrap import Resampler, estimate_all
-from evaluation.metrics import headline_statistics
-from evaluation.paired import compare_studies
+from evaluation.analysis.catalogue import headline_statistics
+from evaluation.analysis.paired import compare_studies
+from evaluation.metrics.bootstrap import Resampler, estimate_all
 from pneumonia.cli.score import DEFAULT_BUNDLE
 from pneumonia.runtime.boxes import iou_matrix
 from pneumonia.runtime.bundle import load_bundle

@@ -1,1 +1,1 @@
-"""What a compressed network costs: storage bits, crossbars, in-memory computing, a device model."""
+"""What a compressed network costs: parameters, storage bits, crossbars, in-memory computing."""

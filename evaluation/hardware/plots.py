@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.plots import COLOURS, GRID, MARKS, new_figure
+from evaluation.report.plots import COLOURS, GRID, MARKS, new_figure
 
 DOTS_PER_INCH = 110
 MOST_BINS = 121

@@ -19,14 +19,14 @@ from pneumonia.cli.evaluation_inputs import (
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
-    from evaluation.bootstrap import Resampler
-    from evaluation.cases import Cases
-    from evaluation.evidence import Thresholds
-    from evaluation.footprint import Footprint
-    from evaluation.metrics import Study
-    from evaluation.page import ExtraSection
-    from evaluation.paired import Comparison
-    from evaluation.report import CompareReport
+    from evaluation.analysis.catalogue import Study
+    from evaluation.analysis.evidence import Thresholds
+    from evaluation.analysis.paired import Comparison
+    from evaluation.hardware.footprint import Footprint
+    from evaluation.metrics.bootstrap import Resampler
+    from evaluation.report.comparison_page import CompareReport
+    from evaluation.report.page import ExtraSection
+    from evaluation.study.cases import Cases
 
 LATENCY_ROUNDS = 15
 
@@ -98,8 +98,8 @@ def command(models: Sequence[str], **options: Any) -> None:
     Each model is its predictions file, with a name before `=` and its bundle or run folder after a
     comma: the bundle gives thresholds, size and cost. Writes compare.html, compare.json and csv.
     """
-    from evaluation.bootstrap import Resampler
-    from evaluation.report import CompareReport, write_compare_report
+    from evaluation.metrics.bootstrap import Resampler
+    from evaluation.report.comparison_page import CompareReport, write_compare_report
 
     entries = parse_entries(models)
     studies, thresholds = _studies(options, entries)
@@ -142,7 +142,7 @@ def _hardware(
 
 def _extra(figures: Sequence[str]) -> "list[ExtraSection]":
     """The pictures from outside as one section; raises ConfigError for what is not a PNG."""
-    from evaluation.page import ExtraFigure, ExtraSection
+    from evaluation.report.page import ExtraFigure, ExtraSection
     from pneumonia.runtime.errors import ConfigError
 
     found = []
@@ -194,8 +194,8 @@ def parse_entries(models: Sequence[str]) -> list[Entry]:
 def _studies(
     options: Mapping[str, Any], entries: Sequence[Entry]
 ) -> "tuple[dict[str, Study], dict[str, Thresholds]]":
-    from evaluation.metrics import open_study
-    from evaluation.paired import check_same_images
+    from evaluation.analysis.catalogue import open_study
+    from evaluation.analysis.paired import check_same_images
 
     facts = [path for path in (options["classes"], options["images"]) if path is not None]
     cases = {
@@ -227,9 +227,9 @@ def _judged(options: Mapping[str, Any], entry: Entry, cases: "Cases") -> "tuple[
     """
     from dataclasses import replace
 
-    from evaluation.box_scale import scale_boxes
-    from evaluation.evidence import settle_thresholds
-    from evaluation.operating_points import points_file
+    from evaluation.analysis.evidence import settle_thresholds
+    from evaluation.study.box_scale import scale_boxes
+    from evaluation.study.operating_points import points_file
     from pneumonia.runtime.bundle import load_bundle
 
     if entry.model is not None and (entry.model / "manifest.json").is_file():
@@ -266,8 +266,8 @@ def _compare(
 ) -> "list[Comparison]":
     from dataclasses import replace
 
-    from evaluation.paired import compare_groups, compare_studies
-    from evaluation.subgroups import find_groups
+    from evaluation.analysis.paired import compare_groups, compare_studies
+    from evaluation.analysis.subgroups import find_groups
 
     margins = {"rsna": options["margin"], "image.auroc": options["margin_auroc"]}
     groups, _ = find_groups(next(iter(studies.values())).cases)
@@ -281,7 +281,7 @@ def _footprints(entries: Sequence[Entry], latency: bool) -> "dict[str, Footprint
     """Cost of every model that was given, with the latency of the bundles measured in turn."""
     from dataclasses import replace
 
-    from evaluation.footprint import read_footprint
+    from evaluation.hardware.footprint import read_footprint
 
     given = {entry.name: entry.model for entry in entries if entry.model is not None}
     known = {name: read_footprint(model) for name, model in given.items()}
@@ -317,7 +317,7 @@ def _latency(folders: Mapping[str, Path]) -> dict[str, float]:
 def _write_tables(report: "CompareReport", options: Mapping[str, Any]) -> None:
     from dataclasses import asdict
 
-    from evaluation.tables import compare_document, write_csv
+    from evaluation.report.tables import compare_document, write_csv
     from pneumonia.runtime.atomic import write_json
 
     facts = {
@@ -356,7 +356,7 @@ def _write_tables(report: "CompareReport", options: Mapping[str, Any]) -> None:
 
 
 def _show(comparisons: "Sequence[Comparison]", point: str, out: Path) -> None:
-    from evaluation import wording
+    from evaluation.report import wording
 
     for item in comparisons:
         rows = []

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from pneumonia.runtime.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
+    from evaluation.analysis.paired import Comparison
     from evaluation.hardware.tradeoff import Judged, ModelCost
-    from evaluation.page import ExtraFigure, ExtraSection, ExtraTable
-    from evaluation.paired import Comparison
+    from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable
 
 LATENCY_ROUNDS = 15
 NO_PAIR = (
@@ -51,7 +51,7 @@ def hardware_sections(
     """
     if not (wanted.storage or wanted.compute):
         return []
-    from evaluation.page import ExtraSection
+    from evaluation.report.page import ExtraSection
 
     missing = [name for name, folder in folders.items() if folder is None]
     if missing:
@@ -79,7 +79,7 @@ def hardware_sections(
 
 def read_costs(folders: Mapping[str, Path], timed: bool) -> "list[ModelCost]":
     """Storage of every model; with `timed` also latencies, of bundles, measured in turn."""
-    from evaluation.footprint import read_footprint
+    from evaluation.hardware.footprint import read_footprint
     from evaluation.hardware.tradeoff import read_cost
 
     costs = [
@@ -142,7 +142,7 @@ def _pairs(costs: "Sequence[ModelCost]", accuracy: dict[str, float]) -> "list[Ju
 
 def storage_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
     """Weights, bits and bytes of every model against the first."""
-    from evaluation.page import ExtraTable
+    from evaluation.report.page import ExtraTable
 
     first = costs[0]
     rows = [
@@ -178,7 +178,7 @@ def _kind(reference: "ModelCost", cost: "ModelCost") -> str:
 def compute_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
     """Time, speed-up and PPR of every model against the first."""
     from evaluation.hardware.tradeoff import measured_ppr
-    from evaluation.page import ExtraTable
+    from evaluation.report.page import ExtraTable
 
     first = costs[0]
     rows = []
@@ -208,7 +208,7 @@ def compute_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
 
 def pair_tables(pairs: "Sequence[Judged]") -> "list[ExtraTable]":
     """One table with a column per irregular and structured model; none without a pair."""
-    from evaluation.page import ExtraTable
+    from evaluation.report.page import ExtraTable
 
     if not pairs:
         return []
@@ -236,9 +236,9 @@ def pair_tables(pairs: "Sequence[Judged]") -> "list[ExtraTable]":
 def _pareto(
     costs: "Sequence[ModelCost]", comparisons: "Sequence[Comparison]", metric: str
 ) -> "ExtraFigure":
-    from evaluation import wording
     from evaluation.hardware.plots import Point, plot_pareto
-    from evaluation.page import ExtraFigure
+    from evaluation.report import wording
+    from evaluation.report.page import ExtraFigure
 
     first = costs[0]
     estimates = {item.model: item.differences[metric].value for item in comparisons}

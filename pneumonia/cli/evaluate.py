@@ -22,8 +22,8 @@ from pneumonia.cli.evaluation_inputs import (
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
-    from evaluation.cases import Cases
-    from evaluation.evidence import Evidence, Provenance
+    from evaluation.analysis.evidence import Evidence, Provenance
+    from evaluation.study.cases import Cases
 
 SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 
@@ -77,9 +77,9 @@ def command(**options: Any) -> None:
         return
     from dataclasses import replace
 
-    from evaluation.bootstrap import Resampler
-    from evaluation.box_scale import scale_boxes
-    from evaluation.evidence import gather, settle_thresholds
+    from evaluation.analysis.evidence import gather, settle_thresholds
+    from evaluation.metrics.bootstrap import Resampler
+    from evaluation.study.box_scale import scale_boxes
 
     frozen = _frozen(options)
     cases = _cases(options, options["predictions"])
@@ -155,7 +155,7 @@ def _frozen(options: dict[str, Any]) -> Frozen:
 
 def _box_scale(options: dict[str, Any], frozen: Frozen, cases: "Cases") -> float:
     """The factor given, tuned on these images, or frozen with the thresholds."""
-    from evaluation.box_scale import tune_box_scale
+    from evaluation.study.box_scale import tune_box_scale
     from pneumonia.runtime.errors import ConfigError
 
     given = options["box_scale"]
@@ -178,7 +178,7 @@ def _box_scale(options: dict[str, Any], frozen: Frozen, cases: "Cases") -> float
 
 def _chosen(evidence: "Evidence") -> dict[str, Any]:
     """operating_points.json of thresholds chosen on these images, and which images these were."""
-    from evaluation.operating_points import document
+    from evaluation.study.operating_points import document
 
     origin = evidence.provenance
     content = document(evidence.study.cases, origin.model_hash, evidence.thresholds.box_scale)
@@ -197,7 +197,7 @@ def _freeze(evidence: "Evidence", bundle: Path) -> None:
 
 
 def _provenance(options: dict[str, Any]) -> "Provenance":
-    from evaluation.evidence import Provenance, fingerprint, versions
+    from evaluation.analysis.evidence import Provenance, fingerprint, versions
 
     files = {
         name: fingerprint(options[name])
@@ -207,8 +207,8 @@ def _provenance(options: dict[str, Any]) -> "Provenance":
     model = _model(options)
     if model is None:
         return Provenance(files=files, versions=versions())
-    from evaluation.footprint import read_footprint
-    from evaluation.wording import count_text
+    from evaluation.hardware.footprint import read_footprint
+    from evaluation.report.wording import count_text
     from pneumonia.runtime.bundle import load_bundle
 
     bundle = load_bundle(str(model))
@@ -231,11 +231,11 @@ def _provenance(options: dict[str, Any]) -> "Provenance":
 
 def _write(options: dict[str, Any], evidence: "Evidence") -> None:
     """Everything under the output folder, each file atomically."""
-    from evaluation.claim import claim_document, fill_checklist
-    from evaluation.evidence import SAME_IMAGES
-    from evaluation.model_card import model_card
-    from evaluation.report import write_report
-    from evaluation.tables import write_tables
+    from evaluation.analysis.evidence import SAME_IMAGES
+    from evaluation.report.claim import claim_document, fill_checklist
+    from evaluation.report.model_card import model_card
+    from evaluation.report.study_page import write_report
+    from evaluation.report.tables import write_tables
     from pneumonia.runtime.atomic import write_json, write_text
 
     out: Path = options["out"]
@@ -248,7 +248,7 @@ def _write(options: dict[str, Any], evidence: "Evidence") -> None:
 
 
 def _show(evidence: "Evidence", out: Path) -> None:
-    from evaluation import wording
+    from evaluation.report import wording
 
     point = evidence.thresholds.primary
     coverage = evidence.study.cases.coverage
@@ -275,9 +275,9 @@ def _show(evidence: "Evidence", out: Path) -> None:
 
 def _write_perturbed(options: dict[str, Any]) -> None:
     """Write perturbed copies of the labelled images, to be scored and given to --perturbed."""
-    from evaluation.labels import read_labels
-    from evaluation.perturb import standard_sweep
-    from evaluation.robustness import write_perturbed
+    from evaluation.analysis.robustness import write_perturbed
+    from evaluation.study.labels import read_labels
+    from evaluation.study.perturb import standard_sweep
     from pneumonia.runtime.errors import ConfigError
 
     if options["image_folder"] is None:

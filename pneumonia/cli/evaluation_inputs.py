@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 if TYPE_CHECKING:
-    from evaluation.cases import Cases
-    from evaluation.operating_points import OperatingPoint
+    from evaluation.study.cases import Cases
+    from evaluation.study.operating_points import OperatingPoint
 
 Command = Callable[..., Any]
 SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
@@ -104,8 +104,8 @@ def read_frozen(source: Path) -> Frozen:
     Raises:
         ArtefactError: Not readable, or a value out of its range.
     """
-    from evaluation.box_scale import read_box_scale
-    from evaluation.operating_points import read_platt, read_points
+    from evaluation.study.box_scale import read_box_scale
+    from evaluation.study.operating_points import read_platt, read_points
 
     points, document = read_points(source)
     owner = document.get("model_hash")
@@ -153,12 +153,12 @@ def read_cases(
     """Read and join labels, predictions (predictions.csv or a submission) and facts.
 
     Raises:
-        DataError: See the readers and `evaluation.cases.join`.
+        DataError: See the readers and `evaluation.study.cases.join`.
     """
-    from evaluation.cases import join
-    from evaluation.cohort import read_cohort
-    from evaluation.labels import RSNA_FRAME, read_labels
-    from evaluation.submission import is_submission, read_submission
+    from evaluation.study.cases import join
+    from evaluation.study.cohort import read_cohort
+    from evaluation.study.labels import RSNA_FRAME, read_labels
+    from evaluation.study.submission import is_submission, read_submission
     from pneumonia.runtime.predictions import read_predictions
 
     truth = read_labels(labels, frame)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from evaluation.hardware import crossbar, plots, sot_mram
-from evaluation.page import ExtraFigure, ExtraSection, ExtraTable, render
+from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable, render
 from pneumonia.compression.admm_hook import RESIDUALS_CSV
 from pneumonia.compression.mismatch import Chips
 from pneumonia.network.accounting import Account

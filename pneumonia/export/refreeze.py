@@ -25,7 +25,7 @@ def freeze_points(folder: Path, document: Mapping[str, Any]) -> Bundle:
 
     Args:
         folder: The bundle.
-        document: Content of operating_points.json, as `evaluation.operating_points.document`.
+        document: Content of operating_points.json, as `evaluation.study.operating_points.document`.
 
     Returns:
         The bundle as it is now.

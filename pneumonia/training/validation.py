@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from data_prep.dataset import Dataset
-from evaluation.cases import Cases, join
-from evaluation.cohort import Cohort
-from evaluation.detection import coco_metrics
-from evaluation.image_level import auroc
-from evaluation.labels import make_labels
-from evaluation.operating_points import FILE_NAME, choose, document
+from evaluation.metrics.coco import coco_metrics
+from evaluation.metrics.image_level import auroc
+from evaluation.study.cases import Cases, join
+from evaluation.study.cohort import Cohort
+from evaluation.study.labels import make_labels
+from evaluation.study.operating_points import FILE_NAME, choose, document
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.decode import DEFAULT_SETTINGS, detections

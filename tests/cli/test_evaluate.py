@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.box_scale import scale_boxes
-from evaluation.image_level import auroc
-from evaluation.operating_points import choose, document
-from evaluation.submission import write_submission
+from evaluation.metrics.image_level import auroc
+from evaluation.study.box_scale import scale_boxes
+from evaluation.study.operating_points import choose, document
+from evaluation.study.submission import write_submission
 from pneumonia.cli import group, run
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.predictions import Prediction, read_predictions, write_predictions

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.labels import read_labels
+from evaluation.study.labels import read_labels
 from pneumonia.cli import group, run
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.predictions import read_predictions

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.cases import Cases, join
-from evaluation.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
-from evaluation.labels import make_labels
+from evaluation.study.cases import Cases, join
+from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
+from evaluation.study.labels import make_labels
 from pneumonia.runtime.predictions import Prediction
 
 Boxes = dict[str, NDArray[np.float64]]

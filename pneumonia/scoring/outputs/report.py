@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from evaluation.wording import point_name
+from evaluation.report.wording import point_name
 from pneumonia.runtime.atomic import write_bytes, write_text
 from pneumonia.runtime.bundle import MODEL_CARD, Bundle
 from pneumonia.runtime.errors import DISCLAIMER

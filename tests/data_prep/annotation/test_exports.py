@@ -48,7 +48,7 @@ def test_rsna_csv_scales_each_side():
 
 
 def test_rsna_csv_is_read_by_importer_and_evaluation(tmp_path):
-    from evaluation.labels import read_labels as read_for_evaluation
+    from evaluation.study.labels import read_labels as read_for_evaluation
 
     (tmp_path / "labels.csv").write_text(rsna_csv(TRUTHS, STUDIES))
     (tmp_path / "classes.csv").write_text(class_csv(TRUTHS))

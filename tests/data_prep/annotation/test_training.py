@@ -11,7 +11,7 @@ from data_prep.annotation.records import Annotation, Reading
 from data_prep.annotation.training_set import TrainingSetOptions, write_training_set
 from data_prep.dataset import open_dataset
 from data_prep.reports.concepts import ConceptBase
-from evaluation.labels import read_labels
+from evaluation.study.labels import read_labels
 from pneumonia.cli import group, run
 
 BASE = ConceptBase.load()

@@ -13,10 +13,8 @@ from evaluation.hardware.crossbar import (
     slices,
     tiles_used,
 )
-from evaluation.hardware.device import DeviceModel, LayerWork, calibrate, estimate
 from evaluation.hardware.ppr import compare, pruning_to_performance
 from evaluation.hardware.sot_mram import LayerLoad, SotMramModel, layer_cost, network_cost
-from pneumonia.runtime.errors import DeviceError
 
 XBAR = CrossbarModel()
 
@@ -122,40 +120,6 @@ def test_what_does_not_fit_is_reloaded_for_every_image():
     assert tight.images_per_s < free.images_per_s
     slowest = max(layer.time_ns for layer in free.layers)
     assert free.images_per_s == pytest.approx(1e9 / slowest)
-
-
-# --- device -------------------------------------------------------------------------------------
-
-WORK = LayerWork(10**9, 10**6, 10**6, 256, 1152, 2704)
-TX2 = DeviceModel(peak_mac_s=3e11, bandwidth_bytes_s=3e10, idle_w=2.0)
-
-
-def test_roofline_takes_the_slower_side():
-    bound = estimate([WORK], TX2)
-    assert bound.latency_s == pytest.approx(1e9 / (3e11 * 0.95))
-    memory = estimate([WORK._replace(weight_bytes=10**9)], TX2)
-    assert memory.latency_s == pytest.approx((10**9 + 10**6) / 3e10)
-    assert bound.estimated
-    joule = 1e9 * 4.6e-12 + 1e6 * 160e-12 + 1e6 * 1.25e-12 + 2 * bound.latency_s
-    assert bound.energy_j == pytest.approx(joule)
-
-
-def test_narrow_and_unaligned_layers_are_slower_per_mac():
-    narrow = estimate([WORK._replace(filters=6)], TX2).latency_s
-    assert narrow == pytest.approx(1e9 / (3e11 * 0.25 * 0.85))
-
-
-def test_calibration_recovers_a_device():
-    layers = [WORK, WORK._replace(macs=10**7, weight_bytes=10**8), WORK._replace(filters=20)]
-    real = DeviceModel(1e11, 1e10, 2.0, 1e-5)
-    guess = real._replace(peak_mac_s=3e11, bandwidth_bytes_s=2e10)
-    measured = estimate(layers, real).layer_latency_s
-    fitted, before, after = calibrate(layers, measured, guess)
-    assert fitted.peak_mac_s == pytest.approx(1e11)
-    assert fitted.bandwidth_bytes_s == pytest.approx(1e10)
-    assert after < 1e-6 < before
-    with pytest.raises(DeviceError, match="measured"):
-        calibrate(layers, measured[:2], guess)
 
 
 # --- pruning to performance -----------------------------------------------------------------------

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.footprint import count
 from evaluation.hardware import plots
 from evaluation.hardware.crossbar import CrossbarModel, tile_fill, tiles_used
+from evaluation.hardware.footprint import count
 from evaluation.hardware.tradeoff import ModelCost, judge_pairs, measured_ppr, read_cost
 from pneumonia.compression.compaction import compact
 from pneumonia.compression.methods.irregular import Irregular

@@ -1,0 +1,305 @@
+"""The catalogue: every number of metrics.json as a statistic that the bootstrap can draw."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from evaluation.metrics.bootstrap import AnyStatistic, Ratio, Statistic
+from evaluation.metrics.calibration import calibration_statistics, recalibrated_statistics
+from evaluation.metrics.coco import ALL_THRESHOLDS, COCO_THRESHOLDS
+from evaluation.metrics.image_level import auprc, auroc
+from evaluation.metrics.matching import Float64Array, IntArray
+from evaluation.metrics.ranking import (
+    RankedCounts,
+    Ranking,
+    average_precision,
+    count_draws,
+    rank_boxes,
+    sensitivity_at,
+)
+from evaluation.metrics.rsna import IOU_THRESHOLDS as RSNA_THRESHOLDS
+from evaluation.metrics.rsna import RsnaTable, rsna_table
+from evaluation.study.cases import BoolArray, Cases
+from evaluation.study.cohort import NORMAL, NOT_NORMAL
+
+FROC_IOU = (0.10, 0.40, 0.50)
+FROC_PRIMARY_IOU = 0.40
+FROC_RATES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)  # false positives per image
+PREVALENCES = (0.01, 0.05, 0.225)  # screening, out-patients, RSNA's own
+Curve = Callable[[BoolArray, Float64Array, Float64Array], Float64Array]
+MATCH_THRESHOLDS = tuple(sorted({*ALL_THRESHOLDS, *FROC_IOU}))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Cases with their matching, computed once.
+
+    Attributes:
+        cases: The images.
+        ranking: All boxes in descending score, matched at `MATCH_THRESHOLDS`.
+        table: Matching by the challenge's rule.
+        thresholds: Operating point -> score threshold.
+        platt: Slope and intercept fitted on validation images, None = not available.
+    """
+
+    cases: Cases
+    ranking: Ranking
+    table: RsnaTable
+    thresholds: Mapping[str, float]
+    platt: tuple[float, float] | None = None
+
+
+def open_study(
+    cases: Cases, thresholds: Mapping[str, float], platt: tuple[float, float] | None = None
+) -> Study:
+    """Match the boxes of all images."""
+    ranking = rank_boxes(cases.truths, cases.boxes, cases.scores, MATCH_THRESHOLDS)
+    table = rsna_table(cases.truth_by_id(), cases.boxes_by_id())
+    return Study(cases, ranking, table, dict(thresholds), platt)
+
+
+def all_statistics(study: Study) -> list[AnyStatistic]:
+    """Every statistic of the report."""
+    positive, scores = study.cases.positive, study.cases.image_score
+    items = [
+        *rsna_statistics(study),
+        *box_statistics(study),
+        *image_statistics(study.cases),
+    ]
+    for name, threshold in study.thresholds.items():
+        items += point_statistics(study, name, threshold)
+    items += calibration_statistics(positive, scores)
+    if study.platt is not None:
+        items += recalibrated_statistics(positive, scores, *study.platt)
+    return items
+
+
+def headline_statistics(study: Study) -> list[AnyStatistic]:
+    """The statistics two models are compared by."""
+    items = [*rsna_statistics(study), *box_statistics(study, froc=False)]
+    items += image_statistics(study.cases)
+    for name, threshold in study.thresholds.items():
+        items += point_statistics(study, name, threshold)
+    return items + calibration_statistics(study.cases.positive, study.cases.image_score)[:2]
+
+
+def rsna_statistics(study: Study) -> list[AnyStatistic]:
+    """`rsna.P`: the challenge score at each operating point P."""
+    items: list[AnyStatistic] = []
+    for name, threshold in study.thresholds.items():
+        scores = study.table.image_scores(threshold)
+        counted = np.isfinite(scores)
+        items.append(
+            Ratio(
+                f"rsna.{name}",
+                int(counted.sum()),
+                np.where(counted, scores, 0.0),
+                counted.astype(np.float64),
+            )
+        )
+    return items
+
+
+def image_statistics(cases: Cases) -> list[AnyStatistic]:
+    """`image.auroc` and `image.auprc`, and AUROC against each kind of negative."""
+    positive, scores, n = cases.positive, cases.image_score, len(cases)
+    items: list[AnyStatistic] = [
+        Statistic("image.auroc", n, partial(auroc, positive, scores)),
+        Statistic("image.auprc", n, partial(auprc, positive, scores)),
+    ]
+    if cases.classes_known:
+        for key, name in (("normal", NORMAL), ("not_normal", NOT_NORMAL)):
+            mask = positive | cases.of_class(name)
+            items.append(
+                Statistic(
+                    f"image.auroc_{key}",
+                    int(mask.sum()),
+                    partial(_masked, auroc, positive, scores, mask.astype(np.float64)),
+                )
+            )
+    return items
+
+
+def point_statistics(study: Study, name: str, threshold: float) -> list[AnyStatistic]:
+    """Images called and boxes shown at one operating point: `P.sensitivity`, `P.ppv`, ..."""
+    cases = study.cases
+    called, positive = cases.image_score >= threshold, cases.positive
+    hit, cleared = called & positive, ~called & ~positive
+    items: list[AnyStatistic] = [
+        share(f"{name}.sensitivity", called, positive),
+        share(f"{name}.specificity", ~called, ~positive),
+        share(f"{name}.ppv", positive, called),
+        share(f"{name}.npv", ~positive, ~called),
+    ]
+    if cases.classes_known:
+        items += [
+            share(f"{name}.specificity_normal", ~called, cases.of_class(NORMAL)),
+            share(f"{name}.specificity_not_normal", ~called, cases.of_class(NOT_NORMAL)),
+        ]
+    sums = np.stack([hit, positive, cleared, ~positive], axis=1).astype(np.float64)
+    for prevalence in PREVALENCES:
+        for index, key in enumerate(("ppv", "npv")):
+            compute = partial(_predictive, sums, prevalence, index)
+            items.append(Statistic(f"{name}.{key}_at_{prevalence:g}", len(cases), compute))
+    return items + _shown_boxes(study, name, threshold)
+
+
+def share(name: str, hits: BoolArray, among: BoolArray) -> Ratio:
+    """Share of the images of `among` that are in `hits`."""
+    return Ratio(
+        name, int(among.sum()), (hits & among).astype(np.float64), among.astype(np.float64)
+    )
+
+
+def _shown_boxes(study: Study, name: str, threshold: float) -> list[AnyStatistic]:
+    """Truth boxes found and false boxes per image at one operating point, IoU 0.4."""
+    ranking, n = study.ranking, len(study.cases)
+    shown = ranking.score >= threshold
+    hit = ranking.hits(FROC_PRIMARY_IOU) & shown
+    hits = np.bincount(ranking.image[hit], minlength=n).astype(np.float64)
+    alarms = np.bincount(ranking.image[shown & ~hit], minlength=n).astype(np.float64)
+    truths = study.cases.n_truths.astype(np.float64)
+    return [
+        Ratio(f"{name}.box_sensitivity", int(truths.sum()), hits, truths),
+        Ratio(f"{name}.false_boxes_per_image", n, alarms, np.ones(n)),
+    ]
+
+
+class _SharedCounts:
+    """Cumulative counts of the latest block, shared by all statistics that read them.
+
+    Counting is the dear part of AP and FROC, and every one of them is asked for the same block.
+    """
+
+    def __init__(self, ranking: Ranking, shown_on: Float64Array | None = None) -> None:
+        self.alarms_only = shown_on is not None
+        self._ranking = ranking
+        self._shown_on = shown_on  # (N,) images whose boxes count as shown; None = all
+        self._block: Float64Array | None = None
+        self._counts: RankedCounts | None = None
+
+    def of(self, weights: Float64Array) -> RankedCounts:
+        """Counts of a block; the same array gives the same object."""
+        if self._counts is None or self._block is not weights:
+            shown = None if self._shown_on is None else weights * self._shown_on
+            self._counts = count_draws(self._ranking, weights, shown)
+            self._block = weights
+        return self._counts
+
+
+def box_statistics(study: Study, froc: bool = True) -> list[AnyStatistic]:
+    """`coco.*` and `froc.*`."""
+    ranking = study.ranking
+    n = len(ranking.truth_image)
+    shared = _SharedCounts(ranking)
+    items: list[AnyStatistic] = [
+        Statistic(f"coco.{name}", n, partial(_mean_ap, ranking, shared, thresholds))
+        for name, thresholds in (
+            ("ap_50_95", COCO_THRESHOLDS),
+            ("ap_40_75", RSNA_THRESHOLDS),
+            ("ap50", (0.50,)),
+            ("ap75", (0.75,)),
+        )
+    ]
+    items += [_recall(study, most) for most in (1, 10, 100)]
+    if froc:
+        items += _froc_statistics(study, shared)
+    return items
+
+
+def _froc_statistics(study: Study, shared: _SharedCounts) -> list[AnyStatistic]:
+    ranking, n = study.ranking, len(study.ranking.truth_image)
+    ones = np.ones(len(study.cases))
+    items: list[AnyStatistic] = []
+    for overlap in FROC_IOU:
+        for rate in FROC_RATES:
+            compute = partial(_froc, ranking, shared, overlap, (rate,), ones)
+            items.append(Statistic(f"froc.iou_{overlap:.2f}.fp_{rate:g}", n, compute))
+        compute = partial(_froc, ranking, shared, overlap, FROC_RATES, ones)
+        items.append(Statistic(f"froc.iou_{overlap:.2f}.mean", n, compute))
+    if study.cases.classes_known:
+        normal = study.cases.of_class(NORMAL).astype(np.float64)
+        on_normal = _SharedCounts(ranking, normal)
+        for rate in FROC_RATES:
+            compute = partial(_froc, ranking, on_normal, FROC_PRIMARY_IOU, (rate,), normal)
+            items.append(
+                Statistic(f"froc.iou_{FROC_PRIMARY_IOU:.2f}.fp_per_normal_{rate:g}", n, compute)
+            )
+    return items
+
+
+def _recall(study: Study, most: int) -> Ratio:
+    """COCO's average recall with at most so many boxes per image, mean over .50:.95."""
+    ranking, n = study.ranking, len(study.cases)
+    place = _place_in_image(ranking.image, n)
+    hits = np.zeros(n)
+    for threshold in COCO_THRESHOLDS:
+        chosen = ranking.hits(threshold) & (place < most)
+        hits += np.bincount(ranking.image[chosen], minlength=n) / len(COCO_THRESHOLDS)
+    truths = study.cases.n_truths.astype(np.float64)
+    return Ratio(f"coco.ar_{most}", int(truths.sum()), hits, truths)
+
+
+def _place_in_image(image: IntArray, n_images: int) -> IntArray:
+    """How many boxes of the same image come before each box."""
+    order = np.argsort(image, kind="stable")
+    starts = np.searchsorted(image[order], np.arange(n_images))
+    place = np.empty(len(image), dtype=np.intp)
+    place[order] = np.arange(len(image)) - starts[image[order]]
+    return place
+
+
+def _mean_ap(
+    ranking: Ranking, shared: _SharedCounts, thresholds: Sequence[float], weights: Float64Array
+) -> Float64Array:
+    counts = shared.of(weights)
+    return np.asarray(
+        np.mean([average_precision(ranking, counts, value) for value in thresholds], axis=0)
+    )
+
+
+def _froc(
+    ranking: Ranking,
+    shared: _SharedCounts,
+    overlap: float,
+    rates: Sequence[float],
+    counted: Float64Array,
+    weights: Float64Array,
+) -> Float64Array:
+    """Mean sensitivity at rates of false positives per counted image."""
+    images = weights @ counted
+    counts = shared.of(weights)
+    values = [
+        sensitivity_at(ranking, counts, overlap, rate * images, shared.alarms_only)
+        for rate in rates
+    ]
+    return np.asarray(np.mean(values, axis=0))
+
+
+def _masked(
+    curve: Curve,
+    positive: BoolArray,
+    scores: Float64Array,
+    mask: Float64Array,
+    weights: Float64Array,
+) -> Float64Array:
+    """A curve's area over the images of a mask only."""
+    return curve(positive, scores, weights * mask)
+
+
+def _predictive(
+    sums: Float64Array, prevalence: float, index: int, weights: Float64Array
+) -> Float64Array:
+    """PPV (index 0) or NPV (1) at a stated prevalence, by Bayes from sensitivity, specificity."""
+    hits, positives, cleared, negatives = (weights @ sums).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity, specificity = hits / positives, cleared / negatives
+        if index == 0:
+            right = sensitivity * prevalence
+            wrong = (1 - specificity) * (1 - prevalence)
+        else:
+            right = specificity * (1 - prevalence)
+            wrong = (1 - sensitivity) * prevalence
+        return np.asarray(right / (right + wrong))

@@ -1,0 +1,200 @@
+"""One study from cases to evidence: everything a report shows, computed once."""
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from evaluation.analysis.catalogue import Study, all_statistics, open_study
+from evaluation.analysis.failures import ImageErrors, Worst, find_errors, worst_cases
+from evaluation.analysis.robustness import RobustnessRow, robustness_table
+from evaluation.analysis.subgroups import Group, GroupResult, evaluate_groups, find_groups
+from evaluation.metrics.bootstrap import Estimate, Progress, Resampler, estimate_all
+from evaluation.metrics.calibration import Bin, reliability
+from evaluation.study.cases import Cases
+from evaluation.study.operating_points import RULES, OperatingPoint, choose
+from pneumonia.runtime.errors import DataError
+
+PACKAGES = ("numpy", "matplotlib", "faster-coco-eval")
+FROZEN = "frozen"
+SAME_IMAGES = "chosen on these same images"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from.
+
+    Attributes:
+        model_name, model_hash: The model; None = not available.
+        files: What each input was -> name and SHA-256.
+        versions: Software.
+        facts: Further lines of the model's description.
+    """
+
+    model_name: str | None = None
+    model_hash: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Operating points and how they came about.
+
+    Attributes:
+        points: Name -> point.
+        origin: `frozen`, `given by hand` or `chosen on these same images` (then optimistic).
+        platt: Slope and intercept of the frozen Platt scaling, None = not available.
+        box_scale: How the cases' boxes were resized before they were judged; 1 = as predicted.
+    """
+
+    points: Mapping[str, OperatingPoint]
+    origin: str
+    platt: tuple[float, float] | None = None
+    box_scale: float = 1.0
+
+    @property
+    def primary(self) -> str:
+        """The point of subgroups and failures: `kaggle` when there is one, else the first."""
+        return "kaggle" if "kaggle" in self.points else next(iter(self.points))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All results of a study.
+
+    Attributes:
+        study: Cases and matching.
+        thresholds: Operating points.
+        estimates: Metric -> value with interval.
+        groups: Results by subgroup at the primary point.
+        left_out: Facet -> images without a usable value.
+        errors: Error types by image at the primary point.
+        worst: The cases to look at first.
+        bins: The reliability plot.
+        robustness: Rows of the robustness table; empty = no perturbed predictions given.
+        draws, seed: Of the bootstrap.
+        provenance: Where the numbers come from.
+    """
+
+    study: Study
+    thresholds: Thresholds
+    estimates: Mapping[str, Estimate]
+    groups: Sequence[GroupResult]
+    left_out: Mapping[str, int]
+    errors: Sequence[ImageErrors]
+    worst: Worst
+    bins: Sequence[Bin]
+    robustness: Sequence[RobustnessRow]
+    draws: int
+    seed: int
+    provenance: Provenance
+
+
+def settle_thresholds(
+    cases: Cases,
+    points: Mapping[str, OperatingPoint] | None = None,
+    threshold: float | None = None,
+    platt: tuple[float, float] | None = None,
+) -> Thresholds:
+    """The operating points of an evaluation.
+
+    Args:
+        cases: The images; used only when nothing is frozen.
+        points: Frozen points.
+        threshold: One threshold given by hand.
+        platt: Slope and intercept frozen with the points.
+
+    Raises:
+        DataError: None is given and none can be chosen.
+    """
+    if threshold is not None:
+        return Thresholds({"given": OperatingPoint(threshold, "given by hand")}, "given by hand")
+    if points:
+        order = [name for name in RULES if name in points]
+        order += [name for name in points if name not in RULES]
+        return Thresholds({name: points[name] for name in order}, FROZEN, platt)
+    chosen = choose(cases)
+    if not chosen:
+        raise DataError(
+            "No operating point can be chosen",
+            expected="boxes, and images with and without opacity",
+            found=f"{cases.coverage.n_boxes} boxes, {int(cases.positive.sum())} positive images",
+            fix="Give --threshold",
+        )
+    return Thresholds(chosen, SAME_IMAGES)
+
+
+def gather(
+    cases: Cases,
+    thresholds: Thresholds,
+    resampler: Resampler,
+    perturbed: Mapping[str, Cases] | None = None,
+    provenance: Provenance | None = None,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Compute everything.
+
+    Args:
+        cases: The images.
+        thresholds: Operating points.
+        resampler: Bootstrap draws.
+        perturbed: Perturbation -> cases scored on the perturbed images, truth where it was before.
+        provenance: Where the inputs come from.
+        progress: Told the draws done.
+    """
+    levels = {name: point.threshold for name, point in thresholds.points.items()}
+    study = open_study(cases, levels, thresholds.platt)
+    point = thresholds.primary
+    groups, left_out = find_groups(cases)
+    return Evidence(
+        study=study,
+        thresholds=thresholds,
+        estimates=estimate_all(all_statistics(study), resampler, progress),
+        groups=_groups(study, point, groups, resampler, progress),
+        left_out=left_out,
+        errors=find_errors(cases, levels[point]),
+        worst=worst_cases(cases, levels[point]),
+        bins=reliability(cases.positive, cases.image_score),
+        robustness=robustness_table(study, point, perturbed, resampler) if perturbed else (),
+        draws=resampler.draws,
+        seed=resampler.seed,
+        provenance=provenance or Provenance(versions=versions()),
+    )
+
+
+def _groups(
+    study: Study,
+    point: str,
+    groups: Sequence[Group],
+    resampler: Resampler,
+    progress: Progress | None,
+) -> list[GroupResult]:
+    return evaluate_groups(study, point, groups, resampler, progress) if groups else []
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that numbers depend on."""
+    known = {"python": platform.python_version()}
+    for package in ("pneumonia", *PACKAGES):
+        try:
+            known[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            known[package] = "not available"
+    return known
+
+
+def fingerprint(path: str | Path) -> str:
+    """Name and SHA-256 of an input file, for the report.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError("File cannot be read", found=error.strerror, where=str(path)) from None
+    return f"{Path(path).name}, sha256 {digest}"

@@ -1,0 +1,134 @@
+"""Robustness: the same images disturbed, the same model, the same frozen threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.analysis.catalogue import (
+    Study,
+    image_statistics,
+    open_study,
+    rsna_statistics,
+    share,
+)
+from evaluation.analysis.paired import check_same_images
+from evaluation.analysis.subgroups import draw_sets, interval
+from evaluation.metrics.bootstrap import Estimate, Progress, Resampler, summarise
+from evaluation.metrics.matching import order_truths
+from evaluation.study.cases import Cases
+from evaluation.study.image_files import find_image, read_pixels
+from evaluation.study.perturb import in_order, move_boxes, perturb
+from pneumonia.runtime.errors import DataError, OutputError
+
+
+@dataclass(frozen=True)
+class RobustnessRow:
+    """One perturbation.
+
+    Attributes:
+        name: For example `noise_10`; `none` is the undisturbed study.
+        values: Metric (`rsna`, `auroc`, `sensitivity`, `specificity`) -> estimate.
+        deltas: Metric -> change against the undisturbed study, paired.
+    """
+
+    name: str
+    values: Mapping[str, Estimate]
+    deltas: Mapping[str, Estimate]
+
+
+def moved_cases(cases: Cases, name: str) -> Cases:
+    """Cases of a perturbed study with the truth moved as the perturbation moved the image."""
+    truths = []
+    for rows, size, scale in zip(cases.truths, cases.sizes, cases.scales, strict=True):
+        pixels = rows / np.tile(scale, 2)
+        moved = move_boxes(pixels, name, float(size[0]), float(size[1])) * np.tile(scale, 2)
+        truths.append(moved[order_truths(moved)])
+    return replace(cases, truths=tuple(truths))
+
+
+def robustness_table(
+    study: Study,
+    point: str,
+    perturbed: Mapping[str, Cases],
+    resampler: Resampler,
+    progress: Progress | None = None,
+) -> list[RobustnessRow]:
+    """Collate the scores of perturbed copies of the images of a study.
+
+    Args:
+        study: The undisturbed images.
+        point: Operating point whose threshold is used throughout.
+        perturbed: Perturbation -> cases with the truth where it was before; see `moved_cases`.
+        resampler: Draws.
+        progress: Told the draws done.
+
+    Raises:
+        DataError: A file does not hold the study's images.
+        ConfigError: A name is not a perturbation.
+    """
+    check_same_images([study.cases, *perturbed.values()])
+    threshold = {point: study.thresholds[point]}
+    studies = {"none": open_study(study.cases, threshold)}
+    for name in in_order(perturbed):
+        studies[name] = open_study(moved_cases(perturbed[name], name), threshold)
+    sets = []
+    for item in studies.values():
+        called, positive = item.cases.image_score >= threshold[point], item.cases.positive
+        sets.append(
+            {
+                "rsna": rsna_statistics(item)[0],
+                "auroc": image_statistics(item.cases)[0],
+                "sensitivity": share("sensitivity", called, positive),
+                "specificity": share("specificity", ~called, ~positive),
+            }
+        )
+    drawn, once = draw_sets(sets, resampler, progress)
+    rows = []
+    for index, name in enumerate(studies):
+        values, deltas = {}, {}
+        for metric, statistic in sets[index].items():
+            here, there = f"{index}.{metric}", f"0.{metric}"
+            values[metric] = summarise(statistic, drawn[here], resampler)
+            gap = drawn[here] - drawn[there]
+            deltas[metric] = interval(once[here] - once[there], gap, statistic.n)
+        rows.append(RobustnessRow(name, values, deltas))
+    return rows
+
+
+def write_perturbed(
+    ids: Sequence[str],
+    source: str | Path,
+    out: str | Path,
+    names: Sequence[str],
+    progress: Progress | None = None,
+) -> int:
+    """Write perturbed copies of images as `OUT/NAME/IMAGE_ID.png`, to be scored like any folder.
+
+    Returns:
+        Images written per perturbation.
+
+    Raises:
+        DataError: An image of `ids` is not in `source`.
+        OutputError: The folder cannot be written.
+    """
+    from PIL import Image
+
+    for number, image_id in enumerate(ids):
+        file = find_image(source, image_id)
+        if file is None:
+            raise DataError("Image to perturb is not in the folder", where=str(source))
+        pixels = read_pixels(file)
+        for name in names:
+            folder = Path(out) / name
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(perturb(pixels, name, image_id)).save(folder / f"{image_id}.png")
+            except OSError as error:
+                raise OutputError(
+                    "Cannot write image", found=error.strerror or str(error), where=str(folder)
+                ) from None
+        if progress is not None:
+            progress(number + 1, len(ids), "images perturbed")
+    return len(ids)

@@ -1,0 +1,241 @@
+"""The same numbers for groups of images, with the gap to all images and small cells suppressed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from evaluation.analysis.catalogue import Study, share
+from evaluation.metrics.bootstrap import (
+    NONE,
+    AnyStatistic,
+    Estimate,
+    Progress,
+    Ratio,
+    Resampler,
+    Statistic,
+    draw_all,
+    percentile_interval,
+    summarise,
+)
+from evaluation.metrics.image_level import auroc
+from evaluation.metrics.matching import Float64Array, area
+from evaluation.study.cases import BoolArray, Cases
+from evaluation.study.cohort import NORMAL, NOT_NORMAL, parse_age
+
+CELL_MIN = 30  # fewer positives (or negatives, where these are counted): suppressed
+AGE_BANDS = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 65, "40-64"), (65, 999, "65+"))
+METRICS = ("rsna", "auroc", "sensitivity", "specificity")
+SUPPRESSED = f"suppressed: fewer than {CELL_MIN} images of the kind it rests on"
+NOT_APPLICABLE = "not applicable: the group holds no image of the kind it rests on"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of images.
+
+    Attributes:
+        facet: What it is divided by, for example `view`.
+        name: For example `AP`.
+        mask: (N,) its images.
+        base: (N,) the images its gap refers to: all, or all positives (negatives) when only these
+            can be in the facet.
+    """
+
+    facet: str
+    name: str
+    mask: BoolArray
+    base: BoolArray
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Numbers of one group.
+
+    Attributes:
+        facet, name: The group.
+        n, n_positive: Images, positive images.
+        values: Metric -> estimate; NaN with method `SUPPRESSED` in small cells.
+        gaps: Metric -> (group minus its base), with its interval from the same draws.
+    """
+
+    facet: str
+    name: str
+    n: int
+    n_positive: int
+    values: Mapping[str, Estimate] = field(default_factory=dict)
+    gaps: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+def find_groups(cases: Cases) -> tuple[list[Group], dict[str, int]]:
+    """Groups by every fact that is known.
+
+    Returns:
+        The groups, and facet -> images left out because the fact is absent or implausible.
+    """
+    groups: list[Group] = []
+    left_out: dict[str, int] = {}
+    positive = cases.positive
+    facets = {
+        "view": _text(cases, "view"),
+        "sex": _text(cases, "sex"),
+        "age": [_age_band(value) for value in cases.fact("age")],
+        "photometric": _text(cases, "photometric"),
+        "manufacturer": _text(cases, "manufacturer"),
+        "opacity area": _area_terciles(cases),
+        "number of opacities": [_count_name(len(rows)) for rows in cases.truths],
+        "kind of negative": [
+            value if value in (NORMAL, NOT_NORMAL) and not is_positive else ""
+            for value, is_positive in zip(cases.fact("class"), positive, strict=True)
+        ],
+    }
+    for facet, names in facets.items():
+        column = np.array(names, dtype=object)
+        known = sorted({name for name in names if name})
+        if len(known) < 2:
+            continue
+        counted = _counted(facet, positive)
+        groups += [
+            Group(facet, name, np.asarray(column == name, dtype=bool), counted) for name in known
+        ]
+        absent = int((np.asarray(column == "", dtype=bool) & counted).sum())
+        if absent:
+            left_out[facet] = absent
+    return groups, left_out
+
+
+def _counted(facet: str, positive: BoolArray) -> BoolArray:
+    if facet in ("opacity area", "number of opacities"):
+        return positive
+    return ~positive if facet == "kind of negative" else np.ones_like(positive)
+
+
+def group_statistics(study: Study, point: str, group: BoolArray) -> dict[str, AnyStatistic]:
+    """Metric -> statistic over the images of a group; absent where a cell is too small."""
+    cases = study.cases
+    positive, called = cases.positive, cases.image_score >= study.thresholds[point]
+    n_positive, n_negative = int((positive & group).sum()), int((~positive & group).sum())
+    weights = group.astype(np.float64)
+    items: dict[str, AnyStatistic] = {}
+    if n_positive >= CELL_MIN:
+        scores = study.table.image_scores(study.thresholds[point])
+        counted = np.isfinite(scores) & group
+        items["rsna"] = Ratio(
+            "rsna",
+            int(counted.sum()),
+            np.where(counted, scores, 0.0),
+            counted.astype(np.float64),
+        )
+        items["sensitivity"] = share("sensitivity", called, positive & group)
+    if n_negative >= CELL_MIN:
+        items["specificity"] = share("specificity", ~called, ~positive & group)
+    if min(n_positive, n_negative) >= CELL_MIN:
+        compute = partial(_auroc, positive, cases.image_score, weights)
+        items["auroc"] = Statistic("auroc", n_positive + n_negative, compute)
+    return items
+
+
+def evaluate_groups(
+    study: Study,
+    point: str,
+    groups: Sequence[Group],
+    resampler: Resampler,
+    progress: Progress | None = None,
+) -> list[GroupResult]:
+    """Values and gaps of every group at one operating point.
+
+    All groups share the draws, so that the gap's interval is a paired one.
+    """
+    bases = [
+        np.asarray(row, dtype=bool) for row in {g.base.tobytes(): g.base for g in groups}.values()
+    ]
+    places = {base.tobytes(): index for index, base in enumerate(bases)}
+    masks = [*bases, *(group.mask for group in groups)]
+    sets = [group_statistics(study, point, mask) for mask in masks]
+    drawn, once = draw_sets(sets, resampler, progress)
+    results = []
+    for index, group in enumerate(groups, start=len(bases)):
+        base = places[group.base.tobytes()]
+        n_positive = int((group.mask & study.cases.positive).sum())
+        values, gaps = {}, {}
+        for metric in METRICS:
+            key, other = f"{index}.{metric}", f"{base}.{metric}"
+            if key not in once:
+                n = int(group.mask.sum())
+                values[metric] = gaps[metric] = withheld(metric, n_positive, n - n_positive)
+                continue
+            item = sets[index][metric]
+            values[metric] = summarise(item, drawn[key], resampler)
+            gap = drawn[key] - drawn[other]
+            gaps[metric] = interval(once[key] - once[other], gap, item.n)
+        results.append(
+            GroupResult(group.facet, group.name, int(group.mask.sum()), n_positive, values, gaps)
+        )
+    return results
+
+
+def draw_sets(
+    sets: Sequence[Mapping[str, AnyStatistic]],
+    resampler: Resampler,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Float64Array], dict[str, float]]:
+    """Draw several sets of statistics on the same draws.
+
+    Returns:
+        `index.metric` -> (draws,), and `index.metric` -> value on the study itself.
+    """
+    items = {f"{i}.{name}": item for i, group in enumerate(sets) for name, item in group.items()}
+    renamed = [Statistic(key, item.n, item.compute) for key, item in items.items()]
+    once = np.ones((1, len(resampler.patients)))
+    values = {key: float(item.compute(once)[0]) for key, item in items.items()}
+    return draw_all(renamed, resampler, progress), values
+
+
+def interval(value: float, drawn: Float64Array, n: int) -> Estimate:
+    """A value with the percentile interval of its draws."""
+    low, high = percentile_interval(drawn)
+    method = "paired percentile bootstrap over patients" if np.isfinite(low) else NONE
+    return Estimate(value, low, high, n, method)
+
+
+def withheld(metric: str, n_positive: int, n_negative: int) -> Estimate:
+    """What stands in a cell that is too small, or that makes no sense in its group."""
+    rests_on = {"specificity": (n_negative,), "auroc": (n_positive, n_negative)}
+    counts = rests_on.get(metric, (n_positive,))
+    nan = float("nan")
+    return Estimate(nan, nan, nan, min(counts), SUPPRESSED if min(counts) else NOT_APPLICABLE)
+
+
+def _auroc(
+    positive: BoolArray, scores: Float64Array, mask: Float64Array, weights: Float64Array
+) -> Float64Array:
+    return auroc(positive, scores, weights * mask)
+
+
+def _text(cases: Cases, fact: str) -> list[str]:
+    return list(cases.fact(fact))
+
+
+def _age_band(text: str) -> str:
+    years = parse_age(text)
+    if years is None:
+        return ""
+    return next(name for low, high, name in AGE_BANDS if low <= years < high)
+
+
+def _count_name(count: int) -> str:
+    return "" if count == 0 else (str(count) if count < 3 else "3 or more")
+
+
+def _area_terciles(cases: Cases) -> list[str]:
+    """Tercile of a positive image's total opacity area."""
+    totals = np.array([area(rows).sum() if len(rows) else 0.0 for rows in cases.truths])
+    positive = totals > 0
+    if positive.sum() < 3:
+        return [""] * len(cases)
+    first, second = np.quantile(totals[positive], [1 / 3, 2 / 3])
+    names = ("1 small third", "2 middle third", "3 large third")
+    return [
+        "" if total <= 0 else names[int(total > first) + int(total > second)] for total in totals
+    ]

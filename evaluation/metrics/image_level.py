@@ -1,0 +1,111 @@
+"""Image-level discrimination: is there an opacity in this radiograph, yes or no.
+
+Every function takes a weight per image so that one call evaluates many bootstrap draws:
+`weights` is (D, N), how often each image occurs in each draw, and the result is (D,).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evaluation.metrics.matching import Float64Array
+
+BoolArray = NDArray[np.bool_]
+
+
+def image_scores(scores: Mapping[str, ArrayLike]) -> dict[str, float]:
+    """Score of an image = its highest box score, 0 when it has no box."""
+    return {
+        image_id: float(np.max(np.asarray(values, dtype=np.float64), initial=0.0))
+        for image_id, values in scores.items()
+    }
+
+
+def auroc(
+    positive: ArrayLike, scores: ArrayLike, weights: Float64Array | None = None
+) -> Float64Array:
+    """Area under the ROC curve; a tie between a positive and a negative counts one half.
+
+    Args:
+        positive: (N,) bool.
+        scores: (N,) any real score, higher = more suspicious.
+        weights: (D, N) occurrences; None = each image once.
+
+    Returns:
+        (D,); NaN where a draw lacks positives or negatives.
+    """
+    with_label, without, _ = _grouped_weights(positive, scores, weights)
+    below = np.cumsum(without, axis=1) - without  # negatives of lower score
+    wins = (with_label * (below + 0.5 * without)).sum(axis=1)
+    return _ratio(wins, with_label.sum(axis=1) * without.sum(axis=1))
+
+
+def auprc(
+    positive: ArrayLike, scores: ArrayLike, weights: Float64Array | None = None
+) -> Float64Array:
+    """Average precision: sum over score levels of (recall gained) * precision.
+
+    Args and result as for `auroc`.
+    """
+    with_label, without, _ = _grouped_weights(positive, scores, weights)
+    gained = with_label[:, ::-1]  # now in descending score
+    hits = np.cumsum(gained, axis=1)
+    called = hits + np.cumsum(without[:, ::-1], axis=1)
+    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+    return _ratio((gained * precision).sum(axis=1), hits[:, -1])
+
+
+def roc_curve(
+    positive: ArrayLike, scores: ArrayLike
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Points of the ROC curve.
+
+    Returns:
+        (false positive rate, sensitivity, threshold), each (levels + 1,), from the strictest
+        threshold (inf: nothing called) to the laxest; an image is called when score >= threshold.
+    """
+    with_label, without, levels = _grouped_weights(positive, scores, None)
+    hits = np.concatenate([[0.0], np.cumsum(with_label[0, ::-1])])
+    alarms = np.concatenate([[0.0], np.cumsum(without[0, ::-1])])
+    thresholds = np.concatenate([[np.inf], levels[::-1]])
+    return _ratio(alarms, alarms[-1:]), _ratio(hits, hits[-1:]), thresholds
+
+
+def predictive_values(
+    sensitivity: float, specificity: float, prevalence: float
+) -> tuple[float, float]:
+    """PPV and NPV at a stated prevalence (Bayes); NaN where nothing is called that way."""
+    hit = sensitivity * prevalence
+    alarm = (1.0 - specificity) * (1.0 - prevalence)
+    clear = specificity * (1.0 - prevalence)
+    miss = (1.0 - sensitivity) * prevalence
+    ppv = hit / (hit + alarm) if hit + alarm > 0 else float("nan")
+    npv = clear / (clear + miss) if clear + miss > 0 else float("nan")
+    return ppv, npv
+
+
+def _grouped_weights(
+    positive: ArrayLike, scores: ArrayLike, weights: Float64Array | None
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Weights of positives and negatives per distinct score, ascending: (D, L), (D, L), (L,)."""
+    is_positive = np.asarray(positive, dtype=bool)
+    values = np.asarray(scores, dtype=np.float64)
+    table = np.ones((1, len(values))) if weights is None else weights
+    if not len(values):
+        return np.zeros((len(table), 1)), np.zeros((len(table), 1)), np.zeros(1)
+    order = np.argsort(values, kind="stable")
+    levels, starts = np.unique(values[order], return_index=True)
+    ranked = table[:, order]
+    label = is_positive[order]
+    with_label = np.add.reduceat(ranked * label, starts, axis=1)
+    without = np.add.reduceat(ranked * ~label, starts, axis=1)
+    return with_label, without, levels
+
+
+def _ratio(numerator: Float64Array, denominator: Float64Array) -> Float64Array:
+    """Quotient, NaN where the denominator is 0."""
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    value = np.full(shape, np.nan)
+    np.divide(numerator, denominator, out=value, where=np.asarray(denominator > 0))
+    return value

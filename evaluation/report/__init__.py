@@ -1,0 +1,1 @@
+"""What is written: html pages, the model card, the CLAIM checklist, machine-readable tables."""

@@ -1,0 +1,50 @@
+"""Who was evaluated: counts by class, view, sex and age."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from evaluation.analysis.subgroups import AGE_BANDS
+from evaluation.study.cases import Cases
+from evaluation.study.cohort import AGE_MAX_YEARS, parse_age
+
+UNKNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class CohortRow:
+    """One line: a value of a fact, its images and how many of them are positive."""
+
+    fact: str
+    value: str
+    n: int
+    n_positive: int
+
+
+def describe_cohort(cases: Cases) -> list[CohortRow]:
+    """Counts by every fact of which something is known."""
+    positive = cases.positive
+    columns = {
+        "class": list(cases.fact("class")),
+        "view": list(cases.fact("view")),
+        "sex": list(cases.fact("sex")),
+        "age": [_band(text) for text in cases.fact("age")],
+    }
+    rows = []
+    for fact, values in columns.items():
+        if not any(values):
+            continue
+        named = [value or UNKNOWN for value in values]
+        every = Counter(named)
+        with_truth = Counter(
+            value for value, is_positive in zip(named, positive, strict=True) if is_positive
+        )
+        order = sorted(every, key=lambda value: (value == UNKNOWN, value))
+        rows += [CohortRow(fact, value, every[value], with_truth[value]) for value in order]
+    return rows
+
+
+def _band(text: str) -> str:
+    years = parse_age(text)
+    if years is not None:
+        return next(name for low, high, name in AGE_BANDS if low <= years < high)
+    return f"implausible (over {AGE_MAX_YEARS:g})" if text.strip() else ""

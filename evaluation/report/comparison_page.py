@@ -1,0 +1,252 @@
+"""`compare.html`: several models on the same images, in one file that works offline and prints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.analysis.catalogue import Study
+from evaluation.analysis.evidence import SAME_IMAGES, Thresholds
+from evaluation.analysis.failures import find_errors
+from evaluation.analysis.paired import Comparison
+from evaluation.analysis.subgroups import CELL_MIN, METRICS
+from evaluation.hardware.footprint import Footprint
+from evaluation.report import plots, wording
+from evaluation.report.overlays import case_tile
+from evaluation.report.page import ExtraSection, render
+from pneumonia.runtime.atomic import write_text
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """What `compare.html` shows.
+
+    Attributes:
+        studies: Name -> study, the reference first.
+        comparisons: One per further model.
+        footprints: Name -> cost; a model without one shows "not available".
+        thresholds: Name -> its operating points.
+        point: Operating point of the table and the subgroups.
+        draws, seed: Of the bootstrap.
+        title: Of the page.
+        extra: Sections added at the end.
+        image_folder: Where the radiographs are, for side-by-side overlays.
+    """
+
+    studies: Mapping[str, Study]
+    comparisons: Sequence[Comparison]
+    footprints: Mapping[str, Footprint]
+    thresholds: Mapping[str, Thresholds]
+    point: str
+    draws: int
+    seed: int
+    title: str = "Comparison of models"
+    extra: Sequence[ExtraSection] = ()
+    image_folder: str | Path | None = None
+
+
+def write_compare_report(path: str | Path, report: CompareReport) -> None:
+    """Write compare.html.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    first = next(iter(report.studies))
+    context = {
+        "title": report.title,
+        "report": report,
+        "names": list(report.studies),
+        "reference": first,
+        "cases": report.studies[first].cases,
+        "point": report.point,
+        "summaries": [_summary(report, item) for item in report.comparisons],
+        "costs": _cost_rows(report),
+        "scaled": any(item.box_scale != 1.0 for item in report.thresholds.values()),
+        "cost_notes": sorted({f.note for f in report.footprints.values() if f.note}),
+        "optimistic": any(t.origin == SAME_IMAGES for t in report.thresholds.values()),
+        "tables": [_difference_rows(item, report.point) for item in report.comparisons],
+        "figures": _compare_figures(report),
+        "groups": [_group_table(item) for item in report.comparisons],
+        "group_metrics": [wording.name_of(metric) for metric in METRICS],
+        "cell_min": CELL_MIN,
+        "pairs": _changed_cases(report),
+        "has_images": report.image_folder is not None,
+        "extra": report.extra,
+    }
+    write_text(str(path), render("compare.html.j2", context))
+
+
+def _summary(report: CompareReport, comparison: Comparison) -> dict[str, Any]:
+    """A model against the reference in one sentence, and its verdicts."""
+    base = report.footprints.get(comparison.reference, Footprint())
+    own = report.footprints.get(comparison.model, Footprint())
+    savings = []
+    for title, key in (
+        ("fewer parameters", "parameters"),
+        ("fewer multiply-accumulates", "macs"),
+        ("smaller weights file", "file_bytes"),
+        ("shorter time per image", "latency_ms"),
+    ):
+        before, after = getattr(base, key), getattr(own, key)
+        if before and after:
+            savings.append(f"{before / after:.1f}\N{MULTIPLICATION SIGN} {title}")
+    verdicts = []
+    for metric in (f"rsna.{report.point}", "image.auroc"):
+        row = comparison.differences.get(metric)
+        if row is not None:
+            interval = wording.interval_text(row.delta, sign=True)
+            verdicts.append(
+                {
+                    "name": wording.name_of(metric),
+                    "text": f"{wording.value_text(row.reference)} to "
+                    f"{wording.value_text(row.value)}, difference "
+                    f"{wording.value_text(row.delta, sign=True)} ({interval})",
+                    "verdict": row.verdict,
+                }
+            )
+    return {
+        "model": comparison.model,
+        "savings": ", ".join(savings),
+        "verdicts": verdicts,
+        "harmed": _harmed_groups(comparison),
+    }
+
+
+def _harmed_groups(comparison: Comparison, most: int = 3) -> list[str]:
+    """The groups that lose most, of those whose whole interval lies below zero."""
+    lost = [item for item in comparison.groups if item.delta.ci_high < 0]  # NaN is not below
+    texts = []
+    for item in sorted(lost, key=lambda item: item.delta.value)[:most]:
+        share = wording.is_share(item.metric)
+        texts.append(
+            f"{item.facet} {item.name}: {wording.name_of(item.metric)} "
+            f"{wording.value_text(item.delta, share, True)} "
+            f"({wording.interval_text(item.delta, share, True)})"
+        )
+    return texts
+
+
+def _cost_rows(report: CompareReport) -> list[dict[str, Any]]:
+    """Cost of every model, with the ratio to the reference."""
+    first = next(iter(report.studies))
+    rows = []
+    for title, key, unit in (
+        ("Stored parameters", "parameters", ""),
+        ("Multiply-accumulates per image", "macs", ""),
+        ("Weights file", "file_bytes", "B"),
+        ("Latency per image", "latency_ms", "ms"),
+        ("Energy per image", "energy_mj", "mJ"),
+    ):
+        cells = []
+        base = getattr(report.footprints.get(first, Footprint()), key)
+        for name in report.studies:
+            value = getattr(report.footprints.get(name, Footprint()), key)
+            text = (
+                wording.count_text(value, unit)
+                if unit not in ("ms", "mJ") or value is None
+                else f"{value:.2f} {unit}"
+            )
+            ratio = (
+                f"{base / value:.2f}\N{MULTIPLICATION SIGN} less"
+                if value and base and name != first
+                else ""
+            )
+            cells.append((text, ratio))
+        rows.append({"title": title, "cells": cells})
+    return rows
+
+
+def _difference_rows(comparison: Comparison, point: str) -> dict[str, Any]:
+    wanted = (
+        f"rsna.{point}",
+        "coco.",
+        "image.",
+        f"{point}.sensitivity",
+        f"{point}.specificity",
+        f"{point}.box_sensitivity",
+        f"{point}.false_boxes_per_image",
+        "calibration.",
+    )
+    rows = []
+    for metric, row in comparison.differences.items():
+        if not metric.startswith(wanted):
+            continue
+        share = wording.is_share(metric)
+        rows.append(
+            {
+                "name": wording.name_of(metric),
+                "reference": wording.value_text(row.reference, share),
+                "reference_interval": wording.interval_text(row.reference, share),
+                "value": wording.value_text(row.value, share),
+                "interval": wording.interval_text(row.value, share),
+                "delta": wording.value_text(row.delta, share, True),
+                "delta_interval": wording.interval_text(row.delta, share, True),
+                "margin": "" if row.margin is None else f"{row.margin:g}",
+                "verdict": row.verdict,
+            }
+        )
+    return {"comparison": comparison, "rows": rows}
+
+
+def _compare_figures(report: CompareReport) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    studies = report.studies
+    figures = {
+        "sweep": plots.plot_rsna_sweep(studies),
+        "pr": plots.plot_precision_recall(studies, (0.50,)),
+        "froc": plots.plot_froc(studies, None, (0.40,)),
+        "roc": plots.plot_roc(studies),
+    }
+    for number, item in enumerate(report.comparisons):
+        rows = [
+            (wording.name_of(metric), row.delta)
+            for metric, row in item.differences.items()
+            if row.margin is not None and metric in (f"rsna.{report.point}", "image.auroc")
+        ]
+        margins = [row.margin for row in item.differences.values() if row.margin is not None]
+        figures[f"margin_{number}"] = plots.plot_intervals(
+            rows,
+            f"Difference of {item.model} to {item.reference}",
+            f"{item.model} minus {item.reference}",
+            margin=min(margins) if margins else None,
+        )
+    return {name: Markup(svg) for name, svg in figures.items()}
+
+
+def _group_table(comparison: Comparison) -> dict[str, Any]:
+    rows: dict[tuple[str, str, int, int], list[tuple[str, str]]] = {}
+    for item in comparison.groups:
+        share = wording.is_share(item.metric)
+        rows.setdefault((item.facet, item.name, item.n, item.n_positive), []).append(
+            (
+                wording.value_text(item.delta, share, True),
+                wording.interval_text(item.delta, share, True),
+            )
+        )
+    shown = any(np.isfinite(item.delta.value) for item in comparison.groups)
+    return {"model": comparison.model, "rows": rows, "any_shown": shown}
+
+
+def _changed_cases(report: CompareReport, most: int = 6) -> list[dict[str, Any]]:
+    """Images whose challenge score falls most from the reference to the last model."""
+    names = list(report.studies)
+    first, last = report.studies[names[0]], report.studies[names[-1]]
+    scores = [
+        np.nan_to_num(study.table.image_scores(study.thresholds[report.point]), nan=1.0)
+        for study in (first, last)
+    ]
+    fall = scores[0] - scores[1]
+    chosen = [int(i) for i in np.argsort(-fall, kind="stable")[:most] if fall[i] > 0]
+    pairs = []
+    for index in chosen:
+        tiles = []
+        for name, study in ((names[0], first), (names[-1], last)):
+            threshold = study.thresholds[report.point]
+            errors = find_errors(study.cases, threshold)[index]
+            tile = case_tile(study.cases, errors, threshold, report.image_folder)
+            tiles.append((name, tile))
+        pairs.append({"title": first.cases.ids[index], "tiles": tiles})
+    return pairs

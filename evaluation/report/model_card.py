@@ -1,0 +1,137 @@
+"""model_card.md: what the model is for, how it did, and what is not known, from the artefacts."""
+
+from collections.abc import Sequence
+
+from evaluation.analysis.evidence import SAME_IMAGES, Evidence
+from evaluation.report import wording
+from evaluation.report.claim import NOT_AVAILABLE
+from evaluation.report.cohort_table import describe_cohort
+from pneumonia.runtime.errors import DISCLAIMER
+
+
+def model_card(evidence: Evidence) -> str:
+    """The card as Markdown; whatever the artefacts do not say reads "not available"."""
+    origin = evidence.provenance
+    facts = origin.facts
+    parts = [
+        f"# Model card: {origin.model_name or 'model ' + NOT_AVAILABLE}",
+        f"**{DISCLAIMER}**",
+        "## Model\n\n"
+        + _table(
+            ("what", "value"),
+            [
+                ("name", origin.model_name or NOT_AVAILABLE),
+                ("hash", origin.model_hash or NOT_AVAILABLE),
+                *[
+                    (key, facts.get(key, NOT_AVAILABLE))
+                    for key in ("network", "preprocessing", "training", "size", "cost")
+                ],
+            ],
+        ),
+        "## Intended use\n\nResearch on detecting lung opacities suspicious for pneumonia in"
+        " frontal chest radiographs of adults. Not for diagnosis, triage or any decision about a"
+        " patient. Not for lateral views, CT, or images masked to the lungs.",
+        "## Evaluated images\n\n" + _cohort(evidence),
+        "## Performance\n\n" + _performance(evidence),
+        "## Subgroups\n\n" + _subgroups(evidence),
+        "## Limits\n\n" + "\n".join(f"- {line}" for line in limits(evidence)),
+        "## Inputs\n\n" + _table(("input", "file"), list(origin.files.items())),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def limits(evidence: Evidence) -> list[str]:
+    """What a reader has to keep in mind about this very evaluation."""
+    cases = evidence.study.cases
+    n_positive = int(cases.positive.sum())
+    lines = [
+        "Prevalence here is "
+        f"{n_positive / len(cases):.1%}; predictive values elsewhere follow from the prevalence"
+        " there (see the operating points).",
+    ]
+    if evidence.thresholds.origin == SAME_IMAGES:
+        lines.append(
+            "Thresholds were chosen on these same images: everything that depends on a threshold"
+            " is optimistic. Freeze them on validation images and give --operating-points."
+        )
+    if evidence.thresholds.box_scale != 1.0:
+        lines.append(
+            f"Predicted boxes were resized by {evidence.thresholds.box_scale:g} about their centres"
+            " before they were judged: a fit to how the truth was drawn. The boxes that a reader"
+            " is shown are not resized."
+        )
+    if not cases.coverage.patients_known:
+        lines.append(
+            "Patients are not known for all images: intervals treat such images as independent and"
+            " may be too narrow, and one patient may be in training and test."
+        )
+    if cases.coverage.n_missing:
+        lines.append(
+            f"{cases.coverage.n_missing:,} labelled images were not scored and are left out; if"
+            " they are the hard ones, the numbers flatter."
+        )
+    if not cases.classes_known:
+        lines.append(
+            "The kind of negatives is not known: Normal and Not Normal images, which differ much in"
+            " difficulty, cannot be told apart."
+        )
+    if n_positive < 100 or len(cases) - n_positive < 100:
+        lines.append("Fewer than 100 positive or negative images: intervals are wide.")
+    lines.append(
+        "The reference standard is one set of boxes; how far readers agree among themselves is not"
+        " part of this evaluation."
+    )
+    lines.append("Many numbers are shown: some intervals exclude zero by chance alone.")
+    return lines
+
+
+def _performance(evidence: Evidence) -> str:
+    point = evidence.thresholds.primary
+    chosen = [f"rsna.{point}", "coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc"]
+    chosen += [f"{point}.sensitivity", f"{point}.specificity", "calibration.ece"]
+    rows = []
+    for metric in chosen:
+        item, share = evidence.estimates[metric], wording.is_share(metric)
+        interval = wording.interval_text(item, share) or NOT_AVAILABLE
+        row = (wording.name_of(metric), wording.value_text(item, share), interval, f"{item.n:,}")
+        rows.append(row)
+    return _table(("metric", "value", "95 % interval", "n"), rows)
+
+
+def _cohort(evidence: Evidence) -> str:
+    coverage = evidence.study.cases.coverage
+    text = (
+        f"{coverage.n_evaluated:,} images of {coverage.n_patients:,} "
+        + ("patients" if coverage.patients_known else "images taken as patients")
+        + f", {int(evidence.study.cases.positive.sum()):,} with an opacity."
+    )
+    rows = [
+        (row.fact, row.value, f"{row.n:,}", f"{row.n_positive:,}")
+        for row in describe_cohort(evidence.study.cases)
+    ]
+    return text + ("\n\n" + _table(("fact", "value", "images", "positive"), rows) if rows else "")
+
+
+def _subgroups(evidence: Evidence) -> str:
+    if not evidence.groups:
+        return f"Facts about patients and views: {NOT_AVAILABLE}."
+    rows = [
+        [
+            group.facet,
+            group.name,
+            f"{group.n:,}",
+            *(
+                wording.value_text(group.values[metric], wording.is_share(metric))
+                for metric in ("auroc", "sensitivity", "specificity")
+            ),
+        ]
+        for group in evidence.groups
+    ]
+    header = ("facet", "group", "images", "AUROC", "sensitivity", "specificity")
+    return _table(header, rows) + "\n\nCells that are too small are not available."
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)

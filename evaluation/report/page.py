@@ -1,0 +1,109 @@
+"""What both pages share: templates, lines of tables, sections from outside."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.metrics.bootstrap import Estimate
+from evaluation.report import wording
+from pneumonia.runtime.errors import DISCLAIMER
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class ExtraFigure:
+    """A picture from outside, for example training curves.
+
+    Attributes:
+        png: PNG file's bytes.
+        caption: Plain text.
+    """
+
+    png: bytes
+    caption: str
+
+    @property
+    def data_uri(self) -> str:
+        """The picture as a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class ExtraTable:
+    """A table of a section from outside, all plain text; the first column names the row.
+
+    Attributes:
+        header: Column titles.
+        rows: Cells, as many as titles.
+        caption: Above the table.
+        note: Below it.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ExtraSection:
+    """A section added to the end of a page.
+
+    Attributes:
+        title: Plain text.
+        figures: Its pictures.
+        text: A plain paragraph above them.
+        tables: Between text and pictures.
+    """
+
+    title: str
+    figures: Sequence[ExtraFigure] = ()
+    text: str = ""
+    tables: Sequence[ExtraTable] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table of metrics, as text."""
+
+    name: str
+    value: str
+    interval: str
+    n: str = ""
+    method: str = ""
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Fill a template; everything but ready-made SVG is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["count"] = wording.count_text
+    environment.filters["words"] = wording.point_name
+    return environment.get_template(template).render(disclaimer=DISCLAIMER, **context)
+
+
+def metric_line(metric: str, item: Estimate) -> Line:
+    """A metric as a line of a table."""
+    share = wording.is_share(metric)
+    return Line(
+        wording.name_of(metric),
+        wording.value_text(item, share),
+        wording.interval_text(item, share),
+        f"{item.n:,}",
+        item.method,
+    )
+
+
+def metric_lines(estimates: Mapping[str, Estimate], family: str) -> list[Line]:
+    """The metrics of a family as lines."""
+    return [metric_line(metric, estimates[metric]) for metric in wording.pick(estimates, family)]

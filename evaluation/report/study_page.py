@@ -1,0 +1,211 @@
+"""`report.html`: the evidence of one study in one file that works offline and prints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.analysis.evidence import SAME_IMAGES, Evidence
+from evaluation.analysis.failures import EXPLANATIONS, count_errors
+from evaluation.analysis.subgroups import CELL_MIN, METRICS
+from evaluation.report import plots, wording
+from evaluation.report.claim import fill_checklist
+from evaluation.report.cohort_table import describe_cohort
+from evaluation.report.model_card import limits
+from evaluation.report.overlays import Tile, case_tile
+from evaluation.report.page import ExtraSection, Line, metric_line, metric_lines, render
+from evaluation.study.perturb import perturbation_text
+from pneumonia.runtime.atomic import write_text
+
+HEADLINE = ("coco.ap50", "image.auroc")
+WORST_TITLES = {
+    "missed": "Missed: positive images with the lowest score",
+    "alarms": "False alarms: negative images with the highest score",
+    "misplaced": "Misplaced: called rightly, with boxes that fit badly",
+}
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Worst cases of one kind."""
+
+    title: str
+    tiles: Sequence[Tile] = field(default_factory=tuple)
+
+
+def write_report(
+    path: str | Path,
+    evidence: Evidence,
+    image_folder: str | Path | None = None,
+    extra: Sequence[ExtraSection] = (),
+) -> None:
+    """Write report.html.
+
+    Args:
+        path: The file.
+        evidence: What to report.
+        image_folder: Radiographs for the worst cases; without it boxes stand on blank frames.
+        extra: Sections added at the end.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    study, point = evidence.study, evidence.thresholds.primary
+    subgroups = _subgroup_rows(evidence)
+    context = {
+        "title": "Evaluation report",
+        "evidence": evidence,
+        "coverage": study.cases.coverage,
+        "n_positive": int(study.cases.positive.sum()),
+        "n_truths": int(study.cases.n_truths.sum()),
+        "point": point,
+        "optimistic": evidence.thresholds.origin == SAME_IMAGES,
+        "cards": _cards(evidence),
+        "in_words": _in_words(evidence),
+        "cohort": describe_cohort(study.cases),
+        "detection": metric_lines(evidence.estimates, "coco."),
+        "froc": metric_lines(evidence.estimates, "froc."),
+        "images": metric_lines(evidence.estimates, "image."),
+        "calibration": metric_lines(evidence.estimates, "calibration."),
+        "points": _point_columns(evidence),
+        "figures": _figures(evidence),
+        "subgroups": subgroups,
+        "any_group_shown": any(cell["shown"] for row in subgroups for cell in row["cells"]),
+        "cell_min": CELL_MIN,
+        "failures": count_errors(evidence.errors),
+        "explanations": EXPLANATIONS,
+        "galleries": _galleries(evidence, image_folder),
+        "has_images": image_folder is not None,
+        "robustness": _robustness_rows(evidence),
+        "checklist": fill_checklist(evidence),
+        "limits": limits(evidence),
+        "extra": extra,
+    }
+    write_text(str(path), render("report.html.j2", context))
+
+
+def _cards(evidence: Evidence) -> list[Line]:
+    """The handful of numbers at the top of the page."""
+    point = evidence.thresholds.primary
+    metrics = (f"rsna.{point}", *HEADLINE, f"{point}.sensitivity", f"{point}.specificity")
+    lines = [metric_line(metric, evidence.estimates[metric]) for metric in metrics]
+    suffix = f" at {wording.point_name(point)}"
+    return [replace(line, name=line.name.removesuffix(suffix)) for line in lines]
+
+
+def _in_words(evidence: Evidence) -> str:
+    """The summary as two sentences for a reader who does not know the metrics."""
+    point = evidence.thresholds.primary
+
+    def of(metric: str) -> float:
+        return evidence.estimates[f"{point}.{metric}"].value
+
+    parts = []
+    if np.isfinite(of("sensitivity")):
+        parts.append(
+            f"the model calls {of('sensitivity') * 100:.1f} % of the images with an opacity"
+        )
+    if np.isfinite(of("specificity")):
+        parts.append(f"it wrongly calls {(1 - of('specificity')) * 100:.1f} % of those without")
+    text = "At its operating point " + " and ".join(parts) + "." if parts else ""
+    if np.isfinite(of("box_sensitivity")):
+        per_ten = of("false_boxes_per_image") * 10
+        text += (
+            f" Its boxes mark {of('box_sensitivity') * 100:.1f} % of the opacities (IoU 0.4) and"
+            f" show {per_ten:.1f} false boxes per 10 images."
+        )
+    return text
+
+
+def _point_columns(evidence: Evidence) -> list[dict[str, Any]]:
+    """The operating points side by side."""
+    columns = []
+    for name, point in evidence.thresholds.points.items():
+        chosen = [f"rsna.{name}", *wording.pick(evidence.estimates, f"{name}.")]
+        lines = [metric_line(metric, evidence.estimates[metric]) for metric in chosen]
+        suffix = f" at {wording.point_name(name)}"
+        rows = {line.name.removesuffix(suffix): line for line in lines}
+        columns.append({"name": name, "point": point, "rows": rows})
+    return columns
+
+
+def _figures(evidence: Evidence) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    one = {"model": evidence.study}
+    counts = count_errors(evidence.errors)
+    figures = {
+        "sweep": plots.plot_rsna_sweep(one),
+        "pr": plots.plot_precision_recall(one),
+        "froc": plots.plot_froc(one, evidence.estimates),
+        "roc": plots.plot_roc(one),
+        "reliability": plots.plot_reliability(evidence.bins, evidence.study.cases.image_score),
+        "truths": plots.plot_counts(counts["truths"], "Opacities by outcome"),
+        "boxes": plots.plot_counts(counts["boxes"], "Boxes by outcome"),
+    }
+    for metric in METRICS:
+        rows = [
+            (f"{group.facet}: {group.name}", group.gaps[metric])
+            for group in evidence.groups
+            if metric in group.gaps
+        ]
+        if any(item.ci_low == item.ci_low for _, item in rows):
+            name = wording.name_of(metric)
+            figures[f"gap_{metric}"] = plots.plot_intervals(
+                rows, f"Gap by subgroup {name}", f"{name}: group minus all"
+            )
+    return {name: Markup(svg) for name, svg in figures.items()}
+
+
+def _subgroup_rows(evidence: Evidence) -> list[dict[str, Any]]:
+    rows = []
+    for group in evidence.groups:
+        cells = []
+        for metric in METRICS:
+            item, share = group.values[metric], wording.is_share(metric)
+            cells.append(
+                {
+                    "value": wording.value_text(item, share),
+                    "interval": wording.interval_text(item, share),
+                    "shown": item.value == item.value,
+                }
+            )
+        rows.append({"group": group, "cells": cells})
+    return rows
+
+
+def _robustness_rows(evidence: Evidence) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": row.name,
+            "text": perturbation_text(row.name),
+            "cells": [
+                {
+                    "value": wording.value_text(item, wording.is_share(metric)),
+                    "delta": wording.value_text(row.deltas[metric], wording.is_share(metric), True),
+                    "interval": wording.interval_text(
+                        row.deltas[metric], wording.is_share(metric), True
+                    ),
+                }
+                for metric, item in row.values.items()
+            ],
+        }
+        for row in evidence.robustness
+    ]
+
+
+def _galleries(evidence: Evidence, folder: str | Path | None) -> list[Gallery]:
+    threshold = evidence.study.thresholds[evidence.thresholds.primary]
+    worst = evidence.worst
+    return [
+        Gallery(
+            title,
+            [
+                case_tile(evidence.study.cases, evidence.errors[index], threshold, folder)
+                for index in getattr(worst, kind)
+            ],
+        )
+        for kind, title in WORST_TITLES.items()
+    ]

@@ -1,0 +1,1 @@
+"""What is evaluated: truth, facts about images, predictions, thresholds."""

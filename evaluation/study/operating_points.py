@@ -1,0 +1,219 @@
+"""Score thresholds: chosen on validation images, stored with the model, never touched on test.
+
+A threshold calls an image positive when its highest box score is at or above it, and shows the
+boxes at or above it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.metrics.bootstrap import wilson
+from evaluation.metrics.calibration import fit_platt, fit_temperature
+from evaluation.metrics.image_level import roc_curve
+from evaluation.metrics.matching import Float64Array
+from evaluation.metrics.rsna import rsna_table
+from evaluation.study.cases import Cases
+from pneumonia.runtime.errors import ArtefactError
+
+SCHEMA = "pneumonia.operating_points/1"
+FILE_NAME = "operating_points.json"
+SENSITIVITY_MIN = 0.90
+SPECIFICITY_MIN = 0.95
+SWEEP_LEVELS = 400  # candidates for the challenge score's maximum
+RULES = {
+    "kaggle": "highest RSNA challenge score",
+    "high_sensitivity": f"highest threshold with image sensitivity of at least {SENSITIVITY_MIN:g}",
+    "high_specificity": f"lowest threshold with image specificity of at least {SPECIFICITY_MIN:g}",
+    "balanced": "highest sensitivity + specificity (Youden)",
+}
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A frozen threshold and what it reached on the images it was chosen on.
+
+    Attributes:
+        threshold: Score from which a box counts.
+        rule: How it was chosen.
+        rsna_score: Challenge score there; None = not available.
+        sensitivity, sensitivity_low: Of images, with the lower end of its 95 % interval (Wilson).
+        specificity, specificity_low: The same.
+    """
+
+    threshold: float
+    rule: str
+    rsna_score: float | None = None
+    sensitivity: float | None = None
+    sensitivity_low: float | None = None
+    specificity: float | None = None
+    specificity_low: float | None = None
+
+
+def choose(cases: Cases) -> dict[str, OperatingPoint]:
+    """Choose every operating point that the cases allow.
+
+    A point that no threshold reaches (90 % sensitivity when a fifth of the positives has no box at
+    all) or that needs a class that is absent is left out.
+    """
+    positive, scores = cases.positive, cases.image_score
+    thresholds: dict[str, float] = {}
+    table = rsna_table(cases.truth_by_id(), cases.boxes_by_id())
+    candidates = between_levels(np.concatenate([*cases.scores, np.zeros(0)]), SWEEP_LEVELS)
+    swept = table.sweep(candidates)
+    if len(candidates) and np.isfinite(swept).any():
+        best = np.flatnonzero(swept == np.nanmax(swept))
+        thresholds["kaggle"] = float(candidates[best[len(best) // 2]])
+    if positive.any() and not positive.all():
+        alarms, hits, levels = roc_curve(positive, scores)
+        usable = levels > 0  # a threshold of 0 would call images without boxes
+        lines = _midpoints(levels)
+        reached = np.flatnonzero(usable & (hits >= SENSITIVITY_MIN))
+        if len(reached):
+            thresholds["high_sensitivity"] = float(lines[reached[0]])
+        reached = np.flatnonzero(usable & (1 - alarms >= SPECIFICITY_MIN) & np.isfinite(levels))
+        if len(reached):
+            thresholds["high_specificity"] = float(lines[reached[-1]])
+        youden = np.where(usable & np.isfinite(levels), hits - alarms, -np.inf)
+        if np.isfinite(youden).any():
+            thresholds["balanced"] = float(lines[int(np.argmax(youden))])
+    return {
+        name: _describe(cases, thresholds[name], rule, float(table.sweep([thresholds[name]])[0]))
+        for name, rule in RULES.items()
+        if name in thresholds
+    }
+
+
+def between_levels(scores: Float64Array, most: int) -> Float64Array:
+    """Ascending thresholds midway between neighbouring scores (the first below all of them)."""
+    levels = np.unique(scores[scores > 0])
+    if len(levels) > most:
+        # most boxes are faint: quantiles alone would miss the few high scores
+        even = np.linspace(levels[0], levels[-1], most // 2)
+        ranks = np.linspace(0, len(levels) - 1, most // 2).round().astype(np.intp)
+        nearest = np.searchsorted(levels, even).clip(max=len(levels) - 1)
+        levels = levels[np.unique(np.concatenate([ranks, nearest]))]
+    return np.sort(_midpoints(levels[::-1]))
+
+
+def _midpoints(descending: Float64Array) -> Float64Array:
+    """For each level a threshold between it and the next lower level, so that rounding is safe."""
+    if not len(descending):
+        return np.zeros(0)
+    lower = np.append(descending[1:], 0.0)
+    upper = np.where(np.isfinite(descending), descending, lower)
+    middle = np.maximum((upper + np.maximum(lower, 0.0)) / 2, np.finfo(np.float32).tiny)
+    return np.asarray(np.where(descending > 0, middle, 0.0))
+
+
+def _describe(cases: Cases, threshold: float, rule: str, score: float) -> OperatingPoint:
+    called = cases.image_score >= threshold
+    positive = cases.positive
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    hits, cleared = int((called & positive).sum()), int((~called & ~positive).sum())
+    return OperatingPoint(
+        threshold=threshold,
+        rule=rule,
+        rsna_score=score if np.isfinite(score) else None,
+        sensitivity=hits / n_positive if n_positive else None,
+        sensitivity_low=wilson(hits, n_positive)[0] if n_positive else None,
+        specificity=cleared / n_negative if n_negative else None,
+        specificity_low=wilson(cleared, n_negative)[0] if n_negative else None,
+    )
+
+
+def document(cases: Cases, model_hash: str | None = None, box_scale: float = 1.0) -> dict[str, Any]:
+    """The content of operating_points.json, with the calibration fitted on the same images.
+
+    Args:
+        cases: Validation cases.
+        model_hash: The model the thresholds belong to; a bundle refuses any other.
+        box_scale: Factor these boxes were resized by before they were judged; 1 = as predicted.
+    """
+    slope, intercept = fit_platt(cases.positive, cases.image_score)
+    temperature = fit_temperature(cases.positive, cases.image_score)
+
+    def known(value: float) -> float | None:
+        return value if np.isfinite(value) else None
+
+    return {
+        "schema": SCHEMA,
+        "model_hash": model_hash,
+        "selected_on": {
+            "images": len(cases),
+            "positive": int(cases.positive.sum()),
+            "patients": cases.coverage.n_patients,
+        },
+        **({"box_scale": box_scale} if box_scale != 1.0 else {}),
+        "points": {name: asdict(point) for name, point in choose(cases).items()},
+        "calibration": {
+            "platt_slope": known(slope),
+            "platt_intercept": known(intercept),
+            "temperature": known(temperature),
+        },
+    }
+
+
+def read_points(path: str | Path) -> tuple[dict[str, OperatingPoint], dict[str, Any]]:
+    """Read operating_points.json, or the one of a bundle, checkpoint or run folder (its best).
+
+    Returns:
+        The points by name and the whole document.
+
+    Raises:
+        ArtefactError: Not readable, or a threshold that is not a number in 0..1.
+    """
+    file = points_file(path) or Path(path)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtefactError(
+            "Operating points cannot be read", found=type(error).__name__, where=str(file)
+        ) from None
+    points = content.get("points") if isinstance(content, dict) else None
+    if not isinstance(points, dict):
+        raise ArtefactError("No operating points", expected="'points'", where=str(file))
+    return {name: _parse(record, f"{file}, point {name!r}") for name, record in points.items()}, (
+        content
+    )
+
+
+def points_file(path: str | Path) -> Path | None:
+    """Where the points of a bundle, checkpoint or run folder lie; a file is itself.
+
+    Returns:
+        The file, or None when the folder holds none.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        return place
+    # a run's own weights and points are those of its best checkpoint
+    for file in (place / FILE_NAME, place / "best" / FILE_NAME):
+        if file.is_file():
+            return file
+    return None
+
+
+def read_platt(document: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Slope and intercept of the Platt scaling stored with operating points, if there is one."""
+    fitted = document.get("calibration")
+    if not isinstance(fitted, Mapping):
+        return None
+    slope, intercept = fitted.get("platt_slope"), fitted.get("platt_intercept")
+    if not isinstance(slope, int | float) or not isinstance(intercept, int | float):
+        return None
+    return (float(slope), float(intercept)) if np.isfinite([slope, intercept]).all() else None
+
+
+def _parse(record: Any, where: str) -> OperatingPoint:
+    value = record.get("threshold") if isinstance(record, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ArtefactError(
+            "Threshold is not valid", expected="a number 0..1", found=repr(value), where=where
+        )
+    known = {name: record[name] for name in OperatingPoint.__annotations__ if name in record}
+    return OperatingPoint(**{"rule": "given", **known, "threshold": float(value)})

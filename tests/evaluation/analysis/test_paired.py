@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from evaluation.analysis.catalogue import open_study
+from evaluation.analysis.paired import compare_groups, compare_studies, judge
+from evaluation.analysis.subgroups import find_groups
+from evaluation.metrics.bootstrap import Estimate, Resampler
+from evaluation.study.cases import Cases
+from pneumonia.runtime.errors import DataError
+from tests.evaluation.studies import (
+    make_cases,
+    realistic_predictions,
+    study_cases,
+    synthetic_truths,
+)
+
+POINT = {"kaggle": 0.4}
+
+
+def _pair(noise: float) -> tuple[Cases, Cases]:
+    """A study and a copy whose boxes are shifted."""
+    cases = study_cases(3, 150, 150)
+    found = {
+        i: (boxes + noise, scores)
+        for i, boxes, scores in zip(cases.ids, cases.boxes, cases.scores, strict=True)
+    }
+    facts = {i: dict(cases.cohort.facts[i]) for i in cases.ids}
+    return cases, make_cases(cases.truth_by_id(), found, facts)
+
+
+def _compare(first: Cases, second: Cases, draws: int = 300):
+    studies = {"dense": open_study(first, POINT), "pruned": open_study(second, POINT)}
+    return compare_studies(studies, Resampler(first.patients, first.positive, draws, 0))[0]
+
+
+def test_a_model_against_itself() -> None:
+    cases, _ = _pair(0)
+    comparison = _compare(cases, cases)
+    for item in comparison.differences.values():
+        if np.isfinite(item.value.value):
+            assert (item.delta.value, item.delta.ci_low, item.delta.ci_high) == (0, 0, 0)
+    assert comparison.differences["rsna.kaggle"].verdict == "non-inferior"
+    assert comparison.differences["coco.ap50"].verdict == "not judged"
+
+
+def test_a_worse_model_is_inferior_and_the_difference_is_exact() -> None:
+    first, second = _pair(60)
+    item = _compare(first, second).differences["rsna.kaggle"]
+    assert item.delta.value == pytest.approx(item.value.value - item.reference.value)
+    assert item.delta.ci_high < -0.02
+    assert item.verdict == "inferior"
+
+
+def test_pairing_narrows_the_interval() -> None:
+    first, second = _pair(12)
+    item = _compare(first, second).differences["rsna.kaggle"]
+    paired = item.delta.ci_high - item.delta.ci_low
+    unpaired = np.hypot(
+        item.value.ci_high - item.value.ci_low, item.reference.ci_high - item.reference.ci_low
+    )
+    assert paired < 0.7 * unpaired
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "verdict"),
+    [
+        ("rsna.kaggle", -0.019, 0.01, "non-inferior"),
+        ("rsna.kaggle", -0.021, 0.01, "inconclusive"),
+        ("rsna.kaggle", -0.05, -0.021, "inferior"),
+        ("calibration.ece", -0.01, 0.019, "non-inferior"),
+        ("calibration.ece", 0.021, 0.03, "inferior"),
+        ("rsna.kaggle", float("nan"), float("nan"), "not judged"),
+    ],
+)
+def test_verdicts(metric: str, low: float, high: float, verdict: str) -> None:
+    assert judge(metric, Estimate(0.0, low, high, 9, ""), 0.02) == verdict
+
+
+def test_deltas_by_group() -> None:
+    first, second = _pair(40)
+    studies = {"dense": open_study(first, POINT), "pruned": open_study(second, POINT)}
+    groups, _ = find_groups(first)
+    resampler = Resampler(first.patients, first.positive, 200, 0)
+    rows = compare_groups(studies, "kaggle", groups, resampler)["pruned"]
+    assert {(row.facet, row.name) for row in rows} == {(g.facet, g.name) for g in groups}
+    female = next(row for row in rows if row.name == "F" and row.metric == "rsna")
+    mask = next(group.mask for group in groups if group.name == "F")
+    expected = [np.nanmean(study.table.image_scores(0.4)[mask]) for study in studies.values()]
+    assert female.delta.value == pytest.approx(expected[1] - expected[0])
+    assert female.delta.ci_high < 0
+
+
+def test_other_images_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    truths = synthetic_truths(rng, 5, 5)
+    first = make_cases(truths, realistic_predictions(rng, truths))
+    fewer = dict(list(truths.items())[1:])
+    second = make_cases(fewer, realistic_predictions(rng, fewer))
+    with pytest.raises(DataError, match="1 ids in one"):
+        _compare(first, second)
+    with pytest.raises(DataError, match="two or more"):
+        compare_studies({"a": open_study(first, POINT)}, Resampler(first.patients, first.positive))

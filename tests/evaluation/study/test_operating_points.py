@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.metrics.bootstrap import wilson
+from evaluation.metrics.rsna import sweep_thresholds
+from evaluation.study.operating_points import (
+    between_levels,
+    choose,
+    document,
+    points_file,
+    read_platt,
+    read_points,
+)
+from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.errors import ArtefactError
+from tests.evaluation.studies import make_cases, study_cases
+
+BOX = np.array([[100.0, 100, 300, 300]])
+NONE = np.zeros((0, 4)), np.zeros(0)
+
+
+def _cases(positive: list[float], negative: list[float]):
+    truths, found = {}, {}
+    for i, score in enumerate(positive):
+        truths[f"p{i}"], found[f"p{i}"] = BOX, (BOX, np.array([score])) if score else NONE
+    for i, score in enumerate(negative):
+        truths[f"n{i}"] = np.zeros((0, 4))
+        found[f"n{i}"] = (BOX, np.array([score])) if score else NONE
+    return make_cases(truths, found)
+
+
+def test_rules_by_hand() -> None:
+    # ten positives 0.50 ... 0.95, twenty negatives 0.0 ... 0.57
+    points = choose(_cases([0.5 + 0.05 * i for i in range(10)], [0.03 * i for i in range(20)]))
+    # 90 % of ten positives: the nine from 0.55 on
+    assert 0.54 < points["high_sensitivity"].threshold < 0.55
+    assert points["high_sensitivity"].sensitivity == 0.9
+    assert points["high_sensitivity"].sensitivity_low == pytest.approx(wilson(9, 10)[0])
+    # 95 % of twenty negatives: all but the one at 0.57
+    assert 0.54 < points["high_specificity"].threshold <= 0.55
+    assert points["high_specificity"].specificity == 0.95
+    # Youden: sensitivity 1 at 0.50 leaves 17 / 20 (0.85); 0.9 + 0.95 and 0.8 + 1 are 1.85 and 1.8
+    assert points["balanced"].sensitivity + points["balanced"].specificity == pytest.approx(1.85)
+
+
+def test_kaggle_is_the_maximum_of_the_sweep() -> None:
+    cases = study_cases(4)
+    point = choose(cases)["kaggle"]
+    every = np.unique(np.concatenate(cases.scores))
+    swept = sweep_thresholds(cases.truth_by_id(), cases.boxes_by_id(), every)
+    assert point.rsna_score == pytest.approx(swept.max(), abs=0.003)
+
+
+def test_thresholds_stand_between_scores() -> None:
+    cases = study_cases(1)
+    levels = np.unique(cases.image_score)
+    for point in choose(cases).values():
+        assert np.abs(levels - point.threshold).min() > 1e-6
+    assert between_levels(np.array([0.2, 0.6, 0.6, 0.0]), 9).tolist() == [0.1, 0.4]
+
+
+def test_what_cannot_be_reached_is_left_out() -> None:
+    blind = choose(_cases([0.9, 0.0, 0.0], [0.1, 0.2]))
+    assert "high_sensitivity" not in blind
+    assert "balanced" in blind
+    no_negative = choose(_cases([0.9, 0.8], []))
+    assert list(no_negative) == ["kaggle"]
+    assert choose(_cases([0.0], [0.0])) == {}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    cases = study_cases(2)
+    write_json(str(tmp_path / "operating_points.json"), document(cases, "abc"))
+    points, content = read_points(tmp_path)
+    assert points == choose(cases)
+    assert content["model_hash"] == "abc"
+    assert content["selected_on"]["images"] == len(cases)
+    slope, intercept = read_platt(content) or (0, 0)
+    assert (slope, intercept) == (
+        content["calibration"]["platt_slope"],
+        content["calibration"]["platt_intercept"],
+    )
+    assert read_platt({"calibration": {"platt_slope": None, "platt_intercept": 1.0}}) is None
+    assert json.loads(json.dumps(document(cases))) == document(cases)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"points": []}', '{"points": {"a": {}}}',
+                                  '{"points": {"a": {"threshold": 1.5}}}',
+                                  '{"points": {"a": {"threshold": true}}}',
+                                  '{"points": {"a": {"threshold": NaN}}}'])  # fmt: skip
+def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "points.json"
+    path.write_text(text)
+    with pytest.raises(ArtefactError, match=r"points\.json"):
+        read_points(path)
+
+
+def test_points_of_a_run_are_those_of_its_best_checkpoint(tmp_path: Path) -> None:
+    assert points_file(tmp_path) is None
+    with pytest.raises(ArtefactError, match="cannot be read"):
+        read_points(tmp_path)
+    for folder, threshold in (("last", 0.75), ("best", 0.25)):
+        (tmp_path / folder).mkdir()
+        points = {"points": {"kaggle": {"threshold": threshold}}}
+        write_json(str(tmp_path / folder / "operating_points.json"), points)
+    assert read_points(tmp_path)[0]["kaggle"].threshold == 0.25
+
+
+def test_points_of_a_bundle_may_hold_other_records(tmp_path: Path) -> None:
+    path = tmp_path / "operating_points.json"
+    path.write_text('{"points": {"kaggle": {"threshold": 0.25, "split": "val", "n_images": 3}}}')
+    assert read_points(path)[0]["kaggle"].threshold == 0.25
