@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: setup demo test test-quick test-device-old device-versions lint types format reproduce
+.PHONY: setup demo test test-all test-device-old device-versions fuzz lint types format reproduce
 .PHONY: soak clean help
 
 help:            ## show the targets
@@ -29,13 +29,20 @@ lint: $(VENV)/.ready    ## ruff, and the Python 3.6 zone
 types: $(VENV)/.ready   ## mypy --strict
 	$(BIN)/mypy
 
-test: lint types device-versions   ## lint, types and all tests (<= 10 minutes)
-	$(DEVICE) $(BIN)/pytest -n 2 --dist loadgroup
+# torch's threads wait for each other on small networks, so every worker uses one.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --durations=10
 
-test-quick: $(VENV)/.ready   ## the fast tests only
-	$(BIN)/pytest -q -m "not slow"
+test: lint types   ## lint, types and every test that is not marked slow (minutes)
+	$(PYTEST) -m "not slow"
 
-# What the device has: pydicom 2.3, pynetdicom 1.5, NumPy 1, click 8.0, under the Python of VENV to
+test-all: lint types device-versions   ## all tests, those marked slow too (a quarter of an hour or more)
+	$(DEVICE) $(PYTEST)
+
+MINUTES ?= 10
+fuzz: $(VENV)/.ready   ## the property tests with new random numbers for MINUTES=10; prints cases to pin
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+# For `make test-all`: what the device has: pydicom 2.3, pynetdicom 1.5, NumPy 1, click 8.0, under the Python of VENV to
 # run the daemon's tests, and under Python 3.6, where there is one, to run the daemon itself. Made
 # when missing; without a network their tests are skipped, and say so.
 OLD ?= .venv-device-old
