@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from data_prep.dataset import CACHE_FILE, LABEL_FRAME, SPLITS, Dataset, ImageRecord
 from data_prep.duplicates import Features, Pair, exact_duplicates, image_features, near_duplicates
-from data_prep.parallel import Progress
 from pneumonia.runtime.boxes import iou_matrix
+from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.audit/1"
 AGE_BANDS = ((0, 17), (18, 39), (40, 64), (65, 120))

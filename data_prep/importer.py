@@ -14,11 +14,12 @@ import numpy.typing as npt
 from data_prep.dataset import LABEL_FRAME, OPACITY, ImageRecord
 from data_prep.decode import Decoded, decode_image
 from data_prep.labels import Labels, parse_age, read_labels
-from data_prep.parallel import Progress, ordered_map
+from data_prep.parallel import ordered_map
 from data_prep.sources import Source, SourceImage, open_nih, open_source
 from data_prep.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.writer import DatasetFacts, DatasetWriter, is_up_to_date, new_dataset
 from pneumonia.runtime.errors import ConfigError, DataError
+from pneumonia.runtime.progress import Progress
 
 VERSION = 2  # raise when the same sources give another dataset
 DEFAULT_CACHE_SIZE = 512

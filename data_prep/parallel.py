@@ -10,10 +10,10 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from pneumonia.runtime.errors import ConfigError, DataError
+from pneumonia.runtime.progress import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[int, int, str], None]  # done, total, a short note
 
 _CHUNK = 8  # items per message: decoding outweighs the transfer, and memory stays bounded
 _WORTH_A_POOL = 64  # starting two workers costs about a second

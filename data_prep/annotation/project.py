@@ -13,12 +13,12 @@ from data_prep.annotation.records import ADJUDICATION, Box, Reading, Study
 from data_prep.annotation.store import Store
 from data_prep.annotation.studies import StudyFile, find_studies
 from data_prep.annotation.windowing import windowed_png
-from data_prep.parallel import Progress
 from data_prep.reports.concepts import ConceptBase
 from data_prep.reports.linking import LinkedConcept, MentionLinker, link_report
 from data_prep.reports.reading import Report, read_reports
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.progress import Progress
 
 MAX_SUGGESTIONS = 5  # per study, the best; more would be in the way
 _IMAGES_KEPT = 8  # encoded images in memory

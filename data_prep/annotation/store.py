@@ -19,8 +19,9 @@ from data_prep.annotation.records import (
     annotation_json,
 )
 from data_prep.annotation.studies import Looked, StudyFile, look_at
-from data_prep.parallel import Progress, ordered_map
+from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.progress import Progress
 
 MAX_STEP_S = 300.0  # most seconds that one save may add; a page cannot claim a day
 

@@ -13,10 +13,11 @@ from data_prep.dataset import OPACITY, ImageRecord
 from data_prep.decode import Decoded, decode_image
 from data_prep.importer import LEAK_WARNING, pseudonym
 from data_prep.labels import parse_age
-from data_prep.parallel import Progress, ordered_map
+from data_prep.parallel import ordered_map
 from data_prep.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.writer import DatasetFacts, new_dataset
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.progress import Progress
 
 CACHE_SIZE = 512
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset import LABEL_FRAME, NORMAL, NOT_NORMAL, OPACITY, ImageRecord
-from data_prep.parallel import Progress, ordered_map
+from data_prep.parallel import ordered_map
 from data_prep.phantom.anatomy import Patient, render_chest, sample_patient
 from data_prep.phantom.canvas import Canvas, Layer
 from data_prep.phantom.dicom_file import Study, encode_dicom, sample_encoding
@@ -25,6 +25,7 @@ from data_prep.phantom.findings import (
 from data_prep.splits import SplitImage, assign_splits
 from data_prep.writer import Cached, DatasetFacts, is_up_to_date, new_dataset, to_cache
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.radiograph import read_radiograph
 
 VERSION = 1  # raise when the same seed draws other films

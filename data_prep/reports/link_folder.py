@@ -13,6 +13,7 @@ from data_prep.reports.reading import Report, read_reports
 from data_prep.reports.weak_labels import UNSURE, opacity_label
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
 from pneumonia.runtime.errors import DISCLAIMER, DataError, OutputError
+from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.links/1"
 OWN_NAMES = {"links.json", "reports.csv", "concepts.csv", "images.csv", "dataset"}
@@ -22,8 +23,6 @@ CONCEPT_COLUMNS = (
 )  # fmt: skip
 REPORT_COLUMNS = ("report_id", "status", "reason", "opacity", "concepts", "codes")
 IMAGE_COLUMNS = ("image_id", "report_id", "opacity")
-
-Progress = Callable[[int, int, str], None]
 
 
 class LinkedReports(NamedTuple):

@@ -31,10 +31,11 @@ from data_prep.reports.report_documents import (
 from data_prep.reports.spaces import ConceptSpace, parts_of
 from data_prep.reports.splitting import split_reports
 from data_prep.reports.text import Sentence
-from data_prep.reports.training import LinkerConfig, Progress, train_model
+from data_prep.reports.training import LinkerConfig, train_model
 from data_prep.reports.vectors import WordVectors, train_vectors
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json
 from pneumonia.runtime.errors import ArtefactError, DataError, OutputError
+from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.linker/1"
 _OWN_NAMES = {"linker.json", "weights.safetensors", "concepts.json"}

@@ -13,8 +13,8 @@ from data_prep.reports.batches import Batch, EntityTable, Order, arrange, collat
 from data_prep.reports.dca import DynamicContext
 from data_prep.reports.documents import LinkDocument
 from pneumonia.runtime.errors import TrainingError
+from pneumonia.runtime.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 Evaluate = Callable[[DynamicContext], float]
 _MAX_NORM = 4.0  # of the joining network's weights after each supervised step
 _DISCOUNT = 0.9

@@ -13,11 +13,12 @@ from data_prep.dataset import Dataset, ImageRecord
 from data_prep.decode import Decoded, decode_image
 from data_prep.importer import pseudonym
 from data_prep.labels import parse_age
-from data_prep.parallel import Progress, ordered_map
+from data_prep.parallel import ordered_map
 from data_prep.reports.weak_labels import NO
 from data_prep.sources import IMAGE_SUFFIXES
 from data_prep.writer import Cached, DatasetFacts, DatasetWriter, new_dataset
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.progress import Progress
 
 CACHE_SIZE = 512
 KIND = "full"

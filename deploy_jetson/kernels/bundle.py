@@ -15,11 +15,12 @@ from deploy_jetson.kernels.packing import STORAGES
 from deploy_jetson.kernels.report import describe
 from deploy_jetson.kernels.source import plan_variants
 from deploy_jetson.kernels.targets import Target, find_target, runs_here
-from deploy_jetson.kernels.tuner import Progress, tune
+from deploy_jetson.kernels.tuner import tune
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.bundle import MANIFEST, Bundle, file_sha256, load_bundle
 from pneumonia.runtime.engines.kernels import LIBRARY
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.progress import Progress
 
 
 class KernelsResult(NamedTuple):

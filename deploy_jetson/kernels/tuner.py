@@ -6,7 +6,7 @@ Results are cached by shape, sparsity, target and CPU, so that a second generati
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from deploy_jetson.kernels.steps import KernelStep
 from deploy_jetson.kernels.targets import Target, cpu_name
 from deploy_jetson.kernels.variants import Variant
 from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 SCHEMA = "pneumonia.kernel-tuning/1"
 KINDS: Mapping[str, type[Choice]] = {
     "columns": ColumnsChoice,

@@ -11,11 +11,12 @@ from evaluation.analysis.catalogue import Study, all_statistics, open_study
 from evaluation.analysis.failures import ImageErrors, Worst, find_errors, worst_cases
 from evaluation.analysis.robustness import RobustnessRow, robustness_table
 from evaluation.analysis.subgroups import Group, GroupResult, evaluate_groups, find_groups
-from evaluation.metrics.bootstrap import Estimate, Progress, Resampler, estimate_all
+from evaluation.metrics.bootstrap import Estimate, Resampler, estimate_all
 from evaluation.metrics.calibration import Bin, reliability
 from evaluation.study.cases import Cases
 from evaluation.study.operating_points import RULES, OperatingPoint, choose
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.progress import Progress
 
 PACKAGES = ("numpy", "matplotlib", "faster-coco-eval")
 FROZEN = "frozen"

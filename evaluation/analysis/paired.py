@@ -19,9 +19,10 @@ from evaluation.analysis.subgroups import (
     interval,
     withheld,
 )
-from evaluation.metrics.bootstrap import Estimate, Progress, Resampler, summarise
+from evaluation.metrics.bootstrap import Estimate, Resampler, summarise
 from evaluation.study.cases import Cases
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.progress import Progress
 
 DEFAULT_MARGINS = {"rsna": 0.02, "image.auroc": 0.02}
 LOWER_IS_BETTER = ("calibration.", ".false_boxes_per_image")

@@ -15,12 +15,13 @@ from evaluation.analysis.catalogue import (
 )
 from evaluation.analysis.paired import check_same_images
 from evaluation.analysis.subgroups import draw_sets, interval
-from evaluation.metrics.bootstrap import Estimate, Progress, Resampler, summarise
+from evaluation.metrics.bootstrap import Estimate, Resampler, summarise
 from evaluation.metrics.matching import order_truths
 from evaluation.study.cases import Cases
 from evaluation.study.image_files import find_image, read_pixels
 from evaluation.study.perturb import in_order, move_boxes, perturb
 from pneumonia.runtime.errors import DataError, OutputError
+from pneumonia.runtime.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from evaluation.metrics.bootstrap import (
     NONE,
     AnyStatistic,
     Estimate,
-    Progress,
     Ratio,
     Resampler,
     Statistic,
@@ -23,6 +22,7 @@ from evaluation.metrics.image_level import auroc
 from evaluation.metrics.matching import Float64Array, area
 from evaluation.study.cases import BoolArray, Cases
 from evaluation.study.cohort import NORMAL, NOT_NORMAL, parse_age
+from pneumonia.runtime.progress import Progress
 
 CELL_MIN = 30  # fewer positives (or negatives, where these are counted): suppressed
 AGE_BANDS = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 65, "40-64"), (65, 999, "65+"))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics.matching import Float64Array, IntArray
+from pneumonia.runtime.progress import Progress
 
 BLOCK_DRAWS = 100  # draws evaluated at once: keeps the weights of 5,000 images in the cache
 LEVEL = 0.95
@@ -21,8 +22,6 @@ BCA = "BCa bootstrap over patients"
 SHIFTED = "percentile bootstrap over patients, shifted by its bias"
 WILSON = "Wilson score interval (no draw differs)"
 NONE = "not available"
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """What every verb shows: a progress bar on a terminal, tables, and the next command."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
 
-Progress = Callable[[int, int, str], None]  # done, total, a short note
+from pneumonia.runtime.progress import Progress
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from pneumonia.network.files import WEIGHTS_FILE, load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import PruneError
+from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import DENSE, INPUT, NetworkSpec
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import BEST, save_best
@@ -39,7 +40,6 @@ from pneumonia.training.task import Task
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
 
 SCHEMA = "pneumonia.compression/1"
 COMPRESSION_JSON = "compression.json"

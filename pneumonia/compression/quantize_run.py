@@ -35,10 +35,10 @@ from pneumonia.runtime.errors import (
     PneumoniaError,
     PruneError,
 )
+from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detection import DetectionTask
-from pneumonia.training.loop import Progress
 from pneumonia.training.task import Task
 
 SCHEMA = "pneumonia.run/1"

@@ -17,9 +17,10 @@ from pneumonia.compression.methods.quantize import Levels, Quantized
 from pneumonia.compression.snap import SnapHook, partial_shares
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
+from pneumonia.runtime.progress import Progress
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.hooks import TrainingHook
-from pneumonia.training.loop import Progress, fit
+from pneumonia.training.loop import fit
 from pneumonia.training.task import Task
 
 LAST = "last"

@@ -20,8 +20,7 @@ from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.method import Method, Sets
 from pneumonia.compression.network_set import live_units, realised_weights
 from pneumonia.runtime.errors import PruneError
-
-Progress = Callable[[int, int, str], None]
+from pneumonia.runtime.progress import Progress
 
 TOLERANCE = 0.01  # of the realised rate, relative
 MAX_TRIALS = 14

@@ -1,7 +1,7 @@
 """One pruning run: from a run folder and a recipe to a pruned run folder."""
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ from pneumonia.compression.recipe import PruneRecipe, detector_training
 from pneumonia.network.files import checkpoint_folder, read_spec
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, OutputError, PneumoniaError
+from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import BEST
 from pneumonia.training.detection import DetectionTask
-
-Progress = Callable[[int, int, str], None]
 
 SCHEMA = "pneumonia.run/1"
 

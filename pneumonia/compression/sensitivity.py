@@ -2,16 +2,15 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.method import Method
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.progress import Progress
 from pneumonia.training.task import SELECTION, Task
-
-Progress = Callable[[int, int, str], None]
 
 SENSITIVITY_CSV = "sensitivity.csv"
 GENTLEST, STRONGEST = 0.5, 1.5  # exponents of the most and the least sensitive layer

@@ -8,7 +8,7 @@ A phase that is over leaves `finished.json`.
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from pneumonia.compression.recipe import PruneRecipe, admm_config, retrain_confi
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.runtime.tensorfile import read_tensors, write_tensors
 from pneumonia.training import distributed
@@ -36,7 +37,6 @@ from pneumonia.training.task import Task
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
 
 ADMM, RETRAIN = "admm", "retrain"
 FINISHED, MASKS_FILE, PLAN_FILE = "finished.json", "masks.safetensors", "plan.json"

@@ -1,7 +1,7 @@
 """From a run folder to a model bundle (docs/architecture.md), or to nothing at all."""
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +29,9 @@ from pneumonia.runtime.bundle import (
     model_hash,
 )
 from pneumonia.runtime.errors import DISCLAIMER, ArtefactError, ExportError, OutputError
+from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import NetworkSpec
 
-Progress = Callable[[int, int, str], None]
 PACKAGES = ("numpy", "onnx", "onnxruntime", "pneumonia", "torch")
 STEPS = ("read", "fold", "emit", "check", "verify", "done")
 HASH_DIGITS = 8  # of the model hash that the model's name shows

@@ -15,6 +15,7 @@ from pneumonia.runtime.bundle import MODEL_CARD
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import DISCLAIMER, OutputError
 from pneumonia.runtime.predictions import write_predictions
+from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.audit import FAILED, FINISHED, STARTED, AuditLog, output_digests
 from pneumonia.scoring.deidentify import nameless
 from pneumonia.scoring.find import Entry, FoundFile, named
@@ -26,7 +27,7 @@ from pneumonia.scoring.folder import (
     remove_stale,
 )
 from pneumonia.scoring.image_job import ImageJob
-from pneumonia.scoring.inputs import InputSource, Progress
+from pneumonia.scoring.inputs import InputSource
 from pneumonia.scoring.inputs.files import FileInput
 from pneumonia.scoring.outputs import FinishedBatch
 from pneumonia.scoring.pipeline import Stop, score_in_order

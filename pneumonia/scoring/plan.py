@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.decoding import Decoded, DecodeWorker
 from pneumonia.scoring.find import FoundFile, named
-from pneumonia.scoring.inputs import InputSource, Progress
+from pneumonia.scoring.inputs import InputSource
 from pneumonia.scoring.inputs.files import FileInput
 from pneumonia.scoring.selection import SelectionRules, refusal, select_image
 from pneumonia.scoring.settings import ScoreSettings

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.append_log import AppendLog
 from pneumonia.scoring.audit import AuditLog
 from pneumonia.scoring.dicom_peer import OWN_TITLE, Peer, association
 from pneumonia.scoring.folder import locked_folder
-from pneumonia.scoring.inputs import Progress
 from pneumonia.scoring.outputs.dicom import FOLDER
 
 SENT_LOG = "sent.jsonl"

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ArtefactError, OutputError, TrainingError
+from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import (
     BEST,
@@ -39,8 +40,6 @@ from pneumonia.training.optimiser import learning_rate, make_optimiser, set_lear
 from pneumonia.training.task import SELECTION, Batch, Task, check_images
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, str], None]
 
 
 class FitResult(NamedTuple):

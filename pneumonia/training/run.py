@@ -22,12 +22,13 @@ from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import ZOO, build, with_image_head
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, ConfigError, PneumoniaError
+from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import BEST
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detection import DetectionTask, labelled_items
-from pneumonia.training.loop import FitResult, Progress, check_run_folder, fit
+from pneumonia.training.loop import FitResult, check_run_folder, fit
 
 log = logging.getLogger(__name__)
 

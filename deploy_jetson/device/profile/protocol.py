@@ -22,8 +22,8 @@ from deploy_jetson.device.profile.recording import (
     Recording,
     Settings,
 )
+from pneumonia.runtime.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 BLOCK = 20  # inferences per block of the warm-up
 SETTLED_SHARE = 0.02  # between the medians of two blocks
 SETTLED_SLOPE = 0.5  # degrees Celsius per minute

@@ -24,7 +24,7 @@ from deploy_jetson.device.power.find import MODEL, open_sensor
 from deploy_jetson.device.power.modelled import ModelSensor
 from deploy_jetson.device.power.sensor import Sensor
 from deploy_jetson.device.profile.figures import figures
-from deploy_jetson.device.profile.protocol import Load, Progress, Surroundings, measure
+from deploy_jetson.device.profile.protocol import Load, Surroundings, measure
 from deploy_jetson.device.profile.recording import (
     RAW_FILES,
     Recording,
@@ -41,6 +41,7 @@ from pneumonia.runtime.bundle import Bundle, file_sha256
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, OutputError, SpecError
+from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.energy/1"
 ENERGY = "energy.json"

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.find import Entry
 from pneumonia.scoring.settings import ScoreSettings
 
-Progress = Callable[[int, int, str], None]  # done, total, a short note
 IsDone = Callable[[Entry], bool]
 
 

@@ -19,8 +19,9 @@ from urllib3.util.retry import Retry
 
 from pneumonia.runtime.dicom_header import DEFAULT_LIMITS
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
+from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.find import Entry
-from pneumonia.scoring.inputs import IsDone, Progress
+from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.query import Query, RemoteImage, arrived, fetched_path, is_uid
 from pneumonia.scoring.settings import ScoreSettings
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.archives import DICOMDIR, is_unsafe
 from pneumonia.scoring.decoding import DecodeWorker
 from pneumonia.scoring.find import Entry, printable, walk
 from pneumonia.scoring.folder import check_apart
-from pneumonia.scoring.inputs import IsDone, Progress
+from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.settings import ScoreSettings
 
 ZIP_SIGNATURE = b"PK\x03\x04"

@@ -12,9 +12,10 @@ from pydicom.dataset import Dataset
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.dicom_header import DEFAULT_LIMITS, KNOWN_SYNTAXES
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
+from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.dicom_peer import OWN_TITLE, Peer, association
 from pneumonia.scoring.find import Entry
-from pneumonia.scoring.inputs import IsDone, Progress
+from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.query import Query, RemoteImage, arrived, fetched_path, is_uid
 from pneumonia.scoring.settings import ScoreSettings
 
