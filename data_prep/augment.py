@@ -2,7 +2,7 @@
 
 Geometry is a single warp from the cached image to the network's square: letterbox, scale, shift,
 rotation and flip are multiplied into one matrix, so that a radiograph is resampled once. Then come
-grey values: contrast, gamma, blur, noise, erased patches.
+grey values: contrast, gamma, tone curves, sharpness, noise, erased patches.
 """
 
 import math
@@ -40,6 +40,10 @@ class AugmentSettings(BaseModel):
         blur: Probability of a slight Gaussian blur.
         noise: Probability of Gaussian noise of at most `noise_std`.
         noise_std: As a share of the grey range.
+        tone: Probability of another tone curve or, as often, of histogram equalisation, or of fewer
+            grey levels: what collections did to their copies must not tell positives.
+        resample: Probability of lost sharpness, half by reducing and enlarging, half by JPEG.
+        sharpen: Probability of sharpening.
         dropout: Probability that a few patches are erased.
         min_visible: A box is dropped when less than this share of it stays inside the square.
     """
@@ -56,6 +60,9 @@ class AugmentSettings(BaseModel):
     blur: float = Field(default=0.1, ge=0, le=1)
     noise: float = Field(default=0.2, ge=0, le=1)
     noise_std: float = Field(default=0.03, ge=0, le=1)
+    tone: float = Field(default=0.0, ge=0, le=1)
+    resample: float = Field(default=0.0, ge=0, le=1)
+    sharpen: float = Field(default=0.0, ge=0, le=1)
     dropout: float = Field(default=0.0, ge=0, le=1)
     min_visible: float = Field(default=0.35, ge=0, le=1)
 
@@ -163,6 +170,17 @@ class Augmenter:
         if s.gamma:
             limit = (100 * (1 - s.gamma), 100 / (1 - s.gamma))
             steps.append(A.RandomGamma(gamma_limit=limit, p=0.5))
+        if s.tone:
+            curves = [A.RandomToneCurve(scale=0.2), A.Equalize(), A.Posterize(num_bits=(5, 6))]
+            steps.append(A.OneOf(curves, p=s.tone))
+        if s.resample:
+            ways = [
+                A.Downscale(scale_range=(0.6, 0.95)),
+                A.ImageCompression(quality_range=(40, 95)),
+            ]
+            steps.append(A.OneOf(ways, p=s.resample))
+        if s.sharpen:
+            steps.append(A.Sharpen(alpha=(0.1, 0.4), lightness=(0.9, 1.1), p=s.sharpen))
         if s.blur:
             steps.append(A.GaussianBlur(blur_limit=(3, 3), sigma_limit=(0.3, 0.8), p=s.blur))
         if s.noise and s.noise_std:

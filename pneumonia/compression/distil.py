@@ -1,4 +1,4 @@
-"""A quantized student that learns from a full-precision teacher."""
+"""A compressed student that learns from the network before compression."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pneumonia.network.module import Network
-from pneumonia.training import distributed
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.task import Batch, Sample, Task
 
@@ -35,11 +34,11 @@ def distillation_loss(
 
 
 class Teacher(TrainingHook):
-    """A task whose outputs are also to be those of a frozen network on the same images.
+    """A task whose loss also compares the outputs with a frozen network's on the same images.
 
-    The loss is (1 - share) * the task's + share * the mean squared difference of the raw outputs
-    (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?", equation 1), summed over the
-    heads. It is a hook as well, since a loss does not see the images.
+    The loss is (1 - share) * the task's loss + share * the task's `imitation` of the teacher
+    (Hinton et al. 2015, arXiv 1503.02531). It is a training hook as well, because a loss does not
+    get the images.
 
     Args:
         task: Data, loss, metrics.
@@ -53,15 +52,15 @@ class Teacher(TrainingHook):
         self._network = Network(network.spec)
         self._network.load_tensors({n: t.detach().clone() for n, t in network.tensors().items()})
         self._network.eval().requires_grad_(False)
-        self._told: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
         self._handle: Any = None
 
     def before_fit(self, network: Network, ema: Network) -> None:
-        """See what the network sees, from now on."""
-        self.close()
+        """Run the teacher on every training batch of this network from now on."""
+        self.after_fit()
         device = next(network.parameters()).device
         self._network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._handle = network.register_forward_hook(self._listen)
+        self._handle = network.register_forward_hook(self._follow)
 
     def after_backward(self, network: Network) -> None:
         """Nothing to add."""
@@ -70,26 +69,25 @@ class Teacher(TrainingHook):
         """Nothing to change."""
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Nothing is kept: the teacher is the network the run began with."""
+        """Nothing is restored: the teacher does not change."""
 
-    def close(self) -> None:
-        """Listen no more."""
+    def after_fit(self) -> None:
+        """Stop following the network."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
 
-    def _listen(self, network: torch.nn.Module, inputs: tuple[Tensor], outputs: object) -> None:
+    def _follow(self, network: torch.nn.Module, inputs: tuple[Tensor], outputs: object) -> None:
         if network.training:
             with torch.no_grad():
-                self._told = self._network(inputs[0])
+                self._outputs = self._network(inputs[0])
 
     def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
         """See the class; the teacher's part is `loss_teacher` in metrics.csv."""
         loss, parts = self._task.loss(outputs, targets)
-        gaps = [F.mse_loss(value, self._told[name]) for name, value in outputs.items()]
-        apart = torch.stack(gaps).sum() / distributed.world_size()
+        apart = self._task.imitation(outputs, self._outputs)
         total = (1 - self._share) * loss + self._share * apart
-        return total, {**parts, "loss": float(total), "loss_teacher": float(apart)}
+        return total, {**parts, "loss": total.item(), "loss_teacher": apart.item()}
 
     def plan(self, epoch: int, seed: int) -> Sequence[Sample]:
         """The task's."""
@@ -98,6 +96,10 @@ class Teacher(TrainingHook):
     def load(self, samples: Sequence[Sample]) -> Batch:
         """The task's."""
         return self._task.load(samples)
+
+    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """The task's."""
+        return self._task.imitation(outputs, teacher)
 
     def evaluate(self, network: Network) -> dict[str, float]:
         """The task's."""

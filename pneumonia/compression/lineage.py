@@ -89,6 +89,23 @@ def trained_weights(run: Path) -> int | None:
     return None
 
 
+def trained_run(run: Path) -> Path:
+    """The run that trained the network a run descends from: of kind `train`, nothing compressed.
+
+    Raises:
+        ArtefactError: Its folder is not there any more, or nothing was trained.
+    """
+    for folder, record in _ancestors(run):
+        if record.get("kind") == "train":
+            return folder
+    raise ArtefactError(
+        "The trained run is not there",
+        expected="a run of `train` among the parents",
+        where=str(run / RUN_FILE),
+        fix="Bring its folder back, or learn from the run itself (teacher: parent)",
+    )
+
+
 def dataset_path(run: Path) -> Path:
     """The dataset folder a run or one of its ancestors was made with.
 

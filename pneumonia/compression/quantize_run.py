@@ -156,10 +156,8 @@ def _quantize(
     network = Network(spec)
     network.load_tensors(tensors)
     before = task.evaluate(network)
-    teachers: tuple[Teacher, ...] = ()
     if recipe.distil > 0:
-        teachers = (Teacher(task, network, recipe.distil),)
-        task = teachers[0]
+        task = Teacher(task, network, recipe.distil)
     masks = {n: m for n, m in pruned_masks(network).items() if n not in levelled}
     names = selected(spec, recipe)
     scales: dict[str, float] = {}
@@ -176,12 +174,9 @@ def _quantize(
             recipe.fixed,
             recipe.snap_epochs,
             recipe.batch_norm_batches,
-            teachers,
         )
         stage = out / "stages" / f"{number + 1}-{rung_name}"
         scales = quantize_stage(network, task, config, rung, stage, resume, progress)
-    for teacher in teachers:
-        teacher.close()
     _check_levels(network, levels, scales)
     after = task.evaluate(network)
     stored = _save(network, out, after, task)

@@ -39,7 +39,6 @@ class Rung(NamedTuple):
         fixed: Cumulative shares of the snaps.
         snap_epochs: Epochs after each snap; after the last one biases and batch norm adapt.
         batch_norm_batches: For the statistics at the end.
-        hooks: More hooks of both trainings.
     """
 
     levels: Mapping[str, Levels]
@@ -50,7 +49,6 @@ class Rung(NamedTuple):
     fixed: tuple[float, ...]
     snap_epochs: int
     batch_norm_batches: int
-    hooks: tuple[TrainingHook, ...] = ()
 
 
 def quantize_stage(
@@ -92,7 +90,7 @@ def quantize_stage(
     config = config.model_copy(update={"schedule": lasting})
     first = config.model_copy(update={"epochs": rung.admm_epochs, "optimiser": unclipped})
     hook = AdmmHook([PerLayer(sets)], schedule, out / "admm")
-    _train(network, task, first, out / "admm", [pruned, hook, *rung.hooks], resume, progress)
+    _train(network, task, first, out / "admm", [pruned, hook], resume, progress)
     scales = {name: s.scale_of(weights[name].detach()) for name, s in sets.items()}
     fixed = {n: Quantized(s.levels, s.mask, scales[n]) for n, s in sets.items()}
     epochs = len(rung.fixed) * rung.snap_epochs
@@ -101,7 +99,7 @@ def quantize_stage(
         shares += [share] + [0.0] * (rung.snap_epochs - 1)
     snapping = SnapHook(fixed, tuple(shares))
     second = config.model_copy(update={"epochs": epochs})
-    _train(network, task, second, out / "snap", [pruned, snapping, *rung.hooks], resume, progress)
+    _train(network, task, second, out / "snap", [pruned, snapping], resume, progress)
     _finish(network, task, fixed, rung.batch_norm_batches, config)
     return scales
 

@@ -165,6 +165,9 @@ class PruneRecipe(_Strict):
         admm: See AdmmPhase.
         retrain: See RetrainPhase.
         purify: See PurifyPhase; none = no purification.
+        distil: Share of the loss, in both phases, that asks for the outputs of a teacher on the
+            same images; 0 = none. It costs a forward pass of the teacher at every step.
+        teacher: `trained` = the network before anything was compressed, `parent` = the run's own.
         images_per_epoch: Length of the epochs of all phases; none = as in the parent's training.
         validate_every: Epochs between validations; none = as in the parent's training.
     """
@@ -177,6 +180,8 @@ class PruneRecipe(_Strict):
     admm: AdmmPhase = AdmmPhase()
     retrain: RetrainPhase = RetrainPhase()
     purify: PurifyPhase | None = None
+    distil: float = Field(default=0.0, ge=0, lt=1)
+    teacher: Literal["trained", "parent"] = "trained"
     images_per_epoch: PositiveInt | None = None
     validate_every: PositiveInt | None = None
 

@@ -8,23 +8,27 @@ from typing import Any
 import yaml
 
 from data_prep.dataset import open_dataset
+from pneumonia.compression.distil import Teacher
 from pneumonia.compression.lineage import (
     CONFIG_FILE,
     RUN_FILE,
     dataset_path,
     run_record,
+    trained_run,
     trained_weights,
     training_recipe,
 )
 from pneumonia.compression.pipeline import STAGES, PruneResult, prune_model
 from pneumonia.compression.recipe import PruneRecipe, detector_training
-from pneumonia.network.files import checkpoint_folder, read_spec
+from pneumonia.network.files import checkpoint_folder, load_model, read_spec
+from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, OutputError, PneumoniaError
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import BEST
 from pneumonia.training.detection import DetectionTask
+from pneumonia.training.task import Task
 
 SCHEMA = "pneumonia.run/1"
 
@@ -58,7 +62,7 @@ def run_prune(
         training = detector_training(training_recipe(run), recipe)
         data = open_dataset(dataset or dataset_path(run))
         model = checkpoint_folder(run)
-        task = DetectionTask(data, read_spec(model), training)
+        task = _taught(DetectionTask(data, read_spec(model), training), run, recipe)
         record: dict[str, Any] = {
             "schema": SCHEMA,
             "kind": "prune",
@@ -85,6 +89,15 @@ def run_prune(
             raise
         _write_record(out, record, "done")
         return result
+
+
+def _taught(task: Task, run: Path, recipe: PruneRecipe) -> Task:
+    """The task, with the recipe's teacher if it has one."""
+    if not recipe.distil:
+        return task
+    source = trained_run(run) if recipe.teacher == "trained" else run
+    spec, tensors = load_model(checkpoint_folder(source))
+    return Teacher(task, Network(spec, tensors), recipe.distil)
 
 
 def _write_record(out: Path, record: dict[str, Any], status: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.training import distributed
 from pneumonia.training.distributed import total
 from pneumonia.training.task import SELECTION, Batch, Sample
 
@@ -75,6 +76,11 @@ class ClassificationTask:
         summed = F.cross_entropy(outputs[self.output], targets, reduction="sum")
         loss = summed / total(len(targets), targets.device)
         return loss, {"loss": loss.item()}
+
+    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """Mean squared difference of the logits (Ba and Caruana 2014, equation 1)."""
+        apart = F.mse_loss(outputs[self.output], teacher[self.output])
+        return apart / distributed.world_size()
 
     def evaluate(self, network: Network) -> dict[str, float]:
         """Accuracy and mean cross-entropy of the validation images."""

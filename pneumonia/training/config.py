@@ -112,6 +112,8 @@ class DataConfig(_Strict):
     Attributes:
         kinds: Kind of image -> how often each of its images counts in an epoch, relative to the
             other kinds that are there; empty = every kind of the dataset alike.
+        classes: Class of an image (`Normal`, `No Lung Opacity / Not Normal`, `Lung Opacity`) -> how
+            often each of its images counts, times its kind's count; a class not named counts once.
         positive_fraction: Share of images with a box; none = as the images come.
         images_per_epoch: Length of an epoch; none = each image of the scarcer class (times its
             kind's count) once.
@@ -119,6 +121,7 @@ class DataConfig(_Strict):
     """
 
     kinds: dict[str, PositiveInt] = {}
+    classes: dict[str, PositiveInt] = {}
     positive_fraction: float | None = Field(default=0.5, gt=0, le=1)
     images_per_epoch: PositiveInt | None = None
     composite: CompositeSettings = CompositeSettings()

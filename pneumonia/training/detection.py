@@ -123,6 +123,10 @@ class DetectionTask:
         """See DetectionLoss."""
         return self.criterion(outputs, targets)
 
+    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """See DetectionLoss.imitation."""
+        return self.criterion.imitation(outputs, teacher)
+
     def evaluate(self, network: Network) -> dict[str, float]:
         """See Validation.evaluate."""
         return self.validation.evaluate(network)
@@ -134,11 +138,17 @@ class DetectionTask:
 
 def _repeats(dataset: Dataset, items: Sequence[int], config: DataConfig) -> dict[int, int]:
     """How often each image counts in an epoch."""
-    kinds = {dataset.records[i].kind for i in items}
+    records = dataset.records
+    kinds = {records[i].kind for i in items}
     # Only ratios matter: a recipe that shows whole radiographs eight times as often as masked ones
     # must not make an epoch eight times as long where there are no masked ones.
     common = math.gcd(*(config.kinds.get(kind, 1) for kind in kinds))
-    return {i: config.kinds.get(dataset.records[i].kind, 1) // common for i in items}
+    return {
+        i: config.kinds.get(records[i].kind, 1)
+        // common
+        * config.classes.get(records[i].class_name, 1)
+        for i in items
+    }
 
 
 def _check_network(spec: NetworkSpec) -> None:

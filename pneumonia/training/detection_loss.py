@@ -6,10 +6,12 @@ from torch import Tensor
 
 from pneumonia.runtime.decode import MAX_LOG_SIZE, image_outputs
 from pneumonia.runtime.spec import Detect, NetworkSpec
-from pneumonia.training.ciou import iou_and_ciou
+from pneumonia.training.ciou import EPS, iou_and_ciou
 from pneumonia.training.config import LossConfig
-from pneumonia.training.distributed import total
+from pneumonia.training.distributed import total, world_size
 from pneumonia.training.targets import UNBOXED, Matches, assign
+
+SEEN_BY_TEACHER = 0.05  # objectness from which a teacher's box is worth imitating
 
 
 def decode_matches(raw: Tensor, head: Detect, matches: Matches) -> Tensor:
@@ -96,6 +98,44 @@ class DetectionLoss:
         table = {"loss": loss.item()}
         table |= {f"loss_{name}": part.item() for name, part in weighted.items()}
         return loss, table
+
+    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """The loss of a student that takes a teacher's outputs for the truth.
+
+        Every anchor of every cell learns the teacher's objectness as a probability. Boxes count
+        (1 - CIoU to the teacher's) where the teacher sees something, weighted by its objectness
+        (Chen et al. 2017, "Learning Efficient Object Detection Models", which bounds the teacher's
+        regression likewise). The one-class cross-entropy and image-level outputs have no part.
+
+        Args:
+            outputs: As in `__call__`.
+            teacher: The teacher's on the same images; no gradient flows into them.
+
+        Returns:
+            Scalar, weighted as the loss is. Smallest, the teacher's own entropy, when both agree.
+        """
+        processes = world_size()
+        objectness, boxes, weights = [], [], []
+        for head in self.heads:
+            student_grid = self._grid(head, outputs[head.name])
+            teacher_grid = self._grid(head, teacher[head.name]).detach()
+            wanted = teacher_grid[..., 4].sigmoid()
+            objectness.append(
+                F.binary_cross_entropy_with_logits(student_grid[..., 4], wanted, reduction="none")
+            )
+            image, anchor, row, column = torch.nonzero(wanted > SEEN_BY_TEACHER, as_tuple=True)
+            seen = Matches(image, anchor, row, column, image)
+            place = (image, anchor, row, column)
+            _, ciou = iou_and_ciou(
+                decode_matches(student_grid[place], head, seen),
+                decode_matches(teacher_grid[place], head, seen),
+            )
+            boxes.append(wanted[place] * (1 - ciou))
+            weights.append(wanted[place])
+        n_cells = sum(part.numel() for part in objectness) * processes
+        spread = torch.stack([part.sum() for part in objectness]).sum() / n_cells
+        weight = max(EPS, total(float(torch.cat(weights).sum()), spread.device))
+        return self.config.objectness * spread + self.config.box * torch.cat(boxes).sum() / weight
 
     @staticmethod
     def _grid(head: Detect, raw: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """Where other methods (ADMM, masked retraining) reach into the training loop."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from pneumonia.network.module import Network
 
 
+@runtime_checkable
 class TrainingHook(Protocol):
     """Called by `training.loop.fit`; derive from it and override what is needed.
 
@@ -32,6 +33,9 @@ class TrainingHook(Protocol):
             More columns of metrics.csv.
         """
         return {}
+
+    def after_fit(self) -> None:
+        """Once, when the fit is over, has failed or was interrupted."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What an exact resume needs: tensors, and values JSON can hold."""

@@ -77,7 +77,7 @@ def fit(
         task: Data, loss, metrics.
         config: What the loop needs; a whole TrainRecipe is one, too.
         out: Run folder; without `resume` it must not hold a checkpoint yet.
-        hooks: Called in order; see TrainingHook.
+        hooks: Called in order; see TrainingHook. A task that is a hook itself comes first.
         resume: Go on after the last finished epoch.
         progress: Called after every step with (steps done, steps of the run, a note).
 
@@ -87,6 +87,8 @@ def fit(
         OutputError: `out` holds a run already, or cannot be written.
     """
     check_run_folder(out, config, resume)
+    if isinstance(task, TrainingHook):
+        hooks = (task, *hooks)
     device = _device(config)
     torch.manual_seed(config.seed)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -116,10 +118,16 @@ def fit(
                 journal.add(row)
                 save_last(out, state, progressed, config.model_dump(mode="json"))
     finally:
-        loader.close()
-        if journal is not None:
-            journal.close()
+        _close(loader, journal, hooks)
     return FitResult(progressed.best_metric, progressed.best_epoch, out, progressed.epoch)
+
+
+def _close(loader: Loader, journal: Journal | None, hooks: Sequence[TrainingHook]) -> None:
+    loader.close()
+    if journal is not None:
+        journal.close()
+    for hook in hooks:
+        hook.after_fit()
 
 
 def _train_epoch(

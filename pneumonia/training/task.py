@@ -60,6 +60,13 @@ class Task(Protocol):
         """
         ...
 
+    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """How far outputs are from a teacher's on the same images, on the scale of `loss`.
+
+        Gradients are summed over processes, as in `loss`.
+        """
+        ...
+
     def evaluate(self, network: Network) -> dict[str, float]:
         """Metrics of the validation images, SELECTION among them; keeps what `save` writes."""
         ...

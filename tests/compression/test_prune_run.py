@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pruned(trained: Path) -> tuple[Path, PruneResult]:
     out = trained.parent / "pruned"
     return out, run_prune(trained, recipe(), out)
+
+
+@pytest.mark.parametrize("teacher", ["trained", "parent"])
+def test_a_pruning_with_a_teacher(
+    trained: Path, pruned: tuple[Path, PruneResult], tmp_path: Path, teacher: str
+) -> None:
+    quick = {"rate": 2, "ladder": 1, "retrain": {"epochs": 1}}
+    run_prune(pruned[0], recipe(**quick, distil=0.5, teacher=teacher), tmp_path / "taught")
+    (stage,) = (tmp_path / "taught" / "stages").iterdir()
+    for phase in ("admm", "retrain"):
+        rows = read_metrics(stage / phase / "metrics.csv")
+        assert rows
+        assert all(row["loss_teacher"] > 0 for row in rows)
+
+
+def test_a_teacher_that_is_gone_is_named(pruned: tuple[Path, PruneResult], tmp_path: Path) -> None:
+    orphan = tmp_path / "orphan"
+    shutil.copytree(pruned[0], orphan)
+    record = json.loads((orphan / "run.json").read_text())
+    (orphan / "run.json").write_text(json.dumps({**record, "parent": str(tmp_path / "gone")}))
+    with pytest.raises(ArtefactError, match=r"trained run is not there.*teacher: parent"):
+        run_prune(orphan, recipe(rate=2, distil=0.5), tmp_path / "out")
 
 
 def test_the_run_folder_holds_the_compacted_network(

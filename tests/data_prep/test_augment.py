@@ -129,3 +129,17 @@ def test_settings_refuse_nonsense():
         AugmentSettings(scale=1.5)
     with pytest.raises(ValidationError):
         AugmentSettings(flip=0.5)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["tone", "resample", "sharpen"])
+def test_grey_values_change_and_boxes_stay(name):
+    rng = np.random.default_rng(0)
+    smooth = np.add.outer(np.arange(128), np.arange(128)) / 2 + rng.normal(0, 12, (128, 128))
+    pixels = np.clip(smooth, 0, 255).astype(np.uint8)
+    boxes = np.array([[20, 30, 70, 90]], np.float32)
+    augment = Augmenter(128, STILL.model_copy(update={name: 1.0}))
+    seen = [augment(pixels, boxes, seed) for seed in range(8)]
+    assert all(not np.array_equal(image, pixels) for image, _ in seen)
+    assert len({image.tobytes() for image, _ in seen}) > 3
+    assert all(np.allclose(moved, boxes, atol=1e-3) for _, moved in seen)
+    assert all(np.corrcoef(image.ravel(), pixels.ravel())[0, 1] > 0.8 for image, _ in seen)

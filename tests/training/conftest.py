@@ -81,7 +81,7 @@ def write_rectangles(
                     kind,
                     split,
                     name,
-                    "",
+                    "Lung Opacity" if positive else "Normal",
                     "",
                     "",
                     None,

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,14 @@ def test_kinds_of_the_recipe_choose_and_weigh_the_images(make_dataset):
     assert only.validation.kinds == ["full"]
     # alone, a kind's count does not lengthen the epoch
     assert len(only.plan(1, 0)) == 4
+
+
+def test_classes_of_the_recipe_weigh_the_images(make_dataset):
+    dataset = make_dataset({("train", "full"): (2, 2), ("val", "full"): (1, 1)})
+    data = DataConfig(classes={"Lung Opacity": 3}, positive_fraction=None)
+    task = DetectionTask(dataset, tiny_spec(), TrainRecipe(data=data))
+    shown = Counter(dataset.records[sample.item].class_name for sample in task.plan(1, 0))
+    assert shown == {"Lung Opacity": 6, "Normal": 2}
 
 
 @pytest.mark.parametrize(

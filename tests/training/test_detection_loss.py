@@ -186,3 +186,36 @@ def test_a_batch_of_unknown_boxes_only_is_finite():
     loss, parts = DetectionLoss(spec, LossConfig(image=1))(zeros(spec), rows)
     assert parts["loss_objectness"] == 0
     assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_imitation_by_hand():
+    """One image, 16 cells, one anchor of 16 x 16; the teacher sees one box in cell (1, 2)."""
+    spec = one_head("scaled")
+    criterion = DetectionLoss(spec, LossConfig(box=2, objectness=3, classification=1))
+    teacher, student = zeros(spec)["detect"], zeros(spec)["detect"]
+    teacher[:, 4], student[:, 4] = -20.0, -20.0  # sigmoid 2e-9: nothing
+    teacher[0, 4, 1, 2] = math.log(0.8 / 0.2)
+    student[0, 4, 1, 2] = math.log(0.4 / 0.6)
+    # Same place, half the width: sigmoid(0) gives 16 px, 2 sigmoid(x) = sqrt(0.5) gives 8 px.
+    side = math.sqrt(0.5) / 2
+    student[0, 2, 1, 2] = math.log(side / (1 - side))
+    entropy = -(0.8 * math.log(0.4) + 0.2 * math.log(0.6)) / 16
+    v = 4 / math.pi**2 * (math.atan(8 / 16) - math.atan(1)) ** 2
+    ciou = 0.5 - v * v / (1 - 0.5 + v)
+    found = criterion.imitation({"detect": student}, {"detect": teacher})
+    assert float(found) == pytest.approx(3 * entropy + 2 * (1 - ciou), rel=1e-4)
+
+
+def test_imitation_is_smallest_at_the_teacher_and_pulls_towards_it():
+    spec = tiny_spec()
+    generator = torch.Generator().manual_seed(1)
+    criterion = DetectionLoss(spec, LossConfig())
+    teacher = {
+        name: torch.randn(2, *spec.shapes()[name], generator=generator) for name in spec.outputs
+    }
+    student = {name: (value + 0.3).requires_grad_() for name, value in teacher.items()}
+    before = criterion.imitation(student, teacher)
+    before.backward()
+    nearer = {name: value.detach() - 0.1 * value.grad for name, value in student.items()}
+    assert criterion.imitation(nearer, teacher).item() < before.item()
+    assert criterion.imitation(teacher, teacher).item() < before.item()
