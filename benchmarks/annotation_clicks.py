@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.annotation.candidates import MAX_OFFERED, TypeIndex, from_report, groups, refilter
-from data_prep.reports.concepts import NOT_FINDINGS, ConceptBase, split_code
-from data_prep.reports.linking import LinkedConcept, link_report
-from data_prep.reports.reading import read_reports
-from data_prep.reports.splitting import split_reports
+from data_prep.reports.findings.concepts import NOT_FINDINGS, ConceptBase, split_code
+from data_prep.reports.findings.linking import LinkedConcept, link_report
+from data_prep.reports.reading.files import read_reports
+from data_prep.reports.reading.splitting import split_reports
 from pneumonia.runtime.atomic import write_json
 
 RESULTS = Path(__file__).with_name("results") / "annotation_clicks.json"

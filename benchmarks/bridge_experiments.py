@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.detector_ladder import SHOWN, judged, rounded
-from data_prep.composite import CompositeSettings
-from data_prep.dataset import Dataset, open_dataset
-from data_prep.writer import Cached, DatasetFacts, new_dataset
+from data_prep.augment.composite import CompositeSettings
+from data_prep.dataset.reader import Dataset, open_dataset
+from data_prep.dataset.writer import Cached, DatasetFacts, new_dataset
 from evaluation.analysis.catalogue import headline_statistics
 from evaluation.analysis.paired import compare_studies
 from evaluation.metrics.bootstrap import Resampler, estimate_all

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.dataset import Dataset, open_dataset
+from data_prep.dataset.reader import Dataset, open_dataset
 from deploy_jetson.kernels.bundle import add_kernels
 from evaluation.analysis.catalogue import Study, headline_statistics, open_study
 from evaluation.analysis.paired import compare_studies

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep.dataset import Dataset, open_dataset
+from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.runtime.predictions import Prediction, write_predictions
 
 PACKAGES = ("torch==2.14.1", "torchvision==0.29.1", "ultralytics")

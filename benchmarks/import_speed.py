@@ -36,7 +36,7 @@ def main() -> None:
         "--out", options.out,
     ]  # fmt: skip
     first, second = timed(command), timed(command)
-    from data_prep.dataset import open_dataset
+    from data_prep.dataset.reader import open_dataset
 
     images = len(open_dataset(options.out))
     result = {

@@ -19,13 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.reports.assertion import PRESENT
-from data_prep.reports.batches import EntityTable, arrange, collate
-from data_prep.reports.candidates import learn_priors
-from data_prep.reports.concepts import NIL, NORMAL, build_base, same_code
-from data_prep.reports.conll import read_candidate_file
-from data_prep.reports.dca import DynamicContext
-from data_prep.reports.linker import (
+from data_prep.reports.findings.assertion import PRESENT
+from data_prep.reports.findings.concepts import NIL, NORMAL, build_base, same_code
+from data_prep.reports.findings.linking import DictionaryLinker, finder_of, link_report
+from data_prep.reports.linker.batches import EntityTable, arrange, collate
+from data_prep.reports.linker.candidates import learn_priors
+from data_prep.reports.linker.conll import read_candidate_file
+from data_prep.reports.linker.dca import DynamicContext
+from data_prep.reports.linker.local_models import LOCAL_MODELS
+from data_prep.reports.linker.measure import agreement, count_codes, difference
+from data_prep.reports.linker.report_documents import asserted
+from data_prep.reports.linker.spaces import NameSpace
+from data_prep.reports.linker.trained_linker import (
     Linker,
     Parsed,
     fit,
@@ -34,16 +39,11 @@ from data_prep.reports.linker import (
     report_codes,
     unbiased_documents,
 )
-from data_prep.reports.linking import DictionaryLinker, finder_of, link_report
-from data_prep.reports.local_models import LOCAL_MODELS
-from data_prep.reports.measure import agreement, count_codes, difference
-from data_prep.reports.reading import Report, read_reports
-from data_prep.reports.report_documents import asserted
-from data_prep.reports.spaces import NameSpace
-from data_prep.reports.splitting import split_reports
-from data_prep.reports.training import LinkerConfig, train_model
-from data_prep.reports.vectors import train_vectors
-from data_prep.reports.weak_labels import opacity_label
+from data_prep.reports.linker.training import LinkerConfig, train_model
+from data_prep.reports.linker.vectors import train_vectors
+from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.splitting import split_reports
+from data_prep.reports.weak_labels.opacity_label import opacity_label
 
 RESULTS = Path(__file__).with_name("results") / "report_linking.json"
 LEVELS = ("heading", "code")

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.reports.batches import arrange, collate
-from data_prep.reports.concepts import NIL
-from data_prep.reports.documents import LinkDocument, gold_place
-from data_prep.reports.linker import Linker, parse, report_codes
-from data_prep.reports.linking import Decision
-from data_prep.reports.measure import count_codes, difference, micro_f1
-from data_prep.reports.reading import read_reports
-from data_prep.reports.splitting import split_reports
+from data_prep.reports.findings.concepts import NIL
+from data_prep.reports.findings.linking import Decision
+from data_prep.reports.linker.batches import arrange, collate
+from data_prep.reports.linker.documents import LinkDocument, gold_place
+from data_prep.reports.linker.measure import count_codes, difference, micro_f1
+from data_prep.reports.linker.trained_linker import Linker, parse, report_codes
+from data_prep.reports.reading.files import read_reports
+from data_prep.reports.reading.splitting import split_reports
 from pneumonia.runtime.atomic import write_json
 
 RESULTS = Path(__file__).with_name("results") / "report_linking_ceiling.json"

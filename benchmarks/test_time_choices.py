@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from benchmarks.bridge_experiments import cell
 from benchmarks.detector_ladder import KINDS, SHOWN, judged, rounded
-from data_prep.dataset import Dataset, open_dataset
+from data_prep.dataset.reader import Dataset, open_dataset
 from evaluation.analysis.catalogue import headline_statistics
 from evaluation.analysis.paired import compare_studies
 from evaluation.metrics.bootstrap import Resampler, estimate_all

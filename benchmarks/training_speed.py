@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data_prep.dataset import open_dataset
+from data_prep.dataset.reader import open_dataset
 from data_prep.phantom.study import make_phantoms
 from pneumonia.network.module import Network
 from pneumonia.training.config import TrainRecipe

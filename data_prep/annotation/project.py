@@ -5,17 +5,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.annotation.agreement.consensus import Consensus, consensus_of
 from data_prep.annotation.candidates import TypeIndex
-from data_prep.annotation.consensus import Consensus, consensus_of
-from data_prep.annotation.database import open_database
-from data_prep.annotation.people import People
-from data_prep.annotation.records import ADJUDICATION, Box, Reading, Study
-from data_prep.annotation.store import Store
-from data_prep.annotation.studies import StudyFile, find_studies
-from data_prep.annotation.windowing import windowed_png
-from data_prep.reports.concepts import ConceptBase
-from data_prep.reports.linking import LinkedConcept, MentionLinker, link_report
-from data_prep.reports.reading import Report, read_reports
+from data_prep.annotation.web.windowing import windowed_png
+from data_prep.annotation.workspace.database import open_database
+from data_prep.annotation.workspace.people import People
+from data_prep.annotation.workspace.records import ADJUDICATION, Box, Reading, Study
+from data_prep.annotation.workspace.store import Store
+from data_prep.annotation.workspace.studies import StudyFile, find_studies
+from data_prep.reports.findings.concepts import ConceptBase
+from data_prep.reports.findings.linking import LinkedConcept, MentionLinker, link_report
+from data_prep.reports.reading.files import Report, read_reports
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.predictions import read_predictions
 from pneumonia.runtime.progress import Progress

@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset import LABEL_FRAME, NORMAL, NOT_NORMAL, OPACITY, ImageRecord
+from data_prep.dataset.reader import LABEL_FRAME, NORMAL, NOT_NORMAL, OPACITY, ImageRecord
+from data_prep.dataset.splits import SplitImage, assign_splits
+from data_prep.dataset.writer import Cached, DatasetFacts, is_up_to_date, new_dataset, to_cache
 from data_prep.parallel import ordered_map
 from data_prep.phantom.anatomy import Patient, render_chest, sample_patient
 from data_prep.phantom.canvas import Canvas, Layer
@@ -22,8 +24,6 @@ from data_prep.phantom.findings import (
     add_distractors,
     add_opacities,
 )
-from data_prep.splits import SplitImage, assign_splits
-from data_prep.writer import Cached, DatasetFacts, is_up_to_date, new_dataset, to_cache
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.radiograph import read_radiograph

@@ -13,8 +13,8 @@ from pneumonia.runtime.errors import DISCLAIMER, ConfigError
 
 if TYPE_CHECKING:
     from data_prep.annotation.project import Project
-    from data_prep.reports.concepts import ConceptBase
-    from data_prep.reports.linking import MentionLinker
+    from data_prep.reports.findings.concepts import ConceptBase
+    from data_prep.reports.findings.linking import MentionLinker
 
 _Tls = tuple[Path | None, Path | None]  # certificate, key
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -66,7 +66,7 @@ def command(
             "The web application's packages are missing", fix='pip install "pneumonia[annotate]"'
         ) from None
     from data_prep.annotation.project import Sources, open_project
-    from data_prep.annotation.records import checked_name
+    from data_prep.annotation.workspace.records import checked_name
 
     annotators = tuple(checked_name(name) for name in annotators)  # before anything is made
     tls: _Tls = (choices["tls_cert"], choices["tls_key"])
@@ -94,13 +94,13 @@ def _vocabulary(
     linker: Path | None, concepts: Path | None
 ) -> "tuple[MentionLinker | None, ConceptBase]":
     """Who links reports, and the concept base."""
-    from data_prep.reports.concepts import ConceptBase
+    from data_prep.reports.findings.concepts import ConceptBase
 
     if linker is None:
         return None, ConceptBase.load(concepts)
     if concepts is not None:
         raise ConfigError("A linker brings its own concept base", fix="Leave out --concepts")
-    from data_prep.reports.linker import Linker
+    from data_prep.reports.linker.trained_linker import Linker
 
     trained = Linker.load(linker)
     return trained, trained.base
@@ -166,7 +166,7 @@ def _show(project: "Project", address: str, annotators: tuple[str, ...]) -> None
 def _serve(project: "Project", listener: socket.socket, host: str, tls: _Tls) -> None:
     import uvicorn
 
-    from data_prep.annotation.server import LOCAL_HOSTS, make_app
+    from data_prep.annotation.web.server import LOCAL_HOSTS, make_app
 
     log_to_stderr()
     cert, key = tls

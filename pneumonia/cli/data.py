@@ -57,7 +57,7 @@ def import_rsna_verb(source: Path, out: Path, workers: int | None, **choices: An
     SOURCE is the unpacked challenge (stage_2_train_labels.csv, stage_2_detailed_class_info.csv,
     stage_2_train_images/), or labels.csv with images.csv, or labels.csv with dicom/.
     """
-    from data_prep.importer import ImportOptions, import_rsna
+    from data_prep.importing.rsna import ImportOptions, import_rsna
 
     options = ImportOptions(**choices)
     with progress_bar("import") as progress:
@@ -70,7 +70,7 @@ def import_rsna_verb(source: Path, out: Path, workers: int | None, **choices: An
 @click.option("--out", required=True, type=_FOLDER, help="Folder to download into (8 GB).")
 def fetch_rsna_verb(out: Path) -> None:
     """Download the RSNA challenge with your own Kaggle client and account."""
-    from data_prep.fetch import fetch_rsna
+    from data_prep.importing.fetch import fetch_rsna
 
     folder = fetch_rsna(out)
     show_next(f"pneumonia data import-rsna {folder} --out datasets/rsna")
@@ -87,9 +87,9 @@ def audit_verb(dataset: Path, out: Path | None) -> None:
     Counts, sizes, boxes, duplicates, patients in several splits, checksums. Exit code 6 when a
     checksum does not match.
     """
-    from data_prep.audit import audit_dataset
-    from data_prep.audit_html import write_html
-    from data_prep.dataset import open_dataset
+    from data_prep.dataset.audit import audit_dataset
+    from data_prep.dataset.audit_page import write_html
+    from data_prep.dataset.reader import open_dataset
     from pneumonia.runtime.atomic import write_json
     from pneumonia.runtime.errors import DataError
 
@@ -129,7 +129,7 @@ def phantom_verb(out: Path, count: int, seed: int, size: int, workers: int | Non
 
 
 def _show_dataset(out: Path, done: bool) -> None:
-    from data_prep.dataset import read_info
+    from data_prep.dataset.reader import read_info
 
     info = read_info(out)
     if not done:

@@ -118,7 +118,7 @@ def _run(*arguments: object) -> None:
 
 def _test_studies(data: Path, out: Path) -> tuple[Path, Path]:
     """The DICOM files of the test split, and their labels in the official csv format."""
-    from data_prep.dataset import open_dataset
+    from data_prep.dataset.reader import open_dataset
     from pneumonia.runtime.atomic import write_text
 
     dataset = open_dataset(data)

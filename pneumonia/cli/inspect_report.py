@@ -90,7 +90,7 @@ def _as_dense(model: "Model") -> "Model":
 
 def _chips(run: Path, n_chips: int, sigma: float) -> "Chips":
     """Validation score of the run on simulated chips."""
-    from data_prep.dataset import open_dataset
+    from data_prep.dataset.reader import open_dataset
     from pneumonia.compression.lineage import dataset_path, training_recipe
     from pneumonia.compression.mismatch import simulate_chips
     from pneumonia.network.files import checkpoint_folder, load_model

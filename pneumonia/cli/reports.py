@@ -48,18 +48,18 @@ def link_reports_verb(
     folder of .txt files, or OpenI's XML files. Research use only: weak labels are no diagnosis.
     Exit code 3 when some reports cannot be used; reports.csv names them.
     """
-    from data_prep.dataset import open_dataset
-    from data_prep.reports.concepts import ConceptBase
-    from data_prep.reports.link_folder import LinkedReports, link_source
-    from data_prep.reports.linking import MentionLinker
-    from data_prep.reports.weak_dataset import WeakSources, write_weak_dataset
+    from data_prep.dataset.reader import open_dataset
+    from data_prep.reports.findings.concepts import ConceptBase
+    from data_prep.reports.findings.linking import MentionLinker
+    from data_prep.reports.weak_labels.link_folder import LinkedReports, link_source
+    from data_prep.reports.weak_labels.weak_dataset import WeakSources, write_weak_dataset
     from pneumonia.runtime.errors import ConfigError, PartialFailure
 
     if linker is not None and concepts is not None:
         raise ConfigError("A linker brings its own concept base", fix="Leave out --concepts")
     decide: MentionLinker | None = None
     if linker is not None:
-        from data_prep.reports.linker import Linker
+        from data_prep.reports.linker.trained_linker import Linker
 
         trained = Linker.load(linker)
         decide, base = trained, trained.base
@@ -127,8 +127,8 @@ def train_linker_verb(reports: Path, out: Path, hops: str, soft: bool, **choices
 
     70 % of the reports train it, 10 % choose the epoch, 20 % are left to judge it.
     """
-    from data_prep.reports.linker import judge, refuse_foreign, train_on
-    from data_prep.reports.training import LinkerConfig
+    from data_prep.reports.linker.trained_linker import judge, refuse_foreign, train_on
+    from data_prep.reports.linker.training import LinkerConfig
 
     refuse_foreign(out)  # before the minutes, not after them
     config = LinkerConfig.model_validate({"hops": int(hops), "hard": not soft, **choices})

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from data_prep.dataset import Dataset, open_dataset
+from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.compression.distil import Teacher
 from pneumonia.compression.lineage import (
     CONFIG_FILE,

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from data_prep.dataset import open_dataset
+from data_prep.dataset.reader import open_dataset
 from pneumonia.compression.distil import Teacher
 from pneumonia.compression.lineage import (
     CONFIG_FILE,

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from data_prep.augment import AugmentSettings
-from data_prep.composite import CompositeSettings
+from data_prep.augment.augmenter import AugmentSettings
+from data_prep.augment.composite import CompositeSettings
 
 # Keys that may differ between a run and its resumption: they change how long or how fast the run
 # goes on, not what was computed so far.
@@ -117,7 +117,7 @@ class DataConfig(_Strict):
         positive_fraction: Share of images with a box; none = as the images come.
         images_per_epoch: Length of an epoch; none = each image of the scarcer class (times its
             kind's count) once.
-        composite: See data_prep.composite.CompositeSettings: masked radiographs in whole ones.
+        composite: Masked radiographs pasted into whole ones (data_prep.augment.composite).
     """
 
     kinds: dict[str, PositiveInt] = {}
@@ -171,7 +171,7 @@ class TrainRecipe(TrainConfig):
     Attributes:
         model: See ModelConfig.
         data: See DataConfig.
-        augment: See data_prep.augment.AugmentSettings.
+        augment: See data_prep.augment.augmenter.AugmentSettings.
         loss: See LossConfig.
         validation: See ValidationConfig.
     """

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.augment import Augmenter
-from data_prep.composite import Compositor
-from data_prep.dataset import Dataset
+from data_prep.augment.augmenter import Augmenter
+from data_prep.augment.composite import Compositor
+from data_prep.dataset.reader import Dataset
 from pneumonia.network.module import Network
 from pneumonia.runtime.decode import image_outputs
 from pneumonia.runtime.errors import TrainingError

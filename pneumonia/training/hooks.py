@@ -36,7 +36,7 @@ class TrainingHook(Protocol):
 
     def after_fit(self) -> None:
         """Once, when the fit is over, has failed or was interrupted. Need not be overridden."""
-        return  # noqa: PLR1711 - mypy takes a method of a protocol without a body for abstract
+        return
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What an exact resume needs: tensors, and values JSON can hold."""

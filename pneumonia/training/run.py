@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import yaml
 
-from data_prep.dataset import Dataset, open_dataset
+from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.network.anchors import kmeans_anchors
 from pneumonia.network.darknet import read_darknet
 from pneumonia.network.files import SPEC_FILE, load_model

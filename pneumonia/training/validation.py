@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.dataset import Dataset
+from data_prep.dataset.reader import Dataset
 from evaluation.metrics.coco import coco_metrics
 from evaluation.metrics.image_level import auroc
 from evaluation.study.cases import Cases, join

@@ -9,7 +9,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from data_prep.dataset import open_dataset
+from data_prep.dataset.reader import open_dataset
 from pneumonia.cli.prune import command as prune_command
 from pneumonia.cli.quantize import command
 from pneumonia.compression.admm_hook import read_rows

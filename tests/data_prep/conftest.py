@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.dataset import Dataset, open_dataset
+from data_prep.dataset.reader import Dataset, open_dataset
 from data_prep.phantom.study import make_phantoms
 
 OPACITY, NOT_NORMAL, NORMAL = "Lung Opacity", "No Lung Opacity / Not Normal", "Normal"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset import Dataset, ImageRecord, open_dataset
-from data_prep.writer import DatasetFacts, new_dataset, to_cache
+from data_prep.dataset.reader import Dataset, ImageRecord, open_dataset
+from data_prep.dataset.writer import DatasetFacts, new_dataset, to_cache
 from pneumonia.network.module import Network
 from pneumonia.runtime.spec import Conv, Detect, InputSpec, NetworkSpec
 

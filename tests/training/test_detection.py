@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.augment import AugmentSettings
-from data_prep.dataset import open_dataset
+from data_prep.augment.augmenter import AugmentSettings
+from data_prep.dataset.reader import open_dataset
 from pneumonia.network.zoo import build, with_image_head
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.preprocess import network_input

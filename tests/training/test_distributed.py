@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from data_prep.dataset import open_dataset
+from data_prep.dataset.reader import open_dataset
 from pneumonia.network.module import Network
 from pneumonia.runtime.tensorfile import read_tensors
 from pneumonia.training import distributed

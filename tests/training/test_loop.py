@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_prep.dataset import Dataset
+from data_prep.dataset.reader import Dataset
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ArtefactError, OutputError, TrainingError

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from data_prep.dataset import open_dataset
+from data_prep.dataset.reader import open_dataset
 from pneumonia import cli
 from pneumonia.network.darknet import write_darknet
 from pneumonia.network.files import load_model, save_model

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset import open_dataset
+from data_prep.dataset.reader import open_dataset
 from pneumonia.network.module import Network
 from pneumonia.runtime.predictions import read_predictions
 from pneumonia.runtime.spec import Detect

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from data_prep.annotation.project import Sources, open_project
-from data_prep.annotation.server import make_app
-from data_prep.reports.concepts import ConceptBase
+from data_prep.annotation.web.server import make_app
+from data_prep.reports.findings.concepts import ConceptBase
 
 REPORT = (
     "FINDINGS: Patchy opacity in the left lower lobe. Possible right pleural effusion. "

@@ -1,6 +1,6 @@
 """Small readings that several tests share."""
 
-from data_prep.annotation.records import Annotation, Reading
+from data_prep.annotation.workspace.records import Annotation, Reading
 
 OPACITY_LEFT = "Opacity/lung/lower lobe/left"
 OPACITY_RIGHT = "Opacity/lung/lower lobe/right"

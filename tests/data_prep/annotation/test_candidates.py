@@ -14,8 +14,8 @@ from data_prep.annotation.candidates import (
     image_side,
     refilter,
 )
-from data_prep.reports.concepts import ConceptBase
-from data_prep.reports.linking import link_report
+from data_prep.reports.findings.concepts import ConceptBase
+from data_prep.reports.findings.linking import link_report
 from pneumonia.runtime.errors import DataError
 
 BASE = ConceptBase.load()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.reports.concepts import ConceptBase
-from data_prep.reports.reading import Report, checked
+from data_prep.reports.findings.concepts import ConceptBase
+from data_prep.reports.reading.files import Report, checked
 
 _SITES = {"left base": "lung/base/left", "right upper lobe": "lung/upper lobe/right",
           "right base": "lung/base/right"}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Agreement between readers, and the consensus of their readings."""

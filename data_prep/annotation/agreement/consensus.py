@@ -1,0 +1,403 @@
+"""One truth from several readers: vote on boxes and findings, fuse boxes, let a judge decide.
+
+* Boxes of different readers belong together when they overlap; a reader has one box in a group.
+* A group counts when more than half of the readers of the study drew it. Exactly half is a
+  dispute, which only an adjudication settles.
+* The finding is the one with most votes; among equals, their deepest common ancestor, else NIL.
+  Where that is no opacity, a box is one still if more than half of its readers say so: who calls
+  it pneumonia and who calls it opacity agree on what a detector must learn.
+* The fused box is the median of each edge: with three readers one slip does not move it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from data_prep.annotation.agreement.pairwise import (
+    boxes_of,
+    fleiss_kappa,
+    label_at,
+    match_boxes,
+    path_of,
+)
+from data_prep.annotation.workspace.records import (
+    ABNORMAL,
+    ADJUDICATION,
+    NORMAL,
+    OPACITY,
+    UNUSABLE,
+    Annotation,
+    Box,
+    Reading,
+    is_opacity,
+)
+from data_prep.dataset.reader import NORMAL as CLASS_NORMAL
+from data_prep.dataset.reader import NOT_NORMAL as CLASS_NOT_NORMAL
+from data_prep.dataset.reader import OPACITY as CLASS_OPACITY
+from data_prep.reports.findings.assertion import PRESENT, UNCERTAIN
+from data_prep.reports.findings.concepts import NIL, ConceptBase
+from pneumonia.runtime.boxes import as_boxes, iou_matrix
+
+GROUP_IOU = 0.4  # the challenge's lowest threshold but one; readers' edges differ by a centimetre
+SINGLE, MAJORITY, ADJUDICATED = "single", "majority", "adjudicated"
+NO_BOX = "(no box)"
+
+
+class Vote(NamedTuple):
+    """The outcome of a vote.
+
+    Attributes:
+        code: Winner, or what the best have in common.
+        tied: Whether several had most votes.
+    """
+
+    code: str
+    tied: bool
+
+
+class ConsensusBox(NamedTuple):
+    """A box that readers have in common.
+
+    Attributes:
+        box_xyxy: Median of each edge, pixels of the source.
+        code: See `vote_code`.
+        assertion: `present` when more than half of its readers say so, else `uncertain`.
+        annotators: Who drew it.
+        codes: What each of them called it.
+        n_readers: Who might have drawn it.
+        tied: Whether the finding was a tie.
+    """
+
+    box_xyxy: Box
+    code: str
+    assertion: str
+    annotators: tuple[str, ...]
+    codes: tuple[str, ...]
+    n_readers: int
+    tied: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether more than half of the readers drew it."""
+        return 2 * len(self.annotators) > self.n_readers
+
+    @property
+    def best(self) -> tuple[str, ...]:
+        """The findings with most votes; several when the vote is tied."""
+        return best_codes(self.codes)
+
+    @property
+    def disputed(self) -> bool:
+        """Whether exactly half of the readers drew it."""
+        return 2 * len(self.annotators) == self.n_readers
+
+
+class Consensus(NamedTuple):
+    """What readers say of a study together.
+
+    Attributes:
+        image_id: The study.
+        boxes: Every group, also those in the minority.
+        verdict: The majority's; empty on a tie.
+        source: `single`, `majority` or `adjudicated`.
+        readers: Who has finished it.
+    """
+
+    image_id: str
+    boxes: tuple[ConsensusBox, ...]
+    verdict: str
+    source: str
+    readers: tuple[str, ...]
+
+    @property
+    def kept(self) -> tuple[ConsensusBox, ...]:
+        """The boxes of the majority."""
+        return tuple(box for box in self.boxes if box.kept)
+
+
+class Truth(NamedTuple):
+    """What a study teaches a detector.
+
+    Attributes:
+        class_name: `Lung Opacity`, `No Lung Opacity / Not Normal`, `Normal`; empty when in doubt.
+        boxes: xyxy boxes of opacities, pixels of the source.
+        reason: Why it is in doubt; empty when it is not.
+    """
+
+    class_name: str
+    boxes: tuple[Box, ...]
+    reason: str = ""
+
+
+class ReaderErrors(NamedTuple):
+    """One annotator against the consensus of the studies that several read or a judge settled.
+
+    Attributes:
+        annotator: Who.
+        n_studies: Studies compared.
+        n_consensus: Boxes of the consensus.
+        hits: Of these, drawn by the annotator.
+        missed: Not drawn.
+        extra: Boxes of the annotator that the consensus has not.
+        mean_iou: Of the hits.
+        wrong_at: Hits whose finding departs from the consensus, by the level at which it does.
+        confused: (annotator's finding, consensus' finding, hits), the most frequent first.
+        wrong_verdict: Studies with another verdict.
+    """
+
+    annotator: str
+    n_studies: int
+    n_consensus: int
+    hits: int
+    missed: int
+    extra: int
+    mean_iou: float | None
+    wrong_at: tuple[int, ...]
+    confused: tuple[tuple[str, str, int], ...]
+    wrong_verdict: int
+
+
+def common_ancestor(base: ConceptBase, codes: Sequence[str]) -> str:
+    """The deepest node above (or equal to) all codes; NIL when they have none in common."""
+    found = NIL
+    for step in zip(*(path_of(base, code) for code in codes), strict=False):
+        if len(set(step)) != 1:
+            break
+        found = step[0]
+    return found
+
+
+def best_codes(codes: Sequence[str]) -> tuple[str, ...]:
+    """The codes with most votes, in alphabetical order; several on a tie."""
+    counts = Counter(codes)
+    most = max(counts.values())
+    return tuple(sorted(code for code, n in counts.items() if n == most))
+
+
+def vote_code(base: ConceptBase, codes: Sequence[str]) -> Vote:
+    """Majority vote; a tie goes to the deepest common ancestor of the best."""
+    best = best_codes(codes)
+    if len(best) == 1:
+        return Vote(best[0], False)
+    return Vote(common_ancestor(base, best), True)
+
+
+def fuse_boxes(boxes: Sequence[Box]) -> Box:
+    """Median of each edge of xyxy boxes; never without area when none of them is."""
+    x1, y1, x2, y2 = (float(median(side)) for side in zip(*boxes, strict=True))
+    return x1, y1, x2, y2
+
+
+def group_boxes(
+    readings: Sequence[Reading], iou_threshold: float = GROUP_IOU
+) -> list[list[tuple[str, Annotation]]]:
+    """Boxes of several readers that mean the same place; best overlaps are joined first.
+
+    Args:
+        readings: One per reader, of one study.
+        iou_threshold: From which two boxes may be the same, 0..1.
+
+    Returns:
+        Groups of (annotator, annotation), at most one of each annotator, from left to right.
+    """
+    items = [(r.annotator, item) for r in readings for item in r.annotations]
+    boxes = as_boxes([item.box_xyxy for _, item in items])
+    table = iou_matrix(boxes, boxes)
+    group_of = list(range(len(items)))
+    members = {i: [i] for i in range(len(items))}
+    pairs = sorted(
+        (-float(table[i, j]), i, j)
+        for i in range(len(items))
+        for j in range(i + 1, len(items))
+        if items[i][0] != items[j][0] and table[i, j] >= iou_threshold
+    )
+    for _, i, j in pairs:
+        a, b = group_of[i], group_of[j]
+        names_a = {items[k][0] for k in members[a]}
+        if a == b or names_a & {items[k][0] for k in members[b]}:
+            continue
+        members[a] += members.pop(b)
+        for k in members[a]:
+            group_of[k] = a
+    groups = [[items[k] for k in sorted(chosen)] for chosen in members.values()]
+    return sorted(groups, key=lambda group: fuse_boxes([item.box_xyxy for _, item in group]))
+
+
+def consensus_of(
+    readings: Sequence[Reading],
+    base: ConceptBase,
+    adjudication: Reading | None = None,
+    iou_threshold: float = GROUP_IOU,
+) -> Consensus | None:
+    """What readers of one study say together.
+
+    Args:
+        readings: Of one study; those not finished are left out.
+        base: Concept base of the codes.
+        adjudication: A finished one overrides everything.
+        iou_threshold: See `group_boxes`.
+
+    Returns:
+        None when nobody has finished.
+    """
+    finished = sorted((r for r in readings if r.finished), key=lambda r: r.annotator)
+    names = tuple(r.annotator for r in finished)
+    if adjudication is not None and adjudication.finished:
+        judged = [
+            ConsensusBox(a.box_xyxy, a.code, a.assertion, (ADJUDICATION,), (a.code,), 1)
+            for a in adjudication.annotations
+        ]
+        image_id = adjudication.image_id
+        return Consensus(image_id, tuple(judged), adjudication.verdict, ADJUDICATED, names)
+    if not finished:
+        return None
+    boxes = tuple(
+        _consensus_box(group, len(finished), base) for group in group_boxes(finished, iou_threshold)
+    )
+    verdicts = Counter(r.verdict for r in finished).most_common()
+    tied = len(verdicts) > 1 and verdicts[0][1] == verdicts[1][1]
+    source = SINGLE if len(finished) == 1 else MAJORITY
+    return Consensus(finished[0].image_id, boxes, "" if tied else verdicts[0][0], source, names)
+
+
+def _consensus_box(
+    group: Sequence[tuple[str, Annotation]], n_readers: int, base: ConceptBase
+) -> ConsensusBox:
+    codes = tuple(item.code for _, item in group)
+    vote = vote_code(base, codes)
+    sure = sum(item.assertion == PRESENT for _, item in group)
+    return ConsensusBox(
+        box_xyxy=fuse_boxes([item.box_xyxy for _, item in group]),
+        code=vote.code,
+        assertion=PRESENT if 2 * sure > len(group) else UNCERTAIN,
+        annotators=tuple(name for name, _ in group),
+        codes=codes,
+        n_readers=n_readers,
+        tied=vote.tied,
+    )
+
+
+def truth_of(consensus: Consensus, base: ConceptBase) -> Truth:
+    """What a detector may learn from a study; whatever is in doubt teaches nothing."""
+    reason = _doubt(consensus, base)
+    if reason:
+        return Truth("", (), reason)
+    boxes = tuple(box.box_xyxy for box in consensus.kept if shows_opacity(box, base))
+    if boxes:
+        return Truth(CLASS_OPACITY, boxes)
+    normal = consensus.verdict == NORMAL and not consensus.kept
+    return Truth(CLASS_NORMAL if normal else CLASS_NOT_NORMAL, ())
+
+
+def shows_opacity(box: ConsensusBox, base: ConceptBase) -> bool:
+    """Whether a box is an opacity to a detector: by its finding or, on a tie, by majority."""
+    opaque = sum(is_opacity(base, code) for code in box.codes)
+    return is_opacity(base, box.code) or (box.tied and 2 * opaque > len(box.codes))
+
+
+def _doubt(consensus: Consensus, base: ConceptBase) -> str:
+    def called(box: ConsensusBox) -> bool:
+        return any(is_opacity(base, code) for code in box.codes)
+
+    if consensus.verdict == UNUSABLE:
+        return "unusable"
+    if any(box.disputed and called(box) for box in consensus.boxes):
+        return "box_disputed"
+    if any(box.tied and called(box) and not shows_opacity(box, base) for box in consensus.kept):
+        return "finding_tied"
+    opacities = [box for box in consensus.kept if shows_opacity(box, base)]
+    if any(box.assertion == UNCERTAIN for box in opacities):
+        return "opacity_uncertain"
+    if not consensus.verdict:
+        return "verdict_tied"
+    if consensus.verdict == OPACITY and not opacities:
+        return "no_common_box"
+    if consensus.verdict in (NORMAL, ABNORMAL) and opacities:
+        return "verdict_tied"
+    return ""
+
+
+def reader_errors(
+    annotator: str,
+    pairs: Iterable[tuple[Reading, Consensus]],
+    base: ConceptBase,
+    iou_threshold: float = GROUP_IOU,
+) -> ReaderErrors:
+    """Where an annotator departs from the consensus.
+
+    Args:
+        annotator: Who.
+        pairs: The annotator's readings with the consensus of the same study. Consensus of a single
+            reader is left out: nobody can differ from himself.
+        base: Concept base of the codes.
+        iou_threshold: From which boxes count as the same.
+    """
+    n_studies = n_consensus = extra = wrong_verdict = 0
+    overlaps: list[float] = []
+    wrong: Counter[tuple[str, str]] = Counter()
+    for reading, consensus in pairs:
+        if consensus.source == SINGLE or not reading.finished:
+            continue
+        truth = consensus.kept
+        matches = match_boxes(
+            boxes_of(reading.annotations), [box.box_xyxy for box in truth], iou_threshold
+        )
+        n_studies += 1
+        n_consensus += len(truth)
+        extra += len(reading.annotations) - len(matches)
+        overlaps += [match.iou for match in matches]
+        wrong_verdict += bool(consensus.verdict) and reading.verdict != consensus.verdict
+        for match in matches:
+            own, box = reading.annotations[match.a].code, truth[match.b]
+            if own not in box.best:  # on a tie nobody who is among the best is wrong
+                wrong[own, box.code] += 1
+    levels: Counter[int] = Counter()
+    for (own, common), n in wrong.items():
+        levels[departs_at(base, own, common) or 0] += n
+    return ReaderErrors(
+        annotator=annotator,
+        n_studies=n_studies,
+        n_consensus=n_consensus,
+        hits=len(overlaps),
+        missed=n_consensus - len(overlaps),
+        extra=extra,
+        mean_iou=sum(overlaps) / len(overlaps) if overlaps else None,
+        wrong_at=tuple(levels[level] for level in range(max(levels, default=-1) + 1)),
+        confused=tuple(
+            (*pair, n) for pair, n in sorted(wrong.items(), key=lambda w: (-w[1], w[0]))
+        ),
+        wrong_verdict=wrong_verdict,
+    )
+
+
+def departs_at(base: ConceptBase, code: str, truth: str) -> int | None:
+    """The first level of the hierarchy at which two codes differ; None when they do not."""
+    if code == truth:
+        return None
+    a, b = path_of(base, code), path_of(base, truth)
+    same = 0
+    while same < min(len(a), len(b)) and a[same] == b[same]:
+        same += 1
+    return same
+
+
+def finding_fleiss(
+    studies: Mapping[str, Sequence[Reading]], base: ConceptBase, level: int
+) -> float | None:
+    """Fleiss' kappa of findings over groups of boxes; who has no box there says `(no box)`.
+
+    Args:
+        studies: image_id -> readings.
+        base: Concept base of the codes.
+        level: Depth to which codes are cut, 0 = group.
+    """
+    items = []
+    for readings in studies.values():
+        finished = [r for r in readings if r.finished]
+        if len(finished) < 2:
+            continue
+        for group in group_boxes(finished):
+            labels = [label_at(base, item.code, level) for _, item in group]
+            items.append(labels + [NO_BOX] * (len(finished) - len(group)))
+    return fleiss_kappa(items)

@@ -1,0 +1,1 @@
+"""Consensus and readings as files: csv, COCO, DICOM SR, KCAT, dataset folder."""

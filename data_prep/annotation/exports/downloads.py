@@ -1,0 +1,167 @@
+"""What the manager can take away: tables, DICOM reports, KCAT files, a dataset folder."""
+
+import io
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+
+from data_prep.annotation.agreement.consensus import Truth, truth_of
+from data_prep.annotation.exports.kcat import KcatDocument, KcatMention, kcat_entity, write_kcat
+from data_prep.annotation.exports.structured_report import build_reading_report
+from data_prep.annotation.exports.tables import class_csv, coco_json, rsna_csv
+from data_prep.annotation.exports.training_set import write_training_set
+from data_prep.annotation.project import Project
+from data_prep.annotation.workspace.records import Reading, Study, annotation_json
+from data_prep.reports.findings.concepts import NIL
+from data_prep.reports.findings.linking import LinkedConcept
+from pneumonia.runtime.errors import DISCLAIMER, DataError, DicomError
+from pneumonia.runtime.results import file_bytes
+
+
+def _studies(project: Project) -> dict[str, Study]:
+    return {study.image_id: study for study in project.store.studies() if not study.reason}
+
+
+def _truths(project: Project) -> dict[str, Truth]:
+    known = _studies(project)
+    return {
+        name: truth_of(made, project.base)
+        for name, made in project.consensus().items()
+        if name in known
+    }
+
+
+def _member(study: Study, suffix: str) -> str:
+    """A name inside an archive that no unpacker can be misled by."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", study.image_id).lstrip(".")[:80]
+    return f"{study.key:05d}_{stem}{suffix}"
+
+
+def rsna_bytes(project: Project) -> bytes:
+    """The official label csv."""
+    return rsna_csv(_truths(project), _studies(project)).encode()
+
+
+def class_bytes(project: Project) -> bytes:
+    """The official class csv."""
+    return class_csv(_truths(project)).encode()
+
+
+def coco_bytes(project: Project) -> bytes:
+    """COCO JSON of the consensus."""
+    known = _studies(project)
+    made = [c for name, c in project.consensus().items() if name in known]
+    return json.dumps(coco_json(made, known, project.base), indent=1, allow_nan=False).encode()
+
+
+def readings_bytes(project: Project) -> bytes:
+    """Everything that every reader said, as JSON: for statistics of one's own."""
+    known = _studies(project)
+    rows: list[dict[str, Any]] = [
+        {**r._asdict(), "annotations": [annotation_json(a) for a in r.annotations]}
+        for name, readings in project.store.readings().items()
+        if name in known
+        for r in readings
+    ]
+    table = {"schema": "pneumonia.readings/1", "disclaimer": DISCLAIMER, "readings": rows}
+    return json.dumps(table, indent=1, allow_nan=False).encode()
+
+
+def reports_zip(project: Project) -> bytes:
+    """A structured report per study of which there is a DICOM file; the others are listed."""
+    skipped: list[str] = []
+    members: dict[str, bytes] = {}
+    known = _studies(project)
+    for name, made in project.consensus().items():
+        if name not in known:
+            continue
+        study = known[name]
+        try:
+            header = _header(project.path(study))
+            members[_member(study, ".dcm")] = file_bytes(build_reading_report(header, made))
+        except (DicomError, DataError):
+            skipped.append(f"{study.key:05d}: not a DICOM image")
+    return _zip(members, skipped)
+
+
+def _header(path: Path) -> pydicom.Dataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values of the file
+        try:
+            return pydicom.dcmread(path, stop_before_pixels=True)
+        except Exception as error:  # parsers of foreign files raise anything
+            raise DataError("Not a DICOM image", found=type(error).__name__) from None
+
+
+def kcat_zip(project: Project) -> bytes:
+    """KCAT's text files: a folder per annotator, a file per study that has a report."""
+    known = _studies(project)
+    members: dict[str, bytes] = {}
+    skipped: list[str] = []
+    for name, readings in project.store.readings().items():
+        report = project.reports.get(name)
+        if name not in known or report is None or report.reason:
+            continue
+        linked = project.linked(name)
+        for reading in (r for r in readings if r.finished):
+            folder = re.sub(r"[^A-Za-z0-9_-]+", "_", reading.annotator)
+            try:
+                text = write_kcat(_document(project, report.text, linked, reading))
+            except DataError:
+                skipped.append(f"{known[name].key:05d}: text cannot be written")
+                continue
+            members[f"{folder}/{_member(known[name], '.txt')}"] = text.encode()
+    return _zip(members, skipped)
+
+
+def _document(
+    project: Project, text: str, linked: tuple[LinkedConcept, ...], reading: Reading
+) -> KcatDocument:
+    """Mentions of the report; those from which a box was typed carry the reader's choice."""
+    chosen = {item.mention: item.code for item in reading.annotations if item.mention}
+    mentions = []
+    for concept in linked:
+        code = chosen.get(concept.span, concept.code)
+        typed = concept.span in chosen and code != NIL
+        group = kcat_entity(project.base.path(code)[0]) if typed else ""
+        type_path = f"/{group}/{kcat_entity(code)}" if typed else ""
+        mentions.append(KcatMention(*concept.span, kcat_entity(code), type_path))
+    return KcatDocument(text, tuple(mentions))
+
+
+def _zip(members: dict[str, bytes], skipped: list[str]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        note = "\n".join([DISCLAIMER, f"{len(members)} files", *skipped]) + "\n"
+        for name, data in {"README.txt": note.encode(), **members}.items():
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    return stream.getvalue()
+
+
+def export_dataset(project: Project) -> tuple[Path, dict[str, int]]:
+    """Write the dataset folder into the workspace; returns it with its counts.
+
+    Raises:
+        DataError: No study has a truth to learn from.
+        OutputError: It cannot be written.
+    """
+    out = project.sources.work / "dataset"
+    paths = {name: project.path(study) for name, study in _studies(project).items()}
+    return out, write_training_set(out, _truths(project), paths)
+
+
+# kind -> file name, media type, maker
+DOWNLOADS: dict[str, tuple[str, str, Callable[[Project], bytes]]] = {
+    "rsna": ("labels.csv", "text/csv", rsna_bytes),
+    "classes": ("class_info.csv", "text/csv", class_bytes),
+    "coco": ("coco.json", "application/json", coco_bytes),
+    "readings": ("readings.json", "application/json", readings_bytes),
+    "sr": ("structured_reports.zip", "application/zip", reports_zip),
+    "kcat": ("kcat.zip", "application/zip", kcat_zip),
+}

@@ -1,0 +1,134 @@
+"""Consensus as a DICOM structured report: TID 1500, one planar region per box, readers as persons.
+
+Built from the same parts as the model's report, in the study of the image.
+"""
+
+import hashlib
+
+from pydicom.dataset import Dataset
+
+from data_prep.annotation.agreement.consensus import Consensus, ConsensusBox
+from data_prep.annotation.workspace.records import ABNORMAL, NORMAL, OPACITY, UNUSABLE
+from data_prep.reports.findings.assertion import PRESENT
+from data_prep.reports.findings.concepts import NIL
+from pneumonia import __version__
+from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.results import codes
+from pneumonia.runtime.results.content import (
+    CONCEPT_MODIFIER,
+    CONTAINS,
+    CONTEXT,
+    SELECTED_FROM,
+    Code,
+    code,
+    container,
+    image,
+    outline,
+    text,
+    uid_reference,
+)
+from pneumonia.runtime.results.facts import ResultFacts
+from pneumonia.runtime.results.header import first_text, source_header
+from pneumonia.runtime.results.objects import (
+    check_source,
+    derived_uid,
+    image_reference,
+    plain,
+    sequence,
+)
+from pneumonia.runtime.results.report import LOCAL, report_object
+
+_PERSON = Code("121006", "DCM", "Person")
+_PERSON_NAME = Code("121008", "DCM", "Person Observer Name")
+_THORAX = Code("51185008", "SCT", "Thorax")
+_ASSERTION = Code("ASSERTION", LOCAL, "Certainty stated by the readers")
+_VERDICT = Code("VERDICT", LOCAL, "Verdict on the image")
+_READERS = Code("READERS", LOCAL, "Readers who drew the region")
+_PRESENT = Code("52101004", "SCT", "Present")
+_POSSIBLE = Code("371930009", "SCT", "Possible")
+_VERDICTS = {
+    OPACITY: Code("LUNG_OPACITY", LOCAL, "Lung opacity"),
+    ABNORMAL: Code("263654008", "SCT", "Abnormal"),
+    NORMAL: Code("17621005", "SCT", "Normal"),
+    UNUSABLE: Code("UNUSABLE", LOCAL, "Image cannot be judged"),
+    "": Code("82334004", "SCT", "Indeterminate"),
+}
+
+
+def build_reading_report(source: Dataset, consensus: Consensus) -> Dataset:
+    """The report as a Comprehensive SR object, ready for `pneumonia.runtime.results.write_dicom`.
+
+    The same image and consensus give the same UIDs and the same bytes.
+
+    Args:
+        source: Header of the image.
+        consensus: What the readers say; boxes in pixels of the source.
+
+    Raises:
+        DicomError: The source names no SOP class or instance.
+    """
+    header = source_header(source)
+    check_source(header)
+    facts = _facts(consensus)
+    made = report_object(header, facts, _content(header, consensus, facts))
+    made.SeriesNumber = 9004
+    return made
+
+
+def _facts(consensus: Consensus) -> ResultFacts:
+    """The readers in the place of a model: UIDs change with anything they say."""
+    digest = hashlib.sha256(repr(consensus).encode()).hexdigest()
+    return ResultFacts("reader consensus", __version__, digest, consensus.source, 0.0)
+
+
+def _content(header: Dataset, consensus: Consensus, facts: ResultFacts) -> list[Dataset]:
+    children = [code(codes.LANGUAGE, codes.ENGLISH, CONCEPT_MODIFIER)]
+    for name in consensus.readers:
+        children += _observer(name)
+    children.append(code(codes.PROCEDURE, codes.CHEST_RADIOGRAPHY, CONCEPT_MODIFIER))
+    regions = [_region(header, box, number, facts) for number, box in enumerate(consensus.kept, 1)]
+    if regions:  # an empty heading would be no valid content
+        children.append(container(codes.MEASUREMENTS, regions))
+    lines = [
+        DISCLAIMER,
+        f"Source: {consensus.source}; readers: {len(consensus.readers)}.",
+        "Regions are those that more than half of the readers drew, or an adjudicator.",
+    ]
+    evaluations = [code(_VERDICT, _VERDICTS[consensus.verdict], CONTAINS)]
+    evaluations += [text(codes.COMMENT, line, CONTAINS) for line in lines]
+    return [*children, container(codes.QUALITATIVE, evaluations)]
+
+
+def _observer(name: str) -> list[Dataset]:
+    """A reader (TID 1001, 1003)."""
+    person = Dataset()
+    person.RelationshipType = CONTEXT
+    person.ValueType = "PNAME"
+    person.ConceptNameCodeSequence = sequence(_PERSON_NAME.item())
+    person.PersonName = plain(name, 64).replace("^", " ").replace("=", " ")
+    return [code(codes.OBSERVER_TYPE, _PERSON, CONTEXT), person]
+
+
+def finding_code(concept: str) -> Code:
+    """A concept as a coded entry; a code value has at most 16 characters, so it is a hash."""
+    if concept == NIL:
+        return Code("NIL", LOCAL, "Finding without a concept")
+    value = hashlib.sha256(concept.encode()).hexdigest()[:16].upper()
+    return Code(value, LOCAL, plain(concept, 64))
+
+
+def _region(header: Dataset, box: ConsensusBox, number: int, facts: ResultFacts) -> Dataset:
+    """One box (TID 1410)."""
+    name = f"Region {number}"
+    uid = derived_uid(first_text(header, "SOPInstanceUID"), facts.model_hash, name)
+    certainty = _PRESENT if box.assertion == PRESENT else _POSSIBLE
+    children = [
+        text(codes.TRACKING, name, CONTEXT),
+        uid_reference(codes.TRACKING_UID, uid, CONTEXT),
+        code(codes.FINDING, finding_code(box.code), CONTAINS),
+        code(codes.FINDING_SITE, _THORAX, CONCEPT_MODIFIER),
+        outline(codes.REGION, box.box_xyxy, image(image_reference(header), SELECTED_FROM)),
+        code(_ASSERTION, certainty, CONTAINS),
+        text(_READERS, f"{len(box.annotators)} of {box.n_readers}", CONTAINS),
+    ]
+    return container(codes.GROUP, children, template="1410")

@@ -1,0 +1,131 @@
+"""Readings as a dataset folder that `pneumonia train` and `pneumonia evaluate` take as it is."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.annotation.agreement.consensus import Truth
+from data_prep.dataset.reader import OPACITY, ImageRecord
+from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
+from data_prep.dataset.writer import DatasetFacts, new_dataset
+from data_prep.importing.decode import Decoded, decode_image
+from data_prep.importing.labels import parse_age
+from data_prep.importing.rsna import LEAK_WARNING, pseudonym
+from data_prep.parallel import ordered_map
+from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.progress import Progress
+
+CACHE_SIZE = 512
+
+
+class TrainingSetOptions(NamedTuple):
+    """What changes the dataset besides the truth.
+
+    Attributes:
+        cache_size: Longest side of a cached image in pixels.
+        seed: Of the patient split.
+        fractions: Shares of train, val and test.
+    """
+
+    cache_size: int = CACHE_SIZE
+    seed: int = 0
+    fractions: tuple[float, ...] = DEFAULT_FRACTIONS
+
+
+def write_training_set(
+    out: Path,
+    truths: Mapping[str, Truth],
+    paths: Mapping[str, Path],
+    options: TrainingSetOptions | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Write the dataset folder; a study in doubt is left out and counted by its reason.
+
+    Args:
+        out: New folder, or a dataset to replace.
+        truths: image_id -> truth, boxes in pixels of the source.
+        paths: image_id -> file.
+        options: See TrainingSetOptions.
+        progress: Called as (done, total, note).
+
+    Returns:
+        Images by class or reason.
+
+    Raises:
+        DataError: No study has a truth to learn from.
+        OutputError: `out` holds something else or cannot be written.
+    """
+    options = options or TrainingSetOptions()
+    rejected: dict[str, list[str]] = {}
+    for image_id, truth in sorted(truths.items()):
+        if truth.reason:
+            rejected.setdefault(truth.reason, []).append(image_id)
+    names = sorted(name for name, truth in truths.items() if not truth.reason)
+    if not names:
+        raise DataError(
+            "No study has a truth to learn from",
+            expected="a finished reading without dispute",
+            found=", ".join(f"{len(v)} x {k}" for k, v in rejected.items()) or "no reading",
+        )
+    counts = {reason: len(found) for reason, found in rejected.items()}
+    members: list[SplitImage] = []
+    with new_dataset(out) as writer:
+        decode = partial(decode_image, cache_size=options.cache_size)
+        decoded = ordered_map(decode, [paths[name] for name in names], 1, progress)
+        for name, image in zip(names, decoded, strict=True):
+            if image.cached is None:
+                rejected.setdefault(image.reason, []).append(name)
+                continue
+            truth = truths[name]
+            record = _record(name, image, truth)
+            writer.add(record, image.cached, np.array(truth.boxes, np.float32).reshape(-1, 4))
+            members.append(SplitImage(record.patient_id, truth.class_name == OPACITY))
+            counts[truth.class_name] = counts.get(truth.class_name, 0) + 1
+        split = assign_splits(members, options.seed, options.fractions)
+        writer.set_splits(split.splits)
+        guessed = len({*names} & {member.patient_id for member in members})
+        writer.finish(_facts(truths, options, rejected, guessed))
+    return counts
+
+
+def _record(image_id: str, image: Decoded, truth: Truth) -> ImageRecord:
+    return ImageRecord(
+        image_id=image_id,
+        kind="full",
+        split="train",  # until all patients are known
+        patient_id=pseudonym(image.patient_id, image_id),
+        class_name=truth.class_name,
+        view=image.view if image.view in ("AP", "PA") else "",
+        sex=image.sex if image.sex in ("F", "M") else "",
+        age=parse_age(image.age),
+        width=image.width,
+        height=image.height,
+        labelled=True,
+    )
+
+
+def _facts(
+    truths: Mapping[str, Truth],
+    options: TrainingSetOptions,
+    rejected: Mapping[str, list[str]],
+    guessed: int,
+) -> DatasetFacts:
+    key = hashlib.sha256(repr((sorted(truths.items()), options)).encode()).hexdigest()
+    return DatasetFacts(
+        source={"type": "annotations"},
+        source_key=key,
+        cache_size=options.cache_size,
+        split={
+            "method": "patient",
+            "seed": options.seed,
+            "leak_warning": f"{guessed} images: {LEAK_WARNING}" if guessed else None,
+        },
+        rejected={
+            reason: {"count": len(found), "names": found} for reason, found in rejected.items()
+        },
+        adjusted={},
+    )

@@ -1,0 +1,1 @@
+"""The web application: routes, sessions, request checks, pages."""

@@ -1,0 +1,249 @@
+"""What the manager's page asks for: people, assignment, progress, agreement, exports."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_prep.annotation.agreement.consensus import finding_fleiss, reader_errors, truth_of
+from data_prep.annotation.agreement.pairwise import (
+    IOU_THRESHOLD,
+    LEVELS,
+    compare_all,
+    verdict_fleiss,
+)
+from data_prep.annotation.exports.downloads import DOWNLOADS, export_dataset
+from data_prep.annotation.project import Project, readers_only
+from data_prep.annotation.web.session import manager
+from data_prep.annotation.workspace.records import Annotator, Reading, annotation_json
+from data_prep.annotation.workspace.store import share_out
+
+Boss = Annotated[Annotator, Depends(manager)]
+
+
+class Name(BaseModel):
+    """An annotator's name."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=200)
+
+
+class NewAnnotator(Name):
+    """An annotator to add; `assign_all` gives him every study."""
+
+    assign_all: bool = True
+
+
+class Share(BaseModel):
+    """Give every study to so many annotators."""
+
+    model_config = ConfigDict(extra="forbid")
+    readers: int = Field(ge=1, le=1000)
+
+
+class Pair(Name):
+    """One study of one annotator, on or off."""
+
+    key: int
+    on: bool
+
+
+def manager_routes(project: Project) -> APIRouter:
+    """The routes below /api/manage."""
+    routes = APIRouter(prefix="/api/manage")
+    _add_people(routes, project)
+    _add_results(routes, project)
+    return routes
+
+
+def _readable(project: Project) -> list[int]:
+    return [study.key for study in project.store.studies() if not study.reason]
+
+
+def _add_people(routes: APIRouter, project: Project) -> None:
+    people, store = project.people, project.store
+
+    @routes.post("/annotators")
+    def add(body: NewAnnotator, boss: Boss) -> dict[str, str]:
+        token = people.add(body.name)
+        name = " ".join(body.name.split())
+        if body.assign_all:
+            store.assign((key, name) for key in _readable(project))
+        return {"name": name, "token": token}
+
+    @routes.post("/annotators/renew")
+    def renew(body: Name, boss: Boss) -> dict[str, str]:
+        return {"name": body.name, "token": people.renew(body.name)}
+
+    @routes.post("/annotators/revoke")
+    def revoke(body: Name, boss: Boss) -> dict[str, str]:
+        people.revoke(body.name)
+        return {}
+
+    @routes.post("/assign")
+    def assign(body: Pair, boss: Boss) -> dict[str, str]:
+        store.study(body.key)
+        if body.name not in {person.name for person in people.annotators()}:
+            raise HTTPException(404, "There is no such annotator")
+        if body.on:
+            store.assign([(body.key, body.name)])
+        else:
+            store.unassign(body.key, body.name)
+        return {}
+
+    @routes.post("/share")
+    def share(body: Share, boss: Boss) -> dict[str, str]:
+        names = [p.name for p in people.annotators() if people.can_log_in(p.name)]
+        store.assign(share_out(_readable(project), names, body.readers), replace=True)
+        return {}
+
+
+def _add_results(routes: APIRouter, project: Project) -> None:
+    @routes.get("/overview")
+    def overview(boss: Boss) -> dict[str, Any]:
+        return _overview(project)
+
+    @routes.get("/agreement")
+    def agreement(boss: Boss, iou: float = IOU_THRESHOLD) -> dict[str, Any]:
+        return _agreement(project, min(max(iou, 0.05), 0.95))
+
+    @routes.get("/studies/{key}")
+    def study(key: int, boss: Boss) -> dict[str, Any]:
+        return _side_by_side(project, key)
+
+    @routes.get("/export/{kind}")
+    def export(kind: str, boss: Boss) -> Response:
+        if kind not in DOWNLOADS:
+            raise HTTPException(404, "There is no such export")
+        name, media, make = DOWNLOADS[kind]
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        return Response(make(project), media_type=media, headers=headers)
+
+    @routes.post("/dataset")
+    def dataset(boss: Boss) -> dict[str, Any]:
+        folder, counts = export_dataset(project)
+        return {"folder": str(folder), "counts": counts}
+
+
+def _overview(project: Project) -> dict[str, Any]:
+    store = project.store
+    assigned = sorted(store.assignments())
+    names_of: dict[int, list[str]] = {}
+    for key, name in assigned:
+        names_of.setdefault(key, []).append(name)
+    readings = store.readings()
+    consensus = project.consensus()
+    truths = {name: truth_of(made, project.base) for name, made in consensus.items()}
+    by_name: dict[str, list[Reading]] = {}
+    for found in readings.values():
+        for reading in found:
+            by_name.setdefault(reading.annotator, []).append(reading)
+    studies = []
+    for study in store.studies():
+        truth = truths.get(study.image_id)
+        said = {r.annotator: r for r in readings.get(study.image_id, [])}
+        studies.append(
+            {
+                "key": study.key, "image_id": study.image_id, "file": study.relative,
+                "reason": study.reason,
+                "assigned": names_of.get(study.key, []),
+                "readers": {
+                    n: {"verdict": r.verdict, "boxes": len(r.annotations)} for n, r in said.items()
+                },
+                "source": consensus[study.image_id].source if truth else "",
+                "class": truth.class_name if truth else "",
+                "doubt": truth.reason if truth else "",
+                "differs": _differ(readers_only(readings.get(study.image_id, []))),
+            }
+        )  # fmt: skip
+    return {
+        "studies": studies,
+        "annotators": [
+            {
+                "name": person.name,
+                "active": project.people.can_log_in(person.name),
+                "assigned": sum(name == person.name for _, name in assigned),
+                **_work(by_name.get(person.name, [])),
+            }
+            for person in project.people.annotators()
+        ],
+    }
+
+
+def _differ(readings: Sequence[Reading]) -> bool:
+    """Whether those who have finished gave other verdicts or findings."""
+    said = {
+        (r.verdict, tuple(sorted(a.code for a in r.annotations))) for r in readings if r.finished
+    }
+    return len(said) > 1
+
+
+def _work(readings: Sequence[Reading]) -> dict[str, Any]:
+    done = [r for r in readings if r.finished]
+    return {
+        "finished": len(done),
+        "started": sum(bool(r.annotations) for r in readings if not r.finished),
+        "boxes": sum(len(r.annotations) for r in done),
+        "median_s": median(r.active_s for r in done) if done else None,
+        "total_s": sum(r.active_s for r in readings),
+    }
+
+
+def _agreement(project: Project, iou: float) -> dict[str, Any]:
+    readings = {name: readers_only(found) for name, found in project.store.readings().items()}
+    everything = [reading for found in readings.values() for reading in found]
+    consensus = project.consensus()
+    errors = []
+    for name in sorted({r.annotator for r in everything if r.finished}):
+        judged = [
+            (r, consensus[r.image_id])
+            for r in everything
+            if r.annotator == name and r.image_id in consensus
+        ]
+        errors.append(reader_errors(name, judged, project.base)._asdict())
+    pairs = compare_all(everything, project.base, iou)
+    return {
+        "iou": iou,
+        "pairs": [
+            {**pair._asdict(), "levels": [level._asdict() for level in pair.levels]}
+            for pair in pairs
+        ],
+        "verdict_fleiss": verdict_fleiss(everything),
+        "finding_fleiss": [
+            finding_fleiss(readings, project.base, level) for level in range(LEVELS)
+        ],
+        "errors": errors,
+    }
+
+
+def _side_by_side(project: Project, key: int) -> dict[str, Any]:
+    study = project.store.study(key)
+    made = project.consensus(study).get(study.image_id)
+    truth = truth_of(made, project.base) if made else None
+    return {
+        "key": key,
+        "image_id": study.image_id,
+        "width": study.width,
+        "height": study.height,
+        "readings": [
+            {
+                "annotator": reading.annotator,
+                "verdict": reading.verdict,
+                "active_s": reading.active_s,
+                "annotations": [annotation_json(item) for item in reading.annotations],
+            }
+            for reading in project.store.readings(study).get(study.image_id, [])
+        ],
+        "consensus": None
+        if made is None
+        else {
+            "source": made.source,
+            "verdict": made.verdict,
+            "doubt": truth.reason if truth else "",
+            "boxes": [
+                {**box._asdict(), "kept": box.kept, "disputed": box.disputed} for box in made.boxes
+            ],
+        },
+    }

@@ -1,0 +1,110 @@
+"""The web application: log-in, pages, and the two halves of its interface."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_prep.annotation.project import Project
+from data_prep.annotation.web.guard import App, Guard
+from data_prep.annotation.web.manager_api import manager_routes
+from data_prep.annotation.web.reader_api import reader_routes
+from data_prep.annotation.web.session import cookie_of, session_of
+from data_prep.annotation.workspace.people import SESSION_S
+from data_prep.annotation.workspace.store import ConflictError
+from pneumonia.runtime.errors import OutputError, PneumoniaError
+
+PAGES = Path(__file__).with_name("pages")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+# the only files that are ever sent: a path of a request is never a path of the disk
+FILES = {
+    "/": ("annotate.html", "text/html"),
+    "/login": ("login.html", "text/html"),
+    "/manage": ("manage.html", "text/html"),
+    "/favicon.ico": ("icon.svg", "image/svg+xml"),
+    **{
+        f"/static/{name}": (name, "text/css" if name.endswith(".css") else "text/javascript")
+        for name in (
+            "app.css", "request.js", "viewer.js", "typing.js", "annotate.js", "login.js",
+            "manage.js", "compare.js",
+        )
+    },
+}  # fmt: skip
+
+
+class LogIn(BaseModel):
+    """A token."""
+
+    model_config = ConfigDict(extra="forbid")
+    token: str = Field(min_length=8, max_length=200)
+
+
+def make_app(project: Project, hosts: Collection[str] = LOCAL_HOSTS, secure: bool = False) -> App:
+    """The application.
+
+    Args:
+        project: What it serves.
+        hosts: Names by which it may be called.
+        secure: Whether it is reached by https, so that the session never travels without.
+    """
+    app = FastAPI(title="pneumonia annotate", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.project = project
+    _add_faults(app)
+    for place, (name, kind) in FILES.items():
+        _add_page(app, place, name, kind)
+
+    @app.post("/api/login")
+    def log_in(body: LogIn, request: Request) -> Response:
+        if project.people.must_wait():
+            return _error(429, "Too many wrong tokens; wait a minute")
+        secret = project.people.log_in(body.token)
+        if secret is None:
+            return _error(401, "This token is not valid")
+        answer = JSONResponse({})
+        answer.set_cookie(
+            cookie_of(request), secret, max_age=int(SESSION_S), httponly=True, samesite="strict",
+            secure=secure,
+        )  # fmt: skip
+        return answer
+
+    @app.post("/api/logout")
+    def log_out(request: Request) -> Response:
+        project.people.log_out(session_of(request))
+        answer = JSONResponse({})
+        answer.delete_cookie(cookie_of(request))
+        return answer
+
+    app.include_router(reader_routes(project))
+    app.include_router(manager_routes(project))
+    return Guard(app, hosts)
+
+
+def _add_page(app: FastAPI, place: str, name: str, kind: str) -> None:
+    def page() -> Response:
+        return Response((PAGES / name).read_bytes(), media_type=kind + "; charset=utf-8")
+
+    app.add_api_route(place, page, methods=["GET"])
+
+
+def _error(status: int, text: str) -> JSONResponse:
+    return JSONResponse({"error": text}, status)
+
+
+def _add_faults(app: FastAPI) -> None:
+    @app.exception_handler(PneumoniaError)
+    def known(request: Request, error: Any) -> JSONResponse:
+        status = 400
+        if isinstance(error, ConflictError):
+            status = 409
+        elif isinstance(error, OutputError):
+            status = 507
+        # what and fix only: the rest of a message may hold a path
+        return _error(status, f"{error.what}. {error.fix}" if error.fix else str(error.what))
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(request: Request, error: Any) -> JSONResponse:
+        return _error(422, "Request is malformed")  # what was sent is not repeated

@@ -1,0 +1,1 @@
+"""What readers said, kept on disk: records, studies, people, revisions."""

@@ -1,0 +1,195 @@
+"""What readers say of radiographs: studies, annotators, boxes with a finding, readings.
+
+These records are the seam: the store keeps them, the web application makes them, and agreement,
+consensus and exports need nothing else.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from data_prep.reports.findings.assertion import PRESENT, UNCERTAIN
+from data_prep.reports.findings.concepts import NIL, ConceptBase, split_code
+from pneumonia.runtime.errors import DataError
+
+ANNOTATOR, MANAGER = "annotator", "manager"
+ADJUDICATION = "adjudication"  # annotator of the readings that settle a dispute
+BOX_ASSERTIONS = (PRESENT, UNCERTAIN)  # what is absent has no box
+OPACITY, ABNORMAL, NORMAL, UNUSABLE = "opacity", "abnormal", "normal", "unusable"
+VERDICTS = (OPACITY, ABNORMAL, NORMAL, UNUSABLE)
+DRAWN = "drawn"
+MIN_SIDE = 2.0  # pixels of the source; less is a slip of the hand
+MAX_BOXES = 200
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
+
+Box = tuple[float, float, float, float]
+
+
+class Study(NamedTuple):
+    """A radiograph to be read, or a file that cannot be.
+
+    Attributes:
+        key: Number in this workspace; stands in URLs and logs, where a file's name must not.
+        image_id: Name of the image in every export.
+        relative: Path below the studies' folder.
+        width: Columns of the source image in pixels.
+        height: Rows of the source image in pixels.
+        reason: Why it cannot be read; empty when it can.
+    """
+
+    key: int
+    image_id: str
+    relative: str
+    width: int = 0
+    height: int = 0
+    reason: str = ""
+
+
+class Annotator(NamedTuple):
+    """Somebody who logs in.
+
+    Attributes:
+        name: Chosen by the site; stands in exports.
+        role: `annotator` or `manager`.
+    """
+
+    name: str
+    role: str = ANNOTATOR
+
+
+class Annotation(NamedTuple):
+    """One box with its finding.
+
+    Attributes:
+        annotation_id: Unique within a reading.
+        box_xyxy: Edges in pixels of the source image.
+        code: Node of the concept base, NIL, or empty while it has no type yet.
+        coarse: The coarse type that was chosen first; empty before that.
+        assertion: `present` or `uncertain`.
+        origin: `drawn`, `model:N` (N-th box of the model) or `reader:NAME:ID` (adjudication).
+        mention: Characters `[start, end)` of the report from which the code was taken.
+        changed_at: UTC, ISO 8601.
+    """
+
+    annotation_id: str
+    box_xyxy: Box
+    code: str = ""
+    coarse: str = ""
+    assertion: str = PRESENT
+    origin: str = DRAWN
+    mention: tuple[int, int] | None = None
+    changed_at: str = ""
+
+
+class Reading(NamedTuple):
+    """All that one annotator says of one study.
+
+    Attributes:
+        image_id: The study's name.
+        annotator: Who.
+        annotations: Boxes.
+        verdict: One of VERDICTS once the reader has finished; empty before.
+        rejected: Origins of suggestions that were turned down, such as `model:0`.
+        active_s: Seconds spent on it, without pauses.
+        changed_at: UTC, ISO 8601.
+    """
+
+    image_id: str
+    annotator: str
+    annotations: tuple[Annotation, ...] = ()
+    verdict: str = ""
+    rejected: tuple[str, ...] = ()
+    active_s: float = 0.0
+    changed_at: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the reader has given a verdict."""
+        return self.verdict != ""
+
+
+def checked_name(name: str) -> str:
+    """An annotator's name, or a refusal.
+
+    Raises:
+        DataError: Empty, longer than 40 characters, with odd characters, or reserved.
+    """
+    name = " ".join(name.split())
+    if not _NAME.fullmatch(name) or name.casefold() in (ADJUDICATION, MANAGER):
+        raise DataError(
+            "Annotator's name cannot be used",
+            expected="1 to 40 letters, digits, blanks or . _ -, beginning with a letter or digit",
+        )
+    return name
+
+
+def is_opacity(base: ConceptBase, code: str) -> bool:
+    """Whether a code means a lung opacity as the RSNA challenge boxes it."""
+    return code in base and split_code(code)[0] in base.opacity
+
+
+def verdict_of(base: ConceptBase, annotations: tuple[Annotation, ...], chosen: str) -> str:
+    """The verdict that boxes imply; without a box the reader's own choice."""
+    if any(is_opacity(base, item.code) for item in annotations):
+        return OPACITY
+    return ABNORMAL if annotations else chosen
+
+
+def check_reading(reading: Reading, study: Study, base: ConceptBase) -> None:
+    """Refuse what cannot be true.
+
+    Raises:
+        DataError: A box outside the image or without area, an unknown code, assertion or verdict,
+            an id twice, too many boxes, or a verdict that the boxes contradict.
+    """
+    ids = [item.annotation_id for item in reading.annotations]
+    if len(ids) > MAX_BOXES or len(set(ids)) != len(ids):
+        raise DataError("Reading has too many boxes, or one of them twice", found=str(len(ids)))
+    for item in reading.annotations:
+        _check_annotation(item, study, base)
+    if not reading.verdict:
+        return
+    if reading.verdict not in VERDICTS:
+        raise DataError("Unknown verdict", ", ".join(VERDICTS), repr(reading.verdict[:40]))
+    if any(not item.code for item in reading.annotations):
+        raise DataError("A box has no finding yet", fix="Choose one, or NIL, or delete the box")
+    implied = verdict_of(base, reading.annotations, reading.verdict)
+    if implied != reading.verdict or (implied == OPACITY and not reading.annotations):
+        raise DataError("Verdict contradicts the boxes", found=repr(reading.verdict))
+
+
+def _check_annotation(item: Annotation, study: Study, base: ConceptBase) -> None:
+    x1, y1, x2, y2 = item.box_xyxy
+    inside = min(x1, y1) >= 0 and x2 <= study.width and y2 <= study.height
+    if not all(map(math.isfinite, item.box_xyxy)) or not inside:
+        raise DataError("Box lies outside the image", f"0..{study.width}, 0..{study.height}")
+    if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
+        raise DataError("Box has no area", expected=f"sides of {MIN_SIDE:g} pixels or more")
+    if item.code and item.code != NIL and item.code not in base:
+        raise DataError("Concept is not in the base", found=repr(item.code[:80]))
+    if item.coarse and item.coarse not in base.roots():
+        raise DataError("Coarse type is not in the base", found=repr(item.coarse[:80]))
+    if item.assertion not in BOX_ASSERTIONS:
+        raise DataError("Unknown assertion", ", ".join(BOX_ASSERTIONS), repr(item.assertion[:40]))
+
+
+def annotation_json(item: Annotation) -> dict[str, Any]:
+    """An annotation as the store and the page hold it."""
+    return {**item._asdict(), "box_xyxy": list(item.box_xyxy)}
+
+
+def annotation_from(value: Mapping[str, Any]) -> Annotation:
+    """The reverse of `annotation_json`."""
+    x1, y1, x2, y2 = (float(side) for side in value["box_xyxy"])
+    span = value["mention"]
+    return Annotation(
+        annotation_id=str(value["annotation_id"]),
+        box_xyxy=(x1, y1, x2, y2),
+        code=str(value["code"]),
+        coarse=str(value["coarse"]),
+        assertion=str(value["assertion"]),
+        origin=str(value["origin"]),
+        mention=None if span is None else (int(span[0]), int(span[1])),
+        changed_at=str(value["changed_at"]),
+    )

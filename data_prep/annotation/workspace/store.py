@@ -1,0 +1,303 @@
+"""Studies, assignments and readings in the workspace's database.
+
+Every change of a reading is a revision with its parent; a head says which one holds. Undo moves the
+head to the parent, redo to the youngest child, so both outlive a reload, a restart and a crash, and
+nothing a reader did is ever overwritten.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep.annotation.workspace.database import Database, now
+from data_prep.annotation.workspace.records import (
+    Reading,
+    Study,
+    annotation_from,
+    annotation_json,
+)
+from data_prep.annotation.workspace.studies import Looked, StudyFile, look_at
+from data_prep.parallel import ordered_map
+from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.progress import Progress
+
+MAX_STEP_S = 300.0  # most seconds that one save may add; a page cannot claim a day
+
+
+class ConflictError(DataError):
+    """A reading was changed elsewhere, for example in a second window."""
+
+
+class State(NamedTuple):
+    """A reading with its place in its history.
+
+    Attributes:
+        reading: What holds now.
+        revision: Number of the revision that holds; 0 = nothing was ever said.
+        can_undo: Whether there is a step back.
+        can_redo: Whether there is a step forward.
+    """
+
+    reading: Reading
+    revision: int
+    can_undo: bool
+    can_redo: bool
+
+
+class Store:
+    """What readers say, kept."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # studies -----------------------------------------------------------------------------------
+
+    def register(
+        self,
+        files: Sequence[StudyFile],
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Enter the folder's files; only new and changed ones are read.
+
+        A file that is gone keeps its readings, but is no longer shown.
+        """
+        rows = self._database.rows("SELECT relative, image_id, stamp FROM studies")
+        known = {row["relative"]: (row["image_id"], row["stamp"]) for row in rows}
+        fresh = [f for f in files if known.get(f.relative, ("", ""))[1] != f.stamp]
+        looked = ordered_map(_look, [str(f.path) for f in fresh], workers, progress)
+        results = dict(zip((f.relative for f in fresh), looked, strict=True))
+        with self._database.change() as change:
+            change.execute("UPDATE studies SET present = 0")
+            for file in files:
+                result = results.get(file.relative)
+                if result is not None:
+                    change.execute(
+                        "INSERT INTO studies (relative, image_id, width, height, view, reason, "
+                        "stamp, present) VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (relative) DO "
+                        "UPDATE SET width = excluded.width, height = excluded.height, view = "
+                        "excluded.view, reason = excluded.reason, stamp = excluded.stamp",
+                        (file.relative, _free_name(change, file), *result, file.stamp),
+                    )
+                change.execute("UPDATE studies SET present = 1 WHERE relative = ?",
+                               (file.relative,))  # fmt: skip
+
+    def studies(self) -> list[Study]:
+        """Every file that is there, also the broken ones, by key."""
+        return [
+            Study(*row)
+            for row in self._database.rows(
+                "SELECT key, image_id, relative, width, height, reason FROM studies "
+                "WHERE present = 1 ORDER BY key"
+            )
+        ]
+
+    def study(self, key: int) -> Study:
+        """One study.
+
+        Raises:
+            DataError: No such study, or its file is gone.
+        """
+        row = self._database.row(
+            "SELECT key, image_id, relative, width, height, reason FROM studies "
+            "WHERE key = ? AND present = 1",
+            key,
+        )
+        if row is None:
+            raise DataError("There is no such study")
+        return Study(*row)
+
+    def view(self, key: int) -> str:
+        """The header's view position, for example `PA`; empty when unknown."""
+        row = self._database.row("SELECT view FROM studies WHERE key = ?", key)
+        return row["view"] if row else ""
+
+    # assignments -------------------------------------------------------------------------------
+
+    def assign(self, pairs: Iterable[tuple[int, str]], replace: bool = False) -> None:
+        """Give studies (key) to annotators (name); `replace` takes all others away first.
+
+        Readings are never touched.
+        """
+        with self._database.change() as change:
+            if replace:
+                change.execute("DELETE FROM assignments")
+            change.executemany("INSERT OR IGNORE INTO assignments VALUES (?, ?)", list(pairs))
+
+    def unassign(self, key: int, name: str) -> None:
+        """Take a study from an annotator's list; what he said of it stays."""
+        with self._database.change() as change:
+            change.execute("DELETE FROM assignments WHERE study = ? AND name = ?", (key, name))
+
+    def assignments(self) -> set[tuple[int, str]]:
+        """All pairs (study key, annotator)."""
+        return {
+            (row["study"], row["name"]) for row in self._database.rows("SELECT * FROM assignments")
+        }
+
+    def is_assigned(self, key: int, name: str) -> bool:
+        """Whether an annotator has a study on the list."""
+        found = self._database.row(
+            "SELECT 1 FROM assignments WHERE study = ? AND name = ?", key, name
+        )
+        return found is not None
+
+    # readings ----------------------------------------------------------------------------------
+
+    def state(self, study: Study, name: str) -> State:
+        """What an annotator says of a study now."""
+        head = self._database.row(
+            "SELECT h.revision, h.active_s, h.changed_at, r.body FROM heads h "
+            "LEFT JOIN revisions r ON r.id = h.revision WHERE h.study = ? AND h.name = ?",
+            study.key, name,
+        )  # fmt: skip
+        revision = head["revision"] if head else 0
+        child = self._database.row(
+            "SELECT 1 FROM revisions WHERE study = ? AND name = ? AND parent = ?",
+            study.key, name, revision,
+        )  # fmt: skip
+        reading = Reading(study.image_id, name)
+        if head is not None:
+            reading = _reading(study.image_id, name, head)
+        return State(reading, revision, revision != 0, child is not None)
+
+    def save(self, study: Study, reading: Reading, base_revision: int, step_s: float) -> State:
+        """Keep a new revision; it is on disk when this returns.
+
+        Args:
+            study: The study.
+            reading: All that the annotator says now; its time is not looked at.
+            base_revision: The revision the change was made on.
+            step_s: Seconds of work since the last save; at most 300 count.
+
+        Raises:
+            ConflictError: Another revision holds by now.
+        """
+        body = json.dumps(
+            {
+                "annotations": [annotation_json(item) for item in reading.annotations],
+                "rejected": list(reading.rejected),
+                "verdict": reading.verdict,
+            },
+            allow_nan=False,
+        )
+
+        def move(change: Any, head: int) -> int:
+            if head != base_revision:
+                raise ConflictError(
+                    "This study was changed in another window",
+                    fix="The page shows that state now",
+                )
+            done = change.execute(
+                "INSERT INTO revisions (study, name, parent, body, saved_at) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (study.key, reading.annotator, head, body, now()),
+            )
+            return int(done.lastrowid)
+
+        self._move(study, reading.annotator, move, step_s)
+        return self.state(study, reading.annotator)
+
+    def undo(self, study: Study, name: str) -> State:
+        """One step back; nothing happens at the beginning."""
+
+        def move(change: Any, head: int) -> int:
+            row = change.execute("SELECT parent FROM revisions WHERE id = ?", (head,)).fetchone()
+            return int(row["parent"]) if row else head
+
+        self._move(study, name, move)
+        return self.state(study, name)
+
+    def redo(self, study: Study, name: str) -> State:
+        """One step forward again; nothing happens at the end."""
+
+        def move(change: Any, head: int) -> int:
+            row = change.execute(
+                "SELECT max(id) AS id FROM revisions WHERE study = ? AND name = ? AND parent = ?",
+                (study.key, name, head),
+            ).fetchone()
+            return int(row["id"]) if row["id"] is not None else head
+
+        self._move(study, name, move)
+        return self.state(study, name)
+
+    def add_time(self, study: Study, name: str, step_s: float) -> None:
+        """Count seconds of work that changed nothing."""
+        self._move(study, name, lambda change, head: head, step_s)
+
+    def _move(
+        self, study: Study, name: str, move: Callable[[Any, int], int], step_s: float = 0.0
+    ) -> None:
+        with self._database.change() as change:
+            row = change.execute(
+                "SELECT revision FROM heads WHERE study = ? AND name = ?", (study.key, name)
+            ).fetchone()
+            head = move(change, row["revision"] if row else 0)
+            change.execute(
+                "INSERT INTO heads VALUES (?, ?, ?, ?, ?) ON CONFLICT (study, name) DO UPDATE SET "
+                "revision = excluded.revision, active_s = active_s + excluded.active_s, "
+                "changed_at = excluded.changed_at",
+                (study.key, name, head, min(max(step_s, 0.0), MAX_STEP_S), now()),
+            )
+
+    def readings(self, only: Study | None = None) -> dict[str, list[Reading]]:
+        """image_id -> what each annotator says (adjudications too), of files that are there.
+
+        Args:
+            only: Just this study; None = all.
+        """
+        found: dict[str, list[Reading]] = {}
+        for row in self._database.rows(
+            "SELECT s.image_id, h.name, h.revision, h.active_s, h.changed_at, r.body FROM heads h "
+            "JOIN studies s ON s.key = h.study LEFT JOIN revisions r ON r.id = h.revision "
+            "WHERE s.present = 1 AND (? IS NULL OR s.key = ?) ORDER BY s.key, h.name",
+            *(2 * (None if only is None else only.key,)),
+        ):
+            reading = _reading(row["image_id"], row["name"], row)
+            found.setdefault(row["image_id"], []).append(reading)
+        return found
+
+
+def _look(path: str) -> Looked:
+    return look_at(Path(path))
+
+
+def _free_name(change: Any, file: StudyFile) -> str:
+    """The image's name, or its path where a file of an earlier start has that name."""
+    row = change.execute(
+        "SELECT relative FROM studies WHERE image_id = ?", (file.image_id,)
+    ).fetchone()
+    return file.image_id if row is None or row["relative"] == file.relative else file.relative
+
+
+def _reading(image_id: str, name: str, row: sqlite3.Row) -> Reading:
+    body = json.loads(row["body"]) if row["body"] else {}
+    return Reading(
+        image_id=image_id,
+        annotator=name,
+        annotations=tuple(annotation_from(item) for item in body.get("annotations", ())),
+        verdict=body.get("verdict", ""),
+        rejected=tuple(body.get("rejected", ())),
+        active_s=row["active_s"],
+        changed_at=row["changed_at"],
+    )
+
+
+def share_out(keys: Sequence[int], names: Sequence[str], readers: int) -> list[tuple[int, str]]:
+    """Give every study to `readers` annotators in turn, so that all get equally many.
+
+    Raises:
+        DataError: More readers a study than annotators, or none.
+    """
+    if not 1 <= readers <= len(names):
+        raise DataError(
+            "Number of readers a study is out of range", f"1 to {len(names)}", str(readers)
+        )
+    order = sorted(names)
+    return [
+        (key, order[(place * readers + turn) % len(order)])
+        for place, key in enumerate(keys)
+        for turn in range(readers)
+    ]

@@ -1,0 +1,109 @@
+"""Which radiographs a folder holds, and why some cannot be read."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.importing.sources import IMAGE_SUFFIXES
+from pneumonia.runtime.errors import ConfigError, DataError, DicomError
+from pneumonia.runtime.radiograph import read_radiograph
+
+_DICM_AT = 128
+
+
+class StudyFile(NamedTuple):
+    """A file that is, or should be, a radiograph.
+
+    Attributes:
+        relative: Path below the folder, with `/`, printable.
+        image_id: Stem; files that share one have their relative path.
+        path: The file.
+        stamp: Size and time of change; another one means: look again.
+    """
+
+    relative: str
+    image_id: str
+    path: Path
+    stamp: str
+
+
+class Looked(NamedTuple):
+    """What reading a file told: size in pixels and view, or why it cannot be read."""
+
+    width: int = 0
+    height: int = 0
+    view: str = ""
+    reason: str = ""
+
+
+def find_studies(folder: Path) -> list[StudyFile]:
+    """Radiographs below a folder by their path: DICOM whatever its name, PNG and JPEG by suffix.
+
+    Raises:
+        ConfigError: No such folder.
+        DataError: Nothing in it is a radiograph.
+    """
+    if not folder.is_dir():
+        raise ConfigError("Studies are not a folder", where=str(folder))
+    paths = list(_walk(folder))
+    stems = Counter(path.stem if _has_image_suffix(path) else path.name for path in paths)
+    found = []
+    for path in paths:
+        relative = _printable(path.relative_to(folder).as_posix())
+        stem = _printable(path.stem if _has_image_suffix(path) else path.name)
+        status = path.stat()
+        found.append(
+            StudyFile(
+                relative,
+                stem if stems[stem] == 1 else relative,
+                path,
+                f"{status.st_size} {status.st_mtime_ns}",
+            )
+        )
+    if not found:
+        raise DataError(
+            "Folder holds no radiograph", expected="DICOM, PNG or JPEG files", where=str(folder)
+        )
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(root) / name
+            if not name.startswith(".") and path.is_file() and _is_radiograph(path):
+                yield path
+
+
+def _has_image_suffix(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_radiograph(path: Path) -> bool:
+    if _has_image_suffix(path):
+        return True
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_DICM_AT + 4)[_DICM_AT:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _printable(name: str) -> str:
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def look_at(path: Path) -> Looked:
+    """Read a file as the page will show it; a failure is a reason, never an exception."""
+    try:
+        image = read_radiograph(str(path))
+    except DicomError as error:
+        return Looked(reason=error.reason)
+    except (DataError, OSError):
+        return Looked(reason="unreadable")
+    height, width = image.pixels.shape
+    return Looked(width, height, str(image.info.get("view") or ""))

@@ -1,0 +1,1 @@
+"""Dataset folders: read, write, split by patient, audit."""

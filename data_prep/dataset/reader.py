@@ -1,0 +1,349 @@
+"""Read a dataset folder: records, boxes and memory-mapped images.
+
+The folder's files are described in `docs/architecture.md`; `data_prep.dataset.writer` writes them.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumonia.runtime.errors import DataError
+
+SCHEMA = "pneumonia.dataset/1"
+LABEL_FRAME = 1024  # side of the frame in which the official RSNA csv gives boxes
+KINDS = ("full", "lungs", "nih", "phantom")
+SPLITS = ("train", "val", "test")
+OPACITY = "Lung Opacity"
+NOT_NORMAL = "No Lung Opacity / Not Normal"
+NORMAL = "Normal"
+CLASSES = (OPACITY, NOT_NORMAL, NORMAL, "")
+
+MANIFEST_COLUMNS = (
+    "image_id", "kind", "split", "patient_id", "class", "view", "sex", "age", "width", "height",
+    "labelled", "cache_offset", "cache_height", "cache_width", "sha256",
+)  # fmt: skip
+WEAK_COLUMN = "weak_opacity"  # last, and only in datasets whose images have reports
+WEAK_LABELS = ("yes", "no", "uncertain", "")
+BOX_COLUMNS = ("image_id", "kind", "x1", "y1", "x2", "y2")
+TABLES = ("manifest.csv", "boxes.csv", "labels.csv", "splits.json")  # small; checked at every open
+CACHE_FILE = "images.u8"
+
+Pixels = npt.NDArray[np.uint8]
+Boxes = npt.NDArray[np.float32]
+Parsed = TypeVar("Parsed")
+
+
+class ImageRecord(NamedTuple):
+    """One image of a dataset.
+
+    Attributes:
+        image_id: RSNA patientId or file stem; unique together with `kind`.
+        kind: `full`, `lungs`, `nih` or `phantom`.
+        split: `train`, `val` or `test`.
+        patient_id: Images of one patient share a split.
+        class_name: `Lung Opacity`, `No Lung Opacity / Not Normal`, `Normal` or empty.
+        view: `AP`, `PA` or empty.
+        sex: `F`, `M` or empty.
+        age: Years, or None when absent.
+        width: Width of the original image in pixels, the frame of its boxes.
+        height: Height of the original image in pixels.
+        labelled: Whether the absence of boxes means that there is no opacity.
+        weak_opacity: What the report, or a label mined from it, says of an opacity: `yes`, `no`,
+            `uncertain`; empty without one.
+    """
+
+    image_id: str
+    kind: str
+    split: str
+    patient_id: str
+    class_name: str
+    view: str
+    sex: str
+    age: int | None
+    width: int
+    height: int
+    labelled: bool
+    weak_opacity: str = ""
+
+
+class CacheEntry(NamedTuple):
+    """Where an image lies in `images.u8`: byte offset, size in pixels, sha256 of the bytes."""
+
+    offset: int
+    height: int
+    width: int
+    sha256: str
+
+
+class Dataset:
+    """A dataset folder, opened. Use `open_dataset`.
+
+    Attributes:
+        folder: The folder.
+        info: `dataset.json`.
+        records: One per image, in the order of the manifest; `i` below is an index into it.
+        cache: One per image.
+        fingerprint: Changes with any image, box, label or split; not with the folder's place.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        info: Mapping[str, Any],
+        records: tuple[ImageRecord, ...],
+        cache: tuple[CacheEntry, ...],
+        boxes: tuple[Boxes, ...],
+    ) -> None:
+        self.folder = folder
+        self.info = info
+        self.records = records
+        self.cache = cache
+        self.fingerprint = str(info["fingerprint"])
+        self._boxes = boxes
+        self._images: npt.NDArray[np.uint8] = np.memmap(
+            folder / CACHE_FILE, dtype=np.uint8, mode="r"
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process maps the file itself; pickling the map would copy every image.
+        return open_dataset, (str(self.folder),)
+
+    def pixels(self, i: int) -> Pixels:
+        """The cached image, uint8 (cache_height, cache_width), a read-only view of the file."""
+        entry = self.cache[i]
+        flat = self._images[entry.offset : entry.offset + entry.height * entry.width]
+        return flat.reshape(entry.height, entry.width)
+
+    def boxes(self, i: int) -> Boxes:
+        """Ground truth, float32 (n, 4) xyxy in pixels of the original image."""
+        return self._boxes[i].copy()
+
+    def cache_boxes(self, i: int) -> Boxes:
+        """Ground truth, float32 (n, 4) xyxy in pixels of the array that `pixels(i)` returns."""
+        record, entry = self.records[i], self.cache[i]
+        x_scale, y_scale = entry.width / record.width, entry.height / record.height
+        scaled = self._boxes[i].astype(np.float64) * [x_scale, y_scale, x_scale, y_scale]
+        return scaled.astype(np.float32)
+
+    def original_boxes(self, i: int, boxes: Boxes) -> Boxes:
+        """Boxes (n, 4) xyxy in pixels of `pixels(i)` -> float32, in pixels of the original."""
+        record, entry = self.records[i], self.cache[i]
+        x_scale, y_scale = record.width / entry.width, record.height / entry.height
+        return (boxes.astype(np.float64) * [x_scale, y_scale, x_scale, y_scale]).astype(np.float32)
+
+    def reference(self) -> dict[str, str]:
+        """How a run records it: a path that holds from any folder, and what was in it."""
+        return {"path": str(self.folder.resolve()), "fingerprint": self.fingerprint}
+
+    def select(
+        self,
+        split: str,
+        kinds: Collection[str] | None = None,
+        include_unlabelled: bool = False,
+    ) -> list[int]:
+        """Indices of a split's images, in the order of the manifest.
+
+        Args:
+            split: `train`, `val` or `test`.
+            kinds: Only images of these kinds; None = all.
+            include_unlabelled: Also images whose opacities, if any, have no boxes. They must not
+                be trained on as negatives, so they are left out unless asked for.
+
+        Raises:
+            DataError: Unknown split or kind.
+        """
+        _known("split", (split,), SPLITS)
+        _known("kind", kinds or (), KINDS)
+        return [
+            i
+            for i, record in enumerate(self.records)
+            if record.split == split
+            and (kinds is None or record.kind in kinds)
+            and (record.labelled or include_unlabelled)
+        ]
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a dataset folder and check its tables against their checksums.
+
+    The images' own checksums are checked by `data_prep.dataset.audit` only:
+    it reads every image.
+
+    Args:
+        path: Folder written by `pneumonia data import-rsna` or `pneumonia data phantom`.
+
+    Raises:
+        DataError: Not a dataset, another schema version, a changed or truncated file.
+    """
+    folder = Path(path)
+    info = read_info(folder)
+    for name in TABLES:
+        _check_table(folder, name, info)
+    records, cache = _read_manifest(folder)
+    size = _file_size(folder / CACHE_FILE)
+    needed = max((entry.offset + entry.height * entry.width for entry in cache), default=0)
+    if not records or size != info["files"].get(CACHE_FILE, {}).get("bytes") or needed > size:
+        raise DataError(
+            "Image cache does not have the size of its manifest",
+            expected=f"{needed} bytes",
+            found=f"{size} bytes",
+            where=str(folder / CACHE_FILE),
+            fix="Import the dataset again",
+        )
+    return Dataset(folder, info, records, cache, _read_boxes(folder, records))
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Read and check `dataset.json`.
+
+    Raises:
+        DataError: Missing, not JSON, another schema, incomplete.
+    """
+    path = folder / "dataset.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            "Not a dataset folder",
+            expected="a folder with dataset.json",
+            where=str(folder),
+            fix="Make one with `pneumonia data import-rsna` or `pneumonia data phantom`",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError("Cannot read dataset.json", found=str(error), where=str(path)) from None
+    schema = info.get("schema") if isinstance(info, dict) else None
+    if schema != SCHEMA:
+        raise DataError(
+            "Dataset has another schema",
+            expected=repr(SCHEMA),
+            found=repr(schema),
+            where=str(path),
+            fix="Import the dataset again with this version",
+        )
+    if not isinstance(info.get("files"), dict) or not isinstance(info.get("fingerprint"), str):
+        raise DataError(
+            "dataset.json is incomplete", expected="files, fingerprint", where=str(path)
+        )
+    return dict(info)
+
+
+def fingerprint_of(table_hashes: Mapping[str, str]) -> str:
+    """Hash over the tables' hashes; the manifest holds each image's, so pixels are covered too."""
+    text = "\n".join(f"{name} {table_hashes[name]}" for name in TABLES)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _known(what: str, values: Iterable[str], allowed: Collection[str]) -> None:
+    for value in values:
+        if value not in allowed:
+            raise DataError(f"Unknown {what}", expected=", ".join(allowed), found=repr(value))
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _check_table(folder: Path, name: str, info: Mapping[str, Any]) -> None:
+    path = folder / name
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(
+            "Dataset file is missing", found=error.strerror or str(error), where=str(path)
+        ) from None
+    entry = info["files"].get(name)
+    if not isinstance(entry, dict) or entry.get("sha256") != digest:
+        raise DataError(
+            "Dataset file was changed after the import",
+            expected="the sha256 of dataset.json",
+            found=digest[:12] + "...",
+            where=str(path),
+            fix="Import the dataset again",
+        )
+
+
+def _parse_table(
+    path: Path,
+    columns: tuple[str, ...],
+    parse: Callable[[dict[str, str]], Parsed],
+    optional: tuple[str, ...] = (),
+) -> list[Parsed]:
+    """Apply `parse` to every row; a fault names its line."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if tuple(reader.fieldnames or ()) not in (columns, columns + optional):
+            raise DataError(
+                "Table has other columns",
+                expected=",".join(columns),
+                found=",".join(reader.fieldnames or ()),
+                where=str(path),
+            )
+        try:
+            return [parse(row) for row in reader]
+        except (KeyError, TypeError, ValueError) as error:
+            # the key of a KeyError may be an image's name: not for a message
+            what = "an unknown name" if isinstance(error, KeyError) else str(error)
+            raise DataError(
+                "Table row is malformed", found=what, where=f"{path}, line {reader.line_num}"
+            ) from None
+
+
+def _read_manifest(folder: Path) -> tuple[tuple[ImageRecord, ...], tuple[CacheEntry, ...]]:
+    def parse(row: dict[str, str]) -> tuple[ImageRecord, CacheEntry]:
+        offset, height, width = (
+            int(row[key]) for key in ("cache_offset", "cache_height", "cache_width")
+        )
+        if min(offset, height - 1, width - 1) < 0:
+            raise ValueError("negative or zero cache entry")
+        return _record(row), CacheEntry(offset, height, width, row["sha256"])
+
+    rows = _parse_table(folder / "manifest.csv", MANIFEST_COLUMNS, parse, (WEAK_COLUMN,))
+    return tuple(record for record, _ in rows), tuple(entry for _, entry in rows)
+
+
+def _record(row: Mapping[str, str]) -> ImageRecord:
+    for key, allowed in (("kind", KINDS), ("split", SPLITS), ("class", CLASSES)):
+        if row[key] not in allowed:
+            raise ValueError(f"{key} {row[key]!r}")
+    weak = row.get(WEAK_COLUMN, "")
+    if weak not in WEAK_LABELS:
+        raise ValueError(f"{WEAK_COLUMN} {weak!r}")
+    return ImageRecord(
+        image_id=row["image_id"],
+        kind=row["kind"],
+        split=row["split"],
+        patient_id=row["patient_id"],
+        class_name=row["class"],
+        view=row["view"],
+        sex=row["sex"],
+        age=int(row["age"]) if row["age"] else None,
+        width=int(row["width"]),
+        height=int(row["height"]),
+        labelled={"0": False, "1": True}[row["labelled"]],
+        weak_opacity=weak,
+    )
+
+
+def _read_boxes(folder: Path, records: tuple[ImageRecord, ...]) -> tuple[Boxes, ...]:
+    index = {(record.image_id, record.kind): i for i, record in enumerate(records)}
+
+    def parse(row: dict[str, str]) -> tuple[int, list[float]]:
+        at = index[row["image_id"], row["kind"]]
+        return at, [float(row[key]) for key in ("x1", "y1", "x2", "y2")]
+
+    found: list[list[list[float]]] = [[] for _ in records]
+    for at, box in _parse_table(folder / "boxes.csv", BOX_COLUMNS, parse):
+        found[at].append(box)
+    return tuple(np.array(boxes, dtype=np.float32).reshape(-1, 4) for boxes in found)

@@ -1,0 +1,1 @@
+"""Import of radiographs and labels: download, source folders, label tables, decoding."""

@@ -1,0 +1,67 @@
+"""Decode one source image to what the cache holds; runs in worker processes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from data_prep.dataset.writer import Cached, to_cache
+from pneumonia.runtime.errors import DataError, DicomError
+from pneumonia.runtime.radiograph import read_radiograph
+
+_DICOM_SUFFIXES = (".dcm", ".dicom")
+_TAGS = ["PatientID", "PatientAge", "PatientSex", "ViewPosition"]
+
+
+class Decoded(NamedTuple):
+    """A decoded image, or why there is none.
+
+    Attributes:
+        cached: The grey image at cache size; None when it could not be read.
+        width: Of the original image in pixels.
+        height: Of the original image in pixels.
+        patient_id: From the DICOM header, as written there.
+        age: From the header, for example `056Y`.
+        sex: From the header.
+        view: From the header.
+        reason: Short code when `cached` is None.
+    """
+
+    cached: Cached | None
+    width: int = 0
+    height: int = 0
+    patient_id: str = ""
+    age: str = ""
+    sex: str = ""
+    view: str = ""
+    reason: str = ""
+
+
+def decode_image(path: Path, cache_size: int) -> Decoded:
+    """Read a DICOM, PNG or JPEG file through the deployed reader and scale it for the cache."""
+    try:
+        pixels = read_radiograph(str(path)).pixels
+    except DicomError as error:
+        return Decoded(None, reason=error.reason)
+    except (DataError, OSError):
+        return Decoded(None, reason="unreadable")
+    height, width = pixels.shape
+    facts = _header(path) if path.suffix.lower() in _DICOM_SUFFIXES else {}
+    return Decoded(
+        to_cache(pixels, cache_size),
+        width,
+        height,
+        patient_id=facts.get("PatientID", ""),
+        age=facts.get("PatientAge", ""),
+        sex=facts.get("PatientSex", ""),
+        view=facts.get("ViewPosition", ""),
+    )
+
+
+def _header(path: Path) -> dict[str, str]:
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+    except (InvalidDicomError, OSError, ValueError):
+        return {}
+    return {tag: str(dataset.get(tag, "") or "").strip() for tag in _TAGS}

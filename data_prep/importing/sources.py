@@ -1,0 +1,280 @@
+"""Find images, labels, patients and given splits in the folders people have."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.dataset.reader import KINDS, NORMAL, SPLITS
+from data_prep.importing.labels import read_table
+from pneumonia.runtime.errors import DataError
+
+IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
+_MAX_MAPPING_BYTES = 200_000_000
+_NO_FINDING = "No Finding"
+_OPACITIES = frozenset({"Pneumonia", "Consolidation"})  # NIH labels of an opacity of the lung
+
+
+class SourceImage(NamedTuple):
+    """An image file and what tables beside it say; empty strings where they say nothing.
+
+    Attributes:
+        image_id: The id that labels use.
+        kind: `full`, `lungs`, `nih` or `phantom`.
+        path: The file.
+        split: Given split.
+        patient_id: Given patient.
+        class_name: Given class; only for images without a row in the label csv.
+        view: `AP`, `PA` or empty.
+        sex: `F`, `M` or empty.
+        age: Text, for example `56` or `056Y`.
+        truth: `labels` (look it up), `negative`, or `none` (no boxes are known).
+        weak_opacity: `yes` when a text-mined label names an opacity; see ImageRecord.
+    """
+
+    image_id: str
+    kind: str
+    path: Path
+    split: str = ""
+    patient_id: str = ""
+    class_name: str = ""
+    view: str = ""
+    sex: str = ""
+    age: str = ""
+    truth: str = "labels"
+    weak_opacity: str = ""
+
+
+class Source(NamedTuple):
+    """A source folder, understood.
+
+    Attributes:
+        layout: `kaggle`, `curated` or `plain`.
+        labels_csv: The official csv.
+        class_csv: The class csv, or None.
+        images: In a fixed order.
+        tables: Every table that was used; they belong to the source's fingerprint.
+        rejected: (name, reason) of listed or found files that are not usable.
+    """
+
+    layout: str
+    labels_csv: Path
+    class_csv: Path | None
+    images: list[SourceImage]
+    tables: list[Path]
+    rejected: list[tuple[str, str]]
+
+
+def open_source(folder: Path, mapping: Path | None = None) -> Source:
+    """Recognise a source folder.
+
+    * `kaggle`: stage_2_train_labels.csv, stage_2_detailed_class_info.csv, stage_2_train_images/
+    * `curated`: labels.csv, class_info.csv, images.csv that lists kind, file, split and patient
+    * `plain`: labels.csv, class_info.csv and a folder dicom/ or images/, as phantoms are written
+
+    Args:
+        folder: The folder.
+        mapping: RSNA's json from patientId to NIH image; None = any *mapping*.json in the folder.
+
+    Raises:
+        DataError: None of these, or a table is malformed.
+    """
+    if not folder.is_dir():
+        raise DataError("Source is not a folder", where=str(folder))
+    if (folder / "stage_2_train_labels.csv").is_file():
+        return _listed_by_folder(
+            folder,
+            "kaggle",
+            ("stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"),
+            "stage_2_train_images",
+            mapping,
+        )
+    if (folder / "labels.csv").is_file() and (folder / "images.csv").is_file():
+        return _curated(folder)
+    for images in ("dicom", "images"):
+        if (folder / "labels.csv").is_file() and (folder / images).is_dir():
+            return _listed_by_folder(
+                folder, "plain", ("labels.csv", "class_info.csv"), images, mapping
+            )
+    raise DataError(
+        "Source has none of the known layouts",
+        expected="stage_2_train_labels.csv + stage_2_train_images/, or labels.csv + images.csv, "
+        "or labels.csv + dicom/",
+        where=str(folder),
+        fix="Point to the unpacked challenge folder, or get it with `pneumonia data fetch-rsna`",
+    )
+
+
+def _listed_by_folder(
+    folder: Path, layout: str, tables: tuple[str, str], images: str, mapping: Path | None
+) -> Source:
+    """A layout where the folder's files are the images and their stems are the ids."""
+    if not (folder / images).is_dir():
+        raise DataError("Image folder is missing", expected=images + "/", where=str(folder))
+    used = [folder / tables[0]]
+    class_csv = folder / tables[1] if (folder / tables[1]).is_file() else None
+    if class_csv is not None:
+        used.append(class_csv)
+    mapping = mapping or next(iter(sorted(folder.glob("*mapping*.json"))), None)
+    patients: Mapping[str, str] = {}
+    if mapping is not None:
+        patients = read_mapping(mapping)
+        used.append(mapping)
+    kind = "phantom" if _is_phantom(folder) else "full"
+    found: dict[str, SourceImage] = {}
+    rejected: list[tuple[str, str]] = []
+    for path in _files(folder / images):
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            rejected.append((path.name, "not_an_image_name"))
+        elif path.stem in found:
+            rejected.append((path.name, "second_file_of_id"))
+        else:
+            found[path.stem] = SourceImage(
+                path.stem, kind, path, patient_id=patients.get(path.stem, "")
+            )
+    return Source(layout, folder / tables[0], class_csv, list(found.values()), used, rejected)
+
+
+def _curated(folder: Path) -> Source:
+    """A layout whose images.csv lists every file with its kind, split and patient."""
+    listing = folder / "images.csv"
+    used = [folder / "labels.csv", listing]
+    class_csv = folder / "class_info.csv" if (folder / "class_info.csv").is_file() else None
+    if class_csv is not None:
+        used.append(class_csv)
+    lists = [path for path in sorted(folder.glob("*.txt")) if path.stem.split("_")[0] in SPLITS]
+    given = _given_splits(lists)
+    used.extend(lists)
+    found: dict[tuple[str, str], SourceImage] = {}
+    rejected: list[tuple[str, str]] = []
+    for row in read_table(listing, ("patientId", "kind", "file")):
+        image_id, kind = row["patientId"].strip(), row["kind"].strip()
+        path = _inside(folder, row["file"])
+        split = row.get("split", "")
+        if kind not in KINDS:
+            rejected.append((image_id, "unknown_kind"))
+        elif (image_id, kind) in found:
+            rejected.append((image_id, "listed_twice"))
+        elif path is None:
+            rejected.append((image_id, "file_missing"))
+        elif given.get(row["file"], split) != split and split:
+            rejected.append((image_id, "given_splits_differ"))
+        else:
+            found[image_id, kind] = SourceImage(
+                image_id,
+                kind,
+                path,
+                split=_one_of(given.get(row["file"], split), SPLITS),
+                patient_id=row.get("nih_patient", "").strip(),
+                view=_one_of(row.get("ViewPosition", ""), ("AP", "PA")),
+                sex=_one_of(row.get("PatientSex", ""), ("F", "M")),
+                age=row.get("PatientAge", ""),
+            )
+    return Source("curated", folder / "labels.csv", class_csv, list(found.values()), used, rejected)
+
+
+def open_nih(folder: Path) -> Source:
+    """Whole NIH ChestX-ray14 frames: images.csv with image, nih_patient, split, nih_labels, file.
+
+    Frames without finding are negatives. Findings are known for the image only, mined from its
+    report, so frames with one have no truth for a detector; where they name an opacity the frame
+    is weakly positive. Frames that RSNA labelled are left to RSNA's labels.
+
+    Raises:
+        DataError: No such folder or table.
+    """
+    listing = folder / "images.csv"
+    found: dict[str, SourceImage] = {}
+    rejected: list[tuple[str, str]] = []
+    columns = ("image", "nih_patient", "split", "nih_labels", "file")
+    for row in read_table(listing, columns):
+        image_id = Path(row["image"]).stem
+        path = _inside(folder, row["file"])
+        if image_id in found:
+            rejected.append((image_id, "listed_twice"))
+        elif row.get("in_rsna", "").strip().lower() == "true":
+            rejected.append((image_id, "nih_frame_is_in_rsna"))
+        elif path is None:
+            rejected.append((image_id, "file_missing"))
+        else:
+            findings = {name.strip() for name in row["nih_labels"].split("|")}
+            negative = findings == {_NO_FINDING}
+            found[image_id] = SourceImage(
+                image_id,
+                "nih",
+                path,
+                split=_one_of(row["split"], SPLITS),
+                patient_id=row["nih_patient"].strip(),
+                class_name=NORMAL if negative else "",
+                view=_one_of(row.get("view", ""), ("AP", "PA")),
+                truth="negative" if negative else "none",
+                weak_opacity="yes" if findings & _OPACITIES else "",
+            )
+    return Source("nih", listing, None, list(found.values()), [listing], rejected)
+
+
+def read_mapping(path: Path) -> dict[str, str]:
+    """RSNA's published mapping: patientId -> NIH patient number.
+
+    The file is a list of objects with `subset_img_id` (patientId) and `img_id`, for example
+    `00013118_008.png`, whose first part is the patient.
+
+    Raises:
+        DataError: Unreadable, too large, or another structure.
+    """
+    try:
+        if path.stat().st_size > _MAX_MAPPING_BYTES:
+            raise ValueError("too large")
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        mapping = {
+            str(entry["subset_img_id"]): str(entry["img_id"]).split("_")[0] for entry in entries
+        }
+        if not mapping:
+            raise ValueError("empty")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "Patient mapping cannot be used",
+            expected="a JSON list of {subset_img_id, img_id}",
+            found=type(error).__name__,
+            where=str(path),
+        ) from None
+    return mapping
+
+
+def _given_splits(lists: list[Path]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for path in lists:
+        split = path.stem.split("_")[0]
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.strip() and given.setdefault(line.strip(), split) != split:
+                raise DataError("A file is listed in two splits", where=str(path))
+    return given
+
+
+def _is_phantom(folder: Path) -> bool:
+    try:
+        info = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        return bool(info["source"]["type"] == "phantom")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(root) / name
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The listed file if it exists and lies inside the folder."""
+    path = folder / name
+    parts = Path(name).parts
+    if not name or Path(name).is_absolute() or ".." in parts or not path.is_file():
+        return None
+    return path
+
+
+def _one_of(text: str, allowed: tuple[str, ...]) -> str:
+    return text.strip() if text.strip() in allowed else ""

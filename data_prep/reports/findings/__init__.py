@@ -1,0 +1,1 @@
+"""Findings in a report's text: sections, mentions, assertion, coded concepts."""

@@ -1,0 +1,148 @@
+"""Link a report: which coded findings it states, with assertion, site and place.
+
+Without a trained linker the alias table decides: the first code an alias stands for, refined by
+the site words beside it. With one, `data_prep.reports.linker.trained_linker.Linker` decides.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+from data_prep.reports.findings.concepts import NIL, ConceptBase, split_code
+from data_prep.reports.findings.mentions import Mention, MentionFinder
+from pneumonia.runtime.errors import DataError
+
+MAX_CHARACTERS = 100_000  # a long report has 5,000; more is not a report
+SIDES = ("right", "left", "bilateral")
+
+
+class LinkedConcept(NamedTuple):
+    """A finding that a report states.
+
+    Attributes:
+        code: Heading and qualifiers, `Opacity/lung/lower lobe/left`.
+        heading: `Opacity`.
+        qualifiers: (`lung`, `lower lobe`, `left`).
+        assertion: `present`, `absent`, `uncertain` or `prior`.
+        span: Characters of the mention in the report, `[start, end)`.
+        score: Probability among the mention's candidates, 0 to 1.
+        alias: The matched form of the vocabulary, which is no text of the report.
+        section: `findings` or `impression`.
+    """
+
+    code: str
+    heading: str
+    qualifiers: tuple[str, ...]
+    assertion: str
+    span: tuple[int, int]
+    score: float
+    alias: str = ""
+    section: str = ""
+
+    @property
+    def side(self) -> str:
+        """`right`, `left`, `bilateral` or empty."""
+        return next((name for name in self.qualifiers if name in SIDES), "")
+
+    @property
+    def site(self) -> str:
+        """Qualifiers but the side, `lung/lower lobe`."""
+        return "/".join(name for name in self.qualifiers if name not in SIDES)
+
+
+class Decision(NamedTuple):
+    """A linker's answer for one mention: code or NIL, and its probability."""
+
+    code: str
+    score: float
+
+
+class MentionLinker(Protocol):
+    """Whatever decides for all mentions of one report."""
+
+    def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
+        """One decision per mention, in their order."""
+        ...
+
+
+class DictionaryLinker:
+    """The first code of the alias with the site words beside it: nothing is learnt."""
+
+    def __init__(self, base: ConceptBase) -> None:
+        self.base = base
+
+    def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
+        """See MentionLinker; the score is the share of the alias's codes, since none is better."""
+        return [
+            Decision(refine(self.base, m.targets[0], m.qualifiers), 1 / len(m.targets))
+            for m in mentions
+        ]
+
+
+def refine(base: ConceptBase, code: str, qualifiers: Sequence[str]) -> str:
+    """The known code below `code` that fits the qualifiers best; ties go to the more frequent.
+
+    A qualifier of the code that no word supports counts against it as much as one that it lacks.
+    """
+    heading, own = split_code(code)
+    wanted = {*own, *qualifiers}
+    known = base.by_heading.get(heading, ())
+    usual = {name for other in known for name in split_code(other)[1]}
+    wanted &= usual | set(own)
+
+    def misfit(other: str) -> int:
+        names = set(split_code(other)[1])
+        return len(names ^ wanted) if names >= set(own) else len(names ^ wanted) + 100
+
+    best: str = min([*known, code], key=misfit)
+    return best
+
+
+@lru_cache(maxsize=4)
+def finder_of(base: ConceptBase) -> MentionFinder:
+    """The finder of a base, made once."""
+    return MentionFinder(base)
+
+
+def link_report(
+    text: str, base: ConceptBase, linker: MentionLinker | None = None
+) -> list[LinkedConcept]:
+    """Find the coded findings of one report.
+
+    Args:
+        text: The report, with or without headings such as `FINDINGS:`.
+        base: The concept base.
+        linker: Decides between candidates; None = the alias table alone.
+
+    Returns:
+        In text order; mentions that stand for no concept are left out.
+
+    Raises:
+        DataError: The text is longer than any report.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise DataError(
+            "Text is too long for a report",
+            expected=f"at most {MAX_CHARACTERS} characters",
+            found=str(len(text)),
+        )
+    mentions = finder_of(base)(text)
+    decisions = (linker or DictionaryLinker(base)).link(text, mentions)
+    found = []
+    for mention, decision in zip(mentions, decisions, strict=True):
+        if decision.code == NIL:
+            continue
+        heading, qualifiers = split_code(decision.code)
+        found.append(
+            LinkedConcept(
+                decision.code,
+                heading,
+                qualifiers,
+                mention.assertion,
+                (mention.start, mention.end),
+                decision.score,
+                mention.alias,
+                mention.section,
+            )
+        )
+    return found

@@ -1,0 +1,214 @@
+"""Find findings in a report: alias, place, site words and assertion of each."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from data_prep.reports.findings.assertion import AssertionRules
+from data_prep.reports.findings.concepts import ConceptBase
+from data_prep.reports.findings.text import (
+    REPORTED,
+    Sentence,
+    find_sections,
+    find_sentences,
+    tokenize,
+)
+
+GAP = ".."
+_MAX_GAP = 5  # words that `..` stands for at most
+_NO_GAP = {"normal", "but", "without", "clear", "unremarkable", ";", "stable", "unchanged"}
+_JOINS = {"and", "or", "versus", "vs", "/", ",", "with", "-", "of", "possible", "mild", "a"}
+_LEADS_BACK = {"in", "at", "within", "of", "involving", "overlying", "along", "to", "on", "is",
+               "are", "throughout", "near", "over", "seen", "noted", "present"}  # fmt: skip
+_CUTS = {"and", "with", ",", "or", "which", ";", "but", "also", "there", "as"}
+
+
+class Mention(NamedTuple):
+    """One mention of a finding.
+
+    Attributes:
+        start: First character of its alias in the report.
+        end: One past the last.
+        alias: The alias in normal form, the key of learnt priors.
+        targets: Codes the alias may stand for.
+        qualifiers: Qualifiers whose words stand beside it, in text order.
+        assertion: `present`, `absent`, `uncertain` or `prior`.
+        section: `findings` or `impression`.
+        sentence: Number of its sentence among the report's sentences.
+        place: Number of its first token in the report, which orders mentions.
+    """
+
+    start: int
+    end: int
+    alias: str
+    targets: tuple[str, ...]
+    qualifiers: tuple[str, ...]
+    assertion: str
+    section: str
+    sentence: int
+    place: int
+
+
+class _Match(NamedTuple):
+    """An alias found at tokens `start <= i < end`, of which it uses `used`."""
+
+    start: int
+    end: int
+    used: frozenset[int]
+    alias: str
+
+
+class AliasTable:
+    """Surface forms, as sequences of normal forms in which `..` may stand for other words.
+
+    Args:
+        aliases: (surface form, what it stands for).
+    """
+
+    def __init__(self, aliases: Iterable[tuple[str, str]]) -> None:
+        self.targets: dict[str, tuple[str, ...]] = {}
+        self._starts: dict[str, list[tuple[str, ...]]] = {}
+        for form, target in aliases:
+            parts = tuple(
+                word
+                for piece in form.split()
+                for word in ((GAP,) if piece == GAP else (t.word for t in tokenize(piece)))
+            )
+            if not parts or parts[0] == GAP or parts[-1] == GAP:
+                continue
+            key = " ".join(parts)
+            known = self.targets.get(key, ())
+            if not known:
+                self._starts.setdefault(parts[0], []).append(parts)
+            if target not in known:
+                self.targets[key] = (*known, target)
+        for forms in self._starts.values():
+            forms.sort(key=lambda parts: -sum(part != GAP for part in parts))
+
+    def find(self, words: Sequence[str], overlap: bool = False) -> list[_Match]:
+        """Longest matches from left to right; no word is used twice unless `overlap`."""
+        used: set[int] = set()
+        found = []
+        for at, word in enumerate(words):
+            if at in used and not overlap:
+                continue
+            for parts in self._starts.get(word, ()):
+                places = _match(words, at, parts, frozenset() if overlap else used)
+                if places:
+                    used.update(places)
+                    key = " ".join(parts)
+                    found.append(_Match(at, places[-1] + 1, frozenset(places), key))
+                    break
+        return found
+
+
+def _match(
+    words: Sequence[str], at: int, parts: tuple[str, ...], used: set[int] | frozenset[int]
+) -> list[int]:
+    """Token places of a form that begins at `at`; [] when it does not."""
+    places: list[int] = []
+    gap = False
+    for part in parts:
+        if part == GAP:
+            gap = True
+            continue
+        reach = min(len(words), at + _MAX_GAP + 1) if gap else min(len(words), at + 1)
+        while at < reach and (words[at] != part or at in used):
+            if words[at] in _NO_GAP:
+                return []
+            at += 1
+        if at >= reach:
+            return []
+        places.append(at)
+        at += 1
+        gap = False
+    return places
+
+
+class MentionFinder:
+    """Finds the mentions of a report; made once for a base, used for many reports."""
+
+    def __init__(self, base: ConceptBase) -> None:
+        self.aliases = AliasTable(base.all_aliases())
+        self.qualifiers = AliasTable(
+            (form, name) for name, forms in base.qualifier_aliases.items() for form in forms
+        )
+
+    def __call__(self, text: str) -> list[Mention]:
+        """Mentions of the sections that describe this examination, in text order."""
+        return self.read(text)[1]
+
+    def read(self, text: str) -> tuple[list[Sentence], list[Mention]]:
+        """The sentences of these sections, and their mentions."""
+        sections = [part for part in find_sections(text) if part.kind in REPORTED]
+        found: list[Mention] = []
+        offset = 0
+        sentences = find_sentences(text, sections)
+        for number, sentence in enumerate(sentences):
+            found += self._in_sentence(sentence, number, offset)
+            offset += len(sentence.tokens)
+        return sentences, found
+
+    def _in_sentence(self, sentence: Sentence, number: int, offset: int) -> list[Mention]:
+        words, tokens = sentence.words, sentence.tokens
+        matches = self.aliases.find(words)
+        if not matches:
+            return []
+        says = AssertionRules(words)
+        regions = _regions(words, matches)
+        sites = self.qualifiers.find(words, overlap=True)
+        found = []
+        for match, (left, right) in zip(matches, regions, strict=True):
+            names = dict.fromkeys(
+                name
+                for site in sites
+                if left <= site.start and site.end <= right
+                for name in self.qualifiers.targets[site.alias]
+            )
+            found.append(
+                Mention(
+                    tokens[match.start].start,
+                    tokens[match.end - 1].end,
+                    match.alias,
+                    self.aliases.targets[match.alias],
+                    tuple(names),
+                    says(match.start, match.end),
+                    sentence.section,
+                    number,
+                    offset + match.start,
+                )
+            )
+        return found
+
+
+def _regions(words: Sequence[str], matches: Sequence[_Match]) -> list[tuple[int, int]]:
+    """Which tokens describe each mention: those beside it, shared by mentions that are joined.
+
+    "Atelectasis or scarring in the left base": both are in the base. Between two mentions that are
+    not joined, words go to the later one, but for a phrase such as "in the left base", which goes
+    to the earlier.
+    """
+    groups: list[list[int]] = []
+    for at, match in enumerate(matches):
+        between = words[matches[at - 1].end : match.start] if at else ()
+        if at and len(between) <= 3 and _JOINS.issuperset(between):
+            groups[-1].append(at)
+        else:
+            groups.append([at])
+    regions = [(0, 0)] * len(matches)
+    left = 0
+    for place, group in enumerate(groups):
+        right = len(words)
+        if place + 1 < len(groups):
+            end, following = matches[group[-1]].end, matches[groups[place + 1][0]].start
+            right = _cut(words, end, max(end, following))
+        for at in group:
+            regions[at] = (left, right)
+        left = right
+    return regions
+
+
+def _cut(words: Sequence[str], start: int, stop: int) -> int:
+    """Where the words between two mentions change hands."""
+    if start < stop and words[start] in _LEADS_BACK:
+        return next((at for at in range(start, stop) if words[at] in _CUTS), stop)
+    return start

@@ -1,0 +1,96 @@
+"""Entity-linking benchmark files: mentions with candidates, priors and gold, tab-separated.
+
+The form in which AIDA-CoNLL, MSNBC, AQUAINT, ACE2004, CWEB and WIKI are passed around by the
+systems that came after Ganea and Hofmann (2017), DCA among them. One mention a line:
+
+    document  document  mention  left context  right context  CANDIDATES
+    id,prior,name  id,prior,name ...  (or EMPTYCAND)  GT:  place,id,prior,name  (or -1,...)
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from data_prep.reports.findings.text import tokenize
+from data_prep.reports.linker.documents import NIL, Candidate, LinkDocument, LinkMention, clamp
+from pneumonia.runtime.errors import DataError
+
+MAX_CANDIDATES = 8
+_CONTEXT_WORDS = 50
+_EMPTY = "EMPTYCAND"
+_MAX_BYTES = 1 << 30
+
+
+def read_candidate_file(path: Path, keep: int = MAX_CANDIDATES) -> list[LinkDocument]:
+    """Documents of a benchmark file, in its order.
+
+    A mention's gold is its name, NIL when the file knows none. Mentions without candidates stay,
+    since they count as errors.
+
+    Args:
+        path: The file.
+        keep: Candidates kept, best prior first.
+
+    Raises:
+        DataError: Missing, too large, not UTF-8, or a malformed line.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError("File is too large", expected="at most 1 GiB", where=str(path))
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise DataError(
+            "Cannot read mentions", found=error.strerror or str(error), where=str(path)
+        ) from None
+    except UnicodeDecodeError:
+        raise DataError("Mentions are not UTF-8", where=str(path)) from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_row(line.rstrip("\r").split("\t"), number, keep))
+        except (ValueError, IndexError):
+            raise DataError(
+                "Line is not a mention with candidates",
+                expected="document, document, mention, left, right, CANDIDATES, ..., GT:, gold",
+                where=f"{path}, line {number}",
+            ) from None
+    if not rows:
+        raise DataError("File has no mention", where=str(path))
+    grouped = groupby(rows, key=lambda row: row[0])
+    return [LinkDocument(name, tuple(m for _, m in found)) for name, found in grouped]
+
+
+def _row(fields: Sequence[str], number: int, keep: int) -> tuple[str, LinkMention]:
+    end = fields.index("GT:")
+    if fields[5] != "CANDIDATES" or end < 7:
+        raise ValueError("columns")
+    listed = [] if fields[6] == _EMPTY else [_candidate(field) for field in fields[6:end]]
+    best: dict[str, float] = {}
+    for name, prior in sorted(listed, key=lambda pair: -pair[1]):
+        best.setdefault(name, prior)
+    kept = tuple(Candidate(name, clamp(prior)) for name, prior in list(best.items())[:keep])
+    gold = fields[end + 1].split(",")
+    name = NIL if gold[0] == "-1" else _name(gold[3:])
+    left = [t.word for t in tokenize(fields[3]) if t.word.isalnum()][-_CONTEXT_WORDS:]
+    right = [t.word for t in tokenize(fields[4]) if t.word.isalnum()][:_CONTEXT_WORDS]
+    own = [t.word for t in tokenize(fields[2]) if t.word.isalnum()]
+    mention = LinkMention(number, tuple(left + own + right), kept, name, size=len(best))
+    return f"{fields[0]} {fields[1]}", mention
+
+
+def _candidate(field: str) -> tuple[str, float]:
+    parts = field.split(",")
+    prior = float(parts[1])
+    if not 0 <= prior <= 1:
+        raise ValueError("prior")
+    return _name(parts[2:]), prior
+
+
+def _name(parts: Sequence[str]) -> str:
+    """A title may hold commas, and is written with blanks or with underscores."""
+    name = ",".join(parts).strip().replace(" ", "_")
+    if not name:
+        raise ValueError("name")
+    return name

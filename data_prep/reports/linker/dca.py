@@ -1,0 +1,166 @@
+"""Dynamic Context Augmentation: link a document in one pass, each decision informed by the last.
+
+Two sets grow: the entities linked so far (one hop) and their neighbours (two hops). Each candidate
+is scored against both by attention; a small network joins these scores with the local one, the
+prior and the type. Source: Yang et al., EMNLP 2019 (arXiv 1909.02117).
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from data_prep.reports.linker.batches import MAX_NEIGHBOURS, PAD, Batch, EntityTable
+from data_prep.reports.linker.local_models import attend
+
+Hops = Literal[0, 1, 2]
+KEEP_ENTITIES, KEEP_NEIGHBOURS = 7, 50
+# Vectors have length 1, so products lie within -1 and 1: with ones the attention would be nearly
+# uniform and two codes that differ in one qualifier would score alike. Training starts from these;
+# neighbours, which are guesses, start with less to say than what was linked.
+_SHARP, _STEEP, _GENTLE = 5.0, 10.0, 1.0
+_MASKED = -1e10
+_MEMORY_STEPS = 100  # entities kept: bounds the cost of a step however long the document is
+
+
+class Outcome(NamedTuple):
+    """What one pass decided.
+
+    Attributes:
+        scores: (B, T, C) at the time of each decision; masked candidates have -1e10.
+        chosen: int64 (B, T) places among the candidates.
+    """
+
+    scores: Tensor
+    chosen: Tensor
+
+
+class DynamicContext(nn.Module):
+    """DCA over a local model.
+
+    Args:
+        local: Any module that gives (B, T, C) scores from a Batch.
+        table: Entity vectors and neighbours.
+        n_mention_kinds: Types of mentions.
+        hops: 0 = local only, 1 = linked entities, 2 = their neighbours too.
+        hard: Keep the best 7 entities and 50 neighbours only; otherwise all count (soft).
+        hidden: Width of the joining network.
+        dropout: In it.
+    """
+
+    def __init__(
+        self,
+        local: nn.Module,
+        table: EntityTable,
+        n_mention_kinds: int = 1,
+        hops: int = 2,
+        hard: bool = True,
+        hidden: int = 100,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        size = table.space.dimensions
+        self.local = local
+        self.table = table
+        self.hops = hops
+        self.keep = (KEEP_ENTITIES, KEEP_NEIGHBOURS) if hard else (None, None)
+        self.diagonals = nn.ParameterList(
+            nn.Parameter(torch.full((size,), value)) for value in (_SHARP, _STEEP, _SHARP, _GENTLE)
+        )
+        self.types = nn.Parameter(torch.zeros(n_mention_kinds, table.space.n_kinds))
+        self.join = nn.Sequential(
+            nn.Linear(5, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
+        )
+
+    def forward(self, batch: Batch) -> Outcome:
+        """Link greedily: the best candidate joins the context of what follows."""
+        return self._walk(batch, None)
+
+    def sample(self, batch: Batch, generator: torch.Generator) -> Outcome:
+        """Link by drawing from the softmax of the scores, which is how RL explores."""
+        return self._walk(batch, generator)
+
+    def teach(self, batch: Batch) -> Tensor:
+        """Scores when the right entity joins the context (teacher forcing), (B, T, C)."""
+        place = batch.gold.clamp(min=0)
+        linked = self._numbers(batch, place).masked_fill(batch.gold < 0, PAD)
+        steps = linked.shape[1]
+        earlier = torch.ones(steps, steps, dtype=torch.bool).tril(-1)
+        entities = self._coherence(batch, linked, earlier, 0)
+        neighbours = self._coherence(batch, linked, earlier, 1)
+        return self._join(batch, self._fixed(batch), entities, neighbours)
+
+    def _walk(self, batch: Batch, generator: torch.Generator | None) -> Outcome:
+        fixed = self._fixed(batch)
+        n_docs, steps = batch.gold.shape
+        linked = torch.zeros(n_docs, 0, dtype=torch.int64)
+        scores, chosen = [], []
+        for t in range(steps):
+            now = Batch(*(part[:, t : t + 1] for part in batch))
+            memory = linked[:, -_MEMORY_STEPS:]
+            earlier = torch.ones(1, memory.shape[1], dtype=torch.bool)
+            found = self._join(
+                now,
+                [part[:, t : t + 1] for part in fixed],
+                self._coherence(now, memory, earlier, 0),
+                self._coherence(now, memory, earlier, 1),
+            )
+            if generator is None:
+                place = found.argmax(dim=2)
+            else:
+                place = torch.multinomial(found.softmax(dim=2)[:, 0], 1, generator=generator)
+            scores.append(found)
+            chosen.append(place)
+            if self.hops:
+                linked = torch.cat([linked, self._numbers(now, place)], dim=1)
+        return Outcome(torch.cat(scores, dim=1), torch.cat(chosen, dim=1))
+
+    @staticmethod
+    def _numbers(batch: Batch, place: Tensor) -> Tensor:
+        """Entity numbers (B, T) of the chosen places; NIL joins no set."""
+        numbers = batch.candidates.gather(2, place[..., None])[..., 0]
+        nil = batch.nil.gather(2, place[..., None])[..., 0]
+        return numbers.masked_fill(nil, PAD)
+
+    def _fixed(self, batch: Batch) -> list[Tensor]:
+        """Features that do not depend on the order: local score and type score, (B, T, C)."""
+        kinds = self.types[batch.mention_kind]
+        return [self.local(batch), kinds.gather(2, batch.entity_kind)]
+
+    def _coherence(self, batch: Batch, linked: Tensor, earlier: Tensor, hop: int) -> Tensor:
+        """Scores (B, T, C) against the entities (hop 0) or their neighbours (hop 1).
+
+        Args:
+            batch: The mentions to score.
+            linked: int64 (B, M) entity numbers in the order they were linked, 0 = none.
+            earlier: bool (T, M), which of them precede each step.
+            hop: Which set.
+        """
+        if hop >= self.hops or linked.shape[1] == 0:
+            return torch.zeros_like(batch.log_prior)
+        numbers = linked
+        if hop == 1:
+            numbers = self.table.neighbours(linked).flatten(1)
+            earlier = earlier.repeat_interleave(MAX_NEIGHBOURS, dim=1)
+        there = earlier & first_of_each(numbers)[:, None]
+        memory = self.table.vectors(numbers)[:, None]
+        weights = (self.diagonals[2 * hop], self.diagonals[2 * hop + 1])
+        return attend(batch.vectors, batch.valid, memory, there, weights, self.keep[hop])
+
+    def _join(
+        self, batch: Batch, fixed: list[Tensor], entities: Tensor, neighbours: Tensor
+    ) -> Tensor:
+        local, types = fixed
+        features = torch.stack([local, batch.log_prior, entities, types, neighbours], dim=3)
+        scores: Tensor = self.join(features)[..., 0]
+        return torch.where(batch.valid, scores, _MASKED)
+
+
+def first_of_each(numbers: Tensor) -> Tensor:
+    """Mask (B, M) bool: a set holds each number once, where it came first; 0 is no member.
+
+    What precedes a step is a prefix, so the first place of a number is in it if any is.
+    """
+    same = numbers[:, :, None] == numbers[:, None, :]
+    repeated = same.tril(-1).any(dim=2)
+    return ~repeated & (numbers != PAD)

@@ -1,0 +1,86 @@
+"""What a linker sees, whatever the mentions come from: documents of mentions with candidates."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.reports.findings.concepts import NIL
+
+MIN_PRIOR = 1e-3  # p(entity | mention) is kept between this and 1
+
+
+class Candidate(NamedTuple):
+    """An entity that a mention may stand for, and p(entity | mention) before any context."""
+
+    entity: str
+    prior: float
+
+
+class LinkMention(NamedTuple):
+    """One mention.
+
+    Attributes:
+        place: Position in the document; gives the order `offset`.
+        context: Words around it, in normal form.
+        candidates: Best prior first; NIL may be one of them.
+        gold: The right entity, NIL, or None where it is unknown.
+        kind: Type of the mention, a small number; 0 where types are not used.
+        size: Entities it might stand for before the best were picked; gives the order `size`.
+    """
+
+    place: int
+    context: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    gold: str | None = None
+    kind: int = 0
+    size: int = 0
+
+
+class LinkDocument(NamedTuple):
+    """One document: its name and its mentions in text order."""
+
+    name: str
+    mentions: tuple[LinkMention, ...]
+
+
+class EntitySpace(Protocol):
+    """What a linker must know of entities; NIL is one and has the zero vector."""
+
+    dimensions: int
+    n_kinds: int
+
+    def vector(self, entity: str) -> npt.NDArray[np.float32]:
+        """Unit length (dimensions,), or zero."""
+        ...
+
+    def neighbours(self, entity: str) -> tuple[str, ...]:
+        """Entities two hops away: what the knowledge base says goes with this one."""
+        ...
+
+    def kind(self, entity: str) -> int:
+        """Type of an entity, below n_kinds."""
+        ...
+
+    def description(self, entity: str) -> tuple[str, ...]:
+        """Words that describe an entity."""
+        ...
+
+
+def clamp(prior: float) -> float:
+    """p(entity | mention) within its bounds."""
+    return min(1.0, max(MIN_PRIOR, prior))
+
+
+def gold_place(mention: LinkMention) -> int:
+    """Place of the gold entity among the candidates, -1 when it is not there or unknown."""
+    for place, candidate in enumerate(mention.candidates):
+        if candidate.entity == mention.gold:
+            return place
+    return -1
+
+
+__all__ = [
+    "MIN_PRIOR", "NIL", "Candidate", "EntitySpace", "LinkDocument", "LinkMention", "clamp",
+    "gold_place",
+]  # fmt: skip

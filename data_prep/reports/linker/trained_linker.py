@@ -1,0 +1,347 @@
+"""A trained linker: concept base, priors, vectors and a DCA model; a folder without pickles."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from data_prep.reports.findings.concepts import NIL, NORMAL, ConceptBase, build_base, read_json
+from data_prep.reports.findings.linking import Decision, finder_of
+from data_prep.reports.findings.mentions import Mention
+from data_prep.reports.findings.text import Sentence
+from data_prep.reports.linker.batches import EntityTable, arrange, collate
+from data_prep.reports.linker.candidates import CandidateGenerator, Priors, best_gold, learn_priors
+from data_prep.reports.linker.dca import DynamicContext
+from data_prep.reports.linker.documents import LinkDocument
+from data_prep.reports.linker.local_models import LOCAL_MODELS
+from data_prep.reports.linker.measure import Agreement, agreement, count_codes, micro_f1
+from data_prep.reports.linker.report_documents import (
+    N_MENTION_KINDS,
+    DocumentMaker,
+    asserted,
+    content_words,
+)
+from data_prep.reports.linker.spaces import ConceptSpace, parts_of
+from data_prep.reports.linker.training import LinkerConfig, train_model
+from data_prep.reports.linker.vectors import WordVectors, train_vectors
+from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.splitting import split_reports
+from pneumonia.runtime.atomic import new_folder, write_bytes, write_json
+from pneumonia.runtime.errors import ArtefactError, DataError, OutputError
+from pneumonia.runtime.progress import Progress
+
+SCHEMA = "pneumonia.linker/1"
+_OWN_NAMES = {"linker.json", "weights.safetensors", "concepts.json"}
+_FOLDS = 5
+_NEAR = 8  # words to either side of a mention that share its code's vector
+
+
+class Parsed(NamedTuple):
+    """A report, its sentences and mentions, and its manual codes as the base spells them."""
+
+    name: str
+    sentences: list[Sentence]
+    mentions: list[Mention]
+    codes: tuple[str, ...]
+
+
+class Linker:
+    """Links the mentions of a report collectively; made by `train_linker` or `Linker.load`.
+
+    Args:
+        base: The concept base.
+        priors: Of aliases and qualifiers.
+        words: Word vectors, with those of headings and qualifiers.
+        config: See LinkerConfig.
+    """
+
+    def __init__(
+        self, base: ConceptBase, priors: Priors, words: WordVectors, config: LinkerConfig
+    ) -> None:
+        self.base, self.priors, self.words, self.config = base, priors, words, config
+        self.space = ConceptSpace(base, words)
+        self.generator = CandidateGenerator(base, priors)
+        self.make = self.maker(self.generator)
+        self.table = EntityTable(self.space, words)
+        torch.manual_seed(config.seed)
+        local = LOCAL_MODELS[config.local](self.table.word_matrix)
+        self.model = DynamicContext(local, self.table, N_MENTION_KINDS, config.hops, config.hard)
+        self.model.eval()
+
+    def maker(self, generator: CandidateGenerator) -> DocumentMaker:
+        """Makes documents with this linker's vectors and the candidates of `generator`."""
+        return DocumentMaker(generator, self.space, self.words)
+
+    def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
+        """See MentionLinker. Mentions of what is not there are decided by their priors alone."""
+        sentences, _ = finder_of(self.base).read(text)
+        decided = iter(self.decide(self.make("", sentences, mentions)))
+        told = {id(mention) for mention in asserted(mentions)}
+        return [next(decided) if id(m) in told else self._by_prior(m) for m in mentions]
+
+    def _by_prior(self, mention: Mention) -> Decision:
+        ranked = [c for c in self.generator.all_codes(mention) if c.entity != NIL]
+        total = sum(candidate.prior for candidate in ranked)
+        return Decision(ranked[0].entity, ranked[0].prior / total)
+
+    def decide(self, document: LinkDocument) -> list[Decision]:
+        """One decision per mention of a document, in the document's order."""
+        if not document.mentions:
+            return []
+        return self.decide_all([document])[0]
+
+    def decide_all(
+        self, documents: Sequence[LinkDocument], batch_size: int = 64
+    ) -> list[list[Decision]]:
+        """Decisions for many documents at once."""
+        found: list[list[Decision]] = [[] for _ in documents]
+        by_length = sorted(range(len(documents)), key=lambda i: len(documents[i].mentions))
+        ready = [i for i in by_length if documents[i].mentions]
+        for at in range(0, len(ready), batch_size):
+            chosen = ready[at : at + batch_size]
+            for i, decisions in zip(
+                chosen, self._pass([documents[i] for i in chosen]), strict=True
+            ):
+                found[i] = decisions
+        return found
+
+    def _pass(self, documents: Sequence[LinkDocument]) -> list[list[Decision]]:
+        shuffle = np.random.default_rng(self.config.seed)
+        orders = [arrange(document, self.config.order, shuffle) for document in documents]
+        with torch.no_grad():
+            outcome = self.model(collate(documents, self.table, orders))
+        shares = outcome.scores.softmax(dim=2).amax(dim=2).tolist()
+        places = outcome.chosen.tolist()
+        found = []
+        for b, (document, order) in enumerate(zip(documents, orders, strict=True)):
+            decisions = {
+                i: Decision(document.mentions[i].candidates[places[b][t]].entity, shares[b][t])
+                for t, i in enumerate(order)
+            }
+            found.append([decisions[i] for i in range(len(order))])
+        return found
+
+    def save(self, out: Path) -> None:
+        """Write the linker as a folder.
+
+        Raises:
+            OutputError: The folder holds something else or cannot be written.
+        """
+        refuse_foreign(out)
+        arrays = {f"model.{k}": v.numpy() for k, v in self.model.state_dict().items()}
+        arrays["words"] = self.words.matrix
+        with new_folder(str(out)) as part:
+            self.base.save(Path(part) / "concepts.json")
+            write_bytes(f"{part}/weights.safetensors", save_arrays(arrays))
+            table = {
+                "schema": SCHEMA,
+                "config": self.config.model_dump(),
+                "words": list(self.words.words),
+                "priors": self.priors.as_json(),
+            }
+            write_json(f"{part}/linker.json", table)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Linker":
+        """Read a linker.
+
+        Raises:
+            DataError: A file is missing or is not what it should be.
+            ArtefactError: Its parts do not belong together.
+        """
+        table = read_json(folder / "linker.json", SCHEMA)
+        base = ConceptBase.load(folder / "concepts.json")
+        path = folder / "weights.safetensors"
+        try:
+            arrays = load_arrays(path.read_bytes())
+            words = WordVectors(tuple(map(str, table["words"])), arrays.pop("words"))
+            if words.matrix.dtype != np.float32 or len(words.words) != len(words.matrix):
+                raise ValueError("word vectors")
+            config = LinkerConfig(**table["config"])
+            linker = cls(base, Priors.from_json(table["priors"]), words, config)
+            state: dict[str, Any] = {
+                name.removeprefix("model."): torch.from_numpy(value)
+                for name, value in arrays.items()
+            }
+            linker.model.load_state_dict(state)
+        except OSError as error:
+            raise DataError(
+                "Cannot read linker", found=error.strerror or str(error), where=str(path)
+            ) from None
+        except (
+            SafetensorError, ValidationError, KeyError, TypeError, ValueError, AttributeError,
+            RuntimeError,
+        ) as error:  # fmt: skip
+            raise ArtefactError(
+                "Linker is damaged",
+                found=type(error).__name__,
+                where=str(folder),
+                fix="Train it again with `pneumonia data train-linker`",
+            ) from None
+        return linker
+
+
+def refuse_foreign(out: Path) -> None:
+    """Stop before a folder that is not a linker would be replaced.
+
+    Raises:
+        OutputError: `out` is a file, or a folder with other contents.
+    """
+    if not out.exists():
+        return
+    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    if names and not ("linker.json" in names and names <= _OWN_NAMES):
+        raise OutputError(
+            "Output exists and holds other files than a linker",
+            expected="a new or empty folder, or a linker to replace",
+            where=str(out),
+            fix="Choose another --out",
+        )
+
+
+def parse(base: ConceptBase, reports: Sequence[Report]) -> list[Parsed]:
+    """Sentences and mentions of readable reports that were indexed."""
+    found = []
+    for report in reports:
+        if report.reason or "No Indexing" in report.codes:
+            continue
+        sentences, mentions = finder_of(base).read(report.text)
+        codes = tuple(base.canonical(code) for code in report.codes)
+        found.append(Parsed(report.report_id, sentences, mentions, codes))
+    return found
+
+
+def report_codes(decisions: Sequence[Decision]) -> list[str]:
+    """Codes of a report from the decisions on its asserted mentions; `normal` when there is none.
+
+    An uncertain mention counts when the linker finds a code for it: whether a report's uncertain
+    findings are coded is part of what it learns.
+    """
+    found = dict.fromkeys(d.code for d in decisions if d.code != NIL)
+    return list(found) or [NORMAL]
+
+
+def learn_vectors(base: ConceptBase, reports: Sequence[Parsed], dimensions: int) -> WordVectors:
+    """Word vectors of the reports, and in the same space vectors of headings and qualifiers."""
+    together = []
+    for report in reports:
+        words = [word for sentence in report.sentences for word in sentence.words]
+        for mention in asserted(report.mentions):
+            gold = best_gold(mention, report.codes)
+            if gold != NIL:
+                near = words[max(0, mention.place - _NEAR) : mention.place + _NEAR + 1]
+                together.append(([w for w in near if w.isalnum()], parts_of(gold)))
+    sentences = [words for report in reports for words in content_words(report.sentences)]
+    return train_vectors(sentences, dimensions, together=together)
+
+
+def train_linker(
+    train: Sequence[Report],
+    val: Sequence[Report],
+    config: LinkerConfig,
+    source: dict[str, Any],
+    progress: Progress | None = None,
+) -> Linker:
+    """Learn base, priors, vectors and model from coded reports.
+
+    Args:
+        train: Reports with manual codes.
+        val: Others, to choose the epoch on.
+        config: See LinkerConfig.
+        source: Where the reports come from; kept in the concept base.
+        progress: Called after each epoch.
+
+    Raises:
+        DataError: Too few coded reports.
+        TrainingError: No mention can be given a code.
+    """
+    base = build_base([report.codes for report in train if report.codes], source)
+    parsed = parse(base, [report for report in train if report.codes])
+    priors = learn_priors(base, [(asserted(r.mentions), r.codes) for r in parsed])
+    words = learn_vectors(base, parsed, config.dimensions)
+    linker = Linker(base, priors, words, config)
+    documents = unbiased_documents(linker, parsed)
+    held_out = [r for r in parse(base, val) if r.codes]
+    fit(linker, documents, held_out, progress)
+    return linker
+
+
+def unbiased_documents(linker: Linker, reports: Sequence[Parsed]) -> list[LinkDocument]:
+    """Documents to train on, whose candidates and priors know nothing of their own codes.
+
+    With priors that were learnt from the same report, every rare code would be a sure candidate and
+    the model would learn to trust priors more than they deserve. So each fifth of the reports gets
+    its candidates from the codes of the other four.
+    """
+    documents: list[LinkDocument] = []
+    for fold in range(_FOLDS):
+        others = [r for i, r in enumerate(reports) if i % _FOLDS != fold]
+        counts = Counter(code for report in others for code in report.codes)
+        base = linker.base.with_counts(counts)
+        priors = learn_priors(base, [(asserted(r.mentions), r.codes) for r in others])
+        make = linker.maker(CandidateGenerator(base, priors))
+        documents += [make(r.name, r.sentences, r.mentions, r.codes) for r in reports[fold::_FOLDS]]
+    return documents
+
+
+def fit(
+    linker: Linker,
+    documents: Sequence[LinkDocument],
+    val: Sequence[Parsed],
+    progress: Progress | None = None,
+) -> float:
+    """Train a linker's model; the best epoch has the best mean F1 of headings and full codes."""
+    val_documents = [linker.make(r.name, r.sentences, r.mentions) for r in val]
+    gold = [r.codes for r in val]
+
+    def evaluate(_: DynamicContext) -> float:
+        decided = linker.decide_all(val_documents)
+        codes = [report_codes(decisions) for decisions in decided]
+        levels = ("heading", "code")
+        return float(np.mean([micro_f1(count_codes(codes, gold, level)) for level in levels]))
+
+    return train_model(linker.model, linker.table, documents, linker.config, evaluate, progress)
+
+
+def train_on(
+    source: Path, config: LinkerConfig, progress: Progress | None = None
+) -> tuple[Linker, list[Report]]:
+    """Train on a source's own split of 70, 10 and 20 %; returns the linker and the test part.
+
+    Raises:
+        DataError: The source cannot be read, or its reports have no manual codes.
+    """
+    reports = [report for report in read_reports(source) if report.codes and not report.reason]
+    part = split_reports([report.report_id for report in reports])
+    train, val, test = (
+        [report for report in reports if part[report.report_id] == name]
+        for name in ("train", "val", "test")
+    )
+    if not (train and val and test):
+        raise DataError(
+            "Too few reports with manual codes",
+            expected="some thousand, in a column `mesh_major` or in OpenI's XML",
+            found=str(len(reports)),
+            where=str(source),
+        )
+    origin = {"reports_of": source.name, "split": "70/10/20 by report"}
+    return train_linker(train, val, config, origin, progress), test
+
+
+def judge(linker: Linker, reports: Sequence[Report]) -> dict[str, Agreement]:
+    """Agreement with manual codes, of headings and of full codes."""
+    parsed = [r for r in parse(linker.base, reports) if r.codes]
+    documents = [linker.make(r.name, r.sentences, r.mentions) for r in parsed]
+    decided = linker.decide_all(documents)
+    codes = [report_codes(d) for d in decided]
+    gold = [r.codes for r in parsed]
+    return {
+        f"{level}s": agreement([count_codes(codes, gold, level)]) for level in ("heading", "code")
+    }

@@ -1,0 +1,1 @@
+"""Report files as text: csv, text files, OpenI's XML, and the fixed split."""

@@ -1,0 +1,206 @@
+"""Read reports: a csv, a folder of text files, OpenI's XML. A bad report is named, never fatal."""
+
+import csv
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.reports.findings.linking import MAX_CHARACTERS
+from data_prep.reports.reading.openi_xml import parse_openi_xml
+from pneumonia.runtime.errors import DataError
+
+MAX_BYTES = 4 * MAX_CHARACTERS  # UTF-8 takes at most four a character
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ID_COLUMNS = ("report_id", "uid", "id", "study_id", "accession")
+_IMAGE_COLUMNS = ("images", "image_ids", "image_id", "patientId")
+_TEXT_COLUMNS = ("text", "report", "report_text")
+_PARTS = ("comparison", "indication", "findings", "impression")  # columns that hold one section
+_ENGLISH = {
+    "the", "is", "are", "no", "of", "and", "in", "with", "there", "without", "not", "normal",
+    "clear", "right", "left", "lung", "lungs", "heart", "effusion", "pneumothorax", "acute",
+    "chest", "unremarkable", "stable", "opacity", "disease", "negative", "within", "for", "to",
+}  # fmt: skip
+
+
+class Report(NamedTuple):
+    """A report as read, or why it cannot be used.
+
+    Attributes:
+        report_id: Its own id or its place (`line 7`), never its text.
+        text: With headings `FINDINGS:` and so on; empty when it cannot be used.
+        codes: Manual codes, where the source has them.
+        images: Names of its radiographs, without suffix.
+        reason: Empty, or a short code such as `empty`, `binary`, `too_long`.
+    """
+
+    report_id: str
+    text: str
+    codes: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def read_reports(source: Path) -> Iterator[Report]:
+    """Reports of a csv, of a folder of .txt or OpenI .xml files, or of one such file.
+
+    Raises:
+        DataError: Nothing is there, it cannot be read, or it is none of these.
+    """
+    if source.is_dir():
+        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in (".txt", ".xml"))
+        if not paths:
+            raise DataError(
+                "Folder has no report", expected=".txt or .xml files", where=str(source)
+            )
+        seen: set[str] = set()
+        for path in paths:
+            yield _once(_read_file(path), seen)
+        return
+    if not source.exists():
+        raise DataError("Reports are missing", where=str(source))
+    if source.suffix.lower() in (".txt", ".xml"):
+        yield _read_file(source)
+        return
+    if source.suffix.lower() != ".csv":
+        raise DataError(
+            "Unknown kind of reports", expected="a .csv, .txt or .xml file, or a folder",
+            found=repr(source.suffix), where=str(source),
+        )  # fmt: skip
+    yield from _read_csv(source)
+
+
+def _once(report: Report, seen: set[str]) -> Report:
+    if report.report_id in seen:
+        return report._replace(text="", reason="repeated_id")
+    seen.add(report.report_id)
+    return report
+
+
+def _read_file(path: Path) -> Report:
+    name = path.stem if _ID.fullmatch(path.stem) else "unnamed"
+    try:
+        if path.stat().st_size > (16 * MAX_BYTES if path.suffix.lower() == ".xml" else MAX_BYTES):
+            return Report(name, "", reason="too_long")
+        data = path.read_bytes()
+    except OSError:
+        return Report(name, "", reason="unreadable")
+    if path.suffix.lower() == ".xml":
+        return _xml_report(data, name)
+    text = _decode(data)
+    return Report(name, "", reason="binary") if text is None else checked(Report(name, text))
+
+
+def _xml_report(data: bytes, name: str) -> Report:
+    article = parse_openi_xml(data)
+    if article is None:
+        return Report(name, "", reason="not_xml")
+    if not article.sections:
+        return Report(name, "", reason="not_a_report")
+    images = tuple(image for image in article.images if _ID.fullmatch(image))
+    return checked(Report(name, join_sections(article.sections), tuple(article.codes), images))
+
+
+def _decode(data: bytes) -> str | None:
+    """Text of a file in UTF-8, UTF-16 with its mark, or Latin-1; None when it is none."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError:
+            return None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return None if _is_binary(text) else text
+
+
+def _is_binary(text: str) -> bool:
+    odd = sum(1 for c in text[:4096] if (c < " " and c not in "\t\n\r\f") or "\x7f" <= c <= "\x9f")
+    return "\x00" in text or odd > 0.02 * len(text[:4096])
+
+
+def checked(report: Report) -> Report:
+    """The report, or why its text cannot be linked: markup, another language, too long, empty."""
+    text = report.text
+    letters = sum(c.isalpha() for c in text[:4096])
+    if len(text) > MAX_CHARACTERS:
+        reason = "too_long"
+    elif letters < 3:
+        reason = "empty"
+    elif _is_binary(text):
+        reason = "binary"
+    elif re.search(r"<(?:!doctype|html|body|script|div|p|table)\b[^>]*>", text[:4096], re.I):
+        reason = "html"
+    else:
+        words = re.findall(r"[^\W\d_]+", text[:20_000].lower())
+        english = sum(word in _ENGLISH for word in words)
+        # Three words cannot tell the language; "Normal chest." is a report.
+        reason = "language" if len(words) >= 8 and english < 0.08 * len(words) else ""
+    return report._replace(text="", reason=reason) if reason else report
+
+
+def _read_csv(path: Path) -> Iterator[Report]:
+    # one field of a csv may hold a whole report, but not a whole disk
+    csv.field_size_limit(min(sys.maxsize, 64 << 20))
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+            reader = csv.DictReader(_without_nul(stream), restkey="")
+            columns = [name.strip() for name in reader.fieldnames or () if name]
+            reader.fieldnames = columns
+            parts = _text_columns(columns, path)
+            seen: set[str] = set()
+            for number, row in enumerate(reader, 2):
+                yield _once(_csv_report(row, columns, parts, number), seen)
+    except OSError as error:
+        raise DataError(
+            "Cannot read reports", found=error.strerror or str(error), where=str(path)
+        ) from None
+    except csv.Error:
+        raise DataError("Reports are not a csv", where=str(path)) from None
+
+
+def _without_nul(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        yield line.replace("\x00", "\x01")  # csv stops at NUL; the report is named as binary
+
+
+def _text_columns(columns: list[str], path: Path) -> list[str]:
+    parts = [name for name in columns if name.lower() in _PARTS]
+    whole = [name for name in columns if name.lower() in _TEXT_COLUMNS][:1]
+    if not whole and not {"findings", "impression"} & {name.lower() for name in parts}:
+        raise DataError(
+            "Csv has no report column",
+            expected="`text`, or `findings` and `impression`",
+            found=",".join(columns)[:200] or "an empty file",
+            where=str(path),
+        )
+    return whole or parts
+
+
+def _csv_report(
+    row: dict[str, str | None], columns: list[str], parts: list[str], number: int
+) -> Report:
+    def first(names: tuple[str, ...]) -> str:
+        return next((row[n] or "" for n in names if n in columns), "").strip()
+
+    own = first(_ID_COLUMNS)
+    name = own if _ID.fullmatch(own) else f"row {number}"
+    values = [(part.lower(), (row[part] or "").strip()) for part in parts]
+    if len(parts) == 1 and parts[0].lower() in _TEXT_COLUMNS:
+        text = values[0][1]
+    else:
+        text = join_sections(values)
+    images = tuple(i for i in re.split(r"[;,\s]+", first(_IMAGE_COLUMNS)) if i)
+    codes = tuple(c.strip() for c in (row.get("mesh_major") or "").split(";") if c.strip())
+    report = Report(name, text, codes, images)
+    if any(0xDC80 <= ord(c) <= 0xDCFF for c in text):  # bytes that are no UTF-8
+        again = text.encode("utf-8", "surrogateescape").decode("latin-1")
+        report = report._replace(text=again)
+    return checked(report)
+
+
+def join_sections(parts: list[tuple[str, str]]) -> str:
+    """One text with a heading before each section that is not empty."""
+    return "\n\n".join(f"{name.upper()}: {text}" for name, text in parts if text)

@@ -1,0 +1,1 @@
+"""Image-level labels from reports, and datasets that carry them."""

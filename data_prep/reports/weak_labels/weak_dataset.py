@@ -1,0 +1,166 @@
+"""Radiographs with weak labels as a dataset folder, alone or beside one with boxes."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.dataset.reader import Dataset, ImageRecord
+from data_prep.dataset.writer import Cached, DatasetFacts, DatasetWriter, new_dataset
+from data_prep.importing.decode import Decoded, decode_image
+from data_prep.importing.labels import parse_age
+from data_prep.importing.rsna import pseudonym
+from data_prep.importing.sources import IMAGE_SUFFIXES
+from data_prep.parallel import ordered_map
+from data_prep.reports.weak_labels.opacity_label import NO
+from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.progress import Progress
+
+CACHE_SIZE = 512
+KIND = "full"
+Labels = Mapping[str, tuple[str, str]]  # image_id -> (report_id, weak label)
+
+
+class WeakSources(NamedTuple):
+    """Where the images come from.
+
+    Attributes:
+        images: Folder of radiographs named like the reports' images; None = none.
+        join: Opened dataset with boxes, whose images get the labels too; None = none.
+    """
+
+    images: Path | None
+    join: Dataset | None
+
+
+def write_weak_dataset(
+    out: Path,
+    labels: Labels,
+    sources: WeakSources,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Write a dataset whose manifest has the column `weak_opacity`.
+
+    Images of `sources.join` come as they are: boxes beat reports, and a report changes no truth.
+    New images: a `no` is a negative to train on; `yes` and `uncertain` have no boxes and are
+    unlabelled: a `yes` teaches an image-level output at most, an `uncertain` nothing. All go to
+    `train`, but for those of patients whom the joined dataset has elsewhere; there they are
+    unlabelled too: a weak label judges no model.
+
+    Args:
+        out: Dataset folder to write.
+        labels: Weak labels.
+        sources: See WeakSources.
+        workers: Processes that decode; None = one per core.
+        progress: Called as (done, total, note).
+
+    Returns:
+        Images by what became of them.
+
+    Raises:
+        DataError: No image has a report.
+        OutputError: `out` holds something else or cannot be written.
+    """
+    paths = _image_files(sources.images)
+    joined = sources.join
+    size = int(joined.info["cache"]["max_side"]) if joined is not None else CACHE_SIZE
+    counts: Counter[str] = Counter()
+    with new_dataset(out) as writer:
+        splits = _copy(writer, joined, labels, counts) if joined is not None else {}
+        taken = {record.image_id for record in joined.records} if joined is not None else set()
+        chosen = [path for path in paths if path.stem in labels and path.stem not in taken]
+        counts["without_report"] = sum(path.stem not in labels for path in paths)
+        decoded = ordered_map(partial(decode_image, cache_size=size), chosen, workers, progress)
+        for path, image in zip(chosen, decoded, strict=True):
+            if image.cached is None:
+                counts["unreadable"] += 1
+                continue
+            record = _record(path.stem, image, labels[path.stem], splits)
+            writer.add(record, image.cached, np.zeros((0, 4), np.float32))
+            counts[record.weak_opacity] += 1
+        if not any(counts[label] for label in ("yes", "no", "uncertain", "joined_with_report")):
+            raise DataError(
+                "No image has a report",
+                expected="files named like the reports' images",
+                found=f"{len(paths)} images, {len(labels)} names",
+                where=str(sources.images) if sources.images else None,
+            )
+        writer.finish(_facts(joined, labels, size, counts))
+    return dict(counts)
+
+
+def _image_files(folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise DataError("Image folder is missing", where=str(folder))
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            found.setdefault(path.stem, path)
+    return list(found.values())
+
+
+def _copy(
+    writer: DatasetWriter, joined: Dataset, labels: Labels, counts: Counter[str]
+) -> dict[str, str]:
+    """Copy a dataset with its labels; returns the split of each patient."""
+    splits: dict[str, str] = {}
+    for i, record in enumerate(joined.records):
+        weak = labels[record.image_id][1] if record.image_id in labels else record.weak_opacity
+        counts["joined"] += 1
+        counts["joined_with_report"] += bool(weak)
+        splits.setdefault(record.patient_id, record.split)
+        cached = Cached(joined.pixels(i), joined.cache[i].sha256)
+        writer.add(record._replace(weak_opacity=weak), cached, joined.boxes(i))
+    return splits
+
+
+def _record(
+    image_id: str, image: Decoded, label: tuple[str, str], splits: Mapping[str, str]
+) -> ImageRecord:
+    report_id, weak = label
+    # a report's images show one patient, whoever that is
+    patient = pseudonym(image.patient_id, "report-" + _short_hash(report_id))
+    split = splits.get(patient, "train")
+    negative = weak == NO and split == "train"
+    return ImageRecord(
+        image_id=image_id,
+        kind=KIND,
+        split=split,
+        patient_id=patient,
+        class_name="",
+        view=image.view if image.view in ("AP", "PA") else "",
+        sex=image.sex if image.sex in ("F", "M") else "",
+        age=parse_age(image.age),
+        width=image.width,
+        height=image.height,
+        labelled=negative,
+        weak_opacity=weak,
+    )
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _facts(joined: Dataset | None, labels: Labels, size: int, counts: Counter[str]) -> DatasetFacts:
+    digest = hashlib.sha256(repr(sorted(labels.items())).encode())
+    digest.update(joined.fingerprint.encode() if joined is not None else b"")
+    source = {"type": "weak-reports", "joined": joined.info["source"] if joined else None}
+    split = {
+        "method": "weak images train, joined images as they were",
+        "seed": None,
+        "leak_warning": joined.info["split"].get("leak_warning") if joined else None,
+    }
+    rejected = {
+        name: {"count": counts[name], "names": []}
+        for name in ("without_report", "unreadable")
+        if counts[name]
+    }
+    return DatasetFacts(source, digest.hexdigest(), size, split, rejected, {})
