@@ -39,7 +39,7 @@ from benchmarks.compression_training import (
     structured,
     without_dead_paths,
 )
-from evaluation.hardware.plots import Point, plot_pareto
+from evaluation.hardware.plots import ParetoPoint, plot_pareto
 from pneumonia.compression.compaction import compact
 from pneumonia.compression.methods.quantize import BINARY, TERNARY, Levels, k_bit
 from pneumonia.compression.storage_choice import smallest_storage, stored_bytes
@@ -335,7 +335,7 @@ def write_picture(rows: list[dict[str, Any]]) -> None:
     """LeNet-5: test accuracy against how much smaller the stored weights are."""
     own = [row for row in rows if row["job"].startswith("lenet5/")]
     points = [
-        Point(
+        ParetoPoint(
             row["job"].split("/")[1], kind_of(row["job"]), row["data_reduction"],
             *(100 * share for share in (row["test_accuracy"], *row["ci95"])),
         )

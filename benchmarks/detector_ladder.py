@@ -25,11 +25,11 @@ import numpy as np
 
 from data_prep.dataset.reader import Dataset, open_dataset
 from deploy_jetson.kernels.bundle import add_kernels
-from evaluation.analysis.catalogue import Study, headline_statistics, open_study
+from evaluation.analysis.catalogue import MatchedStudy, headline_statistics, open_study
 from evaluation.analysis.paired import compare_studies
 from evaluation.metrics.bootstrap import Estimate, Resampler, estimate_all
 from evaluation.report.plots import INK, MARKS, new_figure, plot_froc, plot_precision_recall, to_svg
-from evaluation.study.cases import Cases, join
+from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import Cohort
 from evaluation.study.labels import make_labels
 from evaluation.study.operating_points import choose
@@ -47,20 +47,20 @@ SHOWN = {"rsna.kaggle": "rsna", "coco.ap50": "ap50", "image.auroc": "auroc"}
 DENSE, SHIPPED, YARDSTICK = "dense", "shipped", "YOLO11n yardstick"
 
 
-def open_kind(dataset: Dataset, kind: str, folder: Path) -> Study:
+def open_kind(dataset: Dataset, kind: str, folder: Path) -> MatchedStudy:
     """Truths of a kind's validation images with a run's boxes, threshold chosen on them."""
     names = (f"val_predictions_{kind}.csv", f"best/val_predictions_{kind}.csv", f"val_{kind}.csv")
     path = next(folder / name for name in names if (folder / name).is_file())
     return judged(dataset, kind, read_predictions(str(path)))
 
 
-def judged(dataset: Dataset, kind: str, predictions: Sequence[Prediction]) -> Study:
+def judged(dataset: Dataset, kind: str, predictions: Sequence[Prediction]) -> MatchedStudy:
     """Predictions of a kind's validation images beside their truths, threshold chosen on them."""
     items = dataset.select("val", [kind])
     records = [dataset.records[i] for i in items]
     truths = {dataset.records[i].image_id: dataset.boxes(i) for i in items}
     cohort = Cohort({r.image_id: {"patient": r.patient_id} for r in records})
-    cases: Cases = join(make_labels(truths, frame=None), predictions, cohort)
+    cases: EvaluationCases = join(make_labels(truths, frame=None), predictions, cohort)
     return open_study(cases, {"kaggle": choose(cases)["kaggle"].threshold})
 
 
@@ -71,7 +71,7 @@ def rounded(item: Estimate) -> list[float]:
 
 def accuracy(
     dataset: Dataset, folders: Mapping[str, Path], draws: int
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Study]]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, MatchedStudy]]]:
     """Model -> its metrics per kind, with the paired differences to dense and to the yardstick."""
     found: dict[str, dict[str, Any]] = {name: {} for name in folders}
     opened = {}

@@ -13,14 +13,14 @@ import numpy as np
 
 from evaluation.analysis.catalogue import all_statistics, open_study
 from evaluation.metrics.bootstrap import Resampler, estimate_all
-from evaluation.study.cases import Cases, join
+from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
 from evaluation.study.labels import make_labels
 from evaluation.study.operating_points import choose
 from pneumonia.runtime.predictions import Prediction
 
 
-def make_cases(n_images: int, seed: int = 0) -> Cases:
+def make_cases(n_images: int, seed: int = 0) -> EvaluationCases:
     """RSNA-like: 22.5 % positive, noisy hits and about six faint boxes per image."""
     rng = np.random.default_rng(seed)
     boxes, facts, predictions = {}, {}, []

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from evaluation.metrics.bootstrap import AnyStatistic, Ratio, Statistic
+from evaluation.metrics.bootstrap import AnyStatistic, RatioStatistic, Statistic
 from evaluation.metrics.calibration import calibration_statistics, recalibrated_statistics
 from evaluation.metrics.coco import ALL_THRESHOLDS, COCO_THRESHOLDS
 from evaluation.metrics.image_level import auprc, auroc
@@ -21,7 +21,7 @@ from evaluation.metrics.ranking import (
 )
 from evaluation.metrics.rsna import IOU_THRESHOLDS as RSNA_THRESHOLDS
 from evaluation.metrics.rsna import RsnaTable, rsna_table
-from evaluation.study.cases import BoolArray, Cases
+from evaluation.study.cases import BoolArray, EvaluationCases
 from evaluation.study.cohort import NORMAL, NOT_NORMAL
 
 FROC_IOU = (0.10, 0.40, 0.50)
@@ -33,7 +33,7 @@ MATCH_THRESHOLDS = tuple(sorted({*ALL_THRESHOLDS, *FROC_IOU}))
 
 
 @dataclass(frozen=True)
-class Study:
+class MatchedStudy:
     """Cases with their matching, computed once.
 
     Attributes:
@@ -44,7 +44,7 @@ class Study:
         platt: Slope and intercept fitted on validation images, None = not available.
     """
 
-    cases: Cases
+    cases: EvaluationCases
     ranking: Ranking
     table: RsnaTable
     thresholds: Mapping[str, float]
@@ -52,15 +52,17 @@ class Study:
 
 
 def open_study(
-    cases: Cases, thresholds: Mapping[str, float], platt: tuple[float, float] | None = None
-) -> Study:
+    cases: EvaluationCases,
+    thresholds: Mapping[str, float],
+    platt: tuple[float, float] | None = None,
+) -> MatchedStudy:
     """Match the boxes of all images."""
     ranking = rank_boxes(cases.truths, cases.boxes, cases.scores, MATCH_THRESHOLDS)
     table = rsna_table(cases.truth_by_id(), cases.boxes_by_id())
-    return Study(cases, ranking, table, dict(thresholds), platt)
+    return MatchedStudy(cases, ranking, table, dict(thresholds), platt)
 
 
-def all_statistics(study: Study) -> list[AnyStatistic]:
+def all_statistics(study: MatchedStudy) -> list[AnyStatistic]:
     """Every statistic of the report."""
     positive, scores = study.cases.positive, study.cases.image_score
     items = [
@@ -76,7 +78,7 @@ def all_statistics(study: Study) -> list[AnyStatistic]:
     return items
 
 
-def headline_statistics(study: Study) -> list[AnyStatistic]:
+def headline_statistics(study: MatchedStudy) -> list[AnyStatistic]:
     """The statistics two models are compared by."""
     items = [*rsna_statistics(study), *box_statistics(study, froc=False)]
     items += image_statistics(study.cases)
@@ -85,14 +87,14 @@ def headline_statistics(study: Study) -> list[AnyStatistic]:
     return items + calibration_statistics(study.cases.positive, study.cases.image_score)[:2]
 
 
-def rsna_statistics(study: Study) -> list[AnyStatistic]:
+def rsna_statistics(study: MatchedStudy) -> list[AnyStatistic]:
     """`rsna.P`: the challenge score at each operating point P."""
     items: list[AnyStatistic] = []
     for name, threshold in study.thresholds.items():
         scores = study.table.image_scores(threshold)
         counted = np.isfinite(scores)
         items.append(
-            Ratio(
+            RatioStatistic(
                 f"rsna.{name}",
                 int(counted.sum()),
                 np.where(counted, scores, 0.0),
@@ -102,7 +104,7 @@ def rsna_statistics(study: Study) -> list[AnyStatistic]:
     return items
 
 
-def image_statistics(cases: Cases) -> list[AnyStatistic]:
+def image_statistics(cases: EvaluationCases) -> list[AnyStatistic]:
     """`image.auroc` and `image.auprc`, and AUROC against each kind of negative."""
     positive, scores, n = cases.positive, cases.image_score, len(cases)
     items: list[AnyStatistic] = [
@@ -122,7 +124,7 @@ def image_statistics(cases: Cases) -> list[AnyStatistic]:
     return items
 
 
-def point_statistics(study: Study, name: str, threshold: float) -> list[AnyStatistic]:
+def point_statistics(study: MatchedStudy, name: str, threshold: float) -> list[AnyStatistic]:
     """Images called and boxes shown at one operating point: `P.sensitivity`, `P.ppv`, ..."""
     cases = study.cases
     called, positive = cases.image_score >= threshold, cases.positive
@@ -146,14 +148,14 @@ def point_statistics(study: Study, name: str, threshold: float) -> list[AnyStati
     return items + _shown_boxes(study, name, threshold)
 
 
-def share(name: str, hits: BoolArray, among: BoolArray) -> Ratio:
+def share(name: str, hits: BoolArray, among: BoolArray) -> RatioStatistic:
     """Share of the images of `among` that are in `hits`."""
-    return Ratio(
+    return RatioStatistic(
         name, int(among.sum()), (hits & among).astype(np.float64), among.astype(np.float64)
     )
 
 
-def _shown_boxes(study: Study, name: str, threshold: float) -> list[AnyStatistic]:
+def _shown_boxes(study: MatchedStudy, name: str, threshold: float) -> list[AnyStatistic]:
     """Truth boxes found and false boxes per image at one operating point, IoU 0.4."""
     ranking, n = study.ranking, len(study.cases)
     shown = ranking.score >= threshold
@@ -162,8 +164,8 @@ def _shown_boxes(study: Study, name: str, threshold: float) -> list[AnyStatistic
     alarms = np.bincount(ranking.image[shown & ~hit], minlength=n).astype(np.float64)
     truths = study.cases.n_truths.astype(np.float64)
     return [
-        Ratio(f"{name}.box_sensitivity", int(truths.sum()), hits, truths),
-        Ratio(f"{name}.false_boxes_per_image", n, alarms, np.ones(n)),
+        RatioStatistic(f"{name}.box_sensitivity", int(truths.sum()), hits, truths),
+        RatioStatistic(f"{name}.false_boxes_per_image", n, alarms, np.ones(n)),
     ]
 
 
@@ -189,7 +191,7 @@ class _SharedCounts:
         return self._counts
 
 
-def box_statistics(study: Study, froc: bool = True) -> list[AnyStatistic]:
+def box_statistics(study: MatchedStudy, froc: bool = True) -> list[AnyStatistic]:
     """`coco.*` and `froc.*`."""
     ranking = study.ranking
     n = len(ranking.truth_image)
@@ -209,7 +211,7 @@ def box_statistics(study: Study, froc: bool = True) -> list[AnyStatistic]:
     return items
 
 
-def _froc_statistics(study: Study, shared: _SharedCounts) -> list[AnyStatistic]:
+def _froc_statistics(study: MatchedStudy, shared: _SharedCounts) -> list[AnyStatistic]:
     ranking, n = study.ranking, len(study.ranking.truth_image)
     ones = np.ones(len(study.cases))
     items: list[AnyStatistic] = []
@@ -230,7 +232,7 @@ def _froc_statistics(study: Study, shared: _SharedCounts) -> list[AnyStatistic]:
     return items
 
 
-def _recall(study: Study, most: int) -> Ratio:
+def _recall(study: MatchedStudy, most: int) -> RatioStatistic:
     """COCO's average recall with at most so many boxes per image, mean over .50:.95."""
     ranking, n = study.ranking, len(study.cases)
     place = _place_in_image(ranking.image, n)
@@ -239,7 +241,7 @@ def _recall(study: Study, most: int) -> Ratio:
         chosen = ranking.hits(threshold) & (place < most)
         hits += np.bincount(ranking.image[chosen], minlength=n) / len(COCO_THRESHOLDS)
     truths = study.cases.n_truths.astype(np.float64)
-    return Ratio(f"coco.ar_{most}", int(truths.sum()), hits, truths)
+    return RatioStatistic(f"coco.ar_{most}", int(truths.sum()), hits, truths)
 
 
 def _place_in_image(image: IntArray, n_images: int) -> IntArray:

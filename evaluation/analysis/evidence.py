@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from evaluation.analysis.catalogue import Study, all_statistics, open_study
-from evaluation.analysis.failures import ImageErrors, Worst, find_errors, worst_cases
+from evaluation.analysis.catalogue import MatchedStudy, all_statistics, open_study
+from evaluation.analysis.failures import ImageErrors, WorstCases, find_errors, worst_cases
 from evaluation.analysis.robustness import RobustnessRow, robustness_table
-from evaluation.analysis.subgroups import Group, GroupResult, evaluate_groups, find_groups
+from evaluation.analysis.subgroups import Subgroup, SubgroupResult, evaluate_groups, find_groups
 from evaluation.metrics.bootstrap import Estimate, Resampler, estimate_all
-from evaluation.metrics.calibration import Bin, reliability
-from evaluation.study.cases import Cases
+from evaluation.metrics.calibration import ReliabilityBin, reliability
+from evaluation.study.cases import EvaluationCases
 from evaluation.study.operating_points import RULES, OperatingPoint, choose
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
@@ -81,14 +81,14 @@ class Evidence:
         provenance: Where the numbers come from.
     """
 
-    study: Study
+    study: MatchedStudy
     thresholds: Thresholds
     estimates: Mapping[str, Estimate]
-    groups: Sequence[GroupResult]
+    groups: Sequence[SubgroupResult]
     left_out: Mapping[str, int]
     errors: Sequence[ImageErrors]
-    worst: Worst
-    bins: Sequence[Bin]
+    worst: WorstCases
+    bins: Sequence[ReliabilityBin]
     robustness: Sequence[RobustnessRow]
     draws: int
     seed: int
@@ -96,7 +96,7 @@ class Evidence:
 
 
 def settle_thresholds(
-    cases: Cases,
+    cases: EvaluationCases,
     points: Mapping[str, OperatingPoint] | None = None,
     threshold: float | None = None,
     platt: tuple[float, float] | None = None,
@@ -130,10 +130,10 @@ def settle_thresholds(
 
 
 def gather(
-    cases: Cases,
+    cases: EvaluationCases,
     thresholds: Thresholds,
     resampler: Resampler,
-    perturbed: Mapping[str, Cases] | None = None,
+    perturbed: Mapping[str, EvaluationCases] | None = None,
     provenance: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Evidence:
@@ -168,12 +168,12 @@ def gather(
 
 
 def _groups(
-    study: Study,
+    study: MatchedStudy,
     point: str,
-    groups: Sequence[Group],
+    groups: Sequence[Subgroup],
     resampler: Resampler,
     progress: Progress | None,
-) -> list[GroupResult]:
+) -> list[SubgroupResult]:
     return evaluate_groups(study, point, groups, resampler, progress) if groups else []
 
 

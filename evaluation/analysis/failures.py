@@ -21,7 +21,7 @@ import numpy as np
 
 from evaluation.metrics.matching import Float64Array, area, iou, match_by_score
 from evaluation.metrics.rsna import rsna_table
-from evaluation.study.cases import Cases
+from evaluation.study.cases import EvaluationCases
 from evaluation.study.cohort import NORMAL, NOT_NORMAL
 
 HIT_IOU = 0.40
@@ -70,7 +70,7 @@ class ImageErrors:
 
 
 @dataclass(frozen=True)
-class Worst:
+class WorstCases:
     """The cases to look at first, as indices of cases, the worst first.
 
     Attributes:
@@ -84,7 +84,7 @@ class Worst:
     misplaced: tuple[int, ...]
 
 
-def find_errors(cases: Cases, threshold: float) -> list[ImageErrors]:
+def find_errors(cases: EvaluationCases, threshold: float) -> list[ImageErrors]:
     """Classify every truth and every box of score >= `threshold`."""
     normal, not_normal = cases.of_class(NORMAL), cases.of_class(NOT_NORMAL)
     result = []
@@ -160,7 +160,7 @@ def count_errors(errors: Sequence[ImageErrors]) -> dict[str, dict[str, int]]:
     }
 
 
-def worst_cases(cases: Cases, threshold: float, most: int = 12) -> Worst:
+def worst_cases(cases: EvaluationCases, threshold: float, most: int = 12) -> WorstCases:
     """The worst misses, false alarms and misplaced boxes, ties in the order of the labels."""
     positive, scores = cases.positive, cases.image_score
     called = scores >= threshold
@@ -170,7 +170,7 @@ def worst_cases(cases: Cases, threshold: float, most: int = 12) -> Worst:
         index = np.flatnonzero(mask)
         return tuple(int(i) for i in index[np.argsort(key[index], kind="stable")][:most])
 
-    return Worst(
+    return WorstCases(
         missed=first(positive & ~called, scores),
         alarms=first(~positive & called, -scores),
         misplaced=first(positive & called & (table < 0.5), table),

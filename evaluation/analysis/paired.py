@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evaluation.analysis.catalogue import Study, headline_statistics
+from evaluation.analysis.catalogue import MatchedStudy, headline_statistics
 from evaluation.analysis.subgroups import (
     METRICS,
-    Group,
+    Subgroup,
     draw_sets,
     group_statistics,
     interval,
     withheld,
 )
 from evaluation.metrics.bootstrap import Estimate, Resampler, summarise
-from evaluation.study.cases import Cases
+from evaluation.study.cases import EvaluationCases
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
 
@@ -30,7 +30,7 @@ UNJUDGED = "not judged"
 
 
 @dataclass(frozen=True)
-class Difference:
+class MetricDifference:
     """One metric of a model against the reference.
 
     Attributes:
@@ -51,7 +51,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class GroupDelta:
+class SubgroupDelta:
     """One metric of a model against the reference in a group of images.
 
     Attributes:
@@ -69,7 +69,7 @@ class GroupDelta:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """A model against the reference.
 
     Attributes:
@@ -80,11 +80,11 @@ class Comparison:
 
     model: str
     reference: str
-    differences: Mapping[str, Difference]
-    groups: Sequence[GroupDelta] = field(default_factory=tuple)
+    differences: Mapping[str, MetricDifference]
+    groups: Sequence[SubgroupDelta] = field(default_factory=tuple)
 
 
-def check_same_images(cases: Sequence[Cases]) -> None:
+def check_same_images(cases: Sequence[EvaluationCases]) -> None:
     """Refuse prediction files of different images.
 
     Raises:
@@ -102,11 +102,11 @@ def check_same_images(cases: Sequence[Cases]) -> None:
 
 
 def compare_studies(
-    studies: Mapping[str, Study],
+    studies: Mapping[str, MatchedStudy],
     resampler: Resampler,
     margins: Mapping[str, float] | None = None,
     progress: Progress | None = None,
-) -> list[Comparison]:
+) -> list[ModelComparison]:
     """Compare every study with the first.
 
     Args:
@@ -139,7 +139,7 @@ def compare_studies(
                 once[here] - once[there], drawn[here] - drawn[there], own[index][metric].n
             )
             margin = find_margin(metric, DEFAULT_MARGINS if margins is None else margins)
-            differences[metric] = Difference(
+            differences[metric] = MetricDifference(
                 metric,
                 own[index][metric],
                 own[0][metric],
@@ -147,7 +147,7 @@ def compare_studies(
                 margin,
                 judge(metric, delta, margin),
             )
-        comparisons.append(Comparison(names[index], names[0], differences))
+        comparisons.append(ModelComparison(names[index], names[0], differences))
     return comparisons
 
 
@@ -171,12 +171,12 @@ def judge(metric: str, delta: Estimate, margin: float | None) -> str:
 
 
 def compare_groups(
-    studies: Mapping[str, Study],
+    studies: Mapping[str, MatchedStudy],
     point: str,
-    groups: Sequence[Group],
+    groups: Sequence[Subgroup],
     resampler: Resampler,
     progress: Progress | None = None,
-) -> dict[str, list[GroupDelta]]:
+) -> dict[str, list[SubgroupDelta]]:
     """How the difference to the first study varies over groups, by model.
 
     Args:
@@ -190,7 +190,7 @@ def compare_groups(
         group_statistics(study, point, group.mask) for study in studies.values() for group in groups
     ]
     drawn, once = draw_sets(sets, resampler, progress)
-    result: dict[str, list[GroupDelta]] = {}
+    result: dict[str, list[SubgroupDelta]] = {}
     for index, name in enumerate(studies):
         if index == 0:
             continue
@@ -211,7 +211,7 @@ def compare_groups(
                     else withheld(metric, n_positive, int(group.mask.sum()) - n_positive)
                 )
                 rows.append(
-                    GroupDelta(
+                    SubgroupDelta(
                         group.facet, group.name, int(group.mask.sum()), n_positive, metric, delta
                     )
                 )

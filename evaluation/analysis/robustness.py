@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.analysis.catalogue import (
-    Study,
+    MatchedStudy,
     image_statistics,
     open_study,
     rsna_statistics,
@@ -17,7 +17,7 @@ from evaluation.analysis.paired import check_same_images
 from evaluation.analysis.subgroups import draw_sets, interval
 from evaluation.metrics.bootstrap import Estimate, Resampler, summarise
 from evaluation.metrics.matching import order_truths
-from evaluation.study.cases import Cases
+from evaluation.study.cases import EvaluationCases
 from evaluation.study.image_files import find_image, read_pixels
 from evaluation.study.perturb import in_order, move_boxes, perturb
 from pneumonia.runtime.errors import DataError, OutputError
@@ -39,7 +39,7 @@ class RobustnessRow:
     deltas: Mapping[str, Estimate]
 
 
-def moved_cases(cases: Cases, name: str) -> Cases:
+def moved_cases(cases: EvaluationCases, name: str) -> EvaluationCases:
     """Cases of a perturbed study with the truth moved as the perturbation moved the image."""
     truths = []
     for rows, size, scale in zip(cases.truths, cases.sizes, cases.scales, strict=True):
@@ -50,9 +50,9 @@ def moved_cases(cases: Cases, name: str) -> Cases:
 
 
 def robustness_table(
-    study: Study,
+    study: MatchedStudy,
     point: str,
-    perturbed: Mapping[str, Cases],
+    perturbed: Mapping[str, EvaluationCases],
     resampler: Resampler,
     progress: Progress | None = None,
 ) -> list[RobustnessRow]:

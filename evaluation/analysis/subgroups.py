@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from evaluation.analysis.catalogue import Study, share
+from evaluation.analysis.catalogue import MatchedStudy, share
 from evaluation.metrics.bootstrap import (
     NONE,
     AnyStatistic,
     Estimate,
-    Ratio,
+    RatioStatistic,
     Resampler,
     Statistic,
     draw_all,
@@ -20,7 +20,7 @@ from evaluation.metrics.bootstrap import (
 )
 from evaluation.metrics.image_level import auroc
 from evaluation.metrics.matching import Float64Array, area
-from evaluation.study.cases import BoolArray, Cases
+from evaluation.study.cases import BoolArray, EvaluationCases
 from evaluation.study.cohort import NORMAL, NOT_NORMAL, parse_age
 from pneumonia.runtime.progress import Progress
 
@@ -32,7 +32,7 @@ NOT_APPLICABLE = "not applicable: the group holds no image of the kind it rests 
 
 
 @dataclass(frozen=True)
-class Group:
+class Subgroup:
     """A group of images.
 
     Attributes:
@@ -50,7 +50,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class GroupResult:
+class SubgroupResult:
     """Numbers of one group.
 
     Attributes:
@@ -68,13 +68,13 @@ class GroupResult:
     gaps: Mapping[str, Estimate] = field(default_factory=dict)
 
 
-def find_groups(cases: Cases) -> tuple[list[Group], dict[str, int]]:
+def find_groups(cases: EvaluationCases) -> tuple[list[Subgroup], dict[str, int]]:
     """Groups by every fact that is known.
 
     Returns:
         The groups, and facet -> images left out because the fact is absent or implausible.
     """
-    groups: list[Group] = []
+    groups: list[Subgroup] = []
     left_out: dict[str, int] = {}
     positive = cases.positive
     facets = {
@@ -97,7 +97,7 @@ def find_groups(cases: Cases) -> tuple[list[Group], dict[str, int]]:
             continue
         counted = _counted(facet, positive)
         groups += [
-            Group(facet, name, np.asarray(column == name, dtype=bool), counted) for name in known
+            Subgroup(facet, name, np.asarray(column == name, dtype=bool), counted) for name in known
         ]
         absent = int((np.asarray(column == "", dtype=bool) & counted).sum())
         if absent:
@@ -111,7 +111,7 @@ def _counted(facet: str, positive: BoolArray) -> BoolArray:
     return ~positive if facet == "kind of negative" else np.ones_like(positive)
 
 
-def group_statistics(study: Study, point: str, group: BoolArray) -> dict[str, AnyStatistic]:
+def group_statistics(study: MatchedStudy, point: str, group: BoolArray) -> dict[str, AnyStatistic]:
     """Metric -> statistic over the images of a group; absent where a cell is too small."""
     cases = study.cases
     positive, called = cases.positive, cases.image_score >= study.thresholds[point]
@@ -121,7 +121,7 @@ def group_statistics(study: Study, point: str, group: BoolArray) -> dict[str, An
     if n_positive >= CELL_MIN:
         scores = study.table.image_scores(study.thresholds[point])
         counted = np.isfinite(scores) & group
-        items["rsna"] = Ratio(
+        items["rsna"] = RatioStatistic(
             "rsna",
             int(counted.sum()),
             np.where(counted, scores, 0.0),
@@ -137,12 +137,12 @@ def group_statistics(study: Study, point: str, group: BoolArray) -> dict[str, An
 
 
 def evaluate_groups(
-    study: Study,
+    study: MatchedStudy,
     point: str,
-    groups: Sequence[Group],
+    groups: Sequence[Subgroup],
     resampler: Resampler,
     progress: Progress | None = None,
-) -> list[GroupResult]:
+) -> list[SubgroupResult]:
     """Values and gaps of every group at one operating point.
 
     All groups share the draws, so that the gap's interval is a paired one.
@@ -170,7 +170,7 @@ def evaluate_groups(
             gap = drawn[key] - drawn[other]
             gaps[metric] = interval(once[key] - once[other], gap, item.n)
         results.append(
-            GroupResult(group.facet, group.name, int(group.mask.sum()), n_positive, values, gaps)
+            SubgroupResult(group.facet, group.name, int(group.mask.sum()), n_positive, values, gaps)
         )
     return results
 
@@ -213,7 +213,7 @@ def _auroc(
     return auroc(positive, scores, weights * mask)
 
 
-def _text(cases: Cases, fact: str) -> list[str]:
+def _text(cases: EvaluationCases, fact: str) -> list[str]:
     return list(cases.fact(fact))
 
 
@@ -228,7 +228,7 @@ def _count_name(count: int) -> str:
     return "" if count == 0 else (str(count) if count < 3 else "3 or more")
 
 
-def _area_terciles(cases: Cases) -> list[str]:
+def _area_terciles(cases: EvaluationCases) -> list[str]:
     """Tercile of a positive image's total opacity area."""
     totals = np.array([area(rows).sum() if len(rows) else 0.0 for rows in cases.truths])
     positive = totals > 0

@@ -17,7 +17,7 @@ RATE_LABEL = "weights of the reference / stored weights"
 MOST_LEVELS = 64  # more vertical lines than this hide the histogram
 
 
-class Point(NamedTuple):
+class ParetoPoint(NamedTuple):
     """A model in the plane of rate and accuracy; `low` and `high` are its interval."""
 
     name: str
@@ -46,16 +46,16 @@ def _plain_ticks(axis: Any, unit: str = "") -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def pareto_front(points: Sequence[Point]) -> list[Point]:
+def pareto_front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
     """Points that no other beats in rate and accuracy at once, by ascending rate."""
-    found: list[Point] = []
+    found: list[ParetoPoint] = []
     for point in sorted(points, key=lambda p: (-p.rate, -p.value)):
         if not found or point.value > found[-1].value:
             found.append(point)
     return found[::-1]
 
 
-def plot_pareto(points: Sequence[Point], metric: str, rate: str = RATE_LABEL) -> bytes:
+def plot_pareto(points: Sequence[ParetoPoint], metric: str, rate: str = RATE_LABEL) -> bytes:
     """Accuracy against pruning rate; a colour and a mark for each kind, interval as a bar.
 
     A grey line leads along the points that no other beats in both.
@@ -87,7 +87,7 @@ def plot_pareto(points: Sequence[Point], metric: str, rate: str = RATE_LABEL) ->
     return to_png(figure)
 
 
-def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
+def _label(figure: Any, axes: Any, points: Sequence[ParetoPoint]) -> None:
     """Name every point at the first place around it where no other name lies."""
     figure.canvas.draw()
     taken: list[Any] = []

@@ -13,7 +13,7 @@ def pruning_to_performance(rate: float, speedup: float) -> float:
     return rate / speedup
 
 
-class Comparison(NamedTuple):
+class IrregularVersusStructured(NamedTuple):
     """Irregular against structured pruning at equal accuracy and bits.
 
     Attributes:
@@ -40,7 +40,7 @@ def compare(
     bits: int,
     ppr_irregular: float | None = None,
     ppr_structured: float | None = None,
-) -> Comparison:
+) -> IrregularVersusStructured:
     """Judge two rates of the same network at the same accuracy, bits and covered layers.
 
     Args:
@@ -54,7 +54,7 @@ def compare(
     firm = PPR_STRUCTURED if ppr_structured is None else ppr_structured
     storage = rate_structured * break_even_ratio(1.0 / rate_irregular, bits)
     compute = rate_structured * loose / firm
-    return Comparison(
+    return IrregularVersusStructured(
         storage_needed=storage,
         compute_needed=compute,
         storage_wins=rate_irregular >= storage,

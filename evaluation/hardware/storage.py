@@ -16,7 +16,7 @@ Mask = npt.NDArray[np.bool_]
 MAX_RUN_BITS = 16
 
 
-class Bits(NamedTuple):
+class StorageBits(NamedTuple):
     """Bits of the stored values and of what says where they belong."""
 
     weights: int
@@ -33,30 +33,32 @@ def index_bits(n: int) -> int:
     return max(n - 1, 0).bit_length()
 
 
-def dense_bits(n_weights: int, bits: int) -> Bits:
+def dense_bits(n_weights: int, bits: int) -> StorageBits:
     """Every weight, in order."""
-    return Bits(n_weights * bits, 0)
+    return StorageBits(n_weights * bits, 0)
 
 
-def structured_bits(shape: tuple[int, int], kept: tuple[int, int], bits: int) -> Bits:
+def structured_bits(shape: tuple[int, int], kept: tuple[int, int], bits: int) -> StorageBits:
     """Kept rows r and columns c of an (R, C) matrix: values, and per axis a bitmap or a list.
 
     An axis of which everything is kept needs no index (removed rows are taken out of the network
     together with their consumers: pass R = r).
     """
     indices = sum(min(n, k * index_bits(n)) for n, k in zip(shape, kept, strict=True) if k < n)
-    return Bits(kept[0] * kept[1] * bits, indices)
+    return StorageBits(kept[0] * kept[1] * bits, indices)
 
 
-def csr_bits(shape: tuple[int, int], n_kept: int, bits: int) -> Bits:
+def csr_bits(shape: tuple[int, int], n_kept: int, bits: int) -> StorageBits:
     """Compressed rows: a column number per value, and where each row starts."""
     rows, columns = shape
-    return Bits(n_kept * bits, n_kept * index_bits(columns) + (rows + 1) * index_bits(n_kept + 1))
+    return StorageBits(
+        n_kept * bits, n_kept * index_bits(columns) + (rows + 1) * index_bits(n_kept + 1)
+    )
 
 
-def bitmap_bits(shape: tuple[int, int], n_kept: int, bits: int) -> Bits:
+def bitmap_bits(shape: tuple[int, int], n_kept: int, bits: int) -> StorageBits:
     """One bit per place says whether a value is there."""
-    return Bits(n_kept * bits, shape[0] * shape[1])
+    return StorageBits(n_kept * bits, shape[0] * shape[1])
 
 
 def relative_entries(support: Mask, run_bits: int) -> int:
@@ -69,11 +71,11 @@ def relative_entries(support: Mask, run_bits: int) -> int:
     return int(len(places) + (runs >> run_bits).sum())
 
 
-def relative_bits(support: Mask, run_bits: int, bits: int) -> Bits:
+def relative_bits(support: Mask, run_bits: int, bits: int) -> StorageBits:
     """Each entry is a value and the run of zeros (0 .. 2**run_bits - 1) before it."""
     n_kept = int(np.count_nonzero(support))
     total = relative_entries(support, run_bits) * (bits + run_bits)
-    return Bits(n_kept * bits, total - n_kept * bits)
+    return StorageBits(n_kept * bits, total - n_kept * bits)
 
 
 def best_run_bits(support: Mask, bits: int) -> int:

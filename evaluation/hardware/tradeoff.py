@@ -117,7 +117,7 @@ def _kind(by_kind: dict[Kind, int], kept: int) -> Kind:
     return max(sparse, key=lambda kind: sparse[kind])
 
 
-class Judged(NamedTuple):
+class JudgedPair(NamedTuple):
     """One irregular model against one structured model of the same dense reference.
 
     Attributes:
@@ -133,7 +133,7 @@ class Judged(NamedTuple):
     structured: ModelCost
     rate_irregular: float
     rate_structured: float
-    comparison: ppr.Comparison
+    comparison: ppr.IrregularVersusStructured
     smaller: bool
     faster: bool | None
     reservations: tuple[str, ...]
@@ -159,7 +159,7 @@ def is_pruned(reference: ModelCost, model: ModelCost) -> bool:
 
 def judge_pairs(
     reference: ModelCost, models: Sequence[ModelCost], accuracy: dict[str, float]
-) -> list[Judged]:
+) -> list[JudgedPair]:
     """Every irregular model against every structured one.
 
     Args:
@@ -177,7 +177,7 @@ def judge_pairs(
 
 def _judge(
     reference: ModelCost, loose: ModelCost, firm: ModelCost, accuracy: dict[str, float]
-) -> Judged:
+) -> JudgedPair:
     rates = reference.kept / loose.kept, reference.kept / firm.kept
     comparison = ppr.compare(
         rates[0], rates[1], max(1, round(loose.bits)),
@@ -191,6 +191,6 @@ def _judge(
         broken.append(f"bits differ ({loose.bits:.1f} and {firm.bits:.1f})")
     timed = loose.latency_ms is not None and firm.latency_ms is not None
     faster = bool(loose.latency_ms < firm.latency_ms) if timed else None  # type: ignore[operator]
-    return Judged(
+    return JudgedPair(
         loose, firm, *rates, comparison, loose.total_bytes < firm.total_bytes, faster, tuple(broken)
     )

@@ -43,7 +43,7 @@ class Statistic:
 
 
 @dataclass(frozen=True)
-class Ratio:
+class RatioStatistic:
     """A statistic that is a quotient of two sums over images; gets BCa intervals.
 
     Attributes:
@@ -63,7 +63,7 @@ class Ratio:
         return divide(weights @ self.numerator, weights @ self.denominator)
 
 
-AnyStatistic = Statistic | Ratio
+AnyStatistic = Statistic | RatioStatistic
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def draw_all(
     statistics: Sequence[AnyStatistic], resampler: Resampler, progress: Progress | None = None
 ) -> dict[str, Float64Array]:
     """Every statistic on every draw: name -> (draws,)."""
-    ratios = [item for item in statistics if isinstance(item, Ratio)]
-    others = [item for item in statistics if not isinstance(item, Ratio)]
+    ratios = [item for item in statistics if isinstance(item, RatioStatistic)]
+    others = [item for item in statistics if not isinstance(item, RatioStatistic)]
     sums = _stack([part for item in ratios for part in (item.numerator, item.denominator)])
     values: dict[str, list[Float64Array]] = {item.name: [] for item in statistics}
     done = 0
@@ -164,7 +164,7 @@ def summarise(item: AnyStatistic, drawn: Float64Array, resampler: Resampler) -> 
     finite = drawn[np.isfinite(drawn)]
     if not np.isfinite(value) or len(finite) < max(1, len(drawn) // 2):
         return Estimate(value, float("nan"), float("nan"), item.n, NONE)
-    if isinstance(item, Ratio):
+    if isinstance(item, RatioStatistic):
         if finite.min() == finite.max() and value in (0.0, 1.0) and item.n > 0:
             return Estimate(value, *wilson(value * item.n, item.n), item.n, WILSON)
         low, high = _bca(item, value, finite, resampler.patients)
@@ -198,7 +198,9 @@ def _stack(columns: Sequence[Float64Array]) -> Float64Array:
     return np.stack(columns, axis=1).astype(np.float64) if columns else np.zeros((0, 0))
 
 
-def _bca(item: Ratio, value: float, drawn: Float64Array, patients: IntArray) -> tuple[float, float]:
+def _bca(
+    item: RatioStatistic, value: float, drawn: Float64Array, patients: IntArray
+) -> tuple[float, float]:
     """Bias-corrected and accelerated interval (Efron 1987), jackknife over patients."""
     normal = NormalDist()
     below = (np.sum(drawn < value) + 0.5 * np.sum(drawn == value)) / len(drawn)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evaluation.metrics.bootstrap import AnyStatistic, Ratio, Statistic, divide
+from evaluation.metrics.bootstrap import AnyStatistic, RatioStatistic, Statistic, divide
 from evaluation.metrics.matching import Float64Array
 
 LOGIT_FLOOR = 1e-3
@@ -19,7 +19,7 @@ SLOPE_LIMIT = 100.0  # beyond this the classes are separated and no finite slope
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """One bar of the reliability plot.
 
     Attributes:
@@ -64,12 +64,14 @@ def mass_bins(scores: ArrayLike, n_bins: int = N_BINS) -> list[np.ndarray]:
     return [part for part in np.split(order, cuts) if len(part)]
 
 
-def reliability(positive: ArrayLike, scores: ArrayLike, n_bins: int = N_BINS) -> list[Bin]:
+def reliability(
+    positive: ArrayLike, scores: ArrayLike, n_bins: int = N_BINS
+) -> list[ReliabilityBin]:
     """The reliability plot in equal-mass bins."""
     values = np.asarray(scores, dtype=np.float64)
     label = np.asarray(positive, dtype=np.float64)
     return [
-        Bin(
+        ReliabilityBin(
             low=float(values[part].min()),
             high=float(values[part].max()),
             mean_score=float(values[part].mean()),
@@ -160,7 +162,7 @@ def calibration_statistics(positive: ArrayLike, scores: ArrayLike) -> list[AnySt
     values = np.asarray(scores, dtype=np.float64)
     label = np.asarray(positive, dtype=np.float64)
     n = len(values)
-    brier = Ratio("calibration.brier", n, (values - label) ** 2, np.ones(n))
+    brier = RatioStatistic("calibration.brier", n, (values - label) ** 2, np.ones(n))
     slope, intercept = fit_platt(label, values)
     fit = _OneStep(logit(values), label, np.array([slope, intercept]))
     return [

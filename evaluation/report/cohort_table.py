@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from evaluation.analysis.subgroups import AGE_BANDS
-from evaluation.study.cases import Cases
+from evaluation.study.cases import EvaluationCases
 from evaluation.study.cohort import AGE_MAX_YEARS, parse_age
 
 UNKNOWN = "not known"
@@ -20,7 +20,7 @@ class CohortRow:
     n_positive: int
 
 
-def describe_cohort(cases: Cases) -> list[CohortRow]:
+def describe_cohort(cases: EvaluationCases) -> list[CohortRow]:
     """Counts by every fact of which something is known."""
     positive = cases.positive
     columns = {

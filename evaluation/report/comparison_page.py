@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.analysis.catalogue import Study
+from evaluation.analysis.catalogue import MatchedStudy
 from evaluation.analysis.evidence import SAME_IMAGES, Thresholds
 from evaluation.analysis.failures import find_errors
-from evaluation.analysis.paired import Comparison
+from evaluation.analysis.paired import ModelComparison
 from evaluation.analysis.subgroups import CELL_MIN, METRICS
 from evaluation.hardware.footprint import Footprint
 from evaluation.report import plots, wording
@@ -35,14 +35,14 @@ class CompareReport:
         image_folder: Where the radiographs are, for side-by-side overlays.
     """
 
-    studies: Mapping[str, Study]
-    comparisons: Sequence[Comparison]
+    studies: Mapping[str, MatchedStudy]
+    comparisons: Sequence[ModelComparison]
     footprints: Mapping[str, Footprint]
     thresholds: Mapping[str, Thresholds]
     point: str
     draws: int
     seed: int
-    title: str = "Comparison of models"
+    title: str = "ModelComparison of models"
     extra: Sequence[ExtraSection] = ()
     image_folder: str | Path | None = None
 
@@ -78,7 +78,7 @@ def write_compare_report(path: str | Path, report: CompareReport) -> None:
     write_text(str(path), render("compare.html.j2", context))
 
 
-def _summary(report: CompareReport, comparison: Comparison) -> dict[str, Any]:
+def _summary(report: CompareReport, comparison: ModelComparison) -> dict[str, Any]:
     """A model against the reference in one sentence, and its verdicts."""
     base = report.footprints.get(comparison.reference, Footprint())
     own = report.footprints.get(comparison.model, Footprint())
@@ -114,7 +114,7 @@ def _summary(report: CompareReport, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _harmed_groups(comparison: Comparison, most: int = 3) -> list[str]:
+def _harmed_groups(comparison: ModelComparison, most: int = 3) -> list[str]:
     """The groups that lose most, of those whose whole interval lies below zero."""
     lost = [item for item in comparison.groups if item.delta.ci_high < 0]  # NaN is not below
     texts = []
@@ -158,7 +158,7 @@ def _cost_rows(report: CompareReport) -> list[dict[str, Any]]:
     return rows
 
 
-def _difference_rows(comparison: Comparison, point: str) -> dict[str, Any]:
+def _difference_rows(comparison: ModelComparison, point: str) -> dict[str, Any]:
     wanted = (
         f"rsna.{point}",
         "coco.",
@@ -216,7 +216,7 @@ def _compare_figures(report: CompareReport) -> dict[str, Any]:
     return {name: Markup(svg) for name, svg in figures.items()}
 
 
-def _group_table(comparison: Comparison) -> dict[str, Any]:
+def _group_table(comparison: ModelComparison) -> dict[str, Any]:
     rows: dict[tuple[str, str, int, int], list[tuple[str, str]]] = {}
     for item in comparison.groups:
         share = wording.is_share(item.metric)

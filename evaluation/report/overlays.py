@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from evaluation.analysis.failures import ImageErrors
 from evaluation.metrics.matching import Float64Array
-from evaluation.study.cases import Cases
+from evaluation.study.cases import EvaluationCases
 from evaluation.study.image_files import find_image, read_pixels
 from pneumonia.runtime.errors import PneumoniaError
 
@@ -28,7 +28,7 @@ DASH_PX = 9
 
 
 @dataclass(frozen=True)
-class Tile:
+class OverlayTile:
     """A picture with its caption.
 
     Attributes:
@@ -85,8 +85,8 @@ def draw_tile(
 
 
 def case_tile(
-    cases: Cases, errors: ImageErrors, threshold: float, folder: str | Path | None
-) -> Tile:
+    cases: EvaluationCases, errors: ImageErrors, threshold: float, folder: str | Path | None
+) -> OverlayTile:
     """A case as a tile; without its image (none given, or unreadable) on a blank frame."""
     index = errors.image
     pixels = _pixels(folder, cases.ids[index])
@@ -100,7 +100,7 @@ def case_tile(
         cases.boxes[index][shown] / scale,
         cases.scores[index][shown],
     )
-    return Tile(
+    return OverlayTile(
         data_uri=jpeg_uri(picture),
         title=cases.ids[index],
         caption=_caption(cases, errors),
@@ -113,7 +113,7 @@ def jpeg_uri(picture: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(picture).decode("ascii")
 
 
-def _caption(cases: Cases, errors: ImageErrors) -> str:
+def _caption(cases: EvaluationCases, errors: ImageErrors) -> str:
     def listed(kinds: Sequence[str]) -> str:
         return ", ".join(kind.replace("_", " ") for kind in kinds)
 

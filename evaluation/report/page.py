@@ -66,7 +66,7 @@ class ExtraSection:
 
 
 @dataclass(frozen=True)
-class Line:
+class MetricRow:
     """A line of a table of metrics, as text."""
 
     name: str
@@ -92,10 +92,10 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(disclaimer=DISCLAIMER, **context)
 
 
-def metric_line(metric: str, item: Estimate) -> Line:
+def metric_line(metric: str, item: Estimate) -> MetricRow:
     """A metric as a line of a table."""
     share = wording.is_share(metric)
-    return Line(
+    return MetricRow(
         wording.name_of(metric),
         wording.value_text(item, share),
         wording.interval_text(item, share),
@@ -104,6 +104,6 @@ def metric_line(metric: str, item: Estimate) -> Line:
     )
 
 
-def metric_lines(estimates: Mapping[str, Estimate], family: str) -> list[Line]:
+def metric_lines(estimates: Mapping[str, Estimate], family: str) -> list[MetricRow]:
     """The metrics of a family as lines."""
     return [metric_line(metric, estimates[metric]) for metric in wording.pick(estimates, family)]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.analysis.catalogue import FROC_IOU, FROC_RATES, Study
+from evaluation.analysis.catalogue import FROC_IOU, FROC_RATES, MatchedStudy
 from evaluation.metrics.bootstrap import Estimate
-from evaluation.metrics.calibration import Bin
+from evaluation.metrics.calibration import ReliabilityBin
 from evaluation.metrics.image_level import roc_curve
 from evaluation.metrics.matching import Float64Array
 from evaluation.metrics.ranking import froc_curve, precision_recall
@@ -58,7 +58,7 @@ def to_svg(figure: Any, label: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
-def plot_rsna_sweep(studies: Mapping[str, Study]) -> str:
+def plot_rsna_sweep(studies: Mapping[str, MatchedStudy]) -> str:
     """Challenge score against the score threshold, frozen thresholds marked."""
     figure, axes = new_figure()
     for (name, study), colour in zip(studies.items(), _cycle(studies), strict=True):
@@ -77,7 +77,9 @@ def plot_rsna_sweep(studies: Mapping[str, Study]) -> str:
     return to_svg(figure, "RSNA score against threshold")
 
 
-def plot_precision_recall(studies: Mapping[str, Study], overlaps: Sequence[float] = PR_IOU) -> str:
+def plot_precision_recall(
+    studies: Mapping[str, MatchedStudy], overlaps: Sequence[float] = PR_IOU
+) -> str:
     """Precision-recall curves of boxes."""
     figure, axes = new_figure()
     lines = [(name, study, overlap) for name, study in studies.items() for overlap in overlaps]
@@ -94,7 +96,7 @@ def plot_precision_recall(studies: Mapping[str, Study], overlaps: Sequence[float
 
 
 def plot_froc(
-    studies: Mapping[str, Study],
+    studies: Mapping[str, MatchedStudy],
     estimates: Mapping[str, Estimate] | None = None,
     overlaps: Sequence[float] = FROC_IOU,
 ) -> str:
@@ -123,7 +125,7 @@ def plot_froc(
     return to_svg(figure, "FROC")
 
 
-def plot_roc(studies: Mapping[str, Study]) -> str:
+def plot_roc(studies: Mapping[str, MatchedStudy]) -> str:
     """Image-level ROC with operating points."""
     figure, axes = new_figure()
     axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle=":")
@@ -145,7 +147,7 @@ def plot_roc(studies: Mapping[str, Study]) -> str:
     return to_svg(figure, "ROC of images")
 
 
-def plot_reliability(bins: Sequence[Bin], scores: Float64Array) -> str:
+def plot_reliability(bins: Sequence[ReliabilityBin], scores: Float64Array) -> str:
     """Observed share of positives against the mean score, with how many images score what."""
     figure, axes = new_figure()
     axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle=":", label="perfect")
@@ -218,7 +220,7 @@ def plot_counts(counts: Mapping[str, int], label: str) -> str:
     return to_svg(figure, label)
 
 
-def _marks(study: Study) -> list[str]:
+def _marks(study: MatchedStudy) -> list[str]:
     return [MARKS[index % len(MARKS)] for index in range(len(study.thresholds))]
 
 

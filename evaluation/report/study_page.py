@@ -14,8 +14,8 @@ from evaluation.report import plots, wording
 from evaluation.report.claim import fill_checklist
 from evaluation.report.cohort_table import describe_cohort
 from evaluation.report.model_card import limits
-from evaluation.report.overlays import Tile, case_tile
-from evaluation.report.page import ExtraSection, Line, metric_line, metric_lines, render
+from evaluation.report.overlays import OverlayTile, case_tile
+from evaluation.report.page import ExtraSection, MetricRow, metric_line, metric_lines, render
 from evaluation.study.perturb import perturbation_text
 from pneumonia.runtime.atomic import write_text
 
@@ -28,11 +28,11 @@ WORST_TITLES = {
 
 
 @dataclass(frozen=True)
-class Gallery:
+class OverlayGallery:
     """Worst cases of one kind."""
 
     title: str
-    tiles: Sequence[Tile] = field(default_factory=tuple)
+    tiles: Sequence[OverlayTile] = field(default_factory=tuple)
 
 
 def write_report(
@@ -86,7 +86,7 @@ def write_report(
     write_text(str(path), render("report.html.j2", context))
 
 
-def _cards(evidence: Evidence) -> list[Line]:
+def _cards(evidence: Evidence) -> list[MetricRow]:
     """The handful of numbers at the top of the page."""
     point = evidence.thresholds.primary
     metrics = (f"rsna.{point}", *HEADLINE, f"{point}.sensitivity", f"{point}.specificity")
@@ -196,11 +196,11 @@ def _robustness_rows(evidence: Evidence) -> list[dict[str, Any]]:
     ]
 
 
-def _galleries(evidence: Evidence, folder: str | Path | None) -> list[Gallery]:
+def _galleries(evidence: Evidence, folder: str | Path | None) -> list[OverlayGallery]:
     threshold = evidence.study.thresholds[evidence.thresholds.primary]
     worst = evidence.worst
     return [
-        Gallery(
+        OverlayGallery(
             title,
             [
                 case_tile(evidence.study.cases, evidence.errors[index], threshold, folder)

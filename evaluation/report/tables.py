@@ -12,7 +12,7 @@ import numpy as np
 from evaluation.analysis.catalogue import FROC_IOU
 from evaluation.analysis.evidence import Evidence
 from evaluation.analysis.failures import EXPLANATIONS, count_errors
-from evaluation.analysis.paired import Comparison
+from evaluation.analysis.paired import ModelComparison
 from evaluation.metrics.bootstrap import Estimate, estimate_json
 from evaluation.metrics.image_level import roc_curve
 from evaluation.metrics.ranking import froc_curve, precision_recall
@@ -83,7 +83,7 @@ def metrics_document(evidence: Evidence) -> dict[str, Any]:
 
 
 def compare_document(
-    comparisons: Sequence[Comparison], facts: dict[str, Any], seed: int
+    comparisons: Sequence[ModelComparison], facts: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     """The content of compare.json."""
     return {

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.study.cases import Cases
+from evaluation.study.cases import EvaluationCases
 from evaluation.study.operating_points import choose
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DataError
 
@@ -35,7 +35,7 @@ class ScaleChoice:
     unscaled: float
 
 
-def scale_boxes(cases: Cases, scale: float) -> Cases:
+def scale_boxes(cases: EvaluationCases, scale: float) -> EvaluationCases:
     """The same cases with every predicted box resized about its centre; truths stay.
 
     Args:
@@ -60,7 +60,7 @@ def scale_boxes(cases: Cases, scale: float) -> Cases:
     return replace(cases, boxes=tuple(boxes))
 
 
-def tune_box_scale(cases: Cases) -> ScaleChoice:
+def tune_box_scale(cases: EvaluationCases) -> ScaleChoice:
     """The scale of the highest challenge score at its best threshold; validation images only.
 
     Of equally good scales the one nearest to 1 is taken.

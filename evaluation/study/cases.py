@@ -17,7 +17,7 @@ EDGE_PX = 1.0  # how far a box may reach over the frame through rounding
 
 
 @dataclass(frozen=True)
-class Coverage:
+class LabelCoverage:
     """How labels and predictions met; every count is of images unless said otherwise.
 
     Attributes:
@@ -44,7 +44,7 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class Cases:
+class EvaluationCases:
     """Evaluated images; all boxes are float64 xyxy in the labels' frame.
 
     Attributes:
@@ -67,7 +67,7 @@ class Cases:
     scales: Float64Array
     patients: IntArray
     cohort: Cohort
-    coverage: Coverage
+    coverage: LabelCoverage
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -119,7 +119,7 @@ def join(
     cohort: Cohort | None = None,
     subset: Iterable[str] | None = None,
     only_scored: bool = False,
-) -> Cases:
+) -> EvaluationCases:
     """Bring predictions into the labels' frame and pair them by image id.
 
     Args:
@@ -165,7 +165,7 @@ def join(
     )
     found = [_scaled(item, scale) for item, scale in zip(chosen, scales, strict=True)]
     patients, known = _patients(ids, cohort)
-    return Cases(
+    return EvaluationCases(
         ids=ids,
         truths=truths,
         boxes=tuple(boxes for boxes, _ in found),
@@ -174,7 +174,7 @@ def join(
         scales=scales,
         patients=patients,
         cohort=cohort,
-        coverage=Coverage(
+        coverage=LabelCoverage(
             n_labelled=len(labels.ids),
             n_scored=len(by_id),
             n_evaluated=len(ids),
@@ -188,7 +188,7 @@ def join(
     )
 
 
-def select(cases: Cases, keep: BoolArray) -> Cases:
+def select(cases: EvaluationCases, keep: BoolArray) -> EvaluationCases:
     """The cases of some images; their patients keep their numbers."""
     index = np.flatnonzero(keep)
     return replace(

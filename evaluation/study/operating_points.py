@@ -17,7 +17,7 @@ from evaluation.metrics.calibration import fit_platt, fit_temperature
 from evaluation.metrics.image_level import roc_curve
 from evaluation.metrics.matching import Float64Array
 from evaluation.metrics.rsna import rsna_table
-from evaluation.study.cases import Cases
+from evaluation.study.cases import EvaluationCases
 from pneumonia.runtime.errors import ArtefactError
 
 SCHEMA = "pneumonia.operating_points/1"
@@ -54,7 +54,7 @@ class OperatingPoint:
     specificity_low: float | None = None
 
 
-def choose(cases: Cases) -> dict[str, OperatingPoint]:
+def choose(cases: EvaluationCases) -> dict[str, OperatingPoint]:
     """Choose every operating point that the cases allow.
 
     A point that no threshold reaches (90 % sensitivity when a fifth of the positives has no box at
@@ -110,7 +110,7 @@ def _midpoints(descending: Float64Array) -> Float64Array:
     return np.asarray(np.where(descending > 0, middle, 0.0))
 
 
-def _describe(cases: Cases, threshold: float, rule: str, score: float) -> OperatingPoint:
+def _describe(cases: EvaluationCases, threshold: float, rule: str, score: float) -> OperatingPoint:
     called = cases.image_score >= threshold
     positive = cases.positive
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
@@ -126,7 +126,9 @@ def _describe(cases: Cases, threshold: float, rule: str, score: float) -> Operat
     )
 
 
-def document(cases: Cases, model_hash: str | None = None, box_scale: float = 1.0) -> dict[str, Any]:
+def document(
+    cases: EvaluationCases, model_hash: str | None = None, box_scale: float = 1.0
+) -> dict[str, Any]:
     """The content of operating_points.json, with the calibration fitted on the same images.
 
     Args:

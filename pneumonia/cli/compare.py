@@ -19,14 +19,14 @@ from pneumonia.cli.evaluation_inputs import (
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
-    from evaluation.analysis.catalogue import Study
+    from evaluation.analysis.catalogue import MatchedStudy
     from evaluation.analysis.evidence import Thresholds
-    from evaluation.analysis.paired import Comparison
+    from evaluation.analysis.paired import ModelComparison
     from evaluation.hardware.footprint import Footprint
     from evaluation.metrics.bootstrap import Resampler
     from evaluation.report.comparison_page import CompareReport
     from evaluation.report.page import ExtraSection
-    from evaluation.study.cases import Cases
+    from evaluation.study.cases import EvaluationCases
 
 LATENCY_ROUNDS = 15
 
@@ -128,7 +128,7 @@ def command(models: Sequence[str], **options: Any) -> None:
 
 def _hardware(
     entries: Sequence[Entry],
-    comparisons: "Sequence[Comparison]",
+    comparisons: "Sequence[ModelComparison]",
     point: str,
     options: Mapping[str, Any],
 ) -> "list[ExtraSection]":
@@ -193,7 +193,7 @@ def parse_entries(models: Sequence[str]) -> list[Entry]:
 
 def _studies(
     options: Mapping[str, Any], entries: Sequence[Entry]
-) -> "tuple[dict[str, Study], dict[str, Thresholds]]":
+) -> "tuple[dict[str, MatchedStudy], dict[str, Thresholds]]":
     from evaluation.analysis.catalogue import open_study
     from evaluation.analysis.paired import check_same_images
 
@@ -219,7 +219,9 @@ def _studies(
     return studies, thresholds
 
 
-def _judged(options: Mapping[str, Any], entry: Entry, cases: "Cases") -> "tuple[Cases, Thresholds]":
+def _judged(
+    options: Mapping[str, Any], entry: Entry, cases: "EvaluationCases"
+) -> "tuple[EvaluationCases, Thresholds]":
     """Thresholds by hand, the model's own, given for all, or chosen here; boxes scaled as frozen.
 
     Raises:
@@ -262,8 +264,11 @@ def _common_point(thresholds: "Mapping[str, Thresholds]") -> str:
 
 
 def _compare(
-    studies: "Mapping[str, Study]", point: str, resampler: "Resampler", options: Mapping[str, Any]
-) -> "list[Comparison]":
+    studies: "Mapping[str, MatchedStudy]",
+    point: str,
+    resampler: "Resampler",
+    options: Mapping[str, Any],
+) -> "list[ModelComparison]":
     from dataclasses import replace
 
     from evaluation.analysis.paired import compare_groups, compare_studies
@@ -355,7 +360,7 @@ def _write_tables(report: "CompareReport", options: Mapping[str, Any]) -> None:
     write_csv(out / "compare.csv", (*header, "ci_high", "margin", "verdict"), rows)
 
 
-def _show(comparisons: "Sequence[Comparison]", point: str, out: Path) -> None:
+def _show(comparisons: "Sequence[ModelComparison]", point: str, out: Path) -> None:
     from evaluation.report import wording
 
     for item in comparisons:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pneumonia.runtime.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
-    from evaluation.analysis.paired import Comparison
-    from evaluation.hardware.tradeoff import Judged, ModelCost
+    from evaluation.analysis.paired import ModelComparison
+    from evaluation.hardware.tradeoff import JudgedPair, ModelCost
     from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable
 
 LATENCY_ROUNDS = 15
@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
 
 def hardware_sections(
     folders: Mapping[str, Path | None],
-    comparisons: "Sequence[Comparison]",
+    comparisons: "Sequence[ModelComparison]",
     metric: str,
     wanted: Wanted,
 ) -> "list[ExtraSection]":
@@ -128,13 +128,13 @@ def _latencies(folders: Mapping[str, Path]) -> dict[str, tuple[float, str]]:
     return {name: (latency.median_ms, used) for name, latency in timed.items()}
 
 
-def _accuracy(comparisons: "Sequence[Comparison]", metric: str) -> dict[str, float]:
+def _accuracy(comparisons: "Sequence[ModelComparison]", metric: str) -> dict[str, float]:
     found = {item.model: item.differences[metric].value.value for item in comparisons}
     first = comparisons[0]
     return {first.reference: first.differences[metric].reference.value, **found}
 
 
-def _pairs(costs: "Sequence[ModelCost]", accuracy: dict[str, float]) -> "list[Judged]":
+def _pairs(costs: "Sequence[ModelCost]", accuracy: dict[str, float]) -> "list[JudgedPair]":
     from evaluation.hardware.tradeoff import judge_pairs
 
     return judge_pairs(costs[0], costs[1:], accuracy)
@@ -159,7 +159,7 @@ def storage_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
         )
         for cost in costs
     ]
-    header = ("Model", "Kind", "Rate", "Weights stored", "Bits", "Values, kB",
+    header = ("Model", "Kind", "Rate", "Weights stored", "StorageBits", "Values, kB",
               "Indices and levels, kB", "Together, kB", "Smaller")  # fmt: skip
     note = (
         "Rate: weights of the reference over weights stored, after dead paths are gone. Bytes as "
@@ -206,7 +206,7 @@ def compute_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
     return ExtraTable(header, rows, "", note)
 
 
-def pair_tables(pairs: "Sequence[Judged]") -> "list[ExtraTable]":
+def pair_tables(pairs: "Sequence[JudgedPair]") -> "list[ExtraTable]":
     """One table with a column per irregular and structured model; none without a pair."""
     from evaluation.report.page import ExtraTable
 
@@ -234,9 +234,9 @@ def pair_tables(pairs: "Sequence[Judged]") -> "list[ExtraTable]":
 
 
 def _pareto(
-    costs: "Sequence[ModelCost]", comparisons: "Sequence[Comparison]", metric: str
+    costs: "Sequence[ModelCost]", comparisons: "Sequence[ModelComparison]", metric: str
 ) -> "ExtraFigure":
-    from evaluation.hardware.plots import Point, plot_pareto
+    from evaluation.hardware.plots import ParetoPoint, plot_pareto
     from evaluation.report import wording
     from evaluation.report.page import ExtraFigure
 
@@ -248,7 +248,7 @@ def _pareto(
         own = estimates[cost.name]
         rate = first.kept / cost.kept
         points.append(
-            Point(cost.name, _kind(first, cost), rate, own.value, own.ci_low, own.ci_high)
+            ParetoPoint(cost.name, _kind(first, cost), rate, own.value, own.ci_low, own.ci_high)
         )
     png = plot_pareto(points, wording.name_of(metric))
     return ExtraFigure(png, "Accuracy with its 95 % interval against pruning rate.")

@@ -23,7 +23,7 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
     from evaluation.analysis.evidence import Evidence, Provenance
-    from evaluation.study.cases import Cases
+    from evaluation.study.cases import EvaluationCases
 
 SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 
@@ -105,7 +105,7 @@ def command(**options: Any) -> None:
         show_next(f"pneumonia evaluate TEST_PREDICTIONS LABELS --operating-points {file} --out DIR")
 
 
-def _cases(options: dict[str, Any], predictions: Path) -> "Cases":
+def _cases(options: dict[str, Any], predictions: Path) -> "EvaluationCases":
     return read_cases(
         predictions,
         options["labels"],
@@ -153,7 +153,7 @@ def _frozen(options: dict[str, Any]) -> Frozen:
     return frozen
 
 
-def _box_scale(options: dict[str, Any], frozen: Frozen, cases: "Cases") -> float:
+def _box_scale(options: dict[str, Any], frozen: Frozen, cases: "EvaluationCases") -> float:
     """The factor given, tuned on these images, or frozen with the thresholds."""
     from evaluation.study.box_scale import tune_box_scale
     from pneumonia.runtime.errors import ConfigError

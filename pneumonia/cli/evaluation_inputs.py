@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 if TYPE_CHECKING:
-    from evaluation.study.cases import Cases
+    from evaluation.study.cases import EvaluationCases
     from evaluation.study.operating_points import OperatingPoint
 
 Command = Callable[..., Any]
@@ -149,7 +149,7 @@ def read_cases(
     facts: Sequence[Path],
     subset: Path | None,
     only_scored: bool,
-) -> "Cases":
+) -> "EvaluationCases":
     """Read and join labels, predictions (predictions.csv or a submission) and facts.
 
     Raises:

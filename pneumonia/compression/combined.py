@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from evaluation.hardware.storage import StorageBits
 from pneumonia.compression.alternation import (
     REFINED_ELEMENTS,
     Choice,
@@ -21,7 +22,6 @@ from pneumonia.compression.alternation import (
 from pneumonia.compression.columns import Budget, ColumnRule, check_rule, follows_rule
 from pneumonia.compression.constraint import (
     Projection,
-    StorageBits,
     check_finite,
     check_n_keep,
     gemm_view,

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from evaluation.hardware.storage import StorageBits
 from pneumonia.runtime.errors import PruneError
 
 WEIGHT_BITS = 32  # of one stored float32 weight
@@ -28,23 +29,6 @@ class Projection(NamedTuple):
 
     z: Tensor
     mask: Tensor
-
-
-class StorageBits(NamedTuple):
-    """Bits to store one constrained weight tensor (methods: structured storage).
-
-    Attributes:
-        weights: Bits of the stored values.
-        indices: Bits that say where they belong.
-    """
-
-    weights: int
-    indices: int
-
-    @property
-    def total(self) -> int:
-        """Values and indices together."""
-        return self.weights + self.indices
 
 
 class Constraint(Protocol):

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from evaluation.hardware.storage import StorageBits
 from pneumonia.compression.columns import (
     Budget,
     ColumnRule,
@@ -17,7 +18,6 @@ from pneumonia.compression.columns import (
 from pneumonia.compression.constraint import (
     WEIGHT_BITS,
     Projection,
-    StorageBits,
     check_finite,
     check_n_keep,
     gemm_view,

@@ -9,7 +9,7 @@ import torch
 from data_prep.dataset.reader import Dataset
 from evaluation.metrics.coco import coco_metrics
 from evaluation.metrics.image_level import auroc
-from evaluation.study.cases import Cases, join
+from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import Cohort
 from evaluation.study.labels import make_labels
 from evaluation.study.operating_points import FILE_NAME, choose, document
@@ -147,7 +147,7 @@ class Validation:
             "auroc": float(auroc(cases.positive, cases.image_score)[0]),
         }
 
-    def cases(self, kinds: Sequence[str]) -> Cases:
+    def cases(self, kinds: Sequence[str]) -> EvaluationCases:
         """Truths and the last evaluation's boxes of these kinds, as `evaluation` takes them."""
         keys = [key for key in self.truths if key[0] in kinds]
         labels = make_labels({"/".join(key): self.truths[key] for key in keys}, frame=None)

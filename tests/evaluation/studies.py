@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.study.cases import Cases, join
+from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
 from evaluation.study.labels import make_labels
 from pneumonia.runtime.predictions import Prediction
@@ -83,7 +83,7 @@ def realistic_predictions(rng: np.random.Generator, truths: Boxes, floor: float 
 
 def make_cases(
     truths: Boxes, found: Scored, facts: dict[str, dict[str, str]] | None = None
-) -> Cases:
+) -> EvaluationCases:
     """Cases in a 1024 frame from truths and predictions in its pixels."""
     labels = make_labels({i: np.asarray(boxes, np.float32) for i, boxes in truths.items()})
     predictions = [
@@ -93,7 +93,7 @@ def make_cases(
     return join(labels, predictions, Cohort(facts or {}))
 
 
-def study_cases(seed: int = 0, n_positive: int = 60, n_negative: int = 90) -> Cases:
+def study_cases(seed: int = 0, n_positive: int = 60, n_negative: int = 90) -> EvaluationCases:
     """A realistic study with facts: two images a patient, views, sexes, ages, classes."""
     rng = np.random.default_rng(seed)
     truths = synthetic_truths(rng, n_positive, n_negative)

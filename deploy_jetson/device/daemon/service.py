@@ -11,20 +11,20 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import DaemonConfigError
 from deploy_jetson.device.daemon.decoding import Decoder
-from deploy_jetson.device.daemon.desk import Questions
-from deploy_jetson.device.daemon.intake import MEGABYTE, Accepted, Intake
-from deploy_jetson.device.daemon.metrics import Metrics
-from deploy_jetson.device.daemon.notify import Notifier
-from deploy_jetson.device.daemon.power import PowerMonitor
-from deploy_jetson.device.daemon.recovery import open_journal, recover
-from deploy_jetson.device.daemon.rest import Desk, Server
-from deploy_jetson.device.daemon.scoring import Model
+from deploy_jetson.device.daemon.health.metrics import Metrics
+from deploy_jetson.device.daemon.health.notify import Notifier
+from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
+from deploy_jetson.device.daemon.health.thermal import CRITICAL, Governor
+from deploy_jetson.device.daemon.interfaces.rest import Desk, Server
+from deploy_jetson.device.daemon.interfaces.rest_queries import Questions
+from deploy_jetson.device.daemon.interfaces.tls import server_context
+from deploy_jetson.device.daemon.interfaces.watch_folder import Watcher
 from deploy_jetson.device.daemon.settings import DaemonConfig
-from deploy_jetson.device.daemon.spool import Spool
-from deploy_jetson.device.daemon.thermal import CRITICAL, Governor
-from deploy_jetson.device.daemon.tls import server_context
-from deploy_jetson.device.daemon.watch import Watcher
-from deploy_jetson.device.daemon.worker import Worker
+from deploy_jetson.device.daemon.store.intake import MEGABYTE, Accepted, Intake
+from deploy_jetson.device.daemon.store.spool import Spool
+from deploy_jetson.device.daemon.work.model import Model
+from deploy_jetson.device.daemon.work.recovery import open_journal, recover
+from deploy_jetson.device.daemon.work.worker import Worker
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 
 STALE_S = 90.0  # longer than a cold start of the decoding child
@@ -147,8 +147,8 @@ class Service:
         if dicom.port < 0 and not self.config.destinations:
             return
         try:
-            from deploy_jetson.device.daemon.dicom_in import StoreService
-            from deploy_jetson.device.daemon.dicom_out import open_senders
+            from deploy_jetson.device.daemon.interfaces.dicom_receive import StoreService
+            from deploy_jetson.device.daemon.interfaces.dicom_send import open_senders
         except ImportError:
             raise DeviceError(
                 "DICOM networking is not installed", fix="pip install 'pneumonia[pacs]'"

@@ -14,11 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from evaluation.hardware.storage import darb_bits
+from evaluation.hardware.storage import StorageBits, darb_bits
 from pneumonia.compression.constraint import (
     WEIGHT_BITS,
     Projection,
-    StorageBits,
     check_finite,
     check_n_keep,
     gemm_view,

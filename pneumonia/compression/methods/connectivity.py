@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pneumonia.compression.constraint import Projection, StorageBits, check_n_keep, masked
+from evaluation.hardware.storage import StorageBits
+from pneumonia.compression.constraint import Projection, check_n_keep, masked
 from pneumonia.compression.methods.pattern import (
     FIXED_8,
     KernelChoice,

@@ -9,11 +9,10 @@ disappears, so that budgets are whole arrays. Word lines shared by a group are t
 import torch
 from torch import Tensor
 
-from evaluation.hardware.storage import index_bits
+from evaluation.hardware.storage import StorageBits, index_bits
 from pneumonia.compression.constraint import (
     WEIGHT_BITS,
     Projection,
-    StorageBits,
     check_finite,
     check_n_keep,
     gemm_view,

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from evaluation.hardware.storage import best_irregular_index_bits
+from evaluation.hardware.storage import StorageBits, best_irregular_index_bits
 from pneumonia.compression.constraint import (
     WEIGHT_BITS,
     Projection,
-    StorageBits,
     check_finite,
     check_n_keep,
     gemm_view,

@@ -13,15 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.hardware.storage import fkw_bits
+from evaluation.hardware.storage import StorageBits, fkw_bits
 from pneumonia.compression.columns import group_count
-from pneumonia.compression.constraint import (
-    WEIGHT_BITS,
-    Projection,
-    StorageBits,
-    check_finite,
-    masked,
-)
+from pneumonia.compression.constraint import WEIGHT_BITS, Projection, check_finite, masked
 from pneumonia.runtime.errors import PruneError
 
 CENTRE = 4  # position 3*1+1 of a 3x3 kernel

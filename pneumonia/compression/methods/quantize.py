@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from evaluation.hardware.storage import best_irregular_index_bits, index_bits
-from pneumonia.compression.constraint import Projection, StorageBits, check_finite, gemm_view
+from evaluation.hardware.storage import StorageBits, best_irregular_index_bits, index_bits
+from pneumonia.compression.constraint import Projection, check_finite, gemm_view
 from pneumonia.runtime.errors import PruneError
 
 Floats = npt.NDArray[np.float64]

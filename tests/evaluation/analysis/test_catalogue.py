@@ -12,14 +12,14 @@ from evaluation.metrics.coco import coco_metrics
 from evaluation.metrics.image_level import auroc, predictive_values
 from evaluation.metrics.ranking import froc_curve
 from evaluation.metrics.rsna import rsna_score
-from evaluation.study.cases import Cases
+from evaluation.study.cases import EvaluationCases
 from tests.evaluation.studies import make_cases, study_cases
 
 CASES = study_cases(5)
 THRESHOLDS = {"kaggle": 0.4, "low": 0.1}
 
 
-def _values(cases: Cases, thresholds: dict[str, float] = THRESHOLDS) -> dict[str, float]:
+def _values(cases: EvaluationCases, thresholds: dict[str, float] = THRESHOLDS) -> dict[str, float]:
     statistics = all_statistics(open_study(cases, thresholds))
     assert len({item.name for item in statistics}) == len(statistics)
     once = np.ones((1, len(cases)))

@@ -5,7 +5,7 @@ from evaluation.analysis.catalogue import open_study
 from evaluation.analysis.paired import compare_groups, compare_studies, judge
 from evaluation.analysis.subgroups import find_groups
 from evaluation.metrics.bootstrap import Estimate, Resampler
-from evaluation.study.cases import Cases
+from evaluation.study.cases import EvaluationCases
 from pneumonia.runtime.errors import DataError
 from tests.evaluation.studies import (
     make_cases,
@@ -17,7 +17,7 @@ from tests.evaluation.studies import (
 POINT = {"kaggle": 0.4}
 
 
-def _pair(noise: float) -> tuple[Cases, Cases]:
+def _pair(noise: float) -> tuple[EvaluationCases, EvaluationCases]:
     """A study and a copy whose boxes are shifted."""
     cases = study_cases(3, 150, 150)
     found = {
@@ -28,7 +28,7 @@ def _pair(noise: float) -> tuple[Cases, Cases]:
     return cases, make_cases(cases.truth_by_id(), found, facts)
 
 
-def _compare(first: Cases, second: Cases, draws: int = 300):
+def _compare(first: EvaluationCases, second: EvaluationCases, draws: int = 300):
     studies = {"dense": open_study(first, POINT), "pruned": open_study(second, POINT)}
     return compare_studies(studies, Resampler(first.patients, first.positive, draws, 0))[0]
 

@@ -141,7 +141,7 @@ def test_fill_of_arrays_by_hand():
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12))
 def test_the_front_is_what_nothing_beats_in_both(pairs):
-    points = [plots.Point(str(i), "x", *map(float, p), 0.0, 0.0) for i, p in enumerate(pairs)]
+    points = [plots.ParetoPoint(str(i), "x", *map(float, p), 0.0, 0.0) for i, p in enumerate(pairs)]
     front = plots.pareto_front(points)
     beaten = [
         p for p in points
@@ -152,8 +152,8 @@ def test_the_front_is_what_nothing_beats_in_both(pairs):
 
 
 def test_pictures_are_pictures_even_of_little():
-    points = [plots.Point("a", "dense", 1.0, 0.5, 0.4, 0.6),
-              plots.Point("b", "irregular", 9.0, 0.4, float("nan"), float("nan"))]  # fmt: skip
+    points = [plots.ParetoPoint("a", "dense", 1.0, 0.5, 0.4, 0.6),
+              plots.ParetoPoint("b", "irregular", 9.0, 0.4, np.nan, np.nan)]  # fmt: skip
     pictures = [
         plots.plot_pareto(points, "score"),
         plots.plot_layer_rates({"a": 2.0}, {"a": 2.1, "b": 1.0}),

@@ -5,7 +5,7 @@ from evaluation.metrics.bootstrap import (
     BCA,
     NONE,
     WILSON,
-    Ratio,
+    RatioStatistic,
     Resampler,
     Statistic,
     draw_all,
@@ -14,8 +14,8 @@ from evaluation.metrics.bootstrap import (
 )
 
 
-def _mean(values: np.ndarray, name: str = "mean") -> Ratio:
-    return Ratio(name, len(values), values.astype(float), np.ones(len(values)))
+def _mean(values: np.ndarray, name: str = "mean") -> RatioStatistic:
+    return RatioStatistic(name, len(values), values.astype(float), np.ones(len(values)))
 
 
 def test_a_draw_keeps_patients_whole_and_strata_full() -> None:
@@ -88,7 +88,7 @@ def test_wilson_golden_values() -> None:
 
 
 def test_what_is_undefined_is_not_available() -> None:
-    nothing = Ratio("nothing", 0, np.zeros(9), np.zeros(9))
+    nothing = RatioStatistic("nothing", 0, np.zeros(9), np.zeros(9))
     nan = Statistic("nan", 9, lambda weights: np.full(len(weights), np.nan))
     found = estimate_all([nothing, nan], Resampler(np.arange(9), np.zeros(9, dtype=bool), 100, 0))
     for item in found.values():

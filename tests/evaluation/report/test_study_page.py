@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.analysis.catalogue import Study
+from evaluation.analysis.catalogue import MatchedStudy
 from evaluation.analysis.evidence import FROZEN, Evidence, Thresholds, gather, settle_thresholds
-from evaluation.analysis.paired import GroupDelta, compare_studies
+from evaluation.analysis.paired import SubgroupDelta, compare_studies
 from evaluation.analysis.subgroups import SUPPRESSED
 from evaluation.hardware.footprint import Footprint
 from evaluation.metrics.bootstrap import Estimate, Resampler
@@ -215,12 +215,12 @@ def test_compare_page(tmp_path: Path, evidence: Evidence) -> None:
     assert "data:image/png;base64" in text
 
 
-def _delta(name: str, value: float, low: float, high: float, metric: str = "rsna") -> GroupDelta:
+def _delta(name: str, value: float, low: float, high: float, metric: str = "rsna") -> SubgroupDelta:
     method = "paired" if np.isfinite(value) else SUPPRESSED
-    return GroupDelta("view", name, 90, 40, metric, Estimate(value, low, high, 40, method))
+    return SubgroupDelta("view", name, 90, 40, metric, Estimate(value, low, high, 40, method))
 
 
-def _group_page(path: Path, study: Study, groups: list[GroupDelta]) -> str:
+def _group_page(path: Path, study: MatchedStudy, groups: list[SubgroupDelta]) -> str:
     comparison = compare_studies({"dense": study, "pruned": study}, RESAMPLER)[0]
     thresholds = dict.fromkeys(("dense", "pruned"), settle_thresholds(CASES))
     studies = {"dense": study, "pruned": study}

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from deploy_jetson.device.daemon.decoding import Decoded
-from deploy_jetson.device.daemon.scoring import Model
 from deploy_jetson.device.daemon.service import Service
 from deploy_jetson.device.daemon.settings import (
     DaemonConfig,
@@ -21,6 +20,7 @@ from deploy_jetson.device.daemon.settings import (
     RestSettings,
     ServiceSettings,
 )
+from deploy_jetson.device.daemon.work.model import Model
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import Engine, output_shape
 from tests.runtime.dicoms import chest_dataset, save

@@ -21,8 +21,8 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
-from deploy_jetson.device.daemon.intake import Accepted, Refused
 from deploy_jetson.device.daemon.settings import DicomSettings
+from deploy_jetson.device.daemon.store.intake import Accepted, Refused
 from pneumonia.runtime.dicom_header import (
     DEFLATED,
     HTJ2K,

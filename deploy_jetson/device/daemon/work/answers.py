@@ -6,8 +6,8 @@ from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from deploy_jetson.device.daemon.decoding import Decoded
-from deploy_jetson.device.daemon.journal import ANSWERED, FAILED, QUARANTINED, REJECTED, Job
-from deploy_jetson.device.daemon.spool import Spool
+from deploy_jetson.device.daemon.store.journal import ANSWERED, FAILED, QUARANTINED, REJECTED, Job
+from deploy_jetson.device.daemon.store.spool import Spool
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.errors import DISCLAIMER

@@ -7,12 +7,12 @@ from collections import OrderedDict
 from typing import Any, Callable, Dict, List, Optional
 from urllib.parse import parse_qs
 
-from deploy_jetson.device.daemon.answers import moment
-from deploy_jetson.device.daemon.journal import ANSWERED, STATES, Job, Journal
-from deploy_jetson.device.daemon.metrics import Metrics
-from deploy_jetson.device.daemon.rest import _KEY, JSON, PLAIN, Reply, json_reply
-from deploy_jetson.device.daemon.scoring import Model
-from deploy_jetson.device.daemon.spool import Spool
+from deploy_jetson.device.daemon.health.metrics import Metrics
+from deploy_jetson.device.daemon.interfaces.rest import _KEY, JSON, PLAIN, Reply, json_reply
+from deploy_jetson.device.daemon.store.journal import ANSWERED, STATES, Job, Journal
+from deploy_jetson.device.daemon.store.spool import Spool
+from deploy_jetson.device.daemon.work.answers import moment
+from deploy_jetson.device.daemon.work.model import Model
 from pneumonia.runtime.bundle import MODEL_CARD
 from pneumonia.runtime.errors import DISCLAIMER, OutputError
 

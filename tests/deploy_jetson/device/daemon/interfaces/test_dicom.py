@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("pynetdicom")
 
-from deploy_jetson.device.daemon.dicom_in import file_head, readable_syntaxes
-from deploy_jetson.device.daemon.dicom_out import Sender, backoff_s
+from deploy_jetson.device.daemon.interfaces.dicom_receive import file_head, readable_syntaxes
+from deploy_jetson.device.daemon.interfaces.dicom_send import Sender, backoff_s
 from deploy_jetson.device.daemon.settings import (
     Destination,
     DicomSettings,
@@ -22,7 +22,7 @@ from deploy_jetson.device.daemon.settings import (
     ResultsSettings,
     RetrySettings,
 )
-from deploy_jetson.device.daemon.spool import dataset_offset, sop_uid_of
+from deploy_jetson.device.daemon.store.spool import dataset_offset, sop_uid_of
 from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
 from tests.peers import free_port, peer, run_peer, running_orthanc
 from tests.runtime.dicoms import JPEG, chest_dataset, jpeg_bytes, save, save_compressed
@@ -33,7 +33,7 @@ DICOM = DicomSettings(port=0, aet="PNEUMO", timeout_s=5)
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("deploy_jetson.device.daemon.dicom_out.POLL_S", 0.05)
+    monkeypatch.setattr("deploy_jetson.device.daemon.interfaces.dicom_send.POLL_S", 0.05)
 
 
 def store(rig, *arguments, aec="PNEUMO"):
@@ -263,7 +263,7 @@ def answering(port, status, context=None):
 
 @pytest.mark.parametrize("is_trusted", [True, False])
 def test_results_go_by_tls_to_the_peer_that_is_meant_and_to_no_other(tmp_path, is_trusted):
-    from deploy_jetson.device.daemon.tls import server_context
+    from deploy_jetson.device.daemon.interfaces.tls import server_context
     from tests.deploy_jetson.device.daemon.certificates import make_certificates
 
     files, port = make_certificates(tmp_path), free_port()

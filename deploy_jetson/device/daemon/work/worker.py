@@ -5,7 +5,13 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.answers import (
+from deploy_jetson.device.daemon.decoding import Decoder
+from deploy_jetson.device.daemon.health.metrics import Metrics
+from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.store.intake import CONFLICT
+from deploy_jetson.device.daemon.store.journal import DONE, FAILED, QUARANTINED, Job, Journal
+from deploy_jetson.device.daemon.store.spool import Spool
+from deploy_jetson.device.daemon.work.answers import (
     SET_ASIDE,
     Answer,
     answer_bytes,
@@ -14,13 +20,7 @@ from deploy_jetson.device.daemon.answers import (
     read_answer,
     write_answer,
 )
-from deploy_jetson.device.daemon.decoding import Decoder
-from deploy_jetson.device.daemon.intake import CONFLICT
-from deploy_jetson.device.daemon.journal import DONE, FAILED, QUARANTINED, Job, Journal
-from deploy_jetson.device.daemon.metrics import Metrics
-from deploy_jetson.device.daemon.scoring import Model
-from deploy_jetson.device.daemon.settings import DaemonConfig
-from deploy_jetson.device.daemon.spool import Spool
+from deploy_jetson.device.daemon.work.model import Model
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
 from pneumonia.runtime.selection import select
 

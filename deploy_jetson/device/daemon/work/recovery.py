@@ -5,9 +5,8 @@ import time
 from typing import Any, Dict, NamedTuple, Tuple
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.answers import Answer, read_answer
-from deploy_jetson.device.daemon.intake import Intake
-from deploy_jetson.device.daemon.journal import (
+from deploy_jetson.device.daemon.store.intake import Intake
+from deploy_jetson.device.daemon.store.journal import (
     ANSWERED,
     FAILED,
     QUARANTINED,
@@ -17,8 +16,9 @@ from deploy_jetson.device.daemon.journal import (
     Journal,
     JournalDamaged,
 )
-from deploy_jetson.device.daemon.spool import IMAGE, Spool
-from deploy_jetson.device.daemon.worker import Worker
+from deploy_jetson.device.daemon.store.spool import IMAGE, Spool
+from deploy_jetson.device.daemon.work.answers import Answer, read_answer
+from deploy_jetson.device.daemon.work.worker import Worker
 
 EVERY = 1 << 30
 

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from deploy_jetson.device.daemon.intake import Refused
+from deploy_jetson.device.daemon.interfaces.watch_folder import Watcher
 from deploy_jetson.device.daemon.settings import WatchSettings
-from deploy_jetson.device.daemon.watch import Watcher
+from deploy_jetson.device.daemon.store.intake import Refused
 from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
 
 

@@ -10,13 +10,14 @@ import time
 import pytest
 
 from deploy_jetson.device.board import Snapshot, Zone
-from deploy_jetson.device.daemon import answers, logs
-from deploy_jetson.device.daemon.journal import Journal
-from deploy_jetson.device.daemon.notify import Notifier
-from deploy_jetson.device.daemon.power import PowerMonitor
+from deploy_jetson.device.daemon import logs
+from deploy_jetson.device.daemon.health.notify import Notifier
+from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
 from deploy_jetson.device.daemon.settings import QueueSettings, ResultsSettings
-from deploy_jetson.device.daemon.spool import AlreadyRunning, Spool
-from deploy_jetson.device.daemon.worker import EngineLost
+from deploy_jetson.device.daemon.store.journal import Journal
+from deploy_jetson.device.daemon.store.spool import AlreadyRunning, Spool
+from deploy_jetson.device.daemon.work import answers
+from deploy_jetson.device.daemon.work.worker import EngineLost
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
 from tests.deploy_jetson.device.daemon.rig import OneBox, Rig, film, running, settings, wait_for
 from tests.deploy_jetson.device.trees import iio_tree
@@ -100,7 +101,7 @@ def test_a_full_disk_holds_answers_back_until_there_is_space(tmp_path, monkeypat
         real(path, data)
 
     monkeypatch.setattr(answers, "write_bytes", write)
-    monkeypatch.setattr("deploy_jetson.device.daemon.worker.NO_SPACE_S", 0.05)
+    monkeypatch.setattr("deploy_jetson.device.daemon.work.worker.NO_SPACE_S", 0.05)
     with running(settings(tmp_path)) as rig:
         job = rig.post(image())[1]["job"]
         wait_for(lambda: "results_not_writable" in rig.get("/readyz")[1]["reasons"])

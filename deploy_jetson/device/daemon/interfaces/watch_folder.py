@@ -9,8 +9,8 @@ import time
 from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.intake import Accepted, Refused
 from deploy_jetson.device.daemon.settings import WatchSettings
+from deploy_jetson.device.daemon.store.intake import Accepted, Refused
 
 BLOCK = 1 << 18
 MAX_SEEN = 20000  # files of one scan

@@ -6,10 +6,10 @@ import time
 from typing import Callable, Iterator, NamedTuple, Optional
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.journal import FAILED, QUARANTINED, RECEIVED, Job, Journal
-from deploy_jetson.device.daemon.metrics import Metrics
+from deploy_jetson.device.daemon.health.metrics import Metrics
 from deploy_jetson.device.daemon.settings import DaemonConfig
-from deploy_jetson.device.daemon.spool import Arrived, Spool, TooLarge
+from deploy_jetson.device.daemon.store.journal import FAILED, QUARANTINED, RECEIVED, Job, Journal
+from deploy_jetson.device.daemon.store.spool import Arrived, Spool, TooLarge
 from pneumonia.runtime.errors import OutputError
 
 MEGABYTE = 1 << 20

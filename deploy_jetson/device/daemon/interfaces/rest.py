@@ -18,8 +18,8 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
-from deploy_jetson.device.daemon.intake import Accepted, Refused
 from deploy_jetson.device.daemon.settings import RestSettings
+from deploy_jetson.device.daemon.store.intake import Accepted, Refused
 
 BLOCK = 1 << 16
 POLL_S = 0.1

@@ -16,7 +16,10 @@ import pynetdicom
 from pynetdicom import AE, evt
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.journal import (
+from deploy_jetson.device.daemon.health.metrics import Metrics
+from deploy_jetson.device.daemon.interfaces.tls import client_context, for_pynetdicom
+from deploy_jetson.device.daemon.settings import Destination, RetrySettings
+from deploy_jetson.device.daemon.store.journal import (
     PENDING,
     SENT,
     SENT_WITH_WARNING,
@@ -24,10 +27,7 @@ from deploy_jetson.device.daemon.journal import (
     Delivery,
     Journal,
 )
-from deploy_jetson.device.daemon.metrics import Metrics
-from deploy_jetson.device.daemon.settings import Destination, RetrySettings
-from deploy_jetson.device.daemon.spool import Spool
-from deploy_jetson.device.daemon.tls import client_context, for_pynetdicom
+from deploy_jetson.device.daemon.store.spool import Spool
 from pneumonia.runtime.errors import OutputError
 
 CLASSES = {

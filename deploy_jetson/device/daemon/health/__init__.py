@@ -1,0 +1,1 @@
+"""Metrics, systemd notifications, power rails and the thermal governor."""

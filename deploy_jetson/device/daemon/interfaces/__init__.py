@@ -1,0 +1,1 @@
+"""How images come in and results go out: DICOM, HTTP, watch folder."""

@@ -1,0 +1,1 @@
+"""From a job to its answer: the worker, the model, the result files, recovery at start."""
