@@ -1,8 +1,10 @@
 """Uncertainty: the bootstrap over patients, all draws of a block at once.
 
-A draw is a row of weights: how often each image occurs. Patients are drawn with replacement, images
-follow their patient, and positive and negative patients are drawn separately, so that every draw
-holds as many of each as the study. A statistic maps a block of weights (D, N) to values (D,).
+A draw is a row of weights: how often each image occurs. Patients are drawn with replacement and
+images follow their patient. The strata say what a draw keeps fixed: with positive and negative
+images as strata every draw holds as many patients of each as the study (case-control design);
+with one stratum the prevalence is drawn, too (cohort design). A statistic maps a block of weights
+(D, N) to values (D,).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -90,33 +92,33 @@ class Resampler:
 
     Attributes:
         patients: (N,) patient number of each image.
-        positive: (N,) bool, whether the image has a truth.
+        strata: (N,) stratum of each image, bool or int >= 0 (`positive`: two strata); a patient
+            belongs to the highest stratum of his images.
         draws: Bootstrap draws.
         seed: Of the random numbers; the same seed gives the same draws.
     """
 
     patients: IntArray
-    positive: NDArray[np.bool_]
+    strata: NDArray[np.bool_] | IntArray
     draws: int = 2000
     seed: int = 0
 
     def blocks(self) -> Iterator[Float64Array]:
         """Weights (D, N) block by block."""
         names, patient = np.unique(self.patients, return_inverse=True)
-        has_truth = np.zeros(len(names), dtype=bool)
-        np.logical_or.at(has_truth, patient, np.asarray(self.positive, dtype=bool))
-        strata = [np.flatnonzero(has_truth), np.flatnonzero(~has_truth)]
+        highest = np.zeros(len(names), dtype=np.intp)
+        np.maximum.at(highest, patient, np.asarray(self.strata, dtype=np.intp))
+        strata = [np.flatnonzero(highest == level) for level in np.unique(highest)[::-1]]
         rng = np.random.default_rng(self.seed)
         for start in range(0, self.draws, BLOCK_DRAWS):
             size = min(BLOCK_DRAWS, self.draws - start)
             counts = np.zeros((size, len(names)))
             for stratum in strata:
-                if len(stratum):
-                    drawn = rng.integers(0, len(stratum), (size, len(stratum)))
-                    drawn += np.arange(size)[:, None] * len(stratum)
-                    counts[:, stratum] = np.bincount(
-                        drawn.ravel(), minlength=size * len(stratum)
-                    ).reshape(size, -1)
+                drawn = rng.integers(0, len(stratum), (size, len(stratum)))
+                drawn += np.arange(size)[:, None] * len(stratum)
+                counts[:, stratum] = np.bincount(
+                    drawn.ravel(), minlength=size * len(stratum)
+                ).reshape(size, -1)
             yield counts[:, patient]
 
 

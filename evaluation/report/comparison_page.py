@@ -42,7 +42,7 @@ class CompareReport:
     point: str
     draws: int
     seed: int
-    title: str = "ModelComparison of models"
+    title: str = "Comparison of models"
     extra: Sequence[ExtraSection] = ()
     image_folder: str | Path | None = None
 

@@ -159,7 +159,7 @@ def storage_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
         )
         for cost in costs
     ]
-    header = ("Model", "Kind", "Rate", "Weights stored", "StorageBits", "Values, kB",
+    header = ("Model", "Kind", "Rate", "Weights stored", "Bits", "Values, kB",
               "Indices and levels, kB", "Together, kB", "Smaller")  # fmt: skip
     note = (
         "Rate: weights of the reference over weights stored, after dead paths are gone. Bytes as "
