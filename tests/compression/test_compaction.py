@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -44,7 +44,6 @@ def assert_same_outputs(spec: NetworkSpec, dense: dict[str, Tensor], small: Netw
         assert float((expected[name] - found[name]).abs().max()) <= 1e-5 * scale + 1e-6
 
 
-@settings(max_examples=120, deadline=None)
 @given(random_specs(), st.integers(0, 1000), st.sampled_from([0.2, 0.5, 0.9]), st.integers(0, 3))
 def test_masked_dense_equals_compacted(
     spec: NetworkSpec, seed: int, density: float, group: int
@@ -63,7 +62,6 @@ def test_masked_dense_equals_compacted(
     assert all(torch.equal(again[name], kept[name]) for name in kept)
 
 
-@settings(max_examples=80, deadline=None)
 @given(random_specs(), st.integers(0, 1000), st.data())
 def test_filters_that_emit_constants_are_folded_or_kept(
     spec: NetworkSpec, seed: int, data: st.DataObject

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -117,7 +117,6 @@ def energy_of(v: Tensor, mask: Tensor) -> float:
     return float((v.double() * mask).square().sum())
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.integers(0, 10_000), st.integers(1, 7), st.integers(1, 9), st.integers(0, 3),
     st.floats(0, 2),
@@ -143,7 +142,6 @@ def test_combined_is_at_least_the_best_marginal_choice(
         assert kept >= with_best_columns(by_columns) * (1 - 1e-5)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 12), st.integers(1, 3))
 def test_no_sweep_of_the_alternation_loses_energy(
     seed: int, n_filters: int, n_columns: int, n_layers: int
@@ -208,7 +206,6 @@ def weights(draw: st.DrawFn) -> Tensor:
     return torch.tensor(draw(st.lists(value, min_size=count, max_size=count))).reshape(shape)
 
 
-@settings(max_examples=300, deadline=None)
 @given(all_sets(), weights())
 def test_a_projection_projects_onto_itself_and_never_empties_the_layer(
     constraint: Constraint, v: Tensor
@@ -224,7 +221,6 @@ def test_a_projection_projects_onto_itself_and_never_empties_the_layer(
         assert (z != 0).any()
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.one_of(*all_sets_but_combined()), st.integers(0, 10_000))
 def test_no_random_feasible_point_is_nearer(constraint: Constraint, seed: int) -> None:
     """Any support of the set, found by projecting noise, keeps less of v than the projection."""
@@ -233,7 +229,6 @@ def test_no_random_feasible_point_is_nearer(constraint: Constraint, seed: int) -
     assert (v - constraint.project(v).z).norm() <= (v - v * mask).norm() * (1 + 1e-6)
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.integers(1, 5),
     st.builds(
@@ -315,7 +310,6 @@ def test_protected_units_stay_and_partial_layers_keep_a_filter() -> None:
     assert masks["b"].mask.any()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 2), st.integers(1, 5), st.integers(1, 4))
 def test_tied_columns_are_as_good_as_independent_layers_allow(
     seed: int, group_size: int, n_units: int, n_columns: int

@@ -1,7 +1,7 @@
 """Units and components against what Darknet's configuration says by eye."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from pneumonia.compression.coupling import ChannelGraph, close_units, prunable, select_layers
 from pneumonia.compression.network_set import live_units
@@ -97,7 +97,6 @@ def test_units_nobody_reads_die_along_the_whole_path() -> None:
     assert graph.live_rows(live, "a").tolist() == [True, False]
 
 
-@settings(max_examples=60, deadline=None)
 @given(random_specs())
 def test_units_follow_every_layer_of_a_random_network(spec: NetworkSpec) -> None:
     graph = ChannelGraph(spec)

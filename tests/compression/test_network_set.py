@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -45,7 +45,6 @@ methods = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
 @given(random_specs(), methods, st.floats(1.1, 12), st.integers(0, 99))
 def test_settled_masks_are_what_compaction_stores(
     spec: NetworkSpec, method: StructuredMethod, rate: float, seed: int
@@ -65,7 +64,6 @@ def test_settled_masks_are_what_compaction_stores(
         assert kept[name + ".weight"].shape[0] <= max(int(live.sum()), 1)
 
 
-@settings(max_examples=60, deadline=None)
 @given(random_specs(), methods, st.floats(1.5, 8), st.integers(0, 99))
 def test_the_hard_set_is_idempotent_and_spends_no_column_on_a_dead_channel(
     spec: NetworkSpec, method: StructuredMethod, rate: float, seed: int

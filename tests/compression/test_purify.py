@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.compression.compaction import compact
@@ -55,7 +55,6 @@ def test_features_of_one_map_are_one_channel(lenet):
     assert masks["linear_005"].reshape(500, 50, 16)[:, [2, 4, 5]].all()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999), st.sampled_from([0.5, 1.0, 8.0, 40.0]))
 def test_a_one_by_one_map_is_judged_as_a_convolution(seed, multiplier):
     """A linear layer over features of K places = a convolution of K places per channel."""

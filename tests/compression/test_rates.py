@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.compression import rates as module
@@ -50,7 +50,6 @@ def test_what_even_the_strongest_does_not_reach_is_refused(monkeypatch):
     assert STRONGEST in curve.tried
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.01, 8), st.floats(1.05, 50)), min_size=1, max_size=6),
     st.floats(1.1, 40),

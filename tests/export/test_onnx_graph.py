@@ -3,7 +3,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.export import onnx_check, onnx_graph
@@ -38,7 +38,6 @@ def run_onnx(model, images):
     return dict(zip(names, session.run(names, {"input": images}), strict=True))
 
 
-@settings(max_examples=80, deadline=None)
 @given(spec=networks(), seed=st.integers(0, 99), batch=st.integers(1, 3))
 def test_torch_numpy_and_onnxruntime_agree_on_every_op(spec, seed, batch):
     tensors = random_tensors(spec, seed)

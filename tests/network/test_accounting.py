@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.network.accounting import account
@@ -81,7 +81,6 @@ def test_nothing_kept_is_an_infinite_rate():
     assert account(spec, {"l.weight": torch.zeros(3, 4)}).totals.rate == float("inf")
 
 
-@settings(max_examples=40, deadline=None)
 @given(spec=networks(), seed=st.integers(0, 99))
 def test_the_count_is_what_the_packed_file_holds(spec, seed):
     tensors = random_tensors(spec, seed)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.network.anchors import kmeans_anchors, mean_best_iou, size_iou
@@ -16,7 +16,6 @@ def test_iou_of_sizes_by_hand():
 
 
 @given(sizes, sizes)
-@settings(max_examples=30)
 def test_iou_of_sizes_is_that_of_boxes_with_one_corner(a, b):
     def corner(pairs):
         return np.array([[0, 0, w, h] for w, h in pairs], dtype=np.float32)
@@ -41,7 +40,6 @@ def test_as_many_anchors_as_boxes_are_the_boxes():
     np.testing.assert_array_equal(kmeans_anchors(boxes, 3), [[1, 2], [9, 1], [5, 5]])
 
 
-@settings(max_examples=40, deadline=None)
 @given(boxes=sizes, k=st.integers(1, 4), seed=st.integers(0, 9))
 def test_anchors_repeat_scale_and_cover_no_worse_than_any_single_choice(boxes, k, seed):
     array = np.array(boxes, dtype=float)

@@ -3,7 +3,7 @@ import json
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.network.files import (
@@ -19,7 +19,6 @@ from pneumonia.runtime.spec import StorageSpec
 from tests.network.random_networks import networks, random_tensors
 
 
-@settings(max_examples=30, deadline=None)
 @given(spec=networks(), seed=st.integers(0, 99))
 def test_any_network_comes_back_bit_for_bit(tmp_path_factory, spec, seed):
     folder = tmp_path_factory.mktemp("model")

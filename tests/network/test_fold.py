@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.network.fold import fold_batch_norm
@@ -16,7 +16,6 @@ def outputs_of(spec, tensors, x):
         return Network(spec, tensors).eval()(x)
 
 
-@settings(max_examples=60, deadline=None)
 @given(spec=networks(), seed=st.integers(0, 99))
 def test_folding_keeps_the_function(spec, seed):
     tensors = random_tensors(spec, seed)

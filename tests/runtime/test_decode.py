@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.boxes import iou_matrix
@@ -97,7 +97,6 @@ def test_suppression_is_per_class():
     assert scores[0] > scores[1]
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(["darknet", "scaled"]),

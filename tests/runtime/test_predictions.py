@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -25,7 +25,6 @@ ids = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.data(), ids)
 def test_reading_back_gives_the_same_bits(tmp_path_factory, data, names):
     path = tmp_path_factory.mktemp("p") / "predictions.csv"

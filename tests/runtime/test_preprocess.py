@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import DataError
@@ -47,7 +47,6 @@ def test_letterbox_by_hand():
     assert place.to_original([[32, 32, 64, 48]]).tolist() == [[50, 25, 100, 50]]
 
 
-@settings(deadline=None)
 @given(sides, sides, sides, sides)
 def test_content_touches_the_canvas_and_boxes_return(height, width, rows, columns):
     canvas, place = letterbox(np.full((rows, columns), 200, np.uint8), height, width, 0)

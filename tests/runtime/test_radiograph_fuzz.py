@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.dicom_header import ReadLimits
@@ -43,7 +43,6 @@ def read_or_refuse(path):
         return error
 
 
-@settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_damaged_files(originals, tmp_path_factory, data):
     content = bytearray(data.draw(st.sampled_from(originals)))

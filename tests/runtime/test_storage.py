@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import ArtefactError, SpecError
@@ -35,7 +35,6 @@ def test_columns_by_hand():
     np.testing.assert_array_equal(unpack(layer, packed), weight)
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.integers(1, 9),
     st.integers(1, 5),

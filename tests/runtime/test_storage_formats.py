@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -59,7 +59,6 @@ def linear(weight: np.ndarray, name: str) -> Linear:
     return layer._replace(storage=measured(layer, weight))
 
 
-@settings(deadline=None)
 @given(sparse(), st.sampled_from([name for name in SPARSE if not name.startswith("fkw")]))
 def test_round_trip_is_bit_exact(weight, name):
     layer = linear(weight, name)
@@ -70,7 +69,6 @@ def test_round_trip_is_bit_exact(weight, name):
     assert np.array_equal(restored, weight)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.sampled_from(["fkw", "fkw-levels"]))
 def test_fkw_round_trip_is_bit_exact(seed, density, name):
     weight = pattern_kernels(seed, density=density)
@@ -223,7 +221,6 @@ def damage(tensors, draw):
     return dict(tensors, **{name: array})
 
 
-@settings(deadline=None)
 @given(sparse(), st.sampled_from(SPARSE), st.data())
 def test_damaged_arrays_never_crash(weight, name, data):
     if name.startswith("fkw"):

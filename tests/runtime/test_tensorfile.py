@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -26,7 +26,6 @@ arrays = st.sampled_from(sorted(DTYPES.values())).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.text(max_size=8), arrays, max_size=6))
 def test_bytes_equal_those_of_the_safetensors_library(tensors):
     tensors.pop("__metadata__", None)
@@ -124,7 +123,6 @@ def test_missing_file_is_an_artefact_error(tmp_path):
         read_tensors(tmp_path / "none")
 
 
-@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_flipped_header_bytes_never_escape_as_another_error(tmp_path_factory, data):
     good = tensor_bytes({"a": np.arange(3, dtype=np.float32), "b": np.ones((2, 2), np.int8)})

@@ -2,7 +2,7 @@ import os
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import ConfigError
@@ -65,7 +65,6 @@ def test_equal_stems_get_names_of_their_own(tmp_path):
 
 
 # a busy machine is no fault of the strategy
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.lists(st.sampled_from(["a", "b", "a.png", "a.dcm", "b#2"]), min_size=1, max_size=3).map(
@@ -113,7 +112,6 @@ def test_unreadable_folder_is_reported(tmp_path):
         (tmp_path / "closed").chmod(0o755)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(["a.png", "a.png#2", "a.png#3", "a", "b/a.png"]), max_size=9))
 def test_every_entry_has_a_path_and_a_name_of_its_own(relatives):
     found = named([Entry("x.zip", relative) for relative in relatives])

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.compression.methods.block import (
@@ -58,7 +58,6 @@ def brute_force(v, budget):
     return best
 
 
-@settings(max_examples=80)
 @given(matrices(max_rows=4, max_columns=9), st.data())
 def test_energy_selector_is_feasible_and_near_the_optimum(v, data):
     least = v.shape[0] * block_count(v.shape[1], largest_exponent(v.shape[1]))

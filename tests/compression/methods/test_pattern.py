@@ -5,7 +5,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.compression.methods.connectivity import (
@@ -103,7 +103,6 @@ def test_shared_patterns_are_shared_and_best(v, group_size):
         assert (mask[first : first + group_size] == mask[first]).all()
 
 
-@settings(max_examples=60)
 @given(weights(max_filters=3, max_channels=2), st.integers(1, 6))
 def test_joint_projection_equals_brute_force(v, n_keep):
     codes = FIXED_8[:3]
@@ -118,7 +117,6 @@ def test_joint_projection_equals_brute_force(v, n_keep):
     assert int((z.reshape(-1, 9) != 0).any(1).sum()) <= n_keep
 
 
-@settings(max_examples=60)
 @given(weights(max_filters=5, max_channels=2), st.integers(1, 6), st.sampled_from([2, 3, 4]))
 def test_joint_projection_of_groups_equals_brute_force(v, n_keep, group_size):
     """Filters of a group share the pattern and the presence of each input channel."""

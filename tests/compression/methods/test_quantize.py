@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.compression.methods.quantize import (
@@ -69,14 +69,12 @@ def brute_force_error(v: torch.Tensor, values) -> float:
     return best
 
 
-@settings(max_examples=50, deadline=None)
 @given(matrices(1, 6), st.sampled_from(["binary", "ternary"]))
 def test_binary_and_ternary_equal_brute_force(v, name):
     z = Quantized(LEVELS[name]).project(v).z
     assert distance(v, z) == pytest.approx(brute_force_error(v, LEVELS[name].values), abs=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
 @given(matrices(1, 4))
 def test_three_bits_equal_brute_force(v):
     error = distance(v, Quantized(k_bit(3)).project(v).z)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -40,7 +40,6 @@ def test_flip_mirrors_image_and_box():
     np.testing.assert_array_equal(image, pixels[:, ::-1])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     height=st.integers(60, 700),
@@ -74,7 +73,6 @@ def test_rotation_bounds_the_inscribed_ellipse(seed):
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
 def test_boxes_stay_inside_and_large_enough(seed):
     rng = np.random.default_rng(seed)
     low = rng.uniform(0, 250, (6, 2))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -55,7 +55,6 @@ def test_round_trip_of_records_pixels_and_boxes(tmp_path: Path) -> None:
     assert dataset.boxes(1).dtype == dataset.cache_boxes(1).dtype == back.dtype == np.float32
 
 
-@settings(max_examples=20, deadline=None)
 @given(
     hnp.arrays(
         np.float32,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
@@ -45,7 +45,6 @@ encodings = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(encodings, st.integers(0, 99))
 def test_every_encoding_reads_back_as_the_film(
     tmp_path_factory: pytest.TempPathFactory, encoding: Encoding, seed: int
@@ -87,7 +86,6 @@ def test_encoding_is_a_function_of_its_arguments() -> None:
     assert len(files) == 1
 
 
-@settings(max_examples=25, deadline=None)
 @example(386, 1)  # small blobs, of which a fixed soft edge is a large part
 @example(34, 1)
 @given(st.integers(0, 10_000), st.integers(1, 3))

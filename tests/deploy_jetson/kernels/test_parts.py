@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_jetson.kernels.choices import ColumnsChoice, Problem, WinogradChoice
@@ -140,7 +140,6 @@ def test_blob_aligns_and_stores_equal_arrays_once():
 
 
 @given(st.sampled_from(sorted(TARGETS)), st.integers(1, 300), st.integers(1, 64))
-@settings(max_examples=60, deadline=None)
 def test_tiles_fit_the_registers_and_cover_the_row_exactly(target, width, blocks):
     tiles = list(register_tiles(TARGETS[target], width, blocks))
     assert tiles

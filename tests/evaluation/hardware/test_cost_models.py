@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.hardware.crossbar import (
@@ -58,7 +58,6 @@ def test_tiles_by_hand():
     assert tiles_used(np.zeros((4, 6), dtype=bool), model).size == 0
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_fewer_weights_never_need_more_tiles_as_they_lie(seed):
     rng = np.random.default_rng(seed)
@@ -92,7 +91,6 @@ def test_sot_mram_layer_by_hand():
     assert layer_cost(LayerLoad("gone", 0, 6, 10, 2, 8), model).sub_arrays == 0
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2, 4]))
 def test_sot_mram_scaling_law(filters, slabs, bits):
     """Area goes with r*c*b_w, energy and time with r*c*b_w*b_a, at full sub-arrays."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.hardware import plots
@@ -138,7 +138,6 @@ def test_fill_of_arrays_by_hand():
     assert found.size == tiles_used(support, model).sum()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12))
 def test_the_front_is_what_nothing_beats_in_both(pairs):
     points = [plots.ParetoPoint(str(i), "x", *map(float, p), 0.0, 0.0) for i, p in enumerate(pairs)]

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.metrics.coco import ALL_THRESHOLDS, COCO_THRESHOLDS, RSNA_THRESHOLDS, coco_metrics
@@ -72,7 +72,6 @@ def test_empty_sides() -> None:
     assert np.isnan(average_precision(ranking, counts, 0.5)[0])
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(0, 12), st.integers(0, 12))
 def test_numpy_agrees_with_faster_coco_eval(seed: int, positives: int, negatives: int) -> None:
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.analysis.catalogue import open_study, point_statistics
@@ -28,7 +28,6 @@ def _tensors(positive, scores):
     return torch.tensor(scores, dtype=torch.float64), torch.tensor(positive, dtype=torch.int64)
 
 
-@settings(max_examples=60)
 @given(ROWS)
 def test_areas_with_many_ties(rows: list[tuple[bool, float]]) -> None:
     positive, scores = (list(column) for column in zip(*rows, strict=True))

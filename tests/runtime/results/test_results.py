@@ -340,7 +340,7 @@ NAMES = sorted(
 )
 
 
-@settings(max_examples=20, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=20, phases=NO_SHRINKING)
 @given(st.dictionaries(st.sampled_from(NAMES), GARBAGE, max_size=12))
 def test_any_garbage_in_the_header_still_gives_results(garbage):
     """Raw bytes of any kind in any attribute: results are made, written and read again."""

@@ -1,7 +1,7 @@
 """Votes, fused boxes, truth and errors, worked out by hand."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.annotation.agreement.consensus import (
@@ -40,7 +40,6 @@ def test_vote(codes, winner, tied):
     assert vote_code(BASE, codes) == (winner, tied)
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(st.sampled_from(NODES), min_size=1, max_size=4))
 def test_common_ancestor_is_above_all_and_order_does_not_matter(codes):
     found = common_ancestor(BASE, codes)

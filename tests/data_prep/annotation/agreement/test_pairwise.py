@@ -4,7 +4,7 @@ import math
 import warnings
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
@@ -56,7 +56,6 @@ LABELS = st.lists(
 )
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(LABELS)
 def test_cohen_is_scikit_learns(pairs):
     a, b = zip(*pairs, strict=True)
@@ -98,7 +97,6 @@ def test_boxes_are_matched_best_first():
     assert match_boxes([(0, 0, 1, 1)], [(5, 5, 6, 6)], 0.0) == []  # apart is never the same
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(st.integers(0, 5), max_size=5), st.lists(st.integers(0, 5), max_size=5))
 def test_matching_is_symmetric_and_one_to_one(xs, ys):
     a, b = ([(x, 0, x + 2, 2) for x in values] for values in (xs, ys))

@@ -1,7 +1,7 @@
 """KCAT's file format: a file written by hand, round trips, and what is refused."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.annotation.exports.kcat import (
@@ -31,7 +31,6 @@ def test_a_file_written_by_hand():
 PLAIN = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=80)
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(PLAIN, st.data())
 def test_round_trip(text, data):
     start = data.draw(st.integers(0, len(text) - 1))

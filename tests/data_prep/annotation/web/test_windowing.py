@@ -61,7 +61,7 @@ def test_without_a_window_the_values_that_occur_count(tmp_path):
     ],
 )
 @given(center=st.floats(0.2, 0.8), width=st.floats(0.2, 0.4))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_inside_the_first_display_both_ways_agree(
     tmp_path_factory, photometric, tags, center, width
 ):

@@ -174,7 +174,7 @@ def test_history_is_a_list_with_a_cursor(tmp_path, folder):
     History.work, History.count = tmp_path / "w", 0
     from hypothesis.stateful import run_state_machine_as_test
 
-    limits = settings(max_examples=15, stateful_step_count=12, deadline=None)
+    limits = settings(max_examples=15, stateful_step_count=12)
     run_state_machine_as_test(History, settings=limits)
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.reports.findings.concepts import (
@@ -42,7 +42,6 @@ def test_every_prefix_of_a_code_is_a_node_on_its_path() -> None:
         base.path("Opacity/left")
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(st.text(max_size=8), st.integers(1, 30))
 def test_search_is_a_filtered_sorted_listing(prefix: str, limit: int) -> None:
     base = BASE

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.reports.findings.concepts import ConceptBase
@@ -152,7 +152,6 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.one_of(st.lists(WORDS, max_size=60).map(" ".join), st.text(max_size=300)))
 def test_any_text_gives_ordered_spans_inside_it(text: str) -> None:
     found = link_report(text, BASE)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.reports.findings.concepts import NIL, ConceptBase
@@ -35,7 +35,6 @@ def test_counts_by_hand() -> None:
     assert headings.tolist() == [[1, 1, 1]]  # two codes of one heading are one heading
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(SETS)
 def test_a_collection_agrees_with_itself(codes: list[set[str]]) -> None:
     for level in ("heading", "code"):
@@ -43,7 +42,6 @@ def test_a_collection_agrees_with_itself(codes: list[set[str]]) -> None:
         assert micro_f1(counts) == (1.0 if counts.sum() else 0.0)
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(SETS, st.randoms())
 def test_agreement_is_symmetric(codes: list[set[str]], chance) -> None:
     other = codes[:]
@@ -120,7 +118,6 @@ def test_priors_by_hand() -> None:
     assert sum(found.values()) == pytest.approx(1)
 
 
-@settings(deadline=None)
 @given(st.sets(st.sampled_from(["left", "right", "big", "other"])))
 def test_candidates_are_a_distribution_over_codes_and_nil(words: set[str]) -> None:
     priors = learn_priors(BASE, [([mention(qualifiers=("left",))], ["O/left"])])

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_jetson.device.power.integrate import (
@@ -47,7 +47,6 @@ def test_square_wave_of_known_duty():
     assert found.peak_w == 11.0
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.floats(0.001, 0.9), min_size=3, max_size=60),
     st.floats(0, 20),
@@ -65,7 +64,6 @@ def test_any_line_on_any_stamps_is_exact(steps, level, slope, cut_front, cut_bac
     assert found.energy_j == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 9e3), min_size=5, max_size=40), st.floats(0.1, 0.9))
 def test_windows_add_up(values, share):
     stamps = np.arange(len(values), dtype=float)
