@@ -29,8 +29,7 @@ lint: $(VENV)/.ready    ## ruff, and the Python 3.6 zone
 types: $(VENV)/.ready   ## mypy --strict
 	$(BIN)/mypy
 
-# torch's threads wait for each other on small networks, so every worker uses one.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --durations=10
+PYTEST = $(BIN)/pytest -n 2 --dist loadfile --durations=10
 
 test: lint types   ## lint, types and every test that is not marked slow (minutes)
 	$(PYTEST) -m "not slow"
@@ -40,7 +39,7 @@ test-all: lint types device-versions   ## all tests, those marked slow too (a qu
 
 MINUTES ?= 10
 fuzz: $(VENV)/.ready   ## the property tests with new random numbers for MINUTES=10; prints cases to pin
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 # For `make test-all`: what the device has: pydicom 2.3, pynetdicom 1.5, NumPy 1, click 8.0, under the Python of VENV to
 # run the daemon's tests, and under Python 3.6, where there is one, to run the daemon itself. Made

@@ -3,11 +3,21 @@
 `make fuzz` (tests/fuzz.py) loads the profile `fuzz` instead, which draws new ones.
 """
 
+from __future__ import annotations
+
+import os
 import random
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyRun
+
+# Threads of torch wait for each other on networks as small as these; child processes inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # How long an example takes depends on the machine and its load: neither a deadline nor `too_slow`
 # says anything about the code.
@@ -37,3 +47,12 @@ def pytest_runtest_setup() -> None:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """The trained run of every test that needs some run; made once, whatever the processes."""
+    from tests.tiny import TinyRun, once_a_session, train_tiny
+
+    folder = once_a_session(tmp_path_factory, "tiny-run", train_tiny)
+    return TinyRun(folder / "run", folder / "data")

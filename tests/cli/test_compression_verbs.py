@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,15 +11,8 @@ from pneumonia.cli import group, run
 from pneumonia.network.files import load_model
 from pneumonia.recipes import recipe_names
 from pneumonia.runtime.predictions import Prediction, write_predictions
-from pneumonia.training.config import TrainRecipe
-from pneumonia.training.run import run_train
-from tests.training.conftest import write_rectangles
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compression-verbs")]
-TRAINING = {
-    "model": {"name": "yolov3-tiny", "width": 0.125, "size": 64},
-    "epochs": 1, "batch_size": 8, "workers": 0, "device": "cpu",
-}  # fmt: skip
+pytestmark = pytest.mark.slow
 PRUNE = ["ladder=1", "admm.epochs=1", "admm.rho=[0.01]", "retrain.epochs=1", "rates.stem_limit=2"]
 QUANTIZE = ["admm_epochs=1", "rho=[0.01]", "fixed=[0.5,1.0]", "snap_epochs=1",
             "batch_norm_batches=1"]  # fmt: skip
@@ -34,11 +28,9 @@ ISSUED = (
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("verbs")
-    counts = {("train", "phantom"): (8, 8), ("val", "phantom"): (2, 2)}
-    data = write_rectangles(folder / "data", counts)
-    run_train(data, TrainRecipe.model_validate(TRAINING), folder / "dense")
+    shutil.copytree(tiny_run.run, folder / "dense")
     return folder
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from evaluation.study.labels import read_labels
 from pneumonia.cli import group, run
@@ -31,8 +30,6 @@ def read_json(path: Path) -> dict:
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms -> run -> bundle -> scores of all phantoms, each by its verb."""
     folder = tmp_path_factory.mktemp("chain")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     call("data", "phantom", "--out", folder / "data", "--count", 100, "--size", 128, "--seed", 4)
     settings = {
         "model.name": "yolov3-tiny", "model.width": 0.25, "model.size": 96, "epochs": 10,
@@ -45,7 +42,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "data" / "dicom", folder / "studies")
     call("score", folder / "studies", folder / "scores", "--bundle", folder / "bundle",
          "--overlays", "none")  # fmt: skip
-    torch.set_num_threads(threads)
     return folder
 
 

@@ -12,14 +12,7 @@ from pneumonia.compression.recipe import PruneRecipe
 from pneumonia.compression.run import run_prune
 from pneumonia.network.files import load_model
 from pneumonia.recipes import load_recipe
-from pneumonia.training.config import TrainRecipe
-from pneumonia.training.run import run_train
-from tests.training.conftest import write_rectangles
 
-TRAINING = {
-    "model": {"name": "yolov3-tiny", "width": 0.125, "size": 64},
-    "epochs": 1, "batch_size": 8, "workers": 0, "device": "cpu",
-}  # fmt: skip
 QUICK = [
     "ladder=1", "admm.epochs=1", "admm.rho=[0.01]", "retrain.epochs=1",
     "rate=4", "rates.stem_limit=2",
@@ -33,15 +26,13 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("methods")
-    counts = {("train", "phantom"): (8, 8), ("val", "phantom"): (2, 2)}
-    data = write_rectangles(folder / "data", counts)
-    run_train(data, TrainRecipe.model_validate(TRAINING), folder / "run")
-    return folder / "run"
+def trained(tiny_run):
+    return tiny_run.run
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", ["block", *(pytest.param(n, marks=pytest.mark.slow) for n in RECIPES if n != "block")]
+)
 def test_recipe_prunes_retrains_and_shrinks_the_file(trained, tmp_path, name):
     recipe = load_recipe(name, "prune", PruneRecipe, [*QUICK, *RECIPES[name]])
     out = tmp_path / "out"

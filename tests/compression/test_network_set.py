@@ -85,7 +85,13 @@ YOLO = build("yolov3", width=0.25, size=64)
 
 
 @pytest.mark.parametrize(
-    ("share", "group", "target"), [(0.5, 16, 9.0), (0.5, 0, 36.0), (1.0, 0, 4.0), (0.0, 8, 16.0)]
+    ("share", "group", "target"),
+    [
+        (0.5, 16, 9.0),
+        pytest.param(0.5, 0, 36.0, marks=pytest.mark.slow),
+        (1.0, 0, 4.0),
+        pytest.param(0.0, 8, 16.0, marks=pytest.mark.slow),
+    ],
 )
 def test_yolov3_is_planned_to_the_realised_rate(share: float, group: int, target: float) -> None:
     start, tensors = situation(YOLO)
@@ -121,6 +127,7 @@ def test_a_rate_out_of_reach_is_refused_with_the_largest_possible() -> None:
     assert "2 of 75 layers" in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [0, 16])
 def test_later_stages_lie_within_earlier_ones(group: int) -> None:
     start, _ = situation(YOLO)

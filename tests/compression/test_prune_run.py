@@ -33,13 +33,8 @@ from pneumonia.recipes import load_recipe, recipe_names
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PruneError
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.journal import read_metrics
-from pneumonia.training.run import run_train
-from tests.training.conftest import write_rectangles
+from tests.tiny import TinyRun
 
-TRAINING = {
-    "model": {"name": "yolov3-tiny", "width": 0.125, "size": 64},
-    "epochs": 1, "batch_size": 8, "workers": 0, "device": "cpu",
-}  # fmt: skip
 RECIPE: dict[str, Any] = {
     "rate": 6,
     "ladder": 2,
@@ -54,17 +49,13 @@ def recipe(**changes: Any) -> PruneRecipe:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prune")
-    counts = {("train", "phantom"): (8, 8), ("val", "phantom"): (2, 2)}
-    data = write_rectangles(folder / "data", counts)
-    run_train(data, TrainRecipe.model_validate(TRAINING), folder / "run")
-    return folder / "run"
+def trained(tiny_run: TinyRun) -> Path:
+    return tiny_run.run
 
 
 @pytest.fixture(scope="module")
-def pruned(trained: Path) -> tuple[Path, PruneResult]:
-    out = trained.parent / "pruned"
+def pruned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PruneResult]:
+    out = tmp_path_factory.mktemp("prune") / "pruned"
     return out, run_prune(trained, recipe(), out)
 
 
@@ -179,6 +170,7 @@ def _stop_in_purification(out: Path) -> Any:
     return note
 
 
+@pytest.mark.slow
 def test_purification_removes_more_within_its_budget(trained: Path, tmp_path: Path) -> None:
     """A budget of nearly the whole metric lets scraps go; interrupted in it, the same run."""
     settings = recipe(ladder=1, purify={"budget": 0.99, "retrain_epochs": 1})
@@ -215,6 +207,7 @@ def test_rounds_that_have_converged_end_the_phase_early(trained: Path, tmp_path:
     assert [(row["masked"], row.get("admm_round")) for row in rows] == [(0, 1), (0, 2), (1, None)]
 
 
+@pytest.mark.slow
 def test_a_pruned_run_can_be_pruned_again_without_its_parent(
     trained: Path, pruned: tuple[Path, PruneResult], tmp_path: Path
 ) -> None:
@@ -242,6 +235,7 @@ def test_a_pruned_run_can_be_pruned_again_without_its_parent(
         assert after.in_channels <= before.in_channels
 
 
+@pytest.mark.slow
 def test_limits_are_over_what_an_earlier_run_left_of_a_layer(trained: Path, tmp_path: Path) -> None:
     """Columns of a pruned layer stay in its matrix: a limit over that would forbid the next run."""
     halved = recipe(
@@ -373,6 +367,7 @@ def test_sensitivity_finds_the_layer_that_matters(trained: Path, tmp_path: Path)
     assert read_sensitivity(tmp_path / "elsewhere") is None
 
 
+@pytest.mark.slow
 def test_a_recipe_by_sensitivity_runs(trained: Path, tmp_path: Path) -> None:
     quick = recipe(
         ladder=1,
@@ -384,6 +379,7 @@ def test_a_recipe_by_sensitivity_runs(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "sensitivity.csv").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formulation", ["two_split", "sequential"])
 def test_other_formulations_reach_the_same_rate(
     trained: Path, tmp_path: Path, formulation: str

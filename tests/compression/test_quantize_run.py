@@ -24,31 +24,16 @@ from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, ExportError, OutputError
 from pneumonia.runtime.preprocess import network_input
-from pneumonia.training.config import TrainRecipe
-from pneumonia.training.run import run_train
-from tests.training.conftest import write_rectangles
-
-TRAINING = {
-    "model": {"name": "yolov3-tiny", "width": 0.0625, "size": 64},
-    "epochs": 2, "batch_size": 8, "workers": 0, "device": "cpu",
-}  # fmt: skip
-QUICK = {
-    "admm_epochs": 1, "rho": [5.0], "fixed": [0.5, 1.0], "snap_epochs": 1,
-    "batch_norm_batches": 2,
-}  # fmt: skip
+from tests.tiny import QUICK_QUANTIZE
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("quantize")
-    counts = {("train", "phantom"): (8, 8), ("val", "phantom"): (4, 4)}
-    data = write_rectangles(folder / "data", counts)
-    run_train(data, TrainRecipe.model_validate(TRAINING), folder / "run")
-    return folder / "run", data
+def trained(tiny_run):
+    return tiny_run
 
 
 def quantize(run, out, **changes):
-    return run_quantize(run, QuantizeRecipe.model_validate({**QUICK, **changes}), out)
+    return run_quantize(run, QuantizeRecipe.model_validate({**QUICK_QUANTIZE, **changes}), out)
 
 
 def levels_per_layer(folder) -> dict[str, int]:
@@ -59,7 +44,7 @@ def levels_per_layer(folder) -> dict[str, int]:
 def test_command_makes_a_binary_run_that_exports_bit_by_bit(trained, tmp_path):
     run, _ = trained
     recipe = tmp_path / "quick.yaml"
-    recipe.write_text(yaml.safe_dump({**QUICK, "ladder": ["4-bit", "binary"]}))
+    recipe.write_text(yaml.safe_dump({**QUICK_QUANTIZE, "ladder": ["4-bit", "binary"]}))
     out = tmp_path / "out"
     done = CliRunner().invoke(command, [str(run), "--recipe", str(recipe), "--out", str(out)])
     assert done.exit_code == 0, done.output
@@ -121,6 +106,7 @@ def test_zeros_of_a_ternary_run_are_levels_not_pruned_places(trained, tmp_path):
         quantize(tmp_path / "two", tmp_path / "one", ladder=["binary"])
 
 
+@pytest.mark.slow
 def test_the_penalty_brings_the_weights_to_their_levels_through_adam(trained, tmp_path):
     """The proximal step is not drowned: distance falls; the gradient through Adam stays far."""
     run, _ = trained
@@ -148,7 +134,7 @@ def test_excluded_layers_stay_float(trained, tmp_path):
 
 def test_a_resumed_quantization_is_the_uninterrupted_one(trained, tmp_path, monkeypatch):
     run, _ = trained
-    recipe = QuantizeRecipe.model_validate({**QUICK, "ladder": ["4-bit"]})
+    recipe = QuantizeRecipe.model_validate({**QUICK_QUANTIZE, "ladder": ["4-bit"]})
     run_quantize(run, recipe, tmp_path / "whole")
     real = Network.load_tensors
     calls = []
@@ -268,7 +254,7 @@ def test_no_layer_matches(trained):
 
 def test_the_prune_verb_takes_the_quantizing_recipes(trained, tmp_path):
     run, _ = trained
-    quick = [f"--set={key}={value}" for key, value in QUICK.items()]
+    quick = [f"--set={key}={value}" for key, value in QUICK_QUANTIZE.items()]
     arguments = [str(run), "--recipe", "ternary", "--out", str(tmp_path / "out"), *quick]
     done = CliRunner().invoke(prune_command, [*arguments, "--set=ladder=[ternary]"])
     assert done.exit_code == 0, done.output

@@ -11,7 +11,7 @@ from pneumonia.training.checkpoint import Progressed, State, load_last, save_bes
 from pneumonia.training.config import OptimiserConfig
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.optimiser import make_optimiser
-from tests.training.conftest import tiny_network, tiny_spec
+from tests.tiny import tiny_network, tiny_spec
 
 
 def _packed(seed: int) -> Network:

@@ -12,7 +12,7 @@ from pneumonia.runtime.preprocess import network_input
 from pneumonia.training.config import DataConfig, TrainRecipe, ValidationConfig
 from pneumonia.training.detection import DetectionTask
 from pneumonia.training.targets import UNBOXED
-from tests.training.conftest import tiny_spec, write_rectangles
+from tests.tiny import tiny_spec, write_rectangles
 
 STILL = AugmentSettings(
     horizontal_flip=0, scale=0, shift=0, rotation_deg=0, brightness=0, contrast=0, gamma=0,

@@ -10,7 +10,7 @@ from pneumonia.runtime.spec import Conv, Detect, GlobalAvgPool, InputSpec, Netwo
 from pneumonia.training.config import LossConfig
 from pneumonia.training.detection_loss import DetectionLoss, decode_matches
 from pneumonia.training.targets import UNBOXED, Matches, assign
-from tests.training.conftest import tiny_spec
+from tests.tiny import tiny_spec
 
 PLAIN = LossConfig(box=1, objectness=1, classification=1, iou_aware=0)
 GRIDS = [(8, 8), (4, 4)]

@@ -17,7 +17,7 @@ from pneumonia.training.config import OptimiserConfig, TrainRecipe
 from pneumonia.training.detection import DetectionTask
 from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import fit
-from tests.training.conftest import tiny_network, tiny_spec
+from tests.tiny import tiny_network, tiny_spec
 
 BATCH = 8
 

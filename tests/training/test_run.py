@@ -17,7 +17,7 @@ from pneumonia.runtime.errors import ArtefactError, ConfigError
 from pneumonia.runtime.predictions import read_predictions
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.run import make_network, make_spec, run_train, training_box_sizes
-from tests.training.conftest import write_rectangles
+from tests.tiny import write_rectangles
 
 SMALL = {
     "model": {"name": "yolov3-tiny", "width": 0.0625, "size": 64, "anchors": "auto"},

@@ -11,7 +11,7 @@ from pneumonia.runtime.predictions import read_predictions
 from pneumonia.runtime.spec import Detect
 from pneumonia.training.config import ValidationConfig
 from pneumonia.training.validation import Validation, predict
-from tests.training.conftest import SIZE, tiny_spec, write_rectangles
+from tests.tiny import SIZE, tiny_spec, write_rectangles
 
 VAL = {("train", "phantom"): (2, 2), ("val", "phantom"): (4, 4)}
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from data_prep.annotation.agreement.consensus import consensus_of, truth_of
 from data_prep.annotation.exports.training_set import TrainingSetOptions, write_training_set
@@ -51,11 +50,8 @@ def test_train_and_evaluate_take_the_export(phantom_folder, phantoms, tmp_path):
         "validate_every": 1, "workers": 0, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     call("train", "--data", tmp_path / "set", "--recipe", "phantom", "--out", tmp_path / "run",
          *words)  # fmt: skip
-    torch.set_num_threads(threads)
     predictions = next(Path(tmp_path / "run" / "best").glob("val_predictions*.csv"))
     call("evaluate", predictions, tmp_path / "set" / "labels.csv", "--out", tmp_path / "report",
          "--only-scored", "--threshold", "0.5", "--draws", "100")  # fmt: skip
