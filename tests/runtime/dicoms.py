@@ -103,3 +103,16 @@ def save_rle(path, dataset):
     ) else again.compress(UID(RLE))
     again.save_as(str(path))
     return path
+
+
+def blurred(shape=(96, 80), seed=0):
+    """A smooth 8-bit image: JPEG keeps it nearly as it is."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 5), dtype=np.uint8)
+    return np.array(Image.fromarray(noise).resize(shape[::-1], 3))
+
+
+def save_image(path, array, mode=None, **options):
+    """Write an array with Pillow; `mode` is the image's mode in the file."""
+    image = Image.fromarray(array) if mode is None else Image.fromarray(array).convert(mode)
+    image.save(str(path), **options)
+    return path

@@ -13,7 +13,15 @@ from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.radiograph import read_radiograph
 from tests.runtime import dicoms
-from tests.runtime.dicoms import chest_dataset, jpeg_bytes, lut_item, save, save_compressed
+from tests.runtime.dicoms import (
+    blurred,
+    chest_dataset,
+    jpeg_bytes,
+    lut_item,
+    save,
+    save_compressed,
+    save_image,
+)
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 CANARY = "CANARY^PHI"
@@ -23,12 +31,6 @@ def refusal(path, limits=None):
     with pytest.raises(DicomError) as caught:
         read_radiograph(path, limits or ReadLimits())
     return f"{caught.value.status}: {caught.value.reason}"
-
-
-def blurred(shape=(96, 80), seed=0):
-    """A smooth 8-bit image: JPEG keeps it nearly as it is."""
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 5), dtype=np.uint8)
-    return np.array(Image.fromarray(noise).resize(shape[::-1], 3))
 
 
 # --- what is read right -------------------------------------------------------------------------
@@ -401,12 +403,6 @@ def test_nothing_is_printed_about_odd_values(tmp_path, capfd, recwarn):
 
 
 # --- PNG and JPEG -------------------------------------------------------------------------------
-
-
-def save_image(path, array, mode=None, **options):
-    image = Image.fromarray(array) if mode is None else Image.fromarray(array).convert(mode)
-    image.save(str(path), **options)
-    return path
 
 
 def test_grey_png_and_its_facts(tmp_path):

@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.radiograph import read_radiograph
-from tests.runtime.dicoms import chest_dataset, j2k_bytes, jpeg_bytes, save, save_compressed
-from tests.runtime.test_radiograph import blurred, save_image
+from tests.runtime.dicoms import (
+    blurred,
+    chest_dataset,
+    j2k_bytes,
+    jpeg_bytes,
+    save,
+    save_compressed,
+    save_image,
+)
 
 STATUSES = {"rejected", "failed", "skipped"}
 LIMITS = ReadLimits(max_pixels=1 << 20, allow_deflated=True, first_frame=True)

@@ -18,7 +18,7 @@ from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.decoding import DecodeLimits, DecodeWorker
 from pneumonia.scoring.inputs.files import FileInput
 from tests.runtime.dicoms import chest_dataset, save
-from tests.scoring.outputs.conftest import patient
+from tests.scoring.patients import patient
 
 SMALL = ScoreSettings(limits=DecodeLimits(read=ReadLimits(max_file_bytes=4 << 20), memory_mb=600))
 

@@ -13,7 +13,7 @@ from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
 from tests.runtime.dicoms import SERIES, chest_dataset, save
-from tests.scoring.test_batch import png, without_times
+from tests.scoring.batches import png, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 SETTINGS = ScoreSettings(outputs=OutputSettings(dicom=tuple(KINDS), fhir=True))

@@ -11,7 +11,7 @@ from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
 from tests.peers import run_peer
 from tests.runtime.dicoms import SERIES, chest_dataset, save
-from tests.scoring.test_batch import png, text_tags
+from tests.scoring.batches import png, text_tags
 
 ALL = OutputSettings(dicom=tuple(KINDS), fhir=True, report=True)
 UIDS = b"1.2.826.0.1.3680043.10.999"

@@ -19,7 +19,7 @@ from pneumonia.scoring.growing import has_grown
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.records import UID_CONFLICT
 from tests.runtime.dicoms import SERIES, chest_dataset, save
-from tests.scoring.test_batch import CANARY, fill, manifest, text_tags, without_times
+from tests.scoring.batches import CANARY, fill, manifest, text_tags, without_times
 
 OPTIONS = ("--engine", "reference", "--dicom", "all", "--fhir", "--jobs", "1")
 IMAGES = 24

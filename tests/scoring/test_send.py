@@ -18,7 +18,7 @@ from pneumonia.scoring.outputs.dicom import KINDS
 from pneumonia.scoring.send import CLASSES, send_results
 from tests.peers import free_port, peer
 from tests.runtime.dicoms import chest_dataset, save
-from tests.scoring.outputs.conftest import patient
+from tests.scoring.patients import patient
 
 QUICK = (0.05, 0.05)
 

@@ -19,7 +19,7 @@ from deploy_jetson.device.board import (
     take_snapshot,
 )
 from pneumonia.runtime.errors import DeviceError
-from tests.deploy_jetson.device.trees import tx2_board, write
+from tests.deploy_jetson.device.trees import NVPMODEL, tx2_board, write
 
 
 def test_snapshot_of_a_tx2(tmp_path):
@@ -77,21 +77,6 @@ def test_cpu_times_count_busy_fields_only(tmp_path):
     assert isinstance(found, CpuTimes)
     write(tmp_path / "proc/stat", "garbage")
     assert cpu_times(str(tmp_path)) is None
-
-
-NVPMODEL = """#!/bin/sh
-number=$(cat {state})
-case "$1" in
--q)
-    set -- MAXN MAXQ MAXP_CORE_ALL MAXP_CORE_ARM MAXP_CORE_DENVER
-    shift "$number"
-    echo "NV Fan Mode:quiet"
-    echo "NV Power Mode: $1"
-    echo "$number"
-    ;;
--m) if [ {works} = 1 ]; then printf %s "$2" > {state}; fi ;;
-esac
-"""
 
 
 @pytest.fixture

@@ -82,3 +82,19 @@ def tx2_board(root, gpu=(1300500000, 1300500000), celsius=41.0, trip_celsius=95.
     (tree / "model").write_bytes(b"quill\0")
     write(root / "etc/nv_tegra_release", "# R32 (release), REVISION: 7.1, GCID: 29818004")
     write(root / "proc/stat", "cpu  100 0 50 1000 5 1 1 0 0 0")
+
+
+# a program of that name, with the file of its mode and whether it can change it
+NVPMODEL = """#!/bin/sh
+number=$(cat {state})
+case "$1" in
+-q)
+    set -- MAXN MAXQ MAXP_CORE_ALL MAXP_CORE_ARM MAXP_CORE_DENVER
+    shift "$number"
+    echo "NV Fan Mode:quiet"
+    echo "NV Power Mode: $1"
+    echo "$number"
+    ;;
+-m) if [ {works} = 1 ]; then printf %s "$2" > {state}; fi ;;
+esac
+"""

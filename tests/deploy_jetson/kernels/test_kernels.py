@@ -1,9 +1,5 @@
 """Every kernel kind against NumPy, by running: x86 here, the A57 under qemu."""
 
-import platform
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
 
@@ -16,12 +12,9 @@ from deploy_jetson.kernels.choices import (
     WinogradChoice,
 )
 from deploy_jetson.kernels.cost import candidates, cheapest
-from deploy_jetson.kernels.generate import generate_library, model_chooser
-from deploy_jetson.kernels.lower import lower, problems_of
-from deploy_jetson.kernels.source import C_FILES, write_plan
-from deploy_jetson.kernels.targets import TARGETS, runs_here
+from deploy_jetson.kernels.lower import problems_of
+from deploy_jetson.kernels.targets import TARGETS
 from pneumonia.runtime.engines.kernels import KernelLibrary
-from pneumonia.runtime.spec import Flatten, InputSpec, Linear, NetworkSpec
 from tests.deploy_jetson.kernels.networks import (
     every_op,
     keep_columns,
@@ -35,49 +28,22 @@ from tests.deploy_jetson.kernels.networks import (
     relative_error,
     residual_tower,
 )
+from tests.deploy_jetson.kernels.programs import (
+    A57,
+    HERE,
+    assert_close,
+    darb,
+    forced,
+    fully_connected,
+    generated,
+    needs_gcc,
+    needs_target,
+    run,
+    run_on_a57,
+    run_program,
+)
 
-HERE = [name for name, target in TARGETS.items() if runs_here(target)]
-pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
-needs_target = pytest.mark.skipif(not HERE, reason=f"no target runs on {platform.machine()}")
-
-
-def generated(folder, spec, tensors, target="x86-avx2", choose=None, **more):
-    return generate_library(
-        spec, tensors, TARGETS[target], folder / f"lib{target}.so", choose, **more
-    )
-
-
-def run(folder, spec, tensors, target="x86-avx2", choose=None, threads=1):
-    made = generated(folder, spec, tensors, target, choose)
-    engine = KernelLibrary(str(made.library), threads=threads)
-    image = random_image(spec)
-    return made, engine.run(image), reference(spec, tensors, image)
-
-
-def assert_close(found, expected, limit):
-    assert list(found) == list(expected)
-    for name, value in expected.items():
-        assert found[name].size == value.size
-        assert relative_error(found[name], value) <= limit, name
-
-
-def choosing(kind, index=0, **fields):
-    """A chooser that forces one kind of kernel on the layer `tested`."""
-
-    def choose(problem, target=None):
-        legal = [c for c in candidates(problem, choose.target) if type(c) is kind]
-        legal = [c for c in legal if all(getattr(c, k) == v for k, v in fields.items())]
-        if problem.layer.name != "tested":
-            return cheapest(problem, choose.target)
-        return legal[index % len(legal)]
-
-    return choose
-
-
-def forced(target, kind, index=0, **fields):
-    choose = choosing(kind, index, **fields)
-    choose.target = TARGETS[target]
-    return choose
+pytestmark = needs_gcc
 
 
 SHAPES = [(1, 1, 5, 3), (16, 16, 13, 13), (17, 35, 7, 11), (24, 18, 19, 26), (3, 70, 4, 31)]
@@ -180,16 +146,6 @@ def test_single_taps(tmp_path, target, kernel, shape):
     assert_close(found, expected, 1e-4)
 
 
-def fully_connected(rows):
-    """input -> flatten -> a layer with lists of its own -> heads."""
-    layers = (
-        Flatten("flat", ("input",)),
-        Linear("tested", ("flat",), 2 * 5 * 7, rows, activation="relu"),
-        Linear("last", ("tested",), rows, 3),
-    )
-    return NetworkSpec("fc", InputSpec(2, 5, 7), layers, ("last", "tested"), ())
-
-
 @needs_target
 @pytest.mark.parametrize("target", HERE[:1])
 @pytest.mark.parametrize("vectors", [1, 2])
@@ -201,16 +157,6 @@ def test_darb_rows(tmp_path, target, vectors):
     made, found, expected = run(tmp_path, spec, tensors, target, choose)
     assert "run_rows" in {record.run for record in made.sources.records}
     assert_close(found, expected, 1e-4)
-
-
-def darb(weight):
-    """One weight per block of 1, 2, 4 or 8 of a row, the block's size row by row."""
-    kept = np.zeros_like(weight)
-    for row in range(len(weight)):
-        size = 1 << row % 4
-        for first in range(0, weight.shape[1], size):
-            kept[row, first + abs(weight[row, first : first + size]).argmax()] = 1
-    return weight * kept
 
 
 @needs_target
@@ -295,64 +241,6 @@ def test_runs_repeat_and_instances_do_not_share(tmp_path):
     two.close()
 
 
-MAIN = """
-#include <stdio.h>
-#include <stdlib.h>
-#include "pneumonia_model.h"
-int main(int argc, char **argv) {
-  const pn_tensor *in = pn_input();
-  size_t n = (size_t)in->channels * in->height * in->width, sizes[16];
-  float *x = malloc(n * 4), *out[16];
-  FILE *f = fopen(argv[1], "rb");
-  if (fread(x, 4, n, f) != n) return 9;
-  fclose(f);
-  for (int i = 0; i < pn_output_count(); i++) {
-    const pn_tensor *t = pn_output(i);
-    sizes[i] = (size_t)t->channels * t->height * t->width;
-    out[i] = malloc(sizes[i] * 4);
-  }
-  pn_model *m = pn_create();
-  for (int repeat = 0; repeat < 2; repeat++) {
-    int status = pn_run(m, x, n, out, sizes, argc > 3 ? atoi(argv[3]) : 1);
-    if (status) { puts(pn_error_text(status)); return status; }
-  }
-  f = fopen(argv[2], "wb");
-  for (int i = 0; i < pn_output_count(); i++) fwrite(out[i], 4, sizes[i], f);
-  fclose(f);
-  pn_destroy(m);
-  for (int i = 0; i < pn_output_count(); i++) free(out[i]);
-  free(x);
-  return 0;
-}
-"""
-
-
-def run_program(
-    folder, network, target, build, command=(), choose=None, threads="1", *, storage="fp32"
-):
-    """Link the generated files into a program and run it; returns the outputs."""
-    spec, tensors = network
-    plan = lower(spec, tensors, TARGETS[target], choose or model_chooser(TARGETS[target]), storage)
-    sources = write_plan(plan, "")
-    for name, text in sources.texts.items():
-        (folder / name).write_text(text)
-    (folder / "weights.bin").write_bytes(sources.weights)
-    (folder / "main.c").write_text(MAIN)
-    image = random_image(spec)
-    image.tofile(folder / "image.f32")
-    files = ["main.c", *C_FILES, "weights.S"]
-    subprocess.run([*build, *files, "-o", "program", "-lpthread"], cwd=folder, check=True)
-    done = subprocess.run(
-        [*command, "./program", "image.f32", "out.f32", threads],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    values = np.fromfile(folder / "out.f32", np.float32)
-    expected = reference(spec, tensors, image)
-    ends = np.cumsum([value.size for value in expected.values()])
-    return dict(zip(expected, np.split(values, ends[:-1]), strict=True)), expected
-
-
 @needs_target
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_address_and_undefined_sanitizers_find_nothing(tmp_path, threads, monkeypatch):
@@ -369,24 +257,6 @@ def test_address_and_undefined_sanitizers_find_nothing(tmp_path, threads, monkey
     ]  # fmt: skip
     found, expected = run_program(tmp_path, (spec, tensors), target, build, threads=threads)
     assert_close(found, expected, 1e-4)
-
-
-A57 = pytest.mark.skipif(
-    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64-static")),
-    reason="needs gcc-aarch64-linux-gnu and qemu-user-static",
-)
-
-
-def run_on_a57(folder, spec, tensors, choose=None, threads="1", storage="fp32"):
-    target = TARGETS["cortex-a57"]
-    build = [
-        "aarch64-linux-gnu-gcc", "-std=gnu11", "-O2", "-ffp-contract=fast", "-static",
-        "-fno-schedule-insns", *target.flags,
-    ]  # fmt: skip
-    command = ["qemu-aarch64-static", "-cpu", "cortex-a57"]
-    return run_program(
-        folder, (spec, tensors), target.name, build, command, choose, threads, storage=storage
-    )
 
 
 @A57

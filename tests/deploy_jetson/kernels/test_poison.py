@@ -33,15 +33,17 @@ from tests.deploy_jetson.kernels.networks import (
     reference,
     residual_tower,
 )
-from tests.deploy_jetson.kernels.test_kernels import (
+from tests.deploy_jetson.kernels.programs import (
     HERE,
     assert_close,
     darb,
     forced,
     fully_connected,
+    needs_gcc,
     needs_target,
-    pytestmark,  # noqa: F401 - needs gcc
 )
+
+pytestmark = needs_gcc
 
 
 def poison(library, floats):

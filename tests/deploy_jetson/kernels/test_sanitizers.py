@@ -1,7 +1,5 @@
 """Every kind of kernel under the address and undefined-behaviour sanitizers."""
 
-import shutil
-
 import pytest
 
 from deploy_jetson.kernels.choices import (
@@ -20,17 +18,18 @@ from tests.deploy_jetson.kernels.networks import (
     one_layer,
     random_tensors,
 )
-from tests.deploy_jetson.kernels.test_kernels import (
+from tests.deploy_jetson.kernels.programs import (
     HERE,
     assert_close,
     darb,
     forced,
     fully_connected,
+    needs_gcc,
     needs_target,
     run_program,
 )
 
-pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+pytestmark = needs_gcc
 LAYER = one_layer((17, 35, 7, 11), skip=True)
 CASES = {
     "pieces": (LAYER, lambda weight: keep_columns(weight, 0.4, 16), ColumnsChoice),

@@ -1,7 +1,6 @@
 """Weights in fewer bits: what is stored, what it becomes, and that no kernel sees a difference."""
 
 import json
-import shutil
 import subprocess
 
 import numpy as np
@@ -34,20 +33,21 @@ from tests.deploy_jetson.kernels.networks import (
     random_tensors,
     reference,
 )
-from tests.deploy_jetson.kernels.test_kernels import (
+from tests.deploy_jetson.kernels.programs import (
     A57,
     HERE,
     assert_close,
     darb,
     forced,
     fully_connected,
+    needs_gcc,
     needs_target,
     run_on_a57,
     run_program,
 )
 from tests.runtime.bundles import varied_detector, write_bundle
 
-pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+pytestmark = needs_gcc
 
 
 def halved(tensors):

@@ -21,7 +21,7 @@ from tests.deploy_jetson.kernels.networks import (
     reference,
     relative_error,
 )
-from tests.deploy_jetson.kernels.test_kernels import MAIN
+from tests.deploy_jetson.kernels.programs import MAIN
 
 CROSS_LIBC = Path("/usr/aarch64-linux-gnu")
 pytestmark = [

@@ -5,7 +5,7 @@ import pytest
 from pneumonia.scoring.inputs.query import Query
 from tests.peers import free_port, running_orthanc
 from tests.runtime.dicoms import SERIES, chest_dataset, save
-from tests.scoring.outputs.conftest import patient
+from tests.scoring.patients import patient
 
 MOVE_TITLE = "MOVER"
 

@@ -13,7 +13,7 @@ from pneumonia.scoring.inputs import dicomweb
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.query import Query
 from tests.runtime.dicoms import SERIES, chest_dataset, save
-from tests.scoring.outputs.conftest import patient
+from tests.scoring.patients import patient
 
 STUDY = f"{SERIES}.1"
 NAMES = ("good", "missing", "other", "cut", "stumble", "bare", "huge", "text", "drop", "error")

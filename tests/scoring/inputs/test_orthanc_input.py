@@ -16,8 +16,8 @@ from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import Query
 from tests.peers import free_port
 from tests.runtime.dicoms import SERIES
+from tests.scoring.batches import counting
 from tests.scoring.inputs.conftest import MOVE_TITLE
-from tests.scoring.test_batch import counting
 
 pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("orthanc-input")]
 WAYS = ("dicomweb", "get", "move")

@@ -11,7 +11,7 @@ from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings, pdf
 from tests.chromium import chromium
 from tests.peers import peer, run_peer
-from tests.scoring.outputs.conftest import HOSTILE
+from tests.scoring.patients import HOSTILE
 
 pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("chromium")]
 GREY = "getComputedStyle(document.querySelector('.case img')).filter"

@@ -9,7 +9,7 @@ from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from tests.peers import run_peer
 from tests.runtime.dicoms import SERIES
-from tests.scoring.outputs.conftest import fill
+from tests.scoring.patients import fill
 
 SR_ONLY = ScoreSettings(outputs=OutputSettings(dicom=("sr",), report=False))
 

@@ -12,7 +12,7 @@ from pneumonia.scoring.outputs.fhir import fhir_bundle
 from pneumonia.scoring.outputs.protocol import ScoredStudy
 from pneumonia.scoring.records import Model
 from tests.runtime.dicoms import SERIES, chest_dataset
-from tests.scoring.outputs.conftest import fill
+from tests.scoring.patients import fill
 
 
 def document(scored, key_of, name):

@@ -16,7 +16,7 @@ from pneumonia.scoring.outputs.report import ReportWriter, _card_parts, _measure
 from pneumonia.scoring.outputs.wording import REASONS, WARNINGS, reason_text, warning_text
 from pneumonia.scoring.records import ImageRecord
 from tests.contracts.tree import source_files
-from tests.scoring.outputs.conftest import HOSTILE
+from tests.scoring.patients import HOSTILE
 
 
 class Outline(HTMLParser):

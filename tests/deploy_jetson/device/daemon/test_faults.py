@@ -14,8 +14,8 @@ import pytest
 
 from deploy_jetson.device.daemon.decoding import Decoder
 from deploy_jetson.device.daemon.settings import DecodeSettings
-from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
-from tests.deploy_jetson.device.daemon.test_service import BUNDLE, CANARY, PYTHON, Process
+from tests.deploy_jetson.device.daemon.process import CANARY, PYTHON
+from tests.deploy_jetson.device.daemon.rig import BUNDLE, film, running, settings, wait_for
 from tests.runtime import dicoms
 from tests.runtime.dicoms import chest_dataset, save, save_compressed
 
@@ -118,22 +118,6 @@ def test_a_clock_that_is_mistaken_by_a_century_removes_nothing(tmp_path, monkeyp
 
 
 # --- signals and configuration -------------------------------------------------------------------
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Starts daemons; none outlives the test."""
-    made = []
-
-    def begin(*arguments, **more):
-        made.append(Process(tmp_path, *arguments, **more))
-        return made[-1]
-
-    yield begin
-    for one in made:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.wait()
 
 
 def test_hanging_up_stops_as_sigterm_does_and_a_second_signal_ends_at_once(tmp_path, start):

@@ -36,8 +36,7 @@ from pneumonia.runtime.errors import (
     OutputError,
 )
 from tests.deploy_jetson.device.tensorrt.fake_tensorrt import Host, HostCuda, fake_module
-from tests.deploy_jetson.device.test_board import NVPMODEL
-from tests.deploy_jetson.device.trees import iio_tree, tx2_board, write
+from tests.deploy_jetson.device.trees import NVPMODEL, iio_tree, tx2_board, write
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle
 
 QUICK = Settings(3, 0.15, 3, 0.2, 40, 2.0, 50.0)
