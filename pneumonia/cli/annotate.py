@@ -10,6 +10,7 @@ import click
 
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError
+from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
     from data_prep.annotation.project import Project
@@ -150,7 +151,8 @@ def _show(project: "Project", address: str, annotators: tuple[str, ...]) -> None
     studies = project.store.studies()
     readable = [study.key for study in studies if not study.reason]
     click.echo(DISCLAIMER)
-    click.echo(f"{len(readable)} studies, {len(studies) - len(readable)} files cannot be read")
+    unreadable = counted(len(studies) - len(readable), "file")
+    click.echo(f"{counted(len(readable), 'study', 'studies')}, {unreadable} cannot be read")
     known = {person.name for person in project.people.annotators()}
     click.echo(f"manager: {address}/login#{project.people.manager_token()}")
     for name in dict.fromkeys(annotators):

@@ -6,6 +6,7 @@ import click
 
 from pneumonia.cli.terminal import show_next
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.plurals import counted
 
 
 @click.command("device-package")
@@ -31,7 +32,8 @@ def command(
         raise ConfigError("Folder of wheels does not exist", where=str(wheels))
     made = make_package(bundle, out, wheels, not without_wheels, not without_kernels)
     click.echo(
-        f"{made.path}: {made.bytes:,} bytes, {made.files} files, {made.wheels} wheels, "
+        f"{made.path}: {made.bytes:,} bytes, {counted(made.files, 'file')}, "
+        f"{counted(made.wheels, 'wheel')}, "
         f"{'with' if made.has_kernels else 'without'} kernels for the Cortex-A57"
     )
     click.echo(f"sha256 {made.sha256}")

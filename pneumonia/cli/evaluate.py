@@ -20,6 +20,7 @@ from pneumonia.cli.evaluation_inputs import (
     split_named,
 )
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
     from evaluation.analysis.evidence import Evidence, Provenance
@@ -263,11 +264,11 @@ def _show(evidence: "Evidence", out: Path) -> None:
                 wording.interval_text(item, share),
             )
         )
-    show_table(f"{coverage.n_evaluated} images", ("metric", "value", "95 % interval"), rows)
+    show_table(counted(coverage.n_evaluated, "image"), ("metric", "value", "95 % interval"), rows)
     if coverage.n_missing or coverage.n_unlabelled:
         click.echo(
-            f"left out: {coverage.n_missing} labelled images without a score, "
-            f"{coverage.n_unlabelled} scored images without a label"
+            f"left out: {counted(coverage.n_missing, 'labelled image')} without a score, "
+            f"{counted(coverage.n_unlabelled, 'scored image')} without a label"
         )
     click.echo(f"thresholds: {evidence.thresholds.origin}")
     click.echo(f"report: {out / 'report.html'}")
@@ -288,5 +289,8 @@ def _write_perturbed(options: dict[str, Any]) -> None:
     out = options["write_perturbed"]
     with progress_bar("perturbing") as progress:
         count = write_perturbed(ids, options["image_folder"], out, names, progress)
-    click.echo(f"{count} images in each of {len(names)} folders under {out}: {', '.join(names)}")
+    click.echo(
+        f"{counted(count, 'image')} in each of {counted(len(names), 'folder')} "
+        f"under {out}: {', '.join(names)}"
+    )
     show_next(f"pneumonia score {out / names[0]} {out / names[0]}-scores --bundle BUNDLE")

@@ -17,11 +17,15 @@ from pneumonia.cli.score_remote import (
 )
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, PartialFailure
+from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pneumonia.runtime.detector import Detector
     from pneumonia.scoring.batch import ScoreSettings, ScoreSummary
     from pneumonia.scoring.inputs import InputSource
+    from pneumonia.scoring.records import ImageRecord
     from pneumonia.scoring.send import SendSummary
 
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
@@ -54,8 +58,9 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 
         found = verify_audit(value)
         click.echo(
-            f"{value}: {found.lines} lines of {found.runs} runs follow each other, and the outputs "
-            f"are those the last run wrote; last hash {found.last_sha256}"
+            f"{value}: the audit log is unbroken ({counted(found.lines, 'line')} of "
+            f"{counted(found.runs, 'run')}), and the outputs are those the last run wrote; "
+            f"last hash {found.last_sha256}"
         )
         context.exit()
 
@@ -226,7 +231,7 @@ def _show_plan(
             click.echo(json.dumps(item._asdict()))
         return
     title = (
-        f"{_files(len(plan))}; {model.name} at threshold {model.threshold_name} "
+        f"{counted(len(plan), 'file')}; {model.name} at threshold {model.threshold_name} "
         f"({model.threshold:.3f})"
     )
     show_table(f"{title}; nothing is written", ("would be", "files"), counts(plan))
@@ -282,13 +287,9 @@ def _settings(options: dict[str, Any]) -> "ScoreSettings":
 def _show_what_is_missing(outputs: dict[str, Any]) -> None:
     """Outputs that were asked for and could not be made; they are no reason to stop a batch."""
     for reason, count in outputs.get("dicom", {}).get("not_made", {}).items():
-        click.echo(f"no DICOM results: {count} images: {reason}", err=True)
+        click.echo(f"no DICOM results: {counted(count, 'image')}: {reason}", err=True)
     if outputs.get("pdf", {"page": True})["page"] is None:
         click.echo(f"no report.pdf: {outputs['pdf']['reason']}", err=True)
-
-
-def _files(count: int) -> str:
-    return f"{count} file" if count == 1 else f"{count} files"
 
 
 def _show(summary: "ScoreSummary", out: Path) -> None:
@@ -300,20 +301,15 @@ def _show(summary: "ScoreSummary", out: Path) -> None:
         if record.status != "scored"
     )
     show_table(
-        f"{_files(totals['files'])}, {totals['statuses']['scored']} scored with {model['name']} "
+        f"{counted(totals['files'], 'file')}, {totals['statuses']['scored']} scored with "
+        f"{model['name']} "
         f"{model['model_hash'][:12]} at threshold {model['threshold_name']} "
         f"({model['threshold']:.3f})"
         + (f"; {totals['reused']} of them in an earlier run" if totals["reused"] else ""),
         ("result", "files"),
         [*totals["flags"].items(), *others.most_common()],
     )
-    failures = summary.failures()
-    for record in failures[:MAX_FAILURES_SHOWN]:
-        click.echo(
-            f"not scored: {record.file.relative}: {record.status}: {record.reason}", err=True
-        )
-    if len(failures) > MAX_FAILURES_SHOWN:
-        click.echo(f"not scored: {len(failures) - MAX_FAILURES_SHOWN} more", err=True)
+    _show_failures(summary.failures())
     outputs = document["outputs"]
     pages = [outputs[name]["page"] for name in ("report", "pdf") if name in outputs]
     written = ["worklist.csv", *(page for page in pages if page)]
@@ -322,13 +318,37 @@ def _show(summary: "ScoreSummary", out: Path) -> None:
     _show_next(summary, out)
 
 
+def _show_failures(failures: "Sequence[ImageRecord]") -> None:
+    """Images without a score, each with what can be done; other files in one line."""
+    from pneumonia.scoring.outputs.wording import reason_text
+
+    images = [record for record in failures if not record.is_other_file]
+    others = [record.file.relative for record in failures if record.is_other_file]
+    for record in images[:MAX_FAILURES_SHOWN]:
+        detail = f" ({record.file.detail})" if record.file.detail else ""
+        click.echo(
+            f"not scored: {record.file.relative}: {record.status}: {record.reason}{detail}: "
+            f"{reason_text(record.reason)}",
+            err=True,
+        )
+    if len(images) > MAX_FAILURES_SHOWN:
+        click.echo(f"not scored: {len(images) - MAX_FAILURES_SHOWN} more", err=True)
+    if others:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        click.echo(f"not images: {counted(len(others), 'file')} ({shown})", err=True)
+
+
 def _show_next(summary: "ScoreSummary", out: Path) -> None:
-    """What to do with the results; a batch without any must not pass for one without findings."""
+    """The next step; a batch without scores must not look like one without findings."""
     if summary.document["totals"]["statuses"]["scored"]:
-        show_next(f"pneumonia evaluate {out / 'predictions.csv'} LABELS --out DIR")
+        report = summary.document["outputs"].get("report")
+        show_next(f"open {out / (report['page'] if report else 'worklist.csv')}")
+        if summary.document["input"] == "files":
+            evaluate = f"pneumonia evaluate {out / 'predictions.csv'} LABELS --out DIR"
+            click.echo(f"with labels of these images: {evaluate}")
         return
     if not summary.records:
         click.echo("Nothing was scored: there is no file in the input, or no study matches")
         return
-    click.echo(f"Nothing was scored: {out / 'manifest.jsonl'} says why of each file")
+    click.echo(f"Nothing was scored: {out / 'manifest.jsonl'} gives the reason for each file")
     show_next("pneumonia score --show-rules")

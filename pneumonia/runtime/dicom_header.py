@@ -33,6 +33,9 @@ _NOT_IMAGES = tuple(
     for root in ("1.1.9.", "1.1.11.", "1.1.66.1", "1.1.66.2", "1.1.66.3", "1.1.67", "1.1.88.")
     + ("1.1.104.", "1.1.481.3", "1.1.481.4", "1.1.481.5", "34.")
 )
+# What `runtime.results` writes into the objects it makes, so that a later batch can name them.
+OWN_MANUFACTURER = "pneumonia (research software)"
+OWN_SERIES = "RESEARCH ONLY: "  # start of Series Description
 _COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
@@ -127,8 +130,8 @@ def _check_meta(path: str, limits: ReadLimits) -> None:
     if syntax == DEFLATED:
         if not limits.allow_deflated:
             raise rejected(
-                "Deflated DICOM is not read", "transfer_syntax", found=DEFLATED,
-                fix="A small deflated file can fill the memory; recompress it, or allow it",
+                "Deflated DICOM is not read by default", "deflated", found=DEFLATED,
+                fix="A small one can fill the memory; recompress it, or use --allow-deflated",
             )  # fmt: skip
         _check_inflated_size(path, meta, limits)
     elif syntax and syntax not in KNOWN_SYNTAXES:
@@ -159,6 +162,8 @@ def read_header(path: str, limits: ReadLimits, has_preamble: bool) -> Header:
             raise rejected("Not a DICOM file", "not_dicom")
         raise rejected("File holds no DICOM object", "no_sop_instance")
     _check_class(sop_class)
+    if is_own_result(dataset):
+        raise DicomError("Object is a result of this software", "skipped", "own_result")
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
     if not syntax and not has_preamble and dataset.is_implicit_VR:
         syntax = IMPLICIT_LITTLE
@@ -251,12 +256,21 @@ def coded_facts(dataset: Any) -> Dict[str, Optional[str]]:
     }
 
 
-def read_codes(path: str) -> Dict[str, Optional[str]]:
-    """`coded_facts` of a file that was refused, empty when it does not even tell those."""
+def is_own_result(dataset: Any) -> bool:
+    """Whether a data set is a structured report, presentation state or capture made here."""
+    return str(dataset.get("Manufacturer") or "") == OWN_MANUFACTURER
+
+
+def read_codes(path: str) -> Dict[str, Any]:
+    """`coded_facts` of a file that was refused, and `own_result`; empty when it has none."""
     try:
         if read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
             return {}  # reading anything would inflate all of it
-        return coded_facts(pydicom.dcmread(path, stop_before_pixels=True))
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        facts: Dict[str, Any] = dict(coded_facts(dataset))
+        if is_own_result(dataset):
+            facts["own_result"] = True
+        return facts
     except Exception:  # the file was refused already; what breaks here says nothing new
         return {}
 

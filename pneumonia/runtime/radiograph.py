@@ -106,6 +106,39 @@ def _check_file(path: str, limits: ReadLimits) -> bytes:
         return stream.read(132)
 
 
+# First bytes of gzip, bzip2, xz, zstandard, 7z, rar and Unix compress.
+_COMPRESSED = (
+    b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!", b"\x1f\x9d",
+)  # fmt: skip
+
+
+def unknown_format(head: bytes) -> DicomError:
+    """The refusal of a file that is not DICOM, PNG or JPEG.
+
+    Args:
+        head: Its first 132 bytes, or fewer if it is shorter.
+    """
+    if head.startswith(_COMPRESSED):
+        return rejected("File is compressed", "compressed_file", fix="Unpack it first")
+    if _starts_a_data_set(head):
+        return rejected(
+            "DICOM without its 128-byte preamble", "no_preamble", fix="Use --force-read"
+        )
+    return rejected("Neither DICOM, PNG nor JPEG", "not_dicom")
+
+
+def _starts_a_data_set(head: bytes) -> bool:
+    """Whether a file starts with an element of group 0002 or 0008, as DICOM without preamble does.
+
+    Element: group and element number (uint16 each, little endian), then two letters that name its
+    type (explicit VR), or its length (uint32, implicit VR).
+    """
+    if len(head) < 12 or head[:2] not in (b"\x02\0", b"\x08\0") or head[3] != 0:
+        return False
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return explicit or int.from_bytes(head[4:8], "little") <= 128
+
+
 def _dispatch(path: str, limits: ReadLimits, see: See) -> Radiograph:
     head = _check_file(path, limits)
     if head[128:132] == b"DICM":
@@ -115,7 +148,7 @@ def _dispatch(path: str, limits: ReadLimits, see: See) -> Radiograph:
         return _read_raster_file(path, limits, name)
     if limits.force_read and head:
         return _read_dicom(path, limits, head, see)
-    raise rejected("Neither DICOM, PNG nor JPEG", "not_dicom")
+    raise unknown_format(head)
 
 
 def read_radiograph(

@@ -21,7 +21,7 @@ from typing import Any
 from pneumonia.runtime.child_channel import private_output, write_answer
 from pneumonia.runtime.dicom_header import ReadLimits, header_facts, read_codes, read_header
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.radiograph import Radiograph, read_radiograph
+from pneumonia.runtime.radiograph import Radiograph, read_radiograph, unknown_format
 from pneumonia.runtime.raster import raster_format
 from pneumonia.scoring.archives import (
     MAX_LIST_BYTES,
@@ -172,7 +172,7 @@ def look(path: str, request: dict[str, Any], record: dict[str, Any]) -> bytes:
             word = told_word(read_told(path), request["words"])
             record["info"] = {**info, "word_against": word}
         else:
-            raise DicomError("Neither DICOM, PNG nor JPEG", "rejected", "not_dicom")
+            raise unknown_format(head)
     except (DicomError, OSError, MemoryError):
         record["info"] = read_codes(path)
         raise

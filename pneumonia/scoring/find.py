@@ -30,8 +30,9 @@ class FoundFile:
         status: Settled without reading it (`skipped`, `rejected`, `failed`); empty otherwise.
         reason: Why (`not_a_file`, `encrypted`, ...).
         member: Index in the zip at `path`; -1 for a file of its own.
-        codes: Coded facts that an archive's answer told about it.
-        is_other: Named like something that nobody expects a score for.
+        codes: Coded facts from a server's answer to the query.
+        detail: What a server answered when it did not deliver the file, such as `HTTP 404`.
+        is_other: Named like something for which no score is expected.
     """
 
     path: str
@@ -41,6 +42,7 @@ class FoundFile:
     reason: str = ""
     member: int = -1
     codes: dict[str, str | None] = field(default_factory=dict)
+    detail: str = ""
     is_other: bool = False
 
 
@@ -53,6 +55,7 @@ class Entry(NamedTuple):
     reason: str = ""
     member: int = -1
     codes: dict[str, str | None] = {}  # noqa: RUF012 - never changed
+    detail: str = ""
 
 
 def printable(name: str) -> str:

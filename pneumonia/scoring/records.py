@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +14,13 @@ from pneumonia.runtime.boxes import as_boxes
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.predictions import Prediction
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, ResultFacts
-from pneumonia.scoring.find import FoundFile
+from pneumonia.scoring.find import IMAGE_SUFFIXES, FoundFile
 
 SCHEMA = "pneumonia.study/1"
 NOT_SCORED = "not scored"
 STATUSES = ("scored", "skipped", "rejected", "failed", "pending")
 FAILURES = ("rejected", "failed")
+_MEDIA_NAME = re.compile(r"(?=.*\d)[A-Z0-9_]{1,8}|[0-9.]+")
 UID_CONFLICT = "instance_uid_conflict"  # a warning
 
 
@@ -91,6 +93,18 @@ class ImageRecord:
     reused: bool = False
     instance_key: str = ""
 
+    @property
+    def is_other_file(self) -> bool:
+        """Whether the file was refused and, by its name, is unlikely to be a damaged image.
+
+        On patient CDs these are programs, icons and licences. Names of DICOM files on media (up to
+        eight capitals, digits and `_`, with a digit), UIDs, and names that end like an image's
+        (`.dcm`, `.png`, ...) are taken for images.
+        """
+        name = self.file.relative.rsplit("/", 1)[-1]
+        looks_like_image = _MEDIA_NAME.fullmatch(name) or name.lower().endswith(IMAGE_SUFFIXES)
+        return self.reason == "not_dicom" and self.n_bytes > 0 and not looks_like_image
+
     def max_score(self) -> float | None:
         """The best box's score, 0 when there is no box, None when not scored."""
         if self.prediction is None:
@@ -107,7 +121,10 @@ class ImageRecord:
         )
 
     def flag(self, threshold: float) -> str:
-        """The clinician's word; a damaged image without a finding is no negative."""
+        """The result a clinician sees: POSITIVE, NEGATIVE, INDETERMINATE or NOT_SCORED.
+
+        A damaged image without a box above the threshold is INDETERMINATE, not NEGATIVE.
+        """
         found = self.above(threshold)
         if found is None:
             return NOT_SCORED
@@ -169,6 +186,9 @@ def study_document(record: ImageRecord, model: Model, versions: dict[str, str]) 
         "flag": record.flag(model.threshold),
         "max_score": record.max_score(),
         "boxes_xyxy": boxes,
+        "boxes_above_threshold": [
+            bool(s >= np.float32(model.threshold)) for s in prediction.scores
+        ],
         "boxes_xyxy_mm": _boxes_mm(boxes, record.info.get("spacing_mm")),
         "scores": [float(score) for score in prediction.scores],
         "operating_point": {"name": model.threshold_name, "threshold": model.threshold},

@@ -106,15 +106,19 @@ def rules_text() -> str:
 def refusal(
     status: str, reason: str, info: dict[str, Any], is_other: bool, rules: SelectionRules
 ) -> tuple[str, str]:
-    """Status and reason of a file that was not read.
+    """Status and reason of a file without pixels.
 
     Args:
-        status: What the reader says.
-        reason: Its reason for that.
-        info: Codes of its header, as far as it could be read.
-        is_other: The file is named like something that nobody expects a score for.
-        rules: What is accepted.
+        status: Status that the reader gave it.
+        reason: Reason that the reader gave.
+        info: Codes of its header, as far as it could be read (`runtime.dicom_header.read_codes`).
+        is_other: The file is named like something for which no score is expected.
+        rules: The accepted codes.
     """
+    if reason == "own_result" or info.get("own_result"):
+        return "skipped", "own_result"
+    if reason == "not_an_image":
+        return status, reason
     if is_another_examination(info, rules):
         return "skipped", "not_frontal_chest"
     if reason == "not_dicom" and is_other:

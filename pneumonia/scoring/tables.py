@@ -110,6 +110,8 @@ def manifest_text(records: Sequence[ImageRecord], model: Model) -> str:
             "model": caption,
             "disclaimer": DISCLAIMER,
         }
+        if record.file.detail:
+            line["detail"] = record.file.detail
         if record.reason == "not_frontal_chest":
             line.update({key: record.info[key] for key in ("modality", "view", "body_part")})
         lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False))

@@ -107,3 +107,16 @@ def test_every_verb_has_help(verb):
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{verb} {parameter.opts} has no help"
+
+
+def test_pages_use_one_name_of_the_command():
+    """`pneumonia-score` is kept for scripts; the pages say `pneumonia score`."""
+    assert [page.name for page in PAGES if "pneumonia-score" in page.read_text()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_bundle_is_introduced_before_it_is_used(page):
+    """A reader who starts on this page has no `runs/bundle` yet."""
+    text = page.read_text(encoding="utf-8")
+    used = re.search(r"--bundle (?:runs/|BUNDLE)", text)
+    assert used is None or "pneumonia export" in text[: text.index("\n", used.end())]

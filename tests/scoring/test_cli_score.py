@@ -24,7 +24,8 @@ def test_all_scored_is_0_and_the_next_command_is_shown(source, tmp_path, bundle_
     assert code == 0
     assert shown.err == ""
     assert "1 file, 1 scored with brightness" in shown.out
-    assert f"next: pneumonia evaluate {tmp_path / 'out' / 'predictions.csv'}" in shown.out
+    assert f"next: open {tmp_path / 'out' / 'report.html'}" in shown.out
+    assert f"pneumonia evaluate {tmp_path / 'out' / 'predictions.csv'} LABELS" in shown.out
     assert "Research use only" in shown.out
 
 

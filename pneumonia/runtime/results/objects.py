@@ -7,12 +7,12 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
+from pneumonia.runtime.dicom_header import OWN_MANUFACTURER, OWN_SERIES
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.results.facts import ResultFacts
 from pneumonia.runtime.results.header import IDENTITY, first_text
 
 ROOT = uuid.UUID("ac4df9d6-e46f-429c-af84-efb7affd4f3a")  # namespace of all UIDs made here
-MANUFACTURER = "pneumonia (research software)"
 # Type 2: there even when the source has none.
 _ALWAYS = (
     "PatientName",
@@ -120,11 +120,11 @@ def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -
     )
     made.Modality = {"SR": "SR", "PR": "PR", "SC": "OT"}[kind]
     made.SeriesNumber = {"SR": 9001, "PR": 9002, "SC": 9003}[kind]
-    made.SeriesDescription = plain("RESEARCH ONLY: " + facts.model_name, 64)
+    made.SeriesDescription = plain(OWN_SERIES + facts.model_name, 64)
     made.InstanceNumber = _instance_number(header)
     if kind == "SR":
         made.ContentDate, made.ContentTime = content_moment(header)
-    made.Manufacturer = MANUFACTURER
+    made.Manufacturer = OWN_MANUFACTURER
     made.ManufacturerModelName = plain(facts.model_name, 64)
     made.DeviceSerialNumber = plain(facts.model_hash, 64)
     made.SoftwareVersions = plain(facts.model_version, 64)

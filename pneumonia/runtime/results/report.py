@@ -4,6 +4,7 @@ from typing import List
 
 from pydicom.dataset import Dataset
 
+from pneumonia.runtime.dicom_header import OWN_MANUFACTURER
 from pneumonia.runtime.results import codes
 from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,
@@ -28,7 +29,6 @@ from pneumonia.runtime.results.facts import (
     ResultFacts,
 )
 from pneumonia.runtime.results.objects import (
-    MANUFACTURER,
     derived_uid,
     image_reference,
     new_object,
@@ -107,7 +107,7 @@ def _local_scheme() -> Dataset:
     scheme = Dataset()
     scheme.CodingSchemeDesignator = LOCAL
     scheme.CodingSchemeName = "Local codes of the pneumonia research software"
-    scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
+    scheme.CodingSchemeResponsibleOrganization = OWN_MANUFACTURER
     return scheme
 
 
@@ -149,7 +149,7 @@ def _observer(facts: ResultFacts) -> List[Dataset]:
         code(codes.OBSERVER_TYPE, _DEVICE, CONTEXT),
         uid_reference(_DEVICE_UID, derived_uid(result_uid_of_model(facts), "observer"), CONTEXT),
         text(_DEVICE_NAME, facts.model_name, CONTEXT),
-        text(_DEVICE_MAKER, MANUFACTURER, CONTEXT),
+        text(_DEVICE_MAKER, OWN_MANUFACTURER, CONTEXT),
         text(_DEVICE_MODEL, "{} {}".format(facts.model_name, facts.model_version), CONTEXT),
         text(_DEVICE_SERIAL, facts.model_hash, CONTEXT),
     ]

@@ -37,7 +37,7 @@ RETRIES = Retry(
 )
 THREADS = 4
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
-MODALITY, BODY_PART = "00080060", "00180015"
+MODALITY, BODY_PART, DESCRIPTION = "00080060", "00180015", "0008103E"
 JSON_TYPE = "application/dicom+json"
 DICOM_TYPE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
@@ -106,7 +106,12 @@ class DicomwebInput:
                 name = _value(instance, INSTANCE)
                 if is_uid(name):
                     yield RemoteImage(
-                        study, uid, name, _value(series, MODALITY), _value(series, BODY_PART)
+                        study,
+                        uid,
+                        name,
+                        _value(series, MODALITY),
+                        _value(series, BODY_PART),
+                        _value(series, DESCRIPTION),
                     )
 
     def _search(self, path: str, asked: dict[str, str]) -> Iterator[dict[str, Any]]:
@@ -184,8 +189,10 @@ class DicomwebInput:
                 self._download(url, path)
             except _TooLargeError:
                 return entry._replace(status="rejected", reason="resource_limit")
-            except (requests.RequestException, ValueError):
-                return entry._replace(status="failed", reason="not_retrieved")
+            except (requests.RequestException, ValueError) as error:
+                return entry._replace(
+                    status="failed", reason="not_retrieved", detail=_answer_of(error)
+                )
         return arrived(entry, folder)
 
     def _download(self, url: str, path: Path) -> None:
@@ -233,6 +240,20 @@ class DicomwebInput:
 
 class _TooLargeError(ValueError):
     """An answer has more bytes than are taken."""
+
+
+def _answer_of(error: Exception) -> str:
+    """What the server did instead of delivering: its HTTP status, or how the transfer ended."""
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return f"HTTP {answer.status_code}"
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the transfer broke off"
+    if isinstance(error, requests.RequestException):
+        return "the connection failed"
+    return str(error)  # our own, about the multipart
 
 
 def _value(item: dict[str, Any], tag: str) -> str:

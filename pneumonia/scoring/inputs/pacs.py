@@ -77,7 +77,12 @@ class PacsInput:
         return sorted(uid for uid in found if is_uid(uid))
 
     def _images(self, peer: Any, study: str) -> Iterator[RemoteImage]:
-        asked = {"SeriesInstanceUID": "", "Modality": "", "BodyPartExamined": ""}
+        asked = {
+            "SeriesInstanceUID": "",
+            "Modality": "",
+            "BodyPartExamined": "",
+            "SeriesDescription": "",
+        }
         for series in self._find(peer, "SERIES", {"StudyInstanceUID": study, **asked}):
             uid = str(series.get("SeriesInstanceUID", ""))
             if not is_uid(uid):
@@ -87,7 +92,12 @@ class PacsInput:
                 name = str(instance.get("SOPInstanceUID", ""))
                 if is_uid(name):
                     yield RemoteImage(
-                        study, uid, name, series.get("Modality"), series.get("BodyPartExamined")
+                        study,
+                        uid,
+                        name,
+                        series.get("Modality"),
+                        series.get("BodyPartExamined"),
+                        series.get("SeriesDescription"),
                     )
 
     def _find(self, peer: Any, level: str, asked: dict[str, str]) -> list[Dataset]:
@@ -112,25 +122,35 @@ class PacsInput:
         """Bring what is neither settled nor done, series by series."""
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
         absent = [entry for entry in needed if not fetched_path(folder, entry.relative).is_file()]
+        answers: dict[str, str] = {}
         if absent:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._bring(absent, _Taker(folder, absent, self.max_file_bytes, progress))
-        found = {entry.relative: arrived(entry, folder) for entry in needed}
+            answers = self._bring(absent, _Taker(folder, absent, self.max_file_bytes, progress))
+        found = {
+            entry.relative: arrived(entry, folder, answers.get(_series_of(entry), ""))
+            for entry in needed
+        }
         return [found.get(entry.relative, entry) for entry in entries]
 
-    def _bring(self, entries: list[Entry], taker: "_Taker") -> None:
-        """What does not come is seen by its absence; only a full disk ends the batch."""
+    def _bring(self, entries: list[Entry], taker: "_Taker") -> dict[str, str]:
+        """Retrieve the series; only a full disk ends the batch.
+
+        Returns:
+            `study/series` -> how the retrieval ended, for the manifest.
+        """
         retrieve = self._get if self.move_port is None else self._move
-        series = groupby(entries, key=lambda entry: entry.relative.rsplit("/", 1)[0])
+        series = groupby(entries, key=_series_of)
+        answers = {}
         with retrieve(taker) as ask:
             for name, _ in series:
                 study, uid = name.split("/")
                 asked = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
-                ask(_identifier("SERIES", asked))
+                answers[name] = ask(_identifier("SERIES", asked))
                 taker.check()
+        return answers
 
     @contextmanager
-    def _get(self, taker: "_Taker") -> Iterator[Callable[[Dataset], None]]:
+    def _get(self, taker: "_Taker") -> Iterator[Callable[[Dataset], str]]:
         from pynetdicom import build_context, build_role, evt
 
         contexts = [build_context(GET)]
@@ -139,14 +159,14 @@ class PacsInput:
         roles = [build_role(kind, scp_role=True) for kind in STORAGE]
         handlers = [(evt.EVT_C_STORE, taker.take)]
 
-        def ask(identifier: Dataset) -> None:
+        def ask(identifier: Dataset) -> str:
             with association(self.peer, self.own_title, contexts, roles, handlers) as peer:
-                _drain(peer.send_c_get(identifier, GET))
+                return _ended_with(peer.send_c_get(identifier, GET))
 
         yield ask
 
     @contextmanager
-    def _move(self, taker: "_Taker") -> Iterator[Callable[[Dataset], None]]:
+    def _move(self, taker: "_Taker") -> Iterator[Callable[[Dataset], str]]:
         from pynetdicom import AE, build_context, evt
 
         receiver = AE(self.own_title)
@@ -163,7 +183,7 @@ class PacsInput:
             ) from None
         try:
             with association(self.peer, self.own_title, [build_context(MOVE)]) as peer:
-                yield lambda asked: _drain(peer.send_c_move(asked, self.own_title, MOVE))
+                yield lambda asked: _ended_with(peer.send_c_move(asked, self.own_title, MOVE))
         finally:
             server.shutdown()
 
@@ -213,7 +233,14 @@ def _identifier(level: str, attributes: dict[str, str]) -> Dataset:
     return identifier
 
 
-def _drain(answers: Iterable[tuple[Dataset, Dataset | None]]) -> None:
-    """Wait until a retrieval ends, however it does."""
-    for _ in answers:
-        pass
+def _series_of(entry: Entry) -> str:
+    """`study/series` of an entry."""
+    return entry.relative.rsplit("/", 1)[0]
+
+
+def _ended_with(answers: Iterable[tuple[Dataset, Dataset | None]]) -> str:
+    """Wait until a retrieval ends; its last status (PS3.4 C.4.3), such as `status 0xA702`."""
+    code = None
+    for status, _ in answers:
+        code = status.get("Status") if status else None
+    return "the connection broke off" if code is None else f"status 0x{code:04X}"

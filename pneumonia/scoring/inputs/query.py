@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydicom.filereader import read_file_meta_info
 
-from pneumonia.runtime.dicom_header import BODY_PARTS, MODALITIES, coded
+from pneumonia.runtime.dicom_header import BODY_PARTS, MODALITIES, OWN_SERIES, coded
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.find import Entry
 from pneumonia.scoring.selection import SelectionRules
@@ -15,7 +15,9 @@ from pneumonia.scoring.selection import SelectionRules
 _UID = re.compile(r"[0-9.]{1,64}")
 _DATE = re.compile(r"\d{8}(-\d{8})?|\d{8}-|-\d{8}")
 _ACCESSION = re.compile(r"[^\\*?\x00-\x1f]{1,16}")
-NOT_RETRIEVED = ("failed", "not_retrieved")
+# Modalities of series without images: reports, presentation states, key objects, documents, ...
+NOT_IMAGES = frozenset(("SR", "PR", "KO", "DOC", "REG", "FID", "RWV", "RTPLAN", "RTSTRUCT", "AU"))
+OWN_MODALITIES = frozenset(("SR", "PR", "OT"))
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class RemoteImage(NamedTuple):
 
     Attributes:
         study, series, instance: Their UIDs.
-        modality, body_part: As the server says, None where it does not.
+        modality, body_part, description: Of its series, None where the server does not say.
     """
 
     study: str
@@ -79,6 +81,7 @@ class RemoteImage(NamedTuple):
     instance: str
     modality: Any
     body_part: Any
+    description: Any = None
 
     @property
     def relative(self) -> str:
@@ -86,7 +89,11 @@ class RemoteImage(NamedTuple):
         return f"{self.study}/{self.series}/{self.instance}.dcm"
 
     def entry(self, rules: SelectionRules) -> Entry:
-        """The entry; another examination by its series is settled without fetching it."""
+        """The entry; what the series shows not to be a frontal radiograph is not fetched."""
+        if _is_own_series(self.modality, self.description):
+            return Entry("", self.relative, "skipped", "own_result")
+        if _modality(self.modality) in NOT_IMAGES:
+            return Entry("", self.relative, "skipped", "not_an_image")
         codes = {
             "modality": coded(self.modality, MODALITIES),
             "view": None,
@@ -97,16 +104,31 @@ class RemoteImage(NamedTuple):
         return Entry("", self.relative, "", "", -1, codes)
 
 
+def _modality(value: Any) -> str:
+    return str(value or "").strip().upper()
+
+
+def _is_own_series(modality: Any, description: Any) -> bool:
+    """Whether a series holds results that this software sent to the server earlier."""
+    return _modality(modality) in OWN_MODALITIES and str(description or "").startswith(OWN_SERIES)
+
+
 def fetched_path(folder: Path, relative: str) -> Path:
     """Where a fetched image lies."""
     return folder / relative.rsplit("/", 1)[-1]
 
 
-def arrived(entry: Entry, folder: Path) -> Entry:
-    """The entry with its file, or as failed when it is not there or holds something else."""
+def arrived(entry: Entry, folder: Path, detail: str = "") -> Entry:
+    """The entry with its file, or as failed when it is not there or holds something else.
+
+    Args:
+        entry: From `RemoteImage.entry`.
+        folder: Where fetched files lie.
+        detail: What the server answered when it was asked for the file.
+    """
     path = fetched_path(folder, entry.relative)
     if not path.is_file():
-        return entry._replace(status="failed", reason="not_retrieved")
+        return entry._replace(status="failed", reason="not_retrieved", detail=detail)
     if not holds_instance(path, path.name.removesuffix(".dcm")):
         return entry._replace(status="failed", reason="wrong_object")
     return entry._replace(path=str(path))

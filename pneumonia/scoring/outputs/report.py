@@ -1,4 +1,4 @@
-"""report.html: the worklist for people; failures first, then the images, most suspicious first.
+"""report.html: the worklist to read; failures first, then the images, most suspicious first.
 
 The pictures lie beside the page in `report/` and are loaded as they come into view: a page with a
 thousand of them inside could not be opened. Page and pictures belong together; both are made from
@@ -21,6 +21,7 @@ from evaluation.report.wording import point_name
 from pneumonia.runtime.atomic import write_bytes, write_text
 from pneumonia.runtime.bundle import MODEL_CARD, Bundle
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.preprocess import resize
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, Finding, result_of
 from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_others
@@ -35,7 +36,7 @@ QUALITY = 90
 # Sections of the model card a reader of results needs; only these are printed.
 CARD_FIRST = ("intended use", "limits", "failures")
 MAX_ROWS = 1000  # of failures in the page; the manifest has all
-# Signs beside the words: a grey print tells results apart as well.
+# Signs beside the results, so that a grey print tells them apart as well.
 MARKS = {POSITIVE: "\u25b2", INDETERMINATE: "\u25c6", NOT_SCORED: "\u2715", NEGATIVE: "\u25cb"}
 STYLES = {POSITIVE: "positive", INDETERMINATE: "indeterminate", NOT_SCORED: "failed"}
 
@@ -46,8 +47,8 @@ class ReportWriter:
 
     Attributes:
         out: Output folder of the batch.
-        model: What the scores are made with.
-        bundle: Where the model card and the operating points are.
+        model: Model and operating point of the scores.
+        bundle: Holds the model card and the operating points.
         pictures: `findings` (positive and indeterminate), `all` or `none`.
     """
 
@@ -59,7 +60,7 @@ class ReportWriter:
     needs_header: bool = False
 
     def picture(self, key: str) -> Path:
-        """Where the picture of an image lies."""
+        """Path of the picture of an image."""
         return self.out / FOLDER / f"{key}.jpg"
 
     def wants_picture(self, record: ImageRecord) -> bool:
@@ -103,7 +104,7 @@ class ReportWriter:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters.update(reason=reason_text, words=point_name)
+        environment.filters.update(reason=reason_text, words=point_name, counted=counted)
         style, script = (
             (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
         )
@@ -124,7 +125,9 @@ class ReportWriter:
 
     def _contents(self, batch: FinishedBatch) -> dict[str, Any]:
         records = batch.records
-        ordered = worklist_order(records, self.model)
+        others = [record for record in records if record.is_other_file]
+        listed = [record for record in records if not record.is_other_file]
+        ordered = worklist_order(listed, self.model)
         rows = [_row(rank, record, self.model) for rank, record in enumerate(ordered, start=1)]
         cases = [
             self._case(row, record)
@@ -141,6 +144,7 @@ class ReportWriter:
             "n_files": len(records),
             "flags": Counter(row["flag"] for row in rows) | Counter(dict.fromkeys(MARKS, 0)),
             "failures": [record for record in ordered if record.status != "scored"],
+            "others": others,
             "pending": sum(record.status == "pending" for record in records),
             "skipped": skipped,
             "skipped_reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
@@ -175,7 +179,7 @@ class ReportWriter:
 
 
 def _digest(text: str) -> str:
-    """What a content security policy calls a text."""
+    """SHA-256 of a text in base64, as a content security policy writes it."""
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
@@ -183,7 +187,7 @@ def _row(rank: int, record: ImageRecord, model: Model) -> dict[str, Any]:
     """A line of the worklist."""
     flag = record.flag(model.threshold)
     found, score = record.above(model.threshold), record.max_score()
-    notes = [warning_text(word) for word in record.warnings]
+    notes = [warning_text(code) for code in record.warnings]
     if record.status != "scored":
         notes.insert(0, record.reason.replace("_", " "))
     return {
@@ -225,7 +229,7 @@ def _finding(finding: Finding, font_px: float) -> dict[str, Any]:
 def _operating_points(
     points: dict[str, dict[str, Any]],
 ) -> tuple[list[tuple[str, list[str]]], list[str]]:
-    """Rows and columns of the table: whatever plain facts the bundle states."""
+    """Rows and columns of the table: every value of the bundle that is not a mapping."""
     columns: list[str] = []
     for point in points.values():
         columns += [
@@ -239,16 +243,16 @@ def _operating_points(
     return rows, columns
 
 
-def _measured_on(told: dict[str, Any]) -> str:
+def _measured_on(selected_on: dict[str, Any]) -> str:
     """`42 images of 26 patients, 21 positive`; empty when the bundle does not say."""
-    counts = [(told.get("images"), "images"), (told.get("patients"), "patients")]
-    text = " of ".join(f"{count} {word}" for count, word in counts if isinstance(count, int))
-    positive = told.get("positive")
+    counts = [(selected_on.get("images"), "image"), (selected_on.get("patients"), "patient")]
+    text = " of ".join(counted(count, noun) for count, noun in counts if isinstance(count, int))
+    positive = selected_on.get("positive")
     return f"{text}, {positive} positive" if text and isinstance(positive, int) else text
 
 
 def _card_parts(card: str) -> tuple[str, str]:
-    """The sections for whoever reads results, and the others; headings are `## Title`."""
+    """The sections that explain results, and the others; a section starts with `## Title`."""
     _, *sections = re.split(r"(?m)^(?=## )", card)
     first = [text for text in sections if text[3:].lower().startswith(CARD_FIRST)]
     rest = [text for text in sections if text not in first]

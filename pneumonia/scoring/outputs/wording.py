@@ -6,6 +6,8 @@ REASONS = {
     "archive_damaged": "The archive is damaged. Export or copy it again.",
     "body_part_unknown": "The header names no body part, and the rules want one.",
     "broken_link": "A link that leads nowhere.",
+    "compressed_file": "Compressed, and not a zip archive. Unpack it first.",
+    "deflated": "Deflated DICOM: a small file can fill the memory. Take it with --allow-deflated.",
     "burned_in_annotation": "Text in the image may name the patient; see --allow-burned-in.",
     "child": "Younger than 18 years, which the rules leave out.",
     "dicomdir_damaged": "The directory of the medium is damaged.",
@@ -32,15 +34,17 @@ REASONS = {
     "file_changed": "The file changed while it was read. Run the batch again.",
     "high_bit": "Pixel format is not supported.",
     "interrupted": "The run ended before this file was looked at. Run it again to go on.",
-    "invalid_output": "The model gave no numbers that can be used.",
+    "invalid_output": "The model's output is not valid.",
     "lut": "A look-up table in the header is malformed. Export the image again.",
     "multi_frame": "The image has several frames. Allow it with --first-frame.",
+    "no_preamble": "DICOM without the 128 bytes before its data. Take it with --force-read.",
     "no_sop_instance": "The file holds no DICOM object.",
     "not_a_file": "Not a regular file.",
     "not_an_image": "A DICOM object without an image (report, presentation state, ...).",
     "not_dicom": "Neither DICOM, PNG nor JPEG.",
-    "not_frontal_chest": "The header says that this is no frontal chest radiograph.",
+    "not_frontal_chest": "The header says that this is not a frontal chest radiograph.",
     "number_of_frames": "The number of frames in the header is not valid.",
+    "own_result": "A result that this software made of another image.",
     "other_file": "Not an image by its name (text, table, program, ...).",
     "photometric_interpretation": "The header does not say how grey is coded.",
     "pixel_data": "The file has a header but no pixels.",
@@ -48,7 +52,8 @@ REASONS = {
     "resource_limit": "The image is too large to be read safely.",
     "rows": "The number of rows in the header is missing or not valid.",
     "columns": "The number of columns in the header is missing or not valid.",
-    "transfer_syntax": "The compression is not supported here; see the documentation for extras.",
+    "transfer_syntax": "The compression is not supported, or its decoder is not installed "
+    "(pip install 'pneumonia[dicom]').",
     "unreadable": "The file cannot be read: damaged, or no permission.",
 }
 WARNINGS = {
@@ -74,7 +79,7 @@ WARNINGS = {
 
 
 def reason_text(code: str) -> str:
-    """A reason in words; an unknown code as it is."""
+    """A reason as a sentence; an unknown code as it is."""
     return REASONS.get(code) or f"{code.replace('_', ' ').capitalize()}. {_OTHER}"
 
 

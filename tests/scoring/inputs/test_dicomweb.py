@@ -133,6 +133,17 @@ def test_each_image_ends_with_one_status(server, detector, tmp_path):
         uid("drop"): ("failed", "not_retrieved"),
         uid("error"): ("failed", "not_retrieved"),
     }
+    details = {r.file.image_id: r.file.detail for r in summary.records if r.file.detail}
+    assert details == {
+        uid("missing"): "HTTP 404",
+        uid("cut"): "multipart is cut off or malformed",
+        uid("drop"): "the transfer broke off",
+        uid("error"): "HTTP 500",
+    }
+    manifest = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    assert {json.loads(line).get("detail", "") for line in manifest} == {"", *details.values()}
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert all(detail in report for detail in details.values())
     assert server.stumbles == 0
     assert not (tmp_path / "out" / "fetched").exists()
 

@@ -119,6 +119,9 @@ def test_c_move_to_somebody_unknown_is_told_per_image(pacs, both_studies, detect
     stranger = PacsInput(peer, both_studies, "STRANGER", free_port())
     summary = score_batch(stranger, tmp_path / "out", detector)
     statuses = sorted((record.status, record.reason) for record in summary.records)
+    details = {r.file.detail for r in summary.records if r.reason == "not_retrieved"}
+    assert len(details) == 1
+    assert "status 0x" in details.pop()
     assert statuses == [("failed", "not_retrieved")] * 3 + [("skipped", "not_frontal_chest")]
 
 

@@ -202,6 +202,19 @@ def test_no_sideways_scrolling(browser, scored, width):
     assert browser.run("document.documentElement.scrollWidth") <= width
 
 
+def test_every_table_fits_a_telephone(browser, scored):
+    """Nothing of a table lies beyond its frame, so nobody has to find out that it scrolls."""
+    browser.open(scored[1] / "report.html", width=390, height=800, mobile=True)
+    wide = browser.run(
+        "[...document.querySelectorAll('.scroll, main table')]"
+        ".filter(e => e.scrollWidth > e.clientWidth + 1 || "
+        "e.getBoundingClientRect().right > innerWidth).map(e => e.textContent.slice(0, 40))"
+    )
+    assert wide == []
+    cell = "document.querySelector('#list td[data-label=\"Study key\"]')"
+    assert browser.run(f"getComputedStyle({cell}, '::before').content") == '"Study key"'
+
+
 def test_everything_can_be_reached_by_tab(page):
     count = page.run(
         "[...document.querySelectorAll('a[href], button, select, input, summary, [tabindex]')]"

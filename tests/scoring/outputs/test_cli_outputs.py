@@ -31,7 +31,7 @@ def test_kinds_are_chosen(score, tmp_path, capsys):
     kinds = sorted(path.name.partition("-")[2] for path in (tmp_path / "out" / "dicom").iterdir())
     assert kinds == ["sc.dcm", "sr.dcm"]
     assert len(list((tmp_path / "out" / "fhir").iterdir())) == 2
-    assert "no DICOM results: 1 images: not_dicom" in shown.err
+    assert "no DICOM results: 1 image: not_dicom" in shown.err
     assert str(tmp_path / "out" / "report.html") in shown.out
 
 

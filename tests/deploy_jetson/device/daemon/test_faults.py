@@ -322,8 +322,7 @@ HOSTILE = {
     "bits": (lambda path: _plain(path, BitsAllocated=12), "rejected", "bits_allocated"),
     "no pixels": (lambda path: _plain(path, PixelData=None), "rejected", "pixel_data"),
     "deflated": (
-        lambda path: save(path, chest_dataset(RAMP), dicoms.DEFLATED), "rejected",
-        "transfer_syntax"),
+        lambda path: save(path, chest_dataset(RAMP), dicoms.DEFLATED), "rejected", "deflated"),
     "rle bomb": (_rle_bomb, "rejected", "resource_limit"),
     "another size inside": (_other_size, "failed", "dimension_mismatch"),
     "frames": (
