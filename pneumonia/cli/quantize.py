@@ -8,6 +8,7 @@ import click
 
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.plurals import counted
 
 CALIBRATION_IMAGES = 200  # ranges settle long before
 
@@ -84,7 +85,7 @@ def _int8(bundle: Path, out: Path, data: Path | None) -> None:
     items = dataset.select("train")[:CALIBRATION_IMAGES]
     report = quantize_onnx(Path(opened.onnx_path), _batches(dataset, items, opened.spec), out)
     show_table(
-        f"int8 after training, {report.n_images} calibration images",
+        f"int8 after training, {counted(report.n_images, 'calibration image')}",
         ("", "float", "int8"),
         [
             ("ONNX file, bytes", f"{report.bytes_before:,}", f"{report.bytes_after:,}"),

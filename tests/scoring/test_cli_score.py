@@ -64,7 +64,7 @@ def test_a_batch_without_any_score_says_so(tmp_path, bundle_folder, capsys):
     (tmp_path / "in" / "notes.txt").write_text("x")
     assert score(tmp_path / "in", tmp_path / "b", "--bundle", bundle_folder) == 0
     shown = capsys.readouterr().out
-    assert f"Nothing was scored: {tmp_path / 'b' / 'manifest.jsonl'} says why" in shown
+    assert f"Nothing was scored: {tmp_path / 'b' / 'manifest.jsonl'} gives the reason" in shown
     assert "next: pneumonia score --show-rules" in shown
 
 
@@ -201,7 +201,7 @@ def test_the_audit_log_is_verified(source, tmp_path, bundle_folder, capsys):
     assert score(source, out, "--bundle", bundle_folder) == 0
     capsys.readouterr()
     assert score("--verify-audit", out) == 0
-    assert "2 lines of 1 runs follow each other" in capsys.readouterr().out
+    assert "unbroken (2 lines of 1 run)" in capsys.readouterr().out
     (out / "worklist.csv").write_text("rank\n")
     assert score("--verify-audit", out) == 4
     shown = capsys.readouterr().err

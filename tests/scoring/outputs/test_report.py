@@ -171,7 +171,7 @@ def render(writer, records):
 
 def test_an_interrupted_run_says_so(writer):
     page = render(writer, [record(1), record(2, "pending", reason="interrupted")])
-    assert "1 files have not been looked at" in page.words()
+    assert "1 file has not been looked at" in page.words()
     assert "Not scored: 1 of 2 files" in page.words()
 
 
