@@ -23,7 +23,7 @@ from pneumonia.scoring.selection import load_rules
 from tests.contracts.tree import ROOT, source_files
 from tests.runtime import dicoms
 from tests.runtime.dicoms import chest_dataset, save
-from tests.scoring.outputs.conftest import patient
+from tests.scoring.patients import patient
 
 PROGRAMS = ("LICENSE", "COPYRIGHT", "viewer.jar", "back.gif", "next.gif", "bin/java", "cacerts")
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
