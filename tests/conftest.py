@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Threads of torch wait for each other on networks as small as these; child processes inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PNEUMONIA_COMPILE"] = "0"  # no test compiles kernels at first use unasked
 
 # How long an example takes depends on the machine and its load: neither a deadline nor `too_slow`
 # says anything about the code.
@@ -47,6 +48,11 @@ def pytest_runtest_setup() -> None:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_outside_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["PNEUMONIA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

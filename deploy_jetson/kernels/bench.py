@@ -8,14 +8,14 @@ import numpy as np
 
 from deploy_jetson.kernels.choices import Choice, Problem
 from deploy_jetson.kernels.compilers import compile_object, find_compiler, link_library
+from deploy_jetson.kernels.generate import write_scratch
 from deploy_jetson.kernels.lower import Plan, kernel_steps
 from deploy_jetson.kernels.memory import Lifetime, plan_memory
-from deploy_jetson.kernels.source import C_FILES, WEIGHTS_SOURCE, kernel_texts, write_plan
+from deploy_jetson.kernels.source import C_FILES, WEIGHTS, WEIGHTS_SOURCE, kernel_texts, write_plan
 from deploy_jetson.kernels.steps import ConvolutionStep, KernelStep, Step
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tensors import Buffer, view_of
 from deploy_jetson.kernels.variants import Variant
-from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.engines.kernels import KernelLibrary
 from pneumonia.runtime.spec import INPUT, Conv, InputSpec, NetworkSpec
 
@@ -75,8 +75,7 @@ class LayerBench:
         self._folder = tempfile.TemporaryDirectory(prefix="pneumonia-kernels-")
         self._count = 0
         folder = Path(self._folder.name)
-        for name, text in kernel_texts(target, list(variants)).items():
-            write_bytes(str(folder / name), text.encode())
+        write_scratch(folder, kernel_texts(target, list(variants)))
         for source in (name for name in C_FILES if name != "network.c"):
             compile_object(folder, source, target, self._compiler)
 
@@ -97,9 +96,8 @@ class LayerBench:
         )
         sources = write_plan(plan, "")
         folder = Path(self._folder.name)
-        for name in ("network.c", WEIGHTS_SOURCE):
-            write_bytes(str(folder / name), sources.texts[name].encode())
-        write_bytes(str(folder / "weights.bin"), sources.weights)
+        changed = {name: sources.texts[name] for name in ("network.c", WEIGHTS_SOURCE)}
+        write_scratch(folder, {**changed, WEIGHTS: sources.weights})
         for source in ("network.c", WEIGHTS_SOURCE):
             compile_object(folder, source, self._target, self._compiler)
         # The loader would return an already open library of the same name.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,8 +109,13 @@ def compile_library(
     Raises:
         ExportError: The compiler or the linker fails.
     """
-    for source in (*C_FILES, WEIGHTS_SOURCE):
-        compile_object(folder, source, target, compiler, extra)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        jobs = [
+            pool.submit(compile_object, folder, source, target, compiler, extra)
+            for source in (*C_FILES, WEIGHTS_SOURCE)
+        ]
+        for job in jobs:
+            job.result()
     link_library(folder, library, target, compiler, extra)
 
 

@@ -44,6 +44,12 @@ def write_texts(sources: Sources, folder: Path) -> None:
         write_bytes(str(folder / name), text.encode())
 
 
+def write_scratch(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write files that live only until they are compiled: without waiting for the disk."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def generate_library(
     spec: NetworkSpec,
     dense: Mapping[str, Weights],
@@ -69,8 +75,7 @@ def generate_library(
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".part-") as scratch:
         folder = Path(scratch)
-        write_texts(sources, folder)
-        write_bytes(str(folder / WEIGHTS), sources.weights)
+        write_scratch(folder, {**sources.texts, WEIGHTS: sources.weights})
         part = folder / library.name
         compile_library(folder, part, target, find_compiler(target))
         part.replace(library)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy_jetson.kernels.compilers import Compiler, find_compiler, run_compiler
+from deploy_jetson.kernels.generate import write_scratch
 from deploy_jetson.kernels.source import kernel_texts
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.variants import Variant
-from pneumonia.runtime.atomic import write_bytes
 
 MCA_NAMES = ("llvm-mca", "llvm-mca-19", "llvm-mca-18", "llvm-mca-16", "llvm-mca-15", "llvm-mca-14")
 MCA_CPU = {"cortex-a57": ("aarch64", "cortex-a57")}
@@ -60,8 +60,7 @@ def hot_loops(target: Target, variants: Sequence[Variant]) -> list[HotLoop]:
     """
     with tempfile.TemporaryDirectory(prefix="pneumonia-mca-") as scratch:
         folder = Path(scratch)
-        for name, text in kernel_texts(target, list(variants)).items():
-            write_bytes(str(folder / name), text.encode())
+        write_scratch(folder, kernel_texts(target, list(variants)))
         assembly = compile_assembly(folder, target, find_compiler(target))
         return list(analyse(assembly, target))
 

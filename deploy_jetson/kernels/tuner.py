@@ -5,7 +5,6 @@ Results are cached by shape, sparsity, target and CPU, so that a second generati
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from deploy_jetson.kernels.choices import (
     WinogradChoice,
 )
 from deploy_jetson.kernels.cost import Facts, candidates, predicted_cycles
+from deploy_jetson.kernels.library_cache import user_cache_folder
 from deploy_jetson.kernels.search import search
 from deploy_jetson.kernels.steps import KernelStep
 from deploy_jetson.kernels.targets import Target, cpu_name
@@ -41,12 +41,8 @@ PER_KIND = 3  # of them at least, for every kind of kernel and of cache use
 
 
 def cache_path() -> Path:
-    """Where tuning results are kept: $PNEUMONIA_CACHE, else the user's cache folder."""
-    folder = os.environ.get("PNEUMONIA_CACHE")
-    if folder is None:
-        root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        folder = str(Path(root) / "pneumonia")
-    return Path(folder) / "kernel-tuning.json"
+    """The file of tuning results."""
+    return user_cache_folder() / "kernel-tuning.json"
 
 
 def signature(problem: Problem, target: Target) -> str:

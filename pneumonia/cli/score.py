@@ -15,7 +15,7 @@ from pneumonia.cli.score_remote import (
     send,
     show_sent,
 )
-from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, PartialFailure
 from pneumonia.runtime.plurals import counted
 
@@ -75,7 +75,7 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
     type=click.Choice(["auto", "tensorrt", "kernels", "onnxruntime", "reference"]),
     default="auto",
     show_default=True,
-    help="What runs the model; `auto` takes the first the bundle and this machine offer.",
+    help="What runs the model; `auto` takes the fastest this machine offers.",
 )
 @click.option("--threshold", metavar="NAME", help="Operating point; the bundle's first otherwise.")
 @click.option(
@@ -160,8 +160,11 @@ def command(paths: tuple[Path, ...], bundle: Path | None, **options: Any) -> Non
     source, out = paths_and_source(paths, options)
     target = destination(options)
     settings = _settings(options)
+    log_to_stderr()
     loaded = load_bundle(str(bundle or _default_bundle()))
-    detector = Detector(loaded, open_engine(loaded, options["engine"], ENGINE_THREADS))
+    # The workers of a cluster open the engine by its name, and may have no compiler.
+    engine = open_engine(loaded, options["engine"], ENGINE_THREADS, options["ray"] is None)
+    detector = Detector(loaded, engine)
     if options["dry_run"]:
         _show_plan(source, out, detector, settings, options["as_json"])
         return
@@ -304,7 +307,7 @@ def _show(summary: "ScoreSummary", out: Path) -> None:
         f"{counted(totals['files'], 'file')}, {totals['statuses']['scored']} scored with "
         f"{model['name']} "
         f"{model['model_hash'][:12]} at threshold {model['threshold_name']} "
-        f"({model['threshold']:.3f})"
+        f"({model['threshold']:.3f}) by engine {model['engine']}"
         + (f"; {totals['reused']} of them in an earlier run" if totals["reused"] else ""),
         ("result", "files"),
         [*totals["flags"].items(), *others.most_common()],

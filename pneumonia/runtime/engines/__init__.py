@@ -13,7 +13,7 @@ from pneumonia.runtime.spec import INPUT, Flatten, Linear, NetworkSpec
 
 ENGINES = ("auto", "tensorrt", "kernels", "onnxruntime", "reference")
 # Engines that live outside this package: name -> the library they need, and the module whose
-# `open_engine(bundle)` gives the engine. A name, not an import: this package knows nobody.
+# `open_engine(bundle)` gives the engine. A name, not an import: this package imports no other.
 PLUGINS = {"tensorrt": ("tensorrt", "deploy_jetson.device.tensorrt.engine")}
 
 _LOG = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Engine:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give back what the engine holds beyond memory of its own; it cannot run any more."""
+        """Release what the engine holds outside Python's memory; it cannot run afterwards."""
 
 
 def output_shape(spec: NetworkSpec, name: str) -> Tuple[int, ...]:
@@ -76,18 +76,21 @@ def _has_onnxruntime() -> bool:
     return True
 
 
-def _generated(bundle: Bundle, threads: Optional[int], required: bool) -> Optional[Engine]:
-    """The generated library's engine; None when it is not required and there is none for here."""
-    from pneumonia.runtime.engines.kernels import KernelsEngine, libraries
+def _generated(
+    bundle: Bundle, threads: Optional[int], required: bool, compile_missing: bool
+) -> Optional[Engine]:
+    """The engine of a generated library; None when it is not required and there is none."""
+    from pneumonia.runtime.engines.kernels import can_compile, libraries, open_kernels
 
-    if not required and not libraries(bundle):
+    may_compile = compile_missing and can_compile()
+    if not required and not may_compile and not libraries(bundle):
         return None
     try:
-        return KernelsEngine(bundle, threads)
+        return open_kernels(bundle, threads, may_compile)
     except DeviceError as error:
         if required:
             raise
-        _LOG.info("Generated library is left out: %s", error)
+        _LOG.info("Generated kernels are left out: %s", error)
         return None
 
 
@@ -114,17 +117,24 @@ def _accelerated(bundle: Bundle) -> Optional[Engine]:
         return None
 
 
-def open_engine(bundle: Bundle, name: str = "auto", threads: Optional[int] = None) -> Engine:
+def open_engine(
+    bundle: Bundle,
+    name: str = "auto",
+    threads: Optional[int] = None,
+    compile_missing: bool = True,
+) -> Engine:
     """Open an engine for a bundle.
 
     Args:
         bundle: The model.
         name: `tensorrt` (the GPU), `kernels` (the generated library), `onnxruntime`, `reference`
             (NumPy, slow, needs nothing), or `auto`: TensorRT where it works, else the generated
-            library if the bundle has one for this machine, else ONNX Runtime where it is installed
-            and the bundle has model.onnx, else the reference.
+            library, else ONNX Runtime where it is installed and the bundle has model.onnx, else
+            the reference.
         threads: Threads of the library or of ONNX Runtime; None = as many as there are CPUs, of
             the library fewer for a small network. The reference follows NumPy.
+        compile_missing: Compile a library into the user's cache when the bundle has none for this
+            machine; never done where the environment has PNEUMONIA_COMPILE=0.
 
     Raises:
         ConfigError: Unknown name.
@@ -141,7 +151,7 @@ def open_engine(bundle: Bundle, name: str = "auto", threads: Optional[int] = Non
     if engine is not None:
         return engine
     if name in ("auto", "kernels"):
-        engine = _generated(bundle, threads, required=name == "kernels")
+        engine = _generated(bundle, threads, name == "kernels", compile_missing)
         if engine is not None:
             return engine
     installed = name != "reference" and _has_onnxruntime()

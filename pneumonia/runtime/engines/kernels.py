@@ -1,9 +1,12 @@
 """The generated library as an engine: ctypes, NumPy, nothing else."""
 
 import ctypes
+import importlib
+import importlib.util
 import io
 import os
 import platform
+import sys
 from collections import OrderedDict
 from typing import Dict, List, Optional, Tuple
 
@@ -11,14 +14,17 @@ import numpy as np
 
 from pneumonia.runtime.bundle import Bundle
 from pneumonia.runtime.engines import Engine, output_shape
-from pneumonia.runtime.errors import ArtefactError, DeviceError
+from pneumonia.runtime.errors import ArtefactError, DeviceError, PneumoniaError
 from pneumonia.runtime.spec import Conv, NetworkSpec
 
 ABI = 1
 MAX_THREADS = 64
 MACS_PER_THREAD = 200 * 10**6  # with less to do a thread costs more to wake than it takes over
 LIBRARY = "libmodel-{}.so"
-# The order of trust: tuned here first, then what the CPU may have.
+COMPILE_VARIABLE = "PNEUMONIA_COMPILE"  # 0: never compile a library at first use
+LIBRARY_CACHE = "deploy_jetson.kernels.library_cache"
+GENERATOR_PYTHON = (3, 11)
+# The order in which libraries are tried: tuned here first, then what the CPU may have.
 TARGETS = ("native", "x86-avx512", "x86-avx2", "cortex-a57")
 ELF_MACHINES = {b"\x3e\0": "x86_64", b"\xb7\0": "aarch64"}  # e_machine, little endian
 
@@ -254,36 +260,25 @@ def fitting_threads(spec: NetworkSpec) -> int:
 
 
 class KernelsEngine(Engine):
-    """The bundle's generated library, image by image.
+    """A generated library as an engine, image by image.
 
     Args:
-        bundle: Its manifest must list a library that loads here.
+        bundle: The model.
+        path: A library generated from it; see `bundle_library` and `compiled_library`.
         threads: Threads of one run; None = see `fitting_threads`.
 
     Raises:
-        DeviceError: No library, or none that loads and runs here (the last one's reason).
+        DeviceError: The library does not load or run here.
         ArtefactError: The library was generated from another model.
     """
 
     name = "kernels"
 
-    def __init__(self, bundle: Bundle, threads: Optional[int] = None) -> None:
+    def __init__(self, bundle: Bundle, path: str, threads: Optional[int] = None) -> None:
         super().__init__(bundle.spec)
         if threads is None:
             threads = fitting_threads(bundle.spec)
-        reason = DeviceError(
-            "Bundle has no generated library",
-            expected=LIBRARY.format("<target>"),
-            where=bundle.path,
-            fix="Generate one: pneumonia kernels BUNDLE",
-        )
-        for name in libraries(bundle):
-            try:
-                self.library = KernelLibrary(bundle.file(name), bundle.model_hash, threads)
-                return
-            except DeviceError as error:  # noqa: PERF203 - three files at most
-                reason = error
-        raise reason
+        self.library = KernelLibrary(path, bundle.model_hash, threads)
 
     def _run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         runs = [self.library.run(image) for image in batch]
@@ -293,3 +288,52 @@ class KernelsEngine(Engine):
             )
             for name in self.spec.outputs
         }
+
+
+def can_compile() -> bool:
+    """Whether libraries may be compiled at first use: wanted, and the generator is installed."""
+    if os.environ.get(COMPILE_VARIABLE, "1") == "0" or sys.version_info < GENERATOR_PYTHON:
+        return False
+    # By name: the device code comes without the generator.
+    return importlib.util.find_spec("deploy_jetson") is not None and (
+        importlib.util.find_spec(LIBRARY_CACHE) is not None
+    )
+
+
+def open_kernels(bundle: Bundle, threads: Optional[int], may_compile: bool) -> KernelsEngine:
+    """The engine of the bundle's first library that runs here, else of a newly compiled one.
+
+    Args:
+        bundle: The model.
+        threads: Threads of one run; None = see `fitting_threads`.
+        may_compile: Compile one when the bundle has none for this machine; see `can_compile`.
+
+    Raises:
+        DeviceError: No library, and none can be compiled; gives the last reason.
+        ArtefactError: A library was generated from another model.
+    """
+    reason = DeviceError(
+        "Bundle has no generated library",
+        expected=LIBRARY.format("<target>"),
+        where=bundle.path,
+        fix="Generate one: pneumonia kernels BUNDLE",
+    )
+    for name in libraries(bundle):
+        try:
+            return KernelsEngine(bundle, bundle.file(name), threads)
+        except DeviceError as error:  # noqa: PERF203 - four files at most
+            reason = error
+    if not may_compile:
+        raise reason
+    generator = importlib.import_module(LIBRARY_CACHE)
+    try:
+        return KernelsEngine(bundle, generator.cached_library(bundle), threads)
+    except PneumoniaError as error:
+        raise DeviceError(str(error)) from None
+    except OSError as error:
+        raise DeviceError(
+            "Cache of compiled kernels cannot be written",
+            found=error.strerror or str(error),
+            where=error.filename and str(error.filename),
+            fix="Set PNEUMONIA_CACHE to a folder that can be written",
+        ) from None
