@@ -32,7 +32,7 @@ from data_prep.reports.linker.report_documents import asserted
 from data_prep.reports.linker.spaces import NameSpace
 from data_prep.reports.linker.trained_linker import (
     Linker,
-    Parsed,
+    ParsedReport,
     fit,
     learn_vectors,
     parse,
@@ -64,7 +64,7 @@ LOCAL = "local only, attention"
 LOCAL_CNN = "local only, CNN"
 
 
-def dictionary_codes(linker: Linker, reports: list[Parsed]) -> list[list[str]]:
+def dictionary_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
     """Nothing learnt: the alias's first code with the words beside it, present mentions only."""
     words = DictionaryLinker(linker.base)
     found = []
@@ -74,7 +74,7 @@ def dictionary_codes(linker: Linker, reports: list[Parsed]) -> list[list[str]]:
     return found
 
 
-def prior_codes(linker: Linker, reports: list[Parsed]) -> list[list[str]]:
+def prior_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
     """The candidate with the largest p(code | mention), which may be NIL."""
     found = []
     for report in reports:
@@ -83,7 +83,7 @@ def prior_codes(linker: Linker, reports: list[Parsed]) -> list[list[str]]:
     return found
 
 
-def model_codes(linker: Linker, reports: list[Parsed]) -> list[list[str]]:
+def model_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
     """What a trained linker decides."""
     documents = [linker.make(r.name, r.sentences, r.mentions) for r in reports]
     return [report_codes(decisions) for decisions in linker.decide_all(documents)]

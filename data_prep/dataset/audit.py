@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset.duplicates import (
+    DuplicatePair,
     Features,
-    Pair,
     exact_duplicates,
     image_features,
     near_duplicates,
@@ -202,7 +202,7 @@ def _duplicates(
     }
 
 
-def _pair(dataset: Dataset, pair: Pair) -> dict[str, Any]:
+def _pair(dataset: Dataset, pair: DuplicatePair) -> dict[str, Any]:
     names = _names(dataset, (pair.first, pair.second))
     return {"images": names, "correlation": round(pair.correlation, 4)}
 

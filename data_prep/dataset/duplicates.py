@@ -30,7 +30,7 @@ class Features(NamedTuple):
     detail: npt.NDArray[np.float32]
 
 
-class Pair(NamedTuple):
+class DuplicatePair(NamedTuple):
     """Two images, by index, and the correlation of their detail."""
 
     first: int
@@ -61,7 +61,7 @@ def exact_duplicates(hashes: Sequence[str]) -> list[list[int]]:
 
 def near_duplicates(
     records: Sequence[ImageRecord], features: Sequence[Features], hashes: Sequence[str]
-) -> list[Pair]:
+) -> list[DuplicatePair]:
     """Pairs that look the same without being equal, most alike first.
 
     Two kinds of one image (whole and masked) are not a pair. Time grows with the square of the
@@ -82,5 +82,5 @@ def near_duplicates(
                 continue
             correlation = float(features[first].detail @ features[second].detail)
             if correlation >= MIN_CORRELATION:
-                pairs.append(Pair(first, second, correlation))
+                pairs.append(DuplicatePair(first, second, correlation))
     return sorted(pairs, key=lambda pair: -pair.correlation)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.csv_text import csv_text
 from data_prep.dataset.reader import (
     BOX_COLUMNS,
     CACHE_FILE,
@@ -29,14 +28,15 @@ from data_prep.dataset.reader import (
 )
 from pneumonia import __version__
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DataError, OutputError
+from pneumonia.runtime.label_table import LABEL_COLUMNS
 from pneumonia.runtime.preprocess import resize
 
 OWN_NAMES = {
     "dataset.json", "manifest.csv", "boxes.csv", "labels.csv", "splits.json", CACHE_FILE,
     "audit.json", "audit.html", "class_info.csv", "dicom",
 }  # fmt: skip
-LABEL_COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
 
 
 class Cached(NamedTuple):

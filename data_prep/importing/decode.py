@@ -14,7 +14,7 @@ _DICOM_SUFFIXES = (".dcm", ".dicom")
 _TAGS = ["PatientID", "PatientAge", "PatientSex", "ViewPosition"]
 
 
-class Decoded(NamedTuple):
+class ImportedImage(NamedTuple):
     """A decoded image, or why there is none.
 
     Attributes:
@@ -38,17 +38,17 @@ class Decoded(NamedTuple):
     reason: str = ""
 
 
-def decode_image(path: Path, cache_size: int) -> Decoded:
+def decode_image(path: Path, cache_size: int) -> ImportedImage:
     """Read a DICOM, PNG or JPEG file through the deployed reader and scale it for the cache."""
     try:
         pixels = read_radiograph(str(path)).pixels
     except DicomError as error:
-        return Decoded(None, reason=error.reason)
+        return ImportedImage(None, reason=error.reason)
     except (DataError, OSError):
-        return Decoded(None, reason="unreadable")
+        return ImportedImage(None, reason="unreadable")
     height, width = pixels.shape
     facts = _header(path) if path.suffix.lower() in _DICOM_SUFFIXES else {}
-    return Decoded(
+    return ImportedImage(
         to_cache(pixels, cache_size),
         width,
         height,

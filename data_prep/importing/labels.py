@@ -1,12 +1,10 @@
-"""Read label tables and say of every faulty row what is wrong with it.
+"""Read the label and class tables of a source; an image whose truth is in doubt is left out.
 
-An image whose truth is in doubt is left out and named: a detector must not learn from a guess.
+Every image that is left out is named with its reason: a detector must not learn from a guess.
 """
 
-import csv
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset.reader import CLASSES, LABEL_FRAME, OPACITY
+from pneumonia.runtime.csv_tables import read_table, unescape_name
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import LABEL_COLUMNS, read_label_rows
 
-LABEL_COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
 _MAX_AGE_YEARS = 120
 
 
-class Labels(NamedTuple):
-    """What the csv files say.
+class SourceLabels(NamedTuple):
+    """Boxes and classes of a source's csv files.
 
     Attributes:
         boxes: image_id -> float64 (n, 4) xyxy in the frame of 1024; n = 0 without opacity.
@@ -36,11 +35,7 @@ class Labels(NamedTuple):
     adjusted: Counter[str]
 
 
-class _BadRowError(Exception):
-    """A row cannot be used; its text is the reason."""
-
-
-def read_labels(labels_csv: Path, class_csv: Path | None) -> Labels:
+def read_labels(labels_csv: Path, class_csv: Path | None) -> SourceLabels:
     """Read the official label csv and, when there is one, the class csv.
 
     A row is faulty when it has no id, another Target than 0 or 1, a box that is not finite, has
@@ -54,15 +49,13 @@ def read_labels(labels_csv: Path, class_csv: Path | None) -> Labels:
     found: dict[str, set[tuple[float, ...]]] = {}
     rejected: dict[str, str] = {}
     adjusted: Counter[str] = Counter()
-    for row in read_table(labels_csv, LABEL_COLUMNS):
-        image_id = (row["patientId"] or "").strip()
-        box: tuple[float, ...] = ()
-        try:
-            box = _row_box(image_id, row, adjusted)
-        except _BadRowError as fault:
-            rejected.setdefault(image_id, str(fault))
+    for row in read_label_rows(str(labels_csv)):
+        box = () if row.box_xyxy is None else _clip_to_frame(row.box_xyxy, adjusted)
+        outside = row.box_xyxy is not None and not box
+        if row.fault or outside:
+            rejected.setdefault(row.image_id, row.fault or "box_outside_frame")
             continue
-        rows = found.setdefault(image_id, set())
+        rows = found.setdefault(row.image_id, set())
         if box in rows:
             adjusted["repeated_row"] += 1
         rows.add(box)
@@ -82,43 +75,7 @@ def read_labels(labels_csv: Path, class_csv: Path | None) -> Labels:
             found=_reasons(rejected),
             where=str(labels_csv),
         )
-    return Labels(boxes, classes, rejected, adjusted)
-
-
-def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Rows of a csv that has at least these columns.
-
-    Raises:
-        DataError: Missing, unreadable, not UTF-8, without these columns or without rows.
-    """
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark before the first column's name
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            missing = [name for name in columns if name not in header]
-            if missing:
-                raise DataError(
-                    "Table lacks columns",
-                    expected=",".join(columns),
-                    found=",".join(header)[:200] or "an empty file",
-                    where=str(path),
-                )
-            reader.fieldnames = header
-            empty = True
-            for row in reader:
-                empty = False
-                yield {name: row[name] or "" for name in header}
-    except OSError as error:
-        raise DataError(
-            "Cannot read table", found=error.strerror or str(error), where=str(path)
-        ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            "Table is not a UTF-8 csv", found=type(error).__name__, where=str(path)
-        ) from None
-    if empty:
-        raise DataError("Table has no rows", where=str(path))
+    return SourceLabels(boxes, classes, rejected, adjusted)
 
 
 def parse_age(text: str) -> int | None:
@@ -136,37 +93,14 @@ def parse_age(text: str) -> int | None:
     return int(years) if 0 <= years <= _MAX_AGE_YEARS else None
 
 
-def _row_box(image_id: str, row: Mapping[str, str], adjusted: Counter[str]) -> tuple[float, ...]:
-    """The row's box xyxy, () for a negative; raises _BadRowError."""
-    if not image_id:
-        raise _BadRowError("no_id")
-    target = _number(row["Target"])
-    if target not in (0.0, 1.0):
-        raise _BadRowError("bad_target")
-    sides = [_number(row[name]) for name in ("x", "y", "width", "height")]
-    if target == 0.0:
-        if any(math.isfinite(side) for side in sides):
-            raise _BadRowError("target_mismatch")
-        return ()
-    if not all(math.isfinite(side) for side in sides):
-        raise _BadRowError("box_not_finite")
-    x, y, width, height = sides
-    if width <= 0 or height <= 0:
-        raise _BadRowError("box_without_area")
-    box = (x, y, x + width, y + height)
+def _clip_to_frame(box: tuple[float, ...], adjusted: Counter[str]) -> tuple[float, ...]:
+    """The part of a box inside the frame, () when it is less than a pixel wide or high."""
     clipped = tuple(min(max(side, 0.0), float(LABEL_FRAME)) for side in box)
     if clipped[2] - clipped[0] < 1 or clipped[3] - clipped[1] < 1:
-        raise _BadRowError("box_outside_frame")
+        return ()
     if clipped != box:
         adjusted["box_clipped_to_frame"] += 1
     return clipped
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _read_classes(
@@ -174,8 +108,8 @@ def _read_classes(
 ) -> dict[str, str]:
     """image_id -> class; marks contradictions in `rejected`."""
     classes: dict[str, str] = {}
-    for row in read_table(path, ("patientId", "class")):
-        image_id, name = row["patientId"].strip(), row["class"].strip()
+    for _, row in read_table(str(path), ("patientId", "class")):
+        image_id, name = unescape_name(row["patientId"].strip()), row["class"].strip()
         if name not in CLASSES:
             rejected.setdefault(image_id, "unknown_class")
         elif classes.setdefault(image_id, name) != name:

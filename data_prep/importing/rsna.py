@@ -14,9 +14,9 @@ import numpy.typing as npt
 from data_prep.dataset.reader import LABEL_FRAME, OPACITY, ImageRecord
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.dataset.writer import DatasetFacts, DatasetWriter, is_up_to_date, new_dataset
-from data_prep.importing.decode import Decoded, decode_image
-from data_prep.importing.labels import Labels, parse_age, read_labels
-from data_prep.importing.sources import Source, SourceImage, open_nih, open_source
+from data_prep.importing.decode import ImportedImage, decode_image
+from data_prep.importing.labels import SourceLabels, parse_age, read_labels
+from data_prep.importing.sources import SourceFolder, SourceImage, open_nih, open_source
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import ConfigError, DataError
 from pneumonia.runtime.progress import Progress
@@ -147,7 +147,7 @@ def _check_options(source: Path, out: Path, options: ImportOptions) -> None:
         )
 
 
-def _source_key(sources: Sequence[Source], options: ImportOptions) -> str:
+def _source_key(sources: Sequence[SourceFolder], options: ImportOptions) -> str:
     """Hash over options and over name, size and time of every source file."""
     digest = hashlib.sha256()
     settings = [VERSION, options.cache_size, options.seed, list(options.fractions)]
@@ -166,7 +166,9 @@ def _source_key(sources: Sequence[Source], options: ImportOptions) -> str:
     return digest.hexdigest()
 
 
-def _match(sources: Sequence[Source], labels: Labels, rejected: _Rejected) -> list[_Candidate]:
+def _match(
+    sources: Sequence[SourceFolder], labels: SourceLabels, rejected: _Rejected
+) -> list[_Candidate]:
     """Join files with labels; name what has no partner or a faulty one."""
     candidates = []
     for source in sources:
@@ -189,14 +191,14 @@ def _match(sources: Sequence[Source], labels: Labels, rejected: _Rejected) -> li
     return sorted(candidates, key=lambda c: (c.image.kind, c.image.image_id))
 
 
-def _fault(image: SourceImage, labels: Labels) -> str:
+def _fault(image: SourceImage, labels: SourceLabels) -> str:
     """Why an image has no truth to learn from; empty when it has."""
     if image.truth != "labels" or image.image_id in labels.boxes:
         return ""
     return labels.rejected.get(image.image_id, "no_label")
 
 
-def _candidate(image: SourceImage, labels: Labels) -> _Candidate:
+def _candidate(image: SourceImage, labels: SourceLabels) -> _Candidate:
     if image.truth != "labels":
         return _Candidate(image, np.zeros((0, 4)), image.class_name)
     boxes = labels.boxes[image.image_id]
@@ -254,7 +256,7 @@ def _leak_warning(guessed: int, straddling: int) -> str | None:
     return "; ".join(warnings) or None
 
 
-def _record(candidate: _Candidate, decoded: Decoded, adjusted: Counter[str]) -> ImageRecord:
+def _record(candidate: _Candidate, decoded: ImportedImage, adjusted: Counter[str]) -> ImageRecord:
     image = candidate.image
     age_text = image.age or decoded.age
     age = parse_age(age_text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.dataset.reader import KINDS, NORMAL, SPLITS
-from data_prep.importing.labels import read_table
+from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
 
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
@@ -46,7 +46,7 @@ class SourceImage(NamedTuple):
     weak_opacity: str = ""
 
 
-class Source(NamedTuple):
+class SourceFolder(NamedTuple):
     """A source folder, understood.
 
     Attributes:
@@ -66,7 +66,7 @@ class Source(NamedTuple):
     rejected: list[tuple[str, str]]
 
 
-def open_source(folder: Path, mapping: Path | None = None) -> Source:
+def open_source(folder: Path, mapping: Path | None = None) -> SourceFolder:
     """Recognise a source folder.
 
     * `kaggle`: stage_2_train_labels.csv, stage_2_detailed_class_info.csv, stage_2_train_images/
@@ -108,7 +108,7 @@ def open_source(folder: Path, mapping: Path | None = None) -> Source:
 
 def _listed_by_folder(
     folder: Path, layout: str, tables: tuple[str, str], images: str, mapping: Path | None
-) -> Source:
+) -> SourceFolder:
     """A layout where the folder's files are the images and their stems are the ids."""
     if not (folder / images).is_dir():
         raise DataError("Image folder is missing", expected=images + "/", where=str(folder))
@@ -133,10 +133,10 @@ def _listed_by_folder(
             found[path.stem] = SourceImage(
                 path.stem, kind, path, patient_id=patients.get(path.stem, "")
             )
-    return Source(layout, folder / tables[0], class_csv, list(found.values()), used, rejected)
+    return SourceFolder(layout, folder / tables[0], class_csv, list(found.values()), used, rejected)
 
 
-def _curated(folder: Path) -> Source:
+def _curated(folder: Path) -> SourceFolder:
     """A layout whose images.csv lists every file with its kind, split and patient."""
     listing = folder / "images.csv"
     used = [folder / "labels.csv", listing]
@@ -148,7 +148,7 @@ def _curated(folder: Path) -> Source:
     used.extend(lists)
     found: dict[tuple[str, str], SourceImage] = {}
     rejected: list[tuple[str, str]] = []
-    for row in read_table(listing, ("patientId", "kind", "file")):
+    for _, row in read_table(str(listing), ("patientId", "kind", "file")):
         image_id, kind = row["patientId"].strip(), row["kind"].strip()
         path = _inside(folder, row["file"])
         split = row.get("split", "")
@@ -171,10 +171,12 @@ def _curated(folder: Path) -> Source:
                 sex=_one_of(row.get("PatientSex", ""), ("F", "M")),
                 age=row.get("PatientAge", ""),
             )
-    return Source("curated", folder / "labels.csv", class_csv, list(found.values()), used, rejected)
+    return SourceFolder(
+        "curated", folder / "labels.csv", class_csv, list(found.values()), used, rejected
+    )
 
 
-def open_nih(folder: Path) -> Source:
+def open_nih(folder: Path) -> SourceFolder:
     """Whole NIH ChestX-ray14 frames: images.csv with image, nih_patient, split, nih_labels, file.
 
     Frames without finding are negatives. Findings are known for the image only, mined from its
@@ -188,7 +190,7 @@ def open_nih(folder: Path) -> Source:
     found: dict[str, SourceImage] = {}
     rejected: list[tuple[str, str]] = []
     columns = ("image", "nih_patient", "split", "nih_labels", "file")
-    for row in read_table(listing, columns):
+    for _, row in read_table(str(listing), columns):
         image_id = Path(row["image"]).stem
         path = _inside(folder, row["file"])
         if image_id in found:
@@ -211,7 +213,7 @@ def open_nih(folder: Path) -> Source:
                 truth="negative" if negative else "none",
                 weak_opacity="yes" if findings & _OPACITIES else "",
             )
-    return Source("nih", listing, None, list(found.values()), [listing], rejected)
+    return SourceFolder("nih", listing, None, list(found.values()), [listing], rejected)
 
 
 def read_mapping(path: Path) -> dict[str, str]:

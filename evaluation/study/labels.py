@@ -4,8 +4,6 @@
 the labels' frame, 1024 x 1024 for RSNA whatever the size of the image file.
 """
 
-import csv
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import FAULTS, LabelRow, read_label_rows
 
 RSNA_FRAME = 1024.0
-COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
 
 BoxArray = NDArray[np.float32]
 
@@ -71,23 +69,8 @@ def read_labels(path: str | Path, frame: float | None = RSNA_FRAME) -> Labels:
             positive and negative, or a repeated row. Lines are named, identifiers are not.
     """
     boxes: dict[str, list[tuple[float, float, float, float]]] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(
-                    "Labels lack a column",
-                    expected=",".join(COLUMNS),
-                    found="no " + ", ".join(missing),
-                    where=str(path),
-                )
-            for row in reader:
-                _add_row(boxes, row, f"{path}, line {reader.line_num}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError("Labels cannot be read", found=str(error), where=str(path)) from None
-    if not boxes:
-        raise DataError("Labels hold no image", where=str(path))
+    for row in read_label_rows(str(path)):
+        _add_row(boxes, row, f"{path}, line {row.line}")
     arrays = {
         image_id: np.array(rows, dtype=np.float32).reshape(-1, 4)
         for image_id, rows in boxes.items()
@@ -96,54 +79,21 @@ def read_labels(path: str | Path, frame: float | None = RSNA_FRAME) -> Labels:
 
 
 def _add_row(
-    boxes: dict[str, list[tuple[float, float, float, float]]],
-    row: dict[str, str | None],
-    where: str,
+    boxes: dict[str, list[tuple[float, float, float, float]]], row: LabelRow, where: str
 ) -> None:
-    """Add one csv row to the boxes gathered so far."""
-    image_id = (row["patientId"] or "").strip()
-    target = (row["Target"] or "").strip()
-    if not image_id or target not in ("0", "1"):
-        raise DataError(
-            "Label row is not valid",
-            expected="a patientId and Target 0 or 1",
-            found="an empty patientId" if not image_id else f"Target {target!r}",
-            where=where,
-        )
-    cells = [(row[name] or "").strip() for name in ("x", "y", "width", "height")]
-    known = boxes.get(image_id)
-    if target == "0":
-        if any(cells):
-            raise DataError("A negative row (Target 0) has a box", where=where)
+    """Add one row to the boxes gathered so far."""
+    if row.fault:
+        raise DataError(FAULTS[row.fault], where=where)
+    known = boxes.get(row.image_id)
+    if row.box_xyxy is None:
         if known is not None:
             raise DataError(
                 "Image is labelled twice", expected="one row for a negative image", where=where
             )
-        boxes[image_id] = []
+        boxes[row.image_id] = []
         return
     if known is not None and not known:
         raise DataError("Image is labelled both negative and positive", where=where)
-    box = _parse_box(cells, where)
-    if known and box in known:
+    if known and row.box_xyxy in known:
         raise DataError("Box is repeated", where=where, fix="Remove the second row")
-    boxes.setdefault(image_id, []).append(box)
-
-
-def _parse_box(cells: list[str], where: str) -> tuple[float, float, float, float]:
-    """Turn x, y, width, height into finite xyxy with area."""
-    try:
-        x, y, width, height = (float(cell) for cell in cells)
-    except ValueError:
-        raise DataError(
-            "Box is not made of numbers",
-            expected="x,y,width,height",
-            found=repr(cells),
-            where=where,
-        ) from None
-    if not all(math.isfinite(value) for value in (x, y, width, height)):
-        raise DataError("Box is not finite", found=repr(cells), where=where)
-    if width <= 0 or height <= 0:
-        raise DataError(
-            "Box has no area", expected="width and height > 0", found=repr(cells), where=where
-        )
-    return x, y, x + width, y + height
+    boxes.setdefault(row.image_id, []).append(row.box_xyxy)

@@ -3,19 +3,16 @@
 import csv
 import io
 import math
-import re
 from collections import OrderedDict
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.csv_tables import escape_name, unescape_name
 from pneumonia.runtime.errors import DataError
 
 HEADER = ("image_id", "score", "x1", "y1", "x2", "y2", "width", "height")
-
-# A spreadsheet takes text that begins like this for a formula; an apostrophe before it forbids it.
-_LIKE_FORMULA = re.compile(r"'*[=+\-@]")
 
 Row = Tuple[Optional[Tuple[float, ...]], int, int]  # (score, x1, y1, x2, y2) or None; width, height
 
@@ -43,14 +40,6 @@ def _number(value: float) -> str:
     return str(np.format_float_positional(np.float32(value), trim="-"))
 
 
-def _quoted(image_id: str) -> str:
-    return "'" + image_id if _LIKE_FORMULA.match(image_id) else image_id
-
-
-def _unquoted(cell: str) -> str:
-    return cell[1:] if cell[:1] == "'" and _LIKE_FORMULA.match(cell) else cell
-
-
 def predictions_text(predictions: Iterable[Prediction]) -> str:
     """The csv's text; see `write_predictions`."""
     stream = io.StringIO()
@@ -67,7 +56,7 @@ def predictions_text(predictions: Iterable[Prediction]) -> str:
                 where="image {} of them".format(number),  # a name may name a patient
             )
         seen.add(item.image_id)
-        name = _quoted(item.image_id)
+        name = escape_name(item.image_id)
         size = [str(int(item.width)), str(int(item.height))]
         if len(item.scores) == 0:
             writer.writerow([name, "", "", "", "", ""] + size)
@@ -145,7 +134,7 @@ def read_predictions(path: str) -> List[Prediction]:
                 )
             for fields in filter(None, reader):  # blank lines are empty lists
                 row = _parse_row(fields, "{}, line {}".format(path, reader.line_num))
-                name = _unquoted(fields[0])
+                name = unescape_name(fields[0])
                 groups.setdefault(name, []).append(row)
                 lines.setdefault(name, []).append(reader.line_num)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

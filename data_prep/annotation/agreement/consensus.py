@@ -116,7 +116,7 @@ class Consensus(NamedTuple):
         return tuple(box for box in self.boxes if box.kept)
 
 
-class Truth(NamedTuple):
+class StudyTruth(NamedTuple):
     """What a study teaches a detector.
 
     Attributes:
@@ -278,16 +278,16 @@ def _consensus_box(
     )
 
 
-def truth_of(consensus: Consensus, base: ConceptBase) -> Truth:
+def truth_of(consensus: Consensus, base: ConceptBase) -> StudyTruth:
     """What a detector may learn from a study; whatever is in doubt teaches nothing."""
     reason = _doubt(consensus, base)
     if reason:
-        return Truth("", (), reason)
+        return StudyTruth("", (), reason)
     boxes = tuple(box.box_xyxy for box in consensus.kept if shows_opacity(box, base))
     if boxes:
-        return Truth(CLASS_OPACITY, boxes)
+        return StudyTruth(CLASS_OPACITY, boxes)
     normal = consensus.verdict == NORMAL and not consensus.kept
-    return Truth(CLASS_NORMAL if normal else CLASS_NOT_NORMAL, ())
+    return StudyTruth(CLASS_NORMAL if normal else CLASS_NOT_NORMAL, ())
 
 
 def shows_opacity(box: ConsensusBox, base: ConceptBase) -> bool:

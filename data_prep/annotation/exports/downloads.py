@@ -11,7 +11,7 @@ from typing import Any
 
 import pydicom
 
-from data_prep.annotation.agreement.consensus import Truth, truth_of
+from data_prep.annotation.agreement.consensus import StudyTruth, truth_of
 from data_prep.annotation.exports.kcat import KcatDocument, KcatMention, kcat_entity, write_kcat
 from data_prep.annotation.exports.structured_report import build_reading_report
 from data_prep.annotation.exports.tables import class_csv, coco_json, rsna_csv
@@ -28,7 +28,7 @@ def _studies(project: Project) -> dict[str, Study]:
     return {study.image_id: study for study in project.store.studies() if not study.reason}
 
 
-def _truths(project: Project) -> dict[str, Truth]:
+def _truths(project: Project) -> dict[str, StudyTruth]:
     known = _studies(project)
     return {
         name: truth_of(made, project.base)

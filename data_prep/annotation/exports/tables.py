@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.annotation.agreement.consensus import Consensus, Truth
+from data_prep.annotation.agreement.consensus import Consensus, StudyTruth
 from data_prep.annotation.workspace.records import Box, Study
-from data_prep.csv_text import csv_text
 from data_prep.dataset.reader import LABEL_FRAME, OPACITY
-from data_prep.dataset.writer import LABEL_COLUMNS
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from pneumonia.runtime.boxes import xyxy_to_xywh
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.label_table import LABEL_COLUMNS
 
 SUPER_NIL = "none"
 
 
-def rsna_csv(truths: Mapping[str, Truth], studies: Mapping[str, Study]) -> str:
+def rsna_csv(truths: Mapping[str, StudyTruth], studies: Mapping[str, Study]) -> str:
     """The official label csv, boxes in the frame of 1024; studies in doubt are left out.
 
     Args:
@@ -35,7 +35,7 @@ def rsna_csv(truths: Mapping[str, Truth], studies: Mapping[str, Study]) -> str:
     return csv_text(LABEL_COLUMNS, rows)
 
 
-def class_csv(truths: Mapping[str, Truth]) -> str:
+def class_csv(truths: Mapping[str, StudyTruth]) -> str:
     """The official class csv; it names an image once per box, as the challenge's does."""
     rows = [
         (image_id, truth.class_name)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.annotation.agreement.consensus import Truth
+from data_prep.annotation.agreement.consensus import StudyTruth
 from data_prep.dataset.reader import OPACITY, ImageRecord
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.dataset.writer import DatasetFacts, new_dataset
-from data_prep.importing.decode import Decoded, decode_image
+from data_prep.importing.decode import ImportedImage, decode_image
 from data_prep.importing.labels import parse_age
 from data_prep.importing.rsna import LEAK_WARNING, pseudonym
 from data_prep.parallel import ordered_map
@@ -38,7 +38,7 @@ class TrainingSetOptions(NamedTuple):
 
 def write_training_set(
     out: Path,
-    truths: Mapping[str, Truth],
+    truths: Mapping[str, StudyTruth],
     paths: Mapping[str, Path],
     options: TrainingSetOptions | None = None,
     progress: Progress | None = None,
@@ -92,7 +92,7 @@ def write_training_set(
     return counts
 
 
-def _record(image_id: str, image: Decoded, truth: Truth) -> ImageRecord:
+def _record(image_id: str, image: ImportedImage, truth: StudyTruth) -> ImageRecord:
     return ImageRecord(
         image_id=image_id,
         kind="full",
@@ -109,7 +109,7 @@ def _record(image_id: str, image: Decoded, truth: Truth) -> ImageRecord:
 
 
 def _facts(
-    truths: Mapping[str, Truth],
+    truths: Mapping[str, StudyTruth],
     options: TrainingSetOptions,
     rejected: Mapping[str, list[str]],
     guessed: int,

@@ -43,7 +43,7 @@ class Share(BaseModel):
     readers: int = Field(ge=1, le=1000)
 
 
-class Pair(Name):
+class AssignmentBody(Name):
     """One study of one annotator, on or off."""
 
     key: int
@@ -83,7 +83,7 @@ def _add_people(routes: APIRouter, project: Project) -> None:
         return {}
 
     @routes.post("/assign")
-    def assign(body: Pair, boss: Boss) -> dict[str, str]:
+    def assign(body: AssignmentBody, boss: Boss) -> dict[str, str]:
         store.study(body.key)
         if body.name not in {person.name for person in people.annotators()}:
             raise HTTPException(404, "There is no such annotator")

@@ -18,7 +18,7 @@ from data_prep.annotation.workspace.records import (
     annotation_from,
     annotation_json,
 )
-from data_prep.annotation.workspace.studies import Looked, StudyFile, look_at
+from data_prep.annotation.workspace.studies import RadiographCheck, StudyFile, look_at
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
@@ -260,7 +260,7 @@ class Store:
         return found
 
 
-def _look(path: str) -> Looked:
+def _look(path: str) -> RadiographCheck:
     return look_at(Path(path))
 
 

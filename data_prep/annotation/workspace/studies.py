@@ -29,7 +29,7 @@ class StudyFile(NamedTuple):
     stamp: str
 
 
-class Looked(NamedTuple):
+class RadiographCheck(NamedTuple):
     """What reading a file told: size in pixels and view, or why it cannot be read."""
 
     width: int = 0
@@ -97,13 +97,13 @@ def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def look_at(path: Path) -> Looked:
+def look_at(path: Path) -> RadiographCheck:
     """Read a file as the page will show it; a failure is a reason, never an exception."""
     try:
         image = read_radiograph(str(path))
     except DicomError as error:
-        return Looked(reason=error.reason)
+        return RadiographCheck(reason=error.reason)
     except (DataError, OSError):
-        return Looked(reason="unreadable")
+        return RadiographCheck(reason="unreadable")
     height, width = image.pixels.shape
-    return Looked(width, height, str(image.info.get("view") or ""))
+    return RadiographCheck(width, height, str(image.info.get("view") or ""))

@@ -23,7 +23,7 @@ _MASKED = -1e10
 _MEMORY_STEPS = 100  # entities kept: bounds the cost of a step however long the document is
 
 
-class Outcome(NamedTuple):
+class LinkedBatch(NamedTuple):
     """What one pass decided.
 
     Attributes:
@@ -72,11 +72,11 @@ class DynamicContext(nn.Module):
             nn.Linear(5, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
         )
 
-    def forward(self, batch: Batch) -> Outcome:
+    def forward(self, batch: Batch) -> LinkedBatch:
         """Link greedily: the best candidate joins the context of what follows."""
         return self._walk(batch, None)
 
-    def sample(self, batch: Batch, generator: torch.Generator) -> Outcome:
+    def sample(self, batch: Batch, generator: torch.Generator) -> LinkedBatch:
         """Link by drawing from the softmax of the scores, which is how RL explores."""
         return self._walk(batch, generator)
 
@@ -90,7 +90,7 @@ class DynamicContext(nn.Module):
         neighbours = self._coherence(batch, linked, earlier, 1)
         return self._join(batch, self._fixed(batch), entities, neighbours)
 
-    def _walk(self, batch: Batch, generator: torch.Generator | None) -> Outcome:
+    def _walk(self, batch: Batch, generator: torch.Generator | None) -> LinkedBatch:
         fixed = self._fixed(batch)
         n_docs, steps = batch.gold.shape
         linked = torch.zeros(n_docs, 0, dtype=torch.int64)
@@ -113,7 +113,7 @@ class DynamicContext(nn.Module):
             chosen.append(place)
             if self.hops:
                 linked = torch.cat([linked, self._numbers(now, place)], dim=1)
-        return Outcome(torch.cat(scores, dim=1), torch.cat(chosen, dim=1))
+        return LinkedBatch(torch.cat(scores, dim=1), torch.cat(chosen, dim=1))
 
     @staticmethod
     def _numbers(batch: Batch, place: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ _FOLDS = 5
 _NEAR = 8  # words to either side of a mention that share its code's vector
 
 
-class Parsed(NamedTuple):
+class ParsedReport(NamedTuple):
     """A report, its sentences and mentions, and its manual codes as the base spells them."""
 
     name: str
@@ -206,7 +206,7 @@ def refuse_foreign(out: Path) -> None:
         )
 
 
-def parse(base: ConceptBase, reports: Sequence[Report]) -> list[Parsed]:
+def parse(base: ConceptBase, reports: Sequence[Report]) -> list[ParsedReport]:
     """Sentences and mentions of readable reports that were indexed."""
     found = []
     for report in reports:
@@ -214,7 +214,7 @@ def parse(base: ConceptBase, reports: Sequence[Report]) -> list[Parsed]:
             continue
         sentences, mentions = finder_of(base).read(report.text)
         codes = tuple(base.canonical(code) for code in report.codes)
-        found.append(Parsed(report.report_id, sentences, mentions, codes))
+        found.append(ParsedReport(report.report_id, sentences, mentions, codes))
     return found
 
 
@@ -228,7 +228,9 @@ def report_codes(decisions: Sequence[Decision]) -> list[str]:
     return list(found) or [NORMAL]
 
 
-def learn_vectors(base: ConceptBase, reports: Sequence[Parsed], dimensions: int) -> WordVectors:
+def learn_vectors(
+    base: ConceptBase, reports: Sequence[ParsedReport], dimensions: int
+) -> WordVectors:
     """Word vectors of the reports, and in the same space vectors of headings and qualifiers."""
     together = []
     for report in reports:
@@ -273,7 +275,7 @@ def train_linker(
     return linker
 
 
-def unbiased_documents(linker: Linker, reports: Sequence[Parsed]) -> list[LinkDocument]:
+def unbiased_documents(linker: Linker, reports: Sequence[ParsedReport]) -> list[LinkDocument]:
     """Documents to train on, whose candidates and priors know nothing of their own codes.
 
     With priors that were learnt from the same report, every rare code would be a sure candidate and
@@ -294,7 +296,7 @@ def unbiased_documents(linker: Linker, reports: Sequence[Parsed]) -> list[LinkDo
 def fit(
     linker: Linker,
     documents: Sequence[LinkDocument],
-    val: Sequence[Parsed],
+    val: Sequence[ParsedReport],
     progress: Progress | None = None,
 ) -> float:
     """Train a linker's model; the best epoch has the best mean F1 of headings and full codes."""

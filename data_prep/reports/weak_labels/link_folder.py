@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.csv_text import csv_text
 from data_prep.reports.findings.assertion import ABSENT, PRIOR
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.linking import LinkedConcept, MentionLinker, link_report
 from data_prep.reports.reading.files import Report, read_reports
 from data_prep.reports.weak_labels.opacity_label import UNSURE, opacity_label
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER, DataError, OutputError
 from pneumonia.runtime.progress import Progress
 

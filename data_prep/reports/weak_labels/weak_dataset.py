@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.dataset.reader import Dataset, ImageRecord
 from data_prep.dataset.writer import Cached, DatasetFacts, DatasetWriter, new_dataset
-from data_prep.importing.decode import Decoded, decode_image
+from data_prep.importing.decode import ImportedImage, decode_image
 from data_prep.importing.labels import parse_age
 from data_prep.importing.rsna import pseudonym
 from data_prep.importing.sources import IMAGE_SUFFIXES
@@ -122,7 +122,7 @@ def _copy(
 
 
 def _record(
-    image_id: str, image: Decoded, label: tuple[str, str], splits: Mapping[str, str]
+    image_id: str, image: ImportedImage, label: tuple[str, str], splits: Mapping[str, str]
 ) -> ImageRecord:
     report_id, weak = label
     # a report's images show one patient, whoever that is

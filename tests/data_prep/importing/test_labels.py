@@ -120,7 +120,7 @@ def test_spreadsheet_habits_are_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Cannot read table"):
+    with pytest.raises(DataError, match="Table cannot be read"):
         read_labels(tmp_path / "none.csv", None)
 
 

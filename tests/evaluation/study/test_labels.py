@@ -47,7 +47,7 @@ def test_a_byte_order_mark_and_other_columns_do_no_harm(tmp_path: Path) -> None:
         ("secret,1,2,3,4,0\n", "negative row"),
         ("secret,1,2,3,4,2\n", "Target"),
         (",1,2,3,4,1\n", "patientId"),
-        ("", "no image"),
+        ("", "no rows"),
     ],
 )
 def test_faults_are_named_by_line_without_identifiers(tmp_path: Path, rows: str, part: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from data_prep.annotation.agreement.consensus import Truth, consensus_of, truth_of
+from data_prep.annotation.agreement.consensus import StudyTruth, consensus_of, truth_of
 from data_prep.annotation.exports.structured_report import build_reading_report
 from data_prep.annotation.exports.tables import class_csv, coco_json, rsna_csv
 from data_prep.annotation.exports.training_set import write_training_set
@@ -43,7 +43,7 @@ def test_rsna_csv_by_hand():
 
 
 def test_rsna_csv_scales_each_side():
-    truths = {"two": Truth("Lung Opacity", ((200.0, 100.0, 400.0, 300.0),))}
+    truths = {"two": StudyTruth("Lung Opacity", ((200.0, 100.0, 400.0, 300.0),))}
     assert rsna_csv(truths, STUDIES).splitlines()[1] == "two,100,100,100,200,1"
 
 
@@ -125,9 +125,9 @@ def test_structured_report_is_the_same_twice_and_new_for_other_content(source):
 def test_dataset_is_opened_and_split_by_patient(phantom_folder, tmp_path):
     paths = {p.stem: p for p in sorted((phantom_folder / "dicom").glob("*.dcm"))[:12]}
     names = list(paths)
-    truths = {name: Truth("Normal", ()) for name in names}
-    truths[names[0]] = Truth("Lung Opacity", ((10.0, 20.0, 60.0, 70.0),))
-    truths[names[1]] = Truth("", (), "box_disputed")
+    truths = {name: StudyTruth("Normal", ()) for name in names}
+    truths[names[0]] = StudyTruth("Lung Opacity", ((10.0, 20.0, 60.0, 70.0),))
+    truths[names[1]] = StudyTruth("", (), "box_disputed")
     paths[names[2]] = tmp_path / "gone.dcm"
     counts = write_training_set(tmp_path / "set", truths, paths)
     assert counts == {"box_disputed": 1, "Lung Opacity": 1, "Normal": 9}
@@ -148,7 +148,7 @@ def test_dataset_is_opened_and_split_by_patient(phantom_folder, tmp_path):
 
 def test_dataset_without_truth_is_refused(tmp_path):
     with pytest.raises(DataError, match="box_disputed"):
-        write_training_set(tmp_path / "set", {"x": Truth("", (), "box_disputed")}, {})
+        write_training_set(tmp_path / "set", {"x": StudyTruth("", (), "box_disputed")}, {})
     assert not (tmp_path / "set").exists()
 
 

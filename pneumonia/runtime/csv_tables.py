@@ -1,0 +1,77 @@
+"""Csv tables: reading with checks, writing as text, names that look like formulas."""
+
+import csv
+import io
+import re
+from typing import Any, Dict, Iterable, Iterator, Sequence, Tuple
+
+from pneumonia.runtime.errors import DataError
+
+# A spreadsheet takes text that begins like this for a formula; an apostrophe before it forbids it.
+_LIKE_FORMULA = re.compile(r"'*[=+\-@]")
+
+
+def escape_name(name: str) -> str:
+    """The name as a csv cell: an apostrophe before what a spreadsheet would run as a formula."""
+    return "'" + name if _LIKE_FORMULA.match(name) else name
+
+
+def unescape_name(cell: str) -> str:
+    """The reverse of `escape_name`."""
+    return cell[1:] if cell[:1] == "'" and _LIKE_FORMULA.match(cell) else cell
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A header and rows as csv, quoted where needed, each line ended by a newline."""
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(rows)
+    return stream.getvalue()
+
+
+def read_table(path: str, columns: Sequence[str]) -> Iterator[Tuple[int, Dict[str, str]]]:
+    """Rows of a csv that has at least these columns, in the order of the file.
+
+    A byte order mark, blanks around column names, further columns and short rows are accepted;
+    missing cells are empty.
+
+    Args:
+        path: The file, UTF-8.
+        columns: Names that the header must have.
+
+    Returns:
+        Pairs of the line number and the row, column name -> cell.
+
+    Raises:
+        DataError: Missing, unreadable, not UTF-8, without these columns or without rows.
+    """
+    path = str(path)
+    empty = True
+    try:
+        with io.open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            header = [name.strip() for name in reader.fieldnames or ()]
+            missing = [name for name in columns if name not in header]
+            if missing:
+                shown = repr(",".join(header)[:200]) if header else "an empty file"
+                raise DataError(
+                    "Table lacks columns",
+                    expected=",".join(columns),
+                    found="no {} in {}".format(", ".join(missing), shown),
+                    where=path,
+                )
+            reader.fieldnames = header
+            for row in reader:
+                empty = False
+                yield reader.line_num, {name: row[name] or "" for name in header}
+    except OSError as error:
+        raise DataError(
+            "Table cannot be read", found=error.strerror or str(error), where=path
+        ) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            "Table is not a UTF-8 csv", found=type(error).__name__, where=path
+        ) from None
+    if empty:
+        raise DataError("Table has no rows", where=path)
