@@ -19,7 +19,7 @@ from deploy_jetson.device.tensorrt.api import (
 from deploy_jetson.device.tensorrt.cache import CachedEngine, EngineKey, load, store
 from deploy_jetson.device.tensorrt.cuda import CudaRuntime, DeviceBuffer
 from pneumonia.runtime.bundle import Bundle, file_sha256
-from pneumonia.runtime.engines import Engine, output_shape
+from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
 
@@ -182,7 +182,7 @@ class TensorRtEngine(Engine):
         expected: Dict[str, Tuple[int, ...]] = {"": (batch, size.channels, size.height, size.width)}
         shapes = {"": inputs[0].shape if len(inputs) == 1 else ()}
         for name in self.spec.outputs:
-            expected[name] = (batch,) + output_shape(self.spec, name)
+            expected[name] = (batch,) + self.output_shapes[name]
         shapes.update({place.name: place.shape for place in places if not place.is_input})
         # A flat output may come as (N, n) or (N, n, 1, 1): the count of values decides.
         wrong = [
@@ -222,7 +222,7 @@ class TensorRtEngine(Engine):
                 name,
                 np.concatenate([piece[name] for piece in pieces])
                 if pieces
-                else np.zeros((0,) + output_shape(self.spec, name), np.float32),
+                else np.zeros((0,) + self.output_shapes[name], np.float32),
             )
             for name in self.spec.outputs
         )
@@ -243,7 +243,7 @@ class TensorRtEngine(Engine):
         outputs = OrderedDict()  # type: OrderedDict[str, np.ndarray]
         for place, buffer in zip(executor.places, self._buffers):
             if place.name in self.spec.outputs:
-                values = np.empty((step,) + output_shape(self.spec, place.name), np.float32)
+                values = np.empty((step,) + self.output_shapes[place.name], np.float32)
                 self._cuda.to_host(values, buffer)
                 outputs[place.name] = values[:count]
         return outputs

@@ -25,12 +25,15 @@ class Engine:
     Attributes:
         name: The engine's name as given to `open_engine`.
         spec: The network it runs.
+        output_shapes: Output name -> shape of one image's value. Taken once: it is derived from
+            the whole network, which would cost more than a run of a small one.
     """
 
     name = ""
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
+        self.output_shapes = {name: output_shape(spec, name) for name in spec.outputs}
 
     def run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         """Run a batch.

@@ -13,7 +13,7 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 
 from pneumonia.runtime.bundle import Bundle
-from pneumonia.runtime.engines import Engine, output_shape
+from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import ArtefactError, DeviceError, PneumoniaError
 from pneumonia.runtime.spec import Conv, NetworkSpec
 
@@ -284,7 +284,7 @@ class KernelsEngine(Engine):
         runs = [self.library.run(image) for image in batch]
         return {
             name: np.stack([run[name] for run in runs]).reshape(
-                (len(runs),) + output_shape(self.spec, name)
+                (len(runs),) + self.output_shapes[name]
             )
             for name in self.spec.outputs
         }

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 
 from pneumonia.runtime.bundle import Bundle
-from pneumonia.runtime.engines import Engine, output_shape
+from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import ArtefactError, DeviceError
 
 
@@ -42,8 +42,6 @@ class OnnxEngine(Engine):
                 "ONNX model cannot be loaded", found=type(error).__name__, where=path
             ) from None
         self._input = self._check(path)
-        # derived from the whole network: too slow to do again for every image
-        self._shapes = {name: output_shape(bundle.spec, name) for name in bundle.spec.outputs}
 
     def _check(self, path: str) -> str:
         inputs = self._session.get_inputs()
@@ -76,7 +74,7 @@ class OnnxEngine(Engine):
         results = {}
         for index, name in enumerate(self.spec.outputs):
             joined = np.concatenate([piece[index] for piece in pieces])
-            results[name] = joined.reshape((len(batch),) + self._shapes[name])
+            results[name] = joined.reshape((len(batch),) + self.output_shapes[name])
         return results
 
     def _piece(self, images: np.ndarray, step: int) -> List[np.ndarray]:

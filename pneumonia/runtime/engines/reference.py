@@ -6,7 +6,7 @@ from typing import Callable, Dict, List, Mapping, Tuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from pneumonia.runtime.engines import Engine, output_shape
+from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.spec import (
     BN_EPS,
     INPUT,
@@ -175,7 +175,7 @@ class ReferenceEngine(Engine):
 
     def _run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         results = {
-            name: np.empty((len(batch),) + output_shape(self.spec, name), dtype=np.float32)
+            name: np.empty((len(batch),) + self.output_shapes[name], dtype=np.float32)
             for name in self.spec.outputs
         }
         for index, image in enumerate(batch):
