@@ -8,14 +8,14 @@ import numpy as np
 
 from evaluation.metrics.bootstrap import AnyStatistic, RatioStatistic, Statistic
 from evaluation.metrics.calibration import calibration_statistics, recalibrated_statistics
-from evaluation.metrics.coco import ALL_THRESHOLDS, COCO_THRESHOLDS
 from evaluation.metrics.image_level import auprc, auroc
 from evaluation.metrics.matching import Float64Array, IntArray
 from evaluation.metrics.ranking import (
+    COCO_THRESHOLDS,
     RankedCounts,
     Ranking,
-    average_precision,
     count_draws,
+    mean_average_precision,
     rank_boxes,
     sensitivity_at,
 )
@@ -29,7 +29,7 @@ FROC_PRIMARY_IOU = 0.40
 FROC_RATES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)  # false positives per image
 PREVALENCES = (0.01, 0.05, 0.225)  # screening, out-patients, RSNA's own
 Curve = Callable[[BoolArray, Float64Array, Float64Array], Float64Array]
-MATCH_THRESHOLDS = tuple(sorted({*ALL_THRESHOLDS, *FROC_IOU}))
+MATCH_THRESHOLDS = tuple(sorted({*COCO_THRESHOLDS, *RSNA_THRESHOLDS, *FROC_IOU}))
 
 
 @dataclass(frozen=True)
@@ -256,10 +256,7 @@ def _place_in_image(image: IntArray, n_images: int) -> IntArray:
 def _mean_ap(
     ranking: Ranking, shared: _SharedCounts, thresholds: Sequence[float], weights: Float64Array
 ) -> Float64Array:
-    counts = shared.of(weights)
-    return np.asarray(
-        np.mean([average_precision(ranking, counts, value) for value in thresholds], axis=0)
-    )
+    return mean_average_precision(ranking, shared.of(weights), thresholds)
 
 
 def _froc(

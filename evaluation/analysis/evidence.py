@@ -18,7 +18,7 @@ from evaluation.study.operating_points import RULES, OperatingPoint, choose
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
 
-PACKAGES = ("numpy", "matplotlib", "faster-coco-eval")
+PACKAGES = ("numpy", "matplotlib")
 FROZEN = "frozen"
 SAME_IMAGES = "chosen on these same images"
 

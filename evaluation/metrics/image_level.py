@@ -46,14 +46,15 @@ def auprc(
 ) -> Float64Array:
     """Average precision: sum over score levels of (recall gained) * precision.
 
-    Args and result as for `auroc`.
+    Args and result as for `auroc`: NaN, too, without negatives, where it would be 1 for any score.
     """
     with_label, without, _ = _grouped_weights(positive, scores, weights)
     gained = with_label[:, ::-1]  # now in descending score
     hits = np.cumsum(gained, axis=1)
     called = hits + np.cumsum(without[:, ::-1], axis=1)
     precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
-    return _ratio((gained * precision).sum(axis=1), hits[:, -1])
+    value = _ratio((gained * precision).sum(axis=1), hits[:, -1])
+    return np.where(without.sum(axis=1) > 0, value, np.nan)
 
 
 def roc_curve(

@@ -1,7 +1,10 @@
-"""All predicted boxes of a study in descending score, and what follows from that one list.
+"""All predicted boxes of a study in descending score: average precision and FROC.
 
-COCO average precision and FROC of any number of bootstrap draws come from two cumulative sums over
-this list: the truths hit so far and the boxes shown so far.
+Average precision (COCO's 101 points) and FROC of any number of bootstrap draws come from two
+cumulative sums over this list: the truths hit so far and the boxes shown so far. Boxes of equal
+score enter together: both sums are read only at the last box of a score, so that the order of the
+rows of a predictions file changes nothing. (COCO's own code reads them at every box; without ties
+the two agree.)
 """
 
 from collections.abc import Sequence
@@ -12,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evaluation.metrics.matching import Float64Array, IntArray, iou, match_by_score
 
+COCO_THRESHOLDS = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 MAX_BOXES = 100  # boxes per image that count, as in COCO
 RECALL_STEPS = 100
 RECALL_GRID = np.linspace(0.0, 1.0, RECALL_STEPS + 1)  # where COCO reads the precision
@@ -40,6 +44,10 @@ class Ranking:
     def hits(self, iou_threshold: float) -> NDArray[np.bool_]:
         """(K,) which boxes hit a truth at one of the matched IoU thresholds."""
         return np.asarray(self.truth[self.iou_thresholds.index(iou_threshold)] >= 0)
+
+    def last_of_score(self) -> IntArray:
+        """(S,) position of the last box of each distinct score, ascending."""
+        return np.flatnonzero(np.append(np.diff(self.score) != 0, True)[: len(self.score)])
 
 
 def rank_boxes(
@@ -85,16 +93,17 @@ def rank_boxes(
 
 @dataclass(frozen=True)
 class RankedCounts:
-    """Cumulative counts of a block of draws at the boxes that hit something.
+    """Cumulative counts of a block of draws at the distinct scores at which something is hit.
 
-    Precision and sensitivity only need the boxes that hit: between two of them sensitivity is
-    constant and precision falls.
+    Precision and sensitivity need no other scores: between two of these sensitivity is constant
+    and precision falls.
 
     Attributes:
-        position: (H,) rank of each box that hits a truth at one IoU threshold at least.
+        position: (H,) position of the last box of each score of which at least one box hits a
+            truth at one of the IoU thresholds.
         shown: (D, H) boxes shown down to and including each of them.
         n_truths: (D,) truths.
-        weights: (D, N) occurrences of each image.
+        weights: (D, N) weight of each image.
         hits: IoU threshold -> (D, H) truths hit so far, filled on first use.
         precision: IoU threshold -> (D,) average precision, filled on first use.
     """
@@ -118,10 +127,12 @@ def count_draws(
         shown_weights: (D, N) weights for the boxes shown, when only some images (the normal ones)
             count there; None = `weights`.
     """
-    position = np.flatnonzero((ranking.truth >= 0).any(axis=0))
+    hitting = np.flatnonzero((ranking.truth >= 0).any(axis=0))
+    ends = ranking.last_of_score()
+    position = ends[np.unique(np.searchsorted(ends, hitting))]
     base = weights if shown_weights is None else shown_weights
     if len(position):
-        # sums between neighbouring hits, each hit ending its stretch
+        # sums between neighbouring positions, each position ending its stretch
         starts = np.concatenate([[0], position[:-1] + 1])
         used = ranking.image[: position[-1] + 1]
         shown = np.cumsum(np.add.reduceat(base[:, used], starts, axis=1), axis=1)
@@ -134,8 +145,12 @@ def count_draws(
 def _hits_so_far(ranking: Ranking, counts: RankedCounts, iou_threshold: float) -> Float64Array:
     """(D, H) truths hit down to each position."""
     if iou_threshold not in counts.hits:
-        hit = ranking.hits(iou_threshold)[counts.position]
-        gained = counts.weights[:, ranking.image[counts.position]] * hit
+        gained = np.zeros((len(counts.weights), len(counts.position)))
+        hitting = np.flatnonzero(ranking.hits(iou_threshold))
+        if len(hitting):
+            column, starts = np.unique(np.searchsorted(counts.position, hitting), return_index=True)
+            by_box = counts.weights[:, ranking.image[hitting]]
+            gained[:, column] = np.add.reduceat(by_box, starts, axis=1)
         counts.hits[iou_threshold] = np.cumsum(gained, axis=1)
     return counts.hits[iou_threshold]
 
@@ -158,9 +173,7 @@ def _average_precision(
     no_truth = counts.n_truths <= 0
     if hits.shape[1] == 0:
         return np.where(no_truth, np.nan, 0.0)
-    hit = ranking.hits(iou_threshold)[counts.position]
     precision = np.divide(hits, counts.shown, out=np.zeros_like(hits), where=counts.shown > 0)
-    precision[:, ~hit] = 0.0
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     truths = np.where(no_truth, 1.0, counts.n_truths)
     # grid points of recall reached so far, compared in floating point just as COCO does
@@ -180,6 +193,12 @@ def mean_average_precision(
     return np.asarray(
         np.mean([average_precision(ranking, counts, value) for value in iou_thresholds], axis=0)
     )
+
+
+def average_precision_once(ranking: Ranking, iou_threshold: float) -> float:
+    """`average_precision` of the study itself; NaN without any truth."""
+    counts = count_draws(ranking, np.ones((1, ranking.n_images)))
+    return float(average_precision(ranking, counts, iou_threshold)[0])
 
 
 def sensitivity_at(
@@ -215,13 +234,13 @@ def precision_recall(
     """The study's precision-recall curve of boxes.
 
     Returns:
-        (recall, precision, score), each with one point per box that hits.
+        (recall, precision, score), each with one point per distinct score at which a box hits.
     """
-    hit = ranking.hits(iou_threshold)
-    hits = np.cumsum(hit)[hit].astype(np.float64)
-    shown = (np.flatnonzero(hit) + 1).astype(np.float64)
-    n_truths = max(1, len(ranking.truth_image))
-    return hits / n_truths, hits / shown, ranking.score[hit]
+    ends = ranking.last_of_score()
+    hits = np.cumsum(ranking.hits(iou_threshold))[ends].astype(np.float64)
+    gains = np.diff(hits, prepend=0.0) > 0
+    ends, hits = ends[gains], hits[gains]
+    return hits / max(1, len(ranking.truth_image)), hits / (ends + 1.0), ranking.score[ends]
 
 
 def froc_curve(
@@ -240,7 +259,7 @@ def froc_curve(
     hit = ranking.hits(iou_threshold)
     images = np.ones(ranking.n_images, dtype=bool) if counted is None else counted
     alarms = np.cumsum(~hit & images[ranking.image])
-    last = np.flatnonzero(np.append(np.diff(ranking.score) != 0, True)[: len(hit)])
+    last = ranking.last_of_score()
     return (
         alarms[last] / max(1, int(images.sum())),
         np.cumsum(hit)[last] / max(1, len(ranking.truth_image)),

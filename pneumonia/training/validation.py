@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from data_prep.dataset.reader import Dataset
-from evaluation.metrics.coco import coco_metrics
 from evaluation.metrics.image_level import auroc
+from evaluation.metrics.ranking import average_precision_once, rank_boxes
 from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import Cohort
 from evaluation.study.labels import make_labels
@@ -24,6 +24,7 @@ from pneumonia.training.task import SELECTION
 PREDICTIONS = "val_predictions.csv"
 WHOLE = "full"  # whole radiographs: what the model is for
 ENOUGH = 20  # positive and negative whole images from which on they alone choose the thresholds
+AP_IOU = 0.50  # of `ap50`
 NO_POINT = (0.5, 0.0)  # threshold and challenge score when no box was found at all
 
 Key = tuple[str, str]  # kind, image id: only together unique
@@ -137,13 +138,13 @@ class Validation:
 
     def _metrics(self, kinds: Sequence[str]) -> dict[str, float]:
         cases = self.cases(kinds)
-        truths, scored = cases.truth_by_id(), cases.boxes_by_id()
+        ranking = rank_boxes(cases.truths, cases.boxes, cases.scores, (AP_IOU,))
         point = choose(cases).get("kaggle")
         threshold, score = (point.threshold, point.rsna_score or 0.0) if point else NO_POINT
         return {
             "threshold": threshold,
             "rsna": score,
-            "ap50": coco_metrics(truths, scored).ap50,
+            "ap50": average_precision_once(ranking, AP_IOU),
             "auroc": float(auroc(cases.positive, cases.image_score)[0]),
         }
 

@@ -8,11 +8,11 @@ from evaluation.analysis.catalogue import (
     open_study,
 )
 from evaluation.metrics.bootstrap import Resampler, estimate_all
-from evaluation.metrics.coco import coco_metrics
 from evaluation.metrics.image_level import auroc, predictive_values
 from evaluation.metrics.ranking import froc_curve
 from evaluation.metrics.rsna import rsna_score
 from evaluation.study.cases import EvaluationCases
+from tests.evaluation.metrics.coco_peer import coco_metrics
 from tests.evaluation.studies import make_cases, study_cases
 
 CASES = study_cases(5)

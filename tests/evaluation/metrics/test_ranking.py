@@ -5,17 +5,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.metrics.coco import ALL_THRESHOLDS, COCO_THRESHOLDS, RSNA_THRESHOLDS, coco_metrics
 from evaluation.metrics.matching import order_boxes
 from evaluation.metrics.ranking import (
     Ranking,
     average_precision,
+    average_precision_once,
     count_draws,
+    froc_curve,
     mean_average_precision,
+    precision_recall,
     rank_boxes,
     sensitivity_at,
 )
 from pneumonia.runtime.errors import DataError
+from tests.evaluation.metrics.coco_peer import (
+    ALL_THRESHOLDS,
+    COCO_THRESHOLDS,
+    RSNA_THRESHOLDS,
+    coco_metrics,
+)
 from tests.evaluation.studies import realistic_predictions, synthetic_truths
 
 NONE = np.zeros((0, 4)), np.zeros(0)
@@ -133,3 +141,39 @@ def test_hand_computed_froc() -> None:
     for allowed, expected in ((0, 0.5), (1, 1.0)):
         value = sensitivity_at(ranking, normal, 0.4, np.array([allowed]), True)
         assert value[0] == expected
+
+
+def test_tied_boxes_enter_together() -> None:
+    """Six hits and six false boxes, all of one score: precision 1/2 at every recall."""
+    box = [[0, 0, 10, 10]]
+    truths = {f"p{i}": box for i in range(6)} | {f"n{i}": [] for i in range(6)}
+    found = {image_id: (box, [0.5]) for image_id in truths}
+    for ids in (list(truths), list(truths)[::-1]):
+        ranking = _rank({i: truths[i] for i in ids}, found)
+        assert average_precision_once(ranking, 0.5) == pytest.approx(0.5)
+        counts = count_draws(ranking, np.ones((1, 12)))
+        assert sensitivity_at(ranking, counts, 0.5, np.array([5.0]))[0] == 0.0
+        assert sensitivity_at(ranking, counts, 0.5, np.array([6.0]))[0] == 1.0
+        recall, precision, score = precision_recall(ranking, 0.5)
+        assert (recall.tolist(), precision.tolist(), score.tolist()) == ([1.0], [0.5], [0.5])
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.sampled_from([1, 2]))
+def test_the_order_of_the_images_changes_nothing(seed: int, digits: int) -> None:
+    rng = np.random.default_rng(seed)
+    truths = synthetic_truths(rng, 8, 10)
+    found = {
+        image_id: (boxes, np.round(scores, digits))
+        for image_id, (boxes, scores) in realistic_predictions(rng, truths).items()
+    }
+    values = []
+    for ids in (list(truths), [list(truths)[i] for i in rng.permutation(len(truths))]):
+        ranking = _rank({i: truths[i] for i in ids}, found)
+        counts = count_draws(ranking, np.ones((1, len(ids))))
+        values.append(
+            [average_precision_once(ranking, t) for t in ALL_THRESHOLDS]
+            + [sensitivity_at(ranking, counts, 0.4, np.array([n]))[0] for n in (1, 4, 9, 18)]
+            + [*map(tuple, precision_recall(ranking, 0.5)), *map(tuple, froc_curve(ranking, 0.5))]
+        )
+    assert values[0] == values[1]

@@ -1,4 +1,4 @@
-"""COCO average precision and recall through faster-coco-eval, behind one function."""
+"""COCO average precision and recall by faster-coco-eval: what our own numbers are held against."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.metrics.ranking import COCO_THRESHOLDS
 from evaluation.metrics.rsna import IOU_THRESHOLDS as RSNA_THRESHOLDS
 from evaluation.metrics.rsna import Boxes, ScoredBoxes, check_same_ids
 
-COCO_THRESHOLDS = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 ALL_THRESHOLDS = tuple(sorted({*COCO_THRESHOLDS, *RSNA_THRESHOLDS}))
 MAX_BOXES = (1, 10, 100)
 
