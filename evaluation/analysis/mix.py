@@ -15,8 +15,6 @@ designed with fixed class counts (case-control).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from evaluation.analysis.catalogue import (
     MatchedStudy,
     box_statistics,
@@ -37,110 +35,12 @@ from evaluation.metrics.bootstrap import (
     summarise,
 )
 from evaluation.metrics.calibration import calibration_statistics
-from evaluation.metrics.matching import Float64Array, IntArray
-from evaluation.study.cases import EvaluationCases
-from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL
-from pneumonia.runtime.errors import ConfigError, DataError
+from evaluation.metrics.matching import Float64Array
+from evaluation.study.class_mix import RSNA_MIX, ClassMix, class_strata, mix_weights
 from pneumonia.runtime.progress import Progress
 
-CLASS_ORDER = (NORMAL, NOT_NORMAL, LUNG_OPACITY)  # stratum 0, 1, 2
+PAIRED = "paired percentile bootstrap over patients, classes drawn apart"
 PREFIX = "mix."  # of a statistic's name when it is computed at the mix
-
-
-@dataclass(frozen=True)
-class ClassMix:
-    """Shares of the three classes of a population; any positive scale.
-
-    Attributes:
-        opacity, not_normal, normal: Images, or shares.
-        name: Of the population, for the reader.
-    """
-
-    opacity: float
-    not_normal: float
-    normal: float
-    name: str = "stated mix"
-
-    @property
-    def shares(self) -> Float64Array:
-        """(3,) shares in `CLASS_ORDER`, sum 1."""
-        counts = np.array([self.normal, self.not_normal, self.opacity], dtype=np.float64)
-        return np.asarray(counts / counts.sum())
-
-    @property
-    def text(self) -> str:
-        """For the reader: `RSNA stage 2 (22.5 % opacity, 44.3 % not normal, 33.2 % normal)`."""
-        normal, not_normal, opacity = 100 * self.shares
-        return (
-            f"{self.name} ({opacity:.1f} % opacity, {not_normal:.1f} % not normal, "
-            f"{normal:.1f} % normal)"
-        )
-
-
-RSNA_MIX = ClassMix(6012, 11821, 8851, "RSNA stage 2")  # images of its training set
-
-
-def parse_mix(text: str) -> ClassMix:
-    """`rsna`, or `OPACITY:NOT_NORMAL:NORMAL` as counts or shares.
-
-    Raises:
-        ConfigError: Not three finite numbers >= 0, or no opacity, or no negative.
-    """
-    if text == "rsna":
-        return RSNA_MIX
-    try:
-        opacity, not_normal, normal = (float(part) for part in text.split(":"))
-    except ValueError:
-        opacity = not_normal = normal = float("nan")
-    parts = (opacity, not_normal, normal)
-    if not np.isfinite(parts).all() or min(parts) < 0 or opacity == 0 or not_normal + normal == 0:
-        raise ConfigError(
-            "Mix of classes is not valid",
-            expected="`rsna`, or OPACITY:NOT_NORMAL:NORMAL such as 6012:11821:8851",
-            found=repr(text),
-        )
-    return ClassMix(opacity, not_normal, normal, text)
-
-
-def class_strata(cases: EvaluationCases) -> IntArray:
-    """(N,) index into `CLASS_ORDER` of every image; an image with a truth box is an opacity.
-
-    Raises:
-        DataError: The class of a negative image is not known.
-    """
-    strata = np.where(cases.of_class(NOT_NORMAL), 1, 0)
-    strata[cases.positive] = 2
-    unknown = ~cases.positive & ~cases.of_class(NORMAL) & ~cases.of_class(NOT_NORMAL)
-    if unknown.any():
-        raise DataError(
-            "The class of negative images is not known",
-            expected=f"{NORMAL} or {NOT_NORMAL} for every image without an opacity",
-            found=f"{int(unknown.sum())} of {len(cases)} images without a class",
-            fix="Give the csv of classes with --classes",
-        )
-    return np.asarray(strata, dtype=np.intp)
-
-
-def mix_weights(strata: IntArray, mix: ClassMix) -> Float64Array:
-    """(N,) weight of each image, mean 1: share in the mix / share in the study.
-
-    Raises:
-        DataError: The mix holds a class of which the study has no image.
-    """
-    counts = np.bincount(strata, minlength=len(CLASS_ORDER))
-    missing = [
-        name
-        for name, n, share in zip(CLASS_ORDER, counts, mix.shares, strict=True)
-        if share > 0 and n == 0
-    ]
-    if missing:
-        raise DataError(
-            "The study holds no image of a class of the mix",
-            expected=mix.text,
-            found="no image of class " + ", ".join(missing),
-        )
-    by_class = mix.shares * len(strata) / np.maximum(counts, 1)
-    return np.asarray(by_class[strata])
 
 
 class _WeightedBlocks:
@@ -201,6 +101,51 @@ def mix_statistics(study: MatchedStudy, mix: ClassMix) -> list[AnyStatistic]:
 
 
 @dataclass(frozen=True)
+class MixEstimates:
+    """One study at a mix.
+
+    Attributes:
+        mix: Shares of the classes.
+        estimates: Metric -> estimate at the mix; names as in metrics.json, without a prefix.
+        effective_images: Images of equal weight that would be as precise (Kish).
+        draws: Metric -> (draws,) value of every draw.
+    """
+
+    mix: ClassMix
+    estimates: Mapping[str, Estimate]
+    effective_images: float
+    draws: Mapping[str, Float64Array]
+
+
+def estimate_at_mix(
+    study: MatchedStudy,
+    mix: ClassMix = RSNA_MIX,
+    draws: int = 2000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> MixEstimates:
+    """`study_statistics` at a mix, with intervals over patients, each class drawn apart.
+
+    Raises:
+        DataError: A class is not known, or absent.
+    """
+    strata = class_strata(study.cases)
+    weights = mix_weights(strata, mix)
+    items = [
+        replace(item, name=item.name.removeprefix(PREFIX))
+        for item in reweight(study_statistics(study), weights)
+    ]
+    resampler = Resampler(study.cases.patients, strata, draws, seed)
+    drawn = draw_all(items, resampler, progress)
+    return MixEstimates(
+        mix,
+        {item.name: summarise(item, drawn[item.name], resampler) for item in items},
+        float(weights.sum() ** 2 / (weights**2).sum()),
+        drawn,
+    )
+
+
+@dataclass(frozen=True)
 class MixResult:
     """One model at a mix.
 
@@ -240,29 +185,18 @@ def evaluate_at_mix(
     """
     check_same_images([study.cases for study in studies.values()])
     cases = next(iter(studies.values())).cases
-    strata = class_strata(cases)
-    weights = mix_weights(strata, mix)
-    effective = float(weights.sum() ** 2 / (weights**2).sum())
-    resampler = Resampler(cases.patients, strata, draws, seed)
+    resampler = Resampler(cases.patients, class_strata(cases), draws, seed)
     results: dict[str, MixResult] = {}
-    first: dict[str, Float64Array] = {}
+    reference: MixEstimates | None = None
     for name, study in studies.items():
-        own = study_statistics(study)
-        at_mix = [replace(item, name=item.name.removeprefix(PREFIX))
-                  for item in reweight(own, weights)]  # fmt: skip
-        drawn = draw_all(at_mix, resampler, progress)
-        estimates = {item.name: summarise(item, drawn[item.name], resampler) for item in at_mix}
+        own = estimate_at_mix(study, mix, draws, seed, progress)
         differences = {}
-        for metric, values in drawn.items():
-            if results and metric in first:
-                reference = next(iter(results.values())).at_mix[metric]
-                low, high = percentile_interval(values - first[metric])
-                differences[metric] = Estimate(
-                    estimates[metric].value - reference.value, low, high, len(cases),
-                    "paired percentile bootstrap over patients, classes drawn apart",
-                )  # fmt: skip
-        results[name] = MixResult(
-            estimate_all(own, resampler, progress), estimates, differences, effective
-        )
-        first = first or drawn
+        for metric, item in own.estimates.items() if reference is not None else ():
+            if reference is not None and metric in reference.estimates:
+                low, high = percentile_interval(own.draws[metric] - reference.draws[metric])
+                delta = item.value - reference.estimates[metric].value
+                differences[metric] = Estimate(delta, low, high, item.n, PAIRED)
+        found = estimate_all(study_statistics(study), resampler, progress)
+        results[name] = MixResult(found, own.estimates, differences, own.effective_images)
+        reference = reference or own
     return results

@@ -5,17 +5,16 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from evaluation.analysis.catalogue import MatchedStudy, open_study
-from evaluation.analysis.mix import (
+from evaluation.analysis.mix import evaluate_at_mix, mix_statistics, study_statistics
+from evaluation.study.cases import EvaluationCases
+from evaluation.study.class_mix import (
     RSNA_MIX,
     ClassMix,
     class_strata,
-    evaluate_at_mix,
-    mix_statistics,
     mix_weights,
     parse_mix,
-    study_statistics,
+    why_no_mix,
 )
-from evaluation.study.cases import EvaluationCases
 from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL
 from pneumonia.runtime.errors import ConfigError, DataError
 from tests.evaluation.studies import (
@@ -155,3 +154,5 @@ def test_needs_the_class_of_every_negative_and_an_image_of_every_class():
     with pytest.raises(DataError, match="no image of a class"):
         mix_weights(class_strata(class_study(5, 0, 5)), RSNA_MIX)
     mix_weights(class_strata(class_study(5, 0, 5)), ClassMix(1, 0, 1))
+    assert "not known" in why_no_mix(unknown, RSNA_MIX)
+    assert why_no_mix(class_study(5, 5, 5), RSNA_MIX) == ""

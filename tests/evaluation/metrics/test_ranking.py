@@ -158,7 +158,6 @@ def test_tied_boxes_enter_together() -> None:
         assert (recall.tolist(), precision.tolist(), score.tolist()) == ([1.0], [0.5], [0.5])
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2]))
 def test_the_order_of_the_images_changes_nothing(seed: int, digits: int) -> None:
     rng = np.random.default_rng(seed)
