@@ -1,6 +1,7 @@
 """`pneumonia export`: a run as a model bundle."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -33,12 +34,24 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Markdown for the head of the model card: intended use, data and its terms, limits.",
 )
-def command(run: Path, out: Path, checkpoint: str | None, batch: int, about: Path | None) -> None:
+@click.option(
+    "--weights",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Numbers of weights.safetensors; fp16 rounds them once, for every engine alike.",
+)
+@click.option(
+    "--onnx/--no-onnx",
+    default=True,
+    help="Keep model.onnx in the bundle; without it the generated kernels or NumPy run it.",
+)
+def command(run: Path, out: Path, **options: Any) -> None:
     """Write a run as a model bundle: spec, weights, ONNX (opset 13), thresholds, model card."""
-    from pneumonia.export.bundle import export_run
+    from pneumonia.export.bundle import ExportOptions, export_run
 
     with progress_bar("export") as progress:
-        result = export_run(run, out, checkpoint, batch, about, progress)
+        result = export_run(run, out, ExportOptions(**options), progress)
     totals = result.totals
     show_table(
         f"{result.spec.name} from {result.facts.checkpoint}, model {result.model_hash[:12]}",

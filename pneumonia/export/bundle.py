@@ -1,10 +1,11 @@
 """From a run folder to a model bundle (docs/architecture.md), or to nothing at all."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from pneumonia.export.onnx_check import OnnxReport, check_onnx
 from pneumonia.export.onnx_graph import GatheredInput, emit_onnx
 from pneumonia.export.run_facts import RunFacts, read_run_facts
 from pneumonia.network.accounting import Totals, account
-from pneumonia.network.files import checkpoint_folder, load_model, save_model
+from pneumonia.network.files import checkpoint_folder, load_model, quantized_layers, save_model
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json, write_text
 from pneumonia.runtime.bundle import (
@@ -61,12 +62,30 @@ class ExportResult(NamedTuple):
     facts: RunFacts
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a run becomes a bundle.
+
+    Attributes:
+        checkpoint: `best` or `last`; None takes the best one, else the last.
+        batch: Fixed batch of the ONNX graph.
+        about: Markdown for the head of the model card: intended use, data and its terms, limits.
+        weights: `fp32`, or `fp16`: every number rounded to half precision, so that all engines
+            compute with the same rounded weights (in float32) and the file is half as large.
+        onnx: Whether model.onnx stays in the bundle; it is made and checked in any case.
+    """
+
+    checkpoint: str | None = None
+    batch: int = 1
+    about: Path | None = None
+    weights: Literal["fp32", "fp16"] = "fp32"
+    onnx: bool = True
+
+
 def export_run(
     run: Path,
     out: Path,
-    checkpoint: str | None = None,
-    batch: int = 1,
-    about: Path | None = None,
+    options: ExportOptions | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Fold, emit, check, and swap a bundle in; the same run gives the same bytes.
@@ -74,14 +93,13 @@ def export_run(
     Args:
         run: Run folder, or one of its checkpoints.
         out: The bundle's folder; a bundle that stands there is replaced once the new one is whole.
-        checkpoint: `best` or `last`; None takes the best one, else the last.
-        batch: Fixed batch of the ONNX graph.
-        about: Markdown for the head of the model card: intended use, data and its terms, limits.
+        options: See ExportOptions; None = its defaults.
         progress: Called with (steps done, steps, what comes next).
 
     Raises:
         ArtefactError: No checkpoint, or a damaged one.
-        ExportError: Weights that are not finite, a layer without ONNX form, numbers that differ.
+        ExportError: Weights that are not finite or too large for half precision, a layer without
+            ONNX form, numbers that differ.
         OutputError: `out` is something else than a bundle, or cannot be written.
     """
 
@@ -89,19 +107,25 @@ def export_run(
         if progress is not None:
             progress(number, len(STEPS) - 1, STEPS[number])
 
+    options = options or ExportOptions()
+    batch = options.batch
     if batch < 1:
         raise ExportError("Batch is a count of images", expected=">= 1", found=repr(batch))
     check_replaceable(out)
     step(0)
-    folder = checkpoint_folder(run, checkpoint)
+    folder = checkpoint_folder(run, options.checkpoint)
     spec, tensors = load_model(folder)
     check_finite(tensors)
-    facts = read_run_facts(folder)._replace(about=read_about(about))
+    facts = read_run_facts(folder)._replace(about=read_about(options.about))
     step(1)
     folded_spec, folded = fold_batch_norm(spec, tensors)
+    half = options.weights == "fp16"
+    if half:
+        spec, tensors = folded_spec, rounded_to_half(folded, quantized_layers(folded_spec))
+        folded = tensors
     with new_folder(str(out)) as part_name:
         part = Path(part_name)
-        folded_spec = save_model(part, folded_spec, folded)
+        folded_spec = save_model(part, folded_spec, folded, half)
         identity = model_hash(str(part / SPEC), str(part / WEIGHTS))
         step(2)
         graph = emit_onnx(folded_spec, {k: v.numpy() for k, v in folded.items()}, batch)
@@ -109,11 +133,14 @@ def export_run(
         step(3)
         report = check_onnx(part / ONNX, spec, tensors, batch)
         totals = account(folded_spec, folded).totals
+        if not options.onnx:
+            (part / ONNX).unlink()
+        names = [name for name in (SPEC, WEIGHTS, ONNX) if (part / name).is_file()]
         write_json(
             str(part / OPERATING_POINTS),
             {**facts.chosen, "model_hash": identity, "points": facts.points},
         )
-        sizes = {name: (part / name).stat().st_size for name in (SPEC, WEIGHTS, ONNX)}
+        sizes = {name: (part / name).stat().st_size for name in names}
         card = model_card(folded_spec, identity, facts, totals, sizes, report, graph.gathered)
         write_text(str(part / MODEL_CARD), card)
         write_json(
@@ -124,6 +151,28 @@ def export_run(
         sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
     step(5)
     return ExportResult(out, folded_spec, identity, totals, sizes, report, graph.gathered, facts)
+
+
+def rounded_to_half(tensors: Mapping[str, Tensor], exact: Collection[str]) -> dict[str, Tensor]:
+    """Numbers rounded to the nearest float16, as float32, but for the layers in `exact`.
+
+    Raises:
+        ExportError: A number is larger than 65,504.
+    """
+    rounded = {
+        name: tensor if name.rpartition(".")[0] in exact else tensor.half().float()
+        for name, tensor in tensors.items()
+    }
+    for name, tensor in rounded.items():
+        if not bool(tensor.isfinite().all()):
+            raise ExportError(
+                "Weights do not fit half precision",
+                expected="at most 65,504 in size",
+                found=f"{float(tensors[name].abs().max()):.4g}",
+                where=f"tensor {name!r}",
+                fix="Export with --weights fp32",
+            )
+    return rounded
 
 
 def read_about(path: Path | None) -> str:
@@ -185,6 +234,7 @@ def _manifest(
             "bytes": (part / name).stat().st_size,
         }
         for name in (SPEC, WEIGHTS, ONNX, OPERATING_POINTS, MODEL_CARD)
+        if (part / name).is_file()
     }
     return {
         "schema": SCHEMA,

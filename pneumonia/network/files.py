@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,15 +18,19 @@ SPEC_FILE = "spec.json"
 WEIGHTS_FILE = "weights.safetensors"
 RUN_FILE = "run.json"
 CHECKPOINTS = ("best", "last")
+FLOAT_BITS = 32
 
 
-def save_model(folder: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> NetworkSpec:
+def save_model(
+    folder: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor], half: bool = False
+) -> NetworkSpec:
     """Write a network; every weight is stored as its layer's `storage` says.
 
     Args:
         folder: Made if it is not there.
         spec: The description; the kept counts of its storage are measured again on the weights.
         tensors: Dense tensors named as `runtime.spec.tensor_shapes`; stored as float32.
+        half: Store them as float16 instead, rounded to nearest; quantized layers stay exact.
 
     Returns:
         The spec as written.
@@ -39,9 +44,20 @@ def save_model(folder: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor]) -
         name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in tensors.items()
     }
     spec = measured_spec(spec, dense)
-    write_tensors(str(folder / WEIGHTS_FILE), packed_tensors(spec, dense))
+    packed = packed_tensors(spec, dense)
+    if half:
+        exact = quantized_layers(spec)
+        for name, array in packed.items():
+            if array.dtype == np.float32 and name.rpartition(".")[0] not in exact:
+                packed[name] = array.astype(np.float16)
+    write_tensors(str(folder / WEIGHTS_FILE), packed)
     write_text(str(folder / SPEC_FILE), spec.to_json())
     return spec
+
+
+def quantized_layers(spec: NetworkSpec) -> set[str]:
+    """Layers whose weights are stored as codes of a few bits."""
+    return {layer.name for layer in spec.weighted() if layer.storage.bits < FLOAT_BITS}
 
 
 def load_model(folder: Path) -> tuple[NetworkSpec, dict[str, Tensor]]:

@@ -270,6 +270,8 @@ def packed_tensors(spec: NetworkSpec, dense: Mapping[str, np.ndarray]) -> Tensor
 def dense_tensors(spec: NetworkSpec, tensors: Mapping[str, np.ndarray]) -> Tensors:
     """Stored tensors -> dense float32 tensors as in `spec.tensor_shapes`.
 
+    Tensors stored as float16 are widened, which is exact.
+
     Raises:
         ArtefactError: Tensors are missing, unexpected, or do not fit the network.
     """
@@ -277,6 +279,10 @@ def dense_tensors(spec: NetworkSpec, tensors: Mapping[str, np.ndarray]) -> Tenso
     for layer in spec.weighted():
         expected.update(layer.name + "." + suffix for suffix in format_of(layer).suffixes)
     _check_names(expected, set(tensors))
+    tensors = {
+        name: tensor.astype(np.float32) if tensor.dtype == np.float16 else tensor
+        for name, tensor in tensors.items()
+    }
     layers = {layer.name + ".weight": layer for layer in spec.weighted()}
     dense: Tensors = OrderedDict()
     for name, shape in tensor_shapes(spec).items():

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pneumonia.cli import group, run
 from pneumonia.export import bundle as export_bundle
-from pneumonia.export.bundle import export_run
+from pneumonia.export.bundle import ExportOptions, export_run
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.inspection import inspect_folder
 from pneumonia.network.module import Network
@@ -122,6 +122,38 @@ def test_a_radiograph_goes_through_the_bundle(trained, tmp_path):
     np.testing.assert_allclose(by_onnx.scores, by_numpy.scores, atol=1e-4)
 
 
+def test_half_precision_halves_the_file_and_every_engine_agrees(trained, tmp_path):
+    whole = export_run(trained, tmp_path / "whole")
+    half = export_run(trained, tmp_path / "half", ExportOptions(weights="fp16"))
+    assert half.sizes["weights.safetensors"] < 0.6 * whole.sizes["weights.safetensors"]
+    _, exact = load_model(tmp_path / "whole")
+    _, rounded = load_model(tmp_path / "half")
+    for name, tensor in exact.items():
+        assert torch.equal(rounded[name], tensor.half().float()), name
+    bundle = load_bundle(str(tmp_path / "half"))
+    images = np.random.default_rng(0).random((1, 1, 64, 64), dtype=np.float32)
+    onnx, numpy = (open_engine(bundle, name).run(images) for name in ("onnxruntime", "reference"))
+    for key, value in numpy.items():
+        assert float(np.abs(onnx[key] - value).max()) <= 1e-4 * float(np.abs(value).max())
+
+
+def test_weights_too_large_for_half_precision_are_refused(trained, tmp_path):
+    edit_weights(trained / "best", lambda tensors: tensors["conv_012.weight"].add_(1e6))
+    with pytest.raises(ExportError, match=r"do not fit half precision.*--weights fp32"):
+        export_run(trained, tmp_path / "bundle", ExportOptions(weights="fp16"))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_without_onnx_is_scored_by_another_engine(trained, tmp_path):
+    result = export_run(trained, tmp_path / "bundle", ExportOptions(onnx=False))
+    assert "model.onnx" not in result.sizes
+    assert not (tmp_path / "bundle" / "model.onnx").exists()
+    bundle = load_bundle(str(tmp_path / "bundle"))
+    pixels = np.random.default_rng(1).integers(0, 256, (90, 70), dtype=np.uint8)
+    found = Detector(bundle, open_engine(bundle, "reference")).detect(pixels, "a")
+    assert (found.width, found.height) == (70, 90)
+
+
 def test_the_same_run_gives_the_same_bytes(trained, tmp_path):
     export_run(trained, tmp_path / "a")
     export_run(trained, tmp_path / "b")
@@ -139,7 +171,7 @@ def test_columns_stay_packed_after_folding(trained, tmp_path):
 
 
 def test_thresholds_of_the_best_weights_are_not_given_to_the_last(trained, tmp_path):
-    result = export_run(trained, tmp_path / "bundle", checkpoint="last")
+    result = export_run(trained, tmp_path / "bundle", ExportOptions(checkpoint="last"))
     points = load_bundle(str(tmp_path / "bundle")).operating_points
     assert points == {"default": {"threshold": 0.5, "source": "not calibrated"}}
     assert not result.facts.calibrated
@@ -204,7 +236,7 @@ def test_run_without_facts_says_so(tmp_path):
 def test_a_bundle_is_replaced_whole(trained, tmp_path):
     first = export_run(trained, tmp_path / "bundle")
     (tmp_path / "bundle/leftover.txt").write_text("x")
-    second = export_run(trained, tmp_path / "bundle", checkpoint="last")
+    second = export_run(trained, tmp_path / "bundle", ExportOptions(checkpoint="last"))
     assert first.model_hash != second.model_hash
     assert not (tmp_path / "bundle/leftover.txt").exists()
     assert load_bundle(str(tmp_path / "bundle")).model_hash == second.model_hash
@@ -229,7 +261,7 @@ def test_a_failed_check_leaves_the_old_bundle(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export_bundle, "check_onnx", wrong)
     with pytest.raises(ExportError, match=r"disagree"):
-        export_run(trained, tmp_path / "bundle", checkpoint="last")
+        export_run(trained, tmp_path / "bundle", ExportOptions(checkpoint="last"))
     assert load_bundle(str(tmp_path / "bundle")).model_hash == first.model_hash
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "run"]
 
@@ -340,7 +372,7 @@ def test_inspect_checks_a_bundle(trained, tmp_path, capsys):
 def test_text_of_people_heads_the_model_card(trained, tmp_path):
     about = tmp_path / "about.md"
     about.write_text("## Intended use\n\nSorting for research.\n", encoding="utf-8")
-    export_run(trained, tmp_path / "bundle", about=about)
+    export_run(trained, tmp_path / "bundle", ExportOptions(about=about))
     card = (tmp_path / "bundle" / "model_card.md").read_text()
     assert (
         0
@@ -350,4 +382,4 @@ def test_text_of_people_heads_the_model_card(trained, tmp_path):
     )
     about.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ArtefactError, match=r"model card cannot be read.*about\.md"):
-        export_run(trained, tmp_path / "bundle", about=about)
+        export_run(trained, tmp_path / "bundle", ExportOptions(about=about))
