@@ -7,6 +7,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from data_prep.dataset.writer import Cached, to_cache
+from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.errors import DataError, DicomError
 from pneumonia.runtime.radiograph import read_radiograph
 
@@ -64,4 +65,4 @@ def _header(path: Path) -> dict[str, str]:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
     except (InvalidDicomError, OSError, ValueError):
         return {}
-    return {tag: str(dataset.get(tag, "") or "").strip() for tag in _TAGS}
+    return {tag: first_text(dataset, tag) for tag in _TAGS}

@@ -3,11 +3,18 @@
 import io
 import re
 import zlib
-from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
 
 import pydicom
 from pydicom.filereader import read_file_meta_info
 
+from pneumonia.runtime.attributes import (
+    all_values,
+    first_numbers,
+    first_text,
+    joined_text,
+    only_integer,
+)
 from pneumonia.runtime.errors import DicomError
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -96,16 +103,20 @@ def rejected(
     return DicomError(what, "rejected", reason, expected=expected, found=found, fix=fix)
 
 
-def coded(value: Any, allowed: FrozenSet[str]) -> Optional[str]:
-    """A coded value if it is a known one, `OTHER` if it is not, None if there is none."""
-    text = "" if value is None else str(value).strip().upper().replace(" ", "")
-    if not text:
+def coded(values: Sequence[Any], allowed: FrozenSet[str]) -> Optional[str]:
+    """The value of a coded attribute if `allowed` has it, else `OTHER`; None if there is none.
+
+    Several different values are `OTHER`: they contradict each other.
+    """
+    texts = {str(value).strip().upper().replace(" ", "") for value in values if value is not None}
+    texts.discard("")
+    if not texts:
         return None
-    return text if text in allowed else "OTHER"
+    return texts.pop() if len(texts) == 1 and texts <= allowed else "OTHER"
 
 
 def _check_inflated_size(path: str, meta: Any, limits: ReadLimits) -> None:
-    start = 144 + int(meta.get("FileMetaInformationGroupLength", 0))
+    start = 144 + (only_integer(meta, "FileMetaInformationGroupLength") or 0)
     total = 0
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     with io.open(path, "rb") as stream:
@@ -125,8 +136,8 @@ def _check_class(sop_class: str) -> None:
 
 def _check_meta(path: str, limits: ReadLimits) -> None:
     meta = read_file_meta_info(path)
-    _check_class(str(meta.get("MediaStorageSOPClassUID") or ""))
-    syntax = str(meta.get("TransferSyntaxUID", "") or "")
+    _check_class(first_text(meta, "MediaStorageSOPClassUID"))
+    syntax = first_text(meta, "TransferSyntaxUID")
     if syntax == DEFLATED:
         if not limits.allow_deflated:
             raise rejected(
@@ -154,9 +165,8 @@ def read_header(path: str, limits: ReadLimits, has_preamble: bool) -> Header:
     if has_preamble:
         _check_meta(path, limits)
     dataset = pydicom.dcmread(path, stop_before_pixels=True, force=not has_preamble)
-    sop_class = str(
-        dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
-    )
+    sop_class = first_text(dataset, "SOPClassUID")
+    sop_class = sop_class or first_text(dataset.file_meta, "MediaStorageSOPClassUID")
     if not sop_class and "SOPInstanceUID" not in dataset:
         if not has_preamble:
             raise rejected("Not a DICOM file", "not_dicom")
@@ -164,7 +174,7 @@ def read_header(path: str, limits: ReadLimits, has_preamble: bool) -> Header:
     _check_class(sop_class)
     if is_own_result(dataset):
         raise DicomError("Object is a result of this software", "skipped", "own_result")
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    syntax = first_text(dataset.file_meta, "TransferSyntaxUID")
     if not syntax and not has_preamble and dataset.is_implicit_VR:
         syntax = IMPLICIT_LITTLE
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
@@ -174,23 +184,30 @@ def read_header(path: str, limits: ReadLimits, has_preamble: bool) -> Header:
 
 
 def _whole(dataset: Any, keyword: str, reason: str, low: int, high: int) -> int:
-    """A whole-number attribute inside a range; the found value is a number, hence no identifier."""
-    value = dataset.get(keyword)
-    if not isinstance(value, int) or not low <= value <= high:
-        shown = (
-            str(value) if isinstance(value, int) else "nothing" if value is None else "no number"
-        )
-        raise rejected("{} is not valid".format(keyword), reason, "{}..{}".format(low, high), shown)
+    """An integer attribute in low..high; the error shows numbers only, hence no identifier."""
+    value = only_integer(dataset, keyword)
+    if value is None or not low <= value <= high:
+        what, expected = "{} is not valid".format(keyword), "{}..{}".format(low, high)
+        raise rejected(what, reason, expected, _shown(dataset, keyword))
     return value
+
+
+def _shown(dataset: Any, keyword: str) -> str:
+    """What stands in an attribute that must be one integer, without its text."""
+    values = all_values(dataset, keyword)
+    if not values:
+        return "nothing"
+    if len(values) > 1:
+        return "{} values".format(len(values))
+    return str(values[0]) if isinstance(values[0], int) else "no number"
 
 
 def _check_image(dataset: Any, limits: ReadLimits) -> int:
     """Check the image attributes; returns the number of frames."""
     rows = _whole(dataset, "Rows", "rows", 1, limits.max_side)
     columns = _whole(dataset, "Columns", "columns", 1, limits.max_side)
-    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
-    samples = dataset.get("SamplesPerPixel", 1)
-    if photometric in _COLOUR or samples != 1:
+    photometric = joined_text(dataset, "PhotometricInterpretation")
+    if photometric in _COLOUR or all_values(dataset, "SamplesPerPixel") not in ([], [1]):
         raise rejected("Image is in colour", "colour", "MONOCHROME1 or MONOCHROME2")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise rejected(
@@ -198,24 +215,23 @@ def _check_image(dataset: Any, limits: ReadLimits) -> int:
             "photometric_interpretation",
             "MONOCHROME1 or MONOCHROME2",
         )
-    allocated = dataset.get("BitsAllocated")
+    allocated = only_integer(dataset, "BitsAllocated")
     if allocated not in (8, 16):
-        shown = str(allocated) if isinstance(allocated, int) else "no number"
+        shown = _shown(dataset, "BitsAllocated")
         raise rejected("BitsAllocated is not supported", "bits_allocated", "8 or 16", shown)
     stored = _whole(dataset, "BitsStored", "bits_stored", 1, allocated)
     _whole(dataset, "PixelRepresentation", "pixel_representation", 0, 1)
-    if dataset.get("HighBit", stored - 1) != stored - 1:
+    if all_values(dataset, "HighBit") not in ([], [stored - 1]):
         raise rejected("HighBit is not supported", "high_bit", str(stored - 1), "another")
     return _check_frames(dataset, rows * columns, limits)
 
 
 def _check_frames(dataset: Any, frame_pixels: int, limits: ReadLimits) -> int:
-    try:
-        frames = int(dataset.get("NumberOfFrames") or 1)
-    except (TypeError, ValueError):
-        raise rejected("NumberOfFrames is not valid", "number_of_frames") from None
-    if frames < 1:
-        raise rejected("NumberOfFrames is not valid", "number_of_frames", ">= 1", str(frames))
+    found = only_integer(dataset, "NumberOfFrames") if all_values(dataset, "NumberOfFrames") else 1
+    if found is None or found < 0:
+        shown = _shown(dataset, "NumberOfFrames")
+        raise rejected("NumberOfFrames is not valid", "number_of_frames", ">= 1", shown)
+    frames = found or 1  # some devices write 0 for one
     if frames * frame_pixels > limits.max_pixels:
         raise rejected(
             "Image is too large",
@@ -229,19 +245,17 @@ def _check_frames(dataset: Any, frame_pixels: int, limits: ReadLimits) -> int:
 
 
 def spacing_mm(dataset: Any) -> Optional[List[float]]:
-    """Millimetres from row to row and from column to column, None where the header tells none."""
+    """Millimetres from row to row and from column to column; None when the header has none."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        try:
-            pair = [float(side) for side in dataset.get(keyword) or ()]
-        except (TypeError, ValueError):
-            continue
-        if len(pair) == 2 and all(0 < side < 100 for side in pair):
+        pair = first_numbers(dataset, keyword, 2)
+        is_pair = pair is not None and len(all_values(dataset, keyword)) == 2
+        if pair is not None and is_pair and all(0 < side < 100 for side in pair):
             return pair
     return None
 
 
 def _is_child(dataset: Any) -> Optional[bool]:
-    age = re.match(r"^(\d{3})([DWMY])$", str(dataset.get("PatientAge") or "").strip())
+    age = re.match(r"^(\d{3})([DWMY])$", first_text(dataset, "PatientAge"))
     if age is None:
         return None
     return age.group(2) != "Y" or int(age.group(1)) < 18
@@ -250,21 +264,21 @@ def _is_child(dataset: Any) -> Optional[bool]:
 def coded_facts(dataset: Any) -> Dict[str, Optional[str]]:
     """Modality, view and body part as known codes."""
     return {
-        "modality": coded(dataset.get("Modality"), MODALITIES),
-        "view": coded(dataset.get("ViewPosition"), VIEWS),
-        "body_part": coded(dataset.get("BodyPartExamined"), BODY_PARTS),
+        "modality": coded(all_values(dataset, "Modality"), MODALITIES),
+        "view": coded(all_values(dataset, "ViewPosition"), VIEWS),
+        "body_part": coded(all_values(dataset, "BodyPartExamined"), BODY_PARTS),
     }
 
 
 def is_own_result(dataset: Any) -> bool:
     """Whether a data set is a structured report, presentation state or capture made here."""
-    return str(dataset.get("Manufacturer") or "") == OWN_MANUFACTURER
+    return first_text(dataset, "Manufacturer") == OWN_MANUFACTURER
 
 
 def read_codes(path: str) -> Dict[str, Any]:
     """`coded_facts` of a file that was refused, and `own_result`; empty when it has none."""
     try:
-        if read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+        if first_text(read_file_meta_info(path), "TransferSyntaxUID") == DEFLATED:
             return {}  # reading anything would inflate all of it
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         facts: Dict[str, Any] = dict(coded_facts(dataset))
@@ -281,13 +295,13 @@ def header_facts(header: Header) -> Dict[str, Any]:
     facts: Dict[str, Any] = {"format": "dicom"}
     facts.update(coded_facts(dataset))
     facts.update(
-        photometric=str(dataset.PhotometricInterpretation),
+        photometric=first_text(dataset, "PhotometricInterpretation"),
         bits_stored=int(dataset.BitsStored),
         transfer_syntax=header.syntax,
         frames=header.frames,
         spacing_mm=spacing_mm(dataset),
         is_child=_is_child(dataset),
         # what results in DICOM need to refer to the image
-        has_instance_uid=bool(dataset.get("SOPInstanceUID")),
+        has_instance_uid=bool(first_text(dataset, "SOPInstanceUID")),
     )
     return facts

@@ -206,8 +206,9 @@ def decode_pixels(path: str, header: Header) -> StoredPixels:
                 raise _truncated("Pixel data end too early")
     if not dataset.get("PixelData"):
         raise rejected("PixelData is missing", "pixel_data")
+    dataset.add_new("SamplesPerPixel", "US", 1)  # the checked header decides, not what it held
     if "NumberOfFrames" in dataset:
-        dataset.NumberOfFrames = header.frames  # some devices write 0 for one
+        dataset.add_new("NumberOfFrames", "IS", str(header.frames))
     with python_warnings.catch_warnings(record=True) as caught:
         python_warnings.simplefilter("always")
         native = header.syntax in NATIVE

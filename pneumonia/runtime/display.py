@@ -9,6 +9,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from pneumonia.runtime.attributes import first_number, first_text, sequence_items
 from pneumonia.runtime.errors import DicomError
 
 LINEAR = "LINEAR"
@@ -160,21 +161,6 @@ def _table(plan: DisplayPlan, stored: np.ndarray, occurs: np.ndarray) -> np.ndar
 # --- reading the plan from a header -------------------------------------------------------------
 
 
-def _number(value: Any) -> Optional[float]:
-    """The first of one or several values as a float, or None."""
-    if value is None or (isinstance(value, (str, bytes)) and not value):
-        return None
-    if not isinstance(value, (str, bytes)) and hasattr(value, "__len__"):
-        if len(value) == 0:
-            return None
-        value = value[0]
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def read_lut(item: Any, signed_input: bool, big_endian: bool) -> LookUpTable:
     """A LUT from an item of Modality LUT Sequence or VOI LUT Sequence.
 
@@ -208,18 +194,18 @@ def _bad_lut(expected: str, found: str) -> DicomError:
 
 
 def _first_item(dataset: Any, keyword: str) -> Optional[Any]:
-    items = dataset.get(keyword)
-    if items is None or not len(items) or "LUTData" not in items[0]:
-        return None
-    return items[0]
+    items = sequence_items(dataset, keyword)
+    if items is None:
+        raise _bad_lut("a sequence of items", "other bytes")
+    return items[0] if items and "LUTData" in items[0] else None
 
 
 def _window(dataset: Any, warnings: List[str]) -> Optional[Window]:
-    center = _number(dataset.get("WindowCenter"))
-    width = _number(dataset.get("WindowWidth"))
+    center = first_number(dataset, "WindowCenter")
+    width = first_number(dataset, "WindowWidth")
     if center is None or width is None:
         return None
-    function = str(dataset.get("VOILUTFunction") or LINEAR).strip().upper()
+    function = (first_text(dataset, "VOILUTFunction") or LINEAR).upper()
     if function not in FUNCTIONS:
         warnings.append("voi_function_unknown")
         function = LINEAR
@@ -231,10 +217,10 @@ def _window(dataset: Any, warnings: List[str]) -> Optional[Window]:
 
 
 def _padding(dataset: Any) -> Optional[Tuple[int, int]]:
-    value = _number(dataset.get("PixelPaddingValue"))
+    value = first_number(dataset, "PixelPaddingValue")
     if value is None:
         return None
-    limit = _number(dataset.get("PixelPaddingRangeLimit"))
+    limit = first_number(dataset, "PixelPaddingRangeLimit")
     return int(value), int(value if limit is None else limit)
 
 
@@ -250,17 +236,15 @@ def plan_from_header(dataset: Any, big_endian: bool, warnings: List[str]) -> Dis
         DicomError: rejected, `lut`: a LUT is malformed.
     """
     signed = int(dataset.PixelRepresentation) == 1
-    invert = dataset.PhotometricInterpretation == "MONOCHROME1"
-    slope, intercept = (
-        _number(dataset.get("RescaleSlope")),
-        _number(dataset.get("RescaleIntercept")),
-    )
+    invert = first_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    slope = first_number(dataset, "RescaleSlope")
+    intercept = first_number(dataset, "RescaleIntercept")
     if slope == 0:
         warnings.append("rescale_slope_zero")
         slope = 1.0
     modality_item = _first_item(dataset, "ModalityLUTSequence")
     voi_item = _first_item(dataset, "VOILUTSequence")
-    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+    shape = first_text(dataset, "PresentationLUTShape").upper()
     if shape and (shape == "INVERSE") != invert:
         warnings.append("presentation_lut_conflict")
     plan = DisplayPlan(

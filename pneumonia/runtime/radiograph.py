@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
+from pneumonia.runtime.attributes import joined_text
 from pneumonia.runtime.dicom_header import (
     BIG_ENDIAN,
     DEFAULT_LIMITS,
@@ -53,7 +54,7 @@ def _read_dicom(path: str, limits: ReadLimits, head: bytes, see: See) -> Radiogr
     see(header.dataset)
     if has_preamble and head.startswith(_EXECUTABLES):
         words.append("executable_like_preamble")
-    if str(header.dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
+    if "YES" in joined_text(header.dataset, "BurnedInAnnotation").upper().split("\\"):
         words.append("burned_in_annotation")
     plan = plan_from_header(header.dataset, header.syntax == BIG_ENDIAN, words)
     stored = decode_pixels(path, header)

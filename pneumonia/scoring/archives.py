@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+from pneumonia.runtime.attributes import all_values, first_text
 from pneumonia.runtime.errors import DicomError
 
 MAX_MEMBERS = 100_000
@@ -112,11 +113,9 @@ def list_dicomdir(path: str) -> list[str]:
 
 def _referenced(record: Any) -> str:
     """The file of an image record, empty for other records."""
-    if record.get("DirectoryRecordType") != "IMAGE" or not record.get("ReferencedFileID"):
+    if first_text(record, "DirectoryRecordType") != "IMAGE":
         return ""
-    value = record.ReferencedFileID
-    parts = [value] if isinstance(value, str) else list(value)
-    return "/".join(str(part).strip() for part in parts)
+    return "/".join(str(part).strip() for part in all_values(record, "ReferencedFileID"))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from pneumonia.runtime.attributes import joined_text, sequence_items
 from pneumonia.runtime.child_channel import private_output, write_answer
 from pneumonia.runtime.dicom_header import ReadLimits, header_facts, read_codes, read_header
 from pneumonia.runtime.errors import DicomError
@@ -215,19 +216,14 @@ def told_word(told: Any, words: dict[str, list[str]]) -> str:
     """
     if not words["against"]:
         return ""
-    texts = [str(told.get(tag) or "") for tag in DESCRIPTIONS]
-    texts += [str(item.get("CodeMeaning") or "") for item in told.get("ViewCodeSequence") or ()]
+    texts = [joined_text(told, tag) for tag in DESCRIPTIONS]
+    texts += [
+        joined_text(item, "CodeMeaning") for item in sequence_items(told, "ViewCodeSequence") or ()
+    ]
     found = set(re.findall(r"[^\W\d_]+", " ".join(texts).lower()))
     if found & set(words["wanted"]):
         return ""
     return next((word for word in words["against"] if word in found), "")
-
-
-def _text(header: Any, tag: str) -> str:
-    try:
-        return str(header.get(tag) or "")
-    except Exception:  # an odd value identifies nothing
-        return ""
 
 
 def _facts(told: list[Any], radiograph: Radiograph, words: dict[str, list[str]]) -> dict[str, Any]:
@@ -236,7 +232,7 @@ def _facts(told: list[Any], radiograph: Radiograph, words: dict[str, list[str]])
     identity: dict[str, str] = {}
     for header in told:  # none for a picture
         # the caller decides what of it may leave
-        identity = {tag: _text(header, tag) for tag in IDENTITY_TAGS}
+        identity = {tag: joined_text(header, tag) for tag in IDENTITY_TAGS}
         try:
             info["word_against"] = told_word(header, words)
         except Exception:  # an odd description says nothing about the image

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
+from pneumonia.runtime.attributes import first_text, joined_text
 from pneumonia.runtime.results import header_bytes, header_from_bytes
 from pneumonia.scoring.find import FoundFile
 from pneumonia.scoring.records import salted_key
@@ -53,11 +54,13 @@ def deidentified_header(data: bytes, salt: str) -> bytes:
         if keyword in source:
             header[keyword] = source[keyword]
     for keyword in REPLACED:
-        if source.get(keyword):
-            setattr(header, keyword, replaced_uid(str(source[keyword].value), salt))
+        uid = first_text(source, keyword)
+        if uid:
+            setattr(header, keyword, replaced_uid(uid, salt))
     for keyword in EMPTIED:
         setattr(header, keyword, "")
-    patient = salted_key(salt, "patient", str(source.get("PatientID") or source.get("PatientName")))
+    name = joined_text(source, "PatientID") or joined_text(source, "PatientName")
+    patient = salted_key(salt, "patient", name)
     header.PatientName = header.PatientID = f"ANON-{patient[:12].upper()}"
     header.PatientIdentityRemoved = "YES"
     header.LongitudinalTemporalInformationModified = "REMOVED"

@@ -12,6 +12,7 @@ from data_prep.annotation.workspace.records import ABNORMAL, NORMAL, OPACITY, UN
 from data_prep.reports.findings.assertion import PRESENT
 from data_prep.reports.findings.concepts import NIL
 from pneumonia import __version__
+from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.results import codes
 from pneumonia.runtime.results.content import (
@@ -28,7 +29,7 @@ from pneumonia.runtime.results.content import (
     uid_reference,
 )
 from pneumonia.runtime.results.facts import ResultFacts
-from pneumonia.runtime.results.header import first_text, source_header
+from pneumonia.runtime.results.header import source_header
 from pneumonia.runtime.results.objects import (
     check_source,
     derived_uid,

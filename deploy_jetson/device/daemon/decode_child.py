@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Any, Dict, Tuple
 
+from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.child_channel import private_output, write_answer
 from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import DicomError
@@ -37,7 +38,7 @@ def source_parts(path: str) -> Tuple[Dict[str, str], bytes]:
     try:
         header = source_header(pydicom.dcmread(path, stop_before_pixels=True, force=True))
         data = header_bytes(header)
-        uids = {name: str(header.get(name) or "") for name in UIDS}
+        uids = {name: first_text(header, name) for name in UIDS}
         uids = {name: uid for name, uid in uids.items() if VALID_UID.match(uid)}
     except Exception:  # parsers of foreign files raise anything
         return {}, b""

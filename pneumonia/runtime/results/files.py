@@ -10,6 +10,7 @@ from pydicom.uid import UID
 
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.attributes import first_text
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 # A UUID-derived UID (PS3.5 B.2) drawn once: says which program wrote a file.
@@ -23,8 +24,8 @@ def file_bytes(dataset: Dataset) -> bytes:
     The preamble is empty: that of the source may hold a program (CVE-2019-11687).
     """
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(str(dataset.get("SOPClassUID") or _NAMELESS))
-    meta.MediaStorageSOPInstanceUID = UID(str(dataset.get("SOPInstanceUID") or _NAMELESS))
+    meta.MediaStorageSOPClassUID = UID(first_text(dataset, "SOPClassUID") or _NAMELESS)
+    meta.MediaStorageSOPInstanceUID = UID(first_text(dataset, "SOPInstanceUID") or _NAMELESS)
     meta.TransferSyntaxUID = UID(EXPLICIT_LITTLE)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
     meta.ImplementationVersionName = "PNEUMONIA_" + __version__[:6]

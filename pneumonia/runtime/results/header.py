@@ -9,9 +9,8 @@ import io
 import math
 import re
 import warnings
-from typing import Any, Dict, Optional, Pattern, Tuple
+from typing import Dict, Optional, Pattern, Tuple
 
-import numpy as np
 import pydicom
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement
@@ -20,9 +19,9 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence as DicomSequence
 
+from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.dicom_header import BIG_ENDIAN
 from pneumonia.runtime.display import read_lut
-from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.results.files import file_bytes
 
 
@@ -74,7 +73,7 @@ def source_header(source: Dataset) -> Dataset:
         source: Header of the image, with or without pixel data; not changed.
     """
     meta = getattr(source, "file_meta", None) or Dataset()
-    big_endian = meta.get("TransferSyntaxUID") == BIG_ENDIAN
+    big_endian = first_text(meta, "TransferSyntaxUID") == BIG_ENDIAN
     header = Dataset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote values of the file
@@ -150,7 +149,7 @@ def _table(source: Dataset, keyword: str, big_endian: bool) -> Optional[Dataset]
         original = source[keyword].value[0]
         lut = read_lut(original, False, big_endian)
         descriptor = [int(value) for value in original.LUTDescriptor]
-    except (DicomError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except Exception:  # absent, or whatever a parser makes of a damaged sequence
         return None
     item = Dataset()
     first = descriptor[1] & 0xFFFF
@@ -171,26 +170,3 @@ def header_from_bytes(data: bytes) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pydicom.dcmread(io.BytesIO(data))
-
-
-def number_list(header: Dataset, keyword: str, count: int) -> Optional[np.ndarray]:
-    """The `count` finite numbers of an attribute, float64, or None."""
-    value = header.get(keyword)
-    if value is None or value == "":
-        return None
-    values = list(value) if hasattr(value, "__len__") and not isinstance(value, str) else [value]
-    try:
-        numbers = np.array([float(one) for one in values[:count]], dtype=np.float64)
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
-
-
-def first_text(header: Dataset, keyword: str) -> str:
-    """An attribute's text, of several values the first, empty when there is none."""
-    value = header.get(keyword)
-    if value is None:
-        return ""
-    many = hasattr(value, "__len__") and not isinstance(value, (str, bytes))
-    chosen: Any = (value[0] if len(value) else "") if many else value
-    return str(chosen).strip()

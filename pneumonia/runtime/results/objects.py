@@ -7,10 +7,11 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
+from pneumonia.runtime.attributes import first_number, first_text
 from pneumonia.runtime.dicom_header import OWN_MANUFACTURER, OWN_SERIES
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.results.facts import ResultFacts
-from pneumonia.runtime.results.header import IDENTITY, first_text
+from pneumonia.runtime.results.header import IDENTITY
 
 ROOT = uuid.UUID("ac4df9d6-e46f-429c-af84-efb7affd4f3a")  # namespace of all UIDs made here
 # Type 2: there even when the source has none.
@@ -151,11 +152,8 @@ def set_uid(dataset: Dataset, keyword: str, value: str) -> None:
 
 
 def _instance_number(header: Dataset) -> int:
-    try:
-        number = int(first_text(header, "InstanceNumber"))
-    except ValueError:
-        return 1
-    return number if 0 <= number < 1 << 31 else 1
+    number = first_number(header, "InstanceNumber")
+    return int(number) if number is not None and 0 <= number < 1 << 31 else 1
 
 
 def image_reference(header: Dataset) -> Dataset:
@@ -163,8 +161,8 @@ def image_reference(header: Dataset) -> Dataset:
     item = Dataset()
     set_uid(item, "ReferencedSOPClassUID", first_text(header, "SOPClassUID"))
     set_uid(item, "ReferencedSOPInstanceUID", first_text(header, "SOPInstanceUID"))
-    frames = int(header.get("NumberOfFrames") or 1)
-    if frames > 1 and first_text(header, "SOPClassUID") in MULTI_FRAME:
+    frames = first_number(header, "NumberOfFrames")
+    if frames is not None and frames > 1 and first_text(header, "SOPClassUID") in MULTI_FRAME:
         item.ReferencedFrameNumber = 1
     return item
 

@@ -6,10 +6,10 @@ import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from pneumonia.runtime.attributes import first_number, first_numbers, first_text
 from pneumonia.runtime.dicom_header import spacing_mm
 from pneumonia.runtime.results.content import Box, corners
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
-from pneumonia.runtime.results.header import first_text, number_list
 from pneumonia.runtime.results.objects import (
     content_moment,
     image_reference,
@@ -63,10 +63,10 @@ def _displayed_area(header: Dataset) -> Dataset:
     area.DisplayedAreaBottomRightHandCorner = [int(header.Columns), int(header.Rows)]
     area.PresentationSizeMode = "SCALE TO FIT"
     spacing = spacing_mm(header)
-    aspect = number_list(header, "PixelAspectRatio", 2)
+    aspect = first_numbers(header, "PixelAspectRatio", 2)
     if spacing is not None:
         area.PresentationPixelSpacing = ["{:.6g}".format(side) for side in spacing]
-    elif aspect is not None and (aspect > 0).all():
+    elif aspect is not None and min(aspect) > 0:
         area.PresentationPixelAspectRatio = [int(side) for side in aspect]
     else:
         area.PresentationPixelAspectRatio = [1, 1]
@@ -127,24 +127,24 @@ def _words(line: str, index: int) -> Dataset:
 
 def _set_display(made: Dataset, header: Dataset) -> None:
     """Grey as the source asks for it: a presentation state replaces the image's own transforms."""
-    slope = number_list(header, "RescaleSlope", 1)
-    intercept = number_list(header, "RescaleIntercept", 1)
+    slope = first_number(header, "RescaleSlope")
+    intercept = first_number(header, "RescaleIntercept")
     if "ModalityLUTSequence" in header:
         made.ModalityLUTSequence = header.ModalityLUTSequence
-    elif slope is not None and intercept is not None and slope[0] != 0:
-        made.RescaleSlope = "{:.9g}".format(slope[0])
-        made.RescaleIntercept = "{:.9g}".format(intercept[0])
+    elif slope is not None and intercept is not None and slope != 0:
+        made.RescaleSlope = "{:.9g}".format(slope)
+        made.RescaleIntercept = "{:.9g}".format(intercept)
         made.RescaleType = first_text(header, "RescaleType") or "US"
     window = Dataset()
-    center = number_list(header, "WindowCenter", 1)
-    width = number_list(header, "WindowWidth", 1)
+    center = first_number(header, "WindowCenter")
+    width = first_number(header, "WindowWidth")
     if "VOILUTSequence" in header:
         window.VOILUTSequence = header.VOILUTSequence
-    elif center is not None and width is not None and width[0] >= 1:
-        window.WindowCenter = "{:.9g}".format(center[0])
-        window.WindowWidth = "{:.9g}".format(width[0])
-        if "VOILUTFunction" in header:
-            window.VOILUTFunction = header.VOILUTFunction
+    elif center is not None and width is not None and width >= 1:
+        window.WindowCenter = "{:.9g}".format(center)
+        window.WindowWidth = "{:.9g}".format(width)
+        if first_text(header, "VOILUTFunction"):
+            window.VOILUTFunction = first_text(header, "VOILUTFunction")
     if len(window):
         window.ReferencedImageSequence = sequence(image_reference(header))
         made.SoftcopyVOILUTSequence = sequence(window)

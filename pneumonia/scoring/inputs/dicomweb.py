@@ -109,8 +109,8 @@ class DicomwebInput:
                         study,
                         uid,
                         name,
-                        _value(series, MODALITY),
-                        _value(series, BODY_PART),
+                        _values(series, MODALITY),
+                        _values(series, BODY_PART),
                         _value(series, DESCRIPTION),
                     )
 
@@ -256,12 +256,17 @@ def _answer_of(error: Exception) -> str:
     return str(error)  # our own, about the multipart
 
 
-def _value(item: dict[str, Any], tag: str) -> str:
-    """First value of an attribute in DICOM JSON (PS3.18 F.2), empty when it has none."""
+def _values(item: dict[str, Any], tag: str) -> list[str]:
+    """Values of an attribute in DICOM JSON (PS3.18 F.2) as text."""
     try:
-        return str(item[tag]["Value"][0])
-    except (KeyError, IndexError, TypeError):
-        return ""
+        return [str(value) for value in item[tag]["Value"] if value is not None]
+    except (KeyError, TypeError):
+        return []
+
+
+def _value(item: dict[str, Any], tag: str) -> str:
+    """First value of an attribute in DICOM JSON, empty when it has none."""
+    return next(iter(_values(item, tag)), "")
 
 
 def _bounded(answer: requests.Response, limit: int) -> Iterator[bytes]:

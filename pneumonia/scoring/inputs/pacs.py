@@ -10,6 +10,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.attributes import all_values, first_text
 from pneumonia.runtime.dicom_header import DEFAULT_LIMITS, KNOWN_SYNTAXES
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
 from pneumonia.runtime.progress import Progress
@@ -73,7 +74,7 @@ class PacsInput:
         found: set[str] = set()
         for asked in self.wanted.each():
             answers = self._find(peer, "STUDY", {"StudyInstanceUID": "", **asked})
-            found |= {str(answer.get("StudyInstanceUID", "")) for answer in answers}
+            found |= {first_text(answer, "StudyInstanceUID") for answer in answers}
         return sorted(uid for uid in found if is_uid(uid))
 
     def _images(self, peer: Any, study: str) -> Iterator[RemoteImage]:
@@ -84,20 +85,20 @@ class PacsInput:
             "SeriesDescription": "",
         }
         for series in self._find(peer, "SERIES", {"StudyInstanceUID": study, **asked}):
-            uid = str(series.get("SeriesInstanceUID", ""))
+            uid = first_text(series, "SeriesInstanceUID")
             if not is_uid(uid):
                 continue
             known = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
             for instance in self._find(peer, "IMAGE", {**known, "SOPInstanceUID": ""}):
-                name = str(instance.get("SOPInstanceUID", ""))
+                name = first_text(instance, "SOPInstanceUID")
                 if is_uid(name):
                     yield RemoteImage(
                         study,
                         uid,
                         name,
-                        series.get("Modality"),
-                        series.get("BodyPartExamined"),
-                        series.get("SeriesDescription"),
+                        all_values(series, "Modality"),
+                        all_values(series, "BodyPartExamined"),
+                        first_text(series, "SeriesDescription"),
                     )
 
     def _find(self, peer: Any, level: str, asked: dict[str, str]) -> list[Dataset]:

@@ -1,12 +1,14 @@
 """What is asked of a server, and its answers as entries of a batch."""
 
 import re
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydicom.filereader import read_file_meta_info
 
+from pneumonia.runtime.attributes import joined_text
 from pneumonia.runtime.dicom_header import BODY_PARTS, MODALITIES, OWN_SERIES, coded
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.find import Entry
@@ -73,15 +75,16 @@ class RemoteImage(NamedTuple):
 
     Attributes:
         study, series, instance: Their UIDs.
-        modality, body_part, description: Of its series, None where the server does not say.
+        modality, body_part: Values of its series' attributes; empty where the answer has none.
+        description: Of its series; empty where the answer has none.
     """
 
     study: str
     series: str
     instance: str
-    modality: Any
-    body_part: Any
-    description: Any = None
+    modality: Sequence[Any]
+    body_part: Sequence[Any]
+    description: str = ""
 
     @property
     def relative(self) -> str:
@@ -92,7 +95,7 @@ class RemoteImage(NamedTuple):
         """The entry; what the series shows not to be a frontal radiograph is not fetched."""
         if _is_own_series(self.modality, self.description):
             return Entry("", self.relative, "skipped", "own_result")
-        if _modality(self.modality) in NOT_IMAGES:
+        if _has_only(self.modality, NOT_IMAGES):
             return Entry("", self.relative, "skipped", "not_an_image")
         codes = {
             "modality": coded(self.modality, MODALITIES),
@@ -104,13 +107,14 @@ class RemoteImage(NamedTuple):
         return Entry("", self.relative, "", "", -1, codes)
 
 
-def _modality(value: Any) -> str:
-    return str(value or "").strip().upper()
+def _has_only(values: Sequence[Any], codes: Container[str]) -> bool:
+    """Whether there are values and all of them are among the codes."""
+    return bool(values) and all(str(value).strip().upper() in codes for value in values)
 
 
-def _is_own_series(modality: Any, description: Any) -> bool:
+def _is_own_series(modality: Sequence[Any], description: str) -> bool:
     """Whether a series holds results that this software sent to the server earlier."""
-    return _modality(modality) in OWN_MODALITIES and str(description or "").startswith(OWN_SERIES)
+    return _has_only(modality, OWN_MODALITIES) and description.startswith(OWN_SERIES)
 
 
 def fetched_path(folder: Path, relative: str) -> Path:
@@ -137,7 +141,7 @@ def arrived(entry: Entry, folder: Path, detail: str = "") -> Entry:
 def holds_instance(path: Path, uid: str) -> bool:
     """Whether a file says that it is this instance; one that says nothing goes to the reader."""
     try:
-        told = read_file_meta_info(str(path)).get("MediaStorageSOPInstanceUID", uid)
+        meta = read_file_meta_info(str(path))
     except Exception:  # parsers of foreign files raise anything
         return True
-    return str(told) == uid
+    return joined_text(meta, "MediaStorageSOPInstanceUID") in ("", uid)

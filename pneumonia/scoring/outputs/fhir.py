@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.results import header_from_bytes
 from pneumonia.runtime.results.facts import Finding, Result, result_of
@@ -113,7 +114,7 @@ class _Facts:
         self.study_uid = self.instance_uid = self.date = ""
         if study.header:
             header = header_from_bytes(study.header)
-            self.instance_uid = str(header.get("SOPInstanceUID") or "")
+            self.instance_uid = first_text(header, "SOPInstanceUID")
             self.study_uid = study_uid(header) if self.instance_uid else ""
             self.date = _day(content_moment(header)[0])
 
