@@ -140,7 +140,7 @@ def test_a_foreign_report_is_not_called_another_examination(bright, detector, tm
     ],
 )
 def test_series_of_a_server_are_named_without_fetching_them(modality, description, reason):
-    image = RemoteImage("1", "2", "3", modality, "CHEST", description)
+    image = RemoteImage("1", "2", "3", [modality], ["CHEST"], description)
     assert image.entry(load_rules()).reason == reason
 
 
