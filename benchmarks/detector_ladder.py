@@ -33,7 +33,7 @@ from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import Cohort
 from evaluation.study.labels import make_labels
 from evaluation.study.operating_points import choose
-from pneumonia.export.bundle import export_run
+from pneumonia.exporting.bundle import export_run
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
 from pneumonia.runtime.bundle import MANIFEST, load_bundle

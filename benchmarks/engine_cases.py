@@ -17,7 +17,7 @@ from deploy_jetson.kernels.generate import Generated, generate_library, model_ch
 from deploy_jetson.kernels.lower import problems_of
 from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tuner import tune
-from pneumonia.export.onnx_graph import emit_onnx
+from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.network.zoo import build
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.spec import Conv, NetworkSpec, tensor_shapes

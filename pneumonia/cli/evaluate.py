@@ -190,7 +190,7 @@ def _chosen(evidence: "Evidence") -> dict[str, Any]:
 
 def _freeze(evidence: "Evidence", bundle: Path) -> None:
     """Put the thresholds just chosen into the bundle."""
-    from pneumonia.export.refreeze import freeze_points
+    from pneumonia.exporting.refreeze import freeze_points
 
     freeze_points(bundle, _chosen(evidence))
     click.echo(f"frozen into {bundle}: {', '.join(evidence.thresholds.points)}")

@@ -48,7 +48,7 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
 )
 def command(run: Path, out: Path, **options: Any) -> None:
     """Write a run as a model bundle: spec, weights, ONNX (opset 13), thresholds, model card."""
-    from pneumonia.export.bundle import ExportOptions, export_run
+    from pneumonia.exporting.bundle import ExportOptions, export_run
 
     with progress_bar("export") as progress:
         result = export_run(run, out, ExportOptions(**options), progress)

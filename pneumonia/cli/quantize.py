@@ -75,7 +75,7 @@ def quantize_by_recipe(
 
 def _int8(bundle: Path, out: Path, data: Path | None) -> None:
     from data_prep.dataset.reader import open_dataset
-    from pneumonia.export.int8 import quantize_onnx
+    from pneumonia.exporting.int8 import quantize_onnx
     from pneumonia.runtime.bundle import load_bundle
 
     if data is None:

@@ -15,8 +15,8 @@ from pneumonia.cli.quantize import command
 from pneumonia.compression.admm_hook import read_rows
 from pneumonia.compression.quantize_recipe import QuantizeRecipe, levels_of
 from pneumonia.compression.quantize_run import run_quantize, selected
-from pneumonia.export.bundle import export_run
-from pneumonia.export.int8 import quantize_onnx
+from pneumonia.exporting.bundle import export_run
+from pneumonia.exporting.int8 import quantize_onnx
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network
 from pneumonia.recipes import load_recipe, recipe_names

@@ -22,7 +22,7 @@ MAY_IMPORT = {
         "pneumonia.runtime", "pneumonia.network", "pneumonia.recipes", "pneumonia.training",
         "data_prep", "evaluation",
     ),
-    "pneumonia.export": (
+    "pneumonia.exporting": (
         "pneumonia.runtime", "pneumonia.network", "pneumonia.compression",
     ),
     "pneumonia.scoring": ("pneumonia.runtime", "evaluation"),

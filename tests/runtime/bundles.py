@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from pneumonia.export.onnx_graph import emit_onnx
+from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.runtime.bundle import model_hash
 from pneumonia.runtime.spec import (
     Conv,

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from pneumonia.export.model_card import POINTS_TITLE, points_section, replace_points
-from pneumonia.export.refreeze import freeze_points
+from pneumonia.exporting.model_card import POINTS_TITLE, points_section, replace_points
+from pneumonia.exporting.refreeze import freeze_points
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.errors import ArtefactError
 from tests.runtime.bundles import brightness_detector, write_bundle

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pneumonia.export.onnx_graph import ALLOWED_OPS, IR_VERSION, OPSET
+from pneumonia.exporting.onnx_graph import ALLOWED_OPS, IR_VERSION, OPSET
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ExportError
 from pneumonia.runtime.spec import INPUT, InputSpec, NetworkSpec

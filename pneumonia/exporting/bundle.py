@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from pneumonia.export.model_card import model_card
-from pneumonia.export.onnx_check import OnnxReport, check_onnx
-from pneumonia.export.onnx_graph import GatheredInput, emit_onnx
-from pneumonia.export.run_facts import RunFacts, read_run_facts
+from pneumonia.exporting.model_card import model_card
+from pneumonia.exporting.onnx_check import OnnxReport, check_onnx
+from pneumonia.exporting.onnx_graph import GatheredInput, emit_onnx
+from pneumonia.exporting.run_facts import RunFacts, read_run_facts
 from pneumonia.network.accounting import Totals, account
 from pneumonia.network.files import checkpoint_folder, load_model, quantized_layers, save_model
 from pneumonia.network.fold import fold_batch_norm

@@ -8,8 +8,8 @@ import torch
 from click.testing import CliRunner
 
 from pneumonia.cli import group, run
-from pneumonia.export import bundle as export_bundle
-from pneumonia.export.bundle import ExportOptions, export_run
+from pneumonia.exporting import bundle as export_bundle
+from pneumonia.exporting.bundle import ExportOptions, export_run
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.inspection import inspect_folder
 from pneumonia.network.module import Network

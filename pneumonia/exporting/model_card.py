@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pneumonia.export.onnx_check import TOLERANCE, OnnxReport
-from pneumonia.export.onnx_graph import GatheredInput
-from pneumonia.export.run_facts import RunFacts
+from pneumonia.exporting.onnx_check import TOLERANCE, OnnxReport
+from pneumonia.exporting.onnx_graph import GatheredInput
+from pneumonia.exporting.run_facts import RunFacts
 from pneumonia.network.accounting import Totals
 from pneumonia.runtime.decode import image_outputs
 from pneumonia.runtime.errors import DISCLAIMER

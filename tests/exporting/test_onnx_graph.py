@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumonia.export import onnx_check, onnx_graph
-from pneumonia.export.onnx_check import check_format, check_onnx, sample_input
-from pneumonia.export.onnx_graph import ALLOWED_OPS, GatheredInput, emit_onnx
+from pneumonia.exporting import onnx_check, onnx_graph
+from pneumonia.exporting.onnx_check import check_format, check_onnx, sample_input
+from pneumonia.exporting.onnx_graph import ALLOWED_OPS, GatheredInput, emit_onnx
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import ZOO, build

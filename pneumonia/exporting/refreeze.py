@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pneumonia.export.model_card import points_section, replace_points
+from pneumonia.exporting.model_card import points_section, replace_points
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
 from pneumonia.runtime.bundle import (
     MANIFEST,
