@@ -9,11 +9,13 @@ from pathlib import Path
 
 from evaluation.analysis.catalogue import MatchedStudy, all_statistics, open_study
 from evaluation.analysis.failures import ImageErrors, WorstCases, find_errors, worst_cases
+from evaluation.analysis.mix import MixEstimates, estimate_at_mix
 from evaluation.analysis.robustness import RobustnessRow, robustness_table
 from evaluation.analysis.subgroups import Subgroup, SubgroupResult, evaluate_groups, find_groups
 from evaluation.metrics.bootstrap import Estimate, Resampler, estimate_all
 from evaluation.metrics.calibration import ReliabilityBin, reliability
 from evaluation.study.cases import EvaluationCases
+from evaluation.study.class_mix import RSNA_MIX, ClassMix, why_no_mix
 from evaluation.study.operating_points import RULES, OperatingPoint, choose
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
@@ -71,6 +73,8 @@ class Evidence:
         study: Cases and matching.
         thresholds: Operating points.
         estimates: Metric -> value with interval.
+        at_mix: Results at a stated mix of classes; None when a class is not known or absent.
+        why_no_mix: Why there are none; empty when there are.
         groups: Results by subgroup at the primary point.
         left_out: Facet -> images without a usable value.
         errors: Error types by image at the primary point.
@@ -84,6 +88,8 @@ class Evidence:
     study: MatchedStudy
     thresholds: Thresholds
     estimates: Mapping[str, Estimate]
+    at_mix: MixEstimates | None
+    why_no_mix: str
     groups: Sequence[SubgroupResult]
     left_out: Mapping[str, int]
     errors: Sequence[ImageErrors]
@@ -136,6 +142,7 @@ def gather(
     perturbed: Mapping[str, EvaluationCases] | None = None,
     provenance: Provenance | None = None,
     progress: Progress | None = None,
+    mix: ClassMix = RSNA_MIX,
 ) -> Evidence:
     """Compute everything.
 
@@ -145,16 +152,22 @@ def gather(
         resampler: Bootstrap draws.
         perturbed: Perturbation -> cases scored on the perturbed images, truth where it was before.
         provenance: Where the inputs come from.
-        progress: Told the draws done.
+        progress: Called with the draws done.
+        mix: Shares of the classes to which results are weighted, too.
     """
     levels = {name: point.threshold for name, point in thresholds.points.items()}
     study = open_study(cases, levels, thresholds.platt)
     point = thresholds.primary
     groups, left_out = find_groups(cases)
+    obstacle = why_no_mix(cases, mix)
     return Evidence(
         study=study,
         thresholds=thresholds,
         estimates=estimate_all(all_statistics(study), resampler, progress),
+        at_mix=None
+        if obstacle
+        else estimate_at_mix(study, mix, resampler.draws, resampler.seed, progress),
+        why_no_mix=obstacle,
         groups=_groups(study, point, groups, resampler, progress),
         left_out=left_out,
         errors=find_errors(cases, levels[point]),

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from evaluation.analysis.evidence import SAME_IMAGES, Evidence
+from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
 from evaluation.report.claim import NOT_AVAILABLE
 from evaluation.report.cohort_table import describe_cohort
+from evaluation.report.first_page import NOT_FOR, first_page
 from pneumonia.runtime.errors import DISCLAIMER
 
 
@@ -29,8 +31,9 @@ def model_card(evidence: Evidence) -> str:
             ],
         ),
         "## Intended use\n\nResearch on detecting lung opacities suspicious for pneumonia in"
-        " frontal chest radiographs of adults. Not for diagnosis, triage or any decision about a"
-        " patient. Not for lateral views, CT, or images masked to the lungs.",
+        f" frontal chest radiographs of adults. {NOT_FOR}",
+        "## In short\n\n"
+        + "\n\n".join(f"**{item.question}** {item.answer}" for item in first_page(evidence)),
         "## Evaluated images\n\n" + _cohort(evidence),
         "## Performance\n\n" + _performance(evidence),
         "## Subgroups\n\n" + _subgroups(evidence),
@@ -45,9 +48,9 @@ def limits(evidence: Evidence) -> list[str]:
     cases = evidence.study.cases
     n_positive = int(cases.positive.sum())
     lines = [
-        "Prevalence here is "
-        f"{n_positive / len(cases):.1%}; predictive values elsewhere follow from the prevalence"
-        " there (see the operating points).",
+        f"Prevalence here is {n_positive / len(cases):.1%}. Specificity, predictive values, AUROC"
+        " and RSNA score elsewhere depend on the prevalence there and on how many of the negatives"
+        " are normal, not on the prevalence alone.",
     ]
     if evidence.thresholds.origin == SAME_IMAGES:
         lines.append(
@@ -72,8 +75,9 @@ def limits(evidence: Evidence) -> list[str]:
         )
     if not cases.classes_known:
         lines.append(
-            "The kind of negatives is not known: Normal and Not Normal images, which differ much in"
-            " difficulty, cannot be told apart."
+            "The class of the negatives is not known: Normal and Not Normal images, which differ"
+            " much in difficulty, cannot be told apart, and nothing here can be weighted to the mix"
+            " of another place."
         )
     if n_positive < 100 or len(cases) - n_positive < 100:
         lines.append("Fewer than 100 positive or negative images: intervals are wide.")
@@ -88,14 +92,33 @@ def limits(evidence: Evidence) -> list[str]:
 def _performance(evidence: Evidence) -> str:
     point = evidence.thresholds.primary
     chosen = [f"rsna.{point}", "coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc"]
-    chosen += [f"{point}.sensitivity", f"{point}.specificity", "calibration.ece"]
+    chosen += [f"{point}.{name}" for name in ("sensitivity", "specificity", "ppv", "npv")]
+    chosen += [f"{point}.specificity_not_normal", f"{point}.specificity_normal", "calibration.ece"]
+    at_mix = {} if evidence.at_mix is None else evidence.at_mix.estimates
     rows = []
     for metric in chosen:
-        item, share = evidence.estimates[metric], wording.is_share(metric)
-        interval = wording.interval_text(item, share) or NOT_AVAILABLE
-        row = (wording.name_of(metric), wording.value_text(item, share), interval, f"{item.n:,}")
+        if metric not in evidence.estimates:
+            continue
+        item = evidence.estimates[metric]
+        row = [wording.name_of(metric), _with_interval(item, metric), f"{item.n:,}"]
+        if at_mix:
+            row.append(_with_interval(at_mix[metric], metric) if metric in at_mix else "")
         rows.append(row)
-    return _table(("metric", "value", "95 % interval", "n"), rows)
+    header = ["metric", "this study (95 % interval)", "n"]
+    if evidence.at_mix is not None:
+        header.append(f"at the mix of {evidence.at_mix.mix.name}")
+    note = (
+        f"\n\nThe mix: {evidence.at_mix.mix.text}."
+        if evidence.at_mix is not None
+        else f"\n\nResults at a stated mix of classes: {NOT_AVAILABLE} ({evidence.why_no_mix})."
+    )
+    return _table(header, rows) + note
+
+
+def _with_interval(item: Estimate, metric: str) -> str:
+    share = wording.is_share(metric)
+    interval = wording.interval_text(item, share) or NOT_AVAILABLE
+    return f"{wording.value_text(item, share)} ({interval})"
 
 
 def _cohort(evidence: Evidence) -> str:

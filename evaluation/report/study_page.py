@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evaluation.analysis.evidence import SAME_IMAGES, Evidence
 from evaluation.analysis.failures import EXPLANATIONS, count_errors
 from evaluation.analysis.subgroups import CELL_MIN, METRICS
 from evaluation.report import plots, wording
 from evaluation.report.claim import fill_checklist
 from evaluation.report.cohort_table import describe_cohort
+from evaluation.report.first_page import first_page, mix_rows
 from evaluation.report.model_card import limits
 from evaluation.report.overlays import OverlayTile, case_tile
 from evaluation.report.page import ExtraSection, MetricRow, metric_line, metric_lines, render
@@ -63,7 +62,8 @@ def write_report(
         "point": point,
         "optimistic": evidence.thresholds.origin == SAME_IMAGES,
         "cards": _cards(evidence),
-        "in_words": _in_words(evidence),
+        "questions": first_page(evidence),
+        "mix_rows": mix_rows(evidence),
         "cohort": describe_cohort(study.cases),
         "detection": metric_lines(evidence.estimates, "coco."),
         "froc": metric_lines(evidence.estimates, "froc."),
@@ -93,30 +93,6 @@ def _cards(evidence: Evidence) -> list[MetricRow]:
     lines = [metric_line(metric, evidence.estimates[metric]) for metric in metrics]
     suffix = f" at {wording.point_name(point)}"
     return [replace(line, name=line.name.removesuffix(suffix)) for line in lines]
-
-
-def _in_words(evidence: Evidence) -> str:
-    """The summary as two sentences for a reader who does not know the metrics."""
-    point = evidence.thresholds.primary
-
-    def of(metric: str) -> float:
-        return evidence.estimates[f"{point}.{metric}"].value
-
-    parts = []
-    if np.isfinite(of("sensitivity")):
-        parts.append(
-            f"the model calls {of('sensitivity') * 100:.1f} % of the images with an opacity"
-        )
-    if np.isfinite(of("specificity")):
-        parts.append(f"it wrongly calls {(1 - of('specificity')) * 100:.1f} % of those without")
-    text = "At its operating point " + " and ".join(parts) + "." if parts else ""
-    if np.isfinite(of("box_sensitivity")):
-        per_ten = of("false_boxes_per_image") * 10
-        text += (
-            f" Its boxes mark {of('box_sensitivity') * 100:.1f} % of the opacities (IoU 0.4) and"
-            f" show {per_ten:.1f} false boxes per 10 images."
-        )
-    return text
 
 
 def _point_columns(evidence: Evidence) -> list[dict[str, Any]]:

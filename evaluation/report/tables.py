@@ -79,6 +79,28 @@ def metrics_document(evidence: Evidence) -> dict[str, Any]:
             name: {**estimate_json(item), "seed": evidence.seed}
             for name, item in evidence.estimates.items()
         },
+        "at_mix": _mix_document(evidence),
+    }
+
+
+def _mix_document(evidence: Evidence) -> dict[str, Any] | None:
+    """Results at the mix of classes; None when they cannot be computed."""
+    found = evidence.at_mix
+    if found is None:
+        return None
+    normal, not_normal, opacity = found.mix.shares
+    return {
+        "mix": {
+            "name": found.mix.name,
+            "opacity": opacity,
+            "not_normal": not_normal,
+            "normal": normal,
+        },
+        "effective_images": found.effective_images,
+        "metrics": {
+            name: {**estimate_json(item), "seed": evidence.seed}
+            for name, item in found.estimates.items()
+        },
     }
 
 

@@ -13,6 +13,7 @@ from pneumonia.cli.evaluation_inputs import (
     check_scored_by,
     draw_options,
     label_options,
+    mix_option,
     parse_box_scale,
     read_cases,
     read_frozen,
@@ -66,6 +67,7 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
     type=click.Path(path_type=Path),
     help="Only write perturbed copies of --image-folder here, one folder each.",
 )
+@mix_option
 @draw_options
 def command(**options: Any) -> None:
     """Measure PREDICTIONS (predictions.csv or a Kaggle submission) against LABELS (RSNA csv).
@@ -94,7 +96,15 @@ def command(**options: Any) -> None:
     thresholds = replace(thresholds, box_scale=scale)
     resampler = Resampler(cases.patients, cases.positive, options["draws"], options["seed"])
     with progress_bar("evaluating") as progress:
-        evidence = gather(cases, thresholds, resampler, perturbed, _provenance(options), progress)
+        evidence = gather(
+            cases,
+            thresholds,
+            resampler,
+            perturbed,
+            _provenance(options),
+            progress,
+            options["mix"],
+        )
         _write(options, evidence)
     _show(evidence, options["out"])
     if options["freeze_into"] is not None:
@@ -253,18 +263,24 @@ def _show(evidence: "Evidence", out: Path) -> None:
 
     point = evidence.thresholds.primary
     coverage = evidence.study.cases.coverage
-    metrics = [f"rsna.{point}", *SHOWN, f"{point}.sensitivity", f"{point}.specificity"]
+    metrics = [f"rsna.{point}", *SHOWN]
+    metrics += [f"{point}.{name}" for name in ("sensitivity", "specificity", "ppv")]
+    columns = [evidence.estimates]
+    header = ["metric", "value", "95 % interval"]
+    if evidence.at_mix is not None:
+        columns.append(evidence.at_mix.estimates)
+        header += [f"at the mix of {evidence.at_mix.mix.name}", "95 % interval"]
     rows = []
     for metric in metrics:
-        item, share = evidence.estimates[metric], wording.is_share(metric)
-        rows.append(
-            (
-                wording.name_of(metric),
-                wording.value_text(item, share),
-                wording.interval_text(item, share),
-            )
-        )
-    show_table(counted(coverage.n_evaluated, "image"), ("metric", "value", "95 % interval"), rows)
+        share = wording.is_share(metric)
+        row = [wording.name_of(metric)]
+        for estimates in columns:
+            item = estimates[metric]
+            row += [wording.value_text(item, share), wording.interval_text(item, share)]
+        rows.append(row)
+    show_table(f"{coverage.n_evaluated} images", header, rows)
+    if evidence.at_mix is None:
+        click.echo(f"holds for this set alone: {evidence.why_no_mix}")
     if coverage.n_missing or coverage.n_unlabelled:
         click.echo(
             f"left out: {counted(coverage.n_missing, 'labelled image')} without a score, "

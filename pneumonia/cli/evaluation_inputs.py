@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from evaluation.study.cases import EvaluationCases
+    from evaluation.study.class_mix import ClassMix
     from evaluation.study.operating_points import OperatingPoint
 
 Command = Callable[..., Any]
@@ -66,6 +67,25 @@ def label_options(command: Command) -> Command:
     for option in reversed(options):  # the last decorator is the first in the help
         command = option(command)
     return command
+
+
+def mix_option(command: Command) -> Command:
+    """Option of the class mix that results are weighted to."""
+    return click.option(
+        "--mix",
+        callback=_read_mix,
+        default="rsna",
+        show_default=True,
+        metavar="OPACITY:NOT_NORMAL:NORMAL",
+        help="Mix of classes that results are weighted to as well, as counts or shares; `rsna` is"
+        " 6012:11821:8851. Needs the class of every image (--classes).",
+    )(command)
+
+
+def _read_mix(context: click.Context, option: click.Parameter, value: str) -> "ClassMix":
+    from evaluation.study.class_mix import parse_mix
+
+    return parse_mix(value)
 
 
 def draw_options(command: Command) -> Command:

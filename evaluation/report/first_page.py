@@ -1,0 +1,166 @@
+"""The first page in words: on whom, against what truth, how well, and what it is not for.
+
+Four questions that a reader has before any table, answered from the evidence of one study; the
+report and the model card begin with them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.analysis.evidence import SAME_IMAGES, Evidence
+from evaluation.metrics.bootstrap import Estimate
+from evaluation.report import wording
+from evaluation.study.cohort import NORMAL, NOT_NORMAL
+
+NOT_FOR = (
+    "Research use only, not a medical device: not for diagnosis, triage or any decision about a"
+    " patient; not for lateral views, CT, children, or images masked to the lungs."
+)
+
+
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question of the first page, and its answer as sentences."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class ClassMixRow:
+    """One metric as found in the study and at the mix, as text."""
+
+    name: str
+    as_found: str
+    as_found_interval: str
+    at_mix: str
+    at_mix_interval: str
+
+
+def first_page(evidence: Evidence) -> list[AnsweredQuestion]:
+    """The four questions with their answers."""
+    return [
+        AnsweredQuestion("On whom?", _on_whom(evidence)),
+        AnsweredQuestion("Against what truth?", _truth(evidence)),
+        AnsweredQuestion("How well, at the threshold that ships?", _how_well(evidence)),
+        AnsweredQuestion("What must it not be used for?", _not_for(evidence)),
+    ]
+
+
+def mix_rows(evidence: Evidence) -> list[ClassMixRow]:
+    """Metrics that depend on the mix of classes, as found and at the mix; empty without a mix."""
+    if evidence.at_mix is None:
+        return []
+    point = evidence.thresholds.primary
+    metrics = (
+        f"{point}.specificity",
+        f"{point}.ppv",
+        f"{point}.npv",
+        "image.auroc",
+        "image.auprc",
+        f"rsna.{point}",
+        "coco.ap50",
+        f"{point}.false_boxes_per_image",
+    )
+    rows = []
+    for metric in metrics:
+        share = wording.is_share(metric)
+        cells = []
+        for item in (evidence.estimates[metric], evidence.at_mix.estimates[metric]):
+            cells += [wording.value_text(item, share), wording.interval_text(item, share)]
+        rows.append(ClassMixRow(wording.name_of(metric), *cells))
+    return rows
+
+
+def _on_whom(evidence: Evidence) -> str:
+    cases = evidence.study.cases
+    coverage, n = cases.coverage, len(cases)
+    whose = (
+        f"{n:,} images of {coverage.n_patients:,} patients"
+        if coverage.patients_known
+        else f"{n:,} images (patients not known)"
+    )
+    parts = [f"{int(cases.positive.sum()):,} with an opacity"]
+    if cases.classes_known:
+        for name, text in ((NOT_NORMAL, "not normal but without an opacity"), (NORMAL, "normal")):
+            parts.append(f"{int(cases.of_class(name).sum()):,} {text}")
+        text = f"{whose}: {', '.join(parts)}."
+        if evidence.at_mix is not None:
+            text += f" Also weighted to {evidence.at_mix.mix.text}."
+        return text
+    return (
+        f"{whose}: {parts[0]}. The classes of the other {n - int(cases.positive.sum()):,} are not"
+        " known: how many are normal, and so how easy they are, cannot be told. Specificity,"
+        " predictive values, AUROC and RSNA score hold for this set alone."
+    )
+
+
+def _truth(evidence: Evidence) -> str:
+    return (
+        "One set of boxes drawn by readers (the labels file): an image with a box is positive. How"
+        " far readers agree among themselves was not measured here."
+    )
+
+
+def _of_hundred(item: Estimate, invert: bool = False) -> str:
+    """`82 of 100 (78 to 86)`."""
+    value, low, high = item.value, item.ci_low, item.ci_high
+    if invert:
+        value, low, high = 1 - value, 1 - high, 1 - low
+    if not np.isfinite(value):
+        return wording.NOT_AVAILABLE
+    ends = f" (95 % interval {100 * low:.0f} to {100 * high:.0f})" if np.isfinite(low) else ""
+    return f"{100 * value:.0f} of 100{ends}"
+
+
+def _how_well(evidence: Evidence) -> str:
+    point = evidence.thresholds.primary
+    level = evidence.thresholds.points[point].threshold
+    found = evidence.estimates
+    text = (
+        f"At the operating point “{wording.point_name(point)}” (score from {level:.3f}) it calls "
+        f"{_of_hundred(found[f'{point}.sensitivity'])} images with an opacity"
+    )
+    by_class = [
+        (key, name)
+        for key, name in (("not_normal", "not normal"), ("normal", "normal"))
+        if f"{point}.specificity_{key}" in found
+    ]
+    if by_class:
+        alarms = [
+            f"{_of_hundred(found[f'{point}.specificity_{key}'], True)} {name} images"
+            for key, name in by_class
+        ]
+        text += f", and wrongly calls {' and '.join(alarms)} without one."
+    else:
+        alarm = _of_hundred(found[f"{point}.specificity"], True)
+        text += f", and wrongly calls {alarm} images without one."
+    if evidence.at_mix is not None:
+        at_mix = evidence.at_mix.estimates
+        text += (
+            f" At the mix of {evidence.at_mix.mix.name}, of 100 images that it calls"
+            f" {_share(at_mix[f'{point}.ppv'])} have an opacity"
+            f" ({_share(found[f'{point}.ppv'])} in this set)."
+        )
+    boxes = found[f"{point}.box_sensitivity"].value
+    if np.isfinite(boxes):
+        per_ten = found[f"{point}.false_boxes_per_image"].value * 10
+        text += (
+            f" Its boxes mark {boxes * 100:.1f} % of the opacities (IoU 0.4) and show"
+            f" {per_ten:.1f} false boxes per 10 images."
+        )
+    if evidence.thresholds.origin == SAME_IMAGES:
+        text += " The threshold was chosen on these same images: optimistic."
+    return text
+
+
+def _share(item: Estimate) -> str:
+    return f"{100 * item.value:.0f}" if np.isfinite(item.value) else wording.NOT_AVAILABLE
+
+
+def _not_for(evidence: Evidence) -> str:
+    return (
+        NOT_FOR + " Its predictive values do not carry over to a place with another prevalence or"
+        " another share of normal images."
+    )
