@@ -152,7 +152,7 @@ def score_bundle(shipped: Path, dataset: Dataset, out: Path) -> None:
 def predicted(detector: Detector, dataset: Dataset, item: int) -> Prediction:
     """Boxes of an image of the dataset, in pixels of the original."""
     record = dataset.records[item]
-    found = detector.detect(dataset.pixels(item), record.image_id)
+    found = detector.predict(dataset.pixels(item), record.image_id)
     boxes = dataset.original_boxes(item, found.boxes)
     return Prediction(record.image_id, boxes, found.scores, record.width, record.height)
 

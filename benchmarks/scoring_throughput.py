@@ -97,10 +97,10 @@ def detect_alone(detector: Detector, paths: list[Path]) -> float:
     """Seconds to detect in as many decoded images, of which a few are held in memory."""
     with DecodeWorker(DecodeLimits()) as worker:
         images = [worker.decode(str(path)).pixels for path in paths[:8]]
-    detector.detect(images[0], "warm")
+    detector.predict(images[0], "warm")
     start = time.perf_counter()
     for number in range(len(paths)):
-        detector.detect(images[number % len(images)], "image")
+        detector.predict(images[number % len(images)], "image")
     return time.perf_counter() - start
 
 

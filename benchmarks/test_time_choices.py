@@ -22,10 +22,9 @@ from data_prep.dataset.reader import Dataset, open_dataset
 from evaluation.analysis.catalogue import headline_statistics
 from evaluation.analysis.paired import compare_studies
 from evaluation.metrics.bootstrap import Resampler, estimate_all
-from pneumonia.cli.score import DEFAULT_BUNDLE
 from pneumonia.runtime.boxes import iou_matrix
 from pneumonia.runtime.bundle import load_bundle
-from pneumonia.runtime.detector import Detector
+from pneumonia.runtime.detector import DEFAULT_BUNDLE, Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.predictions import Prediction
 
@@ -73,8 +72,8 @@ def looks(
     for i in items:
         record, pixels = dataset.records[i], dataset.pixels(i)
         width = pixels.shape[1]
-        plain = detector.detect(pixels, record.image_id)
-        mirrored = detector.detect(np.ascontiguousarray(pixels[:, ::-1]), record.image_id)
+        plain = detector.predict(pixels, record.image_id)
+        mirrored = detector.predict(np.ascontiguousarray(pixels[:, ::-1]), record.image_id)
         back = mirrored.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0]
         both = np.concatenate([plain.boxes, back]).astype(np.float32)
         fused = fuse(both, np.concatenate([plain.scores, mirrored.scores]), 2)

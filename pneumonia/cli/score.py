@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pneumonia.scoring.records import ImageRecord
     from pneumonia.scoring.send import SendSummary
 
-DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
 MAX_FAILURES_SHOWN = 20
 ENGINE_THREADS = max(1, (os.cpu_count() or 1) // 2)  # the other half decodes and writes
 DICOM_KINDS = ("sr", "gsps", "sc")
@@ -153,18 +152,15 @@ def command(paths: tuple[Path, ...], bundle: Path | None, **options: Any) -> Non
     second run into the same OUTPUT scores only what is new. A file that cannot be scored never
     stops the batch: the manifest says why, and the exit code is 3. Research use only.
     """
-    from pneumonia.runtime.bundle import load_bundle
-    from pneumonia.runtime.detector import Detector
-    from pneumonia.runtime.engines import open_engine
+    from pneumonia.runtime.detector import DEFAULT, Detector
 
     source, out = paths_and_source(paths, options)
     target = destination(options)
     settings = _settings(options)
     log_to_stderr()
-    loaded = load_bundle(str(bundle or _default_bundle()))
     # The workers of a cluster open the engine by its name, and may have no compiler.
-    engine = open_engine(loaded, options["engine"], ENGINE_THREADS, options["ray"] is None)
-    detector = Detector(loaded, engine)
+    compile_missing = options["ray"] is None
+    detector = Detector.load(bundle or DEFAULT, options["engine"], ENGINE_THREADS, compile_missing)
     if options["dry_run"]:
         _show_plan(source, out, detector, settings, options["as_json"])
         return
@@ -241,15 +237,6 @@ def _show_plan(
     others = [item for item in plan if item.status not in (SCORE, "skipped")]
     for item in others[:MAX_FAILURES_SHOWN]:
         click.echo(f"would not be scored: {item.relative}: {item.status}: {item.reason}", err=True)
-
-
-def _default_bundle() -> Path:
-    if not (DEFAULT_BUNDLE / "manifest.json").is_file():
-        raise ConfigError(
-            "No model is shipped with this version",
-            fix="Pass --bundle BUNDLE; `pneumonia export RUN --out BUNDLE` writes one",
-        )
-    return DEFAULT_BUNDLE
 
 
 def _settings(options: dict[str, Any]) -> "ScoreSettings":

@@ -160,7 +160,7 @@ class ImageJob:
             return replace(record, status="rejected", reason="burned_in_annotation"), None
         started = time.perf_counter()
         try:
-            prediction = self.detector.detect(decoded.pixels, file.image_id)
+            prediction = self.detector.predict(decoded.pixels, file.image_id)
         except InferenceError:
             return replace(record, status="failed", reason="invalid_output"), None
         except DeviceError:

@@ -115,8 +115,8 @@ def test_a_radiograph_goes_through_the_bundle(trained, tmp_path):
     export_run(trained, tmp_path / "bundle")
     bundle = load_bundle(str(tmp_path / "bundle"))
     pixels = np.random.default_rng(1).integers(0, 256, (90, 70), dtype=np.uint8)
-    by_onnx = Detector(bundle, open_engine(bundle, "onnxruntime")).detect(pixels, "a")
-    by_numpy = Detector(bundle, open_engine(bundle, "reference")).detect(pixels, "a")
+    by_onnx = Detector(bundle, open_engine(bundle, "onnxruntime")).predict(pixels, "a")
+    by_numpy = Detector(bundle, open_engine(bundle, "reference")).predict(pixels, "a")
     assert (by_onnx.width, by_onnx.height) == (70, 90)
     np.testing.assert_allclose(by_onnx.boxes, by_numpy.boxes, atol=0.05)
     np.testing.assert_allclose(by_onnx.scores, by_numpy.scores, atol=1e-4)
@@ -150,7 +150,7 @@ def test_a_bundle_without_onnx_is_scored_by_another_engine(trained, tmp_path):
     assert not (tmp_path / "bundle" / "model.onnx").exists()
     bundle = load_bundle(str(tmp_path / "bundle"))
     pixels = np.random.default_rng(1).integers(0, 256, (90, 70), dtype=np.uint8)
-    found = Detector(bundle, open_engine(bundle, "reference")).detect(pixels, "a")
+    found = Detector(bundle, open_engine(bundle, "reference")).predict(pixels, "a")
     assert (found.width, found.height) == (70, 90)
 
 

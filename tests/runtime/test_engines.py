@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pneumonia.network.module import Network
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.decode import DecodeSettings
-from pneumonia.runtime.detector import Detector
+from pneumonia.runtime.detector import DEFAULT_BUNDLE, Detection, Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import (
@@ -136,7 +137,7 @@ def test_detector_finds_the_bright_cell_in_original_pixels(bright, engine):
     pixels = np.zeros((64, 128), np.uint8)
     pixels[0:32, 64:96] = 255
     detector = Detector(bright, open_engine(bright, engine))
-    found = detector.detect(pixels, "x")
+    found = detector.predict(pixels, "x")
     assert (found.image_id, found.width, found.height) == ("x", 128, 64)
     np.testing.assert_allclose(found.boxes, [[64, 0, 96, 32]], atol=1e-3)
     # resampling dims the rim of the square a little: 40 * mean - 20 is still above 13
@@ -147,12 +148,12 @@ def test_batches_of_mixed_sizes_equal_single_images(bright):
     detector = Detector(bright, open_engine(bright), DecodeSettings(0.001, 0.4, 20))
     generator = np.random.default_rng(5)
     images = [generator.integers(0, 256, size, dtype=np.uint8) for size in [(64, 64), (30, 90)]]
-    together = detector.detect_batch(images, ["a", "b"])
+    together = detector.predict_batch(images, ["a", "b"])
     for index, image in enumerate(images):
-        alone = detector.detect(image, "ab"[index])
+        alone = detector.predict(image, "ab"[index])
         np.testing.assert_allclose(together[index].boxes, alone.boxes, atol=1e-5)
         np.testing.assert_allclose(together[index].scores, alone.scores, atol=1e-6)
-    assert detector.detect_batch([], []) == []
+    assert detector.predict_batch([], []) == []
 
 
 class BrokenEngine(Engine):
@@ -169,11 +170,31 @@ class BrokenEngine(Engine):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_outputs_that_are_not_finite_never_become_boxes(bright, value):
     with pytest.raises(InferenceError, match="not finite"):
-        Detector(bright, BrokenEngine(bright.spec, value)).detect(np.zeros((9, 9), np.uint8), "x")
+        Detector(bright, BrokenEngine(bright.spec, value)).predict(np.zeros((9, 9), np.uint8), "x")
 
 
 def test_a_classifier_is_no_detector(bright):
     spec = bright.spec._replace(layers=bright.spec.layers[:1], outputs=("head",))
     bundle = bright._replace(spec=spec)
-    with pytest.raises(SpecError, match="no detector"):
+    with pytest.raises(SpecError, match="not a detector"):
         Detector(bundle, BrokenEngine(spec, 0))
+
+
+def test_the_shipped_model_detects_in_a_file_and_in_its_pixels(tmp_path):
+    detector = Detector.load("default", "reference", compile_missing=False)
+    assert detector.bundle.path == str(DEFAULT_BUNDLE)
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 80), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    from_file, from_pixels = detector.detect(tmp_path / "x.png"), detector.detect(pixels)
+    every = detector.predict(pixels, "x")
+    threshold = detector.bundle.threshold("high_sensitivity")
+    sensitive = detector.detect(pixels, "high_sensitivity")
+    assert sensitive.boxes.shape == ((every.scores >= np.float32(threshold)).sum(), 4)
+    assert sensitive.flag == ("positive" if len(sensitive.boxes) else "negative")
+    assert (sensitive.boxes.dtype, sensitive.scores.dtype) == (np.float32, np.float32)
+    for name in Detection._fields:
+        np.testing.assert_array_equal(getattr(from_file, name), getattr(from_pixels, name))
+    with pytest.raises(ConfigError, match="uint8"):
+        detector.detect(pixels / 255.0)
+    with pytest.raises(ConfigError, match="operating point"):
+        detector.detect(pixels, "none")

@@ -3,8 +3,8 @@
 import json
 
 from pneumonia.cli import group, run
-from pneumonia.cli.score import DEFAULT_BUNDLE
 from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.detector import DEFAULT_BUNDLE
 from pneumonia.runtime.predictions import read_predictions
 
 MOST_BYTES = 8_000_000

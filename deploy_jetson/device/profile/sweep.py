@@ -332,7 +332,7 @@ def _load(bundle: Bundle, engine: Engine, batch: np.ndarray) -> Load:
         return Load(infer, None, units)
 
     def image() -> None:
-        detector.detect(pixels, "profile")
+        detector.predict(pixels, "profile")
 
     return Load(infer, image, units)
 

@@ -20,9 +20,9 @@ from deploy_jetson.kernels.source import RUNTIME, write_plan
 from deploy_jetson.kernels.targets import TARGETS, cpu_features
 from pneumonia.cli import kernels as verb
 from pneumonia.cli import run as run_command
-from pneumonia.cli.score import DEFAULT_BUNDLE
 from pneumonia.network.zoo import build
 from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.detector import DEFAULT_BUNDLE
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.engines.kernels import KernelLibrary, fitting_threads
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError, ExportError

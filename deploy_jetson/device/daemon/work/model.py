@@ -64,7 +64,7 @@ class Model:
         detector = Detector(self.bundle, self._opener(self.bundle))
         size = self.bundle.spec.input
         for _ in range(WARM_UP):
-            detector.detect(np.zeros((size.height, size.width), np.uint8), "warm-up")
+            detector.predict(np.zeros((size.height, size.width), np.uint8), "warm-up")
         return detector
 
     def reopen(self) -> None:
@@ -99,7 +99,7 @@ class Model:
         for _ in range(2):
             started = time.monotonic()
             try:
-                found = self._detector.detect(pixels, key)
+                found = self._detector.predict(pixels, key)
                 return found, time.monotonic() - started
             except InferenceError:
                 raise
