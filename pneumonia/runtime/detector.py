@@ -28,7 +28,7 @@ def bundle_path(bundle: Union[str, "os.PathLike[str]"] = DEFAULT) -> str:
     if not (DEFAULT_BUNDLE / "manifest.json").is_file():
         raise ConfigError(
             "No model is shipped with this version",
-            fix="Name a bundle; `pneumonia export RUN --out BUNDLE` writes one",
+            fix="Name a bundle (--bundle); `pneumonia export RUN --out BUNDLE` writes one",
         )
     return str(DEFAULT_BUNDLE)
 
