@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.runs.names import CHECKPOINTS
 
 
 @click.command()
@@ -19,7 +20,7 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
 )
 @click.option(
     "--checkpoint",
-    type=click.Choice(["best", "last"]),
+    type=click.Choice(CHECKPOINTS),
     help="Which weights; the best ones unless there are only last ones.",
 )
 @click.option(

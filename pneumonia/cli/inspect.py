@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.terminal import show_next, show_table
+from pneumonia.runs.names import CHECKPOINTS
 from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
 @click.option(
     "--checkpoint",
-    type=click.Choice(["best", "last"]),
+    type=click.Choice(CHECKPOINTS),
     help="Which checkpoint of a run; the best one unless there is only a last one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")

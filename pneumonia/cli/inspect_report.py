@@ -28,6 +28,7 @@ def write_report(model: Path, against: Path | None, out: Path, n_chips: int, sig
         The page.
     """
     from pneumonia.compression.report_page import PAGE, Report, write_page
+    from pneumonia.runs.folder import RunFolder
 
     own = read_model(model)
     dense = against or _parent(model)
@@ -38,7 +39,7 @@ def write_report(model: Path, against: Path | None, out: Path, n_chips: int, sig
             found=f"{len(reference.weights)} and {len(own.weights)} layers", where=str(dense),
         )  # fmt: skip
     chips = _chips(model, n_chips, sigma) if n_chips else None
-    run = model if (model / "run.json").is_file() else None
+    run = RunFolder(model) if RunFolder(model).record_file.is_file() else None
     write_page(out, Report(own, reference, run, chips, METRIC))
     return out / PAGE
 
@@ -49,7 +50,8 @@ def read_model(path: Path) -> "Model":
 
     from pneumonia.compression.report_page import Model
     from pneumonia.network.accounting import account
-    from pneumonia.network.files import checkpoint_folder, load_model
+    from pneumonia.network.files import load_model
+    from pneumonia.runs.folder import RunFolder
     from pneumonia.runtime.bundle import MANIFEST, load_bundle
 
     if (path / MANIFEST).is_file():
@@ -57,20 +59,18 @@ def read_model(path: Path) -> "Model":
         spec = bundle.spec
         tensors = {name: torch.from_numpy(array) for name, array in bundle.weights().items()}
     else:
-        spec, tensors = load_model(checkpoint_folder(path))
+        spec, tensors = load_model(RunFolder(path).checkpoint())
     weights = {layer.name: tensors[f"{layer.name}.weight"] for layer in spec.weighted()}
     return Model(path.name or str(path), spec, weights, account(spec, tensors))
 
 
 def _parent(model: Path) -> Path | None:
     """The folder a run was compressed from, when it is still there."""
-    from pneumonia.compression.lineage import RUN_FILE, run_record
+    from pneumonia.runs.folder import RunFolder
 
-    if not (model / RUN_FILE).is_file():
-        return None
-    parent = run_record(model).get("parent")
-    found = Path(parent) if isinstance(parent, str) else None
-    return found if found is not None and (found / RUN_FILE).is_file() else None
+    run = RunFolder(model)
+    parent = run.parent() if run.record_file.is_file() else None
+    return parent.path if parent else None
 
 
 def _as_dense(model: "Model") -> "Model":
@@ -91,15 +91,17 @@ def _as_dense(model: "Model") -> "Model":
 def _chips(run: Path, n_chips: int, sigma: float) -> "Chips":
     """Validation score of the run on simulated chips."""
     from data_prep.dataset.reader import open_dataset
-    from pneumonia.compression.lineage import dataset_path, training_recipe
     from pneumonia.compression.mismatch import simulate_chips
-    from pneumonia.network.files import checkpoint_folder, load_model
+    from pneumonia.network.files import load_model
     from pneumonia.network.module import Network
+    from pneumonia.runs.folder import RunFolder
+    from pneumonia.training.config import TrainRecipe
     from pneumonia.training.detection import DetectionTask
 
-    training = training_recipe(run)
-    data = open_dataset(dataset_path(run))
-    spec, tensors = load_model(checkpoint_folder(run))
+    folder = RunFolder(run)
+    training = folder.training_recipe(TrainRecipe)
+    data = open_dataset(folder.dataset_path())
+    spec, tensors = load_model(folder.checkpoint())
     task = DetectionTask(data, spec, training)
     network = Network(spec)
     network.load_tensors(tensors)

@@ -23,9 +23,10 @@ def command(data: Path, recipe: str, out: Path, overrides: tuple[str, ...], resu
     Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
     """
     from pneumonia.recipes import load_recipe
+    from pneumonia.runs.folder import RunFolder
     from pneumonia.training.config import TrainRecipe
     from pneumonia.training.distributed import started_as_first
-    from pneumonia.training.journal import METRICS_CSV, read_metrics
+    from pneumonia.training.journal import read_metrics
     from pneumonia.training.run import run_train
 
     settings = load_recipe(recipe, "train", TrainRecipe, overrides)
@@ -35,7 +36,11 @@ def command(data: Path, recipe: str, out: Path, overrides: tuple[str, ...], resu
         result = run_train(data, settings, out, resume, progress if first else None)
     if not first:
         return
-    rows = [row for row in read_metrics(out / METRICS_CSV) if row["epoch"] == result.best_epoch]
+    rows = [
+        row
+        for row in read_metrics(RunFolder(out).metrics_table)
+        if row["epoch"] == result.best_epoch
+    ]
     show_table(
         f"best epoch {result.best_epoch} of {result.epochs}, validation",
         ("metric", "value"),

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from pneumonia.compression.admm import Admm, OnNewRho, Residual
 from pneumonia.compression.constraint import JointConstraint
 from pneumonia.network.module import Network
+from pneumonia.runs.names import RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_text
 from pneumonia.training import distributed
 from pneumonia.training.hooks import TrainingHook
 
-RESIDUALS_CSV = "residuals.csv"
 COLUMNS = ("update", "round", "rho", "split", "layer", "primal", "dual", "churn")
 
 
@@ -166,7 +166,7 @@ class AdmmHook(TrainingHook):
 
     def _write(self) -> None:
         if distributed.is_first():
-            write_text(str(self.out / RESIDUALS_CSV), rows_text(self._rows))
+            write_text(str(self.out / RESIDUALS_TABLE), rows_text(self._rows))
 
 
 def rows_text(rows: Sequence[Sequence[object]]) -> str:
@@ -180,7 +180,7 @@ def rows_text(rows: Sequence[Sequence[object]]) -> str:
 
 def read_rows(folder: Path) -> Sequence[Sequence[object]]:
     """Rows of a folder's residuals.csv as they were written; none without a file."""
-    path = folder / RESIDUALS_CSV
+    path = folder / RESIDUALS_TABLE
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as stream:

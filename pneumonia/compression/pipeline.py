@@ -29,21 +29,19 @@ from pneumonia.compression.storage_choice import smallest_storage
 from pneumonia.network.accounting import Account, account
 from pneumonia.network.files import WEIGHTS_FILE, load_model
 from pneumonia.network.module import Network
-from pneumonia.runtime.atomic import write_json
+from pneumonia.runs.compression import write_compression
+from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import DENSE, INPUT, NetworkSpec
 from pneumonia.training import distributed
-from pneumonia.training.checkpoint import BEST, save_best
+from pneumonia.training.checkpoint import save_best
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.task import Task
 
 log = logging.getLogger(__name__)
 
 
-SCHEMA = "pneumonia.compression/1"
-COMPRESSION_JSON = "compression.json"
-STAGES = "stages"
 EQUAL = 1e-4  # largest difference of a compacted output, relative to the output's largest value
 
 
@@ -118,13 +116,14 @@ def prune_model(
     total = dense_account.totals.kept_weights
     groups = column_groups(stored)
     setting = Setting(spec, total, task, training, recipe, rates, resume, progress, groups)
+    stages = RunFolder(out).stages
     folders, result = [], StageResult(tensors, earlier_masks(stored, tensors), {})
     ladder = recipe.constraint.stages(ladder_rates(recipe.rate, recipe.ladder))
     for number, stage in enumerate(ladder, 1):
-        folders.append(out / STAGES / f"{number:02d}-{stage.rate:.4g}x")
+        folders.append(stages / f"{number:02d}-{stage.rate:.4g}x")
         result = run_stage(setting, stage, result.tensors, result.masks, folders[-1])
     if recipe.purify is not None:
-        folders.append(out / STAGES / PURIFY)
+        folders.append(stages / PURIFY)
         result = run_purify(setting, recipe.purify, result, folders[-1])
     small, kept = finish(stored, result)
     pruned = Network(small)
@@ -142,7 +141,7 @@ def prune_model(
         write_history(out, folders)
         epochs = recipe.retrain.epochs * len(ladder)
         save_best(out, pruned, epochs, found.metrics_after, task.save)
-        found = found._replace(bytes_after=(out / BEST / WEIGHTS_FILE).stat().st_size)
+        found = found._replace(bytes_after=(RunFolder(out).best / WEIGHTS_FILE).stat().st_size)
         _write_compression(out, recipe, found, result, [stage.rate for stage in ladder])
     return found
 
@@ -326,10 +325,9 @@ def _write_compression(
     def clean(metrics: Mapping[str, float]) -> dict[str, float | None]:
         return {k: v if math.isfinite(v) else None for k, v in metrics.items()}
 
-    write_json(
-        str(out / COMPRESSION_JSON),
+    write_compression(
+        out,
         {
-            "schema": SCHEMA,
             "method": recipe.constraint.kind,
             "settings": recipe.constraint.model_dump(mode="json"),
             "purification": last.plan.get("purification"),

@@ -1,47 +1,33 @@
 """One quantization of a run: from a trained or pruned run folder to a quantized one."""
 
-import json
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import yaml
 from torch import Tensor
 
 from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.compression.distil import Teacher
-from pneumonia.compression.lineage import (
-    CONFIG_FILE,
-    RUN_FILE,
-    dataset_path,
-    run_record,
-    trained_weights,
-    training_recipe,
-)
 from pneumonia.compression.methods.quantize import Levels
 from pneumonia.compression.quantize_recipe import QuantizeRecipe, levels_of
 from pneumonia.compression.quantize_stage import Rung, on_levels, quantize_stage
 from pneumonia.compression.storage_choice import smallest_storage
-from pneumonia.network.files import checkpoint_folder, load_model, save_model
+from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network
-from pneumonia.runtime.atomic import new_folder, write_json, write_text
-from pneumonia.runtime.errors import (
-    ArtefactError,
-    ConfigError,
-    OutputError,
-    PneumoniaError,
-    PruneError,
-)
+from pneumonia.runs.compression import read_compression, write_compression
+from pneumonia.runs.folder import RunFolder, new_record
+from pneumonia.runs.names import METRICS_FILE
+from pneumonia.runtime.atomic import new_folder, write_json
+from pneumonia.runtime.errors import ArtefactError, ConfigError, PruneError
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detection import DetectionTask
 from pneumonia.training.task import Task
 
-SCHEMA = "pneumonia.run/1"
 MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
 
 
@@ -86,43 +72,25 @@ def run_quantize(
         ArtefactError: The run is not one, or not complete.
         OutputError: `out` holds a finished run.
     """
-    _check_out(out, resume)
-    checkpoint_folder(run)
-    training = training_recipe(run)
-    data = open_dataset(dataset or dataset_path(run))
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        "kind": "quantize",
-        "seed": recipe.seed,
-        "dataset": data.reference(),
-        "parent": str(run.resolve()),
-        "versions": run_record(run).get("versions", {}),
-        "training": training.model_dump(mode="json"),
-        "trained_weights": trained_weights(run),
-    }
-    write_text(str(out / CONFIG_FILE), yaml.safe_dump(recipe.model_dump(mode="json")))
-    write_json(str(out / RUN_FILE), {**record, "status": "running"})
-    try:
+    parent, folder = RunFolder(run), RunFolder(out)
+    if folder.best.exists():
+        folder.refuse_overwrite("Choose another folder")
+    if not resume:
+        folder.refuse_overwrite()
+    parent.checkpoint()
+    training = parent.training_recipe(TrainRecipe)
+    data = open_dataset(dataset or parent.dataset_path())
+    record = new_record(
+        "quantize",
+        recipe.seed,
+        data.reference(),
+        str(run.resolve()),
+        training=training.model_dump(mode="json"),
+        trained_weights=parent.trained_weights(),
+    )
+    with folder.recorded(record, recipe):
         config = _config(training, recipe)
-        result = _quantize(run, data, config, recipe, out, resume, progress)
-    except KeyboardInterrupt:
-        write_json(str(out / RUN_FILE), {**record, "status": "interrupted"})
-        raise
-    except PneumoniaError as error:
-        write_json(str(out / RUN_FILE), {**record, "status": "failed", "error": str(error)})
-        raise
-    write_json(str(out / RUN_FILE), {**record, "status": "done"})
-    return result
-
-
-def _check_out(out: Path, resume: bool) -> None:
-    finished, started = (out / "best").exists(), (out / "stages").exists()
-    if finished or (started and not resume):
-        raise OutputError(
-            "Run folder holds a run already",
-            where=str(out),
-            fix="Choose another folder" + ("" if finished else ", or resume it (--resume)"),
-        )
+        return _quantize(run, data, config, recipe, out, resume, progress)
 
 
 def _config(training: TrainRecipe, recipe: QuantizeRecipe) -> TrainRecipe:
@@ -150,7 +118,7 @@ def _quantize(
     progress: Progress | None,
 ) -> QuantizeResult:
     """All rungs, the final model and its report."""
-    folder, levelled = checkpoint_folder(run), level_zeros(run)
+    folder, levelled = RunFolder(run).checkpoint(), level_zeros(run)
     spec, tensors = load_model(folder)
     task: Task = DetectionTask(data, spec, config)
     network = Network(spec)
@@ -175,7 +143,7 @@ def _quantize(
             recipe.snap_epochs,
             recipe.batch_norm_batches,
         )
-        stage = out / "stages" / f"{number + 1}-{rung_name}"
+        stage = RunFolder(out).stages / f"{number + 1}-{rung_name}"
         scales = quantize_stage(network, task, config, rung, stage, resume, progress)
     _check_levels(network, levels, scales)
     after = task.evaluate(network)
@@ -185,7 +153,7 @@ def _quantize(
         after,
         {layer.name: layer.storage.bits for layer in stored.weighted()},
         _size(folder),
-        _size(out / "best"),
+        _size(RunFolder(out).best),
     )
     _write_report(out, recipe, result, levels, scales, frozenset(masks))
     return result
@@ -223,15 +191,15 @@ def selected(spec: NetworkSpec, recipe: QuantizeRecipe) -> list[str]:
 
 def level_zeros(run: Path) -> frozenset[str]:
     """Layers of an earlier quantization whose zeros are a level, not pruned places."""
-    if run_record(run).get("kind") != "quantize":
+    if RunFolder(run).record().get("kind") != "quantize":
         return frozenset()
-    path = run / "compression.json"
     try:
-        layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
-        return frozenset(name for name, row in layers.items() if not row["pruned"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return frozenset(
+            row["name"] for row in read_compression(run)["layers"] if not row["pruned"]
+        )
+    except (ArtefactError, KeyError, TypeError):
         raise ArtefactError(
-            "Report of the quantized run cannot be read", expected="its layers", where=str(path),
+            "Report of the quantized run cannot be read", expected="its layers", where=str(run),
             fix="Give the folder as `quantize` wrote it",
         ) from None  # fmt: skip
 
@@ -246,9 +214,9 @@ def pruned_masks(network: Network) -> dict[str, Tensor]:
 
 def _save(network: Network, out: Path, metrics: Mapping[str, float], task: Task) -> NetworkSpec:
     tensors = {name: tensor.detach().clone() for name, tensor in network.tensors().items()}
-    with new_folder(str(out / "best")) as part:
+    with new_folder(str(RunFolder(out).best)) as part:
         spec = save_model(Path(part), smallest_storage(network.spec, tensors), tensors)
-        write_json(str(Path(part) / "metrics.json"), {"metrics": _finite(metrics)})
+        write_json(str(Path(part) / METRICS_FILE), {"metrics": _finite(metrics)})
         task.save(Path(part))
     return spec
 
@@ -271,19 +239,18 @@ def _write_report(
     pruned: frozenset[str],
 ) -> None:
     """compression.json: levels, scale and whether every weight is on one, layer by layer."""
-    _, tensors = load_model(out / "best")
-    layers = {}
+    _, tensors = load_model(RunFolder(out).best)
+    layers = []
     for name, chosen in levels.items():
         weight = tensors[f"{name}.weight"]
-        layers[name] = {
-            "bits": result.bits[name], "n_levels": len(chosen.values), "scale": scales[name],
-            "kept": int(torch.count_nonzero(weight)), "weights": weight.numel(),
-            "pruned": name in pruned,
-        }  # fmt: skip
-    write_json(
-        str(out / "compression.json"),
+        layers.append({
+            "name": name, "bits": result.bits[name], "n_levels": len(chosen.values),
+            "scale": scales[name], "kept": int(torch.count_nonzero(weight)),
+            "weights": weight.numel(), "pruned": name in pruned,
+        })  # fmt: skip
+    write_compression(
+        out,
         {
-            "schema": "pneumonia.compression/1",
             "method": "quantize",
             "ladder": list(recipe.ladder),
             "metrics_before": _finite(result.metrics_before),

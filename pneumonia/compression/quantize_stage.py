@@ -17,13 +17,13 @@ from pneumonia.compression.methods.quantize import Levels, Quantized
 from pneumonia.compression.snap import SnapHook, partial_shares
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
+from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.progress import Progress
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.loop import fit
 from pneumonia.training.task import Task
 
-LAST = "last"
 FINAL_FRACTION = 0.2  # of the learning rate at the end of each training
 
 
@@ -117,10 +117,11 @@ def _train(
 
     The last, not the best, epoch: only there the penalty is largest and most weights are fixed.
     """
-    started = (out / LAST).is_dir()
+    last = RunFolder(out).last
+    started = last.is_dir()
     with suppress(Converged):
         fit(network, task, config, out, hooks=hooks, resume=resume and started, progress=progress)
-    network.load_tensors(load_model(out / LAST)[1])
+    network.load_tensors(load_model(last)[1])
 
 
 @torch.no_grad()

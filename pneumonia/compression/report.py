@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pneumonia.compression.admm_hook import COLUMNS, RESIDUALS_CSV, read_rows
+from pneumonia.compression.admm_hook import COLUMNS, read_rows
 from pneumonia.compression.stage import ADMM, RETRAIN
 from pneumonia.network.accounting import Account
+from pneumonia.runs.names import METRICS_TABLE, RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_bytes, write_text
-from pneumonia.training.journal import METRICS_CSV, read_metrics
+from pneumonia.training.journal import read_metrics
 
 RESIDUALS_PNG = "residuals.png"
 
@@ -28,15 +29,15 @@ def write_history(out: Path, stages: Sequence[Path]) -> None:
     for number, folder in enumerate(stages, 1):
         residuals += [(number, *row) for row in read_rows(folder / ADMM)]
         for masked, phase in enumerate((ADMM, RETRAIN)):
-            for row in read_metrics(folder / phase / METRICS_CSV):
+            for row in read_metrics(folder / phase / METRICS_TABLE):
                 epoch = float(len(metrics) + 1)
                 metrics.append({**row, "epoch": epoch, "stage": number, "masked": masked})
     columns = list(dict.fromkeys(key for row in metrics for key in row))
     write_text(
-        str(out / METRICS_CSV),
+        str(out / METRICS_TABLE),
         _csv(columns, [[_cell(row.get(key)) for key in columns] for row in metrics]),
     )
-    write_text(str(out / RESIDUALS_CSV), _csv(["stage", *COLUMNS], residuals))
+    write_text(str(out / RESIDUALS_TABLE), _csv(["stage", *COLUMNS], residuals))
     if residuals:
         _plot_residuals(out / RESIDUALS_PNG, residuals)
 

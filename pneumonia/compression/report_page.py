@@ -1,7 +1,6 @@
 """`pneumonia inspect --report`: a page on how a network was compressed and what it costs."""
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +11,11 @@ from torch import Tensor
 
 from evaluation.hardware import crossbar, plots, sot_mram
 from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable, render
-from pneumonia.compression.admm_hook import RESIDUALS_CSV
 from pneumonia.compression.mismatch import Chips
 from pneumonia.network.accounting import Account
+from pneumonia.runs.compression import read_compression
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.names import RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.spec import Conv, NetworkSpec
 
@@ -57,7 +58,7 @@ class Report(NamedTuple):
 
     model: Model
     reference: Model
-    run: Path | None = None
+    run: RunFolder | None = None
     chips: Chips | None = None
     metric: str = ""
 
@@ -118,9 +119,9 @@ def totals_section(report: Report) -> ExtraSection:
     return ExtraSection("Size", (), "", [ExtraTable(header, rows), *_rates_table(report.run)])
 
 
-def _rates_table(run: Path | None) -> list[ExtraTable]:
+def _rates_table(run: RunFolder | None) -> list[ExtraTable]:
     """Nominal and realised rates as the pruning run wrote them; none for other runs."""
-    record = _read_json(run / "compression.json") if run else {}
+    record = _report(run)
     rows = [
         (name, *(_rate_text(record.get(key)) for key in keys))
         for name, keys in (
@@ -150,10 +151,10 @@ def _row(name: str, before: int, after: int) -> tuple[str, str, str, str]:
 def rates_section(report: Report) -> list[ExtraSection]:
     """Rate of every layer: as planned, where the run says so, and as stored."""
     planned: dict[str, float] = {}
-    record = _read_json(report.run / "compression.json") if report.run else {}
+    record = _report(report.run)
     rows = record.get("layers")
     if isinstance(rows, list):
-        planned = {row["name"]: float(row["nominal_rate"]) for row in rows}
+        planned = {r["name"]: float(r["nominal_rate"]) for r in rows if "nominal_rate" in r}
     stored = {row.name: row.kept_weights for row in report.model.account.layers if row.weights}
     realised = {
         row.name: row.kept_weights / max(stored[row.name], 1)
@@ -167,7 +168,7 @@ def rates_section(report: Report) -> list[ExtraSection]:
     return [ExtraSection("Rates by layer", [figure], text)]
 
 
-def residuals_section(run: Path | None) -> list[ExtraSection]:
+def residuals_section(run: RunFolder | None) -> list[ExtraSection]:
     """Worst layer's residuals over all Z-steps of the run's stages."""
     series: dict[str, list[float]] = {"primal": [], "dual": [], "churn": []}
     for rows in _residual_rows(run):
@@ -185,12 +186,12 @@ def residuals_section(run: Path | None) -> list[ExtraSection]:
     return [ExtraSection("Residuals of ADMM", [ExtraFigure(png, "Residuals by Z-step.")], text)]
 
 
-def _residual_rows(run: Path | None) -> list[list[dict[str, str]]]:
+def _residual_rows(run: RunFolder | None) -> list[list[dict[str, str]]]:
     """Rows of the run's residuals.csv, or of those of its stages."""
     if run is None:
         return []
-    own = run / RESIDUALS_CSV
-    files = [own] if own.is_file() else sorted(run.glob(f"stages/*/admm/{RESIDUALS_CSV}"))
+    own = run.residuals_table
+    files = [own] if own.is_file() else sorted(run.stages.glob(f"*/admm/{RESIDUALS_TABLE}"))
     found = []
     for path in files:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -342,9 +343,6 @@ def sot_mram_loads(model: Model) -> list[sot_mram.LayerLoad]:
     return loads
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _report(run: RunFolder | None) -> dict[str, Any]:
+    """compression.json of the run, empty without one."""
+    return read_compression(run.path) if run else {}

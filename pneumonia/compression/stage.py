@@ -24,12 +24,12 @@ from pneumonia.compression.rates import LayerRates, Planned, Situation, plan_rat
 from pneumonia.compression.recipe import PruneRecipe, admm_config, retrain_config
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
+from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.runtime.tensorfile import read_tensors, write_tensors
 from pneumonia.training import distributed
-from pneumonia.training.checkpoint import BEST, LAST
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.loop import fit
@@ -137,7 +137,7 @@ def _admm(
             hooks.append(MaskHook(situation.graph, situation.allowed))
         _fit(setting, network, admm_config(setting.training, phase), out, hooks)
     distributed.total(0.0, next(network.parameters()).device)  # until the first has written
-    return load_model(out / LAST)[1]
+    return load_model(RunFolder(out).last)[1]
 
 
 def retrain(
@@ -151,7 +151,7 @@ def retrain(
         config = retrain_config(setting.training, setting.recipe.retrain)
         _fit(setting, network, config, out, [hook])
     distributed.total(0.0, next(network.parameters()).device)
-    return load_model(out / BEST if (out / BEST).is_dir() else out / LAST)[1]
+    return load_model(RunFolder(out).checkpoint())[1]
 
 
 def _fit(
@@ -161,7 +161,7 @@ def _fit(
     out: Path,
     hooks: Sequence[TrainingHook],
 ) -> None:
-    resume = setting.resume and (out / LAST).is_dir()
+    resume = setting.resume and RunFolder(out).last.is_dir()
     label = f"{out.parent.name} {out.name}"
     report = setting.progress
 

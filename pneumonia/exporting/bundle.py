@@ -14,8 +14,9 @@ from pneumonia.exporting.onnx_check import OnnxReport, check_onnx
 from pneumonia.exporting.onnx_graph import GatheredInput, emit_onnx
 from pneumonia.exporting.run_facts import RunFacts, read_run_facts
 from pneumonia.network.accounting import Totals, account
-from pneumonia.network.files import checkpoint_folder, load_model, quantized_layers, save_model
+from pneumonia.network.files import load_model, quantized_layers, save_model
 from pneumonia.network.fold import fold_batch_norm
+from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json, write_text
 from pneumonia.runtime.bundle import (
     MANIFEST,
@@ -113,7 +114,7 @@ def export_run(
         raise ExportError("Batch is a count of images", expected=">= 1", found=repr(batch))
     check_replaceable(out)
     step(0)
-    folder = checkpoint_folder(run, options.checkpoint)
+    folder = RunFolder(run).checkpoint(options.checkpoint)
     spec, tensors = load_model(folder)
     check_finite(tensors)
     facts = read_run_facts(folder)._replace(about=read_about(options.about))

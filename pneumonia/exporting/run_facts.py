@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pneumonia.network.files import RUN_FILE
+from pneumonia.runs.compression import read_compression
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.names import METRICS_FILE, STATE_FILE
+from pneumonia.runtime.bundle import OPERATING_POINTS
 from pneumonia.runtime.errors import ArtefactError
 
-METRICS_FILE = "metrics.json"
-METRICS_TABLE = "metrics.csv"
-STATE_FILE = "state.json"
-POINTS_FILE = "operating_points.json"
-COMPRESSION_FILE = "compression.json"
 CHOSEN = ("schema", "selected_on", "box_scale", "calibration")
 UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}
 
@@ -60,14 +58,14 @@ def read_run_facts(folder: Path) -> RunFacts:
     """Collect what is known about a checkpoint.
 
     Args:
-        folder: The checkpoint, as `network.files.checkpoint_folder` gives it.
+        folder: The checkpoint, as `RunFolder.checkpoint` gives it.
 
     Raises:
         ArtefactError: A file of the run is damaged.
     """
-    run = folder.parent
-    record = _read(run / RUN_FILE)
-    operating = _read(folder / POINTS_FILE)
+    run = RunFolder(folder.parent)
+    record = run.record() if run.record_file.is_file() else {}
+    operating = _read(folder / OPERATING_POINTS)
     epoch, metrics = _metrics(run, folder)
     dataset = record.get("dataset")
     if isinstance(dataset, dict):
@@ -85,9 +83,9 @@ def read_run_facts(folder: Path) -> RunFacts:
         if isinstance(versions, dict)
         else {},
         metrics=metrics,
-        points=_operating_points(operating, folder / POINTS_FILE),
+        points=_operating_points(operating, folder / OPERATING_POINTS),
         chosen={key: operating[key] for key in CHOSEN if key in operating},
-        compression=_scalars(_read(run / COMPRESSION_FILE)),
+        compression=_scalars(read_compression(run.path)),
         trained_weights=_whole(record.get("trained_weights")),
     )
 
@@ -105,12 +103,12 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _metrics(run: Path, folder: Path) -> tuple[int | None, dict[str, float]]:
+def _metrics(run: RunFolder, folder: Path) -> tuple[int | None, dict[str, float]]:
     saved = _read(folder / METRICS_FILE)
     if saved:
         return _whole(saved.get("epoch")), _numbers(saved.get("metrics"))
     epoch = _whole(_read(folder / STATE_FILE).get("epoch"))
-    return epoch, {} if epoch is None else _row(run / METRICS_TABLE, epoch)
+    return epoch, {} if epoch is None else _row(run.metrics_table, epoch)
 
 
 def _row(path: Path, epoch: int) -> dict[str, float]:

@@ -16,8 +16,6 @@ from pneumonia.runtime.tensorfile import read_tensors, write_tensors
 
 SPEC_FILE = "spec.json"
 WEIGHTS_FILE = "weights.safetensors"
-RUN_FILE = "run.json"
-CHECKPOINTS = ("best", "last")
 FLOAT_BITS = 32
 
 
@@ -107,31 +105,4 @@ def same_architecture(a: NetworkSpec, b: NetworkSpec) -> bool:
 def _unstored(spec: NetworkSpec) -> NetworkSpec:
     return spec.replace_layers(
         {layer.name: layer._replace(storage=DENSE) for layer in spec.weighted()}
-    )
-
-
-def checkpoint_folder(path: Path, which: str | None = None) -> Path:
-    """Where the model of a run lies.
-
-    Args:
-        path: A run folder, or a folder that itself holds a model (checkpoint, bundle).
-        which: `best` or `last`; None takes the best one, else the last.
-
-    Raises:
-        ArtefactError: No such folder, a folder without a model, or not the checkpoint asked for.
-    """
-    if not path.is_dir():
-        raise ArtefactError("No such folder", found=repr(str(path)), fix="Give a run or a bundle")
-    if (path / SPEC_FILE).is_file():
-        return path
-    wanted = (which,) if which else CHECKPOINTS
-    for name in wanted:
-        if (path / name / SPEC_FILE).is_file():
-            return path / name
-    is_run = (path / RUN_FILE).is_file()
-    raise ArtefactError(
-        "Run has no checkpoint yet" if is_run else "Folder is neither a run nor a bundle",
-        expected=" or ".join(f"{name}/{SPEC_FILE}" for name in wanted),
-        where=str(path),
-        fix="Train it first" if is_run else None,
     )

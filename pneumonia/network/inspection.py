@@ -1,19 +1,21 @@
 """What lies in a run, a checkpoint or a bundle, in numbers."""
 
-import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from pneumonia.network.accounting import Account, LayerAccount, Totals, account
-from pneumonia.network.files import RUN_FILE, checkpoint_folder, load_model
+from pneumonia.network.files import load_model
+from pneumonia.runs.compression import read_compression
+from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.bundle import MANIFEST, load_bundle
+from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.spec import Conv, Linear, NetworkSpec
 
 SCHEMA = "pneumonia.inspection/1"
-COMPRESSION_FILE = "compression.json"
 
 
 class Pruned(NamedTuple):
@@ -109,28 +111,32 @@ def inspect_folder(path: Path, which: str | None = None) -> Inspection:
         trained = _trained_weights(bundle.manifest.get("run"))
         files, identity = _files(path), bundle.model_hash
         return Inspection(path, "bundle", bundle.spec, cost, files, identity, trained)
-    folder = checkpoint_folder(path, which)
+    folder = RunFolder(path).checkpoint(which)
     spec, tensors = load_model(folder)
     cost, files = account(spec, tensors), _files(folder)
-    try:
-        record = json.loads((folder.parent / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None  # a checkpoint may stand alone
-    trained = _trained_weights(record)
-    pruned = _pruned(path / COMPRESSION_FILE)
+    trained = None
+    with suppress(ArtefactError):  # a checkpoint may stand alone
+        trained = _trained_weights(RunFolder(folder.parent).record())
+    pruned = _pruned(path)
     return Inspection(
         folder, "checkpoint", spec, cost, files, trained_weights=trained, pruned=pruned
     )
 
 
 def _pruned(path: Path) -> Pruned | None:
-    """The totals of a pruning run's report; None where there is no such report."""
+    """The totals of a pruning run's report; None without one, or when it is damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_compression(path)
         before = record["totals_before"]
-        rest = {name: record.get(name) for name in Pruned._fields[2:]}
-        return Pruned(before["kept_weights"], before["kept_macs"], **rest)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Pruned(
+            before["kept_weights"],
+            before["kept_macs"],
+            record["nominal_rate"],
+            record.get("nominal_mac_rate"),
+            record["realised_rate"],
+            record["mac_rate"],
+        )
+    except (ArtefactError, KeyError, TypeError):
         return None
 
 

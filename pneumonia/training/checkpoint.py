@@ -15,6 +15,8 @@ from torch import Tensor
 
 from pneumonia.network.files import load_model, same_architecture, save_model
 from pneumonia.network.module import Network
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.names import METRICS_FILE, STATE_FILE
 from pneumonia.runtime.atomic import new_folder, write_json
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.tensorfile import read_tensors, write_tensors
@@ -23,8 +25,7 @@ from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.optimiser import load_optimiser_state, optimiser_state
 
 SCHEMA = "pneumonia.checkpoint/1"
-LAST, BEST = "last", "best"
-STATE_TENSORS, STATE_VALUES, METRICS = "state.safetensors", "state.json", "metrics.json"
+STATE_TENSORS = "state.safetensors"
 
 
 class Progressed(NamedTuple):
@@ -99,10 +100,10 @@ def save_last(out: Path, state: State, progressed: Progressed, config: Mapping[s
         "hooks": hook_values,
         "config": dict(config),
     }
-    with new_folder(str(out / LAST)) as part:
+    with new_folder(str(RunFolder(out).last)) as part:
         save_model(Path(part), state.network.spec, state.average.network.tensors())
         write_tensors(str(Path(part) / STATE_TENSORS), arrays)
-        write_json(str(Path(part) / STATE_VALUES), document)
+        write_json(str(Path(part) / STATE_FILE), document)
 
 
 def read_state(out: Path) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def read_state(out: Path) -> dict[str, Any]:
     Raises:
         ArtefactError: There is none, or it is damaged or of another schema.
     """
-    path = out / LAST / STATE_VALUES
+    path = RunFolder(out).last / STATE_FILE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -132,7 +133,7 @@ def load_last(out: Path, state: State) -> Progressed:
         ArtefactError: No checkpoint, a damaged one, or one of another network or set of hooks.
     """
     document = read_state(out)
-    folder = out / LAST
+    folder = RunFolder(out).last
     spec, averaged = load_model(folder)
     if not same_architecture(spec, state.network.spec):
         raise ArtefactError(
@@ -196,7 +197,7 @@ def save_best(
             weights they were chosen for.
     """
     values = {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
-    with new_folder(str(out / BEST)) as part:
+    with new_folder(str(RunFolder(out).best)) as part:
         save_model(Path(part), network.spec, network.tensors())
-        write_json(str(Path(part) / METRICS), {"epoch": epoch, "metrics": values})
+        write_json(str(Path(part) / METRICS_FILE), {"epoch": epoch, "metrics": values})
         save(Path(part))

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pneumonia.runs.names import METRICS_TABLE
 from pneumonia.runtime.atomic import write_bytes, write_text
 
 log = logging.getLogger(__name__)
 
-METRICS_CSV = "metrics.csv"
 Row = dict[str, float]
 
 
@@ -39,7 +39,7 @@ class Journal:
     def __init__(self, out: Path, keep_epochs: int) -> None:
         self.out = out
         self.rows = [
-            row for row in read_metrics(out / METRICS_CSV) if row.get("epoch", 0) <= keep_epochs
+            row for row in read_metrics(out / METRICS_TABLE) if row.get("epoch", 0) <= keep_epochs
         ]
         self._events = _open_events(out / "tensorboard", keep_epochs)
 
@@ -51,7 +51,7 @@ class Journal:
         writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _cell(value) for key, value in line.items()} for line in self.rows)
-        write_text(str(self.out / METRICS_CSV), stream.getvalue())
+        write_text(str(self.out / METRICS_TABLE), stream.getvalue())
         if self._events is not None:
             for key, value in row.items():
                 if key != "epoch" and math.isfinite(value):

@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from pneumonia.network.module import Network
-from pneumonia.runtime.errors import ArtefactError, OutputError, TrainingError
+from pneumonia.runs.folder import RunFolder, refuse_other_recipe
+from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import (
-    BEST,
-    LAST,
     Progressed,
     State,
     load_last,
@@ -242,42 +240,10 @@ def check_run_folder(out: Path, config: TrainConfig, resume: bool) -> None:
         ArtefactError: Nothing to resume, or the first key of the recipe that differs.
     """
     if not resume:
-        if (out / LAST).exists() or (out / BEST).exists():
-            raise OutputError(
-                "Run folder holds a run already",
-                where=str(out),
-                fix="Resume it (--resume) or choose another folder",
-            )
+        RunFolder(out).refuse_overwrite()
         return
-    before = _flat(_completed(read_state(out)["config"], type(config)))
-    now = _flat(config.model_dump(mode="json"))
-    for key in sorted(set(before) | set(now)):
-        if key.partition(".")[0] not in FREE_ON_RESUME and before.get(key) != now.get(key):
-            raise ArtefactError(
-                "Recipe differs from the run's",
-                expected=f"{key} = {before.get(key)!r}",
-                found=repr(now.get(key)),
-                where=str(out),
-                fix="Only " + ", ".join(sorted(FREE_ON_RESUME)) + " may change on resume",
-            )
-
-
-def _completed(stored: dict[str, object], recipe: type[TrainConfig]) -> dict[str, object]:
-    """A stored recipe with today's keys: a key that came later had its default then."""
-    try:
-        return recipe.model_validate(stored).model_dump(mode="json")
-    except ValidationError:
-        return stored  # another kind of recipe: the comparison names the key
-
-
-def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    fix = "Only " + ", ".join(sorted(FREE_ON_RESUME)) + " may change on resume"
+    refuse_other_recipe(read_state(out)["config"], config, out, FREE_ON_RESUME, fix)
 
 
 def _check_finite(

@@ -1,40 +1,29 @@
 """One training run of a detector, from a dataset folder and a recipe to a run folder."""
 
-import datetime
-import json
 import logging
 import math
-import platform
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.network.anchors import kmeans_anchors
 from pneumonia.network.darknet import read_darknet
-from pneumonia.network.files import SPEC_FILE, load_model
+from pneumonia.network.files import load_model
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import ZOO, build, with_image_head
-from pneumonia.runtime.atomic import write_json, write_text
-from pneumonia.runtime.errors import ArtefactError, ConfigError, PneumoniaError
+from pneumonia.runs.folder import RunFolder, new_record
+from pneumonia.runtime.errors import ArtefactError, ConfigError
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training import distributed
-from pneumonia.training.checkpoint import BEST
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detection import DetectionTask, labelled_items
 from pneumonia.training.loop import FitResult, check_run_folder, fit
 
 log = logging.getLogger(__name__)
-
-SCHEMA = "pneumonia.run/1"
-RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
-PACKAGES = ("pneumonia", "torch", "numpy", "albumentations", "pillow")
 
 
 def run_train(
@@ -61,22 +50,23 @@ def run_train(
     with distributed.process_group():
         check_run_folder(out, recipe, resume)
         dataset = open_dataset(dataset_path)
+        run = RunFolder(out)
+        record = new_record(
+            "train",
+            recipe.seed,
+            dataset.reference(),
+            recipe.model.start_from,
+            threads=torch.get_num_threads(),
+            processes=distributed.world_size(),
+        )
         if resume:
-            _check_dataset(out, dataset)
+            record = run.resumed_record(record)
         spec = make_spec(dataset, recipe)
         network = make_network(spec, recipe)
         task = DetectionTask(dataset, spec, recipe)
-        record = _record(dataset, recipe)
-        _write_record(out, {**record, "status": "running"}, recipe)
-        try:
+        with run.recorded(record, recipe, writes=distributed.is_first()) as added:
             result = fit(network, task, recipe, out, resume=resume, progress=progress)
-        except KeyboardInterrupt:
-            _write_record(out, {**record, "status": "interrupted"}, recipe)
-            raise
-        except PneumoniaError as error:
-            _write_record(out, {**record, "status": "failed", "error": str(error)}, recipe)
-            raise
-        _write_record(out, {**record, "status": "done", "result": _result(result)}, recipe)
+            added["result"] = _result(result)
         return result
 
 
@@ -139,7 +129,7 @@ def _load_start(network: Network, start: Path) -> None:
     if start.is_file():
         tensors = dict(read_darknet(start, network.spec).tensors)
     else:
-        tensors = load_model(start / BEST if (start / BEST / SPEC_FILE).is_file() else start)[1]
+        tensors = load_model(RunFolder(start).checkpoint())[1]
     own = network.tensors()
     wrong = [
         name
@@ -157,50 +147,6 @@ def _load_start(network: Network, start: Path) -> None:
     network.load_tensors({**own, **tensors})
 
 
-def recipe_text(recipe: TrainRecipe) -> str:
-    """The effective recipe as YAML."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-
-
-def _record(dataset: Dataset, recipe: TrainRecipe) -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "schema": SCHEMA,
-        "kind": "train",
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seed": recipe.seed,
-        "dataset": dataset.reference(),
-        "parent": recipe.model.start_from,
-        "versions": versions,
-        "threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
-    }
-
-
-def _write_record(out: Path, record: dict[str, Any], recipe: TrainRecipe) -> None:
-    if distributed.is_first():
-        write_text(str(out / CONFIG_FILE), recipe_text(recipe))
-        write_json(str(out / RUN_FILE), record)
-
-
 def _result(result: FitResult) -> dict[str, Any]:
     best = result.best_metric if math.isfinite(result.best_metric) else None
     return {"epochs": result.epochs, "best_epoch": result.best_epoch, "best_metric": best}
-
-
-def _check_dataset(out: Path, dataset: Dataset) -> None:
-    path = out / RUN_FILE
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))["dataset"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError("Run record is damaged", found=str(error), where=str(path)) from None
-    if before != dataset.fingerprint:
-        raise ArtefactError(
-            "Run was trained on another dataset",
-            expected=f"fingerprint {before[:12]}",
-            found=dataset.fingerprint[:12],
-            where=str(path),
-        )

@@ -13,8 +13,6 @@ from click.testing import CliRunner
 
 from pneumonia.cli import run as run_command
 from pneumonia.cli.prune import command
-from pneumonia.compression.admm_hook import RESIDUALS_CSV
-from pneumonia.compression.lineage import training_recipe
 from pneumonia.compression.pipeline import PruneResult, layer_limits
 from pneumonia.compression.recipe import PruneRecipe, detector_training
 from pneumonia.compression.run import run_prune
@@ -30,6 +28,8 @@ from pneumonia.network.files import load_model
 from pneumonia.network.inspection import inspect_folder
 from pneumonia.network.module import Network
 from pneumonia.recipes import load_recipe, recipe_names
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.names import RESIDUALS_TABLE
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PruneError
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.journal import read_metrics
@@ -114,7 +114,7 @@ def test_metrics_go_on_through_stages_and_residuals_are_logged(
     assert [row["epoch"] for row in rows] == list(range(1, 9))
     assert [row["stage"] for row in rows] == [1] * 4 + [2] * 4
     assert [row["masked"] for row in rows] == [0, 0, 1, 1] * 2
-    with (out / RESIDUALS_CSV).open(newline="") as stream:
+    with (out / RESIDUALS_TABLE).open(newline="") as stream:
         residuals = list(csv.DictReader(stream))
     layers = {row["layer"] for row in residuals}
     assert len(layers) == len(load_model(out / "best")[0].weighted())
@@ -150,7 +150,7 @@ def test_interrupted_anywhere_and_resumed_is_the_same_run(
     assert (out / "best" / "weights.safetensors").read_bytes() == (
         whole / "best" / "weights.safetensors"
     ).read_bytes()
-    assert (out / RESIDUALS_CSV).read_text() == (whole / RESIDUALS_CSV).read_text()
+    assert (out / RESIDUALS_TABLE).read_text() == (whole / RESIDUALS_TABLE).read_text()
     timing = {"images_per_s", "epoch_s", "val_s", "data_wait_fraction"}
     for ours, theirs in zip(
         read_metrics(out / "metrics.csv"), read_metrics(whole / "metrics.csv"), strict=True
@@ -218,7 +218,9 @@ def test_a_pruned_run_can_be_pruned_again_without_its_parent(
         target.write_bytes(file.read_bytes())
     record = json.loads((pruned[0] / "run.json").read_text())
     (moved / "run.json").write_text(json.dumps({**record, "parent": "/nowhere"}))
-    assert training_recipe(moved) == training_recipe(trained)
+    assert RunFolder(moved).training_recipe(TrainRecipe) == RunFolder(trained).training_recipe(
+        TrainRecipe
+    )
     again = recipe(rate=1.5, ladder=1, retrain={"epochs": 1})
     result = run_prune(moved, again, tmp_path / "out", dataset=trained.parent / "data")
     dense = account(*load_model(trained / "best")).totals.weights

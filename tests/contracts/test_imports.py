@@ -14,16 +14,18 @@ MAY_IMPORT = {
     "pneumonia.recipes": ("pneumonia.runtime",),
     "data_prep": ("pneumonia.runtime",),
     "evaluation": ("pneumonia.runtime",),
-    "pneumonia.network": ("pneumonia.runtime",),
+    "pneumonia.runs": ("pneumonia.runtime", "pneumonia.recipes"),
+    "pneumonia.network": ("pneumonia.runtime", "pneumonia.runs"),
     "pneumonia.training": (
-        "pneumonia.runtime", "pneumonia.network", "pneumonia.recipes", "data_prep", "evaluation",
-    ),
-    "pneumonia.compression": (
-        "pneumonia.runtime", "pneumonia.network", "pneumonia.recipes", "pneumonia.training",
+        "pneumonia.runtime", "pneumonia.network", "pneumonia.recipes", "pneumonia.runs",
         "data_prep", "evaluation",
     ),
+    "pneumonia.compression": (
+        "pneumonia.runtime", "pneumonia.network", "pneumonia.recipes", "pneumonia.runs",
+        "pneumonia.training", "data_prep", "evaluation",
+    ),
     "pneumonia.exporting": (
-        "pneumonia.runtime", "pneumonia.network", "pneumonia.compression",
+        "pneumonia.runtime", "pneumonia.network", "pneumonia.runs", "pneumonia.compression",
     ),
     "pneumonia.scoring": ("pneumonia.runtime", "evaluation"),
     "pneumonia.cli": ("pneumonia", "data_prep", "evaluation", "deploy_jetson"),

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.network.files import (
-    checkpoint_folder,
     load_model,
     read_spec,
     same_architecture,
@@ -117,24 +116,3 @@ def test_saving_what_does_not_fit_writes_nothing(tmp_path):
     with pytest.raises(ArtefactError, match=r"linear_006\.bias"):
         save_model(tmp_path, spec, tensors)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_best_checkpoint_comes_first(tmp_path):
-    (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(ArtefactError, match=r"no checkpoint yet.*Train it first"):
-        checkpoint_folder(tmp_path)
-    saved(tmp_path / "last")
-    assert checkpoint_folder(tmp_path) == tmp_path / "last"
-    with pytest.raises(ArtefactError, match=r"best/spec\.json"):
-        checkpoint_folder(tmp_path, "best")
-    saved(tmp_path / "best")
-    assert checkpoint_folder(tmp_path) == tmp_path / "best"
-    assert checkpoint_folder(tmp_path, "last") == tmp_path / "last"
-    assert checkpoint_folder(tmp_path / "last") == tmp_path / "last"
-
-
-def test_foreign_and_missing_folders_are_named(tmp_path):
-    with pytest.raises(ArtefactError, match="neither a run nor a bundle"):
-        checkpoint_folder(tmp_path)
-    with pytest.raises(ArtefactError, match=r"No such folder.*nowhere"):
-        checkpoint_folder(tmp_path / "nowhere")

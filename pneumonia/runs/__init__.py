@@ -1,0 +1,1 @@
+"""Run folders: what `train`, `prune` and `quantize` write and later verbs read."""

@@ -1,0 +1,49 @@
+"""compression.json of a run folder: what a pruning or a quantization did, layer by layer."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pneumonia.runs.names import COMPRESSION_FILE
+from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.errors import ArtefactError
+
+SCHEMA = "pneumonia.compression/1"
+
+
+def write_compression(run: Path, report: Mapping[str, Any]) -> None:
+    """Write the report of a run.
+
+    Args:
+        run: Run folder.
+        report: JSON values; `layers` is a list with one object per layer, each with its `name`.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    write_json(str(run / COMPRESSION_FILE), {"schema": SCHEMA, **report})
+
+
+def read_compression(run: Path) -> dict[str, Any]:
+    """The report of a run, empty when it has none.
+
+    Quantizations used to write `layers` as an object keyed by layer name; it is read as the list
+    that is written today.
+
+    Raises:
+        ArtefactError: Damaged.
+    """
+    path = run / COMPRESSION_FILE
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError):
+        raise ArtefactError("File of the run is damaged", where=str(path)) from None
+    if not isinstance(report, dict):
+        raise ArtefactError("File of the run is not a JSON object", where=str(path))
+    layers = report.get("layers")
+    if isinstance(layers, dict) and all(isinstance(row, dict) for row in layers.values()):
+        report["layers"] = [{"name": name, **row} for name, row in layers.items()]
+    return report
