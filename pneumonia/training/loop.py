@@ -21,6 +21,7 @@ from pneumonia.runs.folder import RunFolder, refuse_other_recipe
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
+from pneumonia.training.allocator import keep_freed_memory
 from pneumonia.training.checkpoint import (
     Progressed,
     State,
@@ -88,6 +89,8 @@ def fit(
     if isinstance(task, TrainingHook):
         hooks = (task, *hooks)
     device = _device(config)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.seed)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     distributed.copy_from_first(network)
