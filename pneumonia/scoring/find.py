@@ -132,7 +132,7 @@ def named(entries: list[Entry]) -> list[FoundFile]:
     The name is the path's stem; what shares one gets its relative path.
     """
     relatives = _told_apart([entry.relative for entry in entries])
-    names = _image_ids(relatives)
+    names = image_ids(relatives)
     return [
         FoundFile(entry.path, relative, name, *entry[2:], _is_other(entry.relative))
         for entry, relative, name in zip(entries, relatives, names, strict=True)
@@ -171,7 +171,7 @@ def find_files(source: Path) -> list[FoundFile]:
     return named(walk(source))
 
 
-def _image_ids(relatives: list[str]) -> list[str]:
+def image_ids(relatives: list[str]) -> list[str]:
     """The shortest of stem, relative path without suffix, relative path that nobody shares.
 
     Args:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import struct
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.decoding import DecodeLimits, DecodeWorker
 from pneumonia.scoring.inputs.files import FileInput
+from tests.processes import child_processes, open_files
 from tests.runtime.dicoms import chest_dataset, save
 from tests.scoring.patients import patient
 
@@ -191,15 +191,12 @@ def test_a_member_leaves_no_file_behind(tmp_path, bright):
     """Patients' images out of archives never reach a disk."""
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.png", png_bytes(bright))
-    (tmp_path / "tmp").mkdir()
-    script = Path(__file__).with_name("odd_worker.py")
-    assert script.is_file()
+    before = child_processes()
     with DecodeWorker(DecodeLimits()) as worker:
         found = worker.decode(str(tmp_path / "x.zip"), member=0)
         np.testing.assert_array_equal(found.pixels, bright)
-        process = worker._process
-        links = [os.readlink(f"/proc/{process.pid}/fd/{fd}")
-                 for fd in os.listdir(f"/proc/{process.pid}/fd")]  # fmt: skip
+        (child,) = child_processes() - before
+        links = open_files(child)
     assert not [link for link in links if "memfd" in link or "pneumonia-member" in link]
 
 

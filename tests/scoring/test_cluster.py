@@ -15,7 +15,7 @@ from pneumonia.scoring.outputs.dicom import KINDS
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.batches import png, without_times
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 SETTINGS = ScoreSettings(outputs=OutputSettings(dicom=tuple(KINDS), fhir=True))
 
 

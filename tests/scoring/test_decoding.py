@@ -9,6 +9,7 @@ import pytest
 
 from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.scoring.decoding import DecodeLimits, DecodeWorker
+from tests.processes import child_processes
 from tests.runtime.dicoms import chest_dataset, save
 
 ODD = (sys.executable, str(Path(__file__).with_name("odd_worker.py")))
@@ -97,9 +98,10 @@ def test_limits_reach_the_child(tmp_path):
 
 
 def test_close_ends_the_child(tmp_path):
+    before = child_processes()
     worker = DecodeWorker(DecodeLimits())
     worker.decode(dicom(tmp_path, "a.dcm"))
-    process = worker._process
+    assert len(child_processes() - before) == 1
     worker.close()
-    assert process.poll() is not None
+    assert child_processes() == before
     worker.close()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.scoring.find import Entry, _image_ids, find_files, named, printable, stem
+from pneumonia.scoring.find import Entry, find_files, image_ids, named, printable, stem
 
 
 def make(root, *names):
@@ -75,7 +75,7 @@ def test_equal_stems_get_names_of_their_own(tmp_path):
     )
 )  # fmt: skip
 def test_image_ids_are_always_unique(paths):
-    ids = _image_ids(paths)
+    ids = image_ids(paths)
     assert len(set(ids)) == len(paths)
 
 
@@ -152,7 +152,7 @@ def test_odd_names_become_printable_and_stay_openable(tmp_path):
 
 
 def test_ten_thousand_names_are_quick():
-    ids = _image_ids([f"d{i % 100}/f{i // 2}.dcm" for i in range(10_000)])
+    ids = image_ids([f"d{i % 100}/f{i // 2}.dcm" for i in range(10_000)])
     assert len(set(ids)) == 10_000
 
 

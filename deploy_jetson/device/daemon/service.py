@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import DaemonConfigError
 from deploy_jetson.device.daemon.decoding import Decoder
+from deploy_jetson.device.daemon.health.clock import DAY_S, YEAR_2020, ClockCheck
 from deploy_jetson.device.daemon.health.metrics import Metrics
 from deploy_jetson.device.daemon.health.notify import Notifier
 from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
@@ -28,9 +29,7 @@ from deploy_jetson.device.daemon.work.worker import Worker
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 
 STALE_S = 90.0  # longer than a cold start of the decoding child
-KEEPING_EVERY_S = 60.0
-DAY_S = 86400.0
-YEAR_2020 = 1577836800.0  # a clock before this was never set
+FORGET_EVERY_S = 60.0
 INTERRUPTED = 130
 REFERENCE = "reference"  # NumPy: for machines that have nothing else, and seconds for an image
 
@@ -74,9 +73,8 @@ class Service:
         self.metrics.describe("inference_seconds", "histogram", "From pixels to boxes.")
         self._notifier = notifier or Notifier(None, None)
         self._stop = threading.Event()
-        self._next_keeping = 0.0
-        self._clock_ahead_s = time.time() - time.monotonic()
-        self._ages_known_from = 0.0  # monotonic
+        self._next_forget_s = 0.0  # monotonic
+        self.clock = ClockCheck()
         self.spool = Spool(config.daemon.state)
         self.model = (load_model or load_configured)(config)
         self.journal, self._rebuild = open_journal(self.spool)
@@ -91,6 +89,7 @@ class Service:
         self.governor = Governor(config.thermal)
         self.monitor = PowerMonitor()
         self.parts: List[Part] = []
+        self.interfaces: Dict[str, Part] = {}  # those that listen, by name
         self.ports = {}  # type: Dict[str, int]  # interface -> port that is listened on
         self._gauges()
 
@@ -140,6 +139,7 @@ class Service:
         except OSError as error:
             raise _address_error("rest", rest.host, rest.port, error) from None
         self.ports["rest"] = server.server_port
+        self.interfaces["rest"] = server
         self.parts.append(server)
 
     def _open_dicom(self) -> None:
@@ -164,6 +164,7 @@ class Service:
         except OSError as error:
             raise _address_error("dicom", dicom.host, dicom.port, error) from None
         self.ports["dicom"] = service.port
+        self.interfaces["dicom"] = service
         self.parts.append(service)
 
     def stop(self, *unused: Any) -> None:
@@ -196,13 +197,16 @@ class Service:
 
     def _pause(self) -> float:
         now = time.monotonic()
-        if now >= self._next_keeping:
-            self._next_keeping = now + KEEPING_EVERY_S
-            self._keep_house()
+        if now >= self._next_forget_s:
+            self._next_forget_s = now + FORGET_EVERY_S
+            self.forget_old()
         return self.governor.pause()
 
-    def _keep_house(self) -> None:
-        """Remove what was answered and delivered longer ago than `keep_days`."""
+    def forget_old(self) -> None:
+        """Remove what was answered and delivered more than `keep_days` ago.
+
+        Nothing is removed while the clock is not set, or within a day of a jump of it.
+        """
         if not self._clock_is_trusted():
             return
         now = time.time()
@@ -217,14 +221,12 @@ class Service:
             logs.info("forgotten", images=len(keys))
 
     def _clock_is_trusted(self) -> bool:
-        """Whether ages can be told: the clock was set once, and has not jumped for a day."""
-        ahead_s = time.time() - time.monotonic()
-        jump_s, self._clock_ahead_s = ahead_s - self._clock_ahead_s, ahead_s
-        if abs(jump_s) > DAY_S:
-            self._ages_known_from = time.monotonic() + DAY_S
+        before = self.clock.jumps
+        is_trusted = self.clock.is_trusted()
+        if self.clock.jumps > before:
             self.metrics.count("clock_jumps_total")
-            logs.warning("clock_jumped", seconds=round(jump_s))
-        return time.time() >= YEAR_2020 and time.monotonic() >= self._ages_known_from
+            logs.warning("clock_jumped", seconds=round(self.clock.jump_s))
+        return is_trusted
 
     # --- health ---
 
@@ -272,7 +274,12 @@ class Service:
         def watts() -> Iterable[Tuple[Dict[str, str], float]]:
             return self.monitor.watts()
 
+        def connections() -> Iterable[Tuple[Dict[str, str], float]]:
+            found = sorted(self.interfaces.items())
+            return [({"interface": name}, part.connections) for name, part in found]
+
         add = self.metrics.gauge
+        add("connections", "Open connections, by interface.", connections)
         add("engine", "1 for the engine that answers.",
             lambda: [({"name": self.model.engine_name}, 1.0)])  # fmt: skip
         add("queue_images", "Images that wait.", lambda: one(waiting()[0]))
@@ -285,7 +292,7 @@ class Service:
             watts)  # fmt: skip
         add("throttled", "1 near a trip point.", lambda: one(self.governor.state != "cool"))
         add("ready", "1 when images are taken and answered.", lambda: one(not self.not_ready()))
-        add("clock_unset", "1 when the clock was never set.", lambda: one(time.time() < YEAR_2020))
+        add("clock_unset", "1 when the clock was never set.", lambda: one(not self.clock.is_set()))
         add("deliveries", "Deliveries on record, by state.", pending)
 
 

@@ -139,7 +139,7 @@ class ReportWriter:
         reasons = Counter(record.reason for record in skipped)
         points, columns = _operating_points(self.bundle.operating_points)
         card = Path(self.bundle.file(MODEL_CARD)).read_text(encoding="utf-8", errors="replace")
-        card_first, card_rest = _card_parts(card)
+        card_first, card_rest = card_parts(card)
         return {
             "n_files": len(records),
             "flags": Counter(row["flag"] for row in rows) | Counter(dict.fromkeys(MARKS, 0)),
@@ -156,7 +156,7 @@ class ReportWriter:
             "points": points,
             "point_columns": columns,
             "versions": list(batch.document["versions"].items()),
-            "measured_on": _measured_on(batch.document.get("operating_points_selected_on") or {}),
+            "measured_on": measured_on(batch.document.get("operating_points_selected_on") or {}),
             "card_first": card_first,
             "card_rest": card_rest,
         }
@@ -243,7 +243,7 @@ def _operating_points(
     return rows, columns
 
 
-def _measured_on(selected_on: dict[str, Any]) -> str:
+def measured_on(selected_on: dict[str, Any]) -> str:
     """`42 images of 26 patients, 21 positive`; empty when the bundle does not say."""
     counts = [(selected_on.get("images"), "image"), (selected_on.get("patients"), "patient")]
     text = " of ".join(counted(count, noun) for count, noun in counts if isinstance(count, int))
@@ -251,7 +251,7 @@ def _measured_on(selected_on: dict[str, Any]) -> str:
     return f"{text}, {positive} positive" if text and isinstance(positive, int) else text
 
 
-def _card_parts(card: str) -> tuple[str, str]:
+def card_parts(card: str) -> tuple[str, str]:
     """The sections that explain results, and the others; a section starts with `## Title`."""
     _, *sections = re.split(r"(?m)^(?=## )", card)
     first = [text for text in sections if text[3:].lower().startswith(CARD_FIRST)]

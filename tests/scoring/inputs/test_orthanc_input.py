@@ -19,7 +19,7 @@ from tests.runtime.dicoms import SERIES
 from tests.scoring.batches import counting
 from tests.scoring.inputs.conftest import MOVE_TITLE
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("orthanc-input")]
+pytestmark = [pytest.mark.interop, pytest.mark.slow]
 WAYS = ("dicomweb", "get", "move")
 
 

@@ -13,7 +13,7 @@ from tests.chromium import chromium
 from tests.peers import peer, run_peer
 from tests.scoring.patients import HOSTILE
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("chromium")]
+pytestmark = [pytest.mark.interop, pytest.mark.slow]
 GREY = "getComputedStyle(document.querySelector('.case img')).filter"
 FIRST = "document.querySelector('.case')"
 

@@ -8,7 +8,7 @@ import pytest
 from tests.peers import running_orthanc
 from tests.runtime.dicoms import SERIES
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("orthanc")]
+pytestmark = [pytest.mark.interop, pytest.mark.slow]
 NAMES = ("one", "two", "none")
 
 

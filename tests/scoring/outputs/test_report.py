@@ -12,7 +12,7 @@ from pneumonia.runtime.predictions import Prediction
 from pneumonia.scoring.batch import ScoreSettings, describe_model, score_batch
 from pneumonia.scoring.find import FoundFile
 from pneumonia.scoring.outputs import FinishedBatch, OutputSettings
-from pneumonia.scoring.outputs.report import ReportWriter, _card_parts, _measured_on
+from pneumonia.scoring.outputs.report import ReportWriter, card_parts, measured_on
 from pneumonia.scoring.outputs.wording import REASONS, WARNINGS, reason_text, warning_text
 from pneumonia.scoring.records import ImageRecord
 from tests.contracts.tree import source_files
@@ -90,10 +90,10 @@ def test_model_is_named(page, detector):
 
 def test_the_card_is_shown_with_what_a_reader_needs_first():
     card = "# net\n\nabout\n\n## Cost\nmuch\n\n## Intended use\nresearch\n## Limits\nmany\n"
-    first, rest = _card_parts(card)
+    first, rest = card_parts(card)
     assert first == "## Intended use\nresearch\n## Limits\nmany\n"
     assert rest == "## Cost\nmuch\n\n"
-    assert _card_parts("# net\n\nno sections\n") == ("# net\n\nno sections\n", "")
+    assert card_parts("# net\n\nno sections\n") == ("# net\n\nno sections\n", "")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_card_is_shown_with_what_a_reader_needs_first():
     ],
 )
 def test_what_operating_points_were_measured_on(told, words):
-    assert _measured_on(told) == words
+    assert measured_on(told) == words
 
 
 def test_nothing_foreign_becomes_markup(page, scored):

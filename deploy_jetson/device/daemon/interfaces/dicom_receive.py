@@ -169,6 +169,11 @@ class StoreService:
         if self.port == 0:
             self.port = int(self._server.socket.getsockname()[1])
 
+    @property
+    def connections(self) -> int:
+        """Associations and connections that are open now."""
+        return len(self._heard)
+
     def start(self) -> None:
         """Serve in a thread."""
         threading.Thread(

@@ -200,6 +200,11 @@ class Server(ThreadingMixIn, HTTPServer):
         self._open_lock = threading.Lock()
         HTTPServer.__init__(self, (settings.host, settings.port), Handler)
 
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._open)
+
     def server_bind(self) -> None:
         """Bind without asking a name server for our name."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,6 +13,7 @@ from tests.chromium import chromium
 from tests.contracts.tree import ROOT
 from tests.peers import free_port, peer
 
+pytestmark = pytest.mark.slow
 COMMAND = "from pneumonia.cli import main; main()"
 
 

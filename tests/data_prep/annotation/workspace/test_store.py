@@ -38,8 +38,13 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def store(tmp_path, folder):
-    store = Store(open_database(tmp_path / "work"))
+def database(tmp_path):
+    return open_database(tmp_path / "work")
+
+
+@pytest.fixture
+def store(database, folder):
+    store = Store(database)
     store.register(find_studies(folder), workers=1)
     return store
 
@@ -79,11 +84,17 @@ def test_keys_and_readings_outlive_changes_of_the_folder(store, folder):
     assert store.readings() == {}
 
 
-def test_only_changed_files_are_read_again(store, folder, monkeypatch):
-    seen = []
-    monkeypatch.setattr("data_prep.annotation.workspace.store._look", seen.append)
+def test_only_changed_files_are_read_again(store, folder):
+    """A file of the same size and time is not opened, whatever it holds now."""
+    path = folder / "two.jpg"
+    before = path.stat()
+    path.write_bytes(b"x" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     store.register(find_studies(folder), workers=1)
-    assert seen == []
+    assert (named(store, "two").width, named(store, "two").reason) == (640, "")
+    path.touch()
+    store.register(find_studies(folder), workers=1)
+    assert named(store, "two").reason
 
 
 def test_empty_or_missing_folder(tmp_path):
@@ -276,8 +287,8 @@ def test_share_out_is_even():
             share_out([1], ["a", "b", "c"], readers)
 
 
-def test_assignments(store):
-    people = People(store._database)
+def test_assignments(store, database):
+    people = People(database)
     people.add("ann")
     two = named(store, "two")
     store.assign([(two.key, "ann")])

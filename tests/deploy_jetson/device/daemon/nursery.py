@@ -7,6 +7,7 @@
 import ctypes
 import os
 import signal
+import sqlite3
 import sys
 import threading
 
@@ -43,17 +44,20 @@ class Steps:
 
 
 class Counted:
-    """A database whose statements are steps."""
+    """A database whose statements are steps, once `steps` is set."""
 
-    def __init__(self, database, steps):
+    def __init__(self, database):
         self._database = database
-        self._steps = steps
+        self.steps = None
+
+    def _call(self, function, *arguments):
+        return (self.steps.around(function) if self.steps else function)(*arguments)
 
     def execute(self, *arguments):
-        return self._steps.around(self._database.execute)(*arguments)
+        return self._call(self._database.execute, *arguments)
 
     def executemany(self, *arguments):
-        return self._steps.around(self._database.executemany)(*arguments)
+        return self._call(self._database.executemany, *arguments)
 
     def __getattr__(self, name):
         return getattr(self._database, name)
@@ -67,8 +71,16 @@ def live(state, last):
     for name in ("fsync", "replace", "unlink", "chmod"):
         setattr(os, name, steps.around(getattr(os, name)))
     config = settings(state, queue=QueueSettings(max_attempts=1000))
+    connect, opened = sqlite3.connect, []
+
+    def counted(*names, **more):
+        opened.append(Counted(connect(*names, **more)))
+        return opened[-1]
+
+    sqlite3.connect = counted
     service = Service(config, load_model=load_fake, make_decoder=lambda *unused: InProcess())
-    service.journal._database = Counted(service.journal._database, steps)
+    for database in opened:
+        database.steps = steps
     service.start()
     sys.stdout.write(f"ready {service.ports['rest']}\n")
     sys.stdout.flush()

@@ -7,6 +7,7 @@ decides. A disk that only seems to sync is not modelled.
 
 import os
 import shutil
+import sqlite3
 import stat
 import threading
 from pathlib import Path
@@ -36,7 +37,8 @@ class Disk:
         self.state, self.target, self.rng = Path(state), Path(target), rng
         self.cuts = []
         self.acknowledged = acknowledged
-        self.journal = None
+        self._follows = False
+        self._statements = threading.RLock()  # held while the database writes
         self._cuts_at = set(cuts_at)
         self._step = 0
         self._lock = threading.RLock()
@@ -52,12 +54,19 @@ class Disk:
     def patch(self, monkeypatch):
         for name in ("fsync", "replace", "unlink"):
             monkeypatch.setattr(os, name, self._around(getattr(os, name), getattr(self, name)))
+        connect = sqlite3.connect
+        monkeypatch.setattr(
+            sqlite3, "connect", lambda *names, **more: Counted(connect(*names, **more), self)
+        )
 
-    def follow(self, journal):
+    def follow(self):
         """From here on; the tables of a new journal are durable."""
         self._wal = self._size("-wal")
-        journal._database = Counted(journal._database, self)
-        self.journal = journal
+        self._follows = True
+
+    def stop(self):
+        """Make no more cuts."""
+        self._follows = False
 
     def _around(self, real, note):
         def step(*arguments, **more):
@@ -92,7 +101,10 @@ class Disk:
 
     def execute(self, real, text, *arguments):
         """A statement; the log is durable when COMMIT returns."""
-        found = real(text, *arguments)
+        with self._statements:
+            found = real(text, *arguments)
+        if not self._follows:
+            return found
         self.maybe_cut()
         if text.strip() == "COMMIT":
             self._wal = self._size("-wal")
@@ -108,9 +120,9 @@ class Disk:
         with self._lock:
             self._step += 1
             wanted = self._step in self._cuts_at
-        if wanted and self.journal is not None:
+        if wanted and self._follows:
             acknowledged = dict(self.acknowledged)  # before anything else is
-            with self.journal._lock, self._lock:  # no half written page of another thread
+            with self._statements, self._lock:  # no half written page of another thread
                 self._cut(acknowledged)
 
     def _cut(self, acknowledged):

@@ -86,17 +86,23 @@ def settings(state, **parts):
     return config._replace(**parts)
 
 
-def load_fake(config):
+def load_fake(config, open_engine=OneBox):
     """The shipped network with OneBox."""
-    return Model(load_bundle(config.daemon.bundle, verify=False), "balanced", OneBox)
+    return Model(load_bundle(config.daemon.bundle, verify=False), "balanced", open_engine)
 
 
 class Rig:
     """A running daemon in this process."""
 
-    def __init__(self, config, child=False, load=load_fake, notifier=None):
+    def __init__(self, config, child=False, notifier=None):
         more = {} if child else {"make_decoder": lambda config, tick: InProcess()}
-        self.service = Service(config, notifier=notifier, load_model=load, **more)
+        self.engine = None  # the one that was opened last
+        self.service = Service(
+            config,
+            notifier=notifier,
+            load_model=lambda config: load_fake(config, self._open),
+            **more,
+        )
         self.error = None
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -106,9 +112,9 @@ class Rig:
         except Exception as error:
             self.error = error
 
-    @property
-    def engine(self):
-        return self.service.model._detector.engine
+    def _open(self, bundle):
+        self.engine = OneBox(bundle)
+        return self.engine
 
     def request(self, method, path, body=None, headers=None, timeout=10):
         link = http.client.HTTPConnection("127.0.0.1", self.service.ports["rest"], timeout=timeout)

@@ -10,7 +10,8 @@ from deploy_jetson.device.daemon.decoding import Decoder
 from deploy_jetson.device.daemon.settings import DecodeSettings, RulesSettings
 from pneumonia.runtime.selection import select
 from tests.deploy_jetson.device.daemon.rig import film
-from tests.runtime.dicoms import DEFLATED, chest_dataset, save
+from tests.processes import child_processes
+from tests.runtime.dicoms import DEFLATED, chest_dataset, jpeg_bytes, save
 
 LIMIT = 64 << 20
 
@@ -49,8 +50,6 @@ def deflate_bomb(path):
 
 def big_jpeg(path):
     """A JPEG that says 60,000 x 60,000."""
-    from tests.runtime.dicoms import jpeg_bytes
-
     data = bytearray(jpeg_bytes(np.zeros((16, 16), np.uint8)))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = (60000).to_bytes(2, "big") * 2
@@ -125,11 +124,12 @@ READY = (
 )  # fmt: skip
 def test_a_child_that_misbehaves(tmp_path, act, reason):
     command = (sys.executable, "-c", READY + act)
+    before = child_processes()
     decoder = Decoder(DecodeSettings(seconds=0.5), LIMIT, lambda: None, command)
     try:
         found = decoder.decode(str(tmp_path / "x"))
         assert (found.status, found.reason) == ("failed", reason)
-        assert decoder._process is None
+        assert child_processes() == before
     finally:
         decoder.close()
 

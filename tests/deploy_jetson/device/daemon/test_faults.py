@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 from deploy_jetson.device.daemon.decoding import Decoder
+from deploy_jetson.device.daemon.health.clock import DAY_S, ClockCheck
 from deploy_jetson.device.daemon.settings import DecodeSettings
 from tests.deploy_jetson.device.daemon.process import CANARY, PYTHON
 from tests.deploy_jetson.device.daemon.rig import BUNDLE, film, running, settings, wait_for
+from tests.processes import child_processes
 from tests.runtime import dicoms
 from tests.runtime.dicoms import chest_dataset, save, save_compressed
 
 LIMIT = 64 << 20
-DAY_S = 86400.0
 
 
 # --- a disk that is really full ------------------------------------------------------------------
@@ -81,23 +82,26 @@ def test_a_disk_that_is_really_full(small_disk):
 
 def test_a_clock_that_is_set_late_removes_nothing(tmp_path, monkeypatch):
     """A board without a battery wakes in 1970, answers, and is then told the time."""
-    real, shift = time.time, [-real_seconds_since_1970()]
+    real, shift, uptime = time.time, [-real_seconds_since_1970()], [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + shift[0])
-    with running(settings(tmp_path)) as rig:
+    with running(settings(tmp_path), work=False) as rig:
+        rig.service.clock = ClockCheck(lambda: time.monotonic() + uptime[0])
+        rig.thread.start()
         job = rig.post(b"image 1")[1]["job"]
         assert rig.settled(job)["answered_at"].startswith("1970-01-01")
-        rig.service._keep_house()
+        rig.service.forget_old()
         shift[0] = 0.0
-        rig.service._keep_house()  # the jump is seen, and nothing is removed for a day
+        rig.service.forget_old()  # the jump is seen, and nothing is removed for a day
         assert rig.service.metrics.value("clock_jumps_total") == 1
         assert rig.get("/v1/jobs/" + job)[0] == 200
-        rig.service._ages_known_from = 0.0  # the day is over
-        rig.service._keep_house()
+        uptime[0] = DAY_S
+        shift[0] = DAY_S  # both clocks went on for a day
+        rig.service.forget_old()
         assert rig.get("/v1/jobs/" + job)[1]["changed_at"][:4] != "1970"
         assert rig.settled(job)["status"] == "done"
         with rig.service.journal.transaction() as database:
-            database.execute("UPDATE jobs SET changed_at=?", (real() - 31 * DAY_S,))
-        rig.service._keep_house()
+            database.execute("UPDATE jobs SET changed_at=?", (time.time() - 31 * DAY_S,))
+        rig.service.forget_old()
         assert rig.get("/v1/jobs/" + job)[0] == 404  # what is old indeed does go
 
 
@@ -112,7 +116,7 @@ def test_a_clock_that_is_mistaken_by_a_century_removes_nothing(tmp_path, monkeyp
         job = rig.post(b"image 1")[1]["job"]
         rig.settled(job)
         for shift[0] in (100 * 365 * DAY_S, 0.0):
-            rig.service._keep_house()
+            rig.service.forget_old()
         assert rig.get("/v1/jobs/" + job)[0] == 200
         assert rig.service.metrics.value("clock_jumps_total") == 2
 
@@ -179,6 +183,7 @@ def networked(tmp_path):
     from deploy_jetson.device.daemon.settings import DicomSettings
 
     entity = AE()
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 5
     entity.add_requested_context("1.2.840.10008.5.1.4.1.1.1.1")
     entity.add_requested_context("1.2.840.10008.1.1")
     dicom = DicomSettings(port=0, aet="PNEUMO", timeout_s=2, max_associations=2)
@@ -216,14 +221,14 @@ def test_a_caller_that_drips_is_cut_and_holds_up_nobody(networked):
         time.sleep(0.5)
     assert time.monotonic() < end, "still connected"
     assert sum(rig.service.journal.counts().values()) == 0
-    wait_for(lambda: not rig.service.parts[-1]._heard)
+    wait_for(lambda: rig.service.interfaces["dicom"].connections == 0)
 
 
 def test_what_is_announced_without_measure_is_not_waited_for(networked):
     rig, associate = networked
     started = time.monotonic()
     begin_pdu(associate(), 0xFFFFFFF0)
-    wait_for(lambda: not rig.service.parts[-1]._heard)
+    wait_for(lambda: rig.service.interfaces["dicom"].connections == 0)
     assert time.monotonic() - started < 2 or os.getloadavg()[0] > 2  # no time-out was needed
 
 
@@ -343,9 +348,9 @@ def test_a_pathological_file_has_its_word_and_the_next_one_is_read(child, tmp_pa
     make(tmp_path / "x.dcm")
     found = child.decode(str(tmp_path / "x.dcm"))
     assert (found.status, found.reason) == (status, reason)
-    process = child._process
+    processes = child_processes()
     assert child.decode(str(film(tmp_path / "good.dcm"))).status == "read"
-    assert child._process is process  # and no child was lost over it
+    assert child_processes() == processes  # and no child was lost over it
 
 
 # --- nobody's name -------------------------------------------------------------------------------

@@ -32,14 +32,14 @@ def one_life(tmp_path, monkeypatch, seed, cuts):
         disk.patch(patched)
         with running(settings(state), work=False) as rig:
             journal = rig.service.journal
-            disk.follow(journal)
+            disk.follow()
             rig.thread.start()
             for number in range(IMAGES):
                 status, value = rig.post(body(number))
                 assert status == 202
                 acknowledged[number] = value["job"]
             wait_for(lambda: journal.waiting()[0] == 0)
-            disk.journal = None
+            disk.stop()
             rig.service.stop()
             rig.thread.join(20)
     return disk.cuts

@@ -1,5 +1,6 @@
 """The ctypes calls, against a small C library with libcudart's signatures on host memory."""
 
+import ctypes
 import shutil
 import subprocess
 
@@ -63,7 +64,7 @@ def test_round_trip_and_no_leak(library):
     assert cuda.stream != 0
     values = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(np.float32)
     buffers = [cuda.allocate(values.nbytes) for _ in range(3)]
-    assert cuda._library.fake_live() == 3
+    assert ctypes.CDLL(library).fake_live() == 3
     back = np.empty_like(values)
     for buffer in buffers:
         cuda.to_device(buffer, values)
@@ -73,18 +74,18 @@ def test_round_trip_and_no_leak(library):
     cuda.synchronize()
     cuda.close()
     cuda.close()
-    assert cuda._library.fake_live() == 0
+    assert ctypes.CDLL(library).fake_live() == 0
 
 
 def test_errors_are_named_and_taken_back(library):
     cuda = CudaRuntime(library)
     with pytest.raises(CudaError, match="2: out of memory"):
         cuda.allocate(6 << 30)
-    assert cuda._library.fake_last() == 0
-    cuda._library.fake_fail_sync(700)
+    assert ctypes.CDLL(library).fake_last() == 0
+    ctypes.CDLL(library).fake_fail_sync(700)
     with pytest.raises(CudaError, match="700"):
         cuda.synchronize()
-    cuda._library.fake_fail_sync(0)
+    ctypes.CDLL(library).fake_fail_sync(0)
     cuda.synchronize()
     cuda.close()
 

@@ -104,11 +104,9 @@ def test_strangers_are_turned_away(tmp_path):
 def test_full_disk_full_queue_and_too_large_are_told(tmp_path):
     path = film(tmp_path / "a.dcm")
     config = settings(tmp_path / "state", dicom=DICOM, queue=QueueSettings(max_images=1))
-    with running(config, work=False) as rig:
-        rig.service.config = config._replace(disk=DiskSettings(reserve_mb=1e6))
-        rig.service.intake._config = rig.service.config
+    with running(config._replace(disk=DiskSettings(reserve_mb=1e6)), work=False) as rig:
         assert "Refused: OutOfResources" in store(rig, path)[1]
-        rig.service.intake._config = config
+    with running(config, work=False) as rig:
         assert store(rig, path)[0] == 0
         assert "Refused: OutOfResources" in store(rig, film(tmp_path / "b.dcm", 1, "2"))[1]
         assert counts(rig)["received"] == 1
@@ -123,6 +121,7 @@ def test_an_endless_image_is_cut_off(tmp_path):
     config = settings(tmp_path / "state", dicom=DICOM, queue=QueueSettings(max_image_mb=0.5))
     with running(config, work=False) as rig:
         entity = AE()
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 2
         entity.add_requested_context("1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1")
         link = entity.associate("127.0.0.1", rig.service.ports["dicom"], ae_title="PNEUMO")
         assert link.is_established
@@ -134,7 +133,7 @@ def test_an_endless_image_is_cut_off(tmp_path):
             assert "Status" not in status or status.Status == 0xC000
         link.abort()
         assert list((tmp_path / "state" / "incoming").iterdir()) == []
-        wait_for(lambda: not rig.service.parts[-1]._received)
+        wait_for(lambda: rig.service.interfaces["dicom"].connections == 0)
 
 
 @pytest.mark.interop
@@ -162,11 +161,13 @@ def test_a_sender_killed_in_the_middle_leaves_nothing(tmp_path):
             [*command, str(rig.service.ports["dicom"]), str(path)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        service = rig.service.parts[-1]
-        wait_for(lambda: any(size > 100000 for size in list(service._received.values())))
+        dicom = rig.service.interfaces["dicom"]
+        wait_for(lambda: dicom.connections == 1)
+        time.sleep(0.05)  # 8,000 PDUs take longer
+        assert sender.poll() is None
         sender.kill()
         sender.wait()
-        wait_for(lambda: not service._received)
+        wait_for(lambda: dicom.connections == 0)
         assert list((tmp_path / "state" / "incoming").iterdir()) == []
         assert sum(counts(rig).values()) == 0
         assert store(rig, film(tmp_path / "a.dcm"))[0] == 0
@@ -319,7 +320,8 @@ def test_a_clock_set_back_does_not_hold_deliveries(tmp_path):
 
 
 def test_a_result_file_that_is_gone_is_said_so(tmp_path):
-    config = out_settings(tmp_path, 1)
+    port = free_port()
+    config = out_settings(tmp_path, port)
     with running(config, work=False) as rig:
         service = rig.service
         service.journal.settle("0" * 32, "done", "", [("x", "sr")])
@@ -327,10 +329,13 @@ def test_a_result_file_that_is_gone_is_said_so(tmp_path):
             "x", config.destinations["pacs"], config.retry, service.spool, service.journal,
             service.metrics,
         )  # fmt: skip
-        (due,) = service.journal.due("x", time.time(), 900)
-        assert sender._store(None, due) == "file_missing"
-        sender._settle(due, "file_missing")
-        assert service.journal.deliveries_of("0" * 32)[0].state == "failed"
+        server = answering(port, 0x0000)
+        try:
+            sender.send_due()
+        finally:
+            server.shutdown()
+        (sent,) = service.journal.deliveries_of("0" * 32)
+        assert (sent.state, sent.code) == ("failed", "file_missing")
 
 
 @pytest.mark.slow

@@ -160,12 +160,12 @@ def test_too_many_connections_are_turned_away(tmp_path):
     with running(settings(tmp_path / "state", rest=rest), work=False) as rig:
         address = ("127.0.0.1", rig.service.ports["rest"])
         idle = [socket.create_connection(address) for _ in range(2)]
-        wait_for(lambda: len(rig.service.parts[-1]._open) == 2)
+        wait_for(lambda: rig.service.interfaces["rest"].connections == 2)
         with pytest.raises((OSError, http.client.HTTPException)):
             rig.request("GET", "/livez", timeout=3)
         for link in idle:
             link.close()
-        wait_for(lambda: len(rig.service.parts[-1]._open) == 0)
+        wait_for(lambda: rig.service.interfaces["rest"].connections == 0)
         assert rig.request("GET", "/livez")[0] == 200
 
 

@@ -5,7 +5,9 @@ import json
 import logging
 import os
 import socket
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 
@@ -13,7 +15,8 @@ from deploy_jetson.device.board import Snapshot, Zone
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.health.notify import Notifier
 from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
-from deploy_jetson.device.daemon.settings import QueueSettings, ResultsSettings
+from deploy_jetson.device.daemon.health.thermal import Governor
+from deploy_jetson.device.daemon.settings import QueueSettings, ResultsSettings, ThermalSettings
 from deploy_jetson.device.daemon.store.journal import Journal
 from deploy_jetson.device.daemon.store.spool import AlreadyRunning, Spool
 from deploy_jetson.device.daemon.work import answers
@@ -38,7 +41,6 @@ def test_an_engine_that_fails_once_is_opened_again(tmp_path):
 
 def test_an_engine_that_fails_again_ends_the_process_and_keeps_the_image(tmp_path):
     with running(settings(tmp_path)) as rig:
-        rig.service.model._opener = lambda bundle: rig.engine  # the same engine, failing still
         rig.engine.fail = [DeviceError("CUDA error")]
         rig.service.model.reopen = lambda: rig.engine.fail.append(DeviceError("CUDA error"))
         job = rig.post(image())[1]["job"]
@@ -88,6 +90,25 @@ def test_any_exception_costs_one_image(tmp_path):
         assert rig.settled(rig.post(image(2))[1]["job"])["status"] == "done"
 
 
+WRITES = ("INSERT", "UPDATE", "DELETE")
+
+
+def refuse_writes(state):
+    """Make every later write to the journal fail."""
+    with closing(sqlite3.connect(state / "journal.sqlite")) as database:
+        for verb in WRITES:
+            database.execute(
+                f"CREATE TRIGGER IF NOT EXISTS refuse_{verb} BEFORE {verb} ON jobs "
+                "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+
+
+def allow_writes(state):
+    with closing(sqlite3.connect(state / "journal.sqlite")) as database:
+        for verb in WRITES:
+            database.execute(f"DROP TRIGGER IF EXISTS refuse_{verb}")
+
+
 @pytest.mark.parametrize("journal_too", [False, True])
 def test_a_full_disk_holds_answers_back_until_there_is_space(tmp_path, monkeypatch, journal_too):
     full = [True]
@@ -96,7 +117,7 @@ def test_a_full_disk_holds_answers_back_until_there_is_space(tmp_path, monkeypat
     def write(path, data):
         if full[0]:
             if journal_too:  # not even that the job waits again can be written down
-                rig.service.journal._database.execute("PRAGMA query_only=1")
+                refuse_writes(tmp_path)
             raise OutputError("Cannot write file", found="No space left on device", where=path)
         real(path, data)
 
@@ -106,7 +127,7 @@ def test_a_full_disk_holds_answers_back_until_there_is_space(tmp_path, monkeypat
         job = rig.post(image())[1]["job"]
         wait_for(lambda: "results_not_writable" in rig.get("/readyz")[1]["reasons"])
         full[0] = False
-        rig.service.journal._database.execute("PRAGMA query_only=0")
+        allow_writes(tmp_path)
         assert rig.settled(job)["attempt"] == 1  # the disk's fault is not the image's
         wait_for(lambda: rig.get("/readyz")[1]["ready"])
 
@@ -127,10 +148,10 @@ def test_a_full_disk_refuses_images_and_keeps_nothing(tmp_path, monkeypatch, cod
 
 def test_a_journal_that_cannot_be_written_refuses_images(tmp_path):
     with running(settings(tmp_path), work=False) as rig:
-        rig.service.journal._database.execute("PRAGMA query_only=1")
+        refuse_writes(tmp_path)
         assert rig.post(image())[0] == 507
         assert list((tmp_path / "incoming").iterdir()) == []
-        rig.service.journal._database.execute("PRAGMA query_only=0")
+        allow_writes(tmp_path)
         assert rig.post(image())[0] == 202
 
 
@@ -164,8 +185,9 @@ def test_a_damaged_journal_is_set_aside_and_nothing_is_lost(tmp_path, damage):
 
 def test_a_journal_of_a_later_version_is_not_touched(tmp_path):
     journal = Journal(tmp_path / "journal.sqlite")
-    journal._database.execute("PRAGMA user_version=99")
     journal.close()
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+        database.execute("PRAGMA user_version=99")
     with pytest.raises(OutputError, match="another version"):
         Rig(settings(tmp_path))
 
@@ -255,7 +277,7 @@ def test_old_answers_go_and_undelivered_ones_stay(tmp_path):
         rig.service.journal.settle(kept, "done", "", [("pacs", "sr")])
         with rig.service.journal.transaction() as database:
             database.execute("UPDATE jobs SET changed_at=?", (time.time() - 31 * 86400,))
-        rig.service._keep_house()
+        rig.service.forget_old()
         assert rig.get("/v1/jobs/" + old)[0] == 404
         assert rig.get("/v1/jobs/" + kept)[0] == 200
         assert [path.stem for path in (tmp_path / "results").iterdir()] == [kept]
@@ -302,9 +324,8 @@ def test_the_watchdog_hears_the_loop_and_nothing_else(tmp_path):
 def test_a_hot_board_rests_between_images_and_a_critical_one_stops(tmp_path):
     zones = {"GPU-therm": Zone(60.0, 95.5)}
     with running(settings(tmp_path)) as rig:
-        governor = rig.service.governor
-        governor._settings = governor._settings._replace(poll_s=0.05, pause_s=0.1)
-        governor._read = lambda: Snapshot({}, dict(zones))
+        limits = ThermalSettings(poll_s=0.05, pause_s=0.1)
+        rig.service.governor = Governor(limits, lambda: Snapshot({}, dict(zones)))
         rig.settled(rig.post(image(1))[1]["job"])
         zones["GPU-therm"] = Zone(96.0, 95.5)
         wait_for(lambda: "too_hot" in rig.get("/readyz")[1]["reasons"])
