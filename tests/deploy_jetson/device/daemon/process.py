@@ -45,7 +45,7 @@ class Process:
                 stderr=stream, cwd=ROOT, env={**os.environ, **(environment or {})},
             )  # fmt: skip
         signal.signal(signal.SIGHUP, hang_up)
-        self.ports = wait_for(self._ready, 60)
+        self.ports = wait_for(self._ready, 180)
         # of a machine that does other things, too, the processor's time is what is ours
         self.ready_s = min(time.monotonic() - started, processor_s(self.process.pid))
 
@@ -58,7 +58,7 @@ class Process:
         return found[0]["ports"] if found else None
 
     def ask(self, method, path, body=None):
-        link = http.client.HTTPConnection("127.0.0.1", self.ports["rest"], timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", self.ports["rest"], timeout=60)
         with contextlib.closing(link):
             link.request(method, path, body)
             answer = link.getresponse()
@@ -72,8 +72,8 @@ class Process:
             status, body = self.ask("GET", f"/v1/jobs/{job}/result")
             return json.loads(body) if status == 200 else None
 
-        return wait_for(ask, 40)
+        return wait_for(ask, 60)
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)

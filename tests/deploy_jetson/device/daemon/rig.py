@@ -116,7 +116,7 @@ class Rig:
         self.engine = OneBox(bundle)
         return self.engine
 
-    def request(self, method, path, body=None, headers=None, timeout=10):
+    def request(self, method, path, body=None, headers=None, timeout=60):
         link = http.client.HTTPConnection("127.0.0.1", self.service.ports["rest"], timeout=timeout)
         with contextlib.closing(link):
             link.request(method, path, body, headers or {})
@@ -131,7 +131,7 @@ class Rig:
         status, answer = self.request("POST", "/v1/images", body)
         return status, json.loads(answer)
 
-    def settled(self, key, seconds=20):
+    def settled(self, key, seconds=60):
         """The job's answer, waited for."""
         return wait_for(lambda: self._answer(key), seconds)
 
@@ -140,7 +140,7 @@ class Rig:
         return body if status == 200 else None
 
 
-def wait_for(ask, seconds=20):
+def wait_for(ask, seconds=60):
     """What `ask` returns as soon as it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -163,7 +163,7 @@ def running(config, work=True, **more):
     finally:
         rig.service.stop()
         if work and rig.thread.ident:
-            rig.thread.join(20)
+            rig.thread.join(60)
         rig.service.close()
 
 

@@ -127,13 +127,13 @@ def test_a_clock_that_is_mistaken_by_a_century_removes_nothing(tmp_path, monkeyp
 def test_hanging_up_stops_as_sigterm_does_and_a_second_signal_ends_at_once(tmp_path, start):
     daemon = start()
     daemon.process.send_signal(signal.SIGHUP)
-    assert daemon.process.wait(30) == 0
+    assert daemon.process.wait(60) == 0
     assert daemon.lines()[-1]["event"] == "stopped"
     daemon = start(name="second")
     jobs = [daemon.send(film(tmp_path / "a", i, str(i)).read_bytes()) for i in range(4)]
     daemon.process.send_signal(signal.SIGINT)
     daemon.process.send_signal(signal.SIGTERM)  # another one: of one kind, two may become one
-    assert daemon.process.wait(30) in (0, 130)
+    assert daemon.process.wait(60) in (0, 130)
     daemon = start(name="third")
     assert {daemon.result(job)["status"] for job in jobs} == {"done"}
 
