@@ -21,6 +21,8 @@ from tests.deploy_jetson.kernels.networks import (
 )
 
 HERE = [name for name, target in TARGETS.items() if runs_here(target)]
+# in every run the target that most machines share, the others in the long one
+EACH_TARGET = [*(pytest.param(name, marks=pytest.mark.slow) for name in HERE[:-1]), *HERE[-1:]]
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 needs_target = pytest.mark.skipif(not HERE, reason=f"no target runs on {platform.machine()}")
 

@@ -30,6 +30,7 @@ from tests.deploy_jetson.kernels.networks import (
 )
 from tests.deploy_jetson.kernels.programs import (
     A57,
+    EACH_TARGET,
     HERE,
     assert_close,
     darb,
@@ -50,7 +51,7 @@ SHAPES = [(1, 1, 5, 3), (16, 16, 13, 13), (17, 35, 7, 11), (24, 18, 19, 26), (3,
 
 
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize(
     ("kernel", "stride", "group", "density"),
     [(1, 1, 0, 1), (1, 2, 8, 0.3), (3, 1, 16, 0.2), (3, 2, 0, 0.1), (5, 1, 4, 0.5), (7, 2, 0, 1)],
@@ -66,7 +67,7 @@ def test_columns(tmp_path, target, kernel, stride, group, density):
 
 
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize("piece_bytes", [1, 3000, 20_000])
 @pytest.mark.parametrize(("kernel", "stride", "strip"), [(3, 1, 8), (3, 2, 0), (1, 1, 12)])
 def test_columns_in_pieces(tmp_path, target, piece_bytes, kernel, stride, strip):
@@ -86,7 +87,7 @@ def test_columns_in_pieces(tmp_path, target, piece_bytes, kernel, stride, strip)
 
 
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize(("out_tile", "shape"), list(zip([2, 4, 6], SHAPES[1:4], strict=True)))
 def test_winograd(tmp_path, target, out_tile, shape, monkeypatch):
     monkeypatch.setattr(steps, "PIECE_BYTES", 1200 * out_tile)  # several pieces, and one
@@ -99,7 +100,7 @@ def test_winograd(tmp_path, target, out_tile, shape, monkeypatch):
 
 
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize("shape", [*SHAPES[2:], (9, 12, 6, 64)])
 def test_free_patterns(tmp_path, target, shape):
     legal_frames = 1 if shape[0] % 3 == 0 else 3
@@ -115,7 +116,7 @@ def test_free_patterns(tmp_path, target, shape):
 
 
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize(
     "patterns",
     [((0,), (1,), (2, 5), (3, 6, 7, 8), (4,)), ((2,), (5,)), tuple((t,) for t in range(9))],
@@ -161,7 +162,7 @@ def test_darb_rows(tmp_path, target, vectors):
 
 @needs_target
 @pytest.mark.slow
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize("sparsity", ["columns", "patterns", "single weights"])
 def test_every_legal_choice_gives_the_same_answer(tmp_path, target, sparsity):
     """The table of variants drives this: no kernel exists untested."""
@@ -192,7 +193,7 @@ def test_every_legal_choice_gives_the_same_answer(tmp_path, target, sparsity):
 
 
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_whole_network_of_every_op(tmp_path, target, threads):
     spec = every_op()
@@ -204,7 +205,7 @@ def test_whole_network_of_every_op(tmp_path, target, threads):
 
 
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize(("scratch", "threads"), [(8_000, 1), (60_000, 2)])
 def test_chains_of_bands(tmp_path, target, threads, scratch, monkeypatch):
     monkeypatch.setattr(chain, "WORTH_BYTES", 0)

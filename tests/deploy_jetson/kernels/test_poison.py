@@ -34,6 +34,7 @@ from tests.deploy_jetson.kernels.networks import (
     residual_tower,
 )
 from tests.deploy_jetson.kernels.programs import (
+    EACH_TARGET,
     HERE,
     assert_close,
     darb,
@@ -72,7 +73,7 @@ KINDS = {
 
 
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_layer(tmp_path, target, kind):
     spec, keep, choice = KINDS[kind]

@@ -35,6 +35,7 @@ from tests.deploy_jetson.kernels.networks import (
 )
 from tests.deploy_jetson.kernels.programs import (
     A57,
+    EACH_TARGET,
     HERE,
     assert_close,
     darb,
@@ -148,7 +149,7 @@ def test_a_byte_is_off_by_half_a_step_of_its_group(weights):
 
 
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 def test_whole_network_from_halves(tmp_path, target):
     spec = every_op()
     tensors = random_tensors(spec)
