@@ -1,5 +1,6 @@
 """Generated kernels, compiled and run in this process or as a program of their own."""
 
+import ctypes
 import platform
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from tests.deploy_jetson.kernels.networks import (
     relative_error,
 )
 
+FLOATS = ctypes.POINTER(ctypes.c_float)
 HERE = [name for name, target in TARGETS.items() if runs_here(target)]
 # in every run the target that most machines share, the others in the long one
 EACH_TARGET = [*(pytest.param(name, marks=pytest.mark.slow) for name in HERE[:-1]), *HERE[-1:]]
@@ -38,6 +40,46 @@ def run(folder, spec, tensors, target="x86-avx2", choose=None, threads=1):
     engine = KernelLibrary(str(made.library), threads=threads)
     image = random_image(spec)
     return made, engine.run(image), reference(spec, tensors, image)
+
+
+class Instance:
+    """An instance of a generated library, called as C calls it.
+
+    Args:
+        path: The library.
+        output_shapes: Output name -> (C, H, W).
+    """
+
+    def __init__(self, path, output_shapes):
+        self.c = ctypes.CDLL(str(path))
+        self.c.pn_create.restype = ctypes.c_void_p
+        self.c.pn_output.restype = ctypes.c_void_p
+        self.c.pn_error_text.restype = ctypes.c_char_p
+        self.c.pn_destroy.argtypes = [ctypes.c_void_p]
+        self.c.pn_run.argtypes = [
+            ctypes.c_void_p, FLOATS, ctypes.c_size_t, ctypes.POINTER(FLOATS),
+            ctypes.POINTER(ctypes.c_size_t), ctypes.c_int,
+        ]  # fmt: skip
+        self.outputs = {n: np.zeros(shape, np.float32) for n, shape in output_shapes.items()}
+        self.model = self.c.pn_create()
+
+    def poison(self, floats):
+        """Fill the arena of working memory with NaN; its address is the first member."""
+        arena = ctypes.cast(self.model, ctypes.POINTER(FLOATS))[0]
+        np.ctypeslib.as_array(arena, (floats,))[:] = np.nan
+
+    def run(self, image, sizes=None, threads=1):
+        """Fill `outputs`; returns the error's text, empty without one."""
+        arrays = self.outputs.values()
+        pointers = (FLOATS * len(arrays))(*[a.ctypes.data_as(FLOATS) for a in arrays])
+        sizes = (ctypes.c_size_t * len(arrays))(*(sizes or [a.size for a in arrays]))
+        pixels = None if image is None else image.ctypes.data_as(FLOATS)
+        size = 0 if image is None else image.size
+        status = self.c.pn_run(self.model, pixels, size, pointers, sizes, threads)
+        return self.c.pn_error_text(status).decode() if status else ""
+
+    def close(self):
+        self.c.pn_destroy(self.model)
 
 
 def assert_close(found, expected, limit):

@@ -1,6 +1,5 @@
 """A bundle's library through the verb and the engine; bad input; generation byte for byte."""
 
-import ctypes
 import json
 import platform
 import re
@@ -15,7 +14,7 @@ from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.kernels.choices import ColumnsChoice, PatternChoice, WinogradChoice
 from deploy_jetson.kernels.compilers import find_compiler
 from deploy_jetson.kernels.generate import generate_library, model_chooser
-from deploy_jetson.kernels.lower import _Lowering, lower
+from deploy_jetson.kernels.lower import lower
 from deploy_jetson.kernels.source import RUNTIME, write_plan
 from deploy_jetson.kernels.targets import TARGETS, cpu_features
 from pneumonia.cli import kernels as verb
@@ -35,6 +34,7 @@ from tests.deploy_jetson.kernels.networks import (
     random_image,
     random_tensors,
 )
+from tests.deploy_jetson.kernels.programs import Instance
 from tests.runtime.bundles import varied_detector, write_bundle
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "c" / "score_tensor.c"
@@ -130,17 +130,12 @@ def test_wrong_sizes_and_threads_are_errors_not_crashes(tmp_path):
     for threads in (0, 65):
         with pytest.raises(DeviceError, match="out of range"):
             KernelLibrary(str(library), threads=threads)
-    raw = engine._library
+    instance = Instance(library, engine.output_shapes)
     image = np.zeros((3, 64, 96), np.float32)
-    pointer = image.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    outputs = (ctypes.POINTER(ctypes.c_float) * 2)(pointer, pointer)
-    sizes = (ctypes.c_size_t * 2)(1, 2)
-    status = raw.pn_run(engine._model, pointer, image.size, outputs, sizes, 1)
-    assert b"wrong size" in raw.pn_error_text(status)
-    assert b"pointer" in raw.pn_error_text(
-        raw.pn_run(engine._model, None, image.size, outputs, sizes, 1)
-    )
-    assert not raw.pn_output(7)
+    assert "wrong size" in instance.run(image, sizes=[1, 2])
+    assert "pointer" in instance.run(None)
+    assert not instance.c.pn_output(7)
+    instance.close()
     engine.close()
     with pytest.raises(DeviceError, match="closed"):
         engine.run(image)
@@ -188,7 +183,7 @@ def test_tuning_for_another_machine_is_refused(bundle, monkeypatch):
         add_kernels(bundle, "cortex-a57", measure=True)
 
 
-@pytest.mark.parametrize("spoil", ["shape", "nan", "missing", "batch norm", "layer kind"])
+@pytest.mark.parametrize("spoil", ["shape", "nan", "missing", "batch norm"])
 def test_unfit_networks_name_the_layer(spoil):
     spec, tensors = varied_detector(batch_norm=spoil == "batch norm")
     expected = {"shape": "c4.weight", "nan": "c4.weight", "missing": "c4.weight"}
@@ -199,16 +194,6 @@ def test_unfit_networks_name_the_layer(spoil):
     elif spoil == "missing":
         del tensors["c4.weight"]
     target = TARGETS["x86-avx2"]
-    if spoil == "layer kind":
-
-        class Softmax(type(spec.layers[-2]).__base__):
-            name, inputs = "soft", ("c10",)
-
-        lowering = _Lowering(spec, tensors, target, model_chooser(target))
-        lowering.views["c10"] = None
-        with pytest.raises(ExportError, match="'soft'"):
-            lowering._lower(Softmax())
-        return
     with pytest.raises((ArtefactError, ExportError), match=expected.get(spoil, "'c0'")):
         lower(spec, tensors, target, model_chooser(target))
 

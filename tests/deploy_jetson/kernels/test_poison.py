@@ -4,9 +4,6 @@ Activations of earlier layers, of the run before, or nothing at all lie in the a
 filled with NaN, which every sum keeps.
 """
 
-import ctypes
-
-import numpy as np
 import pytest
 
 from deploy_jetson.kernels import chain
@@ -36,6 +33,7 @@ from tests.deploy_jetson.kernels.networks import (
 from tests.deploy_jetson.kernels.programs import (
     EACH_TARGET,
     HERE,
+    Instance,
     assert_close,
     darb,
     forced,
@@ -47,19 +45,15 @@ from tests.deploy_jetson.kernels.programs import (
 pytestmark = needs_gcc
 
 
-def poison(library, floats):
-    """Fill an instance's arena with NaN; its first member is the arena's address."""
-    arena = ctypes.cast(library._model, ctypes.POINTER(ctypes.POINTER(ctypes.c_float)))[0]
-    np.ctypeslib.as_array(arena, (floats,))[:] = np.nan
-
-
 def run_poisoned(folder, spec, tensors, target, choose=None):
     made = generate_library(spec, tensors, TARGETS[target], folder / "lib.so", choose)
-    library = KernelLibrary(str(made.library), threads=2)
+    instance = Instance(made.library, KernelLibrary(str(made.library)).output_shapes)
     image = random_image(spec)
-    library.run(image)
-    poison(library, made.plan.arena_floats)
-    return library.run(image), reference(spec, tensors, image)
+    assert instance.run(image, threads=2) == ""
+    instance.poison(made.plan.arena_floats)
+    assert instance.run(image, threads=2) == ""
+    instance.close()
+    return instance.outputs, reference(spec, tensors, image)
 
 
 LAYER = one_layer((17, 35, 7, 11), skip=True)

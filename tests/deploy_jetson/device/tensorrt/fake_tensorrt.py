@@ -60,7 +60,7 @@ class Logger:
 
 class _Parser:
     def __init__(self, module, network):
-        self._module, self._network, self.num_errors = module, network, 0
+        self.module, self._network, self.num_errors = module, network, 0
 
     def parse(self, data):
         assert isinstance(data, bytes)
@@ -69,10 +69,10 @@ class _Parser:
         except Exception:
             model = None
         opset = model.opset_import[0].version if model else 99
-        if model is None or opset > 13 or self._module.host.faults.parse:
+        if model is None or opset > 13 or self.module.host.faults.parse:
             self.num_errors = 2
             return False
-        if self._module.needs_explicit_batch and not self._network.flags & 1:
+        if self.module.needs_explicit_batch and not self._network.flags & 1:
             self.num_errors = 1  # "this network must be created with the EXPLICIT_BATCH flag"
             return False
         self._network.onnx, self._network.num_outputs = data, len(model.graph.output)
@@ -85,7 +85,7 @@ class _Parser:
 
 class _Builder:
     def __init__(self, module):
-        self._module = module
+        self.module = module
         host = module.host
         for name in module.fast_flags:
             setattr(self, f"platform_has_fast_{name}", name in host.fast)
@@ -94,17 +94,17 @@ class _Builder:
         return SimpleNamespace(flags=flags, onnx=None, num_outputs=0)
 
     def create_builder_config(self):
-        return self._module.config_class()
+        return self.module.config_class()
 
     def build_serialized_network(self, network, config):
-        host = self._module.host
+        host = self.module.host
         host.faults.builds += 1
         if isinstance(host.faults.build, Exception):
             raise host.faults.build
         if host.faults.build == "none":
             return None
         assert config.workspace() == 1 << 30
-        head = {"version": self._module.__version__, "compute": host.compute,
+        head = {"version": self.module.__version__, "compute": host.compute,
                 "flags": sorted(config.flags),
                 "onnx": hashlib.sha256(network.onnx).hexdigest()}  # fmt: skip
         return memoryview(MAGIC + json.dumps(head).encode() + b"\0" * 64)  # buffer, as IHostMemory
@@ -143,10 +143,10 @@ class _NewConfig:
 
 class _Runtime:
     def __init__(self, module):
-        self._module = module
+        self.module = module
 
     def deserialize_cuda_engine(self, plan):
-        module, faults = self._module, self._module.host.faults
+        module, faults = self.module, self.module.host.faults
         faults.deserialized += 1
         if faults.deserialize_none:
             faults.deserialize_none -= 1
@@ -163,25 +163,25 @@ class _Runtime:
 
 class _EngineBase:
     def __init__(self, module, head):
-        self._module, self._head = module, head
+        self.module, self._head = module, head
         spec = module.host.spec
         size = spec.input
-        self._io = [("input", True, (1, size.channels, size.height, size.width))]
-        self._io += [(name, False, (1, *output_shape(spec, name))) for name in spec.outputs]
+        self.io = [("input", True, (1, size.channels, size.height, size.width))]
+        self.io += [(name, False, (1, *output_shape(spec, name))) for name in spec.outputs]
 
     def create_execution_context(self):
-        faults = self._module.host.faults
+        faults = self.module.host.faults
         if faults.context_none:
             faults.context_none -= 1
             return None
-        return self._module.context_class(self)
+        return self.module.context_class(self)
 
     def compute(self, addresses):
-        host = self._module.host
+        host = self.module.host
         if host.faults.execute_false:
             host.faults.execute_false -= 1
             return False
-        name, _, shape = self._io[0]
+        name, _, shape = self.io[0]
         batch = _view(addresses[name], shape).copy()
         for output, values in host.reference.run(batch).items():
             half = "FP16" in self._head["flags"]
@@ -202,19 +202,19 @@ class _Engine82(_EngineBase):
 
     @property
     def num_bindings(self):
-        return len(self._io)
+        return len(self.io)
 
     def get_binding_name(self, index):
-        return self._io[index][0]
+        return self.io[index][0]
 
     def binding_is_input(self, index):
-        return self._io[index][1]
+        return self.io[index][1]
 
     def get_binding_shape(self, index):
-        return self._io[index][2]
+        return self.io[index][2]
 
     def get_binding_dtype(self, index):
-        return self._module.float32
+        return self.module.float32
 
 
 class _Context82:
@@ -222,8 +222,8 @@ class _Context82:
         self._engine = engine
 
     def execute_async_v2(self, bindings, stream_handle):
-        self._engine._module.host.calls.append("execute_async_v2")
-        names = [name for name, _, _ in self._engine._io]
+        self._engine.module.host.calls.append("execute_async_v2")
+        names = [name for name, _, _ in self._engine.io]
         return self._engine.compute(dict(zip(names, bindings, strict=True)))
 
 
@@ -232,21 +232,21 @@ class _Engine10(_EngineBase):
 
     @property
     def num_io_tensors(self):
-        return len(self._io)
+        return len(self.io)
 
     def get_tensor_name(self, index):
-        return self._io[index][0]
+        return self.io[index][0]
 
     def get_tensor_mode(self, name):
-        mode = self._module.TensorIOMode
-        return mode.INPUT if {n: i for n, i, _ in self._io}[name] else mode.OUTPUT
+        mode = self.module.TensorIOMode
+        return mode.INPUT if {n: i for n, i, _ in self.io}[name] else mode.OUTPUT
 
     def get_tensor_shape(self, name):
-        return next(shape for n, _, shape in self._io if n == name)
+        return next(shape for n, _, shape in self.io if n == name)
 
     def get_tensor_dtype(self, name):
-        assert name in [n for n, _, _ in self._io]
-        return self._module.float32
+        assert name in [n for n, _, _ in self.io]
+        return self.module.float32
 
 
 class _Context10:
@@ -258,7 +258,7 @@ class _Context10:
         return True
 
     def execute_async_v3(self, stream_handle):
-        self._engine._module.host.calls.append("execute_async_v3")
+        self._engine.module.host.calls.append("execute_async_v3")
         return self._engine.compute(self._addresses)
 
 
