@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy_jetson.kernels.generate import Generated, generate_library, model_chooser
-from deploy_jetson.kernels.lower import problems_of
-from deploy_jetson.kernels.targets import Target
-from deploy_jetson.kernels.tuner import tune
+from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.generate import GeneratedLibrary, generate_library, model_chooser
+from deploy_jetson.kernels.plan.layer_problem import problems_of
+from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.network.zoo import build
 from pneumonia.runtime.bundle import load_bundle
@@ -140,7 +140,7 @@ class Prepared(NamedTuple):
     """
 
     case: Case
-    made: Generated
+    made: GeneratedLibrary
     facts: dict[str, Any]
     shape: tuple[int, int, int]
 

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engine_cases import CASES, GROUP, network
-from deploy_jetson.kernels.bench import LayerBench, candidate_steps
-from deploy_jetson.kernels.choices import Choice, ColumnsChoice, Problem, WinogradChoice
-from deploy_jetson.kernels.cost import Facts, candidates, predicted_cycles
+from deploy_jetson.kernels.compile.targets import Target, find_target
 from deploy_jetson.kernels.generate import generate_library
-from deploy_jetson.kernels.packing import STORAGES
-from deploy_jetson.kernels.steps import KernelStep
-from deploy_jetson.kernels.targets import Target, find_target
+from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
+from deploy_jetson.kernels.kinds.kind import Choice
+from deploy_jetson.kernels.kinds.registry import candidates, kind_of, predicted_cycles
+from deploy_jetson.kernels.plan.layer_problem import LayerProblem
+from deploy_jetson.kernels.plan.steps import KernelStep
+from deploy_jetson.kernels.plan.weight_store import STORAGES
+from deploy_jetson.kernels.tune.bench import LayerBench, candidate_steps
 from pneumonia.runtime.engines.kernels import KernelLibrary
 from pneumonia.runtime.spec import Conv
 
@@ -35,9 +37,9 @@ def layers() -> list[dict[str, Any]]:
         for density in DENSITIES:
             problem = column_problem(shape, density)
             ways = {
-                "whole": favourites(problem, target, ColumnsChoice, pieces=False),
-                "pieces": favourites(problem, target, ColumnsChoice, pieces=True),
-                "winograd": favourites(problem, target, WinogradChoice, pieces=False),
+                "whole": favourites(problem, target, "columns", lambda c: not c.piece_bytes),
+                "pieces": favourites(problem, target, "columns", lambda c: c.piece_bytes),
+                "winograd": favourites(problem, target, "winograd", lambda c: True),
             }
             found = measured(problem, ways, target)
             macs = np.count_nonzero(problem.weight) * shape[4] ** 2
@@ -46,7 +48,7 @@ def layers() -> list[dict[str, Any]]:
     return rows
 
 
-def column_problem(shape: tuple[int, int, int, int, int], density: float) -> Problem:
+def column_problem(shape: tuple[int, int, int, int, int], density: float) -> LayerProblem:
     """A layer whose groups of filters keep random columns."""
     filters, channels, kernel, stride, side = shape
     generator = np.random.default_rng(0)
@@ -56,12 +58,14 @@ def column_problem(shape: tuple[int, int, int, int, int], density: float) -> Pro
         matrix[first : first + GROUP, generator.permutation(matrix.shape[1])[kept:]] = 0
     layer = Conv("layer", ("input",), channels, filters, kernel, stride, kernel // 2)
     weight = matrix.reshape(filters, channels, kernel, kernel)
-    return Problem(layer, weight, side * stride, side * stride, side, side, planar=False)
+    return LayerProblem(layer, weight, side * stride, side * stride, side, side, planar=False)
 
 
-def favourites(problem: Problem, target: Target, kind: type[Choice], pieces: bool) -> list[Choice]:
+def favourites(
+    problem: LayerProblem, target: Target, kind: type[Choice], pieces: bool
+) -> list[Choice]:
     """The cost model's best choices of one way."""
-    facts = Facts(problem)
+    facts = LayerAnalysis(problem)
     legal = [
         choice for choice in candidates(problem, target, facts)
         if type(choice) is kind and (getattr(choice, "piece_bytes", 0) > 0) == pieces
@@ -70,7 +74,7 @@ def favourites(problem: Problem, target: Target, kind: type[Choice], pieces: boo
 
 
 def measured(
-    problem: Problem, ways: dict[str, list[Choice]], target: Target
+    problem: LayerProblem, ways: dict[str, list[Choice]], target: Target
 ) -> dict[str, float | None]:
     """Milliseconds of the quickest choice of every way, all interleaved."""
     choices = [choice for some in ways.values() for choice in some]
@@ -97,10 +101,10 @@ def storage(work: Path) -> list[dict[str, Any]]:
     """
     target = find_target("native")
 
-    def choose(problem: Problem) -> Choice:
-        facts = Facts(problem)
-        legal = [c for c in candidates(problem, target, facts) if type(c) is not WinogradChoice]
-        return min(legal, key=lambda c: predicted_cycles(facts, c, target))
+    def choose(problem: LayerProblem) -> Choice:
+        analysis = LayerAnalysis(problem)
+        legal = [c for c in candidates(analysis, target) if kind_of(c).name != "winograd"]
+        return min(legal, key=lambda c: predicted_cycles(analysis, c, target))
 
     rows = []
     for name in STORAGE_CASES:

@@ -33,13 +33,13 @@ from benchmarks import engine_peers
 from benchmarks.engine_cases import CASES, Prepared, network, prepare
 from benchmarks.engine_details import layers, storage
 from benchmarks.engine_goals import markdown
-from deploy_jetson.kernels.compilers import find_compiler
+from deploy_jetson.kernels.compile.compilers import find_compiler
+from deploy_jetson.kernels.compile.mca import find_mca, hot_loops
+from deploy_jetson.kernels.compile.source import plan_variants
+from deploy_jetson.kernels.compile.targets import TARGETS, cpu_name, find_target, runs_here
 from deploy_jetson.kernels.generate import model_chooser
-from deploy_jetson.kernels.lower import lower
-from deploy_jetson.kernels.mca import find_mca, hot_loops
+from deploy_jetson.kernels.plan.lower import lower
 from deploy_jetson.kernels.report import layer_records, tx2_predictions
-from deploy_jetson.kernels.source import plan_variants
-from deploy_jetson.kernels.targets import TARGETS, cpu_name, find_target, runs_here
 from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.engines.kernels import KernelLibrary
 

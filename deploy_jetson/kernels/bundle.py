@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deploy_jetson.kernels.choices import Problem
-from deploy_jetson.kernels.compilers import find_compiler
+from deploy_jetson.kernels.compile.compilers import find_compiler
+from deploy_jetson.kernels.compile.mca import MCA_CPU, hot_loops
+from deploy_jetson.kernels.compile.source import plan_variants
+from deploy_jetson.kernels.compile.targets import Target, find_target, runs_here
 from deploy_jetson.kernels.generate import generate_library, model_chooser, write_texts
-from deploy_jetson.kernels.lower import Chooser, problems_of
-from deploy_jetson.kernels.mca import MCA_CPU, hot_loops
-from deploy_jetson.kernels.packing import STORAGES
+from deploy_jetson.kernels.plan.layer_problem import LayerProblem, problems_of
+from deploy_jetson.kernels.plan.lower import Chooser
+from deploy_jetson.kernels.plan.weight_store import STORAGES
 from deploy_jetson.kernels.report import describe
-from deploy_jetson.kernels.source import plan_variants
-from deploy_jetson.kernels.targets import Target, find_target, runs_here
-from deploy_jetson.kernels.tuner import tune
+from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.bundle import MANIFEST, Bundle, file_sha256, load_bundle
 from pneumonia.runtime.engines.kernels import LIBRARY
@@ -50,10 +50,10 @@ def add_kernels(
 
     Args:
         bundle_path: The bundle's folder; changed.
-        target_name: See `targets.TARGET_NAMES`.
+        target_name: See `compile.targets.TARGET_NAMES`.
         measure: Tune by measuring; None = if the target runs here.
         progress: Of the tuning.
-        storage: How weights are stored, see `packing.STORAGES`; arithmetic is float32 always.
+        storage: How weights are stored, see `weight_store.STORAGES`; arithmetic is float32 always.
 
     Raises:
         ConfigError: Unknown target or storage, or measuring for a machine that is not this one.
@@ -85,7 +85,7 @@ def add_kernels(
 
 
 def _chooser(
-    problems: Mapping[str, Problem],
+    problems: Mapping[str, LayerProblem],
     target: Target,
     measure: bool | None,
     progress: Progress | None,

@@ -5,17 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy_jetson.kernels.choices import Choice, Problem, Weights
-from deploy_jetson.kernels.compilers import compile_library, find_compiler
-from deploy_jetson.kernels.cost import cheapest
-from deploy_jetson.kernels.lower import Chooser, Plan, lower
-from deploy_jetson.kernels.source import WEIGHTS, Sources, write_plan
-from deploy_jetson.kernels.targets import Target
+from deploy_jetson.kernels.compile.compilers import compile_library, find_compiler
+from deploy_jetson.kernels.compile.scratch import write_scratch
+from deploy_jetson.kernels.compile.source import WEIGHTS, CSources, write_plan
+from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.kinds.kind import Choice
+from deploy_jetson.kernels.kinds.registry import cheapest
+from deploy_jetson.kernels.plan.layer_problem import LayerProblem, Weights
+from deploy_jetson.kernels.plan.lower import Chooser, NetworkPlan, lower
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.spec import NetworkSpec
 
 
-class Generated(NamedTuple):
+class GeneratedLibrary(NamedTuple):
     """A generated network.
 
     Attributes:
@@ -24,30 +26,24 @@ class Generated(NamedTuple):
         library: The compiled file.
     """
 
-    plan: Plan
-    sources: Sources
+    plan: NetworkPlan
+    sources: CSources
     library: Path
 
 
 def model_chooser(target: Target) -> Chooser:
     """Choices by the cost model alone."""
 
-    def choose(problem: Problem) -> Choice:
+    def choose(problem: LayerProblem) -> Choice:
         return cheapest(problem, target)
 
     return choose
 
 
-def write_texts(sources: Sources, folder: Path) -> None:
+def write_texts(sources: CSources, folder: Path) -> None:
     """Write the C files into a folder; the weights lie in the library."""
     for name, text in sources.texts.items():
         write_bytes(str(folder / name), text.encode())
-
-
-def write_scratch(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write files that live only until they are compiled: without waiting for the disk."""
-    for name, content in files.items():
-        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def generate_library(
@@ -58,7 +54,7 @@ def generate_library(
     choose: Chooser | None = None,
     model_hash: str = "",
     storage: str = "fp32",
-) -> Generated:
+) -> GeneratedLibrary:
     """Generate and compile a network.
 
     Args:
@@ -68,7 +64,7 @@ def generate_library(
         library: Result; replaced whole.
         choose: Decides each layer's kernel; default: the cost model.
         model_hash: Built into the library.
-        storage: How weights are stored, see `packing.STORAGES`.
+        storage: How weights are stored, see `weight_store.STORAGES`.
     """
     plan = lower(spec, dense, target, choose or model_chooser(target), storage)
     sources = write_plan(plan, model_hash)
@@ -79,4 +75,4 @@ def generate_library(
         part = folder / library.name
         compile_library(folder, part, target, find_compiler(target))
         part.replace(library)
-    return Generated(plan, sources, library)
+    return GeneratedLibrary(plan, sources, library)

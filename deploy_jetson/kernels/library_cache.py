@@ -1,9 +1,10 @@
 """Libraries compiled at first use: one per model and machine, in the user's cache folder.
 
 `runtime.engines` asks for the library of a bundle that has none for this machine. It is compiled
-once, without tuning, into `CACHE/kernels/KEY.so`; the key names the model, the target and the
-generator. KEY.json holds its SHA-256. A library is only loaded from a folder that the user owns and
-nobody else can write, and only if it has this hash: anything else is compiled again.
+once, without tuning, for every vector width this machine has; the fastest is kept as
+`CACHE/kernels/KEY.so`. The key names the model, the targets and the generator; KEY.json holds the
+library's SHA-256. A library is loaded only from a folder with mode 700 that the user owns, and only
+if it has this hash; anything else is compiled again.
 """
 
 import fcntl
@@ -15,22 +16,24 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from deploy_jetson.kernels.compilers import find_compiler
-from deploy_jetson.kernels.targets import NATIVE, Target, find_target
+from deploy_jetson.kernels.compile.compilers import find_compiler
+from deploy_jetson.kernels.compile.targets import Target, native_targets
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.bundle import Bundle, file_sha256
+from pneumonia.runtime.engines.kernels import KernelLibrary
 from pneumonia.runtime.errors import DeviceError, ExportError
 from pneumonia.runtime.spec import tensor_shapes
 
 SCHEMA = "pneumonia.cached-kernels/1"
 MAX_WEIGHTS = 8 * 10**6  # a larger network takes longer to compile than a user waits unasked
 MAX_LIBRARIES = 16  # the oldest are removed
+RUNS = 8  # of every library, to find the fastest
 LOCK_TIMEOUT_S = 300.0
 LOCK_POLL_S = 0.1
 _LOG = logging.getLogger("pneumonia.runtime.engines")
@@ -71,19 +74,19 @@ def cached_library(bundle: Bundle) -> str:
             found=f"{weights:,}",
             fix="Compile it yourself: pneumonia kernels BUNDLE",
         )
-    target = find_target(NATIVE)
+    targets = native_targets()
     folder = _private_folder(user_cache_folder() / "kernels")
-    library = folder / (_key(bundle.model_hash, target) + ".so")
+    library = folder / (_key(bundle.model_hash, targets) + ".so")
     if not _is_intact(library):
         with _locked(folder):
             if not _is_intact(library):  # another process may have compiled it meanwhile
-                _compile(bundle, target, library)
+                _compile(bundle, targets, library)
     return str(library)
 
 
-def _key(model_hash: str, target: Target) -> str:
+def _key(model_hash: str, targets: Sequence[Target]) -> str:
     """What a library depends on: the model, the machine, and every file of the generator."""
-    digest = hashlib.sha256(repr((model_hash, target)).encode())
+    digest = hashlib.sha256(repr((model_hash, targets)).encode())
     home = Path(__file__).parent
     for path in sorted(p for p in home.rglob("*") if p.suffix in (".py", ".j2", ".c", ".h")):
         digest.update(path.relative_to(home).as_posix().encode() + b"\0" + path.read_bytes())
@@ -107,7 +110,7 @@ def _private_folder(folder: Path) -> Path:
 
 
 def _is_intact(library: Path) -> bool:
-    """Whether the library is there, a plain file of this user, with the recorded hash."""
+    """Whether the library is a plain file of this user with the recorded hash."""
     try:
         status = library.lstat()
         record = json.loads(library.with_suffix(".json").read_text(encoding="utf-8"))
@@ -146,10 +149,10 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _compile(bundle: Bundle, target: Target, library: Path) -> None:
+def _compile(bundle: Bundle, targets: Sequence[Target], library: Path) -> None:
     from deploy_jetson.kernels.generate import generate_library
 
-    compiler = " ".join(find_compiler(target).command)
+    compiler = " ".join(find_compiler(targets[0]).command)
     failure = library.with_suffix(".failed")
     _raise_known_failure(failure, compiler)
     _make_room(library.parent)
@@ -159,14 +162,18 @@ def _compile(bundle: Bundle, target: Target, library: Path) -> None:
     )  # fmt: skip
     start = time.monotonic()
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".part-") as scratch:
-        part = Path(scratch) / library.name
+        weights, parts = bundle.weights(), []
         try:
-            generate_library(
-                bundle.spec, bundle.weights(), target, part, model_hash=bundle.model_hash
-            )
+            for target in targets:
+                path = Path(scratch) / f"{target.name}.so"
+                made = generate_library(
+                    bundle.spec, weights, target, path, model_hash=bundle.model_hash
+                )
+                parts.append(made.library)
         except ExportError as error:
             write_json(str(failure), {"compiler": compiler, "reason": str(error)})
             raise
+        part = _fastest(parts)
         part.chmod(0o600)
         sha256 = file_sha256(str(part))
         record = {"schema": SCHEMA, "model_hash": bundle.model_hash, "sha256": sha256}
@@ -174,6 +181,18 @@ def _compile(bundle: Bundle, target: Target, library: Path) -> None:
         part.replace(library)
         failure.unlink(missing_ok=True)
     _LOG.info("Kernels compiled in %.1f s", time.monotonic() - start)
+
+
+def _fastest(paths: Sequence[Path]) -> Path:
+    """The library with the shortest of several interleaved runs on one thread."""
+    if len(paths) == 1:
+        return paths[0]
+    libraries = [KernelLibrary(str(path)) for path in paths]
+    image = np.zeros(libraries[0].input_shape, np.float32)
+    seconds = [[sum(s for _, s in one.profile(image)) for one in libraries] for _ in range(RUNS)]
+    for one in libraries:
+        one.close()
+    return paths[int(np.min(seconds, axis=0).argmin())]
 
 
 def _raise_known_failure(failure: Path, compiler: str) -> None:

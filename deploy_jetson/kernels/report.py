@@ -4,19 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy_jetson.kernels.choices import (
-    Choice,
-    ColumnsChoice,
-    PatternChoice,
-    RowsChoice,
-    TapsChoice,
-    WinogradChoice,
-)
-from deploy_jetson.kernels.cost import Facts, predicted_cycles
-from deploy_jetson.kernels.lower import Plan
-from deploy_jetson.kernels.mca import HotLoop
-from deploy_jetson.kernels.patterns import count_loads
-from deploy_jetson.kernels.source import Sources
+from deploy_jetson.kernels.compile.mca import HotLoop
+from deploy_jetson.kernels.compile.source import CSources
+from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
+from deploy_jetson.kernels.kinds.registry import kind_of
+from deploy_jetson.kernels.plan.lower import NetworkPlan
 
 SCHEMA = "pneumonia.kernels/1"
 # Jetson TX2 power modes whose A57 cores run, by nvpmodel number: (name, cores, clock in GHz).
@@ -29,40 +21,25 @@ TX2_MODES = {
 CORE_SCALING = 0.9  # of ideal, measured on x86 with pinned threads
 
 
-def kernel_name(choice: Choice) -> str:
-    """A choice in words."""
-    if isinstance(choice, ColumnsChoice):
-        pieces = f", pieces of {choice.piece_bytes} B" if choice.piece_bytes else ""
-        return f"columns {choice.pixels}x{choice.vectors}{pieces}"
-    if isinstance(choice, WinogradChoice):
-        return f"winograd F({choice.out_tile},3) {choice.pixels}x{choice.vectors}"
-    if isinstance(choice, RowsChoice):
-        return f"rows x{choice.vectors}"
-    frames = f", {choice.frames} frames" if choice.frames > 1 else ""
-    if isinstance(choice, TapsChoice):
-        return f"taps {choice.rows}x{choice.vectors}{frames}"
-    return f"pattern {choice.rows}x{choice.vectors}x{choice.filters}{frames}"
-
-
-def layer_records(plan: Plan) -> list[dict[str, Any]]:
+def layer_records(plan: NetworkPlan) -> list[dict[str, Any]]:
     """One record per weighted layer, in order."""
     records = []
     for name, choice in plan.choices.items():
-        problem = plan.problems[name]
+        problem, kind = plan.problems[name], kind_of(choice)
         kept = int(np.count_nonzero(problem.weight))
-        record: dict[str, Any] = {
-            "name": name,
-            "kernel": kernel_name(choice),
-            "choice": list(choice),
-            "weights": int(problem.weight.size),
-            "kept_weights": kept,
-            "kept_macs": kept * problem.out_height * problem.out_width,
-            "predicted_cycles": round(predicted_cycles(Facts(problem), choice, plan.target)),
-        }
-        if isinstance(choice, PatternChoice):
-            plain, reused = count_loads(problem, choice.rows, choice.filters, choice.frames)
-            record["loads"] = {"plain": plain, "reused": reused}
-        records.append(record)
+        cycles = kind.cycles(LayerAnalysis(problem), choice, plan.target)
+        records.append(
+            {
+                "name": name,
+                "kernel": kind.describe(choice),
+                "choice": list(choice),
+                "weights": int(problem.weight.size),
+                "kept_weights": kept,
+                "kept_macs": kept * problem.out_height * problem.out_width,
+                "predicted_cycles": round(cycles),
+                **kind.details(problem, choice),
+            }
+        )
     return records
 
 
@@ -81,7 +58,7 @@ def tx2_predictions(cycles: float) -> list[dict[str, Any]]:
 
 
 def describe(
-    plan: Plan, sources: Sources, model_hash: str, compiler: str, loops: list[HotLoop]
+    plan: NetworkPlan, sources: CSources, model_hash: str, compiler: str, loops: list[HotLoop]
 ) -> dict[str, Any]:
     """The report of a generated library.
 

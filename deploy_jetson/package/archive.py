@@ -33,8 +33,8 @@ BOARDS_GLIBC = (2, 27)  # JetPack 4
 _GLIBC = re.compile(rb"\0GLIBC_(\d+)\.(\d+)(?=[\0.])")
 
 
-class Packed(NamedTuple):
-    """What was made.
+class DevicePackage(NamedTuple):
+    """The archive that was written.
 
     Attributes:
         path: The archive.
@@ -56,21 +56,21 @@ class Packed(NamedTuple):
 def make_package(
     bundle: Path, out: Path, wheels: Path | None = None, with_wheels: bool = True,
     with_kernels: bool = True,
-) -> Packed:  # fmt: skip
+) -> DevicePackage:  # fmt: skip
     """Make the archive for a board.
 
     Args:
         bundle: Model bundle; not changed.
         out: The archive, `.tar.gz`.
         wheels: Folder with the pinned wheels; None fetches them.
-        with_wheels: Leave them out otherwise: the board must have the packages.
+        with_wheels: Add the wheels; without them the board must have the packages.
         with_kernels: Generate and compile the library for the board's processor.
 
     Raises:
         ArtefactError: The bundle is damaged.
         ConfigError: The archive's name, or a wheel, is not right.
-        DeviceError: There is no compiler for the board's processor, or only one that makes
-            libraries for a newer C library.
+        DeviceError: No compiler for the board's processor is installed, or only one whose
+            libraries need a newer glibc.
         OutputError: Wheels cannot be fetched, or the archive cannot be written.
     """
     if not out.name.endswith((".tar.gz", ".tgz")):
@@ -92,23 +92,23 @@ def make_package(
         files = list(_files(stage))
         data = _packed(stage)
     write_bytes(str(out), data)
-    return Packed(
+    return DevicePackage(
         out, len(data), len(files), n_wheels, with_kernels, hashlib.sha256(data).hexdigest()
     )
 
 
 def check_glibc(library: Path) -> None:
-    """Refuse a library that asks for a newer C library than the board's.
+    """Refuse a library that needs a newer glibc than the board has.
 
     Raises:
-        DeviceError: Its compiler brought the versions of this machine into it.
+        DeviceError: It was linked against this machine's newer glibc.
     """
-    asked = [(int(a), int(b)) for a, b in _GLIBC.findall(library.read_bytes())]
-    if max(asked, default=(0, 0)) > BOARDS_GLIBC:
+    needed = [(int(a), int(b)) for a, b in _GLIBC.findall(library.read_bytes())]
+    if max(needed, default=(0, 0)) > BOARDS_GLIBC:
         raise DeviceError(
             "Library cannot be loaded on the board",
             expected="glibc {}.{} or older".format(*BOARDS_GLIBC),
-            found="{}.{}".format(*max(asked)), where=library.name,
+            found="{}.{}".format(*max(needed)), where=library.name,
             fix="Compile it with the ziglang wheel: pip install 'pneumonia[kernels]' and set"
             " CC='python -m ziglang cc'",
         )  # fmt: skip
@@ -145,7 +145,7 @@ def _files(stage: Path) -> Iterator[Path]:
 
 
 def sums_of(stage: Path) -> str:
-    """The sums of all files but SHA256SUMS itself, as `sha256sum -c` reads them."""
+    """SHA-256 of all files except SHA256SUMS, in the format of `sha256sum -c`."""
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(stage).as_posix()}\n"
         for path in _files(stage)
@@ -154,7 +154,7 @@ def sums_of(stage: Path) -> str:
 
 
 def _packed(stage: Path) -> bytes:
-    """The archive, without times, users and anything else that differs from run to run."""
+    """The archive as reproducible bytes: no times, no users."""
     stream = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=stream, mode="wb", mtime=0, filename="") as packed,

@@ -1,4 +1,4 @@
-"""The Python packages of the board: pinned, with their hashes, fetched where there is a network."""
+"""The Python wheels of the board: pinned versions, SHA-256 hashes, download by pip."""
 
 import hashlib
 import subprocess
@@ -10,10 +10,10 @@ from pneumonia.runtime.errors import ConfigError, OutputError
 
 PYTHON = "3.6.9"  # JetPack 4.6
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "any")
-# The last of each for this Python and processor, with what click needs there. Licences: BSD
-# (numpy, click), HPND (Pillow), MIT (pydicom, pynetdicom, zipp), Apache-2.0 (importlib-metadata),
-# PSF (typing-extensions). NumPy is not the last: 1.19.5 dies on a TX2 of an illegal instruction
-# unless OPENBLAS_CORETYPE is set (numpy#18131).
+# The last versions for this Python and processor, with the packages that click needs there.
+# Licences: BSD (numpy, click), HPND (Pillow), MIT (pydicom, pynetdicom, zipp), Apache-2.0
+# (importlib-metadata), PSF (typing-extensions). NumPy is not the last one: 1.19.5 crashes on a TX2
+# with an illegal instruction unless OPENBLAS_CORETYPE is set (numpy#18131).
 PINNED = (
     "numpy==1.19.4",
     "Pillow==8.4.0",
@@ -31,7 +31,7 @@ def requirements(folder: Path) -> str:
     """requirements.txt with hashes, of the wheels in a folder.
 
     Raises:
-        ConfigError: A pinned package is missing, or a file is no wheel of one.
+        ConfigError: A pinned package is missing, or a file is not a wheel of the list.
     """
     found: dict[str, str] = {}
     for path in sorted(folder.glob("*.whl")):
@@ -60,12 +60,12 @@ def fetch_wheels(folder: Path) -> None:
     """Download the wheels for the board with pip.
 
     Raises:
-        OutputError: pip does not get them: no network, or an index without them.
+        OutputError: pip fails: no network, or an index without the wheels.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--dest", str(folder), "--only-binary=:all:", "--python-version", PYTHON]
     command += ["--implementation", "cp", "--abi", "cp36m", "--abi", "none"]
-    command += [word for name in PLATFORMS for word in ("--platform", name)]
+    command += [part for name in PLATFORMS for part in ("--platform", name)]
     try:
         done = subprocess.run(
             [*command, *PINNED], capture_output=True, timeout=FETCH_SECONDS, check=False, text=True

@@ -1,8 +1,8 @@
-"""Puts wheels into a folder without pip: Ubuntu 18.04's pip 9 knows no tag of theirs.
+"""Unpacks wheels into a folder without pip: pip 9 of Ubuntu 18.04 rejects their platform tags.
 
 Usage: python3 unpack_wheels.py REQUIREMENTS WHEELS TARGET. REQUIREMENTS names each package once:
-`NAME==VERSION --hash=sha256:DIGEST`. A wheel is an archive of importable files, and these need
-nothing done to them. Python 3.6, nothing but its library.
+`NAME==VERSION --hash=sha256:DIGEST`. These wheels hold importable files only, so unpacking is
+enough. Python 3.6, standard library only.
 """
 
 import hashlib
@@ -17,19 +17,19 @@ def runs_here(name: str) -> bool:
     """Whether a wheel's tags fit this interpreter and processor."""
     pythons, _, platforms = name[: -len(".whl")].split("-")[-3:]
     ours = {"py3", "cp{}{}".format(*sys.version_info[:2])}
-    fits = [word == "any" or word.endswith(platform.machine()) for word in platforms.split(".")]
+    fits = [tag == "any" or tag.endswith(platform.machine()) for tag in platforms.split(".")]
     return bool(ours.intersection(pythons.split("."))) and any(fits)
 
 
 def wanted(path: str) -> Dict[str, str]:  # noqa: UP006
-    """SHA-256 -> what it is, of every line."""
+    """SHA-256 -> `NAME==VERSION` of every line."""
     with open(path) as stream:
         lines = [line.split(" --hash=sha256:") for line in stream.read().splitlines()]
     return {digest: pinned for pinned, digest in lines}
 
 
 def unpack(requirements: str, wheels: str, target: str) -> str:
-    """Check all wheels, then unpack them; the text of what is wrong, empty when nothing is."""
+    """Check all wheels, then unpack them; returns an error message, empty on success."""
     missing = wanted(requirements)
     chosen = []
     for name in sorted(os.listdir(wheels)):
@@ -53,7 +53,7 @@ def unpack(requirements: str, wheels: str, target: str) -> str:
 
 
 if __name__ == "__main__":
-    trouble = unpack(*sys.argv[1:4])
-    if trouble:
-        sys.stderr.write(f"error: {trouble}\n")
+    message = unpack(*sys.argv[1:4])
+    if message:
+        sys.stderr.write(f"error: {message}\n")
         sys.exit(1)

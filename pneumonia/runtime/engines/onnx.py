@@ -18,7 +18,8 @@ class OnnxEngine(Engine):
         threads: Threads inside one operation; None = ONNX Runtime's choice.
 
     Raises:
-        ArtefactError: The file is no ONNX model, or its inputs and outputs are not the network's.
+        ArtefactError: The file is not an ONNX model, or its inputs and outputs do not fit the
+            network.
     """
 
     name = "onnxruntime"

@@ -153,7 +153,7 @@ class ReferenceEngine(Engine):
         self._last_use = self._find_last_uses()
 
     def _find_last_uses(self) -> Dict[str, List[str]]:
-        """Layer -> values nobody needs after it, so that memory stays small."""
+        """Layer -> values that no later layer reads, so that they can be freed."""
         last = {}
         for layer in self.spec.layers:
             for source in layer.inputs:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.spec import (
     Conv,
@@ -159,3 +160,14 @@ def random_image(spec, seed=1):
 def relative_error(value, expected):
     """Largest error over the largest value."""
     return float(np.abs(value.ravel() - expected.ravel()).max() / np.abs(expected).max())
+
+
+def random_weight(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def layer_problem(weight, height=13, width=13, stride=1):
+    """A convolution of the weight (O, I, K, K) with outputs of height x width."""
+    n_filters, n_inputs, kernel, _ = weight.shape
+    layer = Conv("tested", ("before",), n_inputs, n_filters, kernel, stride, kernel // 2)
+    return LayerProblem(layer, weight, height * stride, width * stride, height, width, False)

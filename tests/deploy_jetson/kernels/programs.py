@@ -8,11 +8,12 @@ import subprocess
 import numpy as np
 import pytest
 
-from deploy_jetson.kernels.cost import candidates, cheapest
+from deploy_jetson.kernels.compile.source import write_plan
+from deploy_jetson.kernels.compile.targets import TARGETS, runs_here
 from deploy_jetson.kernels.generate import generate_library, model_chooser
-from deploy_jetson.kernels.lower import lower
-from deploy_jetson.kernels.source import C_FILES, write_plan
-from deploy_jetson.kernels.targets import TARGETS, runs_here
+from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
+from deploy_jetson.kernels.kinds.registry import cheapest
+from deploy_jetson.kernels.plan.lower import lower
 from pneumonia.runtime.engines.kernels import KernelLibrary
 from pneumonia.runtime.spec import Flatten, InputSpec, Linear, NetworkSpec
 from tests.deploy_jetson.kernels.networks import (
@@ -89,23 +90,45 @@ def assert_close(found, expected, limit):
         assert relative_error(found[name], value) <= limit, name
 
 
-def choosing(kind, index=0, **fields):
-    """A chooser that forces one kind of kernel on the layer `tested`."""
+def choosing(target, choice):
+    """A chooser of one choice for the layer `tested`, and of the cheapest for the others."""
 
-    def choose(problem, target=None):
-        legal = [c for c in candidates(problem, choose.target) if type(c) is kind]
-        legal = [c for c in legal if all(getattr(c, k) == v for k, v in fields.items())]
-        if problem.layer.name != "tested":
-            return cheapest(problem, choose.target)
-        return legal[index % len(legal)]
+    def choose(problem):
+        return choice if problem.layer.name == "tested" else cheapest(problem, TARGETS[target])
 
     return choose
 
 
 def forced(target, kind, index=0, **fields):
-    choose = choosing(kind, index, **fields)
-    choose.target = TARGETS[target]
+    """A chooser of a kind's choice with these fields for the layer `tested`."""
+
+    def choose(problem):
+        if problem.layer.name != "tested":
+            return cheapest(problem, TARGETS[target])
+        legal = [
+            choice
+            for choice in kind.candidates(LayerAnalysis(problem), TARGETS[target])
+            if all(getattr(choice, key) == value for key, value in fields.items())
+        ]
+        return legal[index % len(legal)]
+
     return choose
+
+
+def run_poisoned(folder, spec, tensors, target, choose=None):
+    """A run on memory full of NaN, which every sum keeps; see `run`.
+
+    Activations of earlier layers, of the run before, or nothing at all lie in the arena: no step
+    may read what no step of the same run has written.
+    """
+    made = generated(folder, spec, tensors, target, choose)
+    instance = Instance(made.library, KernelLibrary(str(made.library)).output_shapes)
+    image = random_image(spec)
+    assert instance.run(image, threads=2) == ""
+    instance.poison(made.plan.arena_floats)
+    assert instance.run(image, threads=2) == ""
+    instance.close()
+    return instance.outputs, reference(spec, tensors, image)
 
 
 def fully_connected(rows):
@@ -173,8 +196,8 @@ def run_program(
     (folder / "main.c").write_text(MAIN)
     image = random_image(spec)
     image.tofile(folder / "image.f32")
-    files = ["main.c", *C_FILES, "weights.S"]
-    subprocess.run([*build, *files, "-o", "program", "-lpthread"], cwd=folder, check=True)
+    files = [name for name in sources.texts if name.endswith((".c", ".S"))]
+    subprocess.run([*build, "main.c", *files, "-o", "program", "-lpthread"], cwd=folder, check=True)
     done = subprocess.run(
         [*command, "./program", "image.f32", "out.f32", threads],
         cwd=folder, capture_output=True, text=True, check=False,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from deploy_jetson.kernels import library_cache
-from deploy_jetson.kernels.targets import TARGETS, runs_here
+from deploy_jetson.kernels.compile.targets import TARGETS, runs_here
 from pneumonia.cli import run as run_command
 from pneumonia.cli import score as score_verb
 from pneumonia.runtime.bundle import load_bundle
@@ -54,7 +54,7 @@ def no_compiler(monkeypatch):
     def refuse(*arguments):
         raise AssertionError("a compiler was called")
 
-    monkeypatch.setattr("deploy_jetson.kernels.compilers.run_compiler", refuse)
+    monkeypatch.setattr("deploy_jetson.kernels.compile.compilers.run_compiler", refuse)
 
 
 def test_auto_compiles_once_and_agrees_with_the_reference(bundle, cache, caplog, monkeypatch):

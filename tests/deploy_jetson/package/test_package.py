@@ -68,8 +68,8 @@ def test_every_file_is_listed_with_its_sum(unpacked):
     sums = dict(reversed(line.split("  ")) for line in lines)
     found = {path.relative_to(unpacked).as_posix(): path for path in files_below(unpacked)}
     assert set(sums) == set(found) - {"SHA256SUMS"}
-    for name, told in sums.items():
-        assert hashlib.sha256(found[name].read_bytes()).hexdigest() == told
+    for name, expected in sums.items():
+        assert hashlib.sha256(found[name].read_bytes()).hexdigest() == expected
     assert not [name for name in found if "__pycache__" in name]
     assert {"install.sh", "README.md", "LICENSE", "VERSION", "daemon.ini"} <= set(found)
     assert "lib/deploy_jetson/kernels" not in " ".join(found)  # the generator stays at home
@@ -284,7 +284,7 @@ def test_wheels_are_unpacked_without_pip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("more", "message"),
     [
         ({"tags": "cp27-cp27m-manylinux2014_" + platform.machine()}, "does not fit Python 3"),
         ({"tags": "py3-none-manylinux2014_sparc"}, "does not fit Python 3"),
@@ -292,12 +292,12 @@ def test_wheels_are_unpacked_without_pip(tmp_path):
         ({"text": f"numpy==1 --hash=sha256:{'0' * 64}\n"}, "is not the file that was packed"),
     ],
 )
-def test_wheels_that_cannot_be_unpacked_leave_nothing(tmp_path, more, words):
+def test_wheels_that_cannot_be_unpacked_leave_nothing(tmp_path, more, message):
     text = more.pop("text", None)
     wheels = write_wheels(tmp_path / "wheels", **more)
     done = unpack_wheels(wheels, tmp_path / "lib", text)
     assert done.returncode == 1
-    assert words in done.stderr
+    assert message in done.stderr
     assert not (tmp_path / "lib").exists()
 
 

@@ -1,0 +1,1 @@
+"""Writes the C and compiles it."""

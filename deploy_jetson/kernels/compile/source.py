@@ -1,0 +1,85 @@
+"""Writes a plan as C: the runtime, the kernels of every family, the network and its weights."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.kinds.registry import FAMILIES
+from deploy_jetson.kernels.kinds.templates import KERNELS, render
+from deploy_jetson.kernels.plan.c_values import initialiser, string_literal
+from deploy_jetson.kernels.plan.lower import NetworkPlan
+from deploy_jetson.kernels.plan.steps import KernelStep, StepRecord, Variant
+from deploy_jetson.kernels.plan.weight_store import WeightStore
+
+RUNTIME = KERNELS / "c"
+RUNTIME_FILES = ("pneumonia_model.h", "engine.h", "engine.c", "expand.c")
+NETWORK = "network.c"
+WEIGHTS = "weights.bin"
+WEIGHTS_SOURCE = "weights.S"
+
+
+class CSources(NamedTuple):
+    """Everything the compiler needs.
+
+    Attributes:
+        texts: File name -> C text.
+        weights: Contents of weights.bin.
+        records: The step table.
+        image_bytes: Memory of the weights and lists as the kernels read them.
+    """
+
+    texts: dict[str, str]
+    weights: bytes
+    records: tuple[StepRecord, ...]
+    image_bytes: int
+
+
+def write_plan(plan: NetworkPlan, model_hash: str) -> CSources:
+    """All sources of a network; the same plan always gives the same bytes."""
+    store = WeightStore()
+    records = tuple(r for step in plan.steps for r in step.records(store, plan.target))
+    file = store.file(plan.storage)
+    kernel_steps = [step for step in plan.steps if isinstance(step, KernelStep)]
+    texts = kernel_texts(plan.target, plan_variants(plan))
+    texts[NETWORK] = render(
+        "network.c.j2",
+        plan=plan,
+        records=records,
+        shapes=plan.spec.shapes(),
+        scratch_floats=max([step.scratch_floats(plan.target) for step in kernel_steps], default=0),
+        model_hash=model_hash,
+        file=file,
+        initialiser=initialiser,
+        string_literal=string_literal,
+    )
+    texts[WEIGHTS_SOURCE] = render("weights.S.j2", file=WEIGHTS)
+    return CSources(texts, file.data, records, file.image_bytes)
+
+
+def kernel_texts(target: Target, variants: Sequence[Variant]) -> dict[str, str]:
+    """The files that depend on the target and the kernels, not on the network."""
+    texts = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in RUNTIME_FILES}
+    texts["target.h"] = render("target.h.j2", target=target)
+    families = sorted({variant.family for variant in variants})
+    texts["kernels.h"] = render("kernels.h.j2", families=families)
+    for name in families:
+        own = [variant for variant in variants if variant.family == name]
+        texts.update(family_texts(name, own, target))
+    return texts
+
+
+def family_texts(name: str, variants: Sequence[Variant], target: Target) -> dict[str, str]:
+    """Header and C file of one kernel family."""
+    context = FAMILIES[name].context(variants, target)
+    return {f"{name}.{kind}": render(f"{name}/{name}.{kind}.j2", **context) for kind in ("h", "c")}
+
+
+def plan_variants(plan: NetworkPlan) -> list[Variant]:
+    """Kernel variants the plan calls, each once, in a stable order."""
+    found = {
+        variant
+        for step in plan.steps
+        if isinstance(step, KernelStep)
+        for variant in step.variants(plan.target)
+    }
+    return sorted(found, key=lambda variant: variant.name)

@@ -1,0 +1,87 @@
+"""Choices and variants of the column kernel."""
+
+from typing import NamedTuple
+
+from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.kinds.register_tiles import register_tiles
+
+
+class ColumnsChoice(NamedTuple):
+    """Column kernel.
+
+    Attributes:
+        pixels, vectors: Register tile.
+        rows_per_unit: Rows of one unit of work.
+        piece_bytes: A panel's list is cut into pieces whose weights and inputs fit this; each runs
+            over all rows before the next one, on sums kept in the output. 0: the list is whole.
+        strip_pixels: Pixels of a row that are done for all rows before the next ones; 0: all.
+    """
+
+    pixels: int
+    vectors: int
+    rows_per_unit: int
+    piece_bytes: int = 0
+    strip_pixels: int = 0
+
+
+class ColumnsVariant(NamedTuple):
+    """The column kernel with one register tile.
+
+    Attributes:
+        pixels, vectors: Register tile.
+        stride: Of the convolution.
+        planar: The input has one channel per plane (the network's input) instead of LANES.
+        narrow: Rows also need tiles of one pixel less.
+    """
+
+    pixels: int
+    vectors: int
+    stride: int
+    planar: bool
+    narrow: bool = True
+
+    @property
+    def family(self) -> str:
+        """Name of its kernel family."""
+        return "columns"
+
+    @property
+    def step(self) -> str:
+        """C expression of the floats between the inputs of neighbouring output pixels."""
+        return str(self.stride) if self.planar else f"{self.stride} * LANES"
+
+    @property
+    def step_name(self) -> str:
+        """The same as part of a C name."""
+        return str(self.stride) if self.planar else f"{self.stride}L"
+
+    @property
+    def name(self) -> str:
+        """Name of the step function in C."""
+        layout = "planar" if self.planar else "blocked"
+        ends = "" if self.narrow else "_even"
+        return f"columns_{self.pixels}x{self.vectors}_stride{self.stride}_{layout}{ends}"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Pixels of its tiles, the widest first."""
+        return (self.pixels, self.pixels - 1) if self.narrow else (self.pixels,)
+
+    @property
+    def rows(self) -> str:
+        """Name of the C function that computes rows of one panel."""
+        return self.name + "_rows"
+
+
+def strip_tiles(choice: ColumnsChoice, width: int, pixels: int) -> int:
+    """Tiles of a strip, for tiles of `pixels`: strips of nearly equal width."""
+    tiles = -(-width // pixels)
+    if not choice.strip_pixels:
+        return tiles
+    strips = -(-width // max(choice.strip_pixels, pixels))
+    return -(-tiles // min(strips, tiles))
+
+
+def tail_pixels(target: Target, width: int, vectors: int) -> int:
+    """The widest legal tile for the vectors of filters that full panels leave over."""
+    return max(pixels for pixels, nv in register_tiles(target, width, vectors) if nv == vectors)

@@ -1,0 +1,87 @@
+"""Panels of filters, their kept columns and the pieces these are cut into."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from deploy_jetson.kernels.plan.layer_problem import Weights
+from deploy_jetson.kernels.plan.tensors import Ints
+
+
+class FilterPanels(NamedTuple):
+    """Panels of filters with their kept columns.
+
+    Attributes:
+        columns: (sum n,) column numbers j = i * K * K + kh * K + kw, panel after panel.
+        starts: (panels + 1,) int32 into `columns`.
+        weights: (sum n, width) float32, one row of filters per kept column.
+    """
+
+    columns: Ints
+    starts: npt.NDArray[np.int32]
+    weights: Weights
+
+
+def pack_panels(matrix: Weights, width: int, order: Ints | None = None) -> FilterPanels:
+    """Cut a (O, P) matrix into panels of `width` filters, each with the union of their columns.
+
+    Filters beyond O are zero. A panel without weights has no columns: it yields the bias alone.
+
+    Args:
+        matrix: (O, P).
+        width: Filters of a panel.
+        order: (P,) columns in the order they are to be stored; default: as they are.
+    """
+    columns, weights, starts = [], [], [0]
+    for first in range(0, len(matrix), width):
+        panel = matrix[first : first + width]
+        live = (panel != 0).any(axis=0)
+        kept = np.flatnonzero(live) if order is None else order[live[order]]
+        block = np.zeros((len(kept), width), np.float32)
+        block[:, : len(panel)] = panel[:, kept].T
+        columns.append(kept.astype(np.int64))
+        weights.append(block)
+        starts.append(starts[-1] + len(kept))
+    return FilterPanels(
+        np.concatenate(columns), np.array(starts, np.int32), np.concatenate(weights)
+    )
+
+
+class ListPieces(NamedTuple):
+    """The lists of panels, cut into pieces.
+
+    Attributes:
+        first: (panels + 1,) int32 first piece of every panel.
+        starts: (pieces + 1,) int32 first column of every piece.
+    """
+
+    first: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int32]
+
+
+def cut_panels(
+    panels: FilterPanels, source_of: Ints, sizes: tuple[int, int], budget: int
+) -> ListPieces:
+    """Cut every panel's list where what it touches would exceed the budget.
+
+    Args:
+        panels: Columns of one source lie side by side.
+        source_of: (P,) plane of the input that a column reads.
+        sizes: Bytes of the inputs of one source, and of the weights of one column.
+        budget: Bytes of a piece; 0: lists stay whole.
+    """
+    first, starts = [0], []
+    for low, high in zip(panels.starts[:-1].tolist(), panels.starts[1:].tolist(), strict=True):
+        starts.append(low)
+        sources = source_of[panels.columns[low:high]]
+        spent, last = 0, -1
+        for at, source in enumerate(sources.tolist() if budget else (), low):
+            cost = sizes[1] + (sizes[0] if source != last else 0)
+            if spent and spent + cost > budget:
+                starts.append(at)
+                spent, cost = 0, sum(sizes)
+            spent, last = spent + cost, source
+        first.append(len(starts))
+    starts.append(int(panels.starts[-1]))
+    return ListPieces(np.array(first, np.int32), np.array(starts, np.int32))

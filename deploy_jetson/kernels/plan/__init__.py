@@ -1,0 +1,1 @@
+"""From a network description to steps, buffers and their records."""

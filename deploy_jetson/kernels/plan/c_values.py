@@ -1,0 +1,53 @@
+"""C initialisers of the records that the generated step table is made of."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Union
+
+CValue = Union[int, float, str, Mapping[str, "CValue"], "CArray", "CPointer"]
+
+
+class CArray(NamedTuple):
+    """A constant array of structs.
+
+    Attributes:
+        type: C type of one element.
+        items: Fields of every element.
+    """
+
+    type: str
+    items: Sequence[Mapping[str, CValue]]
+
+
+class CPointer(NamedTuple):
+    """The address of a constant struct.
+
+    Attributes:
+        type: C type of the struct.
+        fields: Its fields.
+    """
+
+    type: str
+    fields: Mapping[str, CValue]
+
+
+def initialiser(value: CValue) -> str:
+    """C text of a value; a string is taken as an expression, a mapping as designated fields.
+
+    Structs that others point to become compound literals, which at file scope are static.
+    """
+    if isinstance(value, CArray):
+        return f"(const {value.type}[]){{{', '.join(map(initialiser, value.items))}}}"
+    if isinstance(value, CPointer):
+        return f"&(const {value.type}){initialiser(value.fields)}"
+    if isinstance(value, float):
+        return f"{value!r}f"
+    if isinstance(value, int | str):
+        return str(value)
+    fields = (f".{name} = {initialiser(item)}" for name, item in value.items())
+    return "{" + ", ".join(fields) + "}"
+
+
+def string_literal(text: str) -> str:
+    """A C string; bytes outside plain ASCII as octal escapes."""
+    safe = set(range(0x20, 0x7F)) - {0x22, 0x5C, 0x3F}
+    return '"' + "".join(chr(b) if b in safe else f"\\{b:03o}" for b in text.encode()) + '"'

@@ -1,0 +1,100 @@
+"""One convolution or fully connected layer as the generator sees it."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumonia.runtime.errors import ArtefactError, ExportError
+from pneumonia.runtime.spec import INPUT, Conv, Linear, NetworkSpec, tensor_shapes
+
+Weights = npt.NDArray[np.float32]
+HALF_MAX = 65504.0
+
+
+class LayerProblem(NamedTuple):
+    """One weighted layer with everything the choice of its kernel depends on.
+
+    Attributes:
+        layer: The layer.
+        weight: (O, I, K, K) float32; a fully connected layer has K = 1.
+        in_height, in_width, out_height, out_width: Pixels.
+        planar: Whether it reads the network's input, which has one channel per plane.
+        storage: How its weights are stored, see `weight_store.STORAGES`.
+    """
+
+    layer: Conv | Linear
+    weight: Weights
+    in_height: int
+    in_width: int
+    out_height: int
+    out_width: int
+    planar: bool
+    storage: str = "fp32"
+
+    @property
+    def kernel(self) -> int:
+        """Side of the kernel."""
+        return int(self.weight.shape[2])
+
+    @property
+    def stride(self) -> int:
+        """Stride; 1 for a fully connected layer."""
+        return self.layer.stride if isinstance(self.layer, Conv) else 1
+
+    @property
+    def padding(self) -> int:
+        """Padding; 0 for a fully connected layer."""
+        return self.layer.padding if isinstance(self.layer, Conv) else 0
+
+    @property
+    def stride_one_3x3(self) -> bool:
+        """3x3, stride 1, blocked input: what patterns and Winograd have in common."""
+        return self.kernel == 3 and self.stride == 1 and not self.planar
+
+
+def problems_of(
+    spec: NetworkSpec, dense: Mapping[str, Weights], storage: str = "fp32"
+) -> dict[str, LayerProblem]:
+    """Every weighted layer's problem.
+
+    Raises:
+        ArtefactError: A tensor is missing, has another shape, holds NaN or infinity, or a weight
+            that half precision cannot hold.
+        ExportError: Batch norm is not folded.
+    """
+    shapes = spec.shapes()
+    _check_tensors(spec, dense)
+    found = {}
+    for layer in spec.weighted():
+        if isinstance(layer, Conv) and layer.batch_norm:
+            raise ExportError(
+                "Batch norm is not folded", where=f"layer {layer.name!r}",
+                fix="Export the run as a bundle first: pneumonia export",
+            )  # fmt: skip
+        weight = dense[layer.name + ".weight"]
+        if storage == "fp16" and np.abs(weight).max(initial=0) > HALF_MAX:
+            raise ArtefactError(
+                "Weights do not fit half precision", f"at most {HALF_MAX:g}",
+                f"{np.abs(weight).max():g}", f"layer {layer.name!r}",
+                "Generate with --weights fp32",
+            )  # fmt: skip
+        if weight.ndim == 2:
+            weight = weight[:, :, None, None]
+        _, in_height, in_width = shapes[layer.inputs[0]]
+        _, out_height, out_width = shapes[layer.name]
+        planar = layer.inputs[0] == INPUT and not isinstance(layer, Linear)
+        found[layer.name] = LayerProblem(
+            layer, weight, in_height, in_width, out_height, out_width, planar, storage
+        )
+    return found
+
+
+def _check_tensors(spec: NetworkSpec, dense: Mapping[str, Weights]) -> None:
+    for name, shape in tensor_shapes(spec).items():
+        if name not in dense or dense[name].shape != shape:
+            found = "none" if name not in dense else str(dense[name].shape)
+            raise ArtefactError("Weights do not fit the network", str(shape), found, repr(name))
+        if not np.isfinite(dense[name]).all():
+            raise ArtefactError("Weights are not finite", where=repr(name))

@@ -1,0 +1,99 @@
+"""The weights file: arrays one after another, weights in float32 or in fewer bits."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+ALIGNMENT_BYTES = 64
+STORAGES = ("fp32", "fp16", "int8")  # numbered as in engine.h
+BYTE_GROUP = 64  # weights that share a scale
+
+
+class WeightsSegment(NamedTuple):
+    """One array of the weights file, and where it lies in memory once it is float32.
+
+    Attributes:
+        storage: Number of its storage in `STORAGES`.
+        source, place: Byte offsets in the file and in memory.
+        size: Weights, or bytes of what is stored as it is.
+    """
+
+    storage: int
+    source: int
+    place: int
+    size: int
+
+
+class WeightsFile(NamedTuple):
+    """The weights file.
+
+    Attributes:
+        data: Its bytes.
+        segments: How to make it what the kernels read; none where it is that already.
+        image_bytes: Memory of what the kernels read.
+    """
+
+    data: bytes
+    segments: tuple[WeightsSegment, ...]
+    image_bytes: int
+
+
+class WeightStore:
+    """What the kernels read: arrays one after another, each on a cache line, equal ones once."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[npt.NDArray[np.generic], bool]] = []
+        self._size = 0
+        self._offsets: dict[bytes, int] = {}  # digest -> offset
+
+    def add(self, values: npt.NDArray[np.generic], weights: bool = False) -> int:
+        """Append an array; returns its byte offset. `weights` may be stored in fewer bits."""
+        digest = hashlib.sha256(np.ascontiguousarray(values).data).digest()
+        offset = self._offsets.setdefault(digest, self._size)
+        if offset != self._size or not values.size:
+            return offset
+        self._parts.append((values, weights))
+        self._size += len(_padded(values))
+        return offset
+
+    def data(self) -> bytes:
+        """The whole memory; never empty, since an empty symbol would have no address."""
+        return b"".join(_padded(values) for values, _ in self._parts) or bytes(ALIGNMENT_BYTES)
+
+    def file(self, storage: str) -> WeightsFile:
+        """The file: as it is (`fp32`), or with its weights in fewer bits."""
+        image_bytes = max(self._size, ALIGNMENT_BYTES)
+        if storage == STORAGES[0]:
+            return WeightsFile(self.data(), (), image_bytes)
+        parts, segments, source, place = [], [], 0, 0
+        for values, weights in self._parts:
+            number = STORAGES.index(storage) if weights else 0
+            data = _padded(encode(values, storage)) if weights else _padded(values)
+            size = values.size if weights else len(data)
+            segments.append(WeightsSegment(number, source, place, size))
+            parts.append(data)
+            source += len(data)
+            place += len(_padded(values))
+        return WeightsFile(b"".join(parts), tuple(segments), image_bytes)
+
+
+def _padded(values: npt.NDArray[np.generic]) -> bytes:
+    data = values.tobytes()
+    return data + bytes(-len(data) % ALIGNMENT_BYTES)
+
+
+def encode(values: npt.NDArray[np.generic], storage: str) -> npt.NDArray[np.generic]:
+    """Weights as they are stored: halves, or bytes in groups behind the scale of each.
+
+    A group's largest weight becomes 127; a group of zeros has the scale 0.
+    """
+    flat = values.astype(np.float32).ravel()
+    if storage == "fp16":
+        return flat.astype(np.float16)
+    groups = np.pad(flat, (0, -len(flat) % BYTE_GROUP)).reshape(-1, BYTE_GROUP)
+    scales = (np.abs(groups).max(axis=1, keepdims=True) / 127).astype(np.float32)
+    levels = np.divide(groups, scales, out=np.zeros_like(groups), where=scales > 0)
+    integers = np.rint(levels).astype(np.int8)
+    return np.concatenate([scales.view(np.uint8), integers.view(np.uint8)], axis=1)

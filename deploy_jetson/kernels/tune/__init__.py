@@ -1,0 +1,1 @@
+"""Chooses each layer's kernel by measuring."""
