@@ -87,8 +87,8 @@ YOLO = build("yolov3", width=0.25, size=64)
 @pytest.mark.parametrize(
     ("share", "group", "target"),
     [
-        (0.5, 16, 9.0),
-        pytest.param(0.5, 0, 36.0, marks=pytest.mark.slow),
+        pytest.param(0.5, 16, 9.0, marks=pytest.mark.slow),
+        (0.5, 0, 36.0),
         (1.0, 0, 4.0),
         pytest.param(0.0, 8, 16.0, marks=pytest.mark.slow),
     ],

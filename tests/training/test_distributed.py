@@ -19,6 +19,7 @@ from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import fit
 from tests.tiny import tiny_network, tiny_spec
 
+pytestmark = pytest.mark.slow  # two processes of torch
 BATCH = 8
 
 
