@@ -87,8 +87,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
         [sys.executable, "-c", HELP], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert "HEAVY [] CODE 0" in done.stdout
-    best = min(_timed_help() for _ in range(5))
-    assert best < 0.5, f"`pneumonia --help` takes {best:.2f} s"
+    spent = [_timed_help()]
+    while min(spent) >= 0.5 and len(spent) < 5:
+        spent.append(_timed_help())
+    assert min(spent) < 0.5, f"`pneumonia --help` takes {min(spent):.2f} s"
 
 
 def _timed_help() -> float:

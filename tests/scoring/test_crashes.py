@@ -88,7 +88,7 @@ def check_killed_at(number, whole, detector, out):
     return code != 0
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 5, 11, 17, 26, 38, 47, 55])
+@pytest.mark.parametrize("number", [0, 5, 26, 47])
 def test_killed_at_a_write_and_run_again(number, whole, detector, tmp_path):
     check_killed_at(number, whole, detector, tmp_path / "out")
 

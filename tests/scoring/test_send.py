@@ -110,7 +110,7 @@ def test_a_pacs_that_is_down_is_given_up_soon(out):
     started = time.monotonic()
     summary = send_results(out, Peer("PACS", "127.0.0.1", free_port()), pauses_seconds=QUICK)
     assert summary.counts["not_sent"] == summary.missing == 6
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     with receiver(lambda *_: 0) as (to, taken):
         assert send_results(out, to).counts["sent"] == len(taken) == 6
 

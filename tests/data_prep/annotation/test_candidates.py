@@ -116,10 +116,10 @@ def test_search_by_beginning_alias_and_word():
 def test_search_is_fast_at_ten_thousand_types():
     counts = {f"Heading {i // 100}/site {i % 100}": 1 for i in range(10_000)}
     index = TypeIndex(ConceptBase(counts))
-    start = time.perf_counter()
+    start = time.process_time()
     for prefix in ("h", "heading 5", "site 7", "si", "9"):
         assert index.search(prefix)
-    assert (time.perf_counter() - start) / 5 < 0.1
+    assert (time.process_time() - start) / 5 < 0.1
 
 
 def test_description():

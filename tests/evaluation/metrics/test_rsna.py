@@ -264,6 +264,6 @@ def test_a_trainer_can_sweep_every_epoch() -> None:
     for image_id in truths:
         corner = rng.uniform(0, 600, (100, 2))
         found[image_id] = np.concatenate([corner, corner + 200], axis=1), rng.random(100)
-    start = time.perf_counter()
+    start = time.process_time()
     sweep_thresholds(truths, found, np.linspace(0.01, 0.99, 50))
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0

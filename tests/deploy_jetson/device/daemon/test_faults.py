@@ -196,7 +196,7 @@ def networked(tmp_path):
 
         yield rig, associate
         start = time.monotonic()
-    assert time.monotonic() - start < 20, "the daemon cannot stop while somebody is silent"
+    assert time.monotonic() - start < 60, "the daemon cannot stop while somebody is silent"
 
 
 def begin_pdu(link, size):
@@ -209,7 +209,7 @@ def begin_pdu(link, size):
 def test_a_caller_that_drips_is_cut_and_holds_up_nobody(networked):
     rig, associate = networked
     raw = begin_pdu(associate(), 1000)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         other = associate()
         assert other.send_c_echo().Status == 0
