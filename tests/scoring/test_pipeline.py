@@ -64,7 +64,7 @@ def test_reading_detection_and_writing_of_three_images_go_on_at_once():
             return super().detect(read)
 
         def write(self, study):
-            self.meet(self.written, 0)
+            self.meet(int(study), 0)
             super().write(study)
 
     job = Meeting(0)
