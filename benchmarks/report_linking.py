@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.reports.findings.assertion import PRESENT
 from data_prep.reports.findings.concepts import NIL, NORMAL, build_base, same_code
 from data_prep.reports.findings.linking import DictionaryLinker, finder_of, link_report
+from data_prep.reports.findings.scope import PRESENT
 from data_prep.reports.linker.batches import EntityTable, arrange, collate
 from data_prep.reports.linker.candidates import learn_priors
 from data_prep.reports.linker.conll import read_candidate_file
@@ -170,8 +170,7 @@ def weak_label_table(ablation: Ablation, linker: Linker) -> dict[str, Any]:
         if "No Indexing" in report.codes:
             continue
         truth = any(same_code(code)[0] in headings for code in report.codes)
-        found = link_report(report.text, linker.base, linker)
-        table[truth, opacity_label(report.text, found, linker.base)] += 1
+        table[truth, opacity_label(report.text, linker.base)] += 1
     return {
         "coded with an opacity": {k: table[True, k] for k in ("yes", "uncertain", "no")},
         "coded without": {k: table[False, k] for k in ("yes", "uncertain", "no")},

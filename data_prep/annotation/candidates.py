@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from data_prep.annotation.workspace.records import Box
-from data_prep.reports.findings.assertion import ABSENT, PRESENT, PRIOR, UNCERTAIN
 from data_prep.reports.findings.concepts import NOT_FINDINGS, ConceptBase, split_code
 from data_prep.reports.findings.linking import LinkedConcept
+from data_prep.reports.findings.scope import ABSENT, PRESENT, PRIOR, UNCERTAIN
 
 MAX_OFFERED = 9  # one key each: 1 to 9
 _RANK = {PRESENT: 0, UNCERTAIN: 1, PRIOR: 2}

@@ -9,8 +9,8 @@ from pydicom.dataset import Dataset
 
 from data_prep.annotation.agreement.consensus import Consensus, ConsensusBox
 from data_prep.annotation.workspace.records import ABNORMAL, NORMAL, OPACITY, UNUSABLE
-from data_prep.reports.findings.assertion import PRESENT
 from data_prep.reports.findings.concepts import NIL
+from data_prep.reports.findings.scope import PRESENT
 from pneumonia import __version__
 from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.errors import DISCLAIMER

@@ -29,7 +29,7 @@ from data_prep.annotation.workspace.records import (
     check_reading,
 )
 from data_prep.annotation.workspace.store import MAX_STEP_S, State
-from data_prep.reports.findings.assertion import ABSENT
+from data_prep.reports.findings.scope import ABSENT
 
 Person = Annotated[Annotator, Depends(somebody)]
 Text = Annotated[str, Field(max_length=200)]

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from data_prep.reports.findings.assertion import PRESENT, UNCERTAIN
-from data_prep.reports.findings.concepts import NIL, ConceptBase, split_code
+from data_prep.reports.findings.concepts import NIL, ConceptBase
+from data_prep.reports.findings.scope import PRESENT, UNCERTAIN
 from pneumonia.runtime.errors import DataError
 
 ANNOTATOR, MANAGER = "annotator", "manager"
@@ -126,7 +126,7 @@ def checked_name(name: str) -> str:
 
 def is_opacity(base: ConceptBase, code: str) -> bool:
     """Whether a code means a lung opacity as the RSNA challenge boxes it."""
-    return code in base and split_code(code)[0] in base.opacity
+    return code in base and base.means_opacity(code)
 
 
 def verdict_of(base: ConceptBase, annotations: tuple[Annotation, ...], chosen: str) -> str:

@@ -58,8 +58,8 @@ class ConceptBase:
         aliases: Code -> surface forms; `..` stands for up to five other words.
         qualifiers: Qualifier -> surface forms.
         neighbours: Heading -> headings that often occur in the same report, best first.
-        opacity: Headings that mean a lung opacity as the RSNA challenge boxes it, and headings
-            that may hide one or be taken for one.
+        opacity: Headings that mean a lung opacity as the RSNA challenge boxes it, headings that
+            may hide one or be taken for one, and qualifiers that name another organ than the lung.
         source: Where the counts come from.
     """
 
@@ -70,14 +70,14 @@ class ConceptBase:
         aliases: Mapping[str, Sequence[str]] | None = None,
         qualifiers: Mapping[str, Sequence[str]] | None = None,
         neighbours: Mapping[str, Sequence[str]] | None = None,
-        opacity: tuple[Sequence[str], Sequence[str]] = ((), ()),
+        opacity: tuple[Sequence[str], Sequence[str], Sequence[str]] = ((), (), ()),
         source: Mapping[str, Any] | None = None,
     ) -> None:
         self.groups = {name: tuple(headings) for name, headings in (groups or {}).items()}
         self._aliases = {code: tuple(forms) for code, forms in (aliases or {}).items()}
         self.qualifier_aliases = {name: tuple(forms) for name, forms in (qualifiers or {}).items()}
         self._neighbours = {name: tuple(others) for name, others in (neighbours or {}).items()}
-        self.opacity, self.opacity_like = (tuple(headings) for headings in opacity)
+        self.opacity, self.opacity_like, self.elsewhere = (tuple(names) for names in opacity)
         self.source = dict(source or {})
         self.counts = dict(counts)
         self._group_of = {h: group for group, names in self.groups.items() for h in names}
@@ -91,6 +91,7 @@ class ConceptBase:
         self.by_heading: dict[str, list[str]] = {}
         for code in sorted(self.counts, key=lambda c: (-self.counts[c], c)):
             self.by_heading.setdefault(split_code(code)[0], []).append(code)
+        self._below: dict[str, tuple[str, ...]] = {}
         self._same = {same_code(code): code for code in reversed(list(self.counts))}
 
     def _insert(self, code: str) -> None:
@@ -204,8 +205,25 @@ class ConceptBase:
         """The same base as if reports had been coded so; all else is shared."""
         return ConceptBase(
             dict(counts), self.groups, self._aliases, self.qualifier_aliases, self._neighbours,
-            (self.opacity, self.opacity_like), self.source,
+            (self.opacity, self.opacity_like, self.elsewhere), self.source,
         )  # fmt: skip
+
+    def below(self, heading: str) -> tuple[str, ...]:
+        """The heading and every node below it, the most frequent codes first."""
+        if heading not in self._below:
+            found = [heading, *self.by_heading.get(heading, ())]
+            pending = [heading]
+            while pending:
+                deeper = self._children.get(pending.pop(), [])
+                found += deeper
+                pending += deeper
+            self._below[heading] = tuple(dict.fromkeys(found))
+        return self._below[heading]
+
+    def means_opacity(self, code: str) -> bool:
+        """Whether a code is an opacity of the lung: its heading, and no site in another organ."""
+        heading, qualifiers = split_code(code)
+        return heading in self.opacity and not set(self.elsewhere).intersection(qualifiers)
 
     def _known(self, node: str) -> None:
         if node not in self._parent:
@@ -219,6 +237,7 @@ class ConceptBase:
             "groups": {name: list(v) for name, v in self.groups.items()},
             "opacity": list(self.opacity),
             "opacity_like": list(self.opacity_like),
+            "elsewhere": list(self.elsewhere),
             "aliases": {name: list(v) for name, v in self._aliases.items()},
             "qualifiers": {name: list(v) for name, v in self.qualifier_aliases.items()},
             "neighbours": {name: list(v) for name, v in self._neighbours.items()},
@@ -266,6 +285,7 @@ class ConceptBase:
             opacity=(
                 _strings(table.get("opacity", []), path),
                 _strings(table.get("opacity_like", []), path),
+                _strings(table.get("elsewhere", []), path),
             ),
             source=_mapping(table, "source", path),
             **lists,
@@ -304,7 +324,7 @@ def build_base(
         lexicon["aliases"],
         lexicon["qualifiers"],
         neighbours,
-        (lexicon["opacity"], lexicon["opacity_like"]),
+        (lexicon["opacity"], lexicon["opacity_like"], lexicon["elsewhere"]),
         {**source, "reports": n_reports},
     )
 

@@ -73,29 +73,47 @@ class DictionaryLinker:
 
     def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
         """See MentionLinker; the score is the share of the alias's codes, since none is better."""
-        return [
-            Decision(refine(self.base, m.targets[0], m.qualifiers), 1 / len(m.targets))
-            for m in mentions
-        ]
+        return [Decision(self._code(m), 1 / len(m.targets)) for m in mentions]
+
+    def _code(self, mention: Mention) -> str:
+        """NIL where a finding of the lung is placed in an organ that the base has no code for."""
+        code = refine(self.base, mention.targets[0], mention.qualifiers)
+        heading, qualifiers = split_code(code)
+        of_lung = heading in self.base.opacity or heading in self.base.opacity_like
+        placed = bool(set(self.base.elsewhere).intersection(qualifiers))
+        return NIL if mention.elsewhere and of_lung and not placed else code
 
 
 def refine(base: ConceptBase, code: str, qualifiers: Sequence[str]) -> str:
-    """The known code below `code` that fits the qualifiers best; ties go to the more frequent.
+    """The node at or below `code` that fits the qualifiers best, and has no other qualifier.
 
-    A qualifier of the code that no word supports counts against it as much as one that it lacks.
+    A side counts more than two other qualifiers: "left hilar mass" is `Mass/left` where the base
+    knows the hilum only on the right. Ties go to the more frequent code.
+
+    Args:
+        base: The concept base.
+        code: What the alias stands for; its own qualifiers are kept.
+        qualifiers: Those whose words stand beside the mention.
     """
     heading, own = split_code(code)
-    wanted = {*own, *qualifiers}
-    known = base.by_heading.get(heading, ())
-    usual = {name for other in known for name in split_code(other)[1]}
-    wanted &= usual | set(own)
+    said = {*own, *qualifiers}
 
-    def misfit(other: str) -> int:
-        names = set(split_code(other)[1])
-        return len(names ^ wanted) if names >= set(own) else len(names ^ wanted) + 100
+    def fit(node: str) -> float:
+        names = set(split_code(node)[1])
+        if not set(own) <= names <= said:
+            return -1.0
+        return len(names) + 1.5 * len(names.intersection(SIDES))
 
-    best: str = min([*known, code], key=misfit)
-    return best
+    best: str = max((*base.below(heading), code), key=fit)
+    return best if fit(best) >= 0 else code
+
+
+def only_said(base: ConceptBase, code: str, mention: Mention) -> str:
+    """The code without qualifiers that neither the mention's alias nor the words beside it say."""
+    heading, qualifiers = split_code(code)
+    implied = next((t for t in mention.targets if split_code(t)[0] == heading), heading)
+    said = {*mention.qualifiers, *split_code(implied)[1]}
+    return code if said.issuperset(qualifiers) else refine(base, implied, mention.qualifiers)
 
 
 @lru_cache(maxsize=4)
@@ -132,10 +150,11 @@ def link_report(
     for mention, decision in zip(mentions, decisions, strict=True):
         if decision.code == NIL:
             continue
-        heading, qualifiers = split_code(decision.code)
+        code = only_said(base, decision.code, mention)
+        heading, qualifiers = split_code(code)
         found.append(
             LinkedConcept(
-                decision.code,
+                code,
                 heading,
                 qualifiers,
                 mention.assertion,

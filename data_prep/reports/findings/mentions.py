@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from data_prep.reports.findings.assertion import AssertionRules
-from data_prep.reports.findings.concepts import ConceptBase
+from data_prep.reports.findings.concepts import ConceptBase, split_code
+from data_prep.reports.findings.scope import MentionSpan, assertions_of
 from data_prep.reports.findings.text import (
     REPORTED,
     Sentence,
@@ -19,6 +19,8 @@ _NO_GAP = {"normal", "but", "without", "clear", "unremarkable", ";", "stable", "
 _JOINS = {"and", "or", "versus", "vs", "/", ",", "with", "-", "of", "possible", "mild", "a"}
 _LEADS_BACK = {"in", "at", "within", "of", "involving", "overlying", "along", "to", "on", "is",
                "are", "throughout", "near", "over", "seen", "noted", "present"}  # fmt: skip
+_PLACED_IN = frozenset({"of", "in", "within", "from", "involving", "due"})
+_SEPARATES = frozenset({",", ";", "and", "or", "with", "lung", "over", "overlie", "projecting"})
 _CUTS = {"and", "with", ",", "or", "which", ";", "but", "also", "there", "as"}
 
 
@@ -35,6 +37,7 @@ class Mention(NamedTuple):
         section: `findings` or `impression`.
         sentence: Number of its sentence among the report's sentences.
         place: Number of its first token in the report, which orders mentions.
+        elsewhere: Whether the words place it in another organ than the lung.
     """
 
     start: int
@@ -46,6 +49,7 @@ class Mention(NamedTuple):
     section: str
     sentence: int
     place: int
+    elsewhere: bool = False
 
 
 class _Match(NamedTuple):
@@ -133,6 +137,10 @@ class MentionFinder:
             (form, name) for name, forms in base.qualifier_aliases.items() for form in forms
         )
 
+        self._other_organs = frozenset(base.elsewhere)
+        pleural = base.groups.get("Pleura", ())
+        self._transient = frozenset({*base.opacity, *base.opacity_like, *pleural})
+
     def __call__(self, text: str) -> list[Mention]:
         """Mentions of the sections that describe this examination, in text order."""
         return self.read(text)[1]
@@ -153,11 +161,11 @@ class MentionFinder:
         matches = self.aliases.find(words)
         if not matches:
             return []
-        says = AssertionRules(words)
+        said = assertions_of(words, [self._span(match) for match in matches])
         regions = _regions(words, matches)
         sites = self.qualifiers.find(words, overlap=True)
         found = []
-        for match, (left, right) in zip(matches, regions, strict=True):
+        for match, (left, right), assertion in zip(matches, regions, said, strict=True):
             names = dict.fromkeys(
                 name
                 for site in sites
@@ -171,13 +179,41 @@ class MentionFinder:
                     match.alias,
                     self.aliases.targets[match.alias],
                     tuple(names),
-                    says(match.start, match.end),
+                    assertion,
                     sentence.section,
                     number,
                     offset + match.start,
+                    self._elsewhere(words, match, sites),
                 )
             )
         return found
+
+    def _span(self, match: _Match) -> MentionSpan:
+        headings = {split_code(target)[0] for target in self.aliases.targets[match.alias]}
+        lasting = self._transient.isdisjoint(headings)
+        return MentionSpan(match.start, match.end, match.used, lasting)
+
+    def _elsewhere(self, words: Sequence[str], match: _Match, sites: Sequence[_Match]) -> bool:
+        """Whether a site in another organ belongs to the finding: `rib lesion`, `mass in the neck`.
+
+        "Over the third rib" says where on the film an opacity of the lung lies, and is none.
+        """
+        for site in sites:
+            if not self._other_organs.intersection(self.qualifiers.targets[site.alias]):
+                continue
+            if site.end <= match.start:
+                between = words[site.end : match.start]
+                if len(between) <= 1 and not _SEPARATES.intersection(between):
+                    return True
+            elif site.start >= match.end:
+                between = words[match.end : site.start]
+                if (
+                    len(between) <= 5
+                    and _PLACED_IN.intersection(between)
+                    and not _SEPARATES.intersection(between)
+                ):
+                    return True
+        return False
 
 
 def _regions(words: Sequence[str], matches: Sequence[_Match]) -> list[tuple[int, int]]:

@@ -6,30 +6,53 @@ from typing import NamedTuple
 # A heading that opens a section, and the section's kind.
 _SECTIONS = {
     "findings": "findings", "finding": "findings", "report": "findings",
+    "description": "findings", "observations": "findings", "body of report": "findings",
     "impression": "impression", "impressions": "impression", "conclusion": "impression",
     "conclusions": "impression", "opinion": "impression", "summary": "impression",
-    "assessment": "impression", "diagnosis": "impression",
+    "assessment": "impression", "diagnosis": "impression", "interpretation": "impression",
+    "final impression": "impression", "radiological diagnosis": "impression",
     "indication": "indication", "indications": "indication", "history": "indication",
     "clinical history": "indication", "clinical indication": "indication",
-    "clinical information": "indication", "reason for exam": "indication",
-    "reason for examination": "indication", "reason for study": "indication",
-    "comparison": "comparison", "comparisons": "comparison", "technique": "technique",
-    "procedure": "technique", "exam": "technique", "examination": "technique",
-    "findings and impression": "findings", "recommendation": "other", "recommendations": "other",
+    "clinical information": "indication", "clinical data": "indication",
+    "clinical details": "indication", "clinical question": "indication",
+    "clinical statement": "indication", "clinical diagnosis": "indication",
+    "patient history": "indication", "medical history": "indication",
+    "past medical history": "indication", "admitting diagnosis": "indication",
+    "reason for exam": "indication", "reason for examination": "indication",
+    "reason for study": "indication", "reason for the study": "indication",
+    "reason for the exam": "indication", "reason for this examination": "indication",
+    "reason for visit": "indication", "reason": "indication", "complaint": "indication",
+    "chief complaint": "indication", "presenting complaint": "indication",
+    "symptoms": "indication", "question": "indication", "request": "indication",
+    "comparison": "comparison", "comparisons": "comparison", "prior studies": "comparison",
+    "prior study": "comparison", "prior findings": "comparison",
+    "previous study": "comparison", "previous examination": "comparison",
+    "technique": "technique", "procedure": "technique", "exam": "technique",
+    "examination": "technique", "study": "technique", "views": "technique",
+    "findings and impression": "findings", "findings/impression": "findings",
+    "recommendation": "other", "recommendations": "other", "advice": "other",
     "addendum": "findings",
 }  # fmt: skip
 # The sections that say what this examination shows; the others say why it was made.
 REPORTED = ("findings", "impression")
-# At a line's start in any case, with a colon or alone on the line; in capitals also within a line,
-# since many exports put a whole report on one.
+# A heading stands at the start of a line or of a sentence, in any case, before a colon or a dash
+# with blanks around it, or alone on its line; in capitals before a colon it may stand anywhere,
+# since many exports put a whole report on one line.
 _LONG_FIRST = sorted(_SECTIONS, key=len, reverse=True)
 _ANY_CASE = "|".join(name.replace(" ", r"[ \t]+") for name in _LONG_FIRST)
 _CAPITALS = "|".join(name.upper() for name in _LONG_FIRST)
-_LINE_HEADING = re.compile(rf"(?im)^[ \t]*(?:\d+\.[ \t]*)?({_ANY_CASE})[ \t]*(?::|$)")
+_LINE_HEADING = re.compile(
+    rf"(?im)^[ \t]*(?:\d+\.[ \t]*)?({_ANY_CASE})[ \t]*(?::|$|[-\u2013\u2014]+(?=[ \t]))"
+)
+_SENTENCE_HEADING = re.compile(rf"(?i)(?<=[.;?!])[ \t]+({_ANY_CASE})[ \t]*:")
 _INNER_HEADING = re.compile(rf"(?<![A-Za-z])({_CAPITALS})[ \t]*:")
-_TOKEN = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[^\sA-Za-z\d]")
+_LINE_LABEL = re.compile(r"(?m)^[ \t]*([A-Za-z]{6,})[ \t]*:")
+_TOKEN = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)?|\d+(?:\.\d+)?|[^\sA-Za-z\d]")
 # A full stop ends a sentence unless a figure follows at once (3.5 cm); see also `_goes_on`.
-_STOP = re.compile(r"[.!?;](?=\s|$|[A-Z])|\n\s*\n|\n(?=[ \t]*(?:\d+[.)]|[-*\u2022]))")
+_STOP = re.compile(
+    r"[.!;](?=\s|$|[A-Z])|(?<=[\w)])\?(?=\s|$|[A-Z])|\n\s*\n"
+    r"|\n(?=[ \t]*(?:\d+[.)]|[-*\u2022]))"
+)
 _LONGEST = 200  # tokens; a long sentence of a report has 60
 _ABBREVIATION = re.compile(r"\b(?:[a-z]|dr|mr|mrs|ms|vs|approx|cf)$", re.I)
 
@@ -69,9 +92,13 @@ def find_sections(text: str) -> list[Section]:
     stand in.
     """
     cuts = {0: (0, "findings")}
-    for pattern in (_INNER_HEADING, _LINE_HEADING):
+    for pattern in (_INNER_HEADING, _SENTENCE_HEADING, _LINE_HEADING):
         for match in pattern.finditer(text):
             name = " ".join(match[1].lower().split())
+            cuts[match.start(1)] = (match.end(), _SECTIONS[name])
+    for match in _LINE_LABEL.finditer(text):
+        name = _misspelt(match[1].lower())
+        if name:
             cuts[match.start(1)] = (match.end(), _SECTIONS[name])
     starts = sorted(cuts)
     found = [
@@ -79,6 +106,12 @@ def find_sections(text: str) -> list[Section]:
         for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
     ]
     return [section for section in found if text[section.start : section.end].strip()]
+
+
+def _misspelt(label: str) -> str:
+    """The heading that a label is with one letter lost at its start or end; empty for none."""
+    near = (name for name in _SECTIONS if label in (name[1:], name[:-1]))
+    return "" if label in _SECTIONS else next(near, "")
 
 
 def find_sentences(text: str, sections: list[Section] | None = None) -> list[Sentence]:
@@ -89,14 +122,16 @@ def find_sentences(text: str, sections: list[Section] | None = None) -> list[Sen
         for stop in _STOP.finditer(text, start, end):
             if stop[0] == "." and _goes_on(text, at, stop.start()):
                 continue
-            found += _cut(tokenize(text, at, stop.start()), kind)
+            # a question mark is part of what it asks
+            end_of_words = stop.end() if stop[0] == "?" else stop.start()
+            found += _cut(tokenize(text, at, end_of_words), kind)
             at = stop.end()
         found += _cut(tokenize(text, at, end), kind)
     return found
 
 
 def _cut(tokens: tuple[Token, ...], kind: str) -> list[Sentence]:
-    """One sentence, or several where nobody ended it: rules within one cost its length squared."""
+    """The sentence in parts of at most `_LONGEST` tokens: rules cost the square of its length."""
     return [Sentence(tokens[at : at + _LONGEST], kind) for at in range(0, len(tokens), _LONGEST)]
 
 
@@ -110,19 +145,36 @@ def _goes_on(text: str, start: int, stop: int) -> bool:
 
 
 def tokenize(text: str, start: int = 0, end: int | None = None) -> tuple[Token, ...]:
-    """Tokens of `text[start:end]`."""
+    """Tokens of `text[start:end]`; a contraction with `not` is two: `isn't` -> `is`, `not`."""
     end = len(text) if end is None else end
-    return tuple(
-        Token(normal_form(match[0]), match.start(), match.end())
-        for match in _TOKEN.finditer(text, start, end)
-    )
+    found: list[Token] = []
+    for match in _TOKEN.finditer(text, start, end):
+        word = match[0].lower().replace("\u2019", "'")
+        cut = len(word) - 3
+        if word.endswith("n't") and cut > 0:
+            stem = {"ca": "can", "wo": "will"}.get(word[:cut], word[:cut])
+            found.append(Token(normal_form(stem), match.start(), match.start() + cut))
+            found.append(Token("not", match.start() + cut, match.end()))
+        elif word == "cannot":
+            found.append(Token("can", match.start(), match.start() + 3))
+            found.append(Token("not", match.start() + 3, match.end()))
+        else:
+            found.append(Token(normal_form(word), match.start(), match.end()))
+    return tuple(found)
 
 
 def normal_form(word: str) -> str:
-    """Lower case, singular: `Opacities` -> `opacity`. What it does to odd words, it always does."""
+    """Lower case, singular: `Opacities` -> `opacity`, `masses` -> `mass`."""
     word = word.lower()
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("sses", "xes", "ches", "shes")):
+        return word[:-2]
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "'s")):
         return word[:-1]
     return word
+
+
+def word_set(words: str) -> frozenset[str]:
+    """The words of a line, separated by blanks."""
+    return frozenset(words.split())

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_prep.reports.findings.assertion import ABSENT, PRIOR, UNCERTAIN
 from data_prep.reports.findings.concepts import NIL, split_code
 from data_prep.reports.findings.mentions import Mention
+from data_prep.reports.findings.scope import ABSENT, PRIOR, UNCERTAIN
 from data_prep.reports.findings.text import Sentence
 from data_prep.reports.linker.candidates import CandidateGenerator, best_gold, pick
 from data_prep.reports.linker.documents import MIN_PRIOR, Candidate, LinkDocument, LinkMention

@@ -192,7 +192,7 @@ def _csv_report(
         text = values[0][1]
     else:
         text = join_sections(values)
-    images = tuple(i for i in re.split(r"[;,\s]+", first(_IMAGE_COLUMNS)) if i)
+    images = tuple(i.strip() for i in first(_IMAGE_COLUMNS).split(";") if i.strip())
     codes = tuple(c.strip() for c in (row.get("mesh_major") or "").split(";") if c.strip())
     report = Report(name, text, codes, images)
     if any(0xDC80 <= ord(c) <= 0xDCFF for c in text):  # bytes that are no UTF-8

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.reports.findings.assertion import ABSENT, PRIOR
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.linking import LinkedConcept, MentionLinker, link_report
+from data_prep.reports.findings.scope import ABSENT, PRIOR
 from data_prep.reports.reading.files import Report, read_reports
 from data_prep.reports.weak_labels.opacity_label import UNSURE, opacity_label
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
@@ -102,7 +102,7 @@ def link_source(
             tables.refuse(report)
         else:
             found = link_report(report.text, base, linker)
-            tables.add(report, found, opacity_label(report.text, found, base))
+            tables.add(report, found, opacity_label(report.text, base))
         if progress is not None and number % 50 == 0:
             progress(number, 0, "")
     if not tables.status["linked"]:

@@ -76,8 +76,8 @@ def test_the_shipped_base_holds_codes_and_the_lexicon_and_nothing_else() -> None
     assert len(headings) <= 122
     assert len({name for code in BASE.counts for name in split_code(code)[1]}) <= 88
     assert set(table) == {
-        "schema", "source", "groups", "opacity", "opacity_like", "aliases", "qualifiers",
-        "neighbours", "codes",
+        "schema", "source", "groups", "opacity", "opacity_like", "elsewhere", "aliases",
+        "qualifiers", "neighbours", "codes",
     }  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from data_prep.dataset.audit import audit_dataset
 from data_prep.dataset.reader import open_dataset
 from data_prep.phantom.study import make_phantoms
 from data_prep.reports.findings.concepts import ConceptBase
-from data_prep.reports.findings.linking import link_report
 from data_prep.reports.weak_labels.link_folder import LinkedReports, link_source
 from data_prep.reports.weak_labels.opacity_label import opacity_label
 from data_prep.reports.weak_labels.weak_dataset import WeakSources, write_weak_dataset
@@ -46,7 +45,7 @@ BASE = ConceptBase.load()
     ],
 )
 def test_label(text: str, label: str) -> None:
-    assert opacity_label(text, link_report(text, BASE), BASE) == label
+    assert opacity_label(text, BASE) == label
 
 
 def table(path: Path) -> list[dict[str, str]]:

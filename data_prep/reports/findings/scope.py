@@ -1,0 +1,339 @@
+"""Which findings of a sentence its cues of negation, doubt and history reach.
+
+`scope_rules` lists the cues; this module finds them and decides how far each one reaches: to the
+end of its clause, over the items of a list, or to the finding beside it.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from data_prep.reports.findings.scope_rules import (
+    ABSENT,
+    ADJACENT,
+    ADJECTIVE,
+    ASSERTIONS,
+    AUXILIARIES,
+    BACKWARD,
+    BESIDE,
+    CLASSES,
+    DEFINITE,
+    DETERMINERS,
+    EARLIER,
+    FINITE_VERBS,
+    FLIP,
+    FLIP_BACK,
+    FORWARD,
+    NEUTRAL,
+    NEXT,
+    PERSISTENCE,
+    POSITIVE_ADJECTIVES,
+    PREPOSITIONS,
+    PRESENT,
+    PRIOR,
+    RULES,
+    STOPS_BACKWARD,
+    STOPS_FORWARD,
+    SUBJECTS,
+    TOUCHING,
+    UNCERTAIN,
+)
+from data_prep.reports.findings.text import word_set
+
+__all__ = ["ABSENT", "ASSERTIONS", "PRESENT", "PRIOR", "UNCERTAIN", "assertions_of"]
+
+_FORWARD_WORDS = 40  # a list of what is absent can be long
+_BACKWARD_WORDS = 14
+_SIGNS = frozenset(".,;:?()-/")
+_NO_GAP = frozenset({"and", "or", "nor", "but", *_SIGNS})
+_CONJUNCTIONS = frozenset({",", "and", "with"})
+_ALTERNATIVES = word_set("or and / mild small minimal a an the early developing some")
+
+
+class MentionSpan(NamedTuple):
+    """A finding's alias in a sentence.
+
+    Attributes:
+        start: First token.
+        end: One past the last token.
+        used: The tokens of the alias; others between them may hold a cue.
+        lasting: Whether it stays once it was there, such as a scar: "prior" does not end it.
+    """
+
+    start: int
+    end: int
+    used: frozenset[int]
+    lasting: bool = False
+
+
+class Cue(NamedTuple):
+    """A cue found in a sentence: tokens `[start, end)`."""
+
+    category: str
+    direction: str
+    start: int
+    end: int
+
+
+def assertions_of(words: Sequence[str], mentions: Sequence[MentionSpan]) -> list[str]:
+    """How a sentence asserts each of its findings.
+
+    Args:
+        words: The sentence's tokens in normal form.
+        mentions: Its findings in text order.
+
+    Returns:
+        One of ASSERTIONS per finding, in their order.
+    """
+    if not mentions:
+        return []
+    clause = _Sentence(words, mentions)
+    cues = clause.cues()
+    found: list[set[str]] = [set() for _ in mentions]
+    for cue in cues:
+        for at in clause.reach(cue, cues):
+            if not (cue.category == EARLIER and mentions[at].lasting):
+                found[at].add(cue.category)
+    says = [clause.decide(kinds, cues) for kinds in found]
+    return clause.open_alternatives(says)
+
+
+class _Sentence:
+    """Tokens and findings of one sentence."""
+
+    def __init__(self, words: Sequence[str], mentions: Sequence[MentionSpan]) -> None:
+        self.words = list(words)
+        self.mentions = mentions
+        self._taken = {at for mention in mentions for at in mention.used}
+        self._starts = {mention.start: number for number, mention in enumerate(mentions)}
+
+    def cues(self) -> list[Cue]:
+        """Cues in text order; a word belongs to one cue, and none to both a cue and a finding."""
+        free = [at not in self._taken for at in range(len(self.words))]
+        found = []
+        for category, direction, first, phrase in _phrases():
+            for at, word in enumerate(self.words):
+                if not free[at] or (first is not None and word not in first):
+                    continue
+                places = self._match(phrase, at, free)
+                if places:
+                    found.append(Cue(category, direction, places[0], places[-1] + 1))
+                    for place in places:
+                        free[place] = False
+        return sorted(found, key=lambda cue: (cue.start, cue.end))
+
+    def _match(self, phrase: Sequence["_Item"], at: int, free: Sequence[bool]) -> list[int]:
+        """Places of a phrase that begins at `at`; [] when it does not."""
+        places: list[int] = []
+        for item in phrase:
+            if item.at_end:
+                if at < len(self.words) and self.words[at] not in _SIGNS:
+                    return []
+                continue
+            stop = min(len(self.words), at + item.gap + 1)
+            while at < stop and not (free[at] and item.accepts(self.words[at])):
+                if self.words[at] in _NO_GAP or at in self._taken:
+                    return []
+                at += 1
+            if at >= stop:
+                return []
+            places.append(at)
+            at += 1
+        return places
+
+    def reach(self, cue: Cue, cues: Sequence[Cue]) -> list[int]:
+        """Numbers of the findings that a cue speaks of."""
+        if cue.category == NEUTRAL:
+            return []
+        ahead = [n for n in range(len(self.mentions)) if self._ahead(cue, n, cues)]
+        if cue.direction == FORWARD:
+            return ahead
+        if cue.direction == NEXT:
+            return ahead[:1]
+        behind = [n for n in range(len(self.mentions)) if self._behind(cue, n)]
+        if cue.direction == TOUCHING:
+            return [n for n in ahead if self.mentions[n].start <= cue.end + 1]
+        if cue.direction in (FLIP, ADJECTIVE):
+            return ahead or behind
+        if cue.direction in (FLIP_BACK, BACKWARD):
+            return behind or (ahead if cue.direction == FLIP_BACK else [])
+        if cue.direction == BESIDE:
+            before = [n for n, m in enumerate(self.mentions) if m.end <= cue.start]
+            return before[-1:] + ahead[:1]
+        assert cue.direction == ADJACENT, cue
+        return behind[-1:]
+
+    def _ahead(self, cue: Cue, number: int, cues: Sequence[Cue]) -> bool:
+        mention = self.mentions[number]
+        if mention.start < cue.end:
+            return mention.start < cue.start < mention.end  # within: the heart is not enlarged
+        if mention.start - cue.end > _FORWARD_WORDS:
+            return False
+        if any(self._ends_scope(cue.end, at) for at in range(cue.end, mention.start)):
+            return False
+        if cue.category != ABSENT:
+            return True
+        return not self._presupposed(cue.end, mention.start) and not any(
+            other.category == UNCERTAIN
+            and other.direction != ADJECTIVE
+            and cue.end <= other.start < mention.start
+            and self._finding_in(cue.end, other.start)
+            and self.words[other.start - 1] in _CONJUNCTIONS
+            for other in cues
+        )
+
+    def _ends_scope(self, start: int, at: int) -> bool:
+        """Whether a scope that began at `start` ends at token `at`."""
+        word = self.words[at]
+        if word in STOPS_FORWARD or self.words[at : at + 2] == ["other", "than"]:
+            return True
+        if word not in _CONJUNCTIONS:
+            return word in ("unchanged", "stable") and self._finding_in(start, at)
+        if word != "with" and self._starts_clause(at + 1):
+            return True
+        following = self.words[at + 1] if at + 1 < len(self.words) else ""
+        if following == "and" and word == ",":
+            following = self.words[at + 2] if at + 2 < len(self.words) else ""
+        positive = following in POSITIVE_ADJECTIVES or (word == "with" and following in ("a", "an"))
+        return positive and self._finding_in(start, at) and not {"or", "nor"} & set(self.words[at:])
+
+    def _starts_clause(self, at: int) -> bool:
+        """Whether a clause with its own verb begins at `at`, which follows a comma or `and`."""
+        if at < len(self.words) and self.words[at] == "and":
+            at += 1
+        end = at
+        while end < len(self.words) and self.words[end] not in (",", ";", "but", "or", "nor"):
+            end += 1
+        part = self.words[at:end]
+        if not part or self.words[at] in ("or", "nor"):
+            return False
+        if part[0] in SUBJECTS:
+            return True
+        verbs = [n for n, word in enumerate(part) if n and word in FINITE_VERBS]
+        if not verbs:
+            return False
+        if part[0] in DETERMINERS:
+            return True
+        # "no effusion, pneumothorax are seen" is still a list; "no effusion, heart is large" is not
+        perceived = _words_of("perceived")
+        return not all(perceived & set(part[n + 1 : n + 3]) for n in verbs)
+
+    def _presupposed(self, start: int, mention: int) -> bool:
+        """Whether a later finding is spoken of as known: no cavity within *the consolidation*."""
+        if not self._finding_in(start, mention):
+            return False
+        for at in range(mention - 1, max(start, mention - 5), -1):
+            if self.words[at] in _NO_GAP or self.words[at] in FINITE_VERBS:
+                return False
+            if self.words[at] in DEFINITE:
+                return self.words[at - 1] in PREPOSITIONS
+        return False
+
+    def _behind(self, cue: Cue, number: int) -> bool:
+        mention = self.mentions[number]
+        if mention.end > cue.start:
+            return mention.start < cue.start  # within the alias
+        if cue.start - mention.end > _BACKWARD_WORDS:
+            return False
+        own_verb = True
+        for at in range(cue.start - 1, mention.end - 1, -1):
+            word = self.words[at]
+            if word in STOPS_BACKWARD:
+                return False
+            own_verb = own_verb and word in AUXILIARIES
+            relative = {"which", "that"} & set(self.words[max(0, at - 2) : at])
+            if word in FINITE_VERBS and not own_verb and not relative:
+                return False
+            if word in (",", "and") and not self._joins(cue, mention, at):
+                return False
+        return True
+
+    def _joins(self, cue: Cue, mention: MentionSpan, at: int) -> bool:
+        """Whether the comma or `and` at `at` joins findings that share the verb of the cue."""
+        following = self.words[at + 1] if at + 1 < len(self.words) else ""
+        if "which" in self.words[mention.end : at + 2] or following in ("now", "since", "that"):
+            return True
+        if cue.direction == ADJACENT and self.words[at] == ",":
+            return False
+        before = self.words[: mention.start]
+        start = 1 + max(
+            (n for n, word in enumerate(before) if word in (",", ";", "but")), default=-1
+        )
+        has_verb = not FINITE_VERBS.isdisjoint(before[start:])
+        return self._finding_in(at, cue.start) and not has_verb
+
+    def _finding_in(self, start: int, stop: int) -> bool:
+        return any(start <= at < stop for at in self._starts)
+
+    def decide(self, kinds: set[str], cues: Sequence[Cue]) -> str:
+        """The assertion that follows from the categories of the cues that reach a finding."""
+        if {PRIOR, ABSENT} <= kinds and "that" in self.words:
+            return PRESENT  # no evidence that it has resolved
+        if PRIOR in kinds:
+            return PRIOR
+        if ABSENT in kinds:
+            return ABSENT
+        if EARLIER in kinds:
+            kept = PERSISTENCE & set(self.words) or any(c.category == NEUTRAL for c in cues)
+            return PRESENT if kept else PRIOR
+        asked = self.words[-1] == "?"
+        return UNCERTAIN if UNCERTAIN in kinds or asked else PRESENT
+
+    def open_alternatives(self, says: list[str]) -> list[str]:
+        """`A or B` states neither: both become uncertain."""
+        for number in range(1, len(says)):
+            first, second = self.mentions[number - 1 : number + 1]
+            between = self.words[first.end : second.start]
+            alternative = (
+                "or" in between and len(between) <= 4 and _ALTERNATIVES.issuperset(between)
+            )
+            if alternative and says[number - 1] in (PRESENT, UNCERTAIN) and says[number] == PRESENT:
+                says[number - 1] = says[number] = UNCERTAIN
+        return says
+
+
+class _Item(NamedTuple):
+    """One place of a phrase: the words it accepts after at most `gap` others, or the end."""
+
+    words: frozenset[str] | None  # None = any number
+    gap: int = 0
+    at_end: bool = False
+
+    def accepts(self, word: str) -> bool:
+        return word.isdigit() if self.words is None else word in self.words
+
+
+@lru_cache(maxsize=1)
+def _phrases() -> tuple[tuple[str, str, frozenset[str] | None, tuple[_Item, ...]], ...]:
+    """(category, direction, first words, items) of every phrase, in the order of the rules.
+
+    Within a rule the phrase with most items comes first.
+    """
+    made = []
+    for rule in RULES:
+        phrases = [tuple(_items(phrase)) for phrase in rule.phrases]
+        phrases.sort(key=lambda items: -len(items))
+        made += [(rule.category, rule.direction, items[0].words, items) for items in phrases]
+    return tuple(made)
+
+
+def _items(phrase: str) -> Iterator[_Item]:
+    gap = 0
+    for part in phrase.split():
+        if part.startswith(".."):
+            gap = int(part[2:])
+            continue
+        if part == "$":
+            yield _Item(frozenset(), 0, True)
+        elif part == "{number}":
+            yield _Item(None, gap)
+        elif part.startswith("{"):
+            yield _Item(_words_of(part[1:-1]), gap)
+        else:
+            yield _Item(frozenset({part}), gap)
+        gap = 0
+
+
+@lru_cache(maxsize=64)
+def _words_of(name: str) -> frozenset[str]:
+    return frozenset(CLASSES[name].split())
