@@ -108,8 +108,12 @@ def image_statistics(cases: EvaluationCases) -> list[AnyStatistic]:
     """`image.auroc` and `image.auprc`, and AUROC against each kind of negative."""
     positive, scores, n = cases.positive, cases.image_score, len(cases)
     items: list[AnyStatistic] = [
-        Statistic("image.auroc", n, partial(auroc, positive, scores)),
-        Statistic("image.auprc", n, partial(auprc, positive, scores)),
+        Statistic(
+            "image.auroc", n, partial(auroc, positive, scores), rests_on=(positive, ~positive)
+        ),
+        Statistic(
+            "image.auprc", n, partial(auprc, positive, scores), rests_on=(positive, ~positive)
+        ),
     ]
     if cases.classes_known:
         for key, name in (("normal", NORMAL), ("not_normal", NOT_NORMAL)):
@@ -119,6 +123,7 @@ def image_statistics(cases: EvaluationCases) -> list[AnyStatistic]:
                     f"image.auroc_{key}",
                     int(mask.sum()),
                     partial(_masked, auroc, positive, scores, mask.astype(np.float64)),
+                    rests_on=(positive, mask & ~positive),
                 )
             )
     return items
@@ -144,7 +149,14 @@ def point_statistics(study: MatchedStudy, name: str, threshold: float) -> list[A
     for prevalence in PREVALENCES:
         for index, key in enumerate(("ppv", "npv")):
             compute = partial(_predictive, sums, prevalence, index)
-            items.append(Statistic(f"{name}.{key}_at_{prevalence:g}", len(cases), compute))
+            items.append(
+                Statistic(
+                    f"{name}.{key}_at_{prevalence:g}",
+                    len(cases),
+                    compute,
+                    rests_on=(positive, ~positive),
+                )
+            )
     return items + _shown_boxes(study, name, threshold)
 
 
@@ -165,7 +177,7 @@ def _shown_boxes(study: MatchedStudy, name: str, threshold: float) -> list[AnySt
     truths = study.cases.n_truths.astype(np.float64)
     return [
         RatioStatistic(f"{name}.box_sensitivity", int(truths.sum()), hits, truths),
-        RatioStatistic(f"{name}.false_boxes_per_image", n, alarms, np.ones(n)),
+        RatioStatistic(f"{name}.false_boxes_per_image", n, alarms, np.ones(n), highest=np.inf),
     ]
 
 
@@ -197,7 +209,12 @@ def box_statistics(study: MatchedStudy, froc: bool = True) -> list[AnyStatistic]
     n = len(ranking.truth_image)
     shared = _SharedCounts(ranking)
     items: list[AnyStatistic] = [
-        Statistic(f"coco.{name}", n, partial(_mean_ap, ranking, shared, thresholds))
+        Statistic(
+            f"coco.{name}",
+            n,
+            partial(_mean_ap, ranking, shared, thresholds),
+            rests_on=(study.cases.positive,),
+        )
         for name, thresholds in (
             ("ap_50_95", COCO_THRESHOLDS),
             ("ap_40_75", RSNA_THRESHOLDS),
@@ -214,20 +231,28 @@ def box_statistics(study: MatchedStudy, froc: bool = True) -> list[AnyStatistic]
 def _froc_statistics(study: MatchedStudy, shared: _SharedCounts) -> list[AnyStatistic]:
     ranking, n = study.ranking, len(study.ranking.truth_image)
     ones = np.ones(len(study.cases))
+    with_truth = (study.cases.positive,)
     items: list[AnyStatistic] = []
     for overlap in FROC_IOU:
         for rate in FROC_RATES:
             compute = partial(_froc, ranking, shared, overlap, (rate,), ones)
-            items.append(Statistic(f"froc.iou_{overlap:.2f}.fp_{rate:g}", n, compute))
+            items.append(
+                Statistic(f"froc.iou_{overlap:.2f}.fp_{rate:g}", n, compute, rests_on=with_truth)
+            )
         compute = partial(_froc, ranking, shared, overlap, FROC_RATES, ones)
-        items.append(Statistic(f"froc.iou_{overlap:.2f}.mean", n, compute))
+        items.append(Statistic(f"froc.iou_{overlap:.2f}.mean", n, compute, rests_on=with_truth))
     if study.cases.classes_known:
         normal = study.cases.of_class(NORMAL).astype(np.float64)
         on_normal = _SharedCounts(ranking, normal)
         for rate in FROC_RATES:
             compute = partial(_froc, ranking, on_normal, FROC_PRIMARY_IOU, (rate,), normal)
             items.append(
-                Statistic(f"froc.iou_{FROC_PRIMARY_IOU:.2f}.fp_per_normal_{rate:g}", n, compute)
+                Statistic(
+                    f"froc.iou_{FROC_PRIMARY_IOU:.2f}.fp_per_normal_{rate:g}",
+                    n,
+                    compute,
+                    rests_on=(*with_truth, normal > 0),
+                )
             )
     return items
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from evaluation.analysis.catalogue import MatchedStudy, all_statistics, open_study
 from evaluation.analysis.failures import ImageErrors, WorstCases, find_errors, worst_cases
 from evaluation.analysis.mix import MixEstimates, estimate_at_mix
@@ -21,6 +23,12 @@ from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
 
 PACKAGES = ("numpy", "matplotlib")
+COHORT, CASE_CONTROL = "cohort", "case-control"
+DESIGNS = (COHORT, CASE_CONTROL)
+DESIGN_TEXTS = {
+    COHORT: "cohort, the number of positives varies from draw to draw.",
+    CASE_CONTROL: "case-control, every draw holds as many positive patients as the study.",
+}
 FROZEN = "frozen"
 SAME_IMAGES = "chosen on these same images"
 
@@ -82,6 +90,7 @@ class Evidence:
         bins: The reliability plot.
         robustness: Rows of the robustness table; empty = no perturbed predictions given.
         draws, seed: Of the bootstrap.
+        design: `cohort` or `case-control`: whether the draws vary the prevalence.
         provenance: Where the numbers come from.
     """
 
@@ -98,7 +107,24 @@ class Evidence:
     robustness: Sequence[RobustnessRow]
     draws: int
     seed: int
+    design: str
     provenance: Provenance
+
+    @property
+    def design_text(self) -> str:
+        """The design in words."""
+        return DESIGN_TEXTS[self.design]
+
+
+def make_resampler(cases: EvaluationCases, design: str, draws: int, seed: int) -> Resampler:
+    """Draws of patients by the study's design, one of `DESIGNS`."""
+    one = np.zeros(len(cases), dtype=np.intp)
+    return Resampler(cases.patients, cases.positive if design == CASE_CONTROL else one, draws, seed)
+
+
+def design_of(resampler: Resampler) -> str:
+    """The design whose draws a resampler makes."""
+    return CASE_CONTROL if len(np.unique(resampler.strata)) > 1 else COHORT
 
 
 def settle_thresholds(
@@ -176,6 +202,7 @@ def gather(
         robustness=robustness_table(study, point, perturbed, resampler) if perturbed else (),
         draws=resampler.draws,
         seed=resampler.seed,
+        design=design_of(resampler),
         provenance=provenance or Provenance(versions=versions()),
     )
 

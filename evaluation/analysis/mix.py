@@ -22,24 +22,24 @@ from evaluation.analysis.catalogue import (
     point_statistics,
     rsna_statistics,
 )
-from evaluation.analysis.paired import check_same_images
+from evaluation.analysis.paired import (
+    MetricDifference,
+    ModelComparison,
+    check_same_images,
+    compare_studies,
+)
 from evaluation.metrics.bootstrap import (
     AnyStatistic,
     Estimate,
     RatioStatistic,
     Resampler,
-    Statistic,
-    draw_all,
     estimate_all,
-    percentile_interval,
-    summarise,
 )
 from evaluation.metrics.calibration import calibration_statistics
 from evaluation.metrics.matching import Float64Array
 from evaluation.study.class_mix import RSNA_MIX, ClassMix, class_strata, mix_weights
 from pneumonia.runtime.progress import Progress
 
-PAIRED = "paired percentile bootstrap over patients, classes drawn apart"
 PREFIX = "mix."  # of a statistic's name when it is computed at the mix
 
 
@@ -64,11 +64,16 @@ def reweight(statistics: Sequence[AnyStatistic], weights: Float64Array) -> list[
 
     def weighted(item: AnyStatistic) -> AnyStatistic:
         if isinstance(item, RatioStatistic):
-            return RatioStatistic(
-                PREFIX + item.name, item.n, item.numerator * weights, item.denominator * weights
+            return replace(
+                item,
+                name=PREFIX + item.name,
+                numerator=item.numerator * weights,
+                denominator=item.denominator * weights,
             )
         compute = item.compute
-        return Statistic(PREFIX + item.name, item.n, lambda block: compute(blocks.of(block)))
+        return replace(
+            item, name=PREFIX + item.name, compute=lambda block: compute(blocks.of(block))
+        )
 
     return [weighted(item) for item in statistics]
 
@@ -108,13 +113,11 @@ class MixEstimates:
         mix: Shares of the classes.
         estimates: Metric -> estimate at the mix; names as in metrics.json, without a prefix.
         effective_images: Images of equal weight that would be as precise (Kish).
-        draws: Metric -> (draws,) value of every draw.
     """
 
     mix: ClassMix
     estimates: Mapping[str, Estimate]
     effective_images: float
-    draws: Mapping[str, Float64Array]
 
 
 def estimate_at_mix(
@@ -136,13 +139,37 @@ def estimate_at_mix(
         for item in reweight(study_statistics(study), weights)
     ]
     resampler = Resampler(study.cases.patients, strata, draws, seed)
-    drawn = draw_all(items, resampler, progress)
-    return MixEstimates(
-        mix,
-        {item.name: summarise(item, drawn[item.name], resampler) for item in items},
-        float(weights.sum() ** 2 / (weights**2).sum()),
-        drawn,
+    effective = float(weights.sum() ** 2 / (weights**2).sum())
+    return MixEstimates(mix, estimate_all(items, resampler, progress), effective)
+
+
+def compare_at_mix(
+    studies: Mapping[str, MatchedStudy],
+    mix: ClassMix,
+    resampler: Resampler,
+    margins: Mapping[str, float] | None = None,
+    progress: Progress | None = None,
+    tuned_here: Mapping[str, bool] | None = None,
+) -> list[ModelComparison]:
+    """`paired.compare_studies` at a mix; metrics are named without a prefix.
+
+    The draws hold each class apart, whatever the strata of `resampler`.
+    """
+    cases = next(iter(studies.values())).cases
+    by_class = replace(resampler, strata=class_strata(cases))
+    found = compare_studies(
+        studies, by_class, margins, progress, tuned_here, lambda study: mix_statistics(study, mix)
     )
+    return [
+        replace(
+            item,
+            differences={
+                name.removeprefix(PREFIX): replace(row, metric=name.removeprefix(PREFIX))
+                for name, row in item.differences.items()
+            },
+        )
+        for item in found
+    ]
 
 
 @dataclass(frozen=True)
@@ -152,14 +179,14 @@ class MixResult:
     Attributes:
         as_found: Metric -> estimate with the study's own shares of the classes.
         at_mix: Metric -> estimate at the mix; names as in `as_found`, without the prefix.
-        differences: Metric -> model minus reference at the mix, interval from the same draws;
-            empty for the reference.
+        differences: Metric -> model minus reference at the mix (`.delta`), with its verdict where a
+            margin is stated; empty for the reference.
         effective_images: Images of equal weight that would be as precise (Kish).
     """
 
     as_found: Mapping[str, Estimate]
     at_mix: Mapping[str, Estimate]
-    differences: Mapping[str, Estimate]
+    differences: Mapping[str, MetricDifference]
     effective_images: float
 
 
@@ -186,17 +213,15 @@ def evaluate_at_mix(
     check_same_images([study.cases for study in studies.values()])
     cases = next(iter(studies.values())).cases
     resampler = Resampler(cases.patients, class_strata(cases), draws, seed)
-    results: dict[str, MixResult] = {}
-    reference: MixEstimates | None = None
+    compared = compare_at_mix(studies, mix, resampler) if len(studies) > 1 else []
+    differences = {item.model: item.differences for item in compared}
+    results = {}
     for name, study in studies.items():
-        own = estimate_at_mix(study, mix, draws, seed, progress)
-        differences = {}
-        for metric, item in own.estimates.items() if reference is not None else ():
-            if reference is not None and metric in reference.estimates:
-                low, high = percentile_interval(own.draws[metric] - reference.draws[metric])
-                delta = item.value - reference.estimates[metric].value
-                differences[metric] = Estimate(delta, low, high, item.n, PAIRED)
-        found = estimate_all(study_statistics(study), resampler, progress)
-        results[name] = MixResult(found, own.estimates, differences, own.effective_images)
-        reference = reference or own
+        at_mix = estimate_at_mix(study, mix, draws, seed, progress)
+        results[name] = MixResult(
+            estimate_all(study_statistics(study), resampler, progress),
+            at_mix.estimates,
+            differences.get(name, {}),
+            at_mix.effective_images,
+        )
     return results

@@ -2,31 +2,54 @@
 
 Every draw holds the same patients for all models, so that the hardness of images cancels out.
 A model is *non-inferior* when the lower end of the 95 % interval of (model minus reference) lies
-above minus the margin; the margin has to be stated before looking.
+above minus the margin, which has to be stated before looking. No verdict is given
+
+* on too few patients (`PATIENTS_MIN`, `POSITIVES_MIN`), where no interval can be trusted,
+* on a metric that depends on the threshold, when the threshold of one model was chosen on these
+  images and that of the other was not: the first has an advantage that new images take away.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from evaluation.analysis.catalogue import MatchedStudy, headline_statistics
+from evaluation.analysis.power import patients_needed
 from evaluation.analysis.subgroups import (
     METRICS,
     Subgroup,
     draw_sets,
+    gap_estimate,
     group_statistics,
-    interval,
     withheld,
 )
-from evaluation.metrics.bootstrap import Estimate, Resampler, summarise
+from evaluation.metrics.bootstrap import (
+    AnyStatistic,
+    Estimate,
+    Resampler,
+    count_patients,
+    image_weight,
+    summarise,
+)
+from evaluation.metrics.intervals import standard_error
+from evaluation.metrics.matching import Float64Array
+from evaluation.metrics.multiplicity import holm
 from evaluation.study.cases import EvaluationCases
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
 
 DEFAULT_MARGINS = {"rsna": 0.02, "image.auroc": 0.02}
 LOWER_IS_BETTER = ("calibration.", ".false_boxes_per_image")
+PATIENTS_MIN = 30
+POSITIVES_MIN = 10
+NON_INFERIOR = "non-inferior"
+INFERIOR = "inferior"
+INCONCLUSIVE = "inconclusive"
 UNJUDGED = "not judged"
+TOO_FEW = "too few"
+UNEQUAL = "not judged: one threshold was chosen on these images"
+RANKING_FAMILIES = ("coco.", "image.", "calibration.", "froc.")  # do not depend on a threshold
 
 
 @dataclass(frozen=True)
@@ -39,7 +62,10 @@ class MetricDifference:
         reference: The reference's estimate.
         delta: Model minus reference, interval from the same draws.
         margin: Non-inferiority margin; None = none stated.
-        verdict: `non-inferior`, `inferior`, `inconclusive` or `not judged`.
+        verdict: `non-inferior`, `inferior`, `inconclusive`, `too few` or `not judged`, with the
+            reason where there is one.
+        patients_needed: Patients for a non-inferiority verdict with a probability of 80 % if the
+            models are equal; None without a margin.
     """
 
     metric: str
@@ -48,6 +74,7 @@ class MetricDifference:
     delta: Estimate
     margin: float | None
     verdict: str
+    patients_needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +85,8 @@ class SubgroupDelta:
         facet, name: The group; n images of which n_positive are positive.
         metric: One of `subgroups.METRICS`.
         delta: Model minus reference.
+        p_value: Of a difference of 0, not corrected; NaN where nothing is compared.
+        survives: Whether it remains after Holm's correction over all groups and metrics.
     """
 
     facet: str
@@ -66,6 +95,8 @@ class SubgroupDelta:
     n_positive: int
     metric: str
     delta: Estimate
+    p_value: float = float("nan")
+    survives: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +137,8 @@ def compare_studies(
     resampler: Resampler,
     margins: Mapping[str, float] | None = None,
     progress: Progress | None = None,
+    tuned_here: Mapping[str, bool] | None = None,
+    statistics: Callable[[MatchedStudy], Sequence[AnyStatistic]] = headline_statistics,
 ) -> list[ModelComparison]:
     """Compare every study with the first.
 
@@ -113,7 +146,9 @@ def compare_studies(
         studies: Name -> study, of the same images in the same order; the first is the reference.
         resampler: Draws shared by all.
         margins: Metric or prefix of metrics (`rsna` means every `rsna.*`) -> margin.
-        progress: Told the draws done.
+        progress: Called with the draws done.
+        tuned_here: Name -> whether its thresholds were chosen on these images; None = all alike.
+        statistics: What is compared; `mix.mix_statistics` for a mix of classes.
 
     Raises:
         DataError: The images differ, or fewer than two studies.
@@ -122,52 +157,98 @@ def compare_studies(
         raise DataError("Nothing to compare", expected="two or more prediction files")
     check_same_images([study.cases for study in studies.values()])
     names = list(studies)
-    sets = [{item.name: item for item in headline_statistics(study)} for study in studies.values()]
+    sets = [{item.name: item for item in statistics(study)} for study in studies.values()]
     drawn, once = draw_sets(sets, resampler, progress)
     own = [
         {key: summarise(item, drawn[f"{i}.{key}"], resampler) for key, item in group.items()}
         for i, group in enumerate(sets)
     ]
+    margins = DEFAULT_MARGINS if margins is None else margins
+    too_few = _too_few(next(iter(studies.values())).cases)
+    tuned = tuned_here or {}
     comparisons = []
     for index in range(1, len(names)):
+        unequal = tuned.get(names[index], False) != tuned.get(names[0], False)
         differences = {}
         for metric in sets[0]:
             if metric not in sets[index]:
                 continue
             here, there = f"{index}.{metric}", f"0.{metric}"
-            delta = interval(
-                once[here] - once[there], drawn[here] - drawn[there], own[index][metric].n
+            pair = (sets[0][metric], sets[index][metric])
+            margin = find_margin(metric, margins)
+            delta, needed = _difference(
+                pair, (once[there], once[here]), drawn[here] - drawn[there], resampler, margin
             )
-            margin = find_margin(metric, DEFAULT_MARGINS if margins is None else margins)
+            verdict = judge(metric, delta, margin, too_few, unequal)
             differences[metric] = MetricDifference(
-                metric,
-                own[index][metric],
-                own[0][metric],
-                delta,
-                margin,
-                judge(metric, delta, margin),
+                metric, own[index][metric], own[0][metric], delta, margin, verdict, needed
             )
         comparisons.append(ModelComparison(names[index], names[0], differences))
     return comparisons
 
 
+def _too_few(cases: EvaluationCases) -> bool:
+    n_positive = len(np.unique(cases.patients[cases.positive]))
+    return len(np.unique(cases.patients)) < PATIENTS_MIN or n_positive < POSITIVES_MIN
+
+
+def _difference(
+    pair: tuple[AnyStatistic, AnyStatistic],
+    values: tuple[float, float],
+    drawn: Float64Array,
+    resampler: Resampler,
+    margin: float | None,
+) -> tuple[Estimate, int | None]:
+    """Reference and model as one difference, and the patients that its margin needs."""
+    patients = resampler.patients
+    n_patients = min(count_patients(item, patients) for item in pair)
+    weight = max(image_weight(*both, patients) for both in zip(pair, values, strict=True))
+    delta, _ = gap_estimate(values[1] - values[0], drawn, pair[1].n, n_patients, weight)
+    if margin is None:
+        return delta, None
+    all_patients = len(np.unique(patients))
+    error = standard_error(drawn)
+    return delta, patients_needed(error, n_patients, weight, margin, all_patients)
+
+
 def find_margin(metric: str, margins: Mapping[str, float]) -> float | None:
     """The margin stated for a metric or for its family; None when there is none."""
-    if metric in margins:
-        return margins[metric]
-    return margins.get(metric.partition(".")[0])
+    name = metric.removeprefix("mix.")
+    if name in margins:
+        return margins[name]
+    return margins.get(name.partition(".")[0])
 
 
-def judge(metric: str, delta: Estimate, margin: float | None) -> str:
-    """Non-inferiority of a difference (model minus reference)."""
-    if margin is None or not np.isfinite(delta.ci_low):
+def judge(
+    metric: str,
+    delta: Estimate,
+    margin: float | None,
+    too_few: bool = False,
+    unequal: bool = False,
+) -> str:
+    """Non-inferiority of a difference (model minus reference).
+
+    Args:
+        metric: Key of metrics.json; for some a lower value is better.
+        delta: The difference with its interval.
+        margin: Largest loss that is accepted; None = no verdict.
+        too_few: The study holds too few patients for any verdict.
+        unequal: The thresholds of only one of the models were chosen on these images.
+    """
+    if margin is None:
+        return UNJUDGED
+    if too_few:
+        return TOO_FEW
+    if unequal and not metric.removeprefix("mix.").startswith(RANKING_FAMILIES):
+        return UNEQUAL
+    if not np.isfinite(delta.ci_low):
         return UNJUDGED
     low, high = delta.ci_low, delta.ci_high
     if any(part in metric for part in LOWER_IS_BETTER):
         low, high = -high, -low
     if low > -margin:
-        return "non-inferior"
-    return "inferior" if high < -margin else "inconclusive"
+        return NON_INFERIOR
+    return INFERIOR if high < -margin else INCONCLUSIVE
 
 
 def compare_groups(
@@ -184,36 +265,39 @@ def compare_groups(
         point: Operating point of sensitivity, specificity and challenge score.
         groups: Groups of the images (they are the same for all studies).
         resampler: Draws shared by all.
-        progress: Told the draws done.
+        progress: Called with the draws done.
     """
     sets = [
-        group_statistics(study, point, group.mask) for study in studies.values() for group in groups
+        group_statistics(study, point, group.mask, group.base)
+        for study in studies.values()
+        for group in groups
     ]
     drawn, once = draw_sets(sets, resampler, progress)
+    positive = next(iter(studies.values())).cases.positive
     result: dict[str, list[SubgroupDelta]] = {}
     for index, name in enumerate(studies):
         if index == 0:
             continue
         rows = []
         for number, group in enumerate(groups):
-            mine = index * len(groups) + number
-            n_positive = int((group.mask & next(iter(studies.values())).cases.positive).sum())
+            n, n_positive = int(group.mask.sum()), int((group.mask & positive).sum())
             for metric in METRICS:
-                here, there = f"{mine}.{metric}", f"{number}.{metric}"
-                known = here in once and there in once
-                delta = (
-                    interval(
+                here, there = f"{index * len(groups) + number}.{metric}", f"{number}.{metric}"
+                delta, p_value = withheld(metric, n_positive, n - n_positive), float("nan")
+                if here in once and there in once:
+                    item = sets[number][metric]
+                    delta, p_value = gap_estimate(
                         once[here] - once[there],
                         drawn[here] - drawn[there],
-                        sets[number][metric].n,
+                        item.n,
+                        count_patients(item, resampler.patients),
+                        image_weight(item, once[there], resampler.patients),
                     )
-                    if known
-                    else withheld(metric, n_positive, int(group.mask.sum()) - n_positive)
-                )
                 rows.append(
-                    SubgroupDelta(
-                        group.facet, group.name, int(group.mask.sum()), n_positive, metric, delta
-                    )
+                    SubgroupDelta(group.facet, group.name, n, n_positive, metric, delta, p_value)
                 )
-        result[name] = rows
+        rejected = holm([row.p_value for row in rows])
+        result[name] = [
+            replace(row, survives=survives) for row, survives in zip(rows, rejected, strict=True)
+        ]
     return result

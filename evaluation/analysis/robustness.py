@@ -14,8 +14,14 @@ from evaluation.analysis.catalogue import (
     share,
 )
 from evaluation.analysis.paired import check_same_images
-from evaluation.analysis.subgroups import draw_sets, interval
-from evaluation.metrics.bootstrap import Estimate, Resampler, summarise
+from evaluation.analysis.subgroups import draw_sets, gap_estimate
+from evaluation.metrics.bootstrap import (
+    Estimate,
+    Resampler,
+    count_patients,
+    image_weight,
+    summarise,
+)
 from evaluation.metrics.matching import order_truths
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.image_files import find_image, read_pixels
@@ -63,7 +69,7 @@ def robustness_table(
         point: Operating point whose threshold is used throughout.
         perturbed: Perturbation -> cases with the truth where it was before; see `moved_cases`.
         resampler: Draws.
-        progress: Told the draws done.
+        progress: Called with the draws done.
 
     Raises:
         DataError: A file does not hold the study's images.
@@ -92,8 +98,12 @@ def robustness_table(
         for metric, statistic in sets[index].items():
             here, there = f"{index}.{metric}", f"0.{metric}"
             values[metric] = summarise(statistic, drawn[here], resampler)
+            n_patients = count_patients(statistic, resampler.patients)
+            weight = image_weight(sets[0][metric], once[there], resampler.patients)
             gap = drawn[here] - drawn[there]
-            deltas[metric] = interval(once[here] - once[there], gap, statistic.n)
+            deltas[metric], _ = gap_estimate(
+                once[here] - once[there], gap, statistic.n, n_patients, weight
+            )
         rows.append(RobustnessRow(name, values, deltas))
     return rows
 

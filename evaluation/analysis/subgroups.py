@@ -1,25 +1,32 @@
-"""The same numbers for groups of images, with the gap to all images and small cells suppressed."""
+"""The same numbers for groups of images, with the gap to all images and small cells suppressed.
+
+The RSNA score grows with the prevalence, and groups differ in prevalence more than in anything else
+(bedside images are taken of sicker patients). A group's score is therefore computed at the
+prevalence of the images that it is compared with: its positives and its negatives are weighted.
+Sensitivity, specificity and AUROC do not depend on the prevalence.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from evaluation.analysis.catalogue import MatchedStudy, share
 from evaluation.metrics.bootstrap import (
-    NONE,
     AnyStatistic,
     Estimate,
     RatioStatistic,
     Resampler,
     Statistic,
+    count_patients,
     draw_all,
-    percentile_interval,
     summarise,
 )
 from evaluation.metrics.image_level import auroc
+from evaluation.metrics.intervals import NONE, PAIRED, difference_interval, standard_error
 from evaluation.metrics.matching import Float64Array, area
+from evaluation.metrics.multiplicity import holm, two_sided_p
 from evaluation.study.cases import BoolArray, EvaluationCases
 from evaluation.study.cohort import NORMAL, NOT_NORMAL, parse_age
 from pneumonia.runtime.progress import Progress
@@ -58,6 +65,8 @@ class SubgroupResult:
         n, n_positive: Images, positive images.
         values: Metric -> estimate; NaN with method `SUPPRESSED` in small cells.
         gaps: Metric -> (group minus its base), with its interval from the same draws.
+        p_values: Metric -> P value of a gap of 0, not corrected; absent where nothing is compared.
+        survives: Metrics whose gap remains after Holm's correction over all groups and metrics.
     """
 
     facet: str
@@ -66,6 +75,8 @@ class SubgroupResult:
     n_positive: int
     values: Mapping[str, Estimate] = field(default_factory=dict)
     gaps: Mapping[str, Estimate] = field(default_factory=dict)
+    p_values: Mapping[str, float] = field(default_factory=dict)
+    survives: frozenset[str] = frozenset()
 
 
 def find_groups(cases: EvaluationCases) -> tuple[list[Subgroup], dict[str, int]]:
@@ -111,29 +122,55 @@ def _counted(facet: str, positive: BoolArray) -> BoolArray:
     return ~positive if facet == "kind of negative" else np.ones_like(positive)
 
 
-def group_statistics(study: MatchedStudy, point: str, group: BoolArray) -> dict[str, AnyStatistic]:
-    """Metric -> statistic over the images of a group; absent where a cell is too small."""
+def group_statistics(
+    study: MatchedStudy, point: str, group: BoolArray, base: BoolArray | None = None
+) -> dict[str, AnyStatistic]:
+    """Metric -> statistic over the images of a group; absent where a cell is too small.
+
+    Args:
+        study: Cases with their matching.
+        point: Operating point of RSNA score, sensitivity and specificity.
+        group: (N,) images of the group.
+        base: (N,) images whose prevalence the RSNA score is weighted to; None = the group's own.
+    """
     cases = study.cases
     positive, called = cases.positive, cases.image_score >= study.thresholds[point]
     n_positive, n_negative = int((positive & group).sum()), int((~positive & group).sum())
-    weights = group.astype(np.float64)
     items: dict[str, AnyStatistic] = {}
+    base = group if base is None else base
+    has_negatives = bool((~positive & base).any())
     if n_positive >= CELL_MIN:
-        scores = study.table.image_scores(study.thresholds[point])
-        counted = np.isfinite(scores) & group
-        items["rsna"] = RatioStatistic(
-            "rsna",
-            int(counted.sum()),
-            np.where(counted, scores, 0.0),
-            counted.astype(np.float64),
-        )
+        if n_negative >= CELL_MIN or not has_negatives:
+            items["rsna"] = _rsna_at_prevalence(study, point, group, base)
         items["sensitivity"] = share("sensitivity", called, positive & group)
     if n_negative >= CELL_MIN:
         items["specificity"] = share("specificity", ~called, ~positive & group)
     if min(n_positive, n_negative) >= CELL_MIN:
-        compute = partial(_auroc, positive, cases.image_score, weights)
-        items["auroc"] = Statistic("auroc", n_positive + n_negative, compute)
+        compute = partial(_auroc, positive, cases.image_score, group.astype(np.float64))
+        masks = (positive & group, ~positive & group)
+        items["auroc"] = Statistic("auroc", n_positive + n_negative, compute, rests_on=masks)
     return items
+
+
+def _rsna_at_prevalence(
+    study: MatchedStudy, point: str, group: BoolArray, base: BoolArray
+) -> RatioStatistic:
+    """The challenge score of a group, its positives weighted to the prevalence of the base."""
+    positive = study.cases.positive
+    scores = study.table.image_scores(study.thresholds[point])
+    counted = np.isfinite(scores) & group
+    weights = np.zeros(len(positive))
+    for label in (positive, ~positive):
+        share_of_base = (label & base).sum() / base.sum()
+        share_of_group = (label & group).sum() / group.sum()
+        if share_of_group > 0:
+            weights[label & group] = share_of_base / share_of_group
+    return RatioStatistic(
+        "rsna",
+        int(counted.sum()),
+        np.where(counted, scores, 0.0) * weights,
+        counted * weights,
+    )
 
 
 def evaluate_groups(
@@ -151,28 +188,43 @@ def evaluate_groups(
         np.asarray(row, dtype=bool) for row in {g.base.tobytes(): g.base for g in groups}.values()
     ]
     places = {base.tobytes(): index for index, base in enumerate(bases)}
-    masks = [*bases, *(group.mask for group in groups)]
-    sets = [group_statistics(study, point, mask) for mask in masks]
+    sets = [group_statistics(study, point, base) for base in bases]
+    sets += [group_statistics(study, point, group.mask, group.base) for group in groups]
     drawn, once = draw_sets(sets, resampler, progress)
     results = []
     for index, group in enumerate(groups, start=len(bases)):
         base = places[group.base.tobytes()]
         n_positive = int((group.mask & study.cases.positive).sum())
-        values, gaps = {}, {}
+        values, gaps, p_values = {}, {}, {}
         for metric in METRICS:
             key, other = f"{index}.{metric}", f"{base}.{metric}"
-            if key not in once:
+            if key not in once or other not in once:
                 n = int(group.mask.sum())
                 values[metric] = gaps[metric] = withheld(metric, n_positive, n - n_positive)
                 continue
             item = sets[index][metric]
             values[metric] = summarise(item, drawn[key], resampler)
-            gap = drawn[key] - drawn[other]
-            gaps[metric] = interval(once[key] - once[other], gap, item.n)
+            n_patients = count_patients(item, resampler.patients)
+            gaps[metric], p_values[metric] = gap_estimate(
+                once[key] - once[other], drawn[key] - drawn[other], item.n, n_patients
+            )
         results.append(
-            SubgroupResult(group.facet, group.name, int(group.mask.sum()), n_positive, values, gaps)
+            SubgroupResult(
+                group.facet, group.name, int(group.mask.sum()), n_positive, values, gaps, p_values
+            )
         )
-    return results
+    return _mark_survivors(results)
+
+
+def _mark_survivors(results: Sequence[SubgroupResult]) -> list[SubgroupResult]:
+    """Holm's correction over all gaps of all groups."""
+    keys = [(place, metric) for place, item in enumerate(results) for metric in item.p_values]
+    rejected = holm([results[place].p_values[metric] for place, metric in keys])
+    kept = [key for key, is_rejected in zip(keys, rejected, strict=True) if is_rejected]
+    return [
+        replace(item, survives=frozenset(metric for index, metric in kept if index == place))
+        for place, item in enumerate(results)
+    ]
 
 
 def draw_sets(
@@ -192,16 +244,32 @@ def draw_sets(
     return draw_all(renamed, resampler, progress), values
 
 
-def interval(value: float, drawn: Float64Array, n: int) -> Estimate:
-    """A value with the percentile interval of its draws."""
-    low, high = percentile_interval(drawn)
-    method = "paired percentile bootstrap over patients" if np.isfinite(low) else NONE
-    return Estimate(value, low, high, n, method)
+def gap_estimate(
+    value: float, drawn: Float64Array, n: int, n_patients: int, jump: float = 0.0
+) -> tuple[Estimate, float]:
+    """A paired difference with its interval, and its P value.
+
+    Args:
+        value: The difference on the study.
+        drawn: (draws,) the difference on every draw.
+        n: Units it rests on, for the reader.
+        n_patients: Patients it rests on.
+        jump: What one lost image weighs (`intervals.difference_interval`); 0 for two groups.
+    """
+    error = standard_error(drawn)
+    low, high = difference_interval(value, error, n_patients, jump)
+    method = PAIRED if np.isfinite(low) else NONE
+    return Estimate(value, low, high, n, method), two_sided_p(value, error, n_patients)
 
 
 def withheld(metric: str, n_positive: int, n_negative: int) -> Estimate:
     """What stands in a cell that is too small, or that makes no sense in its group."""
-    rests_on = {"specificity": (n_negative,), "auroc": (n_positive, n_negative)}
+    both = (n_positive, n_negative)
+    rests_on = {
+        "specificity": (n_negative,),
+        "auroc": both,
+        "rsna": both if min(both) else (n_positive,),
+    }
     counts = rests_on.get(metric, (n_positive,))
     nan = float("nan")
     return Estimate(nan, nan, nan, min(counts), SUPPRESSED if min(counts) else NOT_APPLICABLE)

@@ -9,21 +9,16 @@ with one stratum the prevalence is drawn, too (cohort design). A statistic maps 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.metrics.intervals import LOGIT_T, standard_error, value_interval
 from evaluation.metrics.matching import Float64Array, IntArray
 from pneumonia.runtime.progress import Progress
 
 BLOCK_DRAWS = 100  # draws evaluated at once: keeps the weights of 5,000 images in the cache
-LEVEL = 0.95
-PERCENTILE = "percentile bootstrap over patients"
-BCA = "BCa bootstrap over patients"
-SHIFTED = "percentile bootstrap over patients, shifted by its bias"
-WILSON = "Wilson score interval (no draw differs)"
-NONE = "not available"
+SHIFTED = LOGIT_T + ", value and draws corrected for their bias"
 
 
 @dataclass(frozen=True)
@@ -34,31 +29,50 @@ class Statistic:
         name: Key in metrics.json.
         n: Units it rests on (images, positives, truths ...), for the reader.
         compute: (D, N) weights -> (D,) values, NaN where undefined.
-        inflated: Resampling adds noise that the statistic counts as error (ECE): its draws are
-            shifted back by their mean excess over the value, and cut at 0.
+        inflated: Resampling adds noise that the statistic counts as error (ECE): its interval is
+            centred at the value minus the mean excess of the draws over it.
+        rests_on: (N,) masks of images, each of which has to be represented (positives and negatives
+            for an AUROC); the interval counts the patients of the smallest. None = all images.
+        lowest, highest: Possible values: 0..1, or 0..inf, or -inf..inf.
     """
 
     name: str
     n: int
     compute: Callable[[Float64Array], Float64Array]
     inflated: bool = False
+    rests_on: tuple[NDArray[np.bool_], ...] = ()
+    lowest: float = 0.0
+    highest: float = 1.0
 
 
 @dataclass(frozen=True)
 class RatioStatistic:
-    """A statistic that is a quotient of two sums over images; gets BCa intervals.
+    """A statistic that is a quotient of two sums over images.
 
     Attributes:
         name: Key in metrics.json.
         n: Units in the denominator.
-        numerator: (N,) contribution of each image.
-        denominator: (N,) contribution of each image.
+        numerator: (N,) contribution of each image, >= 0.
+        denominator: (N,) contribution of each image, >= 0; the statistic rests on the images with
+            a positive one.
+        highest: Highest possible value, 1 or inf; the lowest is 0.
     """
 
     name: str
     n: int
     numerator: Float64Array
     denominator: Float64Array
+    highest: float = 1.0
+
+    @property
+    def lowest(self) -> float:
+        """Lowest possible value."""
+        return 0.0
+
+    @property
+    def rests_on(self) -> tuple[NDArray[np.bool_], ...]:
+        """The images with a positive denominator."""
+        return (np.asarray(self.denominator > 0),)
 
     def compute(self, weights: Float64Array) -> Float64Array:
         """(D,) numerator / denominator; NaN where the denominator is 0."""
@@ -163,36 +177,40 @@ def summarise(item: AnyStatistic, drawn: Float64Array, resampler: Resampler) -> 
     """Value and interval of one statistic from its draws."""
     once = np.ones((1, len(resampler.patients)))
     value = float(item.compute(once)[0])
-    finite = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or len(finite) < max(1, len(drawn) // 2):
-        return Estimate(value, float("nan"), float("nan"), item.n, NONE)
-    if isinstance(item, RatioStatistic):
-        if finite.min() == finite.max() and value in (0.0, 1.0) and item.n > 0:
-            return Estimate(value, *wilson(value * item.n, item.n), item.n, WILSON)
-        low, high = _bca(item, value, finite, resampler.patients)
-        return Estimate(value, low, high, item.n, BCA)
-    if item.inflated:
-        finite = np.maximum(0.0, finite - (finite.mean() - value))
-        return Estimate(value, *percentile_interval(finite), item.n, SHIFTED)
-    return Estimate(value, *percentile_interval(finite), item.n, PERCENTILE)
+    centre = value
+    if isinstance(item, Statistic) and item.inflated and np.isfinite(drawn).any():
+        centre = max(0.0, 2 * value - float(np.nanmean(drawn)))
+    low, high, method = value_interval(
+        centre,
+        standard_error(drawn),
+        count_patients(item, resampler.patients),
+        item.lowest,
+        item.highest,
+    )
+    if centre != value and np.isfinite(low):
+        low, high, method = min(low, value), max(high, value), SHIFTED
+    return Estimate(value, low, high, item.n, method)
 
 
-def percentile_interval(drawn: Float64Array) -> tuple[float, float]:
-    """Central 95 % of the draws; NaN without draws."""
-    finite = drawn[np.isfinite(drawn)]
-    if not len(finite):
-        return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def count_patients(item: AnyStatistic, patients: IntArray) -> int:
+    """Patients a statistic rests on: those of the smallest of its sets of images."""
+    masks = item.rests_on or (np.ones(len(patients), dtype=bool),)
+    return min(len(np.unique(patients[mask])) for mask in masks)
 
 
-def wilson(hits: float, n: int) -> tuple[float, float]:
-    """Wilson score interval of a proportion of n."""
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    share = hits / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def image_weight(item: AnyStatistic, value: float, patients: IntArray) -> float:
+    """Change of a statistic when a typical image (or patient) that it counts is lost.
+
+    For a quotient of sums that is sum(x^2) / sum(x) over patients, in units of the quotient: larger
+    contributions weigh more. For any other statistic it is the value's share of one patient.
+    """
+    if not isinstance(item, RatioStatistic):
+        return abs(value) / max(1, count_patients(item, patients))
+    _, patient = np.unique(patients, return_inverse=True)
+    sums = np.bincount(patient, item.numerator)
+    total = float(sums.sum())
+    typical = float((sums**2).sum()) / total if total > 0 else 1.0
+    return typical / max(1e-12, float(item.denominator.sum()))
 
 
 def _stack(columns: Sequence[Float64Array]) -> Float64Array:
@@ -200,42 +218,17 @@ def _stack(columns: Sequence[Float64Array]) -> Float64Array:
     return np.stack(columns, axis=1).astype(np.float64) if columns else np.zeros((0, 0))
 
 
-def _bca(
-    item: RatioStatistic, value: float, drawn: Float64Array, patients: IntArray
-) -> tuple[float, float]:
-    """Bias-corrected and accelerated interval (Efron 1987), jackknife over patients."""
-    normal = NormalDist()
-    below = (np.sum(drawn < value) + 0.5 * np.sum(drawn == value)) / len(drawn)
-    if not 0.0 < below < 1.0:
-        return percentile_interval(drawn)
-    _, patient = np.unique(patients, return_inverse=True)
-    without = divide(
-        item.numerator.sum() - np.bincount(patient, item.numerator),
-        item.denominator.sum() - np.bincount(patient, item.denominator),
-    )
-    spread = np.nanmean(without) - without
-    spread = spread[np.isfinite(spread)]
-    scale = float((spread**2).sum()) ** 1.5
-    acceleration = float((spread**3).sum()) / (6 * scale) if scale > 0 else 0.0
-    bias = normal.inv_cdf(float(below))
-    ends = []
-    for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
-        shifted = bias + normal.inv_cdf(tail)
-        ends.append(normal.cdf(bias + shifted / (1 - acceleration * shifted)))
-    low, high = np.quantile(drawn, ends)
-    return float(low), float(high)
+def finite_or_none(value: float) -> float | None:
+    """The value as JSON has it: NaN and infinities, which JSON lacks, become None."""
+    return float(value) if np.isfinite(value) else None
 
 
 def estimate_json(item: Estimate) -> dict[str, float | int | str | None]:
-    """An estimate as JSON values; NaN becomes None."""
-
-    def clean(value: float) -> float | None:
-        return float(value) if np.isfinite(value) else None
-
+    """An estimate as JSON values."""
     return {
-        "value": clean(item.value),
-        "ci_low": clean(item.ci_low),
-        "ci_high": clean(item.ci_high),
+        "value": finite_or_none(item.value),
+        "ci_low": finite_or_none(item.ci_low),
+        "ci_high": finite_or_none(item.ci_high),
         "n": int(item.n),
         "method": item.method,
     }

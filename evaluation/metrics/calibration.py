@@ -164,12 +164,22 @@ def calibration_statistics(positive: ArrayLike, scores: ArrayLike) -> list[AnySt
     n = len(values)
     brier = RatioStatistic("calibration.brier", n, (values - label) ** 2, np.ones(n))
     slope, intercept = fit_platt(label, values)
+    groups = (label > 0, label <= 0)
     fit = _OneStep(logit(values), label, np.array([slope, intercept]))
     return [
         brier,
         expected_calibration_error(label, values),
-        Statistic("calibration.slope", n, fit.slope),
-        Statistic("calibration.intercept", n, fit.intercept),
+        Statistic(
+            "calibration.slope", n, fit.slope, rests_on=groups, lowest=-np.inf, highest=np.inf
+        ),
+        Statistic(
+            "calibration.intercept",
+            n,
+            fit.intercept,
+            rests_on=groups,
+            lowest=-np.inf,
+            highest=np.inf,
+        ),
     ]
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from evaluation.analysis.catalogue import MatchedStudy
 from evaluation.analysis.evidence import SAME_IMAGES, Thresholds
 from evaluation.analysis.failures import find_errors
-from evaluation.analysis.paired import ModelComparison
+from evaluation.analysis.paired import NON_INFERIOR, MetricDifference, ModelComparison
 from evaluation.analysis.subgroups import CELL_MIN, METRICS
 from evaluation.hardware.footprint import Footprint
 from evaluation.report import plots, wording
 from evaluation.report.overlays import case_tile
 from evaluation.report.page import ExtraSection, render
+from evaluation.study.class_mix import ClassMix
 from pneumonia.runtime.atomic import write_text
 
 
@@ -30,6 +31,9 @@ class CompareReport:
         thresholds: Name -> its operating points.
         point: Operating point of the table and the subgroups.
         draws, seed: Of the bootstrap.
+        at_mix: The same comparisons at the mix of classes; empty when a class is not known.
+        mix: The mix.
+        why_no_mix: Why there are none.
         title: Of the page.
         extra: Sections added at the end.
         image_folder: Where the radiographs are, for side-by-side overlays.
@@ -42,6 +46,9 @@ class CompareReport:
     point: str
     draws: int
     seed: int
+    at_mix: Sequence[ModelComparison] = ()
+    mix: ClassMix | None = None
+    why_no_mix: str = ""
     title: str = "Comparison of models"
     extra: Sequence[ExtraSection] = ()
     image_folder: str | Path | None = None
@@ -67,6 +74,8 @@ def write_compare_report(path: str | Path, report: CompareReport) -> None:
         "cost_notes": sorted({f.note for f in report.footprints.values() if f.note}),
         "optimistic": any(t.origin == SAME_IMAGES for t in report.thresholds.values()),
         "tables": [_difference_rows(item, report.point) for item in report.comparisons],
+        "mix_tables": [_difference_rows(item, report.point) for item in report.at_mix],
+        "n_compared": [_n_compared(item) for item in report.comparisons],
         "figures": _compare_figures(report),
         "groups": [_group_table(item) for item in report.comparisons],
         "group_metrics": [wording.name_of(metric) for metric in METRICS],
@@ -92,20 +101,11 @@ def _summary(report: CompareReport, comparison: ModelComparison) -> dict[str, An
         before, after = getattr(base, key), getattr(own, key)
         if before and after:
             savings.append(f"{before / after:.1f}\N{MULTIPLICATION SIGN} {title}")
-    verdicts = []
-    for metric in (f"rsna.{report.point}", "image.auroc"):
-        row = comparison.differences.get(metric)
-        if row is not None:
-            interval = wording.interval_text(row.delta, sign=True)
-            verdicts.append(
-                {
-                    "name": wording.name_of(metric),
-                    "text": f"{wording.value_text(row.reference)} to "
-                    f"{wording.value_text(row.value)}, difference "
-                    f"{wording.value_text(row.delta, sign=True)} ({interval})",
-                    "verdict": row.verdict,
-                }
-            )
+    verdicts = _verdicts(comparison, report.point, "in this study")
+    if report.mix is not None:
+        for item in report.at_mix:
+            if item.model == comparison.model:
+                verdicts += _verdicts(item, report.point, f"at the mix of {report.mix.name}")
     return {
         "model": comparison.model,
         "savings": ", ".join(savings),
@@ -114,9 +114,51 @@ def _summary(report: CompareReport, comparison: ModelComparison) -> dict[str, An
     }
 
 
+def _verdicts(comparison: ModelComparison, point: str, where: str) -> list[dict[str, Any]]:
+    """RSNA score and AUROC of a comparison in words."""
+    verdicts = []
+    for metric in (f"rsna.{point}", "image.auroc"):
+        row = comparison.differences.get(metric)
+        if row is not None:
+            interval = wording.interval_text(row.delta, sign=True) or "no interval"
+            verdicts.append(
+                {
+                    "name": f"{wording.name_of(metric)}, {where}",
+                    "text": f"{wording.value_text(row.reference)} to "
+                    f"{wording.value_text(row.value)}, difference "
+                    f"{wording.value_text(row.delta, sign=True)} ({interval})",
+                    "verdict": row.verdict,
+                    "badge": badge_class(row.verdict),
+                    "needed": patients_text(row),
+                }
+            )
+    return verdicts
+
+
+def badge_class(verdict: str) -> str:
+    """Style class of a verdict."""
+    return verdict.partition(":")[0].replace(" ", "-")
+
+
+def patients_text(row: MetricDifference) -> str:
+    """How many patients the margin needs, in words; empty when it was reached or has no margin."""
+    if row.margin is None or row.verdict == NON_INFERIOR:
+        return ""
+    if row.patients_needed is None:
+        return f"How many patients a margin of {row.margin:g} needs cannot be told."
+    return (
+        f"A margin of {row.margin:g} needs about {row.patients_needed:,} such patients if the"
+        " models are equal (80 % chance of a verdict)."
+    )
+
+
+def _n_compared(comparison: ModelComparison) -> int:
+    return sum(bool(np.isfinite(item.p_value)) for item in comparison.groups)
+
+
 def _harmed_groups(comparison: ModelComparison, most: int = 3) -> list[str]:
-    """The groups that lose most, of those whose whole interval lies below zero."""
-    lost = [item for item in comparison.groups if item.delta.ci_high < 0]  # NaN is not below
+    """The groups that lose most, of those whose loss remains after Holm's correction."""
+    lost = [item for item in comparison.groups if item.survives and item.delta.value < 0]
     texts = []
     for item in sorted(lost, key=lambda item: item.delta.value)[:most]:
         share = wording.is_share(item.metric)
@@ -185,6 +227,8 @@ def _difference_rows(comparison: ModelComparison, point: str) -> dict[str, Any]:
                 "delta_interval": wording.interval_text(row.delta, share, True),
                 "margin": "" if row.margin is None else f"{row.margin:g}",
                 "verdict": row.verdict,
+                "badge": badge_class(row.verdict),
+                "needed": "" if row.patients_needed is None else f"{row.patients_needed:,}",
             }
         )
     return {"comparison": comparison, "rows": rows}
@@ -206,12 +250,16 @@ def _compare_figures(report: CompareReport) -> dict[str, Any]:
             for metric, row in item.differences.items()
             if row.margin is not None and metric in (f"rsna.{report.point}", "image.auroc")
         ]
-        margins = [row.margin for row in item.differences.values() if row.margin is not None]
+        margins = [
+            item.differences[metric].margin
+            for metric in (f"rsna.{report.point}", "image.auroc")
+            if metric in item.differences and item.differences[metric].margin is not None
+        ]
         figures[f"margin_{number}"] = plots.plot_intervals(
             rows,
             f"Difference of {item.model} to {item.reference}",
             f"{item.model} minus {item.reference}",
-            margin=min(margins) if margins else None,
+            margins=margins,
         )
     return {name: Markup(svg) for name, svg in figures.items()}
 
@@ -223,7 +271,8 @@ def _group_table(comparison: ModelComparison) -> dict[str, Any]:
         rows.setdefault((item.facet, item.name, item.n, item.n_positive), []).append(
             (
                 wording.value_text(item.delta, share, True),
-                wording.interval_text(item.delta, share, True),
+                wording.interval_text(item.delta, share, True)
+                + (" \N{ASTERISK}" if item.survives else ""),
             )
         )
     shown = any(np.isfinite(item.delta.value) for item in comparison.groups)

@@ -175,7 +175,7 @@ def plot_intervals(
     label: str,
     axis: str,
     line: float = 0.0,
-    margin: float | None = None,
+    margins: Sequence[float | None] = (),
 ) -> str:
     """A forest plot: one value with its interval per row.
 
@@ -184,9 +184,15 @@ def plot_intervals(
         label: Text alternative.
         axis: What the values are.
         line: Where "no difference" is.
-        margin: Non-inferiority margin, drawn at -margin.
+        margins: Non-inferiority margin of each row, drawn in the row at -margin.
     """
-    known = [(name, item) for name, item in rows if np.isfinite(item.ci_low)]
+    stated = margins or [None] * len(rows)
+    kept = [
+        (row, margin)
+        for row, margin in zip(rows, stated, strict=True)
+        if np.isfinite(row[1].ci_low)
+    ]
+    known = [row for row, _ in kept]
     figure, axes = new_figure(6.4, 0.9 + 0.3 * max(1, len(known)))
     places = np.arange(len(known))[::-1]
     for place, (_, item) in zip(places, known, strict=True):
@@ -195,10 +201,12 @@ def plot_intervals(
         axes.plot([item.ci_low, item.ci_high], [place] * 2, color=colour, linewidth=2)
         axes.plot([item.value], [place], "o", color=colour, markersize=5)
     axes.axvline(line, color=INK, linewidth=1)
-    if margin is not None:
-        axes.axvline(-margin, color=COLOURS[3], linewidth=1.2, linestyle="--")
-        axes.annotate("margin", (-margin, len(known) - 0.45), fontsize=8, color=COLOURS[3],
-                      ha="center", annotation_clip=False)  # fmt: skip
+    for place, (_, margin) in zip(places, kept, strict=True):
+        if margin is not None:
+            ends = [place - 0.35, place + 0.35]
+            axes.plot([-margin] * 2, ends, color=COLOURS[3], linewidth=1.2, linestyle="--")
+            axes.annotate(f"margin {margin:g}", (-margin, place + 0.38), fontsize=8,
+                          color=COLOURS[3], ha="center", annotation_clip=False)  # fmt: skip
     axes.set_yticks(places, [name for name, _ in known])
     axes.set_ylim(-0.6, max(1, len(known)) - 0.3)
     axes.set_xlabel(axis)

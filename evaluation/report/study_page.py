@@ -74,6 +74,8 @@ def write_report(
         "subgroups": subgroups,
         "any_group_shown": any(cell["shown"] for row in subgroups for cell in row["cells"]),
         "cell_min": CELL_MIN,
+        "n_compared": sum(len(group.p_values) for group in evidence.groups),
+        "n_survive": sum(len(group.survives) for group in evidence.groups),
         "failures": count_errors(evidence.errors),
         "explanations": EXPLANATIONS,
         "galleries": _galleries(evidence, image_folder),
@@ -141,9 +143,10 @@ def _subgroup_rows(evidence: Evidence) -> list[dict[str, Any]]:
         cells = []
         for metric in METRICS:
             item, share = group.values[metric], wording.is_share(metric)
+            star = " *" if metric in group.survives else ""
             cells.append(
                 {
-                    "value": wording.value_text(item, share),
+                    "value": wording.value_text(item, share) + star,
                     "interval": wording.interval_text(item, share),
                     "shown": item.value == item.value,
                 }

@@ -13,7 +13,7 @@ from evaluation.analysis.catalogue import FROC_IOU
 from evaluation.analysis.evidence import Evidence
 from evaluation.analysis.failures import EXPLANATIONS, count_errors
 from evaluation.analysis.paired import ModelComparison
-from evaluation.metrics.bootstrap import Estimate, estimate_json
+from evaluation.metrics.bootstrap import Estimate, estimate_json, finite_or_none
 from evaluation.metrics.image_level import roc_curve
 from evaluation.metrics.ranking import froc_curve, precision_recall
 from evaluation.study.submission import write_submission
@@ -74,6 +74,7 @@ def metrics_document(evidence: Evidence) -> dict[str, Any]:
         },
         "box_scale": evidence.thresholds.box_scale,
         "draws": evidence.draws,
+        "design": evidence.design,
         "seed": evidence.seed,
         "metrics": {
             name: {**estimate_json(item), "seed": evidence.seed}
@@ -105,9 +106,20 @@ def _mix_document(evidence: Evidence) -> dict[str, Any] | None:
 
 
 def compare_document(
-    comparisons: Sequence[ModelComparison], facts: dict[str, Any], seed: int
+    comparisons: Sequence[ModelComparison],
+    facts: dict[str, Any],
+    seed: int,
+    at_mix: Sequence[ModelComparison] = (),
 ) -> dict[str, Any]:
-    """The content of compare.json."""
+    """The content of compare.json.
+
+    Args:
+        comparisons: As found.
+        facts: Settings of the run, and what the models cost.
+        seed: Of the draws.
+        at_mix: The same at the mix of classes that `facts` names; empty when there is none.
+    """
+    mixed = {item.model: item for item in at_mix}
     return {
         "schema": COMPARE_SCHEMA,
         "disclaimer": DISCLAIMER,
@@ -117,16 +129,8 @@ def compare_document(
             {
                 "model": item.model,
                 "reference": item.reference,
-                "metrics": {
-                    name: {
-                        "value": estimate_json(row.value),
-                        "reference": estimate_json(row.reference),
-                        "delta": estimate_json(row.delta),
-                        "margin": row.margin,
-                        "verdict": row.verdict,
-                    }
-                    for name, row in item.differences.items()
-                },
+                "metrics": _differences_document(item),
+                "at_mix": _differences_document(mixed[item.model]) if item.model in mixed else None,
                 "groups": [
                     {
                         "facet": row.facet,
@@ -135,12 +139,28 @@ def compare_document(
                         "n_positive": row.n_positive,
                         "metric": row.metric,
                         "delta": estimate_json(row.delta),
+                        "p": finite_or_none(row.p_value),
+                        "survives_holm": row.survives,
                     }
                     for row in item.groups
                 ],
             }
             for item in comparisons
         ],
+    }
+
+
+def _differences_document(comparison: ModelComparison) -> dict[str, Any]:
+    return {
+        name: {
+            "value": estimate_json(row.value),
+            "reference": estimate_json(row.reference),
+            "delta": estimate_json(row.delta),
+            "margin": row.margin,
+            "verdict": row.verdict,
+            "patients_needed": row.patients_needed,
+        }
+        for name, row in comparison.differences.items()
     }
 
 
@@ -226,11 +246,25 @@ def _thin(*columns: np.ndarray) -> list[tuple[float, ...]]:
 def _write_groups(evidence: Evidence, folder: Path) -> None:
     header = ("facet", "group", "images", "positive", "metric", *ESTIMATE)
     rows = [
-        (g.facet, g.name, g.n, g.n_positive, metric, *_cells(value), *_cells(g.gaps[metric])[:3])
+        (
+            g.facet,
+            g.name,
+            g.n,
+            g.n_positive,
+            metric,
+            *_cells(value),
+            *_cells(g.gaps[metric])[:3],
+            g.p_values.get(metric),
+            int(metric in g.survives),
+        )
         for g in evidence.groups
         for metric, value in g.values.items()
     ]
-    write_csv(folder / "subgroups.csv", (*header, "gap", "gap_low", "gap_high"), rows)
+    write_csv(
+        folder / "subgroups.csv",
+        (*header, "gap", "gap_low", "gap_high", "p", "survives_holm"),
+        rows,
+    )
 
 
 def _write_failures(evidence: Evidence, folder: Path) -> None:

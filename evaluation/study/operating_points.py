@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.metrics.bootstrap import wilson
+from evaluation.metrics.bootstrap import finite_or_none
 from evaluation.metrics.calibration import fit_platt, fit_temperature
 from evaluation.metrics.image_level import roc_curve
+from evaluation.metrics.intervals import share_interval
 from evaluation.metrics.matching import Float64Array
 from evaluation.metrics.rsna import rsna_table
-from evaluation.study.cases import EvaluationCases
+from evaluation.study.cases import BoolArray, EvaluationCases
 from pneumonia.runtime.errors import ArtefactError
 
 SCHEMA = "pneumonia.operating_points/1"
@@ -41,7 +42,8 @@ class OperatingPoint:
         threshold: Score from which a box counts.
         rule: How it was chosen.
         rsna_score: Challenge score there; None = not available.
-        sensitivity, sensitivity_low: Of images, with the lower end of its 95 % interval (Wilson).
+        sensitivity, sensitivity_low: Of images, with the lower end of its 95 % interval over
+            patients.
         specificity, specificity_low: The same.
     """
 
@@ -118,12 +120,16 @@ def _describe(cases: EvaluationCases, threshold: float, rule: str, score: float)
     return OperatingPoint(
         threshold=threshold,
         rule=rule,
-        rsna_score=score if np.isfinite(score) else None,
+        rsna_score=finite_or_none(score),
         sensitivity=hits / n_positive if n_positive else None,
-        sensitivity_low=wilson(hits, n_positive)[0] if n_positive else None,
+        sensitivity_low=_lower_end(called, positive, cases),
         specificity=cleared / n_negative if n_negative else None,
-        specificity_low=wilson(cleared, n_negative)[0] if n_negative else None,
+        specificity_low=_lower_end(~called, ~positive, cases),
     )
+
+
+def _lower_end(hits: BoolArray, among: BoolArray, cases: EvaluationCases) -> float | None:
+    return finite_or_none(share_interval(hits & among, among, cases.patients)[0])
 
 
 def document(
@@ -139,9 +145,6 @@ def document(
     slope, intercept = fit_platt(cases.positive, cases.image_score)
     temperature = fit_temperature(cases.positive, cases.image_score)
 
-    def known(value: float) -> float | None:
-        return value if np.isfinite(value) else None
-
     return {
         "schema": SCHEMA,
         "model_hash": model_hash,
@@ -153,9 +156,9 @@ def document(
         **({"box_scale": box_scale} if box_scale != 1.0 else {}),
         "points": {name: asdict(point) for name, point in choose(cases).items()},
         "calibration": {
-            "platt_slope": known(slope),
-            "platt_intercept": known(intercept),
-            "temperature": known(temperature),
+            "platt_slope": finite_or_none(slope),
+            "platt_intercept": finite_or_none(intercept),
+            "temperature": finite_or_none(temperature),
         },
     }
 

@@ -13,6 +13,7 @@ from pneumonia.cli.evaluation_inputs import (
     check_scored_by,
     draw_options,
     label_options,
+    mix_option,
     read_cases,
     read_frozen,
 )
@@ -91,6 +92,7 @@ class Entry(NamedTuple):
     is_flag=True,
     help="Add measured speed-ups (generated kernels where the bundles have them) and the PPR.",
 )
+@mix_option
 @draw_options
 def command(models: Sequence[str], **options: Any) -> None:
     """Compare models on the same labels; the first is the reference.
@@ -98,16 +100,18 @@ def command(models: Sequence[str], **options: Any) -> None:
     Each model is its predictions file, with a name before `=` and its bundle or run folder after a
     comma: the bundle gives thresholds, size and cost. Writes compare.html, compare.json and csv.
     """
-    from evaluation.metrics.bootstrap import Resampler
+    from evaluation.analysis.evidence import make_resampler
     from evaluation.report.comparison_page import CompareReport, write_compare_report
+    from evaluation.study.class_mix import why_no_mix
 
     entries = parse_entries(models)
     studies, thresholds = _studies(options, entries)
     first = next(iter(studies.values())).cases
     point = _common_point(thresholds)
-    resampler = Resampler(first.patients, first.positive, options["draws"], options["seed"])
+    resampler = make_resampler(first, options["design"], options["draws"], options["seed"])
     footprints = _footprints(entries, options["latency"])
-    comparisons = _compare(studies, point, resampler, options)
+    obstacle = why_no_mix(first, options["mix"])
+    comparisons, at_mix = _compare(studies, thresholds, point, resampler, options, not obstacle)
     report = CompareReport(
         studies,
         comparisons,
@@ -116,13 +120,16 @@ def command(models: Sequence[str], **options: Any) -> None:
         point,
         options["draws"],
         options["seed"],
+        at_mix=at_mix,
+        mix=options["mix"],
+        why_no_mix=obstacle,
         extra=_hardware(entries, comparisons, point, options) + _extra(options["figures"]),
         image_folder=options["image_folder"],
     )
     out: Path = options["out"]
     write_compare_report(out / "compare.html", report)
     _write_tables(report, options)
-    _show(comparisons, point, out)
+    _show(report, out)
     show_next(f"open {out / 'compare.html'}")
 
 
@@ -265,21 +272,31 @@ def _common_point(thresholds: "Mapping[str, Thresholds]") -> str:
 
 def _compare(
     studies: "Mapping[str, MatchedStudy]",
+    thresholds: "Mapping[str, Thresholds]",
     point: str,
     resampler: "Resampler",
     options: Mapping[str, Any],
-) -> "list[ModelComparison]":
+    with_mix: bool,
+) -> "tuple[list[ModelComparison], list[ModelComparison]]":
+    """Every model against the first: as found, with groups, and at the mix of classes."""
     from dataclasses import replace
 
+    from evaluation.analysis.evidence import SAME_IMAGES
+    from evaluation.analysis.mix import compare_at_mix
     from evaluation.analysis.paired import compare_groups, compare_studies
     from evaluation.analysis.subgroups import find_groups
 
     margins = {"rsna": options["margin"], "image.auroc": options["margin_auroc"]}
+    tuned = {name: item.origin == SAME_IMAGES for name, item in thresholds.items()}
     groups, _ = find_groups(next(iter(studies.values())).cases)
+    at_mix: list[ModelComparison] = []
     with progress_bar("comparing") as progress:
-        comparisons = compare_studies(studies, resampler, margins, progress)
+        comparisons = compare_studies(studies, resampler, margins, progress, tuned)
+        if with_mix:
+            at_mix = compare_at_mix(studies, options["mix"], resampler, margins, progress, tuned)
         deltas = compare_groups(studies, point, groups, resampler, progress) if groups else {}
-    return [replace(item, groups=tuple(deltas.get(item.model, ()))) for item in comparisons]
+    found = [replace(item, groups=tuple(deltas.get(item.model, ()))) for item in comparisons]
+    return found, at_mix
 
 
 def _footprints(entries: Sequence[Entry], latency: bool) -> "dict[str, Footprint]":
@@ -327,6 +344,8 @@ def _write_tables(report: "CompareReport", options: Mapping[str, Any]) -> None:
 
     facts = {
         "draws": options["draws"],
+        "design": options["design"],
+        "mix": None if report.why_no_mix else options["mix"].text,
         "margins": {"rsna": options["margin"], "image.auroc": options["margin_auroc"]},
         "point": report.point,
         "thresholds": {
@@ -339,7 +358,10 @@ def _write_tables(report: "CompareReport", options: Mapping[str, Any]) -> None:
         "cost": {name: asdict(item) for name, item in report.footprints.items()},
     }
     out: Path = options["out"]
-    write_json(str(out / "compare.json"), compare_document(report.comparisons, facts, report.seed))
+    write_json(
+        str(out / "compare.json"),
+        compare_document(report.comparisons, facts, report.seed, report.at_mix),
+    )
     rows = [
         (
             item.model,
@@ -360,24 +382,40 @@ def _write_tables(report: "CompareReport", options: Mapping[str, Any]) -> None:
     write_csv(out / "compare.csv", (*header, "ci_high", "margin", "verdict"), rows)
 
 
-def _show(comparisons: "Sequence[ModelComparison]", point: str, out: Path) -> None:
+def _show(report: "CompareReport", out: Path) -> None:
+    """The main differences as found and at the mix, and what limits them."""
+    from evaluation.analysis.evidence import SAME_IMAGES
+
+    for item in report.comparisons:
+        _show_differences(item, report.point, f"{item.model} against {item.reference}")
+    mix = "" if report.mix is None else report.mix.text
+    for item in report.at_mix:
+        title = f"{item.model} against {item.reference}, at the mix of {mix}"
+        _show_differences(item, report.point, title)
+    if report.why_no_mix:
+        click.echo(f"holds for this set alone: {report.why_no_mix}")
+    tuned = [name for name, item in report.thresholds.items() if item.origin == SAME_IMAGES]
+    if tuned:
+        click.echo(f"optimistic: thresholds of {', '.join(tuned)} were chosen on these images")
+    click.echo(f"report: {out / 'compare.html'}")
+
+
+def _show_differences(item: "ModelComparison", point: str, title: str) -> None:
     from evaluation.report import wording
 
-    for item in comparisons:
-        rows = []
-        for metric in (f"rsna.{point}", "coco.ap50", "image.auroc", f"{point}.sensitivity",
-                       f"{point}.specificity"):  # fmt: skip
-            row, share = item.differences[metric], wording.is_share(metric)
-            rows.append(
-                (
-                    wording.name_of(metric),
-                    wording.value_text(row.reference, share),
-                    wording.value_text(row.value, share),
-                    wording.value_text(row.delta, share, True),
-                    wording.interval_text(row.delta, share, True),
-                    row.verdict,
-                )
+    rows = []
+    for metric in (f"rsna.{point}", "coco.ap50", "image.auroc", f"{point}.sensitivity",
+                   f"{point}.specificity"):  # fmt: skip
+        row, share = item.differences[metric], wording.is_share(metric)
+        rows.append(
+            (
+                wording.name_of(metric),
+                wording.value_text(row.reference, share),
+                wording.value_text(row.value, share),
+                wording.value_text(row.delta, share, True),
+                wording.interval_text(row.delta, share, True),
+                row.verdict,
             )
-        header = ("metric", item.reference, item.model, "difference", "95 % interval", "verdict")
-        show_table(f"{item.model} against {item.reference}", header, rows)
-    click.echo(f"report: {out / 'compare.html'}")
+        )
+    header = ("metric", item.reference, item.model, "difference", "95 % interval", "verdict")
+    show_table(title, header, rows)

@@ -80,8 +80,7 @@ def command(**options: Any) -> None:
         return
     from dataclasses import replace
 
-    from evaluation.analysis.evidence import gather, settle_thresholds
-    from evaluation.metrics.bootstrap import Resampler
+    from evaluation.analysis.evidence import gather, make_resampler, settle_thresholds
     from evaluation.study.box_scale import scale_boxes
 
     frozen = _frozen(options)
@@ -94,7 +93,7 @@ def command(**options: Any) -> None:
     }
     thresholds = settle_thresholds(cases, frozen.points, options["threshold"], frozen.platt)
     thresholds = replace(thresholds, box_scale=scale)
-    resampler = Resampler(cases.patients, cases.positive, options["draws"], options["seed"])
+    resampler = make_resampler(cases, options["design"], options["draws"], options["seed"])
     with progress_bar("evaluating") as progress:
         evidence = gather(
             cases,

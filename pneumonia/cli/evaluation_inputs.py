@@ -91,6 +91,14 @@ def _read_mix(context: click.Context, option: click.Parameter, value: str) -> "C
 def draw_options(command: Command) -> Command:
     """Options of the bootstrap."""
     command = click.option(
+        "--design",
+        type=click.Choice(["cohort", "case-control"]),
+        default="cohort",
+        show_default=True,
+        help="How the images were chosen: with their prevalence (cohort), or so many positive and"
+        " negative ones (case-control). Intervals follow.",
+    )(command)
+    command = click.option(
         "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws."
     )(command)
     return click.option(

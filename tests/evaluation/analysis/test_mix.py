@@ -111,13 +111,14 @@ def test_the_own_mix_of_a_study_changes_nothing():
     assert result.effective_images == pytest.approx(60)
 
 
-def test_difference_of_a_model_to_itself_is_zero_with_a_zero_interval():
+def test_difference_of_a_model_to_itself_is_zero():
     study = open_study(class_study(15, 15, 15), THRESHOLDS)
     results = evaluate_at_mix({"a": study, "b": study}, draws=100)
     assert results["a"].differences == {}
     assert set(results["b"].differences) == set(results["b"].at_mix)
-    for item in results["b"].differences.values():
-        assert (item.value, item.ci_low, item.ci_high) == (0.0, 0.0, 0.0)
+    for row in results["b"].differences.values():
+        assert row.delta.value == 0.0
+        assert row.delta.ci_low < 0.0 < row.delta.ci_high  # rare losses may not have been met
 
 
 def test_interval_holds_patients_together():

@@ -33,14 +33,42 @@ def _compare(first: EvaluationCases, second: EvaluationCases, draws: int = 300):
     return compare_studies(studies, Resampler(first.patients, first.positive, draws, 0))[0]
 
 
-def test_a_model_against_itself() -> None:
+def test_a_model_against_itself_needs_enough_patients_for_a_verdict() -> None:
+    """No difference was seen; how rare losses may be, the number of patients says."""
     cases, _ = _pair(0)
     comparison = _compare(cases, cases)
     for item in comparison.differences.values():
-        if np.isfinite(item.value.value):
-            assert (item.delta.value, item.delta.ci_low, item.delta.ci_high) == (0, 0, 0)
-    assert comparison.differences["rsna.kaggle"].verdict == "non-inferior"
+        if np.isfinite(item.delta.value):
+            assert item.delta.value == 0
+            assert item.delta.ci_low < 0 < item.delta.ci_high
+    few = comparison.differences["rsna.kaggle"]
+    assert few.verdict == "inconclusive"
     assert comparison.differences["coco.ap50"].verdict == "not judged"
+    assert few.patients_needed is not None
+    many = study_cases(3, 2 * few.patients_needed, 3 * few.patients_needed)
+    enough = _compare(many, many, 100).differences["rsna.kaggle"]
+    assert enough.verdict == "non-inferior"
+    assert enough.patients_needed < len(np.unique(many.patients))
+
+
+def test_too_few_patients_or_positives_get_no_verdict() -> None:
+    for n_positive, n_negative in ((1, 0), (20, 30), (9, 80)):
+        cases = study_cases(2, n_positive, n_negative)
+        each = {i: dict(cases.cohort.facts[i]) | {"patient": i} for i in cases.ids}
+        cases = make_cases(cases.truth_by_id(), cases.boxes_by_id(), each)
+        verdict = _compare(cases, cases, 100).differences["rsna.kaggle"].verdict
+        assert (verdict == "too few") == (len(cases) < 30 or n_positive < 10)
+
+
+def test_a_model_tuned_here_gets_no_verdict_against_a_frozen_one() -> None:
+    cases = study_cases(1, 60, 90)
+    studies = {"dense": open_study(cases, POINT), "pruned": open_study(cases, POINT)}
+    resampler = Resampler(cases.patients, cases.positive, 100, 0)
+    for tuned, judged in (({"pruned": True}, False), ({"dense": True, "pruned": True}, True)):
+        item = compare_studies(studies, resampler, tuned_here=tuned)[0].differences
+        assert (item["rsna.kaggle"].verdict == "inconclusive") == judged
+        assert judged or item["rsna.kaggle"].verdict.startswith("not judged: one threshold")
+        assert item["image.auroc"].verdict == "inconclusive"  # needs no threshold
 
 
 def test_a_worse_model_is_inferior_and_the_difference_is_exact() -> None:
@@ -85,9 +113,19 @@ def test_deltas_by_group() -> None:
     assert {(row.facet, row.name) for row in rows} == {(g.facet, g.name) for g in groups}
     female = next(row for row in rows if row.name == "F" and row.metric == "rsna")
     mask = next(group.mask for group in groups if group.name == "F")
-    expected = [np.nanmean(study.table.image_scores(0.4)[mask]) for study in studies.values()]
+    expected = [_rsna_at_prevalence(study, mask) for study in studies.values()]
     assert female.delta.value == pytest.approx(expected[1] - expected[0])
     assert female.delta.ci_high < 0
+
+
+def _rsna_at_prevalence(study, mask: np.ndarray) -> float:
+    """The group's score when its positives and negatives weigh as in the whole study."""
+    positive = study.cases.positive
+    scores = study.table.image_scores(0.4)
+    share, own = positive.mean(), positive[mask].mean()
+    weights = np.where(positive, share / own, (1 - share) / (1 - own)) * mask
+    counted = np.isfinite(scores)
+    return float((weights * np.nan_to_num(scores)).sum() / (weights * counted).sum())
 
 
 def test_other_images_are_refused() -> None:

@@ -2,10 +2,16 @@ import numpy as np
 import pytest
 
 from evaluation.analysis.catalogue import open_study
-from evaluation.analysis.subgroups import NOT_APPLICABLE, SUPPRESSED, evaluate_groups, find_groups
+from evaluation.analysis.subgroups import (
+    NOT_APPLICABLE,
+    SUPPRESSED,
+    evaluate_groups,
+    find_groups,
+    group_statistics,
+)
 from evaluation.metrics.bootstrap import Resampler
 from evaluation.metrics.rsna import rsna_score
-from evaluation.study.cases import select
+from evaluation.study.cases import EvaluationCases, select
 from tests.evaluation.studies import make_cases, study_cases
 
 CASES = study_cases(11, 120, 150)
@@ -32,12 +38,50 @@ def test_a_groups_value_is_that_of_its_images_alone() -> None:
     called = alone.image_score >= 0.4
     assert item.n == len(alone)
     assert item.values["sensitivity"].value == pytest.approx(called[alone.positive].mean())
-    expected = rsna_score(alone.truth_by_id(), alone.boxes_by_id(), 0.4).value
-    assert item.values["rsna"].value == pytest.approx(expected)
     everyone = (CASES.image_score >= 0.4)[CASES.positive].mean()
     gap = item.gaps["sensitivity"]
     assert gap.value == pytest.approx(called[alone.positive].mean() - everyone)
     assert gap.ci_low <= gap.value <= gap.ci_high
+
+
+def test_scores_of_groups_are_compared_at_a_common_prevalence() -> None:
+    """A group made rarer by repeating its negatives keeps its score."""
+    cases = study_cases(5, 120, 120)
+    truths, found, facts = {}, {}, {}
+    for index, image_id in enumerate(cases.ids):
+        known = dict(cases.cohort.facts[image_id])
+        in_pa = known["view"] == "PA"
+        for copy in range(3 if in_pa and not cases.positive[index] else 1):
+            key = f"{image_id}-{copy}"
+            truths[key], facts[key] = cases.truths[index], known | {"patient": key}
+            found[key] = cases.boxes[index], cases.scores[index]
+    scores = []
+    for item in (cases, make_cases(truths, found, facts)):
+        study = open_study(item, {"kaggle": 0.4})
+        group = next(group for group in find_groups(item)[0] if group.name == "PA")
+        half = np.ones(len(item), bool) if item is cases else _balanced(item)
+        statistic = group_statistics(study, "kaggle", group.mask, half)["rsna"]
+        scores.append(float(statistic.compute(np.ones((1, len(item))))[0]))
+    assert scores[1] == pytest.approx(scores[0])
+    alone = select(CASES, next(group.mask for group in GROUPS if group.name == "PA"))
+    plain = rsna_score(alone.truth_by_id(), alone.boxes_by_id(), 0.4).value
+    assert RESULTS["view", "PA"].values["rsna"].value != pytest.approx(plain, abs=1e-4)
+
+
+def _balanced(cases: EvaluationCases) -> np.ndarray:
+    """As many negatives as positives."""
+    mask = cases.positive.copy()
+    mask[np.flatnonzero(~cases.positive)[: int(mask.sum())]] = True
+    return mask
+
+
+def test_gaps_that_survive_correction_are_few_and_have_small_p_values() -> None:
+    kept = [(item, metric) for item in RESULTS.values() for metric in item.survives]
+    compared = sum(len(item.p_values) for item in RESULTS.values())
+    assert compared > 20
+    for item, metric in kept:
+        assert item.p_values[metric] <= 0.05
+    assert len(kept) <= sum(p <= 0.05 for item in RESULTS.values() for p in item.p_values.values())
 
 
 def test_small_cells_are_suppressed_and_senseless_ones_marked() -> None:

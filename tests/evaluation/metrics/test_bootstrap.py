@@ -1,17 +1,17 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from evaluation.metrics.bootstrap import (
-    BCA,
-    NONE,
-    WILSON,
     RatioStatistic,
     Resampler,
     Statistic,
+    count_patients,
     draw_all,
     estimate_all,
-    wilson,
+    image_weight,
 )
+from evaluation.metrics.intervals import EXACT, NONE, ONE_PATIENT, PLAIN_T
 
 
 def _mean(values: np.ndarray, name: str = "mean") -> RatioStatistic:
@@ -43,24 +43,30 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
 
 
 def test_interval_of_a_mean_is_the_textbook_one() -> None:
-    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
-    resampler = Resampler(np.arange(400), np.zeros(400, dtype=bool), 4000, 0)
-    item = estimate_all([_mean(values)], resampler)["mean"]
-    half = 1.96 * values.std(ddof=1) / 20
+    values = np.random.default_rng(1).normal(3.0, 2.0, 40)
+    resampler = Resampler(np.arange(40), np.zeros(40, dtype=bool), 8000, 0)
+    mean = Statistic("mean", 40, lambda w: w @ values / 40, lowest=-np.inf, highest=np.inf)
+    item = estimate_all([mean], resampler)["mean"]
+    peer = stats.ttest_1samp(values, 0.0).confidence_interval()
     assert item.value == pytest.approx(values.mean())
-    assert item.ci_low == pytest.approx(values.mean() - half, abs=0.03)
-    assert item.ci_high == pytest.approx(values.mean() + half, abs=0.03)
-    assert item.method == BCA
+    assert (item.ci_low, item.ci_high) == pytest.approx((peer.low, peer.high), abs=0.03)
+    assert item.method == PLAIN_T
 
 
-def test_bca_agrees_with_scipy() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    values = np.random.default_rng(2).exponential(1.0, 60)
-    resampler = Resampler(np.arange(60), np.zeros(60, dtype=bool), 10_000, 0)
-    item = estimate_all([_mean(values)], resampler)["mean"]
-    peer = stats.bootstrap((values,), np.mean, n_resamples=10_000, rng=0).confidence_interval
-    assert item.ci_low == pytest.approx(peer.low, abs=0.02)
-    assert item.ci_high == pytest.approx(peer.high, abs=0.02)
+def test_a_cohort_draws_the_prevalence_and_a_case_control_study_keeps_it() -> None:
+    positive = np.arange(60) < 15
+    prevalence = _mean(positive.astype(float))
+    kept = draw_all([prevalence], Resampler(np.arange(60), positive, 200, 0))["mean"]
+    drawn = draw_all([prevalence], Resampler(np.arange(60), np.zeros(60, bool), 2000, 0))["mean"]
+    assert set(kept) == {0.25}
+    assert drawn.std() == pytest.approx(np.sqrt(0.25 * 0.75 / 60), rel=0.1)
+
+
+def test_strata_may_be_more_than_two() -> None:
+    strata = np.repeat([0, 1, 2], [5, 3, 2])
+    draws = np.concatenate(list(Resampler(np.arange(10), strata, 150, 0).blocks()))
+    for level, n in ((0, 5), (1, 3), (2, 2)):
+        assert (draws[:, strata == level].sum(axis=1) == n).all()
 
 
 def test_images_of_one_patient_are_not_independent() -> None:
@@ -73,18 +79,43 @@ def test_images_of_one_patient_are_not_independent() -> None:
     assert ten.ci_high - ten.ci_low == pytest.approx(one.ci_high - one.ci_low, rel=0.02)
 
 
-def test_a_perfect_share_has_no_zero_width_interval() -> None:
+def test_a_perfect_share_has_the_exact_bound_of_its_patients() -> None:
     item = estimate_all(
         [_mean(np.ones(30))], Resampler(np.arange(30), np.zeros(30, dtype=bool), 200, 0)
     )["mean"]
-    assert (item.value, item.ci_high, item.method) == (1.0, 1.0, WILSON)
-    assert item.ci_low == pytest.approx(30 / (30 + 1.959964**2))
+    assert (item.value, item.ci_high, item.method) == (1.0, 1.0, EXACT)
+    peer = stats.binomtest(30, 30).proportion_ci(0.95, "exact")
+    assert item.ci_low == pytest.approx(peer.low)
+    two = estimate_all(
+        [_mean(np.ones(30))], Resampler(np.arange(30) // 15, np.zeros(30, dtype=bool), 200, 0)
+    )["mean"]
+    assert two.ci_low == pytest.approx(stats.binomtest(2, 2).proportion_ci(0.95, "exact").low)
 
 
-def test_wilson_golden_values() -> None:
-    # Newcombe 1998, table I: 81/263 and 15/148
-    assert wilson(81, 263) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
-    assert wilson(15, 148) == (pytest.approx(0.0624, abs=1e-4), pytest.approx(0.1605, abs=1e-4))
+def test_one_patient_has_no_interval() -> None:
+    shares = _mean(np.repeat([1.0, 0.0], [6, 2]))
+    item = estimate_all([shares], Resampler(np.zeros(8, int), np.zeros(8, bool), 100, 0))["mean"]
+    assert item.value == 0.75
+    assert np.isnan([item.ci_low, item.ci_high]).all()
+    assert item.method == ONE_PATIENT
+
+
+def test_a_statistic_rests_on_the_patients_of_its_smallest_set() -> None:
+    patients = np.array([0, 0, 1, 2, 3, 3])
+    few, many = patients < 1, patients > 0
+    both = Statistic("both", 6, lambda w: w.sum(axis=1), rests_on=(few, many))
+    assert count_patients(both, patients) == 1
+    ratio = RatioStatistic("ratio", 4, np.ones(6), many.astype(float))
+    assert count_patients(ratio, patients) == 3
+    assert count_patients(_mean(np.ones(6)), patients) == 4
+
+
+def test_weight_of_an_image() -> None:
+    patients = np.arange(4)
+    share = _mean(np.array([1.0, 1.0, 0.0, 0.0]))
+    assert image_weight(share, 0.5, patients) == pytest.approx(0.25)  # one hit of four images
+    scores = _mean(np.array([0.9, 0.3, 0.0, 0.0]))
+    assert image_weight(scores, 0.3, patients) == pytest.approx((0.81 + 0.09) / 1.2 / 4)
 
 
 def test_what_is_undefined_is_not_available() -> None:

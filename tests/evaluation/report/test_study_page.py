@@ -217,7 +217,9 @@ def test_compare_page(tmp_path: Path, evidence: Evidence) -> None:
 
 def _delta(name: str, value: float, low: float, high: float, metric: str = "rsna") -> SubgroupDelta:
     method = "paired" if np.isfinite(value) else SUPPRESSED
-    return SubgroupDelta("view", name, 90, 40, metric, Estimate(value, low, high, 40, method))
+    item = Estimate(value, low, high, 40, method)
+    survives = low > 0 or high < 0  # here every interval that excludes zero is clear enough
+    return SubgroupDelta("view", name, 90, 40, metric, item, 0.0001 if survives else 0.5, survives)
 
 
 def _group_page(path: Path, study: MatchedStudy, groups: list[SubgroupDelta]) -> str:
@@ -248,7 +250,47 @@ def test_groups_that_lose_are_named_at_the_top(tmp_path: Path, evidence: Evidenc
     assert f"view AP: RSNA score {minus}0.063 ({minus}0.097 to {minus}0.031)." in warning
     assert "view PA" not in warning
     assert "lateral" not in warning
+    assert "4 differences were looked at" in text
     assert "Too few images" not in text
+
+
+def test_a_loss_that_the_number_of_groups_explains_is_not_named(
+    tmp_path: Path, evidence: Evidence
+) -> None:
+    chance = replace(_delta("AP", -0.06, -0.1, -0.01), p_value=0.02, survives=False)
+    text = _group_page(tmp_path / "c.html", evidence.study, [chance])
+    assert "Some groups lose more" not in text
+
+
+def test_the_first_page_answers_four_questions(tmp_path: Path, evidence: Evidence) -> None:
+    write_report(tmp_path / "r.html", evidence)
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    summary = text[text.index('id="summary"') : text.index('id="how-to-read"')]
+    before_numbers = summary[: summary.index('class="cards"')]
+    for question in ("On whom?", "Against what truth?", "How well", "What must it not be used for"):
+        assert question in before_numbers
+    assert "not normal images and" in before_numbers
+    assert "not a medical device" in before_numbers
+    assert "RSNA stage 2 (22.5 % opacity" in summary
+    point = evidence.thresholds.primary
+    at_mix = evidence.at_mix.estimates[f"{point}.specificity"]
+    assert value_text(at_mix, True) in summary
+    document = metrics_document(evidence)["at_mix"]
+    assert document["metrics"][f"{point}.specificity"]["value"] == at_mix.value
+    assert "RSNA stage 2" in model_card(evidence)
+
+
+def test_without_classes_the_first_lines_say_what_cannot_be_told(tmp_path: Path) -> None:
+    facts = {i: {k: v for k, v in CASES.cohort.facts[i].items() if k != "class"} for i in CASES.ids}
+    cases = make_cases(CASES.truth_by_id(), CASES.boxes_by_id(), facts)
+    found = gather(cases, settle_thresholds(cases), RESAMPLER)
+    assert found.at_mix is None
+    write_report(tmp_path / "r.html", found)
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "hold for this set alone" in text[: text.index('class="cards"')]
+    assert "Holds for this set alone" in text
+    assert metrics_document(found)["at_mix"] is None
+    assert "cannot be told apart" in model_card(found)
 
 
 def test_groups_that_are_all_too_small_are_folded_away(tmp_path: Path, evidence: Evidence) -> None:
