@@ -29,7 +29,7 @@ from pneumonia.compression.masks import masked_tensors
 from pneumonia.compression.methods.irregular import Irregular
 from pneumonia.compression.methods.quantize import Levels, Quantized, best_scale
 from pneumonia.compression.purify import purify
-from pneumonia.compression.rates import LayerRates, Situation, plan_rate
+from pneumonia.compression.rates import LayerRates, StageStart, plan_rate
 from pneumonia.compression.snap import ProgressiveSnap
 from pneumonia.compression.structured_method import StructuredMethod
 from pneumonia.network.module import Network
@@ -315,7 +315,7 @@ def structured(
         }
 
         def plan() -> tuple[list[JointConstraint], dict[str, Tensor]]:
-            situation = Situation(graph, weights_of(start), start.masks, start.total)
+            situation = StageStart(graph, weights_of(start), start.masks, start.total)
             found = plan_rate(situation, how, LayerRates(dict(strengths), {}), rate)
             return list(found.sets.splits), found.masks
 

@@ -76,11 +76,10 @@ def _parent(model: Path) -> Path | None:
 def _as_dense(model: "Model") -> "Model":
     import torch
 
-    from pneumonia.compression.pipeline import stored_densely
     from pneumonia.network.accounting import account
     from pneumonia.runtime.spec import tensor_shapes
 
-    spec = stored_densely(model.spec)
+    spec = model.spec.densely_stored()
     weights = {name: torch.ones_like(weight) for name, weight in model.weights.items()}
     tensors = {name: torch.ones(shape) for name, shape in tensor_shapes(spec).items()}
     return model._replace(

@@ -10,7 +10,7 @@ from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_
 from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pneumonia.compression.pipeline import PruneResult
+    from pneumonia.compression.result import CompressionResult
     from pneumonia.network.accounting import Totals
 
 
@@ -41,7 +41,7 @@ def command(
     Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
     """
     from pneumonia.compression.recipe import PruneRecipe
-    from pneumonia.compression.run import run_prune
+    from pneumonia.compression.run import run_compression
     from pneumonia.recipes import load_recipe, recipe_names
     from pneumonia.training.distributed import started_as_first
 
@@ -56,14 +56,14 @@ def command(
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("prune") as progress:
-        result = run_prune(run, settings, out, data, resume, progress if first else None)
+        result = run_compression(run, settings, out, data, resume, progress if first else None)
     if first:
         _show(result, settings.rate, out)
 
 
-def _show(result: "PruneResult", target: float, out: Path) -> None:
+def _show(result: "CompressionResult", target: float, out: Path) -> None:
     """The table dense against pruned, the protected layers, and what comes next."""
-    before, after = result.dense.totals, result.pruned.totals
+    before, after = result.before.totals, result.after.totals
     rows = [
         _row("parameters", _parameters(before), _parameters(after)),
         _row("weights", before.kept_weights, after.kept_weights),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.plurals import counted
 
@@ -46,12 +46,17 @@ def quantize_by_recipe(
 ) -> None:
     """Train a run's weights onto few levels, and show what came of it."""
     from pneumonia.compression.quantize_recipe import QuantizeRecipe
-    from pneumonia.compression.quantize_run import run_quantize
+    from pneumonia.compression.run import run_compression
     from pneumonia.recipes import load_recipe
+    from pneumonia.training.distributed import started_as_first
 
     settings = load_recipe(recipe, "quantize", QuantizeRecipe, overrides)
+    first = started_as_first()
+    log_to_stderr(quiet=not first)
     with progress_bar("quantize") as progress:
-        result = run_quantize(run, settings, out, data, resume, progress)
+        result = run_compression(run, settings, out, data, resume, progress if first else None)
+    if not first:
+        return
     bits = sorted(set(result.bits.values()))
     shared = [
         name

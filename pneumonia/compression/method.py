@@ -32,7 +32,7 @@ class HardSet(JointConstraint, Protocol):
         ...
 
 
-class Sets(NamedTuple):
+class MethodSets(NamedTuple):
     """A method at one strength.
 
     Attributes:
@@ -75,7 +75,7 @@ class Method(Protocol):
         """The rungs for a ladder of global rates."""
         ...
 
-    def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> Sets:
+    def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> MethodSets:
         """The method at given strengths.
 
         Args:

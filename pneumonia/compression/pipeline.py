@@ -1,11 +1,10 @@
-"""From a dense model to a compacted one, for any task: rates, stages, compaction, accounting."""
+"""Pruning of one network, for any task: rates, stages, compaction."""
 
 import logging
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,26 +16,22 @@ from pneumonia.compression.purify_stage import FOLDER as PURIFY
 from pneumonia.compression.purify_stage import run_purify
 from pneumonia.compression.rates import LayerRates, ladder_rates
 from pneumonia.compression.recipe import PruneRecipe
-from pneumonia.compression.report import layer_rows, nominal_mac_rate, write_history
+from pneumonia.compression.report import nominal_mac_rate, planned_layers
+from pneumonia.compression.result import CompressedNetwork, CompressionJob
 from pneumonia.compression.sensitivity import (
     exponents_by_rank,
     measure_sensitivity,
     read_sensitivity,
     write_sensitivity,
 )
-from pneumonia.compression.stage import Setting, StageResult, run_stage
+from pneumonia.compression.stage import StageContext, StageResult, run_stage
 from pneumonia.compression.storage_choice import smallest_storage
-from pneumonia.network.accounting import Account, account
-from pneumonia.network.files import WEIGHTS_FILE, load_model
+from pneumonia.network.accounting import Account
 from pneumonia.network.module import Network
-from pneumonia.runs.compression import write_compression
-from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import DENSE, INPUT, NetworkSpec
 from pneumonia.training import distributed
-from pneumonia.training.checkpoint import save_best
-from pneumonia.training.config import TrainConfig
 from pneumonia.training.task import Task
 
 log = logging.getLogger(__name__)
@@ -45,105 +40,56 @@ log = logging.getLogger(__name__)
 EQUAL = 1e-4  # largest difference of a compacted output, relative to the output's largest value
 
 
-class PruneResult(NamedTuple):
-    """What a pruning came to.
-
-    Attributes:
-        dense: Account of the network before.
-        pruned: Account of the compacted network.
-        metrics_before: Validation of the model that was pruned.
-        metrics_after: Validation of the compacted network.
-        bytes_before: Size of the weights file before.
-        bytes_after: Size of the compacted one's.
-        protected: Layers whose filters had to stay because they feed an output.
-    """
-
-    dense: Account
-    pruned: Account
-    metrics_before: dict[str, float]
-    metrics_after: dict[str, float]
-    bytes_before: int
-    bytes_after: int
-    protected: tuple[str, ...]
-
-    @property
-    def rate(self) -> float:
-        """Stored weights before / after; a network pruned before is counted as it was stored."""
-        return self.dense.totals.kept_weights / max(self.pruned.totals.kept_weights, 1)
-
-    @property
-    def mac_rate(self) -> float:
-        """The same for the multiply-accumulates of the stored weights."""
-        return self.dense.totals.kept_macs / max(self.pruned.totals.kept_macs, 1)
-
-
-def prune_model(
-    model: Path,
-    task: Task,
-    training: TrainConfig,
-    recipe: PruneRecipe,
-    out: Path,
-    resume: bool = False,
-    progress: Progress | None = None,
-) -> PruneResult:
-    """Prune a model folder by a recipe and write what a run folder holds.
+def prune_network(job: CompressionJob, recipe: PruneRecipe) -> CompressedNetwork:
+    """Prune a network by a recipe, compact it, and prove that the outputs are the same.
 
     Args:
-        model: Folder with spec.json and weights.safetensors.
-        task: Data, loss and metrics of the model's network.
-        training: How the model was trained; the phases of the recipe change what they name.
+        job: The network and what its trainings share; resumed, the result is bit for bit that of
+            an uninterrupted run.
         recipe: The whole run.
-        out: Run folder.
-        resume: Go on with an interrupted run; bit for bit what an uninterrupted one gives.
-        progress: Called with (done, total, note).
 
     Raises:
         PruneError: A pattern matches no layer, nothing would be pruned, the rate is out of reach.
     """
-    stored, tensors = load_model(model)
-    dense_account = account(stored, tensors)
-    spec = stored_densely(stored)
+    spec = job.spec.densely_stored()
+    progress = job.trainer.progress
     selected = selected_layers(spec, recipe)
-    network = Network(spec)
-    network.load_tensors(tensors)
-    before = task.evaluate(network) if distributed.is_first() else {}
+    network = Network(spec, job.tensors)
     method = recipe.constraint.fitted({n: w.detach() for n, w in network.weights().items()})
     recipe = recipe.model_copy(update={"constraint": method})
     rates = LayerRates(
-        _exponents(network, task, recipe, selected, out, progress),
-        layer_limits(spec, dense_account, recipe, selected),
+        _exponents(network, job.trainer.task, recipe, selected, job.out.path, progress),
+        layer_limits(spec, job.before, recipe, selected),
     )
-    total = dense_account.totals.kept_weights
-    groups = column_groups(stored)
-    setting = Setting(spec, total, task, training, recipe, rates, resume, progress, groups)
-    stages = RunFolder(out).stages
-    folders, result = [], StageResult(tensors, earlier_masks(stored, tensors), {})
+    total = job.before.totals.kept_weights
+    groups = column_groups(job.spec)
+    context = StageContext(spec, total, job.trainer, job.training, recipe, rates, groups)
+    result = StageResult(job.tensors, earlier_masks(job.spec, job.tensors), {})
     ladder = recipe.constraint.stages(ladder_rates(recipe.rate, recipe.ladder))
+    folders = []
     for number, stage in enumerate(ladder, 1):
-        folders.append(stages / f"{number:02d}-{stage.rate:.4g}x")
-        result = run_stage(setting, stage, result.tensors, result.masks, folders[-1])
+        folders.append(job.out.stages / f"{number:02d}-{stage.rate:.4g}x")
+        result = run_stage(context, stage, result.tensors, result.masks, folders[-1])
     if recipe.purify is not None:
-        folders.append(stages / PURIFY)
-        result = run_purify(setting, recipe.purify, result, folders[-1])
-    small, kept = finish(stored, result)
-    pruned = Network(small)
-    pruned.load_tensors(kept)
-    found = PruneResult(
-        dense_account,
-        account(small, kept),
-        before,
-        task.evaluate(pruned) if distributed.is_first() else {},
-        (model / WEIGHTS_FILE).stat().st_size,
-        0,
-        tuple(ChannelGraph(spec).protected_layers()),
+        folders.append(job.out.stages / PURIFY)
+        result = run_purify(context, recipe.purify, result, folders[-1])
+    small, kept = finish(job.spec, result)
+    return CompressedNetwork(
+        small,
+        kept,
+        recipe.retrain.epochs * len(ladder),
+        folders,
+        {
+            "method": recipe.constraint.kind,
+            "settings": recipe.constraint.model_dump(mode="json"),
+            "stages": [stage.rate for stage in ladder],
+            "purification": result.plan.get("purification"),
+            "target_rate": recipe.rate,
+            "nominal_rate": result.plan["nominal_rate"],
+            "nominal_mac_rate": nominal_mac_rate(job.before, result.plan),
+        },
+        planned_layers(job.before, result.plan),
     )
-    if distributed.is_first():
-        write_history(out, folders)
-        epochs = recipe.retrain.epochs * len(ladder)
-        save_best(out, pruned, epochs, found.metrics_after, task.save)
-        found = found._replace(bytes_after=(RunFolder(out).best / WEIGHTS_FILE).stat().st_size)
-        _write_compression(out, recipe, found, result, [stage.rate for stage in ladder])
-    return found
 
 
 def selected_layers(spec: NetworkSpec, recipe: PruneRecipe) -> list[str]:
@@ -227,13 +173,6 @@ def _exponents(
     return dict(zip(selected, shared, strict=True))
 
 
-def stored_densely(spec: NetworkSpec) -> NetworkSpec:
-    """The network with dense storage everywhere: what a format holds changes in training."""
-    return spec.replace_layers(
-        {layer.name: layer._replace(storage=DENSE) for layer in spec.weighted()}
-    )
-
-
 def column_groups(spec: NetworkSpec) -> dict[str, int]:
     """Layers stored by columns -> filters that share one list of columns."""
     return {
@@ -263,7 +202,7 @@ def finish(stored: NetworkSpec, result: StageResult) -> tuple[NetworkSpec, dict[
         PruneError: A weight outside the masks is not zero, nothing was removed, or the compacted
             network gives other outputs.
     """
-    spec = stored_densely(stored)
+    spec = stored.densely_stored()
     if not zeros_outside(result.tensors, result.masks):
         raise PruneError("A weight outside its mask is not zero", fix="Report this as a fault")
     group_sizes = column_groups(stored) | result.plan["group_sizes"]
@@ -311,39 +250,3 @@ def _check_same(
                 where=f"output {name!r}",
                 fix="Report this as a fault",
             )
-
-
-def _write_compression(
-    out: Path,
-    recipe: PruneRecipe,
-    found: PruneResult,
-    last: StageResult,
-    stage_rates: list[float],
-) -> None:
-    """compression.json: totals, stages and every layer."""
-
-    def clean(metrics: Mapping[str, float]) -> dict[str, float | None]:
-        return {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-
-    write_compression(
-        out,
-        {
-            "method": recipe.constraint.kind,
-            "settings": recipe.constraint.model_dump(mode="json"),
-            "purification": last.plan.get("purification"),
-            "target_rate": recipe.rate,
-            "nominal_rate": last.plan["nominal_rate"],
-            "realised_rate": found.rate,
-            "nominal_mac_rate": nominal_mac_rate(found.dense, last.plan),
-            "mac_rate": found.mac_rate,
-            "stages": stage_rates,
-            "totals_before": found.dense.totals._asdict(),
-            "totals_after": found.pruned.totals._asdict(),
-            "weights_bytes_before": found.bytes_before,
-            "weights_bytes_after": found.bytes_after,
-            "metrics_before": clean(found.metrics_before),
-            "metrics_after": clean(found.metrics_after),
-            "protected_layers": list(found.protected),
-            "layers": layer_rows(found.dense, found.pruned, last.plan, found.protected),
-        },
-    )

@@ -17,7 +17,7 @@ from pneumonia.compression.rates import regrouped
 from pneumonia.compression.recipe import PurifyPhase
 from pneumonia.compression.stage import (
     PLAN_FILE,
-    Setting,
+    StageContext,
     StageResult,
     layer_weights,
     read_masks,
@@ -32,33 +32,33 @@ METRIC = "selection_metric"
 
 
 def run_purify(
-    setting: Setting, phase: PurifyPhase, before: StageResult, folder: Path
+    context: StageContext, phase: PurifyPhase, before: StageResult, folder: Path
 ) -> StageResult:
     """Remove scraps of channels and filters within the validation budget; retrain what is left.
 
     Args:
-        setting: Shared by all stages.
+        context: Shared by all stages.
         phase: Budget and length.
         before: What the last stage left.
         folder: Of this phase; what is in it is not done again.
     """
-    graph = ChannelGraph(setting.spec)
+    graph = ChannelGraph(context.spec)
     if (folder / PLAN_FILE).is_file():
         masks, plan = read_masks(folder)
     else:
-        network = Network(setting.spec)
+        network = Network(context.spec)
 
         def evaluate(trial: dict[str, Tensor]) -> float:
             network.load_tensors(masked_tensors(graph, before.tensors, trial))
-            return setting.task.evaluate(network)[METRIC]
+            return float(context.trainer.task.evaluate(network)[METRIC])
 
         found = purify(graph, layer_weights(before.tensors), before.masks, evaluate, phase.budget)
-        groups = {**setting.groups, **before.plan["group_sizes"]}
+        groups = {**context.groups, **before.plan["group_sizes"]}
         masks = regrouped(graph, found.masks, groups)
         kept = realised_weights(graph, masks)
         plan = {
             **before.plan,
-            "realised_rate": setting.total / max(sum(kept.values()), 1),
+            "realised_rate": context.total / max(sum(kept.values()), 1),
             "purification": {
                 "multiplier": found.multiplier, "removed_filters": found.removed,
                 "metric": found.metric, "budget": phase.budget,
@@ -70,9 +70,9 @@ def run_purify(
         }  # fmt: skip
         write_masks(folder, masks, plan)
     distributed.total(0.0, torch.device("cpu"))  # until the first has written
-    recipe = setting.recipe
+    recipe = context.recipe
     if phase.retrain_epochs is not None:
         longer = recipe.retrain.model_copy(update={"epochs": phase.retrain_epochs})
-        setting = setting._replace(recipe=recipe.model_copy(update={"retrain": longer}))
+        context = context._replace(recipe=recipe.model_copy(update={"retrain": longer}))
     projected = masked_tensors(graph, before.tensors, masks)
-    return StageResult(retrain(setting, projected, MaskHook(graph, masks), folder), masks, plan)
+    return StageResult(retrain(context, projected, MaskHook(graph, masks), folder), masks, plan)

@@ -18,7 +18,9 @@ from pneumonia.compression.methods.quantize import (
     table,
 )
 from pneumonia.runtime.errors import ConfigError, PruneError
+from pneumonia.training.config import TrainConfig, TrainRecipe
 
+FINAL_FRACTION = 0.2  # of the learning rate at the end of each training of a rung
 _NUMBERED = re.compile(r"(\d{1,2})-bit(-shift|-crossbar|-sot-mram)?")
 
 
@@ -93,8 +95,9 @@ class QuantizeRecipe(BaseModel):
         snap_epochs: Training epochs after each snap; after the last one only biases and batch norm
             are free.
         learning_rate: Peak of each of these trainings.
-        distil: Share of the loss that asks for the outputs of the network as it was before; 0 = the
-            labels alone teach.
+        distil: Share of the loss that asks for the outputs of a teacher on the same images; 0 =
+            none. It costs a forward pass of the teacher at every step.
+        teacher: `parent` = the run's own network, `trained` = that before any compression.
         batch_norm_batches: Training batches on which statistics are measured again at the end of
             each rung; 0 = keep them.
         epochs_images: Images of one epoch; none = as in training.
@@ -115,6 +118,7 @@ class QuantizeRecipe(BaseModel):
     snap_epochs: PositiveInt = 2
     learning_rate: float = Field(default=5e-4, gt=0)
     distil: float = Field(default=0.0, ge=0, lt=1)
+    teacher: Literal["trained", "parent"] = "parent"
     batch_norm_batches: int = Field(default=200, ge=0)
     epochs_images: PositiveInt | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -149,3 +153,22 @@ class QuantizeRecipe(BaseModel):
         if values[-1] != 1:
             raise ValueError("the last share must be 1: every weight ends on a level")
         return values
+
+
+def quantized_training(training: TrainRecipe, recipe: QuantizeRecipe) -> TrainRecipe:
+    """The parent's training with the seed and the length of epochs of a quantization."""
+    images = recipe.epochs_images or training.data.images_per_epoch
+    data = training.data.model_copy(update={"images_per_epoch": images})
+    return training.model_copy(update={"seed": recipe.seed, "data": data})
+
+
+def quantizing_config(training: TrainConfig, recipe: QuantizeRecipe) -> TrainConfig:
+    """Training settings of both phases of a rung; `epochs` is set by the phase.
+
+    No average, which lags behind weights that are put onto levels.
+    """
+    # The loss has to keep up with the penalty to the end, and with the last snaps.
+    schedule = training.schedule.model_copy(update={"final_fraction": FINAL_FRACTION})
+    optimiser = training.optimiser.model_copy(update={"learning_rate": recipe.learning_rate})
+    changed = {"ema_decay": 0.0, "early_stop": 0, "optimiser": optimiser, "schedule": schedule}
+    return training.model_copy(update=changed)

@@ -1,127 +1,83 @@
-"""One rung of quantization for any task: ADMM towards the levels, then progressive snap."""
+"""One rung of a quantization, for any task: ADMM towards the levels, then progressive snapping.
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+STAGE/admm/    a run folder of the penalised training, with residuals.csv
+STAGE/snap/    a run folder of the training in which more and more weights are fixed
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pneumonia.compression.admm_hook import AdmmHook, AdmmSchedule, Converged
+from pneumonia.compression.admm_hook import AdmmHook, AdmmSchedule
 from pneumonia.compression.bn_reestimate import reestimate_batch_norm
 from pneumonia.compression.constraint import PerLayer
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.masks import MaskHook
 from pneumonia.compression.methods.quantize import Levels, Quantized
+from pneumonia.compression.phase import ADMM, SNAP, Trainer
+from pneumonia.compression.quantize_recipe import QuantizeRecipe, quantizing_config
 from pneumonia.compression.snap import SnapHook, partial_shares
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
-from pneumonia.runs.folder import RunFolder
-from pneumonia.runtime.progress import Progress
 from pneumonia.training.config import TrainConfig
-from pneumonia.training.hooks import TrainingHook
-from pneumonia.training.loop import fit
 from pneumonia.training.task import Task
-
-FINAL_FRACTION = 0.2  # of the learning rate at the end of each training
-
-
-class Rung(NamedTuple):
-    """What a rung does.
-
-    Attributes:
-        levels: Layer -> level set.
-        masks: Layer -> places that are not pruned; layers not given have none pruned.
-        rho: Penalties of the ADMM rounds.
-        proximal: Each penalty acts by a step of its own, not through the optimiser.
-        admm_epochs: Epochs of ADMM.
-        fixed: Cumulative shares of the snaps.
-        snap_epochs: Epochs after each snap; after the last one biases and batch norm adapt.
-        batch_norm_batches: For the statistics at the end.
-    """
-
-    levels: Mapping[str, Levels]
-    masks: Mapping[str, Tensor]
-    rho: tuple[float, ...]
-    proximal: bool
-    admm_epochs: int
-    fixed: tuple[float, ...]
-    snap_epochs: int
-    batch_norm_batches: int
 
 
 def quantize_stage(
     network: Network,
-    task: Task,
-    config: TrainConfig,
-    rung: Rung,
+    trainer: Trainer,
+    training: TrainConfig,
+    recipe: QuantizeRecipe,
+    levels: Mapping[str, Levels],
+    masks: Mapping[str, Tensor],
     out: Path,
-    resume: bool = False,
-    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Put every weight of the given layers on its levels.
 
+    Both trainings end with the weights of their last, not their best, epoch: only there is the
+    penalty largest and are most weights fixed.
+
     Args:
         network: Its weights are the start; ends quantized.
-        task: Data and loss.
-        config: Optimiser and batches; its `epochs` is replaced.
-        rung: What to do.
-        out: Folder of the rung: `admm/` and `snap/` are run folders.
-        resume: Parts that are complete are not done again, the one that is not goes on.
-        progress: See `training.loop.fit`.
+        trainer: Task, resume, progress.
+        training: Training settings that the recipe changes.
+        recipe: Penalties, epochs, shares.
+        levels: Layer -> level set of this rung.
+        masks: Layer -> places that are not pruned; layers not given have none pruned.
+        out: Folder of the rung.
 
     Returns:
         Layer -> scale alpha; weights are alpha times a level, exactly.
     """
-    weights = network.weights()
-    sets = {name: Quantized(levels, rung.masks.get(name)) for name, levels in rung.levels.items()}
-    pruned = MaskHook(ChannelGraph(network.spec), rung.masks)
-    # The loop would clip penalty and task together; the hook clips the task alone.
+    sets = {name: Quantized(chosen, masks.get(name)) for name, chosen in levels.items()}
+    pruned = MaskHook(ChannelGraph(network.spec), masks)
+    config = quantizing_config(training, recipe)
+    # The loop would clip penalty and task together; the hook clips the task's gradient alone.
     schedule = AdmmSchedule(
-        rung.rho,
-        rung.admm_epochs,
+        recipe.rho,
+        recipe.admm_epochs,
         clip_norm=config.optimiser.clip_norm,
-        tau=config.optimiser.learning_rate if rung.proximal else None,
+        tau=config.optimiser.learning_rate if recipe.penalty == "proximal" else None,
     )
     unclipped = config.optimiser.model_copy(update={"clip_norm": 0.0})
-    # The loss has to keep up with the penalty to the end, and with the last snaps.
-    lasting = config.schedule.model_copy(update={"final_fraction": FINAL_FRACTION})
-    config = config.model_copy(update={"schedule": lasting})
-    first = config.model_copy(update={"epochs": rung.admm_epochs, "optimiser": unclipped})
-    hook = AdmmHook([PerLayer(sets)], schedule, out / "admm")
-    _train(network, task, first, out / "admm", [pruned, hook], resume, progress)
+    first = config.model_copy(update={"epochs": recipe.admm_epochs, "optimiser": unclipped})
+    hook = AdmmHook([PerLayer(sets)], schedule, out / ADMM)
+    penalised = trainer.fit(network, first, out / ADMM, [pruned, hook])
+    network.load_tensors(load_model(penalised.last)[1])
+
+    weights = network.weights()
     scales = {name: s.scale_of(weights[name].detach()) for name, s in sets.items()}
     fixed = {n: Quantized(s.levels, s.mask, scales[n]) for n, s in sets.items()}
-    epochs = len(rung.fixed) * rung.snap_epochs
     shares: list[float] = []
-    for share in partial_shares(rung.fixed):
-        shares += [share] + [0.0] * (rung.snap_epochs - 1)
-    snapping = SnapHook(fixed, tuple(shares))
-    second = config.model_copy(update={"epochs": epochs})
-    _train(network, task, second, out / "snap", [pruned, snapping], resume, progress)
-    _finish(network, task, fixed, rung.batch_norm_batches, config)
+    for share in partial_shares(recipe.fixed):
+        shares += [share] + [0.0] * (recipe.snap_epochs - 1)
+    second = config.model_copy(update={"epochs": len(shares)})
+    snapped = trainer.fit(network, second, out / SNAP, [pruned, SnapHook(fixed, tuple(shares))])
+    network.load_tensors(load_model(snapped.last)[1])
+    _finish(network, trainer.task, fixed, recipe.batch_norm_batches, config)
     return scales
-
-
-def _train(
-    network: Network,
-    task: Task,
-    config: TrainConfig,
-    out: Path,
-    hooks: Sequence[TrainingHook],
-    resume: bool,
-    progress: Progress | None,
-) -> None:
-    """One fit that ends with the averaged weights of its last epoch in the network.
-
-    The last, not the best, epoch: only there the penalty is largest and most weights are fixed.
-    """
-    last = RunFolder(out).last
-    started = last.is_dir()
-    with suppress(Converged):
-        fit(network, task, config, out, hooks=hooks, resume=resume and started, progress=progress)
-    network.load_tensors(load_model(last)[1])
 
 
 @torch.no_grad()

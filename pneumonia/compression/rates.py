@@ -17,7 +17,7 @@ from torch import Tensor
 from pneumonia.compression.columns import dense_mask, group_energies
 from pneumonia.compression.constraint import gemm_view
 from pneumonia.compression.coupling import ChannelGraph
-from pneumonia.compression.method import Method, Sets
+from pneumonia.compression.method import Method, MethodSets
 from pneumonia.compression.network_set import live_units, realised_weights
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.progress import Progress
@@ -46,7 +46,7 @@ class LayerRates(NamedTuple):
         }
 
 
-class Situation(NamedTuple):
+class StageStart(NamedTuple):
     """What a stage starts from.
 
     Attributes:
@@ -65,7 +65,7 @@ class Situation(NamedTuple):
     groups: Mapping[str, int] = MappingProxyType({})
 
 
-class Planned(NamedTuple):
+class RatePlan(NamedTuple):
     """A method at the strength that reaches the global rate, on given weights.
 
     Attributes:
@@ -78,7 +78,7 @@ class Planned(NamedTuple):
         nominal_kept: Layer -> weights inside the projection's masks, dead paths not removed.
     """
 
-    sets: Sets
+    sets: MethodSets
     masks: dict[str, Tensor]
     kept: dict[str, int]
     nominal_rate: float
@@ -88,12 +88,12 @@ class Planned(NamedTuple):
 
 
 def plan_rate(
-    start: Situation,
+    start: StageStart,
     method: Method,
     rates: LayerRates,
     target: float,
     progress: Progress | None = None,
-) -> Planned:
+) -> RatePlan:
     """Find the strength at which the compacted network has 1 / target of the weights.
 
     Args:
@@ -110,7 +110,7 @@ def plan_rate(
         PruneError: Even one filter and one column per layer would not reach the target.
     """
 
-    def trial(x: float, number: int) -> Planned:
+    def trial(x: float, number: int) -> RatePlan:
         found = apply_rates(start, method, rates.at(x))
         if progress is not None:
             progress(number + 1, MAX_TRIALS, f"rate {found.realised_rate:.2f} of {target:g}")
@@ -134,10 +134,10 @@ def plan_rate(
 
 
 def _searched(
-    trial: Callable[[float, int], Planned], target: float, x: float, low: float, high: float
-) -> Planned:
+    trial: Callable[[float, int], RatePlan], target: float, x: float, low: float, high: float
+) -> RatePlan:
     """The best of up to MAX_TRIALS trials, the first at x, that close in on the target."""
-    best: Planned | None = None
+    best: RatePlan | None = None
     for number in range(MAX_TRIALS):
         found = trial(x, number)
         best = _nearer(found, best, target)
@@ -164,10 +164,10 @@ def _next(x: float, low: float, high: float, wanted: float) -> float:
     return guess if inside else middle
 
 
-def _nearer(found: Planned, best: Planned | None, target: float) -> Planned:
+def _nearer(found: RatePlan, best: RatePlan | None, target: float) -> RatePlan:
     """The better of two trials: one that reaches the target beats one that does not."""
 
-    def key(planned: Planned) -> tuple[bool, float]:
+    def key(planned: RatePlan) -> tuple[bool, float]:
         short = planned.realised_rate < target * (1 - TOLERANCE)
         return short, abs(math.log(planned.realised_rate / target))
 
@@ -175,10 +175,10 @@ def _nearer(found: Planned, best: Planned | None, target: float) -> Planned:
 
 
 def apply_rates(
-    start: Situation,
+    start: StageStart,
     method: Method,
     layer_rates: Mapping[str, float],
-) -> Planned:
+) -> RatePlan:
     """Project weights at given layer rates and count what is left."""
     sets = method.sets(start.graph, layer_rates)
     v = {name: start.weights[name].detach() for name in sets.hard.layers}
@@ -190,7 +190,7 @@ def apply_rates(
         name: int(nominal[name].sum()) if name in nominal else weight.numel()
         for name, weight in start.weights.items()
     }
-    return Planned(
+    return RatePlan(
         sets,
         masks,
         kept,
@@ -202,7 +202,7 @@ def apply_rates(
 
 
 def _nested(
-    start: Situation, sets: Sets, v: Mapping[str, Tensor], projected: Mapping[str, Tensor]
+    start: StageStart, sets: MethodSets, v: Mapping[str, Tensor], projected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Settled masks inside those of the stage before.
 
@@ -219,7 +219,7 @@ def _nested(
         masks = sets.hard.settle(v, {name: nested[name] for name in masks}, others)
 
 
-def _within(masks: Mapping[str, Tensor], start: Situation, sets: Sets) -> dict[str, Tensor]:
+def _within(masks: Mapping[str, Tensor], start: StageStart, sets: MethodSets) -> dict[str, Tensor]:
     """Masks inside those of the stage before.
 
     Where filters share columns, a column stays for the whole group if any of its filters had it:

@@ -193,7 +193,7 @@ class PruneRecipe(_Strict):
         return ladder
 
 
-def detector_training(training: TrainRecipe, recipe: PruneRecipe) -> TrainRecipe:
+def pruned_training(training: TrainRecipe, recipe: PruneRecipe) -> TrainRecipe:
     """The parent's training with the epochs of a pruning recipe."""
     changed: dict[str, object] = {}
     if recipe.images_per_epoch is not None:

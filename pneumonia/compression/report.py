@@ -1,4 +1,4 @@
-"""What a pruning run leaves to read: per-layer accounts, metrics, residuals and their plot."""
+"""What a compression leaves to read: plan of the layers, metrics, residuals and their plot."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pneumonia.compression.admm_hook import COLUMNS, read_rows
-from pneumonia.compression.stage import ADMM, RETRAIN
+from pneumonia.compression.phase import ADMM, RETRAIN, SNAP
 from pneumonia.network.accounting import Account
 from pneumonia.runs.names import METRICS_TABLE, RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_bytes, write_text
@@ -21,14 +21,14 @@ RESIDUALS_PNG = "residuals.png"
 def write_history(out: Path, stages: Sequence[Path]) -> None:
     """Join the stages' metrics.csv and residuals.csv into those of the run, with a plot.
 
-    metrics.csv counts epochs through all stages; `stage` is the stage's number and `masked` 1 in
-    retraining, 0 in ADMM.
+    metrics.csv counts epochs through all stages; `stage` is the stage's number and `masked` 0 in
+    ADMM, 1 in the training after it, which holds weights at zero or on their levels.
     """
     metrics: list[dict[str, float]] = []
     residuals: list[tuple[object, ...]] = []
     for number, folder in enumerate(stages, 1):
         residuals += [(number, *row) for row in read_rows(folder / ADMM)]
-        for masked, phase in enumerate((ADMM, RETRAIN)):
+        for phase, masked in ((ADMM, 0), (RETRAIN, 1), (SNAP, 1)):
             for row in read_metrics(folder / phase / METRICS_TABLE):
                 epoch = float(len(metrics) + 1)
                 metrics.append({**row, "epoch": epoch, "stage": number, "masked": masked})
@@ -42,42 +42,23 @@ def write_history(out: Path, stages: Sequence[Path]) -> None:
         _plot_residuals(out / RESIDUALS_PNG, residuals)
 
 
-def layer_rows(
-    dense: Account,
-    small: Account,
-    plan: Mapping[str, Any],
-    protected: Sequence[str],
-) -> list[dict[str, Any]]:
-    """One record per convolution or linear layer for compression.json.
+def planned_layers(before: Account, plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a pruning planned for each convolution or linear layer, for compression.json.
 
     Args:
-        dense: Account of the network before pruning.
-        small: Account of the compacted one.
+        before: Account of the network before pruning.
         plan: `plan.json` of the last stage.
-        protected: Layers whose filters had to stay.
     """
-    rows = []
-    for before, after in zip(dense.layers, small.layers, strict=True):
-        if before.weights == 0:
-            continue
-        planned = plan["layers"].get(before.name, {})
-        nominal = nominal_weights(plan).get(before.name, before.kept_weights)
-        rows.append(
-            {
-                "name": before.name,
-                "filters": [before.shape_out[0], after.shape_out[0]],
-                "channels": [before.shape_in[0], after.shape_in[0]],
-                "weights": before.kept_weights,
-                "kept_weights": after.kept_weights,
-                "nominal_rate": before.kept_weights / max(nominal, 1),
-                "realised_rate": before.kept_weights / max(after.kept_weights, 1),
-                "mac_rate": before.kept_macs / max(after.kept_macs, 1),
-                "index_bits": after.index_bits,
+    nominal = nominal_weights(plan)
+    found = {}
+    for row in before.layers:
+        if row.weights:
+            planned = plan["layers"].get(row.name, {})
+            found[row.name] = {
+                "nominal_rate": row.kept_weights / max(nominal.get(row.name, row.kept_weights), 1),
                 "constraint": {k: v for k, v in planned.items() if k != "kept_weights"},
-                "protected_filters": before.name in protected,
             }
-        )
-    return rows
+    return found
 
 
 def nominal_weights(plan: Mapping[str, Any]) -> dict[str, int]:

@@ -128,7 +128,7 @@ def _rates_table(run: RunFolder | None) -> list[ExtraTable]:
             ("Weights", ("nominal_rate", "realised_rate")),
             ("Multiply-accumulates", ("nominal_mac_rate", "mac_rate")),
         )
-        if isinstance(record.get(keys[1]), float)
+        if "nominal_rate" in record and isinstance(record.get(keys[1]), float)
     ]
     if not rows:
         return []

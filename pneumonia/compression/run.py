@@ -1,54 +1,78 @@
-"""One pruning run: from a run folder and a recipe to a pruned run folder."""
+"""One compression run: from a run folder and a recipe to a pruned or quantized run folder."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from data_prep.dataset.reader import open_dataset
+from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.distil import Teacher
-from pneumonia.compression.pipeline import PruneResult, prune_model
-from pneumonia.compression.recipe import PruneRecipe, detector_training
-from pneumonia.network.files import load_model, read_spec
+from pneumonia.compression.phase import Trainer
+from pneumonia.compression.pipeline import prune_network
+from pneumonia.compression.quantize_pipeline import quantize_network
+from pneumonia.compression.quantize_recipe import QuantizeRecipe, quantized_training
+from pneumonia.compression.recipe import PruneRecipe, pruned_training
+from pneumonia.compression.report import write_history
+from pneumonia.compression.result import (
+    CompressedNetwork,
+    CompressionJob,
+    CompressionResult,
+    report_of,
+)
+from pneumonia.network.accounting import account
+from pneumonia.network.files import WEIGHTS_FILE, load_model, read_spec
 from pneumonia.network.module import Network
+from pneumonia.runs.compression import write_compression
 from pneumonia.runs.folder import RunFolder, new_record, refuse_other_recipe
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
+from pneumonia.training.checkpoint import save_best
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detection import DetectionTask
 from pneumonia.training.task import Task
 
+Compress = Callable[[CompressionJob], CompressedNetwork]
 
-def run_prune(
+
+def run_compression(
     run: Path,
-    recipe: PruneRecipe,
+    recipe: PruneRecipe | QuantizeRecipe,
     out: Path,
     dataset: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-) -> PruneResult:
-    """Prune the detector of a run folder; under torchrun every process calls this.
+) -> CompressionResult:
+    """Prune or quantize the detector of a run folder; under torchrun every process calls this.
 
     Args:
         run: Run folder of `train` or of an earlier compression.
-        recipe: The whole run; its `rate` is over the weights of the run's network.
+        recipe: The whole run; rates are over the weights of the run's network.
         out: Run folder to write (docs/architecture.md): stages/ with what resume needs, best/ with
-            the compacted network, compression.json, metrics.csv, residuals.csv and .png.
+            the compressed network, compression.json, metrics.csv, residuals.csv and .png.
         dataset: Dataset folder; None = the one the run was made with.
-        resume: Go on with an interrupted pruning.
-        progress: Called with (done, total, note) of whatever is going on.
+        resume: Go on with an interrupted compression.
+        progress: Called with (done, total, note).
 
     Raises:
-        PruneError: See `pipeline.prune_model`.
-        ConfigError, DataError: The dataset is not there or not usable.
+        PruneError: The recipe does not fit the network, or its rate is out of reach.
+        ConfigError, DataError: No layer matches; the dataset does not exist or is not usable.
         ArtefactError: The run is damaged, or `resume` does not fit what is in `out`.
         OutputError: `out` holds a run already.
     """
+    if isinstance(recipe, PruneRecipe):
+        kind, training_of = "prune", partial(pruned_training, recipe=recipe)
+        compress: Compress = partial(prune_network, recipe=recipe)
+    else:
+        kind, training_of = "quantize", partial(quantized_training, recipe=recipe)
+        compress = partial(quantize_network, recipe=recipe)
     with distributed.process_group():
         parent, folder = RunFolder(run), RunFolder(out)
-        training = detector_training(parent.training_recipe(TrainRecipe), recipe)
+        checkpoint = parent.checkpoint()
+        training = training_of(parent.training_recipe(TrainRecipe))
         data = open_dataset(dataset or parent.dataset_path())
-        model = parent.checkpoint()
-        task = _taught(DetectionTask(data, read_spec(model), training), parent, recipe)
+        task = DetectionTask(data, read_spec(checkpoint), training)
         record = new_record(
-            "prune",
+            kind,
             training.seed,
             data.reference(),
             str(run.resolve()),
@@ -63,15 +87,43 @@ def run_prune(
             record = folder.resumed_record(record)
             fix = f"Resume with --recipe {folder.config_file}"
             refuse_other_recipe(folder.config(), recipe, folder.config_file, fix=fix)
-            refuse_other_recipe(folder.record()["training"], training, folder.record_file)
+        trainer = Trainer(_taught(task, parent, recipe), resume, progress)
         with folder.recorded(record, recipe, writes=distributed.is_first()):
-            return prune_model(model, task, training, recipe, out, resume, progress)
+            spec, tensors = load_model(checkpoint)
+            before = account(spec, tensors)
+            job = CompressionJob(parent, spec, tensors, before, trainer, training, folder)
+            return _compressed(job, compress, (checkpoint / WEIGHTS_FILE).stat().st_size)
 
 
-def _taught(task: Task, parent: RunFolder, recipe: PruneRecipe) -> Task:
+def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> CompressionResult:
+    """Compress, validate before and after, and write what the run folder holds."""
+    task, first = job.trainer.task, distributed.is_first()
+    metrics_before = task.evaluate(Network(job.spec, job.tensors)) if first else {}
+    made = compress(job)
+    network = Network(made.spec, made.tensors)
+    metrics_after = task.evaluate(network) if first else {}
+    if first:
+        write_history(job.out.path, made.stages)
+        save_best(job.out.path, network, made.epochs, metrics_after, task.save)
+    distributed.total(0.0, next(network.parameters()).device)  # until the first has written
+    result = CompressionResult(
+        job.before,
+        account(made.spec, made.tensors),
+        metrics_before,
+        metrics_after,
+        bytes_before,
+        (job.out.best / WEIGHTS_FILE).stat().st_size,
+        tuple(ChannelGraph(job.spec).protected_layers()),
+        {layer.name: layer.storage.bits for layer in read_spec(job.out.best).weighted()},
+    )
+    if first:
+        write_compression(job.out.path, report_of(result, made))
+    return result
+
+
+def _taught(task: Task, parent: RunFolder, recipe: PruneRecipe | QuantizeRecipe) -> Task:
     """The task, with the recipe's teacher if it has one."""
     if not recipe.distil:
         return task
     source = parent.trained_run() if recipe.teacher == "trained" else parent
-    spec, tensors = load_model(source.checkpoint())
-    return Teacher(task, Network(spec, tensors), recipe.distil)
+    return Teacher(task, Network(*load_model(source.checkpoint())), recipe.distil)

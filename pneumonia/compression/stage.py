@@ -1,14 +1,13 @@
 """One stage of pruning: ADMM rounds, hard mask, masked retraining; resumable at every epoch.
 
-    STAGE/admm/       a run folder of the penalised training, with residuals.csv
-    STAGE/masks.safetensors, plan.json     the hard mask and how it came about
-    STAGE/retrain/    a run folder of the masked training
-A phase that is over leaves `finished.json`.
+STAGE/admm/       a run folder of the penalised training, with residuals.csv
+STAGE/masks.safetensors, plan.json     the hard mask and how it came about
+STAGE/retrain/    a run folder of the masked training
 """
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,52 +15,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pneumonia.compression.admm_hook import AdmmHook, AdmmSchedule, Converged, read_rows
+from pneumonia.compression.admm_hook import AdmmHook, AdmmSchedule, read_rows
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.masks import MaskHook, masked_tensors
 from pneumonia.compression.method import Stage
-from pneumonia.compression.rates import LayerRates, Planned, Situation, plan_rate
+from pneumonia.compression.phase import ADMM, RETRAIN, Trainer, is_finished
+from pneumonia.compression.rates import LayerRates, RatePlan, StageStart, plan_rate
 from pneumonia.compression.recipe import PruneRecipe, admm_config, retrain_config
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
-from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.runtime.tensorfile import read_tensors, write_tensors
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.hooks import TrainingHook
-from pneumonia.training.loop import fit
-from pneumonia.training.task import Task
 
 log = logging.getLogger(__name__)
 
 
-ADMM, RETRAIN = "admm", "retrain"
-FINISHED, MASKS_FILE, PLAN_FILE = "finished.json", "masks.safetensors", "plan.json"
+MASKS_FILE, PLAN_FILE = "masks.safetensors", "plan.json"
 COSTLY_RESIDUAL = 5e-2  # masking from farther away usually costs accuracy (methods 1.2)
 
 
-class Setting(NamedTuple):
+class StageContext(NamedTuple):
     """What all stages of a run share.
 
     Attributes:
         spec: The network, every layer stored densely: its zeros move while it is trained.
         total: Weights it kept when the run began.
-        task, training, recipe, resume, progress: As given to `pipeline.prune_model`.
+        trainer: Task, resume, progress.
+        training: Training settings that the recipe's phases change.
+        recipe: The whole run.
         rates: Relative strengths of the layers.
         groups: Layers the run's network stored by columns -> filters that share one list.
     """
 
     spec: NetworkSpec
     total: int
-    task: Task
+    trainer: Trainer
     training: TrainConfig
     recipe: PruneRecipe
     rates: LayerRates
-    resume: bool
-    progress: Progress | None
     groups: Mapping[str, int]
 
 
@@ -80,7 +75,7 @@ class StageResult(NamedTuple):
 
 
 def run_stage(
-    setting: Setting,
+    context: StageContext,
     stage: Stage,
     tensors: Mapping[str, Tensor],
     allowed: Mapping[str, Tensor],
@@ -89,39 +84,41 @@ def run_stage(
     """Run a stage, or what is left of it.
 
     Args:
-        setting: Shared by all stages.
+        context: Shared by all stages.
         stage: Rate and method.
         tensors: Dense tensors to start from.
         allowed: Masks of the stage before; the new ones lie within.
         folder: The stage's folder.
     """
-    graph = ChannelGraph(setting.spec)
-    start = Situation(graph, layer_weights(tensors), allowed, setting.total, setting.groups)
-    penalised = _admm(setting, stage, start, tensors, folder)
+    graph = ChannelGraph(context.spec)
+    start = StageStart(graph, layer_weights(tensors), allowed, context.total, context.groups)
+    penalised = _admm(context, stage, start, tensors, folder)
     if (folder / PLAN_FILE).is_file():
         masks, plan = read_masks(folder)
     else:
         now = start._replace(weights=layer_weights(penalised))
-        planned = plan_rate(now, stage.method, setting.rates, stage.rate, setting.progress)
+        planned = plan_rate(now, stage.method, context.rates, stage.rate, context.trainer.progress)
         masks, plan = planned.masks, _plan_record(stage, planned, folder)
         write_masks(folder, masks, plan)
     projected = masked_tensors(graph, penalised, masks)
-    return StageResult(retrain(setting, projected, MaskHook(graph, masks), folder), masks, plan)
+    return StageResult(retrain(context, projected, MaskHook(graph, masks), folder), masks, plan)
 
 
 def _admm(
-    setting: Setting,
+    context: StageContext,
     stage: Stage,
-    situation: Situation,
+    situation: StageStart,
     tensors: Mapping[str, Tensor],
     folder: Path,
 ) -> dict[str, Tensor]:
     """Weights after the penalised training."""
-    out, phase = folder / ADMM, setting.recipe.admm
-    network = Network(setting.spec)
-    if not (out / FINISHED).is_file():
-        network.load_tensors(tensors)
-        planned = plan_rate(situation, stage.method, setting.rates, stage.rate, setting.progress)
+    out, phase = folder / ADMM, context.recipe.admm
+    network = Network(context.spec, tensors)
+    hooks: list[TrainingHook] = []
+    if not is_finished(out):
+        planned = plan_rate(
+            situation, stage.method, context.rates, stage.rate, context.trainer.progress
+        )
         schedule = AdmmSchedule(
             phase.rho,
             phase.epochs,
@@ -131,50 +128,21 @@ def _admm(
             phase.optimiser.clip_norm,
             phase.optimiser.learning_rate if phase.penalty == "proximal" else None,
         )
-        admm = AdmmHook(planned.sets.splits, schedule, out)
-        hooks: list[TrainingHook] = [admm]
+        hooks.append(AdmmHook(planned.sets.splits, schedule, out))
         if situation.allowed:
             hooks.append(MaskHook(situation.graph, situation.allowed))
-        _fit(setting, network, admm_config(setting.training, phase), out, hooks)
-    distributed.total(0.0, next(network.parameters()).device)  # until the first has written
-    return load_model(RunFolder(out).last)[1]
+    config = admm_config(context.training, phase)
+    return load_model(context.trainer.fit(network, config, out, hooks).last)[1]
 
 
 def retrain(
-    setting: Setting, start: Mapping[str, Tensor], hook: MaskHook, folder: Path
+    context: StageContext, start: Mapping[str, Tensor], hook: MaskHook, folder: Path
 ) -> dict[str, Tensor]:
     """Best weights of the masked training."""
-    out = folder / RETRAIN
-    network = Network(setting.spec)
-    if not (out / FINISHED).is_file():
-        network.load_tensors(start)
-        config = retrain_config(setting.training, setting.recipe.retrain)
-        _fit(setting, network, config, out, [hook])
-    distributed.total(0.0, next(network.parameters()).device)
-    return load_model(RunFolder(out).checkpoint())[1]
-
-
-def _fit(
-    setting: Setting,
-    network: Network,
-    config: TrainConfig,
-    out: Path,
-    hooks: Sequence[TrainingHook],
-) -> None:
-    resume = setting.resume and RunFolder(out).last.is_dir()
-    label = f"{out.parent.name} {out.name}"
-    report = setting.progress
-
-    def progress(done: int, total: int, note: str) -> None:
-        if report is not None:
-            report(done, total, f"{label}: {note}")
-
-    try:
-        fit(network, setting.task, config, out, hooks, resume, progress)
-    except Converged:
-        log.info("%s: converged before its last epoch", label)
-    if distributed.is_first():
-        write_json(str(out / FINISHED), {"epochs": config.epochs})
+    config = retrain_config(context.training, context.recipe.retrain)
+    network = Network(context.spec, start)
+    run = context.trainer.fit(network, config, folder / RETRAIN, [hook])
+    return load_model(run.checkpoint())[1]
 
 
 def layer_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -186,7 +154,7 @@ def layer_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _plan_record(stage: Stage, planned: Planned, folder: Path) -> dict[str, Any]:
+def _plan_record(stage: Stage, planned: RatePlan, folder: Path) -> dict[str, Any]:
     residuals = last_residuals(folder / ADMM)
     worst = max(residuals.items(), key=lambda item: item[1], default=("", 0.0))
     if worst[1] > COSTLY_RESIDUAL:

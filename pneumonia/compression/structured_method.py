@@ -15,7 +15,7 @@ from pneumonia.compression.constraint import (
     keep_count,
 )
 from pneumonia.compression.coupling import ChannelGraph, Component, prunable
-from pneumonia.compression.method import Sets, Stage
+from pneumonia.compression.method import MethodSets, Stage
 from pneumonia.compression.network_set import NetworkSet
 from pneumonia.compression.structured import Columns
 from pneumonia.runtime.spec import Conv, Linear
@@ -70,7 +70,7 @@ class StructuredMethod(BaseModel):
             previous = rate
         return found
 
-    def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> Sets:
+    def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> MethodSets:
         """Budgets of filters per component, then of columns per layer, and the sets."""
         kept_units = {
             part.layers: self._filters(graph, part, rates)
@@ -89,7 +89,7 @@ class StructuredMethod(BaseModel):
         if self.formulation == "two_split":
             splits = self._two_splits(graph, kept_units, rules) or splits
         grouped = {name: rule.group_size for name, rule in rules.items() if rule is not None}
-        return Sets(splits, hard, grouped, self._budgets(graph, kept_units, rules))
+        return MethodSets(splits, hard, grouped, self._budgets(graph, kept_units, rules))
 
     def alone(self, graph: ChannelGraph, layer: str, rate: float) -> Constraint:
         """Filters and columns of the one layer; heads lose columns only."""

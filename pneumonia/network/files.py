@@ -10,7 +10,7 @@ from torch import Tensor
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import ArtefactError, SpecError
-from pneumonia.runtime.spec import DENSE, NetworkSpec
+from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.runtime.storage import dense_tensors, measured_spec, packed_tensors
 from pneumonia.runtime.tensorfile import read_tensors, write_tensors
 
@@ -99,10 +99,4 @@ def read_spec(folder: Path) -> NetworkSpec:
 
 def same_architecture(a: NetworkSpec, b: NetworkSpec) -> bool:
     """Whether two specs describe the same dense network, however its weights are stored."""
-    return _unstored(a) == _unstored(b)
-
-
-def _unstored(spec: NetworkSpec) -> NetworkSpec:
-    return spec.replace_layers(
-        {layer.name: layer._replace(storage=DENSE) for layer in spec.weighted()}
-    )
+    return a.densely_stored() == b.densely_stored()

@@ -232,6 +232,12 @@ class NetworkSpec(NamedTuple):
         """A copy in which the named layers are replaced."""
         return self._replace(layers=tuple(changes.get(layer.name, layer) for layer in self.layers))
 
+    def densely_stored(self) -> "NetworkSpec":
+        """The same network with dense storage in every layer."""
+        return self.replace_layers(
+            {layer.name: layer._replace(storage=DENSE) for layer in self.weighted()}
+        )
+
     def to_json(self) -> str:
         """JSON text with the schema version; `from_json` is its inverse."""
         document = OrderedDict([("schema", SCHEMA), ("name", self.name)])  # type: Dict[str, Any]

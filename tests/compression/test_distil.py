@@ -7,7 +7,7 @@ import torch
 
 from pneumonia.compression.distil import Teacher
 from pneumonia.compression.quantize_recipe import QuantizeRecipe
-from pneumonia.compression.quantize_run import run_quantize
+from pneumonia.compression.run import run_compression
 from pneumonia.network.files import load_model
 from tests.tiny import QUICK_QUANTIZE, tiny_network
 
@@ -60,12 +60,12 @@ def test_the_teacher_runs_only_while_a_network_is_trained():
 
 def test_a_whole_run_with_a_teacher(tiny_run, tmp_path):
     recipe = QuantizeRecipe.model_validate({**QUICK_QUANTIZE, "ladder": ["8-bit"], "distil": 0.5})
-    run_quantize(tiny_run.run, recipe, tmp_path / "taught")
+    run_compression(tiny_run.run, recipe, tmp_path / "taught")
     (stage,) = (tmp_path / "taught" / "stages").iterdir()
     for phase in ("admm", "snap"):
         with (stage / phase / "metrics.csv").open() as stream:
             rows = list(csv.DictReader(stream))
         assert all(float(row["loss_teacher"]) > 0 for row in rows)
-    run_quantize(tiny_run.run, recipe.model_copy(update={"distil": 0.0}), tmp_path / "plain")
+    run_compression(tiny_run.run, recipe.model_copy(update={"distil": 0.0}), tmp_path / "plain")
     taught, plain = (load_model(tmp_path / name / "best")[1] for name in ("taught", "plain"))
     assert any(not torch.equal(taught[name], plain[name]) for name in taught)

@@ -7,9 +7,8 @@ import torch
 
 from pneumonia.compression.methods.pattern import mine_patterns
 from pneumonia.compression.quantize_recipe import QuantizeRecipe
-from pneumonia.compression.quantize_run import run_quantize
 from pneumonia.compression.recipe import PruneRecipe
-from pneumonia.compression.run import run_prune
+from pneumonia.compression.run import run_compression
 from pneumonia.network.files import load_model
 from pneumonia.recipes import load_recipe
 
@@ -36,7 +35,7 @@ def trained(tiny_run):
 def test_recipe_prunes_retrains_and_shrinks_the_file(trained, tmp_path, name):
     recipe = load_recipe(name, "prune", PruneRecipe, [*QUICK, *RECIPES[name]])
     out = tmp_path / "out"
-    run_prune(trained, recipe, out)
+    run_compression(trained, recipe, out)
     spec, tensors = load_model(out / "best")
     before = sum(w.numel() for n, w in load_model(trained / "best")[1].items() if "weight" in n)
     kept = sum(int(torch.count_nonzero(tensors[f"{n.name}.weight"])) for n in spec.weighted())
@@ -50,7 +49,7 @@ def test_recipe_prunes_retrains_and_shrinks_the_file(trained, tmp_path, name):
 def test_mined_patterns_are_those_of_the_trained_network(trained, tmp_path):
     """The recipe's codes are not used, and every pruned kernel has one of the mined ones."""
     quick = [*QUICK, "constraint.group_size=1", "constraint.mined=3"]
-    run_prune(trained, load_recipe("pattern", "prune", PruneRecipe, quick), tmp_path / "out")
+    run_compression(trained, load_recipe("pattern", "prune", PruneRecipe, quick), tmp_path / "out")
     _, dense = load_model(trained / "best")
     expected = mine_patterns([t for name, t in dense.items() if name.endswith(".weight")], 3)
     settings = json.loads((tmp_path / "out" / "compression.json").read_text())["settings"]
@@ -72,9 +71,9 @@ def test_mined_patterns_are_those_of_the_trained_network(trained, tmp_path):
 def test_joint_pruning_and_quantization(trained, tmp_path):
     """Irregular pruning, then 5 levels' worth of bits on the survivors: zeros stay zeros."""
     recipe = load_recipe("irregular", "prune", PruneRecipe, QUICK)
-    run_prune(trained, recipe, tmp_path / "pruned")
+    run_compression(trained, recipe, tmp_path / "pruned")
     quick = {"ladder": ["4-bit"], "admm_epochs": 1, "rho": [0.01], "fixed": [0.5, 1.0]}
-    result = run_quantize(
+    result = run_compression(
         tmp_path / "pruned",
         QuantizeRecipe.model_validate({**quick, "batch_norm_batches": 1, "snap_epochs": 1}),
         tmp_path / "both",

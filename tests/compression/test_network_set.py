@@ -13,8 +13,8 @@ from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.network_set import realised_weights
 from pneumonia.compression.rates import (
     LayerRates,
-    Planned,
-    Situation,
+    RatePlan,
+    StageStart,
     apply_rates,
     ladder_rates,
     plan_rate,
@@ -27,11 +27,11 @@ from pneumonia.runtime.spec import NetworkSpec
 from tests.compression.graphs import random_specs, random_tensors
 
 
-def situation(spec: NetworkSpec, seed: int = 0) -> tuple[Situation, dict[str, Tensor]]:
+def situation(spec: NetworkSpec, seed: int = 0) -> tuple[StageStart, dict[str, Tensor]]:
     tensors = random_tensors(spec, seed)
     weights = {layer.name: tensors[layer.name + ".weight"] for layer in spec.weighted()}
     total = sum(weight.numel() for weight in weights.values())
-    return Situation(ChannelGraph(spec), weights, {}, total), tensors
+    return StageStart(ChannelGraph(spec), weights, {}, total), tensors
 
 
 methods = st.builds(
@@ -212,7 +212,7 @@ def test_a_recipes_formulation_decides_splits_and_stages() -> None:
     assert shares == [0.0, 0.5, 0.0, 0.5]
 
 
-def planned_weights(found: Planned) -> int:
+def planned_weights(found: RatePlan) -> int:
     return sum(found.kept.values())
 
 

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 
 from pneumonia.cli import run as run_command
 from pneumonia.cli.prune import command
-from pneumonia.compression.pipeline import PruneResult, layer_limits
-from pneumonia.compression.recipe import PruneRecipe, detector_training
-from pneumonia.compression.run import run_prune
+from pneumonia.compression.pipeline import layer_limits
+from pneumonia.compression.recipe import PruneRecipe, pruned_training
+from pneumonia.compression.result import CompressionResult
+from pneumonia.compression.run import run_compression
 from pneumonia.compression.sensitivity import (
     exponents_by_rank,
     measure_sensitivity,
@@ -54,17 +55,19 @@ def trained(tiny_run: TinyRun) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pruned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PruneResult]:
+def pruned(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, CompressionResult]:
     out = tmp_path_factory.mktemp("prune") / "pruned"
-    return out, run_prune(trained, recipe(), out)
+    return out, run_compression(trained, recipe(), out)
 
 
 @pytest.mark.parametrize("teacher", ["trained", "parent"])
 def test_a_pruning_with_a_teacher(
-    trained: Path, pruned: tuple[Path, PruneResult], tmp_path: Path, teacher: str
+    trained: Path, pruned: tuple[Path, CompressionResult], tmp_path: Path, teacher: str
 ) -> None:
     quick = {"rate": 2, "ladder": 1, "retrain": {"epochs": 1}}
-    run_prune(pruned[0], recipe(**quick, distil=0.5, teacher=teacher), tmp_path / "taught")
+    run_compression(pruned[0], recipe(**quick, distil=0.5, teacher=teacher), tmp_path / "taught")
     (stage,) = (tmp_path / "taught" / "stages").iterdir()
     for phase in ("admm", "retrain"):
         rows = read_metrics(stage / phase / "metrics.csv")
@@ -72,17 +75,19 @@ def test_a_pruning_with_a_teacher(
         assert all(row["loss_teacher"] > 0 for row in rows)
 
 
-def test_a_teacher_that_is_gone_is_named(pruned: tuple[Path, PruneResult], tmp_path: Path) -> None:
+def test_a_teacher_that_is_gone_is_named(
+    pruned: tuple[Path, CompressionResult], tmp_path: Path
+) -> None:
     orphan = tmp_path / "orphan"
     shutil.copytree(pruned[0], orphan)
     record = json.loads((orphan / "run.json").read_text())
     (orphan / "run.json").write_text(json.dumps({**record, "parent": str(tmp_path / "gone")}))
     with pytest.raises(ArtefactError, match=r"trained run is not there.*teacher: parent"):
-        run_prune(orphan, recipe(rate=2, distil=0.5), tmp_path / "out")
+        run_compression(orphan, recipe(rate=2, distil=0.5), tmp_path / "out")
 
 
 def test_the_run_folder_holds_the_compacted_network(
-    trained: Path, pruned: tuple[Path, PruneResult]
+    trained: Path, pruned: tuple[Path, CompressionResult]
 ) -> None:
     out, result = pruned
     spec, tensors = load_model(out / "best")
@@ -107,7 +112,7 @@ def test_the_run_folder_holds_the_compacted_network(
 
 
 def test_metrics_go_on_through_stages_and_residuals_are_logged(
-    pruned: tuple[Path, PruneResult],
+    pruned: tuple[Path, CompressionResult],
 ) -> None:
     out, _ = pruned
     rows = read_metrics(out / "metrics.csv")
@@ -139,16 +144,16 @@ class _Interrupts:
     "calls", [(4, 6), pytest.param((3, 3, 5, 5), marks=pytest.mark.slow)], ids=str
 )
 def test_interrupted_anywhere_and_resumed_is_the_same_run(
-    trained: Path, pruned: tuple[Path, PruneResult], tmp_path: Path, calls: tuple[int, ...]
+    trained: Path, pruned: tuple[Path, CompressionResult], tmp_path: Path, calls: tuple[int, ...]
 ) -> None:
     """Interruptions in ADMM and in retraining, at the start and in the middle of epochs."""
     out = tmp_path / "out"
     for after in calls:
         with pytest.raises(KeyboardInterrupt):
-            run_prune(trained, recipe(), out, resume=True, progress=_Interrupts(after))
+            run_compression(trained, recipe(), out, resume=True, progress=_Interrupts(after))
         assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
         assert not (out / "best").exists()
-    run_prune(trained, recipe(), out, resume=True)
+    run_compression(trained, recipe(), out, resume=True)
     whole, _ = pruned
     assert (out / "best" / "weights.safetensors").read_bytes() == (
         whole / "best" / "weights.safetensors"
@@ -177,8 +182,8 @@ def _stop_in_purification(out: Path) -> Any:
 def test_purification_removes_more_within_its_budget(trained: Path, tmp_path: Path) -> None:
     """A budget of nearly the whole metric lets scraps go; interrupted in it, the same run."""
     settings = recipe(ladder=1, purify={"budget": 0.99, "retrain_epochs": 1})
-    plain = run_prune(trained, recipe(ladder=1), tmp_path / "plain")
-    result = run_prune(trained, settings, tmp_path / "out")
+    plain = run_compression(trained, recipe(ladder=1), tmp_path / "plain")
+    result = run_compression(trained, settings, tmp_path / "out")
     report = json.loads((tmp_path / "out" / "compression.json").read_text())
     found = report["purification"]
     assert found["budget"] == 0.99
@@ -190,9 +195,9 @@ def test_purification_removes_more_within_its_budget(trained: Path, tmp_path: Pa
     assert json.loads((tmp_path / "plain" / "compression.json").read_text())["purification"] is None
     again = tmp_path / "again"
     with pytest.raises(KeyboardInterrupt):
-        run_prune(trained, settings, again, progress=_stop_in_purification(again))
+        run_compression(trained, settings, again, progress=_stop_in_purification(again))
     plan = (again / "stages" / "purify" / "plan.json").stat().st_mtime_ns
-    run_prune(trained, settings, again, resume=True)
+    run_compression(trained, settings, again, resume=True)
     assert (again / "stages" / "purify" / "plan.json").stat().st_mtime_ns == plan
     weights = [folder / "best" / "weights.safetensors" for folder in (tmp_path / "out", again)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -205,14 +210,14 @@ def test_rounds_that_have_converged_end_the_phase_early(trained: Path, tmp_path:
         admm={"epochs": 6, "rho": [0.1, 1.0], "tolerance": 0.99},
         retrain={"epochs": 1},
     )
-    run_prune(trained, early, tmp_path / "out")
+    run_compression(trained, early, tmp_path / "out")
     rows = read_metrics(tmp_path / "out" / "metrics.csv")
     assert [(row["masked"], row.get("admm_round")) for row in rows] == [(0, 1), (0, 2), (1, None)]
 
 
 @pytest.mark.slow
 def test_a_pruned_run_can_be_pruned_again_without_its_parent(
-    trained: Path, pruned: tuple[Path, PruneResult], tmp_path: Path
+    trained: Path, pruned: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
     (moved / "best").mkdir(parents=True)
@@ -225,12 +230,12 @@ def test_a_pruned_run_can_be_pruned_again_without_its_parent(
         TrainRecipe
     )
     again = recipe(rate=1.5, ladder=1, retrain={"epochs": 1})
-    result = run_prune(moved, again, tmp_path / "out", dataset=trained.parent / "data")
+    result = run_compression(moved, again, tmp_path / "out", dataset=trained.parent / "data")
     dense = account(*load_model(trained / "best")).totals.weights
     found = inspect_folder(tmp_path / "out")
     assert found.trained_weights == dense, "the whole way is known, not the last step alone"
     assert found.whole_rate == pytest.approx(9, rel=0.1)
-    assert result.dense.totals == pruned[1].pruned.totals
+    assert result.before.totals == pruned[1].after.totals
     assert result.rate == pytest.approx(1.5, rel=0.05)
     spec, _ = load_model(moved / "best")
     smaller, _ = load_model(tmp_path / "out" / "best")
@@ -248,11 +253,11 @@ def test_limits_are_over_what_an_earlier_run_left_of_a_layer(trained: Path, tmp_
         constraint={"kind": "structured", "filter_share": 0, "group_size": 4},
         admm={"epochs": 1, "rho": [1.0], "steps_per_update": 1},
     )  # fmt: skip
-    first = run_prune(trained, halved, tmp_path / "first")
-    second = run_prune(tmp_path / "first", halved, tmp_path / "second")
+    first = run_compression(trained, halved, tmp_path / "first")
+    second = run_compression(tmp_path / "first", halved, tmp_path / "second")
     assert second.rate == pytest.approx(1.8, rel=0.02)
     before, after = ({row.name: row.kept_weights for row in found.layers} for found in
-                     (first.pruned, second.pruned))  # fmt: skip
+                     (first.after, second.after))  # fmt: skip
     assert all(before[name] <= 2.1 * after[name] for name in before), "each within its limit"
 
 
@@ -295,7 +300,7 @@ def test_impossible_recipes_are_refused_in_one_line(
     trained: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(PruneError, match=message) as error:
-        run_prune(trained, recipe(**{"ladder": 1, **change}), tmp_path / "out")
+        run_compression(trained, recipe(**{"ladder": 1, **change}), tmp_path / "out")
     assert "\n" not in str(error.value)
 
 
@@ -318,16 +323,16 @@ def test_recipes_are_validated(change: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_other_runs_are_neither_overwritten_nor_resumed(
-    trained: Path, pruned: tuple[Path, PruneResult], tmp_path: Path
+    trained: Path, pruned: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     with pytest.raises(OutputError, match="holds a run already"):
-        run_prune(trained, recipe(), pruned[0], resume=True)
+        run_compression(trained, recipe(), pruned[0], resume=True)
     with pytest.raises(KeyboardInterrupt):
-        run_prune(trained, recipe(), tmp_path / "out", progress=_Interrupts(3))
+        run_compression(trained, recipe(), tmp_path / "out", progress=_Interrupts(3))
     with pytest.raises(OutputError, match="--resume"):
-        run_prune(trained, recipe(), tmp_path / "out")
+        run_compression(trained, recipe(), tmp_path / "out")
     with pytest.raises(ArtefactError, match="Recipe differs"):
-        run_prune(trained, recipe(rate=7), tmp_path / "out", resume=True)
+        run_compression(trained, recipe(rate=7), tmp_path / "out", resume=True)
 
 
 def test_the_verb_shows_dense_beside_pruned_and_the_next_command(
@@ -379,7 +384,7 @@ def test_a_recipe_by_sensitivity_runs(trained: Path, tmp_path: Path) -> None:
         rates={"assignment": "sensitivity", "probes": [4.0]},
         retrain={"epochs": 1},
     )
-    result = run_prune(trained, quick, tmp_path / "out")
+    result = run_compression(trained, quick, tmp_path / "out")
     assert result.rate == pytest.approx(6, rel=0.05)
     assert (tmp_path / "out" / "sensitivity.csv").is_file()
 
@@ -391,7 +396,7 @@ def test_other_formulations_reach_the_same_rate(
 ) -> None:
     constraint = {**RECIPE["constraint"], "formulation": formulation}
     quick = recipe(ladder=1, constraint=constraint, retrain={"epochs": 1})
-    assert run_prune(trained, quick, tmp_path / "out").rate == pytest.approx(6, rel=0.05)
+    assert run_compression(trained, quick, tmp_path / "out").rate == pytest.approx(6, rel=0.05)
 
 
 def test_a_recipe_may_shorten_the_parents_epochs() -> None:
@@ -399,8 +404,8 @@ def test_a_recipe_may_shorten_the_parents_epochs() -> None:
         {"data": {"kinds": {"full": 8}, "images_per_epoch": 6000}, "validate_every": 2}
     )
     recipe = load_recipe("rsna-step", "prune", PruneRecipe)
-    changed = detector_training(training, recipe)
+    changed = pruned_training(training, recipe)
     assert (changed.data.images_per_epoch, changed.validate_every) == (1920, 4)
     assert changed.data.kinds == {"full": 8}
     untouched = recipe.model_copy(update={"images_per_epoch": None, "validate_every": None})
-    assert detector_training(training, untouched) == training
+    assert pruned_training(training, untouched) == training

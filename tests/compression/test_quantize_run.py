@@ -13,12 +13,12 @@ from data_prep.dataset.reader import open_dataset
 from pneumonia.cli.prune import command as prune_command
 from pneumonia.cli.quantize import command
 from pneumonia.compression.admm_hook import read_rows
+from pneumonia.compression.quantize_pipeline import quantized_names
 from pneumonia.compression.quantize_recipe import QuantizeRecipe, levels_of
-from pneumonia.compression.quantize_run import run_quantize, selected
+from pneumonia.compression.run import run_compression
 from pneumonia.exporting.bundle import export_run
 from pneumonia.exporting.int8 import quantize_onnx
 from pneumonia.network.files import load_model, save_model
-from pneumonia.network.module import Network
 from pneumonia.recipes import load_recipe, recipe_names
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
@@ -33,7 +33,7 @@ def trained(tiny_run):
 
 
 def quantize(run, out, **changes):
-    return run_quantize(run, QuantizeRecipe.model_validate({**QUICK_QUANTIZE, **changes}), out)
+    return run_compression(run, QuantizeRecipe.model_validate({**QUICK_QUANTIZE, **changes}), out)
 
 
 def levels_per_layer(folder) -> dict[str, int]:
@@ -51,10 +51,10 @@ def test_command_makes_a_binary_run_that_exports_bit_by_bit(trained, tmp_path):
     assert "next: pneumonia export" in done.output
     assert set(levels_per_layer(out / "best").values()) == {2}
     report = json.loads((out / "compression.json").read_text())
-    assert report["ladder"] == ["4-bit", "binary"]
-    assert {layer["bits"] for layer in report["layers"].values()} == {1}
-    assert all(layer["kept"] == layer["weights"] for layer in report["layers"].values())
-    assert report["file_bytes_after"] * 6 < report["file_bytes_before"]
+    assert report["stages"] == ["4-bit", "binary"]
+    assert {layer["bits"] for layer in report["layers"]} == {1}
+    assert all(layer["kept_weights"] == layer["weights"] for layer in report["layers"])
+    assert report["weights_bytes_after"] * 6 < report["weights_bytes_before"]
     assert json.loads((out / "run.json").read_text())["status"] == "done"
     assert (out / "best" / "operating_points.json").is_file()
     bundle = load_bundle(str(export_run(out, tmp_path / "bundle").out))
@@ -132,28 +132,26 @@ def test_excluded_layers_stay_float(trained, tmp_path):
     assert set(levels.values()) <= {2, 3}
 
 
-def test_a_resumed_quantization_is_the_uninterrupted_one(trained, tmp_path, monkeypatch):
+def test_a_resumed_quantization_is_the_uninterrupted_one(trained, tmp_path):
     run, _ = trained
     recipe = QuantizeRecipe.model_validate({**QUICK_QUANTIZE, "ladder": ["4-bit"]})
-    run_quantize(run, recipe, tmp_path / "whole")
-    real = Network.load_tensors
-    calls = []
+    run_compression(run, recipe, tmp_path / "whole")
 
-    def stop_after_admm(self, tensors):
-        real(self, tensors)
-        calls.append(1)
-        if len(calls) == 2:  # the parent's weights, then those of the ADMM part
+    def stop_while_snapping(done, total, note):
+        if "snap" in note and done == total - 1:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Network, "load_tensors", stop_after_admm)
-        with pytest.raises(KeyboardInterrupt):
-            run_quantize(run, recipe, tmp_path / "parts")
-    run_quantize(run, recipe, tmp_path / "parts", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_compression(run, recipe, tmp_path / "parts", progress=stop_while_snapping)
+    assert json.loads((tmp_path / "parts" / "run.json").read_text())["status"] == "interrupted"
+    other = recipe.model_copy(update={"ladder": ("8-bit",)})
+    with pytest.raises(ArtefactError, match="Recipe differs"):
+        run_compression(run, other, tmp_path / "parts", resume=True)
+    run_compression(run, recipe, tmp_path / "parts", resume=True)
     whole, parts = (load_model(tmp_path / n / "best")[1] for n in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     with pytest.raises(OutputError, match="already"):
-        run_quantize(run, recipe, tmp_path / "whole")
+        run_compression(run, recipe, tmp_path / "whole")
 
 
 def test_int8_onnx_is_smaller_and_near(trained, tmp_path):
@@ -223,10 +221,11 @@ def test_a_devices_own_states_are_what_the_weights_end_on(trained, tmp_path):
     states = (1.0, 1.5, 3.25, 8.0)
     quantize(trained[0], tmp_path / "out", ladder=["device"], device_levels=states)
     spec, tensors = load_model(tmp_path / "out" / "best")
-    report = json.loads((tmp_path / "out" / "compression.json").read_text())["layers"]
+    report = json.loads((tmp_path / "out" / "compression.json").read_text())
+    scales = {row["name"]: row["scale"] for row in report["layers"]}
     for layer in spec.weighted():
         weight = tensors[f"{layer.name}.weight"].double()
-        allowed = torch.tensor(states, dtype=torch.float64) * report[layer.name]["scale"]
+        allowed = torch.tensor(states, dtype=torch.float64) * scales[layer.name]
         assert torch.isin(weight.abs().float(), allowed.float()).all(), layer.name
         assert layer.storage.bits == 3
 
@@ -249,7 +248,7 @@ def test_a_device_needs_its_table_and_a_table_its_device(change, told, tmp_path)
 def test_no_layer_matches(trained):
     spec, _ = load_model(trained[0] / "best")
     with pytest.raises(ConfigError, match="conv_000"):
-        selected(spec, QuantizeRecipe(layers=("fc*",)))
+        quantized_names(spec, QuantizeRecipe(layers=("fc*",)))
 
 
 def test_the_prune_verb_takes_the_quantizing_recipes(trained, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.compression import rates as module
-from pneumonia.compression.rates import STRONGEST, LayerRates, Planned, Situation, plan_rate
+from pneumonia.compression.rates import STRONGEST, LayerRates, RatePlan, StageStart, plan_rate
 from pneumonia.runtime.errors import PruneError
 
 
@@ -21,12 +21,12 @@ class Curve:
         (x,) = layer_rates.values()
         self.tried.append(x)
         rate = [1.0, *(rate for at, rate in self.steps if x >= at)][-1]
-        return Planned(None, {}, {}, rate, rate, dict(layer_rates))
+        return RatePlan(None, {}, {}, rate, rate, dict(layer_rates))
 
 
 def planned(curve, target, monkeypatch):
     monkeypatch.setattr(module, "apply_rates", curve.plan)
-    start = Situation(None, {"conv": torch.zeros(1)}, {}, 1)
+    start = StageStart(None, {"conv": torch.zeros(1)}, {}, 1)
     return plan_rate(start, None, LayerRates({"conv": 1.0}, {}), target)
 
 

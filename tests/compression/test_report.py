@@ -2,7 +2,7 @@
 
 import pytest
 
-from pneumonia.compression.report import layer_rows, nominal_mac_rate
+from pneumonia.compression.report import nominal_mac_rate, planned_layers
 from pneumonia.network.accounting import account
 from pneumonia.network.zoo import build
 from tests.compression.graphs import random_tensors
@@ -30,12 +30,12 @@ def test_layers_that_are_not_pruned_count_whole() -> None:
     dense = sum(WEIGHTS[name] * POSITIONS[name] for name in WEIGHTS)
     found = nominal_mac_rate(DENSE, plan({"conv_002": 5_000}, {"conv_002": 10_000}))
     assert found == pytest.approx(dense / (dense - 15_000 * 64))
-    rates = {row["name"]: row["nominal_rate"] for row in layer_rows(
-        DENSE, DENSE, plan({"conv_002": 5_000}, {"conv_002": 10_000}), ())}  # fmt: skip
+    planned = planned_layers(DENSE, plan({"conv_002": 5_000}, {"conv_002": 10_000}))
+    rates = {name: row["nominal_rate"] for name, row in planned.items()}
     assert rates == {"conv_000": 1.0, "conv_002": 2.5, "linear_005": 1.0, "linear_006": 1.0}
 
 
 def test_older_plans_have_settled_masks_alone() -> None:
     halves = {name: n // 2 for name, n in WEIGHTS.items()}
     assert nominal_mac_rate(DENSE, plan(halves)) == pytest.approx(2.0)
-    assert {row["nominal_rate"] for row in layer_rows(DENSE, DENSE, plan(halves), ())} == {2.0}
+    assert {row["nominal_rate"] for row in planned_layers(DENSE, plan(halves)).values()} == {2.0}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pneumonia.compression.constraint import Constraint, JointConstraint, PerLayer, keep_count
 from pneumonia.compression.coupling import ChannelGraph
-from pneumonia.compression.method import Sets, Stage
+from pneumonia.compression.method import MethodSets, Stage
 from pneumonia.compression.methods.block import (
     DensityAdaptiveBlocks,
     Selector,
@@ -85,7 +85,7 @@ class _Layerwise(BaseModel):
         """One stage per rate."""
         return [Stage(rate, self) for rate in rates]
 
-    def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> Sets:
+    def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> MethodSets:
         """Every selected layer's set at its rate."""
         shapes = {name: _shape(graph, name) for name in rates}
         hard = LayerwiseSet(graph, {n: self.constraint(shapes[n], rates[n]) for n in rates})
@@ -99,7 +99,7 @@ class _Layerwise(BaseModel):
             name: {"kept": keep_count(shapes[name].numel(), rate)} for name, rate in rates.items()
         }
         grouped = dict.fromkeys(rates, group) if group >= 0 else {}
-        return Sets(tuple(splits), hard, grouped, budgets)
+        return MethodSets(tuple(splits), hard, grouped, budgets)
 
     def alone(self, graph: ChannelGraph, layer: str, rate: float) -> Constraint:
         """The set of one layer by itself."""

@@ -12,7 +12,7 @@ from pneumonia.compression.methods.layerwise import (
     IrregularMethod,
     PatternMethod,
 )
-from pneumonia.compression.rates import LayerRates, Situation, plan_rate
+from pneumonia.compression.rates import LayerRates, StageStart, plan_rate
 from pneumonia.compression.storage_choice import smallest_storage
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network, initialise
@@ -47,7 +47,7 @@ def test_rate_is_reached_and_compaction_keeps_the_function(network, name, tmp_pa
     rates = LayerRates(dict.fromkeys(weights, 1.0), {"conv_000": 1.5})
     target = 5.0 if name[:5] != "block" else 4.0
     total = sum(weight.numel() for weight in weights.values())
-    planned = plan_rate(Situation(graph, weights, {}, total), method, rates, target)
+    planned = plan_rate(StageStart(graph, weights, {}, total), method, rates, target)
     assert planned.realised_rate >= target * 0.98
     assert planned.realised_rate <= target * 1.35
     tensors = {n: t.detach().clone() for n, t in network.tensors().items()}

@@ -1,0 +1,82 @@
+"""One training inside a stage: a run folder of its own, trained once and resumed where it stopped.
+
+A training that is over leaves `finished.json`.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pneumonia.compression.admm_hook import Converged
+from pneumonia.network.module import Network
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.progress import Progress
+from pneumonia.training import distributed
+from pneumonia.training.config import TrainConfig
+from pneumonia.training.hooks import TrainingHook
+from pneumonia.training.loop import fit
+from pneumonia.training.task import Task
+
+log = logging.getLogger(__name__)
+
+ADMM, RETRAIN, SNAP = "admm", "retrain", "snap"  # names of the trainings of a stage
+FINISHED = "finished.json"
+
+
+class Trainer(NamedTuple):
+    """What all trainings of a compression share.
+
+    Attributes:
+        task: Data, loss and metrics.
+        resume: Trainings that were interrupted go on.
+        progress: Called with (done, total, note), the note after the training's name.
+    """
+
+    task: Task
+    resume: bool = False
+    progress: Progress | None = None
+
+    def fit(
+        self, network: Network, config: TrainConfig, out: Path, hooks: Sequence[TrainingHook]
+    ) -> RunFolder:
+        """Train a network, or what is left of it; a hook may end it early (`Converged`).
+
+        Args:
+            network: Its weights are the start.
+            config: Length, optimiser, schedule.
+            out: Run folder of this training.
+            hooks: See `training.loop.fit`.
+
+        Returns:
+            The run folder, whose checkpoints are complete in every process.
+        """
+        folder = RunFolder(out)
+        if not is_finished(out):
+            label = f"{out.parent.name} {out.name}"
+            report = self.progress
+
+            def progress(done: int, total: int, note: str) -> None:
+                if report is not None:
+                    report(done, total, f"{label}: {note}")
+
+            resume = self.resume and folder.last.is_dir()
+            try:
+                fit(network, self.task, config, out, hooks, resume, progress)
+            except Converged:
+                log.info("%s: converged before its last epoch", label)
+            if distributed.is_first():
+                write_json(str(out / FINISHED), {"epochs": config.epochs})
+        wait_for_first(network)
+        return folder
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the training of this folder is over."""
+    return (out / FINISHED).is_file()
+
+
+def wait_for_first(network: Network) -> None:
+    """Wait until the first process has written its files."""
+    distributed.total(0.0, next(network.parameters()).device)

@@ -1,0 +1,135 @@
+"""What a compression starts from, what a method makes of it, and what comes of the whole run."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pneumonia.compression.phase import Trainer
+from pneumonia.network.accounting import Account
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.training.config import TrainConfig
+
+
+class CompressionJob(NamedTuple):
+    """What every method is given.
+
+    Attributes:
+        parent: The run that is compressed.
+        spec: Its network, with the storage it has now.
+        tensors: Its dense tensors.
+        before: Its account.
+        trainer: Task, resume, progress.
+        training: Training settings that the phases of the recipe change.
+        out: The run folder to write.
+    """
+
+    parent: RunFolder
+    spec: NetworkSpec
+    tensors: dict[str, Tensor]
+    before: Account
+    trainer: Trainer
+    training: TrainConfig
+    out: RunFolder
+
+
+class CompressedNetwork(NamedTuple):
+    """What a method made.
+
+    Attributes:
+        spec: The network, each layer with its storage.
+        tensors: Its dense tensors.
+        epochs: Epochs of training it took.
+        stages: Folders of the stages, in order.
+        method: The method's entries of compression.json.
+        layers: Layer -> the method's entries for this layer.
+    """
+
+    spec: NetworkSpec
+    tensors: dict[str, Tensor]
+    epochs: int
+    stages: list[Path]
+    method: dict[str, Any]
+    layers: Mapping[str, Mapping[str, Any]]
+
+
+class CompressionResult(NamedTuple):
+    """What a compression run came to.
+
+    Attributes:
+        before: Account of the network that was compressed.
+        after: Account of the compressed network.
+        metrics_before: Validation of the one; empty in all processes but the first.
+        metrics_after: Validation of the other.
+        bytes_before: Size of the weights file of the one.
+        bytes_after: Size of the other's.
+        protected: Layers whose filters had to stay because they feed an output.
+        bits: Layer -> bits of one stored weight.
+    """
+
+    before: Account
+    after: Account
+    metrics_before: dict[str, float]
+    metrics_after: dict[str, float]
+    bytes_before: int
+    bytes_after: int
+    protected: tuple[str, ...]
+    bits: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        """Stored weights before / after; a network pruned before counts as it was stored."""
+        return self.before.totals.kept_weights / max(self.after.totals.kept_weights, 1)
+
+    @property
+    def mac_rate(self) -> float:
+        """Multiply-accumulates of the stored weights before / after."""
+        return self.before.totals.kept_macs / max(self.after.totals.kept_macs, 1)
+
+
+def report_of(result: CompressionResult, made: CompressedNetwork) -> dict[str, Any]:
+    """The content of compression.json."""
+
+    def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+    return {
+        **made.method,
+        "realised_rate": result.rate,
+        "mac_rate": result.mac_rate,
+        "totals_before": result.before.totals._asdict(),
+        "totals_after": result.after.totals._asdict(),
+        "weights_bytes_before": result.bytes_before,
+        "weights_bytes_after": result.bytes_after,
+        "metrics_before": finite(result.metrics_before),
+        "metrics_after": finite(result.metrics_after),
+        "protected_layers": list(result.protected),
+        "layers": _layer_rows(result, made),
+    }
+
+
+def _layer_rows(result: CompressionResult, made: CompressedNetwork) -> list[dict[str, Any]]:
+    """One object per convolution or linear layer."""
+    rows = []
+    for before, after in zip(result.before.layers, result.after.layers, strict=True):
+        if before.weights == 0:
+            continue
+        rows.append(
+            {
+                "name": before.name,
+                "filters": [before.shape_out[0], after.shape_out[0]],
+                "channels": [before.shape_in[0], after.shape_in[0]],
+                "weights": before.kept_weights,
+                "kept_weights": after.kept_weights,
+                "realised_rate": before.kept_weights / max(after.kept_weights, 1),
+                "mac_rate": before.kept_macs / max(after.kept_macs, 1),
+                "bits": result.bits[before.name],
+                "index_bits": after.index_bits,
+                "protected_filters": before.name in result.protected,
+                **made.layers.get(before.name, {}),
+            }
+        )
+    return rows
