@@ -16,6 +16,7 @@ from evaluation.analysis.paired import ModelComparison
 from evaluation.metrics.bootstrap import Estimate, estimate_json, finite_or_none
 from evaluation.metrics.image_level import roc_curve
 from evaluation.metrics.ranking import froc_curve, precision_recall
+from evaluation.study.operating_points import point_record
 from evaluation.study.submission import write_submission
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import DISCLAIMER
@@ -70,7 +71,7 @@ def metrics_document(evidence: Evidence) -> dict[str, Any]:
         "thresholds_origin": evidence.thresholds.origin,
         "primary_point": evidence.thresholds.primary,
         "operating_points": {
-            name: asdict(point) for name, point in evidence.thresholds.points.items()
+            name: point_record(point) for name, point in evidence.thresholds.points.items()
         },
         "box_scale": evidence.thresholds.box_scale,
         "draws": evidence.draws,

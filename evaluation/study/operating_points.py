@@ -6,7 +6,7 @@ boxes at or above it.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from evaluation.metrics.calibration import fit_platt, fit_temperature
 from evaluation.metrics.image_level import roc_curve
 from evaluation.metrics.intervals import share_interval
 from evaluation.metrics.matching import Float64Array
-from evaluation.metrics.rsna import rsna_table
+from evaluation.metrics.rsna import RsnaTable, rsna_table
 from evaluation.study.cases import BoolArray, EvaluationCases
+from evaluation.study.class_mix import RSNA_MIX, ClassMix, class_strata, mix_weights, why_no_mix
+from evaluation.study.cohort import NORMAL, NOT_NORMAL
 from pneumonia.runtime.errors import ArtefactError
 
 SCHEMA = "pneumonia.operating_points/1"
@@ -45,6 +47,9 @@ class OperatingPoint:
         sensitivity, sensitivity_low: Of images, with the lower end of its 95 % interval over
             patients.
         specificity, specificity_low: The same.
+        specificity_normal, specificity_not_normal: By class; None when a class is not known.
+        mix: Population to whose mix of classes the following are weighted; None = not available.
+        rsna_score_at_mix, specificity_at_mix, ppv_at_mix: At that mix.
     """
 
     threshold: float
@@ -54,13 +59,30 @@ class OperatingPoint:
     sensitivity_low: float | None = None
     specificity: float | None = None
     specificity_low: float | None = None
+    specificity_normal: float | None = None
+    specificity_not_normal: float | None = None
+    mix: str | None = None
+    rsna_score_at_mix: float | None = None
+    specificity_at_mix: float | None = None
+    ppv_at_mix: float | None = None
 
 
-def choose(cases: EvaluationCases) -> dict[str, OperatingPoint]:
+BY_CLASS = (
+    "specificity_normal",
+    "specificity_not_normal",
+    "mix",
+    "rsna_score_at_mix",
+    "specificity_at_mix",
+    "ppv_at_mix",
+)  # absent from a record when the classes are not known
+
+
+def choose(cases: EvaluationCases, mix: ClassMix = RSNA_MIX) -> dict[str, OperatingPoint]:
     """Choose every operating point that the cases allow.
 
     A point that no threshold reaches (90 % sensitivity when a fifth of the positives has no box at
-    all) or that needs a class that is absent is left out.
+    all) or that needs a class that is absent is left out. The thresholds are those of the cases as
+    they are; what a point reaches is also given by class and at the mix, where classes are known.
     """
     positive, scores = cases.positive, cases.image_score
     thresholds: dict[str, float] = {}
@@ -84,7 +106,7 @@ def choose(cases: EvaluationCases) -> dict[str, OperatingPoint]:
         if np.isfinite(youden).any():
             thresholds["balanced"] = float(lines[int(np.argmax(youden))])
     return {
-        name: _describe(cases, thresholds[name], rule, float(table.sweep([thresholds[name]])[0]))
+        name: _describe(cases, thresholds[name], rule, table, mix)
         for name, rule in RULES.items()
         if name in thresholds
     }
@@ -112,20 +134,43 @@ def _midpoints(descending: Float64Array) -> Float64Array:
     return np.asarray(np.where(descending > 0, middle, 0.0))
 
 
-def _describe(cases: EvaluationCases, threshold: float, rule: str, score: float) -> OperatingPoint:
+def _describe(
+    cases: EvaluationCases, threshold: float, rule: str, table: RsnaTable, mix: ClassMix
+) -> OperatingPoint:
     called = cases.image_score >= threshold
     positive = cases.positive
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    hits, cleared = int((called & positive).sum()), int((~called & ~positive).sum())
-    return OperatingPoint(
+    scores = table.image_scores(threshold)
+    point = OperatingPoint(
         threshold=threshold,
         rule=rule,
-        rsna_score=finite_or_none(score),
-        sensitivity=hits / n_positive if n_positive else None,
+        rsna_score=_mean(scores, np.isfinite(scores)),
+        sensitivity=_mean(called, positive),
         sensitivity_low=_lower_end(called, positive, cases),
-        specificity=cleared / n_negative if n_negative else None,
+        specificity=_mean(~called, ~positive),
         specificity_low=_lower_end(~called, ~positive, cases),
     )
+    if why_no_mix(cases, mix):
+        return point
+    weights = mix_weights(class_strata(cases), mix)
+    return replace(
+        point,
+        specificity_normal=_mean(~called, cases.of_class(NORMAL)),
+        specificity_not_normal=_mean(~called, cases.of_class(NOT_NORMAL)),
+        mix=mix.name,
+        rsna_score_at_mix=_mean(scores, np.isfinite(scores), weights),
+        specificity_at_mix=_mean(~called, ~positive, weights),
+        ppv_at_mix=_mean(positive, called, weights),
+    )
+
+
+def _mean(
+    values: Float64Array | BoolArray, among: BoolArray, weights: Float64Array | None = None
+) -> float | None:
+    """(Weighted) mean over some images; None without any."""
+    if not among.any():
+        return None
+    own = None if weights is None else weights[among]
+    return float(np.average(values[among], weights=own))
 
 
 def _lower_end(hits: BoolArray, among: BoolArray, cases: EvaluationCases) -> float | None:
@@ -133,7 +178,10 @@ def _lower_end(hits: BoolArray, among: BoolArray, cases: EvaluationCases) -> flo
 
 
 def document(
-    cases: EvaluationCases, model_hash: str | None = None, box_scale: float = 1.0
+    cases: EvaluationCases,
+    model_hash: str | None = None,
+    box_scale: float = 1.0,
+    mix: ClassMix = RSNA_MIX,
 ) -> dict[str, Any]:
     """The content of operating_points.json, with the calibration fitted on the same images.
 
@@ -141,6 +189,7 @@ def document(
         cases: Validation cases.
         model_hash: The model the thresholds belong to; a bundle refuses any other.
         box_scale: Factor these boxes were resized by before they were judged; 1 = as predicted.
+        mix: Mix of classes at which the points are described, too.
     """
     slope, intercept = fit_platt(cases.positive, cases.image_score)
     temperature = fit_temperature(cases.positive, cases.image_score)
@@ -154,13 +203,19 @@ def document(
             "patients": cases.coverage.n_patients,
         },
         **({"box_scale": box_scale} if box_scale != 1.0 else {}),
-        "points": {name: asdict(point) for name, point in choose(cases).items()},
+        "points": {name: point_record(point) for name, point in choose(cases, mix).items()},
         "calibration": {
             "platt_slope": finite_or_none(slope),
             "platt_intercept": finite_or_none(intercept),
             "temperature": finite_or_none(temperature),
         },
     }
+
+
+def point_record(point: OperatingPoint) -> dict[str, Any]:
+    """A point as operating_points.json has it."""
+    record = asdict(point)
+    return {k: v for k, v in record.items() if v is not None or k not in BY_CLASS}
 
 
 def read_points(path: str | Path) -> tuple[dict[str, OperatingPoint], dict[str, Any]]:

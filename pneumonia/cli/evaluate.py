@@ -26,6 +26,7 @@ from pneumonia.runtime.plurals import counted
 if TYPE_CHECKING:
     from evaluation.analysis.evidence import Evidence, Provenance
     from evaluation.study.cases import EvaluationCases
+    from evaluation.study.class_mix import ClassMix
 
 SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 
@@ -107,7 +108,7 @@ def command(**options: Any) -> None:
         _write(options, evidence)
     _show(evidence, options["out"])
     if options["freeze_into"] is not None:
-        _freeze(evidence, options["freeze_into"])
+        _freeze(evidence, options["freeze_into"], options["mix"])
     elif thresholds.origin == "frozen":
         show_next(f"open {options['out'] / 'report.html'}")
     else:
@@ -186,22 +187,23 @@ def _box_scale(options: dict[str, Any], frozen: Frozen, cases: "EvaluationCases"
     return best.scale
 
 
-def _chosen(evidence: "Evidence") -> dict[str, Any]:
+def _chosen(evidence: "Evidence", mix: "ClassMix") -> dict[str, Any]:
     """operating_points.json of thresholds chosen on these images, and which images these were."""
     from evaluation.study.operating_points import document
 
     origin = evidence.provenance
-    content = document(evidence.study.cases, origin.model_hash, evidence.thresholds.box_scale)
+    cases, scale = evidence.study.cases, evidence.thresholds.box_scale
+    content = document(cases, origin.model_hash, scale, mix)
     known = {name: origin.files[name] for name in ("predictions", "subset") if name in origin.files}
     content["selected_on"] |= known
     return content
 
 
-def _freeze(evidence: "Evidence", bundle: Path) -> None:
+def _freeze(evidence: "Evidence", bundle: Path, mix: "ClassMix") -> None:
     """Put the thresholds just chosen into the bundle."""
     from pneumonia.exporting.refreeze import freeze_points
 
-    freeze_points(bundle, _chosen(evidence))
+    freeze_points(bundle, _chosen(evidence, mix))
     click.echo(f"frozen into {bundle}: {', '.join(evidence.thresholds.points)}")
     show_next(f"pneumonia score INPUT OUTPUT --bundle {bundle}")
 
@@ -253,7 +255,7 @@ def _write(options: dict[str, Any], evidence: "Evidence") -> None:
     write_json(str(out / "claim.json"), claim_document(fill_checklist(evidence)))
     write_text(str(out / "model_card.md"), model_card(evidence))
     if evidence.thresholds.origin == SAME_IMAGES:
-        write_json(str(out / "operating_points.json"), _chosen(evidence))
+        write_json(str(out / "operating_points.json"), _chosen(evidence, options["mix"]))
     write_report(out / "report.html", evidence, options["image_folder"])
 
 

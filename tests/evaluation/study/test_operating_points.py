@@ -6,6 +6,8 @@ import pytest
 
 from evaluation.metrics.intervals import share_interval
 from evaluation.metrics.rsna import sweep_thresholds
+from evaluation.study.class_mix import ClassMix
+from evaluation.study.cohort import NORMAL, NOT_NORMAL
 from evaluation.study.operating_points import (
     between_levels,
     choose,
@@ -114,3 +116,23 @@ def test_points_of_a_bundle_may_hold_other_records(tmp_path: Path) -> None:
     path = tmp_path / "operating_points.json"
     path.write_text('{"points": {"kaggle": {"threshold": 0.25, "split": "val", "n_images": 3}}}')
     assert read_points(path)[0]["kaggle"].threshold == 0.25
+
+
+def test_points_are_described_by_class_and_at_the_mix() -> None:
+    cases = study_cases(4, 40, 60)
+    for point in choose(cases).values():
+        called = cases.image_score >= point.threshold
+        normal, not_normal = cases.of_class(NORMAL), cases.of_class(NOT_NORMAL)
+        assert point.specificity_normal == pytest.approx(1 - called[normal].mean())
+        assert point.specificity_not_normal == pytest.approx(1 - called[not_normal].mean())
+        expected = (
+            8851 * (1 - called[normal].mean()) + 11821 * (1 - called[not_normal].mean())
+        ) / (8851 + 11821)
+        assert point.specificity_at_mix == pytest.approx(expected)
+        hits = 6012 * called[cases.positive].mean()
+        assert point.ppv_at_mix == pytest.approx(hits / (hits + 20672 * (1 - expected)))
+        assert point.mix == "RSNA stage 2"
+    records = document(cases, mix=ClassMix(1, 1, 1, "thirds"))["points"]
+    assert {record["mix"] for record in records.values()} == {"thirds"}
+    unknown = document(make_cases(cases.truth_by_id(), cases.boxes_by_id()))["points"]
+    assert not any("mix" in record or "ppv_at_mix" in record for record in unknown.values())
