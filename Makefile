@@ -29,7 +29,7 @@ lint: $(VENV)/.ready    ## ruff, and the Python 3.6 zone
 types: $(VENV)/.ready   ## mypy --strict
 	$(BIN)/mypy
 
-PYTEST = $(BIN)/pytest -n 2 --dist loadfile --durations=10
+PYTEST = PYTHONHASHSEED=0 $(BIN)/pytest -n 2 --dist loadfile --durations=10
 
 test: lint types   ## lint, types and every test that is not marked slow (minutes)
 	$(PYTEST) -m "not slow"
