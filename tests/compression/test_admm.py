@@ -40,7 +40,7 @@ def quadratic(a: Tensor, rho: float, updates: int) -> tuple[Tensor, Tensor, list
 
 @pytest.mark.parametrize("rho", [1.0, 1.5, 3.0])
 def test_quadratic_reaches_the_projection_of_its_minimum(rho: float) -> None:
-    for seed in range(50):
+    for seed in range(12):
         a = torch.randn(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         w, z, churn = quadratic(a, rho, 200)
         expected = TopK(10).project(a).z
@@ -51,7 +51,7 @@ def test_quadratic_reaches_the_projection_of_its_minimum(rho: float) -> None:
 
 @pytest.mark.parametrize("rho", [0.1, 0.3, 0.5])
 def test_too_small_a_rho_makes_the_support_swap_for_ever(rho: float) -> None:
-    for seed in range(20):
+    for seed in range(6):
         a = torch.randn(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         assert sum(quadratic(a, rho, 400)[2][-100:]) > 0
 

@@ -58,6 +58,7 @@ def test_the_teacher_runs_only_while_a_network_is_trained():
     assert float(teacher.loss(outputs, None)[0]) == loss
 
 
+@pytest.mark.slow
 def test_a_whole_run_with_a_teacher(tiny_run, tmp_path):
     recipe = QuantizeRecipe.model_validate({**QUICK_QUANTIZE, "ladder": ["8-bit"], "distil": 0.5})
     run_compression(tiny_run.run, recipe, tmp_path / "taught")

@@ -46,6 +46,7 @@ def test_recipe_prunes_retrains_and_shrinks_the_file(trained, tmp_path, name):
     assert sizes[1] < 0.5 * sizes[0]
 
 
+@pytest.mark.slow
 def test_mined_patterns_are_those_of_the_trained_network(trained, tmp_path):
     """The recipe's codes are not used, and every pruned kernel has one of the mined ones."""
     quick = [*QUICK, "constraint.group_size=1", "constraint.mined=3"]
@@ -68,6 +69,7 @@ def test_mined_patterns_are_those_of_the_trained_network(trained, tmp_path):
     assert found >= 3
 
 
+@pytest.mark.slow
 def test_joint_pruning_and_quantization(trained, tmp_path):
     """Irregular pruning, then 5 levels' worth of bits on the survivors: zeros stay zeros."""
     recipe = load_recipe("irregular", "prune", PruneRecipe, QUICK)

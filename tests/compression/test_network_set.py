@@ -221,6 +221,6 @@ def test_stronger_rates_keep_fewer_weights() -> None:
     method = StructuredMethod(round_to=1, random_starts=2)
     kept = [
         planned_weights(apply_rates(start, method, dict.fromkeys(start.weights, rate)))
-        for rate in (2.0, 4.0, 8.0, 16.0)
+        for rate in (2.0, 4.0, 16.0)
     ]
     assert kept == sorted(kept, reverse=True)

@@ -26,8 +26,8 @@ def darknet_bytes(spec, tensors, upto=None, header=None):
             break
         parts = ["bn_bias", "bn_weight", "bn_mean", "bn_var"] if layer.batch_norm else ["bias"]
         for part in [*parts, "weight"]:
-            for value in tensors[f"{layer.name}.{part}"].flatten().tolist():
-                data += struct.pack("<f", value)
+            values = tensors[f"{layer.name}.{part}"].flatten().tolist()
+            data += struct.pack(f"<{len(values)}f", *values)
     return data
 
 

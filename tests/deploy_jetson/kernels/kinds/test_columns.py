@@ -53,7 +53,9 @@ def test_columns(tmp_path, target, kernel, stride, group, density):
 
 @needs_target
 @pytest.mark.parametrize("target", EACH_TARGET)
-@pytest.mark.parametrize("piece_bytes", [1, 3000, 20_000])
+@pytest.mark.parametrize(
+    "piece_bytes", [3000, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 20_000))]
+)
 @pytest.mark.parametrize(("kernel", "stride", "strip"), [(3, 1, 8), (3, 2, 0), (1, 1, 12)])
 def test_columns_in_pieces(tmp_path, target, piece_bytes, kernel, stride, strip):
     spec = one_layer((24, 50, 19, 26), kernel, stride, skip=True)

@@ -115,6 +115,7 @@ def test_every_legal_choice_gives_the_same_answer(tmp_path, target, sparsity):
         assert relative_error(found[f"sum{number}"], expected) <= 1e-4, choice
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_target
 @pytest.mark.parametrize("target", EACH_TARGET)
@@ -129,6 +130,7 @@ def test_no_step_reads_what_none_has_written(tmp_path, target, kind):
         assert_close(found, expected, 1e-4)
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_target
 @pytest.mark.parametrize("kind", KINDS)

@@ -62,6 +62,7 @@ def test_runs_repeat_and_instances_do_not_share(tmp_path):
     two.close()
 
 
+@pytest.mark.slow
 @needs_target
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_address_and_undefined_sanitizers_find_nothing(tmp_path, threads, monkeypatch):

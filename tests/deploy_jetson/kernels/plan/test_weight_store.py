@@ -194,6 +194,7 @@ def test_bytes_are_a_quarter_and_near(tmp_path):
     assert_close(KernelLibrary(str(library)).run(image), reference(spec, tensors, image), 0.03)
 
 
+@pytest.mark.slow
 @needs_target
 def test_sanitizers_find_nothing_with_halves(tmp_path):
     target = HERE[-1]
