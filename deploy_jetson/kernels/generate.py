@@ -21,9 +21,9 @@ class GeneratedLibrary(NamedTuple):
     """A generated network.
 
     Attributes:
-        plan: What was decided.
-        sources: What was written.
-        library: The compiled file.
+        plan: Steps, buffers and choices.
+        sources: Generated C and packed weights.
+        library: Path of the compiled library.
     """
 
     plan: NetworkPlan
@@ -41,7 +41,7 @@ def model_chooser(target: Target) -> Chooser:
 
 
 def write_texts(sources: CSources, folder: Path) -> None:
-    """Write the C files into a folder; the weights lie in the library."""
+    """Write the C files into a folder; the weights are inside the library."""
     for name, text in sources.texts.items():
         write_bytes(str(folder / name), text.encode())
 
@@ -61,9 +61,9 @@ def generate_library(
         spec: Batch norm folded.
         dense: Its dense tensors.
         target: The machine.
-        library: Result; replaced whole.
+        library: Path to write; replaced atomically.
         choose: Decides each layer's kernel; default: the cost model.
-        model_hash: Built into the library.
+        model_hash: Stored in the library.
         storage: How weights are stored, see `weight_store.STORAGES`.
     """
     plan = lower(spec, dense, target, choose or model_chooser(target), storage)

@@ -1,4 +1,4 @@
-"""What was generated, as data: kernels of every layer, memory, predictions."""
+"""The report of a generated library: kernel of every layer, memory, predictions."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from deploy_jetson.kernels.compile.source import CSources
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import kind_of
 from deploy_jetson.kernels.plan.lower import NetworkPlan
+from pneumonia.runtime.engines.kernels import threads_of_work
 
 SCHEMA = "pneumonia.kernels/1"
 # Jetson TX2 power modes whose A57 cores run, by nvpmodel number: (name, cores, clock in GHz).
@@ -43,18 +44,36 @@ def layer_records(plan: NetworkPlan) -> list[dict[str, Any]]:
     return records
 
 
-def tx2_predictions(cycles: float) -> list[dict[str, Any]]:
-    """Predicted latency of the whole network in the TX2's power modes."""
-    return [
-        {
-            "mode": number,
-            "name": name,
-            "cores": cores,
-            "clock_ghz": clock,
-            "predicted_ms": round(cycles / (clock * 1e6) / (cores * CORE_SCALING), 1),
-        }
-        for number, (name, cores, clock) in TX2_MODES.items()
-    ]
+def tx2_predictions(cycles: float, macs: int) -> list[dict[str, Any]]:
+    """Predicted latency of a network in the TX2's power modes, on the threads it will run on.
+
+    Args:
+        cycles: Of the whole network on one core.
+        macs: Its dense multiply-accumulates, which decide on the threads.
+    """
+    predictions = []
+    for number, (name, cores, clock) in TX2_MODES.items():
+        threads = threads_of_work(macs, cores)
+        scaled = threads * (CORE_SCALING if threads > 1 else 1.0)
+        predictions.append(
+            {
+                "mode": number,
+                "name": name,
+                "cores": cores,
+                "threads": threads,
+                "clock_ghz": clock,
+                "predicted_ms": round(cycles / (clock * 1e6) / scaled, 1),
+            }
+        )
+    return predictions
+
+
+def dense_macs(plan: NetworkPlan) -> int:
+    """Multiply-accumulates of the network, zero weights included."""
+    return sum(
+        int(problem.weight.size) * problem.out_height * problem.out_width
+        for problem in plan.problems.values()
+    )
 
 
 def describe(
@@ -63,8 +82,8 @@ def describe(
     """The report of a generated library.
 
     Args:
-        plan: What was decided.
-        sources: What was written.
+        plan: The plan.
+        sources: The generated sources.
         model_hash: Of the bundle.
         compiler: Command that compiled it.
         loops: Static analysis of the hot loops; empty when it was not made.
@@ -89,7 +108,7 @@ def describe(
     if plan.target.clock_ghz:
         document["predictions"] = {
             "basis": "static cost model, not measured; assumes cached weights and inputs",
-            "tx2": tx2_predictions(cycles),
+            "tx2": tx2_predictions(cycles, dense_macs(plan)),
         }
     if loops:
         document["hot_loops"] = [loop._asdict() for loop in loops]

@@ -49,8 +49,8 @@ def command(bundle: Path, target: str, tune: bool | None, weights: str) -> None:
     )
     for row in document.get("predictions", {}).get("tx2", []):
         click.echo(
-            f"predicted, not measured: TX2 mode {row['mode']} ({row['name']}, {row['cores']} x"
-            f" {row['clock_ghz']} GHz) {row['predicted_ms']} ms"
+            f"predicted, not measured: TX2 mode {row['mode']} ({row['name']}, {row['threads']} of"
+            f" {row['cores']} A57 cores at {row['clock_ghz']} GHz) {row['predicted_ms']} ms"
         )
     loops = document.get("hot_loops", [])
     if loops:

@@ -17,6 +17,7 @@ from deploy_jetson.device.estimate.calibration import Calibration
 from deploy_jetson.device.estimate.tx2 import FLOP_PER_FMA, FP16_RATE, IDLE_W, PowerMode
 from deploy_jetson.device.estimate.work import LayerWork
 from pneumonia.runtime.bundle import Bundle
+from pneumonia.runtime.engines.kernels import threads_of_work
 from pneumonia.runtime.errors import ConfigError
 
 KERNELS_REPORT = "kernels-cortex-a57.json"
@@ -38,6 +39,7 @@ class EngineModel(NamedTuple):
         memory_share: Of the bus.
         launch_s: Fixed time of a layer.
         skips_zeros: Whether zero weights cost nothing.
+        few_threads: Whether a small network runs on fewer threads than there are cores.
     """
 
     name: str
@@ -47,13 +49,14 @@ class EngineModel(NamedTuple):
     memory_share: float
     launch_s: float
     skips_zeros: bool
+    few_threads: bool = False
 
 
 ENGINE_MODELS = OrderedDict(
     (model.name, model)
     for model in (
         EngineModel("tensorrt", True, 2, 0.50, 0.60, 15e-6, False),
-        EngineModel("kernels", False, 4, 0.85, 0.35, 3e-6, True),
+        EngineModel("kernels", False, 4, 0.85, 0.35, 3e-6, True, True),
         EngineModel("onnxruntime", False, 4, 0.40, 0.35, 30e-6, False),
     )
 )
@@ -64,6 +67,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         engine, mode: What it is for.
+        threads: Threads of a CPU engine; 0 on the GPU.
         latency_s: Of one image.
         idle_w, busy_w: At the module's input.
         latency_band, power_band: The truth is expected within these factors either way.
@@ -73,6 +77,7 @@ class Estimate(NamedTuple):
 
     engine: str
     mode: PowerMode
+    threads: int
     latency_s: float
     idle_w: float
     busy_w: float
@@ -98,6 +103,7 @@ class Estimate(NamedTuple):
                 ("estimated", True),
                 ("engine", self.engine),
                 ("mode", self.mode.number),
+                ("threads", self.threads),
                 ("latency_ms", self.latency_s * 1e3),
                 ("idle_w", self.idle_w),
                 ("busy_w", self.busy_w),
@@ -115,12 +121,28 @@ def _small_share(row: LayerWork) -> float:
     return next((share for below, share in SMALL_SIDES if smallest < below), 1.0)
 
 
-def _layer_s(row: LayerWork, engine: EngineModel, mode: PowerMode) -> float:
+def _threads(
+    work: Sequence[LayerWork], engine: EngineModel, mode: PowerMode, wanted: Optional[int]
+) -> int:
+    """Threads of a CPU engine, as the engine itself chooses them; 0 on the GPU."""
+    if engine.on_gpu:
+        return 0
+    if wanted is None and engine.few_threads:
+        return threads_of_work(sum(row.macs for row in work), mode.cpu_cores)
+    return min(wanted or mode.cpu_cores, mode.cpu_cores)
+
+
+def _cores(threads: int) -> float:
+    """Cores' worth of work that so many threads do."""
+    return threads * (CORE_SCALING if threads > 1 else 1.0)
+
+
+def _layer_s(row: LayerWork, engine: EngineModel, mode: PowerMode, threads: int) -> float:
     if engine.on_gpu:
         peak = mode.gpu_fp32_flop_s * (FP16_RATE if engine.value_bytes == 2 else 1.0)
         peak *= _small_share(row) if row.macs else 1.0
     else:
-        peak = mode.cpu_flop_s * (CORE_SCALING if mode.cpu_cores > 1 else 1.0)
+        peak = mode.core_flop_s * _cores(threads)
     macs = row.kept_macs if engine.skips_zeros else row.macs
     weights = row.kept_weights if engine.skips_zeros else row.weights
     moved = (weights + row.values_in + row.values_out) * engine.value_bytes
@@ -160,11 +182,10 @@ def kernel_facts(bundle: Bundle) -> Optional[KernelFacts]:
     return KernelFacts(cycles, rates[len(rates) // 2] if rates else None)
 
 
-def _kernels_s(facts: KernelFacts, layers: Sequence[float], mode: PowerMode) -> float:
+def _kernels_s(facts: KernelFacts, layers: Sequence[float], mode: PowerMode, threads: int) -> float:
     """From cycles; never below what the memory bus and the roofline at full rate allow."""
     rate = min(1.0, facts.fmla_per_cycle or 1.0)
-    scaling = CORE_SCALING if mode.cpu_cores > 1 else 1.0
-    cycles_s = facts.cycles / rate / (mode.cpu_ghz * 1e9 * mode.cpu_cores * scaling)
+    cycles_s = facts.cycles / rate / (mode.cpu_ghz * 1e9 * _cores(threads))
     floor = sum(layers) * ENGINE_MODELS["kernels"].arithmetic_share
     return max(cycles_s, floor)
 
@@ -191,6 +212,7 @@ def estimate(
     mode: PowerMode,
     facts: Optional[KernelFacts] = None,
     calibration: Optional[Calibration] = None,
+    threads: Optional[int] = None,
 ) -> Estimate:
     """Predict one network on one engine in one mode.
 
@@ -200,19 +222,21 @@ def estimate(
         mode: One of `tx2.MODES`.
         facts: Of the generated kernels, when there are any.
         calibration: From measured runs.
+        threads: Of a CPU engine; None = as many as it takes by itself.
 
     Raises:
         ConfigError: Unknown engine.
     """
     engine = find_engine_model(engine_name)
-    layers = OrderedDict((row.name, _layer_s(row, engine, mode)) for row in work)
+    threads = _threads(work, engine, mode, threads)
+    layers = OrderedDict((row.name, _layer_s(row, engine, mode, threads)) for row in work)
     latency, basis = sum(layers.values()), "roofline"
     if engine_name == "kernels" and facts is not None:
-        latency = _kernels_s(facts, list(layers.values()), mode)
+        latency = _kernels_s(facts, list(layers.values()), mode, threads)
         layers, basis = OrderedDict(), "generator's cost model"
         if facts.fmla_per_cycle is not None:
             basis += " with llvm-mca's FMLA per cycle"
-    idle_w, busy_w = IDLE_W, mode.busy_w(engine.on_gpu)
+    idle_w, busy_w = IDLE_W, mode.busy_w(engine.on_gpu, threads)
     bands = (LATENCY_BAND, POWER_BAND)
     if calibration is not None:
         factors = calibration.factors(engine_name)
@@ -221,4 +245,6 @@ def estimate(
         idle_w, busy_w = idle_w * factors.idle, busy_w * factors.busy
         bands = (factors.latency_band or bands[0], factors.power_band or bands[1])
         basis += ", calibrated by {} run(s)".format(factors.runs) if factors.runs else ""
-    return Estimate(engine_name, mode, latency, idle_w, busy_w, bands[0], bands[1], layers, basis)
+    return Estimate(
+        engine_name, mode, threads, latency, idle_w, busy_w, bands[0], bands[1], layers, basis
+    )

@@ -6,7 +6,7 @@ mode 1); it holds to about a third either way until a measured run calibrates it
 """
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 GPU_CORES = 256
 FLOP_PER_FMA = 2.0
@@ -63,20 +63,20 @@ class PowerMode(NamedTuple):
         return self.a57_ghz if self.a57_cores > 1 else self.denver_ghz
 
     @property
-    def cpu_flop_s(self) -> float:
-        """Peak of these cores together, without loss by sharing."""
+    def core_flop_s(self) -> float:
+        """Peak of one of these cores."""
         rate = A57_FLOP_PER_CYCLE if self.a57_cores > 1 else DENVER_FLOP_PER_CYCLE
-        return self.cpu_cores * self.cpu_ghz * 1e9 * rate
+        return self.cpu_ghz * 1e9 * rate
 
     @property
     def memory_bytes_s(self) -> float:
         """Peak of the memory bus."""
         return self.emc_ghz * 1e9 * MEMORY_BYTES_PER_CLOCK
 
-    def busy_w(self, on_gpu: bool) -> float:
-        """Power at the module's input while an engine runs."""
+    def busy_w(self, on_gpu: bool, threads: Optional[int] = None) -> float:
+        """Power at the module's input while an engine runs; of the CPU's on `threads` cores."""
         watts = BASE_W + MEMORY_W * self.emc_ghz / MAX_EMC_GHZ
-        cores = HOST_CORES if on_gpu else float(self.cpu_cores)
+        cores = HOST_CORES if on_gpu else float(threads or self.cpu_cores)
         watts += cores * CORE_W * (self.cpu_ghz / MAX_A57_GHZ) ** CLOCK_EXPONENT
         if on_gpu:
             watts += GPU_W * (self.gpu_ghz / MAX_GPU_GHZ) ** CLOCK_EXPONENT

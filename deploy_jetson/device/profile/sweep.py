@@ -146,7 +146,7 @@ class Sweep:
     def _estimate(
         self, stage: Stage, engine: str, mode: PowerMode, calibration: Optional[Calibration]
     ) -> Estimate:
-        return estimate(stage.work, engine, mode, stage.facts, calibration)
+        return estimate(stage.work, engine, mode, stage.facts, calibration, self.request.threads)
 
     # --- measurement ----------------------------------------------------------------------
 

@@ -44,11 +44,13 @@ def find_compiler(target: Target) -> Compiler:
     """
     chosen = os.environ.get("CC")
     if chosen:
-        command = tuple(chosen.split())
-        if not shutil.which(command[0]):
+        command = chosen.split()
+        program = shutil.which(command[0])
+        if not program:
             raise DeviceError("The compiler of $CC is not installed", found=repr(command[0]))
+        command[0] = os.path.abspath(program)  # it runs in another folder
         kind = next((kind for kind in ("zig", "clang") if kind in chosen), "gcc")
-        return Compiler(command, kind)
+        return Compiler(tuple(command), kind)
     native = os.uname().machine == target.machine
     names = ("gcc", "clang") if native else (f"{target.machine}-linux-gnu-gcc",)
     for name in names:

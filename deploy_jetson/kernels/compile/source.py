@@ -16,6 +16,7 @@ RUNTIME_FILES = ("pneumonia_model.h", "engine.h", "engine.c", "expand.c")
 NETWORK = "network.c"
 WEIGHTS = "weights.bin"
 WEIGHTS_SOURCE = "weights.S"
+LINE_COLUMNS = 110
 
 
 class CSources(NamedTuple):
@@ -49,11 +50,24 @@ def write_plan(plan: NetworkPlan, model_hash: str) -> CSources:
         scratch_floats=max([step.scratch_floats(plan.target) for step in kernel_steps], default=0),
         model_hash=model_hash,
         file=file,
+        families=sorted({variant.family for variant in plan_variants(plan)}),
         initialiser=initialiser,
+        wrapped=_wrapped,
+        comment=lambda name: name.encode("ascii", "replace").decode().replace("*/", "* /"),
         string_literal=string_literal,
     )
     texts[WEIGHTS_SOURCE] = render("weights.S.j2", file=WEIGHTS)
     return CSources(texts, file.data, records, file.image_bytes)
+
+
+def _wrapped(text: str) -> str:
+    """An initialiser in lines of about LINE_COLUMNS, broken after commas."""
+    lines = [""]
+    for part in text.split(", "):
+        if lines[-1] and len(lines[-1]) + len(part) > LINE_COLUMNS:
+            lines.append("")
+        lines[-1] += part + ", "
+    return "\n    ".join(line.rstrip() for line in lines).removesuffix(",")
 
 
 def kernel_texts(target: Target, variants: Sequence[Variant]) -> dict[str, str]:

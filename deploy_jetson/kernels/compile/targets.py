@@ -1,4 +1,4 @@
-"""Machines the generator writes C for: vector length, registers, compiler flags."""
+"""Target machines: vector length, registers, compiler flags, cost-model figures."""
 
 import platform
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class Target(NamedTuple):
 
     Attributes:
         name: As given to `--target`.
-        machine: `x86_64` or `aarch64`, as `platform.machine()` says it.
+        machine: `x86_64` or `aarch64`, as `platform.machine()` returns it.
         lanes: float32 values in one vector register.
         registers: Vector registers.
         fma_per_cycle: Vector fused multiply-adds one core starts per cycle (cost model).
@@ -103,10 +103,10 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def find_target(name: str) -> Target:
-    """The target of a name; `native` is the best one this machine runs, tuned to it.
+    """The target of a name; `native`: this machine's widest vectors, scheduled for its CPU.
 
     Raises:
-        ConfigError: Unknown name, or `native` on a machine no target describes.
+        ConfigError: Unknown name, or no target fits this machine.
     """
     if name in TARGETS:
         return TARGETS[name]

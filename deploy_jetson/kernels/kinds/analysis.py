@@ -1,4 +1,4 @@
-"""What the cost models ask about a layer's weights again and again."""
+"""Sparsity figures of a layer that the cost models use, each computed once."""
 
 from collections.abc import Callable, Hashable
 from typing import Any

@@ -50,7 +50,7 @@ class LayerProblem(NamedTuple):
 
     @property
     def stride_one_3x3(self) -> bool:
-        """3x3, stride 1, blocked input: what patterns and Winograd have in common."""
+        """Whether it is 3x3 with stride 1 and blocked input, as patterns and Winograd need."""
         return self.kernel == 3 and self.stride == 1 and not self.planar
 
 

@@ -1,4 +1,4 @@
-"""From a network description to a plan: steps in order, and every activation's place in memory."""
+"""From a network description to a plan: steps in execution order, buffers in one arena."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ class NetworkPlan(NamedTuple):
         target: The machine.
         steps: In execution order.
         problems: Layer name -> its problem.
-        choices: Layer name -> what was chosen.
+        choices: Layer name -> its kernel choice.
         arena_floats: Size of the activation memory.
         storage: How weights are stored.
     """
@@ -127,7 +127,7 @@ class _Lowering:
     # --- decisions over the whole network --------------------------------------------------
 
     def _halos(self) -> dict[tuple[int, int], int]:
-        """(height, width) -> the widest padding any convolution of such a map asks for."""
+        """(height, width) -> widest padding of the convolutions that read maps of this size."""
         halo: dict[tuple[int, int], int] = defaultdict(int)
         for layer in self.spec.layers:
             if isinstance(layer, Conv):
@@ -136,7 +136,7 @@ class _Lowering:
         return halo
 
     def _fused_sums(self) -> dict[str, Shortcut]:
-        """Convolution -> the sum of two that it can do while its result is in registers."""
+        """Convolution -> the Shortcut of two inputs that is computed at its end, in registers."""
         position = {layer.name: i for i, layer in enumerate(self.spec.layers)}
         fused: dict[str, Shortcut] = {}
         for layer in self.spec.layers:
@@ -149,7 +149,7 @@ class _Lowering:
         return fused
 
     def _feeds_sum(self, name: str) -> bool:
-        """Whether the order of channels must stay as it is because the tensor is added to one."""
+        """Whether channels must keep their order because a Shortcut adds the tensor to another."""
         for reader in self.readers[name]:
             layer = self.layers[reader]
             if isinstance(layer, Shortcut):
@@ -228,7 +228,7 @@ class _Lowering:
             self.views[fused.name] = self.views[layer.name]
 
     def _natural(self, name: str, view: ChannelView) -> ChannelView:
-        """The view itself when it is one buffer in plain order, else a copy that is."""
+        """The view if it is one buffer in channel order, else that of a copy."""
         if is_natural(view, self.target.lanes):
             return view
         blocks = -(-view.channels // self.target.lanes)

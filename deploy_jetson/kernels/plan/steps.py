@@ -59,7 +59,7 @@ class Variant(Protocol):
 
     @property
     def family(self) -> str:
-        """Name of the family whose template writes it; see `kinds.FAMILIES`."""
+        """Name of the family whose template writes it; see `kinds.registry.FAMILIES`."""
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ class WeightsFile(NamedTuple):
 
     Attributes:
         data: Its bytes.
-        segments: How to make it what the kernels read; none where it is that already.
+        segments: How to expand the file to float32; empty when it is stored as float32.
         image_bytes: Memory of what the kernels read.
     """
 
@@ -41,7 +41,7 @@ class WeightsFile(NamedTuple):
 
 
 class WeightStore:
-    """What the kernels read: arrays one after another, each on a cache line, equal ones once."""
+    """The memory the kernels read: arrays on cache-line boundaries, equal arrays once."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[npt.NDArray[np.generic], bool]] = []
@@ -63,7 +63,7 @@ class WeightStore:
         return b"".join(_padded(values) for values, _ in self._parts) or bytes(ALIGNMENT_BYTES)
 
     def file(self, storage: str) -> WeightsFile:
-        """The file: as it is (`fp32`), or with its weights in fewer bits."""
+        """The weights file: unchanged (`fp32`), or with weights in fewer bits."""
         image_bytes = max(self._size, ALIGNMENT_BYTES)
         if storage == STORAGES[0]:
             return WeightsFile(self.data(), (), image_bytes)
@@ -85,7 +85,7 @@ def _padded(values: npt.NDArray[np.generic]) -> bytes:
 
 
 def encode(values: npt.NDArray[np.generic], storage: str) -> npt.NDArray[np.generic]:
-    """Weights as they are stored: halves, or bytes in groups behind the scale of each.
+    """Weights as stored: float16, or int8 in groups, each group after its float32 scale.
 
     A group's largest weight becomes 127; a group of zeros has the scale 0.
     """

@@ -31,8 +31,8 @@ from deploy_jetson.kernels.plan.tensors import Buffer, view_of
 from pneumonia.runtime.engines.kernels import KernelLibrary
 from pneumonia.runtime.spec import INPUT, Conv, InputSpec, NetworkSpec
 
-# A core that shares its units with a neighbour is slow for tenths of a second at a time: candidates
-# are run in turn until each has met a quiet moment.
+# Other load slows a core down for tenths of a second at a time: candidates run in turn, several
+# times, and the minimum counts.
 REPEATS = (5, 25)
 REPEAT_SECONDS = 0.6
 

@@ -21,11 +21,11 @@ Measure = Callable[[Sequence[Choice]], Sequence[float]]
 def search(
     space: Sequence[Choice], predicted: Sequence[float], measure: Measure, seed: int = 0
 ) -> tuple[Choice, float]:
-    """The quickest choice found.
+    """The fastest choice found.
 
     Args:
         space: Every legal choice.
-        predicted: The cost model's price of each; the first generation is its favourites.
+        predicted: Predicted cycles of each; the cheapest are the first generation.
         measure: Seconds of several choices.
         seed: Of the genetic search.
 
@@ -64,7 +64,7 @@ def _offspring(
     rank: dict[Choice, int],
     generator: np.random.Generator,
 ) -> list[Choice]:
-    """New legal choices near the quick ones; the cost model keeps the more promising half."""
+    """New legal choices from the fastest ones; the half with fewer predicted cycles is kept."""
     parents = sorted(times, key=lambda c: times[c])[: max(ELITE, POPULATION // 2)]
     by_kind: dict[type, list[Choice]] = {}
     for choice in space:

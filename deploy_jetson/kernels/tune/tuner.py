@@ -47,7 +47,7 @@ def signature(problem: LayerProblem, target: Target) -> str:
 
 
 def shortlist(problem: LayerProblem, target: Target) -> list[Choice]:
-    """The candidates worth measuring, the cost model's favourites of every kind first."""
+    """The candidates to measure: of every group those with the fewest predicted cycles."""
     by_kind: dict[tuple[str, tuple[int, ...]], list[Choice]] = {}
     analysis = LayerAnalysis(problem)
     for choice in candidates(analysis, target):
@@ -108,7 +108,7 @@ def tune(
         progress: Called after every different layer.
 
     Returns:
-        Layer name -> the quickest choice.
+        Layer name -> the fastest choice.
     """
     store = TuningCache(cache or cache_path())
     keys = {name: signature(problem, target) for name, problem in problems.items()}

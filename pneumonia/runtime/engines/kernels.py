@@ -42,7 +42,7 @@ _FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
 def _reason(path: str, error: Exception) -> str:
-    """Why a file did not load; the system's loader calls a foreign library a missing file."""
+    """Why a file did not load; the loader reports a library of another architecture as missing."""
     try:
         with io.open(path, "rb") as stream:
             head = stream.read(20)
@@ -109,7 +109,7 @@ def _bind(path: str) -> ctypes.CDLL:
 
 
 def _check_cpu(needed: str, target: str) -> None:
-    """Refuse to run instructions this CPU does not have: they would kill the process."""
+    """Refuse a library whose instructions this CPU lacks: they would end the process."""
     try:
         with io.open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
             found = {
@@ -249,14 +249,19 @@ def libraries(bundle: Bundle) -> List[str]:
 
 
 def fitting_threads(spec: NetworkSpec) -> int:
-    """The CPUs this process may use, fewer for a small network: one per MACS_PER_THREAD begun."""
+    """CPUs this process may use, but at most one per MACS_PER_THREAD begun."""
     shapes = spec.shapes()
     macs = 0
     for layer in spec.weighted():
         _, height, width = shapes[layer.name]
         taps = layer.kernel**2 if isinstance(layer, Conv) else 1
         macs += layer.in_channels * layer.out_channels * taps * height * width
-    return min(MAX_THREADS, len(os.sched_getaffinity(0)), 1 + macs // MACS_PER_THREAD)
+    return threads_of_work(macs, len(os.sched_getaffinity(0)))
+
+
+def threads_of_work(macs: int, cpus: int) -> int:
+    """Threads that run a network of so many dense multiply-accumulates where there are `cpus`."""
+    return min(MAX_THREADS, cpus, 1 + macs // MACS_PER_THREAD)
 
 
 class KernelsEngine(Engine):
@@ -264,7 +269,7 @@ class KernelsEngine(Engine):
 
     Args:
         bundle: The model.
-        path: A library generated from it; see `bundle_library` and `compiled_library`.
+        path: A library generated from it; see `open_kernels`.
         threads: Threads of one run; None = see `fitting_threads`.
 
     Raises:
@@ -291,7 +296,7 @@ class KernelsEngine(Engine):
 
 
 def can_compile() -> bool:
-    """Whether libraries may be compiled at first use: wanted, and the generator is installed."""
+    """Whether to compile at first use: not switched off, and the generator is installed."""
     if os.environ.get(COMPILE_VARIABLE, "1") == "0" or sys.version_info < GENERATOR_PYTHON:
         return False
     # By name: the device code comes without the generator.

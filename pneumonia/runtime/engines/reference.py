@@ -1,4 +1,4 @@
-"""The network description executed in NumPy: slow, and the judge of every other engine."""
+"""The network description executed in NumPy: slow, the reference of all other engines."""
 
 from collections import OrderedDict
 from typing import Callable, Dict, List, Mapping, Tuple

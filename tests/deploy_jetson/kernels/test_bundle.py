@@ -155,7 +155,7 @@ def test_command_for_the_jetson_predicts_and_counts_spills(bundle, capsys):
     code = run_command(verb.command, [str(bundle), "--target", "cortex-a57"])
     said = capsys.readouterr().out
     assert code == 0
-    assert "predicted, not measured: TX2 mode 1 (Max-Q, 4 x 1.2 GHz)" in said
+    assert "predicted, not measured: TX2 mode 1 (Max-Q, 1 of 4 A57 cores at 1.2 GHz)" in said
     assert "register spills 0" in said
     report = json.loads((bundle / "kernels-cortex-a57.json").read_text())
     assert report["target"] == "cortex-a57"

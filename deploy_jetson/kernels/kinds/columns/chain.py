@@ -127,7 +127,7 @@ def form_chains(steps: Sequence[Step], kept: frozenset[Buffer], lanes: int) -> l
 def _linked(
     first: ColumnsStep, second: ColumnsStep, readers: dict[Buffer, int], kept: frozenset[Buffer]
 ) -> bool:
-    """Whether the first's map goes to the second alone."""
+    """Whether the second convolution is the only reader of the first one's output."""
     buffer = first.out
     return (
         second.view.buffers == (buffer,)

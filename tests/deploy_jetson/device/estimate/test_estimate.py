@@ -96,6 +96,19 @@ def test_modes_keep_their_order():
         assert MODES[1].busy_w(engine == "tensorrt") < MODES[0].busy_w(engine == "tensorrt")
 
 
+def test_a_small_network_is_estimated_on_the_threads_it_runs_on():
+    small = LARGE._replace(macs=10**8)  # less than a second thread is worth
+    one = estimate([small], "kernels", MODES[1], KernelFacts(72e6, None))
+    assert one.threads == one.record()["threads"] == 1
+    assert one.latency_s == pytest.approx(72e6 / 1.2e9)
+    four = estimate([small], "kernels", MODES[1], KernelFacts(72e6, None), threads=4)
+    assert four.latency_s == pytest.approx(72e6 / (1.2e9 * 4 * 0.9))
+    assert four.busy_w - one.busy_w == pytest.approx(3 * 1.6 * (1.2 / 2.0352) ** 2.4)
+    assert estimate([LARGE], "kernels", MODES[1]).threads == 4
+    assert estimate([LARGE], "onnxruntime", MODES[1], threads=1).threads == 1
+    assert estimate([LARGE], "tensorrt", MODES[1], threads=1).threads == 0
+
+
 def test_unknown_engine():
     with pytest.raises(ConfigError, match="tensorrt, kernels, onnxruntime"):
         estimate([LARGE], "reference", MODES[0])

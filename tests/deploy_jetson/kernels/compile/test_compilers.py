@@ -33,6 +33,15 @@ def test_missing_compiler_names_what_was_looked_for(monkeypatch):
         find_compiler(TARGETS["x86-avx2"])
 
 
+def test_a_compiler_with_a_relative_path_is_found_from_every_folder(tmp_path, monkeypatch):
+    (tmp_path / "cc").write_text("#!/bin/sh\n")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CC", "./cc -m64")
+    command = find_compiler(TARGETS["x86-avx2"]).command
+    assert command == (str(tmp_path / "cc"), "-m64")
+
+
 def test_compiler_that_fails_shows_its_first_error(tmp_path, monkeypatch):
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\necho 'x.c:1: error: no such thing' >&2\nexit 1\n")

@@ -117,6 +117,16 @@ def test_unfit_networks_name_the_layer(spoil):
         lower(spec, tensors, target, model_chooser(target))
 
 
+def test_the_step_table_can_be_read():
+    spec = every_op()
+    renamed = spec._replace(name="a */ name")
+    target = TARGETS["x86-avx2"]
+    plan = lower(renamed, random_tensors(spec), target, model_chooser(target))
+    text = write_plan(plan, "h").texts["network.c"]
+    assert max(map(len, text.splitlines())) <= 120
+    assert "Read pneumonia_model.h first" in text
+
+
 def test_generation_is_the_same_byte_for_byte():
     spec = every_op()
     tensors = random_tensors(spec)

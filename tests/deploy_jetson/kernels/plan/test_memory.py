@@ -51,6 +51,6 @@ def test_buffers_alive_together_do_not_overlap(buffers):
             assert apart or one.first > two.last or two.first > one.last
 
 
-def test_memory_of_the_dead_is_used_again():
+def test_memory_of_buffers_that_are_read_no_more_is_reused():
     lives = [BufferLifetime(Buffer(str(i), 1, 8, 8, 0, 16), i, i + 1) for i in range(10)]
     assert plan_memory(lives) == 2 * 8 * 8 * 16
