@@ -35,6 +35,17 @@ class Compiler(NamedTuple):
         own = GCC_FLAGS if self.kind == "gcc" else ()
         return [*COMMON_FLAGS, *own, *machine]
 
+    def thread_flags(self, target: Target) -> list[str]:
+        """Linker options for pthread.
+
+        glibc 2.34 moved pthread into libc, so a library linked with a newer one names libc alone;
+        JetPack 4 has 2.27, whose loader must also load libpthread.so.0. zig links
+        against the older glibc itself.
+        """
+        if target.machine == "aarch64" and self.kind != "zig":
+            return ["-Wl,--no-as-needed", "-l:libpthread.so.0"]
+        return ["-lpthread"]
+
 
 def find_compiler(target: Target) -> Compiler:
     """$CC when set, else the system's gcc or clang (or cross gcc), else the ziglang wheel.
@@ -102,7 +113,8 @@ def link_library(
     objects = [object_name(source) for source in source_files(folder)]
     run_compiler(
         [*compiler.command, *compiler.flags(target), *extra, "-shared",
-         "-Wl,-soname," + library.name, *objects, "-o", str(library.resolve()), "-lpthread"],
+         "-Wl,-soname," + library.name, *objects, "-o", str(library.resolve()),
+         *compiler.thread_flags(target)],
         folder,
     )  # fmt: skip
 
