@@ -131,7 +131,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, script, seconds=20):
+    def wait(self, script, seconds=60):
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while not self.run(script):

@@ -44,7 +44,7 @@ def peer(name):
     return path
 
 
-def run_peer(name, *arguments, timeout=60):
+def run_peer(name, *arguments, timeout=180):
     """Run a program; returns the finished process with text output."""
     return subprocess.run(
         [peer(name), *map(str, arguments)],
@@ -74,7 +74,7 @@ class Orthanc:
         url = f"http://127.0.0.1:{self.http_port}{path}"
         request = urllib.request.Request(url, data=data, method=method, headers=headers or {})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=20) as answer:
+        with opener.open(request, timeout=60) as answer:
             return answer.read()
 
     def get(self, path):

@@ -41,7 +41,7 @@ def test_ctrl_c_ends_with_130_and_leaves_a_run_that_resumes(rectangles_path: Pat
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=180)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -49,7 +49,7 @@ class Application:
         self.process.send_signal(with_signal)
         self.process.stdout.read()
         self.process.stdout.close()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @contextmanager
@@ -270,7 +270,7 @@ def manage(app, page, tmp_path):
     app.process.send_signal(signal.SIGINT)
     assert "next: pneumonia train --data" in app.process.stdout.read()
     app.process.stdout.close()
-    assert app.process.wait(20) == 0
+    assert app.process.wait(60) == 0
     log = app.log.read_text()
     assert "Traceback" not in log
     for word in ("Ann", "phantom-", *(link.partition("#")[2] for link in app.links.values())):

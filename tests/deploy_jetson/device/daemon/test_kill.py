@@ -26,7 +26,7 @@ class Client:
         """One image; False when there was no acknowledgement."""
         kind = b"REJECT" if self.sent % 4 == 3 else b"image"
         body = kind + b" %06d" % self.sent + bytes([self.sent % 251])
-        link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         try:
             link.request("POST", "/v1/images", body)
             answer = link.getresponse()
@@ -74,7 +74,7 @@ def last_life(nursery, client, state):
     from tests.deploy_jetson.device.daemon.rig import wait_for
 
     def waiting():
-        link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         link.request("GET", "/v1/jobs?limit=1")
         counts = json.loads(link.getresponse().read())["counts"]
         link.close()

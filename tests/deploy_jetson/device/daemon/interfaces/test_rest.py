@@ -85,7 +85,7 @@ def test_disk_watermark(tmp_path):
         assert rig.get("/readyz")[0] == 503
 
 
-def raw(port, data, seconds=5):
+def raw(port, data, seconds=20):
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as link:
         link.sendall(data)
         with contextlib.suppress(OSError):
