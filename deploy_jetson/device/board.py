@@ -33,7 +33,7 @@ PROGRAM_TIMEOUT_S = 30.0
 MODE_NAME = re.compile(r"Power Mode: *(\S+)")
 
 
-class Clock(NamedTuple):
+class ClockState(NamedTuple):
     """One clock in MHz: now, and the cap the power mode or user sets; and its governor."""
 
     now_mhz: float
@@ -41,14 +41,14 @@ class Clock(NamedTuple):
     governor: Optional[str]
 
 
-class Zone(NamedTuple):
+class ThermalZone(NamedTuple):
     """A temperature, and the lowest passive trip point, in degrees Celsius."""
 
     celsius: float
     trip_celsius: Optional[float]
 
 
-class Snapshot(NamedTuple):
+class BoardSnapshot(NamedTuple):
     """What moves during a run.
 
     Attributes:
@@ -56,8 +56,8 @@ class Snapshot(NamedTuple):
         zones: Zone -> temperature.
     """
 
-    clocks: Dict[str, Clock]
-    zones: Dict[str, Zone]
+    clocks: Dict[str, ClockState]
+    zones: Dict[str, ThermalZone]
 
     def record(self) -> Dict[str, Any]:
         """As JSON data."""
@@ -82,11 +82,11 @@ def _number(path: str) -> Optional[float]:
         return None
 
 
-def _clock(folder: str, names: Tuple[str, str, str], to_mhz: float) -> Optional[Clock]:
+def _clock(folder: str, names: Tuple[str, str, str], to_mhz: float) -> Optional[ClockState]:
     now, cap = (_number(os.path.join(folder, name)) for name in names[:2])
     if now is None or cap is None:
         return None
-    return Clock(now * to_mhz, cap * to_mhz, read_text(os.path.join(folder, names[2])))
+    return ClockState(now * to_mhz, cap * to_mhz, read_text(os.path.join(folder, names[2])))
 
 
 def _trip(folder: str) -> Optional[float]:
@@ -99,9 +99,9 @@ def _trip(folder: str) -> Optional[float]:
     return min(trips) if trips else None
 
 
-def take_snapshot(root: str = "/") -> Snapshot:
+def take_snapshot(root: str = "/") -> BoardSnapshot:
     """Clocks and temperatures now."""
-    clocks = OrderedDict()  # type: OrderedDict[str, Clock]
+    clocks = OrderedDict()  # type: OrderedDict[str, ClockState]
     for pattern in GPU_CLOCKS:
         for folder in sorted(glob.glob(os.path.join(root, pattern)))[:1]:
             clock = _clock(folder, ("cur_freq", "max_freq", "governor"), 1e-6)
@@ -112,16 +112,16 @@ def take_snapshot(root: str = "/") -> Snapshot:
         clock = _clock(folder, names, 1e-3)
         if clock is not None:
             clocks[os.path.basename(os.path.dirname(folder))] = clock
-    zones = OrderedDict()  # type: OrderedDict[str, Zone]
+    zones = OrderedDict()  # type: OrderedDict[str, ThermalZone]
     for folder in sorted(glob.glob(os.path.join(root, ZONES))):
         name = read_text(os.path.join(folder, "type")) or os.path.basename(folder)
         value = _number(os.path.join(folder, "temp"))
         if value is not None and value > -2.0e5 and not name.startswith(FIXED_ZONES):
-            zones[name] = Zone(value / 1e3, _trip(folder))
-    return Snapshot(clocks, zones)
+            zones[name] = ThermalZone(value / 1e3, _trip(folder))
+    return BoardSnapshot(clocks, zones)
 
 
-def held_back(snapshot: Snapshot, units: Tuple[str, ...]) -> List[str]:
+def held_back(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
     """Why a run under full load is not at its best: clocks below their cap, zones near a trip.
 
     Args:

@@ -75,19 +75,19 @@ def measure(bundles: tuple[str, ...], **options: Any) -> None:
 
     Several bundles are stages of pruning. Writes energy.json, report.html and the raw samples.
     """
-    from deploy_jetson.device.profile.recording import Settings
-    from deploy_jetson.device.profile.request import Request
+    from deploy_jetson.device.profile.recording import ProtocolSettings
+    from deploy_jetson.device.profile.request import ProfileRequest
     from deploy_jetson.device.profile.summary import check_flags, headline
     from deploy_jetson.device.profile.sweep import profile
 
-    settings = Settings(
+    settings = ProtocolSettings(
         windows=options["windows"],
         window_s=options["window_s"],
         min_inferences=options["min_inferences"],
         idle_s=options["idle_s"],
         rate_hz=options["rate_hz"],
     )
-    request = Request(
+    request = ProfileRequest(
         bundles,
         options["out"],
         options["modes"],

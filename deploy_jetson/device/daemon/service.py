@@ -12,20 +12,20 @@ from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import DaemonConfigError
 from deploy_jetson.device.daemon.decoding import Decoder
 from deploy_jetson.device.daemon.health.clock import DAY_S, YEAR_2020, ClockCheck
-from deploy_jetson.device.daemon.health.metrics import Metrics
+from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.health.notify import Notifier
 from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
-from deploy_jetson.device.daemon.health.thermal import CRITICAL, Governor
-from deploy_jetson.device.daemon.interfaces.rest import Desk, Server
-from deploy_jetson.device.daemon.interfaces.rest_queries import Questions
+from deploy_jetson.device.daemon.health.thermal import CRITICAL, ThermalGovernor
+from deploy_jetson.device.daemon.interfaces.rest import RestBackend, RestServer
+from deploy_jetson.device.daemon.interfaces.rest_queries import RestQueries
 from deploy_jetson.device.daemon.interfaces.tls import server_context
-from deploy_jetson.device.daemon.interfaces.watch_folder import Watcher
+from deploy_jetson.device.daemon.interfaces.watch_folder import FolderWatcher
 from deploy_jetson.device.daemon.settings import DaemonConfig
-from deploy_jetson.device.daemon.store.intake import MEGABYTE, Accepted, Intake
+from deploy_jetson.device.daemon.store.intake import MEGABYTE, AcceptedImage, ImageIntake
 from deploy_jetson.device.daemon.store.spool import Spool
-from deploy_jetson.device.daemon.work.model import Model
+from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
-from deploy_jetson.device.daemon.work.worker import Worker
+from deploy_jetson.device.daemon.work.worker import JobWorker
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 
 STALE_S = 90.0  # longer than a cold start of the decoding child
@@ -45,7 +45,7 @@ COUNTERS = (
 Part = Any  # an interface with start() and stop()
 
 
-class Service:
+class DaemonService:
     """All parts of one daemon.
 
     Args:
@@ -62,11 +62,11 @@ class Service:
         self,
         config: DaemonConfig,
         notifier: Optional[Notifier] = None,
-        load_model: Optional[Callable[[DaemonConfig], Model]] = None,
+        load_model: Optional[Callable[[DaemonConfig], ServedModel]] = None,
         make_decoder: Optional[Callable[[DaemonConfig, Callable[[], None]], Decoder]] = None,
     ) -> None:
         self.config = config
-        self.metrics = Metrics()
+        self.metrics = DaemonMetrics()
         for name, text in COUNTERS:
             self.metrics.describe(name, "counter", text)
         self.metrics.describe("decode_seconds", "histogram", "Reading an image, in the child.")
@@ -79,14 +79,14 @@ class Service:
         self.model = (load_model or load_configured)(config)
         self.journal, self._rebuild = open_journal(self.spool)
         self.decoder = (make_decoder or make_child)(config, self._beat)
-        self.worker = Worker(
+        self.worker = JobWorker(
             config, self.spool, self.journal, self.metrics, self.model, self.decoder, self._alive
         )
-        self.intake = Intake(
+        self.intake = ImageIntake(
             config, self.spool, self.journal, self.metrics, self.model.facts.model_hash,
             self.worker.wake,
         )  # fmt: skip
-        self.governor = Governor(config.thermal)
+        self.governor = ThermalGovernor(config.thermal)
         self.monitor = PowerMonitor()
         self.parts: List[Part] = []
         self.interfaces: Dict[str, Part] = {}  # those that listen, by name
@@ -114,7 +114,7 @@ class Service:
         self._open_rest()
         self._open_dicom()
         if self.config.watch.folder:
-            self.parts.append(Watcher(self.config.watch, self._door("watch")))
+            self.parts.append(FolderWatcher(self.config.watch, self._door("watch")))
         for part in self.parts:
             part.start()
         if self.model.engine_name == REFERENCE:
@@ -122,20 +122,20 @@ class Service:
         self._notifier.ready("serving with engine {}".format(self.model.engine_name))
         logs.info("ready", engine=self.model.engine_name, ports=self.ports)
 
-    def _door(self, source: str) -> Callable[[Iterator[bytes]], Accepted]:
+    def _door(self, source: str) -> Callable[[Iterator[bytes]], AcceptedImage]:
         return lambda blocks: self.intake.accept(blocks, source)
 
     def _open_rest(self) -> None:
         rest = self.config.rest
         if rest.port < 0:
             return
-        questions = Questions(
+        queries = RestQueries(
             self.spool, self.journal, self.metrics, self.model, self.not_ready, self.is_alive
         )
-        desk = Desk(self._door("rest"), self.intake.refusal, questions.answer)
+        backend = RestBackend(self._door("rest"), self.intake.refusal, queries.answer)
         limit = int(self.config.queue.max_image_mb * MEGABYTE)
         try:
-            server = Server(rest, _token(rest.token_file), _tls(rest), limit, desk)
+            server = RestServer(rest, _token(rest.token_file), _tls(rest), limit, backend)
         except OSError as error:
             raise _address_error("rest", rest.host, rest.port, error) from None
         self.ports["rest"] = server.server_port
@@ -296,10 +296,10 @@ class Service:
         add("deliveries", "Deliveries on record, by state.", pending)
 
 
-def load_configured(config: DaemonConfig) -> Model:
+def load_configured(config: DaemonConfig) -> ServedModel:
     """The model the configuration names."""
     part = config.daemon
-    return Model.load(part.bundle, part.threshold, part.engine, part.threads)
+    return ServedModel.load(part.bundle, part.threshold, part.engine, part.threads)
 
 
 def make_child(config: DaemonConfig, tick: Callable[[], None]) -> Decoder:
@@ -350,7 +350,7 @@ def serve(config: DaemonConfig) -> None:
 
 
 def _serve(config: DaemonConfig) -> None:
-    service = Service(config, Notifier.of_environment())
+    service = DaemonService(config, Notifier.of_environment())
 
     def on_signal(number: int, frame: Any) -> None:
         if service._stop.is_set():

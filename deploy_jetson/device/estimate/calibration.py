@@ -17,7 +17,7 @@ MIN_BAND = 1.1
 LIMITS = (0.02, 50.0)  # a factor beyond these is a mistake, not a calibration
 
 
-class Factors(NamedTuple):
+class CorrectionFactors(NamedTuple):
     """What to multiply an engine's prediction by; 1 and no band where nothing was measured."""
 
     latency: float = 1.0
@@ -37,13 +37,13 @@ class Calibration(NamedTuple):
         sources: SHA-256 of the energy.json files.
     """
 
-    engines: Dict[str, Factors]
+    engines: Dict[str, CorrectionFactors]
     idle: float
     sources: List[str]
 
-    def factors(self, engine: str) -> Factors:
+    def factors(self, engine: str) -> CorrectionFactors:
         """Factors of an engine; only the idle power's where it was not measured."""
-        return self.engines.get(engine, Factors(idle=self.idle))
+        return self.engines.get(engine, CorrectionFactors(idle=self.idle))
 
     def document(self) -> Dict[str, Any]:
         """As JSON data."""
@@ -54,7 +54,7 @@ class Calibration(NamedTuple):
         )
 
 
-class Comparison(NamedTuple):
+class MeasuredVersusPredicted(NamedTuple):
     """One measured run beside its uncalibrated prediction: measured over predicted."""
 
     engine: str
@@ -71,7 +71,7 @@ def _band(ratios: Sequence[float], factor: float) -> float:
     return max([MIN_BAND] + [max(value / factor, factor / value) for value in ratios])
 
 
-def fit(comparisons: Sequence[Comparison], sources: Sequence[str]) -> Calibration:
+def fit(comparisons: Sequence[MeasuredVersusPredicted], sources: Sequence[str]) -> Calibration:
     """Fit factors.
 
     Raises:
@@ -94,17 +94,17 @@ def fit(comparisons: Sequence[Comparison], sources: Sequence[str]) -> Calibratio
                     where="engine {!r}".format(item.engine),
                 )
     idle = _mean([item.idle for item in comparisons])
-    engines = OrderedDict()  # type: OrderedDict[str, Factors]
+    engines = OrderedDict()  # type: OrderedDict[str, CorrectionFactors]
     for name in sorted({item.engine for item in comparisons}):
         ours = [item for item in comparisons if item.engine == name]
         latency, busy = _mean([i.latency for i in ours]), _mean([i.busy for i in ours])
         bands = (_band([i.latency for i in ours], latency), _band([i.busy for i in ours], busy))
-        engines[name] = Factors(latency, idle, busy, bands[0], bands[1], len(ours))
+        engines[name] = CorrectionFactors(latency, idle, busy, bands[0], bands[1], len(ours))
     return Calibration(engines, idle, list(sources))
 
 
-def _factors(record: Dict[str, Any]) -> Factors:
-    factors = Factors(**record)
+def _factors(record: Dict[str, Any]) -> CorrectionFactors:
+    factors = CorrectionFactors(**record)
     numbers = [value for value in factors[:5] if value is not None]
     if not all(LIMITS[0] <= float(value) <= LIMITS[1] for value in numbers):
         raise ValueError("factor")

@@ -62,7 +62,7 @@ ENGINE_MODELS = OrderedDict(
 )
 
 
-class Estimate(NamedTuple):
+class NetworkEstimate(NamedTuple):
     """What is expected of one network, engine and mode; always estimated.
 
     Attributes:
@@ -213,7 +213,7 @@ def estimate(
     facts: Optional[KernelFacts] = None,
     calibration: Optional[Calibration] = None,
     threads: Optional[int] = None,
-) -> Estimate:
+) -> NetworkEstimate:
     """Predict one network on one engine in one mode.
 
     Args:
@@ -245,6 +245,6 @@ def estimate(
         idle_w, busy_w = idle_w * factors.idle, busy_w * factors.busy
         bands = (factors.latency_band or bands[0], factors.power_band or bands[1])
         basis += ", calibrated by {} run(s)".format(factors.runs) if factors.runs else ""
-    return Estimate(
+    return NetworkEstimate(
         engine_name, mode, threads, latency, idle_w, busy_w, bands[0], bands[1], layers, basis
     )

@@ -31,7 +31,7 @@ MAX_BYTES = 128 * 1024 * 1024
 MAX_RAILS = 64
 
 
-class Series(NamedTuple):
+class RecordedSeries(NamedTuple):
     """A recorded series.
 
     Attributes:
@@ -73,7 +73,7 @@ def split_column(name: str) -> Tuple[str, str]:
     return rail, unit
 
 
-def parse_samples(text: str, path: str) -> Series:
+def parse_samples(text: str, path: str) -> RecordedSeries:
     """Parse our samples.csv; an empty cell is a gap.
 
     Raises:
@@ -100,10 +100,10 @@ def parse_samples(text: str, path: str) -> Series:
     if (np.diff(array[:, 0]) < 0).any():
         raise _bad(path, "stamps that run backwards")
     named = OrderedDict((rail, array[:, i]) for i, (rail, _) in enumerate(columns, 1))
-    return Series(array[:, 0], named, dict(columns))
+    return RecordedSeries(array[:, 0], named, dict(columns))
 
 
-def _parse_tegrastats(text: str, path: str, interval_s: float) -> Series:
+def _parse_tegrastats(text: str, path: str, interval_s: float) -> RecordedSeries:
     lines = [parse_line(line) for line in text.splitlines()]
     if not any(line is not None and line.rails for line in lines):
         raise _bad(path, "no line with a rail")
@@ -114,10 +114,10 @@ def _parse_tegrastats(text: str, path: str, interval_s: float) -> Series:
         for name in names[:MAX_RAILS]
     )
     stamps = np.arange(len(lines)) * interval_s
-    return Series(stamps, values, dict.fromkeys(values, MILLIWATT))
+    return RecordedSeries(stamps, values, dict.fromkeys(values, MILLIWATT))
 
 
-def read_series(path: str, interval_s: float = 1.0) -> Series:
+def read_series(path: str, interval_s: float = 1.0) -> RecordedSeries:
     """Read a recording.
 
     Args:
@@ -146,7 +146,7 @@ class ReplaySensor(Sensor):
 
     paced = True
 
-    def __init__(self, series: Series, clock: Clock) -> None:
+    def __init__(self, series: RecordedSeries, clock: Clock) -> None:
         rails = tuple(
             Rail(name, unit, scope_of(name), "recording") for name, unit in series.units.items()
         )

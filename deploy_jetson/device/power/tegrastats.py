@@ -19,7 +19,7 @@ from deploy_jetson.device.power.sensor import (
     scope_of,
     total_of,
 )
-from deploy_jetson.device.power.tegrastats_line import Line, parse_line
+from deploy_jetson.device.power.tegrastats_line import TegrastatsLine, parse_line
 from pneumonia.runtime.errors import DeviceError
 
 PROGRAM = "tegrastats"
@@ -66,7 +66,7 @@ class TegrastatsSensor(Sensor):
         notes = (("interval_ms", str(interval_ms)),)
         self.info = SensorInfo("tegrastats", "measured", rails, total_of(list(first.rails)), notes)
 
-    def _first_line(self) -> Line:
+    def _first_line(self) -> TegrastatsLine:
         for _ in range(5):  # a date or a warning may come first
             text = self._next_line(FIRST_LINE_S)
             line = parse_line(text) if text is not None else None

@@ -18,21 +18,21 @@ UNCONNECTED = ("NC",)
 NO_UNITS = ("fg", "bg", "MTS", "RAM", "SWAP", "IRAM")
 
 
-class Core(NamedTuple):
+class CoreLoad(NamedTuple):
     """Load in per cent and clock in MHz of one core; both None when it is off."""
 
     load_percent: Optional[int]
     clock_mhz: Optional[int]
 
 
-class Unit(NamedTuple):
+class UnitLoad(NamedTuple):
     """Load in per cent and clock in MHz of one engine or memory; None where not printed."""
 
     load_percent: Optional[int]
     clock_mhz: Optional[int]
 
 
-class Line(NamedTuple):
+class TegrastatsLine(NamedTuple):
     """What one line says.
 
     Attributes:
@@ -46,8 +46,8 @@ class Line(NamedTuple):
 
     rails: Dict[str, Tuple[int, int]]
     temperatures_c: Dict[str, Optional[float]]
-    cores: Tuple[Core, ...]
-    units: Dict[str, Unit]
+    cores: Tuple[CoreLoad, ...]
+    units: Dict[str, UnitLoad]
     ram_mb: Optional[Tuple[int, int]]
     stamp: Optional[str]
 
@@ -56,7 +56,7 @@ def _number(text: Optional[str]) -> Optional[int]:
     return int(text) if text else None
 
 
-def _cores(line: str) -> Tuple[Core, ...]:
+def _cores(line: str) -> Tuple[CoreLoad, ...]:
     found = CORES.search(line)
     if found is None:
         return ()
@@ -65,24 +65,24 @@ def _cores(line: str) -> Tuple[Core, ...]:
     for word in found.group(1).split(","):
         core = CORE.match(word.strip())
         if core is None:
-            cores.append(Core(None, None))
+            cores.append(CoreLoad(None, None))
         else:
-            cores.append(Core(int(core.group(1)), _number(core.group(2)) or shared))
+            cores.append(CoreLoad(int(core.group(1)), _number(core.group(2)) or shared))
     return tuple(cores)
 
 
-def _units(line: str) -> Dict[str, Unit]:
-    units = OrderedDict()  # type: OrderedDict[str, Unit]
+def _units(line: str) -> Dict[str, UnitLoad]:
+    units = OrderedDict()  # type: OrderedDict[str, UnitLoad]
     for name, load, clocks, clock in UNIT.findall(line):
         if (not load and not clocks and not clock) or name in NO_UNITS:
             continue
         first = clocks.split(",")[0] if clocks else clock
         short = name[: -len("_FREQ")] if name.endswith("_FREQ") else name
-        units[short] = Unit(_number(load), _number(first))
+        units[short] = UnitLoad(_number(load), _number(first))
     return units
 
 
-def parse_line(line: str) -> Optional[Line]:
+def parse_line(line: str) -> Optional[TegrastatsLine]:
     """Parse one line; None when it is not a line of tegrastats.
 
     A rail whose numbers are cut off is left out, never guessed.
@@ -99,7 +99,7 @@ def parse_line(line: str) -> Optional[Line]:
         value = float(text)
         temperatures[name] = None if value <= POWERED_DOWN_C else value
     stamp = STAMP.match(line)
-    return Line(
+    return TegrastatsLine(
         rails,
         temperatures,
         _cores(line),
@@ -109,7 +109,7 @@ def parse_line(line: str) -> Optional[Line]:
     )
 
 
-def rails_sum_mw(line: Line) -> Optional[int]:
+def rails_sum_mw(line: TegrastatsLine) -> Optional[int]:
     """Sum of the rails, for a label only: it is no board's total."""
     values: List[int] = [now for now, _ in line.rails.values()]
     return sum(values) if values else None

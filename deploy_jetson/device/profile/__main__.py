@@ -8,8 +8,8 @@ import os
 import sys
 from typing import List, Optional, Sequence
 
-from deploy_jetson.device.profile.recording import Settings
-from deploy_jetson.device.profile.request import Request
+from deploy_jetson.device.profile.recording import ProtocolSettings
+from deploy_jetson.device.profile.request import ProfileRequest
 from deploy_jetson.device.profile.summary import check_flags, headline
 from deploy_jetson.device.profile.sweep import profile
 from deploy_jetson.device.profile.verify import verify
@@ -30,7 +30,7 @@ def _words(text: str) -> List[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    defaults = Settings()
+    defaults = ProtocolSettings()
     made = argparse.ArgumentParser(
         prog="python3 -m deploy_jetson.device.profile",
         description="Measure energy and latency per image. `verify DIR` checks a profile.",
@@ -59,14 +59,14 @@ def _tell(done: int, total: int, note: str) -> None:
 
 def _measure(arguments: Sequence[str]) -> None:
     options = parser().parse_args(list(arguments))
-    settings = Settings(
+    settings = ProtocolSettings(
         windows=options.windows,
         window_s=options.window_s,
         min_inferences=options.min_inferences,
         idle_s=options.idle_s,
         rate_hz=options.rate_hz,
     )
-    request = Request(
+    request = ProfileRequest(
         tuple(options.bundles),
         options.out,
         tuple(options.modes),

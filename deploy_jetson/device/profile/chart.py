@@ -19,7 +19,7 @@ PHASE_COLOURS = {
 }
 
 
-class Bar(NamedTuple):
+class ChartBar(NamedTuple):
     """One bar: its label, value, and the ends of its interval."""
 
     label: str
@@ -152,7 +152,7 @@ def timeline(
     return _frame(title, ticks, "W", "".join(body))
 
 
-def bars(title: str, unit: str, groups: Sequence[Tuple[str, Sequence[Bar]]]) -> str:
+def bars(title: str, unit: str, groups: Sequence[Tuple[str, Sequence[ChartBar]]]) -> str:
     """Bars side by side in groups, with their intervals as whiskers.
 
     Args:
@@ -181,7 +181,7 @@ def bars(title: str, unit: str, groups: Sequence[Tuple[str, Sequence[Bar]]]) -> 
     return _frame(title, ticks, unit, "".join(body))
 
 
-def _bar(bar: Bar, place: Tuple[float, float], top: float, colour: str) -> str:
+def _bar(bar: ChartBar, place: Tuple[float, float], top: float, colour: str) -> str:
     x, wide = place
     y, floor = _y(bar.value, top), _y(0.0, top)
     text = '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill="{}">'.format(

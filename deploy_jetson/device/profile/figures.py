@@ -12,8 +12,8 @@ from deploy_jetson.device.profile.recording import (
     IDLE_BEFORE,
     IMAGES,
     WINDOW,
-    Phase,
     Recording,
+    RunPhase,
 )
 
 MIN_RATE_SHARE = 0.8  # of the sampling rate that was asked for
@@ -25,7 +25,7 @@ RESAMPLES = 2000
 SEED = 0
 
 
-class Spread(NamedTuple):
+class WindowSpread(NamedTuple):
     """A figure over the windows: median, extremes, and a bootstrap 95 % interval of the median."""
 
     median: float
@@ -35,7 +35,7 @@ class Spread(NamedTuple):
     high: Optional[float]
 
 
-def spread(values: List[float]) -> Optional[Spread]:
+def spread(values: List[float]) -> Optional[WindowSpread]:
     """Median of windows with its interval; None without a window."""
     if not values:
         return None
@@ -46,7 +46,7 @@ def spread(values: List[float]) -> Optional[Spread]:
         picks = random.randint(0, len(array), (RESAMPLES, len(array)))
         medians = np.median(array[picks], axis=1)
         low, high = (float(value) for value in np.percentile(medians, [2.5, 97.5]))
-    return Spread(float(np.median(array)), float(array.min()), float(array.max()), low, high)
+    return WindowSpread(float(np.median(array)), float(array.min()), float(array.max()), low, high)
 
 
 def _spread_record(values: List[float]) -> Optional[Dict[str, Any]]:
@@ -81,7 +81,7 @@ class _Rail:
         self.values = recording.samples.values[rail.name]
         self.interval_s = 1.0 / recording.settings.rate_hz
 
-    def energy(self, phase: Phase) -> WindowEnergy:
+    def energy(self, phase: RunPhase) -> WindowEnergy:
         edges = (phase.start_s, phase.end_s)
         return window_energy(self.stamps, self.values, edges, self.interval_s, self.rail.unit)
 

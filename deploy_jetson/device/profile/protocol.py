@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from deploy_jetson.device.board import CpuTimes, Snapshot, held_back
+from deploy_jetson.device.board import BoardSnapshot, CpuTimes, held_back
 from deploy_jetson.device.power.clock import Clock
 from deploy_jetson.device.power.sampler import open_sampler
 from deploy_jetson.device.power.sensor import Sensor
@@ -18,9 +18,9 @@ from deploy_jetson.device.profile.recording import (
     IMAGES,
     WARM_UP,
     WINDOW,
-    Phase,
+    ProtocolSettings,
     Recording,
-    Settings,
+    RunPhase,
 )
 from pneumonia.runtime.progress import Progress
 
@@ -32,7 +32,7 @@ MAX_GUARD_S = 3.0
 CO_LOAD_CORES = 0.25  # what others may use of the processor
 
 
-class Load(NamedTuple):
+class WindowLoad(NamedTuple):
     """What runs in the windows.
 
     Attributes:
@@ -46,7 +46,7 @@ class Load(NamedTuple):
     units: Tuple[str, ...]
 
 
-class Surroundings(NamedTuple):
+class RunSurroundings(NamedTuple):
     """How the run looks at the machine.
 
     Attributes:
@@ -56,19 +56,21 @@ class Surroundings(NamedTuple):
     """
 
     clock: Clock
-    snapshot: Callable[[], Snapshot]
+    snapshot: Callable[[], BoardSnapshot]
     cpu_times: Callable[[], Optional[CpuTimes]]
 
 
 class _Run:
     """State of one run."""
 
-    def __init__(self, load: Load, around: Surroundings, settings: Settings) -> None:
+    def __init__(
+        self, load: WindowLoad, around: RunSurroundings, settings: ProtocolSettings
+    ) -> None:
         self.load = load
         self.around = around
         self.settings = settings
         self.clock = around.clock
-        self.phases: List[Phase] = []
+        self.phases: List[RunPhase] = []
         self.inferences: List[np.ndarray] = []
         self.snapshots: Dict[str, Any] = {}
         self.notes: List[List[str]] = []
@@ -95,7 +97,7 @@ class _Run:
             call()
 
     def _keep(self, kind: str, start: float, end: float, times: List[Tuple[float, float]]) -> None:
-        self.phases.append(Phase(kind, start, end))
+        self.phases.append(RunPhase(kind, start, end))
         self.inferences.append(np.array(times, dtype=np.float64).reshape(-1, 2))
 
     def _timed(self, call: Callable[[], None], times: List[Tuple[float, float]]) -> float:
@@ -164,9 +166,9 @@ def _settled(times: List[Tuple[float, float]]) -> bool:
 
 def measure(
     sensor: Sensor,
-    load: Load,
-    around: Surroundings,
-    settings: Settings,
+    load: WindowLoad,
+    around: RunSurroundings,
+    settings: ProtocolSettings,
     about: Dict[str, Any],
     progress: Optional[Progress] = None,
 ) -> Recording:

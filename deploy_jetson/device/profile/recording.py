@@ -33,7 +33,7 @@ MAX_RECORD_BYTES = 64 * 1024 * 1024
 MAX_INFERENCES_BYTES = 1024 * 1024 * 1024
 
 
-class Phase(NamedTuple):
+class RunPhase(NamedTuple):
     """A stretch of a run.
 
     Attributes:
@@ -47,7 +47,7 @@ class Phase(NamedTuple):
     end_s: float
 
 
-class Settings(NamedTuple):
+class ProtocolSettings(NamedTuple):
     """The protocol's numbers.
 
     Attributes:
@@ -85,10 +85,10 @@ class Recording(NamedTuple):
     """
 
     about: Dict[str, Any]
-    settings: Settings
+    settings: ProtocolSettings
     sensor: SensorInfo
     samples: Samples
-    phases: List[Phase]
+    phases: List[RunPhase]
     inferences: List[np.ndarray]
     snapshots: Dict[str, Any]
     notes: List[List[str]]
@@ -146,7 +146,7 @@ def rebased(recording: Recording) -> Recording:
         return np.round(np.asarray(times, dtype=np.float64) - start, 6)
 
     phases = [
-        Phase(phase.kind, float(moved(phase.start_s)), float(moved(phase.end_s)))
+        RunPhase(phase.kind, float(moved(phase.start_s)), float(moved(phase.end_s)))
         for phase in recording.phases
     ]
     samples = recording.samples._replace(stamps_s=moved(recording.samples.stamps_s))
@@ -193,15 +193,15 @@ def _typed(document: Dict[str, Any], key: str, kind: Any) -> Any:
     return value
 
 
-def _phase(record: Any) -> Phase:
-    phase = Phase(str(record["kind"]), float(record["start_s"]), float(record["end_s"]))
+def _phase(record: Any) -> RunPhase:
+    phase = RunPhase(str(record["kind"]), float(record["start_s"]), float(record["end_s"]))
     if phase.kind not in KINDS or not 0 <= phase.start_s <= phase.end_s < 1e9:
         raise ValueError("phases")
     return phase
 
 
-def _settings(record: Dict[str, Any]) -> Settings:
-    settings = Settings(**record)
+def _settings(record: Dict[str, Any]) -> ProtocolSettings:
+    settings = ProtocolSettings(**record)
     whole = (settings.windows, settings.min_inferences, settings.warm_up_inferences)
     if not all(isinstance(value, int) and 0 <= value < 10**9 for value in whole):
         raise ValueError("settings")

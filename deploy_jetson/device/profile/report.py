@@ -10,7 +10,7 @@ import numpy as np
 from deploy_jetson.device.power.sensor import MILLIJOULE
 from deploy_jetson.device.profile.chart import (
     PHASE_COLOURS,
-    Bar,
+    ChartBar,
     bars,
     legend,
     short_number,
@@ -134,13 +134,13 @@ def _best(runs: List[Dict[str, Any]]) -> str:
     )
 
 
-def _gross(entry: Dict[str, Any]) -> Optional[Bar]:
+def _gross(entry: Dict[str, Any]) -> Optional[ChartBar]:
     total = entry["figures"]["total"]
     record = total["gross_j_per_inference"] if total else None
     if record is None:
         return None
     low, high = record["low"], record["high"]
-    return Bar(
+    return ChartBar(
         "",
         record["median"] * 1e3,
         low * 1e3 if low is not None else None,
@@ -148,8 +148,10 @@ def _gross(entry: Dict[str, Any]) -> Optional[Bar]:
     )
 
 
-def _grouped(runs: List[Dict[str, Any]], group: Any, label: Any) -> List[Tuple[str, List[Bar]]]:
-    groups = OrderedDict()  # type: OrderedDict[str, List[Bar]]
+def _grouped(
+    runs: List[Dict[str, Any]], group: Any, label: Any
+) -> List[Tuple[str, List[ChartBar]]]:
+    groups = OrderedDict()  # type: OrderedDict[str, List[ChartBar]]
     for entry in runs:
         bar = _gross(entry)
         if bar is not None:
@@ -158,7 +160,7 @@ def _grouped(runs: List[Dict[str, Any]], group: Any, label: Any) -> List[Tuple[s
     return list(groups.items())
 
 
-def _labels(groups: List[Tuple[str, List[Bar]]]) -> List[str]:
+def _labels(groups: List[Tuple[str, List[ChartBar]]]) -> List[str]:
     return list(OrderedDict((bar.label, 0) for _, group in groups for bar in group))
 
 
@@ -191,7 +193,7 @@ def _comparison(runs: List[Dict[str, Any]]) -> str:
     return "".join(parts)
 
 
-def _chart(title: str, groups: List[Tuple[str, List[Bar]]]) -> str:
+def _chart(title: str, groups: List[Tuple[str, List[ChartBar]]]) -> str:
     if not groups:
         return ""
     return "<h2>{}</h2>{}<p>{}</p>".format(

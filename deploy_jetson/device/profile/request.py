@@ -7,7 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from deploy_jetson.device.estimate.roofline import KernelFacts, kernel_facts
 from deploy_jetson.device.estimate.work import LayerWork, network_work, totals
 from deploy_jetson.device.power.find import check_sensor_name
-from deploy_jetson.device.profile.recording import Settings
+from deploy_jetson.device.profile.recording import ProtocolSettings
 from pneumonia.runtime.bundle import Bundle, load_bundle
 from pneumonia.runtime.engines import ENGINES
 from pneumonia.runtime.errors import ConfigError, OutputError
@@ -15,7 +15,7 @@ from pneumonia.runtime.errors import ConfigError, OutputError
 MAX_NUMBER = 1e5  # seconds, and samples per second
 
 
-class Request(NamedTuple):
+class ProfileRequest(NamedTuple):
     """What to profile.
 
     Attributes:
@@ -35,13 +35,13 @@ class Request(NamedTuple):
     modes: Tuple[int, ...] = ()
     engines: Tuple[str, ...] = ("auto",)
     sensor: str = "auto"
-    settings: Settings = Settings()
+    settings: ProtocolSettings = ProtocolSettings()
     calibration: Optional[str] = None
     threads: Optional[int] = None
     root: str = "/"
 
 
-class Stage(NamedTuple):
+class LoadedBundle(NamedTuple):
     """A loaded bundle and what the estimator needs of it."""
 
     label: str
@@ -61,7 +61,7 @@ class Stage(NamedTuple):
         )
 
 
-def load_stage(path: str) -> Stage:
+def load_stage(path: str) -> LoadedBundle:
     """Load a bundle.
 
     Raises:
@@ -69,10 +69,12 @@ def load_stage(path: str) -> Stage:
     """
     bundle = load_bundle(path)
     label = os.path.basename(bundle.path)
-    return Stage(label, bundle, network_work(bundle.spec, bundle.weights()), kernel_facts(bundle))
+    return LoadedBundle(
+        label, bundle, network_work(bundle.spec, bundle.weights()), kernel_facts(bundle)
+    )
 
 
-def check_request(request: Request) -> None:
+def check_request(request: ProfileRequest) -> None:
     """Refuse what cannot work before anything runs.
 
     Raises:

@@ -14,7 +14,7 @@ from deploy_jetson.device import board
 from deploy_jetson.device.estimate.calibration import Calibration, read_calibration
 from deploy_jetson.device.estimate.roofline import (
     ENGINE_MODELS,
-    Estimate,
+    NetworkEstimate,
     estimate,
     find_engine_model,
 )
@@ -24,17 +24,22 @@ from deploy_jetson.device.power.find import MODEL, open_sensor
 from deploy_jetson.device.power.modelled import ModelSensor
 from deploy_jetson.device.power.sensor import Sensor
 from deploy_jetson.device.profile.figures import figures
-from deploy_jetson.device.profile.protocol import Load, Surroundings, measure
+from deploy_jetson.device.profile.protocol import RunSurroundings, WindowLoad, measure
 from deploy_jetson.device.profile.recording import (
     RAW_FILES,
+    ProtocolSettings,
     Recording,
-    Settings,
     read_recording,
     run_name,
     write_recording,
 )
 from deploy_jetson.device.profile.report import write_report
-from deploy_jetson.device.profile.request import Request, Stage, check_request, load_stage
+from deploy_jetson.device.profile.request import (
+    LoadedBundle,
+    ProfileRequest,
+    check_request,
+    load_stage,
+)
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.bundle import Bundle, file_sha256
@@ -55,7 +60,7 @@ IMAGE_SIDE = 1024
 SETTLE_S = 5.0  # after a change of the power mode
 
 
-class Sweep:
+class ProfileSweep:
     """One call of `pneumonia profile`.
 
     Args:
@@ -63,7 +68,7 @@ class Sweep:
         progress: Told before every phase of every run.
     """
 
-    def __init__(self, request: Request, progress: Optional[Progress] = None) -> None:
+    def __init__(self, request: ProfileRequest, progress: Optional[Progress] = None) -> None:
         self.request = request
         self.progress = progress
         self.stages = [load_stage(path) for path in request.bundles]
@@ -127,11 +132,11 @@ class Sweep:
                 for name in OrderedDict.fromkeys(names):
                     self._predicted_run(stage, name, MODES[number])
 
-    def _predicted_run(self, stage: Stage, engine: str, mode: PowerMode) -> None:
+    def _predicted_run(self, stage: LoadedBundle, engine: str, mode: PowerMode) -> None:
         expected = self._estimate(stage, engine, mode, self.calibration)
         clock = VirtualClock()
-        load = Load(lambda: clock.sleep(expected.latency_s), None, ())
-        around = Surroundings(clock, lambda: board.Snapshot({}, {}), lambda: None)
+        load = WindowLoad(lambda: clock.sleep(expected.latency_s), None, ())
+        around = RunSurroundings(clock, lambda: board.BoardSnapshot({}, {}), lambda: None)
         about = self._about(stage, engine, OrderedDict([("number", mode.number)]))
         about["mode"]["name"] = mode.name
         about["prediction"] = expected.record()
@@ -144,8 +149,8 @@ class Sweep:
             self.progress(len(self.entries), 0, "{} {}".format(engine, mode.name))
 
     def _estimate(
-        self, stage: Stage, engine: str, mode: PowerMode, calibration: Optional[Calibration]
-    ) -> Estimate:
+        self, stage: LoadedBundle, engine: str, mode: PowerMode, calibration: Optional[Calibration]
+    ) -> NetworkEstimate:
         return estimate(stage.work, engine, mode, stage.facts, calibration, self.request.threads)
 
     # --- measurement ----------------------------------------------------------------------
@@ -165,7 +170,7 @@ class Sweep:
             if before is not None:
                 board.set_power_mode(before.number)
 
-    def _try_run(self, stage: Stage, engine: str, modelled: bool) -> None:
+    def _try_run(self, stage: LoadedBundle, engine: str, modelled: bool) -> None:
         """A run; an engine that is not here is skipped with its reason."""
         try:
             opened = open_engine(stage.bundle, engine, self.request.threads)
@@ -179,7 +184,7 @@ class Sweep:
         finally:
             opened.close()  # a sweep opens many, and the GPU's memory is the board's
 
-    def _measured_run(self, stage: Stage, engine: Engine, modelled: bool) -> None:
+    def _measured_run(self, stage: LoadedBundle, engine: Engine, modelled: bool) -> None:
         mode = board.power_mode()
         about = self._about(stage, engine.name, mode._asdict() if mode else None)
         about["latency_basis"] = MEASURED
@@ -191,7 +196,7 @@ class Sweep:
         sensor = self._open_measuring(clock, modelled, stage, engine.name, mode)
         about["power_basis"] = sensor.info.basis
         root = self.request.root
-        around = Surroundings(
+        around = RunSurroundings(
             clock, lambda: board.take_snapshot(root), lambda: board.cpu_times(root)
         )
         batch = _noise(stage.bundle)
@@ -205,15 +210,15 @@ class Sweep:
         self._keep(recording, run_name(stage.label, engine.name, number))
 
     def _prediction(
-        self, stage: Stage, engine: str, mode: Optional[board.PowerModeNow]
-    ) -> Optional[Estimate]:
+        self, stage: LoadedBundle, engine: str, mode: Optional[board.PowerModeNow]
+    ) -> Optional[NetworkEstimate]:
         """What a TX2 would be expected to show, uncalibrated; only on a TX2 in a known mode."""
         if not self.tx2 or mode is None or mode.number not in MODES or engine not in ENGINE_MODELS:
             return None
         return self._estimate(stage, engine, MODES[mode.number], None)
 
     def _open_measuring(
-        self, clock: Clock, modelled: bool, stage: Stage, engine: str,
+        self, clock: Clock, modelled: bool, stage: LoadedBundle, engine: str,
         mode: Optional[board.PowerModeNow],
     ) -> Sensor:  # fmt: skip
         if modelled:
@@ -226,7 +231,7 @@ class Sweep:
 
     # --- results --------------------------------------------------------------------------
 
-    def _about(self, stage: Stage, engine: str, mode: Optional[Any]) -> Dict[str, Any]:
+    def _about(self, stage: LoadedBundle, engine: str, mode: Optional[Any]) -> Dict[str, Any]:
         return OrderedDict(
             [
                 ("run_id", uuid.uuid4().hex),
@@ -299,13 +304,13 @@ class Sweep:
 _BASES = ("latency_basis", "power_basis")
 
 
-def _predicted_settings(latency_s: float) -> Settings:
+def _predicted_settings(latency_s: float) -> ProtocolSettings:
     window_s = PREDICTED_INFERENCES * latency_s
     rate_hz = PREDICTED_SAMPLES / window_s
-    return Settings(3, window_s, PREDICTED_INFERENCES, window_s, 40, window_s, rate_hz)
+    return ProtocolSettings(3, window_s, PREDICTED_INFERENCES, window_s, 40, window_s, rate_hz)
 
 
-def _model_sensor(expected: Estimate) -> ModelSensor:
+def _model_sensor(expected: NetworkEstimate) -> ModelSensor:
     source = "estimator: " + expected.basis
     return ModelSensor(expected.idle_w * 1e3, expected.busy_w * 1e3, source)
 
@@ -318,7 +323,7 @@ def _noise(bundle: Bundle) -> np.ndarray:
     return batch
 
 
-def _load(bundle: Bundle, engine: Engine, batch: np.ndarray) -> Load:
+def _load(bundle: Bundle, engine: Engine, batch: np.ndarray) -> WindowLoad:
     random = np.random.RandomState(0)
     pixels = random.randint(0, 256, (IMAGE_SIDE, IMAGE_SIDE)).astype(np.uint8)
     units = ("gpu",) if engine.name in GPU_ENGINES else ("cpu",)
@@ -329,16 +334,16 @@ def _load(bundle: Bundle, engine: Engine, batch: np.ndarray) -> Load:
     try:
         detector = Detector(bundle, engine)
     except SpecError:  # a classifier has no image-to-boxes path
-        return Load(infer, None, units)
+        return WindowLoad(infer, None, units)
 
     def image() -> None:
         detector.predict(pixels, "profile")
 
-    return Load(infer, image, units)
+    return WindowLoad(infer, image, units)
 
 
-def profile(request: Request, progress: Optional[Progress] = None) -> Dict[str, Any]:
-    """Profile bundles; see `Request`.
+def profile(request: ProfileRequest, progress: Optional[Progress] = None) -> Dict[str, Any]:
+    """Profile bundles; see `ProfileRequest`.
 
     Returns:
         The contents of energy.json, which is written with report.html and the raw recordings.
@@ -349,7 +354,7 @@ def profile(request: Request, progress: Optional[Progress] = None) -> Dict[str, 
         DeviceError: No engine runs, the sensor is missing or hangs, a mode cannot be set.
     """
     check_request(request)
-    return Sweep(request, progress).run()
+    return ProfileSweep(request, progress).run()
 
 
 def all_flags(document: Dict[str, Any]) -> List[str]:

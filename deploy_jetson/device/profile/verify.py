@@ -13,7 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from deploy_jetson.device.estimate.calibration import Calibration, Comparison, fit
+from deploy_jetson.device.estimate.calibration import Calibration, MeasuredVersusPredicted, fit
 from deploy_jetson.device.profile.figures import RESAMPLES, SEED, figures
 from deploy_jetson.device.profile.recording import (
     IDLE_AFTER,
@@ -221,7 +221,7 @@ def verify(folder: str) -> int:
     return len(ids)
 
 
-class Ratio(NamedTuple):
+class EnergyRatio(NamedTuple):
     """Energy of one run over that of another, both gross, of the input rail.
 
     Attributes:
@@ -258,7 +258,7 @@ def _key(entry: Dict[str, Any], with_bundle: bool) -> Tuple[Any, ...]:
     return (label, about["engine"], mode["number"] if mode else None)
 
 
-def ratio_of(first: List[float], second: List[float], name: str) -> Ratio:
+def ratio_of(first: List[float], second: List[float], name: str) -> EnergyRatio:
     """Ratio of medians with its interval.
 
     Args:
@@ -269,16 +269,16 @@ def ratio_of(first: List[float], second: List[float], name: str) -> Ratio:
     ours, theirs = np.array(first), np.array(second)
     ratio = float(np.median(ours) / np.median(theirs))
     if min(len(ours), len(theirs)) < 3:
-        return Ratio(name, ratio, None, None, NO_DIFFERENCE)
+        return EnergyRatio(name, ratio, None, None, NO_DIFFERENCE)
     random = np.random.RandomState(SEED)
     above = np.median(ours[random.randint(0, len(ours), (RESAMPLES, len(ours)))], axis=1)
     below = np.median(theirs[random.randint(0, len(theirs), (RESAMPLES, len(theirs)))], axis=1)
     low, high = (float(value) for value in np.percentile(above / below, [2.5, 97.5]))
     verdict = "less" if high < 1 else "more" if low > 1 else NO_DIFFERENCE
-    return Ratio(name, ratio, low, high, verdict)
+    return EnergyRatio(name, ratio, low, high, verdict)
 
 
-def compare(first: str, second: str) -> List[Ratio]:
+def compare(first: str, second: str) -> List[EnergyRatio]:
     """Compare two profiles, run by run of the same engine and mode; both are verified first.
 
     Raises:
@@ -310,7 +310,7 @@ def compare(first: str, second: str) -> List[Ratio]:
     return [ratio_of(ours[key], theirs[key], name) for key, name in zip(shared, names)]
 
 
-def _comparison(entry: Dict[str, Any]) -> Optional[Comparison]:
+def _comparison(entry: Dict[str, Any]) -> Optional[MeasuredVersusPredicted]:
     about, found = entry["about"], entry["figures"]
     expected, total, latency = about.get("prediction"), found.get("total"), found.get("latency_ms")
     bases = (about.get("latency_basis"), about.get("power_basis"))
@@ -320,7 +320,7 @@ def _comparison(entry: Dict[str, Any]) -> Optional[Comparison]:
         return None
     if any(item["flag"] == "throttled" for item in found["flags"]):
         return None  # the mode's clocks did not hold, so the prediction is of another board
-    return Comparison(
+    return MeasuredVersusPredicted(
         about["engine"],
         latency["p50"] / expected["latency_ms"],
         total["idle_w"] / expected["idle_w"],

@@ -5,10 +5,10 @@ import os
 import pytest
 
 from deploy_jetson.device.board import (
-    Clock,
+    BoardSnapshot,
+    ClockState,
     CpuTimes,
-    Snapshot,
-    Zone,
+    ThermalZone,
     cpu_times,
     describe_board,
     held_back,
@@ -24,16 +24,16 @@ from tests.deploy_jetson.device.trees import NVPMODEL, tx2_board, write
 def test_snapshot_of_a_tx2(tmp_path):
     tx2_board(tmp_path, gpu=(850000000, 1300500000))
     found = take_snapshot(str(tmp_path))
-    assert found.clocks["gpu"] == Clock(850.0, 1300.5, "nvhost_podgov")
-    assert found.clocks["cpu3"] == Clock(2035.2, 2035.2, "schedutil")
-    assert found.zones["BCPU-therm"] == Zone(41.0, 95.5)
+    assert found.clocks["gpu"] == ClockState(850.0, 1300.5, "nvhost_podgov")
+    assert found.clocks["cpu3"] == ClockState(2035.2, 2035.2, "schedutil")
+    assert found.zones["BCPU-therm"] == ThermalZone(41.0, 95.5)
     assert "PMIC-Die" not in found.zones  # a constant, not a temperature
     assert found.hottest_c == 41.0
     assert found.record()["clocks"]["gpu"]["cap_mhz"] == 1300.5
 
 
 def test_an_empty_machine_has_an_empty_snapshot(tmp_path):
-    assert take_snapshot(str(tmp_path)) == Snapshot({}, {})
+    assert take_snapshot(str(tmp_path)) == BoardSnapshot({}, {})
     assert take_snapshot(str(tmp_path)).hottest_c is None
     assert cpu_times(str(tmp_path)) is None
     assert not is_tx2(str(tmp_path))
@@ -41,20 +41,20 @@ def test_an_empty_machine_has_an_empty_snapshot(tmp_path):
 
 def test_held_back_by_clock_or_heat():
     clocks = {
-        "gpu": Clock(1300.0, 1300.5, None),
-        "cpu0": Clock(345.6, 2035.2, None),
-        "cpu3": Clock(2030.0, 2035.2, None),
+        "gpu": ClockState(1300.0, 1300.5, None),
+        "cpu0": ClockState(345.6, 2035.2, None),
+        "cpu3": ClockState(2030.0, 2035.2, None),
     }
-    cool = {"GPU-therm": Zone(60.0, 95.5)}
-    assert held_back(Snapshot(clocks, cool), ("gpu",)) == []
+    cool = {"GPU-therm": ThermalZone(60.0, 95.5)}
+    assert held_back(BoardSnapshot(clocks, cool), ("gpu",)) == []
     # The load runs on one core; the others may sleep.
-    assert held_back(Snapshot(clocks, cool), ("cpu",)) == []
-    slow = dict(clocks, gpu=Clock(1122.0, 1300.5, None))
-    assert held_back(Snapshot(slow, cool), ("gpu",)) == ["gpu at 1122 MHz, cap 1300 MHz"]
-    assert held_back(Snapshot(slow, cool), ("cpu",)) == []
-    hot = {"GPU-therm": Zone(90.6, 95.5), "odd": Zone(99.0, None)}
-    assert held_back(Snapshot(clocks, hot), ("gpu",)) == ["GPU-therm at 90.6 C, trip 95.5 C"]
-    assert held_back(Snapshot({}, {}), ("gpu", "cpu")) == []
+    assert held_back(BoardSnapshot(clocks, cool), ("cpu",)) == []
+    slow = dict(clocks, gpu=ClockState(1122.0, 1300.5, None))
+    assert held_back(BoardSnapshot(slow, cool), ("gpu",)) == ["gpu at 1122 MHz, cap 1300 MHz"]
+    assert held_back(BoardSnapshot(slow, cool), ("cpu",)) == []
+    hot = {"GPU-therm": ThermalZone(90.6, 95.5), "odd": ThermalZone(99.0, None)}
+    assert held_back(BoardSnapshot(clocks, hot), ("gpu",)) == ["GPU-therm at 90.6 C, trip 95.5 C"]
+    assert held_back(BoardSnapshot({}, {}), ("gpu", "cpu")) == []
 
 
 def test_identity(tmp_path):

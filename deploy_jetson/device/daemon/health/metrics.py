@@ -18,7 +18,7 @@ def _labels(pairs: Iterable[Tuple[str, str]]) -> str:
     return "{" + inside + "}" if inside else ""
 
 
-class Metrics:
+class DaemonMetrics:
     """All figures of one daemon; safe for threads."""
 
     def __init__(self) -> None:

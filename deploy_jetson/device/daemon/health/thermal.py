@@ -3,13 +3,13 @@
 import time
 from typing import Callable, Optional
 
-from deploy_jetson.device.board import Snapshot, take_snapshot
+from deploy_jetson.device.board import BoardSnapshot, take_snapshot
 from deploy_jetson.device.daemon.settings import ThermalSettings
 
 COOL, NEAR, CRITICAL = "cool", "near_trip", "critical"
 
 
-class Governor:
+class ThermalGovernor:
     """Reads the zones at most every `poll_s` and says how long to wait.
 
     Args:
@@ -21,7 +21,7 @@ class Governor:
     def __init__(
         self,
         settings: ThermalSettings,
-        read: Callable[[], Snapshot] = take_snapshot,
+        read: Callable[[], BoardSnapshot] = take_snapshot,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -30,7 +30,7 @@ class Governor:
         self._next = -1e9
         self._paused_for = -1e9
         self.state = COOL
-        self.snapshot: Optional[Snapshot] = None
+        self.snapshot: Optional[BoardSnapshot] = None
 
     def look(self) -> str:
         """`cool`, `near_trip` or `critical`, at most `poll_s` old."""

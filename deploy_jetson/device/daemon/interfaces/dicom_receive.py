@@ -22,7 +22,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
 from deploy_jetson.device.daemon.settings import DicomSettings
-from deploy_jetson.device.daemon.store.intake import Accepted, Refused
+from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
 from pneumonia.runtime.dicom_header import (
     DEFLATED,
     HTJ2K,
@@ -129,7 +129,7 @@ class StoreService:
         settings: DicomSettings,
         context: Optional[ssl.SSLContext],
         max_bytes: int,
-        accept: Callable[[Iterator[bytes]], Accepted],
+        accept: Callable[[Iterator[bytes]], AcceptedImage],
     ) -> None:
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
         self._settings = settings
@@ -229,7 +229,7 @@ class StoreService:
                 str(event.context.transfer_syntax),
             )  # fmt: skip
             self._accept(_blocks(head, request.DataSet))
-        except Refused as refused:
+        except IntakeRefused as refused:
             return NO_RESOURCES if refused.later else CANNOT_UNDERSTAND
         except Exception:
             logs.broken("dicom_internal_error")

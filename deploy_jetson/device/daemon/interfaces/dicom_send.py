@@ -16,7 +16,7 @@ import pynetdicom
 from pynetdicom import AE, evt
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.health.metrics import Metrics
+from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.interfaces.tls import client_context, for_pynetdicom
 from deploy_jetson.device.daemon.settings import Destination, RetrySettings
 from deploy_jetson.device.daemon.store.journal import (
@@ -24,8 +24,8 @@ from deploy_jetson.device.daemon.store.journal import (
     SENT,
     SENT_WITH_WARNING,
     UNSENT,
-    Delivery,
-    Journal,
+    JobJournal,
+    ResultDelivery,
 )
 from deploy_jetson.device.daemon.store.spool import Spool
 from pneumonia.runtime.errors import OutputError
@@ -53,7 +53,7 @@ def backoff_s(attempts: int, settings: RetrySettings, share: float) -> float:
     return whole * (0.5 + 0.5 * share)
 
 
-class Sender:
+class ResultSender:
     """Sends what is due to one destination, in a thread of its own.
 
     Args:
@@ -71,8 +71,8 @@ class Sender:
         peer: Destination,
         retry: RetrySettings,
         spool: Spool,
-        journal: Journal,
-        metrics: Metrics,
+        journal: JobJournal,
+        metrics: DaemonMetrics,
     ) -> None:
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
         self._name = name
@@ -159,7 +159,7 @@ class Sender:
         with contextlib.suppress(AttributeError):
             event.assoc.dul.socket.socket.settimeout(self._peer.timeout_s)
 
-    def _store(self, association: Any, delivery: Delivery) -> str:
+    def _store(self, association: Any, delivery: ResultDelivery) -> str:
         """The peer's status as `0000`, or our word for what went wrong."""
         try:
             dataset = pydicom.dcmread(self._spool.dicom(delivery.job, delivery.kind))
@@ -175,7 +175,7 @@ class Sender:
             return "association_lost"
         return "{:04X}".format(int(status.Status))
 
-    def _settle(self, delivery: Delivery, code: str) -> None:
+    def _settle(self, delivery: ResultDelivery, code: str) -> None:
         attempts = delivery.attempts + 1
         wait = 0.0
         if code == "{:04X}".format(SUCCESS):
@@ -203,7 +203,9 @@ class Sender:
 
 
 def open_senders(
-    peers: Any, retry: RetrySettings, spool: Spool, journal: Journal, metrics: Metrics
-) -> List[Sender]:
+    peers: Any, retry: RetrySettings, spool: Spool, journal: JobJournal, metrics: DaemonMetrics
+) -> List[ResultSender]:
     """A sender per destination."""
-    return [Sender(name, peer, retry, spool, journal, metrics) for name, peer in peers.items()]
+    return [
+        ResultSender(name, peer, retry, spool, journal, metrics) for name, peer in peers.items()
+    ]

@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
 from deploy_jetson.device.daemon.settings import RestSettings
-from deploy_jetson.device.daemon.store.intake import Accepted, Refused
+from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
 
 BLOCK = 1 << 16
 POLL_S = 0.1
@@ -28,12 +28,12 @@ PLAIN = "text/plain; charset=utf-8"
 RETRY_AFTER_S = 5
 BODY = "the file itself as the body: curl --data-binary @FILE"
 CODES = {"disk_full": 507, "queue_full": 503, "stopping": 503, "too_large": 413, "empty": 400}
-_KEY = re.compile(r"^/v1/jobs/([0-9a-f]{32})(/result|/sr|/gsps|/sc)?$")
+JOB_PATH = re.compile(r"^/v1/jobs/([0-9a-f]{32})(/result|/sr|/gsps|/sc)?$")
 
 Reply = Tuple[int, str, bytes]  # status, content type, body
 
 
-class Desk(NamedTuple):
+class RestBackend(NamedTuple):
     """What the interface asks of the daemon.
 
     Attributes:
@@ -42,7 +42,7 @@ class Desk(NamedTuple):
         answer: (path, query) of a GET -> reply, None for an unknown path.
     """
 
-    accept: Callable[[Iterator[bytes]], Accepted]
+    accept: Callable[[Iterator[bytes]], AcceptedImage]
     refusal: Callable[[], Optional[str]]
     answer: Callable[[str, str], Optional[Reply]]
 
@@ -52,13 +52,13 @@ def json_reply(status: int, value: Any) -> Reply:
     return status, JSON, (json.dumps(value, allow_nan=False) + "\n").encode("ascii")
 
 
-class Handler(BaseHTTPRequestHandler):
+class RestRequestHandler(BaseHTTPRequestHandler):
     """One request."""
 
     server_version = "pneumonia"
     sys_version = ""
     protocol_version = "HTTP/1.1"
-    server = None  # type: Server  # type: ignore[assignment]
+    server = None  # type: RestServer  # type: ignore[assignment]
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing: a request line is the caller's text."""
@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_expect_100(self) -> bool:
         """Refuse before the body is sent."""
-        reason = self.server.desk.refusal() if self.command == "POST" else None
+        reason = self.server.backend.refusal() if self.command == "POST" else None
         if reason or not 0 <= self._length() <= self.server.max_bytes:
             self._reply(self._refusal(reason or "too_large"))
             return False
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a question."""
         path, _, query = self.path.partition("?")
-        self._reply(self._guarded(lambda: self.server.desk.answer(path, query)))
+        self._reply(self._guarded(lambda: self.server.backend.answer(path, query)))
 
     def do_POST(self) -> None:
         """Take an image."""
@@ -109,8 +109,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _take(self) -> Reply:
         try:
-            accepted = self.server.desk.accept(self._body())
-        except Refused as refused:
+            accepted = self.server.backend.accept(self._body())
+        except IntakeRefused as refused:
             return self._refusal(refused.reason)
         job = accepted.job
         value = {"job": job.key, "status": job.state, "known": accepted.known}
@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             pass
 
 
-class Server(ThreadingMixIn, HTTPServer):
+class RestServer(ThreadingMixIn, HTTPServer):
     """The listening socket with its bounds.
 
     Args:
@@ -170,7 +170,7 @@ class Server(ThreadingMixIn, HTTPServer):
         token: Bearer token, empty for none.
         context: TLS, None for none.
         max_bytes: Largest body.
-        desk: The daemon.
+        backend: The daemon.
 
     Raises:
         OSError: The address is taken.
@@ -186,19 +186,19 @@ class Server(ThreadingMixIn, HTTPServer):
         token: bytes,
         context: Optional[ssl.SSLContext],
         max_bytes: int,
-        desk: Desk,
+        backend: RestBackend,
     ) -> None:
         if ":" in settings.host:
             self.address_family = socket.AF_INET6
         self.token = token
-        self.desk = desk
+        self.backend = backend
         self.max_bytes = max_bytes
         self._settings = settings
         self._context = context
         self._places = threading.BoundedSemaphore(settings.max_connections)
         self._open: Dict[Any, float] = {}
         self._open_lock = threading.Lock()
-        HTTPServer.__init__(self, (settings.host, settings.port), Handler)
+        HTTPServer.__init__(self, (settings.host, settings.port), RestRequestHandler)
 
     @property
     def connections(self) -> int:

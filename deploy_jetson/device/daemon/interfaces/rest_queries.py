@@ -7,12 +7,12 @@ from collections import OrderedDict
 from typing import Any, Callable, Dict, List, Optional
 from urllib.parse import parse_qs
 
-from deploy_jetson.device.daemon.health.metrics import Metrics
-from deploy_jetson.device.daemon.interfaces.rest import _KEY, JSON, PLAIN, Reply, json_reply
-from deploy_jetson.device.daemon.store.journal import ANSWERED, STATES, Job, Journal
+from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
+from deploy_jetson.device.daemon.interfaces.rest import JOB_PATH, JSON, PLAIN, Reply, json_reply
+from deploy_jetson.device.daemon.store.journal import ANSWERED, STATES, ImageJob, JobJournal
 from deploy_jetson.device.daemon.store.spool import Spool
 from deploy_jetson.device.daemon.work.answers import moment
-from deploy_jetson.device.daemon.work.model import Model
+from deploy_jetson.device.daemon.work.model import ServedModel
 from pneumonia.runtime.bundle import MODEL_CARD
 from pneumonia.runtime.errors import DISCLAIMER, OutputError
 
@@ -20,7 +20,7 @@ MAX_LISTED = 500
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Questions:
+class RestQueries:
     """Answers GET requests.
 
     Args:
@@ -35,9 +35,9 @@ class Questions:
     def __init__(
         self,
         spool: Spool,
-        journal: Journal,
-        metrics: Metrics,
-        model: Model,
+        journal: JobJournal,
+        metrics: DaemonMetrics,
+        model: ServedModel,
         reasons: Callable[[], List[str]],
         alive: Callable[[], bool],
     ) -> None:
@@ -60,7 +60,7 @@ class Questions:
             return self._fixed[path]()
         if path == "/v1/jobs":
             return self._list(query)
-        match = _KEY.match(path)
+        match = JOB_PATH.match(path)
         if match is None:
             return None
         try:
@@ -130,7 +130,7 @@ class Questions:
         return json_reply(200, value)
 
 
-def _summary(job: Job) -> Dict[str, Any]:
+def _summary(job: ImageJob) -> Dict[str, Any]:
     waits = job.state not in ANSWERED
     return OrderedDict(
         [

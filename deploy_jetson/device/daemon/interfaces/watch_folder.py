@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.settings import WatchSettings
-from deploy_jetson.device.daemon.store.intake import Accepted, Refused
+from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
 
 BLOCK = 1 << 18
 MAX_SEEN = 20000  # files of one scan
@@ -26,7 +26,7 @@ class _Seen(NamedTuple):
     since: float
 
 
-class Watcher:
+class FolderWatcher:
     """Scans one folder.
 
     Args:
@@ -38,7 +38,7 @@ class Watcher:
     def __init__(
         self,
         settings: WatchSettings,
-        accept: Callable[[Iterator[bytes]], Accepted],
+        accept: Callable[[Iterator[bytes]], AcceptedImage],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -118,7 +118,7 @@ class Watcher:
         with io.open(handle, "rb") as stream:
             try:
                 self._accept(_blocks(stream))
-            except Refused as refused:
+            except IntakeRefused as refused:
                 if refused.later:
                     return 0
                 return self._leave(path, signature, refused.reason)

@@ -6,10 +6,16 @@ import time
 from typing import Callable, Iterator, NamedTuple, Optional
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.health.metrics import Metrics
+from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.settings import DaemonConfig
-from deploy_jetson.device.daemon.store.journal import FAILED, QUARANTINED, RECEIVED, Job, Journal
-from deploy_jetson.device.daemon.store.spool import Arrived, Spool, TooLarge
+from deploy_jetson.device.daemon.store.journal import (
+    FAILED,
+    QUARANTINED,
+    RECEIVED,
+    ImageJob,
+    JobJournal,
+)
+from deploy_jetson.device.daemon.store.spool import Spool, SpooledUpload, TooLarge
 from pneumonia.runtime.errors import OutputError
 
 MEGABYTE = 1 << 20
@@ -17,7 +23,7 @@ CONFLICT = "conflict"
 DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
+class IntakeRefused(Exception):  # noqa: N818 - an answer, not a fault
     """The image was not taken and nothing of it is kept.
 
     Attributes:
@@ -31,14 +37,14 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         self.later = later
 
 
-class Accepted(NamedTuple):
+class AcceptedImage(NamedTuple):
     """The job of an image, and whether the image was known before."""
 
-    job: Job
+    job: ImageJob
     known: bool
 
 
-class Intake:
+class ImageIntake:
     """Takes images into spool and journal.
 
     Args:
@@ -54,8 +60,8 @@ class Intake:
         self,
         config: DaemonConfig,
         spool: Spool,
-        journal: Journal,
-        metrics: Metrics,
+        journal: JobJournal,
+        metrics: DaemonMetrics,
         model_hash: str,
         wake: Callable[[], None],
     ) -> None:
@@ -86,7 +92,7 @@ class Intake:
             return "queue_full"
         return None
 
-    def accept(self, blocks: Iterator[bytes], source: str) -> Accepted:
+    def accept(self, blocks: Iterator[bytes], source: str) -> AcceptedImage:
         """Take an image; on return it is in the spool and in the journal, both synced.
 
         Args:
@@ -113,12 +119,12 @@ class Intake:
         except OutputError:
             return "disk_full"
 
-    def _refused(self, reason: str, source: str, later: bool = True) -> Refused:
+    def _refused(self, reason: str, source: str, later: bool = True) -> IntakeRefused:
         self._metrics.count("refused_total", reason=reason, source=source)
         logs.warning("refused", reason=reason, source=source)
-        return Refused(reason, later)
+        return IntakeRefused(reason, later)
 
-    def _accept(self, blocks: Iterator[bytes], source: str) -> Accepted:
+    def _accept(self, blocks: Iterator[bytes], source: str) -> AcceptedImage:
         arrived = None
         try:
             max_bytes = int(self._config.queue.max_image_mb * MEGABYTE)
@@ -139,11 +145,11 @@ class Intake:
             if arrived is not None:
                 self._spool.remove(arrived.path)
 
-    def _enter(self, arrived: Arrived, source: str) -> Accepted:
+    def _enter(self, arrived: SpooledUpload, source: str) -> AcceptedImage:
         earlier = self.known(arrived)
         if earlier is not None and not _again(earlier):
             self._metrics.count("duplicates_total", source=source)
-            return Accepted(earlier, True)
+            return AcceptedImage(earlier, True)
         key = earlier.key if earlier is not None else self.free_key(arrived)
         self._spool.keep(arrived, key)
         try:
@@ -159,13 +165,13 @@ class Intake:
         self._metrics.count("received_total", source=source)
         logs.info("received", job=key, source=source, bytes=arrived.bytes)
         self._wake()
-        return Accepted(job, False)
+        return AcceptedImage(job, False)
 
-    def known(self, arrived: Arrived) -> Optional[Job]:
+    def known(self, arrived: SpooledUpload) -> Optional[ImageJob]:
         """The job of an image for the present model, if it came before."""
         return self._journal.known(arrived.sop_uid, arrived.sha256, self._model_hash)
 
-    def free_key(self, arrived: Arrived) -> str:
+    def free_key(self, arrived: SpooledUpload) -> str:
         """A key for an image that is not known.
 
         The first choice is taken when the image waited while the model was changed: its job kept
@@ -178,16 +184,16 @@ class Intake:
                 return key
             salt += "+"
 
-    def new_job(self, key: str, arrived: Arrived, source: str) -> Job:
+    def new_job(self, key: str, arrived: SpooledUpload, source: str) -> ImageJob:
         """The job of an image that came just now; one that contradicts an earlier one is marked."""
         conflict = self._journal.has_conflict(arrived.sop_uid, arrived.sha256, self._model_hash)
         now = time.time()
-        return Job(
+        return ImageJob(
             0, key, arrived.sop_uid, arrived.sha256, self._model_hash, source, arrived.bytes,
             RECEIVED, CONFLICT if conflict else "", 0, now, now,
         )  # fmt: skip
 
 
-def _again(job: Job) -> bool:
+def _again(job: ImageJob) -> bool:
     """Whether sending an image again means trying again: our failure, not the image's."""
     return job.state == FAILED or (job.state == QUARANTINED and job.reason != CONFLICT)

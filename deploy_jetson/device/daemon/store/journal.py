@@ -52,7 +52,7 @@ CREATE INDEX deliveries_due ON deliveries (state, destination, next_try);
 """
 
 
-class Job(NamedTuple):
+class ImageJob(NamedTuple):
     """One image.
 
     Attributes:
@@ -84,7 +84,7 @@ class Job(NamedTuple):
     changed_at: float
 
 
-class Delivery(NamedTuple):
+class ResultDelivery(NamedTuple):
     """One object for one destination; `code` is the peer's last status or our word for it."""
 
     number: int
@@ -101,7 +101,7 @@ class JournalDamaged(Exception):  # noqa: N818 - a condition the service repairs
     """The file is no journal, or its contents contradict each other."""
 
 
-class Journal:
+class JobJournal:
     """Jobs and deliveries.
 
     Args:
@@ -188,7 +188,7 @@ class Journal:
 
     # --- jobs ---
 
-    def add(self, job: Job) -> Job:
+    def add(self, job: ImageJob) -> ImageJob:
         """Write down a new job, durable on return; its number is given.
 
         Returns:
@@ -201,26 +201,26 @@ class Journal:
                 tuple(job)[1:],
             )
             row = database.execute("SELECT * FROM jobs WHERE key=?", (job.key,)).fetchone()
-        return Job(*row)
+        return ImageJob(*row)
 
-    def job(self, key: str) -> Optional[Job]:
+    def job(self, key: str) -> Optional[ImageJob]:
         """A job by its key."""
         rows = self._rows("SELECT * FROM jobs WHERE key=?", (key,))
-        return Job(*rows[0]) if rows else None
+        return ImageJob(*rows[0]) if rows else None
 
-    def jobs(self, states: Sequence[str] = STATES, limit: int = 1000) -> List[Job]:
+    def jobs(self, states: Sequence[str] = STATES, limit: int = 1000) -> List[ImageJob]:
         """Jobs in some states, oldest first for those that wait, newest first otherwise."""
         order = "ASC" if set(states) <= {RECEIVED, RUNNING} else "DESC"
         query = "SELECT * FROM jobs WHERE state IN ({}) ORDER BY number {} LIMIT ?".format(
             ",".join("?" * len(states)), order
         )
-        return [Job(*row) for row in self._rows(query, list(states) + [limit])]
+        return [ImageJob(*row) for row in self._rows(query, list(states) + [limit])]
 
-    def known(self, sop_uid: str, sha256: str, model_hash: str) -> Optional[Job]:
+    def known(self, sop_uid: str, sha256: str, model_hash: str) -> Optional[ImageJob]:
         """The job of an image for a model."""
         query = "SELECT * FROM jobs WHERE sop_uid=? AND sha256=? AND model_hash=? LIMIT 1"
         rows = self._rows(query, (sop_uid, sha256, model_hash))
-        return Job(*rows[0]) if rows else None
+        return ImageJob(*rows[0]) if rows else None
 
     def has_conflict(self, sop_uid: str, sha256: str, model_hash: str) -> bool:
         """Whether this UID is already known with other contents that could be read.
@@ -242,7 +242,7 @@ class Journal:
                 (model_hash, RECEIVED, RUNNING, model_hash),
             )
 
-    def take(self) -> Optional[Job]:
+    def take(self) -> Optional[ImageJob]:
         """The oldest job that waits, now `running` with one attempt more."""
         with self.transaction() as database:
             row = database.execute(
@@ -250,7 +250,7 @@ class Journal:
             ).fetchone()
             if row is None:
                 return None
-            job = Job(*row)
+            job = ImageJob(*row)
             job = job._replace(state=RUNNING, attempts=job.attempts + 1, changed_at=time.time())
             database.execute(
                 "UPDATE jobs SET state=?, attempts=?, changed_at=? WHERE key=?",
@@ -328,7 +328,7 @@ class Journal:
 
     def due(
         self, destination: str, now: float, longest_s: float, limit: int = 50
-    ) -> List[Delivery]:
+    ) -> List[ResultDelivery]:
         """Deliveries whose time has come, or lies beyond the longest wait: the clock was set back.
 
         Args:
@@ -342,14 +342,14 @@ class Journal:
             " AND (next_try<=? OR next_try>?) ORDER BY number LIMIT ?"
         )
         values = (PENDING, destination, now, now + longest_s, limit)
-        return [Delivery(*row) for row in self._rows(query, values)]
+        return [ResultDelivery(*row) for row in self._rows(query, values)]
 
-    def deliveries_of(self, key: str) -> List[Delivery]:
+    def deliveries_of(self, key: str) -> List[ResultDelivery]:
         """All deliveries of a job."""
         query = "SELECT * FROM deliveries WHERE job=? ORDER BY number"
-        return [Delivery(*row) for row in self._rows(query, (key,))]
+        return [ResultDelivery(*row) for row in self._rows(query, (key,))]
 
-    def delivered(self, delivery: Delivery) -> None:
+    def delivered(self, delivery: ResultDelivery) -> None:
         """Write down what became of a delivery: its state, attempts, next_try and code."""
         with self.transaction() as database:
             database.execute(

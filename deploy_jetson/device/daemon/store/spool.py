@@ -35,7 +35,7 @@ class TooLarge(Exception):  # noqa: N818 - a refusal, answered by each interface
     """The image has more bytes than `[queue] max_image_mb`."""
 
 
-class Arrived(NamedTuple):
+class SpooledUpload(NamedTuple):
     """A file in the spool under a temporary name.
 
     Attributes:
@@ -161,7 +161,7 @@ class Spool:
         text = "{} {} {}".format(sop_uid, sha256, model_hash).encode("utf-8")
         return hmac.new(self._salt, text, hashlib.sha256).hexdigest()[:32]
 
-    def receive(self, blocks: Iterator[bytes], max_bytes: int) -> Arrived:
+    def receive(self, blocks: Iterator[bytes], max_bytes: int) -> SpooledUpload:
         """Write an image under a temporary name and sync it.
 
         Raises:
@@ -190,7 +190,7 @@ class Spool:
         return size
 
     @staticmethod
-    def examine(path: str, size: int) -> Arrived:
+    def examine(path: str, size: int) -> SpooledUpload:
         """Identity of a file in the spool."""
         digest = hashlib.sha256()
         with io.open(path, "rb") as stream:
@@ -199,9 +199,9 @@ class Spool:
             stream.seek(offset if offset <= size else 0)
             for block in iter(lambda: stream.read(BLOCK), b""):
                 digest.update(block)
-        return Arrived(path, size, sop_uid_of(head), digest.hexdigest())
+        return SpooledUpload(path, size, sop_uid_of(head), digest.hexdigest())
 
-    def keep(self, arrived: Arrived, key: str) -> None:
+    def keep(self, arrived: SpooledUpload, key: str) -> None:
         """Give an image its final name, durable on return."""
         os.replace(arrived.path, self.image(key))
         sync_folder(self.path("incoming"))

@@ -6,7 +6,13 @@ from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from deploy_jetson.device.daemon.decoding import Decoded
-from deploy_jetson.device.daemon.store.journal import ANSWERED, FAILED, QUARANTINED, REJECTED, Job
+from deploy_jetson.device.daemon.store.journal import (
+    ANSWERED,
+    FAILED,
+    QUARANTINED,
+    REJECTED,
+    ImageJob,
+)
 from deploy_jetson.device.daemon.store.spool import Spool
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
@@ -21,7 +27,7 @@ SET_ASIDE = (REJECTED, FAILED, QUARANTINED)
 MAX_ANSWER_BYTES = 4 << 20
 
 
-class Answer(NamedTuple):
+class JobAnswer(NamedTuple):
     """What became of an image.
 
     Attributes:
@@ -43,7 +49,7 @@ class Answer(NamedTuple):
     inference_s: float = 0.0
 
 
-def _findings(answer: Answer, facts: ResultFacts) -> Dict[str, Any]:
+def _findings(answer: JobAnswer, facts: ResultFacts) -> Dict[str, Any]:
     decoded, prediction = answer.decoded, answer.prediction
     assert decoded is not None
     assert prediction is not None
@@ -66,7 +72,7 @@ def _findings(answer: Answer, facts: ResultFacts) -> Dict[str, Any]:
     )
 
 
-def document(job: Job, answer: Answer, facts: ResultFacts) -> Dict[str, Any]:
+def document(job: ImageJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str, Any]:
     """The JSON answer; docs/reference/daemon-config.md explains it.
 
     It names the image by UID, where it has one, and nothing else of the patient.
@@ -111,7 +117,7 @@ def moment(seconds: float) -> str:
 
 
 def dicom_results(
-    spool: Spool, job: Job, answer: Answer, facts: ResultFacts, kinds: Sequence[str]
+    spool: Spool, job: ImageJob, answer: JobAnswer, facts: ResultFacts, kinds: Sequence[str]
 ) -> List[str]:
     """Write the DICOM results of a scored image.
 
@@ -134,7 +140,7 @@ def dicom_results(
     return list(kinds)
 
 
-def write_answer(spool: Spool, job: Job, made: Dict[str, Any]) -> None:
+def write_answer(spool: Spool, job: ImageJob, made: Dict[str, Any]) -> None:
     """Write the JSON answer, the last of all files: it means that the others are there.
 
     Raises:

@@ -17,7 +17,7 @@ WARM_UP = 2
 OpenEngine = Callable[[Bundle], Engine]
 
 
-class Model:
+class ServedModel:
     """Bundle, operating point and engine.
 
     Args:
@@ -43,7 +43,7 @@ class Model:
         self._detector = self._open()
 
     @classmethod
-    def load(cls, path: str, threshold: str, engine: str, threads: int) -> "Model":
+    def load(cls, path: str, threshold: str, engine: str, threads: int) -> "ServedModel":
         """Check a bundle and open it with an engine of `runtime.engines`.
 
         Raises:

@@ -5,25 +5,25 @@ import time
 from typing import Any, Dict, NamedTuple, Tuple
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.store.intake import Intake
+from deploy_jetson.device.daemon.store.intake import ImageIntake
 from deploy_jetson.device.daemon.store.journal import (
     ANSWERED,
     FAILED,
     QUARANTINED,
     RECEIVED,
     RUNNING,
-    Job,
-    Journal,
+    ImageJob,
+    JobJournal,
     JournalDamaged,
 )
 from deploy_jetson.device.daemon.store.spool import IMAGE, Spool
-from deploy_jetson.device.daemon.work.answers import Answer, read_answer
-from deploy_jetson.device.daemon.work.worker import Worker
+from deploy_jetson.device.daemon.work.answers import JobAnswer, read_answer
+from deploy_jetson.device.daemon.work.worker import JobWorker
 
 EVERY = 1 << 30
 
 
-class Recovered(NamedTuple):
+class RecoveryCounts(NamedTuple):
     """How much a start has put in order."""
 
     parts: int
@@ -33,7 +33,7 @@ class Recovered(NamedTuple):
     lost: int
 
 
-def open_journal(spool: Spool) -> Tuple[Journal, bool]:
+def open_journal(spool: Spool) -> Tuple[JobJournal, bool]:
     """Open the journal; a damaged one is moved aside.
 
     Returns:
@@ -45,27 +45,27 @@ def open_journal(spool: Spool) -> Tuple[Journal, bool]:
     path = spool.path("journal.sqlite")
     is_new = not os.path.exists(path) or os.path.getsize(path) == 0
     try:
-        return Journal(path), is_new and bool(spool.names("results", ".json"))
+        return JobJournal(path), is_new and bool(spool.names("results", ".json"))
     except JournalDamaged:
         name = spool.set_aside_journal()
         logs.warning("journal_damaged", kept_as=name)
-    return Journal(path), True
+    return JobJournal(path), True
 
 
-def _job_of(key: str, made: Dict[str, Any]) -> Job:
+def _job_of(key: str, made: Dict[str, Any]) -> ImageJob:
     """The row of an answer; it waits, until the answer is adopted."""
     source = made["source"]
     uid = str(source.get("SOPInstanceUID", ""))
     now = time.time()
-    return Job(
+    return ImageJob(
         0, key, uid, str(source["sha256"]), str(made["model"]["hash"]), str(source["via"]),
         int(source["bytes"]), RECEIVED, "", int(made["attempt"]), now, now,
     )  # fmt: skip
 
 
 def recover(
-    spool: Spool, journal: Journal, intake: Intake, worker: Worker, rebuild: bool = False
-) -> Recovered:
+    spool: Spool, journal: JobJournal, intake: ImageIntake, worker: JobWorker, rebuild: bool = False
+) -> RecoveryCounts:
     """Put everything in order before the first image is taken.
 
     Args:
@@ -90,12 +90,12 @@ def recover(
             adopted += 1
         elif not os.path.exists(spool.image(job.key)):
             lost += 1  # somebody removed it; nothing in this program does
-            worker.settle(job, Answer(FAILED, "image_missing"))
+            worker.settle(job, JobAnswer(FAILED, "image_missing"))
         elif job.state == RUNNING:
             interrupted += 1
             journal.give_back(job.key, job.attempts)
     unknown = sum(_enter_unknown(spool, journal, intake, key) for key in _images(spool))
-    found = Recovered(parts, unknown, interrupted, adopted, lost)
+    found = RecoveryCounts(parts, unknown, interrupted, adopted, lost)
     logs.info("recovered", **found._asdict())
     return found
 
@@ -104,7 +104,7 @@ def _images(spool: Spool) -> Tuple[str, ...]:
     return tuple(spool.names("incoming", IMAGE))
 
 
-def _enter_unknown(spool: Spool, journal: Journal, intake: Intake, name: str) -> int:
+def _enter_unknown(spool: Spool, journal: JobJournal, intake: ImageIntake, name: str) -> int:
     """An image whose row is missing or closed: never acknowledged, or the journal was lost."""
     job = journal.job(name)
     if job is not None:

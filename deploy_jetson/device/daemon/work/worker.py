@@ -6,21 +6,27 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.decoding import Decoder
-from deploy_jetson.device.daemon.health.metrics import Metrics
+from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.intake import CONFLICT
-from deploy_jetson.device.daemon.store.journal import DONE, FAILED, QUARANTINED, Job, Journal
+from deploy_jetson.device.daemon.store.journal import (
+    DONE,
+    FAILED,
+    QUARANTINED,
+    ImageJob,
+    JobJournal,
+)
 from deploy_jetson.device.daemon.store.spool import Spool
 from deploy_jetson.device.daemon.work.answers import (
     SET_ASIDE,
-    Answer,
+    JobAnswer,
     answer_bytes,
     dicom_results,
     document,
     read_answer,
     write_answer,
 )
-from deploy_jetson.device.daemon.work.model import Model
+from deploy_jetson.device.daemon.work.model import ServedModel
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
 from pneumonia.runtime.selection import select
 
@@ -34,7 +40,7 @@ class EngineLost(DeviceError):  # noqa: N818 - the condition's name
     exit_code = 70
 
 
-class Worker:
+class JobWorker:
     """Takes jobs and answers them.
 
     Args:
@@ -51,9 +57,9 @@ class Worker:
         self,
         config: DaemonConfig,
         spool: Spool,
-        journal: Journal,
-        metrics: Metrics,
-        model: Model,
+        journal: JobJournal,
+        metrics: DaemonMetrics,
+        model: ServedModel,
         decoder: Decoder,
         alive: Callable[[], None],
     ) -> None:
@@ -147,15 +153,15 @@ class Worker:
             self._journal.give_back(*self._held)
             self._held = None
 
-    def _answer(self, job: Job) -> Answer:
+    def _answer(self, job: ImageJob) -> JobAnswer:
         if job.reason == CONFLICT:
-            return Answer(QUARANTINED, CONFLICT)
+            return JobAnswer(QUARANTINED, CONFLICT)
         if job.attempts > self._config.queue.max_attempts:
-            return Answer(QUARANTINED, "too_many_attempts")
+            return JobAnswer(QUARANTINED, "too_many_attempts")
         try:
             return self._score(job)
         except InferenceError:
-            return Answer(FAILED, "invalid_output")
+            return JobAnswer(FAILED, "invalid_output")
         except DeviceError:
             logs.broken("engine_lost", job=job.key)
             self._journal.give_back(job.key, job.attempts)
@@ -164,24 +170,24 @@ class Worker:
             raise
         except Exception:  # one image never stops the others
             logs.broken("internal_error", job=job.key)
-            return Answer(FAILED, "internal_error")
+            return JobAnswer(FAILED, "internal_error")
 
-    def _score(self, job: Job) -> Answer:
+    def _score(self, job: ImageJob) -> JobAnswer:
         started = time.monotonic()
         decoded = self._decoder.decode(self._spool.image(job.key))
         self._metrics.observe("decode_seconds", time.monotonic() - started)
         self.beat()
         if decoded.pixels is None:
-            return Answer(decoded.status, decoded.reason, decoded)
+            return JobAnswer(decoded.status, decoded.reason, decoded)
         status, reason, words = select(decoded.info, decoded.warnings, self._config.rules)
         if status:
-            return Answer(status, reason, decoded, None, words)
+            return JobAnswer(status, reason, decoded, None, words)
         prediction, seconds = self._model.detect(decoded.pixels, job.key)
         self._metrics.observe("inference_seconds", seconds)
         self.beat()
-        return Answer(DONE, "", decoded, prediction, words, self._model.engine_name, seconds)
+        return JobAnswer(DONE, "", decoded, prediction, words, self._model.engine_name, seconds)
 
-    def settle(self, job: Job, answer: Answer) -> None:
+    def settle(self, job: ImageJob, answer: JobAnswer) -> None:
         """Write the answer, then the journal, then let the image go.
 
         Raises:
@@ -198,7 +204,7 @@ class Worker:
             engine=answer.engine, inference_ms=made["inference_ms"], attempt=job.attempts,
         )  # fmt: skip
 
-    def _close(self, job: Job, made: Dict[str, Any]) -> None:
+    def _close(self, job: ImageJob, made: Dict[str, Any]) -> None:
         """After the answer is written: each step may have been done before a crash."""
         state, reason = str(made["status"]), str(made["reason"])
         if state in SET_ASIDE:
@@ -216,7 +222,7 @@ class Worker:
             if kind in kinds
         ]
 
-    def adopt(self, job: Job) -> Optional[Any]:
+    def adopt(self, job: ImageJob) -> Optional[Any]:
         """Close a job that was answered just before a crash; None when it was not."""
         made = read_answer(self._spool, job.key)
         if made is None:

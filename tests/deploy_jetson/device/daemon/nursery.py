@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import threading
 
-from deploy_jetson.device.daemon.service import Service
+from deploy_jetson.device.daemon.service import DaemonService
 from deploy_jetson.device.daemon.settings import QueueSettings
 from tests.deploy_jetson.device.daemon.rig import InProcess, load_fake, settings
 
@@ -78,7 +78,7 @@ def live(state, last):
         return opened[-1]
 
     sqlite3.connect = counted
-    service = Service(config, load_model=load_fake, make_decoder=lambda *unused: InProcess())
+    service = DaemonService(config, load_model=load_fake, make_decoder=lambda *unused: InProcess())
     for database in opened:
         database.steps = steps
     service.start()

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from deploy_jetson.device.daemon.decoding import Decoded
-from deploy_jetson.device.daemon.service import Service
+from deploy_jetson.device.daemon.service import DaemonService
 from deploy_jetson.device.daemon.settings import (
     DaemonConfig,
     DiskSettings,
     RestSettings,
     ServiceSettings,
 )
-from deploy_jetson.device.daemon.work.model import Model
+from deploy_jetson.device.daemon.work.model import ServedModel
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import Engine, output_shape
 from tests.runtime.dicoms import chest_dataset, save
@@ -88,7 +88,7 @@ def settings(state, **parts):
 
 def load_fake(config, open_engine=OneBox):
     """The shipped network with OneBox."""
-    return Model(load_bundle(config.daemon.bundle, verify=False), "balanced", open_engine)
+    return ServedModel(load_bundle(config.daemon.bundle, verify=False), "balanced", open_engine)
 
 
 class Rig:
@@ -97,7 +97,7 @@ class Rig:
     def __init__(self, config, child=False, notifier=None):
         more = {} if child else {"make_decoder": lambda config, tick: InProcess()}
         self.engine = None  # the one that was opened last
-        self.service = Service(
+        self.service = DaemonService(
             config,
             notifier=notifier,
             load_model=lambda config: load_fake(config, self._open),

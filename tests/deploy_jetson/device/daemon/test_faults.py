@@ -244,7 +244,7 @@ def test_the_daemon_stops_while_somebody_is_silent(tmp_path, start):
 def test_an_archive_that_falls_silent_does_not_hold_the_sender(tmp_path, where):
     """It accepts the connection, or the object, and then half an answer is all there ever is."""
     pytest.importorskip("pynetdicom")
-    from deploy_jetson.device.daemon.interfaces.dicom_send import Sender
+    from deploy_jetson.device.daemon.interfaces.dicom_send import ResultSender
     from deploy_jetson.device.daemon.settings import Destination, ResultsSettings, RetrySettings
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -255,7 +255,7 @@ def test_an_archive_that_falls_silent_does_not_hold_the_sender(tmp_path, where):
             rig.settled(job)
             service = rig.service
             service.journal.settle(job, "done", "", [("pacs", "sr")])
-            sender = Sender(
+            sender = ResultSender(
                 "pacs", peer, RetrySettings(), service.spool, service.journal, service.metrics
             )
             worker = threading.Thread(target=sender.send_due, daemon=True)

@@ -7,8 +7,8 @@ import pytest
 
 from deploy_jetson.device.estimate.calibration import (
     Calibration,
-    Comparison,
-    Factors,
+    CorrectionFactors,
+    MeasuredVersusPredicted,
     fit,
     read_calibration,
 )
@@ -163,8 +163,9 @@ def test_reports_that_say_nothing_useful(tmp_path, document):
 
 def test_factors_are_geometric_means():
     found = fit(
-        [Comparison("tensorrt", 2.0, 1.2, 0.9), Comparison("tensorrt", 0.5, 1.2, 0.9),
-         Comparison("kernels", 1.1, 1.2, 1.0)], ["a" * 64],
+        [MeasuredVersusPredicted("tensorrt", 2.0, 1.2, 0.9),
+         MeasuredVersusPredicted("tensorrt", 0.5, 1.2, 0.9),
+         MeasuredVersusPredicted("kernels", 1.1, 1.2, 1.0)], ["a" * 64],
     )  # fmt: skip
     engine = found.engines["tensorrt"]
     assert engine.latency == pytest.approx(1.0)
@@ -173,12 +174,12 @@ def test_factors_are_geometric_means():
     assert engine.power_band == pytest.approx(1.1)
     assert engine.runs == 2
     assert found.idle == pytest.approx(1.2)
-    assert found.factors("onnxruntime") == Factors(idle=found.idle)
+    assert found.factors("onnxruntime") == CorrectionFactors(idle=found.idle)
 
 
 def test_calibrated_estimate_meets_the_measurement(tmp_path):
     before = estimate([LARGE], "tensorrt", MODES[3])
-    comparison = Comparison("tensorrt", 1.3, 1.1, 0.8)
+    comparison = MeasuredVersusPredicted("tensorrt", 1.3, 1.1, 0.8)
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(fit([comparison], []).document()))
     after = estimate([LARGE], "tensorrt", MODES[3], None, read_calibration(str(path)))
@@ -196,9 +197,9 @@ def test_nothing_to_fit_and_nonsense():
     with pytest.raises(DataError, match="Nothing to calibrate"):
         fit([], [])
     with pytest.raises(DataError, match="too far"):
-        fit([Comparison("tensorrt", 500.0, 1.0, 1.0)], [])
+        fit([MeasuredVersusPredicted("tensorrt", 500.0, 1.0, 1.0)], [])
     with pytest.raises(DataError, match="too far"):
-        fit([Comparison("tensorrt", float("nan"), 1.0, 1.0)], [])
+        fit([MeasuredVersusPredicted("tensorrt", float("nan"), 1.0, 1.0)], [])
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_files_that_are_no_calibration(tmp_path, text):
 
 
 def test_document_round_trip(tmp_path):
-    made = fit([Comparison("kernels", 1.2, 1.0, 1.0)], ["b" * 64])
+    made = fit([MeasuredVersusPredicted("kernels", 1.2, 1.0, 1.0)], ["b" * 64])
     path = tmp_path / "c.json"
     path.write_text(json.dumps(made.document()))
     assert read_calibration(str(path)) == Calibration(made.engines, made.idle, ["b" * 64])

@@ -14,7 +14,7 @@ from deploy_jetson.device.power.find import open_sensor
 from deploy_jetson.device.power.ina3221 import Ina3221Sensor, hwmon_channels, iio_channels
 from deploy_jetson.device.power.modelled import ModelSensor
 from deploy_jetson.device.power.rapl import RaplSensor
-from deploy_jetson.device.power.replay import ReplaySensor, Series, read_series
+from deploy_jetson.device.power.replay import RecordedSeries, ReplaySensor, read_series
 from deploy_jetson.device.power.sampler import ThreadSampler, open_sampler
 from deploy_jetson.device.power.sensor import (
     Rail,
@@ -190,7 +190,7 @@ def test_named_sensor_that_is_not_here(tmp_path):
 
 def test_replay_plays_at_its_own_pace_and_ends():
     clock = VirtualClock(100.0)
-    series = Series(
+    series = RecordedSeries(
         np.array([5.0, 5.5, 7.0]), {"VDD_IN": np.array([1.0, np.nan, 3.0])}, {"VDD_IN": "mw"}
     )
     sensor = ReplaySensor(series, clock)

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from deploy_jetson.device.board import Clock as BoardClock
-from deploy_jetson.device.board import CpuTimes, Snapshot, Zone
+from deploy_jetson.device.board import BoardSnapshot, ClockState, CpuTimes, ThermalZone
 from deploy_jetson.device.power.clock import VirtualClock
 from deploy_jetson.device.power.sensor import (
     Rail,
@@ -17,16 +16,16 @@ from deploy_jetson.device.power.sensor import (
     scope_of,
 )
 from deploy_jetson.device.profile.figures import figures, latency_record, spread
-from deploy_jetson.device.profile.protocol import Load, Surroundings, measure
+from deploy_jetson.device.profile.protocol import RunSurroundings, WindowLoad, measure
 from deploy_jetson.device.profile.recording import (
-    Settings,
+    ProtocolSettings,
     read_recording,
     rebased,
     run_name,
     write_recording,
 )
 
-SHORT = Settings(5, 2.0, 10, 3.0, 40, 20.0, 10.0)
+SHORT = ProtocolSettings(5, 2.0, 10, 3.0, 40, 20.0, 10.0)
 LATENCY_S = 0.05
 IDLE_MW, BUSY_MW = 2000.0, 9000.0
 
@@ -67,7 +66,7 @@ class Bench:
         self.sensor = sensor or FakeSensor()
         self.count = 0
         self.latency = latency or (lambda number: LATENCY_S)
-        self.snapshots = snapshots or (lambda: Snapshot({}, {}))
+        self.snapshots = snapshots or (lambda: BoardSnapshot({}, {}))
         self.others = others
         self.image = None
 
@@ -80,8 +79,8 @@ class Bench:
             now = self.clock.now()
             return CpuTimes((1 + self.others) * now, now)
 
-        around = Surroundings(self.clock, self.snapshots, times)
-        load = Load(self.infer, self.image, ("gpu",))
+        around = RunSurroundings(self.clock, self.snapshots, times)
+        load = WindowLoad(self.infer, self.image, ("gpu",))
         about = {"latency_basis": "measured", "run_id": "x"}
         return measure(self.sensor, load, around, settings, about)
 
@@ -182,7 +181,7 @@ def test_warm_up_waits_for_the_temperature():
 
     def heating():
         seconds = bench.clock.now() - 1234.5
-        return Snapshot({}, {"GPU": Zone(40 + 30 * (1 - math.exp(-seconds / 5)), 95.0)})
+        return BoardSnapshot({}, {"GPU": ThermalZone(40 + 30 * (1 - math.exp(-seconds / 5)), 95.0)})
 
     bench.snapshots = heating
     recording = bench.run(SHORT._replace(max_warm_up_s=120.0))
@@ -290,8 +289,8 @@ def test_baseline_that_drifts(tmp_path):
 
 
 def test_throttling_and_other_programs_are_flagged(tmp_path):
-    hot = Snapshot({"gpu": BoardClock(800.0, 1300.0, None)}, {"GPU": Zone(93.0, 95.5)})
-    cool = Snapshot({"gpu": BoardClock(1300.0, 1300.0, None)}, {})
+    hot = BoardSnapshot({"gpu": ClockState(800.0, 1300.0, None)}, {"GPU": ThermalZone(93.0, 95.5)})
+    cool = BoardSnapshot({"gpu": ClockState(1300.0, 1300.0, None)}, {})
     bench = Bench(others=0.5)
     bench.snapshots = lambda: hot if bench.count > 160 else cool
     found = flags_of(bench.figures(tmp_path))

@@ -13,8 +13,8 @@ import pytest
 
 from deploy_jetson.device.profile import sweep as sweep_module
 from deploy_jetson.device.profile.__main__ import main
-from deploy_jetson.device.profile.recording import RAW_FILES, Settings, read_recording
-from deploy_jetson.device.profile.request import Request
+from deploy_jetson.device.profile.recording import RAW_FILES, ProtocolSettings, read_recording
+from deploy_jetson.device.profile.request import ProfileRequest
 from deploy_jetson.device.profile.summary import check_flags
 from deploy_jetson.device.profile.sweep import profile
 from deploy_jetson.device.profile.verify import (
@@ -40,7 +40,7 @@ from tests.deploy_jetson.device.tensorrt.fake_tensorrt import Host, HostCuda, fa
 from tests.deploy_jetson.device.trees import NVPMODEL, iio_tree, tx2_board, write
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle
 
-QUICK = Settings(3, 0.15, 3, 0.2, 40, 2.0, 50.0)
+QUICK = ProtocolSettings(3, 0.15, 3, 0.2, 40, 2.0, 50.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,9 @@ def bundles(tmp_path_factory):
 @pytest.fixture(scope="module")
 def predicted(bundles, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("predicted") / "p")
-    document = profile(Request(bundles, out, sensor="model", engines=("tensorrt", "kernels")))
+    document = profile(
+        ProfileRequest(bundles, out, sensor="model", engines=("tensorrt", "kernels"))
+    )
     return out, document
 
 
@@ -122,7 +124,9 @@ def test_page_names_the_most_frugal_and_the_fastest_run(predicted):
 
 def test_prediction_of_what_is_unknown(bundles, tmp_path):
     with pytest.raises(ConfigError, match="No estimate for this engine"):
-        profile(Request(bundles, str(tmp_path / "o"), sensor="model", engines=("reference",)))
+        profile(
+            ProfileRequest(bundles, str(tmp_path / "o"), sensor="model", engines=("reference",))
+        )
 
 
 # --- measurement -----------------------------------------------------------------------------
@@ -147,7 +151,9 @@ def board(tmp_path, monkeypatch):
 def test_measured_run_on_a_pretended_tx2(bundles, board, tmp_path):
     root, state = board
     out = str(tmp_path / "out")
-    request = Request(bundles[:1], out, (1, 0), ("reference",), "auto", QUICK, root=str(root))
+    request = ProfileRequest(
+        bundles[:1], out, (1, 0), ("reference",), "auto", QUICK, root=str(root)
+    )
     document = profile(request)
     assert [entry["about"]["mode"]["name"] for entry in document["runs"]] == ["MAXQ", "MAXN"]
     assert state.read_text() == "3"  # as it was
@@ -181,7 +187,7 @@ def test_every_engine_of_a_sweep_is_closed(bundles, board, tmp_path, monkeypatch
         return engine
 
     monkeypatch.setattr(sweep_module, "open_engine", opening)
-    request = Request(bundles, str(tmp_path / "o"), (), ("reference",), "auto",
+    request = ProfileRequest(bundles, str(tmp_path / "o"), (), ("reference",), "auto",
                       QUICK._replace(windows=1), root=str(root))  # fmt: skip
     document = profile(request)
     assert len(closed) == len(document["runs"]) == 2
@@ -201,7 +207,7 @@ def test_tensorrt_on_a_gpu_below_its_cap(bundles, board, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "CudaRuntime", lambda: HostCuda(host))
     monkeypatch.setenv("PNEUMONIA_CACHE", str(tmp_path / "cache"))
     out = str(tmp_path / "o")
-    request = Request(bundles[:1], out, (), ("tensorrt",), "auto", QUICK._replace(windows=1),
+    request = ProfileRequest(bundles[:1], out, (), ("tensorrt",), "auto", QUICK._replace(windows=1),
                       root=str(root))  # fmt: skip
     entry = profile(request)["runs"][0]
     details = entry["about"]["engine_details"]
@@ -221,7 +227,7 @@ def test_mode_is_put_back_after_a_failure(bundles, board, tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweep_module, "measure", broken)
-    request = Request(bundles[:1], str(tmp_path / "o"), (0,), ("reference",), "auto", QUICK,
+    request = ProfileRequest(bundles[:1], str(tmp_path / "o"), (0,), ("reference",), "auto", QUICK,
                       root=str(root))  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         profile(request)
@@ -230,7 +236,7 @@ def test_mode_is_put_back_after_a_failure(bundles, board, tmp_path, monkeypatch)
 
 def test_engine_that_is_not_here_is_skipped_with_its_reason(bundles, board, tmp_path):
     root, _ = board
-    request = Request(bundles[:1], str(tmp_path / "o"), (), ("kernels", "reference"), "auto",
+    request = ProfileRequest(bundles[:1], str(tmp_path / "o"), (), ("kernels", "reference"), "auto",
                       QUICK._replace(windows=1), root=str(root))  # fmt: skip
     document = profile(request)
     assert [entry["about"]["engine"] for entry in document["runs"]] == ["reference"]
@@ -246,12 +252,12 @@ def test_output_that_cannot_be_written_is_said_before_measuring(bundles, tmp_pat
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "o", "/proc/pneumonia-out"):
         with pytest.raises(OutputError, match="cannot be written"):
-            profile(Request(bundles, str(out), sensor="model"))
+            profile(ProfileRequest(bundles, str(out), sensor="model"))
 
 
 def test_tx2_without_a_sensor_models_power_only(bundles, board, tmp_path):
     root, _ = board
-    request = Request(bundles[:1], str(tmp_path / "o"), (), ("onnxruntime",), "model",
+    request = ProfileRequest(bundles[:1], str(tmp_path / "o"), (), ("onnxruntime",), "model",
                       QUICK._replace(windows=1), threads=1, root=str(root))  # fmt: skip
     about = profile(request)["runs"][0]["about"]
     assert (about["latency_basis"], about["power_basis"]) == ("measured", "estimated")
@@ -262,7 +268,9 @@ def test_replayed_power_is_called_replayed(bundles, tmp_path):
     stamps = np.arange(0, 60, 0.02)
     rows = [f"{t:.2f},{3000 + 38 * (i % 5)}" for i, t in enumerate(stamps)]
     path.write_text("stamp_s,VDD_IN_mw\n" + "\n".join(rows) + "\n")
-    request = Request(bundles[1:], str(tmp_path / "o"), (), ("reference",), f"replay:{path}", QUICK)
+    request = ProfileRequest(
+        bundles[1:], str(tmp_path / "o"), (), ("reference",), f"replay:{path}", QUICK
+    )
     document = profile(request)
     entry = document["runs"][0]
     assert entry["about"]["power_basis"] == "replayed"
@@ -273,7 +281,7 @@ def test_replayed_power_is_called_replayed(bundles, tmp_path):
 def test_calibration_from_a_measured_run(bundles, board, tmp_path):
     root, _ = board
     out = str(tmp_path / "measured")
-    profile(Request(bundles[:1], out, (), ("onnxruntime",), "auto", QUICK, threads=1,
+    profile(ProfileRequest(bundles[:1], out, (), ("onnxruntime",), "auto", QUICK, threads=1,
                     root=str(root)))  # fmt: skip
     entry = read_energy(out)["runs"][0]
     factors = entry["figures"]["latency_ms"]["p50"] / entry["about"]["prediction"]["latency_ms"]
@@ -281,7 +289,7 @@ def test_calibration_from_a_measured_run(bundles, board, tmp_path):
     assert found.engines["onnxruntime"].latency == pytest.approx(factors)
     path = tmp_path / "c.json"
     path.write_text(json.dumps(found.document()))
-    request = Request(bundles[:1], str(tmp_path / "again"), (3,), ("onnxruntime",), "model",
+    request = ProfileRequest(bundles[:1], str(tmp_path / "again"), (3,), ("onnxruntime",), "model",
                       calibration=str(path))  # fmt: skip
     again = profile(request)["runs"][0]
     assert again["figures"]["latency_ms"]["p50"] == pytest.approx(
@@ -305,12 +313,12 @@ def test_predictions_calibrate_nothing(predicted):
         ({"engines": ("quantum",)}, ConfigError, "Unknown engine"),
         ({"modes": (7,)}, ConfigError, "Unknown power mode"),
         ({"sensor": "thermometer"}, ConfigError, "Unknown power sensor"),
-        ({"settings": Settings(windows=0)}, ConfigError, "cannot be run"),
-        ({"settings": Settings(rate_hz=0)}, ConfigError, "cannot be run"),
-        ({"settings": Settings(window_s=-1)}, ConfigError, "cannot be run"),
-        ({"settings": Settings(idle_s=float("nan"))}, ConfigError, "cannot be run"),
-        ({"settings": Settings(min_inferences=0)}, ConfigError, "cannot be run"),
-        ({"settings": Settings(window_s=float("inf"))}, ConfigError, "cannot be run"),
+        ({"settings": ProtocolSettings(windows=0)}, ConfigError, "cannot be run"),
+        ({"settings": ProtocolSettings(rate_hz=0)}, ConfigError, "cannot be run"),
+        ({"settings": ProtocolSettings(window_s=-1)}, ConfigError, "cannot be run"),
+        ({"settings": ProtocolSettings(idle_s=float("nan"))}, ConfigError, "cannot be run"),
+        ({"settings": ProtocolSettings(min_inferences=0)}, ConfigError, "cannot be run"),
+        ({"settings": ProtocolSettings(window_s=float("inf"))}, ConfigError, "cannot be run"),
         ({"bundles": ("/no/such/bundle",)}, ArtefactError, "Not a model bundle"),
         ({"calibration": "/no/such/file"}, ArtefactError, "Calibration cannot be read"),
         ({"sensor": "replay:/no/such/file"}, DataError, "Not a recording"),
@@ -319,14 +327,14 @@ def test_predictions_calibrate_nothing(predicted):
 def test_requests_refused_before_anything_runs(bundles, tmp_path, change, error, text):
     out = tmp_path / "out"
     with pytest.raises(error, match=text):
-        profile(Request(bundles, str(out), sensor="model")._replace(**change))
+        profile(ProfileRequest(bundles, str(out), sensor="model")._replace(**change))
     assert not out.exists()
 
 
 def test_output_that_holds_something_is_not_touched(bundles, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="not empty"):
-        profile(Request(bundles, str(tmp_path), sensor="model"))
+        profile(ProfileRequest(bundles, str(tmp_path), sensor="model"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -506,12 +514,12 @@ def test_ratio_with_its_interval():
 
 def test_compare_matches_engine_and_mode(bundles, predicted, tmp_path):
     out = str(tmp_path / "slow")
-    profile(Request(bundles, out, (1,), ("tensorrt",), "model"))
+    profile(ProfileRequest(bundles, out, (1,), ("tensorrt",), "model"))
     found = compare(out, predicted[0])
     assert [item.name for item in found] == ["dense, tensorrt, 1", "pruned, tensorrt, 1"]
     assert all(item.verdict == NO_DIFFERENCE for item in found)
     other = str(tmp_path / "other")
-    profile(Request(bundles, other, (1,), ("onnxruntime",), "model"))
+    profile(ProfileRequest(bundles, other, (1,), ("onnxruntime",), "model"))
     with pytest.raises(DataError, match="no run in common"):
         compare(out, other)
 
@@ -587,7 +595,7 @@ def test_hostile_names_are_escaped(tmp_path):
     folder = tmp_path / '<img src=x onerror="alert(1)">&'
     bundle = write_bundle(folder, *brightness_detector())
     out = str(tmp_path / "o")
-    profile(Request((str(bundle),), out, (0, 1), ("tensorrt",), "model"))
+    profile(ProfileRequest((str(bundle),), out, (0, 1), ("tensorrt",), "model"))
     page = Path(out, "report.html").read_text(encoding="utf-8")
     assert "<img" not in page
     assert "&lt;img" in page
@@ -606,7 +614,7 @@ def test_interrupted_sweep_keeps_what_it_has(bundles, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweep_module, "measure", stops)
     with pytest.raises(KeyboardInterrupt):
-        profile(Request(bundles, out, sensor="model"))
+        profile(ProfileRequest(bundles, out, sensor="model"))
     assert verify(out) == 2
     assert Path(out, "report.html").is_file()
 

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("pynetdicom")
 
 from deploy_jetson.device.daemon.interfaces.dicom_receive import file_head, readable_syntaxes
-from deploy_jetson.device.daemon.interfaces.dicom_send import Sender, backoff_s
+from deploy_jetson.device.daemon.interfaces.dicom_send import ResultSender, backoff_s
 from deploy_jetson.device.daemon.settings import (
     Destination,
     DicomSettings,
@@ -325,7 +325,7 @@ def test_a_result_file_that_is_gone_is_said_so(tmp_path):
     with running(config, work=False) as rig:
         service = rig.service
         service.journal.settle("0" * 32, "done", "", [("x", "sr")])
-        sender = Sender(
+        sender = ResultSender(
             "x", config.destinations["pacs"], config.retry, service.spool, service.journal,
             service.metrics,
         )  # fmt: skip

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from deploy_jetson.device.daemon.interfaces.watch_folder import Watcher
+from deploy_jetson.device.daemon.interfaces.watch_folder import FolderWatcher
 from deploy_jetson.device.daemon.settings import WatchSettings
-from deploy_jetson.device.daemon.store.intake import Refused
+from deploy_jetson.device.daemon.store.intake import IntakeRefused
 from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
 
 
@@ -29,7 +29,7 @@ def watched(tmp_path):
     folder, door, now = tmp_path / "in", Door(), [0.0]
     folder.mkdir()
     settings = WatchSettings(str(folder), quiet_s=2.0, max_depth=2)
-    return folder, door, now, Watcher(settings, door, lambda: now[0])
+    return folder, door, now, FolderWatcher(settings, door, lambda: now[0])
 
 
 def rest(watcher, now, seconds=3.0):
@@ -82,9 +82,9 @@ def test_links_pipes_hidden_and_unfinished_files_are_left(watched, tmp_path):
 def test_a_full_queue_leaves_the_file_for_later_and_too_large_for_good(watched):
     folder, door, now, watcher = watched
     (folder / "a").write_bytes(b"one")
-    door.refuse = Refused("queue_full")
+    door.refuse = IntakeRefused("queue_full")
     assert rest(watcher, now) == 0
-    door.refuse = Refused("too_large", later=False)
+    door.refuse = IntakeRefused("too_large", later=False)
     assert rest(watcher, now) == 0
     door.refuse = None
     assert rest(watcher, now) == 0, "not tried again before it changes"

@@ -11,13 +11,13 @@ from contextlib import closing
 
 import pytest
 
-from deploy_jetson.device.board import Snapshot, Zone
+from deploy_jetson.device.board import BoardSnapshot, ThermalZone
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.health.notify import Notifier
 from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
-from deploy_jetson.device.daemon.health.thermal import Governor
+from deploy_jetson.device.daemon.health.thermal import ThermalGovernor
 from deploy_jetson.device.daemon.settings import QueueSettings, ResultsSettings, ThermalSettings
-from deploy_jetson.device.daemon.store.journal import Journal
+from deploy_jetson.device.daemon.store.journal import JobJournal
 from deploy_jetson.device.daemon.store.spool import AlreadyRunning, Spool
 from deploy_jetson.device.daemon.work import answers
 from deploy_jetson.device.daemon.work.worker import EngineLost
@@ -184,7 +184,7 @@ def test_a_damaged_journal_is_set_aside_and_nothing_is_lost(tmp_path, damage):
 
 
 def test_a_journal_of_a_later_version_is_not_touched(tmp_path):
-    journal = Journal(tmp_path / "journal.sqlite")
+    journal = JobJournal(tmp_path / "journal.sqlite")
     journal.close()
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
         database.execute("PRAGMA user_version=99")
@@ -322,17 +322,17 @@ def test_the_watchdog_hears_the_loop_and_nothing_else(tmp_path):
 
 
 def test_a_hot_board_rests_between_images_and_a_critical_one_stops(tmp_path):
-    zones = {"GPU-therm": Zone(60.0, 95.5)}
+    zones = {"GPU-therm": ThermalZone(60.0, 95.5)}
     with running(settings(tmp_path)) as rig:
         limits = ThermalSettings(poll_s=0.05, pause_s=0.1)
-        rig.service.governor = Governor(limits, lambda: Snapshot({}, dict(zones)))
+        rig.service.governor = ThermalGovernor(limits, lambda: BoardSnapshot({}, dict(zones)))
         rig.settled(rig.post(image(1))[1]["job"])
-        zones["GPU-therm"] = Zone(96.0, 95.5)
+        zones["GPU-therm"] = ThermalZone(96.0, 95.5)
         wait_for(lambda: "too_hot" in rig.get("/readyz")[1]["reasons"])
         job = rig.post(image(2))[1]["job"]  # it is taken all the same
         time.sleep(0.3)
         assert rig.get("/v1/jobs/" + job)[1]["status"] == "received"
-        zones["GPU-therm"] = Zone(93.0, 95.5)
+        zones["GPU-therm"] = ThermalZone(93.0, 95.5)
         assert rig.settled(job)["status"] == "done"
         text = rig.request("GET", "/metrics")[1].decode()
         assert 'pneumonia_temperature_celsius{zone="GPU-therm"} 93.0' in text
