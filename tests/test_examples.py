@@ -1,25 +1,115 @@
 """Examples run, and do what they print."""
 
 import runpy
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from pneumonia.runtime.predictions import Prediction, write_predictions
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.fixture
+def shown(capsys):
+    """Runs an example's `main` and returns the lines it prints."""
+
+    def run(name, *arguments):
+        runpy.run_path(str(EXAMPLES / name))["main"](*map(str, arguments))
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 80), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    return tmp_path / "x.png"
+
+
+def test_detect(shown, picture):
+    (first, *_) = shown("detect.py", picture)
+    assert first.startswith(f"{picture} ")
+    assert "highest score 0." in first
+
+
+def test_read_radiograph(shown, picture, tmp_path):
+    assert shown("read_radiograph.py", picture)[0].startswith("(96, 80) uint8")
+    (tmp_path / "notes").write_text("nothing")
+    assert shown("read_radiograph.py", tmp_path / "notes")[0].startswith("not read: Neither DICOM")
+
+
+def test_constraints(shown):
+    distance = {line.split()[0]: float(line.split()[2].rstrip(",")) for line in
+                shown("constraints.py")}  # fmt: skip
+    # of as many weights kept, the set with fewer rules is nearer
+    assert distance["irregular"] < distance["columns"] < distance["filters"]
+
+
+def test_admm(shown):
+    assert shown("admm.py") == ["8x fewer weights, at 0 8 16 24 32 40 48 56"]
+
+
+def test_ternary(shown):
+    assert shown("ternary.py") == ["[1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]"]
+
+
+def test_evaluate_and_compare(shown, tmp_path):
+    """Twelve images, six with a box: the first model ranks them rightly, the second does not."""
+    box = np.array([[9, 9, 40, 40]], np.float32)
+    rows = [f"i{n},9,9,31,31,1" if n % 2 else f"i{n},,,,,0" for n in range(12)]
+    text = "\n".join(["patientId,x,y,width,height,Target", *rows])
+    (tmp_path / "labels.csv").write_text(text + "\n")
+    for name, scores in (("good", (0.1, 0.9)), ("poor", (0.6, 0.3))):
+        found = [
+            Prediction(f"i{n}", box, np.array([scores[n % 2]], np.float32), 1024, 1024)
+            for n in range(12)
+        ]
+        write_predictions(str(tmp_path / f"{name}.csv"), found)
+    files = [tmp_path / "good.csv", tmp_path / "poor.csv"]
+    lines = shown("evaluate_and_compare.py", tmp_path / "labels.csv", tmp_path / "out", *files, 200)
+    assert lines == ["AUROC 1.000", "difference -1.000, worse"]
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "out" / "compare.html").is_file()
+
+
+def test_export_and_compile(shown, tiny_run, tmp_path):
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler")
+    lines = shown("export_and_compile.py", tiny_run.run, tmp_path / "bundle", "x86-avx2")
+    assert lines[0].startswith("model ")
+    assert lines[1].startswith("libmodel-x86-avx2.so in ")
+    assert lines[2] in ("positive", "negative")
+
+
 @pytest.mark.slow
-def test_any_network():
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "any_network.py")],
-        capture_output=True, text=True, check=True, timeout=250,
-    )  # fmt: skip
-    rows = {line.split()[0]: line for line in done.stdout.splitlines()}
-    assert "10.0x" in rows["pruned"]
-    assert "'2.weight': 3" in rows["ternary"]
-    assert all(float(row.split()[2].rstrip(",")) > 0.97 for row in rows.values())
+def test_train(shown, tiny_run, tmp_path):
+    assert (
+        shown("train.py", tiny_run.data, tmp_path / "run", 1)[-1]
+        .rpartition("\r")[2]
+        .startswith("best epoch 1 of 1")
+    )
+    assert (tmp_path / "run" / "best" / "weights.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_prune(shown, tiny_run, tmp_path):
+    changes = ("ladder=1", "admm.epochs=1", "admm.rho=[0.01]", "retrain.epochs=1",
+               "rates.stem_limit=2", "constraint.round_to=2")  # fmt: skip
+    lines = shown("prune.py", tiny_run.run, tmp_path / "pruned", 3, *changes)
+    assert float(lines[0].rpartition("(")[2].removesuffix("x)")) >= 2.97
+
+
+@pytest.mark.slow
+def test_quantize(shown, tiny_run, tmp_path):
+    changes = ("admm_epochs=1", "rho=[0.01]", "fixed=[0.5,1.0]", "snap_epochs=1",
+               "batch_norm_batches=1")  # fmt: skip
+    lines = shown("quantize.py", tiny_run.run, tmp_path / "few", "quant-4", *changes)
+    assert lines[0] == "bits of a weight: [4]"
 
 
 def test_examples_do_nothing_when_imported(capsys):

@@ -1,16 +1,13 @@
-"""What `evaluate` and `compare` read alike: predictions, labels, facts, subsets."""
+"""Options that `evaluate` and `compare` share."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from evaluation.study.cases import EvaluationCases
     from evaluation.study.class_mix import ClassMix
-    from evaluation.study.operating_points import OperatingPoint
 
 Command = Callable[..., Any]
 SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
@@ -108,127 +105,6 @@ def draw_options(command: Command) -> Command:
         show_default=True,
         help="Bootstrap draws.",
     )(command)
-
-
-class Frozen(NamedTuple):
-    """What operating_points.json fixes.
-
-    Attributes:
-        points: Name -> point; None = nothing is frozen.
-        platt: Slope and intercept of the Platt scaling, None = not available.
-        box_scale: How boxes are resized before they are judged.
-        model_hash: The model they belong to, None = not said.
-    """
-
-    points: "Mapping[str, OperatingPoint] | None" = None
-    platt: tuple[float, float] | None = None
-    box_scale: float = 1.0
-    model_hash: str | None = None
-
-
-def read_frozen(source: Path) -> Frozen:
-    """Read operating_points.json, or that of a bundle or run.
-
-    Raises:
-        ArtefactError: Not readable, or a value out of its range.
-    """
-    from evaluation.study.box_scale import read_box_scale
-    from evaluation.study.operating_points import read_platt, read_points
-
-    points, document = read_points(source)
-    owner = document.get("model_hash")
-    return Frozen(
-        points,
-        read_platt(document),
-        read_box_scale(document, str(source)),
-        owner if isinstance(owner, str) else None,
-    )
-
-
-def check_scored_by(predictions: Path, model_hash: str) -> None:
-    """Refuse predictions whose own run.json names another model; without one nothing is known.
-
-    Raises:
-        ArtefactError: They were made by another model.
-    """
-    from pneumonia.runtime.errors import ArtefactError
-
-    try:
-        record = json.loads((predictions.parent / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if not isinstance(record, dict) or record.get("schema") != SCORE_SCHEMA:
-        return
-    model = record.get("model")
-    made_by = model.get("model_hash") if isinstance(model, dict) else None
-    if isinstance(made_by, str) and made_by != model_hash:
-        raise ArtefactError(
-            "Predictions were made by another model than the bundle's",
-            expected=f"model_hash {model_hash[:12]}...",
-            found=f"{made_by[:12]}...",
-            where=str(predictions),
-        )
-
-
-def read_cases(
-    predictions: Path,
-    labels: Path,
-    frame: float | None,
-    facts: Sequence[Path],
-    subset: Path | None,
-    only_scored: bool,
-) -> "EvaluationCases":
-    """Read and join labels, predictions (predictions.csv or a submission) and facts.
-
-    Raises:
-        DataError: See the readers and `evaluation.study.cases.join`.
-    """
-    from evaluation.study.cases import join
-    from evaluation.study.cohort import read_cohort
-    from evaluation.study.labels import RSNA_FRAME, read_labels
-    from evaluation.study.submission import is_submission, read_submission
-    from pneumonia.runtime.predictions import read_predictions
-
-    truth = read_labels(labels, frame)
-    found = (
-        read_submission(predictions, frame or RSNA_FRAME)
-        if is_submission(predictions)
-        else read_predictions(str(predictions))
-    )
-    return join(
-        truth,
-        found,
-        read_cohort(*facts),
-        read_subset(subset) if subset is not None else None,
-        only_scored,
-    )
-
-
-def read_subset(path: Path) -> list[str]:
-    """Image ids, one per line; a path counts as its file stem, empty lines are skipped.
-
-    Raises:
-        DataError: Not readable, or empty.
-    """
-    from pneumonia.runtime.errors import DataError
-
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError("Subset cannot be read", found=str(error), where=str(path)) from None
-    ids = [_stem(line.strip()) for line in lines if line.strip()]
-    if not ids:
-        raise DataError("Subset names no image", where=str(path))
-    return ids
-
-
-def _stem(text: str) -> str:
-    """`full/images/ID.png` -> `ID`; a bare id may hold dots."""
-    name = text.replace("\\", "/").rpartition("/")[2]
-    for suffix in (".png", ".jpg", ".jpeg", ".dcm"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
 
 
 def split_named(text: str) -> tuple[str, Path]:

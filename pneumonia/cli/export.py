@@ -49,10 +49,10 @@ from pneumonia.runs.names import CHECKPOINTS
 )
 def command(run: Path, out: Path, **options: Any) -> None:
     """Write a run as a model bundle: spec, weights, ONNX (opset 13), thresholds, model card."""
-    from pneumonia.exporting.bundle import ExportOptions, export_run
+    from pneumonia.api.runs import ExportOptions, export
 
     with progress_bar("export") as progress:
-        result = export_run(run, out, ExportOptions(**options), progress)
+        result = export(run, out, ExportOptions(**options), progress)
     totals = result.totals
     show_table(
         f"{result.spec.name} from {result.facts.checkpoint}, model {result.model_hash[:12]}",

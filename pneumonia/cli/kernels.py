@@ -28,10 +28,10 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
 )
 def command(bundle: Path, target: str, tune: bool | None, weights: str) -> None:
     """Generate and compile the sparse engine; adds libmodel-TARGET.so, its C and a report."""
-    from deploy_jetson.kernels.bundle import add_kernels
+    from pneumonia.api.runs import compile_kernels
 
     with progress_bar("tune") as progress:
-        result = add_kernels(bundle, target, tune, progress, weights)
+        result = compile_kernels(bundle, target, tune, weights, progress)
     document = result.document
     show_table(
         f"{result.library.name}, model {document['model_hash'][:12]}",

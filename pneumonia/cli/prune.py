@@ -40,8 +40,7 @@ def command(
     The recipes of `pneumonia quantize` (quant-8, quant-4, ternary, binary) work here as well.
     Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
     """
-    from pneumonia.compression.recipe import PruneRecipe
-    from pneumonia.compression.run import run_compression
+    from pneumonia.api.runs import PruneRecipe, RunOptions, prune
     from pneumonia.recipes import load_recipe, recipe_names
     from pneumonia.training.distributed import started_as_first
 
@@ -56,7 +55,8 @@ def command(
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("prune") as progress:
-        result = run_compression(run, settings, out, data, resume, progress if first else None)
+        options = RunOptions(resume=resume, progress=progress if first else None)
+        result = prune(run, settings, out, data=data, options=options)
     if first:
         _show(result, settings.rate, out)
 

@@ -45,16 +45,14 @@ def quantize_by_recipe(
     run: Path, recipe: str, out: Path, data: Path | None, overrides: tuple[str, ...], resume: bool
 ) -> None:
     """Train a run's weights onto few levels, and show what came of it."""
-    from pneumonia.compression.quantize_recipe import QuantizeRecipe
-    from pneumonia.compression.run import run_compression
-    from pneumonia.recipes import load_recipe
+    from pneumonia.api.runs import RunOptions, quantize
     from pneumonia.training.distributed import started_as_first
 
-    settings = load_recipe(recipe, "quantize", QuantizeRecipe, overrides)
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("quantize") as progress:
-        result = run_compression(run, settings, out, data, resume, progress if first else None)
+        options = RunOptions(overrides, resume, progress if first else None)
+        result = quantize(run, recipe, out, data, options)
     if not first:
         return
     bits = sorted(set(result.bits.values()))

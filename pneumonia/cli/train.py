@@ -22,18 +22,16 @@ def command(data: Path, recipe: str, out: Path, overrides: tuple[str, ...], resu
 
     Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
     """
-    from pneumonia.recipes import load_recipe
+    from pneumonia.api.runs import RunOptions, train
     from pneumonia.runs.folder import RunFolder
-    from pneumonia.training.config import TrainRecipe
     from pneumonia.training.distributed import started_as_first
     from pneumonia.training.journal import read_metrics
-    from pneumonia.training.run import run_train
 
-    settings = load_recipe(recipe, "train", TrainRecipe, overrides)
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("train") as progress:
-        result = run_train(data, settings, out, resume, progress if first else None)
+        options = RunOptions(overrides, resume, progress if first else None)
+        result = train(data, recipe, out, options)
     if not first:
         return
     rows = [

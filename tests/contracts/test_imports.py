@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "pneumonia.cli": ("pneumonia", "data_prep", "evaluation", "deploy_jetson"),
     "deploy_jetson": ("pneumonia.runtime",),
     "deploy_jetson.device": ("pneumonia.runtime",),  # copied to the board without the generator
-    "pneumonia": ("pneumonia.cli",),
+    "pneumonia.api": ("pneumonia", "data_prep", "evaluation", "deploy_jetson"),
+    "pneumonia": ("pneumonia.cli", "pneumonia.api"),
 }  # fmt: skip
 
 

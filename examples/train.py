@@ -1,0 +1,22 @@
+"""Train a detector; `pneumonia data phantom --out DATA --count 300` makes data to try it on.
+
+python examples/train.py DATA RUN [EPOCHS]
+"""
+
+import sys
+
+import pneumonia
+
+
+def main(data: str, run: str, epochs: str = "20") -> None:
+    """Train the recipe `phantom` for some epochs."""
+    options = pneumonia.RunOptions(
+        changes={"epochs": int(epochs), "workers": 0},
+        progress=lambda done, total, note: print(f"{done}/{total} {note}", end="\r"),
+    )
+    result = pneumonia.train(data, "phantom", run, options)
+    print(f"best epoch {result.best_epoch} of {result.epochs}: {result.best_metric:.3f}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,153 @@
+"""What `evaluate` and `compare` read: predictions, labels, facts, subsets, frozen thresholds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from evaluation.study.box_scale import read_box_scale
+from evaluation.study.cases import EvaluationCases, join
+from evaluation.study.class_mix import RSNA_MIX, ClassMix
+from evaluation.study.cohort import read_cohort
+from evaluation.study.labels import RSNA_FRAME, read_labels
+from evaluation.study.operating_points import OperatingPoint, read_platt, read_points
+from evaluation.study.submission import is_submission, read_submission
+from pneumonia.runtime.errors import ArtefactError, DataError
+from pneumonia.runtime.predictions import read_predictions
+
+SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Options that `evaluate` and `compare` share.
+
+    Attributes:
+        classes: csv with patientId, class (official class info).
+        images: csv of patient, view, sex, age per image.
+        frame: Side of the labels' frame in pixels; None for the pixels of each image.
+        subset: File of image ids, one per line; only those count.
+        only_scored: Leave out labelled images without a score.
+        points: Frozen thresholds: operating_points.json, or a bundle.
+        threshold: One threshold, 0 to 1, in place of frozen or chosen ones.
+        image_folder: Radiographs, to show cases.
+        mix: Mix of classes that results are weighted to as well.
+        design: `cohort` (images chosen with their prevalence) or `case-control`; intervals follow.
+        draws: Bootstrap draws.
+        seed: Seed of the draws.
+    """
+
+    classes: Path | None = None
+    images: Path | None = None
+    frame: float | None = RSNA_FRAME
+    subset: Path | None = None
+    only_scored: bool = False
+    points: Path | None = None
+    threshold: float | None = None
+    image_folder: Path | None = None
+    mix: ClassMix = RSNA_MIX
+    design: Literal["cohort", "case-control"] = "cohort"
+    draws: int = 2000
+    seed: int = 0
+
+    def read_cases(self, predictions: Path, labels: Path) -> EvaluationCases:
+        """Read and join labels, predictions (predictions.csv or a submission) and facts.
+
+        Raises:
+            DataError: See the readers and `evaluation.study.cases.join`.
+        """
+        truth = read_labels(labels, self.frame)
+        found = (
+            read_submission(predictions, self.frame or RSNA_FRAME)
+            if is_submission(predictions)
+            else read_predictions(str(predictions))
+        )
+        facts = [path for path in (self.classes, self.images) if path is not None]
+        return join(
+            truth,
+            found,
+            read_cohort(*facts),
+            None if self.subset is None else read_subset(self.subset),
+            self.only_scored,
+        )
+
+
+class FrozenPoints(NamedTuple):
+    """What operating_points.json fixes.
+
+    Attributes:
+        points: Name -> point; None = nothing is frozen.
+        platt: Slope and intercept of the Platt scaling, None = not available.
+        box_scale: How boxes are resized before they are judged.
+        model_hash: The model they belong to, None = not said.
+    """
+
+    points: Mapping[str, OperatingPoint] | None = None
+    platt: tuple[float, float] | None = None
+    box_scale: float = 1.0
+    model_hash: str | None = None
+
+
+def read_frozen(source: Path) -> FrozenPoints:
+    """Read operating_points.json, or that of a bundle or run.
+
+    Raises:
+        ArtefactError: Not readable, or a value out of its range.
+    """
+    points, document = read_points(source)
+    owner = document.get("model_hash")
+    return FrozenPoints(
+        points,
+        read_platt(document),
+        read_box_scale(document, str(source)),
+        owner if isinstance(owner, str) else None,
+    )
+
+
+def check_scored_by(predictions: Path, model_hash: str) -> None:
+    """Refuse predictions whose own run.json names another model; without one nothing is known.
+
+    Raises:
+        ArtefactError: They were made by another model.
+    """
+    try:
+        record = json.loads((predictions.parent / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if not isinstance(record, dict) or record.get("schema") != SCORE_SCHEMA:
+        return
+    model = record.get("model")
+    made_by = model.get("model_hash") if isinstance(model, dict) else None
+    if isinstance(made_by, str) and made_by != model_hash:
+        raise ArtefactError(
+            "Predictions were made by another model than the bundle's",
+            expected=f"model_hash {model_hash[:12]}...",
+            found=f"{made_by[:12]}...",
+            where=str(predictions),
+        )
+
+
+def read_subset(path: Path) -> list[str]:
+    """Image ids, one per line; a path counts as its file stem, empty lines are skipped.
+
+    Raises:
+        DataError: Not readable, or empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("Subset cannot be read", found=str(error), where=str(path)) from None
+    ids = [_stem(line.strip()) for line in lines if line.strip()]
+    if not ids:
+        raise DataError("Subset names no image", where=str(path))
+    return ids
+
+
+def _stem(text: str) -> str:
+    """`full/images/ID.png` -> `ID`; a bare id may hold dots."""
+    name = text.replace("\\", "/").rpartition("/")[2]
+    for suffix in (".png", ".jpg", ".jpeg", ".dcm"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name

@@ -1,0 +1,219 @@
+"""From a dataset folder to a compiled model: train, prune, quantize, export, compile_kernels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel
+
+from deploy_jetson.kernels.bundle import KernelsResult, add_kernels
+from pneumonia.compression.quantize_recipe import QuantizeRecipe
+from pneumonia.compression.recipe import PruneRecipe
+from pneumonia.compression.result import CompressionResult
+from pneumonia.compression.run import run_compression
+from pneumonia.exporting.bundle import ExportOptions, ExportResult, export_run
+from pneumonia.recipes import load_recipe
+from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.progress import Progress
+from pneumonia.training.config import TrainRecipe
+from pneumonia.training.loop import FitResult
+from pneumonia.training.run import run_train
+
+__all__ = [
+    "CompressionResult",
+    "ExportOptions",
+    "ExportResult",
+    "FitResult",
+    "KernelsResult",
+    "PruneRecipe",
+    "QuantizeRecipe",
+    "RunOptions",
+    "TrainRecipe",
+    "compile_kernels",
+    "export",
+    "prune",
+    "quantize",
+    "train",
+]
+
+AnyPath = str | Path
+Recipe = TypeVar("Recipe", bound=BaseModel)
+Changes = Mapping[str, Any] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run of `train`, `prune` or `quantize` is made.
+
+    Attributes:
+        changes: Keys of the recipe to change, as a mapping `{"admm.epochs": 20}` or as texts
+            `"admm.epochs=20"`.
+        resume: Continue an interrupted run after its last finished epoch.
+        progress: Called with (done, total, note); None for silence.
+    """
+
+    changes: Changes = ()
+    resume: bool = False
+    progress: Progress | None = None
+
+    def overrides(self) -> list[str]:
+        """The changes as `key=value` with YAML values."""
+        if not isinstance(self.changes, Mapping):
+            return list(self.changes)
+        return [f"{key}={_yaml(value)}" for key, value in self.changes.items()]
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
+
+
+def _recipe(
+    recipe: AnyPath | Recipe, kind: str, model: type[Recipe], options: RunOptions
+) -> Recipe:
+    """A recipe by its name or from its YAML file, with the changes of the options; or as given.
+
+    Raises:
+        ConfigError: Changes beside a recipe that is an object already.
+    """
+    if isinstance(recipe, model):
+        if options.overrides():
+            raise ConfigError(
+                "Changes need a recipe by its name or file",
+                found=type(recipe).__name__,
+                fix="Change the object: recipe.model_copy(update={...})",
+            )
+        return recipe
+    return load_recipe(str(recipe), kind, model, options.overrides())
+
+
+def train(
+    data: AnyPath,
+    recipe: AnyPath | TrainRecipe,
+    out: AnyPath,
+    options: RunOptions | None = None,
+) -> FitResult:
+    """Train a detector on a dataset folder; under torchrun every process calls this.
+
+    Args:
+        data: Dataset folder, made by `pneumonia data`.
+        recipe: Name of a shipped recipe, a YAML file, or a `TrainRecipe` (then without changes).
+        out: Run folder to write.
+        options: Changes of the recipe, resume, progress.
+
+    Returns:
+        The best epoch and its metric; `out/best` holds the weights.
+
+    Raises:
+        ConfigError: The recipe does not fit.
+        DataError: The dataset cannot be read.
+        TrainingError, ArtefactError, OutputError: Training cannot go on.
+    """
+    options = options or RunOptions()
+    settings = _recipe(recipe, "train", TrainRecipe, options)
+    return run_train(Path(data), settings, Path(out), options.resume, options.progress)
+
+
+def prune(
+    run: AnyPath,
+    recipe: AnyPath | PruneRecipe,
+    out: AnyPath,
+    rate: float | None = None,
+    data: AnyPath | None = None,
+    options: RunOptions | None = None,
+) -> CompressionResult:
+    """Prune the detector of a run with ADMM, retrain what is left, compact it.
+
+    Args:
+        run: Run folder of `train` or of an earlier compression.
+        recipe: Name of a shipped recipe, a YAML file, or a `PruneRecipe` (then without changes).
+        out: Run folder to write.
+        rate: Weights before over weights after; None for the recipe's.
+        data: Dataset folder; None for the one that the run was trained on.
+        options: Changes of the recipe, resume, progress.
+
+    Returns:
+        Parameters, MACs, bytes and validation metrics before and after.
+
+    Raises:
+        PruneError: Nothing to prune, or the rate cannot be reached.
+        ConfigError, DataError, ArtefactError, OutputError: Inputs do not fit.
+    """
+    options = options or RunOptions()
+    if rate is not None:
+        options = replace(options, changes=[*options.overrides(), f"rate={rate}"])
+    settings = _recipe(recipe, "prune", PruneRecipe, options)
+    folder = None if data is None else Path(data)
+    return run_compression(Path(run), settings, Path(out), folder, options.resume, options.progress)
+
+
+def quantize(
+    run: AnyPath,
+    recipe: AnyPath | QuantizeRecipe,
+    out: AnyPath,
+    data: AnyPath | None = None,
+    options: RunOptions | None = None,
+) -> CompressionResult:
+    """Train the weights of a run onto few levels (8 bits down to binary).
+
+    Args:
+        run: Run folder of `train`, `prune` or `quantize`.
+        recipe: Name of a shipped recipe, a YAML file, or a `QuantizeRecipe` (without changes).
+        out: Run folder to write.
+        data: Dataset folder; None for the one that the run was trained on.
+        options: Changes of the recipe, resume, progress.
+
+    Raises:
+        ConfigError, DataError, ArtefactError, OutputError: Inputs do not fit.
+    """
+    options = options or RunOptions()
+    settings = _recipe(recipe, "quantize", QuantizeRecipe, options)
+    folder = None if data is None else Path(data)
+    return run_compression(Path(run), settings, Path(out), folder, options.resume, options.progress)
+
+
+def export(
+    run: AnyPath,
+    out: AnyPath,
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Write a run as a model bundle: network, weights, ONNX (opset 13), thresholds, model card.
+
+    Args:
+        run: Run folder, or one of its checkpoints.
+        out: Folder of the bundle; a bundle that is there is replaced.
+        options: Checkpoint, batch, precision of the weights, text of the model card.
+        progress: Called with (done, total, note).
+
+    Raises:
+        ArtefactError: No checkpoint, or a damaged one.
+        ExportError: A layer without ONNX form, or weights that do not fit.
+        OutputError: `out` is something else than a bundle, or cannot be written.
+    """
+    return export_run(Path(run), Path(out), options, progress)
+
+
+def compile_kernels(
+    bundle: AnyPath,
+    target: str = "native",
+    tune: bool | None = None,
+    weights: str = "fp32",
+    progress: Progress | None = None,
+) -> KernelsResult:
+    """Generate the network of a bundle as C and compile it; the library is added to the bundle.
+
+    Args:
+        bundle: Folder of the bundle.
+        target: `native`, `x86-avx2`, `x86-avx512` or `cortex-a57`.
+        tune: Measure the kernels of every layer; None for yes where the target runs here.
+        weights: Storage of the weights: `fp32`, `fp16` or `int8`; arithmetic is float32.
+        progress: Called with (done, total, note).
+
+    Raises:
+        ConfigError: Unknown target or storage.
+        ArtefactError: The bundle is damaged.
+        DeviceError, ExportError: No compiler, or it fails.
+    """
+    return add_kernels(Path(bundle), target, tune, progress, weights)

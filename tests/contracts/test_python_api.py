@@ -1,0 +1,75 @@
+"""`import pneumonia`: costs nothing and offers what is documented; examples show all of it."""
+
+import ast
+import inspect
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+import pneumonia
+from tests.contracts.tree import ROOT
+
+PAGE = ROOT / "docs" / "reference" / "python-api.md"
+MAKER = PAGE.with_name("make_python_api_page.py")
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+IMPORT = """
+import sys
+before = set(sys.modules)
+import pneumonia
+print(sorted(name for name in set(sys.modules) - before if name != "pneumonia"))
+"""
+
+
+def test_import_loads_nothing_else():
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", IMPORT], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_every_public_name_is_there_documented_and_typed():
+    for name in pneumonia.__all__:
+        target = getattr(pneumonia, name)
+        if inspect.isfunction(target):
+            assert target.__doc__
+            annotations = inspect.signature(target)
+            assert annotations.return_annotation is not inspect.Signature.empty, name
+            assert all(p.annotation is not p.empty for p in annotations.parameters.values()), name
+        elif inspect.isclass(target):
+            assert target.__doc__
+    assert set(pneumonia.__all__) < set(dir(pneumonia))
+    with pytest.raises(AttributeError, match="nothing_of_that_name"):
+        pneumonia.nothing_of_that_name  # noqa: B018 - the access is the test
+
+
+def test_type_checkers_see_the_same_names():
+    """The imports under TYPE_CHECKING, `__all__` and what is loaded name the same things."""
+    tree = ast.parse((ROOT / "pneumonia" / "__init__.py").read_text(encoding="utf-8"))
+    seen = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module != "typing"
+        for alias in node.names
+    }
+    assert sorted(seen) == sorted(pneumonia.__all__)
+    for name, module in seen.items():
+        assert getattr(sys.modules[module], name) is getattr(pneumonia, name)
+
+
+def test_the_page_is_up_to_date():
+    made = runpy.run_path(str(MAKER))
+    named = [name for names in made["SECTIONS"].values() for name in names]
+    assert sorted(named) == sorted(pneumonia.__all__)
+    assert PAGE.read_text(encoding="utf-8") == made["page"](), f"run python {MAKER}"
+
+
+def test_examples_are_short_and_show_every_function():
+    texts = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES}
+    assert {name: len(text.splitlines()) for name, text in texts.items() if
+            len(text.splitlines()) > 30} == {}  # fmt: skip
+    shown = "".join(texts.values())
+    functions = [n for n in pneumonia.__all__ if n.islower() and n != "match_parameters"]
+    assert [name for name in functions if f"pneumonia.{name}(" not in shown] == []
+    assert "pneumonia.Detector.load(" in shown
