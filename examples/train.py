@@ -1,6 +1,6 @@
 """Train a detector; `pneumonia data phantom --out DATA --count 300` makes data to try it on.
 
-python examples/train.py DATA RUN [EPOCHS]
+python examples/train.py DATA RUN [EPOCHS] [CHANGES, such as batch_size=8 ...]
 """
 
 import sys
@@ -8,10 +8,10 @@ import sys
 import pneumonia
 
 
-def main(data: str, run: str, epochs: str = "20") -> None:
+def main(data: str, run: str, epochs: str = "20", *changes: str) -> None:
     """Train the recipe `phantom` for some epochs."""
     options = pneumonia.RunOptions(
-        changes={"epochs": int(epochs), "workers": 0},
+        changes=[f"epochs={epochs}", *changes],
         progress=lambda done, total, note: print(f"{done}/{total} {note}", end="\r"),
     )
     result = pneumonia.train(data, "phantom", run, options)
