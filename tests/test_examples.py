@@ -72,7 +72,7 @@ def test_evaluate_and_compare(shown, tmp_path):
         write_predictions(str(tmp_path / f"{name}.csv"), found)
     files = [tmp_path / "good.csv", tmp_path / "poor.csv"]
     lines = shown("evaluate_and_compare.py", tmp_path / "labels.csv", tmp_path / "out", *files, 200)
-    assert lines == ["AUROC 1.000", "difference -1.000, inferior"]
+    assert lines == ["AUROC 1.000", "difference -1.000, too few"]
     assert (tmp_path / "out" / "report.html").is_file()
     assert (tmp_path / "out" / "compare.html").is_file()
 
