@@ -11,7 +11,7 @@ from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from pneumonia.network.accounting import LayerAccount
-    from pneumonia.network.inspection import Inspection, Pruned
+    from pneumonia.network.inspection import Inspection, PruningRates
 
 
 @click.command()
@@ -107,7 +107,7 @@ def _show(found: "Inspection") -> None:
         _show_rates(found.pruned)
 
 
-def _show_rates(pruned: "Pruned") -> None:
+def _show_rates(pruned: "PruningRates") -> None:
     """Rates against the network before pruning, whose layers were larger."""
     click.echo()
     nominal = pruned.nominal_mac_rate

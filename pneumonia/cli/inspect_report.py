@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pneumonia.compression.mismatch import Chips
-    from pneumonia.compression.report_page import Model
+    from pneumonia.compression.mismatch import ChipMetrics
+    from pneumonia.compression.report_page import MeasuredNetwork
     from pneumonia.network.module import Network
 
 METRIC = "rsna"
@@ -27,7 +27,7 @@ def write_report(model: Path, against: Path | None, out: Path, n_chips: int, sig
     Returns:
         The page.
     """
-    from pneumonia.compression.report_page import PAGE, Report, write_page
+    from pneumonia.compression.report_page import PAGE, CompressionReport, write_page
     from pneumonia.runs.folder import RunFolder
 
     own = read_model(model)
@@ -40,15 +40,15 @@ def write_report(model: Path, against: Path | None, out: Path, n_chips: int, sig
         )  # fmt: skip
     chips = _chips(model, n_chips, sigma) if n_chips else None
     run = RunFolder(model) if RunFolder(model).record_file.is_file() else None
-    write_page(out, Report(own, reference, run, chips, METRIC))
+    write_page(out, CompressionReport(own, reference, run, chips, METRIC))
     return out / PAGE
 
 
-def read_model(path: Path) -> "Model":
+def read_model(path: Path) -> "MeasuredNetwork":
     """A run's best checkpoint, or a bundle, with dense weights."""
     import torch
 
-    from pneumonia.compression.report_page import Model
+    from pneumonia.compression.report_page import MeasuredNetwork
     from pneumonia.network.accounting import account
     from pneumonia.network.files import load_model
     from pneumonia.runs.folder import RunFolder
@@ -61,7 +61,7 @@ def read_model(path: Path) -> "Model":
     else:
         spec, tensors = load_model(RunFolder(path).checkpoint())
     weights = {layer.name: tensors[f"{layer.name}.weight"] for layer in spec.weighted()}
-    return Model(path.name or str(path), spec, weights, account(spec, tensors))
+    return MeasuredNetwork(path.name or str(path), spec, weights, account(spec, tensors))
 
 
 def _parent(model: Path) -> Path | None:
@@ -73,7 +73,7 @@ def _parent(model: Path) -> Path | None:
     return parent.path if parent else None
 
 
-def _as_dense(model: "Model") -> "Model":
+def _as_dense(model: "MeasuredNetwork") -> "MeasuredNetwork":
     import torch
 
     from pneumonia.network.accounting import account
@@ -87,7 +87,7 @@ def _as_dense(model: "Model") -> "Model":
     )
 
 
-def _chips(run: Path, n_chips: int, sigma: float) -> "Chips":
+def _chips(run: Path, n_chips: int, sigma: float) -> "ChipMetrics":
     """Validation score of the run on simulated chips."""
     from data_prep.dataset.reader import open_dataset
     from pneumonia.compression.mismatch import simulate_chips

@@ -33,7 +33,7 @@ OnNewRho = Literal["rescale", "restart"]
 EPSILON = 1e-12
 
 
-class Residual(NamedTuple):
+class AdmmResidual(NamedTuple):
     """How far one layer is from one of its sets after a Z-step.
 
     Attributes:
@@ -51,7 +51,7 @@ class Residual(NamedTuple):
     churn: float
 
 
-class Split:
+class AdmmSplit:
     """One constraint with its Z and U, by layer, in the memory layout of the weights."""
 
     def __init__(self, constraint: JointConstraint) -> None:
@@ -67,7 +67,7 @@ class Split:
         self.z = {name: _like(weights[name], found[name].z) for name in found}
         self.u = {name: torch.zeros_like(weights[name]).detach() for name in found}
 
-    def update(self, weights: Mapping[str, Tensor], number: int, rho: float) -> list[Residual]:
+    def update(self, weights: Mapping[str, Tensor], number: int, rho: float) -> list[AdmmResidual]:
         """Z-step and U-step; returns the residuals layer by layer."""
         v = {name: weights[name].detach() + self.u[name] for name in self.constraint.layers}
         # Projections sort and search: they run on the CPU, wherever the network is.
@@ -81,7 +81,7 @@ class Split:
             norm = float(w.norm()) + EPSILON
             added = int(((z != 0) & (self.z[name] == 0)).sum())
             residuals.append(
-                Residual(
+                AdmmResidual(
                     name,
                     number,
                     float((w - z).norm()) / norm,
@@ -103,7 +103,7 @@ class Admm:
     """
 
     def __init__(self, constraints: Sequence[JointConstraint], rho: float) -> None:
-        self.splits = [Split(constraint) for constraint in constraints]
+        self.splits = [AdmmSplit(constraint) for constraint in constraints]
         self.rho = rho
 
     @torch.no_grad()
@@ -136,7 +136,7 @@ class Admm:
             weights[name].detach().lerp_(mean, strength / (1 + strength))
 
     @torch.no_grad()
-    def update(self, weights: Mapping[str, Tensor]) -> list[Residual]:
+    def update(self, weights: Mapping[str, Tensor]) -> list[AdmmResidual]:
         """Z-step and U-step of every split."""
         return [
             residual

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pneumonia.compression.admm import Admm, OnNewRho, Residual
+from pneumonia.compression.admm import Admm, AdmmResidual, OnNewRho
 from pneumonia.compression.constraint import JointConstraint
 from pneumonia.network.module import Network
 from pneumonia.runs.names import RESIDUALS_TABLE
@@ -73,7 +73,7 @@ class AdmmHook(TrainingHook):
         self.steps = 0
         self.updates = 0
         self.finished = False
-        self.last: list[Residual] = []
+        self.last: list[AdmmResidual] = []
         self._rows: list[Sequence[object]] = []
         self._restored = False
 
@@ -143,7 +143,7 @@ class AdmmHook(TrainingHook):
         self.steps = int(values["steps"])
         self.updates = int(values["updates"])
         self.finished = bool(values["finished"])
-        self.last = [Residual(*row) for row in values["last"]]
+        self.last = [AdmmResidual(*row) for row in values["last"]]
         self._rows = [row for row in read_rows(self.out) if int(str(row[0])) <= self.updates]
         self._restored = True
 

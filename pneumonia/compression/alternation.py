@@ -42,7 +42,7 @@ class TiedMatrix(NamedTuple):
     rule: ColumnRule | None
 
 
-class Choice(NamedTuple):
+class UnitChoice(NamedTuple):
     """Kept units and columns.
 
     Attributes:
@@ -130,7 +130,7 @@ def alternate(
     return units, energies
 
 
-def choose(layers: Sequence[TiedMatrix], units: Tensor) -> Choice:
+def choose(layers: Sequence[TiedMatrix], units: Tensor) -> UnitChoice:
     """The exact best columns of every layer for given units."""
     columns: list[Tensor | None] = []
     energy = 0.0
@@ -144,7 +144,7 @@ def choose(layers: Sequence[TiedMatrix], units: Tensor) -> Choice:
         chosen = choose_columns(energies, layer.rule)
         columns.append(chosen)
         energy += float(energies[chosen].sum())
-    return Choice(units, columns, energy)
+    return UnitChoice(units, columns, energy)
 
 
 def kept_rows(layer: TiedMatrix, units: Tensor) -> Tensor:
@@ -153,8 +153,8 @@ def kept_rows(layer: TiedMatrix, units: Tensor) -> Tensor:
 
 
 def refine_groups(
-    layers: Sequence[TiedMatrix], best: Choice, n_keep: int, protected: Tensor
-) -> Choice:
+    layers: Sequence[TiedMatrix], best: UnitChoice, n_keep: int, protected: Tensor
+) -> UnitChoice:
     """Alternate with every group's own columns, from one choice.
 
     A filter's score is its energy in the columns of the group it would fall into. Regrouping can
@@ -181,7 +181,7 @@ def _grouped_row_scores(layer: TiedMatrix, columns: Tensor | None, rows: Tensor)
     return scores.gather(1, group.unsqueeze(1)).squeeze(1)
 
 
-def choice_masks(layers: Sequence[TiedMatrix], choice: Choice) -> list[Tensor]:
+def choice_masks(layers: Sequence[TiedMatrix], choice: UnitChoice) -> list[Tensor]:
     """Bool (O, P) masks of a choice, one per layer."""
     masks = []
     for layer, columns in zip(layers, choice.columns, strict=True):

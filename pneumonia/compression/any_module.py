@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from pneumonia.compression.admm import Admm, OnNewRho, Residual
+from pneumonia.compression.admm import Admm, AdmmResidual, OnNewRho
 from pneumonia.compression.constraint import Constraint, PerLayer
 from pneumonia.runtime.errors import PruneError
 
@@ -83,7 +83,7 @@ class ModuleCompression:
         """Add rho (W - Z + U) to the gradients; call between backward and the step."""
         self.engine.add_penalty_gradient(self.weights)
 
-    def update(self) -> list[Residual]:
+    def update(self) -> list[AdmmResidual]:
         """Z-step and U-step; the residuals say how far the weights are from the sets."""
         return self.engine.update(self.weights)
 

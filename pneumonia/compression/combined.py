@@ -9,8 +9,8 @@ from torch import Tensor
 from evaluation.hardware.storage import StorageBits
 from pneumonia.compression.alternation import (
     REFINED_ELEMENTS,
-    Choice,
     TiedMatrix,
+    UnitChoice,
     alternate,
     choice_masks,
     choose,
@@ -166,7 +166,7 @@ class TiedFilters:
         v: Mapping[str, Tensor],
         matrices: list[TiedMatrix],
         near: Mapping[str, Tensor] | None,
-    ) -> Choice:
+    ) -> UnitChoice:
         if self.n_keep == self.n_units:
             return choose(matrices, torch.ones(self.n_units, dtype=torch.bool))
         protected = self.protected | self._layer_floors(v)
@@ -229,8 +229,8 @@ class TiedFilters:
         return floors
 
     def _settle(
-        self, v: Mapping[str, Tensor], matrices: list[TiedMatrix], choice: Choice
-    ) -> Choice:
+        self, v: Mapping[str, Tensor], matrices: list[TiedMatrix], choice: UnitChoice
+    ) -> UnitChoice:
         """Drop units that keep no weight: they would shift the groups of the next projection."""
         while any(matrix.rule and matrix.rule.group_size for matrix in matrices):
             used = self.protected.clone()

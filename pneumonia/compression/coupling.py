@@ -22,7 +22,7 @@ from pneumonia.runtime.spec import INPUT, Conv, Flatten, Layer, Linear, NetworkS
 Ints = NDArray[np.int64]
 
 
-class Component(NamedTuple):
+class UnitGroup(NamedTuple):
     """Layers whose filters share units, directly or through others.
 
     Attributes:
@@ -61,7 +61,7 @@ class ChannelGraph:
         for name in (INPUT, *spec.outputs):
             self.protected[self.unit_out[name]] = True
 
-    def components(self) -> list[Component]:
+    def components(self) -> list[UnitGroup]:
         """The weighted layers grouped by shared units, in order of their first layer."""
         group_of_unit: dict[int, int] = {}
         members: dict[int, list[str]] = {}
@@ -76,7 +76,7 @@ class ChannelGraph:
             group_of_unit.update(dict.fromkeys(units, target))
         order = {layer.name: i for i, layer in enumerate(self.spec.weighted())}
         return [
-            Component(
+            UnitGroup(
                 tuple(sorted(names, key=order.__getitem__)),
                 _distinct([self.unit_out[name] for name in names]),
             )
@@ -170,7 +170,7 @@ def select_layers(spec: NetworkSpec, patterns: Sequence[str]) -> list[str]:
     ]
 
 
-def prunable(component: Component, graph: ChannelGraph, selected: Collection[str]) -> bool:
+def prunable(component: UnitGroup, graph: ChannelGraph, selected: Collection[str]) -> bool:
     """Whether filters of the component may be removed: all layers selected, some unit free."""
     free = ~graph.protected[component.units]
     return set(component.layers) <= set(selected) and bool(free.any())

@@ -26,7 +26,7 @@ from pneumonia.runtime.spec import (
 )
 
 
-class Constants(NamedTuple):
+class ConstantChannels(NamedTuple):
     """Channels of one layer that do not depend on the image.
 
     Attributes:
@@ -77,10 +77,10 @@ def find_dead_paths(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> DeadP
     return DeadPaths(live, offsets)
 
 
-def find_constants(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> dict[str, Constants]:
+def find_constants(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> dict[str, ConstantChannels]:
     """The constant channels of the input (none) and of every layer."""
     found = {
-        INPUT: Constants(
+        INPUT: ConstantChannels(
             torch.zeros(spec.input.channels, dtype=torch.bool),
             torch.zeros(spec.input.channels, dtype=torch.float64),
         )
@@ -93,14 +93,14 @@ def find_constants(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> dict[str
         elif isinstance(layer, Shortcut):
             known = torch.stack([source.known for source in sources]).all(0)
             value = torch.stack([source.value for source in sources]).sum(0)
-            found[layer.name] = Constants(known, _activate(value, layer.activation) * known)
+            found[layer.name] = ConstantChannels(known, _activate(value, layer.activation) * known)
         elif isinstance(layer, Flatten):
             _, height, width = shapes[layer.inputs[0]]
-            found[layer.name] = Constants(
+            found[layer.name] = ConstantChannels(
                 *(part.repeat_interleave(height * width) for part in sources[0])
             )
         else:  # pooling pads with -inf, so a constant passes through it, too
-            found[layer.name] = Constants(
+            found[layer.name] = ConstantChannels(
                 torch.cat([source.known for source in sources]),
                 torch.cat([source.value for source in sources]),
             )
@@ -108,8 +108,8 @@ def find_constants(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> dict[str
 
 
 def _of_filters(
-    layer: Conv | Linear, source: Constants, tensors: Mapping[str, Tensor]
-) -> Constants:
+    layer: Conv | Linear, source: ConstantChannels, tensors: Mapping[str, Tensor]
+) -> ConstantChannels:
     weight = tensors[layer.name + ".weight"]
     folded = _foldable(layer, source)
     depends = weight.reshape(layer.out_channels, layer.in_channels, -1)[:, ~folded] != 0
@@ -123,10 +123,10 @@ def _of_filters(
             for part in ("weight", "bias", "mean", "var")
         )
         value = (value - mean) / (var + BN_EPS).sqrt() * gain + shift
-    return Constants(known, _activate(value, layer.activation) * known)
+    return ConstantChannels(known, _activate(value, layer.activation) * known)
 
 
-def _foldable(layer: Layer, source: Constants) -> Tensor:
+def _foldable(layer: Layer, source: ConstantChannels) -> Tensor:
     """Input channels whose constant the layer could take into its bias exactly."""
     padded = isinstance(layer, Conv) and layer.padding > 0
     return source.known & (source.value == 0) if padded else source.known

@@ -48,7 +48,7 @@ class MethodSets(NamedTuple):
     budgets: dict[str, dict[str, int | float | str]]
 
 
-class Stage(NamedTuple):
+class LadderStage(NamedTuple):
     """One rung of a ladder.
 
     Attributes:
@@ -57,13 +57,13 @@ class Stage(NamedTuple):
     """
 
     rate: float
-    method: "Method"
+    method: "PruningMethod"
 
 
-class Method(Protocol):
+class PruningMethod(Protocol):
     """A compression method with its settings."""
 
-    def fitted(self, weights: Mapping[str, Tensor]) -> "Method":
+    def fitted(self, weights: Mapping[str, Tensor]) -> "PruningMethod":
         """The method with what it takes from the trained weights, once, before anything moves."""
         ...
 
@@ -71,7 +71,7 @@ class Method(Protocol):
         """The settings as JSON values."""
         ...
 
-    def stages(self, rates: Sequence[float]) -> list[Stage]:
+    def stages(self, rates: Sequence[float]) -> list[LadderStage]:
         """The rungs for a ladder of global rates."""
         ...
 

@@ -22,7 +22,7 @@ MIN_CHIPS = 20
 MOST_LEVELS = 512  # of one polarity: more are not states of a device
 
 
-class Chips(NamedTuple):
+class ChipMetrics(NamedTuple):
     """What a number of chips would do.
 
     Attributes:
@@ -73,7 +73,7 @@ def simulate_chips(
     evaluate: Callable[[Network], float],
     n_chips: int = MIN_CHIPS,
     seed: int = 0,
-) -> Chips:
+) -> ChipMetrics:
     """Evaluate a quantized network as `n_chips` chips would hold it.
 
     Args:
@@ -105,7 +105,7 @@ def simulate_chips(
             found.append(evaluate(network))
     finally:
         _write(weights, ideal)
-    return Chips(metric, tuple(found), sigma)
+    return ChipMetrics(metric, tuple(found), sigma)
 
 
 @torch.no_grad()

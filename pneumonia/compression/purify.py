@@ -30,7 +30,7 @@ TRIALS = 12
 LARGEST = 64.0  # multiplier at which the search starts from above
 
 
-class Thresholds(NamedTuple):
+class PurifyThresholds(NamedTuple):
     """Relative thresholds at multiplier 1.
 
     Attributes:
@@ -46,7 +46,7 @@ class Thresholds(NamedTuple):
     filter: float = 0.05
 
 
-class Purified(NamedTuple):
+class PurifiedMasks(NamedTuple):
     """What purification found.
 
     Attributes:
@@ -68,7 +68,7 @@ def _mean_of_used(energies: Tensor) -> float:
 
 
 def weak_channels(
-    weight: Tensor, thresholds: Thresholds, multiplier: float, channel: Tensor | None = None
+    weight: Tensor, thresholds: PurifyThresholds, multiplier: float, channel: Tensor | None = None
 ) -> Tensor:
     """Inputs whose channel is both thinly filled and unimportant: bool (I,).
 
@@ -96,14 +96,17 @@ def weak_channels(
     return ((fill < thresholds.fill) & (importance < limit))[inverse]
 
 
-def weak_filters(weight: Tensor, thresholds: Thresholds, multiplier: float) -> Tensor:
+def weak_filters(weight: Tensor, thresholds: PurifyThresholds, multiplier: float) -> Tensor:
     """Filters of negligible energy, and empty ones: bool (O,)."""
     energies = weight.double().square().reshape(weight.shape[0], -1).sum(1)
     return (energies < multiplier * thresholds.filter * _mean_of_used(energies)) | (energies == 0)
 
 
 def weak_units(
-    graph: ChannelGraph, weights: Mapping[str, Tensor], thresholds: Thresholds, multiplier: float
+    graph: ChannelGraph,
+    weights: Mapping[str, Tensor],
+    thresholds: PurifyThresholds,
+    multiplier: float,
 ) -> Tensor:
     """Units to remove: weak for every reader, or weak in every maker; bool (n_units,)."""
     read_by = torch.zeros(graph.n_units, dtype=torch.bool)
@@ -123,7 +126,7 @@ def purified_masks(
     graph: ChannelGraph,
     weights: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
-    thresholds: Thresholds,
+    thresholds: PurifyThresholds,
     multiplier: float,
 ) -> tuple[dict[str, Tensor], int]:
     """Masks without weak units and without the paths that lead only to them.
@@ -153,8 +156,8 @@ def purify(
     masks: Mapping[str, Tensor],
     evaluate: Evaluate,
     budget: float,
-    thresholds: Thresholds | None = None,
-) -> Purified:
+    thresholds: PurifyThresholds | None = None,
+) -> PurifiedMasks:
     """Remove as much as the validation budget allows.
 
     Args:
@@ -170,10 +173,10 @@ def purify(
     """
     if not budget >= 0:
         raise PruneError("Budget of purification is unusable", expected=">= 0", found=repr(budget))
-    limits = thresholds or Thresholds()
+    limits = thresholds or PurifyThresholds()
     start, _ = purified_masks(graph, weights, masks, limits._replace(fill=0.0), 0.0)
     reference = evaluate(start)
-    best = Purified(start, 0.0, 0, reference)
+    best = PurifiedMasks(start, 0.0, 0, reference)
     low, high = LARGEST * 2.0**-TRIALS, LARGEST
     for _ in range(TRIALS):
         middle = math.sqrt(low * high)
@@ -182,7 +185,7 @@ def purify(
         if metric >= reference - budget:
             low = middle
             if removed >= best.removed:
-                best = Purified(found, middle, removed, metric)
+                best = PurifiedMasks(found, middle, removed, metric)
         else:
             high = middle
     return best

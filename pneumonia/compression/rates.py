@@ -17,7 +17,7 @@ from torch import Tensor
 from pneumonia.compression.columns import dense_mask, group_energies
 from pneumonia.compression.constraint import gemm_view
 from pneumonia.compression.coupling import ChannelGraph
-from pneumonia.compression.method import Method, MethodSets
+from pneumonia.compression.method import MethodSets, PruningMethod
 from pneumonia.compression.network_set import live_units, realised_weights
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.progress import Progress
@@ -89,7 +89,7 @@ class RatePlan(NamedTuple):
 
 def plan_rate(
     start: StageStart,
-    method: Method,
+    method: PruningMethod,
     rates: LayerRates,
     target: float,
     progress: Progress | None = None,
@@ -176,7 +176,7 @@ def _nearer(found: RatePlan, best: RatePlan | None, target: float) -> RatePlan:
 
 def apply_rates(
     start: StageStart,
-    method: Method,
+    method: PruningMethod,
     layer_rates: Mapping[str, float],
 ) -> RatePlan:
     """Project weights at given layer rates and count what is left."""

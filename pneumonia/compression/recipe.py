@@ -72,7 +72,7 @@ class RateConfig(_Strict):
         return values
 
 
-class Phase(_Strict):
+class TrainingPhase(_Strict):
     """Training inside a stage; what is not named here is as in the parent's training.
 
     Attributes:
@@ -86,7 +86,7 @@ class Phase(_Strict):
     schedule: ScheduleConfig
 
 
-class AdmmPhase(Phase):
+class AdmmPhase(TrainingPhase):
     """ADMM-regularised training; `optimiser.clip_norm` clips the task's gradient alone.
 
     Attributes:
@@ -125,7 +125,7 @@ class AdmmPhase(Phase):
         return self
 
 
-class RetrainPhase(Phase):
+class RetrainPhase(TrainingPhase):
     """Training of what is left, under the hard masks.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evaluation.hardware import crossbar, plots, sot_mram
 from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable, render
-from pneumonia.compression.mismatch import Chips
+from pneumonia.compression.mismatch import ChipMetrics
 from pneumonia.network.accounting import Account
 from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
@@ -29,7 +29,7 @@ MOST_HISTOGRAMS = 24
 Support = npt.NDArray[np.bool_]
 
 
-class Model(NamedTuple):
+class MeasuredNetwork(NamedTuple):
     """A network with its weights.
 
     Attributes:
@@ -45,7 +45,7 @@ class Model(NamedTuple):
     account: Account
 
 
-class Report(NamedTuple):
+class CompressionReport(NamedTuple):
     """What the page is about.
 
     Attributes:
@@ -56,14 +56,14 @@ class Report(NamedTuple):
         metric: Name of that accuracy.
     """
 
-    model: Model
-    reference: Model
+    model: MeasuredNetwork
+    reference: MeasuredNetwork
     run: RunFolder | None = None
-    chips: Chips | None = None
+    chips: ChipMetrics | None = None
     metric: str = ""
 
 
-def write_page(out: Path, report: Report) -> None:
+def write_page(out: Path, report: CompressionReport) -> None:
     """Write compression.html and compression.json into a folder.
 
     Raises:
@@ -101,7 +101,7 @@ def write_page(out: Path, report: Report) -> None:
     )  # fmt: skip
 
 
-def totals_section(report: Report) -> ExtraSection:
+def totals_section(report: CompressionReport) -> ExtraSection:
     """Weights, multiply-accumulates and bytes, model beside reference."""
     before, after = report.reference.account.totals, report.model.account.totals
     rows = [
@@ -148,7 +148,7 @@ def _row(name: str, before: int, after: int) -> tuple[str, str, str, str]:
     return name, f"{before:,}", f"{after:,}", ratio
 
 
-def rates_section(report: Report) -> list[ExtraSection]:
+def rates_section(report: CompressionReport) -> list[ExtraSection]:
     """Rate of every layer: as planned, where the run says so, and as stored."""
     planned: dict[str, float] = {}
     record = _report(report.run)
@@ -199,7 +199,7 @@ def _residual_rows(run: RunFolder | None) -> list[list[dict[str, str]]]:
     return found
 
 
-def weights_section(model: Model) -> ExtraSection:
+def weights_section(model: MeasuredNetwork) -> ExtraSection:
     """Histograms of the layers that hold most weights, with levels where weights are quantized."""
     sizes = {name: int(weight.count_nonzero()) for name, weight in model.weights.items()}
     chosen = sorted(sizes, key=lambda name: -sizes[name])[:MOST_HISTOGRAMS]
@@ -214,21 +214,21 @@ def weights_section(model: Model) -> ExtraSection:
     return ExtraSection("Weights", [figure], text)
 
 
-def _supports(model: Model) -> dict[str, Support]:
+def _supports(model: MeasuredNetwork) -> dict[str, Support]:
     return {
         name: (weight.reshape(weight.shape[0], -1) != 0).numpy()
         for name, weight in model.weights.items()
     }
 
 
-def _bits(model: Model, of_float: int, most: int) -> dict[str, int]:
+def _bits(model: MeasuredNetwork, of_float: int, most: int) -> dict[str, int]:
     return {
         layer.name: of_float if layer.storage.bits > 16 else min(layer.storage.bits, most)
         for layer in model.spec.weighted()
     }
 
 
-def crossbar_section(report: Report) -> tuple[ExtraSection, dict[str, Any]]:
+def crossbar_section(report: CompressionReport) -> tuple[ExtraSection, dict[str, Any]]:
     """Arrays, area and power on memristor crossbars, and a heat map of the arrays."""
     model = crossbar.CrossbarModel()
     counts = []
@@ -270,7 +270,9 @@ def crossbar_section(report: Report) -> tuple[ExtraSection, dict[str, Any]]:
     return section, data
 
 
-def array_fill(report: Report, model: crossbar.CrossbarModel) -> dict[str, npt.NDArray[np.float64]]:
+def array_fill(
+    report: CompressionReport, model: crossbar.CrossbarModel
+) -> dict[str, npt.NDArray[np.float64]]:
     """Layer -> share of the cells of each array the reference needs that still hold a weight.
 
     Pruned filters and columns are squeezed out first, as the mapping does; arrays that are saved
@@ -286,7 +288,7 @@ def array_fill(report: Report, model: crossbar.CrossbarModel) -> dict[str, npt.N
     return found
 
 
-def sot_mram_section(report: Report) -> tuple[ExtraSection, dict[str, Any]]:
+def sot_mram_section(report: CompressionReport) -> tuple[ExtraSection, dict[str, Any]]:
     """Cells, sub-arrays, time and energy inside SOT-MRAM."""
     costs = [
         sot_mram.network_cost(sot_mram_loads(item)) for item in (report.reference, report.model)
@@ -324,7 +326,7 @@ def sot_mram_section(report: Report) -> tuple[ExtraSection, dict[str, Any]]:
     return ExtraSection("SOT-MRAM", (), "", [ExtraTable(header, rows, "", note)]), data
 
 
-def sot_mram_loads(model: Model) -> list[sot_mram.LayerLoad]:
+def sot_mram_loads(model: MeasuredNetwork) -> list[sot_mram.LayerLoad]:
     """Layer by layer: filters and columns that are not empty, positions, bits."""
     bits = _bits(model, MOST_BITS_SOT_MRAM, MOST_BITS_SOT_MRAM)
     shapes = model.spec.shapes()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pneumonia.compression.coupling import ChannelGraph
-from pneumonia.compression.method import Method
+from pneumonia.compression.method import PruningMethod
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.progress import Progress
@@ -19,7 +19,7 @@ GENTLEST, STRONGEST = 0.5, 1.5  # exponents of the most and the least sensitive 
 def measure_sensitivity(
     network: Network,
     task: Task,
-    method: Method,
+    method: PruningMethod,
     layers: Sequence[str],
     probes: Sequence[float],
     progress: Progress | None = None,

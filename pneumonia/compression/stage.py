@@ -18,7 +18,7 @@ from torch import Tensor
 from pneumonia.compression.admm_hook import AdmmHook, AdmmSchedule, read_rows
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.masks import MaskHook, masked_tensors
-from pneumonia.compression.method import Stage
+from pneumonia.compression.method import LadderStage
 from pneumonia.compression.phase import ADMM, RETRAIN, Trainer, is_finished
 from pneumonia.compression.rates import LayerRates, RatePlan, StageStart, plan_rate
 from pneumonia.compression.recipe import PruneRecipe, admm_config, retrain_config
@@ -76,7 +76,7 @@ class StageResult(NamedTuple):
 
 def run_stage(
     context: StageContext,
-    stage: Stage,
+    stage: LadderStage,
     tensors: Mapping[str, Tensor],
     allowed: Mapping[str, Tensor],
     folder: Path,
@@ -106,7 +106,7 @@ def run_stage(
 
 def _admm(
     context: StageContext,
-    stage: Stage,
+    stage: LadderStage,
     situation: StageStart,
     tensors: Mapping[str, Tensor],
     folder: Path,
@@ -154,7 +154,7 @@ def layer_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _plan_record(stage: Stage, planned: RatePlan, folder: Path) -> dict[str, Any]:
+def _plan_record(stage: LadderStage, planned: RatePlan, folder: Path) -> dict[str, Any]:
     residuals = last_residuals(folder / ADMM)
     worst = max(residuals.items(), key=lambda item: item[1], default=("", 0.0))
     if worst[1] > COSTLY_RESIDUAL:

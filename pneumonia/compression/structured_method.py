@@ -14,8 +14,8 @@ from pneumonia.compression.constraint import (
     PerLayer,
     keep_count,
 )
-from pneumonia.compression.coupling import ChannelGraph, Component, prunable
-from pneumonia.compression.method import MethodSets, Stage
+from pneumonia.compression.coupling import ChannelGraph, UnitGroup, prunable
+from pneumonia.compression.method import LadderStage, MethodSets
 from pneumonia.compression.network_set import NetworkSet
 from pneumonia.compression.structured import Columns
 from pneumonia.runtime.spec import Conv, Linear
@@ -57,16 +57,18 @@ class StructuredMethod(BaseModel):
         """Nothing is taken from the weights."""
         return self
 
-    def stages(self, rates: Sequence[float]) -> list[Stage]:
+    def stages(self, rates: Sequence[float]) -> list[LadderStage]:
         """One stage per rate; `sequential` puts a stage of columns alone before each."""
         if self.formulation != "sequential" or self.filter_share in (0, 1):
-            return [Stage(rate, self) for rate in rates]
+            return [LadderStage(rate, self) for rate in rates]
         columns = self.model_copy(update={"filter_share": 0.0, "formulation": "joint"})
         both = self.model_copy(update={"formulation": "joint"})
         found, previous = [], 1.0
         for rate in rates:
-            found.append(Stage(previous * (rate / previous) ** (1 - self.filter_share), columns))
-            found.append(Stage(rate, both))
+            found.append(
+                LadderStage(previous * (rate / previous) ** (1 - self.filter_share), columns)
+            )
+            found.append(LadderStage(rate, both))
             previous = rate
         return found
 
@@ -100,7 +102,7 @@ class StructuredMethod(BaseModel):
         n_columns = keep_count(shape[1], rate * n_filters / shape[0])
         return Combined(n_filters, n_columns, self.group_size, self.budget, self.random_starts)
 
-    def _filters(self, graph: ChannelGraph, part: Component, rates: Mapping[str, float]) -> int:
+    def _filters(self, graph: ChannelGraph, part: UnitGroup, rates: Mapping[str, float]) -> int:
         """Units kept of a component."""
         n_units = part.units.numel()
         if self.filter_share == 0 or not prunable(part, graph, rates):
@@ -124,7 +126,7 @@ class StructuredMethod(BaseModel):
     def _tied(
         self,
         graph: ChannelGraph,
-        part: Component,
+        part: UnitGroup,
         n_keep: int,
         rules: Mapping[str, ColumnRule | None],
     ) -> TiedFilters:

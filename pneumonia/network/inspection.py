@@ -18,7 +18,7 @@ from pneumonia.runtime.spec import Conv, Linear, NetworkSpec
 SCHEMA = "pneumonia.inspection/1"
 
 
-class Pruned(NamedTuple):
+class PruningRates(NamedTuple):
     """What a pruning run says of the network it began with.
 
     Attributes:
@@ -59,7 +59,7 @@ class Inspection(NamedTuple):
     files: dict[str, int]
     model_hash: str | None = None
     trained_weights: int | None = None
-    pruned: Pruned | None = None
+    pruned: PruningRates | None = None
 
     @property
     def whole_rate(self) -> float | None:
@@ -123,12 +123,12 @@ def inspect_folder(path: Path, which: str | None = None) -> Inspection:
     )
 
 
-def _pruned(path: Path) -> Pruned | None:
+def _pruned(path: Path) -> PruningRates | None:
     """The totals of a pruning run's report; None without one, or when it is damaged."""
     try:
         record = read_compression(path)
         before = record["totals_before"]
-        return Pruned(
+        return PruningRates(
             before["kept_weights"],
             before["kept_macs"],
             record["nominal_rate"],

@@ -28,7 +28,7 @@ SCHEMA = "pneumonia.checkpoint/1"
 STATE_TENSORS = "state.safetensors"
 
 
-class Progressed(NamedTuple):
+class FinishedEpochs(NamedTuple):
     """How far a run is.
 
     Attributes:
@@ -42,7 +42,7 @@ class Progressed(NamedTuple):
     best_epoch: int = 0
 
 
-class State(NamedTuple):
+class TrainingState(NamedTuple):
     """The moving parts of a run, saved and restored together."""
 
     network: Network
@@ -70,7 +70,9 @@ def _with_prefix(prefix: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> dic
     }
 
 
-def save_last(out: Path, state: State, progressed: Progressed, config: Mapping[str, Any]) -> None:
+def save_last(
+    out: Path, state: TrainingState, progressed: FinishedEpochs, config: Mapping[str, Any]
+) -> None:
     """Write `last/`: the averaged model and everything an exact resume needs.
 
     Args:
@@ -126,7 +128,7 @@ def read_state(out: Path) -> dict[str, Any]:
     return document
 
 
-def load_last(out: Path, state: State) -> Progressed:
+def load_last(out: Path, state: TrainingState) -> FinishedEpochs:
     """Put a run back where it stood after its last finished epoch.
 
     Raises:
@@ -159,7 +161,7 @@ def load_last(out: Path, state: State) -> Progressed:
         hook.load_state(_with_prefix(f"hook{number}", arrays), document["hooks"][number])
     _set_generator_states(_with_prefix("rng", arrays))
     best = document["best_metric"]
-    return Progressed(
+    return FinishedEpochs(
         int(document["epoch"]),
         -math.inf if best is None else float(best),
         int(document["best_epoch"]),

@@ -27,7 +27,7 @@ def read_metrics(path: Path) -> list[Row]:
         ]
 
 
-class Journal:
+class MetricsJournal:
     """One row of numbers per epoch, kept as csv, TensorBoard events and plots.
 
     Args:

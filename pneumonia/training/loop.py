@@ -23,8 +23,8 @@ from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.allocator import keep_freed_memory
 from pneumonia.training.checkpoint import (
-    Progressed,
-    State,
+    FinishedEpochs,
+    TrainingState,
     load_last,
     read_state,
     save_best,
@@ -33,7 +33,7 @@ from pneumonia.training.checkpoint import (
 from pneumonia.training.config import FREE_ON_RESUME, TrainConfig
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.hooks import TrainingHook
-from pneumonia.training.journal import Journal
+from pneumonia.training.journal import MetricsJournal
 from pneumonia.training.loading import Loader
 from pneumonia.training.optimiser import learning_rate, make_optimiser, set_learning_rate
 from pneumonia.training.task import SELECTION, Batch, Task, check_images
@@ -95,14 +95,14 @@ def fit(
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     distributed.copy_from_first(network)
     average = WeightAverage(network, config.ema_decay)
-    state = State(network, average, make_optimiser(network, config.optimiser), tuple(hooks))
-    progressed = Progressed()
+    state = TrainingState(network, average, make_optimiser(network, config.optimiser), tuple(hooks))
+    progressed = FinishedEpochs()
     if resume:
         progressed = load_last(out, state)
     for hook in hooks:
         hook.before_fit(network, average.network)
     loader = Loader(task, config, progressed.epoch + 1)
-    journal = Journal(out, progressed.epoch) if distributed.is_first() else None
+    journal = MetricsJournal(out, progressed.epoch) if distributed.is_first() else None
     try:
         for epoch in range(progressed.epoch + 1, config.epochs + 1):
             if _stops_early(progressed, config):
@@ -123,7 +123,7 @@ def fit(
     return FitResult(progressed.best_metric, progressed.best_epoch, out, progressed.epoch)
 
 
-def _close(loader: Loader, journal: Journal | None, hooks: Sequence[TrainingHook]) -> None:
+def _close(loader: Loader, journal: MetricsJournal | None, hooks: Sequence[TrainingHook]) -> None:
     loader.close()
     if journal is not None:
         journal.close()
@@ -132,7 +132,7 @@ def _close(loader: Loader, journal: Journal | None, hooks: Sequence[TrainingHook
 
 
 def _train_epoch(
-    state: State,
+    state: TrainingState,
     task: Task,
     loader: Loader,
     config: TrainConfig,
@@ -196,8 +196,8 @@ def _train_epoch(
 
 
 def _validate(
-    state: State, task: Task, out: Path, row: dict[str, float], progressed: Progressed
-) -> Progressed:
+    state: TrainingState, task: Task, out: Path, row: dict[str, float], progressed: FinishedEpochs
+) -> FinishedEpochs:
     """Evaluate the averaged weights on the first process; keep them if they are the best so far."""
     metrics: dict[str, float] = {}
     if distributed.is_first():
@@ -214,7 +214,7 @@ def _validate(
     return progressed._replace(best_metric=metric, best_epoch=progressed.epoch)
 
 
-def _stops_early(progressed: Progressed, config: TrainConfig) -> bool:
+def _stops_early(progressed: FinishedEpochs, config: TrainConfig) -> bool:
     return 0 < config.early_stop <= progressed.epoch - progressed.best_epoch
 
 

@@ -9,7 +9,7 @@ from pneumonia.compression.compaction import compact
 from pneumonia.compression.coupling import ChannelGraph
 from pneumonia.compression.masks import masked_tensors
 from pneumonia.compression.purify import (
-    Thresholds,
+    PurifyThresholds,
     purified_masks,
     purify,
     weak_channels,
@@ -27,7 +27,7 @@ def test_channel_needs_both_to_be_weak():
     w[0, 1, 0, 0] = 0.3
     w[0, 2] = 0.3
     w[0, 3, 1, 1] = 2.0
-    found = weak_channels(w, Thresholds(), 1.0)
+    found = weak_channels(w, PurifyThresholds(), 1.0)
     assert found.tolist() == [False, True, False, False, True]
 
 
@@ -35,8 +35,8 @@ def test_columns_below_the_first_threshold_count_as_empty():
     w = torch.zeros(1, 2, 3, 3)
     w[0, 0] = 1.0
     w[0, 1] = 0.01  # full of scraps: Th1 empties it
-    assert weak_channels(w, Thresholds(), 1.0).tolist() == [False, True]
-    assert weak_channels(w, Thresholds(column=0.0), 1.0).tolist() == [False, False]
+    assert weak_channels(w, PurifyThresholds(), 1.0).tolist() == [False, True]
+    assert weak_channels(w, PurifyThresholds(column=0.0), 1.0).tolist() == [False, False]
 
 
 def test_features_of_one_map_are_one_channel(lenet):
@@ -48,7 +48,7 @@ def test_features_of_one_map_are_one_channel(lenet):
     fc[:, 4] = 0.1  # weak, but all 16: stays
     fc[:, 5, 1:] = 0  # 1 of 16, but strong: stays
     graph = ChannelGraph(lenet.spec)
-    masks, removed = purified_masks(graph, weights, {}, Thresholds(column=0.0), 1.0)
+    masks, removed = purified_masks(graph, weights, {}, PurifyThresholds(column=0.0), 1.0)
     assert removed == 1
     assert not masks["conv_002"][3].any()
     assert not masks["linear_005"].reshape(500, 50, 16)[:, 3].any()
@@ -64,14 +64,14 @@ def test_a_one_by_one_map_is_judged_as_a_convolution(seed, multiplier):
     weight = weight * (torch.rand(1, 6, 3, 3, generator=generator) < 0.4)
     flat = weight.reshape(5, 54)
     channel = torch.arange(6).repeat_interleave(9)
-    expected = weak_channels(weight, Thresholds(), multiplier).repeat_interleave(9)
-    assert torch.equal(weak_channels(flat, Thresholds(), multiplier, channel), expected)
+    expected = weak_channels(weight, PurifyThresholds(), multiplier).repeat_interleave(9)
+    assert torch.equal(weak_channels(flat, PurifyThresholds(), multiplier, channel), expected)
 
 
 def test_weak_filters():
     w = torch.tensor([[1.0, 1.0], [0.01, 0.0], [0.0, 0.0], [1.0, 0.0]])
-    assert weak_filters(w, Thresholds(), 1.0).tolist() == [False, True, True, False]
-    assert weak_filters(w, Thresholds(), 0.0).tolist() == [False, False, True, False]
+    assert weak_filters(w, PurifyThresholds(), 1.0).tolist() == [False, True, True, False]
+    assert weak_filters(w, PurifyThresholds(), 0.0).tolist() == [False, False, True, False]
 
 
 @pytest.fixture
@@ -89,14 +89,14 @@ def test_scraps_go_with_producer_and_consumer(lenet):
     weights["conv_000"][7] *= 1e-4  # a filter that says nothing
     weights["linear_006"][:, 11] = 0
     graph = ChannelGraph(lenet.spec)
-    masks, removed = purified_masks(graph, weights, {}, Thresholds(), 1.0)
+    masks, removed = purified_masks(graph, weights, {}, PurifyThresholds(), 1.0)
     gone = [i for i in range(20) if not masks["conv_000"][i].any()]
     assert gone == [3, 7]
     assert not masks["conv_002"][:, [3, 7]].any()
     assert masks["conv_002"][:, [0, 1, 2, 4]].all()
     assert not masks["linear_005"][11].any()
     assert removed == 3
-    again, more = purified_masks(graph, weights, masks, Thresholds(), 1.0)
+    again, more = purified_masks(graph, weights, masks, PurifyThresholds(), 1.0)
     assert more == 0, "idempotent"
     assert all(torch.equal(again[n], masks[n]) for n in masks)
     assert masks["linear_006"].any(1).all(), "outputs are never removed"
@@ -105,7 +105,7 @@ def test_scraps_go_with_producer_and_consumer(lenet):
 def test_purified_masks_compact_to_the_same_function(lenet):
     graph = ChannelGraph(lenet.spec)
     weights = {n: w.detach() for n, w in lenet.weights().items()}
-    masks, removed = purified_masks(graph, weights, {}, Thresholds(filter=0.9), 1.0)
+    masks, removed = purified_masks(graph, weights, {}, PurifyThresholds(filter=0.9), 1.0)
     assert removed > 0
     tensors = {n: t.detach().clone() for n, t in lenet.tensors().items()}
     spec, small = compact(lenet.spec, tensors, masks)

@@ -7,7 +7,13 @@ from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.spec import StorageSpec
-from pneumonia.training.checkpoint import Progressed, State, load_last, save_best, save_last
+from pneumonia.training.checkpoint import (
+    FinishedEpochs,
+    TrainingState,
+    load_last,
+    save_best,
+    save_last,
+)
 from pneumonia.training.config import OptimiserConfig
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.optimiser import make_optimiser
@@ -29,20 +35,20 @@ def _packed(seed: int) -> Network:
     return network
 
 
-def _state(network: Network) -> State:
+def _state(network: Network) -> TrainingState:
     optimiser = make_optimiser(network, OptimiserConfig())
-    return State(network, WeightAverage(network, 0.9), optimiser, ())
+    return TrainingState(network, WeightAverage(network, 0.9), optimiser, ())
 
 
 def test_a_packed_network_resumes(tmp_path):
     before = _state(_packed(1))
-    save_last(tmp_path, before, Progressed(4, 0.25, 3), {"seed": 1})
+    save_last(tmp_path, before, FinishedEpochs(4, 0.25, 3), {"seed": 1})
     stored = load_model(tmp_path / "last")[0].layer("c").storage
     assert stored.n_kept == 24 * 16 * 3  # the file knows what the running network does not
     assert stored != before.network.spec.layer("c").storage
 
     after = _state(_packed(2))
-    assert load_last(tmp_path, after) == Progressed(4, 0.25, 3)
+    assert load_last(tmp_path, after) == FinishedEpochs(4, 0.25, 3)
     for name, tensor in before.network.tensors().items():
         assert torch.equal(after.network.tensors()[name], tensor), name
         assert torch.equal(
@@ -51,12 +57,12 @@ def test_a_packed_network_resumes(tmp_path):
 
 
 def test_a_network_stored_dense_and_one_stored_packed_are_the_same(tmp_path):
-    save_last(tmp_path, _state(tiny_network(1)), Progressed(1), {})
+    save_last(tmp_path, _state(tiny_network(1)), FinishedEpochs(1), {})
     assert load_last(tmp_path, _state(_packed(2))).epoch == 1
 
 
 def test_another_architecture_is_refused(tmp_path):
-    save_last(tmp_path, _state(_packed(1)), Progressed(1), {})
+    save_last(tmp_path, _state(_packed(1)), FinishedEpochs(1), {})
     with pytest.raises(ArtefactError, match=r"another network.*'tiny'"):
         load_last(tmp_path, _state(tiny_network(batch_norm=False)))
 

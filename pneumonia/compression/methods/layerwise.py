@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pneumonia.compression.constraint import Constraint, JointConstraint, PerLayer, keep_count
 from pneumonia.compression.coupling import ChannelGraph
-from pneumonia.compression.method import MethodSets, Stage
+from pneumonia.compression.method import LadderStage, MethodSets
 from pneumonia.compression.methods.block import (
     DensityAdaptiveBlocks,
     Selector,
@@ -81,9 +81,9 @@ class _Layerwise(BaseModel):
         """Filters that share their columns, when the method's masks have that form; else -1."""
         return -1
 
-    def stages(self, rates: Sequence[float]) -> list[Stage]:
+    def stages(self, rates: Sequence[float]) -> list[LadderStage]:
         """One stage per rate."""
-        return [Stage(rate, self) for rate in rates]
+        return [LadderStage(rate, self) for rate in rates]
 
     def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> MethodSets:
         """Every selected layer's set at its rate."""
