@@ -2,22 +2,44 @@
 
 import csv
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
+from pneumonia.cli.demo_page import (
+    DemoFolder,
+    DemoModel,
+    demo_result,
+    measure_latency,
+    result_rows,
+    write_page,
+)
+from pneumonia.cli.demo_progress import OTHER, TRAINING, DemoProgress, DemoStep, show_estimate
 from pneumonia.cli.terminal import show_table
-from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, PneumoniaError
 
-OVERLAYS_SHOWN = 4
+FILM_PX = 320
+TEACHER_COST = 1.4  # of an epoch that learns from a teacher, against one that does not
+RSNA_COMMANDS = (
+    "pneumonia data import-rsna path/to/rsna --out runs/rsna",
+    "pneumonia train --data runs/rsna --recipe rsna --out runs/dense",
+    "pneumonia prune runs/dense --recipe combined --rate 9 --out runs/pruned",
+    "pneumonia export runs/pruned --out runs/bundle",
+    "pneumonia score path/to/studies runs/scored --bundle runs/bundle",
+    "pneumonia evaluate runs/scored/predictions.csv path/to/labels.csv --out runs/report",
+)
 
 
-class Scale(NamedTuple):
+class DemoScale(NamedTuple):
     """How large the demo is.
 
     Attributes:
@@ -27,25 +49,16 @@ class Scale(NamedTuple):
     """
 
     films: int
-    train: tuple[str, ...]
-    prune: tuple[str, ...]
+    train: tuple[str, ...] = ()
+    prune: tuple[str, ...] = ()
 
 
-FULL = Scale(400, (), ())
-SMOKE = Scale(
+FULL = DemoScale(600)
+SMOKE = DemoScale(
     48,
-    ("--set", "epochs=2"),
-    ("--set", "admm.epochs=2", "--set", "retrain.epochs=1"),
+    ("epochs=2", "batch_size=8", "validate_every=2"),
+    ("admm.epochs=1", "admm.rho=[80]", "admm.steps_per_update=1", "retrain.epochs=1"),
 )
-
-
-class Model(NamedTuple):
-    """A row of the final table."""
-
-    name: str
-    run: Path
-    bundle: Path
-    scores: Path
 
 
 @click.command()
@@ -56,37 +69,98 @@ class Model(NamedTuple):
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for everything the demo makes.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the phantoms.")
+@click.option("--seed", default=0, show_default=True, help="Of the phantoms and the training.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the training; auto takes bfloat16 where the processor has instructions for it.",
+)
 @click.option(
     "--smoke",
     is_flag=True,
-    help="A minute instead of five: shows that all parts work, learns nothing.",
+    help="Half a minute instead of minutes: shows that all parts work, learns nothing.",
 )
-def command(out: Path, seed: int, smoke: bool) -> None:
+def command(out: Path, seed: int, precision: str, smoke: bool) -> None:
     """Make phantom studies, train, prune, export, score and report, in minutes.
 
     Needs no data and no GPU. What it writes is replaced by the next demo in the same folder.
     """
-    started = time.perf_counter()
-    scale = SMOKE if smoke else FULL
-    out = _fresh(out)
-    data = out / "phantoms"
-    dense = Model("dense", out / "dense", out / "dense-bundle", out / "dense-scores")
-    pruned = Model("pruned", out / "pruned", out / "pruned-bundle", out / "pruned-scores")
+    from pneumonia.runtime.atomic import write_json
 
-    _run("data", "phantom", "--out", data, "--count", scale.films, "--seed", seed)
-    _run("train", "--data", data, "--recipe", "phantom", "--out", dense.run, *scale.train)
-    _run("prune", dense.run, "--recipe", "phantom", "--out", pruned.run, *scale.prune)
-    studies, labels = _test_studies(data, out)
-    for model in (dense, pruned):
-        _run("export", model.run, "--out", model.bundle)
-        _run("score", studies, model.scores, "--bundle", model.bundle)
-    report = _report(out, (dense, pruned), labels)
-    _show_result(report)
-    click.echo(f"report: {report}")
-    click.echo(f"overlays: {pruned.scores / 'overlay'}")
-    click.echo(f"took {time.perf_counter() - started:.0f} s on this machine")
-    _show_rsna_commands()
+    started = time.perf_counter()
+    # At this size a second thread gains nothing, and with other work beside it threads lose time
+    # waiting for each other; a setting of the user's own stays.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    scale = SMOKE if smoke else FULL
+    folder = DemoFolder(_fresh(out))
+    dense, pruned = folder.models
+    epochs = _epochs(scale)
+    progress = DemoProgress(_steps(*epochs), show_estimate)
+    with progress.shown():
+        progress.begin()
+        _run("data", "phantom", "--out", folder.phantoms, "--count", scale.films,
+             "--size", FILM_PX, "--seed", seed)  # fmt: skip
+        _select_test_studies(folder)
+        progress.begin()
+        _run("train", "--data", folder.phantoms, "--recipe", "phantom", "--out", dense.run,
+             *_overrides((f"seed={seed}", f"precision={precision}", *scale.train)))  # fmt: skip
+        progress.begin(progress.reports * epochs[1] / epochs[0])
+        # The dense model scores these studies once: compiling it would take longer than it saves.
+        with _beside([_export(dense), _score(dense, folder, "--engine", "onnxruntime")]):
+            _run("prune", dense.run, "--recipe", "phantom", "--out", pruned.run,
+                 *_overrides(scale.prune))  # fmt: skip
+        progress.begin()
+        _run(*_export(pruned))
+        progress.begin()
+        note = _compile(pruned.bundle)
+        progress.begin()
+        _run(*_score(pruned, folder))
+        progress.begin()
+        document = _compare(folder)
+        progress.begin()
+        result = demo_result(document, measure_latency(folder.models, with_kernels=not note))
+        page, picture = write_page(folder, document, result, note, RSNA_COMMANDS)
+    took_s = time.perf_counter() - started
+    times = {"expected_s": progress.expected_s, "took_s": took_s}
+    write_json(str(out / "result.json"), {**result, **times})
+    click.echo()
+    show_table("result", ("", "dense", "pruned", "change"), result_rows(result))
+    click.echo("  latency: dense in ONNX Runtime, pruned in ONNX Runtime and as generated C")
+    if note:
+        click.echo(note)
+    click.echo(f"took {took_s:.0f} s on this machine")
+    click.secho(f"\npage:    {page}\npicture: {picture}", bold=True)
+    _show_commands(pruned.bundle)
+
+
+def _epochs(scale: DemoScale) -> tuple[int, int]:
+    """Epochs of the training and of all phases of the pruning."""
+    from pneumonia.compression.recipe import PruneRecipe
+    from pneumonia.recipes import load_recipe
+    from pneumonia.training.config import TrainRecipe
+
+    train = load_recipe("phantom", "train", TrainRecipe, scale.train)
+    prune = load_recipe("phantom", "prune", PruneRecipe, scale.prune)
+    return train.epochs, prune.admm.epochs + prune.retrain.epochs
+
+
+def _steps(train_epochs: int, prune_epochs: int) -> list[DemoStep]:
+    return [
+        DemoStep("making phantoms", OTHER, 12),
+        DemoStep("training", TRAINING, train_epochs),
+        DemoStep("pruning", TRAINING, TEACHER_COST * prune_epochs),
+        DemoStep("exporting", OTHER, 2),
+        DemoStep("compiling kernels", OTHER, 4),
+        DemoStep("scoring", OTHER, 4),
+        DemoStep("comparing", OTHER, 6),
+        DemoStep("writing the page", OTHER, 2),
+    ]
+
+
+def _overrides(changes: Sequence[str]) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
 
 
 def _fresh(out: Path) -> Path:
@@ -107,94 +181,99 @@ def _fresh(out: Path) -> Path:
     return out
 
 
+def _words(arguments: Sequence[object]) -> list[str]:
+    return [str(argument) for argument in arguments]
+
+
+def _show_command(words: Sequence[str]) -> None:
+    click.secho("\n$ pneumonia " + shlex.join(words), bold=True)
+
+
 def _run(*arguments: object) -> None:
     """Run one verb as a user would type it."""
     from pneumonia.cli import group
 
-    words = [str(argument) for argument in arguments]
-    click.secho("\n$ pneumonia " + shlex.join(words), bold=True)
+    words = _words(arguments)
+    _show_command(words)
     group.main(args=words, standalone_mode=False, prog_name="pneumonia")
 
 
-def _test_studies(data: Path, out: Path) -> tuple[Path, Path]:
-    """The DICOM files of the test split, and their labels in the official csv format."""
+@contextmanager
+def _beside(commands: Sequence[Sequence[object]]) -> Iterator[None]:
+    """Run verbs one after another on another core while inside; show their output at the end.
+
+    Raises:
+        PneumoniaError: One of them failed.
+    """
+    script = " && ".join(
+        shlex.join([sys.executable, "-m", "pneumonia", *_words(words)]) for words in commands
+    )
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield
+        output, _ = process.communicate()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
+    for words in commands:
+        _show_command(_words(words))
+    click.echo(output.rstrip())
+    if process.returncode:
+        raise PneumoniaError("A verb beside the pruning failed", found=output.strip()[-300:])
+
+
+def _export(model: DemoModel) -> list[object]:
+    return ["export", model.run, "--out", model.bundle]
+
+
+def _score(model: DemoModel, folder: DemoFolder, *options: str) -> list[object]:
+    return ["score", folder.studies, model.scores, "--bundle", model.bundle, *options]
+
+
+def _select_test_studies(folder: DemoFolder) -> None:
+    """Copy the DICOM files of the test split and write their labels in the official csv format."""
     from data_prep.dataset.reader import open_dataset
     from pneumonia.runtime.atomic import write_text
 
-    dataset = open_dataset(data)
+    dataset = open_dataset(folder.phantoms)
     test = {dataset.records[i].image_id for i in dataset.select("test")}
-    studies = out / "studies"
-    studies.mkdir()
+    folder.studies.mkdir()
     for image_id in sorted(test):
-        shutil.copy(data / "dicom" / f"{image_id}.dcm", studies)
-    with (data / "labels.csv").open(newline="", encoding="utf-8") as stream:
+        shutil.copy(folder.phantoms / "dicom" / f"{image_id}.dcm", folder.studies)
+    with (folder.phantoms / "labels.csv").open(newline="", encoding="utf-8") as stream:
         header, *rows = csv.reader(stream)
     lines = [",".join(row) for row in (header, *(row for row in rows if row[0] in test))]
-    labels = out / "labels-test.csv"
-    write_text(str(labels), "\n".join(lines) + "\n")
-    return studies, labels
+    write_text(str(folder.labels), "\n".join(lines) + "\n")
 
 
-def _report(out: Path, models: Sequence[Model], labels: Path) -> Path:
-    """The page dense against pruned, with curves and some overlays at its end."""
-    names = [f"{model.name}={model.scores / 'predictions.csv'},{model.bundle}" for model in models]
-    figures: list[object] = []
-    for path, caption in _figures(models):
-        figures += ["--figure", f"{path}={caption}"]
-    _run("compare", *names, "--labels", labels, "--out", out / "report", *figures)
-    return out / "report" / "compare.html"
+def _compile(bundle: Path) -> str:
+    """Compile the model's generated kernels; returns why that is not possible, or nothing."""
+    from deploy_jetson.kernels.compilers import find_compiler
+    from deploy_jetson.kernels.targets import find_target
+
+    try:
+        find_compiler(find_target("native"))
+    except (ConfigError, DeviceError) as error:
+        return f"No generated kernels: {error}; then `pneumonia kernels {bundle}`."
+    _run("kernels", bundle, "--no-tune")
+    return ""
 
 
-def _figures(models: Sequence[Model]) -> list[tuple[Path, str]]:
-    captions = {
-        "loss.png": "Loss while training the dense model",
-        "metrics.png": "Validation while training the dense model",
-        "residuals.png": "ADMM residuals while pruning",
-    }
-    found = [
-        (model.run / name, caption)
-        for name, caption in captions.items()
-        for model in models
-        if (model.run / name).is_file()
-    ]
-    last = models[-1]
-    overlays = sorted((last.scores / "overlay").glob("*.png"))[:OVERLAYS_SHOWN]
-    return found + [(path, f"Boxes of the {last.name} model") for path in overlays]
+def _compare(folder: DemoFolder) -> dict[str, Any]:
+    """The report dense against pruned; returns compare.json."""
+    names = [f"{m.name}={m.scores / 'predictions.csv'},{m.bundle}" for m in folder.models]
+    _run("compare", *names, "--labels", folder.labels, "--image-folder", folder.studies,
+         "--out", folder.report)  # fmt: skip
+    path = folder.report / "compare.json"
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
 
 
-def _show_result(report: Path) -> None:
-    """Parameters, MACs, size, latency and score of both models, from the report's own numbers."""
-    document = json.loads(report.with_name("compare.json").read_text(encoding="utf-8"))
-    comparison = document["comparisons"][0]
-    names = (comparison["reference"], comparison["model"])
-    rows: list[tuple[str, str, str, str]] = []
-    for title, key, digits in (
-        ("parameters", "parameters", 0),
-        ("MACs per image", "macs", 0),
-        ("weights file, bytes", "file_bytes", 0),
-        ("latency, ms (onnxruntime, 1 thread)", "latency_ms", 2),
-    ):
-        dense, pruned = (document["cost"][name][key] for name in names)
-        cells = (f"{dense:,.{digits}f}", f"{pruned:,.{digits}f}")
-        rows.append((title, *cells, f"{dense / pruned:.1f}x less"))
-    score = comparison["metrics"][f"rsna.{document['point']}"]
-    dense, pruned = score["reference"]["value"], score["value"]["value"]
-    rows.append(
-        ("RSNA score, test phantoms", f"{dense:.3f}", f"{pruned:.3f}", f"{pruned - dense:+.3f}")
-    )
-    click.echo()
-    show_table("result", ("", *names, "change"), rows)
-
-
-def _show_rsna_commands() -> None:
-    click.echo("\nthe same on RSNA data:")
-    for line in (
-        "pneumonia data import-rsna path/to/rsna --out runs/rsna",
-        "pneumonia train --data runs/rsna --recipe rsna --out runs/dense",
-        "pneumonia prune runs/dense --recipe combined --rate 9 --out runs/pruned",
-        "pneumonia export runs/pruned --out runs/bundle",
-        "pneumonia score path/to/studies runs/scored --bundle runs/bundle",
-        "pneumonia evaluate runs/scored/predictions.csv path/to/labels.csv --out runs/report",
-    ):
+def _show_commands(bundle: Path) -> None:
+    click.echo("\nnext: look inside the pruned model, then do the same on RSNA data")
+    for line in (f"pneumonia inspect {bundle}", *RSNA_COMMANDS):
         click.echo("  " + line)
     click.echo(DISCLAIMER)

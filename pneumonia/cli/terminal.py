@@ -8,10 +8,25 @@ import click
 
 from pneumonia.runtime.progress import Progress
 
+_receivers: list[Progress] = []  # the last one gets what `progress_bar` would draw
+
+
+@contextmanager
+def progress_to(receiver: Progress) -> Iterator[None]:
+    """Report to a receiver, in place of bars, what verbs do inside this context."""
+    _receivers.append(receiver)
+    try:
+        yield
+    finally:
+        _receivers.pop()
+
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
     """A bar on stderr with rate and time left when stderr is a terminal, otherwise nothing."""
+    if _receivers:
+        yield _receivers[-1]
+        return
     if not sys.stderr.isatty():
         yield lambda done, total, note: None
         return

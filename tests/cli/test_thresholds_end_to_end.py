@@ -33,7 +33,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call("data", "phantom", "--out", folder / "data", "--count", 100, "--size", 128, "--seed", 4)
     settings = {
         "model.name": "yolov3-tiny", "model.width": 0.25, "model.size": 96, "epochs": 10,
-        "validate_every": 10, "ema_decay": 0.9, "workers": 0, "device": "cpu", "precision": "fp32",
+        "validate_every": 10, "batch_size": 8, "optimiser.learning_rate": 0.002, "ema_decay": 0.9,
+        "workers": 0, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     call("train", "--data", folder / "data", "--recipe", "phantom", "--out", folder / "run",

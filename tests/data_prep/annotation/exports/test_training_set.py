@@ -47,7 +47,7 @@ def test_train_and_evaluate_take_the_export(phantom_folder, phantoms, tmp_path):
     call("data", "audit", tmp_path / "set")
     settings = {
         "model.name": "yolov3-tiny", "model.width": 0.25, "model.size": 96, "epochs": 1,
-        "validate_every": 1, "workers": 0, "device": "cpu", "precision": "fp32",
+        "validate_every": 1, "batch_size": 8, "workers": 0, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     call("train", "--data", tmp_path / "set", "--recipe", "phantom", "--out", tmp_path / "run",
