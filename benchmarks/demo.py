@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deploy_jetson.kernels.targets import cpu_name
+from deploy_jetson.kernels.compile.targets import cpu_name
 from pneumonia.runtime.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"

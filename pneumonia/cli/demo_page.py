@@ -148,8 +148,8 @@ def result_rows(result: Mapping[str, Mapping[str, float]]) -> list[ResultRow]:
         ("MACs per image, millions", "macs", 1e6, 1),
         ("weights file, kB", "file_bytes", 1e3, 0),
     ):
-        cells = (f"{side[key] / unit:,.{digits}f}" for side in (dense, pruned))
-        rows.append(ResultRow(title, *cells, f"{dense[key] / pruned[key]:.1f}x less"))
+        before, after = (f"{side[key] / unit:,.{digits}f}" for side in (dense, pruned))
+        rows.append(ResultRow(title, before, after, f"{dense[key] / pruned[key]:.1f}x less"))
     rows.append(_latency_row("latency, ms", latency_ms, "pruned"))
     title = "latency, ms, generated kernels"
     if "kernels" in latency_ms:
@@ -157,8 +157,8 @@ def result_rows(result: Mapping[str, Mapping[str, float]]) -> list[ResultRow]:
     else:
         rows.append(ResultRow(title, f"{latency_ms['dense']:.2f}", "not compiled", ""))
     for title, key in (("RSNA score, test phantoms", "rsna"), ("AP50, test phantoms", "ap50")):
-        cells = (f"{side[key]:.3f}" for side in (dense, pruned))
-        rows.append(ResultRow(title, *cells, f"{pruned[key] - dense[key]:+.3f}"))
+        change = f"{pruned[key] - dense[key]:+.3f}"
+        rows.append(ResultRow(title, f"{dense[key]:.3f}", f"{pruned[key]:.3f}", change))
     return rows
 
 
