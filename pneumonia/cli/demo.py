@@ -29,6 +29,12 @@ from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, Pneum
 
 FILM_PX = 320
 TEACHER_COST = 1.4  # of an epoch that learns from a teacher, against one that does not
+# Runs verbs one after another until one fails.
+RUN_VERBS = """
+import json, sys
+from pneumonia.cli import group, run
+sys.exit(next((code for words in json.loads(sys.argv[1]) if (code := run(group, words))), 0))
+"""
 RSNA_COMMANDS = (
     "pneumonia data import-rsna path/to/rsna --out runs/rsna",
     "pneumonia train --data runs/rsna --recipe rsna --out runs/dense",
@@ -108,7 +114,7 @@ def command(out: Path, seed: int, precision: str, smoke: bool) -> None:
              *_overrides((f"seed={seed}", f"precision={precision}", *scale.train)))  # fmt: skip
         progress.begin(progress.reports * epochs[1] / epochs[0])
         # The dense model scores these studies once: compiling it would take longer than it saves.
-        with _beside([_export(dense), _score(dense, folder, "--engine", "onnxruntime")]):
+        with beside([_export(dense), _score(dense, folder, "--engine", "onnxruntime")]):
             _run("prune", dense.run, "--recipe", "phantom", "--out", pruned.run,
                  *_overrides(scale.prune))  # fmt: skip
         progress.begin()
@@ -181,10 +187,6 @@ def _fresh(out: Path) -> Path:
     return out
 
 
-def _words(arguments: Sequence[object]) -> list[str]:
-    return [str(argument) for argument in arguments]
-
-
 def _show_command(words: Sequence[str]) -> None:
     click.secho("\n$ pneumonia " + shlex.join(words), bold=True)
 
@@ -193,23 +195,24 @@ def _run(*arguments: object) -> None:
     """Run one verb as a user would type it."""
     from pneumonia.cli import group
 
-    words = _words(arguments)
+    words = [str(argument) for argument in arguments]
     _show_command(words)
     group.main(args=words, standalone_mode=False, prog_name="pneumonia")
 
 
 @contextmanager
-def _beside(commands: Sequence[Sequence[object]]) -> Iterator[None]:
+def beside(commands: Sequence[Sequence[object]]) -> Iterator[None]:
     """Run verbs one after another on another core while inside; show their output at the end.
 
     Raises:
         PneumoniaError: One of them failed.
     """
-    script = " && ".join(
-        shlex.join([sys.executable, "-m", "pneumonia", *_words(words)]) for words in commands
-    )
+    words = [[str(argument) for argument in command] for command in commands]
     process = subprocess.Popen(
-        ["/bin/sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", RUN_VERBS, json.dumps(words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         yield
@@ -218,8 +221,8 @@ def _beside(commands: Sequence[Sequence[object]]) -> Iterator[None]:
         if process.poll() is None:
             process.terminate()
             process.communicate()
-    for words in commands:
-        _show_command(_words(words))
+    for command in words:
+        _show_command(command)
     click.echo(output.rstrip())
     if process.returncode:
         raise PneumoniaError("A verb beside the pruning failed", found=output.strip()[-300:])

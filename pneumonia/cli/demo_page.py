@@ -155,7 +155,7 @@ def result_rows(result: Mapping[str, Mapping[str, float]]) -> list[ResultRow]:
     if "kernels" in latency_ms:
         rows.append(_latency_row(title, latency_ms, "kernels"))
     else:
-        rows.append(ResultRow(title, f"{latency_ms['dense']:.2f}", "not compiled", ""))
+        rows.append(ResultRow(title, f"{latency_ms['dense']:.2f}", "none", ""))
     for title, key in (("RSNA score, test phantoms", "rsna"), ("AP50, test phantoms", "ap50")):
         change = f"{pruned[key] - dense[key]:+.3f}"
         rows.append(ResultRow(title, f"{dense[key]:.3f}", f"{pruned[key]:.3f}", change))

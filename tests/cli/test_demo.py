@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from pneumonia.cli import group, run
+from pneumonia.cli.demo import beside
 from pneumonia.cli.demo_page import demo_result, result_rows
+from pneumonia.runtime.errors import PneumoniaError
 
 LATENCY_MS = {"dense": 1.4, "pruned": 1.0, "kernels": 0.5}
 
@@ -46,7 +48,7 @@ def test_the_table_shows_cost_latency_and_accuracy():
 def test_without_kernels_the_table_says_so():
     latency_ms = {name: LATENCY_MS[name] for name in ("dense", "pruned")}
     found = cells(demo_result(compare_document(), latency_ms))
-    assert found["latency, ms, generated kernels"] == ("1.40", "not compiled", "")
+    assert found["latency, ms, generated kernels"] == ("1.40", "none", "")
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, capsys):
@@ -54,6 +56,20 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, capsys):
     assert run(group, ["demo", "--smoke", "--out", str(tmp_path)]) != 0
     assert "something else than a demo" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_verb_that_fails_beside_the_pruning_ends_the_demo(tmp_path):
+    missing = ["inspect", tmp_path / "missing"]
+    with pytest.raises(PneumoniaError, match="missing"), beside([missing]):
+        pass
+
+
+def test_verbs_beside_the_pruning_show_their_output(capsys):
+    with beside([["--version"], ["train", "--help"]]):
+        capsys.readouterr()
+    shown = capsys.readouterr().out
+    assert "$ pneumonia train --help" in shown
+    assert "Train a detector on a dataset folder." in shown
 
 
 @pytest.mark.slow
