@@ -52,11 +52,13 @@ class DemoScale(NamedTuple):
         films: Phantom studies.
         train: Changes to the training recipe.
         prune: Changes to the pruning recipe.
+        compare: Options of `pneumonia compare`.
     """
 
     films: int
     train: tuple[str, ...] = ()
     prune: tuple[str, ...] = ()
+    compare: tuple[str, ...] = ()
 
 
 FULL = DemoScale(600)
@@ -64,6 +66,8 @@ SMOKE = DemoScale(
     48,
     ("epochs=2", "batch_size=8", "validate_every=2"),
     ("admm.epochs=1", "admm.rho=[80]", "admm.steps_per_update=1", "retrain.epochs=1"),
+    # Models that learnt nothing may find no box, and then have no operating point of their own.
+    ("--threshold", "0.05"),
 )
 
 
@@ -124,7 +128,7 @@ def command(out: Path, seed: int, precision: str, smoke: bool) -> None:
         progress.begin()
         _run(*_score(pruned, folder))
         progress.begin()
-        document = _compare(folder)
+        document = _compare(folder, scale.compare)
         progress.begin()
         result = demo_result(document, measure_latency(folder.models, with_kernels=not note))
         page, picture = write_page(folder, document, result, note, RSNA_COMMANDS)
@@ -265,11 +269,12 @@ def _compile(bundle: Path) -> str:
     return ""
 
 
-def _compare(folder: DemoFolder) -> dict[str, Any]:
+def _compare(folder: DemoFolder, options: Sequence[str]) -> dict[str, Any]:
     """The report dense against pruned; returns compare.json."""
     names = [f"{m.name}={m.scores / 'predictions.csv'},{m.bundle}" for m in folder.models]
-    _run("compare", *names, "--labels", folder.labels, "--image-folder", folder.studies,
-         "--out", folder.report)  # fmt: skip
+    _run("compare", *names, "--labels", folder.labels,
+         "--classes", folder.phantoms / "class_info.csv", "--image-folder", folder.studies,
+         "--out", folder.report, *options)  # fmt: skip
     path = folder.report / "compare.json"
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document
