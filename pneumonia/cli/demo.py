@@ -28,6 +28,7 @@ from pneumonia.cli.terminal import show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, PneumoniaError
 
 FILM_PX = 320
+PHANTOM_MIX = "45:30:25"  # opacity, not normal, normal: as the phantoms are drawn
 TEACHER_COST = 1.4  # of an epoch that learns from a teacher, against one that does not
 # Runs verbs one after another until one fails.
 RUN_VERBS = """
@@ -273,8 +274,8 @@ def _compare(folder: DemoFolder, options: Sequence[str]) -> dict[str, Any]:
     """The report dense against pruned; returns compare.json."""
     names = [f"{m.name}={m.scores / 'predictions.csv'},{m.bundle}" for m in folder.models]
     _run("compare", *names, "--labels", folder.labels,
-         "--classes", folder.phantoms / "class_info.csv", "--image-folder", folder.studies,
-         "--out", folder.report, *options)  # fmt: skip
+         "--classes", folder.phantoms / "class_info.csv", "--mix", PHANTOM_MIX,
+         "--image-folder", folder.studies, "--out", folder.report, *options)  # fmt: skip
     path = folder.report / "compare.json"
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document
