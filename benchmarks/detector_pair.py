@@ -31,7 +31,7 @@ from evaluation.study.cohort import NORMAL, NOT_NORMAL, read_cohort
 from evaluation.study.image_files import find_image
 from evaluation.study.labels import read_labels
 from evaluation.study.operating_points import choose
-from pneumonia.cli.evaluation_inputs import read_subset
+from pneumonia.cli.evaluation.options import read_subset
 from pneumonia.cli.terminal import progress_bar
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.bundle import load_bundle

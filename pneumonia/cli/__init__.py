@@ -17,8 +17,11 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 # verb -> (module, what `--help` says); the module's `command` is the click command
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("pneumonia.cli.demo", "Run the whole job on phantoms, in minutes."),
-    "data": ("pneumonia.cli.data", "Import, make, fetch and audit datasets."),
-    "annotate": ("pneumonia.cli.annotate", "Draw boxes and name findings in a web browser."),
+    "data": ("pneumonia.cli.datasets.data", "Import, make, fetch and audit datasets."),
+    "annotate": (
+        "pneumonia.cli.datasets.annotate",
+        "Draw boxes and name findings in a browser.",
+    ),
     "train": ("pneumonia.cli.train", "Train a detector on a dataset folder."),
     "prune": ("pneumonia.cli.prune", "Prune a trained run with ADMM, retrain and compact it."),
     "quantize": ("pneumonia.cli.quantize", "Quantize a run progressively, down to binary."),
@@ -28,8 +31,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
     "daemon": ("pneumonia.cli.daemon", "Score radiographs as they arrive, for good."),
     "device-package": ("pneumonia.cli.device_package", "Pack everything a Jetson needs."),
-    "evaluate": ("pneumonia.cli.evaluate", "Measure predictions against labels."),
-    "compare": ("pneumonia.cli.compare", "Compare prediction files on the same labels."),
+    "evaluate": ("pneumonia.cli.evaluation.evaluate", "Measure predictions against labels."),
+    "compare": ("pneumonia.cli.evaluation.compare", "Compare prediction files on the same labels."),
     "inspect": ("pneumonia.cli.inspect", "Show layers, parameters, MACs, sparsity, storage."),
 }
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pneumonia.cli.reports import link_reports_verb, train_linker_verb
+from pneumonia.cli.datasets.reports import link_reports_verb, train_linker_verb
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 _WORKERS = click.option(

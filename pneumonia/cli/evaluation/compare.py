@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.cli.evaluation_inputs import (
+from pneumonia.cli.evaluation.options import (
     FILE,
     FOLDER,
     draw_options,

@@ -1,0 +1,1 @@
+"""Verbs that make datasets: data, its reports, annotate."""
