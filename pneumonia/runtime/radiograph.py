@@ -20,6 +20,7 @@ from pneumonia.runtime.dicom_header import (
 from pneumonia.runtime.dicom_pixels import decode_pixels
 from pneumonia.runtime.display import plan_from_header, to_grey
 from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.polarity import looks_inverted
 from pneumonia.runtime.raster import raster_format, read_raster
 
 _EXECUTABLES = (b"MZ", b"\x7fELF")  # CVE-2019-11687: the preamble may hold a program
@@ -88,6 +89,8 @@ def _read_raster_file(path: str, limits: ReadLimits, name: str) -> Radiograph:
 def _finished(pixels: np.ndarray, info: Dict[str, Any], words: List[str]) -> Radiograph:
     if pixels.min() == pixels.max():
         words.append("blank_image")
+    if looks_inverted(pixels):
+        words.append("looks_inverted")
     return Radiograph(pixels, info, tuple(sorted(set(words))))
 
 

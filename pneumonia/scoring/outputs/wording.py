@@ -58,6 +58,7 @@ REASONS = {
 }
 WARNINGS = {
     "alpha_ignored": "transparency was ignored",
+    "looks_inverted": "the image looks inverted (dense tissue dark): do not rely on its score",
     "body_part_unknown": "the header names no body part",
     "box_limit_reached": "more regions than are kept",
     "burned_in_annotation": "text is burned into the image; it may name the patient",
