@@ -185,6 +185,17 @@ static size_t values(const pn_tensor *t) {
   return (size_t)t->channels * (size_t)t->height * (size_t)t->width;
 }
 
+/* A NaN need not reach the outputs: max pooling and the heads' thresholds can drop it. */
+static int finite(const float *x, size_t n) {
+  uint32_t found = 0;
+  for (size_t i = 0; i < n; i++) {
+    uint32_t bits;
+    memcpy(&bits, x + i, sizeof bits);
+    found |= (bits & 0x7f800000) == 0x7f800000; /* the exponent of NaN and infinity */
+  }
+  return !found;
+}
+
 static int check(const pn_model *m, const float *input, size_t n, float *const *outputs, const size_t *sizes) {
   if (!m || !input || !outputs || !sizes) return PN_NULL;
   if (n != values(&pn_input_tensor)) return PN_WRONG_SIZE;
@@ -192,7 +203,7 @@ static int check(const pn_model *m, const float *input, size_t n, float *const *
     if (!outputs[i]) return PN_NULL;
     if (sizes[i] != values(&pn_output_tensors[i])) return PN_WRONG_SIZE;
   }
-  return PN_OK;
+  return finite(input, n) ? PN_OK : PN_NOT_FINITE;
 }
 
 EXPORT int pn_run(pn_model *m, const float *input, size_t input_values, float *const *outputs,
@@ -262,8 +273,9 @@ EXPORT const char *pn_step_name(int i) { return i < 0 || i >= pn_n_steps ? NULL 
 EXPORT const char *pn_error_text(int status) {
   static const char *const texts[] = {"done", "an input or output buffer has the wrong size",
                                       "the number of threads is outside 1..64", "memory is short",
-                                      "the system refused a thread", "a pointer is missing"};
-  return status < 0 || status > PN_NULL ? "unknown status" : texts[status];
+                                      "the system refused a thread", "a pointer is missing",
+                                      "the input holds NaN or infinity"};
+  return status < 0 || status > PN_NOT_FINITE ? "unknown status" : texts[status];
 }
 
 /* --- steps that are not convolutions --------------------------------------------------------- */

@@ -29,7 +29,8 @@ enum {
   PN_WRONG_THREADS = 2, /* threads outside 1..PN_MAX_THREADS */
   PN_NO_MEMORY = 3,
   PN_NO_THREAD = 4,    /* the system refused a thread */
-  PN_NULL = 5          /* a pointer is missing */
+  PN_NULL = 5,         /* a pointer is missing */
+  PN_NOT_FINITE = 6    /* the input holds NaN or infinity */
 };
 #define PN_MAX_THREADS 64
 
@@ -47,7 +48,7 @@ const pn_tensor *pn_output(int index); /* NULL outside 0..count-1 */
 /* NULL when memory is short. */
 pn_model *pn_create(void);
 
-/* Run one image. `outputs[i]` receives `output_values[i]` floats; both arrays have pn_output_count() entries.
+/* Run one image of finite values. `outputs[i]` receives `output_values[i]` floats; both arrays have pn_output_count() entries.
  * With more than one thread, the caller's thread and its helpers are pinned to different cores for the call. */
 int pn_run(pn_model *model, const float *input, size_t input_values, float *const *outputs,
            const size_t *output_values, int threads);

@@ -124,6 +124,11 @@ def test_wrong_sizes_and_threads_are_errors_not_crashes(tmp_path):
     image = np.zeros((3, 64, 96), np.float32)
     assert "wrong size" in instance.run(image, sizes=[1, 2])
     assert "pointer" in instance.run(None)
+    for value in (np.nan, np.inf, -np.inf):
+        image[2, 63, 95] = value
+        assert "NaN or infinity" in instance.run(image)
+        with pytest.raises(DeviceError, match="NaN or infinity"):
+            engine.run(image)
     assert not instance.c.pn_output(7)
     instance.close()
     engine.close()
