@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BINARY,
         TERNARY,
         Admm,
+        AdmmResidual,
         BlockMax,
         Blocks,
         Channels,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         ProgressiveSnap,
         Projection,
         Quantized,
-        Residual,
         match_parameters,
     )
     from pneumonia.api.detection import (
@@ -58,6 +58,7 @@ __all__ = [
     "BINARY",
     "TERNARY",
     "Admm",
+    "AdmmResidual",
     "BlockMax",
     "Blocks",
     "Channels",
@@ -84,7 +85,6 @@ __all__ = [
     "Projection",
     "Quantized",
     "Radiograph",
-    "Residual",
     "RunOptions",
     "compare",
     "compile_kernels",

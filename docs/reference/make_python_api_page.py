@@ -30,7 +30,7 @@ SECTIONS = {
         "evaluate", "EvaluateOptions", "EvaluateResult", "compare", "ComparedModel",
         "CompareOptions",
     ),
-    "Compress any `torch.nn.Module`": ("ModuleCompression", "match_parameters", "Admm", "Residual"),
+    "Compress any `torch.nn.Module`": ("ModuleCompression", "match_parameters", "Admm", "AdmmResidual"),
     "Constraints": (
         "Constraint", "Projection", "PerLayer", "Irregular", "GlobalIrregular", "Filters",
         "Channels", "Columns", "Combined", "Patterns", "PatternConnectivity", "Blocks", "BlockMax",

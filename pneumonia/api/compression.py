@@ -1,6 +1,6 @@
 """Constraints and ADMM for any `torch.nn.Module`: the names that `import pneumonia` offers."""
 
-from pneumonia.compression.admm import Admm, Residual
+from pneumonia.compression.admm import Admm, AdmmResidual
 from pneumonia.compression.any_module import ModuleCompression, match_parameters
 from pneumonia.compression.combined import Combined
 from pneumonia.compression.constraint import Constraint, PerLayer, Projection
@@ -17,6 +17,7 @@ __all__ = [
     "BINARY",
     "TERNARY",
     "Admm",
+    "AdmmResidual",
     "BlockMax",
     "Blocks",
     "Channels",
@@ -34,6 +35,5 @@ __all__ = [
     "ProgressiveSnap",
     "Projection",
     "Quantized",
-    "Residual",
     "match_parameters",
 ]
