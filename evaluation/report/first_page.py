@@ -69,7 +69,9 @@ def mix_rows(evidence: Evidence) -> list[ClassMixRow]:
         cells = []
         for item in (evidence.estimates[metric], evidence.at_mix.estimates[metric]):
             cells += [wording.value_text(item, share), wording.interval_text(item, share)]
-        rows.append(ClassMixRow(wording.name_of(metric), *cells))
+        name = wording.name_of(metric).replace(" in this study", "")
+        name = name.removesuffix(f" at {wording.point_name(point)}")
+        rows.append(ClassMixRow(name, *cells))
     return rows
 
 
@@ -129,19 +131,18 @@ def _how_well(evidence: Evidence) -> str:
     ]
     if by_class:
         alarms = [
-            f"{_of_hundred(found[f'{point}.specificity_{key}'], True)} {name} images"
+            f"{_of_hundred(found[f'{point}.specificity_{key}'], True)} that are {name}"
             for key, name in by_class
         ]
-        text += f", and wrongly calls {' and '.join(alarms)} without one."
+        text += f". Of images without an opacity it wrongly calls {' and '.join(alarms)}."
     else:
         alarm = _of_hundred(found[f"{point}.specificity"], True)
-        text += f", and wrongly calls {alarm} images without one."
+        text += f". Of images without an opacity it wrongly calls {alarm}."
     if evidence.at_mix is not None:
-        at_mix = evidence.at_mix.estimates
+        at_mix = _of_hundred(evidence.at_mix.estimates[f"{point}.ppv"])
         text += (
-            f" At the mix of {evidence.at_mix.mix.name}, of 100 images that it calls"
-            f" {_share(at_mix[f'{point}.ppv'])} have an opacity"
-            f" ({_share(found[f'{point}.ppv'])} in this set)."
+            f" At the mix of {evidence.at_mix.mix.name}, {at_mix} images that it calls have an"
+            f" opacity; in this set {_of_hundred(found[f'{point}.ppv'])}."
         )
     boxes = found[f"{point}.box_sensitivity"].value
     if np.isfinite(boxes):
@@ -153,10 +154,6 @@ def _how_well(evidence: Evidence) -> str:
     if evidence.thresholds.origin == SAME_IMAGES:
         text += " The threshold was chosen on these same images: optimistic."
     return text
-
-
-def _share(item: Estimate) -> str:
-    return f"{100 * item.value:.0f}" if np.isfinite(item.value) else wording.NOT_AVAILABLE
 
 
 def _not_for(evidence: Evidence) -> str:

@@ -1,7 +1,7 @@
 """`report.html`: the evidence of one study in one file that works offline and prints."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from evaluation.report.cohort_table import describe_cohort
 from evaluation.report.first_page import first_page, mix_rows
 from evaluation.report.model_card import limits
 from evaluation.report.overlays import OverlayTile, case_tile
-from evaluation.report.page import ExtraSection, MetricRow, metric_line, metric_lines, render
+from evaluation.report.page import ExtraSection, metric_line, metric_lines, render
 from evaluation.study.perturb import perturbation_text
 from pneumonia.runtime.atomic import write_text
 
@@ -32,6 +32,16 @@ class OverlayGallery:
 
     title: str
     tiles: Sequence[OverlayTile] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class SummaryCard:
+    """A number at the top of the page, as found and at the mix (empty without one)."""
+
+    name: str
+    value: str
+    interval: str
+    at_mix: str
 
 
 def write_report(
@@ -88,13 +98,17 @@ def write_report(
     write_text(str(path), render("report.html.j2", context))
 
 
-def _cards(evidence: Evidence) -> list[MetricRow]:
+def _cards(evidence: Evidence) -> list[SummaryCard]:
     """The handful of numbers at the top of the page."""
     point = evidence.thresholds.primary
-    metrics = (f"rsna.{point}", *HEADLINE, f"{point}.sensitivity", f"{point}.specificity")
-    lines = [metric_line(metric, evidence.estimates[metric]) for metric in metrics]
     suffix = f" at {wording.point_name(point)}"
-    return [replace(line, name=line.name.removesuffix(suffix)) for line in lines]
+    at_mix = {} if evidence.at_mix is None else evidence.at_mix.estimates
+    cards = []
+    for metric in (f"rsna.{point}", *HEADLINE, f"{point}.sensitivity", f"{point}.specificity"):
+        row = metric_line(metric, evidence.estimates[metric])
+        weighted = wording.value_text(at_mix[metric], wording.is_share(metric)) if at_mix else ""
+        cards.append(SummaryCard(row.name.removesuffix(suffix), row.value, row.interval, weighted))
+    return cards
 
 
 def _point_columns(evidence: Evidence) -> list[dict[str, Any]]:

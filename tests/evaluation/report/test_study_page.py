@@ -269,7 +269,7 @@ def test_the_first_page_answers_four_questions(tmp_path: Path, evidence: Evidenc
     before_numbers = summary[: summary.index('class="cards"')]
     for question in ("On whom?", "Against what truth?", "How well", "What must it not be used for"):
         assert question in before_numbers
-    assert "not normal images and" in before_numbers
+    assert "that are not normal and" in before_numbers
     assert "not a medical device" in before_numbers
     assert "RSNA stage 2 (22.5 % opacity" in summary
     point = evidence.thresholds.primary
