@@ -30,7 +30,9 @@ SECTIONS = {
         "evaluate", "EvaluateOptions", "EvaluateResult", "compare", "ComparedModel",
         "CompareOptions",
     ),
-    "Compress any `torch.nn.Module`": ("ModuleCompression", "match_parameters", "Admm", "AdmmResidual"),
+    "Compress any `torch.nn.Module`": (
+        "ModuleCompression", "match_parameters", "Admm", "AdmmResidual",
+    ),
     "Constraints": (
         "Constraint", "Projection", "PerLayer", "Irregular", "GlobalIrregular", "Filters",
         "Channels", "Columns", "Combined", "Patterns", "PatternConnectivity", "Blocks", "BlockMax",
