@@ -269,11 +269,11 @@ def _picture_pairs(
 ) -> "list[tuple[Image.Image, str]]":
     """Pictures with the dense model's boxes left and the pruned one's right, and captions."""
     from evaluation.study.labels import RSNA_FRAME
-    from pneumonia.cli.evaluation_inputs import read_cases
+    from pneumonia.api.evaluation_inputs import StudyOptions
 
     cases = {
-        model.name: read_cases(
-            model.scores / "predictions.csv", folder.labels, RSNA_FRAME, [], None, False
+        model.name: StudyOptions(frame=RSNA_FRAME).read_cases(
+            model.scores / "predictions.csv", folder.labels
         )
         for model in folder.models
     }
