@@ -25,15 +25,21 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("pneumonia.cli.train", "Train a detector on a dataset folder."),
     "prune": ("pneumonia.cli.prune", "Prune a trained run with ADMM, retrain and compact it."),
     "quantize": ("pneumonia.cli.quantize", "Quantize a run progressively, down to binary."),
-    "export": ("pneumonia.cli.export", "Write a run as a model bundle (spec, weights, ONNX)."),
-    "kernels": ("pneumonia.cli.kernels", "Generate and compile the network as C for a target."),
+    "export": (
+        "pneumonia.cli.model.export",
+        "Write a run as a model bundle (spec, weights, ONNX).",
+    ),
+    "kernels": (
+        "pneumonia.cli.model.kernels",
+        "Generate and compile the network as C for a target.",
+    ),
     "profile": ("pneumonia.cli.profile", "Measure energy and latency per image, or predict them."),
     "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
     "daemon": ("pneumonia.cli.daemon", "Score radiographs as they arrive, for good."),
     "device-package": ("pneumonia.cli.device_package", "Pack everything a Jetson needs."),
     "evaluate": ("pneumonia.cli.evaluation.evaluate", "Measure predictions against labels."),
     "compare": ("pneumonia.cli.evaluation.compare", "Compare prediction files on the same labels."),
-    "inspect": ("pneumonia.cli.inspect", "Show layers, parameters, MACs, sparsity, storage."),
+    "inspect": ("pneumonia.cli.model.inspect", "Show layers, parameters, MACs, sparsity, storage."),
 }
 
 

@@ -12,8 +12,8 @@ import pytest
 from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.kernels.compile.targets import TARGETS, cpu_features
 from deploy_jetson.kernels.generate import generate_library
-from pneumonia.cli import kernels as verb
 from pneumonia.cli import run as run_command
+from pneumonia.cli.model import kernels as verb
 from pneumonia.network.zoo import build
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.detector import DEFAULT_BUNDLE

@@ -15,8 +15,8 @@ from deploy_jetson.kernels.compile.targets import TARGETS
 from deploy_jetson.kernels.generate import generate_library
 from deploy_jetson.kernels.kinds.registry import KINDS, kind_of
 from deploy_jetson.kernels.plan.weight_store import BYTE_GROUP, WeightStore, encode
-from pneumonia.cli import kernels as verb
 from pneumonia.cli import run as run_command
+from pneumonia.cli.model import kernels as verb
 from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.engines.kernels import KernelLibrary

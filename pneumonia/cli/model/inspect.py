@@ -60,7 +60,7 @@ def command(
     from pneumonia.network.inspection import inspect_folder
 
     if report is not None:
-        from pneumonia.cli.inspect_report import write_report
+        from pneumonia.cli.model.inspect_report import write_report
 
         page = write_report(model, against, report, chips, chip_sigma)
         click.echo(f"report: {page}")

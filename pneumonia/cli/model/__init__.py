@@ -1,0 +1,1 @@
+"""Verbs that read or write one model: export, kernels, inspect."""
