@@ -40,10 +40,10 @@ from benchmarks.compression_training import (
     without_dead_paths,
 )
 from evaluation.hardware.plots import ParetoPoint, plot_pareto
-from pneumonia.compression.compaction import compact
-from pneumonia.compression.methods.quantize import BINARY, TERNARY, Levels, k_bit
-from pneumonia.compression.storage_choice import smallest_storage, stored_bytes
-from pneumonia.compression.structured_method import StructuredMethod
+from pneumonia.compression.compact.compaction import compact
+from pneumonia.compression.compact.storage_choice import smallest_storage, stored_bytes
+from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.compression.sets.levels import BINARY, TERNARY, Levels, k_bit
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network, initialise

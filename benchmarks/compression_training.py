@@ -19,19 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pneumonia.compression.admm import Admm
-from pneumonia.compression.bn_reestimate import reestimate_batch_norm
-from pneumonia.compression.compaction import compact
-from pneumonia.compression.constraint import JointConstraint, PerLayer
-from pneumonia.compression.coupling import ChannelGraph
+from pneumonia.compression.admm.engine import Admm
+from pneumonia.compression.compact.compaction import compact
+from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.distil import distillation_loss
-from pneumonia.compression.masks import masked_tensors
-from pneumonia.compression.methods.irregular import Irregular
-from pneumonia.compression.methods.quantize import Levels, Quantized, best_scale
-from pneumonia.compression.purify import purify
-from pneumonia.compression.rates import LayerRates, StageStart, plan_rate
-from pneumonia.compression.snap import ProgressiveSnap
-from pneumonia.compression.structured_method import StructuredMethod
+from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.prune.purify import purify
+from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
+from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
+from pneumonia.compression.quantize.snap import ProgressiveSnap
+from pneumonia.compression.sets.constraint import JointConstraint, PerLayer
+from pneumonia.compression.sets.irregular import Irregular
+from pneumonia.compression.sets.levels import Levels, Quantized, best_scale
 from pneumonia.network.module import Network
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training.config import TrainConfig

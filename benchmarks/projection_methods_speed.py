@@ -21,28 +21,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pneumonia.compression.constraint import (
+from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.compression.quantize.bit_serial import fixed_point
+from pneumonia.compression.sets.block import (
+    BlockMax,
+    DensityAdaptiveBlocks,
+    block_count,
+    largest_exponent,
+)
+from pneumonia.compression.sets.connectivity import PatternConnectivity
+from pneumonia.compression.sets.constraint import (
     Constraint,
     JointConstraint,
     PerLayer,
     gemm_view,
     keep_count,
 )
-from pneumonia.compression.coupling import ChannelGraph
-from pneumonia.compression.methods.bit_serial import fixed_point
-from pneumonia.compression.methods.block import (
-    BlockMax,
-    DensityAdaptiveBlocks,
-    block_count,
-    largest_exponent,
-)
-from pneumonia.compression.methods.connectivity import PatternConnectivity
-from pneumonia.compression.methods.crossbar import Blocks, linear_device
-from pneumonia.compression.methods.irregular import Irregular
-from pneumonia.compression.methods.pattern import FIXED_8
-from pneumonia.compression.methods.quantize import BINARY, TERNARY, Quantized, k_bit, power_of_two
-from pneumonia.compression.structured import Columns
-from pneumonia.compression.structured_method import StructuredMethod
+from pneumonia.compression.sets.crossbar import Blocks, linear_device
+from pneumonia.compression.sets.irregular import Irregular
+from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized, k_bit, power_of_two
+from pneumonia.compression.sets.pattern import FIXED_8
+from pneumonia.compression.sets.structured import Columns
 from pneumonia.network.zoo import build
 from pneumonia.runtime.spec import NetworkSpec, tensor_shapes
 

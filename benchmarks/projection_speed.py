@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from pneumonia.compression.admm import Admm
-from pneumonia.compression.coupling import ChannelGraph
-from pneumonia.compression.structured_method import StructuredMethod
+from pneumonia.compression.admm.engine import Admm
+from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.projection_methods_speed import processor
-from pneumonia.compression.constraint import Constraint
-from pneumonia.compression.methods.block import BlockMax, DensityAdaptiveBlocks
-from pneumonia.compression.methods.irregular import Irregular
+from pneumonia.compression.sets.block import BlockMax, DensityAdaptiveBlocks
+from pneumonia.compression.sets.constraint import Constraint
+from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.runtime.sparse_layouts import LAYOUTS
 
 BLOCK = 4

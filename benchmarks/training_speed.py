@@ -30,7 +30,7 @@ from data_prep.dataset.reader import open_dataset
 from data_prep.phantom.study import make_phantoms
 from pneumonia.network.module import Network
 from pneumonia.training.config import TrainRecipe
-from pneumonia.training.detection import DetectionTask
+from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.loading import PREFETCH
 from pneumonia.training.loop import fit
 from pneumonia.training.optimiser import make_optimiser

@@ -10,14 +10,13 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from pneumonia.compression.methods.layerwise import (
+from pneumonia.compression.prune.layerwise import (
     BlockMethod,
     CrossbarMethod,
     IrregularMethod,
     PatternMethod,
 )
-from pneumonia.compression.quantize_recipe import QuantizeRecipe
-from pneumonia.compression.recipe import (
+from pneumonia.compression.prune.recipe import (
     AdmmPhase,
     LayerChoice,
     PruneRecipe,
@@ -25,7 +24,8 @@ from pneumonia.compression.recipe import (
     RateConfig,
     RetrainPhase,
 )
-from pneumonia.compression.structured_method import StructuredMethod
+from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.recipes import recipe_names
 from pneumonia.training.config import OptimiserConfig, ScheduleConfig
 

@@ -1,17 +1,17 @@
 """Constraints and ADMM for any `torch.nn.Module`: the names that `import pneumonia` offers."""
 
-from pneumonia.compression.admm import Admm, AdmmResidual
-from pneumonia.compression.any_module import ModuleCompression, match_parameters
-from pneumonia.compression.combined import Combined
-from pneumonia.compression.constraint import Constraint, PerLayer, Projection
-from pneumonia.compression.methods.block import BlockMax, DensityAdaptiveBlocks
-from pneumonia.compression.methods.connectivity import PatternConnectivity
-from pneumonia.compression.methods.crossbar import Blocks
-from pneumonia.compression.methods.irregular import GlobalIrregular, Irregular
-from pneumonia.compression.methods.pattern import Patterns
-from pneumonia.compression.methods.quantize import BINARY, TERNARY, Quantized
-from pneumonia.compression.snap import ProgressiveSnap
-from pneumonia.compression.structured import Channels, Columns, Filters
+from pneumonia.compression.admm.any_module import ModuleCompression, match_parameters
+from pneumonia.compression.admm.engine import Admm, AdmmResidual
+from pneumonia.compression.quantize.snap import ProgressiveSnap
+from pneumonia.compression.sets.block import BlockMax, DensityAdaptiveBlocks
+from pneumonia.compression.sets.combined import Combined
+from pneumonia.compression.sets.connectivity import PatternConnectivity
+from pneumonia.compression.sets.constraint import Constraint, PerLayer, Projection
+from pneumonia.compression.sets.crossbar import Blocks
+from pneumonia.compression.sets.irregular import GlobalIrregular, Irregular
+from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized
+from pneumonia.compression.sets.pattern import Patterns
+from pneumonia.compression.sets.structured import Channels, Columns, Filters
 
 __all__ = [
     "BINARY",

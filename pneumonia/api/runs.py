@@ -9,8 +9,8 @@ import yaml
 from pydantic import BaseModel
 
 from deploy_jetson.kernels.bundle import KernelsResult, add_kernels
-from pneumonia.compression.quantize_recipe import QuantizeRecipe
-from pneumonia.compression.recipe import PruneRecipe
+from pneumonia.compression.prune.recipe import PruneRecipe
+from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.result import CompressionResult
 from pneumonia.compression.run import run_compression
 from pneumonia.exporting.bundle import ExportOptions, ExportResult, export_run

@@ -148,7 +148,7 @@ def command(out: Path, seed: int, precision: str, smoke: bool) -> None:
 
 def _epochs(scale: DemoScale) -> tuple[int, int]:
     """Epochs of the training and of all phases of the pruning."""
-    from pneumonia.compression.recipe import PruneRecipe
+    from pneumonia.compression.prune.recipe import PruneRecipe
     from pneumonia.recipes import load_recipe
     from pneumonia.training.config import TrainRecipe
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pneumonia.compression.admm_hook import Converged
+from pneumonia.compression.admm.hook import Converged
 from pneumonia.network.module import Network
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.atomic import write_json

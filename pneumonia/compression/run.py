@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.dataset.reader import open_dataset
-from pneumonia.compression.coupling import ChannelGraph
+from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.distil import Teacher
 from pneumonia.compression.phase import Trainer
-from pneumonia.compression.pipeline import prune_network
-from pneumonia.compression.quantize_pipeline import quantize_network
-from pneumonia.compression.quantize_recipe import QuantizeRecipe, quantized_training
-from pneumonia.compression.recipe import PruneRecipe, pruned_training
-from pneumonia.compression.report import write_history
+from pneumonia.compression.prune.pipeline import prune_network
+from pneumonia.compression.prune.recipe import PruneRecipe, pruned_training
+from pneumonia.compression.quantize.pipeline import quantize_network
+from pneumonia.compression.quantize.recipe import QuantizeRecipe, quantized_training
+from pneumonia.compression.report.history import write_history
 from pneumonia.compression.result import (
     CompressedNetwork,
     CompressionJob,
@@ -28,7 +28,7 @@ from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import save_best
 from pneumonia.training.config import TrainRecipe
-from pneumonia.training.detection import DetectionTask
+from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.task import Task
 
 Compress = Callable[[CompressionJob], CompressedNetwork]

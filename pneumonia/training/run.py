@@ -20,7 +20,7 @@ from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainRecipe
-from pneumonia.training.detection import DetectionTask, labelled_items
+from pneumonia.training.detector.task import DetectionTask, labelled_items
 from pneumonia.training.loop import FitResult, check_run_folder, fit
 
 log = logging.getLogger(__name__)

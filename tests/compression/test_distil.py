@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pneumonia.compression.distil import Teacher
-from pneumonia.compression.quantize_recipe import QuantizeRecipe
+from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.network.files import load_model
 from tests.tiny import QUICK_QUANTIZE, tiny_network

@@ -81,9 +81,9 @@ def test_every_recipe_loads(path):
     if kind == "train":
         from pneumonia.training.config import TrainRecipe as Recipe
     elif kind == "quantize":
-        from pneumonia.compression.quantize_recipe import QuantizeRecipe as Recipe
+        from pneumonia.compression.quantize.recipe import QuantizeRecipe as Recipe
     else:
-        from pneumonia.compression.recipe import PruneRecipe as Recipe  # type: ignore[assignment]
+        from pneumonia.compression.prune.recipe import PruneRecipe as Recipe  # type: ignore[assignment]
     recipe = load_recipe(path.stem, kind, Recipe)
     assert recipe.model_dump()
     comments = [line for line in path.read_text().splitlines() if "#" in line]

@@ -14,7 +14,7 @@ from pneumonia.network.module import Network
 from pneumonia.runtime.tensorfile import read_tensors
 from pneumonia.training import distributed
 from pneumonia.training.config import OptimiserConfig, TrainRecipe
-from pneumonia.training.detection import DetectionTask
+from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import fit
 from tests.tiny import tiny_network, tiny_spec

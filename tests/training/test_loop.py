@@ -12,7 +12,7 @@ from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ArtefactError, OutputError, TrainingError
 from pneumonia.runtime.tensorfile import read_tensors
 from pneumonia.training.config import OptimiserConfig, TrainRecipe
-from pneumonia.training.detection import DetectionTask
+from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import FitResult, fit, uses_bf16

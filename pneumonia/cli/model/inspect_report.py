@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pneumonia.compression.mismatch import ChipMetrics
-    from pneumonia.compression.report_page import MeasuredNetwork
+    from pneumonia.compression.quantize.mismatch import ChipMetrics
+    from pneumonia.compression.report.page import MeasuredNetwork
     from pneumonia.network.module import Network
 
 METRIC = "rsna"
@@ -22,12 +22,12 @@ def write_report(model: Path, against: Path | None, out: Path, n_chips: int, sig
             its own network with every layer dense.
         out: Folder of the page.
         n_chips: 0 = none.
-        sigma: See `compression.mismatch.simulate_chips`.
+        sigma: See `compression.quantize.mismatch.simulate_chips`.
 
     Returns:
         The page.
     """
-    from pneumonia.compression.report_page import PAGE, CompressionReport, write_page
+    from pneumonia.compression.report.page import PAGE, CompressionReport, write_page
     from pneumonia.runs.folder import RunFolder
 
     own = read_model(model)
@@ -48,7 +48,7 @@ def read_model(path: Path) -> "MeasuredNetwork":
     """A run's best checkpoint, or a bundle, with dense weights."""
     import torch
 
-    from pneumonia.compression.report_page import MeasuredNetwork
+    from pneumonia.compression.report.page import MeasuredNetwork
     from pneumonia.network.accounting import account
     from pneumonia.network.files import load_model
     from pneumonia.runs.folder import RunFolder
@@ -90,12 +90,12 @@ def _as_dense(model: "MeasuredNetwork") -> "MeasuredNetwork":
 def _chips(run: Path, n_chips: int, sigma: float) -> "ChipMetrics":
     """Validation score of the run on simulated chips."""
     from data_prep.dataset.reader import open_dataset
-    from pneumonia.compression.mismatch import simulate_chips
+    from pneumonia.compression.quantize.mismatch import simulate_chips
     from pneumonia.network.files import load_model
     from pneumonia.network.module import Network
     from pneumonia.runs.folder import RunFolder
     from pneumonia.training.config import TrainRecipe
-    from pneumonia.training.detection import DetectionTask
+    from pneumonia.training.detector.task import DetectionTask
 
     folder = RunFolder(run)
     training = folder.training_recipe(TrainRecipe)

@@ -10,10 +10,10 @@ from evaluation.hardware import plots
 from evaluation.hardware.crossbar import CrossbarModel, tile_fill, tiles_used
 from evaluation.hardware.footprint import count
 from evaluation.hardware.tradeoff import ModelCost, judge_pairs, measured_ppr, read_cost
-from pneumonia.compression.compaction import compact
-from pneumonia.compression.methods.irregular import Irregular
-from pneumonia.compression.storage_choice import smallest_storage
-from pneumonia.compression.structured import Columns
+from pneumonia.compression.compact.compaction import compact
+from pneumonia.compression.compact.storage_choice import smallest_storage
+from pneumonia.compression.sets.irregular import Irregular
+from pneumonia.compression.sets.structured import Columns
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build

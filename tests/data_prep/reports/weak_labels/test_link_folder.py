@@ -19,7 +19,7 @@ from data_prep.reports.weak_labels.weak_dataset import WeakSources, write_weak_d
 from pneumonia.cli import group, run
 from pneumonia.runtime.errors import DataError, OutputError
 from pneumonia.training.config import DataConfig
-from pneumonia.training.detection import unboxed_items
+from pneumonia.training.detector.task import unboxed_items
 from tests.data_prep.reports.conftest import make_reports, write_reports
 
 BASE = ConceptBase.load()

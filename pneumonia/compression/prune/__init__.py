@@ -1,0 +1,1 @@
+"""Pruning: recipes, methods, rates, stages, purification."""

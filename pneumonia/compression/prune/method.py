@@ -1,0 +1,89 @@
+"""What a compression method is to the pipeline: sets for ADMM, a hard set, and an accounting.
+
+The pipeline never asks which method it runs. A method is given the layers it may constrain and how
+strongly, and answers with constraints; everything after that is projection.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.sets.constraint import Constraint, JointConstraint
+
+
+class HardSet(JointConstraint, Protocol):
+    """The set the hard mask comes from."""
+
+    def settle(
+        self,
+        v: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        others: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Masks of a projection of `v`, without what compaction would remove anyway.
+
+        Args:
+            v: Weights.
+            masks: The projection's masks.
+            others: Masks that earlier runs left in layers out of the set.
+        """
+        ...
+
+
+class MethodSets(NamedTuple):
+    """A method at one strength.
+
+    Attributes:
+        splits: The sets ADMM pulls the weights to, one (Z, U) pair each.
+        hard: The set of the hard mask, inside all of them.
+        group_sizes: Layers stored by columns -> filters that share one list of columns.
+        budgets: Layer -> what the set allows, for compression.json.
+    """
+
+    splits: tuple[JointConstraint, ...]
+    hard: HardSet
+    group_sizes: dict[str, int]
+    budgets: dict[str, dict[str, int | float | str]]
+
+
+class LadderStage(NamedTuple):
+    """One rung of a ladder.
+
+    Attributes:
+        rate: Global pruning rate over all convolution and linear weights to reach.
+        method: The method, perhaps in a variant of its own.
+    """
+
+    rate: float
+    method: "PruningMethod"
+
+
+class PruningMethod(Protocol):
+    """A compression method with its settings."""
+
+    def fitted(self, weights: Mapping[str, Tensor]) -> "PruningMethod":
+        """The method with what it takes from the trained weights, once, before anything moves."""
+        ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """The settings as JSON values."""
+        ...
+
+    def stages(self, rates: Sequence[float]) -> list[LadderStage]:
+        """The rungs for a ladder of global rates."""
+        ...
+
+    def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> MethodSets:
+        """The method at given strengths.
+
+        Args:
+            graph: The network's units.
+            rates: Selected layer -> pruning rate of its weight, >= 1.
+        """
+        ...
+
+    def alone(self, graph: ChannelGraph, layer: str, rate: float) -> Constraint:
+        """The set of one layer by itself, for measuring how sensitive it is."""
+        ...

@@ -1,0 +1,252 @@
+"""Pruning of one network, for any task: rates, stages, compaction."""
+
+import logging
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pneumonia.compression.compact.compaction import compact, zeros_outside
+from pneumonia.compression.compact.coupling import ChannelGraph, select_layers
+from pneumonia.compression.compact.storage_choice import smallest_storage
+from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.prune.purify_stage import FOLDER as PURIFY
+from pneumonia.compression.prune.purify_stage import run_purify
+from pneumonia.compression.prune.rates import LayerRates, ladder_rates
+from pneumonia.compression.prune.recipe import PruneRecipe
+from pneumonia.compression.prune.sensitivity import (
+    exponents_by_rank,
+    measure_sensitivity,
+    read_sensitivity,
+    write_sensitivity,
+)
+from pneumonia.compression.prune.stage import StageContext, StageResult, run_stage
+from pneumonia.compression.report.history import nominal_mac_rate, planned_layers
+from pneumonia.compression.result import CompressedNetwork, CompressionJob
+from pneumonia.network.accounting import Account
+from pneumonia.network.module import Network
+from pneumonia.runtime.errors import PruneError
+from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.spec import DENSE, INPUT, NetworkSpec
+from pneumonia.training import distributed
+from pneumonia.training.task import Task
+
+log = logging.getLogger(__name__)
+
+
+EQUAL = 1e-4  # largest difference of a compacted output, relative to the output's largest value
+
+
+def prune_network(job: CompressionJob, recipe: PruneRecipe) -> CompressedNetwork:
+    """Prune a network by a recipe, compact it, and prove that the outputs are the same.
+
+    Args:
+        job: The network and what its trainings share; resumed, the result is bit for bit that of
+            an uninterrupted run.
+        recipe: The whole run.
+
+    Raises:
+        PruneError: A pattern matches no layer, nothing would be pruned, the rate is out of reach.
+    """
+    spec = job.spec.densely_stored()
+    progress = job.trainer.progress
+    selected = selected_layers(spec, recipe)
+    network = Network(spec, job.tensors)
+    method = recipe.constraint.fitted({n: w.detach() for n, w in network.weights().items()})
+    recipe = recipe.model_copy(update={"constraint": method})
+    rates = LayerRates(
+        _exponents(network, job.trainer.task, recipe, selected, job.out.path, progress),
+        layer_limits(spec, job.before, recipe, selected),
+    )
+    total = job.before.totals.kept_weights
+    groups = column_groups(job.spec)
+    context = StageContext(spec, total, job.trainer, job.training, recipe, rates, groups)
+    result = StageResult(job.tensors, earlier_masks(job.spec, job.tensors), {})
+    ladder = recipe.constraint.stages(ladder_rates(recipe.rate, recipe.ladder))
+    folders = []
+    for number, stage in enumerate(ladder, 1):
+        folders.append(job.out.stages / f"{number:02d}-{stage.rate:.4g}x")
+        result = run_stage(context, stage, result.tensors, result.masks, folders[-1])
+    if recipe.purify is not None:
+        folders.append(job.out.stages / PURIFY)
+        result = run_purify(context, recipe.purify, result, folders[-1])
+    small, kept = finish(job.spec, result)
+    return CompressedNetwork(
+        small,
+        kept,
+        recipe.retrain.epochs * len(ladder),
+        folders,
+        {
+            "method": recipe.constraint.kind,
+            "settings": recipe.constraint.model_dump(mode="json"),
+            "stages": [stage.rate for stage in ladder],
+            "purification": result.plan.get("purification"),
+            "target_rate": recipe.rate,
+            "nominal_rate": result.plan["nominal_rate"],
+            "nominal_mac_rate": nominal_mac_rate(job.before, result.plan),
+        },
+        planned_layers(job.before, result.plan),
+    )
+
+
+def selected_layers(spec: NetworkSpec, recipe: PruneRecipe) -> list[str]:
+    """Layers the recipe may prune, in execution order.
+
+    Raises:
+        PruneError: A pattern matches no layer, or none is left.
+    """
+    every = [layer.name for layer in spec.weighted()]
+    for field, patterns in (
+        ("layers.include", recipe.layers.include),
+        ("layers.exclude", recipe.layers.exclude),
+        ("rates.limits", tuple(recipe.rates.limits)),
+    ):
+        for pattern in patterns:
+            if not select_layers(spec, [pattern]):
+                raise PruneError(
+                    "Pattern matches no layer",
+                    expected=f"a glob of {every[0]} ... {every[-1]} ({len(every)} layers)",
+                    found=repr(pattern),
+                    where=field,
+                    fix="`pneumonia inspect RUN` lists the layers",
+                )
+    included = select_layers(spec, recipe.layers.include)
+    excluded = set(select_layers(spec, recipe.layers.exclude))
+    selected = [name for name in included if name not in excluded]
+    if not selected:
+        raise PruneError(
+            "No layer is left to prune",
+            found=f"{len(included)} layers included, all of them excluded",
+            where="layers",
+        )
+    return selected
+
+
+def layer_limits(
+    spec: NetworkSpec, before: Account, recipe: PruneRecipe, selected: list[str]
+) -> dict[str, float]:
+    """Largest rate of the layers that have one: the stem's, and those of the recipe's globs.
+
+    The recipe's limits are over what the run's network keeps of a layer, as its `rate` is; a
+    layer's rate is over its whole matrix, of which an earlier run may have kept some columns.
+    """
+    strength = 1.0
+    if recipe.rates.limits_for is not None:
+        strength = math.log(recipe.rate) / math.log(recipe.rates.limits_for)
+    limits = {
+        layer.name: recipe.rates.stem_limit
+        for layer in spec.weighted()
+        if layer.inputs[0] == INPUT and layer.name in selected
+    }
+    for pattern, limit in recipe.rates.limits.items():
+        for name in selected:
+            if fnmatchcase(name, pattern):
+                limits[name] = limit**strength
+    sizes = {row.name: (row.weights, row.kept_weights) for row in before.layers}
+    return {name: limit * sizes[name][0] / max(sizes[name][1], 1) for name, limit in limits.items()}
+
+
+def _exponents(
+    network: Network,
+    task: Task,
+    recipe: PruneRecipe,
+    selected: list[str],
+    out: Path,
+    progress: Progress | None,
+) -> dict[str, float]:
+    if recipe.rates.assignment == "uniform":
+        return dict.fromkeys(selected, 1.0)
+    values = [math.nan] * len(selected)
+    if distributed.is_first():
+        metrics = read_sensitivity(out)
+        if metrics is None or list(metrics) != selected:
+            probes = recipe.rates.probes
+            metrics = measure_sensitivity(
+                network, task, recipe.constraint, selected, probes, progress
+            )
+            write_sensitivity(out, metrics, probes)
+        values = [exponents_by_rank(metrics)[name] for name in selected]
+    shared = distributed.from_first(values, next(network.parameters()).device)
+    return dict(zip(selected, shared, strict=True))
+
+
+def column_groups(spec: NetworkSpec) -> dict[str, int]:
+    """Layers stored by columns -> filters that share one list of columns."""
+    return {
+        layer.name: layer.storage.group_size
+        for layer in spec.weighted()
+        if layer.storage.format == "columns"
+    }
+
+
+def earlier_masks(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks of the layers that an earlier run pruned: those not stored densely."""
+    return {
+        layer.name: tensors[layer.name + ".weight"] != 0
+        for layer in spec.weighted()
+        if layer.storage.format != DENSE.format
+    }
+
+
+def finish(stored: NetworkSpec, result: StageResult) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """Compact the last stage's network and make sure that it is the same function.
+
+    Args:
+        stored: The network the run began with; layers it stored by columns stay so.
+        result: Of the last stage.
+
+    Raises:
+        PruneError: A weight outside the masks is not zero, nothing was removed, or the compacted
+            network gives other outputs.
+    """
+    spec = stored.densely_stored()
+    if not zeros_outside(result.tensors, result.masks):
+        raise PruneError("A weight outside its mask is not zero", fix="Report this as a fault")
+    group_sizes = column_groups(stored) | result.plan["group_sizes"]
+    small, kept = compact(spec, result.tensors, result.masks, group_sizes)
+    smallest = smallest_storage(small, kept)
+    small = small.replace_layers(
+        {layer.name: layer for layer in smallest.weighted() if layer.name not in group_sizes}
+    )
+    if result.plan["realised_rate"] <= 1:
+        raise nothing_pruned(spec, list(result.plan["layers"]))
+    _check_same(spec, result, small, kept)
+    return small, kept
+
+
+def nothing_pruned(spec: NetworkSpec, selected: list[str]) -> PruneError:
+    """The error of a recipe that removes no weight, with the layers it matched."""
+    protected = ChannelGraph(spec).protected_layers()
+    return PruneError(
+        "Recipe prunes nothing",
+        found="layers " + ", ".join(selected),
+        where=f"{len(selected)} layers; filters protected in " + ", ".join(protected),
+        fix="Raise the rate, select more layers, or lower constraint.round_to or filter_share",
+    )
+
+
+def _check_same(
+    spec: NetworkSpec, result: StageResult, small: NetworkSpec, kept: Mapping[str, Tensor]
+) -> None:
+    entry = spec.input
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, entry.channels, entry.height, entry.width, generator=generator)
+    images = (images - entry.mean) / entry.std
+    dense, compacted = Network(spec).eval(), Network(small).eval()
+    dense.load_tensors(masked_tensors(ChannelGraph(spec), result.tensors, result.masks))
+    compacted.load_tensors(kept)
+    with torch.no_grad():
+        expected, found = dense(images), compacted(images)
+    for name, value in expected.items():
+        difference = float((value - found[name]).abs().max()) / (float(value.abs().max()) + 1e-6)
+        if not difference <= EQUAL:
+            raise PruneError(
+                "Compacted network is not the masked one",
+                expected=f"outputs within {EQUAL:g}",
+                found=f"{difference:.3g}",
+                where=f"output {name!r}",
+                fix="Report this as a fault",
+            )

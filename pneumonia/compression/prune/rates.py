@@ -1,0 +1,278 @@
+"""How strongly each layer is pruned so that the whole network reaches a global rate.
+
+A layer's rate is min(x ** exponent, limit). The exponents are 1 (uniform) or come from the layers'
+sensitivity; the limits protect the stem. One number x is then searched so that the *realised*
+rate, after projection of the current weights and removal of dead paths, is the one asked for.
+Rates count all convolution and linear weights, heads included.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.prune.method import MethodSets, PruningMethod
+from pneumonia.compression.sets.columns import dense_mask, group_energies
+from pneumonia.compression.sets.constraint import gemm_view
+from pneumonia.compression.sets.network_set import live_units, realised_weights
+from pneumonia.runtime.errors import PruneError
+from pneumonia.runtime.progress import Progress
+
+TOLERANCE = 0.01  # of the realised rate, relative
+MAX_TRIALS = 14
+STRONGEST = 1e9  # layer rate at which every layer is down to its minimum
+
+
+class LayerRates(NamedTuple):
+    """Relative strengths of the selected layers.
+
+    Attributes:
+        exponents: Layer -> exponent of the common x.
+        limits: Layer -> largest rate; layers not given have none.
+    """
+
+    exponents: dict[str, float]
+    limits: dict[str, float]
+
+    def at(self, x: float) -> dict[str, float]:
+        """Rates of all selected layers for a common x >= 1."""
+        return {
+            name: max(1.0, min(x**exponent, self.limits.get(name, math.inf)))
+            for name, exponent in self.exponents.items()
+        }
+
+
+class StageStart(NamedTuple):
+    """What a stage starts from.
+
+    Attributes:
+        graph: The network's units.
+        weights: Layer -> current weight, of all convolution and linear layers.
+        allowed: Layer -> places that earlier stages left, bool. Weights elsewhere are zero
+            already, and stay so unless they are stored anyway (see `_within`).
+        total: Weights that a rate of 1 would keep: those of the network the run began with.
+        groups: Layers that network stored by columns -> filters that share one list of columns.
+    """
+
+    graph: ChannelGraph
+    weights: Mapping[str, Tensor]
+    allowed: Mapping[str, Tensor]
+    total: int
+    groups: Mapping[str, int] = MappingProxyType({})
+
+
+class RatePlan(NamedTuple):
+    """A method at the strength that reaches the global rate, on given weights.
+
+    Attributes:
+        sets: The method's sets.
+        masks: Settled masks of these weights.
+        kept: Layer -> weights kept in the compacted network.
+        nominal_rate: All weights / weights inside the projection's masks.
+        realised_rate: All weights / weights of the compacted network.
+        layer_rates: The rates the layers were given.
+        nominal_kept: Layer -> weights inside the projection's masks, dead paths not removed.
+    """
+
+    sets: MethodSets
+    masks: dict[str, Tensor]
+    kept: dict[str, int]
+    nominal_rate: float
+    realised_rate: float
+    layer_rates: dict[str, float]
+    nominal_kept: Mapping[str, int] = MappingProxyType({})
+
+
+def plan_rate(
+    start: StageStart,
+    method: PruningMethod,
+    rates: LayerRates,
+    target: float,
+    progress: Progress | None = None,
+) -> RatePlan:
+    """Find the strength at which the compacted network has 1 / target of the weights.
+
+    Args:
+        start: Network, weights and what earlier stages left.
+        method: The method.
+        rates: Relative strengths.
+        target: Global rate, > 1.
+        progress: Called after every trial.
+
+    Returns:
+        The trial nearest to the target, preferring those that reach it.
+
+    Raises:
+        PruneError: Even one filter and one column per layer would not reach the target.
+    """
+
+    def trial(x: float, number: int) -> RatePlan:
+        found = apply_rates(start, method, rates.at(x))
+        if progress is not None:
+            progress(number + 1, MAX_TRIALS, f"rate {found.realised_rate:.2f} of {target:g}")
+        return found
+
+    best = _searched(trial, target, target, 1.0, math.inf)
+    if best.realised_rate >= target * (1 - TOLERANCE):
+        return best
+    # a plateau may lie between: start again from the other end
+    strongest = trial(STRONGEST, MAX_TRIALS)
+    if strongest.realised_rate < target * (1 - TOLERANCE):
+        raise PruneError(
+            "Pruning rate cannot be reached",
+            expected=f"at most {strongest.realised_rate:.4g}, every selected layer at its minimum",
+            found=f"{target:g}",
+            where=f"{len(rates.exponents)} of {len(start.weights)} layers selected",
+            fix="Lower the rate or constraint.round_to, or select more layers",
+        )
+    middle = math.sqrt(STRONGEST)
+    return _nearer(strongest, _searched(trial, target, middle, 1.0, STRONGEST), target)
+
+
+def _searched(
+    trial: Callable[[float, int], RatePlan], target: float, x: float, low: float, high: float
+) -> RatePlan:
+    """The best of up to MAX_TRIALS trials, the first at x, that close in on the target."""
+    best: RatePlan | None = None
+    for number in range(MAX_TRIALS):
+        found = trial(x, number)
+        best = _nearer(found, best, target)
+        if abs(found.realised_rate / target - 1) <= TOLERANCE:
+            break
+        if found.realised_rate < target:
+            low = x
+        else:
+            high = x
+        x = _next(x, low, high, target / found.realised_rate)
+        if x > STRONGEST or high / low < 1 + 1e-4:
+            break
+    assert best is not None
+    return best
+
+
+def _next(x: float, low: float, high: float, wanted: float) -> float:
+    """Secant in logarithms (realised rates are nearly proportional to x), inside the bracket."""
+    guess = x * wanted
+    if math.isinf(high):
+        return max(guess, x * 1.05) if wanted > 1 else guess
+    middle = math.sqrt(low * high)
+    inside = low * (high / low) ** 0.1 < guess < low * (high / low) ** 0.9
+    return guess if inside else middle
+
+
+def _nearer(found: RatePlan, best: RatePlan | None, target: float) -> RatePlan:
+    """The better of two trials: one that reaches the target beats one that does not."""
+
+    def key(planned: RatePlan) -> tuple[bool, float]:
+        short = planned.realised_rate < target * (1 - TOLERANCE)
+        return short, abs(math.log(planned.realised_rate / target))
+
+    return found if best is None or key(found) < key(best) else best
+
+
+def apply_rates(
+    start: StageStart,
+    method: PruningMethod,
+    layer_rates: Mapping[str, float],
+) -> RatePlan:
+    """Project weights at given layer rates and count what is left."""
+    sets = method.sets(start.graph, layer_rates)
+    v = {name: start.weights[name].detach() for name in sets.hard.layers}
+    projected = {name: p.mask for name, p in sets.hard.project(v).items()}
+    masks = _nested(start, sets, v, projected)
+    kept = realised_weights(start.graph, masks)
+    nominal = _within(projected, start, sets)
+    inside = {
+        name: int(nominal[name].sum()) if name in nominal else weight.numel()
+        for name, weight in start.weights.items()
+    }
+    return RatePlan(
+        sets,
+        masks,
+        kept,
+        start.total / sum(inside.values()),
+        start.total / max(sum(kept.values()), 1),
+        dict(layer_rates),
+        inside,
+    )
+
+
+def _nested(
+    start: StageStart, sets: MethodSets, v: Mapping[str, Tensor], projected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Settled masks inside those of the stage before.
+
+    Nesting can cut a filter's last path. Compaction would delete that filter and shift every
+    group of filters behind it, so masks are settled again until nesting cuts nothing more.
+    """
+    others = {name: mask for name, mask in start.allowed.items() if name not in projected}
+    masks = sets.hard.settle(v, projected, others)
+    while True:
+        nested = _within(masks, start, sets)
+        before = live_units(start.graph, {**others, **masks})
+        if torch.equal(live_units(start.graph, nested), before):
+            return regrouped(start.graph, nested, {**start.groups, **sets.group_sizes})
+        masks = sets.hard.settle(v, {name: nested[name] for name in masks}, others)
+
+
+def _within(masks: Mapping[str, Tensor], start: StageStart, sets: MethodSets) -> dict[str, Tensor]:
+    """Masks inside those of the stage before.
+
+    Where filters share columns, a column stays for the whole group if any of its filters had it:
+    fewer filters are grouped anew, and a place that is stored anyway may be used.
+    """
+    groups = {**start.groups, **sets.group_sizes}
+    live = live_units(start.graph, {**start.allowed, **masks})
+    nested = {}
+    for name, mask in masks.items():
+        nested[name] = mask & start.allowed[name] if name in start.allowed else mask
+        if name in start.allowed and name in groups:
+            rows = start.graph.live_rows(live, name)
+            nested[name] = mask & _shared(nested[name], rows, groups[name])
+        if not bool(nested[name].any()):
+            nested[name] = mask  # no layer is ever emptied, not even to stay inside earlier masks
+    return {**start.allowed, **nested}
+
+
+def _shared(mask: Tensor, rows: Tensor, group_size: int) -> Tensor:
+    """The columns that any filter of a group has, for all of its filters; filters are `rows`."""
+    kept = rows.nonzero().squeeze(1)
+    had = group_energies(gemm_view(mask).float(), kept, group_size) > 0
+    return dense_mask(had, kept, mask.shape[0], group_size).reshape(mask.shape)
+
+
+def regrouped(
+    graph: ChannelGraph, masks: Mapping[str, Tensor], groups: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Masks whose filters share columns in the groups that compaction will form.
+
+    Filters of a layer that are gone, for whatever reason, let those behind them move up: what a
+    group stores is the union of its filters' columns, and that is what counts.
+
+    Args:
+        graph: The network's units.
+        masks: Layer -> bool mask of its weight.
+        groups: Layers stored by columns -> filters that share one list.
+    """
+    live = live_units(graph, masks)
+    return {
+        name: _shared(mask, graph.live_rows(live, name), groups[name]) if name in groups else mask
+        for name, mask in masks.items()
+    }
+
+
+def ladder_rates(target: float, ladder: int | tuple[float, ...]) -> list[float]:
+    """Global rates of the stages, ascending, the last one the target.
+
+    Args:
+        target: Rate of the last stage.
+        ladder: m = m stages at target ** (i / m); or the rates themselves, of which those below
+            the target are taken.
+    """
+    if isinstance(ladder, int):
+        return [target ** (i / ladder) for i in range(1, ladder)] + [target]
+    return [rate for rate in ladder if rate < target] + [target]

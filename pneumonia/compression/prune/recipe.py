@@ -1,0 +1,234 @@
+"""Recipes of pruning: one file is one whole run, from the dense model to the compacted one."""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from pneumonia.compression.admm.engine import OnNewRho
+from pneumonia.compression.prune.layerwise import (
+    BlockMethod,
+    CrossbarMethod,
+    IrregularMethod,
+    PatternMethod,
+)
+from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.training.config import OptimiserConfig, ScheduleConfig, TrainConfig, TrainRecipe
+
+AnyMethod = Annotated[
+    StructuredMethod | PatternMethod | BlockMethod | CrossbarMethod | IrregularMethod,
+    Field(discriminator="kind"),
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LayerChoice(_Strict):
+    """Which convolutions and linear layers may lose weights.
+
+    Attributes:
+        include: Globs of layer names.
+        exclude: Globs of layers to leave alone after all.
+    """
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+
+class RateConfig(_Strict):
+    """How the global rate is shared out among the layers.
+
+    Attributes:
+        assignment: `uniform`: the same rate everywhere, up to the limits. `sensitivity`: each
+            layer alone is projected at the probes and validated; the least sensitive half gets
+            more, the most sensitive less.
+        probes: Rates of the sensitivity measurement.
+        stem_limit: Largest rate of layers that read the image.
+        limits: Glob of layer names -> largest rate, over what the run's network keeps of a layer.
+        limits_for: Rate of a run that `limits` are meant for: at its square they are squared, so
+            that small steps spare a layer as much as large ones. None = whatever the rate is.
+    """
+
+    assignment: Literal["uniform", "sensitivity"] = "uniform"
+    probes: tuple[float, ...] = (2.0, 4.0, 8.0)
+    stem_limit: float = Field(default=1.5, ge=1)
+    limits: dict[str, float] = {}
+    limits_for: float | None = Field(default=None, gt=1)
+
+    @field_validator("probes")
+    @classmethod
+    def _above_one(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not values or min(values) <= 1:
+            raise ValueError("expected rates above 1")
+        return values
+
+    @field_validator("limits")
+    @classmethod
+    def _at_least_one(cls, values: dict[str, float]) -> dict[str, float]:
+        if values and min(values.values()) < 1:
+            raise ValueError("expected rates of at least 1")
+        return values
+
+
+class TrainingPhase(_Strict):
+    """Training inside a stage; what is not named here is as in the parent's training.
+
+    Attributes:
+        epochs: Length.
+        optimiser: See `training.config.OptimiserConfig`.
+        schedule: See `training.config.ScheduleConfig`.
+    """
+
+    epochs: PositiveInt
+    optimiser: OptimiserConfig
+    schedule: ScheduleConfig
+
+
+class AdmmPhase(TrainingPhase):
+    """ADMM-regularised training; `optimiser.clip_norm` clips the task's gradient alone.
+
+    Attributes:
+        penalty: `proximal`: an exact step on the penalty, of size learning_rate, follows each
+            step of the optimiser: right for Adam, whose normalisation would drown the penalty.
+            `gradient`: the penalty's gradient joins the task's: right for SGD.
+        rho: Penalty of each round, ascending; the epochs are shared out among the rounds. With
+            `proximal`, W goes the share 1 - (1 + learning_rate * rho) ** -steps_per_update of
+            the way to Z - U between Z-steps: the last round should make that nearly 1.
+        steps_per_update: Optimiser steps between Z-steps; none = one Z-step per epoch.
+        on_new_rho: `rescale` carries the multiplier over to the next rho; `restart` sets U to 0
+            and Z to the projection of W.
+        tolerance: A round ends early once max ||W - Z|| / ||W|| over the layers is below this.
+    """
+
+    epochs: PositiveInt = 12
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-3, weight_decay=0.0)
+    schedule: ScheduleConfig = ScheduleConfig(warmup_epochs=0.5, final_fraction=0.2)
+    penalty: Literal["proximal", "gradient"] = "proximal"
+    rho: tuple[float, ...] = Field(default=(5.0, 20.0, 80.0), min_length=1)
+    steps_per_update: PositiveInt | None = None
+    on_new_rho: OnNewRho = "rescale"
+    tolerance: float = Field(default=1e-2, gt=0, lt=1)
+
+    @field_validator("rho")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
+            raise ValueError("expected ascending positive numbers")
+        return values
+
+    @model_validator(mode="after")
+    def _enough_epochs(self) -> "AdmmPhase":
+        if self.epochs < len(self.rho):
+            raise ValueError(f"expected at least one epoch per rho ({len(self.rho)})")
+        return self
+
+
+class RetrainPhase(TrainingPhase):
+    """Training of what is left, under the hard masks.
+
+    Attributes:
+        ema_decay: See `training.config.TrainConfig`.
+    """
+
+    epochs: PositiveInt = 20
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-3)
+    schedule: ScheduleConfig = ScheduleConfig(warmup_epochs=0.5)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+
+
+class PurifyPhase(_Strict):
+    """Removal of channels and filters that pruning left with scraps, after the last stage.
+
+    Attributes:
+        budget: Largest fall of the validation metric that chooses checkpoints, before retraining;
+            the thresholds are raised by bisection as far as it allows.
+        retrain_epochs: Masked retraining afterwards; none = as in `retrain`.
+    """
+
+    budget: float = Field(ge=0, lt=1)
+    retrain_epochs: PositiveInt | None = None
+
+
+class PruneRecipe(_Strict):
+    """A whole pruning run.
+
+    Attributes:
+        rate: Dense / remaining weights of all convolutions and linear layers, as realised after
+            compaction.
+        ladder: Stages on the way: m = m rates in geometric steps; or the rates before the last.
+            Each stage is ADMM, hard mask, retraining; supports are nested.
+        constraint: The method and its settings.
+        layers: See LayerChoice.
+        rates: See RateConfig.
+        admm: See AdmmPhase.
+        retrain: See RetrainPhase.
+        purify: See PurifyPhase; none = no purification.
+        distil: Share of the loss, in both phases, that asks for the outputs of a teacher on the
+            same images; 0 = none. It costs a forward pass of the teacher at every step.
+        teacher: `trained` = the network before anything was compressed, `parent` = the run's own.
+        images_per_epoch: Length of the epochs of all phases; none = as in the parent's training.
+        validate_every: Epochs between validations; none = as in the parent's training.
+    """
+
+    rate: float = Field(gt=1, le=1e6)
+    ladder: PositiveInt | tuple[float, ...] = 1
+    constraint: AnyMethod
+    layers: LayerChoice = LayerChoice()
+    rates: RateConfig = RateConfig()
+    admm: AdmmPhase = AdmmPhase()
+    retrain: RetrainPhase = RetrainPhase()
+    purify: PurifyPhase | None = None
+    distil: float = Field(default=0.0, ge=0, lt=1)
+    teacher: Literal["trained", "parent"] = "trained"
+    images_per_epoch: PositiveInt | None = None
+    validate_every: PositiveInt | None = None
+
+    @field_validator("ladder")
+    @classmethod
+    def _rising(cls, ladder: int | tuple[float, ...]) -> int | tuple[float, ...]:
+        if isinstance(ladder, tuple) and any(b <= a for a, b in pairwise((1.0, *ladder))):
+            raise ValueError("expected ascending rates above 1")
+        return ladder
+
+
+def pruned_training(training: TrainRecipe, recipe: PruneRecipe) -> TrainRecipe:
+    """The parent's training with the epochs of a pruning recipe."""
+    changed: dict[str, object] = {}
+    if recipe.images_per_epoch is not None:
+        length = {"images_per_epoch": recipe.images_per_epoch}
+        changed["data"] = training.data.model_copy(update=length)
+    if recipe.validate_every is not None:
+        changed["validate_every"] = recipe.validate_every
+    return training.model_copy(update=changed)
+
+
+def admm_config(training: TrainConfig, phase: AdmmPhase) -> TrainConfig:
+    """Training settings of an ADMM phase.
+
+    No average, whose lag would be read as a residual; no clipping in the loop, which would scale
+    the penalty down with the rest (`AdmmHook` clips the task's own gradient).
+    """
+    return training.model_copy(
+        update={
+            "epochs": phase.epochs,
+            "optimiser": phase.optimiser.model_copy(update={"clip_norm": 0.0}),
+            "schedule": phase.schedule,
+            "ema_decay": 0.0,
+            "early_stop": 0,
+            "validate_every": phase.epochs,  # the unprojected weights' metric decides nothing
+        }
+    )
+
+
+def retrain_config(training: TrainConfig, phase: RetrainPhase) -> TrainConfig:
+    """Training settings of masked retraining."""
+    return training.model_copy(
+        update={
+            "epochs": phase.epochs,
+            "optimiser": phase.optimiser,
+            "schedule": phase.schedule,
+            "ema_decay": phase.ema_decay,
+        }
+    )

@@ -1,0 +1,209 @@
+"""One stage of pruning: ADMM rounds, hard mask, masked retraining; resumable at every epoch.
+
+STAGE/admm/       a run folder of the penalised training, with residuals.csv
+STAGE/masks.safetensors, plan.json     the hard mask and how it came about
+STAGE/retrain/    a run folder of the masked training
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule, read_rows
+from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.phase import ADMM, RETRAIN, Trainer, is_finished
+from pneumonia.compression.prune.masks import MaskHook, masked_tensors
+from pneumonia.compression.prune.method import LadderStage
+from pneumonia.compression.prune.rates import LayerRates, RatePlan, StageStart, plan_rate
+from pneumonia.compression.prune.recipe import PruneRecipe, admm_config, retrain_config
+from pneumonia.network.files import load_model
+from pneumonia.network.module import Network
+from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.tensorfile import read_tensors, write_tensors
+from pneumonia.training import distributed
+from pneumonia.training.config import TrainConfig
+from pneumonia.training.hooks import TrainingHook
+
+log = logging.getLogger(__name__)
+
+
+MASKS_FILE, PLAN_FILE = "masks.safetensors", "plan.json"
+COSTLY_RESIDUAL = 5e-2  # masking from farther away usually costs accuracy (methods 1.2)
+
+
+class StageContext(NamedTuple):
+    """What all stages of a run share.
+
+    Attributes:
+        spec: The network, every layer stored densely: its zeros move while it is trained.
+        total: Weights it kept when the run began.
+        trainer: Task, resume, progress.
+        training: Training settings that the recipe's phases change.
+        recipe: The whole run.
+        rates: Relative strengths of the layers.
+        groups: Layers the run's network stored by columns -> filters that share one list.
+    """
+
+    spec: NetworkSpec
+    total: int
+    trainer: Trainer
+    training: TrainConfig
+    recipe: PruneRecipe
+    rates: LayerRates
+    groups: Mapping[str, int]
+
+
+class StageResult(NamedTuple):
+    """What a stage leaves.
+
+    Attributes:
+        tensors: Retrained dense tensors, exactly zero outside the masks.
+        masks: Layer -> bool mask of its weight.
+        plan: `plan.json`: rates, budgets, kept weights, group sizes, last primal residuals.
+    """
+
+    tensors: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    plan: dict[str, Any]
+
+
+def run_stage(
+    context: StageContext,
+    stage: LadderStage,
+    tensors: Mapping[str, Tensor],
+    allowed: Mapping[str, Tensor],
+    folder: Path,
+) -> StageResult:
+    """Run a stage, or what is left of it.
+
+    Args:
+        context: Shared by all stages.
+        stage: Rate and method.
+        tensors: Dense tensors to start from.
+        allowed: Masks of the stage before; the new ones lie within.
+        folder: The stage's folder.
+    """
+    graph = ChannelGraph(context.spec)
+    start = StageStart(graph, layer_weights(tensors), allowed, context.total, context.groups)
+    penalised = _admm(context, stage, start, tensors, folder)
+    if (folder / PLAN_FILE).is_file():
+        masks, plan = read_masks(folder)
+    else:
+        now = start._replace(weights=layer_weights(penalised))
+        planned = plan_rate(now, stage.method, context.rates, stage.rate, context.trainer.progress)
+        masks, plan = planned.masks, _plan_record(stage, planned, folder)
+        write_masks(folder, masks, plan)
+    projected = masked_tensors(graph, penalised, masks)
+    return StageResult(retrain(context, projected, MaskHook(graph, masks), folder), masks, plan)
+
+
+def _admm(
+    context: StageContext,
+    stage: LadderStage,
+    situation: StageStart,
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+) -> dict[str, Tensor]:
+    """Weights after the penalised training."""
+    out, phase = folder / ADMM, context.recipe.admm
+    network = Network(context.spec, tensors)
+    hooks: list[TrainingHook] = []
+    if not is_finished(out):
+        planned = plan_rate(
+            situation, stage.method, context.rates, stage.rate, context.trainer.progress
+        )
+        schedule = AdmmSchedule(
+            phase.rho,
+            phase.epochs,
+            phase.steps_per_update,
+            phase.on_new_rho,
+            phase.tolerance,
+            phase.optimiser.clip_norm,
+            phase.optimiser.learning_rate if phase.penalty == "proximal" else None,
+        )
+        hooks.append(AdmmHook(planned.sets.splits, schedule, out))
+        if situation.allowed:
+            hooks.append(MaskHook(situation.graph, situation.allowed))
+    config = admm_config(context.training, phase)
+    return load_model(context.trainer.fit(network, config, out, hooks).last)[1]
+
+
+def retrain(
+    context: StageContext, start: Mapping[str, Tensor], hook: MaskHook, folder: Path
+) -> dict[str, Tensor]:
+    """Best weights of the masked training."""
+    config = retrain_config(context.training, context.recipe.retrain)
+    network = Network(context.spec, start)
+    run = context.trainer.fit(network, config, folder / RETRAIN, [hook])
+    return load_model(run.checkpoint())[1]
+
+
+def layer_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Layer -> weight."""
+    return {
+        name.removesuffix(".weight"): tensor
+        for name, tensor in tensors.items()
+        if name.endswith(".weight")
+    }
+
+
+def _plan_record(stage: LadderStage, planned: RatePlan, folder: Path) -> dict[str, Any]:
+    residuals = last_residuals(folder / ADMM)
+    worst = max(residuals.items(), key=lambda item: item[1], default=("", 0.0))
+    if worst[1] > COSTLY_RESIDUAL:
+        log.warning(
+            "ADMM has not converged: ||W - Z|| / ||W|| is %.3f in layer %s (want < %g); "
+            "masking will cost accuracy. Raise the last admm.rho, or admm.epochs",
+            worst[1],
+            worst[0],
+            COSTLY_RESIDUAL,
+        )
+    return {
+        "target_rate": stage.rate,
+        "nominal_rate": planned.nominal_rate,
+        "realised_rate": planned.realised_rate,
+        "nominal_weights": dict(planned.nominal_kept),
+        "group_sizes": planned.sets.group_sizes,
+        "layers": {
+            name: {
+                "rate": planned.layer_rates[name],
+                **planned.sets.budgets.get(name, {}),
+                "kept_weights": planned.kept[name],
+                "primal_residual": residuals.get(name),
+            }
+            for name in planned.layer_rates
+        },
+    }
+
+
+def last_residuals(folder: Path) -> dict[str, float]:
+    """Layer -> largest primal residual over the splits at the last Z-step."""
+    rows = read_rows(folder)
+    found: dict[str, float] = {}
+    for row in rows:
+        if row[0] == rows[-1][0]:
+            name, primal = str(row[4]), float(str(row[5]))
+            found[name] = max(primal, found.get(name, 0.0))
+    return found
+
+
+def write_masks(folder: Path, masks: Mapping[str, Tensor], plan: Mapping[str, Any]) -> None:
+    """Write a stage's masks and plan.json."""
+    if distributed.is_first():
+        arrays = {name: mask.numpy().astype(np.uint8) for name, mask in masks.items()}
+        write_tensors(str(folder / MASKS_FILE), arrays)
+        write_json(str(folder / PLAN_FILE), dict(plan))  # last: its presence means both are whole
+
+
+def read_masks(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_masks` wrote."""
+    arrays = read_tensors(str(folder / MASKS_FILE))
+    plan: dict[str, Any] = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    return {name: torch.from_numpy(array != 0) for name, array in arrays.items()}, plan

@@ -1,0 +1,1 @@
+"""Quantization by training: recipes, rungs, snapping, devices."""

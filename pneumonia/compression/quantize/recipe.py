@@ -1,0 +1,174 @@
+"""Recipes of quantization: a ladder of level sets, and how each rung is trained."""
+
+import re
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from pneumonia.compression.quantize.bit_serial import fixed_point
+from pneumonia.compression.sets.crossbar import linear_device
+from pneumonia.compression.sets.levels import (
+    BINARY,
+    TERNARY,
+    Levels,
+    Zero,
+    k_bit,
+    power_of_two,
+    table,
+)
+from pneumonia.runtime.errors import ConfigError, PruneError
+from pneumonia.training.config import TrainConfig, TrainRecipe
+
+FINAL_FRACTION = 0.2  # of the learning rate at the end of each training of a rung
+_NUMBERED = re.compile(r"(\d{1,2})-bit(-shift|-crossbar|-sot-mram)?")
+
+
+def levels_of(name: str, pruned: bool, device_levels: tuple[float, ...] = ()) -> Levels:
+    """The level set a recipe names.
+
+    Args:
+        name: `binary`, `ternary`, `N-bit` (uniform), `N-bit-shift` (powers of two),
+            `N-bit-crossbar` (an ideal memristor's states), `N-bit-sot-mram` (fixed point) or
+            `device` (the states given).
+        pruned: The weight has pruned places; they are not stored, so zero is no level then.
+        device_levels: Of `device`: means of the states of one polarity, ascending.
+
+    Raises:
+        ConfigError: Another name, a width the set does not have, or no table for `device`.
+    """
+    if name == "binary":
+        return BINARY
+    if name == "ternary":
+        return TERNARY
+    if name == "device":
+        return _device(device_levels)
+    found = _NUMBERED.fullmatch(name)
+    if found is None:
+        raise ConfigError(
+            "Unknown level set",
+            expected="binary, ternary, N-bit, N-bit-shift, N-bit-crossbar, N-bit-sot-mram, device",
+            found=repr(name),
+            where="ladder",
+        )
+    bits, zero = int(found[1]), not pruned
+    kind: Zero = "level" if zero else "coded"
+    try:
+        if found[2] == "-shift":
+            return power_of_two(bits, zero)
+        if found[2] == "-crossbar":
+            return linear_device(bits)
+        return fixed_point(bits) if found[2] else k_bit(bits, kind)
+    except PruneError as error:
+        raise ConfigError(
+            error.what, expected=error.expected, found=repr(name), where="ladder"
+        ) from None
+
+
+def _device(device_levels: tuple[float, ...]) -> Levels:
+    try:
+        return table(device_levels)
+    except PruneError as error:
+        raise ConfigError(
+            error.what, expected=error.expected, found=repr(device_levels), where="device_levels"
+        ) from None
+
+
+class QuantizeRecipe(BaseModel):
+    """A whole quantization of a trained or pruned run.
+
+    Attributes:
+        ladder: Level sets from the first rung to the last, see `levels_of`; each rung starts
+            from the one before.
+        device_levels: Means of the states a memristor can be programmed to, ascending, in any
+            unit: what the rung `device` quantizes to, with both signs and without zero.
+        layers: Globs of the layers to quantize.
+        exclude: Globs of layers that stay float; nothing = really all, first and last included.
+        penalty: `proximal`: an exact step on the penalty, of size learning_rate, follows each
+            step of the optimiser: right for Adam, whose normalisation would drown the penalty.
+            `gradient`: the penalty's gradient joins the task's: right for SGD.
+        rho: Penalty of each ADMM round of a rung, ascending. With `proximal`, W goes the share
+            1 - (1 + learning_rate * rho) ** -steps of the way to Z - U in an epoch of so many
+            steps (there is a Z-step after each): the last round should make that nearly 1.
+        admm_epochs: Epochs of a rung with the penalty.
+        fixed: Share of the weights on their level after each snap; the last one must be 1.
+        snap_epochs: Training epochs after each snap; after the last one only biases and batch norm
+            are free.
+        learning_rate: Peak of each of these trainings.
+        distil: Share of the loss that asks for the outputs of a teacher on the same images; 0 =
+            none. It costs a forward pass of the teacher at every step.
+        teacher: `parent` = the run's own network, `trained` = that before any compression.
+        batch_norm_batches: Training batches on which statistics are measured again at the end of
+            each rung; 0 = keep them.
+        epochs_images: Images of one epoch; none = as in training.
+        seed: Of order and augmentation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["quantize"] = "quantize"
+    ladder: tuple[str, ...] = Field(default=("8-bit",), min_length=1)
+    device_levels: tuple[float, ...] = ()
+    layers: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    penalty: Literal["proximal", "gradient"] = "proximal"
+    rho: tuple[float, ...] = Field(default=(10.0, 40.0, 160.0), min_length=1)
+    admm_epochs: PositiveInt = 6
+    fixed: tuple[float, ...] = Field(default=(0.5, 0.75, 0.875, 1.0), min_length=1)
+    snap_epochs: PositiveInt = 2
+    learning_rate: float = Field(default=5e-4, gt=0)
+    distil: float = Field(default=0.0, ge=0, lt=1)
+    teacher: Literal["trained", "parent"] = "parent"
+    batch_norm_batches: int = Field(default=200, ge=0)
+    epochs_images: PositiveInt | None = None
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _known(self) -> "QuantizeRecipe":
+        if self.device_levels and "device" not in self.ladder:
+            raise ValueError("device_levels belong to the rung `device`, which ladder lacks")
+        for name in self.ladder:
+            try:
+                levels_of(name, pruned=False, device_levels=self.device_levels)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    @field_validator("rho", "fixed")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if any(a >= b for a, b in pairwise(values)) or values[0] <= 0:
+            raise ValueError("expected ascending positive numbers")
+        return values
+
+    @model_validator(mode="after")
+    def _enough_epochs(self) -> "QuantizeRecipe":
+        if self.admm_epochs < len(self.rho):
+            raise ValueError(f"expected at least one ADMM epoch per rho ({len(self.rho)})")
+        return self
+
+    @field_validator("fixed")
+    @classmethod
+    def _complete(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if values[-1] != 1:
+            raise ValueError("the last share must be 1: every weight ends on a level")
+        return values
+
+
+def quantized_training(training: TrainRecipe, recipe: QuantizeRecipe) -> TrainRecipe:
+    """The parent's training with the seed and the length of epochs of a quantization."""
+    images = recipe.epochs_images or training.data.images_per_epoch
+    data = training.data.model_copy(update={"images_per_epoch": images})
+    return training.model_copy(update={"seed": recipe.seed, "data": data})
+
+
+def quantizing_config(training: TrainConfig, recipe: QuantizeRecipe) -> TrainConfig:
+    """Training settings of both phases of a rung; `epochs` is set by the phase.
+
+    No average, which lags behind weights that are put onto levels.
+    """
+    # The loss has to keep up with the penalty to the end, and with the last snaps.
+    schedule = training.schedule.model_copy(update={"final_fraction": FINAL_FRACTION})
+    optimiser = training.optimiser.model_copy(update={"learning_rate": recipe.learning_rate})
+    changed = {"ema_decay": 0.0, "early_stop": 0, "optimiser": optimiser, "schedule": schedule}
+    return training.model_copy(update=changed)

@@ -1,0 +1,107 @@
+"""One rung of a quantization, for any task: ADMM towards the levels, then progressive snapping.
+
+STAGE/admm/    a run folder of the penalised training, with residuals.csv
+STAGE/snap/    a run folder of the training in which more and more weights are fixed
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule
+from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.phase import ADMM, SNAP, Trainer
+from pneumonia.compression.prune.masks import MaskHook
+from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
+from pneumonia.compression.quantize.recipe import QuantizeRecipe, quantizing_config
+from pneumonia.compression.quantize.snap import SnapHook, partial_shares
+from pneumonia.compression.sets.constraint import PerLayer
+from pneumonia.compression.sets.levels import Levels, Quantized
+from pneumonia.network.files import load_model
+from pneumonia.network.module import Network
+from pneumonia.training.config import TrainConfig
+from pneumonia.training.task import Task
+
+
+def quantize_stage(
+    network: Network,
+    trainer: Trainer,
+    training: TrainConfig,
+    recipe: QuantizeRecipe,
+    levels: Mapping[str, Levels],
+    masks: Mapping[str, Tensor],
+    out: Path,
+) -> dict[str, float]:
+    """Put every weight of the given layers on its levels.
+
+    Both trainings end with the weights of their last, not their best, epoch: only there is the
+    penalty largest and are most weights fixed.
+
+    Args:
+        network: Its weights are the start; ends quantized.
+        trainer: Task, resume, progress.
+        training: Training settings that the recipe changes.
+        recipe: Penalties, epochs, shares.
+        levels: Layer -> level set of this rung.
+        masks: Layer -> places that are not pruned; layers not given have none pruned.
+        out: Folder of the rung.
+
+    Returns:
+        Layer -> scale alpha; weights are alpha times a level, exactly.
+    """
+    sets = {name: Quantized(chosen, masks.get(name)) for name, chosen in levels.items()}
+    pruned = MaskHook(ChannelGraph(network.spec), masks)
+    config = quantizing_config(training, recipe)
+    # The loop would clip penalty and task together; the hook clips the task's gradient alone.
+    schedule = AdmmSchedule(
+        recipe.rho,
+        recipe.admm_epochs,
+        clip_norm=config.optimiser.clip_norm,
+        tau=config.optimiser.learning_rate if recipe.penalty == "proximal" else None,
+    )
+    unclipped = config.optimiser.model_copy(update={"clip_norm": 0.0})
+    first = config.model_copy(update={"epochs": recipe.admm_epochs, "optimiser": unclipped})
+    hook = AdmmHook([PerLayer(sets)], schedule, out / ADMM)
+    penalised = trainer.fit(network, first, out / ADMM, [pruned, hook])
+    network.load_tensors(load_model(penalised.last)[1])
+
+    weights = network.weights()
+    scales = {name: s.scale_of(weights[name].detach()) for name, s in sets.items()}
+    fixed = {n: Quantized(s.levels, s.mask, scales[n]) for n, s in sets.items()}
+    shares: list[float] = []
+    for share in partial_shares(recipe.fixed):
+        shares += [share] + [0.0] * (recipe.snap_epochs - 1)
+    second = config.model_copy(update={"epochs": len(shares)})
+    snapped = trainer.fit(network, second, out / SNAP, [pruned, SnapHook(fixed, tuple(shares))])
+    network.load_tensors(load_model(snapped.last)[1])
+    _finish(network, trainer.task, fixed, recipe.batch_norm_batches, config)
+    return scales
+
+
+@torch.no_grad()
+def _finish(
+    network: Network,
+    task: Task,
+    sets: Mapping[str, Quantized],
+    batches: int,
+    config: TrainConfig,
+) -> None:
+    """Put what is left on its level, then measure batch-norm statistics again."""
+    weights = network.weights()
+    for name, constraint in sets.items():
+        weights[name].copy_(constraint.project(weights[name].detach()).z)
+    samples = task.plan(1, config.seed)
+    size = config.batch_size
+    reestimate_batch_norm(
+        network,
+        (task.load(samples[i : i + size]).images for i in range(0, len(samples) - size + 1, size)),
+        batches,
+    )
+
+
+def on_levels(weight: Tensor, levels: Levels, scale: float) -> bool:
+    """Whether every weight that is not zero is exactly scale times a level."""
+    allowed = torch.tensor([*levels.values, 0.0], dtype=torch.float64).mul(scale).to(weight.dtype)
+    return bool(torch.isin(weight, allowed).all())

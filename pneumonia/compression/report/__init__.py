@@ -1,0 +1,1 @@
+"""What a compression leaves to read."""

@@ -1,0 +1,1 @@
+"""The detection task: order of images, targets, loss, validation."""

@@ -1,0 +1,185 @@
+"""The detection loss: CIoU for boxes, cross-entropy for objectness and classes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pneumonia.runtime.decode import MAX_LOG_SIZE, image_outputs
+from pneumonia.runtime.spec import Detect, NetworkSpec
+from pneumonia.training.config import LossConfig
+from pneumonia.training.detector.ciou import EPS, iou_and_ciou
+from pneumonia.training.detector.targets import UNBOXED, Matches, assign
+from pneumonia.training.distributed import total, world_size
+
+SEEN_BY_TEACHER = 0.05  # objectness from which a teacher's box is worth imitating
+
+
+def decode_matches(raw: Tensor, head: Detect, matches: Matches) -> Tensor:
+    """Boxes (m, 4) cx, cy, w, h in network pixels; the same formulas as `runtime.decode`.
+
+    Args:
+        raw: (m, 5 + classes) raw values of the matched anchors.
+        head: Their head.
+        matches: Their places.
+    """
+    cell = torch.stack([matches.column, matches.row], dim=1)
+    anchors = raw.new_tensor(head.anchors)[matches.anchor]
+    if head.box_coding == "darknet":
+        centre = raw[:, :2].sigmoid() + cell
+        size = anchors * raw[:, 2:4].clamp(max=MAX_LOG_SIZE).exp()
+    else:
+        centre = 2 * raw[:, :2].sigmoid() - 0.5 + cell
+        size = anchors * (2 * raw[:, 2:4].sigmoid()).square()
+    return torch.cat([centre * head.stride, size], dim=1)
+
+
+class DetectionLoss:
+    """Sum of weighted parts, each a mean over the whole batch (all heads, all processes).
+
+    * box: 1 - CIoU over the positives;
+    * objectness: cross-entropy over every anchor of every cell. All cells count the same, which is
+      what per-scale weights such as 4, 1, 0.4 approximate. The target of a positive is the IoU of
+      its box (`iou_aware`), so that scores rank boxes by how well they fit: the challenge score
+      asks for IoU up to 0.75;
+    * class: cross-entropy over the positives;
+    * image: cross-entropy of an image-level logit against "has a box", for networks with such an
+      output.
+
+    An image with a row of class UNBOXED is positive for the image part alone: where its opacities
+    are is unknown, so its anchors are neither positives nor negatives.
+
+    Args:
+        spec: The network.
+        config: Weights and assignment.
+    """
+
+    def __init__(self, spec: NetworkSpec, config: LossConfig) -> None:
+        self.config = config
+        self.heads = [head for head in spec.detect_layers() if head.name in spec.outputs]
+        self.image_outputs = image_outputs(spec)
+
+    def __call__(
+        self, outputs: dict[str, Tensor], targets: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss and its parts.
+
+        Args:
+            outputs: Head name -> (N, A * (5 + C), H, W) raw; image outputs (N, 1).
+            targets: (n, 6) float32: image index, class, x1, y1, x2, y2 in network pixels.
+        """
+        has_opacity = targets[:, 0].long()
+        unboxed = targets[:, 1] == UNBOXED
+        unknown, targets = has_opacity[unboxed], targets[~unboxed]
+        maps = [self._grid(head, outputs[head.name]) for head in self.heads]
+        grids = [(grid.shape[2], grid.shape[3]) for grid in maps]
+        matches = assign(targets, self.heads, grids, self.config.anchor_ratio)
+        device = targets.device
+        n_positives = max(1.0, total(sum(len(found.image) for found in matches), device))
+        known = torch.ones(len(maps[0]), device=device)
+        known[unknown] = 0
+        n_cells = total(int(known.sum()) * sum(grid[0, ..., 4].numel() for grid in maps), device)
+        n_cells = max(1.0, n_cells)
+        parts = {name: targets.new_zeros(()) for name in ("box", "objectness", "class")}
+        for head, grid, found in zip(self.heads, maps, matches, strict=True):
+            box, objectness, classes = self._head_sums(head, grid, found, targets, known)
+            parts["box"] = parts["box"] + box / n_positives
+            parts["class"] = parts["class"] + classes / (n_positives * head.n_classes)
+            parts["objectness"] = parts["objectness"] + objectness / n_cells
+        for name in self.image_outputs:
+            parts["image"] = parts.get("image", 0) + self._image_loss(outputs[name], has_opacity)
+        weights = {
+            "box": self.config.box,
+            "objectness": self.config.objectness,
+            "class": self.config.classification,
+            "image": self.config.image,
+        }
+        weighted = {name: weights[name] * part for name, part in parts.items()}
+        loss = torch.stack(list(weighted.values())).sum()
+        table = {"loss": loss.item()}
+        table |= {f"loss_{name}": part.item() for name, part in weighted.items()}
+        return loss, table
+
+    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """The loss of a student that takes a teacher's outputs for the truth.
+
+        Every anchor of every cell learns the teacher's objectness as a probability. Boxes count
+        (1 - CIoU to the teacher's) where the teacher sees something, weighted by its objectness
+        (Chen et al. 2017, "Learning Efficient Object Detection Models", which bounds the teacher's
+        regression likewise). The one-class cross-entropy and image-level outputs have no part.
+
+        Args:
+            outputs: As in `__call__`.
+            teacher: The teacher's on the same images; no gradient flows into them.
+
+        Returns:
+            Scalar, weighted as the loss is. Smallest, the teacher's own entropy, when both agree.
+        """
+        processes = world_size()
+        objectness, boxes, weights = [], [], []
+        for head in self.heads:
+            student_grid = self._grid(head, outputs[head.name])
+            teacher_grid = self._grid(head, teacher[head.name]).detach()
+            wanted = teacher_grid[..., 4].sigmoid()
+            objectness.append(
+                F.binary_cross_entropy_with_logits(student_grid[..., 4], wanted, reduction="none")
+            )
+            image, anchor, row, column = torch.nonzero(wanted > SEEN_BY_TEACHER, as_tuple=True)
+            seen = Matches(image, anchor, row, column, image)
+            place = (image, anchor, row, column)
+            _, ciou = iou_and_ciou(
+                decode_matches(student_grid[place], head, seen),
+                decode_matches(teacher_grid[place], head, seen),
+            )
+            boxes.append(wanted[place] * (1 - ciou))
+            weights.append(wanted[place])
+        n_cells = sum(part.numel() for part in objectness) * processes
+        spread = torch.stack([part.sum() for part in objectness]).sum() / n_cells
+        weight = max(EPS, total(float(torch.cat(weights).sum()), spread.device))
+        return self.config.objectness * spread + self.config.box * torch.cat(boxes).sum() / weight
+
+    @staticmethod
+    def _grid(head: Detect, raw: Tensor) -> Tensor:
+        """(N, A * (5 + C), H, W) -> (N, A, H, W, 5 + C) float32."""
+        n_images, _, height, width = raw.shape
+        grid = raw.float().reshape(n_images, len(head.anchors), -1, height, width)
+        return grid.permute(0, 1, 3, 4, 2)
+
+    def _head_sums(
+        self, head: Detect, grid: Tensor, found: Matches, targets: Tensor, known: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums (not means) of box, objectness and class loss over one head.
+
+        `known` (N,) is 0 for images whose boxes are unknown.
+        """
+        wanted = grid.new_zeros(grid.shape[:4])
+        box = classes = grid.new_zeros(())
+        if len(found.image):
+            place = (found.image, found.anchor, found.row, found.column)
+            chosen = grid[place]
+            truth = targets[found.target]
+            truth_box = torch.cat(
+                [(truth[:, 2:4] + truth[:, 4:6]) / 2, truth[:, 4:6] - truth[:, 2:4]], dim=1
+            )
+            iou, ciou = iou_and_ciou(decode_matches(chosen, head, found), truth_box)
+            box = (1 - ciou).sum()
+            blend = self.config.iou_aware
+            goal = (1 - blend) + blend * iou.detach().clamp(0, 1)
+            # One anchor may answer for two boxes: the better one counts, whatever the order.
+            flat = torch.zeros_like(wanted).flatten()
+            _, n_anchors, height, width = wanted.shape
+            index = ((place[0] * n_anchors + place[1]) * height + place[2]) * width + place[3]
+            wanted = flat.scatter_reduce(0, index, goal, "amax").view_as(wanted)
+            labels = F.one_hot(truth[:, 1].long(), head.n_classes).to(grid.dtype)
+            classes = F.binary_cross_entropy_with_logits(chosen[:, 5:], labels, reduction="sum")
+        objectness = F.binary_cross_entropy_with_logits(
+            grid[..., 4], wanted, known[:, None, None, None].expand_as(wanted), reduction="sum"
+        )
+        return box, objectness, classes
+
+    @staticmethod
+    def _image_loss(logits: Tensor, has_opacity: Tensor) -> Tensor:
+        values = logits.float().flatten(1)[:, 0]
+        wanted = torch.zeros_like(values)
+        wanted[has_opacity] = 1.0
+        loss = F.binary_cross_entropy_with_logits(values, wanted, reduction="sum")
+        return loss / total(len(values), values.device)

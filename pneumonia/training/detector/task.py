@@ -1,0 +1,178 @@
+"""The detection task: radiographs with boxes."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.augment.augmenter import Augmenter
+from data_prep.augment.composite import Compositor
+from data_prep.dataset.reader import Dataset
+from pneumonia.network.module import Network
+from pneumonia.runtime.decode import image_outputs
+from pneumonia.runtime.errors import TrainingError
+from pneumonia.runtime.preprocess import normalise
+from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.training.config import DataConfig, TrainRecipe
+from pneumonia.training.detector.loss import DetectionLoss
+from pneumonia.training.detector.sampling import BalancedPlan
+from pneumonia.training.detector.targets import UNBOXED
+from pneumonia.training.detector.validation import Validation
+from pneumonia.training.task import Batch, Sample
+
+
+def labelled_items(dataset: Dataset, split: str, config: DataConfig) -> list[int]:
+    """Labelled images of a split and of the recipe's kinds.
+
+    Raises:
+        TrainingError: There is none, or none with a box.
+    """
+    kinds = sorted(config.kinds) or None
+    items = dataset.select(split, kinds)
+    there = sorted({record.kind for record in dataset.records})
+    if not items:
+        raise TrainingError(
+            f"No labelled {split} image",
+            expected="images of kind " + ", ".join(kinds or there),
+            found=f"a dataset of {len(dataset)} images of kind " + ", ".join(there),
+            where=str(dataset.folder),
+            fix="Look at `pneumonia data audit`, and at data.kinds of the recipe",
+        )
+    if not any(len(dataset.boxes(i)) for i in items):
+        raise TrainingError(
+            f"No {split} image has a box",
+            expected="positives and negatives",
+            found=f"{len(items)} images, all negative",
+            where=str(dataset.folder),
+            fix="Were the labels of other images imported? Look at `pneumonia data audit`",
+        )
+    return items
+
+
+def unboxed_items(dataset: Dataset, config: DataConfig) -> list[int]:
+    """Training images that show an opacity by their report, whose boxes nobody drew."""
+    items = dataset.select("train", sorted(config.kinds) or None, include_unlabelled=True)
+    found = ((i, dataset.records[i]) for i in items)
+    return [i for i, record in found if record.weak_opacity == "yes" and not record.labelled]
+
+
+class DetectionTask:
+    """Balanced, augmented training batches; the detection loss; RSNA score, AP and AUROC.
+
+    Args:
+        dataset: Opened dataset folder.
+        spec: The network; one class.
+        recipe: Data, augmentation, loss and validation.
+
+    Raises:
+        TrainingError: Images or boxes are missing in training or validation, the network has no
+            detection head, more than one class, or an input that is not square.
+    """
+
+    def __init__(self, dataset: Dataset, spec: NetworkSpec, recipe: TrainRecipe) -> None:
+        _check_network(spec)
+        self.dataset = dataset
+        self.spec = spec
+        items = labelled_items(dataset, "train", recipe.data)
+        # Only an image-level output can learn from an opacity without a box.
+        self.unboxed = set(unboxed_items(dataset, recipe.data) if image_outputs(spec) else ())
+        positive = {i for i in items if len(dataset.boxes(i))} | self.unboxed
+        self.composite = Compositor(dataset, items, recipe.data.composite)
+        items = sorted({*items, *self.unboxed})
+        weight = _repeats(dataset, items, recipe.data)
+        self.order = BalancedPlan(
+            [i for i in items if i in positive for _ in range(weight[i])],
+            [i for i in items if i not in positive for _ in range(weight[i])],
+            recipe.data.positive_fraction,
+            recipe.data.images_per_epoch,
+        )
+        self.augment = Augmenter(spec.input.height, recipe.augment)
+        self.criterion = DetectionLoss(spec, recipe.loss)
+        val_items = labelled_items(dataset, "val", recipe.data)
+        checked = recipe.validation
+        _check_kinds(dataset, val_items, (*checked.kinds, *checked.threshold_kinds))
+        self.validation = Validation(dataset, val_items, recipe.validation)
+
+    def plan(self, epoch: int, seed: int) -> list[Sample]:
+        """See Task."""
+        return self.order.epoch(epoch, seed)
+
+    def load(self, samples: Sequence[Sample]) -> Batch:
+        """Augment and normalise; targets are (n, 6): image, class, x1, y1, x2, y2.
+
+        An image whose opacities have no boxes has one row of class UNBOXED.
+        """
+        images, rows = [], []
+        for number, sample in enumerate(samples):
+            pixels, boxes = self.composite(sample.item, sample.seed)
+            pixels, boxes = self.augment(pixels, boxes, sample.seed)
+            images.append(normalise(pixels, self.spec.input))
+            rows += [(number, 0, *box) for box in boxes.tolist()]
+            if sample.item in self.unboxed:
+                rows.append((number, UNBOXED, 0, 0, 0, 0))
+        return Batch(
+            torch.from_numpy(np.stack(images)),
+            torch.tensor(rows, dtype=torch.float32).reshape(-1, 6),
+            tuple(self.dataset.records[sample.item].image_id for sample in samples),
+        )
+
+    def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """See DetectionLoss."""
+        return self.criterion(outputs, targets)
+
+    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """See DetectionLoss.imitation."""
+        return self.criterion.imitation(outputs, teacher)
+
+    def evaluate(self, network: Network) -> dict[str, float]:
+        """See Validation.evaluate."""
+        return self.validation.evaluate(network)
+
+    def save(self, out: Path) -> None:
+        """See Validation.save."""
+        self.validation.save(out)
+
+
+def _repeats(dataset: Dataset, items: Sequence[int], config: DataConfig) -> dict[int, int]:
+    """How often each image counts in an epoch."""
+    records = dataset.records
+    kinds = {records[i].kind for i in items}
+    # Only ratios matter: a recipe that shows whole radiographs eight times as often as masked ones
+    # must not make an epoch eight times as long where there are no masked ones.
+    common = math.gcd(*(config.kinds.get(kind, 1) for kind in kinds))
+    return {
+        i: config.kinds.get(records[i].kind, 1)
+        // common
+        * config.classes.get(records[i].class_name, 1)
+        for i in items
+    }
+
+
+def _check_network(spec: NetworkSpec) -> None:
+    heads = [head for head in spec.detect_layers() if head.name in spec.outputs]
+    if not heads or any(head.n_classes != 1 for head in heads):
+        raise TrainingError(
+            "Network is not a one-class detector",
+            expected="detection heads of one class among the outputs",
+            found=f"{len(heads)} heads of {[head.n_classes for head in heads]} classes",
+            where=f"network {spec.name!r}",
+        )
+    if spec.input.height != spec.input.width:
+        raise TrainingError(
+            "Training needs a square input", found=f"{spec.input.height} x {spec.input.width}"
+        )
+
+
+def _check_kinds(dataset: Dataset, items: Sequence[int], kinds: Sequence[str]) -> None:
+    there = {dataset.records[i].kind for i in items if len(dataset.boxes(i))}
+    missing = sorted(set(kinds) - there)
+    if missing:
+        raise TrainingError(
+            "Recipe validates on a kind without positive validation images",
+            expected="of " + ", ".join(sorted(there)),
+            found=repr(missing[0]),
+            where=f"validation.kinds or threshold_kinds, {dataset.folder}",
+        )
