@@ -132,6 +132,7 @@ def settle_thresholds(
     points: Mapping[str, OperatingPoint] | None = None,
     threshold: float | None = None,
     platt: tuple[float, float] | None = None,
+    mix: ClassMix | None = None,
 ) -> Thresholds:
     """The operating points of an evaluation.
 
@@ -140,6 +141,7 @@ def settle_thresholds(
         points: Frozen points.
         threshold: One threshold given by hand.
         platt: Slope and intercept frozen with the points.
+        mix: Mix of classes at which thresholds are chosen; None = as the images come.
 
     Raises:
         DataError: None is given and none can be chosen.
@@ -150,7 +152,7 @@ def settle_thresholds(
         order = [name for name in RULES if name in points]
         order += [name for name in points if name not in RULES]
         return Thresholds({name: points[name] for name in order}, FROZEN, platt)
-    chosen = choose(cases)
+    chosen = choose(cases, mix or RSNA_MIX, at_mix=mix is not None)
     if not chosen:
         raise DataError(
             "No operating point can be chosen",

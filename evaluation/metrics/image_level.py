@@ -58,15 +58,16 @@ def auprc(
 
 
 def roc_curve(
-    positive: ArrayLike, scores: ArrayLike
+    positive: ArrayLike, scores: ArrayLike, weights: Float64Array | None = None
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Points of the ROC curve.
+    """Points of the ROC curve; `weights` (N,) count images more or less, None = all alike.
 
     Returns:
         (false positive rate, sensitivity, threshold), each (levels + 1,), from the strictest
         threshold (inf: nothing called) to the laxest; an image is called when score >= threshold.
     """
-    with_label, without, levels = _grouped_weights(positive, scores, None)
+    rows = None if weights is None else weights[None]
+    with_label, without, levels = _grouped_weights(positive, scores, rows)
     hits = np.concatenate([[0.0], np.cumsum(with_label[0, ::-1])])
     alarms = np.concatenate([[0.0], np.cumsum(without[0, ::-1])])
     thresholds = np.concatenate([[np.inf], levels[::-1]])

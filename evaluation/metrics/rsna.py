@@ -73,9 +73,19 @@ class RsnaTable:
         scores[positive] = (hits / union).mean(axis=1)
         return scores
 
-    def sweep(self, thresholds: Sequence[float] | Float64Array) -> Float64Array:
-        """(len(thresholds),) challenge score at each score threshold; NaN where no image counts."""
-        return np.array([_mean(self.image_scores(float(value))) for value in thresholds])
+    def sweep(
+        self, thresholds: Sequence[float] | Float64Array, weights: Float64Array | None = None
+    ) -> Float64Array:
+        """Challenge score at each score threshold.
+
+        Args:
+            thresholds: (T,).
+            weights: (N,) of the images; None = all alike.
+
+        Returns:
+            (T,) float64; NaN where no image counts.
+        """
+        return np.array([_mean(self.image_scores(float(value)), weights) for value in thresholds])
 
     def max_scores(self) -> Float64Array:
         """(N,) highest box score of each image, -inf where it has no box."""
@@ -165,9 +175,11 @@ def sweep_thresholds(
     return rsna_table(truths, predictions).sweep(thresholds)
 
 
-def _mean(scores: Float64Array) -> float:
-    counted = scores[np.isfinite(scores)]
-    return float(counted.mean()) if len(counted) else float("nan")
+def _mean(scores: Float64Array, weights: Float64Array | None = None) -> float:
+    counts = np.isfinite(scores)
+    if not counts.any():
+        return float("nan")
+    return float(np.average(scores[counts], weights=None if weights is None else weights[counts]))
 
 
 def check_same_ids(truths: Boxes, predictions: ScoredBoxes) -> None:

@@ -77,23 +77,35 @@ BY_CLASS = (
 )  # absent from a record when the classes are not known
 
 
-def choose(cases: EvaluationCases, mix: ClassMix = RSNA_MIX) -> dict[str, OperatingPoint]:
+def choose(
+    cases: EvaluationCases, mix: ClassMix = RSNA_MIX, at_mix: bool = False
+) -> dict[str, OperatingPoint]:
     """Choose every operating point that the cases allow.
 
     A point that no threshold reaches (90 % sensitivity when a fifth of the positives has no box at
-    all) or that needs a class that is absent is left out. The thresholds are those of the cases as
-    they are; what a point reaches is also given by class and at the mix, where classes are known.
+    all) or that needs a class that is absent is left out. What a point reaches is also given by
+    class and at the mix, where classes are known.
+
+    Args:
+        cases: Validation cases.
+        mix: Population whose mix of classes counts.
+        at_mix: Thresholds that are best at the mix, every image weighted by its class. False =
+            thresholds of the cases as they are.
+
+    Raises:
+        DataError: At the mix, and a class is not known or absent.
     """
+    weights = mix_weights(class_strata(cases), mix) if at_mix else None
     positive, scores = cases.positive, cases.image_score
     thresholds: dict[str, float] = {}
     table = rsna_table(cases.truth_by_id(), cases.boxes_by_id())
     candidates = between_levels(np.concatenate([*cases.scores, np.zeros(0)]), SWEEP_LEVELS)
-    swept = table.sweep(candidates)
+    swept = table.sweep(candidates, weights)
     if len(candidates) and np.isfinite(swept).any():
         best = np.flatnonzero(swept == np.nanmax(swept))
         thresholds["kaggle"] = float(candidates[best[len(best) // 2]])
     if positive.any() and not positive.all():
-        alarms, hits, levels = roc_curve(positive, scores)
+        alarms, hits, levels = roc_curve(positive, scores, weights)
         usable = levels > 0  # a threshold of 0 would call images without boxes
         lines = _midpoints(levels)
         reached = np.flatnonzero(usable & (hits >= SENSITIVITY_MIN))
@@ -182,6 +194,7 @@ def document(
     model_hash: str | None = None,
     box_scale: float = 1.0,
     mix: ClassMix = RSNA_MIX,
+    at_mix: bool = False,
 ) -> dict[str, Any]:
     """The content of operating_points.json, with the calibration fitted on the same images.
 
@@ -190,6 +203,7 @@ def document(
         model_hash: The model the thresholds belong to; a bundle refuses any other.
         box_scale: Factor these boxes were resized by before they were judged; 1 = as predicted.
         mix: Mix of classes at which the points are described, too.
+        at_mix: Whether the thresholds are those that are best at the mix.
     """
     slope, intercept = fit_platt(cases.positive, cases.image_score)
     temperature = fit_temperature(cases.positive, cases.image_score)
@@ -201,9 +215,10 @@ def document(
             "images": len(cases),
             "positive": int(cases.positive.sum()),
             "patients": cases.coverage.n_patients,
+            **({"mix": mix.name} if at_mix else {}),
         },
         **({"box_scale": box_scale} if box_scale != 1.0 else {}),
-        "points": {name: point_record(point) for name, point in choose(cases, mix).items()},
+        "points": {name: point_record(point) for name, point in choose(cases, mix, at_mix).items()},
         "calibration": {
             "platt_slope": finite_or_none(slope),
             "platt_intercept": finite_or_none(intercept),

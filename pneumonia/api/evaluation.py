@@ -23,7 +23,6 @@ from evaluation.report.tables import write_tables
 from evaluation.report.wording import count_text
 from evaluation.study.box_scale import ScaleChoice, scale_boxes, tune_box_scale
 from evaluation.study.cases import EvaluationCases
-from evaluation.study.class_mix import ClassMix
 from evaluation.study.operating_points import document
 from pneumonia.api.evaluation_inputs import (
     FrozenPoints,
@@ -47,6 +46,8 @@ class EvaluateOptions(StudyOptions):
     Attributes:
         bundle: The model: its name, hash and frozen thresholds.
         freeze_into: Bundle into which the thresholds chosen on these images go.
+        thresholds_at_mix: Thresholds chosen here are those that are best at `mix`, not those of
+            the images as they come.
         box_scale: Factor of width and height of the boxes, `tune` to choose it here, None for the
             frozen one.
         perturbed: Name -> predictions on perturbed images, for the robustness table.
@@ -54,6 +55,7 @@ class EvaluateOptions(StudyOptions):
 
     bundle: Path | None = None
     freeze_into: Path | None = None
+    thresholds_at_mix: bool = False
     box_scale: float | Literal["tune"] | None = None
     perturbed: Mapping[str, Path] = field(default_factory=dict)
 
@@ -109,14 +111,15 @@ def evaluate(
         name: scale_boxes(options.read_cases(Path(file), labels), scale)
         for name, file in options.perturbed.items()
     }
-    thresholds = settle_thresholds(cases, frozen.points, options.threshold, frozen.platt)
+    mix = options.mix if options.thresholds_at_mix else None
+    thresholds = settle_thresholds(cases, frozen.points, options.threshold, frozen.platt, mix)
     thresholds = replace(thresholds, box_scale=scale)
     resampler = make_resampler(cases, options.design, options.draws, options.seed)
     origin = _provenance(options, predictions, labels)
     evidence = gather(cases, thresholds, resampler, perturbed, origin, progress, options.mix)
     _write(evidence, out, options)
     if options.freeze_into is not None:
-        freeze_points(options.freeze_into, _chosen(evidence, options.mix))
+        freeze_points(options.freeze_into, _chosen(evidence, options))
     return EvaluateResult(evidence, choice)
 
 
@@ -166,11 +169,11 @@ def _box_scale(
     return choice.scale, choice
 
 
-def _chosen(evidence: Evidence, mix: ClassMix) -> dict[str, Any]:
+def _chosen(evidence: Evidence, options: EvaluateOptions) -> dict[str, Any]:
     """operating_points.json of thresholds chosen on these images, and which images these were."""
     origin = evidence.provenance
     cases, scale = evidence.study.cases, evidence.thresholds.box_scale
-    content = document(cases, origin.model_hash, scale, mix)
+    content = document(cases, origin.model_hash, scale, options.mix, options.thresholds_at_mix)
     known = {name: origin.files[name] for name in ("predictions", "subset") if name in origin.files}
     content["selected_on"] |= known
     return content
@@ -211,5 +214,5 @@ def _write(evidence: Evidence, out: Path, options: EvaluateOptions) -> None:
     write_json(str(out / "claim.json"), claim_document(fill_checklist(evidence)))
     write_text(str(out / "model_card.md"), model_card(evidence))
     if evidence.thresholds.origin == SAME_IMAGES:
-        write_json(str(out / "operating_points.json"), _chosen(evidence, options.mix))
+        write_json(str(out / "operating_points.json"), _chosen(evidence, options))
     write_report(out / "report.html", evidence, options.image_folder)

@@ -44,6 +44,11 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
     help="Choose thresholds and calibration on these images and put them into this bundle.",
 )
 @click.option(
+    "--thresholds-at-mix",
+    is_flag=True,
+    help="Choose thresholds that are best at --mix instead of for the images as they come.",
+)
+@click.option(
     "--box-scale",
     callback=parse_box_scale,
     metavar="FACTOR|tune",

@@ -136,3 +136,29 @@ def test_points_are_described_by_class_and_at_the_mix() -> None:
     assert {record["mix"] for record in records.values()} == {"thirds"}
     unknown = document(make_cases(cases.truth_by_id(), cases.boxes_by_id()))["points"]
     assert not any("mix" in record or "ppv_at_mix" in record for record in unknown.values())
+
+
+def test_thresholds_at_a_mix_are_those_of_copied_images() -> None:
+    cases = study_cases(4, 40, 60)
+    copies = np.where(cases.of_class(NOT_NORMAL) & ~cases.positive, 3, 1)
+    truths, found = cases.truth_by_id(), cases.boxes_by_id()
+    names = [(name, f"{name}-{k}") for name, n in zip(cases.ids, copies, strict=True)
+             for k in range(n)]  # fmt: skip
+    copied = make_cases({b: truths[a] for a, b in names}, {b: found[a] for a, b in names})
+    counts = [
+        int(copies[mask].sum())
+        for mask in (
+            cases.positive,
+            cases.of_class(NOT_NORMAL) & ~cases.positive,
+            cases.of_class(NORMAL),
+        )
+    ]
+    mix = ClassMix(*map(float, counts), "copied")
+    weighted, plain = choose(cases, mix, at_mix=True), choose(copied)
+    assert {n: p.threshold for n, p in weighted.items()} == pytest.approx(
+        {n: p.threshold for n, p in plain.items()}
+    )
+    as_they_come = choose(cases, mix)
+    assert weighted["kaggle"].rsna_score_at_mix >= as_they_come["kaggle"].rsna_score_at_mix
+    assert document(cases, mix=mix, at_mix=True)["selected_on"]["mix"] == "copied"
+    assert "mix" not in document(cases, mix=mix)["selected_on"]
