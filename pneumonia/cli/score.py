@@ -3,12 +3,14 @@
 import json
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pneumonia.cli.score_remote import (
+    RemoteOptions,
     destination,
     paths_and_source,
     remote_options,
@@ -31,6 +33,47 @@ if TYPE_CHECKING:
 MAX_FAILURES_SHOWN = 20
 ENGINE_THREADS = max(1, (os.cpu_count() or 1) // 2)  # the other half decodes and writes
 DICOM_KINDS = ("sr", "gsps", "sc")
+
+
+@dataclass(frozen=True)
+class ScoreOptions(RemoteOptions):
+    """The options of `pneumonia score`, besides its paths and the bundle.
+
+    Attributes:
+        engine: Engine that runs the model.
+        threshold: Operating point; None for the bundle's first.
+        jobs: Processes that decode images.
+        overlays: `findings`, `all` or `none`.
+        dicom: Kinds of DICOM results.
+        fhir, report, pdf: Further outputs.
+        resume: Keep what the output holds of the same files.
+        identifiers: Write accession number, study date and UIDs.
+        deidentify: `basic` or None.
+        allow_burned_in: Take images with text in them although de-identifying.
+        rules: File of rules; None for the shipped ones.
+        dry_run: Only show what would be scored.
+        force_read, allow_deflated, first_frame: Odd files that are taken.
+        as_json: Print run.json on stdout, nothing else.
+    """
+
+    engine: str
+    threshold: str | None
+    jobs: int
+    overlays: str
+    dicom: tuple[str, ...]
+    fhir: bool
+    report: bool
+    pdf: bool
+    resume: bool
+    identifiers: bool
+    deidentify: str | None
+    allow_burned_in: bool
+    rules: Path | None
+    dry_run: bool
+    force_read: bool
+    allow_deflated: bool
+    first_frame: bool
+    as_json: bool
 
 
 def _dicom_kinds(
@@ -138,14 +181,14 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
     is_eager=True,
     expose_value=False,
     callback=_verify_audit,
-    help="Check that nobody changed a finished OUTPUT, and exit.",
+    help="Check that a finished OUTPUT is unchanged, and exit.",
 )
 @click.option("--force-read", is_flag=True, help="Take DICOM data without the 128-byte preamble.")
 @click.option("--allow-deflated", is_flag=True, help="Take deflated DICOM.")
 @click.option("--first-frame", is_flag=True, help="Take the first frame of multi-frame images.")
 @remote_options
 @click.option("--json", "as_json", is_flag=True, help="Print run.json on stdout, nothing else.")
-def command(paths: tuple[Path, ...], bundle: Path | None, **options: Any) -> None:
+def command(paths: tuple[Path, ...], bundle: Path | None, **chosen: Any) -> None:
     """Score the DICOM, PNG and JPEG radiographs below INPUT; write into OUTPUT.
 
     INPUT is a file, a folder, a zip or a DICOMDIR; with --dicomweb or --pacs there is none. A
@@ -154,25 +197,26 @@ def command(paths: tuple[Path, ...], bundle: Path | None, **options: Any) -> Non
     """
     from pneumonia.runtime.detector import DEFAULT, Detector
 
+    options = ScoreOptions(**chosen)
     source, out = paths_and_source(paths, options)
     target = destination(options)
     settings = _settings(options)
     log_to_stderr()
     # The workers of a cluster open the engine by its name, and may have no compiler.
-    compile_missing = options["ray"] is None
-    detector = Detector.load(bundle or DEFAULT, options["engine"], ENGINE_THREADS, compile_missing)
-    if options["dry_run"]:
-        _show_plan(source, out, detector, settings, options["as_json"])
+    compile_missing = options.ray is None
+    detector = Detector.load(bundle or DEFAULT, options.engine, ENGINE_THREADS, compile_missing)
+    if options.dry_run:
+        _show_plan(source, out, detector, settings, options.as_json)
         return
-    summary = _score(source, out, detector, settings, options["ray"])
-    if options["as_json"]:
+    summary = _score(source, out, detector, settings, options.ray)
+    if options.as_json:
         click.echo(json.dumps(summary.document, indent=2))
     else:
         _show(summary, out)
     if summary.interrupted:
         raise KeyboardInterrupt
     sent = send(out, target) if target else None
-    if sent and not options["as_json"]:
+    if sent and not options.as_json:
         show_sent(sent)
     _raise_failures(summary, sent, out)
 
@@ -239,38 +283,38 @@ def _show_plan(
         click.echo(f"would not be scored: {item.relative}: {item.status}: {item.reason}", err=True)
 
 
-def _settings(options: dict[str, Any]) -> "ScoreSettings":
+def _settings(options: ScoreOptions) -> "ScoreSettings":
     from pneumonia.runtime.dicom_header import DEFAULT_LIMITS
     from pneumonia.scoring.batch import ScoreSettings
     from pneumonia.scoring.decoding import DecodeLimits
     from pneumonia.scoring.outputs import OutputSettings
     from pneumonia.scoring.selection import load_rules
 
-    if options["allow_burned_in"] and not options["deidentify"]:
+    if options.allow_burned_in and not options.deidentify:
         raise ConfigError("Option has no use here", found="--allow-burned-in without --deidentify")
-    if options["pdf"] and not options["report"]:
+    if options.pdf and not options.report:
         raise ConfigError("The PDF is printed from the report", found="--no-report --pdf")
     read = DEFAULT_LIMITS._replace(
-        force_read=options["force_read"],
-        allow_deflated=options["allow_deflated"],
-        first_frame=options["first_frame"],
+        force_read=options.force_read,
+        allow_deflated=options.allow_deflated,
+        first_frame=options.first_frame,
     )
     return ScoreSettings(
-        threshold_name=options["threshold"],
+        threshold_name=options.threshold,
         limits=DecodeLimits(read=read),
-        overlays=options["overlays"],
-        jobs=options["jobs"],
-        fresh=not options["resume"],
-        identifiers=options["identifiers"],
+        overlays=options.overlays,
+        jobs=options.jobs,
+        fresh=not options.resume,
+        identifiers=options.identifiers,
         outputs=OutputSettings(
-            dicom=options["dicom"] or (DICOM_KINDS if options["send"] else ()),
-            fhir=options["fhir"],
-            report=options["report"],
-            pdf=options["pdf"],
+            dicom=options.dicom or (DICOM_KINDS if options.send else ()),
+            fhir=options.fhir,
+            report=options.report,
+            pdf=options.pdf,
         ),
-        rules=load_rules(options["rules"]),
-        deidentify=options["deidentify"] or "",
-        allow_burned_in=options["allow_burned_in"],
+        rules=load_rules(options.rules),
+        deidentify=options.deidentify or "",
+        allow_burned_in=options.allow_burned_in,
     )
 
 

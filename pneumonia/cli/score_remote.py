@@ -1,6 +1,7 @@
 """Options of `pneumonia score` for images from a server, results to a PACS, and a cluster."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,33 @@ OPTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class RemoteOptions:
+    """Where images come from and results go, as the options above say it.
+
+    Attributes:
+        dicomweb: Address of a DICOMweb server; None for none.
+        pacs: PACS to fetch from, `TITLE@HOST:PORT`.
+        study, accession, date: Which studies; several of the first two.
+        aet: Our AE title; None for the default.
+        move_port: Port for C-MOVE; None for C-GET.
+        ca_file: Certificates to trust.
+        send: PACS to send results to.
+        ray: Address of a Ray cluster.
+    """
+
+    dicomweb: str | None
+    pacs: str | None
+    study: tuple[str, ...]
+    accession: tuple[str, ...]
+    date: str
+    aet: str | None
+    move_port: int | None
+    ca_file: Path | None
+    send: str | None
+    ray: str | None
+
+
 def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command."""
     for option in reversed(OPTIONS):
@@ -49,9 +77,9 @@ def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def paths_and_source(
-    paths: tuple[Path, ...], options: dict[str, Any]
+    paths: tuple[Path, ...], options: RemoteOptions
 ) -> "tuple[Path | InputSource, Path]":
-    """What to score and where to write.
+    """The input to score and the folder to write.
 
     Args:
         paths: INPUT OUTPUT, or OUTPUT alone when a server is asked.
@@ -60,7 +88,7 @@ def paths_and_source(
     Raises:
         ConfigError: Options that do not go together, or a path too many or too few.
     """
-    remote = [name for name in ("dicomweb", "pacs") if options[name]]
+    remote = [name for name in ("dicomweb", "pacs") if getattr(options, name)]
     wanted = ["OUTPUT"] if remote else ["INPUT", "OUTPUT"]
     if len(remote) == 2:
         raise ConfigError("Images come from one place", found="--dicomweb and --pacs")
@@ -70,38 +98,38 @@ def paths_and_source(
         )
     if not remote:
         _refuse(options, ("study", "accession", "date"), "--dicomweb or --pacs")
-    if not options["pacs"]:
+    if not options.pacs:
         _refuse(options, ("move_port",), "--pacs")
-    if not options["dicomweb"]:
+    if not options.dicomweb:
         _refuse(options, ("ca_file",), "--dicomweb")
-    if not options["pacs"] and not options["send"]:
+    if not options.pacs and not options.send:
         _refuse(options, ("aet",), "--pacs or --send")
     if not remote:
         return paths[0], paths[1]
     return _server(options), paths[0]
 
 
-def _refuse(options: dict[str, Any], names: tuple[str, ...], needed: str) -> None:
+def _refuse(options: RemoteOptions, names: tuple[str, ...], needed: str) -> None:
     """An option that would have no effect is a mistake."""
     for name in names:
-        if options[name]:
+        if getattr(options, name):
             option = "--" + name.replace("_", "-")
             raise ConfigError("Option has no use here", found=option, fix=f"It goes with {needed}")
 
 
-def _server(options: dict[str, Any]) -> "InputSource":
-    _require("pynetdicom" if options["pacs"] else "requests")
+def _server(options: RemoteOptions) -> "InputSource":
+    _require("pynetdicom" if options.pacs else "requests")
     from pneumonia.scoring.inputs.query import Query
 
-    wanted = Query(options["study"], options["accession"], options["date"])
-    if options["pacs"]:
+    wanted = Query(options.study, options.accession, options.date)
+    if options.pacs:
         from pneumonia.scoring.dicom_peer import parse_peer
         from pneumonia.scoring.inputs.pacs import PacsInput
 
-        return PacsInput(parse_peer(options["pacs"]), wanted, _title(options), options["move_port"])
+        return PacsInput(parse_peer(options.pacs), wanted, _title(options), options.move_port)
     from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 
-    return DicomwebInput(options["dicomweb"], wanted, options["ca_file"])
+    return DicomwebInput(options.dicomweb, wanted, options.ca_file)
 
 
 def _require(package: str, extra: str = "pacs") -> None:
@@ -113,20 +141,20 @@ def _require(package: str, extra: str = "pacs") -> None:
         )
 
 
-def _title(options: dict[str, Any]) -> str:
+def _title(options: RemoteOptions) -> str:
     from pneumonia.scoring.dicom_peer import OWN_TITLE, checked_title
 
-    return checked_title(options["aet"] or OWN_TITLE)
+    return checked_title(options.aet or OWN_TITLE)
 
 
-def destination(options: dict[str, Any]) -> "tuple[Peer, str] | None":
+def destination(options: RemoteOptions) -> "tuple[Peer, str] | None":
     """Where to send results, and our title; checked before anything is scored."""
-    if not options["send"]:
+    if not options.send:
         return None
     _require("pynetdicom")
     from pneumonia.scoring.dicom_peer import parse_peer
 
-    return parse_peer(options["send"]), _title(options)
+    return parse_peer(options.send), _title(options)
 
 
 def send(out: Path, target: "tuple[Peer, str]") -> "SendSummary":
@@ -138,8 +166,8 @@ def send(out: Path, target: "tuple[Peer, str]") -> "SendSummary":
 
 
 def show_sent(summary: "SendSummary") -> None:
-    """One line on what the PACS has."""
+    """One line: results in the PACS by status."""
     counts = summary.counts.items()
-    told = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts if count)
+    shown = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts if count)
     earlier = f", {summary.earlier} before" if summary.earlier else ""
-    click.echo(f"{summary.destination}: {told or 'nothing to send'}{earlier}")
+    click.echo(f"{summary.destination}: {shown or 'nothing to send'}{earlier}")
