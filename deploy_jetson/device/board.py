@@ -1,4 +1,4 @@
-"""The board itself: power mode, clocks, temperatures, versions; read and never guessed.
+"""Power mode, clocks, temperatures and versions of the board, as read from it.
 
 Every path has a root prefix, so that tests can show a board that is not there.
 """
@@ -26,7 +26,7 @@ GPU_CLOCKS = (
 )
 CPU_CLOCKS = "sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 ZONES = "sys/class/thermal/thermal_zone*"
-FIXED_ZONES = ("PMIC",)  # a constant placeholder on L4T, not a temperature
+FIXED_ZONES = ("PMIC",)  # a constant on L4T, not a temperature
 NEAR_TRIP_C = 5.0
 CAP_SHARE = 0.95  # a clock below this share of its cap under load is held back
 PROGRAM_TIMEOUT_S = 30.0
@@ -34,7 +34,7 @@ MODE_NAME = re.compile(r"Power Mode: *(\S+)")
 
 
 class ClockState(NamedTuple):
-    """One clock in MHz: now, and the cap the power mode or user sets; and its governor."""
+    """One clock: present and highest allowed frequency in MHz, and its governor."""
 
     now_mhz: float
     cap_mhz: float
@@ -49,7 +49,7 @@ class ThermalZone(NamedTuple):
 
 
 class BoardSnapshot(NamedTuple):
-    """What moves during a run.
+    """Clocks and temperatures, which change during a run.
 
     Attributes:
         clocks: `gpu`, `cpu0`... -> clock.
@@ -122,7 +122,7 @@ def take_snapshot(root: str = "/") -> BoardSnapshot:
 
 
 def held_back(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
-    """Why a run under full load is not at its best: clocks below their cap, zones near a trip.
+    """Reasons why performance is limited: clocks below their cap, zones near a trip point.
 
     Args:
         snapshot: Taken under load.
@@ -148,7 +148,7 @@ def held_back(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
 
 
 class PowerModeNow(NamedTuple):
-    """What `nvpmodel -q` says."""
+    """Output of `nvpmodel -q`."""
 
     number: int
     name: str
@@ -185,7 +185,7 @@ def power_mode() -> Optional[PowerModeNow]:
 
 
 def set_power_mode(number: int) -> PowerModeNow:
-    """Switch the mode and make sure it is the one asked for.
+    """Switch the power mode and verify it.
 
     Raises:
         DeviceError: No nvpmodel, no right to switch, or the board stays in another mode.
@@ -230,7 +230,7 @@ def _library_version(name: str) -> Optional[str]:
 
 
 def describe_board(root: str = "/") -> Dict[str, Any]:
-    """What does not move during a run: board, release, mode, versions. No host name, no serial."""
+    """Board, release, mode and versions: constant during a run. No host name, no serial number."""
     mode = power_mode() if root == "/" else None
     model = read_text(os.path.join(root, "proc/device-tree/model"))
     return OrderedDict(
@@ -262,7 +262,7 @@ class CpuTimes(NamedTuple):
 
 
 def cpu_times(root: str = "/") -> Optional[CpuTimes]:
-    """For telling a foreign load apart; None without /proc."""
+    """Processor times, to detect the load of other processes; None without /proc."""
     line = read_text(os.path.join(root, "proc/stat"))
     fields = line.split()[1:] if line and line.startswith("cpu ") else []
     if len(fields) < 4 or not all(field.isdigit() for field in fields):

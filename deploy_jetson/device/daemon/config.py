@@ -1,4 +1,4 @@
-"""Reading and checking the configuration file (INI); a mistake is named with its key and line."""
+"""Reads and checks the configuration file (INI); errors name section, key and line."""
 
 import configparser
 import io
@@ -33,7 +33,7 @@ class _Bound(NamedTuple):
     high: float
 
 
-# What a number may be; every numeric key stands here.
+# allowed range of every numeric key
 BOUNDS = {
     "threads": _Bound(0, 64),
     "max_images": _Bound(1, 100000),
@@ -78,7 +78,7 @@ WORDS = {
 
 
 class _Source:
-    """The file's text, to name the line of a mistake."""
+    """The file's text, to find the line of an error."""
 
     def __init__(self, path: str, text: str) -> None:
         self.path = path
@@ -187,7 +187,7 @@ def _parse(source: _Source, text: str) -> configparser.ConfigParser:
 
 
 def _check_network(source: _Source, name: str, part: Any, has_token: bool) -> None:
-    """What listens beyond this machine must know whom it talks to."""
+    """Require authentication of every interface that listens beyond this machine."""
     if part.port < 0:
         return
     if bool(part.tls_cert) != bool(part.tls_key):

@@ -1,4 +1,4 @@
-"""Log lines as JSON on stderr, of our own words and numbers only: nothing of a file or a peer."""
+"""Log lines as JSON on stderr; they hold codes and numbers, never text from a file or a peer."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Any
 
 LOGGER = logging.getLogger("pneumonia.daemon")
-OURS = ("pneumonia", "deploy_jetson")  # their messages hold nothing of a file, either
+OURS = ("pneumonia", "deploy_jetson")  # loggers whose messages never quote a file
 
 
 class JsonLines(logging.Formatter):
@@ -26,11 +26,11 @@ class JsonLines(logging.Formatter):
         line["level"] = record.levelname.lower()
         if record.name == LOGGER.name:
             line["event"] = record.getMessage()
-        else:  # a sentence of another part of ours, such as why an engine was left out
+        else:  # a message of another module, such as why an engine was skipped
             line["event"], line["from"], line["text"] = "note", record.name, record.getMessage()
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[0] is not None:
-            # the text of a foreign exception may quote a file: its type and place are enough
+            # the text of a library's exception may quote a file: only its type and place are logged
             line["error"] = record.exc_info[0].__name__
             trace = record.exc_info[2]
             while trace is not None and trace.tb_next is not None:
@@ -41,7 +41,7 @@ class JsonLines(logging.Formatter):
 
 
 def log(level: int, event: str, **fields: Any) -> None:
-    """Log an event; every field must be ours (a key, a code, a number), never a file's text."""
+    """Log an event; fields are keys, codes and numbers, never text from a file."""
     LOGGER.log(level, event, extra={"fields": fields})
 
 
@@ -56,12 +56,12 @@ def warning(event: str, **fields: Any) -> None:
 
 
 def broken(event: str, **fields: Any) -> None:
-    """Log the exception at hand, without its text."""
+    """Log the exception being handled, without its text."""
     LOGGER.error(event, exc_info=True, extra={"fields": fields})
 
 
 def log_to_stderr(level: str) -> None:
-    """Send our lines to stderr."""
+    """Write log lines to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     LOGGER.handlers = [handler]
@@ -73,7 +73,7 @@ def log_to_stderr(level: str) -> None:
 
 
 def silence_others() -> None:
-    """Keep what others write to stderr away from it: it may quote a file."""
+    """Suppress what libraries write to stderr: it may quote a file."""
     for name in ("pydicom", "pynetdicom", "PIL"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore")

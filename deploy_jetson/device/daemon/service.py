@@ -55,7 +55,7 @@ class DaemonService:
         make_decoder: (config, tick) -> the decoder.
 
     Raises:
-        PneumoniaError: Something the daemon needs is missing, damaged or taken.
+        PneumoniaError: A file, port or folder is missing, damaged or in use.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ class DaemonService:
         self.parts.append(service)
 
     def stop(self, *unused: Any) -> None:
-        """Stop after the image at hand; safe in a signal handler."""
+        """Stop after the current image; safe in a signal handler."""
         self._stop.set()
         self.worker.wake()
 
     def close(self) -> None:
-        """Close everything; what was not answered waits in the spool."""
+        """Close everything; images without an answer stay in the spool."""
         self.intake.stopping = True
         for part in self.parts:
             part.stop()
@@ -214,7 +214,7 @@ class DaemonService:
             self.journal.redate(YEAR_2020, now)
             keys = self.journal.forget(now - self.config.disk.keep_days * DAY_S)
         except OutputError:
-            return  # it will be tried again
+            return  # retried at the next run
         for key in keys:
             self.spool.forget(key)
         if keys:
@@ -237,11 +237,11 @@ class DaemonService:
         self._notifier.alive()
 
     def is_alive(self) -> bool:
-        """Whether the worker's loop moves."""
+        """Whether the worker's loop is running."""
         return time.monotonic() - self.worker.pulse < STALE_S
 
     def not_ready(self) -> List[str]:
-        """Why an image would not be taken or answered now."""
+        """Reasons why no image can be accepted or answered at present."""
         reasons = []
         try:
             refusal = self.intake.refusal()
@@ -297,7 +297,7 @@ class DaemonService:
 
 
 def load_configured(config: DaemonConfig) -> ServedModel:
-    """The model the configuration names."""
+    """Load the model of the configuration."""
     part = config.daemon
     return ServedModel.load(part.bundle, part.threshold, part.engine, part.threads)
 
@@ -308,7 +308,7 @@ def make_child(config: DaemonConfig, tick: Callable[[], None]) -> Decoder:
 
 
 def _tls(part: Any) -> Optional[ssl.SSLContext]:
-    """TLS of an interface as configured, None for none."""
+    """TLS context of an interface, None without TLS."""
     return server_context(part.tls_cert, part.tls_key, part.tls_ca) if part.tls_cert else None
 
 

@@ -1,4 +1,4 @@
-"""What the daemon can be told; docs/reference/daemon-config.md explains every key."""
+"""Settings of the daemon; docs/reference/daemon-config.md explains every key."""
 
 from typing import Dict, NamedTuple, Tuple
 
@@ -35,7 +35,7 @@ class DiskSettings(NamedTuple):
 
 
 class DecodeSettings(NamedTuple):
-    """`[decode]`: bounds of the child process that opens foreign files."""
+    """`[decode]`: limits of the child process that decodes images."""
 
     memory_mb: int = 2048
     seconds: float = 30.0

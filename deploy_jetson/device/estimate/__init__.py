@@ -1,1 +1,1 @@
-"""Predicts latency and energy on a Jetson TX2 before one is at hand. Everything is `estimated`."""
+"""Predicts latency and energy on a Jetson TX2 without one. Everything is `estimated`."""

@@ -72,7 +72,7 @@ class NetworkEstimate(NamedTuple):
         idle_w, busy_w: At the module's input.
         latency_band, power_band: The truth is expected within these factors either way.
         layers_s: Layer -> seconds; empty where only the sum is known.
-        basis: Where the figures come from, in words.
+        basis: Where the figures come from, as text.
     """
 
     engine: str
@@ -151,7 +151,7 @@ def _layer_s(row: LayerWork, engine: EngineModel, mode: PowerMode, threads: int)
 
 
 class KernelFacts(NamedTuple):
-    """What the generator says about a network on the A57.
+    """The kernel generator's figures of a network on the A57.
 
     Attributes:
         cycles: Predicted for the whole network on one core.

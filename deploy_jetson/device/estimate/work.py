@@ -70,7 +70,7 @@ def network_work(spec: NetworkSpec, weights: Mapping[str, np.ndarray]) -> List[L
 
 
 class WorkTotals(NamedTuple):
-    """Sums over the layers: what says how far a network is pruned."""
+    """Sums over the layers."""
 
     macs: int
     kept_macs: int

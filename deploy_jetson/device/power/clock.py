@@ -1,4 +1,4 @@
-"""Time: the machine's monotonic clock, or a clock that only moves when told to.
+"""The machine's monotonic clock, and a virtual clock for predictions and tests.
 
 The second lets predictions and exact tests run the very protocol that measures.
 """

@@ -45,7 +45,7 @@ def open_sensor(name: str, clock: Clock, interval_s: float, root: str = "/") -> 
     Args:
         name: One of `SENSORS` but `model`, or `replay:FILE`.
         clock: For a replay's pace.
-        interval_s: Wanted time between readings; tegrastats is told.
+        interval_s: Time between readings in seconds; passed on to tegrastats.
         root: Prefix of `/sys`; another one in tests.
 
     Returns:
@@ -54,7 +54,7 @@ def open_sensor(name: str, clock: Clock, interval_s: float, root: str = "/") -> 
     Raises:
         ConfigError: Unknown name.
         DeviceError: The named sensor is not here.
-        DataError: The replay's file is no recording.
+        DataError: The replay's file is not a recording.
     """
     check_sensor_name(name)
     if name != "auto":

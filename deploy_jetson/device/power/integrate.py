@@ -49,7 +49,7 @@ def largest_gap(stamps_s: np.ndarray, start_s: float, end_s: float) -> float:
 
     Args:
         stamps_s: Strictly rising.
-        start_s: The window; an edge nobody read beyond counts as a reading's neighbour.
+        start_s: The window; an edge beyond the readings takes the nearest one's value.
         end_s: Its end.
     """
     first = int(np.searchsorted(stamps_s, start_s, side="right")) - 1

@@ -33,7 +33,7 @@ class Samples(NamedTuple):
 
 
 class Sampler:
-    """Takes readings when told to; `open_sampler` gives it a rhythm.
+    """Takes a reading at every call; `open_sampler` calls it at regular intervals.
 
     Args:
         sensor: What is read.
@@ -147,7 +147,7 @@ class ThreadSampler(Sampler):
         """End.
 
         Raises:
-            DeviceError: The sensor hangs, or reading it failed in a way nobody foresaw.
+            DeviceError: The sensor hangs, or reading it failed with an unexpected error.
         """
         self._stop.set()
         self._thread.join(STOP_TIMEOUT_S)

@@ -31,7 +31,7 @@ class Rail(NamedTuple):
     Attributes:
         name: As the board names it, for example `VDD_IN`.
         unit: `mw` (power) or `mj` (a counter of energy).
-        scope: What it feeds, in words.
+        scope: What it feeds, as text.
         source: Where it is read.
     """
 
@@ -49,7 +49,7 @@ class SensorInfo(NamedTuple):
         basis: `measured`, `replayed` or `estimated`.
         rails: What it reads.
         total: Name of the input rail; None where the board measures no input.
-        notes: Settings of the chip or program worth keeping.
+        notes: Settings of the chip or program, for the record.
     """
 
     kind: str
@@ -103,7 +103,7 @@ class Sensor:
 
 
 def scope_of(name: str) -> str:
-    """What a rail feeds, in words."""
+    """What a rail feeds, as text."""
     return SCOPES.get(name.partition("@")[0], PART)
 
 

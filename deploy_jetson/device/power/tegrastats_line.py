@@ -33,7 +33,7 @@ class UnitLoad(NamedTuple):
 
 
 class TegrastatsLine(NamedTuple):
-    """What one line says.
+    """Values of one line.
 
     Attributes:
         rails: Name -> (current, average) in mW; the average runs since tegrastats started.
@@ -110,6 +110,6 @@ def parse_line(line: str) -> Optional[TegrastatsLine]:
 
 
 def rails_sum_mw(line: TegrastatsLine) -> Optional[int]:
-    """Sum of the rails, for a label only: it is no board's total."""
+    """Sum of the rails, for a label only: it is not the power of the board."""
     values: List[int] = [now for now, _ in line.rails.values()]
     return sum(values) if values else None

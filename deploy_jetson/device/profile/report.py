@@ -21,7 +21,7 @@ from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DISCLAIMER
 
 REPORT = "report.html"
-MAX_TIMELINES = 12  # a sweep over everything would make a page nobody can open
+MAX_TIMELINES = 12  # more timelines would make the page too large
 MAX_RAILS_DRAWN = 6
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1f24}

@@ -65,7 +65,7 @@ def load_stage(path: str) -> LoadedBundle:
     """Load a bundle.
 
     Raises:
-        ArtefactError: It is none, or damaged.
+        ArtefactError: It is not a bundle, or damaged.
     """
     bundle = load_bundle(path)
     label = os.path.basename(bundle.path)
@@ -75,7 +75,7 @@ def load_stage(path: str) -> LoadedBundle:
 
 
 def check_request(request: ProfileRequest) -> None:
-    """Refuse what cannot work before anything runs.
+    """Check a request before anything runs.
 
     Raises:
         ConfigError: No bundle, unknown engine or sensor, impossible numbers.

@@ -86,7 +86,7 @@ class ProfileSweep:
         self.skipped: List[Dict[str, Any]] = []
 
     def run(self) -> Dict[str, Any]:
-        """Do it.
+        """Run all combinations.
 
         Returns:
             The contents of energy.json.
@@ -104,7 +104,7 @@ class ProfileSweep:
             else:
                 self._measure(modelled)
         except BaseException:
-            if self.entries:  # what was measured is shown, whatever stopped the rest
+            if self.entries:  # the report shows the finished runs even after an error
                 write_report(self.request.out, self._document())
             raise
         return self._finish()
@@ -171,7 +171,7 @@ class ProfileSweep:
                 board.set_power_mode(before.number)
 
     def _try_run(self, stage: LoadedBundle, engine: str, modelled: bool) -> None:
-        """A run; an engine that is not here is skipped with its reason."""
+        """One run; an engine that is not available is skipped with its reason."""
         try:
             opened = open_engine(stage.bundle, engine, self.request.threads)
         except DeviceError as error:
@@ -182,7 +182,7 @@ class ProfileSweep:
         try:
             self._measured_run(stage, opened, modelled)
         finally:
-            opened.close()  # a sweep opens many, and the GPU's memory is the board's
+            opened.close()  # a sweep opens many engines, which share the board's memory
 
     def _measured_run(self, stage: LoadedBundle, engine: Engine, modelled: bool) -> None:
         mode = board.power_mode()
@@ -264,10 +264,10 @@ class ProfileSweep:
                 + [("settings", kept.settings._asdict()), ("figures", figures(kept))]
             )
         )
-        self._write()  # a long sweep that is interrupted keeps what it has
+        self._write()  # an interrupted sweep keeps its finished runs
 
     def _claim_output(self) -> None:
-        """Make the folder now: not to be writable must not come out after an hour of measuring."""
+        """Create the folder first: an hour of measuring must not end in an unwritable folder."""
         try:
             os.makedirs(self.request.out, exist_ok=True)
             tempfile.TemporaryFile(dir=self.request.out).close()
@@ -316,7 +316,7 @@ def _model_sensor(expected: NetworkEstimate) -> ModelSensor:
 
 
 def _noise(bundle: Bundle) -> np.ndarray:
-    """The input: what a network has to compute does not depend on what it sees."""
+    """The input image; the work of a network does not depend on its content."""
     size = bundle.spec.input
     shape = (1, size.channels, size.height, size.width)
     batch: np.ndarray = np.random.RandomState(0).standard_normal(shape).astype(np.float32)

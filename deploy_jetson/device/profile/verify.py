@@ -56,7 +56,7 @@ def read_energy(folder: str) -> Dict[str, Any]:
     """Read energy.json of a profile.
 
     Raises:
-        ArtefactError: There is none, or it is no such file.
+        ArtefactError: It is missing, or not an energy profile.
     """
     path = os.path.join(folder, ENERGY)
     try:
@@ -199,7 +199,7 @@ def verify(folder: str) -> int:
         How many runs were checked.
 
     Raises:
-        ArtefactError: It is no profile, or anything does not agree; the first disagreement is
+        ArtefactError: It is not a profile, or values disagree; the first disagreement is
             named, and how many there are.
     """
     document = read_energy(folder)
@@ -282,7 +282,7 @@ def compare(first: str, second: str) -> List[EnergyRatio]:
     """Compare two profiles, run by run of the same engine and mode; both are verified first.
 
     Raises:
-        ArtefactError: One is no profile, or does not agree with its raw samples.
+        ArtefactError: One is not a profile, or disagrees with its raw samples.
         DataError: They have no run in common.
     """
     for folder in (first, second):

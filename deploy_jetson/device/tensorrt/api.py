@@ -1,6 +1,6 @@
-"""The parts of TensorRT's Python API that changed between 8.x, 10.x and 11.x, by what is there.
+"""The parts of TensorRT's Python API that changed between 8.x, 10.x and 11.x, found by feature.
 
-Never by version number: 8.5 already has 10's tensor API, 8.4 has its memory pools, and 11 has
+Not by version number: 8.5 already has 10's tensor API, 8.4 has its memory pools, and 11 has
 dropped the precision flags (networks are strongly typed).
 """
 

@@ -1,4 +1,4 @@
-"""Built engines on disk: one file each, with a head that says what it is and a hash of the rest.
+"""Built engines on disk: one file each, with a header that identifies it and a hash of the rest.
 
 TensorRT may crash on a file that is cut or comes from another machine, so it never sees one: a
 file that is not exactly what this machine would build is simply not there.
@@ -92,7 +92,7 @@ def store(key: EngineKey, engine: CachedEngine, folder: Optional[str] = None) ->
 def _parse(data: bytes, key: EngineKey) -> CachedEngine:
     """Raises ValueError with the reason when the file is not this key's whole engine."""
     if not data.startswith(MAGIC):
-        raise ValueError("not an engine of ours")
+        raise ValueError("not a cached engine")
     line, found, plan = data[len(MAGIC) :].partition(b"\n")
     if not found or len(line) > MAX_HEAD_BYTES:
         raise ValueError("its head is cut off")

@@ -1,4 +1,4 @@
-"""The few CUDA runtime calls an engine needs, by ctypes: nothing to install on a lean board."""
+"""The few CUDA runtime calls an engine needs, by ctypes: the board needs no package for them."""
 
 import ctypes
 import ctypes.util
@@ -56,7 +56,7 @@ class CudaRuntime:
         except AttributeError:
             raise CudaError("CUDA library lacks a function", found=name) from None
         if status != 0:
-            # Take the error back: a later call must not report it as its own.
+            # Clear the error: a later call must not report it as its own.
             self._library.cudaGetLastError()
             text = self._library.cudaGetErrorString(status)
             raise CudaError(
@@ -116,7 +116,7 @@ class CudaRuntime:
         self._call("cudaStreamSynchronize", self._stream)
 
     def free_all(self) -> None:
-        """Free all memory; errors of a dead GPU are of no interest any more."""
+        """Free all memory; errors are ignored."""
         for buffer in self._buffers:
             self._library.cudaFree(ctypes.c_void_p(buffer.address))
         self._buffers = []

@@ -121,7 +121,7 @@ class TensorRtEngine(Engine):
     # --- getting an engine ----------------------------------------------------------------
 
     def _use_cached(self) -> bool:
-        """Whether the cache had an engine that works and repeats itself."""
+        """Whether the cache holds an engine that runs and reproduces its first output."""
         cached = load(self.key, self._folder)
         if cached is None:
             return False
@@ -158,7 +158,7 @@ class TensorRtEngine(Engine):
         store(self.key, CachedEngine(self._plan, sample_of(found)), self._folder)
 
     def _prepare(self, plan: bytes) -> None:
-        """Make an engine's bytes ready to run."""
+        """Deserialize an engine and allocate its buffers."""
         self._release()
         engine = self._api.deserialize(plan)
         if engine is None:
@@ -249,7 +249,7 @@ class TensorRtEngine(Engine):
         return outputs
 
     def close(self) -> None:
-        """Give the GPU's memory back."""
+        """Free the GPU's memory."""
         self._release()
         self._cuda.close()
 
@@ -269,7 +269,7 @@ def open_engine(bundle: Bundle) -> TensorRtEngine:
     """TensorRT for a bundle, in the precision of $PNEUMONIA_TENSORRT_PRECISION or the best one.
 
     Raises:
-        ConfigError: The variable names no precision.
+        ConfigError: The variable does not name a precision.
         ArtefactError, DeviceError: See `TensorRtEngine`.
     """
     precision = os.environ.get(PRECISION_VARIABLE) or None

@@ -19,7 +19,7 @@ def _labels(pairs: Iterable[Tuple[str, str]]) -> str:
 
 
 class DaemonMetrics:
-    """All figures of one daemon; safe for threads."""
+    """All metrics of one daemon; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,7 +29,7 @@ class DaemonMetrics:
         self._gauges = OrderedDict()  # type: OrderedDict[str, GaugeReader]
 
     def describe(self, name: str, kind: str, text: str) -> None:
-        """Introduce a figure: `counter`, `gauge` or `histogram`."""
+        """Register a metric of type `counter`, `gauge` or `histogram`."""
         self._help[name] = (kind, text)
         if kind == "histogram":
             self._histograms[name] = [0.0] * (len(BUCKETS_S) + 2)
@@ -41,12 +41,12 @@ class DaemonMetrics:
             self._counts[key] = self._counts.get(key, 0.0) + amount
 
     def value(self, name: str, **labels: str) -> float:
-        """A counter now."""
+        """Current value of a counter."""
         with self._lock:
             return self._counts.get((name, tuple(sorted(labels.items()))), 0.0)
 
     def observe(self, name: str, seconds: float) -> None:
-        """Add to a histogram."""
+        """Observe a value in a histogram."""
         with self._lock:
             cells = self._histograms[name]
             for index, bound in enumerate(BUCKETS_S):
@@ -55,12 +55,12 @@ class DaemonMetrics:
             cells[-1] += seconds
 
     def gauge(self, name: str, text: str, reader: GaugeReader) -> None:
-        """A figure that is read when asked for."""
+        """Register a metric whose values are read at every scrape."""
         self._help[name] = ("gauge", text)
         self._gauges[name] = reader
 
     def text(self) -> str:
-        """Everything, in Prometheus' text format 0.0.4."""
+        """All metrics in Prometheus' text format 0.0.4."""
         read = {name: self._read(reader) for name, reader in self._gauges.items()}
         lines: List[str] = []
         with self._lock:
@@ -86,7 +86,7 @@ class DaemonMetrics:
     def _read(reader: GaugeReader) -> Optional[List[Tuple[Dict[str, str], float]]]:
         try:
             return list(reader())
-        except Exception:  # a sensor that fails must not take the other figures with it
+        except Exception:  # a failing sensor must not suppress the other metrics
             return None
 
     @staticmethod

@@ -23,11 +23,11 @@ class Notifier:
 
     @classmethod
     def of_environment(cls) -> "Notifier":
-        """As systemd says; the variables are taken away, so that children cannot answer for us."""
+        """From systemd's variables, removed so that child processes do not notify."""
         return cls(os.environ.pop("NOTIFY_SOCKET", None), os.environ.pop("WATCHDOG_USEC", None))
 
     def send(self, text: str) -> None:
-        """Send a message; failing to is no reason to stop."""
+        """Send a message; errors are ignored."""
         if not self._address:
             return
         address = self._address
@@ -41,16 +41,16 @@ class Notifier:
             pass
 
     def ready(self, status: str) -> None:
-        """The service works now."""
+        """Send READY=1."""
         self._is_ready = True
         self.send("READY=1\nSTATUS={}".format(status))
 
     def stopping(self) -> None:
-        """The service ends on purpose."""
+        """Send STOPPING=1."""
         self.send("STOPPING=1")
 
     def alive(self) -> None:
-        """Called by the worker's loop, never by a timer: silence means that the loop hangs."""
+        """Send WATCHDOG=1; called by the worker's loop, so that a hanging loop is noticed."""
         now = time.monotonic()
         if self._is_ready and self._every_s and now - self._last >= self._every_s:
             self._last = now

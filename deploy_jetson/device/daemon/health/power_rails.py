@@ -1,4 +1,4 @@
-"""The board's rails in the daemon's figures: read when somebody asks, by no program of others."""
+"""Power of the board's rails as metrics, read from sysfs at every scrape."""
 
 import threading
 from typing import Dict, List, Optional, Tuple
@@ -14,7 +14,7 @@ class PowerMonitor:
     """
 
     def __init__(self, root: str = "/") -> None:
-        self._lock = threading.Lock()  # two may ask at one time, and a file has one position
+        self._lock = threading.Lock()  # two scrapes may run at once, and a file has one position
         self._sensor: Optional[Ina3221Sensor] = None
         for kind, find in (("ina3221-iio", iio_channels), ("ina3221-hwmon", hwmon_channels)):
             channels = find(root)
@@ -22,7 +22,7 @@ class PowerMonitor:
                 self._sensor = Ina3221Sensor(kind, channels)
 
     def watts(self) -> List[Tuple[Dict[str, str], float]]:
-        """Each rail's power now in watts; a rail that gives no reading is left out, not zero."""
+        """Power of each rail in watts; a rail without a reading is left out."""
         if self._sensor is None:
             return []
         with self._lock:
@@ -30,7 +30,7 @@ class PowerMonitor:
         return [({"rail": name}, value / 1e3) for name, value in sorted(milliwatts.items())]
 
     def close(self) -> None:
-        """Release its files."""
+        """Close the sensor's files."""
         with self._lock:
             if self._sensor is not None:
                 self._sensor.close()

@@ -10,7 +10,7 @@ COOL, NEAR, CRITICAL = "cool", "near_trip", "critical"
 
 
 class ThermalGovernor:
-    """Reads the zones at most every `poll_s` and says how long to wait.
+    """Computes the pause before the next image from the thermal zones, read every `poll_s`.
 
     Args:
         settings: `[thermal]`.

@@ -1,4 +1,4 @@
-"""The C-STORE service: Success is answered when the image is in the spool and in the journal."""
+"""The C-STORE service: status Success is sent once the image is in spool and journal."""
 
 import contextlib
 import importlib.util
@@ -38,7 +38,7 @@ from pneumonia.runtime.results.files import IMPLEMENTATION_UID
 
 try:
     from pynetdicom import AllStoragePresentationContexts as StorageContexts
-except ImportError:  # before 2.0 there were no more than these
+except ImportError:  # all that pynetdicom has before 2.0
     from pynetdicom import StoragePresentationContexts as StorageContexts
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -46,19 +46,19 @@ SUCCESS, NOT_AUTHORIZED, NO_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA70
 PROCESSING_FAILURE = 0x0110
 BLOCK = 1 << 18
 POLL_S = 0.1
-GRACE_S = 1.0  # pynetdicom has the same limit, and says good-bye
+GRACE_S = 1.0  # pynetdicom has the same limit and aborts the association
 STOP_S = 5.0
-OVERHEAD_BYTES = 1 << 20  # of the protocol around an image
+OVERHEAD_BYTES = 1 << 20  # protocol overhead of an image
 MAX_PDU = 65536
-MAX_PDU_BYTES = 1 << 20  # read of anyone: a request for an association may be longer than MAX_PDU
+MAX_PDU_BYTES = 1 << 20  # from any peer: an association request may be longer than MAX_PDU
 HANDSHAKE_S = 10.0
 
 
 def readable_syntaxes() -> List[str]:
     """Transfer syntaxes this installation can decode.
 
-    What is not offered here a good archive converts before it sends; what were accepted and could
-    not be read would have to be rejected afterwards.
+    Archives convert to an offered syntax before they send; an image in a syntax that cannot be
+    decoded would have to be rejected afterwards.
     """
     found = [syntax for syntax in NATIVE if syntax != DEFLATED]
     found += [JPEG_BASELINE, JPEG_EXTENDED, RLE]
@@ -136,7 +136,7 @@ class StoreService:
         self._max_bytes = max_bytes
         self._accept = accept
         self._received: Dict[Any, int] = {}
-        self._heard: Dict[Any, float] = {}  # association -> when its last whole PDU had come
+        self._heard: Dict[Any, float] = {}  # association -> time of its last complete PDU
         self._lock = threading.Lock()
         entity = AE(ae_title=settings.aet)
         syntaxes = readable_syntaxes()
@@ -181,8 +181,8 @@ class StoreService:
         ).start()
 
     def stop(self) -> None:
-        """Take no more associations and hang up on those that are open."""
-        BaseServer.shutdown(self._server)  # pynetdicom's own wants to have made the server
+        """Accept no further associations and close the open ones."""
+        BaseServer.shutdown(self._server)  # pynetdicom's method requires a server it created
         self._server.server_close()
         with self._lock:
             waiting = list(self._heard)
@@ -193,7 +193,7 @@ class StoreService:
             association.join(max(0.0, end - time.monotonic()))
 
     def _greet(self, event: Any) -> None:
-        """A connection was made; what it announces is not read into memory without a limit."""
+        """Bound the bytes that a new connection may announce."""
         link = event.assoc.dul.socket
         link.recv = _bounded(link.recv)
         self._hear(event)
@@ -203,7 +203,7 @@ class StoreService:
             self._heard[event.assoc] = time.monotonic()
 
     def _cut_late(self) -> None:
-        """Cut who has begun a PDU and does not end it: pynetdicom would read on for ever."""
+        """Close associations whose PDU stays incomplete: pynetdicom has no timeout for it."""
         late = time.monotonic() - self._settings.timeout_s - GRACE_S
         with self._lock:
             found = [association for association, heard in self._heard.items() if heard < late]
@@ -213,7 +213,7 @@ class StoreService:
     def _store(self, event: Any) -> int:
         with self._lock:
             self._received.pop(event.assoc, None)
-            self._heard[event.assoc] = math.inf  # we are the one who is waited for
+            self._heard[event.assoc] = math.inf  # the peer waits for this side
         try:
             return self._take(event)
         finally:
@@ -237,7 +237,7 @@ class StoreService:
         return SUCCESS
 
     def _count(self, event: Any) -> None:
-        """Cut an association that sends more than an image may have: it is held in memory."""
+        """Close an association that sends more than an image may have: it is held in memory."""
         with self._lock:
             size = self._received.get(event.assoc, 0) + len(event.data)
             self._received[event.assoc] = size

@@ -1,7 +1,7 @@
-"""Results to their destinations by C-STORE, with back-off; every status is written down.
+"""Sends results by C-STORE with back-off; every status is recorded in the journal.
 
-A peer that has said Success just before this process was killed gets the object again: the same
-UIDs, which every archive knows to be the same object.
+If the process is killed between a peer's Success and the record of it, the object is sent again
+with the same UIDs, which an archive stores as the same object.
 """
 
 import contextlib
@@ -47,21 +47,21 @@ def backoff_s(attempts: int, settings: RetrySettings, share: float) -> float:
     Args:
         attempts: Failed so far, 1 or more.
         settings: First and longest wait.
-        share: 0..1, drawn at random: two daemons do not come back at one moment.
+        share: Random number in 0..1 (jitter).
     """
     whole = min(settings.longest_s, settings.first_s * 2.0 ** min(attempts - 1, 30))
     return whole * (0.5 + 0.5 * share)
 
 
 class ResultSender:
-    """Sends what is due to one destination, in a thread of its own.
+    """Sends the due objects of one destination in its own thread.
 
     Args:
         name: The destination's name in the configuration.
         peer: The destination.
         retry: Back-off.
-        spool: Objects lie there.
-        journal: Deliveries stand there.
+        spool: Holds the objects.
+        journal: Holds the deliveries.
         metrics: Counts.
     """
 
@@ -94,7 +94,7 @@ class ResultSender:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the object at hand."""
+        """Stop after the current object."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(self._peer.timeout_s)
@@ -104,7 +104,7 @@ class ResultSender:
             try:
                 busy = self.send_due()
             except OutputError:
-                busy = False  # the journal cannot be written: the worker says so
+                busy = False  # the journal cannot be written: the worker logs it
             except Exception:
                 logs.broken("send_internal_error", destination=self._name)
                 busy = False
@@ -112,7 +112,7 @@ class ResultSender:
                 self._stop.wait(POLL_S)
 
     def send_due(self) -> bool:
-        """Send what is due; False when nothing was.
+        """Send the due objects; False when there was none.
 
         Raises:
             OutputError: The journal cannot be read or written.
@@ -131,7 +131,7 @@ class ResultSender:
                 if self._stop.is_set():
                     break
                 if not association.is_established:
-                    break  # the rest is due again at once, on a new association
+                    break  # the remaining objects are due at once, on a new association
                 self._settle(delivery, self._store(association, delivery))
         finally:
             if association.is_established:
@@ -139,7 +139,7 @@ class ResultSender:
         return True
 
     def _associate(self, kinds: Any) -> Any:
-        """An association and an empty word, or None and why there is none."""
+        """An association and an empty string, or None and the reason code."""
         entity = AE(ae_title=self._peer.calling_aet)
         for name in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
             setattr(entity, name, self._peer.timeout_s)
@@ -155,12 +155,12 @@ class ResultSender:
         return None, NOT_REACHED[0] if association.is_rejected else NOT_REACHED[1]
 
     def _limit(self, event: Any) -> None:
-        """A peer that falls silent within a PDU: pynetdicom would wait for its end for ever."""
+        """Set a socket timeout: pynetdicom waits without one for the rest of a PDU."""
         with contextlib.suppress(AttributeError):
             event.assoc.dul.socket.socket.settimeout(self._peer.timeout_s)
 
     def _store(self, association: Any, delivery: ResultDelivery) -> str:
-        """The peer's status as `0000`, or our word for what went wrong."""
+        """The peer's status as `0000`, or the code of a failure on this side."""
         try:
             dataset = pydicom.dcmread(self._spool.dicom(delivery.job, delivery.kind))
         except (OSError, pydicom.errors.InvalidDicomError):

@@ -1,7 +1,7 @@
 """The HTTP interface: images in, answers out, health and figures.
 
-One request a connection, a bounded number of connections, and one deadline for all of a
-connection's bytes, so that a slow client holds nothing for long.
+One request per connection, a bounded number of connections, and one deadline per connection, so
+that slow clients cannot occupy the server.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ Reply = Tuple[int, str, bytes]  # status, content type, body
 
 
 class RestBackend(NamedTuple):
-    """What the interface asks of the daemon.
+    """Functions of the daemon that the interface calls.
 
     Attributes:
-        accept: Takes an image's blocks.
-        refusal: Why none would be taken now.
+        accept: Stores an image from its blocks.
+        refusal: Why no image is accepted at present, None when one is.
         answer: (path, query) of a GET -> reply, None for an unknown path.
     """
 
@@ -61,16 +61,16 @@ class RestRequestHandler(BaseHTTPRequestHandler):
     server = None  # type: RestServer  # type: ignore[assignment]
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: a request line is the caller's text."""
+        """Log nothing: a request line may hold identifiers."""
 
     def send_error(
         self, code: int, message: Optional[str] = None, explain: Optional[str] = None
     ) -> None:
-        """An error of the base class, without a page that quotes the request."""
+        """Send an error of the base class as JSON, without quoting the request."""
         self._reply(json_reply(code, {"error": self.responses.get(code, ("error",))[0]}))
 
     def parse_request(self) -> bool:
-        """Check who calls before anything else of the request is looked at."""
+        """Check the token before the rest of the request is handled."""
         if not super().parse_request():
             return False
         path = self.path.split("?")[0]
@@ -82,7 +82,7 @@ class RestRequestHandler(BaseHTTPRequestHandler):
         return True
 
     def handle_expect_100(self) -> bool:
-        """Refuse before the body is sent."""
+        """Refuse a request with Expect: 100-continue before its body is sent."""
         reason = self.server.backend.refusal() if self.command == "POST" else None
         if reason or not 0 <= self._length() <= self.server.max_bytes:
             self._reply(self._refusal(reason or "too_large"))
@@ -90,12 +90,12 @@ class RestRequestHandler(BaseHTTPRequestHandler):
         return super().handle_expect_100()
 
     def do_GET(self) -> None:
-        """Answer a question."""
+        """Answer a query."""
         path, _, query = self.path.partition("?")
         self._reply(self._guarded(lambda: self.server.backend.answer(path, query)))
 
     def do_POST(self) -> None:
-        """Take an image."""
+        """Accept an image (POST)."""
         if self.path.split("?")[0] != "/v1/images":
             self._reply(json_reply(404, {"error": "no such path"}))
         elif "Content-Length" not in self.headers:
@@ -137,7 +137,7 @@ class RestRequestHandler(BaseHTTPRequestHandler):
         try:
             return work() or json_reply(404, {"error": "no such path"})
         except (ConnectionError, socket.timeout, ssl.SSLError):
-            return None  # nobody is there to be answered
+            return None  # the client has closed the connection
         except Exception:
             logs.broken("rest_internal_error")
             return json_reply(500, {"error": "internal_error"})
@@ -163,7 +163,7 @@ class RestRequestHandler(BaseHTTPRequestHandler):
 
 
 class RestServer(ThreadingMixIn, HTTPServer):
-    """The listening socket with its bounds.
+    """HTTP server with bounded connections and deadlines.
 
     Args:
         settings: `[rest]`.
@@ -206,18 +206,18 @@ class RestServer(ThreadingMixIn, HTTPServer):
         return len(self._open)
 
     def server_bind(self) -> None:
-        """Bind without asking a name server for our name."""
+        """Bind without a reverse DNS lookup."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "localhost", self.server_address[1]
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Only callers of the allow-list."""
+        """Whether the client's address is on the allow-list."""
         return allowed(str(client_address[0]), self._settings.allow)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for the connection, if there is a place."""
+        """Serve the connection in a thread, or close it when all slots are taken."""
         if not self._places.acquire(False):
             self.shutdown_request(request)
             return
@@ -230,11 +230,12 @@ class RestServer(ThreadingMixIn, HTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one connection and give its place back."""
+        """Serve one connection and free its slot."""
         secured = request
         try:
             request.settimeout(self._settings.request_s)
-            if self._context is not None:  # here, so that a slow handshake blocks nobody else
+            # the handshake runs in the connection's thread: a slow one must not block other clients
+            if self._context is not None:
                 secured = self._context.wrap_socket(
                     request, server_side=True, do_handshake_on_connect=False
                 )
@@ -243,7 +244,7 @@ class RestServer(ThreadingMixIn, HTTPServer):
                 secured.do_handshake()
             self.finish_request(secured, client_address)
         except (OSError, ValueError):
-            pass  # the caller went away, was too slow, or speaks no TLS
+            pass  # the client disconnected, was too slow, or does not speak TLS
         finally:
             self._leave(request if secured is request else secured)
             self.shutdown_request(secured)
@@ -254,7 +255,7 @@ class RestServer(ThreadingMixIn, HTTPServer):
                 self._places.release()
 
     def service_actions(self) -> None:
-        """Several times a second: cut what has taken too long, whatever it sent meanwhile."""
+        """Close connections past their deadline; called every `POLL_S` seconds."""
         now = time.monotonic()
         with self._open_lock:
             late = [request for request, end in self._open.items() if end < now]
@@ -263,7 +264,7 @@ class RestServer(ThreadingMixIn, HTTPServer):
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """The base class prints a traceback."""
+        """Log the error without its text; the base class prints a traceback."""
         logs.broken("rest_connection_error")
 
     def start(self) -> None:
@@ -273,6 +274,6 @@ class RestServer(ThreadingMixIn, HTTPServer):
         ).start()
 
     def stop(self) -> None:
-        """Take no more connections."""
+        """Accept no further connections."""
         self.shutdown()
         self.server_close()

@@ -1,4 +1,4 @@
-"""The questions the HTTP interface answers: health, figures, jobs, model."""
+"""GET requests of the HTTP interface: health, metrics, jobs, model."""
 
 import io
 import os
@@ -24,12 +24,12 @@ class RestQueries:
     """Answers GET requests.
 
     Args:
-        spool: Answers lie there.
-        journal: Jobs stand there.
-        metrics: Figures.
-        model: What is served.
+        spool: Holds the answers.
+        journal: Holds the jobs.
+        metrics: What `/metrics` returns.
+        model: The model that scores images.
         reasons: Why the daemon is not ready; empty when it is.
-        alive: Whether the worker's loop moves.
+        alive: Whether the worker's loop is running.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> ssl.SSLConte
 def for_pynetdicom(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
     """A client's context that the installed pynetdicom can use.
 
-    1.5, the last for Python 3.6, waits for ever on the session tickets of TLS 1.3: TLS 1.2 then.
+    Version 1.5, the last for Python 3.6, blocks on the session tickets of TLS 1.3: it gets TLS 1.2.
     """
     if version.startswith("1."):
         context.options |= getattr(ssl, "OP_NO_TLSv1_3", 0)
@@ -35,10 +35,10 @@ def for_pynetdicom(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
 
 
 def server_context(cert: str, key: str, ca: str) -> ssl.SSLContext:
-    """For a server; with `ca`, callers must show a certificate signed by it.
+    """Context of a server; with `ca`, clients need a certificate signed by it.
 
     Raises:
-        ConfigError: A file cannot be read or is no PEM.
+        ConfigError: A file cannot be read or is not PEM.
     """
     context = _load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), cert, key, ca)
     if ca:
@@ -47,9 +47,9 @@ def server_context(cert: str, key: str, ca: str) -> ssl.SSLContext:
 
 
 def client_context(cert: str, key: str, ca: str) -> ssl.SSLContext:
-    """For a client that checks its peer's certificate and name against `ca`.
+    """Context of a client that verifies its peer's certificate and name against `ca`.
 
     Raises:
-        ConfigError: A file cannot be read or is no PEM.
+        ConfigError: A file cannot be read or is not PEM.
     """
     return _load(ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca), cert, key, "")

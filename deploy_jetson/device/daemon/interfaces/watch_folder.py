@@ -1,4 +1,4 @@
-"""The watch folder: files that have come to rest are taken, and removed once they are safe."""
+"""The watch folder: files that no longer change are accepted, and removed once they are stored."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ Signature = Tuple[int, int, int]  # inode, size, modification time in ns
 
 
 class _Seen(NamedTuple):
-    """A file of the last scan: what it looked like, and since when it has looked so."""
+    """A file of the last scan: its stamp, and since when the stamp is unchanged."""
 
     signature: Signature
     since: float
@@ -31,7 +31,7 @@ class FolderWatcher:
 
     Args:
         settings: `[watch]`.
-        accept: Takes an image's blocks.
+        accept: Stores an image from its blocks.
         clock: Monotonic seconds.
     """
 
@@ -56,7 +56,7 @@ class FolderWatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the file at hand."""
+        """Stop after the current file."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(10.0)
@@ -65,12 +65,12 @@ class FolderWatcher:
         while not self._stop.is_set():
             try:
                 self.scan()
-            except Exception:  # a folder on a network drive fails in many ways, and comes back
+            except Exception:  # errors of a network drive are temporary
                 logs.broken("watch_failed")
             self._stop.wait(self._settings.scan_s)
 
     def scan(self) -> int:
-        """One round; how many files were taken."""
+        """Scan once; returns the number of accepted files."""
         now = self._clock()
         there = os.path.isdir(self._settings.folder)
         if not there and self._was_there:
@@ -126,7 +126,9 @@ class FolderWatcher:
                 return self._leave(path, signature, "not_readable")
             status = os.fstat(stream.fileno())
         if (status.st_ino, status.st_size, status.st_mtime_ns) != signature:
-            return 0  # it grew while it was read: what came is one job, what it becomes another
+            return (
+                0  # it grew while it was read: the bytes so far are one job, the whole file another
+            )
         try:
             os.unlink(path)
         except OSError:
@@ -134,7 +136,7 @@ class FolderWatcher:
         return 1
 
     def _leave(self, path: str, signature: Signature, reason: str) -> int:
-        """Do not try this file again before it changes; its name is not ours to log."""
+        """Skip this file until it changes; its name may identify a patient: not logged."""
         self._left[path] = signature
         logs.warning("watched_file_left", reason=reason)
         return 0

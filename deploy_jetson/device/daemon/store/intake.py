@@ -1,4 +1,4 @@
-"""The one door: every interface hands its image here, and acknowledges it when this returns."""
+"""Intake of images: every interface calls `accept` and acknowledges the image when it returns."""
 
 import errno
 import threading
@@ -24,7 +24,7 @@ DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class IntakeRefused(Exception):  # noqa: N818 - an answer, not a fault
-    """The image was not taken and nothing of it is kept.
+    """The image was refused and nothing of it is stored.
 
     Attributes:
         reason: `queue_full`, `disk_full`, `too_large`, `empty` or `stopping`.
@@ -45,7 +45,7 @@ class AcceptedImage(NamedTuple):
 
 
 class ImageIntake:
-    """Takes images into spool and journal.
+    """Stores images in spool and journal.
 
     Args:
         config: Bounds.
@@ -100,7 +100,7 @@ class ImageIntake:
             source: `dicom`, `rest` or `watch`.
 
         Raises:
-            Refused: Not taken; nothing of it is kept.
+            IntakeRefused: Nothing of the image is stored.
         """
         with self._lock:
             reason = self._refusal_counted()
@@ -195,5 +195,5 @@ class ImageIntake:
 
 
 def _again(job: ImageJob) -> bool:
-    """Whether sending an image again means trying again: our failure, not the image's."""
+    """Whether a repeated image is scored again: if the daemon failed, not the image."""
     return job.state == FAILED or (job.state == QUARANTINED and job.reason != CONFLICT)

@@ -57,7 +57,7 @@ class ImageJob(NamedTuple):
 
     Attributes:
         number: Order of arrival.
-        key: Name in spool, results and interface; tells nothing about the patient.
+        key: Name in spool, results and interface; not derived from the patient.
         sop_uid: SOP Instance UID, empty for pictures. Never logged.
         sha256: Of the data set (of the file, for pictures).
         model_hash: Model it is for.
@@ -85,7 +85,7 @@ class ImageJob(NamedTuple):
 
 
 class ResultDelivery(NamedTuple):
-    """One object for one destination; `code` is the peer's last status or our word for it."""
+    """One object for one destination; `code` is the peer's last status or our failure code."""
 
     number: int
     job: str
@@ -98,7 +98,7 @@ class ResultDelivery(NamedTuple):
 
 
 class JournalDamaged(Exception):  # noqa: N818 - a condition the service repairs, not a user's error
-    """The file is no journal, or its contents contradict each other."""
+    """The file is not a journal, or its contents are inconsistent."""
 
 
 class JobJournal:

@@ -31,7 +31,7 @@ class AlreadyRunning(PneumoniaError):  # noqa: N818 - the condition's name
     exit_code = 75
 
 
-class TooLarge(Exception):  # noqa: N818 - a refusal, answered by each interface in its own words
+class TooLarge(Exception):  # noqa: N818 - a refusal, which each interface reports by its own status
     """The image has more bytes than `[queue] max_image_mb`."""
 
 
@@ -157,7 +157,7 @@ class Spool:
         return self.path("dicom", "{}-{}.dcm".format(key, kind))
 
     def key_of(self, sop_uid: str, sha256: str, model_hash: str) -> str:
-        """The name of an image for a model: salted, so that it tells nothing elsewhere."""
+        """The name of an image for a model: salted, so that it identifies nothing elsewhere."""
         text = "{} {} {}".format(sop_uid, sha256, model_hash).encode("utf-8")
         return hmac.new(self._salt, text, hashlib.sha256).hexdigest()[:32]
 

@@ -141,7 +141,7 @@ def dicom_results(
 
 
 def write_answer(spool: Spool, job: ImageJob, made: Dict[str, Any]) -> None:
-    """Write the JSON answer, the last of all files: it means that the others are there.
+    """Write the JSON answer, the last of all files: its presence says that all others are written.
 
     Raises:
         OutputError: The disk is full or broken.

@@ -89,7 +89,7 @@ def recover(
         if worker.adopt(job) is not None:
             adopted += 1
         elif not os.path.exists(spool.image(job.key)):
-            lost += 1  # somebody removed it; nothing in this program does
+            lost += 1  # removed from outside; the daemon never does
             worker.settle(job, JobAnswer(FAILED, "image_missing"))
         elif job.state == RUNNING:
             interrupted += 1

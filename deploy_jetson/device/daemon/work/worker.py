@@ -35,22 +35,22 @@ NO_SPACE_S = 2.0
 
 
 class EngineLost(DeviceError):  # noqa: N818 - the condition's name
-    """The engine failed, was opened again and failed again: a new process may have more luck."""
+    """The engine failed again after it was reopened: the process has to be restarted."""
 
     exit_code = 70
 
 
 class JobWorker:
-    """Takes jobs and answers them.
+    """Scores the jobs of the journal one after the other and writes their answers.
 
     Args:
         config: Rules, kinds of results, destinations.
-        spool: Where files lie.
-        journal: Where jobs stand.
-        metrics: Counts.
+        spool: Holds the files.
+        journal: Holds the jobs.
+        metrics: Counters to update.
         model: Finds boxes.
         decoder: Opens files.
-        alive: Called in every turn and while waiting: the watchdog's pulse.
+        alive: Called in every turn and while waiting, for the watchdog.
     """
 
     def __init__(
@@ -72,25 +72,25 @@ class JobWorker:
         self._alive = alive
         self._wake = threading.Event()
         self._held = None  # type: Optional[Tuple[str, int]]
-        self.trouble = ""  # why answers cannot be written now
+        self.trouble = ""  # why answers cannot be written at present, empty when they can
         self.pulse = time.monotonic()
 
     @property
     def model_hash(self) -> str:
-        """The model that answers."""
+        """Hash of the model that scores."""
         return self._model.facts.model_hash
 
     def wake(self) -> None:
-        """There is work."""
+        """Wake the loop: a job was added."""
         self._wake.set()
 
     def beat(self) -> None:
-        """The loop moves."""
+        """Record that the loop is running."""
         self.pulse = time.monotonic()
         self._alive()
 
     def run(self, stopped: Callable[[], bool], pause: Callable[[], float]) -> None:
-        """Work until told to stop; the image at hand is finished.
+        """Work until `stopped`; the current image is finished.
 
         Args:
             stopped: Whether to stop.
