@@ -4,17 +4,18 @@ import os
 import time
 from typing import Any
 
-from pneumonia.scoring import decode_worker
+from pneumonia.runtime.child import __main__ as child
+from pneumonia.runtime.child import tasks
 
 WAIT = "SCORING_WAIT_MS"
-_read = decode_worker.read_radiograph
+_parse = tasks.parse_radiograph
 
 
-def _slow_read(*arguments: Any) -> Any:
+def _slow_parse(*arguments: Any) -> Any:
     time.sleep(float(os.environ[WAIT]) / 1000)
-    return _read(*arguments)
+    return _parse(*arguments)
 
 
 if __name__ == "__main__":
-    decode_worker.read_radiograph = _slow_read
-    decode_worker.main()
+    tasks.parse_radiograph = _slow_parse
+    child.main()

@@ -32,10 +32,10 @@ import numpy as np
 from benchmarks.scoring_slow_worker import WAIT
 from benchmarks.scoring_studies import write_dicoms
 from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.child import ChildLimits, DecodingChild
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.scoring.batch import ScoreSettings, score_batch
-from pneumonia.scoring.decoding import DecodeLimits, DecodeWorker
 
 RESULTS = Path(__file__).parent / "results"
 BUNDLE = Path(__file__).parents[1] / "pneumonia" / "models" / "default"
@@ -60,22 +60,22 @@ def open_detector(folder: Path, wait_ms: float) -> Detector:
     return Detector(bundle, WaitingEngine(engine, wait_ms / 1000) if wait_ms else engine)
 
 
-def decode_limits(wait_ms: float) -> DecodeLimits:
+def decode_limits(wait_ms: float) -> ChildLimits:
     """Of the child, which waits when there is something to wait for."""
     if not wait_ms:
-        return DecodeLimits()
+        return ChildLimits()
     os.environ[WAIT] = str(wait_ms)
-    return DecodeLimits(command=(sys.executable, "-m", "benchmarks.scoring_slow_worker"))
+    return ChildLimits(command=(sys.executable, "-m", "benchmarks.scoring_slow_worker"))
 
 
-def decode_alone(paths: list[Path], jobs: int, limits: DecodeLimits) -> float:
+def decode_alone(paths: list[Path], jobs: int, limits: ChildLimits) -> float:
     """Seconds to decode all, with as many children as the batch has."""
 
-    def run(share: list[Path], worker: DecodeWorker) -> None:
+    def run(share: list[Path], worker: DecodingChild) -> None:
         for path in share:
             assert worker.decode(str(path)).status == "read"
 
-    workers = [DecodeWorker(limits) for _ in range(jobs)]
+    workers = [DecodingChild(limits) for _ in range(jobs)]
     for worker in workers:
         worker.decode(str(paths[0]))  # started and warm
     threads = [
@@ -95,7 +95,7 @@ def decode_alone(paths: list[Path], jobs: int, limits: DecodeLimits) -> float:
 
 def detect_alone(detector: Detector, paths: list[Path]) -> float:
     """Seconds to detect in as many decoded images, of which a few are held in memory."""
-    with DecodeWorker(DecodeLimits()) as worker:
+    with DecodingChild(ChildLimits()) as worker:
         images = [worker.decode(str(path)).pixels for path in paths[:8]]
     detector.predict(images[0], "warm")
     start = time.perf_counter()

@@ -284,9 +284,9 @@ def _show_plan(
 
 
 def _settings(options: ScoreOptions) -> "ScoreSettings":
+    from pneumonia.runtime.child import ChildLimits
     from pneumonia.runtime.dicom_header import DEFAULT_LIMITS
     from pneumonia.scoring.batch import ScoreSettings
-    from pneumonia.scoring.decoding import DecodeLimits
     from pneumonia.scoring.outputs import OutputSettings
     from pneumonia.scoring.selection import load_rules
 
@@ -301,7 +301,7 @@ def _settings(options: ScoreOptions) -> "ScoreSettings":
     )
     return ScoreSettings(
         threshold_name=options.threshold,
-        limits=DecodeLimits(read=read),
+        limits=ChildLimits(read=read),
         overlays=options.overlays,
         jobs=options.jobs,
         fresh=not options.resume,

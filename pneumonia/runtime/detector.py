@@ -11,7 +11,7 @@ from pneumonia.runtime.decode import DEFAULT_SETTINGS, DecodeSettings, detection
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, InferenceError, SpecError
 from pneumonia.runtime.predictions import Prediction
-from pneumonia.runtime.preprocess import network_input
+from pneumonia.runtime.preprocess import Letterbox, letterbox, letterbox_place, normalise
 
 DEFAULT = "default"
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
@@ -170,10 +170,35 @@ class Detector:
             InferenceError: The engine's output is not finite.
             DeviceError: The engine failed.
         """
-        if not images:
+        size = self.bundle.spec.input
+        placed = [letterbox(p, size.height, size.width, size.pad_value) for p in images]
+        return self._predict(placed, image_ids)
+
+    def predict_on_canvas(
+        self, canvas: np.ndarray, height: int, width: int, image_id: str
+    ) -> Prediction:
+        """All boxes of an image that was letterboxed elsewhere; the same as `predict` gives.
+
+        Args:
+            canvas: From `letterbox` with the size and pad value of the network's input.
+            height: Rows of the image itself.
+            width: Its columns.
+            image_id: Name of the image.
+
+        Raises:
+            InferenceError, DeviceError: See `predict_batch`.
+        """
+        size = self.bundle.spec.input
+        place = letterbox_place(height, width, size.height, size.width)
+        return self._predict([(canvas, place)], [image_id])[0]
+
+    def _predict(
+        self, placed: Sequence[Tuple[np.ndarray, Letterbox]], image_ids: Sequence[str]
+    ) -> List[Prediction]:
+        if not placed:
             return []
-        inputs = [network_input(pixels, self.bundle.spec.input) for pixels in images]
-        outputs = self.engine.run(np.stack([values for values, _ in inputs]))
+        inputs = [normalise(canvas, self.bundle.spec.input) for canvas, _ in placed]
+        outputs = self.engine.run(np.stack(inputs))
         for name, value in outputs.items():
             if not np.isfinite(value).all():
                 raise InferenceError(
@@ -182,8 +207,8 @@ class Detector:
                     found="NaN or infinity",
                     where="output {!r}, engine {!r}".format(name, self.engine.name),
                 )
-        found = detections(self.bundle.spec, outputs, [place for _, place in inputs], self.settings)
+        found = detections(self.bundle.spec, outputs, [place for _, place in placed], self.settings)
         return [
             Prediction(image_id, boxes, scores, place.width, place.height)
-            for image_id, (boxes, scores, _), (_, place) in zip(image_ids, found, inputs)
+            for image_id, (boxes, scores, _), (_, place) in zip(image_ids, found, placed)
         ]

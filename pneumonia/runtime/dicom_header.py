@@ -1,12 +1,11 @@
 """DICOM headers: read with limits, checked before a pixel is decoded, facts without identifiers."""
 
-import io
 import re
 import zlib
-from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
+from typing import Any, BinaryIO, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
 
 import pydicom
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset
 
 from pneumonia.runtime.attributes import (
     all_values,
@@ -115,18 +114,16 @@ def coded(values: Sequence[Any], allowed: FrozenSet[str]) -> Optional[str]:
     return texts.pop() if len(texts) == 1 and texts <= allowed else "OTHER"
 
 
-def _check_inflated_size(path: str, meta: Any, limits: ReadLimits) -> None:
-    start = 144 + (only_integer(meta, "FileMetaInformationGroupLength") or 0)
+def _check_inflated_size(stream: BinaryIO, limits: ReadLimits) -> None:
+    """Inflate what follows the file meta information, piece by piece, and count."""
     total = 0
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    with io.open(path, "rb") as stream:
-        stream.seek(start)
-        data = stream.read(1 << 16)
-        while data and not inflater.eof:
-            total += len(inflater.decompress(data, 1 << 20))
-            if total > limits.max_file_bytes:
-                raise rejected("Deflated data set is too large", "resource_limit")
-            data = inflater.unconsumed_tail or stream.read(1 << 16)
+    data = stream.read(1 << 16)
+    while data and not inflater.eof:
+        total += len(inflater.decompress(data, 1 << 20))
+        if total > limits.max_file_bytes:
+            raise rejected("Deflated data set is too large", "resource_limit")
+        data = inflater.unconsumed_tail or stream.read(1 << 16)
 
 
 def _check_class(sop_class: str) -> None:
@@ -134,8 +131,21 @@ def _check_class(sop_class: str) -> None:
         raise DicomError("DICOM object is not an image", "skipped", "not_an_image")
 
 
-def _check_meta(path: str, limits: ReadLimits) -> None:
-    meta = read_file_meta_info(path)
+def _after_meta(tag: Any, vr: Any, length: Any) -> bool:
+    return bool(tag >> 16 != 2)
+
+
+def read_meta(stream: BinaryIO) -> Any:
+    """The file meta information (group 0002) of a file with preamble; nothing is inflated.
+
+    The stream ends at the first element after it.
+    """
+    stream.seek(132)
+    return read_dataset(stream, False, True, stop_when=_after_meta)
+
+
+def _check_meta(stream: BinaryIO, limits: ReadLimits) -> None:
+    meta = read_meta(stream)
     _check_class(first_text(meta, "MediaStorageSOPClassUID"))
     syntax = first_text(meta, "TransferSyntaxUID")
     if syntax == DEFLATED:
@@ -144,18 +154,19 @@ def _check_meta(path: str, limits: ReadLimits) -> None:
                 "Deflated DICOM is not read by default", "deflated", found=DEFLATED,
                 fix="A small one can fill the memory; recompress it, or use --allow-deflated",
             )  # fmt: skip
-        _check_inflated_size(path, meta, limits)
+        _check_inflated_size(stream, limits)
     elif syntax and syntax not in KNOWN_SYNTAXES:
         raise rejected(
             "Transfer syntax is not supported", "transfer_syntax", found=syntax[:64]
         )  # fmt: skip
 
 
-def read_header(path: str, limits: ReadLimits, has_preamble: bool) -> Header:
+def read_header(stream: BinaryIO, limits: ReadLimits, has_preamble: bool) -> Header:
     """Read and check everything but the pixels.
 
     Args:
-        path: The file.
+        stream: The file, at any position. Afterwards it is at the pixel data, unless the data set
+            is deflated.
         limits: What is taken.
         has_preamble: Whether bytes 128..132 are `DICM`.
 
@@ -163,8 +174,9 @@ def read_header(path: str, limits: ReadLimits, has_preamble: bool) -> Header:
         DicomError: With the status and reason for the manifest.
     """
     if has_preamble:
-        _check_meta(path, limits)
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=not has_preamble)
+        _check_meta(stream, limits)
+    stream.seek(0)
+    dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=not has_preamble)
     sop_class = first_text(dataset, "SOPClassUID")
     sop_class = sop_class or first_text(dataset.file_meta, "MediaStorageSOPClassUID")
     if not sop_class and "SOPInstanceUID" not in dataset:
@@ -275,12 +287,13 @@ def is_own_result(dataset: Any) -> bool:
     return first_text(dataset, "Manufacturer") == OWN_MANUFACTURER
 
 
-def read_codes(path: str) -> Dict[str, Any]:
+def read_codes(stream: BinaryIO) -> Dict[str, Any]:
     """`coded_facts` of a file that was refused, and `own_result`; empty when it has none."""
     try:
-        if first_text(read_file_meta_info(path), "TransferSyntaxUID") == DEFLATED:
+        if first_text(read_meta(stream), "TransferSyntaxUID") == DEFLATED:
             return {}  # reading anything would inflate all of it
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True)
         facts: Dict[str, Any] = dict(coded_facts(dataset))
         if is_own_result(dataset):
             facts["own_result"] = True

@@ -1,12 +1,14 @@
 """DICOM pixel data to stored values, with the decoder chosen and named, damage made visible."""
 
+import copy
 import io
 import warnings as python_warnings
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, BinaryIO, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import pydicom
 from PIL import Image
+from pydicom.filereader import read_dataset
 
 from pneumonia.runtime.codestream import (
     FrameHeader,
@@ -15,6 +17,7 @@ from pneumonia.runtime.codestream import (
     jpeg_frame_header,
 )
 from pneumonia.runtime.dicom_header import (
+    DEFLATED,
     HTJ2K,
     JPEG_2000,
     JPEG_BASELINE,
@@ -42,7 +45,7 @@ _INSTALL = {
 
 
 class StoredPixels(NamedTuple):
-    """Stored values, integer (H, W), the decoder that made them and words of warning."""
+    """Stored values, integer (H, W), the decoder that made them and warnings."""
 
     values: np.ndarray
     decoder: str
@@ -183,12 +186,36 @@ def _inside_stored_bits(values: np.ndarray, dataset: Any) -> Tuple[np.ndarray, b
     return kept, bool((kept != wide).any())
 
 
-def decode_pixels(path: str, header: Header) -> StoredPixels:
+def _with_pixels(stream: BinaryIO, header: Header) -> Any:
+    """The header's data set with its pixel data, as pydicom's decoders want it."""
+    if header.syntax == DEFLATED:
+        stream.seek(0)
+        rest = pydicom.dcmread(stream, force=True)
+    else:
+        encoding = header.dataset.is_implicit_VR, header.dataset.is_little_endian
+        rest = read_dataset(stream, *encoding)
+    if "PixelData" not in rest:
+        # A cut encapsulated element is dropped by pydicom, though its tag is in the file.
+        stream.seek(0)
+        if b"\xe0\x7f\x10\x00" in stream.read():
+            raise _truncated("Pixel data end too early")
+    if not rest.get("PixelData"):
+        raise rejected("PixelData is missing", "pixel_data")
+    dataset = copy.copy(header.dataset)
+    dataset[rest["PixelData"].tag] = rest["PixelData"]
+    # the checked header decides, not what an odd file holds
+    dataset.add_new("SamplesPerPixel", "US", 1)
+    if "NumberOfFrames" in dataset:
+        dataset.add_new("NumberOfFrames", "IS", str(header.frames))
+    return dataset
+
+
+def decode_pixels(stream: BinaryIO, header: Header) -> StoredPixels:
     """Decode the (first) frame.
 
     Args:
-        path: The file whose header was checked.
-        header: That header.
+        stream: The file, where `read_header` left it.
+        header: From `read_header`.
 
     Returns:
         Stored values, int32 or uint8 (Rows, Columns), inside the range of BitsStored.
@@ -196,19 +223,7 @@ def decode_pixels(path: str, header: Header) -> StoredPixels:
     Raises:
         DicomError: Pixel data missing, cut off, damaged, of another size, or no decoder.
     """
-    dataset = pydicom.dcmread(path, force=True)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        dataset.file_meta.TransferSyntaxUID = header.dataset.file_meta.TransferSyntaxUID
-    if "PixelData" not in dataset:
-        # A cut encapsulated element is dropped by pydicom, though its tag is in the file.
-        with io.open(path, "rb") as stream:
-            if b"\xe0\x7f\x10\x00" in stream.read():
-                raise _truncated("Pixel data end too early")
-    if not dataset.get("PixelData"):
-        raise rejected("PixelData is missing", "pixel_data")
-    dataset.add_new("SamplesPerPixel", "US", 1)  # the checked header decides, not what it held
-    if "NumberOfFrames" in dataset:
-        dataset.add_new("NumberOfFrames", "IS", str(header.frames))
+    dataset = _with_pixels(stream, header)
     with python_warnings.catch_warnings(record=True) as caught:
         python_warnings.simplefilter("always")
         native = header.syntax in NATIVE
@@ -216,10 +231,10 @@ def decode_pixels(path: str, header: Header) -> StoredPixels:
     values = stored.values[0] if header.frames > 1 and stored.values.ndim == 3 else stored.values
     if values.shape != (int(dataset.Rows), int(dataset.Columns)):
         raise DicomError("Decoded image has another size", "failed", "dimension_mismatch")
-    words = list(stored.warnings)
+    warnings = list(stored.warnings)
     if caught and not native:
-        words.append("degraded")
+        warnings.append("degraded")
     values, changed = _inside_stored_bits(values, dataset)
     if changed and not native:
-        words.append("degraded")
-    return StoredPixels(values, stored.decoder, words)
+        warnings.append("degraded")
+    return StoredPixels(values, stored.decoder, warnings)

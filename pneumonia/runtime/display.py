@@ -133,8 +133,10 @@ def to_grey(pixels: np.ndarray, plan: DisplayPlan) -> np.ndarray:
     Returns:
         uint8 (H, W); 255 is white as a radiologist sees it (dense tissue bright).
     """
-    if pixels.dtype == np.uint8 and plan.voi() != "minmax":  # then it matters not what occurs
+    if pixels.dtype == np.uint8 and plan.voi() != "minmax":  # one table for all images
         table = _table(plan, np.arange(256), np.ones(256, dtype=bool))
+        if (table == np.arange(256)).all():
+            return pixels
         data = pixels.tobytes().translate(table.tobytes())
         return np.frombuffer(data, dtype=np.uint8).reshape(pixels.shape)
     low, high = int(pixels.min()), int(pixels.max())
@@ -145,7 +147,7 @@ def to_grey(pixels: np.ndarray, plan: DisplayPlan) -> np.ndarray:
 
 
 def _table(plan: DisplayPlan, stored: np.ndarray, occurs: np.ndarray) -> np.ndarray:
-    """The grey level, uint8, of each stored value; `occurs` says which the image has."""
+    """The grey level, uint8, of each stored value; `occurs` marks those in the image."""
     is_padding = np.zeros(len(stored), dtype=bool)
     if plan.padding is not None:
         is_padding = (stored >= min(plan.padding)) & (stored <= max(plan.padding))

@@ -87,6 +87,13 @@ class Letterbox(NamedTuple):
         return np.asarray(moved, dtype=np.float32)
 
 
+def letterbox_place(rows: int, columns: int, height: int, width: int) -> Letterbox:
+    """Where an image of rows x columns lies on a canvas of height x width, centred."""
+    place = Letterbox(min(height / rows, width / columns), 0, 0, columns, rows)
+    new_height, new_width = place.content_size()
+    return place._replace(left=(width - new_width) // 2, top=(height - new_height) // 2)
+
+
 def letterbox(
     pixels: np.ndarray, height: int, width: int, pad_value: int
 ) -> Tuple[np.ndarray, Letterbox]:
@@ -102,11 +109,8 @@ def letterbox(
         The canvas, uint8 (height, width), and where the image lies on it.
     """
     check_pixels(pixels)
-    rows, columns = pixels.shape
-    scale = min(height / rows, width / columns)
-    place = Letterbox(scale, 0, 0, columns, rows)
+    place = letterbox_place(pixels.shape[0], pixels.shape[1], height, width)
     new_height, new_width = place.content_size()
-    place = place._replace(left=(width - new_width) // 2, top=(height - new_height) // 2)
     canvas = np.full((height, width), pad_value, dtype=np.uint8)
     canvas[place.top : place.top + new_height, place.left : place.left + new_width] = resize(
         pixels, new_height, new_width

@@ -4,7 +4,8 @@ import io
 import os
 import stat
 import warnings as python_warnings
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -26,13 +27,6 @@ from pneumonia.runtime.raster import raster_format, read_raster
 _EXECUTABLES = (b"MZ", b"\x7fELF")  # CVE-2019-11687: the preamble may hold a program
 
 
-See = Callable[[Any], None]
-
-
-def _look_away(dataset: Any) -> None:
-    """Nobody wants to see the header."""
-
-
 class Radiograph(NamedTuple):
     """A grey image and what is known about it.
 
@@ -40,33 +34,35 @@ class Radiograph(NamedTuple):
         pixels: uint8 (H, W), dense tissue bright.
         info: Facts that identify nobody: format, modality, view, body_part, photometric,
             bits_stored, transfer_syntax, decoder, spacing_mm (row, column), inverted, voi, ...
-        warnings: Words such as `degraded`, `excess_pixel_bytes`, `colour_converted`.
+        warnings: For example `degraded`, `excess_pixel_bytes`, `colour_converted`.
+        header: The pydicom data set of a DICOM file without its pixel data; None for a picture.
     """
 
     pixels: np.ndarray
     info: Dict[str, Any]
     warnings: Tuple[str, ...]
+    header: Any = None
 
 
-def _read_dicom(path: str, limits: ReadLimits, head: bytes, see: See) -> Radiograph:
-    has_preamble = head[128:132] == b"DICM"
-    words: List[str] = []
-    header = read_header(path, limits, has_preamble)
-    see(header.dataset)
-    if has_preamble and head.startswith(_EXECUTABLES):
-        words.append("executable_like_preamble")
+def _read_dicom(data: bytes, limits: ReadLimits) -> Radiograph:
+    stream = io.BytesIO(data)
+    has_preamble = data[128:132] == b"DICM"
+    warnings: List[str] = []
+    header = read_header(stream, limits, has_preamble)
+    if has_preamble and data.startswith(_EXECUTABLES):
+        warnings.append("executable_like_preamble")
     if "YES" in joined_text(header.dataset, "BurnedInAnnotation").upper().split("\\"):
-        words.append("burned_in_annotation")
-    plan = plan_from_header(header.dataset, header.syntax == BIG_ENDIAN, words)
-    stored = decode_pixels(path, header)
+        warnings.append("burned_in_annotation")
+    plan = plan_from_header(header.dataset, header.syntax == BIG_ENDIAN, warnings)
+    stored = decode_pixels(stream, header)
     info = header_facts(header)
     info.update(decoder=stored.decoder, inverted=plan.invert, voi=plan.voi())
-    return _finished(to_grey(stored.values, plan), info, words + stored.warnings)
+    grey = to_grey(stored.values, plan)
+    return _finished(grey, info, warnings + stored.warnings, header.dataset)
 
 
-def _read_raster_file(path: str, limits: ReadLimits, name: str) -> Radiograph:
-    with io.open(path, "rb") as stream:
-        raster = read_raster(stream.read(), limits)
+def _read_raster_file(data: bytes, limits: ReadLimits, name: str) -> Radiograph:
+    raster = read_raster(data, limits)
     info: Dict[str, Any] = {
         "format": name,
         "modality": None,
@@ -86,28 +82,29 @@ def _read_raster_file(path: str, limits: ReadLimits, name: str) -> Radiograph:
     return _finished(raster.pixels, info, raster.warnings)
 
 
-def _finished(pixels: np.ndarray, info: Dict[str, Any], words: List[str]) -> Radiograph:
+def _finished(
+    pixels: np.ndarray, info: Dict[str, Any], warnings: List[str], header: Any = None
+) -> Radiograph:
     if pixels.min() == pixels.max():
-        words.append("blank_image")
+        warnings.append("blank_image")
     if looks_inverted(pixels):
-        words.append("looks_inverted")
-    return Radiograph(pixels, info, tuple(sorted(set(words))))
+        warnings.append("looks_inverted")
+    return Radiograph(pixels, info, tuple(sorted(set(warnings))), header)
 
 
-def _check_file(path: str, limits: ReadLimits) -> bytes:
-    """The first bytes of a regular file of acceptable size."""
+def check_file(path: str, limits: ReadLimits) -> None:
+    """Refuse what is not a regular file or is too large.
+
+    Raises:
+        DicomError: skipped, `not_a_file`; rejected, `resource_limit`.
+        OSError: The file cannot be found.
+    """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise DicomError("Not a regular file", "skipped", "not_a_file")
     if status.st_size > limits.max_file_bytes:
-        raise rejected(
-            "File is too large",
-            "resource_limit",
-            "<= {} bytes".format(limits.max_file_bytes),
-            str(status.st_size),
-        )
-    with io.open(path, "rb") as stream:
-        return stream.read(132)
+        expected = "<= {} bytes".format(limits.max_file_bytes)
+        raise rejected("File is too large", "resource_limit", expected, str(status.st_size))
 
 
 # First bytes of gzip, bzip2, xz, zstandard, 7z, rar and Unix compress.
@@ -143,44 +140,27 @@ def _starts_a_data_set(head: bytes) -> bool:
     return explicit or int.from_bytes(head[4:8], "little") <= 128
 
 
-def _dispatch(path: str, limits: ReadLimits, see: See) -> Radiograph:
-    head = _check_file(path, limits)
+def parse_radiograph(data: bytes, limits: ReadLimits) -> Radiograph:
+    """`read_radiograph` of a file's bytes; parsers of foreign files raise anything."""
+    head = data[:132]
     if head[128:132] == b"DICM":
-        return _read_dicom(path, limits, head, see)
+        return _read_dicom(data, limits)
     name = raster_format(head)
     if name:
-        return _read_raster_file(path, limits, name)
+        return _read_raster_file(data, limits, name)
     if limits.force_read and head:
-        return _read_dicom(path, limits, head, see)
+        return _read_dicom(data, limits)
     raise unknown_format(head)
 
 
-def read_radiograph(
-    path: str, limits: ReadLimits = DEFAULT_LIMITS, see: See = _look_away
-) -> Radiograph:
-    """Read a DICOM, PNG or JPEG file as an 8-bit grey image.
-
-    DICOM: modality LUT, VOI LUT (else the first window), inversion of MONOCHROME1, 8 bits.
-
-    Args:
-        path: The file.
-        limits: Sizes beyond which a file is refused, and odd kinds that are taken.
-        see: Called with the data set of a DICOM file once its header is accepted, for whoever
-            needs more of it than facts that identify nobody; parsing it again would cost.
-
-    Returns:
-        The image with facts and warnings.
-
-    Raises:
-        DicomError: With `status` (rejected, failed, skipped) and a `reason` for the manifest. Its
-            text holds nothing from the file but numbers and codes.
-    """
-    path = str(path)
+@contextmanager
+def refusals_of(path: str) -> Iterator[None]:
+    """Turn whatever a parser of a foreign file raises into a DicomError that names the file."""
     try:
         with python_warnings.catch_warnings():
-            # pydicom's warnings quote values of the file; those that matter are kept as words
+            # pydicom's warnings quote values of the file; those that matter are kept by name
             python_warnings.simplefilter("ignore")
-            return _dispatch(path, limits, see)
+            yield
     except DicomError as error:
         raise DicomError(
             error.what, error.status, error.reason, error.expected, error.found, path, error.fix
@@ -193,7 +173,31 @@ def read_radiograph(
         raise DicomError(
             "File cannot be read", "failed", "unreadable", found=type(error).__name__, where=path
         ) from None
-    except Exception as error:  # parsers of foreign files raise anything; the text may hold names
+    except Exception as error:  # its text may hold names
         raise DicomError(
             "File is damaged", "failed", "unreadable", found=type(error).__name__, where=path
         ) from None
+
+
+def read_radiograph(path: str, limits: ReadLimits = DEFAULT_LIMITS) -> Radiograph:
+    """Read a DICOM, PNG or JPEG file as an 8-bit grey image.
+
+    DICOM: modality LUT, VOI LUT (else the first window), inversion of MONOCHROME1, 8 bits.
+
+    Args:
+        path: The file.
+        limits: Sizes beyond which a file is refused, and odd kinds that are taken.
+
+    Returns:
+        The image with facts and warnings.
+
+    Raises:
+        DicomError: With `status` (rejected, failed, skipped) and a `reason` for the manifest. Its
+            text holds nothing from the file but numbers and codes.
+    """
+    path = str(path)
+    with refusals_of(path):
+        check_file(path, limits)
+        with io.open(path, "rb") as stream:
+            data = stream.read()
+        return parse_radiograph(data, limits)

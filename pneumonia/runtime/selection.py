@@ -1,6 +1,9 @@
 """Which images the model may judge: frontal chest films; one decision for batch and daemon."""
 
-from typing import Any, Container, Dict, NamedTuple, Optional, Tuple
+import re
+from typing import Any, Container, Dict, NamedTuple, Optional, Sequence, Tuple
+
+from pneumonia.runtime.attributes import joined_text, sequence_items
 
 CODES = ("modality", "view", "body_part")
 
@@ -17,6 +20,36 @@ class Selection(NamedTuple):
     status: str
     reason: str
     warnings: Tuple[str, ...]
+
+
+DESCRIPTIONS = (
+    "SeriesDescription",
+    "ProtocolName",
+    "PerformedProcedureStepDescription",
+    "AcquisitionDeviceProcessingDescription",
+)
+
+
+def word_against(dataset: Any, against: Sequence[str], wanted: Container[str]) -> str:
+    """The first rule word that excludes an image and occurs in its descriptions, else empty.
+
+    The result is a word of the rules, never text of the header. Descriptions that also hold a
+    wanted word ("PA and lateral") exclude nothing.
+
+    Args:
+        dataset: The header.
+        against: Words that exclude an image, lower case.
+        wanted: Words that keep it, lower case.
+    """
+    if not against:
+        return ""
+    texts = [joined_text(dataset, keyword) for keyword in DESCRIPTIONS]
+    views = sequence_items(dataset, "ViewCodeSequence") or ()
+    texts += [joined_text(item, "CodeMeaning") for item in views]
+    found = set(re.findall(r"[^\W\d_]+", " ".join(texts).lower()))
+    if any(word in wanted for word in found):
+        return ""
+    return next((word for word in against if word in found), "")
 
 
 def is_absent(code: str, value: Optional[str]) -> bool:

@@ -16,7 +16,7 @@ from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import DISCLAIMER, OutputError
 from pneumonia.runtime.predictions import write_predictions
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.audit import FAILED, FINISHED, STARTED, AuditLog, output_digests
+from pneumonia.scoring.audit import FAILED, FINISHED, STARTED, STUDIES, AuditLog, output_digests
 from pneumonia.scoring.deidentify import nameless
 from pneumonia.scoring.find import Entry, FoundFile, named
 from pneumonia.scoring.folder import (
@@ -24,12 +24,12 @@ from pneumonia.scoring.folder import (
     locked_folder,
     remove_fetched,
     remove_parts,
-    remove_stale,
 )
 from pneumonia.scoring.image_job import ImageJob
 from pneumonia.scoring.inputs import InputSource
 from pneumonia.scoring.inputs.files import FileInput
 from pneumonia.scoring.outputs import FinishedBatch
+from pneumonia.scoring.outputs.protocol import remove_others
 from pneumonia.scoring.pipeline import Stop, score_in_order
 from pneumonia.scoring.records import FAILURES, ImageRecord, with_conflicts
 from pneumonia.scoring.settings import (
@@ -201,10 +201,9 @@ class _Batch:
         write_text(str(out / "worklist.csv"), worklist_text(records, job.model))
         write_text(str(out / "manifest.jsonl"), manifest_text(records, job.model))
         finished = FinishedBatch(records, document)
-        document["outputs"] = {writer.name: writer.finish(finished) for writer in job.writers}
-        kept = [record for record in records if record.status == "scored"]
-        remove_stale(out / "studies", {record.key for record in kept})
-        remove_stale(out / "overlay", {r.key for r in kept if job.wants_overlay(r)})
+        entries = {writer.name: writer.finish(finished) for writer in job.writers}
+        document["outputs"] = {name: entry for name, entry in entries.items() if entry}
+        remove_others(out / STUDIES, finished.scored_keys())
         self.audit.append(
             FINISHED,
             exit_reason=document["exit_reason"],

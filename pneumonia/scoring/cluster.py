@@ -8,8 +8,6 @@ becomes of a worker: Ray runs what it lost again, on another.
 import dataclasses
 import hashlib
 import os
-import secrets
-import shutil
 import socket
 import tempfile
 from collections import deque
@@ -21,15 +19,14 @@ from typing import Any, NamedTuple
 
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.child.archives import member_file
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError, DicomError
-from pneumonia.scoring.archives import member_file
-from pneumonia.scoring.audit import STUDIES
 from pneumonia.scoring.batch import Scorer
 from pneumonia.scoring.find import FoundFile
 from pneumonia.scoring.growing import has_grown
-from pneumonia.scoring.image_job import ImageJob
+from pneumonia.scoring.image_job import ImageJob, RenderedStudy
 from pneumonia.scoring.pipeline import Stop
 from pneumonia.scoring.records import ImageRecord
 
@@ -59,10 +56,10 @@ class Parcel(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a worker gives back: the record, and outputs by their path below the output folder."""
+    """A worker's answer: the record, and the files of the image unless it has none."""
 
     record: ImageRecord
-    outputs: dict[str, bytes]
+    rendered: RenderedStudy | None
 
 
 @contextmanager
@@ -181,7 +178,7 @@ def _read(path: str, max_bytes: int) -> bytes:
 
 
 def _finished(job: ImageJob, file: FoundFile, handle: Any) -> ImageRecord:
-    """Wait for a task and write its outputs, the study file last: it says that all are there."""
+    """Wait for a task and put its files in place."""
     if isinstance(handle, ImageRecord):
         return handle
     import ray
@@ -190,8 +187,9 @@ def _finished(job: ImageJob, file: FoundFile, handle: Any) -> ImageRecord:
         outcome: Outcome = ray.get(handle)
     except ray.exceptions.RayError:
         return job.refused(file, "failed", "worker_lost")
-    for name in sorted(outcome.outputs, key=lambda name: name.startswith(STUDIES + "/")):
-        write_bytes(str(job.out / name), outcome.outputs[name])
+    if outcome.rendered is not None:
+        job.stage(outcome.rendered)
+        job.commit()
     return dataclasses.replace(outcome.record, file=file)
 
 
@@ -203,19 +201,13 @@ _jobs: dict[str, ImageJob] = {}  # of this process: opening an engine takes long
 def _score_bytes(parcel: Parcel, file: FoundFile, data: bytes) -> Outcome:
     """Score one image on a worker."""
     job = _opened(parcel)
-    job.out.mkdir(mode=0o700)  # gone again when the image is done: results name patients
-    try:
-        with tempfile.NamedTemporaryFile(dir=job.out) as stream:
-            stream.write(data)
-            stream.flush()
-            os.utime(stream.name, (0, 0))  # nobody is writing it any more
-            here = dataclasses.replace(file, path=stream.name, member=-1)
-            record, study = job.detect(job.read(here))
-        if study is not None:
-            job.write(study)
-        return Outcome(record, _outputs(job.out))
-    finally:
-        shutil.rmtree(job.out)
+    with tempfile.NamedTemporaryFile(prefix="pneumonia-worker-") as stream:
+        stream.write(data)
+        stream.flush()
+        os.utime(stream.name, (0, 0))  # it is complete: `has_grown` need not wait
+        here = dataclasses.replace(file, path=stream.name, member=-1)
+        record, study = job.detect(job.read(here))
+    return Outcome(record, None if study is None else job.render(study))
 
 
 def _opened(parcel: Parcel) -> ImageJob:
@@ -226,15 +218,8 @@ def _opened(parcel: Parcel) -> ImageJob:
                 write_bytes(str(Path(folder) / name), data)
             bundle = load_bundle(folder)
             engine = open_engine(bundle, parcel.engine, threads=1)
-        out = Path(tempfile.gettempdir()) / f"pneumonia-worker-{os.getpid()}-{secrets.token_hex(8)}"
-        # what lies here is handed over at once: there is nothing to take up again
+        out = Path(os.devnull)  # files are rendered in memory and written by the caller
         settings = dataclasses.replace(parcel.settings, fresh=True)
         detector = Detector(bundle, engine, parcel.decode)
         _jobs[key] = ImageJob(detector, parcel.model, settings, out, parcel.salt)
     return _jobs[key]
-
-
-def _outputs(out: Path) -> dict[str, bytes]:
-    """Outputs by their relative path."""
-    paths = [path for path in sorted(out.rglob("*")) if path.is_file()]
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}

@@ -12,7 +12,6 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
 from pneumonia.runtime.attributes import first_text, joined_text
-from pneumonia.runtime.results import header_bytes, header_from_bytes
 from pneumonia.scoring.find import FoundFile
 from pneumonia.scoring.records import salted_key
 
@@ -41,14 +40,13 @@ def replaced_uid(uid: str, salt: str) -> str:
     return f"2.25.{uuid.uuid5(uuid.UUID(salt), uid).int}"
 
 
-def deidentified_header(data: bytes, salt: str) -> bytes:
+def deidentified_header(source: Dataset, salt: str) -> Dataset:
     """The header of a source without what identifies the patient, the study or the image.
 
     Args:
-        data: From `results.header_bytes`.
+        source: From `results.source_header`.
         salt: 32 hex digits of the output folder.
     """
-    source = header_from_bytes(data)
     header = Dataset()
     for keyword in KEPT:
         if keyword in source:
@@ -68,7 +66,7 @@ def deidentified_header(data: bytes, salt: str) -> bytes:
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = PROFILE
     header.DeidentificationMethodCodeSequence = DicomSequence([code])
-    return header_bytes(header)
+    return header
 
 
 def nameless(files: list[FoundFile], salt: str) -> list[FoundFile]:

@@ -14,7 +14,6 @@ from pneumonia.runtime.errors import ConfigError, OutputError
 SALT = ".salt"
 LOCK = ".lock"
 FETCHED = "fetched"  # images of a server while a batch is at work; they name patients
-_KEYED = re.compile(r"^[0-9a-f]{16}\.(json|png)$")
 
 
 def check_apart(source: Path, out: Path) -> None:
@@ -111,12 +110,3 @@ def remove_fetched(out: Path) -> None:
         raise OutputError(
             "Fetched images cannot be removed", found=error.strerror, where=str(out / FETCHED)
         ) from None
-
-
-def remove_stale(folder: Path, keep: set[str]) -> None:
-    """Delete results of earlier runs (16 hex digits and .json or .png) that are not kept."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if _KEYED.match(path.name) and path.stem not in keep:
-            path.unlink(missing_ok=True)

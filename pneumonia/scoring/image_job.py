@@ -1,4 +1,4 @@
-"""What is done with one image: decode in a child, select, detect, write. Runs anywhere."""
+"""The steps of one image: decode in a child, select, detect, make its files. Runs anywhere."""
 
 import threading
 import time
@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from pneumonia.runtime.atomic import write_bytes, write_json
+from pneumonia.runtime.atomic import FileGroup, json_bytes
+from pneumonia.runtime.child import DecodedFile, DecodingChild, Wanted
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import DeviceError, InferenceError
-from pneumonia.runtime.results.facts import NEGATIVE
-from pneumonia.scoring.decoding import Decoded, DecodeWorker
+from pneumonia.runtime.results import header_from_bytes
+from pneumonia.scoring.audit import STUDIES
 from pneumonia.scoring.deidentify import deidentified_header
 from pneumonia.scoring.find import FoundFile
 from pneumonia.scoring.growing import has_grown
 from pneumonia.scoring.outputs import ScoredStudy, open_writers
-from pneumonia.scoring.overlay import draw_overlay
 from pneumonia.scoring.records import (
     FAILURES,
     ImageRecord,
@@ -36,13 +36,25 @@ class Read(NamedTuple):
         file: The file.
         key: Its salted key.
         earlier: What an earlier run left, None when it has to be scored.
-        decoded: What the child says; None for entries that are settled without reading them.
+        decoded: The child's answer; None for entries that are settled without reading them.
     """
 
     file: FoundFile
     key: str
     earlier: ImageRecord | None
-    decoded: Decoded | None
+    decoded: DecodedFile | None
+
+
+class RenderedStudy(NamedTuple):
+    """The files of one image, by their path below the output folder.
+
+    Attributes:
+        outputs: Of the output writers.
+        study: The study file.
+    """
+
+    outputs: dict[str, bytes]
+    study: dict[str, bytes]
 
 
 class ImageJob:
@@ -68,20 +80,14 @@ class ImageJob:
         self.writers = open_writers(
             settings.outputs, out, model, detector.bundle, settings.overlays
         )
+        self._group = FileGroup()
         self._local = threading.local()
         self._cleanup = ExitStack()
 
     def close(self) -> None:
-        """End the child processes."""
+        """End the child processes, and delete what was written and not committed."""
         self._cleanup.close()
-
-    def study_path(self, key: str) -> Path:
-        """Where the study document of an image lies."""
-        return self.out / "studies" / f"{key}.json"
-
-    def overlay_path(self, key: str) -> Path:
-        """Where the overlay of an image lies."""
-        return self.out / "overlay" / f"{key}.png"
+        self._group.discard()
 
     def key_of(self, file: FoundFile) -> str:
         """The salted key of a file; a de-identified file is named by it already."""
@@ -98,12 +104,12 @@ class ImageJob:
             return self.unread(file)
         earlier = self.earlier(file)
         if earlier and not file.path:  # of a server, where an instance never changes
-            return Read(file, key, earlier, Decoded("known"))
+            return Read(file, key, earlier, DecodedFile("known"))
         known = earlier.sha256 if earlier else ""
-        decoded = self._worker().decode(file.path, known, file.member)
+        decoded = self._child().decode(file.path, known, file.member)
         was_read = bool(decoded.sha256) and file.member < 0  # as far as its last byte
         if decoded.status in FAILURES and was_read and has_grown(file.path, decoded.n_bytes):
-            decoded = self._worker().decode(file.path, known, file.member)
+            decoded = self._child().decode(file.path, known, file.member)
         return Read(file, key, earlier, decoded)
 
     def unread(self, file: FoundFile) -> Read:
@@ -112,29 +118,34 @@ class ImageJob:
 
     def refused(self, file: FoundFile, status: str, reason: str) -> ImageRecord:
         """The record of a file nobody could read."""
-        decoded = Decoded(status, reason)
+        decoded = DecodedFile(status, reason)
         return self._refused(self._record(file, self.key_of(file), decoded), decoded)
 
-    def _worker(self) -> DecodeWorker:
-        if not hasattr(self._local, "worker"):
-            needed = any(writer.needs_header for writer in self.writers)
-            words = self.settings.rules.words()
-            self._local.worker = DecodeWorker(self.settings.limits, needed, words)
-            self._cleanup.callback(self._local.worker.close)
-        worker: DecodeWorker = self._local.worker
-        return worker
+    def _child(self) -> DecodingChild:
+        if not hasattr(self._local, "child"):
+            size = self.detector.bundle.spec.input
+            rules = self.settings.rules
+            wanted = Wanted(
+                pixels=any(writer.needs_pixels for writer in self.writers),
+                canvas=(size.height, size.width, size.pad_value),
+                header=any(writer.needs_header for writer in self.writers),
+                words_against=rules.words_against,
+                words_wanted=rules.words_wanted,
+            )
+            self._local.child = DecodingChild(self.settings.limits, wanted)
+            self._cleanup.callback(self._local.child.close)
+        child: DecodingChild = self._local.child
+        return child
 
     def earlier(self, file: FoundFile) -> ImageRecord | None:
         """What an earlier run has left of a file, if that is everything; its bytes may differ."""
         if self.settings.fresh or self.settings.identifiers:
             return None
         key = self.key_of(file)
-        record = read_study(self.study_path(key), file, key, self.model)
-        if record is None:
+        record = read_study(self.out / STUDIES / f"{key}.json", file, key, self.model)
+        if record is None or not all(writer.is_complete(record) for writer in self.writers):
             return None
-        missing = self.wants_overlay(record) and not self.overlay_path(key).is_file()
-        whole = all(writer.is_complete(record) for writer in self.writers)
-        return record if whole and not missing else None
+        return record
 
     # --- detect: one image at a time ---
 
@@ -142,7 +153,7 @@ class ImageJob:
         """Select and detect.
 
         Returns:
-            The record, and what `write` needs when there is something to write.
+            The record, and the input of `render` unless the image has no files.
         """
         file, key, earlier, decoded = read
         if decoded is None:
@@ -150,7 +161,7 @@ class ImageJob:
         if decoded.status == "known" and earlier is not None:
             return earlier, None
         record = self._record(file, key, decoded)
-        if decoded.pixels is None:
+        if decoded.canvas is None:
             return self._refused(record, decoded), None
         selection = select_image(decoded.info, decoded.warnings, self.settings.rules)
         record = replace(record, warnings=selection.warnings)
@@ -160,7 +171,9 @@ class ImageJob:
             return replace(record, status="rejected", reason="burned_in_annotation"), None
         started = time.perf_counter()
         try:
-            prediction = self.detector.predict(decoded.pixels, file.image_id)
+            prediction = self.detector.predict_on_canvas(
+                decoded.canvas, decoded.height, decoded.width, file.image_id
+            )
         except InferenceError:
             return replace(record, status="failed", reason="invalid_output"), None
         except DeviceError:
@@ -172,8 +185,8 @@ class ImageJob:
         record = replace(
             record, status="scored", prediction=prediction, timings_ms=timings, warnings=words
         )
-        header = decoded.header
-        if self.settings.deidentify and header:
+        header = header_from_bytes(decoded.header) if decoded.header else None
+        if self.settings.deidentify and header is not None:
             header = deidentified_header(header, self.salt)
         return record, ScoredStudy(record, decoded.pixels, header)
 
@@ -181,7 +194,7 @@ class ImageJob:
         refuses = bool(self.settings.deidentify) and not self.settings.allow_burned_in
         return refuses and "burned_in_annotation" in warnings
 
-    def _record(self, file: FoundFile, key: str, decoded: Decoded) -> ImageRecord:
+    def _record(self, file: FoundFile, key: str, decoded: DecodedFile) -> ImageRecord:
         study = decoded.identity.get("StudyInstanceUID") or file.relative
         instance = decoded.identity.get("SOPInstanceUID")
         return ImageRecord(
@@ -198,37 +211,43 @@ class ImageJob:
             instance_key=salted_key(self.salt, "instance", instance) if instance else "",
         )
 
-    def _refused(self, record: ImageRecord, decoded: Decoded) -> ImageRecord:
+    def _refused(self, record: ImageRecord, decoded: DecodedFile) -> ImageRecord:
         status, reason = refusal(
             decoded.status, decoded.reason, decoded.info, record.file.is_other, self.settings.rules
         )
         return replace(record, status=status, reason=reason)
 
-    # --- write: may run in several threads ---
+    # --- render and write: may run in several threads ---
 
-    def wants_overlay(self, record: ImageRecord) -> bool:
-        """Whether a scored image gets a picture with boxes."""
-        if self.settings.overlays == "findings":
-            return record.flag(self.model.threshold) != NEGATIVE
-        return self.settings.overlays == "all"
+    def render(self, study: ScoredStudy) -> RenderedStudy:
+        """Make all files of one image."""
+        outputs: dict[str, bytes] = {}
+        for writer in self.writers:
+            outputs.update(writer.files(study))
+        document = study_document(study.record, self.model, self.versions)
+        return RenderedStudy(outputs, {f"{STUDIES}/{study.record.key}.json": json_bytes(document)})
 
     def write(self, study: ScoredStudy) -> None:
-        """Write everything that belongs to one image.
+        """Write all files of one image; `commit` puts them in place.
 
         Raises:
             OutputError: Something cannot be written.
         """
-        record = study.record
-        if self.wants_overlay(record):
-            shown = record.above(self.model.threshold)
-            assert shown is not None
-            picture = draw_overlay(study.pixels, shown.boxes, shown.scores, self.model.caption())
-            write_bytes(str(self.overlay_path(record.key)), picture)
-        for writer in self.writers:
-            writer.write(study)
-        # the study file comes last: it says that the other outputs of the image are there
-        document = study_document(record, self.model, self.versions)
-        write_json(str(self.study_path(record.key)), document)
+        self.stage(self.render(study))
+
+    def stage(self, rendered: RenderedStudy) -> None:
+        """`write` for files that were rendered elsewhere."""
+        for files, is_marker in ((rendered.outputs, False), (rendered.study, True)):
+            paths = {str(self.out / name): data for name, data in files.items()}
+            self._group.add(paths, is_marker)
+
+    def commit(self) -> None:
+        """Sync what was written and put it in place, study files last: they mark an image as done.
+
+        Raises:
+            OutputError: Something cannot be written.
+        """
+        self._group.commit()
 
 
 def _milliseconds(seconds: float) -> float:

@@ -2,9 +2,10 @@
 
 Decoding happens in other processes, and the engine and the compressors of pictures work without
 Python's lock, so that the slower of decoding and detecting sets the pace. Every queue is short:
-memory does not grow with the batch.
+memory does not grow with the batch. Files are synced and put in place in groups.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,8 @@ from pneumonia.scoring.records import ImageRecord
 
 WRITERS = 2  # writing is mostly waiting for the disk
 AHEAD = 2  # images decoded, and written, ahead per thread
+# Images are put in place one, two, four ... up to so many at a time, or this often.
+GROUP, GROUP_SECONDS = 32, 1.0
 
 Stop = Callable[[], bool]
 
@@ -48,12 +51,14 @@ def score_in_order(
         stop: Asked before each image; once it says True, the images in hand are finished.
 
     Yields:
-        The records, in the order of the files, each once everything of it is on disk.
+        The records, in the order of the files, each once all its files are on disk.
 
     Raises:
         OutputError: An output cannot be written.
     """
     writing: deque[tuple[ImageRecord, Future[None] | None]] = deque()
+    written: list[ImageRecord] = []
+    group, committed = 1, time.monotonic()
     with ExitStack() as stack:
         stack.callback(job.close)
         decoders = stack.enter_context(ThreadPoolExecutor(jobs, "decode"))
@@ -62,9 +67,15 @@ def score_in_order(
             record, study = job.detect(read)
             writing.append((record, writers.submit(job.write, study) if study else None))
             while writing and (len(writing) > AHEAD * WRITERS or _is_done(writing[0][1])):
-                yield _finished(writing)
+                written.append(_finished(writing))
+            if len(written) >= group or time.monotonic() > committed + GROUP_SECONDS:
+                job.commit()
+                yield from written
+                written, group, committed = [], min(2 * group, GROUP), time.monotonic()
         while writing:
-            yield _finished(writing)
+            written.append(_finished(writing))
+        job.commit()
+        yield from written
 
 
 def _is_done(future: "Future[None] | None") -> bool:

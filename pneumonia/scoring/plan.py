@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pneumonia.runtime.child import DecodedFile, DecodingChild, Wanted
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.decoding import Decoded, DecodeWorker
 from pneumonia.scoring.find import FoundFile, named
 from pneumonia.scoring.inputs import InputSource
 from pneumonia.scoring.inputs.files import FileInput
@@ -52,15 +52,17 @@ def plan_batch(
     origin.check(out)
     files = named(origin.query(settings))
     plan = []
-    with DecodeWorker(settings.limits, words=settings.rules.words()) as worker:
+    rules = settings.rules
+    wanted = Wanted(words_against=rules.words_against, words_wanted=rules.words_wanted)
+    with DecodingChild(settings.limits, wanted) as worker:
         for number, file in enumerate(files, start=1):
-            plan.append(_planned(file, worker, settings.rules))
+            plan.append(_planned(file, worker, rules))
             if progress is not None:
                 progress(number, len(files), plan[-1].status)
     return plan
 
 
-def _planned(file: FoundFile, worker: DecodeWorker, rules: SelectionRules) -> Planned:
+def _planned(file: FoundFile, worker: DecodingChild, rules: SelectionRules) -> Planned:
     if file.status:
         return Planned(file.relative, file.status, file.reason)
     if not file.path:  # a server's: its header comes with the image
@@ -68,7 +70,7 @@ def _planned(file: FoundFile, worker: DecodeWorker, rules: SelectionRules) -> Pl
     return Planned(file.relative, *_decided(worker.look(file.path, file.member), file, rules))
 
 
-def _decided(looked: Decoded, file: FoundFile, rules: SelectionRules) -> tuple[str, str]:
+def _decided(looked: DecodedFile, file: FoundFile, rules: SelectionRules) -> tuple[str, str]:
     if looked.status != "read":
         return refusal(looked.status, looked.reason, looked.info, file.is_other, rules)
     selection = select_image(looked.info, (), rules)

@@ -59,10 +59,6 @@ class SelectionRules(BaseModel):
                 raise ValueError(f"{value!r} is not one word of lower-case letters")
         return values
 
-    def words(self) -> dict[str, tuple[str, ...]]:
-        """What the decoding child looks for in descriptions."""
-        return {"against": self.words_against, "wanted": self.words_wanted}
-
     def digest(self) -> str:
         """Hex digest of the rules."""
         return hashlib.sha256(self.model_dump_json().encode("utf-8")).hexdigest()

@@ -10,10 +10,10 @@ from typing import Any
 
 from pneumonia import __version__
 from pneumonia.runtime.bundle import OPERATING_POINTS, Bundle
+from pneumonia.runtime.child import ChildLimits
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.results.facts import ResultFacts
-from pneumonia.scoring.decoding import DecodeLimits
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.records import Model
 from pneumonia.scoring.selection import SelectionRules, load_rules
@@ -41,7 +41,7 @@ class ScoreSettings:
     """
 
     threshold_name: str | None = None
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    limits: ChildLimits = field(default_factory=ChildLimits)
     overlays: str = "findings"
     jobs: int = 1
     fresh: bool = False

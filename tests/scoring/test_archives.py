@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 from pydicom.fileset import FileSet
 
+from pneumonia.runtime.child import ChildLimits, DecodingChild
 from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.batch import ScoreSettings, score_batch
-from pneumonia.scoring.decoding import DecodeLimits, DecodeWorker
 from pneumonia.scoring.inputs.files import FileInput
 from tests.processes import child_processes, open_files
 from tests.runtime.dicoms import chest_dataset, save
 from tests.scoring.patients import patient
 
-SMALL = ScoreSettings(limits=DecodeLimits(read=ReadLimits(max_file_bytes=4 << 20), memory_mb=600))
+SMALL = ScoreSettings(limits=ChildLimits(read=ReadLimits(max_file_bytes=4 << 20), memory_mb=600))
 
 
 def png_bytes(pixels):
@@ -164,8 +164,8 @@ def test_members_that_overlap(tmp_path, detector):
 
 
 def test_too_many_members(tmp_path, monkeypatch):
+    from pneumonia.runtime.child import archives
     from pneumonia.runtime.errors import DicomError
-    from pneumonia.scoring import archives
 
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for number in range(3):
@@ -192,7 +192,7 @@ def test_a_member_leaves_no_file_behind(tmp_path, bright):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.png", png_bytes(bright))
     before = child_processes()
-    with DecodeWorker(DecodeLimits()) as worker:
+    with DecodingChild(ChildLimits()) as worker:
         found = worker.decode(str(tmp_path / "x.zip"), member=0)
         np.testing.assert_array_equal(found.pixels, bright)
         (child,) = child_processes() - before

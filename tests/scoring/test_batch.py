@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pneumonia.runtime.child import ChildLimits
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, OutputError
 from pneumonia.runtime.predictions import read_predictions
 from pneumonia.scoring.batch import ScoreSettings, score_batch
-from pneumonia.scoring.decoding import DecodeLimits
 from pneumonia.scoring.folder import FolderInUse, locked_folder
 from tests.runtime.dicoms import chest_dataset, save, save_compressed
 from tests.scoring.batches import (
@@ -27,8 +27,8 @@ from tests.scoring.batches import (
     without_times,
 )
 
-ODD = (sys.executable, str(Path(__file__).with_name("odd_worker.py")))
-QUICK = ScoreSettings(limits=DecodeLimits(command=ODD, seconds=20))
+ODD = (sys.executable, str(Path(__file__).parents[1] / "runtime" / "child" / "odd_child.py"))
+QUICK = ScoreSettings(limits=ChildLimits(command=ODD, seconds=20))
 
 
 @pytest.fixture(scope="module")
@@ -413,6 +413,6 @@ def test_no_child_outlives_the_batch(run):
 
 def _is_decoder(pid):
     try:
-        return b"decode_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"runtime.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False  # it has just ended

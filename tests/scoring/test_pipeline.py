@@ -19,7 +19,7 @@ class WaitingJob:
     def __init__(self, wait_seconds=0.0):
         self.wait_seconds = wait_seconds
         self.lock = threading.Lock()
-        self.begun = self.written = self.most = 0
+        self.begun = self.written = self.committed = self.most = 0
         self.is_closed = False
 
     def read(self, file):
@@ -37,6 +37,10 @@ class WaitingJob:
         time.sleep(self.wait_seconds)
         with self.lock:
             self.written += 1
+
+    def commit(self):
+        with self.lock:
+            self.committed = self.written
 
     def close(self):
         self.is_closed = True
@@ -96,8 +100,13 @@ def test_what_fails_in_writing_ends_the_batch_and_the_children():
 
 def test_once_told_to_stop_only_what_is_in_hand_is_finished():
     job = WaitingJob(0)
-    seen = []
-    for record in score_in_order(job, FILES, 1, lambda: len(seen) >= 3):
-        seen.append(record)  # noqa: PERF402 - the queue looks at it
-    assert 3 <= len(seen) < len(FILES)
-    assert job.written == len(seen)
+    records = list(score_in_order(job, FILES, 1, lambda: job.written >= 3))
+    assert 3 <= len(records) < len(FILES)
+    assert job.written == job.committed == len(records)
+
+
+def test_a_record_comes_once_its_files_are_in_place(monkeypatch):
+    monkeypatch.setattr("pneumonia.scoring.pipeline.GROUP", 4)
+    job = WaitingJob(0)
+    for number, _ in enumerate(score_in_order(job, FILES, 1, lambda: False), start=1):
+        assert job.committed >= number

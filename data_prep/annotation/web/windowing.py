@@ -69,12 +69,11 @@ def windowed_pixels(path: Path, center: float, width: float) -> Pixels:
 
 def _from_stored(path: Path, center: float, width: float) -> Pixels | None:
     with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
-    if head[128:] != b"DICM":
-        return None
-    header = read_header(str(path), DEFAULT_LIMITS, True)
-    plan = plan_from_header(header.dataset, header.syntax == BIG_ENDIAN, [])
-    values = decode_pixels(str(path), header).values
+        if stream.read(_HEAD_BYTES)[128:] != b"DICM":
+            return None
+        header = read_header(stream, DEFAULT_LIMITS, True)
+        plan = plan_from_header(header.dataset, header.syntax == BIG_ENDIAN, [])
+        values = decode_pixels(stream, header).values
     ends = _range(plan, values)
     if ends is None:
         return None

@@ -10,7 +10,6 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import DaemonConfigError
-from deploy_jetson.device.daemon.decoding import Decoder
 from deploy_jetson.device.daemon.health.clock import DAY_S, YEAR_2020, ClockCheck
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.health.notify import Notifier
@@ -26,6 +25,8 @@ from deploy_jetson.device.daemon.store.spool import Spool
 from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
 from deploy_jetson.device.daemon.work.worker import JobWorker
+from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
+from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 
 STALE_S = 90.0  # longer than a cold start of the decoding child
@@ -63,7 +64,7 @@ class DaemonService:
         config: DaemonConfig,
         notifier: Optional[Notifier] = None,
         load_model: Optional[Callable[[DaemonConfig], ServedModel]] = None,
-        make_decoder: Optional[Callable[[DaemonConfig, Callable[[], None]], Decoder]] = None,
+        make_decoder: Optional[Callable[[DaemonConfig, Callable[[], None]], DecodingChild]] = None,
     ) -> None:
         self.config = config
         self.metrics = DaemonMetrics()
@@ -302,9 +303,16 @@ def load_configured(config: DaemonConfig) -> ServedModel:
     return ServedModel.load(part.bundle, part.threshold, part.engine, part.threads)
 
 
-def make_child(config: DaemonConfig, tick: Callable[[], None]) -> Decoder:
-    """The decoder with its child process."""
-    return Decoder(config.decode, int(config.queue.max_image_mb * MEGABYTE), tick)
+def make_child(config: DaemonConfig, tick: Callable[[], None]) -> DecodingChild:
+    """The child process that opens images, as configured."""
+    decode = config.decode
+    read = ReadLimits(
+        max_file_bytes=int(config.queue.max_image_mb * MEGABYTE),
+        max_side=decode.max_side,
+        max_pixels=decode.max_pixels,
+    )
+    limits = ChildLimits(read, decode.memory_mb, decode.seconds)
+    return DecodingChild(limits, Wanted(header=bool(config.results.dicom)), tick)
 
 
 def _tls(part: Any) -> Optional[ssl.SSLContext]:

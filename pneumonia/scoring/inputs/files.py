@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pneumonia.runtime.child import DecodingChild
+from pneumonia.runtime.child.archives import DICOMDIR, is_unsafe
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.archives import DICOMDIR, is_unsafe
-from pneumonia.scoring.decoding import DecodeWorker
 from pneumonia.scoring.find import Entry, printable, walk
 from pneumonia.scoring.folder import check_apart
 from pneumonia.scoring.inputs import IsDone
@@ -36,7 +36,7 @@ class FileInput:
     def query(self, settings: ScoreSettings) -> list[Entry]:
         """Every file, with the members of archives in place of the archives."""
         entries = walk(self.source)
-        with DecodeWorker(settings.limits) as worker:
+        with DecodingChild(settings.limits) as worker:
             if not self.source.is_dir() and entries[0].relative.upper() == DICOMDIR:
                 return _of_dicomdir(entries[0], worker)
             found: list[Entry] = []
@@ -61,7 +61,7 @@ def _is_archive(entry: Entry) -> bool:
         return False
 
 
-def _expanded(entry: Entry, worker: DecodeWorker) -> list[Entry]:
+def _expanded(entry: Entry, worker: DecodingChild) -> list[Entry]:
     """The members of an archive, or the entry itself."""
     if entry.status or not _is_archive(entry):
         return [entry]
@@ -76,7 +76,7 @@ def _expanded(entry: Entry, worker: DecodeWorker) -> list[Entry]:
     ]
 
 
-def _of_dicomdir(entry: Entry, worker: DecodeWorker) -> list[Entry]:
+def _of_dicomdir(entry: Entry, worker: DecodingChild) -> list[Entry]:
     """The images a DICOMDIR names, for a DICOMDIR given as INPUT."""
     answer = worker.list_dicomdir(entry.path)
     if answer.status != "listed":
@@ -85,7 +85,7 @@ def _of_dicomdir(entry: Entry, worker: DecodeWorker) -> list[Entry]:
     return [_referenced(root, "", name) for name in answer.listed]
 
 
-def _missing(entries: Iterable[Entry], worker: DecodeWorker) -> list[Entry]:
+def _missing(entries: Iterable[Entry], worker: DecodingChild) -> list[Entry]:
     """Images that a DICOMDIR below the input names and that are not there."""
     missing = []
     for entry in entries:

@@ -1,9 +1,10 @@
-"""What a batch writes besides its tables: one writer per kind of output."""
+"""The outputs of a batch besides its tables: one writer per kind."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from pneumonia.runtime.bundle import Bundle
+from pneumonia.scoring.outputs.overlay import OverlayWriter
 from pneumonia.scoring.outputs.protocol import FinishedBatch, OutputWriter, ScoredStudy
 from pneumonia.scoring.records import Model
 
@@ -37,9 +38,10 @@ def open_writers(
         out: Output folder of the batch.
         model: What the scores are made with.
         bundle: Where the model card and the operating points are.
-        pictures: Which images the report shows: `findings`, `all` or `none`.
+        pictures: Which images have an overlay, and a picture in the report: `findings`, `all` or
+            `none`.
     """
-    writers: list[OutputWriter] = []
+    writers: list[OutputWriter] = [OverlayWriter(out, model, pictures)]
     if settings.dicom:
         from pneumonia.scoring.outputs.dicom import DicomWriter
 

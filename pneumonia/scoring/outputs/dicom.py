@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.results import build_results, header_from_bytes, write_dicom
+from pneumonia.runtime.results import build_results, file_bytes
 from pneumonia.scoring.outputs.protocol import (
     FinishedBatch,
     ScoredStudy,
@@ -16,7 +18,8 @@ from pneumonia.scoring.outputs.protocol import (
 from pneumonia.scoring.records import UID_CONFLICT, ImageRecord, Model
 
 FOLDER = "dicom"
-KINDS = {"sr": "SR", "gsps": "PR", "sc": "SC"}  # the user's word -> kind of result
+KINDS = {"sr": "SR", "gsps": "PR", "sc": "SC"}  # name of the option -> kind of result
+NO_PIXELS = np.zeros((0, 0), np.uint8)  # for kinds that show none
 
 
 @dataclass(frozen=True)
@@ -35,37 +38,41 @@ class DicomWriter:
     name: str = "dicom"
     needs_header: bool = True
 
-    def path(self, key: str, kind: str) -> Path:
-        """Where a result lies."""
-        return self.out / FOLDER / f"{key}-{kind}.dcm"
+    @property
+    def needs_pixels(self) -> bool:
+        """Only the secondary capture shows the image."""
+        return "sc" in self.kinds
+
+    def path(self, key: str, kind: str) -> str:
+        """Path of a result below the output folder."""
+        return f"{FOLDER}/{key}-{kind}.dcm"
 
     def has_all(self, record: ImageRecord) -> bool:
         """Whether every wanted kind is there."""
-        return all(self.path(record.key, kind).is_file() for kind in self.kinds)
+        return all((self.out / self.path(record.key, kind)).is_file() for kind in self.kinds)
 
     def is_complete(self, record: ImageRecord) -> bool:
         """Whether all kinds are there, or can never be."""
         return bool(obstacle(record)) or self.has_all(record)
 
-    def write(self, study: ScoredStudy) -> None:
-        """Write the results of one image; a picture that is no DICOM has none."""
+    def files(self, study: ScoredStudy) -> dict[str, bytes]:
+        """The results of one image; a picture that is no DICOM has none."""
         record = study.record
         assert record.prediction is not None
-        if obstacle(record) or not study.header:
-            return
+        if obstacle(record) or study.header is None:
+            return {}
         try:
             made = build_results(
-                header_from_bytes(study.header),
-                study.pixels,
+                study.header,
+                NO_PIXELS if study.pixels is None else study.pixels,
                 record.prediction,
                 self.model.facts(),
                 [KINDS[kind] for kind in self.kinds],
                 record.warnings,
             )
         except DicomError:
-            return  # `finish` sees and counts what is not there
-        for kind in self.kinds:
-            write_dicom(str(self.path(record.key, kind)), made[KINDS[kind]])
+            return {}  # `finish` counts what is missing
+        return {self.path(record.key, kind): file_bytes(made[KINDS[kind]]) for kind in self.kinds}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Remove what is stale, and kinds that are not wanted any more; count the rest."""

@@ -12,10 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.atomic import json_bytes
 from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.results import header_from_bytes
 from pneumonia.runtime.results.facts import Finding, Result, result_of
 from pneumonia.runtime.results.objects import (
     NO_DATE,
@@ -54,18 +53,19 @@ class FhirWriter:
     model: Model
     name: str = "fhir"
     needs_header: bool = True
+    needs_pixels: bool = False
 
-    def path(self, key: str) -> Path:
-        """Where the document of an image lies."""
-        return self.out / FOLDER / f"{key}.json"
+    def path(self, key: str) -> str:
+        """Path of an image's document below the output folder."""
+        return f"{FOLDER}/{key}.json"
 
     def is_complete(self, record: ImageRecord) -> bool:
         """Whether the document is there."""
-        return self.path(record.key).is_file()
+        return (self.out / self.path(record.key)).is_file()
 
-    def write(self, study: ScoredStudy) -> None:
-        """Write the document of one image."""
-        write_json(str(self.path(study.record.key)), fhir_bundle(study, self.model))
+    def files(self, study: ScoredStudy) -> dict[str, bytes]:
+        """The document of one image."""
+        return {self.path(study.record.key): json_bytes(fhir_bundle(study, self.model))}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Remove what is stale or cannot say whose it is; count the rest."""
@@ -112,8 +112,8 @@ class _Facts:
         self.model = model
         self.key = study.record.key
         self.study_uid = self.instance_uid = self.date = ""
-        if study.header:
-            header = header_from_bytes(study.header)
+        header = study.header
+        if header is not None:
             self.instance_uid = first_text(header, "SOPInstanceUID")
             self.study_uid = study_uid(header) if self.instance_uid else ""
             self.date = _day(content_moment(header)[0])

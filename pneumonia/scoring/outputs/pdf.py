@@ -86,13 +86,15 @@ class PdfWriter:
     out: Path
     name: str = "pdf"
     needs_header: bool = False
+    needs_pixels: bool = False
 
     def is_complete(self, record: ImageRecord) -> bool:
         """The PDF is made from the page, which is always written anew."""
         return True
 
-    def write(self, study: ScoredStudy) -> None:
-        """Nothing belongs to one image."""
+    def files(self, study: ScoredStudy) -> dict[str, bytes]:
+        """No file of a single image."""
+        return {}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Print the page; without a browser say so, and leave no PDF of an earlier run."""

@@ -1,4 +1,4 @@
-"""What an output writer is given, and what it must answer."""
+"""The interface of output writers, and the scored images and batches they are given."""
 
 import re
 from collections.abc import Sequence
@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import OutputError
+from pneumonia.runtime.results.facts import NEGATIVE
 from pneumonia.scoring.records import UID_CONFLICT, ImageRecord
 
 
@@ -19,13 +21,14 @@ class ScoredStudy:
 
     Attributes:
         record: What became of it; its prediction is there.
-        pixels: The image as it is displayed, uint8 (H, W).
-        header: From `runtime.results.header_bytes`; empty for a picture that is no DICOM.
+        pixels: The image as it is displayed, uint8 (H, W); there if a writer needs it.
+        header: The attributes results take over (`runtime.results.source_header`); None for
+            pictures, for headers that cannot be written again, and if no writer needs it.
     """
 
     record: ImageRecord
-    pixels: NDArray[np.uint8]
-    header: bytes
+    pixels: NDArray[np.uint8] | None
+    header: Dataset | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class FinishedBatch:
 
 
 class OutputWriter(Protocol):
-    """Writes one kind of output. Holds no state but its settings: writers may run anywhere."""
+    """Makes one kind of output. Its only state are its settings: writers run in any process."""
 
     @property
     def name(self) -> str:
@@ -62,16 +65,44 @@ class OutputWriter(Protocol):
 
     @property
     def needs_header(self) -> bool:
-        """Whether `write` uses the source's header."""
+        """Whether `files` uses the source's header."""
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether `files` uses the pixels."""
 
     def is_complete(self, record: ImageRecord) -> bool:
         """Whether an earlier run left everything of this image, so that it need not be redone."""
 
-    def write(self, study: ScoredStudy) -> None:
-        """Write what belongs to one image."""
+    def files(self, study: ScoredStudy) -> dict[str, bytes]:
+        """The files of one image: path below the output folder -> content."""
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
-        """Write what belongs to the whole batch, remove what is stale; facts for run.json."""
+        """Write what belongs to the whole batch and remove what is stale.
+
+        Returns:
+            Its entry in run.json; no entry if empty.
+        """
+
+
+@dataclass(frozen=True)
+class PictureChoice:
+    """Of which images there is a picture.
+
+    Attributes:
+        choice: `findings` (positive and indeterminate), `all` or `none`.
+        threshold: Score of the operating point.
+    """
+
+    choice: str
+    threshold: float
+
+    def includes(self, record: ImageRecord) -> bool:
+        """Whether there is a picture of an image."""
+        if record.status != "scored":
+            return False
+        negative = record.flag(self.threshold) == NEGATIVE
+        return self.choice == "all" or (self.choice == "findings" and not negative)
 
 
 _KEYED = re.compile(r"^([0-9a-f]{16})[.-]")

@@ -18,13 +18,18 @@ from typing import Any
 from PIL import Image
 
 from evaluation.report.wording import point_name
-from pneumonia.runtime.atomic import write_bytes, write_text
+from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.bundle import MODEL_CARD, Bundle
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.preprocess import resize
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, Finding, result_of
-from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_others
+from pneumonia.scoring.outputs.protocol import (
+    FinishedBatch,
+    PictureChoice,
+    ScoredStudy,
+    remove_others,
+)
 from pneumonia.scoring.outputs.wording import reason_text, warning_text
 from pneumonia.scoring.records import NOT_SCORED, ImageRecord, Model
 from pneumonia.scoring.tables import FLAG_ORDER, worklist_order
@@ -59,31 +64,34 @@ class ReportWriter:
     name: str = "report"
     needs_header: bool = False
 
-    def picture(self, key: str) -> Path:
-        """Path of the picture of an image."""
-        return self.out / FOLDER / f"{key}.jpg"
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether there may be pictures."""
+        return self.pictures != "none"
+
+    def picture(self, key: str) -> str:
+        """Path of an image's picture below the output folder."""
+        return f"{FOLDER}/{key}.jpg"
 
     def wants_picture(self, record: ImageRecord) -> bool:
         """Whether the page shows this image."""
-        if record.status != "scored":
-            return False
-        negative = record.flag(self.model.threshold) == NEGATIVE
-        return self.pictures == "all" or (self.pictures == "findings" and not negative)
+        return PictureChoice(self.pictures, self.model.threshold).includes(record)
 
     def is_complete(self, record: ImageRecord) -> bool:
         """Whether the picture is there, if there is to be one."""
-        return not self.wants_picture(record) or self.picture(record.key).is_file()
+        return not self.wants_picture(record) or (self.out / self.picture(record.key)).is_file()
 
-    def write(self, study: ScoredStudy) -> None:
-        """Write the picture, without boxes: the page draws them, so that they can be hidden."""
+    def files(self, study: ScoredStudy) -> dict[str, bytes]:
+        """The picture, without boxes: the page draws them, so that they can be hidden."""
         if not self.wants_picture(study.record):
-            return
+            return {}
+        assert study.pixels is not None
         height, width = study.pixels.shape
         scale = min(1.0, MAX_SIDE / max(height, width))
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         stream = io.BytesIO()
         Image.fromarray(resize(study.pixels, *size)).save(stream, "JPEG", quality=QUALITY)
-        write_bytes(str(self.picture(study.record.key)), stream.getvalue())
+        return {self.picture(study.record.key): stream.getvalue()}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Write the page; remove pictures it does not show."""
@@ -171,7 +179,7 @@ class ReportWriter:
             "row": row,
             "width": width,
             "height": height,
-            "picture": f"{FOLDER}/{record.key}.jpg" if self.wants_picture(record) else "",
+            "picture": self.picture(record.key) if self.wants_picture(record) else "",
             "font_px": f"{font_px:.1f}",
             "has_mm": spacing is not None,
             "findings": [_finding(finding, font_px) for finding in found.findings],

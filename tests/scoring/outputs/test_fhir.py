@@ -5,7 +5,7 @@ import json
 import pytest
 from fhir.resources.R4B.bundle import Bundle
 
-from pneumonia.runtime.results import header_bytes, source_header
+from pneumonia.runtime.results import source_header
 from pneumonia.scoring.batch import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.fhir import fhir_bundle
@@ -95,7 +95,7 @@ def test_negative_and_picture(scored, key_of):
 def test_only_days_of_the_calendar_are_dates(scored, bright, given, shown):
     """FHIR refuses 30 February; a header may hold it."""
     dates = dict.fromkeys(("StudyDate", "SeriesDate", "ContentDate"), given)
-    header = header_bytes(source_header(chest_dataset(bright, **dates)))
+    header = source_header(chest_dataset(bright, **dates))
     record = next(r for r in scored[2].records if r.file.image_id == "one")
     model = Model(**scored[2].document["model"])
     bundle = fhir_bundle(ScoredStudy(record, bright, header), model)

@@ -1,11 +1,11 @@
 """What an image is answered with: a JSON document, and DICOM objects in its study."""
 
 import json
+import re
 import time
 from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from deploy_jetson.device.daemon.decoding import Decoded
 from deploy_jetson.device.daemon.store.journal import (
     ANSWERED,
     FAILED,
@@ -16,6 +16,7 @@ from deploy_jetson.device.daemon.store.journal import (
 from deploy_jetson.device.daemon.store.spool import Spool
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.predictions import Prediction
 from pneumonia.runtime.results import ResultFacts, build_results, header_from_bytes, result_of
@@ -25,6 +26,8 @@ SCHEMA = "pneumonia.daemon-result/1"
 KIND_OF = {"sr": "SR", "gsps": "PR", "sc": "SC"}
 SET_ASIDE = (REJECTED, FAILED, QUARANTINED)
 MAX_ANSWER_BYTES = 4 << 20
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+VALID_UID = re.compile(r"^[0-9.]{1,64}$")
 
 
 class JobAnswer(NamedTuple):
@@ -42,7 +45,7 @@ class JobAnswer(NamedTuple):
 
     state: str
     reason: str = ""
-    decoded: Optional[Decoded] = None
+    decoded: Optional[DecodedFile] = None
     prediction: Optional[Prediction] = None
     warnings: Tuple[str, ...] = ()
     engine: str = ""
@@ -86,7 +89,7 @@ def document(job: ImageJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str, 
     source = OrderedDict([("sha256", job.sha256), ("bytes", job.bytes), ("via", job.source)])
     made["source"] = source
     if answer.decoded is not None:
-        source.update(answer.decoded.uids)
+        source.update(_uids(answer.decoded.identity))
     if answer.prediction is not None:
         source["width"], source["height"] = answer.prediction.width, answer.prediction.height
         made.update(_findings(answer, facts))
@@ -109,6 +112,11 @@ def document(job: ImageJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str, 
     made["decode_ms"] = round(1e3 * decode_s, 3)
     made["inference_ms"] = round(1e3 * answer.inference_s, 3)
     return made
+
+
+def _uids(identity: Dict[str, str]) -> Dict[str, str]:
+    """The study, series and instance UID as far as they are UIDs; other text may name a patient."""
+    return {name: identity[name] for name in UIDS if VALID_UID.match(identity.get(name, ""))}
 
 
 def moment(seconds: float) -> str:

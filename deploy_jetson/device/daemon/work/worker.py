@@ -5,7 +5,6 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.decoding import Decoder
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.intake import CONFLICT
@@ -27,6 +26,7 @@ from deploy_jetson.device.daemon.work.answers import (
     write_answer,
 )
 from deploy_jetson.device.daemon.work.model import ServedModel
+from pneumonia.runtime.child import DecodingChild
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
 from pneumonia.runtime.selection import select
 
@@ -60,7 +60,7 @@ class JobWorker:
         journal: JobJournal,
         metrics: DaemonMetrics,
         model: ServedModel,
-        decoder: Decoder,
+        decoder: DecodingChild,
         alive: Callable[[], None],
     ) -> None:
         self._config = config

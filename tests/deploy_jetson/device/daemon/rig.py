@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy_jetson.device.daemon.decoding import Decoded
 from deploy_jetson.device.daemon.service import DaemonService
 from deploy_jetson.device.daemon.settings import (
     DaemonConfig,
@@ -22,6 +21,7 @@ from deploy_jetson.device.daemon.settings import (
 )
 from deploy_jetson.device.daemon.work.model import ServedModel
 from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.engines import Engine, output_shape
 from tests.runtime.dicoms import chest_dataset, save
 
@@ -69,11 +69,11 @@ class InProcess:
     def decode(self, path):
         data = Path(path).read_bytes()
         if data.startswith(b"REJECT"):
-            return Decoded("rejected", "not_dicom")
+            return DecodedFile("rejected", "not_dicom")
         level = data[-1]
         pixels = np.full((64, 64), level, np.uint8)
         pixels[0, 0] = 255 - level
-        return Decoded("read", pixels=pixels, info={"format": "png", "spacing_mm": None})
+        return DecodedFile("read", pixels=pixels, info={"format": "png", "spacing_mm": None})
 
 
 def settings(state, **parts):

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from deploy_jetson.device.daemon.decoding import Decoder
 from deploy_jetson.device.daemon.health.clock import DAY_S, ClockCheck
-from deploy_jetson.device.daemon.settings import DecodeSettings
+from pneumonia.runtime.child import ChildLimits, DecodingChild
+from pneumonia.runtime.dicom_header import ReadLimits
 from tests.deploy_jetson.device.daemon.process import CANARY, PYTHON
 from tests.deploy_jetson.device.daemon.rig import BUNDLE, film, running, settings, wait_for
 from tests.processes import child_processes
@@ -337,7 +337,8 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def child():
-    decoder = Decoder(DecodeSettings(memory_mb=1024, seconds=20), LIMIT, lambda: None)
+    limits = ChildLimits(ReadLimits(max_file_bytes=LIMIT), memory_mb=1024, seconds=20)
+    decoder = DecodingChild(limits)
     yield decoder
     decoder.close()
 

@@ -1,14 +1,25 @@
-"""The picture a clinician sees: the radiograph with boxes, scores, the model and the disclaimer."""
+"""overlay/: the radiograph as a picture with boxes, scores, the model and the disclaimer."""
 
 import io
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from pneumonia.runtime.preprocess import resize
+from pneumonia.scoring.outputs.protocol import (
+    FinishedBatch,
+    PictureChoice,
+    ScoredStudy,
+    remove_others,
+)
+from pneumonia.scoring.records import ImageRecord, Model
 
+FOLDER = "overlay"
 RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"
 MAX_SIDE = 1024
 BOX_COLOUR = (255, 196, 0)  # amber: visible on grey, not the red of an alarm
@@ -19,6 +30,56 @@ PALETTE = [level for grey in range(BOX) for level in (grey, grey, grey)] + list(
 FONT_SIZE = 16
 LINE_HEIGHT = 22
 STRIP = 2 * LINE_HEIGHT + 8
+
+
+@dataclass(frozen=True)
+class OverlayWriter:
+    """Makes `overlay/<key>.png`.
+
+    Attributes:
+        out: Output folder of the batch.
+        model: Model and operating point of the scores.
+        pictures: `findings` (positive and indeterminate), `all` or `none`.
+    """
+
+    out: Path
+    model: Model
+    pictures: str
+    name: str = "overlay"
+    needs_header: bool = False
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether there may be pictures."""
+        return self.pictures != "none"
+
+    def path(self, key: str) -> str:
+        """Path of an image's overlay below the output folder."""
+        return f"{FOLDER}/{key}.png"
+
+    def is_wanted(self, record: ImageRecord) -> bool:
+        """Whether an image has an overlay."""
+        return PictureChoice(self.pictures, self.model.threshold).includes(record)
+
+    def is_complete(self, record: ImageRecord) -> bool:
+        """Whether the overlay is there, if there is to be one."""
+        return not self.is_wanted(record) or (self.out / self.path(record.key)).is_file()
+
+    def files(self, study: ScoredStudy) -> dict[str, bytes]:
+        """The overlay of one image."""
+        record = study.record
+        if not self.is_wanted(record):
+            return {}
+        shown = record.above(self.model.threshold)
+        assert shown is not None
+        assert study.pixels is not None
+        picture = draw_overlay(study.pixels, shown.boxes, shown.scores, self.model.caption())
+        return {self.path(record.key): picture}
+
+    def finish(self, batch: FinishedBatch) -> dict[str, Any]:
+        """Remove overlays of earlier runs that are not wanted any more."""
+        remove_others(self.out / FOLDER, {r.key for r in batch.records if self.is_wanted(r)})
+        return {}
 
 
 def draw_overlay(
@@ -49,7 +110,7 @@ def draw_overlay(
     canvas.paste(_strip((RESEARCH_ONLY,), canvas.width), (0, STRIP + size[0]))
     canvas.putpalette(PALETTE)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(FONT_SIZE)
+    font = _font()
     ratio = np.array([size[1] / width, size[0] / height] * 2)
     for box, score in zip(boxes, scores, strict=True):
         x1, y1, x2, y2 = (box * ratio).tolist()
@@ -67,12 +128,17 @@ def draw_overlay(
     return _png(canvas, caption)
 
 
+@lru_cache(maxsize=1)
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(FONT_SIZE)
+
+
 @lru_cache(maxsize=8)  # the same for all images of a batch
 def _strip(lines: tuple[str, ...], width: int) -> Image.Image:
     """White text on black, L mode, STRIP high; lines that are too long end in an ellipsis."""
     strip = Image.new("L", (width, STRIP))
     draw = ImageDraw.Draw(strip)
-    font = ImageFont.load_default(FONT_SIZE)
+    font = _font()
     for number, line in enumerate(lines):
         text = line
         while len(text) > 1 and draw.textlength(text, font=font) > width - 8:

@@ -7,18 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
+from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.dicom_header import ReadLimits
-from pneumonia.scoring.decoding import DecodeLimits, DecodeWorker
+from pneumonia.runtime.engines import open_engine
+from pneumonia.runtime.preprocess import letterbox
+from pneumonia.runtime.results import header_from_bytes
 from tests.processes import child_processes
 from tests.runtime.dicoms import chest_dataset, save
 
-ODD = (sys.executable, str(Path(__file__).with_name("odd_worker.py")))
+ODD = (sys.executable, str(Path(__file__).with_name("odd_child.py")))
+BUNDLE = Path(__file__).parents[3] / "pneumonia" / "models" / "default"
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
 @pytest.fixture(scope="module")
 def odd():
-    with DecodeWorker(DecodeLimits(command=ODD, seconds=20)) as worker:
+    with DecodingChild(ChildLimits(command=ODD, seconds=20)) as worker:
         yield worker
 
 
@@ -30,7 +36,7 @@ def test_pixels_facts_and_identity(tmp_path):
     import hashlib
 
     path = dicom(tmp_path, "a.dcm")
-    with DecodeWorker(DecodeLimits()) as worker:
+    with DecodingChild(ChildLimits()) as worker:
         found = worker.decode(path)
         again = worker.decode(path, found.sha256)
     np.testing.assert_array_equal(found.pixels, RAMP)
@@ -41,6 +47,36 @@ def test_pixels_facts_and_identity(tmp_path):
     assert found.identity["AccessionNumber"] == "A1"
     assert found.identity["StudyDate"] == "20200102"
     assert (again.status, again.pixels) == ("known", None)
+
+
+def test_only_what_is_wanted_travels(tmp_path):
+    path = dicom(tmp_path, "a.dcm")
+    with DecodingChild(ChildLimits(), Wanted(pixels=False, canvas=(32, 64, 7))) as worker:
+        found = worker.decode(path)
+    assert (found.pixels, found.header) == (None, b"")
+    assert (found.height, found.width) == RAMP.shape
+    np.testing.assert_array_equal(found.canvas, letterbox(RAMP, 32, 64, 7)[0])
+    with DecodingChild(ChildLimits(), Wanted(header=True)) as worker:
+        found = worker.decode(path)
+    assert found.canvas is None
+    assert header_from_bytes(found.header).AccessionNumber == "A1"
+
+
+def test_a_canvas_of_the_child_gives_the_same_boxes_as_the_image(tmp_path):
+    bundle = load_bundle(str(BUNDLE))
+    detector = Detector(bundle, open_engine(bundle, "reference"))
+    size = bundle.spec.input
+    image = np.tile(RAMP, (20, 30))
+    path = str(save(tmp_path / "a.dcm", chest_dataset(image)))
+    with DecodingChild(
+        ChildLimits(), Wanted(canvas=(size.height, size.width, size.pad_value))
+    ) as c:
+        found = c.decode(path)
+    ours = detector.predict_on_canvas(found.canvas, found.height, found.width, "x")
+    direct = detector.predict(found.pixels, "x")
+    np.testing.assert_array_equal(ours.boxes, direct.boxes)
+    np.testing.assert_array_equal(ours.scores, direct.scores)
+    assert ours[3:] == direct[3:] == (480, 320)
 
 
 @pytest.mark.parametrize("name", ["abort.dcm", "greedy.dcm"])
@@ -57,7 +93,7 @@ def test_a_crash_costs_one_image(tmp_path, odd, name):
 
 
 def test_a_hang_is_ended(tmp_path):
-    with DecodeWorker(DecodeLimits(command=ODD, seconds=0.5)) as worker:
+    with DecodingChild(ChildLimits(command=ODD, seconds=0.5)) as worker:
         worker.decode(dicom(tmp_path, "fine.dcm"))
         started = time.monotonic()
         found = worker.decode(dicom(tmp_path, "hang.dcm"))
@@ -85,12 +121,12 @@ def test_refusals_come_with_the_files_hash(tmp_path, odd, content):
 
 def test_a_command_that_is_no_worker_is_a_crash_not_an_exception(tmp_path):
     for script in ("pass", "import sys; sys.stdout.write('x' * 9999); sys.stdout.flush(); input()"):
-        with DecodeWorker(DecodeLimits(command=(sys.executable, "-c", script))) as worker:
+        with DecodingChild(ChildLimits(command=(sys.executable, "-c", script))) as worker:
             assert worker.decode(dicom(tmp_path, "a.dcm")).reason == "decoder_crash"
 
 
 def test_limits_reach_the_child(tmp_path):
-    with DecodeWorker(DecodeLimits(read=ReadLimits(max_pixels=255))) as worker:
+    with DecodingChild(ChildLimits(read=ReadLimits(max_pixels=255))) as worker:
         found = worker.decode(dicom(tmp_path, "a.dcm"))
     assert (found.status, found.reason) == ("rejected", "resource_limit")
     assert found.info == {"modality": "DX", "view": "PA", "body_part": "CHEST"}
@@ -98,7 +134,7 @@ def test_limits_reach_the_child(tmp_path):
 
 def test_close_ends_the_child(tmp_path):
     before = child_processes()
-    worker = DecodeWorker(DecodeLimits())
+    worker = DecodingChild(ChildLimits())
     worker.decode(dicom(tmp_path, "a.dcm"))
     assert len(child_processes() - before) == 1
     worker.close()

@@ -1,14 +1,15 @@
-"""The decode worker with decoders that crash, hang, eat memory or talk, by the file's name."""
+"""The decoding child with decoders that crash, hang, eat memory or print, by the file's name."""
 
 import os
 import time
 
-from pneumonia.scoring import decode_worker
+from pneumonia.runtime.child import __main__ as child
+from pneumonia.runtime.child import tasks
 
-read = decode_worker.read_radiograph
+check_file = tasks.check_file
 
 
-def odd_read(path, *more):
+def odd_check(path, limits):
     name = os.path.basename(path)
     if "abort" in name:
         os.abort()
@@ -19,10 +20,10 @@ def odd_read(path, *more):
     if "noisy" in name:
         os.write(1, b"decoder says: odd marker\n" * 1000)
         os.write(2, b"decoder says: odd marker\n" * 1000)
-    return read(path, *more)
+    check_file(path, limits)
 
 
-decode_worker.read_radiograph = odd_read
+tasks.check_file = odd_check
 
 if __name__ == "__main__":
-    decode_worker.main()
+    child.main()

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from pneumonia.scoring.overlay import BOX_COLOUR, RESEARCH_ONLY, STRIP, draw_overlay
+from pneumonia.scoring.outputs.overlay import BOX_COLOUR, RESEARCH_ONLY, STRIP, draw_overlay
 
 NONE = np.zeros((0, 4), np.float32)
 

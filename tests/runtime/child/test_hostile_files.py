@@ -6,19 +6,27 @@ import zlib
 import numpy as np
 import pytest
 
-from deploy_jetson.device.daemon.decoding import Decoder
-from deploy_jetson.device.daemon.settings import DecodeSettings, RulesSettings
-from pneumonia.runtime.selection import select
-from tests.deploy_jetson.device.daemon.rig import film
+from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
+from pneumonia.runtime.dicom_header import ReadLimits
 from tests.processes import child_processes
 from tests.runtime.dicoms import DEFLATED, chest_dataset, jpeg_bytes, save
 
 LIMIT = 64 << 20
 
 
+def opened(max_file_bytes=LIMIT, **bounds):
+    limits = ChildLimits(ReadLimits(max_file_bytes=max_file_bytes), **bounds)
+    return DecodingChild(limits, Wanted(header=True))
+
+
+def film(path, **tags):
+    pixels = np.random.default_rng(1).integers(0, 4096, (48, 64)).astype(np.uint16)
+    return save(path, chest_dataset(pixels, 12, **tags))
+
+
 @pytest.fixture
 def child():
-    decoder = Decoder(DecodeSettings(memory_mb=1024, seconds=10), LIMIT, lambda: None)
+    decoder = opened(memory_mb=1024, seconds=10)
     yield decoder
     decoder.close()
 
@@ -32,7 +40,7 @@ def test_a_film(child, tmp_path):
     found = child.decode(str(film(tmp_path / "a.dcm", PatientName="CANARY^PHI")))
     assert found.status == "read"
     assert found.pixels.shape == (48, 64)
-    assert found.uids["StudyInstanceUID"] == "1.2.826.0.1.3680043.10.999.1"
+    assert found.identity["StudyInstanceUID"] == "1.2.826.0.1.3680043.10.999.1"
     assert found.info["view"] == "PA"
     assert found.header[128:132] == b"DICM"
     assert "CANARY" not in repr(found.info)
@@ -75,7 +83,7 @@ def test_bombs_are_refused_and_the_daemon_does_not_grow(child, tmp_path, bomb):
 
 
 def test_an_allocation_beyond_the_limit_costs_the_file(tmp_path):
-    decoder = Decoder(DecodeSettings(memory_mb=400, seconds=20), LIMIT * 4, lambda: None)
+    decoder = opened(LIMIT * 4, memory_mb=400, seconds=20)
     path = tmp_path / "large.dcm"
     save(path, chest_dataset(np.arange(6000 * 6000, dtype=np.uint16).reshape(6000, 6000)))
     try:
@@ -87,7 +95,7 @@ def test_an_allocation_beyond_the_limit_costs_the_file(tmp_path):
 
 
 def test_a_header_that_takes_for_ever_to_parse(tmp_path):
-    decoder = Decoder(DecodeSettings(seconds=0.5), LIMIT * 4, lambda: None)
+    decoder = opened(LIMIT * 4, seconds=0.5)
     path = film(tmp_path / "long.dcm")
     with path.open("r+b") as stream:  # millions of empty elements, sparse on the disk
         stream.truncate(200 << 20)
@@ -104,7 +112,8 @@ READY = (
     "def say(r,p=b''):\n"
     "    h=json.dumps(r).encode(); sys.stdout.buffer.write(struct.pack('>I',len(h))+h+p)\n"
     "    sys.stdout.buffer.flush()\n"
-    "say({'status':'ready','payload':0,'seconds':0})\n"
+    "sys.stdin.readline()\n"
+    "say({'status':'ready','parts':[]})\n"
     "for line in sys.stdin:\n    "
 )
 
@@ -116,8 +125,8 @@ READY = (
         ("time.sleep(60)", "decode_timeout"),
         ("sys.exit(0)", "decoder_crash"),
         ("sys.stdout.buffer.write(b'\\xff'*8); sys.stdout.buffer.flush()", "decoder_crash"),
-        ("say({'status':'read','payload':1<<40,'seconds':0})", "decoder_crash"),
-        ("say({'status':'read','payload':4,'seconds':0,'height':3,'width':3},b'1234')",
+        ("say({'status':'read','parts':[['pixels',1<<40]],'seconds':0})", "decoder_crash"),
+        ("say({'status':'read','parts':[['pixels',4]],'seconds':0,'height':3,'width':3},b'1234')",
          "decoder_crash"),
         ("say(['no','object'])", "decoder_crash"),
     ],
@@ -125,7 +134,7 @@ READY = (
 def test_a_child_that_misbehaves(tmp_path, act, reason):
     command = (sys.executable, "-c", READY + act)
     before = child_processes()
-    decoder = Decoder(DecodeSettings(seconds=0.5), LIMIT, lambda: None, command)
+    decoder = opened(seconds=0.5, command=command)
     try:
         found = decoder.decode(str(tmp_path / "x"))
         assert (found.status, found.reason) == ("failed", reason)
@@ -135,37 +144,6 @@ def test_a_child_that_misbehaves(tmp_path, act, reason):
 
 
 def test_a_child_that_does_not_start():
-    decoder = Decoder(DecodeSettings(), LIMIT, lambda: None, (sys.executable, "-c", "pass"))
+    decoder = opened(command=(sys.executable, "-c", "pass"))
     with pytest.raises(OSError, match="does not start"):
         decoder.start()
-
-
-DICOM = {"format": "dicom", "modality": "DX", "view": "PA", "body_part": "CHEST"}
-
-
-@pytest.mark.parametrize(
-    ("change", "words", "rules", "expected"),
-    [
-        ({}, (), {}, ("", "", ())),
-        ({"view": "LL"}, (), {}, ("skipped", "not_frontal_chest", ())),
-        ({"modality": "CT"}, (), {}, ("skipped", "not_frontal_chest", ())),
-        ({"modality": "OTHER"}, (), {}, ("skipped", "not_frontal_chest", ())),
-        ({"view": None, "body_part": "OTHER"}, (), {}, ("", "", ("view_unknown",
-                                                                 "body_part_unknown"))),
-        ({"is_child": True}, (), {}, ("", "", ("outside_indication",))),
-        ({"is_child": True}, (), {"children": "skip"}, ("skipped", "child", ())),
-        ({"format": "png"}, (), {}, ("", "", ())),
-        ({"format": "png"}, (), {"pictures": "skip"}, ("skipped", "picture", ())),
-        ({}, ("blank_image",), {}, ("rejected", "blank_image", ("blank_image",))),
-    ],
-)  # fmt: skip
-def test_rules(change, words, rules, expected):
-    assert select({**DICOM, **change}, words, RulesSettings(**rules)) == expected
-
-
-def test_rules_agree_with_those_of_the_batch():
-    selection = pytest.importorskip("pneumonia.scoring.selection")
-    batch, own = selection.load_rules(), RulesSettings()
-    for code in ("modality", "view", "body_part"):
-        assert set(getattr(own, code)) == set(getattr(batch, code))
-    assert (own.children, own.pictures) == (batch.children, batch.pictures)

@@ -10,22 +10,21 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import IO, Any, Iterator, List, Tuple
 
 from pneumonia.runtime.attributes import all_values, first_text
 from pneumonia.runtime.errors import DicomError
 
-MAX_MEMBERS = 100_000
-MAX_LIST_BYTES = 64 << 20  # of the answer: 100,000 long names
+MAX_MEMBERS = 100000
+BLOCK = 1 << 20
 # Deflate reaches 1,032 : 1 on zeros; radiographs stay below 20 : 1, blank images aside.
 MAX_RATIO, RATIO_FROM_BYTES = 200, 1 << 20
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 DICOMDIR = "DICOMDIR"
 _ENCRYPTED = 0x1 | 0x40
 
-Listed = tuple[int, str, str, str]  # index (-1: not in the archive), name, status, reason
+Listed = Tuple[int, str, str, str]  # index (-1: not in the archive), name, status, reason
 
 
 def is_unsafe(name: str) -> bool:
@@ -34,7 +33,7 @@ def is_unsafe(name: str) -> bool:
     return ".." in parts or name.startswith(("/", "\\")) or bool(re.match(r"^[A-Za-z]:", name))
 
 
-def _verdict(info: zipfile.ZipInfo, max_bytes: int) -> tuple[str, str]:
+def _verdict(info: zipfile.ZipInfo, max_bytes: int) -> Tuple[str, str]:
     """Status and reason of a member that is settled without reading it."""
     ratio = info.file_size / max(1, info.compress_size)
     rules = (
@@ -49,7 +48,7 @@ def _verdict(info: zipfile.ZipInfo, max_bytes: int) -> tuple[str, str]:
     return next(((status, reason) for holds, status, reason in rules if holds), ("", ""))
 
 
-def list_archive(path: str, max_bytes: int) -> list[Listed]:
+def list_archive(path: str, max_bytes: int) -> List[Listed]:
     """The members of a zip with the status of those that are settled.
 
     Args:
@@ -75,9 +74,9 @@ def list_archive(path: str, max_bytes: int) -> list[Listed]:
     return found + _missing_members(path, found, max_bytes)
 
 
-def _missing_members(path: str, found: list[Listed], max_bytes: int) -> list[Listed]:
+def _missing_members(path: str, found: List[Listed], max_bytes: int) -> List[Listed]:
     """What a DICOMDIR in the archive names and the archive does not hold."""
-    missing: list[Listed] = []
+    missing: List[Listed] = []
     present = {name.upper() for _, name, _, _ in found}
     for index, name, status, _ in found:
         if status or os.path.basename(name).upper() != DICOMDIR:
@@ -92,7 +91,7 @@ def _missing_members(path: str, found: list[Listed], max_bytes: int) -> list[Lis
     return missing
 
 
-def list_dicomdir(path: str) -> list[str]:
+def list_dicomdir(path: str) -> List[str]:
     """Paths of the images a DICOMDIR names, relative to it, with `/`.
 
     Raises:
@@ -119,7 +118,7 @@ def _referenced(record: Any) -> str:
 
 
 @contextmanager
-def _anonymous_file() -> Iterator[tuple[IO[bytes], str]]:
+def _anonymous_file() -> Iterator[Tuple[IO[bytes], str]]:
     """A file to write and the path to read it by; it ends with the process, however that ends."""
     if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
         with os.fdopen(os.memfd_create("member"), "wb") as stream:
@@ -129,7 +128,7 @@ def _anonymous_file() -> Iterator[tuple[IO[bytes], str]]:
         yield stream, stream.name
 
 
-_last: list[tuple[tuple[str, int, int], zipfile.ZipFile]] = []
+_last: List[Tuple[Tuple[str, int, int], zipfile.ZipFile]] = []
 
 
 def _opened(path: str) -> zipfile.ZipFile:
@@ -163,11 +162,13 @@ def member_file(path: str, index: int, max_bytes: int) -> Iterator[str]:
             archive = _opened(path)
             with archive.open(archive.infolist()[index]) as source:
                 left = max_bytes
-                while block := source.read(1 << 20):
+                block = source.read(BLOCK)
+                while block:
                     left -= len(block)
                     if left < 0:
                         raise DicomError("Member is too large", "rejected", "resource_limit")
                     stream.write(block)
+                    block = source.read(BLOCK)
         except (zipfile.BadZipFile, zlib.error, EOFError, IndexError, ValueError):
             raise DicomError("Member is damaged", "failed", "archive_damaged") from None
         except NotImplementedError:

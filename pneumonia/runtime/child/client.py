@@ -1,0 +1,314 @@
+"""The caller's side of the child that opens files."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
+
+import numpy as np
+
+from pneumonia.runtime.child.messages import (
+    MAX_HEADER_BYTES,
+    MAX_LIST_BYTES,
+    Wanted,
+    read_answer,
+    write_line,
+)
+from pneumonia.runtime.dicom_header import DEFAULT_LIMITS, ReadLimits
+
+COMMAND = (sys.executable, "-m", "pneumonia.runtime.child")
+START_SECONDS = 60.0  # a cold start on a busy machine or a slow card is no fault of the file
+WATCH_SECONDS = 0.25
+TICK_SECONDS = 1.0
+PIPE_BYTES = 1 << 20
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # glibc: keep the memory of one image for the next instead of giving it back to the system,
+    # which costs a fifth of the time of an image in page faults
+    "MALLOC_TOP_PAD_": str(16 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+}
+
+
+class ChildLimits(NamedTuple):
+    """Bounds of the child process and of what it reads.
+
+    Attributes:
+        read: Limits on files and images.
+        memory_mb: Address space of the child, MiB.
+        seconds: Time for one file.
+        command: The child's command line; `memory_mb` is appended.
+    """
+
+    read: ReadLimits = DEFAULT_LIMITS
+    memory_mb: int = 2048
+    seconds: float = 30.0
+    command: Sequence[str] = COMMAND
+
+
+class DecodedFile(NamedTuple):
+    """The child's answer for one file.
+
+    Attributes:
+        status: `read`, `known` (same bytes as before), `listed`, `rejected`, `failed`, `skipped`.
+        reason: Machine-readable, empty when read.
+        message: One line without identifiers.
+        sha256: Of the file, empty when it could not be read.
+        n_bytes: Size of the file.
+        seconds: Time in the child.
+        height: Rows of the image, 0 unless read.
+        width: Its columns.
+        pixels: uint8 (height, width) if wanted.
+        canvas: The letterboxed image, uint8, if wanted.
+        info: Facts of runtime.radiograph; for DICOM also `word_against`.
+        warnings: Warnings of runtime.radiograph.
+        identity: UIDs, accession number and study date; they identify a patient.
+        header: What results take over from a DICOM source (results.header_from_bytes), if wanted;
+            empty for pictures, and for headers that cannot be written again.
+        listed: What an archive or a DICOMDIR holds.
+    """
+
+    status: str
+    reason: str = ""
+    message: str = ""
+    sha256: str = ""
+    n_bytes: int = 0
+    seconds: float = 0.0
+    height: int = 0
+    width: int = 0
+    pixels: Optional[np.ndarray] = None
+    canvas: Optional[np.ndarray] = None
+    info: Dict[str, Any] = {}  # noqa: RUF012 - never changed
+    warnings: Tuple[str, ...] = ()
+    identity: Dict[str, str] = {}  # noqa: RUF012
+    header: bytes = b""
+    listed: List[Any] = []  # noqa: RUF012
+
+
+class _Watchdog:
+    """Kills a process that misses its deadline, from a thread of its own."""
+
+    def __init__(self, process: Any, tick: Callable[[], None]) -> None:
+        self._process = process
+        self._tick = tick
+        self._lock = threading.Lock()
+        self._deadline: Optional[float] = None
+        self._stopped = threading.Event()
+        self.expired = False
+        threading.Thread(target=self._watch, name="decode-watchdog", daemon=True).start()
+
+    def arm(self, seconds: float) -> None:
+        """The process has this long from now."""
+        with self._lock:
+            self._deadline = time.monotonic() + seconds
+
+    def disarm(self) -> None:
+        """The process has answered."""
+        with self._lock:
+            self._deadline = None
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        next_tick = 0.0
+        while not self._stopped.wait(WATCH_SECONDS):
+            now = time.monotonic()
+            with self._lock:
+                if self._deadline is None:
+                    continue
+                if now > self._deadline:
+                    self.expired = True
+                    self._process.kill()
+                    return
+            if now >= next_tick:
+                self._tick()
+                next_tick = now + TICK_SECONDS
+
+
+def _no_tick() -> None:
+    """The caller needs no pulse."""
+
+
+class DecodingChild:
+    """One child process, started when needed and again after it dies. Not thread-safe.
+
+    Args:
+        limits: Bounds of the child and of what it reads.
+        wanted: What is needed of each image.
+        tick: Called about once a second, from another thread, while the child is waited for.
+    """
+
+    def __init__(
+        self,
+        limits: ChildLimits,
+        wanted: Wanted = Wanted(),  # noqa: B008 - immutable
+        tick: Callable[[], None] = _no_tick,
+    ) -> None:
+        self._limits = limits
+        self._wanted = wanted
+        self._tick = tick
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._watchdog: Optional[_Watchdog] = None
+        canvas = wanted.canvas[0] * wanted.canvas[1] if wanted.canvas is not None else 0
+        self._max_bytes = {
+            "pixels": limits.read.max_pixels,
+            "canvas": canvas,
+            "header": MAX_HEADER_BYTES,
+            "listed": MAX_LIST_BYTES,
+        }
+
+    def __enter__(self) -> "DecodingChild":
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        value: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child."""
+        process, self._process = self._process, None
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def start(self) -> None:
+        """Start the child and wait until it can read; does nothing while one runs.
+
+        Raises:
+            OSError: It does not start.
+        """
+        if self._process is not None:
+            return
+        process = subprocess.Popen(
+            list(self._limits.command) + [str(self._limits.memory_mb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(os.environ, **ENVIRONMENT),
+            start_new_session=True,  # Ctrl-C is for the caller, which lets the file finish
+        )
+        _widen(process.stdout)
+        self._process = process
+        self._watchdog = _Watchdog(process, self._tick)
+        options = {"limits": self._limits.read._asdict(), "wanted": self._wanted._asdict()}
+        try:
+            record, _ = self._exchange(options, START_SECONDS)
+        except (OSError, ValueError, KeyError, TypeError):
+            self.close()
+            raise OSError("the decoding child does not start") from None
+        except BaseException:
+            self.close()
+            raise
+        if record.get("status") != "ready":
+            self.close()
+            raise OSError("the decoding child does not start")
+
+    def decode(self, path: str, known_sha256: str = "", member: int = -1) -> DecodedFile:
+        """Read one file; every outcome is a DecodedFile, whatever the file does to the child.
+
+        Args:
+            path: The file, or the zip that holds it.
+            known_sha256: Contents that need not be decoded (status `known`).
+            member: Index in the zip.
+        """
+        return self._ask("read", path, member, known_sha256)
+
+    def look(self, path: str, member: int = -1) -> DecodedFile:
+        """Read one header without the pixels."""
+        return self._ask("look", path, member)
+
+    def list_archive(self, path: str) -> DecodedFile:
+        """Status `listed` with the members of a zip (`archives.list_archive`), or a refusal."""
+        return self._ask("archive", path)
+
+    def list_dicomdir(self, path: str) -> DecodedFile:
+        """Status `listed` with the images a DICOMDIR names, or a refusal."""
+        return self._ask("dicomdir", path)
+
+    def _ask(self, task: str, path: str, member: int = -1, known_sha256: str = "") -> DecodedFile:
+        request = {"task": task, "path": path, "member": member, "known_sha256": known_sha256}
+        watchdog = None
+        try:
+            self.start()
+            watchdog = self._watchdog
+            found = self._decoded(*self._exchange(request, self._limits.seconds))
+            if self._watchdog is not None and self._watchdog.expired:
+                self.close()  # it was killed right after its answer
+            return found
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.close()
+            if watchdog is not None and watchdog.expired:
+                return DecodedFile("failed", "decode_timeout", "Decoding took too long")
+            return DecodedFile("failed", "decoder_crash", "The decoder crashed")
+        except BaseException:
+            self.close()  # half an answer may be in the pipe
+            raise
+
+    def _exchange(self, request: Dict[str, Any], seconds: float) -> Tuple[Dict[str, Any], Any]:
+        process, watchdog = self._process, self._watchdog
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert watchdog is not None
+        watchdog.arm(seconds)
+        try:
+            write_line(process.stdin, request)
+            return read_answer(process.stdout, self._max_bytes)
+        finally:
+            watchdog.disarm()
+
+    def _decoded(self, record: Dict[str, Any], parts: Dict[str, bytes]) -> DecodedFile:
+        height, width = int(record.get("height", 0)), int(record.get("width", 0))
+        pixels = canvas = None
+        if "pixels" in parts:
+            pixels = np.frombuffer(parts["pixels"], dtype=np.uint8).reshape(height, width)
+        if "canvas" in parts and self._wanted.canvas is not None:
+            shape = self._wanted.canvas[:2]
+            canvas = np.frombuffer(parts["canvas"], dtype=np.uint8).reshape(shape)
+        return DecodedFile(
+            status=str(record["status"]),
+            reason=str(record.get("reason", "")),
+            message=str(record.get("message", "")),
+            sha256=str(record.get("sha256", "")),
+            n_bytes=int(record.get("bytes", 0)),
+            seconds=float(record["seconds"]),
+            height=height,
+            width=width,
+            pixels=pixels,
+            canvas=canvas,
+            info=record.get("info", {}),
+            warnings=tuple(record.get("warnings", ())),
+            identity=record.get("identity", {}),
+            header=parts.get("header", b""),
+            listed=json.loads(parts["listed"].decode("ascii")) if "listed" in parts else [],
+        )
+
+
+def _widen(pipe: Any) -> None:
+    """Make a pipe large enough for an image where that is possible (Linux): fewer switches."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        # fcntl names it from Python 3.10 on
+        fcntl.fcntl(pipe, getattr(fcntl, "F_SETPIPE_SZ", 1031), PIPE_BYTES)

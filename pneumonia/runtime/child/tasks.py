@@ -1,0 +1,201 @@
+"""What the child does with a file: read it, look at its header, or list what it holds."""
+
+import hashlib
+import io
+import json
+import os
+import time
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Dict, Iterator, Sequence, Tuple
+
+import numpy as np
+
+from pneumonia.runtime.attributes import first_text, joined_text
+from pneumonia.runtime.child.archives import list_archive, list_dicomdir, member_file
+from pneumonia.runtime.child.messages import MAX_HEADER_BYTES, MAX_LIST_BYTES, Parts, Wanted
+from pneumonia.runtime.dicom_header import ReadLimits, header_facts, read_codes, read_header
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.preprocess import letterbox
+from pneumonia.runtime.radiograph import check_file, parse_radiograph, refusals_of, unknown_format
+from pneumonia.runtime.raster import raster_format
+from pneumonia.runtime.selection import word_against
+
+BLOCK = 1 << 20
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+STUDY = ("AccessionNumber", "StudyDate")
+Record = Dict[str, Any]
+
+
+class FileReader:
+    """Answers requests about files, one at a time.
+
+    Args:
+        limits: What may be read.
+        wanted: What the answers hold.
+    """
+
+    def __init__(self, limits: ReadLimits, wanted: Wanted) -> None:
+        self._limits = limits
+        self._wanted = wanted
+        self._tasks = {
+            "read": self._read,
+            "look": self._look,
+            "archive": self._archive,
+            "dicomdir": self._dicomdir,
+        }
+
+    def answer(self, request: Record) -> Tuple[Record, Parts]:
+        """Handle one request.
+
+        Args:
+            request: `task` (`read`, `look`, `archive` or `dicomdir`), `path`, `member` (index in a
+                zip, or -1), `known_sha256` (contents that need not be decoded again).
+
+        Returns:
+            The answer's record and its binary parts.
+        """
+        started = time.monotonic()
+        record: Record = {"status": "read", "sha256": "", "bytes": 0}
+        parts: Parts = []
+        try:
+            with self._file_of(request) as path:
+                parts = self._tasks[request["task"]](path, request["known_sha256"], record)
+        except DicomError as error:
+            record.update(status=error.status, reason=error.reason, message=error.what)
+        except MemoryError:
+            record.update(status="rejected", reason="resource_limit", message="Not enough memory")
+        except OSError:
+            record.update(status="failed", reason="unreadable", message="File cannot be read")
+        record["seconds"] = time.monotonic() - started
+        return record, parts
+
+    @contextmanager
+    def _file_of(self, request: Record) -> Iterator[str]:
+        path, member = request["path"], request["member"]
+        if member < 0:
+            yield path
+            return
+        with member_file(path, member, self._limits.max_file_bytes) as unpacked:
+            yield unpacked
+
+    # --- read ---
+
+    def _read(self, path: str, known_sha256: str, record: Record) -> Parts:
+        """Hash and decode a file; its facts go into the record."""
+        before = _state(path)
+        data, record["sha256"], record["bytes"] = _contents(path, self._limits.max_file_bytes)
+        if record["sha256"] == known_sha256:
+            record["status"] = "known"
+            return []
+        try:
+            with refusals_of(path):
+                check_file(path, self._limits)
+                radiograph = parse_radiograph(data, self._limits)
+            if _state(path) != before:
+                raise DicomError("File changed while it was read", "failed", "file_changed")
+        except DicomError:
+            record["info"] = read_codes(io.BytesIO(data))
+            raise
+        pixels, info = radiograph.pixels, dict(radiograph.info)
+        record.update(height=pixels.shape[0], width=pixels.shape[1])
+        record.update(info=info, warnings=list(radiograph.warnings))
+        parts = self._images(pixels)
+        if radiograph.header is not None:
+            # the caller decides what of it may be written
+            record["identity"] = _identity(radiograph.header)
+            info["word_against"] = self._word_against(radiograph.header)
+            if self._wanted.header:
+                parts.append(("header", _source_header(radiograph.header)))
+        return parts
+
+    def _images(self, pixels: np.ndarray) -> Parts:
+        parts: Parts = []
+        if self._wanted.canvas is not None:
+            height, width, pad_value = self._wanted.canvas
+            parts.append(("canvas", letterbox(pixels, height, width, pad_value)[0]))
+        if self._wanted.pixels:
+            parts.append(("pixels", np.ascontiguousarray(pixels)))
+        return parts
+
+    def _word_against(self, dataset: Any) -> str:
+        return word_against(dataset, self._wanted.words_against, self._wanted.words_wanted)
+
+    # --- look ---
+
+    def _look(self, path: str, known_sha256: str, record: Record) -> Parts:
+        """Read the header only; whether the pixels can be decoded stays open."""
+        record["bytes"] = os.stat(path).st_size
+        with io.open(path, "rb") as stream:
+            try:
+                with refusals_of(path):
+                    check_file(path, self._limits)
+                    record["info"] = self._facts(stream)
+            except DicomError:
+                record["info"] = read_codes(stream)
+                raise
+        return []
+
+    def _facts(self, stream: BinaryIO) -> Record:
+        head = stream.read(132)
+        has_preamble = head[128:132] == b"DICM"
+        name = "" if has_preamble else raster_format(head)
+        if name:
+            return {"format": name}
+        if not has_preamble and not (self._limits.force_read and head):
+            raise unknown_format(head)
+        header = read_header(stream, self._limits, has_preamble)
+        return dict(header_facts(header), word_against=self._word_against(header.dataset))
+
+    # --- lists ---
+
+    def _archive(self, path: str, known_sha256: str, record: Record) -> Parts:
+        return _listing(list_archive(path, self._limits.max_file_bytes), record)
+
+    def _dicomdir(self, path: str, known_sha256: str, record: Record) -> Parts:
+        return _listing(list_dicomdir(path), record)
+
+
+def _identity(dataset: Any) -> Dict[str, str]:
+    uids = {keyword: first_text(dataset, keyword) for keyword in UIDS}
+    return dict(uids, **{keyword: joined_text(dataset, keyword) for keyword in STUDY})
+
+
+def _state(path: str) -> Tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _contents(path: str, max_bytes: int) -> Tuple[bytes, str, int]:
+    """The first `max_bytes` bytes of a file; SHA-256 (hex) and size of the whole file."""
+    with io.open(path, "rb") as stream:
+        data = stream.read(max_bytes)
+        digest = hashlib.sha256(data)
+        size = len(data)
+        block = stream.read(BLOCK)
+        while block:
+            digest.update(block)
+            size += len(block)
+            block = stream.read(BLOCK)
+    return data, digest.hexdigest(), size
+
+
+def _source_header(dataset: Any) -> bytes:
+    """The attributes that results take over, as a DICOM file in memory.
+
+    Empty when they cannot be had: that costs the image its DICOM results, not its score.
+    """
+    from pneumonia.runtime.results import header_bytes, source_header
+
+    try:
+        data = header_bytes(source_header(dataset))
+    except Exception:  # foreign headers hold anything
+        return b""
+    return data if len(data) <= MAX_HEADER_BYTES else b""
+
+
+def _listing(found: Sequence[Any], record: Record) -> Parts:
+    record["status"] = "listed"
+    data = json.dumps(found).encode("ascii")
+    if len(data) > MAX_LIST_BYTES:
+        raise DicomError("Archive has too many members", "rejected", "resource_limit")
+    return [("listed", data)]
