@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Dict, Iterator, List, Tuple
 
 from pneumonia.runtime.errors import OutputError
@@ -126,10 +126,8 @@ class FileGroup:
 
 
 def _remove(part: str) -> None:
-    try:
+    with suppress(OSError):  # not there, or the next run deletes it
         os.unlink(part)
-    except OSError:
-        pass  # not there, or the next run deletes it
 
 
 def _rename(part: str, path: str) -> None:

@@ -63,9 +63,3 @@ def test_a_group_that_cannot_be_written_is_an_output_error(tmp_path):
     group.add({str(tmp_path / "y"): b"a file cannot replace a folder"})
     with pytest.raises(OutputError):
         group.commit()
-
-
-def test_file_systems_that_one_call_syncs(tmp_path):
-    device = os.stat(tmp_path).st_dev
-    assert atomic._is_synced_whole(device) in (True, False)
-    assert not atomic._is_synced_whole(os.makedev(4095, 1))

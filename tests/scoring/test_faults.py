@@ -130,7 +130,9 @@ def test_a_second_interrupt_ends_at_once_and_the_next_run_goes_on(whole, tmp_pat
 def test_two_runs_on_one_folder_the_second_is_told_to_wait(whole, tmp_path, bundle_folder):
     out = tmp_path / "out"
     with half_done(whole, out, bundle_folder) as first:
+        first.send_signal(signal.SIGSTOP)  # it holds the folder for as long as the second needs
         _, err = ended(started(whole / "in", out, bundle_folder), 75)
+        first.send_signal(signal.SIGCONT)
         assert err.startswith("error: Another run writes to this output folder")
         ended(first, 0)
     assert without_times(out) == without_times(whole / "out")

@@ -120,8 +120,9 @@ def _referenced(record: Any) -> str:
 @contextmanager
 def _anonymous_file() -> Iterator[Tuple[IO[bytes], str]]:
     """A file to write and the path to read it by; it ends with the process, however that ends."""
-    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
-        with os.fdopen(os.memfd_create("member"), "wb") as stream:
+    in_memory = getattr(os, "memfd_create", None)  # Python 3.8 on Linux
+    if in_memory is not None and os.path.isdir("/proc/self/fd"):
+        with os.fdopen(in_memory("member"), "wb") as stream:
             yield stream, f"/proc/self/fd/{stream.fileno()}"
         return
     with tempfile.NamedTemporaryFile(prefix="pneumonia-member-") as stream:

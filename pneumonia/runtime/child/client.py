@@ -301,7 +301,7 @@ class DecodingChild:
             warnings=tuple(record.get("warnings", ())),
             identity=record.get("identity", {}),
             header=parts.get("header", b""),
-            listed=json.loads(parts["listed"].decode("ascii")) if "listed" in parts else [],
+            listed=json.loads(str(parts["listed"], "ascii")) if "listed" in parts else [],
         )
 
 
