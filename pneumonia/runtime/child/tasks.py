@@ -1,5 +1,6 @@
 """What the child does with a file: read it, look at its header, or list what it holds."""
 
+import gc
 import hashlib
 import io
 import json
@@ -66,6 +67,8 @@ class FileReader:
             record.update(status="rejected", reason="resource_limit", message="Not enough memory")
         except OSError:
             record.update(status="failed", reason="unreadable", message="File cannot be read")
+        if record.get("reason") == "resource_limit":
+            gc.collect()  # the exception's frames hold what was read of the file
         record["seconds"] = time.monotonic() - started
         return record, parts
 
@@ -168,7 +171,8 @@ def _state(path: str) -> Tuple[int, int]:
 def _contents(path: str, max_bytes: int) -> Tuple[bytes, str, int]:
     """The first `max_bytes` bytes of a file; SHA-256 (hex) and size of the whole file."""
     with io.open(path, "rb") as stream:
-        data = stream.read(max_bytes)
+        # read() takes as much memory as it is asked for, however small the file
+        data = stream.read(min(max_bytes, os.fstat(stream.fileno()).st_size))
         digest = hashlib.sha256(data)
         size = len(data)
         block = stream.read(BLOCK)
