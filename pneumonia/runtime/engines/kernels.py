@@ -297,12 +297,13 @@ class KernelsEngine(Engine):
 
 def can_compile() -> bool:
     """Whether to compile at first use: not switched off, and the generator is installed."""
-    if os.environ.get(COMPILE_VARIABLE, "1") == "0" or sys.version_info < GENERATOR_PYTHON:
+    wanted = os.environ.get(COMPILE_VARIABLE, "1") != "0"
+    if not wanted or os.name != "posix" or sys.version_info < GENERATOR_PYTHON:
         return False
-    # By name: the device code comes without the generator.
-    return importlib.util.find_spec("deploy_jetson") is not None and (
-        importlib.util.find_spec(LIBRARY_CACHE) is not None
-    )
+    try:  # by name: the device code comes without the generator
+        return importlib.util.find_spec(LIBRARY_CACHE) is not None
+    except ModuleNotFoundError:  # not even its package
+        return False
 
 
 def open_kernels(bundle: Bundle, threads: Optional[int], may_compile: bool) -> KernelsEngine:

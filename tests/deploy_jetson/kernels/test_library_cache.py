@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
     not shutil.which("gcc") or not any(map(runs_here, TARGETS.values())),
     reason="needs gcc and a machine that a target describes",
 )
+ROOT = Path(__file__).parents[3]
 OPEN = """
 import sys
 from pneumonia.runtime.bundle import load_bundle
@@ -82,6 +83,22 @@ def test_nothing_is_compiled_where_it_is_switched_off(bundle, cache, monkeypatch
     assert not cache.exists()
     with pytest.raises(DeviceError, match="pneumonia kernels BUNDLE"):
         open_engine(bundle, "kernels")
+
+
+def test_device_code_without_the_generator_opens_another_engine(bundle, tmp_path):
+    for name in ("pneumonia/__init__.py", "pneumonia/runtime", "deploy_jetson/__init__.py"):
+        target = tmp_path / "lib" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, target)
+    packages = Path(np.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", OPEN, bundle.path],  # -S: without this checkout
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'lib'}:{packages}"}, cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout in ("onnxruntime\n", "reference\n")
+    assert done.stderr == ""
 
 
 def test_without_a_compiler_another_engine_runs_and_the_log_says_why(bundle, caplog, monkeypatch):
