@@ -51,6 +51,8 @@ class Sources(NamedTuple):
         reports: csv, folder of .txt or .xml; None = none.
         predictions: predictions.csv of a model; None = none.
         min_score: Boxes of the model below it are not suggested.
+        blind: Hide report and suggestions from a reader until the first verdict on the study.
+        shuffle: Give every reader the studies in an order of their own.
     """
 
     studies: Path
@@ -58,6 +60,8 @@ class Sources(NamedTuple):
     reports: Path | None = None
     predictions: Path | None = None
     min_score: float = 0.2
+    blind: bool = False
+    shuffle: bool = False
 
 
 class Project:
@@ -98,6 +102,11 @@ class Project:
         if report is None or report.reason:
             return ()
         return tuple(link_report(report.text, self.base, self._linker))
+
+    def blinded(self, study: Study, name: str) -> bool:
+        """Whether report and suggestions are hidden from a reader of a study."""
+        hidden = self.sources.blind and name != ADJUDICATION
+        return hidden and not self.store.has_finished(study, name)
 
     def suggested(self, study: Study, name: str) -> tuple[Suggestion, ...]:
         """Boxes offered: the model's, to an adjudicator those of the readers."""

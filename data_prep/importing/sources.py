@@ -9,8 +9,8 @@ from typing import NamedTuple
 from data_prep.dataset.reader import KINDS, NORMAL, SPLITS
 from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.image_names import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 _MAX_MAPPING_BYTES = 200_000_000
 _NO_FINDING = "No Finding"
 _OPACITIES = frozenset({"Pneumonia", "Consolidation"})  # NIH labels of an opacity of the lung

@@ -10,9 +10,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", "")
 
 
 def find_image(folder: str | Path, image_id: str) -> Path | None:
-    """The file `IMAGE_ID.{png,jpg,jpeg,dcm}` or `IMAGE_ID` directly in a folder, or None."""
-    if not image_id or os.path.basename(image_id) != image_id:
-        return None  # an id is never a way out of the folder
+    """The file `IMAGE_ID.{png,jpg,jpeg,dcm}` or `IMAGE_ID` in a folder, or None.
+
+    An id may hold folders, as `P1/PA` does where several files are called `PA`, but never leads
+    out of the folder.
+    """
+    parts = image_id.split("/")
+    if "" in parts or "." in parts or ".." in parts or os.path.isabs(image_id) or "\\" in image_id:
+        return None
     for suffix in SUFFIXES:
         path = Path(folder) / (image_id + suffix)
         if path.is_file():

@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.image_names import image_ids, printable
 
 # Ends of names that no radiograph has: such files lie in export folders and are no failure.
 OTHER_FILES = (
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".htm", ".md", ".pdf", ".log",
     ".ini", ".yaml", ".yml", ".db", ".exe", ".inf", ".css", ".js", ".dll", ".u8",
 )  # fmt: skip
-IMAGE_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima", ".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,6 @@ class Entry(NamedTuple):
     member: int = -1
     codes: dict[str, str | None] = {}  # noqa: RUF012 - never changed
     detail: str = ""
-
-
-def printable(name: str) -> str:
-    """A path as text, with undecodable bytes and control characters as escapes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def stem(name: str) -> str:
-    """File name without an image suffix; other dots stay, since DICOM names are often UIDs."""
-    base, suffix = os.path.splitext(name)
-    return base if base and suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def _kind(path: str) -> str:
@@ -169,21 +156,3 @@ def _is_other(relative: str) -> bool:
 def find_files(source: Path) -> list[FoundFile]:
     """`walk` with names; zip archives stay closed (see `scoring.inputs`)."""
     return named(walk(source))
-
-
-def image_ids(relatives: list[str]) -> list[str]:
-    """The shortest of stem, relative path without suffix, relative path that nobody shares.
-
-    Args:
-        relatives: Paths, each once: so their names are, too.
-    """
-    candidates = []
-    for path in relatives:
-        folder, base = os.path.split(path)
-        candidates.append((stem(base), os.path.join(folder, stem(base)), path))
-    shared = Counter(name for triple in candidates for name in set(triple))
-    names = []
-    for triple in candidates:
-        free = [name for name in triple if shared[name] == 1]
-        names.append(free[0] if free else triple[-1])
-    return names

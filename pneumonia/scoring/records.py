@@ -12,9 +12,10 @@ import numpy as np
 
 from pneumonia.runtime.boxes import as_boxes
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.image_names import IMAGE_SUFFIXES
 from pneumonia.runtime.predictions import Prediction
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, ResultFacts
-from pneumonia.scoring.find import IMAGE_SUFFIXES, FoundFile
+from pneumonia.scoring.find import FoundFile
 
 SCHEMA = "pneumonia.study/1"
 NOT_SCORED = "not scored"

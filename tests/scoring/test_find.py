@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.scoring.find import Entry, find_files, image_ids, named, printable, stem
+from pneumonia.runtime.image_names import image_ids, printable, stem
+from pneumonia.scoring.find import Entry, find_files, named
 
 
 def make(root, *names):

@@ -14,7 +14,7 @@ import pydicom
 from data_prep.annotation.agreement.consensus import StudyTruth, truth_of
 from data_prep.annotation.exports.kcat import KcatDocument, KcatMention, kcat_entity, write_kcat
 from data_prep.annotation.exports.structured_report import build_reading_report
-from data_prep.annotation.exports.tables import class_csv, coco_json, rsna_csv
+from data_prep.annotation.exports.tables import class_csv, coco_json, left_out_csv, rsna_csv
 from data_prep.annotation.exports.training_set import write_training_set
 from data_prep.annotation.project import Project
 from data_prep.annotation.workspace.records import Reading, Study, annotation_json
@@ -51,6 +51,11 @@ def rsna_bytes(project: Project) -> bytes:
 def class_bytes(project: Project) -> bytes:
     """The official class csv."""
     return class_csv(_truths(project)).encode()
+
+
+def left_out_bytes(project: Project) -> bytes:
+    """Which studies the csv files and COCO leave out, and why."""
+    return left_out_csv(_truths(project)).encode()
 
 
 def coco_bytes(project: Project) -> bytes:
@@ -104,6 +109,7 @@ def kcat_zip(project: Project) -> bytes:
     known = _studies(project)
     members: dict[str, bytes] = {}
     skipped: list[str] = []
+    numbers = {person.name: n for n, person in enumerate(project.people.annotators(), 1)}
     for name, readings in project.store.readings().items():
         report = project.reports.get(name)
         if name not in known or report is None or report.reason:
@@ -111,6 +117,8 @@ def kcat_zip(project: Project) -> bytes:
         linked = project.linked(name)
         for reading in (r for r in readings if r.finished):
             folder = re.sub(r"[^A-Za-z0-9_-]+", "_", reading.annotator)
+            if folder != reading.annotator:  # two names may look alike in ASCII
+                folder = f"{folder}_{numbers.get(reading.annotator, 0)}"
             try:
                 text = write_kcat(_document(project, report.text, linked, reading))
             except DataError:
@@ -160,6 +168,7 @@ def export_dataset(project: Project) -> tuple[Path, dict[str, int]]:
 DOWNLOADS: dict[str, tuple[str, str, Callable[[Project], bytes]]] = {
     "rsna": ("labels.csv", "text/csv", rsna_bytes),
     "classes": ("class_info.csv", "text/csv", class_bytes),
+    "left_out": ("left_out.csv", "text/csv", left_out_bytes),
     "coco": ("coco.json", "application/json", coco_bytes),
     "readings": ("readings.json", "application/json", readings_bytes),
     "sr": ("structured_reports.zip", "application/zip", reports_zip),

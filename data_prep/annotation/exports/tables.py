@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.annotation.agreement.consensus import Consensus, StudyTruth
+from data_prep.annotation.agreement.consensus import Consensus, StudyTruth, truth_of
 from data_prep.annotation.workspace.records import Box, Study
 from data_prep.dataset.reader import LABEL_FRAME, OPACITY
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from pneumonia.runtime.boxes import xyxy_to_xywh
-from pneumonia.runtime.csv_tables import csv_text
+from pneumonia.runtime.csv_tables import csv_text, escape_name
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.label_table import LABEL_COLUMNS
 
@@ -28,22 +28,33 @@ def rsna_csv(truths: Mapping[str, StudyTruth], studies: Mapping[str, Study]) -> 
     for image_id, truth in sorted(truths.items()):
         if truth.reason:
             continue
+        name = escape_name(image_id)
         if not truth.boxes:
-            rows.append((image_id, "", "", "", "", 0))
+            rows.append((name, "", "", "", "", 0))
         study = studies[image_id]
-        rows += [(image_id, *_frame_xywh(box, study), 1) for box in truth.boxes]
+        rows += [(name, *_frame_xywh(box, study), 1) for box in truth.boxes]
     return csv_text(LABEL_COLUMNS, rows)
 
 
 def class_csv(truths: Mapping[str, StudyTruth]) -> str:
     """The official class csv; it names an image once per box, as the challenge's does."""
     rows = [
-        (image_id, truth.class_name)
+        (escape_name(image_id), truth.class_name)
         for image_id, truth in sorted(truths.items())
         if not truth.reason
         for _ in range(max(1, len(truth.boxes)) if truth.class_name == OPACITY else 1)
     ]
     return csv_text(("patientId", "class"), rows)
+
+
+def left_out_csv(truths: Mapping[str, StudyTruth]) -> str:
+    """Studies that neither the csv files nor COCO hold, since their truth is in doubt, and why."""
+    rows = [
+        (escape_name(image_id), truth.reason)
+        for image_id, truth in sorted(truths.items())
+        if truth.reason
+    ]
+    return csv_text(("image_id", "reason"), rows)
 
 
 def _frame_xywh(box: Box, study: Study) -> list[str]:
@@ -58,9 +69,18 @@ def coco_json(
     """COCO's object detection format, every finding, boxes in pixels of the source.
 
     Categories are the codes in use, their supercategory is the group. Boxes of the minority and
-    disputed ones are left out; `votes` and `readers` tell how many drew a box.
+    disputed ones are left out; `votes` and `readers` tell how many drew a box. Studies whose truth
+    is in doubt (disputed, unusable) are left out as from the csv files: without a box they would
+    look like negatives. `info.left_out` lists them with the reason.
     """
-    chosen = sorted(consensus, key=lambda item: item.image_id)
+    doubts: list[dict[str, str]] = []
+    chosen: list[Consensus] = []
+    for item in sorted(consensus, key=lambda item: item.image_id):
+        reason = truth_of(item, base).reason
+        if reason:
+            doubts.append({"file_name": studies[item.image_id].relative, "reason": reason})
+        else:
+            chosen.append(item)
     codes = sorted({box.code for item in chosen for box in item.kept})
     category = {code: number for number, code in enumerate(codes, 1)}
     images: list[dict[str, Any]] = []
@@ -79,7 +99,7 @@ def coco_json(
                  "segmentation": [], "assertion": box.assertion, "votes": len(box.annotators)}
             )  # fmt: skip
     return {
-        "info": {"description": DISCLAIMER},
+        "info": {"description": DISCLAIMER, "left_out": doubts},
         "images": images,
         "annotations": annotations,
         "categories": [

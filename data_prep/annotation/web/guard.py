@@ -1,5 +1,6 @@
 """What every request passes first: host, origin, size; and the headers of every answer."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 
 LOG = logging.getLogger("pneumonia.annotate")
 MAX_BODY_BYTES = 256 << 10
+BODY_SECONDS = 30.0  # for the whole body of a request
 OWN_HEADER = b"x-annotate"  # a foreign page cannot send it without being asked for leave (CORS)
 _SAFE = ("GET", "HEAD")
 
@@ -56,6 +58,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 if body.too_large:  # whatever the application made of the broken body
                     message["status"] = 413
+                elif body.too_slow:
+                    message["status"] = 408
                 answered.append(message["status"])
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
@@ -103,11 +107,21 @@ class _Body:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._count = 0
+        self._whole = False
+        self._until = time.monotonic() + BODY_SECONDS
         self.too_large = False
+        self.too_slow = False
 
     async def receive(self) -> Message:
         """The next piece."""
-        message = await self._receive()
+        if self._whole:  # what follows is the end of the connection, whenever it comes
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self._until - time.monotonic())
+        except TimeoutError:
+            self.too_slow = True
+            return {"type": "http.disconnect"}
+        self._whole = not message.get("more_body", False)
         self._count += len(message.get("body", b""))
         if self._count > MAX_BODY_BYTES:
             self.too_large = True

@@ -16,6 +16,7 @@ from data_prep.annotation.agreement.pairwise import (
 )
 from data_prep.annotation.exports.downloads import DOWNLOADS, export_dataset
 from data_prep.annotation.project import Project, readers_only
+from data_prep.annotation.web.reader_api import MAX_INTEGER, Key
 from data_prep.annotation.web.session import manager
 from data_prep.annotation.workspace.records import Annotator, Reading, annotation_json
 from data_prep.annotation.workspace.store import share_out
@@ -46,7 +47,7 @@ class Share(BaseModel):
 class AssignmentBody(Name):
     """One study of one annotator, on or off."""
 
-    key: int
+    key: int = Field(ge=0, le=MAX_INTEGER)
     on: bool
 
 
@@ -110,7 +111,7 @@ def _add_results(routes: APIRouter, project: Project) -> None:
         return _agreement(project, min(max(iou, 0.05), 0.95))
 
     @routes.get("/studies/{key}")
-    def study(key: int, boss: Boss) -> dict[str, Any]:
+    def study(key: Key, boss: Boss) -> dict[str, Any]:
         return _side_by_side(project, key)
 
     @routes.get("/export/{kind}")

@@ -1,8 +1,10 @@
 """What the annotator's page asks for. A reader never gets what another one said."""
 
+import hashlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_prep.annotation.candidates import (
@@ -21,6 +23,7 @@ from data_prep.annotation.workspace.database import now
 from data_prep.annotation.workspace.records import (
     MANAGER,
     MAX_BOXES,
+    MAX_COMMENT,
     Annotation,
     Annotator,
     Reading,
@@ -30,9 +33,13 @@ from data_prep.annotation.workspace.records import (
 )
 from data_prep.annotation.workspace.store import MAX_STEP_S, State
 from data_prep.reports.findings.scope import ABSENT
+from pneumonia.runtime.errors import DataError
 
 Person = Annotated[Annotator, Depends(somebody)]
 Text = Annotated[str, Field(max_length=200)]
+ChangeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
+MAX_INTEGER = 2**63 - 1  # of SQLite
+Key = Annotated[int, PathParameter(ge=0, le=MAX_INTEGER)]
 Share = Annotated[float, Query(ge=-16, le=17)]
 WindowWidth = Annotated[float, Query(ge=MIN_WIDTH, le=MAX_WIDTH)]
 
@@ -54,14 +61,23 @@ class ReadingBody(BaseModel):
     """A whole reading as the page sends it, with the revision it was made on."""
 
     model_config = ConfigDict(extra="forbid")
-    base_revision: int = Field(ge=0)
+    base_revision: int = Field(ge=0, le=MAX_INTEGER)
+    change_id: ChangeId = ""
     annotations: list[AnnotationBody] = Field(max_length=MAX_BOXES)
     rejected: list[Text] = Field(max_length=1000)
     verdict: Text = ""
+    comment: str = Field("", max_length=MAX_COMMENT)
     step_s: float = Field(0.0, ge=0, le=MAX_STEP_S)
 
 
-class Step(BaseModel):
+class UndoBody(BaseModel):
+    """An undo or redo, with the id of the change."""
+
+    model_config = ConfigDict(extra="forbid")
+    change_id: ChangeId = ""
+
+
+class TimeBody(BaseModel):
     """Seconds of work without a change."""
 
     model_config = ConfigDict(extra="forbid")
@@ -76,9 +92,16 @@ def reader_routes(project: Project) -> APIRouter:
     return routes
 
 
-def allowed(project: Project, key: int, person: Annotator) -> Study:
-    """The study, if it is this person's to read; a foreign one looks like a missing one."""
-    study = project.store.study(key)
+def allowed(project: Project, key: Key, person: Annotator) -> Study:
+    """The study, if it is on this person's list.
+
+    Raises:
+        HTTPException: 404, the same for a study that is missing and for one of others.
+    """
+    try:
+        study = project.store.study(key)
+    except DataError:
+        raise HTTPException(404, "There is no such study") from None
     if person.role != MANAGER and not project.store.is_assigned(key, person.name):
         raise HTTPException(404, "There is no such study")
     if study.reason:
@@ -102,44 +125,52 @@ def _add_readings(routes: APIRouter, project: Project) -> None:
             for reading in readings
             if reading.annotator == reader_name(person)
         }
-        return [
-            _line(study, said.get(study.image_id))
+        chosen = [
+            study
             for study in store.studies()
             if not study.reason and (person.role == MANAGER or study.key in mine)
         ]
+        if project.sources.shuffle:
+            chosen.sort(key=lambda study: _shuffled(person.name, study.key))
+        return [_line(study, said.get(study.image_id)) for study in chosen]
 
     @routes.get("/studies/{key}")
-    def study(key: int, person: Person) -> dict[str, Any]:
+    def study(key: Key, person: Person) -> dict[str, Any]:
         found = allowed(project, key, person)
         name = reader_name(person)
         return {**_facts(project, found, name), **_state(store.state(found, name))}
 
     @routes.get("/studies/{key}/image")
-    def image(key: int, person: Person, center: Share = 0.5, width: WindowWidth = 1.0) -> Response:
+    def image(key: Key, person: Person, center: Share = 0.5, width: WindowWidth = 1.0) -> Response:
         found = allowed(project, key, person)
         path = project.path(found)
         data = project.png(path, project.files[found.relative].stamp, center, width)
         return Response(data, media_type="image/png")
 
     @routes.put("/studies/{key}/reading")
-    def save(key: int, body: ReadingBody, person: Person) -> dict[str, Any]:
+    def save(key: Key, body: ReadingBody, person: Person) -> dict[str, Any]:
         found, name = allowed(project, key, person), reader_name(person)
         before = {a.annotation_id: a for a in store.state(found, name).reading.annotations}
         items = tuple(_dated(Annotation(**item.model_dump()), before) for item in body.annotations)
-        reading = Reading(found.image_id, name, items, body.verdict, tuple(body.rejected))
+        reading = Reading(
+            found.image_id, name, items, body.verdict, tuple(body.rejected), comment=body.comment
+        )
         check_reading(reading, found, project.base)
-        return _state(store.save(found, reading, body.base_revision, body.step_s))
+        saved = store.save(found, reading, body.base_revision, body.step_s, body.change_id)
+        return _state(saved)
 
     @routes.post("/studies/{key}/undo")
-    def undo(key: int, person: Person) -> dict[str, Any]:
-        return _state(store.undo(allowed(project, key, person), reader_name(person)))
+    def undo(key: Key, body: UndoBody, person: Person) -> dict[str, Any]:
+        found = allowed(project, key, person)
+        return _state(store.undo(found, reader_name(person), body.change_id))
 
     @routes.post("/studies/{key}/redo")
-    def redo(key: int, person: Person) -> dict[str, Any]:
-        return _state(store.redo(allowed(project, key, person), reader_name(person)))
+    def redo(key: Key, body: UndoBody, person: Person) -> dict[str, Any]:
+        found = allowed(project, key, person)
+        return _state(store.redo(found, reader_name(person), body.change_id))
 
     @routes.post("/studies/{key}/time")
-    def spent(key: int, body: Step, person: Person) -> dict[str, Any]:
+    def spent(key: Key, body: TimeBody, person: Person) -> dict[str, Any]:
         store.add_time(allowed(project, key, person), reader_name(person), body.step_s)
         return {}
 
@@ -149,10 +180,11 @@ def _add_types(routes: APIRouter, project: Project) -> None:
 
     @routes.get("/studies/{key}/offers")
     def offers(
-        key: int, person: Person, coarse: Text = "", x1: float = 0.0, x2: float = 0.0
+        key: Key, person: Person, coarse: Text = "", x1: float = 0.0, x2: float = 0.0
     ) -> dict[str, Any]:
         study = allowed(project, key, person)
-        linked = project.linked(study.image_id)
+        blinded = project.blinded(study, reader_name(person))
+        linked = () if blinded else project.linked(study.image_id)
         frontal = project.store.view(key) in ("AP", "PA", "")
         side = image_side((x1, 0.0, x2, 1.0), study.width) if frontal and x2 > x1 else ""
         if not coarse:
@@ -181,6 +213,11 @@ def _dated(item: Annotation, before: dict[str, Annotation]) -> Annotation:
     return item._replace(changed_at=old.changed_at if old is not None and same else now())
 
 
+def _shuffled(name: str, key: int) -> str:
+    """A reader's own order of the studies, the same each time."""
+    return hashlib.sha256(f"{name}:{key}".encode()).hexdigest()
+
+
 def _line(study: Study, reading: Reading | None) -> dict[str, Any]:
     started = reading is not None and bool(reading.annotations or reading.rejected)
     return {
@@ -192,14 +229,16 @@ def _line(study: Study, reading: Reading | None) -> dict[str, Any]:
 
 
 def _facts(project: Project, study: Study, name: str) -> dict[str, Any]:
-    report = project.reports.get(study.image_id)
-    linked = project.linked(study.image_id)
+    blinded = project.blinded(study, name)
+    report = None if blinded else project.reports.get(study.image_id)
+    linked = () if blinded else project.linked(study.image_id)
     return {
         "key": study.key,
         "width": study.width,
         "height": study.height,
         "view": project.store.view(study.key),
-        "suggestions": [s._asdict() for s in project.suggested(study, name)],
+        "blinded": blinded,
+        "suggestions": [] if blinded else [s._asdict() for s in project.suggested(study, name)],
         "coarse": coarse_types(project.base, linked),
         "opacity": list(project.base.opacity),
         "opacity_group": next(map(project.base.group, project.base.opacity), ""),
@@ -221,11 +260,13 @@ def _state(state: State) -> dict[str, Any]:
     reading = state.reading
     return {
         "revision": state.revision,
+        "confirmed": state.confirmed,
         "can_undo": state.can_undo,
         "can_redo": state.can_redo,
         "annotations": [annotation_json(item) for item in reading.annotations],
         "rejected": list(reading.rejected),
         "verdict": reading.verdict,
+        "comment": reading.comment,
         "active_s": reading.active_s,
     }
 

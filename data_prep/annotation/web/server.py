@@ -29,8 +29,8 @@ FILES = {
     **{
         f"/static/{name}": (name, "text/css" if name.endswith(".css") else "text/javascript")
         for name in (
-            "app.css", "request.js", "viewer.js", "typing.js", "annotate.js", "login.js",
-            "manage.js", "compare.js",
+            "app.css", "request.js", "saving.js", "viewer.js", "typing.js", "annotate.js",
+            "login.js", "manage.js", "compare.js",
         )
     },
 }  # fmt: skip
@@ -59,9 +59,10 @@ def make_app(project: Project, hosts: Collection[str] = LOCAL_HOSTS, secure: boo
 
     @app.post("/api/login")
     def log_in(body: LogIn, request: Request) -> Response:
-        if project.people.must_wait():
-            return _error(429, "Too many wrong tokens; wait a minute")
-        secret = project.people.log_in(body.token)
+        origin = request.client.host if request.client else ""
+        if project.people.must_wait(origin):
+            return _error(429, "Too many wrong tokens from here; wait a minute")
+        secret = project.people.log_in(body.token, origin)
         if secret is None:
             return _error(401, "This token is not valid")
         answer = JSONResponse({})

@@ -44,6 +44,13 @@ CREATE TABLE heads (
   active_s REAL NOT NULL, changed_at TEXT NOT NULL, PRIMARY KEY (study, name)
 );
 """
+# Added later: a workspace of an earlier version gets it when it is opened.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS changes (
+  study INTEGER NOT NULL REFERENCES studies(key), name TEXT NOT NULL, change_id TEXT NOT NULL,
+  revision INTEGER NOT NULL, PRIMARY KEY (study, name, change_id)
+);
+"""
 
 
 class Database:
@@ -71,8 +78,9 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.OperationalError):
                     raise OutputError(
-                        "Annotations cannot be saved", found=str(error), where=str(self.path)
-                    ) from None
+                        "Annotations cannot be saved", found=str(error), where=str(self.path),
+                        fix=_fix(error),
+                    ) from None  # fmt: skip
                 raise
 
     def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
@@ -128,11 +136,23 @@ def open_database(work: Path) -> Database:
     return Database(connection, path)
 
 
+def _fix(error: sqlite3.OperationalError) -> str:
+    """What to do about an error of SQLite that the reader's page shows."""
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return "Another program has the workspace's database open; close it"
+    if "full" in text:
+        return "The disk is full; make room"
+    if "readonly" in text:
+        return "The workspace is read-only; make it writable"
+    return "See the application's log"
+
+
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_master")}
     if not tables:
         schema = f"INSERT INTO meta VALUES ('schema', '{SCHEMA}');"
-        connection.executescript("BEGIN IMMEDIATE;" + _TABLES + schema + "COMMIT;")
+        connection.executescript("BEGIN IMMEDIATE;" + _TABLES + _ADDED + schema + "COMMIT;")
         return
     row = None
     if "meta" in tables:
@@ -142,6 +162,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
             "Workspace has another schema", expected=repr(SCHEMA),
             found=repr(row["value"] if row else None), where=str(path),
         )  # fmt: skip
+    connection.executescript(_ADDED)
     state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if state != "ok":
         raise sqlite3.DatabaseError("quick_check failed")

@@ -14,7 +14,7 @@ _MAX_FAILURES, _WINDOW_S = 10, 60.0
 
 
 def _hash(secret: str) -> str:
-    # 192 random bits need no slow hash: nobody can try them all
+    # 192 random bits need no slow hash: they cannot be tried out
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -23,7 +23,7 @@ class People:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._failures: deque[float] = deque()
+        self._failures: dict[str, deque[float]] = {}  # address -> times of wrong tokens
         self._lock = Lock()
 
     def annotators(self) -> list[Annotator]:
@@ -94,12 +94,17 @@ class People:
             )
         return token
 
-    def log_in(self, token: str) -> str | None:
-        """A new session's secret for a token; None when the token is wrong."""
+    def log_in(self, token: str, origin: str = "") -> str | None:
+        """A new session's secret for a token; None when the token is wrong.
+
+        Args:
+            token: What was sent.
+            origin: Address it came from; only that address waits after too many wrong ones.
+        """
         row = self._database.row("SELECT name FROM annotators WHERE token_hash = ?", _hash(token))
         if row is None:
             with self._lock:
-                self._failures.append(time.monotonic())
+                self._failures.setdefault(origin, deque()).append(time.monotonic())
             return None
         secret = new_secret()
         with self._database.change() as change:
@@ -110,12 +115,16 @@ class People:
             )
         return secret
 
-    def must_wait(self) -> bool:
-        """Whether too many wrong tokens came within a minute."""
+    def must_wait(self, origin: str = "") -> bool:
+        """Whether too many wrong tokens came from an address within a minute."""
         with self._lock:
-            while self._failures and self._failures[0] < time.monotonic() - _WINDOW_S:
-                self._failures.popleft()
-            return len(self._failures) >= _MAX_FAILURES
+            old = time.monotonic() - _WINDOW_S
+            for address, times in list(self._failures.items()):
+                while times and times[0] < old:
+                    times.popleft()
+                if not times:
+                    del self._failures[address]
+            return len(self._failures.get(origin, ())) >= _MAX_FAILURES
 
     def who(self, session: str) -> Annotator | None:
         """Whose session it is; None when it is unknown or over."""

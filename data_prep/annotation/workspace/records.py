@@ -6,6 +6,7 @@ consensus and exports need nothing else.
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ VERDICTS = (OPACITY, ABNORMAL, NORMAL, UNUSABLE)
 DRAWN = "drawn"
 MIN_SIDE = 2.0  # pixels of the source; less is a slip of the hand
 MAX_BOXES = 200
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
+MAX_COMMENT = 2000  # characters
+_NAME = re.compile(r"[^\W_][\w .'\u2019-]{0,39}")  # José, O'Brien
 
 Box = tuple[float, float, float, float]
 
@@ -93,6 +95,7 @@ class Reading(NamedTuple):
         rejected: Origins of suggestions that were turned down, such as `model:0`.
         active_s: Seconds spent on it, without pauses.
         changed_at: UTC, ISO 8601.
+        comment: Free text about the study.
     """
 
     image_id: str
@@ -102,6 +105,7 @@ class Reading(NamedTuple):
     rejected: tuple[str, ...] = ()
     active_s: float = 0.0
     changed_at: str = ""
+    comment: str = ""
 
     @property
     def finished(self) -> bool:
@@ -115,11 +119,11 @@ def checked_name(name: str) -> str:
     Raises:
         DataError: Empty, longer than 40 characters, with odd characters, or reserved.
     """
-    name = " ".join(name.split())
+    name = unicodedata.normalize("NFC", " ".join(name.split()))
     if not _NAME.fullmatch(name) or name.casefold() in (ADJUDICATION, MANAGER):
         raise DataError(
             "Annotator's name cannot be used",
-            expected="1 to 40 letters, digits, blanks or . _ -, beginning with a letter or digit",
+            expected="1 to 40 letters, digits, blanks or . _ - ', beginning with a letter or digit",
         )
     return name
 

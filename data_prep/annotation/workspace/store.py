@@ -35,15 +35,17 @@ class State(NamedTuple):
 
     Attributes:
         reading: What holds now.
-        revision: Number of the revision that holds; 0 = nothing was ever said.
+        revision: Number of the revision that holds; 0 = there is none yet.
         can_undo: Whether there is a step back.
         can_redo: Whether there is a step forward.
+        confirmed: Revision that the change just sent led to, also when it was sent before.
     """
 
     reading: Reading
     revision: int
     can_undo: bool
     can_redo: bool
+    confirmed: int = 0
 
 
 class Store:
@@ -127,7 +129,7 @@ class Store:
             change.executemany("INSERT OR IGNORE INTO assignments VALUES (?, ?)", list(pairs))
 
     def unassign(self, key: int, name: str) -> None:
-        """Take a study from an annotator's list; what he said of it stays."""
+        """Take a study from an annotator's list; the readings of it stay."""
         with self._database.change() as change:
             change.execute("DELETE FROM assignments WHERE study = ? AND name = ?", (key, name))
 
@@ -163,7 +165,14 @@ class Store:
             reading = _reading(study.image_id, name, head)
         return State(reading, revision, revision != 0, child is not None)
 
-    def save(self, study: Study, reading: Reading, base_revision: int, step_s: float) -> State:
+    def save(
+        self,
+        study: Study,
+        reading: Reading,
+        base_revision: int,
+        step_s: float,
+        change_id: str = "",
+    ) -> State:
         """Keep a new revision; it is on disk when this returns.
 
         Args:
@@ -171,6 +180,7 @@ class Store:
             reading: All that the annotator says now; its time is not looked at.
             base_revision: The revision the change was made on.
             step_s: Seconds of work since the last save; at most 300 count.
+            change_id: Of the change; a change that is sent again is not applied again.
 
         Raises:
             ConflictError: Another revision holds by now.
@@ -180,6 +190,7 @@ class Store:
                 "annotations": [annotation_json(item) for item in reading.annotations],
                 "rejected": list(reading.rejected),
                 "verdict": reading.verdict,
+                "comment": reading.comment,
             },
             allow_nan=False,
         )
@@ -197,20 +208,20 @@ class Store:
             )
             return int(done.lastrowid)
 
-        self._move(study, reading.annotator, move, step_s)
-        return self.state(study, reading.annotator)
+        confirmed = self._move(study, reading.annotator, move, step_s, change_id)
+        return self.state(study, reading.annotator)._replace(confirmed=confirmed)
 
-    def undo(self, study: Study, name: str) -> State:
+    def undo(self, study: Study, name: str, change_id: str = "") -> State:
         """One step back; nothing happens at the beginning."""
 
         def move(change: Any, head: int) -> int:
             row = change.execute("SELECT parent FROM revisions WHERE id = ?", (head,)).fetchone()
             return int(row["parent"]) if row else head
 
-        self._move(study, name, move)
-        return self.state(study, name)
+        confirmed = self._move(study, name, move, change_id=change_id)
+        return self.state(study, name)._replace(confirmed=confirmed)
 
-    def redo(self, study: Study, name: str) -> State:
+    def redo(self, study: Study, name: str, change_id: str = "") -> State:
         """One step forward again; nothing happens at the end."""
 
         def move(change: Any, head: int) -> int:
@@ -220,17 +231,38 @@ class Store:
             ).fetchone()
             return int(row["id"]) if row["id"] is not None else head
 
-        self._move(study, name, move)
-        return self.state(study, name)
+        confirmed = self._move(study, name, move, change_id=change_id)
+        return self.state(study, name)._replace(confirmed=confirmed)
+
+    def has_finished(self, study: Study, name: str) -> bool:
+        """Whether an annotator has ever given a verdict on a study, even if it was reopened."""
+        found = self._database.row(
+            "SELECT 1 FROM revisions WHERE study = ? AND name = ? "
+            "AND json_extract(body, '$.verdict') <> ''",
+            study.key, name,
+        )  # fmt: skip
+        return found is not None
 
     def add_time(self, study: Study, name: str, step_s: float) -> None:
         """Count seconds of work that changed nothing."""
         self._move(study, name, lambda change, head: head, step_s)
 
     def _move(
-        self, study: Study, name: str, move: Callable[[Any, int], int], step_s: float = 0.0
-    ) -> None:
+        self,
+        study: Study,
+        name: str,
+        move: Callable[[Any, int], int],
+        step_s: float = 0.0,
+        change_id: str = "",
+    ) -> int:
+        """Move the head, once per change id; returns the revision that the change led to."""
         with self._database.change() as change:
+            known = change.execute(
+                "SELECT revision FROM changes WHERE study = ? AND name = ? AND change_id = ?",
+                (study.key, name, change_id),
+            ).fetchone()
+            if change_id and known is not None:
+                return int(known["revision"])
             row = change.execute(
                 "SELECT revision FROM heads WHERE study = ? AND name = ?", (study.key, name)
             ).fetchone()
@@ -241,6 +273,11 @@ class Store:
                 "changed_at = excluded.changed_at",
                 (study.key, name, head, min(max(step_s, 0.0), MAX_STEP_S), now()),
             )
+            if change_id:
+                change.execute(
+                    "INSERT INTO changes VALUES (?, ?, ?, ?)", (study.key, name, change_id, head)
+                )
+        return head
 
     def readings(self, only: Study | None = None) -> dict[str, list[Reading]]:
         """image_id -> what each annotator says (adjudications too), of files that are there.
@@ -282,6 +319,7 @@ def _reading(image_id: str, name: str, row: sqlite3.Row) -> Reading:
         rejected=tuple(body.get("rejected", ())),
         active_s=row["active_s"],
         changed_at=row["changed_at"],
+        comment=body.get("comment", ""),
     )
 
 

@@ -1,13 +1,12 @@
 """Which radiographs a folder holds, and why some cannot be read."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.importing.sources import IMAGE_SUFFIXES
 from pneumonia.runtime.errors import ConfigError, DataError, DicomError
+from pneumonia.runtime.image_names import IMAGE_SUFFIXES, image_ids, printable
 from pneumonia.runtime.radiograph import read_radiograph
 
 _DICM_AT = 128
@@ -18,7 +17,7 @@ class StudyFile(NamedTuple):
 
     Attributes:
         relative: Path below the folder, with `/`, printable.
-        image_id: Stem; files that share one have their relative path.
+        image_id: Name as `score` gives it too; see `image_names.image_ids`.
         path: The file.
         stamp: Size and time of change; another one means: look again.
     """
@@ -48,16 +47,14 @@ def find_studies(folder: Path) -> list[StudyFile]:
     if not folder.is_dir():
         raise ConfigError("Studies are not a folder", where=str(folder))
     paths = list(_walk(folder))
-    stems = Counter(path.stem if _has_image_suffix(path) else path.name for path in paths)
+    relatives = [printable(path.relative_to(folder).as_posix()) for path in paths]
     found = []
-    for path in paths:
-        relative = _printable(path.relative_to(folder).as_posix())
-        stem = _printable(path.stem if _has_image_suffix(path) else path.name)
+    for path, relative, image_id in zip(paths, relatives, image_ids(relatives), strict=True):
         status = path.stat()
         found.append(
             StudyFile(
                 relative,
-                stem if stems[stem] == 1 else relative,
+                image_id,
                 path,
                 f"{status.st_size} {status.st_mtime_ns}",
             )
@@ -90,11 +87,6 @@ def _is_radiograph(path: Path) -> bool:
             return stream.read(_DICM_AT + 4)[_DICM_AT:] == b"DICM"
     except OSError:
         return False
-
-
-def _printable(name: str) -> str:
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def look_at(path: Path) -> RadiographCheck:

@@ -14,10 +14,10 @@ from data_prep.dataset.writer import Cached, DatasetFacts, DatasetWriter, new_da
 from data_prep.importing.decode import ImportedImage, decode_image
 from data_prep.importing.labels import parse_age
 from data_prep.importing.rsna import pseudonym
-from data_prep.importing.sources import IMAGE_SUFFIXES
 from data_prep.parallel import ordered_map
 from data_prep.reports.weak_labels.opacity_label import NO
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.image_names import IMAGE_SUFFIXES, image_ids, printable
 from pneumonia.runtime.progress import Progress
 
 CACHE_SIZE = 512
@@ -73,14 +73,15 @@ def write_weak_dataset(
     with new_dataset(out) as writer:
         splits = _copy(writer, joined, labels, counts) if joined is not None else {}
         taken = {record.image_id for record in joined.records} if joined is not None else set()
-        chosen = [path for path in paths if path.stem in labels and path.stem not in taken]
-        counts["without_report"] = sum(path.stem not in labels for path in paths)
-        decoded = ordered_map(partial(decode_image, cache_size=size), chosen, workers, progress)
-        for path, image in zip(chosen, decoded, strict=True):
+        chosen = [name for name in paths if name in labels and name not in taken]
+        counts["without_report"] = sum(name not in labels for name in paths)
+        decode = partial(decode_image, cache_size=size)
+        decoded = ordered_map(decode, [paths[name] for name in chosen], workers, progress)
+        for name, image in zip(chosen, decoded, strict=True):
             if image.cached is None:
                 counts["unreadable"] += 1
                 continue
-            record = _record(path.stem, image, labels[path.stem], splits)
+            record = _record(name, image, labels[name], splits)
             writer.add(record, image.cached, np.zeros((0, 4), np.float32))
             counts[record.weak_opacity] += 1
         if not any(counts[label] for label in ("yes", "no", "uncertain", "joined_with_report")):
@@ -94,16 +95,19 @@ def write_weak_dataset(
     return dict(counts)
 
 
-def _image_files(folder: Path | None) -> list[Path]:
+def _image_files(folder: Path | None) -> dict[str, Path]:
+    """Image name -> file; names as `score` gives them."""
     if folder is None:
-        return []
+        return {}
     if not folder.is_dir():
         raise DataError("Image folder is missing", where=str(folder))
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            found.setdefault(path.stem, path)
-    return list(found.values())
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    ]
+    names = image_ids([printable(path.relative_to(folder).as_posix()) for path in paths])
+    return dict(zip(names, paths, strict=True))
 
 
 def _copy(

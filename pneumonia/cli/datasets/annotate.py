@@ -41,6 +41,12 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Suggest no box below this score.",
 )  # fmt: skip
 @click.option(
+    "--blind",
+    is_flag=True,
+    help="Hide report and suggestions from a reader until the first verdict on a study.",
+)
+@click.option("--shuffle", is_flag=True, help="Give each reader the studies in another order.")
+@click.option(
     "--annotator", "annotators", multiple=True, metavar="NAME",
     help="Add an annotator with all studies; repeatable. The manager's page can do it too.",
 )  # fmt: skip
@@ -74,8 +80,9 @@ def command(
     secure = _checked(host, tls)
     decide, base = _vocabulary(choices["linker"], choices["concepts"])
     sources = Sources(
-        studies, work, choices["reports"], choices["predictions"], choices["min_score"]
-    )
+        studies, work, choices["reports"], choices["predictions"], choices["min_score"],
+        choices["blind"], choices["shuffle"],
+    )  # fmt: skip
     with _listen(host, port) as listener:
         with progress_bar("read studies") as progress:
             project = open_project(sources, base, decide, progress=progress)

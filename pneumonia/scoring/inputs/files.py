@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pneumonia.runtime.child import DecodingChild
 from pneumonia.runtime.child.archives import DICOMDIR, is_unsafe
+from pneumonia.runtime.image_names import printable
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.find import Entry, printable, walk
+from pneumonia.scoring.find import Entry, walk
 from pneumonia.scoring.folder import check_apart
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.settings import ScoreSettings

@@ -175,6 +175,7 @@ export class Viewer {
   }
 
   begin(event) {
+    if (this.pane.classList.contains("opening")) return null; // the next study is on its way
     const [x, y] = this.toImage(event.clientX, event.clientY);
     const start = { x, y, px: event.clientX, py: event.clientY, moved: false };
     if (event.button === 2 || (event.button === 0 && !event.shiftKey && this.windowing)) return { ...start, what: "window" };

@@ -72,8 +72,10 @@ def test_coco_is_read_by_an_evaluator(tmp_path):
     assert coco.loadImgs([annotation["image_id"]])[0]["file_name"] == "one.dcm"
     groups = {c["name"]: c["supercategory"] for c in made["categories"]}
     assert groups == {OPACITY_LEFT: "Lungs", "NIL": "none"}
-    assert len(made["images"]) == 3
-    assert len(made["annotations"]) == 2  # the disputed box is left out
+    # the disputed study is no negative: it is left out, and the file says so
+    assert len(made["images"]) == 2
+    assert [item["reason"] for item in made["info"]["left_out"]] == ["box_disputed"]
+    assert len(made["annotations"]) == 2
 
 
 @pytest.fixture(scope="module")

@@ -100,6 +100,86 @@ def test_save_undo_redo_conflict(ann):
     assert ann.get("/api/studies/1").json()["active_s"] == pytest.approx(9.0)
 
 
+def save_with(client, change_id, *annotations, base=0):
+    body = {"base_revision": base, "annotations": list(annotations), "verdict": "",
+            "rejected": [], "step_s": 1.0, "change_id": change_id}  # fmt: skip
+    return client.put("/api/studies/1/reading", body)
+
+
+def test_a_change_that_is_sent_again_is_applied_once(ann):
+    """The answer was lost on its way: the same change comes again."""
+    first = save_with(ann, "a-1", drawn(BOX)).json()
+    again = save_with(ann, "a-1", drawn(BOX)).json()
+    assert again == first
+    assert first["confirmed"] == first["revision"]
+    second = save_with(ann, "a-2", drawn(BOX), drawn(BOX, number=2), base=first["revision"]).json()
+    assert len(second["annotations"]) == 2
+    late = save_with(ann, "a-1", drawn(BOX)).json()  # the page sees that more has happened
+    assert (late["confirmed"], late["revision"]) == (first["revision"], second["revision"])
+    undone = ann.post("/api/studies/1/undo", change_id="u-1").json()
+    assert ann.post("/api/studies/1/undo", change_id="u-1").json() == undone
+    assert len(undone["annotations"]) == 1
+
+
+def test_numbers_beyond_the_database_are_no_server_error(ann, boss):
+    for key in (2**63, 2**70, 10**20, -1):
+        assert ann.get(f"/api/studies/{key}").status_code in (404, 422)
+        answer = boss.post("/api/manage/assign", name="Ann", key=key, on=True)
+        assert answer.status_code == 422
+    assert save_with(ann, "x", base=2**70).status_code == 422
+
+
+def test_a_study_of_others_looks_like_one_that_does_not_exist(ann, boss):
+    boss.post("/api/manage/assign", name="Ann", key=2, on=False)
+    others, missing = ann.get("/api/studies/2"), ann.get("/api/studies/4711")
+    assert (others.status_code, others.json()) == (missing.status_code, missing.json())
+
+
+def test_a_comment_is_kept_and_exported(ann, boss):
+    body = {"base_revision": 0, "annotations": [], "rejected": [], "comment": "Rotated."}
+    assert ann.put("/api/studies/1/reading", body).status_code == 200
+    assert ann.get("/api/studies/1").json()["comment"] == "Rotated."
+    readings = boss.get("/api/manage/export/readings").json()["readings"]
+    assert [r["comment"] for r in readings] == ["Rotated."]
+
+
+def test_blind_readers_see_report_and_model_after_their_first_verdict(annotation_sources, tmp_path):
+    sources = Sources(
+        annotation_sources / "studies", tmp_path / "work", annotation_sources / "reports.csv",
+        annotation_sources / "predictions.csv", blind=True, shuffle=True,
+    )  # fmt: skip
+    project = open_project(sources, ConceptBase.load(), workers=1)
+    app = make_app(project)
+    boss = Client(app, project.people.manager_token())
+    orders = []
+    for name in ("José", "O'Brien"):
+        token = boss.post("/api/manage/annotators", name=name).json()["token"]
+        reader = Client(app, token)
+        orders.append([line["key"] for line in reader.get("/api/studies").json()])
+        study = reader.get("/api/studies/1").json()
+        assert study["blinded"]
+        assert (study["report"], study["suggestions"]) == (None, [])
+        assert not any(dict(study["coarse"]).values())
+        offers = reader.get("/api/studies/1/offers?coarse=Pleura").json()["offers"]
+        assert {offer["source"] for offer in offers} == {"frequent"}
+        done = reader.save(1, verdict="normal").json()
+        reader.save(1, base=done["revision"])  # reopened: the first reading is in the history
+        study = reader.get("/api/studies/1").json()
+        assert not study["blinded"]
+        assert study["report"]["text"] == REPORT
+        assert study["suggestions"]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_wrong_tokens_lock_out_only_where_they_came_from(project):
+    people = project.people
+    for _ in range(10):
+        people.log_in("wrong", "10.0.0.1")
+    assert people.must_wait("10.0.0.1")
+    assert not people.must_wait("10.0.0.2")
+
+
 @pytest.mark.parametrize(
     "bad",
     [

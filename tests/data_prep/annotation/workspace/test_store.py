@@ -62,7 +62,7 @@ def test_folder_is_listed_with_reasons(store):
     found = {s.relative: (s.image_id, s.width, s.height, s.reason) for s in store.studies()}
     assert found["two.jpg"] == ("two", 640, 480, "")
     assert found["one.png"][0] == "one.png"  # two files have that stem
-    assert found["sub/one.png"][0] == "sub/one.png"
+    assert found["sub/one.png"][0] == "sub/one"
     assert found["broken.dcm"][3]
     assert found["empty.png"][3]
     assert "notes.txt" not in found
