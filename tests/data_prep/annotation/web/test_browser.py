@@ -190,6 +190,7 @@ def test_a_day_at_the_desk(desk, tmp_path):
     page.wait(f"document.querySelectorAll({OWN!r}).length === 1")
     page.key("Enter")
     page.wait("document.getElementById('title').textContent.startsWith('Study 2')")
+    saved(page)
     second_reader(app, page)
     manage(app, page, tmp_path)
 
@@ -231,6 +232,7 @@ def second_reader(app, page):
     page.wait("document.getElementById('title').textContent.startsWith('Study 2')")
     click(page, "#finish button.primary")  # normal
     page.wait("document.getElementById('title').textContent.startsWith('Study 3')")
+    saved(page)  # the verdict of study 2 is on its way meanwhile
 
 
 def manage(app, page, tmp_path):
