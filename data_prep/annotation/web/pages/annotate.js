@@ -28,6 +28,7 @@ const ahead = new Map(); // study key -> promise of its facts, asked for before 
 const queue = new ChangeQueue({
   state: () => { if (study) showState(); },
   confirmed: (change, state) => confirmed(change, state),
+  answers: () => { if (study) render(); }, // the choices of a box could not be asked for meanwhile
   refused: (changes, text) => {
     const saves = changes.filter((change) => change.kind === "save");
     lost.push({ key: changes[0].key, message: text, reading: saves.length ? saves[saves.length - 1].reading : null });

@@ -5,7 +5,8 @@ import { Refusal, request } from "/static/request.js";
 const RETRY_MS = 2000;
 
 export class ChangeQueue {
-  // on: {state(), confirmed(change, state), refused(changes, message)}
+  // on: {state(), confirmed(change, state), refused(changes, message), answers()}; the last when the
+  // application answers again after it did not
   constructor(on) {
     this.on = on;
     this.waiting = []; // {id, key, kind, reading, seconds, edits, sent}
@@ -67,8 +68,10 @@ export class ChangeQueue {
       change.sent = true;
       try {
         const state = await this.send(change);
+        const back = this.fault;
         this.fault = "";
         this.confirm(change, state);
+        if (back) this.on.answers();
       } catch (error) {
         if (!(error instanceof Refusal) || error.status >= 500 || error.status === 408 || error.status === 429) {
           this.fault = error instanceof Refusal ? `Not saved: ${error.message}. Trying again.` : "Not saved: the application does not answer. Trying again.";
