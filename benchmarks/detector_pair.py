@@ -177,7 +177,9 @@ def main() -> None:
             results = evaluate_at_mix(studies, at, options.draws, progress=progress)
         for name, result in results.items():
             rows[name][part] = shown(result.at_mix)
-            rows[name][f"{part}_difference"] = shown(result.differences)
+            rows[name][f"{part}_difference"] = shown(
+                {metric: row.delta for metric, row in result.differences.items()}
+            )
     document = {
         "benchmark": "detector_pair",
         "n_images": len(first),
