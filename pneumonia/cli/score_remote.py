@@ -129,7 +129,7 @@ def _server(options: RemoteOptions) -> "InputSource":
         return PacsInput(parse_peer(options.pacs), wanted, _title(options), options.move_port)
     from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 
-    return DicomwebInput(options.dicomweb, wanted, options.ca_file)
+    return DicomwebInput(options.dicomweb or "", wanted, options.ca_file)
 
 
 def _require(package: str, extra: str = "pacs") -> None:
