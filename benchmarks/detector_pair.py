@@ -31,7 +31,7 @@ from evaluation.study.cohort import NORMAL, NOT_NORMAL, read_cohort
 from evaluation.study.image_files import find_image
 from evaluation.study.labels import read_labels
 from evaluation.study.operating_points import choose
-from pneumonia.cli.evaluation.options import read_subset
+from pneumonia.api.evaluation_inputs import read_subset
 from pneumonia.cli.terminal import progress_bar
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.bundle import load_bundle
@@ -66,7 +66,7 @@ def score(bundle_path: Path, images: Mapping[str, Path], progress: Progress) -> 
     detector = Detector(bundle, open_engine(bundle, "auto", threads=1))
     found = []
     for number, (image_id, path) in enumerate(images.items(), 1):
-        found.append(detector.detect(read_radiograph(str(path)).pixels, image_id))
+        found.append(detector.predict(read_radiograph(str(path)).pixels, image_id))
         progress(number, len(images), bundle_path.name)
     return found
 
