@@ -1,4 +1,4 @@
-"""The catalogue: every number of metrics.json as a statistic that the bootstrap can draw."""
+"""Every number of metrics.json as a statistic that the bootstrap can draw."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ MATCH_THRESHOLDS = tuple(sorted({*COCO_THRESHOLDS, *RSNA_THRESHOLDS, *FROC_IOU})
 
 @dataclass(frozen=True)
 class MatchedStudy:
-    """Cases with their matching, computed once.
+    """Evaluated images with their matching, computed once.
 
     Attributes:
         cases: The images.
@@ -184,7 +184,7 @@ def _shown_boxes(study: MatchedStudy, name: str, threshold: float) -> list[AnySt
 class _SharedCounts:
     """Cumulative counts of the latest block, shared by all statistics that read them.
 
-    Counting is the dear part of AP and FROC, and every one of them is asked for the same block.
+    Counting takes most of the time of AP and FROC, all of which are computed for the same block.
     """
 
     def __init__(self, ranking: Ranking, shown_on: Float64Array | None = None) -> None:

@@ -1,4 +1,4 @@
-"""One study from cases to evidence: everything a report shows, computed once."""
+"""All results of one study: everything a report shows, computed once."""
 
 import hashlib
 import platform
@@ -53,7 +53,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Operating points and how they came about.
+    """Operating points and how they were chosen.
 
     Attributes:
         points: Name -> point.

@@ -1,4 +1,4 @@
-"""What went wrong, image by image: error types of boxes and truths, and the worst cases.
+"""Error types of boxes and truths, image by image, and the worst cases.
 
 At one operating point, with IoU 0.4 for a hit (the loosest of the challenge):
 

@@ -62,7 +62,7 @@ def robustness_table(
     resampler: Resampler,
     progress: Progress | None = None,
 ) -> list[RobustnessRow]:
-    """Collate the scores of perturbed copies of the images of a study.
+    """Metrics on perturbed copies of a study's images, and their change.
 
     Args:
         study: The undisturbed images.

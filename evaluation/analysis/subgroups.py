@@ -263,7 +263,7 @@ def gap_estimate(
 
 
 def withheld(metric: str, n_positive: int, n_negative: int) -> Estimate:
-    """What stands in a cell that is too small, or that makes no sense in its group."""
+    """Placeholder of a cell that is too small, or not applicable to its group."""
     both = (n_positive, n_negative)
     rests_on = {
         "specificity": (n_negative,),

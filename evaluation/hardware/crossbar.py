@@ -77,7 +77,7 @@ def slices(bits: int, model: CrossbarModel) -> int:
 def tiles_used(
     support: Mask, model: CrossbarModel, compacted: bool = True
 ) -> npt.NDArray[np.bool_]:
-    """Which tiles of a layer hold anything.
+    """Which tiles of a layer hold a non-zero weight.
 
     Args:
         support: Kept places of the GEMM matrix, bool (O, P).

@@ -11,7 +11,7 @@ from evaluation.report.plots import COLOURS, GRID, MARKS, new_figure
 
 DOTS_PER_INCH = 110
 MOST_BINS = 121
-WIDE_SPAN = 100  # from here on a logarithmic axis has room for two labels a decade
+WIDE_SPAN = 100  # spans from which a logarithmic axis has room for two labels per decade
 LABEL_PLACES = ((6, 5), (6, -12), (-6, 5), (-6, -12), (6, 16), (6, -23))  # points from the mark
 RATE_LABEL = "weights of the reference / stored weights"
 MOST_LEVELS = 64  # more vertical lines than this hide the histogram

@@ -17,7 +17,7 @@ MAX_RUN_BITS = 16
 
 
 class StorageBits(NamedTuple):
-    """Bits of the stored values and of what says where they belong."""
+    """Bits of the stored values and of their indices."""
 
     weights: int
     indices: int
@@ -29,7 +29,7 @@ class StorageBits(NamedTuple):
 
 
 def index_bits(n: int) -> int:
-    """Bits that tell n things apart: ceil(log2 n), 0 for one thing."""
+    """Bits of an index of n values: ceil(log2 n), 0 for one value."""
     return max(n - 1, 0).bit_length()
 
 
@@ -57,7 +57,7 @@ def csr_bits(shape: tuple[int, int], n_kept: int, bits: int) -> StorageBits:
 
 
 def bitmap_bits(shape: tuple[int, int], n_kept: int, bits: int) -> StorageBits:
-    """One bit per place says whether a value is there."""
+    """A bitmap of the stored values, one bit per weight."""
     return StorageBits(n_kept * bits, shape[0] * shape[1])
 
 

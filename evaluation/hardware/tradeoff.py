@@ -61,7 +61,7 @@ class ModelCost(NamedTuple):
 
     @property
     def index_bytes(self) -> int:
-        """What says where the values belong, and what they mean."""
+        """Bytes of indices and levels."""
         return max(self.total_bytes - self.value_bytes, 0)
 
 

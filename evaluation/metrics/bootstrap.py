@@ -1,4 +1,4 @@
-"""Uncertainty: the bootstrap over patients, all draws of a block at once.
+"""The bootstrap over patients, a block of draws at once.
 
 A draw is a row of weights: how often each image occurs. Patients are drawn with replacement and
 images follow their patient. The strata say what a draw keeps fixed: with positive and negative

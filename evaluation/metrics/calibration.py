@@ -1,4 +1,4 @@
-"""Does a score of 0.7 mean a 70 % chance? Calibration of the image score.
+"""Calibration of the image score: whether a score of 0.7 is a 70 % chance.
 
 The image score is the highest box score, 0 without a box. Logits clip it to
 [LOGIT_FLOOR, 1 - LOGIT_FLOOR], because an image without boxes has no finite logit.

@@ -1,4 +1,4 @@
-"""Image-level discrimination: is there an opacity in this radiograph, yes or no.
+"""Image-level discrimination of radiographs with and without an opacity.
 
 Every function takes a weight per image so that one call evaluates many bootstrap draws:
 `weights` is (D, N), how often each image occurs in each draw, and the result is (D,).

@@ -1,4 +1,4 @@
-"""The CLAIM checklist, filled from what is at hand; "not available" where nothing is."""
+"""The CLAIM checklist, filled from the artefacts; "not available" where they hold no answer."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""model_card.md: what the model is for, how it did, and what is not known, from the artefacts."""
+"""model_card.md: intended use, performance and limits of the model, from the artefacts."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from pneumonia.runtime.errors import DISCLAIMER
 
 
 def model_card(evidence: Evidence) -> str:
-    """The card as Markdown; whatever the artefacts do not say reads "not available"."""
+    """The card as Markdown; "not available" where the artefacts hold no value."""
     origin = evidence.provenance
     facts = origin.facts
     parts = [
@@ -44,7 +44,7 @@ def model_card(evidence: Evidence) -> str:
 
 
 def limits(evidence: Evidence) -> list[str]:
-    """What a reader has to keep in mind about this very evaluation."""
+    """Limits of this evaluation."""
     cases = evidence.study.cases
     n_positive = int(cases.positive.sum())
     lines = [

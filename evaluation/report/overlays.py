@@ -87,7 +87,7 @@ def draw_tile(
 def case_tile(
     cases: EvaluationCases, errors: ImageErrors, threshold: float, folder: str | Path | None
 ) -> OverlayTile:
-    """A case as a tile; without its image (none given, or unreadable) on a blank frame."""
+    """A case as a tile, on a blank frame when its image is missing or unreadable."""
     index = errors.image
     pixels = _pixels(folder, cases.ids[index])
     scale = np.tile(cases.scales[index], 2)
@@ -136,7 +136,7 @@ def _pixels(folder: str | Path | None, image_id: str) -> np.ndarray | None:
     try:
         return read_pixels(path)
     except PneumoniaError:
-        return None  # the tile says that the image is missing; one bad file ends no report
+        return None  # the tile says that the image is missing; unreadable files are skipped
 
 
 def _dashed(pen: ImageDraw.ImageDraw, box: Float64Array) -> None:

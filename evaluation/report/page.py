@@ -1,4 +1,4 @@
-"""What both pages share: templates, lines of tables, sections from outside."""
+"""Shared parts of the pages: templates, rows of tables, additional sections."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class ExtraFigure:
-    """A picture from outside, for example training curves.
+    """An additional figure, for example training curves.
 
     Attributes:
         png: PNG file's bytes.
@@ -33,7 +33,7 @@ class ExtraFigure:
 
 @dataclass(frozen=True)
 class ExtraTable:
-    """A table of a section from outside, all plain text; the first column names the row.
+    """A table of an additional section, plain text; the first column names the row.
 
     Attributes:
         header: Column titles.

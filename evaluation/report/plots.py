@@ -15,7 +15,7 @@ from evaluation.metrics.matching import Float64Array
 from evaluation.metrics.ranking import froc_curve, precision_recall
 from evaluation.study.operating_points import between_levels
 
-# Okabe and Ito: told apart by colour-blind readers and, by their lightness, in grey print
+# Okabe and Ito: distinguishable for colour-blind readers and, by lightness, in grey print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#1f2933"
 GRID = "#d9dee4"
@@ -48,7 +48,7 @@ def to_svg(figure: Any, label: str) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # several figures share one page: their ids must not meet
+    # several figures share one page: ids must be unique
     prefix = "f" + re.sub(r"\W+", "-", label)[:40] + "-"
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = re.sub(r"url\(#", f"url(#{prefix}", text)
@@ -105,7 +105,7 @@ def plot_froc(
     lines = [(name, study, overlap) for name, study in studies.items() for overlap in overlaps]
     for (name, study, overlap), colour in zip(lines, _cycle(lines), strict=True):
         rate, sensitivity, _ = froc_curve(study.ranking, overlap)
-        if len(rate):  # beyond its last box a curve stays where it is
+        if len(rate):  # a curve is constant beyond its last box
             rate, sensitivity = np.append(rate, 99.0), np.append(sensitivity, sensitivity[-1])
         label = f"IoU {overlap:.2f}" if len(studies) == 1 else f"{name}, IoU {overlap:.2f}"
         axes.plot(rate, sensitivity, color=colour, label=label, drawstyle="steps-post")

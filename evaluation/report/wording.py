@@ -73,7 +73,7 @@ def point_name(point: str) -> str:
 
 
 def _froc_name(rest: str) -> str:
-    """`iou_0.40.fp_0.25` and the like in words."""
+    """Name of a FROC metric such as `iou_0.40.fp_0.25`."""
     overlap, _, rate = rest[len("iou_") :].rpartition(".fp_")
     if not overlap:
         return f"FROC mean, IoU {rest[len('iou_') : -len('.mean')]}"
@@ -97,7 +97,7 @@ def value_text(item: Estimate | None, share: bool = False, sign: bool = False) -
 
 
 def missing_text(item: Estimate) -> str:
-    """Why a value is not there: `suppressed`, an en dash (makes no sense here), not available."""
+    """Why a value is missing: `suppressed`, an en dash (not applicable), or `not available`."""
     if item.method.startswith("suppressed"):
         return "suppressed"
     return "\N{EN DASH}" if item.method.startswith("not applicable") else NOT_AVAILABLE

@@ -1,4 +1,4 @@
-"""Labels and predictions of the same images, side by side and in the same pixels."""
+"""Labels and predictions of the same images, in the same pixel frame."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ EDGE_PX = 1.0  # how far a box may reach over the frame through rounding
 
 @dataclass(frozen=True)
 class LabelCoverage:
-    """How labels and predictions met; every count is of images unless said otherwise.
+    """Overlap of labels and predictions; counts are of images unless said otherwise.
 
     Attributes:
         n_labelled: Labelled images (of the subset, when one was named).
@@ -131,7 +131,7 @@ def join(
 
     Raises:
         DataError: An image is predicted twice, none is both labelled and scored, a labelled image
-            was not scored (unless `only_scored`), a score is no probability, or a truth lies
+            was not scored (unless `only_scored`), a score is outside 0..1, or a truth lies
             outside its frame.
     """
     by_id = {item.image_id: item for item in predictions}

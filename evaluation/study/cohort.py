@@ -47,7 +47,7 @@ class Cohort:
 
 
 def read_cohort(*paths: str | Path) -> Cohort:
-    """Read one or more csv files of facts; what one does not know, another may.
+    """Read one or more csv files of facts; later files add what earlier ones lack.
 
     An image may occur in several rows (one per box, or per kind of picture) as long as they agree.
 

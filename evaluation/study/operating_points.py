@@ -1,4 +1,4 @@
-"""Score thresholds: chosen on validation images, stored with the model, never touched on test.
+"""Score thresholds: chosen on validation images, stored with the model, not changed on test images.
 
 A threshold calls an image positive when its highest box score is at or above it, and shows the
 boxes at or above it.

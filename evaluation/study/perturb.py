@@ -1,4 +1,4 @@
-"""Deterministic disturbances of a radiograph: what robustness is measured with.
+"""Deterministic perturbations of a radiograph, to measure robustness.
 
 A perturbation has a name such as `noise_10` or `rotate_5`; the same name, image and image id always
 give the same pixels. Only rotation moves the truth; `move_boxes` says where to.
