@@ -58,6 +58,8 @@ def opacity_label(text: str, base: ConceptBase) -> str:
     if any(m.assertion in (PRESENT, UNCERTAIN) for m in (*opacities, *alike)):
         return UNSURE
     words = [sentence.words for sentence in sentences]
+    if any(map(calls_lungs_unclear, words)):
+        return UNSURE
     denied = any(
         m.assertion == ABSENT
         and _PART_QUALIFIERS.isdisjoint(m.qualifiers)
@@ -86,6 +88,14 @@ def calls_lungs_clear(words: Sequence[str]) -> bool:
         if word in _CLEAR and list(words[at + 1 : at + 2]) not in (["of"], ["from"], ["for"])
     ]
     return any(_is_said_of(words, lung, at) for lung in lungs for at in clear)
+
+
+def calls_lungs_unclear(words: Sequence[str]) -> bool:
+    """Whether a sentence says that the lungs are not clear."""
+    return any(
+        word in _LUNGS and "not" in words[at : at + 6] and "clear" in words[at : at + 8]
+        for at, word in enumerate(words)
+    )
 
 
 def _is_said_of(words: Sequence[str], lung: int, clear: int) -> bool:
