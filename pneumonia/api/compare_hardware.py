@@ -25,7 +25,7 @@ RULES = (
 )
 
 
-class Wanted(NamedTuple):
+class HardwareSections(NamedTuple):
     """Which sections."""
 
     storage: bool
@@ -36,7 +36,7 @@ def hardware_sections(
     folders: Mapping[str, Path | None],
     comparisons: "Sequence[ModelComparison]",
     metric: str,
-    wanted: Wanted,
+    wanted: HardwareSections,
 ) -> "list[ExtraSection]":
     """The sections asked for, with tables, verdicts and the Pareto plot.
 

@@ -31,7 +31,7 @@ from evaluation.study.box_scale import scale_boxes
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.class_mix import why_no_mix
 from evaluation.study.operating_points import points_file
-from pneumonia.api.compare_hardware import Wanted, hardware_sections
+from pneumonia.api.compare_hardware import HardwareSections, hardware_sections
 from pneumonia.api.evaluation_inputs import (
     FrozenPoints,
     StudyOptions,
@@ -129,7 +129,7 @@ def compare(
     )
     comparisons = _with_groups(comparisons, studies, point, resampler, progress)
     folders = {entry.name: entry.model for entry in models}
-    wanted = Wanted(options.storage, options.compute)
+    wanted = HardwareSections(options.storage, options.compute)
     hardware = hardware_sections(folders, comparisons, f"rsna.{point}", wanted)
     report = CompareReport(
         studies,

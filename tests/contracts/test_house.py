@@ -13,12 +13,7 @@ from tests.contracts.tree import PACKAGES, ROOT, source_files
 HARD_LIMIT = 600  # lines of a module
 MOST_MODULES = 14  # of a folder
 # Folders that are still larger, with the modules they have: none may grow, and this list shrinks.
-LARGE_FOLDERS = {
-    "pneumonia/compression": 35,
-    "pneumonia/runtime": 30,
-    "pneumonia/scoring": 21,
-    "pneumonia/training": 19,
-}
+LARGE_FOLDERS = {"pneumonia/runtime": 30, "pneumonia/scoring": 17}
 VAGUE = {"utils.py", "helpers.py", "misc.py", "common.py"}
 # Class names that explain nothing without their module.
 VAGUE_CLASSES = {"Facts", "Problem", "Record", "View", "Situation", "Planned", "Sets", "Entry"}

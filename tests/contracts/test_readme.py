@@ -120,3 +120,19 @@ def test_a_bundle_is_introduced_before_it_is_used(page):
     text = page.read_text(encoding="utf-8")
     used = re.search(r"--bundle (?:runs/|BUNDLE)", text)
     assert used is None or "pneumonia export" in text[: text.index("\n", used.end())]
+
+
+def test_paths_of_the_architecture_page_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    roots = "pneumonia|data_prep|evaluation|deploy_jetson|tests|benchmarks"
+    paths = set(re.findall(rf"`((?:{roots})/[\w./]*)(?:\*)?`", text))
+    assert len(paths) > 30
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_a_change_touches_three_places_at_most():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("## Where to change what")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| a new ")]
+    assert len(rows) == 10
+    assert [row for row in rows if not 1 <= len(re.findall(r"`[\w./]+/[\w./]*`", row)) <= 3] == []
