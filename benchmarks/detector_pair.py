@@ -34,7 +34,7 @@ from evaluation.study.operating_points import choose
 from pneumonia.api.evaluation_inputs import read_subset
 from pneumonia.cli.terminal import progress_bar
 from pneumonia.runtime.atomic import write_json, write_text
-from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.bundle import WEIGHTS, load_bundle
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.predictions import Prediction, read_predictions, write_predictions
@@ -79,6 +79,11 @@ def find_images(folders: Sequence[Path], ids: Sequence[str]) -> dict[str, Path]:
         if path is not None:
             found.setdefault(name, path)
     return {name: found[name] for name in ids if name in found}
+
+
+def weights_bytes(bundle: Path) -> int:
+    """Size of a bundle's weights: the dense model is the largest."""
+    return (bundle / WEIGHTS).stat().st_size
 
 
 def by_class(cases: EvaluationCases, threshold: float) -> dict[str, float]:
@@ -143,7 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     named = (item.partition("=") for item in options.model)
     bundles = {name: Path(path) for name, _, path in named} or {
-        path.name: path for path in sorted(MODELS.iterdir()) if path.is_dir()
+        path.name: path for path in sorted(MODELS.iterdir(), key=weights_bytes, reverse=True)
     }
     labels = read_labels(options.labels)
     wanted = read_subset(options.subset) if options.subset else labels.ids
