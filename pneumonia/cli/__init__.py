@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "profile": ("pneumonia.cli.profile", "Measure energy and latency per image, or predict them."),
     "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
-    "daemon": ("pneumonia.cli.daemon", "Score radiographs as they arrive, for good."),
+    "daemon": ("pneumonia.cli.daemon", "Score radiographs as they arrive, as a service."),
     "device-package": ("pneumonia.cli.device_package", "Pack everything a Jetson needs."),
     "evaluate": ("pneumonia.cli.evaluation.evaluate", "Measure predictions against labels."),
     "compare": ("pneumonia.cli.evaluation.compare", "Compare prediction files on the same labels."),

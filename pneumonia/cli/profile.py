@@ -9,7 +9,7 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 
 class MeasureByDefault(click.Group):
-    """A group whose first word may be a bundle: then `measure` is meant."""
+    """A group whose first argument may be a bundle: then the command is `measure`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `measure` in front of anything that is neither a subcommand nor a cry for help."""
@@ -19,7 +19,7 @@ class MeasureByDefault(click.Group):
         return super().parse_args(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A subcommand; any other word is a bundle to measure."""
+        """A subcommand; any other argument is a bundle to measure."""
         return super().get_command(ctx, cmd_name) or super().get_command(ctx, "measure")
 
 

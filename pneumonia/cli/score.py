@@ -80,7 +80,7 @@ def _dicom_kinds(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[str, ...]:
     """`sr,sc` as ("sr", "sc"); `all` as every kind."""
-    wanted = [word.strip().lower() for word in (value or "").split(",") if word.strip()]
+    wanted = [kind.strip().lower() for kind in (value or "").split(",") if kind.strip()]
     if value is not None and (not wanted or set(wanted) - {*DICOM_KINDS, "all"}):
         raise click.BadParameter(f"{value!r} is not `all` or some of {','.join(DICOM_KINDS)}")
     return DICOM_KINDS if "all" in wanted else tuple(k for k in DICOM_KINDS if k in wanted)
@@ -319,7 +319,7 @@ def _settings(options: ScoreOptions) -> "ScoreSettings":
 
 
 def _show_what_is_missing(outputs: dict[str, Any]) -> None:
-    """Outputs that were asked for and could not be made; they are no reason to stop a batch."""
+    """Outputs that were asked for and could not be made; they do not stop a batch."""
     for reason, count in outputs.get("dicom", {}).get("not_made", {}).items():
         click.echo(f"no DICOM results: {counted(count, 'image')}: {reason}", err=True)
     if outputs.get("pdf", {"page": True})["page"] is None:

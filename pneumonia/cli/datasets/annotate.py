@@ -144,7 +144,9 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(128)  # whoever follows the printed link at once waits, and is not refused
+        listener.listen(
+            128
+        )  # a browser that opens the printed link at once waits, it is not refused
     except OSError as error:
         listener.close()
         raise ConfigError(

@@ -45,7 +45,7 @@ def link_reports_verb(
     """Find the coded findings of REPORTS, and what they say of opacities.
 
     REPORTS is a csv (columns `text`, or `findings` and `impression`; `report_id`, `images`), a
-    folder of .txt files, or OpenI's XML files. Research use only: weak labels are no diagnosis.
+    folder of .txt files, or OpenI's XML files. Research use only: weak labels are not a diagnosis.
     Exit code 3 when some reports cannot be used; reports.csv names them.
     """
     from data_prep.dataset.reader import open_dataset
