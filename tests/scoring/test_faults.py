@@ -113,6 +113,7 @@ def test_one_interrupt_keeps_what_is_done_and_says_130(whole, tmp_path, bundle_f
     assert without_times(out) == without_times(whole / "out")
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_at_once_and_the_next_run_goes_on(whole, tmp_path, bundle_folder):
     out = tmp_path / "out"
     with half_done(whole, out, bundle_folder) as process:
@@ -127,6 +128,7 @@ def test_a_second_interrupt_ends_at_once_and_the_next_run_goes_on(whole, tmp_pat
     assert without_times(out) == without_times(whole / "out")
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_folder_the_second_is_told_to_wait(whole, tmp_path, bundle_folder):
     out = tmp_path / "out"
     with half_done(whole, out, bundle_folder) as first:

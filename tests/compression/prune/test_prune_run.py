@@ -62,6 +62,7 @@ def pruned(
     return out, run_compression(trained, recipe(), out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["trained", "parent"])
 def test_a_pruning_with_a_teacher(
     trained: Path, pruned: tuple[Path, CompressionResult], tmp_path: Path, teacher: str
@@ -140,15 +141,13 @@ class _Interrupts:
                 raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(
-    "calls", [(4, 6), pytest.param((3, 3, 5, 5), marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.slow
 def test_interrupted_anywhere_and_resumed_is_the_same_run(
-    trained: Path, pruned: tuple[Path, CompressionResult], tmp_path: Path, calls: tuple[int, ...]
+    trained: Path, pruned: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     """Interruptions in ADMM and in retraining, at the start and in the middle of epochs."""
     out = tmp_path / "out"
-    for after in calls:
+    for after in (3, 3, 5, 5):
         with pytest.raises(KeyboardInterrupt):
             run_compression(trained, recipe(), out, resume=True, progress=_Interrupts(after))
         assert json.loads((out / "run.json").read_text())["status"] == "interrupted"

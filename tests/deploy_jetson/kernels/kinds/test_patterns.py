@@ -54,8 +54,11 @@ def test_free_patterns(tmp_path, target, shape):
 @pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize(
     "patterns",
-    [((0,), (1,), (2, 5), (3, 6, 7, 8), (4,)), ((2,), (5,)), tuple((t,) for t in range(9))],
-    ids=["of any length", "two single taps", "every single tap"],
+    [
+        pytest.param(((0,), (1,), (2, 5), (3, 6, 7, 8), (4,)), id="of any length"),
+        pytest.param(((2,), (5,)), id="two single taps", marks=pytest.mark.slow),
+        pytest.param(tuple((t,) for t in range(9)), id="every tap", marks=pytest.mark.slow),
+    ],
 )
 def test_patterns_of_any_length(tmp_path, target, patterns):
     """Few columns of a group look like patterns, of one tap each some of them."""
