@@ -14,6 +14,14 @@ MAY_IMPORT = {
     "pneumonia.recipes": ("pneumonia.runtime",),
     "data_prep": ("pneumonia.runtime",),
     "evaluation": ("pneumonia.runtime",),
+    "evaluation.metrics": ("pneumonia.runtime",),
+    "evaluation.study": ("pneumonia.runtime", "evaluation.metrics"),
+    "evaluation.analysis": ("pneumonia.runtime", "evaluation.metrics", "evaluation.study"),
+    "evaluation.hardware": ("pneumonia.runtime", "evaluation.report"),
+    "evaluation.report": (
+        "pneumonia.runtime", "evaluation.metrics", "evaluation.study", "evaluation.analysis",
+        "evaluation.hardware",
+    ),
     "pneumonia.runs": ("pneumonia.runtime", "pneumonia.recipes"),
     "pneumonia.network": ("pneumonia.runtime", "pneumonia.runs"),
     "pneumonia.training": (
