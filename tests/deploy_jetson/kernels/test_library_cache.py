@@ -140,12 +140,12 @@ def test_a_network_that_takes_long_to_compile_is_left_out(bundle, caplog, monkey
 @pytest.mark.parametrize("fault", ["cut", "changed", "record gone", "record foreign", "writable",
                                    "link"])  # fmt: skip
 def test_a_damaged_or_foreign_library_is_compiled_again(bundle, cache, tmp_path, fault):
-    library = Path(library_cache.cached_library(bundle))  # not loaded: it is overwritten below
+    library = Path(library_cache.cached_library(bundle))
     whole, record = library.read_bytes(), library.with_suffix(".json")
-    if fault == "cut":
-        library.write_bytes(whole[:1000])
-    elif fault == "changed":
-        library.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    if fault in ("cut", "changed"):
+        library.unlink()  # this process has it mapped
+        library.write_bytes(whole[:1000] if fault == "cut" else whole[:-1] + b"?")
+        library.chmod(0o600)
     elif fault == "record gone":
         record.unlink()
     elif fault == "record foreign":

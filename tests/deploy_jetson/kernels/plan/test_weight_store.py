@@ -72,18 +72,18 @@ int main(void) {
 """
 
 
-def expanded(folder, stored):
+def expanded(folder, file):
     """What expand.c makes of a weights file, as bytes."""
     target = TARGETS[HERE[-1]]
     for name, text in kernel_texts(target, []).items():
         (folder / name).write_text(text)
-    rows = ", ".join("{" + ", ".join(map(str, segment)) + "}" for segment in stored.segments)
-    values = ", ".join(map(str, stored.data))
+    rows = ", ".join("{" + ", ".join(map(str, segment)) + "}" for segment in file.segments)
+    values = ", ".join(map(str, file.data))
     (folder / "cases.h").write_text(
         f"const unsigned char pn_weights[] __attribute__((aligned(64))) = {{{values}}};\n"
         f"const segment pn_segments[] = {{{rows}}};\n"
-        f"const int pn_n_segments = {len(stored.segments)};\n"
-        f"const size_t pn_image_bytes = {stored.image_bytes};\n"
+        f"const int pn_n_segments = {len(file.segments)};\n"
+        f"const size_t pn_image_bytes = {file.image_bytes};\n"
     )
     (folder / "main.c").write_text(EXPAND)
     subprocess.run(
@@ -98,10 +98,10 @@ def expanded(folder, stored):
 def test_every_finite_half_becomes_the_float_it_is(tmp_path):
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
-    blob = WeightStore()
-    blob.add(np.arange(5, dtype=np.int32))
-    at = blob.add(halves.astype(np.float32), weights=True)
-    image = expanded(tmp_path, blob.stored("fp16"))
+    store = WeightStore()
+    store.add(np.arange(5, dtype=np.int32))
+    at = store.add(halves.astype(np.float32), weights=True)
+    image = expanded(tmp_path, store.file("fp16"))
     found = np.frombuffer(image, np.float32, len(halves), at)
     assert found.tobytes() == halves.astype(np.float32).tobytes()
     assert np.frombuffer(image, np.int32, 5).tolist() == [0, 1, 2, 3, 4]
@@ -113,13 +113,13 @@ def test_file_and_memory_agree(tmp_path, storage):
     generator = np.random.default_rng(3)
     weights = generator.standard_normal((7, 33)).astype(np.float32)
     weights[3:5] = 0
-    blob = WeightStore()
-    first = blob.add(weights, weights=True)
-    lists = blob.add(np.arange(77, dtype=np.int32))
-    assert blob.add(weights, weights=True) == first  # stored once
-    stored = blob.stored(storage)
-    assert len(stored.data) < stored.image_bytes == len(blob.data())
-    image = expanded(tmp_path, stored)
+    store = WeightStore()
+    first = store.add(weights, weights=True)
+    lists = store.add(np.arange(77, dtype=np.int32))
+    assert store.add(weights, weights=True) == first  # stored once
+    file = store.file(storage)
+    assert len(file.data) < file.image_bytes == len(store.data())
+    image = expanded(tmp_path, file)
     found = np.frombuffer(image, np.float32, weights.size, first).reshape(weights.shape)
     if storage == "fp16":
         np.testing.assert_array_equal(found, weights.astype(np.float16))
@@ -257,11 +257,11 @@ def test_storages_are_numbered_as_in_c():
     assert f"#define BYTE_GROUP {BYTE_GROUP}" in text
 
 
-def test_blob_aligns_and_stores_equal_arrays_once():
-    blob = WeightStore()
-    first = blob.add(np.arange(3, dtype=np.float32))
-    second = blob.add(np.ones(20, np.float32))
-    assert (first, second, blob.add(np.arange(3, dtype=np.float32))) == (0, 64, 0)
-    assert len(blob.data()) == 192
-    assert np.frombuffer(blob.data(), np.float32, 20, 64).tolist() == [1] * 20
+def test_store_aligns_and_stores_equal_arrays_once():
+    store = WeightStore()
+    first = store.add(np.arange(3, dtype=np.float32))
+    second = store.add(np.ones(20, np.float32))
+    assert (first, second, store.add(np.arange(3, dtype=np.float32))) == (0, 64, 0)
+    assert len(store.data()) == 192
+    assert np.frombuffer(store.data(), np.float32, 20, 64).tolist() == [1] * 20
     assert WeightStore().data()  # a symbol needs an address
