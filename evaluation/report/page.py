@@ -4,11 +4,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
 from pneumonia.runtime.errors import DISCLAIMER
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -76,20 +79,31 @@ class MetricRow:
     method: str = ""
 
 
-def render(template: str, context: Mapping[str, Any]) -> str:
-    """Fill a template; everything but ready-made SVG is escaped."""
+def html_environment(folder: Path, filters: Mapping[str, Any]) -> "Environment":
+    """Jinja2 for html pages: everything is escaped, an undefined name is an error.
+
+    Args:
+        folder: Templates.
+        filters: Name -> function, beside Jinja2's own.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = wording.count_text
-    environment.filters["words"] = wording.point_name
-    return environment.get_template(template).render(disclaimer=DISCLAIMER, **context)
+    environment.filters.update(filters)
+    return environment
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Fill a template; everything but ready-made SVG is escaped."""
+    filters = {"count": wording.count_text, "words": wording.point_name}
+    page = html_environment(TEMPLATES, filters).get_template(template)
+    return page.render(disclaimer=DISCLAIMER, **context)
 
 
 def metric_line(metric: str, item: Estimate) -> MetricRow:

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from evaluation.report.page import html_environment
 from evaluation.report.wording import point_name
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.bundle import MODEL_CARD, Bundle
@@ -102,17 +103,10 @@ class ReportWriter:
 
     def page(self, batch: FinishedBatch) -> str:
         """The page's text."""
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
 
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters.update(reason=reason_text, words=point_name, counted=counted)
+        filters = {"reason": reason_text, "words": point_name, "counted": counted}
+        environment = html_environment(TEMPLATES, filters)
         style, script = (
             (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
         )
