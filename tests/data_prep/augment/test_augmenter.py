@@ -140,4 +140,9 @@ def test_grey_values_change_and_boxes_stay(name):
     assert all(not np.array_equal(image, pixels) for image, _ in seen)
     assert len({image.tobytes() for image, _ in seen}) > 3
     assert all(np.allclose(moved, boxes, atol=1e-3) for _, moved in seen)
-    assert all(np.corrcoef(image.ravel(), pixels.ravel())[0, 1] > 0.8 for image, _ in seen)
+    assert all(np.corrcoef(blocks(image), blocks(pixels))[0, 1] > 0.9 for image, _ in seen)
+
+
+def blocks(image):
+    """Means of 4 x 4 pixels: noise that is sharpened does not count."""
+    return image.reshape(32, 4, 32, 4).mean((1, 3)).ravel()

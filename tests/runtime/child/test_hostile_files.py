@@ -26,7 +26,7 @@ def film(path, **tags):
 
 @pytest.fixture
 def child():
-    decoder = opened(memory_mb=1024, seconds=10)
+    decoder = opened(memory_mb=1024, seconds=60)
     yield decoder
     decoder.close()
 
@@ -83,7 +83,7 @@ def test_bombs_are_refused_and_the_daemon_does_not_grow(child, tmp_path, bomb):
 
 
 def test_an_allocation_beyond_the_limit_costs_the_file(tmp_path):
-    decoder = opened(LIMIT * 4, memory_mb=400, seconds=20)
+    decoder = opened(LIMIT * 4, memory_mb=400, seconds=60)
     path = tmp_path / "large.dcm"
     save(path, chest_dataset(np.arange(6000 * 6000, dtype=np.uint16).reshape(6000, 6000)))
     try:
