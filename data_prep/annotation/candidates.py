@@ -41,7 +41,7 @@ class Offer(NamedTuple):
 
 
 def image_side(box_xyxy: Box, width: float) -> str:
-    """The patient's side of a box on a frontal film: his right is on the image's left.
+    """The patient's side of a box on a frontal film: the patient's right is on the image's left.
 
     Empty for a box that reaches over the middle by more than a fifth of its width.
     """

@@ -68,7 +68,7 @@ def paste(lungs: Pixels, mask: Pixels, whole: Pixels, feather: float) -> Pixels:
     """Put the lungs into a whole radiograph of another patient.
 
     The surroundings are brought to the lungs' mean and spread of grey, measured where both show
-    lung, so that the seam tells little.
+    lung, so that the seam is hardly visible.
 
     Args:
         lungs: uint8 (h, w).

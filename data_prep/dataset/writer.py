@@ -27,7 +27,7 @@ from data_prep.dataset.reader import (
     read_info,
 )
 from pneumonia import __version__
-from pneumonia.runtime.atomic import new_folder, write_json, write_text
+from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text, escape_name
 from pneumonia.runtime.errors import DataError, OutputError
 from pneumonia.runtime.label_table import LABEL_COLUMNS
@@ -256,7 +256,7 @@ def new_dataset(out: Path) -> Iterator[DatasetWriter]:
     Raises:
         OutputError: `out` holds something that is not a dataset, or cannot be written.
     """
-    refuse_foreign(out)
+    refuse_foreign(str(out), "dataset.json", OWN_NAMES, "a dataset")
     with new_folder(str(out)) as part, DatasetWriter(Path(part)) as writer:
         try:
             yield writer
@@ -275,22 +275,3 @@ def is_up_to_date(out: Path, key: str) -> bool:
         )
     except (DataError, OSError, KeyError, TypeError):
         return False
-
-
-def refuse_foreign(out: Path) -> None:
-    """Stop before a folder that is not a dataset would be replaced.
-
-    Raises:
-        OutputError: `out` is a file, or a folder with other contents.
-    """
-    if not out.exists():
-        return
-    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-    if not names or ("dataset.json" in names and names <= OWN_NAMES):
-        return
-    raise OutputError(
-        "Output exists and holds other files than a dataset",
-        expected="a new or empty folder, or a dataset to replace",
-        where=str(out),
-        fix="Choose another --out",
-    )

@@ -27,7 +27,7 @@ MIN_CACHE_SIZE, MAX_CACHE_SIZE = 32, 4096
 _MAX_NAMES = 1000  # names kept per reason in dataset.json; the count is always whole
 
 LEAK_WARNING = (
-    "No table tells which images are of one patient, so images of one patient may lie in several "
+    "No table says which images are of one patient, so images of one patient may lie in several "
     "splits and scores may be too good. Put pneumonia-challenge-dataset-mappings_2018.json into "
     "the source folder, or name it with --mapping"
 )
@@ -218,7 +218,7 @@ def _fill(
     paths = [candidate.image.path for candidate in candidates]
     decode = partial(decode_image, cache_size=options.cache_size)
     adjusted = Counter(facts.adjusted)
-    guessed = 0  # images whose patient nothing tells
+    guessed = 0  # images whose patient is unknown
     members: list[SplitImage] = []
     results = ordered_map(decode, paths, *how)
     for candidate, decoded in zip(candidates, results, strict=True):
@@ -283,5 +283,5 @@ def pseudonym(dicom_patient_id: str, image_id: str) -> str:
     """A name for the patient of a DICOM header; RSNA's files hold the image's own id there."""
     if not dicom_patient_id or dicom_patient_id == image_id:
         return image_id
-    # the number in a hospital's header has no business in a dataset folder
+    # a hospital's patient number must not get into a dataset folder
     return "dicom-" + hashlib.sha256(dicom_patient_id.encode()).hexdigest()[:16]

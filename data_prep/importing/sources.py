@@ -17,7 +17,7 @@ _OPACITIES = frozenset({"Pneumonia", "Consolidation"})  # NIH labels of an opaci
 
 
 class SourceImage(NamedTuple):
-    """An image file and what tables beside it say; empty strings where they say nothing.
+    """An image file with the entries of the tables beside it; empty strings where there is none.
 
     Attributes:
         image_id: The id that labels use.

@@ -4,8 +4,8 @@
 * A group counts when more than half of the readers of the study drew it. Exactly half is a
   dispute, which only an adjudication settles.
 * The finding is the one with most votes; among equals, their deepest common ancestor, else NIL.
-  Where that is no opacity, a box is one still if more than half of its readers say so: who calls
-  it pneumonia and who calls it opacity agree on what a detector must learn.
+  A box whose finding is tied still counts as an opacity if more than half of its readers chose an
+  opacity: pneumonia and consolidation are the same to a detector.
 * The fused box is the median of each edge: with three readers one slip does not move it.
 """
 
@@ -159,7 +159,7 @@ class ReaderErrors(NamedTuple):
 
 
 def common_ancestor(base: ConceptBase, codes: Sequence[str]) -> str:
-    """The deepest node above (or equal to) all codes; NIL when they have none in common."""
+    """The deepest node above (or equal to) all codes; NIL when there is none."""
     found = NIL
     for step in zip(*(path_of(base, code) for code in codes), strict=False):
         if len(set(step)) != 1:
@@ -239,7 +239,7 @@ def consensus_of(
         iou_threshold: See `group_boxes`.
 
     Returns:
-        None when nobody has finished.
+        None when no reader has finished.
     """
     finished = sorted((r for r in readings if r.finished), key=lambda r: r.annotator)
     names = tuple(r.annotator for r in finished)
@@ -329,7 +329,7 @@ def reader_errors(
     Args:
         annotator: Who.
         pairs: The annotator's readings with the consensus of the same study. Consensus of a single
-            reader is left out: nobody can differ from himself.
+            reader is left out: a single reader always agrees with itself.
         base: Concept base of the codes.
         iou_threshold: From which boxes count as the same.
     """
@@ -350,7 +350,7 @@ def reader_errors(
         wrong_verdict += bool(consensus.verdict) and reading.verdict != consensus.verdict
         for match in matches:
             own, box = reading.annotations[match.a].code, truth[match.b]
-            if own not in box.best:  # on a tie nobody who is among the best is wrong
+            if own not in box.best:  # on a tie each of the best findings counts as right
                 wrong[own, box.code] += 1
     levels: Counter[int] = Counter()
     for (own, common), n in wrong.items():

@@ -86,7 +86,7 @@ def cohen_kappa(a: Sequence[Label], b: Sequence[Label]) -> float | None:
 
     Returns:
         None without items, and where both give every item the same label (p_e = 1): then
-        agreement beyond chance cannot be told.
+        agreement beyond chance is not defined.
 
     Raises:
         DataError: The lists differ in length.

@@ -66,7 +66,7 @@ def coco_bytes(project: Project) -> bytes:
 
 
 def readings_bytes(project: Project) -> bytes:
-    """Everything that every reader said, as JSON: for statistics of one's own."""
+    """All readings as JSON, for other statistics."""
     known = _studies(project)
     rows: list[dict[str, Any]] = [
         {**r._asdict(), "annotations": [annotation_json(a) for a in r.annotations]}

@@ -1,4 +1,4 @@
-"""What every request passes first: host, origin, size; and the headers of every answer."""
+"""Checks of every request (host, origin, size, time) and headers of every answer."""
 
 import asyncio
 import logging

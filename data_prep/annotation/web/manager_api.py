@@ -32,7 +32,7 @@ class Name(BaseModel):
 
 
 class NewAnnotator(Name):
-    """An annotator to add; `assign_all` gives him every study."""
+    """An annotator to add; `assign_all` assigns every study."""
 
     assign_all: bool = True
 

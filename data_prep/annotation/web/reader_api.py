@@ -1,4 +1,4 @@
-"""What the annotator's page asks for. A reader never gets what another one said."""
+"""Routes of the reader's page. A reader never receives another reader's boxes."""
 
 import hashlib
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from data_prep.annotation.candidates import (
     refilter,
 )
 from data_prep.annotation.project import Project
-from data_prep.annotation.web.session import reader_name, somebody
+from data_prep.annotation.web.session import logged_in, reader_name
 from data_prep.annotation.web.windowing import MAX_WIDTH, MIN_WIDTH
 from data_prep.annotation.workspace.database import now
 from data_prep.annotation.workspace.records import (
@@ -35,7 +35,7 @@ from data_prep.annotation.workspace.store import MAX_STEP_S, State
 from data_prep.reports.findings.scope import ABSENT
 from pneumonia.runtime.errors import DataError
 
-Person = Annotated[Annotator, Depends(somebody)]
+Person = Annotated[Annotator, Depends(logged_in)]
 Text = Annotated[str, Field(max_length=200)]
 ChangeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
 MAX_INTEGER = 2**63 - 1  # of SQLite

@@ -1,4 +1,4 @@
-"""The web application: log-in, pages, and the two halves of its interface."""
+"""The web application: log-in, pages, and the routes of readers and manager."""
 
 from collections.abc import Collection
 from pathlib import Path

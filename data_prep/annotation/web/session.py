@@ -15,8 +15,12 @@ def session_of(request: Request) -> str:
     return request.cookies.get(cookie_of(request), "")
 
 
-def somebody(request: Request) -> Annotator:
-    """Whoever is logged in, else 401."""
+def logged_in(request: Request) -> Annotator:
+    """The person of the session.
+
+    Raises:
+        HTTPException: 401 without a valid session.
+    """
     person: Annotator | None = request.app.state.project.people.who(session_of(request))
     if person is None:
         raise HTTPException(401, "Log in first")
@@ -25,7 +29,7 @@ def somebody(request: Request) -> Annotator:
 
 def manager(request: Request) -> Annotator:
     """The manager, else 401 or 403."""
-    person = somebody(request)
+    person = logged_in(request)
     if person.role != MANAGER:
         raise HTTPException(403, "Only the manager may do this")
     return person

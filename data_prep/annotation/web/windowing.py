@@ -1,6 +1,6 @@
 """Window and level on the stored depth: what the header's window cuts off can be seen again.
 
-A window is told in units of the image as it is first displayed: centre 0.5 and width 1 change
+A window is given in units of the image as it is first displayed: centre 0.5 and width 1 change
 nothing, width 2 shows as much again on either side.
 """
 

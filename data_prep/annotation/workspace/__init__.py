@@ -1,1 +1,1 @@
-"""What readers said, kept on disk: records, studies, people, revisions."""
+"""The workspace on disk: studies, people, readings and their revisions."""

@@ -15,6 +15,7 @@ from pneumonia.runtime.errors import DataError, OutputError
 
 SCHEMA = "pneumonia.annotations/1"
 FILE = "annotations.sqlite"
+LOCK = "annotate.lock"
 _BUSY_MS = 5000
 
 _TABLES = """
@@ -97,6 +98,36 @@ class Database:
         """Close the file; the write-ahead log is folded in."""
         with self._lock:
             self._connection.close()
+
+
+@contextmanager
+def workspace_lock(work: Path) -> Iterator[None]:
+    """Hold a workspace for this process.
+
+    Raises:
+        OutputError: Another process has it, or the folder cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: a second process is not noticed there
+        yield
+        return
+    try:
+        work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = (work / LOCK).open("a")
+    except OSError as error:
+        raise OutputError(
+            "Cannot open workspace", found=error.strerror or str(error), where=str(work)
+        ) from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputError(
+                "Workspace is in use", found="another `pneumonia annotate`", where=str(work),
+                fix="Stop it, or choose another --work",
+            ) from None  # fmt: skip
+        yield
 
 
 def open_database(work: Path) -> Database:

@@ -1,4 +1,4 @@
-"""Who may log in: annotators, the manager, their tokens and sessions. Only hashes are stored."""
+"""Annotators and the manager, their tokens and sessions; only hashes are stored."""
 
 import hashlib
 import time
@@ -27,7 +27,7 @@ class People:
         self._lock = Lock()
 
     def annotators(self) -> list[Annotator]:
-        """Everybody but the manager, by name."""
+        """The annotators without the manager, by name."""
         rows = self._database.rows(
             "SELECT name, role FROM annotators WHERE role = ? ORDER BY name", ANNOTATOR
         )
@@ -56,7 +56,7 @@ class People:
         return token
 
     def renew(self, name: str) -> str:
-        """Give an annotator a new token; the old one and all his sessions end.
+        """Give an annotator a new token; the old token and all sessions of the annotator end.
 
         Raises:
             DataError: No such annotator.
@@ -66,7 +66,7 @@ class People:
         return token
 
     def revoke(self, name: str) -> None:
-        """Take an annotator's token and sessions away; his readings stay.
+        """Remove an annotator's token and sessions; the readings stay.
 
         Raises:
             DataError: No such annotator.
@@ -84,7 +84,7 @@ class People:
             change.execute("DELETE FROM sessions WHERE name = ?", (name,))
 
     def manager_token(self) -> str:
-        """A new token for the manager; the former one ends, his sessions stay."""
+        """A new token for the manager; the former token ends, open sessions stay."""
         token = new_secret()
         with self._database.change() as change:
             change.execute(
@@ -127,7 +127,7 @@ class People:
             return len(self._failures.get(origin, ())) >= _MAX_FAILURES
 
     def who(self, session: str) -> Annotator | None:
-        """Whose session it is; None when it is unknown or over."""
+        """The person of a session; None when the session is unknown or has expired."""
         row = self._database.row(
             "SELECT a.name, a.role, s.expires_s FROM sessions s JOIN annotators a USING (name) "
             "WHERE s.hash = ?",

@@ -1,7 +1,7 @@
-"""What readers say of radiographs: studies, annotators, boxes with a finding, readings.
+"""Records of the annotation desk: studies, annotators, boxes with a finding, readings.
 
-These records are the seam: the store keeps them, the web application makes them, and agreement,
-consensus and exports need nothing else.
+The store keeps them, the web application makes them; agreement, consensus and exports need
+nothing else.
 """
 
 import math
@@ -49,7 +49,7 @@ class Study(NamedTuple):
 
 
 class Annotator(NamedTuple):
-    """Somebody who logs in.
+    """A person who may log in.
 
     Attributes:
         name: Chosen by the site; stands in exports.
@@ -85,7 +85,7 @@ class Annotation(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """All that one annotator says of one study.
+    """One annotator's reading of one study.
 
     Attributes:
         image_id: The study's name.

@@ -2,7 +2,7 @@
 
 Every change of a reading is a revision with its parent; a head says which one holds. Undo moves the
 head to the parent, redo to the youngest child, so both outlive a reload, a restart and a crash, and
-nothing a reader did is ever overwritten.
+no reading is ever overwritten.
 """
 
 import json
@@ -49,7 +49,7 @@ class State(NamedTuple):
 
 
 class Store:
-    """What readers say, kept."""
+    """Studies, assignments and readings of a workspace."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -149,7 +149,7 @@ class Store:
     # readings ----------------------------------------------------------------------------------
 
     def state(self, study: Study, name: str) -> State:
-        """What an annotator says of a study now."""
+        """An annotator's present reading of a study."""
         head = self._database.row(
             "SELECT h.revision, h.active_s, h.changed_at, r.body FROM heads h "
             "LEFT JOIN revisions r ON r.id = h.revision WHERE h.study = ? AND h.name = ?",
@@ -280,7 +280,7 @@ class Store:
         return head
 
     def readings(self, only: Study | None = None) -> dict[str, list[Reading]]:
-        """image_id -> what each annotator says (adjudications too), of files that are there.
+        """image_id -> the reading of each annotator (adjudications too), of files that are there.
 
         Args:
             only: Just this study; None = all.

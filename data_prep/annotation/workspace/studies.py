@@ -29,7 +29,7 @@ class StudyFile(NamedTuple):
 
 
 class RadiographCheck(NamedTuple):
-    """What reading a file told: size in pixels and view, or why it cannot be read."""
+    """Size in pixels and view of a radiograph, or why it cannot be read."""
 
     width: int = 0
     height: int = 0

@@ -2,7 +2,7 @@
 
 A code is a heading with qualifiers, `Opacity/lung/lower lobe/left`. The base is one JSON file; the
 default one, beside this module, holds the codes of the OpenI training reports and hand-written
-aliases, and no word of a report.
+aliases; it contains no text of a report.
 """
 
 import json
@@ -21,7 +21,7 @@ DEFAULT_BASE = Path(__file__).with_name("concepts_openi.json")
 LEXICON = Path(__file__).with_name("lexicon.json")
 NIL = "NIL"
 NORMAL = "normal"
-NOT_FINDINGS = (NORMAL, "No Indexing")  # what is said of a whole report, never of a mention
+NOT_FINDINGS = (NORMAL, "No Indexing")  # codes of a whole report, never of a mention
 OTHER = "Other"  # root of headings that belong to no group
 _MAX_BYTES = 64 << 20
 

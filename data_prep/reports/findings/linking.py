@@ -26,7 +26,7 @@ class LinkedConcept(NamedTuple):
         assertion: `present`, `absent`, `uncertain` or `prior`.
         span: Characters of the mention in the report, `[start, end)`.
         score: Probability among the mention's candidates, 0 to 1.
-        alias: The matched form of the vocabulary, which is no text of the report.
+        alias: The matched form of the vocabulary, not text of the report.
         section: `findings` or `impression`.
     """
 

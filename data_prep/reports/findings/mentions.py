@@ -244,7 +244,7 @@ def _regions(words: Sequence[str], matches: Sequence[_Match]) -> list[tuple[int,
 
 
 def _cut(words: Sequence[str], start: int, stop: int) -> int:
-    """Where the words between two mentions change hands."""
+    """The first of the words between two mentions that belongs to the later one."""
     if start < stop and words[start] in _LEADS_BACK:
         return next((at for at in range(start, stop) if words[at] in _CUTS), stop)
     return start

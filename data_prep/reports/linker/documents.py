@@ -1,4 +1,4 @@
-"""What a linker sees, whatever the mentions come from: documents of mentions with candidates."""
+"""Documents of mentions with candidates: the input of a linker."""
 
 from typing import NamedTuple, Protocol
 
@@ -45,7 +45,7 @@ class LinkDocument(NamedTuple):
 
 
 class EntitySpace(Protocol):
-    """What a linker must know of entities; NIL is one and has the zero vector."""
+    """Vectors, neighbours, types and descriptions of entities; NIL has the zero vector."""
 
     dimensions: int
     n_kinds: int

@@ -66,12 +66,12 @@ class DocumentMaker:
             codes: Manual codes, from which each mention's gold is guessed; None = unknown.
         """
         words = [word for sentence in sentences for word in sentence.words]
-        told = asserted(mentions)
-        ranked = [self._generator.all_codes(mention) for mention in told]
+        stated = asserted(mentions)
+        ranked = [self._generator.all_codes(mention) for mention in stated]
         passed_on = inherited([self._generator.best_code(codes) for codes in ranked])
         found = [
             self._mention(mention, words, own, passed_on, codes)
-            for mention, own in zip(told, ranked, strict=True)
+            for mention, own in zip(stated, ranked, strict=True)
         ]
         return LinkDocument(name, tuple(found))
 

@@ -33,8 +33,8 @@ from data_prep.reports.linker.training import LinkerConfig, train_model
 from data_prep.reports.linker.vectors import WordVectors, train_vectors
 from data_prep.reports.reading.files import Report, read_reports
 from data_prep.reports.reading.splitting import split_reports
-from pneumonia.runtime.atomic import new_folder, write_bytes, write_json
-from pneumonia.runtime.errors import ArtefactError, DataError, OutputError
+from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_bytes, write_json
+from pneumonia.runtime.errors import ArtefactError, DataError
 from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.linker/1"
@@ -83,8 +83,8 @@ class Linker:
         """See MentionLinker. Mentions of what is not there are decided by their priors alone."""
         sentences, _ = finder_of(self.base).read(text)
         decided = iter(self.decide(self.make("", sentences, mentions)))
-        told = {id(mention) for mention in asserted(mentions)}
-        return [next(decided) if id(m) in told else self._by_prior(m) for m in mentions]
+        stated = {id(mention) for mention in asserted(mentions)}
+        return [next(decided) if id(m) in stated else self._by_prior(m) for m in mentions]
 
     def _by_prior(self, mention: Mention) -> Decision:
         ranked = [c for c in self.generator.all_codes(mention) if c.entity != NIL]
@@ -134,7 +134,7 @@ class Linker:
         Raises:
             OutputError: The folder holds something else or cannot be written.
         """
-        refuse_foreign(out)
+        refuse_other_output(out)
         arrays = {f"model.{k}": v.numpy() for k, v in self.model.state_dict().items()}
         arrays["words"] = self.words.matrix
         with new_folder(str(out)) as part:
@@ -188,22 +188,9 @@ class Linker:
         return linker
 
 
-def refuse_foreign(out: Path) -> None:
-    """Stop before a folder that is not a linker would be replaced.
-
-    Raises:
-        OutputError: `out` is a file, or a folder with other contents.
-    """
-    if not out.exists():
-        return
-    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-    if names and not ("linker.json" in names and names <= _OWN_NAMES):
-        raise OutputError(
-            "Output exists and holds other files than a linker",
-            expected="a new or empty folder, or a linker to replace",
-            where=str(out),
-            fix="Choose another --out",
-        )
+def refuse_other_output(out: Path) -> None:
+    """Stop before a folder that is not a linker would be replaced; see `atomic.refuse_foreign`."""
+    refuse_foreign(str(out), "linker.json", _OWN_NAMES, "a linker")
 
 
 def parse(base: ConceptBase, reports: Sequence[Report]) -> list[ParsedReport]:

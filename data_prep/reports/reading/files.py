@@ -1,4 +1,4 @@
-"""Read reports: a csv, a folder of text files, OpenI's XML. A bad report is named, never fatal."""
+"""Read reports from a csv, text files or OpenI's XML; unusable ones are listed with a reason."""
 
 import csv
 import re
@@ -103,7 +103,7 @@ def _xml_report(data: bytes, name: str) -> Report:
 
 
 def _decode(data: bytes) -> str | None:
-    """Text of a file in UTF-8, UTF-16 with its mark, or Latin-1; None when it is none."""
+    """Text of a file in UTF-8, UTF-16 with its mark, or Latin-1; None for binary data."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
             return data.decode("utf-16")
@@ -195,7 +195,7 @@ def _csv_report(
     images = tuple(i.strip() for i in first(_IMAGE_COLUMNS).split(";") if i.strip())
     codes = tuple(c.strip() for c in (row.get("mesh_major") or "").split(";") if c.strip())
     report = Report(name, text, codes, images)
-    if any(0xDC80 <= ord(c) <= 0xDCFF for c in text):  # bytes that are no UTF-8
+    if any(0xDC80 <= ord(c) <= 0xDCFF for c in text):  # bytes that are not UTF-8
         again = text.encode("utf-8", "surrogateescape").decode("latin-1")
         report = report._replace(text=again)
     return checked(report)

@@ -10,9 +10,9 @@ from data_prep.reports.findings.linking import LinkedConcept, MentionLinker, lin
 from data_prep.reports.findings.scope import ABSENT, PRIOR
 from data_prep.reports.reading.files import Report, read_reports
 from data_prep.reports.weak_labels.opacity_label import UNSURE, opacity_label
-from pneumonia.runtime.atomic import new_folder, write_json, write_text
+from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text, escape_name
-from pneumonia.runtime.errors import DISCLAIMER, DataError, OutputError
+from pneumonia.runtime.errors import DISCLAIMER, DataError
 from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.links/1"
@@ -95,7 +95,7 @@ def link_source(
         DataError: The source cannot be read, or holds no usable report.
         OutputError: `out` holds something else or cannot be written.
     """
-    refuse_foreign(out)
+    refuse_foreign(str(out), "links.json", OWN_NAMES, "linked reports")
     tables = _Tables()
     for number, report in enumerate(read_reports(source), 1):
         if report.reason:
@@ -114,25 +114,6 @@ def link_source(
         if fill is not None:
             fill(Path(part), linked)
     return linked
-
-
-def refuse_foreign(out: Path) -> None:
-    """Stop before a folder that is not one of links would be replaced.
-
-    Raises:
-        OutputError: `out` is a file, or a folder with other contents.
-    """
-    if not out.exists():
-        return
-    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-    if not names or ("links.json" in names and names <= OWN_NAMES):
-        return
-    raise OutputError(
-        "Output exists and holds other files than linked reports",
-        expected="a new or empty folder, or linked reports to replace",
-        where=str(out),
-        fix="Choose another --out",
-    )
 
 
 def _counts(tables: _Tables) -> dict[str, Any]:

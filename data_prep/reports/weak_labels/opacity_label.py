@@ -12,7 +12,7 @@ YES, NO, UNSURE = "yes", "no", "uncertain"
 
 _LUNGS = frozenset({"lung", "chest", "cxr"})
 _CLEAR = frozenset({"clear", "normal", "negative", "unremarkable"})
-_WINDOW = 8  # words between the lungs and what is said of them
+_WINDOW = 8  # words between `lungs` and `clear`
 # Words that qualify the statement wherever they stand in its sentence.
 _EXCEPTIONS = word_set(
     "except exception but other otherwise elsewhere remaining remainder rest apart aside "
@@ -99,7 +99,7 @@ def calls_lungs_unclear(words: Sequence[str]) -> bool:
 
 
 def _is_said_of(words: Sequence[str], lung: int, clear: int) -> bool:
-    """Whether `clear` at one token is said of the lungs at another."""
+    """Whether `clear` at one token describes the lungs at another."""
     if clear < lung:  # clear lungs
         start, between = clear, words[clear + 1 : lung]
         if len(between) > 2:

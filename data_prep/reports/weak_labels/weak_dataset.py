@@ -129,7 +129,7 @@ def _record(
     image_id: str, image: ImportedImage, label: tuple[str, str], splits: Mapping[str, str]
 ) -> ImageRecord:
     report_id, weak = label
-    # a report's images show one patient, whoever that is
+    # all images of a report show one patient
     patient = pseudonym(image.patient_id, "report-" + _short_hash(report_id))
     split = splits.get(patient, "train")
     negative = weak == NO and split == "train"

@@ -73,6 +73,7 @@ def command(
             "The web application's packages are missing", fix='pip install "pneumonia[annotate]"'
         ) from None
     from data_prep.annotation.project import Sources, open_project
+    from data_prep.annotation.workspace.database import workspace_lock
     from data_prep.annotation.workspace.records import checked_name
 
     annotators = tuple(checked_name(name) for name in annotators)  # before anything is made
@@ -83,7 +84,7 @@ def command(
         studies, work, choices["reports"], choices["predictions"], choices["min_score"],
         choices["blind"], choices["shuffle"],
     )  # fmt: skip
-    with _listen(host, port) as listener:
+    with workspace_lock(work), _listen(host, port) as listener:
         with progress_bar("read studies") as progress:
             project = open_project(sources, base, decide, progress=progress)
         scheme = "https" if secure else "http"
@@ -144,9 +145,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(
-            128
-        )  # a browser that opens the printed link at once waits, it is not refused
+        listener.listen(128)  # a connection before the server runs waits instead of being refused
     except OSError as error:
         listener.close()
         raise ConfigError(

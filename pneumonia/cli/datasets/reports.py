@@ -127,10 +127,10 @@ def train_linker_verb(reports: Path, out: Path, hops: str, soft: bool, **choices
 
     70 % of the reports train it, 10 % choose the epoch, 20 % are left to judge it.
     """
-    from data_prep.reports.linker.trained_linker import judge, refuse_foreign, train_on
+    from data_prep.reports.linker.trained_linker import judge, refuse_other_output, train_on
     from data_prep.reports.linker.training import LinkerConfig
 
-    refuse_foreign(out)  # before the minutes, not after them
+    refuse_other_output(out)  # before the training, not after it
     config = LinkerConfig.model_validate({"hops": int(hops), "hard": not soft, **choices})
     with progress_bar("train linker") as progress:
         linker, test = train_on(reports, config, progress)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from PIL import Image
 
-from data_prep.annotation.workspace.database import FILE, SCHEMA, open_database
+from data_prep.annotation.workspace.database import FILE, SCHEMA, open_database, workspace_lock
 from data_prep.annotation.workspace.people import People
 from data_prep.annotation.workspace.records import Reading, check_reading, checked_name
 from data_prep.annotation.workspace.store import ConflictError, Store, share_out
@@ -234,6 +234,27 @@ def test_foreign_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(OutputError):
         open_database(tmp_path / "b" / FILE)
     assert SCHEMA.endswith("/1")
+
+
+def test_a_workspace_belongs_to_one_process(tmp_path):
+    with workspace_lock(tmp_path / "w"):
+        with pytest.raises(OutputError, match="in use"), workspace_lock(tmp_path / "w"):
+            pass
+        with workspace_lock(tmp_path / "other"):
+            pass
+    with workspace_lock(tmp_path / "w"):
+        pass
+
+
+def test_a_locked_database_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.annotation.workspace.database._BUSY_MS", 50)
+    database = open_database(tmp_path / "w")
+    other = sqlite3.connect(tmp_path / "w" / FILE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OutputError, match="Another program") as caught, database.change():
+        pass
+    assert "locked" in str(caught.value)
+    other.close()
 
 
 def test_database_is_private(tmp_path):
