@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pneumonia.network.module import check_tensors
-from pneumonia.runtime.spec import NetworkSpec, Shape, op_of, tensor_shapes
-from pneumonia.runtime.storage import Weighted, filter_groups, kept_columns, pack
+from pneumonia.runtime.spec import NetworkSpec, Shape, Weighted, op_of, tensor_shapes
+from pneumonia.runtime.storage import filter_groups, kept_columns, pack
 
 FLOAT_BITS = 32
 

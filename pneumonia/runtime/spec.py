@@ -178,6 +178,9 @@ def op_of(layer: Layer) -> str:
     return _OP_OF[type(layer)]
 
 
+Weighted = Union[Conv, Linear]
+
+
 class NetworkSpec(NamedTuple):
     """A whole network.
 
@@ -257,6 +260,13 @@ class NetworkSpec(NamedTuple):
         return _parse(text)
 
 
+def weight_shape(layer: Weighted) -> Tuple[int, ...]:
+    """Shape of a layer's dense weight: (O, I, K, K) of a convolution, (O, I) of a linear layer."""
+    if isinstance(layer, Conv):
+        return (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
+    return (layer.out_channels, layer.in_channels)
+
+
 def tensor_shapes(spec: NetworkSpec) -> "OrderedDict[str, Tuple[int, ...]]":
     """Every named tensor of the dense network: name -> shape.
 
@@ -266,10 +276,7 @@ def tensor_shapes(spec: NetworkSpec) -> "OrderedDict[str, Tuple[int, ...]]":
     """
     shapes = OrderedDict()  # type: OrderedDict[str, Tuple[int, ...]]
     for layer in spec.weighted():
-        weight = (layer.out_channels, layer.in_channels)  # type: Tuple[int, ...]
-        if isinstance(layer, Conv):
-            weight = weight + (layer.kernel, layer.kernel)
-        shapes[layer.name + ".weight"] = weight
+        shapes[layer.name + ".weight"] = weight_shape(layer)
         if layer.bias:
             shapes[layer.name + ".bias"] = (layer.out_channels,)
         if isinstance(layer, Conv) and layer.batch_norm:

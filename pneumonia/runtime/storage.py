@@ -15,15 +15,14 @@ Other sparse layouts and quantized values: `runtime.storage_formats`.
 """
 
 from collections import OrderedDict
-from typing import AbstractSet, Callable, Dict, List, Mapping, NamedTuple, Tuple, Union
+from typing import AbstractSet, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
 
 from pneumonia.runtime.errors import ArtefactError, SpecError
-from pneumonia.runtime.spec import Conv, Linear, NetworkSpec, StorageSpec, tensor_shapes
+from pneumonia.runtime.spec import NetworkSpec, StorageSpec, Weighted, tensor_shapes, weight_shape
 from pneumonia.runtime.storage_formats import sparse_formats
 
-Weighted = Union[Conv, Linear]
 Tensors = Dict[str, np.ndarray]
 
 
@@ -41,13 +40,6 @@ class StorageFormat(NamedTuple):
     pack: Callable[[Weighted, np.ndarray], Tensors]
     unpack: Callable[[Weighted, Tensors], np.ndarray]
     measure: Callable[[np.ndarray, int], StorageSpec]
-
-
-def weight_shape(layer: Weighted) -> Tuple[int, ...]:
-    """Shape of the layer's dense weight."""
-    if isinstance(layer, Conv):
-        return (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
-    return (layer.out_channels, layer.in_channels)
 
 
 def filter_groups(n_filters: int, group_size: int) -> List[Tuple[int, int]]:

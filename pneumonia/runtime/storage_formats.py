@@ -7,7 +7,7 @@ Index arrays keep the layout's names.
 """
 
 from collections import OrderedDict
-from typing import Callable, Tuple, Union
+from typing import Callable, Tuple
 
 import numpy as np
 
@@ -16,9 +16,8 @@ from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.fkw import SUFFIXES as FKW_SUFFIXES
 from pneumonia.runtime.fkw import decode_fkw, encode_fkw
 from pneumonia.runtime.sparse_layouts import LAYOUTS, Arrays, Layout, LayoutError
-from pneumonia.runtime.spec import Conv, Linear, StorageSpec
+from pneumonia.runtime.spec import StorageSpec, Weighted, weight_shape
 
-Weighted = Union[Conv, Linear]
 # suffixes, pack, unpack, measure: the fields of `runtime.storage.StorageFormat`
 Parts = Tuple[
     Tuple[str, ...],
@@ -40,12 +39,6 @@ def _from_all(values: np.ndarray, arrays: Arrays, shape: Tuple[int, int]) -> np.
 
 EVERYWHERE = Layout((), _all_places, _from_all)
 FKW = Layout(FKW_SUFFIXES, encode_fkw, decode_fkw)
-
-
-def _shape(layer: Weighted) -> Tuple[int, ...]:
-    if isinstance(layer, Conv):
-        return (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
-    return (layer.out_channels, layer.in_channels)
 
 
 def _refuse(layer: Weighted, error: LayoutError) -> ArtefactError:
@@ -96,7 +89,7 @@ class _Packer:
         return tensors
 
     def unpack(self, layer: Weighted, tensors: Arrays) -> np.ndarray:
-        shape = _shape(layer)
+        shape = weight_shape(layer)
         flat = (shape[0], int(np.prod(shape[1:], dtype=np.int64)))
         n_kept = layer.storage.n_kept
         try:

@@ -99,15 +99,6 @@ def _choose_storage(layer: Conv | Linear, weight: Tensor) -> Conv | Linear:
     return layer._replace(storage=storage)
 
 
-def removed_filters(spec: NetworkSpec, small: NetworkSpec) -> dict[str, tuple[int, int]]:
-    """Layers that lost filters: name -> (filters before, filters after)."""
-    return {
-        before.name: (before.out_channels, after.out_channels)
-        for before, after in zip(spec.weighted(), small.weighted(), strict=True)
-        if before.out_channels != after.out_channels
-    }
-
-
 def zeros_outside(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> bool:
     """Whether every weight outside the masks is exactly zero."""
     return all(

@@ -25,7 +25,7 @@ from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.network_set import live_units
 from pneumonia.compression.sets.pattern import FIXED_8, Patterns, mine_patterns
 from pneumonia.compression.sets.structured import Columns
-from pneumonia.runtime.spec import Conv, Linear
+from pneumonia.runtime.spec import Conv, Linear, weight_shape
 
 PATTERN_RATE = 9 / 4  # of 4 weights in a 3x3 kernel
 
@@ -233,5 +233,4 @@ class CrossbarMethod(_Layerwise):
 def _shape(graph: ChannelGraph, name: str) -> torch.Size:
     layer = graph.spec.layer(name)
     assert isinstance(layer, (Conv, Linear))
-    kernel = (layer.kernel, layer.kernel) if isinstance(layer, Conv) else ()
-    return torch.Size((layer.out_channels, layer.in_channels, *kernel))
+    return torch.Size(weight_shape(layer))

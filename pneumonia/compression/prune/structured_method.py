@@ -1,5 +1,6 @@
 """Filter, column and combined pruning as one method with a dial between them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -18,7 +19,7 @@ from pneumonia.compression.sets.constraint import (
 )
 from pneumonia.compression.sets.network_set import NetworkSet
 from pneumonia.compression.sets.structured import Columns
-from pneumonia.runtime.spec import Conv, Linear
+from pneumonia.runtime.spec import Conv, Linear, weight_shape
 
 WHOLE_COLUMNS = 0.999  # keeping more than this share of the columns is keeping them all
 
@@ -180,8 +181,8 @@ def _shape(graph: ChannelGraph, name: str) -> tuple[int, int]:
     """Rows and columns of a layer's GEMM matrix."""
     layer = graph.spec.layer(name)
     assert isinstance(layer, (Conv, Linear))
-    kernel = layer.kernel if isinstance(layer, Conv) else 1
-    return layer.out_channels, layer.in_channels * kernel * kernel
+    n_filters, *others = weight_shape(layer)
+    return n_filters, math.prod(others)
 
 
 def _unit_shares(graph: ChannelGraph, kept_units: Mapping[tuple[str, ...], int]) -> torch.Tensor:

@@ -201,15 +201,6 @@ def _ternary_scale(data: _Magnitudes) -> float:
     return float(data.exact(np.array([tails[best] / (len(tails) - best)]))[0])
 
 
-def nearest_codes(v: Tensor, levels: Levels, scale: float) -> Tensor:
-    """Index into `levels.magnitudes` of each weight's level, -1 for zero: int64, like `v`.
-
-    Half way between two levels the lower magnitude wins.
-    """
-    steps = torch.tensor((0.0, *levels.magnitudes) if levels.zero else levels.magnitudes)
-    return _buckets(v, steps, scale).long() - (1 if levels.zero else 0)
-
-
 def snap(v: Tensor, levels: Levels, scale: float) -> Tensor:
     """Nearest allowed value at a fixed scale; the sign of zero is +. Exact."""
     steps = torch.tensor((0.0, *levels.magnitudes) if levels.zero else levels.magnitudes)

@@ -5,6 +5,7 @@ filters are gone. So the kept weights of the set are, up to filters that nobody 
 stored weights of the compacted network.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,6 +20,7 @@ from pneumonia.compression.sets.columns import (
 )
 from pneumonia.compression.sets.combined import TiedFilters
 from pneumonia.compression.sets.constraint import Projection, gemm_view, masked
+from pneumonia.runtime.spec import weight_shape
 
 
 class NetworkSet:
@@ -136,8 +138,8 @@ def realised_weights(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[s
         if layer.name in masks:
             counts[layer.name] = int(masks[layer.name][rows][:, channels].sum())
         else:
-            kernel = getattr(layer, "kernel", 1)
-            counts[layer.name] = int(rows.sum()) * int(channels.sum()) * kernel * kernel
+            kernel_size = math.prod(weight_shape(layer)[2:])
+            counts[layer.name] = int(rows.sum()) * int(channels.sum()) * kernel_size
     return counts
 
 
