@@ -17,7 +17,8 @@ _SECTIONS = {
     "clinical details": "indication", "clinical question": "indication",
     "clinical statement": "indication", "clinical diagnosis": "indication",
     "patient history": "indication", "medical history": "indication",
-    "past medical history": "indication", "admitting diagnosis": "indication",
+    "past medical history": "indication", "hx": "indication", "clinical hx": "indication",
+    "pmh": "indication", "admitting diagnosis": "indication",
     "reason for exam": "indication", "reason for examination": "indication",
     "reason for study": "indication", "reason for the study": "indication",
     "reason for the exam": "indication", "reason for this examination": "indication",
@@ -36,11 +37,11 @@ _SECTIONS = {
 # The sections that say what this examination shows; the others say why it was made.
 REPORTED = ("findings", "impression")
 # A heading stands at the start of a line or of a sentence, in any case, before a colon or a dash
-# with blanks around it, or alone on its line; in capitals before a colon it may stand anywhere,
+# with blanks around it, or alone on its line; with a capital before a colon it may stand anywhere,
 # since many exports put a whole report on one line.
 _LONG_FIRST = sorted(_SECTIONS, key=len, reverse=True)
 _ANY_CASE = "|".join(name.replace(" ", r"[ \t]+") for name in _LONG_FIRST)
-_CAPITALS = "|".join(name.upper() for name in _LONG_FIRST)
+_CAPITALS = "|".join(f"{name.upper()}|{name.capitalize()}" for name in _LONG_FIRST)
 _LINE_HEADING = re.compile(
     rf"(?im)^[ \t]*(?:\d+\.[ \t]*)?({_ANY_CASE})[ \t]*(?::|$|[-\u2013\u2014]+(?=[ \t]))"
 )
