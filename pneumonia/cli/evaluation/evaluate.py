@@ -122,7 +122,7 @@ def _show(evidence: "Evidence", out: Path) -> None:
             item = estimates[metric]
             row += [wording.value_text(item, share), wording.interval_text(item, share)]
         rows.append(row)
-    show_table(f"{coverage.n_evaluated} images", header, rows)
+    show_table(counted(coverage.n_evaluated, "image"), header, rows)
     if evidence.at_mix is None:
         click.echo(f"holds for this set alone: {evidence.why_no_mix}")
     if coverage.n_missing or coverage.n_unlabelled:
