@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,6 +142,7 @@ def make_phantoms(
     size: int = 512,
     workers: int | None = None,
     progress: Progress | None = None,
+    fractions: tuple[float, float, float] = FRACTIONS,
 ) -> bool:
     """Write phantom studies and the dataset folder made of them.
 
@@ -155,23 +157,32 @@ def make_phantoms(
         size: Side in pixels.
         workers: Processes; None = one per core.
         progress: Called as (done, total, note).
+        fractions: Shares of the patients in train, val and test; their sum is 1.
 
     Returns:
         False when `out` already holds exactly this dataset and nothing was done.
 
     Raises:
-        ConfigError: Count or size out of range.
+        ConfigError: Count, size or fractions out of range.
         OutputError: `out` holds something else or cannot be written.
     """
     _check_range("count", count, 1, MAX_COUNT)
     _check_range("size", size, MIN_SIZE, MAX_SIZE)
     _check_range("seed", seed, 0, 2**31 - 1)
-    key = hashlib.sha256(f"phantom {VERSION} {count} {seed} {size}".encode()).hexdigest()
+    if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+        raise ConfigError(
+            "Fractions of train, val and test are out of range",
+            expected="three shares >= 0 whose sum is 1",
+            found=" ".join(f"{share:g}" for share in fractions),
+        )
+    key = hashlib.sha256(
+        f"phantom {VERSION} {count} {seed} {size} {fractions}".encode()
+    ).hexdigest()
     if is_up_to_date(out, key) and (out / "dicom").is_dir():
         return False
     plans = plan_phantoms(count, seed)
     images = [SplitImage(plan.patient.patient_id, plan.class_name == OPACITY) for plan in plans]
-    split = assign_splits(images, seed, FRACTIONS)
+    split = assign_splits(images, seed, fractions)
     with new_dataset(out) as writer:
         dicom = writer.folder / "dicom"
         dicom.mkdir()

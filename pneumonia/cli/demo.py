@@ -28,6 +28,7 @@ from pneumonia.cli.terminal import show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, PneumoniaError
 
 FILM_PX = 320
+FRACTIONS = (0.5, 0.2, 0.3)  # of train, val and test: enough test films to compare two models
 PHANTOM_MIX = "45:30:25"  # opacity, not normal, normal: as the phantoms are drawn
 TEACHER_COST = 1.4  # of an epoch that learns from a teacher, against one that does not
 # Runs verbs one after another until one fails.
@@ -62,7 +63,7 @@ class DemoScale(NamedTuple):
     compare: tuple[str, ...] = ()
 
 
-FULL = DemoScale(600)
+FULL = DemoScale(720)
 SMOKE = DemoScale(
     48,
     ("epochs=2", "batch_size=8", "validate_every=2"),
@@ -112,7 +113,7 @@ def command(out: Path, seed: int, precision: str, smoke: bool) -> None:
     with progress.shown():
         progress.begin()
         _run("data", "phantom", "--out", folder.phantoms, "--count", scale.films,
-             "--size", FILM_PX, "--seed", seed)  # fmt: skip
+             "--size", FILM_PX, "--seed", seed, "--fractions", *FRACTIONS)  # fmt: skip
         _select_test_studies(folder)
         progress.begin()
         _run("train", "--data", folder.phantoms, "--recipe", "phantom", "--out", dense.run,

@@ -117,13 +117,29 @@ def audit_verb(dataset: Path, out: Path | None) -> None:
 @click.option("--count", required=True, type=int, help="Number of films.")
 @click.option("--seed", default=0, show_default=True, help="Same seed, same films.")
 @click.option("--size", default=512, show_default=True, help="Side of a film in pixels.")
+@click.option(
+    "--fractions",
+    nargs=3,
+    type=float,
+    metavar="TRAIN VAL TEST",
+    default=(0.7, 0.15, 0.15),
+    show_default=True,
+    help="Shares of the patients in each split.",
+)
 @_WORKERS
-def phantom_verb(out: Path, count: int, seed: int, size: int, workers: int | None) -> None:
+def phantom_verb(
+    out: Path,
+    count: int,
+    seed: int,
+    size: int,
+    fractions: tuple[float, float, float],
+    workers: int | None,
+) -> None:
     """Make synthetic chest DICOM studies with boxes: a dataset that may be published."""
     from data_prep.phantom.study import make_phantoms
 
     with progress_bar("phantoms") as progress:
-        done = make_phantoms(out, count, seed, size, workers, progress)
+        done = make_phantoms(out, count, seed, size, workers, progress, fractions)
     _show_dataset(out, done)
     show_next(f"pneumonia train --data {out} --recipe phantom --out runs/phantom")
 
