@@ -185,6 +185,7 @@ def test_predictions_of_another_model_are_refused(
     assert _run(*common, "--bundle", bundle, "--draws", 100) == 0
 
 
+@pytest.mark.slow
 def test_a_box_scale_is_tuned_frozen_and_printed(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

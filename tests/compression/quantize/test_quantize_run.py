@@ -85,6 +85,7 @@ def test_pruned_zeros_stay_and_do_not_become_levels(trained, tmp_path):
     assert data.is_dir()
 
 
+@pytest.mark.slow
 def test_zeros_of_a_ternary_run_are_levels_not_pruned_places(trained, tmp_path):
     run, _ = trained
     quantize(run, tmp_path / "three", ladder=["ternary"])

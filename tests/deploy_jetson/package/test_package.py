@@ -123,6 +123,7 @@ def test_systemd_accepts_the_unit(unpacked, tmp_path):
     assert not [line for line in ours if "not executable" not in line], done.stderr
 
 
+@pytest.mark.slow
 def test_an_upgrade_keeps_configuration_and_images(unpacked, tmp_path, bundle):
     root = tmp_path / "root"
     assert install(unpacked, root).returncode == 0
