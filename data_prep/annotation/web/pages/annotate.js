@@ -13,6 +13,8 @@ const VERDICTS = { opacity: "lung opacity", abnormal: "abnormal, no opacity", no
 let me = null;
 let lines = []; // the study list
 let rows = new Map(); // study key -> its row in the list
+let currentRow = null;
+let buildingList = false;
 let study = null; // facts of the open study
 let own = null; // {annotations, rejected, verdict, comment}: what the reader sees
 let flags = { can_undo: false, can_redo: false };
@@ -491,13 +493,16 @@ function updateLine() {
   if (!line) return;
   Object.assign(line, { boxes: own.annotations.length, verdict: own.verdict, started: own.annotations.length > 0 });
   fillRow(line);
-  for (const row of get("list").querySelectorAll(".current")) row.classList.remove("current");
   const row = rows.get(line.key);
-  if (row) row.classList.add("current");
-  countDone();
+  if (row !== currentRow) {
+    if (currentRow) currentRow.classList.remove("current");
+    if (row) row.classList.add("current");
+    currentRow = row;
+  }
 }
 
 function countDone() {
+  if (buildingList) return;
   const done = lines.filter((line) => line.verdict).length;
   const place = get("list").querySelector(".progress");
   place.firstChild.textContent = `${done} of ${lines.length} finished`;
@@ -506,10 +511,14 @@ function countDone() {
 
 function fillRow(line) {
   const row = rows.get(line.key);
-  if (!row) return;
+  const shown = `${line.verdict} ${line.started} ${line.boxes}`;
+  if (!row || row.dataset.shown === shown) return;
+  const counts = Boolean(line.verdict) !== row.classList.contains("done");
+  row.dataset.shown = shown;
   row.classList.toggle("done", Boolean(line.verdict));
   row.replaceChildren(make("span", { className: "mark" }, line.verdict ? "✓" : line.started ? "◐" : "○"), `Study ${line.key}`,
     make("small", {}, line.boxes ? `${line.boxes} box${line.boxes > 1 ? "es" : ""}` : ""));
+  if (counts) countDone();
 }
 
 // the list is built once; later only the row of a changed study is
@@ -521,7 +530,10 @@ function buildList() {
   }));
   get("list").replaceChildren(make("p", { className: "progress" }, "", make("progress", { max: lines.length || 1, value: 0 })), ...rows.values());
   get("list").querySelector(".progress").prepend(document.createTextNode(""));
+  currentRow = null;
+  buildingList = true;
   lines.forEach(fillRow);
+  buildingList = false;
   countDone();
 }
 
