@@ -47,11 +47,11 @@ def parts(paths: list[Path], out: Path) -> dict[str, float]:
     from pneumonia.runtime.predictions import Prediction
     from pneumonia.runtime.preprocess import network_input
     from pneumonia.runtime.radiograph import read_radiograph
-    from pneumonia.scoring.batch import ScoreSettings, describe_model
-    from pneumonia.scoring.find import find_files
-    from pneumonia.scoring.image_job import ImageJob
+    from pneumonia.scoring.batch.run import ScoreSettings, describe_model
+    from pneumonia.scoring.image.find import find_files
+    from pneumonia.scoring.image.job import ImageJob
+    from pneumonia.scoring.image.records import ImageRecord
     from pneumonia.scoring.outputs import ScoredStudy
-    from pneumonia.scoring.records import ImageRecord
 
     bundle = load_bundle(str(BUNDLE))
     detector = Detector(bundle, open_engine(bundle, "onnxruntime", threads=1))
@@ -99,7 +99,7 @@ def ours(
 ) -> tuple[float, float]:
     """Seconds of a whole batch; with pictures, that is with all its default outputs."""
     from pneumonia.runtime.detector import Detector
-    from pneumonia.scoring.batch import ScoreSettings, score_batch
+    from pneumonia.scoring.batch.run import ScoreSettings, score_batch
     from pneumonia.scoring.outputs import OutputSettings
 
     detector = Detector.load(BUNDLE, engine, threads=1)

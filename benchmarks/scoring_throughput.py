@@ -35,7 +35,7 @@ from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.child import ChildLimits, DecodingChild
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 
 RESULTS = Path(__file__).parent / "results"
 BUNDLE = Path(__file__).parents[1] / "pneumonia" / "models" / "default"

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pneumonia.runtime.detector import Detector
-    from pneumonia.scoring.batch import ScoreSettings, ScoreSummary
+    from pneumonia.scoring.batch.run import ScoreSettings, ScoreSummary
+    from pneumonia.scoring.batch.send import SendSummary
+    from pneumonia.scoring.image.records import ImageRecord
     from pneumonia.scoring.inputs import InputSource
-    from pneumonia.scoring.records import ImageRecord
-    from pneumonia.scoring.send import SendSummary
 
 MAX_FAILURES_SHOWN = 20
 ENGINE_THREADS = max(1, (os.cpu_count() or 1) // 2)  # the other half decodes and writes
@@ -88,7 +88,7 @@ def _dicom_kinds(
 
 def _show_rules(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
-        from pneumonia.scoring.selection import rules_text
+        from pneumonia.scoring.image.selection import rules_text
 
         click.echo(rules_text(), nl=False)
         context.exit()
@@ -96,7 +96,7 @@ def _show_rules(context: click.Context, parameter: click.Parameter, value: bool)
 
 def _verify_audit(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     if value is not None:
-        from pneumonia.scoring.audit import verify_audit
+        from pneumonia.scoring.batch.audit import verify_audit
 
         found = verify_audit(value)
         click.echo(
@@ -228,12 +228,12 @@ def _score(
     settings: "ScoreSettings",
     cluster: str | None,
 ) -> "ScoreSummary":
-    from pneumonia.scoring.batch import score_batch
+    from pneumonia.scoring.batch.run import score_batch
 
     if cluster is None:
         with progress_bar("score") as progress:
             return score_batch(source, out, detector, settings, progress)
-    from pneumonia.scoring.cluster import ray_scorer
+    from pneumonia.scoring.batch.cluster import ray_scorer
 
     with ray_scorer(cluster) as scorer, progress_bar("score") as progress:
         return score_batch(source, out, detector, settings, progress, scorer)
@@ -263,8 +263,8 @@ def _show_plan(
     settings: "ScoreSettings",
     as_json: bool,
 ) -> None:
-    from pneumonia.scoring.batch import describe_model
-    from pneumonia.scoring.plan import SCORE, counts, plan_batch
+    from pneumonia.scoring.batch.plan import SCORE, counts, plan_batch
+    from pneumonia.scoring.batch.run import describe_model
 
     model = describe_model(detector, settings)
     with progress_bar("look") as progress:
@@ -286,9 +286,9 @@ def _show_plan(
 def _settings(options: ScoreOptions) -> "ScoreSettings":
     from pneumonia.runtime.child import ChildLimits
     from pneumonia.runtime.dicom_header import DEFAULT_LIMITS
-    from pneumonia.scoring.batch import ScoreSettings
+    from pneumonia.scoring.batch.run import ScoreSettings
+    from pneumonia.scoring.image.selection import load_rules
     from pneumonia.scoring.outputs import OutputSettings
-    from pneumonia.scoring.selection import load_rules
 
     if options.allow_burned_in and not options.deidentify:
         raise ConfigError("Option has no use here", found="--allow-burned-in without --deidentify")

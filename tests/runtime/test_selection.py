@@ -30,7 +30,7 @@ def test_rules(change, words, rules, expected):
 
 
 def test_rules_agree_with_those_of_the_batch():
-    selection = pytest.importorskip("pneumonia.scoring.selection")
+    selection = pytest.importorskip("pneumonia.scoring.image.selection")
     batch, own = selection.load_rules(), RulesSettings()
     for code in ("modality", "view", "body_part"):
         assert set(getattr(own, code)) == set(getattr(batch, code))

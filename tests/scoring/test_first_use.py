@@ -14,12 +14,12 @@ from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.radiograph import read_radiograph
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.image.selection import load_rules
 from pneumonia.scoring.inputs import files
 from pneumonia.scoring.inputs.query import RemoteImage
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.wording import reason_text
-from pneumonia.scoring.selection import load_rules
 from tests.contracts.tree import ROOT, source_files
 from tests.runtime import dicoms
 from tests.runtime.dicoms import chest_dataset, save

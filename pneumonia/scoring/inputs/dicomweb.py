@@ -20,10 +20,10 @@ from urllib3.util.retry import Retry
 from pneumonia.runtime.dicom_header import DEFAULT_LIMITS
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.find import Entry
+from pneumonia.scoring.batch.settings import ScoreSettings
+from pneumonia.scoring.image.find import Entry
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.query import Query, RemoteImage, arrived, fetched_path, is_uid
-from pneumonia.scoring.settings import ScoreSettings
 
 TOKEN = "PNEUMONIA_DICOMWEB_TOKEN"
 USER, PASSWORD = "PNEUMONIA_DICOMWEB_USER", "PNEUMONIA_DICOMWEB_PASSWORD"

@@ -9,10 +9,10 @@ from pneumonia.runtime.child import DecodingChild
 from pneumonia.runtime.child.archives import DICOMDIR, is_unsafe
 from pneumonia.runtime.image_names import printable
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.find import Entry, walk
-from pneumonia.scoring.folder import check_apart
+from pneumonia.scoring.batch.folder import check_apart
+from pneumonia.scoring.batch.settings import ScoreSettings
+from pneumonia.scoring.image.find import Entry, walk
 from pneumonia.scoring.inputs import IsDone
-from pneumonia.scoring.settings import ScoreSettings
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 

@@ -14,11 +14,11 @@ from pneumonia.runtime.attributes import all_values, first_text
 from pneumonia.runtime.dicom_header import DEFAULT_LIMITS, KNOWN_SYNTAXES
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.dicom_peer import OWN_TITLE, Peer, association
-from pneumonia.scoring.find import Entry
+from pneumonia.scoring.batch.dicom_peer import OWN_TITLE, Peer, association
+from pneumonia.scoring.batch.settings import ScoreSettings
+from pneumonia.scoring.image.find import Entry
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.query import Query, RemoteImage, arrived, fetched_path, is_uid
-from pneumonia.scoring.settings import ScoreSettings
 
 FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 3, 2))
 # What a chest radiograph is stored as: CR, DX, secondary capture, its multi-frame kinds.

@@ -11,8 +11,8 @@ from pydicom.filereader import read_file_meta_info
 from pneumonia.runtime.attributes import joined_text
 from pneumonia.runtime.dicom_header import BODY_PARTS, MODALITIES, OWN_SERIES, coded
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.scoring.find import Entry
-from pneumonia.scoring.selection import SelectionRules
+from pneumonia.scoring.image.find import Entry
+from pneumonia.scoring.image.selection import SelectionRules
 
 _UID = re.compile(r"[0-9.]{1,64}")
 _DATE = re.compile(r"\d{8}(-\d{8})?|\d{8}-|-\d{8}")

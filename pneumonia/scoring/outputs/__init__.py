@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumonia.runtime.bundle import Bundle
+from pneumonia.scoring.image.records import Model
 from pneumonia.scoring.outputs.overlay import OverlayWriter
 from pneumonia.scoring.outputs.protocol import FinishedBatch, OutputWriter, ScoredStudy
-from pneumonia.scoring.records import Model
 
 __all__ = ["FinishedBatch", "OutputSettings", "OutputWriter", "ScoredStudy", "open_writers"]
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.results import build_results, file_bytes
+from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, Model
 from pneumonia.scoring.outputs.protocol import (
     FinishedBatch,
     ScoredStudy,
     remove_file,
     remove_others,
 )
-from pneumonia.scoring.records import UID_CONFLICT, ImageRecord, Model
 
 FOLDER = "dicom"
 KINDS = {"sr": "SR", "gsps": "PR", "sc": "SC"}  # name of the option -> kind of result

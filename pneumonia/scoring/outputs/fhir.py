@@ -24,8 +24,8 @@ from pneumonia.runtime.results.objects import (
     statements,
     study_uid,
 )
+from pneumonia.scoring.image.records import ImageRecord, Model
 from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_others
-from pneumonia.scoring.records import ImageRecord, Model
 
 FOLDER = "fhir"
 LOCAL = "urn:x-pneumonia:codes"

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from pneumonia.runtime.preprocess import resize
+from pneumonia.scoring.image.records import ImageRecord, Model
 from pneumonia.scoring.outputs.protocol import (
     FinishedBatch,
     PictureChoice,
     ScoredStudy,
     remove_others,
 )
-from pneumonia.scoring.records import ImageRecord, Model
 
 FOLDER = "overlay"
 RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"

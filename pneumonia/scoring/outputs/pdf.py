@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia.runtime.atomic import write_bytes
+from pneumonia.scoring.image.records import ImageRecord
 from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_file
 from pneumonia.scoring.outputs.report import PAGE
-from pneumonia.scoring.records import ImageRecord
 
 PDF = "report.pdf"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

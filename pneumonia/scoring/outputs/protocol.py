@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import OutputError
 from pneumonia.runtime.results.facts import NEGATIVE
-from pneumonia.scoring.records import UID_CONFLICT, ImageRecord
+from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord
 
 
 @dataclass(frozen=True)

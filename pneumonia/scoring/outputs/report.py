@@ -25,6 +25,8 @@ from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.preprocess import resize
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, Finding, result_of
+from pneumonia.scoring.batch.tables import FLAG_ORDER, worklist_order
+from pneumonia.scoring.image.records import NOT_SCORED, ImageRecord, Model
 from pneumonia.scoring.outputs.protocol import (
     FinishedBatch,
     PictureChoice,
@@ -32,8 +34,6 @@ from pneumonia.scoring.outputs.protocol import (
     remove_others,
 )
 from pneumonia.scoring.outputs.wording import reason_text, warning_text
-from pneumonia.scoring.records import NOT_SCORED, ImageRecord, Model
-from pneumonia.scoring.tables import FLAG_ORDER, worklist_order
 
 PAGE, FOLDER = "report.html", "report"
 TEMPLATES = Path(__file__).parents[1] / "templates"

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pneumonia.runtime.errors import ConfigError, DataError
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs import dicomweb
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.query import Query

@@ -8,9 +8,9 @@ import pytest
 from pneumonia.cli import group, run
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.predictions import read_predictions
-from pneumonia.scoring.audit import verify_audit
-from pneumonia.scoring.batch import ScoreSettings, score_batch
-from pneumonia.scoring.dicom_peer import Peer
+from pneumonia.scoring.batch.audit import verify_audit
+from pneumonia.scoring.batch.dicom_peer import Peer
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import Query

@@ -5,8 +5,8 @@ import json
 import pytest
 from pydicom.dataset import Dataset
 
-from pneumonia.scoring.batch import score_batch
-from pneumonia.scoring.dicom_peer import Peer
+from pneumonia.scoring.batch.dicom_peer import Peer
+from pneumonia.scoring.batch.run import score_batch
 from pneumonia.scoring.inputs.pacs import FIND, GET, PacsInput
 from pneumonia.scoring.inputs.query import Query
 from tests.runtime.dicoms import SERIES

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from tests.scoring.patients import fill
 

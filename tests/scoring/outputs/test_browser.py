@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings, pdf
 from tests.chromium import chromium
 from tests.peers import peer, run_peer

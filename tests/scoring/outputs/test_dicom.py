@@ -5,7 +5,7 @@ import re
 import pydicom
 import pytest
 
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from tests.peers import run_peer
 from tests.runtime.dicoms import SERIES

@@ -6,11 +6,11 @@ import pytest
 from fhir.resources.R4B.bundle import Bundle
 
 from pneumonia.runtime.results import source_header
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.image.records import Model
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.fhir import fhir_bundle
 from pneumonia.scoring.outputs.protocol import ScoredStudy
-from pneumonia.scoring.records import Model
 from tests.runtime.dicoms import SERIES, chest_dataset
 from tests.scoring.patients import fill
 

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from pneumonia.runtime.predictions import Prediction
-from pneumonia.scoring.batch import ScoreSettings, describe_model, score_batch
-from pneumonia.scoring.find import FoundFile
+from pneumonia.scoring.batch.run import ScoreSettings, describe_model, score_batch
+from pneumonia.scoring.image.find import FoundFile
+from pneumonia.scoring.image.records import ImageRecord
 from pneumonia.scoring.outputs import FinishedBatch, OutputSettings
 from pneumonia.scoring.outputs.report import ReportWriter, card_parts, measured_on
 from pneumonia.scoring.outputs.wording import REASONS, WARNINGS, reason_text, warning_text
-from pneumonia.scoring.records import ImageRecord
 from tests.contracts.tree import source_files
 from tests.scoring.patients import HOSTILE
 

@@ -16,29 +16,36 @@ from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import DISCLAIMER, OutputError
 from pneumonia.runtime.predictions import write_predictions
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.audit import FAILED, FINISHED, STARTED, STUDIES, AuditLog, output_digests
-from pneumonia.scoring.deidentify import nameless
-from pneumonia.scoring.find import Entry, FoundFile, named
-from pneumonia.scoring.folder import (
+from pneumonia.scoring.batch.audit import (
+    FAILED,
+    FINISHED,
+    STARTED,
+    STUDIES,
+    AuditLog,
+    output_digests,
+)
+from pneumonia.scoring.batch.folder import (
     FETCHED,
     locked_folder,
     remove_fetched,
     remove_parts,
 )
-from pneumonia.scoring.image_job import ImageJob
-from pneumonia.scoring.inputs import InputSource
-from pneumonia.scoring.inputs.files import FileInput
-from pneumonia.scoring.outputs import FinishedBatch
-from pneumonia.scoring.outputs.protocol import remove_others
-from pneumonia.scoring.pipeline import Stop, score_in_order
-from pneumonia.scoring.records import FAILURES, ImageRecord, with_conflicts
-from pneumonia.scoring.settings import (
+from pneumonia.scoring.batch.pipeline import Stop, score_in_order
+from pneumonia.scoring.batch.settings import (
     ScoreSettings,
     describe_model,
     selected_on,
     software_versions,
 )
-from pneumonia.scoring.tables import manifest_text, totals, worklist_text
+from pneumonia.scoring.batch.tables import manifest_text, totals, worklist_text
+from pneumonia.scoring.image.deidentify import nameless
+from pneumonia.scoring.image.find import Entry, FoundFile, named
+from pneumonia.scoring.image.job import ImageJob
+from pneumonia.scoring.image.records import FAILURES, ImageRecord, with_conflicts
+from pneumonia.scoring.inputs import InputSource
+from pneumonia.scoring.inputs.files import FileInput
+from pneumonia.scoring.outputs import FinishedBatch
+from pneumonia.scoring.outputs.protocol import remove_others
 
 __all__ = ["ScoreSettings", "ScoreSummary", "Scorer", "describe_model", "score_batch"]
 

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from pneumonia.cli import group, run
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
 from tests.runtime.dicoms import SERIES, chest_dataset, save
@@ -82,7 +82,7 @@ def own_folder(expected, tmp_path):
 
 
 def test_the_same_outputs_as_one_machine(cluster, scratch, source, expected, detector, tmp_path):
-    from pneumonia.scoring.cluster import ray_scorer
+    from pneumonia.scoring.batch.cluster import ray_scorer
 
     out = own_folder(expected, tmp_path)
     with ray_scorer(cluster.address) as scorer:
@@ -97,7 +97,7 @@ def test_the_same_outputs_as_one_machine(cluster, scratch, source, expected, det
 def test_killed_workers_lose_nothing(cluster, scratch, source, expected, detector, tmp_path):
     import ray
 
-    from pneumonia.scoring.cluster import ray_scorer
+    from pneumonia.scoring.batch.cluster import ray_scorer
 
     out = own_folder(expected, tmp_path)
     killed = []
@@ -131,7 +131,7 @@ def kill_scoring_workers(scratch):
 
 
 def test_a_lost_computer_loses_nothing(cluster, source, expected, detector, tmp_path):
-    from pneumonia.scoring.cluster import ray_scorer
+    from pneumonia.scoring.batch.cluster import ray_scorer
 
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
@@ -150,7 +150,7 @@ def test_a_lost_computer_loses_nothing(cluster, source, expected, detector, tmp_
 
 
 def test_an_interrupt_keeps_what_is_done(cluster, source, expected, detector, tmp_path):
-    from pneumonia.scoring.cluster import ray_scorer
+    from pneumonia.scoring.batch.cluster import ray_scorer
 
     out = own_folder(expected, tmp_path)
 

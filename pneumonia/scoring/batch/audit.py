@@ -17,7 +17,7 @@ from typing import Any
 
 from pneumonia import __version__
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.scoring.append_log import AppendLog, whole_lines
+from pneumonia.scoring.batch.append_log import AppendLog, whole_lines
 
 AUDIT = "audit.jsonl"
 START = "0" * 64

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from pneumonia.scoring import image_job
-from pneumonia.scoring.audit import verify_audit
-from pneumonia.scoring.batch import ScoreSettings, score_batch
-from pneumonia.scoring.growing import has_grown
+from pneumonia.scoring.batch.audit import verify_audit
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.image import job as image_job
+from pneumonia.scoring.image.growing import has_grown
+from pneumonia.scoring.image.records import UID_CONFLICT
 from pneumonia.scoring.outputs import OutputSettings
-from pneumonia.scoring.records import UID_CONFLICT
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.batches import CANARY, fill, manifest, text_tags, without_times
 

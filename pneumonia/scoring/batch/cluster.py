@@ -23,12 +23,12 @@ from pneumonia.runtime.child.archives import member_file
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError, DicomError
-from pneumonia.scoring.batch import Scorer
-from pneumonia.scoring.find import FoundFile
-from pneumonia.scoring.growing import has_grown
-from pneumonia.scoring.image_job import ImageJob, RenderedStudy
-from pneumonia.scoring.pipeline import Stop
-from pneumonia.scoring.records import ImageRecord
+from pneumonia.scoring.batch.pipeline import Stop
+from pneumonia.scoring.batch.run import Scorer
+from pneumonia.scoring.image.find import FoundFile
+from pneumonia.scoring.image.growing import has_grown
+from pneumonia.scoring.image.job import ImageJob, RenderedStudy
+from pneumonia.scoring.image.records import ImageRecord
 
 CONNECT_SECONDS = 10.0
 ATTEMPTS = 4  # at one image; its worker or computer may be lost each time

@@ -12,12 +12,12 @@ from pneumonia.runtime.child import DecodedFile, DecodingChild, Wanted
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import DeviceError, InferenceError
 from pneumonia.runtime.results import header_from_bytes
-from pneumonia.scoring.audit import STUDIES
-from pneumonia.scoring.deidentify import deidentified_header
-from pneumonia.scoring.find import FoundFile
-from pneumonia.scoring.growing import has_grown
-from pneumonia.scoring.outputs import ScoredStudy, open_writers
-from pneumonia.scoring.records import (
+from pneumonia.scoring.batch.audit import STUDIES
+from pneumonia.scoring.batch.settings import ScoreSettings, software_versions
+from pneumonia.scoring.image.deidentify import deidentified_header
+from pneumonia.scoring.image.find import FoundFile
+from pneumonia.scoring.image.growing import has_grown
+from pneumonia.scoring.image.records import (
     FAILURES,
     ImageRecord,
     Model,
@@ -25,8 +25,8 @@ from pneumonia.scoring.records import (
     salted_key,
     study_document,
 )
-from pneumonia.scoring.selection import refusal, select_image
-from pneumonia.scoring.settings import ScoreSettings, software_versions
+from pneumonia.scoring.image.selection import refusal, select_image
+from pneumonia.scoring.outputs import ScoredStudy, open_writers
 
 
 class Read(NamedTuple):

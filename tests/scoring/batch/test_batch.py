@@ -16,8 +16,8 @@ from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, OutputError
 from pneumonia.runtime.predictions import read_predictions
-from pneumonia.scoring.batch import ScoreSettings, score_batch
-from pneumonia.scoring.folder import FolderInUse, locked_folder
+from pneumonia.scoring.batch.folder import FolderInUse, locked_folder
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from tests.runtime.dicoms import chest_dataset, save, save_compressed
 from tests.scoring.batches import (
     counting,
@@ -27,7 +27,7 @@ from tests.scoring.batches import (
     without_times,
 )
 
-ODD = (sys.executable, str(Path(__file__).parents[1] / "runtime" / "child" / "odd_child.py"))
+ODD = (sys.executable, str(Path(__file__).parents[2] / "runtime" / "child" / "odd_child.py"))
 QUICK = ScoreSettings(limits=ChildLimits(command=ODD, seconds=20))
 
 

@@ -15,7 +15,7 @@ from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image_names import IMAGE_SUFFIXES
 from pneumonia.runtime.predictions import Prediction
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, ResultFacts
-from pneumonia.scoring.find import FoundFile
+from pneumonia.scoring.image.find import FoundFile
 
 SCHEMA = "pneumonia.study/1"
 NOT_SCORED = "not scored"

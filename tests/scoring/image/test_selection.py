@@ -1,6 +1,6 @@
 import pytest
 
-from pneumonia.scoring.selection import is_another_examination, load_rules, select_image
+from pneumonia.scoring.image.selection import is_another_examination, load_rules, select_image
 
 RULES = load_rules()
 CHEST = {"format": "dicom", "modality": "DX", "view": "PA", "body_part": "CHEST", "is_child": False}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE
-from pneumonia.scoring.records import NOT_SCORED, STATUSES, ImageRecord, Model
+from pneumonia.scoring.image.records import NOT_SCORED, STATUSES, ImageRecord, Model
 
 WORKLIST_COLUMNS = (
     "rank",

@@ -14,9 +14,9 @@ from pneumonia.runtime.child import ChildLimits
 from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.results.facts import ResultFacts
+from pneumonia.scoring.image.records import Model
+from pneumonia.scoring.image.selection import SelectionRules, load_rules
 from pneumonia.scoring.outputs import OutputSettings
-from pneumonia.scoring.records import Model
-from pneumonia.scoring.selection import SelectionRules, load_rules
 
 OVERLAYS = ("findings", "all", "none")
 PACKAGES = ("numpy", "onnxruntime", "pillow", "pydicom", "pyjpegls", "python-gdcm")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image_names import image_ids, printable, stem
-from pneumonia.scoring.find import Entry, find_files, named
+from pneumonia.scoring.image.find import Entry, find_files, named
 
 
 def make(root, *names):

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
 from pneumonia.runtime.attributes import first_text, joined_text
-from pneumonia.scoring.find import FoundFile
-from pneumonia.scoring.records import salted_key
+from pneumonia.scoring.image.find import FoundFile
+from pneumonia.scoring.image.records import salted_key
 
 # Action K (keep) or not in the profile: facts about the image that identify nobody.
 KEPT = (

@@ -6,7 +6,7 @@ import pydicom
 import pytest
 
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
 from tests.peers import run_peer

@@ -10,12 +10,12 @@ import pytest
 from pynetdicom import AE, evt
 
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.scoring.audit import verify_audit
-from pneumonia.scoring.batch import ScoreSettings, score_batch
-from pneumonia.scoring.dicom_peer import Peer, parse_peer
+from pneumonia.scoring.batch.audit import verify_audit
+from pneumonia.scoring.batch.dicom_peer import Peer, parse_peer
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.batch.send import CLASSES, send_results
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
-from pneumonia.scoring.send import CLASSES, send_results
 from tests.peers import free_port, peer
 from tests.runtime.dicoms import chest_dataset, save
 from tests.scoring.patients import patient

@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
 
-from pneumonia.scoring.find import FoundFile
-from pneumonia.scoring.image_job import ImageJob, Read
-from pneumonia.scoring.records import ImageRecord
+from pneumonia.scoring.image.find import FoundFile
+from pneumonia.scoring.image.job import ImageJob, Read
+from pneumonia.scoring.image.records import ImageRecord
 
 WRITERS = 2  # writing is mostly waiting for the disk
 AHEAD = 2  # images decoded, and written, ahead per thread

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from pneumonia.scoring.find import FoundFile
-from pneumonia.scoring.image_job import Read
-from pneumonia.scoring.pipeline import AHEAD, WRITERS, score_in_order
-from pneumonia.scoring.records import ImageRecord
+from pneumonia.scoring.batch.pipeline import AHEAD, WRITERS, score_in_order
+from pneumonia.scoring.image.find import FoundFile
+from pneumonia.scoring.image.job import Read
+from pneumonia.scoring.image.records import ImageRecord
 
 FILES = [FoundFile(f"/{n}", f"{n}.dcm", str(n)) for n in range(15)]
 
@@ -106,7 +106,7 @@ def test_once_told_to_stop_only_what_is_in_hand_is_finished():
 
 
 def test_a_record_comes_once_its_files_are_in_place(monkeypatch):
-    monkeypatch.setattr("pneumonia.scoring.pipeline.GROUP", 4)
+    monkeypatch.setattr("pneumonia.scoring.batch.pipeline.GROUP", 4)
     job = WaitingJob(0)
     for number, _ in enumerate(score_in_order(job, FILES, 1, lambda: False), start=1):
         assert job.committed >= number

@@ -13,10 +13,10 @@ from typing import Any
 
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.append_log import AppendLog
-from pneumonia.scoring.audit import AuditLog
-from pneumonia.scoring.dicom_peer import OWN_TITLE, Peer, association
-from pneumonia.scoring.folder import locked_folder
+from pneumonia.scoring.batch.append_log import AppendLog
+from pneumonia.scoring.batch.audit import AuditLog
+from pneumonia.scoring.batch.dicom_peer import OWN_TITLE, Peer, association
+from pneumonia.scoring.batch.folder import locked_folder
 from pneumonia.scoring.outputs.dicom import FOLDER
 
 SENT_LOG = "sent.jsonl"

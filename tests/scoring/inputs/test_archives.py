@@ -14,7 +14,7 @@ from pydicom.fileset import FileSet
 from pneumonia.runtime.child import ChildLimits, DecodingChild
 from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.files import FileInput
 from tests.processes import child_processes, open_files
 from tests.runtime.dicoms import chest_dataset, save

@@ -9,9 +9,9 @@ import shutil
 import pytest
 
 from pneumonia.runtime.errors import ArtefactError, OutputError
-from pneumonia.scoring.append_log import AppendLog
-from pneumonia.scoring.audit import START, AuditLog, verify_audit
-from pneumonia.scoring.batch import ScoreSettings, score_batch
+from pneumonia.scoring.batch.append_log import AppendLog
+from pneumonia.scoring.batch.audit import START, AuditLog, verify_audit
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 
 
@@ -204,7 +204,7 @@ def test_a_failed_run_is_told_and_the_next_one_mends(tmp_path, detector, bright,
     (tmp_path / "in").mkdir()
     save(tmp_path / "in" / "a.dcm", chest_dataset(bright))
     with monkeypatch.context() as patch:
-        patch.setattr("pneumonia.scoring.batch.manifest_text", lambda *records: 1 / 0)
+        patch.setattr("pneumonia.scoring.batch.run.manifest_text", lambda *records: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             score_batch(tmp_path / "in", tmp_path / "out", detector, ScoreSettings())
     last = json.loads(lines_of(tmp_path / "out")[-1])

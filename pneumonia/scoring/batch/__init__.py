@@ -1,0 +1,1 @@
+"""A whole batch: order, folder, settings, audit log, on this machine or a cluster."""

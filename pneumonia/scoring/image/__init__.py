@@ -1,0 +1,1 @@
+"""The steps of one image, and the record of the result."""
