@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from tests.chromium import chromium
-from tests.data_prep.annotation.web.test_browser import (
+from tests.data_prep.annotation.web.desk import (
     OWN,
     chord,
     click,
