@@ -290,7 +290,7 @@ def test_calibration_from_a_measured_run(bundles, board, tmp_path):
     path = tmp_path / "c.json"
     path.write_text(json.dumps(found.document()))
     request = ProfileRequest(bundles[:1], str(tmp_path / "again"), (3,), ("onnxruntime",), "model",
-                      calibration=str(path))  # fmt: skip
+                      threads=1, calibration=str(path))  # fmt: skip
     again = profile(request)["runs"][0]
     assert again["figures"]["latency_ms"]["p50"] == pytest.approx(
         entry["figures"]["latency_ms"]["p50"], rel=0.01, abs=2e-3
