@@ -61,7 +61,7 @@ class Trainer(NamedTuple):
                 if report is not None:
                     report(done, total, f"{label}: {note}")
 
-            resume = self.resume and folder.last.is_dir()
+            resume = self.resume and (folder.last.is_dir() or folder.best.is_dir())
             try:
                 fit(network, self.task, config, out, hooks, resume, progress)
             except Converged:

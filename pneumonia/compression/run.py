@@ -1,10 +1,11 @@
 """One compression run: from a run folder and a recipe to a pruned or quantized run folder."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from data_prep.dataset.reader import open_dataset
+from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.distil import Teacher
 from pneumonia.compression.phase import Trainer
@@ -30,6 +31,8 @@ from pneumonia.training.checkpoint import save_best
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.task import Task
+
+log = logging.getLogger(__name__)
 
 Compress = Callable[[CompressionJob], CompressedNetwork]
 
@@ -70,6 +73,7 @@ def run_compression(
         checkpoint = parent.checkpoint()
         training = training_of(parent.training_recipe(TrainRecipe))
         data = open_dataset(dataset or parent.dataset_path())
+        _warn_of_another_dataset(parent, data)
         task = DetectionTask(data, read_spec(checkpoint), training)
         record = new_record(
             kind,
@@ -119,6 +123,19 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
     if first:
         write_compression(job.out.path, report_of(result, made))
     return result
+
+
+def _warn_of_another_dataset(parent: RunFolder, data: Dataset) -> None:
+    """Another split makes training images of the parent validation images of this run."""
+    recorded = parent.record().get("dataset")
+    before = recorded.get("fingerprint") if isinstance(recorded, dict) else None
+    if before != data.fingerprint and distributed.is_first():
+        log.warning(
+            "%s is not the dataset of %s: its validation images may be the run's training images, "
+            "and the metrics then too good",
+            data.folder,
+            parent.path,
+        )
 
 
 def _taught(task: Task, parent: RunFolder, recipe: PruneRecipe | QuantizeRecipe) -> Task:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pneumonia.network.module import Network
 from pneumonia.runs.folder import RunFolder, refuse_other_recipe
-from pneumonia.runtime.errors import TrainingError
+from pneumonia.runtime.errors import ConfigError, TrainingError
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.allocator import keep_freed_memory
@@ -84,6 +84,7 @@ def fit(
         TrainingError: Loss not finite, images outside the input range, too few images.
         ArtefactError: Nothing to resume, or it belongs to another recipe or network.
         OutputError: `out` holds a run already, or cannot be written.
+        ConfigError: The device does not exist.
     """
     check_run_folder(out, config, resume)
     if isinstance(task, TrainingHook):
@@ -97,7 +98,7 @@ def fit(
     average = WeightAverage(network, config.ema_decay)
     state = TrainingState(network, average, make_optimiser(network, config.optimiser), tuple(hooks))
     progressed = FinishedEpochs()
-    if resume:
+    if resume and RunFolder(out).last.exists():
         progressed = load_last(out, state)
     for hook in hooks:
         hook.before_fit(network, average.network)
@@ -219,8 +220,17 @@ def _stops_early(progressed: FinishedEpochs, config: TrainConfig) -> bool:
 
 
 def _device(config: TrainConfig) -> torch.device:
-    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+    available = torch.cuda.is_available()
+    if config.device == "cpu" or (config.device == "auto" and not available):
         return torch.device("cpu")
+    if not available:
+        raise ConfigError(
+            "No GPU is usable",
+            expected="a CUDA device that torch finds",
+            found="none",
+            where="device",
+            fix="Set device to auto or cpu",
+        )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
@@ -242,9 +252,12 @@ def check_run_folder(out: Path, config: TrainConfig, resume: bool) -> None:
         OutputError: Not resuming, and the folder holds a run.
         ArtefactError: Nothing to resume, or the first key of the recipe that differs.
     """
+    folder = RunFolder(out)
     if not resume:
-        RunFolder(out).refuse_overwrite()
+        folder.refuse_overwrite()
         return
+    if folder.best.exists() and not folder.last.exists():
+        return  # stopped between the two checkpoints of the first epoch: it is done again
     fix = "Only " + ", ".join(sorted(FREE_ON_RESUME)) + " may change on resume"
     refuse_other_recipe(read_state(out)["config"], config, out, FREE_ON_RESUME, fix)
 

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 from data_prep.dataset.reader import Dataset
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
-from pneumonia.runtime.errors import ArtefactError, OutputError, TrainingError
+from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, TrainingError
 from pneumonia.runtime.tensorfile import read_tensors
 from pneumonia.training.config import OptimiserConfig, TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
@@ -223,6 +224,23 @@ def test_resume_refuses_another_recipe_but_not_more_epochs(rectangles, tmp_path)
         fit_scripted(rectangles, [0.1, 0.2], slower, tmp_path, resume=True)
     with pytest.raises(ArtefactError, match="Nothing to resume"):
         fit(tiny_network(), Scripted(rectangles, []), RECIPE, tmp_path / "other", resume=True)
+
+
+def test_a_run_that_stopped_between_its_first_checkpoints_starts_again(rectangles, tmp_path):
+    """The disk was full after best/ and before last/."""
+    fit_scripted(rectangles, [0.1], recipe(epochs=1), tmp_path / "whole")
+    fit_scripted(rectangles, [0.1], recipe(epochs=1), tmp_path / "part")
+    shutil.rmtree(tmp_path / "part" / "last")
+    task = Scripted(rectangles, [0.1])
+    assert fit(tiny_network(), task, recipe(epochs=1), tmp_path / "part", resume=True).epochs == 1
+    whole, part = (load_model(tmp_path / name / "last")[1] for name in ("whole", "part"))
+    assert all(torch.equal(whole[name], part[name]) for name in whole)
+
+
+def test_a_gpu_that_does_not_exist_is_refused_in_one_line(rectangles, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"No GPU is usable.*Set device to auto or cpu"):
+        fit_scripted(rectangles, [0.1], recipe(device="cuda"), tmp_path)
 
 
 def test_resume_refuses_another_network_and_other_hooks(rectangles, tmp_path):

@@ -192,6 +192,12 @@ class PruneRecipe(_Strict):
             raise ValueError("expected ascending rates above 1")
         return ladder
 
+    @model_validator(mode="after")
+    def _ladder_leads_to_rate(self) -> "PruneRecipe":
+        if isinstance(self.ladder, tuple) and self.ladder and min(self.ladder) >= self.rate:
+            raise ValueError(f"expected ladder to start below rate ({self.rate:g})")
+        return self
+
 
 def pruned_training(training: TrainRecipe, recipe: PruneRecipe) -> TrainRecipe:
     """The parent's training with the epochs of a pruning recipe."""

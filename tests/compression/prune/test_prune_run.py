@@ -308,6 +308,7 @@ def test_impossible_recipes_are_refused_in_one_line(
     [
         {"rate": 1},
         {"ladder": [4, 2]},
+        {"ladder": [9, 30]},
         {"admm": {"rho": [1.0, 0.1]}},
         {"admm": {"epochs": 1}},
         {"constraint": {"kind": "magic"}},
