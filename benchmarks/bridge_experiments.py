@@ -24,7 +24,7 @@ from data_prep.dataset.writer import Cached, DatasetFacts, new_dataset
 from evaluation.analysis.catalogue import headline_statistics
 from evaluation.analysis.paired import compare_studies
 from evaluation.metrics.bootstrap import Resampler, estimate_all
-from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.training.config import DataConfig, ModelConfig, TrainRecipe
 from pneumonia.training.run import run_train
 

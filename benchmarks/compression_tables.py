@@ -48,7 +48,7 @@ from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build
-from pneumonia.runtime.spec import NetworkSpec, tensor_shapes
+from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes
 
 RESULTS = Path(__file__).parent / "results" / "compression_tables.json"
 PICTURE = RESULTS.with_suffix(".png")

@@ -33,7 +33,7 @@ from pneumonia.compression.sets.constraint import JointConstraint, PerLayer
 from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import Levels, Quantized, best_scale
 from pneumonia.network.module import Network
-from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.loop import uses_bf16
 

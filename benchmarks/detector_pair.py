@@ -34,12 +34,12 @@ from evaluation.study.operating_points import choose
 from pneumonia.api.evaluation_inputs import read_subset
 from pneumonia.cli.terminal import progress_bar
 from pneumonia.runtime.atomic import write_json, write_text
-from pneumonia.runtime.bundle import WEIGHTS, load_bundle
-from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.predictions import Prediction, read_predictions, write_predictions
+from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.model.bundle import WEIGHTS, load_bundle
+from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.model.predictions import Prediction, read_predictions, write_predictions
 from pneumonia.runtime.progress import Progress
-from pneumonia.runtime.radiograph import read_radiograph
 
 MODELS = Path(__file__).parent / "models"
 OWN, BEST = "kaggle", "best"  # the model's frozen threshold; the one chosen on these images

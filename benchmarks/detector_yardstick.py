@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.dataset.reader import Dataset, open_dataset
-from pneumonia.runtime.predictions import Prediction, write_predictions
+from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
 PACKAGES = ("torch==2.14.1", "torchvision==0.29.1", "ultralytics")
 

@@ -19,8 +19,8 @@ from deploy_jetson.kernels.plan.layer_problem import problems_of
 from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.network.zoo import build
-from pneumonia.runtime.bundle import load_bundle
-from pneumonia.runtime.spec import Conv, NetworkSpec, tensor_shapes
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.spec import Conv, NetworkSpec, tensor_shapes
 
 SIDE = 416
 SHIPPED = Path(__file__).parents[1] / "pneumonia" / "models" / "default"

@@ -17,7 +17,7 @@ from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
 from evaluation.study.labels import make_labels
 from evaluation.study.operating_points import choose
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.predictions import Prediction
 
 
 def make_cases(n_images: int, seed: int = 0) -> EvaluationCases:

@@ -1,4 +1,4 @@
-"""How well an inverted radiograph is noticed: `runtime.polarity` on every radiograph of a dataset.
+"""How well an inverted radiograph is noticed: `runtime.image.polarity` on a dataset's radiographs.
 
 python -m benchmarks.polarity --data runs/rsna --out benchmarks/results/polarity.json
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.dataset.reader import open_dataset
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.polarity import LIMIT, polarity_score
+from pneumonia.runtime.image.polarity import LIMIT, polarity_score
 
 
 def main() -> None:

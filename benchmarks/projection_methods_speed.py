@@ -44,7 +44,7 @@ from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized, k_bit,
 from pneumonia.compression.sets.pattern import FIXED_8
 from pneumonia.compression.sets.structured import Columns
 from pneumonia.network.zoo import build
-from pneumonia.runtime.spec import NetworkSpec, tensor_shapes
+from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes
 
 GOAL_S, GOAL_COPIES = 5.0, 3.0
 RATE = 9.0

@@ -40,13 +40,13 @@ def one_core() -> int:
 
 def parts(paths: list[Path], out: Path) -> dict[str, float]:
     """Milliseconds per image of each step, in one process, one after another."""
-    from pneumonia.runtime.bundle import load_bundle
-    from pneumonia.runtime.decode import DEFAULT_SETTINGS, detections
-    from pneumonia.runtime.detector import Detector
     from pneumonia.runtime.engines import open_engine
-    from pneumonia.runtime.predictions import Prediction
-    from pneumonia.runtime.preprocess import network_input
-    from pneumonia.runtime.radiograph import read_radiograph
+    from pneumonia.runtime.image.preprocess import network_input
+    from pneumonia.runtime.image.radiograph import read_radiograph
+    from pneumonia.runtime.model.bundle import load_bundle
+    from pneumonia.runtime.model.detector import Detector
+    from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, detections
+    from pneumonia.runtime.model.predictions import Prediction
     from pneumonia.scoring.batch.run import ScoreSettings, describe_model
     from pneumonia.scoring.image.find import find_files
     from pneumonia.scoring.image.job import ImageJob
@@ -98,7 +98,7 @@ def ours(
     paths: list[Path], out: Path, pictures: bool = True, engine: str = "onnxruntime"
 ) -> tuple[float, float]:
     """Seconds of a whole batch; with pictures, that is with all its default outputs."""
-    from pneumonia.runtime.detector import Detector
+    from pneumonia.runtime.model.detector import Detector
     from pneumonia.scoring.batch.run import ScoreSettings, score_batch
     from pneumonia.scoring.outputs import OutputSettings
 
@@ -117,9 +117,9 @@ def naive(paths: list[Path], out: Path) -> tuple[float, float]:
     import pydicom
     from PIL import Image
 
-    from pneumonia.runtime.bundle import load_bundle
-    from pneumonia.runtime.decode import DEFAULT_SETTINGS, detections
-    from pneumonia.runtime.preprocess import network_input
+    from pneumonia.runtime.image.preprocess import network_input
+    from pneumonia.runtime.model.bundle import load_bundle
+    from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, detections
 
     spec = load_bundle(str(BUNDLE)).spec
     options = onnxruntime.SessionOptions()

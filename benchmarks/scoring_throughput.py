@@ -31,10 +31,10 @@ import numpy as np
 
 from benchmarks.scoring_slow_worker import WAIT
 from benchmarks.scoring_studies import write_dicoms
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.child import ChildLimits, DecodingChild
-from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.detector import Detector
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 
 RESULTS = Path(__file__).parent / "results"

@@ -23,7 +23,7 @@ from benchmarks.projection_methods_speed import processor
 from pneumonia.compression.sets.block import BlockMax, DensityAdaptiveBlocks
 from pneumonia.compression.sets.constraint import Constraint
 from pneumonia.compression.sets.irregular import Irregular
-from pneumonia.runtime.sparse_layouts import LAYOUTS
+from pneumonia.runtime.storage.sparse_layouts import LAYOUTS
 
 BLOCK = 4
 RESULTS = Path(__file__).parent / "results" / "storage_decode_speed.json"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.runtime.predictions import Prediction, write_predictions
+from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

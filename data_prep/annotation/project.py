@@ -17,7 +17,7 @@ from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.linking import LinkedConcept, MentionLinker, link_report
 from data_prep.reports.reading.files import Report, read_reports
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.runtime.progress import Progress
 
 MAX_SUGGESTIONS = 5  # per study, the best; more would be in the way

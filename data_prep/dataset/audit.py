@@ -16,7 +16,7 @@ from data_prep.dataset.duplicates import (
     near_duplicates,
 )
 from data_prep.dataset.reader import CACHE_FILE, LABEL_FRAME, SPLITS, Dataset, ImageRecord
-from pneumonia.runtime.boxes import iou_matrix
+from pneumonia.runtime.model.boxes import iou_matrix
 from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.audit/1"

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from data_prep.dataset.reader import LABEL_FRAME, Dataset
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.preprocess import resize
+from pneumonia.runtime.image.preprocess import resize
 
 _TEMPLATE = Path(__file__).with_name("audit.html.j2")
 _SAMPLES = 12

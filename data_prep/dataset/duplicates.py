@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset.reader import ImageRecord, Pixels
-from pneumonia.runtime.preprocess import resize
+from pneumonia.runtime.image.preprocess import resize
 
 HASH_SIDE = 16  # a difference hash of 16 x 16 bits
 THUMB_SIDE = 32

@@ -30,8 +30,8 @@ from pneumonia import __version__
 from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text, escape_name
 from pneumonia.runtime.errors import DataError, OutputError
+from pneumonia.runtime.image.preprocess import resize
 from pneumonia.runtime.label_table import LABEL_COLUMNS
-from pneumonia.runtime.preprocess import resize
 
 OWN_NAMES = {
     "dataset.json", "manifest.csv", "boxes.csv", "labels.csv", "splits.json", CACHE_FILE,

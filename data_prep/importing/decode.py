@@ -7,9 +7,9 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from data_prep.dataset.writer import Cached, to_cache
-from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.errors import DataError, DicomError
-from pneumonia.runtime.radiograph import read_radiograph
+from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.image.radiograph import read_radiograph
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 _TAGS = ["PatientID", "PatientAge", "PatientSex", "ViewPosition"]

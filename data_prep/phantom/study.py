@@ -26,8 +26,8 @@ from data_prep.phantom.findings import (
     add_opacities,
 )
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.progress import Progress
-from pneumonia.runtime.radiograph import read_radiograph
 
 VERSION = 1  # raise when the same seed draws other films
 MIN_SIZE, MAX_SIZE = 64, 4096

@@ -17,9 +17,9 @@ from deploy_jetson.kernels.plan.weight_store import STORAGES
 from deploy_jetson.kernels.report import describe
 from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.bundle import MANIFEST, Bundle, file_sha256, load_bundle
 from pneumonia.runtime.engines.kernels import LIBRARY
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.model.bundle import MANIFEST, Bundle, file_sha256, load_bundle
 from pneumonia.runtime.progress import Progress
 
 

@@ -14,7 +14,7 @@ from deploy_jetson.kernels.kinds.registry import cheapest
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, Weights
 from deploy_jetson.kernels.plan.lower import Chooser, NetworkPlan, lower
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.model.spec import NetworkSpec
 
 
 class GeneratedLibrary(NamedTuple):

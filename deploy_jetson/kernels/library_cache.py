@@ -25,10 +25,10 @@ import numpy as np
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.targets import Target, native_targets
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.bundle import Bundle, file_sha256
 from pneumonia.runtime.engines.kernels import KernelLibrary
 from pneumonia.runtime.errors import DeviceError, ExportError
-from pneumonia.runtime.spec import tensor_shapes
+from pneumonia.runtime.model.bundle import Bundle, file_sha256
+from pneumonia.runtime.model.spec import tensor_shapes
 
 SCHEMA = "pneumonia.cached-kernels/1"
 MAX_WEIGHTS = 8 * 10**6  # a larger network takes longer to compile than a user waits unasked

@@ -15,9 +15,9 @@ from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.package.wheels import fetch_wheels, requirements
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines.kernels import LIBRARY
 from pneumonia.runtime.errors import ConfigError, DeviceError
+from pneumonia.runtime.model.bundle import load_bundle
 
 ROOT = Path(__file__).parents[2]
 ASSETS = Path(__file__).with_name("assets")

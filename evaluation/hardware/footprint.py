@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.spec import Conv, NetworkSpec, tensor_shapes
+from pneumonia.runtime.model.spec import Conv, NetworkSpec, tensor_shapes
 
 NOT_PARAMETERS = (".bn_mean", ".bn_var")
 

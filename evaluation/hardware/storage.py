@@ -1,7 +1,7 @@
 """Storage of a pruned weight matrix in bits, values and indices apart.
 
 The matrix has O rows (filters) and P columns; b is the bits of one stored value. Every function
-returns what the format's formula says; `pneumonia.runtime.storage_formats` writes the same formats
+returns what the format's formula says; `pneumonia.runtime.storage.formats` writes the same formats
 in whole bytes.
 """
 

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 from evaluation.hardware import ppr
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.spec import NetworkSpec, tensor_shapes
-from pneumonia.runtime.tensorfile import read_tensors
+from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes
+from pneumonia.runtime.storage.tensorfile import read_tensors
 
 Kind = Literal["dense", "structured", "regular", "irregular"]
 KINDS: dict[str, Kind] = {

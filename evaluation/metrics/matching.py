@@ -1,7 +1,7 @@
 """Which predicted box hits which truth box: IoU and the two matching rules in use.
 
-IoU is computed in float64 here (not by `pneumonia.runtime.boxes`): the RSNA score asks for IoU
-*strictly above* 0.40, and float32(0.4) > 0.4 would turn an exact tie into a hit.
+IoU is computed in float64 here (not by `pneumonia.runtime.model.boxes`): the RSNA score asks for
+IoU *strictly above* 0.40, and float32(0.4) > 0.4 would turn an exact tie into a hit.
 """
 
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ from evaluation.study.operating_points import point_record
 from evaluation.study.submission import write_submission
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.predictions import Prediction, write_predictions
+from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
 METRICS_SCHEMA = "pneumonia.metrics/1"
 COMPARE_SCHEMA = "pneumonia.compare/1"

@@ -10,7 +10,7 @@ from evaluation.metrics.matching import Float64Array, IntArray, order_boxes, ord
 from evaluation.study.cohort import NORMAL, NOT_NORMAL, Cohort
 from evaluation.study.labels import Labels
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.predictions import Prediction
 
 BoolArray = NDArray[np.bool_]
 EDGE_PX = 1.0  # how far a box may reach over the frame through rounding

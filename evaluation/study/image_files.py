@@ -31,6 +31,6 @@ def read_pixels(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         DicomError: It cannot be read.
     """
-    from pneumonia.runtime.radiograph import read_radiograph
+    from pneumonia.runtime.image.radiograph import read_radiograph
 
     return np.asarray(read_radiograph(str(path)).pixels, dtype=np.uint8)

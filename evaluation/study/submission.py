@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from evaluation.study.labels import RSNA_FRAME
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.predictions import Prediction
 
 HEADER = ("patientId", "PredictionString")
 

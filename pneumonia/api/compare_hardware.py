@@ -106,9 +106,9 @@ def _latencies(folders: Mapping[str, Path]) -> dict[str, tuple[float, str]]:
     """
     import numpy as np
 
-    from pneumonia.runtime.bundle import load_bundle
     from pneumonia.runtime.engines import Engine, open_engine
     from pneumonia.runtime.latency import interleaved_latency
+    from pneumonia.runtime.model.bundle import load_bundle
 
     opened = {name: load_bundle(str(folder)) for name, folder in folders.items()}
     engines: dict[str, Engine] = {}

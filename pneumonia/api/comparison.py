@@ -39,10 +39,10 @@ from pneumonia.api.evaluation_inputs import (
     read_frozen,
 )
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.latency import interleaved_latency
+from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.progress import Progress
 
 LATENCY_ROUNDS = 15

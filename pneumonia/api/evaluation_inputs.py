@@ -14,7 +14,7 @@ from evaluation.study.labels import RSNA_FRAME, read_labels
 from evaluation.study.operating_points import OperatingPoint, read_platt, read_points
 from evaluation.study.submission import is_submission, read_submission
 from pneumonia.runtime.errors import ArtefactError, DataError
-from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.model.predictions import read_predictions
 
 SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
 

@@ -100,9 +100,9 @@ def measure_latency(models: Sequence[DemoModel], with_kernels: bool) -> dict[str
     """
     import numpy as np
 
-    from pneumonia.runtime.bundle import load_bundle
     from pneumonia.runtime.engines import open_engine
     from pneumonia.runtime.latency import interleaved_latency
+    from pneumonia.runtime.model.bundle import load_bundle
 
     bundles = {model.name: load_bundle(str(model.bundle)) for model in models}
     engines = {n: open_engine(bundle, "onnxruntime", 1) for n, bundle in bundles.items()}

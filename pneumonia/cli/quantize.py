@@ -79,7 +79,7 @@ def quantize_by_recipe(
 def _int8(bundle: Path, out: Path, data: Path | None) -> None:
     from data_prep.dataset.reader import open_dataset
     from pneumonia.exporting.int8 import quantize_onnx
-    from pneumonia.runtime.bundle import load_bundle
+    from pneumonia.runtime.model.bundle import load_bundle
 
     if data is None:
         raise ConfigError("Calibration needs images", expected="--data DATASET with --int8")
@@ -100,7 +100,7 @@ def _int8(bundle: Path, out: Path, data: Path | None) -> None:
 
 
 def _batches(dataset: Any, items: list[int], spec: Any) -> Iterator[Any]:
-    from pneumonia.runtime.preprocess import network_input
+    from pneumonia.runtime.image.preprocess import network_input
 
     for item in items:
         values, _ = network_input(dataset.pixels(item), spec.input)

@@ -24,7 +24,7 @@ from pneumonia.runtime.plurals import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pneumonia.runtime.detector import Detector
+    from pneumonia.runtime.model.detector import Detector
     from pneumonia.scoring.batch.run import ScoreSettings, ScoreSummary
     from pneumonia.scoring.batch.send import SendSummary
     from pneumonia.scoring.image.records import ImageRecord
@@ -195,7 +195,7 @@ def command(paths: tuple[Path, ...], bundle: Path | None, **chosen: Any) -> None
     second run into the same OUTPUT scores only what is new. A file that cannot be scored never
     stops the batch: the manifest says why, and the exit code is 3. Research use only.
     """
-    from pneumonia.runtime.detector import DEFAULT, Detector
+    from pneumonia.runtime.model.detector import DEFAULT, Detector
 
     options = ScoreOptions(**chosen)
     source, out = paths_and_source(paths, options)
@@ -285,7 +285,7 @@ def _show_plan(
 
 def _settings(options: ScoreOptions) -> "ScoreSettings":
     from pneumonia.runtime.child import ChildLimits
-    from pneumonia.runtime.dicom_header import DEFAULT_LIMITS
+    from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
     from pneumonia.scoring.batch.run import ScoreSettings
     from pneumonia.scoring.image.selection import load_rules
     from pneumonia.scoring.outputs import OutputSettings

@@ -10,7 +10,7 @@ from torch import Tensor
 from pneumonia.compression.phase import Trainer
 from pneumonia.network.accounting import Account
 from pneumonia.runs.folder import RunFolder
-from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import TrainConfig
 
 

@@ -18,7 +18,8 @@ from pneumonia.network.files import load_model, quantized_layers, save_model
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json, write_text
-from pneumonia.runtime.bundle import (
+from pneumonia.runtime.errors import DISCLAIMER, ArtefactError, ExportError, OutputError
+from pneumonia.runtime.model.bundle import (
     MANIFEST,
     MODEL_CARD,
     ONNX,
@@ -30,9 +31,8 @@ from pneumonia.runtime.bundle import (
     load_bundle,
     model_hash,
 )
-from pneumonia.runtime.errors import DISCLAIMER, ArtefactError, ExportError, OutputError
+from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.progress import Progress
-from pneumonia.runtime.spec import NetworkSpec
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "pneumonia", "torch")
 STEPS = ("read", "fold", "emit", "check", "verify", "done")

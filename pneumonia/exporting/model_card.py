@@ -7,9 +7,9 @@ from pneumonia.exporting.onnx_check import TOLERANCE, OnnxReport
 from pneumonia.exporting.onnx_graph import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts
 from pneumonia.network.accounting import Totals
-from pneumonia.runtime.decode import image_outputs
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.spec import Detect, NetworkSpec
+from pneumonia.runtime.model.heads import image_outputs
+from pneumonia.runtime.model.spec import Detect, NetworkSpec
 
 MISSING = "not available"
 POINTS_TITLE = "## Operating points"

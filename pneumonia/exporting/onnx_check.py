@@ -14,7 +14,7 @@ from torch import Tensor
 from pneumonia.exporting.onnx_graph import ALLOWED_OPS, IR_VERSION, OPSET
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ExportError
-from pneumonia.runtime.spec import INPUT, InputSpec, NetworkSpec
+from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
 
 TOLERANCE = 1e-4
 SEED = 20180726

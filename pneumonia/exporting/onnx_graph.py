@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pneumonia import __version__
 from pneumonia.runtime.engines import output_shape
 from pneumonia.runtime.errors import DISCLAIMER, ExportError
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     INPUT,
     LEAKY_SLOPE,
     Conv,
@@ -226,7 +226,7 @@ def emit_onnx(spec: NetworkSpec, tensors: Mapping[str, Array], batch: int = 1) -
 
     Args:
         spec: Batch norm folded.
-        tensors: Dense float32, named as `runtime.spec.tensor_shapes`.
+        tensors: Dense float32, named as `runtime.model.spec.tensor_shapes`.
         batch: The fixed number of images of the graph's input.
 
     Returns:

@@ -7,7 +7,8 @@ from typing import Any
 
 from pneumonia.exporting.model_card import points_section, replace_points
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
-from pneumonia.runtime.bundle import (
+from pneumonia.runtime.errors import ArtefactError, OutputError
+from pneumonia.runtime.model.bundle import (
     MANIFEST,
     MODEL_CARD,
     OPERATING_POINTS,
@@ -15,7 +16,6 @@ from pneumonia.runtime.bundle import (
     file_sha256,
     load_bundle,
 )
-from pneumonia.runtime.errors import ArtefactError, OutputError
 
 
 def freeze_points(folder: Path, document: Mapping[str, Any]) -> Bundle:

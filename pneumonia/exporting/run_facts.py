@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import METRICS_FILE, STATE_FILE
-from pneumonia.runtime.bundle import OPERATING_POINTS
 from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.model.bundle import OPERATING_POINTS
 
 CHOSEN = ("schema", "selected_on", "box_scale", "calibration")
 UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pneumonia.network.module import check_tensors
-from pneumonia.runtime.spec import NetworkSpec, Shape, Weighted, op_of, tensor_shapes
-from pneumonia.runtime.storage import filter_groups, kept_columns, pack
+from pneumonia.runtime.model.spec import NetworkSpec, Shape, Weighted, op_of, tensor_shapes
+from pneumonia.runtime.storage.packing import filter_groups, kept_columns, pack
 
 FLOAT_BITS = 32
 
@@ -81,7 +81,7 @@ def account(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> Account:
 
     Args:
         spec: The network; each layer's `storage` decides what is stored.
-        tensors: Dense, named as `runtime.spec.tensor_shapes`.
+        tensors: Dense, named as `runtime.model.spec.tensor_shapes`.
 
     Raises:
         ArtefactError: Tensors and spec do not fit.

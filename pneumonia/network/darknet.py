@@ -19,7 +19,7 @@ from torch import Tensor
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.errors import ArtefactError, ExportError
-from pneumonia.runtime.spec import INPUT, Conv, NetworkSpec
+from pneumonia.runtime.model.spec import INPUT, Conv, NetworkSpec
 
 VERSION = (0, 2, 5)
 RGB = 3
@@ -32,7 +32,7 @@ class DarknetWeights(NamedTuple):
     """What a file gave.
 
     Attributes:
-        tensors: Named as `runtime.spec.tensor_shapes`, only of the layers in `layers`.
+        tensors: Named as `runtime.model.spec.tensor_shapes`, only of the layers in `layers`.
         layers: Convolutions that were filled, in execution order.
         skipped: Detection convolutions left alone because the file's have other classes.
         grey_stem: The file's three-channel stem was summed to one grey channel.

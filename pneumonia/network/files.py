@@ -10,9 +10,9 @@ from torch import Tensor
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import ArtefactError, SpecError
-from pneumonia.runtime.spec import NetworkSpec
-from pneumonia.runtime.storage import dense_tensors, measured_spec, packed_tensors
-from pneumonia.runtime.tensorfile import read_tensors, write_tensors
+from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.storage.packing import dense_tensors, measured_spec, packed_tensors
+from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 
 SPEC_FILE = "spec.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -27,7 +27,7 @@ def save_model(
     Args:
         folder: Made if it is not there.
         spec: The description; the kept counts of its storage are measured again on the weights.
-        tensors: Dense tensors named as `runtime.spec.tensor_shapes`; stored as float32.
+        tensors: Dense tensors named as `runtime.model.spec.tensor_shapes`; stored as float32.
         half: Store them as float16 instead, rounded to nearest; quantized layers stay exact.
 
     Returns:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.spec import BN_EPS, Conv, NetworkSpec
+from pneumonia.runtime.model.spec import BN_EPS, Conv, NetworkSpec
 
 
 def fold_batch_norm(
@@ -20,7 +20,7 @@ def fold_batch_norm(
 
     Args:
         spec: Any network; layers without batch norm are left alone.
-        tensors: Dense, named as `runtime.spec.tensor_shapes`.
+        tensors: Dense, named as `runtime.model.spec.tensor_shapes`.
 
     Returns:
         The folded spec and its tensors (new ones where anything changed).

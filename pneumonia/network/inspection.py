@@ -11,9 +11,9 @@ from pneumonia.network.accounting import Account, LayerAccount, Totals, account
 from pneumonia.network.files import load_model
 from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
-from pneumonia.runtime.bundle import MANIFEST, load_bundle
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.spec import Conv, Linear, NetworkSpec
+from pneumonia.runtime.model.bundle import MANIFEST, load_bundle
+from pneumonia.runtime.model.spec import Conv, Linear, NetworkSpec
 
 SCHEMA = "pneumonia.inspection/1"
 

@@ -14,7 +14,7 @@ from torch.nn.utils import skip_init
 
 from pneumonia.runtime.engines import output_shape
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     BN_EPS,
     INPUT,
     LEAKY_SLOPE,
@@ -74,7 +74,7 @@ class ConvBlock(nn.Module):
         return _activate(x, self.activation)
 
     def parts(self) -> dict[str, Tensor]:
-        """The layer's tensors, named as in `runtime.spec.tensor_shapes`."""
+        """The layer's tensors, named as in `runtime.model.spec.tensor_shapes`."""
         parts: dict[str, Tensor] = {"weight": self.conv.weight}
         if self.conv.bias is not None:
             parts["bias"] = self.conv.bias
@@ -103,7 +103,7 @@ class LinearBlock(nn.Module):
         return _activate(self.linear(x.flatten(1)), self.activation)[:, :, None, None]
 
     def parts(self) -> dict[str, Tensor]:
-        """The layer's tensors, named as in `runtime.spec.tensor_shapes`."""
+        """The layer's tensors, named as in `runtime.model.spec.tensor_shapes`."""
         parts: dict[str, Tensor] = {"weight": self.linear.weight}
         if self.linear.bias is not None:
             parts["bias"] = self.linear.bias
@@ -222,7 +222,7 @@ class Network(nn.Module):
         return found
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by its name in `runtime.spec.tensor_shapes`, detached, memory shared."""
+        """Tensors by their names in `runtime.model.spec.tensor_shapes`, detached, memory shared."""
         return {
             f"{name}.{part}": tensor.detach()
             for name in self._index

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pneumonia.runtime.errors import ConfigError, SpecError
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     INPUT,
     Conv,
     Detect,
@@ -327,8 +327,8 @@ def build(
 def with_image_head(spec: NetworkSpec) -> NetworkSpec:
     """A detector with one more output: a logit of whether there is anything in the image.
 
-    It is a linear layer on the mean of what the coarsest detection head reads. `runtime.decode`
-    multiplies every box's score by its probability.
+    It is a linear layer on the mean of what the coarsest detection head reads.
+    `runtime.model.heads` multiplies every box's score by its probability.
 
     Raises:
         ConfigError: The network has no detection head, or has an image-level output already.

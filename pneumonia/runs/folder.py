@@ -34,9 +34,9 @@ from pneumonia.runs.names import (
     STAGES,
 )
 from pneumonia.runtime.atomic import write_json, write_text
-from pneumonia.runtime.bundle import SPEC
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PneumoniaError
-from pneumonia.runtime.spec import NetworkSpec, dense_weight_count
+from pneumonia.runtime.model.bundle import SPEC
+from pneumonia.runtime.model.spec import NetworkSpec, dense_weight_count
 
 SCHEMA = "pneumonia.run/1"
 PACKAGES = ("pneumonia", "torch", "numpy", "albumentations", "pillow")

@@ -19,7 +19,7 @@ from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import METRICS_FILE, STATE_FILE
 from pneumonia.runtime.atomic import new_folder, write_json
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.tensorfile import read_tensors, write_tensors
+from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.optimiser import load_optimiser_state, optimiser_state

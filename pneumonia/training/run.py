@@ -16,8 +16,8 @@ from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import ZOO, build, with_image_head
 from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runtime.errors import ArtefactError, ConfigError
+from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.progress import Progress
-from pneumonia.runtime.spec import NetworkSpec
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detector.task import DetectionTask, labelled_items

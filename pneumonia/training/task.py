@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import TrainingError
-from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.model.spec import NetworkSpec
 
 SELECTION = (
     "selection_metric"  # the key of `Task.evaluate` that chooses the best epoch; higher wins

@@ -10,7 +10,7 @@ import pytest
 from pneumonia.cli import group, run
 from pneumonia.network.files import load_model
 from pneumonia.recipes import recipe_names
-from pneumonia.runtime.predictions import Prediction, write_predictions
+from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
 pytestmark = pytest.mark.slow
 PRUNE = ["ladder=1", "admm.epochs=1", "admm.rho=[0.01]", "retrain.epochs=1", "rates.stem_limit=2"]

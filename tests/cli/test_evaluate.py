@@ -10,8 +10,8 @@ from evaluation.study.box_scale import scale_boxes
 from evaluation.study.operating_points import choose, document
 from evaluation.study.submission import write_submission
 from pneumonia.cli import group, run
-from pneumonia.runtime.bundle import load_bundle
-from pneumonia.runtime.predictions import Prediction, read_predictions, write_predictions
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.predictions import Prediction, read_predictions, write_predictions
 from tests.evaluation.studies import study_cases
 from tests.runtime.bundles import brightness_detector, write_bundle
 

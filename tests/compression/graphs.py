@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pneumonia.network.module import Network
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     INPUT,
     Conv,
     Flatten,

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
 from evaluation.study.labels import make_labels
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.predictions import Prediction
 
 Boxes = dict[str, NDArray[np.float64]]
 SHARE_OF_TWO = 1 - 2614 / 6012  # of RSNA's positive images

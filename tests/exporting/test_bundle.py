@@ -14,11 +14,11 @@ from pneumonia.network.files import load_model, save_model
 from pneumonia.network.inspection import inspect_folder
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build, with_image_head
-from pneumonia.runtime.bundle import load_bundle, model_hash
-from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ExportError, OutputError
-from pneumonia.runtime.spec import Conv, StorageSpec
+from pneumonia.runtime.model.bundle import load_bundle, model_hash
+from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.model.spec import Conv, StorageSpec
 from tests.network.random_networks import random_tensors
 
 DISCLAIMER = "Research use only. Not a medical device."

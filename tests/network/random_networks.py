@@ -5,7 +5,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     ACTIVATIONS,
     INPUT,
     Conv,

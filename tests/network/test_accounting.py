@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pneumonia.network.accounting import account
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     Conv,
     InputSpec,
     Linear,
@@ -15,7 +15,7 @@ from pneumonia.runtime.spec import (
     parameter_count,
     tensor_shapes,
 )
-from pneumonia.runtime.storage import measured_spec, packed_tensors
+from pneumonia.runtime.storage.packing import measured_spec, packed_tensors
 from tests.network.random_networks import networks, random_tensors
 
 

@@ -5,8 +5,8 @@ import torch
 from pneumonia.network.accounting import account
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
-from pneumonia.runtime.spec import StorageSpec
-from pneumonia.runtime.storage import measured_spec
+from pneumonia.runtime.model.spec import StorageSpec
+from pneumonia.runtime.storage.packing import measured_spec
 
 
 def counted(name: str):

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.network.anchors import kmeans_anchors, mean_best_iou, size_iou
-from pneumonia.runtime.boxes import iou_matrix
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.model.boxes import iou_matrix
 
 sizes = st.lists(st.tuples(st.integers(1, 400), st.integers(1, 400)), min_size=4, max_size=40)
 

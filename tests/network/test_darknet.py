@@ -10,7 +10,7 @@ from pneumonia.network.darknet import read_darknet, write_darknet
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError, ExportError
-from pneumonia.runtime.spec import Conv
+from pneumonia.runtime.model.spec import Conv
 from tests.network.random_networks import random_tensors
 
 SEEN = 32_013_312

@@ -11,7 +11,7 @@ from pneumonia.network import module
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     BN_EPS,
     Conv,
     Detect,

@@ -2,7 +2,7 @@ import pytest
 
 from pneumonia.network.zoo import ZOO, build, with_image_head
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     Conv,
     Detect,
     NetworkSpec,

@@ -6,8 +6,8 @@ import json
 import numpy as np
 
 from pneumonia.exporting.onnx_graph import emit_onnx
-from pneumonia.runtime.bundle import model_hash
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.bundle import model_hash
+from pneumonia.runtime.model.spec import (
     Conv,
     Detect,
     InputSpec,
@@ -19,8 +19,8 @@ from pneumonia.runtime.spec import (
     Upsample,
     tensor_shapes,
 )
-from pneumonia.runtime.storage import measured_spec, packed_tensors
-from pneumonia.runtime.tensorfile import write_tensors
+from pneumonia.runtime.storage.packing import measured_spec, packed_tensors
+from pneumonia.runtime.storage.tensorfile import write_tensors
 
 CELL = 16
 

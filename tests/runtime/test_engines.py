@@ -6,9 +6,6 @@ import torch
 from PIL import Image
 
 from pneumonia.network.module import Network
-from pneumonia.runtime.bundle import load_bundle
-from pneumonia.runtime.decode import DecodeSettings
-from pneumonia.runtime.detector import DEFAULT_BUNDLE, Detection, Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import (
@@ -18,7 +15,17 @@ from pneumonia.runtime.errors import (
     InferenceError,
     SpecError,
 )
-from pneumonia.runtime.spec import Conv, Flatten, GlobalAvgPool, InputSpec, Linear, NetworkSpec
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.detector import DEFAULT_BUNDLE, Detection, Detector
+from pneumonia.runtime.model.heads import DecodeSettings
+from pneumonia.runtime.model.spec import (
+    Conv,
+    Flatten,
+    GlobalAvgPool,
+    InputSpec,
+    Linear,
+    NetworkSpec,
+)
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle
 
 

@@ -6,8 +6,8 @@ import os
 import numpy as np
 from PIL import Image
 
-from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine
+from pneumonia.runtime.model.detector import Detector
 from tests.runtime.dicoms import SERIES, chest_dataset, save, save_compressed
 
 CANARY = "CANARY^PHI"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pneumonia.cli import group, run
-from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.image.dicom_header import ReadLimits
+from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.plurals import counted
-from pneumonia.runtime.radiograph import read_radiograph
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.image.selection import load_rules
 from pneumonia.scoring.inputs import files

@@ -3,9 +3,9 @@
 import json
 
 from pneumonia.cli import group, run
-from pneumonia.runtime.bundle import load_bundle
-from pneumonia.runtime.detector import DEFAULT_BUNDLE
-from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.detector import DEFAULT_BUNDLE
+from pneumonia.runtime.model.predictions import read_predictions
 
 MOST_BYTES = 8_000_000
 HEADINGS = ("Intended use", "Data and terms", "Failures", "Validation", "Groups")
@@ -17,7 +17,8 @@ def test_bundle_is_whole_small_and_has_its_thresholds():
     assert {"kaggle", "high_sensitivity", "balanced"} <= set(bundle.operating_points)
     document = json.loads((DEFAULT_BUNDLE / "operating_points.json").read_text())
     assert document["model_hash"] == bundle.model_hash
-    assert document["selected_on"]["kinds"] == ["full"], "thresholds are for whole radiographs"
+    chosen_on = document["selected_on"]  # whole validation radiographs, weighted to RSNA's classes
+    assert (chosen_on["images"], chosen_on["mix"]) == (913, "RSNA stage 2")
     # a tenth of the dense network of its width, or less
     kept = sum(layer.storage.n_kept or 0 for layer in bundle.spec.weighted())
     assert 0 < kept < 3_848_008 / 8

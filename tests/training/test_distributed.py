@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 
 from data_prep.dataset.reader import open_dataset
 from pneumonia.network.module import Network
-from pneumonia.runtime.tensorfile import read_tensors
+from pneumonia.runtime.storage.tensorfile import read_tensors
 from pneumonia.training import distributed
 from pneumonia.training.config import OptimiserConfig, TrainRecipe
 from pneumonia.training.detector.task import DetectionTask

@@ -11,7 +11,7 @@ from data_prep.dataset.reader import Dataset
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, TrainingError
-from pneumonia.runtime.tensorfile import read_tensors
+from pneumonia.runtime.storage.tensorfile import read_tensors
 from pneumonia.training.config import OptimiserConfig, TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.hooks import TrainingHook

@@ -14,7 +14,7 @@ from pneumonia.network.files import load_model, save_model
 from pneumonia.network.zoo import build
 from pneumonia.recipes import load_recipe, recipe_names
 from pneumonia.runtime.errors import ArtefactError, ConfigError
-from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.run import make_network, make_spec, run_train, training_box_sizes
 from tests.tiny import write_rectangles

@@ -37,7 +37,7 @@ from data_prep.dataset.reader import NOT_NORMAL as CLASS_NOT_NORMAL
 from data_prep.dataset.reader import OPACITY as CLASS_OPACITY
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.findings.scope import PRESENT, UNCERTAIN
-from pneumonia.runtime.boxes import as_boxes, iou_matrix
+from pneumonia.runtime.model.boxes import as_boxes, iou_matrix
 
 GROUP_IOU = 0.4  # the challenge's lowest threshold but one; readers' edges differ by a centimetre
 SINGLE, MAJORITY, ADJUDICATED = "single", "majority", "adjudicated"

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from data_prep.annotation.workspace.records import Annotation, Box, Reading
 from data_prep.reports.findings.concepts import ConceptBase
-from pneumonia.runtime.boxes import as_boxes, iou_matrix
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.model.boxes import as_boxes, iou_matrix
 
 IOU_THRESHOLD = 0.5
 LEVELS = 5  # group, heading, and the first three qualifiers

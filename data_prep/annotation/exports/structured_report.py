@@ -12,8 +12,8 @@ from data_prep.annotation.workspace.records import ABNORMAL, NORMAL, OPACITY, UN
 from data_prep.reports.findings.concepts import NIL
 from data_prep.reports.findings.scope import PRESENT
 from pneumonia import __version__
-from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.results import codes
 from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,

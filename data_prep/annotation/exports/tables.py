@@ -9,10 +9,10 @@ from data_prep.annotation.agreement.consensus import Consensus, StudyTruth, trut
 from data_prep.annotation.workspace.records import Box, Study
 from data_prep.dataset.reader import LABEL_FRAME, OPACITY
 from data_prep.reports.findings.concepts import NIL, ConceptBase
-from pneumonia.runtime.boxes import xyxy_to_xywh
 from pneumonia.runtime.csv_tables import csv_text, escape_name
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.label_table import LABEL_COLUMNS
+from pneumonia.runtime.model.boxes import xyxy_to_xywh
 
 SUPER_NIL = "none"
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pneumonia.runtime.dicom_header import BIG_ENDIAN, DEFAULT_LIMITS, read_header
-from pneumonia.runtime.dicom_pixels import decode_pixels
-from pneumonia.runtime.display import (
+from pneumonia.runtime.image.dicom_header import BIG_ENDIAN, DEFAULT_LIMITS, read_header
+from pneumonia.runtime.image.dicom_pixels import decode_pixels
+from pneumonia.runtime.image.display import (
     LINEAR,
     LINEAR_EXACT,
     SIGMOID,
@@ -22,7 +22,7 @@ from pneumonia.runtime.display import (
     plan_from_header,
     to_grey,
 )
-from pneumonia.runtime.radiograph import read_radiograph
+from pneumonia.runtime.image.radiograph import read_radiograph
 
 MIN_WIDTH, MAX_WIDTH = 0.005, 16.0
 _HEAD_BYTES = 132

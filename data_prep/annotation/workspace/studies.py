@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pneumonia.runtime.errors import ConfigError, DataError, DicomError
+from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.image_names import IMAGE_SUFFIXES, image_ids, printable
-from pneumonia.runtime.radiograph import read_radiograph
 
 _DICM_AT = 128
 

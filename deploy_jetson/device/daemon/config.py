@@ -10,9 +10,9 @@ from collections import OrderedDict
 from typing import Any, Callable, Dict, NamedTuple
 
 from deploy_jetson.device.daemon.settings import DaemonConfig, Destination, Names
-from pneumonia.runtime.dicom_header import BODY_PARTS, MODALITIES, VIEWS
 from pneumonia.runtime.engines import ENGINES
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES, VIEWS
 
 KINDS = ("sr", "gsps", "sc")
 DESTINATION = "destination "

@@ -26,8 +26,8 @@ from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
 from deploy_jetson.device.daemon.work.worker import JobWorker
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
-from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
+from pneumonia.runtime.image.dicom_header import ReadLimits
 
 STALE_S = 90.0  # longer than a cold start of the decoding child
 FORGET_EVERY_S = 60.0

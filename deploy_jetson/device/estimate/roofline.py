@@ -16,9 +16,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from deploy_jetson.device.estimate.calibration import Calibration
 from deploy_jetson.device.estimate.tx2 import FLOP_PER_FMA, FP16_RATE, IDLE_W, PowerMode
 from deploy_jetson.device.estimate.work import LayerWork
-from pneumonia.runtime.bundle import Bundle
 from pneumonia.runtime.engines.kernels import threads_of_work
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.model.bundle import Bundle
 
 KERNELS_REPORT = "kernels-cortex-a57.json"
 CORE_SCALING = 0.9  # of ideal over the cores, measured on x86 with pinned threads

@@ -4,7 +4,7 @@ from typing import List, Mapping, NamedTuple
 
 import numpy as np
 
-from pneumonia.runtime.spec import Detect, Flatten, NetworkSpec, Route, op_of
+from pneumonia.runtime.model.spec import Detect, Flatten, NetworkSpec, Route, op_of
 
 # Layers that cost nothing: a marker, or another name for the same memory.
 FREE = (Detect, Flatten, Route)

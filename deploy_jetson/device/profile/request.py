@@ -8,9 +8,9 @@ from deploy_jetson.device.estimate.roofline import KernelFacts, kernel_facts
 from deploy_jetson.device.estimate.work import LayerWork, network_work, totals
 from deploy_jetson.device.power.find import check_sensor_name
 from deploy_jetson.device.profile.recording import ProtocolSettings
-from pneumonia.runtime.bundle import Bundle, load_bundle
 from pneumonia.runtime.engines import ENGINES
 from pneumonia.runtime.errors import ConfigError, OutputError
+from pneumonia.runtime.model.bundle import Bundle, load_bundle
 
 MAX_NUMBER = 1e5  # seconds, and samples per second
 

@@ -42,10 +42,10 @@ from deploy_jetson.device.profile.request import (
 )
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.bundle import Bundle, file_sha256
-from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, OutputError, SpecError
+from pneumonia.runtime.model.bundle import Bundle, file_sha256
+from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.energy/1"

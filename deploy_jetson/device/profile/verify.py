@@ -25,8 +25,8 @@ from deploy_jetson.device.profile.recording import (
     read_recording,
 )
 from deploy_jetson.device.profile.sweep import ENERGY, MEASURED, SCHEMA
-from pneumonia.runtime.bundle import file_sha256
 from pneumonia.runtime.errors import ArtefactError, DataError
+from pneumonia.runtime.model.bundle import file_sha256
 
 MAX_BYTES = 256 * 1024 * 1024
 TOLERANCE = 1e-9  # relative, for another NumPy's order of sums

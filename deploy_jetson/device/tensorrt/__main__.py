@@ -8,8 +8,8 @@ from typing import Optional, Sequence
 from deploy_jetson.device.tensorrt.api import PRECISIONS
 from deploy_jetson.device.tensorrt.cache import engine_path
 from deploy_jetson.device.tensorrt.engine import PRECISION_VARIABLE, open_engine
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
+from pneumonia.runtime.model.bundle import load_bundle
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -18,10 +18,10 @@ from deploy_jetson.device.tensorrt.api import (
 )
 from deploy_jetson.device.tensorrt.cache import CachedEngine, EngineKey, load, store
 from deploy_jetson.device.tensorrt.cuda import CudaRuntime, DeviceBuffer
-from pneumonia.runtime.bundle import Bundle, file_sha256
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
+from pneumonia.runtime.model.bundle import Bundle, file_sha256
 
 PRECISION_VARIABLE = "PNEUMONIA_TENSORRT_PRECISION"
 INT8_ONNX = "model.int8.onnx"  # with quantize/dequantize pairs; listed by the bundle

@@ -26,7 +26,7 @@ from deploy_jetson.kernels.plan.tensors import (
     view_of,
 )
 from pneumonia.runtime.errors import ExportError
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     INPUT,
     Conv,
     Detect,

@@ -52,7 +52,7 @@ def read_model(path: Path) -> "MeasuredNetwork":
     from pneumonia.network.accounting import account
     from pneumonia.network.files import load_model
     from pneumonia.runs.folder import RunFolder
-    from pneumonia.runtime.bundle import MANIFEST, load_bundle
+    from pneumonia.runtime.model.bundle import MANIFEST, load_bundle
 
     if (path / MANIFEST).is_file():
         bundle = load_bundle(str(path))
@@ -77,7 +77,7 @@ def _as_dense(model: "MeasuredNetwork") -> "MeasuredNetwork":
     import torch
 
     from pneumonia.network.accounting import account
-    from pneumonia.runtime.spec import tensor_shapes
+    from pneumonia.runtime.model.spec import tensor_shapes
 
     spec = model.spec.densely_stored()
     weights = {name: torch.ones_like(weight) for name, weight in model.weights.items()}

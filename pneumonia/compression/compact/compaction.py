@@ -14,8 +14,8 @@ from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.dead_paths import find_dead_paths
 from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.module import check_tensors
-from pneumonia.runtime.spec import Conv, Linear, NetworkSpec, StorageSpec
-from pneumonia.runtime.storage import filter_groups, measured
+from pneumonia.runtime.model.spec import Conv, Linear, NetworkSpec, StorageSpec
+from pneumonia.runtime.storage.packing import filter_groups, measured
 
 INDEX_BITS = 32  # of a stored column number
 

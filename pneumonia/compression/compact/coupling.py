@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pneumonia.runtime.spec import INPUT, Conv, Flatten, Layer, Linear, NetworkSpec, Shortcut
+from pneumonia.runtime.model.spec import INPUT, Conv, Flatten, Layer, Linear, NetworkSpec, Shortcut
 
 Ints = NDArray[np.int64]
 

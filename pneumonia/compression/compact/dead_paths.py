@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph, close_units
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     BN_EPS,
     INPUT,
     LEAKY_SLOPE,
@@ -55,7 +55,7 @@ def find_dead_paths(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> DeadP
 
     Args:
         graph: The network's units.
-        tensors: Dense tensors, named as `runtime.spec.tensor_shapes`.
+        tensors: Dense tensors, named as `runtime.model.spec.tensor_shapes`.
 
     Returns:
         Live units, at least one filter per layer, and the constants to fold.

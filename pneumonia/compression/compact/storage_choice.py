@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.spec import NetworkSpec, StorageSpec, Weighted
-from pneumonia.runtime.storage import FORMATS, measured, pack
+from pneumonia.runtime.model.spec import NetworkSpec, StorageSpec, Weighted
+from pneumonia.runtime.storage.packing import FORMATS, measured, pack
 
 MAX_LEVELS = 1 << 8  # more different values than this are not quantized weights
 MIN_ZEROS = 0.3  # of a weight, before a sparse layout is worth trying

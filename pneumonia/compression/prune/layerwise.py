@@ -25,7 +25,7 @@ from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.network_set import live_units
 from pneumonia.compression.sets.pattern import FIXED_8, Patterns, mine_patterns
 from pneumonia.compression.sets.structured import Columns
-from pneumonia.runtime.spec import Conv, Linear, weight_shape
+from pneumonia.runtime.model.spec import Conv, Linear, weight_shape
 
 PATTERN_RATE = 9 / 4  # of 4 weights in a 3x3 kernel
 

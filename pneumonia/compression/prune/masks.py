@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.network.module import Network
-from pneumonia.runtime.spec import tensor_shapes
+from pneumonia.runtime.model.spec import tensor_shapes
 from pneumonia.training.hooks import TrainingHook
 
 # A filter without weights still emits its bias, or through batch norm beta - gamma * mean / std:
@@ -27,7 +27,7 @@ def tensor_masks(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, 
         masks: Layer -> places that may be non-zero, bool, shaped like the weight.
 
     Returns:
-        Tensor name (`runtime.spec.tensor_shapes`) -> bool mask.
+        Tensor name (`runtime.model.spec.tensor_shapes`) -> bool mask.
     """
     names = tensor_shapes(graph.spec)
     found = {}

@@ -25,8 +25,8 @@ from pneumonia.compression.prune.recipe import PruneRecipe, admm_config, retrain
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.spec import NetworkSpec
-from pneumonia.runtime.tensorfile import read_tensors, write_tensors
+from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.hooks import TrainingHook

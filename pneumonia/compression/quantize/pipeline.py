@@ -14,7 +14,7 @@ from pneumonia.network.module import Network
 from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.errors import ArtefactError, ConfigError, PruneError
-from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.model.spec import NetworkSpec
 
 MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
 

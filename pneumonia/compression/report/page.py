@@ -17,7 +17,7 @@ from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_json, write_text
-from pneumonia.runtime.spec import Conv, NetworkSpec
+from pneumonia.runtime.model.spec import Conv, NetworkSpec
 
 PAGE, DATA = "compression.html", "compression.json"
 SCHEMA = "pneumonia.compression-report/1"

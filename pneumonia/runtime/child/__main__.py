@@ -15,7 +15,7 @@ sys.modules["requests"] = None  # type: ignore[assignment]
 
 from pneumonia.runtime.child.messages import Wanted, write_answer  # noqa: E402
 from pneumonia.runtime.child.tasks import FileReader  # noqa: E402
-from pneumonia.runtime.dicom_header import ReadLimits  # noqa: E402
+from pneumonia.runtime.image.dicom_header import ReadLimits  # noqa: E402
 
 
 def limit_resources(memory_mb: int) -> None:

@@ -13,8 +13,8 @@ import zlib
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Iterator, List, Tuple
 
-from pneumonia.runtime.attributes import all_values, first_text
 from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.image.attributes import all_values, first_text
 
 MAX_MEMBERS = 100000
 BLOCK = 1 << 20

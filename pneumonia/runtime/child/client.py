@@ -19,7 +19,7 @@ from pneumonia.runtime.child.messages import (
     read_answer,
     write_line,
 )
-from pneumonia.runtime.dicom_header import DEFAULT_LIMITS, ReadLimits
+from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS, ReadLimits
 
 COMMAND = (sys.executable, "-m", "pneumonia.runtime.child")
 START_SECONDS = 60.0  # a cold start on a busy machine or a slow card is no fault of the file
@@ -67,8 +67,8 @@ class DecodedFile(NamedTuple):
         width: Its columns.
         pixels: uint8 (height, width) if wanted.
         canvas: The letterboxed image, uint8, if wanted.
-        info: Facts of runtime.radiograph; for DICOM also `word_against`.
-        warnings: Warnings of runtime.radiograph.
+        info: Facts of runtime.image.radiograph; for DICOM also `word_against`.
+        warnings: Warnings of runtime.image.radiograph.
         identity: UIDs, accession number and study date; they identify a patient.
         header: What results take over from a DICOM source (results.header_from_bytes), if wanted;
             empty for pictures, and for headers that cannot be written again.

@@ -11,15 +11,20 @@ from typing import Any, BinaryIO, Dict, Iterator, Sequence, Tuple
 
 import numpy as np
 
-from pneumonia.runtime.attributes import first_text, joined_text
 from pneumonia.runtime.child.archives import list_archive, list_dicomdir, member_file
 from pneumonia.runtime.child.messages import MAX_HEADER_BYTES, MAX_LIST_BYTES, Parts, Wanted
-from pneumonia.runtime.dicom_header import ReadLimits, header_facts, read_codes, read_header
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.preprocess import letterbox
-from pneumonia.runtime.radiograph import check_file, parse_radiograph, refusals_of, unknown_format
-from pneumonia.runtime.raster import raster_format
-from pneumonia.runtime.selection import word_against
+from pneumonia.runtime.image.attributes import first_text, joined_text
+from pneumonia.runtime.image.dicom_header import ReadLimits, header_facts, read_codes, read_header
+from pneumonia.runtime.image.preprocess import letterbox
+from pneumonia.runtime.image.radiograph import (
+    check_file,
+    parse_radiograph,
+    refusals_of,
+    unknown_format,
+)
+from pneumonia.runtime.image.raster import raster_format
+from pneumonia.runtime.image.selection import word_against
 
 BLOCK = 1 << 20
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")

@@ -7,9 +7,9 @@ from typing import Dict, Optional, Tuple
 
 import numpy as np
 
-from pneumonia.runtime.bundle import ONNX, Bundle
 from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
-from pneumonia.runtime.spec import INPUT, Flatten, Linear, NetworkSpec
+from pneumonia.runtime.model.bundle import ONNX, Bundle
+from pneumonia.runtime.model.spec import INPUT, Flatten, Linear, NetworkSpec
 
 ENGINES = ("auto", "tensorrt", "kernels", "onnxruntime", "reference")
 # Engines that live outside this package: name -> the library they need, and the module whose
@@ -39,7 +39,7 @@ class Engine:
         """Run a batch.
 
         Args:
-            batch: float32 (N, C, H, W), as `runtime.preprocess.network_input` makes them.
+            batch: float32 (N, C, H, W), as `runtime.image.preprocess.network_input` makes them.
 
         Returns:
             Output name -> float32 (N, channels, height, width), or (N, n) for flat layers.

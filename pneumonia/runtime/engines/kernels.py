@@ -12,10 +12,10 @@ from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
-from pneumonia.runtime.bundle import Bundle
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import ArtefactError, DeviceError, PneumoniaError
-from pneumonia.runtime.spec import Conv, NetworkSpec
+from pneumonia.runtime.model.bundle import Bundle
+from pneumonia.runtime.model.spec import Conv, NetworkSpec
 
 ABI = 1
 MAX_THREADS = 64

@@ -5,9 +5,9 @@ from typing import Dict, List, Optional
 import numpy as np
 import onnxruntime
 
-from pneumonia.runtime.bundle import Bundle
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import ArtefactError, DeviceError
+from pneumonia.runtime.model.bundle import Bundle
 
 
 class OnnxEngine(Engine):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from pneumonia.runtime.engines import Engine
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     BN_EPS,
     INPUT,
     LEAKY_SLOPE,

@@ -12,8 +12,8 @@ from typing import Dict, Sequence
 import numpy as np
 from pydicom.dataset import Dataset
 
-from pneumonia.runtime.dicom_header import spacing_mm
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.image.dicom_header import spacing_mm
+from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results.capture import build_capture
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts, result_of
 from pneumonia.runtime.results.files import file_bytes, write_dicom

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
-from pneumonia.runtime.attributes import first_text
-from pneumonia.runtime.preprocess import resize
+from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.image.preprocess import resize
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
 from pneumonia.runtime.results.objects import (
     image_reference,

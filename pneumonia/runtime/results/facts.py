@@ -4,8 +4,8 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from pneumonia.runtime.bundle import Bundle
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.bundle import Bundle
+from pneumonia.runtime.model.predictions import Prediction
 
 RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"
 POSITIVE, NEGATIVE, INDETERMINATE = "positive", "negative", "indeterminate"

@@ -10,7 +10,7 @@ from pydicom.uid import UID
 
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.attributes import first_text
+from pneumonia.runtime.image.attributes import first_text
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 # A UUID-derived UID (PS3.5 B.2) drawn once: says which program wrote a file.

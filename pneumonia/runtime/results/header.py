@@ -19,9 +19,9 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence as DicomSequence
 
-from pneumonia.runtime.attributes import first_text
-from pneumonia.runtime.dicom_header import BIG_ENDIAN
-from pneumonia.runtime.display import read_lut
+from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.image.dicom_header import BIG_ENDIAN
+from pneumonia.runtime.image.display import read_lut
 from pneumonia.runtime.results.files import file_bytes
 
 

@@ -7,9 +7,9 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
-from pneumonia.runtime.attributes import first_number, first_text
-from pneumonia.runtime.dicom_header import OWN_MANUFACTURER, OWN_SERIES
 from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.image.attributes import first_number, first_text
+from pneumonia.runtime.image.dicom_header import OWN_MANUFACTURER, OWN_SERIES
 from pneumonia.runtime.results.facts import ResultFacts
 from pneumonia.runtime.results.header import IDENTITY
 

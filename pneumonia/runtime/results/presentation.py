@@ -6,8 +6,8 @@ import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from pneumonia.runtime.attributes import first_number, first_numbers, first_text
-from pneumonia.runtime.dicom_header import spacing_mm
+from pneumonia.runtime.image.attributes import first_number, first_numbers, first_text
+from pneumonia.runtime.image.dicom_header import spacing_mm
 from pneumonia.runtime.results.content import Box, corners
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
 from pneumonia.runtime.results.objects import (

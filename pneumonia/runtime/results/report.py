@@ -4,7 +4,7 @@ from typing import List
 
 from pydicom.dataset import Dataset
 
-from pneumonia.runtime.dicom_header import OWN_MANUFACTURER
+from pneumonia.runtime.image.dicom_header import OWN_MANUFACTURER
 from pneumonia.runtime.results import codes
 from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.child.archives import member_file
-from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError, DicomError
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.detector import Detector
 from pneumonia.scoring.batch.pipeline import Stop
 from pneumonia.scoring.batch.run import Scorer
 from pneumonia.scoring.image.find import FoundFile

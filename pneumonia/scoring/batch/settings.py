@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia import __version__
-from pneumonia.runtime.bundle import OPERATING_POINTS, Bundle
 from pneumonia.runtime.child import ChildLimits
-from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.model.bundle import OPERATING_POINTS, Bundle
+from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results.facts import ResultFacts
 from pneumonia.scoring.image.records import Model
 from pneumonia.scoring.image.selection import SelectionRules, load_rules

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
-from pneumonia.runtime.attributes import first_text, joined_text
+from pneumonia.runtime.image.attributes import first_text, joined_text
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.image.records import salted_key
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from pneumonia.runtime.boxes import as_boxes
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image_names import IMAGE_SUFFIXES
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.boxes import as_boxes
+from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, ResultFacts
 from pneumonia.scoring.image.find import FoundFile
 
@@ -72,7 +72,7 @@ class ImageRecord:
         sha256: Of the file's bytes.
         n_bytes: Size of the file.
         prediction: Boxes above the score floor, None unless scored.
-        info: Facts of the image (runtime.radiograph).
+        info: Facts of the image (runtime.image.radiograph).
         warnings: Words about the image.
         timings_ms: Durations by step.
         identity: UIDs, accession number and study date, only when the user asked for them.

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pneumonia.runtime.dicom_header import BODY_PARTS, MODALITIES, VIEWS
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.selection import CODES, Selection, is_another_examination, select
+from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES, VIEWS
+from pneumonia.runtime.image.selection import CODES, Selection, is_another_examination, select
 
 DEFAULT_FILE = Path(__file__).with_name("selection_rules.yaml")
 MAX_RULES_BYTES = 1 << 20
@@ -107,7 +107,7 @@ def refusal(
     Args:
         status: Status that the reader gave it.
         reason: Reason that the reader gave.
-        info: Codes of its header, as far as it could be read (`runtime.dicom_header.read_codes`).
+        info: Codes of its header as far as it could be read (`dicom_header.read_codes`).
         is_other: The file is named like something for which no score is expected.
         rules: The accepted codes.
     """
@@ -128,8 +128,8 @@ def select_image(
     """Decide by the header's codes; what a header leaves open is scored, with a word.
 
     Args:
-        info: Facts of runtime.radiograph, and `word_against`.
-        warnings: Words of runtime.radiograph.
+        info: Facts of runtime.image.radiograph, and `word_against`.
+        warnings: Words of runtime.image.radiograph.
         rules: What is accepted.
     """
     skip_absent = [code for code in CODES if getattr(rules.when_absent, code) == "skip"]

@@ -17,8 +17,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from pneumonia.runtime.dicom_header import DEFAULT_LIMITS
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
+from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.find import Entry

@@ -10,9 +10,9 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.attributes import all_values, first_text
-from pneumonia.runtime.dicom_header import DEFAULT_LIMITS, KNOWN_SYNTAXES
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
+from pneumonia.runtime.image.attributes import all_values, first_text
+from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS, KNOWN_SYNTAXES
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.dicom_peer import OWN_TITLE, Peer, association
 from pneumonia.scoring.batch.settings import ScoreSettings

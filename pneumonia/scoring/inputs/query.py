@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from pydicom.filereader import read_file_meta_info
 
-from pneumonia.runtime.attributes import joined_text
-from pneumonia.runtime.dicom_header import BODY_PARTS, MODALITIES, OWN_SERIES, coded
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.image.attributes import joined_text
+from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES, OWN_SERIES, coded
 from pneumonia.scoring.image.find import Entry
 from pneumonia.scoring.image.selection import SelectionRules
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia.runtime.atomic import json_bytes
-from pneumonia.runtime.attributes import first_text
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.results.facts import Finding, Result, result_of
 from pneumonia.runtime.results.objects import (
     NO_DATE,

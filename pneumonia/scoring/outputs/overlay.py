@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from pneumonia.runtime.preprocess import resize
+from pneumonia.runtime.image.preprocess import resize
 from pneumonia.scoring.image.records import ImageRecord, Model
 from pneumonia.scoring.outputs.protocol import (
     FinishedBatch,

@@ -20,10 +20,10 @@ from PIL import Image
 from evaluation.report.page import html_environment
 from evaluation.report.wording import point_name
 from pneumonia.runtime.atomic import write_text
-from pneumonia.runtime.bundle import MODEL_CARD, Bundle
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.image.preprocess import resize
+from pneumonia.runtime.model.bundle import MODEL_CARD, Bundle
 from pneumonia.runtime.plurals import counted
-from pneumonia.runtime.preprocess import resize
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, Finding, result_of
 from pneumonia.scoring.batch.tables import FLAG_ORDER, worklist_order
 from pneumonia.scoring.image.records import NOT_SCORED, ImageRecord, Model

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pneumonia.runtime.decode import MAX_LOG_SIZE, image_outputs
-from pneumonia.runtime.spec import Detect, NetworkSpec
+from pneumonia.runtime.model.heads import MAX_LOG_SIZE, image_outputs
+from pneumonia.runtime.model.spec import Detect, NetworkSpec
 from pneumonia.training.config import LossConfig
 from pneumonia.training.detector.ciou import EPS, iou_and_ciou
 from pneumonia.training.detector.targets import UNBOXED, Matches, assign
@@ -15,7 +15,7 @@ SEEN_BY_TEACHER = 0.05  # objectness from which a teacher's box is worth imitati
 
 
 def decode_matches(raw: Tensor, head: Detect, matches: Matches) -> Tensor:
-    """Boxes (m, 4) cx, cy, w, h in network pixels; the same formulas as `runtime.decode`.
+    """Boxes (m, 4) cx, cy, w, h in network pixels; the same formulas as `runtime.model.heads`.
 
     Args:
         raw: (m, 5 + classes) raw values of the matched anchors.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pneumonia.runtime.spec import Detect
+from pneumonia.runtime.model.spec import Detect
 
 UNBOXED = -1  # class of a target row that says: somewhere in this image, its boxes are unknown
 

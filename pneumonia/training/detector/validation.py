@@ -15,9 +15,9 @@ from evaluation.study.labels import make_labels
 from evaluation.study.operating_points import FILE_NAME, choose, document
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.decode import DEFAULT_SETTINGS, detections
-from pneumonia.runtime.predictions import Prediction, write_predictions
-from pneumonia.runtime.preprocess import network_input
+from pneumonia.runtime.image.preprocess import network_input
+from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, detections
+from pneumonia.runtime.model.predictions import Prediction, write_predictions
 from pneumonia.training.config import ValidationConfig
 from pneumonia.training.task import SELECTION
 

@@ -12,7 +12,7 @@ from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.compression.sets.structured import Columns, Filters
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.zoo import build, with_image_head
-from pneumonia.runtime.spec import Conv, InputSpec, Linear, NetworkSpec, parameter_count
+from pneumonia.runtime.model.spec import Conv, InputSpec, Linear, NetworkSpec, parameter_count
 from tests.compression.graphs import random_specs, random_tensors, run
 
 
@@ -135,7 +135,7 @@ def test_compacted_sizes_by_hand() -> None:
 
 
 def test_flatten_drops_every_feature_of_a_removed_channel() -> None:
-    from pneumonia.runtime.spec import Flatten
+    from pneumonia.runtime.model.spec import Flatten
 
     spec = NetworkSpec(
         "flat",

@@ -20,10 +20,10 @@ from pneumonia.exporting.bundle import export_run
 from pneumonia.exporting.int8 import quantize_onnx
 from pneumonia.network.files import load_model, save_model
 from pneumonia.recipes import load_recipe, recipe_names
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, ExportError, OutputError
-from pneumonia.runtime.preprocess import network_input
+from pneumonia.runtime.image.preprocess import network_input
+from pneumonia.runtime.model.bundle import load_bundle
 from tests.tiny import QUICK_QUANTIZE
 
 

@@ -23,7 +23,7 @@ from pneumonia.compression.sets.network_set import realised_weights
 from pneumonia.network.accounting import account
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import PruneError
-from pneumonia.runtime.spec import NetworkSpec
+from pneumonia.runtime.model.spec import NetworkSpec
 from tests.compression.graphs import random_specs, random_tensors
 
 

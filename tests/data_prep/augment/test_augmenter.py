@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_prep.augment.augmenter import MIN_SIDE, Augmenter, AugmentSettings
-from pneumonia.runtime.preprocess import letterbox
+from pneumonia.runtime.image.preprocess import letterbox
 
 STILL = AugmentSettings(
     horizontal_flip=0, scale=0, shift=0, rotation_deg=0, brightness=0, contrast=0, gamma=0,

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from data_prep.dataset.reader import Dataset, ImageRecord, open_dataset
 from data_prep.dataset.writer import DatasetFacts, is_up_to_date, new_dataset, to_cache
 from pneumonia.runtime.errors import DataError, OutputError
-from pneumonia.runtime.preprocess import resize
+from pneumonia.runtime.image.preprocess import resize
 
 FACTS = DatasetFacts({"type": "test"}, "key", 64, {"method": "m", "seed": 0}, {}, {})
 

@@ -19,7 +19,7 @@ from data_prep.phantom.film import sample_pose
 from data_prep.phantom.findings import DISTRACTORS, add_distractors, add_opacities
 from data_prep.phantom.study import make_phantoms, plan_phantoms, render_film
 from pneumonia.runtime.errors import ConfigError, OutputError
-from pneumonia.runtime.radiograph import read_radiograph
+from pneumonia.runtime.image.radiograph import read_radiograph
 from tests.data_prep.conftest import NORMAL, NOT_NORMAL, OPACITY
 
 STUDY = Study("image", "PH00001", "F", 44, "AP")

@@ -4,7 +4,7 @@ import numpy as np
 
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from pneumonia.runtime.engines.reference import ReferenceEngine
-from pneumonia.runtime.spec import (
+from pneumonia.runtime.model.spec import (
     Conv,
     Detect,
     Flatten,

@@ -15,7 +15,7 @@ from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import cheapest
 from deploy_jetson.kernels.plan.lower import lower
 from pneumonia.runtime.engines.kernels import KernelLibrary
-from pneumonia.runtime.spec import Flatten, InputSpec, Linear, NetworkSpec
+from pneumonia.runtime.model.spec import Flatten, InputSpec, Linear, NetworkSpec
 from tests.deploy_jetson.kernels.networks import (
     random_image,
     reference,

@@ -17,9 +17,9 @@ from deploy_jetson.kernels import library_cache
 from deploy_jetson.kernels.compile.targets import TARGETS, runs_here
 from pneumonia.cli import run as run_command
 from pneumonia.cli import score as score_verb
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import DeviceError
+from pneumonia.runtime.model.bundle import load_bundle
 from tests.deploy_jetson.kernels.networks import random_image
 from tests.runtime.bundles import varied_detector, write_bundle
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[3]
 OPEN = """
 import sys
-from pneumonia.runtime.bundle import load_bundle
+from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
 print(open_engine(load_bundle(sys.argv[1])).name)
 """

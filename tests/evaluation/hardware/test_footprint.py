@@ -5,7 +5,7 @@ import pytest
 
 from evaluation.hardware.footprint import count, read_footprint
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.spec import Conv, InputSpec, Linear, NetworkSpec, StorageSpec
+from pneumonia.runtime.model.spec import Conv, InputSpec, Linear, NetworkSpec, StorageSpec
 
 
 def _spec(storage: StorageSpec) -> NetworkSpec:

@@ -24,7 +24,7 @@ from evaluation.report.tables import metrics_document, write_tables
 from evaluation.report.wording import interval_text, name_of, number_text, value_text
 from evaluation.study.image_files import find_image
 from pneumonia.runtime.errors import DISCLAIMER, DataError
-from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.model.predictions import read_predictions
 from tests.evaluation.studies import make_cases, study_cases
 
 CASES = study_cases(21, 70, 90)

@@ -5,7 +5,7 @@ from evaluation.study.cases import join, select
 from evaluation.study.cohort import NORMAL, NOT_NORMAL, Cohort
 from evaluation.study.labels import make_labels
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.predictions import Prediction
 from tests.evaluation.studies import make_cases
 
 BOXES = {

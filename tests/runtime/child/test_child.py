@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
-from pneumonia.runtime.detector import Detector
-from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.preprocess import letterbox
+from pneumonia.runtime.image.dicom_header import ReadLimits
+from pneumonia.runtime.image.preprocess import letterbox
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results import header_from_bytes
 from tests.processes import child_processes
 from tests.runtime.dicoms import chest_dataset, save

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
-from pneumonia.runtime.dicom_header import ReadLimits
+from pneumonia.runtime.image.dicom_header import ReadLimits
 from tests.processes import child_processes
 from tests.runtime.dicoms import DEFLATED, chest_dataset, jpeg_bytes, save
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from pydicom.sequence import Sequence
 
-from pneumonia.runtime.predictions import Prediction
-from pneumonia.runtime.radiograph import read_radiograph
+from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import ResultFacts, build_results, source_header, write_dicom
 from tests.contracts.tree import ROOT
 from tests.peers import run_peer

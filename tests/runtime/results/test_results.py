@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from pneumonia.runtime.errors import DicomError, OutputError
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import (
     KINDS,
     ResultFacts,

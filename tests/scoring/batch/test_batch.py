@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from pneumonia.runtime.child import ChildLimits
-from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, OutputError
-from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.scoring.batch.folder import FolderInUse, locked_folder
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from tests.runtime.dicoms import chest_dataset, save, save_compressed

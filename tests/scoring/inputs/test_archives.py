@@ -12,8 +12,8 @@ from PIL import Image
 from pydicom.fileset import FileSet
 
 from pneumonia.runtime.child import ChildLimits, DecodingChild
-from pneumonia.runtime.dicom_header import ReadLimits
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.image.dicom_header import ReadLimits
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.files import FileInput
 from tests.processes import child_processes, open_files

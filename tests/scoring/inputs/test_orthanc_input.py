@@ -7,7 +7,7 @@ import pytest
 
 from pneumonia.cli import group, run
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.predictions import read_predictions
+from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.dicom_peer import Peer
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.scoring.batch.run import ScoreSettings, describe_model, score_batch
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.image.records import ImageRecord

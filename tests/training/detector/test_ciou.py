@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumonia.runtime.boxes import cxcywh_to_xyxy, iou_matrix
+from pneumonia.runtime.model.boxes import cxcywh_to_xyxy, iou_matrix
 from pneumonia.training.detector.ciou import iou_and_ciou
 
 

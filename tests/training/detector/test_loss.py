@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pneumonia.runtime.boxes import cxcywh_to_xyxy
-from pneumonia.runtime.decode import decode_heads
-from pneumonia.runtime.spec import Conv, Detect, GlobalAvgPool, InputSpec, NetworkSpec
+from pneumonia.runtime.model.boxes import cxcywh_to_xyxy
+from pneumonia.runtime.model.heads import decode_heads
+from pneumonia.runtime.model.spec import Conv, Detect, GlobalAvgPool, InputSpec, NetworkSpec
 from pneumonia.training.config import LossConfig
 from pneumonia.training.detector.loss import DetectionLoss, decode_matches
 from pneumonia.training.detector.targets import UNBOXED, Matches, assign

@@ -8,7 +8,7 @@ from data_prep.augment.augmenter import AugmentSettings
 from data_prep.dataset.reader import open_dataset
 from pneumonia.network.zoo import build, with_image_head
 from pneumonia.runtime.errors import TrainingError
-from pneumonia.runtime.preprocess import network_input
+from pneumonia.runtime.image.preprocess import network_input
 from pneumonia.training.config import DataConfig, TrainRecipe, ValidationConfig
 from pneumonia.training.detector.targets import UNBOXED
 from pneumonia.training.detector.task import DetectionTask

@@ -7,8 +7,8 @@ import torch
 
 from data_prep.dataset.reader import open_dataset
 from pneumonia.network.module import Network
-from pneumonia.runtime.predictions import read_predictions
-from pneumonia.runtime.spec import Detect
+from pneumonia.runtime.model.predictions import read_predictions
+from pneumonia.runtime.model.spec import Detect
 from pneumonia.training.config import ValidationConfig
 from pneumonia.training.detector.validation import Validation, predict
 from tests.tiny import SIZE, tiny_spec, write_rectangles
@@ -195,7 +195,7 @@ def test_kind_without_positives_tells_its_alarms(tmp_path):
 
 
 def test_prediction_uses_the_deployed_input(tmp_path):
-    from pneumonia.runtime.preprocess import network_input
+    from pneumonia.runtime.image.preprocess import network_input
 
     dataset = open_dataset(write_rectangles(tmp_path / "d", VAL))
     items = dataset.select("val")

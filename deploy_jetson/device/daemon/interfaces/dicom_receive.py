@@ -23,7 +23,7 @@ from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
 from deploy_jetson.device.daemon.settings import DicomSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
-from pneumonia.runtime.dicom_header import (
+from pneumonia.runtime.image.dicom_header import (
     DEFLATED,
     HTJ2K,
     JPEG_2000,

@@ -13,8 +13,8 @@ from deploy_jetson.device.daemon.store.journal import ANSWERED, STATES, ImageJob
 from deploy_jetson.device.daemon.store.spool import Spool
 from deploy_jetson.device.daemon.work.answers import moment
 from deploy_jetson.device.daemon.work.model import ServedModel
-from pneumonia.runtime.bundle import MODEL_CARD
 from pneumonia.runtime.errors import DISCLAIMER, OutputError
+from pneumonia.runtime.model.bundle import MODEL_CARD
 
 MAX_LISTED = 500
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"

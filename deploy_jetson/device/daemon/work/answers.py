@@ -18,7 +18,7 @@ from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import ResultFacts, build_results, header_from_bytes, result_of
 from pneumonia.runtime.results.files import write_dicom
 

@@ -6,11 +6,11 @@ from typing import Callable, Optional, Tuple
 import numpy as np
 
 from deploy_jetson.device.daemon import logs
-from pneumonia.runtime.bundle import Bundle, load_bundle
-from pneumonia.runtime.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError, InferenceError, PneumoniaError
-from pneumonia.runtime.predictions import Prediction
+from pneumonia.runtime.model.bundle import Bundle, load_bundle
+from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import ResultFacts
 
 WARM_UP = 2

@@ -28,7 +28,7 @@ from deploy_jetson.device.daemon.work.answers import (
 from deploy_jetson.device.daemon.work.model import ServedModel
 from pneumonia.runtime.child import DecodingChild
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
-from pneumonia.runtime.selection import select
+from pneumonia.runtime.image.selection import select
 
 IDLE_S = 1.0
 NO_SPACE_S = 2.0

@@ -66,7 +66,7 @@ def test_the_image_is_the_displayed_radiograph(ann, project):
     data = ann.get("/api/studies/1/image")
     assert data.headers["content-type"] == "image/png"
     shown = np.asarray(Image.open(io.BytesIO(data.content)))
-    from pneumonia.runtime.radiograph import read_radiograph
+    from pneumonia.runtime.image.radiograph import read_radiograph
 
     path = project.path(project.store.study(1))
     assert np.array_equal(shown, read_radiograph(str(path)).pixels)

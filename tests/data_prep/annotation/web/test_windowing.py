@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.annotation.web.windowing import windowed_pixels
-from pneumonia.runtime.radiograph import read_radiograph
+from pneumonia.runtime.image.radiograph import read_radiograph
 from tests.runtime.dicoms import chest_dataset, save
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)

@@ -20,9 +20,9 @@ from deploy_jetson.device.daemon.settings import (
     ServiceSettings,
 )
 from deploy_jetson.device.daemon.work.model import ServedModel
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.engines import Engine, output_shape
+from pneumonia.runtime.model.bundle import load_bundle
 from tests.runtime.dicoms import chest_dataset, save
 
 BUNDLE = str(Path(__file__).parents[4] / "pneumonia" / "models" / "default")

@@ -14,7 +14,7 @@ import pytest
 
 from deploy_jetson.device.daemon.health.clock import DAY_S, ClockCheck
 from pneumonia.runtime.child import ChildLimits, DecodingChild
-from pneumonia.runtime.dicom_header import ReadLimits
+from pneumonia.runtime.image.dicom_header import ReadLimits
 from tests.deploy_jetson.device.daemon.process import CANARY, PYTHON
 from tests.deploy_jetson.device.daemon.rig import BUNDLE, film, running, settings, wait_for
 from tests.processes import child_processes

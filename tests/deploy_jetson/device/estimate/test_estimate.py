@@ -21,9 +21,9 @@ from deploy_jetson.device.estimate.roofline import (
 from deploy_jetson.device.estimate.tx2 import MODES
 from deploy_jetson.device.estimate.work import LayerWork, network_work, totals
 from pneumonia.network.zoo import build
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DataError
-from pneumonia.runtime.spec import tensor_shapes
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.spec import tensor_shapes
 from tests.runtime.bundles import varied_detector, write_bundle, write_manifest
 
 

@@ -28,7 +28,6 @@ from deploy_jetson.device.profile.verify import (
 )
 from deploy_jetson.device.tensorrt import engine as engine_module
 from pneumonia.cli import group, run
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.errors import (
     ArtefactError,
     ConfigError,
@@ -36,6 +35,7 @@ from pneumonia.runtime.errors import (
     DeviceError,
     OutputError,
 )
+from pneumonia.runtime.model.bundle import load_bundle
 from tests.deploy_jetson.device.tensorrt.fake_tensorrt import Host, HostCuda, fake_module
 from tests.deploy_jetson.device.trees import NVPMODEL, iio_tree, tx2_board, write
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle
@@ -360,7 +360,7 @@ def rewrite(path, change):
 
 def rehash(out):
     """What a careful forger would do: make the hashes fit again."""
-    from pneumonia.runtime.bundle import file_sha256
+    from pneumonia.runtime.model.bundle import file_sha256
 
     def change(document):
         for entry in document["runs"]:

@@ -17,10 +17,10 @@ from deploy_jetson.kernels.kinds.registry import KINDS, kind_of
 from deploy_jetson.kernels.plan.weight_store import BYTE_GROUP, WeightStore, encode
 from pneumonia.cli import run as run_command
 from pneumonia.cli.model import kernels as verb
-from pneumonia.runtime.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.engines.kernels import KernelLibrary
 from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.model.bundle import load_bundle
 from tests.deploy_jetson.kernels.networks import (
     every_op,
     keep_columns,

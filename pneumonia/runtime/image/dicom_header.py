@@ -1,0 +1,320 @@
+"""DICOM headers: read with limits, checked before a pixel is decoded, facts without identifiers."""
+
+import re
+import zlib
+from typing import Any, BinaryIO, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
+
+import pydicom
+from pydicom.filereader import read_dataset
+
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.image.attributes import (
+    all_values,
+    first_numbers,
+    first_text,
+    joined_text,
+    only_integer,
+)
+
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NATIVE = (IMPLICIT_LITTLE, "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED)
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+HTJ2K = tuple("1.2.840.10008.1.2.4.20{}".format(i) for i in (1, 2, 3))
+RLE = "1.2.840.10008.1.2.5"
+KNOWN_SYNTAXES = (
+    NATIVE + (JPEG_BASELINE, JPEG_EXTENDED, RLE) + JPEG_LOSSLESS + JPEG_LS + JPEG_2000 + HTJ2K
+)
+
+_DICOMDIR = "1.2.840.10008.1.3.10"
+# Storage classes without an image of their own: waveforms, presentation states, registrations,
+# structured reports, encapsulated documents, radiotherapy plans and structure sets.
+_NOT_IMAGES = tuple(
+    "1.2.840.10008.5.1.4." + root
+    for root in ("1.1.9.", "1.1.11.", "1.1.66.1", "1.1.66.2", "1.1.66.3", "1.1.67", "1.1.88.")
+    + ("1.1.104.", "1.1.481.3", "1.1.481.4", "1.1.481.5", "34.")
+)
+# What `runtime.results` writes into the objects it makes, so that a later batch can name them.
+OWN_MANUFACTURER = "pneumonia (research software)"
+OWN_SERIES = "RESEARCH ONLY: "  # start of Series Description
+_COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+
+def _words(text: str) -> FrozenSet[str]:
+    return frozenset(text.split())
+
+
+# Coded values that may leave the file; anything else becomes OTHER, so that no identifier a
+# site typed into a coded field can pass.
+MODALITIES = _words("CR DX RG XR CT MR US MG XA RF NM PT SC OT ES SEG RTDOSE RTIMAGE IO PX BI ECG")
+VIEWS = _words("AP PA LL RL LATERAL RLD LLD RLO LLO RAO LAO RPO LPO AXIAL OBLIQUE")
+BODY_PARTS = _words(
+    "CHEST THORAX LUNG RIB RIBS HEART STERNUM ABDOMEN PELVIS HIP SPINE CSPINE TSPINE LSPINE SKULL "
+    "HEAD NECK SHOULDER CLAVICLE SCAPULA ARM ELBOW FOREARM WRIST HAND FINGER LEG KNEE ANKLE FOOT "
+    "TOE EXTREMITY BREAST BRAIN WHOLEBODY"
+)
+
+
+class ReadLimits(NamedTuple):
+    """What a file may ask for, and which odd files are taken anyway.
+
+    Attributes:
+        max_file_bytes: Larger files are not opened.
+        max_side: Most rows or columns.
+        max_pixels: Most rows x columns x frames.
+        force_read: Take DICOM data without the 128-byte preamble.
+        allow_deflated: Take deflated DICOM (inflated size is bounded by `max_file_bytes`).
+        first_frame: Take the first frame of a multi-frame image instead of refusing it.
+    """
+
+    max_file_bytes: int = 256 * 1024 * 1024
+    max_side: int = 16384
+    max_pixels: int = 64 * 1024 * 1024
+    force_read: bool = False
+    allow_deflated: bool = False
+    first_frame: bool = False
+
+
+DEFAULT_LIMITS = ReadLimits()
+
+
+class Header(NamedTuple):
+    """A checked header: the dataset without pixel data, its transfer syntax and frame count."""
+
+    dataset: Any
+    syntax: str
+    frames: int
+
+
+def rejected(
+    what: str,
+    reason: str,
+    expected: Optional[str] = None,
+    found: Optional[str] = None,
+    fix: Optional[str] = None,
+) -> DicomError:
+    """A DicomError of status `rejected`."""
+    return DicomError(what, "rejected", reason, expected=expected, found=found, fix=fix)
+
+
+def coded(values: Sequence[Any], allowed: FrozenSet[str]) -> Optional[str]:
+    """The value of a coded attribute if `allowed` has it, else `OTHER`; None if there is none.
+
+    Several different values are `OTHER`: they contradict each other.
+    """
+    texts = {str(value).strip().upper().replace(" ", "") for value in values if value is not None}
+    texts.discard("")
+    if not texts:
+        return None
+    return texts.pop() if len(texts) == 1 and texts <= allowed else "OTHER"
+
+
+def _check_inflated_size(stream: BinaryIO, limits: ReadLimits) -> None:
+    """Inflate what follows the file meta information, piece by piece, and count."""
+    total = 0
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = stream.read(1 << 16)
+    while data and not inflater.eof:
+        total += len(inflater.decompress(data, 1 << 20))
+        if total > limits.max_file_bytes:
+            raise rejected("Deflated data set is too large", "resource_limit")
+        data = inflater.unconsumed_tail or stream.read(1 << 16)
+
+
+def _check_class(sop_class: str) -> None:
+    if sop_class == _DICOMDIR or sop_class.startswith(_NOT_IMAGES):
+        raise DicomError("DICOM object is not an image", "skipped", "not_an_image")
+
+
+def _after_meta(tag: Any, vr: Any, length: Any) -> bool:
+    return bool(tag >> 16 != 2)
+
+
+def read_meta(stream: BinaryIO) -> Any:
+    """The file meta information (group 0002) of a file with preamble; nothing is inflated.
+
+    The stream ends at the first element after it.
+    """
+    stream.seek(132)
+    return read_dataset(stream, False, True, stop_when=_after_meta)
+
+
+def _check_meta(stream: BinaryIO, limits: ReadLimits) -> None:
+    meta = read_meta(stream)
+    _check_class(first_text(meta, "MediaStorageSOPClassUID"))
+    syntax = first_text(meta, "TransferSyntaxUID")
+    if syntax == DEFLATED:
+        if not limits.allow_deflated:
+            raise rejected(
+                "Deflated DICOM is not read by default", "deflated", found=DEFLATED,
+                fix="A small one can fill the memory; recompress it, or use --allow-deflated",
+            )  # fmt: skip
+        _check_inflated_size(stream, limits)
+    elif syntax and syntax not in KNOWN_SYNTAXES:
+        raise rejected(
+            "Transfer syntax is not supported", "transfer_syntax", found=syntax[:64]
+        )  # fmt: skip
+
+
+def read_header(stream: BinaryIO, limits: ReadLimits, has_preamble: bool) -> Header:
+    """Read and check everything but the pixels.
+
+    Args:
+        stream: The file, at any position. Afterwards it is at the pixel data, unless the data set
+            is deflated.
+        limits: What is taken.
+        has_preamble: Whether bytes 128..132 are `DICM`.
+
+    Raises:
+        DicomError: With the status and reason for the manifest.
+    """
+    if has_preamble:
+        _check_meta(stream, limits)
+    stream.seek(0)
+    dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=not has_preamble)
+    sop_class = first_text(dataset, "SOPClassUID")
+    sop_class = sop_class or first_text(dataset.file_meta, "MediaStorageSOPClassUID")
+    if not sop_class and "SOPInstanceUID" not in dataset:
+        if not has_preamble:
+            raise rejected("Not a DICOM file", "not_dicom")
+        raise rejected("File holds no DICOM object", "no_sop_instance")
+    _check_class(sop_class)
+    if is_own_result(dataset):
+        raise DicomError("Object is a result of this software", "skipped", "own_result")
+    syntax = first_text(dataset.file_meta, "TransferSyntaxUID")
+    if not syntax and not has_preamble and dataset.is_implicit_VR:
+        syntax = IMPLICIT_LITTLE
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    if not syntax:
+        raise rejected("File names no transfer syntax", "transfer_syntax", found="none")
+    return Header(dataset, syntax, _check_image(dataset, limits))
+
+
+def _whole(dataset: Any, keyword: str, reason: str, low: int, high: int) -> int:
+    """An integer attribute in low..high; the error shows numbers only, hence no identifier."""
+    value = only_integer(dataset, keyword)
+    if value is None or not low <= value <= high:
+        what, expected = "{} is not valid".format(keyword), "{}..{}".format(low, high)
+        raise rejected(what, reason, expected, _shown(dataset, keyword))
+    return value
+
+
+def _shown(dataset: Any, keyword: str) -> str:
+    """What stands in an attribute that must be one integer, without its text."""
+    values = all_values(dataset, keyword)
+    if not values:
+        return "nothing"
+    if len(values) > 1:
+        return "{} values".format(len(values))
+    return str(values[0]) if isinstance(values[0], int) else "no number"
+
+
+def _check_image(dataset: Any, limits: ReadLimits) -> int:
+    """Check the image attributes; returns the number of frames."""
+    rows = _whole(dataset, "Rows", "rows", 1, limits.max_side)
+    columns = _whole(dataset, "Columns", "columns", 1, limits.max_side)
+    photometric = joined_text(dataset, "PhotometricInterpretation")
+    if photometric in _COLOUR or all_values(dataset, "SamplesPerPixel") not in ([], [1]):
+        raise rejected("Image is in colour", "colour", "MONOCHROME1 or MONOCHROME2")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise rejected(
+            "PhotometricInterpretation is not known",
+            "photometric_interpretation",
+            "MONOCHROME1 or MONOCHROME2",
+        )
+    allocated = only_integer(dataset, "BitsAllocated")
+    if allocated not in (8, 16):
+        shown = _shown(dataset, "BitsAllocated")
+        raise rejected("BitsAllocated is not supported", "bits_allocated", "8 or 16", shown)
+    stored = _whole(dataset, "BitsStored", "bits_stored", 1, allocated)
+    _whole(dataset, "PixelRepresentation", "pixel_representation", 0, 1)
+    if all_values(dataset, "HighBit") not in ([], [stored - 1]):
+        raise rejected("HighBit is not supported", "high_bit", str(stored - 1), "another")
+    return _check_frames(dataset, rows * columns, limits)
+
+
+def _check_frames(dataset: Any, frame_pixels: int, limits: ReadLimits) -> int:
+    found = only_integer(dataset, "NumberOfFrames") if all_values(dataset, "NumberOfFrames") else 1
+    if found is None or found < 0:
+        shown = _shown(dataset, "NumberOfFrames")
+        raise rejected("NumberOfFrames is not valid", "number_of_frames", ">= 1", shown)
+    frames = found or 1  # some devices write 0 for one
+    if frames * frame_pixels > limits.max_pixels:
+        raise rejected(
+            "Image is too large",
+            "resource_limit",
+            "<= {} pixels".format(limits.max_pixels),
+            str(frames * frame_pixels),
+        )
+    if frames > 1 and not limits.first_frame:
+        raise rejected("Image has several frames", "multi_frame", "1", str(frames))
+    return frames
+
+
+def spacing_mm(dataset: Any) -> Optional[List[float]]:
+    """Millimetres from row to row and from column to column; None when the header has none."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        pair = first_numbers(dataset, keyword, 2)
+        is_pair = pair is not None and len(all_values(dataset, keyword)) == 2
+        if pair is not None and is_pair and all(0 < side < 100 for side in pair):
+            return pair
+    return None
+
+
+def _is_child(dataset: Any) -> Optional[bool]:
+    age = re.match(r"^(\d{3})([DWMY])$", first_text(dataset, "PatientAge"))
+    if age is None:
+        return None
+    return age.group(2) != "Y" or int(age.group(1)) < 18
+
+
+def coded_facts(dataset: Any) -> Dict[str, Optional[str]]:
+    """Modality, view and body part as known codes."""
+    return {
+        "modality": coded(all_values(dataset, "Modality"), MODALITIES),
+        "view": coded(all_values(dataset, "ViewPosition"), VIEWS),
+        "body_part": coded(all_values(dataset, "BodyPartExamined"), BODY_PARTS),
+    }
+
+
+def is_own_result(dataset: Any) -> bool:
+    """Whether a data set is a structured report, presentation state or capture made here."""
+    return first_text(dataset, "Manufacturer") == OWN_MANUFACTURER
+
+
+def read_codes(stream: BinaryIO) -> Dict[str, Any]:
+    """`coded_facts` of a file that was refused, and `own_result`; empty when it has none."""
+    try:
+        if first_text(read_meta(stream), "TransferSyntaxUID") == DEFLATED:
+            return {}  # reading anything would inflate all of it
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True)
+        facts: Dict[str, Any] = dict(coded_facts(dataset))
+        if is_own_result(dataset):
+            facts["own_result"] = True
+        return facts
+    except Exception:  # the file was refused already; what breaks here says nothing new
+        return {}
+
+
+def header_facts(header: Header) -> Dict[str, Any]:
+    """Facts about the image that identify nobody; coded fields only hold known codes."""
+    dataset = header.dataset
+    facts: Dict[str, Any] = {"format": "dicom"}
+    facts.update(coded_facts(dataset))
+    facts.update(
+        photometric=first_text(dataset, "PhotometricInterpretation"),
+        bits_stored=int(dataset.BitsStored),
+        transfer_syntax=header.syntax,
+        frames=header.frames,
+        spacing_mm=spacing_mm(dataset),
+        is_child=_is_child(dataset),
+        # what results in DICOM need to refer to the image
+        has_instance_uid=bool(first_text(dataset, "SOPInstanceUID")),
+    )
+    return facts

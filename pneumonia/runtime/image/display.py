@@ -1,0 +1,264 @@
+"""Stored pixel values to display values: modality LUT, VOI, inversion, 8 bits (DICOM PS3.3 C.11).
+
+A stored value has at most 16 bits, so the whole chain is worked out once per possible value and
+applied as one table look-up.
+"""
+
+import math
+from typing import Any, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.image.attributes import first_number, first_text, sequence_items
+
+LINEAR = "LINEAR"
+LINEAR_EXACT = "LINEAR_EXACT"
+SIGMOID = "SIGMOID"
+FUNCTIONS = (LINEAR, LINEAR_EXACT, SIGMOID)
+
+
+class LookUpTable(NamedTuple):
+    """A DICOM LUT.
+
+    Attributes:
+        values: uint16 or uint8 (n,).
+        first: The input value that maps to values[0]; lower ones too, higher ones to the last.
+        bits: Bits of an output value.
+    """
+
+    values: np.ndarray
+    first: int
+    bits: int
+
+    def apply(self, inputs: np.ndarray) -> np.ndarray:
+        """Look up float or integer inputs; returns float64 of the same shape."""
+        index = np.clip(np.floor(inputs) - self.first, 0, len(self.values) - 1)
+        return np.asarray(self.values[index.astype(np.int64)], dtype=np.float64)
+
+
+class Window(NamedTuple):
+    """A VOI window in modality units."""
+
+    center: float
+    width: float
+    function: str = LINEAR
+
+    def is_valid(self) -> bool:
+        """Widths below 1 (LINEAR) or not above 0 have no meaning."""
+        least = 1.0 if self.function == LINEAR else 0.0
+        finite = math.isfinite(self.center) and math.isfinite(self.width)
+        return finite and self.width >= least and self.width > 0
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Map modality values to 0..1 (PS3.3 C.11.2.1.2, C.11.2.1.3)."""
+        if self.function == SIGMOID:
+            scaled = np.clip(-4.0 * (values - self.center) / self.width, -700.0, 700.0)
+            return np.asarray(1.0 / (1.0 + np.exp(scaled)))
+        center, width = self.center, self.width
+        if self.function == LINEAR:
+            center, width = center - 0.5, width - 1.0
+            if width == 0:
+                return np.where(values > center, 1.0, 0.0)
+        return np.asarray(np.clip((values - (center - width / 2.0)) / width, 0.0, 1.0))
+
+
+class DisplayPlan(NamedTuple):
+    """How stored values of one image become grey.
+
+    Attributes:
+        bits_stored: Bits of a stored value.
+        signed: Whether stored values are two's complement.
+        slope: Rescale slope, used when there is no modality LUT.
+        intercept: Rescale intercept.
+        modality_lut: Used instead of slope and intercept.
+        voi_lut: Used before any window.
+        window: The first window.
+        invert: MONOCHROME1: the lowest value is white.
+        padding: Stored values (low, high) that are no image.
+    """
+
+    bits_stored: int
+    signed: bool = False
+    slope: float = 1.0
+    intercept: float = 0.0
+    modality_lut: Optional[LookUpTable] = None
+    voi_lut: Optional[LookUpTable] = None
+    window: Optional[Window] = None
+    invert: bool = False
+    padding: Optional[Tuple[int, int]] = None
+
+    def stored_range(self) -> Tuple[int, int]:
+        """The lowest and highest value that `bits_stored` can hold."""
+        if self.signed:
+            return -(1 << (self.bits_stored - 1)), (1 << (self.bits_stored - 1)) - 1
+        return 0, (1 << self.bits_stored) - 1
+
+    def modality(self, stored: np.ndarray) -> np.ndarray:
+        """Stored values to modality units, float64."""
+        if self.modality_lut is not None:
+            return self.modality_lut.apply(stored)
+        return np.asarray(stored * self.slope + self.intercept)
+
+    def voi(self) -> str:
+        """`lut`, `window`, `full` (8 bits and less: as stored) or `minmax` (more, no VOI given)."""
+        if self.voi_lut is not None:
+            return "lut"
+        if self.window is not None:
+            return "window"
+        return "full" if self.bits_stored <= 8 else "minmax"
+
+
+def _unit_range(plan: DisplayPlan, stored: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Stored values -> 0..1 before inversion; `present` are the values that occur in the image."""
+    values = plan.modality(stored)
+    if plan.voi_lut is not None:
+        return np.asarray(plan.voi_lut.apply(values) / float((1 << plan.voi_lut.bits) - 1))
+    if plan.window is not None:
+        return plan.window.apply(values)
+    ends = plan.modality(np.array(plan.stored_range()) if plan.voi() == "full" else present)
+    low, high = float(ends.min()), float(ends.max())
+    if high <= low:
+        return np.zeros(len(values))
+    return np.asarray((values - low) / (high - low))
+
+
+def to_grey(pixels: np.ndarray, plan: DisplayPlan) -> np.ndarray:
+    """Apply the plan.
+
+    Args:
+        pixels: Stored values, integer (H, W), inside the plan's stored range.
+        plan: The chain of transforms.
+
+    Returns:
+        uint8 (H, W); 255 is white as a radiologist sees it (dense tissue bright).
+    """
+    if pixels.dtype == np.uint8 and plan.voi() != "minmax":  # one table for all images
+        table = _table(plan, np.arange(256), np.ones(256, dtype=bool))
+        if (table == np.arange(256)).all():
+            return pixels
+        data = pixels.tobytes().translate(table.tobytes())
+        return np.frombuffer(data, dtype=np.uint8).reshape(pixels.shape)
+    low, high = int(pixels.min()), int(pixels.max())
+    shifted = pixels.astype(np.int32) - low
+    occurs = np.zeros(high - low + 1, dtype=bool)
+    occurs[shifted] = True
+    return np.asarray(_table(plan, np.arange(low, high + 1), occurs)[shifted])
+
+
+def _table(plan: DisplayPlan, stored: np.ndarray, occurs: np.ndarray) -> np.ndarray:
+    """The grey level, uint8, of each stored value; `occurs` marks those in the image."""
+    is_padding = np.zeros(len(stored), dtype=bool)
+    if plan.padding is not None:
+        is_padding = (stored >= min(plan.padding)) & (stored <= max(plan.padding))
+    present = stored[occurs & ~is_padding]
+    unit = _unit_range(plan, stored, present if len(present) else stored)
+    if plan.invert:
+        unit = 1.0 - unit
+    table = np.floor(np.clip(unit, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    table[is_padding] = 0
+    return np.asarray(table)
+
+
+# --- reading the plan from a header -------------------------------------------------------------
+
+
+def read_lut(item: Any, signed_input: bool, big_endian: bool) -> LookUpTable:
+    """A LUT from an item of Modality LUT Sequence or VOI LUT Sequence.
+
+    Raises:
+        DicomError: rejected, `lut`: descriptor and data do not fit.
+    """
+    try:
+        count, first, bits = (int(value) for value in item.LUTDescriptor)
+        data = item.LUTData
+        if isinstance(data, (bytes, bytearray)):
+            if len(data) == (count or 65536):
+                values = np.frombuffer(bytes(data), dtype=np.uint8)
+            else:
+                values = np.frombuffer(bytes(data), dtype=">u2" if big_endian else "<u2")
+        else:
+            values = np.asarray(data if hasattr(data, "__len__") else [data])
+            values = (values.astype(np.int64) & 0xFFFF).astype(np.uint16)
+    except (AttributeError, TypeError, ValueError):
+        raise _bad_lut("a descriptor of 3 numbers and data", "others") from None
+    count = (count & 0xFFFF) or 65536
+    if len(values) < count or not 1 <= bits <= 16:
+        raise _bad_lut("{} entries of 1..16 bits".format(count), "{}".format(len(values)))
+    first &= 0xFFFF
+    if signed_input and first >= 0x8000:
+        first -= 0x10000
+    return LookUpTable(values[:count], first, bits)
+
+
+def _bad_lut(expected: str, found: str) -> DicomError:
+    return DicomError("Look-up table of the image is malformed", "rejected", "lut", expected, found)
+
+
+def _first_item(dataset: Any, keyword: str) -> Optional[Any]:
+    items = sequence_items(dataset, keyword)
+    if items is None:
+        raise _bad_lut("a sequence of items", "other bytes")
+    return items[0] if items and "LUTData" in items[0] else None
+
+
+def _window(dataset: Any, warnings: List[str]) -> Optional[Window]:
+    center = first_number(dataset, "WindowCenter")
+    width = first_number(dataset, "WindowWidth")
+    if center is None or width is None:
+        return None
+    function = (first_text(dataset, "VOILUTFunction") or LINEAR).upper()
+    if function not in FUNCTIONS:
+        warnings.append("voi_function_unknown")
+        function = LINEAR
+    window = Window(center, width, function)
+    if not window.is_valid():
+        warnings.append("window_invalid")
+        return None
+    return window
+
+
+def _padding(dataset: Any) -> Optional[Tuple[int, int]]:
+    value = first_number(dataset, "PixelPaddingValue")
+    if value is None:
+        return None
+    limit = first_number(dataset, "PixelPaddingRangeLimit")
+    return int(value), int(value if limit is None else limit)
+
+
+def plan_from_header(dataset: Any, big_endian: bool, warnings: List[str]) -> DisplayPlan:
+    """Read the display chain of a checked DICOM header.
+
+    Args:
+        dataset: pydicom dataset with valid image attributes.
+        big_endian: Byte order of LUT data stored as bytes.
+        warnings: Gets a word for everything that was not as the standard wants it.
+
+    Raises:
+        DicomError: rejected, `lut`: a LUT is malformed.
+    """
+    signed = int(dataset.PixelRepresentation) == 1
+    invert = first_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    slope = first_number(dataset, "RescaleSlope")
+    intercept = first_number(dataset, "RescaleIntercept")
+    if slope == 0:
+        warnings.append("rescale_slope_zero")
+        slope = 1.0
+    modality_item = _first_item(dataset, "ModalityLUTSequence")
+    voi_item = _first_item(dataset, "VOILUTSequence")
+    shape = first_text(dataset, "PresentationLUTShape").upper()
+    if shape and (shape == "INVERSE") != invert:
+        warnings.append("presentation_lut_conflict")
+    plan = DisplayPlan(
+        bits_stored=int(dataset.BitsStored),
+        signed=signed,
+        slope=1.0 if slope is None else slope,
+        intercept=intercept or 0.0,
+        modality_lut=read_lut(modality_item, signed, big_endian) if modality_item else None,
+        invert=invert,
+        padding=_padding(dataset),
+    )
+    if voi_item is not None:
+        lowest = float(plan.modality(np.array(plan.stored_range())).min())
+        return plan._replace(voi_lut=read_lut(voi_item, lowest < 0, big_endian))
+    return plan._replace(window=_window(dataset, warnings))

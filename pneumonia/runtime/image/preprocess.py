@@ -1,0 +1,140 @@
+"""From a grey image to the network's input: one resampling, one letterbox, for host and device."""
+
+from typing import NamedTuple, Tuple
+
+import numpy as np
+from PIL import Image
+
+from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.model.boxes import as_boxes
+from pneumonia.runtime.model.spec import InputSpec
+
+TRIANGLE = getattr(Image, "Resampling", Image).BILINEAR  # old Pillow has no enum
+
+
+def check_pixels(pixels: np.ndarray) -> np.ndarray:
+    """The image if it is 2-D uint8 and not empty; raises DataError otherwise."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.size == 0:
+        raise DataError(
+            "Not a grey 8-bit image",
+            expected="uint8 (height, width)",
+            found="{} {}".format(pixels.dtype, pixels.shape),
+        )
+    return pixels
+
+
+def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resample a grey image; every path of the project uses this one.
+
+    Triangle filter whose support grows with the reduction, hence antialiased (Pillow BILINEAR).
+
+    Args:
+        pixels: uint8 (H, W).
+        height: New height in pixels.
+        width: New width in pixels.
+
+    Returns:
+        uint8 (height, width).
+    """
+    check_pixels(pixels)
+    if pixels.shape == (height, width):
+        return pixels.copy()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.array(image.resize((width, height), TRIANGLE))
+
+
+class Letterbox(NamedTuple):
+    """Where an image lies on the network's canvas.
+
+    Attributes:
+        scale: Canvas pixels per image pixel, before rounding to whole pixels.
+        left: Canvas column of the image's left edge.
+        top: Canvas row of the image's top edge.
+        width: Width of the original image.
+        height: Height of the original image.
+    """
+
+    scale: float
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def content_size(self) -> Tuple[int, int]:
+        """(height, width) of the resized image on the canvas, at least 1 x 1."""
+        return (
+            max(1, int(self.height * self.scale + 0.5)),
+            max(1, int(self.width * self.scale + 0.5)),
+        )
+
+    def _axis_scales(self) -> np.ndarray:
+        # Sizes are whole pixels, so the true scales of the two axes differ a little from `scale`.
+        height, width = self.content_size()
+        pair = [width / self.width, height / self.height]
+        return np.array(pair + pair)
+
+    def _offset(self) -> np.ndarray:
+        return np.array([self.left, self.top, self.left, self.top], dtype=np.float64)
+
+    def to_network(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes xyxy (n, 4) from original pixels to canvas pixels."""
+        moved = as_boxes(boxes) * self._axis_scales() + self._offset()
+        return np.asarray(moved, dtype=np.float32)
+
+    def to_original(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes xyxy (n, 4) from canvas pixels to original pixels; not clipped."""
+        moved = (as_boxes(boxes) - self._offset()) / self._axis_scales()
+        return np.asarray(moved, dtype=np.float32)
+
+
+def letterbox_place(rows: int, columns: int, height: int, width: int) -> Letterbox:
+    """Where an image of rows x columns lies on a canvas of height x width, centred."""
+    place = Letterbox(min(height / rows, width / columns), 0, 0, columns, rows)
+    new_height, new_width = place.content_size()
+    return place._replace(left=(width - new_width) // 2, top=(height - new_height) // 2)
+
+
+def letterbox(
+    pixels: np.ndarray, height: int, width: int, pad_value: int
+) -> Tuple[np.ndarray, Letterbox]:
+    """Scale an image to fit a canvas, keeping its aspect, and centre it.
+
+    Args:
+        pixels: uint8 (H, W).
+        height: Canvas height.
+        width: Canvas width.
+        pad_value: Grey value around the image, 0..255.
+
+    Returns:
+        The canvas, uint8 (height, width), and where the image lies on it.
+    """
+    check_pixels(pixels)
+    place = letterbox_place(pixels.shape[0], pixels.shape[1], height, width)
+    new_height, new_width = place.content_size()
+    canvas = np.full((height, width), pad_value, dtype=np.uint8)
+    canvas[place.top : place.top + new_height, place.left : place.left + new_width] = resize(
+        pixels, new_height, new_width
+    )
+    return canvas, place
+
+
+def normalise(canvas: np.ndarray, input_spec: InputSpec) -> np.ndarray:
+    """Canvas uint8 (H, W) -> network values float32 (C, H, W): (x / 255 - mean) / std."""
+    # A table of the 256 possible values: exact and faster than arithmetic per pixel.
+    table = (np.arange(256) / 255.0 - input_spec.mean) / input_spec.std
+    values = table.astype(np.float32)[canvas]
+    return np.repeat(values[None], input_spec.channels, axis=0)
+
+
+def network_input(pixels: np.ndarray, input_spec: InputSpec) -> Tuple[np.ndarray, Letterbox]:
+    """Letterbox and normalise one image.
+
+    Args:
+        pixels: uint8 (H, W).
+        input_spec: The network's input.
+
+    Returns:
+        float32 (C, height, width) and the transform back to the image.
+    """
+    canvas, place = letterbox(pixels, input_spec.height, input_spec.width, input_spec.pad_value)
+    return normalise(canvas, input_spec), place

@@ -1,0 +1,203 @@
+"""A radiograph from a file: DICOM, PNG or JPEG to an 8-bit grey image, or a named refusal."""
+
+import io
+import os
+import stat
+import warnings as python_warnings
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+
+import numpy as np
+
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.image.attributes import joined_text
+from pneumonia.runtime.image.dicom_header import (
+    BIG_ENDIAN,
+    DEFAULT_LIMITS,
+    ReadLimits,
+    header_facts,
+    read_header,
+    rejected,
+)
+from pneumonia.runtime.image.dicom_pixels import decode_pixels
+from pneumonia.runtime.image.display import plan_from_header, to_grey
+from pneumonia.runtime.image.polarity import looks_inverted
+from pneumonia.runtime.image.raster import raster_format, read_raster
+
+_EXECUTABLES = (b"MZ", b"\x7fELF")  # CVE-2019-11687: the preamble may hold a program
+
+
+class Radiograph(NamedTuple):
+    """A grey image and what is known about it.
+
+    Attributes:
+        pixels: uint8 (H, W), dense tissue bright.
+        info: Facts that identify nobody: format, modality, view, body_part, photometric,
+            bits_stored, transfer_syntax, decoder, spacing_mm (row, column), inverted, voi, ...
+        warnings: For example `degraded`, `excess_pixel_bytes`, `colour_converted`.
+        header: The pydicom data set of a DICOM file without its pixel data; None for a picture.
+    """
+
+    pixels: np.ndarray
+    info: Dict[str, Any]
+    warnings: Tuple[str, ...]
+    header: Any = None
+
+
+def _read_dicom(data: bytes, limits: ReadLimits) -> Radiograph:
+    stream = io.BytesIO(data)
+    has_preamble = data[128:132] == b"DICM"
+    warnings: List[str] = []
+    header = read_header(stream, limits, has_preamble)
+    if has_preamble and data.startswith(_EXECUTABLES):
+        warnings.append("executable_like_preamble")
+    if "YES" in joined_text(header.dataset, "BurnedInAnnotation").upper().split("\\"):
+        warnings.append("burned_in_annotation")
+    plan = plan_from_header(header.dataset, header.syntax == BIG_ENDIAN, warnings)
+    stored = decode_pixels(stream, header)
+    info = header_facts(header)
+    info.update(decoder=stored.decoder, inverted=plan.invert, voi=plan.voi())
+    grey = to_grey(stored.values, plan)
+    return _finished(grey, info, warnings + stored.warnings, header.dataset)
+
+
+def _read_raster_file(data: bytes, limits: ReadLimits, name: str) -> Radiograph:
+    raster = read_raster(data, limits)
+    info: Dict[str, Any] = {
+        "format": name,
+        "modality": None,
+        "view": None,
+        "body_part": None,
+        "photometric": "MONOCHROME2",
+        "bits_stored": raster.bits_stored,
+        "transfer_syntax": None,
+        "frames": 1,
+        "spacing_mm": None,
+        "is_child": None,
+        "has_instance_uid": False,
+        "decoder": "pillow",
+        "inverted": False,
+        "voi": raster.voi,
+    }
+    return _finished(raster.pixels, info, raster.warnings)
+
+
+def _finished(
+    pixels: np.ndarray, info: Dict[str, Any], warnings: List[str], header: Any = None
+) -> Radiograph:
+    if pixels.min() == pixels.max():
+        warnings.append("blank_image")
+    if looks_inverted(pixels):
+        warnings.append("looks_inverted")
+    return Radiograph(pixels, info, tuple(sorted(set(warnings))), header)
+
+
+def check_file(path: str, limits: ReadLimits) -> None:
+    """Refuse what is not a regular file or is too large.
+
+    Raises:
+        DicomError: skipped, `not_a_file`; rejected, `resource_limit`.
+        OSError: The file cannot be found.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise DicomError("Not a regular file", "skipped", "not_a_file")
+    if status.st_size > limits.max_file_bytes:
+        expected = "<= {} bytes".format(limits.max_file_bytes)
+        raise rejected("File is too large", "resource_limit", expected, str(status.st_size))
+
+
+# First bytes of gzip, bzip2, xz, zstandard, 7z, rar and Unix compress.
+_COMPRESSED = (
+    b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!", b"\x1f\x9d",
+)  # fmt: skip
+
+
+def unknown_format(head: bytes) -> DicomError:
+    """The refusal of a file that is not DICOM, PNG or JPEG.
+
+    Args:
+        head: Its first 132 bytes, or fewer if it is shorter.
+    """
+    if head.startswith(_COMPRESSED):
+        return rejected("File is compressed", "compressed_file", fix="Unpack it first")
+    if _starts_a_data_set(head):
+        return rejected(
+            "DICOM without its 128-byte preamble", "no_preamble", fix="Use --force-read"
+        )
+    return rejected("Neither DICOM, PNG nor JPEG", "not_dicom")
+
+
+def _starts_a_data_set(head: bytes) -> bool:
+    """Whether a file starts with an element of group 0002 or 0008, as DICOM without preamble does.
+
+    Element: group and element number (uint16 each, little endian), then two letters that name its
+    type (explicit VR), or its length (uint32, implicit VR).
+    """
+    if len(head) < 12 or head[:2] not in (b"\x02\0", b"\x08\0") or head[3] != 0:
+        return False
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return explicit or int.from_bytes(head[4:8], "little") <= 128
+
+
+def parse_radiograph(data: bytes, limits: ReadLimits) -> Radiograph:
+    """`read_radiograph` of a file's bytes; parsers of foreign files raise anything."""
+    head = data[:132]
+    if head[128:132] == b"DICM":
+        return _read_dicom(data, limits)
+    name = raster_format(head)
+    if name:
+        return _read_raster_file(data, limits, name)
+    if limits.force_read and head:
+        return _read_dicom(data, limits)
+    raise unknown_format(head)
+
+
+@contextmanager
+def refusals_of(path: str) -> Iterator[None]:
+    """Turn whatever a parser of a foreign file raises into a DicomError that names the file."""
+    try:
+        with python_warnings.catch_warnings():
+            # pydicom's warnings quote values of the file; those that matter are kept by name
+            python_warnings.simplefilter("ignore")
+            yield
+    except DicomError as error:
+        raise DicomError(
+            error.what, error.status, error.reason, error.expected, error.found, path, error.fix
+        ) from None
+    except MemoryError:
+        raise DicomError(
+            "Image needs too much memory", "rejected", "resource_limit", where=path
+        ) from None
+    except OSError as error:
+        raise DicomError(
+            "File cannot be read", "failed", "unreadable", found=type(error).__name__, where=path
+        ) from None
+    except Exception as error:  # its text may hold names
+        raise DicomError(
+            "File is damaged", "failed", "unreadable", found=type(error).__name__, where=path
+        ) from None
+
+
+def read_radiograph(path: str, limits: ReadLimits = DEFAULT_LIMITS) -> Radiograph:
+    """Read a DICOM, PNG or JPEG file as an 8-bit grey image.
+
+    DICOM: modality LUT, VOI LUT (else the first window), inversion of MONOCHROME1, 8 bits.
+
+    Args:
+        path: The file.
+        limits: Sizes beyond which a file is refused, and odd kinds that are taken.
+
+    Returns:
+        The image with facts and warnings.
+
+    Raises:
+        DicomError: With `status` (rejected, failed, skipped) and a `reason` for the manifest. Its
+            text holds nothing from the file but numbers and codes.
+    """
+    path = str(path)
+    with refusals_of(path):
+        check_file(path, limits)
+        with io.open(path, "rb") as stream:
+            data = stream.read()
+        return parse_radiograph(data, limits)

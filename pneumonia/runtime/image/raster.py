@@ -1,0 +1,116 @@
+"""PNG and JPEG files as grey images."""
+
+import io
+import warnings as python_warnings
+from typing import Any, List, NamedTuple, Tuple
+
+import numpy as np
+from PIL import Image
+
+from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.image.codestream import ends_properly
+from pneumonia.runtime.image.dicom_header import ReadLimits
+from pneumonia.runtime.image.display import DisplayPlan, to_grey
+
+_SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"))
+_EXIF_ORIENTATION = 0x0112
+_LUMA = np.array([299, 587, 114])  # ITU-R BT.601, as Pillow converts
+
+
+def raster_format(head: bytes) -> str:
+    """`png`, `jpeg`, or an empty string, by the file's first bytes."""
+    for signature, name in _SIGNATURES:
+        if head.startswith(signature):
+            return name
+    return ""
+
+
+class Raster(NamedTuple):
+    """A decoded file: uint8 (H, W), stored bits, how it was scaled, and words of warning."""
+
+    pixels: np.ndarray
+    bits_stored: int
+    voi: str
+    warnings: List[str]
+
+
+def _load(data: bytes, limits: ReadLimits, warnings: List[str]) -> Tuple[np.ndarray, str]:
+    """Decode; returns the array and Pillow's mode (`L`, `RGB`, `RGBA` or `I`)."""
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+        width, height = image.size
+        if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+            raise DicomError(
+                "Image is too large",
+                "rejected",
+                "resource_limit",
+                expected="<= {} pixels".format(limits.max_pixels),
+                found="{} x {}".format(width, height),
+            )
+        orientation = _orientation(image)
+        image.load()
+        if orientation != 1:
+            warnings.append("exif_orientation_ignored")
+        if image.mode in ("1", "P", "PA", "LA", "La", "RGBa"):
+            array = np.array(image.convert("L" if image.mode == "1" else "RGBA"))
+            return array, "L" if array.ndim == 2 else "RGBA"
+        mode = "I" if image.mode.startswith("I") else image.mode
+        if mode not in ("L", "RGB", "RGBA", "I"):
+            raise DicomError("Image is in colour", "rejected", "colour", "grey", image.mode)
+        return np.array(image), mode
+
+
+def _orientation(image: Any) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # EXIF data are free bytes; whatever they break is not the image
+        return 1
+
+
+def _grey(array: np.ndarray, mode: str, warnings: List[str]) -> np.ndarray:
+    if mode == "RGBA":
+        if (array[..., 3] != 255).any():
+            warnings.append("alpha_ignored")
+        array = array[..., :3]
+    if array.ndim == 2:
+        return array
+    if (array == array[..., :1]).all():
+        return np.ascontiguousarray(array[..., 0])
+    warnings.append("colour_converted")
+    return np.asarray((array @ _LUMA + 500) // 1000, dtype=np.uint8)
+
+
+def read_raster(data: bytes, limits: ReadLimits) -> Raster:
+    """Decode a PNG or JPEG file.
+
+    Colour becomes grey: silently when the channels are equal, else with `colour_converted`.
+    More than 8 bits are spread from the darkest to the brightest value (`minmax`).
+
+    Raises:
+        DicomError: Too large, cut off, damaged, or four-colour print.
+    """
+    warnings: List[str] = []
+    try:
+        with python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore")
+            array, mode = _load(data, limits, warnings)
+    except (DicomError, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise DicomError("Image is too large", "rejected", "resource_limit") from None
+    except Exception as error:  # Pillow's parsers raise many kinds; their texts may quote the file
+        if "truncated" in str(error) or not _is_complete(data):
+            raise DicomError(
+                "Image file ends too early", "failed", "pixel_data_truncated"
+            ) from None
+        raise DicomError("Image file is damaged", "failed", "decode_error") from None
+    if mode == "I":
+        plan = DisplayPlan(16)
+        return Raster(to_grey(np.clip(array, 0, 65535), plan), 16, plan.voi(), warnings)
+    return Raster(_grey(array, mode, warnings), 8, "full", warnings)
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether the file ends with its format's last marker."""
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" in data[-32:]
+    return ends_properly(data)

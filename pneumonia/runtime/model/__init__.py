@@ -1,0 +1,1 @@
+"""A network's description, its bundle, and boxes from its output."""

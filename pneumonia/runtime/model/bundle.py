@@ -1,0 +1,263 @@
+"""The model bundle: a folder that is refused unless every part of it belongs to the same model."""
+
+import hashlib
+import io
+import json
+import math
+import os
+from typing import Any, Dict, NamedTuple, Sequence
+
+import numpy as np
+
+from pneumonia.runtime.errors import ArtefactError, ConfigError
+from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.storage.packing import dense_tensors
+from pneumonia.runtime.storage.tensorfile import read_tensors
+
+SCHEMA = "pneumonia.bundle/1"
+MANIFEST = "manifest.json"
+SPEC = "spec.json"
+WEIGHTS = "weights.safetensors"
+ONNX = "model.onnx"
+OPERATING_POINTS = "operating_points.json"
+MODEL_CARD = "model_card.md"
+REQUIRED = (SPEC, WEIGHTS, OPERATING_POINTS, MODEL_CARD)
+MAX_TEXT_BYTES = 32 * 1024 * 1024
+
+
+def file_sha256(path: str) -> str:
+    """Hex SHA-256 of a file; raises ArtefactError when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with io.open(str(path), "rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise ArtefactError(
+            "File of the model cannot be read", found=error.strerror, where=str(path)
+        ) from None
+    return digest.hexdigest()
+
+
+def model_hash(spec_path: str, weights_path: str) -> str:
+    """The model's identity: SHA-256 of the two files' hex digests, one after the other."""
+    return _combine(file_sha256(spec_path), file_sha256(weights_path))
+
+
+def _combine(spec_sha256: str, weights_sha256: str) -> str:
+    return hashlib.sha256((spec_sha256 + weights_sha256).encode("ascii")).hexdigest()
+
+
+class Bundle(NamedTuple):
+    """A checked model bundle.
+
+    Attributes:
+        path: The folder.
+        manifest: manifest.json.
+        spec: The network.
+        operating_points: Name -> record with at least `threshold`.
+        model_hash: Hex identity of spec and weights.
+    """
+
+    path: str
+    manifest: Dict[str, Any]
+    spec: NetworkSpec
+    operating_points: Dict[str, Dict[str, Any]]
+    model_hash: str
+
+    def file(self, name: str) -> str:
+        """Path of a file the manifest lists; raises ArtefactError for any other."""
+        if name not in self.manifest["files"]:
+            raise ArtefactError("Bundle has no such file", found=repr(name), where=self.path)
+        return os.path.join(self.path, name)
+
+    @property
+    def onnx_path(self) -> str:
+        """Path of model.onnx; raises ArtefactError when the bundle has none."""
+        return self.file(ONNX)
+
+    @property
+    def model_name(self) -> str:
+        """The name on overlays and in reports."""
+        return str(self.manifest["model_name"])
+
+    def weights(self) -> Dict[str, np.ndarray]:
+        """Dense tensors, named and shaped as `spec.tensor_shapes`.
+
+        Raises:
+            ArtefactError: They do not fit the network, or hold NaN or infinity.
+        """
+        tensors = dense_tensors(self.spec, read_tensors(self.file(WEIGHTS)))
+        for name, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                raise ArtefactError(
+                    "Weights are not finite", where="{}, tensor {!r}".format(self.path, name)
+                )
+        return tensors
+
+    def threshold(self, name: str) -> float:
+        """Score threshold of an operating point.
+
+        Raises:
+            ConfigError: No operating point of that name.
+        """
+        if name not in self.operating_points:
+            raise ConfigError(
+                "Unknown operating point",
+                expected="one of " + (", ".join(self.operating_points) or "(the bundle has none)"),
+                found=repr(name),
+                where=self.path,
+            )
+        return float(self.operating_points[name]["threshold"])
+
+
+def _read_text(path: str) -> str:
+    try:
+        if os.path.getsize(path) > MAX_TEXT_BYTES:
+            raise ArtefactError("File of the model is too large", where=path)
+        with io.open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtefactError(
+            "File of the model cannot be read",
+            found=getattr(error, "strerror", None) or "not UTF-8",
+            where=path,
+        ) from None
+
+
+def _read_object(path: str) -> Dict[str, Any]:
+    try:
+        value = json.loads(_read_text(path))
+    except (ValueError, RecursionError):
+        raise ArtefactError("File of the model is not JSON", where=path) from None
+    if not isinstance(value, dict):
+        raise ArtefactError("File of the model is not a JSON object", where=path)
+    return value
+
+
+def _read_manifest(path: str) -> Dict[str, Any]:
+    where = os.path.join(path, MANIFEST)
+    if not os.path.isfile(where):
+        raise ArtefactError(
+            "Not a model bundle",
+            expected="a folder with " + MANIFEST,
+            where=path,
+            fix="`pneumonia export RUN --out BUNDLE` writes one",
+        )
+    manifest = _read_object(where)
+    if manifest.get("schema") != SCHEMA:
+        raise ArtefactError(
+            "Bundle has another schema",
+            expected=repr(SCHEMA),
+            found=repr(manifest.get("schema"))[:80],
+            where=where,
+        )
+    files = manifest.get("files")
+    if not isinstance(manifest.get("model_name"), str) or not isinstance(files, dict):
+        raise ArtefactError("Manifest is incomplete", expected="model_name, files", where=where)
+    missing = [name for name in REQUIRED if name not in files]
+    if missing:
+        raise ArtefactError("Manifest does not list a file", expected=missing[0], where=where)
+    for name, record in files.items():
+        plain = name not in ("", ".", "..") and os.path.basename(name) == name
+        if not plain or not isinstance(record, dict) or set(record) < {"sha256", "bytes"}:
+            raise ArtefactError(
+                "File entry is malformed", expected="a plain name, sha256 and bytes",
+                found=repr(name)[:80], where=where,
+            )  # fmt: skip
+    return manifest
+
+
+def _check_files(path: str, files: Dict[str, Any], replaced: Sequence[str]) -> None:
+    for name, record in files.items():
+        if name in replaced:
+            continue
+        where = os.path.join(path, name)
+        digest = file_sha256(where)
+        size = os.path.getsize(where)
+        if size != record["bytes"] or digest != record["sha256"]:
+            raise ArtefactError(
+                "File differs from what the bundle's manifest promises",
+                expected="{} bytes, sha256 {}...".format(
+                    record["bytes"], str(record["sha256"])[:12]
+                ),
+                found="{} bytes, sha256 {}...".format(size, digest[:12]),
+                where=where,
+                fix="Export the bundle again, or a kernel library with `pneumonia kernels`; "
+                "do not edit its files",
+            )
+
+
+def _check_preprocess(path: str, manifest: Dict[str, Any], spec: NetworkSpec) -> None:
+    promised = manifest.get("preprocess", {})
+    for key, value in spec.input._asdict().items():
+        if isinstance(promised, dict) and promised.get(key, value) == value:
+            continue
+        raise ArtefactError(
+            "Manifest and network description disagree on preprocessing",
+            expected="{} {!r}".format(key, value),
+            found=repr(promised)[:80],
+            where=os.path.join(path, MANIFEST),
+        )
+
+
+def _is_probability(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and 0 <= value <= 1
+
+
+def _read_operating_points(path: str, expected_hash: str) -> Dict[str, Dict[str, Any]]:
+    where = os.path.join(path, OPERATING_POINTS)
+    document = _read_object(where)
+    if document.get("model_hash") != expected_hash:
+        raise ArtefactError(
+            "Thresholds belong to another model",
+            expected="model_hash {}...".format(expected_hash[:12]),
+            found=repr(document.get("model_hash"))[:16],
+            where=where,
+            fix="Thresholds do not survive a model update: export the bundle again",
+        )
+    points = document.get("points")
+    if not isinstance(points, dict):
+        raise ArtefactError("No operating points", expected="'points'", where=where)
+    for name, point in points.items():
+        value = point.get("threshold") if isinstance(point, dict) else None
+        if not _is_probability(value):
+            raise ArtefactError(
+                "Threshold is not valid",
+                expected="a number 0..1",
+                found=repr(value)[:40],
+                where="{}, point {!r}".format(where, name),
+            )
+    return points
+
+
+def load_bundle(path: str, verify: bool = True, replaced: Sequence[str] = ()) -> Bundle:
+    """Load a bundle and refuse whatever does not belong together.
+
+    Args:
+        path: The bundle's folder.
+        verify: Also compare every file with its checksum (reads the whole bundle once).
+        replaced: Names of files the caller writes anew: missing or damaged, they do not matter.
+
+    Raises:
+        ArtefactError: Not a bundle, another schema, a file missing or changed, thresholds or a
+            manifest of another model, preprocessing that contradicts the network.
+    """
+    path = os.path.abspath(str(path))
+    manifest = _read_manifest(path)
+    files = manifest["files"]
+    if verify:
+        _check_files(path, files, replaced)
+    identity = _combine(str(files[SPEC]["sha256"]), str(files[WEIGHTS]["sha256"]))
+    if manifest.get("model_hash") != identity:
+        raise ArtefactError(
+            "Manifest names another model",
+            expected="model_hash {}...".format(identity[:12]),
+            found=repr(manifest.get("model_hash"))[:16],
+            where=os.path.join(path, MANIFEST),
+        )
+    spec = NetworkSpec.from_json(_read_text(os.path.join(path, SPEC)))
+    _check_preprocess(path, manifest, spec)
+    return Bundle(path, manifest, spec, _read_operating_points(path, identity), identity)

@@ -1,0 +1,1 @@
+"""Weights as they are stored: dense, coded, in rows, columns and patterns."""

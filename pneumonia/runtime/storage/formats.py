@@ -1,0 +1,126 @@
+"""Storage formats beyond `dense` and `columns`: a layout of places times a coding of values.
+
+`bitmap`, `csr`, `relative`, `darb` and `fkw` store float32 values (`L.weight`, n_kept of them);
+with `-levels` behind the name, and as `levels` for every place, they store packed codes
+(`L.codes`) of a table of levels (`L.levels`), `bits` each; see `runtime.storage.value_codes`.
+Index arrays keep the layout's names.
+"""
+
+from collections import OrderedDict
+from typing import Callable, Tuple
+
+import numpy as np
+
+from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.model.spec import StorageSpec, Weighted, weight_shape
+from pneumonia.runtime.storage import value_codes
+from pneumonia.runtime.storage.fkw import SUFFIXES as FKW_SUFFIXES
+from pneumonia.runtime.storage.fkw import decode_fkw, encode_fkw
+from pneumonia.runtime.storage.sparse_layouts import LAYOUTS, Arrays, Layout, LayoutError
+
+# suffixes, pack, unpack, measure: the fields of `runtime.storage.StorageFormat`
+Parts = Tuple[
+    Tuple[str, ...],
+    Callable[[Weighted, np.ndarray], Arrays],
+    Callable[[Weighted, Arrays], np.ndarray],
+    Callable[[np.ndarray, int], StorageSpec],
+]
+
+
+def _all_places(matrix: np.ndarray) -> Tuple[np.ndarray, Arrays]:
+    return matrix.ravel(), {}
+
+
+def _from_all(values: np.ndarray, arrays: Arrays, shape: Tuple[int, int]) -> np.ndarray:
+    if len(values) != shape[0] * shape[1]:
+        raise LayoutError("codes are not one per weight")
+    return values.reshape(shape)
+
+
+EVERYWHERE = Layout((), _all_places, _from_all)
+FKW = Layout(FKW_SUFFIXES, encode_fkw, decode_fkw)
+
+
+def _refuse(layer: Weighted, error: LayoutError) -> ArtefactError:
+    return ArtefactError(
+        "Weights and storage do not fit",
+        found=str(error),
+        where="layer {!r}, storage {!r}".format(layer.name, layer.storage.format),
+    )
+
+
+class _Packer:
+    """Packs and unpacks one layout with one coding of values."""
+
+    def __init__(self, name: str, layout: Layout, coded: bool) -> None:
+        self.name = name
+        self.layout = layout
+        self.coded = coded
+
+    def parts(self) -> Parts:
+        own = value_codes.SUFFIXES if self.coded else ("weight",)
+        return own + self.layout.suffixes, self.pack, self.unpack, self.measure
+
+    def encode(self, weight: np.ndarray) -> Tuple[int, int, Arrays]:
+        """Stored values, bits of one, and all tensors of a weight."""
+        matrix = weight.reshape(len(weight), -1)
+        tensors = OrderedDict()  # type: Arrays
+        if self.coded:
+            numbers, table = value_codes.level_numbers(matrix)
+            # The layouts see level numbers, so that filters may have levels of their own.
+            values, arrays = self.layout.encode(numbers.astype(np.float32))
+            codes, table = value_codes.encode_codes(values.astype(np.int64), table)
+            tensors["codes"], tensors["levels"] = codes, table
+            bits = value_codes.code_bits(table.shape[1])
+        else:
+            values, arrays = self.layout.encode(matrix)
+            tensors["weight"] = values.astype(np.float32)
+            bits = 32
+        tensors.update(arrays)
+        return len(values), bits, tensors
+
+    def pack(self, layer: Weighted, weight: np.ndarray) -> Arrays:
+        try:
+            n_values, _, tensors = self.encode(weight)
+            if layer.storage.n_kept != n_values:
+                raise LayoutError("{} stored values, not n_kept".format(n_values))
+        except LayoutError as error:
+            raise _refuse(layer, error) from None
+        return tensors
+
+    def unpack(self, layer: Weighted, tensors: Arrays) -> np.ndarray:
+        shape = weight_shape(layer)
+        flat = (shape[0], int(np.prod(shape[1:], dtype=np.int64)))
+        n_kept = layer.storage.n_kept
+        try:
+            if self.coded:
+                levels = tensors["levels"]
+                stored = value_codes.decode_codes(tensors["codes"], levels, n_kept)
+                numbers = self.layout.decode(stored.astype(np.float32), tensors, flat)
+                return value_codes.apply_levels(numbers.astype(np.int64), levels).reshape(shape)
+            values = tensors["weight"]
+            if values.dtype != np.float32 or values.shape != (n_kept,):
+                raise LayoutError("stored values are not float32, n_kept of them")
+            return self.layout.decode(values, tensors, flat).reshape(shape)
+        except LayoutError as error:
+            raise _refuse(layer, error) from None
+
+    def measure(self, weight: np.ndarray, group_size: int) -> StorageSpec:
+        try:
+            n_values, bits, _ = self.encode(weight)
+        except LayoutError as error:
+            raise ArtefactError(
+                "Weights and storage do not fit",
+                found=str(error),
+                where="storage {!r}".format(self.name),
+            ) from None
+        return StorageSpec(self.name, group_size, n_values, bits)
+
+
+def sparse_formats() -> "OrderedDict[str, Parts]":
+    """Name -> the parts of its StorageFormat."""
+    layouts = OrderedDict(list(LAYOUTS.items()) + [("fkw", FKW)])
+    packers = [_Packer(name, layout, False) for name, layout in layouts.items()]
+    packers.append(_Packer("levels", EVERYWHERE, True))
+    packers += [_Packer(name + "-levels", layout, True) for name, layout in layouts.items()]
+    return OrderedDict((packer.name, packer.parts()) for packer in packers)

@@ -1,0 +1,115 @@
+import json
+
+import pytest
+
+from pneumonia.runtime.errors import SpecError
+from pneumonia.runtime.model.spec import (
+    Conv,
+    Detect,
+    Flatten,
+    GlobalAvgPool,
+    InputSpec,
+    Linear,
+    MaxPool,
+    NetworkSpec,
+    Route,
+    Shortcut,
+    StorageSpec,
+    Upsample,
+    parameter_count,
+    tensor_shapes,
+)
+
+EVERY_OP = NetworkSpec(
+    name="every-op",
+    input=InputSpec(1, 32, 48, mean=0.5, std=0.25, pad_value=3),
+    layers=(
+        Conv("c0", ("input",), 1, 4, 3, 2, 1, bias=False, batch_norm=True, activation="leaky_relu"),
+        Conv("c1", ("c0",), 4, 4, 1, activation="relu", storage=StorageSpec("columns", 2, 8)),
+        Shortcut("s2", ("c0", "c1"), activation="relu"),
+        MaxPool("p3", ("s2",), 2, 1, 0, 1),
+        MaxPool("p4", ("p3",), 2, 2),
+        Upsample("u5", ("p4",), 2),
+        Route("r6", ("u5", "p3")),
+        Conv("c7", ("r6",), 8, 12, 1),
+        Detect("d8", ("c7",), ((4.0, 5.5), (9.0, 8.0)), 1, 2, "darknet"),
+        GlobalAvgPool("g9", ("r6",)),
+        Flatten("f10", ("g9",)),
+        Linear("l11", ("f10",), 8, 3),
+    ),
+    outputs=("d8", "l11"),
+    class_names=("Lung Opacity",),
+)
+
+
+def test_json_round_trip_keeps_everything():
+    assert NetworkSpec.from_json(EVERY_OP.to_json()) == EVERY_OP
+
+
+def test_shapes_by_hand():
+    shapes = EVERY_OP.shapes()
+    assert shapes["c0"] == (4, 16, 24)
+    assert shapes["p3"] == (4, 16, 24)  # size 2, stride 1, one row and column of padding at the end
+    assert shapes["p4"] == (4, 8, 12)
+    assert shapes["r6"] == (8, 16, 24)
+    assert shapes["l11"] == (3, 1, 1)
+
+
+def test_parameters_by_hand():
+    # c0 36 + bn 8, c1 16 + 4, c7 96 + 12, l11 24 + 3; running statistics do not count
+    assert parameter_count(EVERY_OP) == 44 + 20 + 108 + 27
+    assert tensor_shapes(EVERY_OP)["c0.bn_var"] == (4,)
+    assert "c0.bias" not in tensor_shapes(EVERY_OP)
+
+
+def change(**fields):
+    document = json.loads(EVERY_OP.to_json())
+    document.update(fields)
+    return document
+
+
+def layer_change(index, **fields):
+    document = json.loads(EVERY_OP.to_json())
+    document["layers"][index].update(fields)
+    return document
+
+
+BROKEN = {
+    "another schema": (change(schema="pneumonia.network/2"), "schema"),
+    "unknown op": (layer_change(0, op="gelu"), "gelu"),
+    "op is a list": (layer_change(0, op=[]), "op"),
+    "unknown field": (layer_change(0, groups=2), "groups"),
+    "kernel 0": (layer_change(0, kernel=0), "kernel"),
+    "kernel true": (layer_change(0, kernel=True), "kernel"),
+    "negative padding": (layer_change(0, padding=-1), "padding"),
+    "unknown activation": (layer_change(0, activation="swish"), "swish"),
+    "unknown coding": (layer_change(8, box_coding="v9"), "v9"),
+    "anchor infinite": (layer_change(8, anchors=[[1, float("inf")], [1, 1]]), "anchors"),
+    "anchor nan": (layer_change(8, anchors=[[1, float("nan")], [1, 1]]), "anchors"),
+    "std zero": (change(input={"channels": 1, "height": 32, "width": 48, "std": 0}), "std"),
+    "mean nan": (
+        change(input={"channels": 1, "height": 32, "width": 48, "mean": float("nan")}),
+        "mean",
+    ),
+    "forward reference": (layer_change(1, inputs=["s2"]), "c1"),
+    "unknown source": (layer_change(1, inputs=["zz"]), "zz"),
+    "no source": (layer_change(1, inputs=[]), "c1"),
+    "channels differ": (layer_change(1, in_channels=5), "c1"),
+    "name twice": (layer_change(1, name="c0"), "c0"),
+    "unknown output": (change(outputs=["zz"]), "zz"),
+    "storage typo": (layer_change(1, storage={"fmt": "columns"}), "fmt"),
+    "heads do not fit": (layer_change(8, n_classes=2), "d8"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_broken_descriptions_are_refused_by_name(name):
+    document, word = BROKEN[name]
+    with pytest.raises(SpecError, match=word):
+        NetworkSpec.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "nul", "{}", "[" * 50_000])
+def test_no_description_at_all(text):
+    with pytest.raises(SpecError):
+        NetworkSpec.from_json(text)
