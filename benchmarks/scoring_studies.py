@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.uid import JPEGBaseline8Bit
 
-from data_prep.phantom.dicom_file import Encoding, Study, encode_dicom
+from data_prep.phantom.dicom_file import Encoding, PhantomStudy, encode_dicom
 from data_prep.phantom.study import plan_phantoms, render_film
 
 PICTURES = 8  # rendering takes longer than scoring; the same picture under many names is no cheat
@@ -20,7 +20,7 @@ def write_dicoms(folder: Path, count: int, side: int = 1024) -> list[Path]:
     paths = []
     for number in range(count):
         plan = plans[number % PICTURES]
-        study = Study(f"bench-{number:05d}", f"P{number:05d}", plan.patient.sex, 50, plan.view)
+        study = PhantomStudy(f"bench-{number:05d}", f"P{number:05d}", plan.patient.sex, 50, plan.view)
         data = encode_dicom(films[number % PICTURES], study, RSNA, np.random.default_rng(number))
         paths.append(folder / f"{number:05d}.dcm")
         paths[-1].write_bytes(data)

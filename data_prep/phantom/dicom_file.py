@@ -44,7 +44,7 @@ class Encoding(NamedTuple):
     jpeg_quality: int
 
 
-class Study(NamedTuple):
+class PhantomStudy(NamedTuple):
     """Non-pixel facts of one phantom film, as written into its file."""
 
     image_id: str
@@ -72,7 +72,9 @@ def sample_encoding(rng: np.random.Generator) -> Encoding:
     )
 
 
-def encode_dicom(film: Layer, study: Study, encoding: Encoding, rng: np.random.Generator) -> bytes:
+def encode_dicom(
+    film: Layer, study: PhantomStudy, encoding: Encoding, rng: np.random.Generator
+) -> bytes:
     """A DICOM file of a film.
 
     Args:
@@ -94,7 +96,7 @@ def encode_dicom(film: Layer, study: Study, encoding: Encoding, rng: np.random.G
     return stream.getvalue()
 
 
-def _header(study: Study, encoding: Encoding) -> FileDataset:
+def _header(study: PhantomStudy, encoding: Encoding) -> FileDataset:
     computed = encoding.bits == 10 or encoding.transfer_syntax == JPEGBaseline8Bit
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = (

@@ -16,7 +16,7 @@ from data_prep.dataset.writer import Cached, DatasetFacts, is_up_to_date, new_da
 from data_prep.parallel import ordered_map
 from data_prep.phantom.anatomy import Patient, render_chest, sample_patient
 from data_prep.phantom.canvas import Canvas, Layer
-from data_prep.phantom.dicom_file import Study, encode_dicom, sample_encoding
+from data_prep.phantom.dicom_file import PhantomStudy, encode_dicom, sample_encoding
 from data_prep.phantom.film import expose, sample_pose
 from data_prep.phantom.findings import (
     DISTRACTORS,
@@ -234,7 +234,7 @@ def _write_study(task: _Task) -> _Written:
     film = render_film(plan, task.seed, task.size)
     # its own stream of chance: how a film is stored does not change what it shows
     rng = np.random.default_rng([task.seed, VERSION, plan.number, 1])
-    study = Study(
+    study = PhantomStudy(
         plan.image_id, plan.patient.patient_id, plan.patient.sex, plan.patient.age, plan.view
     )
     path = Path(task.folder) / f"{plan.image_id}.dcm"

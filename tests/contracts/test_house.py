@@ -12,13 +12,9 @@ from tests.contracts.tree import PACKAGES, ROOT, source_files
 
 HARD_LIMIT = 600  # lines of a module
 MOST_MODULES = 14  # of a folder
-# Folders that are still larger, with the modules they have: none may grow, and this list shrinks.
-LARGE_FOLDERS = {"pneumonia/runtime": 30, "pneumonia/scoring": 17}
 VAGUE = {"utils.py", "helpers.py", "misc.py", "common.py"}
 # Class names that explain nothing without their module.
 VAGUE_CLASSES = {"Facts", "Problem", "Record", "View", "Situation", "Planned", "Sets", "Entry"}
-# Names that are still taken twice, and vague ones that are still there: this list shrinks.
-NAME_EXCEPTIONS = {"pneumonia": {"Entry", "Planned"}, "data_prep": {"Study"}}
 
 
 def test_no_module_is_longer_than_the_limit():
@@ -39,7 +35,7 @@ def test_no_folder_has_more_modules_than_one_can_survey():
     for folder in {path.parent for path in source_files()}:
         count = sum(path.name != "__init__.py" for path in folder.glob("*.py"))
         name = str(folder.relative_to(ROOT))
-        if count > LARGE_FOLDERS.get(name, MOST_MODULES):
+        if count > MOST_MODULES:
             found[name] = count
     assert found == {}
 
@@ -62,7 +58,7 @@ def test_a_public_class_name_is_taken_once_and_says_something(package):
         for name, modules in classes.items()
         if len(modules) > 1 or name in VAGUE_CLASSES
     }
-    assert set(wrong) <= NAME_EXCEPTIONS.get(package, set()), wrong
+    assert wrong == {}
 
 
 RECIPES = sorted((ROOT / "pneumonia" / "recipes").glob("*/*.yaml"))

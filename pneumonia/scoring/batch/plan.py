@@ -16,7 +16,7 @@ from pneumonia.scoring.inputs.files import FileInput
 SCORE = "score"
 
 
-class Planned(NamedTuple):
+class PlannedImage(NamedTuple):
     """One file and what would become of it.
 
     Attributes:
@@ -35,7 +35,7 @@ def plan_batch(
     out: Path,
     settings: ScoreSettings,
     progress: Progress | None = None,
-) -> list[Planned]:
+) -> list[PlannedImage]:
     """Decide for every file of an input, in a child process, without decoding its pixels.
 
     Args:
@@ -62,12 +62,12 @@ def plan_batch(
     return plan
 
 
-def _planned(file: FoundFile, worker: DecodingChild, rules: SelectionRules) -> Planned:
+def _planned(file: FoundFile, worker: DecodingChild, rules: SelectionRules) -> PlannedImage:
     if file.status:
-        return Planned(file.relative, file.status, file.reason)
+        return PlannedImage(file.relative, file.status, file.reason)
     if not file.path:  # a server's: its header comes with the image
-        return Planned(file.relative, SCORE, "")
-    return Planned(file.relative, *_decided(worker.look(file.path, file.member), file, rules))
+        return PlannedImage(file.relative, SCORE, "")
+    return PlannedImage(file.relative, *_decided(worker.look(file.path, file.member), file, rules))
 
 
 def _decided(looked: DecodedFile, file: FoundFile, rules: SelectionRules) -> tuple[str, str]:
@@ -77,7 +77,7 @@ def _decided(looked: DecodedFile, file: FoundFile, rules: SelectionRules) -> tup
     return selection.status or SCORE, selection.reason
 
 
-def counts(plan: Sequence[Planned]) -> list[tuple[str, int]]:
+def counts(plan: Sequence[PlannedImage]) -> list[tuple[str, int]]:
     """(status: reason, files), most first; `score` before all."""
     found = Counter(f"{item.status}: {item.reason}".removesuffix(": ") for item in plan)
     score = [(SCORE, found.pop(SCORE, 0))]

@@ -45,7 +45,7 @@ class FoundFile:
     is_other: bool = False
 
 
-class Entry(NamedTuple):
+class SourceEntry(NamedTuple):
     """What FoundFile says, before names are given; `relative` is printable."""
 
     path: str
@@ -90,7 +90,7 @@ def _walk(folder: str, parents: frozenset[tuple[int, int]]) -> Iterator[tuple[st
             yield from _walk(path, here)
 
 
-def walk(source: Path) -> list[Entry]:
+def walk(source: Path) -> list[SourceEntry]:
     """Every file below a folder (or the file itself), each exactly once, in a fixed order.
 
     Symbolic links are followed unless they lead back; FIFOs, sockets and devices are never opened.
@@ -108,12 +108,12 @@ def walk(source: Path) -> list[Entry]:
         found = [(str(source), "" if kind == "file" else kind)]
         relatives = [source.name]
     return [
-        Entry(path, printable(relative), "skipped" if reason else "", reason)
+        SourceEntry(path, printable(relative), "skipped" if reason else "", reason)
         for (path, reason), relative in zip(found, relatives, strict=True)
     ]
 
 
-def named(entries: list[Entry]) -> list[FoundFile]:
+def named(entries: list[SourceEntry]) -> list[FoundFile]:
     """Give each entry a path of its own, since results go by it, and the name of its image.
 
     The name is the path's stem; what shares one gets its relative path.

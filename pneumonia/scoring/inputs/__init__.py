@@ -6,9 +6,9 @@ from typing import Protocol
 
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
-from pneumonia.scoring.image.find import Entry
+from pneumonia.scoring.image.find import SourceEntry
 
-IsDone = Callable[[Entry], bool]
+IsDone = Callable[[SourceEntry], bool]
 
 
 class InputSource(Protocol):
@@ -25,7 +25,7 @@ class InputSource(Protocol):
     def check(self, out: Path) -> None:
         """Raise ConfigError when the input cannot be scored into this folder."""
 
-    def query(self, settings: ScoreSettings) -> list[Entry]:
+    def query(self, settings: ScoreSettings) -> list[SourceEntry]:
         """Everything the input holds, in a fixed order.
 
         Raises:
@@ -34,8 +34,8 @@ class InputSource(Protocol):
         """
 
     def fetch(
-        self, entries: list[Entry], folder: Path, is_done: IsDone, progress: Progress | None
-    ) -> list[Entry]:
+        self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[SourceEntry]:
         """Bring the images here; those that do not come get the status `failed`.
 
         Args:

@@ -21,7 +21,7 @@ from pneumonia.runtime.errors import ConfigError, DataError, OutputError
 from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
-from pneumonia.scoring.image.find import Entry
+from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.query import Query, RemoteImage, arrived, fetched_path, is_uid
 
@@ -83,7 +83,7 @@ class DicomwebInput:
     def check(self, out: Path) -> None:
         """A server is never written to."""
 
-    def query(self, settings: ScoreSettings) -> list[Entry]:
+    def query(self, settings: ScoreSettings) -> list[SourceEntry]:
         """The instances of all studies that match, by their UIDs."""
         images: dict[str, RemoteImage] = {}
         for study in self._studies():
@@ -158,14 +158,14 @@ class DicomwebInput:
         )
 
     def fetch(
-        self, entries: list[Entry], folder: Path, is_done: IsDone, progress: Progress | None
-    ) -> list[Entry]:
+        self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[SourceEntry]:
         """Bring what is neither settled nor done."""
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
         if not needed:
             return entries
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found: dict[str, Entry] = {}
+        found: dict[str, SourceEntry] = {}
         with ThreadPoolExecutor(THREADS, "fetch") as pool:
             jobs = [pool.submit(self._bring, entry, folder) for entry in needed]
             try:
@@ -179,7 +179,7 @@ class DicomwebInput:
                 raise
         return [found.get(entry.relative, entry) for entry in entries]
 
-    def _bring(self, entry: Entry, folder: Path) -> Entry:
+    def _bring(self, entry: SourceEntry, folder: Path) -> SourceEntry:
         """Bring one image unless an interrupted run has; what goes wrong costs this one only."""
         path = fetched_path(folder, entry.relative)
         if not path.is_file():

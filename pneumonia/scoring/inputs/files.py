@@ -11,7 +11,7 @@ from pneumonia.runtime.image_names import printable
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.folder import check_apart
 from pneumonia.scoring.batch.settings import ScoreSettings
-from pneumonia.scoring.image.find import Entry, walk
+from pneumonia.scoring.image.find import SourceEntry, walk
 from pneumonia.scoring.inputs import IsDone
 
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -34,25 +34,25 @@ class FileInput:
         is_directory = self.source.name.upper() == DICOMDIR and self.source.is_file()
         check_apart(self.source.parent if is_directory else self.source, out)
 
-    def query(self, settings: ScoreSettings) -> list[Entry]:
+    def query(self, settings: ScoreSettings) -> list[SourceEntry]:
         """Every file, with the members of archives in place of the archives."""
         entries = walk(self.source)
         with DecodingChild(settings.limits) as worker:
             if not self.source.is_dir() and entries[0].relative.upper() == DICOMDIR:
                 return _of_dicomdir(entries[0], worker)
-            found: list[Entry] = []
+            found: list[SourceEntry] = []
             for entry in entries:
                 found += _expanded(entry, worker)
             return found + _missing(entries, worker)
 
     def fetch(
-        self, entries: list[Entry], folder: Path, is_done: IsDone, progress: Progress | None
-    ) -> list[Entry]:
+        self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[SourceEntry]:
         """Files are here."""
         return entries
 
 
-def _is_archive(entry: Entry) -> bool:
+def _is_archive(entry: SourceEntry) -> bool:
     if entry.relative.lower().endswith(".zip") or "/" in entry.relative:
         return entry.relative.lower().endswith(".zip")
     try:
@@ -62,7 +62,7 @@ def _is_archive(entry: Entry) -> bool:
         return False
 
 
-def _expanded(entry: Entry, worker: DecodingChild) -> list[Entry]:
+def _expanded(entry: SourceEntry, worker: DecodingChild) -> list[SourceEntry]:
     """The members of an archive, or the entry itself."""
     if entry.status or not _is_archive(entry):
         return [entry]
@@ -72,12 +72,12 @@ def _expanded(entry: Entry, worker: DecodingChild) -> list[Entry]:
     if not answer.listed:
         return [entry._replace(status="skipped", reason="empty_archive")]
     return [
-        Entry(entry.path, f"{entry.relative}/{printable(name)}", status, reason, index)
+        SourceEntry(entry.path, f"{entry.relative}/{printable(name)}", status, reason, index)
         for index, name, status, reason in answer.listed
     ]
 
 
-def _of_dicomdir(entry: Entry, worker: DecodingChild) -> list[Entry]:
+def _of_dicomdir(entry: SourceEntry, worker: DecodingChild) -> list[SourceEntry]:
     """The images a DICOMDIR names, for a DICOMDIR given as INPUT."""
     answer = worker.list_dicomdir(entry.path)
     if answer.status != "listed":
@@ -86,7 +86,7 @@ def _of_dicomdir(entry: Entry, worker: DecodingChild) -> list[Entry]:
     return [_referenced(root, "", name) for name in answer.listed]
 
 
-def _missing(entries: Iterable[Entry], worker: DecodingChild) -> list[Entry]:
+def _missing(entries: Iterable[SourceEntry], worker: DecodingChild) -> list[SourceEntry]:
     """Images that a DICOMDIR below the input names and that are not there."""
     missing = []
     for entry in entries:
@@ -99,14 +99,14 @@ def _missing(entries: Iterable[Entry], worker: DecodingChild) -> list[Entry]:
     return missing
 
 
-def _referenced(root: str, folder: str, name: str) -> Entry:
+def _referenced(root: str, folder: str, name: str) -> SourceEntry:
     relative = folder + printable(name)
     if is_unsafe(name):
-        return Entry(os.path.join(root, DICOMDIR), relative, "rejected", "unsafe_path")
+        return SourceEntry(os.path.join(root, DICOMDIR), relative, "rejected", "unsafe_path")
     path = _resolved(root, name.split("/"))
     if path is None:
-        return Entry(os.path.join(root, name), relative, "failed", "missing_file")
-    return Entry(path, relative)
+        return SourceEntry(os.path.join(root, name), relative, "failed", "missing_file")
+    return SourceEntry(path, relative)
 
 
 def _resolved(root: str, parts: list[str]) -> str | None:

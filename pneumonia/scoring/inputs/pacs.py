@@ -16,7 +16,7 @@ from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS, KNOWN_SYNTAXES
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.dicom_peer import OWN_TITLE, Peer, association
 from pneumonia.scoring.batch.settings import ScoreSettings
-from pneumonia.scoring.image.find import Entry
+from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.query import Query, RemoteImage, arrived, fetched_path, is_uid
 
@@ -59,7 +59,7 @@ class PacsInput:
 
     # --- find ---
 
-    def query(self, settings: ScoreSettings) -> list[Entry]:
+    def query(self, settings: ScoreSettings) -> list[SourceEntry]:
         """The instances of all studies that match, by their UIDs."""
         from pynetdicom import build_context
 
@@ -118,8 +118,8 @@ class PacsInput:
     # --- get or move ---
 
     def fetch(
-        self, entries: list[Entry], folder: Path, is_done: IsDone, progress: Progress | None
-    ) -> list[Entry]:
+        self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[SourceEntry]:
         """Bring what is neither settled nor done, series by series."""
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
         absent = [entry for entry in needed if not fetched_path(folder, entry.relative).is_file()]
@@ -133,7 +133,7 @@ class PacsInput:
         }
         return [found.get(entry.relative, entry) for entry in entries]
 
-    def _bring(self, entries: list[Entry], taker: "_Taker") -> dict[str, str]:
+    def _bring(self, entries: list[SourceEntry], taker: "_Taker") -> dict[str, str]:
         """Retrieve the series; only a full disk ends the batch.
 
         Returns:
@@ -193,7 +193,7 @@ class _Taker:
     """Takes what a PACS sends: only what was asked for, each as a whole file."""
 
     def __init__(
-        self, folder: Path, wanted: list[Entry], max_bytes: int, progress: Progress | None
+        self, folder: Path, wanted: list[SourceEntry], max_bytes: int, progress: Progress | None
     ) -> None:
         self._folder = folder
         self._left = {fetched_path(folder, entry.relative).name for entry in wanted}
@@ -234,7 +234,7 @@ def _identifier(level: str, attributes: dict[str, str]) -> Dataset:
     return identifier
 
 
-def _series_of(entry: Entry) -> str:
+def _series_of(entry: SourceEntry) -> str:
     """`study/series` of an entry."""
     return entry.relative.rsplit("/", 1)[0]
 

@@ -11,7 +11,7 @@ from pydicom.filereader import read_file_meta_info
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image.attributes import joined_text
 from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES, OWN_SERIES, coded
-from pneumonia.scoring.image.find import Entry
+from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.image.selection import SelectionRules
 
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -91,20 +91,20 @@ class RemoteImage(NamedTuple):
         """Its path in the manifest; its name in predictions.csv is the SOP Instance UID."""
         return f"{self.study}/{self.series}/{self.instance}.dcm"
 
-    def entry(self, rules: SelectionRules) -> Entry:
+    def entry(self, rules: SelectionRules) -> SourceEntry:
         """The entry; what the series shows not to be a frontal radiograph is not fetched."""
         if _is_own_series(self.modality, self.description):
-            return Entry("", self.relative, "skipped", "own_result")
+            return SourceEntry("", self.relative, "skipped", "own_result")
         if _has_only(self.modality, NOT_IMAGES):
-            return Entry("", self.relative, "skipped", "not_an_image")
+            return SourceEntry("", self.relative, "skipped", "not_an_image")
         codes = {
             "modality": coded(self.modality, MODALITIES),
             "view": None,
             "body_part": coded(self.body_part, BODY_PARTS),
         }
         if codes["modality"] is not None and codes["modality"] not in rules.modality:
-            return Entry("", self.relative, "skipped", "not_frontal_chest", -1, codes)
-        return Entry("", self.relative, "", "", -1, codes)
+            return SourceEntry("", self.relative, "skipped", "not_frontal_chest", -1, codes)
+        return SourceEntry("", self.relative, "", "", -1, codes)
 
 
 def _has_only(values: Sequence[Any], codes: Container[str]) -> bool:
@@ -122,7 +122,7 @@ def fetched_path(folder: Path, relative: str) -> Path:
     return folder / relative.rsplit("/", 1)[-1]
 
 
-def arrived(entry: Entry, folder: Path, detail: str = "") -> Entry:
+def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
     """The entry with its file, or as failed when it is not there or holds something else.
 
     Args:

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBase
 from data_prep.dataset.reader import Dataset, open_dataset
 from data_prep.phantom.anatomy import Chest, render_chest, sample_patient
 from data_prep.phantom.canvas import Canvas, smooth_curve
-from data_prep.phantom.dicom_file import Encoding, Study, encode_dicom
+from data_prep.phantom.dicom_file import Encoding, PhantomStudy, encode_dicom
 from data_prep.phantom.film import sample_pose
 from data_prep.phantom.findings import DISTRACTORS, add_distractors, add_opacities
 from data_prep.phantom.study import make_phantoms, plan_phantoms, render_film
@@ -22,7 +22,7 @@ from pneumonia.runtime.errors import ConfigError, OutputError
 from pneumonia.runtime.image.radiograph import read_radiograph
 from tests.data_prep.conftest import NORMAL, NOT_NORMAL, OPACITY
 
-STUDY = Study("image", "PH00001", "F", 44, "AP")
+STUDY = PhantomStudy("image", "PH00001", "F", 44, "AP")
 SIZE = 96
 
 
