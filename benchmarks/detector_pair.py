@@ -25,6 +25,7 @@ import numpy as np
 from evaluation.analysis.catalogue import open_study
 from evaluation.analysis.mix import evaluate_at_mix
 from evaluation.metrics.bootstrap import Estimate
+from evaluation.report.plots import MARKS, new_figure, to_svg
 from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.class_mix import CLASS_ORDER, ClassMix, class_strata, parse_mix
 from evaluation.study.cohort import NORMAL, NOT_NORMAL, read_cohort
@@ -33,6 +34,8 @@ from evaluation.study.labels import read_labels
 from evaluation.study.operating_points import choose
 from pneumonia.api.evaluation_inputs import read_subset
 from pneumonia.cli.terminal import progress_bar
+from pneumonia.network.accounting import account
+from pneumonia.network.files import load_model
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.image.radiograph import read_radiograph
@@ -133,6 +136,26 @@ def table(rows: Sequence[Mapping[str, Any]], head: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def figure(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, float]) -> str:
+    """Challenge score at the models' own thresholds against the rate, as found and at the mix."""
+    canvas, axes = new_figure()
+    for (part, text), mark in zip(
+        (("as_found", "as the images come"), ("at_mix", "at RSNA's mix of classes")), MARKS,
+        strict=False,
+    ):  # fmt: skip
+        points = [(rates[row["model"]], *row[part][f"rsna.{OWN}"]) for row in rows]
+        rate, value, low, high = np.array(sorted(points)).T
+        axes.errorbar(rate, value, [value - low, high - value], marker=mark, capsize=3, label=text)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(rates.values()), [f"{rate:.3g}x" for rate in sorted(rates.values())])
+    axes.minorticks_off()
+    axes.set_xlabel("times fewer stored weights")
+    axes.set_ylabel("RSNA challenge score")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9)
+    return to_svg(canvas, "Challenge score of the whole validation radiographs against the rate")
+
+
 def main() -> None:
     """Score, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -144,6 +167,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], metavar="NAME=BUNDLE")
     parser.add_argument("--mix", default="rsna", help="OPACITY:NOT_NORMAL:NORMAL")
     parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--figure", type=Path, help="SVG of the score against the rate")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     named = (item.partition("=") for item in options.model)
@@ -202,6 +226,11 @@ def main() -> None:
         " device."
     )
     write_json(str(options.out / "pair.json"), document)
+    if options.figure:
+        kept = {n: account(*load_model(path)).totals.kept_weights for n, path in bundles.items()}
+        first_kept = next(iter(kept.values()))
+        rates = {name: first_kept / count for name, count in kept.items()}
+        write_text(str(options.figure), figure(document["rows"], rates))
     write_text(str(options.out / "pair.md"), table(list(rows.values()), head))
     print(table(list(rows.values()), head))
 

@@ -20,7 +20,9 @@ def write_dicoms(folder: Path, count: int, side: int = 1024) -> list[Path]:
     paths = []
     for number in range(count):
         plan = plans[number % PICTURES]
-        study = PhantomStudy(f"bench-{number:05d}", f"P{number:05d}", plan.patient.sex, 50, plan.view)
+        study = PhantomStudy(
+            f"bench-{number:05d}", f"P{number:05d}", plan.patient.sex, 50, plan.view
+        )
         data = encode_dicom(films[number % PICTURES], study, RSNA, np.random.default_rng(number))
         paths.append(folder / f"{number:05d}.dcm")
         paths[-1].write_bytes(data)
