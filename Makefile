@@ -80,24 +80,23 @@ format: $(VENV)/.ready  ## let ruff format and sort
 soak: $(VENV)/.ready    ## 2,000 images through the daemon: memory, descriptors, threads (minutes)
 	$(BIN)/python -m benchmarks.daemon_soak
 
-# The combined ladder of docs/results.md from the given radiographs, or SCHEME=filter or column from
-# the same dense network; called again, it goes on where it was interrupted. Minutes of one core with
-# bfloat16 instructions (several times longer without) and validation scores (whole / masked
-# radiographs) as seen on 2026-11-27: dense 46 min, 0.19 / 0.22; 4x 11, 0.18 / 0.21; 9x 9, 0.21 /
-# 0.22; 16x 7, 0.19 / 0.18; 25x 6, 0.20 / 0.19; 36x 14, 0.22 / 0.22.
-# SOURCE is the folder with labels.csv and images.csv. The shipped detector had a longer training:
-# `make reproduce` of commit c129321.
+# The detector of docs/results.md from the given radiographs, or SCHEME=filter or column from the
+# same dense network; called again, it goes on where it was interrupted. SOURCE is the folder with
+# labels.csv and images.csv. Minutes of one core with bfloat16 instructions (Zen 4, beside other
+# work): dense 66, then 4x 8, 9x 10, 18x 7, 36x 21. With AVX2 alone about four times as long
+# (estimated: 6 to 7 images a second instead of 25). The shipped model had 3, 5, 3 and 16 epochs of
+# retraining; here every step before the last has 5.
 SOURCE ?= ../shared/data/rsna
 NIH ?= ../shared/data/nih
 RUNS ?= runs/reproduce
 SCHEME ?= combined
-reproduce: $(VENV)/.ready    ## train the detector of docs/results.md and prune it to 36x (about 95 minutes on one core)
+reproduce: $(VENV)/.ready    ## train the detector of docs/results.md and prune it to 36x (about two hours on one core)
 	test -f $(RUNS)/data/dataset.json \
 	  || $(BIN)/pneumonia data import-rsna $(SOURCE) --nih $(NIH) --out $(RUNS)/data
 	$(BIN)/python -m benchmarks.detector_training --data $(RUNS)/data --out $(RUNS) \
-	  --scheme $(SCHEME) --train epochs=10 data.composite.probability=0.75 \
-	  --prune admm.epochs=3 admm.steps_per_update=30 images_per_epoch=1440 retrain.epochs=6 \
-	  validate_every=6 --last retrain.epochs=24
+	  --scheme $(SCHEME) --rates 4 9 18 36 \
+	  --prune distil=0.5 admm.epochs=3 admm.steps_per_update=30 images_per_epoch=1500 \
+	  retrain.epochs=5 validate_every=5 --last retrain.epochs=16 validate_every=8
 	test -d $(RUNS)/bundle-$(SCHEME) || $(BIN)/pneumonia export $(RUNS)/$(SCHEME)-36x \
 	  --out $(RUNS)/bundle-$(SCHEME)
 

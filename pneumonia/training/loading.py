@@ -1,5 +1,6 @@
 """Batches of an epoch, prepared ahead of the training step."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -36,6 +37,8 @@ class _Order(Sampler[list[Sample]]):
 
 
 def _start_worker(worker_id: int) -> None:
+    # Ctrl-C reaches the whole process group: the training process ends its workers in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One thread per worker: the cores belong to the training step.
     torch.set_num_threads(1)
     try:

@@ -102,7 +102,7 @@ class Database:
 
 @contextmanager
 def workspace_lock(work: Path) -> Iterator[None]:
-    """Hold a workspace for this process.
+    """Hold a workspace for this process; a new one in which nothing was stored goes at the end.
 
     Raises:
         OutputError: Another process has it, or the folder cannot be made.
@@ -112,6 +112,7 @@ def workspace_lock(work: Path) -> Iterator[None]:
     except ImportError:  # not a POSIX system: a second process is not noticed there
         yield
         return
+    is_new = not work.exists()
     try:
         work.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = (work / LOCK).open("a")
@@ -127,7 +128,12 @@ def workspace_lock(work: Path) -> Iterator[None]:
                 "Workspace is in use", found="another `pneumonia annotate`", where=str(work),
                 fix="Stop it, or choose another --work",
             ) from None  # fmt: skip
-        yield
+        try:
+            yield
+        finally:
+            if is_new and [path.name for path in work.iterdir()] == [LOCK]:
+                (work / LOCK).unlink()
+                work.rmdir()
 
 
 def open_database(work: Path) -> Database:

@@ -158,7 +158,9 @@ def test_a_damaged_or_foreign_library_is_compiled_again(bundle, cache, tmp_path,
     assert Path(library_cache.cached_library(bundle)) == library
     assert not library.is_symlink()
     assert library.stat().st_mode & 0o777 == 0o600
-    assert library.stat().st_size == len(whole)
+    # The quicker of two vector widths may be another one the second time.
+    assert library.read_bytes() not in (whole[:1000], whole[:-1] + b"?")
+    assert open_engine(bundle).name == "kernels"
 
 
 @pytest.mark.parametrize("fault", ["others write", "link", "file"])

@@ -218,7 +218,7 @@ def test_only_assigned_studies_are_there(ann, boss):
     for path in ("", "/image", "/offers"):
         assert ann.get(f"/api/studies/2{path}").status_code == 404
     assert ann.save(2, drawn(BOX)).status_code == 404
-    assert ann.get("/api/studies/999").status_code == 400
+    assert ann.get("/api/studies/999").status_code == 404  # as for one of others
     assert boss.post("/api/manage/assign", name="Eve", key=2, on=True).status_code == 404
 
 
