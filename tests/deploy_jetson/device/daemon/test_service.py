@@ -198,8 +198,7 @@ def test_with_the_packages_of_the_device():
     if not venv:
         pytest.skip("PNEUMONIA_OLD_PYDICOM names no environment with pydicom 2.3 (Makefile)")
     python = str(Path(venv) / "bin" / "python")
-    child = "../../../runtime/child/test_child.py"
-    files = (child, "interfaces/test_dicom.py", "test_service.py", "test_faults.py")
+    files = ("interfaces/test_dicom.py", "test_service.py", "test_faults.py")
     # the rest reads no DICOM, and the example starts the command, which needs our own packages
     choice = "not of_the_device and not example_runs"
     inner(python, files, choice, PNEUMONIA_DAEMON_PYTHON=python)
