@@ -1,4 +1,4 @@
-"""Sections of `pneumonia compare --storage --compute`: what models take, and how fast they are."""
+"""Sections of `pneumonia compare --storage --compute`: storage and speed of models."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ RULES = (
 
 
 class HardwareSections(NamedTuple):
-    """Which sections."""
+    """Which hardware sections the page shows."""
 
     storage: bool
     compute: bool
@@ -44,7 +44,7 @@ def hardware_sections(
         folders: Model -> bundle or run, the reference first.
         comparisons: Of every other model with the reference.
         metric: The accuracy that should be equal.
-        wanted: Which sections.
+        wanted: Which hardware sections the page shows.
 
     Raises:
         ConfigError: A model has no bundle or run.
@@ -102,7 +102,7 @@ def _latencies(folders: Mapping[str, Path]) -> dict[str, tuple[float, str]]:
     """Bundle -> median milliseconds of one image on one thread, and the engine.
 
     Generated kernels if all bundles have a library that runs here, else ONNX Runtime for all:
-    times of different engines would say more of the engines than of the pruning.
+    times of different engines would compare the engines, not the pruning.
     """
     import numpy as np
 

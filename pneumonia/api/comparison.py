@@ -71,7 +71,7 @@ class CompareOptions(StudyOptions):
         margin_auroc: The same for the AUROC.
         figures: PNG file -> caption, shown at the end of the page.
         latency: Time the bundles in turn on this machine (onnxruntime, one thread).
-        storage: Add what the weights take, with all indices.
+        storage: Add the storage of the weights, with all indices.
         compute: Add measured speed-ups and the PPR.
     """
 

@@ -80,7 +80,7 @@ class FrozenPoints(NamedTuple):
         points: Name -> point; None = nothing is frozen.
         platt: Slope and intercept of the Platt scaling, None = not available.
         box_scale: How boxes are resized before they are judged.
-        model_hash: The model they belong to, None = not said.
+        model_hash: Hash of the model they belong to, None = not recorded.
     """
 
     points: Mapping[str, OperatingPoint] | None = None
@@ -106,7 +106,7 @@ def read_frozen(source: Path) -> FrozenPoints:
 
 
 def check_scored_by(predictions: Path, model_hash: str) -> None:
-    """Refuse predictions whose own run.json names another model; without one nothing is known.
+    """Refuse predictions whose own run.json names another model; without one nothing is checked.
 
     Raises:
         ArtefactError: They were made by another model.

@@ -12,7 +12,7 @@ import click
 from pneumonia import __version__
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 # verb -> (module, what `--help` says); the module's `command` is the click command
 VERBS: dict[str, tuple[str, str]] = {

@@ -1,4 +1,4 @@
-"""What the demo shows at its end: the table, pictures of both models' boxes, and the page."""
+"""Output of the demo: the table, pictures with both models' boxes, and the page."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ class ResultRow(NamedTuple):
 
 
 class DemoFolder(NamedTuple):
-    """Where the demo puts things.
+    """Paths in the output folder of the demo.
 
     Attributes:
         root: The folder given with --out.
@@ -180,7 +180,7 @@ def write_page(
         folder: Holds both models, scored and compared.
         document: compare.json.
         result: See `demo_result`.
-        note: Why there are no generated kernels; empty when there are.
+        note: Reason why there are no generated kernels, else empty.
         commands: What to type for the same on RSNA data.
 
     Returns:

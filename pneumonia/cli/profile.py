@@ -12,7 +12,7 @@ class MeasureByDefault(click.Group):
     """A group whose first argument may be a bundle: then the command is `measure`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put `measure` in front of anything that is neither a subcommand nor a cry for help."""
+        """Insert `measure` before a first argument that is neither a subcommand nor `--help`."""
         known = (*self.commands, *ctx.help_option_names)
         if args and args[0] not in known:
             args = ["measure", *args]

@@ -44,7 +44,7 @@ def command(
 def quantize_by_recipe(
     run: Path, recipe: str, out: Path, data: Path | None, overrides: tuple[str, ...], resume: bool
 ) -> None:
-    """Train a run's weights onto few levels, and show what came of it."""
+    """Train a run's weights to few levels, and show the result."""
     from pneumonia.api.runs import RunOptions, quantize
     from pneumonia.training.distributed import started_as_first
 

@@ -319,7 +319,7 @@ def _settings(options: ScoreOptions) -> "ScoreSettings":
 
 
 def _show_what_is_missing(outputs: dict[str, Any]) -> None:
-    """Outputs that were asked for and could not be made; they do not stop a batch."""
+    """Show requested outputs that could not be made; they do not stop a batch."""
     for reason, count in outputs.get("dicom", {}).get("not_made", {}).items():
         click.echo(f"no DICOM results: {counted(count, 'image')}: {reason}", err=True)
     if outputs.get("pdf", {"page": True})["page"] is None:
@@ -353,7 +353,7 @@ def _show(summary: "ScoreSummary", out: Path) -> None:
 
 
 def _show_failures(failures: "Sequence[ImageRecord]") -> None:
-    """Images without a score, each with what can be done; other files in one line."""
+    """Show the images without a score, each with a remedy; other files in one line."""
     from pneumonia.scoring.outputs.wording import reason_text
 
     images = [record for record in failures if not record.is_other_file]

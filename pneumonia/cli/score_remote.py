@@ -44,7 +44,7 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """Where images come from and results go, as the options above say it.
+    """Source of the images and destination of the results, from the options above.
 
     Attributes:
         dicomweb: Address of a DICOMweb server; None for none.
@@ -110,7 +110,7 @@ def paths_and_source(
 
 
 def _refuse(options: RemoteOptions, names: tuple[str, ...], needed: str) -> None:
-    """An option that would have no effect is a mistake."""
+    """Raise ConfigError for an option that would have no effect."""
     for name in names:
         if getattr(options, name):
             option = "--" + name.replace("_", "-")

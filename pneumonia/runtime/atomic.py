@@ -1,4 +1,4 @@
-"""Files and folders that are either whole under their final name or not there at all."""
+"""Atomic writing: files and folders are complete under their final name, or absent."""
 
 import ctypes
 import json
@@ -70,7 +70,7 @@ class FileGroup:
 
     `add` writes under temporary names. `commit` syncs all of them, gives them their names, syncs
     the folders, and only then does the same with the files that mark others as complete. A crash
-    at any moment leaves no marker without the files it stands for.
+    at any moment leaves no marker without the files that it marks.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class FileGroup:
             _remove(part)
 
     def commit(self) -> None:
-        """Put everything that was added on the disk under its name.
+        """Sync all added files to the disk and rename them to their final names.
 
         Raises:
             OutputError: A file cannot be synced or renamed.
@@ -193,7 +193,7 @@ def _not_written(error: OSError, path: str) -> OutputError:
 
 @contextmanager
 def new_folder(path: str) -> Iterator[str]:
-    """Fill a folder under a temporary name, then swap it in for whatever stood at `path`.
+    """Fill a folder under a temporary name, then swap it in for the existing one at `path`.
 
     Yields:
         The temporary folder. On an exception it is removed and `path` is left as it was.
@@ -231,7 +231,7 @@ def new_folder(path: str) -> Iterator[str]:
 
 
 def refuse_foreign(folder: str, marker: str, own_names: Collection[str], what: str) -> None:
-    """Stop before a folder that is not one of this program's would be replaced.
+    """Refuse to replace a folder that this program did not make.
 
     Args:
         folder: The output folder, which may not exist yet.

@@ -12,7 +12,7 @@ _LIKE_FORMULA = re.compile(r"'*[=+\-@]")
 
 
 def escape_name(name: str) -> str:
-    """The name as a csv cell: an apostrophe before what a spreadsheet would run as a formula."""
+    """The name as a csv cell; one that a spreadsheet would run as a formula gets an apostrophe."""
     return "'" + name if _LIKE_FORMULA.match(name) else name
 
 

@@ -82,7 +82,7 @@ class DataError(PneumoniaError):
 
 
 class DicomError(DataError):
-    """A radiograph cannot be read; `status` and `reason` are the manifest's words for it.
+    """A radiograph cannot be read; `status` and `reason` are its codes in the manifest.
 
     Args:
         what: One line without patient identifiers.

@@ -102,7 +102,7 @@ def command(
 def _vocabulary(
     linker: Path | None, concepts: Path | None
 ) -> "tuple[MentionLinker | None, ConceptBase]":
-    """Who links reports, and the concept base."""
+    """The report linker and the concept base."""
     from data_prep.reports.findings.concepts import ConceptBase
 
     if linker is None:
@@ -116,7 +116,7 @@ def _vocabulary(
 
 
 def _checked(host: str, tls: _Tls) -> bool:
-    """Whether TLS is used; refuses what would send tokens in the clear."""
+    """Whether TLS is used; refuses settings that would send tokens unencrypted."""
     cert, key = tls
     if (cert is None) != (key is None):
         raise ConfigError("A certificate and its key belong together")

@@ -43,7 +43,7 @@ def parse_box_scale(
 
 
 def label_options(command: Command) -> Command:
-    """Options of what the predictions are held against."""
+    """Options for the labels that predictions are compared with."""
     options = (
         click.option(
             "--classes", type=FILE, help="csv with patientId,class (official class info)."

@@ -132,7 +132,7 @@ def _show_rates(pruned: "PruningRates") -> None:
 
 
 def _way(found: "Inspection") -> list[tuple[str, str, str]]:
-    """The weights a ladder of compressions began with."""
+    """Table row with the number of weights before a series of compressions; else empty."""
     if found.trained_weights is None or found.whole_rate is None:
         return []
     return [

@@ -1,7 +1,7 @@
-"""Zip archives and DICOMDIRs, read in the child process: nothing is ever unpacked by its name.
+"""Zip archives and DICOMDIRs, read in the child process; no member is unpacked under its name.
 
-Members are told apart by their place in the archive, so that neither `../../etc/passwd` nor two
-members of one name can do harm; they are refused all the same, since an honest export has none.
+Members are addressed by their index in the archive, so that neither `../../etc/passwd` nor two
+members of one name can do harm. Both are refused as well, since a regular export has none.
 """
 
 import os
@@ -28,13 +28,13 @@ Listed = Tuple[int, str, str, str]  # index (-1: not in the archive), name, stat
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a name leads out of the folder it is unpacked into."""
+    """Whether a path leads out of the folder it is unpacked into."""
     parts = re.split(r"[/\\]", name)
     return ".." in parts or name.startswith(("/", "\\")) or bool(re.match(r"^[A-Za-z]:", name))
 
 
 def _verdict(info: zipfile.ZipInfo, max_bytes: int) -> Tuple[str, str]:
-    """Status and reason of a member that is settled without reading it."""
+    """Status and reason of a member that are known without reading it."""
     ratio = info.file_size / max(1, info.compress_size)
     rules = (
         (is_unsafe(info.orig_filename), "rejected", "unsafe_path"),
@@ -49,7 +49,7 @@ def _verdict(info: zipfile.ZipInfo, max_bytes: int) -> Tuple[str, str]:
 
 
 def list_archive(path: str, max_bytes: int) -> List[Listed]:
-    """The members of a zip with the status of those that are settled.
+    """The members of a zip, with a status where it is known without reading.
 
     Args:
         path: The archive.
@@ -75,7 +75,7 @@ def list_archive(path: str, max_bytes: int) -> List[Listed]:
 
 
 def _missing_members(path: str, found: List[Listed], max_bytes: int) -> List[Listed]:
-    """What a DICOMDIR in the archive names and the archive does not hold."""
+    """Files that a DICOMDIR in the archive lists and the archive lacks."""
     missing: List[Listed] = []
     present = {name.upper() for _, name, _, _ in found}
     for index, name, status, _ in found:
@@ -119,7 +119,7 @@ def _referenced(record: Any) -> str:
 
 @contextmanager
 def _anonymous_file() -> Iterator[Tuple[IO[bytes], str]]:
-    """A file to write and the path to read it by; it ends with the process, however that ends."""
+    """A temporary file, in memory where possible, and its path; it is deleted on exit."""
     in_memory = getattr(os, "memfd_create", None)  # Python 3.8 on Linux
     if in_memory is not None and os.path.isdir("/proc/self/fd"):
         with os.fdopen(in_memory("member"), "wb") as stream:

@@ -22,7 +22,7 @@ from pneumonia.runtime.child.messages import (
 from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS, ReadLimits
 
 COMMAND = (sys.executable, "-m", "pneumonia.runtime.child")
-START_SECONDS = 60.0  # a cold start on a busy machine or a slow card is no fault of the file
+START_SECONDS = 60.0  # a slow start (busy machine, slow SD card) is not the file's fault
 WATCH_SECONDS = 0.25
 TICK_SECONDS = 1.0
 PIPE_BYTES = 1 << 20
@@ -105,17 +105,17 @@ class _Watchdog:
         threading.Thread(target=self._watch, name="decode-watchdog", daemon=True).start()
 
     def arm(self, seconds: float) -> None:
-        """The process has this long from now."""
+        """Set the deadline, counted from now."""
         with self._lock:
             self._deadline = time.monotonic() + seconds
 
     def disarm(self) -> None:
-        """The process has answered."""
+        """Clear the deadline: the process has answered."""
         with self._lock:
             self._deadline = None
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop the watchdog thread."""
         self._stopped.set()
 
     def _watch(self) -> None:
@@ -135,7 +135,7 @@ class _Watchdog:
 
 
 def _no_tick() -> None:
-    """The caller needs no pulse."""
+    """Default tick callback, which does nothing."""
 
 
 class DecodingChild:

@@ -131,7 +131,7 @@ class FileReader:
     # --- look ---
 
     def _look(self, path: str, known_sha256: str, record: Record) -> Parts:
-        """Read the header only; whether the pixels can be decoded stays open."""
+        """Read the header only; does not check whether the pixels can be decoded."""
         record["bytes"] = os.stat(path).st_size
         with io.open(path, "rb") as stream:
             try:
@@ -191,7 +191,7 @@ def _contents(path: str, max_bytes: int) -> Tuple[bytes, str, int]:
 def _source_header(dataset: Any) -> bytes:
     """The attributes that results take over, as a DICOM file in memory.
 
-    Empty when they cannot be had: that costs the image its DICOM results, not its score.
+    Empty when they cannot be read: the image is scored but gets no DICOM results.
     """
     from pneumonia.runtime.results import header_bytes, source_header
 

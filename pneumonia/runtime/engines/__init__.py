@@ -98,7 +98,7 @@ def _generated(
 
 
 def _plugin(bundle: Bundle, name: str) -> Engine:
-    """An engine that lives outside this package."""
+    """Open an engine implemented outside this package."""
     library, module = PLUGINS[name]
     if importlib.util.find_spec(library) is None:
         raise DeviceError(

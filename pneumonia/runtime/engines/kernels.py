@@ -109,7 +109,7 @@ def _bind(path: str) -> ctypes.CDLL:
 
 
 def _check_cpu(needed: str, target: str) -> None:
-    """Refuse a library whose instructions this CPU lacks: they would end the process."""
+    """Refuse a library with instructions that this CPU lacks: they would kill the process."""
     try:
         with io.open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
             found = {

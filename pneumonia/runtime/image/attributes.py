@@ -50,7 +50,7 @@ def joined_text(dataset: Any, keyword: str) -> str:
 
 
 def first_number(dataset: Any, keyword: str) -> Optional[float]:
-    """The first value as a finite float; None when there is none or it is no number."""
+    """The first value as a finite float; None when it is absent or not a number."""
     return _finite(first_value(dataset, keyword))
 
 

@@ -3,7 +3,7 @@
 import struct
 from typing import NamedTuple, Optional
 
-_NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # DHT, JPG and DAC lie between the start-of-frame markers
+_NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # DHT, JPG, DAC: codes among the start-of-frame markers
 _NO_LENGTH = (0x01,) + tuple(range(0xD0, 0xD9))
 _SIZ = b"\xff\x4f\xff\x51"
 

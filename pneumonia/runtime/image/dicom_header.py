@@ -61,7 +61,7 @@ BODY_PARTS = _words(
 
 
 class ReadLimits(NamedTuple):
-    """What a file may ask for, and which odd files are taken anyway.
+    """Limits on files, and which non-standard files are accepted.
 
     Attributes:
         max_file_bytes: Larger files are not opened.
@@ -205,7 +205,7 @@ def _whole(dataset: Any, keyword: str, reason: str, low: int, high: int) -> int:
 
 
 def _shown(dataset: Any, keyword: str) -> str:
-    """What stands in an attribute that must be one integer, without its text."""
+    """The value of an attribute that must be one integer, for messages; text is not shown."""
     values = all_values(dataset, keyword)
     if not values:
         return "nothing"
@@ -303,7 +303,7 @@ def read_codes(stream: BinaryIO) -> Dict[str, Any]:
 
 
 def header_facts(header: Header) -> Dict[str, Any]:
-    """Facts about the image that identify nobody; coded fields only hold known codes."""
+    """Facts about the image without identifiers; coded fields only hold known codes."""
     dataset = header.dataset
     facts: Dict[str, Any] = {"format": "dicom"}
     facts.update(coded_facts(dataset))

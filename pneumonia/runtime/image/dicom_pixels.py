@@ -1,4 +1,4 @@
-"""DICOM pixel data to stored values, with the decoder chosen and named, damage made visible."""
+"""DICOM pixel data to stored values; reports the decoder used, and damage as warnings."""
 
 import copy
 import io
@@ -174,10 +174,10 @@ def _first_frame(pixel_data: bytes, count: int) -> bytes:
 
 
 def _inside_stored_bits(values: np.ndarray, dataset: Any) -> Tuple[np.ndarray, bool]:
-    """Drop what old files keep in the bits above BitsStored (overlays); says whether it did."""
+    """Clear the bits above BitsStored (overlays in old files); returns whether any was set."""
     bits = int(dataset.BitsStored)
     if values.dtype == np.uint8 and bits == 8 and int(dataset.PixelRepresentation) == 0:
-        return values, False  # there are no other bits: the files of RSNA
+        return values, False  # all bits are stored bits, as in the RSNA files
     wide = values.astype(np.int32)
     kept = wide & ((1 << bits) - 1)
     if int(dataset.PixelRepresentation) == 1:

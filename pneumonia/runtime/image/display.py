@@ -64,7 +64,7 @@ class Window(NamedTuple):
 
 
 class DisplayPlan(NamedTuple):
-    """How stored values of one image become grey.
+    """The display chain of one image: stored values to grey levels.
 
     Attributes:
         bits_stored: Bits of a stored value.
@@ -75,7 +75,7 @@ class DisplayPlan(NamedTuple):
         voi_lut: Used before any window.
         window: The first window.
         invert: MONOCHROME1: the lowest value is white.
-        padding: Stored values (low, high) that are no image.
+        padding: Range (low, high) of stored values that mark padding, not image.
     """
 
     bits_stored: int
@@ -232,7 +232,7 @@ def plan_from_header(dataset: Any, big_endian: bool, warnings: List[str]) -> Dis
     Args:
         dataset: pydicom dataset with valid image attributes.
         big_endian: Byte order of LUT data stored as bytes.
-        warnings: Gets a word for everything that was not as the standard wants it.
+        warnings: List to which a code is appended for each deviation from the standard.
 
     Raises:
         DicomError: rejected, `lut`: a LUT is malformed.

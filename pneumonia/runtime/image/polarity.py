@@ -2,7 +2,7 @@
 
 A file without a window or with the wrong Photometric Interpretation, or a copy made by a viewer set
 to "invert", looks like any other image to the reader of the file, and the detector calls a normal
-chest positive. A linear classifier on an 8 x 8 copy tells: a negative image has the negative score.
+chest positive. A linear classifier on an 8 x 8 copy detects it; inversion negates its score.
 
 Fitted by logistic regression (no intercept, each image and its negative) on 9,418 training
 radiographs, whole and masked to the lungs. At LIMIT it marks none of 2,159 validation radiographs

@@ -44,7 +44,7 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 class Letterbox(NamedTuple):
-    """Where an image lies on the network's canvas.
+    """Position and scale of an image on the network's canvas.
 
     Attributes:
         scale: Canvas pixels per image pixel, before rounding to whole pixels.
@@ -88,7 +88,7 @@ class Letterbox(NamedTuple):
 
 
 def letterbox_place(rows: int, columns: int, height: int, width: int) -> Letterbox:
-    """Where an image of rows x columns lies on a canvas of height x width, centred."""
+    """The letterbox of an image of rows x columns centred on a canvas of height x width."""
     place = Letterbox(min(height / rows, width / columns), 0, 0, columns, rows)
     new_height, new_width = place.content_size()
     return place._replace(left=(width - new_width) // 2, top=(height - new_height) // 2)
@@ -106,7 +106,7 @@ def letterbox(
         pad_value: Grey value around the image, 0..255.
 
     Returns:
-        The canvas, uint8 (height, width), and where the image lies on it.
+        The canvas, uint8 (height, width), and the letterbox of the image on it.
     """
     check_pixels(pixels)
     place = letterbox_place(pixels.shape[0], pixels.shape[1], height, width)

@@ -1,4 +1,4 @@
-"""A radiograph from a file: DICOM, PNG or JPEG to an 8-bit grey image, or a named refusal."""
+"""A radiograph from a file: DICOM, PNG or JPEG to 8-bit grey, or an error with a reason."""
 
 import io
 import os
@@ -32,7 +32,7 @@ class Radiograph(NamedTuple):
 
     Attributes:
         pixels: uint8 (H, W), dense tissue bright.
-        info: Facts that identify nobody: format, modality, view, body_part, photometric,
+        info: Facts without identifiers: format, modality, view, body_part, photometric,
             bits_stored, transfer_syntax, decoder, spacing_mm (row, column), inverted, voi, ...
         warnings: For example `degraded`, `excess_pixel_bytes`, `colour_converted`.
         header: The pydicom data set of a DICOM file without its pixel data; None for a picture.
@@ -141,7 +141,7 @@ def _starts_a_data_set(head: bytes) -> bool:
 
 
 def parse_radiograph(data: bytes, limits: ReadLimits) -> Radiograph:
-    """`read_radiograph` of a file's bytes; parsers of foreign files raise anything."""
+    """`read_radiograph` for the bytes of a file; may raise any exception of a parser."""
     head = data[:132]
     if head[128:132] == b"DICM":
         return _read_dicom(data, limits)
@@ -155,7 +155,7 @@ def parse_radiograph(data: bytes, limits: ReadLimits) -> Radiograph:
 
 @contextmanager
 def refusals_of(path: str) -> Iterator[None]:
-    """Turn whatever a parser of a foreign file raises into a DicomError that names the file."""
+    """Turn any exception of a file parser into a DicomError that names the file."""
     try:
         with python_warnings.catch_warnings():
             # pydicom's warnings quote values of the file; those that matter are kept by name

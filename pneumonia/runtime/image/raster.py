@@ -26,7 +26,7 @@ def raster_format(head: bytes) -> str:
 
 
 class Raster(NamedTuple):
-    """A decoded file: uint8 (H, W), stored bits, how it was scaled, and words of warning."""
+    """A decoded file: uint8 (H, W), stored bits, scaling to 8 bits, and warnings."""
 
     pixels: np.ndarray
     bits_stored: int

@@ -13,8 +13,8 @@ class Selection(NamedTuple):
 
     Attributes:
         status: Empty when the image is scored, else `skipped` or `rejected`.
-        reason: Machine-readable reason of it.
-        warnings: Words to keep beside a score.
+        reason: Machine-readable reason of the status.
+        warnings: Codes of warnings to record with a score.
     """
 
     status: str
@@ -53,12 +53,12 @@ def word_against(dataset: Any, against: Sequence[str], wanted: Container[str]) -
 
 
 def is_absent(code: str, value: Optional[str]) -> bool:
-    """Whether a header's value of one of CODES tells nothing."""
+    """Whether the value of one of CODES is absent or unspecific."""
     return value is None or (value == "OTHER" and code != "modality")
 
 
 def is_another_examination(info: Dict[str, Any], rules: Any) -> bool:
-    """Whether the codes say that this is no frontal chest radiograph; absent codes say nothing.
+    """Whether the codes exclude a frontal chest radiograph; absent codes exclude nothing.
 
     Args:
         info: Facts of runtime.image.radiograph, and `word_against` where descriptions were read.
@@ -78,11 +78,11 @@ def select(
     rules: Any,
     skip_absent: Container[str] = (),
 ) -> Selection:
-    """Decide by the header's codes; what a header leaves open is scored, with a word.
+    """Decide by the header's codes; an image they leave undecided is scored, with a warning.
 
     Args:
         info: Facts of runtime.image.radiograph, and `word_against` where descriptions were read.
-        warnings: Words of runtime.image.radiograph.
+        warnings: Warning codes of runtime.image.radiograph.
         rules: Accepted values by the names in CODES; `children` and `pictures` are `score` or
             `skip`.
         skip_absent: Those of CODES without which an image is skipped.

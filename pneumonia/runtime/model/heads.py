@@ -16,12 +16,12 @@ Detections = Tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (k, 4), scores (
 
 
 class DecodeSettings(NamedTuple):
-    """What becomes a detection.
+    """Thresholds that turn decoded boxes into detections.
 
     Attributes:
         score_floor: Boxes below this score are dropped (operating points come later).
         nms_iou: Overlap above which the lower of two boxes of one class is dropped.
-        max_boxes: The best so many boxes of an image are kept.
+        max_boxes: Number of boxes kept per image, highest scores first.
     """
 
     score_floor: float = 0.01
@@ -73,13 +73,13 @@ def _decode_head(layer: Detect, raw: np.ndarray, score_floor: float) -> Decoded:
 
 
 def image_outputs(spec: NetworkSpec) -> List[str]:
-    """Outputs of a detector that are no head map: image-level logits, one value per image."""
+    """Outputs of a detector that are not head maps: image-level logits, one per image."""
     heads = {layer.name for layer in spec.detect_layers()}
     return [name for name in spec.outputs if name not in heads]
 
 
 def _gates(spec: NetworkSpec, outputs: Dict[str, np.ndarray], n_images: int) -> np.ndarray:
-    """Probability (n_images,) that there is anything to box; 1 for a network that does not say."""
+    """Probability (n_images,) of any finding; 1 for a network without an image-level output."""
     gates = np.ones(n_images, dtype=np.float32)
     for name in image_outputs(spec):
         logits = outputs.get(name, np.zeros(0, np.float32))

@@ -155,7 +155,7 @@ def _prediction(image_id: str, rows: List[Row], where: str) -> Prediction:
     sizes = {row[1:] for row in rows}
     found = [row[0] for row in rows if row[0] is not None]
     if len(sizes) != 1 or (found and len(found) != len(rows)) or (not found and len(rows) > 1):
-        # The lines are told, not the image: a file name may name a patient.
+        # The error gives the lines, not the image: a file name may name a patient.
         raise DataError(
             "Rows of one image contradict each other",
             expected="one size, and either boxes or one empty row",

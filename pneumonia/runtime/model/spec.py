@@ -1,10 +1,10 @@
-"""Architecture as data: a network is a list of small layer records.
+"""Network description as data: a list of layer records.
 
 The torch module, the ONNX file, the generated C, the NumPy reference engine and the storage and MAC
 tables are all derived from a `NetworkSpec`. It is read and written as JSON with a schema version.
 
 Shapes are `(channels, height, width)`; a flat vector of n features is `(n, 1, 1)`.
-Weights live beside the spec as named tensors (see `tensor_shapes`), float32 unless said otherwise.
+Weights are stored separately as named tensors (see `tensor_shapes`), float32 unless said otherwise.
 """
 
 import json

@@ -58,7 +58,7 @@ def build_results(
         prediction: Boxes in pixels of the source; those below the threshold are left out.
         facts: The model and its operating point.
         kinds: Some of KINDS.
-        warnings: Words about the image; `degraded` makes an image without a box indeterminate.
+        warnings: Codes of warnings; `degraded` makes an image without a box indeterminate.
 
     Returns:
         Kind -> dataset, in the order of `kinds`.

@@ -1,4 +1,4 @@
-"""The secondary capture: a picture with the boxes burned in, for viewers that show nothing else."""
+"""The secondary capture: a picture with the boxes burned in, for viewers without SR or GSPS."""
 
 from typing import Any, Sequence, Tuple
 
@@ -18,7 +18,7 @@ from pneumonia.runtime.results.objects import (
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MAX_SIDE = 1024
-MIN_WIDTH = 640  # the words must fit
+MIN_WIDTH = 640  # the text must fit
 LINE_PX = 24
 _AROUND = [(dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
 FONT_PX = 18
@@ -63,7 +63,7 @@ def build_capture(
 
 
 def _set_lossy(made: Dataset, header: Dataset) -> None:
-    """Lossy compression of the source is lossy for ever (PS3.3 C.7.6.1.1.5)."""
+    """Copy the lossy compression attributes of the source (PS3.3 C.7.6.1.1.5)."""
     if first_text(header, "LossyImageCompression") != "01":
         made.LossyImageCompression = "00"
         return
@@ -74,12 +74,12 @@ def _set_lossy(made: Dataset, header: Dataset) -> None:
 
 
 def draw_capture(pixels: np.ndarray, result: Result, lines: Sequence[str]) -> np.ndarray:
-    """Boxes and words on a copy; the words lie in strips above and below and hide no anatomy.
+    """Draw boxes and text on a copy; text is in strips above and below and hides no anatomy.
 
     Args:
         pixels: uint8 (H, W).
         result: What was found, boxes in pixels of that image.
-        lines: Words above the picture, below the disclaimer.
+        lines: Lines of text above the picture, below the disclaimer.
 
     Returns:
         uint8; the longer side of the image in it is at most 1024 pixels, orientation as stored.
@@ -110,7 +110,7 @@ def draw_capture(pixels: np.ndarray, result: Result, lines: Sequence[str]) -> np
 
 
 def _frame(pen: Any, place: Tuple[float, float, float, float]) -> None:
-    """A white line between two black ones: seen on air and on bone."""
+    """Draw a white line between two black ones, visible on air and on bone."""
     for inset, grey in ((0, 0), (1, 255), (2, 255), (3, 0)):
         x1, y1 = place[0] + inset, place[1] + inset
         x2, y2 = max(x1, place[2] - inset), max(y1, place[3] - inset)
@@ -131,7 +131,7 @@ def _write(
     width: int,
     around: Sequence[Tuple[int, int]] = (),
 ) -> None:
-    """White words; over the image with a black edge, which the black strips need not."""
+    """Write white text; over the image it has a black outline."""
     font = _font()
     shown = plain(line, 200)
     while len(shown) > 4 and place[0] + _length(pen, shown, font) > width:

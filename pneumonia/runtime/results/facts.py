@@ -62,7 +62,7 @@ class Finding(NamedTuple):
     Attributes:
         box_xyxy: Edges in pixels of the source image; 0, 0 is the corner of its first pixel.
         score: The model's score, 0..1.
-        size_mm: Width and height, None where the header tells no spacing.
+        size_mm: Width and height, None where the header has no spacing.
     """
 
     box_xyxy: Tuple[float, float, float, float]
@@ -77,7 +77,7 @@ class Result(NamedTuple):
         findings: By descending score.
         max_score: The best score of any box, also below the threshold; 0 without a box.
         flag: `positive`, `negative` or `indeterminate` (nothing found in a damaged image).
-        warnings: Words about the image.
+        warnings: Codes of warnings about the image.
     """
 
     findings: List[Finding]
@@ -86,7 +86,7 @@ class Result(NamedTuple):
     warnings: Tuple[str, ...]
 
     def sentence(self) -> str:
-        """The result as a reader should take it."""
+        """The result as a sentence for the reader."""
         if self.findings:
             number = len(self.findings)
             return "{} region{} suspicious of lung opacity".format(number, "s"[: number > 1])
@@ -107,9 +107,9 @@ def result_of(
         prediction: Boxes above the score floor, in pixels of the source image.
         threshold: Compared in float32, as everywhere else.
         spacing_mm: Row and column spacing, None where unknown.
-        warnings: Words about the image; `degraded` takes the meaning from a negative.
+        warnings: Codes of warnings; `degraded` makes an image without a box indeterminate.
     """
-    order = np.argsort(-prediction.scores, kind="mergesort")  # stable; the word is newer
+    order = np.argsort(-prediction.scores, kind="mergesort")  # "stable" needs NumPy 1.15
     limit = np.array([prediction.width, prediction.height] * 2, dtype=np.float32)
     findings = []
     for index in order[prediction.scores[order] >= np.float32(threshold)]:

@@ -1,4 +1,4 @@
-"""DICOM objects as files: Explicit VR Little Endian, an empty preamble, whole or not at all."""
+"""DICOM objects as files: Explicit VR Little Endian, an empty preamble, written atomically."""
 
 import copy
 import io

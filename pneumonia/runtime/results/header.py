@@ -1,8 +1,8 @@
 """The part of a source header that results take over, made safe to write again.
 
-Foreign headers hold values that cannot be written back, dates that are no dates, and tables in the
-byte order of the file. What is kept here can be written; what cannot is left out, so that no odd
-header costs a result. Text stays as it is, in the character set of the source.
+Foreign headers hold values that cannot be encoded, malformed dates, and tables in the byte order of
+the file. Elements that cannot be written are left out, so that an invalid header does not prevent a
+result. Text stays as it is, in the character set of the source.
 """
 
 import io

@@ -14,7 +14,7 @@ from pneumonia.runtime.results.facts import ResultFacts
 from pneumonia.runtime.results.header import IDENTITY
 
 ROOT = uuid.UUID("ac4df9d6-e46f-429c-af84-efb7affd4f3a")  # namespace of all UIDs made here
-# Type 2: there even when the source has none.
+# Type 2: present, though empty, when the source has none.
 _ALWAYS = (
     "PatientName",
     "PatientID",
@@ -70,13 +70,13 @@ def check_source(header: Dataset) -> None:
 
 
 def study_uid(header: Dataset) -> str:
-    """The source's study, or where it names none a study of its own."""
+    """The Study Instance UID of the source, or a derived one where it is absent."""
     given = first_text(header, "StudyInstanceUID")
     return given or derived_uid(first_text(header, "SOPInstanceUID"), "study")
 
 
 def series_uid_of_source(header: Dataset) -> str:
-    """The source's series, or where it names none a series of its own."""
+    """The Series Instance UID of the source, or a derived one where it is absent."""
     given = first_text(header, "SeriesInstanceUID")
     return given or derived_uid(first_text(header, "SOPInstanceUID"), "series")
 
@@ -85,7 +85,7 @@ def content_moment(header: Dataset) -> Tuple[str, str]:
     """Date and time for the result: those of the image.
 
     A result is a function of image and model; with the clock in it, the same result made twice
-    would be two objects under one UID. When it was made stands in run.json and audit.jsonl.
+    would be two objects under one UID. The time of the run is in run.json and audit.jsonl.
     """
     for name in ("Acquisition", "Content", "Series", "Study"):
         date = first_text(header, name + "Date")
@@ -133,7 +133,7 @@ def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -
 
 
 def _mend_patient(made: Dataset) -> None:
-    """Leave out what the source states of the patient against the standard's enumerations."""
+    """Clear an invalid Patient Sex, and Patient Identity Removed without a stated method."""
     if first_text(made, "PatientSex") not in ("M", "F", "O"):
         made.PatientSex = ""
     stated = "DeidentificationMethod" in made or "DeidentificationMethodCodeSequence" in made
@@ -147,7 +147,7 @@ def result_uid_of_model(facts: ResultFacts) -> str:
 
 
 def set_uid(dataset: Dataset, keyword: str, value: str) -> None:
-    """Set a UID that may be malformed: a result must be filed beside its source all the same."""
+    """Set a UID without validation: a result keeps the malformed study UID of its source."""
     dataset[keyword] = DataElement(keyword, "UI", value, already_converted=True)
 
 
@@ -182,7 +182,7 @@ def code_item(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def statements(facts: ResultFacts, warnings: Tuple[str, ...]) -> List[str]:
-    """What a reader must know beside the numbers, one sentence a line."""
+    """Statements for the reader besides the scores, one sentence per line."""
     lines = [
         "Research use only. Not a medical device.",
         "Scores are those of the model, not calibrated probabilities of disease.",

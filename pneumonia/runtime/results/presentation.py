@@ -1,4 +1,4 @@
-"""The presentation state: boxes and words over the source image, which stays as it is."""
+"""The presentation state: boxes and text over the unchanged source image."""
 
 from typing import List
 
@@ -22,7 +22,7 @@ from pneumonia.runtime.results.objects import (
 
 GREYSCALE_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 LAYER = "AI_RESEARCH"
-LINE_HEIGHT = 0.03  # of the display, for one line of words
+LINE_HEIGHT = 0.03  # of the display height, for one line of text
 
 
 def build_presentation(header: Dataset, result: Result, facts: ResultFacts) -> Dataset:
@@ -115,7 +115,7 @@ def _label(score: str, box_xyxy: Box) -> Dataset:
 
 
 def _words(line: str, index: int) -> Dataset:
-    """A line at the top of the display, wherever the image lies in it."""
+    """A text line at the top of the display, independent of the image's position."""
     words = Dataset()
     words.BoundingBoxAnnotationUnits = "DISPLAY"
     words.UnformattedTextValue = line

@@ -36,7 +36,7 @@ class StorageFormat(NamedTuple):
     """One storage format.
 
     Attributes:
-        suffixes: The tensors that stand for the weight, as `L.<suffix>`.
+        suffixes: The tensors that store the weight, named `L.<suffix>`.
         pack: (layer, dense weight) -> tensors by suffix.
         unpack: (layer, tensors by suffix) -> dense weight of the layer's shape.
         measure: (dense weight, group_size) -> the StorageSpec that describes it.

@@ -1,4 +1,4 @@
-"""Where the stored values of a sparse weight matrix (O, P) belong: four layouts.
+"""Four layouts that give the positions of the stored values of a sparse matrix (O, P).
 
 Each layout turns a matrix into its stored values, in a fixed order, and a few index arrays, and
 back, bit for bit:

@@ -22,7 +22,7 @@ SUFFIXES = ("codes", "levels")
 
 
 def code_bits(n_levels: int) -> int:
-    """Bits that tell the levels apart, at least one."""
+    """Number of bits needed to encode the levels, at least one."""
     return max(1, max(n_levels - 1, 0).bit_length())
 
 

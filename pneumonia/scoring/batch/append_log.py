@@ -1,4 +1,4 @@
-"""A file of JSON lines that only grows: a line is there whole and synced, or not at all."""
+"""An append-only file of JSON lines; each line is written whole and synced, or not at all."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pneumonia.runtime.errors import OutputError
 
 
 def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
-    """Lines that end in a newline, and what a crash left of one."""
+    """Split a file into complete lines and the incomplete last line that a crash left."""
     *lines, torn = data.split(b"\n")
     return lines, torn
 
@@ -17,7 +17,7 @@ def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
 class AppendLog:
     """Appends to a file of JSON lines. One process at a time: the folder must be locked.
 
-    A last line without end, left by a crash, was never promised to anybody and is cut off.
+    An incomplete last line, left by a crash, was never reported as written and is cut off.
 
     Args:
         path: The file; created with the first line.

@@ -1,9 +1,9 @@
-"""audit.jsonl: what was run when by whom, every line bound to the one before by its hash.
+"""audit.jsonl: which runs were made, when and by which user, as a hash chain of lines.
 
-A changed, removed or inserted line breaks the chain; run.json holds its end, so that a missing end
-is noticed as well, and the last finished run's line holds the digests of what it wrote. Somebody
-who can write the folder can make a whole new chain: keep the last hash elsewhere where that
-matters.
+A changed, removed or inserted line breaks the chain. run.json holds the number of lines and the
+last hash, so that a truncated log is noticed as well. The line of the last finished run holds the
+digests of its outputs. A user with write access to the folder can make a whole new chain: keep
+the last hash outside the folder where that matters.
 """
 
 import getpass
@@ -55,7 +55,7 @@ class AuditLog:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Number of lines and hash of the last, for run.json."""
+        """Number of lines and hash of the last line, for run.json."""
         return {"lines": self._count, "last_sha256": self._head}
 
     def append(self, event: str, **facts: Any) -> None:
@@ -91,7 +91,7 @@ def output_digests(out: Path) -> dict[str, str]:
 
 
 def _studies_digest(folder: Path) -> str:
-    """One digest over names and contents, in the order of the names."""
+    """One SHA-256 over names and contents, sorted by name."""
     lines = [f"{path.name} {_digest(path.read_bytes())}" for path in sorted(folder.glob("*.json"))]
     return _digest("\n".join(lines).encode("utf-8"))
 
@@ -101,8 +101,8 @@ class AuditResult:
     """What verification found.
 
     Attributes:
-        lines: Number of lines, all of them bound together.
-        last_sha256: Hash of the last; compare it with one kept elsewhere.
+        lines: Number of lines in the verified chain.
+        last_sha256: Hash of the last line; compare it with one kept elsewhere.
         runs: Number of runs that were started.
     """
 
@@ -160,7 +160,7 @@ def _checked_chain(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
 
 
 def _last_run(records: list[dict[str, Any]], path: Path) -> dict[str, Any]:
-    """The line of the last finished run; a later one that did not finish may have written since."""
+    """The line of the last finished run; refuses a log with a later, unfinished run."""
     ends = [record for record in records if record["event"] in (STARTED, FINISHED, FAILED)]
     if not ends:
         raise _damaged("Audit log tells of no run", str(path))

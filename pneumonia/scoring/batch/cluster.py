@@ -1,8 +1,8 @@
-"""`--ray`: score on a cluster. Workers share no folder with this machine, and nothing else either.
+"""`--ray`: score on a cluster whose workers share no folder with this machine.
 
-This machine reads the files and writes the outputs; a worker gets a file's bytes and gives back
-the record and the bytes of the image's outputs. So the outputs are those of one machine, whatever
-becomes of a worker: Ray runs what it lost again, on another.
+This machine reads the files and writes the outputs; a worker receives the bytes of a file and
+returns the record and the bytes of the image's outputs. The outputs therefore equal those of a run
+on one machine; when a worker is lost, Ray repeats its tasks on another.
 """
 
 import dataclasses
@@ -36,15 +36,15 @@ AHEAD = 2  # images in flight per processor of the cluster
 
 
 class Parcel(NamedTuple):
-    """Everything a worker needs beside the images.
+    """What a worker needs besides the images.
 
     Attributes:
         bundle: The bundle's files by name.
         engine: Name of the engine.
         decode: Settings of the detector.
         settings: How to score.
-        model: What describes the model here, and so in every output.
-        salt: Of the output folder.
+        model: Description of the model as this machine writes it into every output.
+        salt: Salt of the output folder.
     """
 
     bundle: dict[str, bytes]
@@ -56,7 +56,7 @@ class Parcel(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A worker's answer: the record, and the files of the image unless it has none."""
+    """A worker's result: the record, and the image's output files if it has any."""
 
     record: ImageRecord
     rendered: RenderedStudy | None
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
 
 @contextmanager
 def ray_scorer(address: str) -> Iterator[Scorer]:
-    """What scores on the Ray cluster at an address.
+    """The scorer that runs on the Ray cluster at an address.
 
     Args:
         address: `auto`, HOST:PORT or ray://HOST:PORT.
@@ -93,7 +93,7 @@ def ray_scorer(address: str) -> Iterator[Scorer]:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself waits for minutes."""
+    """Fail early when the cluster does not answer; Ray itself waits for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:  # `auto`: Ray knows where to look
         return
@@ -143,7 +143,7 @@ def _parcel(job: ImageJob) -> Parcel:
 
 
 def _submitted(job: ImageJob, file: FoundFile, task: Any, parcel: Any) -> tuple[FoundFile, Any]:
-    """The file with its record, when that is settled here, or with the handle of its task."""
+    """The file with its record, if no scoring is needed, or with the handle of its Ray task."""
     if file.status:
         return file, job.detect(job.unread(file))[0]
     earlier = job.earlier(file)
@@ -178,7 +178,7 @@ def _read(path: str, max_bytes: int) -> bytes:
 
 
 def _finished(job: ImageJob, file: FoundFile, handle: Any) -> ImageRecord:
-    """Wait for a task and put its files in place."""
+    """Wait for a task and move its files to their final names."""
     if isinstance(handle, ImageRecord):
         return handle
     import ray

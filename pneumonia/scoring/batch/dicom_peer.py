@@ -43,7 +43,7 @@ def parse_peer(text: str) -> Peer:
     """`TITLE@HOST:PORT` as a Peer.
 
     Raises:
-        ConfigError: It is written otherwise.
+        ConfigError: The text does not have that form.
     """
     title, at, address = text.rpartition("@")
     host, colon, port = address.rpartition(":")

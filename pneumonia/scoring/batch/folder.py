@@ -41,7 +41,7 @@ def locked_folder(out: Path) -> Iterator[str]:
     """Create and lock the output folder.
 
     Yields:
-        The folder's salt: keys made with it mean nothing outside of this folder.
+        The folder's salt: keys made with it cannot be matched with those of another folder.
 
     Raises:
         FolderInUse: Another run uses it.
@@ -87,7 +87,7 @@ def _salt(out: Path) -> str:
 
 
 def remove_parts(out: Path) -> None:
-    """Delete what killed runs left half-written, here and one folder below; names are ours."""
+    """Delete partly written files of killed runs, here and one folder below, by their names."""
     for folder in (out, *(path for path in out.iterdir() if path.is_dir())):
         if folder.is_symlink():
             continue
@@ -97,10 +97,10 @@ def remove_parts(out: Path) -> None:
 
 
 def remove_fetched(out: Path) -> None:
-    """Delete images that were brought here from a server.
+    """Delete images that were fetched from a server.
 
     Raises:
-        OutputError: They cannot be deleted; they name patients, so that this is told.
+        OutputError: They cannot be deleted; reported because they contain patient data.
     """
     try:
         shutil.rmtree(out / FETCHED)

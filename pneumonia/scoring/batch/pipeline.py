@@ -1,8 +1,8 @@
-"""Decode, detect and write at the same time: children decode, one thread detects, threads write.
+"""Decode, detect and write in parallel: child processes, one detector thread, writer threads.
 
-Decoding happens in other processes, and the engine and the compressors of pictures work without
-Python's lock, so that the slower of decoding and detecting sets the pace. Every queue is short:
-memory does not grow with the batch. Files are synced and put in place in groups.
+Decoding runs in other processes, and the engine and the image compressors release the GIL, so that
+throughput is that of the slower of decoding and detection. Every queue is bounded: memory does not
+grow with the batch. Files are synced and renamed in groups.
 """
 
 import time
@@ -27,7 +27,7 @@ Stop = Callable[[], bool]
 def _decoded(
     job: ImageJob, files: Sequence[FoundFile], pool: ThreadPoolExecutor, depth: int, stop: Stop
 ) -> Iterator[Read]:
-    """Decode a few files ahead; give the results in order."""
+    """Decode a few files ahead; yields the results in order."""
     waiting = iter(files)
     ahead = deque(pool.submit(job.read, file) for file in islice(waiting, depth))
     try:

@@ -17,7 +17,7 @@ SCORE = "score"
 
 
 class PlannedImage(NamedTuple):
-    """One file and what would become of it.
+    """One file and the status it would get.
 
     Attributes:
         relative: Path below the input.
@@ -36,7 +36,7 @@ def plan_batch(
     settings: ScoreSettings,
     progress: Progress | None = None,
 ) -> list[PlannedImage]:
-    """Decide for every file of an input, in a child process, without decoding its pixels.
+    """Determine the status of every file of an input in a child process, without decoding pixels.
 
     Args:
         source: A file or folder, or another input; nothing is fetched from a server.
@@ -46,7 +46,7 @@ def plan_batch(
 
     Raises:
         ConfigError: The input does not exist, or the output lies inside it.
-        DataError: A server cannot be asked.
+        DataError: A server cannot be queried.
     """
     origin = FileInput(source) if isinstance(source, Path) else source
     origin.check(out)
@@ -78,7 +78,7 @@ def _decided(looked: DecodedFile, file: FoundFile, rules: SelectionRules) -> tup
 
 
 def counts(plan: Sequence[PlannedImage]) -> list[tuple[str, int]]:
-    """(status: reason, files), most first; `score` before all."""
+    """(status: reason, number of files) by descending number; `score` comes first."""
     found = Counter(f"{item.status}: {item.reason}".removesuffix(": ") for item in plan)
     score = [(SCORE, found.pop(SCORE, 0))]
     return score + sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))

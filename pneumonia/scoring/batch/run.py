@@ -68,7 +68,7 @@ class ScoreSummary:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that the current image finishes; a second one acts.
+    """Turn the first Ctrl-C into an event, so that the current image finishes; the second aborts.
 
     Outside of the main thread, where signals cannot be caught, nothing changes.
     """
@@ -102,7 +102,7 @@ class _Batch:
         self.audit = AuditLog(job.out)
 
     def run(self) -> ScoreSummary:
-        """Score, write the tables, and say in the audit log how it ended."""
+        """Score, write the tables, and record the outcome in the audit log."""
         started = datetime.now(UTC)
         job = self.job
         self.audit.append(
@@ -129,7 +129,7 @@ class _Batch:
             }
             self.write_tables(records, document)
         except BaseException as error:
-            with suppress(OutputError):  # the disk may be full; the first error is the one to tell
+            with suppress(OutputError):  # the disk may be full; the first error is reported
                 self.audit.append(FAILED, error=type(error).__name__)
             raise
         if not interrupted:
@@ -137,7 +137,7 @@ class _Batch:
         return ScoreSummary(tuple(records), document, interrupted)
 
     def files(self) -> list[FoundFile]:
-        """Everything the input holds, with what had to be brought here."""
+        """All files of the input; those on a server are fetched first."""
         job = self.job
         found = self.source.query(job.settings)
         fetched = self.source.fetch(found, job.out / FETCHED, self._is_done, self.progress)
@@ -166,7 +166,7 @@ class _Batch:
                         rate = len(records) / max(1e-9, time.monotonic() - started)
                         note = f"{rate:.1f} files/s, {not_scored} not scored"
                         self.progress(len(records), len(files), note)
-            # the last image may have been in hand when the signal came: then nothing is pending
+            # the last image may have been in progress at the signal: then nothing is pending
             interrupted = interrupt.is_set()
         records += [
             ImageRecord(file, self.job.key_of(file), "pending", "interrupted")
@@ -175,7 +175,7 @@ class _Batch:
         return records, interrupted
 
     def document(self, records: Sequence[ImageRecord], interrupted: bool) -> dict[str, Any]:
-        """run.json, but for its times, outputs and audit."""
+        """The content of run.json without its times, outputs and audit."""
         failed = any(record.status in FAILURES for record in records)
         reason = "interrupted" if interrupted else "some_failed" if failed else "all_scored"
         bundle = self.job.detector.bundle
@@ -222,7 +222,7 @@ class _Batch:
 
 
 def arguments(settings: ScoreSettings) -> dict[str, Any]:
-    """The options of a run without paths and without what names a patient."""
+    """The options of a run, without paths and patient identifiers."""
     return {
         "read": settings.limits.read._asdict(),
         "memory_mb": settings.limits.memory_mb,
@@ -250,8 +250,8 @@ def score_batch(
 
     Writes predictions.csv, worklist.csv, manifest.jsonl, run.json, audit.jsonl, studies/, overlay/
     and the outputs of the settings. A second run into the same folder with the same model and
-    settings scores only what is new or changed. Ctrl-C lets the images in hand finish, writes the
-    tables (the rest is `pending`) and returns.
+    settings scores only what is new or changed. On Ctrl-C the images in progress finish, the
+    tables are written (the other files are `pending`) and the function returns.
 
     Args:
         source: A file or folder (never written to), or another input.
@@ -264,7 +264,7 @@ def score_batch(
     Raises:
         ConfigError: The input does not exist, the output lies inside it, or the operating point is
             unknown.
-        DataError: A server cannot be asked.
+        DataError: A server cannot be queried.
         OutputError: The output folder cannot be written or is in use.
     """
     settings = settings or ScoreSettings()

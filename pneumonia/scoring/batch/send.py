@@ -1,4 +1,4 @@
-"""`--send`: the DICOM results of a batch to a PACS, each with what the PACS said to it."""
+"""`--send`: send the DICOM results of a batch to a PACS; records the status of each object."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ PAUSES_SECONDS = (1.0, 4.0)  # before the second and the third attempt at one ob
 
 @dataclass(frozen=True)
 class SendSummary:
-    """What became of the results of a folder.
+    """Result of sending the DICOM results of a folder.
 
     Attributes:
         destination: TITLE@HOST:PORT.
@@ -56,10 +56,10 @@ def send_results(
     progress: Progress | None = None,
     pauses_seconds: Sequence[float] = PAUSES_SECONDS,
 ) -> SendSummary:
-    """Send `dicom/` of an output folder; what has arrived there before is not sent again.
+    """Send `dicom/` of an output folder; objects that arrived there before are not sent again.
 
-    Every outcome is a line of sent.jsonl. Only status 0x0000, and 0xBxxx as `sent_with_warning`,
-    count as arrived (PS3.4 B.2.3).
+    Each outcome is recorded as a line of sent.jsonl. Only status 0x0000, and 0xBxxx as
+    `sent_with_warning`, count as arrived (PS3.4 B.2.3).
 
     Args:
         out: Output folder of a batch.
@@ -103,7 +103,7 @@ def send_results(
 
 
 def _arrived(lines: list[bytes], destination: str) -> set[tuple[str, str]]:
-    """(file, SHA-256) of what a destination has; lines nobody can read count for nothing."""
+    """(file, SHA-256) of the objects a destination has; unreadable lines are ignored."""
     found = set()
     for line in lines:
         try:
@@ -131,10 +131,10 @@ class _Sender:
         self._stack.close()
 
     def store(self, path: Path) -> tuple[str, int | None]:
-        """Status and DIMSE code of one object, after as many attempts as there are.
+        """Send one object, with retries; its status and DIMSE status code.
 
         Raises:
-            DataError: There is no association to be had.
+            DataError: No association could be established.
         """
         for pause in (*self._pauses, None):
             code = self._attempt(path)
@@ -153,7 +153,7 @@ class _Sender:
             status = self._open.send_c_store(path)
         except ValueError:  # the peer takes no objects of this class
             return CLASS_NOT_SUPPORTED
-        except (DataError, RuntimeError, OSError):  # nobody there, or the association broke
+        except (DataError, RuntimeError, OSError):  # no answer, or the association broke
             return None
         code = status.get("Status")
         return None if code is None else int(code)
@@ -172,7 +172,7 @@ def _meaning(code: int) -> str:
 
 
 def _sent(files: Sequence[Path], sender: _Sender) -> Iterator[tuple[Path, str, int | None]]:
-    """Each file with its outcome; once a peer is gone for good the rest is not tried."""
+    """Each file with its outcome; the rest is not tried once the peer cannot be reached again."""
     is_gone = False
     try:
         for path in files:

@@ -1,4 +1,4 @@
-"""How a batch is scored, and what its numbers depend on."""
+"""Settings of a batch, and the description and digest of what its scores depend on."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ class ScoreSettings:
         outputs: What is written besides the tables, study files and overlays.
         rules: Which images are scored.
         deidentify: `basic` to write nothing that names a patient, study, image or file.
-        allow_burned_in: With `deidentify`, take images with text burned in all the same.
+        allow_burned_in: With `deidentify`, accept images that have text burned in.
     """
 
     threshold_name: str | None = None
@@ -95,7 +95,7 @@ def selected_on(bundle: Bundle) -> dict[str, Any]:
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of what made the numbers."""
+    """Versions of the software that produced the scores."""
     versions = {"pneumonia": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

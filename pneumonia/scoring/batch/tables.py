@@ -32,12 +32,12 @@ WORKLIST_COLUMNS = (
     "warnings",
     "disclaimer",
 )
-# What needs eyes first comes first: an image that could not be scored is not a negative.
+# What a reader must look at first: an image that could not be scored is not a negative.
 FLAG_ORDER = (POSITIVE, INDETERMINATE, NOT_SCORED, NEGATIVE)
 
 
 def formula_safe(cell: object) -> str:
-    """Text that no spreadsheet takes for a formula: a leading apostrophe before = + - @."""
+    """The text with an apostrophe before a leading = + - @, so that no spreadsheet runs it."""
     text = str(cell)
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 

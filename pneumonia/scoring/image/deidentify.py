@@ -1,8 +1,8 @@
 """`--deidentify basic`: what outputs may hold, after DICOM PS3.15 E.1 (Basic Profile).
 
-The profile says what to do with every attribute. Results take over few, so that the list here is
-the other way round: named attributes about the image stay, UIDs are replaced, those an object must
-have are empty, and everything else is gone.
+The profile defines an action for every attribute. Results copy few attributes, so that this module
+lists what is kept instead: the named image attributes stay, UIDs are replaced, attributes that an
+object must have are empty, and all others are removed.
 """
 
 import uuid
@@ -15,7 +15,7 @@ from pneumonia.runtime.image.attributes import first_text, joined_text
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.image.records import salted_key
 
-# Action K (keep) or not in the profile: facts about the image that identify nobody.
+# Action K (keep) or not in the profile: image attributes that do not identify a patient.
 KEPT = (
     "SOPClassUID", "Modality", "InstanceNumber", "PatientOrientation", "Laterality",
     "ImageLaterality", "BodyPartExamined", "ViewPosition", "Rows", "Columns", "NumberOfFrames",
@@ -25,9 +25,9 @@ KEPT = (
     "LossyImageCompressionRatio", "LossyImageCompressionMethod", "BurnedInAnnotation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence",
 )  # fmt: skip
-# Action U: another UID, the same for the same one within an output folder.
+# Action U: replaced; equal UIDs get equal replacements within an output folder.
 REPLACED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-# Action Z: there, but empty.
+# Action Z: present, but empty.
 EMPTIED = (
     "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
     "StudyID", "AccessionNumber",
@@ -36,12 +36,12 @@ PROFILE = ("113100", "DCM", "Basic Application Confidentiality Profile")
 
 
 def replaced_uid(uid: str, salt: str) -> str:
-    """Another UID for a UID, which nobody can trace back without the folder's salt."""
+    """A replacement UID, which cannot be traced back without the folder's salt."""
     return f"2.25.{uuid.uuid5(uuid.UUID(salt), uid).int}"
 
 
 def deidentified_header(source: Dataset, salt: str) -> Dataset:
-    """The header of a source without what identifies the patient, the study or the image.
+    """The source header without attributes that identify the patient, the study or the image.
 
     Args:
         source: From `results.source_header`.
@@ -70,7 +70,7 @@ def deidentified_header(source: Dataset, salt: str) -> Dataset:
 
 
 def nameless(files: list[FoundFile], salt: str) -> list[FoundFile]:
-    """Files under their keys: a file name may name the patient."""
+    """The files named by their keys, since a file name may contain the patient's name."""
     keys = [salted_key(salt, file.relative) for file in files]
     return [
         replace(file, relative=key, image_id=key) for file, key in zip(files, keys, strict=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image_names import image_ids, printable
 
-# Ends of names that no radiograph has: such files lie in export folders and are no failure.
+# Suffixes no radiograph has: export folders contain such files; they are not failures.
 OTHER_FILES = (
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".htm", ".md", ".pdf", ".log",
     ".ini", ".yaml", ".yml", ".db", ".exe", ".inf", ".css", ".js", ".dll", ".u8",
@@ -23,15 +23,15 @@ class FoundFile:
     """Something that may be an image: a file, a member of a zip, an object of an archive.
 
     Attributes:
-        path: Where it is, as the system names it; empty when a server's image need not come.
+        path: Path in the file system; empty when a server's image is not fetched.
         relative: Path below the input, as printable text with `/`.
         image_id: Name of the image in predictions.csv; unique in the input.
-        status: Settled without reading it (`skipped`, `rejected`, `failed`); empty otherwise.
-        reason: Why (`not_a_file`, `encrypted`, ...).
+        status: Status known without reading it (`skipped`, `rejected`, `failed`), else empty.
+        reason: Reason of the status (`not_a_file`, `encrypted`, ...).
         member: Index in the zip at `path`; -1 for a file of its own.
         codes: Coded facts from a server's answer to the query.
         detail: What a server answered when it did not deliver the file, such as `HTTP 404`.
-        is_other: Named like something for which no score is expected.
+        is_other: Whether the name is that of a file type which is never scored.
     """
 
     path: str
@@ -46,7 +46,7 @@ class FoundFile:
 
 
 class SourceEntry(NamedTuple):
-    """What FoundFile says, before names are given; `relative` is printable."""
+    """The fields of FoundFile before names are assigned; `relative` is printable."""
 
     path: str
     relative: str
@@ -114,9 +114,9 @@ def walk(source: Path) -> list[SourceEntry]:
 
 
 def named(entries: list[SourceEntry]) -> list[FoundFile]:
-    """Give each entry a path of its own, since results go by it, and the name of its image.
+    """Give each entry a unique path, by which results refer to it, and the name of its image.
 
-    The name is the path's stem; what shares one gets its relative path.
+    The name is the path's stem, or the relative path where several files share a stem.
     """
     relatives = _told_apart([entry.relative for entry in entries])
     names = image_ids(relatives)
@@ -131,7 +131,7 @@ def _numbered(relative: str) -> Iterator[str]:
 
 
 def _told_apart(relatives: list[str]) -> list[str]:
-    """The paths with `#2`, `#3` behind those met before.
+    """The paths made unique by appending `#2`, `#3` to repeated ones.
 
     A zip may hold a name twice, and two odd names may be the same once they are printable.
     """

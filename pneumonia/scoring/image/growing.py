@@ -1,9 +1,9 @@
-"""Files that somebody is still writing: a batch waits for them to become quiet, for a while."""
+"""Files that are still being written: a batch waits, up to a limit, until they stop changing."""
 
 import os
 import time
 
-RECENT_SECONDS = 2.0  # since the last change: older files are what they are
+RECENT_SECONDS = 2.0  # since the last change: older files count as complete
 LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 30.0
 
@@ -14,9 +14,9 @@ def _state(path: str) -> tuple[int, int]:
 
 
 def has_grown(path: str, n_bytes_read: int) -> bool:
-    """Whether a file that could not be read was being written then, and is quiet now.
+    """Whether an unreadable file was still being written then, and no longer changes.
 
-    Returns at once for a file that nobody has touched for a while.
+    Returns at once for a file that has not changed recently.
 
     Args:
         path: The file.
@@ -34,6 +34,6 @@ def has_grown(path: str, n_bytes_read: int) -> bool:
             if now == last:
                 return has_changed
             last, has_changed = now, True
-    except OSError:  # gone: the first reading has to do
+    except OSError:  # deleted: the result of the first reading stays
         pass
     return False

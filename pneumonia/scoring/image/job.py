@@ -30,13 +30,13 @@ from pneumonia.scoring.outputs import ScoredStudy, open_writers
 
 
 class Read(NamedTuple):
-    """A file as it comes from decoding.
+    """A file after decoding.
 
     Attributes:
         file: The file.
         key: Its salted key.
-        earlier: What an earlier run left, None when it has to be scored.
-        decoded: The child's answer; None for entries that are settled without reading them.
+        earlier: Record of an earlier run, None when the file has to be scored.
+        decoded: The child's answer; None for entries whose status is known without reading.
     """
 
     file: FoundFile
@@ -49,7 +49,7 @@ class RenderedStudy(NamedTuple):
     """The files of one image, by their path below the output folder.
 
     Attributes:
-        outputs: Of the output writers.
+        outputs: Files of the output writers.
         study: The study file.
     """
 
@@ -90,7 +90,7 @@ class ImageJob:
         self._group.discard()
 
     def key_of(self, file: FoundFile) -> str:
-        """The salted key of a file; a de-identified file is named by it already."""
+        """The salted key of a file; a de-identified file already has it as its name."""
         if self.settings.deidentify:
             return file.image_id
         return salted_key(self.salt, file.relative)
@@ -98,7 +98,7 @@ class ImageJob:
     # --- decode: may run in several threads, each with its own child ---
 
     def read(self, file: FoundFile) -> Read:
-        """Decode a file in the thread's child, unless an earlier run has scored these bytes."""
+        """Decode a file in this thread's child process unless an earlier run scored its bytes."""
         key = self.key_of(file)
         if file.status:
             return self.unread(file)
@@ -113,11 +113,11 @@ class ImageJob:
         return Read(file, key, earlier, decoded)
 
     def unread(self, file: FoundFile) -> Read:
-        """A file that is settled without reading it."""
+        """The result for a file whose status is known without reading it."""
         return Read(file, self.key_of(file), None, None)
 
     def refused(self, file: FoundFile, status: str, reason: str) -> ImageRecord:
-        """The record of a file nobody could read."""
+        """The record of a file that could not be read."""
         decoded = DecodedFile(status, reason)
         return self._refused(self._record(file, self.key_of(file), decoded), decoded)
 
@@ -138,7 +138,7 @@ class ImageJob:
         return child
 
     def earlier(self, file: FoundFile) -> ImageRecord | None:
-        """What an earlier run has left of a file, if that is everything; its bytes may differ."""
+        """The record of an earlier run, if all its outputs exist; the bytes may differ."""
         if self.settings.fresh or self.settings.identifiers:
             return None
         key = self.key_of(file)
@@ -236,13 +236,13 @@ class ImageJob:
         self.stage(self.render(study))
 
     def stage(self, rendered: RenderedStudy) -> None:
-        """`write` for files that were rendered elsewhere."""
+        """Like `write`, for files that were rendered on another machine."""
         for files, is_marker in ((rendered.outputs, False), (rendered.study, True)):
             paths = {str(self.out / name): data for name, data in files.items()}
             self._group.add(paths, is_marker)
 
     def commit(self) -> None:
-        """Sync what was written and put it in place, study files last: they mark an image as done.
+        """Sync and rename the written files, study files last: they mark an image as done.
 
         Raises:
             OutputError: Something cannot be written.

@@ -1,4 +1,4 @@
-"""What became of each file, and how that is written down: one study JSON per scored image."""
+"""The record of each file, and its stored form: one study JSON per scored image."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ UID_CONFLICT = "instance_uid_conflict"  # a warning
 
 @dataclass(frozen=True)
 class Model:
-    """What a score was made with.
+    """The model and settings that produced a score.
 
     Attributes:
         name: Model name of the bundle.
@@ -48,7 +48,7 @@ class Model:
     version: str = "unknown"
 
     def facts(self) -> ResultFacts:
-        """What results in DICOM and FHIR say about the model."""
+        """Facts about the model for DICOM and FHIR results."""
         return ResultFacts(
             self.name, self.version, self.model_hash, self.threshold_name, self.threshold
         )
@@ -60,7 +60,7 @@ class Model:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What became of one file.
+    """Status and result of one file.
 
     Attributes:
         file: The file.
@@ -73,7 +73,7 @@ class ImageRecord:
         n_bytes: Size of the file.
         prediction: Boxes above the score floor, None unless scored.
         info: Facts of the image (runtime.image.radiograph).
-        warnings: Words about the image.
+        warnings: Codes of warnings about the image.
         timings_ms: Durations by step.
         identity: UIDs, accession number and study date, only when the user asked for them.
         reused: Taken over from an earlier run on the same bytes.
@@ -107,7 +107,7 @@ class ImageRecord:
         return self.reason == "not_dicom" and self.n_bytes > 0 and not looks_like_image
 
     def max_score(self) -> float | None:
-        """The best box's score, 0 when there is no box, None when not scored."""
+        """Highest score of any box; 0 without a box, None when not scored."""
         if self.prediction is None:
             return None
         return float(self.prediction.scores.max(initial=0.0))
@@ -135,10 +135,10 @@ class ImageRecord:
 
 
 def with_conflicts(records: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """The records with a word on different images that claim to be the same DICOM instance.
+    """The records, with a warning on different images that have the same SOP Instance UID.
 
-    Results refer to an instance by its UID alone, so that nobody could tell whose they are. Copies
-    of one file are no conflict.
+    Results refer to an instance by its UID alone, so that the image would be ambiguous. Copies of
+    one file are not a conflict.
     """
     files: dict[str, set[str]] = {}
     for record in records:
@@ -153,7 +153,7 @@ def with_conflicts(records: Sequence[ImageRecord]) -> list[ImageRecord]:
 
 
 def salted_key(salt: str, *parts: str) -> str:
-    """16 hex digits that identify something inside this output folder and nowhere else."""
+    """A salted hash, 16 hex digits, that is an identifier within this output folder only."""
     return hashlib.sha256("\0".join([salt, *parts]).encode("utf-8")).hexdigest()[:16]
 
 

@@ -18,7 +18,7 @@ _KNOWN = {"modality": MODALITIES, "view": VIEWS, "body_part": BODY_PARTS}
 
 
 class WhenAbsent(BaseModel):
-    """What to do where the header has no code, or none that is known."""
+    """What to do where the header has no code or an unknown one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,7 +102,7 @@ def rules_text() -> str:
 def refusal(
     status: str, reason: str, info: dict[str, Any], is_other: bool, rules: SelectionRules
 ) -> tuple[str, str]:
-    """Status and reason of a file without pixels.
+    """Status and reason of a file that gave no pixels.
 
     Args:
         status: Status that the reader gave it.
@@ -125,11 +125,11 @@ def refusal(
 def select_image(
     info: dict[str, Any], warnings: tuple[str, ...], rules: SelectionRules
 ) -> Selection:
-    """Decide by the header's codes; what a header leaves open is scored, with a word.
+    """Decide by the header's codes; an image they leave undecided is scored, with a warning.
 
     Args:
         info: Facts of runtime.image.radiograph, and `word_against`.
-        warnings: Words of runtime.image.radiograph.
+        warnings: Warning codes of runtime.image.radiograph.
         rules: What is accepted.
     """
     skip_absent = [code for code in CODES if getattr(rules.when_absent, code) == "skip"]

@@ -12,35 +12,35 @@ IsDone = Callable[[SourceEntry], bool]
 
 
 class InputSource(Protocol):
-    """Something that holds images."""
+    """A source of images."""
 
     @property
     def kind(self) -> str:
-        """Its word in audit.jsonl and run.json."""
+        """The name of this kind of source in audit.jsonl and run.json."""
 
     @property
     def endpoint(self) -> str:
-        """The server it asks, without credentials; empty for what lies on this machine."""
+        """Address of the server, without credentials; empty for local files."""
 
     def check(self, out: Path) -> None:
         """Raise ConfigError when the input cannot be scored into this folder."""
 
     def query(self, settings: ScoreSettings) -> list[SourceEntry]:
-        """Everything the input holds, in a fixed order.
+        """All entries of the input, in a fixed order.
 
         Raises:
             ConfigError: The input does not exist.
-            DataError: A server cannot be asked.
+            DataError: A server cannot be queried.
         """
 
     def fetch(
         self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
     ) -> list[SourceEntry]:
-        """Bring the images here; those that do not come get the status `failed`.
+        """Fetch the images; those that cannot be fetched get the status `failed`.
 
         Args:
             entries: From `query`.
-            folder: Where to put images; what an interrupted run left there is used.
-            is_done: Whether an image has been scored already and need not come.
+            folder: Folder for the images; files of an interrupted run in it are used.
+            is_done: Whether an image has been scored already and is not fetched.
             progress: Called with (images done, images, a short note).
         """

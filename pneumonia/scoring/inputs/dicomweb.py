@@ -1,4 +1,4 @@
-"""Images of a DICOMweb server: QIDO-RS to find them, WADO-RS to bring them (DICOM PS3.18)."""
+"""Images of a DICOMweb server: QIDO-RS to find them, WADO-RS to fetch them (DICOM PS3.18)."""
 
 import json
 import os
@@ -51,7 +51,7 @@ class DicomwebInput:
 
     Attributes:
         url: Root of the service, for example https://pacs.example/dicom-web.
-        wanted: Which studies.
+        wanted: Query that selects the studies.
         ca_file: Certificates to trust in place of the system's.
         max_file_bytes: Larger images are refused.
     """
@@ -81,7 +81,7 @@ class DicomwebInput:
         return self.url.rstrip("/")
 
     def check(self, out: Path) -> None:
-        """A server is never written to."""
+        """Accept any output folder, since a server is never written to."""
 
     def query(self, settings: ScoreSettings) -> list[SourceEntry]:
         """The instances of all studies that match, by their UIDs."""
@@ -160,7 +160,7 @@ class DicomwebInput:
     def fetch(
         self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
     ) -> list[SourceEntry]:
-        """Bring what is neither settled nor done."""
+        """Fetch the entries that have no status yet and are not scored."""
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
         if not needed:
             return entries
@@ -180,7 +180,7 @@ class DicomwebInput:
         return [found.get(entry.relative, entry) for entry in entries]
 
     def _bring(self, entry: SourceEntry, folder: Path) -> SourceEntry:
-        """Bring one image unless an interrupted run has; what goes wrong costs this one only."""
+        """Fetch one image unless an interrupted run did; an error affects this image only."""
         path = fetched_path(folder, entry.relative)
         if not path.is_file():
             study, series, instance = entry.relative.removesuffix(".dcm").split("/")
@@ -222,7 +222,7 @@ class DicomwebInput:
                 os.unlink(part)
 
     def _session(self) -> requests.Session:
-        """One session per thread, since they are not made for several."""
+        """The session of this thread: `requests` sessions are not thread-safe."""
         if not hasattr(self._local, "session"):
             session = requests.Session()
             for scheme in ("http://", "https://"):
@@ -239,11 +239,11 @@ class DicomwebInput:
 
 
 class _TooLargeError(ValueError):
-    """An answer has more bytes than are taken."""
+    """An answer has more bytes than the limit."""
 
 
 def _answer_of(error: Exception) -> str:
-    """What the server did instead of delivering: its HTTP status, or how the transfer ended."""
+    """Why the server did not deliver: its HTTP status, or how the transfer ended."""
     answer = getattr(error, "response", None)
     if answer is not None:
         return f"HTTP {answer.status_code}"
@@ -253,7 +253,7 @@ def _answer_of(error: Exception) -> str:
         return "the transfer broke off"
     if isinstance(error, requests.RequestException):
         return "the connection failed"
-    return str(error)  # our own, about the multipart
+    return str(error)  # raised here, about the multipart body
 
 
 def _values(item: dict[str, Any], tag: str) -> list[str]:

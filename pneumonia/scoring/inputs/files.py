@@ -48,7 +48,7 @@ class FileInput:
     def fetch(
         self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
     ) -> list[SourceEntry]:
-        """Files are here."""
+        """Return the entries unchanged: files need no fetching."""
         return entries
 
 
@@ -78,7 +78,7 @@ def _expanded(entry: SourceEntry, worker: DecodingChild) -> list[SourceEntry]:
 
 
 def _of_dicomdir(entry: SourceEntry, worker: DecodingChild) -> list[SourceEntry]:
-    """The images a DICOMDIR names, for a DICOMDIR given as INPUT."""
+    """The images that a DICOMDIR given as INPUT lists."""
     answer = worker.list_dicomdir(entry.path)
     if answer.status != "listed":
         return [entry._replace(status=answer.status, reason=answer.reason)]
@@ -87,7 +87,7 @@ def _of_dicomdir(entry: SourceEntry, worker: DecodingChild) -> list[SourceEntry]
 
 
 def _missing(entries: Iterable[SourceEntry], worker: DecodingChild) -> list[SourceEntry]:
-    """Images that a DICOMDIR below the input names and that are not there."""
+    """Images that a DICOMDIR below the input lists but that do not exist."""
     missing = []
     for entry in entries:
         if entry.status or os.path.basename(entry.relative).upper() != DICOMDIR:

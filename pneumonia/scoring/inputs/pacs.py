@@ -1,4 +1,4 @@
-"""Images of a PACS: C-FIND to find them, C-GET or C-MOVE to bring them (DICOM PS3.4 C)."""
+"""Images of a PACS: C-FIND to find them, C-GET or C-MOVE to fetch them (DICOM PS3.4 C)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,9 +36,9 @@ class PacsInput:
 
     Attributes:
         peer: The PACS.
-        wanted: Which studies.
-        own_title: Our AE title, by which the PACS knows us.
-        move_port: Port on which we take what C-MOVE sends; None for C-GET.
+        wanted: Query that selects the studies.
+        own_title: Our AE title, as configured in the PACS.
+        move_port: Port on which objects sent by C-MOVE are received; None for C-GET.
         max_file_bytes: Larger images are refused.
     """
 
@@ -55,7 +55,7 @@ class PacsInput:
         return str(self.peer)
 
     def check(self, out: Path) -> None:
-        """A PACS is never written to."""
+        """Accept any output folder, since a PACS is never written to."""
 
     # --- find ---
 
@@ -120,7 +120,7 @@ class PacsInput:
     def fetch(
         self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
     ) -> list[SourceEntry]:
-        """Bring what is neither settled nor done, series by series."""
+        """Fetch the entries that have no status yet and are not scored, series by series."""
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
         absent = [entry for entry in needed if not fetched_path(folder, entry.relative).is_file()]
         answers: dict[str, str] = {}
@@ -190,7 +190,7 @@ class PacsInput:
 
 
 class _Taker:
-    """Takes what a PACS sends: only what was asked for, each as a whole file."""
+    """Receives objects from a PACS: only requested ones, each as a whole file."""
 
     def __init__(
         self, folder: Path, wanted: list[SourceEntry], max_bytes: int, progress: Progress | None
@@ -203,7 +203,7 @@ class _Taker:
         self._error: OutputError | None = None
 
     def take(self, event: Any) -> int:
-        """Store one object; the answer is a status of C-STORE (PS3.4 B.2.3)."""
+        """Store one object; returns a C-STORE status (PS3.4 B.2.3)."""
         name = f"{event.request.AffectedSOPInstanceUID}.dcm"
         if name not in self._left:
             return NEITHER
@@ -221,7 +221,7 @@ class _Taker:
         return SUCCESS
 
     def check(self) -> None:
-        """Raise what happened in the thread that stores."""
+        """Raise the error that occurred in the storing thread."""
         if self._error is not None:
             raise self._error
 

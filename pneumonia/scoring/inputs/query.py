@@ -1,4 +1,4 @@
-"""What is asked of a server, and its answers as entries of a batch."""
+"""The query to a server, and its answers as entries of a batch."""
 
 import re
 from collections.abc import Container, Sequence
@@ -24,7 +24,7 @@ OWN_MODALITIES = frozenset(("SR", "PR", "OT"))
 
 @dataclass(frozen=True)
 class Query:
-    """Which studies are meant; all criteria hold together, several values of one are choices.
+    """Criteria that select studies: AND between criteria, OR between values of one.
 
     Attributes:
         studies: Study Instance UIDs.
@@ -32,7 +32,7 @@ class Query:
         date: Study date YYYYMMDD, a range YYYYMMDD-YYYYMMDD, or empty.
 
     Raises:
-        ConfigError: A value is malformed, or there is no criterion: that would be all studies.
+        ConfigError: A value is malformed, or there is no criterion, which would match all studies.
     """
 
     studies: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Query:
                 "No studies are named",
                 fix="Pass --study UID, --accession NUMBER or --date YYYYMMDD[-YYYYMMDD]",
             )
-        # the values are not told back: they name patients
+        # the values are not quoted: they name patients
         if not all(is_uid(uid) for uid in self.studies):
             raise ConfigError("Study is not a UID", expected="digits and dots, at most 64")
         if not all(_ACCESSION.fullmatch(number) for number in self.accessions):
@@ -56,7 +56,7 @@ class Query:
             raise ConfigError("Date is not valid", expected="YYYYMMDD or YYYYMMDD-YYYYMMDD")
 
     def each(self) -> list[dict[str, str]]:
-        """The attributes of each question to ask at study level."""
+        """The attributes of each query at study level."""
         found: list[dict[str, str]] = []
         for uid in self.studies or ("",):
             for number in self.accessions or ("",):
@@ -66,17 +66,17 @@ class Query:
 
 
 def is_uid(text: str) -> bool:
-    """Whether a text can be a UID, and so is safe in a path or an address."""
+    """Whether a text has the form of a UID, hence is safe in a path or a URL."""
     return bool(_UID.fullmatch(text)) and ".." not in text
 
 
 class RemoteImage(NamedTuple):
-    """One instance a server has told of.
+    """One instance from a server's answer.
 
     Attributes:
         study, series, instance: Their UIDs.
         modality, body_part: Values of its series' attributes; empty where the answer has none.
-        description: Of its series; empty where the answer has none.
+        description: Description of its series; empty where the answer has none.
     """
 
     study: str
@@ -92,7 +92,7 @@ class RemoteImage(NamedTuple):
         return f"{self.study}/{self.series}/{self.instance}.dcm"
 
     def entry(self, rules: SelectionRules) -> SourceEntry:
-        """The entry; what the series shows not to be a frontal radiograph is not fetched."""
+        """The entry; it is not fetched if its series cannot be a frontal radiograph."""
         if _is_own_series(self.modality, self.description):
             return SourceEntry("", self.relative, "skipped", "own_result")
         if _has_only(self.modality, NOT_IMAGES):
@@ -108,7 +108,7 @@ class RemoteImage(NamedTuple):
 
 
 def _has_only(values: Sequence[Any], codes: Container[str]) -> bool:
-    """Whether there are values and all of them are among the codes."""
+    """Whether there is at least one value and all values are among the codes."""
     return bool(values) and all(str(value).strip().upper() in codes for value in values)
 
 
@@ -118,12 +118,12 @@ def _is_own_series(modality: Sequence[Any], description: str) -> bool:
 
 
 def fetched_path(folder: Path, relative: str) -> Path:
-    """Where a fetched image lies."""
+    """Path of a fetched image."""
     return folder / relative.rsplit("/", 1)[-1]
 
 
 def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
-    """The entry with its file, or as failed when it is not there or holds something else.
+    """The entry with its file, or as `failed` when that is missing or another instance.
 
     Args:
         entry: From `RemoteImage.entry`.
@@ -139,7 +139,7 @@ def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
 
 
 def holds_instance(path: Path, uid: str) -> bool:
-    """Whether a file says that it is this instance; one that says nothing goes to the reader."""
+    """Whether a file has this SOP Instance UID, or none that can be read."""
     try:
         meta = read_file_meta_info(str(path))
     except Exception:  # parsers of foreign files raise anything

@@ -31,7 +31,7 @@ class OutputSettings:
 def open_writers(
     settings: OutputSettings, out: Path, model: Model, bundle: Bundle, pictures: str
 ) -> list[OutputWriter]:
-    """The writers of a batch, in the order in which they work.
+    """The writers of a batch, in the order in which they run.
 
     Args:
         settings: Which outputs are wanted.

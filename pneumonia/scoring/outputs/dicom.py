@@ -40,7 +40,7 @@ class DicomWriter:
 
     @property
     def needs_pixels(self) -> bool:
-        """Only the secondary capture shows the image."""
+        """Whether a secondary capture is requested, the only result that shows the image."""
         return "sc" in self.kinds
 
     def path(self, key: str, kind: str) -> str:
@@ -48,15 +48,15 @@ class DicomWriter:
         return f"{FOLDER}/{key}-{kind}.dcm"
 
     def has_all(self, record: ImageRecord) -> bool:
-        """Whether every wanted kind is there."""
+        """Whether the results of every requested kind exist."""
         return all((self.out / self.path(record.key, kind)).is_file() for kind in self.kinds)
 
     def is_complete(self, record: ImageRecord) -> bool:
-        """Whether all kinds are there, or can never be."""
+        """Whether all results exist, or the image cannot have any."""
         return bool(obstacle(record)) or self.has_all(record)
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
-        """The results of one image; a picture that is no DICOM has none."""
+        """The results of one image; none for a PNG or JPEG file."""
         record = study.record
         assert record.prediction is not None
         if obstacle(record) or study.header is None:
@@ -75,7 +75,7 @@ class DicomWriter:
         return {self.path(record.key, kind): file_bytes(made[KINDS[kind]]) for kind in self.kinds}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
-        """Remove what is stale, and kinds that are not wanted any more; count the rest."""
+        """Remove outdated results and kinds no longer requested; count the rest."""
         folder = self.out / FOLDER
         remove_others(folder, batch.referable_keys())
         for path in folder.glob("*-*.dcm"):
@@ -92,7 +92,7 @@ class DicomWriter:
 
 
 def obstacle(record: ImageRecord) -> str:
-    """Why there can be no DICOM results of an image; empty when there can."""
+    """The reason why an image cannot have DICOM results; empty when it can."""
     if record.info.get("format") != "dicom":
         return "not_dicom"
     if UID_CONFLICT in record.warnings:

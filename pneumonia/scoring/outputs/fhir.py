@@ -1,8 +1,8 @@
 """fhir/: one FHIR R4 Bundle per scored image: DiagnosticReport, Observations, Device.
 
-No patient is named: the study's UID tells the receiving system whose images they are. The report
-has no `issued` and the bundle no `timestamp`: the same image and model give the same bytes; when
-the batch ran stands in run.json.
+No patient is named: the receiving system finds the patient by the study's UID. The report has no
+`issued` and the bundle no `timestamp`, so that the same image and model give the same bytes; the
+time of the batch is in run.json.
 """
 
 import html
@@ -60,7 +60,7 @@ class FhirWriter:
         return f"{FOLDER}/{key}.json"
 
     def is_complete(self, record: ImageRecord) -> bool:
-        """Whether the document is there."""
+        """Whether the document exists."""
         return (self.out / self.path(record.key)).is_file()
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
@@ -68,7 +68,7 @@ class FhirWriter:
         return {self.path(study.record.key): json_bytes(fhir_bundle(study, self.model))}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
-        """Remove what is stale or cannot say whose it is; count the rest."""
+        """Remove documents that are outdated or have an ambiguous image; count the rest."""
         keys = batch.referable_keys()
         remove_others(self.out / FOLDER, keys)
         return {"images": len(keys)}
@@ -106,7 +106,7 @@ def fhir_bundle(study: ScoredStudy, model: Model) -> dict[str, Any]:
 
 
 class _Facts:
-    """What all resources of a document share."""
+    """Values that all resources of a document share."""
 
     def __init__(self, study: ScoredStudy, model: Model) -> None:
         self.model = model
@@ -125,7 +125,7 @@ class _Facts:
         return str(uuid.uuid5(ROOT, "\0".join(parts)))
 
     def common(self, resource: str, kind: str) -> dict[str, Any]:
-        """The beginning of a resource."""
+        """The fields every resource begins with."""
         research = {
             "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason",
             "code": "HRESCH",
@@ -138,7 +138,7 @@ class _Facts:
         }
 
     def images(self) -> list[dict[str, Any]]:
-        """The imaging study by its UID, none for a picture that is no DICOM."""
+        """The imaging study by its UID; none for a PNG or JPEG file."""
         if not self.study_uid:
             return []
         identifier = {"system": "urn:dicom:uid", "value": f"urn:oid:{self.study_uid}"}
@@ -174,7 +174,7 @@ class _Facts:
 
 
 def _day(date: str) -> str:
-    """`20200102` as `2020-01-02`; empty for no date, and for one the calendar does not have."""
+    """`20200102` as `2020-01-02`; empty for an absent or invalid date."""
     try:
         found = datetime.strptime(date, "%Y%m%d")
     except ValueError:

@@ -50,7 +50,7 @@ class OverlayWriter:
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether there may be pictures."""
+        """Whether the settings can call for overlays."""
         return self.pictures != "none"
 
     def path(self, key: str) -> str:
@@ -62,7 +62,7 @@ class OverlayWriter:
         return PictureChoice(self.pictures, self.model.threshold).includes(record)
 
     def is_complete(self, record: ImageRecord) -> bool:
-        """Whether the overlay is there, if there is to be one."""
+        """Whether the overlay exists or none is needed."""
         return not self.is_wanted(record) or (self.out / self.path(record.key)).is_file()
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ class OverlayWriter:
         return {self.path(record.key): picture}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
-        """Remove overlays of earlier runs that are not wanted any more."""
+        """Remove overlays of earlier runs that are no longer requested."""
         remove_others(self.out / FOLDER, {r.key for r in batch.records if self.is_wanted(r)})
         return {}
 
@@ -88,7 +88,7 @@ def draw_overlay(
     scores: NDArray[np.float32],
     caption: str,
 ) -> bytes:
-    """Draw boxes on a copy; text lies in strips above and below, so that it hides no anatomy.
+    """Draw boxes on a copy; text is in strips above and below, so that it hides no anatomy.
 
     Args:
         pixels: uint8 (H, W).

@@ -1,4 +1,4 @@
-"""report.pdf: the report printed by a Chromium that is installed, without network."""
+"""report.pdf: the report printed by an installed Chromium without network access."""
 
 import os
 import shutil
@@ -93,11 +93,11 @@ class PdfWriter:
         return True
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
-        """No file of a single image."""
+        """No files: the PDF covers the whole batch."""
         return {}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
-        """Print the page; without a browser say so, and leave no PDF of an earlier run."""
+        """Print the page; without a browser, report that and remove the PDF of an earlier run."""
         target = self.out / PDF
         remove_file(target)
         browser = find_browser()

@@ -20,8 +20,8 @@ class ScoredStudy:
     """One scored image.
 
     Attributes:
-        record: What became of it; its prediction is there.
-        pixels: The image as it is displayed, uint8 (H, W); there if a writer needs it.
+        record: Its record, which has a prediction.
+        pixels: The image as displayed, uint8 (H, W), if a writer needs it.
         header: The attributes results take over (`runtime.results.source_header`); None for
             pictures, for headers that cannot be written again, and if no writer needs it.
     """
@@ -37,18 +37,18 @@ class FinishedBatch:
 
     Attributes:
         records: One per file found, also of files taken over from an earlier run.
-        document: What goes into run.json.
+        document: Content of run.json.
     """
 
     records: Sequence[ImageRecord]
     document: dict[str, Any]
 
     def scored_keys(self) -> set[str]:
-        """Keys of the images whose results belong into the output folder."""
+        """Keys of the images whose results are kept in the output folder."""
         return {record.key for record in self.records if record.status == "scored"}
 
     def referable_keys(self) -> set[str]:
-        """Those of them whose results can refer to their image by its UID alone."""
+        """Those of `scored_keys` whose image is identified unambiguously by its UID."""
         return {
             record.key
             for record in self.records
@@ -57,7 +57,7 @@ class FinishedBatch:
 
 
 class OutputWriter(Protocol):
-    """Makes one kind of output. Its only state are its settings: writers run in any process."""
+    """Makes one kind of output. Its settings are its only state: writers run in any process."""
 
     @property
     def name(self) -> str:
@@ -72,13 +72,13 @@ class OutputWriter(Protocol):
         """Whether `files` uses the pixels."""
 
     def is_complete(self, record: ImageRecord) -> bool:
-        """Whether an earlier run left everything of this image, so that it need not be redone."""
+        """Whether all files of this image exist from an earlier run."""
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
         """The files of one image: path below the output folder -> content."""
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
-        """Write what belongs to the whole batch and remove what is stale.
+        """Write the files of the whole batch and remove outdated ones.
 
         Returns:
             Its entry in run.json; no entry if empty.
@@ -87,7 +87,7 @@ class OutputWriter(Protocol):
 
 @dataclass(frozen=True)
 class PictureChoice:
-    """Of which images there is a picture.
+    """The rule which images get a picture.
 
     Attributes:
         choice: `findings` (positive and indeterminate), `all` or `none`.
@@ -98,7 +98,7 @@ class PictureChoice:
     threshold: float
 
     def includes(self, record: ImageRecord) -> bool:
-        """Whether there is a picture of an image."""
+        """Whether an image gets a picture."""
         if record.status != "scored":
             return False
         negative = record.flag(self.threshold) == NEGATIVE
@@ -119,7 +119,7 @@ def remove_others(folder: Path, keep: set[str]) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Delete a file if it is there.
+    """Delete a file if it exists.
 
     Raises:
         OutputError: It cannot be deleted, or is a folder.

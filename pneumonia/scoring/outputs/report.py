@@ -1,8 +1,8 @@
 """report.html: the worklist to read; failures first, then the images, most suspicious first.
 
-The pictures lie beside the page in `report/` and are loaded as they come into view: a page with a
-thousand of them inside could not be opened. Page and pictures belong together; both are made from
-image and model alone, so that the same input gives the same bytes.
+The pictures are files in `report/` beside the page and are loaded as they come into view: a page
+with a thousand embedded pictures could not be opened. Both are made from image and model alone, so
+that the same input gives the same bytes.
 """
 
 import base64
@@ -67,7 +67,7 @@ class ReportWriter:
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether there may be pictures."""
+        """Whether the settings can call for pictures."""
         return self.pictures != "none"
 
     def picture(self, key: str) -> str:
@@ -79,7 +79,7 @@ class ReportWriter:
         return PictureChoice(self.pictures, self.model.threshold).includes(record)
 
     def is_complete(self, record: ImageRecord) -> bool:
-        """Whether the picture is there, if there is to be one."""
+        """Whether the picture exists or none is needed."""
         return not self.wants_picture(record) or (self.out / self.picture(record.key)).is_file()
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
@@ -186,7 +186,7 @@ def _digest(text: str) -> str:
 
 
 def _row(rank: int, record: ImageRecord, model: Model) -> dict[str, Any]:
-    """A line of the worklist."""
+    """A row of the worklist."""
     flag = record.flag(model.threshold)
     found, score = record.above(model.threshold), record.max_score()
     notes = [warning_text(code) for code in record.warnings]

@@ -1,4 +1,4 @@
-"""Reason codes and warnings in the words of a reader, each with what can be done."""
+"""Text for reason and warning codes, each with what the user can do."""
 
 _OTHER = "The reason is named in manifest.jsonl."
 REASONS = {
@@ -80,10 +80,10 @@ WARNINGS = {
 
 
 def reason_text(code: str) -> str:
-    """A reason as a sentence; an unknown code as it is."""
+    """A reason as a sentence; an unknown code unchanged."""
     return REASONS.get(code) or f"{code.replace('_', ' ').capitalize()}. {_OTHER}"
 
 
 def warning_text(code: str) -> str:
-    """A warning in words; an unknown code as it is."""
+    """A warning as a sentence; an unknown code unchanged."""
     return WARNINGS.get(code, code.replace("_", " "))
