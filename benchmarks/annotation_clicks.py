@@ -64,12 +64,12 @@ def read_cases(source: Path, base: ConceptBase) -> list[Case]:
 
 
 def below(base: ConceptBase, node: str) -> int:
-    """Nodes below a node."""
+    """Number of all descendants of a node."""
     return sum(1 + below(base, child) for child in base.children(node))
 
 
 def shrinkage(base: ConceptBase, cases: Sequence[Case]) -> dict[str, Any]:
-    """Types offered per finding, and how often the right one is among them."""
+    """Number of types offered per finding, and how often the correct type is among them."""
     sizes = {root: below(base, root) for root in base.roots()}
     group = [base.path(case.code)[0] for case in cases]
     offers = [[o for o in from_report(base, c.linked) if o.coarse == g]
@@ -106,7 +106,7 @@ def base_of(full: ConceptBase, size: int) -> ConceptBase:
 
 
 def _listed(names: Sequence[str], wanted: str) -> Cost:
-    """Pick from a list of nine at a time: a page turn for every nine before it, then a click."""
+    """Cost of picking an entry from a list shown nine at a time: page turns, then one click."""
     at = names.index(wanted)
     return Cost(1 + at // MAX_OFFERED, 0, min(len(names), (at // MAX_OFFERED + 1) * MAX_OFFERED))
 
@@ -116,7 +116,7 @@ def _add(*costs: Cost) -> Cost:
 
 
 def by_steps(base: ConceptBase, case: Case, linked: Sequence[LinkedConcept]) -> Cost:
-    """Coarse type, candidates, finer types; `Whole tree` where the heading is not offered."""
+    """Cost by coarse type, candidates, finer types; `Whole tree` if no candidate fits."""
     path = base.path(case.code)
     spent = _listed(groups(base), path[0])
     offers = [offer.code for offer in refilter(base, linked, path[0])]

@@ -5,8 +5,8 @@
 42 whole validation radiographs cannot tell recipes apart. Here no whole RSNA radiograph is trained
 on, so that all 287 of them judge: the detector learns from masked lungs and whole NIH frames alone,
 without any patient who has a whole RSNA radiograph. Small on purpose (yolov3-tiny of width 0.5 at
-160 px, 14,400 images a training): the rows compare ways of training, they are no results of the
-detector. Thresholds are the best ones on the very images, alike for all rows.
+160 px, 14,400 images a training): the rows compare ways of training and do not measure the
+detector. For all rows alike, the threshold is the best one on the images that are scored.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def measure(dataset: Dataset, runs: Sequence[Path]) -> dict[str, dict[str, Any]]
 
 
 def cell(values: list[float] | None, sign: str) -> str:
-    """Value and interval; empty for what does not exist."""
+    """Value and interval as text; empty when the metric does not exist."""
     return "" if values is None else "{:{s}.3f} ({:{s}.3f} to {:{s}.3f})".format(*values, s=sign)
 
 

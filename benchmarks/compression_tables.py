@@ -80,7 +80,7 @@ def bits(*numbers: int) -> dict[str, Levels]:
 
 
 LENET_EXPONENTS = dict(zip(LENET, (0.35, 0.85, 1.15, 0.6), strict=True))
-# Few weights are worth most in the second convolution; hidden units nobody reads are wasted.
+# Few weights are worth most in the second convolution; hidden units without a reader are wasted.
 NARROW_EXPONENTS = dict(zip(LENET, (0.3, 0.65, 1.2, 0.65), strict=True))
 NARROW = StructuredMethod(filter_share=0.9, group_size=0, round_to=1)
 COLUMNS_ALONE = StructuredMethod(filter_share=0.0, group_size=0, round_to=1)
@@ -188,7 +188,7 @@ def dense_weights(name: str) -> int:
 
 
 def starting_network(name: str, work: Path) -> Network:
-    """The parent's network without its dead paths: less to train, the same function."""
+    """Parent network without dead paths: fewer weights to train, identical outputs."""
     job = JOBS[name]
     if not job.parent:
         network = Network(network_of(name))
@@ -221,7 +221,7 @@ def stored_network(
 def measure(
     name: str, network: Network, images: Images
 ) -> tuple[dict[str, object], NetworkSpec, dict[str, Tensor]]:
-    """Everything the table says of a network but how long it took."""
+    """All columns of the table for a network except the run time."""
     job = JOBS[name]
     spec, tensors = stored_network(network, job.group_size)
     stored = Network(spec)
@@ -347,7 +347,7 @@ def write_picture(rows: list[dict[str, Any]]) -> None:
 
 
 def reached(rows: list[dict[str, Any]]) -> str:
-    """What LeNet-5 came to at the accuracy that the literature asks for."""
+    """Text: largest LeNet-5 rate at the accuracy goal, irregular and structured."""
     lines = []
     for kind in ("irregular", "structured"):
         own = [r for r in rows if r["job"].startswith("lenet5/") and kind_of(r["job"]) == kind]

@@ -78,12 +78,12 @@ class Daemon:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def answered(self):
-        """Images that have their answer."""
+        """Number of images that have been answered."""
         counts = self.ask("GET", "/v1/jobs?limit=1")["counts"]
         return sum(counts.values()) - counts["received"] - counts["running"]
 
     def wait(self, count):
-        """Until so many images are answered."""
+        """Wait until the given number of images is answered."""
         while self.answered() < count:
             time.sleep(0.05)  # asking costs the daemon time, too
 

@@ -55,7 +55,7 @@ def state(pid: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def archive() -> Iterator[str]:
-    """An archive that takes everything; the daemon's configuration for it."""
+    """Start an archive that accepts every object; returns the daemon's configuration for it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -67,7 +67,7 @@ def archive() -> Iterator[str]:
 
 
 def film(folder: Path, number: int) -> Path:
-    """A DICOM file nobody has sent before."""
+    """A new DICOM file with its own UID and pixels."""
     rng = np.random.default_rng(number)
     ramp = np.add.outer(np.arange(SIDE), np.arange(SIDE)).astype(np.uint16)
     pixels = ramp + rng.integers(0, 500, (SIDE, SIDE), dtype=np.uint16)
@@ -77,7 +77,7 @@ def film(folder: Path, number: int) -> Path:
 
 
 def deliveries(daemon: Daemon) -> dict[str, int]:
-    """State -> objects, once nothing waits any more."""
+    """State -> number of objects; waits until no delivery is pending."""
     head = "pneumonia_deliveries{state="
     while True:
         link = http.client.HTTPConnection("127.0.0.1", daemon.ports["rest"], timeout=60)

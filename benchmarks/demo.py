@@ -59,7 +59,7 @@ def measure(seed: int, out: Path, as_avx2: bool) -> dict[str, Any]:
 
 
 def reached(row: dict[str, Any]) -> dict[str, bool]:
-    """Which goals a seed reaches."""
+    """Goals met by the run of one seed."""
     dense, pruned = row["dense"], row["pruned"]
     found = {
         "rate": dense["parameters"] / pruned["parameters"] >= MIN_RATE,

@@ -30,7 +30,7 @@ SCHEMES = {
 
 
 def is_done(run: Path) -> bool:
-    """Whether the run folder holds a run that came to its end."""
+    """Whether the run folder holds a finished run."""
     record = run / "run.json"
     return record.is_file() and json.loads(record.read_text())["status"] == "done"
 

@@ -154,7 +154,7 @@ def _cost_goals(speed: Speed) -> Iterator[Goal]:
 
 
 def number(value: float | None) -> str:
-    """Three digits."""
+    """The number as text with three significant digits."""
     if value is None:
         return "-"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

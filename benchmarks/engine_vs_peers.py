@@ -90,7 +90,7 @@ int main(void) {
 
 
 def first_of_all() -> None:
-    """Put this process before everything else on its core (as root, on a shared machine)."""
+    """Run this process as SCHED_FIFO, ahead of others on its core (as root, shared machine)."""
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
 
 
@@ -340,7 +340,7 @@ def a57(names: list[str]) -> dict[str, Any]:
 
 
 def version(program: list[str]) -> str:
-    """The line of `--version` that says it."""
+    """The version line of a program's `--version` output."""
     if not shutil.which(program[0]):
         return f"{program[0]}: not installed"
     done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
@@ -349,7 +349,7 @@ def version(program: list[str]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Description of the machine the benchmark ran on."""
     return {
         "cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform(),
         "targets_that_run_here": [name for name in TARGETS if runs_here(TARGETS[name])],

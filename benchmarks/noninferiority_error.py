@@ -53,7 +53,7 @@ class Population:
         return score, counted
 
     def at_margin(self, way: str, margin: float) -> tuple[np.ndarray, np.ndarray]:
-        """The candidate that loses the margin."""
+        """The candidate whose score is `margin` below the reference, found by bisection."""
         low, high = 0.0, 1.0
         reference = self.score.sum() / self.counted.sum()
         for _ in range(40):

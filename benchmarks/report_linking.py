@@ -65,7 +65,7 @@ LOCAL_CNN = "local only, CNN"
 
 
 def dictionary_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
-    """Nothing learnt: the alias's first code with the words beside it, present mentions only."""
+    """Untrained baseline: first code of each alias with its qualifiers, present mentions only."""
     words = DictionaryLinker(linker.base)
     found = []
     for report in reports:

@@ -8,7 +8,7 @@ from pydicom.uid import JPEGBaseline8Bit
 from data_prep.phantom.dicom_file import Encoding, PhantomStudy, encode_dicom
 from data_prep.phantom.study import plan_phantoms, render_film
 
-PICTURES = 8  # rendering takes longer than scoring; the same picture under many names is no cheat
+PICTURES = 8  # rendering takes longer than scoring; a picture may repeat under many names
 RSNA = Encoding(8, False, False, 1.0, 0.0, JPEGBaseline8Bit, 90)
 
 

@@ -9,8 +9,8 @@ processor time over the cores: that bound stands beside the result. Writes
 benchmarks/results/scoring_throughput.json, one entry per bundle.
 
 With `--wait-ms`, decoding and detecting each wait that long per image on top of their work, as they
-do for a network drive and an accelerator. Then the processor is no bound, and what is left is how
-well the parts overlap. Writes benchmarks/results/scoring_overlap.json.
+do for a network drive and an accelerator. The processor is then not the limit, so the result shows
+how well the parts overlap. Writes benchmarks/results/scoring_overlap.json.
 """
 
 import argparse

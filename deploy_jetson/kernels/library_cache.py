@@ -196,7 +196,7 @@ def _fastest(paths: Sequence[Path]) -> Path:
 
 
 def _raise_known_failure(failure: Path, compiler: str) -> None:
-    """Do not try for seconds again what this compiler could not do before."""
+    """Raise the recorded error of an earlier failed compilation instead of compiling again."""
     try:
         record = json.loads(failure.read_text(encoding="utf-8"))
     except (OSError, ValueError):

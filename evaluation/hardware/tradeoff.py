@@ -1,4 +1,4 @@
-"""What compressed models of one network cost to store and to run, and whether irregular pays.
+"""Storage and run cost of compressed models, and irregular against structured pruning.
 
 Storage is what the weights files hold, indices and levels included. Computing is judged by the
 pruning-to-performance ratio (PPR): pruning rate over the speed-up measured at that rate.
@@ -31,7 +31,7 @@ ACCURACY_POINTS = 0.001  # "equal accuracy" of the published comparison: within 
 
 
 class ModelCost(NamedTuple):
-    """What one model stores.
+    """Storage cost of one model.
 
     Attributes:
         name: As in the report.

@@ -193,7 +193,7 @@ def summarise(item: AnyStatistic, drawn: Float64Array, resampler: Resampler) -> 
 
 
 def count_patients(item: AnyStatistic, patients: IntArray) -> int:
-    """Patients a statistic rests on: those of the smallest of its sets of images."""
+    """Number of patients behind a statistic: the minimum over its sets of images."""
     masks = item.rests_on or (np.ones(len(patients), dtype=bool),)
     return min(len(np.unique(patients[mask])) for mask in masks)
 

@@ -1,4 +1,4 @@
-"""Who was evaluated: counts by class, view, sex and age."""
+"""Evaluated cohort: counts by class, view, sex and age."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The first page in words: on whom, against what truth, how well, and what it is not for.
+"""First page as text: study population, ground truth, performance and limits of use.
 
 Four questions that a reader has before any table, answered from the evidence of one study; the
 report and the model card begin with them.

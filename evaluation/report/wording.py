@@ -1,4 +1,4 @@
-"""Numbers and names as a reader sees them."""
+"""Formatting of numbers and metric names for the reports."""
 
 from collections.abc import Mapping
 

@@ -38,7 +38,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A frozen threshold and what it reached on the images it was chosen on.
+    """A frozen threshold and its metrics on the images it was chosen on.
 
     Attributes:
         threshold: Score from which a box counts.

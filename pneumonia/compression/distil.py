@@ -63,10 +63,10 @@ class Teacher(TrainingHook):
         self._handle = network.register_forward_hook(self._follow)
 
     def after_backward(self, network: Network) -> None:
-        """Nothing to add."""
+        """Do nothing: the teacher adds no gradient here."""
 
     def after_step(self, network: Network, ema: Network) -> None:
-        """Nothing to change."""
+        """Do nothing: the teacher does not change the weights."""
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Nothing is restored: the teacher does not change."""

@@ -41,7 +41,7 @@ class Trainer(NamedTuple):
     def fit(
         self, network: Network, config: TrainConfig, out: Path, hooks: Sequence[TrainingHook]
     ) -> RunFolder:
-        """Train a network, or what is left of it; a hook may end it early (`Converged`).
+        """Train a network or resume its training; a hook may end it early (`Converged`).
 
         Args:
             network: Its weights are the start.

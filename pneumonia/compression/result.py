@@ -1,4 +1,4 @@
-"""What a compression starts from, what a method makes of it, and what comes of the whole run."""
+"""Inputs of a compression, the network a method returns, and the result of the run."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from pneumonia.training.config import TrainConfig
 
 
 class CompressionJob(NamedTuple):
-    """What every method is given.
+    """Inputs of every compression method.
 
     Attributes:
         parent: The run that is compressed.
@@ -37,7 +37,7 @@ class CompressionJob(NamedTuple):
 
 
 class CompressedNetwork(NamedTuple):
-    """What a method made.
+    """Network produced by a method.
 
     Attributes:
         spec: The network, each layer with its storage.
@@ -57,7 +57,7 @@ class CompressedNetwork(NamedTuple):
 
 
 class CompressionResult(NamedTuple):
-    """What a compression run came to.
+    """Result of a compression run.
 
     Attributes:
         before: Account of the network that was compressed.

@@ -126,7 +126,7 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
 
 
 def _warn_of_another_dataset(parent: RunFolder, data: Dataset) -> None:
-    """Another split makes training images of the parent validation images of this run."""
+    """Warn if the dataset is not the parent's: training images may be validated on."""
     recorded = parent.record().get("dataset")
     before = recorded.get("fingerprint") if isinstance(recorded, dict) else None
     if before != data.fingerprint and distributed.is_first():

@@ -1,4 +1,4 @@
-"""From a run folder to a model bundle (docs/architecture.md), or to nothing at all."""
+"""Export a run folder as a complete model bundle (docs/architecture.md), or write nothing."""
 
 import platform
 from collections.abc import Collection, Mapping

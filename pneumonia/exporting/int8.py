@@ -21,7 +21,7 @@ OPSET = 13  # the first with per-channel DequantizeLinear, the last TensorRT 8.2
 
 
 class Int8Report(NamedTuple):
-    """What the quantization did.
+    """Result of the quantization.
 
     Attributes:
         n_images: Calibration images used.
@@ -39,7 +39,7 @@ class Int8Report(NamedTuple):
 
 
 class _Reader:
-    """What onnxruntime pulls calibration batches from."""
+    """Calibration data reader for onnxruntime."""
 
     def __init__(self, name: str, batches: Iterable[Batch]) -> None:
         self.name = name

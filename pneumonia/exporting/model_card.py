@@ -1,4 +1,4 @@
-"""The bundle's model card: facts of the run and the files, and plainly what is not known."""
+"""The bundle's model card: facts of the run and the files; unknown facts are stated as such."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

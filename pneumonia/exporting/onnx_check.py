@@ -1,4 +1,4 @@
-"""What an ONNX file must prove before it may leave: format, ops, and the numbers."""
+"""Checks of an exported ONNX file: format, ops, and agreement with torch."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ SEED = 20180726
 
 
 class OnnxReport(NamedTuple):
-    """What was found in a file that passed.
+    """Properties of a file that passed the checks.
 
     Attributes:
         opset: Read back from the file.

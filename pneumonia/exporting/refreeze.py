@@ -1,4 +1,4 @@
-"""Thresholds chosen later, put into a bundle that exists already."""
+"""Write new operating points and calibration into an existing bundle."""
 
 import shutil
 from collections.abc import Mapping

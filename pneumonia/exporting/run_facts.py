@@ -1,4 +1,4 @@
-"""What a run folder says about itself, read for the bundle's model card and manifest."""
+"""Facts recorded in a run folder, for the bundle's model card and manifest."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}
 
 
 class RunFacts(NamedTuple):
-    """Facts of a run; None or empty where the run folder does not say.
+    """Facts of a run; None or empty where the run folder does not record them.
 
     Attributes:
         kind: `train` or `prune`.
@@ -141,7 +141,7 @@ def _operating_points(document: Mapping[str, Any], path: Path) -> dict[str, dict
 
 
 def _scalars(document: Mapping[str, Any]) -> dict[str, str]:
-    """The plain values of a JSON object; its tables and lists are for other readers."""
+    """Scalar values of a JSON object; nested objects and lists are left out."""
     return {
         key: f"{value:.6g}" if isinstance(value, float) else str(value)
         for key, value in document.items()

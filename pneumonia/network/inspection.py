@@ -19,7 +19,7 @@ SCHEMA = "pneumonia.inspection/1"
 
 
 class PruningRates(NamedTuple):
-    """What a pruning run says of the network it began with.
+    """Rates that a pruning run records relative to its starting network.
 
     Attributes:
         weights: Stored in that network.

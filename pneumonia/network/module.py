@@ -141,7 +141,7 @@ def _without_weights(layer: Layer, sources: Sequence[Tensor]) -> Tensor:
 
 
 def _last_uses(spec: NetworkSpec) -> list[tuple[str, ...]]:
-    """For every layer, the values nobody reads after it."""
+    """For every layer, the values that no later layer reads."""
     position = {layer.name: i for i, layer in enumerate(spec.layers)}
     dead: list[list[str]] = [[] for _ in spec.layers]
     for name, readers in spec.consumers().items():

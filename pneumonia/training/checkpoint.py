@@ -29,7 +29,7 @@ STATE_TENSORS = "state.safetensors"
 
 
 class FinishedEpochs(NamedTuple):
-    """How far a run is.
+    """Progress of a run: finished epochs and best selection metric.
 
     Attributes:
         epoch: Finished epochs.
@@ -129,7 +129,7 @@ def read_state(out: Path) -> dict[str, Any]:
 
 
 def load_last(out: Path, state: TrainingState) -> FinishedEpochs:
-    """Put a run back where it stood after its last finished epoch.
+    """Restore a run to its state after the last finished epoch.
 
     Raises:
         ArtefactError: No checkpoint, a damaged one, or one of another network or set of hooks.
@@ -188,7 +188,7 @@ def save_best(
     metrics: Mapping[str, float],
     save: Callable[[Path], None],
 ) -> None:
-    """Write `best/` at one stroke: the averaged model and the evaluation it was chosen for.
+    """Write `best/` atomically: the averaged model and the evaluation it was chosen for.
 
     Args:
         out: Run folder.

@@ -1,4 +1,4 @@
-"""Where other methods (ADMM, masked retraining) reach into the training loop."""
+"""Hooks that let other methods (ADMM, masked retraining) act inside the training loop."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -18,13 +18,13 @@ class TrainingHook(Protocol):
     """
 
     def before_fit(self, network: Network, ema: Network) -> None:
-        """Once, after weights were loaded or restored and before the first step."""
+        """Called once, after the weights are loaded or restored and before the first step."""
 
     def after_backward(self, network: Network) -> None:
-        """Gradients are whole (over parts and processes) and not yet clipped; may add to them."""
+        """Called with gradients summed over parts and processes, unclipped; may add to them."""
 
     def after_step(self, network: Network, ema: Network) -> None:
-        """Weights and average have moved; may change both in place, for example mask them."""
+        """Called after the weights and their average are updated; may change both in place."""
 
     def after_epoch(self, network: Network, epoch: int) -> dict[str, float]:
         """End of epoch `epoch` (from 1), before validation.
@@ -35,12 +35,12 @@ class TrainingHook(Protocol):
         return {}
 
     def after_fit(self) -> None:
-        """Once, when the fit is over, has failed or was interrupted. Need not be overridden."""
+        """Called once when the fit ends, fails or is interrupted. The default does nothing."""
         return
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What an exact resume needs: tensors, and values JSON can hold."""
+        """State for an exact resume: named tensors, and JSON values."""
         return {}, {}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take back what `state` gave; called before `before_fit`."""
+        """Restore the value returned by `state`; called before `before_fit`."""

@@ -1,4 +1,4 @@
-"""metrics.csv, TensorBoard and plots: what a run leaves to look at."""
+"""Metrics of a run: metrics.csv, TensorBoard events and plots."""
 
 import csv
 import io

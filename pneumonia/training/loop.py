@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class FitResult(NamedTuple):
-    """What a run came to.
+    """Result of a training run.
 
     Attributes:
         best_metric: Highest selection metric of any validated epoch.

@@ -78,7 +78,7 @@ def optimiser_state(network: nn.Module, optimiser: torch.optim.Optimizer) -> dic
 def load_optimiser_state(
     network: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Take back what `optimiser_state` gave.
+    """Restore the tensors returned by `optimiser_state`.
 
     Raises:
         ArtefactError: A tensor belongs to no parameter or has another shape.

@@ -71,7 +71,7 @@ def run_train(
 
 
 def make_spec(dataset: Dataset, recipe: TrainRecipe) -> NetworkSpec:
-    """The network of a recipe, its anchors fitted to the training boxes if the recipe says so.
+    """Network spec of a recipe; anchors are fitted to the training boxes if it sets this.
 
     Raises:
         ConfigError: No detector of that name, or a size it does not take.

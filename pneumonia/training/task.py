@@ -1,4 +1,4 @@
-"""What a training task is: the loop knows nothing else about data, loss or metrics."""
+"""Interface of a training task: the loop's only access to data, loss and metrics."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +61,7 @@ class Task(Protocol):
         ...
 
     def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
-        """How far outputs are from a teacher's on the same images, on the scale of `loss`.
+        """Distance of the outputs from a teacher's on the same images, on the scale of `loss`.
 
         Gradients are summed over processes, as in `loss`.
         """

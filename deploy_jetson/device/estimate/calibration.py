@@ -18,7 +18,7 @@ LIMITS = (0.02, 50.0)  # a factor beyond these is a mistake, not a calibration
 
 
 class CorrectionFactors(NamedTuple):
-    """What to multiply an engine's prediction by; 1 and no band where nothing was measured."""
+    """Correction factors of an engine's prediction; 1 without a band if unmeasured."""
 
     latency: float = 1.0
     idle: float = 1.0

@@ -63,7 +63,7 @@ ENGINE_MODELS = OrderedDict(
 
 
 class NetworkEstimate(NamedTuple):
-    """What is expected of one network, engine and mode; always estimated.
+    """Prediction for one network, engine and power mode; always estimated.
 
     Attributes:
         engine, mode: What it is for.
@@ -93,7 +93,7 @@ class NetworkEstimate(NamedTuple):
 
     @property
     def net_energy_j(self) -> float:
-        """What the load costs beyond idling."""
+        """Energy of one image above idle."""
         return (self.busy_w - self.idle_w) * self.latency_s
 
     def record(self) -> Dict[str, Any]:
@@ -176,7 +176,7 @@ def kernel_facts(bundle: Bundle) -> Optional[KernelFacts]:
             if loop.get("per_cycle")
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None  # an older report: the roofline alone answers
+        return None  # an older report: use the roofline alone
     if document.get("model_hash") != bundle.model_hash or not 0 < cycles < math.inf:
         return None
     return KernelFacts(cycles, rates[len(rates) // 2] if rates else None)

@@ -1,4 +1,4 @@
-"""What a network does for one image, layer by layer, as an engine sees it."""
+"""Multiply-accumulates, weights and activations of each layer for one image."""
 
 from typing import List, Mapping, NamedTuple
 
@@ -39,7 +39,7 @@ class LayerWork(NamedTuple):
 
 
 def network_work(spec: NetworkSpec, weights: Mapping[str, np.ndarray]) -> List[LayerWork]:
-    """The work of every layer that does any.
+    """Work of every layer that computes something.
 
     Args:
         spec: The network.

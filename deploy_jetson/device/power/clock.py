@@ -34,19 +34,19 @@ class VirtualClock(Clock):
         return self._now
 
     def every(self, interval_s: float, call: Callable[[], None]) -> None:
-        """Call back every `interval_s`, first now."""
+        """Call `call` immediately and again every `interval_s` seconds."""
         self._interval = interval_s
         self._calls = [call]
         self._next = self._now
         self.sleep(0.0)
 
     def stop(self) -> None:
-        """No more calls back."""
+        """Cancel the periodic callback."""
         self._interval = None
         self._calls = []
 
     def sleep(self, seconds: float) -> None:
-        """Move on, stopping at every moment a call is due."""
+        """Advance the clock, running every callback that falls due on the way."""
         end = self._now + max(0.0, seconds)
         while self._interval is not None and self._next <= end:
             self._now = max(self._now, self._next)

@@ -45,7 +45,7 @@ def read_text(path: str) -> Optional[str]:
 
 
 def _unique(name: str, chip: str, taken: Dict[str, Channel]) -> str:
-    """A second rail of the same name keeps its own identity; nothing is merged."""
+    """Make a repeated rail name unique, so that two rails are never merged."""
     return name if name not in taken else "{}@{}".format(name, chip)
 
 

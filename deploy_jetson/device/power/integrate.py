@@ -107,7 +107,7 @@ def window_energy(
 
 
 class RailQuality(NamedTuple):
-    """What the samples say about the sensor itself.
+    """Resolution and refresh rate of a sensor, measured from its samples.
 
     Attributes:
         resolution_mw: Smallest step between consecutive readings; None without any step.

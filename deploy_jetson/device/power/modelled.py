@@ -8,7 +8,7 @@ RAIL = "VDD_IN"
 
 
 class ModelSensor(Sensor):
-    """Says what the estimator expects of the input rail.
+    """Returns the estimator's predicted power of the input rail.
 
     Args:
         idle_mw: Without load.
@@ -23,9 +23,9 @@ class ModelSensor(Sensor):
         self._busy = False
 
     def load_changed(self, busy: bool) -> None:
-        """Switch the level."""
+        """Switch between the idle and the busy level."""
         self._busy = busy
 
     def read(self) -> Tuple[Dict[str, float], List[str]]:
-        """The present level."""
+        """Predicted power in milliwatts at the current level."""
         return {RAIL: self._levels_mw[int(self._busy)]}, []

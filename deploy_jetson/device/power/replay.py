@@ -137,7 +137,7 @@ def read_series(path: str, interval_s: float = 1.0) -> RecordedSeries:
 
 
 class ReplaySensor(Sensor):
-    """Plays a series from its start, at its own pace, and is lost at its end.
+    """Replays a series from its start at its recorded pace; raises SensorLost at its end.
 
     Args:
         series: What is played.
@@ -158,7 +158,7 @@ class ReplaySensor(Sensor):
         self._offset = float("nan")
 
     def read(self) -> Tuple[Dict[str, float], List[str]]:
-        """Wait for the next sample's moment, then give it.
+        """Wait until the next sample's time, then return it.
 
         Raises:
             SensorGap: The recording has a gap here.

@@ -1,4 +1,4 @@
-"""Takes readings beside the load, and counts what that costs."""
+"""Samples a sensor while the load runs, and measures the CPU time this costs."""
 
 import resource
 import threading
@@ -15,7 +15,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 class Samples(NamedTuple):
-    """What a sampler took.
+    """Readings of a sampler.
 
     Attributes:
         stamps_s: (n,) float64, monotonic seconds in the middle of each reading.

@@ -1,4 +1,4 @@
-"""The protocol of a power sensor, and which rail is the whole machine's.
+"""The protocol of a power sensor, and the choice of the rail that feeds the whole machine.
 
 The total is always the input rail. Rails below it are its parts: their sum leaves out regulators
 and everything unmeasured (a TX2's input rail is 1.3 to 2.1 times the sum of its parts), and input
@@ -96,7 +96,7 @@ class Sensor:
         raise NotImplementedError
 
     def load_changed(self, busy: bool) -> None:
-        """Told when a load starts or ends; only a model of power listens."""
+        """Notify the sensor that a load starts or ends; only the power model uses it."""
 
     def close(self) -> None:
         """Release files and programs."""

@@ -26,7 +26,7 @@ PROGRAM = "tegrastats"
 MIN_INTERVAL_MS = 50  # faster than this it prints no new values
 FIRST_LINE_S = 10.0
 STALL_INTERVALS = 5.0
-MAX_STALLS = 12  # after that it is not coming back
+MAX_STALLS = 12  # after this many stalls the sensor is lost
 MAX_BUFFER = 1 << 16
 
 

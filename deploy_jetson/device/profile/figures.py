@@ -165,7 +165,7 @@ def rail_record(recording: Recording, rail: Rail) -> Dict[str, Any]:
 
 
 def _total(recording: Recording, rails: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
-    """The input rail's figures again, and what a buyer asks; None without an input rail."""
+    """Figures of the input rail with derived totals; None without an input rail."""
     name = recording.sensor.total
     rail = next((item for item in rails if item["name"] == name), None)
     if rail is None:
@@ -199,7 +199,7 @@ def _short(recording: Recording) -> Optional[str]:
 
 
 def _slow(recording: Recording) -> Optional[str]:
-    """The sampling rate when the sensor could not keep up."""
+    """The actual sampling rate if the sensor was slower than requested."""
     stamps, wanted = recording.samples.stamps_s, recording.settings.rate_hz
     if len(stamps) < 2 or stamps[-1] <= stamps[0]:
         return None
@@ -212,7 +212,7 @@ def _slow(recording: Recording) -> Optional[str]:
 def flags(
     recording: Recording, rails: List[Dict[str, Any]], total: Optional[Dict[str, Any]]
 ) -> List[Dict[str, str]]:
-    """Every reason to doubt the figures, with its text."""
+    """Quality flags of a run, each with its text."""
     found = [(note[0], note[1]) for note in recording.notes]
     if recording.samples.lost is not None:
         found.append(("sensor_lost", recording.samples.lost))

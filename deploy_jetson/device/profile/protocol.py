@@ -33,7 +33,7 @@ CO_LOAD_CORES = 0.25  # what others may use of the processor
 
 
 class WindowLoad(NamedTuple):
-    """What runs in the windows.
+    """Load that runs in the measuring windows.
 
     Attributes:
         infer: One inference; returns when its result is on the host.
@@ -91,7 +91,7 @@ class _Run:
         return max(2 / self.settings.rate_hz, min(MAX_GUARD_S, GUARD_SHARE * self.settings.idle_s))
 
     def tail(self, call: Callable[[], None]) -> None:
-        """Load beyond the last window's edge, for the sample there."""
+        """Keep the load running past the last window's edge, to cover the sample there."""
         end = self.clock.now() + 2 / self.settings.rate_hz
         while self.clock.now() < end:
             call()

@@ -212,7 +212,7 @@ class ProfileSweep:
     def _prediction(
         self, stage: LoadedBundle, engine: str, mode: Optional[board.PowerModeNow]
     ) -> Optional[NetworkEstimate]:
-        """What a TX2 would be expected to show, uncalibrated; only on a TX2 in a known mode."""
+        """Uncalibrated prediction for a TX2; only on a TX2 in a known power mode."""
         if not self.tx2 or mode is None or mode.number not in MODES or engine not in ENGINE_MODELS:
             return None
         return self._estimate(stage, engine, MODES[mode.number], None)
@@ -267,7 +267,7 @@ class ProfileSweep:
         self._write()  # an interrupted sweep keeps its finished runs
 
     def _claim_output(self) -> None:
-        """Create the folder first: an hour of measuring must not end in an unwritable folder."""
+        """Create the output folder before measuring, so that an unwritable one fails early."""
         try:
             os.makedirs(self.request.out, exist_ok=True)
             tempfile.TemporaryFile(dir=self.request.out).close()

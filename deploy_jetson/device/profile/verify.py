@@ -176,7 +176,7 @@ def _check_samples(recording: Recording) -> List[str]:
 
 
 def check_entry(folder: str, entry: Dict[str, Any]) -> List[str]:
-    """Everything wrong with one run of a profile."""
+    """List of all errors in one run of a profile."""
     found = _check_files(folder, entry)
     try:
         recording = read_recording(os.path.join(folder, entry["folder"]))

@@ -46,7 +46,7 @@ class EngineKey(NamedTuple):
 
 
 class CachedEngine(NamedTuple):
-    """A built engine and what it answered to the check input when it was new."""
+    """A built engine and its outputs for the check input when it was built."""
 
     plan: bytes
     check: Dict[str, Any]
@@ -79,7 +79,7 @@ def _head(key: EngineKey, engine: CachedEngine) -> bytes:
 
 
 def store(key: EngineKey, engine: CachedEngine, folder: Optional[str] = None) -> bool:
-    """Keep an engine; false, with a warning, where the cache cannot be written."""
+    """Write an engine to the cache; False, with a warning, if the cache is not writable."""
     path = engine_path(key, folder)
     try:
         write_bytes(path, MAGIC + _head(key, engine) + engine.plan)

@@ -228,7 +228,7 @@ class TensorRtEngine(Engine):
         )
 
     def _piece(self, executor: Executor, images: np.ndarray, step: int) -> Outputs:
-        """One run of the engine's own batch; missing images are filled up and cut off again."""
+        """Run the engine once at its fixed batch size; a short batch is padded, then cut."""
         count = len(images)
         if count < step:
             filler = np.zeros((step - count,) + images.shape[1:], dtype=np.float32)

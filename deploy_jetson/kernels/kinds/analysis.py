@@ -49,6 +49,6 @@ class LayerAnalysis:
         return sources * problem.kernel * span * lanes * 4
 
     def scattered(self, lanes: int) -> bool:
-        """Whether neighbouring filters keep such different weights that shared lists are a loss."""
+        """Whether neighbouring filters differ so much that shared column lists cost more."""
         kept = int(self.kept_of_filter.sum())
         return sum(self.columns(lanes)) * lanes > SCATTERED * kept

@@ -1,4 +1,4 @@
-"""What the generator, the tuner, the report and the tests ask of a kernel kind."""
+"""Interface of a kernel kind, used by the generator, the tuner, the report and the tests."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -22,7 +22,7 @@ def runs_here(name: str) -> bool:
 
 
 def wanted(path: str) -> Dict[str, str]:  # noqa: UP006
-    """SHA-256 -> `NAME==VERSION` of every line."""
+    """Parse the requirements: SHA-256 -> `NAME==VERSION` of every line."""
     with open(path) as stream:
         lines = [line.split(" --hash=sha256:") for line in stream.read().splitlines()]
     return {digest: pinned for pinned, digest in lines}

@@ -1,4 +1,4 @@
-"""ADMM inside the training loop: when rho grows, when Z moves, what is logged, when to stop."""
+"""ADMM in the training loop: rho schedule, Z-step timing, logging and stopping."""
 
 import csv
 import io
@@ -21,11 +21,11 @@ COLUMNS = ("update", "round", "rho", "split", "layer", "primal", "dual", "churn"
 
 
 class Converged(Exception):  # noqa: N818 - not an error, but how a hook ends a fit
-    """Every round is over before the planned epochs are: the weights lie in the set."""
+    """Raised when all rounds converge before the planned epochs: the weights lie in the set."""
 
 
 class AdmmSchedule(NamedTuple):
-    """When rho grows and Z moves.
+    """Schedule of the penalty rho and of the Z-steps.
 
     Attributes:
         rho: Penalty of each round, ascending.
@@ -48,7 +48,7 @@ class AdmmSchedule(NamedTuple):
     tau: float | None = None
 
     def epochs_of_round(self) -> list[int]:
-        """The epochs shared out, as equally as whole numbers allow."""
+        """Epochs of each round, split as equally as possible."""
         n = len(self.rho)
         return [(i + 1) * self.epochs // n - i * self.epochs // n for i in range(n)]
 
@@ -85,7 +85,7 @@ class AdmmHook(TrainingHook):
             self.engine.start(network.weights())
 
     def after_backward(self, network: Network) -> None:
-        """Add the penalty's gradient, if it goes that way; ends the fit when all is over."""
+        """Add the penalty's gradient, if configured; raises `Converged` after the last round."""
         if self.finished:
             raise Converged
         if self.schedule.clip_norm > 0:
@@ -94,7 +94,7 @@ class AdmmHook(TrainingHook):
             self.engine.add_penalty_gradient(network.weights())
 
     def after_step(self, network: Network, ema: Network) -> None:
-        """The penalty's own step, if it has one; a Z-step when it is time."""
+        """Apply the implicit penalty step, if configured, and a Z-step if one is due."""
         if self.schedule.tau is not None:
             self.engine.pull(network.weights(), self.schedule.tau)
         self.steps += 1
@@ -135,7 +135,7 @@ class AdmmHook(TrainingHook):
         return self.engine.state(), values
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take back what `state` gave; rows of residuals.csv after it are dropped."""
+        """Restore the value of `state`; later rows of residuals.csv are dropped."""
         self.engine.load_state(tensors)
         self.engine.rho = float(values["rho"])
         self.round = int(values["round"])

@@ -75,7 +75,7 @@ def _parts(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def _fold(
     layer: Conv | Linear, parts: dict[str, Tensor], offset: Tensor | None
 ) -> tuple[Conv | Linear, dict[str, Tensor]]:
-    """Add what removed constant inputs contributed, where the layer has room for it."""
+    """Fold the contribution of removed constant inputs into the bias or batch-norm mean."""
     if offset is None:
         return layer, parts
     if layer.bias:

@@ -1,4 +1,4 @@
-"""Which filters live and die together: channels followed through the graph of a `NetworkSpec`.
+"""Coupled filters: channels traced through the graph of a `NetworkSpec`.
 
 Every channel of the input and of every convolution or fully connected layer starts as a unit of
 its own. A shortcut adds its inputs channel by channel, so it unites their units; a route strings

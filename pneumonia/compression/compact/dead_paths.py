@@ -1,4 +1,4 @@
-"""What a network's weights leave unused: constant channels, and units that reach no output.
+"""Removable parts of a network: constant channels, and units that reach no output.
 
 A filter whose weights are all zero emits a constant c = act(bias or batch-norm shift). A reader
 can take the constant into its own bias if c = 0, if it is fully connected, or if it does not pad
@@ -39,7 +39,7 @@ class ConstantChannels(NamedTuple):
 
 
 class DeadPaths(NamedTuple):
-    """What may be removed without changing any output.
+    """Units and channels that can be removed without changing any output.
 
     Attributes:
         live: Units that stay, bool (n_units,).

@@ -31,7 +31,7 @@ PATTERN_RATE = 9 / 4  # of 4 weights in a 3x3 kernel
 
 
 class LayerwiseSet(PerLayer):
-    """Single-layer sets of a network, and what they leave without a use.
+    """Single-layer sets of a network, and removal of the dead paths they leave.
 
     Args:
         graph: The network's units.
@@ -48,7 +48,7 @@ class LayerwiseSet(PerLayer):
         masks: Mapping[str, Tensor],
         others: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Masks without weights on dead paths: filters nobody reads, channels nobody makes."""
+        """Masks without dead paths: filters without a reader, channels without a source."""
         settled = dict(masks)
         live = live_units(self.graph, {**(others or {}), **settled})
         for name, mask in settled.items():
@@ -66,7 +66,7 @@ class _Layerwise(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def fitted(self, weights: Mapping[str, Tensor]) -> Self:
-        """The method with what it takes from the trained weights; nothing by default."""
+        """The method with parameters derived from the trained weights; unchanged by default."""
         return self
 
     def constraint(self, shape: torch.Size, rate: float) -> Constraint:
@@ -147,7 +147,7 @@ class PatternMethod(_Layerwise):
     formulation: Literal["joint", "two_split"] = "joint"
 
     def fitted(self, weights: Mapping[str, Tensor]) -> Self:
-        """With the patterns mined from the weights, if they are wanted."""
+        """The method with patterns mined from the weights, if the recipe asks for it."""
         if self.mined is None:
             return self
         codes = mine_patterns(weights.values(), self.mined)

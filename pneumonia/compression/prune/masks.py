@@ -93,8 +93,8 @@ class MaskHook(TrainingHook):
             tensor.masked_fill_(removed, 0.0)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Nothing: masks belong to the stage, and the masked weights carry no more."""
+        """Empty: the masks belong to the stage, and the checkpointed weights are already masked."""
         return {}, {}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Nothing to take back."""
+        """Do nothing: the hook has no state."""

@@ -1,4 +1,4 @@
-"""What a compression method is to the pipeline: sets for ADMM, a hard set, and an accounting.
+"""Interface of a compression method: sets for ADMM, a hard set, and weight counts.
 
 The pipeline never asks which method it runs. A method is given the layers it may constrain and how
 strongly, and answers with constraints; everything after that is projection.
@@ -22,7 +22,7 @@ class HardSet(JointConstraint, Protocol):
         masks: Mapping[str, Tensor],
         others: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Masks of a projection of `v`, without what compaction would remove anyway.
+        """Masks of a projection of `v`, without the weights that compaction would remove.
 
         Args:
             v: Weights.
@@ -64,7 +64,7 @@ class PruningMethod(Protocol):
     """A compression method with its settings."""
 
     def fitted(self, weights: Mapping[str, Tensor]) -> "PruningMethod":
-        """The method with what it takes from the trained weights, once, before anything moves."""
+        """The method with parameters derived from the trained weights; called once at the start."""
         ...
 
     def model_dump(self, *, mode: str) -> dict[str, Any]:

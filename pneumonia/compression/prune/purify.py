@@ -1,4 +1,4 @@
-"""Network purification: channels and filters that structured pruning left with scraps.
+"""Network purification: removes channels and filters that pruning left almost empty.
 
 ADMM ends near a local optimum, and some filters and channels keep weights that hardly matter. With
 column k of channel j of layer i (energies are sums of squares over the layer's filters):
@@ -47,7 +47,7 @@ class PurifyThresholds(NamedTuple):
 
 
 class PurifiedMasks(NamedTuple):
-    """What purification found.
+    """Result of purification.
 
     Attributes:
         masks: Layer -> places that may be non-zero, within the given masks.

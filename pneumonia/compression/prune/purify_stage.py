@@ -34,7 +34,7 @@ METRIC = "selection_metric"
 def run_purify(
     context: StageContext, phase: PurifyPhase, before: StageResult, folder: Path
 ) -> StageResult:
-    """Remove scraps of channels and filters within the validation budget; retrain what is left.
+    """Remove nearly empty channels and filters within the validation budget, then retrain.
 
     Args:
         context: Shared by all stages.

@@ -47,7 +47,7 @@ class LayerRates(NamedTuple):
 
 
 class StageStart(NamedTuple):
-    """What a stage starts from.
+    """Network and masks at the start of a stage.
 
     Attributes:
         graph: The network's units.
@@ -165,7 +165,7 @@ def _next(x: float, low: float, high: float, wanted: float) -> float:
 
 
 def _nearer(found: RatePlan, best: RatePlan | None, target: float) -> RatePlan:
-    """The better of two trials: one that reaches the target beats one that does not."""
+    """The better of two trials; a trial that reaches the target is preferred."""
 
     def key(planned: RatePlan) -> tuple[bool, float]:
         short = planned.realised_rate < target * (1 - TOLERANCE)
@@ -204,7 +204,7 @@ def apply_rates(
 def _nested(
     start: StageStart, sets: MethodSets, v: Mapping[str, Tensor], projected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Settled masks inside those of the stage before.
+    """Settled masks restricted to those of the previous stage.
 
     Nesting can cut a filter's last path. Compaction would delete that filter and shift every
     group of filters behind it, so masks are settled again until nesting cuts nothing more.
@@ -220,7 +220,7 @@ def _nested(
 
 
 def _within(masks: Mapping[str, Tensor], start: StageStart, sets: MethodSets) -> dict[str, Tensor]:
-    """Masks inside those of the stage before.
+    """Masks restricted to those of the previous stage.
 
     Where filters share columns, a column stays for the whole group if any of its filters had it:
     fewer filters are grouped anew, and a place that is stored anyway may be used.

@@ -1,4 +1,4 @@
-"""Which layers bear pruning: validation with one layer alone projected."""
+"""Sensitivity of each layer to pruning: validation with only that layer projected."""
 
 import csv
 import io
@@ -85,7 +85,7 @@ def write_sensitivity(
 
 
 def read_sensitivity(out: Path) -> dict[str, list[float]] | None:
-    """What `write_sensitivity` wrote, or None."""
+    """Read the table written by `write_sensitivity`, or None without one."""
     path = out / SENSITIVITY_CSV
     if not path.is_file():
         return None

@@ -61,7 +61,7 @@ class StageContext(NamedTuple):
 
 
 class StageResult(NamedTuple):
-    """What a stage leaves.
+    """Result of a stage.
 
     Attributes:
         tensors: Retrained dense tensors, exactly zero outside the masks.
@@ -81,7 +81,7 @@ def run_stage(
     allowed: Mapping[str, Tensor],
     folder: Path,
 ) -> StageResult:
-    """Run a stage, or what is left of it.
+    """Run a stage, or resume it at the epoch it stopped.
 
     Args:
         context: Shared by all stages.
@@ -203,7 +203,7 @@ def write_masks(folder: Path, masks: Mapping[str, Tensor], plan: Mapping[str, An
 
 
 def read_masks(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_masks` wrote."""
+    """Read the masks written by `write_masks`."""
     arrays = read_tensors(str(folder / MASKS_FILE))
     plan: dict[str, Any] = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
     return {name: torch.from_numpy(array != 0) for name, array in arrays.items()}, plan

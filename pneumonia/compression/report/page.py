@@ -46,7 +46,7 @@ class MeasuredNetwork(NamedTuple):
 
 
 class CompressionReport(NamedTuple):
-    """What the page is about.
+    """Networks and run data shown on the page.
 
     Attributes:
         model: The compressed network.
@@ -149,7 +149,7 @@ def _row(name: str, before: int, after: int) -> tuple[str, str, str, str]:
 
 
 def rates_section(report: CompressionReport) -> list[ExtraSection]:
-    """Rate of every layer: as planned, where the run says so, and as stored."""
+    """Pruning rate of every layer: planned, if the run recorded it, and as stored."""
     planned: dict[str, float] = {}
     record = _report(report.run)
     rows = record.get("layers")

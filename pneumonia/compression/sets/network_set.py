@@ -1,4 +1,4 @@
-"""The structured set of a whole network: what compaction can really take away.
+"""Structured set of a whole network, counting only weights that compaction can remove.
 
 Each group of tied filters is projected on its own; then no layer spends columns on channels whose
 filters are gone. So the kept weights of the set are, up to filters that nobody reads any more, the

@@ -100,7 +100,7 @@ class DetectionLoss:
         return loss, table
 
     def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
-        """The loss of a student that takes a teacher's outputs for the truth.
+        """Loss of a student with the teacher's outputs as targets.
 
         Every anchor of every cell learns the teacher's objectness as a probability. Boxes count
         (1 - CIoU to the teacher's) where the teacher sees something, weighted by its objectness

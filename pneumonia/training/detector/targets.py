@@ -1,4 +1,4 @@
-"""Which anchors of which cells answer for which boxes.
+"""Assignment of boxes to anchors and grid cells.
 
 The rule is YOLOv5's: an anchor answers for a box when their sides differ by less than a factor, at
 every scale where it does, in the cell that holds the box's centre and in the two cells nearest to
@@ -37,7 +37,7 @@ class Matches(NamedTuple):
 
 
 def match_anchors(sizes: Tensor, heads: Sequence[Detect], max_ratio: float) -> list[Tensor]:
-    """Which anchors are near enough in shape to which boxes.
+    """Pairs of boxes and anchors whose shapes match closely enough.
 
     Args:
         sizes: (n, 2) width and height of the boxes in network pixels.
@@ -59,7 +59,7 @@ def match_anchors(sizes: Tensor, heads: Sequence[Detect], max_ratio: float) -> l
 
 
 def _cells(centre: Tensor, height: int, width: int, reach: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells that answer for centres: (index of the centre, row, column), each (m,)."""
+    """Grid cells assigned to box centres: (index of the centre, row, column), each (m,)."""
     limits = centre.new_tensor([width, height])
     own = torch.minimum(centre.floor(), limits - 1).clamp(min=0).long()  # (n, 2) column, row
     cells = [own]

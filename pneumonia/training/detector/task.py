@@ -53,7 +53,7 @@ def labelled_items(dataset: Dataset, split: str, config: DataConfig) -> list[int
 
 
 def unboxed_items(dataset: Dataset, config: DataConfig) -> list[int]:
-    """Training images that show an opacity by their report, whose boxes nobody drew."""
+    """Training images that are positive by their report but have no annotated boxes."""
     items = dataset.select("train", sorted(config.kinds) or None, include_unlabelled=True)
     found = ((i, dataset.records[i]) for i in items)
     return [i for i, record in found if record.weak_opacity == "yes" and not record.labelled]

@@ -1,4 +1,4 @@
-"""Whether ages of files and jobs can be computed: a board without a battery starts in 1970."""
+"""Check of the wall clock: a board without a battery starts in 1970."""
 
 import time
 from typing import Callable

@@ -76,7 +76,7 @@ class ImageIntake:
         self.stopping = False
 
     def refusal(self) -> Optional[str]:
-        """Why no image would be taken now, None when one would."""
+        """Reason why the daemon refuses images at present; None if it accepts them."""
         if self.stopping:
             return "stopping"
         disk = self._spool.disk()
@@ -131,7 +131,7 @@ class ImageIntake:
             arrived = self._spool.receive(blocks, max_bytes)
             if arrived.bytes == 0:
                 raise self._refused("empty", source, later=False)
-            with self._lock:  # two copies at one time must meet here
+            with self._lock:  # serialise two copies that arrive at once
                 return self._enter(arrived, source)
         except TooLarge:
             raise self._refused("too_large", source, later=False) from None
@@ -195,5 +195,5 @@ class ImageIntake:
 
 
 def _again(job: ImageJob) -> bool:
-    """Whether a repeated image is scored again: if the daemon failed, not the image."""
+    """Whether a repeated image is scored again: only if the earlier failure was the daemon's."""
     return job.state == FAILED or (job.state == QUARANTINED and job.reason != CONFLICT)

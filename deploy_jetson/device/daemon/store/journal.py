@@ -1,4 +1,4 @@
-"""The journal: what was acknowledged and what became of it, in SQLite that survives a power cut.
+"""The journal of acknowledged images and their states: SQLite that survives a power cut.
 
 WAL with synchronous=FULL: NORMAL may lose the last commits when the power goes. One connection
 behind one lock; every change is one transaction.
@@ -189,7 +189,7 @@ class JobJournal:
     # --- jobs ---
 
     def add(self, job: ImageJob) -> ImageJob:
-        """Write down a new job, durable on return; its number is given.
+        """Insert a new job, durable on return; the database assigns its number.
 
         Returns:
             The job as it stands: an earlier one of the same key, if there is one.
@@ -235,7 +235,7 @@ class JobJournal:
         return bool(sop_uid and self._rows(query, values))
 
     def wait_for_model(self, model_hash: str) -> None:
-        """What waits is for this model now, whichever was served when it came."""
+        """Assign all received and running jobs to this model, whichever was served before."""
         with self.transaction() as database:
             database.execute(
                 "UPDATE jobs SET model_hash=? WHERE state IN (?,?) AND model_hash<>?",
@@ -243,7 +243,7 @@ class JobJournal:
             )
 
     def take(self) -> Optional[ImageJob]:
-        """The oldest job that waits, now `running` with one attempt more."""
+        """Set the oldest waiting job to `running`, add one attempt, and return it."""
         with self.transaction() as database:
             row = database.execute(
                 "SELECT * FROM jobs WHERE state=? ORDER BY number LIMIT 1", (RECEIVED,)
@@ -259,7 +259,7 @@ class JobJournal:
         return job
 
     def give_back(self, key: str, attempts: int) -> None:
-        """A job waits again, with this number of attempts."""
+        """Set a job back to waiting with this number of attempts."""
         with self.transaction() as database:
             database.execute(
                 "UPDATE jobs SET state=?, reason='', attempts=?, changed_at=? WHERE key=?",
@@ -269,7 +269,7 @@ class JobJournal:
     def settle(
         self, key: str, state: str, reason: str, deliveries: Sequence[Tuple[str, str]] = ()
     ) -> None:
-        """A job has its answer; `deliveries` are (destination, kind) still to be sent."""
+        """Record that a job is answered; `deliveries` are (destination, kind) still to be sent."""
         with self.transaction() as database:
             database.execute(
                 "UPDATE jobs SET state=?, reason=?, changed_at=? WHERE key=?",
@@ -312,7 +312,7 @@ class JobJournal:
         return keys
 
     def redate(self, unset_before: float, now: float) -> None:
-        """Rows of a time when the clock was not set come from now: their age is not known.
+        """Set times from before the clock was set to `now`: the age of these rows is unknown.
 
         Args:
             unset_before: Seconds since 1970; a clock that says less was never set.
@@ -350,7 +350,7 @@ class JobJournal:
         return [ResultDelivery(*row) for row in self._rows(query, (key,))]
 
     def delivered(self, delivery: ResultDelivery) -> None:
-        """Write down what became of a delivery: its state, attempts, next_try and code."""
+        """Update a delivery: its state, attempts, next_try and code."""
         with self.transaction() as database:
             database.execute(
                 "UPDATE deliveries SET state=?, attempts=?, next_try=?, code=? WHERE number=?",

@@ -1,4 +1,4 @@
-"""The state folder: files that are whole under their final name, or not there at all."""
+"""The state folder: a file under its final name is always complete."""
 
 import contextlib
 import fcntl

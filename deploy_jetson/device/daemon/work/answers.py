@@ -1,4 +1,4 @@
-"""What an image is answered with: a JSON document, and DICOM objects in its study."""
+"""Answers to an image: a JSON document, and DICOM objects in its study."""
 
 import json
 import re
@@ -31,7 +31,7 @@ VALID_UID = re.compile(r"^[0-9.]{1,64}$")
 
 
 class JobAnswer(NamedTuple):
-    """What became of an image.
+    """Outcome of an image.
 
     Attributes:
         state: One of journal.ANSWERED.

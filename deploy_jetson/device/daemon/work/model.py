@@ -82,7 +82,7 @@ class ServedModel:
             raise DeviceError("Engine does not open again", found=type(error).__name__) from None
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release the engine's resources."""
         self._detector.engine.close()
 
     def detect(self, pixels: np.ndarray, key: str) -> Tuple[Prediction, float]:

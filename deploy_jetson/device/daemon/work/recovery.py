@@ -1,4 +1,4 @@
-"""What a start finds: half-written files, images without a row, jobs a crash has cut off."""
+"""Recovery at start: half-written files, images without a row, interrupted jobs."""
 
 import os
 import time
@@ -24,7 +24,7 @@ EVERY = 1 << 30
 
 
 class RecoveryCounts(NamedTuple):
-    """How much a start has put in order."""
+    """Numbers of items repaired at start."""
 
     parts: int
     unknown_images: int
@@ -66,7 +66,7 @@ def _job_of(key: str, made: Dict[str, Any]) -> ImageJob:
 def recover(
     spool: Spool, journal: JobJournal, intake: ImageIntake, worker: JobWorker, rebuild: bool = False
 ) -> RecoveryCounts:
-    """Put everything in order before the first image is taken.
+    """Repair files and journal before the first image is accepted.
 
     Args:
         spool: Where files lie.
@@ -109,7 +109,7 @@ def _enter_unknown(spool: Spool, journal: JobJournal, intake: ImageIntake, name:
     job = journal.job(name)
     if job is not None:
         retaken = job.state in (FAILED, QUARANTINED) and read_answer(spool, name) is None
-        if retaken:  # sent again after a failure, and cut off before the journal said so
+        if retaken:  # sent again after a failure, interrupted before the journal was updated
             journal.give_back(name, 0)
         elif job.state in ANSWERED:
             spool.remove(spool.image(name))

@@ -118,7 +118,7 @@ class JobWorker:
             self._wake.clear()
 
     def sleep(self, seconds: float, stopped: Callable[[], bool]) -> None:
-        """Wait, alive and ready to stop."""
+        """Wait up to `seconds`, recording that the loop runs; returns early once `stopped`."""
         end = time.monotonic() + seconds
         while not stopped() and time.monotonic() < end:
             self.beat()
@@ -144,7 +144,7 @@ class JobWorker:
         return True
 
     def _give_back_held(self) -> None:
-        """Let a job wait again whose answer could not be written.
+        """Set the job whose answer could not be written back to waiting.
 
         A full disk may take no line of the journal either; then the job is held until it does, or
         it would count as running, and wait, until the next start.
@@ -188,7 +188,7 @@ class JobWorker:
         return JobAnswer(DONE, "", decoded, prediction, words, self._model.engine_name, seconds)
 
     def settle(self, job: ImageJob, answer: JobAnswer) -> None:
-        """Write the answer, then the journal, then let the image go.
+        """Write the answer, then the journal, then remove the image.
 
         Raises:
             OutputError: The answer cannot be written; nothing has changed for the job.

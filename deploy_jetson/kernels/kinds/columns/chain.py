@@ -97,7 +97,7 @@ class ChainStep:
 
 
 def form_chains(steps: Sequence[Step], kept: frozenset[Buffer], lanes: int) -> list[Step]:
-    """Join neighbouring column convolutions where a large map would pass between them.
+    """Merge consecutive column convolutions with a large intermediate map into chains.
 
     Args:
         steps: The plan.

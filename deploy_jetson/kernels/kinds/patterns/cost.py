@@ -58,7 +58,7 @@ def band_tiles(
 
 
 def _worthwhile(target: Target, rows: int, vectors: int, sets: int) -> bool:
-    """Whether a tile of so few rows still shares enough loads.
+    """Whether a tile with few rows still shares enough input loads.
 
     For the Cortex-A57 by llvm-mca: a tile below these does less than 0.85 multiply-adds a cycle.
     """

@@ -55,7 +55,7 @@ def kernel_patterns(weight: Weights) -> tuple[Pattern, ...] | None:
 
 
 def single_taps(side: int) -> tuple[Pattern, ...]:
-    """Every tap a pattern of its own: what weights without patterns are made of."""
+    """Patterns of one tap each, for weights without a pattern structure."""
     return tuple((tap,) for tap in range(side * side))
 
 

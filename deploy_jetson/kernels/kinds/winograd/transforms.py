@@ -18,7 +18,7 @@ class RowPair(NamedTuple):
 
 
 class PlainRow(NamedTuple):
-    """One result."""
+    """One result row and the C expression of its sum."""
 
     row: int
     sum: str
