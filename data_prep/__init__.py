@@ -1,1 +1,1 @@
-"""The world to training data: labels, patient-level splits, cache, augmentation, phantoms."""
+"""From source files to training data: labels, patient splits, cache, augmentation, phantoms."""

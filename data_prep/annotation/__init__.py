@@ -1,1 +1,1 @@
-"""Ground truth by several readers: who drew what, how far they agree, what goes to training."""
+"""Ground truth from several readers: annotations, agreement, consensus, export for training."""

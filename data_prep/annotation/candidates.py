@@ -1,4 +1,4 @@
-"""Multi-step typing: few findings are offered because the report says which are possible.
+"""Multi-step typing: the report narrows the findings offered for a box to a few candidates.
 
 Step 1 a coarse type (group of the concept base); step 2 the concepts of the linked report that
 belong to it, or without one the headings most often used; step 3 finer types below the chosen one.
@@ -21,15 +21,15 @@ _RANK = {PRESENT: 0, UNCERTAIN: 1, PRIOR: 2}
 
 
 class Offer(NamedTuple):
-    """A type that is offered.
+    """A finding type offered to the reader.
 
     Attributes:
         code: Node of the base.
         coarse: Its group.
         source: `report` or `frequent`.
-        assertion: What the report says of it; empty when it comes from elsewhere.
+        assertion: Assertion in the report; empty when `source` is not `report`.
         span: Its mention in the report, None when it has none.
-        other_side: Whether the report puts it on the side where the box is not.
+        other_side: Whether the report places it on the side opposite to the box.
     """
 
     code: str
@@ -43,7 +43,7 @@ class Offer(NamedTuple):
 def image_side(box_xyxy: Box, width: float) -> str:
     """The patient's side of a box on a frontal film: the patient's right is on the image's left.
 
-    Empty for a box that reaches over the middle by more than a fifth of its width.
+    Empty for a box that crosses the midline by more than a fifth of its width.
     """
     x1, _, x2, _ = box_xyxy
     share = (min(x2, width / 2) - min(x1, width / 2)) / (x2 - x1)
@@ -51,13 +51,13 @@ def image_side(box_xyxy: Box, width: float) -> str:
 
 
 def from_report(base: ConceptBase, linked: Iterable[LinkedConcept], side: str = "") -> list[Offer]:
-    """What the report offers: stated findings first, then doubtful, then prior; absent ones never.
+    """Offers from the report: present findings, then uncertain, then prior; never absent ones.
 
     Args:
         base: The concept base.
         linked: Findings of the report.
-        side: Of the box, `right`, `left` or empty; findings that the report puts there go first,
-            those of the other side last.
+        side: Side of the box, `right`, `left` or empty; findings on this side go first,
+            findings of the other side last.
     """
     best: dict[str, tuple[tuple[int, int, int], Offer]] = {}
     for place, concept in enumerate(linked):
@@ -128,7 +128,7 @@ def groups(base: ConceptBase) -> tuple[str, ...]:
 
 
 def describe(base: ConceptBase, node: str) -> dict[str, Any]:
-    """What a reader may want to know of a type.
+    """Details of a finding type for display to the reader.
 
     Raises:
         DataError: No such node.
@@ -165,11 +165,11 @@ class TypeIndex:
         self._entries = sorted(entries)
 
     def search(self, prefix: str, limit: int = 10) -> list[str]:
-        """Nodes for a prefix: those that begin with it, then by alias, then by a word inside.
+        """Nodes that match a prefix: by their start, then by an alias, then by an inner word.
 
         Args:
-            prefix: What was typed, any case; several blanks are one.
-            limit: At most so many.
+            prefix: Typed text; case and repeated blanks are ignored.
+            limit: Maximum number of nodes returned.
         """
         folded = " ".join(prefix.casefold().split())
         if not folded:

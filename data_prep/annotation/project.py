@@ -1,4 +1,4 @@
-"""One annotation project: the studies, what is known of them, and what readers say."""
+"""One annotation project: studies, their reports and model predictions, and the readings."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -25,7 +25,7 @@ _IMAGES_KEPT = 8  # encoded images in memory
 
 
 class Suggestion(NamedTuple):
-    """A box that a reader may take or turn down.
+    """A suggested box that a reader may accept or reject.
 
     Attributes:
         origin: `model:N`, or `reader:NAME:ID` for an adjudicator.
@@ -43,7 +43,7 @@ class Suggestion(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """What a project is made of.
+    """Input files and settings of a project.
 
     Attributes:
         studies: Folder of radiographs.
@@ -104,12 +104,12 @@ class Project:
         return tuple(link_report(report.text, self.base, self._linker))
 
     def blinded(self, study: Study, name: str) -> bool:
-        """Whether report and suggestions are hidden from a reader of a study."""
+        """Whether the report and suggestions of a study are hidden from a reader."""
         hidden = self.sources.blind and name != ADJUDICATION
         return hidden and not self.store.has_finished(study, name)
 
     def suggested(self, study: Study, name: str) -> tuple[Suggestion, ...]:
-        """Boxes offered: the model's, to an adjudicator those of the readers."""
+        """Suggested boxes: the model's for a reader, the readers' for an adjudicator."""
         if name != ADJUDICATION:
             return self.suggestions.get(study.image_id, ())
         readings = self.store.readings(study).get(study.image_id, [])
@@ -123,7 +123,7 @@ class Project:
         )
 
     def consensus(self, only: Study | None = None) -> dict[str, Consensus]:
-        """image_id -> what its readers say together, where one has finished.
+        """image_id -> consensus, for studies that at least one reader has finished.
 
         Args:
             only: Just this study; None = all.
@@ -143,7 +143,7 @@ def readers_only(readings: Sequence[Reading]) -> list[Reading]:
 
 
 def _png(path: Path, stamp: str, center: float, width: float) -> bytes:
-    """The image under a window; `stamp` makes a changed file another entry."""
+    """PNG of the image under a window; `stamp` is part of the cache key of the file."""
     return windowed_png(path, center, width)
 
 
@@ -154,11 +154,11 @@ def open_project(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Project:
-    """Open or make a project; files that are new or changed are read once.
+    """Open or create a project; new or changed files are read once.
 
     Raises:
         ConfigError: The studies' folder is missing.
-        DataError: No radiograph; reports, predictions or the workspace are not what they should be.
+        DataError: No radiograph found; reports, predictions or the workspace are malformed.
         OutputError: The workspace cannot be written.
     """
     files = find_studies(sources.studies)
@@ -177,7 +177,7 @@ def open_project(
 
 
 def _reports(source: Path | None) -> dict[str, Report]:
-    """image_id -> report; a report goes by the images it names, else by its own id."""
+    """image_id -> report; a report is keyed by the images it lists, else by its own id."""
     found: dict[str, Report] = {}
     for report in read_reports(source) if source is not None else ():
         for name in report.images or (report.report_id,):

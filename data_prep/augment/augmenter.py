@@ -1,4 +1,4 @@
-"""Augmentation: the one place that knows albumentations (2.0.8, MIT, frozen).
+"""Augmentation: the only module that imports albumentations (2.0.8, MIT, frozen).
 
 Geometry is a single warp from the cached image to the network's square: letterbox, scale, shift,
 rotation and flip are multiplied into one matrix, so that a radiograph is resampled once. Then come
@@ -13,18 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network at import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would look for updates online at import
 
 import albumentations as A
 import cv2
 
 Pixels = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.float32]
-MIN_SIDE = 2  # a thinner box, in pixels of the network, is nothing to learn from
+MIN_SIDE = 2  # pixels of the network's input; thinner boxes are dropped
 
 
 class AugmentSettings(BaseModel):
-    """How much a training image may change.
+    """Probabilities and limits of the augmentation of a training image.
 
     Attributes:
         horizontal_flip: Probability of mirroring. Mirroring puts the heart on the right, which a
@@ -39,9 +39,9 @@ class AugmentSettings(BaseModel):
         gamma: Largest relative change of gamma.
         blur: Probability of a slight Gaussian blur.
         noise: Probability of Gaussian noise of at most `noise_std`.
-        noise_std: As a share of the grey range.
+        noise_std: Largest standard deviation of the noise as a share of the grey range.
         tone: Probability of another tone curve or, as often, of histogram equalisation, or of fewer
-            grey levels: what collections did to their copies must not tell positives.
+            grey levels: a collection's processing must not identify its positive images.
         resample: Probability of lost sharpness, half by reducing and enlarging, half by JPEG.
         sharpen: Probability of sharpening.
         dropout: Probability that a few patches are erased.
@@ -117,7 +117,7 @@ class _WarpToSquare(A.DualTransform):  # type: ignore[misc]
         **params: Any,
     ) -> Pixels:
         """Warp uint8 (h, w) to (size, size); black outside, as the deployed letterbox pads."""
-        # A bilinear warp looks at 2 x 2 pixels: halve first what shrinks by more than two.
+        # A bilinear warp reads 2 x 2 pixels: halve an image first that shrinks by more than two.
         halvings = max(0, math.ceil(-math.log2(zoom)) - 1)
         step = 2**halvings
         source = img
@@ -157,7 +157,7 @@ class Augmenter:
 
     Args:
         size: Side of the square output in pixels.
-        settings: How much may change.
+        settings: See AugmentSettings.
     """
 
     def __init__(self, size: int, settings: AugmentSettings) -> None:
@@ -207,7 +207,7 @@ class Augmenter:
         Args:
             pixels: uint8 (h, w).
             boxes: float32 (n, 4) xyxy in pixels of that array, inside it.
-            seed: Decides everything random.
+            seed: Seed of all random draws.
 
         Returns:
             uint8 (size, size), and float32 (m, 4) xyxy in its pixels, m <= n: clipped to the

@@ -1,9 +1,9 @@
-"""Radiographs that were masked to the lungs, put back into the surroundings of another patient.
+"""Paste radiographs masked to the lungs into a whole radiograph of another patient.
 
 A detector that learns from masked lungs meets whole radiographs in use: shoulders, diaphragm,
 tubes, markers, and lungs without a cut-out edge. Pasting the masked lungs into a whole one without
-opacity shows it what does not matter. What the mask took away is then healthy tissue of the other
-patient, so a box of which little is left must go too.
+opacity teaches it to ignore the surroundings. The area outside the mask then shows healthy tissue
+of the other patient, so a box that lies mostly outside the mask is dropped.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ Pixels = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.float32]
 MASKED_KIND = "lungs"
 _BLACK = 10  # JPEG leaves grey values up to about this outside a mask
-_STREAM = 0xC0FFEE  # of the seed: augmentation draws from the same seed
+_STREAM = 0xC0FFEE  # separates these draws from augmentation, which uses the same seed
 
 
 class CompositeSettings(BaseModel):
     """How masked lungs are pasted into whole radiographs.
 
     Attributes:
-        probability: Of pasting, per masked training image; 0 = never.
+        probability: Probability of pasting per masked training image; 0 = never.
         feather: Width of the soft edge as a share of the image's side.
         min_visible: A box is dropped when less than this share of it shows the masked lungs.
     """
@@ -39,9 +39,9 @@ class CompositeSettings(BaseModel):
 
 
 def lung_mask(pixels: Pixels) -> Pixels:
-    """Where a masked radiograph shows something.
+    """Binary mask of the visible lungs in a masked radiograph.
 
-    Specks are opened away and pinholes closed; a larger hole was cut out by the mask and stays one.
+    Opening removes specks and closing fills pinholes; larger holes belong to the mask and stay.
 
     Args:
         pixels: uint8 (h, w), black outside the lungs.

@@ -1,4 +1,4 @@
-"""Check a dataset folder and describe it: what to read before training on it."""
+"""Check a dataset folder and report its contents and faults before training."""
 
 import hashlib
 from collections import Counter
@@ -22,7 +22,7 @@ from pneumonia.runtime.progress import Progress
 SCHEMA = "pneumonia.audit/1"
 AGE_BANDS = ((0, 17), (18, 39), (40, 64), (65, 120))
 PERCENTILES = (5, 25, 50, 75, 95)
-MAX_LISTED = 200  # pairs and patients named in the report; the counts are always whole
+MAX_LISTED = 200  # pairs and patients listed in the report; the counts are always complete
 
 
 def audit_dataset(dataset: Dataset, progress: Progress | None = None) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def audit_dataset(dataset: Dataset, progress: Progress | None = None) -> dict[st
         progress: Called as (done, total, note).
 
     Returns:
-        The content of audit.json; it depends on the dataset only.
+        The content of audit.json; a function of the dataset only.
     """
     hashes, features = _read_images(dataset, progress)
     damaged = [i for i, entry in enumerate(dataset.cache) if hashes[i] != entry.sha256]
@@ -121,7 +121,7 @@ def count_groups(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def box_report(dataset: Dataset) -> dict[str, Any]:
-    """Numbers, sizes and places of the boxes, in the frame of 1024, and the faulty ones."""
+    """Counts, sizes and positions of the boxes in the frame of 1024, and the faulty boxes."""
     per_image: Counter[int] = Counter()
     outside = degenerate = overlapping = 0
     framed = []

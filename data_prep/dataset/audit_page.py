@@ -47,7 +47,7 @@ def write_html(path: Path, dataset: Dataset, report: dict[str, Any]) -> None:
 
 
 def _box_plot(dataset: Dataset) -> str:
-    """Widths, heights, boxes per image, and where boxes lie."""
+    """Plots of box widths, heights, boxes per image and box positions."""
     boxes = _framed_boxes(dataset)
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -67,7 +67,7 @@ def _box_plot(dataset: Dataset) -> str:
 
 
 def _age_plot(dataset: Dataset) -> str:
-    """Ages with and without boxes; empty when no age is known."""
+    """Plot of patient ages with and without boxes; empty when no age is known."""
     ages: dict[bool, list[int]] = {True: [], False: []}
     for i, record in enumerate(dataset.records):
         if record.age is not None and record.labelled:
@@ -107,7 +107,7 @@ def _coverage(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _samples(dataset: Dataset) -> list[dict[str, str]]:
-    """Evenly chosen images with boxes, kinds in turn: a wrong frame shows at once."""
+    """Evenly spaced sample of images with their boxes, per kind, to reveal a wrong frame."""
     by_kind: dict[str, list[int]] = {}
     for i, record in enumerate(dataset.records):
         if len(dataset.boxes(i)):

@@ -1,4 +1,4 @@
-"""Find images that are in a dataset twice, bit for bit or nearly."""
+"""Find exact and near duplicates among the images of a dataset."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,10 +19,10 @@ _BLOCK = 1024
 
 
 class Features(NamedTuple):
-    """What near duplicates are found by.
+    """Image features for near-duplicate detection.
 
     Attributes:
-        bits: float32 (256,), -1 or 1: does the image get brighter to the right?
+        bits: float32 (256,), difference hash: 1 where brightness rises to the right, else -1.
         detail: float32 (1024,), thumbnail without its smooth part, mean 0, length 1.
     """
 
@@ -44,7 +44,7 @@ def image_features(pixels: Pixels) -> Features:
     bits = np.where(small[:, 1:] > small[:, :-1], 1.0, -1.0).astype(np.float32).ravel()
     thumb = resize(pixels, THUMB_SIDE, THUMB_SIDE)
     coarse = resize(resize(thumb, 8, 8), THUMB_SIDE, THUMB_SIDE)
-    # every chest has the same smooth part: two patients are told apart by what remains
+    # all chests share the smooth part: only the remaining detail distinguishes two patients
     detail = thumb.astype(np.float32).ravel() - coarse.astype(np.float32).ravel()
     detail -= detail.mean()
     length = float(np.linalg.norm(detail))
@@ -62,7 +62,7 @@ def exact_duplicates(hashes: Sequence[str]) -> list[list[int]]:
 def near_duplicates(
     records: Sequence[ImageRecord], features: Sequence[Features], hashes: Sequence[str]
 ) -> list[DuplicatePair]:
-    """Pairs that look the same without being equal, most alike first.
+    """Pairs of near duplicates that are not identical, by descending correlation.
 
     Two kinds of one image (whole and masked) are not a pair. Time grows with the square of the
     number of images: about a second for 10,000.

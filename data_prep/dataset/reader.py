@@ -53,9 +53,9 @@ class ImageRecord(NamedTuple):
         age: Years, or None when absent.
         width: Width of the original image in pixels, the frame of its boxes.
         height: Height of the original image in pixels.
-        labelled: Whether the absence of boxes means that there is no opacity.
-        weak_opacity: What the report, or a label mined from it, says of an opacity: `yes`, `no`,
-            `uncertain`; empty without one.
+        labelled: Whether an image without boxes is a true negative (no opacity).
+        weak_opacity: Weak opacity label from the report or from a text-mined label: `yes`, `no`,
+            `uncertain`; empty without either.
     """
 
     image_id: str
@@ -73,7 +73,7 @@ class ImageRecord(NamedTuple):
 
 
 class CacheEntry(NamedTuple):
-    """Where an image lies in `images.u8`: byte offset, size in pixels, sha256 of the bytes."""
+    """Location of an image in `images.u8`: byte offset, size in pixels, sha256 of the bytes."""
 
     offset: int
     height: int
@@ -89,7 +89,7 @@ class Dataset:
         info: `dataset.json`.
         records: One per image, in the order of the manifest; `i` below is an index into it.
         cache: One per image.
-        fingerprint: Changes with any image, box, label or split; not with the folder's place.
+        fingerprint: Changes with any image, box, label or split; independent of the path.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Dataset:
         return (boxes.astype(np.float64) * [x_scale, y_scale, x_scale, y_scale]).astype(np.float32)
 
     def reference(self) -> dict[str, str]:
-        """How a run records it: a path that holds from any folder, and what was in it."""
+        """Reference to the dataset for a run's record: absolute path and fingerprint."""
         return {"path": str(self.folder.resolve()), "fingerprint": self.fingerprint}
 
     def select(
@@ -237,7 +237,7 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def fingerprint_of(table_hashes: Mapping[str, str]) -> str:
-    """Hash over the tables' hashes; the manifest holds each image's, so pixels are covered too."""
+    """Hash of the tables' hashes; the manifest holds the image hashes, so pixels are covered."""
     text = "\n".join(f"{name} {table_hashes[name]}" for name in TABLES)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -280,7 +280,7 @@ def _parse_table(
     parse: Callable[[dict[str, str]], Parsed],
     optional: tuple[str, ...] = (),
 ) -> list[Parsed]:
-    """Apply `parse` to every row; a fault names its line."""
+    """Apply `parse` to every row; the DataError of a faulty row names its line."""
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         if tuple(reader.fieldnames or ()) not in (columns, columns + optional):
@@ -293,7 +293,7 @@ def _parse_table(
         try:
             return [parse(row) for row in reader]
         except (KeyError, TypeError, ValueError) as error:
-            # the key of a KeyError may be an image's name: not for a message
+            # the key of a KeyError may be an image's name, which must not appear in a message
             what = "an unknown name" if isinstance(error, KeyError) else str(error)
             raise DataError(
                 "Table row is malformed", found=what, where=f"{path}, line {reader.line_num}"

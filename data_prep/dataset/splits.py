@@ -12,7 +12,7 @@ DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 
 
 class PatientImages(NamedTuple):
-    """What a split needs to know of a patient: images, and whether any has a box."""
+    """Input of a split for one patient: its images, and whether any has a box."""
 
     patient_id: str
     n_images: int
@@ -31,9 +31,9 @@ class Assignment(NamedTuple):
     """Splits of images, in their order.
 
     Attributes:
-        splits: One per image.
-        method: How they came about, in words.
-        straddling: Patients whose given splits differ: a leak that was handed to us.
+        splits: Split of each image.
+        method: Description of how the splits were assigned.
+        straddling: Patients with images in several given splits: a leak in the source.
     """
 
     splits: list[str]
@@ -79,7 +79,7 @@ def split_patients(
 
 
 def _fill(order: Sequence[PatientImages], fractions: Sequence[float]) -> dict[str, str]:
-    """Give each patient to the split that lags furthest behind its share of images."""
+    """Assign each patient to the split that is furthest below its share of images."""
     total = sum(patient.n_images for patient in order)
     room = [share * total for share in fractions]
     assigned = {}

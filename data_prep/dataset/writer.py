@@ -47,10 +47,10 @@ class Cached(NamedTuple):
 
 
 class DatasetFacts(NamedTuple):
-    """What `dataset.json` says beyond counts and checksums.
+    """Contents of `dataset.json` besides counts and checksums.
 
     Attributes:
-        source: What the images are, for example `{"type": "rsna-kaggle"}`; no machine's paths.
+        source: Origin of the images, for example `{"type": "rsna-kaggle"}`; no local paths.
         source_key: Changes when the sources or the options change; a second import compares it.
         cache_size: Longest side of a cached image in pixels.
         split: `{"method", "seed", "leak_warning"}`.
@@ -77,7 +77,7 @@ def to_cache(pixels: Pixels, cache_size: int) -> Cached:
 
 
 class DatasetWriter:
-    """Fills one folder image by image; use `new_dataset`, which makes it all or nothing."""
+    """Writes one folder image by image; use `new_dataset`, which commits it only when complete."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -173,7 +173,7 @@ class DatasetWriter:
         write_json(str(self.folder / "dataset.json"), info)
 
     def _manifest(self) -> str:
-        """The table; what reports say is a column only where there is a report."""
+        """Manifest as csv text; the weak-label column is present only with weak labels."""
         rows = self._manifest_rows()
         if not any(record.weak_opacity for record in self._records):
             return csv_text(MANIFEST_COLUMNS, rows)
@@ -197,7 +197,7 @@ class DatasetWriter:
                 yield (record.image_id, record.kind, *(f"{float(side):.9g}" for side in box))
 
     def _label_rows(self) -> Iterator[Sequence[object]]:
-        """Official csv in the frame of 1024; one image of several kinds is one entry."""
+        """Rows of the official csv in the frame of 1024; all kinds of an image share one entry."""
         done = set()
         for record, boxes in zip(self._records, self._boxes, strict=True):
             if record.image_id in done or not record.labelled:
@@ -267,7 +267,7 @@ def new_dataset(out: Path) -> Iterator[DatasetWriter]:
 
 
 def is_up_to_date(out: Path, key: str) -> bool:
-    """Whether `out` is a whole dataset folder made from these sources and options."""
+    """Whether `out` is a complete dataset folder made from these sources and options."""
     try:
         info = read_info(out)
         return bool(info.get("source_key") == key) and all(

@@ -1,4 +1,4 @@
-"""Decode one source image to what the cache holds; runs in worker processes."""
+"""Decode one source image into the cache format; runs in worker processes."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _TAGS = ["PatientID", "PatientAge", "PatientSex", "ViewPosition"]
 
 
 class ImportedImage(NamedTuple):
-    """A decoded image, or why there is none.
+    """A decoded image, or the reason why decoding failed.
 
     Attributes:
         cached: The grey image at cache size; None when it could not be read.

@@ -16,7 +16,7 @@ RULES_URL = f"https://www.kaggle.com/c/{COMPETITION}/rules"
 NEEDED_BYTES = 8_000_000_000  # the archive and its contents side by side
 LABELS = "stage_2_train_labels.csv"
 
-# What the client says, in lower case -> what is missing and what to do about it.
+# Message of the client, in lower case -> what is missing and how to fix it.
 _COMPLAINTS = (
     (
         ("could not find kaggle.json", "401", "unauthorized", "unauthenticated", "authenticate",
@@ -87,7 +87,7 @@ def fetch_rsna(out: Path, client: str = "kaggle") -> Path:
 def _download(program: str, out: Path) -> None:
     command = [program, "competitions", "download", "-c", COMPETITION, "-p", str(out)]
     try:
-        # its progress bar goes to the user's terminal by stderr; complaints may come on either
+        # its progress bar goes to the user's terminal by stderr; errors may come on either stream
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )

@@ -1,6 +1,6 @@
 """Read the label and class tables of a source; an image whose truth is in doubt is left out.
 
-Every image that is left out is named with its reason: a detector must not learn from a guess.
+Every image that is left out is recorded with its reason.
 """
 
 from collections import Counter

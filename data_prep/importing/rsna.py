@@ -21,10 +21,10 @@ from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import ConfigError, DataError
 from pneumonia.runtime.progress import Progress
 
-VERSION = 2  # raise when the same sources give another dataset
+VERSION = 2  # increase when the same sources give a different dataset
 DEFAULT_CACHE_SIZE = 512
 MIN_CACHE_SIZE, MAX_CACHE_SIZE = 32, 4096
-_MAX_NAMES = 1000  # names kept per reason in dataset.json; the count is always whole
+_MAX_NAMES = 1000  # names kept per reason in dataset.json; the count is always complete
 
 LEAK_WARNING = (
     "No table says which images are of one patient, so images of one patient may lie in several "
@@ -34,11 +34,11 @@ LEAK_WARNING = (
 
 
 class ImportOptions(NamedTuple):
-    """What changes the outcome of an import.
+    """Settings that change the result of an import.
 
     Attributes:
         cache_size: Longest side of a cached image in pixels.
-        seed: Of the patient split, where no split is given.
+        seed: Seed of the patient split, where the source gives no split.
         fractions: Shares of train, val and test, where no split is given.
         mapping: RSNA's json from patientId to NIH image; None = look for it in the source.
         nih: Folder of whole NIH frames to add; None = none.
@@ -52,7 +52,7 @@ class ImportOptions(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """An image that has a truth, before it is decoded; boxes are in the frame of 1024."""
+    """A labelled image before decoding; boxes are in the frame of 1024."""
 
     image: SourceImage
     boxes: npt.NDArray[np.float64]
@@ -60,7 +60,7 @@ class _Candidate(NamedTuple):
 
 
 class _Rejected:
-    """Counts and names what was left out."""
+    """Counts and names of left-out images, by reason."""
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
@@ -90,13 +90,13 @@ def import_rsna(
 
     Args:
         source: Folder with images and labels; never written to.
-        out: New folder, or a dataset to replace. It appears only when it is whole.
+        out: New folder, or a dataset to replace; it is created only when complete.
         options: See ImportOptions.
         workers: Processes; None = one per core.
         progress: Called as (done, total, note).
 
     Returns:
-        False when `out` was made from the same files and options already: nothing was done.
+        False when `out` is up to date with the same files and options and nothing was done.
 
     Raises:
         DataError: Unknown layout, malformed tables, or no image that can be used.
@@ -169,7 +169,7 @@ def _source_key(sources: Sequence[SourceFolder], options: ImportOptions) -> str:
 def _match(
     sources: Sequence[SourceFolder], labels: SourceLabels, rejected: _Rejected
 ) -> list[_Candidate]:
-    """Join files with labels; name what has no partner or a faulty one."""
+    """Join files with labels; reject files and labels without a valid counterpart."""
     candidates = []
     for source in sources:
         for name, reason in source.rejected:
@@ -192,7 +192,7 @@ def _match(
 
 
 def _fault(image: SourceImage, labels: SourceLabels) -> str:
-    """Why an image has no truth to learn from; empty when it has."""
+    """Reason why an image has no usable truth; empty when it has one."""
     if image.truth != "labels" or image.image_id in labels.boxes:
         return ""
     return labels.rejected.get(image.image_id, "no_label")
@@ -247,7 +247,7 @@ def _fill(
 
 
 def _leak_warning(guessed: int, straddling: int) -> str | None:
-    """What is wrong with the split: images of unknown patients, patients given in two splits."""
+    """Warning about the split: images of unknown patients, patients in two given splits."""
     warnings = []
     if guessed:
         warnings.append(f"{guessed} images: {LEAK_WARNING}")
@@ -280,7 +280,7 @@ def _record(candidate: _Candidate, decoded: ImportedImage, adjusted: Counter[str
 
 
 def pseudonym(dicom_patient_id: str, image_id: str) -> str:
-    """A name for the patient of a DICOM header; RSNA's files hold the image's own id there."""
+    """Pseudonym for the patient id of a DICOM header; in RSNA's files that is the image id."""
     if not dicom_patient_id or dicom_patient_id == image_id:
         return image_id
     # a hospital's patient number must not get into a dataset folder

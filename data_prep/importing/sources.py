@@ -1,4 +1,4 @@
-"""Find images, labels, patients and given splits in the folders people have."""
+"""Find images, labels, patients and given splits in the supported source folders."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _OPACITIES = frozenset({"Pneumonia", "Consolidation"})  # NIH labels of an opaci
 
 
 class SourceImage(NamedTuple):
-    """An image file with the entries of the tables beside it; empty strings where there is none.
+    """An image file with its entries in the source's tables; absent entries are empty strings.
 
     Attributes:
         image_id: The id that labels use.
@@ -29,7 +29,7 @@ class SourceImage(NamedTuple):
         view: `AP`, `PA` or empty.
         sex: `F`, `M` or empty.
         age: Text, for example `56` or `056Y`.
-        truth: `labels` (look it up), `negative`, or `none` (no boxes are known).
+        truth: `labels` (from the label csv), `negative`, or `none` (no boxes are known).
         weak_opacity: `yes` when a text-mined label names an opacity; see ImageRecord.
     """
 
@@ -47,14 +47,14 @@ class SourceImage(NamedTuple):
 
 
 class SourceFolder(NamedTuple):
-    """A source folder, understood.
+    """A recognised source folder.
 
     Attributes:
         layout: `kaggle`, `curated` or `plain`.
         labels_csv: The official csv.
         class_csv: The class csv, or None.
         images: In a fixed order.
-        tables: Every table that was used; they belong to the source's fingerprint.
+        tables: Every table that was read; they are part of the source key.
         rejected: (name, reason) of listed or found files that are not usable.
     """
 
@@ -67,7 +67,7 @@ class SourceFolder(NamedTuple):
 
 
 def open_source(folder: Path, mapping: Path | None = None) -> SourceFolder:
-    """Recognise a source folder.
+    """Recognise the layout of a source folder and read its tables.
 
     * `kaggle`: stage_2_train_labels.csv, stage_2_detailed_class_info.csv, stage_2_train_images/
     * `curated`: labels.csv, class_info.csv, images.csv that lists kind, file, split and patient
@@ -109,7 +109,7 @@ def open_source(folder: Path, mapping: Path | None = None) -> SourceFolder:
 def _listed_by_folder(
     folder: Path, layout: str, tables: tuple[str, str], images: str, mapping: Path | None
 ) -> SourceFolder:
-    """A layout where the folder's files are the images and their stems are the ids."""
+    """Read a layout where the files of a folder are the images and their stems are the ids."""
     if not (folder / images).is_dir():
         raise DataError("Image folder is missing", expected=images + "/", where=str(folder))
     used = [folder / tables[0]]
@@ -137,7 +137,7 @@ def _listed_by_folder(
 
 
 def _curated(folder: Path) -> SourceFolder:
-    """A layout whose images.csv lists every file with its kind, split and patient."""
+    """Read a layout whose images.csv lists every file with its kind, split and patient."""
     listing = folder / "images.csv"
     used = [folder / "labels.csv", listing]
     class_csv = folder / "class_info.csv" if (folder / "class_info.csv").is_file() else None
@@ -270,7 +270,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The listed file if it exists and lies inside the folder."""
+    """Path of a listed file if it exists and lies inside the folder."""
     path = folder / name
     parts = Path(name).parts
     if not name or Path(name).is_absolute() or ".." in parts or not path.is_file():

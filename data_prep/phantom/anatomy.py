@@ -55,7 +55,7 @@ _POSTERIOR_RIBS = 9
 
 
 class Patient(NamedTuple):
-    """What all images of one phantom patient share. Lengths are in the unit frame.
+    """Parameters shared by all films of one phantom patient, lengths in the unit frame.
 
     Attributes:
         patient_id: Identifier.
@@ -121,10 +121,10 @@ def render_chest(
 
     Args:
         canvas: Frame and pose.
-        patient: Whose chest.
+        patient: Parameters of the patient.
         supine: AP film: higher diaphragm, wider heart, scapulae over the lungs.
         heart_scale: Extra scale of the heart, 1 = the patient's own.
-        rng: Draws what differs between two films of one patient (inspiration, soft tissue).
+        rng: Generator for the variation between films of one patient (inspiration, soft tissue).
     """
     depth = patient.depth * (0.93 if supine else 1.0) * rng.normal(1.0, 0.015)
     right = _lung_outline(patient, depth, mirrored=False)

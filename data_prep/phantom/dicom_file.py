@@ -1,4 +1,4 @@
-"""Store a film as the DICOM files that archives hold: bit depths, polarities, windows, syntaxes."""
+"""Store a film as DICOM with the bit depths, polarities, windows and syntaxes of archives."""
 
 import io
 from typing import NamedTuple
@@ -81,7 +81,7 @@ def encode_dicom(
         film: float32 (size, size), 0 black .. 1 white as shown to a reader.
         study: Facts for the header.
         encoding: How to store the pixels.
-        rng: Draws the part of the range a window selects.
+        rng: Generator that draws the part of the stored range selected by the window.
 
     Returns:
         The file's bytes; the same arguments give the same bytes.

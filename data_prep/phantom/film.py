@@ -15,7 +15,7 @@ _R = (
 
 
 def sample_pose(rng: np.random.Generator, supine: bool) -> npt.NDArray[np.float64]:
-    """Where the chest lies in the frame: float64 (2, 3), unit anatomy -> unit frame.
+    """Draw the pose of the chest: float64 (2, 3), unit anatomy -> unit frame.
 
     Supine films are rotated and off-centre more.
     """
@@ -34,7 +34,7 @@ def expose(canvas: Canvas, density: Layer, supine: bool, rng: np.random.Generato
         canvas: The frame.
         density: Brightness in the display domain.
         supine: Mobile AP film: more scatter, more noise, softer.
-        rng: Source of chance.
+        rng: Random generator.
     """
     size = canvas.size
     image = np.clip(density, 0, 1.15)

@@ -1,4 +1,4 @@
-"""What a phantom's lungs may show: opacities with boxes, and distractors without."""
+"""Findings of a phantom: opacities with boxes, and distractors without boxes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -35,8 +35,8 @@ def add_opacities(
     Args:
         canvas: The chest's frame.
         chest: Density and lungs.
-        count: How many to try for, 1 to 3; the second goes to the other lung when it can.
-        rng: Source of chance.
+        count: Number to place, 1 to 3; the second is placed in the other lung if possible.
+        rng: Random generator.
 
     Returns:
         The new density and the boxes, float64 (n, 4) xyxy in the unit frame, 1 <= n <= count.

@@ -29,7 +29,7 @@ from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.progress import Progress
 
-VERSION = 1  # raise when the same seed draws other films
+VERSION = 1  # increase when the same seed draws different films
 MIN_SIZE, MAX_SIZE = 64, 4096
 MAX_COUNT = 99_999
 FRACTIONS = (0.7, 0.15, 0.15)
@@ -38,7 +38,7 @@ _BOX_COUNT_SHARES = (0.45, 0.50, 0.05)  # as in RSNA: one, two, three
 
 
 class Plan(NamedTuple):
-    """What one phantom film is to show; drawn before anything is rendered."""
+    """Content of one phantom film, drawn before rendering."""
 
     number: int
     image_id: str
@@ -99,7 +99,7 @@ def plan_phantoms(count: int, seed: int) -> list[Plan]:
 
 def render_film(plan: Plan, seed: int, size: int) -> Film:
     """Render one planned film; the same arguments give the same film."""
-    # a worker's cores are the pool's business; threads here would fight over them
+    # the process pool distributes the cores; extra threads would compete for them
     cv2.setNumThreads(0)
     rng = np.random.default_rng([seed, VERSION, plan.number])
     supine = plan.view == "AP"
@@ -120,7 +120,7 @@ def render_film(plan: Plan, seed: int, size: int) -> Film:
 
 
 def _sample_findings(class_name: str, rng: np.random.Generator) -> tuple[tuple[str, ...], float]:
-    """Distractors and the heart's scale; only `Not Normal` films are sure to have one."""
+    """Draw distractors and the heart's scale; `Not Normal` has a distractor or a large heart."""
     if class_name == NORMAL:
         return (), 1.0
     names = [name for name in HARMLESS if rng.random() < 0.2]
@@ -232,7 +232,7 @@ def _record(plan: Plan, size: int) -> ImageRecord:
 def _write_study(task: _Task) -> _Written:
     plan = task.plan
     film = render_film(plan, task.seed, task.size)
-    # its own stream of chance: how a film is stored does not change what it shows
+    # a separate random stream: the encoding of a film does not change its content
     rng = np.random.default_rng([task.seed, VERSION, plan.number, 1])
     study = PhantomStudy(
         plan.image_id, plan.patient.patient_id, plan.patient.sex, plan.patient.age, plan.view

@@ -1,4 +1,4 @@
-"""One truth from several readers: vote on boxes and findings, fuse boxes, let a judge decide.
+"""Consensus of several readers: vote on boxes and findings, fuse boxes, apply adjudications.
 
 * Boxes of different readers belong together when they overlap; a reader has one box in a group.
 * A group counts when more than half of the readers of the study drew it. Exactly half is a
@@ -48,8 +48,8 @@ class Vote(NamedTuple):
     """The outcome of a vote.
 
     Attributes:
-        code: Winner, or what the best have in common.
-        tied: Whether several had most votes.
+        code: Winning code; on a tie the deepest common ancestor of the best codes, or NIL.
+        tied: Whether several codes share the highest number of votes.
     """
 
     code: str
@@ -57,16 +57,16 @@ class Vote(NamedTuple):
 
 
 class ConsensusBox(NamedTuple):
-    """A box that readers have in common.
+    """A fused box of one group of overlapping reader boxes.
 
     Attributes:
         box_xyxy: Median of each edge, pixels of the source.
         code: See `vote_code`.
         assertion: `present` when more than half of its readers say so, else `uncertain`.
-        annotators: Who drew it.
-        codes: What each of them called it.
-        n_readers: Who might have drawn it.
-        tied: Whether the finding was a tie.
+        annotators: Names of the readers who drew it.
+        codes: Code that each of them gave it, in the order of `annotators`.
+        n_readers: Number of readers who finished the study; 1 for an adjudication.
+        tied: Whether the vote on the finding was tied.
     """
 
     box_xyxy: Box
@@ -94,14 +94,14 @@ class ConsensusBox(NamedTuple):
 
 
 class Consensus(NamedTuple):
-    """What readers say of a study together.
+    """Combined result of all finished readings of one study.
 
     Attributes:
-        image_id: The study.
-        boxes: Every group, also those in the minority.
-        verdict: The majority's; empty on a tie.
+        image_id: Image id of the study.
+        boxes: One box per group, including groups that only a minority drew.
+        verdict: Majority verdict; empty on a tie.
         source: `single`, `majority` or `adjudicated`.
-        readers: Who has finished it.
+        readers: Names of the readers who finished the study.
     """
 
     image_id: str
@@ -117,12 +117,12 @@ class Consensus(NamedTuple):
 
 
 class StudyTruth(NamedTuple):
-    """What a study teaches a detector.
+    """Training target of one study.
 
     Attributes:
         class_name: `Lung Opacity`, `No Lung Opacity / Not Normal`, `Normal`; empty when in doubt.
         boxes: xyxy boxes of opacities, pixels of the source.
-        reason: Why it is in doubt; empty when it is not.
+        reason: Code for why the truth is in doubt, for example `finding_tied`; empty otherwise.
     """
 
     class_name: str
@@ -137,13 +137,13 @@ class ReaderErrors(NamedTuple):
         annotator: Who.
         n_studies: Studies compared.
         n_consensus: Boxes of the consensus.
-        hits: Of these, drawn by the annotator.
-        missed: Not drawn.
-        extra: Boxes of the annotator that the consensus has not.
-        mean_iou: Of the hits.
-        wrong_at: Hits whose finding departs from the consensus, by the level at which it does.
+        hits: Consensus boxes that the annotator drew.
+        missed: Consensus boxes that the annotator did not draw.
+        extra: Boxes of the annotator that match no consensus box.
+        mean_iou: Mean IoU of the hits.
+        wrong_at: Number of hits with another code, by the first hierarchy level that differs.
         confused: (annotator's finding, consensus' finding, hits), the most frequent first.
-        wrong_verdict: Studies with another verdict.
+        wrong_verdict: Studies whose verdict differs from the consensus.
     """
 
     annotator: str
@@ -192,11 +192,11 @@ def fuse_boxes(boxes: Sequence[Box]) -> Box:
 def group_boxes(
     readings: Sequence[Reading], iou_threshold: float = GROUP_IOU
 ) -> list[list[tuple[str, Annotation]]]:
-    """Boxes of several readers that mean the same place; best overlaps are joined first.
+    """Group overlapping boxes of several readers, joining pairs by descending IoU.
 
     Args:
-        readings: One per reader, of one study.
-        iou_threshold: From which two boxes may be the same, 0..1.
+        readings: Readings of one study, one per reader.
+        iou_threshold: Smallest IoU at which two boxes may be grouped, 0..1.
 
     Returns:
         Groups of (annotator, annotation), at most one of each annotator, from left to right.
@@ -230,12 +230,12 @@ def consensus_of(
     adjudication: Reading | None = None,
     iou_threshold: float = GROUP_IOU,
 ) -> Consensus | None:
-    """What readers of one study say together.
+    """Consensus of the finished readings of one study.
 
     Args:
-        readings: Of one study; those not finished are left out.
+        readings: Readings of one study; unfinished ones are ignored.
         base: Concept base of the codes.
-        adjudication: A finished one overrides everything.
+        adjudication: Reading of the adjudicator; when finished, it replaces the vote.
         iou_threshold: See `group_boxes`.
 
     Returns:
@@ -279,7 +279,7 @@ def _consensus_box(
 
 
 def truth_of(consensus: Consensus, base: ConceptBase) -> StudyTruth:
-    """What a detector may learn from a study; whatever is in doubt teaches nothing."""
+    """Training target of a study; a doubtful consensus gives no class, no boxes and a reason."""
     reason = _doubt(consensus, base)
     if reason:
         return StudyTruth("", (), reason)
@@ -291,7 +291,7 @@ def truth_of(consensus: Consensus, base: ConceptBase) -> StudyTruth:
 
 
 def shows_opacity(box: ConsensusBox, base: ConceptBase) -> bool:
-    """Whether a box is an opacity to a detector: by its finding or, on a tie, by majority."""
+    """Whether a box counts as opacity: by its code or, on a tie, by the majority of its codes."""
     opaque = sum(is_opacity(base, code) for code in box.codes)
     return is_opacity(base, box.code) or (box.tied and 2 * opaque > len(box.codes))
 
@@ -324,14 +324,14 @@ def reader_errors(
     base: ConceptBase,
     iou_threshold: float = GROUP_IOU,
 ) -> ReaderErrors:
-    """Where an annotator departs from the consensus.
+    """Count the differences between one annotator and the consensus.
 
     Args:
-        annotator: Who.
+        annotator: Name of the annotator.
         pairs: The annotator's readings with the consensus of the same study. Consensus of a single
             reader is left out: a single reader always agrees with itself.
         base: Concept base of the codes.
-        iou_threshold: From which boxes count as the same.
+        iou_threshold: Smallest IoU at which two boxes match.
     """
     n_studies = n_consensus = extra = wrong_verdict = 0
     overlaps: list[float] = []
@@ -385,7 +385,7 @@ def departs_at(base: ConceptBase, code: str, truth: str) -> int | None:
 def finding_fleiss(
     studies: Mapping[str, Sequence[Reading]], base: ConceptBase, level: int
 ) -> float | None:
-    """Fleiss' kappa of findings over groups of boxes; who has no box there says `(no box)`.
+    """Fleiss' kappa of findings over box groups; a reader without a box counts as `(no box)`.
 
     Args:
         studies: image_id -> readings.

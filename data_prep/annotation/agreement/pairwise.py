@@ -1,7 +1,7 @@
-"""How far readers agree: percent, Cohen's and Fleiss' kappa, boxes by IoU, per hierarchy level.
+"""Reader agreement: percent, Cohen's and Fleiss' kappa, boxes by IoU, per hierarchy level.
 
 Source: Cohen, Educ Psychol Meas 20 (1960) 37-46; Fleiss, Psychol Bull 76 (1971) 378-382. A figure
-that its data cannot define (no item, or chance alone explains everything) is None, never 0 or 1.
+that is undefined for its data (no items, or expected agreement 1) is None, never 0 or 1.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ Label = Hashable
 
 
 class Match(NamedTuple):
-    """Box `a` of one list lies over box `b` of another; `iou` in 0..1."""
+    """Match of box index `a` in one list with box index `b` in the other; `iou` in 0..1."""
 
     a: int
     b: int
@@ -106,7 +106,7 @@ def fleiss_kappa(items: Iterable[Sequence[Label]]) -> float | None:
     """Fleiss' kappa of many raters.
 
     Args:
-        items: The labels each item got; their order says nothing. Items with fewer than two
+        items: The labels of each item, in any order. Items with fewer than two
             labels are left out. With unequal numbers of labels each item counts the same, both for
             agreement and for chance; with equal numbers this is Fleiss' formula.
 
@@ -137,7 +137,7 @@ def match_boxes(
     Args:
         a: xyxy boxes of one reader.
         b: xyxy boxes of the other.
-        iou_threshold: Pairs below it are none, 0..1.
+        iou_threshold: Smallest IoU of a pair, 0..1.
 
     Returns:
         By descending IoU; ties in the order of the lists.
@@ -161,12 +161,12 @@ def match_boxes(
 
 
 def path_of(base: ConceptBase, code: str) -> tuple[str, ...]:
-    """From the root to a code; a code that the base does not know (NIL) is its own path."""
+    """Path from the root to a code; for a code not in the base (NIL), the code alone."""
     return base.path(code) if code in base else (code,)
 
 
 def label_at(base: ConceptBase, code: str, level: int) -> str:
-    """A code cut to a depth of the hierarchy; 0 = group. A shallower code stays itself."""
+    """Code truncated to a hierarchy level, 0 = group; a shallower code is returned unchanged."""
     return path_of(base, code)[: level + 1][-1]
 
 
@@ -183,7 +183,7 @@ def level_agreement(
 
 
 def boxes_of(annotations: Sequence[Annotation]) -> list[Box]:
-    """The boxes of annotations, in their order."""
+    """Boxes of the annotations, in the same order."""
     return [item.box_xyxy for item in annotations]
 
 
@@ -199,7 +199,7 @@ def compare_pair(
         a: image_id -> finished reading of the one.
         b: image_id -> finished reading of the other.
         base: Concept base of the codes.
-        iou_threshold: From which boxes count as the same.
+        iou_threshold: Smallest IoU at which two boxes match.
 
     Raises:
         DataError: One of them has no reading at all, so that it has no name.
@@ -236,7 +236,7 @@ def compare_pair(
 def compare_all(
     readings: Iterable[Reading], base: ConceptBase, iou_threshold: float = IOU_THRESHOLD
 ) -> list[PairAgreement]:
-    """Every pair of annotators that have finished studies, by name."""
+    """Compare every pair of annotators with finished studies, in order of their names."""
     tables: dict[str, dict[str, Reading]] = {}
     for reading in readings:
         if reading.finished:

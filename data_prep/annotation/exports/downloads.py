@@ -1,4 +1,4 @@
-"""What the manager can take away: tables, DICOM reports, KCAT files, a dataset folder."""
+"""Downloads of the manager's page: tables, DICOM reports, KCAT files, a dataset folder."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def _truths(project: Project) -> dict[str, StudyTruth]:
 
 
 def _member(study: Study, suffix: str) -> str:
-    """A name inside an archive that no unpacker can be misled by."""
+    """Archive member name with only ASCII letters, digits, `.`, `_` and `-`: no path parts."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", study.image_id).lstrip(".")[:80]
     return f"{study.key:05d}_{stem}{suffix}"
 
@@ -54,7 +54,7 @@ def class_bytes(project: Project) -> bytes:
 
 
 def left_out_bytes(project: Project) -> bytes:
-    """Which studies the csv files and COCO leave out, and why."""
+    """Csv of the studies that the csv files and COCO leave out, with the reason."""
     return left_out_csv(_truths(project)).encode()
 
 
@@ -66,7 +66,7 @@ def coco_bytes(project: Project) -> bytes:
 
 
 def readings_bytes(project: Project) -> bytes:
-    """All readings as JSON, for other statistics."""
+    """All readings as JSON, for further statistics."""
     known = _studies(project)
     rows: list[dict[str, Any]] = [
         {**r._asdict(), "annotations": [annotation_json(a) for a in r.annotations]}
@@ -79,7 +79,7 @@ def readings_bytes(project: Project) -> bytes:
 
 
 def reports_zip(project: Project) -> bytes:
-    """A structured report per study of which there is a DICOM file; the others are listed."""
+    """Archive with one structured report per DICOM study; studies without one are listed."""
     skipped: list[str] = []
     members: dict[str, bytes] = {}
     known = _studies(project)
@@ -100,7 +100,7 @@ def _header(path: Path) -> pydicom.Dataset:
         warnings.simplefilter("ignore")  # pydicom's warnings quote values of the file
         try:
             return pydicom.dcmread(path, stop_before_pixels=True)
-        except Exception as error:  # parsers of foreign files raise anything
+        except Exception as error:  # parsers of foreign files may raise any exception
             raise DataError("Not a DICOM image", found=type(error).__name__) from None
 
 
@@ -131,7 +131,7 @@ def kcat_zip(project: Project) -> bytes:
 def _document(
     project: Project, text: str, linked: tuple[LinkedConcept, ...], reading: Reading
 ) -> KcatDocument:
-    """Mentions of the report; those from which a box was typed carry the reader's choice."""
+    """KCAT document of a report; mentions used to type a box carry the reader's code."""
     chosen = {item.mention: item.code for item in reading.annotations if item.mention}
     mentions = []
     for concept in linked:

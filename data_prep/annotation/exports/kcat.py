@@ -33,7 +33,7 @@ class KcatDocument(NamedTuple):
 
 
 def kcat_entity(code: str) -> str:
-    """A code as KCAT writes entities: underscores for blanks."""
+    """Code in KCAT's entity notation, with underscores for blanks."""
     return code.replace(" ", "_")
 
 
@@ -110,7 +110,7 @@ def _check(mention: KcatMention, length: int, where: str) -> None:
 def kcat_agreement(a: KcatDocument, b: KcatDocument) -> float | None:
     """Share of mentions with the same entity and type, as KCAT's manager counts, 0..1.
 
-    A mention that only one has is a disagreement. None when neither has one.
+    A mention found in only one document counts as a disagreement. None without mentions.
 
     Raises:
         DataError: The texts differ.

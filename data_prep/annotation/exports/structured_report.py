@@ -77,7 +77,7 @@ def build_reading_report(source: Dataset, consensus: Consensus) -> Dataset:
 
 
 def _facts(consensus: Consensus) -> ResultFacts:
-    """The readers in the place of a model: UIDs change with anything they say."""
+    """Run facts with the readers in place of the model, so that UIDs depend on the consensus."""
     digest = hashlib.sha256(repr(consensus).encode()).hexdigest()
     return ResultFacts("reader consensus", __version__, digest, consensus.source, 0.0)
 

@@ -1,4 +1,4 @@
-"""Consensus as tables of others: the official RSNA csv with its class table, and COCO JSON."""
+"""Consensus in public formats: the official RSNA csv with its class table, and COCO JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def class_csv(truths: Mapping[str, StudyTruth]) -> str:
 
 
 def left_out_csv(truths: Mapping[str, StudyTruth]) -> str:
-    """Studies that neither the csv files nor COCO hold, since their truth is in doubt, and why."""
+    """Csv of the studies left out of the csv files and COCO, with the reason for the doubt."""
     rows = [
         (escape_name(image_id), truth.reason)
         for image_id, truth in sorted(truths.items())

@@ -1,4 +1,4 @@
-"""Readings as a dataset folder that `pneumonia train` and `pneumonia evaluate` take as it is."""
+"""Write readings as a dataset folder for `pneumonia train` and `pneumonia evaluate`."""
 
 import hashlib
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ CACHE_SIZE = 512
 
 
 class TrainingSetOptions(NamedTuple):
-    """What changes the dataset besides the truth.
+    """Settings of the exported dataset.
 
     Attributes:
         cache_size: Longest side of a cached image in pixels.
-        seed: Of the patient split.
+        seed: Seed of the patient split.
         fractions: Shares of train, val and test.
     """
 
@@ -43,7 +43,7 @@ def write_training_set(
     options: TrainingSetOptions | None = None,
     progress: Progress | None = None,
 ) -> dict[str, int]:
-    """Write the dataset folder; a study in doubt is left out and counted by its reason.
+    """Write the dataset folder; studies in doubt are left out and counted by reason.
 
     Args:
         out: New folder, or a dataset to replace.
@@ -53,7 +53,7 @@ def write_training_set(
         progress: Called as (done, total, note).
 
     Returns:
-        Images by class or reason.
+        Number of images by class, and of left-out studies by reason.
 
     Raises:
         DataError: No study has a truth to learn from.

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 LOG = logging.getLogger("pneumonia.annotate")
 MAX_BODY_BYTES = 256 << 10
 BODY_SECONDS = 30.0  # for the whole body of a request
-OWN_HEADER = b"x-annotate"  # a foreign page cannot send it without being asked for leave (CORS)
+OWN_HEADER = b"x-annotate"  # another origin's page cannot send it without a CORS preflight
 _SAFE = ("GET", "HEAD")
 
 Scope = MutableMapping[str, Any]
@@ -36,8 +36,8 @@ class Guard:
     """ASGI middleware.
 
     Args:
-        app: What answers.
-        hosts: Names (without port) by which the application may be called: against DNS rebinding.
+        app: The wrapped ASGI application.
+        hosts: Accepted host names without port; protects against DNS rebinding.
     """
 
     def __init__(self, app: App, hosts: Collection[str]) -> None:
@@ -45,7 +45,7 @@ class Guard:
         self._hosts = {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check, pass on, log method, route and status: never a query, a name or an address."""
+        """Check and forward a request; log method, route and status, but no query or address."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -102,7 +102,7 @@ def _name_of(host: str) -> str:
 
 
 class _Body:
-    """A request's body, cut off at the limit as if the caller had gone."""
+    """Request body that reports a disconnect once it exceeds the size or time limit."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -113,8 +113,8 @@ class _Body:
         self.too_slow = False
 
     async def receive(self) -> Message:
-        """The next piece."""
-        if self._whole:  # what follows is the end of the connection, whenever it comes
+        """Next ASGI message; `http.disconnect` when a limit is exceeded."""
+        if self._whole:  # the body is complete: only the disconnect follows, without time limit
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), self._until - time.monotonic())

@@ -1,4 +1,4 @@
-"""What the manager's page asks for: people, assignment, progress, agreement, exports."""
+"""Routes of the manager's page: people, assignment, progress, agreement, exports."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -38,14 +38,14 @@ class NewAnnotator(Name):
 
 
 class Share(BaseModel):
-    """Give every study to so many annotators."""
+    """Number of annotators to assign to every study."""
 
     model_config = ConfigDict(extra="forbid")
     readers: int = Field(ge=1, le=1000)
 
 
 class AssignmentBody(Name):
-    """One study of one annotator, on or off."""
+    """Assignment of one study to one annotator, switched on or off."""
 
     key: int = Field(ge=0, le=MAX_INTEGER)
     on: bool
@@ -174,7 +174,7 @@ def _overview(project: Project) -> dict[str, Any]:
 
 
 def _differ(readings: Sequence[Reading]) -> bool:
-    """Whether those who have finished gave other verdicts or findings."""
+    """Whether finished readings differ in their verdicts or findings."""
     said = {
         (r.verdict, tuple(sorted(a.code for a in r.annotations))) for r in readings if r.finished
     }

@@ -38,7 +38,7 @@ from pneumonia.runtime.errors import DataError
 Person = Annotated[Annotator, Depends(logged_in)]
 Text = Annotated[str, Field(max_length=200)]
 ChangeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
-MAX_INTEGER = 2**63 - 1  # of SQLite
+MAX_INTEGER = 2**63 - 1  # largest integer of SQLite
 Key = Annotated[int, PathParameter(ge=0, le=MAX_INTEGER)]
 Share = Annotated[float, Query(ge=-16, le=17)]
 WindowWidth = Annotated[float, Query(ge=MIN_WIDTH, le=MAX_WIDTH)]
@@ -96,7 +96,7 @@ def allowed(project: Project, key: Key, person: Annotator) -> Study:
     """The study, if it is on this person's list.
 
     Raises:
-        HTTPException: 404, the same for a study that is missing and for one of others.
+        HTTPException: 404, both for a missing study and for one not assigned to the person.
     """
     try:
         study = project.store.study(key)
@@ -207,14 +207,14 @@ def _add_types(routes: APIRouter, project: Project) -> None:
 
 
 def _dated(item: Annotation, before: dict[str, Annotation]) -> Annotation:
-    """The time of change of what did not change stays."""
+    """Annotation with its change time: kept when it is unchanged, else the current time."""
     old = before.get(item.annotation_id)
     same = old is not None and old._replace(changed_at="") == item
     return item._replace(changed_at=old.changed_at if old is not None and same else now())
 
 
 def _shuffled(name: str, key: int) -> str:
-    """A reader's own order of the studies, the same each time."""
+    """Sort key of a study for one reader: a fixed pseudo-random order per reader."""
     return hashlib.sha256(f"{name}:{key}".encode()).hexdigest()
 
 

@@ -20,7 +20,7 @@ from pneumonia.runtime.errors import OutputError, PneumoniaError
 
 PAGES = Path(__file__).with_name("pages")
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-# the only files that are ever sent: a path of a request is never a path of the disk
+# the only files served: the path of a request is never used as a file path
 FILES = {
     "/": ("annotate.html", "text/html"),
     "/login": ("login.html", "text/html"),
@@ -37,7 +37,7 @@ FILES = {
 
 
 class LogIn(BaseModel):
-    """A token."""
+    """Log-in request with the token of a person."""
 
     model_config = ConfigDict(extra="forbid")
     token: str = Field(min_length=8, max_length=200)
@@ -47,9 +47,9 @@ def make_app(project: Project, hosts: Collection[str] = LOCAL_HOSTS, secure: boo
     """The application.
 
     Args:
-        project: What it serves.
-        hosts: Names by which it may be called.
-        secure: Whether it is reached by https, so that the session never travels without.
+        project: The project to serve.
+        hosts: Accepted host names, without port.
+        secure: Whether it is served over https; the session cookie is then https-only.
     """
     app = FastAPI(title="pneumonia annotate", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.project = project
@@ -108,4 +108,4 @@ def _add_faults(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def malformed(request: Request, error: Any) -> JSONResponse:
-        return _error(422, "Request is malformed")  # what was sent is not repeated
+        return _error(422, "Request is malformed")  # the input is not echoed

@@ -1,4 +1,4 @@
-"""Who asks: dependencies of the routes."""
+"""Route dependencies that resolve the person behind a request."""
 
 from fastapi import HTTPException, Request
 
@@ -6,12 +6,12 @@ from data_prep.annotation.workspace.records import ADJUDICATION, MANAGER, Annota
 
 
 def cookie_of(request: Request) -> str:
-    """The session cookie's name; browsers do not tell ports apart, two projects must."""
+    """Session cookie name, one per port: browsers share cookies between ports of a host."""
     return f"pneumonia_annotate_{request.url.port or 443}"
 
 
 def session_of(request: Request) -> str:
-    """The session's secret; empty without one."""
+    """Secret from the session cookie; empty without a cookie."""
     return request.cookies.get(cookie_of(request), "")
 
 
@@ -28,7 +28,7 @@ def logged_in(request: Request) -> Annotator:
 
 
 def manager(request: Request) -> Annotator:
-    """The manager, else 401 or 403."""
+    """The manager of the session; HTTPException 401 or 403 otherwise."""
     person = logged_in(request)
     if person.role != MANAGER:
         raise HTTPException(403, "Only the manager may do this")
@@ -36,5 +36,5 @@ def manager(request: Request) -> Annotator:
 
 
 def reader_name(person: Annotator) -> str:
-    """Under whose name readings are kept: the manager's are adjudications."""
+    """Name under which readings are stored; the manager's are stored as adjudications."""
     return ADJUDICATION if person.role == MANAGER else person.name

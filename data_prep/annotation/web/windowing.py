@@ -1,7 +1,7 @@
-"""Window and level on the stored depth: what the header's window cuts off can be seen again.
+"""Window and level at the stored bit depth, beyond the range of the header's window.
 
 A window is given in units of the image as it is first displayed: centre 0.5 and width 1 change
-nothing, width 2 shows as much again on either side.
+nothing, width 2 adds half the range on either side.
 """
 
 import io
@@ -87,7 +87,7 @@ def _from_stored(path: Path, center: float, width: float) -> Pixels | None:
 
 
 def _range(plan: DisplayPlan, values: npt.NDArray[np.integer]) -> tuple[float, float] | None:
-    """Where the first display begins and how far it reaches, in modality units."""
+    """Lower bound and width of the first display's range in modality units; None if undefined."""
     if plan.voi_lut is not None or (plan.window and plan.window.function == SIGMOID):
         return None
     if plan.window is not None:

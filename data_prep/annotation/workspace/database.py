@@ -1,4 +1,4 @@
-"""The workspace's SQLite file: opened once, every change durable before it is answered.
+"""The workspace's SQLite file: opened once, every change durable before the response.
 
 Write-ahead log with full sync: a killed process or a power cut loses no answered change.
 """
@@ -102,14 +102,14 @@ class Database:
 
 @contextmanager
 def workspace_lock(work: Path) -> Iterator[None]:
-    """Hold a workspace for this process; a new one in which nothing was stored goes at the end.
+    """Lock a workspace for this process; a new, still empty workspace is removed at the end.
 
     Raises:
         OutputError: Another process has it, or the folder cannot be made.
     """
     try:
         import fcntl
-    except ImportError:  # not a POSIX system: a second process is not noticed there
+    except ImportError:  # not a POSIX system: no lock against a second process
         yield
         return
     is_new = not work.exists()
@@ -174,7 +174,7 @@ def open_database(work: Path) -> Database:
 
 
 def _fix(error: sqlite3.OperationalError) -> str:
-    """What to do about an error of SQLite that the reader's page shows."""
+    """Advice for an SQLite error, shown on the reader's page."""
     text = str(error)
     if "locked" in text or "busy" in text:
         return "Another program has the workspace's database open; close it"

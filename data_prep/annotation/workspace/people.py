@@ -14,7 +14,7 @@ _MAX_FAILURES, _WINDOW_S = 10, 60.0
 
 
 def _hash(secret: str) -> str:
-    # 192 random bits need no slow hash: they cannot be tried out
+    # 192 random bits need no slow hash: a brute-force search is infeasible
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -98,8 +98,8 @@ class People:
         """A new session's secret for a token; None when the token is wrong.
 
         Args:
-            token: What was sent.
-            origin: Address it came from; only that address waits after too many wrong ones.
+            token: Token from the request.
+            origin: Client address; too many wrong tokens delay only this address.
         """
         row = self._database.row("SELECT name FROM annotators WHERE token_hash = ?", _hash(token))
         if row is None:
@@ -116,7 +116,7 @@ class People:
         return secret
 
     def must_wait(self, origin: str = "") -> bool:
-        """Whether too many wrong tokens came from an address within a minute."""
+        """Whether an address sent too many wrong tokens within the last minute."""
         with self._lock:
             old = time.monotonic() - _WINDOW_S
             for address, times in list(self._failures.items()):

@@ -1,7 +1,7 @@
 """Records of the annotation desk: studies, annotators, boxes with a finding, readings.
 
-The store keeps them, the web application makes them; agreement, consensus and exports need
-nothing else.
+The web application creates them and the store keeps them; agreement, consensus and exports
+depend on these records only.
 """
 
 import math
@@ -16,11 +16,11 @@ from pneumonia.runtime.errors import DataError
 
 ANNOTATOR, MANAGER = "annotator", "manager"
 ADJUDICATION = "adjudication"  # annotator of the readings that settle a dispute
-BOX_ASSERTIONS = (PRESENT, UNCERTAIN)  # what is absent has no box
+BOX_ASSERTIONS = (PRESENT, UNCERTAIN)  # an absent finding has no box
 OPACITY, ABNORMAL, NORMAL, UNUSABLE = "opacity", "abnormal", "normal", "unusable"
 VERDICTS = (OPACITY, ABNORMAL, NORMAL, UNUSABLE)
 DRAWN = "drawn"
-MIN_SIDE = 2.0  # pixels of the source; less is a slip of the hand
+MIN_SIDE = 2.0  # pixels of the source; a smaller box is drawn by accident
 MAX_BOXES = 200
 MAX_COMMENT = 2000  # characters
 _NAME = re.compile(r"[^\W_][\w .'\u2019-]{0,39}")  # José, O'Brien
@@ -89,11 +89,11 @@ class Reading(NamedTuple):
 
     Attributes:
         image_id: The study's name.
-        annotator: Who.
+        annotator: Name of the annotator.
         annotations: Boxes.
         verdict: One of VERDICTS once the reader has finished; empty before.
         rejected: Origins of suggestions that were turned down, such as `model:0`.
-        active_s: Seconds spent on it, without pauses.
+        active_s: Seconds of active work, without pauses.
         changed_at: UTC, ISO 8601.
         comment: Free text about the study.
     """
@@ -114,7 +114,7 @@ class Reading(NamedTuple):
 
 
 def checked_name(name: str) -> str:
-    """An annotator's name, or a refusal.
+    """Check an annotator's name and return it.
 
     Raises:
         DataError: Empty, longer than 40 characters, with odd characters, or reserved.
@@ -129,19 +129,19 @@ def checked_name(name: str) -> str:
 
 
 def is_opacity(base: ConceptBase, code: str) -> bool:
-    """Whether a code means a lung opacity as the RSNA challenge boxes it."""
+    """Whether a code is a lung opacity in the sense of the RSNA challenge."""
     return code in base and base.means_opacity(code)
 
 
 def verdict_of(base: ConceptBase, annotations: tuple[Annotation, ...], chosen: str) -> str:
-    """The verdict that boxes imply; without a box the reader's own choice."""
+    """Verdict implied by the boxes; without boxes, the verdict chosen by the reader."""
     if any(is_opacity(base, item.code) for item in annotations):
         return OPACITY
     return ABNORMAL if annotations else chosen
 
 
 def check_reading(reading: Reading, study: Study, base: ConceptBase) -> None:
-    """Refuse what cannot be true.
+    """Check that a reading is consistent.
 
     Raises:
         DataError: A box outside the image or without area, an unknown code, assertion or verdict,

@@ -1,8 +1,8 @@
 """Studies, assignments and readings in the workspace's database.
 
-Every change of a reading is a revision with its parent; a head says which one holds. Undo moves the
-head to the parent, redo to the youngest child, so both outlive a reload, a restart and a crash, and
-no reading is ever overwritten.
+Every change of a reading is a revision with its parent; a head marks the current one. Undo moves
+the head to the parent, redo to the youngest child, so both survive a reload, a restart and a
+crash, and no reading is ever overwritten.
 """
 
 import json
@@ -34,11 +34,11 @@ class State(NamedTuple):
     """A reading with its place in its history.
 
     Attributes:
-        reading: What holds now.
-        revision: Number of the revision that holds; 0 = there is none yet.
-        can_undo: Whether there is a step back.
-        can_redo: Whether there is a step forward.
-        confirmed: Revision that the change just sent led to, also when it was sent before.
+        reading: The current reading.
+        revision: Number of the current revision; 0 = no revision yet.
+        can_undo: Whether there is a change to undo.
+        can_redo: Whether there is a change to redo.
+        confirmed: Revision created by the sent change, also when the change is sent again.
     """
 
     reading: Reading
@@ -62,9 +62,9 @@ class Store:
         workers: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Enter the folder's files; only new and changed ones are read.
+        """Register the files of the folder; only new and changed ones are read.
 
-        A file that is gone keeps its readings, but is no longer shown.
+        A missing file keeps its readings, but is no longer listed.
         """
         rows = self._database.rows("SELECT relative, image_id, stamp FROM studies")
         known = {row["relative"]: (row["image_id"], row["stamp"]) for row in rows}
@@ -87,7 +87,7 @@ class Store:
                                (file.relative,))  # fmt: skip
 
     def studies(self) -> list[Study]:
-        """Every file that is there, also the broken ones, by key."""
+        """All existing files, including unreadable ones, ordered by key."""
         return [
             Study(*row)
             for row in self._database.rows(
@@ -119,7 +119,7 @@ class Store:
     # assignments -------------------------------------------------------------------------------
 
     def assign(self, pairs: Iterable[tuple[int, str]], replace: bool = False) -> None:
-        """Give studies (key) to annotators (name); `replace` takes all others away first.
+        """Assign studies (key) to annotators (name); `replace` removes all others first.
 
         Readings are never touched.
         """
@@ -173,17 +173,17 @@ class Store:
         step_s: float,
         change_id: str = "",
     ) -> State:
-        """Keep a new revision; it is on disk when this returns.
+        """Store a new revision; it is on disk when this returns.
 
         Args:
             study: The study.
-            reading: All that the annotator says now; its time is not looked at.
+            reading: The complete new reading; its `active_s` and `changed_at` are ignored.
             base_revision: The revision the change was made on.
             step_s: Seconds of work since the last save; at most 300 count.
-            change_id: Of the change; a change that is sent again is not applied again.
+            change_id: Id of the change; a change with a known id is not applied again.
 
         Raises:
-            ConflictError: Another revision holds by now.
+            ConflictError: `base_revision` is no longer the current revision.
         """
         body = json.dumps(
             {
@@ -212,7 +212,7 @@ class Store:
         return self.state(study, reading.annotator)._replace(confirmed=confirmed)
 
     def undo(self, study: Study, name: str, change_id: str = "") -> State:
-        """One step back; nothing happens at the beginning."""
+        """Undo one change; without a change to undo, the state stays the same."""
 
         def move(change: Any, head: int) -> int:
             row = change.execute("SELECT parent FROM revisions WHERE id = ?", (head,)).fetchone()
@@ -222,7 +222,7 @@ class Store:
         return self.state(study, name)._replace(confirmed=confirmed)
 
     def redo(self, study: Study, name: str, change_id: str = "") -> State:
-        """One step forward again; nothing happens at the end."""
+        """Redo one change; without a change to redo, the state stays the same."""
 
         def move(change: Any, head: int) -> int:
             row = change.execute(
@@ -244,7 +244,7 @@ class Store:
         return found is not None
 
     def add_time(self, study: Study, name: str, step_s: float) -> None:
-        """Count seconds of work that changed nothing."""
+        """Add seconds of work that came without a change."""
         self._move(study, name, lambda change, head: head, step_s)
 
     def _move(
@@ -280,7 +280,7 @@ class Store:
         return head
 
     def readings(self, only: Study | None = None) -> dict[str, list[Reading]]:
-        """image_id -> the reading of each annotator (adjudications too), of files that are there.
+        """image_id -> readings of all annotators, with adjudications, of existing files.
 
         Args:
             only: Just this study; None = all.
@@ -302,7 +302,7 @@ def _look(path: str) -> RadiographCheck:
 
 
 def _free_name(change: Any, file: StudyFile) -> str:
-    """The image's name, or its path where a file of an earlier start has that name."""
+    """Image id of a new file: its name, or its path when another stored file has that name."""
     row = change.execute(
         "SELECT relative FROM studies WHERE image_id = ?", (file.image_id,)
     ).fetchone()
@@ -324,7 +324,7 @@ def _reading(image_id: str, name: str, row: sqlite3.Row) -> Reading:
 
 
 def share_out(keys: Sequence[int], names: Sequence[str], readers: int) -> list[tuple[int, str]]:
-    """Give every study to `readers` annotators in turn, so that all get equally many.
+    """Assign every study to `readers` annotators in turn, in equal numbers.
 
     Raises:
         DataError: More readers a study than annotators, or none.

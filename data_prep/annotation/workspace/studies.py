@@ -1,4 +1,4 @@
-"""Which radiographs a folder holds, and why some cannot be read."""
+"""Find the radiographs of a folder and record why some cannot be read."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class StudyFile(NamedTuple):
         relative: Path below the folder, with `/`, printable.
         image_id: Name as `score` gives it too; see `image_names.image_ids`.
         path: The file.
-        stamp: Size and time of change; another one means: look again.
+        stamp: Size and modification time; a different stamp means that the file changed.
     """
 
     relative: str
@@ -90,7 +90,7 @@ def _is_radiograph(path: Path) -> bool:
 
 
 def look_at(path: Path) -> RadiographCheck:
-    """Read a file as the page will show it; a failure is a reason, never an exception."""
+    """Read a file as the page will show it; a failure is returned as a reason, not raised."""
     try:
         image = read_radiograph(str(path))
     except DicomError as error:

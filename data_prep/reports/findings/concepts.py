@@ -1,4 +1,4 @@
-"""The concept base: which findings exist, how they nest, what they are called.
+"""The concept base: the codes of findings, their hierarchy and their aliases.
 
 A code is a heading with qualifiers, `Opacity/lung/lower lobe/left`. The base is one JSON file; the
 default one, beside this module, holds the codes of the OpenI training reports and hand-written
@@ -35,7 +35,7 @@ def split_code(code: str) -> tuple[str, tuple[str, ...]]:
 
 
 def same_code(code: str) -> tuple[str, frozenset[str]]:
-    """What two spellings of one code have in common: qualifiers are a set, case does not count."""
+    """Comparison key of a code, independent of qualifier order and case."""
     heading, qualifiers = split_code(tidy_code(code).casefold())
     return heading, frozenset(qualifiers)
 
@@ -53,13 +53,13 @@ class ConceptBase:
     is a node, whether or not a report was ever coded with it. NIL is not a node.
 
     Args:
-        counts: Code -> in how many training reports it was given.
+        counts: Code -> number of training reports coded with it.
         groups: Group -> its headings; a heading of no group hangs below `Other`.
         aliases: Code -> surface forms; `..` stands for up to five other words.
         qualifiers: Qualifier -> surface forms.
         neighbours: Heading -> headings that often occur in the same report, best first.
-        opacity: Headings that mean a lung opacity as the RSNA challenge boxes it, headings that
-            may hide one or be taken for one, and qualifiers that name another organ than the lung.
+        opacity: Headings of a lung opacity in the sense of the RSNA challenge, headings that may
+            hide or resemble one, and qualifiers that name another organ than the lung.
         source: Where the counts come from.
     """
 
@@ -198,11 +198,11 @@ class ConceptBase:
         return self._group_of.get(split_code(code)[0], OTHER)
 
     def canonical(self, code: str) -> str:
-        """The spelling the base uses for a code that differs in order or case; else tidied."""
+        """Spelling of a code in the base, ignoring order and case; else the tidied code."""
         return self._same.get(same_code(code), tidy_code(code))
 
     def with_counts(self, counts: Mapping[str, int]) -> "ConceptBase":
-        """The same base as if reports had been coded so; all else is shared."""
+        """Copy of the base with other code counts; everything else is shared."""
         return ConceptBase(
             dict(counts), self.groups, self._aliases, self.qualifier_aliases, self._neighbours,
             (self.opacity, self.opacity_like, self.elsewhere), self.source,
@@ -221,7 +221,7 @@ class ConceptBase:
         return self._below[heading]
 
     def means_opacity(self, code: str) -> bool:
-        """Whether a code is an opacity of the lung: its heading, and no site in another organ."""
+        """Whether a code is a lung opacity: an opacity heading without a site in another organ."""
         heading, qualifiers = split_code(code)
         return heading in self.opacity and not set(self.elsewhere).intersection(qualifiers)
 
@@ -230,7 +230,7 @@ class ConceptBase:
             raise DataError("Concept is not in the base", found=repr(node[:80]))
 
     def as_json(self) -> Json:
-        """What `save` writes."""
+        """The base as the JSON object that `save` writes."""
         return {
             "schema": SCHEMA,
             "source": self.source,
@@ -299,7 +299,7 @@ def build_base(
 
     Args:
         reports: The codes of each report.
-        source: What `ConceptBase.source` says.
+        source: Value of `ConceptBase.source`.
         n_neighbours: Headings kept per heading, by how much more often than by chance two occur
             together (log-likelihood-weighted: pointwise mutual information times the count).
     """

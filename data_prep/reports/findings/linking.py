@@ -1,4 +1,4 @@
-"""Link a report: which coded findings it states, with assertion, site and place.
+"""Link a report to coded findings, each with assertion, site and position.
 
 Without a trained linker the alias table decides: the first code an alias stands for, refined by
 the site words beside it. With one, `data_prep.reports.linker.trained_linker.Linker` decides.
@@ -51,14 +51,14 @@ class LinkedConcept(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A linker's answer for one mention: code or NIL, and its probability."""
+    """A linker's decision for one mention: code or NIL, and its probability."""
 
     code: str
     score: float
 
 
 class MentionLinker(Protocol):
-    """Whatever decides for all mentions of one report."""
+    """Interface of a linker that decides for all mentions of one report."""
 
     def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
         """One decision per mention, in their order."""
@@ -66,17 +66,17 @@ class MentionLinker(Protocol):
 
 
 class DictionaryLinker:
-    """The first code of the alias with the site words beside it: nothing is learnt."""
+    """Untrained linker: the first code of the alias, refined by the site words beside it."""
 
     def __init__(self, base: ConceptBase) -> None:
         self.base = base
 
     def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
-        """See MentionLinker; the score is the share of the alias's codes, since none is better."""
+        """See MentionLinker; the score is 1 / number of the alias's codes (uniform)."""
         return [Decision(self._code(m), 1 / len(m.targets)) for m in mentions]
 
     def _code(self, mention: Mention) -> str:
-        """NIL where a finding of the lung is placed in an organ that the base has no code for."""
+        """Refined code; NIL for a lung finding in an organ for which the base has no code."""
         code = refine(self.base, mention.targets[0], mention.qualifiers)
         heading, qualifiers = split_code(code)
         of_lung = heading in self.base.opacity or heading in self.base.opacity_like
@@ -93,7 +93,7 @@ def refine(base: ConceptBase, code: str, qualifiers: Sequence[str]) -> str:
     Args:
         base: The concept base.
         code: What the alias stands for; its own qualifiers are kept.
-        qualifiers: Those whose words stand beside the mention.
+        qualifiers: Qualifiers whose words stand beside the mention.
     """
     heading, own = split_code(code)
     said = {*own, *qualifiers}
@@ -109,7 +109,7 @@ def refine(base: ConceptBase, code: str, qualifiers: Sequence[str]) -> str:
 
 
 def only_said(base: ConceptBase, code: str, mention: Mention) -> str:
-    """The code without qualifiers that neither the mention's alias nor the words beside it say."""
+    """Remove qualifiers from a code that neither the alias nor the words beside it support."""
     heading, qualifiers = split_code(code)
     implied = next((t for t in mention.targets if split_code(t)[0] == heading), heading)
     said = {*mention.qualifiers, *split_code(implied)[1]}
@@ -118,7 +118,7 @@ def only_said(base: ConceptBase, code: str, mention: Mention) -> str:
 
 @lru_cache(maxsize=4)
 def finder_of(base: ConceptBase) -> MentionFinder:
-    """The finder of a base, made once."""
+    """The MentionFinder of a base, cached."""
     return MentionFinder(base)
 
 

@@ -1,4 +1,4 @@
-"""Find findings in a report: alias, place, site words and assertion of each."""
+"""Find the mentions of findings in a report: alias, position, site words and assertion."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -31,13 +31,13 @@ class Mention(NamedTuple):
         start: First character of its alias in the report.
         end: One past the last.
         alias: The alias in normal form, the key of learnt priors.
-        targets: Codes the alias may stand for.
+        targets: Candidate codes of the alias.
         qualifiers: Qualifiers whose words stand beside it, in text order.
         assertion: `present`, `absent`, `uncertain` or `prior`.
         section: `findings` or `impression`.
         sentence: Number of its sentence among the report's sentences.
         place: Number of its first token in the report, which orders mentions.
-        elsewhere: Whether the words place it in another organ than the lung.
+        elsewhere: Whether the text places it in another organ than the lung.
     """
 
     start: int
@@ -129,7 +129,7 @@ def _match(
 
 
 class MentionFinder:
-    """Finds the mentions of a report; made once for a base, used for many reports."""
+    """Finds the mentions of a report; one instance per base serves many reports."""
 
     def __init__(self, base: ConceptBase) -> None:
         self.aliases = AliasTable(base.all_aliases())
@@ -196,7 +196,7 @@ class MentionFinder:
     def _elsewhere(self, words: Sequence[str], match: _Match, sites: Sequence[_Match]) -> bool:
         """Whether a site in another organ belongs to the finding: `rib lesion`, `mass in the neck`.
 
-        "Over the third rib" says where on the film an opacity of the lung lies, and is none.
+        "Over the third rib" gives the position of a lung opacity on the film and does not count.
         """
         for site in sites:
             if not self._other_organs.intersection(self.qualifiers.targets[site.alias]):
@@ -217,7 +217,7 @@ class MentionFinder:
 
 
 def _regions(words: Sequence[str], matches: Sequence[_Match]) -> list[tuple[int, int]]:
-    """Which tokens describe each mention: those beside it, shared by mentions that are joined.
+    """Tokens that describe each mention: those beside it, shared by joined mentions.
 
     "Atelectasis or scarring in the left base": both are in the base. Between two mentions that are
     not joined, words go to the later one, but for a phrase such as "in the left base", which goes
@@ -244,7 +244,7 @@ def _regions(words: Sequence[str], matches: Sequence[_Match]) -> list[tuple[int,
 
 
 def _cut(words: Sequence[str], start: int, stop: int) -> int:
-    """The first of the words between two mentions that belongs to the later one."""
+    """Index of the first word between two mentions that belongs to the later mention."""
     if start < stop and words[start] in _LEADS_BACK:
         return next((at for at in range(start, stop) if words[at] in _CUTS), stop)
     return start

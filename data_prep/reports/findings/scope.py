@@ -1,4 +1,4 @@
-"""Which findings of a sentence its cues of negation, doubt and history reach.
+"""Scope of the cues of negation, doubt and history over the findings of a sentence.
 
 `scope_rules` lists the cues; this module finds them and decides how far each one reaches: to the
 end of its clause, over the items of a list, or to the finding beside it.
@@ -56,8 +56,8 @@ class MentionSpan(NamedTuple):
     Attributes:
         start: First token.
         end: One past the last token.
-        used: The tokens of the alias; others between them may hold a cue.
-        lasting: Whether it stays once it was there, such as a scar: "prior" does not end it.
+        used: The tokens of the alias; tokens between them may be part of a cue.
+        lasting: Whether the finding is permanent, such as a scar: "prior" leaves it present.
     """
 
     start: int
@@ -76,7 +76,7 @@ class Cue(NamedTuple):
 
 
 def assertions_of(words: Sequence[str], mentions: Sequence[MentionSpan]) -> list[str]:
-    """How a sentence asserts each of its findings.
+    """Assertion of each finding of a sentence.
 
     Args:
         words: The sentence's tokens in normal form.
@@ -108,7 +108,7 @@ class _Sentence:
         self._starts = {mention.start: number for number, mention in enumerate(mentions)}
 
     def cues(self) -> list[Cue]:
-        """Cues in text order; a word belongs to one cue, and none to both a cue and a finding."""
+        """Cues in text order; each word belongs to at most one cue or finding."""
         free = [at not in self._taken for at in range(len(self.words))]
         found = []
         for category, direction, first, phrase in _phrases():
@@ -142,7 +142,7 @@ class _Sentence:
         return places
 
     def reach(self, cue: Cue, cues: Sequence[Cue]) -> list[int]:
-        """Numbers of the findings that a cue speaks of."""
+        """Indices of the findings in the scope of a cue."""
         if cue.category == NEUTRAL:
             return []
         ahead = [n for n in range(len(self.mentions)) if self._ahead(cue, n, cues)]
@@ -219,7 +219,7 @@ class _Sentence:
         return not all(perceived & set(part[n + 1 : n + 3]) for n in verbs)
 
     def _presupposed(self, start: int, mention: int) -> bool:
-        """Whether a later finding is spoken of as known: no cavity within *the consolidation*."""
+        """Whether a later finding is presupposed: no cavity within *the consolidation*."""
         if not self._finding_in(start, mention):
             return False
         for at in range(mention - 1, max(start, mention - 5), -1):
@@ -280,7 +280,7 @@ class _Sentence:
         return UNCERTAIN if UNCERTAIN in kinds or asked else PRESENT
 
     def open_alternatives(self, says: list[str]) -> list[str]:
-        """`A or B` states neither: both become uncertain."""
+        """Mark the findings of `A or B` as uncertain, since neither is asserted."""
         for number in range(1, len(says)):
             first, second = self.mentions[number - 1 : number + 1]
             between = self.words[first.end : second.start]
@@ -293,7 +293,7 @@ class _Sentence:
 
 
 class _Item(NamedTuple):
-    """One place of a phrase: the words it accepts after at most `gap` others, or the end."""
+    """One item of a phrase: the words it accepts after at most `gap` others, or the end."""
 
     words: frozenset[str] | None  # None = any number
     gap: int = 0

@@ -2,7 +2,7 @@
 
 A phrase is a row of items: a word in the normal form of `text.normal_form`; `{name}`, any word of a
 class below; `..n`, up to n further words, none of a finding, a sign or a conjunction; `$`, the end
-of the sentence or a sign. Rules are tried in their order and a word belongs to one cue only, so
+of the sentence or a sign. Rules are tried in order and each word belongs to one cue only, so
 exceptions ("no change", "not excluded") stand before what they are exceptions to ("no").
 
 Sources of cue words: Chapman et al., J Biomed Inform 34 (2001) 301-310 (NegEx); Harkema et al., 42
@@ -16,7 +16,7 @@ from data_prep.reports.findings.text import word_set
 PRESENT, ABSENT, UNCERTAIN, PRIOR = "present", "absent", "uncertain", "prior"
 ASSERTIONS = (PRESENT, ABSENT, UNCERTAIN, PRIOR)
 
-NEUTRAL = "neutral"  # looks like a cue and asserts nothing; its words are used up
+NEUTRAL = "neutral"  # resembles a cue but asserts nothing; its words are consumed
 EARLIER = "earlier"  # PRIOR unless the sentence says that the finding persists
 
 FORWARD, BACKWARD = "forward", "backward"

@@ -34,7 +34,7 @@ _SECTIONS = {
     "recommendation": "other", "recommendations": "other", "advice": "other",
     "addendum": "findings",
 }  # fmt: skip
-# The sections that say what this examination shows; the others say why it was made.
+# The sections that describe this examination; the others give the reason for it.
 REPORTED = ("findings", "impression")
 # A heading stands at the start of a line or of a sentence, in any case, before a colon or a dash
 # with blanks around it, or alone on its line; with a capital before a colon it may stand anywhere,
@@ -110,7 +110,7 @@ def find_sections(text: str) -> list[Section]:
 
 
 def _misspelt(label: str) -> str:
-    """The heading that a label is with one letter lost at its start or end; empty for none."""
+    """Heading that equals a label but for a lost first or last letter; empty for none."""
     near = (name for name in _SECTIONS if label in (name[1:], name[:-1]))
     return "" if label in _SECTIONS else next(near, "")
 
@@ -123,7 +123,7 @@ def find_sentences(text: str, sections: list[Section] | None = None) -> list[Sen
         for stop in _STOP.finditer(text, start, end):
             if stop[0] == "." and _goes_on(text, at, stop.start()):
                 continue
-            # a question mark is part of what it asks
+            # a question mark belongs to its sentence: it is a cue of doubt
             end_of_words = stop.end() if stop[0] == "?" else stop.start()
             found += _cut(tokenize(text, at, end_of_words), kind)
             at = stop.end()
@@ -132,7 +132,7 @@ def find_sentences(text: str, sections: list[Section] | None = None) -> list[Sen
 
 
 def _cut(tokens: tuple[Token, ...], kind: str) -> list[Sentence]:
-    """The sentence in parts of at most `_LONGEST` tokens: rules cost the square of its length."""
+    """Split a sentence into parts of at most `_LONGEST` tokens: rule cost is quadratic."""
     return [Sentence(tokens[at : at + _LONGEST], kind) for at in range(0, len(tokens), _LONGEST)]
 
 

@@ -14,7 +14,7 @@ Order = Literal["offset", "size", "random"]
 ORDERS: tuple[Order, ...] = ("offset", "size", "random")
 MAX_NEIGHBOURS = 8
 MAX_DESCRIPTION = 12  # words
-PAD = 0  # entity number of a place that holds none
+PAD = 0  # entity number of a padded place
 
 
 class Batch(NamedTuple):
@@ -52,7 +52,7 @@ class EntityTable:
 
     Args:
         space: See EntitySpace.
-        words: Whose rows, from 1, stand for words.
+        words: Words whose vectors fill the rows from 1.
     """
 
     def __init__(self, space: EntitySpace, words: WordVectors) -> None:
@@ -68,7 +68,7 @@ class EntityTable:
         self._kinds: list[int] = [0]
 
     def number(self, entity: str, with_neighbours: bool = True) -> int:
-        """The entity's number, a new one when it is new."""
+        """Number of an entity; a new entity gets the next number."""
         at = self._numbers.get(entity)
         if at is None:
             at = self._numbers[entity] = len(self.names)
@@ -96,7 +96,7 @@ class EntityTable:
         return torch.from_numpy(self._near)[numbers].clamp(min=PAD)
 
     def mention(self, mention: LinkMention) -> "_Row":
-        """Numbers of one mention."""
+        """Integer encoding of one mention."""
         numbers = [self.number(candidate.entity) for candidate in mention.candidates]
         return _Row(
             [self.word_rows[word] for word in mention.context if word in self.word_rows],
@@ -122,7 +122,7 @@ class _Row(NamedTuple):
 
 
 def arrange(document: LinkDocument, order: Order, generator: np.random.Generator) -> list[int]:
-    """In which order a document's mentions are linked: text, fewest candidates first, or any."""
+    """Linking order of a document's mentions: text order, fewest candidates first, or random."""
     places = list(range(len(document.mentions)))
     if order == "random":
         return [int(i) for i in generator.permutation(len(places))]

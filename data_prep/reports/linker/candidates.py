@@ -1,7 +1,7 @@
 """Candidate codes of a mention, with p(code | mention) learnt from coded reports.
 
 p = p(heading | alias) p(qualifiers | heading, words beside the mention). The second factor is naive
-Bayes over qualifiers: how often a code with `left` has a word for left beside it, and one without.
+Bayes over qualifiers: how often a word for `left` stands beside codes with and without `left`.
 """
 
 from collections import Counter
@@ -18,16 +18,16 @@ from data_prep.reports.linker.documents import Candidate, clamp
 MAX_CANDIDATES = 8  # besides NIL: half by prior, half by context
 _ALIAS_SMOOTHING = 1.0
 _QUALIFIER_SMOOTHING = 1.0
-_NEW_CODE_COUNT = 0.3  # weight of a code that the words spell out and no training report has
+_NEW_CODE_COUNT = 0.3  # pseudo-count of a code given by the words but in no training report
 
 
 class Priors(NamedTuple):
-    """What coded reports teach about aliases and qualifiers.
+    """Statistics of aliases and qualifiers from coded reports.
 
     Attributes:
         headings: alias and mention kind -> heading or NIL -> number of mentions.
-        hits: qualifier -> (mentions whose code has it, of these with a word for it).
-        misses: qualifier -> (mentions whose code lacks it, of these with a word for it).
+        hits: qualifier -> (mentions whose code has it, those of them with its word in the text).
+        misses: qualifier -> (mentions whose code lacks it, those of them with its word).
     """
 
     headings: Mapping[str, Mapping[str, int]]
@@ -35,7 +35,7 @@ class Priors(NamedTuple):
     misses: Mapping[str, tuple[int, int]]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain tables."""
+        """The statistics as JSON-serialisable tables."""
         return {
             "headings": {alias: dict(found) for alias, found in self.headings.items()},
             "hits": {name: list(pair) for name, pair in self.hits.items()},
@@ -56,7 +56,7 @@ class Priors(NamedTuple):
 
 
 def best_gold(mention: Mention, codes: Sequence[str]) -> str:
-    """The report's code that a mention most likely stands for, NIL when none has its heading.
+    """Most likely code of a mention among the report's codes; NIL when no heading fits.
 
     Reports are coded as a whole, so this is a guess (distant supervision): of the codes whose
     heading the alias may stand for, the one whose qualifiers agree most with the words beside it.
@@ -79,7 +79,7 @@ def best_gold(mention: Mention, codes: Sequence[str]) -> str:
 def learn_priors(
     base: ConceptBase, pairs: Iterable[tuple[Sequence[Mention], Sequence[str]]]
 ) -> Priors:
-    """Count over (mentions, codes) of reports; `best_gold` says which code belongs to which."""
+    """Count over (mentions, codes) of reports; `best_gold` assigns a code to each mention."""
     headings: dict[str, Counter[str]] = {}
     hits: dict[str, list[int]] = {}
     misses: dict[str, list[int]] = {}
@@ -159,7 +159,7 @@ class CandidateGenerator:
 
     @staticmethod
     def best_code(ranked: Sequence[Candidate]) -> str:
-        """The likeliest code but NIL."""
+        """The most probable code other than NIL."""
         return next((c.entity for c in ranked if c.entity != NIL), NIL)
 
     def _within(
@@ -206,7 +206,7 @@ class CandidateGenerator:
         return table
 
     def _order(self, names: Sequence[str]) -> list[str]:
-        """Qualifiers as codes write them: site, side, looks; see `mean_places`."""
+        """Qualifiers in the order used in codes: site, side, appearance; see `mean_places`."""
         if not hasattr(self, "_places"):
             self._places = mean_places(self.base)
         return sorted(names, key=lambda name: (self._places.get(name, 1.0), name))
@@ -237,12 +237,12 @@ def pick(
     inherited: Sequence[str] = (),
     keep: int = MAX_CANDIDATES,
 ) -> tuple[Candidate, ...]:
-    """Half of `keep` by prior, then what is inherited, then the best by context, then NIL.
+    """Select candidates: half of `keep` by prior, inherited ones, best by context, then NIL.
 
     Args:
         ranked: Best prior first.
-        context_score: Entity -> how well the words around the mention fit it.
-        inherited: Entities of mentions that may be the same thing, best first.
+        context_score: Entity -> similarity to the words around the mention.
+        inherited: Entities of possibly coreferent mentions, best first.
         keep: Candidates besides NIL.
     """
     codes = [candidate for candidate in ranked if candidate.entity != NIL]

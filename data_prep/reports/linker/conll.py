@@ -1,6 +1,6 @@
 """Entity-linking benchmark files: mentions with candidates, priors and gold, tab-separated.
 
-The form in which AIDA-CoNLL, MSNBC, AQUAINT, ACE2004, CWEB and WIKI are passed around by the
+The format of AIDA-CoNLL, MSNBC, AQUAINT, ACE2004, CWEB and WIKI that is used by the
 systems that came after Ganea and Hofmann (2017), DCA among them. One mention a line:
 
     document  document  mention  left context  right context  CANDIDATES
@@ -89,7 +89,7 @@ def _candidate(field: str) -> tuple[str, float]:
 
 
 def _name(parts: Sequence[str]) -> str:
-    """A title may hold commas, and is written with blanks or with underscores."""
+    """Entity name with underscores for blanks, joined from fields that were split at commas."""
     name = ",".join(parts).strip().replace(" ", "_")
     if not name:
         raise ValueError("name")

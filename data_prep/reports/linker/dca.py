@@ -1,4 +1,4 @@
-"""Dynamic Context Augmentation: link a document in one pass, each decision informed by the last.
+"""Dynamic Context Augmentation: link a document in one pass, using all earlier decisions.
 
 Two sets grow: the entities linked so far (one hop) and their neighbours (two hops). Each candidate
 is scored against both by attention; a small network joins these scores with the local one, the
@@ -17,14 +17,14 @@ Hops = Literal[0, 1, 2]
 KEEP_ENTITIES, KEEP_NEIGHBOURS = 7, 50
 # Vectors have length 1, so products lie within -1 and 1: with ones the attention would be nearly
 # uniform and two codes that differ in one qualifier would score alike. Training starts from these;
-# neighbours, which are guesses, start with less to say than what was linked.
+# neighbours, which are guesses, start with a smaller weight than linked entities.
 _SHARP, _STEEP, _GENTLE = 5.0, 10.0, 1.0
 _MASKED = -1e10
 _MEMORY_STEPS = 100  # entities kept: bounds the cost of a step however long the document is
 
 
 class LinkedBatch(NamedTuple):
-    """What one pass decided.
+    """Result of one linking pass.
 
     Attributes:
         scores: (B, T, C) at the time of each decision; masked candidates have -1e10.
@@ -73,7 +73,7 @@ class DynamicContext(nn.Module):
         )
 
     def forward(self, batch: Batch) -> LinkedBatch:
-        """Link greedily: the best candidate joins the context of what follows."""
+        """Link greedily: the best candidate joins the context of the later mentions."""
         return self._walk(batch, None)
 
     def sample(self, batch: Batch, generator: torch.Generator) -> LinkedBatch:
@@ -81,7 +81,7 @@ class DynamicContext(nn.Module):
         return self._walk(batch, generator)
 
     def teach(self, batch: Batch) -> Tensor:
-        """Scores when the right entity joins the context (teacher forcing), (B, T, C)."""
+        """Scores (B, T, C) with teacher forcing: the gold entity joins the context."""
         place = batch.gold.clamp(min=0)
         linked = self._numbers(batch, place).masked_fill(batch.gold < 0, PAD)
         steps = linked.shape[1]
@@ -117,7 +117,7 @@ class DynamicContext(nn.Module):
 
     @staticmethod
     def _numbers(batch: Batch, place: Tensor) -> Tensor:
-        """Entity numbers (B, T) of the chosen places; NIL joins no set."""
+        """Entity numbers (B, T) of the chosen places; 0 for NIL, which joins no set."""
         numbers = batch.candidates.gather(2, place[..., None])[..., 0]
         nil = batch.nil.gather(2, place[..., None])[..., 0]
         return numbers.masked_fill(nil, PAD)
@@ -157,9 +157,9 @@ class DynamicContext(nn.Module):
 
 
 def first_of_each(numbers: Tensor) -> Tensor:
-    """Mask (B, M) bool: a set holds each number once, where it came first; 0 is no member.
+    """Mask (B, M) bool of the first occurrence of each entity number; 0 (padding) is excluded.
 
-    What precedes a step is a prefix, so the first place of a number is in it if any is.
+    The members before a step form a prefix, which holds a number only if it holds its first place.
     """
     same = numbers[:, :, None] == numbers[:, None, :]
     repeated = same.tril(-1).any(dim=2)

@@ -26,7 +26,7 @@ class LinkMention(NamedTuple):
         candidates: Best prior first; NIL may be one of them.
         gold: The right entity, NIL, or None where it is unknown.
         kind: Type of the mention, a small number; 0 where types are not used.
-        size: Entities it might stand for before the best were picked; gives the order `size`.
+        size: Number of candidates before the selection; gives the order `size`.
     """
 
     place: int
@@ -55,7 +55,7 @@ class EntitySpace(Protocol):
         ...
 
     def neighbours(self, entity: str) -> tuple[str, ...]:
-        """Entities two hops away: what the knowledge base says goes with this one."""
+        """Related entities in the knowledge base, used as the second hop."""
         ...
 
     def kind(self, entity: str) -> int:
@@ -68,7 +68,7 @@ class EntitySpace(Protocol):
 
 
 def clamp(prior: float) -> float:
-    """p(entity | mention) within its bounds."""
+    """Clamp p(entity | mention) to [MIN_PRIOR, 1]."""
     return min(1.0, max(MIN_PRIOR, prior))
 
 

@@ -1,4 +1,4 @@
-"""Local models: how well each candidate fits the words around its mention, and nothing else.
+"""Local models: score each candidate only by the words around its mention.
 
 The plug-in contract of Dynamic Context Augmentation: any `torch.nn.Module` that gives one number
 per candidate from a `Batch` is a local model. Two are here.
@@ -18,7 +18,7 @@ _NONE = -1e10
 class AttentionLocal(nn.Module):
     """Attention over context words.
 
-    A word matters as much as the candidate that wants it most: u_w = max_e e^T diag(A) w; the 50
+    The weight of a word is its largest score over the candidates: u_w = max_e e^T diag(A) w; the 50
     words with the largest u are kept, softmaxed, and score(e) = e^T sum_w a_w diag(B) w.
 
     Source: Ganea, Hofmann, EMNLP 2017, as used by DCA (arXiv 1909.02117).

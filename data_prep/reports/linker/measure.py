@@ -49,12 +49,12 @@ def micro_f1(counts: Counts) -> float:
 
 
 def agreement(runs: Sequence[Counts], draws: int = 2000, seed: int = 0) -> Agreement:
-    """Mean over runs (seeds of one method) and its interval; whole reports are drawn.
+    """Mean over runs (seeds of one method) with its interval; the bootstrap samples reports.
 
     Args:
         runs: Counts of the same reports, one table per run.
         draws: Bootstrap samples.
-        seed: Of the draws.
+        seed: Seed of the bootstrap samples.
     """
     samples = _resampled(runs, draws, seed)
     low, high = np.percentile(samples, [2.5, 97.5])

@@ -15,7 +15,7 @@ from data_prep.reports.linker.vectors import WordVectors
 
 N_MENTION_KINDS = 4  # present or uncertain, in the findings or in the impression
 CONTEXT_WORDS = 25  # to either side of a mention
-_PRESELECT = 50  # candidates by prior whose context score is looked at
+_PRESELECT = 50  # candidates by prior for which the context score is computed
 _MAX_INHERITED = 4
 _STOP_WORDS = {
     "the", "a", "an", "is", "are", "of", "in", "to", "and", "or", "with", "there", "be", "on",
@@ -29,7 +29,7 @@ def content_words(sentences: Sequence[Sentence]) -> list[list[str]]:
 
 
 def asserted(mentions: Sequence[Mention]) -> list[Mention]:
-    """The mentions that say something is, or may be, there: only these are coded in a report."""
+    """Mentions with the assertion present or uncertain: only these are coded in a report."""
     return [m for m in mentions if m.assertion not in (ABSENT, PRIOR)]
 
 
@@ -61,7 +61,7 @@ class DocumentMaker:
 
         Args:
             name: Id of the report.
-            sentences: Of the report.
+            sentences: Sentences of the report.
             mentions: All of them; see `asserted`.
             codes: Manual codes, from which each mention's gold is guessed; None = unknown.
         """

@@ -10,11 +10,11 @@ from data_prep.reports.findings.text import tokenize
 from data_prep.reports.linker.vectors import WordVectors
 
 Vector = npt.NDArray[np.float32]
-_HEADING, _QUALIFIER = "heading:", "qualifier:"  # rows of the vectors that are no words
+_HEADING, _QUALIFIER = "heading:", "qualifier:"  # prefixes of rows that are not words
 
 
 def parts_of(code: str) -> list[str]:
-    """Names under which a code's heading and qualifiers have vectors of their own."""
+    """Row names of the vectors of a code's heading and qualifiers."""
     heading, qualifiers = split_code(code)
     return [_HEADING + heading, *(_QUALIFIER + name for name in qualifiers)]
 
@@ -22,7 +22,7 @@ def parts_of(code: str) -> list[str]:
 class ConceptSpace:
     """Vectors of codes: the sum of their heading's and qualifiers' vectors, at unit length.
 
-    A code that no report had is as good as any other, since its parts were seen.
+    A code without training reports also has a vector, since its parts occur in other codes.
 
     Args:
         base: The concept base.
@@ -74,11 +74,11 @@ class ConceptSpace:
 
 
 class NameSpace:
-    """Vectors of entities that are known by name only: the mean of the name's words.
+    """Vectors of entities known by name only: the mean of the vectors of the name's words.
 
     Args:
         vectors: Word vectors.
-        neighbours: Entity -> entities that go with it, for example linked beside it in training.
+        neighbours: Entity -> related entities, for example linked beside it in training.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class NameSpace:
         return unit(self._matrix[rows].sum(axis=0)) if rows else total
 
     def neighbours(self, entity: str) -> tuple[str, ...]:
-        """As given."""
+        """Neighbours passed to the constructor."""
         return self._near.get(entity, ())
 
     def kind(self, entity: str) -> int:
-        """NIL or not."""
+        """Kind of an entity: NIL or any other."""
         return int(entity != NIL)
 
     def description(self, entity: str) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class Linker:
 
     Args:
         base: The concept base.
-        priors: Of aliases and qualifiers.
+        priors: Priors of aliases and qualifiers.
         words: Word vectors, with those of headings and qualifiers.
         config: See LinkerConfig.
     """
@@ -80,7 +80,7 @@ class Linker:
         return DocumentMaker(generator, self.space, self.words)
 
     def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
-        """See MentionLinker. Mentions of what is not there are decided by their priors alone."""
+        """See MentionLinker. Absent and prior mentions are decided by their priors alone."""
         sentences, _ = finder_of(self.base).read(text)
         decided = iter(self.decide(self.make("", sentences, mentions)))
         stated = {id(mention) for mention in asserted(mentions)}
@@ -153,8 +153,8 @@ class Linker:
         """Read a linker.
 
         Raises:
-            DataError: A file is missing or is not what it should be.
-            ArtefactError: Its parts do not belong together.
+            DataError: A file is missing or malformed.
+            ArtefactError: The files of the folder do not match each other.
         """
         table = read_json(folder / "linker.json", SCHEMA)
         base = ConceptBase.load(folder / "concepts.json")
@@ -189,7 +189,7 @@ class Linker:
 
 
 def refuse_other_output(out: Path) -> None:
-    """Stop before a folder that is not a linker would be replaced; see `atomic.refuse_foreign`."""
+    """Refuse to replace an output folder that is not a linker; see `atomic.refuse_foreign`."""
     refuse_foreign(str(out), "linker.json", _OWN_NAMES, "a linker")
 
 
@@ -208,8 +208,8 @@ def parse(base: ConceptBase, reports: Sequence[Report]) -> list[ParsedReport]:
 def report_codes(decisions: Sequence[Decision]) -> list[str]:
     """Codes of a report from the decisions on its asserted mentions; `normal` when there is none.
 
-    An uncertain mention counts when the linker finds a code for it: whether a report's uncertain
-    findings are coded is part of what it learns.
+    An uncertain mention counts when the linker assigns a code: the model learns which uncertain
+    findings are coded.
     """
     found = dict.fromkeys(d.code for d in decisions if d.code != NIL)
     return list(found) or [NORMAL]
@@ -242,7 +242,7 @@ def train_linker(
 
     Args:
         train: Reports with manual codes.
-        val: Others, to choose the epoch on.
+        val: Validation reports, used to choose the epoch.
         config: See LinkerConfig.
         source: Where the reports come from; kept in the concept base.
         progress: Called after each epoch.
@@ -263,11 +263,11 @@ def train_linker(
 
 
 def unbiased_documents(linker: Linker, reports: Sequence[ParsedReport]) -> list[LinkDocument]:
-    """Documents to train on, whose candidates and priors know nothing of their own codes.
+    """Training documents whose candidates and priors exclude the document's own codes.
 
-    With priors that were learnt from the same report, every rare code would be a sure candidate and
-    the model would learn to trust priors more than they deserve. So each fifth of the reports gets
-    its candidates from the codes of the other four.
+    With priors from the same report, every rare code would be a certain candidate and the model
+    would rely too much on the priors. Each fifth of the reports therefore gets its candidates from
+    the codes of the other four.
     """
     documents: list[LinkDocument] = []
     for fold in range(_FOLDS):

@@ -30,14 +30,14 @@ class LinkerConfig(BaseModel):
         hard: Attention to the best 7 entities and 50 neighbours only, not to all.
         order: `offset` = as in the text, `size` = fewest candidates first, `random`.
         learn: `sl` = supervised, `rl` = reinforcement.
-        warm_up: Supervised epochs before reinforcement begins; it learns nothing from bad guesses.
+        warm_up: Supervised epochs before reinforcement, which needs a reasonable initial policy.
         epochs: Passes over the documents.
-        patience: Epochs without a better validation before the end.
+        patience: Epochs without a better validation score before training stops.
         batch_size: Documents per step.
-        learning_rate: Of Adam; halved after half the patience without gain.
-        margin: Of the supervised loss.
-        dimensions: Of word and entity vectors.
-        seed: Of weights, order and actions.
+        learning_rate: Learning rate of Adam; halved after half the patience without improvement.
+        margin: Margin of the supervised loss.
+        dimensions: Dimensions of word and entity vectors.
+        seed: Seed of weights, order and sampled actions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,8 +60,8 @@ class LinkerConfig(BaseModel):
 def supervised_loss(scores: Tensor, batch: Batch, margin: float) -> Tensor:
     """Cross-entropy plus the published multi-class margin; mentions without gold do not count.
 
-    The margin alone ranks; the cross-entropy makes the softmax of the scores a probability, which
-    is what the output calls a score.
+    The margin only ranks; the cross-entropy makes the softmax of the scores a probability, which
+    is the score of the output.
     """
     known = batch.gold >= 0
     if not known.any():
@@ -183,7 +183,7 @@ def _parts(document: LinkDocument) -> list[LinkDocument]:
 def _batches(
     parts: Sequence[LinkDocument], size: int, generator: np.random.Generator
 ) -> list[list[int]]:
-    """Shuffled, documents of like length together, so that little is padded."""
+    """Shuffled batches of documents of similar length, to limit padding."""
     noise = generator.random(len(parts))
     order = sorted(range(len(parts)), key=lambda i: (len(parts[i].mentions), noise[i]))
     groups = [order[at : at + size] for at in range(0, len(order), size)]

@@ -19,7 +19,7 @@ _SMOOTHING = 0.75  # of the context distribution: rare words must not look infor
 
 
 class WordVectors(NamedTuple):
-    """Vectors of unit length; what is unknown has the zero vector.
+    """Vectors of unit length; unknown words have the zero vector.
 
     Attributes:
         words: In the order of the rows.
@@ -40,7 +40,7 @@ def train_vectors(
     min_count: int = 3,
     together: Iterable[tuple[Sequence[str], Sequence[str]]] = (),
 ) -> WordVectors:
-    """Learn vectors of words and, in the same space, of whatever is named to go with them.
+    """Learn vectors of words and, in the same space, of the names in `together`.
 
     Args:
         sentences: Words in normal form.

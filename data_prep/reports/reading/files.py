@@ -25,10 +25,10 @@ _ENGLISH = {
 
 
 class Report(NamedTuple):
-    """A report as read, or why it cannot be used.
+    """A report, or the reason why it cannot be used.
 
     Attributes:
-        report_id: Its own id or its place (`line 7`), never its text.
+        report_id: Id from the source or position (`line 7`), never text of the report.
         text: With headings `FINDINGS:` and so on; empty when it cannot be used.
         codes: Manual codes, where the source has them.
         images: Names of its radiographs, without suffix.
@@ -46,7 +46,7 @@ def read_reports(source: Path) -> Iterator[Report]:
     """Reports of a csv, of a folder of .txt or OpenI .xml files, or of one such file.
 
     Raises:
-        DataError: Nothing is there, it cannot be read, or it is none of these.
+        DataError: The source is missing, unreadable or in another format.
     """
     if source.is_dir():
         paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in (".txt", ".xml"))
@@ -122,7 +122,7 @@ def _is_binary(text: str) -> bool:
 
 
 def checked(report: Report) -> Report:
-    """The report, or why its text cannot be linked: markup, another language, too long, empty."""
+    """The report with its text, or with a reason: markup, another language, too long, empty."""
     text = report.text
     letters = sum(c.isalpha() for c in text[:4096])
     if len(text) > MAX_CHARACTERS:

@@ -4,7 +4,7 @@ from xml.parsers import expat
 
 
 class Article:
-    """What a file says of one report; filled by the parser's events.
+    """Contents of one report file, filled by the parser's events.
 
     Attributes:
         sections: (label in lower case, text).
@@ -20,14 +20,14 @@ class Article:
         self._words: list[str] = []
 
     def open(self, tag: str, attributes: dict[str, str]) -> None:
-        """An element begins."""
+        """Handle the start of an element."""
         self._words = []
         self._label = attributes.get("Label", "").lower() or "findings"
         if tag == "parentImage" and attributes.get("id"):
             self.images.append(attributes["id"])
 
     def close(self, tag: str) -> None:
-        """An element ends."""
+        """Handle the end of an element."""
         text = "".join(self._words).strip()
         self._words = []
         if tag == "AbstractText":
@@ -36,7 +36,7 @@ class Article:
             self.codes.append(text)
 
     def read(self, text: str) -> None:
-        """Words of the innermost element."""
+        """Handle character data of the innermost element."""
         self._words.append(text)
 
 
@@ -47,7 +47,7 @@ def _refuse(*_: object) -> None:
 def parse_openi_xml(data: bytes) -> Article | None:
     """Read a file; None when it is not XML or declares entities.
 
-    Entities are the way a small XML file fills memory or reads other files; a report needs none.
+    Entities would allow memory exhaustion and access to other files; reports do not use them.
     """
     article = Article()
     parser = expat.ParserCreate()

@@ -1,4 +1,4 @@
-"""Link all reports of a source and write the result as a folder, or nothing."""
+"""Link all reports of a source and write the result as one folder, only when complete."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ IMAGE_COLUMNS = ("image_id", "report_id", "opacity")
 
 
 class LinkedReports(NamedTuple):
-    """The outcome.
+    """Summary of a linking run.
 
     Attributes:
         counts: Reports by status, reason and label; concepts by assertion.
@@ -38,7 +38,7 @@ class LinkedReports(NamedTuple):
 
 
 class _Tables:
-    """Rows of the three tables; only codes, places and ids, never words of a report."""
+    """Rows of the three tables: codes, positions and ids, never text of a report."""
 
     def __init__(self) -> None:
         self.reports: list[Sequence[object]] = []
@@ -65,10 +65,10 @@ class _Tables:
             place = (report.report_id, c.section, *c.span)
             what = (c.alias, c.code, c.heading, c.site, c.side, c.assertion, f"{c.score:.4f}")
             self.concepts.append(place + what)
-        # a report without a list of images is taken to be named like its image
+        # a report without a list of images uses its id as the image name
         for image in report.images or (report.report_id,):
             known = self.images.get(image)
-            # two reports of one image that disagree leave it open
+            # two reports of one image with different labels give `uncertain`
             agreed = label if known is None or known[1] == label else UNSURE
             self.images[image] = (report.report_id, agreed)
 
@@ -85,7 +85,7 @@ def link_source(
 
     Args:
         source: See `read_reports`.
-        out: New folder, or one of this function to replace. It appears only when it is whole.
+        out: New folder, or an earlier output to replace; it is created only when complete.
         base: The concept base.
         linker: See `link_report`.
         progress: Called as (done, total, note); the total is not known before the end.

@@ -1,4 +1,4 @@
-"""What a report says of a lung opacity: yes, no or uncertain, for each of its radiographs."""
+"""Weak label of lung opacity from a report: yes, no or uncertain, for its radiographs."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ _QUALIFIES = word_set(
     "fairly partially partly almost heart mediastinum bone , ;"
 )
 _PARTS = word_set("upper lower middle base basilar apex apical apice lobe zone mid")
-# A denial of these says nothing of an opacity known before.
+# A denial of these does not exclude an opacity that was known before.
 _ADDITIONAL = frozenset({"other", "additional", "further", "second"})
 _PART_QUALIFIERS = frozenset(
     ("right", "left", "base", "apex", "retrocardiac", "lingula", "hilum",
@@ -41,8 +41,9 @@ def opacity_label(text: str, base: ConceptBase) -> str:
       (atelectasis, effusion, oedema, mass, nodule ...), or the report says nothing of both lungs;
     * no: none of these, and the report denies an opacity or calls the lungs clear or normal.
 
-    A wrong `no` would teach a detector to overlook pneumonia, so neither silence nor the denial of
-    an opacity in one part of the lungs is a `no`. No linker is asked: it may drop a mention.
+    A wrong `no` would train a detector to miss pneumonia, so neither a missing statement nor the
+    denial of an opacity in one part of the lungs is a `no`. No linker is used: it could drop
+    a mention.
 
     Args:
         text: The report.
@@ -74,7 +75,7 @@ def _stands_for(mention: Mention, headings: Sequence[str]) -> bool:
 
 
 def calls_lungs_clear(words: Sequence[str]) -> bool:
-    """Whether a sentence calls both lungs, or the chest, clear or normal without reserve.
+    """Whether a sentence calls both lungs, or the chest, clear or normal without restriction.
 
     Args:
         words: The sentence's tokens in normal form.

@@ -26,10 +26,10 @@ Labels = Mapping[str, tuple[str, str]]  # image_id -> (report_id, weak label)
 
 
 class WeakSources(NamedTuple):
-    """Where the images come from.
+    """Image sources of a weakly labelled dataset.
 
     Attributes:
-        images: Folder of radiographs named like the reports' images; None = none.
+        images: Folder of radiographs named like the images of the reports; None = none.
         join: Opened dataset with boxes, whose images get the labels too; None = none.
     """
 
@@ -46,11 +46,11 @@ def write_weak_dataset(
 ) -> dict[str, int]:
     """Write a dataset whose manifest has the column `weak_opacity`.
 
-    Images of `sources.join` come as they are: boxes beat reports, and a report changes no truth.
+    Images of `sources.join` keep their boxes and labels; a report does not change them.
     New images: a `no` is a negative to train on; `yes` and `uncertain` have no boxes and are
-    unlabelled: a `yes` teaches an image-level output at most, an `uncertain` nothing. All go to
+    unlabelled: a `yes` trains at most an image-level output, an `uncertain` nothing. All go to
     `train`, but for those of patients whom the joined dataset has elsewhere; there they are
-    unlabelled too: a weak label judges no model.
+    unlabelled too: weak labels are not used for evaluation.
 
     Args:
         out: Dataset folder to write.
@@ -60,7 +60,7 @@ def write_weak_dataset(
         progress: Called as (done, total, note).
 
     Returns:
-        Images by what became of them.
+        Number of images by outcome.
 
     Raises:
         DataError: No image has a report.
