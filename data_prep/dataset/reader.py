@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pneumonia.runtime.csv_tables import unescape_name
 from pneumonia.runtime.errors import DataError
 
 SCHEMA = "pneumonia.dataset/1"
@@ -291,7 +292,7 @@ def _parse_table(
                 where=str(path),
             )
         try:
-            return [parse(row) for row in reader]
+            return [parse({k: unescape_name(v) for k, v in row.items()}) for row in reader]
         except (KeyError, TypeError, ValueError) as error:
             # the key of a KeyError may be an image's name, which must not appear in a message
             what = "an unknown name" if isinstance(error, KeyError) else str(error)

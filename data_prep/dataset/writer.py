@@ -28,7 +28,7 @@ from data_prep.dataset.reader import (
 )
 from pneumonia import __version__
 from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json, write_text
-from pneumonia.runtime.csv_tables import csv_text, escape_name
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DataError, OutputError
 from pneumonia.runtime.image.preprocess import resize
 from pneumonia.runtime.label_table import LABEL_COLUMNS
@@ -203,13 +203,12 @@ class DatasetWriter:
             if record.image_id in done or not record.labelled:
                 continue
             done.add(record.image_id)
-            name = escape_name(record.image_id)
             if not len(boxes):
-                yield (name, "", "", "", "", 0)
+                yield (record.image_id, "", "", "", "", 0)
             x_scale, y_scale = LABEL_FRAME / record.width, LABEL_FRAME / record.height
             for x1, y1, x2, y2 in boxes.astype(np.float64):
                 sides = (x1 * x_scale, y1 * y_scale, (x2 - x1) * x_scale, (y2 - y1) * y_scale)
-                yield (name, *(f"{round(side, 2):.10g}" for side in sides), 1)
+                yield (record.image_id, *(f"{round(side, 2):.10g}" for side in sides), 1)
 
     def _splits(self, facts: DatasetFacts) -> dict[str, Any]:
         patients: dict[str, str] = {}

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset.reader import CLASSES, LABEL_FRAME, OPACITY
-from pneumonia.runtime.csv_tables import read_table, unescape_name
+from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import LABEL_COLUMNS, read_label_rows
 
@@ -109,7 +109,7 @@ def _read_classes(
     """image_id -> class; marks contradictions in `rejected`."""
     classes: dict[str, str] = {}
     for _, row in read_table(str(path), ("patientId", "class")):
-        image_id, name = unescape_name(row["patientId"].strip()), row["class"].strip()
+        image_id, name = row["patientId"].strip(), row["class"].strip()
         if name not in CLASSES:
             rejected.setdefault(image_id, "unknown_class")
         elif classes.setdefault(image_id, name) != name:

@@ -1,6 +1,5 @@
 """Whole phantom studies, and a dataset folder of them that is ready to train on."""
 
-import csv
 import hashlib
 import math
 from pathlib import Path
@@ -25,6 +24,7 @@ from data_prep.phantom.findings import (
     add_distractors,
     add_opacities,
 )
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.progress import Progress
@@ -243,7 +243,5 @@ def _write_study(task: _Task) -> _Written:
 
 
 def _write_classes(path: Path, plans: list[Plan]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(("patientId", "class"))
-        table.writerows((plan.image_id, plan.class_name) for plan in plans)
+    rows = ((plan.image_id, plan.class_name) for plan in plans)
+    path.write_text(csv_text(("patientId", "class"), rows), encoding="utf-8")

@@ -19,6 +19,7 @@ from evaluation.metrics.ranking import froc_curve, precision_recall
 from evaluation.study.operating_points import point_record
 from evaluation.study.submission import write_submission
 from pneumonia.runtime.atomic import write_json, write_text
+from pneumonia.runtime.csv_tables import escape_cell
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
@@ -180,7 +181,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float | np.floating):
         return f"{value:.6g}" if np.isfinite(value) else ""
-    return str(value)
+    return str(escape_cell(value))
 
 
 def _cells(item: Estimate) -> tuple[object, ...]:

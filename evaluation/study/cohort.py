@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pneumonia.runtime.csv_tables import unescape_name
 from pneumonia.runtime.errors import DataError
 
 # fact -> names of its column, in order of preference
@@ -92,12 +93,12 @@ def _add_row(
     names: Mapping[str, str],
     where: str,
 ) -> None:
-    image_id = (row[names["id"]] or "").strip()
+    image_id = unescape_name((row[names["id"]] or "").strip())
     if not image_id:
         raise DataError("Row without an image id", where=where)
     known = facts.setdefault(image_id, {})
     for fact, column in names.items():
-        value = (row[column] or "").strip()
+        value = unescape_name((row[column] or "").strip())
         if fact == "id" or not value:
             continue
         if fact == "class" and value not in CLASSES:

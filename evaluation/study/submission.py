@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from evaluation.study.labels import RSNA_FRAME
 from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.csv_tables import escape_name, unescape_name
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.model.predictions import Prediction
 
@@ -50,7 +51,7 @@ def submission_text(
         for (x1, y1, x2, y2), score in zip(rows, values, strict=True):
             if score >= threshold:
                 parts += [_text(value) for value in (score, x1, y1, x2 - x1, y2 - y1)]
-        writer.writerow([image_id, " ".join(parts)])
+        writer.writerow([escape_name(image_id), " ".join(parts)])
     return stream.getvalue()
 
 
@@ -91,7 +92,7 @@ def read_submission(path: str | Path, frame: float = RSNA_FRAME) -> list[Predict
                 )
             for fields in reader:
                 where = f"{path}, line {reader.line_num}"
-                image_id = fields[0].strip() if fields else ""
+                image_id = unescape_name(fields[0].strip()) if fields else ""
                 if not image_id or len(fields) > 2 or image_id in predictions:
                     raise DataError(
                         "Row of submission is malformed", expected="each image once", where=where

@@ -1,4 +1,8 @@
-"""Csv tables: reading with checks, writing as text, names that look like formulas."""
+"""Csv tables: reading with checks, writing as text, text that looks like a formula.
+
+A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` (also in full width, also after
+white space). Writing puts an apostrophe before such text, reading takes it off.
+"""
 
 import csv
 import io
@@ -7,13 +11,20 @@ from typing import Any, Dict, Iterable, Iterator, Sequence, Tuple
 
 from pneumonia.runtime.errors import DataError
 
-# A spreadsheet takes text that begins like this for a formula; an apostrophe before it forbids it.
-_LIKE_FORMULA = re.compile(r"'*[=+\-@]")
+_LIKE_FORMULA = re.compile("'*\\s*[=+\\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I | re.A)
 
 
 def escape_name(name: str) -> str:
     """The name as a csv cell; one that a spreadsheet would run as a formula gets an apostrophe."""
     return "'" + name if _LIKE_FORMULA.match(name) else name
+
+
+def escape_cell(value: Any) -> Any:
+    """The value as a csv cell: text as `escape_name`, numbers, also as text, unchanged."""
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return escape_name(value)
+    return value
 
 
 def unescape_name(cell: str) -> str:
@@ -22,11 +33,15 @@ def unescape_name(cell: str) -> str:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A header and rows as csv, quoted where needed, each line ended by a newline."""
+    """A header and rows as csv, quoted where needed, each line ended by a newline.
+
+    Text that a spreadsheet would run as a formula is escaped; see `escape_cell`.
+    """
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(header)
-    table.writerows(rows)
+    for row in rows:
+        table.writerow([escape_cell(value) for value in row])
     return stream.getvalue()
 
 
@@ -34,7 +49,7 @@ def read_table(path: str, columns: Sequence[str]) -> Iterator[Tuple[int, Dict[st
     """Rows of a csv that has at least these columns, in the order of the file.
 
     A byte order mark, blanks around column names, further columns and short rows are accepted;
-    missing cells are empty.
+    missing cells are empty. Escaped text is restored; see `escape_name`.
 
     Args:
         path: The file, UTF-8.
@@ -64,7 +79,7 @@ def read_table(path: str, columns: Sequence[str]) -> Iterator[Tuple[int, Dict[st
             reader.fieldnames = header
             for row in reader:
                 empty = False
-                yield reader.line_num, {name: row[name] or "" for name in header}
+                yield reader.line_num, {name: unescape_name(row[name] or "") for name in header}
     except OSError as error:
         raise DataError(
             "Table cannot be read", found=error.strerror or str(error), where=path

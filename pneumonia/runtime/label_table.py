@@ -7,7 +7,7 @@ images and counts them, evaluation refuses the file.
 import math
 from typing import Iterator, NamedTuple, Optional, Tuple
 
-from pneumonia.runtime.csv_tables import read_table, unescape_name
+from pneumonia.runtime.csv_tables import read_table
 
 LABEL_COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
 
@@ -50,7 +50,7 @@ def read_label_rows(path: str) -> Iterator[LabelRow]:
         DataError: Missing, not a UTF-8 csv, other columns, or no rows.
     """
     for line, row in read_table(path, LABEL_COLUMNS):
-        image_id = unescape_name(row["patientId"].strip())
+        image_id = row["patientId"].strip()
         target = _number(row["Target"])
         sides = [_number(row[name]) for name in ("x", "y", "width", "height")]
         finite = [math.isfinite(side) for side in sides]

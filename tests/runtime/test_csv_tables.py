@@ -16,6 +16,23 @@ def test_escaping_a_name_is_reversed_by_reading(name: str) -> None:
     assert cell[:1] not in ("=", "+", "-", "@")
 
 
+FORMULAS = [
+    "=cmd|' C calc'!A1", "+1+1", "-2+3", "@SUM(A1)", "\t=1", " =1", "'=x", "''+y",
+    "\uff1d1",  # full width
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_text_of_a_table_is_a_formula_and_all_reads_back(tmp_path, text: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(csv_text(("a", "b"), [(text, "-1.5"), ("x", text)]), newline="")
+    raw = path.read_text().splitlines()
+    assert raw[1].startswith(("'", "\"'"))
+    assert raw[1].endswith(",-1.5")  # a number runs nothing
+    rows = [row for _, row in read_table(str(path), ("a", "b"))]
+    assert [rows[0]["a"], rows[1]["b"]] == [text, text]
+
+
 def test_rows_come_with_their_line_and_missing_cells_are_empty(tmp_path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("\ufeffa , b\n1,2\n\n3\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from data_prep.annotation.agreement.consensus import Consensus, StudyTruth, trut
 from data_prep.annotation.workspace.records import Box, Study
 from data_prep.dataset.reader import LABEL_FRAME, OPACITY
 from data_prep.reports.findings.concepts import NIL, ConceptBase
-from pneumonia.runtime.csv_tables import csv_text, escape_name
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.label_table import LABEL_COLUMNS
 from pneumonia.runtime.model.boxes import xyxy_to_xywh
@@ -28,18 +28,17 @@ def rsna_csv(truths: Mapping[str, StudyTruth], studies: Mapping[str, Study]) -> 
     for image_id, truth in sorted(truths.items()):
         if truth.reason:
             continue
-        name = escape_name(image_id)
         if not truth.boxes:
-            rows.append((name, "", "", "", "", 0))
+            rows.append((image_id, "", "", "", "", 0))
         study = studies[image_id]
-        rows += [(name, *_frame_xywh(box, study), 1) for box in truth.boxes]
+        rows += [(image_id, *_frame_xywh(box, study), 1) for box in truth.boxes]
     return csv_text(LABEL_COLUMNS, rows)
 
 
 def class_csv(truths: Mapping[str, StudyTruth]) -> str:
     """The official class csv; it names an image once per box, as the challenge's does."""
     rows = [
-        (escape_name(image_id), truth.class_name)
+        (image_id, truth.class_name)
         for image_id, truth in sorted(truths.items())
         if not truth.reason
         for _ in range(max(1, len(truth.boxes)) if truth.class_name == OPACITY else 1)
@@ -49,11 +48,7 @@ def class_csv(truths: Mapping[str, StudyTruth]) -> str:
 
 def left_out_csv(truths: Mapping[str, StudyTruth]) -> str:
     """Csv of the studies left out of the csv files and COCO, with the reason for the doubt."""
-    rows = [
-        (escape_name(image_id), truth.reason)
-        for image_id, truth in sorted(truths.items())
-        if truth.reason
-    ]
+    rows = [(image_id, truth.reason) for image_id, truth in sorted(truths.items()) if truth.reason]
     return csv_text(("image_id", "reason"), rows)
 
 

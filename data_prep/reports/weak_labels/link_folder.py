@@ -11,7 +11,7 @@ from data_prep.reports.findings.scope import ABSENT, PRIOR
 from data_prep.reports.reading.files import Report, read_reports
 from data_prep.reports.weak_labels.opacity_label import UNSURE, opacity_label
 from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json, write_text
-from pneumonia.runtime.csv_tables import csv_text, escape_name
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER, DataError
 from pneumonia.runtime.progress import Progress
 
@@ -127,7 +127,7 @@ def _counts(tables: _Tables) -> dict[str, Any]:
 
 
 def _write(folder: Path, tables: _Tables, linked: LinkedReports, base: ConceptBase) -> None:
-    images = [(escape_name(image), *pair) for image, pair in sorted(linked.images.items())]
+    images = [(image, *pair) for image, pair in sorted(linked.images.items())]
     write_text(str(folder / "reports.csv"), csv_text(REPORT_COLUMNS, tables.reports))
     write_text(str(folder / "concepts.csv"), csv_text(CONCEPT_COLUMNS, tables.concepts))
     write_text(str(folder / "images.csv"), csv_text(IMAGE_COLUMNS, images))

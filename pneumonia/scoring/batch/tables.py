@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pneumonia.runtime.csv_tables import escape_name
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE
 from pneumonia.scoring.image.records import NOT_SCORED, STATUSES, ImageRecord, Model
@@ -36,12 +37,6 @@ WORKLIST_COLUMNS = (
 FLAG_ORDER = (POSITIVE, INDETERMINATE, NOT_SCORED, NEGATIVE)
 
 
-def formula_safe(cell: object) -> str:
-    """The text with an apostrophe before a leading = + - @, so that no spreadsheet runs it."""
-    text = str(cell)
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
 def worklist_order(records: Sequence[ImageRecord], model: Model) -> list[ImageRecord]:
     """The records of the worklist, most suspicious first; skipped files are not in it."""
     return sorted(
@@ -61,7 +56,7 @@ def worklist_text(records: Sequence[ImageRecord], model: Model) -> str:
     writer = csv.writer(stream, lineterminator="\r\n")
     writer.writerow(WORKLIST_COLUMNS)
     for rank, record in enumerate(rows, start=1):
-        writer.writerow([formula_safe(cell) for cell in _worklist_row(rank, record, model)])
+        writer.writerow([escape_name(str(cell)) for cell in _worklist_row(rank, record, model)])
     return stream.getvalue()
 
 

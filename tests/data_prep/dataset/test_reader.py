@@ -1,5 +1,6 @@
 """The dataset folder: what the writer puts in comes out, and damage is noticed."""
 
+import csv
 import json
 import pickle
 import shutil
@@ -53,6 +54,18 @@ def test_round_trip_of_records_pixels_and_boxes(tmp_path: Path) -> None:
     back = dataset.original_boxes(1, dataset.cache_boxes(1))
     np.testing.assert_allclose(back, dataset.boxes(1), rtol=1e-6)
     assert dataset.boxes(1).dtype == dataset.cache_boxes(1).dtype == back.dtype == np.float32
+
+
+def test_names_like_formulas_are_escaped_in_every_table_and_read_back(tmp_path: Path) -> None:
+    names = ["=cmd|' C calc'!A1", "+1", "-2+3", "@SUM(A1)", "'=x"]
+    images = [(record(name, patient_id=name), noise(60, 80), [[1, 2, 30, 40]]) for name in names]
+    dataset = write(tmp_path / "d", images)
+    assert [(r.image_id, r.patient_id) for r in dataset.records] == [(n, n) for n in names]
+    assert all(dataset.boxes(i).shape == (1, 4) for i in range(len(names)))
+    for name in ("manifest.csv", "boxes.csv", "labels.csv"):
+        with (tmp_path / "d" / name).open(newline="") as stream:
+            cells = [cell for row in csv.reader(stream) for cell in row]
+        assert [cell for cell in cells if cell[:1] in tuple("=-@")] == []
 
 
 @given(

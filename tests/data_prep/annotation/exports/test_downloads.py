@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.annotation.agreement.consensus import StudyTruth, consensus_of, truth_of
 from data_prep.annotation.exports.structured_report import build_reading_report
-from data_prep.annotation.exports.tables import class_csv, coco_json, rsna_csv
+from data_prep.annotation.exports.tables import class_csv, coco_json, left_out_csv, rsna_csv
 from data_prep.annotation.exports.training_set import write_training_set
 from data_prep.annotation.workspace.records import Study
 from data_prep.dataset.reader import open_dataset
@@ -57,6 +57,29 @@ def test_rsna_csv_is_read_by_importer_and_evaluation(tmp_path):
     assert labels.boxes["one"].tolist() == [[200, 200, 400, 400]]
     assert labels.classes == {"one": "Lung Opacity", "two": "Normal"}
     assert read_for_evaluation(tmp_path / "labels.csv").ids == ("one", "two")
+
+
+def test_names_like_formulas_come_back_from_every_csv(tmp_path):
+    from pneumonia.runtime.csv_tables import read_table
+
+    names = ["=cmd|' C calc'!A1", "+1+1", "@SUM(A1)"]
+    studies = {name: Study(n, name, name, 512, 512) for n, name in enumerate(names)}
+    truths = {
+        names[0]: StudyTruth("Lung Opacity", (BOX,)),
+        names[1]: StudyTruth("Normal", ()),
+        names[2]: StudyTruth("", (), "box_disputed"),
+    }
+    found = []
+    tables = {
+        "patientId": (rsna_csv(truths, studies), class_csv(truths)),
+        "image_id": (left_out_csv(truths),),
+    }
+    for column, texts in tables.items():
+        for text in texts:
+            (tmp_path / "t.csv").write_text(text)
+            found += [row[column] for _, row in read_table(str(tmp_path / "t.csv"), (column,))]
+            assert [line for line in text.splitlines() if line[0] in "=+-@"] == []
+    assert found == [names[1], names[0]] * 2 + names[2:]
 
 
 def test_coco_is_read_by_an_evaluator(tmp_path):
