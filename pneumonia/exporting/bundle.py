@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.exporting.model_card import model_card
 from pneumonia.exporting.onnx_check import OnnxReport, check_onnx
 from pneumonia.exporting.onnx_graph import GatheredInput, emit_onnx
@@ -120,6 +121,8 @@ def export_run(
     facts = read_run_facts(folder)._replace(about=read_about(options.about))
     step(1)
     folded_spec, folded = fold_batch_norm(spec, tensors)
+    # Folding gives every filter a scale of its own: another format is smallest then.
+    folded_spec = smallest_storage(folded_spec, folded, quantized_layers(spec))
     half = options.weights == "fp16"
     if half:
         spec, tensors = folded_spec, rounded_to_half(folded, quantized_layers(folded_spec))

@@ -1,6 +1,6 @@
 """Which storage format makes each compressed weight smallest on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -8,12 +8,15 @@ from torch import Tensor
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.spec import NetworkSpec, StorageSpec, Weighted
 from pneumonia.runtime.storage.packing import FORMATS, measured, pack
+from pneumonia.runtime.storage.value_codes import CODINGS
 
 MAX_LEVELS = 1 << 8  # more different values than this are not quantized weights
 MIN_ZEROS = 0.3  # of a weight, before a sparse layout is worth trying
 
 
-def smallest_storage(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> NetworkSpec:
+def smallest_storage(
+    spec: NetworkSpec, tensors: Mapping[str, Tensor], layers: Collection[str] | None = None
+) -> NetworkSpec:
     """The network with every layer stored in the format of fewest bytes.
 
     A layer stored by `columns` leaves it only for packed levels: the generated kernels run
@@ -22,15 +25,15 @@ def smallest_storage(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> Networ
     Args:
         spec: The network; layers stored by `columns` are compared with that group size.
         tensors: Its dense tensors.
+        layers: Names of the layers to choose for; None = all.
     """
     changes = {}
     for layer in spec.weighted():
+        if layers is not None and layer.name not in layers:
+            continue
         weight = tensors[layer.name + ".weight"].detach().float().cpu().numpy()
-        best = min(
-            (_sized(layer, weight, name) for name in _candidates(layer, weight)),
-            key=lambda found: found[0],
-        )
-        changes[layer.name] = layer._replace(storage=best[1])
+        best = _smallest(layer, weight, _candidates(layer, weight))
+        changes[layer.name] = layer._replace(storage=best)
     return spec.replace_layers(changes)
 
 
@@ -47,9 +50,17 @@ def _candidates(layer: Weighted, weight: np.ndarray) -> list[str]:
     if sparse and layer.storage.format != "columns":
         names += [name for name in FORMATS if name in ("bitmap", "csr", "relative", "darb", "fkw")]
     if n_levels <= MAX_LEVELS:
-        names.append("levels")
-        names += [name for name in FORMATS if name.endswith("-levels")] if sparse else []
+        # The codes of a layout are the same under every coding: what is best without a layout is
+        # best with one.
+        coding = _smallest(layer, weight, list(CODINGS)).format
+        names.append(coding)
+        names += [name for name in FORMATS if name.endswith("-" + coding)] if sparse else []
     return names
+
+
+def _smallest(layer: Weighted, weight: np.ndarray, names: Sequence[str]) -> StorageSpec:
+    found = (_sized(layer, weight, name) for name in names)
+    return min(found, key=lambda sized: sized[0])[1]
 
 
 def _sized(layer: Weighted, weight: np.ndarray, name: str) -> tuple[float, StorageSpec]:

@@ -1,13 +1,13 @@
 """Storage formats beyond `dense` and `columns`: a layout of places times a coding of values.
 
 `bitmap`, `csr`, `relative`, `darb` and `fkw` store float32 values (`L.weight`, n_kept of them);
-with `-levels` behind the name, and as `levels` for every place, they store packed codes
-(`L.codes`) of a table of levels (`L.levels`), `bits` each; see `runtime.storage.value_codes`.
-Index arrays keep the layout's names.
+with `-levels` or `-scaled` behind the name, and as `levels` or `scaled` for every place, they store
+packed codes (`L.codes`) of a table of levels (`L.levels`), `bits` each, with `L.scales` where
+filters have scales; see `runtime.storage.value_codes`. Index arrays keep the layout's names.
 """
 
 from collections import OrderedDict
-from typing import Callable, Tuple
+from typing import Callable, Optional, Tuple
 
 import numpy as np
 
@@ -50,32 +50,34 @@ def _refuse(layer: Weighted, error: LayoutError) -> ArtefactError:
 
 
 class _Packer:
-    """Packs and unpacks one layout with one coding of values."""
+    """Packs and unpacks one layout with one coding of values; coding None = float32."""
 
-    def __init__(self, name: str, layout: Layout, coded: bool) -> None:
+    def __init__(self, name: str, layout: Layout, coding: Optional[str]) -> None:
         self.name = name
         self.layout = layout
-        self.coded = coded
+        self.coding = coding
 
     def parts(self) -> Parts:
-        own = value_codes.SUFFIXES if self.coded else ("weight",)
+        own = ("weight",) if self.coding is None else value_codes.CODINGS[self.coding]
         return own + self.layout.suffixes, self.pack, self.unpack, self.measure
 
     def encode(self, weight: np.ndarray) -> Tuple[int, int, Arrays]:
         """Stored values, bits of one, and all tensors of a weight."""
         matrix = weight.reshape(len(weight), -1)
+        if self.coding is not None:
+            ways = value_codes.level_numbers(matrix, self.coding)
+            return min((self._encode_numbers(way) for way in ways), key=_stored_bytes)
+        values, arrays = self.layout.encode(matrix)
+        tensors = OrderedDict(weight=values.astype(np.float32))  # type: Arrays
+        tensors.update(arrays)
+        return len(values), 32, tensors
+
+    def _encode_numbers(self, found: value_codes.LevelNumbers) -> Tuple[int, int, Arrays]:
+        # The layouts see level numbers, so that filters may have levels of their own.
+        values, arrays = self.layout.encode(found.numbers.astype(np.float32))
         tensors = OrderedDict()  # type: Arrays
-        if self.coded:
-            numbers, table = value_codes.level_numbers(matrix)
-            # The layouts see level numbers, so that filters may have levels of their own.
-            values, arrays = self.layout.encode(numbers.astype(np.float32))
-            codes, table = value_codes.encode_codes(values.astype(np.int64), table)
-            tensors["codes"], tensors["levels"] = codes, table
-            bits = value_codes.code_bits(table.shape[1])
-        else:
-            values, arrays = self.layout.encode(matrix)
-            tensors["weight"] = values.astype(np.float32)
-            bits = 32
+        tensors.update(value_codes.encode_codes(found, values.astype(np.int64)))
+        bits = value_codes.code_bits(tensors["levels"].shape[1])
         tensors.update(arrays)
         return len(values), bits, tensors
 
@@ -93,11 +95,14 @@ class _Packer:
         flat = (shape[0], int(np.prod(shape[1:], dtype=np.int64)))
         n_kept = layer.storage.n_kept
         try:
-            if self.coded:
+            if self.coding is not None:
                 levels = tensors["levels"]
                 stored = value_codes.decode_codes(tensors["codes"], levels, n_kept)
                 numbers = self.layout.decode(stored.astype(np.float32), tensors, flat)
-                return value_codes.apply_levels(numbers.astype(np.int64), levels).reshape(shape)
+                scales = tensors["scales"] if self.coding == "scaled" else None
+                return value_codes.apply_levels(numbers.astype(np.int64), levels, scales).reshape(
+                    shape
+                )
             values = tensors["weight"]
             if values.dtype != np.float32 or values.shape != (n_kept,):
                 raise LayoutError("stored values are not float32, n_kept of them")
@@ -117,10 +122,17 @@ class _Packer:
         return StorageSpec(self.name, group_size, n_values, bits)
 
 
+def _stored_bytes(encoded: Tuple[int, int, Arrays]) -> int:
+    return sum(array.nbytes for array in encoded[2].values())
+
+
 def sparse_formats() -> "OrderedDict[str, Parts]":
     """Name -> the parts of its StorageFormat."""
     layouts = OrderedDict(list(LAYOUTS.items()) + [("fkw", FKW)])
-    packers = [_Packer(name, layout, False) for name, layout in layouts.items()]
-    packers.append(_Packer("levels", EVERYWHERE, True))
-    packers += [_Packer(name + "-levels", layout, True) for name, layout in layouts.items()]
+    packers = [_Packer(name, layout, None) for name, layout in layouts.items()]
+    for coding in value_codes.CODINGS:
+        packers.append(_Packer(coding, EVERYWHERE, coding))
+        packers += [
+            _Packer(name + "-" + coding, layout, coding) for name, layout in layouts.items()
+        ]
     return OrderedDict((packer.name, packer.parts()) for packer in packers)

@@ -69,10 +69,12 @@ def test_round_trip_is_bit_exact(weight, name):
     assert np.array_equal(restored, weight)
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.sampled_from(["fkw", "fkw-levels"]))
+@given(
+    st.integers(0, 2**32 - 1), st.floats(0, 1), st.sampled_from(["fkw", "fkw-levels", "fkw-scaled"])
+)
 def test_fkw_round_trip_is_bit_exact(seed, density, name):
     weight = pattern_kernels(seed, density=density)
-    if name == "fkw-levels":
+    if name != "fkw":
         weight = np.round(weight)  # supports of fewer than 4 places occur
     layer = Conv("c", ("input",), 5, 6, 3, storage=StorageSpec(name))
     layer = layer._replace(storage=measured(layer, weight))
@@ -225,6 +227,7 @@ def damage(tensors, draw):
 def test_damaged_arrays_never_crash(weight, name, data):
     if name.startswith("fkw"):
         weight = pattern_kernels(len(weight)).reshape(6, 45)
+        weight = np.round(weight) if name.endswith("-scaled") else weight
         layer = Conv("fc", ("input",), 5, 6, 3, storage=StorageSpec(name))
         shaped = weight.reshape(6, 5, 3, 3)
         layer = layer._replace(storage=measured(layer, shaped))
@@ -267,6 +270,51 @@ def test_levels_of_each_filter_after_folding():
         assert np.array_equal(unpack(layer, tensors), weight)
         assert tensors["fc.levels"].shape[0] == 64
     assert pack(linear(weight, "levels"), weight)["fc.codes"].nbytes == 64 * 200 // 2
+
+
+def folded_codes(n_levels: int, shape=(64, 200), seed=1) -> np.ndarray:
+    """Quantized weights after their batch norm was folded: float32(float64 product)."""
+    rng = np.random.default_rng(seed)
+    values = np.arange(n_levels) - n_levels // 2
+    values = values[values != 0] if n_levels % 2 == 0 else values
+    alpha = np.float32(101 / 8192)  # as a projection rounds it: exact times every level
+    codes = (rng.choice(values, size=shape) * alpha).astype(np.float32)
+    gains = rng.lognormal(size=(shape[0], 1)) * rng.choice([-1, 1], size=(shape[0], 1))
+    return (codes.astype(np.float64) * gains).astype(np.float32)
+
+
+@pytest.mark.parametrize(("n_levels", "bits"), [(3, 1), (3, 2), (4, 2), (15, 4), (255, 8)])
+def test_one_table_per_filter_or_one_scale_where_that_is_smaller(n_levels, bits):
+    """Filters with scales of their own do not cost more bits a weight."""
+    weight = folded_codes(n_levels)
+    if bits == 1:
+        weight[weight == 0] = np.abs(weight).max(1).repeat((weight == 0).sum(1))
+        assert {len(np.unique(row)) for row in weight} == {2}
+    for name, overhead in (("levels", 64 * 4 * n_levels), ("scaled", 64 * 8 + 4 * n_levels)):
+        layer = linear(weight, name)
+        assert layer.storage.bits == bits
+        tensors = pack(layer, weight)
+        assert np.array_equal(unpack(layer, tensors), weight)
+        assert tensors["fc.codes"].nbytes == 64 * 200 * bits // 8
+        assert sum(array.nbytes for array in tensors.values()) <= 1600 * bits + overhead
+
+
+def test_a_shared_table_is_kept_where_it_is_smaller():
+    weight = np.random.default_rng(0).integers(-7, 8, (64, 20)).astype(np.float32)
+    assert pack(linear(weight, "levels"), weight)["fc.levels"].shape == (1, 15)
+
+
+def test_weights_without_a_scale_are_refused():
+    weight = np.random.default_rng(0).choice([1.0, 2.0003, 3.4007], size=(8, 30)).astype(np.float32)
+    layer = Linear("fc", ("input",), 30, 8, storage=StorageSpec("scaled", 0, 240, 2))
+    with pytest.raises(ArtefactError, match="whole numbers times a scale"):
+        pack(layer, weight)
+    weight = folded_codes(15, (8, 30))
+    layer = linear(weight, "scaled")
+    tensors = pack(layer, weight)
+    for scales in (tensors["fc.scales"][:-1], tensors["fc.scales"].astype(np.float32)):
+        with pytest.raises(ArtefactError, match="one float64 per filter"):
+            unpack(layer, {**tensors, "fc.scales": scales})
 
 
 def test_unquantized_weights_have_no_levels():
