@@ -15,18 +15,20 @@ from pneumonia.runtime.errors import DISCLAIMER
     type=click.Path(path_type=Path),
     help="Configuration file (INI); docs/reference/daemon-config.md explains it.",
 )
-@click.option("--check", is_flag=True, help="Only check the configuration.")
+@click.option(
+    "--check", is_flag=True, help="Only check the configuration and the files that it names."
+)
 def command(path: Path, check: bool) -> None:
     """Score radiographs as they arrive, until SIGTERM; nothing acknowledged is lost.
 
     On a board without this command: python3 -m deploy_jetson.device.daemon --config FILE.
     """
-    from deploy_jetson.device.daemon.config import load_config
+    from deploy_jetson.device.daemon.config import check_config, load_config
 
-    config = load_config(str(path))
     if check:
+        check_config(str(path))
         click.echo(f"{path}: valid")
         return
     from deploy_jetson.device.daemon.service import serve
 
-    serve(config)
+    serve(load_config(str(path)))

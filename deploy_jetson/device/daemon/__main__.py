@@ -18,7 +18,11 @@ def parser() -> argparse.ArgumentParser:
         epilog=DISCLAIMER,
     )
     made.add_argument("--config", required=True, metavar="FILE", help="Configuration file (INI)")
-    made.add_argument("--check", action="store_true", help="Only check the configuration")
+    made.add_argument(
+        "--check",
+        action="store_true",
+        help="Only check the configuration and the files that it names",
+    )
     return made
 
 
@@ -26,15 +30,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run; the exit code."""
     options = parser().parse_args(None if arguments is None else list(arguments))
     try:
-        from deploy_jetson.device.daemon.config import load_config
+        from deploy_jetson.device.daemon.config import check_config, load_config
 
-        config = load_config(options.config)
         if options.check:
+            check_config(options.config)
             sys.stdout.write("{}: valid\n".format(options.config))
             return 0
         from deploy_jetson.device.daemon.service import serve
 
-        serve(config)
+        serve(load_config(options.config))
     except PneumoniaError as error:
         sys.stderr.write("error: {}\n".format(error))
         return error.exit_code

@@ -9,6 +9,7 @@ import re
 from collections import OrderedDict
 from typing import Any, Callable, Dict, NamedTuple
 
+from deploy_jetson.device.daemon.preflight import check_everything, check_folders
 from deploy_jetson.device.daemon.settings import DaemonConfig, Destination, Names
 from pneumonia.runtime.engines import ENGINES
 from pneumonia.runtime.errors import ConfigError
@@ -26,6 +27,11 @@ class DaemonConfigError(ConfigError):
     """The configuration file is wrong; 78 is sysexits' EX_CONFIG: systemd does not start again."""
 
     exit_code = 78
+
+    @classmethod
+    def of(cls, error: ConfigError) -> "DaemonConfigError":
+        """The same error with the exit code of a wrong configuration."""
+        return cls(error.what, error.expected, error.found, error.where, error.fix)
 
 
 class _Bound(NamedTuple):
@@ -216,11 +222,9 @@ def _check(source: _Source, config: DaemonConfig) -> DaemonConfig:
         )
     _check_network(source, "rest", config.rest, bool(config.rest.token_file))
     _check_network(source, "dicom", config.dicom, bool(config.dicom.allow_aets))
-    inside = (config.watch.folder + os.sep).startswith(config.daemon.state + os.sep)
-    if config.watch.folder and inside:
-        raise source.error(
-            "Watch folder lies inside the state folder", "watch", "folder", "a folder apart", ""
-        )
+    section, key, fault = check_folders(config, source.path)
+    if fault:
+        raise source.error(fault, section, key, "folders apart, with all links resolved", "")
     for name, peer in config.destinations.items():
         section = DESTINATION + name
         for key in ("host", "aet"):
@@ -268,6 +272,20 @@ def load_config(path: str) -> DaemonConfig:
             raise source.error("Unknown section", name, "", known + " or 'destination NAME'", name)
     parts["destinations"] = peers
     return _check(source, DaemonConfig(**parts))
+
+
+def check_config(path: str) -> None:
+    """Read a configuration file, and open what it names: token, TLS files, bundle.
+
+    Raises:
+        DaemonConfigError: The file is wrong, or something that it names.
+        PneumoniaError: The bundle is damaged, or DICOM networking is not installed.
+    """
+    config = load_config(path)
+    try:
+        check_everything(config)
+    except ConfigError as error:
+        raise DaemonConfigError.of(error) from None
 
 
 def allowed(address: str, networks: Names) -> bool:

@@ -1,6 +1,5 @@
 """The daemon put together: start, run, stop."""
 
-import io
 import signal
 import ssl
 import sys
@@ -19,8 +18,10 @@ from deploy_jetson.device.daemon.interfaces.rest import RestBackend, RestServer
 from deploy_jetson.device.daemon.interfaces.rest_queries import RestQueries
 from deploy_jetson.device.daemon.interfaces.tls import server_context
 from deploy_jetson.device.daemon.interfaces.watch_folder import FolderWatcher
+from deploy_jetson.device.daemon.preflight import check_secrets, read_token
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.intake import MEGABYTE, AcceptedImage, ImageIntake
+from deploy_jetson.device.daemon.store.journal import JournalError
 from deploy_jetson.device.daemon.store.spool import Spool
 from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
@@ -136,7 +137,7 @@ class DaemonService:
         backend = RestBackend(self._door("rest"), self.intake.refusal, queries.answer)
         limit = int(self.config.queue.max_image_mb * MEGABYTE)
         try:
-            server = RestServer(rest, _token(rest.token_file), _tls(rest), limit, backend)
+            server = RestServer(rest, read_token(rest.token_file), _tls(rest), limit, backend)
         except OSError as error:
             raise _address_error("rest", rest.host, rest.port, error) from None
         self.ports["rest"] = server.server_port
@@ -246,11 +247,13 @@ class DaemonService:
         reasons = []
         try:
             refusal = self.intake.refusal()
-        except OutputError:
-            refusal = "journal_not_readable"
+        except JournalError as error:
+            refusal = error.reason
         if refusal:
             reasons.append(refusal)
-        if self.worker.trouble:
+        if not self.spool.is_writable():
+            reasons.append("spool_not_writable")
+        if self.worker.trouble and self.worker.trouble not in reasons:
             reasons.append(self.worker.trouble)
         if self.governor.state == CRITICAL:
             reasons.append("too_hot")
@@ -320,19 +323,6 @@ def _tls(part: Any) -> Optional[ssl.SSLContext]:
     return server_context(part.tls_cert, part.tls_key, part.tls_ca) if part.tls_cert else None
 
 
-def _token(path: str) -> bytes:
-    if not path:
-        return b""
-    try:
-        with io.open(path, "rb") as stream:
-            token = stream.read(4096).strip()
-    except OSError as error:
-        raise DaemonConfigError("Token cannot be read", found=error.strerror, where=path) from None
-    if len(token) < 16:
-        raise DaemonConfigError("Token is too short", "16 bytes or more", where=path)
-    return token
-
-
 def _address_error(section: str, host: str, port: int, error: OSError) -> ConfigError:
     return DaemonConfigError(
         "Cannot listen on {}:{}".format(host, port), found=error.strerror or str(error),
@@ -350,11 +340,10 @@ def serve(config: DaemonConfig) -> None:
     logs.log_to_stderr(config.daemon.log_level)
     logs.silence_others()
     try:
+        check_secrets(config)
         _serve(config)
     except ConfigError as error:
-        raise DaemonConfigError(
-            error.what, error.expected, error.found, error.where, error.fix
-        ) from None
+        raise DaemonConfigError.of(error) from None
 
 
 def _serve(config: DaemonConfig) -> None:

@@ -27,7 +27,13 @@ JSON = "application/json"
 PLAIN = "text/plain; charset=utf-8"
 RETRY_AFTER_S = 5
 BODY = "the file itself as the body: curl --data-binary @FILE"
-CODES = {"disk_full": 507, "queue_full": 503, "stopping": 503, "too_large": 413, "empty": 400}
+CODES = {  # of the reasons of IntakeRefused; 503 for all others
+    "disk_full": 507,
+    "spool_not_writable": 507,
+    "journal_not_usable": 507,
+    "too_large": 413,
+    "empty": 400,
+}
 JOB_PATH = re.compile(r"^/v1/jobs/([0-9a-f]{32})(/result|/sr|/gsps|/sc)?$")
 
 Reply = Tuple[int, str, bytes]  # status, content type, body

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import time
 from collections import OrderedDict
 from typing import Any, Callable, Dict, List, Optional
@@ -9,11 +10,17 @@ from urllib.parse import parse_qs
 
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.interfaces.rest import JOB_PATH, JSON, PLAIN, Reply, json_reply
-from deploy_jetson.device.daemon.store.journal import ANSWERED, STATES, ImageJob, JobJournal
+from deploy_jetson.device.daemon.store.journal import (
+    ANSWERED,
+    STATES,
+    ImageJob,
+    JobJournal,
+    JournalError,
+)
 from deploy_jetson.device.daemon.store.spool import Spool
 from deploy_jetson.device.daemon.work.answers import moment
 from deploy_jetson.device.daemon.work.model import ServedModel
-from pneumonia.runtime.errors import DISCLAIMER, OutputError
+from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.model.bundle import MODEL_CARD
 
 MAX_LISTED = 500
@@ -56,6 +63,12 @@ class RestQueries:
 
     def answer(self, path: str, query: str) -> Optional[Reply]:
         """The reply to a GET; None for an unknown path."""
+        try:
+            return self._answer(path, query)
+        except JournalError as error:
+            return json_reply(503, {"error": error.reason})
+
+    def _answer(self, path: str, query: str) -> Optional[Reply]:
         if path in self._fixed:
             return self._fixed[path]()
         if path == "/v1/jobs":
@@ -63,10 +76,7 @@ class RestQueries:
         match = JOB_PATH.match(path)
         if match is None:
             return None
-        try:
-            return self._about_job(match.group(1), (match.group(2) or "")[1:])
-        except OutputError:
-            return json_reply(503, {"error": "journal_not_readable"})
+        return self._about_job(match.group(1), (match.group(2) or "")[1:])
 
     def _livez(self) -> Reply:
         alive = self._alive()
@@ -96,7 +106,7 @@ class RestQueries:
         asked = parse_qs(query)
         states = asked.get("status", list(STATES))
         limit = asked.get("limit", ["100"])[-1]
-        if set(states) - set(STATES) or not limit.isdigit() or len(limit) > 6:
+        if set(states) - set(STATES) or not re.match("^[0-9]{1,6}$", limit):
             expected = "status: {}; limit: a number".format(", ".join(STATES))
             return json_reply(400, {"error": "bad query", "expected": expected})
         jobs = self._journal.jobs(states, min(int(limit), MAX_LISTED))

@@ -1,21 +1,55 @@
-"""TLS contexts for both sides of an interface."""
+"""TLS contexts for both sides of an interface, and the check that secrets are private."""
 
+import os
 import ssl
+import stat
 
 from pneumonia.runtime.errors import ConfigError
+
+
+def check_private(path: str, status: os.stat_result) -> None:
+    """Refuse a secret that other users can read, or that the group can change.
+
+    Raises:
+        ConfigError: The mode of the file is too open.
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        raise ConfigError(
+            "Secret file is open to other users", "mode 0600, or 0640 for a group",
+            "mode {:04o}".format(mode), path, "chmod 600 FILE, owned by the daemon's user",
+        )  # fmt: skip
+
+
+class _KeyEncryptedError(Exception):
+    """OpenSSL asks for the passphrase of a key."""
+
+
+def _no_passphrase() -> str:
+    raise _KeyEncryptedError
 
 
 def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> ssl.SSLContext:
     try:
         if cert:
-            context.load_cert_chain(cert, key or None)
+            check_private(key or cert, os.stat(key or cert))
+            # without the function OpenSSL would ask the terminal for a passphrase, and wait
+            context.load_cert_chain(cert, key or None, _no_passphrase)
         if ca:
             context.load_verify_locations(ca)
-    except (OSError, ssl.SSLError) as error:
+    except _KeyEncryptedError:
         raise ConfigError(
-            "TLS files cannot be used", found=type(error).__name__, where=cert or ca,
-            fix="tls_cert, tls_key and tls_ca are PEM files the daemon's user can read",
+            "TLS key is encrypted", "a key without a passphrase", where=key or cert,
+            fix="A service cannot ask for it: openssl pkey -in KEY -out NEW_KEY, and chmod 600",
         ) from None  # fmt: skip
+    except (OSError, ValueError) as error:
+        is_other = getattr(error, "reason", "") == "KEY_VALUES_MISMATCH"
+        raise ConfigError(
+            "TLS key belongs to another certificate" if is_other else "TLS files cannot be used",
+            found=getattr(error, "reason", None) or error.__class__.__name__,
+            where=", ".join(name for name in (cert, key, ca) if name),
+            fix="tls_cert, tls_key and tls_ca are PEM files the daemon's user can read",
+        ) from None
     versions = getattr(ssl, "TLSVersion", None)
     if versions is not None:
         context.minimum_version = versions.TLSv1_2
@@ -52,4 +86,5 @@ def client_context(cert: str, key: str, ca: str) -> ssl.SSLContext:
     Raises:
         ConfigError: A file cannot be read or is not PEM.
     """
-    return _load(ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca), cert, key, "")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return _load(context, cert, key, ca)

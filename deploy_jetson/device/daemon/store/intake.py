@@ -14,20 +14,22 @@ from deploy_jetson.device.daemon.store.journal import (
     RECEIVED,
     ImageJob,
     JobJournal,
+    JournalError,
 )
 from deploy_jetson.device.daemon.store.spool import Spool, SpooledUpload, TooLarge
-from pneumonia.runtime.errors import OutputError
 
 MEGABYTE = 1 << 20
-CONFLICT = "conflict"
-DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EROFS, errno.EIO)
+NOT_WRITABLE_PATH = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # with a file name
 
 
 class IntakeRefused(Exception):  # noqa: N818 - an answer, not a fault
     """The image was refused and nothing of it is stored.
 
     Attributes:
-        reason: `queue_full`, `disk_full`, `too_large`, `empty` or `stopping`.
+        reason: `queue_full`, `disk_full`, `spool_not_writable`, `journal_locked`,
+            `journal_not_usable`, `too_large`, `empty` or `stopping`.
         later: Whether sending it again later can help.
     """
 
@@ -116,8 +118,8 @@ class ImageIntake:
     def _refusal_counted(self) -> Optional[str]:
         try:
             return self.refusal()
-        except OutputError:
-            return "disk_full"
+        except JournalError as error:
+            return error.reason
 
     def _refused(self, reason: str, source: str, later: bool = True) -> IntakeRefused:
         self._metrics.count("refused_total", reason=reason, source=source)
@@ -135,19 +137,20 @@ class ImageIntake:
                 return self._enter(arrived, source)
         except TooLarge:
             raise self._refused("too_large", source, later=False) from None
-        except OutputError:
-            raise self._refused("disk_full", source) from None
+        except JournalError as error:
+            raise self._refused(error.reason, source) from None
         except OSError as error:
-            if error.errno in DISK_CODES:
-                raise self._refused("disk_full", source) from None
-            raise
+            reason = _reason_of(error)
+            if not reason:
+                raise
+            raise self._refused(reason, source) from None
         finally:
             if arrived is not None:
                 self._spool.remove(arrived.path)
 
     def _enter(self, arrived: SpooledUpload, source: str) -> AcceptedImage:
         earlier = self.known(arrived)
-        if earlier is not None and not _again(earlier):
+        if earlier is not None and earlier.state not in (FAILED, QUARANTINED):
             self._metrics.count("duplicates_total", source=source)
             return AcceptedImage(earlier, True)
         key = earlier.key if earlier is not None else self.free_key(arrived)
@@ -159,7 +162,7 @@ class ImageIntake:
                 job = earlier._replace(state=RECEIVED, reason="", attempts=0)
             else:
                 job = self._journal.add(self.new_job(key, arrived, source))
-        except OutputError:
+        except JournalError:
             self._spool.remove(self._spool.image(key))  # not acknowledged, so not kept
             raise
         self._metrics.count("received_total", source=source)
@@ -185,15 +188,17 @@ class ImageIntake:
             salt += "+"
 
     def new_job(self, key: str, arrived: SpooledUpload, source: str) -> ImageJob:
-        """The job of an image that came just now; one that contradicts an earlier one is marked."""
-        conflict = self._journal.has_conflict(arrived.sop_uid, arrived.sha256, self._model_hash)
+        """The job of an image that came just now."""
         now = time.time()
         return ImageJob(
             0, key, arrived.sop_uid, arrived.sha256, self._model_hash, source, arrived.bytes,
-            RECEIVED, CONFLICT if conflict else "", 0, now, now,
+            RECEIVED, "", 0, now, now,
         )  # fmt: skip
 
 
-def _again(job: ImageJob) -> bool:
-    """Whether a repeated image is scored again: only if the earlier failure was the daemon's."""
-    return job.state == FAILED or (job.state == QUARANTINED and job.reason != CONFLICT)
+def _reason_of(error: OSError) -> str:
+    """Why the spool cannot be written; empty when the sender's side failed."""
+    if error.errno in FULL:
+        return "disk_full"
+    is_path = error.errno in NOT_WRITABLE_PATH and error.filename is not None
+    return "spool_not_writable" if is_path or error.errno in NOT_WRITABLE else ""

@@ -20,6 +20,7 @@ STATES = (RECEIVED, RUNNING) + ANSWERED
 PENDING, SENT, SENT_WITH_WARNING, UNSENT = "pending", "sent", "sent_with_warning", "failed"
 DELIVERY_STATES = (PENDING, SENT, SENT_WITH_WARNING, UNSENT)
 VERSION = 1
+LOCK_WAIT_S = 5.0  # for another program's transaction
 SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -97,8 +98,31 @@ class ResultDelivery(NamedTuple):
     code: str
 
 
+TABLES = (("jobs", ImageJob._fields), ("deliveries", ResultDelivery._fields))
+SELECT_JOB = "SELECT {} FROM jobs".format(", ".join(ImageJob._fields))
+SELECT_DELIVERY = "SELECT {} FROM deliveries".format(", ".join(ResultDelivery._fields))
+
+
 class JournalDamaged(Exception):  # noqa: N818 - a condition the service repairs, not a user's error
     """The file is not a journal, or its contents are inconsistent."""
+
+
+class JournalError(OutputError):
+    """The journal cannot be read or written at present.
+
+    Attributes:
+        reason: `journal_locked`, `disk_full` or `journal_not_usable`.
+    """
+
+    def __init__(self, what: str, error: sqlite3.Error, path: str) -> None:
+        text = str(error)  # SQLite's own: it quotes no value
+        self.reason, fix = "journal_not_usable", None
+        if "locked" in text:
+            self.reason = "journal_locked"
+            fix = "Another program has it open for writing: close it"
+        elif "full" in text:
+            self.reason, fix = "disk_full", "Free space on its disk"
+        super().__init__(what, found=text[:120], where=path, fix=fix)
 
 
 class JobJournal:
@@ -109,7 +133,7 @@ class JobJournal:
 
     Raises:
         JournalDamaged: It is not a journal any more.
-        OutputError: It cannot be opened, is of a newer version, or the disk is full.
+        OutputError: It cannot be opened, is locked, of another version, or the disk is full.
     """
 
     def __init__(self, path: str) -> None:
@@ -117,19 +141,22 @@ class JobJournal:
         self._lock = threading.RLock()
         try:
             self._database = sqlite3.connect(
-                self.path, timeout=5.0, isolation_level=None, check_same_thread=False
+                self.path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
             )
+        except sqlite3.Error as error:
+            raise JournalError("Journal cannot be opened", error, self.path) from None
+        try:
             os.chmod(self.path, 0o600)
             self._prepare()
-        except OutputError:
-            self._database.close()
-            raise
         except sqlite3.OperationalError as error:
             self._database.close()
-            raise OutputError("Journal cannot be opened", found=str(error), where=path) from None
+            raise JournalError("Journal cannot be opened", error, self.path) from None
         except sqlite3.DatabaseError:
             self._database.close()
             raise JournalDamaged(path) from None
+        except BaseException:
+            self._database.close()
+            raise
 
     def _prepare(self) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=200"):
@@ -145,7 +172,15 @@ class JobJournal:
                 "Journal is of another version", str(VERSION), str(version), self.path,
                 "Use the release that wrote it, or move the state folder away",
             )  # fmt: skip
-        self._database.execute("SELECT count(*) FROM jobs, deliveries WHERE 0").fetchone()
+        for table, fields in TABLES:
+            rows = self._database.execute("PRAGMA table_info({})".format(table)).fetchall()
+            missing = [name for name in fields if name not in [row[1] for row in rows]]
+            if missing:
+                raise OutputError(
+                    "Journal lacks columns", ", ".join(fields),
+                    "{} without {}".format(table, ", ".join(missing)), self.path,
+                    "Another program changed it: restore it, or move it away to have it rebuilt",
+                )  # fmt: skip
 
     def close(self) -> None:
         """Close the database."""
@@ -157,7 +192,7 @@ class JobJournal:
         """One transaction, durable when the block ends.
 
         Raises:
-            OutputError: The disk is full or the file cannot be written; nothing was changed.
+            JournalError: It is locked or cannot be written; nothing was changed.
         """
         with self._lock:
             try:
@@ -166,9 +201,7 @@ class JobJournal:
                 self._database.execute("COMMIT")
             except sqlite3.Error as error:
                 self._undo()
-                raise OutputError(
-                    "Journal cannot be written", found=type(error).__name__, where=self.path
-                ) from None
+                raise JournalError("Journal cannot be written", error, self.path) from None
             except BaseException:
                 self._undo()
                 raise
@@ -182,9 +215,7 @@ class JobJournal:
             try:
                 return self._database.execute(query, tuple(values)).fetchall()
             except sqlite3.Error as error:
-                raise OutputError(
-                    "Journal cannot be read", found=type(error).__name__, where=self.path
-                ) from None
+                raise JournalError("Journal cannot be read", error, self.path) from None
 
     # --- jobs ---
 
@@ -200,39 +231,42 @@ class JobJournal:
                 " state, reason, attempts, received_at, changed_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                 tuple(job)[1:],
             )
-            row = database.execute("SELECT * FROM jobs WHERE key=?", (job.key,)).fetchone()
+            row = database.execute(SELECT_JOB + " WHERE key=?", (job.key,)).fetchone()
         return ImageJob(*row)
 
     def job(self, key: str) -> Optional[ImageJob]:
         """A job by its key."""
-        rows = self._rows("SELECT * FROM jobs WHERE key=?", (key,))
+        rows = self._rows(SELECT_JOB + " WHERE key=?", (key,))
         return ImageJob(*rows[0]) if rows else None
 
     def jobs(self, states: Sequence[str] = STATES, limit: int = 1000) -> List[ImageJob]:
         """Jobs in some states, oldest first for those that wait, newest first otherwise."""
         order = "ASC" if set(states) <= {RECEIVED, RUNNING} else "DESC"
-        query = "SELECT * FROM jobs WHERE state IN ({}) ORDER BY number {} LIMIT ?".format(
+        query = SELECT_JOB + " WHERE state IN ({}) ORDER BY number {} LIMIT ?".format(
             ",".join("?" * len(states)), order
         )
         return [ImageJob(*row) for row in self._rows(query, list(states) + [limit])]
 
     def known(self, sop_uid: str, sha256: str, model_hash: str) -> Optional[ImageJob]:
         """The job of an image for a model."""
-        query = "SELECT * FROM jobs WHERE sop_uid=? AND sha256=? AND model_hash=? LIMIT 1"
+        query = SELECT_JOB + " WHERE sop_uid=? AND sha256=? AND model_hash=? LIMIT 1"
         rows = self._rows(query, (sop_uid, sha256, model_hash))
         return ImageJob(*rows[0]) if rows else None
 
-    def has_conflict(self, sop_uid: str, sha256: str, model_hash: str) -> bool:
-        """Whether this UID is already known with other contents that could be read.
+    def contradicting(self, job: ImageJob) -> List[str]:
+        """Keys of the jobs that were read and hold other contents under the SOP Instance UID.
 
-        What could not be read may have been a broken transfer of this very image.
+        What could not be read may have been a broken transfer of this very image, and what still
+        waits may turn out to be one: neither counts.
         """
+        if not job.sop_uid:
+            return []
         query = (
-            "SELECT 1 FROM jobs WHERE sop_uid=? AND sha256<>? AND model_hash=?"
-            " AND state IN (?,?,?,?) LIMIT 1"
+            "SELECT key FROM jobs WHERE sop_uid=? AND sha256<>? AND model_hash=?"
+            " AND state IN (?,?) ORDER BY number"
         )
-        values = (sop_uid, sha256, model_hash, RECEIVED, RUNNING, DONE, SKIPPED)
-        return bool(sop_uid and self._rows(query, values))
+        values = (job.sop_uid, job.sha256, job.model_hash, DONE, SKIPPED)
+        return [row[0] for row in self._rows(query, values)]
 
     def wait_for_model(self, model_hash: str) -> None:
         """Assign all received and running jobs to this model, whichever was served before."""
@@ -246,7 +280,7 @@ class JobJournal:
         """Set the oldest waiting job to `running`, add one attempt, and return it."""
         with self.transaction() as database:
             row = database.execute(
-                "SELECT * FROM jobs WHERE state=? ORDER BY number LIMIT 1", (RECEIVED,)
+                SELECT_JOB + " WHERE state=? ORDER BY number LIMIT 1", (RECEIVED,)
             ).fetchone()
             if row is None:
                 return None
@@ -338,7 +372,7 @@ class JobJournal:
             limit: At most so many.
         """
         query = (
-            "SELECT * FROM deliveries WHERE state=? AND destination=?"
+            SELECT_DELIVERY + " WHERE state=? AND destination=?"
             " AND (next_try<=? OR next_try>?) ORDER BY number LIMIT ?"
         )
         values = (PENDING, destination, now, now + longest_s, limit)
@@ -346,7 +380,7 @@ class JobJournal:
 
     def deliveries_of(self, key: str) -> List[ResultDelivery]:
         """All deliveries of a job."""
-        query = "SELECT * FROM deliveries WHERE job=? ORDER BY number"
+        query = SELECT_DELIVERY + " WHERE job=? ORDER BY number"
         return [ResultDelivery(*row) for row in self._rows(query, (key,))]
 
     def delivered(self, delivery: ResultDelivery) -> None:

@@ -270,6 +270,18 @@ class Spool:
                 os.replace(old, self.path(name + ending))
         return name
 
+    def is_writable(self) -> bool:
+        """Whether a file can be made in each folder; tried, since rights do not say it all."""
+        for name in FOLDERS:
+            path = self.path(name, PART + "probe-" + os.urandom(8).hex())
+            try:
+                with io.open(path, "wb"):
+                    pass
+                os.unlink(path)
+            except OSError:
+                return False
+        return True
+
     def disk(self) -> Optional[Any]:
         """Total, used and free bytes; None when the disk does not answer."""
         try:

@@ -7,7 +7,6 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.settings import DaemonConfig
-from deploy_jetson.device.daemon.store.intake import CONFLICT
 from deploy_jetson.device.daemon.store.journal import (
     DONE,
     FAILED,
@@ -32,6 +31,9 @@ from pneumonia.runtime.image.selection import select
 
 IDLE_S = 1.0
 NO_SPACE_S = 2.0
+CONFLICT = "conflict"
+DEGRADED = "degraded"  # warning of an image that may be damaged, as by a broken transfer
+NOT_WRITABLE = "results_not_writable"
 
 
 class EngineLost(DeviceError):  # noqa: N818 - the condition's name
@@ -108,9 +110,9 @@ class JobWorker:
             try:
                 busy = self.step()
                 self.trouble = ""
-            except OutputError:
-                self.trouble = "results_not_writable"
-                logs.broken("results_not_writable")
+            except OutputError as error:
+                self.trouble = getattr(error, "reason", NOT_WRITABLE)
+                logs.broken(self.trouble)
                 self.sleep(NO_SPACE_S, stopped)
                 continue
             if not busy:
@@ -154,7 +156,7 @@ class JobWorker:
             self._held = None
 
     def _answer(self, job: ImageJob) -> JobAnswer:
-        if job.reason == CONFLICT:
+        if self._contradicts(job):
             return JobAnswer(QUARANTINED, CONFLICT)
         if job.attempts > self._config.queue.max_attempts:
             return JobAnswer(QUARANTINED, "too_many_attempts")
@@ -171,6 +173,14 @@ class JobWorker:
         except Exception:  # one image never stops the others
             logs.broken("internal_error", job=job.key)
             return JobAnswer(FAILED, "internal_error")
+
+    def _contradicts(self, job: ImageJob) -> bool:
+        """Whether an image with other contents was read whole under the SOP Instance UID."""
+        for key in self._journal.contradicting(job):
+            made = read_answer(self._spool, key)
+            if made is None or DEGRADED not in made.get("warnings", ()):
+                return True
+        return False
 
     def _score(self, job: ImageJob) -> JobAnswer:
         started = time.monotonic()

@@ -172,6 +172,7 @@ def test_too_many_connections_are_turned_away(tmp_path):
 def test_token_and_allow_list(tmp_path):
     token = tmp_path / "token"
     token.write_text("0123456789abcdef0123\n")
+    token.chmod(0o600)
     rest = RestSettings(port=0, token_file=str(token))
     with running(settings(tmp_path / "state", rest=rest), work=False) as rig:
         assert rig.request("GET", "/livez")[0] == 200

@@ -7,8 +7,9 @@ import os
 import socket
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
+import numpy as np
 import pytest
 
 from deploy_jetson.device.board import BoardSnapshot, ThermalZone
@@ -17,6 +18,7 @@ from deploy_jetson.device.daemon.health.notify import Notifier
 from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
 from deploy_jetson.device.daemon.health.thermal import ThermalGovernor
 from deploy_jetson.device.daemon.settings import QueueSettings, ResultsSettings, ThermalSettings
+from deploy_jetson.device.daemon.store import journal
 from deploy_jetson.device.daemon.store.journal import JobJournal
 from deploy_jetson.device.daemon.store.spool import AlreadyRunning, Spool
 from deploy_jetson.device.daemon.work import answers
@@ -24,6 +26,7 @@ from deploy_jetson.device.daemon.work.worker import EngineLost
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
 from tests.deploy_jetson.device.daemon.rig import OneBox, Rig, film, running, settings, wait_for
 from tests.deploy_jetson.device.trees import iio_tree
+from tests.runtime.dicoms import J2K, chest_dataset, j2k_bytes, save_compressed
 
 
 def image(number=0):
@@ -125,22 +128,31 @@ def test_a_full_disk_holds_answers_back_until_there_is_space(tmp_path, monkeypat
     monkeypatch.setattr("deploy_jetson.device.daemon.work.worker.NO_SPACE_S", 0.05)
     with running(settings(tmp_path)) as rig:
         job = rig.post(image())[1]["job"]
-        wait_for(lambda: "results_not_writable" in rig.get("/readyz")[1]["reasons"])
+        reason = "journal_not_usable" if journal_too else "results_not_writable"
+        wait_for(lambda: reason in rig.get("/readyz")[1]["reasons"])
         full[0] = False
         allow_writes(tmp_path)
         assert rig.settled(job)["attempt"] == 1  # the disk's fault is not the image's
         wait_for(lambda: rig.get("/readyz")[1]["ready"])
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_a_full_disk_refuses_images_and_keeps_nothing(tmp_path, monkeypatch, code):
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ENOSPC, "disk_full"),
+        (errno.EDQUOT, "disk_full"),
+        (errno.EROFS, "spool_not_writable"),
+        (errno.EIO, "spool_not_writable"),
+    ],
+)
+def test_a_disk_that_takes_nothing_refuses_images(tmp_path, monkeypatch, code, reason):
     def fail(handle):
         raise OSError(code, "CANARY^PHI")
 
     with running(settings(tmp_path), work=False) as rig:
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", fail)
-            assert rig.post(image()) == (507, {"error": "disk_full"})
+            assert rig.post(image()) == (507, {"error": reason})
         assert list((tmp_path / "incoming").iterdir()) == []
         assert rig.service.journal.waiting()[0] == 0
         assert rig.post(image())[0] == 202
@@ -149,10 +161,103 @@ def test_a_full_disk_refuses_images_and_keeps_nothing(tmp_path, monkeypatch, cod
 def test_a_journal_that_cannot_be_written_refuses_images(tmp_path):
     with running(settings(tmp_path), work=False) as rig:
         refuse_writes(tmp_path)
-        assert rig.post(image())[0] == 507
+        assert rig.post(image()) == (507, {"error": "journal_not_usable"})
         assert list((tmp_path / "incoming").iterdir()) == []
         allow_writes(tmp_path)
         assert rig.post(image())[0] == 202
+
+
+@contextmanager
+def locked(state):
+    """Another program's transaction on the journal."""
+    with closing(sqlite3.connect(state / "journal.sqlite", isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.execute("ROLLBACK")
+
+
+def test_a_locked_journal_is_reported_as_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr("deploy_jetson.device.daemon.work.worker.NO_SPACE_S", 0.05)
+    with running(settings(tmp_path)) as rig:
+        with locked(tmp_path):
+            assert rig.post(image()) == (503, {"error": "journal_locked"})
+            assert list((tmp_path / "incoming").iterdir()) == []
+            wait_for(lambda: rig.get("/readyz")[1]["reasons"] == ["journal_locked"])
+        value = rig.service.metrics.value
+        assert value("refused_total", reason="journal_locked", source="rest") == 1
+        assert value("refused_total", reason="disk_full", source="rest") == 0
+        wait_for(lambda: rig.get("/readyz")[1]["ready"])
+        assert rig.settled(rig.post(image())[1]["job"])["status"] == "done"
+
+
+def test_a_journal_that_is_locked_for_good_is_named_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "LOCK_WAIT_S", 0.01)
+    path = str(tmp_path / "journal.sqlite")
+    JobJournal(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA locking_mode=EXCLUSIVE")
+        database.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutputError, match=r"database is locked.*Another program") as caught:
+            JobJournal(path)
+    assert caught.value.reason == "journal_locked"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="cannot be opened"):
+        JobJournal(str(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("jobs", "attempts"), ("jobs", "reason"), ("deliveries", "code")]
+)
+def test_a_journal_without_a_column_is_named_and_kept(tmp_path, table, column):
+    path = tmp_path / "journal.sqlite"
+    JobJournal(str(path)).close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"ALTER TABLE {table} RENAME COLUMN {column} TO other")
+        database.commit()
+    with pytest.raises(OutputError, match=f"{table} without {column}") as caught:
+        JobJournal(str(path))
+    assert caught.value.exit_code == 5
+    assert path.exists()
+
+
+def test_a_further_column_does_no_harm(tmp_path):
+    with running(settings(tmp_path), work=False) as rig:
+        rig.post(image())
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+        database.execute("ALTER TABLE jobs ADD COLUMN note TEXT")
+        database.execute("ALTER TABLE deliveries ADD COLUMN note TEXT")
+        database.commit()
+    with running(settings(tmp_path)) as rig:
+        assert rig.settled(rig.post(image())[1]["job"])["status"] == "done"
+
+
+@pytest.mark.parametrize("name", ["incoming", "results", "dicom", "quarantine"])
+def test_a_folder_that_cannot_be_written_is_not_ready(tmp_path, name):
+    with running(settings(tmp_path), work=False) as rig:
+        assert rig.get("/readyz")[1]["ready"]
+        (tmp_path / name).rename(tmp_path / "away")
+        for is_file in (False, True):  # gone, and a file where the folder was
+            if is_file:
+                (tmp_path / name).touch()
+            assert rig.get("/readyz")[1]["reasons"] == ["spool_not_writable"]
+            assert "pneumonia_ready 0.0" in rig.request("GET", "/metrics")[1].decode()
+            if name == "incoming":
+                assert rig.post(image()) == (507, {"error": "spool_not_writable"})
+        (tmp_path / name).unlink()
+        (tmp_path / "away").rename(tmp_path / name)
+        assert rig.get("/readyz")[1]["ready"]
+        assert rig.post(image())[0] == 202
+
+
+def test_a_folder_without_rights_is_not_ready(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    with running(settings(tmp_path), work=False) as rig:
+        (tmp_path / "incoming").chmod(0o500)
+        assert rig.get("/readyz")[1]["reasons"] == ["spool_not_writable"]
+        assert rig.post(image()) == (507, {"error": "spool_not_writable"})
+        (tmp_path / "incoming").chmod(0o700)
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "page", "empty", "missing"])
@@ -220,6 +325,48 @@ def test_a_broken_transfer_is_no_conflict(tmp_path):
         broken = rig.settled(rig.post(data[:-900])[1]["job"])
         assert broken["status"] in ("failed", "rejected")
         assert rig.settled(rig.post(data)[1]["job"])["status"] == "done"
+
+
+def test_a_broken_transfer_that_still_waits_is_no_conflict(tmp_path):
+    """Conflicts are decided when a job is taken: then it is known what its predecessors were."""
+    data = film(tmp_path / "a.dcm").read_bytes()
+    with running(settings(tmp_path / "state"), child=True, work=False) as rig:
+        broken, whole, later = (
+            rig.post(part)[1]["job"] for part in (data[:-900], data, data[:-90])
+        )
+        other = rig.post(film(tmp_path / "b.dcm", 1).read_bytes())[1]["job"]
+        rig.thread.start()
+        assert rig.settled(broken)["reason"] == "pixel_data_truncated"
+        assert rig.settled(whole)["status"] == "done"
+        assert rig.settled(later)["reason"] == "conflict"
+        assert rig.settled(other)["reason"] == "conflict"
+        assert rig.post(data)[1] == {"job": whole, "status": "done", "known": True}
+
+
+def test_a_film_that_an_earlier_release_took_for_a_conflict_is_scored_when_sent_again(tmp_path):
+    with running(settings(tmp_path / "state"), child=True) as rig:
+        data = film(tmp_path / "a.dcm").read_bytes()
+        job = rig.post(data)[1]["job"]
+        rig.settled(job)
+        rig.service.journal.settle(job, "quarantined", "conflict")
+        assert rig.post(data)[0] == 202
+        wait_for(lambda: rig.get("/v1/jobs/" + job)[1]["status"] == "done")
+
+
+def test_a_film_after_a_degraded_copy_of_it_is_scored(tmp_path):
+    """A film whose code stream ends wrongly is read; the intact one that follows is scored too."""
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    stream = j2k_bytes(pixels)
+    odd, whole = tmp_path / "odd.dcm", tmp_path / "whole.dcm"
+    save_compressed(odd, chest_dataset(pixels), stream + b"\1\2\3\4", J2K)
+    save_compressed(whole, chest_dataset(pixels), stream, J2K)
+    with running(settings(tmp_path / "state"), child=True) as rig:
+        first = rig.settled(rig.post(odd.read_bytes())[1]["job"])
+        assert (first["status"], "degraded" in first["warnings"]) == ("done", True)
+        assert rig.settled(rig.post(whole.read_bytes())[1]["job"])["status"] == "done"
+        assert rig.settled(rig.post(film(tmp_path / "c.dcm").read_bytes())[1]["job"])["reason"] == (
+            "conflict"
+        )
 
 
 def test_what_waits_when_the_model_changes_is_scored_once_by_the_new_one(tmp_path):
