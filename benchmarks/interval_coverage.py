@@ -1,6 +1,6 @@
 """What the 95 % intervals of the evaluation pages cover, on simulated studies.
 
-    python benchmarks/interval_coverage.py --patients 30 100 300 --studies 300
+    python -m benchmarks.interval_coverage --design cohort --out benchmarks/results
 
 A population of patients with one or two images each, resembling one another, is simulated once; its
 values are the truth. Studies are samples of its patients, as a cohort or with so many positives
@@ -9,7 +9,8 @@ are of percentile intervals from the same draws.
 """
 
 import argparse
-import sys
+import json
+from pathlib import Path
 
 import numpy as np
 
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--design", choices=DESIGNS, default="cohort")
     parser.add_argument("--population", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="folder for interval_coverage_DESIGN.json")
     options = parser.parse_args()
     population = make_population(options.population, options.seed)
     ones = np.ones((1, len(population)))
@@ -88,6 +90,7 @@ def main() -> None:
         if not item.name.startswith("froc") or item.name in FROC_SHOWN
     }
     rng = np.random.default_rng(options.seed)
+    rows: list[dict[str, str | int | float]] = []
     for n_patients in options.patients:
         shown: dict[str, list[tuple[bool, bool, float]]] = {name: [] for name in truth}
         for number in range(options.studies):
@@ -110,13 +113,27 @@ def main() -> None:
                 )
         print(f"\n{n_patients} patients, {options.studies} studies, {options.design}\n")
         print("| metric | truth | covers, % | mean width | studies | percentile covers, % |")
-        print("|---|---|---|---|---|---|")
-        for name, rows in shown.items():
-            if rows:
-                covers, percentile, width = np.mean(np.array(rows, dtype=float), axis=0)
+        print("|---|---|---|---|---|---|", flush=True)
+        for name, outcomes in shown.items():
+            if outcomes:
+                covers, percentile, width = np.mean(np.array(outcomes, dtype=float), axis=0)
                 print(f"| {name} | {truth[name]:.3f} | {100 * covers:.1f} | {width:.3f} "
-                      f"| {len(rows)} | {100 * percentile:.1f} |")  # fmt: skip
-        sys.stdout.flush()
+                      f"| {len(outcomes)} | {100 * percentile:.1f} |", flush=True)  # fmt: skip
+                rows.append(
+                    {
+                        "patients": n_patients,
+                        "metric": name,
+                        "truth": round(truth[name], 4),
+                        "covers": round(float(covers), 4),
+                        "percentile_covers": round(float(percentile), 4),
+                        "mean_width": round(float(width), 4),
+                        "studies": len(outcomes),
+                    }
+                )
+    if options.out:
+        facts = {"design": options.design, "draws": options.draws, "seed": options.seed}
+        path = options.out / f"interval_coverage_{options.design}.json"
+        path.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

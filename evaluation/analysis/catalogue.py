@@ -213,6 +213,7 @@ def box_statistics(study: MatchedStudy, froc: bool = True) -> list[AnyStatistic]
             f"coco.{name}",
             n,
             partial(_mean_ap, ranking, shared, thresholds),
+            inflated=True,
             rests_on=(study.cases.positive,),
         )
         for name, thresholds in (

@@ -29,8 +29,8 @@ class Statistic:
         name: Key in metrics.json.
         n: Units it rests on (images, positives, truths ...), for the reader.
         compute: (D, N) weights -> (D,) values, NaN where undefined.
-        inflated: Resampling adds noise that the statistic counts as error (ECE): its interval is
-            centred at the value minus the mean excess of the draws over it.
+        inflated: The statistic is too large on few images (ECE counts noise as error, AP ranks too
+            well): its interval is centred at the value minus the mean excess of the draws over it.
         rests_on: (N,) masks of images, each of which has to be represented (positives and negatives
             for an AUROC); the interval counts the patients of the smallest. None = all images.
         lowest, highest: Possible values: 0..1, or 0..inf, or -inf..inf.
