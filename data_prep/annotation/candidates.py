@@ -26,7 +26,7 @@ class Offer(NamedTuple):
     Attributes:
         code: Node of the base.
         coarse: Its group.
-        source: `report` or `frequent`.
+        source: `report`, `mention` (words of a mention of the report) or `frequent`.
         assertion: Assertion in the report; empty when `source` is not `report`.
         span: Its mention in the report, None when it has none.
         other_side: Whether the report places it on the side opposite to the box.
@@ -100,6 +100,30 @@ def refilter(
         DataError: No such coarse type.
     """
     offers = [offer for offer in from_report(base, linked, side) if offer.coarse == coarse]
+    taken = {offer.code for offer in offers}
+    rest = [offer for offer in frequent(base, coarse) if offer.code not in taken]
+    return (offers + rest)[: max(limit, len(offers))]
+
+
+def for_mention(
+    base: ConceptBase, codes: Iterable[str], coarse: str = "", limit: int = MAX_OFFERED
+) -> list[Offer]:
+    """Candidates for a mention of the report: what its words may stand for, then frequent headings.
+
+    Args:
+        base: The concept base.
+        codes: What its words may stand for.
+        coarse: Only codes of this coarse type, filled up with its frequent headings; empty = all
+            codes, without others.
+        limit: Number of offers to fill up to.
+
+    Raises:
+        DataError: No such coarse type.
+    """
+    offers = [Offer(code, base.path(code)[0], "mention") for code in codes if code in base]
+    if not coarse:
+        return offers
+    offers = [offer for offer in offers if offer.coarse == coarse]
     taken = {offer.code for offer in offers}
     rest = [offer for offer in frequent(base, coarse) if offer.code not in taken]
     return (offers + rest)[: max(limit, len(offers))]

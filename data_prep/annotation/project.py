@@ -3,15 +3,23 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_prep.annotation.agreement.consensus import Consensus, consensus_of
 from data_prep.annotation.candidates import TypeIndex
+from data_prep.annotation.mention_links import proposed_links, revise
 from data_prep.annotation.web.windowing import windowed_png
-from data_prep.annotation.workspace.database import open_database
+from data_prep.annotation.workspace.database import Database, open_database
 from data_prep.annotation.workspace.people import People
-from data_prep.annotation.workspace.records import ADJUDICATION, Box, Reading, Study
-from data_prep.annotation.workspace.store import Store
+from data_prep.annotation.workspace.records import (
+    ADJUDICATION,
+    Box,
+    MentionLink,
+    Reading,
+    Study,
+)
+from data_prep.annotation.workspace.settings import read_settings, write_settings
+from data_prep.annotation.workspace.store import Store, share_out
 from data_prep.annotation.workspace.studies import StudyFile, find_studies
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.linking import LinkedConcept, MentionLinker, link_report
@@ -51,8 +59,8 @@ class Sources(NamedTuple):
         reports: csv, folder of .txt or .xml; None = none.
         predictions: predictions.csv of a model; None = none.
         min_score: Boxes of the model below it are not suggested.
-        blind: Hide report and suggestions from a reader until the first verdict on the study.
-        shuffle: Give every reader the studies in an order of their own.
+        blind: See ProjectSettings; None = as stored in the workspace.
+        shuffle: See ProjectSettings; None = as stored in the workspace.
     """
 
     studies: Path
@@ -60,8 +68,8 @@ class Sources(NamedTuple):
     reports: Path | None = None
     predictions: Path | None = None
     min_score: float = 0.2
-    blind: bool = False
-    shuffle: bool = False
+    blind: bool | None = None
+    shuffle: bool | None = None
 
 
 class Project:
@@ -70,14 +78,15 @@ class Project:
     def __init__(
         self,
         sources: Sources,
-        store: Store,
-        people: People,
+        database: Database,
         base: ConceptBase,
         linker: MentionLinker | None = None,
     ) -> None:
         self.sources = sources
-        self.store = store
-        self.people = people
+        self.database = database
+        self.store = Store(database)
+        self.people = People(database)
+        self.settings = read_settings(database)
         self.base = base
         self.index = TypeIndex(base)
         self._linker = linker
@@ -85,7 +94,58 @@ class Project:
         self.reports: dict[str, Report] = {}
         self.suggestions: dict[str, tuple[Suggestion, ...]] = {}
         self.linked = lru_cache(maxsize=256)(self._link)
+        self.proposed = lru_cache(maxsize=256)(self._propose)
         self.png = lru_cache(maxsize=_IMAGES_KEPT)(_png)
+
+    def rescan(self) -> int:
+        """Read files, reports and predictions anew; see `update`.
+
+        Raises:
+            ConfigError: The studies' folder is missing.
+            DataError: No radiograph found; reports or predictions are malformed.
+            OutputError: The workspace cannot be written.
+        """
+        return self.update(_read_sources(self.sources))
+
+    def update(
+        self, found: "_Found", workers: int | None = None, progress: Progress | None = None
+    ) -> int:
+        """Take over the files, reports and suggestions; new studies are assigned to readers.
+
+        Returns:
+            Number of new studies.
+
+        Raises:
+            OutputError: The workspace cannot be written.
+        """
+        before = {study.key for study in self.store.studies() if not study.reason}
+        fresh = self.store.register(found.files, workers, progress)
+        self.files = {file.relative: file for file in found.files}
+        self.reports = found.reports
+        self.suggestions = {}
+        for study in self.store.studies():
+            sized = found.boxes.get(study.image_id)
+            if sized is not None and sized[0] == (study.width, study.height):
+                self.suggestions[study.image_id] = sized[1]
+        self.linked.cache_clear()
+        self.proposed.cache_clear()
+        self.store.assign(self._pairs_for(fresh, before))
+        return len(fresh)
+
+    def _pairs_for(self, fresh: Sequence[int], before: set[int]) -> list[tuple[int, str]]:
+        """(study key, reader) for new studies, after the rule by which the others were assigned."""
+        names = [p.name for p in self.people.annotators() if self.people.can_log_in(p.name)]
+        if self.settings.readers:
+            return share_out(fresh, names, min(self.settings.readers, len(names))) if names else []
+        assigned = self.store.assignments()
+        has_all = [name for name in names if before and {(k, name) for k in before} <= assigned]
+        return [(key, name) for key in fresh for name in has_all]
+
+    def change_settings(self, **changes: Any) -> None:
+        """Change and store settings; see ProjectSettings."""
+        settings = self.settings._replace(**changes)
+        write_settings(self.database, settings)
+        self.settings = settings
 
     def path(self, study: Study) -> Path:
         """The study's file.
@@ -103,9 +163,21 @@ class Project:
             return ()
         return tuple(link_report(report.text, self.base, self._linker))
 
+    def _propose(self, image_id: str) -> tuple[MentionLink, ...]:
+        report = self.reports.get(image_id)
+        if report is None or report.reason:
+            return ()
+        return proposed_links(self.base, report.text, self.linked(image_id))
+
+    def linking(self, study: Study, name: str) -> tuple[LinkedConcept, ...]:
+        """Findings of the report as a reader left them; none while the reader is blinded."""
+        if self.blinded(study, name):
+            return ()
+        return revise(self.linked(study.image_id), self.store.state(study, name).reading.mentions)
+
     def blinded(self, study: Study, name: str) -> bool:
         """Whether the report and suggestions of a study are hidden from a reader."""
-        hidden = self.sources.blind and name != ADJUDICATION
+        hidden = self.settings.blind and name != ADJUDICATION
         return hidden and not self.store.has_finished(study, name)
 
     def suggested(self, study: Study, name: str) -> tuple[Suggestion, ...]:
@@ -161,19 +233,26 @@ def open_project(
         DataError: No radiograph found; reports, predictions or the workspace are malformed.
         OutputError: The workspace cannot be written.
     """
-    files = find_studies(sources.studies)
-    reports = _reports(sources.reports)
-    boxes = _suggestions(sources)
-    database = open_database(sources.work)
-    project = Project(sources, Store(database), People(database), base, linker)
-    project.store.register(files, workers, progress)
-    project.files = {file.relative: file for file in files}
-    project.reports = reports
-    for study in project.store.studies():
-        sized = boxes.get(study.image_id)
-        if sized is not None and sized[0] == (study.width, study.height):
-            project.suggestions[study.image_id] = sized[1]
+    found = _read_sources(sources)  # before a workspace is made
+    project = Project(sources, open_database(sources.work), base, linker)
+    given = {"blind": sources.blind, "shuffle": sources.shuffle}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if changes:
+        project.change_settings(**changes)
+    project.update(found, workers, progress)
     return project
+
+
+class _Found(NamedTuple):
+    """Contents of the sources: files, image_id -> report, image_id -> (size, suggestions)."""
+
+    files: list[StudyFile]
+    reports: dict[str, Report]
+    boxes: Mapping[str, tuple[tuple[int, int], tuple[Suggestion, ...]]]
+
+
+def _read_sources(sources: Sources) -> _Found:
+    return _Found(find_studies(sources.studies), _reports(sources.reports), _suggestions(sources))
 
 
 def _reports(source: Path | None) -> dict[str, Report]:

@@ -10,15 +10,11 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
 from data_prep.annotation.agreement.pairwise import (
-    boxes_of,
-    fleiss_kappa,
-    label_at,
-    match_boxes,
     path_of,
 )
 from data_prep.annotation.workspace.records import (
@@ -41,7 +37,6 @@ from pneumonia.runtime.model.boxes import as_boxes, iou_matrix
 
 GROUP_IOU = 0.4  # the challenge's lowest threshold but one; readers' edges differ by a centimetre
 SINGLE, MAJORITY, ADJUDICATED = "single", "majority", "adjudicated"
-NO_BOX = "(no box)"
 
 
 class Vote(NamedTuple):
@@ -128,34 +123,6 @@ class StudyTruth(NamedTuple):
     class_name: str
     boxes: tuple[Box, ...]
     reason: str = ""
-
-
-class ReaderErrors(NamedTuple):
-    """One annotator against the consensus of the studies that several read or a judge settled.
-
-    Attributes:
-        annotator: Who.
-        n_studies: Studies compared.
-        n_consensus: Boxes of the consensus.
-        hits: Consensus boxes that the annotator drew.
-        missed: Consensus boxes that the annotator did not draw.
-        extra: Boxes of the annotator that match no consensus box.
-        mean_iou: Mean IoU of the hits.
-        wrong_at: Number of hits with another code, by the first hierarchy level that differs.
-        confused: (annotator's finding, consensus' finding, hits), the most frequent first.
-        wrong_verdict: Studies whose verdict differs from the consensus.
-    """
-
-    annotator: str
-    n_studies: int
-    n_consensus: int
-    hits: int
-    missed: int
-    extra: int
-    mean_iou: float | None
-    wrong_at: tuple[int, ...]
-    confused: tuple[tuple[str, str, int], ...]
-    wrong_verdict: int
 
 
 def common_ancestor(base: ConceptBase, codes: Sequence[str]) -> str:
@@ -316,88 +283,3 @@ def _doubt(consensus: Consensus, base: ConceptBase) -> str:
     if consensus.verdict in (NORMAL, ABNORMAL) and opacities:
         return "verdict_tied"
     return ""
-
-
-def reader_errors(
-    annotator: str,
-    pairs: Iterable[tuple[Reading, Consensus]],
-    base: ConceptBase,
-    iou_threshold: float = GROUP_IOU,
-) -> ReaderErrors:
-    """Count the differences between one annotator and the consensus.
-
-    Args:
-        annotator: Name of the annotator.
-        pairs: The annotator's readings with the consensus of the same study. Consensus of a single
-            reader is left out: a single reader always agrees with itself.
-        base: Concept base of the codes.
-        iou_threshold: Smallest IoU at which two boxes match.
-    """
-    n_studies = n_consensus = extra = wrong_verdict = 0
-    overlaps: list[float] = []
-    wrong: Counter[tuple[str, str]] = Counter()
-    for reading, consensus in pairs:
-        if consensus.source == SINGLE or not reading.finished:
-            continue
-        truth = consensus.kept
-        matches = match_boxes(
-            boxes_of(reading.annotations), [box.box_xyxy for box in truth], iou_threshold
-        )
-        n_studies += 1
-        n_consensus += len(truth)
-        extra += len(reading.annotations) - len(matches)
-        overlaps += [match.iou for match in matches]
-        wrong_verdict += bool(consensus.verdict) and reading.verdict != consensus.verdict
-        for match in matches:
-            own, box = reading.annotations[match.a].code, truth[match.b]
-            if own not in box.best:  # on a tie each of the best findings counts as right
-                wrong[own, box.code] += 1
-    levels: Counter[int] = Counter()
-    for (own, common), n in wrong.items():
-        levels[departs_at(base, own, common) or 0] += n
-    return ReaderErrors(
-        annotator=annotator,
-        n_studies=n_studies,
-        n_consensus=n_consensus,
-        hits=len(overlaps),
-        missed=n_consensus - len(overlaps),
-        extra=extra,
-        mean_iou=sum(overlaps) / len(overlaps) if overlaps else None,
-        wrong_at=tuple(levels[level] for level in range(max(levels, default=-1) + 1)),
-        confused=tuple(
-            (*pair, n) for pair, n in sorted(wrong.items(), key=lambda w: (-w[1], w[0]))
-        ),
-        wrong_verdict=wrong_verdict,
-    )
-
-
-def departs_at(base: ConceptBase, code: str, truth: str) -> int | None:
-    """The first level of the hierarchy at which two codes differ; None when they do not."""
-    if code == truth:
-        return None
-    a, b = path_of(base, code), path_of(base, truth)
-    same = 0
-    while same < min(len(a), len(b)) and a[same] == b[same]:
-        same += 1
-    return same
-
-
-def finding_fleiss(
-    studies: Mapping[str, Sequence[Reading]], base: ConceptBase, level: int
-) -> float | None:
-    """Fleiss' kappa of findings over box groups; a reader without a box counts as `(no box)`.
-
-    Args:
-        studies: image_id -> readings.
-        base: Concept base of the codes.
-        level: Depth to which codes are cut, 0 = group.
-    """
-    items = []
-    for readings in studies.values():
-        finished = [r for r in readings if r.finished]
-        if len(finished) < 2:
-            continue
-        for group in group_boxes(finished):
-            labels = [label_at(base, item.code, level) for _, item in group]
-            items.append(labels + [NO_BOX] * (len(finished) - len(group)))
-    return fleiss_kappa(items)

@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,16 @@ from data_prep.annotation.exports.kcat import KcatDocument, KcatMention, kcat_en
 from data_prep.annotation.exports.structured_report import build_reading_report
 from data_prep.annotation.exports.tables import class_csv, coco_json, left_out_csv, rsna_csv
 from data_prep.annotation.exports.training_set import write_training_set
-from data_prep.annotation.project import Project
-from data_prep.annotation.workspace.records import Reading, Study, annotation_json
+from data_prep.annotation.mention_links import vote_links
+from data_prep.annotation.project import Project, readers_only
+from data_prep.annotation.workspace.records import (
+    REPEAT,
+    MentionLink,
+    Reading,
+    Study,
+    annotation_json,
+)
 from data_prep.reports.findings.concepts import NIL
-from data_prep.reports.findings.linking import LinkedConcept
 from pneumonia.runtime.errors import DISCLAIMER, DataError, DicomError
 from pneumonia.runtime.results import file_bytes
 
@@ -69,8 +75,15 @@ def readings_bytes(project: Project) -> bytes:
     """All readings as JSON, for further statistics."""
     known = _studies(project)
     rows: list[dict[str, Any]] = [
-        {**r._asdict(), "annotations": [annotation_json(a) for a in r.annotations]}
-        for name, readings in project.store.readings().items()
+        {
+            **r._asdict(),
+            "annotator": r.annotator.removesuffix(REPEAT),
+            "repeat": r.annotator.endswith(REPEAT),
+            "annotations": [annotation_json(a) for a in r.annotations],
+            "mentions": [link._asdict() for link in r.mentions],
+        }
+        for repeats in (False, True)
+        for name, readings in project.store.readings(repeats=repeats).items()
         if name in known
         for r in readings
     ]
@@ -105,7 +118,7 @@ def _header(path: Path) -> pydicom.Dataset:
 
 
 def kcat_zip(project: Project) -> bytes:
-    """KCAT's text files: a folder per annotator, a file per study that has a report."""
+    """KCAT's text files: a folder per annotator and one of the majority, a file per report."""
     known = _studies(project)
     members: dict[str, bytes] = {}
     skipped: list[str] = []
@@ -114,13 +127,20 @@ def kcat_zip(project: Project) -> bytes:
         report = project.reports.get(name)
         if name not in known or report is None or report.reason:
             continue
-        linked = project.linked(name)
-        for reading in (r for r in readings if r.finished):
-            folder = re.sub(r"[^A-Za-z0-9_-]+", "_", reading.annotator)
-            if folder != reading.annotator:  # two names may look alike in ASCII
-                folder = f"{folder}_{numbers.get(reading.annotator, 0)}"
+        proposed = project.proposed(name)
+        done = [reading for reading in readings if reading.finished]
+        documents = {
+            _folder(r.annotator, numbers): _document(project, report.text, proposed, r)
+            for r in done
+        }
+        if len(readers_only(done)) > 1:
+            links = vote_links(project.base, proposed, readers_only(done))
+            documents["majority"] = _links_document(
+                project, report.text, links, {item.span for item in links}
+            )
+        for folder, document in documents.items():
             try:
-                text = write_kcat(_document(project, report.text, linked, reading))
+                text = write_kcat(document)
             except DataError:
                 skipped.append(f"{known[name].key:05d}: text cannot be written")
                 continue
@@ -128,18 +148,40 @@ def kcat_zip(project: Project) -> bytes:
     return _zip(members, skipped)
 
 
+def _folder(annotator: str, numbers: Mapping[str, int]) -> str:
+    """Folder of an annotator in ASCII; with a number where names may look alike in ASCII."""
+    folder = re.sub(r"[^A-Za-z0-9_-]+", "_", annotator)
+    plain = folder == annotator and folder != "majority"
+    return folder if plain else f"{folder}_{numbers.get(annotator, 0)}"
+
+
 def _document(
-    project: Project, text: str, linked: tuple[LinkedConcept, ...], reading: Reading
+    project: Project, text: str, proposed: Sequence[MentionLink], reading: Reading
 ) -> KcatDocument:
-    """KCAT document of a report; mentions used to type a box carry the reader's code."""
-    chosen = {item.mention: item.code for item in reading.annotations if item.mention}
+    """A report with the links that a reader decided on, or took over by typing a box with them."""
+    typed = {
+        item.mention: MentionLink(*item.mention, item.code)
+        for item in reading.annotations
+        if item.mention and item.code
+    }
+    links = {**{item.span: item for item in proposed}, **typed}
+    links.update((item.span, item) for item in reading.mentions)
+    decided = {*typed, *(item.span for item in reading.mentions)}
+    return _links_document(project, text, [links[span] for span in sorted(links)], decided)
+
+
+def _links_document(
+    project: Project,
+    text: str,
+    links: Iterable[MentionLink],
+    typed: Collection[tuple[int, int]],
+) -> KcatDocument:
+    """KCAT document; a type only for links in `typed`, and none for NIL."""
     mentions = []
-    for concept in linked:
-        code = chosen.get(concept.span, concept.code)
-        typed = concept.span in chosen and code != NIL
-        group = kcat_entity(project.base.path(code)[0]) if typed else ""
-        type_path = f"/{group}/{kcat_entity(code)}" if typed else ""
-        mentions.append(KcatMention(*concept.span, kcat_entity(code), type_path))
+    for link in links:
+        group = "" if link.code == NIL else kcat_entity(project.base.path(link.code)[0])
+        type_path = f"/{group}/{kcat_entity(link.code)}" if group and link.span in typed else ""
+        mentions.append(KcatMention(*link.span, kcat_entity(link.code), type_path))
     return KcatDocument(text, tuple(mentions))
 
 

@@ -4,6 +4,7 @@ Built from the same parts as the model's report, in the study of the image.
 """
 
 import hashlib
+import unicodedata
 
 from pydicom.dataset import Dataset
 
@@ -46,8 +47,8 @@ _ASSERTION = Code("ASSERTION", LOCAL, "Certainty stated by the readers")
 _VERDICT = Code("VERDICT", LOCAL, "Verdict on the image")
 _READERS = Code("READERS", LOCAL, "Readers who drew the region")
 _PRESENT = Code("52101004", "SCT", "Present")
-_POSSIBLE = Code("371930009", "SCT", "Possible")
-_VERDICTS = {
+POSSIBLE = Code("371930009", "SCT", "Possible")
+VERDICTS = {
     OPACITY: Code("LUNG_OPACITY", LOCAL, "Lung opacity"),
     ABNORMAL: Code("263654008", "SCT", "Abnormal"),
     NORMAL: Code("17621005", "SCT", "Normal"),
@@ -95,7 +96,7 @@ def _content(header: Dataset, consensus: Consensus, facts: ResultFacts) -> list[
         f"Source: {consensus.source}; readers: {len(consensus.readers)}.",
         "Regions are those that more than half of the readers drew, or an adjudicator.",
     ]
-    evaluations = [code(_VERDICT, _VERDICTS[consensus.verdict], CONTAINS)]
+    evaluations = [code(_VERDICT, VERDICTS[consensus.verdict], CONTAINS)]
     evaluations += [text(codes.COMMENT, line, CONTAINS) for line in lines]
     return [*children, container(codes.QUALITATIVE, evaluations)]
 
@@ -106,7 +107,9 @@ def _observer(name: str) -> list[Dataset]:
     person.RelationshipType = CONTEXT
     person.ValueType = "PNAME"
     person.ConceptNameCodeSequence = sequence(_PERSON_NAME.item())
-    person.PersonName = plain(name, 64).replace("^", " ").replace("=", " ")
+    letters = unicodedata.normalize("NFKD", name)  # José is written Jose: any character set can
+    ascii_name = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    person.PersonName = plain(ascii_name, 64).replace("^", " ").replace("=", " ")
     return [code(codes.OBSERVER_TYPE, _PERSON, CONTEXT), person]
 
 
@@ -122,7 +125,7 @@ def _region(header: Dataset, box: ConsensusBox, number: int, facts: ResultFacts)
     """One box (TID 1410)."""
     name = f"Region {number}"
     uid = derived_uid(first_text(header, "SOPInstanceUID"), facts.model_hash, name)
-    certainty = _PRESENT if box.assertion == PRESENT else _POSSIBLE
+    certainty = _PRESENT if box.assertion == PRESENT else POSSIBLE
     children = [
         text(codes.TRACKING, name, CONTEXT),
         uid_reference(codes.TRACKING_UID, uid, CONTEXT),

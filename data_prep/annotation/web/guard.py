@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 LOG = logging.getLogger("pneumonia.annotate")
 MAX_BODY_BYTES = 256 << 10
 BODY_SECONDS = 30.0  # for the whole body of a request
+IMPORT_PATH = "/api/manage/import"  # its bodies are files: larger, of any content, and slower
+MAX_IMPORT_BYTES = 64 << 20
 OWN_HEADER = b"x-annotate"  # another origin's page cannot send it without a CORS preflight
 _SAFE = ("GET", "HEAD")
 
@@ -38,10 +40,12 @@ class Guard:
     Args:
         app: The wrapped ASGI application.
         hosts: Accepted host names without port; protects against DNS rebinding.
+        body_s: Seconds for the whole body of a request; an import has ten times as many.
     """
 
-    def __init__(self, app: App, hosts: Collection[str]) -> None:
+    def __init__(self, app: App, hosts: Collection[str], body_s: float = BODY_SECONDS) -> None:
         self._app = app
+        self._body_s = body_s
         self._hosts = {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +56,12 @@ class Guard:
             return
         start = time.monotonic()
         answered: list[int] = []
-        body = _Body(receive)
+        is_import = scope["path"] == IMPORT_PATH
+        body = (
+            _Body(receive, MAX_IMPORT_BYTES, 10 * self._body_s)
+            if is_import
+            else _Body(receive, MAX_BODY_BYTES, self._body_s)
+        )
 
         async def guarded_send(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -81,14 +90,17 @@ class Guard:
         if _name_of(host) not in self._hosts:
             return 421, "This application does not go by that name"
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+        is_import = scope["path"] == IMPORT_PATH
+        limit = MAX_IMPORT_BYTES if is_import else MAX_BODY_BYTES
+        if not length.isdigit() or int(length) > limit:
             return 413, "Request is too large"
         if scope["method"] in _SAFE:
             return None
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").partition("://")[2] != host:
             return 403, "Request comes from another site"
-        if OWN_HEADER not in headers or headers.get(b"content-type") != b"application/json":
+        kind = b"application/octet-stream" if is_import else b"application/json"
+        if OWN_HEADER not in headers or headers.get(b"content-type") != kind:
             return 403, "Request does not come from the application's own page"
         return None
 
@@ -104,11 +116,12 @@ def _name_of(host: str) -> str:
 class _Body:
     """Request body that reports a disconnect once it exceeds the size or time limit."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, seconds: float) -> None:
         self._receive = receive
+        self._max_bytes = max_bytes
         self._count = 0
         self._whole = False
-        self._until = time.monotonic() + BODY_SECONDS
+        self._until = time.monotonic() + seconds
         self.too_large = False
         self.too_slow = False
 
@@ -123,7 +136,7 @@ class _Body:
             return {"type": "http.disconnect"}
         self._whole = not message.get("more_body", False)
         self._count += len(message.get("body", b""))
-        if self._count > MAX_BODY_BYTES:
+        if self._count > self._max_bytes:
             self.too_large = True
             return {"type": "http.disconnect"}
         return message

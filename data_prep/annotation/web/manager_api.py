@@ -4,22 +4,30 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
-from data_prep.annotation.agreement.consensus import finding_fleiss, reader_errors, truth_of
+from data_prep.annotation.agreement.consensus import truth_of
 from data_prep.annotation.agreement.pairwise import (
     IOU_THRESHOLD,
     LEVELS,
+    PairAgreement,
     compare_all,
+    compare_pair,
     verdict_fleiss,
 )
+from data_prep.annotation.agreement.reader_errors import finding_fleiss, reader_errors
 from data_prep.annotation.exports.downloads import DOWNLOADS, export_dataset
+from data_prep.annotation.imports.readings import import_file
+from data_prep.annotation.mention_links import link_agreement
 from data_prep.annotation.project import Project, readers_only
 from data_prep.annotation.web.reader_api import MAX_INTEGER, Key
 from data_prep.annotation.web.session import manager
-from data_prep.annotation.workspace.records import Annotator, Reading, annotation_json
-from data_prep.annotation.workspace.store import share_out
+from data_prep.annotation.workspace.records import REPEAT, Annotator, Reading, annotation_json
+from data_prep.annotation.workspace.settings import MAX_GUIDELINES
+from data_prep.annotation.workspace.store import choose_repeats, share_out
 
 Boss = Annotated[Annotator, Depends(manager)]
 
@@ -51,10 +59,28 @@ class AssignmentBody(Name):
     on: bool
 
 
+class SettingsBody(BaseModel):
+    """Settings to change; see ProjectSettings."""
+
+    model_config = ConfigDict(extra="forbid")
+    blind: bool | None = None
+    shuffle: bool | None = None
+    guidelines: str | None = Field(None, max_length=MAX_GUIDELINES)
+
+
+class RepeatBody(BaseModel):
+    """Share of each reader's studies to read a second time."""
+
+    model_config = ConfigDict(extra="forbid")
+    percent: float = Field(gt=0, le=100)
+
+
 def manager_routes(project: Project) -> APIRouter:
     """The routes below /api/manage."""
     routes = APIRouter(prefix="/api/manage")
     _add_people(routes, project)
+    _add_settings(routes, project)
+    _add_import(routes, project)
     _add_results(routes, project)
     return routes
 
@@ -98,7 +124,38 @@ def _add_people(routes: APIRouter, project: Project) -> None:
     def share(body: Share, boss: Boss) -> dict[str, str]:
         names = [p.name for p in people.annotators() if people.can_log_in(p.name)]
         store.assign(share_out(_readable(project), names, body.readers), replace=True)
+        project.change_settings(readers=body.readers)
         return {}
+
+
+def _add_settings(routes: APIRouter, project: Project) -> None:
+    @routes.post("/settings")
+    def settings(body: SettingsBody, boss: Boss) -> dict[str, str]:
+        project.change_settings(**body.model_dump(exclude_none=True))
+        return {}
+
+    @routes.post("/rescan")
+    def rescan(boss: Boss) -> dict[str, int]:
+        return {"new": project.rescan()}
+
+    @routes.post("/repeats")
+    def repeats(body: RepeatBody, boss: Boss) -> dict[str, int]:
+        pairs = choose_repeats(project.store.assignments(), body.percent / 100)
+        project.store.add_repeats(pairs)
+        return {"studies": len(pairs)}
+
+
+def _add_import(routes: APIRouter, project: Project) -> None:
+    @routes.post("/import")
+    async def take_over(request: Request, boss: Boss, annotator: str) -> dict[str, Any]:
+        """The body is the file; it is read only once the session is known to be the manager's."""
+        if annotator not in {person.name for person in project.people.annotators()}:
+            raise HTTPException(404, "There is no such annotator")
+        try:
+            data = await request.body()
+        except ClientDisconnect:
+            raise HTTPException(400, "The file did not arrive whole") from None
+        return await run_in_threadpool(import_file, project, annotator, data)
 
 
 def _add_results(routes: APIRouter, project: Project) -> None:
@@ -159,7 +216,9 @@ def _overview(project: Project) -> dict[str, Any]:
                 "differs": _differ(readers_only(readings.get(study.image_id, []))),
             }
         )  # fmt: skip
+    settings = project.settings
     return {
+        "settings": settings._asdict(),
         "studies": studies,
         "annotators": [
             {
@@ -204,19 +263,39 @@ def _agreement(project: Project, iou: float) -> dict[str, Any]:
             if r.annotator == name and r.image_id in consensus
         ]
         errors.append(reader_errors(name, judged, project.base)._asdict())
-    pairs = compare_all(everything, project.base, iou)
+    proposed = {name: project.proposed(name) for name in readings if name in project.reports}
     return {
         "iou": iou,
-        "pairs": [
-            {**pair._asdict(), "levels": [level._asdict() for level in pair.levels]}
-            for pair in pairs
-        ],
+        "pairs": [_pair_json(pair) for pair in compare_all(everything, project.base, iou)],
+        "repeats": [_pair_json(pair) for pair in _repeat_agreement(project, everything, iou)],
+        "links": [pair._asdict() for pair in link_agreement(readings, proposed)],
         "verdict_fleiss": verdict_fleiss(everything),
         "finding_fleiss": [
             finding_fleiss(readings, project.base, level) for level in range(LEVELS)
         ],
         "errors": errors,
     }
+
+
+def _pair_json(pair: PairAgreement) -> dict[str, Any]:
+    return {**pair._asdict(), "levels": [level._asdict() for level in pair.levels]}
+
+
+def _repeat_agreement(
+    project: Project, readings: Sequence[Reading], iou: float
+) -> list[PairAgreement]:
+    """Each reader's first readings against the second ones of the same studies."""
+    again: dict[str, dict[str, Reading]] = {}
+    for image_id, found in project.store.readings(repeats=True).items():
+        for reading in found:
+            if reading.finished:
+                again.setdefault(reading.annotator.removesuffix(REPEAT), {})[image_id] = reading
+    compared = []
+    for name, second in sorted(again.items()):
+        first = {r.image_id: r for r in readings if r.annotator == name and r.finished}
+        if first.keys() & second.keys():
+            compared.append(compare_pair(first, second, project.base, iou))
+    return compared
 
 
 def _side_by_side(project: Project, key: int) -> dict[str, Any]:

@@ -1,45 +1,52 @@
 """Routes of the reader's page. A reader never receives another reader's boxes."""
 
 import hashlib
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_prep.annotation.candidates import (
-    Offer,
     coarse_types,
     describe,
+    for_mention,
     from_report,
     groups,
     image_side,
     refilter,
 )
+from data_prep.annotation.mention_links import candidate_codes, check_links
 from data_prep.annotation.project import Project
 from data_prep.annotation.web.session import logged_in, reader_name
 from data_prep.annotation.web.windowing import MAX_WIDTH, MIN_WIDTH
 from data_prep.annotation.workspace.database import now
+from data_prep.annotation.workspace.details import priors, spacing_mm
 from data_prep.annotation.workspace.records import (
     MANAGER,
     MAX_BOXES,
     MAX_COMMENT,
+    MAX_MENTIONS,
+    REPEAT,
     Annotation,
     Annotator,
+    MentionLink,
     Reading,
     Study,
     annotation_json,
     check_reading,
 )
 from data_prep.annotation.workspace.store import MAX_STEP_S, State
-from data_prep.reports.findings.scope import ABSENT
 from pneumonia.runtime.errors import DataError
 
 Person = Annotated[Annotator, Depends(logged_in)]
 Text = Annotated[str, Field(max_length=200)]
 ChangeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
 MAX_INTEGER = 2**63 - 1  # largest integer of SQLite
+REPEAT_KEY = 2**40  # added to a study's key for the second reading of it
 Key = Annotated[int, PathParameter(ge=0, le=MAX_INTEGER)]
+Place = Annotated[int, Query(ge=0, le=MAX_INTEGER)]
 Share = Annotated[float, Query(ge=-16, le=17)]
 WindowWidth = Annotated[float, Query(ge=MIN_WIDTH, le=MAX_WIDTH)]
 
@@ -57,6 +64,16 @@ class AnnotationBody(BaseModel):
     mention: tuple[int, int] | None = None
 
 
+class MentionBody(BaseModel):
+    """A decision on a mention of the report; see records.MentionLink."""
+
+    model_config = ConfigDict(extra="forbid")
+    start: int = Field(ge=0, le=MAX_INTEGER)
+    end: int = Field(ge=0, le=MAX_INTEGER)
+    code: Text
+    assertion: Text = "present"
+
+
 class ReadingBody(BaseModel):
     """A whole reading as the page sends it, with the revision it was made on."""
 
@@ -67,6 +84,7 @@ class ReadingBody(BaseModel):
     rejected: list[Text] = Field(max_length=1000)
     verdict: Text = ""
     comment: str = Field("", max_length=MAX_COMMENT)
+    mentions: list[MentionBody] = Field([], max_length=MAX_MENTIONS)
     step_s: float = Field(0.0, ge=0, le=MAX_STEP_S)
 
 
@@ -87,29 +105,50 @@ class TimeBody(BaseModel):
 def reader_routes(project: Project) -> APIRouter:
     """The routes below /api."""
     routes = APIRouter(prefix="/api")
+    _add_studies(routes, project)
     _add_readings(routes, project)
     _add_types(routes, project)
     return routes
 
 
-def allowed(project: Project, key: Key, person: Annotator) -> Study:
-    """The study, if it is on this person's list.
+class OpenStudy(NamedTuple):
+    """A study as one person reads it.
+
+    Attributes:
+        key: Number under which the page asked for it.
+        study: The study.
+        name: Name under which the reading is stored.
+    """
+
+    key: int
+    study: Study
+    name: str
+
+
+def opened(project: Project, key: int, person: Annotator) -> OpenStudy:
+    """The study, if it is on this person's list; keys from REPEAT_KEY on are second readings.
 
     Raises:
         HTTPException: 404, both for a missing study and for one not assigned to the person.
     """
+    repeat, number = divmod(key, REPEAT_KEY)
+    name = reader_name(person) + (REPEAT if repeat else "")
     try:
-        study = project.store.study(key)
+        study = project.store.study(number)
     except DataError:
         raise HTTPException(404, "There is no such study") from None
-    if person.role != MANAGER and not project.store.is_assigned(key, person.name):
+    if repeat:
+        listed = repeat == 1 and (number, person.name) in project.store.repeats()
+    else:
+        listed = person.role == MANAGER or project.store.is_assigned(number, person.name)
+    if not listed:
         raise HTTPException(404, "There is no such study")
     if study.reason:
         raise HTTPException(404, "This study cannot be shown")
-    return study
+    return OpenStudy(key, study, name)
 
 
-def _add_readings(routes: APIRouter, project: Project) -> None:
+def _add_studies(routes: APIRouter, project: Project) -> None:
     store = project.store
 
     @routes.get("/me")
@@ -118,60 +157,62 @@ def _add_readings(routes: APIRouter, project: Project) -> None:
 
     @routes.get("/studies")
     def studies(person: Person) -> list[dict[str, Any]]:
-        mine = {key for key, name in store.assignments() if name == person.name}
-        said = {
-            image_id: reading
-            for image_id, readings in store.readings().items()
-            for reading in readings
-            if reading.annotator == reader_name(person)
-        }
-        chosen = [
-            study
-            for study in store.studies()
-            if not study.reason and (person.role == MANAGER or study.key in mine)
-        ]
-        if project.sources.shuffle:
-            chosen.sort(key=lambda study: _shuffled(person.name, study.key))
-        return [_line(study, said.get(study.image_id)) for study in chosen]
+        return _list(project, person)
+
+    @routes.get("/guidelines")
+    def guidelines(person: Person) -> dict[str, str]:
+        return {"text": project.settings.guidelines}
 
     @routes.get("/studies/{key}")
     def study(key: Key, person: Person) -> dict[str, Any]:
-        found = allowed(project, key, person)
-        name = reader_name(person)
-        return {**_facts(project, found, name), **_state(store.state(found, name))}
+        found = opened(project, key, person)
+        return {**_facts(project, found), **_state(store.state(found.study, found.name))}
 
     @routes.get("/studies/{key}/image")
     def image(key: Key, person: Person, center: Share = 0.5, width: WindowWidth = 1.0) -> Response:
-        found = allowed(project, key, person)
-        path = project.path(found)
-        data = project.png(path, project.files[found.relative].stamp, center, width)
-        return Response(data, media_type="image/png")
+        return _image(project, opened(project, key, person).study, center, width)
+
+    @routes.get("/studies/{key}/prior/{earlier}")
+    def prior(key: Key, earlier: Key, person: Person) -> Response:
+        """An earlier study of the same patient, which need not be on the person's own list."""
+        found = opened(project, key, person)
+        if earlier not in {p.key for p in priors(project.database, found.study.key)}:
+            raise HTTPException(404, "There is no such study")
+        return _image(project, store.study(earlier), 0.5, 1.0)
+
+
+def _add_readings(routes: APIRouter, project: Project) -> None:
+    store = project.store
 
     @routes.put("/studies/{key}/reading")
     def save(key: Key, body: ReadingBody, person: Person) -> dict[str, Any]:
-        found, name = allowed(project, key, person), reader_name(person)
+        _, found, name = opened(project, key, person)
         before = {a.annotation_id: a for a in store.state(found, name).reading.annotations}
         items = tuple(_dated(Annotation(**item.model_dump()), before) for item in body.annotations)
+        links = tuple(MentionLink(**item.model_dump()) for item in body.mentions)
         reading = Reading(
-            found.image_id, name, items, body.verdict, tuple(body.rejected), comment=body.comment
-        )
+            found.image_id, name, items, body.verdict, tuple(body.rejected), comment=body.comment,
+            mentions=links,
+        )  # fmt: skip
         check_reading(reading, found, project.base)
+        check_links(links, _report_text(project, found, name), project.base)
         saved = store.save(found, reading, body.base_revision, body.step_s, body.change_id)
         return _state(saved)
 
     @routes.post("/studies/{key}/undo")
     def undo(key: Key, body: UndoBody, person: Person) -> dict[str, Any]:
-        found = allowed(project, key, person)
-        return _state(store.undo(found, reader_name(person), body.change_id))
+        _, found, name = opened(project, key, person)
+        return _state(store.undo(found, name, body.change_id))
 
     @routes.post("/studies/{key}/redo")
     def redo(key: Key, body: UndoBody, person: Person) -> dict[str, Any]:
-        found = allowed(project, key, person)
-        return _state(store.redo(found, reader_name(person), body.change_id))
+        _, found, name = opened(project, key, person)
+        return _state(store.redo(found, name, body.change_id))
 
     @routes.post("/studies/{key}/time")
     def spent(key: Key, body: TimeBody, person: Person) -> dict[str, Any]:
-        store.add_time(allowed(project, key, person), reader_name(person), body.step_s)
+        _, found, name = opened(project, key, person)
+        store.add_time(found, name, body.step_s)
         return {}
 
 
@@ -182,14 +223,24 @@ def _add_types(routes: APIRouter, project: Project) -> None:
     def offers(
         key: Key, person: Person, coarse: Text = "", x1: float = 0.0, x2: float = 0.0
     ) -> dict[str, Any]:
-        study = allowed(project, key, person)
-        blinded = project.blinded(study, reader_name(person))
-        linked = () if blinded else project.linked(study.image_id)
-        frontal = project.store.view(key) in ("AP", "PA", "")
+        _, study, name = opened(project, key, person)
+        linked = project.linking(study, name)
+        frontal = project.store.view(study.key) in ("AP", "PA", "")
         side = image_side((x1, 0.0, x2, 1.0), study.width) if frontal and x2 > x1 else ""
-        if not coarse:
-            return {"offers": [_offer(o) for o in from_report(base, linked, side)]}
-        return {"offers": [_offer(o) for o in refilter(base, linked, coarse, side)]}
+        offers = refilter(base, linked, coarse, side) if coarse else from_report(base, linked, side)
+        return {
+            "offers": [offer._asdict() for offer in offers],
+            "coarse": coarse_types(base, linked),
+        }
+
+    @routes.get("/studies/{key}/mention")
+    def mention(
+        key: Key, person: Person, start: Place, end: Place, coarse: Text = ""
+    ) -> dict[str, Any]:
+        _, study, name = opened(project, key, person)
+        text = _report_text(project, study, name)
+        codes = candidate_codes(base, text, (start, end))
+        return {"offers": [offer._asdict() for offer in for_mention(base, codes, coarse)]}
 
     @routes.get("/types/children")
     def children(person: Person, node: Text = "") -> dict[str, Any]:
@@ -218,28 +269,67 @@ def _shuffled(name: str, key: int) -> str:
     return hashlib.sha256(f"{name}:{key}".encode()).hexdigest()
 
 
-def _line(study: Study, reading: Reading | None) -> dict[str, Any]:
+def _list(project: Project, person: Annotator) -> list[dict[str, Any]]:
+    """The person's studies, then the second readings under numbers that no study has."""
+    store, name = project.store, reader_name(person)
+    readable = [study for study in store.studies() if not study.reason]
+    mine = {key for key, other in store.assignments() if other == person.name}
+    chosen = [study for study in readable if person.role == MANAGER or study.key in mine]
+    if project.settings.shuffle:
+        chosen.sort(key=lambda study: _shuffled(person.name, study.key))
+    said = _readings_of(store.readings(), name)
+    lines = [_line(study.key, study.key, said.get(study.image_id)) for study in chosen]
+    repeated = {key for key, other in store.repeats() if other == person.name}
+    again = [study for study in readable if study.key in repeated]
+    again.sort(key=lambda study: _shuffled(name + REPEAT, study.key))
+    said = _readings_of(store.readings(repeats=True), name + REPEAT)
+    last = max((study.key for study in store.studies()), default=0)
+    for number, study in enumerate(again, last + 1):
+        lines.append(_line(REPEAT_KEY + study.key, number, said.get(study.image_id)))
+    return lines
+
+
+def _readings_of(readings: Mapping[str, Sequence[Reading]], name: str) -> dict[str, Reading]:
+    return {i: one for i, found in readings.items() for one in found if one.annotator == name}
+
+
+def _image(project: Project, study: Study, center: float, width: float) -> Response:
+    stamp = project.files[study.relative].stamp if study.relative in project.files else ""
+    data = project.png(project.path(study), stamp, center, width)
+    return Response(data, media_type="image/png")
+
+
+def _report_text(project: Project, study: Study, name: str) -> str:
+    """The report as the reader may see it; empty without one and while it is hidden."""
+    report = project.reports.get(study.image_id)
+    return "" if report is None or project.blinded(study, name) else report.text
+
+
+def _line(key: int, number: int, reading: Reading | None) -> dict[str, Any]:
     started = reading is not None and bool(reading.annotations or reading.rejected)
     return {
-        "key": study.key,
+        "key": key,
+        "number": number,
         "boxes": len(reading.annotations) if reading else 0,
         "verdict": reading.verdict if reading else "",
         "started": started,
     }
 
 
-def _facts(project: Project, study: Study, name: str) -> dict[str, Any]:
+def _facts(project: Project, found: OpenStudy) -> dict[str, Any]:
+    key, study, name = found
     blinded = project.blinded(study, name)
     report = None if blinded else project.reports.get(study.image_id)
-    linked = () if blinded else project.linked(study.image_id)
     return {
-        "key": study.key,
+        "key": key,
         "width": study.width,
         "height": study.height,
         "view": project.store.view(study.key),
+        "spacing_mm": spacing_mm(project.database, study.key),
+        "priors": [prior._asdict() for prior in priors(project.database, study.key)],
         "blinded": blinded,
         "suggestions": [] if blinded else [s._asdict() for s in project.suggested(study, name)],
-        "coarse": coarse_types(project.base, linked),
+        "coarse": coarse_types(project.base, project.linking(study, name)),
         "opacity": list(project.base.opacity),
         "opacity_group": next(map(project.base.group, project.base.opacity), ""),
         "report": None
@@ -247,11 +337,7 @@ def _facts(project: Project, study: Study, name: str) -> dict[str, Any]:
         else {
             "text": report.text,
             "reason": report.reason,
-            "mentions": [
-                {"start": c.span[0], "end": c.span[1], "code": c.code, "assertion": c.assertion}
-                for c in linked
-                if c.assertion != ABSENT
-            ],
+            "mentions": [link._asdict() for link in project.proposed(study.image_id)],
         },
     }
 
@@ -267,9 +353,6 @@ def _state(state: State) -> dict[str, Any]:
         "rejected": list(reading.rejected),
         "verdict": reading.verdict,
         "comment": reading.comment,
+        "mentions": [link._asdict() for link in reading.mentions],
         "active_s": reading.active_s,
     }
-
-
-def _offer(offer: Offer) -> dict[str, Any]:
-    return offer._asdict()

@@ -51,6 +51,14 @@ CREATE TABLE IF NOT EXISTS changes (
   study INTEGER NOT NULL REFERENCES studies(key), name TEXT NOT NULL, change_id TEXT NOT NULL,
   revision INTEGER NOT NULL, PRIMARY KEY (study, name, change_id)
 );
+CREATE TABLE IF NOT EXISTS details (
+  study INTEGER PRIMARY KEY REFERENCES studies(key), stamp TEXT NOT NULL,
+  patient TEXT NOT NULL, taken TEXT NOT NULL, row_mm REAL, column_mm REAL
+);
+CREATE TABLE IF NOT EXISTS repeats (
+  study INTEGER NOT NULL REFERENCES studies(key), name TEXT NOT NULL REFERENCES annotators(name),
+  PRIMARY KEY (study, name)
+);
 """
 
 
@@ -78,16 +86,23 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.OperationalError):
-                    raise OutputError(
-                        "Annotations cannot be saved", found=str(error), where=str(self.path),
-                        fix=_fix(error),
-                    ) from None  # fmt: skip
+                    raise self._fault("Annotations cannot be saved", error) from None
                 raise
 
     def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
-        """All rows of a query."""
+        """All rows of a query.
+
+        Raises:
+            OutputError: The file cannot be read (locked by a program, disk fault).
+        """
         with self._lock:
-            return self._connection.execute(query, values).fetchall()
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.OperationalError as error:
+                raise self._fault("Annotations cannot be read", error) from None
+
+    def _fault(self, what: str, error: sqlite3.OperationalError) -> OutputError:
+        return OutputError(what, found=str(error), where=str(self.path), fix=_fix(error))
 
     def row(self, query: str, *values: object) -> sqlite3.Row | None:
         """The first row of a query, or None."""

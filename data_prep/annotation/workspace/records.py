@@ -17,12 +17,14 @@ from pneumonia.runtime.errors import DataError
 ANNOTATOR, MANAGER = "annotator", "manager"
 ADJUDICATION = "adjudication"  # annotator of the readings that settle a dispute
 BOX_ASSERTIONS = (PRESENT, UNCERTAIN)  # an absent finding has no box
+REPEAT = "#2"  # ends the annotator of a second reading of the same study; no name has a `#`
 OPACITY, ABNORMAL, NORMAL, UNUSABLE = "opacity", "abnormal", "normal", "unusable"
 VERDICTS = (OPACITY, ABNORMAL, NORMAL, UNUSABLE)
 DRAWN = "drawn"
 MIN_SIDE = 2.0  # pixels of the source; a smaller box is drawn by accident
 MAX_BOXES = 200
 MAX_COMMENT = 2000  # characters
+MAX_MENTIONS = 1000  # decisions on a report
 _NAME = re.compile(r"[^\W_][\w .'\u2019-]{0,39}")  # José, O'Brien
 
 Box = tuple[float, float, float, float]
@@ -84,6 +86,27 @@ class Annotation(NamedTuple):
     changed_at: str = ""
 
 
+class MentionLink(NamedTuple):
+    """A reader's decision on one mention of the report.
+
+    Attributes:
+        start: First character of the mention in the report.
+        end: One past the last.
+        code: Node of the concept base, or NIL for words that name no finding.
+        assertion: `present`, `uncertain`, `absent` (the report denies it) or `prior`.
+    """
+
+    start: int
+    end: int
+    code: str
+    assertion: str = PRESENT
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Characters `[start, end)` of the report."""
+        return self.start, self.end
+
+
 class Reading(NamedTuple):
     """One annotator's reading of one study.
 
@@ -96,6 +119,7 @@ class Reading(NamedTuple):
         active_s: Seconds of active work, without pauses.
         changed_at: UTC, ISO 8601.
         comment: Free text about the study.
+        mentions: Decisions on mentions of the report; the linker's hold for all others.
     """
 
     image_id: str
@@ -106,6 +130,7 @@ class Reading(NamedTuple):
     active_s: float = 0.0
     changed_at: str = ""
     comment: str = ""
+    mentions: tuple[MentionLink, ...] = ()
 
     @property
     def finished(self) -> bool:

@@ -9,10 +9,13 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 from data_prep.annotation.workspace.database import Database, now
 from data_prep.annotation.workspace.records import (
+    REPEAT,
+    MentionLink,
     Reading,
     Study,
     annotation_from,
@@ -61,14 +64,19 @@ class Store:
         files: Sequence[StudyFile],
         workers: int | None = None,
         progress: Progress | None = None,
-    ) -> None:
+    ) -> list[int]:
         """Register the files of the folder; only new and changed ones are read.
 
         A missing file keeps its readings, but is no longer listed.
+
+        Returns:
+            Keys of the studies that were not known before and can be read.
         """
-        rows = self._database.rows("SELECT relative, image_id, stamp FROM studies")
-        known = {row["relative"]: (row["image_id"], row["stamp"]) for row in rows}
-        fresh = [f for f in files if known.get(f.relative, ("", ""))[1] != f.stamp]
+        rows = self._database.rows(
+            "SELECT s.relative, d.stamp FROM studies s LEFT JOIN details d ON d.study = s.key"
+        )
+        known = {row["relative"]: row["stamp"] for row in rows}
+        fresh = [f for f in files if known.get(f.relative) != f.stamp]
         looked = ordered_map(_look, [str(f.path) for f in fresh], workers, progress)
         results = dict(zip((f.relative for f in fresh), looked, strict=True))
         with self._database.change() as change:
@@ -81,10 +89,16 @@ class Store:
                         "stamp, present) VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (relative) DO "
                         "UPDATE SET width = excluded.width, height = excluded.height, view = "
                         "excluded.view, reason = excluded.reason, stamp = excluded.stamp",
-                        (file.relative, _free_name(change, file), *result, file.stamp),
+                        (file.relative, _free_name(change, file), *result[:4], file.stamp),
+                    )
+                    change.execute(
+                        "INSERT OR REPLACE INTO details "
+                        "SELECT key, ?, ?, ?, ?, ? FROM studies WHERE relative = ?",
+                        (file.stamp, *result[4:], file.relative),
                     )
                 change.execute("UPDATE studies SET present = 1 WHERE relative = ?",
                                (file.relative,))  # fmt: skip
+        return [s.key for s in self.studies() if s.relative not in known and not s.reason]
 
     def studies(self) -> list[Study]:
         """All existing files, including unreadable ones, ordered by key."""
@@ -146,6 +160,15 @@ class Store:
         )
         return found is not None
 
+    def add_repeats(self, pairs: Iterable[tuple[int, str]]) -> None:
+        """Let annotators (name) read studies (key) a second time."""
+        with self._database.change() as change:
+            change.executemany("INSERT OR IGNORE INTO repeats VALUES (?, ?)", list(pairs))
+
+    def repeats(self) -> set[tuple[int, str]]:
+        """All pairs (study key, annotator) of second readings."""
+        return {(row["study"], row["name"]) for row in self._database.rows("SELECT * FROM repeats")}
+
     # readings ----------------------------------------------------------------------------------
 
     def state(self, study: Study, name: str) -> State:
@@ -191,6 +214,7 @@ class Store:
                 "rejected": list(reading.rejected),
                 "verdict": reading.verdict,
                 "comment": reading.comment,
+                "mentions": [item._asdict() for item in reading.mentions],
             },
             allow_nan=False,
         )
@@ -279,18 +303,24 @@ class Store:
                 )
         return head
 
-    def readings(self, only: Study | None = None) -> dict[str, list[Reading]]:
+    def readings(
+        self, only: Study | None = None, repeats: bool = False
+    ) -> dict[str, list[Reading]]:
         """image_id -> readings of all annotators, with adjudications, of existing files.
 
         Args:
             only: Just this study; None = all.
+            repeats: The second readings of the same reader in place of all others.
         """
         found: dict[str, list[Reading]] = {}
         for row in self._database.rows(
             "SELECT s.image_id, h.name, h.revision, h.active_s, h.changed_at, r.body FROM heads h "
             "JOIN studies s ON s.key = h.study LEFT JOIN revisions r ON r.id = h.revision "
-            "WHERE s.present = 1 AND (? IS NULL OR s.key = ?) ORDER BY s.key, h.name",
+            "WHERE s.present = 1 AND (? IS NULL OR s.key = ?) AND (h.name LIKE ?) = ? "
+            "ORDER BY s.key, h.name",
             *(2 * (None if only is None else only.key,)),
+            f"%{REPEAT}",
+            repeats,
         ):
             reading = _reading(row["image_id"], row["name"], row)
             found.setdefault(row["image_id"], []).append(reading)
@@ -320,7 +350,25 @@ def _reading(image_id: str, name: str, row: sqlite3.Row) -> Reading:
         active_s=row["active_s"],
         changed_at=row["changed_at"],
         comment=body.get("comment", ""),
+        mentions=tuple(MentionLink(**item) for item in body.get("mentions", ())),
     )
+
+
+def choose_repeats(assignments: Iterable[tuple[int, str]], share: float) -> list[tuple[int, str]]:
+    """Pick studies (key, name) for a second reading: the same ones every time, at random per name.
+
+    Args:
+        assignments: Pairs (study key, annotator).
+        share: Of each annotator's studies, above 0 and at most 1; at least one study.
+    """
+    keys_of: dict[str, list[int]] = {}
+    for key, name in sorted(assignments):
+        keys_of.setdefault(name, []).append(key)
+    return [
+        (key, name)
+        for name, keys in sorted(keys_of.items())
+        for key in sorted(Random(name).sample(keys, max(1, round(share * len(keys)))))
+    ]
 
 
 def share_out(keys: Sequence[int], names: Sequence[str], readers: int) -> list[tuple[int, str]]:

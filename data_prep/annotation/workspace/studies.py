@@ -1,15 +1,19 @@
 """Find the radiographs of a folder and record why some cannot be read."""
 
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pneumonia.runtime.errors import ConfigError, DataError, DicomError
+from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.image_names import IMAGE_SUFFIXES, image_ids, printable
 
 _DICM_AT = 128
+_TAKEN = re.compile(r"\d{8}(\d{6})?")
 
 
 class StudyFile(NamedTuple):
@@ -29,12 +33,27 @@ class StudyFile(NamedTuple):
 
 
 class RadiographCheck(NamedTuple):
-    """Size in pixels and view of a radiograph, or why it cannot be read."""
+    """What the workspace keeps of a file.
+
+    Attributes:
+        width: Columns in pixels.
+        height: Rows in pixels.
+        view: View position such as `PA`; empty when unknown.
+        reason: Why the file cannot be read; empty when it can.
+        patient: Hash of PatientID; empty without one.
+        taken: Date and time of the study, `YYYYMMDD` with or without `HHMMSS`; empty when unknown.
+        row_mm: Distance of two rows in mm by the header, None when unknown.
+        column_mm: Distance of two columns in mm.
+    """
 
     width: int = 0
     height: int = 0
     view: str = ""
     reason: str = ""
+    patient: str = ""
+    taken: str = ""
+    row_mm: float | None = None
+    column_mm: float | None = None
 
 
 def find_studies(folder: Path) -> list[StudyFile]:
@@ -98,4 +117,13 @@ def look_at(path: Path) -> RadiographCheck:
     except (DataError, OSError):
         return RadiographCheck(reason="unreadable")
     height, width = image.pixels.shape
-    return RadiographCheck(width, height, str(image.info.get("view") or ""))
+    row_mm, column_mm = image.info.get("spacing_mm") or (None, None)
+    made = RadiographCheck(
+        width, height, str(image.info.get("view") or ""), row_mm=row_mm, column_mm=column_mm
+    )
+    if image.header is None:
+        return made
+    patient = first_text(image.header, "PatientID").strip()
+    taken = first_text(image.header, "StudyDate") + first_text(image.header, "StudyTime")[:6]
+    hashed = hashlib.sha256(patient.encode("utf-8", "replace")).hexdigest() if patient else ""
+    return made._replace(patient=hashed, taken=taken if _TAKEN.fullmatch(taken) else "")

@@ -41,11 +41,14 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Suggest no box below this score.",
 )  # fmt: skip
 @click.option(
-    "--blind",
-    is_flag=True,
-    help="Hide report and suggestions from a reader until the first verdict on a study.",
-)
-@click.option("--shuffle", is_flag=True, help="Give each reader the studies in another order.")
+    "--blind/--no-blind", default=None,
+    help="Hide report and suggestions from a reader until the first verdict on a study. "
+    "[default: as before; the manager's page can change it]",
+)  # fmt: skip
+@click.option(
+    "--shuffle/--no-shuffle", default=None,
+    help="Give each reader the studies in another order. [default: as before]",
+)  # fmt: skip
 @click.option(
     "--annotator", "annotators", multiple=True, metavar="NAME",
     help="Add an annotator with all studies; repeatable. The manager's page can do it too.",
@@ -176,14 +179,15 @@ def _show(project: "Project", address: str, annotators: tuple[str, ...]) -> None
 def _serve(project: "Project", listener: socket.socket, host: str, tls: _Tls) -> None:
     import uvicorn
 
+    from data_prep.annotation.web.connections import TimedConnection
     from data_prep.annotation.web.server import LOCAL_HOSTS, make_app
 
     log_to_stderr()
     cert, key = tls
     app = make_app(project, {*LOCAL_HOSTS, host, socket.gethostname()}, cert is not None)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, ws="none",
-        proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
+        app, http=TimedConnection, log_config=None, access_log=False, server_header=False,
+        ws="none", proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
         ssl_certfile=cert, ssl_keyfile=key,
     )  # fmt: skip
     with suppress(KeyboardInterrupt):  # the usual way to stop it

@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 from data_prep.annotation.agreement.consensus import (
     common_ancestor,
     consensus_of,
-    departs_at,
-    finding_fleiss,
     fuse_boxes,
     group_boxes,
-    reader_errors,
     truth_of,
     vote_code,
 )
+from data_prep.annotation.agreement.reader_errors import departs_at, finding_fleiss, reader_errors
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from tests.data_prep.annotation.readings import FAR, OPACITY_LEFT, OPACITY_RIGHT, box, reading
 

@@ -31,9 +31,11 @@ def test_a_study_as_the_reader_gets_it(ann):
     assert [s["origin"] for s in study["suggestions"]] == ["model:0"]  # 0.05 is below 0.2
     assert study["suggestions"][0]["box_xyxy"] == BOX
     assert study["report"]["text"] == REPORT
-    words = {REPORT[m["start"] : m["end"]].lower() for m in study["report"]["mentions"]}
-    assert any("opacity" in word for word in words)
-    assert not any("pneumothorax" in word for word in words)
+    said = {
+        REPORT[m["start"] : m["end"]].lower(): m["assertion"] for m in study["report"]["mentions"]
+    }
+    assert said["pneumothorax"] == "absent"  # what the report denies is shown as that
+    assert "present" in [kind for words, kind in said.items() if "opacity" in words]
     assert dict(study["coarse"])["Pleura"] == 1
     assert ann.get(f"/api/studies/{lines[1]['key']}").json()["report"] is None
 

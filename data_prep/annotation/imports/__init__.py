@@ -1,0 +1,1 @@
+"""Files of other tools as readings: RSNA csv, COCO, DICOM SR, KCAT."""

@@ -1,0 +1,177 @@
+"""Boxes of RSNA csv and COCO files, brought to the pixels of the studies."""
+
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep.annotation.workspace.records import (
+    ABNORMAL,
+    BOX_ASSERTIONS,
+    MIN_SIDE,
+    NORMAL,
+    Box,
+    Study,
+)
+from data_prep.dataset.reader import LABEL_FRAME
+from data_prep.dataset.reader import NORMAL as CLASS_NORMAL
+from data_prep.dataset.reader import NOT_NORMAL as CLASS_NOT_NORMAL
+from data_prep.dataset.reader import OPACITY as CLASS_OPACITY
+from data_prep.reports.findings.concepts import NIL, ConceptBase
+from data_prep.reports.findings.scope import PRESENT
+from pneumonia.runtime.csv_tables import read_table
+from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import read_label_rows
+
+_CLASS_VERDICTS = {CLASS_NORMAL: NORMAL, CLASS_NOT_NORMAL: ABNORMAL}
+
+
+class ImportedBox(NamedTuple):
+    """A box of a file: pixels of the study, code of the concept base or NIL, assertion."""
+
+    box_xyxy: Box
+    code: str
+    assertion: str = PRESENT
+
+
+class ImportedStudies:
+    """What a file says about the studies of a project.
+
+    Args:
+        studies: The readable studies.
+        base: Concept base of the codes.
+
+    Attributes:
+        boxes: image_id -> boxes; empty for a study that the file lists without one.
+        verdicts: image_id -> `normal`, `abnormal` or `unusable`, where the file states it.
+        left_out: Number of rows that were not taken over, by reason.
+    """
+
+    def __init__(self, studies: Iterable[Study], base: ConceptBase) -> None:
+        self.boxes: dict[str, list[ImportedBox]] = {}
+        self.verdicts: dict[str, str] = {}
+        self.left_out: Counter[str] = Counter()
+        self._base = base
+        self._by_name: dict[str, Study | None] = {}
+        known = list(studies)
+        for study in known:
+            self._by_name.update({study.image_id: study, study.relative: study})
+        for study in known:
+            self._add_stem(Path(study.relative).stem, study)
+        self._codes = {form.casefold(): code for form, code in base.all_aliases()}
+        self._codes.update((node.casefold(), node) for node in base)
+        if base.opacity:
+            self._codes[CLASS_OPACITY.casefold()] = base.opacity[0]
+
+    def _add_stem(self, stem: str, study: Study) -> None:
+        """Let a file's stem name its study, unless two files have it."""
+        if self._by_name.setdefault(stem, study) != study:
+            self._by_name[stem] = None
+
+    def study(self, name: str) -> Study | None:
+        """The study that a file names by image id, path or stem; None when unknown or ambiguous."""
+        found = self._by_name.get(name) or self._by_name.get(Path(name).stem)
+        if found is None:
+            self.left_out["unknown_image"] += 1
+        else:
+            self.boxes.setdefault(found.image_id, [])
+        return found
+
+    def code(self, name: str) -> str:
+        """The code of a class name, alias or node, whatever the case; else NIL."""
+        code = self._codes.get(" ".join(name.replace("_", " ").split()).casefold())
+        return code or self._codes.get(name.casefold(), NIL)
+
+    def add(self, study: Study, box_xyxy: Iterable[float], code: str, assertion: str) -> None:
+        """Add a box in pixels of the study; the part outside the image is cut off."""
+        x1, y1, x2, y2 = box_xyxy
+        box = max(0.0, x1), max(0.0, y1), min(float(study.width), x2), min(float(study.height), y2)
+        finite = all(map(math.isfinite, (x1, y1, x2, y2)))
+        if not finite or min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE:
+            self.left_out["box_without_area"] += 1
+            return
+        known = assertion if assertion in BOX_ASSERTIONS else PRESENT
+        self.boxes[study.image_id].append(ImportedBox(box, code, known))
+
+
+def import_rsna(data: bytes, into: ImportedStudies) -> None:
+    """Read the official label csv, boxes in the frame of 1024.
+
+    Raises:
+        DataError: Not a csv of that kind.
+    """
+    opacity = into.code(CLASS_OPACITY)
+    with _as_file(data) as path:
+        for row in read_label_rows(path):
+            if row.fault:
+                into.left_out[row.fault] += 1
+                continue
+            study = into.study(row.image_id)
+            if study is not None and row.box_xyxy is not None:
+                x_scale, y_scale = study.width / LABEL_FRAME, study.height / LABEL_FRAME
+                x1, y1, x2, y2 = row.box_xyxy
+                box = x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale
+                into.add(study, box, opacity, PRESENT)
+
+
+def import_classes(data: bytes, into: ImportedStudies) -> None:
+    """Read the official class csv: verdicts of the studies without an opacity.
+
+    Raises:
+        DataError: Not a csv of that kind.
+    """
+    with _as_file(data) as path:
+        for _, row in read_table(path, ("patientId", "class")):
+            study = into.study(row["patientId"].strip())
+            verdict = _CLASS_VERDICTS.get(row["class"].strip())
+            if study is not None and verdict:
+                into.verdicts[study.image_id] = verdict
+
+
+@contextmanager
+def _as_file(data: bytes) -> Iterator[str]:
+    """The bytes as a file, for readers that need a path."""
+    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
+        file.write(data)
+        file.flush()
+        yield file.name
+
+
+def import_coco(data: bytes, into: ImportedStudies) -> None:
+    """Read COCO's detection format; boxes are scaled where the file gives another image size.
+
+    Raises:
+        DataError: Not COCO.
+    """
+    try:
+        table = json.loads(data)
+        names = {item["id"]: str(item["name"]) for item in table["categories"]}
+        images = {item["id"]: item for item in table["images"]}
+        annotations = list(table["annotations"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise DataError(
+            "File is not COCO", expected="JSON with images, annotations and categories"
+        ) from None
+    studies = {number: into.study(str(item.get("file_name"))) for number, item in images.items()}
+    for item in annotations:
+        try:
+            study, image = studies[item["image_id"]], images[item["image_id"]]
+            x, y, width, height = (float(side) for side in item["bbox"])
+            name = names[item["category_id"]]
+        except (TypeError, KeyError, ValueError):
+            into.left_out["malformed_annotation"] += 1
+            continue
+        if study is not None:
+            x_scale = _scale(study.width, image, "width")
+            y_scale = _scale(study.height, image, "height")
+            box = x * x_scale, y * y_scale, (x + width) * x_scale, (y + height) * y_scale
+            into.add(study, box, into.code(name), str(item.get("assertion", PRESENT)))
+
+
+def _scale(side: int, image: Mapping[str, Any], key: str) -> float:
+    given = image.get(key)
+    return side / given if isinstance(given, int | float) and given > 0 else 1.0
