@@ -1,14 +1,13 @@
 """What a model costs: parameters, multiply-accumulates, file size; from its description only."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import Conv, NetworkSpec, tensor_shapes
-
-NOT_PARAMETERS = (".bn_mean", ".bn_var")
+from pneumonia.runtime.model.spec import STATISTICS, NetworkSpec, positions, tensor_shapes
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,11 @@ def count(spec: NetworkSpec) -> tuple[int, int]:
     sizes = spec.shapes()
     macs = 0
     for layer in spec.weighted():
-        _, height, width = sizes[layer.name]
-        macs += kept[layer.name] * (height * width if isinstance(layer, Conv) else 1)
+        macs += kept[layer.name] * positions(layer, sizes)
     parameters = sum(kept.values())
     for name, shape in tensor_shapes(spec).items():
-        if not name.endswith((".weight", *NOT_PARAMETERS)):
-            parameters += shape[0]
+        if not name.endswith((".weight", *STATISTICS)):
+            parameters += math.prod(shape)
     return parameters, macs
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.exporting.model_card import model_card
 from pneumonia.exporting.onnx_check import OnnxReport, check_onnx
-from pneumonia.exporting.onnx_graph import GatheredInput, emit_onnx
+from pneumonia.exporting.onnx_graph import emit_onnx
+from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts, read_run_facts
 from pneumonia.network.accounting import Totals, account
 from pneumonia.network.files import load_model, quantized_layers, save_model

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pneumonia.network.module import check_tensors
-from pneumonia.runtime.model.spec import NetworkSpec, Shape, Weighted, op_of, tensor_shapes
+from pneumonia.runtime.model.spec import (
+    STATISTICS,
+    NetworkSpec,
+    Reuse,
+    Shape,
+    Weighted,
+    op_of,
+    positions,
+    tensor_shapes,
+)
 from pneumonia.runtime.storage.packing import filter_groups, kept_columns, pack
 
 FLOAT_BITS = 32
@@ -89,27 +98,39 @@ def account(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> Account:
     check_tensors(spec, tensors)
     shapes = spec.shapes()
     weighted = {layer.name: layer for layer in spec.weighted()}
-    sizes: dict[str, dict[str, int]] = {name: {} for name in weighted}
+    sizes: dict[str, dict[str, int]] = {layer.name: {} for layer in spec.layers}
     for tensor_name, shape in tensor_shapes(spec).items():
         layer_name, _, part = tensor_name.rpartition(".")
         sizes[layer_name][part] = math.prod(shape)
     rows = []
     for layer in spec.layers:
-        row = LayerAccount(layer.name, op_of(layer), shapes[layer.inputs[0]], shapes[layer.name])
+        entry = shapes[layer.inputs[0]] if layer.inputs else shapes[layer.name]
+        row = LayerAccount(layer.name, op_of(layer), entry, shapes[layer.name])
         if layer.name in weighted:
             weight = tensors[layer.name + ".weight"]
-            row = _count(row, weighted[layer.name], weight, sizes[layer.name])
+            uses = positions(weighted[layer.name], shapes)
+            row = _count(row, weighted[layer.name], weight, sizes[layer.name], uses)
+        elif isinstance(layer, Reuse) and layer.layer in weighted:
+            repeated = weighted[layer.layer]._replace(name=layer.name, inputs=layer.inputs)
+            weight, uses = tensors[layer.layer + ".weight"], positions(repeated, shapes)
+            whole = _count(row, weighted[layer.layer], weight, sizes[layer.layer], uses)
+            row = row._replace(macs=whole.macs, kept_macs=whole.kept_macs)
+        else:
+            n_values = sum(sizes[layer.name].values())
+            row = row._replace(
+                parameters=n_values - _statistics(sizes[layer.name]),
+                storage_bits=n_values * FLOAT_BITS,
+            )
         rows.append(row)
     totals = Totals(*(sum(getattr(row, field) for row in rows) for field in Totals._fields))
     return Account(tuple(rows), totals)
 
 
 def _count(
-    row: LayerAccount, layer: Weighted, weight: Tensor, sizes: Mapping[str, int]
+    row: LayerAccount, layer: Weighted, weight: Tensor, sizes: Mapping[str, int], uses: int
 ) -> LayerAccount:
     n_weights = sizes["weight"]
     others = sum(sizes.values()) - n_weights
-    statistics = sizes.get("bn_mean", 0) + sizes.get("bn_var", 0)
     array = weight.detach().cpu().numpy()
     stored, kept, index_bits = n_weights, int(np.count_nonzero(array)), 0
     if layer.storage.format == "columns":
@@ -119,16 +140,19 @@ def _count(
         stored = layer.storage.n_kept
         packed = sum(8 * part.nbytes for part in pack(layer, array).values())
         index_bits = max(0, packed - stored * layer.storage.bits)
-    pixels = row.shape_out[1] * row.shape_out[2]
     return row._replace(
-        parameters=n_weights + others - statistics,
+        parameters=n_weights + others - _statistics(sizes),
         weights=n_weights,
         kept_weights=kept,
-        macs=n_weights * pixels,
-        kept_macs=kept * pixels,
+        macs=n_weights * uses,
+        kept_macs=kept * uses,
         storage_bits=stored * layer.storage.bits + others * FLOAT_BITS,
         index_bits=index_bits,
     )
+
+
+def _statistics(sizes: Mapping[str, int]) -> int:
+    return sum(size for part, size in sizes.items() if "." + part in STATISTICS)
 
 
 def _columns_cost(weight: NDArray[np.float32], group_size: int) -> tuple[int, int]:

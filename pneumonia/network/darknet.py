@@ -19,7 +19,7 @@ from torch import Tensor
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.errors import ArtefactError, ExportError
-from pneumonia.runtime.model.spec import INPUT, Conv, NetworkSpec
+from pneumonia.runtime.model.spec import INPUT, Conv, NetworkSpec, pair
 
 VERSION = (0, 2, 5)
 RGB = 3
@@ -57,8 +57,7 @@ class _Slot(NamedTuple):
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        kernel = self.layer.kernel
-        return (self.out_channels, self.in_channels, kernel, kernel)
+        return (self.out_channels, self.in_channels, *pair(self.layer.kernel))
 
     @property
     def size(self) -> int:
@@ -124,7 +123,7 @@ def write_darknet(
     check_tensors(spec, tensors)
     parts = [struct.pack("<iiiq", *VERSION, images_seen)]
     for layer in spec.weighted():
-        if not isinstance(layer, Conv) or (layer.bias and layer.batch_norm):
+        if not isinstance(layer, Conv) or (layer.bias and layer.batch_norm) or not _plain(layer):
             raise ExportError(
                 "Layer cannot be written in Darknet's format",
                 expected="a convolution with either bias or batch norm",
@@ -175,13 +174,17 @@ def _read_values(path: Path) -> tuple[Floats, tuple[int, int, int], int]:
 def _convolutions(spec: NetworkSpec) -> list[Conv]:
     convs = []
     for layer in spec.weighted():
-        if not isinstance(layer, Conv) or (layer.bias and layer.batch_norm):
+        if not isinstance(layer, Conv) or (layer.bias and layer.batch_norm) or not _plain(layer):
             raise ArtefactError(
                 "Darknet weights are for networks of plain convolutions only",
                 where=f"layer {layer.name!r} of network {spec.name!r}",
             )
         convs.append(layer)
     return convs
+
+
+def _plain(layer: Conv) -> bool:
+    return layer.groups == 1 and not layer.transposed
 
 
 def _slots(

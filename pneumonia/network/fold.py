@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import BN_EPS, Conv, NetworkSpec
+from pneumonia.runtime.model.spec import Conv, NetworkSpec
 
 
 def fold_batch_norm(
@@ -15,7 +15,7 @@ def fold_batch_norm(
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """The same function without batch norm.
 
-    w' = w * g and b' = (b - mean) * g + beta, where g = gamma / sqrt(var + BN_EPS), computed in
+    w' = w * g and b' = (b - mean) * g + beta, where g = gamma / sqrt(var + eps), computed in
     float64. Zeros of the weight stay zeros, so masks and storage formats survive.
 
     Args:
@@ -29,7 +29,8 @@ def fold_batch_norm(
         ArtefactError: Tensors do not fit, or a running variance is negative.
     """
     check_tensors(spec, tensors)
-    folded: dict[str, Tensor] = {}
+    weighted = {layer.name for layer in spec.weighted()}
+    folded = {k: tensor for k, tensor in tensors.items() if k.rpartition(".")[0] not in weighted}
     changes = {}
     for layer in spec.weighted():
         weight = tensors[layer.name + ".weight"]
@@ -54,7 +55,7 @@ def _fold(layer: Conv, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
             found=f"{float(variance.min()):g}",
             where=f"layer {layer.name!r}",
         )
-    gain = part("bn_weight") / torch.sqrt(variance + BN_EPS)
+    gain = part("bn_weight") / torch.sqrt(variance + layer.bn_eps)
     bias = part("bias") if layer.bias else torch.zeros_like(gain)
     bias = (bias - part("bn_mean")) * gain + part("bn_bias")
     weight = part("weight") * gain[:, None, None, None]

@@ -5,139 +5,29 @@ Parameters keep float32; autocast (bf16) and `channels_last` are the caller's ch
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
+from pneumonia.network.blocks import BLOCKS, Block, run_layer
 from pneumonia.runtime.engines import output_shape
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.spec import (
-    BN_EPS,
     INPUT,
     LEAKY_SLOPE,
     Conv,
-    Detect,
-    Flatten,
-    GlobalAvgPool,
     Layer,
     Linear,
-    MaxPool,
     NetworkSpec,
-    Route,
-    Shortcut,
-    Upsample,
+    Opaque,
+    Reuse,
     tensor_shapes,
 )
 
+UNITS = ("bn_weight", "bn_var", "norm_weight", "norm_var")  # parts that start at one
 OBJECT_PRIOR = 0.01  # share of anchors that hold an object, before anything is learnt
-
-
-def _activate(x: Tensor, activation: str) -> Tensor:
-    # In place: `x` is always a fresh tensor of the calling block, and neither convolution, batch
-    # norm nor addition needs its own output to go backward.
-    if activation == "leaky_relu":
-        return F.leaky_relu(x, LEAKY_SLOPE, inplace=True)
-    if activation == "relu":
-        return F.relu(x, inplace=True)
-    return x
-
-
-class ConvBlock(nn.Module):
-    """Convolution, batch norm if the layer has one, activation."""
-
-    def __init__(self, layer: Conv) -> None:
-        super().__init__()
-        self.conv: nn.Conv2d = skip_init(  # type: ignore[no-untyped-call]
-            nn.Conv2d,
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel,
-            stride=layer.stride,
-            padding=layer.padding,
-            bias=layer.bias,
-        )
-        self.norm = None
-        if layer.batch_norm:
-            self.norm = nn.BatchNorm2d(layer.out_channels, eps=BN_EPS)
-            # The count is only for cumulative averages; without it every buffer is a float tensor.
-            self.norm.register_buffer("num_batches_tracked", None)
-        self.activation = layer.activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, I, H, W) -> (N, O, H', W')."""
-        x = self.conv(x)
-        if self.norm is not None:
-            x = self.norm(x)
-        return _activate(x, self.activation)
-
-    def parts(self) -> dict[str, Tensor]:
-        """The layer's tensors, named as in `runtime.model.spec.tensor_shapes`."""
-        parts: dict[str, Tensor] = {"weight": self.conv.weight}
-        if self.conv.bias is not None:
-            parts["bias"] = self.conv.bias
-        if self.norm is not None:
-            assert self.norm.running_mean is not None
-            assert self.norm.running_var is not None
-            parts["bn_weight"] = self.norm.weight
-            parts["bn_bias"] = self.norm.bias
-            parts["bn_mean"] = self.norm.running_mean
-            parts["bn_var"] = self.norm.running_var
-        return parts
-
-
-class LinearBlock(nn.Module):
-    """Fully connected layer and activation."""
-
-    def __init__(self, layer: Linear) -> None:
-        super().__init__()
-        self.linear: nn.Linear = skip_init(  # type: ignore[no-untyped-call]
-            nn.Linear, layer.in_channels, layer.out_channels, bias=layer.bias
-        )
-        self.activation = layer.activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, I, 1, 1) -> (N, O, 1, 1)."""
-        return _activate(self.linear(x.flatten(1)), self.activation)[:, :, None, None]
-
-    def parts(self) -> dict[str, Tensor]:
-        """The layer's tensors, named as in `runtime.model.spec.tensor_shapes`."""
-        parts: dict[str, Tensor] = {"weight": self.linear.weight}
-        if self.linear.bias is not None:
-            parts["bias"] = self.linear.bias
-        return parts
-
-
-def _pool(layer: MaxPool, x: Tensor) -> Tensor:
-    if layer.pad_begin or layer.pad_end:
-        pads = (layer.pad_begin, layer.pad_end) * 2
-        x = F.pad(x, pads, value=-math.inf)
-    return F.max_pool2d(x, layer.kernel, layer.stride)
-
-
-def _without_weights(layer: Layer, sources: Sequence[Tensor]) -> Tensor:
-    x = sources[0]
-    if isinstance(layer, Shortcut):
-        if len(sources) == 1:
-            return _activate(x.clone(), layer.activation)
-        for other in sources[1:]:
-            x = x + other
-        return _activate(x, layer.activation)
-    if isinstance(layer, Route):
-        return x if len(sources) == 1 else torch.cat(list(sources), dim=1)
-    if isinstance(layer, Upsample):
-        return F.interpolate(x, scale_factor=layer.scale, mode="nearest")
-    if isinstance(layer, MaxPool):
-        return _pool(layer, x)
-    if isinstance(layer, GlobalAvgPool):
-        return x.mean((2, 3), keepdim=True)
-    if isinstance(layer, Flatten):
-        # NCHW order whatever the memory format is.
-        return x.contiguous().flatten(1)[:, :, None, None]
-    assert isinstance(layer, Detect)
-    return x
 
 
 def _last_uses(spec: NetworkSpec) -> list[tuple[str, ...]]:
@@ -159,23 +49,33 @@ class Network(nn.Module):
         spec: The description.
         tensors: Its dense tensors, copied in; None makes fresh weights with torch's global
             generator.
+        modules: The torch modules of `Opaque` layers, by their paths.
 
     Attributes:
         spec: The description the module was built from.
     """
 
-    def __init__(self, spec: NetworkSpec, tensors: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        tensors: Mapping[str, Tensor] | None = None,
+        modules: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         spec.shapes()  # raises SpecError on a broken graph before memory is taken
         self.spec = spec
         self._flat = {name for name in spec.outputs if len(output_shape(spec, name)) == 1}
         self._dead = _last_uses(spec)
         # A list, not a dict by name: any name is allowed in a spec, not in a ModuleDict.
-        self.blocks = nn.ModuleList(
-            ConvBlock(layer) if isinstance(layer, Conv) else LinearBlock(layer)
-            for layer in spec.weighted()
-        )
-        self._index = {layer.name: i for i, layer in enumerate(spec.weighted())}
+        parametric = [layer for layer in spec.layers if type(layer) in BLOCKS]
+        self.blocks = nn.ModuleList(BLOCKS[type(layer)](layer) for layer in parametric)
+        self._index = {layer.name: i for i, layer in enumerate(parametric)}
+        self.opaque = nn.ModuleList()
+        self._opaque_index: dict[str, int] = {}
+        for layer in spec.layers:
+            if isinstance(layer, Opaque):
+                self._opaque_index[layer.name] = len(self.opaque)
+                self.opaque.append(_opaque_module(layer, modules or {}))
         if tensors is None:
             initialise(self, None)
         else:
@@ -194,31 +94,37 @@ class Network(nn.Module):
         values = {INPUT: x}
         for layer, dead in zip(self.spec.layers, self._dead, strict=True):
             sources = [values[name] for name in layer.inputs]
-            if isinstance(layer, (Conv, Linear)):
-                values[layer.name] = self.blocks[self._index[layer.name]](sources[0])
-            else:
-                values[layer.name] = _without_weights(layer, sources)
+            values[layer.name] = self._run(layer, sources)
             del sources
             for name in dead:
                 del values[name]
-        return {
-            name: (values[name].flatten(1) if name in self._flat else values[name]).float()
-            for name in self.spec.outputs
-        }
+        return {name: self._output(name, values[name]) for name in self.spec.outputs}
 
-    def block(self, name: str) -> ConvBlock | LinearBlock:
-        """The module of a convolution or fully connected layer."""
-        block = self.blocks[self._index[self.spec.layer(name).name]]
-        assert isinstance(block, (ConvBlock, LinearBlock))
-        return block
+    def _run(self, layer: Layer, sources: list[Tensor]) -> Tensor:
+        block = layer.layer if isinstance(layer, Reuse) else layer.name
+        if block in self._index:
+            value: Tensor = self.blocks[self._index[block]](*sources)
+            return value
+        if isinstance(layer, Opaque):
+            made: Tensor = self.opaque[self._opaque_index[layer.name]](*sources)
+            return made
+        return run_layer(self.spec.executed(layer), sources)
+
+    def _output(self, name: str, value: Tensor) -> Tensor:
+        flat = value.flatten(1) if name in self._flat else value
+        return flat if flat.dtype == torch.float64 else flat.float()
+
+    def block(self, name: str) -> Block:
+        """The module of a layer that has tensors."""
+        return cast(Block, self.blocks[self._index[self.spec.layer(name).name]])
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Layer name -> weight parameter, OIHW or (O, I), in execution order."""
         found: dict[str, nn.Parameter] = {}
-        for name in self._index:
-            weight = self.block(name).parts()["weight"]
+        for layer in self.spec.weighted():
+            weight = self.block(layer.name).parts()["weight"]
             assert isinstance(weight, nn.Parameter)
-            found[name] = weight
+            found[layer.name] = weight
         return found
 
     def tensors(self) -> dict[str, Tensor]:
@@ -239,6 +145,16 @@ class Network(nn.Module):
         with torch.no_grad():
             for name, target in self.tensors().items():
                 target.copy_(tensors[name])
+
+
+def _opaque_module(layer: Opaque, modules: Mapping[str, nn.Module]) -> nn.Module:
+    if layer.module not in modules:
+        raise ArtefactError(
+            "Network has a layer that only its torch module can run",
+            expected=f"the module {layer.module!r}",
+            where=f"layer {layer.name!r}",
+        )
+    return modules[layer.module]
 
 
 def check_tensors(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> None:
@@ -275,20 +191,20 @@ def initialise(network: Network, generator: torch.Generator | None) -> None:
         generator: Source of randomness; None is torch's global one.
     """
     heads = {head.inputs[0]: head for head in network.spec.detect_layers()}
-    for layer in network.spec.weighted():
+    for layer in network.spec.layers:
+        if type(layer) not in BLOCKS:
+            continue
         parts = {
             part: tensor.detach() for part, tensor in network.block(layer.name).parts().items()
         }
-        gain = nn.init.calculate_gain("leaky_relu", _slope(layer.activation))
-        std = gain / math.sqrt(parts["weight"][0].numel())
-        if layer.name in heads:
-            std = 0.01
-        parts["weight"].normal_(0.0, std, generator=generator)
         for part, tensor in parts.items():
-            if part in ("bn_weight", "bn_var"):
-                tensor.fill_(1.0)
-            elif part != "weight":
-                tensor.zero_()
+            tensor.fill_(1.0 if part in UNITS else 0.0)
+        if isinstance(layer, (Conv, Linear)):
+            gain = nn.init.calculate_gain("leaky_relu", _slope(layer.activation))
+            std = gain / math.sqrt(parts["weight"][0].numel())
+            if layer.name in heads:
+                std = 0.01
+            parts["weight"].normal_(0.0, std, generator=generator)
         if layer.name in heads and "bias" in parts:
             head = heads[layer.name]
             bias = parts["bias"].view(len(head.anchors), 5 + head.n_classes)
@@ -296,4 +212,5 @@ def initialise(network: Network, generator: torch.Generator | None) -> None:
 
 
 def _slope(activation: str) -> float:
-    return {"linear": 1.0, "leaky_relu": LEAKY_SLOPE, "relu": 0.0}[activation]
+    """Slope below zero; 0, as of ReLU, stands for every curved one."""
+    return {"linear": 1.0, "leaky_relu": LEAKY_SLOPE}.get(activation, 0.0)

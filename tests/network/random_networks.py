@@ -5,26 +5,102 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pneumonia.runtime.model.ops import layer_shape
 from pneumonia.runtime.model.spec import (
     ACTIVATIONS,
     INPUT,
+    Activation,
+    Attention,
+    AvgPool,
+    Constant,
     Conv,
+    Crop,
     Detect,
     Flatten,
     GlobalAvgPool,
     InputSpec,
     Linear,
     MaxPool,
+    Multiply,
     NetworkSpec,
+    Norm,
+    Pad,
+    PixelShuffle,
+    Reshape,
+    Reuse,
     Route,
+    Select,
     Shortcut,
+    Softmax,
     StorageSpec,
     Upsample,
     tensor_shapes,
 )
 
 SPATIAL_OPS = ("conv", "conv", "conv", "maxpool", "upsample", "shortcut", "route")
+ZOO_ACTIVATIONS = ("linear", "leaky_relu", "relu")
 MAX_SIDE = 24
+
+
+def any_layers(  # noqa: PLR0911 - one of each kind
+    draw: st.DrawFn, name: str, source: str, shape: tuple[int, int, int]
+) -> list:
+    """One of the ops that only imported networks have; the last layer is called `name`."""
+    c, h, w = shape
+    if min(h, w) < 2 or max(h, w) > MAX_SIDE // 2:
+        return []
+    divisors = [d for d in range(1, c + 1) if c % d == 0]
+    groups = draw(st.sampled_from(divisors))
+    pairs = st.tuples(st.integers(0, 1), st.integers(0, 1))
+    kind = draw(st.sampled_from(ANY_OPS))
+    if kind == "grouped":
+        return [Conv(name, (source,), c, groups * draw(st.integers(1, 3)), (1, min(h, w, 3)), 1,
+                     (0, 1), True, draw(st.booleans()), "silu", groups=groups,
+                     dilation=(2, 1))]  # fmt: skip
+    if kind == "transposed":
+        kernel, stride = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        return [Conv(name, (source,), c, groups * 2, kernel, stride, draw(st.integers(0, 2)) if
+                     min(h, w) > 4 else 0, draw(st.booleans()), draw(st.booleans()), "gelu",
+                     groups=groups, transposed=True, output_padding=stride - 1)]  # fmt: skip
+    if kind == "norm":
+        norm = draw(st.sampled_from(["batch", "group", "layer"]))
+        by = groups if norm == "group" else 1
+        return [Norm(name, (source,), c, norm, by, 1e-3, draw(st.booleans()), "hardswish")]
+    if kind == "constant":
+        constant = Constant(f"{name}_value", (), c, h, w)
+        return [constant, Shortcut(name, (source, constant.name))]
+    if kind == "gate":
+        pooled = GlobalAvgPool(f"{name}_pool", (source,))
+        gate = Activation(f"{name}_gate", (pooled.name,), draw(st.sampled_from(ACTIVATIONS)), 0.3)
+        return [pooled, gate, Multiply(name, (source, gate.name))]
+    if kind == "attention":
+        maps = [Reshape(f"{name}_tokens", (source,), h * w, 1)]
+        maps += [Linear(f"{name}_{x}", (maps[0].name,), c, 4) for x in "qkv"]
+        heads = draw(st.sampled_from([1, 2]))
+        mixed = Attention(f"{name}_mixed", tuple(m.name for m in maps[1:]), heads, 0.7)
+        return [*maps, mixed, Reshape(name, (mixed.name,), h, w)]
+    twice = Conv(f"{name}_first", (source,), c, c, 3, 1, 1)
+    if kind == "reuse":
+        return [twice, Reuse(name, (twice.name,), twice.name)]
+    return [{
+        "softmax": Softmax(name, (source,)),
+        "select": Select(name, (source,), tuple(draw(st.permutations(range(c)))[: groups])),
+        "crop": Crop(name, (source,), (draw(st.integers(0, h - 1)), h, 2), (0, w, 1)),
+        "pad": Pad(name, (source,), draw(pairs), draw(pairs),
+                   draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])), 0.5),
+        "shuffle": PixelShuffle(name, (source,), 2) if c % 4 == 0 else Softmax(name, (source,)),
+        "tall": Route(name, (source, source), "height"),
+        "avgpool": AvgPool(name, (source,), 2, (2, 1), draw(st.sampled_from([0, 1])),
+                           draw(st.booleans())),
+        "bilinear": Upsample(name, (source,), 2,
+                             draw(st.sampled_from(["bilinear", "bilinear_corners"]))),
+    }[kind]]  # fmt: skip
+
+
+ANY_OPS = (
+    "grouped", "transposed", "norm", "constant", "gate", "attention", "reuse", "softmax", "select",
+    "crop", "pad", "shuffle", "tall", "avgpool", "bilinear",
+)  # fmt: skip
 
 
 def random_tensors(spec: NetworkSpec, seed: int) -> dict[str, Tensor]:
@@ -35,7 +111,7 @@ def random_tensors(spec: NetworkSpec, seed: int) -> dict[str, Tensor]:
         value = generator.standard_normal(shape)
         if name.endswith(".weight"):
             value /= np.sqrt(np.prod(shape[1:]))
-        if name.endswith((".bn_var", ".bn_weight")):
+        if name.endswith((".bn_var", ".bn_weight", ".norm_var", ".norm_weight")):
             value = 0.5 + np.abs(value)
         tensors[name] = torch.from_numpy(value.astype(np.float32))
     for layer in spec.weighted():
@@ -48,9 +124,23 @@ def random_tensors(spec: NetworkSpec, seed: int) -> dict[str, Tensor]:
     return tensors
 
 
+def spec_of(layers: list, shapes: dict) -> NetworkSpec:
+    """The layers so far, without outputs."""
+    return NetworkSpec("random", InputSpec(*shapes[INPUT]), tuple(layers), (), ())
+
+
 @st.composite
-def networks(draw: st.DrawFn, batch_norm: bool = True) -> NetworkSpec:
-    """A valid network of up to a dozen layers with one to three outputs."""
+def networks(  # noqa: C901 - a branch per op
+    draw: st.DrawFn, batch_norm: bool = True, zoo_only: bool = True
+) -> NetworkSpec:
+    """A valid network of up to a dozen layers with one to three outputs.
+
+    Args:
+        draw: Of hypothesis.
+        batch_norm: Whether convolutions may have one.
+        zoo_only: Only the ops of the zoo's networks, which generated C knows.
+    """
+    functions = ZOO_ACTIVATIONS if zoo_only else ACTIVATIONS
     side = draw(st.sampled_from([5, 8, 12]))
     channels = draw(st.sampled_from([1, 3]))
     mean, std = draw(st.sampled_from([(0.0, 1.0), (0.5, 0.25)]))
@@ -77,12 +167,19 @@ def networks(draw: st.DrawFn, batch_norm: bool = True) -> NetworkSpec:
         size = [(x + 2 * padding - kernel) // stride + 1 for x in (h, w)]
         add(layer, (out, *size))
 
+    ops = SPATIAL_OPS if zoo_only else (*SPATIAL_OPS, *["any"] * 4)
     for index in range(draw(st.integers(1, 9))):
         source = draw(st.sampled_from(list(shapes)))
         c, h, w = shapes[source]
-        op = draw(st.sampled_from(SPATIAL_OPS))
+        op = draw(st.sampled_from(ops))
         name = f"{op}_{index:03d}"
-        activation = draw(st.sampled_from(ACTIVATIONS))
+        if op == "any":
+            if min(h, w) >= 2 and max(h, w) <= MAX_SIDE // 2:
+                for layer in any_layers(draw, name, source, shapes[source]):
+                    executed = spec_of(layers, shapes).executed(layer)
+                    add(layer, layer_shape(executed, [shapes[x] for x in layer.inputs]))
+            continue
+        activation = draw(st.sampled_from(functions))
         if op == "maxpool" and min(h, w) >= 2:
             begin, end = draw(st.integers(0, 1)), draw(st.integers(0, 1))
             kernel, stride = draw(st.integers(2, min(h, w, 3))), draw(st.integers(1, 2))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pneumonia.network import module
+from pneumonia.network import blocks
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runtime.errors import ArtefactError
@@ -139,7 +139,7 @@ def test_gradients_are_those_of_plain_torch():
 def test_activations_die_with_their_last_reader(monkeypatch):
     alive = []
     highest = 0
-    plain = module.ConvBlock.forward
+    plain = blocks.ConvBlock.forward
 
     def watched(self, x):
         nonlocal highest
@@ -148,7 +148,7 @@ def test_activations_die_with_their_last_reader(monkeypatch):
         highest = max(highest, sum(reference() is not None for reference in alive))
         return y
 
-    monkeypatch.setattr(module.ConvBlock, "forward", watched)
+    monkeypatch.setattr(blocks.ConvBlock, "forward", watched)
     spec = build("yolov3", width=0.125, size=32)
     with torch.no_grad():
         Network(spec).eval()(torch.rand(1, 1, 32, 32))

@@ -4,7 +4,16 @@ from typing import List, Mapping, NamedTuple
 
 import numpy as np
 
-from pneumonia.runtime.model.spec import Detect, Flatten, NetworkSpec, Route, op_of
+from pneumonia.runtime.model.spec import (
+    Conv,
+    Detect,
+    Flatten,
+    Linear,
+    NetworkSpec,
+    Route,
+    op_of,
+    positions,
+)
 
 # Layers that cost nothing: a marker, or another name for the same memory.
 FREE = (Detect, Flatten, Route)
@@ -54,8 +63,8 @@ def network_work(spec: NetworkSpec, weights: Mapping[str, np.ndarray]) -> List[L
         values_in = sum(int(np.prod(shapes[source])) for source in layer.inputs)
         row = LayerWork(layer.name, op_of(layer), 0, 0, 0, 0, values_in, int(np.prod(shape)))
         weight = weights.get(layer.name + ".weight")
-        if weight is not None:
-            kept, pixels = int(np.count_nonzero(weight)), shape[1] * shape[2]
+        if weight is not None and isinstance(layer, (Conv, Linear)):
+            kept, pixels = int(np.count_nonzero(weight)), positions(layer, shapes)
             bias = shape[0] if layer.name + ".bias" in weights else 0
             row = row._replace(
                 macs=int(weight.size) * pixels,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumonia.runtime.errors import ArtefactError, ExportError
-from pneumonia.runtime.model.spec import INPUT, Conv, Linear, NetworkSpec, tensor_shapes
+from pneumonia.runtime.model.spec import INPUT, Conv, Linear, NetworkSpec, pair, tensor_shapes
 
 Weights = npt.NDArray[np.float32]
 HALF_MAX = 65504.0
@@ -41,12 +41,12 @@ class LayerProblem(NamedTuple):
     @property
     def stride(self) -> int:
         """Stride; 1 for a fully connected layer."""
-        return self.layer.stride if isinstance(self.layer, Conv) else 1
+        return pair(self.layer.stride)[0] if isinstance(self.layer, Conv) else 1
 
     @property
     def padding(self) -> int:
         """Padding; 0 for a fully connected layer."""
-        return self.layer.padding if isinstance(self.layer, Conv) else 0
+        return pair(self.layer.padding)[0] if isinstance(self.layer, Conv) else 0
 
     @property
     def stride_one_3x3(self) -> bool:

@@ -15,6 +15,7 @@ from deploy_jetson.kernels.plan.glue import BlockStep, GatherStep, InputStep, Ou
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, Weights, problems_of
 from deploy_jetson.kernels.plan.memory import BufferLifetime, plan_memory
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
+from deploy_jetson.kernels.plan.supported import check_supported
 from deploy_jetson.kernels.plan.tensors import (
     Buffer,
     ChannelView,
@@ -39,6 +40,7 @@ from pneumonia.runtime.model.spec import (
     Route,
     Shortcut,
     Upsample,
+    pair,
 )  # fmt: skip
 
 Chooser = Callable[[LayerProblem], Choice]
@@ -101,6 +103,7 @@ class _Lowering:
         self.storage = storage
         self.shapes = spec.shapes()
         self.readers = spec.consumers()
+        check_supported(spec)
         self.problems = problems_of(spec, dense, storage)
         self.layers = {layer.name: layer for layer in spec.layers}
         self.halo = self._halos()
@@ -132,7 +135,7 @@ class _Lowering:
         for layer in self.spec.layers:
             if isinstance(layer, Conv):
                 size = self.shapes[layer.inputs[0]][1:]
-                halo[size] = max(halo[size], layer.padding)
+                halo[size] = max(halo[size], *pair(layer.padding))
         return halo
 
     def _fused_sums(self) -> dict[str, Shortcut]:
@@ -187,7 +190,8 @@ class _Lowering:
         elif isinstance(layer, Upsample):
             self._blockwise(layer, "run_upsample", sources, window=(1, layer.scale, 0))
         elif isinstance(layer, MaxPool):
-            window = (layer.kernel, layer.stride, layer.pad_begin)
+            kernel, stride, begin = layer.kernel, layer.stride, layer.pad_begin
+            window = (pair(kernel)[0], pair(stride)[0], pair(begin)[0])
             self._blockwise(layer, "run_max_pool", sources, window=window)
         elif isinstance(layer, GlobalAvgPool):
             self._blockwise(layer, "run_average", sources)

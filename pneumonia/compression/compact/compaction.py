@@ -5,7 +5,8 @@ through shortcuts, routes, upsampling, pooling and flattening; columns that are 
 `columns` storage. What comes out is an ordinary network: outputs equal the masked dense network's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,18 @@ from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.dead_paths import find_dead_paths
 from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.module import check_tensors
-from pneumonia.runtime.model.spec import Conv, Linear, NetworkSpec, StorageSpec
+from pneumonia.runtime.model.spec import (
+    Attention,
+    Constant,
+    Conv,
+    Layer,
+    Linear,
+    NetworkSpec,
+    Norm,
+    Select,
+    StorageSpec,
+    parts_of,
+)
 from pneumonia.runtime.storage.packing import filter_groups, measured
 
 INDEX_BITS = 32  # of a stored column number
@@ -47,29 +59,76 @@ def compact(
     paths = find_dead_paths(graph, dense)
     changes = {}
     kept: dict[str, Tensor] = {}
-    for layer in spec.weighted():
-        whole, parts = _fold(layer, _parts(dense, layer.name), paths.offsets.get(layer.name))
-        rows = graph.live_rows(paths.live, layer.name)
-        channels = graph.live_channels(paths.live, layer.name)
-        weight = parts["weight"][rows][:, channels].contiguous()
-        smaller = whole._replace(out_channels=weight.shape[0], in_channels=weight.shape[1])
-        if group_sizes is not None and layer.name in group_sizes:
-            smaller = smaller._replace(
-                storage=StorageSpec("columns", group_size=group_sizes[layer.name])
-            )
-        changes[layer.name] = _choose_storage(smaller, weight)
-        kept[f"{layer.name}.weight"] = weight
-        kept.update(
-            {f"{layer.name}.{part}": t[rows] for part, t in parts.items() if part != "weight"}
-        )
+    for layer in spec.layers:
+        inputs = [paths.live[graph.unit_out[name]] for name in layer.inputs]
+        outputs = paths.live[graph.unit_out[layer.name]]
+        parts = {part: dense[f"{layer.name}.{part}"] for part in parts_of(layer)}
+        whole: Layer = layer
+        if isinstance(layer, (Conv, Linear)):
+            whole, parts = _fold(layer, parts, paths.offsets.get(layer.name))
+            columns = graph.live_channels(paths.live, layer.name)
+            parts["weight"] = parts["weight"][:, columns]
+        parts = {part: tensor[outputs].contiguous() for part, tensor in parts.items()}
+        smaller = SHRINK.get(type(whole), _unchanged)(whole, inputs, outputs)
+        if isinstance(smaller, (Conv, Linear)):
+            if group_sizes is not None and layer.name in group_sizes:
+                smaller = smaller._replace(
+                    storage=StorageSpec("columns", group_size=group_sizes[layer.name])
+                )
+            smaller = _choose_storage(smaller, parts["weight"])
+        changes[layer.name] = smaller
+        kept.update({f"{layer.name}.{part}": tensor for part, tensor in parts.items()})
     small = spec.replace_layers(changes)
     check_tensors(small, kept)
     return small, kept
 
 
-def _parts(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    names = ("weight", "bias", "bn_weight", "bn_bias", "bn_mean", "bn_var")
-    return {part: tensors[f"{name}.{part}"] for part in names if f"{name}.{part}" in tensors}
+def _conv(layer: Conv, inputs: Sequence[Tensor], outputs: Tensor) -> Conv:
+    n_inputs = int(inputs[0].sum())
+    return layer._replace(
+        out_channels=int(outputs.sum()),
+        in_channels=n_inputs,
+        groups=layer.groups * n_inputs // layer.in_channels if layer.groups > 1 else 1,
+    )
+
+
+def _linear(layer: Linear, inputs: Sequence[Tensor], outputs: Tensor) -> Linear:
+    return layer._replace(out_channels=int(outputs.sum()), in_channels=int(inputs[0].sum()))
+
+
+def _norm(layer: Norm, inputs: Sequence[Tensor], outputs: Tensor) -> Norm:
+    channels = int(outputs.sum())
+    groups = layer.groups * channels // layer.channels if layer.groups > 1 else 1
+    return layer._replace(channels=channels, groups=groups)
+
+
+def _constant(layer: Constant, inputs: Sequence[Tensor], outputs: Tensor) -> Constant:
+    return layer._replace(channels=int(outputs.sum()))
+
+
+def _select(layer: Select, inputs: Sequence[Tensor], outputs: Tensor) -> Select:
+    places = (inputs[0].cumsum(0) - 1).tolist()  # of the channels that are left
+    channels = zip(layer.channels, outputs.tolist(), strict=True)
+    return layer._replace(channels=tuple(places[channel] for channel, live in channels if live))
+
+
+def _attention(layer: Attention, inputs: Sequence[Tensor], outputs: Tensor) -> Attention:
+    return layer._replace(heads=layer.heads * int(outputs.sum()) // len(outputs))
+
+
+def _unchanged(layer: Layer, inputs: Sequence[Tensor], outputs: Tensor) -> Layer:
+    return layer
+
+
+# (layer, live channels of each input, live channels of the output) -> the smaller layer
+SHRINK: dict[type, Callable[[Any, Sequence[Tensor], Tensor], Layer]] = {
+    Conv: _conv,
+    Linear: _linear,
+    Norm: _norm,
+    Constant: _constant,
+    Select: _select,
+    Attention: _attention,
+}
 
 
 def _fold(
@@ -78,11 +137,12 @@ def _fold(
     """Fold the contribution of removed constant inputs into the bias or batch-norm mean."""
     if offset is None:
         return layer, parts
+    dtype = parts["weight"].dtype
     if layer.bias:
-        return layer, {**parts, "bias": (parts["bias"].double() + offset).float()}
+        return layer, {**parts, "bias": (parts["bias"].double() + offset).to(dtype)}
     if isinstance(layer, Conv) and layer.batch_norm:
-        return layer, {**parts, "bn_mean": (parts["bn_mean"].double() - offset).float()}
-    return layer._replace(bias=True), {**parts, "bias": offset.float()}
+        return layer, {**parts, "bn_mean": (parts["bn_mean"].double() - offset).to(dtype)}
+    return layer._replace(bias=True), {**parts, "bias": offset.to(dtype)}
 
 
 def _choose_storage(layer: Conv | Linear, weight: Tensor) -> Conv | Linear:

@@ -3,6 +3,8 @@
 Every channel of the input and of every convolution or fully connected layer starts as a unit of
 its own. A shortcut adds its inputs channel by channel, so it unites their units; a route strings
 units together; pooling, upsampling and detection pass them on; flatten repeats each H*W times.
+A grouped convolution, a group norm and an attention unite the channels of a group or head, a layer
+norm all channels: what is computed over several channels stays or goes as a whole.
 A filter can be removed only with its whole unit, and every reader of the unit loses that channel.
 Nothing here knows a particular network: YOLOv3's residual groups fall out of the rule.
 """
@@ -14,12 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pneumonia.runtime.model.spec import INPUT, Conv, Flatten, Layer, Linear, NetworkSpec, Shortcut
-
-Ints = NDArray[np.int64]
+from pneumonia.compression.compact.tracing import ChannelTracer
+from pneumonia.runtime.model.spec import INPUT, Conv, NetworkSpec
 
 
 class UnitGroup(NamedTuple):
@@ -47,8 +47,9 @@ class ChannelGraph:
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
-        atoms, parent = _trace(spec)
-        roots = np.array([_root(parent, i) for i in range(len(parent))], dtype=np.int64)
+        tracer = ChannelTracer(spec)
+        atoms = tracer.atoms
+        roots = np.array([tracer.root(i) for i in range(len(tracer.parent))], dtype=np.int64)
         _, unit_of_atom = np.unique(roots, return_inverse=True)
         self.n_units = int(unit_of_atom.max()) + 1
         self.unit_out = OrderedDict(
@@ -60,6 +61,8 @@ class ChannelGraph:
         self.protected = torch.zeros(self.n_units, dtype=torch.bool)
         for name in (INPUT, *spec.outputs):
             self.protected[self.unit_out[name]] = True
+        for channels in tracer.protected:
+            self.protected[torch.from_numpy(unit_of_atom[channels])] = True
 
     def components(self) -> list[UnitGroup]:
         """The weighted layers grouped by shared units, in order of their first layer."""
@@ -96,7 +99,13 @@ class ChannelGraph:
         return live[self.unit_out[name]]
 
     def live_channels(self, live: Tensor, name: str) -> Tensor:
-        """Which input channels of a layer belong to live units: bool (I,)."""
+        """Which columns of a layer's kernels belong to live units: bool (I / groups,).
+
+        Of a grouped convolution all: its live filters read live channels only.
+        """
+        layer = self.spec.layer(name)
+        if isinstance(layer, Conv) and layer.groups > 1:
+            return torch.ones(layer.in_channels // layer.groups, dtype=torch.bool)
         return live[self.unit_in[name]]
 
     def live_units_of(self, row_masks: Mapping[str, Tensor]) -> Tensor:
@@ -128,13 +137,15 @@ class ChannelGraph:
         while int(marked.sum()) != count:
             count = int(marked.sum())
             for layer in reversed(self.spec.weighted()):
+                if isinstance(layer, Conv) and layer.groups > 1:
+                    continue  # reads its own units only
                 rows = self.live_rows(marked & live, layer.name)
                 channels = read[layer.name][rows].any(0) if layer.name in read else rows.any()
                 marked[self.unit_in[layer.name][channels.expand(layer.in_channels)]] = True
         return marked & live
 
     def keep_one(self, live: Tensor, before: Tensor) -> Tensor:
-        """Give back to every layer that lost its last filter the first one it had before.
+        """Give back to every layer that lost its last channel the first one it had before.
 
         Args:
             live: Live units after a removal.
@@ -142,8 +153,7 @@ class ChannelGraph:
                 first filter, which passes on its bias.
         """
         live = live.clone()
-        for layer in self.spec.weighted():
-            units = self.unit_out[layer.name]
+        for units in self.unit_out.values():
             if not bool(live[units].any()):
                 had = units[before[units]]
                 live[(had if len(had) else units)[0]] = True
@@ -176,41 +186,5 @@ def prunable(component: UnitGroup, graph: ChannelGraph, selected: Collection[str
     return set(component.layers) <= set(selected) and bool(free.any())
 
 
-def _trace(spec: NetworkSpec) -> tuple["OrderedDict[str, Ints]", list[int]]:
-    """Atoms of every layer's output channels, and the union-find forest over the atoms."""
-    shapes = spec.shapes()
-    parent: list[int] = list(range(spec.input.channels))
-    atoms = OrderedDict([(INPUT, np.arange(spec.input.channels, dtype=np.int64))])
-    for layer in spec.layers:
-        if isinstance(layer, (Conv, Linear)):
-            first = len(parent)
-            parent.extend(range(first, first + layer.out_channels))
-            atoms[layer.name] = np.arange(first, len(parent), dtype=np.int64)
-            continue
-        sources = [atoms[name] for name in layer.inputs]
-        if isinstance(layer, Shortcut):
-            for other in sources[1:]:
-                for a, b in zip(sources[0].tolist(), other.tolist(), strict=True):
-                    low, high = sorted((_root(parent, a), _root(parent, b)))
-                    parent[high] = low
-        atoms[layer.name] = _passed_on(layer, sources, shapes[layer.inputs[0]][1:])
-    return atoms, parent
-
-
-def _passed_on(layer: Layer, sources: list[Ints], size: tuple[int, int]) -> Ints:
-    if isinstance(layer, Flatten):
-        return np.repeat(sources[0], size[0] * size[1])
-    if isinstance(layer, Shortcut):
-        return sources[0]
-    return np.concatenate(sources)
-
-
 def _distinct(units: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(np.unique(torch.cat(list(units)).numpy()))
-
-
-def _root(parent: list[int], atom: int) -> int:
-    while parent[atom] != atom:
-        parent[atom] = parent[parent[atom]]
-        atom = parent[atom]
-    return atom

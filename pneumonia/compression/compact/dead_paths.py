@@ -12,30 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pneumonia.compression.compact.coupling import ChannelGraph, close_units
-from pneumonia.runtime.model.spec import (
-    BN_EPS,
-    INPUT,
-    LEAKY_SLOPE,
-    Conv,
-    Flatten,
-    Layer,
-    Linear,
-    NetworkSpec,
-    Shortcut,
+from pneumonia.compression.compact.constants import (
+    ConstantChannels,
+    find_constants,
+    foldable,
+    kernel_sums,
 )
-
-
-class ConstantChannels(NamedTuple):
-    """Channels of one layer that do not depend on the image.
-
-    Attributes:
-        known: Bool (C,): the channel has the same value at every pixel of every image.
-        value: float64 (C,): that value, 0 where not known.
-    """
-
-    known: Tensor
-    value: Tensor
+from pneumonia.compression.compact.coupling import ChannelGraph, close_units
+from pneumonia.runtime.model.spec import Conv, NetworkSpec, Reuse, Weighted
 
 
 class DeadPaths(NamedTuple):
@@ -62,81 +46,33 @@ def find_dead_paths(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> DeadP
     """
     constants = find_constants(graph.spec, tensors)
     read, folded = {}, {}
-    for layer in graph.spec.weighted():
-        folded[layer.name] = _foldable(layer, constants[layer.inputs[0]])
+    layers = [layer for layer in graph.spec.weighted() if not is_grouped(layer)]
+    for layer in layers:
+        folded[layer.name] = _foldable(graph.spec, layer, constants)
         weight = tensors[layer.name + ".weight"]
         used = (weight.reshape(layer.out_channels, layer.in_channels, -1) != 0).any(2)
         read[layer.name] = used & ~folded[layer.name]
     live = close_units(graph, read, torch.ones(graph.n_units, dtype=torch.bool))
     offsets = {}
-    for layer in graph.spec.weighted():
-        gone = folded[layer.name] & ~graph.live_channels(live, layer.name)
+    for layer in layers:
+        gone = folded[layer.name] & ~live[graph.unit_in[layer.name]]
         values = constants[layer.inputs[0]].value * gone
         if bool(values.any()):
-            offsets[layer.name] = _kernel_sums(tensors[layer.name + ".weight"]) @ values
+            offsets[layer.name] = kernel_sums(tensors[layer.name + ".weight"]) @ values
     return DeadPaths(live, offsets)
 
 
-def find_constants(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> dict[str, ConstantChannels]:
-    """The constant channels of the input (none) and of every layer."""
-    found = {
-        INPUT: ConstantChannels(
-            torch.zeros(spec.input.channels, dtype=torch.bool),
-            torch.zeros(spec.input.channels, dtype=torch.float64),
-        )
-    }
-    shapes = spec.shapes()
-    for layer in spec.layers:
-        sources = [found[name] for name in layer.inputs]
-        if isinstance(layer, (Conv, Linear)):
-            found[layer.name] = _of_filters(layer, sources[0], tensors)
-        elif isinstance(layer, Shortcut):
-            known = torch.stack([source.known for source in sources]).all(0)
-            value = torch.stack([source.value for source in sources]).sum(0)
-            found[layer.name] = ConstantChannels(known, _activate(value, layer.activation) * known)
-        elif isinstance(layer, Flatten):
-            _, height, width = shapes[layer.inputs[0]]
-            found[layer.name] = ConstantChannels(
-                *(part.repeat_interleave(height * width) for part in sources[0])
-            )
-        else:  # pooling pads with -inf, so a constant passes through it, too
-            found[layer.name] = ConstantChannels(
-                torch.cat([source.known for source in sources]),
-                torch.cat([source.value for source in sources]),
-            )
-    return found
+def is_grouped(layer: Weighted) -> bool:
+    """Whether the layer's filters read only their group: it has no units but those it reads."""
+    return isinstance(layer, Conv) and layer.groups > 1
 
 
-def _of_filters(
-    layer: Conv | Linear, source: ConstantChannels, tensors: Mapping[str, Tensor]
-) -> ConstantChannels:
-    weight = tensors[layer.name + ".weight"]
-    folded = _foldable(layer, source)
-    depends = weight.reshape(layer.out_channels, layer.in_channels, -1)[:, ~folded] != 0
-    known = ~depends.any(2).any(1)
-    value = _kernel_sums(weight) @ (source.value * folded)
-    if layer.bias:
-        value = value + tensors[layer.name + ".bias"].double()
-    if isinstance(layer, Conv) and layer.batch_norm:
-        gain, shift, mean, var = (
-            tensors[f"{layer.name}.bn_{part}"].double()
-            for part in ("weight", "bias", "mean", "var")
-        )
-        value = (value - mean) / (var + BN_EPS).sqrt() * gain + shift
-    return ConstantChannels(known, _activate(value, layer.activation) * known)
-
-
-def _foldable(layer: Layer, source: ConstantChannels) -> Tensor:
-    """Input channels whose constant the layer could take into its bias exactly."""
-    padded = isinstance(layer, Conv) and layer.padding > 0
-    return source.known & (source.value == 0) if padded else source.known
-
-
-def _kernel_sums(weight: Tensor) -> Tensor:
-    """Sum of each kernel, float64 (O, I): what a constant input channel is multiplied with."""
-    return weight.double().reshape(weight.shape[0], weight.shape[1], -1).sum(2)
-
-
-def _activate(value: Tensor, activation: str) -> Tensor:
-    slope = {"linear": 1.0, "leaky_relu": LEAKY_SLOPE, "relu": 0.0}[activation]
-    return torch.where(value > 0, value, value * slope)
+def _foldable(
+    spec: NetworkSpec, layer: Weighted, constants: Mapping[str, ConstantChannels]
+) -> Tensor:
+    """Input channels whose constant can go into the layer's bias, wherever the layer is used."""
+    inputs = [layer.inputs[0]]
+    inputs += [x.inputs[0] for x in spec.layers if isinstance(x, Reuse) and x.layer == layer.name]
+    found = torch.stack([foldable(layer, constants[name]) for name in inputs])
+    values = torch.stack([constants[name].value for name in inputs])
+    return found.all(0) & (values == values[0]).all(0)

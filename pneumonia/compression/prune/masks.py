@@ -8,19 +8,20 @@ from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.network.module import Network
-from pneumonia.runtime.model.spec import tensor_shapes
+from pneumonia.runtime.model.spec import Constant, Norm, parts_of, tensor_shapes
 from pneumonia.training.hooks import TrainingHook
 
 # A filter without weights still emits its bias, or through batch norm beta - gamma * mean / std:
 # only without these is it the zero that compaction may delete.
-EMITTING_PARTS = ("bias", "bn_weight", "bn_bias")
+EMITTING_PARTS = ("bias", "bn_weight", "bn_bias", "norm_weight", "norm_bias", "value")
 
 
 def tensor_masks(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Masks of all tensors that follow from masks of the weights.
 
     The bias and the batch-norm gain and offset of a filter without any weight go with it, except
-    for filters that are part of an output or added to the input.
+    for filters that are part of an output or added to the input. Norms and constants of their own
+    lose the channels of which no filter is left.
 
     Args:
         graph: The network's units.
@@ -37,6 +38,16 @@ def tensor_masks(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, 
         found.update(
             {f"{layer}.{part}": rows for part in EMITTING_PARTS if f"{layer}.{part}" in names}
         )
+    live = graph.live_units_of(
+        {layer: mask.reshape(mask.shape[0], -1).any(1) for layer, mask in masks.items()}
+    )
+    for other in graph.spec.layers:
+        if isinstance(other, (Norm, Constant)):
+            kept = live[graph.unit_out[other.name]]
+            for part, shape in parts_of(other).items():
+                if part in EMITTING_PARTS:
+                    ones = [1] * (len(shape) - 1)
+                    found[f"{other.name}.{part}"] = kept.reshape(-1, *ones).expand(shape)
     return found
 
 

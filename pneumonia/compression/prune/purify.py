@@ -116,8 +116,9 @@ def weak_units(
     for name, weight in weights.items():
         makes, takes = graph.unit_out[name], graph.unit_in[name]
         made_by[makes] = True
-        read_by[takes] = True
-        wanted[takes[~weak_channels(weight, thresholds, multiplier, takes)]] = True
+        if weight.shape[1] == len(takes):  # a grouped convolution reads its own units only
+            read_by[takes] = True
+            wanted[takes[~weak_channels(weight, thresholds, multiplier, takes)]] = True
         strong[makes[~weak_filters(weight, thresholds, multiplier)]] = True
     return ((read_by & ~wanted) | (made_by & ~strong)) & ~graph.protected
 

@@ -17,7 +17,7 @@ from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_json, write_text
-from pneumonia.runtime.model.spec import Conv, NetworkSpec
+from pneumonia.runtime.model.spec import NetworkSpec, positions
 
 PAGE, DATA = "compression.html", "compression.json"
 SCHEMA = "pneumonia.compression-report/1"
@@ -334,12 +334,10 @@ def sot_mram_loads(model: MeasuredNetwork) -> list[sot_mram.LayerLoad]:
     loads = []
     for layer in model.spec.weighted():
         support = supports[layer.name]
-        _, height, width = shapes[layer.name]
-        positions = height * width if isinstance(layer, Conv) else 1
         loads.append(
             sot_mram.LayerLoad(
-                layer.name, int(support.any(1).sum()), int(support.any(0).sum()), positions,
-                bits[layer.name], ACTIVATION_BITS,
+                layer.name, int(support.any(1).sum()), int(support.any(0).sum()),
+                positions(layer, shapes), bits[layer.name], ACTIVATION_BITS,
             )
         )  # fmt: skip
     return loads

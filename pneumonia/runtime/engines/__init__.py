@@ -67,7 +67,11 @@ class Engine:
 def output_shape(spec: NetworkSpec, name: str) -> Tuple[int, ...]:
     """Shape of one image's value of an output: (C, H, W), or (n,) for linear and flatten layers."""
     shape = spec.shapes()[name]
-    flat = name != INPUT and isinstance(spec.layer(name), (Linear, Flatten))
+    flat = (
+        name != INPUT
+        and shape[1:] == (1, 1)
+        and isinstance(spec.executed(spec.layer(name)), (Linear, Flatten))
+    )
     return shape[:1] if flat else shape
 
 

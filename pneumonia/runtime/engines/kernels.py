@@ -15,7 +15,7 @@ import numpy as np
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import ArtefactError, DeviceError, PneumoniaError
 from pneumonia.runtime.model.bundle import Bundle
-from pneumonia.runtime.model.spec import Conv, NetworkSpec
+from pneumonia.runtime.model.spec import NetworkSpec, positions, weight_shape
 
 ABI = 1
 MAX_THREADS = 64
@@ -253,9 +253,10 @@ def fitting_threads(spec: NetworkSpec) -> int:
     shapes = spec.shapes()
     macs = 0
     for layer in spec.weighted():
-        _, height, width = shapes[layer.name]
-        taps = layer.kernel**2 if isinstance(layer, Conv) else 1
-        macs += layer.in_channels * layer.out_channels * taps * height * width
+        weights = 1
+        for extent in weight_shape(layer):
+            weights *= extent
+        macs += weights * positions(layer, shapes)
     return threads_of_work(macs, len(os.sched_getaffinity(0)))
 
 

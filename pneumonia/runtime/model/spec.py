@@ -10,18 +10,103 @@ Weights are stored separately as named tensors (see `tensor_shapes`), float32 un
 import json
 from collections import OrderedDict
 from math import isfinite
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Type, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 from pneumonia.runtime.errors import SpecError
+from pneumonia.runtime.model.layers import (
+    ACTIVATIONS,
+    AXES,
+    BN_EPS,
+    BOX_CODINGS,
+    DENSE,
+    LEAKY_SLOPE,
+    NORMS,
+    PAD_MODES,
+    UPSAMPLE_MODES,
+    Activation,
+    Attention,
+    AvgPool,
+    Constant,
+    Conv,
+    Crop,
+    Detect,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Linear,
+    MaxPool,
+    Multiply,
+    Norm,
+    Opaque,
+    Pad,
+    Pair,
+    PixelShuffle,
+    Reshape,
+    Reuse,
+    Route,
+    Select,
+    Shape,
+    Shortcut,
+    Softmax,
+    StorageSpec,
+    Upsample,
+    Weighted,
+    pair,
+)
+from pneumonia.runtime.model.ops import OPS, layer_shape, op_of, parts_of, shape_error, weight_shape
+
+__all__ = [
+    "ACTIVATIONS",
+    "BN_EPS",
+    "BOX_CODINGS",
+    "DENSE",
+    "INPUT",
+    "LEAKY_SLOPE",
+    "STATISTICS",
+    "Activation",
+    "Attention",
+    "AvgPool",
+    "Constant",
+    "Conv",
+    "Crop",
+    "Detect",
+    "Flatten",
+    "GlobalAvgPool",
+    "InputSpec",
+    "Layer",
+    "Linear",
+    "MaxPool",
+    "Multiply",
+    "NetworkSpec",
+    "Norm",
+    "Opaque",
+    "Pad",
+    "Pair",
+    "PixelShuffle",
+    "Reshape",
+    "Reuse",
+    "Route",
+    "Select",
+    "Shape",
+    "Shortcut",
+    "Softmax",
+    "StorageSpec",
+    "Upsample",
+    "Weighted",
+    "dense_weight_count",
+    "infer_shapes",
+    "op_of",
+    "pair",
+    "parameter_count",
+    "parts_of",
+    "positions",
+    "tensor_shapes",
+    "weight_shape",
+]  # fmt: skip
 
 SCHEMA = "pneumonia.network/1"
+STATISTICS = (".bn_mean", ".bn_var", ".norm_mean", ".norm_var")  # tensors that are not parameters
 INPUT = "input"  # the name by which layers refer to the network's input
-ACTIVATIONS = ("linear", "leaky_relu", "relu")
-LEAKY_SLOPE = 0.1
-BN_EPS = 1e-5
-BOX_CODINGS = ("darknet", "scaled")
-
-Shape = Tuple[int, int, int]
 
 
 class InputSpec(NamedTuple):
@@ -36,149 +121,6 @@ class InputSpec(NamedTuple):
     mean: float = 0.0
     std: float = 1.0
     pad_value: int = 0
-
-
-class StorageSpec(NamedTuple):
-    """How a layer's weight is stored; `runtime.storage.packing` decodes every format to dense.
-
-    Attributes:
-        format: `dense`, `columns`, ... (the keys of `runtime.storage.FORMATS`).
-        group_size: Filters that share one list of kept columns; 0 = all filters of the layer.
-        n_kept: Weights actually stored.
-        bits: Bits of one stored weight.
-    """
-
-    format: str = "dense"
-    group_size: int = 0
-    n_kept: int = 0
-    bits: int = 32
-
-
-DENSE = StorageSpec()
-
-
-class Conv(NamedTuple):
-    """Square 2-D convolution, then optional batch norm, then the activation.
-
-    Weight OIHW. `bias` and `batch_norm` exclude each other in the zoo but need not.
-    """
-
-    name: str
-    inputs: Tuple[str, ...]
-    in_channels: int
-    out_channels: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    bias: bool = True
-    batch_norm: bool = False
-    activation: str = "linear"
-    storage: StorageSpec = DENSE
-
-
-class Linear(NamedTuple):
-    """Fully connected layer over a flat input; weight (O, I), treated as (O, I, 1, 1)."""
-
-    name: str
-    inputs: Tuple[str, ...]
-    in_channels: int
-    out_channels: int
-    bias: bool = True
-    activation: str = "linear"
-    storage: StorageSpec = DENSE
-
-
-class Shortcut(NamedTuple):
-    """Element-wise sum of equally shaped inputs, then the activation."""
-
-    name: str
-    inputs: Tuple[str, ...]
-    activation: str = "linear"
-
-
-class Route(NamedTuple):
-    """Concatenation over channels, in the order of `inputs`; one input is the identity."""
-
-    name: str
-    inputs: Tuple[str, ...]
-
-
-class Upsample(NamedTuple):
-    """Nearest-neighbour upsampling by an integer."""
-
-    name: str
-    inputs: Tuple[str, ...]
-    scale: int = 2
-
-
-class MaxPool(NamedTuple):
-    """Max pooling; the padding may differ at the two ends (Darknet's size 2, stride 1 pool)."""
-
-    name: str
-    inputs: Tuple[str, ...]
-    kernel: int
-    stride: int
-    pad_begin: int = 0
-    pad_end: int = 0
-
-
-class GlobalAvgPool(NamedTuple):
-    """Mean over height and width: (C, H, W) -> (C, 1, 1)."""
-
-    name: str
-    inputs: Tuple[str, ...]
-
-
-class Flatten(NamedTuple):
-    """(C, H, W) -> (C*H*W, 1, 1), in C order."""
-
-    name: str
-    inputs: Tuple[str, ...]
-
-
-class Detect(NamedTuple):
-    """Marks a raw head map of `len(anchors) * (5 + n_classes)` channels; decoding is outside.
-
-    Channel order per anchor: x, y, w, h, objectness, class scores.
-
-    Attributes:
-        anchors: (width, height) pairs in pixels of the network input.
-        stride: Input pixels per cell.
-        box_coding: `darknet` (sigmoid + exp) or `scaled` (2*sigmoid-0.5 and (2*sigmoid)^2).
-    """
-
-    name: str
-    inputs: Tuple[str, ...]
-    anchors: Tuple[Tuple[float, float], ...]
-    n_classes: int
-    stride: int
-    box_coding: str = "scaled"
-
-
-Layer = Union[Conv, Linear, Shortcut, Route, Upsample, MaxPool, GlobalAvgPool, Flatten, Detect]
-
-OPS = OrderedDict(
-    [
-        ("conv", Conv),
-        ("linear", Linear),
-        ("shortcut", Shortcut),
-        ("route", Route),
-        ("upsample", Upsample),
-        ("maxpool", MaxPool),
-        ("global_avg_pool", GlobalAvgPool),
-        ("flatten", Flatten),
-        ("detect", Detect),
-    ]
-)  # type: OrderedDict[str, Type[Any]]
-_OP_OF = {cls: op for op, cls in OPS.items()}
-
-
-def op_of(layer: Layer) -> str:
-    """The op's name in JSON, for example `conv`."""
-    return _OP_OF[type(layer)]
-
-
-Weighted = Union[Conv, Linear]
 
 
 class NetworkSpec(NamedTuple):
@@ -214,6 +156,12 @@ class NetworkSpec(NamedTuple):
     def weighted(self) -> List[Union[Conv, Linear]]:
         """Convolutions and fully connected layers, in execution order."""
         return [layer for layer in self.layers if isinstance(layer, (Conv, Linear))]
+
+    def executed(self, layer: Layer) -> Layer:
+        """What the layer computes: of a `Reuse`, the repeated layer on the other input."""
+        if not isinstance(layer, Reuse):
+            return layer
+        return self.layer(layer.layer)._replace(inputs=layer.inputs)
 
     def detect_layers(self) -> List[Detect]:
         """The detection heads, in execution order."""
@@ -260,29 +208,31 @@ class NetworkSpec(NamedTuple):
         return _parse(text)
 
 
-def weight_shape(layer: Weighted) -> Tuple[int, ...]:
-    """Shape of a layer's dense weight: (O, I, K, K) of a convolution, (O, I) of a linear layer."""
-    if isinstance(layer, Conv):
-        return (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
-    return (layer.out_channels, layer.in_channels)
-
-
 def tensor_shapes(spec: NetworkSpec) -> "OrderedDict[str, Tuple[int, ...]]":
     """Every named tensor of the dense network: name -> shape.
 
-    `L.weight` (O, I, K, K) or (O, I); `L.bias` (O,); with batch norm `L.bn_weight`, `L.bn_bias`,
-    `L.bn_mean`, `L.bn_var`, each (O,). Layers in another storage format replace `L.weight` by the
-    tensors of `runtime.storage.packing`.
+    `L.weight` (O, I / groups, KH, KW) or (O, I); `L.bias` (O,); with batch norm `L.bn_weight`,
+    `L.bn_bias`, `L.bn_mean`, `L.bn_var`, each (O,). Norm layers: `L.norm_weight`, `L.norm_bias`,
+    `L.norm_mean`, `L.norm_var`, each (C,). Constants: `L.value` (C, H, W). Layers in
+    another storage format replace `L.weight` by the tensors of `runtime.storage.packing`.
     """
-    shapes = OrderedDict()  # type: OrderedDict[str, Tuple[int, ...]]
-    for layer in spec.weighted():
-        shapes[layer.name + ".weight"] = weight_shape(layer)
-        if layer.bias:
-            shapes[layer.name + ".bias"] = (layer.out_channels,)
-        if isinstance(layer, Conv) and layer.batch_norm:
-            for part in ("bn_weight", "bn_bias", "bn_mean", "bn_var"):
-                shapes[layer.name + "." + part] = (layer.out_channels,)
-    return shapes
+    return OrderedDict(
+        (layer.name + "." + part, shape)
+        for layer in spec.layers
+        for part, shape in parts_of(layer).items()
+    )
+
+
+def positions(layer: Weighted, shapes: Mapping[str, Shape]) -> int:
+    """How often each weight of the layer is multiplied for one image.
+
+    Args:
+        layer: A convolution or fully connected layer.
+        shapes: Of the network's values, see `infer_shapes`.
+    """
+    transposed = isinstance(layer, Conv) and layer.transposed
+    _, height, width = shapes[layer.inputs[0] if transposed else layer.name]
+    return height * width
 
 
 def _count(tensors: Mapping[str, Sequence[int]]) -> int:
@@ -304,70 +254,7 @@ def dense_weight_count(spec: NetworkSpec) -> int:
 def parameter_count(spec: NetworkSpec) -> int:
     """Trainable parameters of the dense network (batch-norm statistics are not parameters)."""
     shapes = tensor_shapes(spec).items()
-    return _count({k: shape for k, shape in shapes if not k.endswith((".bn_mean", ".bn_var"))})
-
-
-# --- shape inference ------------------------------------------------------------------------
-
-
-def _fail(layer: Layer, what: str, expected: object, found: object) -> SpecError:
-    return SpecError(
-        what, expected=str(expected), found=str(found), where="layer {!r}".format(layer.name)
-    )
-
-
-def _window(layer: Layer, size: int, kernel: int, stride: int, padding: int) -> int:
-    out = (size + padding - kernel) // stride + 1
-    if out < 1:
-        raise _fail(layer, "Input is smaller than the window", ">= {}".format(kernel), size)
-    return out
-
-
-def _layer_shape(layer: Layer, sources: Sequence[Shape]) -> Shape:
-    channels, height, width = sources[0]
-    if isinstance(layer, Conv):
-        if channels != layer.in_channels:
-            raise _fail(layer, "Input channels do not match", layer.in_channels, channels)
-        pad = 2 * layer.padding
-        return (
-            layer.out_channels,
-            _window(layer, height, layer.kernel, layer.stride, pad),
-            _window(layer, width, layer.kernel, layer.stride, pad),
-        )
-    if isinstance(layer, Linear):
-        if (channels, height, width) != (layer.in_channels, 1, 1):
-            raise _fail(layer, "Input is not flat", (layer.in_channels, 1, 1), sources[0])
-        return (layer.out_channels, 1, 1)
-    if isinstance(layer, MaxPool):
-        pad = layer.pad_begin + layer.pad_end
-        return (
-            channels,
-            _window(layer, height, layer.kernel, layer.stride, pad),
-            _window(layer, width, layer.kernel, layer.stride, pad),
-        )
-    return _join_shape(layer, sources)
-
-
-def _join_shape(layer: Layer, sources: Sequence[Shape]) -> Shape:
-    channels, height, width = sources[0]
-    if isinstance(layer, Shortcut):
-        if len(set(sources)) != 1:
-            raise _fail(layer, "Added inputs differ in shape", "equal shapes", list(sources))
-        return sources[0]
-    if isinstance(layer, Route):
-        if len({shape[1:] for shape in sources}) != 1:
-            raise _fail(layer, "Joined inputs differ in size", "equal sizes", list(sources))
-        return (sum(shape[0] for shape in sources), height, width)
-    if isinstance(layer, Upsample):
-        return (channels, height * layer.scale, width * layer.scale)
-    if isinstance(layer, GlobalAvgPool):
-        return (channels, 1, 1)
-    if isinstance(layer, Flatten):
-        return (channels * height * width, 1, 1)
-    expected = len(layer.anchors) * (5 + layer.n_classes)  # type: ignore[union-attr]
-    if channels != expected:
-        raise _fail(layer, "Head channels do not match the anchors", expected, channels)
-    return sources[0]
+    return _count({k: shape for k, shape in shapes if not k.endswith(STATISTICS)})
 
 
 def infer_shapes(spec: NetworkSpec) -> "OrderedDict[str, Shape]":
@@ -378,18 +265,21 @@ def infer_shapes(spec: NetworkSpec) -> "OrderedDict[str, Shape]":
     """
     shapes = OrderedDict()  # type: OrderedDict[str, Shape]
     shapes[INPUT] = (spec.input.channels, spec.input.height, spec.input.width)
+    seen = set()
     for layer in spec.layers:
         if layer.name in shapes:
             raise SpecError("Layer name is used twice", found=repr(layer.name))
-        many = isinstance(layer, (Shortcut, Route))
-        if not layer.inputs or (len(layer.inputs) > 1 and not many):
-            raise _fail(layer, "Wrong number of inputs", "1", len(layer.inputs))
         for source in layer.inputs:
             if source not in shapes:
-                raise _fail(
+                raise shape_error(
                     layer, "Input is not an earlier layer", "an earlier layer", repr(source)
                 )
-        shapes[layer.name] = _layer_shape(layer, [shapes[source] for source in layer.inputs])
+        if isinstance(layer, Reuse) and layer.layer not in seen:
+            raise shape_error(layer, "Layer to repeat", "an earlier layer", repr(layer.layer))
+        runs = spec.executed(layer)
+        shapes[layer.name] = layer_shape(runs, [shapes[source] for source in layer.inputs])
+        if not isinstance(layer, Reuse):
+            seen.add(layer.name)
     for output in spec.outputs:
         if output not in shapes:
             raise SpecError("Output is not a layer", found=repr(output))
@@ -409,12 +299,15 @@ def _layer_to_dict(layer: Layer) -> Dict[str, Any]:
     return record
 
 
-_CHOICES = {"activation": ACTIVATIONS, "box_coding": BOX_CODINGS}
-_POSITIVE = ("in_channels", "out_channels", "channels", "height", "width") + (
-    "kernel",
-    "stride",
-    "scale",
-)
+_CHOICES = {
+    "activation": ACTIVATIONS, "function": ACTIVATIONS, "box_coding": BOX_CODINGS, "kind": NORMS,
+    "axis": AXES,
+}  # type: Dict[str, Tuple[str, ...]]  # fmt: skip
+_MODES = {Pad: PAD_MODES, Upsample: UPSAMPLE_MODES}  # type: Dict[Type[Any], Tuple[str, ...]]
+_POSITIVE = (
+    "in_channels", "out_channels", "channels", "height", "width", "kernel", "stride", "scale",
+    "groups", "dilation", "heads",
+)  # fmt: skip
 
 
 def _reject(what: str, expected: str, found: object, where: str) -> SpecError:
@@ -429,14 +322,14 @@ def _names(value: Any, where: str) -> Tuple[str, ...]:
 
 def _anchors(value: Any, where: str) -> Tuple[Tuple[float, float], ...]:
     pairs = []
-    for pair in value if isinstance(value, list) else [None]:
+    for anchor in value if isinstance(value, list) else [None]:
         if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(isinstance(side, (int, float)) and 0 < side < 1e9 for side in pair)
+            not isinstance(anchor, list)
+            or len(anchor) != 2
+            or not all(isinstance(side, (int, float)) and 0 < side < 1e9 for side in anchor)
         ):
             raise _reject("Not a list of anchors", "[[width, height], ...]", value, where)
-        pairs.append((float(pair[0]), float(pair[1])))
+        pairs.append((float(anchor[0]), float(anchor[1])))
     return tuple(pairs)
 
 
@@ -460,17 +353,27 @@ def _record(cls: Type[Any], value: Any, where: str) -> Any:
 
 def _field(key: str, hint: Any, value: Any, where: str) -> Any:
     place = "{}, field {!r}".format(where, key)
+    if hint in (bool, str, int, float):
+        value = _scalar(key, hint, value, place)
+        if key in _CHOICES and value not in _CHOICES[key]:
+            what = "Unknown " + key.replace("_", " ")
+            raise _reject(what, ", ".join(_CHOICES[key]), value, place)
+        return value
     if hint is StorageSpec:
         return _record(StorageSpec, value, place)
     if key == "anchors":
         return _anchors(value, place)
-    if hint not in (bool, str, int, float):
-        return _names(value, place)
-    value = _scalar(key, hint, value, place)
-    if key in _CHOICES and value not in _CHOICES[key]:
-        what = "Unknown " + key.replace("_", " ")
-        raise _reject(what, ", ".join(_CHOICES[key]), value, place)
-    return value
+    if hint == Pair and not isinstance(value, list):
+        return _scalar(key, int, value, place)
+    if hint in (Pair, Tuple[int, ...]):
+        return _numbers(key, value, place, 2 if hint == Pair else None)
+    return _names(value, place)
+
+
+def _numbers(key: str, value: Any, place: str, count: Optional[int]) -> Tuple[int, ...]:
+    if not isinstance(value, list) or count not in (None, len(value)):
+        raise _reject("Not a list of numbers", "a list of whole numbers", value, place)
+    return tuple(_scalar(key, int, item, place) for item in value)
 
 
 def _scalar(key: str, hint: Any, value: Any, place: str) -> Any:
@@ -499,7 +402,10 @@ def _parse_layer(value: Any, index: int) -> Layer:
         raise _reject("Unknown op", ", ".join(OPS), value["op"], where)
     fields = {key: item for key, item in value.items() if key != "op"}
     where = "{} {!r}".format(where, fields.get("name", "?"))
-    record: Layer = _record(OPS[value["op"]], fields, where)
+    record: Layer = _record(OPS[value["op"]].record, fields, where)
+    modes = _MODES.get(type(record), ())
+    if modes and record.mode not in modes:  # type: ignore[union-attr]
+        raise _reject("Unknown mode", ", ".join(modes), record.mode, where)  # type: ignore[union-attr]
     return record
 
 
