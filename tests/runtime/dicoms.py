@@ -1,6 +1,8 @@
 """DICOM files for tests, written with whichever pydicom (2.3 or 3) is installed."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pydicom
@@ -109,6 +111,35 @@ def blurred(shape=(96, 80), seed=0):
     """A smooth 8-bit image: JPEG keeps it nearly as it is."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 5), dtype=np.uint8)
     return np.array(Image.fromarray(noise).resize(shape[::-1], 3))
+
+
+def png_bytes(samples, interlaced=False):
+    """A PNG of 16 bits per channel, uint16 (H, W, 1..4), with a different filter in each row."""
+    height, width, channels = samples.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0,
+                       int(interlaced))  # fmt: skip
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+              (1, 0, 2, 1)] if interlaced else [(0, 0, 1, 1)]  # fmt: skip
+    rows = b"".join(_filtered(samples[top::down, left::right]) for top, left, down, right in passes)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def _filtered(samples):
+    """Rows of a PNG, filtered by none, Sub and Up in turn."""
+    step = 2 * samples.shape[2]
+    above = np.zeros(samples.shape[1] * step, np.uint8)
+    rows = []
+    for number, row in enumerate(samples):
+        octets = np.frombuffer(row.astype(">u2").tobytes(), np.uint8)
+        left = np.concatenate([np.zeros(step, np.uint8), octets[:-step]])
+        predicted = (np.zeros_like(octets), left, above)[number % 3]
+        rows.append(bytes([number % 3]) + (octets - predicted).tobytes())
+        above = octets
+    return b"".join(rows)
 
 
 def save_image(path, array, mode=None, **options):

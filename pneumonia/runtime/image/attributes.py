@@ -6,7 +6,12 @@ that no such value becomes a TypeError somewhere else.
 """
 
 import math
-from typing import Any, List, Optional
+import re
+from typing import Any, List, Optional, Sequence
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+_DECIMAL_COMMA = re.compile(r"^[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?$")
 
 
 def all_values(dataset: Any, keyword: str) -> List[Any]:
@@ -18,6 +23,7 @@ def all_values(dataset: Any, keyword: str) -> List[Any]:
 
     Returns:
         An empty list when the attribute is absent, empty, a sequence, or cannot be converted.
+        Decimal strings (VR DS) that do not parse are returned as text.
     """
     try:
         value = dataset.get(keyword)
@@ -26,8 +32,20 @@ def all_values(dataset: Any, keyword: str) -> List[Any]:
         # PersonName has a length, too, but is one value
         values = list(value) if hasattr(value, "append") else [value] if str(value) else []
     except Exception:  # pydicom converts on access and raises many kinds on malformed bytes
-        return []
+        return _decimal_texts(dataset, keyword)
     return [] if any(hasattr(one, "keys") for one in values) else values
+
+
+def _decimal_texts(dataset: Any, keyword: str) -> List[Any]:
+    """The values of a decimal string (VR DS) that pydicom cannot convert, as text."""
+    try:
+        tag = tag_for_keyword(keyword)
+        element = dataset.get_item(tag)
+        if (element.VR or dictionary_VR(tag)) != "DS":
+            return []
+        return [text.strip(" \0") for text in str(element.value, "latin-1").split("\\")]
+    except Exception:  # absent, or bytes that are no element
+        return []
 
 
 def first_value(dataset: Any, keyword: str) -> Any:
@@ -50,7 +68,7 @@ def joined_text(dataset: Any, keyword: str) -> str:
 
 
 def first_number(dataset: Any, keyword: str) -> Optional[float]:
-    """The first value as a finite float; None when it is absent or not a number."""
+    """The first value as a finite float (`1,5` is 1.5); None when absent or not a number."""
     return _finite(first_value(dataset, keyword))
 
 
@@ -76,7 +94,31 @@ def sequence_items(dataset: Any, keyword: str) -> Optional[List[Any]]:
     return items if all(hasattr(item, "keys") for item in items) else None
 
 
+def number_warnings(dataset: Any, keywords: Sequence[str]) -> List[str]:
+    """Warning codes of decimal strings that are not written as DICOM requires.
+
+    Args:
+        dataset: pydicom Dataset.
+        keywords: Attributes of VR DS.
+
+    Returns:
+        `decimal_comma` when a value has a comma, which is read as a point; `number_malformed` when
+        a value is not a finite number and counts as absent.
+    """
+    codes = set()
+    for value in (one for keyword in keywords for one in all_values(dataset, keyword)):
+        if value in (None, ""):
+            continue
+        if _finite(value) is None:
+            codes.add("number_malformed")
+        elif isinstance(value, str) and _DECIMAL_COMMA.match(value):
+            codes.add("decimal_comma")
+    return sorted(codes)
+
+
 def _finite(value: Any) -> Optional[float]:
+    if isinstance(value, str) and _DECIMAL_COMMA.match(value.strip()):
+        value = value.replace(",", ".")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -42,6 +42,7 @@ _NOT_IMAGES = tuple(
 # What `runtime.results` writes into the objects it makes, so that a later batch can name them.
 OWN_MANUFACTURER = "pneumonia (research software)"
 OWN_SERIES = "RESEARCH ONLY: "  # start of Series Description
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
 _COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
@@ -192,7 +193,7 @@ def read_header(stream: BinaryIO, limits: ReadLimits, has_preamble: bool) -> Hea
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     if not syntax:
         raise rejected("File names no transfer syntax", "transfer_syntax", found="none")
-    return Header(dataset, syntax, _check_image(dataset, limits))
+    return Header(dataset, syntax, _check_image(dataset, syntax, limits))
 
 
 def _whole(dataset: Any, keyword: str, reason: str, low: int, high: int) -> int:
@@ -214,7 +215,23 @@ def _shown(dataset: Any, keyword: str) -> str:
     return str(values[0]) if isinstance(values[0], int) else "no number"
 
 
-def _check_image(dataset: Any, limits: ReadLimits) -> int:
+def high_bit(dataset: Any) -> int:
+    """The most significant bit of a stored value; BitsStored - 1 where the header has none."""
+    values = all_values(dataset, "HighBit")
+    return int(values[0]) if values else int(dataset.BitsStored) - 1
+
+
+def _check_high_bit(dataset: Any, syntax: str, stored: int, allocated: int) -> None:
+    """Old files keep values in the upper bits; a codestream holds them without such a shift."""
+    highest = allocated - 1 if syntax in (*NATIVE, RLE) else stored - 1
+    allowed = range(stored - 1, highest + 1)
+    if all_values(dataset, "HighBit") and only_integer(dataset, "HighBit") not in allowed:
+        expected = "{}..{}".format(allowed[0], allowed[-1])
+        found = _shown(dataset, "HighBit")
+        raise rejected("HighBit is not supported", "high_bit", expected, found)
+
+
+def _check_image(dataset: Any, syntax: str, limits: ReadLimits) -> int:
     """Check the image attributes; returns the number of frames."""
     rows = _whole(dataset, "Rows", "rows", 1, limits.max_side)
     columns = _whole(dataset, "Columns", "columns", 1, limits.max_side)
@@ -233,8 +250,7 @@ def _check_image(dataset: Any, limits: ReadLimits) -> int:
         raise rejected("BitsAllocated is not supported", "bits_allocated", "8 or 16", shown)
     stored = _whole(dataset, "BitsStored", "bits_stored", 1, allocated)
     _whole(dataset, "PixelRepresentation", "pixel_representation", 0, 1)
-    if all_values(dataset, "HighBit") not in ([], [stored - 1]):
-        raise rejected("HighBit is not supported", "high_bit", str(stored - 1), "another")
+    _check_high_bit(dataset, syntax, stored, allocated)
     return _check_frames(dataset, rows * columns, limits)
 
 
@@ -258,7 +274,7 @@ def _check_frames(dataset: Any, frame_pixels: int, limits: ReadLimits) -> int:
 
 def spacing_mm(dataset: Any) -> Optional[List[float]]:
     """Millimetres from row to row and from column to column; None when the header has none."""
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+    for keyword in SPACINGS:
         pair = first_numbers(dataset, keyword, 2)
         is_pair = pair is not None and len(all_values(dataset, keyword)) == 2
         if pair is not None and is_pair and all(0 < side < 100 for side in pair):

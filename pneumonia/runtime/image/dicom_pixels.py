@@ -1,6 +1,7 @@
 """DICOM pixel data to stored values; reports the decoder used, and damage as warnings."""
 
 import copy
+import importlib.util
 import io
 import warnings as python_warnings
 from typing import Any, BinaryIO, Dict, List, NamedTuple, Optional, Tuple
@@ -28,6 +29,7 @@ from pneumonia.runtime.image.dicom_header import (
     NATIVE,
     RLE,
     Header,
+    high_bit,
     rejected,
 )
 
@@ -36,10 +38,10 @@ _PREFERRED: Dict[str, Tuple[str, ...]] = {RLE: ("pydicom", "rle")}
 _PREFERRED.update(dict.fromkeys(JPEG_2000, ("pillow", "pylibjpeg", "gdcm")))
 _PREFERRED.update(dict.fromkeys(JPEG_LS, ("pyjpegls", "jpeg_ls", "gdcm")))
 _PREFERRED.update(dict.fromkeys(HTJ2K, ("pylibjpeg",)))
-_PREFERRED.update(dict.fromkeys(JPEG_LOSSLESS + (JPEG_EXTENDED,), ("gdcm", "pylibjpeg")))
+_PREFERRED.update(dict.fromkeys(JPEG_LOSSLESS, ("gdcm", "pylibjpeg")))
 _INSTALL = {
     JPEG_LS: "pip install pyjpegls",
-    HTJ2K: "pip install pylibjpeg-openjpeg",
+    HTJ2K: "pip install pylibjpeg pylibjpeg-openjpeg",
     JPEG_LOSSLESS + (JPEG_EXTENDED,): "pip install python-gdcm",
 }
 
@@ -80,6 +82,8 @@ def available_decoders(syntax: str) -> List[str]:
         names = ["rle" if name.startswith("rle") else name for name in names]
     except NotImplementedError:
         return []
+    if syntax == JPEG_EXTENDED:  # of 12 bits: pydicom refuses what gdcm can do
+        return ["gdcm"] if importlib.util.find_spec("gdcm") is not None else []
     return [name for name in _PREFERRED.get(syntax, ()) if name in names]
 
 
@@ -115,10 +119,33 @@ def _decode_with_pillow(frame: bytes) -> np.ndarray:
         raise DicomError("JPEG data are damaged", "failed", "decode_error") from None
 
 
+def _decode_with_gdcm(frame: bytes, stream: FrameHeader, syntax: str) -> np.ndarray:
+    """JPEG of 9 to 12 bits: uint16 (height, width)."""
+    import gdcm
+
+    fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
+    fragment.SetByteStringValue(frame)
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((stream.width, stream.height, 1))
+    image.SetDataElement(element)
+    grey = gdcm.PhotometricInterpretation.MONOCHROME2  # of the samples; display inverts
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, stream.bits, stream.bits - 1, 0))
+    data = image.GetBuffer().encode("utf-8", "surrogateescape")  # gdcm returns bytes as text
+    return np.frombuffer(data, dtype="<u2").reshape(stream.height, stream.width)
+
+
 def _decode_with_pydicom(dataset: Any, syntax: str, decoder: str) -> np.ndarray:
     if hasattr(dataset, "pixel_array_options"):
         if decoder:
             dataset.pixel_array_options(decoding_plugin=decoder)
+        if high_bit(dataset) + 1 != dataset.BitsStored:  # pydicom would clear the upper bits
+            dataset.pixel_array_options(correct_unused_bits=False)
     elif decoder:
         dataset.convert_pixel_data(decoder)
     return np.asarray(dataset.pixel_array)
@@ -155,9 +182,11 @@ def _decode_compressed(dataset: Any, header: Header) -> StoredPixels:
             fix=fixes[0] if fixes else None,
         )
     try:
-        return StoredPixels(
-            _decode_with_pydicom(dataset, header.syntax, names[0]), names[0], warnings
-        )
+        if header.syntax == JPEG_EXTENDED and stream is not None:
+            values = _decode_with_gdcm(frame, stream, header.syntax)
+        else:
+            values = _decode_with_pydicom(dataset, header.syntax, names[0])
+        return StoredPixels(values, names[0], warnings)
     except MemoryError:
         raise
     except Exception:  # decoders raise what they like, and their texts may quote the file
@@ -174,16 +203,21 @@ def _first_frame(pixel_data: bytes, count: int) -> bytes:
 
 
 def _inside_stored_bits(values: np.ndarray, dataset: Any) -> Tuple[np.ndarray, bool]:
-    """Clear the bits above BitsStored (overlays in old files); returns whether any was set."""
+    """The bits up to HighBit, without others (overlays in old files).
+
+    Returns:
+        The values, and whether a bit outside of the stored ones was set.
+    """
     bits = int(dataset.BitsStored)
+    shift = high_bit(dataset) + 1 - bits
     if values.dtype == np.uint8 and bits == 8 and int(dataset.PixelRepresentation) == 0:
         return values, False  # all bits are stored bits, as in the RSNA files
     wide = values.astype(np.int32)
-    kept = wide & ((1 << bits) - 1)
+    kept = (wide >> shift) & ((1 << bits) - 1)
     if int(dataset.PixelRepresentation) == 1:
         sign = 1 << (bits - 1)
         kept = (kept ^ sign) - sign
-    return kept, bool((kept != wide).any())
+    return kept, bool(((kept << shift) != wide).any())
 
 
 def _with_pixels(stream: BinaryIO, header: Header) -> Any:

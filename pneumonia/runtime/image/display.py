@@ -10,12 +10,18 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.image.attributes import first_number, first_text, sequence_items
+from pneumonia.runtime.image.attributes import (
+    first_number,
+    first_text,
+    number_warnings,
+    sequence_items,
+)
 
 LINEAR = "LINEAR"
 LINEAR_EXACT = "LINEAR_EXACT"
 SIGMOID = "SIGMOID"
 FUNCTIONS = (LINEAR, LINEAR_EXACT, SIGMOID)
+_NUMBERS = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
 
 
 class LookUpTable(NamedTuple):
@@ -35,6 +41,10 @@ class LookUpTable(NamedTuple):
         """Look up float or integer inputs; returns float64 of the same shape."""
         index = np.clip(np.floor(inputs) - self.first, 0, len(self.values) - 1)
         return np.asarray(self.values[index.astype(np.int64)], dtype=np.float64)
+
+    def used_bits(self) -> int:
+        """Bits of the largest value, at least 1: devices state 16 for tables that end at 4095."""
+        return max(1, int(self.values.max()).bit_length())
 
 
 class Window(NamedTuple):
@@ -108,6 +118,17 @@ class DisplayPlan(NamedTuple):
             return "window"
         return "full" if self.bits_stored <= 8 else "minmax"
 
+    def spread(self, present: np.ndarray) -> Tuple[float, float]:
+        """The modality values shown black and white when the header gives no VOI transform.
+
+        Args:
+            present: Stored values that occur in the image, padding left out.
+        """
+        if self.voi() == "full" and self.modality_lut is not None:
+            return 0.0, float((1 << self.modality_lut.used_bits()) - 1)
+        ends = self.modality(np.array(self.stored_range()) if self.voi() == "full" else present)
+        return float(ends.min()), float(ends.max())
+
 
 def _unit_range(plan: DisplayPlan, stored: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Stored values -> 0..1 before inversion; `present` are the values that occur in the image."""
@@ -116,8 +137,7 @@ def _unit_range(plan: DisplayPlan, stored: np.ndarray, present: np.ndarray) -> n
         return np.asarray(plan.voi_lut.apply(values) / float((1 << plan.voi_lut.bits) - 1))
     if plan.window is not None:
         return plan.window.apply(values)
-    ends = plan.modality(np.array(plan.stored_range()) if plan.voi() == "full" else present)
-    low, high = float(ends.min()), float(ends.max())
+    low, high = plan.spread(present)
     if high <= low:
         return np.zeros(len(values))
     return np.asarray((values - low) / (high - low))
@@ -171,24 +191,26 @@ def read_lut(item: Any, signed_input: bool, big_endian: bool) -> LookUpTable:
     """
     try:
         count, first, bits = (int(value) for value in item.LUTDescriptor)
-        data = item.LUTData
-        if isinstance(data, (bytes, bytearray)):
-            if len(data) == (count or 65536):
-                values = np.frombuffer(bytes(data), dtype=np.uint8)
-            else:
-                values = np.frombuffer(bytes(data), dtype=">u2" if big_endian else "<u2")
-        else:
-            values = np.asarray(data if hasattr(data, "__len__") else [data])
-            values = (values.astype(np.int64) & 0xFFFF).astype(np.uint16)
+        count = (count & 0xFFFF) or 65536
+        values = _lut_values(item.LUTData, count, big_endian)
     except (AttributeError, TypeError, ValueError):
         raise _bad_lut("a descriptor of 3 numbers and data", "others") from None
-    count = (count & 0xFFFF) or 65536
     if len(values) < count or not 1 <= bits <= 16:
         raise _bad_lut("{} entries of 1..16 bits".format(count), "{}".format(len(values)))
     first &= 0xFFFF
     if signed_input and first >= 0x8000:
         first -= 0x10000
     return LookUpTable(values[:count], first, bits)
+
+
+def _lut_values(data: Any, count: int, big_endian: bool) -> np.ndarray:
+    """Entries of a LUT, uint16, or uint8 where there is one byte (padded to even) per entry."""
+    if not isinstance(data, (bytes, bytearray)):
+        numbers = np.asarray(data if hasattr(data, "__len__") else [data]).astype(np.int64)
+        data, big_endian = (numbers & 0xFFFF).astype("<u2").tobytes(), False
+    if len(data) == count or (len(data) == count + 1 and count > 1):
+        return np.frombuffer(bytes(data), dtype=np.uint8)
+    return np.frombuffer(bytes(data), dtype=">u2" if big_endian else "<u2")
 
 
 def _bad_lut(expected: str, found: str) -> DicomError:
@@ -205,7 +227,10 @@ def _first_item(dataset: Any, keyword: str) -> Optional[Any]:
 def _window(dataset: Any, warnings: List[str]) -> Optional[Window]:
     center = first_number(dataset, "WindowCenter")
     width = first_number(dataset, "WindowWidth")
+    if center is None and width is None:
+        return None
     if center is None or width is None:
+        warnings.append("window_invalid")
         return None
     function = (first_text(dataset, "VOILUTFunction") or LINEAR).upper()
     if function not in FUNCTIONS:
@@ -216,6 +241,18 @@ def _window(dataset: Any, warnings: List[str]) -> Optional[Window]:
         warnings.append("window_invalid")
         return None
     return window
+
+
+def _rescale(dataset: Any, warnings: List[str]) -> Tuple[float, float]:
+    """Rescale slope and intercept; one that is missing changes nothing, nor does a slope of 0."""
+    slope = first_number(dataset, "RescaleSlope")
+    intercept = first_number(dataset, "RescaleIntercept")
+    if slope == 0:
+        warnings.append("rescale_slope_zero")
+        return 1.0, 0.0
+    if (slope is None) != (intercept is None):
+        warnings.append("rescale_incomplete")
+    return 1.0 if slope is None else slope, intercept or 0.0
 
 
 def _padding(dataset: Any) -> Optional[Tuple[int, int]]:
@@ -237,13 +274,10 @@ def plan_from_header(dataset: Any, big_endian: bool, warnings: List[str]) -> Dis
     Raises:
         DicomError: rejected, `lut`: a LUT is malformed.
     """
+    warnings += number_warnings(dataset, _NUMBERS)
     signed = int(dataset.PixelRepresentation) == 1
     invert = first_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-    slope = first_number(dataset, "RescaleSlope")
-    intercept = first_number(dataset, "RescaleIntercept")
-    if slope == 0:
-        warnings.append("rescale_slope_zero")
-        slope = 1.0
+    slope, intercept = _rescale(dataset, warnings)
     modality_item = _first_item(dataset, "ModalityLUTSequence")
     voi_item = _first_item(dataset, "VOILUTSequence")
     shape = first_text(dataset, "PresentationLUTShape").upper()
@@ -252,13 +286,20 @@ def plan_from_header(dataset: Any, big_endian: bool, warnings: List[str]) -> Dis
     plan = DisplayPlan(
         bits_stored=int(dataset.BitsStored),
         signed=signed,
-        slope=1.0 if slope is None else slope,
-        intercept=intercept or 0.0,
+        slope=slope,
+        intercept=intercept,
         modality_lut=read_lut(modality_item, signed, big_endian) if modality_item else None,
         invert=invert,
         padding=_padding(dataset),
     )
     if voi_item is not None:
         lowest = float(plan.modality(np.array(plan.stored_range())).min())
-        return plan._replace(voi_lut=read_lut(voi_item, lowest < 0, big_endian))
-    return plan._replace(window=_window(dataset, warnings))
+        voi_lut = read_lut(voi_item, lowest < 0, big_endian)
+        if voi_lut.used_bits() != voi_lut.bits:
+            warnings.append("lut_bits_differ")
+        return plan._replace(voi_lut=voi_lut._replace(bits=voi_lut.used_bits()))
+    plan = plan._replace(window=_window(dataset, warnings))
+    lut = plan.modality_lut
+    if lut is not None and plan.voi() == "full" and lut.used_bits() != lut.bits:
+        warnings.append("lut_bits_differ")
+    return plan

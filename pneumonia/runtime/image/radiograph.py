@@ -10,10 +10,11 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 import numpy as np
 
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.image.attributes import joined_text
+from pneumonia.runtime.image.attributes import joined_text, number_warnings
 from pneumonia.runtime.image.dicom_header import (
     BIG_ENDIAN,
     DEFAULT_LIMITS,
+    SPACINGS,
     ReadLimits,
     header_facts,
     read_header,
@@ -53,6 +54,7 @@ def _read_dicom(data: bytes, limits: ReadLimits) -> Radiograph:
         warnings.append("executable_like_preamble")
     if "YES" in joined_text(header.dataset, "BurnedInAnnotation").upper().split("\\"):
         warnings.append("burned_in_annotation")
+    warnings += number_warnings(header.dataset, SPACINGS)
     plan = plan_from_header(header.dataset, header.syntax == BIG_ENDIAN, warnings)
     stored = decode_pixels(stream, header)
     info = header_facts(header)

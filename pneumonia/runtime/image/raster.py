@@ -1,8 +1,10 @@
 """PNG and JPEG files as grey images."""
 
 import io
+import struct
 import warnings as python_warnings
-from typing import Any, List, NamedTuple, Tuple
+import zlib
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from PIL import Image
@@ -12,7 +14,9 @@ from pneumonia.runtime.image.codestream import ends_properly
 from pneumonia.runtime.image.dicom_header import ReadLimits
 from pneumonia.runtime.image.display import DisplayPlan, to_grey
 
-_SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"))
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DEEP_COLOURS = {2: 3, 4: 2, 6: 4}  # colour type of a PNG -> channels, those of grey alone aside
+_SIGNATURES = ((_PNG, "png"), (b"\xff\xd8\xff", "jpeg"))
 _EXIF_ORIENTATION = 0x0112
 _LUMA = np.array([299, 587, 114])  # ITU-R BT.601, as Pillow converts
 
@@ -35,7 +39,7 @@ class Raster(NamedTuple):
 
 
 def _load(data: bytes, limits: ReadLimits, warnings: List[str]) -> Tuple[np.ndarray, str]:
-    """Decode; returns the array and Pillow's mode (`L`, `RGB`, `RGBA` or `I`)."""
+    """Decode; returns the array and Pillow's mode (`L`, `LA`, `RGB`, `RGBA` or `I`)."""
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
         width, height = image.size
         if width * height > limits.max_pixels or max(width, height) > limits.max_side:
@@ -50,6 +54,9 @@ def _load(data: bytes, limits: ReadLimits, warnings: List[str]) -> Tuple[np.ndar
         image.load()
         if orientation != 1:
             warnings.append("exif_orientation_ignored")
+        deep = _deep_channels(data, image)
+        if deep is not None:
+            return deep, image.mode
         if image.mode in ("1", "P", "PA", "LA", "La", "RGBa"):
             array = np.array(image.convert("L" if image.mode == "1" else "RGBA"))
             return array, "L" if array.ndim == 2 else "RGBA"
@@ -57,6 +64,34 @@ def _load(data: bytes, limits: ReadLimits, warnings: List[str]) -> Tuple[np.ndar
         if mode not in ("L", "RGB", "RGBA", "I"):
             raise DicomError("Image is in colour", "rejected", "colour", "grey", image.mode)
         return np.array(image), mode
+
+
+def _deep_channels(data: bytes, image: Any) -> Optional[np.ndarray]:
+    """Colour or alpha of 16 bits per channel, of which Pillow keeps the upper 8.
+
+    Args:
+        data: A PNG or JPEG file.
+        image: The same, loaded.
+
+    Returns:
+        uint16 (H, W, channels); None for other images.
+    """
+    depth, colours = data[24:26] if data.startswith(_PNG) and data[12:16] == b"IHDR" else (0, 0)
+    channels = _DEEP_COLOURS.get(colours, 0)
+    if depth != 16 or not channels:
+        return None
+    if channels == 2:
+        # a pixel of grey and alpha has the bytes of an 8-bit RGBA pixel; the header says which
+        head = data[8:24] + bytes((8, 6)) + data[26:29]
+        patched = data[:8] + head + struct.pack(">I", zlib.crc32(head[4:])) + data[33:]
+        with Image.open(io.BytesIO(patched), formats=("PNG",)) as again:
+            octets = np.array(again).astype(np.uint16)
+        return octets[..., 0::2] << 8 | octets[..., 1::2]
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
+        # read as little endian, the lower byte is the one that is kept
+        again.tile = [(*tile[:3], tile[3].replace("16B", "16L")) for tile in again.tile]
+        lower = np.array(again)
+    return np.array(image).astype(np.uint16) << 8 | lower
 
 
 def _orientation(image: Any) -> int:
@@ -67,16 +102,16 @@ def _orientation(image: Any) -> int:
 
 
 def _grey(array: np.ndarray, mode: str, warnings: List[str]) -> np.ndarray:
-    if mode == "RGBA":
-        if (array[..., 3] != 255).any():
+    if mode in ("LA", "RGBA"):
+        if (array[..., -1] != np.iinfo(array.dtype).max).any():
             warnings.append("alpha_ignored")
-        array = array[..., :3]
+        array = array[..., :-1]
     if array.ndim == 2:
         return array
     if (array == array[..., :1]).all():
         return np.ascontiguousarray(array[..., 0])
     warnings.append("colour_converted")
-    return np.asarray((array @ _LUMA + 500) // 1000, dtype=np.uint8)
+    return np.asarray((array @ _LUMA + 500) // 1000, dtype=array.dtype)
 
 
 def read_raster(data: bytes, limits: ReadLimits) -> Raster:
@@ -103,10 +138,11 @@ def read_raster(data: bytes, limits: ReadLimits) -> Raster:
                 "Image file ends too early", "failed", "pixel_data_truncated"
             ) from None
         raise DicomError("Image file is damaged", "failed", "decode_error") from None
-    if mode == "I":
-        plan = DisplayPlan(16)
-        return Raster(to_grey(np.clip(array, 0, 65535), plan), 16, plan.voi(), warnings)
-    return Raster(_grey(array, mode, warnings), 8, "full", warnings)
+    grey = _grey(array, mode, warnings)
+    if grey.dtype == np.uint8:
+        return Raster(grey, 8, "full", warnings)
+    plan = DisplayPlan(16)
+    return Raster(to_grey(np.clip(grey, 0, 65535), plan), 16, plan.voi(), warnings)
 
 
 def _is_complete(data: bytes) -> bool:

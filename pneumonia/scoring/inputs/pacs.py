@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
 from pneumonia.runtime.image.attributes import all_values, first_text
-from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS, KNOWN_SYNTAXES
+from pneumonia.runtime.image.decodable import decodable_syntaxes
+from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.dicom_peer import OWN_TITLE, Peer, association
 from pneumonia.scoring.batch.settings import ScoreSettings
@@ -156,7 +157,8 @@ class PacsInput:
 
         contexts = [build_context(GET)]
         # a context each: with several syntaxes in one, the PACS would have to convert
-        contexts += [build_context(kind, [syntax]) for kind in STORAGE for syntax in KNOWN_SYNTAXES]
+        syntaxes = decodable_syntaxes()
+        contexts += [build_context(kind, [syntax]) for kind in STORAGE for syntax in syntaxes]
         roles = [build_role(kind, scp_role=True) for kind in STORAGE]
         handlers = [(evt.EVT_C_STORE, taker.take)]
 
@@ -173,7 +175,7 @@ class PacsInput:
         receiver = AE(self.own_title)
         receiver.require_called_aet = True
         for kind in STORAGE:
-            receiver.add_supported_context(kind, list(KNOWN_SYNTAXES))
+            receiver.add_supported_context(kind, decodable_syntaxes())
         try:
             server = receiver.start_server(
                 ("", self.move_port), block=False, evt_handlers=[(evt.EVT_C_STORE, taker.take)]

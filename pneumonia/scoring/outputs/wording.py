@@ -15,6 +15,8 @@ REASONS = {
     "encrypted": "The archive is encrypted. Unpack it with its password first.",
     "missing_file": "The directory of the medium names this image, but it is not there.",
     "modality_unknown": "The header names no modality, and the rules want one.",
+    "number_malformed": "a number in the header (window, rescale or pixel spacing) cannot be read "
+    "and was ignored",
     "nested_archive": "An archive inside an archive is not opened.",
     "not_retrieved": "The archive did not deliver this image. Run the batch again.",
     "picture": "Not a DICOM image, which the rules leave out.",
@@ -59,10 +61,13 @@ REASONS = {
 WARNINGS = {
     "alpha_ignored": "transparency was ignored",
     "looks_inverted": "the image looks inverted (dense tissue dark): do not rely on its score",
+    "lut_bits_differ": "the header's look-up table has another depth than it states; the depth of "
+    "its values was used",
     "body_part_unknown": "the header names no body part",
     "box_limit_reached": "more regions than are kept",
     "burned_in_annotation": "text is burned into the image; it may name the patient",
     "colour_converted": "a colour picture was turned to grey",
+    "decimal_comma": "numbers in the header have decimal commas, which were read as points",
     "degraded": "the image is damaged: nothing found does not mean negative",
     "excess_pixel_bytes": "more pixel data than the header announces",
     "executable_like_preamble": "the file begins like a program; it was read as an image only",
@@ -72,6 +77,7 @@ WARNINGS = {
     "modality_unknown": "the header names no modality",
     "outside_indication": "younger than 18 years: the model has not been evaluated on children",
     "presentation_lut_conflict": "the header contradicts itself on black and white",
+    "rescale_incomplete": "the header has a rescale slope or intercept without the other",
     "rescale_slope_zero": "the header's rescale slope is 0 and was ignored",
     "view_unknown": "the header does not say AP or PA",
     "voi_function_unknown": "the header's window function is unknown",

@@ -72,9 +72,33 @@ def test_an_empty_value_is_none(data):
     assert attributes.first_number(dataset, "AccessionNumber") is None
 
 
-@pytest.mark.parametrize("data", [b"NaN ", b"1e999 ", b"-inf", b"abc ", b"1,5 "])
+@pytest.mark.parametrize("data", [b"NaN ", b"1e999 ", b"-inf", b"abc ", b"1.024,5 ", b"1,2,3 "])
 def test_what_is_no_finite_number_is_none(data):
     assert attributes.first_number(holding("WindowWidth", data), "WindowWidth") is None
+
+
+@pytest.mark.parametrize(
+    ("data", "number", "codes"),
+    [
+        (b"1010,5", 1010.5, ["decimal_comma"]),
+        (b"-0,25 ", -0.25, ["decimal_comma"]),
+        (b"1,5e2 ", 150.0, ["decimal_comma"]),
+        (b"1010,5\\20", 1010.5, ["decimal_comma"]),
+        (b"7\\abc ", 7.0, ["number_malformed"]),
+        (b"1.024,5 ", None, ["number_malformed"]),
+        (b"40 HU ", None, ["number_malformed"]),
+        (b"NaN ", None, ["number_malformed"]),
+        (b"40.5", 40.5, []),
+        (b"", None, []),
+    ],
+)
+def test_decimal_strings_that_are_not_written_as_they_should(data, number, codes):
+    for vr in ("DS", None):  # explicit and implicit VR
+        dataset = Dataset()
+        raw(dataset, "WindowWidth", data, vr)
+        dataset._dict[Tag(0x00281051)] = dataset._dict[Tag(0x00281051)]._replace(VR=vr)
+        assert attributes.first_number(dataset, "WindowWidth") == number
+        assert attributes.number_warnings(dataset, ["WindowWidth"]) == codes
 
 
 def test_a_sequence_where_a_value_belongs_is_none_and_a_value_where_a_sequence_belongs():

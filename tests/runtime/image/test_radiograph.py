@@ -129,6 +129,45 @@ def test_signed_values_and_overlay_bits_above_the_stored_ones(tmp_path):
     np.testing.assert_array_equal(found.pixels, plain.pixels)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_pngs_of_sixteen_bits_and_several_channels(tmp_path, channels, bits, interlaced):
+    grey = np.arange(0, 1 << bits, (1 << bits) // 256, dtype=np.uint16).reshape(16, 16)
+    samples = np.repeat(grey[:, :, None], channels, axis=2)
+    if channels in (2, 4):
+        samples[..., -1] = 65535
+    (tmp_path / "x.png").write_bytes(dicoms.png_bytes(samples, interlaced))
+    found = read_radiograph(tmp_path / "x.png")
+    expected = np.floor(grey / grey.max() * 255 + 0.5)
+    np.testing.assert_array_equal(found.pixels, expected)
+    assert (found.warnings, found.info["bits_stored"]) == ((), 16)
+
+
+def test_colours_and_transparency_of_sixteen_bits(tmp_path):
+    rng = np.random.default_rng(0)
+    samples = rng.integers(0, 4096, (8, 8, 4), dtype=np.uint16)
+    (tmp_path / "x.png").write_bytes(dicoms.png_bytes(samples))
+    found = read_radiograph(tmp_path / "x.png")
+    luma = (samples[..., :3] @ np.array([299, 587, 114]) + 500) // 1000
+    expected = np.floor((luma - luma.min()) / (luma.max() - luma.min()) * 255 + 0.5)
+    np.testing.assert_array_equal(found.pixels, expected)
+    assert found.warnings == ("alpha_ignored", "colour_converted")
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_values_in_the_upper_bits(tmp_path, bits):
+    stored = np.arange(0, 1 << bits, (1 << bits) // 256, dtype=np.uint16).reshape(16, 16)
+    plain = chest_dataset(stored, bits, WindowCenter=900, WindowWidth=1800)
+    expected = read_radiograph(save(tmp_path / "a.dcm", plain))
+    for number, write in enumerate((save, dicoms.save_rle) if bits > 8 else (save,)):
+        high = chest_dataset(stored << (16 - bits), bits, HighBit=15, WindowCenter=900,
+                             WindowWidth=1800)  # fmt: skip
+        found = read_radiograph(write(tmp_path / f"{number}.dcm", high))
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+        assert found.warnings == expected.warnings == ()
+
+
 def test_rle(tmp_path):
     stored = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
     dataset = chest_dataset(stored, 12)

@@ -1,7 +1,6 @@
 """The C-STORE service: status Success is sent once the image is in spool and journal."""
 
 import contextlib
-import importlib.util
 import logging
 import math
 import socket
@@ -9,9 +8,8 @@ import ssl
 import threading
 import time
 from socketserver import BaseServer
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
-from PIL import features
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
@@ -23,17 +21,7 @@ from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
 from deploy_jetson.device.daemon.settings import DicomSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
-from pneumonia.runtime.image.dicom_header import (
-    DEFLATED,
-    HTJ2K,
-    JPEG_2000,
-    JPEG_BASELINE,
-    JPEG_EXTENDED,
-    JPEG_LOSSLESS,
-    JPEG_LS,
-    NATIVE,
-    RLE,
-)
+from pneumonia.runtime.image.decodable import decodable_syntaxes
 from pneumonia.runtime.results.files import IMPLEMENTATION_UID
 
 try:
@@ -52,22 +40,6 @@ OVERHEAD_BYTES = 1 << 20  # protocol overhead of an image
 MAX_PDU = 65536
 MAX_PDU_BYTES = 1 << 20  # from any peer: an association request may be longer than MAX_PDU
 HANDSHAKE_S = 10.0
-
-
-def readable_syntaxes() -> List[str]:
-    """Transfer syntaxes this installation can decode.
-
-    Archives convert to an offered syntax before they send; an image in a syntax that cannot be
-    decoded would have to be rejected afterwards.
-    """
-    found = [syntax for syntax in NATIVE if syntax != DEFLATED]
-    found += [JPEG_BASELINE, JPEG_EXTENDED, RLE]
-    if features.check("jpg_2000"):
-        found += JPEG_2000
-    for module, syntaxes in (("jpeg_ls", JPEG_LS), ("openjpeg", HTJ2K), ("gdcm", JPEG_LOSSLESS)):
-        if importlib.util.find_spec(module) is not None:
-            found += syntaxes
-    return found
 
 
 def file_head(sop_class: str, sop_instance: str, syntax: str) -> bytes:
@@ -139,7 +111,7 @@ class StoreService:
         self._heard: Dict[Any, float] = {}  # association -> time of its last complete PDU
         self._lock = threading.Lock()
         entity = AE(ae_title=settings.aet)
-        syntaxes = readable_syntaxes()
+        syntaxes = decodable_syntaxes()
         for offered in StorageContexts:
             entity.add_supported_context(offered.abstract_syntax, syntaxes)
         entity.add_supported_context(VERIFICATION)
