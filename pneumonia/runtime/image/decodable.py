@@ -126,8 +126,8 @@ def _sample_decodes(syntax: str) -> bool:
 def _sample_file(syntax: str, bits: int) -> bytes:
     """The sample as a DICOM file in Explicit VR Little Endian."""
     allocated = 8 if bits == 8 else 16
-    numbers = ((0x02, 1), (0x10, SIDE), (0x11, SIDE), (0x100, allocated), (0x101, bits))
-    numbers += ((0x102, bits - 1), (0x103, 0))
+    numbers = [(0x02, 1), (0x10, SIDE), (0x11, SIDE), (0x100, allocated), (0x101, bits)]
+    numbers += [(0x102, bits - 1), (0x103, 0)]
     frame = base64.b64decode(_SAMPLES[syntax])
     frame += b"\0" * (len(frame) % 2)
     items = struct.pack("<HHIHHI", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(frame)) + frame

@@ -89,9 +89,10 @@ def _deep_channels(data: bytes, image: Any) -> Optional[np.ndarray]:
         return octets[..., 0::2] << 8 | octets[..., 1::2]
     with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
         # read as little endian, the lower byte is the one that is kept
-        again.tile = [(*tile[:3], tile[3].replace("16B", "16L")) for tile in again.tile]
+        tiles: List[Any] = [(*tile[:3], str(tile[3]).replace("16B", "16L")) for tile in again.tile]
+        again.tile = tiles
         lower = np.array(again)
-    return np.array(image).astype(np.uint16) << 8 | lower
+    return np.asarray(np.array(image).astype(np.uint16) << 8 | lower)
 
 
 def _orientation(image: Any) -> int:
