@@ -166,6 +166,14 @@ def to_grey(pixels: np.ndarray, plan: DisplayPlan) -> np.ndarray:
     return np.asarray(_table(plan, np.arange(low, high + 1), occurs)[shifted])
 
 
+def occurring_range(pixels: np.ndarray, plan: DisplayPlan) -> Tuple[int, int]:
+    """The smallest and largest stored value of an image, padding left out where it can be."""
+    if plan.padding is not None:
+        image = pixels[(pixels < min(plan.padding)) | (pixels > max(plan.padding))]
+        pixels = image if image.size else pixels
+    return int(pixels.min()), int(pixels.max())
+
+
 def _table(plan: DisplayPlan, stored: np.ndarray, occurs: np.ndarray) -> np.ndarray:
     """The grey level, uint8, of each stored value; `occurs` marks those in the image."""
     is_padding = np.zeros(len(stored), dtype=bool)

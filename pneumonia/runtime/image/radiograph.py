@@ -21,7 +21,12 @@ from pneumonia.runtime.image.dicom_header import (
     rejected,
 )
 from pneumonia.runtime.image.dicom_pixels import decode_pixels
-from pneumonia.runtime.image.display import plan_from_header, to_grey
+from pneumonia.runtime.image.display import (
+    DisplayPlan,
+    occurring_range,
+    plan_from_header,
+    to_grey,
+)
 from pneumonia.runtime.image.polarity import looks_inverted
 from pneumonia.runtime.image.raster import raster_format, read_raster
 
@@ -36,7 +41,8 @@ class Radiograph(NamedTuple):
         info: Facts without identifiers: format, modality, view, body_part, photometric,
             bits_stored, transfer_syntax, decoder, spacing_mm (row, column), inverted, voi, ...
         warnings: For example `degraded`, `excess_pixel_bytes`, `colour_converted`.
-        header: The pydicom data set of a DICOM file without its pixel data; None for a picture.
+        header: The pydicom data set of a DICOM file without its pixel data, and with the smallest
+            and largest stored value where the grey scale depends on them; None for a picture.
     """
 
     pixels: np.ndarray
@@ -60,7 +66,19 @@ def _read_dicom(data: bytes, limits: ReadLimits) -> Radiograph:
     info = header_facts(header)
     info.update(decoder=stored.decoder, inverted=plan.invert, voi=plan.voi())
     grey = to_grey(stored.values, plan)
+    _set_range(header.dataset, stored.values, plan)
     return _finished(grey, info, warnings + stored.warnings, header.dataset)
+
+
+def _set_range(dataset: Any, values: np.ndarray, plan: DisplayPlan) -> None:
+    """Set the smallest and largest value, from which `minmax` stretches; the file's may be old."""
+    for keyword in ("SmallestImagePixelValue", "LargestImagePixelValue"):
+        dataset.pop(keyword, None)
+    if plan.voi() == "minmax":
+        low, high = occurring_range(values, plan)
+        kind = "SS" if plan.signed else "US"
+        dataset.add_new("SmallestImagePixelValue", kind, low)
+        dataset.add_new("LargestImagePixelValue", kind, high)
 
 
 def _read_raster_file(data: bytes, limits: ReadLimits, name: str) -> Radiograph:

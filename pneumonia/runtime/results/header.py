@@ -21,7 +21,7 @@ from pydicom.sequence import Sequence as DicomSequence
 
 from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.dicom_header import BIG_ENDIAN
-from pneumonia.runtime.image.display import read_lut
+from pneumonia.runtime.image.display import LINEAR, DisplayPlan, LookUpTable, plan_from_header
 from pneumonia.runtime.results.files import file_bytes
 
 
@@ -48,13 +48,18 @@ IMAGE = _names(
     "AcquisitionTime ContentDate ContentTime SeriesDate SeriesTime PatientOrientation "
     "Laterality ImageLaterality BodyPartExamined ViewPosition Rows Columns NumberOfFrames "
     "PhotometricInterpretation BitsStored PixelRepresentation PixelSpacing ImagerPixelSpacing "
-    "PixelAspectRatio RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth "
-    "VOILUTFunction LossyImageCompression LossyImageCompressionRatio "
-    "LossyImageCompressionMethod BurnedInAnnotation PixelPaddingValue PixelPaddingRangeLimit"
+    "PixelAspectRatio RescaleType LossyImageCompression LossyImageCompressionRatio "
+    "LossyImageCompressionMethod BurnedInAnnotation PixelPaddingValue PixelPaddingRangeLimit "
+    "SmallestImagePixelValue LargestImagePixelValue"
 )
-TABLES = ("ModalityLUTSequence", "VOILUTSequence")
-KEYWORDS = IDENTITY + IMAGE + TABLES
+# The grey scale: written as it was understood, which is not always as the source writes it.
+DISPLAY = _names(
+    "RescaleSlope RescaleIntercept WindowCenter WindowWidth VOILUTFunction ModalityLUTSequence "
+    "VOILUTSequence"
+)
+KEYWORDS = IDENTITY + IMAGE + DISPLAY
 
+INVERSE = "MONOCHROME1"
 MAX_DEPTH = 4  # of sequences; none of those above needs more
 _FORMS: Dict[str, Pattern[str]] = {
     "DA": re.compile(r"^\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"),
@@ -81,10 +86,7 @@ def source_header(source: Dataset) -> Dataset:
             element = _element(source, keyword)
             if element is not None:
                 header[element.tag] = element
-        for keyword in TABLES:
-            item = _table(source, keyword, big_endian)
-            if item is not None:
-                setattr(header, keyword, DicomSequence([item]))
+        _set_display(header, display_plan(source, big_endian))
         if "SOPClassUID" not in header and "MediaStorageSOPClassUID" in meta:
             header.SOPClassUID = meta.MediaStorageSOPClassUID
     return header
@@ -143,19 +145,50 @@ def _is_writable(element: DataElement, source: Dataset) -> bool:
     return True
 
 
-def _table(source: Dataset, keyword: str, big_endian: bool) -> Optional[Dataset]:
-    """The first look-up table with its data as numbers, whatever the byte order of the file."""
+def display_plan(source: Dataset, big_endian: bool = False) -> DisplayPlan:
+    """The display chain of a header; one of 8 bits without transforms where it cannot be read.
+
+    Args:
+        source: Header of an image.
+        big_endian: Byte order of tables stored as bytes.
+    """
     try:
-        original = source[keyword].value[0]
-        lut = read_lut(original, False, big_endian)
-        descriptor = [int(value) for value in original.LUTDescriptor]
-    except Exception:  # absent, or whatever a parser makes of a damaged sequence
-        return None
-    item = Dataset()
-    first = descriptor[1] & 0xFFFF
-    item.add_new("LUTDescriptor", "US", [descriptor[0] & 0xFFFF, first, descriptor[2]])
-    if keyword == "ModalityLUTSequence":
+        return plan_from_header(source, big_endian, [])
+    except Exception:  # an attribute is absent, or whatever a parser makes of a damaged one
+        return DisplayPlan(8, invert=first_text(source, "PhotometricInterpretation") == INVERSE)
+
+
+def _set_display(header: Dataset, plan: DisplayPlan) -> None:
+    """Write a display chain as attributes from which `display_plan` reads the same chain."""
+    if plan.modality_lut is not None:
+        item = table_item(plan.modality_lut)
         item.ModalityLUTType = "US"  # unspecified
+        header.ModalityLUTSequence = DicomSequence([item])
+    elif (plan.slope, plan.intercept) != (1.0, 0.0):
+        header.RescaleSlope = decimal(plan.slope)
+        header.RescaleIntercept = decimal(plan.intercept)
+    if plan.voi_lut is not None:
+        header.VOILUTSequence = DicomSequence([table_item(plan.voi_lut)])
+    elif plan.window is not None:
+        header.WindowCenter = decimal(plan.window.center)
+        header.WindowWidth = decimal(plan.window.width)
+        if plan.window.function != LINEAR:
+            header.VOILUTFunction = plan.window.function
+
+
+def decimal(value: float) -> str:
+    """A number as a decimal string (VR DS) of at most 16 characters."""
+    return "{:.9g}".format(value)
+
+
+def table_item(lut: LookUpTable) -> Dataset:
+    """An item of a look-up table sequence, with the depth that its values have."""
+    item = Dataset()
+    count = len(lut.values) & 0xFFFF
+    if lut.first < 0 and count <= 0x7FFF:
+        item.add_new("LUTDescriptor", "SS", [count, lut.first, lut.bits])
+    else:  # pydicom cannot write so long a table with a signed descriptor
+        item.add_new("LUTDescriptor", "US", [count, lut.first & 0xFFFF, lut.bits])
     item.add_new("LUTData", "OW", lut.values.astype("<u2").tobytes())
     return item
 

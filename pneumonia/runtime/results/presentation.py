@@ -1,15 +1,17 @@
 """The presentation state: boxes and text over the unchanged source image."""
 
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from pneumonia.runtime.image.attributes import first_number, first_numbers, first_text
+from pneumonia.runtime.image.attributes import first_numbers, first_text, only_integer
 from pneumonia.runtime.image.dicom_header import spacing_mm
+from pneumonia.runtime.image.display import LINEAR, DisplayPlan, Window
 from pneumonia.runtime.results.content import Box, corners
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
+from pneumonia.runtime.results.header import decimal, display_plan
 from pneumonia.runtime.results.objects import (
     content_moment,
     image_reference,
@@ -126,28 +128,46 @@ def _words(line: str, index: int) -> Dataset:
 
 
 def _set_display(made: Dataset, header: Dataset) -> None:
-    """Grey as the source asks for it: a presentation state replaces the image's own transforms."""
-    slope = first_number(header, "RescaleSlope")
-    intercept = first_number(header, "RescaleIntercept")
-    if "ModalityLUTSequence" in header:
+    """The grey scale that the model saw: a presentation state replaces the image's own."""
+    plan = display_plan(header)
+    if plan.modality_lut is not None:
         made.ModalityLUTSequence = header.ModalityLUTSequence
-    elif slope is not None and intercept is not None and slope != 0:
-        made.RescaleSlope = "{:.9g}".format(slope)
-        made.RescaleIntercept = "{:.9g}".format(intercept)
+    elif "RescaleSlope" in header:
+        made.RescaleSlope = header.RescaleSlope
+        made.RescaleIntercept = header.RescaleIntercept
         made.RescaleType = first_text(header, "RescaleType") or "US"
-    window = Dataset()
-    center = first_number(header, "WindowCenter")
-    width = first_number(header, "WindowWidth")
-    if "VOILUTSequence" in header:
-        window.VOILUTSequence = header.VOILUTSequence
-    elif center is not None and width is not None and width >= 1:
-        window.WindowCenter = "{:.9g}".format(center)
-        window.WindowWidth = "{:.9g}".format(width)
-        if first_text(header, "VOILUTFunction"):
-            window.VOILUTFunction = first_text(header, "VOILUTFunction")
-    if len(window):
-        window.ReferencedImageSequence = sequence(image_reference(header))
-        made.SoftcopyVOILUTSequence = sequence(window)
+    shown = Dataset()
+    window = plan.window or _window_of_values(header, plan)
+    if plan.voi_lut is not None:
+        shown.VOILUTSequence = header.VOILUTSequence
+    elif window is not None:
+        shown.WindowCenter = decimal(window.center)
+        shown.WindowWidth = decimal(window.width)
+        if window.function != LINEAR:
+            shown.VOILUTFunction = window.function
+    if len(shown):
+        shown.ReferencedImageSequence = sequence(image_reference(header))
+        made.SoftcopyVOILUTSequence = sequence(shown)
     # the photometric interpretation of the image counts no more (PS3.3 C.11.6.1)
-    inverse = first_text(header, "PhotometricInterpretation") == "MONOCHROME1"
-    made.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
+    made.PresentationLUTShape = "INVERSE" if plan.invert else "IDENTITY"
+
+
+def _window_of_values(header: Dataset, plan: DisplayPlan) -> Optional[Window]:
+    """The window from the darkest to the brightest value, which the reader used without a VOI.
+
+    None when the full range of the stored values was used as it is, or the values are not known.
+    """
+    low, high = plan.stored_range()
+    if plan.voi() == "full":
+        if plan.modality_lut is None and (plan.slope, plan.intercept) == (1.0, 0.0):
+            return None
+    else:
+        smallest = only_integer(header, "SmallestImagePixelValue")
+        largest = only_integer(header, "LargestImagePixelValue")
+        if smallest is None or largest is None:
+            return None
+        low, high = smallest, largest
+    black, white = plan.spread(np.arange(low, high + 1))
+    if white <= black:
+        return None
+    return Window((black + white) / 2.0 + 0.5, white - black + 1.0)

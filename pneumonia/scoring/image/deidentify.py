@@ -23,7 +23,8 @@ KEPT = (
     "ImagerPixelSpacing", "PixelAspectRatio", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "WindowCenter", "WindowWidth", "VOILUTFunction", "LossyImageCompression",
     "LossyImageCompressionRatio", "LossyImageCompressionMethod", "BurnedInAnnotation",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "SmallestImagePixelValue",
+    "LargestImagePixelValue", "ModalityLUTSequence", "VOILUTSequence",
 )  # fmt: skip
 # Action U: replaced; equal UIDs get equal replacements within an output folder.
 REPLACED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")

@@ -15,6 +15,7 @@ from pneumonia.runtime.results import ResultFacts, build_results, source_header,
 from tests.contracts.tree import ROOT
 from tests.peers import run_peer
 from tests.runtime.dicoms import DX, SERIES, chest_dataset, lut_item, save
+from tests.runtime.image import presentation_headers
 
 pytestmark = pytest.mark.interop
 
@@ -149,6 +150,7 @@ def test_dcmpschk_passes_the_presentation_state(written, case):
 
 
 CURVE = (np.arange(4096) ** 1.5 / 64).astype(int)
+STORED = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
 DISPLAYS = {
     "none": {},
     "window": {"WindowCenter": 2000, "WindowWidth": 1500},
@@ -160,6 +162,22 @@ DISPLAYS = {
         "WindowWidth": 4000,
     },
     "table": {"VOILUTSequence": Sequence([lut_item(CURVE, 0, 12)])},
+    "of a part": {"stored": STORED // 4 + 300},
+    "of a part, inverse": {"stored": STORED // 4 + 300, "photometric": "MONOCHROME1"},
+    "signed": {"stored": STORED.astype(np.int16) - 2048, "RescaleIntercept": 2048},
+    "padded": {"stored": np.where(STORED < 900, 0, STORED // 2 + 500), "PixelPaddingValue": 0},
+    "invalid window": {"stored": STORED // 2, "WindowCenter": 5, "WindowWidth": 0},
+    "half a window": {"stored": STORED // 2, "WindowCenter": 5},
+    "slope alone": {"RescaleSlope": 2, "WindowCenter": 4096, "WindowWidth": 8192},
+    "intercept alone": {"RescaleIntercept": -1000, "WindowCenter": 1000, "WindowWidth": 2000},
+    "slope of zero": {"RescaleSlope": 0, "RescaleIntercept": 7},
+    "deeper than its values": {"VOILUTSequence": Sequence([lut_item(CURVE, 0, 16)])},
+    "negative table": {
+        "RescaleSlope": 1,
+        "RescaleIntercept": -2048,
+        "VOILUTSequence": Sequence([lut_item(CURVE, -2048, 12, signed=True)]),
+    },
+    "rescaled, all values": {"RescaleSlope": 3, "RescaleIntercept": -100},
     "inverse table": {
         "photometric": "MONOCHROME1",
         "VOILUTSequence": Sequence([lut_item(CURVE, 0, 12)]),
@@ -170,18 +188,40 @@ DISPLAYS = {
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_dcmtk_shows_the_source_through_the_state_as_we_do(tmp_path, display):
     """dcmp2pgm renders image and presentation state; our own reader is within one grey level."""
-    values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
-    given = chest_dataset(values, 12, PatientName="A^B", PatientID="1", **DISPLAYS[display])
-    path = save(tmp_path / "source.dcm", given)
-    grey = read_radiograph(str(path)).pixels
+    tags = dict(DISPLAYS[display])
+    values = tags.pop("stored", STORED)
+    given = chest_dataset(values, 12, PatientName="A^B", PatientID="1", **tags)
+    shown_as_dcmtk_does(tmp_path, save(tmp_path / "source.dcm", given))
+
+
+@pytest.mark.parametrize("step", [50, pytest.param(5, marks=pytest.mark.slow)])
+def test_dcmtk_shows_odd_headers_through_the_state_as_we_do(tmp_path, step):
+    for case in list(presentation_headers.cases())[::step]:
+        if case[4] in ("sigmoid", "exact"):
+            continue  # dcmp2pgm takes every window for linear
+        given = presentation_headers.build(case)
+        given.PatientName, given.PatientID = "A^B", "1"
+        shown_as_dcmtk_does(tmp_path, save(tmp_path / "source.dcm", given), case)
+
+
+def shown_as_dcmtk_does(tmp_path, path, case=None):
+    source = read_radiograph(str(path))
+    grey, given = source.pixels, source.header
     found = Prediction("x", BOXES[:1], FOUND.scores[:1], 64, 64)
     write_dicom(str(tmp_path / "pr.dcm"), build_results(given, grey, found, FACTS, ["PR"])["PR"])
     done = run_peer("dcmp2pgm", "-p", tmp_path / "pr.dcm", path, tmp_path / "shown.pgm")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "shown.pgm") as image:
         shown = np.asarray(image).astype(int)
-    assert np.ptp(shown) >= 250  # not a blank picture
-    assert np.abs(shown - grey.astype(int)).max() <= 1
+    difference = np.abs(shown - grey.astype(int))
+    if case is None:
+        assert np.ptp(shown) >= 250  # not a blank picture
+        assert difference.max() <= 1
+        return
+    # dcmtk rounds modality values, which moves pixels across the edges of a narrow window
+    rounded = case[3] in ("fraction", "comma")
+    outside = (difference > presentation_headers.tolerance(case)).mean()
+    assert outside <= (0.005 if rounded else 0), case
 
 
 def test_the_sources_are_what_the_tests_take_them_for(written):
