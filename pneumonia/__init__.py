@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         read_radiograph,
     )
     from pneumonia.api.evaluation import EvaluateOptions, EvaluateResult, evaluate
+    from pneumonia.api.int8 import Int8Options, Int8Result, quantize_int8
     from pneumonia.api.runs import (
         ExportOptions,
         RunOptions,
@@ -75,6 +76,8 @@ __all__ = [
     "ExportOptions",
     "Filters",
     "GlobalIrregular",
+    "Int8Options",
+    "Int8Result",
     "Irregular",
     "ModuleCompression",
     "PatternConnectivity",
@@ -93,6 +96,7 @@ __all__ = [
     "match_parameters",
     "prune",
     "quantize",
+    "quantize_int8",
     "read_radiograph",
     "train",
 ]
@@ -100,6 +104,7 @@ _MODULES = {
     "comparison": ("ComparedModel", "CompareOptions", "compare"),
     "detection": ("Detection", "Detector", "PneumoniaError", "Radiograph", "read_radiograph"),
     "evaluation": ("EvaluateOptions", "EvaluateResult", "evaluate"),
+    "int8": ("Int8Options", "Int8Result", "quantize_int8"),
     "runs": (
         "ExportOptions",
         "RunOptions",

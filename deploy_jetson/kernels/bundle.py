@@ -19,7 +19,7 @@ from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines.kernels import LIBRARY
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.bundle import MANIFEST, Bundle, file_sha256, load_bundle
+from pneumonia.runtime.model.bundle import INT8, MANIFEST, Bundle, file_sha256, load_bundle
 from pneumonia.runtime.progress import Progress
 
 
@@ -67,6 +67,12 @@ def add_kernels(
     library = Path(bundle_path) / LIBRARY.format(target.name)
     report = Path(bundle_path) / f"kernels-{target.name}.json"
     bundle = load_bundle(str(bundle_path), replaced=(library.name, report.name))
+    if bundle.arithmetic == INT8:
+        raise ConfigError(
+            "Kernels compute in float32, the bundle in int8",
+            where=str(bundle_path),
+            fix="Generate them from the bundle it was made from",
+        )
     dense = bundle.weights()
     problems = problems_of(bundle.spec, dense, storage)
     choose = _chooser(problems, target, measure, progress)

@@ -17,7 +17,7 @@ from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.engines.kernels import LIBRARY
 from pneumonia.runtime.errors import ConfigError, DeviceError
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.bundle import INT8, load_bundle
 
 ROOT = Path(__file__).parents[2]
 ASSETS = Path(__file__).with_name("assets")
@@ -68,14 +68,20 @@ def make_package(
 
     Raises:
         ArtefactError: The bundle is damaged.
-        ConfigError: The archive's name, or a wheel, is not right.
+        ConfigError: The archive's name, or a wheel, is not right; an int8 bundle.
         DeviceError: No compiler for the board's processor is installed, or only one whose
             libraries need a newer glibc.
         OutputError: Wheels cannot be fetched, or the archive cannot be written.
     """
     if not out.name.endswith((".tar.gz", ".tgz")):
         raise ConfigError("Archive needs another name", expected="FILE.tar.gz", found=out.name)
-    load_bundle(str(bundle))
+    if load_bundle(str(bundle)).arithmetic == INT8:
+        raise ConfigError(
+            "A TX2 has no int8 engine",
+            expected="a float32 bundle",
+            where=str(bundle),
+            fix="Package the bundle it was made from",
+        )
     with tempfile.TemporaryDirectory(prefix="pneumonia-package-") as name:
         stage = Path(name) / NAME
         _copy_code(stage / "lib")

@@ -24,7 +24,8 @@ Research use only. Not a medical device.
 SECTIONS = {
     "Detect": ("Detector", "Detection", "read_radiograph", "Radiograph", "PneumoniaError"),
     "Train, prune, quantize, export, compile": (
-        "train", "prune", "quantize", "export", "compile_kernels", "RunOptions", "ExportOptions",
+        "train", "prune", "quantize", "quantize_int8", "export", "compile_kernels", "RunOptions",
+        "ExportOptions", "Int8Options", "Int8Result",
     ),
     "Measure": (
         "evaluate", "EvaluateOptions", "EvaluateResult", "compare", "ComparedModel",

@@ -1,6 +1,5 @@
 """`pneumonia quantize`: few-bit weights by training, or int8 after training."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,25 @@ from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.plurals import counted
 
-CALIBRATION_IMAGES = 200  # ranges settle long before
-
 
 @click.command("quantize")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--recipe", help="Name of a shipped recipe, or a YAML file: train onto few levels.")
-@click.option("--int8", is_flag=True, help="No training: RUN is a bundle, write int8 ONNX (QDQ).")
+@click.option("--int8", is_flag=True, help="No training: RUN is a bundle, write it in int8 (QDQ).")
 @click.option("--out", required=True, type=click.Path(path_type=Path),
-              help="Run folder to write; with --int8 an .onnx file.")  # fmt: skip
+              help="Run folder to write; with --int8 a bundle or one .onnx file.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder, if not the run's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted quantization.")
+@click.option("--calibration", type=click.Choice(["minmax", "entropy", "percentile"]),
+              default="minmax", show_default=True,
+              help="With --int8: how ranges of activations are found.")  # fmt: skip
+@click.option("--full-range", is_flag=True,
+              help="With --int8: 8 bits a weight instead of 7; only for processors with VNNI, ARM"
+              " and GPUs.")  # fmt: skip
+@click.option("--tolerance", type=click.FloatRange(0, 1), default=0.02, show_default=True,
+              help="With --int8: largest loss of RSNA score or AP50 in validation.")  # fmt: skip
+@click.option("--accept-loss", is_flag=True, help="With --int8: write it whatever it lost.")
 def command(
     run: Path,
     recipe: str | None,
@@ -30,12 +36,13 @@ def command(
     data: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
+    **int8_options: Any,
 ) -> None:
     """Quantize a trained or pruned RUN (with --recipe), or a bundle (with --int8)."""
     if int8 == (recipe is not None):
         raise ConfigError("One way to quantize is needed", expected="--recipe NAME or --int8")
     if int8:
-        _int8(run, out, data)
+        _int8(run, out, data, int8_options)
     else:
         assert recipe is not None
         quantize_by_recipe(run, recipe, out, data, overrides, resume)
@@ -76,32 +83,35 @@ def quantize_by_recipe(
     show_next(f"pneumonia export {out} --out {out}-bundle")
 
 
-def _int8(bundle: Path, out: Path, data: Path | None) -> None:
-    from data_prep.dataset.reader import open_dataset
-    from pneumonia.exporting.int8 import quantize_onnx
-    from pneumonia.runtime.model.bundle import load_bundle
+def _int8(bundle: Path, out: Path, data: Path | None, options: dict[str, Any]) -> None:
+    """Quantize a bundle without training, and show what it cost."""
+    from pneumonia.api.int8 import Int8Options, lost, quantize_int8
 
     if data is None:
-        raise ConfigError("Calibration needs images", expected="--data DATASET with --int8")
-    opened = load_bundle(str(bundle))
-    dataset = open_dataset(data)
-    items = dataset.select("train")[:CALIBRATION_IMAGES]
-    report = quantize_onnx(Path(opened.onnx_path), _batches(dataset, items, opened.spec), out)
+        raise ConfigError(
+            "Calibration and validation need images", expected="--data DATASET with --int8"
+        )
+    log_to_stderr()
+    with progress_bar("int8") as progress:
+        settings = Int8Options(progress=progress, **options)
+        result = quantize_int8(bundle, data, out, settings)
+    sizes, times = result.onnx_bytes, result.latency_ms
     show_table(
-        f"int8 after training, {counted(report.n_images, 'calibration image')}",
-        ("", "float", "int8"),
+        f"int8 after training, {counted(result.n_images, 'calibration image')},"
+        f" {counted(result.n_validated, 'validation image')}, ONNX Runtime",
+        ("", "float32", "int8"),
         [
-            ("ONNX file, bytes", f"{report.bytes_before:,}", f"{report.bytes_after:,}"),
-            ("relative output error", "0", f"{report.relative_error:.4f}"),
-            ("largest output error", "0", f"{report.max_error:.4f}"),
+            *((name, f"{a:.4f}", f"{b:.4f}") for name, (a, b) in result.metrics.items()),
+            ("ONNX file, bytes", f"{sizes[0]:,}", f"{sizes[1]:,}"),
+            ("network on this machine, ms", f"{times[0]:.2f}", f"{times[1]:.2f}"),
+            ("relative output error", "0", f"{result.relative_error:.4f}"),
         ],
     )
-    click.echo(f"model: {out}")
-
-
-def _batches(dataset: Any, items: list[int], spec: Any) -> Iterator[Any]:
-    from pneumonia.runtime.image.preprocess import network_input
-
-    for item in items:
-        values, _ = network_input(dataset.pixels(item), spec.input)
-        yield values[None]
+    fallen = lost(result.metrics, settings.tolerance)
+    if fallen:
+        click.echo(f"warning: {' and '.join(fallen)} fell by more than {settings.tolerance:g}")
+    if out.suffix == ".onnx":
+        click.echo(f"model: {out}")
+    else:
+        click.echo(f"bundle: {out}")
+        show_next(f"pneumonia score INPUT OUTPUT --bundle {out}")

@@ -21,7 +21,7 @@ from deploy_jetson.device.tensorrt.cuda import CudaRuntime, DeviceBuffer
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
-from pneumonia.runtime.model.bundle import Bundle, file_sha256
+from pneumonia.runtime.model.bundle import INT8, Bundle, file_sha256
 
 PRECISION_VARIABLE = "PNEUMONIA_TENSORRT_PRECISION"
 INT8_ONNX = "model.int8.onnx"  # with quantize/dequantize pairs; listed by the bundle
@@ -101,9 +101,15 @@ class TensorRtEngine(Engine):
         self._buffers: List[DeviceBuffer] = []
         self._executor: Optional[Executor] = None
         builder = api.builder()
-        self.precision = precision or api.best_precision(builder)
+        whole = bundle.arithmetic == INT8  # model.onnx itself has quantize/dequantize pairs
+        self.precision = precision or (INT8 if whole else api.best_precision(builder))
+        if whole and self.precision != INT8:
+            raise ConfigError(
+                "An int8 bundle needs the precision int8", found=repr(precision), where=bundle.path
+            )
         api.check_precision(builder, self.precision)
-        self._path = bundle.file(INT8_ONNX) if self.precision == "int8" else bundle.onnx_path
+        pairs_beside = self.precision == INT8 and not whole
+        self._path = bundle.file(INT8_ONNX) if pairs_beside else bundle.onnx_path
         self.key = EngineKey(
             api.version, cuda.compute_capability(), file_sha256(self._path), self.precision
         )

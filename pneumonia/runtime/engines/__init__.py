@@ -8,7 +8,7 @@ from typing import Dict, Optional, Tuple
 import numpy as np
 
 from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
-from pneumonia.runtime.model.bundle import ONNX, Bundle
+from pneumonia.runtime.model.bundle import INT8, ONNX, Bundle
 from pneumonia.runtime.model.spec import INPUT, Flatten, Linear, NetworkSpec
 
 ENGINES = ("auto", "tensorrt", "kernels", "onnxruntime", "reference")
@@ -143,8 +143,10 @@ def open_engine(
         compile_missing: Compile a library into the user's cache when the bundle has none for this
             machine; never done where the environment has PNEUMONIA_COMPILE=0.
 
+    An int8 bundle runs in TensorRT (where the GPU has int8) and in ONNX Runtime alone.
+
     Raises:
-        ConfigError: Unknown name.
+        ConfigError: Unknown name, or an engine that does not compute in the bundle's arithmetic.
         DeviceError: The engine's library is missing.
         ArtefactError: The bundle's model does not fit its network description.
     """
@@ -152,17 +154,25 @@ def open_engine(
         raise ConfigError(
             "Unknown engine", expected="one of " + ", ".join(ENGINES), found=repr(name)
         )
+    if bundle.arithmetic == INT8 and name in ("kernels", "reference"):
+        raise ConfigError(
+            "An int8 bundle runs in ONNX Runtime or TensorRT",
+            expected="auto, onnxruntime or tensorrt",
+            found=repr(name),
+            where=bundle.path,
+            fix="Use the bundle it was made from with this engine",
+        )
     if name in PLUGINS:
         return _plugin(bundle, name)
     engine = _accelerated(bundle) if name == "auto" else None
     if engine is not None:
         return engine
-    if name in ("auto", "kernels"):
+    if name in ("auto", "kernels") and bundle.arithmetic != INT8:
         engine = _generated(bundle, threads, name == "kernels", compile_missing)
         if engine is not None:
             return engine
     installed = name != "reference" and _has_onnxruntime()
-    if name == "onnxruntime" and not installed:
+    if (name == "onnxruntime" or bundle.arithmetic == INT8) and not installed:
         raise DeviceError(
             "Engine 'onnxruntime' is not installed", fix="Install it: pip install onnxruntime"
         )

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from typing import Any, Dict, NamedTuple, Sequence
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ ONNX = "model.onnx"
 OPERATING_POINTS = "operating_points.json"
 MODEL_CARD = "model_card.md"
 REQUIRED = (SPEC, WEIGHTS, OPERATING_POINTS, MODEL_CARD)
+FLOAT32, INT8 = "float32", "int8"  # arithmetic of a bundle; manifests without it are float32
 MAX_TEXT_BYTES = 32 * 1024 * 1024
 
 
@@ -39,13 +40,27 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def model_hash(spec_path: str, weights_path: str) -> str:
-    """The model's identity: SHA-256 of the two files' hex digests, one after the other."""
-    return _combine(file_sha256(spec_path), file_sha256(weights_path))
+def model_hash(spec_path: str, weights_path: str, int8_onnx_path: Optional[str] = None) -> str:
+    """The model's identity: SHA-256 of the files' hex digests, one after the other.
+
+    Args:
+        spec_path: spec.json.
+        weights_path: weights.safetensors.
+        int8_onnx_path: model.onnx of an int8 bundle, which holds the ranges of its activations;
+            None for float32, where the ONNX file follows from the other two.
+    """
+    paths = [spec_path, weights_path] + ([int8_onnx_path] if int8_onnx_path else [])
+    return _combine([file_sha256(path) for path in paths])
 
 
-def _combine(spec_sha256: str, weights_sha256: str) -> str:
-    return hashlib.sha256((spec_sha256 + weights_sha256).encode("ascii")).hexdigest()
+def _combine(digests: Sequence[str]) -> str:
+    return hashlib.sha256("".join(digests).encode("ascii")).hexdigest()
+
+
+def _identity(manifest: Dict[str, Any]) -> str:
+    files = manifest["files"]
+    names = (SPEC, WEIGHTS, ONNX) if manifest.get("arithmetic") == INT8 else (SPEC, WEIGHTS)
+    return _combine([str(files[name]["sha256"]) for name in names])
 
 
 class Bundle(NamedTuple):
@@ -56,7 +71,7 @@ class Bundle(NamedTuple):
         manifest: manifest.json.
         spec: The network.
         operating_points: Name -> record with at least `threshold`.
-        model_hash: Hex identity of spec and weights.
+        model_hash: Hex identity of spec and weights (and of model.onnx where that is int8).
     """
 
     path: str
@@ -75,6 +90,11 @@ class Bundle(NamedTuple):
     def onnx_path(self) -> str:
         """Path of model.onnx; raises ArtefactError when the bundle has none."""
         return self.file(ONNX)
+
+    @property
+    def arithmetic(self) -> str:
+        """`float32`, or `int8`: model.onnx computes in 8-bit integers and no other engine can."""
+        return str(self.manifest.get("arithmetic", FLOAT32))
 
     @property
     def model_name(self) -> str:
@@ -158,6 +178,14 @@ def _read_manifest(path: str) -> Dict[str, Any]:
     missing = [name for name in REQUIRED if name not in files]
     if missing:
         raise ArtefactError("Manifest does not list a file", expected=missing[0], where=where)
+    arithmetic = manifest.get("arithmetic", FLOAT32)
+    if arithmetic not in (FLOAT32, INT8) or (arithmetic == INT8 and ONNX not in files):
+        raise ArtefactError(
+            "Arithmetic of the bundle is unknown",
+            expected="{}, or {} with {}".format(FLOAT32, INT8, ONNX),
+            found=repr(arithmetic)[:40],
+            where=where,
+        )
     for name, record in files.items():
         plain = name not in ("", ".", "..") and os.path.basename(name) == name
         if not plain or not isinstance(record, dict) or set(record) < {"sha256", "bytes"}:
@@ -250,7 +278,7 @@ def load_bundle(path: str, verify: bool = True, replaced: Sequence[str] = ()) ->
     files = manifest["files"]
     if verify:
         _check_files(path, files, replaced)
-    identity = _combine(str(files[SPEC]["sha256"]), str(files[WEIGHTS]["sha256"]))
+    identity = _identity(manifest)
     if manifest.get("model_hash") != identity:
         raise ArtefactError(
             "Manifest names another model",

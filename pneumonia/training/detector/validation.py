@@ -1,10 +1,12 @@
 """Validation of a detector by the deployed path: runtime letterbox, decoding and suppression."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_prep.dataset.reader import Dataset
 from evaluation.metrics.image_level import auroc
@@ -18,6 +20,7 @@ from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.image.preprocess import network_input
 from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, detections
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
+from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import ValidationConfig
 from pneumonia.training.task import SELECTION
 
@@ -28,6 +31,8 @@ AP_IOU = 0.50  # of `ap50`
 NO_POINT = (0.5, 0.0)  # threshold and challenge score when no box was found at all
 
 Key = tuple[str, str]  # kind, image id: only together unique
+Batch = NDArray[np.float32]  # (N, C, H, W)
+Outputs = dict[str, NDArray[np.float32]]  # output name -> values of a batch
 
 
 def predict(
@@ -43,34 +48,55 @@ def predict(
         items: Indices into the dataset.
         batch_size: Images per forward pass.
     """
-    spec = network.spec
     device = next(network.parameters()).device
     training = network.training
+
+    def run(batch: Batch) -> Outputs:
+        images = torch.from_numpy(batch).to(device, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            return {k: v.cpu().numpy() for k, v in network(images).items()}
+
     network.eval()
-    found: dict[Key, Prediction] = {}
     try:
-        for start in range(0, len(items), batch_size):
-            part = items[start : start + batch_size]
-            ready = [network_input(dataset.pixels(i), spec.input) for i in part]
-            images = torch.from_numpy(np.stack([values for values, _ in ready]))
-            images = images.to(device, memory_format=torch.channels_last)
-            with torch.inference_mode():
-                outputs = {k: v.cpu().numpy() for k, v in network(images).items()}
-            places = [place for _, place in ready]
-            boxes_of = detections(spec, outputs, places, DEFAULT_SETTINGS)
-            for i, place, (boxes, scores, _) in zip(part, places, boxes_of, strict=True):
-                record = dataset.records[i]
-                # From pixels of the cached copy to pixels of the original.
-                scale = np.tile([record.width / place.width, record.height / place.height], 2)
-                found[record.kind, record.image_id] = Prediction(
-                    record.image_id,
-                    (boxes * scale).astype(np.float32),
-                    scores,
-                    record.width,
-                    record.height,
-                )
+        return predict_with(run, network.spec, dataset, items, batch_size)
     finally:
         network.train(training)
+
+
+def predict_with(
+    run: Callable[[Batch], Outputs],
+    spec: NetworkSpec,
+    dataset: Dataset,
+    items: Sequence[int],
+    batch_size: int,
+) -> dict[Key, Prediction]:
+    """The same with anything that runs a network, such as an engine of a bundle.
+
+    Args:
+        run: float32 (N, C, H, W) -> output name -> float32 values.
+        spec: The network's description.
+        dataset: Images.
+        items: Indices into the dataset.
+        batch_size: Images per call of `run`.
+    """
+    found: dict[Key, Prediction] = {}
+    for start in range(0, len(items), batch_size):
+        part = items[start : start + batch_size]
+        ready = [network_input(dataset.pixels(i), spec.input) for i in part]
+        outputs = run(np.stack([values for values, _ in ready]))
+        places = [place for _, place in ready]
+        boxes_of = detections(spec, outputs, places, DEFAULT_SETTINGS)
+        for i, place, (boxes, scores, _) in zip(part, places, boxes_of, strict=True):
+            record = dataset.records[i]
+            # From pixels of the cached copy to pixels of the original.
+            scale = np.tile([record.width / place.width, record.height / place.height], 2)
+            found[record.kind, record.image_id] = Prediction(
+                record.image_id,
+                (boxes * scale).astype(np.float32),
+                scores,
+                record.width,
+                record.height,
+            )
     return found
 
 
@@ -118,7 +144,11 @@ class Validation:
             score = highest box score), the same with `_KIND` behind (for a kind without positives
             `alarm_fraction_KIND`: share of its images with a box at the threshold), SELECTION.
         """
-        self.found = predict(network, self.dataset, self.items, self.config.batch_size)
+        return self.judge(predict(network, self.dataset, self.items, self.config.batch_size))
+
+    def judge(self, found: dict[Key, Prediction]) -> dict[str, float]:
+        """The metrics of `evaluate` for predictions of all validation images, made elsewhere."""
+        self.found = found
         metrics = self._metrics(self.selecting)
         self.threshold = metrics["threshold"]
         if len(self.kinds) > 1:
@@ -168,6 +198,10 @@ class Validation:
                 write_predictions(str(out / PREDICTIONS), rows)
             if len(self.kinds) > 1:
                 write_predictions(str(out / f"val_predictions_{kind}.csv"), rows)
+        write_json(str(out / FILE_NAME), self.points())
+
+    def points(self) -> dict[str, Any]:
+        """Content of operating_points.json, chosen on the last evaluation."""
         content = document(self.cases(self.threshold_kinds))
         content["selected_on"] |= {"split": "val", "kinds": list(self.threshold_kinds)}
-        write_json(str(out / FILE_NAME), content)
+        return content

@@ -111,6 +111,17 @@ def test_int8_where_the_platform_has_it(bundle_folder, tmp_path):
     assert engine.key.file_name.split("-")[1] == "int8"
 
 
+def test_a_bundle_that_is_int8_itself_needs_a_platform_with_int8(bundle_folder, tmp_path):
+    bundle = load_bundle(bundle_folder)
+    whole = bundle._replace(manifest={**bundle.manifest, "arithmetic": "int8"})
+    with pytest.raises(DeviceError, match="expected one of fp32, fp16; found 'int8'"):
+        Machine(whole, tmp_path).open()
+    able = Machine(whole, tmp_path, fast=("fp16", "int8"))
+    assert able.open().key.file_name.split("-")[1] == "int8"
+    with pytest.raises(ConfigError, match="needs the precision int8"):
+        able.open("fp16")
+
+
 def test_second_start_uses_the_cache(bundle, tmp_path):
     machine = Machine(bundle, tmp_path)
     assert machine.open().built

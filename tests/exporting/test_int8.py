@@ -1,0 +1,225 @@
+"""int8 of a bundle: measured before it is written, no saturating products, a bundle like others."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+from data_prep.dataset.reader import ImageRecord, open_dataset
+from data_prep.dataset.writer import DatasetFacts, new_dataset, to_cache
+from deploy_jetson.kernels.bundle import add_kernels
+from deploy_jetson.package.archive import make_package
+from pneumonia.api.int8 import Int8Options, quantize_int8
+from pneumonia.cli import group, run
+from pneumonia.cli.quantize import command
+from pneumonia.exporting.onnx_graph import emit_onnx
+from pneumonia.exporting.refreeze import freeze_points
+from pneumonia.runtime.engines import open_engine
+from pneumonia.runtime.errors import ArtefactError, ConfigError, ExportError
+from pneumonia.runtime.model.bundle import file_sha256, load_bundle
+from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.model.spec import Conv, Detect, InputSpec, NetworkSpec
+from tests.runtime.bundles import write_bundle
+
+SIZE, CELL = 64, 16
+
+
+def brightness_detector():
+    """A box wherever a cell is bright; two convolutions, the second makes the output."""
+    spec = NetworkSpec(
+        "brightness",
+        InputSpec(1, SIZE, SIZE),
+        (
+            Conv("mean", ("input",), 1, 4, CELL, CELL, activation="leaky_relu"),
+            Conv("head", ("mean",), 4, 6, 1),
+            Detect("boxes", ("head",), ((16.0, 16.0),), 1, CELL, "scaled"),
+        ),
+        ("boxes",),
+        ("Lung Opacity",),
+    )
+    mean = np.full((4, 1, CELL, CELL), 1 / CELL**2, np.float32)
+    head = np.zeros((6, 4, 1, 1), np.float32)
+    head[4] = 10
+    bias = np.array([0, 0, 0, 0, -20, 20], np.float32)
+    tensors = {"mean.weight": mean, "mean.bias": np.zeros(4, np.float32)}
+    return spec, {**tensors, "head.weight": head, "head.bias": bias}
+
+
+def write_cells(out, train_range=(40, 200)):
+    """A bright cell in every second image; grey values of the training images as given."""
+    rng = np.random.default_rng(0)
+    with new_dataset(out) as writer:
+        for number in range(24):
+            split = "train" if number < 12 else "val"
+            dark, bright = train_range if split == "train" else (40, 200)
+            pixels = rng.integers(dark - 10, dark + 10, (SIZE, SIZE)).astype(np.uint8)
+            boxes = np.zeros((0, 4), np.float32)
+            if number % 2:
+                x, y = rng.integers(0, SIZE // CELL, 2) * CELL
+                pixels[y : y + CELL, x : x + CELL] = bright
+                boxes = np.array([[x, y, x + CELL, y + CELL]], np.float32)
+            record = ImageRecord(
+                f"image-{number:03d}", "phantom", split, f"patient-{number}",
+                "Lung Opacity" if number % 2 else "Normal", "", "", None, SIZE, SIZE, True,
+            )  # fmt: skip
+            writer.add(record, to_cache(pixels, SIZE), boxes)
+        writer.finish(DatasetFacts({"type": "test"}, "0", SIZE, {}, {}, {}))
+    return out
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    write_bundle(folder / "float", *brightness_detector())
+    write_cells(folder / "data")
+    result = quantize_int8(folder / "float", folder / "data", folder / "int8")
+    return folder, result
+
+
+def quantized_weights(path) -> dict[str, np.ndarray]:
+    model = onnx.load(str(path))
+    return {
+        item.name: numpy_helper.to_array(item)
+        for item in model.graph.initializer
+        if item.name.endswith(".weight_quantized")
+    }
+
+
+def test_both_models_are_measured_on_the_validation_images(cells):
+    folder, result = cells
+    assert result.metrics["rsna"] == pytest.approx((1, 1))
+    assert result.metrics["ap50"] == pytest.approx((1, 1), abs=1e-6)
+    assert (result.n_images, result.n_validated) == (12, 12)
+    done = CliRunner().invoke(
+        command,
+        [str(folder / "float"), "--int8", "--data", str(folder / "data"), "--out",
+         str(folder / "again")],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for shown in ("float32", "int8", "rsna", "ap50", "1.0000", "next: pneumonia score"):
+        assert shown in done.output
+    same = [load_bundle(str(folder / name)).model_hash for name in ("int8", "again")]
+    assert same[0] == same[1]
+
+
+def test_a_model_that_loses_too_much_is_refused_unless_the_loss_is_accepted(tmp_path):
+    """Ranges calibrated on dark images cut off all that is bright in the validation images."""
+    write_bundle(tmp_path / "float", *brightness_detector())
+    data = write_cells(tmp_path / "data", train_range=(11, 12))
+    out = tmp_path / "int8"
+    with pytest.raises(ExportError, match=r"expected rsna >= 0\.98.*--accept-loss"):
+        quantize_int8(tmp_path / "float", data, out)
+    assert not out.exists()
+    arguments = ["quantize", tmp_path / "float", "--int8", "--data", data, "--out", out]
+    assert run(group, [str(a) for a in arguments]) == ExportError.exit_code
+    done = CliRunner().invoke(command, [*map(str, arguments[1:]), "--accept-loss"])
+    assert done.exit_code == 0, done.output
+    assert "warning: rsna and ap50 fell by more than 0.02" in done.output
+    assert out.is_dir()
+
+
+def test_pairs_of_products_cannot_saturate(cells):
+    """x86 without VNNI adds two products of u8 and s8 in 16 bits."""
+    folder, _ = cells
+    found = quantized_weights(folder / "int8" / "model.onnx")
+    assert found
+    largest = max(np.abs(weight.astype(int)).max() for weight in found.values())
+    assert largest > 32
+    assert 2 * 255 * largest <= np.iinfo(np.int16).max
+    whole = folder / "whole.onnx"
+    options = Int8Options(full_range=True)
+    quantize_int8(folder / "float", folder / "data", whole, options)
+    assert max(np.abs(w.astype(int)).max() for w in quantized_weights(whole).values()) == 127
+
+
+def test_convolutions_that_make_the_outputs_stay_float(cells):
+    folder, _ = cells
+    assert set(quantized_weights(folder / "int8" / "model.onnx")) == {"mean.weight_quantized"}
+
+
+def test_an_int8_bundle_is_scored_and_its_points_frozen_like_any(cells):
+    folder, _ = cells
+    bundle = load_bundle(str(folder / "int8"))
+    assert bundle.arithmetic == "int8"
+    assert bundle.model_hash != load_bundle(str(folder / "float")).model_hash
+    assert "int8" in bundle.model_name
+    assert bundle.operating_points["kaggle"]["rsna_score"] == pytest.approx(1)
+    dataset = open_dataset(folder / "data")
+    detector = Detector.load(folder / "int8")
+    assert detector.engine.name == "onnxruntime"
+    for item in dataset.select("val"):
+        found = detector.detect(np.asarray(dataset.pixels(item)), "kaggle")
+        assert found.boxes == pytest.approx(dataset.boxes(item), abs=0.5)
+    shutil.copytree(folder / "int8", folder / "frozen")
+    document = json.loads((folder / "int8" / "operating_points.json").read_text())
+    document["points"] = {"mine": {"threshold": 0.25}}
+    assert freeze_points(folder / "frozen", document).threshold("mine") == 0.25
+    card = (folder / "int8" / "model_card.md").read_text()
+    assert "## int8" in card
+    assert bundle.model_hash in card
+
+
+def test_weights_of_the_bundle_are_those_of_its_onnx_file(cells):
+    folder, _ = cells
+    bundle = load_bundle(str(folder / "int8"))
+    model = onnx.load(bundle.onnx_path)
+    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    integers = constants["mean.weight_quantized"].astype(np.float32)
+    scale = constants["mean.weight_scale"].reshape(-1, 1, 1, 1)
+    assert np.array_equal(bundle.weights()["mean.weight"], integers * scale)
+    assert bundle.spec.layer("mean").storage.bits < 32
+
+
+def test_no_float_engine_takes_an_int8_bundle(cells, tmp_path):
+    folder, _ = cells
+    bundle = load_bundle(str(folder / "int8"))
+    for engine in ("kernels", "reference"):
+        with pytest.raises(ConfigError, match="int8 bundle runs in ONNX Runtime"):
+            open_engine(bundle, engine)
+    with pytest.raises(ConfigError, match="float32, the bundle in int8"):
+        add_kernels(folder / "int8", "native")
+    with pytest.raises(ConfigError, match="TX2 has no int8"):
+        make_package(folder / "int8", tmp_path / "package.tar.gz", with_wheels=False)
+    with pytest.raises(ConfigError, match="int8 already"):
+        quantize_int8(folder / "int8", folder / "data", tmp_path / "twice")
+
+
+@pytest.mark.parametrize("changed", ["model.onnx", "weights.safetensors", "arithmetic"])
+def test_a_changed_int8_bundle_is_refused(cells, tmp_path, changed):
+    """Its identity covers the ONNX file, even if the manifest is made to agree with it."""
+    folder, _ = cells
+    copy = shutil.copytree(folder / "int8", tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    if changed == "arithmetic":
+        manifest["arithmetic"] = "int4"
+    else:
+        manifest["files"][changed]["sha256"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError):
+        load_bundle(str(copy), verify=False)
+
+
+def test_a_bundle_of_a_larger_batch_or_without_onnx_is_quantized_too(cells, tmp_path):
+    folder, result = cells
+    bundle = write_bundle(tmp_path / "float", *brightness_detector(), onnx=False)
+    found = quantize_int8(bundle, folder / "data", tmp_path / "int8")
+    assert found.metrics["rsna"] == pytest.approx((1, 1))
+    assert load_bundle(str(tmp_path / "int8")).model_hash == (
+        load_bundle(str(folder / "int8")).model_hash
+    )
+    batched = write_bundle(tmp_path / "batched", *brightness_detector())
+    spec, tensors = brightness_detector()
+    (batched / "model.onnx").write_bytes(emit_onnx(spec, tensors, 5).model.SerializeToString())
+    manifest = json.loads((batched / "manifest.json").read_text())
+    manifest["files"]["model.onnx"] = {
+        "sha256": file_sha256(str(batched / "model.onnx")),
+        "bytes": (batched / "model.onnx").stat().st_size,
+    }
+    (batched / "manifest.json").write_text(json.dumps(manifest))
+    found = quantize_int8(batched, folder / "data", tmp_path / "int8-batched")
+    assert found.n_images == result.n_images
+    assert found.metrics["rsna"] == pytest.approx((1, 1))
