@@ -14,14 +14,13 @@ from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.health.notify import Notifier
 from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
 from deploy_jetson.device.daemon.health.thermal import CRITICAL, ThermalGovernor
-from deploy_jetson.device.daemon.interfaces.rest import RestBackend, RestServer
+from deploy_jetson.device.daemon.interfaces.rest import RestBackend, rest_server
 from deploy_jetson.device.daemon.interfaces.rest_queries import RestQueries
 from deploy_jetson.device.daemon.interfaces.tls import server_context
 from deploy_jetson.device.daemon.interfaces.watch_folder import FolderWatcher
 from deploy_jetson.device.daemon.preflight import check_secrets, read_token
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.intake import MEGABYTE, AcceptedImage, ImageIntake
-from deploy_jetson.device.daemon.store.journal import JournalError
 from deploy_jetson.device.daemon.store.spool import Spool
 from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
@@ -38,7 +37,7 @@ REFERENCE = "reference"  # NumPy: for machines that have nothing else, and secon
 COUNTERS = (
     ("received_total", "Images taken into the spool, by source."),
     ("duplicates_total", "Images that were known already, by source."),
-    ("refused_total", "Images not taken, by reason and source."),
+    ("refused_total", "Images, requests and connections refused, by reason and source."),
     ("images_total", "Images answered, by status and reason."),
     ("deliveries_total", "Objects sent, by state and destination."),
     ("journal_rebuilt_total", "Damaged journals moved aside at this start."),
@@ -127,6 +126,9 @@ class DaemonService:
     def _door(self, source: str) -> Callable[[Iterator[bytes]], AcceptedImage]:
         return lambda blocks: self.intake.accept(blocks, source)
 
+    def _refusals(self, source: str) -> Callable[[str], None]:
+        return lambda reason: self.metrics.count("refused_total", reason=reason, source=source)
+
     def _open_rest(self) -> None:
         rest = self.config.rest
         if rest.port < 0:
@@ -134,10 +136,12 @@ class DaemonService:
         queries = RestQueries(
             self.spool, self.journal, self.metrics, self.model, self.not_ready, self.is_alive
         )
-        backend = RestBackend(self._door("rest"), self.intake.refusal, queries.answer)
+        backend = RestBackend(
+            self._door("rest"), self.intake.refusal, queries.answer, self._refusals("rest")
+        )
         limit = int(self.config.queue.max_image_mb * MEGABYTE)
         try:
-            server = RestServer(rest, read_token(rest.token_file), _tls(rest), limit, backend)
+            server = rest_server(rest, read_token(rest.token_file), _tls(rest), limit, backend)
         except OSError as error:
             raise _address_error("rest", rest.host, rest.port, error) from None
         self.ports["rest"] = server.server_port
@@ -245,10 +249,7 @@ class DaemonService:
     def not_ready(self) -> List[str]:
         """Reasons why no image can be accepted or answered at present."""
         reasons = []
-        try:
-            refusal = self.intake.refusal()
-        except JournalError as error:
-            refusal = error.reason
+        refusal = self.intake.refusal()
         if refusal:
             reasons.append(refusal)
         if not self.spool.is_writable():

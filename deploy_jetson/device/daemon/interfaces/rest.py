@@ -1,31 +1,23 @@
-"""The HTTP interface: images in, answers out, health and figures.
+"""The HTTP interface: images in, answers out, health and figures."""
 
-One request per connection, a bounded number of connections, and one deadline per connection, so
-that slow clients cannot occupy the server.
-"""
-
-import contextlib
 import hmac
-import json
 import re
 import socket
 import ssl
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from socketserver import ThreadingMixIn
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, NamedTuple, Optional
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.config import allowed
+from deploy_jetson.device.daemon.interfaces.http_head import (
+    LENGTH_REQUIRED,
+    RequestHead,
+    RequestRefused,
+)
+from deploy_jetson.device.daemon.interfaces.http_server import Body, HttpServer, Reply, json_reply
 from deploy_jetson.device.daemon.settings import RestSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
 
-BLOCK = 1 << 16
-POLL_S = 0.1
-JSON = "application/json"
 PLAIN = "text/plain; charset=utf-8"
-RETRY_AFTER_S = 5
 BODY = "the file itself as the body: curl --data-binary @FILE"
 CODES = {  # of the reasons of IntakeRefused; 503 for all others
     "disk_full": 507,
@@ -34,9 +26,11 @@ CODES = {  # of the reasons of IntakeRefused; 503 for all others
     "too_large": 413,
     "empty": 400,
 }
+HEALTH = ("/livez", "/readyz", "/metrics")
+OPEN = "/livez"  # the one path that needs no token
+IMAGES = "/v1/images"
+NOT_FOUND = json_reply(404, {"error": "no such path"})
 JOB_PATH = re.compile(r"^/v1/jobs/([0-9a-f]{32})(/result|/sr|/gsps|/sc)?$")
-
-Reply = Tuple[int, str, bytes]  # status, content type, body
 
 
 class RestBackend(NamedTuple):
@@ -46,130 +40,93 @@ class RestBackend(NamedTuple):
         accept: Stores an image from its blocks.
         refusal: Why no image is accepted at present, None when one is.
         answer: (path, query) of a GET -> reply, None for an unknown path.
+        refused: Counts a refusal by its reason.
     """
 
     accept: Callable[[Iterator[bytes]], AcceptedImage]
     refusal: Callable[[], Optional[str]]
     answer: Callable[[str, str], Optional[Reply]]
+    refused: Callable[[str], None]
 
 
-def json_reply(status: int, value: Any) -> Reply:
-    """A JSON reply."""
-    return status, JSON, (json.dumps(value, allow_nan=False) + "\n").encode("ascii")
+class RestInterface:
+    """Answers the requests of one server.
 
+    Args:
+        token: Bearer token, empty for none.
+        max_bytes: Largest body.
+        backend: The daemon.
+    """
 
-class RestRequestHandler(BaseHTTPRequestHandler):
-    """One request."""
+    def __init__(self, token: bytes, max_bytes: int, backend: RestBackend) -> None:
+        self._token = token
+        self._max_bytes = max_bytes
+        self._backend = backend
 
-    server_version = "pneumonia"
-    sys_version = ""
-    protocol_version = "HTTP/1.1"
-    server = None  # type: RestServer  # type: ignore[assignment]
+    def check(self, head: RequestHead) -> None:
+        """Check the token, before anything else of a request is looked at.
 
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Log nothing: a request line may hold identifiers."""
+        Raises:
+            RequestRefused: It is missing or wrong.
+        """
+        if not self._token or head.path == OPEN:
+            return
+        given = head.fields.get("authorization", "").encode("ascii")
+        if not hmac.compare_digest(given, b"Bearer " + self._token):
+            raise RequestRefused(401, "unauthorized")
 
-    def send_error(
-        self, code: int, message: Optional[str] = None, explain: Optional[str] = None
-    ) -> None:
-        """Send an error of the base class as JSON, without quoting the request."""
-        self._reply(json_reply(code, {"error": self.responses.get(code, ("error",))[0]}))
+    def respond(self, head: RequestHead, body: Body) -> Reply:
+        """Answer a request.
 
-    def parse_request(self) -> bool:
-        """Check the token before the rest of the request is handled."""
-        if not super().parse_request():
-            return False
-        path = self.path.split("?")[0]
-        if self.server.token and path != "/livez":
-            given = self.headers.get("Authorization", "").encode("utf-8", "replace")
-            if not hmac.compare_digest(given, b"Bearer " + self.server.token):
-                self._reply(json_reply(401, {"error": "unauthorized"}))
-                return False
-        return True
-
-    def handle_expect_100(self) -> bool:
-        """Refuse a request with Expect: 100-continue before its body is sent."""
-        reason = self.server.backend.refusal() if self.command == "POST" else None
-        if reason or not 0 <= self._length() <= self.server.max_bytes:
-            self._reply(self._refusal(reason or "too_large"))
-            return False
-        return super().handle_expect_100()
-
-    def do_GET(self) -> None:
-        """Answer a query."""
-        path, _, query = self.path.partition("?")
-        self._reply(self._guarded(lambda: self.server.backend.answer(path, query)))
-
-    def do_POST(self) -> None:
-        """Accept an image (POST)."""
-        if self.path.split("?")[0] != "/v1/images":
-            self._reply(json_reply(404, {"error": "no such path"}))
-        elif "Content-Length" not in self.headers:
-            self._reply(json_reply(411, {"error": "Content-Length is needed"}))
-        elif self.headers.get("Content-Type", "").lower().startswith("multipart/"):
-            self._reply(json_reply(415, {"error": "multipart", "expected": BODY}))
-        elif not 0 <= self._length() <= self.server.max_bytes:
-            self._reply(self._refusal("too_large"))
-        else:
-            self._reply(self._guarded(self._take))
-
-    def _take(self) -> Reply:
+        Raises:
+            RequestRefused: It is not one that this interface answers, or its body is late.
+            OSError: The client has closed the connection.
+        """
         try:
-            accepted = self.server.backend.accept(self._body())
+            if head.method == "POST":
+                return self._post(head, body)
+            if head.method in ("GET", "HEAD"):
+                return self._backend.answer(head.path, head.query) or NOT_FOUND
+        except (RequestRefused, ConnectionError, socket.timeout, ssl.SSLError):
+            raise
+        except Exception:
+            logs.broken("rest_internal_error")
+            return json_reply(500, {"error": "internal_error"})
+        raise RequestRefused(501, "bad_request", "GET, HEAD or POST")
+
+    def _post(self, head: RequestHead, body: Body) -> Reply:
+        if head.path != IMAGES:
+            return NOT_FOUND
+        if head.length is None:
+            raise RequestRefused(411, *LENGTH_REQUIRED)
+        if head.fields.get("content-type", "").lower().startswith("multipart/"):
+            raise RequestRefused(415, "multipart", BODY)
+        if head.length > self._max_bytes:
+            raise RequestRefused(413, "too_large")
+        expectation = head.fields.get("expect", "").lower()
+        if expectation not in ("", "100-continue"):
+            raise RequestRefused(417, "bad_request", "100-continue")
+        reason = self._backend.refusal() if expectation else None
+        if reason:  # before the body is sent
+            raise RequestRefused(CODES.get(reason, 503), reason)
+        try:
+            accepted = self._backend.accept(body())
         except IntakeRefused as refused:
-            return self._refusal(refused.reason)
+            return json_reply(CODES.get(refused.reason, 503), {"error": refused.reason})
         job = accepted.job
         value = {"job": job.key, "status": job.state, "known": accepted.known}
         return json_reply(200 if accepted.known else 202, value)
 
-    def _length(self) -> int:
-        text = self.headers.get("Content-Length", "0").strip()
-        return int(text) if text.isdigit() and len(text) < 20 else -1
 
-    def _body(self) -> Iterator[bytes]:
-        left = self._length()
-        while left > 0:
-            block = self.rfile.read(min(BLOCK, left))
-            if not block:
-                raise ConnectionError("body ended early")
-            left -= len(block)
-            yield block
-
-    @staticmethod
-    def _refusal(reason: str) -> Reply:
-        return json_reply(CODES.get(reason, 503), {"error": reason})
-
-    def _guarded(self, work: Callable[[], Optional[Reply]]) -> Optional[Reply]:
-        try:
-            return work() or json_reply(404, {"error": "no such path"})
-        except (ConnectionError, socket.timeout, ssl.SSLError):
-            return None  # the client has closed the connection
-        except Exception:
-            logs.broken("rest_internal_error")
-            return json_reply(500, {"error": "internal_error"})
-
-    def _reply(self, reply: Optional[Reply]) -> None:
-        self.close_connection = True
-        if reply is None:
-            return
-        status, kind, body = reply
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Connection", "close")
-            self.send_header("X-Content-Type-Options", "nosniff")
-            if status in (503, 507):
-                self.send_header("Retry-After", str(RETRY_AFTER_S))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-        except OSError:
-            pass
-
-
-class RestServer(ThreadingMixIn, HTTPServer):
-    """HTTP server with bounded connections and deadlines.
+def rest_server(
+    settings: RestSettings,
+    token: bytes,
+    context: Optional[ssl.SSLContext],
+    max_bytes: int,
+    backend: RestBackend,
+    clock: Callable[[], float] = time.monotonic,
+) -> HttpServer:
+    """The server of the HTTP interface.
 
     Args:
         settings: `[rest]`.
@@ -177,109 +134,13 @@ class RestServer(ThreadingMixIn, HTTPServer):
         context: TLS, None for none.
         max_bytes: Largest body.
         backend: The daemon.
+        clock: Monotonic seconds.
 
     Raises:
         OSError: The address is taken.
     """
-
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 32
-
-    def __init__(
-        self,
-        settings: RestSettings,
-        token: bytes,
-        context: Optional[ssl.SSLContext],
-        max_bytes: int,
-        backend: RestBackend,
-    ) -> None:
-        if ":" in settings.host:
-            self.address_family = socket.AF_INET6
-        self.token = token
-        self.backend = backend
-        self.max_bytes = max_bytes
-        self._settings = settings
-        self._context = context
-        self._places = threading.BoundedSemaphore(settings.max_connections)
-        self._open: Dict[Any, float] = {}
-        self._open_lock = threading.Lock()
-        HTTPServer.__init__(self, (settings.host, settings.port), RestRequestHandler)
-
-    @property
-    def connections(self) -> int:
-        """Connections that are open now."""
-        return len(self._open)
-
-    def server_bind(self) -> None:
-        """Bind without a reverse DNS lookup."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = "localhost", self.server_address[1]
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether the client's address is on the allow-list."""
-        return allowed(str(client_address[0]), self._settings.allow)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve the connection in a thread, or close it when all slots are taken."""
-        if not self._places.acquire(False):
-            self.shutdown_request(request)
-            return
-        with self._open_lock:
-            self._open[request] = time.monotonic() + self._settings.request_s
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._leave(request)
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one connection and free its slot."""
-        secured = request
-        try:
-            request.settimeout(self._settings.request_s)
-            # the handshake runs in the connection's thread: a slow one must not block other clients
-            if self._context is not None:
-                secured = self._context.wrap_socket(
-                    request, server_side=True, do_handshake_on_connect=False
-                )
-                with self._open_lock:
-                    self._open[secured] = self._open.pop(request)
-                secured.do_handshake()
-            self.finish_request(secured, client_address)
-        except (OSError, ValueError):
-            pass  # the client disconnected, was too slow, or does not speak TLS
-        finally:
-            self._leave(request if secured is request else secured)
-            self.shutdown_request(secured)
-
-    def _leave(self, request: Any) -> None:
-        with self._open_lock:
-            if self._open.pop(request, None) is not None:
-                self._places.release()
-
-    def service_actions(self) -> None:
-        """Close connections past their deadline; called every `POLL_S` seconds."""
-        now = time.monotonic()
-        with self._open_lock:
-            late = [request for request, end in self._open.items() if end < now]
-        for request in late:
-            with contextlib.suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log the error without its text; the base class prints a traceback."""
-        logs.broken("rest_connection_error")
-
-    def start(self) -> None:
-        """Serve in a thread."""
-        threading.Thread(
-            target=self.serve_forever, args=(POLL_S,), name="rest", daemon=True
-        ).start()
-
-    def stop(self) -> None:
-        """Accept no further connections."""
-        self.shutdown()
-        self.server_close()
+    interface = RestInterface(token, max_bytes, backend)
+    return HttpServer(
+        settings, context, interface.check, interface.respond, lambda path: path not in HEALTH,
+        backend.refused, clock,
+    )  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict, List, Optional
 from urllib.parse import parse_qs
 
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
-from deploy_jetson.device.daemon.interfaces.rest import JOB_PATH, JSON, PLAIN, Reply, json_reply
+from deploy_jetson.device.daemon.interfaces.http_server import JSON, Reply, json_reply
+from deploy_jetson.device.daemon.interfaces.rest import JOB_PATH, PLAIN
 from deploy_jetson.device.daemon.store.journal import (
     ANSWERED,
     STATES,

@@ -88,7 +88,10 @@ class ImageIntake:
         low = disk.free < self._config.disk.reserve_mb * MEGABYTE
         if low or used > self._config.disk.max_used_percent:
             return "disk_full"
-        images, size, _ = self._journal.waiting()
+        try:
+            images, size, _ = self._journal.waiting()
+        except JournalError as error:
+            return error.reason
         queue = self._config.queue
         if images + self._arriving >= queue.max_images or size >= queue.max_mb * MEGABYTE:
             return "queue_full"
@@ -105,7 +108,7 @@ class ImageIntake:
             IntakeRefused: Nothing of the image is stored.
         """
         with self._lock:
-            reason = self._refusal_counted()
+            reason = self.refusal()
             if reason:
                 raise self._refused(reason, source)
             self._arriving += 1
@@ -114,12 +117,6 @@ class ImageIntake:
         finally:
             with self._lock:
                 self._arriving -= 1
-
-    def _refusal_counted(self) -> Optional[str]:
-        try:
-            return self.refusal()
-        except JournalError as error:
-            return error.reason
 
     def _refused(self, reason: str, source: str, later: bool = True) -> IntakeRefused:
         self._metrics.count("refused_total", reason=reason, source=source)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deploy_jetson.device.daemon.settings import DiskSettings, QueueSettings, RestSettings
-from tests.deploy_jetson.device.daemon.rig import SCORE, running, settings, wait_for
+from tests.deploy_jetson.device.daemon.rig import SCORE, running, settings
 
 
 def image(number=0):
@@ -105,8 +105,8 @@ def raw(port, data, seconds=20):
     ("request_bytes", "status"),
     [
         (b"POST /v1/images HTTP/1.1\r\n\r\n", b"411"),
-        (b"POST /v1/images HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"413"),
-        (b"POST /v1/images HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n", b"413"),
+        (b"POST /v1/images HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"400"),
+        (b"POST /v1/images HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n", b"400"),
         (b"POST /v1/images HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
         (b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\n\r\n", b"414"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01", b"Bad Request"),
@@ -153,20 +153,6 @@ def test_slow_callers_hold_nothing_for_long_and_nobody_up(tmp_path):
         assert slow == []
         assert time.monotonic() - start > 0.5
         assert rig.post(image())[0] == 202
-
-
-def test_too_many_connections_are_turned_away(tmp_path):
-    rest = RestSettings(port=0, request_s=5.0, max_connections=2)
-    with running(settings(tmp_path / "state", rest=rest), work=False) as rig:
-        address = ("127.0.0.1", rig.service.ports["rest"])
-        idle = [socket.create_connection(address) for _ in range(2)]
-        wait_for(lambda: rig.service.interfaces["rest"].connections == 2)
-        with pytest.raises((OSError, http.client.HTTPException)):
-            rig.request("GET", "/livez", timeout=3)
-        for link in idle:
-            link.close()
-        wait_for(lambda: rig.service.interfaces["rest"].connections == 0)
-        assert rig.request("GET", "/livez")[0] == 200
 
 
 def test_token_and_allow_list(tmp_path):
