@@ -39,7 +39,7 @@ from deploy_jetson.kernels.compile.source import plan_variants
 from deploy_jetson.kernels.compile.targets import TARGETS, cpu_name, find_target, runs_here
 from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.plan.lower import lower
-from deploy_jetson.kernels.report import dense_macs, layer_records, tx2_predictions
+from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
 from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.engines.kernels import KernelLibrary
 
@@ -323,7 +323,7 @@ def a57(names: list[str]) -> dict[str, Any]:
             "predicted_mcycles": cycles / 1e6,
             "predicted_ms": {
                 f"mode {row['mode']} {row['name']}": row["predicted_ms"]
-                for row in tx2_predictions(cycles, dense_macs(plan))
+                for row in board_predictions(target, cycles, dense_macs(plan))["tx2"]
             },
         }
         print(name, json.dumps(cases[name]), flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy_jetson.kernels.compile.compilers import find_compiler
-from deploy_jetson.kernels.compile.mca import MCA_CPU, hot_loops
+from deploy_jetson.kernels.compile.mca import hot_loops
 from deploy_jetson.kernels.compile.source import plan_variants
 from deploy_jetson.kernels.compile.targets import Target, find_target, runs_here
 from deploy_jetson.kernels.generate import generate_library, model_chooser, write_texts
@@ -17,7 +17,7 @@ from deploy_jetson.kernels.plan.weight_store import STORAGES
 from deploy_jetson.kernels.report import describe
 from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.engines.kernels import LIBRARY
+from pneumonia.runtime.engines.kernels import LIBRARY, REPORT
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.bundle import INT8, MANIFEST, Bundle, file_sha256, load_bundle
 from pneumonia.runtime.progress import Progress
@@ -65,7 +65,7 @@ def add_kernels(
     if storage not in STORAGES:
         raise ConfigError("Unknown storage", ", ".join(STORAGES), repr(storage), "--weights")
     library = Path(bundle_path) / LIBRARY.format(target.name)
-    report = Path(bundle_path) / f"kernels-{target.name}.json"
+    report = Path(bundle_path) / REPORT.format(target.name)
     bundle = load_bundle(str(bundle_path), replaced=(library.name, report.name))
     if bundle.arithmetic == INT8:
         raise ConfigError(
@@ -81,7 +81,7 @@ def add_kernels(
     )
     sources = Path(bundle_path) / f"kernels-{target.name}"
     write_texts(made.sources, sources)
-    loops = hot_loops(target, plan_variants(made.plan)) if target.name in MCA_CPU else []
+    loops = hot_loops(target, plan_variants(made.plan)) if target.model else []
     compiler = " ".join(find_compiler(target).command)
     document = describe(made.plan, made.sources, bundle.model_hash, compiler, loops)
     document["library_bytes"] = library.stat().st_size

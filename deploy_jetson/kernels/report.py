@@ -6,19 +6,13 @@ import numpy as np
 
 from deploy_jetson.kernels.compile.mca import HotLoop
 from deploy_jetson.kernels.compile.source import CSources
+from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import kind_of
 from deploy_jetson.kernels.plan.lower import NetworkPlan
 from pneumonia.runtime.engines.kernels import threads_of_work
 
 SCHEMA = "pneumonia.kernels/1"
-# Jetson TX2 power modes whose A57 cores run, by nvpmodel number: (name, cores, clock in GHz).
-TX2_MODES = {
-    0: ("Max-N", 4, 2.0),
-    1: ("Max-Q", 4, 1.2),
-    2: ("Max-P Core-All", 4, 1.4),
-    3: ("Max-P ARM", 4, 2.0),
-}
 CORE_SCALING = 0.9  # of ideal, measured on x86 with pinned threads
 
 
@@ -44,27 +38,31 @@ def layer_records(plan: NetworkPlan) -> list[dict[str, Any]]:
     return records
 
 
-def tx2_predictions(cycles: float, macs: int) -> list[dict[str, Any]]:
-    """Predicted latency of a network in the TX2's power modes, on the threads it will run on.
+def board_predictions(target: Target, cycles: float, macs: int) -> dict[str, list[dict[str, Any]]]:
+    """Predicted latency of a network on a target's boards, on the threads it will run on.
 
     Args:
+        target: The machine.
         cycles: Of the whole network on one core.
         macs: Its dense multiply-accumulates, which decide on the threads.
+
+    Returns:
+        Board's key -> a record for every power mode.
     """
-    predictions = []
-    for number, (name, cores, clock) in TX2_MODES.items():
-        threads = threads_of_work(macs, cores)
+    predictions: dict[str, list[dict[str, Any]]] = {}
+    for clock in target.boards:
+        threads = threads_of_work(macs, clock.cores)
         scaled = threads * (CORE_SCALING if threads > 1 else 1.0)
-        predictions.append(
-            {
-                "mode": number,
-                "name": name,
-                "cores": cores,
-                "threads": threads,
-                "clock_ghz": clock,
-                "predicted_ms": round(cycles / (clock * 1e6) / scaled, 1),
-            }
-        )
+        record: dict[str, Any] = {"board": clock.board, "core": target.core}
+        if clock.mode is not None:
+            record |= {"mode": clock.mode, "name": clock.mode_name}
+        record |= {
+            "cores": clock.cores,
+            "threads": threads,
+            "clock_ghz": clock.clock_ghz,
+            "predicted_ms": round(cycles / (clock.clock_ghz * 1e6) / scaled, 1),
+        }
+        predictions.setdefault(clock.key, []).append(record)
     return predictions
 
 
@@ -94,6 +92,8 @@ def describe(
         "schema": SCHEMA,
         "target": plan.target.name,
         "cpu_features": list(plan.target.cpu_features),
+        "cpu_parts": list(plan.target.cpu_parts),
+        "lanes": plan.target.lanes,
         "model_hash": model_hash,
         "compiler": compiler,
         "weights_storage": plan.storage,
@@ -105,10 +105,10 @@ def describe(
         "predicted_cycles": cycles,
         "layers": layers,
     }
-    if plan.target.clock_ghz:
+    if plan.target.boards:
         document["predictions"] = {
             "basis": "static cost model, not measured; assumes cached weights and inputs",
-            "tx2": tx2_predictions(cycles, dense_macs(plan)),
+            **board_predictions(plan.target, cycles, dense_macs(plan)),
         }
     if loops:
         document["hot_loops"] = [loop._asdict() for loop in loops]

@@ -206,7 +206,7 @@ def compile_kernels(
 
     Args:
         bundle: Folder of the bundle.
-        target: `native`, `x86-avx2`, `x86-avx512` or `cortex-a57`.
+        target: `native` (this machine) or a name that `pneumonia kernels --help` lists.
         tune: Measure the kernels of every layer; None for yes where the target runs here.
         weights: Storage of the weights: `fp32`, `fp16` or `int8`; arithmetic is float32.
         progress: Called with (done, total, note).

@@ -16,11 +16,11 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from deploy_jetson.device.estimate.calibration import Calibration
 from deploy_jetson.device.estimate.tx2 import FLOP_PER_FMA, FP16_RATE, IDLE_W, PowerMode
 from deploy_jetson.device.estimate.work import LayerWork
-from pneumonia.runtime.engines.kernels import threads_of_work
+from pneumonia.runtime.engines.kernels import REPORT, threads_of_work
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.bundle import Bundle
 
-KERNELS_REPORT = "kernels-cortex-a57.json"
+KERNELS_REPORT = REPORT.format("cortex-a57")
 CORE_SCALING = 0.9  # of ideal over the cores, measured on x86 with pinned threads
 # Small matrix products fill the GPU badly: share of the full rate when a side is below the number.
 SMALL_SIDES = ((16, 0.4), (32, 0.6), (64, 0.8))

@@ -186,7 +186,7 @@ static size_t values(const pn_tensor *t) {
 }
 
 /* A NaN need not reach the outputs: max pooling and the heads' thresholds can drop it. */
-static int finite(const float *x, size_t n) {
+static int all_finite(const float *x, size_t n) {
   uint32_t found = 0;
   for (size_t i = 0; i < n; i++) {
     uint32_t bits;
@@ -203,7 +203,7 @@ static int check(const pn_model *m, const float *input, size_t n, float *const *
     if (!outputs[i]) return PN_NULL;
     if (sizes[i] != values(&pn_output_tensors[i])) return PN_WRONG_SIZE;
   }
-  return finite(input, n) ? PN_OK : PN_NOT_FINITE;
+  return all_finite(input, n) ? PN_OK : PN_NOT_FINITE;
 }
 
 EXPORT int pn_run(pn_model *m, const float *input, size_t input_values, float *const *outputs,

@@ -18,8 +18,9 @@ from deploy_jetson.kernels.compile.source import kernel_texts
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.plan.steps import Variant
 
-MCA_NAMES = ("llvm-mca", "llvm-mca-19", "llvm-mca-18", "llvm-mca-16", "llvm-mca-15", "llvm-mca-14")
-MCA_CPU = {"cortex-a57": ("aarch64", "cortex-a57")}
+NEWEST_LLVM, OLDEST_LLVM = 23, 14
+# the newest first: an older one has no models of newer cores
+MCA_NAMES = (*(f"llvm-mca-{n}" for n in range(NEWEST_LLVM, OLDEST_LLVM - 1, -1)), "llvm-mca")
 ITERATIONS = 100
 HOT_SHARE = 0.35  # of a loop's instructions are multiply-adds; transforms and copies have fewer
 FUSED = re.compile(r"^\s*(fmla|vfmadd\d+ps)\b")
@@ -37,7 +38,7 @@ class HotLoop(NamedTuple):
         fused: Vector multiply-adds of one iteration.
         instructions: All instructions.
         spills: Instructions that touch the stack.
-        per_cycle: Multiply-adds per cycle by llvm-mca; None when it is not installed.
+        per_cycle: Multiply-adds per cycle by llvm-mca; None when no llvm-mca here models the core.
     """
 
     function: str
@@ -48,8 +49,19 @@ class HotLoop(NamedTuple):
 
 
 def find_mca() -> str | None:
-    """The llvm-mca program, if installed."""
+    """The newest llvm-mca that is installed."""
     return next((name for name in MCA_NAMES if shutil.which(name)), None)
+
+
+def has_model(program: str, target: Target) -> bool:
+    """Whether an llvm-mca program models the target's core."""
+    if target.model is None:
+        return False
+    done = subprocess.run(
+        [program, "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
+    version = re.search(r"LLVM version (\d+)", done.stdout)
+    return bool(version and int(version.group(1)) >= target.model.since)
 
 
 def hot_loops(target: Target, variants: Sequence[Variant]) -> list[HotLoop]:
@@ -81,12 +93,14 @@ def compile_assembly(folder: Path, source: str, target: Target, compiler: Compil
 def analyse(assembly: str, target: Target) -> Iterator[HotLoop]:
     """Hot loops of assembly text."""
     program = find_mca()
+    if program and not has_model(program, target):
+        program = None
     for function, body in innermost_loops(assembly):
         fused = sum(bool(FUSED.match(line)) for line in body)
         spills = sum(bool(STACK.search(line)) for line in body)
         per_cycle = None
-        if program and target.name in MCA_CPU:
-            per_cycle = fused / _cycles(program, body, *MCA_CPU[target.name])
+        if program and target.model:
+            per_cycle = fused / _cycles(program, body, target.machine, target.model.core)
         yield HotLoop(function, fused, len(body), spills, per_cycle)
 
 

@@ -1,16 +1,54 @@
-"""Target machines: vector length, registers, compiler flags, cost-model figures."""
+"""The table of target machines: everything that depends on the machine derives from its entry.
+
+Compiler flags, vector width, register tiles, cost model, static analysis, file names, the library
+that the runtime picks, predictions and help texts. Adding a machine is adding an entry.
+"""
 
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from pneumonia.runtime.engines.processor import Processor, read_processor
 from pneumonia.runtime.errors import ConfigError
 
 # -ffast-math would let gcc split fused multiply-adds; contraction alone keeps every one of them.
 # The first scheduling pass lengthens live ranges and spills accumulators.
 COMMON_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno")
 GCC_FLAGS = ("-fno-schedule-insns",)
+ZIG_SYSTEM = "{}-linux-gnu.2.27"  # the glibc of JetPack 4, the oldest system we support
+
+
+class BoardClock(NamedTuple):
+    """A board that has the core, in one of its power modes; for predictions in ms.
+
+    Attributes:
+        key: Of the report's record, such as `tx2`.
+        board: Name for people.
+        cores: Cores of this kind.
+        clock_ghz: Their clock.
+        mode: Number of the nvpmodel mode; None where the board has no such modes.
+        mode_name: Its name.
+    """
+
+    key: str
+    board: str
+    cores: int
+    clock_ghz: float
+    mode: int | None = None
+    mode_name: str = ""
+
+
+class SchedulingModel(NamedTuple):
+    """llvm-mca's model of a core.
+
+    Attributes:
+        core: Name for `-mcpu`. Where LLVM has no model of the core itself, that of the nearest one.
+        since: First LLVM version whose model of this name describes the core.
+    """
+
+    core: str
+    since: int
 
 
 class Target(NamedTuple):
@@ -19,26 +57,55 @@ class Target(NamedTuple):
     Attributes:
         name: As given to `--target`.
         machine: `x86_64` or `aarch64`, as `platform.machine()` returns it.
+        cpu: Core that gcc and clang compile for (`-march` on x86, `-mcpu` on aarch64).
         lanes: float32 values in one vector register.
         registers: Vector registers.
-        fma_per_cycle: Vector fused multiply-adds one core starts per cycle (cost model).
-        loads_per_cycle: Vector loads per cycle (cost model).
-        flags: Instruction set flags for gcc and clang.
-        zig_flags: The same for `zig cc`.
+        fma_per_cycle: Vector fused multiply-adds one core starts per cycle: its pipes.
+        loads_per_cycle: Vector loads per cycle.
+        l2_bytes_per_cycle: From the second-level cache, of lines of which one value is read.
         cpu_features: Flags of /proc/cpuinfo without which the library cannot run.
-        clock_ghz: Nominal clock for predictions in ms; 0 = measure, do not predict.
+        extra_flags: Further compiler flags.
+        tune_flags: Scheduling flags of gcc and clang.
+        cpu_parts: `IMPLEMENTER:PART` of /proc/cpuinfo on aarch64; of several libraries that run,
+            the one of this core is taken.
+        model: llvm-mca's model; None: no static analysis.
+        boards: Boards with this core; empty: measure, do not predict.
+        note: What has this core, for help texts.
     """
 
     name: str
     machine: str
+    cpu: str
     lanes: int
     registers: int
     fma_per_cycle: float
     loads_per_cycle: float
-    flags: tuple[str, ...]
-    zig_flags: tuple[str, ...]
-    cpu_features: tuple[str, ...] = ()
-    clock_ghz: float = 0.0
+    l2_bytes_per_cycle: float
+    cpu_features: tuple[str, ...]
+    extra_flags: tuple[str, ...] = ()
+    tune_flags: tuple[str, ...] = ()
+    cpu_parts: tuple[str, ...] = ()
+    model: SchedulingModel | None = None
+    boards: tuple[BoardClock, ...] = ()
+    note: str = ""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Instruction set flags for gcc and clang."""
+        option = "-mcpu" if self.machine == "aarch64" else "-march"
+        return (f"{option}={self.cpu}", *self.extra_flags, *self.tune_flags)
+
+    @property
+    def zig_flags(self) -> tuple[str, ...]:
+        """The same for `zig cc`, which also links against the oldest supported glibc."""
+        cpu = self.cpu.replace("+no", "~").replace("-", "_").replace("~", "-")
+        system = ZIG_SYSTEM.format(self.machine)
+        return ("-target", system, f"-mcpu={cpu}", *self.extra_flags)
+
+    @property
+    def core(self) -> str:
+        """The core's short name, such as `A57`."""
+        return self.name.rpartition("-")[2].upper()
 
     def legal_tile(self, pixels: int, vectors: int) -> bool:
         """Whether accumulators, and one column's weights or broadcasts, stay in registers.
@@ -48,58 +115,72 @@ class Target(NamedTuple):
         return pixels * vectors + min(pixels, vectors) + 1 <= self.registers
 
 
+ARMV8_2 = ("asimd", "atomics", "asimdhp", "asimddp")
+A57_MODEL = SchedulingModel("cortex-a57", 5)
+N1_MODEL = SchedulingModel("neoverse-n1", 16)  # LLVM takes the A57's for the A76 and the A78AE
+V1_MODEL = SchedulingModel("neoverse-v1", 17)
+TX2_CLOCKS = (
+    BoardClock("tx2", "TX2", 4, 2.0, 0, "Max-N"),
+    BoardClock("tx2", "TX2", 4, 1.2, 1, "Max-Q"),
+    BoardClock("tx2", "TX2", 4, 1.4, 2, "Max-P Core-All"),
+    BoardClock("tx2", "TX2", 4, 2.0, 3, "Max-P ARM"),
+)
+ORIN_CLOCKS = (
+    BoardClock("orin_nano", "Orin Nano", 6, 1.5),
+    BoardClock("orin_nx", "Orin NX", 8, 2.0),
+    BoardClock("agx_orin", "AGX Orin", 12, 2.2),
+)
+
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
         Target(
-            "x86-avx512", "x86_64", 16, 32, 2.0, 2.0,
-            ("-march=skylake-avx512", "-mprefer-vector-width=512"),
-            ("-target", "x86_64-linux-gnu.2.27", "-mcpu=skylake_avx512",
-             "-mprefer-vector-width=512"),
-            ("avx512f", "avx512dq", "avx512bw", "avx512vl"),
+            "x86-avx512", "x86_64", "skylake-avx512", 16, 32, 2.0, 2.0, 32.0,
+            ("avx512f", "avx512dq", "avx512bw", "avx512vl"), ("-mprefer-vector-width=512",),
+            note="Intel and AMD with AVX-512",
         ),
         Target(
-            "x86-avx2", "x86_64", 8, 16, 2.0, 2.0,
-            ("-march=haswell",), ("-target", "x86_64-linux-gnu.2.27", "-mcpu=haswell"),
-            ("avx2", "fma"),
+            "x86-avx2", "x86_64", "haswell", 8, 16, 2.0, 2.0, 16.0, ("avx2", "fma"),
+            note="Intel since 2013, AMD since 2015",
         ),
         # One 128-bit FMLA per cycle takes both floating-point pipes; one load pipe.
         Target(
-            "cortex-a57", "aarch64", 4, 32, 1.0, 1.0,
-            ("-mcpu=cortex-a57",),
-            ("-target", "aarch64-linux-gnu.2.27", "-mcpu=cortex_a57"),
-            ("asimd",), 2.0,
+            "cortex-a57", "aarch64", "cortex-a57", 4, 32, 1.0, 1.0, 8.0, ("asimd",),
+            cpu_parts=("0x41:0xd07",), model=A57_MODEL, boards=TX2_CLOCKS, note="Jetson TX2",
+        ),
+        Target(
+            "cortex-a72", "aarch64", "cortex-a72", 4, 32, 1.0, 1.0, 8.0, ("asimd",),
+            cpu_parts=("0x41:0xd08",), model=A57_MODEL,
+            boards=(BoardClock("pi4", "Raspberry Pi 4", 4, 1.8),), note="Raspberry Pi 4",
+        ),
+        # Two 128-bit pipes and two loads from here on: twice the flops per cycle of an A57.
+        Target(
+            "cortex-a76", "aarch64", "cortex-a76", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
+            cpu_parts=("0x41:0xd0b",), model=N1_MODEL,
+            boards=(BoardClock("pi5", "Raspberry Pi 5", 4, 2.4),), note="Raspberry Pi 5",
+        ),
+        Target(
+            "cortex-a78ae", "aarch64", "cortex-a78ae", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
+            cpu_parts=("0x41:0xd42",), model=N1_MODEL, boards=ORIN_CLOCKS, note="Jetson Orin",
+        ),
+        Target(
+            "neoverse-n1", "aarch64", "neoverse-n1", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
+            cpu_parts=("0x41:0xd0c",), model=N1_MODEL,
+            boards=(BoardClock("graviton2", "Graviton2", 64, 2.5),), note="servers: Graviton2",
+        ),
+        # Four pipes for 128-bit vectors. Its SVE registers are no wider in sum: left out.
+        Target(
+            "neoverse-v1", "aarch64", "neoverse-v1+nosve", 4, 32, 4.0, 3.0, 16.0, ARMV8_2,
+            cpu_parts=("0x41:0xd40",), model=V1_MODEL,
+            boards=(BoardClock("graviton3", "Graviton3", 64, 2.6),), note="servers: Graviton3",
         ),
     )
 }  # fmt: skip
 NATIVE = "native"
 TARGET_NAMES = (NATIVE, *TARGETS)
-
-
-def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Flags the kernel reports for this CPU; empty when the file is missing."""
-    try:
-        text = cpuinfo.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
-
-
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """A short name of this CPU, part of the tuning cache's key."""
-    fields: dict[str, str] = {}
-    try:
-        for line in cpuinfo.read_text(encoding="ascii", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip(), value.strip())
-    except OSError:
-        return platform.machine()
-    keys = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
-    return " ".join(fields[key] for key in keys if key in fields) or platform.machine()
+TARGET_HELP = "; ".join(
+    ["native: this machine", *(f"{target.name}: {target.note}" for target in TARGETS.values())]
+)
 
 
 def find_target(name: str) -> Target:
@@ -114,28 +195,64 @@ def find_target(name: str) -> Target:
         raise ConfigError("Unknown target", ", ".join(TARGET_NAMES), repr(name), "--target")
     # Only the tuning is native: the instructions stay those of the target, so that the library can
     # name the CPU features it needs.
-    target = native_targets()[0]
-    tuned = "-mcpu=native" if target.machine == "aarch64" else "-mtune=native"
-    return target._replace(name=NATIVE, flags=(*target.flags, tuned))
+    return native_targets()[0]._replace(name=NATIVE, tune_flags=("-mtune=native",))
 
 
-def native_targets() -> list[Target]:
-    """All targets whose instructions this machine has, the widest vectors first.
+def native_targets(processor: Processor | None = None) -> list[Target]:
+    """Of each vector width the target that suits this machine best, the widest vectors first.
+
+    Args:
+        processor: Default: of this machine.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: No target's instructions are there.
     """
-    found = [target for target in TARGETS.values() if runs_here(target)]
+    processor = processor or read_processor()
+    found: dict[int, Target] = {}
+    for target in TARGETS.values():
+        if not runs_on(target, processor):
+            continue
+        best = found.get(target.lanes)
+        if best is None or _fit(target, processor) > _fit(best, processor):
+            found[target.lanes] = target
     if found:
-        return found
+        return [found[lanes] for lanes in sorted(found, reverse=True)]
     raise ConfigError(
         "No target describes this machine",
         expected=", ".join(TARGETS),
-        found=f"{platform.machine()} without the vector instructions they need",
+        found=f"{processor.machine} without the vector instructions they need",
         fix="Name a --target to generate for another machine.",
     )
 
 
+def _fit(target: Target, processor: Processor) -> tuple[bool, int]:
+    return processor.has_core(target.cpu_parts), len(target.cpu_features)
+
+
+def runs_on(target: Target, processor: Processor) -> bool:
+    """Whether a machine has the target's instructions."""
+    same = processor.machine == target.machine
+    return same and processor.features >= set(target.cpu_features)
+
+
 def runs_here(target: Target) -> bool:
     """Whether this machine has the target's instructions."""
-    return platform.machine() == target.machine and cpu_features() >= set(target.cpu_features)
+    return runs_on(target, read_processor())
+
+
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Flags the kernel reports for this CPU; empty when the file is missing."""
+    return read_processor(str(cpuinfo)).features
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """A short name of this CPU, part of the tuning cache's key."""
+    fields: dict[str, str] = {}
+    try:
+        for line in cpuinfo.read_text(encoding="ascii", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    except OSError:
+        return platform.machine()
+    keys = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
+    return " ".join(fields[key] for key in keys if key in fields) or platform.machine()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from deploy_jetson.kernels.compile.targets import TARGET_HELP
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 
@@ -13,7 +14,7 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
     "--target",
     default="native",
     show_default=True,
-    help="native, x86-avx2, x86-avx512 or cortex-a57.",
+    help=TARGET_HELP + ".",
 )
 @click.option(
     "--tune/--no-tune",
@@ -47,11 +48,14 @@ def command(bundle: Path, target: str, tune: bool | None, weights: str) -> None:
         f" as {document['weights_storage']}, activations {document['arena_bytes']:,},"
         f" {result.seconds:.1f} s"
     )
-    for row in document.get("predictions", {}).get("tx2", []):
-        click.echo(
-            f"predicted, not measured: TX2 mode {row['mode']} ({row['name']}, {row['threads']} of"
-            f" {row['cores']} A57 cores at {row['clock_ghz']} GHz) {row['predicted_ms']} ms"
-        )
+    for rows in document.get("predictions", {}).values():
+        for row in rows if isinstance(rows, list) else []:  # the basis is a text
+            mode = f" mode {row['mode']} ({row['name']}," if "mode" in row else " ("
+            click.echo(
+                f"predicted, not measured: {row['board']}{mode} {row['threads']} of"
+                f" {row['cores']} {row['core']} cores at {row['clock_ghz']} GHz)"
+                f" {row['predicted_ms']} ms"
+            )
     loops = document.get("hot_loops", [])
     if loops:
         rates = [loop["per_cycle"] for loop in loops if loop["per_cycle"] is not None]

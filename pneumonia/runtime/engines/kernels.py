@@ -8,11 +8,12 @@ import os
 import platform
 import sys
 from collections import OrderedDict
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from pneumonia.runtime.engines import Engine
+from pneumonia.runtime.engines.processor import Processor, read_processor
 from pneumonia.runtime.errors import ArtefactError, DeviceError, PneumoniaError
 from pneumonia.runtime.model.bundle import Bundle
 from pneumonia.runtime.model.spec import NetworkSpec, positions, weight_shape
@@ -21,11 +22,11 @@ ABI = 1
 MAX_THREADS = 64
 MACS_PER_THREAD = 200 * 10**6  # with less to do a thread costs more to wake than it takes over
 LIBRARY = "libmodel-{}.so"
+REPORT = "kernels-{}.json"
+NATIVE = "native"  # the target whose kernels were measured on the machine that made them
 COMPILE_VARIABLE = "PNEUMONIA_COMPILE"  # 0: never compile a library at first use
 LIBRARY_CACHE = "deploy_jetson.kernels.library_cache"
 GENERATOR_PYTHON = (3, 11)
-# The order in which libraries are tried: tuned here first, then what the CPU may have.
-TARGETS = ("native", "x86-avx512", "x86-avx2", "cortex-a57")
 ELF_MACHINES = {b"\x3e\0": "x86_64", b"\xb7\0": "aarch64"}  # e_machine, little endian
 
 
@@ -110,16 +111,7 @@ def _bind(path: str) -> ctypes.CDLL:
 
 def _check_cpu(needed: str, target: str) -> None:
     """Refuse a library with instructions that this CPU lacks: they would kill the process."""
-    try:
-        with io.open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
-            found = {
-                flag
-                for line in stream
-                if line.split(":")[0].strip() in ("flags", "Features")
-                for flag in line.partition(":")[2].split()
-            }
-    except OSError:
-        return
+    found = read_processor().features
     missing = [flag for flag in needed.split() if flag not in found]
     if found and missing:
         raise DeviceError(
@@ -243,9 +235,35 @@ class KernelLibrary:
 
 
 def libraries(bundle: Bundle) -> List[str]:
-    """Generated libraries the bundle's manifest lists, the one for this machine first."""
-    names = [LIBRARY.format(target) for target in TARGETS]
-    return [name for name in names if name in bundle.manifest["files"]]
+    """Generated libraries the bundle's manifest lists, in the order in which they are tried.
+
+    First the one tuned on its machine, then those for this machine's core, then the widest vectors
+    and the most instructions, as the generator's reports give them.
+    """
+    prefix, suffix = LIBRARY.split("{}")
+    names = [n for n in bundle.manifest["files"] if n.startswith(prefix) and n.endswith(suffix)]
+    targets = [name[len(prefix) : -len(suffix)] for name in names]
+    if len(targets) < 2:
+        return names
+    processor = read_processor()
+    ranked = sorted(targets, key=lambda target: _rank(bundle, target, processor), reverse=True)
+    return [LIBRARY.format(target) for target in ranked]
+
+
+def _rank(bundle: Bundle, target: str, processor: Processor) -> Tuple[bool, bool, int, int]:
+    name = REPORT.format(target)
+    report: Dict[str, Any] = {}
+    if name in bundle.manifest["files"]:
+        report = bundle.document(name)
+    parts, features = (report.get(key) for key in ("cpu_parts", "cpu_features"))
+    suits = isinstance(parts, list) and processor.has_core(map(str, parts))
+    lanes = report.get("lanes")
+    return (
+        target == NATIVE,
+        suits,
+        lanes if isinstance(lanes, int) else 0,
+        len(features) if isinstance(features, list) else 0,
+    )
 
 
 def fitting_threads(spec: NetworkSpec) -> int:
@@ -328,7 +346,7 @@ def open_kernels(bundle: Bundle, threads: Optional[int], may_compile: bool) -> K
     for name in libraries(bundle):
         try:
             return KernelsEngine(bundle, bundle.file(name), threads)
-        except DeviceError as error:  # noqa: PERF203 - four files at most
+        except DeviceError as error:  # noqa: PERF203 - a few files
             reason = error
     if not may_compile:
         raise reason

@@ -86,6 +86,10 @@ class Bundle(NamedTuple):
             raise ArtefactError("Bundle has no such file", found=repr(name), where=self.path)
         return os.path.join(self.path, name)
 
+    def document(self, name: str) -> Dict[str, Any]:
+        """A JSON object among its files; raises ArtefactError for anything else."""
+        return _read_object(self.file(name))
+
     @property
     def onnx_path(self) -> str:
         """Path of model.onnx; raises ArtefactError when the bundle has none."""

@@ -4,6 +4,8 @@ import ctypes
 import platform
 import shutil
 import subprocess
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,19 +211,36 @@ def run_program(
     return dict(zip(expected, np.split(values, ends[:-1]), strict=True)), expected
 
 
-A57 = pytest.mark.skipif(
-    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64-static")),
-    reason="needs gcc-aarch64-linux-gnu and qemu-user-static",
+QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+CROSS_LIBC = Path("/usr/aarch64-linux-gnu")
+ARM_TARGETS = [name for name, target in TARGETS.items() if target.machine == "aarch64"]
+EACH_ARM_TARGET = [pytest.param(name, marks=pytest.mark.slow) for name in ARM_TARGETS]
+emulated = pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-gcc") and QEMU),
+    reason="needs gcc-aarch64-linux-gnu and qemu-user",
 )
 
 
-def run_on_a57(folder, spec, tensors, choose=None, threads="1", storage="fp32"):
-    target = TARGETS["cortex-a57"]
-    build = [
-        "aarch64-linux-gnu-gcc", "-std=gnu11", "-O2", "-ffp-contract=fast", "-static",
-        "-fno-schedule-insns", *target.flags,
+@cache
+def qemu_command(target):
+    """qemu for a target's core; where this qemu has no model of it, for one with everything."""
+    known = subprocess.run([QEMU, "-cpu", "help"], capture_output=True, text=True, check=False)
+    name = target if target in known.stdout.split() else "max"
+    return [QEMU, "-cpu", name]
+
+
+def cross_build(target, *options):
+    """The cross compiler's command for a target."""
+    return [
+        "aarch64-linux-gnu-gcc", "-std=gnu11", "-O2", "-ffp-contract=fast",
+        "-fno-schedule-insns", *TARGETS[target].flags, *options,
     ]  # fmt: skip
-    command = ["qemu-aarch64-static", "-cpu", "cortex-a57"]
+
+
+def run_emulated(
+    folder, spec, tensors, choose=None, threads="1", storage="fp32", target="cortex-a57"
+):
     return run_program(
-        folder, (spec, tensors), target.name, build, command, choose, threads, storage=storage
-    )
+        folder, (spec, tensors), target, cross_build(target, "-static"), qemu_command(target),
+        choose, threads, storage=storage,
+    )  # fmt: skip

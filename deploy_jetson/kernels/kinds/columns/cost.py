@@ -13,7 +13,6 @@ from deploy_jetson.kernels.kinds.register_tiles import register_tiles
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 
 MIN_UNITS = 8
-L2_BYTES_PER_CYCLE = {4: 8.0, 8: 16.0, 16: 32.0}  # of lines of which a broadcast reads one value
 PIECE_SHARES = (0.62, 0.86)  # of the first-level cache
 STRIP_BYTES = 1024  # of one row of one vector of channels
 RESUME_CYCLES = 1.5  # load and store of one accumulator between two pieces
@@ -66,7 +65,7 @@ def cycles(analysis: LayerAnalysis, choice: ColumnsChoice, target: Target) -> fl
     column_bytes = choice.vectors * target.lanes * 4 + 4
     strip = strip_tiles(choice, problem.out_width, choice.pixels)
     tiles = problem.out_height * -(-problem.out_width // choice.pixels)
-    rate = L2_BYTES_PER_CYCLE[target.lanes]
+    rate = target.l2_bytes_per_cycle
     counts = analysis.columns(choice.vectors * target.lanes)
     total_cycles = 0.0
     rest = -(-len(problem.weight) // target.lanes) % choice.vectors

@@ -1,10 +1,8 @@
 """The ziglang wheel as compiler: a host without gcc still gets libraries for itself and the A57."""
 
 import importlib.util
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +20,8 @@ from tests.deploy_jetson.kernels.networks import (
     reference,
     relative_error,
 )
-from tests.deploy_jetson.kernels.programs import MAIN
+from tests.deploy_jetson.kernels.programs import CROSS_LIBC, MAIN, QEMU, qemu_command
 
-CROSS_LIBC = Path("/usr/aarch64-linux-gnu")
 pytestmark = [
     pytest.mark.slow,  # zig builds its own start files first
     pytest.mark.skipif(
@@ -69,8 +66,8 @@ def test_library_for_the_jetson_runs_under_qemu(tmp_path, no_other_compiler, mon
     assert versions
     assert all(int(version.split(".")[1]) <= 27 for version in versions), "JetPack 4 has 2.27"
     monkeypatch.undo()
-    if not shutil.which("qemu-aarch64-static") or not CROSS_LIBC.exists():
-        pytest.skip("needs qemu-user-static and libc6-dev-arm64-cross")
+    if not QEMU or not CROSS_LIBC.exists():
+        pytest.skip("needs qemu-user and libc6-dev-arm64-cross")
     (tmp_path / "main.c").write_text(MAIN)
     image.tofile(tmp_path / "image.f32")
     target = TARGETS["cortex-a57"]
@@ -81,7 +78,7 @@ def test_library_for_the_jetson_runs_under_qemu(tmp_path, no_other_compiler, mon
         cwd=tmp_path, check=True,
     )  # fmt: skip
     subprocess.run(
-        ["qemu-aarch64-static", "-cpu", "cortex-a57", "-L", str(CROSS_LIBC),
+        [*qemu_command("cortex-a57"), "-L", str(CROSS_LIBC),
          "-E", f"LD_LIBRARY_PATH={tmp_path}", "./program", "image.f32", "out.f32", "2"],
         cwd=tmp_path, check=True,
     )  # fmt: skip

@@ -20,14 +20,14 @@ from tests.deploy_jetson.kernels.networks import (
     residual_tower,
 )
 from tests.deploy_jetson.kernels.programs import (
-    A57,
     EACH_TARGET,
     assert_close,
+    emulated,
     forced,
     needs_gcc,
     needs_target,
     run,
-    run_on_a57,
+    run_emulated,
 )
 
 pytestmark = needs_gcc
@@ -96,7 +96,8 @@ def test_chains_of_bands(tmp_path, target, threads, scratch, monkeypatch):
     assert_close(found, expected, 1e-4)
 
 
-@A57
+@emulated
+@pytest.mark.slow
 def test_a57_chains(tmp_path, monkeypatch):
     monkeypatch.setattr(chain, "WORTH_BYTES", 0)
     spec = residual_tower()
@@ -104,7 +105,7 @@ def test_a57_chains(tmp_path, monkeypatch):
     for name in tensors:
         if name.endswith(".weight"):
             tensors[name] = keep_columns(tensors[name], 0.3, 0)
-    found, expected = run_on_a57(tmp_path, spec, tensors)
+    found, expected = run_emulated(tmp_path, spec, tensors)
     assert_close(found, expected, 1e-4)
 
 

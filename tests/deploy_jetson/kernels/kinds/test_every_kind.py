@@ -35,15 +35,16 @@ from tests.deploy_jetson.kernels.networks import (
     relative_error,
 )
 from tests.deploy_jetson.kernels.programs import (
-    A57,
+    EACH_ARM_TARGET,
     EACH_TARGET,
     HERE,
     assert_close,
     choosing,
+    emulated,
     generated,
     needs_gcc,
     needs_target,
-    run_on_a57,
+    run_emulated,
     run_poisoned,
     run_program,
 )
@@ -150,16 +151,17 @@ def test_sanitizers_find_nothing(tmp_path, kind):
     assert_close(found, expected, 1e-4)
 
 
-@A57
+@emulated
+@pytest.mark.parametrize("target", EACH_ARM_TARGET)
 @pytest.mark.parametrize("kind", KINDS)
-def test_on_the_a57(tmp_path, kind):
+def test_on_arm(tmp_path, kind, target):
     spec, tensors = CASES[kind].spec, CASES[kind].tensors()
-    legal = legal_choices(kind, spec, tensors, TARGETS["cortex-a57"])
+    legal = legal_choices(kind, spec, tensors, TARGETS[target])
     for number in sorted({0, 5 % len(legal)}):
         folder = tmp_path / str(number)
         folder.mkdir()
-        choose = choosing("cortex-a57", legal[number])
-        found, expected = run_on_a57(folder, spec, tensors, choose)
+        choose = choosing(target, legal[number])
+        found, expected = run_emulated(folder, spec, tensors, choose, target=target)
         assert_close(found, expected, 1e-4)
 
 

@@ -18,15 +18,16 @@ from tests.deploy_jetson.kernels.networks import (
     residual_tower,
 )
 from tests.deploy_jetson.kernels.programs import (
-    A57,
+    EACH_ARM_TARGET,
     EACH_TARGET,
     HERE,
     assert_close,
+    emulated,
     generated,
     needs_gcc,
     needs_target,
     run,
-    run_on_a57,
+    run_emulated,
     run_poisoned,
     run_program,
 )
@@ -81,12 +82,12 @@ def test_address_and_undefined_sanitizers_find_nothing(tmp_path, threads, monkey
     assert_close(found, expected, 1e-4)
 
 
-@A57
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_a57_whole_network(tmp_path, threads):
+@emulated
+@pytest.mark.parametrize("target", EACH_ARM_TARGET)
+def test_arm_whole_network(tmp_path, target):
     spec = every_op()
     tensors = random_tensors(spec)
-    found, expected = run_on_a57(tmp_path, spec, tensors, threads=threads)
+    found, expected = run_emulated(tmp_path, spec, tensors, threads="2", target=target)
     assert_close(found, expected, 1e-4)
 
 

@@ -32,16 +32,16 @@ from tests.deploy_jetson.kernels.networks import (
     reference,
 )
 from tests.deploy_jetson.kernels.programs import (
-    A57,
     EACH_TARGET,
     HERE,
     assert_close,
     darb,
+    emulated,
     forced,
     fully_connected,
     needs_gcc,
     needs_target,
-    run_on_a57,
+    run_emulated,
     run_program,
 )
 from tests.runtime.bundles import varied_detector, write_bundle
@@ -206,13 +206,14 @@ def test_sanitizers_find_nothing_with_halves(tmp_path):
     assert_close(found, expected, 1e-4)
 
 
-@A57
+@emulated
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["fp16", "int8"])
 def test_a57_from_fewer_bits(tmp_path, storage):
     spec = one_layer((17, 35, 7, 11), skip=True)
     tensors = halved(random_tensors(spec))
     tensors["tested.weight"] = keep_columns(tensors["tested.weight"], 0.5, 16)
-    found, expected = run_on_a57(tmp_path, spec, tensors, storage=storage)
+    found, expected = run_emulated(tmp_path, spec, tensors, storage=storage)
     assert_close(found, expected, 1e-4 if storage == "fp16" else 0.03)
 
 
