@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deploy_jetson.kernels.compile.build_files import write_build_files
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.mca import hot_loops
 from deploy_jetson.kernels.compile.source import plan_variants
@@ -76,11 +77,13 @@ def add_kernels(
     dense = bundle.weights()
     problems = problems_of(bundle.spec, dense, storage)
     choose = _chooser(problems, target, measure, progress)
+    points = {name: bundle.threshold(name) for name in bundle.operating_points}
     made = generate_library(
-        bundle.spec, dense, target, library, choose, bundle.model_hash, storage=storage
+        bundle.spec, dense, target, library, choose, bundle.model_hash, storage, points=points
     )
     sources = Path(bundle_path) / f"kernels-{target.name}"
     write_texts(made.sources, sources)
+    write_build_files(sources, library.name, target)
     loops = hot_loops(target, plan_variants(made.plan)) if target.model else []
     compiler = " ".join(find_compiler(target).command)
     document = describe(made.plan, made.sources, bundle.model_hash, compiler, loops)

@@ -46,7 +46,7 @@ def write_texts(sources: CSources, folder: Path) -> None:
         write_bytes(str(folder / name), text.encode())
 
 
-def generate_library(
+def generate_library(  # noqa: PLR0913 - the network, the machine, the file, and what it states
     spec: NetworkSpec,
     dense: Mapping[str, Weights],
     target: Target,
@@ -54,6 +54,8 @@ def generate_library(
     choose: Chooser | None = None,
     model_hash: str = "",
     storage: str = "fp32",
+    *,
+    points: Mapping[str, float] | None = None,
 ) -> GeneratedLibrary:
     """Generate and compile a network.
 
@@ -65,9 +67,10 @@ def generate_library(
         choose: Decides each layer's kernel; default: the cost model.
         model_hash: Stored in the library.
         storage: How weights are stored, see `weight_store.STORAGES`.
+        points: Operating point -> threshold for `pneumonia_detect`, the default one first.
     """
     plan = lower(spec, dense, target, choose or model_chooser(target), storage)
-    sources = write_plan(plan, model_hash)
+    sources = write_plan(plan, model_hash, points)
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".part-") as scratch:
         folder = Path(scratch)

@@ -39,6 +39,7 @@ struct pn_model {
   int quit;
   atomic_int busy;
   cpu_set_t allowed;
+  detector *detector;
 };
 
 typedef struct {
@@ -175,6 +176,7 @@ EXPORT void pn_destroy(pn_model *m) {
   pthread_mutex_destroy(&m->mutex);
   pthread_cond_destroy(&m->wake);
   for (int i = 0; i < PN_MAX_THREADS; i++) free(m->scratch[i]);
+  free_detector(m->detector);
   free(m->memory);
   free(m->next);
   free(m);
@@ -258,6 +260,8 @@ EXPORT int pn_profile(pn_model *m, const float *input, size_t input_values, doub
   return PN_OK;
 }
 
+detector **detector_of(pn_model *m) { return &m->detector; }
+
 EXPORT int pn_abi(void) { return PN_ABI; }
 EXPORT const char *pn_target(void) { return TARGET_NAME; }
 EXPORT const char *pn_cpu_features(void) { return TARGET_FEATURES; }
@@ -271,11 +275,15 @@ EXPORT size_t pn_working_bytes(void) {
 EXPORT int pn_step_count(void) { return pn_n_steps; }
 EXPORT const char *pn_step_name(int i) { return i < 0 || i >= pn_n_steps ? NULL : pn_steps[i].name; }
 EXPORT const char *pn_error_text(int status) {
-  static const char *const texts[] = {"done", "an input or output buffer has the wrong size",
+  static const char *const texts[] = {"done", "a buffer, an image or its stride has the wrong size",
                                       "the number of threads is outside 1..64", "memory is short",
                                       "the system refused a thread", "a pointer is missing",
-                                      "the input holds NaN or infinity"};
-  return status < 0 || status > PN_NOT_FINITE ? "unknown status" : texts[status];
+                                      "the input holds NaN or infinity",
+                                      "the network's output holds NaN or infinity",
+                                      "the network has no detection head",
+                                      "the threshold is outside 0..1"};
+  const int code = status < 0 ? -status : status;
+  return code > PN_WRONG_THRESHOLD ? "unknown status" : texts[code];
 }
 
 /* --- steps that are not convolutions --------------------------------------------------------- */

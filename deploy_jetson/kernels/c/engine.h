@@ -132,4 +132,35 @@ const unsigned char *hold_weights(void); /* NULL when memory is short */
 void release_weights(void);
 float *aligned_floats(size_t n);
 
+/* detect.c: what an instance needs to make boxes, made when first asked for. */
+typedef struct detector detector;
+detector **detector_of(pn_model *model);
+void free_detector(detector *d);
+
+/* Generated in network.c: how outputs become boxes. */
+typedef struct {
+  int32_t output;                  /* its number among the outputs */
+  int32_t first_anchor, n_anchors; /* in pn_anchors */
+  int32_t n_classes, stride;
+  int32_t exponential;             /* Darknet's coding: size = anchor * e^t; else anchor * (2 sigmoid(t))^2 */
+} head;
+typedef struct {
+  double mean, std;                /* network value = (grey / 255 - mean) / std */
+  int32_t pad_value;               /* grey value around the image */
+  float score_floor, nms_overlap;
+  int32_t max_boxes;
+} decoding;
+typedef struct {
+  const char *name;
+  float threshold;
+} operating_point;
+extern const head pn_heads[];
+extern const int pn_n_heads;
+extern const float pn_anchors[]; /* width, height in pixels of the network's input */
+extern const decoding pn_decoding;
+extern const operating_point pn_points[];
+extern const int pn_n_points;
+extern const char *const pn_classes[];
+extern const int pn_n_classes;
+
 #endif

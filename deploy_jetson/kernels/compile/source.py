@@ -1,18 +1,19 @@
 """Writes a plan as C: the runtime, the kernels of every family, the network and its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.registry import FAMILIES
 from deploy_jetson.kernels.kinds.templates import KERNELS, render
+from deploy_jetson.kernels.plan.box_decoding import box_decoding
 from deploy_jetson.kernels.plan.c_values import initialiser, string_literal
 from deploy_jetson.kernels.plan.lower import NetworkPlan
 from deploy_jetson.kernels.plan.steps import KernelStep, StepRecord, Variant
 from deploy_jetson.kernels.plan.weight_store import WeightStore
 
 RUNTIME = KERNELS / "c"
-RUNTIME_FILES = ("pneumonia_model.h", "engine.h", "engine.c", "expand.c")
+RUNTIME_FILES = ("pneumonia_model.h", "engine.h", "engine.c", "expand.c", "detect.c")
 NETWORK = "network.c"
 WEIGHTS = "weights.bin"
 WEIGHTS_SOURCE = "weights.S"
@@ -35,8 +36,16 @@ class CSources(NamedTuple):
     image_bytes: int
 
 
-def write_plan(plan: NetworkPlan, model_hash: str) -> CSources:
-    """All sources of a network; the same plan always gives the same bytes."""
+def write_plan(
+    plan: NetworkPlan, model_hash: str, points: Mapping[str, float] | None = None
+) -> CSources:
+    """All sources of a network; the same plan always gives the same bytes.
+
+    Args:
+        plan: The plan.
+        model_hash: Stored in the library.
+        points: Operating point -> threshold, the default one first.
+    """
     store = WeightStore()
     records = tuple(r for step in plan.steps for r in step.records(store, plan.target))
     file = store.file(plan.storage)
@@ -50,6 +59,7 @@ def write_plan(plan: NetworkPlan, model_hash: str) -> CSources:
         scratch_floats=max([step.scratch_floats(plan.target) for step in kernel_steps], default=0),
         model_hash=model_hash,
         file=file,
+        decoding=box_decoding(plan.spec, points or {}),
         families=sorted({variant.family for variant in plan_variants(plan)}),
         initialiser=initialiser,
         wrapped=_wrapped,

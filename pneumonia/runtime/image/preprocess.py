@@ -39,8 +39,10 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     check_pixels(pixels)
     if pixels.shape == (height, width):
         return pixels.copy()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.array(image.resize((width, height), TRIANGLE))
+    # Across, then down, each rounded to bytes. In one call the order depends on Pillow's version;
+    # the generated C (deploy_jetson/kernels/c/detect.c) does the same.
+    across = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, len(pixels)), TRIANGLE)
+    return np.array(across.resize((width, height), TRIANGLE))
 
 
 class Letterbox(NamedTuple):
