@@ -43,6 +43,7 @@ class CDetector:
     """The library as a C program uses it."""
 
     def __init__(self, library):
+        self.path = library
         self.c = ctypes.CDLL(str(library))
         self.c.pn_create.restype = ctypes.c_void_p
         self.c.pn_destroy.argtypes = [ctypes.c_void_p]
@@ -123,9 +124,9 @@ def test_boxes_are_those_of_python_on_many_random_sizes(both):
         np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=1e-6)
 
 
-def test_threshold_of_the_first_operating_point_is_the_default(both, tmp_path):
-    python, _ = both
-    c = CDetector(Path(python.engine.library._library._name))
+def test_threshold_of_the_first_operating_point_is_the_default(both):
+    python, shared = both
+    c = CDetector(shared.path)
     names = [c.c.pn_operating_point_name(i) for i in range(c.c.pn_operating_point_count())]
     assert names == [b"balanced", b"sensitive"]
     assert c.c.pn_operating_point_threshold(1) == pytest.approx(0.15)
