@@ -134,9 +134,18 @@ class Page:
     def wait(self, script, seconds=60):
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
-        while not self.run(script):
+        while not self._is_true(script):
             assert time.monotonic() < end, f"never true: {script}"
             time.sleep(0.05)
+
+    def _is_true(self, script):
+        """Whether an expression is true; False while the page is on its way to another one."""
+        try:
+            return bool(self.run(script))
+        except AssertionError as error:
+            if "navigated" in str(error) or "context" in str(error):
+                return False
+            raise
 
     def key(self, text):
         """Press and release a key."""

@@ -25,12 +25,14 @@ FILES = {
     "/": ("annotate.html", "text/html"),
     "/login": ("login.html", "text/html"),
     "/manage": ("manage.html", "text/html"),
+    "/guidelines": ("guidelines.html", "text/html"),
     "/favicon.ico": ("icon.svg", "image/svg+xml"),
     **{
         f"/static/{name}": (name, "text/css" if name.endswith(".css") else "text/javascript")
         for name in (
-            "app.css", "request.js", "saving.js", "viewer.js", "typing.js", "annotate.js",
-            "login.js", "manage.js", "compare.js",
+            "app.css", "request.js", "saving.js", "viewer.js", "measuring.js", "typing.js",
+            "report.js", "panels.js", "study_list.js", "trouble.js", "controls.js",
+            "annotate.js", "login.js", "manage.js", "compare.js", "guidelines.js",
         )
     },
 }  # fmt: skip

@@ -1,6 +1,6 @@
 // The manager's page: people, assignment, progress, agreement, disagreements, exports.
 import { compare } from "/static/compare.js";
-import { logOut, make, request } from "/static/request.js";
+import { logOut, make, request, upload } from "/static/request.js";
 
 const get = (id) => document.getElementById(id);
 const LEVELS = ["group", "heading", "1st qualifier", "2nd qualifier", "3rd qualifier"];
@@ -82,21 +82,53 @@ function showCounts() {
 
 async function showAgreement() {
   const found = await request("GET", `/api/manage/agreement?iou=${Number(get("iou").value) || 0.5}`);
-  if (!found.pairs.length) return get("agreement-tables").replaceChildren(make("p", {}, "Needs two annotators who have finished a study."));
-  const pairs = found.pairs.map((pair) => [pair.annotators.join(" – "), pair.n_studies, share(pair.verdict_percent), figure(pair.verdict_kappa), pair.boxes.join(" / "), pair.n_matched, share(pair.box_f1), figure(pair.mean_iou)]);
+  if (!found.pairs.length && !found.repeats.length) return get("agreement-tables").replaceChildren(make("p", {}, "Needs two annotators who have finished a study."));
+  const pairRow = (pair) => [pair.annotators.join(" – ").replaceAll("#2", " again"), pair.n_studies, share(pair.verdict_percent), figure(pair.verdict_kappa), pair.boxes.join(" / "), pair.n_matched, share(pair.box_f1), figure(pair.mean_iou)];
+  const pairHeader = ["pair", "studies", "same verdict", "Cohen's kappa", "boxes", "matched", "box F1", "mean IoU"];
+  const pairs = found.pairs.map(pairRow);
   const levels = found.pairs.map((pair) => [pair.annotators.join(" – "), ...pair.levels.map((level) => `${share(level.percent)}  (${figure(level.kappa)})`)]);
   levels.push(["all, Fleiss over boxes", ...found.finding_fleiss.map(figure)]);
   const errors = found.errors.map((row) => [row.annotator, row.n_studies, row.n_consensus, row.hits, row.missed, row.extra, figure(row.mean_iou), row.wrong_verdict, row.wrong_at.map((n, level) => (n ? `${n} at ${LEVELS[level] || "deeper"}` : "")).filter(Boolean).join(", ") || "none",
     row.confused.slice(0, 3).map(([own, common, n]) => `${own} for ${common}${n > 1 ? ` (${n})` : ""}`).join("; ")]);
   get("agreement-tables").replaceChildren(
-    table(["pair", "studies", "same verdict", "Cohen's kappa", "boxes", "matched", "box F1", "mean IoU"], pairs, `Verdicts and boxes. Fleiss' kappa of all verdicts: ${figure(found.verdict_fleiss)}`),
+    table(pairHeader, pairs, `Verdicts and boxes. Fleiss' kappa of all verdicts: ${figure(found.verdict_fleiss)}`),
     table(["pair", ...LEVELS], levels, "Same finding on matched boxes, by depth of the hierarchy: share (Cohen's kappa)"),
-    table(["annotator", "studies", "boxes of the consensus", "hit", "missed", "extra", "mean IoU", "other verdict", "other finding", "most often"], errors, "Each annotator against the consensus (studies with two readers or more, or adjudicated)"));
+    table(["annotator", "studies", "boxes of the consensus", "hit", "missed", "extra", "mean IoU", "other verdict", "other finding", "most often"], errors, "Each annotator against the consensus (studies with two readers or more, or adjudicated)"),
+    ...(found.repeats.length ? [table(pairHeader, found.repeats.map(pairRow), "Each reader's first against second readings of the same studies")] : []),
+    ...(found.links.length ? [table(["pair", "mentions", "same link", "Cohen's kappa"], found.links.map((pair) => [pair.annotators.join(" – "), pair.n_mentions, share(pair.percent), figure(pair.kappa)]), "Links of the reports, where a reader revised them: same finding and same assertion")] : []));
+}
+
+function showSettings() {
+  const { blind, shuffle, guidelines } = view.settings;
+  get("blind").checked = blind;
+  get("shuffle").checked = shuffle;
+  if (document.activeElement !== get("guidelines")) get("guidelines").value = guidelines;
+  const before = get("importer").value;
+  get("importer").replaceChildren(...view.annotators.map(({ name }) => new Option(name)));
+  if (view.annotators.some(({ name }) => name === before)) get("importer").value = before;
+}
+
+// what became of each file, in words
+function importLine(name, { kind, left_out: leftOut, ...counts }) {
+  const words = (table) => Object.entries(table).map(([key, n]) => `${n} ${key.replaceAll("_", " ")}`).join(", ");
+  return make("p", {}, make("b", {}, name), ` (${kind}): ${words(counts)}${Object.keys(leftOut).length ? `; left out: ${words(leftOut)}` : ""}`);
+}
+
+async function importFiles() {
+  const lines = [];
+  for (const file of get("files").files) {
+    get("import-done").replaceChildren(...lines, make("p", {}, `reading ${file.name} ...`));
+    const path = `/api/manage/import?annotator=${encodeURIComponent(get("importer").value)}`;
+    lines.push(await upload(path, file).then((counts) => importLine(file.name, counts), (error) => make("p", { className: "fault" }, `${file.name}: ${error.message}`)));
+  }
+  get("import-done").replaceChildren(...lines);
+  await refresh();
 }
 
 async function refresh() {
   view = await request("GET", "/api/manage/overview");
   showCounts();
+  showSettings();
   showPeople();
   showStudies();
   showDisputes();
@@ -120,6 +152,24 @@ onSubmit("share", async () => {
   await request("POST", "/api/manage/share", { readers: Number(get("readers").value) });
   await refresh();
 });
+onSubmit("repeat", async () => {
+  await request("POST", "/api/manage/repeats", { percent: Number(get("percent").value) });
+  await refresh();
+});
+onSubmit("import", importFiles);
+onSubmit("guidelines-form", async () => {
+  await request("POST", "/api/manage/settings", { guidelines: get("guidelines").value });
+  get("guidelines-done").textContent = "saved";
+});
+for (const name of ["blind", "shuffle"]) {
+  get(name).addEventListener("change", (event) => guarded(() => request("POST", "/api/manage/settings", { [name]: event.target.checked })));
+}
+get("rescan").addEventListener("click", () => guarded(async () => {
+  get("rescan-done").textContent = "looking ...";
+  const found = await request("POST", "/api/manage/rescan").finally(() => { get("rescan-done").textContent = ""; });
+  await refresh();
+  get("rescan-done").textContent = `${found.new} new`;
+}));
 get("iou").addEventListener("change", () => guarded(showAgreement));
 get("refresh").addEventListener("click", () => guarded(refresh));
 get("logout").addEventListener("click", logOut);

@@ -32,6 +32,25 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
+// A button that runs something; the study's own keys and rows do not see its clicks.
+export function button(text, run, title = "", className = "") {
+  const found = make("button", { type: "button", title, className }, text);
+  found.addEventListener("click", (event) => {
+    event.stopPropagation();
+    run();
+  });
+  return found;
+}
+
+// Send a file as it is.
+export async function upload(path, file) {
+  const headers = { "x-annotate": "1", "content-type": "application/octet-stream" };
+  const answer = await fetch(path, { method: "POST", headers, body: file, credentials: "same-origin" });
+  const value = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Refusal(answer.status, value.error || value.detail || `Error ${answer.status}`);
+  return value;
+}
+
 export async function logOut() {
   await request("POST", "/api/logout").catch(() => {});
   location.assign("/login");

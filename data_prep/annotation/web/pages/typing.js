@@ -1,6 +1,9 @@
 // Multi-step typing: coarse type, re-filtered candidates of the report, finer type; NIL, the whole
-// tree and prefix search at every step.
-import { make, request } from "/static/request.js";
+// tree and prefix search at every step. For a box, and for the link of a mention of the report.
+import { button, make, request } from "/static/request.js";
+import { STATES } from "/static/report.js";
+
+const spaced = (code) => code.replaceAll("/", " / ");
 
 // what the report says of a finding, beyond that it is there
 function said(offer) {
@@ -9,64 +12,93 @@ function said(offer) {
 }
 
 export class Typing {
-  // on: {type({code, coarse, mention}), done(), uncertain(), remove()}
+  // on: {type({code, coarse, mention}), done(), uncertain(), remove(), link(changes), accept(),
+  // reset(), linked(), version()}; linked() resolves when the server knows the reader's links,
+  // whose version() changes with them
   constructor(section, on) {
     this.section = section;
     this.on = on;
-    this.item = null;
     this.ticket = 0;
+    this.hide();
   }
 
   hide() {
     this.item = null;
+    this.shown = "";
     this.ticket += 1;
     this.section.hidden = true;
     this.choices = [];
   }
 
-  // the state machine: nothing chosen -> coarse -> candidates -> finer
+  // The state machine: nothing chosen -> coarse -> candidates -> finer. item: a box, or
+  // {link, words, code, coarse} for a mention.
   async show(study, item, step) {
+    const shown = JSON.stringify([study.key, item, this.on.version()]);
+    if (!step && shown === this.shown) return;
+    this.shown = shown;
     this.study = study;
     this.item = item;
     this.step = step || (item.code && item.code !== "NIL" ? "finer" : item.coarse ? "candidates" : "coarse");
     const ticket = ++this.ticket;
     const choices = await this.load(item).catch(() => null);
-    if (!choices) return; // the desk says that nobody answers, and asks again
-    if (ticket !== this.ticket) return; // another box was chosen meanwhile
-    this.choices = choices;
-    this.render();
+    if (ticket !== this.ticket) return; // something else was chosen meanwhile
+    if (!choices) this.shown = ""; // the desk says that nobody answers, and asks again
+    else {
+      this.choices = choices;
+      this.render();
+    }
+  }
+
+  offers(query) {
+    const { item, study } = this;
+    const path = item.link ? `mention?start=${item.link.start}&end=${item.link.end}` : `offers?x1=${item.box_xyxy[0]}&x2=${item.box_xyxy[2]}`;
+    return request("GET", `/api/studies/${study.key}/${path}${query}`);
   }
 
   async load(item) {
-    const [x1, , x2] = item.box_xyxy;
-    const side = `x1=${x1}&x2=${x2}`;
-    const key = this.study.key;
+    if (!item.link) await this.on.linked();
     if (this.step === "coarse") {
-      const { offers } = await request("GET", `/api/studies/${key}/offers?${side}`);
+      const { offers, coarse } = await this.offers("");
       this.reported = offers.slice(0, 6);
-      return this.study.coarse.map(([name, n]) => ({ code: name, label: name, note: n ? String(n) : "", report: n > 0, hint: n ? `${n} in the report` : "", coarse: true }));
+      const counts = new Map(coarse || offers.map((offer) => [offer.coarse, 1]));
+      return this.study.coarse.map(([name]) => {
+        const n = counts.get(name) || 0;
+        return { code: name, label: name, note: n && coarse ? String(n) : "", report: n > 0, hint: n && coarse ? `${n} in the report` : "", coarse: true };
+      });
     }
     if (this.step === "candidates") {
-      const { offers } = await request("GET", `/api/studies/${key}/offers?coarse=${encodeURIComponent(item.coarse)}&${side}`);
-      return offers.map((offer) => ({ code: offer.code, label: offer.code.replaceAll("/", " / "), note: offer.source === "report" ? said(offer) : "", mention: offer.span, report: offer.source === "report" }));
+      const { offers } = await this.offers(`&coarse=${encodeURIComponent(item.coarse)}`);
+      return offers.map((offer) => ({ code: offer.code, label: spaced(offer.code), note: offer.source === "report" ? said(offer) : offer.source === "mention" ? "these words" : "", mention: offer.span, report: offer.source !== "frequent" }));
     }
     const node = this.step === "tree" ? this.node || "" : item.code;
     const { path, nodes } = await request("GET", `/api/types/children?node=${encodeURIComponent(node)}`);
     this.path = path;
-    const below = (code) => (code.startsWith(`${node}/`) ? code.slice(node.length + 1) : code).replaceAll("/", " / ");
+    const below = (code) => spaced(code.startsWith(`${node}/`) ? code.slice(node.length + 1) : code);
     return nodes.map(([code, n]) => ({ code, label: below(code), note: n ? `${n} finer` : "", children: n }));
   }
 
   pick(choice) {
     if (!choice) return;
-    const item = this.item;
-    if (choice.coarse) return this.on.type({ coarse: choice.code, code: "", mention: null });
+    const { item } = this;
+    if (choice.coarse) return this.pickCoarse(choice.code);
     if (this.step === "tree" && choice.children && !this.path.length) {
       this.node = choice.code;
       return this.show(this.study, item, "tree");
     }
     this.node = "";
-    this.on.type({ code: choice.code, coarse: item.coarse, mention: choice.mention || (choice.code.startsWith(`${item.code}/`) ? item.mention : null) });
+    const finer = choice.code.startsWith(`${item.code}/`);
+    this.type(choice.code, item.coarse, choice.mention || (finer ? item.mention : null));
+  }
+
+  // a link always has a code: its coarse type is only a step on this page
+  pickCoarse(coarse) {
+    if (this.item.link) this.show(this.study, { ...this.item, coarse }, "candidates");
+    else this.on.type({ coarse, code: "", mention: null });
+  }
+
+  type(code, coarse, mention) {
+    if (this.item.link) this.on.link({ code });
+    else this.on.type({ code, coarse, mention });
   }
 
   digit(n) {
@@ -81,27 +113,29 @@ export class Typing {
   }
 
   take(offer) {
-    this.on.type({ code: offer.code, coarse: offer.coarse, mention: offer.span });
+    this.type(offer.code, offer.coarse, offer.span);
   }
 
   nil() {
-    this.on.type({ code: "NIL", coarse: this.item.coarse, mention: null });
+    this.type("NIL", this.item.coarse, null);
   }
 
   back() {
-    if (this.step === "finer" && this.path && this.path.length > 2) {
-      return this.on.type({ code: this.path[this.path.length - 2], coarse: this.item.coarse, mention: this.item.mention });
-    }
-    if (this.step === "finer") return this.on.type({ code: "", coarse: this.item.coarse, mention: null });
+    const { item, study } = this;
+    this.shown = "";
+    if (this.step === "finer" && this.path && this.path.length > 2) return this.type(this.path[this.path.length - 2], item.coarse, item.mention);
+    if (this.step === "finer" && item.link) return this.show(study, { ...item, coarse: this.path[0] }, "candidates");
+    if (this.step === "finer") return this.on.type({ code: "", coarse: item.coarse, mention: null });
     if (this.step === "tree" && this.node) {
       this.node = "";
-      return this.show(this.study, this.item, "tree");
+      return this.show(study, item, "tree");
     }
-    if (this.step === "tree") return this.show(this.study, this.item);
+    if (this.step === "tree") return this.show(study, item, item.link ? "coarse" : undefined);
+    if (item.link) return this.show(study, { ...item, coarse: "" }, "coarse");
     return this.on.type({ code: "", coarse: "", mention: null });
   }
 
-  button(choice, number) {
+  choice(choice, number) {
     const found = make("button", { className: `choice${choice.report ? " reported" : ""}`, type: "button", title: choice.hint || "" },
       make("kbd", {}, number <= 9 ? String(number) : ""), make("span", { className: "label" }, choice.label),
       choice.note ? make("small", {}, choice.note) : null);
@@ -112,25 +146,15 @@ export class Typing {
   }
 
   render() {
-    const item = this.item;
+    const { item } = this;
     const titles = { coarse: "1  What kind of finding?", candidates: `2  Which finding? (${item.coarse})`, finer: "3  More exactly? (or done)", tree: this.node || "All findings" };
-    const head = make("div", { className: "crumbs" }, make("b", {}, titles[this.step]));
-    if (item.code) head.append(make("span", { className: "now" }, item.code === "NIL" ? "NIL: finding without a concept" : item.code.replaceAll("/", " / ")));
-    const list = make("div", { className: this.step === "coarse" ? "choices pair" : "choices" }, ...this.choices.map((choice, i) => this.button(choice, i + 1)));
+    const head = make("div", { className: "crumbs" }, item.link ? make("b", {}, `“${item.words}” in the report means`) : make("b", {}, titles[this.step]));
+    if (item.code) head.append(make("span", { className: "now" }, item.code === "NIL" ? (item.link ? "no finding" : "NIL: finding without a concept") : spaced(item.code)));
+    const list = make("div", { className: this.step === "coarse" ? "choices pair" : "choices" }, ...this.choices.map((choice, i) => this.choice(choice, i + 1)));
     if (!this.choices.length) list.append(make("p", { className: "hint" }, "Nothing finer: this finding is complete."));
-    const parts = [head];
-    if (this.step === "coarse" && this.reported.length) {
-      parts.push(make("p", { className: "hint" }, "The report says:"), make("div", { className: "choices chips" }, ...this.reported.map((offer, i) => {
-        const more = said(offer);
-        const chip = make("button", { className: "chip", type: "button" }, make("kbd", {}, `\u21e7${i + 1}`), make("span", { className: "label" }, offer.code.replaceAll("/", " / ")),
-          more === "report" ? null : make("small", {}, more));
-        chip.dataset.code = offer.code;
-        chip.addEventListener("click", () => this.take(offer));
-        for (const name of ["pointerenter", "focus"]) chip.addEventListener(name, () => this.describe(offer.code));
-        return chip;
-      })));
-    }
-    parts.push(list, this.searchRow(), this.actions(), make("p", { id: "description", className: "description" }));
+    const parts = item.link ? [head, this.linkRow(), make("p", { className: "hint" }, titles[this.step])] : [head];
+    if (this.step === "coarse" && this.reported.length) parts.push(make("p", { className: "hint" }, item.link ? "These words may mean:" : "The report says:"), this.chips());
+    parts.push(list, this.searchRow(), item.link ? this.linkActions() : this.boxActions(), make("p", { id: "description", className: "description" }));
     const before = this.section.querySelector("#search");
     const typed = before && document.activeElement === before ? before.value : null;
     this.section.replaceChildren(...parts);
@@ -143,6 +167,18 @@ export class Typing {
     }
   }
 
+  chips() {
+    return make("div", { className: "choices chips" }, ...this.reported.map((offer, i) => {
+      const more = offer.source === "mention" ? "report" : said(offer);
+      const chip = make("button", { className: "chip", type: "button" }, make("kbd", {}, `\u21e7${i + 1}`), make("span", { className: "label" }, spaced(offer.code)),
+        more === "report" ? null : make("small", {}, more));
+      chip.dataset.code = offer.code;
+      chip.addEventListener("click", () => this.take(offer));
+      for (const name of ["pointerenter", "focus"]) chip.addEventListener(name, () => this.describe(offer.code));
+      return chip;
+    }));
+  }
+
   searchRow() {
     const field = make("input", { id: "search", type: "search", placeholder: "Search all findings  ( / )", autocomplete: "off", spellcheck: false, maxLength: 100 });
     field.setAttribute("aria-label", "Search all findings");
@@ -152,7 +188,7 @@ export class Typing {
       const mine = ++asked;
       const found = field.value.trim() ? await request("GET", `/api/types/search?prefix=${encodeURIComponent(field.value)}`) : [];
       if (mine !== asked) return;
-      hits.replaceChildren(...found.map((code) => this.button({ code, label: code.replaceAll("/", " / "), note: "" }, 99)));
+      hits.replaceChildren(...found.map((code) => this.choice({ code, label: spaced(code), note: "" }, 99)));
       if (field.value.trim() && !found.length) hits.append(make("p", { className: "hint" }, "No finding begins like that."));
     });
     field.addEventListener("keydown", (event) => {
@@ -166,21 +202,43 @@ export class Typing {
     return make("div", {}, field, hits);
   }
 
-  actions() {
-    const action = (label, title, run, pressed) => {
-      const found = make("button", { type: "button", title }, label);
-      if (pressed !== undefined) found.setAttribute("aria-pressed", String(pressed));
-      found.addEventListener("click", run);
-      return found;
-    };
+  action(label, title, run, pressed) {
+    const found = button(label, run, title);
+    if (pressed !== undefined) found.setAttribute("aria-pressed", String(pressed));
+    return found;
+  }
+
+  // what the report says of the mention, as buttons of which one is pressed
+  linkRow() {
+    const { link } = this.item;
+    const keys = { present: "Y", uncertain: "U", absent: "X", prior: "E" };
+    return make("div", { className: "row states" }, ...Object.entries(STATES).map(([state, label]) => this.action(label, `The report says so (${keys[state]})`, () => this.on.link({ assertion: state }), link.code !== "NIL" && link.assertion === state)));
+  }
+
+  linkActions() {
+    const { link } = this.item;
+    return make("div", { className: "row" },
+      link.decided ? null : button("Accept", () => this.on.accept(), "The link is right (A)", "primary"),
+      this.step === "coarse" ? null : this.action("← Back", "One step back (Backspace)", () => this.back()),
+      this.action("No finding", "The words name no finding (0)", () => this.nil(), link.code === "NIL"),
+      this.tree(),
+      link.decided ? this.action("As before", "Take your decision back", () => this.on.reset()) : null,
+      this.action("Done", "Leave the report (Enter)", () => this.on.done()));
+  }
+
+  boxActions() {
     const back = this.step !== "coarse" || this.item.coarse;
     return make("div", { className: "row" },
-      back ? action("← Back", "One step back (Backspace)", () => this.back()) : null,
-      action("NIL", "No concept fits (0)", () => this.nil()),
-      this.step === "tree" ? null : action("Whole tree", "Browse everything", () => { this.node = ""; this.show(this.study, this.item, "tree"); }),
-      action("Uncertain", "Present or uncertain (U)", () => this.on.uncertain(), this.item.assertion === "uncertain"),
-      action("Delete", "Delete the box (Del)", () => this.on.remove()),
-      this.item.code ? action("Done", "Finish this box (Enter)", () => this.on.done()) : null);
+      back ? this.action("← Back", "One step back (Backspace)", () => this.back()) : null,
+      this.action("NIL", "No concept fits (0)", () => this.nil()),
+      this.tree(),
+      this.action("Uncertain", "Present or uncertain (U)", () => this.on.uncertain(), this.item.assertion === "uncertain"),
+      this.action("Delete", "Delete the box (Del)", () => this.on.remove()),
+      this.item.code ? this.action("Done", "Finish this box (Enter)", () => this.on.done()) : null);
+  }
+
+  tree() {
+    return this.step === "tree" ? null : this.action("Whole tree", "Browse everything", () => { this.node = ""; this.show(this.study, this.item, "tree"); });
   }
 
   async describe(code) {

@@ -1,7 +1,11 @@
 // The image with its boxes: window and level, zoom, pan; draw, move and resize.
+import { Magnifier, Ruler } from "/static/measuring.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const HANDLES = [["nw", 0, 0], ["n", 0.5, 0], ["ne", 1, 0], ["e", 1, 0.5], ["se", 1, 1], ["s", 0.5, 1], ["sw", 0, 1], ["w", 0, 0.5]];
 const MIN_SIDE = 4; // pixels of the screen; less is a click
+// centre and width of the window in units of the first display, 0 dark to 1 bright
+export const PRESETS = [["As stored", 0.5, 1], ["Lungs", 0.35, 0.7], ["Mediastinum", 0.68, 0.6], ["Strong contrast", 0.5, 0.55], ["Soft contrast", 0.5, 1.6]];
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 export class Viewer {
@@ -15,6 +19,9 @@ export class Viewer {
     this.size = { width: 1, height: 1 };
     this.ticket = 0;
     this.pointers = new Map();
+    this.tool = "draw"; // or "window", "ruler"
+    this.ruler = new Ruler();
+    this.lens = new Magnifier(pane);
     this.reset();
     this.listen();
   }
@@ -29,8 +36,11 @@ export class Viewer {
     this.refine();
   }
 
-  show(url, width, height) {
+  // spacing: distance of rows and of columns in mm, or null
+  show(url, width, height, spacing) {
     this.size = { width, height };
+    this.ruler.line = null;
+    this.ruler.spacing = spacing;
     this.url = url;
     this.served = { center: 0.5, width: 1 };
     this.image.removeAttribute("src"); // never one study's boxes over another one's image
@@ -45,7 +55,7 @@ export class Viewer {
     const next = new Image();
     next.onload = () => {
       if (ticket !== this.ticket) return;
-      Object.assign(next, { id: "image", alt: "", draggable: false });
+      Object.assign(next, { id: "image", className: "film", alt: "", draggable: false });
       this.image.replaceWith(next);
       this.image = next;
       this.served = served;
@@ -117,6 +127,32 @@ export class Viewer {
     this.refine();
   }
 
+  setWindow(center, width) {
+    Object.assign(this, { center, width });
+    this.draw();
+    this.refine();
+  }
+
+  // the middle of what is seen, in pixels of the image
+  middle() {
+    const frame = this.pane.getBoundingClientRect();
+    return this.toImage(frame.left + frame.width / 2, frame.top + frame.height / 2);
+  }
+
+  setTool(name) {
+    this.tool = name;
+    if (name === "ruler") this.ruler.place(this.middle(), this.size);
+    else this.ruler.line = null;
+    this.pane.classList.toggle("windowing", name === "window");
+    this.draw();
+  }
+
+  moveRuler(x, y, end) {
+    if (end) this.ruler.moveEnd(x, y, this.size);
+    else this.ruler.moveStart(x, y, this.size);
+    this.draw();
+  }
+
   // grey out = (grey - (center - width / 2)) / width, as DICOM's linear window, where grey is what
   // the first display would show; the served image may have a window of its own already
   draw() {
@@ -131,6 +167,8 @@ export class Viewer {
     document.getElementById("view").textContent =
       `zoom ${(this.zoom).toFixed(1)}  W ${Math.round(this.width * 255)}  L ${Math.round(this.center * 255)}`;
     this.overlay.replaceChildren(...this.items.flatMap((item) => this.shapes(item, scale, left, top)));
+    this.overlay.append(...this.ruler.shapes(scale, left, top));
+    this.lens.follow(this.image);
     if (this.drag && this.drag.box) this.overlay.append(this.rect(this.drag.box, scale, left, top, "new"));
   }
 
@@ -178,8 +216,9 @@ export class Viewer {
     if (this.pane.classList.contains("opening")) return null; // the next study is on its way
     const [x, y] = this.toImage(event.clientX, event.clientY);
     const start = { x, y, px: event.clientX, py: event.clientY, moved: false };
-    if (event.button === 2 || (event.button === 0 && !event.shiftKey && this.windowing)) return { ...start, what: "window" };
+    if (event.button === 2 || (event.button === 0 && !event.shiftKey && this.tool === "window")) return { ...start, what: "window" };
     if (event.button === 1 || event.shiftKey) return { ...start, what: "pan" };
+    if (this.tool === "ruler") return { ...start, what: "ruler" };
     const handle = event.target.dataset && event.target.dataset.handle;
     const item = handle ? this.items.find(({ id }) => id === event.target.dataset.id) : this.hit(x, y);
     if (handle) return { ...start, what: "resize", handle, item, from: [...item.box] };
@@ -201,7 +240,9 @@ export class Viewer {
     }
     const [x, y] = this.toImage(event.clientX, event.clientY);
     const { width, height } = this.size;
-    if (drag.what === "draw") {
+    if (drag.what === "ruler") {
+      this.ruler.line = [drag.x, drag.y, x, y];
+    } else if (drag.what === "draw") {
       drag.box = [Math.min(x, drag.x), Math.min(y, drag.y), Math.max(x, drag.x), Math.max(y, drag.y)];
     } else if (drag.what === "move") {
       const [x1, y1, x2, y2] = drag.from;

@@ -24,14 +24,6 @@ from tests.peers import peer
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def desk(annotation_sources, tmp_path_factory):
-    peer("chromium")
-    folder = tmp_path_factory.mktemp("desk")
-    with running(annotation_sources, folder / "work") as app, chromium(folder) as page:
-        yield app, page
-
-
 def read_first_study(app, page):
     """Ann: draw, type by the report in three steps, undo and redo across a reload."""
     enter(page, app.links["Ann"])

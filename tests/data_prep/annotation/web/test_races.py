@@ -4,7 +4,6 @@ import sqlite3
 
 import pytest
 
-from tests.chromium import chromium
 from tests.data_prep.annotation.web.desk import (
     OWN,
     chord,
@@ -14,21 +13,11 @@ from tests.data_prep.annotation.web.desk import (
     enter,
     place,
     reload,
-    running,
     saved,
     text,
 )
-from tests.peers import peer
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def desk(annotation_sources, tmp_path_factory):
-    peer("chromium")
-    folder = tmp_path_factory.mktemp("races")
-    with running(annotation_sources, folder / "work") as app, chromium(folder) as page:
-        yield app, page
 
 
 def slow(page, latency_ms):

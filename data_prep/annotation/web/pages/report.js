@@ -1,0 +1,108 @@
+// The report with its mentions: what it states, suspects, denies or says of earlier films, and how
+// the reader has revised that.
+import { button, make } from "/static/request.js";
+
+export const STATES = { present: "Present", uncertain: "Uncertain", absent: "Denied", prior: "Earlier" };
+
+// The linker's mentions with the reader's decisions in their place, in the order of the text.
+export function mergedLinks(proposed, decisions) {
+  const bySpan = new Map(proposed.map((link) => [linkId(link), { ...link, proposed: link, decided: false }]));
+  for (const link of decisions) {
+    const known = bySpan.get(linkId(link));
+    bySpan.set(linkId(link), { ...link, proposed: known ? known.proposed : null, decided: true });
+  }
+  return [...bySpan.values()].sort((a, b) => a.start - b.start || b.end - a.end);
+}
+
+export function linkId({ start, end }) {
+  return `mention:${start}-${end}`;
+}
+
+export class ReportPanel {
+  // on: {choose(id), add(start, end), reveal(), acceptAll()}
+  constructor(place, on) {
+    this.place = place;
+    this.on = on;
+    this.shown = "";
+    document.addEventListener("selectionchange", () => this.offerSelection());
+  }
+
+  // view: {report, links, chosen, used, hidden, canReveal}
+  show(view) {
+    const shown = JSON.stringify(view);
+    if (shown === this.shown) return; // keeps the place that the reader has scrolled to
+    const sameText = this.text && this.view && this.view.report && view.report && this.view.report.text === view.report.text;
+    const scrolled = sameText ? this.text.scrollTop : 0;
+    const focused = this.place.contains(document.activeElement) ? document.activeElement.dataset.id : null;
+    this.shown = shown;
+    this.view = view;
+    this.text = null;
+    if (view.hidden) return this.place.replaceChildren(make("p", { className: "hint" }, "Report and suggestions are shown after your first verdict."));
+    if (!view.report) return this.place.replaceChildren(...(view.canReveal ? [button("Show report and suggestions", () => this.on.reveal())] : []));
+    this.text = this.body(view);
+    const open = view.links.filter((link) => !link.decided).length;
+    this.extra = make("div", { className: "row" });
+    const head = make("div", { className: "head" }, make("h2", {}, "Report"),
+      view.links.length ? make("small", {}, open ? `${open} of ${view.links.length} links not reviewed` : "all links reviewed") : null,
+      open ? button("Accept all", () => this.on.acceptAll(), "Accept every link as it is") : null);
+    const refused = view.report.reason ? [make("p", { className: "hint" }, `The report cannot be used: ${view.report.reason}.`)] : [];
+    this.place.replaceChildren(head, ...refused, this.text, this.extra);
+    this.text.scrollTop = scrolled;
+    const mark = this.text.querySelector("mark.chosen, mark.used");
+    if (mark && (mark.offsetTop < scrolled || mark.offsetTop > scrolled + this.text.clientHeight - 20)) this.text.scrollTop = mark.offsetTop - this.text.clientHeight / 2;
+    if (focused) {
+      const again = this.text.querySelector(`mark[data-id="${focused}"]`);
+      if (again) again.focus({ preventScroll: true });
+    }
+  }
+
+  body({ report, links, chosen, used }) {
+    const body = make("p", { className: "text" });
+    const letters = Array.from(report.text); // offsets count characters, not UTF-16 units
+    let at = 0;
+    for (const link of links) {
+      if (link.start < at) continue; // inside a longer mention
+      body.append(letters.slice(at, link.start).join(""));
+      const id = linkId(link);
+      const kind = link.code === "NIL" ? "nil" : link.assertion;
+      const label = link.code === "NIL" ? "no finding" : `${link.code.replaceAll("/", " / ")}, ${STATES[link.assertion].toLowerCase()}`;
+      const classes = [kind, link.decided ? "decided" : "", id === chosen ? "chosen" : "", used === link.start ? "used" : ""].filter(Boolean).join(" ");
+      const mark = make("mark", { className: classes, title: label, tabIndex: 0 }, letters.slice(link.start, link.end).join(""));
+      mark.setAttribute("role", "button");
+      mark.setAttribute("aria-label", `${mark.textContent}: ${label}`);
+      mark.dataset.id = id;
+      mark.addEventListener("click", () => this.on.choose(id));
+      body.append(mark);
+      at = link.end;
+    }
+    body.append(letters.slice(at).join(""));
+    return body;
+  }
+
+  // characters of the report that are selected, [start, end); null without any
+  selected() {
+    const selection = document.getSelection();
+    if (!this.text || !selection || selection.isCollapsed || !selection.rangeCount) return null;
+    const range = selection.getRangeAt(0);
+    if (!this.text.contains(range.startContainer) || !this.text.contains(range.endContainer)) return null;
+    const before = document.createRange();
+    before.selectNodeContents(this.text);
+    before.setEnd(range.startContainer, range.startOffset);
+    const words = range.toString();
+    const first = Array.from(before.toString()).length + (words.length - words.trimStart().length);
+    const count = Array.from(words.trim()).length;
+    return count ? [first, first + count] : null;
+  }
+
+  // selected words become a mention; a known mention that they touch is taken instead
+  offerSelection() {
+    if (!this.extra) return;
+    const span = this.selected();
+    if (!span) return this.extra.replaceChildren();
+    const overlap = (link) => Math.min(link.end, span[1]) - Math.max(link.start, span[0]);
+    const touched = this.view.links.filter((link) => overlap(link) > 0).sort((a, b) => overlap(b) - overlap(a))[0];
+    const offer = touched ? button("Revise this link", () => this.on.choose(linkId(touched))) : button("Link the selected words", () => this.on.add(...span));
+    offer.addEventListener("pointerdown", (event) => event.preventDefault()); // the selection stays
+    this.extra.replaceChildren(offer);
+  }
+}
