@@ -366,7 +366,7 @@ def _field(key: str, hint: Any, value: Any, where: str) -> Any:
     if hint == Pair and not isinstance(value, list):
         return _scalar(key, int, value, place)
     if hint in (Pair, Tuple[int, ...]):
-        return _numbers(key, value, place, 2 if hint == Pair else None)
+        return _numbers(key if hint == Pair else "", value, place, 2 if hint == Pair else None)
     return _names(value, place)
 
 

@@ -1,0 +1,1 @@
+"""A torch module as a network description: trace, translate op by op, fuse, verify."""

@@ -1,0 +1,180 @@
+"""From a torch module to layers: the graph of `torch.export`, one rule per op."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pneumonia.network.torch_import.builder import SpecBuilder
+from pneumonia.network.torch_import.layer_rules import LAYER_RULES
+from pneumonia.network.torch_import.layouts import LayerView, NotUnderstoodError, map_dims
+from pneumonia.network.torch_import.opaque import OPAQUE_OP, hidden, opaque_layer
+from pneumonia.network.torch_import.view_rules import VIEW_RULES, AttentionScores
+from pneumonia.runtime.errors import SpecError
+from pneumonia.runtime.model.spec import INPUT, Shape
+
+RULES = LAYER_RULES | VIEW_RULES
+SYMBOLIC = (LayerView, AttentionScores)
+
+
+class TracedModule(NamedTuple):
+    """A module's layers, before anything is fused.
+
+    Attributes:
+        builder: Layers and tensors.
+        outputs: What the module returns, flat.
+        structure: Of what it returns.
+        input_dims: How the torch input lies over the description's.
+        views: Node of the graph -> its view: to compare values.
+        program: The exported program.
+    """
+
+    builder: SpecBuilder
+    outputs: tuple[LayerView, ...]
+    structure: pytree.TreeSpec
+    input_dims: tuple[Any, ...]
+    views: dict[fx.Node, LayerView]
+    program: torch.export.ExportedProgram
+
+
+def input_shape(example: Tensor) -> Shape:
+    """(C, H, W) of an example (N, C, H, W), (N, C, L) or (N, n).
+
+    Raises:
+        SpecError: Any other number of dimensions.
+    """
+    sizes = tuple(example.shape)
+    if not 2 <= len(sizes) <= 4 or not example.is_floating_point():
+        raise SpecError(
+            "Example input is not understood",
+            expected="floats (N, C, H, W), (N, C, L) or (N, n)",
+            found=f"{example.dtype} {sizes}",
+        )
+    channels, height, width = (*sizes[1:], 1, 1)[:3]
+    return (channels, height, width)
+
+
+def trace(module: nn.Module, example: Tensor, opaque: Sequence[str]) -> TracedModule:
+    """Export a module and translate its graph.
+
+    Args:
+        module: In evaluation mode.
+        example: At least two images.
+        opaque: Globs of the paths of modules to keep whole.
+
+    Raises:
+        SpecError: torch cannot export the module, or an op is not understood; names the module.
+    """
+    paths = [path for path, _ in module.named_modules() if path]
+    kept = [path for path in paths if any(fnmatchcase(path, glob) for glob in opaque)]
+    with hidden(module, kept, example) as modules:
+        try:
+            program = torch.export.export(module, (example,))
+        except Exception as error:  # export raises whatever the module's code does
+            raise SpecError(
+                "torch.export cannot trace the module",
+                found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+                where=f"module {type(module).__name__}",
+                fix="Its forward must not depend on values; name such a part in `opaque`",
+            ) from None
+    program.graph.eliminate_dead_code()
+    builder = SpecBuilder(input_shape(example), len(example))
+    builder.modules.update(modules)
+    input_dims = map_dims(len(example), builder.shapes[INPUT], example.dim())
+    env = _inputs(program, LayerView(INPUT, input_dims))
+    views: dict[fx.Node, LayerView] = {}
+    outputs: tuple[Any, ...] = ()
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            env[node] = _value(builder, node, env)
+            if isinstance(env[node], LayerView):
+                views[node] = env[node]
+        elif node.op == "output":
+            outputs = tuple(_plain(x, env) for x in node.args[0])
+    for output in outputs:
+        if not isinstance(output, LayerView):
+            raise SpecError("Module returns something that its input does not change")
+    structure = program.call_spec.out_spec
+    return TracedModule(builder, outputs, structure, input_dims, views, program)
+
+
+def _inputs(program: torch.export.ExportedProgram, entry: LayerView) -> dict[fx.Node, Any]:
+    """Placeholders: parameters, buffers and constants as tensors, the input as a view."""
+    signature, state = program.graph_signature, program.state_dict
+    named: Mapping[str, str] = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    env: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            target = named.get(node.name)
+            held = entry if target is None else state.get(target)
+            env[node] = program.constants[target] if held is None and target else held
+    return env
+
+
+def _plain(argument: Any, env: Mapping[fx.Node, Any]) -> Any:
+    return pytree.tree_map(
+        lambda x: env[x] if isinstance(x, fx.Node) else x,
+        argument,
+        is_leaf=lambda x: isinstance(x, fx.Node),
+    )
+
+
+def module_path(node: fx.Node) -> tuple[str, str]:
+    """Path and class of the module whose code made the node; the path of the root is empty."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return "", ""
+    path, kind = stack[-1]
+    return path, str(kind).rpartition(".")[2]
+
+
+def _value(builder: SpecBuilder, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
+    args, kwargs = _plain(node.args, env), _plain(node.kwargs, env)
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    leaves = pytree.tree_leaves((args, kwargs), is_leaf=lambda x: isinstance(x, SYMBOLIC))
+    if not any(isinstance(x, SYMBOLIC) for x in leaves):  # known before any input is
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+    path, kind = module_path(node)
+    builder.path = path
+    if str(node.target) == OPAQUE_OP:
+        return opaque_layer(builder, *args)
+    op = node.target._schema.name.rpartition("::")[2]  # type: ignore[union-attr]
+    name = op.removesuffix("_") if not op.startswith("_") else op
+    try:
+        if name not in RULES:
+            raise NotUnderstoodError(f"op {name}")
+        value = RULES[name](builder, _bound(node, args, kwargs))
+    except (NotUnderstoodError, SpecError) as error:
+        raise SpecError(
+            "Part of the network is not understood",
+            found=f"{error} (torch op {name})",
+            where=f"module {path!r} ({kind})" if path else "the module's own forward",
+            fix=f"Keep it whole: opaque=({path!r},)" if path else "Move it to a submodule",
+        ) from None
+    if op != name and isinstance(node.args[0], fx.Node):
+        env[node.args[0]] = value  # in place: whoever reads the old tensor reads the new values
+    return value
+
+
+def _bound(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> SimpleNamespace:
+    """Arguments by the names of the op's schema, with its defaults."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    bound = {}
+    for place, argument in enumerate(schema.arguments):
+        given = args[place] if place < len(args) else kwargs.get(argument.name)
+        missing = place >= len(args) and argument.name not in kwargs
+        bound[argument.name] = argument.default_value if missing else given
+    example = node.meta.get("val")
+    if isinstance(example, Tensor):
+        bound["out_shape"] = tuple(example.shape)
+    return SimpleNamespace(**bound)

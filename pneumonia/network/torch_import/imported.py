@@ -1,0 +1,229 @@
+"""`from_torch`: a torch module as a network of this package, with the same inputs and outputs."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pneumonia.network.module import Network
+from pneumonia.network.torch_import.fuse import fuse
+from pneumonia.network.torch_import.graph import TracedModule, input_shape, module_path, trace
+from pneumonia.network.torch_import.layouts import Dim, LayerView, from_layout, laid_out
+from pneumonia.runtime.errors import SpecError
+from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
+
+TOLERANCE = 1e-6  # of an output's largest value, in float64
+FLOAT32_TOLERANCE = 1e-4  # where the module runs in float32 only
+
+
+class TorchInterface(NamedTuple):
+    """What the original module takes and returns.
+
+    Attributes:
+        input_dims: How its input lies over (C, H, W).
+        outputs: Its outputs, flat: layer and how they lie.
+        structure: Tuples, lists and dicts around them.
+        names: Layer -> paths of the modules it came from: `layer`, `norm`, `activation`.
+    """
+
+    input_dims: tuple[Dim, ...]
+    outputs: tuple[LayerView, ...]
+    structure: pytree.TreeSpec
+    names: Mapping[str, Mapping[str, str]]
+
+
+class ImportedNetwork(Network):
+    """A network that takes and returns what the original torch module did.
+
+    Attributes:
+        interface: See TorchInterface.
+    """
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        tensors: Mapping[str, Tensor],
+        interface: TorchInterface,
+        modules: Mapping[str, nn.Module],
+    ) -> None:
+        super().__init__(spec, tensors, modules)
+        self.interface = interface
+        self.opaque_modules = dict(modules)
+        self._sizes = spec.shapes()
+
+    def forward(self, x: Tensor) -> Any:
+        """Run it on the original's input; the batch may have any size."""
+        values = super().forward(from_layout(x, self.interface.input_dims, self._sizes[INPUT]))
+        flat = [
+            laid_out(values[view.layer].reshape(-1, *self._sizes[view.layer]), view.dims)
+            for view in self.interface.outputs
+        ]
+        return pytree.tree_unflatten(flat, self.interface.structure)
+
+    def resized(self, spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> Self:
+        """The same interface around another network, for example a compacted one."""
+        return type(self)(spec, tensors, self.interface, self.opaque_modules)
+
+
+def from_torch(
+    module: nn.Module, example_input: Tensor, opaque: Sequence[str] = (), name: str = ""
+) -> ImportedNetwork:
+    """Describe a torch module as a network that can be pruned, compacted and exported.
+
+    The module is exported with `torch.export`, translated op by op, and compared with the result in
+    float64 on the example. Dropout is left out. The module itself is not changed.
+
+    Args:
+        module: Any module of one input whose ops are understood (docs/how-to/prune-your-own.md).
+        example_input: float32 (N, C, H, W), (N, C, L) or (N, n); sizes but N are fixed by it.
+        opaque: Globs of paths of submodules to keep whole; channels at their borders are protected.
+        name: Of the network; the module's class by default.
+
+    Returns:
+        A network that takes and returns what the module does; trainable, with its own weights.
+
+    Raises:
+        SpecError: An op is not understood, or the outputs differ; names the module's path.
+    """
+    input_shape(example_input)
+    original = copy.deepcopy(module).cpu().float().eval()
+    example = _several(example_input.detach().cpu().float())
+    with torch.no_grad():
+        traced = trace(original, example, opaque)
+    network, seen = _network(traced, name or type(module).__name__)
+    _verify(original, network, traced, seen, example)
+    return network.train(module.training)
+
+
+def _several(example: Tensor) -> Tensor:
+    """At least two different images: a batch of one would hide what mixes images."""
+    return example if len(example) > 1 else torch.cat([example, 0.5 * example.flip(-1)])
+
+
+def _network(traced: TracedModule, name: str) -> tuple[ImportedNetwork, dict[str, str]]:
+    builder = traced.builder
+    outputs = {view.layer for view in traced.outputs}
+    fused = fuse(builder.layers, builder.tensors, outputs)
+    views = tuple(
+        view._replace(layer=fused.now.get(view.layer, view.layer)) for view in traced.outputs
+    )
+    spec = NetworkSpec(
+        name,
+        InputSpec(*builder.shapes[INPUT]),
+        fused.layers,
+        tuple(dict.fromkeys(view.layer for view in views)),
+        (),
+    )
+    names = {
+        layer.name: {"layer": layer.name, **fused.absorbed.get(layer.name, {})}
+        for layer in fused.layers
+    }
+    interface = TorchInterface(traced.input_dims, views, traced.structure, names)
+    present = {layer.name for layer in fused.layers}
+    seen = {old: new for old, new in fused.now.items() if new in present}
+    seen.update({n: n for n in present - fused.hidden})
+    modules = {path: copy.deepcopy(part) for path, part in builder.modules.items()}
+    return ImportedNetwork(spec, fused.tensors, interface, modules), seen
+
+
+# --- verification -------------------------------------------------------------------------------
+
+
+def _verify(
+    original: nn.Module,
+    network: ImportedNetwork,
+    traced: TracedModule,
+    seen: Mapping[str, str],
+    example: Tensor,
+) -> None:
+    """Compare outputs; where they differ, find the first module that does.
+
+    Raises:
+        SpecError: Names the module's path and the largest difference.
+    """
+    expected, precise = _run_original(original, example)
+    copied = network.resized(network.spec, network.tensors()).eval()
+    copied = copied.double() if precise else copied
+    with torch.no_grad():
+        found = copied(example.double() if precise else example)
+    limit = TOLERANCE if precise else FLOAT32_TOLERANCE
+    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
+    worst = max(_difference(a, b) for a, b in pairs)
+    if worst <= limit:
+        return
+    path, difference = _first_difference(copied, traced, seen, example, precise)
+    raise SpecError(
+        "Translated network gives other outputs",
+        expected=f"within {limit:g} of their largest value",
+        found=f"{worst:.3g}",
+        where=f"first in module {path!r} ({difference:.3g})",
+        fix="Name that module in `opaque` to keep it whole, and report this as a fault",
+    )
+
+
+def _run_original(original: nn.Module, example: Tensor) -> tuple[Any, bool]:
+    with torch.no_grad():
+        try:
+            return copy.deepcopy(original).double()(example.double()), True
+        except RuntimeError:  # a dtype is written into its code
+            return original(example), False
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    scale = float(expected.abs().max()) + 1e-6
+    difference = float((expected - found).abs().max()) / scale
+    return float("inf") if math.isnan(difference) else difference
+
+
+def _first_difference(
+    network: ImportedNetwork,
+    traced: TracedModule,
+    seen: Mapping[str, str],
+    example: Tensor,
+    precise: bool,
+) -> tuple[str, float]:
+    """The first module whose value differs, and by how much; the last one if none can be seen."""
+    spec = network.spec
+    every = spec._replace(outputs=tuple(layer.name for layer in spec.layers))
+    tensors, dtype = network.tensors(), torch.float64 if precise else torch.float32
+    inside = Network(every, tensors, network.opaque_modules).to(dtype).eval()
+    for name, tensor in inside.tensors().items():
+        tensor.copy_(tensors[name])
+    program = traced.program.module().to(dtype)
+    recorder = _Recorder(program)
+    with torch.no_grad():
+        values = inside(from_layout(example.to(dtype), traced.input_dims, spec.shapes()[INPUT]))
+        recorder.run(example.to(dtype))
+    places = {node.name: (node, view) for node, view in traced.views.items()}
+    path, difference = "", float("nan")
+    for name, expected in recorder.values.items():
+        node, view = places.get(name, (None, None))
+        if node is None or view is None or view.layer not in seen:
+            continue
+        value = values[seen[view.layer]].reshape(-1, *spec.shapes()[seen[view.layer]])
+        path = module_path(node)[0]
+        difference = _difference(expected, laid_out(value, view.dims))
+        if difference > (TOLERANCE if precise else FLOAT32_TOLERANCE):
+            break
+    return path, difference
+
+
+class _Recorder(fx.Interpreter):
+    """Runs an exported module and keeps every tensor by the name of its node."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node."""
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.values[n.name] = value.clone()
+        return value

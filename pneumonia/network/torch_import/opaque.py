@@ -1,0 +1,141 @@
+"""Modules that stay whole: hidden from the tracer, with their borders as layers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pneumonia.network.torch_import.builder import SpecBuilder
+from pneumonia.network.torch_import.layouts import (
+    Dim,
+    LayerView,
+    all_of,
+    from_layout,
+    laid_out,
+    map_dims,
+)
+from pneumonia.runtime.errors import SpecError
+from pneumonia.runtime.model.spec import Opaque, Shape
+
+OPAQUE_OP = "pneumonia.opaque.default"
+
+
+@torch.library.custom_op("pneumonia::opaque", mutates_args=())
+def _opaque(inputs: list[Tensor], path: str, shape: list[int]) -> Tensor:
+    """Stands for a module while a network is traced; never runs."""
+    raise NotImplementedError
+
+
+@_opaque.register_fake
+def _(inputs: list[Tensor], path: str, shape: list[int]) -> Tensor:
+    return inputs[0].new_empty(shape)
+
+
+class _Hidden(nn.Module):
+    def __init__(self, path: str, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.path, self.shape = path, list(shape)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        made: Tensor = _opaque(list(inputs), self.path, self.shape)
+        return made
+
+
+class LaidOutModule(nn.Module):
+    """A module between values (N, C, H, W) of a description.
+
+    Args:
+        module: The module itself.
+        inputs: How its torch inputs lie over the values.
+        output: How its torch output lies.
+        shape: (C, H, W) of its output.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: Sequence[Sequence[Dim]],
+        output: Sequence[Dim],
+        shape: Shape,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.inputs, self.output, self.shape = list(inputs), list(output), shape
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """(N, C, H, W) of each input -> (N, C, H, W)."""
+        inputs = [laid_out(x, dims) for x, dims in zip(values, self.inputs, strict=True)]
+        return from_layout(self.module(*inputs), self.output, self.shape)
+
+
+@contextmanager
+def hidden(module: nn.Module, paths: Sequence[str], example: Tensor) -> Iterator[dict[str, Any]]:
+    """Replace submodules by stand-ins of one op, and put them back afterwards.
+
+    Args:
+        module: Changed in between.
+        paths: Of the submodules; one inside another is left to it.
+        example: Run once, to see what the submodules return.
+
+    Yields:
+        Path -> the hidden submodule.
+    """
+    outer = [p for p in paths if not any(p.startswith(other + ".") for other in paths)]
+    found = {path: module.get_submodule(path) for path in outer}
+    shapes = _output_shapes(module, found, example)
+    try:
+        for path in outer:
+            module.set_submodule(path, _Hidden(path, shapes[path]))
+        yield found
+    finally:
+        for path, original in found.items():
+            module.set_submodule(path, original)
+
+
+def _output_shapes(
+    module: nn.Module, parts: dict[str, nn.Module], example: Tensor
+) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def keep(path: str, output: Any) -> None:
+        if not isinstance(output, Tensor) or not 2 <= output.dim() <= 4:
+            raise SpecError(
+                "Module cannot be kept whole",
+                expected="one tensor (N, C, H, W), (N, T, D) or (N, n)",
+                found=type(output).__name__,
+                where=f"module {path!r}",
+            )
+        shapes[path] = tuple(output.shape)
+
+    hooks = [
+        part.register_forward_hook(lambda _, __, output, path=path: keep(path, output))
+        for path, part in parts.items()
+    ]
+    try:
+        if parts:
+            with torch.no_grad():
+                module(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
+
+
+def opaque_layer(
+    b: SpecBuilder, inputs: Sequence[LayerView], path: str, sizes: Sequence[int]
+) -> LayerView:
+    """The layer of a hidden module; a sequence (N, T, D) is (D, T, 1)."""
+    if len(sizes) == 3:
+        shape: Shape = (sizes[2], sizes[1], 1)
+        dims: tuple[Dim, ...] = (
+            all_of("n", sizes[0]), all_of("s", sizes[1]), all_of("c", sizes[2])
+        )  # fmt: skip
+    else:
+        shape = (sizes[1], *sizes[2:]) if len(sizes) == 4 else (sizes[1], 1, 1)  # type: ignore[assignment]
+        dims = map_dims(b.batch, shape, len(sizes))
+    whole = LaidOutModule(b.modules[path], [view.dims for view in inputs], dims, shape)
+    b.modules[path] = whole
+    layer = b.add(Opaque, [view.layer for view in inputs], path, *shape, own=True)
+    return LayerView(layer, dims)

@@ -1,0 +1,346 @@
+"""Torch networks as descriptions: the same outputs in every engine, before and after pruning."""
+
+import copy
+from functools import cache
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pneumonia.compression.compact.compaction import compact
+from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.exporting.onnx_graph import ALLOWED_OPS, emit_onnx
+from pneumonia.network.fold import fold_batch_norm
+from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
+from pneumonia.runtime.engines.reference import ReferenceEngine
+from pneumonia.runtime.errors import ArtefactError, DeviceError, SpecError
+from pneumonia.runtime.model.spec import Attention, Conv, NetworkSpec, Norm, Opaque, Reuse
+from tests.network.torch_networks import NETWORKS, network
+
+
+@cache
+def imported(name: str) -> tuple[nn.Module, Tensor, ImportedNetwork]:
+    module, x = network(name)
+    return module, x, from_torch(module, x).eval()
+
+
+def outputs(module: nn.Module, x: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return pytree.tree_leaves(module(x))
+
+
+def pruned(found: ImportedNetwork, rate: float) -> tuple[dict[str, Tensor], ImportedNetwork]:
+    """Masked dense tensors, and the compacted network, filters alone, in float64."""
+    graph = ChannelGraph(found.spec)
+    method = StructuredMethod(filter_share=1.0, round_to=1)
+    rates = {layer.name: rate for layer in found.spec.weighted()}
+    hard = method.sets(graph, rates).hard
+    weights = {n: w.detach().double() for n, w in found.weights().items()}
+    masks = {n: p.mask for n, p in hard.project(weights).items()}
+    masks = hard.settle(weights, masks)
+    tensors = {n: t.double() for n, t in found.tensors().items()}
+    small, kept = compact(found.spec, tensors, masks)
+    return masked_tensors(graph, tensors, masks), doubled(found, small, kept)
+
+
+def doubled(found: ImportedNetwork, spec: NetworkSpec, tensors) -> ImportedNetwork:
+    made = found.resized(spec, tensors).double().eval()
+    for name, tensor in made.tensors().items():
+        tensor.copy_(tensors[name])
+    return made
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_the_import_is_the_module(name):
+    module, x, found = imported(name)
+    for expected, value in zip(outputs(module, x), outputs(found, x), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    count = sum(p.numel() for p in module.parameters())
+    assert sum(p.numel() for p in found.parameters()) == count
+    three = torch.randn(3, *x.shape[1:])  # another batch than the example's
+    for expected, value in zip(outputs(module, three), outputs(found, three), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    assert NetworkSpec.from_json(found.spec.to_json()) == found.spec
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_the_masked_network_is_the_compacted_one(name):
+    _, x, found = imported(name)
+    masked, small = pruned(found, 4.0)
+    dense = doubled(found, found.spec, masked)
+    before = sum(t.numel() for t in found.parameters())
+    assert sum(t.numel() for t in small.parameters()) < 0.75 * before
+    for expected, value in zip(outputs(dense, x.double()), outputs(small, x.double()), strict=True):
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_onnx_and_the_reference_engine_give_the_same(name):
+    _, x, found = imported(name)
+    _, small = pruned(found, 4.0)
+    tensors = {n: t.float() for n, t in small.tensors().items()}
+    expected = small.resized(small.spec, tensors).eval()
+    plain, values = fold_batch_norm(small.spec, tensors)
+    arrays = {n: t.numpy() for n, t in values.items()}
+    model = emit_onnx(plain, arrays, len(x)).model
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.op_type for node in model.graph.node} <= ALLOWED_OPS
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    by_onnx = session.run(list(plain.outputs), {"input": x.numpy()})
+    by_numpy = ReferenceEngine(plain, arrays).run(x.numpy())
+    with torch.no_grad():
+        wanted = super(ImportedNetwork, expected).forward(x)
+    for output, value in zip(plain.outputs, by_onnx, strict=True):
+        truth = wanted[output].numpy()
+        limit = 1e-5 * max(1.0, float(np.abs(truth).max()))
+        assert np.abs(value - truth).max() <= limit
+        assert np.abs(by_numpy[output] - truth).max() <= limit
+
+
+# --- coupled filters, by hand -------------------------------------------------------------------
+
+
+def tied(found: ImportedNetwork) -> list[tuple[str, ...]]:
+    return [part.layers for part in ChannelGraph(found.spec).components() if len(part.layers) > 1]
+
+
+def test_groups_of_resnet18_are_its_stages():
+    assert tied(imported("resnet18")[2]) == [
+        ("conv1", "layer1.0.conv2", "layer1.1.conv2"),
+        ("layer2.0.conv2", "layer2.0.downsample.0", "layer2.1.conv2"),
+        ("layer3.0.conv2", "layer3.0.downsample.0", "layer3.1.conv2"),
+        ("layer4.0.conv2", "layer4.0.downsample.0", "layer4.1.conv2"),
+    ]
+
+
+def test_depthwise_filters_go_with_their_channel():
+    found = imported("mobilenetv2")[2]
+    groups = tied(found)
+    assert ("features.0.0", "features.1.conv.0") in groups
+    assert ("features.2.conv.0", "features.2.conv.3") in groups
+    _, small = pruned(found, 4.0)
+    for layer in small.spec.weighted():
+        if isinstance(layer, Conv) and layer.groups > 1:
+            assert layer.groups == layer.in_channels == layer.out_channels
+            assert layer.out_channels < found.spec.layer(layer.name).out_channels
+
+
+def test_whole_heads_go_and_the_residual_stream_stays():
+    found = imported("vit")[2]
+    _, small = pruned(found, 4.0)
+    heads = [layer.heads for layer in small.spec.layers if isinstance(layer, Attention)]
+    assert heads == [2, 2]  # of 4
+    assert {layer.channels for layer in small.spec.layers if isinstance(layer, Norm)} == {16}
+    assert small.spec.layer("block1.mlp.0").out_channels == 32  # of 64
+    assert small.spec.layer("block1.qkv").out_channels == 24  # of 48
+    assert small.spec.layer("block2.linear1").out_channels == 32
+
+
+# --- ops ----------------------------------------------------------------------------------------
+
+
+class Forward(nn.Module):
+    """A module from a function."""
+
+    def __init__(self, function, **parts) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def shuffle(m: nn.Module, x: Tensor) -> Tensor:
+    n, _, h, w = x.shape
+    return m.b(m.a(x).reshape(n, 2, 4, h, w).transpose(1, 2).reshape(n, 8, h, w))
+
+
+def multihead(m: nn.Module, x: Tensor) -> Tensor:
+    tokens = m.a(x).flatten(2).transpose(1, 2)
+    return m.b(m.attention(tokens, tokens, tokens)[0].mean(1))
+
+
+def in_place(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.a(x)
+    F.relu_(y)
+    return m.b(y) + y.mean()
+
+
+def in_place_alone(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.a(x)
+    F.relu_(y)
+    return m.b(y)
+
+
+def squeeze_excite(m: nn.Module, x: Tensor) -> Tensor:
+    y = F.silu(m.a(x))
+    return m.b(y * m.gate(F.adaptive_avg_pool2d(y, 1)))
+
+
+def spatial_gate(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.a(x)
+    return m.b(y * torch.sigmoid(m.one(y)))
+
+
+def conv_next(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.norm(m.a(x).permute(0, 2, 3, 1))
+    y = m.scale * m.lin(F.gelu(y))
+    return m.b(y.permute(0, 3, 1, 2))
+
+
+def ends() -> dict[str, nn.Module]:
+    return {"a": nn.Conv2d(3, 8, 3, padding=1), "b": nn.Conv2d(8, 4, 3)}
+
+
+CASES = {
+    "grouped": nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3, groups=4),
+                             nn.Conv2d(16, 4, 1)),
+    "dilated": nn.Sequential(nn.Conv2d(3, 8, (3, 1), dilation=(2, 1), padding=(2, 0)), nn.ELU(),
+                             nn.Conv2d(8, 4, (1, 3), stride=(1, 2))),
+    "same": nn.Sequential(nn.Conv2d(3, 8, 4, padding="same"), nn.Mish(),
+                          nn.Conv2d(8, 4, 3, padding="same", dilation=2)),
+    "reflect": nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"), nn.Hardswish(),
+                             nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular")),
+    "transposed": nn.Sequential(nn.ConvTranspose2d(3, 8, 3, 2, 1, 1), nn.LeakyReLU(0.2),
+                                nn.ConvTranspose2d(8, 4, 2, groups=2, dilation=2)),
+    "group norm": nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.GroupNorm(4, 8), nn.ReLU(),
+                                nn.Conv2d(8, 6, 3), nn.InstanceNorm2d(6), nn.Conv2d(6, 4, 1)),
+    "flattened": nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 12),
+                               nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 4)),
+    "pooled": nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2, ceil_mode=True), nn.Hardsigmoid(),
+                            nn.AvgPool2d(2, 1, 1, count_include_pad=False), nn.Conv2d(8, 4, 1)),
+    "pixel shuffle": nn.Sequential(nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.Conv2d(2, 4, 3)),
+    "shuffled channels": Forward(shuffle, **ends()),
+    "torch's attention": Forward(multihead, a=nn.Conv2d(3, 8, 2, 2), b=nn.Linear(8, 4),
+                                 attention=nn.MultiheadAttention(8, 2, batch_first=True)),
+    "squeeze and excite": Forward(squeeze_excite, **ends(), gate=nn.Sequential(
+        nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.Sigmoid())),
+    "spatial gate": Forward(spatial_gate, **ends(), one=nn.Conv2d(8, 1, 1)),
+    "convnext": Forward(conv_next, **ends(), norm=nn.LayerNorm(8), lin=nn.Linear(8, 8),
+                        scale=nn.Parameter(torch.rand(8))),
+    "slices": Forward(lambda m, x: m.b(torch.cat([m.a(x)[:, ::2], 1 - m.a(x)[:, 1::2] / 3], 1)),
+                      **ends()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_ops_that_people_use(case):
+    torch.manual_seed(1)
+    module = copy.deepcopy(CASES[case]).eval()
+    x = torch.randn(2, 3, 8, 8)
+    found = from_torch(module, x).eval()
+    torch.testing.assert_close(found(x), module(x), rtol=1e-5, atol=1e-5)
+    masked, small = pruned(found, 4.0)
+    dense = doubled(found, found.spec, masked)
+    (expected,), (value,) = outputs(dense, x.double()), outputs(small, x.double())
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-9)
+    numpy = ReferenceEngine(found.spec, {n: t.numpy() for n, t in found.tensors().items()})
+    by_numpy = next(iter(numpy.run(x.numpy()).values()))
+    assert np.abs(by_numpy.ravel() - module(x).detach().numpy().ravel()).max() < 1e-5
+
+
+def test_an_input_may_be_flat_or_a_series():
+    for module, x in (
+        (nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(4, 6)),
+        (nn.Sequential(nn.Conv1d(2, 4, 3, padding="same"), nn.BatchNorm1d(4), nn.ReLU(),
+                       nn.MaxPool1d(2), nn.Conv1d(4, 3, 3, 2, 1)), torch.randn(1, 2, 12)),
+    ):  # fmt: skip
+        found = from_torch(module.eval(), x).eval()
+        torch.testing.assert_close(found(x), module(x), rtol=1e-5, atol=1e-6)
+
+
+def test_shared_weights_stay_shared():
+    shared = nn.Conv2d(8, 8, 3, padding=1)
+    module = Forward(lambda m, x: m.b(m.s(F.relu(m.s(m.a(x))))), **ends(), s=shared).eval()
+    x = torch.randn(2, 3, 8, 8)
+    found = from_torch(module, x).eval()
+    assert sum(isinstance(layer, Reuse) for layer in found.spec.layers) == 1
+    assert sum(p.numel() for p in found.parameters()) == sum(p.numel() for p in module.parameters())
+    masked, small = pruned(found, 4.0)
+    dense = doubled(found, found.spec, masked)
+    torch.testing.assert_close(small(x.double()), dense(x.double()), rtol=1e-6, atol=1e-9)
+    assert small.spec.layer("s").in_channels == small.spec.layer("s").out_channels == 4
+
+
+def test_in_place_ops_reach_every_later_reader():
+    module = Forward(in_place, **ends()).eval()
+    with pytest.raises(SpecError, match="mean over something else"):
+        from_torch(module, torch.randn(2, 3, 8, 8))
+    module.function = in_place_alone
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(from_torch(module, x).eval()(x), module(x), rtol=1e-5, atol=1e-6)
+
+
+# --- what is not understood ---------------------------------------------------------------------
+
+
+class Sorted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sort(dim=1).values * 2
+
+
+def odd() -> nn.Module:
+    return nn.Sequential(OrderedParts(nn.Conv2d(3, 8, 3), Sorted()), nn.Conv2d(8, 6, 3),
+                         nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()  # fmt: skip
+
+
+class OrderedParts(nn.Module):
+    def __init__(self, first: nn.Module, odd: nn.Module) -> None:
+        super().__init__()
+        self.first, self.odd = first, odd
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.odd(self.first(x))
+
+
+def test_an_unknown_op_is_named_with_its_module():
+    with pytest.raises(SpecError, match=r"op sort.*module '0\.odd' \(Sorted\).*opaque=\('0\.odd'"):
+        from_torch(odd(), torch.randn(1, 3, 8, 8))
+
+
+def test_an_opaque_module_stays_whole_and_its_borders_are_protected():
+    module, x = odd(), torch.randn(2, 3, 8, 8)
+    found = from_torch(module, x, opaque=("*.odd",)).eval()
+    torch.testing.assert_close(found(x), module(x), rtol=1e-5, atol=1e-6)
+    assert [layer.name for layer in found.spec.layers if isinstance(layer, Opaque)] == ["0.odd"]
+    assert isinstance(module[0].odd, Sorted), "the module itself is as it was"
+    masked, small = pruned(found, 4.0)
+    assert small.spec.layer("0.first").out_channels == 8
+    assert small.spec.layer("1").out_channels == 3
+    dense = doubled(found, found.spec, masked)
+    torch.testing.assert_close(small(x.double()), dense(x.double()), rtol=1e-6, atol=1e-9)
+    with pytest.raises(DeviceError, match=r"0\.odd"):
+        ReferenceEngine(found.spec, {n: t.numpy() for n, t in found.tensors().items()}).run(
+            x.numpy()
+        )
+    with pytest.raises(ArtefactError, match=r"0\.odd"):
+        type(found).__mro__[1](found.spec, found.tensors())
+
+
+def test_a_wrong_translation_is_found_and_named(monkeypatch):
+    from pneumonia.network.torch_import import graph
+
+    wrong = graph.RULES["relu6"]
+    monkeypatch.setitem(graph.RULES, "relu", wrong)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with pytest.raises(SpecError, match=r"other outputs.*first in module '1'"):
+        from_torch(module, 50 * torch.randn(2, 3, 8, 8))
+
+
+def test_other_inputs_than_maps_are_refused():
+    with pytest.raises(SpecError, match="Example input"):
+        from_torch(nn.Conv3d(1, 1, 1), torch.randn(1, 1, 4, 4, 4))
+    with pytest.raises(SpecError, match="Example input"):
+        from_torch(nn.Embedding(4, 4), torch.zeros(1, 4, dtype=torch.long))
