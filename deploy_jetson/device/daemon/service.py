@@ -115,7 +115,9 @@ class DaemonService:
         self._open_rest()
         self._open_dicom()
         if self.config.watch.folder:
-            self.parts.append(FolderWatcher(self.config.watch, self._door("watch")))
+            self.parts.append(
+                FolderWatcher(self.config.watch, self._door("watch"), self._refusals("watch"))
+            )
         for part in self.parts:
             part.start()
         if self.model.engine_name == REFERENCE:
@@ -166,7 +168,9 @@ class DaemonService:
             return
         limit = int(self.config.queue.max_image_mb * MEGABYTE)
         try:
-            service = StoreService(dicom, _tls(dicom), limit, self._door("dicom"))
+            service = StoreService(
+                dicom, _tls(dicom), limit, self._door("dicom"), self._refusals("dicom")
+            )
         except OSError as error:
             raise _address_error("dicom", dicom.host, dicom.port, error) from None
         self.ports["dicom"] = service.port

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import AE, evt
@@ -19,9 +20,12 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
+from deploy_jetson.device.daemon.interfaces.association_limits import bounded
 from deploy_jetson.device.daemon.settings import DicomSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
+from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.decodable import decodable_syntaxes
+from pneumonia.runtime.image.dicom_header import BIG_ENDIAN, IMPLICIT_LITTLE
 from pneumonia.runtime.results.files import IMPLEMENTATION_UID
 
 try:
@@ -30,15 +34,19 @@ except ImportError:  # all that pynetdicom has before 2.0
     from pynetdicom import StoragePresentationContexts as StorageContexts
 
 VERIFICATION = "1.2.840.10008.1.1"
-SUCCESS, NOT_AUTHORIZED, NO_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA700, 0xC000
-PROCESSING_FAILURE = 0x0110
+# statuses of C-STORE (PS3.4 B.2.3, PS3.7 C); dcmtk's storescp answers the same to the same
+SUCCESS, NO_RESOURCES, NO_MATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+PROCESSING_FAILURE, CLASS_NOT_SUPPORTED, NOT_AUTHORIZED = 0x0110, 0x0122, 0x0124
+# (source, diagnostic) of an A-ASSOCIATE-RJ -> reason (PS3.8 table 9-21)
+REJECTIONS = {(1, 3): "calling_aet", (1, 7): "called_aet", (3, 2): "too_many_connections"}
+INSTANCE_UID = 0x00080018
+NAMES_BYTES = 1 << 16  # of a data set, in which its class and instance are named
 BLOCK = 1 << 18
 POLL_S = 0.1
 GRACE_S = 1.0  # pynetdicom has the same limit and aborts the association
 STOP_S = 5.0
 OVERHEAD_BYTES = 1 << 20  # protocol overhead of an image
 MAX_PDU = 65536
-MAX_PDU_BYTES = 1 << 20  # from any peer: an association request may be longer than MAX_PDU
 HANDSHAKE_S = 10.0
 
 
@@ -56,6 +64,45 @@ def file_head(sop_class: str, sop_instance: str, syntax: str) -> bytes:
     return b"\0" * 128 + b"DICM" + bytes(stream.getvalue())
 
 
+class StoreRefused(Exception):  # noqa: N818 - an answer, not a fault
+    """A C-STORE request is answered with a failure status.
+
+    Attributes:
+        status: Of DIMSE.
+        reason: A code for metrics and log.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+def named_instance(start: bytes, syntax: str) -> Tuple[str, str]:
+    """SOP class and SOP instance UID that a data set names.
+
+    Args:
+        start: Its first `NAMES_BYTES`.
+        syntax: Transfer syntax UID.
+
+    Raises:
+        StoreRefused: It is empty, is not in that syntax, or names none.
+    """
+    if not start:
+        raise StoreRefused(CANNOT_UNDERSTAND, "no_data_set")
+    try:
+        dataset = read_dataset(
+            DicomBytesIO(start), syntax == IMPLICIT_LITTLE, syntax != BIG_ENDIAN,
+            stop_when=lambda tag, vr, length: tag > INSTANCE_UID,
+        )  # fmt: skip
+        names = first_text(dataset, "SOPClassUID"), first_text(dataset, "SOPInstanceUID")
+    except Exception:  # foreign bytes make pydicom raise anything
+        raise StoreRefused(CANNOT_UNDERSTAND, "cannot_understand") from None
+    if not all(names):
+        raise StoreRefused(CANNOT_UNDERSTAND, "cannot_understand")
+    return names
+
+
 class _Listener(ThreadedAssociationServer):  # type: ignore[misc]
     """pynetdicom's server with an allow-list, and TLS handshakes out of the accepting thread."""
 
@@ -63,13 +110,17 @@ class _Listener(ThreadedAssociationServer):  # type: ignore[misc]
     tls: Optional[ssl.SSLContext] = None
     daemon_threads = True
     several_times_a_second: Callable[[], None] = staticmethod(lambda: None)
+    refused: Callable[[str], None] = staticmethod(lambda reason: None)
 
     def service_actions(self) -> None:
         super().service_actions()
         self.several_times_a_second()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        return allowed(str(client_address[0]), self.networks)
+        is_allowed = allowed(str(client_address[0]), self.networks)
+        if not is_allowed:
+            self.refused("address")
+        return is_allowed
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         if self.tls is not None:
@@ -78,6 +129,7 @@ class _Listener(ThreadedAssociationServer):  # type: ignore[misc]
                 request = self.tls.wrap_socket(request, server_side=True)
                 request.settimeout(None)
             except (OSError, ValueError):
+                self.refused("tls")
                 request.close()
                 return
         super().process_request_thread(request, client_address)
@@ -91,6 +143,8 @@ class StoreService:
         context: TLS, None for none.
         max_bytes: Largest image.
         accept: Takes an image's blocks.
+        refused: Counts a refusal by its reason.
+        clock: Monotonic seconds.
 
     Raises:
         OSError: The address is taken.
@@ -102,11 +156,15 @@ class StoreService:
         context: Optional[ssl.SSLContext],
         max_bytes: int,
         accept: Callable[[Iterator[bytes]], AcceptedImage],
+        refused: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
         self._settings = settings
         self._max_bytes = max_bytes
         self._accept = accept
+        self._refused = refused
+        self._clock = clock
         self._received: Dict[Any, int] = {}
         self._heard: Dict[Any, float] = {}  # association -> time of its last complete PDU
         self._lock = threading.Lock()
@@ -128,6 +186,7 @@ class StoreService:
             (evt.EVT_CONN_OPEN, self._greet),
             (evt.EVT_DATA_RECV, self._count),
             (evt.EVT_CONN_CLOSE, self._forget),
+            (evt.EVT_PDU_SENT, self._count_rejection),
         ]
         self._entity = entity
         self._server = _Listener(
@@ -137,6 +196,7 @@ class StoreService:
         self._server.networks = settings.allow
         self._server.tls = context
         self._server.several_times_a_second = self._cut_late
+        self._server.refused = refused
         self.port = int(self._server.server_address[1])
         if self.port == 0:
             self.port = int(self._server.socket.getsockname()[1])
@@ -165,22 +225,30 @@ class StoreService:
             association.join(max(0.0, end - time.monotonic()))
 
     def _greet(self, event: Any) -> None:
-        """Bound the bytes that a new connection may announce."""
+        """Bound what a new connection may announce."""
         link = event.assoc.dul.socket
-        link.recv = _bounded(link.recv)
+        link.recv = bounded(link, lambda: self._refused("protocol_limit"))
         self._hear(event)
 
     def _hear(self, event: Any) -> None:
         with self._lock:
-            self._heard[event.assoc] = time.monotonic()
+            self._heard[event.assoc] = self._clock()
 
     def _cut_late(self) -> None:
         """Close associations whose PDU stays incomplete: pynetdicom has no timeout for it."""
-        late = time.monotonic() - self._settings.timeout_s - GRACE_S
+        late = self._clock() - self._settings.timeout_s - GRACE_S
         with self._lock:
             found = [association for association, heard in self._heard.items() if heard < late]
+            for association in found:
+                self._heard[association] = math.inf  # cut once
         for association in found:
+            self._refused("timeout")
             _hang_up(association)
+
+    def _count_rejection(self, event: Any) -> None:
+        if type(event.pdu).__name__ == "A_ASSOCIATE_RJ":
+            cause = (event.pdu.source, event.pdu.reason_diagnostic)
+            self._refused(REJECTIONS.get(cause, "rejected"))
 
     def _store(self, event: Any) -> int:
         with self._lock:
@@ -192,15 +260,17 @@ class StoreService:
             self._hear(event)
 
     def _take(self, event: Any) -> int:
-        request = event.request
         try:
-            if not allowed(str(event.assoc.requestor.address), self._settings.allow):
-                return NOT_AUTHORIZED
+            self._check(event)
+            request, syntax = event.request, str(event.context.transfer_syntax)
             head = file_head(
-                str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID),
-                str(event.context.transfer_syntax),
-            )  # fmt: skip
+                str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), syntax
+            )
             self._accept(_blocks(head, request.DataSet))
+        except StoreRefused as refused:
+            self._refused(refused.reason)
+            logs.warning("refused", reason=refused.reason, source="dicom")
+            return refused.status
         except IntakeRefused as refused:
             return NO_RESOURCES if refused.later else CANNOT_UNDERSTAND
         except Exception:
@@ -208,13 +278,35 @@ class StoreService:
             return PROCESSING_FAILURE
         return SUCCESS
 
+    def _check(self, event: Any) -> None:
+        """Compare a request with its data set and its presentation context.
+
+        Raises:
+            StoreRefused: They contradict each other, or the peer may not call.
+        """
+        if not allowed(str(event.assoc.requestor.address), self._settings.allow):
+            raise StoreRefused(NOT_AUTHORIZED, "address")
+        data, request = event.request.DataSet, event.request
+        start = b""
+        if data is not None:
+            data.seek(0)
+            start = data.read(NAMES_BYTES)
+        found = named_instance(start, str(event.context.transfer_syntax))
+        stated = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+        if stated[0] != str(event.context.abstract_syntax):
+            raise StoreRefused(CLASS_NOT_SUPPORTED, "class_mismatch")
+        if stated != found:
+            is_class = stated[0] != found[0]
+            raise StoreRefused(NO_MATCH, "class_mismatch" if is_class else "instance_mismatch")
+
     def _count(self, event: Any) -> None:
         """Close an association that sends more than an image may have: it is held in memory."""
         with self._lock:
             size = self._received.get(event.assoc, 0) + len(event.data)
             self._received[event.assoc] = size
-            self._heard[event.assoc] = time.monotonic()
+            self._heard[event.assoc] = self._clock()
         if size > self._max_bytes + OVERHEAD_BYTES:
+            self._refused("too_large")
             logs.warning("refused", reason="too_large", source="dicom")
             _hang_up(event.assoc)
 
@@ -222,15 +314,6 @@ class StoreService:
         with self._lock:
             self._received.pop(event.assoc, None)
             self._heard.pop(event.assoc, None)
-
-
-def _bounded(recv: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    def read(size: int) -> bytes:
-        if size > MAX_PDU_BYTES:
-            raise OSError("the PDU is too long")
-        return recv(size)
-
-    return read
 
 
 def _hang_up(association: Any) -> None:

@@ -1,10 +1,11 @@
 """The watch folder: what is taken, what is left, and when."""
 
+import itertools
 import os
 
 import pytest
 
-from deploy_jetson.device.daemon.interfaces.watch_folder import FolderWatcher
+from deploy_jetson.device.daemon.interfaces.watch_folder import RETRY_S, FolderWatcher
 from deploy_jetson.device.daemon.settings import WatchSettings
 from deploy_jetson.device.daemon.store.intake import IntakeRefused
 from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
@@ -16,6 +17,7 @@ class Door:
     def __init__(self):
         self.taken = []
         self.refuse = None
+        self.refused = []
 
     def __call__(self, blocks):
         data = b"".join(blocks)
@@ -29,7 +31,7 @@ def watched(tmp_path):
     folder, door, now = tmp_path / "in", Door(), [0.0]
     folder.mkdir()
     settings = WatchSettings(str(folder), quiet_s=2.0, max_depth=2)
-    return folder, door, now, FolderWatcher(settings, door, lambda: now[0])
+    return folder, door, now, FolderWatcher(settings, door, door.refused.append, lambda: now[0])
 
 
 def rest(watcher, now, seconds=3.0):
@@ -99,6 +101,86 @@ def test_a_file_that_cannot_be_removed_is_taken_once(watched, monkeypatch):
     for _ in range(3):
         rest(watcher, now)
     assert door.taken == [b"one"]
+
+
+@pytest.fixture
+def blocked(monkeypatch):
+    """Paths that cannot be opened or removed: root, who may run the tests, has every right."""
+    paths = {"open": set(), "unlink": set()}
+
+    def guarded(name):
+        real = getattr(os, name)
+
+        def call(path, *arguments):
+            if os.path.basename(path) in paths[name]:
+                raise PermissionError(13, "no", path)
+            return real(path, *arguments)
+
+        return call
+
+    for name in paths:
+        monkeypatch.setattr(os, name, guarded(name))
+    return paths
+
+
+def test_a_file_that_becomes_readable_is_taken(watched, blocked):
+    """Its rights change: at once. Something else does, as the server of a share: after a while."""
+    folder, door, now, watcher = watched
+    for name in ("a", "b"):
+        (folder / name).write_bytes(name.encode())
+    blocked["open"] |= {"a", "b"}
+    assert rest(watcher, now) == 0
+    assert door.refused == ["not_readable"] * 2
+    blocked["open"] -= {"a", "b"}
+    (folder / "a").chmod(0o640)
+    assert rest(watcher, now) == 1
+    assert door.taken == [b"a"]
+    assert rest(watcher, now, RETRY_S - 10) == 0
+    assert rest(watcher, now, 10) == 1
+    assert door.taken == [b"a", b"b"]
+
+
+def test_a_file_that_stays_unreadable_is_tried_ever_less(watched, blocked, monkeypatch):
+    folder, door, now, watcher = watched
+    (folder / "a").write_bytes(b"a")
+    blocked["open"].add("a")
+    times, real = [], os.open
+
+    def counted(path, *arguments):
+        times.append(now[0])
+        return real(path, *arguments)
+
+    monkeypatch.setattr(os, "open", counted)
+    watcher.scan()
+    for _ in range(400):
+        now[0] += 10
+        watcher.scan()
+    waits = [round(b - a) for a, b in itertools.pairwise(times)]
+    assert waits == [30, 60, 120, 240, 480, 600, 600, 600, 600, 600]
+    assert door.refused == ["not_readable"]
+
+
+def test_a_file_that_becomes_removable_goes_and_is_not_sent_again(watched, blocked):
+    folder, door, now, watcher = watched
+    (folder / "a").write_bytes(b"one")
+    blocked["unlink"].add("a")
+    for _ in range(3):
+        assert rest(watcher, now, 40) == 0
+    blocked["unlink"].clear()
+    assert rest(watcher, now, 120) == 1
+    assert (door.taken, list(folder.iterdir())) == ([b"one"], [])
+    assert door.refused == ["not_removable"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(watched, monkeypatch):
+    folder, door, now, watcher = watched
+    (folder / "a").write_bytes(b"one")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", lambda path: (_ for _ in ()).throw(OSError(13, "no")))
+        watcher.scan()
+        watcher.scan()
+    assert door.refused == ["watch_folder_missing"]
+    assert rest(watcher, now) == 1
 
 
 def test_a_folder_that_goes_and_comes_back(watched):
