@@ -118,6 +118,10 @@ class Network(nn.Module):
         """The module of a layer that has tensors."""
         return cast(Block, self.blocks[self._index[self.spec.layer(name).name]])
 
+    def opaque_module(self, name: str) -> nn.Module:
+        """The torch module of an `Opaque` layer."""
+        return self.opaque[self._opaque_index[name]]
+
     def weights(self) -> dict[str, nn.Parameter]:
         """Layer name -> weight parameter, OIHW or (O, I), in execution order."""
         found: dict[str, nn.Parameter] = {}

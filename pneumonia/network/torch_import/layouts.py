@@ -110,7 +110,7 @@ def reshaped(dims: Sequence[Dim], sizes: Sequence[int]) -> tuple[Dim, ...]:
     return tuple(found)
 
 
-def _in_order(dims: Sequence[Dim]) -> list[AxisFactor]:
+def in_order(dims: Sequence[Dim]) -> list[AxisFactor]:
     """The factors of a view as they lie in (N, C, H, W)."""
     factors = [factor for dim in dims for factor in dim]
     return sorted(factors, key=lambda factor: ("ncs".index(factor.axis), -factor.stride))
@@ -118,7 +118,7 @@ def _in_order(dims: Sequence[Dim]) -> list[AxisFactor]:
 
 def laid_out(value: Tensor, dims: Sequence[Dim]) -> Tensor:
     """(N, C, H, W) as the torch tensor of a view; the batch may have another size."""
-    order = _in_order(dims)
+    order = in_order(dims)
     sizes = [-1 if factor.axis == "n" else factor.size for factor in order]
     split = value.reshape(sizes if any(f.axis == "n" for f in order) else [*sizes])
     places = [order.index(factor) for dim in dims for factor in dim]
@@ -128,7 +128,7 @@ def laid_out(value: Tensor, dims: Sequence[Dim]) -> Tensor:
 
 def from_layout(value: Tensor, dims: Sequence[Dim], shape: Shape) -> Tensor:
     """The inverse of `laid_out`: a torch tensor of a view as (N, C, H, W)."""
-    order = _in_order(dims)
+    order = in_order(dims)
     flat = [factor for dim in dims for factor in dim]
     sizes = [-1 if factor.axis == "n" else factor.size for factor in flat]
     return (
