@@ -13,7 +13,8 @@ from deploy_jetson.device.daemon.preflight import check_everything, check_folder
 from deploy_jetson.device.daemon.settings import DaemonConfig, Destination, Names
 from pneumonia.runtime.engines import ENGINES
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES, VIEWS
+from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES
+from pneumonia.runtime.image.views import VIEWS
 
 KINDS = ("sr", "gsps", "sc")
 DESTINATION = "destination "

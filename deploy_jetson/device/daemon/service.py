@@ -28,6 +28,7 @@ from deploy_jetson.device.daemon.work.worker import JobWorker
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 from pneumonia.runtime.image.dicom_header import ReadLimits
+from pneumonia.runtime.image.selection import WORDS_AGAINST, WORDS_WANTED
 
 STALE_S = 90.0  # longer than a cold start of the decoding child
 FORGET_EVERY_S = 60.0
@@ -320,7 +321,10 @@ def make_child(config: DaemonConfig, tick: Callable[[], None]) -> DecodingChild:
         max_pixels=decode.max_pixels,
     )
     limits = ChildLimits(read, decode.memory_mb, decode.seconds)
-    return DecodingChild(limits, Wanted(header=bool(config.results.dicom)), tick)
+    wanted = Wanted(
+        header=bool(config.results.dicom), words_against=WORDS_AGAINST, words_wanted=WORDS_WANTED
+    )
+    return DecodingChild(limits, wanted, tick)
 
 
 def _tls(part: Any) -> Optional[ssl.SSLContext]:

@@ -1,6 +1,5 @@
 """DICOM headers: read with limits, checked before a pixel is decoded, facts without identifiers."""
 
-import re
 import zlib
 from typing import Any, BinaryIO, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
 
@@ -8,6 +7,7 @@ import pydicom
 from pydicom.filereader import read_dataset
 
 from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.image.age import stated_age
 from pneumonia.runtime.image.attributes import (
     all_values,
     first_numbers,
@@ -15,6 +15,7 @@ from pneumonia.runtime.image.attributes import (
     joined_text,
     only_integer,
 )
+from pneumonia.runtime.image.views import stated_view
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -39,6 +40,9 @@ _NOT_IMAGES = tuple(
     for root in ("1.1.9.", "1.1.11.", "1.1.66.1", "1.1.66.2", "1.1.66.3", "1.1.67", "1.1.88.")
     + ("1.1.104.", "1.1.481.3", "1.1.481.4", "1.1.481.5", "34.")
 )
+# Digital X-ray, mammography and intra-oral images.
+_FOR_PRESENTATION = tuple("1.2.840.10008.5.1.4.1.1.1." + kind for kind in ("1", "2", "3"))
+_FOR_PROCESSING = tuple(uid + ".1" for uid in _FOR_PRESENTATION)
 # What `runtime.results` writes into the objects it makes, so that a later batch can name them.
 OWN_MANUFACTURER = "pneumonia (research software)"
 OWN_SERIES = "RESEARCH ONLY: "  # start of Series Description
@@ -53,7 +57,6 @@ def _words(text: str) -> FrozenSet[str]:
 # Coded values that may leave the file; anything else becomes OTHER, so that no identifier a
 # site typed into a coded field can pass.
 MODALITIES = _words("CR DX RG XR CT MR US MG XA RF NM PT SC OT ES SEG RTDOSE RTIMAGE IO PX BI ECG")
-VIEWS = _words("AP PA LL RL LATERAL RLD LLD RLO LLO RAO LAO RPO LPO AXIAL OBLIQUE")
 BODY_PARTS = _words(
     "CHEST THORAX LUNG RIB RIBS HEART STERNUM ABDOMEN PELVIS HIP SPINE CSPINE TSPINE LSPINE SKULL "
     "HEAD NECK SHOULDER CLAVICLE SCAPULA ARM ELBOW FOREARM WRIST HAND FINGER LEG KNEE ANKLE FOOT "
@@ -282,20 +285,33 @@ def spacing_mm(dataset: Any) -> Optional[List[float]]:
     return None
 
 
-def _is_child(dataset: Any) -> Optional[bool]:
-    age = re.match(r"^(\d{3})([DWMY])$", first_text(dataset, "PatientAge"))
-    if age is None:
-        return None
-    return age.group(2) != "Y" or int(age.group(1)) < 18
-
-
 def coded_facts(dataset: Any) -> Dict[str, Optional[str]]:
     """Modality, view and body part as known codes."""
     return {
         "modality": coded(all_values(dataset, "Modality"), MODALITIES),
-        "view": coded(all_values(dataset, "ViewPosition"), VIEWS),
+        "view": stated_view(dataset).code,
         "body_part": coded(all_values(dataset, "BodyPartExamined"), BODY_PARTS),
     }
+
+
+def is_for_processing(dataset: Any) -> bool:
+    """Whether the image holds detector values that were not made for display."""
+    intent = first_text(dataset, "PresentationIntentType").upper().replace("_", " ")
+    return first_text(dataset, "SOPClassUID") in _FOR_PROCESSING or intent == "FOR PROCESSING"
+
+
+def contradictions(dataset: Any) -> List[str]:
+    """Warning codes of attributes that contradict each other."""
+    intent = first_text(dataset, "PresentationIntentType").upper().replace("_", " ")
+    sop_class = first_text(dataset, "SOPClassUID")
+    raw_class, raw_intent = sop_class in _FOR_PROCESSING, intent == "FOR PROCESSING"
+    pairs = sop_class in _FOR_PROCESSING + _FOR_PRESENTATION and bool(intent)
+    checks = (
+        ("view_conflict", stated_view(dataset).is_contradicted),
+        ("age_conflict", stated_age(dataset).is_contradicted),
+        ("presentation_intent_conflict", pairs and raw_class != raw_intent),
+    )
+    return [code for code, holds in checks if holds]
 
 
 def is_own_result(dataset: Any) -> bool:
@@ -329,7 +345,8 @@ def header_facts(header: Header) -> Dict[str, Any]:
         transfer_syntax=header.syntax,
         frames=header.frames,
         spacing_mm=spacing_mm(dataset),
-        is_child=_is_child(dataset),
+        is_child=stated_age(dataset).is_child,
+        for_processing=is_for_processing(dataset),
         # what results in DICOM need to refer to the image
         has_instance_uid=bool(first_text(dataset, "SOPInstanceUID")),
     )

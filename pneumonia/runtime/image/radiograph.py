@@ -16,6 +16,7 @@ from pneumonia.runtime.image.dicom_header import (
     DEFAULT_LIMITS,
     SPACINGS,
     ReadLimits,
+    contradictions,
     header_facts,
     read_header,
     rejected,
@@ -60,7 +61,7 @@ def _read_dicom(data: bytes, limits: ReadLimits) -> Radiograph:
         warnings.append("executable_like_preamble")
     if "YES" in joined_text(header.dataset, "BurnedInAnnotation").upper().split("\\"):
         warnings.append("burned_in_annotation")
-    warnings += number_warnings(header.dataset, SPACINGS)
+    warnings += contradictions(header.dataset) + number_warnings(header.dataset, SPACINGS)
     plan = plan_from_header(header.dataset, header.syntax == BIG_ENDIAN, warnings)
     stored = decode_pixels(stream, header)
     info = header_facts(header)

@@ -1,9 +1,10 @@
 """Which images the model may judge: frontal chest films; one decision for batch and daemon."""
 
 import re
-from typing import Any, Container, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Container, Dict, NamedTuple, Optional, Sequence, Set, Tuple
 
 from pneumonia.runtime.image.attributes import joined_text, sequence_items
+from pneumonia.runtime.image.views import plain_letters
 
 CODES = ("modality", "view", "body_part")
 
@@ -22,11 +23,32 @@ class Selection(NamedTuple):
     warnings: Tuple[str, ...]
 
 
+# Words that exclude an image from the frontal ones, and words that keep it, in English, German,
+# French, Italian and Spanish; the rules of a batch may name others.
+_AGAINST = (
+    "lateral lat llat rlat ll rl laterale laterali lateralis lateraux laterolateral "
+    "laterolaterale seitlich seitl seitliche seitenaufnahme profil profils profilo perfil "
+    "oblique oblik obliqua obliquo oblicua oblicuo schr\u00e4g schraeg schr\u00e4gaufnahme "
+    "lordotic lordotique lordotica lordotisch decubitus decubito"
+)
+_WANTED = (
+    "pa ap frontal frontale frontaler face posteroanterior anteroposterior posteroanteriore "
+    "anteroposteriore posteroanterieur anteroposterieur"
+)
+WORDS_AGAINST, WORDS_WANTED = tuple(_AGAINST.split()), tuple(_WANTED.split())
+# Of the image or its series; those of the whole examination say less.
 DESCRIPTIONS = (
     "SeriesDescription",
     "ProtocolName",
     "PerformedProcedureStepDescription",
     "AcquisitionDeviceProcessingDescription",
+    "ImageType",
+)
+EXAMINATIONS = ("StudyDescription", "RequestedProcedureDescription")
+# What the description of an examination with several views may say.
+_SEVERAL = re.compile(
+    r"[2-9+&/]|\b(and|und|et|e|y|with|mit|two|three|zwei|deux|due|dos|views?|ebenen|incidences|"
+    r"proiezioni|proyecciones)\b"
 )
 
 
@@ -34,7 +56,8 @@ def word_against(dataset: Any, against: Sequence[str], wanted: Container[str]) -
     """The first rule word that excludes an image and occurs in its descriptions, else empty.
 
     The result is a word of the rules, never text of the header. Descriptions that also hold a
-    wanted word ("PA and lateral") exclude nothing.
+    wanted word ("PA and lateral") exclude nothing, nor does that of an examination with several
+    views. Accents do not matter.
 
     Args:
         dataset: The header.
@@ -46,10 +69,19 @@ def word_against(dataset: Any, against: Sequence[str], wanted: Container[str]) -
     texts = [joined_text(dataset, keyword) for keyword in DESCRIPTIONS]
     views = sequence_items(dataset, "ViewCodeSequence") or ()
     texts += [joined_text(item, "CodeMeaning") for item in views]
-    found = set(re.findall(r"[^\W\d_]+", " ".join(texts).lower()))
+    examinations = [joined_text(dataset, keyword) for keyword in EXAMINATIONS]
+    texts += [text for text in examinations if not _SEVERAL.search(text.lower())]
+    found = _words_of(" ".join(texts))
     if any(word in wanted for word in found):
         return ""
-    return next((word for word in against if word in found), "")
+    return next((word for word in against if plain_letters(word) in found), "")
+
+
+def _words_of(text: str) -> Set[str]:
+    """Words in lower case without accents; `ChestLAT` is two words, and so is `p.a.` one."""
+    text = plain_letters(re.sub(r"\b([A-Za-z])\.\s?([A-Za-z])\b\.?", r"\1\2", text))
+    parts = re.sub(r"([a-z])([A-Z])", r"\1 \2", text)
+    return set(re.findall(r"[^\W\d_]+", (text + " " + parts).lower()))
 
 
 def is_absent(code: str, value: Optional[str]) -> bool:
@@ -90,19 +122,30 @@ def select(
     if "blank_image" in warnings:
         return Selection("rejected", "blank_image", warnings)
     if info["format"] != "dicom":
-        if rules.pictures == "skip":
-            return Selection("skipped", "picture", warnings)
-        return Selection("", "", warnings)
+        skipped = rules.pictures == "skip"
+        return Selection("skipped" if skipped else "", "picture" if skipped else "", warnings)
+    reason = _reason_to_skip(info, rules, skip_absent)
+    if reason:
+        return Selection("skipped", reason, warnings)
+    return Selection("", "", tuple(warnings) + _doubts(info, warnings))
+
+
+def _reason_to_skip(info: Dict[str, Any], rules: Any, skip_absent: Container[str]) -> str:
+    if info.get("for_processing"):
+        return "for_processing"
     if is_another_examination(info, rules):
-        return Selection("skipped", "not_frontal_chest", warnings)
-    words = list(warnings)
+        return "not_frontal_chest"
     for code in CODES:
-        if info.get(code) in (None, "OTHER"):
-            if code in skip_absent:
-                return Selection("skipped", code + "_unknown", warnings)
-            words.append(code + "_unknown")
+        if info.get(code) in (None, "OTHER") and code in skip_absent:
+            return code + "_unknown"
+    return "child" if info.get("is_child") and rules.children == "skip" else ""
+
+
+def _doubts(info: Dict[str, Any], warnings: Tuple[str, ...]) -> Tuple[str, ...]:
+    """Warnings about what the header leaves open or contradicts."""
+    found = [code + "_unknown" for code in CODES if info.get(code) in (None, "OTHER")]
+    if info.get("word_against") and "view_conflict" not in warnings:
+        found.insert(0, "view_conflict")  # the view's code is believed
     if info.get("is_child"):
-        if rules.children == "skip":
-            return Selection("skipped", "child", warnings)
-        words.append("outside_indication")
-    return Selection("", "", tuple(words))
+        found.append("outside_indication")
+    return tuple(found)

@@ -8,8 +8,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES, VIEWS
+from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES
 from pneumonia.runtime.image.selection import CODES, Selection, is_another_examination, select
+from pneumonia.runtime.image.views import VIEWS
 
 DEFAULT_FILE = Path(__file__).with_name("selection_rules.yaml")
 MAX_RULES_BYTES = 1 << 20

@@ -23,6 +23,7 @@ REASONS = {
     "wrong_object": "The archive delivered another image than it was asked for.",
     "symlink_loop": "A link that leads back to its own folder.",
     "unsafe_path": "The name leads out of its folder; an honest export has no such names.",
+    "view_conflict": "the header contradicts itself on the view",
     "view_unknown": "The header does not say AP or PA, and the rules want it.",
     "worker_lost": "The computer that scored this image was lost, repeatedly. Run it again.",
     "bits_allocated": "Pixel format is not supported (neither 8 nor 16 bits).",
@@ -34,6 +35,7 @@ REASONS = {
     "dimension_mismatch": "Pixel data and header disagree on the size. Export the image again.",
     "engine_error": "The inference engine failed. Run the batch again; try another --engine.",
     "file_changed": "The file changed while it was read. Run the batch again.",
+    "for_processing": "Raw detector values (for processing), not an image for display.",
     "high_bit": "Pixel format is not supported.",
     "interrupted": "The run ended before this file was looked at. Run it again to go on.",
     "invalid_output": "The model's output is not valid.",
@@ -59,6 +61,7 @@ REASONS = {
     "unreadable": "The file cannot be read: damaged, or no permission.",
 }
 WARNINGS = {
+    "age_conflict": "age and dates in the header disagree on whether this is a child",
     "alpha_ignored": "transparency was ignored",
     "looks_inverted": "the image looks inverted (dense tissue dark): do not rely on its score",
     "lut_bits_differ": "the header's look-up table has another depth than it states; the depth of "
@@ -76,9 +79,11 @@ WARNINGS = {
     "gets results for a PACS",
     "modality_unknown": "the header names no modality",
     "outside_indication": "younger than 18 years: the model has not been evaluated on children",
+    "presentation_intent_conflict": "the header contradicts itself on what the image is for",
     "presentation_lut_conflict": "the header contradicts itself on black and white",
     "rescale_incomplete": "the header has a rescale slope or intercept without the other",
     "rescale_slope_zero": "the header's rescale slope is 0 and was ignored",
+    "view_conflict": "the header contradicts itself on the view",
     "view_unknown": "the header does not say AP or PA",
     "voi_function_unknown": "the header's window function is unknown",
     "window_invalid": "the header's window is not valid and was ignored",

@@ -64,6 +64,7 @@ def test_facts(tmp_path):
         "frames": 1,
         "spacing_mm": [0.2, 0.25],
         "is_child": False,
+        "for_processing": False,
         "has_instance_uid": True,
         "decoder": "pydicom",
         "inverted": False,
