@@ -28,6 +28,9 @@ CPU_CLOCKS = "sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 ZONES = "sys/class/thermal/thermal_zone*"
 FIXED_ZONES = ("PMIC",)  # a constant on L4T, not a temperature
 NEAR_TRIP_C = 5.0
+# Governors that follow the load: below its cap such a clock shows waiting, not a limit.
+LOAD_GOVERNORS = ("ondemand", "conservative", "schedutil", "interactive", "powersave",
+                  "nvhost_podgov", "simple_ondemand", "tegra_wmark")  # fmt: skip
 CAP_SHARE = 0.95  # a clock below this share of its cap under load is held back
 PROGRAM_TIMEOUT_S = 30.0
 MODE_NAME = re.compile(r"Power Mode: *(\S+)")
@@ -122,12 +125,32 @@ def take_snapshot(root: str = "/") -> BoardSnapshot:
 
 
 def held_back(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
-    """Reasons why performance is limited: clocks below their cap, zones near a trip point.
+    """Reasons why performance is limited: fixed clocks below their cap, zones near a trip point.
 
     Args:
         snapshot: Taken under load.
-        units: `gpu` or `cpu`: the clocks the engine depends on; of the cores the fastest counts,
-            since the load need not run on all.
+        units: `gpu` or `cpu`: the clocks the engine depends on.
+    """
+    low = low_clocks(snapshot, units)
+    reasons = [reason for reason, governor in low if governor not in LOAD_GOVERNORS]
+    for name, zone in snapshot.zones.items():
+        if zone.trip_celsius is not None and zone.celsius > zone.trip_celsius - NEAR_TRIP_C:
+            reasons.append(
+                "{} at {:.1f} C, trip {:.1f} C".format(name, zone.celsius, zone.trip_celsius)
+            )
+    return reasons
+
+
+def governed(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
+    """Clocks that a governor keeps below their cap because of the load; see `held_back`."""
+    low = low_clocks(snapshot, units)
+    return ["{}, {}".format(text, name) for text, name in low if name in LOAD_GOVERNORS]
+
+
+def low_clocks(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[Tuple[str, Optional[str]]]:
+    """(text, governor) of every unit whose clock is below its cap.
+
+    Of the cores the fastest counts, since the load need not run on all.
     """
     reasons = []
     for unit in units:
@@ -136,14 +159,8 @@ def held_back(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
             continue
         best = max(found, key=lambda clock: clock.now_mhz / max(clock.cap_mhz, 1e-9))
         if best.now_mhz < CAP_SHARE * best.cap_mhz:
-            reasons.append(
-                "{} at {:.0f} MHz, cap {:.0f} MHz".format(unit, best.now_mhz, best.cap_mhz)
-            )
-    for name, zone in snapshot.zones.items():
-        if zone.trip_celsius is not None and zone.celsius > zone.trip_celsius - NEAR_TRIP_C:
-            reasons.append(
-                "{} at {:.1f} C, trip {:.1f} C".format(name, zone.celsius, zone.trip_celsius)
-            )
+            text = "{} at {:.0f} MHz, cap {:.0f} MHz".format(unit, best.now_mhz, best.cap_mhz)
+            reasons.append((text, best.governor))
     return reasons
 
 
@@ -154,8 +171,13 @@ class PowerModeNow(NamedTuple):
     name: str
 
 
-def _run(command: List[str]) -> Optional[str]:
-    """Standard output of a program; None when it is missing or fails."""
+def _run(command: List[str], any_status: bool = False) -> Optional[str]:
+    """Standard output of a program; None when it is missing or fails.
+
+    Args:
+        command: Program and arguments.
+        any_status: Take the output whatever the exit status.
+    """
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -169,12 +191,14 @@ def _run(command: List[str]) -> Optional[str]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
+    succeeded = done.returncode == 0 or any_status
+    return done.stdout.decode("utf-8", "replace") if succeeded else None
 
 
 def power_mode() -> Optional[PowerModeNow]:
     """The present nvpmodel mode; None off a Jetson."""
-    text = _run(["nvpmodel", "-q"])
+    # Some releases answer well and end with a status: without root, or where a fan's setting fails.
+    text = _run(["nvpmodel", "-q"], any_status=True)
     if text is None:
         return None
     name = MODE_NAME.search(text)

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import DaemonConfigError
-from deploy_jetson.device.daemon.health.clock import DAY_S, YEAR_2020, ClockCheck
+from deploy_jetson.device.daemon.health.clock import DAY_S, WRITTEN_S, ClockCheck
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.health.notify import Notifier
 from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
@@ -222,7 +222,7 @@ class DaemonService:
             return
         now = time.time()
         try:
-            self.journal.redate(YEAR_2020, now)
+            self.journal.redate(WRITTEN_S, now)
             keys = self.journal.forget(now - self.config.disk.keep_days * DAY_S)
         except OutputError:
             return  # retried at the next run

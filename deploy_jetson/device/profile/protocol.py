@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from deploy_jetson.device.board import BoardSnapshot, CpuTimes, held_back
+from deploy_jetson.device.board import BoardSnapshot, CpuTimes, governed, held_back
 from deploy_jetson.device.power.clock import Clock
 from deploy_jetson.device.power.sampler import open_sampler
 from deploy_jetson.device.power.sensor import Sensor
@@ -150,6 +150,8 @@ class _Run:
         self._keep(kind, times[0][0], end, times)
         for reason in held_back(seen, self.load.units):
             self.notes.append(["throttled", "{}: {}".format(name, reason)])
+        for reason in governed(seen, self.load.units):
+            self.notes.append(["governor", "{}: {}".format(name, reason)])
         if before is not None and after is not None:
             others = (after.machine_s - before.machine_s) - (after.own_s - before.own_s)
             cores = others / (end - start)

@@ -7,7 +7,7 @@ from typing import Optional, Sequence
 
 from deploy_jetson.device.tensorrt.api import PRECISIONS
 from deploy_jetson.device.tensorrt.cache import engine_path
-from deploy_jetson.device.tensorrt.engine import PRECISION_VARIABLE, open_engine
+from deploy_jetson.device.tensorrt.engine import PRECISION_VARIABLE, WORKSPACE_VARIABLE, open_engine
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 from pneumonia.runtime.model.bundle import load_bundle
 
@@ -21,7 +21,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="Model bundle")
     parser.add_argument("--precision", choices=PRECISIONS, help="The best the board has otherwise")
+    parser.add_argument("--workspace-mib", metavar="N", help="Scratch memory; 1024 otherwise")
     options = parser.parse_args(arguments)
+    if options.workspace_mib is not None:
+        os.environ[WORKSPACE_VARIABLE] = options.workspace_mib
     if options.precision is not None:
         os.environ[PRECISION_VARIABLE] = options.precision
     try:

@@ -6,7 +6,7 @@ dropped the precision flags (networks are strongly typed).
 
 import importlib
 import logging
-from typing import Any, List
+from typing import Any, List, Tuple
 
 from pneumonia.runtime.errors import DeviceError
 
@@ -22,10 +22,12 @@ class TensorRtApi:
 
     Args:
         module: `tensorrt`, or one that looks like it.
+        workspace_bytes: Scratch memory that a build may use.
     """
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, workspace_bytes: int = WORKSPACE_BYTES) -> None:
         self.module = module
+        self.workspace_bytes = workspace_bytes
         self.version = str(module.__version__)
         self._logger = module.Logger(module.Logger.WARNING)
         self._runtime: Any = None  # kept: engines may need it as long as they live
@@ -72,9 +74,9 @@ class TensorRtApi:
         config = builder.create_builder_config()
         if hasattr(config, "set_memory_pool_limit"):
             pool = self.module.MemoryPoolType.WORKSPACE
-            config.set_memory_pool_limit(pool, WORKSPACE_BYTES)
+            config.set_memory_pool_limit(pool, self.workspace_bytes)
         else:
-            config.max_workspace_size = WORKSPACE_BYTES
+            config.max_workspace_size = self.workspace_bytes
         return config
 
     def supports(self, builder: Any, precision: str) -> bool:
@@ -106,7 +108,27 @@ class TensorRtApi:
                 fix="A TX2 has fp16 and no int8; TensorRT 11 takes the ONNX file's own types",
             )
 
-    def build(self, builder: Any, onnx: bytes, precision: str, where: str) -> bytes:
+    def _set_timings(self, config: Any, timings: bytes) -> None:
+        """Hand the builder what earlier builds measured; without effect where it refuses that."""
+        if not hasattr(config, "create_timing_cache"):
+            return
+        try:
+            cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
+            config.set_timing_cache(cache, False)
+        except Exception as error:  # a cache of another board or version
+            _LOG.warning("TensorRT refuses the timing cache: %s", type(error).__name__)
+
+    def _timings(self, config: Any) -> bytes:
+        """What the builder has measured by now; empty where it does not say."""
+        try:
+            cache = config.get_timing_cache()
+            return bytes(cache.serialize()) if cache is not None else b""
+        except Exception:
+            return b""
+
+    def build(
+        self, builder: Any, onnx: bytes, precision: str, where: str, timings: bytes = b""
+    ) -> Tuple[bytes, bytes]:
         """Build an engine; takes minutes on a TX2.
 
         Args:
@@ -114,6 +136,10 @@ class TensorRtApi:
             onnx: The model file's bytes.
             precision: One of `PRECISIONS`, supported here.
             where: The file's path, for errors.
+            timings: Timing cache of an earlier build, which shortens this one; may be empty.
+
+        Returns:
+            The engine, and the timing cache for the next build.
 
         Raises:
             DeviceError: The parser refuses the model, or the build fails, often for want of
@@ -122,6 +148,7 @@ class TensorRtApi:
         network = self.network(builder)
         self.parse(network, onnx, where)
         config = self.config(builder)
+        self._set_timings(config, timings)
         if precision != "fp32":
             config.set_flag(self._flag(precision))
         if precision == "int8" and self._flag("fp16") is not None:
@@ -137,7 +164,7 @@ class TensorRtApi:
                 where=where,
                 fix="Often too little free memory; its own messages are on stderr",
             )
-        return bytes(plan)
+        return bytes(plan), self._timings(config)
 
     # --- running --------------------------------------------------------------------------
 
@@ -246,14 +273,14 @@ def _failed(what: str, error: Exception) -> DeviceError:
     return DeviceError(what, found=type(error).__name__, where="engine 'tensorrt'")
 
 
-def load_api(name: str = MODULE) -> TensorRtApi:
+def load_api(name: str = MODULE, workspace_bytes: int = WORKSPACE_BYTES) -> TensorRtApi:
     """Import TensorRT.
 
     Raises:
         DeviceError: It is missing, or its libraries are.
     """
     try:
-        return TensorRtApi(importlib.import_module(name))
+        return TensorRtApi(importlib.import_module(name), workspace_bytes)
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         raise DeviceError(
             "TensorRT cannot be loaded",

@@ -18,6 +18,7 @@ from pneumonia.runtime.errors import OutputError
 MAGIC = b"PNTRT1\n"
 MAX_HEAD_BYTES = 1 << 20
 MAX_FILE_BYTES = 4 << 30
+MAX_TIMINGS_BYTES = 64 << 20
 FOLDER = "tensorrt"
 _LOG = logging.getLogger(__name__)
 
@@ -30,12 +31,14 @@ class EngineKey(NamedTuple):
         compute: Capability of the GPU, for example `62`.
         onnx_sha256: Of the model file.
         precision: fp32, fp16 or int8.
+        workspace_mib: Scratch memory of the build.
     """
 
     version: str
     compute: str
     onnx_sha256: str
     precision: str
+    workspace_mib: int
 
     @property
     def file_name(self) -> str:
@@ -43,6 +46,16 @@ class EngineKey(NamedTuple):
         return "{}-{}-sm{}-trt{}.engine".format(
             self.onnx_sha256[:16], self.precision, self.compute, self.version
         )
+
+    @property
+    def refusal_name(self) -> str:
+        """The file that remembers that such an engine computes wrong."""
+        return self.file_name + ".refused.json"
+
+    @property
+    def timings_name(self) -> str:
+        """The builder's timing cache: of one board and version, for all models."""
+        return "sm{}-trt{}.timings".format(self.compute, self.version)
 
 
 class CachedEngine(NamedTuple):
@@ -119,3 +132,42 @@ def load(key: EngineKey, folder: Optional[str] = None) -> Optional[CachedEngine]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         _LOG.warning("Cached TensorRT engine is not used: %s", error)
         return None
+
+
+def refusal(key: EngineKey, folder: Optional[str] = None) -> Optional[str]:
+    """Why this key's engine was refused before; None when it was not."""
+    path = os.path.join(folder or cache_folder(), key.refusal_name)
+    try:
+        with io.open(path, encoding="utf-8") as stream:
+            document = json.load(stream)
+        return str(document["reason"]) if document["key"] == dict(key._asdict()) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def refuse(key: EngineKey, reason: str, folder: Optional[str] = None) -> None:
+    """Remember that this key's engine computes wrong, so that no start builds it again."""
+    document = OrderedDict([("key", key._asdict()), ("reason", reason)])
+    _keep(key.refusal_name, json.dumps(document).encode("ascii") + b"\n", folder)
+
+
+def load_timings(key: EngineKey, folder: Optional[str] = None) -> bytes:
+    """The timing cache for a key; empty when there is none."""
+    try:
+        with io.open(os.path.join(folder or cache_folder(), key.timings_name), "rb") as stream:
+            return stream.read(MAX_TIMINGS_BYTES)
+    except OSError:
+        return b""
+
+
+def store_timings(key: EngineKey, timings: bytes, folder: Optional[str] = None) -> None:
+    """Write the timing cache, unless it is empty."""
+    if timings:
+        _keep(key.timings_name, timings, folder)
+
+
+def _keep(name: str, data: bytes, folder: Optional[str]) -> None:
+    try:
+        write_bytes(os.path.join(folder or cache_folder(), name), data)
+    except OutputError as error:
+        _LOG.warning("TensorRT cache cannot be written: %s", error)

@@ -10,13 +10,23 @@ import numpy as np
 
 from deploy_jetson.device.tensorrt.api import (
     PRECISIONS,
+    WORKSPACE_BYTES,
     Executor,
     TensorPlace,
     TensorRtApi,
     load_api,
     open_executor,
 )
-from deploy_jetson.device.tensorrt.cache import CachedEngine, EngineKey, load, store
+from deploy_jetson.device.tensorrt.cache import (
+    CachedEngine,
+    EngineKey,
+    load,
+    load_timings,
+    refusal,
+    refuse,
+    store,
+    store_timings,
+)
 from deploy_jetson.device.tensorrt.cuda import CudaRuntime, DeviceBuffer
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
@@ -24,6 +34,8 @@ from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
 from pneumonia.runtime.model.bundle import INT8, Bundle, file_sha256
 
 PRECISION_VARIABLE = "PNEUMONIA_TENSORRT_PRECISION"
+WORKSPACE_VARIABLE = "PNEUMONIA_TENSORRT_WORKSPACE_MIB"
+WORKSPACE_LIMITS_MIB = (16, 65536)
 INT8_ONNX = "model.int8.onnx"  # with quantize/dequantize pairs; listed by the bundle
 # Largest RMS difference over RMS of the NumPy reference's output, on the check input.
 TOLERANCES = {"fp32": 0.01, "fp16": 0.05, "int8": 0.2}
@@ -64,12 +76,18 @@ def _spread(values: np.ndarray) -> np.ndarray:
     return np.asarray(flat[places])
 
 
+class WrongAnswerError(DeviceError):
+    """An engine computes something else than the network."""
+
+
 class TensorRtEngine(Engine):
     """Runs a bundle's ONNX model on the GPU.
 
     A cached engine is used only if it was built by this TensorRT for this GPU from this very file,
     is whole, and still gives the answer it gave when it was new. A new one is checked against the
-    NumPy reference. When a run fails, the engine is prepared once more, then the error stands.
+    NumPy reference; a wrong answer is remembered, so that such an engine is never built twice, and
+    where the precision was not given, fp32 follows fp16. When a run fails, the engine is prepared
+    once more, then the error stands.
 
     Args:
         bundle: The model; it must have model.onnx.
@@ -102,21 +120,20 @@ class TensorRtEngine(Engine):
         self._executor: Optional[Executor] = None
         builder = api.builder()
         whole = bundle.arithmetic == INT8  # model.onnx itself has quantize/dequantize pairs
-        self.precision = precision or (INT8 if whole else api.best_precision(builder))
-        if whole and self.precision != INT8:
+        best = precision or (INT8 if whole else api.best_precision(builder))
+        if whole and best != INT8:
             raise ConfigError(
                 "An int8 bundle needs the precision int8", found=repr(precision), where=bundle.path
             )
-        api.check_precision(builder, self.precision)
-        pairs_beside = self.precision == INT8 and not whole
-        self._path = bundle.file(INT8_ONNX) if pairs_beside else bundle.onnx_path
-        self.key = EngineKey(
-            api.version, cuda.compute_capability(), file_sha256(self._path), self.precision
-        )
+        api.check_precision(builder, best)
         self._plan = b""
-        self.built = not self._use_cached()
-        if self.built:
-            self._build(builder)
+        try:
+            self._open(builder, best, whole)
+        except WrongAnswerError as error:
+            if precision is not None or best != "fp16":
+                raise
+            _LOG.warning("TensorRT runs in fp32, which takes about twice as long: %s", error)
+            self._open(builder, "fp32", whole)
         self.details = {
             "tensorrt": api.version,
             "compute_capability": self.key.compute,
@@ -125,6 +142,30 @@ class TensorRtEngine(Engine):
         }
 
     # --- getting an engine ----------------------------------------------------------------
+
+    def _open(self, builder: Any, precision: str, whole: bool) -> None:
+        """Take the engine of a precision from the cache, or build it."""
+        self.precision = precision
+        pairs_beside = precision == INT8 and not whole
+        self._path = self._bundle.file(INT8_ONNX) if pairs_beside else self._bundle.onnx_path
+        self.key = EngineKey(
+            self._api.version,
+            self._cuda.compute_capability(),
+            file_sha256(self._path),
+            precision,
+            self._api.workspace_bytes >> 20,
+        )
+        known = refusal(self.key, self._folder)
+        if known is not None:
+            raise WrongAnswerError(
+                "TensorRT gave another answer than the network before",
+                found=known,
+                where=precision,
+                fix="Remove {} from its cache to try again".format(self.key.refusal_name),
+            )
+        self.built = not self._use_cached()
+        if self.built:
+            self._build(builder)
 
     def _use_cached(self) -> bool:
         """Whether the cache holds an engine that runs and reproduces its first output."""
@@ -147,14 +188,20 @@ class TensorRtEngine(Engine):
         _LOG.info("Building the TensorRT engine, once for this model and board; takes minutes")
         with io.open(self._path, "rb") as stream:
             onnx = stream.read()
-        self._prepare(self._api.build(builder, onnx, self.precision, self._path))
+        plan, timings = self._api.build(
+            builder, onnx, self.precision, self._path, load_timings(self.key, self._folder)
+        )
+        store_timings(self.key, timings, self._folder)
+        self._prepare(plan)
         image = check_input(self._bundle)
         found = self._attempt(image)
         expected = ReferenceEngine(self.spec, self._bundle.weights()).run(image)
         for name in self.spec.outputs:
             error = relative_error(found[name], expected[name])
             if not error <= TOLERANCES[self.precision]:
-                raise DeviceError(
+                refuse(self.key, "relative error {:.3g}".format(error), self._folder)
+                self._release()
+                raise WrongAnswerError(
                     "TensorRT gives another answer than the network",
                     expected="a relative error of at most {}".format(TOLERANCES[self.precision]),
                     found="{:.3g}".format(error),
@@ -271,11 +318,31 @@ def _worst_difference(found: Dict[str, List[float]], kept: Dict[str, Any]) -> fl
     return max(relative_error(ours, theirs) for ours, theirs in pairs)
 
 
+def workspace_bytes() -> int:
+    """Scratch memory of a build: $PNEUMONIA_TENSORRT_WORKSPACE_MIB, else 1 GiB.
+
+    Raises:
+        ConfigError: The variable is not a number of MiB within the limits.
+    """
+    text = os.environ.get(WORKSPACE_VARIABLE)
+    if not text:
+        return WORKSPACE_BYTES
+    low, high = WORKSPACE_LIMITS_MIB
+    if not text.isdigit() or not low <= int(text) <= high:
+        raise ConfigError(
+            "Workspace of TensorRT does not fit",
+            expected="{} to {} MiB".format(low, high),
+            found=repr(text),
+            where=WORKSPACE_VARIABLE,
+        )
+    return int(text) << 20
+
+
 def open_engine(bundle: Bundle) -> TensorRtEngine:
     """TensorRT for a bundle, in the precision of $PNEUMONIA_TENSORRT_PRECISION or the best one.
 
     Raises:
-        ConfigError: The variable does not name a precision.
+        ConfigError: A variable does not name a precision, or a workspace that fits.
         ArtefactError, DeviceError: See `TensorRtEngine`.
     """
     precision = os.environ.get(PRECISION_VARIABLE) or None
@@ -283,7 +350,7 @@ def open_engine(bundle: Bundle) -> TensorRtEngine:
         raise ConfigError(
             "Unknown precision", ", ".join(PRECISIONS), repr(precision), PRECISION_VARIABLE
         )
-    api = load_api()
+    api = load_api(workspace_bytes=workspace_bytes())
     cuda = CudaRuntime()
     try:
         return TensorRtEngine(bundle, api, cuda, precision)

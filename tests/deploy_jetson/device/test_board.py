@@ -11,6 +11,7 @@ from deploy_jetson.device.board import (
     ThermalZone,
     cpu_times,
     describe_board,
+    governed,
     held_back,
     is_tx2,
     power_mode,
@@ -52,6 +53,13 @@ def test_held_back_by_clock_or_heat():
     slow = dict(clocks, gpu=ClockState(1122.0, 1300.5, None))
     assert held_back(BoardSnapshot(slow, cool), ("gpu",)) == ["gpu at 1122 MHz, cap 1300 MHz"]
     assert held_back(BoardSnapshot(slow, cool), ("cpu",)) == []
+    for governor in ("nvhost_podgov", "schedutil"):  # waits for the load; nothing holds it back
+        idle = {"gpu": ClockState(1122.0, 1300.5, governor)}
+        assert held_back(BoardSnapshot(idle, cool), ("gpu",)) == []
+        assert governed(BoardSnapshot(idle, cool), ("gpu",)) == [
+            f"gpu at 1122 MHz, cap 1300 MHz, {governor}"
+        ]
+    assert governed(BoardSnapshot(slow, cool), ("gpu",)) == []
     hot = {"GPU-therm": ThermalZone(90.6, 95.5), "odd": ThermalZone(99.0, None)}
     assert held_back(BoardSnapshot(clocks, hot), ("gpu",)) == ["GPU-therm at 90.6 C, trip 95.5 C"]
     assert held_back(BoardSnapshot({}, {}), ("gpu", "cpu")) == []
@@ -113,6 +121,13 @@ def test_no_nvpmodel(monkeypatch, tmp_path):
     assert power_mode() is None
     with pytest.raises(DeviceError, match="cannot be set here"):
         set_power_mode(0)
+
+
+def test_a_good_answer_counts_whatever_the_exit_status(nvpmodel, tmp_path):
+    nvpmodel()
+    path = tmp_path / "nvpmodel"
+    path.write_text(path.read_text() + "exit 255\n")
+    assert power_mode() == (3, "MAXP_CORE_ARM")
 
 
 def test_program_that_prints_garbage(tmp_path, monkeypatch):

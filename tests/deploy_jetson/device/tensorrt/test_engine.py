@@ -140,7 +140,7 @@ def test_another_gpu_or_version_builds_its_own(bundle, tmp_path, more):
     other = Machine(bundle, tmp_path, **more)
     assert other.open().built
     assert not first.open().built  # its own file is still there
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.engine"))) == 2
 
 
 def test_foreign_file_under_the_right_name_is_rebuilt(bundle, tmp_path, caplog):
@@ -211,7 +211,59 @@ def test_new_engine_with_a_wrong_answer_is_never_used(bundle, tmp_path):
         machine.host.faults.output = wrong
         with pytest.raises(DeviceError, match="another answer"):
             machine.open()
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*.engine")) == []
+
+
+def test_fp32_follows_an_fp16_that_computes_wrong_and_neither_is_built_again(bundle, tmp_path):
+    machine = Machine(bundle, tmp_path)
+    machine.host.faults.half_output = lambda values: values * np.float32(1.2)
+    engine = machine.open()
+    assert (engine.precision, engine.built, machine.builds) == ("fp32", True, 2)
+    agrees(engine, bundle)
+    again = machine.open()
+    assert (again.precision, again.built, machine.builds) == ("fp32", False, 2)
+    assert again.details["precision"] == "fp32"
+    agrees(again, bundle)
+    other = Machine(bundle, tmp_path, version="8.2.1.9")  # its own key
+    assert other.open().precision == "fp16"
+
+
+def test_a_refused_engine_is_not_built_again(bundle, tmp_path):
+    machine = Machine(bundle, tmp_path)
+    machine.host.faults.output = lambda values: -values
+    for precision in (None, "fp16", "fp32"):
+        with pytest.raises(DeviceError, match="another answer"):
+            machine.open(precision)
+    assert machine.builds == 2  # fp16 and fp32, in the first start
+    with pytest.raises(DeviceError, match=r"relative error 2.*sm62-trt8.2.1.8.engine.refused.json"):
+        machine.open("fp16")
+    machine.host.faults.output = None
+    for path in tmp_path.glob("*.refused.json"):
+        path.write_text("damaged")  # counts as none
+    assert machine.open().precision == "fp16"
+
+
+def test_builds_share_their_measured_times(bundle, tmp_path):
+    machine = Machine(bundle, tmp_path)
+    machine.open("fp16")
+    machine.open("fp32")
+    assert machine.host.faults.timings == [b"times", b"times+FP16"]
+    (tmp_path / "sm62-trt8.2.1.8.timings").write_bytes(b"garbage")
+    engine_file = Path(engine_path(machine.open("fp32").key, str(tmp_path)))
+    engine_file.unlink()
+    agrees(machine.open("fp32"), bundle)
+
+
+def test_scratch_memory_of_a_build_can_be_set(bundle, installed, monkeypatch):
+    monkeypatch.setenv("PNEUMONIA_TENSORRT_WORKSPACE_MIB", "256")
+    assert open_engine(bundle, "tensorrt").built
+    monkeypatch.delenv("PNEUMONIA_TENSORRT_WORKSPACE_MIB")
+    assert open_engine(bundle, "tensorrt").built  # another setting, another engine
+    assert installed.host.faults.workspaces == [256 << 20, 1 << 30]
+    for wrong in ("8", "many", "-1", "1e9"):
+        monkeypatch.setenv("PNEUMONIA_TENSORRT_WORKSPACE_MIB", wrong)
+        with pytest.raises(ConfigError, match="16 to 65536 MiB"):
+            open_engine(bundle, "tensorrt")
 
 
 def test_model_it_cannot_read_says_why(bundle, tmp_path):

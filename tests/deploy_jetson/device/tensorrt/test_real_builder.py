@@ -46,7 +46,7 @@ def test_our_model_is_built(onnx):
     api = HostApi(rtx)
     builder = api.builder()
     assert api.best_precision(builder) == "fp32"  # no flags: the file's own types
-    plan = api.build(builder, onnx, "fp32", "model.onnx")
+    plan, _ = api.build(builder, onnx, "fp32", "model.onnx")
     assert len(plan) > 1000
 
 
