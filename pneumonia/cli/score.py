@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from pneumonia.runtime.model.detector import Detector
     from pneumonia.scoring.batch.run import ScoreSettings, ScoreSummary
-    from pneumonia.scoring.batch.send import SendSummary
     from pneumonia.scoring.image.records import ImageRecord
     from pneumonia.scoring.inputs import InputSource
+    from pneumonia.scoring.network.send import SendSummary
 
 MAX_FAILURES_SHOWN = 20
 ENGINE_THREADS = max(1, (os.cpu_count() or 1) // 2)  # the other half decodes and writes

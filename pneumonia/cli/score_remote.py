@@ -11,9 +11,9 @@ from pneumonia.cli.terminal import progress_bar
 from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pneumonia.scoring.batch.dicom_peer import Peer
-    from pneumonia.scoring.batch.send import SendSummary
     from pneumonia.scoring.inputs import InputSource
+    from pneumonia.scoring.network.dicom_peer import Peer
+    from pneumonia.scoring.network.send import SendSummary
 
 PEER = "TITLE@HOST:PORT"
 OPTIONS = (
@@ -123,8 +123,8 @@ def _server(options: RemoteOptions) -> "InputSource":
 
     wanted = Query(options.study, options.accession, options.date)
     if options.pacs:
-        from pneumonia.scoring.batch.dicom_peer import parse_peer
         from pneumonia.scoring.inputs.pacs import PacsInput
+        from pneumonia.scoring.network.dicom_peer import parse_peer
 
         return PacsInput(parse_peer(options.pacs), wanted, _title(options), options.move_port)
     from pneumonia.scoring.inputs.dicomweb import DicomwebInput
@@ -142,7 +142,7 @@ def _require(package: str, extra: str = "pacs") -> None:
 
 
 def _title(options: RemoteOptions) -> str:
-    from pneumonia.scoring.batch.dicom_peer import OWN_TITLE, checked_title
+    from pneumonia.scoring.network.dicom_peer import OWN_TITLE, checked_title
 
     return checked_title(options.aet or OWN_TITLE)
 
@@ -152,14 +152,14 @@ def destination(options: RemoteOptions) -> "tuple[Peer, str] | None":
     if not options.send:
         return None
     _require("pynetdicom")
-    from pneumonia.scoring.batch.dicom_peer import parse_peer
+    from pneumonia.scoring.network.dicom_peer import parse_peer
 
     return parse_peer(options.send), _title(options)
 
 
 def send(out: Path, target: "tuple[Peer, str]") -> "SendSummary":
     """Send the results of a folder, with a progress bar."""
-    from pneumonia.scoring.batch.send import send_results
+    from pneumonia.scoring.network.send import send_results
 
     with progress_bar("send") as progress:
         return send_results(out, *target, progress)

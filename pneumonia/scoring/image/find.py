@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image_names import image_ids, printable
+from pneumonia.scoring.image.expected import ExpectedObject
 
 # Suffixes no radiograph has: export folders contain such files; they are not failures.
 OTHER_FILES = (
@@ -31,6 +32,7 @@ class FoundFile:
         member: Index in the zip at `path`; -1 for a file of its own.
         codes: Coded facts from a server's answer to the query.
         detail: What a server answered when it did not deliver the file, such as `HTTP 404`.
+        expected: What a file from a server must hold; None for local files.
         is_other: Whether the name is that of a file type which is never scored.
     """
 
@@ -42,6 +44,7 @@ class FoundFile:
     member: int = -1
     codes: dict[str, str | None] = field(default_factory=dict)
     detail: str = ""
+    expected: ExpectedObject | None = None
     is_other: bool = False
 
 
@@ -55,6 +58,7 @@ class SourceEntry(NamedTuple):
     member: int = -1
     codes: dict[str, str | None] = {}  # noqa: RUF012 - never changed
     detail: str = ""
+    expected: ExpectedObject | None = None
 
 
 def _kind(path: str) -> str:

@@ -15,6 +15,7 @@ from pneumonia.runtime.results import header_from_bytes
 from pneumonia.scoring.batch.audit import STUDIES
 from pneumonia.scoring.batch.settings import ScoreSettings, software_versions
 from pneumonia.scoring.image.deidentify import deidentified_header
+from pneumonia.scoring.image.expected import STATUS_OF
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.image.growing import has_grown
 from pneumonia.scoring.image.records import (
@@ -103,7 +104,7 @@ class ImageJob:
         if file.status:
             return self.unread(file)
         earlier = self.earlier(file)
-        if earlier and not file.path:  # of a server, where an instance never changes
+        if earlier and not file.path:  # of a server, and not fetched again
             return Read(file, key, earlier, DecodedFile("known"))
         known = earlier.sha256 if earlier else ""
         decoded = self._child().decode(file.path, known, file.member)
@@ -142,10 +143,15 @@ class ImageJob:
         if self.settings.fresh or self.settings.identifiers:
             return None
         key = self.key_of(file)
-        record = read_study(self.out / STUDIES / f"{key}.json", file, key, self.model)
+        path = self.out / STUDIES / f"{key}.json"
+        record = read_study(path, file, key, self.model, self._revision_key(file))
         if record is None or not all(writer.is_complete(record) for writer in self.writers):
             return None
         return record
+
+    def _revision_key(self, file: FoundFile) -> str:
+        revision = file.expected.revision if file.expected else ""
+        return salted_key(self.salt, "revision", revision) if revision else ""
 
     # --- detect: one image at a time ---
 
@@ -160,15 +166,9 @@ class ImageJob:
             return ImageRecord(file, key, file.status, file.reason, info=dict(file.codes)), None
         if decoded.status == "known" and earlier is not None:
             return earlier, None
-        record = self._record(file, key, decoded)
-        if decoded.canvas is None:
-            return self._refused(record, decoded), None
-        selection = select_image(decoded.info, decoded.warnings, self.settings.rules)
-        record = replace(record, warnings=selection.warnings)
-        if selection.status:
-            return replace(record, status=selection.status, reason=selection.reason), None
-        if self._is_named_in_pixels(selection.warnings):
-            return replace(record, status="rejected", reason="burned_in_annotation"), None
+        record = self._considered(file, key, decoded)
+        if decoded.canvas is None or record.reason:
+            return record, None
         started = time.perf_counter()
         try:
             prediction = self.detector.predict_on_canvas(
@@ -190,6 +190,22 @@ class ImageJob:
             header = deidentified_header(header, self.salt)
         return record, ScoredStudy(record, decoded.pixels, header)
 
+    def _considered(self, file: FoundFile, key: str, decoded: DecodedFile) -> ImageRecord:
+        """The record of a decoded image before detection; its reason says why it is not scored."""
+        record = self._record(file, key, decoded)
+        if decoded.canvas is None:
+            return self._refused(record, decoded)
+        mismatch = file.expected.mismatch(decoded.identity) if file.expected else ""
+        if mismatch:
+            return ImageRecord(file, key, STATUS_OF[mismatch], mismatch)
+        selection = select_image(decoded.info, decoded.warnings, self.settings.rules)
+        record = replace(record, warnings=selection.warnings)
+        if selection.status:
+            return replace(record, status=selection.status, reason=selection.reason)
+        if self._is_named_in_pixels(selection.warnings):
+            return replace(record, status="rejected", reason="burned_in_annotation")
+        return record
+
     def _is_named_in_pixels(self, warnings: tuple[str, ...]) -> bool:
         refuses = bool(self.settings.deidentify) and not self.settings.allow_burned_in
         return refuses and "burned_in_annotation" in warnings
@@ -209,6 +225,7 @@ class ImageJob:
             timings_ms={"decode": _milliseconds(decoded.seconds)},
             identity=decoded.identity if self.settings.identifiers else {},
             instance_key=salted_key(self.salt, "instance", instance) if instance else "",
+            revision_key=self._revision_key(file),
         )
 
     def _refused(self, record: ImageRecord, decoded: DecodedFile) -> ImageRecord:

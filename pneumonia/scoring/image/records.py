@@ -77,6 +77,8 @@ class ImageRecord:
         timings_ms: Durations by step.
         identity: UIDs, accession number and study date, only when the user asked for them.
         reused: Taken over from an earlier run on the same bytes.
+        revision_key: Salted hash of patient and study as the server described them; empty for
+            local files.
     """
 
     file: FoundFile
@@ -93,6 +95,7 @@ class ImageRecord:
     identity: dict[str, str] = field(default_factory=dict)
     reused: bool = False
     instance_key: str = ""
+    revision_key: str = ""
 
     @property
     def is_other_file(self) -> bool:
@@ -177,6 +180,7 @@ def study_document(record: ImageRecord, model: Model, versions: dict[str, str]) 
         "study_key": record.study_key,
         "image_id": record.file.image_id,
         "instance_key": record.instance_key,
+        "revision_key": record.revision_key,
         "identity": record.identity,
         "sha256": record.sha256,
         "bytes": record.n_bytes,
@@ -201,8 +205,10 @@ def study_document(record: ImageRecord, model: Model, versions: dict[str, str]) 
     }
 
 
-def read_study(path: Path, file: FoundFile, key: str, model: Model) -> ImageRecord | None:
-    """The record an earlier run left, or None unless every setting and the model are the same."""
+def read_study(
+    path: Path, file: FoundFile, key: str, model: Model, revision_key: str = ""
+) -> ImageRecord | None:
+    """The record an earlier run left; None if model, a setting or the server's study differs."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         same = (
@@ -210,6 +216,7 @@ def read_study(path: Path, file: FoundFile, key: str, model: Model) -> ImageReco
             and document["image_id"] == file.image_id
             and document["model"]["hash"] == model.model_hash
             and document["settings_hash"] == model.settings_hash
+            and document["revision_key"] == revision_key
         )
         if not same:
             return None
@@ -232,6 +239,7 @@ def read_study(path: Path, file: FoundFile, key: str, model: Model) -> ImageReco
             timings_ms=dict(document["timings_ms"]),
             reused=True,
             instance_key=str(document["instance_key"]),
+            revision_key=revision_key,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

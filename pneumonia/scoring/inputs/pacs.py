@@ -1,6 +1,6 @@
 """Images of a PACS: C-FIND to find them, C-GET or C-MOVE to fetch them (DICOM PS3.4 C)."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,11 +15,22 @@ from pneumonia.runtime.image.attributes import all_values, first_text
 from pneumonia.runtime.image.decodable import decodable_syntaxes
 from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.batch.dicom_peer import OWN_TITLE, Peer, association
 from pneumonia.scoring.batch.settings import ScoreSettings
+from pneumonia.scoring.image.expected import STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.inputs import IsDone
-from pneumonia.scoring.inputs.query import Query, RemoteImage, arrived, fetched_path, is_uid
+from pneumonia.scoring.inputs.object_uids import object_uids
+from pneumonia.scoring.inputs.query import (
+    STUDY_ANSWER,
+    FoundStudies,
+    FoundStudy,
+    Query,
+    RemoteImage,
+    arrived,
+    fetched_path,
+    is_uid,
+)
+from pneumonia.scoring.network.dicom_peer import OWN_TITLE, Peer, association
 
 FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 3, 2))
 # What a chest radiograph is stored as: CR, DX, secondary capture, its multi-frame kinds.
@@ -27,7 +38,7 @@ STORAGE = tuple(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("1", "1.1", "1.1.1", "7", "7.2", "7.3")
 )
 PENDING = (0xFF00, 0xFF01)
-SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 NEITHER = 0xA900  # PS3.4 C.4.2.1.5: "identifier does not match SOP class", not what was asked for
 
 
@@ -61,24 +72,22 @@ class PacsInput:
     # --- find ---
 
     def query(self, settings: ScoreSettings) -> list[SourceEntry]:
-        """The instances of all studies that match, by their UIDs."""
+        """The instances of all studies that match, by their UIDs; and studies that do not match."""
         from pynetdicom import build_context
 
         images: dict[str, RemoteImage] = {}
+        found = FoundStudies()
         with association(self.peer, self.own_title, [build_context(FIND)]) as peer:
-            for study in self._studies(peer):
-                for image in self._images(peer, study):
+            for asked in self.wanted.each():
+                answers = self._find(peer, "STUDY", {**dict.fromkeys(STUDY_ANSWER, ""), **asked})
+                found.add(asked, [_study(answer) for answer in answers])
+            for uid, study in sorted(found.studies.items()):
+                for image in self._images(peer, uid, study):
                     images.setdefault(image.relative, image)
-        return [images[name].entry(settings.rules) for name in sorted(images)]
+        entries = [images[name].entry(settings.rules) for name in sorted(images)]
+        return entries + found.refused()
 
-    def _studies(self, peer: Any) -> list[str]:
-        found: set[str] = set()
-        for asked in self.wanted.each():
-            answers = self._find(peer, "STUDY", {"StudyInstanceUID": "", **asked})
-            found |= {first_text(answer, "StudyInstanceUID") for answer in answers}
-        return sorted(uid for uid in found if is_uid(uid))
-
-    def _images(self, peer: Any, study: str) -> Iterator[RemoteImage]:
+    def _images(self, peer: Any, study: str, found: FoundStudy) -> Iterator[RemoteImage]:
         asked = {
             "SeriesInstanceUID": "",
             "Modality": "",
@@ -87,12 +96,16 @@ class PacsInput:
         }
         for series in self._find(peer, "SERIES", {"StudyInstanceUID": study, **asked}):
             uid = first_text(series, "SeriesInstanceUID")
-            if not is_uid(uid):
+            if not is_uid(uid) or first_text(series, "StudyInstanceUID") not in ("", study):
                 continue
             known = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
             for instance in self._find(peer, "IMAGE", {**known, "SOPInstanceUID": ""}):
                 name = first_text(instance, "SOPInstanceUID")
-                if is_uid(name):
+                is_other = any(
+                    first_text(instance, keyword) not in ("", value)
+                    for keyword, value in known.items()
+                )
+                if is_uid(name) and not is_other:
                     yield RemoteImage(
                         study,
                         uid,
@@ -100,21 +113,26 @@ class PacsInput:
                         all_values(series, "Modality"),
                         all_values(series, "BodyPartExamined"),
                         first_text(series, "SeriesDescription"),
+                        found,
                     )
 
     def _find(self, peer: Any, level: str, asked: dict[str, str]) -> list[Dataset]:
         found = []
-        for status, answer in peer.send_c_find(_identifier(level, asked), FIND):
-            code = status.get("Status") if status else None
-            if code in PENDING and answer is not None:
-                found.append(answer)
-            elif code != SUCCESS:
-                raise DataError(
-                    "PACS does not answer the query",
-                    found="no answer" if code is None else f"status 0x{code:04X}",
-                    where=self.endpoint,
-                )
+        try:
+            for status, answer in peer.send_c_find(_identifier(level, asked), FIND):
+                code = status.get("Status") if status else None
+                if code in PENDING and answer is not None:
+                    found.append(answer)
+                elif code != SUCCESS:
+                    raise self._no_answer("no answer" if code is None else f"status 0x{code:04X}")
+        except ValueError:  # no accepted presentation context
+            raise self._no_answer("does not offer C-FIND at study root") from None
+        except RuntimeError:
+            raise self._no_answer("the association ended") from None
         return found
+
+    def _no_answer(self, found: str) -> DataError:
+        return DataError("PACS does not answer the query", found=found, where=self.endpoint)
 
     # --- get or move ---
 
@@ -125,11 +143,13 @@ class PacsInput:
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
         absent = [entry for entry in needed if not fetched_path(folder, entry.relative).is_file()]
         answers: dict[str, str] = {}
+        taker = _Taker(folder, absent, self.max_file_bytes, progress)
         if absent:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            answers = self._bring(absent, _Taker(folder, absent, self.max_file_bytes, progress))
+            answers = self._bring(absent, taker)
         found = {
-            entry.relative: arrived(entry, folder, answers.get(_series_of(entry), ""))
+            entry.relative: taker.refusal(entry)
+            or arrived(entry, folder, answers.get(_series_of(entry), ""))
             for entry in needed
         }
         return [found.get(entry.relative, entry) for entry in entries]
@@ -147,7 +167,11 @@ class PacsInput:
             for name, _ in series:
                 study, uid = name.split("/")
                 asked = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
-                answers[name] = ask(_identifier("SERIES", asked))
+                taker.series = name
+                try:
+                    answers[name] = ask(_identifier("SERIES", asked))
+                except DataError:
+                    answers[name] = "no association"
                 taker.check()
         return answers
 
@@ -164,7 +188,7 @@ class PacsInput:
 
         def ask(identifier: Dataset) -> str:
             with association(self.peer, self.own_title, contexts, roles, handlers) as peer:
-                return _ended_with(peer.send_c_get(identifier, GET))
+                return _ended_with(lambda: peer.send_c_get(identifier, GET))
 
         yield ask
 
@@ -184,36 +208,50 @@ class PacsInput:
             raise ConfigError(
                 "Port for C-MOVE cannot be opened", found=error.strerror, where=str(self.move_port)
             ) from None
-        try:
+
+        def ask(identifier: Dataset) -> str:
             with association(self.peer, self.own_title, [build_context(MOVE)]) as peer:
-                yield lambda asked: _ended_with(peer.send_c_move(asked, self.own_title, MOVE))
+                return _ended_with(lambda: peer.send_c_move(identifier, self.own_title, MOVE))
+
+        try:
+            yield ask
         finally:
             server.shutdown()
 
 
 class _Taker:
-    """Receives objects from a PACS: only requested ones, each as a whole file."""
+    """Receives objects from a PACS: only requested ones, each as a whole file.
+
+    Attributes:
+        series: `study/series` that the PACS was asked for last.
+    """
 
     def __init__(
         self, folder: Path, wanted: list[SourceEntry], max_bytes: int, progress: Progress | None
     ) -> None:
+        self.series = ""
         self._folder = folder
-        self._left = {fetched_path(folder, entry.relative).name for entry in wanted}
+        self._left = {entry.relative for entry in wanted}
         self._total = len(self._left)
         self._max_bytes = max_bytes
         self._progress = progress
+        self._refused: dict[str, tuple[str, str]] = {}  # relative -> status, reason
         self._error: OutputError | None = None
 
     def take(self, event: Any) -> int:
         """Store one object; returns a C-STORE status (PS3.4 B.2.3)."""
-        name = f"{event.request.AffectedSOPInstanceUID}.dcm"
-        if name not in self._left:
-            return NEITHER
+        asked = f"{self.series}/{event.request.AffectedSOPInstanceUID}.dcm"
+        if len(event.request.DataSet.getbuffer()) > self._max_bytes:
+            self._refuse(asked, ("rejected", "resource_limit"))
+            return CANNOT_UNDERSTAND  # of this object: "out of resources" would end the retrieval
         data = event.encoded_dataset()
-        if len(data) > self._max_bytes:
-            return OUT_OF_RESOURCES
+        uids = object_uids(data)
+        name = asked if uids is None else "/".join(uids) + ".dcm"
+        if name not in self._left:
+            self._refuse(asked, (STATUS_OF[WRONG_OBJECT], WRONG_OBJECT))
+            return NEITHER
         try:
-            write_bytes(str(self._folder / name), data)
+            write_bytes(str(fetched_path(self._folder, name)), data)
         except OutputError as error:
             self._error = error
             return OUT_OF_RESOURCES
@@ -221,6 +259,17 @@ class _Taker:
         if self._progress is not None:
             self._progress(self._total - len(self._left), self._total, "fetch")
         return SUCCESS
+
+    def _refuse(self, relative: str, reason: tuple[str, str]) -> None:
+        if relative in self._left:
+            self._refused[relative] = reason
+
+    def refusal(self, entry: SourceEntry) -> SourceEntry | None:
+        """The entry with the reason why what the PACS sent was not taken; None for no reason."""
+        if entry.relative not in self._left or entry.relative not in self._refused:
+            return None
+        status, reason = self._refused[entry.relative]
+        return entry._replace(status=status, reason=reason)
 
     def check(self) -> None:
         """Raise the error that occurred in the storing thread."""
@@ -241,9 +290,19 @@ def _series_of(entry: SourceEntry) -> str:
     return entry.relative.rsplit("/", 1)[0]
 
 
-def _ended_with(answers: Iterable[tuple[Dataset, Dataset | None]]) -> str:
+def _study(answer: Dataset) -> Mapping[str, str]:
+    """Values of STUDY_ANSWER in an answer about a study."""
+    return {keyword: first_text(answer, keyword) for keyword in STUDY_ANSWER}
+
+
+def _ended_with(ask: Callable[[], Iterable[tuple[Dataset, Dataset | None]]]) -> str:
     """Wait until a retrieval ends; its last status (PS3.4 C.4.3), such as `status 0xA702`."""
     code = None
-    for status, _ in answers:
-        code = status.get("Status") if status else None
+    try:
+        for status, _ in ask():
+            code = status.get("Status") if status else None
+    except ValueError:  # no accepted presentation context
+        return "the PACS does not offer the retrieval"
+    except RuntimeError:
+        code = None
     return "the connection broke off" if code is None else f"status 0x{code:04X}"

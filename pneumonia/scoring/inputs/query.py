@@ -1,16 +1,21 @@
 """The query to a server, and its answers as entries of a batch."""
 
+import hashlib
+import json
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydicom.filereader import read_file_meta_info
-
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.image.attributes import joined_text
 from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES, OWN_SERIES, coded
+from pneumonia.scoring.image.expected import (
+    NOT_ASKED_FOR,
+    STATUS_OF,
+    ExpectedObject,
+    open_keys,
+)
 from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.image.selection import SelectionRules
 
@@ -19,6 +24,11 @@ _DATE = re.compile(r"\d{8}(-\d{8})?|\d{8}-|-\d{8}")
 _ACCESSION = re.compile(r"[^\\*?\x00-\x1f]{1,16}")
 # Modalities of series without images: reports, presentation states, key objects, documents, ...
 NOT_IMAGES = frozenset(("SR", "PR", "KO", "DOC", "REG", "FID", "RWV", "RTPLAN", "RTSTRUCT", "AU"))
+# Of a study: its UID, the matching keys, and what a corrected patient or study changes.
+STUDY_ANSWER = (
+    "StudyInstanceUID", "AccessionNumber", "StudyDate", "PatientID", "PatientName",
+    "PatientBirthDate", "PatientSex",
+)  # fmt: skip
 OWN_MODALITIES = frozenset(("SR", "PR", "OT"))
 
 
@@ -70,6 +80,77 @@ def is_uid(text: str) -> bool:
     return bool(_UID.fullmatch(text)) and ".." not in text
 
 
+class FoundStudy(NamedTuple):
+    """A study that fits the query.
+
+    Attributes:
+        keys, revision: See `ExpectedObject`.
+    """
+
+    keys: tuple[tuple[tuple[str, str], ...], ...] = ()
+    revision: str = ""
+
+
+class FoundStudies:
+    """The studies of a server's answers, each answer held against its question.
+
+    Servers ignore matching keys that they do not support, and answer with other studies.
+
+    Attributes:
+        studies: Study Instance UID -> what the answers say about it.
+        dropped: Study Instance UIDs of the answers that contradict their question.
+    """
+
+    def __init__(self) -> None:
+        self.studies: dict[str, FoundStudy] = {}
+        self.dropped: set[str] = set()
+        self._confirmed: set[str] = set()
+
+    def add(self, asked: Mapping[str, str], answers: Iterable[Mapping[str, str]]) -> None:
+        """Take all answers to one question.
+
+        Args:
+            asked: Matching keys by keyword, from `Query.each`.
+            answers: Values of each answer by keyword, at least those of STUDY_ANSWER.
+        """
+        left: dict[str, dict[str, str]] = {}
+        contradicted = set()
+        for answer in answers:
+            uid = answer.get("StudyInstanceUID", "").strip(" \0")
+            if not is_uid(uid):
+                continue
+            keys = open_keys(asked, answer)
+            if keys is None:
+                contradicted.add(uid)
+                continue
+            left[uid] = {**left.get(uid, {}), **keys}
+            self._describe(uid, answer)
+        for uid, keys in left.items():
+            # one UID for two studies, of which one fits: the header of each image decides
+            unconfirmed = asked if uid in contradicted else keys
+            self._allow(uid, tuple(sorted(unconfirmed.items())))
+        self.dropped = (self.dropped | contradicted) - self.studies.keys()
+
+    def _describe(self, uid: str, answer: Mapping[str, str]) -> None:
+        study = self.studies.setdefault(uid, FoundStudy())
+        line = json.dumps([answer.get(keyword, "") for keyword in STUDY_ANSWER])
+        lines = sorted({*study.revision.splitlines(), line})
+        self.studies[uid] = study._replace(revision="\n".join(lines))
+
+    def _allow(self, uid: str, keys: tuple[tuple[str, str], ...]) -> None:
+        """Add an alternative; a study that one answer confirms needs no other."""
+        study = self.studies[uid]
+        if not keys:
+            self._confirmed.add(uid)
+        alternatives = () if uid in self._confirmed else (*study.keys, keys)
+        self.studies[uid] = study._replace(keys=alternatives)
+
+    def refused(self) -> list[SourceEntry]:
+        """An entry for each study that was not asked for."""
+        status = STATUS_OF[NOT_ASKED_FOR]
+        return [SourceEntry("", uid, status, NOT_ASKED_FOR) for uid in sorted(self.dropped)]
+
+
 class RemoteImage(NamedTuple):
     """One instance from a server's answer.
 
@@ -77,6 +158,7 @@ class RemoteImage(NamedTuple):
         study, series, instance: Their UIDs.
         modality, body_part: Values of its series' attributes; empty where the answer has none.
         description: Description of its series; empty where the answer has none.
+        found: The answer about its study.
     """
 
     study: str
@@ -85,6 +167,7 @@ class RemoteImage(NamedTuple):
     modality: Sequence[Any]
     body_part: Sequence[Any]
     description: str = ""
+    found: "FoundStudy" = FoundStudy()
 
     @property
     def relative(self) -> str:
@@ -104,7 +187,10 @@ class RemoteImage(NamedTuple):
         }
         if codes["modality"] is not None and codes["modality"] not in rules.modality:
             return SourceEntry("", self.relative, "skipped", "not_frontal_chest", -1, codes)
-        return SourceEntry("", self.relative, "", "", -1, codes)
+        expected = ExpectedObject(
+            (self.study, self.series, self.instance), self.found.keys, self.found.revision
+        )
+        return SourceEntry("", self.relative, "", "", -1, codes, expected=expected)
 
 
 def _has_only(values: Sequence[Any], codes: Container[str]) -> bool:
@@ -118,12 +204,12 @@ def _is_own_series(modality: Sequence[Any], description: str) -> bool:
 
 
 def fetched_path(folder: Path, relative: str) -> Path:
-    """Path of a fetched image."""
-    return folder / relative.rsplit("/", 1)[-1]
+    """Path of a fetched image; two studies may hold the same SOP Instance UID."""
+    return folder / f"{hashlib.sha256(relative.encode('ascii')).hexdigest()[:32]}.dcm"
 
 
 def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
-    """The entry with its file, or as `failed` when that is missing or another instance.
+    """The entry with its file, or as `failed` when that is missing.
 
     Args:
         entry: From `RemoteImage.entry`.
@@ -133,15 +219,4 @@ def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
     path = fetched_path(folder, entry.relative)
     if not path.is_file():
         return entry._replace(status="failed", reason="not_retrieved", detail=detail)
-    if not holds_instance(path, path.name.removesuffix(".dcm")):
-        return entry._replace(status="failed", reason="wrong_object")
     return entry._replace(path=str(path))
-
-
-def holds_instance(path: Path, uid: str) -> bool:
-    """Whether a file has this SOP Instance UID, or none that can be read."""
-    try:
-        meta = read_file_meta_info(str(path))
-    except Exception:  # parsers of foreign files raise anything
-        return True
-    return joined_text(meta, "MediaStorageSOPInstanceUID") in ("", uid)

@@ -12,6 +12,7 @@ from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs import dicomweb
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.query import Query
+from pneumonia.scoring.network import dicomweb_service
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.patients import patient
 
@@ -93,8 +94,8 @@ def server(tmp_path, bright, monkeypatch):
     files["text"] = b"this is not DICOM" * 9
     files["huge"] += b"\0" * 300_000
     monkeypatch.setattr(dicomweb, "PAGE", 4)
-    retries = dicomweb.RETRIES.new(backoff_factor=0.01)
-    monkeypatch.setattr(dicomweb, "RETRIES", retries)
+    retries = dicomweb_service.RETRIES.new(backoff_factor=0.01)
+    monkeypatch.setattr(dicomweb_service, "RETRIES", retries)
     with serving() as found:
         found.files = files
         yield found
@@ -208,7 +209,9 @@ def test_a_query_without_an_answer_is_one_error(server, answer, word, detector, 
 
 
 def test_nobody_there(detector, tmp_path, monkeypatch):
-    monkeypatch.setattr(dicomweb, "RETRIES", dicomweb.RETRIES.new(backoff_factor=0.01))
+    monkeypatch.setattr(
+        dicomweb_service, "RETRIES", dicomweb_service.RETRIES.new(backoff_factor=0.01)
+    )
     with serving() as server:
         source = opened(server)
     with pytest.raises(DataError, match="ConnectionError"):
@@ -216,7 +219,7 @@ def test_nobody_there(detector, tmp_path, monkeypatch):
 
 
 def test_credentials_are_sent_and_written_nowhere(server, detector, tmp_path, monkeypatch):
-    monkeypatch.setenv(dicomweb.TOKEN, "SECRETTOKEN")
+    monkeypatch.setenv(dicomweb_service.TOKEN, "SECRETTOKEN")
     score_batch(opened(server), tmp_path / "out", detector)
     assert {headers["Authorization"] for _, _, headers in server.asked} == {"Bearer SECRETTOKEN"}
     for path in (tmp_path / "out").rglob("*"):
@@ -224,8 +227,8 @@ def test_credentials_are_sent_and_written_nowhere(server, detector, tmp_path, mo
 
 
 def test_user_and_password(server, monkeypatch):
-    monkeypatch.setenv(dicomweb.USER, "me")
-    monkeypatch.setenv(dicomweb.PASSWORD, "secret")
+    monkeypatch.setenv(dicomweb_service.USER, "me")
+    monkeypatch.setenv(dicomweb_service.PASSWORD, "secret")
     opened(server).query(ScoreSettings())
     assert server.asked[0][2]["Authorization"] == "Basic bWU6c2VjcmV0"
 

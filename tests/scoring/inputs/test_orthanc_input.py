@@ -9,11 +9,11 @@ from pneumonia.cli import group, run
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.scoring.batch.audit import verify_audit
-from pneumonia.scoring.batch.dicom_peer import Peer
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import Query
+from pneumonia.scoring.network.dicom_peer import Peer
 from tests.peers import free_port
 from tests.runtime.dicoms import SERIES
 from tests.scoring.batches import counting

@@ -5,10 +5,10 @@ import json
 import pytest
 from pydicom.dataset import Dataset
 
-from pneumonia.scoring.batch.dicom_peer import Peer
 from pneumonia.scoring.batch.run import score_batch
 from pneumonia.scoring.inputs.pacs import FIND, GET, PacsInput
 from pneumonia.scoring.inputs.query import Query
+from pneumonia.scoring.network.dicom_peer import Peer
 from tests.runtime.dicoms import SERIES
 
 PENDING, REFUSED = 0xFF00, 0xA702  # "unable to perform sub-operations" (PS3.4 C.4.3.1.4)

@@ -15,8 +15,8 @@ from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.append_log import AppendLog
 from pneumonia.scoring.batch.audit import AuditLog
-from pneumonia.scoring.batch.dicom_peer import OWN_TITLE, Peer, association
 from pneumonia.scoring.batch.folder import locked_folder
+from pneumonia.scoring.network.dicom_peer import OWN_TITLE, Peer, association
 from pneumonia.scoring.outputs.dicom import FOLDER
 
 SENT_LOG = "sent.jsonl"

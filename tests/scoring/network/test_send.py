@@ -11,9 +11,9 @@ from pynetdicom import AE, evt
 
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.batch.audit import verify_audit
-from pneumonia.scoring.batch.dicom_peer import Peer, parse_peer
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
-from pneumonia.scoring.batch.send import CLASSES, send_results
+from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
+from pneumonia.scoring.network.send import CLASSES, send_results
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
 from tests.peers import free_port, peer

@@ -1,0 +1,148 @@
+"""A DICOMweb service: its address, credentials, certificates and proxies (DICOM PS3.18)."""
+
+import logging
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import sleep
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies, get_netrc_auth
+from urllib3.exceptions import InvalidHeader, MaxRetryError, ResponseError
+from urllib3.util.retry import Retry
+
+from pneumonia.runtime.errors import ConfigError
+
+log = logging.getLogger(__name__)
+TOKEN = "PNEUMONIA_DICOMWEB_TOKEN"
+USER, PASSWORD = "PNEUMONIA_DICOMWEB_USER", "PNEUMONIA_DICOMWEB_PASSWORD"
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, between two bytes
+MAX_RETRY_AFTER_SECONDS = 60.0
+SAID_RETRY_AFTER_SECONDS = 5.0  # longer waits are reported
+
+
+class PoliteRetry(Retry):  # type: ignore[misc]
+    """Waits as long as the server asks, up to MAX_RETRY_AFTER_SECONDS; reports long waits.
+
+    A server that asks for more is not asked again: its answer stands.
+    """
+
+    def get_retry_after(self, response: Any) -> float | None:
+        """The seconds in the header Retry-After; None when it is absent or malformed."""
+        try:
+            seconds: float | None = super().get_retry_after(response)
+        except InvalidHeader:
+            return None
+        return seconds
+
+    def increment(self, method: Any = None, url: Any = None, response: Any = None,
+                  *others: Any, **named: Any) -> Any:  # fmt: skip
+        """Count a try; refuses a further one when the server asks for a longer wait."""
+        wait = self.get_retry_after(response) if response is not None else None
+        if wait is not None and wait > MAX_RETRY_AFTER_SECONDS:
+            pool = others[1] if len(others) > 1 else named.get("_pool")
+            raise MaxRetryError(pool, url, ResponseError("asked to wait too long"))
+        return super().increment(method, url, response, *others, **named)
+
+    def sleep_for_retry(self, response: Any) -> bool:
+        """Wait as long as the server asks; False when it does not ask."""
+        wait = self.get_retry_after(response)
+        if not wait:
+            return False
+        if wait >= SAID_RETRY_AFTER_SECONDS:
+            log.warning("DICOMweb server asks to wait %.0f s (HTTP %s)", wait, response.status)
+        sleep(wait)
+        return True
+
+
+RETRIES = PoliteRetry(
+    total=3, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504), raise_on_status=False
+)
+
+
+@dataclass(frozen=True)
+class DicomwebService:
+    """The root of a DICOMweb service.
+
+    The environment gives the credentials: PNEUMONIA_DICOMWEB_TOKEN (bearer token), or
+    PNEUMONIA_DICOMWEB_USER and PNEUMONIA_DICOMWEB_PASSWORD, or else a .netrc with the host; the
+    proxies (HTTPS_PROXY, NO_PROXY, ...); and without `ca_file` the certificates
+    (REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE).
+
+    Attributes:
+        url: For example https://pacs.example/dicom-web.
+        ca_file: Certificates to trust in place of all others.
+
+    Raises:
+        ConfigError: The address or the file is not valid.
+    """
+
+    url: str
+    ca_file: Path | None = None
+    _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            raise ConfigError("Not the address of a DICOMweb service", expected="https://HOST/PATH")
+        if parts.username or parts.password:
+            raise ConfigError(
+                "Credentials in an address end in logs",
+                fix=f"Set {TOKEN}, or {USER} and {PASSWORD}",
+            )
+        if self.ca_file is not None and not self.ca_file.is_file():
+            raise ConfigError("File of certificates does not exist", where=str(self.ca_file))
+
+    @property
+    def endpoint(self) -> str:
+        """The address without a slash at its end."""
+        return self.url.rstrip("/")
+
+    def __str__(self) -> str:
+        return self.endpoint
+
+    def session(self) -> requests.Session:
+        """The session of this thread: `requests` sessions are not thread-safe."""
+        if not hasattr(self._local, "session"):
+            self._local.session = self._new_session()
+        found: requests.Session = self._local.session
+        return found
+
+    def _new_session(self) -> requests.Session:
+        session = requests.Session()
+        # requests would let the environment and .netrc override what is set here
+        session.trust_env = False
+        session.proxies = get_environ_proxies(self.endpoint)
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=RETRIES))
+        if os.environ.get(TOKEN):
+            session.headers["Authorization"] = f"Bearer {os.environ[TOKEN]}"
+        elif os.environ.get(USER):
+            session.auth = (os.environ[USER], os.environ.get(PASSWORD, ""))
+        else:
+            session.auth = get_netrc_auth(self.endpoint)
+        bundles = [os.environ[name] for name in CA_VARIABLES if os.environ.get(name)]
+        session.verify = str(self.ca_file) if self.ca_file is not None else (bundles or [True])[0]
+        return session
+
+
+def answer_of(error: Exception) -> str:
+    """How a request failed: the HTTP status with what the server asks for, or how it ended."""
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        wait = answer.headers.get("Retry-After", "")
+        return f"HTTP {answer.status_code}" + (f", retry after {wait[:32]}" if wait else "")
+    reasons = (
+        (requests.exceptions.SSLError, "the server's certificate is not trusted"),
+        (requests.exceptions.ProxyError, "the proxy does not connect"),
+        (requests.Timeout, "no answer in time"),
+        (requests.exceptions.ChunkedEncodingError, "the transfer broke off"),
+        (requests.exceptions.ContentDecodingError, "the compressed answer is damaged"),
+        (requests.RequestException, "the connection failed"),
+    )
+    return next((text for kind, text in reasons if isinstance(error, kind)), str(error))
