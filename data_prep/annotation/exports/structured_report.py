@@ -15,6 +15,7 @@ from data_prep.reports.findings.scope import PRESENT
 from pneumonia import __version__
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.image.dicom_header import OWN_MANUFACTURER
 from pneumonia.runtime.results import codes
 from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,
@@ -31,6 +32,8 @@ from pneumonia.runtime.results.content import (
 )
 from pneumonia.runtime.results.facts import ResultFacts
 from pneumonia.runtime.results.header import source_header
+from pneumonia.runtime.results.identity import NOW, Creation, identify
+from pneumonia.runtime.results.image_library import image_library
 from pneumonia.runtime.results.objects import (
     check_source,
     derived_uid,
@@ -38,7 +41,9 @@ from pneumonia.runtime.results.objects import (
     plain,
     sequence,
 )
-from pneumonia.runtime.results.report import LOCAL, report_object
+from pneumonia.runtime.results.report import report_object
+
+LOCAL = "99PNEUMONIA"
 
 _PERSON = Code("121006", "DCM", "Person")
 _PERSON_NAME = Code("121008", "DCM", "Person Observer Name")
@@ -49,7 +54,7 @@ _READERS = Code("READERS", LOCAL, "Readers who drew the region")
 _PRESENT = Code("52101004", "SCT", "Present")
 POSSIBLE = Code("371930009", "SCT", "Possible")
 VERDICTS = {
-    OPACITY: Code("LUNG_OPACITY", LOCAL, "Lung opacity"),
+    OPACITY: codes.OPACITY,
     ABNORMAL: Code("263654008", "SCT", "Abnormal"),
     NORMAL: Code("17621005", "SCT", "Normal"),
     UNUSABLE: Code("UNUSABLE", LOCAL, "Image cannot be judged"),
@@ -57,14 +62,17 @@ VERDICTS = {
 }
 
 
-def build_reading_report(source: Dataset, consensus: Consensus) -> Dataset:
+def build_reading_report(
+    source: Dataset, consensus: Consensus, creation: Creation = NOW
+) -> Dataset:
     """The report as a Comprehensive SR object, ready for `pneumonia.runtime.results.write_dicom`.
 
-    The same image and consensus give the same UIDs and the same bytes.
+    The same image and consensus give the same UIDs.
 
     Args:
         source: Header of the image.
         consensus: What the readers say; boxes in pixels of the source.
+        creation: When the report is made.
 
     Raises:
         DicomError: The source names no SOP class or instance.
@@ -73,8 +81,18 @@ def build_reading_report(source: Dataset, consensus: Consensus) -> Dataset:
     check_source(header)
     facts = _facts(consensus)
     made = report_object(header, facts, _content(header, consensus, facts))
+    made.CodingSchemeIdentificationSequence = sequence(_local_scheme())
     made.SeriesNumber = 9004
+    identify(made, "SR", header, creation)
     return made
+
+
+def _local_scheme() -> Dataset:
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = LOCAL
+    scheme.CodingSchemeName = "Local codes of the pneumonia research software"
+    scheme.CodingSchemeResponsibleOrganization = OWN_MANUFACTURER
+    return scheme
 
 
 def _facts(consensus: Consensus) -> ResultFacts:
@@ -88,6 +106,7 @@ def _content(header: Dataset, consensus: Consensus, facts: ResultFacts) -> list[
     for name in consensus.readers:
         children += _observer(name)
     children.append(code(codes.PROCEDURE, codes.CHEST_RADIOGRAPHY, CONCEPT_MODIFIER))
+    children.append(image_library(header))
     regions = [_region(header, box, number, facts) for number, box in enumerate(consensus.kept, 1)]
     if regions:  # an empty heading would be no valid content
         children.append(container(codes.MEASUREMENTS, regions))

@@ -18,13 +18,15 @@ from pneumonia.runtime.results.capture import build_capture
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts, result_of
 from pneumonia.runtime.results.files import file_bytes, write_dicom
 from pneumonia.runtime.results.header import header_bytes, header_from_bytes, source_header
-from pneumonia.runtime.results.objects import check_source, result_uid
+from pneumonia.runtime.results.identity import NOW, Creation, identify
+from pneumonia.runtime.results.objects import check_source
 from pneumonia.runtime.results.presentation import build_presentation
 from pneumonia.runtime.results.report import build_report
 
 __all__ = [
     "KINDS",
     "RESEARCH_ONLY",
+    "Creation",
     "Result",
     "ResultFacts",
     "build_results",
@@ -32,7 +34,6 @@ __all__ = [
     "header_bytes",
     "header_from_bytes",
     "result_of",
-    "result_uid",
     "source_header",
     "write_dicom",
 ]
@@ -47,10 +48,12 @@ def build_results(
     facts: ResultFacts,
     kinds: Sequence[str] = KINDS,
     warnings: Sequence[str] = (),
+    creation: Creation = NOW,
 ) -> Dict[str, Dataset]:
     """The results of one image, in the source's study, ready for `write_dicom`.
 
-    The same source, model and threshold give the same UIDs and the same bytes.
+    The same source, pixels, prediction, model and threshold give the same UIDs; with the same time
+    of creation, the same bytes.
 
     Args:
         source: Header of the image (pixel data is not looked at).
@@ -59,6 +62,7 @@ def build_results(
         facts: The model and its operating point.
         kinds: Some of KINDS.
         warnings: Codes of warnings; `degraded` makes an image without a box indeterminate.
+        creation: When the objects are made, and what exists already for this image.
 
     Returns:
         Kind -> dataset, in the order of `kinds`.
@@ -80,4 +84,5 @@ def build_results(
                 made[kind] = build_presentation(header, result, facts)
             else:
                 made[kind] = build_capture(header, pixels, result, facts)
+            identify(made[kind], kind, header, creation)
     return made

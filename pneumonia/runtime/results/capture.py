@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.image.dicom_header import spacing_mm
 from pneumonia.runtime.image.preprocess import resize
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
 from pneumonia.runtime.results.objects import (
@@ -14,6 +15,7 @@ from pneumonia.runtime.results.objects import (
     new_object,
     plain,
     sequence,
+    set_body_part,
 )
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -40,7 +42,7 @@ def build_capture(
     made.ConversionType = "WSD"
     made.ImageType = ["DERIVED", "SECONDARY"]
     made.PatientOrientation = header.get("PatientOrientation") or ""
-    made.Laterality = ""
+    set_body_part(made, header)
     made.DerivationDescription = plain(
         "Boxes of {} drawn into the picture; research use only".format(facts.caption()), 1024
     )
@@ -49,7 +51,11 @@ def build_capture(
     burned_in = first_text(header, "BurnedInAnnotation")
     if burned_in in ("YES", "NO"):
         made.BurnedInAnnotation = burned_in  # what the source shows of the patient, this shows too
+    for keyword in ("AcquisitionDate", "AcquisitionTime"):  # of the image that the picture shows
+        if keyword in header:
+            made[keyword] = header[keyword]
     _set_lossy(made, header)
+    _set_spacing(made, header, scale_of(*pixels.shape))
     made.SamplesPerPixel = 1
     made.PhotometricInterpretation = "MONOCHROME2"
     made.Rows, made.Columns = picture.shape
@@ -60,6 +66,32 @@ def build_capture(
     data = picture.tobytes()
     made.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
     return made
+
+
+def scale_of(height: int, width: int) -> Tuple[float, float]:
+    """Size of the picture's pixels in pixels of the image, by row and by column."""
+    rows, columns = picture_size(height, width)
+    return height / float(rows), width / float(columns)
+
+
+def picture_size(height: int, width: int) -> Tuple[int, int]:
+    """Rows and columns of the image in the picture: the longer side has at most MAX_SIDE."""
+    scale = min(1.0, MAX_SIDE / float(max(height, width)))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _set_spacing(made: Dataset, header: Dataset, scale: Tuple[float, float]) -> None:
+    """The spacing of the picture, from the spacing that lengths in the results are measured with.
+
+    Equal Pixel Spacing and Imager Pixel Spacing say that it is that of the detector, not of the
+    patient (PS3.3 10.7.1.3).
+    """
+    spacing = spacing_mm(header)
+    if spacing is None:
+        return
+    made.PixelSpacing = ["{:.8g}".format(side * by) for side, by in zip(spacing, scale)]
+    if "PixelSpacing" not in header:
+        made.ImagerPixelSpacing = made.PixelSpacing
 
 
 def _set_lossy(made: Dataset, header: Dataset) -> None:
@@ -85,8 +117,7 @@ def draw_capture(pixels: np.ndarray, result: Result, lines: Sequence[str]) -> np
         uint8; the longer side of the image in it is at most 1024 pixels, orientation as stored.
     """
     height, width = pixels.shape
-    scale = min(1.0, MAX_SIDE / float(max(height, width)))
-    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    rows, columns = picture_size(height, width)
     top = LINE_PX * (1 + len(lines)) + 4
     canvas = Image.new("L", (max(columns, MIN_WIDTH), top + rows + LINE_PX + 4))
     left = (canvas.width - columns) // 2

@@ -12,6 +12,8 @@ CONTAINS = "CONTAINS"
 CONCEPT_MODIFIER = "HAS CONCEPT MOD"
 CONTEXT = "HAS OBS CONTEXT"
 SELECTED_FROM = "SELECTED FROM"
+INFERRED_FROM = "INFERRED FROM"
+ACQUISITION = "HAS ACQ CONTEXT"
 
 Box = Tuple[float, float, float, float]  # xyxy
 
@@ -75,9 +77,29 @@ def uid_reference(name: Code, uid: str, relation: str) -> Dataset:
     return item
 
 
-def number(name: Code, value: float, unit: Code) -> Dataset:
+def day(name: Code, value: str, relation: str) -> Dataset:
+    """A date, `value` as YYYYMMDD."""
+    item = _item("DATE", relation, name, ())
+    item.Date = value
+    return item
+
+
+def time_of_day(name: Code, value: str, relation: str) -> Dataset:
+    """A time, `value` as HHMMSS.FFFFFF or its beginning."""
+    item = _item("TIME", relation, name, ())
+    item.Time = value
+    return item
+
+
+def number(
+    name: Code,
+    value: float,
+    unit: Code,
+    relation: str = CONTAINS,
+    children: Sequence[Dataset] = (),
+) -> Dataset:
     """A measured number, at most 16 characters long (VR DS)."""
-    item = _item("NUM", CONTAINS, name, ())
+    item = _item("NUM", relation, name, children)
     measured = Dataset()
     measured.NumericValue = DSfloat("{:.4f}".format(value))
     measured.MeasurementUnitsCodeSequence = sequence(unit.item())
@@ -85,9 +107,14 @@ def number(name: Code, value: float, unit: Code) -> Dataset:
     return item
 
 
-def image(reference: Dataset, relation: str, name: Optional[Code] = None) -> Dataset:
+def image(
+    reference: Dataset,
+    relation: str,
+    name: Optional[Code] = None,
+    children: Sequence[Dataset] = (),
+) -> Dataset:
     """A reference to an image."""
-    item = _item("IMAGE", relation, name, ())
+    item = _item("IMAGE", relation, name, children)
     item.ReferencedSOPSequence = sequence(reference)
     return item
 

@@ -6,6 +6,8 @@ import warnings
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import UID
 
 from pneumonia import __version__
@@ -42,6 +44,17 @@ def file_bytes(dataset: Dataset) -> bytes:
             written.is_implicit_VR = False
             written.save_as(stream, write_like_original=False)
     return stream.getvalue()
+
+
+def dataset_bytes(dataset: Dataset) -> bytes:
+    """The data set as Explicit VR Little Endian, without preamble and file meta information."""
+    stream = DicomBytesIO()
+    stream.is_little_endian = True
+    stream.is_implicit_VR = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_dataset(stream, dataset)
+    return bytes(stream.getvalue())
 
 
 def write_dicom(path: str, dataset: Dataset) -> None:

@@ -50,7 +50,10 @@ IMAGE = _names(
     "PhotometricInterpretation BitsStored PixelRepresentation PixelSpacing ImagerPixelSpacing "
     "PixelAspectRatio RescaleType LossyImageCompression LossyImageCompressionRatio "
     "LossyImageCompressionMethod BurnedInAnnotation PixelPaddingValue PixelPaddingRangeLimit "
-    "SmallestImagePixelValue LargestImagePixelValue"
+    "SmallestImagePixelValue LargestImagePixelValue RequestAttributesSequence "
+    "PlacerOrderNumberImagingServiceRequest FillerOrderNumberImagingServiceRequest "
+    "RequestedProcedureID RequestedProcedureDescription RequestedProcedureCodeSequence "
+    "ReferencedStudySequence"
 )
 # The grey scale: written as it was understood, which is not always as the source writes it.
 DISPLAY = _names(

@@ -40,10 +40,10 @@ def derived_uid(*parts: str) -> str:
     return "2.25.{}".format(uuid.uuid5(ROOT, "\0".join(parts)).int)
 
 
-def result_uid(header: Dataset, facts: ResultFacts, kind: str) -> str:
-    """The UID of a result: the same image, model, threshold and kind give the same one."""
-    threshold = "{} {!r}".format(facts.threshold_name, float(facts.threshold))
-    return derived_uid(first_text(header, "SOPInstanceUID"), facts.model_hash, threshold, kind)
+def tracking_uid(header: Dataset, facts: ResultFacts, name: str) -> str:
+    """The UID by which a finding is followed: of the image, the model and the finding's name."""
+    image = [study_uid(header), series_uid_of_source(header), first_text(header, "SOPInstanceUID")]
+    return derived_uid(*(image + [result_uid_of_model(facts), name]))
 
 
 def plain(text: str, length: int) -> str:
@@ -81,12 +81,8 @@ def series_uid_of_source(header: Dataset) -> str:
     return given or derived_uid(first_text(header, "SOPInstanceUID"), "series")
 
 
-def content_moment(header: Dataset) -> Tuple[str, str]:
-    """Date and time for the result: those of the image.
-
-    A result is a function of image and model; with the clock in it, the same result made twice
-    would be two objects under one UID. The time of the run is in run.json and audit.jsonl.
-    """
+def image_moment(header: Dataset) -> Tuple[str, str]:
+    """Date and time of the image: of its acquisition, else the next best; NO_DATE without any."""
     for name in ("Acquisition", "Content", "Series", "Study"):
         date = first_text(header, name + "Date")
         if date:
@@ -95,7 +91,7 @@ def content_moment(header: Dataset) -> Tuple[str, str]:
 
 
 def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -> Dataset:
-    """An object with the patient and study of the source, and a series of its own.
+    """An object with the patient and study of the source; `identity.identify` completes it.
 
     Args:
         header: From `source_header`.
@@ -114,17 +110,11 @@ def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -
             )
     _mend_patient(made)
     made.SOPClassUID = sop_class
-    made.SOPInstanceUID = result_uid(header, facts, kind)
     set_uid(made, "StudyInstanceUID", study_uid(header))
-    made.SeriesInstanceUID = derived_uid(
-        series_uid_of_source(header), result_uid_of_model(facts), kind, "series"
-    )
     made.Modality = {"SR": "SR", "PR": "PR", "SC": "OT"}[kind]
     made.SeriesNumber = {"SR": 9001, "PR": 9002, "SC": 9003}[kind]
     made.SeriesDescription = plain(OWN_SERIES + facts.model_name, 64)
     made.InstanceNumber = _instance_number(header)
-    if kind == "SR":
-        made.ContentDate, made.ContentTime = content_moment(header)
     made.Manufacturer = OWN_MANUFACTURER
     made.ManufacturerModelName = plain(facts.model_name, 64)
     made.DeviceSerialNumber = plain(facts.model_hash, 64)
@@ -149,6 +139,14 @@ def result_uid_of_model(facts: ResultFacts) -> str:
 def set_uid(dataset: Dataset, keyword: str, value: str) -> None:
     """Set a UID without validation: a result keeps the malformed study UID of its source."""
     dataset[keyword] = DataElement(keyword, "UI", value, already_converted=True)
+
+
+def set_body_part(made: Dataset, header: Dataset) -> None:
+    """Body part and laterality: the latter only where there is or may be one (PS3.3 C.7.3.1)."""
+    if first_text(header, "BodyPartExamined").upper() == "CHEST":
+        made.BodyPartExamined = "CHEST"
+    else:
+        made.Laterality = ""
 
 
 def _instance_number(header: Dataset) -> int:

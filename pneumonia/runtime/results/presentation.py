@@ -13,12 +13,12 @@ from pneumonia.runtime.results.content import Box, corners
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
 from pneumonia.runtime.results.header import decimal, display_plan
 from pneumonia.runtime.results.objects import (
-    content_moment,
     image_reference,
     new_object,
     plain,
     sequence,
     series_uid_of_source,
+    set_body_part,
     set_uid,
 )
 
@@ -36,8 +36,7 @@ def build_presentation(header: Dataset, result: Result, facts: ResultFacts) -> D
         facts: The model.
     """
     made = new_object(header, facts, "PR", GREYSCALE_STATE)
-    made.PresentationCreationDate, made.PresentationCreationTime = content_moment(header)
-    made.Laterality = ""
+    set_body_part(made, header)
     made.ContentLabel = LAYER
     made.ContentDescription = plain("RESEARCH ONLY: " + result.sentence(), 64)
     made.ContentCreatorName = "Software^Pneumonia^Research"

@@ -10,6 +10,7 @@ from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,
     CONTAINS,
     CONTEXT,
+    INFERRED_FROM,
     SELECTED_FROM,
     Code,
     code,
@@ -28,45 +29,32 @@ from pneumonia.runtime.results.facts import (
     Result,
     ResultFacts,
 )
+from pneumonia.runtime.results.image_library import image_library
 from pneumonia.runtime.results.objects import (
     derived_uid,
     image_reference,
     new_object,
-    result_uid,
     result_uid_of_model,
     sequence,
     series_uid_of_source,
     set_uid,
     statements,
     study_uid,
+    tracking_uid,
 )
+from pneumonia.runtime.results.requests import referenced_requests
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
-LOCAL = "99PNEUMONIA"
-
 _DEVICE = Code("121007", "DCM", "Device")
 _DEVICE_UID = Code("121012", "DCM", "Device Observer UID")
 _DEVICE_NAME = Code("121013", "DCM", "Device Observer Name")
 _DEVICE_MAKER = Code("121014", "DCM", "Device Observer Manufacturer")
 _DEVICE_MODEL = Code("121015", "DCM", "Device Observer Model Name")
 _DEVICE_SERIAL = Code("121016", "DCM", "Device Observer Serial Number")
-_LUNG = Code("39607008", "SCT", "Lung")
-_SOURCE = Code("121112", "DCM", "Source of Measurement")
-_CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
-_WIDTH = Code("103355008", "SCT", "Width")
-_HEIGHT = Code("121207", "DCM", "Height")
-_ALGORITHM_NAME = Code("111001", "DCM", "Algorithm Name")
-_ALGORITHM_PARAMETERS = Code("111002", "DCM", "Algorithm Parameters")
-_ALGORITHM_VERSION = Code("111003", "DCM", "Algorithm Version")
-_PERCENT = Code("%", "UCUM", "Percent")
-_MM = Code("mm", "UCUM", "millimeter")
-# No standard code means what the RSNA challenge labelled: a region suspicious of pneumonia.
-_OPACITY = Code("LUNG_OPACITY", LOCAL, "Lung opacity")
-_FLAG = Code("FLAG", LOCAL, "Result at the operating point")
 _FLAGS = {
-    POSITIVE: Code("10828004", "SCT", "Positive"),
-    NEGATIVE: Code("260385009", "SCT", "Negative"),
-    INDETERMINATE: Code("82334004", "SCT", "Indeterminate"),
+    POSITIVE: codes.POSITIVE,
+    NEGATIVE: codes.NEGATIVE,
+    INDETERMINATE: codes.INDETERMINATE,
 }
 
 
@@ -95,20 +83,14 @@ def report_object(header: Dataset, facts: ResultFacts, content: List[Dataset]) -
     made.CompletionFlag = "COMPLETE"
     made.VerificationFlag = "UNVERIFIED"
     made.PreliminaryFlag = "PRELIMINARY"
-    made.CodingSchemeIdentificationSequence = sequence(_local_scheme())
     made.CurrentRequestedProcedureEvidenceSequence = sequence(_evidence(header))
+    requests = referenced_requests(header)
+    if requests:
+        made.ReferencedRequestSequence = sequence(*requests)
     root = container(codes.TITLE, content, relation="", template="1500")
     for element in root:
         made[element.tag] = element
     return made
-
-
-def _local_scheme() -> Dataset:
-    scheme = Dataset()
-    scheme.CodingSchemeDesignator = LOCAL
-    scheme.CodingSchemeName = "Local codes of the pneumonia research software"
-    scheme.CodingSchemeResponsibleOrganization = OWN_MANUFACTURER
-    return scheme
 
 
 def _evidence(header: Dataset) -> Dataset:
@@ -125,20 +107,21 @@ def _evidence(header: Dataset) -> Dataset:
 
 
 def _report_content(header: Dataset, result: Result, facts: ResultFacts) -> List[Dataset]:
-    groups = [_whole_image(header, result, facts)]
-    groups += [
+    measurements = [_score(header, result, facts), _whole_image(header, result, facts)]
+    measurements += [
         _region(header, finding, index, facts) for index, finding in enumerate(result.findings, 1)
     ]
     lines = [result.sentence() + "."] + statements(facts, result.warnings)
     if any(finding.size_mm for finding in result.findings):
         lines.append("Lengths are those of the header's pixel spacing, magnification included.")
-    evaluations = [code(_FLAG, _FLAGS[result.flag], CONTAINS)]
+    evaluations = [_flag(result)]
     evaluations += [text(codes.COMMENT, line, CONTAINS) for line in lines]
     return [
         code(codes.LANGUAGE, codes.ENGLISH, CONCEPT_MODIFIER),
         *_observer(facts),
         code(codes.PROCEDURE, codes.CHEST_RADIOGRAPHY, CONCEPT_MODIFIER),
-        container(codes.MEASUREMENTS, groups),
+        image_library(header),
+        container(codes.MEASUREMENTS, measurements),
         container(codes.QUALITATIVE, evaluations),
     ]
 
@@ -157,43 +140,60 @@ def _observer(facts: ResultFacts) -> List[Dataset]:
 
 def _algorithm(facts: ResultFacts) -> List[Dataset]:
     """Which model, and how it was used (TID 4019)."""
-    used = "hash {}; operating point {}; score >= {:.6f}".format(
-        facts.model_hash, facts.threshold_name, facts.threshold
+    parameters = (
+        "model hash {}".format(facts.model_hash),
+        "operating point {}".format(facts.threshold_name),
+        "score >= {:.6f}".format(facts.threshold),
     )
     return [
-        text(_ALGORITHM_NAME, facts.model_name, CONCEPT_MODIFIER),
-        text(_ALGORITHM_VERSION, facts.model_version, CONCEPT_MODIFIER),
-        text(_ALGORITHM_PARAMETERS, used, CONCEPT_MODIFIER),
-    ]
+        text(codes.ALGORITHM_NAME, facts.model_name, CONCEPT_MODIFIER),
+        text(codes.ALGORITHM_VERSION, facts.model_version, CONCEPT_MODIFIER),
+    ] + [text(codes.ALGORITHM_PARAMETERS, line, CONCEPT_MODIFIER) for line in parameters]
 
 
 def _tracked(header: Dataset, name: str, facts: ResultFacts) -> List[Dataset]:
-    uid = derived_uid(result_uid(header, facts, "SR"), name)
     return [
         text(codes.TRACKING, name, CONTEXT),
-        uid_reference(codes.TRACKING_UID, uid, CONTEXT),
-        code(codes.FINDING, _OPACITY, CONTAINS),
+        uid_reference(codes.TRACKING_UID, tracking_uid(header, facts, name), CONTEXT),
     ]
 
 
+def _flag(result: Result) -> Dataset:
+    return code(codes.INTERPRETATION, _FLAGS[result.flag], CONTAINS)
+
+
+def _score(header: Dataset, result: Result, facts: ResultFacts) -> Dataset:
+    """The image's score, whether or not it reaches the threshold.
+
+    It stands beside the groups: OHIF reads the coordinates of every number in a group, and cannot
+    open a report with a number that has none.
+    """
+    children = _algorithm(facts) + [image(image_reference(header), INFERRED_FROM)]
+    return number(codes.SCORE, 100 * result.max_score, codes.PERCENT, children=children)
+
+
 def _whole_image(header: Dataset, result: Result, facts: ResultFacts) -> Dataset:
-    """The image's score, also when nothing reaches the threshold (TID 1501)."""
+    """The image's result (TID 1501): a finding only if the model found one."""
     children = _tracked(header, "Whole image", facts)
+    if result.findings:
+        children.append(code(codes.FINDING, codes.OPACITY, CONTAINS))
+        children.append(code(codes.FINDING_SITE, codes.LUNG, CONCEPT_MODIFIER))
     children += _algorithm(facts)
-    children.append(image(image_reference(header), CONTAINS, _SOURCE))
-    children.append(number(_CERTAINTY, 100 * result.max_score, _PERCENT))
+    children.append(image(image_reference(header), CONTAINS, codes.SOURCE))
+    children.append(_flag(result))
     return container(codes.GROUP, children, template="1501")
 
 
 def _region(header: Dataset, finding: Finding, index: int, facts: ResultFacts) -> Dataset:
     """One box (TID 1410)."""
     children = _tracked(header, "Region {}".format(index), facts)
-    children.append(code(codes.FINDING_SITE, _LUNG, CONCEPT_MODIFIER))
+    children.append(code(codes.FINDING, codes.OPACITY, CONTAINS))
+    children.append(code(codes.FINDING_SITE, codes.LUNG, CONCEPT_MODIFIER))
     children += _algorithm(facts)
     source = image(image_reference(header), SELECTED_FROM)
     children.append(outline(codes.REGION, finding.box_xyxy, source))
-    children.append(number(_CERTAINTY, 100 * finding.score, _PERCENT))
+    children.append(number(codes.CERTAINTY, 100 * finding.score, codes.PERCENT))
     if finding.size_mm is not None:
-        children.append(number(_WIDTH, finding.size_mm[0], _MM))
-        children.append(number(_HEIGHT, finding.size_mm[1], _MM))
+        children.append(number(codes.WIDTH, finding.size_mm[0], codes.MM))
+        children.append(number(codes.HEIGHT, finding.size_mm[1], codes.MM))
     return container(codes.GROUP, children, template="1410")

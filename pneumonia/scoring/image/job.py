@@ -1,5 +1,6 @@
 """The steps of one image: decode in a child, select, detect, make its files. Runs anywhere."""
 
+import hashlib
 import threading
 import time
 from contextlib import ExitStack
@@ -188,7 +189,8 @@ class ImageJob:
         header = header_from_bytes(decoded.header) if decoded.header else None
         if self.settings.deidentify and header is not None:
             header = deidentified_header(header, self.salt)
-        return record, ScoredStudy(record, decoded.pixels, header)
+        digest = hashlib.sha256(decoded.canvas).hexdigest() if header is not None else ""
+        return record, ScoredStudy(record, decoded.pixels, header, digest)
 
     def _considered(self, file: FoundFile, key: str, decoded: DecodedFile) -> ImageRecord:
         """The record of a decoded image before detection; its reason says why it is not scored."""

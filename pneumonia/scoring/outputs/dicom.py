@@ -1,14 +1,18 @@
 """dicom/: structured report, presentation state and capture of every scored DICOM image."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.results import build_results, file_bytes
+from pneumonia.runtime.results import Creation, build_results, file_bytes
 from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, Model
 from pneumonia.scoring.outputs.protocol import (
     FinishedBatch,
@@ -22,6 +26,10 @@ KINDS = {"sr": "SR", "gsps": "PR", "sc": "SC"}  # name of the option -> kind of 
 NO_PIXELS = np.zeros((0, 0), np.uint8)  # for kinds that show none
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True)
 class DicomWriter:
     """Writes `dicom/<key>-sr.dcm`, `-gsps.dcm` and `-sc.dcm`.
@@ -30,11 +38,13 @@ class DicomWriter:
         out: Output folder of the batch.
         model: What the scores are made with.
         kinds: Keys of KINDS.
+        clock: Gives the time at which results are made.
     """
 
     out: Path
     model: Model
     kinds: tuple[str, ...]
+    clock: Callable[[], datetime] = _now
     name: str = "dicom"
     needs_header: bool = True
 
@@ -61,6 +71,12 @@ class DicomWriter:
         assert record.prediction is not None
         if obstacle(record) or study.header is None:
             return {}
+        earlier = {kind: self._earlier(record.key, name) for name, kind in KINDS.items()}
+        creation = Creation(
+            self.clock(),
+            study.input_sha256,
+            {kind: result for kind, result in earlier.items() if result is not None},
+        )
         try:
             made = build_results(
                 study.header,
@@ -69,10 +85,19 @@ class DicomWriter:
                 self.model.facts(),
                 [KINDS[kind] for kind in self.kinds],
                 record.warnings,
+                creation,
             )
         except DicomError:
             return {}  # `finish` counts what is missing
         return {self.path(record.key, kind): file_bytes(made[KINDS[kind]]) for kind in self.kinds}
+
+    def _earlier(self, key: str, kind: str) -> Dataset | None:
+        """The result that an earlier run into this folder left, without its pixels."""
+        try:
+            path = self.out / self.path(key, kind)
+            return pydicom.dcmread(path, stop_before_pixels=True) if path.is_file() else None
+        except Exception:  # not written by this software, or damaged
+            return None
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Remove outdated results and kinds no longer requested; count the rest."""

@@ -15,12 +15,14 @@ from typing import Any
 from pneumonia.runtime.atomic import json_bytes
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.results.codes import OPACITY
 from pneumonia.runtime.results.facts import Finding, Result, result_of
 from pneumonia.runtime.results.objects import (
     NO_DATE,
     ROOT,
-    content_moment,
+    image_moment,
     result_uid_of_model,
+    series_uid_of_source,
     statements,
     study_uid,
 )
@@ -29,6 +31,7 @@ from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remov
 
 FOLDER = "fhir"
 LOCAL = "urn:x-pneumonia:codes"
+DICOM = "http://dicom.nema.org/resources/ontology/DCM"
 SNOMED = "http://snomed.info/sct"
 LOINC = "http://loinc.org"
 UCUM = "http://unitsofmeasure.org"
@@ -111,17 +114,18 @@ class _Facts:
     def __init__(self, study: ScoredStudy, model: Model) -> None:
         self.model = model
         self.key = study.record.key
-        self.study_uid = self.instance_uid = self.date = ""
+        self.study_uid = self.series_uid = self.instance_uid = self.date = ""
         header = study.header
         if header is not None:
             self.instance_uid = first_text(header, "SOPInstanceUID")
             self.study_uid = study_uid(header) if self.instance_uid else ""
-            self.date = _day(content_moment(header)[0])
+            self.series_uid = series_uid_of_source(header) if self.instance_uid else ""
+            self.date = _day(image_moment(header)[0])
 
     def name(self, kind: str) -> str:
         """A UUID that depends on the image, the model and the kind of resource alone."""
-        image = self.instance_uid or self.key
-        parts = ("fhir", image, result_uid_of_model(self.model.facts()), kind)
+        uids = (self.study_uid, self.series_uid, self.instance_uid or self.key)
+        parts = ("fhir", *uids, result_uid_of_model(self.model.facts()), kind)
         return str(uuid.uuid5(ROOT, "\0".join(parts)))
 
     def common(self, resource: str, kind: str) -> dict[str, Any]:
@@ -161,7 +165,7 @@ class _Facts:
         made = {
             **self.common("Observation", kind),
             "status": "preliminary",
-            "code": _coded(LOCAL, code, display),
+            "code": _finding(code, display),
             "bodySite": _coded(SNOMED, "39607008", "Lung structure"),
             "valueQuantity": _quantity(score, "1", "1"),
             "device": {"reference": f"urn:uuid:{self.name('device')}"},
@@ -184,6 +188,13 @@ def _day(date: str) -> str:
 
 def _coded(system: str, code: str, display: str) -> dict[str, Any]:
     return {"coding": [{"system": system, "code": code, "display": display}]}
+
+
+def _finding(code: str, display: str) -> dict[str, Any]:
+    """What a score is about: the finding's standard code, and ours for the kind of score."""
+    opacity = {"system": DICOM, "code": OPACITY.value, "display": OPACITY.meaning}
+    local = {"system": LOCAL, "code": code, "display": display}
+    return {"coding": [opacity, local], "text": display}
 
 
 def _quantity(value: float, unit: str, code: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from pneumonia.runtime.image.radiograph import read_radiograph
@@ -24,6 +25,16 @@ PIXELS = np.linspace(0, 255, 120 * 80).reshape(120, 80).astype(np.uint8)
 BOXES = np.array([[10, 20, 40, 70.5], [50, 30, 80, 80]], np.float32)
 FOUND = Prediction("x", BOXES, np.array([0.41, 0.62], np.float32), 80, 120)
 EMPTY = Prediction("x", BOXES[:0], np.zeros(0, np.float32), 80, 120)
+
+
+def request():
+    item = Dataset()
+    item.RequestedProcedureID = "RP1"
+    item.ScheduledProcedureStepID = "SPS1"
+    item.RequestedProcedureDescription = "XR chest"
+    return item
+
+
 FULL = {
     "PatientName": "Müller^Jörg",
     "PatientID": "P1",
@@ -50,6 +61,11 @@ FULL = {
     "BurnedInAnnotation": "NO",
     "PatientAge": "045Y",
     "PatientWeight": 70,
+    "BodyPartExamined": "CHEST",
+    "AcquisitionDate": "20200102",
+    "AcquisitionTime": "101010",
+    "TimezoneOffsetFromUTC": "+0200",
+    "RequestAttributesSequence": Sequence([request()]),
 }
 ODD = {
     "StudyDate": "2020.1.2",
@@ -92,6 +108,8 @@ def complaints(done, *words):
 @pytest.mark.parametrize("kind", ["SR", "PR", "SC"])
 def test_dciodvfy_finds_no_error(written, case, kind):
     done = run_peer("dciodvfy", written[case][kind])
+    if case in ("full", "negative", "inverse", "frames"):  # nor anything to warn of
+        assert complaints(done, "Warning") == []
     names = {"SR": "ComprehensiveSR", "PR": "GrayscaleSoftcopyPresentationState", "SC": "SCImage"}
     assert names[kind] in done.stdout + done.stderr  # it knew what to check
     assert complaints(done, "Error", "Abort") == []
@@ -134,7 +152,7 @@ def test_dsrdump_reads_the_report(written, case):
     boxes = 0 if case == "negative" else 2
     assert said.count("SCOORD") == boxes
     if boxes:
-        assert '"62.0000" (%,UCUM,"Percent")' in said
+        assert '(,,"Certainty of Finding")="62.0000" (%,UCUM,"Percent")' in said
         assert "POLYLINE,50/30,80/30,80/80,50/80,50/30" in said
 
 

@@ -2,6 +2,7 @@
 
 import io
 import uuid
+from datetime import UTC, datetime
 
 import numpy as np
 import pydicom
@@ -15,6 +16,7 @@ from pneumonia.runtime.errors import DicomError, OutputError
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import (
     KINDS,
+    Creation,
     ResultFacts,
     build_results,
     file_bytes,
@@ -68,8 +70,8 @@ def test_report_states_boxes_scores_and_millimetres():
         [50, 30, 80, 30, 80, 80, 50, 80, 50, 30],
         [10, 20, 40, 20, 40, 70.5, 10, 70.5, 10, 20],
     ]
-    assert numbers(report) == [
-        ("Certainty of Finding", 62.0),
+    assert numbers(report)[4:] == [
+        ("Score", 62.0),
         ("Certainty of Finding", 62.0),
         ("Width", 7.5),
         ("Height", 25.0),
@@ -77,8 +79,7 @@ def test_report_states_boxes_scores_and_millimetres():
         ("Width", 7.5),
         ("Height", 25.25),
     ]
-    flag = [item for item in items(report, "CODE") if "operating point" in meaning(item)]
-    assert flag[0].ConceptCodeSequence[0].CodeMeaning == "Positive"
+    assert flags(report) == ["Positive", "Positive"]  # of the image, and of the report
     assert sentences(report)[0] == "2 regions suspicious of lung opacity."
     said = " ".join(sentences(report))
     for part in ("Research use only. Not a medical device.", "ab" * 32, "0.1.0", "0.4000", "tiny"):
@@ -90,9 +91,28 @@ def test_report_states_boxes_scores_and_millimetres():
     assert references == {SERIES + ".1.1.1"}
 
 
+def flags(report):
+    return [
+        item.ConceptCodeSequence[0].CodeMeaning
+        for item in items(report, "CODE")
+        if meaning(item) == "Has interpretation"
+    ]
+
+
+def findings(report):
+    return [
+        item.ConceptCodeSequence[0].CodeMeaning
+        for item in items(report, "CODE")
+        if meaning(item) == "Finding"
+    ]
+
+
 def test_without_spacing_there_are_no_millimetres():
     report = build_results(source(), PIXELS, FOUND, FACTS)["SR"]
-    assert {name for name, _ in numbers(report)} == {"Certainty of Finding"}
+    assert {name for name, _ in numbers(report)} == {
+        "Pixel Data Rows", "Pixel Data Columns", "Score", "Certainty of Finding",
+    }  # fmt: skip
+    assert "PixelSpacing" not in build_results(source(), PIXELS, FOUND, FACTS)["SC"]
 
 
 @pytest.mark.parametrize(
@@ -102,10 +122,10 @@ def test_without_spacing_there_are_no_millimetres():
 def test_nothing_found(warnings, flag, words):
     below = EMPTY._replace(boxes=BOXES[2:], scores=np.array([0.1], np.float32))
     made = build_results(source(), PIXELS, below, FACTS, warnings=warnings)
-    codes = [i.ConceptCodeSequence[0].CodeMeaning for i in items(made["SR"], "CODE")]
-    assert flag in codes
+    assert flags(made["SR"]) == [flag, flag]
+    assert findings(made["SR"]) == []  # nothing was found, and nothing is stated as if
     assert words in sentences(made["SR"])[0]
-    assert numbers(made["SR"]) == [("Certainty of Finding", 10.0)]
+    assert numbers(made["SR"])[2:] == [("Score", 10.0)]
     assert "GraphicObjectSequence" not in made["PR"].GraphicAnnotationSequence[0]
     assert words in made["SC"].ImageComments
 
@@ -191,7 +211,8 @@ def test_capture_remembers_lossy_compression():
 
 def test_same_study_new_series_and_reproducible_bytes():
     given = source(StudyDate="20200102", StudyTime="101112", AccessionNumber="A1")
-    first, second = (build_results(given, PIXELS, FOUND, FACTS) for _ in range(2))
+    at = Creation(datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
+    first, second = (build_results(given, PIXELS, FOUND, FACTS, creation=at) for _ in range(2))
     assert {d.StudyInstanceUID for d in first.values()} == {SERIES + ".1"}
     assert [d.Modality for d in first.values()] == ["SR", "PR", "OT"]
     series = {d.SeriesInstanceUID for d in first.values()}
@@ -204,7 +225,6 @@ def test_same_study_new_series_and_reproducible_bytes():
         assert (made.StudyDate, made.AccessionNumber) == ("20200102", "A1")
         number = int(made.SOPInstanceUID.removeprefix("2.25."))
         assert uuid.UUID(int=number).version == 5
-    assert (first["SR"].ContentDate, first["SR"].ContentTime) == ("20200102", "101112")
 
 
 def test_uids_tell_images_models_thresholds_and_kinds_apart():
@@ -222,9 +242,9 @@ def test_uids_tell_images_models_thresholds_and_kinds_apart():
         for made in build_results(given, PIXELS, FOUND, facts).values()
     ]
     assert len(set(uids)) == 15
-    # names and versions are labels, not identity
+    # the software of the same model is named in every object
     renamed = build_results(source(), PIXELS, FOUND, FACTS._replace(model_name="x"))
-    assert renamed["SR"].SOPInstanceUID == uids[0]
+    assert renamed["SR"].SOPInstanceUID not in uids
 
 
 @pytest.mark.parametrize(
@@ -274,8 +294,10 @@ def test_header_survives_the_way_through_bytes(tmp_path):
     header = source_header(given)
     assert "InstitutionName" not in header
     assert 0x00091010 not in header
-    direct = build_results(given, PIXELS, FOUND, FACTS)
-    through = build_results(header_from_bytes(header_bytes(header)), PIXELS, FOUND, FACTS)
+    at = Creation(datetime(2026, 3, 4, tzinfo=UTC))
+    direct = build_results(given, PIXELS, FOUND, FACTS, creation=at)
+    again = header_from_bytes(header_bytes(header))
+    through = build_results(again, PIXELS, FOUND, FACTS, creation=at)
     for kind in KINDS:
         assert file_bytes(direct[kind]) == file_bytes(through[kind])
 
@@ -291,12 +313,12 @@ def test_results_need_an_instance_to_refer_to():
 def test_a_header_with_nothing_but_the_instance():
     bare = Dataset()
     bare.SOPClassUID, bare.SOPInstanceUID = DX, "1.2.3"
-    first, second = (build_results(bare, PIXELS, FOUND, FACTS) for _ in range(2))
+    at = Creation(datetime(2026, 3, 4, tzinfo=UTC))
+    first, second = (build_results(bare, PIXELS, FOUND, FACTS, creation=at) for _ in range(2))
     for kind in KINDS:
         assert file_bytes(first[kind]) == file_bytes(second[kind])
         assert first[kind].StudyInstanceUID.startswith("2.25.")
         assert first[kind].PatientID == ""
-    assert first["SR"].ContentDate == "19000101"
     assert len({d.StudyInstanceUID for d in first.values()}) == 1
 
 
