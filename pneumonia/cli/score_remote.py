@@ -12,8 +12,7 @@ from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from pneumonia.scoring.inputs import InputSource
-    from pneumonia.scoring.network.dicom_peer import Peer
-    from pneumonia.scoring.network.send import SendSummary
+    from pneumonia.scoring.network.send import Destination, SendSummary
 
 PEER = "TITLE@HOST:PORT"
 OPTIONS = (
@@ -31,9 +30,23 @@ OPTIONS = (
     click.option(
         "--ca-file",
         type=click.Path(path_type=Path),
-        help="Certificates to trust for --dicomweb, in place of the system's.",
+        help="Certificates to trust for a DICOMweb server, in place of all others.",
     ),
-    click.option("--send", metavar=PEER, help="Send the DICOM results to this PACS."),
+    click.option(
+        "--send",
+        metavar=f"{PEER} | URL",
+        help="Send the DICOM results to this PACS (C-STORE) or DICOMweb server (STOW-RS).",
+    ),
+    click.option(
+        "--commit",
+        is_flag=True,
+        help="With --send: ask the PACS to commit to keeping them (storage commitment).",
+    ),
+    click.option(
+        "--commit-port",
+        type=click.IntRange(1, 65535),
+        help="With --commit: port on which the PACS reports.  [default: the same association]",
+    ),
     click.option(
         "--ray",
         metavar="ADDRESS",
@@ -53,7 +66,9 @@ class RemoteOptions:
         aet: Our AE title; None for the default.
         move_port: Port for C-MOVE; None for C-GET.
         ca_file: Certificates to trust.
-        send: PACS to send results to.
+        send: PACS or DICOMweb server to send results to.
+        commit: Ask for storage commitment.
+        commit_port: Port for its report.
         ray: Address of a Ray cluster.
     """
 
@@ -66,6 +81,8 @@ class RemoteOptions:
     move_port: int | None
     ca_file: Path | None
     send: str | None
+    commit: bool
+    commit_port: int | None
     ray: str | None
 
 
@@ -100,10 +117,14 @@ def paths_and_source(
         _refuse(options, ("study", "accession", "date"), "--dicomweb or --pacs")
     if not options.pacs:
         _refuse(options, ("move_port",), "--pacs")
-    if not options.dicomweb:
-        _refuse(options, ("ca_file",), "--dicomweb")
-    if not options.pacs and not options.send:
-        _refuse(options, ("aet",), "--pacs or --send")
+    if not options.dicomweb and not _is_url(options.send):
+        _refuse(options, ("ca_file",), "--dicomweb or --send URL")
+    if not options.send or _is_url(options.send):
+        _refuse(options, ("commit", "commit_port"), f"--send {PEER}")
+        if not options.pacs:
+            _refuse(options, ("aet",), f"--pacs or --send {PEER}")
+    if not options.commit:
+        _refuse(options, ("commit_port",), "--commit")
     if not remote:
         return paths[0], paths[1]
     return _server(options), paths[0]
@@ -147,22 +168,32 @@ def _title(options: RemoteOptions) -> str:
     return checked_title(options.aet or OWN_TITLE)
 
 
-def destination(options: RemoteOptions) -> "tuple[Peer, str] | None":
-    """Where to send results, and our title; checked before anything is scored."""
+def _is_url(text: str | None) -> bool:
+    return text is not None and text.lower().startswith(("http://", "https://"))
+
+
+def destination(options: RemoteOptions) -> "Destination | None":
+    """Where to send results; checked before anything is scored."""
     if not options.send:
         return None
-    _require("pynetdicom")
+    _require("requests" if _is_url(options.send) else "pynetdicom")
+    from pneumonia.scoring.network.commitment import CommitmentOptions
     from pneumonia.scoring.network.dicom_peer import parse_peer
+    from pneumonia.scoring.network.dicomweb_service import DicomwebService
+    from pneumonia.scoring.network.send import Destination
 
-    return parse_peer(options.send), _title(options)
+    if _is_url(options.send):
+        return Destination(DicomwebService(options.send, options.ca_file))
+    commitment = CommitmentOptions(options.commit_port) if options.commit else None
+    return Destination(parse_peer(options.send), _title(options), commitment)
 
 
-def send(out: Path, target: "tuple[Peer, str]") -> "SendSummary":
+def send(out: Path, target: "Destination") -> "SendSummary":
     """Send the results of a folder, with a progress bar."""
     from pneumonia.scoring.network.send import send_results
 
     with progress_bar("send") as progress:
-        return send_results(out, *target, progress)
+        return send_results(out, target, progress)
 
 
 def show_sent(summary: "SendSummary") -> None:

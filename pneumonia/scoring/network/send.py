@@ -5,28 +5,58 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pneumonia.runtime.errors import DataError
+from pydicom.filereader import read_file_meta_info
+
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.append_log import AppendLog
 from pneumonia.scoring.batch.audit import AuditLog
 from pneumonia.scoring.batch.folder import locked_folder
-from pneumonia.scoring.network.dicom_peer import OWN_TITLE, Peer, association
+from pneumonia.scoring.network.c_store import StoreSender
+from pneumonia.scoring.network.commitment import (
+    CommitmentOptions,
+    StoredObject,
+    request_commitment,
+)
+from pneumonia.scoring.network.delivery import (
+    COMMITTED,
+    NOT_COMMITTED,
+    NOT_SENT,
+    REFUSED,
+    SENT,
+    STATUSES,
+    WITH_WARNING,
+    Delivery,
+    ObjectSender,
+)
+from pneumonia.scoring.network.dicom_peer import OWN_TITLE, Peer
+from pneumonia.scoring.network.dicomweb_service import DicomwebService
+from pneumonia.scoring.network.stow import StowSender
 from pneumonia.scoring.outputs.dicom import FOLDER
 
 SENT_LOG = "sent.jsonl"
-CLASSES = tuple(
-    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("88.33", "11.1", "7")
-)  # Comprehensive SR, Grayscale Softcopy Presentation State, Secondary Capture
-STATUSES = ("sent", "sent_with_warning", "refused", "not_sent")
-ARRIVED = ("sent", "sent_with_warning")
-CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.2
+ARRIVED = (SENT, WITH_WARNING)
 PAUSES_SECONDS = (1.0, 4.0)  # before the second and the third attempt at one object
+MAX_COMMITMENT = 500  # objects of one request
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where results are sent.
+
+    Attributes:
+        server: A PACS (C-STORE) or a DICOMweb service (STOW-RS).
+        own_title: Our AE title, for a PACS.
+        commitment: How to ask a PACS for storage commitment; None for not at all.
+    """
+
+    server: Peer | DicomwebService
+    own_title: str = OWN_TITLE
+    commitment: CommitmentOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +64,7 @@ class SendSummary:
     """Result of sending the DICOM results of a folder.
 
     Attributes:
-        destination: TITLE@HOST:PORT.
+        destination: TITLE@HOST:PORT, or the address of a DICOMweb service.
         counts: Number of objects by STATUSES, in this run.
         earlier: Number of objects that had arrived before.
     """
@@ -45,139 +75,163 @@ class SendSummary:
 
     @property
     def missing(self) -> int:
-        """Objects that are not in the PACS."""
-        return self.counts["refused"] + self.counts["not_sent"]
+        """Objects that are not in the PACS, or that it does not promise to keep."""
+        return self.counts[REFUSED] + self.counts[NOT_SENT] + self.counts[NOT_COMMITTED]
+
+
+@dataclass
+class _Sent:
+    """(file, SHA-256) of the objects that have arrived at a destination, and of those it keeps."""
+
+    arrived: set[tuple[str, str]]
+    committed: set[tuple[str, str]]
 
 
 def send_results(
     out: Path,
-    peer: Peer,
-    own_title: str = OWN_TITLE,
+    to: Destination,
     progress: Progress | None = None,
     pauses_seconds: Sequence[float] = PAUSES_SECONDS,
 ) -> SendSummary:
     """Send `dicom/` of an output folder; objects that arrived there before are not sent again.
 
     Each outcome is recorded as a line of sent.jsonl. Only status 0x0000, and 0xBxxx as
-    `sent_with_warning`, count as arrived (PS3.4 B.2.3).
+    `sent_with_warning`, count as arrived (PS3.4 B.2.3). With storage commitment, an object that
+    the PACS says it does not have is sent again next time.
 
     Args:
         out: Output folder of a batch.
-        peer: The PACS.
-        own_title: Our AE title.
+        to: Where to.
         progress: Called with (objects done, objects, a short note).
-        pauses_seconds: Waits before further attempts at an object whose association broke.
+        pauses_seconds: Waits before further attempts at an object.
 
     Raises:
+        ConfigError: The port for storage commitment cannot be opened.
         OutputError: The folder is in use or cannot be written.
     """
     with locked_folder(out):
         audit = AuditLog(out)
-        log = AppendLog(out / SENT_LOG, "Log of sent results")
+        log = _SentLog(out, str(to.server))
+        before = log.before()
         files = sorted((out / FOLDER).glob("*.dcm"))
-        before = _arrived(log.lines, str(peer))
-        digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-        waiting = [path for path in files if (path.name, digests[path]) not in before]
+        marks = {path: _mark(path) for path in files}
+        waiting = [path for path in files if marks[path] not in before.arrived]
         counts: Counter[str] = Counter()
         try:
-            for number, (path, status, code) in enumerate(
-                _sent(waiting, _Sender(peer, own_title, pauses_seconds)), start=1
+            for number, (path, delivery) in enumerate(
+                _sent(waiting, _sender(to), pauses_seconds), start=1
             ):
-                log.append(
-                    {
-                        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                        "destination": str(peer),
-                        "file": path.name,
-                        "sha256": digests[path],
-                        "status": status,
-                        "code": None if code is None else f"0x{code:04X}",
-                    }
-                )
-                counts[status] += 1
+                log.append(marks[path], delivery)
+                counts[delivery.status] += 1
+                if delivery.status in ARRIVED:
+                    before.arrived.add(marks[path])
                 if progress is not None:
-                    progress(number, len(waiting), status)
+                    progress(number, len(waiting), delivery.status)
+            here = [path for path in files if marks[path] in before.arrived - before.committed]
+            for path, delivery in _committed(here, to):
+                log.append(marks[path], delivery)
+                counts[delivery.status] += 1
         finally:
-            told = {status: counts[status] for status in STATUSES}
-            audit.append("results_sent", destination=str(peer), totals=told)
-    return SendSummary(str(peer), told, len(files) - len(waiting))
+            totals = {status: counts[status] for status in STATUSES}
+            audit.append("results_sent", destination=str(to.server), totals=totals)
+    return SendSummary(str(to.server), totals, len(files) - len(waiting))
 
 
-def _arrived(lines: list[bytes], destination: str) -> set[tuple[str, str]]:
-    """(file, SHA-256) of the objects a destination has; unreadable lines are ignored."""
-    found = set()
-    for line in lines:
-        try:
-            record = json.loads(line)
-            if record["destination"] == destination and record["status"] in ARRIVED:
-                found.add((str(record["file"]), str(record["sha256"])))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return found
+class _SentLog:
+    """sent.jsonl: one line for each outcome."""
 
+    def __init__(self, out: Path, destination: str) -> None:
+        self._log = AppendLog(out / SENT_LOG, "Log of sent results")
+        self._destination = destination
 
-class _Sender:
-    """Keeps one association open and opens another when it breaks."""
-
-    def __init__(self, peer: Peer, own_title: str, pauses_seconds: Sequence[float]) -> None:
-        self._peer = peer
-        self._own_title = own_title
-        self._pauses = tuple(pauses_seconds)
-        self._stack = ExitStack()
-        self._open: Any = None
-
-    def close(self) -> None:
-        """Release the association."""
-        self._open = None
-        self._stack.close()
-
-    def store(self, path: Path) -> tuple[str, int | None]:
-        """Send one object, with retries; its status and DIMSE status code.
+    def append(self, mark: tuple[str, str], delivery: Delivery) -> None:
+        """Record an outcome.
 
         Raises:
-            DataError: No association could be established.
+            OutputError: The disk is full or broken.
         """
-        for pause in (*self._pauses, None):
-            code = self._attempt(path)
-            if code is not None:
-                return _meaning(code), code
-            self.close()
-            if pause is not None:
-                time.sleep(pause)
-        return "not_sent", None
+        code = delivery.code
+        line: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "destination": self._destination,
+            "file": mark[0],
+            "sha256": mark[1],
+            "status": delivery.status,
+            "code": None if code is None else f"0x{code:04X}",
+        }
+        if delivery.detail:
+            line["detail"] = delivery.detail
+        self._log.append(line)
 
-    def _attempt(self, path: Path) -> int | None:
-        try:
-            if self._open is None or not self._open.is_established:
-                self._stack.close()
-                self._open = self._stack.enter_context(self._associate())
-            status = self._open.send_c_store(path)
-        except ValueError:  # the peer takes no objects of this class
-            return CLASS_NOT_SUPPORTED
-        except (DataError, RuntimeError, OSError):  # no answer, or the association broke
-            return None
-        code = status.get("Status")
-        return None if code is None else int(code)
-
-    def _associate(self) -> Any:
-        from pynetdicom import build_context
-
-        contexts = [build_context(kind) for kind in CLASSES]
-        return association(self._peer, self._own_title, contexts)
-
-
-def _meaning(code: int) -> str:
-    if code == 0:
-        return "sent"
-    return "sent_with_warning" if code & 0xF000 == 0xB000 else "refused"
+    def before(self) -> _Sent:
+        """What earlier runs achieved; unreadable lines are ignored."""
+        found = _Sent(set(), set())
+        for line in self._log.lines:
+            try:
+                record = json.loads(line)
+                if record["destination"] != self._destination:
+                    continue
+                mark = (str(record["file"]), str(record["sha256"]))
+                status, code = record["status"], record["code"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+            if status in ARRIVED:
+                found.arrived.add(mark)
+            elif status == COMMITTED:
+                found.committed.add(mark)
+            elif status == NOT_COMMITTED and code is not None:  # the PACS does not have it
+                found.arrived.discard(mark)
+                found.committed.discard(mark)
+        return found
 
 
-def _sent(files: Sequence[Path], sender: _Sender) -> Iterator[tuple[Path, str, int | None]]:
+def _mark(path: Path) -> tuple[str, str]:
+    return path.name, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sender(to: Destination) -> ObjectSender:
+    if isinstance(to.server, DicomwebService):
+        return StowSender(to.server)
+    return StoreSender(to.server, to.own_title)
+
+
+def _sent(
+    files: Sequence[Path], sender: ObjectSender, pauses_seconds: Sequence[float]
+) -> Iterator[tuple[Path, Delivery]]:
     """Each file with its outcome; the rest is not tried once the peer cannot be reached again."""
-    is_gone = False
+    lost: Delivery | None = None
     try:
         for path in files:
-            status, code = ("not_sent", None) if is_gone else sender.store(path)
-            is_gone = is_gone or status == "not_sent"
-            yield path, status, code
+            delivery = lost or _delivered(path, sender, pauses_seconds)
+            lost = delivery if delivery.status == NOT_SENT else None
+            yield path, delivery
     finally:
         sender.close()
+
+
+def _delivered(path: Path, sender: ObjectSender, pauses_seconds: Sequence[float]) -> Delivery:
+    """Send one object, with retries."""
+    delivery = sender.attempt(path)
+    for pause in pauses_seconds:
+        if delivery.status != NOT_SENT:
+            break
+        sender.close()
+        time.sleep(pause)
+        delivery = sender.attempt(path)
+    return delivery
+
+
+def _committed(files: Sequence[Path], to: Destination) -> Iterator[tuple[Path, Delivery]]:
+    """Ask for storage commitment of objects that have arrived."""
+    if to.commitment is None or not isinstance(to.server, Peer):
+        return
+    for start in range(0, len(files), MAX_COMMITMENT):
+        some = {path: _stored(path) for path in files[start : start + MAX_COMMITMENT]}
+        found = request_commitment(list(some.values()), to.server, to.own_title, to.commitment)
+        for path, item in some.items():
+            yield path, found[item.instance]
+
+
+def _stored(path: Path) -> StoredObject:
+    meta = read_file_meta_info(path)
+    return StoredObject(str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID))

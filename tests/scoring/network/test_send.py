@@ -1,19 +1,28 @@
 """Results to a PACS: each with what the PACS said, and what did not arrive goes next time."""
 
+import io
 import json
 import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pydicom
 import pytest
-from pynetdicom import AE, evt
+from pydicom.dataset import Dataset
+from pynetdicom import AE, build_role, evt
 
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.inputs.multipart import boundary_of, parts
+from pneumonia.scoring.network import dicomweb_service
+from pneumonia.scoring.network.c_store import CLASSES
+from pneumonia.scoring.network.commitment import PUSH_MODEL, CommitmentOptions
 from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
-from pneumonia.scoring.network.send import CLASSES, send_results
+from pneumonia.scoring.network.dicomweb_service import DicomwebService
+from pneumonia.scoring.network.send import Destination, send_results
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
 from tests.peers import free_port, peer
@@ -50,7 +59,7 @@ def receiver(answer):
         ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
     )
     try:
-        yield Peer("PACS", "127.0.0.1", port), taken
+        yield Destination(Peer("PACS", "127.0.0.1", port)), taken
     finally:
         server.shutdown()
 
@@ -63,7 +72,10 @@ def test_each_object_has_its_own_status(out):
     codes = {2: 0xB000, 3: 0xA700, 5: 0xC001}
     with receiver(lambda number, event: codes.get(number, 0)) as (to, taken):
         summary = send_results(out, to, pauses_seconds=QUICK)
-        assert summary.counts == {"sent": 3, "sent_with_warning": 1, "refused": 2, "not_sent": 0}
+        assert summary.counts == {
+            "sent": 3, "sent_with_warning": 1, "refused": 2, "not_sent": 0,
+            "committed": 0, "not_committed": 0,
+        }  # fmt: skip
         assert summary.missing == 2
         assert [(line["status"], line["code"]) for line in lines(out)] == [
             ("sent", "0x0000"),
@@ -108,7 +120,9 @@ def test_a_result_that_changed_is_sent_again(out, tmp_path, detector, dark):
 
 def test_a_pacs_that_is_down_is_given_up_soon(out):
     started = time.monotonic()
-    summary = send_results(out, Peer("PACS", "127.0.0.1", free_port()), pauses_seconds=QUICK)
+    summary = send_results(
+        out, Destination(Peer("PACS", "127.0.0.1", free_port())), pauses_seconds=QUICK
+    )
     assert summary.counts["not_sent"] == summary.missing == 6
     assert time.monotonic() - started < 60
     with receiver(lambda *_: 0) as (to, taken):
@@ -138,10 +152,313 @@ def test_the_other_results_go_to_a_pacs_without_one_class(out):
         ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
     )
     try:
-        summary = send_results(out, Peer("PACS", "127.0.0.1", port), pauses_seconds=QUICK)
+        summary = send_results(
+            out, Destination(Peer("PACS", "127.0.0.1", port)), pauses_seconds=QUICK
+        )
     finally:
         server.shutdown()
     assert (summary.counts["sent"], summary.counts["refused"]) == (4, 2)
+    # the peer gave no status, and none is made up
+    refused = {(line["code"], line["detail"]) for line in lines(out) if line["status"] == "refused"}
+    assert refused == {(None, "presentation context: abstract syntax not supported")}
+
+
+IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+
+
+@pytest.mark.parametrize(
+    ("syntaxes", "used"),
+    [
+        ([BIG, EXPLICIT, IMPLICIT], EXPLICIT),
+        ([BIG, IMPLICIT], IMPLICIT),
+        ([IMPLICIT], IMPLICIT),
+        ([IMPLICIT, EXPLICIT], IMPLICIT),
+        ([EXPLICIT], EXPLICIT),
+    ],
+)
+def test_a_peer_gets_the_objects_in_a_syntax_that_it_prefers(out, syntaxes, used):
+    """A peer that prefers big endian is not offered it."""
+    found = []
+    entity = AE("PACS")
+    for kind in CLASSES:
+        entity.add_supported_context(kind, syntaxes)
+
+    def store(event):
+        found.append((event.context.transfer_syntax, event.dataset.StudyInstanceUID))
+        return 0
+
+    server = entity.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
+    )
+    try:
+        to = Destination(Peer("PACS", "127.0.0.1", server.socket.getsockname()[1]))
+        assert send_results(out, to, pauses_seconds=QUICK).counts["sent"] == 6
+    finally:
+        server.shutdown()
+    assert {syntax for syntax, _ in found} == {used}
+
+
+def test_a_peer_of_big_endian_alone_is_quoted(out):
+    entity = AE("PACS")
+    for kind in CLASSES:
+        entity.add_supported_context(kind, [BIG])
+    entity.add_supported_context("1.2.840.10008.1.1")
+    server = entity.start_server(("127.0.0.1", 0), block=False)
+    try:
+        to = Destination(Peer("PACS", "127.0.0.1", server.socket.getsockname()[1]))
+        summary = send_results(out, to, pauses_seconds=QUICK)
+    finally:
+        server.shutdown()
+    assert summary.missing == 6
+    assert {line["code"] for line in lines(out)} == {None}
+    assert all(line["detail"] for line in lines(out))
+
+
+# --- storage commitment ---
+
+
+class Archive:
+    """Stores, and reports commitments: on the association of the request, or on its own.
+
+    Attributes:
+        lost: SOP Instance UIDs that it reports as missing.
+        own_port: Port to report to, in an association of its own; None for the same association.
+        answer: Status of the request.
+    """
+
+    def __init__(self):
+        self.lost = set()
+        self.own_port = None
+        self.answer = 0x0000
+        self.is_silent = False
+        self.requests = 0
+        self.stored = []
+        self.transaction = None
+
+    def store(self, event):
+        self.stored.append(str(event.request.AffectedSOPInstanceUID))
+        return 0
+
+    def act(self, event):
+        self.requests += 1
+        if self.answer == 0 and not self.is_silent:
+            threading.Thread(
+                target=self.report, args=(event.assoc, event.action_information)
+            ).start()
+        return self.answer, None
+
+    def report(self, association, asked):
+        made = Dataset()
+        made.TransactionUID = self.transaction or asked.TransactionUID
+        kept, lost = [], []
+        for item in asked.ReferencedSOPSequence:
+            if item.ReferencedSOPInstanceUID in self.lost:
+                item.FailureReason = 0x0112
+                lost.append(item)
+            else:
+                kept.append(item)
+        made.ReferencedSOPSequence = kept
+        if lost:
+            made.FailedSOPSequence = lost
+        kind = 2 if lost else 1
+        time.sleep(0.05)  # the request is answered first
+        if self.own_port is None:
+            association.send_n_event_report(made, kind, PUSH_MODEL, "1.2.840.10008.1.20.1.1")
+            return
+        entity = AE("PACS")
+        entity.add_requested_context(PUSH_MODEL)
+        opened = entity.associate(
+            "127.0.0.1", self.own_port, ae_title="PNEUMONIA",
+            ext_neg=[build_role(PUSH_MODEL, scp_role=True)],
+        )  # fmt: skip
+        opened.send_n_event_report(made, kind, PUSH_MODEL, "1.2.840.10008.1.20.1.1")
+        opened.release()
+
+
+@contextmanager
+def archive(**changed):
+    made = Archive()
+    for name, value in changed.items():
+        setattr(made, name, value)
+    entity = AE("PACS")
+    for kind in CLASSES:
+        entity.add_supported_context(kind)
+    entity.add_supported_context(PUSH_MODEL)
+    handlers = [(evt.EVT_C_STORE, made.store), (evt.EVT_N_ACTION, made.act)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        yield made, Peer("PACS", "127.0.0.1", server.socket.getsockname()[1])
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize("has_own_association", [False, True])
+def test_sent_means_safe_when_the_archive_commits(out, has_own_association):
+    port = free_port() if has_own_association else None
+    with archive(own_port=port) as (made, peer):
+        to = Destination(peer, commitment=CommitmentOptions(port, 30))
+        summary = send_results(out, to, pauses_seconds=QUICK)
+        assert (summary.counts["sent"], summary.counts["committed"], summary.missing) == (6, 6, 0)
+        assert [line["status"] for line in lines(out)] == ["sent"] * 6 + ["committed"] * 6
+        again = send_results(out, to, pauses_seconds=QUICK)
+        assert (again.earlier, sum(again.counts.values()), made.requests) == (6, 0, 1)
+    verify_audit(out)
+
+
+def test_an_object_that_the_archive_lost_is_sent_again(out):
+    with archive() as (made, peer):
+        to = Destination(peer, commitment=CommitmentOptions(None, 30))
+        made.lost = AlmostAll()
+        summary = send_results(out, to, pauses_seconds=QUICK)
+        assert summary.counts["not_committed"] == summary.missing == 6
+        assert {line["code"] for line in lines(out)[6:]} == {"0x0112"}
+        made.lost = set()
+        first = len(made.stored)
+        again = send_results(out, to, pauses_seconds=QUICK)
+        assert len(made.stored) - first == 6
+        assert (again.counts["committed"], again.missing) == (6, 0)
+
+
+class AlmostAll:
+    def __contains__(self, item):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("changed", "detail"),
+    [
+        ({"is_silent": True}, "no report in time"),
+        ({"transaction": "1.2.3"}, "no report in time"),
+        ({"answer": 0x0110}, "request: status 0x0110"),
+    ],
+)
+def test_without_a_commitment_the_objects_count_as_missing(out, changed, detail):
+    with archive(**changed) as (made, peer):
+        to = Destination(peer, commitment=CommitmentOptions(None, 0.2))
+        summary = send_results(out, to, pauses_seconds=QUICK)
+        assert (summary.counts["sent"], summary.counts["not_committed"]) == (6, 6)
+        assert {(line["code"], line["detail"]) for line in lines(out)[6:]} == {(None, detail)}
+        # asked for again next time, not sent again: the archive did not say that it lost them
+        send_results(out, to, pauses_seconds=QUICK)
+        assert (made.requests, len(made.stored)) == (2, 6)
+
+
+def test_a_pacs_without_storage_commitment(out):
+    with receiver(lambda *_: 0) as (to, _):
+        asked = Destination(to.server, commitment=CommitmentOptions(None, 0.2))
+        summary = send_results(out, asked, pauses_seconds=QUICK)
+        assert summary.counts["not_committed"] == 6
+        details = {line.get("detail") for line in lines(out)[6:]}
+        assert details <= {"storage commitment is not offered", "no association"}
+
+
+# --- STOW-RS ---
+
+
+class StowHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        boundary = boundary_of(self.headers["Content-Type"])
+        (data,) = parts(body, boundary)
+        instance = pydicom.dcmread(io.BytesIO(data)).SOPInstanceUID
+        self.server.asked.append((self.path, self.headers.get("Authorization"), instance))
+        status, document, headers = self.server.answer(len(self.server.asked), instance)
+        data = json.dumps(document).encode() if document is not None else b""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def reference(instance, **reason):
+    item = {"00081155": {"vr": "UI", "Value": [instance]}}
+    for tag, code in reason.items():
+        item[tag.strip("_")] = {"vr": "US", "Value": [code]}
+    return item
+
+
+def stored(instance):
+    return {"00081199": {"vr": "SQ", "Value": [reference(instance)]}}
+
+
+@contextmanager
+def stow_server(answer):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StowHandler)
+    server.asked, server.answer = [], answer
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/dicom-web/"
+        yield Destination(DicomwebService(url)), server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_stow_gives_each_object_the_status_that_the_service_answered(out, monkeypatch):
+    monkeypatch.setenv("PNEUMONIA_DICOMWEB_TOKEN", "tok123")
+    answers = {
+        2: (202, {"00081199": {"Value": [reference("", _00081196_=1)]}}),
+        3: (409, {"00081198": {"Value": [reference("", _00081197_=0xC122)]}}),
+        4: (200, None),
+        5: (403, None),
+        6: (200, [1, 2]),
+    }
+
+    def answer(number, instance):
+        status, document = answers.get(number, (200, stored(instance)))
+        text = json.dumps(document).replace('"Value": [""]', f'"Value": ["{instance}"]')
+        if number == 2:
+            text = text.replace('"Value": [1]', '"Value": [45056]')  # 0xB000: coerced
+        return status, json.loads(text), {}
+
+    with stow_server(answer) as (to, server):
+        summary = send_results(out, to, pauses_seconds=QUICK)
+        found = [(line["status"], line["code"], line.get("detail")) for line in lines(out)]
+        assert found == [
+            ("sent", None, None),
+            ("sent_with_warning", "0xB000", None),
+            ("refused", "0xC122", None),
+            ("refused", None, "the answer does not confirm the object"),
+            ("refused", None, "HTTP 403"),
+            ("refused", None, "the answer does not confirm the object"),
+        ]
+        assert summary.missing == 4
+        assert {(path, auth) for path, auth, _ in server.asked} == {
+            ("/dicom-web/studies", "Bearer tok123")
+        }
+        answers.clear()
+        again = send_results(out, to, pauses_seconds=QUICK)
+        assert (again.counts["sent"], again.earlier, again.missing) == (4, 2, 0)
+    assert "tok123" not in (out / "sent.jsonl").read_text()
+
+
+def test_a_busy_stow_service_is_asked_again(out, monkeypatch):
+    waits = []
+    monkeypatch.setattr(dicomweb_service, "sleep", waits.append)
+
+    def answer(number, instance):
+        if number == 1:
+            return 503, None, {"Retry-After": "7"}
+        return 200, stored(instance), {}
+
+    with stow_server(answer) as (to, server):
+        assert send_results(out, to, pauses_seconds=QUICK).counts["sent"] == 6
+        assert (waits, len(server.asked)) == ([7.0], 7)
+
+
+def test_a_stow_service_that_is_down_is_given_up_soon(out):
+    with stow_server(lambda *_: (500, None, {})) as (to, server):
+        summary = send_results(out, to, pauses_seconds=QUICK)
+        assert summary.counts["not_sent"] == 6
+        assert len(server.asked) == 3  # of the first object
+        assert lines(out)[0]["detail"] == "HTTP 500"
 
 
 @pytest.mark.interop
@@ -150,7 +467,7 @@ def test_dcmtk_that_aborts_leaves_results_unsent_and_resumable(out, tmp_path, fa
     (tmp_path / "taken").mkdir()
     port = free_port()
     command = [peer("storescp"), "-aet", "PACS", "-od", str(tmp_path / "taken"), str(port)]
-    to = Peer("PACS", "127.0.0.1", port)
+    to = Destination(Peer("PACS", "127.0.0.1", port))
     with running([*command, fault], port):
         summary = send_results(out, to, pauses_seconds=QUICK)
     assert summary.counts["not_sent"] == 6
