@@ -54,7 +54,7 @@ _READERS = Code("READERS", LOCAL, "Readers who drew the region")
 _PRESENT = Code("52101004", "SCT", "Present")
 POSSIBLE = Code("371930009", "SCT", "Possible")
 VERDICTS = {
-    OPACITY: codes.OPACITY,
+    OPACITY: Code("LUNG_OPACITY", LOCAL, "Lung opacity"),
     ABNORMAL: Code("263654008", "SCT", "Abnormal"),
     NORMAL: Code("17621005", "SCT", "Normal"),
     UNUSABLE: Code("UNUSABLE", LOCAL, "Image cannot be judged"),

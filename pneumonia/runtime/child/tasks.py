@@ -113,7 +113,7 @@ class FileReader:
             record["identity"] = _identity(radiograph.header)
             info["word_against"] = self._word_against(radiograph.header)
             if self._wanted.header:
-                parts.append(("header", _source_header(radiograph.header)))
+                parts.append(("header", _source_header(radiograph.header, data)))
         return parts
 
     def _images(self, pixels: np.ndarray) -> Parts:
@@ -188,7 +188,7 @@ def _contents(path: str, max_bytes: int) -> Tuple[bytes, str, int]:
     return data, digest.hexdigest(), size
 
 
-def _source_header(dataset: Any) -> bytes:
+def _source_header(dataset: Any, file_data: bytes) -> bytes:
     """The attributes that results take over, as a DICOM file in memory.
 
     Empty when they cannot be read: the image is scored but gets no DICOM results.
@@ -196,7 +196,7 @@ def _source_header(dataset: Any) -> bytes:
     from pneumonia.runtime.results import header_bytes, source_header
 
     try:
-        data = header_bytes(source_header(dataset))
+        data = header_bytes(source_header(dataset, file_data))
     except Exception:  # foreign headers hold anything
         return b""
     return data if len(data) <= MAX_HEADER_BYTES else b""

@@ -54,3 +54,34 @@ def jpeg2000_frame_header(data: bytes) -> Optional[FrameHeader]:
 def ends_properly(data: bytes) -> bool:
     """Whether a JPEG, JPEG-LS or JPEG 2000 stream reaches its end marker."""
     return data[-64:].rstrip(b"\0\xff").endswith(b"\xff\xd9")  # zeros and fill bytes may follow
+
+
+def is_irreversible_jpeg2000(data: bytes) -> bool:
+    """Whether a JPEG 2000 codestream uses the 9-7 wavelet, which cannot be undone exactly."""
+    position = data.find(_SIZ)
+    if position < 0:
+        return False
+    position += 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = struct.unpack(">HH", data[position : position + 4])
+        if marker == 0xFF52:  # COD: the transformation is the tenth byte after the length
+            return data[position + 13 : position + 14] == b"\0"
+        if marker == 0xFF90:  # start of a tile part
+            return False
+        position += 2 + length
+    return False
+
+
+def is_near_lossless_jpeg_ls(data: bytes) -> bool:
+    """Whether a JPEG-LS stream allows its samples to differ (NEAR of its first scan)."""
+    position = data.find(b"\xff\xd8\xff")
+    if position < 0:
+        return False
+    position += 2
+    while position + 5 <= len(data) and data[position] == 0xFF:
+        marker, length = struct.unpack(">HH", data[position : position + 4])
+        if marker == 0xFFDA:
+            near = position + 5 + 2 * data[position + 4]
+            return data[near : near + 1] not in (b"", b"\0")
+        position += 2 + length
+    return False

@@ -20,6 +20,7 @@ from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence as DicomSequence
 
 from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.image.compression import state_lossy_compression
 from pneumonia.runtime.image.dicom_header import BIG_ENDIAN
 from pneumonia.runtime.image.display import LINEAR, DisplayPlan, LookUpTable, plan_from_header
 from pneumonia.runtime.results.files import file_bytes
@@ -74,11 +75,12 @@ _FORMS: Dict[str, Pattern[str]] = {
 }
 
 
-def source_header(source: Dataset) -> Dataset:
+def source_header(source: Dataset, data: bytes = b"") -> Dataset:
     """The attributes of KEYWORDS that can be written again, as a new dataset.
 
     Args:
         source: Header of the image, with or without pixel data; not changed.
+        data: The file, which shows whether some kinds of compression lost anything.
     """
     meta = getattr(source, "file_meta", None) or Dataset()
     big_endian = first_text(meta, "TransferSyntaxUID") == BIG_ENDIAN
@@ -92,6 +94,7 @@ def source_header(source: Dataset) -> Dataset:
         _set_display(header, display_plan(source, big_endian))
         if "SOPClassUID" not in header and "MediaStorageSOPClassUID" in meta:
             header.SOPClassUID = meta.MediaStorageSOPClassUID
+        state_lossy_compression(header, source, first_text(meta, "TransferSyntaxUID"), data)
     return header
 
 
