@@ -35,6 +35,7 @@ from pneumonia.scoring.network.dicomweb_service import (
     TOKEN,
     DicomwebService,
     answer_of,
+    status_of_answer,
 )
 
 PAGE = 200
@@ -132,7 +133,7 @@ class DicomwebInput:
                 if answer.status_code == 204:  # nothing matches
                     return []
                 if answer.status_code != 200:
-                    raise self._refused(f"HTTP {answer.status_code}")
+                    raise self._refused(status_of_answer(answer))
                 data = b"".join(_bounded(answer, MAX_ANSWER_BYTES))
             found = json.loads(data)
         except requests.RequestException as error:

@@ -127,16 +127,24 @@ class DicomwebService:
         else:
             session.auth = get_netrc_auth(self.endpoint)
         bundles = [os.environ[name] for name in CA_VARIABLES if os.environ.get(name)]
-        session.verify = str(self.ca_file) if self.ca_file is not None else (bundles or [True])[0]
+        if self.ca_file is not None:
+            session.verify = str(self.ca_file)
+        elif bundles:
+            session.verify = bundles[0]
         return session
+
+
+def status_of_answer(answer: requests.Response) -> str:
+    """The HTTP status of an answer, with the wait that the server asks for."""
+    wait = answer.headers.get("Retry-After", "")
+    return f"HTTP {answer.status_code}" + (f", retry after {wait[:32]}" if wait else "")
 
 
 def answer_of(error: Exception) -> str:
     """How a request failed: the HTTP status with what the server asks for, or how it ended."""
     answer = getattr(error, "response", None)
     if answer is not None:
-        wait = answer.headers.get("Retry-After", "")
-        return f"HTTP {answer.status_code}" + (f", retry after {wait[:32]}" if wait else "")
+        return status_of_answer(answer)
     reasons = (
         (requests.exceptions.SSLError, "the server's certificate is not trusted"),
         (requests.exceptions.ProxyError, "the proxy does not connect"),

@@ -21,6 +21,7 @@ from pneumonia.scoring.network.dicomweb_service import (
     TIMEOUT_SECONDS,
     DicomwebService,
     answer_of,
+    status_of_answer,
 )
 
 JSON_TYPE = "application/dicom+json"
@@ -71,7 +72,7 @@ class StowSender:
             retries = dicomweb_service.RETRIES
             if (retries.get_retry_after(answer.raw) or 0) <= MAX_RETRY_AFTER_SECONDS:
                 retries.sleep_for_retry(answer.raw)
-            return Delivery(NOT_SENT, None, f"HTTP {code}")
+            return Delivery(NOT_SENT, None, status_of_answer(answer))
         found = _named(_document(answer), instance)
         if found is not None:
             return found

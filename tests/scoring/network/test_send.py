@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -32,14 +33,22 @@ from tests.scoring.patients import patient
 QUICK = (0.05, 0.05)
 
 
-@pytest.fixture
-def out(tmp_path, detector, bright, dark):
-    (tmp_path / "in").mkdir()
+@pytest.fixture(scope="module")
+def scored_once(tmp_path_factory, detector, bright, dark):
+    folder = tmp_path_factory.mktemp("scored")
+    (folder / "in").mkdir()
     for number, pixels in enumerate((bright, dark), start=1):
-        save(tmp_path / "in" / f"{number}.dcm", chest_dataset(pixels, **patient(number)))
+        save(folder / "in" / f"{number}.dcm", chest_dataset(pixels, **patient(number)))
     settings = ScoreSettings(outputs=OutputSettings(dicom=tuple(KINDS)))
-    score_batch(tmp_path / "in", tmp_path / "out", detector, settings)
-    return tmp_path / "out"
+    score_batch(folder / "in", folder / "out", detector, settings)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path, scored_once):
+    """An output folder with six results."""
+    shutil.copytree(scored_once / "in", tmp_path / "in")
+    return shutil.copytree(scored_once / "out", tmp_path / "out")
 
 
 @contextmanager

@@ -1,0 +1,359 @@
+"""A DICOMweb service: which certificates, credentials and proxies count, and how long it waits."""
+
+import gzip
+import json
+import ssl
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pneumonia.runtime.errors import ConfigError, DataError
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.inputs.dicomweb import DicomwebInput
+from pneumonia.scoring.inputs.query import STUDY_ANSWER, Query
+from pneumonia.scoring.network import dicomweb_service
+from pneumonia.scoring.network.dicomweb_service import DicomwebService
+from tests.deploy_jetson.device.daemon.certificates import make_certificates
+from tests.runtime.dicoms import SERIES, chest_dataset, save
+from tests.scoring.patients import patient
+
+ENVIRONMENT = (
+    "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY",
+    "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "PNEUMONIA_DICOMWEB_TOKEN",
+    "PNEUMONIA_DICOMWEB_USER", "PNEUMONIA_DICOMWEB_PASSWORD",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch, tmp_path):
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Seconds that were waited because a server asked for it; nothing waits."""
+    found = []
+    monkeypatch.setattr(dicomweb_service, "sleep", found.append)
+    monkeypatch.setattr(
+        dicomweb_service, "RETRIES", dicomweb_service.RETRIES.new(backoff_factor=0.0)
+    )
+    return found
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        self.server.asked.append((self.path, self.headers.get("Authorization")))
+        status, headers, body = self.server.answer(self)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def serving(answer, tls=None):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.answer = [], answer
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        scheme = "http" if tls is None else "https"
+        server.url = f"{scheme}://127.0.0.1:{server.server_port}/dicom-web"
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def nothing(handler):
+    return 204, {}, b""
+
+
+def asked(url, **options):
+    return DicomwebInput(url, Query(studies=("1.2",)), **options).query(ScoreSettings())
+
+
+# --- certificates ---
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory):
+    """Two certificates that are their own authorities."""
+    return [make_certificates(tmp_path_factory.mktemp(name)) for name in ("one", "two")]
+
+
+@pytest.fixture
+def secure(authorities):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authorities[0]["cert"], authorities[0]["key"])
+    with serving(nothing, context) as server:
+        yield server
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_the_given_certificates_win_over_the_environment(
+    secure, authorities, variable, monkeypatch
+):
+    trusted, other = (Path(files["cert"]) for files in authorities)
+    monkeypatch.setenv(variable, str(other))
+    assert asked(secure.url, ca_file=trusted) == []
+    with pytest.raises(DataError, match="does not answer"):
+        asked(secure.url)
+    monkeypatch.setenv(variable, str(trusted))
+    assert asked(secure.url) == []
+    with pytest.raises(DataError, match="SSLError"):
+        asked(secure.url, ca_file=other)
+
+
+def test_a_server_that_nothing_trusts_is_refused(secure):
+    with pytest.raises(DataError, match="SSLError"):
+        asked(secure.url)
+
+
+def test_a_file_without_certificates(secure, tmp_path):
+    (tmp_path / "empty.pem").write_text("none here\n")
+    with pytest.raises(DataError):
+        asked(secure.url, ca_file=tmp_path / "empty.pem")
+    with pytest.raises(ConfigError, match="File of certificates"):
+        DicomwebService(secure.url, tmp_path / "missing.pem")
+
+
+# --- credentials ---
+
+
+@pytest.fixture
+def netrc(tmp_path, monkeypatch):
+    path = tmp_path / "netrc"
+    path.write_text("machine 127.0.0.1\nlogin somebody\npassword else\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(path))
+
+
+OF_NETRC = "Basic c29tZWJvZHk6ZWxzZQ=="
+
+
+@pytest.mark.parametrize(
+    ("given", "header"),
+    [
+        ({"TOKEN": "tok123"}, "Bearer tok123"),
+        ({"USER": "me", "PASSWORD": "secret"}, "Basic bWU6c2VjcmV0"),
+        ({"TOKEN": "tok123", "USER": "me"}, "Bearer tok123"),
+        ({}, OF_NETRC),
+    ],
+)
+def test_given_credentials_win_over_netrc(netrc, given, header, monkeypatch):
+    for name, value in given.items():
+        monkeypatch.setenv(f"PNEUMONIA_DICOMWEB_{name}", value)
+    with serving(nothing) as server:
+        asked(server.url)
+        assert {found for _, found in server.asked} == {header}
+
+
+def test_a_redirect_to_another_host_gets_no_credentials(netrc, monkeypatch):
+    monkeypatch.setenv("PNEUMONIA_DICOMWEB_TOKEN", "tok123")
+    with serving(nothing) as other:
+        elsewhere = other.url.replace("127.0.0.1", "localhost") + "/studies"
+        with serving(lambda handler: (307, {"Location": elsewhere}, b"")) as server:
+            asked(server.url)
+        assert [found for _, found in other.asked] == [None]
+
+
+def test_proxies_of_the_environment_are_used(monkeypatch):
+    with serving(nothing) as proxy, serving(nothing) as server:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        asked(server.url)
+        assert proxy.asked[0][0].startswith(server.url)
+        assert not server.asked
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        asked(server.url)
+        assert server.asked
+
+
+# --- waiting ---
+
+
+def busy(headers, times):
+    left = [times]
+
+    def answer(handler):
+        left[0] -= 1
+        return (503, headers, b"") if left[0] >= 0 else nothing(handler)
+
+    return answer
+
+
+def test_a_long_wait_is_reported(waits, caplog):
+    with serving(busy({"Retry-After": "30"}, 1)) as server:
+        assert asked(server.url) == []
+    assert waits == [30.0]
+    assert "asks to wait 30 s (HTTP 503)" in caplog.text
+
+
+def test_a_short_wait_is_not(waits, caplog):
+    with serving(busy({"Retry-After": "1"}, 1)) as server:
+        asked(server.url)
+    assert (waits, caplog.text) == ([1.0], "")
+
+
+@pytest.mark.parametrize("wait", ["3600", "61", "99999999999", "Fri, 31 Dec 2999 23:59:59 GMT"])
+def test_a_wait_that_is_too_long_ends_the_request(waits, wait):
+    with serving(busy({"Retry-After": wait}, 9)) as server:
+        with pytest.raises(DataError, match="HTTP 503, retry after"):
+            asked(server.url)
+        assert (len(server.asked), waits) == (1, [])
+
+
+@pytest.mark.parametrize("wait", ["soon", "-5", ""])
+def test_a_malformed_wait_is_ignored(waits, wait):
+    with serving(busy({"Retry-After": wait}, 1)) as server:
+        assert asked(server.url) == []
+
+
+# --- answers ---
+
+
+def film(bright, number, **tags):
+    return chest_dataset(bright, **patient(number, **tags))
+
+
+def value(text):
+    return {"vr": "LO", "Value": [text]}
+
+
+class Archive:
+    """QIDO-RS and WADO-RS over data sets.
+
+    Attributes:
+        by_uid_alone: Instances are found by their own UID, whatever the path says.
+        is_deaf: Matching keys are ignored.
+        unnamed: Attributes that answers leave out.
+        compress: Bodies are compressed.
+    """
+
+    def __init__(self, folder, *datasets):
+        self.held = [
+            (dataset, save(folder / f"{number}.dcm", dataset).read_bytes())
+            for number, dataset in enumerate(datasets)
+        ]
+        self.by_uid_alone = self.is_deaf = self.compress = False
+        self.unnamed = ()
+
+    def answer(self, handler):
+        path, _, query = handler.path.partition("?")
+        steps = path.strip("/").split("/")[1:]
+        names = dict(zip(steps[0::2], steps[1::2], strict=False))
+        found = [
+            (dataset, data) for dataset, data in self.held
+            if (self.by_uid_alone and len(steps) == 6)
+            or (names.get("studies", dataset.StudyInstanceUID) == dataset.StudyInstanceUID
+                and names.get("series", dataset.SeriesInstanceUID) == dataset.SeriesInstanceUID)
+        ]  # fmt: skip
+        if len(steps) == 6:
+            body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + found[0][1] + b"\r\n--b--"
+            kind = 'multipart/related; type="application/dicom"; boundary=b'
+            return self.sent(kind, body)
+        keys = dict(pair.split("=") for pair in query.split("&"))
+        if int(keys["offset"]):
+            return nothing(handler)
+        level = len(steps)
+        shown = {1: STUDY_ANSWER, 3: ("SeriesInstanceUID",), 5: ("SOPInstanceUID",)}[level]
+        documents = []
+        for dataset, _ in found:
+            fits = all(str(dataset.get(k, v)) == v for k, v in keys.items())
+            if level > 1 or self.is_deaf or fits:
+                documents.append(
+                    {
+                        f"{dataset[keyword].tag:08X}": value(str(dataset[keyword].value))
+                        for keyword in shown
+                        if keyword not in self.unnamed
+                    }
+                )
+        return self.sent("application/dicom+json", json.dumps(documents).encode())
+
+    def sent(self, kind, body):
+        headers = {"Content-Type": kind}
+        if self.compress:
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body)
+        return 200, headers, body
+
+
+def results(summary):
+    return {
+        record.file.relative.split("/")[0].rsplit(".", 1)[-1]: (record.status, record.reason)
+        for record in summary.records
+    }
+
+
+@pytest.mark.parametrize(
+    ("by_uid_alone", "second"), [(False, ("scored", "")), (True, ("failed", "wrong_object"))]
+)
+def test_studies_that_share_an_instance_uid(by_uid_alone, second, bright, dark, detector, tmp_path):
+    shared = {"SOPInstanceUID": f"{SERIES}.5"}
+    archive = Archive(tmp_path, film(bright, 1, **shared), film(dark, 2, **shared))
+    archive.by_uid_alone = by_uid_alone
+    wanted = Query(studies=(f"{SERIES}.1", f"{SERIES}.2"))
+    with serving(archive.answer) as server:
+        summary = score_batch(DicomwebInput(server.url, wanted), tmp_path / "out", detector)
+    assert results(summary) == {"1": ("scored", ""), "2": second}
+    scores = {r.file.relative.split("/")[0]: r.max_score() for r in summary.records}
+    assert scores[f"{SERIES}.1"] > 0.9
+    assert by_uid_alone or scores[f"{SERIES}.2"] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("AccessionNumber", Query(accessions=("ACC1",))),
+        ("StudyDate", Query(date="20200101-20200131")),
+        ("", Query(studies=(f"{SERIES}.1",))),
+    ],
+)
+@pytest.mark.parametrize("is_returned", [True, False])
+def test_a_server_that_ignores_matching_keys(
+    key, wanted, is_returned, bright, dark, detector, tmp_path
+):
+    archive = Archive(tmp_path, film(bright, 1), film(dark, 2, StudyDate="20210304"))
+    archive.is_deaf = True
+    archive.unnamed = () if is_returned else (key,)
+    with serving(archive.answer) as server:
+        summary = score_batch(DicomwebInput(server.url, wanted), tmp_path / "out", detector)
+    assert results(summary) == {"1": ("scored", ""), "2": ("skipped", "not_asked_for")}
+
+
+def test_compressed_answers(bright, detector, tmp_path):
+    archive = Archive(tmp_path, film(bright, 1))
+    archive.compress = True
+    with serving(archive.answer) as server:
+        source = DicomwebInput(server.url, Query(studies=(f"{SERIES}.1",)))
+        summary = score_batch(source, tmp_path / "out", detector)
+    assert results(summary) == {"1": ("scored", "")}
+
+
+def test_a_compressed_answer_that_is_damaged_or_too_long(bright, tmp_path):
+    archive = Archive(tmp_path, film(bright, 1))
+    with serving(archive.answer) as server:
+        source = DicomwebInput(server.url, Query(studies=(f"{SERIES}.1",)), max_file_bytes=100_000)
+        (entry,) = source.query(ScoreSettings())
+        bomb = gzip.compress(b"\0" * 5_000_000)
+        for body, expected in (
+            (b"no gzip", ("failed", "not_retrieved", "the compressed answer is damaged")),
+            (bomb, ("rejected", "resource_limit", "")),
+        ):
+            headers = {"Content-Type": "application/dicom", "Content-Encoding": "gzip"}
+            server.answer = lambda handler, body=body, headers=headers: (200, headers, body)
+            (found,) = source.fetch([entry], tmp_path / "f", lambda entry: False, None)
+            assert (found.status, found.reason, found.detail) == expected
