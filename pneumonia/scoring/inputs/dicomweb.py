@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 from pydicom.datadict import tag_for_keyword
@@ -178,20 +178,39 @@ class DicomwebInput:
         """Fetch one image unless an interrupted run did; an error affects this image only."""
         path = fetched_path(folder, entry.relative)
         if not path.is_file():
-            study, series, instance = entry.relative.removesuffix(".dcm").split("/")
-            url = f"{self.endpoint}/studies/{study}/series/{series}/instances/{instance}"
-            try:
-                data = self._object(self._answer(url), (study, series, instance))
-            except _TooLargeError:
-                return entry._replace(status="rejected", reason="resource_limit")
-            except (requests.RequestException, ValueError) as error:
-                return entry._replace(
-                    status="failed", reason="not_retrieved", detail=answer_of(error)
-                )
-            if data is None:
-                return entry._replace(status=STATUS_OF[WRONG_OBJECT], reason=WRONG_OBJECT)
-            write_bytes(str(path), data)
+            study, series, instance = uids = entry.relative.removesuffix(".dcm").split("/")
+            of_series = f"{self.endpoint}/studies/{study}/series/{series}"
+            found = self._retrieved(f"{of_series}/instances/{instance}", uids)
+            if isinstance(found, _Refusal) and found.may_be_in_series:
+                # a service that finds instances by their UID alone has another one in mind
+                again = self._retrieved(of_series, uids)
+                found = again if isinstance(again, bytes) else found
+            if isinstance(found, _Refusal):
+                return entry._replace(status=found.status, reason=found.reason, detail=found.detail)
+            write_bytes(str(path), found)
         return arrived(entry, folder)
+
+    def _retrieved(self, url: str, uids: list[str]) -> "bytes | _Refusal":
+        """The object that was asked for, or an unreadable one, which decoding gives the reason for.
+
+        Args:
+            url: Of the instance, or of its series.
+            uids: Study, Series and SOP Instance UID.
+        """
+        unreadable = None
+        try:
+            body, boundary = self._answer(url)
+            for data in parts(body, boundary) if boundary else (body,):
+                found = object_uids(data)
+                if found == tuple(uids):
+                    return data
+                if found is None and unreadable is None:
+                    unreadable = data
+        except _TooLargeError:
+            return _Refusal("rejected", "resource_limit")
+        except (requests.RequestException, ValueError) as error:
+            return _Refusal("failed", "not_retrieved", answer_of(error))
+        return unreadable or _Refusal(STATUS_OF[WRONG_OBJECT], WRONG_OBJECT)
 
     def _answer(self, url: str) -> tuple[bytes, bytes]:
         """The body of an answer, and its boundary if it is multipart."""
@@ -203,17 +222,18 @@ class DicomwebInput:
             limit = self.max_file_bytes + (MAX_PART_HEAD if boundary else 0)
             return b"".join(_bounded(answer, limit)), boundary
 
-    def _object(self, answer: tuple[bytes, bytes], uids: tuple[str, str, str]) -> bytes | None:
-        """The object that was asked for, or an unreadable one; None if all are other objects."""
-        body, boundary = answer
-        unreadable = None
-        for data in parts(body, boundary) if boundary else (body,):
-            found = object_uids(data)
-            if found == uids:
-                return data
-            if found is None and unreadable is None:
-                unreadable = data  # decoding gives the reason
-        return unreadable
+
+class _Refusal(NamedTuple):
+    """Why an image was not retrieved: status, reason and detail of its entry."""
+
+    status: str
+    reason: str
+    detail: str = ""
+
+    @property
+    def may_be_in_series(self) -> bool:
+        """Whether the service has no such instance, or delivered another."""
+        return self.reason == WRONG_OBJECT or self.detail.startswith(("HTTP 404", "HTTP 410"))
 
 
 class _TooLargeError(ValueError):

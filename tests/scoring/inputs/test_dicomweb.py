@@ -46,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(*self.server.only)
         if len(steps) == 6:
             return self.instance(steps[-1])
+        if len(steps) == 4:  # whole series are not delivered
+            return self.answer(406, "text/plain", b"")
         tag = {1: dicomweb.STUDY, 3: dicomweb.SERIES, 5: dicomweb.INSTANCE}[len(steps)]
         values = {1: [STUDY], 3: [f"{STUDY}.1"], 5: [uid(name) for name in NAMES]}[len(steps)]
         offset = int(dict(pair.split("=") for pair in query.split("&"))["offset"])

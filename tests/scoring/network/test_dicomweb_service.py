@@ -237,6 +237,7 @@ class Archive:
     """QIDO-RS and WADO-RS over data sets.
 
     Attributes:
+        has_series: Whole series are delivered.
         by_uid_alone: Instances are found by their own UID, whatever the path says.
         is_deaf: Matching keys are ignored.
         unnamed: Attributes that answers leave out.
@@ -249,6 +250,7 @@ class Archive:
             for number, dataset in enumerate(datasets)
         ]
         self.by_uid_alone = self.is_deaf = self.compress = False
+        self.has_series = False
         self.unnamed = ()
 
     def answer(self, handler):
@@ -261,8 +263,12 @@ class Archive:
             or (names.get("studies", dataset.StudyInstanceUID) == dataset.StudyInstanceUID
                 and names.get("series", dataset.SeriesInstanceUID) == dataset.SeriesInstanceUID)
         ]  # fmt: skip
-        if len(steps) == 6:
-            body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + found[0][1] + b"\r\n--b--"
+        if len(steps) == 4 and not self.has_series:
+            return 406, {}, b""
+        if len(steps) in (4, 6):
+            found = found[:1] if len(steps) == 6 else found
+            head = b"--b\r\nContent-Type: application/dicom\r\n\r\n"
+            body = b"".join(head + data + b"\r\n" for _, data in found) + b"--b--"
             kind = 'multipart/related; type="application/dicom"; boundary=b'
             return self.sent(kind, body)
         keys = dict(pair.split("=") for pair in query.split("&"))
@@ -299,19 +305,26 @@ def results(summary):
 
 
 @pytest.mark.parametrize(
-    ("by_uid_alone", "second"), [(False, ("scored", "")), (True, ("failed", "wrong_object"))]
+    ("by_uid_alone", "has_series", "second"),
+    [
+        (False, False, ("scored", "")),
+        (True, False, ("failed", "wrong_object")),
+        (True, True, ("scored", "")),  # by the series, which is the study's own
+    ],
 )
-def test_studies_that_share_an_instance_uid(by_uid_alone, second, bright, dark, detector, tmp_path):
+def test_studies_that_share_an_instance_uid(
+    by_uid_alone, has_series, second, bright, dark, detector, tmp_path
+):
     shared = {"SOPInstanceUID": f"{SERIES}.5"}
     archive = Archive(tmp_path, film(bright, 1, **shared), film(dark, 2, **shared))
-    archive.by_uid_alone = by_uid_alone
+    archive.by_uid_alone, archive.has_series = by_uid_alone, has_series
     wanted = Query(studies=(f"{SERIES}.1", f"{SERIES}.2"))
     with serving(archive.answer) as server:
         summary = score_batch(DicomwebInput(server.url, wanted), tmp_path / "out", detector)
     assert results(summary) == {"1": ("scored", ""), "2": second}
     scores = {r.file.relative.split("/")[0]: r.max_score() for r in summary.records}
     assert scores[f"{SERIES}.1"] > 0.9
-    assert by_uid_alone or scores[f"{SERIES}.2"] < 0.9
+    assert second[0] == "failed" or scores[f"{SERIES}.2"] < 0.9
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """dicom/ of a batch: which files, for which images, and what happens to them later."""
 
+import io
 import re
 
 import pydicom
@@ -8,8 +9,8 @@ import pytest
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 from tests.peers import run_peer
-from tests.runtime.dicoms import SERIES
-from tests.scoring.patients import fill
+from tests.runtime.dicoms import SERIES, chest_dataset, save
+from tests.scoring.patients import fill, patient
 
 SR_ONLY = ScoreSettings(outputs=OutputSettings(dicom=("sr",), report=False))
 
@@ -73,17 +74,53 @@ def test_what_is_missing_or_unwanted_is_mended(tmp_path, detector, bright, dark)
     out = tmp_path / "out"
     score_batch(tmp_path / "in", out, detector, SR_ONLY)
     before = contents(out / "dicom")
-    (out / "dicom" / sorted(before)[0]).unlink()  # lost
+    lost = sorted(before)[0]
+    (out / "dicom" / lost).unlink()
     (out / "dicom" / "0123456789abcdef-sr.dcm").write_bytes(b"of a file that is gone")
     (out / "dicom" / "mine.txt").write_text("kept")
     mended = score_batch(tmp_path / "in", out, detector, SR_ONLY)
     assert mended.document["totals"]["reused"] == 4
-    assert contents(out / "dicom") == {**before, "mine.txt": b"kept"}
+    after = contents(out / "dicom")
+    uids = [
+        pydicom.dcmread(io.BytesIO(data)).SOPInstanceUID for data in (before[lost], after[lost])
+    ]
+    assert uids[0] == uids[1]  # the same object, made at another time
+    assert {**after, lost: b""} == {**before, lost: b"", "mine.txt": b"kept"}
     # another choice of kinds: the new ones are made, the old ones go
     only_sc = ScoreSettings(outputs=OutputSettings(dicom=("sc",), report=False))
     score_batch(tmp_path / "in", out, detector, only_sc)
     kinds = {path.name.split("-")[-1] for path in (out / "dicom").iterdir()}
     assert kinds == {"sc.dcm", "mine.txt"}
+
+
+def identities(folder, keyword):
+    return {path.name[17:]: pydicom.dcmread(path)[keyword].value for path in folder.glob("*.dcm")}
+
+
+def test_a_corrected_patient_gets_other_objects_and_a_successor(tmp_path, detector, bright):
+    """The given case: two output folders, and one that is scored again."""
+    settings = ScoreSettings(outputs=OutputSettings(dicom=("sr", "gsps", "sc"), report=False))
+    for folder, name in (("a", "WRONG^NAME"), ("b", "RIGHT^NAME"), ("a", "RIGHT^NAME")):
+        (tmp_path / folder / "in").mkdir(parents=True, exist_ok=True)
+        film = chest_dataset(bright, **patient(1, PatientName=name))
+        save(tmp_path / folder / "in" / "film.dcm", film)
+        before = tmp_path / folder / "out" / "dicom"
+        earlier = identities(before, "SOPInstanceUID") if before.is_dir() else {}
+        score_batch(tmp_path / folder / "in", tmp_path / folder / "out", detector, settings)
+        if (folder, name) == ("a", "WRONG^NAME"):
+            wrong = identities(before, "SOPInstanceUID")
+    right = identities(tmp_path / "b" / "out" / "dicom", "SOPInstanceUID")
+    assert earlier == wrong
+    assert right == identities(tmp_path / "a" / "out" / "dicom", "SOPInstanceUID")
+    assert not set(wrong.values()) & set(right.values())
+    (path,) = (tmp_path / "a" / "out" / "dicom").glob("*-sr.dcm")
+    named = [
+        item.ReferencedSOPInstanceUID
+        for study in pydicom.dcmread(path).PredecessorDocumentsSequence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    ]
+    assert named == [wrong["sr.dcm"]]
 
 
 @pytest.mark.interop
