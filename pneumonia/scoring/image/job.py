@@ -189,7 +189,7 @@ class ImageJob:
         header = header_from_bytes(decoded.header) if decoded.header else None
         if self.settings.deidentify and header is not None:
             header = deidentified_header(header, self.salt)
-        digest = hashlib.sha256(decoded.canvas).hexdigest() if header is not None else ""
+        digest = hashlib.sha256(decoded.canvas.tobytes()).hexdigest() if header is not None else ""
         return record, ScoredStudy(record, decoded.pixels, header, digest)
 
     def _considered(self, file: FoundFile, key: str, decoded: DecodedFile) -> ImageRecord:

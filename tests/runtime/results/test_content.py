@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence
 from pneumonia.runtime.results import Creation, build_results, file_bytes
 from pneumonia.runtime.results.report import COMPREHENSIVE_SR
 from tests.runtime.dicoms import SERIES, lut_item
-from tests.runtime.results.test_results import (
+from tests.runtime.results.reports import (
     EMPTY,
     FACTS,
     FOUND,

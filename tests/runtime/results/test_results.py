@@ -25,37 +25,20 @@ from pneumonia.runtime.results import (
     source_header,
     write_dicom,
 )
-from tests.runtime.dicoms import BIG, DX, SERIES, chest_dataset, lut_item, save
-
-FACTS = ResultFacts("tiny", "0.1.0", "ab" * 32, "balanced", 0.4)
-PIXELS = np.linspace(0, 255, 120 * 80).reshape(120, 80).astype(np.uint8)
-BOXES = np.array([[10, 20, 40, 70.5], [50, 30, 200, 80], [1, 1, 5, 5]], np.float32)
-FOUND = Prediction("x", BOXES, np.array([0.41, 0.62, 0.1], np.float32), 80, 120)
-EMPTY = Prediction("x", BOXES[:0], np.zeros(0, np.float32), 80, 120)
-
-
-def source(**tags):
-    return chest_dataset(PIXELS, **{"PatientName": "Doe^Jane", "PatientID": "P1", **tags})
-
-
-def items(dataset, value_type):
-    """Every content item of one type, depth first."""
-    found = []
-    for item in dataset.get("ContentSequence", ()):
-        if item.ValueType == value_type:
-            found.append(item)
-        found += items(item, value_type)
-    return found
-
-
-def meaning(item):
-    return item.ConceptNameCodeSequence[0].CodeMeaning
-
-
-def numbers(report):
-    return [
-        (meaning(i), float(i.MeasuredValueSequence[0].NumericValue)) for i in items(report, "NUM")
-    ]
+from tests.runtime.dicoms import BIG, DX, SERIES, lut_item, save
+from tests.runtime.results.reports import (
+    BOXES,
+    EMPTY,
+    FACTS,
+    FOUND,
+    PIXELS,
+    findings,
+    flags,
+    items,
+    meaning,
+    numbers,
+    source,
+)
 
 
 def sentences(report):
@@ -89,22 +72,6 @@ def test_report_states_boxes_scores_and_millimetres():
         item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in items(report, "IMAGE")
     }
     assert references == {SERIES + ".1.1.1"}
-
-
-def flags(report):
-    return [
-        item.ConceptCodeSequence[0].CodeMeaning
-        for item in items(report, "CODE")
-        if meaning(item) == "Has interpretation"
-    ]
-
-
-def findings(report):
-    return [
-        item.ConceptCodeSequence[0].CodeMeaning
-        for item in items(report, "CODE")
-        if meaning(item) == "Finding"
-    ]
 
 
 def test_without_spacing_there_are_no_millimetres():
