@@ -3,8 +3,9 @@
     python -m benchmarks.detector_training --data DATASET --out runs/ladder --scheme combined
 
 Runs the commands a user would type, one after another, each printed before it starts. Called again
-it leaves out what is done and resumes what was interrupted. Writes OUT/dense, OUT/SCHEME-Rx for
-each rate and OUT/minutes-SCHEME.json, the time of each command by the clock and by the processor.
+it leaves out what is done and resumes what was interrupted. Writes OUT/dense (with --again from the
+weights of OUT/dense-first: a second cycle of the learning rate), OUT/SCHEME-Rx for each rate and
+OUT/minutes-SCHEME.json, the time of each command by the clock and by the processor.
 """
 
 import argparse
@@ -75,13 +76,18 @@ def main() -> None:
     parser.add_argument("--scheme", choices=sorted(SCHEMES), default="combined")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--train", nargs="*", default=(), help="keys of the recipe `rsna`")
+    parser.add_argument("--again", nargs="*", default=(), help="keys of a second training")
     parser.add_argument("--prune", nargs="*", default=(), help="keys of the recipe `rsna-step`")
     parser.add_argument("--last", nargs="*", default=(), help="such keys for the last rate alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    run = options.out / "dense"
+    minutes, run = options.out / "minutes-dense.json", options.out / "dense"
     train = ["train", "--data", options.data, "--recipe", "rsna", *settings(options.train)]
-    perform(options.out / "minutes-dense.json", run, train)
+    if options.again:
+        first = options.out / "dense-first"
+        perform(minutes, first, train)
+        train += settings([f"model.start_from={first / 'best'}", *options.again])
+    perform(minutes, run, train)
     dense = kept_weights(run)
     for rate in options.rates:
         keys = [*SCHEMES[options.scheme], *options.prune]

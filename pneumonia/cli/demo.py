@@ -3,13 +3,9 @@
 import csv
 import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,20 +19,15 @@ from pneumonia.cli.demo_page import (
     result_rows,
     write_page,
 )
+from pneumonia.cli.demo_processes import beside, run_shared, run_verb
 from pneumonia.cli.demo_progress import OTHER, TRAINING, DemoProgress, DemoStep, show_estimate
 from pneumonia.cli.terminal import show_table
-from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, PneumoniaError
+from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError
 
 FILM_PX = 320
-FRACTIONS = (0.5, 0.2, 0.3)  # of train, val and test: enough test films to compare two models
+FRACTIONS = (0.375, 0.25, 0.375)  # of train, val and test: enough to choose thresholds and compare
 PHANTOM_MIX = "45:30:25"  # opacity, not normal, normal: as the phantoms are drawn
 TEACHER_COST = 1.4  # of an epoch that learns from a teacher, against one that does not
-# Runs verbs one after another until one fails.
-RUN_VERBS = """
-import json, sys
-from pneumonia.cli import group, run
-sys.exit(next((code for words in json.loads(sys.argv[1]) if (code := run(group, words))), 0))
-"""
 RSNA_COMMANDS = (
     "pneumonia data import-rsna path/to/rsna --out runs/rsna",
     "pneumonia train --data runs/rsna --recipe rsna --out runs/dense",
@@ -63,7 +54,7 @@ class DemoScale(NamedTuple):
     compare: tuple[str, ...] = ()
 
 
-FULL = DemoScale(720)
+FULL = DemoScale(960)
 SMOKE = DemoScale(
     48,
     ("epochs=2", "batch_size=8", "validate_every=2"),
@@ -112,23 +103,23 @@ def command(out: Path, seed: int, precision: str, smoke: bool) -> None:
     progress = DemoProgress(_steps(*epochs), show_estimate)
     with progress.shown():
         progress.begin()
-        _run("data", "phantom", "--out", folder.phantoms, "--count", scale.films,
+        run_verb("data", "phantom", "--out", folder.phantoms, "--count", scale.films,
              "--size", FILM_PX, "--seed", seed, "--fractions", *FRACTIONS)  # fmt: skip
         _select_test_studies(folder)
         progress.begin()
-        _run("train", "--data", folder.phantoms, "--recipe", "phantom", "--out", dense.run,
+        run_shared("train", "--data", folder.phantoms, "--recipe", "phantom", "--out", dense.run,
              *_overrides((f"seed={seed}", f"precision={precision}", *scale.train)))  # fmt: skip
         progress.begin(progress.reports * epochs[1] / epochs[0])
         # The dense model scores these studies once: compiling it would take longer than it saves.
         with beside([_export(dense), _score(dense, folder, "--engine", "onnxruntime")]):
-            _run("prune", dense.run, "--recipe", "phantom", "--out", pruned.run,
+            run_shared("prune", dense.run, "--recipe", "phantom", "--out", pruned.run,
                  *_overrides(scale.prune))  # fmt: skip
         progress.begin()
-        _run(*_export(pruned))
+        run_verb(*_export(pruned))
         progress.begin()
         note = _compile(pruned.bundle)
         progress.begin()
-        _run(*_score(pruned, folder))
+        run_verb(*_score(pruned, folder))
         progress.begin()
         document = _compare(folder, scale.compare)
         progress.begin()
@@ -193,47 +184,6 @@ def _fresh(out: Path) -> Path:
     return out
 
 
-def _show_command(words: Sequence[str]) -> None:
-    click.secho("\n$ pneumonia " + shlex.join(words), bold=True)
-
-
-def _run(*arguments: object) -> None:
-    """Run one verb as a user would type it."""
-    from pneumonia.cli import group
-
-    words = [str(argument) for argument in arguments]
-    _show_command(words)
-    group.main(args=words, standalone_mode=False, prog_name="pneumonia")
-
-
-@contextmanager
-def beside(commands: Sequence[Sequence[object]]) -> Iterator[None]:
-    """Run verbs one after another on another core while inside; show their output at the end.
-
-    Raises:
-        PneumoniaError: One of them failed.
-    """
-    words = [[str(argument) for argument in command] for command in commands]
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN_VERBS, json.dumps(words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield
-        output, _ = process.communicate()
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.communicate()
-    for command in words:
-        _show_command(command)
-    click.echo(output.rstrip())
-    if process.returncode:
-        raise PneumoniaError("A verb beside the pruning failed", found=output.strip()[-300:])
-
-
 def _export(model: DemoModel) -> list[object]:
     return ["export", model.run, "--out", model.bundle]
 
@@ -267,14 +217,14 @@ def _compile(bundle: Path) -> str:
         find_compiler(find_target("native"))
     except (ConfigError, DeviceError) as error:
         return f"No generated kernels: {error}; then `pneumonia kernels {bundle}`."
-    _run("kernels", bundle, "--no-tune")
+    run_verb("kernels", bundle, "--no-tune")
     return ""
 
 
 def _compare(folder: DemoFolder, options: Sequence[str]) -> dict[str, Any]:
     """The report dense against pruned; returns compare.json."""
     names = [f"{m.name}={m.scores / 'predictions.csv'},{m.bundle}" for m in folder.models]
-    _run("compare", *names, "--labels", folder.labels,
+    run_verb("compare", *names, "--labels", folder.labels,
          "--classes", folder.phantoms / "class_info.csv", "--mix", PHANTOM_MIX,
          "--image-folder", folder.studies, "--out", folder.report, *options)  # fmt: skip
     path = folder.report / "compare.json"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pneumonia.cli import group, run
-from pneumonia.cli.demo import beside
+from pneumonia.cli.demo_processes import beside
 from pneumonia.cli.demo_page import demo_result, result_rows
 from pneumonia.runtime.errors import PneumoniaError
 
