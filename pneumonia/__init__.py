@@ -45,6 +45,14 @@ if TYPE_CHECKING:
     )
     from pneumonia.api.evaluation import EvaluateOptions, EvaluateResult, evaluate
     from pneumonia.api.int8 import Int8Options, Int8Result, quantize_int8
+    from pneumonia.api.own_network import (
+        ImportedNetwork,
+        NetworkPruning,
+        StructuredMethod,
+        from_torch,
+        to_torch,
+        write_onnx,
+    )
     from pneumonia.api.runs import (
         ExportOptions,
         RunOptions,
@@ -76,10 +84,12 @@ __all__ = [
     "ExportOptions",
     "Filters",
     "GlobalIrregular",
+    "ImportedNetwork",
     "Int8Options",
     "Int8Result",
     "Irregular",
     "ModuleCompression",
+    "NetworkPruning",
     "PatternConnectivity",
     "Patterns",
     "PerLayer",
@@ -89,22 +99,34 @@ __all__ = [
     "Quantized",
     "Radiograph",
     "RunOptions",
+    "StructuredMethod",
     "compare",
     "compile_kernels",
     "evaluate",
     "export",
+    "from_torch",
     "match_parameters",
     "prune",
     "quantize",
     "quantize_int8",
     "read_radiograph",
+    "to_torch",
     "train",
+    "write_onnx",
 ]
 _MODULES = {
     "comparison": ("ComparedModel", "CompareOptions", "compare"),
     "detection": ("Detection", "Detector", "PneumoniaError", "Radiograph", "read_radiograph"),
     "evaluation": ("EvaluateOptions", "EvaluateResult", "evaluate"),
     "int8": ("Int8Options", "Int8Result", "quantize_int8"),
+    "own_network": (
+        "ImportedNetwork",
+        "NetworkPruning",
+        "StructuredMethod",
+        "from_torch",
+        "to_torch",
+        "write_onnx",
+    ),
     "runs": (
         "ExportOptions",
         "RunOptions",

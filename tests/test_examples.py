@@ -54,6 +54,18 @@ def test_admm(shown):
     assert shown("admm.py") == ["8x fewer weights, at 0 8 16 24 32 40 48 56"]
 
 
+def test_prune_own_network(shown):
+    assert shown("prune_own_network.py") == ["8 of 16 filters left"]
+
+
+def test_shrink_and_export(shown, tmp_path):
+    lines = shown("shrink_and_export.py", tmp_path / "small.onnx")
+    assert lines[0] == "together: 0 + 1 3"
+    assert lines[1].startswith("8 of 16 channels, error ")
+    assert float(lines[1].split()[-1]) < 1e-5
+    assert (tmp_path / "small.onnx").is_file()
+
+
 def test_ternary(shown):
     assert shown("ternary.py") == ["[1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]"]
 

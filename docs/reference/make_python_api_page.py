@@ -31,7 +31,11 @@ SECTIONS = {
         "evaluate", "EvaluateOptions", "EvaluateResult", "compare", "ComparedModel",
         "CompareOptions",
     ),
-    "Compress any `torch.nn.Module`": (
+    "Prune your own torch network": (
+        "from_torch", "ImportedNetwork", "NetworkPruning", "StructuredMethod", "to_torch",
+        "write_onnx",
+    ),
+    "Masks and levels in any `torch.nn.Module`": (
         "ModuleCompression", "match_parameters", "Admm", "AdmmResidual",
     ),
     "Constraints": (

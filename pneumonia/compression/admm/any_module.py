@@ -1,17 +1,8 @@
-"""Compression of any torch.nn.Module: constraints and ADMM on its named parameters.
+"""Masks and levels in any torch.nn.Module: constraints and ADMM on its named parameters.
 
-    plan = ModuleCompression(model, {"conv1.weight": Irregular(50), ...}, rho=1e-3)
-    plan.start()
-    for images, labels in loader:                # as often as you like
-        loss(model(images), labels).backward()
-        plan.add_penalty_gradient()              # after backward, before the optimiser's step
-        optimiser.step(); optimiser.zero_grad()
-    plan.update()                                # Z-step and U-step, for example once an epoch
-    plan.harden()                                # the weights are now in the sets
-    ... train on, calling plan.hold() after every optimiser step
-
-Weights end up masked or on levels; nothing gets smaller. Removing filters needs to know which
-layers read them: that is what a NetworkSpec says (`compression.compact.compaction`).
+This is the way for modules that `from_torch` does not understand: weights end up masked or on
+levels, and nothing gets smaller. The loop is described in `own_loop`. A filter that is masked here
+still has its bias and its batch norm, and its coupled partners stay: `NetworkPruning` knows them.
 """
 
 import fnmatch
@@ -20,8 +11,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from pneumonia.compression.admm.engine import Admm, AdmmResidual, OnNewRho
-from pneumonia.compression.sets.constraint import Constraint, PerLayer
+from evaluation.hardware.storage import StorageBits
+from pneumonia.compression.admm.own_loop import OwnLoop
+from pneumonia.compression.sets.constraint import Constraint, PerLayer, Projection
+from pneumonia.network.blocks import transposed_weight
 from pneumonia.runtime.errors import PruneError
 
 
@@ -47,8 +40,11 @@ def match_parameters(
     return found
 
 
-class ModuleCompression:
+class ModuleCompression(OwnLoop):
     """The ADMM engine and the hard masks of one module.
+
+    Constraints see filters as rows, (O, I / groups, KH, KW); the weight of a transposed
+    convolution, which torch keeps as (I, O / groups, KH, KW), is turned for them.
 
     Args:
         module: Trained network; its parameters are changed in place.
@@ -70,47 +66,51 @@ class ModuleCompression:
                 expected="names among " + ", ".join(parameters),
                 found=repr(unknown[0]) if unknown else "none",
             )
-        self.weights = {name: parameters[name] for name in constraints}
-        self.constraint = PerLayer(constraints)
-        self.engine = Admm([self.constraint], rho)
-        self.masks: dict[str, Tensor] = {}
-
-    def start(self) -> None:
-        """Z = projection of the weights, U = 0."""
-        self.engine.start(self.weights)
-
-    def add_penalty_gradient(self) -> None:
-        """Add rho (W - Z + U) to the gradients; call between backward and the step."""
-        self.engine.add_penalty_gradient(self.weights)
-
-    def update(self) -> list[AdmmResidual]:
-        """Z-step and U-step; the residuals say how far the weights are from the sets."""
-        return self.engine.update(self.weights)
-
-    def set_rho(self, rho: float, how: OnNewRho = "rescale") -> None:
-        """A new, usually larger, penalty."""
-        self.engine.set_rho(rho, self.weights, how)
+        self.constraint = PerLayer(
+            {name: _by_filters(module, name, made) for name, made in constraints.items()}
+        )
+        weights = {name: parameters[name] for name in constraints}
+        super().__init__(weights, [self.constraint], rho)
 
     @torch.no_grad()
     def harden(self) -> dict[str, Tensor]:
         """Put the weights into the sets and remember the masks.
 
         Returns:
-            Parameter name -> bool mask of what may be non-zero.
+            Parameter name -> bool mask of what may be non-zero, shaped like the parameter.
         """
-        found = self.constraint.project({n: w.detach() for n, w in self.weights.items()})
+        found = self.constraint.project({n: w.detach().cpu() for n, w in self.weights.items()})
         for name, projection in found.items():
             self.weights[name].copy_(projection.z)
             self.masks[name] = projection.mask
         return self.masks
 
-    @torch.no_grad()
-    def hold(self) -> None:
-        """Set masked weights to zero again; call after every optimiser step."""
-        for name, mask in self.masks.items():
-            self.weights[name].masked_fill_(~mask, 0.0)
-
     def rate(self) -> float:
         """Weights of the constrained parameters over non-zero ones."""
         total = sum(w.numel() for w in self.weights.values())
         return total / max(1, sum(int(torch.count_nonzero(w)) for w in self.weights.values()))
+
+
+class _TurnedConstraint:
+    """A constraint on filters, for a weight that torch keeps by inputs."""
+
+    def __init__(self, constraint: Constraint, groups: int) -> None:
+        self.constraint, self.groups = constraint, groups
+
+    def project(self, v: Tensor) -> Projection:
+        """The allowed point nearest to `v`, (I, O / groups, KH, KW)."""
+        found = self.constraint.project(transposed_weight(v, self.groups))
+        return Projection(*(transposed_weight(part, self.groups) for part in found))
+
+    def storage_bits(self, z: Tensor) -> StorageBits:
+        """Bits of the point, see the constraint."""
+        return self.constraint.storage_bits(transposed_weight(z, self.groups))
+
+
+def _by_filters(module: nn.Module, name: str, constraint: Constraint) -> Constraint:
+    path, _, parameter = name.rpartition(".")
+    owner = module.get_submodule(path)
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    if isinstance(owner, transposed) and parameter == "weight":
+        return _TurnedConstraint(constraint, owner.groups)
+    return constraint

@@ -1,0 +1,147 @@
+"""Pruning of a network in a training loop of one's own, coupled filters and compaction included."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from pneumonia.compression.admm.own_loop import OwnLoop
+from pneumonia.compression.compact.compaction import compact
+from pneumonia.compression.compact.coupling import ChannelGraph, UnitGroup, select_layers
+from pneumonia.compression.prune.masks import tensor_masks
+from pneumonia.compression.prune.method import PruningMethod
+from pneumonia.compression.prune.rates import LayerRates, RatePlan, StageStart, plan_rate
+from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.network.module import Network
+from pneumonia.network.torch_import.imported import ImportedNetwork
+from pneumonia.runtime.errors import PruneError
+from pneumonia.runtime.model.spec import dense_weight_count
+
+EQUAL = 1e-4  # largest difference of a compacted output, relative to the output's largest value
+
+
+class NetworkPruning(OwnLoop):
+    """ADMM and hard masks of a network at a global rate, and its compaction.
+
+    The loop is that of `ModuleCompression`; `compacted` gives the smaller network at the end.
+
+    Args:
+        network: Of `from_torch`, or any other network of this package; changed in place.
+        rate: Weights of all convolutions and linear layers before over after compaction, > 1.
+        method: What is removed; by default whole filters, as many as the rate needs.
+        layers: Globs of the layers that may lose weights.
+        limits: Glob of layer names -> largest rate of the layer.
+        rho: First penalty.
+
+    Attributes:
+        plan: Rates and kept weights of every layer on the current weights.
+
+    Raises:
+        PruneError: No layer matches, or the rate cannot be reached.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        rate: float,
+        method: PruningMethod | None = None,
+        layers: Sequence[str] = ("*",),
+        limits: Mapping[str, float] | None = None,
+        rho: float = 1e-3,
+    ) -> None:
+        self.network, self.rate = network, rate
+        self.graph = ChannelGraph(network.spec)
+        chosen = select_layers(network.spec, layers)
+        if not chosen or not rate > 1:
+            known = ", ".join(layer.name for layer in network.spec.weighted())
+            raise PruneError(
+                "Nothing is to be pruned",
+                expected=f"a rate above 1 and globs of {known}",
+                found=f"rate {rate:g}, layers {tuple(layers)}",
+            )
+        found = {
+            name: limit
+            for glob, limit in (limits or {}).items()
+            for name in chosen
+            if fnmatchcase(name, glob)
+        }
+        self.rates = LayerRates(dict.fromkeys(chosen, 1.0), found)
+        method = method or StructuredMethod(filter_share=1.0, round_to=1)
+        self.method = method.fitted({n: w.detach() for n, w in network.weights().items()})
+        self.plan = self._planned()
+        super().__init__(network.weights(), self.plan.sets.splits, rho)
+
+    def _planned(self) -> RatePlan:
+        weights = {n: w.detach().cpu() for n, w in self.network.weights().items()}
+        start = StageStart(self.graph, weights, {}, dense_weight_count(self.network.spec))
+        return plan_rate(start, self.method, self.rates, self.rate)
+
+    def groups(self) -> list[UnitGroup]:
+        """The layers whose filters are coupled, in execution order."""
+        return self.graph.components()
+
+    def harden(self) -> dict[str, Tensor]:
+        """Choose what goes on the current weights, set it to zero and remember the masks.
+
+        Returns:
+            Layer -> bool mask of its weight.
+        """
+        self.plan = self._planned()
+        self.masks = dict(self.plan.masks)
+        self.hold()
+        return self.masks
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Set everything outside the masks to zero again; call after every optimiser step.
+
+        A filter's bias and norms go with it: else it would still emit a constant.
+        """
+        if not self.masks:
+            return
+        tensors = self.network.tensors()
+        for name, mask in tensor_masks(self.graph, self.masks).items():
+            tensors[name].masked_fill_(~mask.to(tensors[name].device), 0.0)
+
+    def compacted(self) -> Network:
+        """The same function in a smaller network.
+
+        Raises:
+            PruneError: Called before `harden`, or its outputs are not those of the masked network.
+        """
+        if not self.masks:
+            raise PruneError("Nothing is masked yet", fix="Call harden() before compacted()")
+        self.hold()
+        tensors = {name: tensor.cpu() for name, tensor in self.network.tensors().items()}
+        small, kept = compact(self.network.spec, tensors, self.masks, self.plan.sets.group_sizes)
+        made = (
+            self.network.resized(small, kept)
+            if isinstance(self.network, ImportedNetwork)
+            else Network(small, kept)
+        )
+        self._check(made)
+        return made.train(self.network.training)
+
+    def _check(self, small: Network) -> None:
+        entry = self.network.spec.input
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(2, entry.channels, entry.height, entry.width, generator=generator)
+        x = (x - entry.mean) / entry.std
+        device = next(self.network.parameters()).device
+        training = self.network.training
+        with torch.no_grad():
+            expected = Network.forward(self.network.eval(), x.to(device))
+            found = Network.forward(small.eval(), x)
+        self.network.train(training)
+        for name, value in expected.items():
+            scale = float(value.abs().max()) + 1e-6
+            difference = float((value.cpu() - found[name]).abs().max()) / scale
+            if not difference <= EQUAL:
+                raise PruneError(
+                    "Compacted network is not the masked one",
+                    expected=f"outputs within {EQUAL:g}",
+                    found=f"{difference:.3g}",
+                    where=f"output {name!r}",
+                    fix="Report this as a fault",
+                )

@@ -1,0 +1,78 @@
+"""ADMM in a training loop of one's own: what `ModuleCompression` and `NetworkPruning` share.
+
+plan.start()
+for images, labels in loader:                # as often as you like
+loss(model(images), labels).backward()
+plan.add_penalty_gradient()              # after backward, before the optimiser's step
+optimiser.step(); optimiser.zero_grad()
+plan.update()                                # Z-step and U-step, for example once an epoch
+plan.harden()                                # the weights are now in the sets
+... train on, calling plan.hold() after every optimiser step
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pneumonia.compression.admm.engine import Admm, AdmmResidual, OnNewRho
+from pneumonia.compression.sets.constraint import JointConstraint
+
+
+class OwnLoop:
+    """The ADMM engine and the hard masks of some weights.
+
+    Args:
+        weights: By name; changed in place.
+        splits: The sets that ADMM pulls the weights to.
+        rho: First penalty.
+
+    Attributes:
+        masks: Weight -> bool mask of what may be non-zero, after `harden`.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, nn.Parameter], splits: Sequence[JointConstraint], rho: float
+    ) -> None:
+        self.weights = dict(weights)
+        self.engine = Admm(splits, rho)
+        self.masks: dict[str, Tensor] = {}
+
+    def start(self) -> None:
+        """Z = projection of the weights, U = 0."""
+        self.engine.start(self.weights)
+
+    def add_penalty_gradient(self) -> None:
+        """Add rho (W - Z + U) to the gradients; call between backward and the step."""
+        self.engine.add_penalty_gradient(self.weights)
+
+    def update(self) -> list[AdmmResidual]:
+        """Z-step and U-step; the residuals say how far the weights are from the sets."""
+        return self.engine.update(self.weights)
+
+    def set_rho(self, rho: float, how: OnNewRho = "rescale") -> None:
+        """A new, usually larger, penalty."""
+        self.engine.set_rho(rho, self.weights, how)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Z, U, rho and masks, for a checkpoint beside the model's own."""
+        state = {f"admm.{name}": tensor for name, tensor in self.engine.state().items()}
+        state.update({f"mask.{name}": mask for name, mask in self.masks.items()})
+        return {**state, "rho": torch.tensor(self.engine.rho, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave; load the model's weights as well."""
+        admm = {k.removeprefix("admm."): t for k, t in state.items() if k.startswith("admm.")}
+        if admm:
+            self.engine.load_state(admm)
+            self.engine.match_layout(self.weights)
+        self.engine.rho = float(state["rho"])
+        self.masks = {
+            k.removeprefix("mask."): t.clone() for k, t in state.items() if k.startswith("mask.")
+        }
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Set masked weights to zero again; call after every optimiser step."""
+        for name, mask in self.masks.items():
+            self.weights[name].masked_fill_(~mask.to(self.weights[name].device), 0.0)

@@ -1,0 +1,125 @@
+"""Pruning in one's own loop: the rate, the masks, the smaller network, checkpoints."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pneumonia.compression.admm.any_module import ModuleCompression
+from pneumonia.compression.admm.any_network import NetworkPruning
+from pneumonia.compression.prune.layerwise import PatternMethod
+from pneumonia.compression.sets.structured import Filters
+from pneumonia.network.module import Network
+from pneumonia.network.torch_import.imported import from_torch
+from pneumonia.network.zoo import build
+from pneumonia.runtime.errors import PruneError
+from pneumonia.runtime.model.spec import dense_weight_count
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.b, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm(self.a(x)))
+        return self.head((y + self.b(y)).mean((2, 3)))
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(128, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    return x, (x.mean((1, 2, 3)) > 0).long()
+
+
+def trained(rate: float, steps: int = 60) -> tuple[Network, NetworkPruning]:
+    torch.manual_seed(0)
+    x, y = data()
+    network = from_torch(Block(), x[:2])
+    plan = NetworkPruning(network, rate, rho=0.05)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    plan.start()
+    for step in range(2 * steps):
+        optimiser.zero_grad()
+        F.cross_entropy(network(x), y).backward()
+        if step < steps:
+            plan.add_penalty_gradient()
+        optimiser.step()
+        if step % 10 == 9 and step < steps:
+            plan.update()
+        if step == steps:
+            plan.harden()
+        plan.hold()
+    return network, plan
+
+
+def test_masks_hold_through_training_and_the_smaller_network_is_the_same():
+    network, plan = trained(3.0)
+    small = plan.compacted().eval()
+    x, y = data()
+    torch.testing.assert_close(small(x), network.eval()(x), rtol=1e-4, atol=1e-5)
+    rate = dense_weight_count(network.spec) / dense_weight_count(small.spec)
+    assert rate == pytest.approx(plan.plan.realised_rate)
+    assert rate >= 2.97
+    a, b = small.spec.layer("a"), small.spec.layer("b")
+    assert a.out_channels == b.out_channels == b.in_channels, "coupled by the sum"
+    assert (small(x).argmax(1) == y).float().mean() > 0.85
+    assert isinstance(small, type(network))
+    assert [group.layers for group in plan.groups()] == [("a", "b"), ("head",)]
+
+
+def test_a_stopped_loop_goes_on_where_it_was():
+    network, plan = trained(3.0, steps=10)
+    again = from_torch(Block(), data()[0][:2])
+    other = NetworkPruning(again, 3.0)
+    again.load_state_dict(network.state_dict())
+    other.load_state_dict(plan.state_dict())
+    assert other.engine.rho == plan.engine.rho
+    for loop in (plan, other):
+        loop.update()
+        loop.hold()
+    found, expected = other.state_dict(), plan.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert other.compacted().spec == plan.compacted().spec
+
+
+def test_other_methods_layers_and_limits():
+    network = from_torch(Block(), data()[0][:2])
+    plan = NetworkPruning(network, 2.2, PatternMethod(), layers=("b",))
+    masks = plan.harden()
+    assert list(masks) == ["b"]
+    kept = masks["b"].reshape(256, 9).sum(1)
+    assert set(kept.tolist()) <= {0, 4}
+    limited = NetworkPruning(network, 1.3, limits={"a": 1.0, "b": 1.7})
+    assert limited.plan.layer_rates["a"] == 1.0
+
+
+def test_a_network_of_the_zoo_can_be_pruned_as_well():
+    network = Network(build("lenet5"))
+    plan = NetworkPruning(network, 4.0)
+    plan.harden()
+    small = plan.compacted()
+    assert dense_weight_count(small.spec) <= dense_weight_count(network.spec) / 3.9
+
+
+def test_what_cannot_be_done_is_said():
+    network = from_torch(Block(), data()[0][:2])
+    with pytest.raises(PruneError, match=r"globs of a, b, head.*nothing_\*"):
+        NetworkPruning(network, 2.0, layers=("nothing_*",))
+    with pytest.raises(PruneError, match="cannot be reached"):
+        NetworkPruning(network, 1e6)
+    with pytest.raises(PruneError, match="harden"):
+        NetworkPruning(network, 2.0).compacted()
+
+
+def test_filters_of_a_transposed_convolution_are_its_outputs():
+    module = nn.ConvTranspose2d(4, 6, 3, groups=2)  # torch keeps (4, 3, 3, 3)
+    plan = ModuleCompression(module, {"weight": Filters(2)})
+    masks = plan.harden()
+    module.bias.data.zero_()
+    out = module(torch.randn(1, 4, 5, 5))
+    assert masks["weight"].shape == module.weight.shape
+    assert int((out.abs().amax((0, 2, 3)) > 0).sum()) == 2
+    plan.start()
+    assert max(r.primal for r in plan.update()) == 0
