@@ -91,7 +91,7 @@ def test_other_methods_layers_and_limits():
     assert list(masks) == ["b"]
     kept = masks["b"].reshape(256, 9).sum(1)
     assert set(kept.tolist()) <= {0, 4}
-    limited = NetworkPruning(network, 1.3, limits={"a": 1.0, "b": 1.7})
+    limited = NetworkPruning(network, 1.2, limits={"a": 1.0, "b": 1.7})
     assert limited.plan.layer_rates["a"] == 1.0
 
 
