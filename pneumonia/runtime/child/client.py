@@ -73,6 +73,8 @@ class DecodedFile(NamedTuple):
         header: What results take over from a DICOM source (results.header_from_bytes), if wanted;
             empty for pictures, and for headers that cannot be written again.
         listed: What an archive or a DICOMDIR holds.
+        content_sha256: Digest of a DICOM image's pixels and identity (`image.identity`): equal for
+            files that hold the same image, however they are encoded. Empty for pictures.
     """
 
     status: str
@@ -90,6 +92,7 @@ class DecodedFile(NamedTuple):
     identity: Dict[str, str] = {}  # noqa: RUF012
     header: bytes = b""
     listed: List[Any] = []  # noqa: RUF012
+    content_sha256: str = ""
 
 
 class _Watchdog:
@@ -302,6 +305,7 @@ class DecodingChild:
             identity=record.get("identity", {}),
             header=parts.get("header", b""),
             listed=json.loads(str(parts["listed"], "ascii")) if "listed" in parts else [],
+            content_sha256=str(record.get("content_sha256", "")),
         )
 
 

@@ -111,6 +111,7 @@ class FileReader:
         if radiograph.header is not None:
             # the caller decides what of it may be written
             record["identity"] = _identity(radiograph.header)
+            record["content_sha256"] = radiograph.content_sha256
             info["word_against"] = self._word_against(radiograph.header)
             if self._wanted.header:
                 parts.append(("header", _source_header(radiograph.header, data)))

@@ -28,6 +28,7 @@ from pneumonia.runtime.image.display import (
     plan_from_header,
     to_grey,
 )
+from pneumonia.runtime.image.identity import content_digest
 from pneumonia.runtime.image.polarity import looks_inverted
 from pneumonia.runtime.image.raster import raster_format, read_raster
 
@@ -44,12 +45,14 @@ class Radiograph(NamedTuple):
         warnings: For example `degraded`, `excess_pixel_bytes`, `colour_converted`.
         header: The pydicom data set of a DICOM file without its pixel data, and with the smallest
             and largest stored value where the grey scale depends on them; None for a picture.
+        content_sha256: Digest of a DICOM image's pixels and identity, the same for each encoding.
     """
 
     pixels: np.ndarray
     info: Dict[str, Any]
     warnings: Tuple[str, ...]
     header: Any = None
+    content_sha256: str = ""
 
 
 def _read_dicom(data: bytes, limits: ReadLimits) -> Radiograph:
@@ -68,7 +71,8 @@ def _read_dicom(data: bytes, limits: ReadLimits) -> Radiograph:
     info.update(decoder=stored.decoder, inverted=plan.invert, voi=plan.voi())
     grey = to_grey(stored.values, plan)
     _set_range(header.dataset, stored.values, plan)
-    return _finished(grey, info, warnings + stored.warnings, header.dataset)
+    found = _finished(grey, info, warnings + stored.warnings, header.dataset)
+    return found._replace(content_sha256=content_digest(stored.values, grey, header.dataset))
 
 
 def _set_range(dataset: Any, values: np.ndarray, plan: DisplayPlan) -> None:

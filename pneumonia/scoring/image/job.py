@@ -215,6 +215,7 @@ class ImageJob:
     def _record(self, file: FoundFile, key: str, decoded: DecodedFile) -> ImageRecord:
         study = decoded.identity.get("StudyInstanceUID") or file.relative
         instance = decoded.identity.get("SOPInstanceUID")
+        content = decoded.content_sha256
         return ImageRecord(
             file=file,
             key=key,
@@ -228,6 +229,7 @@ class ImageJob:
             identity=decoded.identity if self.settings.identifiers else {},
             instance_key=salted_key(self.salt, "instance", instance) if instance else "",
             revision_key=self._revision_key(file),
+            content_key=salted_key(self.salt, "content", content) if content else "",
         )
 
     def _refused(self, record: ImageRecord, decoded: DecodedFile) -> ImageRecord:

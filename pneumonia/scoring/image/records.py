@@ -79,6 +79,8 @@ class ImageRecord:
         reused: Taken over from an earlier run on the same bytes.
         revision_key: Salted hash of patient and study as the server described them; empty for
             local files.
+        content_key: Salted hash of the image's pixels and identity, however the file is encoded;
+            empty for pictures.
     """
 
     file: FoundFile
@@ -96,6 +98,7 @@ class ImageRecord:
     reused: bool = False
     instance_key: str = ""
     revision_key: str = ""
+    content_key: str = ""
 
     @property
     def is_other_file(self) -> bool:
@@ -141,15 +144,15 @@ def with_conflicts(records: Sequence[ImageRecord]) -> list[ImageRecord]:
     """The records, with a warning on different images that have the same SOP Instance UID.
 
     Results refer to an instance by its UID alone, so that the image would be ambiguous. Copies of
-    one file are not a conflict.
+    one image are not a conflict, even in another encoding.
     """
-    files: dict[str, set[str]] = {}
+    images: dict[str, set[str]] = {}
     for record in records:
         if record.status == "scored" and record.instance_key:
-            files.setdefault(record.instance_key, set()).add(record.sha256)
+            images.setdefault(record.instance_key, set()).add(record.content_key)
     return [
         replace(record, warnings=(*record.warnings, UID_CONFLICT))
-        if record.status == "scored" and len(files.get(record.instance_key, ())) > 1
+        if record.status == "scored" and len(images.get(record.instance_key, ())) > 1
         else record
         for record in records
     ]
@@ -181,6 +184,7 @@ def study_document(record: ImageRecord, model: Model, versions: dict[str, str]) 
         "image_id": record.file.image_id,
         "instance_key": record.instance_key,
         "revision_key": record.revision_key,
+        "content_key": record.content_key,
         "identity": record.identity,
         "sha256": record.sha256,
         "bytes": record.n_bytes,
@@ -240,6 +244,7 @@ def read_study(
             reused=True,
             instance_key=str(document["instance_key"]),
             revision_key=revision_key,
+            content_key=str(document["content_key"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

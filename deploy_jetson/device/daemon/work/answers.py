@@ -90,6 +90,8 @@ def document(job: ImageJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str, 
     made["source"] = source
     if answer.decoded is not None:
         source.update(_uids(answer.decoded.identity))
+        if answer.decoded.content_sha256:
+            source["content_sha256"] = answer.decoded.content_sha256
     if answer.prediction is not None:
         source["width"], source["height"] = answer.prediction.width, answer.prediction.height
         made.update(_findings(answer, facts))

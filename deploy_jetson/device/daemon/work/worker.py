@@ -156,8 +156,6 @@ class JobWorker:
             self._held = None
 
     def _answer(self, job: ImageJob) -> JobAnswer:
-        if self._contradicts(job):
-            return JobAnswer(QUARANTINED, CONFLICT)
         if job.attempts > self._config.queue.max_attempts:
             return JobAnswer(QUARANTINED, "too_many_attempts")
         try:
@@ -174,11 +172,20 @@ class JobWorker:
             logs.broken("internal_error", job=job.key)
             return JobAnswer(FAILED, "internal_error")
 
-    def _contradicts(self, job: ImageJob) -> bool:
-        """Whether an image with other contents was read whole under the SOP Instance UID."""
+    def _contradicts(self, job: ImageJob, content_sha256: str) -> bool:
+        """Whether another image was read whole under the SOP Instance UID.
+
+        Args:
+            job: The image.
+            content_sha256: Digest of its pixels and identity; the same image in another encoding
+                has the same.
+        """
         for key in self._journal.contradicting(job):
             made = read_answer(self._spool, key)
-            if made is None or DEGRADED not in made.get("warnings", ()):
+            if made is None:
+                return True
+            same = bool(content_sha256) and made["source"].get("content_sha256") == content_sha256
+            if not same and DEGRADED not in made.get("warnings", ()):
                 return True
         return False
 
@@ -187,6 +194,8 @@ class JobWorker:
         decoded = self._decoder.decode(self._spool.image(job.key))
         self._metrics.observe("decode_seconds", time.monotonic() - started)
         self.beat()
+        if self._contradicts(job, decoded.content_sha256):
+            return JobAnswer(QUARANTINED, CONFLICT)
         if decoded.pixels is None:
             return JobAnswer(decoded.status, decoded.reason, decoded)
         status, reason, words = select(decoded.info, decoded.warnings, self._config.rules)

@@ -10,6 +10,7 @@ import time
 from contextlib import closing, contextmanager
 
 import numpy as np
+import pydicom
 import pytest
 
 from deploy_jetson.device.board import BoardSnapshot, ThermalZone
@@ -26,7 +27,14 @@ from deploy_jetson.device.daemon.work.worker import EngineLost
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
 from tests.deploy_jetson.device.daemon.rig import OneBox, Rig, film, running, settings, wait_for
 from tests.deploy_jetson.device.trees import iio_tree
-from tests.runtime.dicoms import J2K, chest_dataset, j2k_bytes, save_compressed
+from tests.runtime.dicoms import (
+    IMPLICIT,
+    J2K,
+    chest_dataset,
+    j2k_bytes,
+    save,
+    save_compressed,
+)
 
 
 def image(number=0):
@@ -317,6 +325,24 @@ def test_one_uid_with_other_contents_is_a_conflict(tmp_path):
         third = rig.post(film(tmp_path / "c.dcm", 0, "8").read_bytes())[1]["job"]
         assert rig.settled(third)["status"] == "done"  # the same pixels under another UID
         assert len({first, second, third}) == 3
+
+
+def test_the_same_image_in_another_encoding_is_no_conflict(tmp_path):
+    path = film(tmp_path / "a.dcm")
+    again = pydicom.dcmread(path)
+    save(tmp_path / "b.dcm", again, IMPLICIT)
+    with running(settings(tmp_path / "state"), child=True) as rig:
+        first, second = (
+            rig.settled(rig.post((tmp_path / name).read_bytes())[1]["job"])
+            for name in ("a.dcm", "b.dcm")
+        )
+        assert first["job"] != second["job"]
+        assert (first["status"], second["status"]) == ("done", "done")
+        assert first["findings"] == second["findings"]
+        again.PatientName = "OTHER^NAME"
+        save(tmp_path / "c.dcm", again)
+        other = rig.settled(rig.post((tmp_path / "c.dcm").read_bytes())[1]["job"])
+        assert other["reason"] == "conflict"
 
 
 def test_a_broken_transfer_is_no_conflict(tmp_path):
