@@ -49,6 +49,7 @@ class ScoreOptions(RemoteOptions):
         resume: Keep what the output holds of the same files.
         identifiers: Write accession number, study date and UIDs.
         deidentify: `basic` or None.
+        send_deidentified: Whether --send may send results that name no patient.
         allow_burned_in: Take images with text in them although de-identifying.
         rules: File of rules; None for the shipped ones.
         dry_run: Only show what would be scored.
@@ -67,6 +68,7 @@ class ScoreOptions(RemoteOptions):
     resume: bool
     identifiers: bool
     deidentify: str | None
+    send_deidentified: bool
     allow_burned_in: bool
     rules: Path | None
     dry_run: bool
@@ -160,6 +162,11 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
     "--deidentify",
     type=click.Choice(["basic"]),
     help="Outputs without anything that names a patient (PS3.15 Basic Profile).",
+)
+@click.option(
+    "--send-deidentified",
+    is_flag=True,
+    help="With --deidentify and --send: send results that name no patient, to a research archive.",
 )
 @click.option("--allow-burned-in", is_flag=True, help="With --deidentify: take images with text.")
 @click.option(
@@ -292,6 +299,7 @@ def _settings(options: ScoreOptions) -> "ScoreSettings":
 
     if options.allow_burned_in and not options.deidentify:
         raise ConfigError("Option has no use here", found="--allow-burned-in without --deidentify")
+    _check_send_of_deidentified(options)
     if options.pdf and not options.report:
         raise ConfigError("The PDF is printed from the report", found="--no-report --pdf")
     read = DEFAULT_LIMITS._replace(
@@ -316,6 +324,23 @@ def _settings(options: ScoreOptions) -> "ScoreSettings":
         deidentify=options.deidentify or "",
         allow_burned_in=options.allow_burned_in,
     )
+
+
+def _check_send_of_deidentified(options: ScoreOptions) -> None:
+    """Results without a patient get into no archive by mistake: nobody could file them again."""
+    wanted = bool(options.deidentify and options.send)
+    if options.send_deidentified and not wanted:
+        raise ConfigError(
+            "Option has no use here",
+            found="--send-deidentified without --deidentify and --send",
+        )
+    if wanted and not options.send_deidentified:
+        raise ConfigError(
+            "De-identified results are not sent to an archive unless asked for",
+            expected="--send-deidentified beside --deidentify and --send",
+            found=f"--deidentify {options.deidentify} --send",
+            fix="Leave --deidentify out to send results to the patient's own archive",
+        )
 
 
 def _show_what_is_missing(outputs: dict[str, Any]) -> None:

@@ -195,6 +195,28 @@ def test_nameless_by_the_command_line(source, tmp_path, bundle_folder, capsys):
                  "--identifiers") == 2  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (("--deidentify", "basic", "--send", "A@127.0.0.1:1"), "--send-deidentified"),
+        (("--send-deidentified", "--send", "A@127.0.0.1:1"), "no use here"),
+        (("--send-deidentified", "--deidentify", "basic"), "no use here"),
+    ],
+)
+def test_nameless_results_are_sent_only_when_asked_for(
+    source, tmp_path, bundle_folder, capsys, options, part
+):
+    assert score(source, tmp_path / "out", "--bundle", bundle_folder, *options) == 2
+    assert part in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_nameless_results_are_sent_when_asked_for(source, tmp_path, bundle_folder, capsys):
+    options = ("--deidentify", "basic", "--send", "A@127.0.0.1:1", "--send-deidentified")
+    assert score(source, tmp_path / "out", "--bundle", bundle_folder, *options) == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["totals"]["statuses"]["scored"]
+
+
 def test_the_audit_log_is_verified(source, tmp_path, bundle_folder, capsys):
     out = tmp_path / "out"
     assert score("--verify-audit", out) == 4
