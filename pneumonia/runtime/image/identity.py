@@ -30,6 +30,6 @@ def content_digest(stored: np.ndarray, shown: np.ndarray, dataset: Any) -> str:
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
     is_small = stored.dtype == np.uint8 or (stored.min() >= 0 and stored.max() < 256)
     kind = np.uint8 if is_small else np.dtype("<u2")  # whichever width the file allocates
-    digest.update(memoryview(np.ascontiguousarray(stored.astype(kind, copy=False))))
-    digest.update(memoryview(np.ascontiguousarray(shown)))
+    digest.update(np.ascontiguousarray(stored.astype(kind, copy=False)).data)
+    digest.update(np.ascontiguousarray(shown).data)
     return digest.hexdigest()
