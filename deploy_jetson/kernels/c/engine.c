@@ -38,7 +38,9 @@ struct pn_model {
   int ticket; /* number of the current run */
   int quit;
   atomic_int busy;
-  cpu_set_t allowed;
+  int cpus[PN_MAX_THREADS], claims[PN_MAX_THREADS];
+  int n_cores; /* threads that have a CPU of their own choosing */
+  int n_allowed;
   detector *detector;
 };
 
@@ -87,18 +89,21 @@ static void work(pn_model *m, int index) {
   }
 }
 
-static void pin(pthread_t thread, const cpu_set_t *allowed, int index) {
-  const int n = CPU_COUNT(allowed);
-  if (n < 2) return;
-  int wanted = index % n;
-  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-    if (!CPU_ISSET(cpu, allowed) || wanted-- > 0) continue;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    pthread_setaffinity_np(thread, sizeof one, &one); /* refused in some containers: then unpinned */
-    return;
-  }
+static void pin(const pn_model *m, pthread_t thread, int index) {
+  if (m->n_allowed < 2) return;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(m->cpus[index], &one);
+  pthread_setaffinity_np(thread, sizeof one, &one); /* refused in some containers: then unpinned */
+}
+
+/* Choose CPUs for so many threads, and move the helpers there. */
+static void settle(pn_model *m, int threads) {
+  if (threads < 2 || threads <= m->n_cores) return;
+  release_cores(m->claims, m->n_cores);
+  m->n_allowed = choose_cores(threads, m->cpus, m->claims);
+  m->n_cores = threads;
+  for (int i = 0; i < m->n_helpers; i++) pin(m, m->helpers[i], i + 1);
 }
 
 static void *help(void *argument) {
@@ -132,6 +137,7 @@ static int prepare(pn_model *m, int threads) {
   for (int i = 0; i < threads; i++) {
     if (!m->scratch[i] && !(m->scratch[i] = aligned_floats(pn_scratch_floats))) return PN_NO_MEMORY;
   }
+  settle(m, threads);
   while (m->n_helpers < threads - 1) {
     helper *h = malloc(sizeof *h);
     if (!h) return PN_NO_MEMORY;
@@ -141,7 +147,7 @@ static int prepare(pn_model *m, int threads) {
       free(h);
       return PN_NO_THREAD;
     }
-    pin(m->helpers[m->n_helpers], &m->allowed, index);
+    pin(m, m->helpers[m->n_helpers], index);
     m->n_helpers++;
   }
   return PN_OK;
@@ -152,7 +158,7 @@ EXPORT pn_model *pn_create(void) {
   if (!m) return NULL;
   m->memory = aligned_floats(pn_arena_floats + 2 * GUARD);
   m->next = calloc((size_t)pn_n_steps + 1, sizeof *m->next);
-  const int bad = !m->memory || !m->next || sched_getaffinity(0, sizeof m->allowed, &m->allowed);
+  const int bad = !m->memory || !m->next;
   if (bad || !(m->shared.weights = hold_weights())) {
     free(m->memory);
     free(m->next);
@@ -176,6 +182,7 @@ EXPORT void pn_destroy(pn_model *m) {
   pthread_mutex_destroy(&m->mutex);
   pthread_cond_destroy(&m->wake);
   for (int i = 0; i < PN_MAX_THREADS; i++) free(m->scratch[i]);
+  release_cores(m->claims, m->n_cores);
   free_detector(m->detector);
   free(m->memory);
   free(m->next);
@@ -223,7 +230,7 @@ EXPORT int pn_run(pn_model *m, const float *input, size_t input_values, float *c
   }
   cpu_set_t before;
   const int restore = !sched_getaffinity(0, sizeof before, &before);
-  pin(pthread_self(), &m->allowed, 0);
+  pin(m, pthread_self(), 0);
   for (int s = 0; s < pn_n_steps; s++) atomic_store_explicit(&m->next[s], 0, memory_order_relaxed);
   atomic_store(&m->arrived, 0);
   atomic_store(&m->busy, threads - 1);
@@ -258,6 +265,15 @@ EXPORT int pn_profile(pn_model *m, const float *input, size_t input_values, doub
     seconds[s] = now() - start;
   }
   return PN_OK;
+}
+
+EXPORT int pn_cpus(pn_model *m, int threads, int *cpus) {
+  if (!m || !cpus) return -PN_NULL;
+  if (threads < 1 || threads > PN_MAX_THREADS) return -PN_WRONG_THREADS;
+  settle(m, threads);
+  const int n = threads > 1 && m->n_allowed > 1 ? threads : 0;
+  for (int i = 0; i < n; i++) cpus[i] = m->cpus[i];
+  return n;
 }
 
 detector **detector_of(pn_model *m) { return &m->detector; }

@@ -132,6 +132,10 @@ const unsigned char *hold_weights(void); /* NULL when memory is short */
 void release_weights(void);
 float *aligned_floats(size_t n);
 
+/* cores.c: the CPUs for so many threads and claims on them; returns how many CPUs the caller may use. */
+int choose_cores(int wanted, int *cpus, int *claims);
+void release_cores(int *claims, int n);
+
 /* detect.c: what an instance needs to make boxes, made when first asked for. */
 typedef struct detector detector;
 detector **detector_of(pn_model *model);

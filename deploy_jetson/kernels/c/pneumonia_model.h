@@ -6,7 +6,8 @@
  *   Threads    Each instance (pn_create) belongs to one caller at a time; different instances may run at once, in any
  *              threads, and share the weights. No function may be called on an instance while another runs on it.
  *              A run on n threads makes n - 1 helpers once, which sleep between runs; with n > 1 the caller and the
- *              helpers are pinned to different cores for the time of the call. No signal handlers, no global state.
+ *              helpers are pinned to different cores for the time of the call: the fastest of one kind that
+ *              the caller may use and no other instance, of any process, has taken (pn_cpus). No signal handlers, no global state.
  *   Lifetime   What pn_create gives lives until pn_destroy, which frees its memory and ends its helpers. Every pointer
  *              to a text or a descriptor lives as long as the library. Nothing of the caller's is kept after a call.
  *   Errors     Functions never print, exit or raise. pn_error_text gives the text of a status, positive or negative.
@@ -109,6 +110,10 @@ int pn_run(pn_model *model, const float *input, size_t input_values, float *cons
 
 /* Memory of one instance in bytes, without the weights and without what pneumonia_detect needs besides. */
 size_t pn_working_bytes(void);
+
+/* The CPUs of a run on so many threads, chosen once: cpus[0] is the caller's, for the time of the call. Returns how
+ * many were written, 0 where nothing is pinned (one thread, or one CPU), or a negative status. */
+int pn_cpus(pn_model *model, int threads, int *cpus);
 
 /* The plan's steps, for reports: run once on one thread, CPU seconds of every step. */
 int pn_step_count(void);

@@ -4,11 +4,12 @@ import ctypes
 import importlib
 import importlib.util
 import io
+import logging
 import os
 import platform
 import sys
 from collections import OrderedDict
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -27,6 +28,8 @@ NATIVE = "native"  # the target whose kernels were measured on the machine that 
 COMPILE_VARIABLE = "PNEUMONIA_COMPILE"  # 0: never compile a library at first use
 LIBRARY_CACHE = "deploy_jetson.kernels.library_cache"
 GENERATOR_PYTHON = (3, 11)
+CGROUP_1 = ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "sys/fs/cgroup/cpu/cpu.cfs_period_us")
+_LOG = logging.getLogger(__name__)
 ELF_MACHINES = {b"\x3e\0": "x86_64", b"\xb7\0": "aarch64"}  # e_machine, little endian
 
 
@@ -179,6 +182,17 @@ class KernelLibrary:
             self.close()
 
     @property
+    def cpus(self) -> List[int]:
+        """CPUs its threads are pinned to; empty for one thread, and where nothing is pinned."""
+        if not hasattr(self._library, "pn_cpus") or not self._model:  # an older library
+            return []
+        found = (ctypes.c_int * MAX_THREADS)()
+        self._library.pn_cpus.argtypes = [
+            ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int)
+        ]  # fmt: skip
+        return list(found[: max(0, self._library.pn_cpus(self._model, self.threads, found))])
+
+    @property
     def working_bytes(self) -> int:
         """Memory of one instance without the weights."""
         return int(self._library.pn_working_bytes())
@@ -275,7 +289,27 @@ def fitting_threads(spec: NetworkSpec) -> int:
         for extent in weight_shape(layer):
             weights *= extent
         macs += weights * positions(layer, shapes)
-    return threads_of_work(macs, len(os.sched_getaffinity(0)))
+    return threads_of_work(macs, usable_cpus())
+
+
+def usable_cpus(root: str = "/") -> int:
+    """CPUs this process may use: its affinity, and what a control group grants in time."""
+    cpus = float(len(os.sched_getaffinity(0)))
+    quotas = [_quota(root, names) for names in (("sys/fs/cgroup/cpu.max",), CGROUP_1)]
+    return max(1, int(min([cpus] + [quota for quota in quotas if quota > 0])))
+
+
+def _quota(root: str, names: Sequence[str]) -> float:
+    """CPUs that a control group grants, from its files with quota and period; 0 for no limit."""
+    text = ""
+    try:
+        for name in names:
+            with io.open(os.path.join(root, name), encoding="ascii") as stream:
+                text += stream.read() + " "
+        quota, period = text.split()
+        return float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return 0.0  # not here, or "max"
 
 
 def threads_of_work(macs: int, cpus: int) -> int:
@@ -303,6 +337,11 @@ class KernelsEngine(Engine):
         if threads is None:
             threads = fitting_threads(bundle.spec)
         self.library = KernelLibrary(path, bundle.model_hash, threads)
+        cpus = ",".join(map(str, self.library.cpus)) or "not pinned"
+        self.details = OrderedDict(
+            [("target", self.library.target), ("threads", threads), ("cpus", cpus)]
+        )
+        _LOG.info("Generated kernels for %s, %d thread(s), CPUs %s", *self.details.values())
 
     def _run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         runs = [self.library.run(image) for image in batch]
