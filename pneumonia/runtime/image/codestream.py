@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional
 
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # DHT, JPG, DAC: codes among the start-of-frame markers
 _NO_LENGTH = (0x01,) + tuple(range(0xD0, 0xD9))
+END_OF_IMAGE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
 _SIZ = b"\xff\x4f\xff\x51"
 
 
@@ -53,7 +54,7 @@ def jpeg2000_frame_header(data: bytes) -> Optional[FrameHeader]:
 
 def ends_properly(data: bytes) -> bool:
     """Whether a JPEG, JPEG-LS or JPEG 2000 stream reaches its end marker."""
-    return data[-64:].rstrip(b"\0\xff").endswith(b"\xff\xd9")  # zeros and fill bytes may follow
+    return data[-64:].rstrip(b"\0\xff").endswith(END_OF_IMAGE)  # zeros and fill bytes may follow
 
 
 def is_irreversible_jpeg2000(data: bytes) -> bool:

@@ -13,6 +13,7 @@ from pydicom.filereader import read_dataset
 
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.codestream import (
+    END_OF_IMAGE,
     FrameHeader,
     ends_properly,
     jpeg2000_frame_header,
@@ -164,6 +165,8 @@ def _decode_native(dataset: Any, header: Header) -> StoredPixels:
 def _decode_compressed(dataset: Any, header: Header) -> StoredPixels:
     frame = _first_frame(dataset.PixelData, header.frames)
     stream = _check_stream(header, frame)
+    if header.syntax in JPEG_LS and END_OF_IMAGE not in frame:
+        raise _truncated("JPEG-LS data end too early")  # CharLS may search for the end for ever
     warnings = []
     if stream is not None and not ends_properly(frame):
         warnings.append("degraded")

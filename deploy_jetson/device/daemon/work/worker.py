@@ -32,6 +32,7 @@ from pneumonia.runtime.image.selection import select
 IDLE_S = 1.0
 NO_SPACE_S = 2.0
 CONFLICT = "conflict"
+NOT_MADE = "header_not_writable"  # warning: no DICOM results could be made of the header
 DEGRADED = "degraded"  # warning of an image that may be damaged, as by a broken transfer
 NOT_WRITABLE = "results_not_writable"
 
@@ -143,6 +144,11 @@ class JobWorker:
             self._held = (job.key, job.attempts - 1)
             self._give_back_held()
             raise
+        except EngineLost:
+            raise
+        except Exception:  # one image never stops the others
+            logs.broken("internal_error", job=job.key)
+            self.settle(job, JobAnswer(FAILED, "internal_error"))
         return True
 
     def _give_back_held(self) -> None:
@@ -166,11 +172,6 @@ class JobWorker:
             logs.broken("engine_lost", job=job.key)
             self._journal.give_back(job.key, job.attempts)
             raise EngineLost("Engine failed twice for one image") from None
-        except (OutputError, KeyboardInterrupt):
-            raise
-        except Exception:  # one image never stops the others
-            logs.broken("internal_error", job=job.key)
-            return JobAnswer(FAILED, "internal_error")
 
     def _contradicts(self, job: ImageJob, content_sha256: str) -> bool:
         """Whether another image was read whole under the SOP Instance UID.
@@ -213,7 +214,13 @@ class JobWorker:
             OutputError: The answer cannot be written; nothing has changed for the job.
         """
         facts = self._model.facts
-        kinds = dicom_results(self._spool, job, answer, facts, self._config.results.dicom)
+        try:
+            kinds = dicom_results(self._spool, job, answer, facts, self._config.results.dicom)
+        except OutputError:
+            raise
+        except Exception:  # a foreign header may hold anything; the image is scored all the same
+            logs.broken("dicom_results_not_made", job=job.key)
+            kinds, answer = [], answer._replace(warnings=(*answer.warnings, NOT_MADE))
         made = document(job, answer, facts)
         made["dicom"] = kinds
         write_answer(self._spool, job, made)

@@ -442,6 +442,33 @@ def test_dicom_results_are_kept_and_served(tmp_path):
             assert (status, data[128:132]) == (200, b"DICM")
 
 
+def test_a_header_that_makes_no_dicom_results_costs_the_results_and_not_the_process(tmp_path):
+    config = settings(tmp_path / "state", results=ResultsSettings(("sr", "gsps", "sc")))
+    with running(config, child=True) as rig:
+        odd = film(tmp_path / "a.dcm", SOPInstanceUID="CANARY PHI").read_bytes()
+        answer = rig.settled(rig.post(odd)[1]["job"])
+        assert (answer["status"], answer["dicom"]) == ("done", [])
+        assert "header_not_writable" in answer["warnings"]
+        assert "CANARY" not in json.dumps(answer)
+        good = rig.settled(rig.post(film(tmp_path / "b.dcm").read_bytes())[1]["job"])
+        assert good["dicom"] == ["sr", "gsps", "sc"]
+
+
+def test_an_answer_that_cannot_be_written_down_costs_one_image(tmp_path, monkeypatch):
+    real, times = answers.result_of, []
+
+    def broken(*arguments):
+        times.append(1)
+        if len(times) == 1:
+            raise ValueError("CANARY^PHI")
+        return real(*arguments)
+
+    monkeypatch.setattr(answers, "result_of", broken)
+    with running(settings(tmp_path)) as rig:
+        assert rig.settled(rig.post(image(1))[1]["job"])["reason"] == "internal_error"
+        assert rig.settled(rig.post(image(2))[1]["job"])["status"] == "done"
+
+
 def test_old_answers_go_and_undelivered_ones_stay(tmp_path):
     with running(settings(tmp_path)) as rig:
         old, kept = (rig.post(image(i))[1]["job"] for i in (1, 2))
