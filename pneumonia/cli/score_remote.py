@@ -179,11 +179,15 @@ def destination(options: RemoteOptions) -> "Destination | None":
     _require("requests" if _is_url(options.send) else "pynetdicom")
     from pneumonia.scoring.network.commitment import CommitmentOptions
     from pneumonia.scoring.network.dicom_peer import parse_peer
-    from pneumonia.scoring.network.dicomweb_service import DicomwebService
+    from pneumonia.scoring.network.dicomweb_service import SEND, DicomwebService
     from pneumonia.scoring.network.send import Destination
 
     if _is_url(options.send):
-        return Destination(DicomwebService(options.send, options.ca_file))
+        service = DicomwebService(options.send, options.ca_file)
+        if options.dicomweb and DicomwebService(options.dicomweb).origin != service.origin:
+            # the credentials of the server that images come from are not for another one
+            service = DicomwebService(options.send, options.ca_file, SEND)
+        return Destination(service)
     commitment = CommitmentOptions(options.commit_port) if options.commit else None
     return Destination(parse_peer(options.send), _title(options), commitment)
 

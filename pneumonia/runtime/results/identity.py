@@ -36,13 +36,13 @@ class Creation(NamedTuple):
 
     Attributes:
         moment: Date and time, local unless it has a time zone; None for now.
-        pixels_sha256: Of the image as the model saw it: other pixels make other objects.
+        content_digest: Of the image's pixels and identity: another image makes other objects.
         earlier: Objects that exist already for this image, by kind: the same content keeps its
             time of creation, another report names the earlier one as its predecessor.
     """
 
     moment: Optional[datetime] = None
-    pixels_sha256: str = ""
+    content_digest: str = ""
     earlier: Optional[Dict[str, Dataset]] = None
 
 
@@ -61,7 +61,7 @@ def identify(made: Dataset, kind: str, header: Dataset, creation: Creation) -> N
         creation: See there.
     """
     content = hashlib.sha256(dataset_bytes(made)).hexdigest()
-    uid = derived_uid(content, creation.pixels_sha256, kind)
+    uid = derived_uid(content, creation.content_digest, kind)
     earlier = (creation.earlier or {}).get(kind)
     day, time = _moment(header, creation.moment)
     chain: Chain = []

@@ -1,6 +1,5 @@
 """The steps of one image: decode in a child, select, detect, make its files. Runs anywhere."""
 
-import hashlib
 import threading
 import time
 from contextlib import ExitStack
@@ -187,9 +186,10 @@ class ImageJob:
             record, status="scored", prediction=prediction, timings_ms=timings, warnings=words
         )
         header = header_from_bytes(decoded.header) if decoded.header else None
+        digest = decoded.content_sha256
         if self.settings.deidentify and header is not None:
             header = deidentified_header(header, self.salt)
-        digest = hashlib.sha256(decoded.canvas.tobytes()).hexdigest() if header is not None else ""
+            digest = salted_key(self.salt, "content", digest)
         return record, ScoredStudy(record, decoded.pixels, header, digest)
 
     def _considered(self, file: FoundFile, key: str, decoded: DecodedFile) -> ImageRecord:

@@ -31,6 +31,7 @@ from pneumonia.scoring.inputs.query import (
     is_uid,
 )
 from pneumonia.scoring.network.dicomweb_service import (
+    DICOMWEB,
     TIMEOUT_SECONDS,
     TOKEN,
     DicomwebService,
@@ -149,7 +150,7 @@ class DicomwebInput:
             "DICOMweb server does not answer the query",
             found=found,
             where=self.endpoint,
-            fix=f"Check address, certificate and {TOKEN}",
+            fix=f"Check address, certificate and {DICOMWEB}{TOKEN}",
         )
 
     def fetch(

@@ -18,8 +18,8 @@ from urllib3.util.retry import Retry
 from pneumonia.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
-TOKEN = "PNEUMONIA_DICOMWEB_TOKEN"
-USER, PASSWORD = "PNEUMONIA_DICOMWEB_USER", "PNEUMONIA_DICOMWEB_PASSWORD"
+DICOMWEB, SEND = "PNEUMONIA_DICOMWEB", "PNEUMONIA_SEND"  # begin the names of the variables below
+TOKEN, USER, PASSWORD = "_TOKEN", "_USER", "_PASSWORD"
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, between two bytes
 MAX_RETRY_AFTER_SECONDS = 60.0
@@ -71,12 +71,14 @@ class DicomwebService:
 
     The environment gives the credentials: PNEUMONIA_DICOMWEB_TOKEN (bearer token), or
     PNEUMONIA_DICOMWEB_USER and PNEUMONIA_DICOMWEB_PASSWORD, or else a .netrc with the host; the
+    same with PNEUMONIA_SEND for a server that results are sent to and images do not come from; the
     proxies (HTTPS_PROXY, NO_PROXY, ...); and without `ca_file` the certificates
     (REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE).
 
     Attributes:
         url: For example https://pacs.example/dicom-web.
         ca_file: Certificates to trust in place of all others.
+        variables: DICOMWEB or SEND, the beginning of the names of the variables.
 
     Raises:
         ConfigError: The address or the file is not valid.
@@ -84,6 +86,7 @@ class DicomwebService:
 
     url: str
     ca_file: Path | None = None
+    variables: str = DICOMWEB
     _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -93,10 +96,17 @@ class DicomwebService:
         if parts.username or parts.password:
             raise ConfigError(
                 "Credentials in an address end in logs",
-                fix=f"Set {TOKEN}, or {USER} and {PASSWORD}",
+                fix=f"Set {self.variables}{TOKEN}, or {self.variables}{USER} and "
+                f"{self.variables}{PASSWORD}",
             )
         if self.ca_file is not None and not self.ca_file.is_file():
             raise ConfigError("File of certificates does not exist", where=str(self.ca_file))
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Scheme and host with port: what credentials belong to."""
+        parts = urlsplit(self.url.lower())
+        return parts.scheme, parts.netloc
 
     @property
     def endpoint(self) -> str:
@@ -120,10 +130,13 @@ class DicomwebService:
         session.proxies = get_environ_proxies(self.endpoint)
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=RETRIES))
-        if os.environ.get(TOKEN):
-            session.headers["Authorization"] = f"Bearer {os.environ[TOKEN]}"
-        elif os.environ.get(USER):
-            session.auth = (os.environ[USER], os.environ.get(PASSWORD, ""))
+        token, user, password = (
+            os.environ.get(self.variables + name, "") for name in (TOKEN, USER, PASSWORD)
+        )
+        if token:
+            session.headers["Authorization"] = f"Bearer {token}"
+        elif user:
+            session.auth = (user, password)
         else:
             session.auth = get_netrc_auth(self.endpoint)
         bundles = [os.environ[name] for name in CA_VARIABLES if os.environ.get(name)]

@@ -74,7 +74,7 @@ class DicomWriter:
         earlier = {kind: self._earlier(record.key, name) for name, kind in KINDS.items()}
         creation = Creation(
             self.clock(),
-            study.input_sha256,
+            study.content_digest,
             {kind: result for kind, result in earlier.items() if result is not None},
         )
         try:

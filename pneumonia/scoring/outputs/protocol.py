@@ -24,13 +24,14 @@ class ScoredStudy:
         pixels: The image as displayed, uint8 (H, W), if a writer needs it.
         header: The attributes results take over (`runtime.results.source_header`); None for
             pictures, for headers that cannot be written again, and if no writer needs it.
-        input_sha256: Of the network's input, which the result depends on.
+        content_digest: Of the image's pixels and identity, where there is a header; salted when it
+            is de-identified.
     """
 
     record: ImageRecord
     pixels: NDArray[np.uint8] | None
     header: Dataset | None
-    input_sha256: str = ""
+    content_digest: str = ""
 
 
 @dataclass(frozen=True)

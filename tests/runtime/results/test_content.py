@@ -66,7 +66,7 @@ def test_another_identity_is_another_object(change):
         {"facts": FACTS._replace(threshold=0.39)},
         {"facts": FACTS._replace(model_version="9")},
         {"warnings": ("degraded",)},
-        {"creation": Creation(NOON, pixels_sha256="ab")},
+        {"creation": Creation(NOON, content_digest="ab")},
     ],
 )
 def test_another_result_is_another_object(other):

@@ -221,7 +221,7 @@ def test_nobody_there(detector, tmp_path, monkeypatch):
 
 
 def test_credentials_are_sent_and_written_nowhere(server, detector, tmp_path, monkeypatch):
-    monkeypatch.setenv(dicomweb_service.TOKEN, "SECRETTOKEN")
+    monkeypatch.setenv("PNEUMONIA_DICOMWEB_TOKEN", "SECRETTOKEN")
     score_batch(opened(server), tmp_path / "out", detector)
     assert {headers["Authorization"] for _, _, headers in server.asked} == {"Bearer SECRETTOKEN"}
     for path in (tmp_path / "out").rglob("*"):
@@ -229,8 +229,8 @@ def test_credentials_are_sent_and_written_nowhere(server, detector, tmp_path, mo
 
 
 def test_user_and_password(server, monkeypatch):
-    monkeypatch.setenv(dicomweb_service.USER, "me")
-    monkeypatch.setenv(dicomweb_service.PASSWORD, "secret")
+    monkeypatch.setenv("PNEUMONIA_DICOMWEB_USER", "me")
+    monkeypatch.setenv("PNEUMONIA_DICOMWEB_PASSWORD", "secret")
     opened(server).query(ScoreSettings())
     assert server.asked[0][2]["Authorization"] == "Basic bWU6c2VjcmV0"
 

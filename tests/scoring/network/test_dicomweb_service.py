@@ -1,5 +1,6 @@
 """A DICOMweb service: which certificates, credentials and proxies count, and how long it waits."""
 
+import dataclasses
 import gzip
 import json
 import ssl
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pneumonia.cli.score_remote import RemoteOptions, destination
 from pneumonia.runtime.errors import ConfigError, DataError
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput
@@ -160,6 +162,26 @@ def test_given_credentials_win_over_netrc(netrc, given, header, monkeypatch):
     with serving(nothing) as server:
         asked(server.url)
         assert {found for _, found in server.asked} == {header}
+
+
+def test_credentials_of_one_server_are_not_sent_to_another(monkeypatch):
+    monkeypatch.setenv("PNEUMONIA_DICOMWEB_TOKEN", "images")
+    monkeypatch.setenv("PNEUMONIA_SEND_TOKEN", "results")
+
+    def token(send):
+        options = chosen(dicomweb="https://one.example/dw", send=send)
+        return destination(options).server.session().headers["Authorization"]
+
+    assert token("https://other.example/dw") == "Bearer results"
+    assert token("https://one.example:8443/dw") == "Bearer results"
+    assert token("https://one.example/other") == "Bearer images"
+    options = chosen(dicomweb=None, send="https://other.example/dw")
+    assert destination(options).server.session().headers["Authorization"] == "Bearer images"
+
+
+def chosen(**given):
+    names = {field.name: None for field in dataclasses.fields(RemoteOptions)}
+    return RemoteOptions(**{**names, **given})
 
 
 def test_a_redirect_to_another_host_gets_no_credentials(netrc, monkeypatch):

@@ -1,6 +1,7 @@
 """The C-STORE service: status Success is sent once the image is in spool and journal."""
 
 import contextlib
+import io
 import logging
 import math
 import socket
@@ -45,6 +46,7 @@ BLOCK = 1 << 18
 POLL_S = 0.1
 GRACE_S = 1.0  # pynetdicom has the same limit and aborts the association
 STOP_S = 5.0
+ENDLESS = 16  # times the largest image: a data set that is longer ends the association
 OVERHEAD_BYTES = 1 << 20  # protocol overhead of an image
 MAX_PDU = 65536
 HANDSHAKE_S = 10.0
@@ -288,6 +290,8 @@ class StoreService:
             raise StoreRefused(NOT_AUTHORIZED, "address")
         data, request = event.request.DataSet, event.request
         start = b""
+        if isinstance(data, _TooLong):
+            raise StoreRefused(CANNOT_UNDERSTAND, "too_large")
         if data is not None:
             data.seek(0)
             start = data.read(NAMES_BYTES)
@@ -300,20 +304,37 @@ class StoreService:
             raise StoreRefused(NO_MATCH, "class_mismatch" if is_class else "instance_mismatch")
 
     def _count(self, event: Any) -> None:
-        """Close an association that sends more than an image may have: it is held in memory."""
+        """Keep no more of a data set than an image may have, since it is held in memory.
+
+        The rest is received and dropped, so that the peer gets an answer and can go on; a data set
+        without end closes the association.
+        """
         with self._lock:
             size = self._received.get(event.assoc, 0) + len(event.data)
             self._received[event.assoc] = size
             self._heard[event.assoc] = self._clock()
-        if size > self._max_bytes + OVERHEAD_BYTES:
+        limit = self._max_bytes + OVERHEAD_BYTES
+        if size <= limit:
+            return
+        message = event.assoc.dimse.message
+        if size > ENDLESS * limit or message is None:
             self._refused("too_large")
             logs.warning("refused", reason="too_large", source="dicom")
             _hang_up(event.assoc)
+        elif not isinstance(message.data_set, _TooLong):
+            message.data_set = _TooLong(b"\0")
 
     def _forget(self, event: Any) -> None:
         with self._lock:
             self._received.pop(event.assoc, None)
             self._heard.pop(event.assoc, None)
+
+
+class _TooLong(io.BytesIO):
+    """In place of a data set that is too long: what is still to come is dropped."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
 
 
 def _hang_up(association: Any) -> None:

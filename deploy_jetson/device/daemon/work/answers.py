@@ -1,10 +1,14 @@
 """Answers to an image: a JSON document, and DICOM objects in its study."""
 
+import contextlib
 import json
 import re
 import time
 from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import pydicom
+from pydicom.dataset import Dataset
 
 from deploy_jetson.device.daemon.store.journal import (
     ANSWERED,
@@ -19,7 +23,13 @@ from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.model.predictions import Prediction
-from pneumonia.runtime.results import ResultFacts, build_results, header_from_bytes, result_of
+from pneumonia.runtime.results import (
+    Creation,
+    ResultFacts,
+    build_results,
+    header_from_bytes,
+    result_of,
+)
 from pneumonia.runtime.results.files import write_dicom
 
 SCHEMA = "pneumonia.daemon-result/1"
@@ -144,10 +154,27 @@ def dicom_results(
         return []
     wanted = [KIND_OF[kind] for kind in kinds]
     source = header_from_bytes(decoded.header)
-    built = build_results(source, decoded.pixels, prediction, facts, wanted, answer.warnings)
+    paths = OrderedDict((KIND_OF[kind], spool.dicom(job.key, kind)) for kind in kinds)
+    creation = Creation(None, decoded.content_sha256, earlier_results(paths))
+    built = build_results(
+        source, decoded.pixels, prediction, facts, wanted, answer.warnings, creation
+    )
     for kind in kinds:
         write_dicom(spool.dicom(job.key, kind), built[KIND_OF[kind]])
     return list(kinds)
+
+
+def earlier_results(paths: Dict[str, str]) -> Dict[str, Dataset]:
+    """Results that exist from an interrupted attempt; made again, they keep their time of creation.
+
+    Args:
+        paths: Kind -> file.
+    """
+    found = OrderedDict()  # type: OrderedDict[str, Dataset]
+    for kind, path in paths.items():
+        with contextlib.suppress(Exception):  # absent, or not whole
+            found[kind] = pydicom.dcmread(path, stop_before_pixels=True)
+    return found
 
 
 def write_answer(spool: Spool, job: ImageJob, made: Dict[str, Any]) -> None:

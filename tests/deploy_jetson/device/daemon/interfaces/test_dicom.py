@@ -116,6 +116,26 @@ def test_full_disk_full_queue_and_too_large_are_told(tmp_path):
         assert "CannotUnderstand" in store(rig, path)[1].replace(" ", "")
 
 
+def test_an_overlong_image_does_not_cost_the_next_one(tmp_path):
+    """The answer is a failure of this object; the association stays, and the memory is bounded."""
+    from pynetdicom import AE
+
+    config = settings(tmp_path / "state", dicom=DICOM, queue=QueueSettings(max_image_mb=0.5))
+    with running(config, work=False) as rig:
+        entity = AE()
+        entity.add_requested_context("1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1")
+        link = entity.associate("127.0.0.1", rig.service.ports["dicom"], ae_title="PNEUMO")
+        large = chest_dataset(np.zeros((2000, 2000), np.uint16), SOPInstanceUID="1.2.3.4")
+        statuses = []
+        for dataset in (large, chest_dataset(np.zeros((64, 64), np.uint8)), large):
+            path = tmp_path / "film.dcm"
+            save(path, dataset)
+            statuses.append(link.send_c_store(pydicom.dcmread(path)).get("Status"))
+        assert statuses == [0xC000, 0x0000, 0xC000]
+        assert counts(rig)["received"] == 1
+        link.release()
+
+
 def test_an_endless_image_is_cut_off(tmp_path):
     from pynetdicom import AE
 
