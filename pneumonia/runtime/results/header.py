@@ -20,9 +20,9 @@ from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence as DicomSequence
 
 from pneumonia.runtime.image.attributes import first_text
-from pneumonia.runtime.image.compression import state_lossy_compression
 from pneumonia.runtime.image.dicom_header import BIG_ENDIAN
 from pneumonia.runtime.image.display import LINEAR, DisplayPlan, LookUpTable, plan_from_header
+from pneumonia.runtime.results.compression import state_lossy_compression
 from pneumonia.runtime.results.files import file_bytes
 
 
