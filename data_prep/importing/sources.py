@@ -127,6 +127,8 @@ def _listed_by_folder(
     for path in _files(folder / images):
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             rejected.append((path.name, "not_an_image_name"))
+        elif not path.is_file():
+            rejected.append((path.name, "dangling_link" if path.is_symlink() else "not_a_file"))
         elif path.stem in found:
             rejected.append((path.name, "second_file_of_id"))
         else:

@@ -35,6 +35,9 @@ RULES = {
     "balanced": "highest sensitivity + specificity (Youden)",
 }
 
+EXTREMES = ("high_sensitivity", "high_specificity")
+MERGED = "one threshold reaches both, that of highest sensitivity + specificity"
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -82,9 +85,10 @@ def choose(
 ) -> dict[str, OperatingPoint]:
     """Choose every operating point that the cases allow.
 
-    A point that no threshold reaches (90 % sensitivity when a fifth of the positives has no box at
-    all) or that needs a class that is absent is left out. What a point reaches is also given by
-    class and at the mix, where classes are known.
+    `high_sensitivity` is never less sensitive than `high_specificity`: where one threshold reaches
+    both, they are the same point. A point that no threshold reaches (90 % sensitivity when a fifth
+    of the positives has no box at all) or that needs a class that is absent is left out. What a
+    point reaches is also given by class and at the mix, where classes are known.
 
     Args:
         cases: Validation cases.
@@ -98,6 +102,7 @@ def choose(
     weights = mix_weights(class_strata(cases), mix) if at_mix else None
     positive, scores = cases.positive, cases.image_score
     thresholds: dict[str, float] = {}
+    rules = dict(RULES)
     table = rsna_table(cases.truth_by_id(), cases.boxes_by_id())
     candidates = between_levels(np.concatenate([*cases.scores, np.zeros(0)]), SWEEP_LEVELS)
     swept = table.sweep(candidates, weights)
@@ -117,9 +122,16 @@ def choose(
         youden = np.where(usable & np.isfinite(levels), hits - alarms, -np.inf)
         if np.isfinite(youden).any():
             thresholds["balanced"] = float(lines[int(np.argmax(youden))])
+        both = usable & (hits >= SENSITIVITY_MIN) & (1 - alarms >= SPECIFICITY_MIN)
+        if (both & np.isfinite(levels)).any():
+            # Between the classes one threshold keeps both promises. Left apart, the highest that
+            # is sensitive enough would be above the lowest that is specific enough.
+            merged = float(lines[int(np.argmax(np.where(both, youden, -np.inf)))])
+            thresholds |= dict.fromkeys(EXTREMES, merged)
+            rules |= {name: f"{RULES[name]}; {MERGED}" for name in EXTREMES}
     return {
         name: _describe(cases, thresholds[name], rule, table, mix)
-        for name, rule in RULES.items()
+        for name, rule in rules.items()
         if name in thresholds
     }
 

@@ -52,11 +52,14 @@ class RunOptions:
             `"admm.epochs=20"`.
         resume: Continue an interrupted run after its last finished epoch.
         progress: Called with (done, total, note); None for silence.
+        accept_seen: Of `prune` and `quantize`: take another dataset even if it validates on images
+            that the run was trained on.
     """
 
     changes: Changes = ()
     resume: bool = False
     progress: Progress | None = None
+    accept_seen: bool = False
 
     def overrides(self) -> list[str]:
         """The changes as `key=value` with YAML values."""
@@ -145,7 +148,10 @@ def prune(
         options = replace(options, changes=[*options.overrides(), f"rate={rate}"])
     settings = _recipe(recipe, "prune", PruneRecipe, options)
     folder = None if data is None else Path(data)
-    return run_compression(Path(run), settings, Path(out), folder, options.resume, options.progress)
+    return run_compression(
+        Path(run), settings, Path(out), folder, options.resume, options.progress,
+        options.accept_seen,
+    )  # fmt: skip
 
 
 def quantize(
@@ -170,7 +176,10 @@ def quantize(
     options = options or RunOptions()
     settings = _recipe(recipe, "quantize", QuantizeRecipe, options)
     folder = None if data is None else Path(data)
-    return run_compression(Path(run), settings, Path(out), folder, options.resume, options.progress)
+    return run_compression(
+        Path(run), settings, Path(out), folder, options.resume, options.progress,
+        options.accept_seen,
+    )  # fmt: skip
 
 
 def export(

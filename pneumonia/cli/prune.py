@@ -1,11 +1,13 @@
 """`pneumonia prune`: a trained run and a recipe to a smaller run."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pneumonia.cli.quantize import quantize_by_recipe
+from pneumonia.cli.run_options import accept_seen, gathered, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from pneumonia.network.accounting import Totals
 
 
-@click.command("prune")
+@click.command("prune", cls=recipes_of("prune", "quantize"))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
@@ -22,43 +24,37 @@ if TYPE_CHECKING:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Dataset folder; default: the run's own."
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe."
-)
-@click.option("--resume", is_flag=True, help="Go on with an interrupted pruning.")
+@accept_seen
+@run_options
 def command(
-    run: Path,
-    recipe: str,
-    out: Path,
-    rate: float | None,
-    data: Path | None,
-    overrides: tuple[str, ...],
-    resume: bool,
+    run: Path, recipe: str, out: Path, rate: float | None, data: Path | None, **options: Any
 ) -> None:
     """Prune a trained RUN with ADMM, retrain what is left and compact it.
 
     The recipes of `pneumonia quantize` (quant-8, quant-4, ternary, binary) work here as well.
     Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
     """
-    from pneumonia.api.runs import PruneRecipe, RunOptions, prune
+    from pneumonia.api.runs import PruneRecipe, prune
     from pneumonia.recipes import load_recipe, recipe_names
     from pneumonia.training.distributed import started_as_first
 
+    settings = gathered(**options)
     if recipe in recipe_names("quantize"):
         if rate is not None:
             raise ConfigError("Quantization has bits, no rate", found=f"--rate {rate}")
-        quantize_by_recipe(run, recipe, out, data, overrides, resume)
+        quantize_by_recipe(run, recipe, out, data, settings)
         return
+    changes = settings.overrides()
     if rate is not None:
-        overrides = (*overrides, f"rate={rate}")
-    settings = load_recipe(recipe, "prune", PruneRecipe, overrides)
+        changes.append(f"rate={rate}")
+    chosen = load_recipe(recipe, "prune", PruneRecipe, changes)
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("prune") as progress:
-        options = RunOptions(resume=resume, progress=progress if first else None)
-        result = prune(run, settings, out, data=data, options=options)
+        settings = replace(settings, changes=(), progress=progress if first else None)
+        result = prune(run, chosen, out, data=data, options=settings)
     if first:
-        _show(result, settings.rate, out)
+        _show(result, chosen.rate, out)
 
 
 def _show(result: "CompressionResult", target: float, out: Path) -> None:

@@ -1,24 +1,31 @@
 """`pneumonia quantize`: few-bit weights by training, or int8 after training."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pneumonia.cli.run_options import accept_seen, gathered, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.plurals import counted
 
+if TYPE_CHECKING:
+    from pneumonia.api.runs import RunOptions
 
-@click.command("quantize")
+INT8_OPTIONS = ("calibration", "full_range", "tolerance", "accept_loss")
+
+
+@click.command("quantize", cls=recipes_of("quantize"))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--recipe", help="Name of a shipped recipe, or a YAML file: train onto few levels.")
 @click.option("--int8", is_flag=True, help="No training: RUN is a bundle, write it in int8 (QDQ).")
 @click.option("--out", required=True, type=click.Path(path_type=Path),
               help="Run folder to write; with --int8 a bundle or one .onnx file.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder, if not the run's.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted quantization.")
+@accept_seen
+@run_options
 @click.option("--calibration", type=click.Choice(["minmax", "entropy", "percentile"]),
               default="minmax", show_default=True,
               help="With --int8: how ranges of activations are found.")  # fmt: skip
@@ -29,36 +36,29 @@ from pneumonia.runtime.plurals import counted
               help="With --int8: largest loss of RSNA score or AP50 in validation.")  # fmt: skip
 @click.option("--accept-loss", is_flag=True, help="With --int8: write it whatever it lost.")
 def command(
-    run: Path,
-    recipe: str | None,
-    int8: bool,
-    out: Path,
-    data: Path | None,
-    overrides: tuple[str, ...],
-    resume: bool,
-    **int8_options: Any,
+    run: Path, recipe: str | None, int8: bool, out: Path, data: Path | None, **options: Any
 ) -> None:
     """Quantize a trained or pruned RUN (with --recipe), or a bundle (with --int8)."""
     if int8 == (recipe is not None):
         raise ConfigError("One way to quantize is needed", expected="--recipe NAME or --int8")
-    if int8:
-        _int8(run, out, data, int8_options)
+    of_int8 = {name: options.pop(name) for name in INT8_OPTIONS}
+    if recipe is not None:
+        quantize_by_recipe(run, recipe, out, data, gathered(**options))
     else:
-        assert recipe is not None
-        quantize_by_recipe(run, recipe, out, data, overrides, resume)
+        _int8(run, out, data, {"threads": options["threads"], **of_int8})
 
 
 def quantize_by_recipe(
-    run: Path, recipe: str, out: Path, data: Path | None, overrides: tuple[str, ...], resume: bool
+    run: Path, recipe: str, out: Path, data: Path | None, options: "RunOptions"
 ) -> None:
     """Train a run's weights to few levels, and show the result."""
-    from pneumonia.api.runs import RunOptions, quantize
+    from pneumonia.api.runs import quantize
     from pneumonia.training.distributed import started_as_first
 
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("quantize") as progress:
-        options = RunOptions(overrides, resume, progress if first else None)
+        options = replace(options, progress=progress if first else None)
         result = quantize(run, recipe, out, data, options)
     if not first:
         return

@@ -1,28 +1,28 @@
 """`pneumonia train`: dataset folder and recipe to run folder."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
+from pneumonia.cli.run_options import gathered, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 
 
-@click.command("train")
+@click.command("train", cls=recipes_of("train"))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Dataset folder.")
 @click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe."
-)
-@click.option(
-    "--resume", is_flag=True, help="Go on after the last finished epoch; `epochs` may have grown."
-)
-def command(data: Path, recipe: str, out: Path, overrides: tuple[str, ...], resume: bool) -> None:
+@run_options
+def command(data: Path, recipe: str, out: Path, **options: Any) -> None:
     """Train a detector on a dataset folder.
 
-    Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
+    Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch, and
+    `epochs` may have grown. `--set model.start_from=FILE` starts from a run, a bundle or Darknet
+    weights.
     """
-    from pneumonia.api.runs import RunOptions, train
+    from pneumonia.api.runs import train
     from pneumonia.runs.folder import RunFolder
     from pneumonia.training.distributed import started_as_first
     from pneumonia.training.journal import read_metrics
@@ -30,8 +30,8 @@ def command(data: Path, recipe: str, out: Path, overrides: tuple[str, ...], resu
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("train") as progress:
-        options = RunOptions(overrides, resume, progress if first else None)
-        result = train(data, recipe, out, options)
+        settings = replace(gathered(**options), progress=progress if first else None)
+        result = train(data, recipe, out, settings)
     if not first:
         return
     rows = [

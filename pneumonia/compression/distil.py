@@ -37,8 +37,8 @@ class Teacher(TrainingHook):
     """A task whose loss also compares the outputs with a frozen network's on the same images.
 
     The loss is (1 - share) * the task's loss + share * the task's `imitation` of the teacher
-    (Hinton et al. 2015, arXiv 1503.02531). It is a training hook as well, because a loss does not
-    get the images.
+    (Hinton et al. 2015, arXiv 1503.02531). It is a training hook as well, to follow the network
+    to its device.
 
     Args:
         task: Data, loss, metrics.
@@ -52,15 +52,13 @@ class Teacher(TrainingHook):
         self._network = Network(network.spec)
         self._network.load_tensors({n: t.detach().clone() for n, t in network.tensors().items()})
         self._network.eval().requires_grad_(False)
-        self._outputs: dict[str, Tensor] = {}
-        self._handle: Any = None
+        self._outputs: list[dict[str, Tensor]] = []  # of every part of the step
+        self._part = 0
 
     def before_fit(self, network: Network, ema: Network) -> None:
-        """Run the teacher on every training batch of this network from now on."""
-        self.after_fit()
+        """Move the teacher to the network's device."""
         device = next(network.parameters()).device
         self._network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._handle = network.register_forward_hook(self._follow)
 
     def after_backward(self, network: Network) -> None:
         """Do nothing: the teacher adds no gradient here."""
@@ -71,21 +69,23 @@ class Teacher(TrainingHook):
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Nothing is restored: the teacher does not change."""
 
-    def after_fit(self) -> None:
-        """Stop following the network."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-
-    def _follow(self, network: torch.nn.Module, inputs: tuple[Tensor], outputs: object) -> None:
-        if network.training:
-            with torch.no_grad():
-                self._outputs = self._network(inputs[0])
+    def prepare(self, parts: Sequence[Batch]) -> None:
+        """Run the teacher on the images of every part of the step."""
+        self._task.prepare(parts)
+        device = next(self._network.parameters()).device
+        with torch.no_grad():
+            self._outputs = [
+                self._network(part.images.to(device, memory_format=torch.channels_last))
+                for part in parts
+            ]
+        self._part = 0
 
     def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """See the class; the teacher's part is `loss_teacher` in metrics.csv."""
+        """See the class; parts in their order. `loss_teacher` in metrics.csv is the teacher's."""
         loss, parts = self._task.loss(outputs, targets)
-        apart = self._task.imitation(outputs, self._outputs)
+        teacher = self._outputs[self._part]
+        self._part += 1
+        apart = self._task.imitation(outputs, teacher, self._outputs)
         total = (1 - self._share) * loss + self._share * apart
         return total, {**parts, "loss": total.item(), "loss_teacher": apart.item()}
 
@@ -97,9 +97,14 @@ class Teacher(TrainingHook):
         """The task's."""
         return self._task.load(samples)
 
-    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def imitation(
+        self,
+        outputs: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        batch: Sequence[dict[str, Tensor]] = (),
+    ) -> Tensor:
         """The task's."""
-        return self._task.imitation(outputs, teacher)
+        return self._task.imitation(outputs, teacher, batch)
 
     def evaluate(self, network: Network) -> dict[str, float]:
         """The task's."""

@@ -1,6 +1,7 @@
 """One compression run: from a run folder and a recipe to a pruned or quantized run folder."""
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,14 +24,16 @@ from pneumonia.compression.result import (
 from pneumonia.network.accounting import account
 from pneumonia.network.files import WEIGHTS_FILE, load_model, read_spec
 from pneumonia.network.module import Network
-from pneumonia.runs.compression import write_compression
+from pneumonia.runs.compression import read_compression, write_compression
 from pneumonia.runs.folder import RunFolder, new_record, refuse_other_recipe
+from pneumonia.runtime.errors import DataError, PneumoniaError
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import save_best
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.task import Task
+from pneumonia.training.threads import use_threads
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ def run_compression(
     dataset: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    accept_seen: bool = False,
 ) -> CompressionResult:
     """Prune or quantize the detector of a run folder; under torchrun every process calls this.
 
@@ -53,14 +57,17 @@ def run_compression(
         out: Run folder to write (docs/architecture.md): stages/ with what resume needs, best/ with
             the compressed network, compression.json, metrics.csv, residuals.csv and .png.
         dataset: Dataset folder; None = the one the run was made with.
-        resume: Go on with an interrupted compression.
+        resume: Go on with an interrupted compression; of a finished one give the result again.
         progress: Called with (done, total, note).
+        accept_seen: Take another dataset even if it validates on images, or on patients, that the
+            run was trained on; metrics and thresholds are then too good.
 
     Raises:
         PruneError: The recipe does not fit the network, or its rate is out of reach.
-        ConfigError, DataError: No layer matches; the dataset does not exist or is not usable.
+        ConfigError, DataError: No layer matches; the dataset does not exist, is not usable, or
+            validates on images that the run was trained on.
         ArtefactError: The run is damaged, or `resume` does not fit what is in `out`.
-        OutputError: `out` holds a run already.
+        OutputError: `out` holds a run already, or lies in the dataset.
     """
     if isinstance(recipe, PruneRecipe):
         kind, training_of = "prune", partial(pruned_training, recipe=recipe)
@@ -73,7 +80,8 @@ def run_compression(
         checkpoint = parent.checkpoint()
         training = training_of(parent.training_recipe(TrainRecipe))
         data = open_dataset(dataset or parent.dataset_path())
-        _warn_of_another_dataset(parent, data)
+        RunFolder(out).refuse_inside(data.folder)
+        check_dataset(parent, data, accept_seen)
         task = DetectionTask(data, read_spec(checkpoint), training)
         record = new_record(
             kind,
@@ -82,15 +90,18 @@ def run_compression(
             str(run.resolve()),
             training=training.model_dump(mode="json"),
             trained_weights=parent.trained_weights(),
+            threads=use_threads(training.threads),
         )
-        if folder.best.exists():
-            folder.refuse_overwrite("Choose another folder")
         if not resume:
             folder.refuse_overwrite()
         elif folder.record_file.is_file():
             record = folder.resumed_record(record)
             fix = f"Resume with --recipe {folder.config_file}"
-            refuse_other_recipe(folder.config(), recipe, folder.config_file, fix=fix)
+            refuse_other_recipe(
+                folder.config(), recipe, folder.config_file, frozenset({"threads"}), fix
+            )
+            if folder.record().get("status") == "done":
+                return _finished(checkpoint, folder)
         trainer = Trainer(_taught(task, parent, recipe), resume, progress)
         with folder.recorded(record, recipe, writes=distributed.is_first()):
             spec, tensors = load_model(checkpoint)
@@ -125,17 +136,79 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
     return result
 
 
-def _warn_of_another_dataset(parent: RunFolder, data: Dataset) -> None:
-    """Warn if the dataset is not the parent's: training images may be validated on."""
+def _finished(checkpoint: Path, folder: RunFolder) -> CompressionResult:
+    """The result of a compression that is over, from what it left."""
+    spec, tensors = load_model(checkpoint)
+    small, kept = load_model(folder.best)
+    report = read_compression(folder.path)
+    metrics = [
+        {name: math.nan if value is None else value for name, value in report.get(key, {}).items()}
+        for key in ("metrics_before", "metrics_after")
+    ]
+    return CompressionResult(
+        account(spec, tensors),
+        account(small, kept),
+        metrics[0],
+        metrics[1],
+        (checkpoint / WEIGHTS_FILE).stat().st_size,
+        (folder.best / WEIGHTS_FILE).stat().st_size,
+        tuple(ChannelGraph(spec).protected_layers()),
+        {layer.name: layer.storage.bits for layer in small.weighted()},
+    )
+
+
+def check_dataset(parent: RunFolder, data: Dataset, accept_seen: bool = False) -> None:
+    """Refuse a dataset that validates on what the run was trained on; warn of any other.
+
+    Args:
+        parent: The run to compress.
+        data: The dataset to compress it with.
+        accept_seen: Warn only.
+
+    Raises:
+        DataError: Images, or images of patients, of the run's training split are in the validation
+            split of another dataset.
+    """
     recorded = parent.record().get("dataset")
-    before = recorded.get("fingerprint") if isinstance(recorded, dict) else None
-    if before != data.fingerprint and distributed.is_first():
+    before = recorded if isinstance(recorded, dict) else {}
+    if before.get("fingerprint") == data.fingerprint:
+        return
+    seen = _seen_images(Path(str(before.get("path", ""))), data)
+    if seen and not accept_seen:
+        raise DataError(
+            "Dataset validates on images that the run was trained on",
+            expected=f"the dataset of the run, {before.get('path')}, or the same split",
+            found=f"{seen} such validation images (the same image or patient)",
+            where=str(data.folder),
+            fix="Leave out --data, or take the too good metrics with --accept-seen",
+        )
+    if distributed.is_first():
         log.warning(
-            "%s is not the dataset of %s: its validation images may be the run's training images, "
-            "and the metrics then too good",
+            "%s is not the dataset of %s: %s",
             data.folder,
             parent.path,
+            f"{seen} validation images were seen in training, and the metrics are too good"
+            if seen
+            else "its validation images may be the run's training images, and the metrics too good",
         )
+
+
+def _seen_images(folder: Path, data: Dataset) -> int:
+    """Validation images whose image or patient is in the training split of another dataset.
+
+    Zero when that dataset cannot be opened any more.
+    """
+    try:
+        other = open_dataset(folder)
+    except PneumoniaError:
+        return 0
+    trained = [record for record in other.records if record.split == "train"]
+    images = {record.image_id for record in trained}
+    patients = {record.patient_id for record in trained if record.patient_id}
+    return sum(
+        record.split == "val" and (record.image_id in images or record.patient_id in patients)
+        for record in data.records
+    )
 
 
 def _taught(task: Task, parent: RunFolder, recipe: PruneRecipe | QuantizeRecipe) -> Task:

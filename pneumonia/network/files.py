@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.network.module import check_tensors
+from pneumonia.runs.checksums import check_files
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import ArtefactError, SpecError
 from pneumonia.runtime.model.spec import NetworkSpec
@@ -62,8 +63,10 @@ def load_model(folder: Path) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """Read a network back; packed weights come out dense, zeros where nothing was kept.
 
     Raises:
-        ArtefactError: A file is missing, damaged, or the two do not belong together.
+        ArtefactError: A file is missing, damaged, not what `checksums.json` beside it says, or the
+            two do not belong together.
     """
+    check_files(folder, (SPEC_FILE, WEIGHTS_FILE))
     spec = read_spec(folder)
     path = folder / WEIGHTS_FILE
     stored = read_tensors(str(path))

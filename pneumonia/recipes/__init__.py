@@ -1,15 +1,16 @@
 """Recipes: one YAML file is one whole run. Named ones lie beside this file, by kind."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pneumonia.recipes.faults import fault_of, option_texts, unreadable_value
 from pneumonia.runtime.errors import ConfigError
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent  # one folder a kind
 MAX_RECIPE_BYTES = 1_000_000
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -60,21 +61,27 @@ def load_recipe(
         raise ConfigError("Recipe is not a mapping", found=type(values).__name__, where=str(path))
     for override in overrides:
         _apply(values, override)
-    return validate(values, model, str(path))
+    return validate(values, model, str(path), option_texts(overrides))
 
 
-def validate(values: dict[str, Any], model: type[Model], where: str) -> Model:
-    """Check values against a recipe model; the first fault becomes a one-line ConfigError."""
+def validate(
+    values: dict[str, Any],
+    model: type[Model],
+    where: str,
+    overrides: Mapping[str, str] | None = None,
+) -> Model:
+    """Check values against a recipe model; the first fault becomes a one-line ConfigError.
+
+    Args:
+        values: Of the recipe, changes included.
+        model: The recipe's class.
+        where: Its file, for the message.
+        overrides: Key -> option of the changes: a fault of theirs is said to be in the option.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise ConfigError(
-            f"Recipe key {key!r}: {first['msg']}",
-            found=repr(first.get("input"))[:80],
-            where=where,
-        ) from None
+        raise fault_of(error, model, where, overrides or {}) from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -84,9 +91,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(
-            "Value of --set is not YAML", found=repr(text), where=f"--set {key}"
-        ) from None
+        raise unreadable_value(key, text) from None
     node = values
     *parents, last = key.split(".")
     for parent in parents:

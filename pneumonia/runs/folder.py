@@ -233,6 +233,21 @@ class RunFolder:
         if self.best.exists() or self.last.exists() or self.stages.exists():
             raise OutputError("Run folder holds a run already", where=str(self.path), fix=fix)
 
+    def refuse_inside(self, dataset: Path) -> None:
+        """Refuse to write a run into a dataset folder or below it.
+
+        Raises:
+            OutputError: The run folder is the dataset's, or lies in it.
+        """
+        here, data = self.path.resolve(), dataset.resolve()
+        if here == data or data in here.parents:
+            raise OutputError(
+                "Run folder lies in the dataset",
+                expected="a folder outside " + str(dataset),
+                found=str(self.path),
+                fix="Choose another --out",
+            )
+
     def resumed_record(self, record: dict[str, Any]) -> dict[str, Any]:
         """The record of a run that goes on.
 

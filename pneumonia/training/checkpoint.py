@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pneumonia.network.files import load_model, same_architecture, save_model
 from pneumonia.network.module import Network
+from pneumonia.runs.checksums import check_files, write_checksums
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import METRICS_FILE, STATE_FILE
 from pneumonia.runtime.atomic import new_folder, write_json
@@ -106,6 +107,7 @@ def save_last(
         save_model(Path(part), state.network.spec, state.average.network.tensors())
         write_tensors(str(Path(part) / STATE_TENSORS), arrays)
         write_json(str(Path(part) / STATE_FILE), document)
+        write_checksums(Path(part))
 
 
 def read_state(out: Path) -> dict[str, Any]:
@@ -151,6 +153,7 @@ def load_last(out: Path, state: TrainingState) -> FinishedEpochs:
             found=str(len(document["hooks"])),
             where=str(folder),
         )
+    check_files(folder, (STATE_TENSORS,))
     arrays = read_tensors(str(folder / STATE_TENSORS))
     state.network.load_tensors(_with_prefix("weights", arrays))
     if state.average.network is not state.network:
@@ -203,3 +206,4 @@ def save_best(
         save_model(Path(part), network.spec, network.tensors())
         write_json(str(Path(part) / METRICS_FILE), {"epoch": epoch, "metrics": values})
         save(Path(part))
+        write_checksums(Path(part))

@@ -12,7 +12,7 @@ from data_prep.augment.composite import CompositeSettings
 
 # Keys that may differ between a run and its resumption: they change how long or how fast the run
 # goes on, not what was computed so far.
-FREE_ON_RESUME = frozenset({"epochs", "early_stop", "workers", "device"})
+FREE_ON_RESUME = frozenset({"epochs", "early_stop", "workers", "device", "threads"})
 
 
 class _Strict(BaseModel):
@@ -55,7 +55,8 @@ class TrainConfig(_Strict):
     Attributes:
         epochs: Whole length of the run, also after a resume.
         batch_size: Images of one optimiser step, over all processes.
-        accumulate: A step is computed in so many parts (saves memory).
+        accumulate: A step is computed in so many parts (saves memory). The gradient is that of one
+            batch but for batch norm, whose statistics are of a part.
         optimiser: See OptimiserConfig.
         schedule: See ScheduleConfig.
         ema_decay: Of the averaged weights that are validated and exported; grows towards this
@@ -67,6 +68,9 @@ class TrainConfig(_Strict):
         validate_every: Epochs from one validation to the next; the last epoch always validates.
         workers: Processes that prepare batches; 0 = in the training process.
         device: `auto` takes a GPU if there is one.
+        threads: Threads that compute a step on the CPU; none = one per physical core, or
+            OMP_NUM_THREADS. Beside other work 1 may be twice as fast as 2. A run is bit for bit
+            the same only with the same number.
     """
 
     epochs: PositiveInt = 30
@@ -81,6 +85,7 @@ class TrainConfig(_Strict):
     validate_every: PositiveInt = 1
     workers: int = Field(default=1, ge=0, le=64)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, le=256)
 
 
 class ModelConfig(_Strict):
@@ -94,7 +99,8 @@ class ModelConfig(_Strict):
         anchors: `auto` = IoU k-means on the training boxes; `zoo` = the published ones.
         image_head: Adds an image-level output that gates the scores of all boxes. It also learns
             from images whose opacities have no boxes (`weak_opacity` of the dataset).
-        start_from: Run, checkpoint or model folder whose weights are the start; none = random.
+        start_from: Run, checkpoint, bundle or Darknet weights file whose weights are the start;
+            none = random.
     """
 
     name: str = "yolov3"

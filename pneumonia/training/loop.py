@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pneumonia.network.module import Network
 from pneumonia.runs.folder import RunFolder, refuse_other_recipe
-from pneumonia.runtime.errors import ConfigError, TrainingError
+from pneumonia.runtime.errors import ArtefactError, ConfigError, TrainingError
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.allocator import keep_freed_memory
@@ -156,20 +156,24 @@ def _train_epoch(
         )
         set_learning_rate(optimiser, rate)
         optimiser.zero_grad(set_to_none=True)
-        for _ in range(config.accumulate):
-            asked = time.perf_counter()
-            batch = next(loader)
-            waited_s += time.perf_counter() - asked
-            if step == (epoch - 1) * loader.steps:
-                check_images(batch, network.spec)
+        asked = time.perf_counter()
+        batches = [next(loader) for _ in range(config.accumulate)]
+        waited_s += time.perf_counter() - asked
+        if step == (epoch - 1) * loader.steps:
+            check_images(batches[0], network.spec)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            task.prepare(batches)
+        step_loss = 0.0
+        for batch in batches:
             images = batch.images.to(device, memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 outputs = network(images)
             loss, parts = task.loss(outputs, batch.targets.to(device))
             _check_finite(loss, parts, batch, epoch, step)
-            (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
+            step_loss += loss.item()
             for name, value in parts.items():
-                sums[name] += value / (config.accumulate * loader.steps)
+                sums[name] += value / loader.steps
         distributed.sum_gradients(network)
         for hook in hooks:
             hook.after_backward(network)
@@ -182,7 +186,7 @@ def _train_epoch(
             hook.after_step(network, average.network)
         norms += norm.item()
         if progress is not None:
-            note = f"epoch {epoch}/{config.epochs} loss {loss.item():.4f}"
+            note = f"epoch {epoch}/{config.epochs} loss {step_loss:.4f}"
             progress(step + 1, loader.steps * config.epochs, note)
     seconds = time.perf_counter() - started
     return {
@@ -256,10 +260,19 @@ def check_run_folder(out: Path, config: TrainConfig, resume: bool) -> None:
     if not resume:
         folder.refuse_overwrite()
         return
-    if folder.best.exists() and not folder.last.exists():
-        return  # stopped between the two checkpoints of the first epoch: it is done again
+    if not folder.last.exists() and (folder.best.exists() or folder.record_file.is_file()):
+        return  # stopped in the first epoch, before its checkpoints were whole: it is done again
+    state = read_state(out)
     fix = "Only " + ", ".join(sorted(FREE_ON_RESUME)) + " may change on resume"
-    refuse_other_recipe(read_state(out)["config"], config, out, FREE_ON_RESUME, fix)
+    refuse_other_recipe(state["config"], config, out, FREE_ON_RESUME, fix)
+    if config.epochs < int(state["epoch"]):
+        raise ArtefactError(
+            "Run is longer than the recipe",
+            expected=f"epochs of at least {state['epoch']}, which are finished",
+            found=str(config.epochs),
+            where=str(out),
+            fix="Name at least as many epochs, or train into another folder",
+        )
 
 
 def _check_finite(

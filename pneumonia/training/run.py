@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detector.task import DetectionTask, labelled_items
+from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import FitResult, check_run_folder, fit
+from pneumonia.training.threads import use_threads
 
 log = logging.getLogger(__name__)
+
+NO_ORDER = 0.5  # AUROC of scores that say nothing
 
 
 def run_train(
@@ -48,6 +53,8 @@ def run_train(
         TrainingError, ArtefactError, OutputError: See `training.loop.fit`.
     """
     with distributed.process_group():
+        threads = use_threads(recipe.threads)
+        RunFolder(out).refuse_inside(dataset_path)
         check_run_folder(out, recipe, resume)
         dataset = open_dataset(dataset_path)
         run = RunFolder(out)
@@ -56,7 +63,7 @@ def run_train(
             recipe.seed,
             dataset.reference(),
             recipe.model.start_from,
-            threads=torch.get_num_threads(),
+            threads=threads,
             processes=distributed.world_size(),
         )
         if resume:
@@ -67,7 +74,38 @@ def run_train(
         with run.recorded(record, recipe, writes=distributed.is_first()) as added:
             result = fit(network, task, recipe, out, resume=resume, progress=progress)
             added["result"] = _result(result)
+        warning = divergence_warning(read_metrics(run.metrics_table), recipe)
+        if warning is not None and distributed.is_first():
+            log.warning("%s", warning)
         return result
+
+
+def divergence_warning(rows: Sequence[Mapping[str, float]], recipe: TrainRecipe) -> str | None:
+    """A warning that the network finds nothing at the end of its training; None if it does.
+
+    Args:
+        rows: Of metrics.csv.
+        recipe: Of the training.
+
+    Returns:
+        One line. A last validation without a found opacity: the challenge score is 0, or positives
+        and negatives have the same scores (AUROC 0.5, which is also that of no box at all).
+    """
+    validated = [row for row in rows if math.isfinite(row.get("val_rsna", math.nan))]
+    if not validated:
+        return None
+    last = validated[-1]
+    if last["val_rsna"] > 0 and last.get("val_auroc") != NO_ORDER:
+        return None
+    best = max(row["val_rsna"] for row in validated)
+    before = f"; the best epoch had {best:.4f}" if best > last["val_rsna"] else ""
+    return (
+        f"The network finds nothing after epoch {last['epoch']:.0f}: RSNA score"
+        f" {last['val_rsna']:.4f}, AUROC {last.get('val_auroc', math.nan):.4f}{before}. If the"
+        f" loss ({rows[0]['loss']:.4g} in the first epoch, {rows[-1]['loss']:.4g} in the last) did"
+        f" not fall, the training diverged: lower optimiser.learning_rate"
+        f" (now {recipe.optimiser.learning_rate:g}); else train longer"
+    )
 
 
 def make_spec(dataset: Dataset, recipe: TrainRecipe) -> NetworkSpec:

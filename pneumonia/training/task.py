@@ -52,18 +52,33 @@ class Task(Protocol):
         """Prepare images; a pure function of `samples`, called in a worker process."""
         ...
 
-    def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss, and a table for metrics.csv of floats that starts with `loss`.
+    def prepare(self, parts: Sequence[Batch]) -> None:
+        """Called before the parts of an optimiser step are computed, with all of them.
 
-        Gradients are summed over processes: divide by counts over all of them
-        (`distributed.total`), so that the result does not depend on how a batch was split.
+        The losses of the parts are added, so `loss` and `imitation` divide by counts over all
+        parts: a step in several parts is then the step of one batch.
         """
         ...
 
-    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss, and a table for metrics.csv of floats that starts with `loss`.
+
+        Gradients are summed over parts and processes: divide by counts over all of them
+        (`prepare`, `distributed.total`), so that the result does not depend on how a batch was
+        split.
+        """
+        ...
+
+    def imitation(
+        self,
+        outputs: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        batch: Sequence[dict[str, Tensor]] = (),
+    ) -> Tensor:
         """Distance of the outputs from a teacher's on the same images, on the scale of `loss`.
 
-        Gradients are summed over processes, as in `loss`.
+        `batch` has the teacher's outputs of every part of the step; empty = these images are all.
+        Gradients are summed over parts and processes, as in `loss`.
         """
         ...
 

@@ -33,6 +33,21 @@ def test_phantom_import_and_audit_in_a_row(
     assert call("import-rsna", made, "--out", again, "--cache-size", 64) == 0
 
 
+def test_next_never_trains_into_the_dataset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the dataset has the name that a run would have."""
+    monkeypatch.chdir(tmp_path)
+    for data in ("runs/phantom", "runs", "other"):
+        assert call("phantom", "--out", data, "--count", 3, "--size", 64) == 0
+        shown = [capsys.readouterr().out]
+        assert call("audit", data) == 0
+        shown.append(capsys.readouterr().out)
+        for text in shown:
+            run_folder = Path(text.rpartition("--out ")[2].strip()).resolve()
+            assert Path(data).resolve() not in (run_folder, *run_folder.parents)
+
+
 def test_audit_of_a_damaged_dataset_ends_with_the_data_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,17 +9,25 @@ from pneumonia.compression.distil import Teacher
 from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.network.files import load_model
+from pneumonia.training.task import Batch
 from tests.tiny import QUICK_QUANTIZE, tiny_network
 
 
 class Fixed:
     """A task whose loss is 3, and whose imitation is the mean squared difference."""
 
+    def prepare(self, parts):
+        pass
+
     def loss(self, outputs, targets):
         return torch.tensor(3.0), {"loss": 3.0}
 
-    def imitation(self, outputs, teacher):
+    def imitation(self, outputs, teacher, batch):
         return sum(((outputs[name] - teacher[name]) ** 2).mean() for name in teacher)
+
+
+def batch_of(images):
+    return Batch(images, torch.zeros(0, 6), ("image",) * len(images))
 
 
 def images_of(network):
@@ -36,6 +44,7 @@ def test_the_loss_by_hand():
     for weight in network.weights().values():
         weight.data.add_(1)  # the teacher stays as it was
     teacher.before_fit(student, student)
+    teacher.prepare([batch_of(images)])
     outputs = {name: value + 2 for name, value in student.train()(images).items()}
     apart = sum(((outputs[n] - expected[n]) ** 2).mean().item() for n in expected)
     loss, parts = teacher.loss(outputs, None)
@@ -45,17 +54,18 @@ def test_the_loss_by_hand():
     assert parts["loss_teacher"] == pytest.approx(apart, rel=1e-5)
 
 
-def test_the_teacher_runs_only_while_a_network_is_trained():
+def test_each_part_of_a_step_is_compared_with_the_teacher_on_its_own_images():
     network = tiny_network()
     teacher, student = Teacher(Fixed(), network, 1.0), tiny_network(seed=5)
-    images = images_of(network)
+    parts = [images_of(network), images_of(network) * 0]
     teacher.before_fit(student, student)
-    outputs = student.train()(images)
-    loss = float(teacher.loss(outputs, None)[0])
-    student.eval()(images * 0)
-    teacher.after_fit()
-    student.train()(images * 0)
-    assert float(teacher.loss(outputs, None)[0]) == loss
+    teacher.prepare([batch_of(images) for images in parts])
+    with torch.no_grad():
+        for images in parts:
+            expected = network.eval()(images)
+            outputs = {name: value + 1 for name, value in expected.items()}
+            loss, _ = teacher.loss(outputs, None)
+            assert float(loss) == pytest.approx(len(expected), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from data_prep.dataset.reader import Dataset
+from pneumonia.compression.distil import Teacher
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, TrainingError
 from pneumonia.runtime.storage.tensorfile import read_tensors
-from pneumonia.training.config import OptimiserConfig, TrainRecipe
+from pneumonia.training.config import OptimiserConfig, ScheduleConfig, TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.journal import read_metrics
@@ -307,6 +308,39 @@ def test_epoch_too_short_for_a_batch_and_uneven_parts(rectangles, tmp_path):
         fit(tiny_network(), Scripted(rectangles, []), recipe(batch_size=25), tmp_path)
     with pytest.raises(TrainingError, match="cannot be split evenly"):
         fit(tiny_network(), Scripted(rectangles, []), recipe(accumulate=3), tmp_path)
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_step_in_parts_is_the_step_of_one_batch(rectangles, tmp_path, taught):
+    """Parts with different numbers of boxes: each is divided by the counts of the whole batch."""
+    weights = []
+    for accumulate in (1, 4):
+        config = recipe(
+            epochs=1, batch_size=24, accumulate=accumulate, precision="fp32", ema_decay=0,
+            optimiser=OptimiserConfig(name="sgd", learning_rate=1, momentum=0, clip_norm=0),
+            schedule=ScheduleConfig(warmup_epochs=0), validate_every=1,
+        )  # fmt: skip
+        task = DetectionTask(rectangles, tiny_spec(batch_norm=False), config)
+        assert len({len(task.dataset.boxes(s.item)) for s in task.plan(1, 0)[:6]}) > 1
+        teacher = tiny_network(seed=3, batch_norm=False)
+        learnt = Teacher(task, teacher, 0.5) if taught else task
+        network = tiny_network(batch_norm=False)
+        before = {name: tensor.clone() for name, tensor in network.tensors().items()}
+        fit(network, learnt, config, tmp_path / str(accumulate))
+        weights.append({n: tensor - before[n] for n, tensor in network.tensors().items()})
+    for name, whole in weights[0].items():
+        assert whole.abs().max() > 0
+        assert weights[1][name] == pytest.approx(whole, abs=1e-6 * float(whole.abs().max()) + 1e-8)
+    losses = [read_metrics(tmp_path / n / "metrics.csv")[0]["loss"] for n in "14"]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_a_finished_run_is_not_made_shorter(rectangles, tmp_path):
+    fit_scripted(rectangles, [0.1, 0.2], recipe(epochs=2), tmp_path)
+    before = (tmp_path / "last" / "state.json").read_bytes()
+    with pytest.raises(ArtefactError, match=r"epochs of at least 2.*found 1"):
+        fit_scripted(rectangles, [], recipe(epochs=1), tmp_path, resume=True)
+    assert (tmp_path / "last" / "state.json").read_bytes() == before
 
 
 def test_run_folder_has_plots_and_tensorboard(rectangles, tmp_path):

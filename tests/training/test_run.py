@@ -1,22 +1,33 @@
 import csv
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
 from data_prep.dataset.reader import open_dataset
 from pneumonia import cli
+from pneumonia.exporting.bundle import export_run
 from pneumonia.network.darknet import write_darknet
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.zoo import build
 from pneumonia.recipes import load_recipe, recipe_names
-from pneumonia.runtime.errors import ArtefactError, ConfigError
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, TrainingError
 from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.training.config import TrainRecipe
-from pneumonia.training.run import make_network, make_spec, run_train, training_box_sizes
+from pneumonia.training.run import (
+    divergence_warning,
+    make_network,
+    make_spec,
+    run_train,
+    training_box_sizes,
+)
+from pneumonia.training.threads import usable_cores
 from tests.tiny import write_rectangles
 
 SMALL = {
@@ -55,10 +66,10 @@ def test_command_leaves_a_whole_run_folder(finished, rectangles_path):
     }  # fmt: skip
     assert {path.name for path in (out / "best").iterdir()} == {
         "spec.json", "weights.safetensors", "metrics.json",
-        "val_predictions.csv", "operating_points.json",
+        "val_predictions.csv", "operating_points.json", "checksums.json",
     }  # fmt: skip
     assert {path.name for path in (out / "last").iterdir()} == {
-        "spec.json", "weights.safetensors", "state.safetensors", "state.json",
+        "spec.json", "weights.safetensors", "state.safetensors", "state.json", "checksums.json",
     }  # fmt: skip
     record = json.loads((out / "run.json").read_text())
     assert record["schema"] == "pneumonia.run/1"
@@ -132,6 +143,123 @@ def test_resume_on_another_dataset_is_refused(finished, tmp_path):
     other = write_rectangles(tmp_path / "other", counts, seed=7)
     with pytest.raises(ArtefactError, match="another dataset"):
         run_train(other, recipe, out, resume=True)
+
+
+def test_a_run_is_not_written_into_its_dataset(rectangles_path, tmp_path):
+    before = sorted(path.name for path in rectangles_path.iterdir())
+    for out in (rectangles_path, rectangles_path / "runs" / "a", tmp_path / "link" / "run"):
+        if out.parent == tmp_path / "link":
+            out.parent.symlink_to(rectangles_path)
+        with pytest.raises(OutputError, match=r"lies in the dataset.*Choose another --out"):
+            run_train(rectangles_path, small(), out)
+    assert sorted(path.name for path in rectangles_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["best/weights.safetensors", "best/operating_points.json",
+                                  "last/state.safetensors"])  # fmt: skip
+def test_a_flipped_bit_in_a_run_is_refused(finished, rectangles_path, tmp_path, name):
+    _, out, _, _ = finished
+    copy = shutil.copytree(out, tmp_path / "copy")
+    content = bytearray((copy / name).read_bytes())
+    content[-9] ^= 4
+    (copy / name).write_bytes(content)
+    config = RunFolder(copy).training_recipe(TrainRecipe).model_copy(update={"epochs": 9})
+    work = {
+        "best": lambda: export_run(copy, tmp_path / "bundle"),
+        "last": lambda: run_train(rectangles_path, config, copy, resume=True),
+    }
+    with pytest.raises(ArtefactError, match="differs from its checksum") as error:
+        work[name.partition("/")[0]]()
+    assert name.rpartition("/")[2] in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_run_without_checksums_is_read(finished, tmp_path):
+    _, out, _, _ = finished
+    copy = shutil.copytree(out, tmp_path / "copy")
+    (copy / "best" / "checksums.json").unlink()
+    assert export_run(copy, tmp_path / "bundle").out.is_dir()
+
+
+@pytest.mark.parametrize("left", ["best", "nothing"])
+def test_a_run_whose_disk_was_full_in_the_first_epoch_resumes_and_restarts(
+    rectangles_path, tmp_path, monkeypatch, left
+):
+    full = OutputError("Cannot write file", found="No space left on device")
+
+    def refuse(*arguments, **more):
+        raise full
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        where = "save_last" if left == "best" else "save_best"
+        patched.setattr(f"pneumonia.training.loop.{where}", refuse)
+        with pytest.raises(OutputError, match="No space left"):
+            run_train(rectangles_path, small(), out)
+    assert (out / "best").exists() is (left == "best")
+    if left == "nothing":
+        copy = shutil.copytree(out, tmp_path / "copy")
+        assert run_train(rectangles_path, small(), copy).epochs == 2
+    assert run_train(rectangles_path, small(), out, resume=True).epochs == 2
+
+
+def test_a_diverged_training_ends_with_a_warning(rectangles_path, tmp_path, caplog):
+    recipe = TrainRecipe.model_validate(
+        {**SMALL, "optimiser": {"learning_rate": 1000, "name": "sgd"}, "epochs": 1}
+    )
+    try:
+        run_train(rectangles_path, recipe, tmp_path / "out")
+    except TrainingError as error:  # not finite: said at once, exit 7
+        assert "learning_rate" in str(error)  # noqa: PT017
+    else:
+        assert "finds nothing" in caplog.text
+        assert "lower optimiser.learning_rate (now 1000)" in caplog.text
+
+
+def test_the_warning_by_hand():
+    def rows(*found):
+        return [{"epoch": float(i), "loss": 1.0, "val_rsna": rsna, "val_auroc": auroc}
+                for i, (rsna, auroc) in enumerate(found, 1)]  # fmt: skip
+
+    recipe = TrainRecipe()
+    assert divergence_warning(rows((0.1, 0.7), (0.2, 0.8)), recipe) is None
+    assert divergence_warning([{"epoch": 1.0, "loss": 1.0}], recipe) is None
+    collapsed = divergence_warning(rows((0.1, 0.7), (0.0, 0.5)), recipe)
+    assert "after epoch 2: RSNA score 0.0000, AUROC 0.5000; the best epoch had 0.1000" in collapsed
+    assert divergence_warning(rows((0.05, 0.5)), recipe) is not None
+
+
+@pytest.mark.parametrize("threads", [1, 2, None])
+def test_threads_of_the_recipe_are_used_and_recorded(
+    rectangles_path, tmp_path, monkeypatch, threads
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        recipe = small().model_copy(update={"threads": threads, "epochs": 1})
+        run_train(rectangles_path, recipe, tmp_path / "out")
+        record = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert torch.get_num_threads() == record["threads"] == (threads or usable_cores())
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_usable_cores_follow_affinity_quota_and_hyper_threads(tmp_path, monkeypatch):
+    from pneumonia.training import threads
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        (tmp_path / f"siblings{cpu}").write_text(siblings + "\n")
+    monkeypatch.setattr(threads, "TOPOLOGY", str(tmp_path / "siblings{}"))
+    monkeypatch.setattr(threads, "CPU_QUOTA", tmp_path / "quota")
+    assert usable_cores() == 2
+    for text, expected in (("max 100000", 2), ("150000 100000", 1), ("50000 100000", 1)):
+        (tmp_path / "quota").write_text(text)
+        assert usable_cores() == expected
+    monkeypatch.setattr(threads, "TOPOLOGY", str(tmp_path / "none{}"))
+    (tmp_path / "quota").unlink()
+    assert usable_cores() == 4
 
 
 def test_anchors_are_fitted_to_the_training_boxes(rectangles):

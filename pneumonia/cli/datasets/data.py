@@ -109,7 +109,7 @@ def audit_verb(dataset: Path, out: Path | None) -> None:
             "Dataset does not match its checksums", where=str(dataset), fix="Import it again"
         )
     recipe = "phantom" if opened.info["source"].get("type") == "phantom" else "rsna"
-    show_next(f"pneumonia train --data {dataset} --recipe {recipe} --out runs/{recipe}")
+    show_next(_training(dataset, recipe))
 
 
 @command.command("phantom")
@@ -141,7 +141,15 @@ def phantom_verb(
     with progress_bar("phantoms") as progress:
         done = make_phantoms(out, count, seed, size, workers, progress, fractions)
     _show_dataset(out, done)
-    show_next(f"pneumonia train --data {out} --recipe phantom --out runs/phantom")
+    show_next(_training(out, "phantom"))
+
+
+def _training(dataset: Path, recipe: str) -> str:
+    """The command that trains on a dataset, with a run folder outside of it."""
+    run, data = Path("runs") / recipe, dataset.resolve()
+    if data in (run.resolve(), *run.resolve().parents):
+        run = data.with_name(f"{data.name}-run")
+    return f"pneumonia train --data {dataset} --recipe {recipe} --out {run}"
 
 
 def _show_dataset(out: Path, done: bool) -> None:

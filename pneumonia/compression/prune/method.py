@@ -40,12 +40,14 @@ class MethodSets(NamedTuple):
         hard: The set of the hard mask, inside all of them.
         group_sizes: Layers stored by columns -> filters that share one list of columns.
         budgets: Layer -> what the set allows, for compression.json.
+        round_to: Filters that are left of a layer are a multiple of this.
     """
 
     splits: tuple[JointConstraint, ...]
     hard: HardSet
     group_sizes: dict[str, int]
     budgets: dict[str, dict[str, int | float | str]]
+    round_to: int = 1
 
 
 class LadderStage(NamedTuple):

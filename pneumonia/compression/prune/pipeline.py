@@ -15,7 +15,7 @@ from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.compression.prune.purify_stage import FOLDER as PURIFY
 from pneumonia.compression.prune.purify_stage import run_purify
-from pneumonia.compression.prune.rates import LayerRates, ladder_rates
+from pneumonia.compression.prune.rates import TOLERANCE, LayerRates, ladder_rates
 from pneumonia.compression.prune.recipe import PruneRecipe
 from pneumonia.compression.prune.sensitivity import (
     exponents_by_rank,
@@ -23,7 +23,12 @@ from pneumonia.compression.prune.sensitivity import (
     read_sensitivity,
     write_sensitivity,
 )
-from pneumonia.compression.prune.stage import StageContext, StageResult, run_stage
+from pneumonia.compression.prune.stage import (
+    StageContext,
+    StageResult,
+    nothing_pruned,
+    run_stage,
+)
 from pneumonia.compression.report.history import nominal_mac_rate, planned_layers
 from pneumonia.compression.result import CompressedNetwork, CompressionJob
 from pneumonia.network.accounting import Account
@@ -54,6 +59,8 @@ def prune_network(job: CompressionJob, recipe: PruneRecipe) -> CompressedNetwork
     spec = job.spec.densely_stored()
     progress = job.trainer.progress
     selected = selected_layers(spec, recipe)
+    if recipe.rate <= 1 + TOLERANCE:  # a plan may miss its rate by that much: by all of it
+        raise nothing_pruned(spec, selected)
     network = Network(spec, job.tensors)
     method = recipe.constraint.fitted({n: w.detach() for n, w in network.weights().items()})
     recipe = recipe.model_copy(update={"constraint": method})
@@ -65,6 +72,14 @@ def prune_network(job: CompressionJob, recipe: PruneRecipe) -> CompressedNetwork
     groups = column_groups(job.spec)
     context = StageContext(spec, total, job.trainer, job.training, recipe, rates, groups)
     result = StageResult(job.tensors, earlier_masks(job.spec, job.tensors), {})
+    left_out = [
+        rate
+        for rate in (recipe.ladder if isinstance(recipe.ladder, tuple) else ())
+        if rate > recipe.rate
+    ]
+    if left_out:
+        names = ", ".join(f"{rate:g}" for rate in left_out)
+        log.warning("Stages of the ladder above the rate %g are left out: %s", recipe.rate, names)
     ladder = recipe.constraint.stages(ladder_rates(recipe.rate, recipe.ladder))
     folders = []
     for number, stage in enumerate(ladder, 1):
@@ -215,17 +230,6 @@ def finish(stored: NetworkSpec, result: StageResult) -> tuple[NetworkSpec, dict[
         raise nothing_pruned(spec, list(result.plan["layers"]))
     _check_same(spec, result, small, kept)
     return small, kept
-
-
-def nothing_pruned(spec: NetworkSpec, selected: list[str]) -> PruneError:
-    """The error of a recipe that removes no weight, with the layers it matched."""
-    protected = ChannelGraph(spec).protected_layers()
-    return PruneError(
-        "Recipe prunes nothing",
-        found="layers " + ", ".join(selected),
-        where=f"{len(selected)} layers; filters protected in " + ", ".join(protected),
-        fix="Raise the rate, select more layers, or lower constraint.round_to or filter_share",
-    )
 
 
 def _check_same(

@@ -14,6 +14,7 @@ from pneumonia.compression.prune.masks import MaskHook, masked_tensors
 from pneumonia.compression.prune.purify import purify
 from pneumonia.compression.prune.rates import regrouped
 from pneumonia.compression.prune.recipe import PurifyPhase
+from pneumonia.compression.prune.rounding import RoundingTask, round_filters
 from pneumonia.compression.prune.stage import (
     PLAN_FILE,
     StageContext,
@@ -54,7 +55,12 @@ def run_purify(
 
         found = purify(graph, layer_weights(before.tensors), before.masks, evaluate, phase.budget)
         groups = {**context.groups, **before.plan["group_sizes"]}
-        masks = regrouped(graph, found.masks, groups)
+        weights = layer_weights(before.tensors)
+        task = RoundingTask(
+            graph, weights, list(before.plan["layers"]), before.masks, groups,
+            before.plan.get("round_to", 1),
+        )  # fmt: skip
+        masks = regrouped(graph, round_filters(task, found.masks), groups)
         kept = realised_weights(graph, masks)
         plan = {
             **before.plan,

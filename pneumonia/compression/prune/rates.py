@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.method import MethodSets, PruningMethod
+from pneumonia.compression.prune.rounding import RoundingTask, round_filters
 from pneumonia.compression.sets.columns import dense_mask, group_energies
 from pneumonia.compression.sets.constraint import gemm_view
 from pneumonia.compression.sets.network_set import live_units, realised_weights
@@ -184,6 +185,13 @@ def apply_rates(
     v = {name: start.weights[name].detach() for name in sets.hard.layers}
     projected = {name: p.mask for name, p in sets.hard.project(v).items()}
     masks = _nested(start, sets, v, projected)
+    if sets.round_to > 1:
+        groups = {**start.groups, **sets.group_sizes}
+        task = RoundingTask(
+            start.graph, start.weights, sets.hard.layers, start.allowed, groups, sets.round_to
+        )
+        masks = regrouped(start.graph, round_filters(task, masks), groups)
+        projected = {name: mask | masks[name] for name, mask in projected.items()}
     kept = realised_weights(start.graph, masks)
     nominal = _within(projected, start, sets)
     inside = {

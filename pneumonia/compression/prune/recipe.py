@@ -170,6 +170,7 @@ class PruneRecipe(_Strict):
         teacher: `trained` = the network before anything was compressed, `parent` = the run's own.
         images_per_epoch: Length of the epochs of all phases; none = as in the parent's training.
         validate_every: Epochs between validations; none = as in the parent's training.
+        threads: Threads that compute a step on the CPU; none = as in the parent's training.
     """
 
     rate: float = Field(gt=1, le=1e6)
@@ -184,6 +185,7 @@ class PruneRecipe(_Strict):
     teacher: Literal["trained", "parent"] = "trained"
     images_per_epoch: PositiveInt | None = None
     validate_every: PositiveInt | None = None
+    threads: int | None = Field(default=None, ge=1, le=256)
 
     @field_validator("ladder")
     @classmethod
@@ -207,6 +209,8 @@ def pruned_training(training: TrainRecipe, recipe: PruneRecipe) -> TrainRecipe:
         changed["data"] = training.data.model_copy(update=length)
     if recipe.validate_every is not None:
         changed["validate_every"] = recipe.validate_every
+    if recipe.threads is not None:
+        changed["threads"] = recipe.threads
     return training.model_copy(update=changed)
 
 

@@ -25,6 +25,7 @@ from pneumonia.compression.prune.recipe import PruneRecipe, admm_config, retrain
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 from pneumonia.training import distributed
@@ -119,6 +120,8 @@ def _admm(
         planned = plan_rate(
             situation, stage.method, context.rates, stage.rate, context.trainer.progress
         )
+        if planned.realised_rate <= 1:  # before any training is spent on it
+            raise nothing_pruned(context.spec, list(planned.layer_rates))
         schedule = AdmmSchedule(
             phase.rho,
             phase.epochs,
@@ -143,6 +146,17 @@ def retrain(
     network = Network(context.spec, start)
     run = context.trainer.fit(network, config, folder / RETRAIN, [hook])
     return load_model(run.checkpoint())[1]
+
+
+def nothing_pruned(spec: NetworkSpec, selected: list[str]) -> PruneError:
+    """The error of a recipe that removes no weight, with the layers it matched."""
+    protected = ChannelGraph(spec).protected_layers()
+    return PruneError(
+        "Recipe prunes nothing",
+        found="layers " + ", ".join(selected),
+        where=f"{len(selected)} layers; filters protected in " + ", ".join(protected),
+        fix="Raise the rate, select more layers, or lower constraint.round_to or filter_share",
+    )
 
 
 def layer_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -171,6 +185,7 @@ def _plan_record(stage: LadderStage, planned: RatePlan, folder: Path) -> dict[st
         "realised_rate": planned.realised_rate,
         "nominal_weights": dict(planned.nominal_kept),
         "group_sizes": planned.sets.group_sizes,
+        "round_to": planned.sets.round_to,
         "layers": {
             name: {
                 "rate": planned.layer_rates[name],

@@ -38,7 +38,8 @@ class StructuredMethod(BaseModel):
         group_size: Consecutive filters that share their columns; 0 = the whole layer. The
             generated kernels run panels of 8, 16 or 32 filters.
         budget: `group`: equal columns in every group; `layer`: wherever they are worth most.
-        round_to: Kept filters are a multiple of this.
+        round_to: Kept filters are a multiple of this, after dead paths were removed and for tied
+            layers jointly. Layers that keep all their filters, and outputs, are left alone.
         formulation: `joint`: one split, both at once. `two_split`: filters and columns each have
             their own Z and U. `sequential`: a stage of columns, then a stage of filters.
         random_starts: Of the combined projection.
@@ -92,7 +93,8 @@ class StructuredMethod(BaseModel):
         if self.formulation == "two_split":
             splits = self._two_splits(graph, kept_units, rules) or splits
         grouped = {name: rule.group_size for name, rule in rules.items() if rule is not None}
-        return MethodSets(splits, hard, grouped, self._budgets(graph, kept_units, rules))
+        budgets = self._budgets(graph, kept_units, rules)
+        return MethodSets(splits, hard, grouped, budgets, self.round_to)
 
     def alone(self, graph: ChannelGraph, layer: str, rate: float) -> Constraint:
         """Filters and columns of the one layer; heads lose columns only."""

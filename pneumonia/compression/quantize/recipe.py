@@ -102,6 +102,7 @@ class QuantizeRecipe(BaseModel):
             each rung; 0 = keep them.
         epochs_images: Images of one epoch; none = as in training.
         seed: Of order and augmentation.
+        threads: Threads that compute a step on the CPU; none = as in the parent's training.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -122,6 +123,7 @@ class QuantizeRecipe(BaseModel):
     batch_norm_batches: int = Field(default=200, ge=0)
     epochs_images: PositiveInt | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
+    threads: int | None = Field(default=None, ge=1, le=256)
 
     @model_validator(mode="after")
     def _known(self) -> "QuantizeRecipe":
@@ -159,7 +161,8 @@ def quantized_training(training: TrainRecipe, recipe: QuantizeRecipe) -> TrainRe
     """The parent's training with the seed and the length of epochs of a quantization."""
     images = recipe.epochs_images or training.data.images_per_epoch
     data = training.data.model_copy(update={"images_per_epoch": images})
-    return training.model_copy(update={"seed": recipe.seed, "data": data})
+    threads = recipe.threads or training.threads
+    return training.model_copy(update={"seed": recipe.seed, "data": data, "threads": threads})
 
 
 def quantizing_config(training: TrainConfig, recipe: QuantizeRecipe) -> TrainConfig:

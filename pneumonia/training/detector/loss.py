@@ -1,5 +1,8 @@
 """The detection loss: CIoU for boxes, cross-entropy for objectness and classes."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,8 +36,25 @@ def decode_matches(raw: Tensor, head: Detect, matches: Matches) -> Tensor:
     return torch.cat([centre * head.stride, size], dim=1)
 
 
+class LossCounts(NamedTuple):
+    """What the parts of the loss are divided by.
+
+    Attributes:
+        positives: Anchors that answer for a box.
+        cells: Anchors of all cells of the images whose boxes are known.
+        images: Images.
+    """
+
+    positives: float
+    cells: float
+    images: float
+
+
 class DetectionLoss:
     """Sum of weighted parts, each a mean over the whole batch (all heads, all processes).
+
+    A batch that is computed in several parts has the loss of a whole one if every part is divided
+    by the counts of all parts, and the losses are added: `counts` gives them.
 
     * box: 1 - CIoU over the positives;
     * objectness: cross-entropy over every anchor of every cell. All cells count the same, which is
@@ -57,36 +77,65 @@ class DetectionLoss:
         self.config = config
         self.heads = [head for head in spec.detect_layers() if head.name in spec.outputs]
         self.image_outputs = image_outputs(spec)
+        shapes = spec.shapes()
+        self.grids = [shapes[head.name][1:] for head in self.heads]
+
+    def counts(self, parts: Sequence[tuple[Tensor, int]]) -> LossCounts:
+        """Counts over the parts of a batch, and over all processes.
+
+        Args:
+            parts: Targets and number of images of each part.
+        """
+        sums = [0.0, 0.0, 0.0]
+        for targets, n_images in parts:
+            boxes, unknown, _ = self._split(targets)
+            matches = assign(boxes, self.heads, self.grids, self.config.anchor_ratio)
+            cells = sum(
+                len(head.anchors) * height * width
+                for head, (height, width) in zip(self.heads, self.grids, strict=True)
+            )
+            found = (
+                sum(len(match.image) for match in matches),
+                (n_images - len(set(unknown.tolist()))) * cells,
+                n_images,
+            )
+            sums = [before + more for before, more in zip(sums, found, strict=True)]
+        device = parts[0][0].device
+        return LossCounts(*(max(1.0, total(count, device)) for count in sums))
+
+    @staticmethod
+    def _split(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets with boxes, images whose boxes are unknown, images with an opacity."""
+        has_opacity = targets[:, 0].long()
+        unboxed = targets[:, 1] == UNBOXED
+        return targets[~unboxed], has_opacity[unboxed], has_opacity
 
     def __call__(
-        self, outputs: dict[str, Tensor], targets: Tensor
+        self, outputs: dict[str, Tensor], targets: Tensor, counts: LossCounts | None = None
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss and its parts.
 
         Args:
             outputs: Head name -> (N, A * (5 + C), H, W) raw; image outputs (N, 1).
             targets: (n, 6) float32: image index, class, x1, y1, x2, y2 in network pixels.
+            counts: Over the whole batch of which these images are a part; None = these images.
         """
-        has_opacity = targets[:, 0].long()
-        unboxed = targets[:, 1] == UNBOXED
-        unknown, targets = has_opacity[unboxed], targets[~unboxed]
+        n_images = len(outputs[self.heads[0].name])
+        counts = counts or self.counts([(targets, n_images)])
+        targets, unknown, has_opacity = self._split(targets)
         maps = [self._grid(head, outputs[head.name]) for head in self.heads]
-        grids = [(grid.shape[2], grid.shape[3]) for grid in maps]
-        matches = assign(targets, self.heads, grids, self.config.anchor_ratio)
-        device = targets.device
-        n_positives = max(1.0, total(sum(len(found.image) for found in matches), device))
-        known = torch.ones(len(maps[0]), device=device)
+        matches = assign(targets, self.heads, self.grids, self.config.anchor_ratio)
+        known = torch.ones(n_images, device=targets.device)
         known[unknown] = 0
-        n_cells = total(int(known.sum()) * sum(grid[0, ..., 4].numel() for grid in maps), device)
-        n_cells = max(1.0, n_cells)
         parts = {name: targets.new_zeros(()) for name in ("box", "objectness", "class")}
         for head, grid, found in zip(self.heads, maps, matches, strict=True):
             box, objectness, classes = self._head_sums(head, grid, found, targets, known)
-            parts["box"] = parts["box"] + box / n_positives
-            parts["class"] = parts["class"] + classes / (n_positives * head.n_classes)
-            parts["objectness"] = parts["objectness"] + objectness / n_cells
+            parts["box"] = parts["box"] + box / counts.positives
+            parts["class"] = parts["class"] + classes / (counts.positives * head.n_classes)
+            parts["objectness"] = parts["objectness"] + objectness / counts.cells
         for name in self.image_outputs:
-            parts["image"] = parts.get("image", 0) + self._image_loss(outputs[name], has_opacity)
+            image = self._image_sum(outputs[name], has_opacity) / counts.images
+            parts["image"] = parts.get("image", 0) + image
         weights = {
             "box": self.config.box,
             "objectness": self.config.objectness,
@@ -99,7 +148,12 @@ class DetectionLoss:
         table |= {f"loss_{name}": part.item() for name, part in weighted.items()}
         return loss, table
 
-    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def imitation(
+        self,
+        outputs: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        batch: Sequence[dict[str, Tensor]] = (),
+    ) -> Tensor:
         """Loss of a student with the teacher's outputs as targets.
 
         Every anchor of every cell learns the teacher's objectness as a probability. Boxes count
@@ -110,12 +164,13 @@ class DetectionLoss:
         Args:
             outputs: As in `__call__`.
             teacher: The teacher's on the same images; no gradient flows into them.
+            batch: The teacher's on every part of the whole batch; empty = these images alone.
 
         Returns:
             Scalar, weighted as the loss is. Smallest, the teacher's own entropy, when both agree.
         """
         processes = world_size()
-        objectness, boxes, weights = [], [], []
+        objectness, boxes = [], []
         for head in self.heads:
             student_grid = self._grid(head, outputs[head.name])
             teacher_grid = self._grid(head, teacher[head.name]).detach()
@@ -131,11 +186,17 @@ class DetectionLoss:
                 decode_matches(teacher_grid[place], head, seen),
             )
             boxes.append(wanted[place] * (1 - ciou))
-            weights.append(wanted[place])
-        n_cells = sum(part.numel() for part in objectness) * processes
+        parts = batch or (teacher,)
+        n_cells = sum(part.numel() for part in objectness) * processes * len(parts)
         spread = torch.stack([part.sum() for part in objectness]).sum() / n_cells
-        weight = max(EPS, total(float(torch.cat(weights).sum()), spread.device))
+        seen_sum = sum(self._seen(part) for part in parts)
+        weight = max(EPS, total(seen_sum, spread.device))
         return self.config.objectness * spread + self.config.box * torch.cat(boxes).sum() / weight
+
+    def _seen(self, teacher: dict[str, Tensor]) -> float:
+        """Sum of a teacher's objectness where it is worth imitating."""
+        found = (self._grid(head, teacher[head.name])[..., 4].sigmoid() for head in self.heads)
+        return sum(float(wanted[wanted > SEEN_BY_TEACHER].sum()) for wanted in found)
 
     @staticmethod
     def _grid(head: Detect, raw: Tensor) -> Tensor:
@@ -177,9 +238,8 @@ class DetectionLoss:
         return box, objectness, classes
 
     @staticmethod
-    def _image_loss(logits: Tensor, has_opacity: Tensor) -> Tensor:
+    def _image_sum(logits: Tensor, has_opacity: Tensor) -> Tensor:
         values = logits.float().flatten(1)[:, 0]
         wanted = torch.zeros_like(values)
         wanted[has_opacity] = 1.0
-        loss = F.binary_cross_entropy_with_logits(values, wanted, reduction="sum")
-        return loss / total(len(values), values.device)
+        return F.binary_cross_entropy_with_logits(values, wanted, reduction="sum")

@@ -17,7 +17,7 @@ from pneumonia.runtime.image.preprocess import normalise
 from pneumonia.runtime.model.heads import image_outputs
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import DataConfig, TrainRecipe
-from pneumonia.training.detector.loss import DetectionLoss
+from pneumonia.training.detector.loss import DetectionLoss, LossCounts
 from pneumonia.training.detector.sampling import BalancedPlan
 from pneumonia.training.detector.targets import UNBOXED
 from pneumonia.training.detector.validation import Validation
@@ -91,6 +91,7 @@ class DetectionTask:
         )
         self.augment = Augmenter(spec.input.height, recipe.augment)
         self.criterion = DetectionLoss(spec, recipe.loss)
+        self.counts: LossCounts | None = None  # of the optimiser step's whole batch
         val_items = labelled_items(dataset, "val", recipe.data)
         checked = recipe.validation
         _check_kinds(dataset, val_items, (*checked.kinds, *checked.threshold_kinds))
@@ -119,13 +120,24 @@ class DetectionTask:
             tuple(self.dataset.records[sample.item].image_id for sample in samples),
         )
 
+    def prepare(self, parts: Sequence[Batch]) -> None:
+        """See Task: counts over all parts; a batch of one part counts itself."""
+        self.counts = None
+        if len(parts) > 1:
+            self.counts = self.criterion.counts([(x.targets, len(x.images)) for x in parts])
+
     def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
         """See DetectionLoss."""
-        return self.criterion(outputs, targets)
+        return self.criterion(outputs, targets, self.counts)
 
-    def imitation(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def imitation(
+        self,
+        outputs: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        batch: Sequence[dict[str, Tensor]] = (),
+    ) -> Tensor:
         """See DetectionLoss.imitation."""
-        return self.criterion.imitation(outputs, teacher)
+        return self.criterion.imitation(outputs, teacher, batch)
 
     def evaluate(self, network: Network) -> dict[str, float]:
         """See Validation.evaluate."""

@@ -31,10 +31,16 @@ from pneumonia.network.module import Network
 from pneumonia.recipes import load_recipe, recipe_names
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import RESIDUALS_TABLE
-from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PruneError
+from pneumonia.runtime.errors import (
+    ArtefactError,
+    ConfigError,
+    DataError,
+    OutputError,
+    PruneError,
+)
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.journal import read_metrics
-from tests.tiny import TinyRun
+from tests.tiny import TinyRun, write_rectangles
 
 RECIPE: dict[str, Any] = {
     "rate": 6,
@@ -326,13 +332,86 @@ def test_other_runs_are_neither_overwritten_nor_resumed(
     trained: Path, pruned: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     with pytest.raises(OutputError, match="holds a run already"):
-        run_compression(trained, recipe(), pruned[0], resume=True)
+        run_compression(trained, recipe(), pruned[0])
     with pytest.raises(KeyboardInterrupt):
         run_compression(trained, recipe(), tmp_path / "out", progress=_Interrupts(3))
     with pytest.raises(OutputError, match="--resume"):
         run_compression(trained, recipe(), tmp_path / "out")
     with pytest.raises(ArtefactError, match="Recipe differs"):
         run_compression(trained, recipe(rate=7), tmp_path / "out", resume=True)
+
+
+def test_resuming_a_finished_run_gives_its_result_again(
+    trained: Path, pruned: tuple[Path, CompressionResult]
+) -> None:
+    out, before = pruned
+    files = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    again = run_compression(trained, recipe(), out, resume=True)
+    assert again == before
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == files
+
+
+def test_a_run_stopped_after_its_model_was_written_is_finished(
+    trained: Path, pruned: tuple[Path, CompressionResult], tmp_path: Path
+) -> None:
+    """The disk was full for compression.json: the model is there, the run is not over."""
+    copy = shutil.copytree(pruned[0], tmp_path / "copy")
+    (copy / "compression.json").unlink()
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**record, "status": "failed"}))
+    run_compression(trained, recipe(), copy, resume=True)
+    for name in ("compression.json", "best/weights.safetensors"):
+        assert (copy / name).read_bytes() == (pruned[0] / name).read_bytes()
+
+
+@pytest.mark.parametrize("rate", [1.001, 1.01])
+def test_a_rate_that_prunes_nothing_is_refused_before_any_training(
+    trained: Path, tmp_path: Path, rate: float
+) -> None:
+    for constraint in ({"kind": "irregular"}, RECIPE["constraint"]):
+        settings = recipe(ladder=1, rate=rate, constraint=constraint)
+        with pytest.raises(PruneError, match="prunes nothing"):
+            run_compression(trained, settings, tmp_path / "out")
+        assert not (tmp_path / "out" / "stages").exists()
+
+
+def test_stages_above_the_rate_are_named(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = recipe(rate=4, ladder=[2, 9, 30])
+    with pytest.raises(KeyboardInterrupt):
+        run_compression(trained, settings, tmp_path / "out", progress=_Interrupts(2))
+    assert "above the rate 4 are left out: 9, 30" in caplog.text
+
+
+def test_a_dataset_that_validates_on_training_images_is_refused(
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = {("train", "phantom"): (8, 8), ("val", "phantom"): (4, 4)}
+    swapped = {("val", "phantom"): (8, 8), ("train", "phantom"): (4, 4)}
+    seen = write_rectangles(tmp_path / "seen", swapped)
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"16 such validation images.*--accept-seen"):
+        run_compression(tiny_run.run, recipe(), out, seen)
+    assert not out.exists()
+    with pytest.raises(KeyboardInterrupt):
+        run_compression(
+            tiny_run.run, recipe(), out, seen, progress=_Interrupts(2), accept_seen=True
+        )
+    assert "were seen in training" in caplog.text
+    caplog.clear()
+    other = write_rectangles(tmp_path / "other", counts, seed=3)  # the same names and split
+    with pytest.raises(KeyboardInterrupt):
+        run_compression(tiny_run.run, recipe(), tmp_path / "out2", other, progress=_Interrupts(2))
+    assert "is not the dataset of" in caplog.text
+    caplog.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run_compression(
+            tiny_run.run, recipe(), tmp_path / "out3", tiny_run.data, progress=_Interrupts(2)
+        )
+    assert "dataset" not in caplog.text
+    with pytest.raises(OutputError, match="lies in the dataset"):
+        run_compression(tiny_run.run, recipe(), tiny_run.data / "pruned")
 
 
 def test_the_verb_shows_dense_beside_pruned_and_the_next_command(

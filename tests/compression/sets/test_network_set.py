@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pneumonia.compression.compact.compaction import compact
-from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.compact.coupling import ChannelGraph, prunable
 from pneumonia.compression.prune.rates import (
     LayerRates,
     RatePlan,
@@ -19,7 +19,7 @@ from pneumonia.compression.prune.rates import (
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.compression.sets.columns import dense_mask
 from pneumonia.compression.sets.constraint import gemm_view
-from pneumonia.compression.sets.network_set import realised_weights
+from pneumonia.compression.sets.network_set import live_units, realised_weights
 from pneumonia.network.accounting import account
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import PruneError
@@ -116,6 +116,48 @@ def test_kept_filters_are_multiples() -> None:
     for name, projection in masks.items():
         if name not in start.graph.protected_layers():
             assert int(gemm_view(projection.mask).any(1).sum()) % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("share", "group", "target", "multiple"),
+    [(0.5, 16, 9.0, 8), pytest.param(0.5, 0, 36.0, 4, marks=pytest.mark.slow),
+     pytest.param(1.0, 0, 4.0, 8, marks=pytest.mark.slow),
+     pytest.param(0.0, 8, 9.0, 8, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_filters_of_the_compacted_network_are_multiples(
+    share: float, group: int, target: float, multiple: int
+) -> None:
+    """After dead paths are gone, and what is planned is what compaction stores."""
+    start, tensors = situation(YOLO)
+    method = StructuredMethod(
+        filter_share=share, group_size=group, round_to=multiple, random_starts=0
+    )
+    found = apply_rates(start, method, {**dict.fromkeys(start.weights, target), "conv_000": 1.5})
+    assert found.realised_rate > 0.5 * target
+    small, kept = compact(YOLO, tensors, found.masks, found.sets.group_sizes)
+    protected = start.graph.protected_layers()
+    for before, after in zip(YOLO.weighted(), small.weighted(), strict=True):
+        whole = after.out_channels == before.out_channels
+        assert whole or after.out_channels % multiple == 0, after.name
+        assert whole or after.name not in protected
+    stored = account(small, kept).totals.kept_weights
+    assert stored == sum(found.kept.values())
+
+
+@given(random_specs(), st.sampled_from([0.0, 0.5, 1.0]), st.floats(1.1, 6), st.integers(0, 99))
+def test_rounding_holds_on_any_graph_or_names_what_cannot_reach(
+    spec: NetworkSpec, share: float, rate: float, seed: int
+) -> None:
+    start, tensors = situation(spec, seed)
+    method = StructuredMethod(filter_share=share, group_size=2, round_to=2, random_starts=0)
+    found = apply_rates(start, method, dict.fromkeys(start.weights, rate))
+    live = live_units(start.graph, found.masks)
+    for part in start.graph.components():
+        alive = int(live[part.units].sum())
+        if prunable(part, start.graph, start.weights) and alive < len(part.units):
+            assert alive % 2 == 0 or alive == 1, part.layers
+    small, _ = compact(spec, tensors, found.masks, found.sets.group_sizes)
+    assert len(small.layers) == len(spec.layers)
 
 
 def test_a_rate_out_of_reach_is_refused_with_the_largest_possible() -> None:

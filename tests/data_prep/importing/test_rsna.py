@@ -109,6 +109,18 @@ def test_every_left_out_image_is_named_with_its_reason(kaggle: KaggleFolder) -> 
     }
 
 
+def test_a_dangling_link_is_left_out_and_named(kaggle: KaggleFolder) -> None:
+    """And a link to a folder or a pipe; a link to an image is an image."""
+    kaggle.negative("good")
+    source = kaggle.write()
+    images = source / "stage_2_train_images"
+    (images / "gone.dcm").symlink_to(images / "nowhere.dcm")
+    os.mkfifo(images / "pipe.png")
+    left_out = rejected(imported(source))
+    assert left_out["dangling_link"] == ["gone.dcm"]
+    assert left_out["not_a_file"] == ["pipe.png"]
+
+
 def test_nothing_that_matches_is_one_error_with_counts(kaggle: KaggleFolder) -> None:
     kaggle.image("a")
     kaggle.labels.append(("b", "", "", "", "", 0))

@@ -49,6 +49,34 @@ def test_rules_by_hand() -> None:
     assert points["balanced"].sensitivity + points["balanced"].specificity == pytest.approx(1.85)
 
 
+@pytest.mark.parametrize("gap", [-0.3, -0.05, 0.0, 0.05, 0.3])
+def test_high_sensitivity_is_never_the_less_sensitive_point(gap: float) -> None:
+    """Also where the classes separate, and both promises leave a range of thresholds."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        positive = np.clip(rng.normal(0.5 + gap, 0.1, 30), 0.01, 1).tolist()
+        negative = np.clip(rng.normal(0.5 - gap, 0.1, 40), 0.01, 1).tolist()
+        points = choose(_cases(positive, negative))
+        if not {"high_sensitivity", "high_specificity"} <= set(points):
+            continue
+        sensitive, specific = points["high_sensitivity"], points["high_specificity"]
+        assert sensitive.threshold <= specific.threshold
+        assert sensitive.sensitivity >= specific.sensitivity
+        assert sensitive.specificity <= specific.specificity
+        assert sensitive.sensitivity >= 0.9
+        assert specific.specificity >= 0.95
+        merged = sensitive.threshold == specific.threshold
+        assert ("one threshold reaches both" in sensitive.rule) is merged
+        assert ("one threshold reaches both" in specific.rule) is merged
+
+
+def test_separate_classes_have_one_point_without_an_error() -> None:
+    points = choose(_cases([0.7, 0.8, 0.9, 0.95], [0.1, 0.2, 0.3, 0.05]))
+    for name in ("high_sensitivity", "high_specificity", "balanced"):
+        assert 0.3 < points[name].threshold < 0.7
+        assert (points[name].sensitivity, points[name].specificity) == (1, 1)
+
+
 def test_kaggle_is_the_maximum_of_the_sweep() -> None:
     cases = study_cases(4)
     point = choose(cases)["kaggle"]

@@ -1,0 +1,74 @@
+"""Options that `train`, `prune` and `quantize` share, and help that names the recipes."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pneumonia.recipes import HERE, recipe_names
+
+if TYPE_CHECKING:
+    from pneumonia.api.runs import RunOptions
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+REFERENCE = "docs/reference/recipes.md"
+
+
+class RecipeCommand(click.Command):
+    """A command whose help ends with the names of the recipes that ship, by kind."""
+
+    kinds: tuple[str, ...] = ()
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the recipes; read only when help is shown."""
+        with formatter.section("Recipes"):
+            formatter.write_dl([(kind, ", ".join(recipe_names(kind))) for kind in self.kinds])
+        with formatter.indentation():
+            folders = ", ".join(str(HERE / kind) for kind in self.kinds)
+            formatter.write_text(f"Files with comments: {folders}. All keys: {REFERENCE}.")
+
+
+def recipes_of(*kinds: str) -> type[RecipeCommand]:
+    """The class of a command that takes recipes of these kinds."""
+    return type("RecipeCommand", (RecipeCommand,), {"kinds": kinds})
+
+
+def run_options(command: Command) -> Command:
+    """Add --set, --resume and --threads; they reach the command as one dict, see `gathered`."""
+    for option in (
+        click.option(
+            "--threads", type=click.IntRange(1, 256),
+            help="Threads on the CPU; default one per core. Beside other work 1 may be faster.",
+        ),
+        click.option("--resume", is_flag=True, help="Go on after the last finished epoch."),
+        click.option(
+            "--set", "changes", multiple=True, metavar="KEY=VALUE",
+            help="Change one key of the recipe; quote values with [ ] or *:"
+            " --set 'rates.limits={\"conv_0*\": 2}'.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def accept_seen(command: Command) -> Command:
+    """Add --accept-seen."""
+    return click.option(
+        "--accept-seen", is_flag=True,
+        help="Take --data although it validates on images that RUN was trained on.",
+    )(command)  # fmt: skip
+
+
+def gathered(
+    changes: tuple[str, ...],
+    resume: bool,
+    threads: int | None,
+    accept_seen: bool = False,
+) -> "RunOptions":
+    """The options of a run from those of the command line."""
+    from pneumonia.api.runs import RunOptions
+
+    if threads is not None:
+        changes = (*changes, f"threads={threads}")
+    return RunOptions(changes, resume, None, accept_seen)
