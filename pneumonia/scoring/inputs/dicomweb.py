@@ -1,7 +1,7 @@
 """Images of a DICOMweb server: QIDO-RS to find them, WADO-RS to fetch them (DICOM PS3.18)."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,9 @@ from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.multipart import MAX_PART_HEAD, boundary_of, parts
 from pneumonia.scoring.inputs.object_uids import object_uids
 from pneumonia.scoring.inputs.query import (
+    SERIES_ANSWER,
     STUDY_ANSWER,
     FoundStudies,
-    FoundStudy,
     Query,
     RemoteImage,
     arrived,
@@ -84,17 +84,17 @@ class DicomwebInput:
         found = FoundStudies()
         for asked in self.wanted.each():
             answers = self._search("/studies", asked)
-            found.add(asked, [_study(answer) for answer in answers])
-        for uid, study in sorted(found.studies.items()):
-            for image in self._images(uid, study):
+            found.add(asked, [_named(answer, STUDY_ANSWER) for answer in answers])
+        for uid in sorted(found.studies):
+            for image in self._images(uid, found):
                 images.setdefault(image.relative, image)
         entries = [images[name].entry(settings.rules) for name in sorted(images)]
-        return entries + found.refused()
+        return entries + found.refused(images)
 
-    def _images(self, study: str, found: FoundStudy) -> Iterator[RemoteImage]:
+    def _images(self, study: str, found: FoundStudies) -> Iterator[RemoteImage]:
         for series in self._search(f"/studies/{study}/series", {"includefield": BODY_PART}):
             uid = _value(series, SERIES)
-            if not is_uid(uid) or _value(series, STUDY) not in ("", study):
+            if not found.is_series_of(study, _named(series, SERIES_ANSWER)):
                 continue
             for instance in self._search(f"/studies/{study}/series/{uid}/instances", {}):
                 name = _value(instance, INSTANCE)
@@ -107,7 +107,7 @@ class DicomwebInput:
                         _values(series, MODALITY),
                         _values(series, BODY_PART),
                         _value(series, DESCRIPTION),
-                        found,
+                        found.studies[study],
                     )
 
     def _search(self, path: str, asked: dict[str, str]) -> Iterator[dict[str, Any]]:
@@ -241,9 +241,9 @@ class _TooLargeError(ValueError):
     """An answer has more bytes than the limit."""
 
 
-def _study(item: dict[str, Any]) -> Mapping[str, str]:
-    """Values of STUDY_ANSWER in an answer about a study."""
-    return {keyword: _value(item, f"{tag_for_keyword(keyword):08X}") for keyword in STUDY_ANSWER}
+def _named(item: dict[str, Any], keywords: Sequence[str]) -> Mapping[str, str]:
+    """First values of attributes in an answer, by keyword."""
+    return {keyword: _value(item, f"{tag_for_keyword(keyword):08X}") for keyword in keywords}
 
 
 def _values(item: dict[str, Any], tag: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Images of a PACS: C-FIND to find them, C-GET or C-MOVE to fetch them (DICOM PS3.4 C)."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,9 +21,9 @@ from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.object_uids import object_uids
 from pneumonia.scoring.inputs.query import (
+    SERIES_ANSWER,
     STUDY_ANSWER,
     FoundStudies,
-    FoundStudy,
     Query,
     RemoteImage,
     arrived,
@@ -80,14 +80,14 @@ class PacsInput:
         with association(self.peer, self.own_title, [build_context(FIND)]) as peer:
             for asked in self.wanted.each():
                 answers = self._find(peer, "STUDY", {**dict.fromkeys(STUDY_ANSWER, ""), **asked})
-                found.add(asked, [_study(answer) for answer in answers])
-            for uid, study in sorted(found.studies.items()):
-                for image in self._images(peer, uid, study):
+                found.add(asked, [_named(answer, STUDY_ANSWER) for answer in answers])
+            for uid in sorted(found.studies):
+                for image in self._images(peer, uid, found):
                     images.setdefault(image.relative, image)
         entries = [images[name].entry(settings.rules) for name in sorted(images)]
-        return entries + found.refused()
+        return entries + found.refused(images)
 
-    def _images(self, peer: Any, study: str, found: FoundStudy) -> Iterator[RemoteImage]:
+    def _images(self, peer: Any, study: str, found: FoundStudies) -> Iterator[RemoteImage]:
         asked = {
             "SeriesInstanceUID": "",
             "Modality": "",
@@ -96,7 +96,7 @@ class PacsInput:
         }
         for series in self._find(peer, "SERIES", {"StudyInstanceUID": study, **asked}):
             uid = first_text(series, "SeriesInstanceUID")
-            if not is_uid(uid) or first_text(series, "StudyInstanceUID") not in ("", study):
+            if not found.is_series_of(study, _named(series, SERIES_ANSWER)):
                 continue
             known = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
             for instance in self._find(peer, "IMAGE", {**known, "SOPInstanceUID": ""}):
@@ -113,7 +113,7 @@ class PacsInput:
                         all_values(series, "Modality"),
                         all_values(series, "BodyPartExamined"),
                         first_text(series, "SeriesDescription"),
-                        found,
+                        found.studies[study],
                     )
 
     def _find(self, peer: Any, level: str, asked: dict[str, str]) -> list[Dataset]:
@@ -290,9 +290,9 @@ def _series_of(entry: SourceEntry) -> str:
     return entry.relative.rsplit("/", 1)[0]
 
 
-def _study(answer: Dataset) -> Mapping[str, str]:
-    """Values of STUDY_ANSWER in an answer about a study."""
-    return {keyword: first_text(answer, keyword) for keyword in STUDY_ANSWER}
+def _named(answer: Dataset, keywords: Sequence[str]) -> Mapping[str, str]:
+    """First values of attributes in an answer, by keyword."""
+    return {keyword: first_text(answer, keyword) for keyword in keywords}
 
 
 def _ended_with(ask: Callable[[], Iterable[tuple[Dataset, Dataset | None]]]) -> str:

@@ -29,6 +29,7 @@ STUDY_ANSWER = (
     "StudyInstanceUID", "AccessionNumber", "StudyDate", "PatientID", "PatientName",
     "PatientBirthDate", "PatientSex",
 )  # fmt: skip
+SERIES_ANSWER = ("StudyInstanceUID", "SeriesInstanceUID")
 OWN_MODALITIES = frozenset(("SR", "PR", "OT"))
 
 
@@ -99,11 +100,13 @@ class FoundStudies:
     Attributes:
         studies: Study Instance UID -> what the answers say about it.
         dropped: Study Instance UIDs of the answers that contradict their question.
+        other_series: `study/series` of answers about another study than was asked for.
     """
 
     def __init__(self) -> None:
         self.studies: dict[str, FoundStudy] = {}
         self.dropped: set[str] = set()
+        self.other_series: set[str] = set()
         self._confirmed: set[str] = set()
 
     def add(self, asked: Mapping[str, str], answers: Iterable[Mapping[str, str]]) -> None:
@@ -145,10 +148,33 @@ class FoundStudies:
         alternatives = () if uid in self._confirmed else (*study.keys, keys)
         self.studies[uid] = study._replace(keys=alternatives)
 
-    def refused(self) -> list[SourceEntry]:
-        """An entry for each study that was not asked for."""
+    def is_series_of(self, study: str, answer: Mapping[str, str]) -> bool:
+        """Whether an answer at series level is about a study; others are noted.
+
+        Args:
+            study: The study that was asked for.
+            answer: StudyInstanceUID, if the answer has it, and SeriesInstanceUID.
+        """
+        stated, series = (answer.get(name, "").strip(" \0") for name in SERIES_ANSWER)
+        if not is_uid(series):
+            return False
+        if stated in ("", study):
+            return True
+        if is_uid(stated):
+            self.other_series.add(f"{stated}/{series}")
+        return False
+
+    def refused(self, images: Iterable[str]) -> list[SourceEntry]:
+        """An entry for each study or series that was not asked for.
+
+        Args:
+            images: `study/series/instance.dcm` of those that were: a server may answer one
+                question with what fits another.
+        """
+        asked = {name.rsplit("/", 1)[0] for name in images}
         status = STATUS_OF[NOT_ASKED_FOR]
-        return [SourceEntry("", uid, status, NOT_ASKED_FOR) for uid in sorted(self.dropped)]
+        names = sorted(self.dropped | (self.other_series - asked))
+        return [SourceEntry("", name, status, NOT_ASKED_FOR) for name in names]
 
 
 class RemoteImage(NamedTuple):

@@ -128,6 +128,25 @@ def test_a_pacs_that_ignores_a_key(key, wanted, is_returned, bright, dark, detec
     assert "CANARY" not in (tmp_path / "out" / "manifest.jsonl").read_text()
 
 
+@pytest.mark.parametrize("wanted", [(1,), (1, 2)])
+def test_a_pacs_that_lists_series_of_other_studies(wanted, bright, detector, tmp_path):
+    pacs = SmallPacs([chest_dataset(bright, **patient(n)) for n in (1, 2)])
+    exact = pacs.matching
+
+    def matching(identifier):
+        is_series = identifier.QueryRetrieveLevel == "SERIES" and not identifier.SeriesInstanceUID
+        return list(pacs.held) if is_series else exact(identifier)
+
+    pacs.matching = matching
+    query = Query(studies=tuple(f"{SERIES}.{number}" for number in wanted))
+    with serving(pacs) as peer:
+        summary = score_batch(PacsInput(peer, query), tmp_path / "out", detector)
+    expected = {"1": ("scored", ""), "2": ("scored", "")}
+    assert results(summary) == (
+        expected if len(wanted) == 2 else {**expected, "2": ("skipped", "not_asked_for")}
+    )
+
+
 def ignoring_study_uid(pacs):
     exact = pacs.matching
 
@@ -226,9 +245,9 @@ def test_what_an_answer_leaves_open():
                                           {"StudyInstanceUID": "../x"}])  # fmt: skip
     # one study UID for two studies: the header of each image decides
     assert found.studies["1.2"].keys == ((("AccessionNumber", "A1"),),)
-    assert [entry.relative for entry in found.refused()] == ["1.3"]
+    assert [entry.relative for entry in found.refused([])] == ["1.3"]
     found.add({"AccessionNumber": "A2"}, [{"StudyInstanceUID": "1.3", "AccessionNumber": "A2"}])
-    assert found.refused() == []
+    assert found.refused([]) == []
     assert found.studies["1.3"].keys == ()
 
 
