@@ -31,8 +31,9 @@ FILES = {
         f"/static/{name}": (name, "text/css" if name.endswith(".css") else "text/javascript")
         for name in (
             "app.css", "request.js", "saving.js", "viewer.js", "measuring.js", "typing.js",
-            "report.js", "panels.js", "study_list.js", "trouble.js", "controls.js",
-            "annotate.js", "login.js", "manage.js", "compare.js", "guidelines.js",
+            "report.js", "panels.js", "study_list.js", "trouble.js", "controls.js", "clock.js",
+            "prior.js", "ahead.js", "reading.js", "annotate.js", "login.js", "manage.js",
+            "compare.js", "guidelines.js",
         )
     },
 }  # fmt: skip

@@ -1,8 +1,12 @@
 // The reader's desk: one study at a time; every change is queued and shown as unsaved until the
 // server has confirmed it.
+import { LookAhead } from "/static/ahead.js";
+import { WorkClock } from "/static/clock.js";
 import { listen } from "/static/controls.js";
-import { showComment, showFindings, showFinish, source } from "/static/panels.js";
-import { linkId, mergedLinks, ReportPanel } from "/static/report.js";
+import { showComment, showFindings, showFinish, viewerItems } from "/static/panels.js";
+import { PriorFilm } from "/static/prior.js";
+import { acceptedBox, boxAround, impliedVerdict, movedBox, newBox, readingOf } from "/static/reading.js";
+import { linkId, linkItem, mergedLinks, ReportPanel } from "/static/report.js";
 import { Refusal, request } from "/static/request.js";
 import { ChangeQueue } from "/static/saving.js";
 import { StudyList } from "/static/study_list.js";
@@ -11,8 +15,6 @@ import { Typing } from "/static/typing.js";
 import { Viewer } from "/static/viewer.js";
 
 const get = (id) => document.getElementById(id);
-const now = () => performance.now(); // the clock of the day may be set back
-const IDLE_MS = 60000; // without a hand on mouse or keyboard no time is counted
 
 let me = null;
 let study = null; // facts of the open study
@@ -23,13 +25,11 @@ let chosen = null; // id of a box, origin of a suggestion, or id of a mention
 let opening = 0; // the latest study that was asked for
 let message = ""; // about the study list
 let lost = []; // {id, key, message, reading}: what the server refused
-let prior = -1; // which of the earlier studies stands beside
 let linked = Promise.resolve(); // resolves when the server knows the reader's links
-let lastTouch = now();
-let counted = now();
-let activeMs = 0;
-const ahead = new Map(); // study key -> promise of its facts, asked for before it is opened
 
+const clock = new WorkClock();
+const prior = new PriorFilm();
+const ahead = new LookAhead();
 const list = new StudyList(get("list"), (key) => open(key));
 
 const queue = new ChangeQueue({
@@ -44,7 +44,7 @@ const queue = new ChangeQueue({
 });
 
 const viewer = new Viewer(get("pane"), {
-  draw: (box) => addBox({ annotation_id: newId("b"), box_xyxy: box, code: "", coarse: "", assertion: "present", origin: "drawn", mention: null }),
+  draw: (box) => addBox(newBox(box)),
   change: (id, box) => editBox(id, { box_xyxy: box }),
   choose: (id) => choose(id),
 });
@@ -68,24 +68,14 @@ const report = new ReportPanel(get("report"), {
   acceptAll: () => decide(links.filter((link) => !link.decided)),
 });
 
-function find(id, state = own) {
-  return state.annotations.find((item) => item.annotation_id === id);
-}
-
-function newId(letter) {
-  return letter + Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => (byte % 36).toString(36)).join("");
-}
+const find = (id, state = own) => state.annotations.find((item) => item.annotation_id === id);
 
 function openSuggestions() {
   const taken = new Set([...own.rejected, ...own.annotations.map((item) => item.origin)]);
   return study.suggestions.filter((item) => !taken.has(item.origin));
 }
 
-function implied() {
-  const isOpacity = ({ code }) => study.opacity.includes(code.split("/")[0]);
-  if (own.annotations.some(isOpacity)) return "opacity";
-  return own.annotations.length ? "abnormal" : "";
-}
+const implied = () => impliedVerdict(own.annotations, study.opacity);
 
 // saving ------------------------------------------------------------------------------------------
 
@@ -99,7 +89,7 @@ function edit(change, verdict = "") {
   whole(own);
   const step = queue.step(study.key);
   if (step) step.edits.push(whole);
-  else queue.save(study.key, readingOf(own), takeSeconds());
+  else queue.save(study.key, readingOf(own), clock.take());
   render();
 }
 
@@ -132,56 +122,22 @@ function confirmed(change, state) {
   render();
 }
 
-function tick() {
-  const time = now();
-  if (!document.hidden && time - lastTouch < IDLE_MS) activeMs += time - counted;
-  counted = time;
-}
-
-function takeSeconds() {
-  tick();
-  const seconds = Math.max(0, Math.min(activeMs / 1000, 300));
-  activeMs = 0;
-  return seconds;
-}
-
-// a copy of a reading without what the server adds
-function readingOf({ annotations, rejected, verdict, comment, mentions }) {
-  const boxes = annotations.map(({ annotation_id, box_xyxy, code, coarse, assertion, origin, mention }) => ({ annotation_id, box_xyxy, code, coarse, assertion, origin, mention }));
-  return { annotations: boxes, rejected: [...rejected], verdict, comment, mentions: mentions.map((link) => ({ ...link })) };
-}
-
-function step(name) {
-  queue.push({ key: study.key, kind: name });
-}
+const step = (name) => queue.push({ key: study.key, kind: name });
 
 // studies -----------------------------------------------------------------------------------------
 
-function facts(key) {
-  const found = ahead.get(key) || request("GET", `/api/studies/${key}`);
-  ahead.delete(key);
-  return found;
-}
-
-function lookAhead(key) {
-  const near = [list.neighbour(key, 1), list.neighbour(key, -1)].filter(Boolean).map((line) => line.key);
-  for (const other of ahead.keys()) if (!near.includes(other)) ahead.delete(other);
-  for (const other of near) {
-    if (ahead.has(other) || queue.has(other)) continue;
-    const promise = request("GET", `/api/studies/${other}`);
-    promise.catch(() => ahead.delete(other));
-    ahead.set(other, promise);
-  }
-  if (near.length) new Image().src = `/api/studies/${near[0]}/image`;
+function setOpening(on) {
+  get("pane").classList.toggle("opening", on);
+  document.querySelector("aside").inert = on;
 }
 
 async function load(key, again = false) {
   const mine = ++opening;
-  get("pane").classList.add("opening"); // a box drawn now would belong to no study
+  setOpening(true); // a box drawn or a verdict given now would belong to no study
   try {
     if (queue.has(key)) await queue.settled(key); // its own changes come first
-    if (again) ahead.delete(key);
-    const found = await facts(key);
+    if (again) ahead.forget(key);
+    const found = await ahead.take(key);
     if (mine !== opening) return;
     show(found);
   } catch (error) {
@@ -192,7 +148,7 @@ async function load(key, again = false) {
       list.drop(key);
     } else message = "The application does not answer.";
   }
-  if (mine === opening) get("pane").classList.remove("opening");
+  if (mine === opening) setOpening(false);
   if (study) render();
 }
 
@@ -209,14 +165,14 @@ function show(found) {
   history.replaceState(null, "", `#${found.key}`);
   viewer.show(`/api/studies/${found.key}/image`, found.width, found.height, found.spacing_mm);
   get("ruler-tool").setAttribute("aria-pressed", String(viewer.tool === "ruler"));
-  prior = -1;
-  showPrior();
-  lookAhead(found.key);
+  prior.open(found);
+  const near = [list.neighbour(found.key, 1), list.neighbour(found.key, -1)].filter(Boolean).map((line) => line.key);
+  ahead.ask(near.filter((key) => !queue.has(key)));
 }
 
 async function open(key) {
   if (study && study.key !== key) {
-    const seconds = takeSeconds();
+    const seconds = clock.take();
     if (seconds > 1) queue.push({ key: study.key, kind: "time", seconds });
   }
   await load(key);
@@ -241,27 +197,7 @@ function finish(verdict) {
   nextOpen();
 }
 
-function number(key) {
-  const line = list.find(key);
-  return line ? line.number : key;
-}
-
-// an earlier film of the patient beside the present one, then the one before it, then none
-function showPrior() {
-  const found = study.priors[prior];
-  get("prior").hidden = !study.priors.length;
-  get("prior").setAttribute("aria-pressed", String(Boolean(found)));
-  get("prior-pane").hidden = !found;
-  if (!found) return;
-  get("prior-image").src = `/api/studies/${study.key}/prior/${found.key}`;
-  const when = found.days === null ? "" : `, ${found.days} day${found.days === 1 ? "" : "s"} earlier`;
-  get("prior-note").textContent = `Prior ${prior + 1} of ${study.priors.length}${found.view ? `, ${found.view}` : ""}${when}`;
-}
-
-function nextPrior() {
-  prior = prior + 1 < study.priors.length ? prior + 1 : -1;
-  showPrior();
-}
+const number = (key) => (list.find(key) || { number: key }).number;
 
 // choosing ----------------------------------------------------------------------------------------
 
@@ -276,8 +212,7 @@ function chosenLink() {
 
 // the first box that has no finding yet
 function chooseOpen() {
-  const item = own.annotations.find((one) => !one.code);
-  if (item) choose(item.annotation_id);
+  choose(own.annotations.find((one) => !one.code).annotation_id);
 }
 
 function boxIds() {
@@ -296,8 +231,8 @@ function cycle(by) {
 }
 
 function cycleLinks(by) {
-  const ids = links.map(linkId);
-  if (ids.length) choose(ids[(ids.indexOf(chosen) + (ids.includes(chosen) || by > 0 ? by : 0) + ids.length) % ids.length]);
+  const ids = links.map(linkId), at = ids.indexOf(chosen);
+  if (ids.length) choose(ids[(at + (at < 0 && by < 0 ? 0 : by) + ids.length) % ids.length]);
 }
 
 function remove() {
@@ -316,10 +251,7 @@ function chosenSuggestion() {
   return openSuggestions().find((item) => item.origin === chosen) || (find(chosen) ? null : openSuggestions()[0]);
 }
 
-function accept(suggestion) {
-  const { box_xyxy, code, origin } = suggestion;
-  addBox({ annotation_id: newId("s"), box_xyxy, code, coarse: code ? "" : study.opacity_group, assertion: suggestion.assertion || "present", origin, mention: null });
-}
+const accept = (suggestion) => addBox(acceptedBox(suggestion, study.opacity_group));
 
 function reject(suggestion) {
   chosen = null;
@@ -343,18 +275,12 @@ function rejectChosen() {
 }
 
 function moveBox(x, y, resize) {
-  const [x1, y1, x2, y2] = find(chosen).box_xyxy;
-  const { width, height } = study;
-  if (resize) return editBox(chosen, { box_xyxy: [x1, y1, Math.min(width, Math.max(x1 + 4, x2 + x)), Math.min(height, Math.max(y1 + 4, y2 + y))] });
-  const dx = Math.min(width - x2, Math.max(-x1, x)), dy = Math.min(height - y2, Math.max(-y1, y));
-  editBox(chosen, { box_xyxy: [x1 + dx, y1 + dy, x2 + dx, y2 + dy] });
+  editBox(chosen, { box_xyxy: movedBox(find(chosen).box_xyxy, x, y, study, resize) });
 }
 
 // a box in the middle of what is seen, to be moved and resized by the keyboard
 function drawInTheMiddle() {
-  const [x, y] = viewer.middle();
-  const w = study.width / 8, h = study.height / 8;
-  viewer.on.draw([Math.max(0, x - w), Math.max(0, y - h), Math.min(study.width, x + w), Math.min(study.height, y + h)]);
+  viewer.on.draw(boxAround(viewer.middle(), study));
 }
 
 // links of the report -----------------------------------------------------------------------------
@@ -387,20 +313,12 @@ function addLink(start, end) {
 
 // drawing the page --------------------------------------------------------------------------------
 
-function label(item) {
-  if (!item.code) return item.coarse ? `${item.coarse} ?` : "?";
-  return (item.code === "NIL" ? "NIL" : item.code.split("/")[0]) + (item.assertion === "uncertain" ? " ?" : "");
-}
-
 function render() {
   links = study.report ? mergedLinks(study.report.mentions, own.mentions) : [];
   const suggestions = openSuggestions();
   if (chosen && !find(chosen) && !chosenLink() && !suggestions.some((item) => item.origin === chosen)) chosen = null;
   const item = find(chosen);
-  viewer.items = [
-    ...suggestions.map((one) => ({ id: one.origin, box: one.box_xyxy, kind: "suggested", chosen: one.origin === chosen, label: one.score === null ? `${source(one.origin)}: ${one.code}` : `model ${Math.round(one.score * 100)} %` })),
-    ...own.annotations.map((one) => ({ id: one.annotation_id, box: one.box_xyxy, kind: "own", chosen: one === item, label: label(one) })),
-  ];
+  viewer.items = viewerItems(suggestions, own.annotations, chosen);
   viewer.draw();
   showFindings(get("findings"), { annotations: own.annotations, suggestions, chosen }, { choose, accept, reject });
   report.show({ report: study.report, links, chosen, used: item && item.mention ? item.mention[0] : null, hidden: study.blinded && !own.verdict, canReveal: study.blinded });
@@ -417,27 +335,23 @@ function render() {
 
 function showTyping(item) {
   const link = chosenLink();
-  if (item) typing.show(study, item);
-  else if (link) {
-    const words = Array.from(study.report.text).slice(link.start, link.end).join("");
-    typing.show(study, { link, words, code: link.code, coarse: "" });
-  } else typing.hide();
+  if (item || link) typing.show(study, item || linkItem(link, study.report.text));
+  else typing.hide();
 }
 
 function showState() {
   const state = get("state");
   const n = queue.unsaved;
-  const refused = lost.length ? `${lost.length} change${lost.length > 1 ? "s" : ""} not saved` : "";
-  state.textContent = queue.fault || (queue.blocked ? "not saved" : n ? "saving" : refused || "saved");
-  state.classList.toggle("fault", Boolean(queue.fault || queue.blocked || refused));
+  state.textContent = queue.status(lost.length);
+  state.classList.toggle("fault", Boolean(queue.fault || queue.blocked || lost.length));
   get("undo").disabled = !flags.can_undo && !n;
   get("redo").disabled = !flags.can_redo;
   showTrouble(get("trouble"), queue, desk);
 }
 
-// What controls.js and trouble.js see of the desk.
+// What controls.js and trouble.js see of it.
 const desk = {
-  viewer, typing, queue, number, choose, step, go, nextPrior, cycleLinks, canCycle, cycle, remove, toggleUncertain, drawInTheMiddle, moveBox, acceptChosen, rejectChosen, reviseLink,
+  viewer, typing, queue, number, choose, step, go, cycleLinks, canCycle, cycle, remove, toggleUncertain, drawInTheMiddle, moveBox, acceptChosen, rejectChosen, reviseLink,
   get me() { return me; },
   get study() { return study; },
   get message() { return message; },
@@ -446,7 +360,9 @@ const desk = {
   link: chosenLink,
   isTyping: () => Boolean(find(chosen) || chosenLink()),
   settled: () => (study ? queue.settled(study.key) : Promise.resolve()),
-  touched: () => { lastTouch = now(); },
+  isOpening: () => get("pane").classList.contains("opening"),
+  touched: () => clock.touch(),
+  nextPrior: () => prior.next(),
   take: (key) => load(key, true),
   finishEmpty: (verdict) => { if (!own.annotations.length && !own.verdict) finish(verdict); },
   comment: (text) => { if (study && text !== own.comment) edit((state) => { state.comment = text; }, own.verdict); },
@@ -466,7 +382,6 @@ const desk = {
 
 async function start() {
   listen(desk);
-  setInterval(tick, 1000);
   me = await request("GET", "/api/me");
   get("who").textContent = me.role === "manager" ? "Adjudication" : me.name;
   get("manage").hidden = me.role !== "manager";

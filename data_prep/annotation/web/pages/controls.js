@@ -4,6 +4,7 @@ import { PRESETS } from "/static/viewer.js";
 
 const get = (id) => document.getElementById(id);
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const WHILE_OPENING = /^[jklihfvz?]$/; // keys that change no reading: the next study is on its way
 const LINK_KEYS = { y: "present", u: "uncertain", x: "absent", e: "prior" };
 
 function toggle(id, name, off) {
@@ -118,10 +119,14 @@ export function listen(desk) {
     if (!desk.study || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) || event.altKey) return;
     const action = actionOf(event);
     if (!action) return;
+    if (desk.isOpening() && !WHILE_OPENING.test(event.key)) return event.preventDefault();
     event.preventDefault();
     action();
   });
   get("comment-text").addEventListener("change", (event) => desk.comment(event.target.value));
   for (const name of ["pointerdown", "pointermove", "wheel"]) document.addEventListener(name, () => desk.touched(), { passive: true });
-  window.addEventListener("beforeunload", (event) => { if (queue.unsaved || desk.lost.length) event.preventDefault(); });
+  window.addEventListener("beforeunload", (event) => {
+    if (desk.study) desk.comment(get("comment-text").value);
+    if (queue.unsaved || desk.lost.length) event.preventDefault();
+  });
 }

@@ -3,9 +3,22 @@ import { button, make } from "/static/request.js";
 
 export const VERDICTS = { opacity: "lung opacity", abnormal: "abnormal, no opacity", normal: "normal", unusable: "cannot be judged" };
 
-export function source(origin) {
+function source(origin) {
   if (origin.startsWith("reader:")) return origin.split(":")[1];
   return origin.startsWith("model:") ? "model" : origin === "imported" ? "imported" : "";
+}
+
+function boxLabel(item) {
+  if (!item.code) return item.coarse ? `${item.coarse} ?` : "?";
+  return (item.code === "NIL" ? "NIL" : item.code.split("/")[0]) + (item.assertion === "uncertain" ? " ?" : "");
+}
+
+// Suggestions and boxes as the viewer draws them.
+export function viewerItems(suggestions, annotations, chosen) {
+  return [
+    ...suggestions.map((item) => ({ id: item.origin, box: item.box_xyxy, kind: "suggested", chosen: item.origin === chosen, label: item.score === null ? `${source(item.origin)}: ${item.code}` : `model ${Math.round(item.score * 100)} %` })),
+    ...annotations.map((item) => ({ id: item.annotation_id, box: item.box_xyxy, kind: "own", chosen: item.annotation_id === chosen, label: boxLabel(item) })),
+  ];
 }
 
 // on: {choose(id), accept(suggestion), reject(suggestion)}

@@ -18,6 +18,11 @@ export function linkId({ start, end }) {
   return `mention:${start}-${end}`;
 }
 
+// a link as the typing panel takes it
+export function linkItem(link, text) {
+  return { link, words: Array.from(text).slice(link.start, link.end).join(""), code: link.code, coarse: "" };
+}
+
 export class ReportPanel {
   // on: {choose(id), add(start, end), reveal(), acceptAll()}
   constructor(place, on) {

@@ -71,6 +71,38 @@ def test_what_is_drawn_while_an_undo_is_under_way_is_kept(desk):
     assert count(page, OWN) == 1
 
 
+def test_a_verdict_given_while_the_next_study_comes_belongs_to_neither(desk):
+    _, page = desk
+    go_to(page, 6)
+    slow(page, 500)
+    page.run("document.querySelectorAll('.study')[3].click()")  # not asked for ahead
+    for key in ("n", "d"):
+        page.key(key)
+    page.wait("document.getElementById('title').textContent.startsWith('Study 4')")
+    page.wait("!document.getElementById('pane').classList.contains('opening')")
+    slow(page, 0)
+    saved(page)
+    for key in (4, 6):
+        state = page.run(
+            f"fetch('/api/studies/{key}').then((a) => a.json()).then((s) => [s.verdict,"
+            " s.annotations.length])"
+        )
+        assert state == ["", 0]
+
+
+def test_a_comment_is_not_lost_when_the_window_closes(desk):
+    _, page = desk
+    go_to(page, 6)
+    page.run("document.querySelector('#comment details').open = true")
+    page.run("document.getElementById('comment-text').focus()")
+    page.command("Input.insertText", text="Rotated.")
+    page.run("window.dispatchEvent(new Event('beforeunload', { cancelable: true }))")
+    saved(page)
+    comment = "fetch('/api/studies/6').then((a) => a.json()).then((s) => s.comment)"
+    assert page.run(comment) == "Rotated."
+    page.run("document.activeElement.blur()")
+
+
 def test_an_answer_that_is_lost_loses_no_box(desk):
     """The save is committed, its answer never comes, the reader goes on drawing."""
     _, page = desk
