@@ -1,7 +1,7 @@
 """The description under construction: layers, their tensors, and views that ops can read."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,8 +43,9 @@ class SpecBuilder:
         paths: Layer -> path of the module that it came from.
     """
 
-    def __init__(self, shape: Shape, batch: int) -> None:
+    def __init__(self, shape: Shape, batch: int, parameters: Mapping[str, Tensor]) -> None:
         self.batch = batch
+        self._parameter_names = {_memory(t): name for name, t in parameters.items()}
         self.path = ""
         self.layers: dict[str, Layer] = {}
         self.shapes: dict[str, Shape] = {INPUT: shape}
@@ -57,9 +58,18 @@ class SpecBuilder:
 
     # --- layers ---------------------------------------------------------------------------------
 
-    def name(self, record: type, own: bool) -> str:
-        """A free name: the module's path, with the op where the module has other layers."""
+    def name(self, record: type, own: bool, tensor: Tensor | None = None) -> str:
+        """A free name: the module's path, with the op where the module has other layers.
+
+        Args:
+            record: The layer's class.
+            own: Whether the module is this layer, and no more.
+            tensor: A parameter of the layer: then its name in the module counts.
+        """
         base = self.path if own and self.path else f"{self.path}.{record.__name__.lower()}"
+        if tensor is not None and _memory(tensor) in self._parameter_names:
+            known = self._parameter_names[_memory(tensor)]
+            base = known.removesuffix("weight").rstrip("._") or base
         base = base.strip(".")
         if base not in self.shapes and base != INPUT:
             return base
@@ -94,7 +104,8 @@ class SpecBuilder:
         key = (record, *(id(tensor) for tensor in held.values()), settings, tuple(more.items()))
         if key in self._owners and held:
             return self.add(Reuse, inputs, self._owners[key])
-        layer = record(self.name(record, True), tuple(inputs), *settings, **more)
+        named = self.name(record, True, next(iter(held.values()), None))
+        layer = record(named, tuple(inputs), *settings, **more)
         self._owners[key] = layer.name
         for part, tensor in held.items():
             self.tensors[f"{layer.name}.{part}"] = tensor.detach().clone()
@@ -112,7 +123,7 @@ class SpecBuilder:
 
     def constant(self, value: Tensor) -> str:
         """A constant (C, H, W)."""
-        name = self.name(Constant, False)
+        name = self.name(Constant, False, value)
         self.tensors[name + ".value"] = value.detach().clone()
         return self._append(Constant(name, (), *value.shape))
 
@@ -190,6 +201,11 @@ class SpecBuilder:
         if factor.axis == "s" and factor.size == width and factor.stride == 1 and height > 1:
             return ("width", factor.size)
         return (f"{factor.axis}/{factor.stride}", factor.size)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Address of the memory that a tensor or a view of it lies in."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def channel_order(dim: Sequence[AxisFactor]) -> Tensor:

@@ -83,7 +83,7 @@ def trace(module: nn.Module, example: Tensor, opaque: Sequence[str]) -> TracedMo
                 fix="Its forward must not depend on values; name such a part in `opaque`",
             ) from None
     program.graph.eliminate_dead_code()
-    builder = SpecBuilder(input_shape(example), len(example))
+    builder = SpecBuilder(input_shape(example), len(example), program.state_dict)
     builder.modules.update(modules)
     input_dims = map_dims(len(example), builder.shapes[INPUT], example.dim())
     env = _inputs(program, LayerView(INPUT, input_dims))

@@ -12,8 +12,17 @@ from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.compression.sets.structured import Columns, Filters
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.zoo import build, with_image_head
-from pneumonia.runtime.model.spec import Conv, InputSpec, Linear, NetworkSpec, parameter_count
+from pneumonia.runtime.model.spec import (
+    Conv,
+    InputSpec,
+    Linear,
+    NetworkSpec,
+    parameter_count,
+    weight_shape,
+)
 from tests.compression.graphs import random_specs, random_tensors, run
+from tests.network.random_networks import networks
+from tests.network.random_networks import random_tensors as trained_tensors
 
 
 def random_masks(spec: NetworkSpec, seed: int, density: float, group: int) -> dict[str, Tensor]:
@@ -60,6 +69,25 @@ def test_masked_dense_equals_compacted(
     again_spec, again = compact(small, kept, None, dict.fromkeys(masks, group))
     assert again_spec == small
     assert all(torch.equal(again[name], kept[name]) for name in kept)
+
+
+@given(networks(zoo_only=False), st.integers(0, 1000), st.sampled_from([0.3, 0.6]))
+def test_masked_equals_compacted_with_every_op(
+    spec: NetworkSpec, seed: int, density: float
+) -> None:
+    """Filters left out at random, unit by unit; columns where a layer is not grouped."""
+    spec = spec.densely_stored()
+    graph, tensors = ChannelGraph(spec), trained_tensors(spec, seed)
+    generator = torch.Generator().manual_seed(seed)
+    live = (torch.rand(graph.n_units, generator=generator) < density) | graph.protected
+    masks = {}
+    for layer in spec.weighted():
+        shape = weight_shape(layer)
+        rows = live[graph.unit_out[layer.name]].reshape(-1, *[1] * (len(shape) - 1))
+        read = torch.rand((1, *shape[1:]), generator=generator) < 0.8
+        masks[layer.name] = (rows & read).expand(shape)
+    small, kept = compact(spec, tensors, masks)
+    assert_same_outputs(spec, masked_tensors(graph, tensors, masks), small, kept)
 
 
 @given(random_specs(), st.integers(0, 1000), st.data())
