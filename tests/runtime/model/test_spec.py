@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from hypothesis import given
 
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.spec import (
@@ -19,6 +20,7 @@ from pneumonia.runtime.model.spec import (
     parameter_count,
     tensor_shapes,
 )
+from tests.network.random_networks import networks
 
 EVERY_OP = NetworkSpec(
     name="every-op",
@@ -107,6 +109,64 @@ def test_broken_descriptions_are_refused_by_name(name):
     document, word = BROKEN[name]
     with pytest.raises(SpecError, match=word):
         NetworkSpec.from_json(json.dumps(document))
+
+
+def appended(**layer):
+    document = json.loads(EVERY_OP.to_json())
+    document["layers"].append({"name": "new", "inputs": ["r6"], **layer})
+    return document
+
+
+# r6 is (8, 16, 24)
+UNFIT = {
+    "groups": (appended(op="conv", in_channels=8, out_channels=6, kernel=1, groups=4), "groups"),
+    "pair of three": (
+        appended(op="conv", in_channels=8, out_channels=8, kernel=[1, 1, 1]),
+        "kernel",
+    ),
+    "pair with zero": (appended(op="conv", in_channels=8, out_channels=8, kernel=[3, 0]), "kernel"),
+    "empty output": (
+        appended(op="conv", in_channels=8, out_channels=8, kernel=1, padding=20, transposed=True),
+        "empty",
+    ),
+    "norm channels": (appended(op="norm", channels=6), "new"),
+    "norm groups": (appended(op="norm", channels=8, kind="group", groups=3), "groups"),
+    "norm kind": (appended(op="norm", channels=8, kind="spectral"), "spectral"),
+    "constant with input": (appended(op="constant", channels=1, height=1, width=1), "inputs"),
+    "function": (appended(op="activation", function="sine"), "sine"),
+    "broadcast": (appended(op="multiply", inputs=["r6", "c0"]), "shape"),
+    "axis": (appended(op="route", axis="time"), "time"),
+    "no channel": (appended(op="select", channels=[0, 8]), "channel"),
+    "no channels": (appended(op="select", channels=[]), "channel"),
+    "channel -1": (appended(op="select", channels=[-1]), "channels"),
+    "crop outside": (appended(op="crop", rows=[0, 17, 1], columns=[0, 24, 1]), "Crop"),
+    "crop step 0": (appended(op="crop", rows=[0, 16, 0], columns=[0, 24, 1]), "Crop"),
+    "pad of three": (appended(op="pad", rows=[1, 1, 1], columns=[0, 0]), "Padding"),
+    "pad too wide": (appended(op="pad", rows=[16, 0], columns=[0, 0], mode="reflect"), "wide"),
+    "pad mode": (appended(op="pad", rows=[1, 0], columns=[0, 0], mode="wrap"), "wrap"),
+    "upsample mode": (appended(op="upsample", mode="cubic"), "cubic"),
+    "positions": (appended(op="reshape", height=5, width=5), "Positions"),
+    "shuffle": (appended(op="pixel_shuffle", scale=3), "multiple of 9"),
+    "two of three": (appended(op="attention", inputs=["r6", "r6"], heads=2, scale=1.0), "inputs"),
+    "not tokens": (
+        appended(op="attention", inputs=["r6", "r6", "r6"], heads=2, scale=1.0),
+        "Attention",
+    ),
+    "repeats nothing": (appended(op="reuse", layer="zz"), "repeat"),
+    "repeats itself": (appended(op="reuse", layer="new"), "repeat"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(UNFIT))
+def test_layers_that_do_not_fit_are_refused_by_name(name):
+    document, word = UNFIT[name]
+    with pytest.raises(SpecError, match=word):
+        NetworkSpec.from_json(json.dumps(document))
+
+
+@given(networks(zoo_only=False))
+def test_json_round_trip_of_every_op(spec):
+    assert NetworkSpec.from_json(spec.to_json()) == spec
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "nul", "{}", "[" * 50_000])
