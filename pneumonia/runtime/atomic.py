@@ -52,7 +52,7 @@ def write_bytes(path: str, data: bytes) -> None:
 
 def write_text(path: str, text: str) -> None:
     """Write UTF-8 text atomically; see `write_bytes`."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # of names that are not UTF-8
 
 
 def json_bytes(value: Any) -> bytes:

@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Optional, Sequence
 
+from deploy_jetson.device.utf8 import run_command
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 
 INTERNAL = 70
@@ -51,4 +52,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("deploy_jetson.device.daemon", main)

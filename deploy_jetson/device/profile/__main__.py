@@ -13,6 +13,7 @@ from deploy_jetson.device.profile.request import ProfileRequest
 from deploy_jetson.device.profile.summary import check_flags, headline
 from deploy_jetson.device.profile.sweep import profile
 from deploy_jetson.device.profile.verify import verify
+from deploy_jetson.device.utf8 import run_command
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 
 VERIFY = "verify"
@@ -108,4 +109,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("deploy_jetson.device.profile", main)

@@ -8,6 +8,7 @@ from typing import Optional, Sequence
 from deploy_jetson.device.tensorrt.api import PRECISIONS
 from deploy_jetson.device.tensorrt.cache import engine_path
 from deploy_jetson.device.tensorrt.engine import PRECISION_VARIABLE, WORKSPACE_VARIABLE, open_engine
+from deploy_jetson.device.utf8 import run_command
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 from pneumonia.runtime.model.bundle import load_bundle
 
@@ -40,4 +41,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("deploy_jetson.device.tensorrt", main)

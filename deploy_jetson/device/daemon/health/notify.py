@@ -36,7 +36,7 @@ class Notifier:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
                 channel.settimeout(1.0)
-                channel.sendto(text.encode("utf-8"), address)
+                channel.sendto(text.encode("utf-8", "backslashreplace"), address)
         except OSError:
             pass
 

@@ -57,7 +57,11 @@ class RestQueries:
         self._fixed = {
             "/livez": self._livez,
             "/readyz": self._readyz,
-            "/metrics": lambda: (200, PROMETHEUS, metrics.text().encode("utf-8")),
+            "/metrics": lambda: (
+                200,
+                PROMETHEUS,
+                metrics.text().encode("utf-8", "backslashreplace"),
+            ),
             "/v1/model": self._about_model,
             "/v1/model/card": self._card,
         }  # type: Dict[str, Callable[[], Reply]]
