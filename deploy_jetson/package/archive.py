@@ -28,7 +28,16 @@ TARGET = "cortex-a57"
 CODE = ("pneumonia/__init__.py", "pneumonia/runtime", "deploy_jetson/__init__.py",
         "deploy_jetson/device")  # fmt: skip
 LEFT_OUT = ("__pycache__",)
-EXECUTABLE = ("install.sh",)
+EXECUTABLE = ("install.sh", "pneumonia-device")
+# Pages that the board's files and commands refer to; links between them hold.
+PAGES = (
+    "how-to/install-on-a-jetson.md",
+    "how-to/measure-energy.md",
+    "how-to/run-the-daemon.md",
+    "reference/daemon-config.md",
+    "reference/energy-json.md",
+    "reference/exit-codes.md",
+)
 BOARDS_GLIBC = (2, 27)  # JetPack 4
 _GLIBC = re.compile(rb"\0GLIBC_(\d+)\.(\d+)(?=[\0.])")
 
@@ -92,6 +101,9 @@ def make_package(
         n_wheels = _add_wheels(stage, wheels) if with_wheels else 0
         for path in sorted(ASSETS.iterdir()):
             shutil.copyfile(path, stage / path.name)
+        for page in PAGES:
+            (stage / "docs" / page).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / "docs" / page, stage / "docs" / page)
         shutil.copyfile(ROOT / "LICENSE", stage / "LICENSE")
         (stage / "VERSION").write_text(f"{__version__} {_model_hash(stage)}\n")
         (stage / SUMS).write_text(sums_of(stage))

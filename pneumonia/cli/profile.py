@@ -22,6 +22,13 @@ class MeasureByDefault(click.Group):
         """A subcommand; any other argument is a bundle to measure."""
         return super().get_command(ctx, cmd_name) or super().get_command(ctx, "measure")
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the options of `measure` too: they may follow `pneumonia profile` itself."""
+        records = [p.get_help_record(ctx) for p in self.commands["measure"].get_params(ctx)]
+        with formatter.section("Options of `profile BUNDLE...`"):
+            formatter.write_dl([record for record in records[:-1] if record is not None])
+        super().format_options(ctx, formatter)
+
 
 @click.group(cls=MeasureByDefault, no_args_is_help=True)
 def command() -> None:

@@ -12,6 +12,8 @@ from deploy_jetson.device.utf8 import run_command
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 from pneumonia.runtime.model.bundle import load_bundle
 
+BUNDLE_VARIABLE = "PNEUMONIA_BUNDLE"  # set by `pneumonia-device`
+
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Build or check; the exit code."""
@@ -20,10 +22,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         description="Build a bundle's TensorRT engine into the cache, or check the cached one.",
         epilog=DISCLAIMER,
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="Model bundle")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", nargs="?", default=os.environ.get(BUNDLE_VARIABLE),
+        help="Model bundle; the installed one otherwise",
+    )  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, help="The best the board has otherwise")
     parser.add_argument("--workspace-mib", metavar="N", help="Scratch memory; 1024 otherwise")
     options = parser.parse_args(arguments)
+    if not options.bundle:
+        parser.error("no BUNDLE is named, and none is installed")
     if options.workspace_mib is not None:
         os.environ[WORKSPACE_VARIABLE] = options.workspace_mib
     if options.precision is not None:

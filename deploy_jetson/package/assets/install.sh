@@ -42,13 +42,13 @@ case "$prefix$root$user" in *[!A-Za-z0-9/._-]*) fail "paths and names may hold l
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 program=$root$prefix config=/etc/pneumonia/daemon.ini state=/var/lib/pneumonia
-unit=$root/etc/systemd/system/pneumonia-daemon.service
+unit=$root/etc/systemd/system/pneumonia-daemon.service command=$root/usr/local/bin/pneumonia-device
 # only where systemd runs: not in a container, not while an image for a board is made
 systemd() { if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl "$@"; fi; }
 
 if [ $remove = 1 ]; then
     systemd disable --now pneumonia-daemon 2>/dev/null || true
-    rm -f "$unit"
+    rm -f "$unit" "$command"
     rm -rf "$program"
     [ $purge = 0 ] || rm -rf "$root/etc/pneumonia" "$root$state"
     systemd daemon-reload
@@ -76,7 +76,7 @@ release=$prefix/releases/$(tr ' ' '-' <VERSION)
 new=$root$release.new
 rm -rf "$new"
 mkdir -p "$new"
-cp -R lib bundle README.md LICENSE VERSION "$new/"
+cp -R lib bundle docs README.md LICENSE VERSION "$new/"
 if [ -d wheels ]; then
     "$python" unpack_wheels.py requirements.txt wheels "$new/lib" \
         || { rm -rf "$new"; fail "the wheels could not be unpacked" 10; }
@@ -94,22 +94,28 @@ mv "$new" "$root$release"
 ln -s "$release" "$program/current.new"
 mv -T "$program/current.new" "$program/current"
 
-mkdir -p "$root/etc/pneumonia" "$root/etc/systemd/system" "$root$state"
+mkdir -p "$root/etc/pneumonia" "$root/etc/systemd/system" "$root/usr/local/bin" "$root$state/cache"
 chmod 700 "$root$state"
 if [ ! -e "$root$config" ]; then
-    sed -e "s|@BUNDLE@|$prefix/current/bundle|" -e "s|@STATE@|$state|" daemon.ini >"$root$config"
+    sed -e "s|@BUNDLE@|$prefix/current/bundle|" -e "s|@STATE@|$state|" -e "s|@DOCS@|$prefix/current/docs|" \
+        daemon.ini >"$root$config"
     chmod 640 "$root$config"
 fi
 sed -e "s|@USER@|$user|" -e "s|@PYTHON@|$interpreter|" -e "s|file://@ROOT@|file://$prefix/current|" \
     -e "s|@ROOT@|$prefix/current/lib|" -e "s|@CONFIG@|$config|" -e "s|@STATE@|$state|" \
     "$root$release/lib/deploy_jetson/device/daemon/pneumonia-daemon.service" >"$unit"
 
+# The commands of the operator, with the program, the cache and the environment of the unit.
+sed -e "s|@USER@|$user|" -e "s|@PYTHON@|$interpreter|" -e "s|@ROOT@|$prefix/current|" -e "s|@STATE@|$state|" \
+    pneumonia-device >"$command"
+chmod 755 "$command"
+
 if [ -z "$root" ]; then
     id "$user" >/dev/null 2>&1 || useradd --system --no-create-home --home-dir "$state" --shell /usr/sbin/nologin "$user"
-    for group in video i2c; do  # the GPU, and the power sensors
+    for group in video render i2c; do  # the GPU, and the power sensors
         if getent group "$group" >/dev/null; then usermod -a -G "$group" "$user"; fi
     done
-    chown "$user" "$state"
+    chown "$user" "$state" "$state/cache"
     chgrp "$(id -gn "$user")" "$config"
 fi
 systemd daemon-reload
@@ -118,4 +124,4 @@ for old in "$root$prefix/releases"/*; do
     [ "$old" = "$root$release" ] || rm -rf "$old"
 done
 echo "installed $(cat VERSION) in $prefix; configuration $config"
-[ -n "$root" ] || echo "start it: systemctl enable --now pneumonia-daemon"
+[ -n "$root" ] || echo "next: sudo pneumonia-device engine; sudo systemctl enable --now pneumonia-daemon; pneumonia-device --help"

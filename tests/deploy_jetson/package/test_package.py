@@ -107,6 +107,32 @@ def test_installed_it_runs_from_its_own_folder(unpacked, tmp_path):
     assert (root / "var/lib/pneumonia").stat().st_mode & 0o077 == 0
 
 
+def test_the_operators_command_uses_the_installed_program_and_the_units_cache(unpacked, tmp_path):
+    root = tmp_path / "root"
+    assert install(unpacked, root).returncode == 0
+    command = root / "usr/local/bin/pneumonia-device"
+    text = command.read_text()
+    unit = (root / "etc/systemd/system/pneumonia-daemon.service").read_text()
+    assert "PNEUMONIA_CACHE=/var/lib/pneumonia/cache" in unit
+    assert "PNEUMONIA_CACHE:-/var/lib/pneumonia/cache" in text
+    assert "@" not in text.replace('"$@"', "")
+    release = root / os.readlink(root / "opt/pneumonia/current").lstrip("/")
+    here = tmp_path / "device.sh"
+    here.write_text(text.replace("/opt/pneumonia/current", str(release)))
+    for arguments, code in (("--help", 0), ("profile --help", 0), ("nonsense", 2)):
+        done = subprocess.run(
+            ["sh", str(here), *arguments.split()], capture_output=True, text=True, check=False,
+            cwd=tmp_path, env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    config = (root / "etc/pneumonia/daemon.ini").read_text()
+    page = re.search(r"/opt/pneumonia/current/(docs/\S+\.md)", config).group(1)
+    assert (release / page).is_file()
+    assert install(unpacked, root, "--uninstall").returncode == 0
+    assert not command.exists()
+
+
 def test_systemd_accepts_the_unit(unpacked, tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
