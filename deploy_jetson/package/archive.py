@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy_jetson.kernels.bundle import add_kernels
+from deploy_jetson.package.boards import DEFAULT_BOARD, BoardSystem, find_board
 from deploy_jetson.package.wheels import fetch_wheels, requirements
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
@@ -23,7 +24,6 @@ ROOT = Path(__file__).parents[2]
 ASSETS = Path(__file__).with_name("assets")
 NAME = "pneumonia-device"
 SUMS = "SHA256SUMS"
-TARGET = "cortex-a57"
 # What runs on the board; everything below is checked for Python 3.6.
 CODE = ("pneumonia/__init__.py", "pneumonia/runtime", "deploy_jetson/__init__.py",
         "deploy_jetson/device")  # fmt: skip
@@ -64,7 +64,7 @@ class DevicePackage(NamedTuple):
 
 def make_package(
     bundle: Path, out: Path, wheels: Path | None = None, with_wheels: bool = True,
-    with_kernels: bool = True,
+    with_kernels: bool = True, board: str = DEFAULT_BOARD,
 ) -> DevicePackage:  # fmt: skip
     """Make the archive for a board.
 
@@ -73,7 +73,8 @@ def make_package(
         out: The archive, `.tar.gz`.
         wheels: Folder with the pinned wheels; None fetches them.
         with_wheels: Add the wheels; without them the board must have the packages.
-        with_kernels: Generate and compile the library for the board's processor.
+        with_kernels: Generate and compile the libraries for the board's processors.
+        board: See `boards.BOARDS`.
 
     Raises:
         ArtefactError: The bundle is damaged.
@@ -82,11 +83,12 @@ def make_package(
             libraries need a newer glibc.
         OutputError: Wheels cannot be fetched, or the archive cannot be written.
     """
+    system = find_board(board)
     if not out.name.endswith((".tar.gz", ".tgz")):
         raise ConfigError("Archive needs another name", expected="FILE.tar.gz", found=out.name)
     if load_bundle(str(bundle)).arithmetic == INT8:
         raise ConfigError(
-            "A TX2 has no int8 engine",
+            "No int8 engine is packed for a board",
             expected="a float32 bundle",
             where=str(bundle),
             fix="Package the bundle it was made from",
@@ -96,9 +98,12 @@ def make_package(
         _copy_code(stage / "lib")
         shutil.copytree(bundle, stage / "bundle")
         if with_kernels:
-            add_kernels(stage / "bundle", TARGET, measure=False)
-            check_glibc(stage / "bundle" / LIBRARY.format(TARGET))
-        n_wheels = _add_wheels(stage, wheels) if with_wheels else 0
+            for target in system.targets:
+                add_kernels(stage / "bundle", target.name, measure=False)
+                check_glibc(stage / "bundle" / LIBRARY.format(target.name))
+        n_wheels = _add_wheels(stage, wheels, system) if with_wheels else 0
+        version = ".".join(system.python.split(".")[:2])
+        (stage / "BOARD").write_text(f"{version} {system.name} ({system.title})\n")
         for path in sorted(ASSETS.iterdir()):
             shutil.copyfile(path, stage / path.name)
         for page in PAGES:
@@ -142,15 +147,15 @@ def _copy_code(lib: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def _add_wheels(stage: Path, given: Path | None) -> int:
+def _add_wheels(stage: Path, given: Path | None, board: BoardSystem) -> int:
     folder = stage / "wheels"
     folder.mkdir()
     if given is None:
-        fetch_wheels(folder)
+        fetch_wheels(folder, board)
     else:
         for path in sorted(given.glob("*.whl")):
             shutil.copyfile(path, folder / path.name)
-    (stage / "requirements.txt").write_text(requirements(folder))
+    (stage / "requirements.txt").write_text(requirements(folder, board))
     return len(list(folder.iterdir()))
 
 

@@ -6,29 +6,15 @@ import sys
 import zipfile
 from pathlib import Path
 
+from deploy_jetson.package.boards import BoardSystem
 from pneumonia.runtime.errors import ConfigError, OutputError
 
-PYTHON = "3.6.9"  # JetPack 4.6
-PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "any")
-# The last versions for this Python and processor, with the packages that click needs there.
-# Licences: BSD (numpy, click), HPND (Pillow), MIT (pydicom, pynetdicom, zipp), Apache-2.0
-# (importlib-metadata), PSF (typing-extensions). NumPy is not the last one: 1.19.5 crashes on a TX2
-# with an illegal instruction unless OPENBLAS_CORETYPE is set (numpy#18131).
-PINNED = (
-    "numpy==1.19.4",
-    "Pillow==8.4.0",
-    "pydicom==2.3.1",
-    "pynetdicom==1.5.7",
-    "click==8.0.4",
-    "importlib-metadata==4.8.3",
-    "typing-extensions==4.1.1",
-    "zipp==3.6.0",
-)
+PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64", "any")
 FETCH_SECONDS = 600
 
 
-def requirements(folder: Path) -> str:
-    """requirements.txt with hashes, of the wheels in a folder.
+def requirements(folder: Path, board: BoardSystem) -> str:
+    """requirements.txt with hashes, of the wheels of a board in a folder.
 
     Raises:
         ConfigError: A pinned package is missing, or a file is not a wheel of the list.
@@ -40,7 +26,7 @@ def requirements(folder: Path) -> str:
             raise ConfigError("Not a wheel", found=path.name, where=str(folder))
         found[f"{name}=={version}".lower().replace("_", "-")] = _sha256(path)
     lines = []
-    for pinned in PINNED:
+    for pinned in board.pinned:
         if pinned.lower() not in found:
             raise ConfigError(
                 "Wheel is missing", expected=pinned, where=str(folder),
@@ -56,19 +42,25 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def fetch_wheels(folder: Path) -> None:
-    """Download the wheels for the board with pip.
+def fetch_wheels(folder: Path, board: BoardSystem) -> None:
+    """Download the wheels for a board with pip.
 
     Raises:
         OutputError: pip fails: no network, or an index without the wheels.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--dest", str(folder), "--only-binary=:all:", "--python-version", PYTHON]
-    command += ["--implementation", "cp", "--abi", "cp36m", "--abi", "none"]
+    command += ["--dest", str(folder), "--only-binary=:all:"]
+    command += ["--python-version", board.python]
+    command += ["--implementation", "cp", "--abi", "none", "--abi", "abi3"]
+    command += ["--abi", board.python_tag + ("m" if board.python_tag == "cp36" else "")]
     command += [part for name in PLATFORMS for part in ("--platform", name)]
     try:
         done = subprocess.run(
-            [*command, *PINNED], capture_output=True, timeout=FETCH_SECONDS, check=False, text=True
+            [*command, *board.pinned],
+            capture_output=True,
+            timeout=FETCH_SECONDS,
+            check=False,
+            text=True,
         )
     except subprocess.TimeoutExpired:
         raise OutputError("Wheels cannot be fetched", found="no answer of the index") from None

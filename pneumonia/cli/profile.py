@@ -65,7 +65,7 @@ def _words(context: click.Context, parameter: click.Parameter, value: str) -> tu
 )  # fmt: skip
 @click.option(
     "--sensor", default="auto", show_default=True,
-    help="auto, ina3221-iio, ina3221-hwmon, tegrastats, rapl, replay:FILE or model.",
+    help="auto, ina3221-iio, ina3221-hwmon, tegrastats, pi5-pmic, rapl, replay:FILE or model.",
 )  # fmt: skip
 @click.option("--windows", default=5, show_default=True, help="Measured windows.")
 @click.option("--window-s", default=60.0, show_default=True, help="Least seconds of a window.")

@@ -4,6 +4,7 @@ from typing import Optional
 
 from deploy_jetson.device.power.clock import Clock
 from deploy_jetson.device.power.ina3221 import Ina3221Sensor, hwmon_channels, iio_channels
+from deploy_jetson.device.power.pi5 import KIND, Pi5Sensor
 from deploy_jetson.device.power.rapl import RaplSensor, rapl_zones
 from deploy_jetson.device.power.replay import ReplaySensor, read_series
 from deploy_jetson.device.power.sensor import Sensor
@@ -12,7 +13,7 @@ from pneumonia.runtime.errors import ConfigError, DeviceError
 
 MODEL = "model"
 REPLAY = "replay:"
-SENSORS = ("auto", "ina3221-iio", "ina3221-hwmon", "tegrastats", "rapl", MODEL)
+SENSORS = ("auto", "ina3221-iio", "ina3221-hwmon", "tegrastats", KIND, "rapl", MODEL)
 
 
 def check_sensor_name(name: str) -> None:
@@ -36,6 +37,8 @@ def _by_name(name: str, clock: Clock, interval_s: float, root: str) -> Optional[
         return Ina3221Sensor(name, channels) if channels else None
     if name == "rapl":
         return RaplSensor(root) if rapl_zones(root) else None
+    if name == KIND:
+        return Pi5Sensor()
     return TegrastatsSensor(interval_s)
 
 

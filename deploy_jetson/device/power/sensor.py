@@ -45,7 +45,7 @@ class SensorInfo(NamedTuple):
     """What a sensor is.
 
     Attributes:
-        kind: `ina3221-iio`, `ina3221-hwmon`, `tegrastats`, `rapl`, `replay` or `model`.
+        kind: `ina3221-iio`, `ina3221-hwmon`, `tegrastats`, `pi5-pmic`, `rapl`, `replay` or `model`.
         basis: `measured`, `replayed` or `estimated`.
         rails: What it reads.
         total: Name of the input rail; None where the board measures no input.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the detector's daemon on a Jetson: no network needed. Research use only.
+# Installs the detector's daemon on a board: no network needed. Research use only.
 set -eu
 
 usage() {
@@ -72,11 +72,17 @@ machine=$(uname -m)
 command -v "$python" >/dev/null 2>&1 || fail "no $python here (--python FILE)" 10
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 6))' || fail "Python 3.6 or newer is needed, this is $("$python" -V 2>&1)" 10
 
+have=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+wanted=$(cut -d ' ' -f 1 BOARD)
+if [ -d wheels ] && [ "$have" != "$wanted" ]; then
+    fail "the archive's packages are for Python $wanted ($(cut -d ' ' -f 2- BOARD)), this is $have: make one with device-package --board, or give another --python" 10
+fi
+
 release=$prefix/releases/$(tr ' ' '-' <VERSION)
 new=$root$release.new
 rm -rf "$new"
 mkdir -p "$new"
-cp -R lib bundle docs README.md LICENSE VERSION "$new/"
+cp -R lib bundle docs README.md LICENSE VERSION BOARD "$new/"
 if [ -d wheels ]; then
     "$python" unpack_wheels.py requirements.txt wheels "$new/lib" \
         || { rm -rf "$new"; fail "the wheels could not be unpacked" 10; }

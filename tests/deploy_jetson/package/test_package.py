@@ -16,11 +16,14 @@ import pytest
 
 from deploy_jetson.package import archive
 from deploy_jetson.package.archive import NAME, make_package
-from deploy_jetson.package.wheels import PINNED, requirements
+from deploy_jetson.package.boards import BOARDS
+from deploy_jetson.package.wheels import requirements
 from pneumonia.cli import group, run
 from pneumonia.runtime.errors import ConfigError, DeviceError
 from tests.runtime.bundles import brightness_detector, write_bundle
 
+JETPACK4 = BOARDS["jetpack4"]
+PINNED = JETPACK4.pinned
 NEEDS_COMPILER = pytest.mark.skipif(
     shutil.which("aarch64-linux-gnu-gcc") is None, reason="needs gcc-aarch64-linux-gnu"
 )
@@ -294,7 +297,7 @@ def write_wheels(folder, names=PINNED, tags="py3-none-any", member="x.py"):
 
 def unpack_wheels(wheels, target, text=None):
     """The installer's own program, on wheels; returns the finished process."""
-    lines = text if text is not None else requirements(wheels)
+    lines = text if text is not None else requirements(wheels, JETPACK4)
     (wheels.parent / "requirements.txt").write_text(lines)
     command = [sys.executable, "-I", str(archive.ASSETS / "unpack_wheels.py")]
     return subprocess.run(
@@ -330,7 +333,7 @@ def test_wheels_that_cannot_be_unpacked_leave_nothing(tmp_path, more, message):
 
 def test_a_wheel_that_is_missing_is_named(tmp_path):
     wheels = write_wheels(tmp_path / "wheels")
-    lines = requirements(wheels)
+    lines = requirements(wheels, JETPACK4)
     next(wheels.glob("zipp*")).unlink()
     done = unpack_wheels(wheels, tmp_path / "lib", lines)
     assert (done.returncode, "zipp==3.6.0 is missing" in done.stderr) == (1, True)
@@ -349,12 +352,46 @@ def test_wheels_go_in_with_their_hashes(bundle, tmp_path):
 
 def test_wheels_that_are_not_those_on_the_list(tmp_path):
     with pytest.raises(ConfigError, match="Wheel is missing; expected zipp"):
-        requirements(write_wheels(tmp_path / "few", PINNED[:-1]))
+        requirements(write_wheels(tmp_path / "few", PINNED[:-1]), JETPACK4)
     with pytest.raises(ConfigError, match="not on the list; found requests==1"):
-        requirements(write_wheels(tmp_path / "many", (*PINNED, "requests==1.0")))
+        requirements(write_wheels(tmp_path / "many", (*PINNED, "requests==1.0")), JETPACK4)
     (tmp_path / "many" / "numpy-1.19.4-py3-none-any.whl").write_text("no zip")
     with pytest.raises(ConfigError, match="Not a wheel"):
-        requirements(tmp_path / "many")
+        requirements(tmp_path / "many", JETPACK4)
+
+
+@pytest.mark.parametrize("board", BOARDS.values(), ids=list(BOARDS))
+def test_an_archive_for_every_board(bundle, tmp_path, board):
+    wheels = write_wheels(tmp_path / "wheels", board.pinned)
+    out = tmp_path / "a.tar.gz"
+    made = make_package(bundle, out, wheels, with_kernels=False, board=board.name)
+    assert made.wheels == len(board.pinned)
+    with tarfile.open(made.path) as found:
+        found.extractall(tmp_path, filter="data")
+    assert (tmp_path / NAME / "BOARD").read_text().startswith(board.python.rpartition(".")[0] + " ")
+    assert all(target.machine == "aarch64" for target in board.targets)
+    done = install(tmp_path / NAME, tmp_path / "root")
+    if sys.version_info[:2] == tuple(map(int, board.python.split(".")[:2])):
+        assert done.returncode == 0, done.stderr
+    else:
+        assert f"for Python {board.python.rpartition('.')[0]} ({board.name}" in done.stderr
+        assert done.returncode == 10
+        assert not files_below(tmp_path / "root")
+
+
+@NEEDS_COMPILER
+@pytest.mark.slow
+def test_a_board_gets_the_libraries_of_all_its_cores(bundle, tmp_path):
+    made = make_package(bundle, tmp_path / "a.tar.gz", with_wheels=False, board="pi-os-12")
+    with tarfile.open(made.path) as found:
+        names = found.getnames()
+    for target in ("cortex-a72", "cortex-a76"):
+        assert f"{NAME}/bundle/libmodel-{target}.so" in names
+
+
+def test_an_unknown_board_names_the_known_ones(bundle, tmp_path):
+    with pytest.raises(ConfigError, match="jetpack4, jetpack5, jetpack6, pi-os-12"):
+        make_package(bundle, tmp_path / "a.tar.gz", board="arduino")
 
 
 def test_the_command(bundle, tmp_path, capsys):

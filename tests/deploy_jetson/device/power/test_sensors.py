@@ -349,3 +349,68 @@ def test_sampling_at_10_hz_costs_less_than_one_percent(tmp_path):
     sensor.close()
     assert len(samples.stamps_s) >= 15
     assert samples.cpu_share < 0.01
+
+
+# --- Raspberry Pi 5 ------------------------------------------------------------------------------
+
+PMIC = """ 3V7_WL_SW_A current(0)=0.00683203A
+   VDD_CORE_A current(7)=1.50000000A
+   3V7_WL_SW_V volt(8)=3.70000000V
+   VDD_CORE_V volt(15)=0.80000000V
+       EXT5V_V volt(24)=5.15000000V
+        BATT_V volt(25)=0.00000000V
+"""
+
+
+@pytest.fixture
+def vcgencmd(tmp_path, monkeypatch):
+    def put(text, status=0):
+        (tmp_path / "answer").write_text(text)
+        path = tmp_path / "vcgencmd"
+        path.write_text(
+            f'#!/bin/sh\n[ "$1" = pmic_read_adc ] || exit 9\n/bin/cat {tmp_path}/answer\n'
+            f"exit {status}\n"
+        )
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    return put
+
+
+def test_a_pi_5_has_rails_and_no_total(vcgencmd, tmp_path):
+    vcgencmd(PMIC)
+    sensor = open_sensor("auto", Clock(), 0.1, str(tmp_path))
+    assert sensor.info.kind == "pi5-pmic"
+    assert sensor.info.total is None  # the board does not measure what it draws
+    assert [rail.name for rail in sensor.info.rails] == ["3V7_WL_SW", "VDD_CORE"]
+    values, missing = sensor.read()
+    assert values == {"3V7_WL_SW": pytest.approx(25.278511), "VDD_CORE": pytest.approx(1200.0)}
+    assert missing == []
+    vcgencmd(PMIC.replace("VDD_CORE_V", "OTHER_V"))
+    assert sensor.read()[1] == ["VDD_CORE:missing"]
+    vcgencmd("", status=1)
+    with pytest.raises(SensorGap):
+        sensor.read()
+
+
+@pytest.mark.parametrize("text", ["", 'error=1 error_msg="Command not registered"', "\0\xff"])
+def test_a_pi_without_the_converter_has_no_such_sensor(vcgencmd, tmp_path, text):
+    vcgencmd(text)
+    assert open_sensor("auto", Clock(), 0.1, str(tmp_path)) is None
+    with pytest.raises(DeviceError, match="not here"):
+        open_sensor("pi5-pmic", Clock(), 0.1, str(tmp_path))
+
+
+def test_rails_of_both_orin_modules(tmp_path):
+    hwmon_tree(tmp_path / "nano", [("VDD_IN", 5040, 976), ("VDD_CPU_GPU_CV", 5040, 144),
+                                   ("VDD_SOC", 5040, 288)])  # fmt: skip
+    nano = Ina3221Sensor("ina3221-hwmon", hwmon_channels(str(tmp_path / "nano")))
+    assert nano.info.total == "VDD_IN"
+    assert nano.read()[0]["VDD_IN"] == pytest.approx(4919.04)
+    agx = [("VDD_GPU_SOC", 19888, 120), ("VDD_CPU_CV", 19888, 40), ("VIN_SYS_5V0", 4976, 480)]
+    hwmon_tree(tmp_path / "agx", agx)
+    second = [("NC", 0, 0), ("VDDQ_VDD2_1V8AO", 4976, 80), ("NC", 0, 0)]
+    hwmon_tree(tmp_path / "agx", second, "1-0041", 4)
+    found = Ina3221Sensor("ina3221-hwmon", hwmon_channels(str(tmp_path / "agx"))).info
+    assert len(found.rails) == 4
+    assert found.total is None  # an AGX measures parts only: they are not added up
