@@ -9,6 +9,7 @@ A filter can be removed only with its whole unit, and every reader of the unit l
 Nothing here knows a particular network: YOLOv3's residual groups fall out of the rule.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.compact.tracing import ChannelTracer
-from pneumonia.runtime.model.spec import INPUT, Conv, NetworkSpec
+from pneumonia.runtime.model.spec import INPUT, Conv, NetworkSpec, Weighted
 
 
 class UnitGroup(NamedTuple):
@@ -86,6 +87,17 @@ class ChannelGraph:
             for _, names in sorted(members.items())
         ]
 
+    def unit_multiple(self, part: UnitGroup, filters: int) -> int:
+        """Units of which a multiple holds a multiple of so many filters, in every layer of a group.
+
+        A unit is several filters of a layer where a head or a group of a convolution is one.
+        """
+        steps = [1]
+        for name in part.layers:
+            units = self.unit_out[name]
+            steps.append(filters // math.gcd(filters, len(units) // len(set(units.tolist()))))
+        return math.lcm(*steps)
+
     def protected_layers(self) -> list[str]:
         """Layers none of whose filters may be removed: they feed an output or add to the input."""
         return [
@@ -104,7 +116,7 @@ class ChannelGraph:
         Of a grouped convolution all: its live filters read live channels only.
         """
         layer = self.spec.layer(name)
-        if isinstance(layer, Conv) and layer.groups > 1:
+        if isinstance(layer, Conv) and is_grouped(layer):
             return torch.ones(layer.in_channels // layer.groups, dtype=torch.bool)
         return live[self.unit_in[name]]
 
@@ -137,7 +149,7 @@ class ChannelGraph:
         while int(marked.sum()) != count:
             count = int(marked.sum())
             for layer in reversed(self.spec.weighted()):
-                if isinstance(layer, Conv) and layer.groups > 1:
+                if is_grouped(layer):
                     continue  # reads its own units only
                 rows = self.live_rows(marked & live, layer.name)
                 channels = read[layer.name][rows].any(0) if layer.name in read else rows.any()
@@ -158,6 +170,11 @@ class ChannelGraph:
                 had = units[before[units]]
                 live[(had if len(had) else units)[0]] = True
         return live
+
+
+def is_grouped(layer: Weighted) -> bool:
+    """Whether the layer's filters read only their group: it has no units but those it reads."""
+    return isinstance(layer, Conv) and layer.groups > 1
 
 
 def close_units(graph: ChannelGraph, read: Mapping[str, Tensor], live: Tensor) -> Tensor:

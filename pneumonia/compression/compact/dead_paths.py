@@ -18,8 +18,8 @@ from pneumonia.compression.compact.constants import (
     foldable,
     kernel_sums,
 )
-from pneumonia.compression.compact.coupling import ChannelGraph, close_units
-from pneumonia.runtime.model.spec import Conv, NetworkSpec, Reuse, Weighted
+from pneumonia.compression.compact.coupling import ChannelGraph, close_units, is_grouped
+from pneumonia.runtime.model.spec import NetworkSpec, Reuse, Weighted
 
 
 class DeadPaths(NamedTuple):
@@ -60,11 +60,6 @@ def find_dead_paths(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> DeadP
         if bool(values.any()):
             offsets[layer.name] = kernel_sums(tensors[layer.name + ".weight"]) @ values
     return DeadPaths(live, offsets)
-
-
-def is_grouped(layer: Weighted) -> bool:
-    """Whether the layer's filters read only their group: it has no units but those it reads."""
-    return isinstance(layer, Conv) and layer.groups > 1
 
 
 def _foldable(

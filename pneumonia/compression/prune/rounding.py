@@ -12,7 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pneumonia.compression.compact.coupling import ChannelGraph, UnitGroup, prunable
+from pneumonia.compression.compact.coupling import (
+    ChannelGraph,
+    UnitGroup,
+    is_grouped,
+    prunable,
+)
 from pneumonia.compression.sets.columns import group_energies
 from pneumonia.compression.sets.constraint import gemm_view
 from pneumonia.compression.sets.network_set import live_units
@@ -53,17 +58,18 @@ def round_filters(task: RoundingTask, masks: Mapping[str, Tensor]) -> Masks:
         task: What to round.
         masks: Settled masks; columns may have to be shared by groups of filters again.
     """
-    graph, multiple = task.graph, task.multiple
+    graph = task.graph
     masks = {name: mask.clone() for name, mask in masks.items()}
     parts = [part for part in graph.components() if prunable(part, graph, task.selected)]
     hopeless: set[int] = set()
-    for number in range(MAX_ROUNDS if multiple > 1 else 0):
+    for number in range(MAX_ROUNDS if task.multiple > 1 else 0):
         live = live_units(graph, masks)
         _clear(graph, masks, live)
         changed = False
         for part in reversed(parts):  # what is dropped or revived changes what lies before it
             alive = part.units[live[part.units]]
             count, dead = len(alive), part.units[~live[part.units]]
+            multiple = graph.unit_multiple(part, task.multiple)
             if count % multiple == 0 or not len(dead):
                 continue
             down = count - count % multiple
@@ -128,7 +134,7 @@ def _revive(task: RoundingTask, masks: Masks, part: UnitGroup, unit: int, live: 
     readers = [
         found
         for layer in graph.spec.weighted()
-        if bool((graph.unit_in[layer.name] == unit).any())
+        if not is_grouped(layer) and bool((graph.unit_in[layer.name] == unit).any())
         for found in [_best_column(task, masks, layer.name, unit, live)]
         if found is not None
     ]

@@ -112,7 +112,8 @@ class StructuredMethod(BaseModel):
             return n_units
         logs = torch.tensor([rates[name] for name in part.layers], dtype=torch.float64).log()
         rate = float((logs.mean() * self.filter_share / 2).exp())
-        return max(keep_count(n_units, rate, self.round_to), int(graph.protected[part.units].sum()))
+        kept = keep_count(n_units, rate, graph.unit_multiple(part, self.round_to))
+        return max(kept, int(graph.protected[part.units].sum()))
 
     def _columns(
         self, graph: ChannelGraph, name: str, rate: float, share: torch.Tensor

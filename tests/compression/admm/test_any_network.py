@@ -8,12 +8,14 @@ from torch import nn
 from pneumonia.compression.admm.any_module import ModuleCompression
 from pneumonia.compression.admm.any_network import NetworkPruning
 from pneumonia.compression.prune.layerwise import PatternMethod
+from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.compression.sets.structured import Filters
 from pneumonia.network.module import Network
 from pneumonia.network.torch_import.imported import from_torch
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.model.spec import dense_weight_count
+from tests.network.torch_networks import network
 
 
 class Block(nn.Module):
@@ -101,6 +103,22 @@ def test_a_network_of_the_zoo_can_be_pruned_as_well():
     plan.harden()
     small = plan.compacted()
     assert dense_weight_count(small.spec) <= dense_weight_count(network.spec) / 3.9
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "vit"])
+def test_filters_are_rounded_in_groups_and_heads(name):
+    module, x = network(name)
+    found = from_torch(module, x).eval()
+    plan = NetworkPruning(found, 1.5, StructuredMethod(filter_share=1.0, round_to=8))
+    plan.harden()
+    small = plan.compacted()
+    fewer = [
+        layer.out_channels
+        for layer, before in zip(small.spec.weighted(), found.spec.weighted(), strict=True)
+        if layer.out_channels < before.out_channels
+    ]
+    assert fewer
+    assert all(count % 8 == 0 for count in fewer)
 
 
 def test_what_cannot_be_done_is_said():
