@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pneumonia.exporting.bundle import export_run
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -96,6 +97,14 @@ def test_export_and_compile(shown, tiny_run, tmp_path):
     assert lines[0].startswith("model ")
     assert lines[1].startswith("libmodel-x86-avx2.so in ")
     assert lines[2] in ("positive", "negative")
+
+
+def test_int8(shown, tiny_run, tmp_path):
+    export_run(tiny_run.run, tmp_path / "bundle")
+    lines = shown("int8.py", tmp_path / "bundle", tiny_run.data, tmp_path / "int8")
+    assert lines[0].startswith("rsna ")
+    assert lines[-1].endswith("times as fast here, in ONNX Runtime")
+    assert (tmp_path / "int8" / "manifest.json").is_file()
 
 
 @pytest.mark.slow
