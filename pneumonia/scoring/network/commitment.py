@@ -18,6 +18,7 @@ PUSH_MODEL, PUSH_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
 REQUEST = 1  # action type: request storage commitment
 SUCCESS, INVALID_ARGUMENT = 0x0000, 0x0115
 WAIT_SECONDS = 60.0
+SAME_ASSOCIATION_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,13 @@ def request_commitment(
                     _request(objects, report.transaction), REQUEST, PUSH_MODEL, PUSH_INSTANCE
                 )
                 code = status.get("Status")
-                if code == SUCCESS:
-                    report.arrived.wait(options.wait_seconds)
-                else:
-                    detail = "no answer" if code is None else f"request: status 0x{code:04X}"
+                left = options.wait_seconds if code == SUCCESS else 0.0
+                here = left if options.port is None else min(left, SAME_ASSOCIATION_SECONDS)
+                report.arrived.wait(here)
+            if code != SUCCESS:
+                detail = "no answer" if code is None else f"request: status 0x{code:04X}"
+            # some PACS report only once the association of the request has ended
+            report.arrived.wait(left - here)
         except ValueError:
             detail = "storage commitment is not offered"
         except (DataError, RuntimeError, OSError):

@@ -18,7 +18,7 @@ from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.multipart import boundary_of, parts
-from pneumonia.scoring.network import dicomweb_service
+from pneumonia.scoring.network import commitment, dicomweb_service
 from pneumonia.scoring.network.c_store import CLASSES
 from pneumonia.scoring.network.commitment import PUSH_MODEL, CommitmentOptions
 from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
@@ -240,6 +240,7 @@ class Archive:
         self.own_port = None
         self.answer = 0x0000
         self.is_silent = False
+        self.waits_for_end = False
         self.requests = 0
         self.stored = []
         self.transaction = None
@@ -271,6 +272,8 @@ class Archive:
             made.FailedSOPSequence = lost
         kind = 2 if lost else 1
         time.sleep(0.05)  # the request is answered first
+        while self.waits_for_end and association.is_established:
+            time.sleep(0.01)
         if self.own_port is None:
             association.send_n_event_report(made, kind, PUSH_MODEL, "1.2.840.10008.1.20.1.1")
             return
@@ -312,6 +315,14 @@ def test_sent_means_safe_when_the_archive_commits(out, has_own_association):
         again = send_results(out, to, pauses_seconds=QUICK)
         assert (again.earlier, sum(again.counts.values()), made.requests) == (6, 0, 1)
     verify_audit(out)
+
+
+def test_an_archive_that_reports_once_the_association_has_ended(out, monkeypatch):
+    monkeypatch.setattr(commitment, "SAME_ASSOCIATION_SECONDS", 0.2)
+    port = free_port()
+    with archive(own_port=port, waits_for_end=True) as (_, peer):
+        to = Destination(peer, commitment=CommitmentOptions(port, 30))
+        assert send_results(out, to, pauses_seconds=QUICK).counts["committed"] == 6
 
 
 def test_an_object_that_the_archive_lost_is_sent_again(out):
@@ -486,6 +497,21 @@ def test_dcmtk_that_aborts_leaves_results_unsent_and_resumable(out, tmp_path, fa
     assert summary.counts["sent"] == 6
     whole = [path for path in (tmp_path / "taken").iterdir() if path.stat().st_size > 0]
     assert len({path.name for path in whole}) >= 6
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("preference", ["+xb", "+xi", "+xe"])
+def test_dcmtk_gets_everything_whatever_it_prefers(out, tmp_path, preference):
+    """+xb, +xi, +xe: big endian, implicit, explicit little endian first."""
+    (tmp_path / "taken").mkdir()
+    port = free_port()
+    command = [peer("storescp"), "-aet", "PACS", preference, "-od", str(tmp_path / "taken")]
+    with running([*command, str(port)], port):
+        to = Destination(Peer("PACS", "127.0.0.1", port))
+        assert send_results(out, to, pauses_seconds=QUICK).counts["sent"] == 6
+    sent = {pydicom.dcmread(path).SOPInstanceUID for path in (out / "dicom").iterdir()}
+    taken = {pydicom.dcmread(path).SOPInstanceUID for path in (tmp_path / "taken").iterdir()}
+    assert taken == sent
 
 
 @contextmanager
