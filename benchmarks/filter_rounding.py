@@ -2,10 +2,10 @@
 
     python -m benchmarks.filter_rounding [ROUNDS]
 
-YOLOv3 of width 0.25 at 256 px with random weights, weights pruned 6 times by filters. Runs of all networks
-alternate; figures are medians of one thread in milliseconds, on this machine. `padded` is what
-TensorRT computes where channels come in eights (NHWC8 in half precision): multiply-accumulates with
-both channel counts rounded up, over the network's own.
+YOLOv3 of width 0.25 at 256 px with random weights, of which filter pruning leaves a sixth. Runs of
+all networks alternate; figures are medians of one thread in milliseconds, on this machine. `padded`
+is what TensorRT computes where channels come in eights (NHWC8 in half precision):
+multiply-accumulates with both channel counts rounded up, over the network's own.
 """
 
 import math
