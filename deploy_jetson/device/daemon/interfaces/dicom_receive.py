@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from socketserver import BaseServer
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
@@ -47,6 +47,8 @@ POLL_S = 0.1
 GRACE_S = 1.0  # pynetdicom has the same limit and aborts the association
 STOP_S = 5.0
 ENDLESS = 16  # times the largest image: a data set that is longer ends the association
+MAX_IDLE = 16  # connections without an association, and TLS handshakes
+LOCAL_LIMIT = (0x02, 0x03, 0x02)  # A-ASSOCIATE-RJ: transient, local limit exceeded
 OVERHEAD_BYTES = 1 << 20  # protocol overhead of an image
 MAX_PDU = 65536
 HANDSHAKE_S = 10.0
@@ -110,6 +112,7 @@ class _Listener(ThreadedAssociationServer):  # type: ignore[misc]
 
     networks: Tuple[str, ...] = ()
     tls: Optional[ssl.SSLContext] = None
+    handshakes: List[Any] = []  # noqa: RUF012 - set for each server
     daemon_threads = True
     several_times_a_second: Callable[[], None] = staticmethod(lambda: None)
     refused: Callable[[str], None] = staticmethod(lambda reason: None)
@@ -127,14 +130,32 @@ class _Listener(ThreadedAssociationServer):  # type: ignore[misc]
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         if self.tls is not None:
             try:
-                request.settimeout(HANDSHAKE_S)
-                request = self.tls.wrap_socket(request, server_side=True)
-                request.settimeout(None)
+                request = self._secured(request)
             except (OSError, ValueError):
                 self.refused("tls")
                 request.close()
                 return
         super().process_request_thread(request, client_address)
+
+    def _secured(self, request: Any) -> Any:
+        """The connection after the handshake; of too many handshakes the oldest is ended."""
+        assert self.tls is not None
+        request.settimeout(HANDSHAKE_S)
+        link = self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        self.handshakes.append(link)
+        try:
+            if len(self.handshakes) > MAX_IDLE:
+                self.refused("too_many_connections")
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(self.handshakes[0], socket.SHUT_RDWR)
+            link.do_handshake()
+        except (OSError, ValueError):
+            link.close()
+            raise
+        finally:
+            self.handshakes.remove(link)
+        link.settimeout(None)
+        return link
 
 
 class StoreService:
@@ -177,7 +198,7 @@ class StoreService:
         entity.add_supported_context(VERIFICATION)
         entity.require_called_aet = True
         entity.require_calling_aet = list(settings.allow_aets)
-        entity.maximum_associations = settings.max_associations
+        entity.maximum_associations = 10 * (settings.max_associations + MAX_IDLE)  # see _admit
         entity.maximum_pdu_size = MAX_PDU
         entity.acse_timeout = settings.timeout_s
         entity.dimse_timeout = settings.timeout_s
@@ -186,6 +207,7 @@ class StoreService:
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
             (evt.EVT_CONN_OPEN, self._greet),
+            (evt.EVT_REQUESTED, self._admit),
             (evt.EVT_DATA_RECV, self._count),
             (evt.EVT_CONN_CLOSE, self._forget),
             (evt.EVT_PDU_SENT, self._count_rejection),
@@ -197,6 +219,7 @@ class StoreService:
         )  # fmt: skip
         self._server.networks = settings.allow
         self._server.tls = context
+        self._server.handshakes = []
         self._server.several_times_a_second = self._cut_late
         self._server.refused = refused
         self.port = int(self._server.server_address[1])
@@ -230,11 +253,32 @@ class StoreService:
         """Bound what a new connection may announce."""
         link = event.assoc.dul.socket
         link.recv = bounded(link, lambda: self._refused("protocol_limit"))
-        self._hear(event)
-
-    def _hear(self, event: Any) -> None:
+        self._make_room()
         with self._lock:
             self._heard[event.assoc] = self._clock()
+
+    def _make_room(self) -> None:
+        """Close the oldest connection without an association when there are too many of them."""
+        with self._lock:
+            idle = [one for one in self._heard if not one.is_established]
+            if len(idle) < MAX_IDLE:
+                return
+            del self._heard[idle[0]]
+        self._refused("too_many_connections")
+        _hang_up(idle[0])
+
+    def _admit(self, event: Any) -> None:
+        """Reject an association beyond the limit; pynetdicom would count idle connections too."""
+        with self._lock:
+            n_established = sum(one.is_established for one in self._heard)
+        if n_established >= self._settings.max_associations:
+            event.assoc.acse.send_reject(*LOCAL_LIMIT)
+            event.assoc.kill()  # as pynetdicom does: the answer is sent before the end
+
+    def _hear(self, association: Any, moment: float) -> None:
+        """Set when a connection was heard last; not of one that has been closed meanwhile."""
+        if association in self._heard:
+            self._heard[association] = moment
 
     def _cut_late(self) -> None:
         """Close associations whose PDU stays incomplete: pynetdicom has no timeout for it."""
@@ -255,11 +299,12 @@ class StoreService:
     def _store(self, event: Any) -> int:
         with self._lock:
             self._received.pop(event.assoc, None)
-            self._heard[event.assoc] = math.inf  # the peer waits for this side
+            self._hear(event.assoc, math.inf)  # the peer waits for this side
         try:
             return self._take(event)
         finally:
-            self._hear(event)
+            with self._lock:
+                self._hear(event.assoc, self._clock())
 
     def _take(self, event: Any) -> int:
         try:
@@ -310,9 +355,11 @@ class StoreService:
         without end closes the association.
         """
         with self._lock:
+            if event.assoc not in self._heard:
+                return  # closed meanwhile
             size = self._received.get(event.assoc, 0) + len(event.data)
             self._received[event.assoc] = size
-            self._heard[event.assoc] = self._clock()
+            self._hear(event.assoc, self._clock())
         limit = self._max_bytes + OVERHEAD_BYTES
         if size <= limit:
             return
@@ -325,6 +372,9 @@ class StoreService:
             message.data_set = _TooLong(b"\0")
 
     def _forget(self, event: Any) -> None:
+        if not event.assoc.is_established:
+            # or its thread would wait for a request, and take a place, until `acse_timeout`
+            event.assoc.dul.to_user_queue.put(None)
         with self._lock:
             self._received.pop(event.assoc, None)
             self._heard.pop(event.assoc, None)

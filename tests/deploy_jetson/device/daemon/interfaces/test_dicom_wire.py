@@ -14,7 +14,11 @@ import pytest
 pytest.importorskip("pynetdicom")
 
 from deploy_jetson.device.daemon.interfaces import association_limits as limits
-from deploy_jetson.device.daemon.interfaces.dicom_receive import StoreService, named_instance
+from deploy_jetson.device.daemon.interfaces import dicom_receive
+from deploy_jetson.device.daemon.interfaces.dicom_receive import (
+    StoreService,
+    named_instance,
+)
 from deploy_jetson.device.daemon.settings import DicomSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
 from tests.deploy_jetson.device.daemon.rig import wait_for
@@ -268,6 +272,35 @@ def test_the_largest_association_that_is_of_use_is_accepted(archive):
         link.sendall(unit(0x05, bytes(4)))
         assert receive(link)[0] == 0x06
     assert archive.refused == {}
+
+
+def test_connections_that_come_and_go_take_no_places():
+    """The health checks of a load balancer: each kept a place for the whole time limit."""
+    with serving(timeout_s=600, max_associations=2) as archive:
+        for _ in range(30):
+            connect(archive.service.port).close()
+        port = archive.service.port
+        with associated(port), associated(port), connect(port) as third:
+            third.sendall(association(context(1, SYNTAXES)))
+            assert receive(third) == (0x03, b"\0\x02\x03\x02")  # local limit exceeded
+        with associated(archive.service.port):
+            pass
+
+
+def test_idle_connections_keep_no_sender_out(tmp_path, monkeypatch):
+    """And associations are left alone."""
+    monkeypatch.setattr(dicom_receive, "MAX_IDLE", 4)
+    good = data_set(tmp_path)
+    with serving(timeout_s=600, max_associations=2) as archive, contextlib.ExitStack() as stack:
+        with associated(archive.service.port) as early:
+            for number in range(12):
+                link = stack.enter_context(connect(archive.service.port))
+                link.sendall(b"\1\0\0\0\1\0half"[: number % 3 * 5])
+            with associated(archive.service.port) as link:
+                assert store(link, DX, UID, good) == 0x0000
+            assert store(early, DX, UID, good) == 0x0000
+        assert archive.refused["too_many_connections"] >= 8
+        wait_for(lambda: archive.service.connections <= 4)
 
 
 def test_rejected_associations_and_addresses_are_counted():
