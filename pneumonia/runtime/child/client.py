@@ -73,7 +73,7 @@ class DecodedFile(NamedTuple):
         header: What results take over from a DICOM source (results.header_from_bytes), if wanted;
             empty for pictures, and for headers that cannot be written again.
         listed: What an archive or a DICOMDIR holds.
-        content_sha256: Digest of a DICOM image's pixels and identity (`image.identity`): equal for
+        content_sha256: Digest of a DICOM image's pixels and identity (`content_digest`): equal for
             files that hold the same image, however they are encoded. Empty for pictures.
     """
 

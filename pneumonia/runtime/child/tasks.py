@@ -7,7 +7,7 @@ import json
 import os
 import time
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Dict, Iterator, Sequence, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -114,7 +114,9 @@ class FileReader:
             record["content_sha256"] = radiograph.content_sha256
             info["word_against"] = self._word_against(radiograph.header)
             if self._wanted.header:
-                parts.append(("header", _source_header(radiograph.header, data)))
+                header, codes = _source_header(radiograph.header, data)
+                parts.append(("header", header))
+                record["warnings"] = sorted(set(record["warnings"]) | set(codes))
         return parts
 
     def _images(self, pixels: np.ndarray) -> Parts:
@@ -189,18 +191,20 @@ def _contents(path: str, max_bytes: int) -> Tuple[bytes, str, int]:
     return data, digest.hexdigest(), size
 
 
-def _source_header(dataset: Any, file_data: bytes) -> bytes:
-    """The attributes that results take over, as a DICOM file in memory.
+def _source_header(dataset: Any, file_data: bytes) -> Tuple[bytes, List[str]]:
+    """The attributes that results take over, as a DICOM file in memory, and warnings about them.
 
     Empty when they cannot be read: the image is scored but gets no DICOM results.
     """
-    from pneumonia.runtime.results import header_bytes, source_header
+    from pneumonia.runtime.results import header_bytes, header_warnings, source_header
 
     try:
-        data = header_bytes(source_header(dataset, file_data))
+        header = source_header(dataset, file_data)
+        data = header_bytes(header)
+        codes = header_warnings(dataset, header)
     except Exception:  # foreign headers hold anything
-        return b""
-    return data if len(data) <= MAX_HEADER_BYTES else b""
+        return b"", []
+    return (data, codes) if len(data) <= MAX_HEADER_BYTES else (b"", codes)
 
 
 def _listing(found: Sequence[Any], record: Record) -> Parts:

@@ -7,10 +7,15 @@ that no such value becomes a TypeError somewhere else.
 
 import math
 import re
+import warnings
 from typing import Any, List, Optional, Sequence
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
+TEXT_KINDS = ("SH", "LO", "ST", "LT", "UC", "UT", "PN")  # VRs that have a character set
 _DECIMAL_COMMA = re.compile(r"^[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?$")
 
 
@@ -56,14 +61,20 @@ def first_value(dataset: Any, keyword: str) -> Any:
 
 def first_text(dataset: Any, keyword: str) -> str:
     """The first value as text without surrounding spaces; empty when there is none."""
-    value = first_value(dataset, keyword)
-    return "" if value is None or isinstance(value, bytes) else str(value).strip()
+    return _text(first_value(dataset, keyword))
+
+
+def _text(value: Any) -> str:
+    """A value as text; bytes of an unknown character set as Latin-1."""
+    if isinstance(value, bytes):
+        value = str(value, "latin-1").replace("\0", " ")
+    return "" if value is None else str(value).strip()
 
 
 def joined_text(dataset: Any, keyword: str) -> str:
     r"""All values as text, separated by `\` as in the file; empty when there is none."""
     values = all_values(dataset, keyword)
-    kept = ["" if one is None or isinstance(one, bytes) else str(one).strip() for one in values]
+    kept = [_text(one) for one in values]
     return "\\".join(kept) if any(kept) else ""
 
 
@@ -114,6 +125,58 @@ def number_warnings(dataset: Any, keywords: Sequence[str]) -> List[str]:
         elif isinstance(value, str) and _DECIMAL_COMMA.match(value):
             codes.add("decimal_comma")
     return sorted(codes)
+
+
+def keep_undecodable_bytes(dataset: Any) -> bool:
+    """Turn text that does not fit its character set into bytes (VR OB), which nothing re-codes.
+
+    Args:
+        dataset: As it was read, so that its elements are still bytes; nested ones are left alone.
+
+    Returns:
+        Whether there was such text.
+    """
+    found = [tag for tag in list(dataset.keys()) if undecodable_bytes(dataset, tag) is not None]
+    for tag in found:
+        data = undecodable_bytes(dataset, tag)
+        dataset[tag] = DataElement(tag, "OB", data, already_converted=True)
+    return bool(found)
+
+
+def undecodable_bytes(dataset: Any, tag: Any) -> Optional[bytes]:
+    """The bytes of a text element that does not fit the declared character set; else None."""
+    element = dataset.get_item(tag)
+    data = getattr(element, "value", None)
+    if not isinstance(data, bytes) or not _beyond_ascii(data):
+        return None
+    kind = element.VR
+    if kind in (None, "UN", "OB"):
+        kind = dictionary_VR(tag) if dictionary_has_tag(tag) else None
+    if kind not in TEXT_KINDS:
+        return None
+    return None if _decodes(data, kind, all_values(dataset, "SpecificCharacterSet")) else data
+
+
+def _beyond_ascii(data: bytes) -> bool:
+    return b"\x1b" in data or any(byte > 127 for byte in data)
+
+
+def _decodes(data: bytes, kind: str, character_sets: List[Any]) -> bool:
+    """Whether bytes that are not ASCII alone are text in the declared character sets."""
+    first = str(character_sets[0] or "").strip() if character_sets else ""
+    if b"\x1b" not in data and first in ("", "ISO_IR 6", "ISO 2022 IR 6"):
+        return False  # ASCII
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what pydicom replaces it warns of
+            encodings = convert_encodings([str(one) for one in character_sets])
+            if len(encodings) == 1 and b"\x1b" not in data:
+                str(data, encodings[0])
+            else:
+                decode_bytes(data, encodings, PN_DELIMS if kind == "PN" else TEXT_VR_DELIMS)
+    except Exception:  # an unknown character set, or bytes outside of it
+        return False
+    return True
 
 
 def _finite(value: Any) -> Optional[float]:

@@ -1,5 +1,6 @@
 """DICOM headers: read with limits, checked before a pixel is decoded, facts without identifiers."""
 
+import re
 import zlib
 from typing import Any, BinaryIO, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
 
@@ -46,6 +47,9 @@ _FOR_PROCESSING = tuple(uid + ".1" for uid in _FOR_PRESENTATION)
 # What `runtime.results` writes into the objects it makes, so that a later batch can name them.
 OWN_MANUFACTURER = "pneumonia (research software)"
 OWN_SERIES = "RESEARCH ONLY: "  # start of Series Description
+# By which a result is filed beside its image.
+FILING_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_UID = re.compile(r"^[!-\[\]-~]{1,64}$")
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
 _COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
@@ -314,6 +318,15 @@ def contradictions(dataset: Any) -> List[str]:
     return [code for code, holds in checks if holds]
 
 
+def malformed_uids(dataset: Any) -> List[str]:
+    """Keywords of those of FILING_UIDS that have several values, are too long or no UID at all.
+
+    Digits are not asked for: a result with the malformed UID of its source is filed beside it.
+    """
+    texts = ((keyword, joined_text(dataset, keyword)) for keyword in FILING_UIDS)
+    return [keyword for keyword, text in texts if text and not _UID.match(text)]
+
+
 def is_own_result(dataset: Any) -> bool:
     """Whether a data set is a structured report, presentation state or capture made here."""
     return first_text(dataset, "Manufacturer") == OWN_MANUFACTURER
@@ -349,5 +362,6 @@ def header_facts(header: Header) -> Dict[str, Any]:
         for_processing=is_for_processing(dataset),
         # what results in DICOM need to refer to the image
         has_instance_uid=bool(first_text(dataset, "SOPInstanceUID")),
+        has_malformed_uid=bool(malformed_uids(dataset)),
     )
     return facts

@@ -1,5 +1,6 @@
 """A radiograph from a file: DICOM, PNG or JPEG to 8-bit grey, or an error with a reason."""
 
+import hashlib
 import io
 import os
 import stat
@@ -10,7 +11,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 import numpy as np
 
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.image.attributes import joined_text, number_warnings
+from pneumonia.runtime.image.attributes import joined_text, keep_undecodable_bytes, number_warnings
 from pneumonia.runtime.image.dicom_header import (
     BIG_ENDIAN,
     DEFAULT_LIMITS,
@@ -28,10 +29,14 @@ from pneumonia.runtime.image.display import (
     plan_from_header,
     to_grey,
 )
-from pneumonia.runtime.image.identity import content_digest
 from pneumonia.runtime.image.polarity import looks_inverted
 from pneumonia.runtime.image.raster import raster_format, read_raster
 
+# What a result takes from its source to be filed under the right patient, study and image.
+IDENTITY = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "AccessionNumber",
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate",
+)  # fmt: skip
 _EXECUTABLES = (b"MZ", b"\x7fELF")  # CVE-2019-11687: the preamble may hold a program
 
 
@@ -60,6 +65,8 @@ def _read_dicom(data: bytes, limits: ReadLimits) -> Radiograph:
     has_preamble = data[128:132] == b"DICM"
     warnings: List[str] = []
     header = read_header(stream, limits, has_preamble)
+    if keep_undecodable_bytes(header.dataset):
+        warnings.append("character_set")
     if has_preamble and data.startswith(_EXECUTABLES):
         warnings.append("executable_like_preamble")
     if "YES" in joined_text(header.dataset, "BurnedInAnnotation").upper().split("\\"):
@@ -84,6 +91,27 @@ def _set_range(dataset: Any, values: np.ndarray, plan: DisplayPlan) -> None:
         kind = "SS" if plan.signed else "US"
         dataset.add_new("SmallestImagePixelValue", kind, low)
         dataset.add_new("LargestImagePixelValue", kind, high)
+
+
+def content_digest(stored: np.ndarray, shown: np.ndarray, dataset: Any) -> str:
+    """SHA-256 (hex) of the pixels and the identity of the header.
+
+    Explicit and implicit VR, raw and losslessly compressed pixels, another character set or writer
+    give the same digest; other pixels, another grey scale or another patient do not.
+
+    Args:
+        stored: Stored values, integers of at most 16 bits (H, W).
+        shown: The grey image, uint8 (H, W).
+        dataset: Its header.
+    """
+    texts = [joined_text(dataset, keyword).rstrip("^ ") for keyword in IDENTITY]
+    texts.append("{} {} {}".format(stored.shape[0], stored.shape[1], int(stored.min()) < 0))
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
+    is_small = stored.dtype == np.uint8 or (stored.min() >= 0 and stored.max() < 256)
+    kind = np.uint8 if is_small else np.dtype("<u2")  # whichever width the file allocates
+    digest.update(np.ascontiguousarray(stored.astype(kind, copy=False)).data)
+    digest.update(np.ascontiguousarray(shown).data)
+    return digest.hexdigest()
 
 
 def _read_raster_file(data: bytes, limits: ReadLimits, name: str) -> Radiograph:

@@ -17,7 +17,12 @@ from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results.capture import build_capture
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts, result_of
 from pneumonia.runtime.results.files import file_bytes, write_dicom
-from pneumonia.runtime.results.header import header_bytes, header_from_bytes, source_header
+from pneumonia.runtime.results.header import (
+    header_bytes,
+    header_from_bytes,
+    header_warnings,
+    source_header,
+)
 from pneumonia.runtime.results.identity import NOW, Creation, identify
 from pneumonia.runtime.results.objects import check_source
 from pneumonia.runtime.results.presentation import build_presentation
@@ -33,6 +38,7 @@ __all__ = [
     "file_bytes",
     "header_bytes",
     "header_from_bytes",
+    "header_warnings",
     "result_of",
     "source_header",
     "write_dicom",

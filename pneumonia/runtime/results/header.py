@@ -9,18 +9,19 @@ import io
 import math
 import re
 import warnings
-from typing import Dict, Optional, Pattern, Tuple
+from typing import Dict, List, Optional, Pattern, Tuple
 
 import pydicom
 from pydicom.charset import convert_encodings
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence as DicomSequence
 
-from pneumonia.runtime.image.attributes import first_text
-from pneumonia.runtime.image.dicom_header import BIG_ENDIAN
+from pneumonia.runtime.image.attributes import first_text, joined_text, undecodable_bytes
+from pneumonia.runtime.image.dicom_header import BIG_ENDIAN, FILING_UIDS
 from pneumonia.runtime.image.display import LINEAR, DisplayPlan, LookUpTable, plan_from_header
 from pneumonia.runtime.results.compression import state_lossy_compression
 from pneumonia.runtime.results.files import file_bytes
@@ -63,6 +64,7 @@ DISPLAY = _names(
 )
 KEYWORDS = IDENTITY + IMAGE + DISPLAY
 
+SEXES = ("M", "F", "O")
 INVERSE = "MONOCHROME1"
 MAX_DEPTH = 4  # of sequences; none of those above needs more
 _FORMS: Dict[str, Pattern[str]] = {
@@ -99,14 +101,22 @@ def source_header(source: Dataset, data: bytes = b"") -> Dataset:
 
 
 def _element(source: Dataset, keyword: str, depth: int = 0) -> Optional[DataElement]:
-    """A copy of one element, None when it is absent, not valid or cannot be written."""
+    """A copy of one element, None when it is absent, not valid or cannot be written.
+
+    Text that does not fit its character set is a DataElement of VR OB with its bytes.
+    """
     try:
+        data = undecodable_bytes(source, tag_for_keyword(keyword)) if depth == 0 else None
+        if data is not None:
+            return DataElement(keyword, "OB", data, already_converted=True)
         element = source[keyword]
         if element.VR == "SQ":
             return _sequence(element, depth)
         if element.VR in ("UN", "OB", "OW"):
             return None
         copy = DataElement(element.tag, element.VR, element.value, already_converted=True)
+        if not _is_valid(copy):
+            copy = DataElement(element.tag, element.VR, _in_todays_form(copy))
         if not _is_valid(copy) or not _is_writable(copy, source):
             return None
         return copy
@@ -139,7 +149,46 @@ def _is_valid(element: DataElement) -> bool:
     if element.VR in ("DS", "IS"):
         return all(math.isfinite(float(value)) for value in values if value not in (None, ""))
     form = _FORMS.get(element.VR)
+    if element.keyword in FILING_UIDS:
+        return True  # `check_source` refuses what is no UID: without it a result is misfiled
     return form is None or all(form.match(str(value).strip()) for value in values)
+
+
+def _in_todays_form(element: DataElement) -> str:
+    """A date, time or age of an older form (2024.01.02, 10:11:12, 2Y) as DICOM writes it now."""
+    text = str(element.value).strip()
+    if element.VR == "DA":
+        return re.sub(r"^(\d{4})([.\-/])(\d\d)\2(\d\d)$", r"\1\3\4", text)
+    if element.VR == "TM":
+        return re.sub(r"^(\d\d):(\d\d)(?::(\d\d(?:\.\d{1,6})?))?$", r"\1\2\3", text)
+    if element.VR == "AS":
+        return re.sub(r"^0*(\d{1,3})([DWMY])$", lambda age: age.group(1).zfill(3) + age.group(2),
+                      text.upper())  # fmt: skip
+    return text
+
+
+def header_warnings(source: Dataset, header: Dataset) -> List[str]:
+    """Warning codes of what results do not hold as the source has it.
+
+    Args:
+        source: Header of the image.
+        header: What `source_header` made of it.
+
+    Returns:
+        `identity_rewritten` for dates, times and ages in an older form, `identity_left_out` for
+        attributes of patient, study or image that are malformed.
+    """
+    codes = set()
+    for keyword in IDENTITY + IMAGE:
+        before = joined_text(source, keyword)
+        if not before or keyword == "PatientIdentityRemoved":
+            continue
+        after = joined_text(header, keyword)
+        if not after or (keyword == "PatientSex" and after not in SEXES):
+            codes.add("identity_left_out")
+        elif keyword in header and header[keyword].VR in ("DA", "TM", "AS") and after != before:
+            codes.add("identity_rewritten")
+    return sorted(codes)
 
 
 def _is_writable(element: DataElement, source: Dataset) -> bool:

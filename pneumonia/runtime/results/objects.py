@@ -3,15 +3,16 @@
 import uuid
 from typing import Any, List, Tuple
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.attributes import first_number, first_text
-from pneumonia.runtime.image.dicom_header import OWN_MANUFACTURER, OWN_SERIES
+from pneumonia.runtime.image.dicom_header import OWN_MANUFACTURER, OWN_SERIES, malformed_uids
 from pneumonia.runtime.results.facts import ResultFacts
-from pneumonia.runtime.results.header import IDENTITY
+from pneumonia.runtime.results.header import IDENTITY, SEXES
 
 ROOT = uuid.UUID("ac4df9d6-e46f-429c-af84-efb7affd4f3a")  # namespace of all UIDs made here
 # Type 2: present, though empty, when the source has none.
@@ -56,7 +57,8 @@ def check_source(header: Dataset) -> None:
     """Refuse a source that no result can refer to.
 
     Raises:
-        DicomError: rejected, `no_sop_instance`: class or instance UID is missing or malformed.
+        DicomError: rejected, `no_sop_instance`: class or instance UID is missing; `uid_malformed`:
+            a UID has several values, is too long or cannot be written.
     """
     for keyword in ("SOPClassUID", "SOPInstanceUID"):
         if not first_text(header, keyword):
@@ -67,6 +69,14 @@ def check_source(header: Dataset) -> None:
                 expected=keyword,
                 found="none",
             )
+    malformed = malformed_uids(header)
+    if malformed:
+        raise DicomError(
+            "A result would be filed elsewhere than its image",
+            "rejected",
+            "uid_malformed",
+            expected="{} of one value, at most 64 characters".format(malformed[0]),
+        )
 
 
 def study_uid(header: Dataset) -> str:
@@ -104,10 +114,7 @@ def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -
         setattr(made, keyword, None if keyword == "PatientName" else "")
     for keyword in IDENTITY:
         if keyword in header:
-            element = header[keyword]
-            made[element.tag] = DataElement(
-                element.tag, element.VR, element.value, already_converted=True
-            )
+            made[header[keyword].tag] = _copied(header[keyword])
     _mend_patient(made)
     made.SOPClassUID = sop_class
     set_uid(made, "StudyInstanceUID", study_uid(header))
@@ -122,9 +129,36 @@ def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -
     return made
 
 
+def _copied(element: DataElement) -> DataElement:
+    """A copy of an element; text outside of its character set as the bytes that it was."""
+    if element.VR != "OB":
+        return DataElement(element.tag, element.VR, element.value, already_converted=True)
+    kind, data = dictionary_VR(element.tag), bytes(element.value)
+    value = UnchangedName(data) if kind == "PN" else data  # pydicom writes bytes as they are
+    return DataElement(element.tag, kind, value, already_converted=True)
+
+
+class UnchangedName:
+    """A person's name of unknown character set, which pydicom writes byte for byte.
+
+    Args:
+        data: The bytes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __str__(self) -> str:
+        return str(self._data, "latin-1")
+
+    def encode(self, encodings: Any = None) -> bytes:
+        """The bytes, whatever the character set."""
+        return self._data
+
+
 def _mend_patient(made: Dataset) -> None:
     """Clear an invalid Patient Sex, and Patient Identity Removed without a stated method."""
-    if first_text(made, "PatientSex") not in ("M", "F", "O"):
+    if first_text(made, "PatientSex") not in SEXES:
         made.PatientSex = ""
     stated = "DeidentificationMethod" in made or "DeidentificationMethodCodeSequence" in made
     if "PatientIdentityRemoved" in made and not stated:

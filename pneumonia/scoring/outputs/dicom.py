@@ -122,4 +122,6 @@ def obstacle(record: ImageRecord) -> str:
         return "not_dicom"
     if UID_CONFLICT in record.warnings:
         return UID_CONFLICT
-    return "" if record.info.get("has_instance_uid") else "no_sop_instance"
+    if not record.info.get("has_instance_uid"):
+        return "no_sop_instance"
+    return "uid_malformed" if record.info.get("has_malformed_uid") else ""

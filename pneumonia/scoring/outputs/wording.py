@@ -70,12 +70,17 @@ WARNINGS = {
     "body_part_unknown": "the header names no body part",
     "box_limit_reached": "more regions than are kept",
     "burned_in_annotation": "text is burned into the image; it may name the patient",
+    "character_set": "text in the header does not fit its character set; DICOM results hold its "
+    "bytes as they are",
     "colour_converted": "a colour picture was turned to grey",
     "decimal_comma": "numbers in the header have decimal commas, which were read as points",
     "degraded": "the image is damaged: nothing found does not mean negative",
     "excess_pixel_bytes": "more pixel data than the header announces",
     "executable_like_preamble": "the file begins like a program; it was read as an image only",
     "exif_orientation_ignored": "the picture asks to be turned; it is shown as stored",
+    "identity_left_out": "a malformed attribute of patient or study is missing in DICOM results",
+    "identity_rewritten": "dates, times or the age in an older form stand in today's form in DICOM "
+    "results",
     "instance_uid_conflict": "another image here claims to be the same DICOM instance: neither "
     "gets results for a PACS",
     "modality_unknown": "the header names no modality",

@@ -5,8 +5,7 @@ import pydicom
 import pytest
 
 from pneumonia.runtime.child import ChildLimits, DecodingChild
-from pneumonia.runtime.image.identity import IDENTITY
-from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.image.radiograph import IDENTITY, read_radiograph
 from tests.peers import find_peer, run_peer
 from tests.runtime.dicoms import BIG, IMPLICIT, LITTLE, chest_dataset, save, save_rle
 

@@ -66,6 +66,7 @@ def test_facts(tmp_path):
         "is_child": False,
         "for_processing": False,
         "has_instance_uid": True,
+        "has_malformed_uid": False,
         "decoder": "pydicom",
         "inverted": False,
         "voi": "full",
