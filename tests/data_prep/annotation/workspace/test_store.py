@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from PIL import Image
 
-from data_prep.annotation.workspace.database import FILE, SCHEMA, open_database, workspace_lock
+from data_prep.annotation.workspace.database import (
+    FILE,
+    SCHEMA,
+    Database,
+    open_database,
+    workspace_lock,
+)
 from data_prep.annotation.workspace.people import People
 from data_prep.annotation.workspace.records import Reading, check_reading, checked_name
 from data_prep.annotation.workspace.store import ConflictError, Store, share_out
-from data_prep.annotation.workspace.studies import find_studies
+from data_prep.annotation.workspace.studies import StudyFile, find_studies
 from data_prep.reports.findings.concepts import ConceptBase
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
 from tests.contracts.tree import ROOT
@@ -255,6 +261,24 @@ def test_a_locked_database_is_named(tmp_path, monkeypatch):
         pass
     assert "locked" in str(caught.value)
     other.close()
+
+
+def test_a_full_database_and_one_locked_for_reading_are_named(tmp_path):
+    database = open_database(tmp_path / "work")
+    pages = database.row("PRAGMA page_count")[0]
+    database.rows(f"PRAGMA max_page_count = {pages}")
+    store = Store(database)
+    files = [StudyFile(f"{n}.png", f"{n}" * 90, tmp_path, "1") for n in range(400)]
+    with pytest.raises(OutputError, match="disk is full"):
+        store.register(files, workers=1)
+    assert store.studies() == []  # nothing of it is kept
+    database.rows("PRAGMA locking_mode = EXCLUSIVE")
+    database.rows("PRAGMA journal_mode = DELETE")
+    with database.change() as change:
+        change.execute("INSERT INTO meta VALUES ('a', 'b')")
+    other = sqlite3.connect(tmp_path / "work" / FILE, timeout=0)
+    with pytest.raises(OutputError, match="Another program"):
+        Database(other, tmp_path / "work" / FILE).rows("SELECT * FROM meta")
 
 
 def test_database_is_private(tmp_path):
