@@ -22,7 +22,7 @@ from tests.data_prep.annotation.web.desk import draw, enter, running
 
 RESULTS = Path(__file__).with_name("results") / "annotation_keys.json"
 SIZES = (12, 4000)
-KEYS = {"move a box": "ArrowRight", "uncertain": "u", "draw": "d", "preset": "v", "leave": "Escape"}
+KEYS = {"draw": "d", "move a box": "ArrowRight", "uncertain": "u", "preset": "v", "leave": "Escape"}
 ROUNDS = 15
 PRESS = """(() => { const t = performance.now();
  document.dispatchEvent(new KeyboardEvent('keydown', { key: %r, bubbles: true }));
