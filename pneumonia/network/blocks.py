@@ -55,7 +55,7 @@ TORCH_PAD_MODES = {"zeros": "constant"}  # the other modes have the same name
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
-    """Apply one of `spec.ACTIVATIONS` to a tensor that nobody else reads."""
+    """Apply one of `spec.ACTIVATIONS` to a tensor that no other layer reads."""
     # In place: `x` is always a fresh tensor of the calling block, and neither convolution, batch
     # norm nor addition needs its own output to go backward.
     if activation == "leaky_relu":

@@ -122,6 +122,8 @@ CASES = {
     "pooled": nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2, ceil_mode=True), nn.Hardsigmoid(),
                             nn.AvgPool2d(2, 1, 1, count_include_pad=False), nn.Conv2d(8, 4, 1)),
     "pixel shuffle": nn.Sequential(nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.Conv2d(2, 4, 3)),
+    "glu and maximum": Forward(lambda m, x: m.lin(F.glu(m.a(x), 1).amax((2, 3))),
+                               a=nn.Conv2d(3, 16, 3), lin=nn.Linear(8, 4)),
     "shuffled channels": Forward(shuffle, **ends()),
     "torch's attention": Forward(multihead, a=nn.Conv2d(3, 8, 2, 2), b=nn.Linear(8, 4),
                                  attention=nn.MultiheadAttention(8, 2, batch_first=True)),

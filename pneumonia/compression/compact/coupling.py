@@ -136,7 +136,7 @@ class ChannelGraph:
     def reached(self, read: Mapping[str, Tensor], live: Tensor) -> Tensor:
         """Live units from which some path of live filters leads to an output: bool (n_units,).
 
-        Marking from the outputs, unlike removing what nobody reads, also ends rings: a residual
+        Marking from the outputs, unlike removing what no layer reads, also ends rings: a residual
         branch that only feeds its own trunk channel.
 
         Args:

@@ -3,7 +3,8 @@
 A filter whose weights are all zero emits a constant c = act(bias or batch-norm shift). A reader
 can take the constant into its own bias if c = 0, if it is fully connected, or if it does not pad
 (with padding the border sees zeros instead of c, so the fold would not be exact, and is not done).
-A channel that every reader can fold or ignores is not needed; neither is a filter nobody needs.
+A channel that every reader can fold or ignores is not needed; neither is a filter
+without a reader that needs it.
 """
 
 from collections.abc import Mapping

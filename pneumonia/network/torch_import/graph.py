@@ -152,12 +152,12 @@ def _value(builder: SpecBuilder, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
     name = op.removesuffix("_") if not op.startswith("_") else op
     try:
         if name not in RULES:
-            raise NotUnderstoodError(f"op {name}")
+            raise NotUnderstoodError("an op without a rule")
         value = RULES[name](builder, _bound(node, args, kwargs))
     except (NotUnderstoodError, SpecError) as error:
         raise SpecError(
             "Part of the network is not understood",
-            found=f"{error} (torch op {name})",
+            found=f"torch op {name}: {error}",
             where=f"module {path!r} ({kind})" if path else "the module's own forward",
             fix=f"Keep it whole: opaque=({path!r},)" if path else "Move it to a submodule",
         ) from None

@@ -313,6 +313,11 @@ def _reduced(
 
 
 def _mean(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
+    return _over_positions(b, a, AvgPool)
+
+
+def _over_positions(b: SpecBuilder, a: SimpleNamespace, record: type) -> LayerView:
+    """Mean or maximum over height, width or both."""
     view, n_dims = a.self, len(a.self.dims)
     over = sorted(place % n_dims for place in (getattr(a, "dim", None) or range(n_dims)))
     gone = merged([factor for place in over for factor in view.dims[place]])
@@ -324,8 +329,8 @@ def _mean(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
         merged([columns]): (height, 1),
     }
     if gone not in wanted:
-        raise NotUnderstoodError("mean over something else than positions")
-    layer = _reduced(b, AvgPool, view.layer, (height, width), wanted[gone])
+        raise NotUnderstoodError("a statistic over something else than positions")
+    layer = _reduced(b, record, view.layer, (height, width), wanted[gone])
     # without its width, a map's height has other strides
     scaled = {rows: AxisFactor("s", 1, height)} if wanted[gone] == (height, 1) else {}
     dims = [
@@ -395,6 +400,7 @@ LAYER_RULES: dict[str, Callable[[SpecBuilder, SimpleNamespace], Any]] = {
     "adaptive_max_pool1d": _adaptive(MaxPool),
     "adaptive_max_pool2d": _adaptive(MaxPool),
     "mean": _mean,
+    "amax": lambda b, a: _over_positions(b, a, MaxPool),
     "pad": _pad,
     "upsample_nearest2d": _upsample("nearest"),
     "upsample_bilinear2d": _upsample("bilinear"),

@@ -23,7 +23,15 @@ from pneumonia.network.torch_import.layouts import (
     reshaped,
     size_of,
 )
-from pneumonia.runtime.model.spec import Attention, Crop, Multiply, Route, Select, Shortcut
+from pneumonia.runtime.model.spec import (
+    Activation,
+    Attention,
+    Crop,
+    Multiply,
+    Route,
+    Select,
+    Shortcut,
+)
 
 
 class AttentionScores(NamedTuple):
@@ -165,6 +173,14 @@ def _chunk(b: SpecBuilder, a: SimpleNamespace) -> list[LayerView]:
     total = size_of(a.self.dims[a.dim])
     step = -(-total // a.chunks)
     return _parts(b, a.self, a.dim, [min(step, total - i) for i in range(0, total, step)])
+
+
+def _gated(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
+    """GLU: the first half times the sigmoid of the second."""
+    half = size_of(a.self.dims[a.dim]) // 2
+    first, second = _parts(b, a.self, a.dim, [half, half])
+    gate = LayerView(b.add(Activation, [second.layer], "sigmoid"), second.dims)
+    return combine(b, Multiply, [first, gate])
 
 
 def _unbound(b: SpecBuilder, a: SimpleNamespace) -> list[LayerView]:
@@ -449,6 +465,7 @@ VIEW_RULES: dict[str, Callable[[SpecBuilder, SimpleNamespace], Any]] = {
     "split_with_sizes": lambda b, a: _parts(b, a.self, a.dim, list(a.split_sizes)),
     "chunk": _chunk,
     "unbind": _unbound,
+    "glu": _gated,
     "cat": _joined,
     "concat": _joined,
     "add": _added,
