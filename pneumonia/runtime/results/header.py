@@ -53,6 +53,7 @@ IMAGE = _names(
     "PixelAspectRatio RescaleType LossyImageCompression LossyImageCompressionRatio "
     "LossyImageCompressionMethod BurnedInAnnotation PixelPaddingValue PixelPaddingRangeLimit "
     "SmallestImagePixelValue LargestImagePixelValue RequestAttributesSequence "
+    "ReferencedRequestSequence "
     "PlacerOrderNumberImagingServiceRequest FillerOrderNumberImagingServiceRequest "
     "RequestedProcedureID RequestedProcedureDescription RequestedProcedureCodeSequence "
     "ReferencedStudySequence"

@@ -24,7 +24,9 @@ def referenced_requests(header: Dataset) -> List[Dataset]:
     Args:
         header: From `source_header`, checked.
     """
-    attributes = list(header.get("RequestAttributesSequence") or ())
+    attributes = list(
+        header.get("RequestAttributesSequence") or header.get("ReferencedRequestSequence") or ()
+    )
     if not attributes and any(first_text(header, keyword) for keyword in _TEXTS[1:]):
         attributes = [Dataset()]
     return [_request(item, header) for item in attributes]

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-WRONG_OBJECT, NOT_ASKED_FOR = "wrong_object", "not_asked_for"  # reasons not to score an image
-STATUS_OF = {WRONG_OBJECT: "failed", NOT_ASKED_FOR: "skipped"}
+# reasons not to score an image
+WRONG_OBJECT, NOT_ASKED_FOR, AMBIGUOUS = "wrong_object", "not_asked_for", "ambiguous_object"
+STATUS_OF = {WRONG_OBJECT: "failed", NOT_ASKED_FOR: "skipped", AMBIGUOUS: "failed"}
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 

@@ -15,7 +15,7 @@ from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
-from pneumonia.scoring.image.expected import STATUS_OF, WRONG_OBJECT
+from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.multipart import MAX_PART_HEAD, boundary_of, parts
@@ -198,20 +198,23 @@ class DicomwebInput:
             url: Of the instance, or of its series.
             uids: Study, Series and SOP Instance UID.
         """
-        unreadable = None
+        fitting, unreadable = set(), []
         try:
             body, boundary = self._answer(url)
             for data in parts(body, boundary) if boundary else (body,):
                 found = object_uids(data)
                 if found == tuple(uids):
-                    return data
-                if found is None and unreadable is None:
-                    unreadable = data
+                    fitting.add(data)
+                elif found is None:
+                    unreadable.append(data)
         except _TooLargeError:
             return _Refusal("rejected", "resource_limit")
         except (requests.RequestException, ValueError) as error:
             return _Refusal("failed", "not_retrieved", answer_of(error))
-        return unreadable or _Refusal(STATUS_OF[WRONG_OBJECT], WRONG_OBJECT)
+        if len(fitting) > 1:  # perhaps of two patients
+            return _Refusal(STATUS_OF[AMBIGUOUS], AMBIGUOUS)
+        candidates = [*fitting, *unreadable]
+        return candidates[0] if candidates else _Refusal(STATUS_OF[WRONG_OBJECT], WRONG_OBJECT)
 
     def _answer(self, url: str) -> tuple[bytes, bytes]:
         """The body of an answer, and its boundary if it is multipart."""

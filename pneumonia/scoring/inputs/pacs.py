@@ -1,5 +1,6 @@
 """Images of a PACS: C-FIND to find them, C-GET or C-MOVE to fetch them (DICOM PS3.4 C)."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pneumonia.runtime.image.decodable import decodable_syntaxes
 from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
-from pneumonia.scoring.image.expected import STATUS_OF, WRONG_OBJECT
+from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.object_uids import object_uids
@@ -232,6 +233,7 @@ class _Taker:
         self.series = ""
         self._folder = folder
         self._left = {entry.relative for entry in wanted}
+        self._taken: dict[str, bytes] = {}  # relative -> SHA-256 of its data set
         self._total = len(self._left)
         self._max_bytes = max_bytes
         self._progress = progress
@@ -247,8 +249,12 @@ class _Taker:
         data = event.encoded_dataset()
         uids = object_uids(data)
         name = asked if uids is None else "/".join(uids) + ".dcm"
-        if name not in self._left:
+        digest = hashlib.sha256(event.request.DataSet.getbuffer()).digest()
+        if name != asked:  # what was asked for may still come
             self._refuse(asked, (STATUS_OF[WRONG_OBJECT], WRONG_OBJECT))
+        if name in self._taken:
+            return self._take_again(name, digest)
+        if name not in self._left:
             return NEITHER
         try:
             write_bytes(str(fetched_path(self._folder, name)), data)
@@ -256,9 +262,22 @@ class _Taker:
             self._error = error
             return OUT_OF_RESOURCES
         self._left.discard(name)
+        self._taken[name] = digest
         if self._progress is not None:
             self._progress(self._total - len(self._left), self._total, "fetch")
         return SUCCESS
+
+    def _take_again(self, name: str, digest: bytes) -> int:
+        """Compare an object with one of the same UIDs that was stored; returns the status.
+
+        Of two different ones, perhaps of two patients, neither is known to be the one asked for.
+        """
+        if self._taken[name] == digest:
+            return SUCCESS
+        fetched_path(self._folder, name).unlink(missing_ok=True)
+        self._left.add(name)
+        self._refuse(name, (STATUS_OF[AMBIGUOUS], AMBIGUOUS))
+        return NEITHER
 
     def _refuse(self, relative: str, reason: tuple[str, str]) -> None:
         if relative in self._left:

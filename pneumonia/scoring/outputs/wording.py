@@ -21,6 +21,7 @@ REASONS = {
     "not_retrieved": "The archive did not deliver this image. Run the batch again.",
     "picture": "Not a DICOM image, which the rules leave out.",
     "wrong_object": "The archive delivered another image than it was asked for.",
+    "ambiguous_object": "The archive holds different images under the UIDs of this one.",
     "not_asked_for": "The archive answered with a study that was not asked for: it ignores a key.",
     "symlink_loop": "A link that leads back to its own folder.",
     "unsafe_path": "The name leads out of its folder; an honest export has no such names.",

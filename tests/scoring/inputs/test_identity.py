@@ -87,6 +87,22 @@ def test_a_pacs_that_sends_the_first_for_both(way, twins, detector, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["get", "move"])
+@pytest.mark.parametrize("is_same", [True, False])
+def test_two_patients_under_the_same_three_uids(way, is_same, bright, dark, detector, tmp_path):
+    """Whose picture it is cannot be said; the same object sent twice is one."""
+    first = chest_dataset(bright, **patient(1))
+    second = chest_dataset(bright if is_same else dark, **patient(1))
+    if not is_same:
+        second.PatientID = "ANOTHER"
+    pacs = SmallPacs([first, second])
+    with serving(pacs) as peer:
+        source = opened(peer, pacs, way, Query(studies=(f"{SERIES}.1",)))
+        summary = score_batch(source, tmp_path / "out", detector)
+    expected = ("scored", "") if is_same else ("failed", "ambiguous_object")
+    assert results(summary) == {"1": expected}
+
+
+@pytest.mark.parametrize("way", ["get", "move"])
 def test_another_series_is_another_object(way, bright, detector, tmp_path):
     held = chest_dataset(bright, **patient(1))
     other = chest_dataset(bright, **patient(1, SeriesInstanceUID=f"{SERIES}.99"))

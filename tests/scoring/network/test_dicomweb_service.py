@@ -260,6 +260,7 @@ class Archive:
 
     Attributes:
         has_series: Whole series are delivered.
+        both: All instances of the same UID are delivered.
         by_uid_alone: Instances are found by their own UID, whatever the path says.
         is_deaf: Matching keys are ignored.
         unnamed: Attributes that answers leave out.
@@ -272,7 +273,7 @@ class Archive:
             for number, dataset in enumerate(datasets)
         ]
         self.by_uid_alone = self.is_deaf = self.compress = False
-        self.has_series = False
+        self.has_series = self.both = False
         self.unnamed = ()
 
     def answer(self, handler):
@@ -288,7 +289,7 @@ class Archive:
         if len(steps) == 4 and not self.has_series:
             return 406, {}, b""
         if len(steps) in (4, 6):
-            found = found[:1] if len(steps) == 6 else found
+            found = found[:1] if len(steps) == 6 and not self.both else found
             head = b"--b\r\nContent-Type: application/dicom\r\n\r\n"
             body = b"".join(head + data + b"\r\n" for _, data in found) + b"--b--"
             kind = 'multipart/related; type="application/dicom"; boundary=b'
@@ -347,6 +348,15 @@ def test_studies_that_share_an_instance_uid(
     scores = {r.file.relative.split("/")[0]: r.max_score() for r in summary.records}
     assert scores[f"{SERIES}.1"] > 0.9
     assert second[0] == "failed" or scores[f"{SERIES}.2"] < 0.9
+
+
+def test_two_patients_under_the_same_three_uids(bright, dark, detector, tmp_path):
+    archive = Archive(tmp_path, film(bright, 1), film(dark, 1, PatientID="ANOTHER"))
+    with serving(archive.answer) as server:
+        source = DicomwebInput(server.url, Query(studies=(f"{SERIES}.1",)))
+        archive.both = True
+        summary = score_batch(source, tmp_path / "out", detector)
+    assert results(summary) == {"1": ("failed", "ambiguous_object")}
 
 
 @pytest.mark.parametrize(
