@@ -1,7 +1,6 @@
 """The C-STORE service: status Success is sent once the image is in spool and journal."""
 
 import contextlib
-import io
 import logging
 import math
 import socket
@@ -11,23 +10,25 @@ import time
 from socketserver import BaseServer
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
 from deploy_jetson.device.daemon.interfaces.association_limits import bounded
+from deploy_jetson.device.daemon.interfaces.store_request import (
+    CANNOT_UNDERSTAND,
+    NO_RESOURCES,
+    NOT_AUTHORIZED,
+    PROCESSING_FAILURE,
+    SUCCESS,
+    OverlongDataSet,
+    StoreRefused,
+    request_blocks,
+)
 from deploy_jetson.device.daemon.settings import DicomSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
-from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.decodable import decodable_syntaxes
-from pneumonia.runtime.image.dicom_header import BIG_ENDIAN, IMPLICIT_LITTLE
-from pneumonia.runtime.results.files import IMPLEMENTATION_UID
 
 try:
     from pynetdicom import AllStoragePresentationContexts as StorageContexts
@@ -35,14 +36,8 @@ except ImportError:  # all that pynetdicom has before 2.0
     from pynetdicom import StoragePresentationContexts as StorageContexts
 
 VERIFICATION = "1.2.840.10008.1.1"
-# statuses of C-STORE (PS3.4 B.2.3, PS3.7 C); dcmtk's storescp answers the same to the same
-SUCCESS, NO_RESOURCES, NO_MATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
-PROCESSING_FAILURE, CLASS_NOT_SUPPORTED, NOT_AUTHORIZED = 0x0110, 0x0122, 0x0124
 # (source, diagnostic) of an A-ASSOCIATE-RJ -> reason (PS3.8 table 9-21)
 REJECTIONS = {(1, 3): "calling_aet", (1, 7): "called_aet", (3, 2): "too_many_connections"}
-INSTANCE_UID = 0x00080018
-NAMES_BYTES = 1 << 16  # of a data set, in which its class and instance are named
-BLOCK = 1 << 18
 POLL_S = 0.1
 GRACE_S = 1.0  # pynetdicom has the same limit and aborts the association
 STOP_S = 5.0
@@ -52,59 +47,6 @@ LOCAL_LIMIT = (0x02, 0x03, 0x02)  # A-ASSOCIATE-RJ: transient, local limit excee
 OVERHEAD_BYTES = 1 << 20  # protocol overhead of an image
 MAX_PDU = 65536
 HANDSHAKE_S = 10.0
-
-
-def file_head(sop_class: str, sop_instance: str, syntax: str) -> bytes:
-    """Preamble and file meta information before a data set as it came over the network."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(sop_class)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance)
-    meta.TransferSyntaxUID = UID(syntax)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
-    stream = DicomBytesIO()
-    stream.is_little_endian = True
-    stream.is_implicit_VR = False
-    write_file_meta_info(stream, meta)
-    return b"\0" * 128 + b"DICM" + bytes(stream.getvalue())
-
-
-class StoreRefused(Exception):  # noqa: N818 - an answer, not a fault
-    """A C-STORE request is answered with a failure status.
-
-    Attributes:
-        status: Of DIMSE.
-        reason: A code for metrics and log.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-
-
-def named_instance(start: bytes, syntax: str) -> Tuple[str, str]:
-    """SOP class and SOP instance UID that a data set names.
-
-    Args:
-        start: Its first `NAMES_BYTES`.
-        syntax: Transfer syntax UID.
-
-    Raises:
-        StoreRefused: It is empty, is not in that syntax, or names none.
-    """
-    if not start:
-        raise StoreRefused(CANNOT_UNDERSTAND, "no_data_set")
-    try:
-        dataset = read_dataset(
-            DicomBytesIO(start), syntax == IMPLICIT_LITTLE, syntax != BIG_ENDIAN,
-            stop_when=lambda tag, vr, length: tag > INSTANCE_UID,
-        )  # fmt: skip
-        names = first_text(dataset, "SOPClassUID"), first_text(dataset, "SOPInstanceUID")
-    except Exception:  # foreign bytes make pydicom raise anything
-        raise StoreRefused(CANNOT_UNDERSTAND, "cannot_understand") from None
-    if not all(names):
-        raise StoreRefused(CANNOT_UNDERSTAND, "cannot_understand")
-    return names
 
 
 class _Listener(ThreadedAssociationServer):  # type: ignore[misc]
@@ -308,12 +250,9 @@ class StoreService:
 
     def _take(self, event: Any) -> int:
         try:
-            self._check(event)
-            request, syntax = event.request, str(event.context.transfer_syntax)
-            head = file_head(
-                str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), syntax
-            )
-            self._accept(_blocks(head, request.DataSet))
+            if not allowed(str(event.assoc.requestor.address), self._settings.allow):
+                raise StoreRefused(NOT_AUTHORIZED, "address")
+            self._accept(request_blocks(event.request, event.context))
         except StoreRefused as refused:
             self._refused(refused.reason)
             logs.warning("refused", reason=refused.reason, source="dicom")
@@ -324,29 +263,6 @@ class StoreService:
             logs.broken("dicom_internal_error")
             return PROCESSING_FAILURE
         return SUCCESS
-
-    def _check(self, event: Any) -> None:
-        """Compare a request with its data set and its presentation context.
-
-        Raises:
-            StoreRefused: They contradict each other, or the peer may not call.
-        """
-        if not allowed(str(event.assoc.requestor.address), self._settings.allow):
-            raise StoreRefused(NOT_AUTHORIZED, "address")
-        data, request = event.request.DataSet, event.request
-        start = b""
-        if isinstance(data, _TooLong):
-            raise StoreRefused(CANNOT_UNDERSTAND, "too_large")
-        if data is not None:
-            data.seek(0)
-            start = data.read(NAMES_BYTES)
-        found = named_instance(start, str(event.context.transfer_syntax))
-        stated = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
-        if stated[0] != str(event.context.abstract_syntax):
-            raise StoreRefused(CLASS_NOT_SUPPORTED, "class_mismatch")
-        if stated != found:
-            is_class = stated[0] != found[0]
-            raise StoreRefused(NO_MATCH, "class_mismatch" if is_class else "instance_mismatch")
 
     def _count(self, event: Any) -> None:
         """Keep no more of a data set than an image may have, since it is held in memory.
@@ -368,8 +284,8 @@ class StoreService:
             self._refused("too_large")
             logs.warning("refused", reason="too_large", source="dicom")
             _hang_up(event.assoc)
-        elif not isinstance(message.data_set, _TooLong):
-            message.data_set = _TooLong(b"\0")
+        elif not isinstance(message.data_set, OverlongDataSet):
+            message.data_set = OverlongDataSet(b"\0")
 
     def _forget(self, event: Any) -> None:
         if not event.assoc.is_established:
@@ -380,24 +296,10 @@ class StoreService:
             self._heard.pop(event.assoc, None)
 
 
-class _TooLong(io.BytesIO):
-    """In place of a data set that is too long: what is still to come is dropped."""
-
-    def write(self, data: Any) -> int:
-        return len(data)
-
-
 def _hang_up(association: Any) -> None:
     """Close the connection under an association; its threads end by themselves."""
     with contextlib.suppress(OSError, AttributeError):
         association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
-
-
-def _blocks(head: bytes, data: Any) -> Iterator[bytes]:
-    yield head
-    data.seek(0)
-    for block in iter(lambda: data.read(BLOCK), b""):
-        yield block
 
 
 def _title(aet: str) -> Any:

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("pynetdicom")
 
-from deploy_jetson.device.daemon.interfaces.dicom_receive import file_head
 from deploy_jetson.device.daemon.interfaces.dicom_send import ResultSender, backoff_s
+from deploy_jetson.device.daemon.interfaces.store_request import file_head
 from deploy_jetson.device.daemon.settings import (
     Destination,
     DicomSettings,

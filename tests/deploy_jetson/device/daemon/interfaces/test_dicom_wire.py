@@ -15,10 +15,8 @@ pytest.importorskip("pynetdicom")
 
 from deploy_jetson.device.daemon.interfaces import association_limits as limits
 from deploy_jetson.device.daemon.interfaces import dicom_receive
-from deploy_jetson.device.daemon.interfaces.dicom_receive import (
-    StoreService,
-    named_instance,
-)
+from deploy_jetson.device.daemon.interfaces.dicom_receive import StoreService
+from deploy_jetson.device.daemon.interfaces.store_request import named_instance
 from deploy_jetson.device.daemon.settings import DicomSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
 from tests.deploy_jetson.device.daemon.rig import wait_for
