@@ -124,7 +124,12 @@ class DaemonService:
         if self.model.engine_name == REFERENCE:
             logs.warning("slow_engine", engine=REFERENCE)
         self._notifier.ready("serving with engine {}".format(self.model.engine_name))
-        logs.info("ready", engine=self.model.engine_name, ports=self.ports)
+        logs.info(
+            "ready",
+            engine=self.model.engine_name,
+            details=self.model.engine_details,
+            ports=self.ports,
+        )
 
     def _door(self, source: str) -> Callable[[Iterator[bytes]], AcceptedImage]:
         return lambda blocks: self.intake.accept(blocks, source)

@@ -28,6 +28,7 @@ from deploy_jetson.device.profile.sweep import ENERGY, MEASURED, SCHEMA
 from pneumonia.runtime.errors import ArtefactError, DataError
 from pneumonia.runtime.model.bundle import file_sha256
 
+LOW_CLOCK_FLAGS = ("throttled", "governor")  # not the board that the estimator predicts
 MAX_BYTES = 256 * 1024 * 1024
 TOLERANCE = 1e-9  # relative, for another NumPy's order of sums
 CLOCK_SLACK_S = 2e-6  # stamps are kept in whole microseconds
@@ -318,7 +319,7 @@ def _comparison(entry: Dict[str, Any]) -> Optional[MeasuredVersusPredicted]:
         return None
     if not expected or not total or not latency or not total["idle_w"] or not total["mean_w"]:
         return None
-    if any(item["flag"] == "throttled" for item in found["flags"]):
+    if any(item["flag"] in LOW_CLOCK_FLAGS for item in found["flags"]):
         return None  # the mode's clocks did not hold, so the prediction is of another board
     return MeasuredVersusPredicted(
         about["engine"],

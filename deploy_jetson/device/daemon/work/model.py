@@ -1,7 +1,7 @@
 """The model in the daemon: opened, warmed up, opened once more when its engine fails."""
 
 import time
-from typing import Callable, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -59,6 +59,11 @@ class ServedModel:
     def engine_name(self) -> str:
         """The engine that answers."""
         return self._detector.engine.name
+
+    @property
+    def engine_details(self) -> Dict[str, Any]:
+        """What the engine states about itself: threads and CPUs, precision; may be empty."""
+        return dict(getattr(self._detector.engine, "details", {}))
 
     def _open(self) -> Detector:
         detector = Detector(self.bundle, self._opener(self.bundle))
