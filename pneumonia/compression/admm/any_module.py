@@ -52,7 +52,7 @@ class ModuleCompression(OwnLoop):
         rho: First penalty.
 
     Raises:
-        PruneError: A name is no parameter of the module, or nothing is constrained.
+        PruneError: A name is not that of a parameter of the module, or nothing is constrained.
     """
 
     def __init__(

@@ -162,7 +162,7 @@ def _value(builder: SpecBuilder, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
             fix=f"Keep it whole: opaque=({path!r},)" if path else "Move it to a submodule",
         ) from None
     if op != name and isinstance(node.args[0], fx.Node):
-        env[node.args[0]] = value  # in place: whoever reads the old tensor reads the new values
+        env[node.args[0]] = value  # in place: later readers of the old tensor see the new values
     return value
 
 
