@@ -7,7 +7,7 @@ Source: Lin et al., KCAT: a knowledge-constraint typing annotation tool, ACL 201
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -57,8 +57,19 @@ def revise(
     return tuple(sorted(kept, key=lambda concept: concept.span))
 
 
-def check_links(decisions: Sequence[MentionLink], text: str, base: ConceptBase) -> None:
+def check_links(
+    decisions: Sequence[MentionLink],
+    text: str,
+    base: ConceptBase,
+    stored: Collection[MentionLink] = (),
+) -> None:
     """Check a reader's decisions on a report.
+
+    Args:
+        decisions: All of the reading.
+        text: The report; empty when the reader may not see it.
+        base: Concept base of the codes.
+        stored: Earlier decisions; they stay valid when the report is hidden or has changed since.
 
     Raises:
         DataError: Outside the report, on the same characters twice, of an unknown code or
@@ -68,6 +79,8 @@ def check_links(decisions: Sequence[MentionLink], text: str, base: ConceptBase) 
     if len(decisions) > MAX_MENTIONS or len(spans) != len(decisions):
         raise DataError("Too many mentions, or one of them twice", found=str(len(decisions)))
     for item in decisions:
+        if item in stored:
+            continue
         if not 0 <= item.start < item.end <= len(text):
             raise DataError("Mention lies outside the report", f"0..{len(text)}")
         if item.code != NIL and item.code not in base:

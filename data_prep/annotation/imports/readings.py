@@ -152,7 +152,7 @@ def _import_links(project: Project, annotator: str, document: KcatDocument) -> d
         if links == before:
             continue
         made = tuple(link for _, link in sorted(links.items()))
-        check_links(made, text, project.base)
+        check_links(made, text, project.base, state.reading.mentions)
         changed += sum(link != before.get(link.span) for link in made)
         reading = state.reading._replace(mentions=made)
         project.store.save(study, reading, state.revision, 0.0)

@@ -187,7 +187,8 @@ def _add_readings(routes: APIRouter, project: Project) -> None:
     @routes.put("/studies/{key}/reading")
     def save(key: Key, body: ReadingBody, person: Person) -> dict[str, Any]:
         _, found, name = opened(project, key, person)
-        before = {a.annotation_id: a for a in store.state(found, name).reading.annotations}
+        stored = store.state(found, name).reading
+        before = {a.annotation_id: a for a in stored.annotations}
         items = tuple(_dated(Annotation(**item.model_dump()), before) for item in body.annotations)
         links = tuple(MentionLink(**item.model_dump()) for item in body.mentions)
         reading = Reading(
@@ -195,7 +196,7 @@ def _add_readings(routes: APIRouter, project: Project) -> None:
             mentions=links,
         )  # fmt: skip
         check_reading(reading, found, project.base)
-        check_links(links, _report_text(project, found, name), project.base)
+        check_links(links, _report_text(project, found, name), project.base, stored.mentions)
         saved = store.save(found, reading, body.base_revision, body.step_s, body.change_id)
         return _state(saved)
 

@@ -206,9 +206,7 @@ function choose(id) {
   render();
 }
 
-function chosenLink() {
-  return links.find((link) => linkId(link) === chosen);
-}
+const chosenLink = () => links.find((link) => linkId(link) === chosen);
 
 // the first box that has no finding yet
 function chooseOpen() {

@@ -42,7 +42,7 @@ export class Typing {
     const ticket = ++this.ticket;
     const choices = await this.load(item).catch(() => null);
     if (ticket !== this.ticket) return; // something else was chosen meanwhile
-    if (!choices) this.shown = ""; // the desk says that nobody answers, and asks again
+    if (!choices) this.shown = ""; // the desk shows that the server does not answer, and asks again
     else {
       this.choices = choices;
       this.render();

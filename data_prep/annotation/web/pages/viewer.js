@@ -293,7 +293,7 @@ export class Viewer {
       this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
       if (this.pointers.size > 1) {
         if (this.drag && this.drag.from) this.drag.item.box = this.drag.from;
-        this.drag = this.two = null; // two fingers: what one began is no box
+        this.drag = this.two = null; // two fingers: the first one draws nothing
         this.draw();
       } else this.drag = this.begin(event);
       event.preventDefault();

@@ -111,6 +111,22 @@ def test_a_blinded_reader_cannot_see_or_link_the_report(ann, boss):
     assert ann.get("/api/studies/1/mention?start=60&end=90").json()["offers"] == []
 
 
+def test_earlier_links_stop_no_save_when_the_report_is_hidden_or_changed(ann, boss, project):
+    link = mention(ann, "pleural effusion")
+    state = revise(ann, link).json()
+    boss.post("/api/manage/settings", blind=True)
+    state = revise(ann, link, base=state["revision"])
+    assert state.status_code == 200
+    boss.post("/api/manage/settings", blind=False)
+    name = project.store.study(1).image_id
+    project.reports[name] = project.reports[name]._replace(text="Short.")
+    again = revise(ann, link, base=state.json()["revision"])
+    assert again.status_code == 200
+    assert (
+        revise(ann, {**link, "code": "Opacity"}, base=again.json()["revision"]).status_code == 400
+    )
+
+
 def test_repeats_look_like_new_studies_and_give_intra_reader_agreement(ann, bob, boss):
     for key in range(1, 7):
         ann.save(key, drawn(BOX, CODE), verdict="opacity")
