@@ -21,6 +21,7 @@ from deploy_jetson.device.daemon.interfaces.watch_folder import FolderWatcher
 from deploy_jetson.device.daemon.preflight import check_secrets, read_token
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.intake import MEGABYTE, AcceptedImage, ImageIntake
+from deploy_jetson.device.daemon.store.job_store import JobStore
 from deploy_jetson.device.daemon.store.spool import Spool
 from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
@@ -81,13 +82,9 @@ class DaemonService:
         self.model = (load_model or load_configured)(config)
         self.journal, self._rebuild = open_journal(self.spool)
         self.decoder = (make_decoder or make_child)(config, self._beat)
-        self.worker = JobWorker(
-            config, self.spool, self.journal, self.metrics, self.model, self.decoder, self._alive
-        )
-        self.intake = ImageIntake(
-            config, self.spool, self.journal, self.metrics, self.model.facts.model_hash,
-            self.worker.wake,
-        )  # fmt: skip
+        store = JobStore(config, self.spool, self.journal, self.metrics)
+        self.worker = JobWorker(store, self.model, self.decoder, self._alive)
+        self.intake = ImageIntake(store, self.model.facts.model_hash, self.worker.wake)
         self.governor = ThermalGovernor(config.thermal)
         self.monitor = PowerMonitor()
         self.parts: List[Part] = []

@@ -6,17 +6,15 @@ import time
 from typing import Callable, Iterator, NamedTuple, Optional
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
-from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.store.job_store import JobStore
 from deploy_jetson.device.daemon.store.journal import (
     FAILED,
     QUARANTINED,
     RECEIVED,
     ImageJob,
-    JobJournal,
     JournalError,
 )
-from deploy_jetson.device.daemon.store.spool import Spool, SpooledUpload, TooLarge
+from deploy_jetson.device.daemon.store.spool import SpooledUpload, TooLarge
 
 MEGABYTE = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -50,27 +48,13 @@ class ImageIntake:
     """Stores images in spool and journal.
 
     Args:
-        config: Bounds.
-        spool: Where files lie.
-        journal: Where jobs stand.
-        metrics: Counts what was taken and refused.
+        store: Where images and jobs go.
         model_hash: Model the images are for.
         wake: Called when there is work.
     """
 
-    def __init__(
-        self,
-        config: DaemonConfig,
-        spool: Spool,
-        journal: JobJournal,
-        metrics: DaemonMetrics,
-        model_hash: str,
-        wake: Callable[[], None],
-    ) -> None:
-        self._config = config
-        self._spool = spool
-        self._journal = journal
-        self._metrics = metrics
+    def __init__(self, store: JobStore, model_hash: str, wake: Callable[[], None]) -> None:
+        self._config, self._spool, self._journal, self._metrics = store
         self._model_hash = model_hash
         self._wake = wake
         self._lock = threading.Lock()

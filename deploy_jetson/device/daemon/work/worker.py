@@ -5,16 +5,13 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
-from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.store.job_store import JobStore
 from deploy_jetson.device.daemon.store.journal import (
     DONE,
     FAILED,
     QUARANTINED,
     ImageJob,
-    JobJournal,
 )
-from deploy_jetson.device.daemon.store.spool import Spool
 from deploy_jetson.device.daemon.work.answers import (
     SET_ASIDE,
     JobAnswer,
@@ -47,10 +44,7 @@ class JobWorker:
     """Scores the jobs of the journal one after the other and writes their answers.
 
     Args:
-        config: Rules, kinds of results, destinations.
-        spool: Holds the files.
-        journal: Holds the jobs.
-        metrics: Counters to update.
+        store: Where images, jobs and answers are.
         model: Finds boxes.
         decoder: Opens files.
         alive: Called in every turn and while waiting, for the watchdog.
@@ -58,18 +52,12 @@ class JobWorker:
 
     def __init__(
         self,
-        config: DaemonConfig,
-        spool: Spool,
-        journal: JobJournal,
-        metrics: DaemonMetrics,
+        store: JobStore,
         model: ServedModel,
         decoder: DecodingChild,
         alive: Callable[[], None],
     ) -> None:
-        self._config = config
-        self._spool = spool
-        self._journal = journal
-        self._metrics = metrics
+        self._config, self._spool, self._journal, self._metrics = store
         self._model = model
         self._decoder = decoder
         self._alive = alive
