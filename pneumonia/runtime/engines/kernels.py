@@ -337,11 +337,12 @@ class KernelsEngine(Engine):
         if threads is None:
             threads = fitting_threads(bundle.spec)
         self.library = KernelLibrary(path, bundle.model_hash, threads)
-        cpus = ",".join(map(str, self.library.cpus)) or "not pinned"
+        cpus = ",".join(map(str, self.library.cpus))  # of several threads
         self.details = OrderedDict(
-            [("target", self.library.target), ("threads", threads), ("cpus", cpus)]
+            [("target", self.library.target), ("threads", threads), ("cpus", cpus or "not pinned")]
         )
-        _LOG.info("Generated kernels for %s, %d thread(s), CPUs %s", *self.details.values())
+        if cpus:
+            _LOG.info("Generated kernels for %s, %d threads, CPUs %s", *self.details.values())
 
     def _run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         runs = [self.library.run(image) for image in batch]
