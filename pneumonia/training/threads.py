@@ -26,14 +26,14 @@ def use_threads(threads: int | None) -> int:
 
     Args:
         threads: None = OMP_NUM_THREADS where the environment has it (torchrun sets it to 1), else
-            one per physical core that the process may use.
+            as torch has them, but at most one per physical core that the process may use.
 
     Returns:
         The number in use.
     """
     if threads is None and os.environ.get("OMP_NUM_THREADS"):
         return torch.get_num_threads()
-    torch.set_num_threads(threads or usable_cores())
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
     return torch.get_num_threads()
 
 

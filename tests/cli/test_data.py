@@ -37,8 +37,9 @@ def test_next_never_trains_into_the_dataset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when the dataset has the name that a run would have."""
-    monkeypatch.chdir(tmp_path)
-    for data in ("runs/phantom", "runs", "other"):
+    for number, data in enumerate(("runs/phantom", "runs", "other")):
+        (tmp_path / str(number)).mkdir()
+        monkeypatch.chdir(tmp_path / str(number))
         assert call("phantom", "--out", data, "--count", 3, "--size", 64) == 0
         shown = [capsys.readouterr().out]
         assert call("audit", data) == 0

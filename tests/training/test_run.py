@@ -240,7 +240,8 @@ def test_threads_of_the_recipe_are_used_and_recorded(
         recipe = small().model_copy(update={"threads": threads, "epochs": 1})
         run_train(rectangles_path, recipe, tmp_path / "out")
         record = json.loads((tmp_path / "out" / "run.json").read_text())
-        assert torch.get_num_threads() == record["threads"] == (threads or usable_cores())
+        expected = threads or min(before, usable_cores())
+        assert torch.get_num_threads() == record["threads"] == expected
     finally:
         torch.set_num_threads(before)
 
