@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
-from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.image.attributes import first_text, joined_text
 from pneumonia.runtime.image.dicom_header import spacing_mm
 from pneumonia.runtime.image.preprocess import resize
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
@@ -41,7 +41,7 @@ def build_capture(
     made = new_object(header, facts, "SC", SECONDARY_CAPTURE)
     made.ConversionType = "WSD"
     made.ImageType = ["DERIVED", "SECONDARY"]
-    made.PatientOrientation = header.get("PatientOrientation") or ""
+    made.PatientOrientation = joined_text(header, "PatientOrientation")
     set_body_part(made, header)
     made.DerivationDescription = plain(
         "Boxes of {} drawn into the picture; research use only".format(facts.caption()), 1024
