@@ -32,7 +32,7 @@ SIDE = 8
 LOSSY_ERROR = 0.03  # of the full range
 # Codestreams of the ramp 0, 65, 130, ..., 4095 (8 bits: a 16th of it), 8 x 8 pixels, made with
 # dcmtk (JPEG, JPEG-LS, RLE), Pillow (8-bit JPEG), openjpeg and OpenJPH.
-_SAMPLES: Dict[str, str] = {
+SAMPLES: Dict[str, str] = {
     JPEG_BASELINE: (
         "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgMCAgMDAwMEAwMEBQgFBQQEBQoHBwYIDAoMDAsKCwsNDhIQDQ4R"
         "DgsLEBYQERMUFRUVDA8XGBYUGBIUFRT/wAALCAAIAAgBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAAf/EABkQAAEF"
@@ -90,7 +90,7 @@ _SAMPLES: Dict[str, str] = {
         "ByBhouMkZabnByhpqussba7vBzBxsvM0dbb3Bzh5uvs8fb7/"
     ),
 }
-_SAMPLES[HTJ2K[1]] = _SAMPLES[HTJ2K[0]]  # the order of progression is the same at one resolution
+SAMPLES[HTJ2K[1]] = SAMPLES[HTJ2K[0]]  # the order of progression is the same at one resolution
 _LOSSY = (JPEG_BASELINE, JPEG_EXTENDED, JPEG_LS[1], JPEG_2000[1], HTJ2K[2])
 _decodes: Dict[str, bool] = {}
 
@@ -101,7 +101,7 @@ def decodable_syntaxes() -> List[str]:
     Deflated is not among them: it is read on demand only (`ReadLimits.allow_deflated`).
     """
     found = [syntax for syntax in NATIVE if syntax != DEFLATED]
-    return found + [syntax for syntax in KNOWN_SYNTAXES if syntax in _SAMPLES and decodes(syntax)]
+    return found + [syntax for syntax in KNOWN_SYNTAXES if syntax in SAMPLES and decodes(syntax)]
 
 
 def decodes(syntax: str) -> bool:
@@ -115,7 +115,7 @@ def _sample_decodes(syntax: str) -> bool:
     bits = 8 if syntax == JPEG_BASELINE else 12
     ramp = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) * 65 >> (12 - bits)
     allowed = LOSSY_ERROR * (1 << bits) if syntax in _LOSSY else 0
-    stream = io.BytesIO(_sample_file(syntax, bits))
+    stream = io.BytesIO(sample_file(syntax, bits))
     try:
         values = decode_pixels(stream, read_header(stream, DEFAULT_LIMITS, True)).values
     except Exception:  # a decoder of another version raises what it likes
@@ -123,12 +123,12 @@ def _sample_decodes(syntax: str) -> bool:
     return bool(np.abs(values - ramp).max() <= allowed)
 
 
-def _sample_file(syntax: str, bits: int) -> bytes:
+def sample_file(syntax: str, bits: int) -> bytes:
     """The sample as a DICOM file in Explicit VR Little Endian."""
     allocated = 8 if bits == 8 else 16
     numbers = [(0x02, 1), (0x10, SIDE), (0x11, SIDE), (0x100, allocated), (0x101, bits)]
     numbers += [(0x102, bits - 1), (0x103, 0)]
-    frame = base64.b64decode(_SAMPLES[syntax])
+    frame = base64.b64decode(SAMPLES[syntax])
     frame += b"\0" * (len(frame) % 2)
     items = struct.pack("<HHIHHI", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(frame)) + frame
     elements = [

@@ -31,7 +31,7 @@ NEEDS = {
 
 
 def sample(syntax):
-    return decodable._sample_file(syntax, 8 if syntax == decodable.JPEG_BASELINE else 12)
+    return decodable.sample_file(syntax, 8 if syntax == decodable.JPEG_BASELINE else 12)
 
 
 def test_what_is_offered_is_what_decodes():
@@ -71,7 +71,7 @@ def test_a_decoder_that_answers_wrongly_is_not_used(monkeypatch):
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("syntax", [s for s in decodable._SAMPLES if s not in HTJ2K])
+@pytest.mark.parametrize("syntax", [s for s in decodable.SAMPLES if s not in HTJ2K])
 def test_samples_are_what_dcmtk_decodes(tmp_path, syntax):
     if ".4.9" in syntax:
         pytest.skip("dcmtk has no JPEG 2000")
