@@ -203,8 +203,8 @@ class ConstantBlock(nn.Module):
         self.value = nn.Parameter(torch.zeros(layer.channels, layer.height, layer.width))
 
     def forward(self) -> Tensor:
-        """(1, C, H, W)."""
-        return self.value[None]
+        """(1, C, H, W), a copy: a view of a parameter asks for gradients even without any."""
+        return self.value[None].clone()
 
     def parts(self) -> dict[str, Tensor]:
         """The layer's tensors, named as in `runtime.model.spec.tensor_shapes`."""

@@ -98,7 +98,7 @@ class Network(nn.Module):
             del sources
             for name in dead:
                 del values[name]
-        return {name: self._output(name, values[name]) for name in self.spec.outputs}
+        return {name: self._output(name, values[name], len(x)) for name in self.spec.outputs}
 
     def _run(self, layer: Layer, sources: list[Tensor]) -> Tensor:
         block = layer.layer if isinstance(layer, Reuse) else layer.name
@@ -110,8 +110,9 @@ class Network(nn.Module):
             return made
         return run_layer(self.spec.executed(layer), sources)
 
-    def _output(self, name: str, value: Tensor) -> Tensor:
-        flat = value.flatten(1) if name in self._flat else value
+    def _output(self, name: str, value: Tensor, n_images: int) -> Tensor:
+        whole = value.expand(n_images, -1, -1, -1)  # what rests on constants alone has one image
+        flat = whole.flatten(1) if name in self._flat else whole
         return flat if flat.dtype == torch.float64 else flat.float()
 
     def block(self, name: str) -> Block:

@@ -4,10 +4,13 @@ import json
 import os
 
 import numpy as np
+import pydicom
 from PIL import Image
 
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.results.files import file_bytes
+from pneumonia.runtime.results.identity import ALL_KINDS, CREATION
 from tests.runtime.dicoms import SERIES, chest_dataset, save, save_compressed
 
 CANARY = "CANARY^PHI"
@@ -96,5 +99,17 @@ def without_times(out):
                     document.pop(key, None)
                 document.get("totals", {}).pop("reused", None)
             text = json.dumps(documents).encode()
+        elif path.suffix == ".dcm":
+            text = _without_creation(path)
         files[path.relative_to(out).as_posix()] = text
     return files
+
+
+def _without_creation(path):
+    """A DICOM result without the date and time at which it was made."""
+    result = pydicom.dcmread(path)
+    for pair in (*ALL_KINDS, *CREATION.values()):
+        for keyword in pair:
+            if keyword in result:
+                delattr(result, keyword)
+    return file_bytes(result)

@@ -15,8 +15,6 @@ REASONS = {
     "encrypted": "The archive is encrypted. Unpack it with its password first.",
     "missing_file": "The directory of the medium names this image, but it is not there.",
     "modality_unknown": "The header names no modality, and the rules want one.",
-    "number_malformed": "a number in the header (window, rescale or pixel spacing) cannot be read "
-    "and was ignored",
     "nested_archive": "An archive inside an archive is not opened.",
     "not_retrieved": "The archive did not deliver this image. Run the batch again.",
     "picture": "Not a DICOM image, which the rules leave out.",
@@ -25,7 +23,7 @@ REASONS = {
     "not_asked_for": "The archive answered with a study that was not asked for: it ignores a key.",
     "symlink_loop": "A link that leads back to its own folder.",
     "unsafe_path": "The name leads out of its folder; an honest export has no such names.",
-    "view_conflict": "the header contradicts itself on the view",
+    "uid_malformed": "A UID of study, series or instance is invalid: no DICOM results. Correct it.",
     "view_unknown": "The header does not say AP or PA, and the rules want it.",
     "worker_lost": "The computer that scored this image was lost, repeatedly. Run it again.",
     "bits_allocated": "Pixel format is not supported (neither 8 nor 16 bits).",
@@ -85,6 +83,8 @@ WARNINGS = {
     "instance_uid_conflict": "another image here claims to be the same DICOM instance: neither "
     "gets results for a PACS",
     "modality_unknown": "the header names no modality",
+    "number_malformed": "a number in the header (window, rescale or pixel spacing) cannot be read "
+    "and was ignored",
     "outside_indication": "younger than 18 years: the model has not been evaluated on children",
     "presentation_intent_conflict": "the header contradicts itself on what the image is for",
     "presentation_lut_conflict": "the header contradicts itself on black and white",
