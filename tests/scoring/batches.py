@@ -86,23 +86,27 @@ def counting(detector):
 
 def without_times(out):
     """Every file of an output folder, with what may differ between runs taken out."""
-    files = {}
-    for path in sorted(out.rglob("*")):
-        if not path.is_file() or path.name == "audit.jsonl":
-            continue  # who ran what when; tested by itself
-        text = path.read_bytes()
-        if path.suffix in (".json", ".jsonl"):
-            lines = text.splitlines() if path.suffix == ".jsonl" else [text]
-            documents = [json.loads(line) for line in lines]
-            for document in documents:
-                for key in ("times", "timings_ms", "seconds", "reused", "settings", "audit"):
-                    document.pop(key, None)
-                document.get("totals", {}).pop("reused", None)
-            text = json.dumps(documents).encode()
-        elif path.suffix == ".dcm":
-            text = _without_creation(path)
-        files[path.relative_to(out).as_posix()] = text
-    return files
+    return {
+        path.relative_to(out).as_posix(): file_without_times(path)
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name != "audit.jsonl"  # who ran what when; tested by itself
+    }
+
+
+def file_without_times(path):
+    """One of these files."""
+    if path.suffix == ".dcm":
+        return _without_creation(path)
+    text = path.read_bytes()
+    if path.suffix not in (".json", ".jsonl"):
+        return text
+    lines = text.splitlines() if path.suffix == ".jsonl" else [text]
+    documents = [json.loads(line) for line in lines]
+    for document in documents:
+        for key in ("times", "timings_ms", "seconds", "reused", "settings", "audit"):
+            document.pop(key, None)
+        document.get("totals", {}).pop("reused", None)
+    return json.dumps(documents).encode()
 
 
 def _without_creation(path):
