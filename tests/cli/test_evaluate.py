@@ -49,6 +49,7 @@ def _metrics(out: Path) -> dict:
     return json.loads((out / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_evaluate_freeze_and_evaluate_again(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +74,7 @@ def test_evaluate_freeze_and_evaluate_again(
     assert second["metrics"]["calibration.ece_platt"]["value"] is not None
 
 
+@pytest.mark.slow
 def test_a_submission_scores_like_the_predictions(folder: Path) -> None:
     """The written submission, read back, has the same challenge score without any threshold."""
     common = [folder / "labels.csv", "--draws", 100]
@@ -84,6 +86,7 @@ def test_a_submission_scores_like_the_predictions(folder: Path) -> None:
     assert value == pytest.approx(_metrics(folder / "a")["metrics"]["rsna.kaggle"]["value"])
 
 
+@pytest.mark.slow
 def test_images_that_were_not_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = read_predictions(str(folder / "dense.csv"))
     write_predictions(str(folder / "fewer.csv"), rows[5:])
@@ -229,6 +232,7 @@ def test_compare_takes_the_thresholds_of_a_run(folder: Path) -> None:
     assert facts["dense"] == {"origin": "frozen", "points": {"balanced": 0.5, "sensitive": 0.25}}
 
 
+@pytest.mark.slow
 def test_robustness_from_perturbed_copies(folder: Path) -> None:
     images = folder / "images"
     images.mkdir()

@@ -68,6 +68,7 @@ torch.save([found, again], sys.argv[1] + "/y.pt")
 """
 
 
+@pytest.mark.slow
 def test_it_is_loaded_with_torch_alone(tmp_path):
     _, x, found = imported("mobilenetv2")
     _, small = pruned(found, 4.0)

@@ -41,6 +41,7 @@ def levels_per_layer(folder) -> dict[str, int]:
     return {n.name: len(tensors[f"{n.name}.weight"].unique()) for n in spec.weighted()}
 
 
+@pytest.mark.slow
 def test_command_makes_a_binary_run_that_exports_bit_by_bit(trained, tmp_path):
     run, _ = trained
     recipe = tmp_path / "quick.yaml"

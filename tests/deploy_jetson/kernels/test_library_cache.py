@@ -137,6 +137,7 @@ def test_a_network_that_takes_long_to_compile_is_left_out(bundle, caplog, monkey
     assert "pneumonia kernels BUNDLE" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["cut", "changed", "record gone", "record foreign", "writable",
                                    "link"])  # fmt: skip
 def test_a_damaged_or_foreign_library_is_compiled_again(bundle, cache, tmp_path, fault):
@@ -195,6 +196,7 @@ def test_a_full_disk_leaves_another_engine(bundle, cache, monkeypatch, caplog):
     assert not list(cache.glob(".part-*"))
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_compile_once(bundle, cache):
     command = [sys.executable, "-c", OPEN, bundle.path]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -211,6 +213,7 @@ def test_a_process_that_holds_the_cache_is_not_waited_for_without_end(bundle, ca
             library_cache.cached_library(bundle)
 
 
+@pytest.mark.slow
 def test_old_libraries_and_what_killed_processes_left_are_removed(bundle, cache, monkeypatch):
     monkeypatch.setattr(library_cache, "MAX_LIBRARIES", 2)
     cache.mkdir(parents=True, mode=0o700)

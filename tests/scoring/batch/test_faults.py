@@ -100,6 +100,7 @@ def test_killed_again_and_again_the_outputs_are_those_of_one_run(whole, tmp_path
     assert verify_audit(out).runs == 5
 
 
+@pytest.mark.slow
 def test_one_interrupt_keeps_what_is_done_and_says_130(whole, tmp_path, bundle_folder):
     out = tmp_path / "out"
     with half_done(whole, out, bundle_folder) as process:
@@ -247,6 +248,7 @@ def test_only_fresh_files_are_waited_for(tmp_path, monkeypatch):
     assert len(waits) == 1
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_rate_and_time_left(whole, tmp_path, bundle_folder):
     pty = pytest.importorskip("pty")
     mine, theirs = pty.openpty()

@@ -64,6 +64,7 @@ def test_studies_that_share_an_instance_uid_get_their_own_pixels(way, twins, det
     assert not list((tmp_path / "out").glob("fhir/*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["get", "move"])
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_pacs_that_sends_both_for_either(way, order, twins, detector, tmp_path):

@@ -105,6 +105,7 @@ def secure(authorities):
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_the_given_certificates_win_over_the_environment(
     secure, authorities, variable, monkeypatch
@@ -125,6 +126,7 @@ def test_a_server_that_nothing_trusts_is_refused(secure):
         asked(secure.url)
 
 
+@pytest.mark.slow
 def test_a_file_without_certificates(secure, tmp_path):
     (tmp_path / "empty.pem").write_text("none here\n")
     with pytest.raises(DataError):

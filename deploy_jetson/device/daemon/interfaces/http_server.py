@@ -136,9 +136,11 @@ class ConnectionPlaces:
         with self._lock:
             late = [place for place in self._open if place.deadline <= now]
             for place in late:
-                _shut(place.link, socket.SHUT_RDWR if place.is_late else socket.SHUT_RD)
-                found += not place.is_late
+                was_late = place.is_late
+                # before the socket is shut: its reader wakes at once and looks
                 place.is_late, place.deadline = True, now + GRACE_S
+                _shut(place.link, socket.SHUT_RDWR if was_late else socket.SHUT_RD)
+                found += not was_late
         return found
 
 

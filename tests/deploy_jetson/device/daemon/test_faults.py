@@ -124,6 +124,7 @@ def test_a_clock_that_is_mistaken_by_a_century_removes_nothing(tmp_path, monkeyp
 # --- signals and configuration -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hanging_up_stops_as_sigterm_does_and_a_second_signal_ends_at_once(tmp_path, start):
     daemon = start()
     daemon.process.send_signal(signal.SIGHUP)
@@ -206,6 +207,7 @@ def begin_pdu(link, size):
     return raw
 
 
+@pytest.mark.slow
 def test_a_caller_that_drips_is_cut_and_holds_up_nobody(networked):
     rig, associate = networked
     raw = begin_pdu(associate(), 1000)

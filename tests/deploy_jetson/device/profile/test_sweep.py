@@ -177,6 +177,7 @@ def test_measured_run_on_a_pretended_tx2(bundles, board, tmp_path):
         check_flags(document)
 
 
+@pytest.mark.slow
 def test_every_engine_of_a_sweep_is_closed(bundles, board, tmp_path, monkeypatch):
     root, _ = board
     real, closed = sweep_module.open_engine, []

@@ -272,6 +272,7 @@ def test_the_largest_association_that_is_of_use_is_accepted(archive):
     assert archive.refused == {}
 
 
+@pytest.mark.slow
 def test_connections_that_come_and_go_take_no_places():
     """The health checks of a load balancer: each kept a place for the whole time limit."""
     with serving(timeout_s=600, max_associations=2) as archive:
