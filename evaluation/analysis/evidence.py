@@ -18,7 +18,7 @@ from evaluation.metrics.bootstrap import Estimate, Resampler, estimate_all
 from evaluation.metrics.calibration import ReliabilityBin, reliability
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.class_mix import RSNA_MIX, ClassMix, why_no_mix
-from evaluation.study.operating_points import RULES, OperatingPoint, choose
+from evaluation.study.operating_points import RULES, OperatingPoint, choose, image_set_digest
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
 
@@ -31,6 +31,7 @@ DESIGN_TEXTS = {
 }
 FROZEN = "frozen"
 SAME_IMAGES = "chosen on these same images"
+FROZEN_HERE = "frozen, but chosen on these same images"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Thresholds:
 
     Attributes:
         points: Name -> point.
-        origin: `frozen`, `given by hand` or `chosen on these same images` (then optimistic).
+        origin: `frozen`, `given by hand`, or one of the two that are optimistic: `chosen on these
+            same images` and `frozen, but chosen on these same images`.
         platt: Slope and intercept of the frozen Platt scaling, None = not available.
         box_scale: How the cases' boxes were resized before they were judged; 1 = as predicted.
     """
@@ -66,6 +68,11 @@ class Thresholds:
     origin: str
     platt: tuple[float, float] | None = None
     box_scale: float = 1.0
+
+    @property
+    def is_optimistic(self) -> bool:
+        """Whether the thresholds were chosen on the very images that they are judged on."""
+        return self.origin in (SAME_IMAGES, FROZEN_HERE)
 
     @property
     def primary(self) -> str:
@@ -133,6 +140,7 @@ def settle_thresholds(
     threshold: float | None = None,
     platt: tuple[float, float] | None = None,
     mix: ClassMix | None = None,
+    image_set: str | None = None,
 ) -> Thresholds:
     """The operating points of an evaluation.
 
@@ -142,6 +150,7 @@ def settle_thresholds(
         threshold: One threshold given by hand.
         platt: Slope and intercept frozen with the points.
         mix: Mix of classes at which thresholds are chosen; None = as the images come.
+        image_set: Digest of the images on which the frozen points were chosen, if recorded.
 
     Raises:
         DataError: None is given and none can be chosen.
@@ -151,7 +160,8 @@ def settle_thresholds(
     if points:
         order = [name for name in RULES if name in points]
         order += [name for name in points if name not in RULES]
-        return Thresholds({name: points[name] for name in order}, FROZEN, platt)
+        origin = FROZEN_HERE if image_set == image_set_digest(cases.ids) else FROZEN
+        return Thresholds({name: points[name] for name in order}, origin, platt)
     chosen = choose(cases, mix or RSNA_MIX, at_mix=mix is not None)
     if not chosen:
         raise DataError(

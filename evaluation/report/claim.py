@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.analysis.catalogue import FROC_PRIMARY_IOU
-from evaluation.analysis.evidence import SAME_IMAGES, Evidence
+from evaluation.analysis.evidence import Evidence
 
 SCHEMA = "pneumonia.claim/1"
 NOT_AVAILABLE = "not available"
@@ -92,7 +92,7 @@ def _answers(evidence: Evidence) -> dict[int, tuple[str, str]]:
     if evidence.robustness:
         names = ", ".join(row.name for row in evidence.robustness[1:])
         answers[30] = (f"Perturbed images: {names}", "robustness")
-    if evidence.thresholds.origin != SAME_IMAGES:
+    if not evidence.thresholds.is_optimistic:
         answers[26] = ("Operating points were fixed before this evaluation", "operating-points")
     return {**answers, **_model_answers(facts)}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.analysis.catalogue import MatchedStudy
-from evaluation.analysis.evidence import SAME_IMAGES, Thresholds
+from evaluation.analysis.evidence import Thresholds
 from evaluation.analysis.failures import find_errors
 from evaluation.analysis.paired import NON_INFERIOR, MetricDifference, ModelComparison
 from evaluation.analysis.subgroups import CELL_MIN, METRICS
@@ -72,7 +72,7 @@ def write_compare_report(path: str | Path, report: CompareReport) -> None:
         "costs": _cost_rows(report),
         "scaled": any(item.box_scale != 1.0 for item in report.thresholds.values()),
         "cost_notes": sorted({f.note for f in report.footprints.values() if f.note}),
-        "optimistic": any(t.origin == SAME_IMAGES for t in report.thresholds.values()),
+        "optimistic": any(t.is_optimistic for t in report.thresholds.values()),
         "tables": [_difference_rows(item, report.point) for item in report.comparisons],
         "mix_tables": [_difference_rows(item, report.point) for item in report.at_mix],
         "n_compared": [_n_compared(item) for item in report.comparisons],

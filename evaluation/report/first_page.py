@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.analysis.evidence import SAME_IMAGES, Evidence
+from evaluation.analysis.evidence import Evidence
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
 from evaluation.study.cohort import NORMAL, NOT_NORMAL
@@ -151,7 +151,7 @@ def _how_well(evidence: Evidence) -> str:
             f" Its boxes mark {boxes * 100:.1f} % of the opacities (IoU 0.4) and show"
             f" {per_ten:.1f} false boxes per 10 images."
         )
-    if evidence.thresholds.origin == SAME_IMAGES:
+    if evidence.thresholds.is_optimistic:
         text += " The threshold was chosen on these same images: optimistic."
     return text
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from evaluation.analysis.evidence import SAME_IMAGES, Evidence
+from evaluation.analysis.evidence import Evidence
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
 from evaluation.report.claim import NOT_AVAILABLE
@@ -52,7 +52,7 @@ def limits(evidence: Evidence) -> list[str]:
         " and RSNA score elsewhere depend on the prevalence there and on how many of the negatives"
         " are normal, not on the prevalence alone.",
     ]
-    if evidence.thresholds.origin == SAME_IMAGES:
+    if evidence.thresholds.is_optimistic:
         lines.append(
             "Thresholds were chosen on these same images: everything that depends on a threshold"
             " is optimistic. Freeze them on validation images and give --operating-points."

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.analysis.evidence import SAME_IMAGES, Evidence
+from evaluation.analysis.evidence import Evidence
 from evaluation.analysis.failures import EXPLANATIONS, count_errors
 from evaluation.analysis.subgroups import CELL_MIN, METRICS
 from evaluation.report import plots, wording
@@ -70,7 +70,7 @@ def write_report(
         "n_positive": int(study.cases.positive.sum()),
         "n_truths": int(study.cases.n_truths.sum()),
         "point": point,
-        "optimistic": evidence.thresholds.origin == SAME_IMAGES,
+        "optimistic": evidence.thresholds.is_optimistic,
         "cards": _cards(evidence),
         "questions": first_page(evidence),
         "mix_rows": mix_rows(evidence),

@@ -4,8 +4,9 @@ A threshold calls an image positive when its highest box score is at or above it
 boxes at or above it.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,7 @@ def document(
             "images": len(cases),
             "positive": int(cases.positive.sum()),
             "patients": cases.coverage.n_patients,
+            "image_set": image_set_digest(cases.ids),
             **({"mix": mix.name} if at_mix else {}),
         },
         **({"box_scale": box_scale} if box_scale != 1.0 else {}),
@@ -237,6 +239,11 @@ def document(
             "temperature": finite_or_none(temperature),
         },
     }
+
+
+def image_set_digest(ids: Sequence[str]) -> str:
+    """Digest of a set of image ids: tells whether thresholds come from these very images."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
 def point_record(point: OperatingPoint) -> dict[str, Any]:

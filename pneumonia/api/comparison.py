@@ -9,7 +9,6 @@ import numpy as np
 
 from evaluation.analysis.catalogue import MatchedStudy, open_study
 from evaluation.analysis.evidence import (
-    SAME_IMAGES,
     Thresholds,
     make_resampler,
     settle_thresholds,
@@ -203,7 +202,9 @@ def _judged(
     source = None if options.threshold is not None else own or options.points
     frozen = FrozenPoints() if source is None else read_frozen(source)
     cases = scale_boxes(cases, frozen.box_scale)
-    thresholds = settle_thresholds(cases, frozen.points, options.threshold)
+    thresholds = settle_thresholds(
+        cases, frozen.points, options.threshold, image_set=frozen.image_set
+    )
     return cases, replace(thresholds, box_scale=frozen.box_scale)
 
 
@@ -226,7 +227,7 @@ def _common_point(thresholds: Mapping[str, Thresholds]) -> str:
 
 def _tuned(thresholds: Mapping[str, Thresholds]) -> dict[str, bool]:
     """Model -> whether its thresholds were chosen on these images."""
-    return {name: item.origin == SAME_IMAGES for name, item in thresholds.items()}
+    return {name: item.is_optimistic for name, item in thresholds.items()}
 
 
 def _with_groups(

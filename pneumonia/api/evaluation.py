@@ -112,7 +112,9 @@ def evaluate(
         for name, file in options.perturbed.items()
     }
     mix = options.mix if options.thresholds_at_mix else None
-    thresholds = settle_thresholds(cases, frozen.points, options.threshold, frozen.platt, mix)
+    thresholds = settle_thresholds(
+        cases, frozen.points, options.threshold, frozen.platt, mix, frozen.image_set
+    )
     thresholds = replace(thresholds, box_scale=scale)
     resampler = make_resampler(cases, options.design, options.draws, options.seed)
     origin = _provenance(options, predictions, labels)

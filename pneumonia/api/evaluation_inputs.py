@@ -81,12 +81,14 @@ class FrozenPoints(NamedTuple):
         platt: Slope and intercept of the Platt scaling, None = not available.
         box_scale: How boxes are resized before they are judged.
         model_hash: Hash of the model they belong to, None = not recorded.
+        image_set: Digest of the images on which they were chosen, None = not recorded.
     """
 
     points: Mapping[str, OperatingPoint] | None = None
     platt: tuple[float, float] | None = None
     box_scale: float = 1.0
     model_hash: str | None = None
+    image_set: str | None = None
 
 
 def read_frozen(source: Path) -> FrozenPoints:
@@ -96,12 +98,14 @@ def read_frozen(source: Path) -> FrozenPoints:
         ArtefactError: Not readable, or a value out of its range.
     """
     points, document = read_points(source)
-    owner = document.get("model_hash")
+    owner, selected_on = document.get("model_hash"), document.get("selected_on")
+    image_set = selected_on.get("image_set") if isinstance(selected_on, dict) else None
     return FrozenPoints(
         points,
         read_platt(document),
         read_box_scale(document, str(source)),
         owner if isinstance(owner, str) else None,
+        image_set if isinstance(image_set, str) else None,
     )
 
 

@@ -68,7 +68,7 @@ def test_evaluate_freeze_and_evaluate_again(
     points = folder / "val" / "operating_points.json"
     assert _run("evaluate", *common, "--out", folder / "test", "--operating-points", points) == 0
     second = _metrics(folder / "test")
-    assert second["thresholds_origin"] == "frozen"
+    assert second["thresholds_origin"] == "frozen, but chosen on these same images"
     assert not (folder / "test" / "operating_points.json").exists()
     assert second["metrics"]["rsna.kaggle"]["value"] == first["metrics"]["rsna.kaggle"]["value"]
     assert second["metrics"]["calibration.ece_platt"]["value"] is not None
@@ -163,8 +163,14 @@ def test_thresholds_are_frozen_into_a_bundle(
     assert content["selected_on"]["predictions"].startswith("dense.csv, sha256 ")
     assert _run("evaluate", *common, "--out", folder / "test", "--bundle", bundle) == 0
     second = _metrics(folder / "test")
-    assert second["thresholds_origin"] == "frozen"
+    assert second["thresholds_origin"] == "frozen, but chosen on these same images"
+    assert "Optimistic." in (folder / "test" / "report.html").read_text()
     assert second["operating_points"] == content["points"]
+    others = folder / "others.txt"
+    others.write_text("\n".join(CASES.ids[1:]))
+    again = ["--out", folder / "new", "--bundle", bundle, "--subset", others]
+    assert _run("evaluate", *common, *again) == 0
+    assert _metrics(folder / "new")["thresholds_origin"] == "frozen"
 
 
 def test_predictions_of_another_model_are_refused(

@@ -121,8 +121,6 @@ def parse_models(models: Sequence[str]) -> "list[ComparedModel]":
 
 def _show(report: "CompareReport", out: Path) -> None:
     """The main differences as found and at the mix, and what limits them."""
-    from evaluation.analysis.evidence import SAME_IMAGES
-
     for item in report.comparisons:
         _show_differences(item, report.point, f"{item.model} against {item.reference}")
     mix = "" if report.mix is None else report.mix.text
@@ -131,7 +129,7 @@ def _show(report: "CompareReport", out: Path) -> None:
         _show_differences(item, report.point, title)
     if report.why_no_mix:
         click.echo(f"holds for this set alone: {report.why_no_mix}")
-    tuned = [name for name, item in report.thresholds.items() if item.origin == SAME_IMAGES]
+    tuned = [name for name, item in report.thresholds.items() if item.is_optimistic]
     if tuned:
         click.echo(f"optimistic: thresholds of {', '.join(tuned)} were chosen on these images")
     click.echo(f"report: {out / 'compare.html'}")

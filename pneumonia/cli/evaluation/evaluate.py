@@ -76,6 +76,7 @@ def command(
     Writes report.html, metrics.json, tables, operating_points.json, claim.json and model_card.md.
     Without frozen thresholds they are chosen on these images, which suits validation images only.
     """
+    from evaluation.analysis.evidence import SAME_IMAGES
     from pneumonia.api.evaluation import EvaluateOptions, evaluate
 
     options["perturbed"] = dict(map(split_named, options["perturbed"]))
@@ -95,7 +96,7 @@ def command(
         bundle = settings.freeze_into
         click.echo(f"frozen into {bundle}: {', '.join(evidence.thresholds.points)}")
         show_next(f"pneumonia score INPUT OUTPUT --bundle {bundle}")
-    elif evidence.thresholds.origin == "frozen":
+    elif evidence.thresholds.origin != SAME_IMAGES:
         show_next(f"open {out / 'report.html'}")
     else:
         file = out / "operating_points.json"
