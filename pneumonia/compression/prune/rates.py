@@ -111,17 +111,17 @@ def plan_rate(
         PruneError: Even one filter and one column per layer would not reach the target.
     """
 
-    def trial(x: float, number: int) -> RatePlan:
-        found = apply_rates(start, method, rates.at(x))
+    def trial(layer_rates: Mapping[str, float], number: int) -> RatePlan:
+        found = apply_rates(start, method, layer_rates)
         if progress is not None:
             progress(number + 1, MAX_TRIALS, f"rate {found.realised_rate:.2f} of {target:g}")
         return found
 
-    best = _searched(trial, target, target, 1.0, math.inf)
+    best = _searched(trial, rates, target, target, 1.0, math.inf)
     if best.realised_rate >= target * (1 - TOLERANCE):
         return best
     # a plateau may lie between: start again from the other end
-    strongest = trial(STRONGEST, MAX_TRIALS)
+    strongest = trial(rates.at(STRONGEST), MAX_TRIALS)
     if strongest.realised_rate < target * (1 - TOLERANCE):
         raise PruneError(
             "Pruning rate cannot be reached",
@@ -131,28 +131,53 @@ def plan_rate(
             fix="Lower the rate or constraint.round_to, or select more layers",
         )
     middle = math.sqrt(STRONGEST)
-    return _nearer(strongest, _searched(trial, target, middle, 1.0, STRONGEST), target)
+    return _nearer(strongest, _searched(trial, rates, target, middle, 1.0, STRONGEST), target)
+
+
+Trial = Callable[[Mapping[str, float], int], RatePlan]
 
 
 def _searched(
-    trial: Callable[[float, int], RatePlan], target: float, x: float, low: float, high: float
+    trial: Trial, rates: LayerRates, target: float, x: float, low: float, high: float
 ) -> RatePlan:
     """The best of up to MAX_TRIALS trials, the first at x, that close in on the target."""
-    best: RatePlan | None = None
+    best = weaker = stronger = None
     for number in range(MAX_TRIALS):
-        found = trial(x, number)
+        found = trial(rates.at(x), number)
         best = _nearer(found, best, target)
-        if abs(found.realised_rate / target - 1) <= TOLERANCE:
-            break
+        if _is_reached(best, target):
+            return best
         if found.realised_rate < target:
-            low = x
+            low, weaker = x, found
         else:
-            high = x
+            high, stronger = x, found
         x = _next(x, low, high, target / found.realised_rate)
         if x > STRONGEST or high / low < 1 + 1e-4:
             break
     assert best is not None
+    if weaker is None or stronger is None:
+        return best
+    return _nearer(best, _between(trial, weaker, stronger, target), target)
+
+
+def _between(trial: Trial, weaker: RatePlan, stronger: RatePlan, target: float) -> RatePlan:
+    """Where x jumps over the target: the stronger rates for the first layers alone, by bisection.
+
+    Layers that are rounded to whole multiples of filters all jump at nearly the same x.
+    """
+    names = list(weaker.layer_rates)
+    best, few, many = stronger, 0, len(names)
+    while many - few > 1 and not _is_reached(best, target):
+        middle = (few + many) // 2
+        first = {name: stronger.layer_rates[name] for name in names[:middle]}
+        found = trial({**weaker.layer_rates, **first}, MAX_TRIALS - 1)
+        best = _nearer(found, best, target)
+        few, many = (middle, many) if found.realised_rate < target else (few, middle)
     return best
+
+
+def _is_reached(found: RatePlan, target: float) -> bool:
+    return abs(found.realised_rate / target - 1) <= TOLERANCE
 
 
 def _next(x: float, low: float, high: float, wanted: float) -> float:

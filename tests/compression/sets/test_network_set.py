@@ -98,8 +98,7 @@ def test_yolov3_is_planned_to_the_realised_rate(share: float, group: int, target
     method = StructuredMethod(filter_share=share, group_size=group, round_to=4, random_starts=2)
     rates = LayerRates(dict.fromkeys(start.weights, 1.0), {"conv_000": 1.5})
     found = plan_rate(start, method, rates, target)
-    # whole multiples of filters come last: no rate lies between two of them
-    assert found.realised_rate == pytest.approx(target, rel=0.05)
+    assert found.realised_rate == pytest.approx(target, rel=0.03)
     assert found.layer_rates["conv_000"] <= 1.5
     small, kept = compact(YOLO, tensors, found.masks, found.sets.group_sizes)
     before, after = account(YOLO, tensors).totals, account(small, kept).totals
