@@ -6,7 +6,7 @@ boxes at or above it.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -241,7 +241,7 @@ def document(
     }
 
 
-def image_set_digest(ids: Sequence[str]) -> str:
+def image_set_digest(ids: Iterable[str]) -> str:
     """Digest of a set of image ids: tells whether thresholds come from these very images."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 

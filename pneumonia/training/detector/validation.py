@@ -14,7 +14,7 @@ from evaluation.metrics.ranking import average_precision_once, rank_boxes
 from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import Cohort
 from evaluation.study.labels import make_labels
-from evaluation.study.operating_points import FILE_NAME, choose, document
+from evaluation.study.operating_points import FILE_NAME, choose, document, image_set_digest
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.image.preprocess import network_input
@@ -203,5 +203,11 @@ class Validation:
     def points(self) -> dict[str, Any]:
         """Content of operating_points.json, chosen on the last evaluation."""
         content = document(self.cases(self.threshold_kinds))
-        content["selected_on"] |= {"split": "val", "kinds": list(self.threshold_kinds)}
+        content["selected_on"] |= {
+            "image_set": image_set_digest(  # without the kinds, which no evaluation knows
+                {image_id for kind, image_id in self.truths if kind in self.threshold_kinds}
+            ),
+            "split": "val",
+            "kinds": list(self.threshold_kinds),
+        }
         return content

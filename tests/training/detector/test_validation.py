@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from data_prep.dataset.reader import open_dataset
+from evaluation.study.operating_points import image_set_digest
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.runtime.model.spec import Detect
@@ -14,6 +15,12 @@ from pneumonia.training.detector.validation import Validation, predict
 from tests.tiny import SIZE, tiny_spec, write_rectangles
 
 VAL = {("train", "phantom"): (2, 2), ("val", "phantom"): (4, 4)}
+
+
+def digest_of(dataset, items, kinds):
+    """What `evaluate` finds for the same images, by their ids alone."""
+    records = [dataset.records[i] for i in items]
+    return image_set_digest([record.image_id for record in records if record.kind in kinds])
 
 
 class Oracle(Network):
@@ -143,6 +150,7 @@ def test_all_points_and_the_calibration_are_frozen_on_their_own_kinds(tmp_path):
     assert list(content["points"]) == names
     assert content["selected_on"] == {
         "images": 8, "positive": 4, "patients": 8, "split": "val", "kinds": ["full"],
+        "image_set": digest_of(dataset, items, ["full"]),
     }  # fmt: skip
     low, high = 1 / (1 + math.exp(2)), 1 / (1 + math.exp(-1.2))
     for name in names:
@@ -174,7 +182,7 @@ def test_whole_radiographs_choose_the_thresholds_where_there_are_enough(
     n = positives + negatives + (2 if "lungs" in kinds else 0)
     assert content["selected_on"] == {
         "images": n, "positive": positives + ("lungs" in kinds), "patients": n,
-        "split": "val", "kinds": kinds,
+        "split": "val", "kinds": kinds, "image_set": digest_of(dataset, items, kinds),
     }  # fmt: skip
     assert validation.selecting == ("full", "lungs")  # the epoch is chosen by all kinds
     given = ValidationConfig(threshold_kinds=("lungs",))
