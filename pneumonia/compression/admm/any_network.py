@@ -9,6 +9,7 @@ from torch import Tensor
 from pneumonia.compression.admm.own_loop import OwnLoop
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph, UnitGroup, select_layers
+from pneumonia.compression.compact.equality import check_compacted
 from pneumonia.compression.prune.masks import tensor_masks
 from pneumonia.compression.prune.method import PruningMethod
 from pneumonia.compression.prune.rates import LayerRates, RatePlan, StageStart, plan_rate
@@ -17,8 +18,6 @@ from pneumonia.network.module import Network
 from pneumonia.network.torch_import.imported import ImportedNetwork
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.model.spec import dense_weight_count
-
-EQUAL = 1e-4  # largest difference of a compacted output, relative to the output's largest value
 
 
 class NetworkPruning(OwnLoop):
@@ -120,28 +119,5 @@ class NetworkPruning(OwnLoop):
             if isinstance(self.network, ImportedNetwork)
             else Network(small, kept)
         )
-        self._check(made)
+        check_compacted(self.network, made)
         return made.train(self.network.training)
-
-    def _check(self, small: Network) -> None:
-        entry = self.network.spec.input
-        generator = torch.Generator().manual_seed(0)
-        x = torch.rand(2, entry.channels, entry.height, entry.width, generator=generator)
-        x = (x - entry.mean) / entry.std
-        device = next(self.network.parameters()).device
-        training = self.network.training
-        with torch.no_grad():
-            expected = Network.forward(self.network.eval(), x.to(device))
-            found = Network.forward(small.eval(), x)
-        self.network.train(training)
-        for name, value in expected.items():
-            scale = float(value.abs().max()) + 1e-6
-            difference = float((value.cpu() - found[name]).abs().max()) / scale
-            if not difference <= EQUAL:
-                raise PruneError(
-                    "Compacted network is not the masked one",
-                    expected=f"outputs within {EQUAL:g}",
-                    found=f"{difference:.3g}",
-                    where=f"output {name!r}",
-                    fix="Report this as a fault",
-                )
