@@ -63,6 +63,16 @@ def kept_weights(run: Path) -> int:
     return account(*load_model(run / "best")).totals.kept_weights
 
 
+def prune_step(
+    minutes: Path, run: Path, out: Path, rate: float, dense: int, keys: Sequence[str]
+) -> None:
+    """Prune a run on to a rate over the dense network's number of weights."""
+    # Over what came out, not what was asked for: whole filters overshoot, and that adds up.
+    step = f"{rate * kept_weights(run) / dense:.4g}"
+    prune = ["prune", str(run), "--recipe", "rsna-step", "--rate", step, *settings(keys)]
+    perform(minutes, out, prune)
+
+
 def settings(values: Sequence[str]) -> list[str]:
     """`--set` options."""
     return [part for value in values for part in ("--set", value)]
@@ -93,11 +103,9 @@ def main() -> None:
         keys = [*SCHEMES[options.scheme], *options.prune]
         if math.isclose(rate, options.rates[-1]):
             keys += options.last
-        # Over what came out, not what was asked for: whole filters overshoot, and that adds up.
-        step = f"{rate * kept_weights(run) / dense:.4g}"
-        prune = ["prune", str(run), "--recipe", "rsna-step", "--rate", step, *settings(keys)]
-        run = options.out / f"{options.scheme}-{rate:g}x"
-        perform(options.out / f"minutes-{options.scheme}.json", run, prune)
+        out = options.out / f"{options.scheme}-{rate:g}x"
+        prune_step(options.out / f"minutes-{options.scheme}.json", run, out, rate, dense, keys)
+        run = out
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 import cv2
 import torch
 
-from benchmarks.detector_training import kept_weights, perform, settings
+from benchmarks.detector_training import kept_weights, perform, prune_step, settings
 from pneumonia.runtime.atomic import write_json
 
 CSV_FILES = ("labels.csv", "class_info.csv")
@@ -120,19 +120,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     step_epochs = SHARES["pruning"] * left_s / (TEACHER_COST * epoch_s) / (len(RATES) + 1)
     retrain = max(1, round(step_epochs) - ADMM_EPOCHS)
     for rate in RATES:
-        last = rate == RATES[-1]
+        epochs_now = retrain * (2 if rate == RATES[-1] else 1)
         keys = [
             "distil=0.5",
             f"admm.epochs={ADMM_EPOCHS}",
             f"admm.steps_per_update={max(1, options.epoch_images // options.batch // 4)}",
             f"images_per_epoch={options.epoch_images}",
-            f"retrain.epochs={retrain * (2 if last else 1)}",
-            f"validate_every={retrain * (2 if last else 1)}",
+            f"retrain.epochs={epochs_now}",
+            f"validate_every={epochs_now}",
         ]
-        step = f"{rate * kept_weights(model) / kept_weights(dense):.4g}"
-        prune = ["prune", str(model), "--recipe", "rsna-step", "--rate", step, *settings(keys)]
-        model = out / f"combined-{rate}x"
-        perform(minutes, model, prune)
+        step = out / f"combined-{rate}x"
+        prune_step(minutes, model, step, rate, kept_weights(dense), keys)
+        model = step
     bundle = out / "bundle-36x"
     export = ["export", str(model), "--weights", "fp16", "--no-onnx"]
     perform(minutes, bundle, export)
