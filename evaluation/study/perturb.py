@@ -1,7 +1,7 @@
 """Deterministic perturbations of a radiograph, to measure robustness.
 
 A perturbation has a name such as `noise_10` or `rotate_5`; the same name, image and image id always
-give the same pixels. Only rotation moves the truth; `move_boxes` says where to.
+give the same pixels. Rotation and letterboxing move the truth; `move_boxes` says where to.
 """
 
 import io
@@ -21,17 +21,23 @@ Pixels = NDArray[np.uint8]
 KINDS: dict[str, tuple[str, float, float, tuple[float, ...]]] = {
     "noise": ("standard deviation of Gaussian noise, grey levels", 0, 128, (5, 10, 20)),
     "contrast": ("contrast about the mean, percent", 1, 400, (50, 75, 150)),
+    "gamma": ("exponent of the grey value / 255, percent", 10, 1000, (70, 140)),
     "rotate": ("rotation, degrees, positive = counter-clockwise", -180, 180, (-10, -5, 5, 10)),
     "resolution": ("resolution kept along each side, percent", 1, 100, (25, 50)),
     "jpeg": ("JPEG quality", 1, 95, (10, 30)),
+    "letterbox": ("size kept on a black ground, percent", 10, 100, (80,)),
+    "inverted": ("share of the grey values inverted, percent", 100, 100, (100,)),
 }
 
 TEXTS = {
     "noise": "noise, s.d. {} grey levels",
     "contrast": "contrast {} %",
+    "gamma": "gamma {} %",
     "rotate": "rotation {}\N{DEGREE SIGN}",
     "resolution": "resolution {} %",
     "jpeg": "JPEG quality {}",
+    "letterbox": "{} % of its size on black",
+    "inverted": "inverted grey values",
 }
 
 
@@ -109,7 +115,10 @@ def perturb(pixels: Pixels, name: str, image_id: str = "") -> Pixels:
 
 
 def move_boxes(boxes: ArrayLike, name: str, width: float, height: float) -> Float64Array:
-    """Truth boxes in the perturbed image: the frame of each rotated box, clipped to the image.
+    """Truth boxes in the perturbed image.
+
+    Rotation: the frame of each turned box, clipped to the image. Letterboxing: scaled about the
+    centre.
 
     Args:
         boxes: (n, 4) xyxy in pixels of the image.
@@ -119,10 +128,12 @@ def move_boxes(boxes: ArrayLike, name: str, width: float, height: float) -> Floa
     """
     rows = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     kind, level = parse_name(name)
+    centre = np.array([width / 2, height / 2])
+    if kind == "letterbox":
+        return np.asarray((rows - np.tile(centre, 2)) * level / 100 + np.tile(centre, 2))
     if kind != "rotate" or not len(rows):
         return rows.copy()
     angle = np.deg2rad(level)
-    centre = np.array([width / 2, height / 2])
     corners = np.stack([rows[:, [0, 1]], rows[:, [2, 1]], rows[:, [2, 3]], rows[:, [0, 3]]], axis=1)
     # y points down: a counter-clockwise turn on the screen
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -141,6 +152,10 @@ def _noise(pixels: Pixels, level: float, image_id: str) -> Pixels:
 def _contrast(pixels: Pixels, level: float, image_id: str) -> Pixels:
     mean = float(pixels.mean())
     return _to_uint8(mean + (pixels.astype(np.float64) - mean) * level / 100)
+
+
+def _gamma(pixels: Pixels, level: float, image_id: str) -> Pixels:
+    return _to_uint8(255 * (pixels / 255.0) ** (level / 100))
 
 
 def _rotate(pixels: Pixels, level: float, image_id: str) -> Pixels:
@@ -164,6 +179,25 @@ def _jpeg(pixels: Pixels, level: float, image_id: str) -> Pixels:
         return np.asarray(image, dtype=np.uint8).copy()
 
 
+def _letterbox(pixels: Pixels, level: float, image_id: str) -> Pixels:
+    height, width = pixels.shape
+    # The reverse map of PIL: where in the image each place of the result lies.
+    reverse = 100 / level
+    offsets = [side / 2 * (1 - reverse) for side in (width, height)]
+    shrunk = Image.fromarray(pixels).transform(
+        (width, height),
+        Image.Transform.AFFINE,
+        (reverse, 0, offsets[0], 0, reverse, offsets[1]),
+        resample=Image.Resampling.BICUBIC,
+        fillcolor=0,
+    )
+    return np.asarray(shrunk, dtype=np.uint8).copy()
+
+
+def _inverted(pixels: Pixels, level: float, image_id: str) -> Pixels:
+    return 255 - pixels
+
+
 def _to_uint8(values: Float64Array) -> Pixels:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
@@ -171,7 +205,10 @@ def _to_uint8(values: Float64Array) -> Pixels:
 _FUNCTIONS: dict[str, Callable[[Pixels, float, str], Pixels]] = {
     "noise": _noise,
     "contrast": _contrast,
+    "gamma": _gamma,
     "rotate": _rotate,
     "resolution": _resolution,
     "jpeg": _jpeg,
+    "letterbox": _letterbox,
+    "inverted": _inverted,
 }

@@ -61,7 +61,28 @@ def test_boxes_follow_the_rotation(angle: float) -> None:
     assert np.abs(moved - seen).max() < 2.0
 
 
-def test_only_rotation_moves_boxes_and_lost_boxes_vanish() -> None:
+def test_boxes_follow_the_letterbox() -> None:
+    image = np.full((300, 400), 9, np.uint8)
+    image[120:160, 220:280] = 255
+    boxed = perturb(image, "letterbox_80")
+    moved = move_boxes([[220, 120, 280, 160]], "letterbox_80", 400, 300)
+    assert moved.tolist() == [[216, 126, 264, 158]]
+    rows, columns = np.nonzero(boxed > 127)
+    seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert np.abs(moved[0] - seen).max() <= 1
+    assert (boxed[:29] == 0).all()
+    assert (boxed[:, :39] == 0).all()
+    assert (boxed[32:268, 42:210] == 9).all()
+
+
+def test_gamma_and_inversion_by_hand() -> None:
+    image = np.array([[0, 64, 255]], np.uint8)
+    assert perturb(image, "gamma_200").tolist() == [[0, 16, 255]]
+    assert perturb(image, "gamma_50").tolist() == [[0, 128, 255]]
+    assert perturb(image, "inverted_100").tolist() == [[255, 191, 0]]
+
+
+def test_grey_values_leave_boxes_where_they_are_and_lost_boxes_vanish() -> None:
     box = [[1.0, 2, 30, 40]]
     assert move_boxes(box, "noise_10", 100, 100).tolist() == box
     assert move_boxes([[0, 0, 2, 2]], "rotate_45", 100, 100).shape == (0, 4)
