@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pneumonia.api.evaluation import EvaluateOptions, EvaluateResult, evaluate
     from pneumonia.api.int8 import Int8Options, Int8Result, quantize_int8
     from pneumonia.api.own_network import (
+        DepthMethod,
         ImportedNetwork,
         NetworkPruning,
         StructuredMethod,
@@ -77,6 +78,7 @@ __all__ = [
     "ComparedModel",
     "Constraint",
     "DensityAdaptiveBlocks",
+    "DepthMethod",
     "Detection",
     "Detector",
     "EvaluateOptions",
@@ -120,6 +122,7 @@ _MODULES = {
     "evaluation": ("EvaluateOptions", "EvaluateResult", "evaluate"),
     "int8": ("Int8Options", "Int8Result", "quantize_int8"),
     "own_network": (
+        "DepthMethod",
         "ImportedNetwork",
         "NetworkPruning",
         "StructuredMethod",

@@ -55,6 +55,10 @@ def test_admm(shown):
     assert shown("admm.py") == ["8x fewer weights, at 0 8 16 24 32 40 48 56"]
 
 
+def test_remove_blocks(shown):
+    assert shown("remove_blocks.py") == ["3 of 6 blocks left, 2.0x fewer weights"]
+
+
 def test_prune_own_network(shown):
     assert shown("prune_own_network.py") == ["8 of 16 filters left"]
 

@@ -32,8 +32,8 @@ SECTIONS = {
         "CompareOptions",
     ),
     "Prune your own torch network": (
-        "from_torch", "ImportedNetwork", "NetworkPruning", "StructuredMethod", "to_torch",
-        "write_onnx",
+        "from_torch", "ImportedNetwork", "NetworkPruning", "StructuredMethod", "DepthMethod",
+        "to_torch", "write_onnx",
     ),
     "Masks and levels in any `torch.nn.Module`": (
         "ModuleCompression", "match_parameters", "Admm", "AdmmResidual",

@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from data_prep.augment.augmenter import AugmentSettings
 from data_prep.augment.composite import CompositeSettings
+from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
     CrossbarMethod,
@@ -94,6 +95,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`retrain`", RetrainPhase),
     ("`purify`", PurifyPhase),
     ("`constraint` with `kind: structured` (filter, column, combined)", StructuredMethod),
+    ("`constraint` with `kind: depth` (whole residual blocks)", DepthMethod),
     ("`constraint` with `kind: pattern`", PatternMethod),
     ("`constraint` with `kind: block`", BlockMethod),
     ("`constraint` with `kind: crossbar`", CrossbarMethod),

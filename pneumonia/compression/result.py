@@ -114,20 +114,23 @@ def report_of(result: CompressionResult, made: CompressedNetwork) -> dict[str, A
 def _layer_rows(result: CompressionResult, made: CompressedNetwork) -> list[dict[str, Any]]:
     """One object per convolution or linear layer."""
     rows = []
-    for before, after in zip(result.before.layers, result.after.layers, strict=True):
+    now = {row.name: row for row in result.after.layers}
+    for before in result.before.layers:
         if before.weights == 0:
             continue
+        after = now.get(before.name)  # None: the layer went with its residual branch
+        kept_weights, kept_macs = (after.kept_weights, after.kept_macs) if after else (0, 0)
         rows.append(
             {
                 "name": before.name,
-                "filters": [before.shape_out[0], after.shape_out[0]],
-                "channels": [before.shape_in[0], after.shape_in[0]],
+                "filters": [before.shape_out[0], after.shape_out[0] if after else 0],
+                "channels": [before.shape_in[0], after.shape_in[0] if after else 0],
                 "weights": before.kept_weights,
-                "kept_weights": after.kept_weights,
-                "realised_rate": before.kept_weights / max(after.kept_weights, 1),
-                "mac_rate": before.kept_macs / max(after.kept_macs, 1),
-                "bits": result.bits[before.name],
-                "index_bits": after.index_bits,
+                "kept_weights": kept_weights,
+                "realised_rate": before.kept_weights / max(kept_weights, 1),
+                "mac_rate": before.kept_macs / max(kept_macs, 1),
+                "bits": result.bits.get(before.name, 0),
+                "index_bits": after.index_bits if after else 0,
                 "protected_filters": before.name in result.protected,
                 **made.layers.get(before.name, {}),
             }

@@ -55,7 +55,7 @@ def test_type_checkers_see_the_same_names():
     }
     assert sorted(seen) == sorted(pneumonia.__all__)
     for name, module in seen.items():
-        assert getattr(sys.modules[module], name) is getattr(pneumonia, name)
+        assert getattr(pneumonia, name) is getattr(sys.modules[module], name)
 
 
 def test_the_page_is_up_to_date():

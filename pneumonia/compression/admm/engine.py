@@ -39,8 +39,9 @@ class AdmmResidual(NamedTuple):
     Attributes:
         layer: Layer name.
         split: Number of the set, from 0.
-        primal: ||W - Z|| / ||W||.
-        dual: rho ||Z - previous Z|| / ||W||.
+        primal: ||W - Z|| / ||W||. A layer that the set makes zero is compared with the largest
+            layer of the set: its own norm goes to zero as well.
+        dual: rho ||Z - previous Z|| over the same norm.
         churn: Share of the places in the support that were not in it before.
     """
 
@@ -76,9 +77,10 @@ class AdmmSplit:
             near={name: z.cpu() for name, z in self.z.items()},
         )
         residuals = []
+        norms = {name: float(weights[name].detach().norm()) for name in found}
         for name, projection in found.items():
             w, z = weights[name].detach(), _like(weights[name], projection.z)
-            norm = float(w.norm()) + EPSILON
+            norm = (norms[name] if bool(z.any()) else max(norms.values())) + EPSILON
             added = int(((z != 0) & (self.z[name] == 0)).sum())
             residuals.append(
                 AdmmResidual(

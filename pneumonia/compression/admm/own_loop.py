@@ -4,7 +4,7 @@ plan.start()
 for images, labels in loader:                # as often as you like
 loss(model(images), labels).backward()
 plan.add_penalty_gradient()              # after backward, before the optimiser's step
-optimiser.step(); optimiser.zero_grad()
+optimiser.step(); optimiser.zero_grad()  # Adam: plan.pull(learning_rate) after it, instead
 plan.update()                                # Z-step and U-step, for example once an epoch
 plan.harden()                                # the weights are now in the sets
 ... train on, calling plan.hold() after every optimiser step
@@ -45,6 +45,14 @@ class OwnLoop:
     def add_penalty_gradient(self) -> None:
         """Add rho (W - Z + U) to the gradients; call between backward and the step."""
         self.engine.add_penalty_gradient(self.weights)
+
+    def pull(self, learning_rate: float) -> None:
+        """Step exactly on the penalty; call after the optimiser's step, with its learning rate.
+
+        Instead of `add_penalty_gradient` where the optimiser normalises gradients, as Adam does:
+        the penalty would lose its strength there.
+        """
+        self.engine.pull(self.weights, learning_rate)
 
     def update(self) -> list[AdmmResidual]:
         """Z-step and U-step; the residuals say how far the weights are from the sets."""

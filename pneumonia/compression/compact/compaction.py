@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pneumonia.compression.compact.branches import drop_zero_branches
+from pneumonia.compression.compact.constants import find_constants
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.dead_paths import find_dead_paths
 from pneumonia.compression.prune.masks import masked_tensors
@@ -24,8 +26,10 @@ from pneumonia.runtime.model.spec import (
     NetworkSpec,
     Norm,
     Select,
+    Shortcut,
     StorageSpec,
     parts_of,
+    tensor_shapes,
 )
 from pneumonia.runtime.storage.packing import filter_groups, measured
 
@@ -48,7 +52,8 @@ def compact(
             columns where that takes less than dense. Other layers keep their storage.
 
     Returns:
-        The smaller network; every layer keeps at least one filter.
+        The smaller network, without the residual branches that add nothing; every other layer
+        keeps at least one filter.
 
     Raises:
         ArtefactError: Tensors and spec do not fit.
@@ -56,6 +61,8 @@ def compact(
     check_tensors(spec, tensors)
     graph = ChannelGraph(spec)
     dense = masked_tensors(graph, tensors, masks or {})
+    spec, dense = _without_zero_branches(spec, dense)
+    graph = ChannelGraph(spec)
     paths = find_dead_paths(graph, dense)
     changes = {}
     kept: dict[str, Tensor] = {}
@@ -81,6 +88,16 @@ def compact(
     small = spec.replace_layers(changes)
     check_tensors(small, kept)
     return small, kept
+
+
+def _without_zero_branches(
+    spec: NetworkSpec, tensors: dict[str, Tensor]
+) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """The network without residual branches that are zero, and its tensors."""
+    if not any(isinstance(layer, Shortcut) for layer in spec.layers):
+        return spec, tensors
+    spec = drop_zero_branches(spec, find_constants(spec, tensors))
+    return spec, {name: tensors[name] for name in tensor_shapes(spec)}
 
 
 def _conv(layer: Conv, inputs: Sequence[Tensor], outputs: Tensor) -> Conv:

@@ -22,7 +22,7 @@ from pneumonia.compression.sets.connectivity import PatternConnectivity, Spread
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint, PerLayer, keep_count
 from pneumonia.compression.sets.crossbar import Blocks, whole_arrays
 from pneumonia.compression.sets.irregular import Irregular
-from pneumonia.compression.sets.network_set import live_units
+from pneumonia.compression.sets.network_set import without_dead_paths
 from pneumonia.compression.sets.pattern import FIXED_8, Patterns, mine_patterns
 from pneumonia.compression.sets.structured import Columns
 from pneumonia.runtime.model.spec import Conv, Linear, weight_shape
@@ -49,15 +49,7 @@ class LayerwiseSet(PerLayer):
         others: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Masks without dead paths: filters without a reader, channels without a source."""
-        settled = dict(masks)
-        live = live_units(self.graph, {**(others or {}), **settled})
-        for name, mask in settled.items():
-            ones = [1] * (mask.dim() - 2)
-            alive = self.graph.live_rows(live, name).reshape(-1, 1, *ones)
-            settled[name] = (
-                mask & alive & self.graph.live_channels(live, name).reshape(1, -1, *ones)
-            )
-        return settled
+        return without_dead_paths(self.graph, masks, others)
 
 
 class _Layerwise(BaseModel):

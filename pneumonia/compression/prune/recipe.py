@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from pneumonia.compression.admm.engine import OnNewRho
+from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
     CrossbarMethod,
@@ -16,7 +17,7 @@ from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.training.config import OptimiserConfig, ScheduleConfig, TrainConfig, TrainRecipe
 
 AnyMethod = Annotated[
-    StructuredMethod | PatternMethod | BlockMethod | CrossbarMethod | IrregularMethod,
+    StructuredMethod | DepthMethod | PatternMethod | BlockMethod | CrossbarMethod | IrregularMethod,
     Field(discriminator="kind"),
 ]
 

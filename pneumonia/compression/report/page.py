@@ -150,20 +150,25 @@ def _row(name: str, before: int, after: int) -> tuple[str, str, str, str]:
 
 def rates_section(report: CompressionReport) -> list[ExtraSection]:
     """Pruning rate of every layer: planned, if the run recorded it, and as stored."""
-    planned: dict[str, float] = {}
-    record = _report(report.run)
-    rows = record.get("layers")
-    if isinstance(rows, list):
-        planned = {r["name"]: float(r["nominal_rate"]) for r in rows if "nominal_rate" in r}
     stored = {row.name: row.kept_weights for row in report.model.account.layers if row.weights}
+    rows = _report(report.run).get("layers")
+    planned = {
+        row["name"]: float(row["nominal_rate"])
+        for row in (rows if isinstance(rows, list) else [])
+        if "nominal_rate" in row and row["name"] in stored
+    }
     realised = {
         row.name: row.kept_weights / max(stored[row.name], 1)
         for row in report.reference.account.layers
         if row.name in stored
     }
-    if not realised or max(realised.values()) < 1.1:  # quantized, not pruned
+    gone = [row.name for row in report.reference.account.layers if row.weights]
+    gone = [name for name in gone if name not in stored]
+    if not gone and (not realised or max(realised.values()) < 1.1):  # quantized, not pruned
         return []
     text = "Weights of the reference over weights stored; planned by the masks, where known."
+    if gone:
+        text += f" Gone with their residual blocks: {', '.join(gone)}."
     figure = ExtraFigure(plots.plot_layer_rates(planned, realised), "Pruning rate of each layer.")
     return [ExtraSection("Rates by layer", [figure], text)]
 

@@ -124,6 +124,25 @@ def live_units(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> Tensor:
     return close_units(graph, reads(masks), live)
 
 
+def without_dead_paths(
+    graph: ChannelGraph, masks: Mapping[str, Tensor], others: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Masks without the rows and channels of units that compaction removes.
+
+    Args:
+        graph: The network's units.
+        masks: Layer -> bool mask of its weight.
+        others: Masks of further layers, whose dead paths count.
+    """
+    live = live_units(graph, {**(others or {}), **masks})
+    settled = {}
+    for name, mask in masks.items():
+        ones = [1] * (mask.dim() - 2)
+        rows = graph.live_rows(live, name).reshape(-1, 1, *ones)
+        settled[name] = mask & rows & graph.live_channels(live, name).reshape(1, -1, *ones)
+    return settled
+
+
 def realised_weights(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, int]:
     """Weights that each layer still stores once dead paths are gone, whatever made the masks.
 

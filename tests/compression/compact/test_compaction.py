@@ -63,7 +63,9 @@ def test_masked_dense_equals_compacted(
     dense = masked_tensors(ChannelGraph(spec), tensors, masks)
     assert_same_outputs(spec, dense, small, kept)
     assert small.outputs == spec.outputs
-    for before, after in zip(spec.weighted(), small.weighted(), strict=True):
+    for after in small.weighted():  # residual branches that add nothing are gone
+        before = spec.layer(after.name)
+        assert isinstance(before, (Conv, Linear))
         assert after.out_channels <= before.out_channels
         assert after.in_channels <= before.in_channels
     again_spec, again = compact(small, kept, None, dict.fromkeys(masks, group))

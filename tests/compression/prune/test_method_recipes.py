@@ -5,12 +5,16 @@ import json
 import pytest
 import torch
 
+from pneumonia.cli.model.inspect_report import write_report
 from pneumonia.compression.prune.recipe import PruneRecipe
 from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.compression.sets.pattern import mine_patterns
 from pneumonia.network.files import load_model
 from pneumonia.recipes import load_recipe
+from pneumonia.training.config import TrainRecipe
+from pneumonia.training.run import run_train
+from tests.tiny import SIZE, write_rectangles
 
 QUICK = [
     "ladder=1", "admm.epochs=1", "admm.rho=[0.01]", "retrain.epochs=1",
@@ -44,6 +48,32 @@ def test_recipe_prunes_retrains_and_shrinks_the_file(trained, tmp_path, name):
     assert json.loads((out / "compression.json").read_text())
     sizes = [(folder / "best" / "weights.safetensors").stat().st_size for folder in (trained, out)]
     assert sizes[1] < 0.5 * sizes[0]
+
+
+@pytest.mark.slow
+def test_blocks_and_then_filters(tmp_path):
+    """YOLOv3 loses residual blocks in two stages, then filters; reports and pages follow."""
+    counts = {("train", "phantom"): (12, 4), ("val", "phantom"): (4, 4)}
+    data, trained = write_rectangles(tmp_path / "data", counts), tmp_path / "run"
+    training = {
+        "model": {"name": "yolov3", "width": 0.125, "size": SIZE},
+        "epochs": 1, "batch_size": 8, "workers": 0, "device": "cpu",
+    }  # fmt: skip
+    run_train(data, TrainRecipe.model_validate(training), trained)
+    quick = ["admm.epochs=1", "admm.rho=[0.01]", "retrain.epochs=1"]
+    shallow, both = tmp_path / "shallow", tmp_path / "both"
+    blocks = load_recipe("depth", "prune", PruneRecipe, [*quick, "ladder=2"])
+    assert run_compression(trained, blocks, shallow).rate == pytest.approx(1.5, rel=0.05)
+    dense, small = load_model(trained / "best")[0], load_model(shallow / "best")[0]
+    gone = {layer.name for layer in dense.weighted()} - {layer.name for layer in small.weighted()}
+    assert gone
+    rows = json.loads((shallow / "compression.json").read_text())["layers"]
+    assert {row["name"] for row in rows if row["kept_weights"] == 0} == gone
+    assert [row["filters"][1] for row in rows if row["name"] in gone] == [0] * len(gone)
+    filters = load_recipe("filter", "prune", PruneRecipe, [*quick, "ladder=1", "rate=1.5"])
+    assert run_compression(shallow, filters, both).rate == pytest.approx(1.5, rel=0.05)
+    page = write_report(both, trained, tmp_path / "page", 0, 0.0).read_text()
+    assert all(name in page for name in gone)
 
 
 @pytest.mark.slow
