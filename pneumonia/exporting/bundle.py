@@ -12,7 +12,7 @@ from torch import Tensor
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.exporting.model_card import model_card
 from pneumonia.exporting.onnx_check import OnnxReport, check_onnx
-from pneumonia.exporting.onnx_graph import emit_onnx
+from pneumonia.exporting.onnx_graph import CODED_OPS, emit_onnx
 from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts, read_run_facts
 from pneumonia.network.accounting import Totals, account
@@ -77,6 +77,8 @@ class ExportOptions:
         weights: `fp32`, or `fp16`: every number rounded to half precision, so that all engines
             compute with the same rounded weights (in float32) and the file is half as large.
         onnx: Whether model.onnx stays in the bundle; it is made and checked in any case.
+        qdq: Whether model.onnx holds the weights of quantized layers as 8-bit codes that it
+            dequantizes: smaller, the same function, not for TensorRT 8.2 on a TX2.
     """
 
     checkpoint: str | None = None
@@ -84,6 +86,7 @@ class ExportOptions:
     about: Path | None = None
     weights: Literal["fp32", "fp16"] = "fp32"
     onnx: bool = True
+    qdq: bool = False
 
 
 def export_run(
@@ -135,10 +138,11 @@ def export_run(
         folded_spec = save_model(part, folded_spec, folded, half)
         identity = model_hash(str(part / SPEC), str(part / WEIGHTS))
         step(2)
-        graph = emit_onnx(folded_spec, {k: v.numpy() for k, v in folded.items()}, batch)
+        coded = coded_layers(folded_spec) if options.qdq else set()
+        graph = emit_onnx(folded_spec, {k: v.numpy() for k, v in folded.items()}, batch, coded)
         write_bytes(str(part / ONNX), graph.model.SerializeToString())
         step(3)
-        report = check_onnx(part / ONNX, spec, tensors, batch)
+        report = check_onnx(part / ONNX, spec, tensors, batch, CODED_OPS if coded else ())
         totals = account(folded_spec, folded).totals
         if not options.onnx:
             (part / ONNX).unlink()
@@ -158,6 +162,19 @@ def export_run(
         sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
     step(5)
     return ExportResult(out, folded_spec, identity, totals, sizes, report, graph.gathered, facts)
+
+
+def coded_layers(spec: NetworkSpec) -> set[str]:
+    """Layers that are stored as codes; raises ExportError when there is none."""
+    found = quantized_layers(spec)
+    if not found:
+        raise ExportError(
+            "No weights are quantized",
+            expected="layers stored as codes of a few bits",
+            where=f"network {spec.name!r}",
+            fix="Leave out --qdq, or quantize the run (`pneumonia quantize`)",
+        )
+    return found
 
 
 def rounded_to_half(tensors: Mapping[str, Tensor], exact: Collection[str]) -> dict[str, Tensor]:

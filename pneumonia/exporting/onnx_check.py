@@ -1,7 +1,7 @@
 """Checks of an exported ONNX file: format, ops, and agreement with torch."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +37,12 @@ class OnnxReport(NamedTuple):
     relative_error: float
 
 
-def check_format(path: Path) -> tuple[int, int, dict[str, int]]:
+def check_format(path: Path, further_ops: Collection[str] = ()) -> tuple[int, int, dict[str, int]]:
     """Opset, IR version and ops of the file as written.
+
+    Args:
+        path: The ONNX file.
+        further_ops: Ops that TensorRT 8.2 need not take.
 
     Raises:
         ExportError: Not valid ONNX, or something TensorRT 8.2 does not take.
@@ -59,7 +63,7 @@ def check_format(path: Path) -> tuple[int, int, dict[str, int]]:
             where=str(path),
         )
     for node in model.graph.node:
-        if node.op_type not in ALLOWED_OPS:
+        if node.op_type not in ALLOWED_OPS and node.op_type not in further_ops:
             raise ExportError(
                 "Op is not on the list of TensorRT 8.2",
                 expected=", ".join(sorted(ALLOWED_OPS)),
@@ -71,7 +75,11 @@ def check_format(path: Path) -> tuple[int, int, dict[str, int]]:
 
 
 def check_onnx(
-    path: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor], batch: int
+    path: Path,
+    spec: NetworkSpec,
+    tensors: Mapping[str, Tensor],
+    batch: int,
+    further_ops: Collection[str] = (),
 ) -> OnnxReport:
     """Check a file's format, and its numbers in onnxruntime against torch.
 
@@ -80,11 +88,12 @@ def check_onnx(
         spec: The network before folding, so that folding is part of what is proved.
         tensors: Its dense tensors.
         batch: Images of the graph's input.
+        further_ops: See `check_format`.
 
     Raises:
         ExportError: Wrong format, or an output that differs by more than TOLERANCE.
     """
-    opset, ir_version, ops = check_format(path)
+    opset, ir_version, ops = check_format(path, further_ops)
     images = sample_input(spec.input, batch)
     expected = _torch_outputs(spec, tensors, images)
     found = _onnxruntime_outputs(path, images)

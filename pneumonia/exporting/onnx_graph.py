@@ -3,7 +3,7 @@
 Opset 13 and the op list are what the ONNX parser of TensorRT 8.2 (JetPack 4.6, Jetson TX2) takes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import onnx
@@ -26,6 +26,7 @@ ALLOWED_OPS = frozenset(
         "Tanh", "Transpose",
     )
 )  # fmt: skip
+CODED_OPS = frozenset(("DequantizeLinear",))  # of a graph whose weights are codes
 MAX_PROTO_BYTES = 2**31 - 1
 
 
@@ -36,13 +37,20 @@ class OnnxGraph(NamedTuple):
     gathered: tuple[GatheredInput, ...]
 
 
-def emit_onnx(spec: NetworkSpec, tensors: Mapping[str, Array], batch: int = 1) -> OnnxGraph:
+def emit_onnx(
+    spec: NetworkSpec,
+    tensors: Mapping[str, Array],
+    batch: int = 1,
+    coded: Collection[str] = (),
+) -> OnnxGraph:
     """Write a network as an ONNX model.
 
     Args:
         spec: Batch norm folded.
         tensors: Dense float32, named as `runtime.model.spec.tensor_shapes`.
         batch: The fixed number of images of the graph's input.
+        coded: Layers whose weights are written as 8-bit codes and dequantized in the graph, where
+            they are whole numbers times a scale per filter.
 
     Returns:
         The model: input `input` (batch, C, H, W), one output per `spec.outputs`.
@@ -50,7 +58,7 @@ def emit_onnx(spec: NetworkSpec, tensors: Mapping[str, Array], batch: int = 1) -
     Raises:
         ExportError: A layer without an ONNX form, batch norm left, or more than 2 GB.
     """
-    graph_nodes = OnnxNodes(spec, tensors, batch)
+    graph_nodes = OnnxNodes(spec, tensors, batch, coded)
     for layer in spec.layers:
         emit_layer(graph_nodes, layer)
     outputs = [graph_nodes.output(name) for name in spec.outputs]

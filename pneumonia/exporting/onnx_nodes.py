@@ -1,6 +1,6 @@
 """Nodes and constants of an ONNX graph while it is written."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pneumonia.runtime.engines import output_shape
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec
+from pneumonia.runtime.storage.sparse_layouts import LayoutError
+from pneumonia.runtime.storage.value_codes import level_numbers
 
 Array = NDArray[np.float32]
+MAX_CODE = 127
 
 
 class GatheredInput(NamedTuple):
@@ -28,13 +31,44 @@ class GatheredInput(NamedTuple):
     n_alive: int
 
 
+class FilterCodes(NamedTuple):
+    """A weight as whole numbers times scales.
+
+    Attributes:
+        codes: int8, shaped like the weight.
+        scales: float32 (O,).
+    """
+
+    codes: NDArray[np.int8]
+    scales: Array
+
+
+def int8_codes(weight: Array) -> FilterCodes | None:
+    """Codes of a weight (O, ...) of at most 8-bit levels; None where it has no such codes."""
+    try:
+        (found,) = level_numbers(weight.reshape(len(weight), -1), "scaled")
+    except LayoutError:
+        return None
+    whole = np.concatenate([[0], found.table[0]])[found.numbers]
+    if found.scales is None or np.abs(whole).max() > MAX_CODE:
+        return None
+    return FilterCodes(whole.astype(np.int8).reshape(weight.shape), found.scales.astype(np.float32))
+
+
 class OnnxNodes:
     """Collects nodes and initialisers; `value` maps a layer to the tensor that carries it."""
 
-    def __init__(self, spec: NetworkSpec, tensors: Mapping[str, Array], batch: int) -> None:
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        tensors: Mapping[str, Array],
+        batch: int,
+        coded: Collection[str] = (),
+    ) -> None:
         self.spec = spec
         self.tensors = tensors
         self.batch = batch
+        self.coded = coded
         self.shapes = spec.shapes()
         self.nodes: list[onnx.NodeProto] = []
         self.initialisers: dict[str, onnx.TensorProto] = {}
@@ -46,6 +80,21 @@ class OnnxNodes:
         if name not in self.initialisers:
             self.initialisers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
+
+    def filters(self, layer: str, weight: Array) -> str:
+        """The weight (O, I, KH, KW) of a layer; of coded layers as 8-bit codes times scales.
+
+        Codes are int8, with one float32 scale per filter and no zero point; filters that are not
+        whole numbers up to 127 times a scale stay float32.
+        """
+        name = layer + ".weight"
+        codes = int8_codes(weight) if layer in self.coded else None
+        if codes is None:
+            return self.constant(name, weight)
+        scales = self.constant(name + "/scales", codes.scales)
+        return self.node(
+            "DequantizeLinear", [self.constant(name + "/codes", codes.codes), scales], name, axis=0
+        )
 
     def numbers(self, name: str, *values: float) -> str:
         """A float32 initialiser of a scalar, or of a vector of several."""

@@ -128,7 +128,9 @@ def _weighted(g: OnnxNodes, layer: Conv | Linear, inputs: Inputs, out: str) -> s
     x, weight = _gather(g, layer, inputs[0], weight)
     if op == "ConvTranspose":
         weight = _columns_first(weight, attributes["group"])
-    values = [x, g.constant(layer.name + ".weight", weight)]
+        values = [x, g.constant(layer.name + ".weight", weight)]
+    else:
+        values = [x, g.filters(layer.name, weight)]
     if layer.bias:
         values.append(g.constant(layer.name + ".bias", g.tensors[layer.name + ".bias"]))
     return _then(g, layer.activation, out, lambda to: g.node(op, values, to, **attributes))

@@ -47,6 +47,12 @@ from pneumonia.runs.names import CHECKPOINTS
     default=True,
     help="Keep model.onnx in the bundle; without it the generated kernels or NumPy run it.",
 )
+@click.option(
+    "--qdq",
+    is_flag=True,
+    help="model.onnx of a quantized run holds 8-bit codes and dequantizes them: smaller, the same "
+    "function; TensorRT on a TX2 does not read it.",
+)
 def command(run: Path, out: Path, **options: Any) -> None:
     """Write a run as a model bundle: spec, weights, ONNX (opset 13), thresholds, model card."""
     from pneumonia.api.runs import ExportOptions, export
