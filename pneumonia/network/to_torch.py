@@ -4,6 +4,7 @@ The result is a `torch.fx.GraphModule`: save it with `torch.save`, as a state_di
 `torch.export.save(torch.export.export(module, (example,)), path)`.
 """
 
+import copy
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from pneumonia.network.blocks import TORCH_PAD_MODES, transposed_weight
 from pneumonia.network.module import Network
-from pneumonia.network.torch_import.imported import ImportedNetwork
-from pneumonia.network.torch_import.layouts import Dim, in_order, map_dims, size_of
 from pneumonia.network.torch_import.opaque import LaidOutModule
-from pneumonia.runtime.engines import output_shape
+from pneumonia.network.torch_writer import MODULES, GraphWriter
 from pneumonia.runtime.model.spec import (
-    INPUT,
-    LEAKY_SLOPE,
     Activation,
     Attention,
     AvgPool,
@@ -32,7 +28,6 @@ from pneumonia.runtime.model.spec import (
     Detect,
     Flatten,
     GlobalAvgPool,
-    Layer,
     Linear,
     MaxPool,
     Multiply,
@@ -43,7 +38,6 @@ from pneumonia.runtime.model.spec import (
     Reshape,
     Route,
     Select,
-    Shape,
     Shortcut,
     Softmax,
     Upsample,
@@ -51,20 +45,6 @@ from pneumonia.runtime.model.spec import (
 )
 
 Nodes = Sequence[fx.Node]
-MODULES: dict[str, Callable[[], nn.Module]] = {
-    "leaky_relu": lambda: nn.LeakyReLU(LEAKY_SLOPE),
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "hardswish": nn.Hardswish,
-    "hardsigmoid": nn.Hardsigmoid,
-    "elu": nn.ELU,
-    "mish": nn.Mish,
-}
 
 
 def to_torch(network: Network) -> fx.GraphModule:
@@ -80,127 +60,15 @@ def to_torch(network: Network) -> fx.GraphModule:
         A module that takes what the original took and returns what it returned; of other networks
         (N, C, H, W) to one tensor, or a tuple in the order of the description's outputs.
     """
-    writer = _GraphWriter(network)
-    for layer in network.spec.layers:
-        writer.write(layer)
+    writer = GraphWriter(network)
+    for layer in network.spec.layers:  # a repeated layer calls the modules of the first
+        runs = network.spec.executed(layer)
+        sources = [writer.values[name] for name in layer.inputs]
+        writer.values[layer.name] = WRITE[type(runs)](writer, runs, sources)
     writer.finish()
     module = fx.GraphModule(writer.root, writer.graph, type(network).__name__)
     module.graph.lint()
     return module.train(network.training)
-
-
-class _GraphWriter:
-    """The graph under construction; every value is (N, C, H, W)."""
-
-    def __init__(self, network: Network) -> None:
-        self.network, self.spec = network, network.spec
-        self.shapes = network.spec.shapes()
-        self.root, self.graph = nn.Module(), fx.Graph()
-        self.interface = network.interface if isinstance(network, ImportedNetwork) else None
-        self.made: dict[str, str] = {}  # layer and role -> path of its module
-        x = self.graph.placeholder("x")
-        dims = self.interface.input_dims if self.interface else ()
-        self.values = {INPUT: self.from_layout(x, dims, self.shapes[INPUT]) if dims else x}
-
-    # --- pieces ---------------------------------------------------------------------------------
-
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        return self.graph.call_function(function, args, kwargs)
-
-    def method(self, name: str, node: fx.Node, *args: Any) -> fx.Node:
-        return self.graph.call_method(name, (node, *args))
-
-    def module(
-        self, layer: str, role: str, make: Callable[[], nn.Module], *nodes: fx.Node
-    ) -> fx.Node:
-        """Call the module of a layer's role, made at its first use."""
-        key = f"{layer}/{role}"
-        if key not in self.made:
-            self.made[key] = self._path(layer, role)
-            self._place(self.made[key], make())
-        return self.graph.call_module(self.made[key], nodes)
-
-    def _path(self, layer: str, role: str) -> str:
-        names = self.interface.names.get(layer, {}) if self.interface else {}
-        path = names.get(role, layer if role == "layer" else f"{layer}_{role}")
-        taken = set(self.made.values())
-        others = [*self.shapes, *(name for found in self._names() for name in found.values())]
-        if any(other.startswith(path + ".") for other in others):
-            path = f"{path}.{role}"  # a module that has others inside
-        while path in taken:
-            path += "_"
-        return path
-
-    def _names(self) -> Sequence[Mapping[str, str]]:
-        return list(self.interface.names.values()) if self.interface else []
-
-    def _place(self, path: str, module: nn.Module) -> None:
-        parent = self.root
-        *folders, last = path.split(".")
-        for folder in folders:
-            if not hasattr(parent, folder):
-                parent.add_module(folder, nn.Module())
-            parent = getattr(parent, folder)
-        parent.add_module(last, module)
-
-    def tensors(self, layer: str, **parts: str) -> dict[str, torch.Tensor]:
-        """Copies of a layer's tensors by their names in a torch module."""
-        held = self.network.block(layer).parts()
-        return {name: held[part].detach().clone() for name, part in parts.items() if part in held}
-
-    def activated(self, layer: str, activation: str, node: fx.Node) -> fx.Node:
-        if activation == "linear":
-            return node
-        return self.module(layer, "activation", MODULES[activation], node)
-
-    # --- layouts --------------------------------------------------------------------------------
-
-    def from_layout(self, node: fx.Node, dims: Sequence[Dim], shape: Shape) -> fx.Node:
-        if tuple(dims) == map_dims(size_of(dims[0]), shape, 4):
-            return node
-        flat = [factor for dim in dims for factor in dim]
-        order = in_order(dims)
-        if flat != order:
-            sizes = [-1 if factor.axis == "n" else factor.size for factor in flat]
-            split = self.method("reshape", node, *sizes)
-            node = self.method("permute", split, *(flat.index(factor) for factor in order))
-        return self.method("reshape", node, -1, *shape)
-
-    def laid_out(self, node: fx.Node, dims: Sequence[Dim], shape: Shape) -> fx.Node:
-        if tuple(dims) == map_dims(size_of(dims[0]), shape, 4):
-            return node
-        order, flat = in_order(dims), [factor for dim in dims for factor in dim]
-        if order != flat:
-            sizes = [-1 if factor.axis == "n" else factor.size for factor in order]
-            split = self.method("reshape", node, *sizes)
-            node = self.method("permute", split, *(order.index(factor) for factor in flat))
-        batch = [any(factor.axis == "n" for factor in dim) for dim in dims]
-        out = [-1 if here else size_of(dim) for here, dim in zip(batch, dims, strict=True)]
-        return self.method("reshape", node, *out)
-
-    # --- the graph ------------------------------------------------------------------------------
-
-    def write(self, layer: Layer) -> None:
-        """Add a layer; a repeated one calls the modules of the first."""
-        runs = self.spec.executed(layer)
-        sources = [self.values[name] for name in layer.inputs]
-        self.values[layer.name] = WRITE[type(runs)](self, runs, sources)
-
-    def finish(self) -> None:
-        """Add the output, in the structure of the original."""
-        if self.interface is None:
-            flat = []
-            for name in self.spec.outputs:
-                whole = len(output_shape(self.spec, name)) > 1
-                value = self.values[name]
-                flat.append(value if whole else self.method("flatten", value, 1))
-            self.graph.output(flat[0] if len(flat) == 1 else tuple(flat))
-            return
-        flat = [
-            self.laid_out(self.values[view.layer], view.dims, self.shapes[view.layer])
-            for view in self.interface.outputs
-        ]
-        self.graph.output(pytree.tree_unflatten(flat, self.interface.structure))
 
 
 def _loaded(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -208,7 +76,7 @@ def _loaded(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module
     return module
 
 
-def _conv(w: _GraphWriter, layer: Conv, sources: Nodes) -> fx.Node:
+def _conv(w: GraphWriter, layer: Conv, sources: Nodes) -> fx.Node:
     def make() -> nn.Module:
         settings: dict[str, Any] = {
             "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation,
@@ -236,7 +104,7 @@ def _conv(w: _GraphWriter, layer: Conv, sources: Nodes) -> fx.Node:
     return w.activated(layer.name, layer.activation, node)
 
 
-def _linear(w: _GraphWriter, layer: Linear, sources: Nodes) -> fx.Node:
+def _linear(w: GraphWriter, layer: Linear, sources: Nodes) -> fx.Node:
     def make() -> nn.Module:
         held = w.tensors(layer.name, weight="weight", bias="bias")
         return _loaded(nn.Linear(layer.in_channels, layer.out_channels, layer.bias), held)
@@ -246,7 +114,7 @@ def _linear(w: _GraphWriter, layer: Linear, sources: Nodes) -> fx.Node:
     return w.method("permute", w.activated(layer.name, layer.activation, made), 0, 3, 1, 2)
 
 
-def _norm(w: _GraphWriter, layer: Norm, sources: Nodes) -> fx.Node:
+def _norm(w: GraphWriter, layer: Norm, sources: Nodes) -> fx.Node:
     def make() -> nn.Module:
         parts = {"weight": "norm_weight", "bias": "norm_bias", "running_mean": "norm_mean",
                  "running_var": "norm_var"}  # fmt: skip
@@ -268,14 +136,14 @@ def _norm(w: _GraphWriter, layer: Norm, sources: Nodes) -> fx.Node:
     return w.activated(layer.name, layer.activation, node)
 
 
-def _constant(w: _GraphWriter, layer: Constant, sources: Nodes) -> fx.Node:
+def _constant(w: GraphWriter, layer: Constant, sources: Nodes) -> fx.Node:
     name = layer.name.replace(".", "_")
     value = w.tensors(layer.name, value="value")["value"][None]
     w.root.register_parameter(name, nn.Parameter(value))
     return w.graph.get_attr(name)
 
 
-def _activation(w: _GraphWriter, layer: Activation, sources: Nodes) -> fx.Node:
+def _activation(w: GraphWriter, layer: Activation, sources: Nodes) -> fx.Node:
     if layer.function == "leaky_relu":
         return w.module(layer.name, "layer", lambda: nn.LeakyReLU(layer.slope), *sources)
     if layer.function == "linear":
@@ -283,18 +151,18 @@ def _activation(w: _GraphWriter, layer: Activation, sources: Nodes) -> fx.Node:
     return w.module(layer.name, "layer", MODULES[layer.function], *sources)
 
 
-def _chain(w: _GraphWriter, function: Callable[..., Any], sources: Nodes) -> fx.Node:
+def _chain(w: GraphWriter, function: Callable[..., Any], sources: Nodes) -> fx.Node:
     total = sources[0]
     for other in sources[1:]:
         total = w.call(function, total, other)
     return total
 
 
-def _shortcut(w: _GraphWriter, layer: Shortcut, sources: Nodes) -> fx.Node:
+def _shortcut(w: GraphWriter, layer: Shortcut, sources: Nodes) -> fx.Node:
     return w.activated(layer.name, layer.activation, _chain(w, operator.add, sources))
 
 
-def _route(w: _GraphWriter, layer: Route, sources: Nodes) -> fx.Node:
+def _route(w: GraphWriter, layer: Route, sources: Nodes) -> fx.Node:
     nodes = list(sources)
     constants = {other.name for other in w.spec.layers if isinstance(other, Constant)}
     constant = [name in constants for name in layer.inputs]
@@ -310,7 +178,7 @@ def _route(w: _GraphWriter, layer: Route, sources: Nodes) -> fx.Node:
     return w.call(torch.cat, nodes, dim=1 if layer.axis == "channels" else 2)
 
 
-def _select(w: _GraphWriter, layer: Select, sources: Nodes) -> fx.Node:
+def _select(w: GraphWriter, layer: Select, sources: Nodes) -> fx.Node:
     first, count = layer.channels[0], len(layer.channels)
     index: Any = list(layer.channels)
     if layer.channels == tuple(range(first, first + count)):
@@ -318,19 +186,19 @@ def _select(w: _GraphWriter, layer: Select, sources: Nodes) -> fx.Node:
     return w.call(operator.getitem, sources[0], (slice(None), index))
 
 
-def _crop(w: _GraphWriter, layer: Crop, sources: Nodes) -> fx.Node:
+def _crop(w: GraphWriter, layer: Crop, sources: Nodes) -> fx.Node:
     whole = slice(None)
     place = (whole, whole, slice(*layer.rows), slice(*layer.columns))
     return w.call(operator.getitem, sources[0], place)
 
 
-def _pad(w: _GraphWriter, layer: Pad, sources: Nodes) -> fx.Node:
+def _pad(w: GraphWriter, layer: Pad, sources: Nodes) -> fx.Node:
     mode = TORCH_PAD_MODES.get(layer.mode, layer.mode)
     value = {"value": layer.value} if layer.mode == "zeros" else {}
     return w.call(F.pad, sources[0], (*layer.columns, *layer.rows), mode=mode, **value)
 
 
-def _upsample(w: _GraphWriter, layer: Upsample, sources: Nodes) -> fx.Node:
+def _upsample(w: GraphWriter, layer: Upsample, sources: Nodes) -> fx.Node:
     corners = None if layer.mode == "nearest" else layer.mode == "bilinear_corners"
     mode = layer.mode.removesuffix("_corners")
     return w.module(
@@ -339,7 +207,7 @@ def _upsample(w: _GraphWriter, layer: Upsample, sources: Nodes) -> fx.Node:
     )  # fmt: skip
 
 
-def _max_pool(w: _GraphWriter, layer: MaxPool, sources: Nodes) -> fx.Node:
+def _max_pool(w: GraphWriter, layer: MaxPool, sources: Nodes) -> fx.Node:
     (top, left), (bottom, right) = pair(layer.pad_begin), pair(layer.pad_end)
     kernel = pair(layer.kernel)
     plain = (top, left) == (bottom, right) and 2 * top <= kernel[0] and 2 * left <= kernel[1]
@@ -352,7 +220,7 @@ def _max_pool(w: _GraphWriter, layer: MaxPool, sources: Nodes) -> fx.Node:
     )  # fmt: skip
 
 
-def _avg_pool(w: _GraphWriter, layer: AvgPool, sources: Nodes) -> fx.Node:
+def _avg_pool(w: GraphWriter, layer: AvgPool, sources: Nodes) -> fx.Node:
     return w.module(
         layer.name, "layer",
         lambda: nn.AvgPool2d(
@@ -362,7 +230,7 @@ def _avg_pool(w: _GraphWriter, layer: AvgPool, sources: Nodes) -> fx.Node:
     )  # fmt: skip
 
 
-def _attention(w: _GraphWriter, layer: Attention, sources: Nodes) -> fx.Node:
+def _attention(w: GraphWriter, layer: Attention, sources: Nodes) -> fx.Node:
     heads = []
     for node, name in zip(sources, layer.inputs, strict=True):
         channels, tokens, _ = w.shapes[name]
@@ -374,22 +242,23 @@ def _attention(w: _GraphWriter, layer: Attention, sources: Nodes) -> fx.Node:
     return w.method("reshape", back, -1, value, tokens, 1)
 
 
-def _flatten(w: _GraphWriter, layer: Flatten, sources: Nodes) -> fx.Node:
+def _flatten(w: GraphWriter, layer: Flatten, sources: Nodes) -> fx.Node:
     return w.method("reshape", sources[0], -1, math.prod(w.shapes[layer.inputs[0]]), 1, 1)
 
 
-def _opaque(w: _GraphWriter, layer: Opaque, sources: Nodes) -> fx.Node:
+def _opaque(w: GraphWriter, layer: Opaque, sources: Nodes) -> fx.Node:
     whole = w.network.opaque_module(layer.name)
     assert isinstance(whole, LaidOutModule)
     inputs = [
         w.laid_out(node, dims, w.shapes[name])
         for node, dims, name in zip(sources, whole.inputs, layer.inputs, strict=True)
     ]
-    made = w.module(layer.name, "layer", lambda: whole.module, *inputs)
-    return w.from_layout(made, whole.output, w.shapes[layer.name])
+    made = w.module(layer.name, "layer", lambda: copy.deepcopy(whole.module), *inputs)
+    first = w.call(operator.getitem, made, 0) if whole.several else made
+    return w.from_layout(first, whole.output, w.shapes[layer.name])
 
 
-WRITE: dict[type, Callable[[_GraphWriter, Any, Nodes], fx.Node]] = {
+WRITE: dict[type, Callable[[GraphWriter, Any, Nodes], fx.Node]] = {
     Conv: _conv,
     Linear: _linear,
     Norm: _norm,

@@ -14,6 +14,7 @@ from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.exporting.onnx_graph import ALLOWED_OPS, emit_onnx
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.module import Network
+from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, DeviceError, SpecError
@@ -201,6 +202,40 @@ def test_an_opaque_module_stays_whole_and_its_borders_are_protected():
         )
     with pytest.raises(ArtefactError, match=r"0\.odd"):
         Network(found.spec, found.tensors())
+
+
+class Sequence(nn.Module):
+    """A recurrent layer between convolution and linear layer."""
+
+    def __init__(self, batch_first: bool = True) -> None:
+        super().__init__()
+        self.a, self.lin = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.first = nn.Conv2d(8, 8, 1)
+        self.rnn = nn.LSTM(8, 4, batch_first=batch_first, bidirectional=True)
+        self.batch_first = batch_first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        series = self.first(F.relu(self.a(x))).mean(2).transpose(1, 2)
+        series = series if self.batch_first else series.transpose(0, 1)
+        return self.lin(self.rnn(series)[0])
+
+
+def test_a_recurrent_layer_stays_whole_between_layers_that_shrink():
+    torch.manual_seed(0)
+    module, x = Sequence().eval(), torch.randn(2, 3, 8, 8)
+    with pytest.raises(SpecError, match=r"op lstm: .*opaque=\('rnn',\)"):
+        from_torch(module, x)
+    found = from_torch(module, x, opaque=("rnn",)).eval()
+    torch.testing.assert_close(found(x), module(x), rtol=1e-5, atol=1e-6)
+    masked, small = pruned(found, 4.0)
+    assert small.spec.layer("a").out_channels == 4
+    assert small.spec.layer("first").out_channels == 8
+    dense = doubled(found, found.spec, masked)
+    torch.testing.assert_close(small(x.double()), dense(x.double()), rtol=1e-6, atol=1e-9)
+    plain = to_torch(small).double()
+    torch.testing.assert_close(plain(x.double()), small(x.double()), rtol=1e-6, atol=1e-9)
+    with pytest.raises(SpecError, match=r"batch of 2 as first dimension.*batch_first=True"):
+        from_torch(Sequence(batch_first=False).eval(), x, opaque=("rnn",))
 
 
 def test_a_wrong_translation_is_found_and_named(monkeypatch):

@@ -67,6 +67,13 @@ def shuffle(m: nn.Module, x: Tensor) -> Tensor:
     return m.b(m.a(x).reshape(n, 2, 4, h, w).transpose(1, 2).reshape(n, 8, h, w))
 
 
+def shuffle_and_split(m: nn.Module, x: Tensor) -> Tensor:
+    n, _, h, w = x.shape
+    y = m.a(x).view(n, 2, 4, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+    left, right = y.chunk(2, dim=1)
+    return m.b(torch.cat([left, m.c(right)], 1))
+
+
 def multihead(m: nn.Module, x: Tensor) -> Tensor:
     tokens = m.a(x).flatten(2).transpose(1, 2)
     return m.b(m.attention(tokens, tokens, tokens)[0].mean(1))
@@ -125,6 +132,7 @@ CASES = {
     "glu and maximum": Forward(lambda m, x: m.lin(F.glu(m.a(x), 1).amax((2, 3))),
                                a=nn.Conv2d(3, 16, 3), lin=nn.Linear(8, 4)),
     "shuffled channels": Forward(shuffle, **ends()),
+    "shuffled and split": Forward(shuffle_and_split, **ends(), c=nn.Conv2d(4, 4, 1)),
     "torch's attention": Forward(multihead, a=nn.Conv2d(3, 8, 2, 2), b=nn.Linear(8, 4),
                                  attention=nn.MultiheadAttention(8, 2, batch_first=True)),
     "squeeze and excite": Forward(squeeze_excite, **ends(), gate=nn.Sequential(

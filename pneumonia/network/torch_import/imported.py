@@ -65,8 +65,11 @@ class ImportedNetwork(Network):
         return pytree.tree_unflatten(flat, self.interface.structure)
 
     def resized(self, spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> Self:
-        """The same interface around another network, for example a compacted one."""
-        return type(self)(spec, tensors, self.interface, self.opaque_modules)
+        """The same interface around another network, for example a compacted one.
+
+        It has copies of the opaque modules: nothing is shared with this network.
+        """
+        return type(self)(spec, tensors, self.interface, copy.deepcopy(self.opaque_modules))
 
 
 def from_torch(
@@ -169,7 +172,7 @@ def _run_original(original: nn.Module, example: Tensor) -> tuple[Any, bool]:
     with torch.no_grad():
         try:
             return copy.deepcopy(original).double()(example.double()), True
-        except RuntimeError:  # a dtype is written into its code
+        except (RuntimeError, TypeError, ValueError):  # a dtype is written into its code
             return original(example), False
 
 

@@ -23,24 +23,24 @@ OPAQUE_OP = "pneumonia.opaque.default"
 
 
 @torch.library.custom_op("pneumonia::opaque", mutates_args=())
-def _opaque(inputs: list[Tensor], path: str, shape: list[int]) -> Tensor:
+def _opaque(inputs: list[Tensor], path: str, shape: list[int], several: bool) -> Tensor:
     """Stands for a module while a network is traced; never runs."""
     raise NotImplementedError
 
 
 @_opaque.register_fake
-def _(inputs: list[Tensor], path: str, shape: list[int]) -> Tensor:
+def _(inputs: list[Tensor], path: str, shape: list[int], several: bool) -> Tensor:
     return inputs[0].new_empty(shape)
 
 
 class _Hidden(nn.Module):
-    def __init__(self, path: str, shape: Sequence[int]) -> None:
+    def __init__(self, path: str, shape: Sequence[int], n_others: int | None) -> None:
         super().__init__()
-        self.path, self.shape = path, list(shape)
+        self.path, self.shape, self.n_others = path, list(shape), n_others
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        made: Tensor = _opaque(list(inputs), self.path, self.shape)
-        return made
+    def forward(self, *inputs: Tensor) -> Any:
+        made: Tensor = _opaque(list(inputs), self.path, self.shape, self.n_others is not None)
+        return made if self.n_others is None else (made, *[None] * self.n_others)
 
 
 class LaidOutModule(nn.Module):
@@ -51,6 +51,7 @@ class LaidOutModule(nn.Module):
         inputs: How its torch inputs lie over the values.
         output: How its torch output lies.
         shape: (C, H, W) of its output.
+        several: Whether it returns a tuple, whose first tensor is the output.
     """
 
     def __init__(
@@ -59,15 +60,17 @@ class LaidOutModule(nn.Module):
         inputs: Sequence[Sequence[Dim]],
         output: Sequence[Dim],
         shape: Shape,
+        several: bool = False,
     ) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.several = module, several
         self.inputs, self.output, self.shape = list(inputs), list(output), shape
 
     def forward(self, *values: Tensor) -> Tensor:
         """(N, C, H, W) of each input -> (N, C, H, W)."""
         inputs = [laid_out(x, dims) for x, dims in zip(values, self.inputs, strict=True)]
-        return from_layout(self.module(*inputs), self.output, self.shape)
+        made = self.module(*inputs)
+        return from_layout(made[0] if self.several else made, self.output, self.shape)
 
 
 @contextmanager
@@ -87,7 +90,7 @@ def hidden(module: nn.Module, paths: Sequence[str], example: Tensor) -> Iterator
     shapes = _output_shapes(module, found, example)
     try:
         for path in outer:
-            module.set_submodule(path, _Hidden(path, shapes[path]))
+            module.set_submodule(path, _Hidden(path, *shapes[path]))
         yield found
     finally:
         for path, original in found.items():
@@ -96,18 +99,29 @@ def hidden(module: nn.Module, paths: Sequence[str], example: Tensor) -> Iterator
 
 def _output_shapes(
     module: nn.Module, parts: dict[str, nn.Module], example: Tensor
-) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+) -> dict[str, tuple[tuple[int, ...], int | None]]:
+    """Path -> shape of the first tensor that a submodule returns, and how many things beside it."""
+    shapes: dict[str, tuple[tuple[int, ...], int | None]] = {}
 
     def keep(path: str, output: Any) -> None:
-        if not isinstance(output, Tensor) or not 2 <= output.dim() <= 4:
+        several = isinstance(output, tuple) and len(output) > 0
+        first = output[0] if several else output
+        if not isinstance(first, Tensor) or not 2 <= first.dim() <= 4:
             raise SpecError(
                 "Module cannot be kept whole",
-                expected="one tensor (N, C, H, W), (N, T, D) or (N, n)",
-                found=type(output).__name__,
+                expected="a tensor (N, C, H, W), (N, T, D) or (N, n), alone or first in a tuple",
+                found=type(first).__name__,
                 where=f"module {path!r}",
             )
-        shapes[path] = tuple(output.shape)
+        if len(first) != len(example):
+            raise SpecError(
+                "Module cannot be kept whole",
+                expected=f"the batch of {len(example)} as first dimension",
+                found=str(tuple(first.shape)),
+                where=f"module {path!r}",
+                fix="Use batch_first=True, or a larger module around it",
+            )
+        shapes[path] = (tuple(first.shape), len(output) - 1 if several else None)
 
     hooks = [
         part.register_forward_hook(lambda _, __, output, path=path: keep(path, output))
@@ -124,7 +138,7 @@ def _output_shapes(
 
 
 def opaque_layer(
-    b: SpecBuilder, inputs: Sequence[LayerView], path: str, sizes: Sequence[int]
+    b: SpecBuilder, inputs: Sequence[LayerView], path: str, sizes: Sequence[int], several: bool
 ) -> LayerView:
     """The layer of a hidden module; a sequence (N, T, D) is (D, T, 1)."""
     if len(sizes) == 3:
@@ -135,7 +149,8 @@ def opaque_layer(
     else:
         shape = (sizes[1], *sizes[2:]) if len(sizes) == 4 else (sizes[1], 1, 1)  # type: ignore[assignment]
         dims = map_dims(b.batch, shape, len(sizes))
-    whole = LaidOutModule(b.modules[path], [view.dims for view in inputs], dims, shape)
+    own = b.modules[path]
+    whole = LaidOutModule(own, [view.dims for view in inputs], dims, shape, several)
     b.modules[path] = whole
     layer = b.add(Opaque, [view.layer for view in inputs], path, *shape, own=True)
     return LayerView(layer, dims)

@@ -92,6 +92,9 @@ def _taken(b: SpecBuilder, view: LayerView, place: int, limits: range) -> LayerV
     dim = view.dims[place]
     if size_of(dim) == len(limits):
         return view
+    if len(dim) > 1 and all(factor.axis == "c" for factor in dim):
+        view = b.with_channels(view, place)  # shuffled channels, put in order
+        dim = view.dims[place]
     if len(dim) != 1 or dim[0].axis == "n":
         raise NotUnderstoodError("a slice of a dimension that is not one axis")
     factor = dim[0]
