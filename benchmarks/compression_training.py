@@ -1,37 +1,26 @@
-"""How the jobs of `compression_tables` train: data, optimiser, and each method's two halves.
+"""Data and training loop of the jobs of `compression_tables`.
 
-Plain enough to be read beside the published procedures: Adam with half a cosine, the penalty as a
-proximal step after it, then the hard set and training inside it. Training runs in bfloat16 where
-the processor has it (half the time); weights, ADMM and every measurement are float32.
+Adam with a warm-up and half a cosine, an exponential moving average of the weights, training images
+distorted at random. A job with a teacher learns from `Distorted`: distorted copies of all training
+images and the teacher's logits of each copy, made once. Training runs in bfloat16 where the
+processor has it; weights, ADMM and every measurement are float32.
 """
 
 import copy
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pneumonia.compression.admm.engine import Admm
-from pneumonia.compression.compact.compaction import compact
-from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.distil import distillation_loss
-from pneumonia.compression.prune.masks import masked_tensors
-from pneumonia.compression.prune.purify import purify
-from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
-from pneumonia.compression.prune.structured_method import StructuredMethod
-from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
-from pneumonia.compression.quantize.snap import ProgressiveSnap
-from pneumonia.compression.sets.constraint import JointConstraint, PerLayer
-from pneumonia.compression.sets.irregular import Irregular
-from pneumonia.compression.sets.levels import Levels, Quantized, best_scale
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import TrainConfig
@@ -39,6 +28,7 @@ from pneumonia.training.loop import uses_bf16
 
 HELD_OUT = 5000  # images of the training set that choose, and are not trained on
 BATCH = 128
+COPIES = 10  # distorted copies of every training image that a teacher labels
 # Emulated elsewhere, at a tenth of the speed of float32.
 BFLOAT16 = uses_bf16(TrainConfig(), torch.device("cpu"))
 
@@ -49,42 +39,6 @@ class Images(NamedTuple):
     train: tuple[Tensor, Tensor]
     held_out: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
-
-
-class Schedule(NamedTuple):
-    """Lengths and strengths of the two halves of a job."""
-
-    admm_epochs: int = 4
-    retrain_epochs: int = 4
-    rho: tuple[float, ...] = (5.0, 20.0, 80.0)
-    updates_per_epoch: int = 4
-    learning_rate: float = 1e-3
-    retrain_rate: float = 2e-3  # few weights need larger steps
-    shift_px: int = 0  # training images are moved by up to so many pixels
-    teacher: float = 0.0  # share of the loss that the dense network's logits get
-
-
-class Start(NamedTuple):
-    """Where a job begins.
-
-    Attributes:
-        network: The parent's, without its dead paths.
-        masks: Layer -> places that earlier jobs left; none when nothing was pruned.
-        images: The data.
-        schedule: Lengths.
-        total: Weights of the dense network: what rates are over.
-        logits: The dense network's, of the training images (N, K); None without a teacher.
-    """
-
-    network: Network
-    masks: dict[str, Tensor]
-    images: Images
-    schedule: Schedule
-    total: int
-    logits: Tensor | None = None
-
-
-Run = Callable[[Start], Network]  # trains, and gives the network that came of it
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -127,14 +81,155 @@ def read_images(name: str, spec: NetworkSpec) -> Images:
     return Images((train[0][kept], train[1][kept]), (train[0][held], train[1][held]), test)
 
 
-# --- training -----------------------------------------------------------------------------------
+# --- distortion ---------------------------------------------------------------------------------
+
+
+def distorted(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Every image (N, C, H, W) distorted at random, from not at all to `strength`.
+
+    Grey images: rotation up to 0.25 rad, scale and shear up to 15 %, shift up to 2 px, and an
+    elastic field of 5 x 5 nodes with sigma 1.2 px. Colour images: shift up to 4 px and a flip;
+    a strength above 1 also blanks a square of 12 px.
+    """
+    if strength == 0:
+        return images
+    n, channels, size = images.shape[:3]
+    if channels == 3:
+        return _shifted_and_flipped(images, strength, generator)
+    amount = strength * torch.rand(n, 1, generator=generator)
+    angle, scale_x, scale_y, shear = (
+        amount * (2 * torch.rand(n, 4, generator=generator) - 1)
+        * torch.tensor([0.25, 0.15, 0.15, 0.15])
+    ).T  # fmt: skip
+    shift = amount * (2 * torch.rand(n, 2, generator=generator) - 1) * (2 * 2 / size)
+    rows = [
+        torch.stack([(1 + scale_x) * angle.cos(), shear - angle.sin(), shift[:, 0]], 1),
+        torch.stack([angle.sin(), (1 + scale_y) * angle.cos(), shift[:, 1]], 1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    nodes = torch.randn(n, 2, 5, 5, generator=generator) * (amount[:, :, None, None] * 2.4 / size)
+    field = F.interpolate(nodes, size=(size, size), mode="bilinear", align_corners=True)
+    return F.grid_sample(images, grid + field.permute(0, 2, 3, 1), align_corners=False)
+
+
+def _shifted_and_flipped(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    n, size, shift_px = len(images), images.shape[2], 4
+    flip = torch.rand(n, generator=generator) < 0.5
+    images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    padded = F.pad(images, (shift_px,) * 4, mode="reflect")
+    corner = torch.randint(0, 2 * shift_px + 1, (n, 2), generator=generator)
+    rows = corner[:, :1] + torch.arange(size)
+    columns = corner[:, 1:] + torch.arange(size)
+    out = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None]]
+    out = out.permute(0, 3, 1, 2)
+    if strength > 1:
+        centre = torch.randint(0, size, (n, 2), generator=generator)
+        near = (torch.arange(size) - centre[:, :, None]).abs() < 6  # (N, 2, size)
+        out = out.masked_fill((near[:, 0, :, None] & near[:, 1, None])[:, None], 0.0)
+    return out
+
+
+# --- samples ------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """Images (N, C, H, W), labels int64 (N,), and the teacher's logits (N, K) or None."""
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor | None
+
+
+class Samples(Protocol):
+    """What a job learns from."""
+
+    n_images: int
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Full batches of one pass over the training images, in random order."""
+        ...
+
+
+class Fresh:
+    """The training images with their labels, distorted anew in every epoch."""
+
+    def __init__(self, part: tuple[Tensor, Tensor], strength: float) -> None:
+        self.images, self.labels = part
+        self.strength = strength
+        self.n_images = len(self.labels)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """See `Samples`."""
+        order = torch.randperm(self.n_images, generator=generator)
+        for batch in order[: self.n_images // BATCH * BATCH].split(BATCH):
+            images = distorted(self.images[batch], self.strength, generator)
+            yield Batch(images, self.labels[batch], None)
+
+
+class Distorted:
+    """Distorted copies of the training images with a teacher's logits of each.
+
+    Args:
+        labels: Of the N training images, int64 (N,).
+        images: uint8 (copies * N, C, H, W), the undistorted ones first.
+        logits: Teacher's, of every copy: float32 (copies * N, K).
+        low: Value of an image's code 0.
+        step: Difference of the values of two neighbouring codes.
+    """
+
+    def __init__(
+        self, labels: Tensor, images: Tensor, logits: Tensor, low: float, step: float
+    ) -> None:
+        self.labels, self.images, self.logits = labels, images, logits
+        self.low, self.step = low, step
+        self.n_images = len(labels)
+        self.copies = len(images) // len(labels)
+
+    @classmethod
+    def kept(
+        cls, file: Path, part: tuple[Tensor, Tensor], teachers: Sequence[Network], strength: float
+    ) -> "Distorted":
+        """The copies in `file`, which is made first if need be: mean logits of all teachers."""
+        images, labels = part
+        low = float(images.min())
+        step = (float(images.max()) - low) / 255
+        if not file.is_file():
+            generator = torch.Generator().manual_seed(2)
+            codes, logits = [], []
+            for number in range(COPIES):
+                for chunk in images.split(2000):
+                    changed = distorted(chunk, strength if number else 0.0, generator)
+                    codes.append(((changed - low) / step).round().to(torch.uint8).contiguous())
+                    logits.append(mean_logits(teachers, codes[-1].float() * step + low))
+            np.savez(file, images=torch.cat(codes).numpy(), logits=torch.cat(logits).numpy())
+        made = np.load(file)
+        return cls(
+            labels, torch.from_numpy(made["images"]), torch.from_numpy(made["logits"]), low, step
+        )
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """See `Samples`: one copy of every image, chosen at random."""
+        order = torch.randperm(self.n_images, generator=generator)
+        which = torch.randint(0, self.copies, (self.n_images,), generator=generator)
+        place = which * self.n_images + order
+        n_used = self.n_images // BATCH * BATCH
+        for at, batch in zip(place[:n_used].split(BATCH), order[:n_used].split(BATCH), strict=True):
+            images = self.images[at].float().mul_(self.step).add_(self.low)
+            yield Batch(images, self.labels[batch], self.logits[at])
+
+
+@torch.inference_mode()
+def mean_logits(networks: Sequence[Network], images: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
+        return torch.stack([logits_of(network, images) for network in networks]).mean(0)
 
 
 @torch.inference_mode()
 def logits_of(network: Network, images: Tensor) -> Tensor:
     network.eval()
     output = network.spec.outputs[0]
-    return torch.cat([network(part)[output].flatten(1) for part in images.split(1000)])
+    parts = images.split(1000)
+    return torch.cat([network(part)[output].flatten(1).float() for part in parts])
 
 
 def accuracy(network: Network, part: tuple[Tensor, Tensor]) -> float:
@@ -142,236 +237,100 @@ def accuracy(network: Network, part: tuple[Tensor, Tensor]) -> float:
     return float(hits.double().mean())
 
 
-def augmented(images: Tensor, shift_px: int, generator: torch.Generator) -> Tensor:
-    """Shift each quarter of the batch; colour images are flipped, too."""
-    if shift_px == 0:
-        return images
-    if images.shape[1] == 3:
-        flip = torch.rand(len(images), generator=generator) < 0.5
-        images = torch.where(flip[:, None, None, None], images.flip(3), images)
-    size, padded = images.shape[2], F.pad(images, (shift_px,) * 4)
-    places = torch.randint(0, 2 * shift_px + 1, (4, 2), generator=generator).tolist()
-    shifted = [
-        part[:, :, y : y + size, x : x + size]
-        for part, (y, x) in zip(padded.chunk(4), places, strict=True)
-    ]
-    return torch.cat(shifted).contiguous(memory_format=torch.channels_last)
+# --- training -----------------------------------------------------------------------------------
 
 
-def _loss(start: Start, batch: Tensor, generator: torch.Generator) -> Tensor:
-    network, plan = start.network, start.schedule
-    images, labels = start.images.train
-    inputs = augmented(images[batch], plan.shift_px, generator)
+class Course(NamedTuple):
+    """One training: how long, how fast, and what happens around each step.
+
+    Attributes:
+        epochs: Passes over the training images.
+        learning_rate: Largest one of Adam.
+        teacher: Share of the loss that the teacher's logits get.
+        smoothing: Label smoothing of the cross-entropy without a teacher.
+        average: Decay of the moving average per step; 0 = none.
+        warm_up: Share of the steps in which the learning rate rises.
+        after_step: Called after the optimiser.
+        every: Steps between two calls of `update`; 0 = never.
+        update: Called every so many steps with the share of the training that is done.
+        select_from: Share of the training after which the best weights on the held-out images are
+            kept; 1 = the last weights.
+    """
+
+    epochs: int
+    learning_rate: float
+    teacher: float = 0.0
+    smoothing: float = 0.0
+    average: float = 0.0
+    warm_up: float = 0.0
+    after_step: Callable[[], None] = lambda: None
+    every: int = 0
+    update: Callable[[float], None] = lambda _: None
+    select_from: float = 1.0
+
+
+def loss_of(network: Network, batch: Batch, course: Course) -> Tensor:
+    images = batch.images.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
-        logits = network(inputs)[network.spec.outputs[0]].flatten(1)
-    if start.logits is None:
-        return F.cross_entropy(logits.float(), labels[batch])
-    teacher = start.logits[batch]
-    return distillation_loss(logits.float(), teacher, labels[batch], share=plan.teacher)
+        logits = network(images)[network.spec.outputs[0]].flatten(1).float()
+    if batch.logits is None or course.teacher == 0:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=course.smoothing)
+    return distillation_loss(logits, batch.logits, batch.labels, share=course.teacher)
 
 
 def train(
-    start: Start,
-    epochs: int,
-    learning_rate: float,
-    *,
-    after_step: Callable[[], None] = lambda: None,
-    every: int = 0,
-    update: Callable[[], None] = lambda: None,
-    select: bool = False,
+    network: Network,
+    samples: Samples,
+    held_out: tuple[Tensor, Tensor],
+    course: Course,
+    seed: int,
 ) -> None:
-    """Adam with half a cosine; `select` ends with the best weights on the held-out images."""
-    network = start.network.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
-    generator = torch.Generator().manual_seed(1)
-    n_images = len(start.images.train[1])
-    n_steps = epochs * (n_images // BATCH)
-    step, best = 0, (-1.0, {})
-    for _ in range(epochs):
+    """Train in place.
+
+    Args:
+        network: Trained.
+        samples: What it learns from.
+        held_out: Images that choose among the epochs.
+        course: How.
+        seed: Of order and distortion.
+    """
+    network.to(memory_format=torch.channels_last)
+    parameters = list(network.parameters())
+    optimiser = torch.optim.Adam(parameters, lr=course.learning_rate, fused=True)
+    averaged = [p.detach().clone() for p in parameters] if course.average else []
+    generator = torch.Generator().manual_seed(100 + seed)
+    n_steps = course.epochs * (samples.n_images // BATCH)
+    step, best = 0, (-1.0, copy.deepcopy(network.state_dict()))
+    for epoch in range(course.epochs):
         network.train()
-        for batch in torch.randperm(n_images, generator=generator).split(BATCH):
-            if len(batch) < BATCH:
-                continue
-            cosine = 0.5 * (1 + np.cos(np.pi * step / n_steps))
-            optimiser.param_groups[0]["lr"] = learning_rate * (0.02 + 0.98 * cosine)
+        for batch in samples.epoch(generator):
+            done = step / n_steps
+            rate = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done))
+            rate *= min(1.0, (done + 0.01) / (course.warm_up + 0.01))
+            optimiser.param_groups[0]["lr"] = course.learning_rate * rate
             optimiser.zero_grad()
-            _loss(start, batch, generator).backward()
+            loss_of(network, batch, course).backward()
             optimiser.step()
-            after_step()
+            course.after_step()
             step += 1
-            if every and step % every == 0:
-                update()
-        if select:
-            score = accuracy(network, start.images.held_out)
+            if averaged:
+                decay = min(course.average, (1 + step) / (10 + step))
+                with torch.no_grad():
+                    torch._foreach_lerp_(averaged, parameters, 1 - decay)
+            if course.every and step % course.every == 0:
+                course.update(step / n_steps)
+        if epoch + 1 > course.select_from * course.epochs or epoch + 1 == course.epochs:
+            kept = [p.detach().clone() for p in parameters]
+            _put(parameters, averaged or kept)
+            score = accuracy(network, held_out)
             if score >= best[0]:
-                best = (score, copy.deepcopy(network.state_dict()))  # with the versions it names
-    if select:
-        network.load_state_dict(best[1])
+                best = (score, copy.deepcopy(network.state_dict()))
+            _put(parameters, kept)
+    network.load_state_dict(best[1])
+    print(f"  {course.epochs} epochs, held out {best[0]:.4f}", flush=True)
 
 
 @torch.no_grad()
-def hold(network: Network, masks: Mapping[str, Tensor]) -> None:
-    for name, mask in masks.items():
-        network.weights()[name].mul_(mask)
-
-
-def weights_of(start: Start) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in start.network.weights().items()}
-
-
-def run_admm(start: Start, splits: list[JointConstraint]) -> None:
-    """The ADMM half: one round per rho; what an earlier job removed stays zero."""
-    network, plan = start.network, start.schedule
-    engine = Admm(splits, plan.rho[0])
-    engine.start(network.weights())
-    every = len(start.images.train[1]) // BATCH // plan.updates_per_epoch
-    n_updates = plan.admm_epochs * plan.updates_per_epoch
-    done = 0
-
-    def after_step() -> None:
-        engine.pull(network.weights(), plan.learning_rate)
-        hold(network, start.masks)
-
-    def update() -> None:
-        nonlocal done
-        residuals = engine.update(network.weights())
-        done += 1
-        now = plan.rho[min(done * len(plan.rho) // n_updates, len(plan.rho) - 1)]
-        if now != engine.rho:
-            engine.set_rho(now, network.weights(), "rescale")
-        if done == n_updates:
-            worst = max(residual.primal for residual in residuals)
-            print(f"  last ||W - Z|| / ||W||: {worst:.3f}", flush=True)
-
-    train(
-        start, plan.admm_epochs, plan.learning_rate,
-        after_step=after_step, every=every, update=update,
-    )  # fmt: skip
-
-
-def without_dead_paths(network: Network) -> Network:
-    """The same function with fewer filters: less to train."""
-    tensors = {n: t.detach().clone().contiguous() for n, t in network.tensors().items()}
-    spec, tensors = compact(network.spec, tensors)
-    small = Network(spec)
-    small.load_tensors(tensors)
-    return small
-
-
-def retrain_small(start: Start, masks: Mapping[str, Tensor]) -> Network:
-    """The second half: only the loss, inside the masks, best weights on the held-out images."""
-    tensors = {n: t.detach().clone() for n, t in start.network.tensors().items()}
-    graph = ChannelGraph(start.network.spec)
-    start.network.load_tensors(masked_tensors(graph, tensors, masks))
-    small = without_dead_paths(start.network)
-    places = {n: w.detach() != 0 for n, w in small.weights().items()}
-    train(
-        start._replace(network=small), start.schedule.retrain_epochs, start.schedule.retrain_rate,
-        after_step=lambda: hold(small, places), select=True,
-    )  # fmt: skip
-    return small
-
-
-# --- methods ------------------------------------------------------------------------------------
-
-
-def dense(start: Start) -> Network:
-    train(start, start.schedule.retrain_epochs, start.schedule.retrain_rate, select=True)
-    return start.network
-
-
-def irregular(keep: Mapping[str, int] | float) -> Run:
-    """Layer -> weights kept; or one rate for all layers."""
-
-    def run(start: Start) -> Network:
-        weights = weights_of(start)
-        share = 1 / keep if isinstance(keep, float) else 0.0
-        budget = (
-            {n: max(16, round(w.numel() * share)) for n, w in weights.items()}
-            if isinstance(keep, float)
-            else keep
-        )
-        constraint = PerLayer({name: Irregular(n) for name, n in budget.items()})
-        run_admm(start, [constraint])
-        projected = constraint.project(weights_of(start))
-        masks = {n: p.mask & start.masks.get(n, p.mask) for n, p in projected.items()}
-        return retrain_small(start, masks)
-
-    return run
-
-
-def structured(
-    rate: float,
-    exponents: Mapping[str, float] | None = None,
-    method: StructuredMethod | None = None,
-) -> Run:
-    """Filters and columns; `rate` over the dense network."""
-    how = method or StructuredMethod(filter_share=0.6, group_size=0, round_to=1)
-
-    def run(start: Start) -> Network:
-        graph = ChannelGraph(start.network.spec)
-        strengths = exponents or {
-            name: 0.5 if name == "conv_000" else 1.0 for name in start.network.weights()
-        }
-
-        def plan() -> tuple[list[JointConstraint], dict[str, Tensor]]:
-            situation = StageStart(graph, weights_of(start), start.masks, start.total)
-            found = plan_rate(situation, how, LayerRates(dict(strengths), {}), rate)
-            return list(found.sets.splits), found.masks
-
-        run_admm(start, plan()[0])
-        return retrain_small(start, plan()[1])
-
-    return run
-
-
-def purified(budget: float) -> Run:
-    """Purification by bisection on the held-out images, then training of what is left."""
-
-    def run(start: Start) -> Network:
-        graph = ChannelGraph(start.network.spec)
-        tensors = {n: t.detach().clone() for n, t in start.network.tensors().items()}
-
-        def evaluate(masks: dict[str, Tensor]) -> float:
-            start.network.load_tensors(masked_tensors(graph, tensors, masks))
-            return accuracy(start.network, start.images.held_out)
-
-        found = purify(graph, weights_of(start), start.masks, evaluate, budget)
-        print(f"  purification removed {found.removed} units", flush=True)
-        start.network.load_tensors(tensors)
-        return retrain_small(start, found.masks)
-
-    return run
-
-
-def quantized(
-    levels: Mapping[str, Levels] | Levels, shares: tuple[float, ...] = (0.5, 0.75, 0.875, 1.0)
-) -> Run:
-    """ADMM towards levels, then progressive snap until every weight is on one."""
-
-    def run(start: Start) -> Network:
-        weights = weights_of(start)
-        chosen = {n: levels[n] if isinstance(levels, Mapping) else levels for n in weights}
-        sets = {n: Quantized(chosen[n], start.masks.get(n)) for n in weights}
-        run_admm(start, [PerLayer(sets)])
-        weights = {n: w.clone() for n, w in weights_of(start).items()}
-        fixed = {}
-        for n, w in weights.items():
-            alive = w if n not in start.masks else w[start.masks[n]]
-            fixed[n] = Quantized(chosen[n], start.masks.get(n), best_scale(alive, chosen[n]))
-        snapping = ProgressiveSnap(start.network.weights(), fixed)
-        epochs = max(1, start.schedule.retrain_epochs // max(1, len(shares) - 1))
-        before = 0.0
-        for share in shares:
-            snapping.advance(1.0 if share == 1 else (share - before) / (1 - before))
-            before = share
-            if share < 1:  # nothing but biases and batch norm is left to train after the last
-                train(start, epochs, start.schedule.retrain_rate, after_step=snapping.hold)
-        train(
-            start, 1, start.schedule.retrain_rate / 4, after_step=snapping.hold, select=True
-        )  # biases make up for the last snap
-        assert snapping.fixed_share() == 1.0
-        reestimate_batch_norm(start.network, start.images.train[0][: 200 * BATCH].split(BATCH))
-        return start.network
-
-    return run
+def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

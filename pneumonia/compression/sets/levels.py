@@ -172,7 +172,10 @@ def best_scale(v: Tensor, levels: Levels) -> float:
     """
     if v.numel() == 0 or not bool((v != 0).any()):
         return MIN_SCALE
-    ascending = np.sort(v.detach().abs().reshape(-1).numpy())
+    magnitudes = v.detach().abs().reshape(-1)
+    if levels.magnitudes == (1.0,) and not levels.zero:
+        return max(_rounded(float(magnitudes.double().mean()), _FLOAT_BITS), MIN_SCALE)
+    ascending = np.sort(magnitudes.numpy())
     data = _Magnitudes(ascending, levels)
     if levels.magnitudes == (1.0,) and levels.zero:
         return _ternary_scale(data)
