@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from pneumonia.network.torch_import.attention_rules import ATTENTION_RULES, AttentionScores
 from pneumonia.network.torch_import.builder import SpecBuilder
 from pneumonia.network.torch_import.layer_rules import LAYER_RULES
 from pneumonia.network.torch_import.layouts import LayerView, NotUnderstoodError, map_dims
 from pneumonia.network.torch_import.opaque import OPAQUE_OP, hidden, opaque_layer
-from pneumonia.network.torch_import.view_rules import VIEW_RULES, AttentionScores
+from pneumonia.network.torch_import.pool_rules import POOL_RULES
+from pneumonia.network.torch_import.view_rules import VIEW_RULES
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.spec import INPUT, Shape
 
-RULES = LAYER_RULES | VIEW_RULES
+RULES = LAYER_RULES | POOL_RULES | VIEW_RULES | ATTENTION_RULES
 SYMBOLIC = (LayerView, AttentionScores)
 
 

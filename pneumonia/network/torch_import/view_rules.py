@@ -1,4 +1,4 @@
-"""Torch's ops that move, join, cut and combine: views, concatenation, arithmetic, attention.
+"""Torch's ops that move, join, cut and combine: views, concatenation, arithmetic.
 
 Views become no layer: only their factors change (`layouts`).
 """
@@ -6,13 +6,13 @@ Views become no layer: only their factors change (`layouts`).
 import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pneumonia.network.torch_import.attention_rules import AttentionScores, scaled_scores
 from pneumonia.network.torch_import.builder import SpecBuilder
-from pneumonia.network.torch_import.layer_rules import linear, softmax_channels
 from pneumonia.network.torch_import.layouts import (
     AxisFactor,
     Dim,
@@ -25,30 +25,12 @@ from pneumonia.network.torch_import.layouts import (
 )
 from pneumonia.runtime.model.spec import (
     Activation,
-    Attention,
     Crop,
     Multiply,
     Route,
     Select,
     Shortcut,
 )
-
-
-class AttentionScores(NamedTuple):
-    """Products of queries and keys on their way to an attention.
-
-    Attributes:
-        queries: (..., T, D per head).
-        keys: (..., D per head, S).
-        scale: What the products are multiplied with.
-        normalised: Whether the softmax over the keys is done.
-    """
-
-    queries: LayerView
-    keys: LayerView
-    scale: float = 1.0
-    normalised: bool = False
-
 
 # --- views --------------------------------------------------------------------------------------
 
@@ -364,7 +346,7 @@ def _times(b: SpecBuilder, x: Any, number: float) -> Any:
 def _multiplied(b: SpecBuilder, a: SimpleNamespace) -> Any:
     for one, other in ((a.self, a.other), (a.other, a.self)):
         if isinstance(one, AttentionScores):
-            return _scaled(one, other)
+            return scaled_scores(one, other)
     return combine(b, Multiply, [a.self, a.other])
 
 
@@ -372,7 +354,7 @@ def _divided(b: SpecBuilder, a: SimpleNamespace) -> Any:
     if isinstance(a.other, LayerView) or getattr(a, "rounding_mode", None):
         raise NotUnderstoodError("division by a value")
     if isinstance(a.self, AttentionScores):
-        return _scaled(a.self, 1 / a.other)
+        return scaled_scores(a.self, 1 / a.other)
     return combine(b, Multiply, [a.self, 1 / a.other])
 
 
@@ -380,72 +362,6 @@ def _power(b: SpecBuilder, a: SimpleNamespace) -> Any:
     if a.exponent != 2:
         raise NotUnderstoodError(f"power {a.exponent}")
     return combine(b, Multiply, [a.self, a.self])
-
-
-# --- attention ----------------------------------------------------------------------------------
-
-
-def _scaled(scores: AttentionScores, number: Any) -> AttentionScores:
-    if scores.normalised or not (isinstance(number, (int, float)) or number.numel() == 1):
-        raise NotUnderstoodError("attention weights that are changed")
-    return scores._replace(scale=scores.scale * float(number))
-
-
-def _softmax(b: SpecBuilder, a: SimpleNamespace) -> Any:
-    if not isinstance(a.self, AttentionScores):
-        return softmax_channels(b, a.self, a.dim)
-    if a.self.normalised or a.dim not in (-1, len(a.self.queries.dims) - 1):
-        raise NotUnderstoodError("softmax over the queries")
-    return a.self._replace(normalised=True)
-
-
-def _product(b: SpecBuilder, a: SimpleNamespace) -> Any:
-    one, other = (a.self, a.mat2) if hasattr(a, "mat2") else (a.self, a.other)
-    if isinstance(one, AttentionScores) and isinstance(other, LayerView):
-        return _attended(b, one, other)
-    if isinstance(one, LayerView) and isinstance(other, Tensor) and other.dim() == 2:
-        return linear(b, one, other.T, None)
-    if isinstance(one, LayerView) and isinstance(other, LayerView):
-        same = one.dims[:-2] == other.dims[:-2] and one.dims[-1] == other.dims[-2]
-        if same and all(f.axis == "c" for f in one.dims[-1]):
-            return AttentionScores(one, other)
-    raise NotUnderstoodError("a product of two values that is not an attention")
-
-
-def _attended(b: SpecBuilder, scores: AttentionScores, values: LayerView) -> LayerView:
-    if not scores.normalised:
-        raise NotUnderstoodError("attention without softmax")
-    keys = LayerView(scores.keys.layer, (*scores.keys.dims[:-2], *scores.keys.dims[:-3:-1]))
-    return attention(b, scores.queries, keys, values, scores.scale)
-
-
-def attention(
-    b: SpecBuilder, queries: LayerView, keys: LayerView, values: LayerView, scale: float
-) -> LayerView:
-    """Attention of (..., T, D), (..., S, D), (..., S, E); the other dimensions hold the heads."""
-    heads, layers = set(), []
-    for view in (queries, keys, values):
-        channels, positions = b.shapes[view.layer][0], b.positions(view)
-        lead = merged([factor for dim in view.dims[:-2] for factor in dim if factor.axis != "n"])
-        inner = size_of(view.dims[-1])
-        wanted = merged([AxisFactor("c", inner, channels // inner)])
-        fits = view.dims[-1] == all_of("c", inner) and lead == wanted
-        if not fits or view.dims[-2] != all_of("s", positions):
-            raise NotUnderstoodError("attention whose heads lie differently")
-        heads.add(channels // inner)
-        layers.append(b.resized(view.layer, positions, 1))
-    if len(heads) != 1:
-        raise NotUnderstoodError("attention with different numbers of heads")
-    layer = b.add(Attention, layers, heads.pop(), scale)
-    tokens = all_of("s", b.positions(queries))
-    return LayerView(layer, (*queries.dims[:-2], tokens, values.dims[-1]))
-
-
-def _dot_product_attention(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
-    if a.attn_mask is not None or a.is_causal:
-        raise NotUnderstoodError("attention with a mask")
-    scale = a.scale or 1 / math.sqrt(size_of(a.query.dims[-1]))
-    return attention(b, a.query, a.key, a.value, scale)
 
 
 VIEW_RULES: dict[str, Callable[[SpecBuilder, SimpleNamespace], Any]] = {
@@ -478,8 +394,4 @@ VIEW_RULES: dict[str, Callable[[SpecBuilder, SimpleNamespace], Any]] = {
     "div": _divided,
     "neg": lambda b, a: _times(b, a.self, -1),
     "pow": _power,
-    "softmax": _softmax,
-    "matmul": _product,
-    "bmm": _product,
-    "scaled_dot_product_attention": _dot_product_attention,
 }  # fmt: skip
