@@ -14,7 +14,7 @@ from torch import Tensor
 from pneumonia.compression.compact.branches import drop_zero_branches
 from pneumonia.compression.compact.constants import find_constants
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.compact.dead_paths import find_dead_paths
+from pneumonia.compression.compact.dead_paths import DeadPaths, find_dead_paths
 from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.model.spec import (
@@ -63,29 +63,35 @@ def compact(
     dense = masked_tensors(graph, tensors, masks or {})
     spec, dense = _without_zero_branches(spec, dense)
     graph = ChannelGraph(spec)
-    paths = find_dead_paths(graph, dense)
+    small, kept = shrink(graph, find_dead_paths(graph, dense), dense)
     changes = {}
+    for layer in small.weighted():
+        size = (group_sizes or {}).get(layer.name)
+        storage = layer.storage if size is None else StorageSpec("columns", group_size=size)
+        weight = kept[layer.name + ".weight"]
+        changes[layer.name] = _choose_storage(layer._replace(storage=storage), weight)
+    return small.replace_layers(changes), kept
+
+
+def shrink(
+    graph: ChannelGraph, paths: DeadPaths, tensors: Mapping[str, Tensor]
+) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """The network without the filters and channels that are not live, and its tensors."""
+    changes: dict[str, Layer] = {}
     kept: dict[str, Tensor] = {}
-    for layer in spec.layers:
+    for layer in graph.spec.layers:
         inputs = [paths.live[graph.unit_out[name]] for name in layer.inputs]
         outputs = paths.live[graph.unit_out[layer.name]]
-        parts = {part: dense[f"{layer.name}.{part}"] for part in parts_of(layer)}
+        parts = {part: tensors[f"{layer.name}.{part}"] for part in parts_of(layer)}
         whole: Layer = layer
         if isinstance(layer, (Conv, Linear)):
             whole, parts = _fold(layer, parts, paths.offsets.get(layer.name))
             columns = graph.live_channels(paths.live, layer.name)
             parts["weight"] = parts["weight"][:, columns]
-        parts = {part: tensor[outputs].contiguous() for part, tensor in parts.items()}
-        smaller = SHRINK.get(type(whole), _unchanged)(whole, inputs, outputs)
-        if isinstance(smaller, (Conv, Linear)):
-            if group_sizes is not None and layer.name in group_sizes:
-                smaller = smaller._replace(
-                    storage=StorageSpec("columns", group_size=group_sizes[layer.name])
-                )
-            smaller = _choose_storage(smaller, parts["weight"])
-        changes[layer.name] = smaller
-        kept.update({f"{layer.name}.{part}": tensor for part, tensor in parts.items()})
-    small = spec.replace_layers(changes)
+        changes[layer.name] = SHRINK.get(type(whole), _unchanged)(whole, inputs, outputs)
+        for part, tensor in parts.items():
+            kept[f"{layer.name}.{part}"] = tensor[outputs].contiguous()
+    small = graph.spec.replace_layers(changes)
     check_tensors(small, kept)
     return small, kept
 

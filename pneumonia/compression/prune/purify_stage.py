@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.prune.masks import MaskHook, masked_tensors
+from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.compression.prune.purify import purify
 from pneumonia.compression.prune.rates import regrouped
 from pneumonia.compression.prune.recipe import PurifyPhase
@@ -81,4 +81,4 @@ def run_purify(
         longer = recipe.retrain.model_copy(update={"epochs": phase.retrain_epochs})
         context = context._replace(recipe=recipe.model_copy(update={"retrain": longer}))
     projected = masked_tensors(graph, before.tensors, masks)
-    return StageResult(retrain(context, projected, MaskHook(graph, masks), folder), masks, plan)
+    return StageResult(retrain(context, projected, masks, folder), masks, plan)

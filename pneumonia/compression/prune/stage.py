@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule, read_rows
 from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.compact.thin import thin
 from pneumonia.compression.phase import ADMM, RETRAIN, Trainer, is_finished
 from pneumonia.compression.prune.masks import MaskHook, masked_tensors
 from pneumonia.compression.prune.method import LadderStage
@@ -102,7 +103,7 @@ def run_stage(
         masks, plan = planned.masks, _plan_record(stage, planned, folder)
         write_masks(folder, masks, plan)
     projected = masked_tensors(graph, penalised, masks)
-    return StageResult(retrain(context, projected, MaskHook(graph, masks), folder), masks, plan)
+    return StageResult(retrain(context, projected, masks, folder), masks, plan)
 
 
 def _admm(
@@ -139,13 +140,15 @@ def _admm(
 
 
 def retrain(
-    context: StageContext, start: Mapping[str, Tensor], hook: MaskHook, folder: Path
+    context: StageContext, start: Mapping[str, Tensor], masks: Mapping[str, Tensor], folder: Path
 ) -> dict[str, Tensor]:
-    """Best weights of the masked training."""
+    """Best weights of the masked training, whose run folder holds the thin network."""
     config = retrain_config(context.training, context.recipe.retrain)
-    network = Network(context.spec, start)
+    live = thin(context.spec, start, masks)
+    hook = MaskHook(ChannelGraph(live.spec), live.masks)
+    network = Network(live.spec, live.tensors)
     run = context.trainer.fit(network, config, folder / RETRAIN, [hook])
-    return load_model(run.checkpoint())[1]
+    return live.widen(load_model(run.checkpoint())[1])
 
 
 def nothing_pruned(spec: NetworkSpec, selected: list[str]) -> PruneError:

@@ -9,7 +9,6 @@ from torch import Tensor
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.masks import masked_tensors
-from pneumonia.compression.sets.structured import Columns, Filters
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.zoo import build, with_image_head
 from pneumonia.runtime.model.spec import (
@@ -20,37 +19,10 @@ from pneumonia.runtime.model.spec import (
     parameter_count,
     weight_shape,
 )
-from tests.compression.graphs import random_specs, random_tensors, run
+from tests.compression.compact.masks import assert_same_outputs, random_masks
+from tests.compression.graphs import random_specs, random_tensors
 from tests.network.random_networks import networks
 from tests.network.random_networks import random_tensors as trained_tensors
-
-
-def random_masks(spec: NetworkSpec, seed: int, density: float, group: int) -> dict[str, Tensor]:
-    """Filters and grouped columns left out at random, in three layers of four."""
-    generator = torch.Generator().manual_seed(seed)
-    masks = {}
-    for layer in spec.weighted():
-        if torch.rand((), generator=generator) < 0.25:
-            continue
-        shape: tuple[int, ...] = (layer.out_channels, layer.in_channels)
-        shape += (layer.kernel, layer.kernel) if isinstance(layer, Conv) else ()
-        noise = torch.rand(shape, generator=generator) + 0.01
-        n_columns = noise[0].numel()
-        keep = max(1, round(density * n_columns))
-        mask = Columns(keep, group).project(noise).mask
-        if layer.name not in spec.outputs:
-            mask = mask & Filters(max(1, round(density * shape[0]))).project(noise).mask
-        masks[layer.name] = mask
-    return masks
-
-
-def assert_same_outputs(spec: NetworkSpec, dense: dict[str, Tensor], small: NetworkSpec,
-                        kept: dict[str, Tensor]) -> None:  # fmt: skip
-    expected, found = run(spec, dense), run(small, kept)
-    assert expected.keys() == found.keys()
-    for name in expected:
-        scale = float(expected[name].abs().max()) + 1e-6
-        assert float((expected[name] - found[name]).abs().max()) <= 1e-5 * scale + 1e-6
 
 
 @given(random_specs(), st.integers(0, 1000), st.sampled_from([0.2, 0.5, 0.9]), st.integers(0, 3))
