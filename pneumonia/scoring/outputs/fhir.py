@@ -63,18 +63,26 @@ class FhirWriter:
         return f"{FOLDER}/{key}.json"
 
     def is_complete(self, record: ImageRecord) -> bool:
-        """Whether the document exists."""
-        return (self.out / self.path(record.key)).is_file()
+        """Whether the document exists, or the image cannot have one."""
+        return has_malformed_uid(record) or (self.out / self.path(record.key)).is_file()
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
-        """The document of one image."""
+        """The document of one image; none where a UID is malformed: it would name another study."""
+        if has_malformed_uid(study.record):
+            return {}
         return {self.path(study.record.key): json_bytes(fhir_bundle(study, self.model))}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Remove documents that are outdated or have an ambiguous image; count the rest."""
-        keys = batch.referable_keys()
+        malformed = {record.key for record in batch.records if has_malformed_uid(record)}
+        keys = batch.referable_keys() - malformed
         remove_others(self.out / FOLDER, keys)
         return {"images": len(keys)}
+
+
+def has_malformed_uid(record: ImageRecord) -> bool:
+    """Whether a UID of study, series or instance has several values or is not valid."""
+    return bool(record.info.get("has_malformed_uid"))
 
 
 def fhir_bundle(study: ScoredStudy, model: Model) -> dict[str, Any]:

@@ -23,7 +23,7 @@ REASONS = {
     "not_asked_for": "The archive answered with a study that was not asked for: it ignores a key.",
     "symlink_loop": "A link that leads back to its own folder.",
     "unsafe_path": "The name leads out of its folder; an honest export has no such names.",
-    "uid_malformed": "A UID of study, series or instance is invalid: no DICOM results. Correct it.",
+    "uid_malformed": "A UID of study, series or instance is invalid: no DICOM or FHIR results.",
     "view_unknown": "The header does not say AP or PA, and the rules want it.",
     "worker_lost": "The computer that scored this image was lost, repeatedly. Run it again.",
     "bits_allocated": "Pixel format is not supported (neither 8 nor 16 bits).",

@@ -11,7 +11,7 @@ from pneumonia.scoring.image.records import Model
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.fhir import fhir_bundle
 from pneumonia.scoring.outputs.protocol import ScoredStudy
-from tests.runtime.dicoms import SERIES, chest_dataset
+from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.patients import fill
 
 
@@ -118,3 +118,16 @@ def test_same_bytes_again(tmp_path, scored, detector, bright, dark):
     score_batch(tmp_path / "in", tmp_path / "out", detector, settings)
     for path in (scored[1] / "fhir").iterdir():
         assert (tmp_path / "out" / "fhir" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("uid", ["1." + "2" * 72, "1.9.8\\1.9.9"])
+def test_no_document_refers_to_a_malformed_uid(tmp_path, detector, bright, uid):
+    (tmp_path / "in").mkdir()
+    save(tmp_path / "in" / "a.dcm", chest_dataset(bright, StudyInstanceUID=uid))
+    save(tmp_path / "in" / "b.dcm", chest_dataset(bright, SOPInstanceUID="1.2.3.4"))
+    settings = ScoreSettings(outputs=OutputSettings(fhir=True, report=False))
+    for _ in range(2):  # the second run finds nothing left to make
+        result = score_batch(tmp_path / "in", tmp_path / "out", detector, settings)
+        assert result.document["outputs"]["fhir"] == {"images": 1}
+        (path,) = (tmp_path / "out" / "fhir").iterdir()
+        assert uid.partition("\\")[0] not in path.read_text()
