@@ -3,6 +3,9 @@
 import dataclasses
 import gzip
 import json
+import select
+import socket
+import socketserver
 import ssl
 import threading
 from contextlib import contextmanager
@@ -204,6 +207,67 @@ def test_proxies_of_the_environment_are_used(monkeypatch):
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         asked(server.url)
         assert server.asked
+
+
+class Tunnel(socketserver.StreamRequestHandler):
+    """A proxy that opens a connection for CONNECT, or answers `server.refusal`."""
+
+    def handle(self):
+        line = self.rfile.readline().decode("ascii")
+        headers = iter(self.rfile.readline, b"\r\n")
+        self.server.asked.append((line.split()[:2], b"".join(headers)))
+        if self.server.refusal:
+            self.wfile.write(b"HTTP/1.1 " + self.server.refusal + b"\r\nContent-Length: 0\r\n\r\n")
+            return
+        host, port = line.split()[1].rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=10) as far:
+            self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            ends = {self.connection: far, far: self.connection}
+            while True:
+                for end in select.select(list(ends), [], [], 10)[0]:
+                    data = end.recv(65536)
+                    if not data:
+                        return
+                    ends[end].sendall(data)
+
+
+@pytest.fixture
+def tunnel(monkeypatch):
+    """A proxy for HTTPS, named in the environment."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as server:
+        server.asked, server.refusal, server.daemon_threads = [], b"", True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:word@127.0.0.1:{server.server_address[1]}")
+        yield server
+        server.shutdown()
+
+
+def test_https_goes_through_the_tunnel_of_a_proxy(secure, authorities, tunnel, monkeypatch):
+    monkeypatch.setenv("PNEUMONIA_DICOMWEB_TOKEN", "tok123")
+    trusted, other = (Path(files["cert"]) for files in authorities)
+    assert asked(secure.url, ca_file=trusted) == []
+    ((method, address), headers) = tunnel.asked[0]
+    assert (method, address) == ("CONNECT", secure.url.split("/")[2])
+    assert b"tok123" not in headers  # for the server alone
+    assert b"Proxy-Authorization: Basic" in headers
+    assert [found for _, found in secure.asked] == ["Bearer tok123"]
+    with pytest.raises(DataError, match="SSLError"):  # the proxy may be anybody
+        asked(secure.url, ca_file=other)
+    tunnelled = len(tunnel.asked)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert asked(secure.url, ca_file=trusted) == []
+    assert len(tunnel.asked) == tunnelled
+
+
+@pytest.mark.parametrize("refusal", [b"407 Proxy Authentication Required", b"403 Forbidden"])
+def test_a_proxy_that_refuses_is_an_error_without_its_password(
+    secure, authorities, tunnel, refusal, waits
+):
+    tunnel.refusal = refusal
+    with pytest.raises(DataError, match="does not answer") as caught:
+        asked(secure.url, ca_file=Path(authorities[0]["cert"]))
+    assert "word" not in str(caught.value)
+    assert secure.asked == []
 
 
 # --- waiting ---
