@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -24,6 +25,10 @@ from deploy_jetson.device.daemon.settings import (
 )
 from deploy_jetson.device.daemon.store.spool import dataset_offset, sop_uid_of
 from pneumonia.runtime.image.decodable import decodable_syntaxes
+from tests.deploy_jetson.device.daemon.certificates import (
+    make_certificates,
+    make_expired_certificates,
+)
 from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
 from tests.peers import free_port, peer, run_peer, running_orthanc
 from tests.runtime.dicoms import JPEG, chest_dataset, jpeg_bytes, save, save_compressed
@@ -196,19 +201,28 @@ def test_a_sender_killed_in_the_middle_leaves_nothing(tmp_path):
 
 @pytest.mark.interop
 def test_tls_on_both_sides(tmp_path):
-    from tests.deploy_jetson.device.daemon.certificates import make_certificates
-
-    files = make_certificates(tmp_path)
+    files, other = make_certificates(tmp_path), make_certificates(tmp_path / "other")
+    old = make_expired_certificates(tmp_path / "old")
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_text("".join(Path(one["cert"]).read_text() for one in (files, old)))
     dicom = DICOM._replace(
-        tls_cert=files["cert"], tls_key=files["key"], tls_ca=files["cert"], timeout_s=2
+        tls_cert=files["cert"], tls_key=files["key"], tls_ca=str(authorities), timeout_s=2
     )
     with running(settings(tmp_path / "state", dicom=dicom), work=False) as rig:
         path = film(tmp_path / "a.dcm")
         assert store(rig, path)[0] != 0  # plain
-        secure = ("+tls", files["key"], files["cert"], "+cf", files["cert"])
-        status, text = store(rig, *secure, path)
+        for stranger in (other, old):
+            assert store(rig, *secured(stranger, files), path)[0] != 0
+        assert store(rig, *secured(files, other), path)[0] != 0  # it does not trust us
+        assert counts(rig)["received"] == 0
+        status, text = store(rig, *secured(files, files), path)
         assert status == 0, text
         assert counts(rig)["received"] == 1
+
+
+def secured(own, trusted):
+    """dcmtk's options for TLS with its certificate and the authority it trusts."""
+    return "+tls", own["key"], own["cert"], "+cf", trusted["cert"]
 
 
 # --- out ---
@@ -283,21 +297,30 @@ def answering(port, status, context=None):
     )
 
 
-@pytest.mark.parametrize("is_trusted", [True, False])
-def test_results_go_by_tls_to_the_peer_that_is_meant_and_to_no_other(tmp_path, is_trusted):
+@pytest.mark.parametrize("case", ["meant", "client_cert", "authority", "name", "expired", "ours"])
+def test_results_go_by_tls_to_the_peer_that_is_meant_and_to_no_other(tmp_path, case):
+    """A peer of another authority or name, an expired certificate, none of ours: nothing is sent"""
     from deploy_jetson.device.daemon.interfaces.tls import server_context
-    from tests.deploy_jetson.device.daemon.certificates import make_certificates
 
-    files, port = make_certificates(tmp_path), free_port()
-    (tmp_path / "other").mkdir()
-    other = files if is_trusted else make_certificates(tmp_path / "other")
-    server = answering(port, 0x0000, server_context(files["cert"], files["key"], ""))
+    files, own = make_certificates(tmp_path), make_certificates(tmp_path / "own")
+    if case == "name":
+        files = make_certificates(tmp_path, "DNS:elsewhere.example,IP:127.0.0.2")
+    elif case == "expired":
+        files = make_expired_certificates(tmp_path / "old")
+    trusted = make_certificates(tmp_path / "other") if case == "authority" else files
+    more = {"attempts": 2, "kinds": ("sr",), "tls_ca": trusted["cert"]}
+    if case == "client_cert":
+        more.update(tls_cert=own["cert"], tls_key=own["key"])
+    clients = own["cert"] if case in ("client_cert", "ours") else ""
+    port = free_port()
+    server = answering(port, 0x0000, server_context(files["cert"], files["key"], clients))
     try:
-        more = {"attempts": 2, "kinds": ("sr",), "tls_ca": other["cert"]}
         with running(out_settings(tmp_path, port, **more), child=True) as rig:
             job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]
-            expected = ["sent"] if is_trusted else ["failed"]
+            expected = ["sent"] if case in ("meant", "client_cert") else ["failed"]
             wait_for(lambda: states(rig, job) == expected)
+            (sent,) = rig.get("/v1/jobs/" + job)[1]["deliveries"]
+            assert sent["code"] == ("0000" if expected == ["sent"] else "no_association")
     finally:
         server.shutdown()
 
