@@ -29,8 +29,8 @@ class StraightThrough:
     Args:
         weights: Layer -> weight of the network; overwritten.
         project: Layer -> latent weights, to layer -> allowed weights of the same shapes.
-        limit: Latent weights are clipped to this multiple of their layer's mean magnitude at the
-            start, so that every sign can still change; None = never clipped.
+        limit: Latent weights are clipped to this multiple of the mean magnitude of their layer's
+            non-zero weights at the start, so that a sign can still change; None = never clipped.
 
     Raises:
         PruneError: A limit of zero or less.
@@ -45,7 +45,7 @@ class StraightThrough:
         self.latent = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self._project = project
         self._bounds = {
-            name: math.inf if limit is None else limit * float(weight.abs().mean())
+            name: math.inf if limit is None else limit * _mean_magnitude(weight)
             for name, weight in self.latent.items()
         }
         self._given: dict[str, Tensor] = {}
@@ -64,3 +64,9 @@ class StraightThrough:
             bound = self._bounds[name]
             self.latent[name].add_(self.weights[name]).sub_(value).clamp_(-bound, bound)
         self.start()
+
+
+def _mean_magnitude(weight: Tensor) -> float:
+    """Of the non-zero weights; infinite where there are none, so that nothing is clipped."""
+    alive = weight[weight != 0]
+    return float(alive.abs().mean()) if alive.numel() else math.inf

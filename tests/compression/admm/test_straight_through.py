@@ -63,6 +63,15 @@ def test_limit_keeps_every_sign_within_reach() -> None:
     assert torch.equal(through.latent["a"], torch.tensor([[1.5, 1.5]]))
 
 
+def test_limit_counts_weights_that_are_left_alone() -> None:
+    # A pruned layer's mean over all places would clip every weight that is left.
+    weight = torch.nn.Parameter(torch.tensor([[2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0]]))
+    through = StraightThrough({"a": weight}, dict, limit=4.0)
+    through.start()
+    through.after_step()
+    assert torch.equal(through.latent["a"], weight.detach())
+
+
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
 def test_refuses_a_limit_that_leaves_nothing(limit: float) -> None:
     with pytest.raises(PruneError, match="Latent weights"):
