@@ -27,6 +27,8 @@ PEERS = {
     "chromium": "chromium",
     "pdftotext": "poppler-utils",
     "pdfimages": "poppler-utils",
+    "qemu-aarch64": "qemu-user",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
 }
 
 

@@ -10,9 +10,9 @@ from deploy_jetson.kernels.compile.build_files import write_build_files
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.mca import hot_loops
 from deploy_jetson.kernels.compile.source import plan_variants
-from deploy_jetson.kernels.compile.targets import Target, find_target, runs_here
+from deploy_jetson.kernels.compile.targets import TARGETS, Target, find_target, runs_here
 from deploy_jetson.kernels.generate import generate_library, model_chooser, write_texts
-from deploy_jetson.kernels.plan.layer_problem import LayerProblem, problems_of
+from deploy_jetson.kernels.plan.layer_problem import LayerProblem, LayerQuantization, problems_of
 from deploy_jetson.kernels.plan.lower import Chooser
 from deploy_jetson.kernels.plan.weight_store import STORAGES
 from deploy_jetson.kernels.report import describe
@@ -54,7 +54,7 @@ def add_kernels(
         target_name: See `compile.targets.TARGET_NAMES`.
         measure: Tune by measuring; None = if the target runs here.
         progress: Of the tuning.
-        storage: How weights are stored, see `weight_store.STORAGES`; arithmetic is float32 always.
+        storage: How float32 weights are stored, see `weight_store.STORAGES`.
 
     Raises:
         ConfigError: Unknown target or storage, or measuring for a machine that is not this one.
@@ -68,19 +68,15 @@ def add_kernels(
     library = Path(bundle_path) / LIBRARY.format(target.name)
     report = Path(bundle_path) / REPORT.format(target.name)
     bundle = load_bundle(str(bundle_path), replaced=(library.name, report.name))
-    if bundle.arithmetic == INT8:
-        raise ConfigError(
-            "Kernels compute in float32, the bundle in int8",
-            where=str(bundle_path),
-            fix="Generate them from the bundle it was made from",
-        )
+    quantization = _quantization(bundle, target)
     dense = bundle.weights()
-    problems = problems_of(bundle.spec, dense, storage)
+    problems = problems_of(bundle.spec, dense, storage, quantization)
     choose = _chooser(problems, target, measure, progress)
     points = {name: bundle.threshold(name) for name in bundle.operating_points}
     made = generate_library(
-        bundle.spec, dense, target, library, choose, bundle.model_hash, storage, points=points
-    )
+        bundle.spec, dense, target, library, choose, bundle.model_hash, storage, points=points,
+        quantization=quantization,
+    )  # fmt: skip
     sources = Path(bundle_path) / f"kernels-{target.name}"
     write_texts(made.sources, sources)
     write_build_files(sources, library.name, target)
@@ -91,6 +87,21 @@ def add_kernels(
     write_json(str(report), document)
     _list_files(bundle, [library, report])
     return KernelsResult(library, report, sources, document, time.monotonic() - start)
+
+
+def _quantization(bundle: Bundle, target: Target) -> dict[str, LayerQuantization] | None:
+    """The int8 convolutions of an int8 bundle; None for a float32 one."""
+    if bundle.arithmetic != INT8:
+        return None
+    if target.dot is None:
+        able = [name for name, other in TARGETS.items() if other.dot]
+        raise ConfigError(
+            "This target has no dot product of int8 values", ", ".join(able), repr(target.name),
+            "--target", "Generate its kernels from the float32 bundle",
+        )  # fmt: skip
+    from deploy_jetson.kernels.int8_weights import read_quantization
+
+    return read_quantization(Path(bundle.onnx_path))
 
 
 def _chooser(

@@ -11,7 +11,7 @@ from deploy_jetson.kernels.compile.source import WEIGHTS, CSources, write_plan
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import cheapest
-from deploy_jetson.kernels.plan.layer_problem import LayerProblem, Weights
+from deploy_jetson.kernels.plan.layer_problem import LayerProblem, LayerQuantization, Weights
 from deploy_jetson.kernels.plan.lower import Chooser, NetworkPlan, lower
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.model.spec import NetworkSpec
@@ -56,6 +56,7 @@ def generate_library(  # noqa: PLR0913 - the network, the machine, the file, and
     storage: str = "fp32",
     *,
     points: Mapping[str, float] | None = None,
+    quantization: Mapping[str, LayerQuantization] | None = None,
 ) -> GeneratedLibrary:
     """Generate and compile a network.
 
@@ -68,8 +69,9 @@ def generate_library(  # noqa: PLR0913 - the network, the machine, the file, and
         model_hash: Stored in the library.
         storage: How weights are stored, see `weight_store.STORAGES`.
         points: Operating point -> threshold for `pneumonia_detect`, the default one first.
+        quantization: Layer name -> its int8 weights; None: float32 throughout.
     """
-    plan = lower(spec, dense, target, choose or model_chooser(target), storage)
+    plan = lower(spec, dense, target, choose or model_chooser(target), storage, quantization)
     sources = write_plan(plan, model_hash, points)
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".part-") as scratch:

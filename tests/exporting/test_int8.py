@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,13 +17,17 @@ from deploy_jetson.package.archive import make_package
 from pneumonia.api.int8 import Int8Options, quantize_int8
 from pneumonia.cli import group, run
 from pneumonia.cli.quantize import command
+from pneumonia.exporting.int8 import quantize_onnx
+from pneumonia.exporting.int8_bundle import write_int8_bundle
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.exporting.refreeze import freeze_points
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.errors import ArtefactError, ConfigError, ExportError
+from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError, ExportError
 from pneumonia.runtime.model.bundle import file_sha256, load_bundle
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.spec import Conv, Detect, InputSpec, NetworkSpec
+from tests.deploy_jetson.kernels.networks import random_image, random_tensors, residual_tower
+from tests.deploy_jetson.kernels.programs import HERE, needs_gcc
 from tests.runtime.bundles import write_bundle
 
 SIZE, CELL = 64, 16
@@ -177,15 +182,42 @@ def test_weights_of_the_bundle_are_those_of_its_onnx_file(cells):
 def test_no_float_engine_takes_an_int8_bundle(cells, tmp_path):
     folder, _ = cells
     bundle = load_bundle(str(folder / "int8"))
-    for engine in ("kernels", "reference"):
-        with pytest.raises(ConfigError, match="int8 bundle runs in ONNX Runtime"):
-            open_engine(bundle, engine)
-    with pytest.raises(ConfigError, match="float32, the bundle in int8"):
-        add_kernels(folder / "int8", "native")
+    with pytest.raises(ConfigError, match="reference computes in float32, the bundle in int8"):
+        open_engine(bundle, "reference")
+    with pytest.raises(DeviceError, match="no generated library"):
+        open_engine(bundle, "kernels")
+    with pytest.raises(ConfigError, match=r"no dot product of int8 values.*cortex-a57"):
+        add_kernels(folder / "int8", "cortex-a57")
     with pytest.raises(ConfigError, match="No int8 engine is packed for a board"):
         make_package(folder / "int8", tmp_path / "package.tar.gz", with_wheels=False)
     with pytest.raises(ConfigError, match="int8 already"):
         quantize_int8(folder / "int8", folder / "data", tmp_path / "twice")
+
+
+@needs_gcc
+def test_kernels_of_an_int8_bundle_compute_what_onnx_runtime_does(tmp_path):
+    """Weights and activations are the file's; what differs is the rounding of a few sums.
+
+    ONNX Runtime also rounds what a convolution writes, the kernels only what it reads.
+    """
+    spec = residual_tower()
+    tensors = random_tensors(spec)
+    write_bundle(tmp_path / "float", spec, tensors)
+    bundle = load_bundle(str(tmp_path / "float"))
+    images = [random_image(spec, seed) for seed in range(8)]
+    made = quantize_onnx(Path(bundle.onnx_path), images)
+    int8 = write_int8_bundle(bundle, made, tmp_path / "int8")
+    result = add_kernels(Path(int8.path), HERE[-1], measure=False)
+    kinds = {layer["kernel"].split()[0] for layer in result.document["layers"]}
+    assert "int8" in kinds
+    image = images[0][None]
+    int8 = load_bundle(int8.path)
+    found, peer, exact = (
+        next(iter(open_engine(of, name, 1).run(image).values()))
+        for of, name in ((int8, "kernels"), (int8, "onnxruntime"), (bundle, "onnxruntime"))
+    )
+    own, others = (np.sqrt(np.square(value - exact).mean()) for value in (found, peer))
+    assert 0 < own <= others
 
 
 @pytest.mark.parametrize("changed", ["model.onnx", "weights.safetensors", "arithmetic"])

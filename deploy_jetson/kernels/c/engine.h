@@ -34,6 +34,30 @@ INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
 #define IN_REGISTER(v) __asm__("" : "+v"(v))
 #endif
 
+/* The arithmetics of the column kernel, by suffix. word: an input; sum: a vector of sums; TERMS: values per filter.
+ * f32 begins with the bias. i8 sums DOT_GROUP products of whole numbers per word exactly, in 32 bits: it begins
+ * with a whole number per filter and ends with the filter's scale and bias. */
+typedef float word_f32;
+typedef vfloat sum_f32;
+#define TERMS_f32 1
+INLINE vfloat load_f32(const float *p) { return load(p); }
+INLINE vfloat add_product_f32(vfloat sum, vfloat w, float s) { return sum + w * s; }
+INLINE vfloat value_f32(vfloat sum, const float *terms, int32_t stride) { return sum; }
+
+#ifdef DOT_GROUP
+typedef int32_t word_i8 __attribute__((may_alias));
+typedef int32_t sum_i8 __attribute__((vector_size(4 * LANES), may_alias));
+#define TERMS_i8 3
+INLINE sum_i8 load_i8(const float *p) { return *(const sum_i8 *)p; }
+INLINE sum_i8 add_product_i8(sum_i8 sum, sum_i8 w, int32_t s) {
+  const sum_i8 spread = (sum_i8){0} + s;
+  return (sum_i8)DOT(sum, w, spread);
+}
+INLINE vfloat value_i8(sum_i8 sum, const float *terms, int32_t stride) {
+  return __builtin_convertvector(sum, vfloat) * load(terms + stride) + load(terms + 2 * stride);
+}
+#endif
+
 /* x * rise + |x| * fold is every activation we have, without a branch:
  * linear (1, 0), ReLU (0.5, 0.5), leaky ReLU of slope s ((1 + s) / 2, (1 - s) / 2). */
 typedef struct {
@@ -106,6 +130,18 @@ void run_sum(const engine *e, const void *layer, int32_t unit);
 void run_upsample(const engine *e, const void *layer, int32_t unit);
 void run_max_pool(const engine *e, const void *layer, int32_t unit);
 void run_average(const engine *e, const void *layer, int32_t unit);
+
+/* Rounds channels to whole numbers, DOT_GROUP neighbours of a vector in one word: a block of LANES words holds
+ * DOT_GROUP vectors of channels one after another. */
+typedef struct {
+  blocked out;
+  int64_t sources;           /* weights offset: arena offset of pixel (0, 0) of every input vector */
+  int32_t n_sources, in_row;
+  float inverse;             /* of the input's scale */
+  float lowest, highest;     /* the rounded value is cut to these */
+  int32_t zero;              /* the whole number stored for 0 */
+} quantize_layer;
+void run_quantize(const engine *e, const void *layer, int32_t unit);
 
 /* Generated in network.c. */
 extern const step pn_steps[];

@@ -51,6 +51,25 @@ class SchedulingModel(NamedTuple):
     since: int
 
 
+class DotProduct(NamedTuple):
+    """How a target sums products of whole numbers in 32-bit lanes, for the int8 kernels.
+
+    Attributes:
+        group: Products per lane: channels in one 32-bit word, of 32 / group bits each.
+        offset: Subtracted from a uint8 activation so that it fits; None: its zero point, which 16
+            bits hold exactly.
+        cost: Time of one in the kernel's loop over that of a fused multiply-add.
+        header: C header of the instruction.
+        expression: C expression of `sum`, `w` and `x`.
+    """
+
+    group: int
+    offset: int | None
+    cost: float
+    header: str
+    expression: str
+
+
 class Target(NamedTuple):
     """One machine.
 
@@ -69,6 +88,7 @@ class Target(NamedTuple):
         cpu_parts: `IMPLEMENTER:PART` of /proc/cpuinfo on aarch64; of several libraries that run,
             the one of this core is taken.
         model: llvm-mca's model; None: no static analysis.
+        dot: Its dot product of small whole numbers; None: no int8 kernels.
         boards: Boards with this core; empty: measure, do not predict.
         note: What has this core, for help texts.
     """
@@ -86,6 +106,7 @@ class Target(NamedTuple):
     tune_flags: tuple[str, ...] = ()
     cpu_parts: tuple[str, ...] = ()
     model: SchedulingModel | None = None
+    dot: DotProduct | None = None
     boards: tuple[BoardClock, ...] = ()
     note: str = ""
 
@@ -115,6 +136,22 @@ class Target(NamedTuple):
         return pixels * vectors + min(pixels, vectors) + 1 <= self.registers
 
 
+# Pairs in 16 bits: exact for all 8 bits of weights and activations, where `maddubs` saturates.
+AVX2_DOT = DotProduct(
+    2, None, 1.6, "immintrin.h",
+    "_mm256_add_epi32((__m256i)(sum), _mm256_madd_epi16((__m256i)(w), (__m256i)(x)))",
+)  # fmt: skip
+AVX512_DOT = DotProduct(
+    2, None, 1.6, "immintrin.h",
+    "_mm512_add_epi32((__m512i)(sum), _mm512_madd_epi16((__m512i)(w), (__m512i)(x)))",
+)  # fmt: skip
+VNNI = DotProduct(
+    4, 0, 1.0, "immintrin.h", "_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), (__m512i)(w))"
+)
+SDOT = DotProduct(
+    4, 128, 1.3, "arm_neon.h", "vdotq_s32((int32x4_t)(sum), (int8x16_t)(w), (int8x16_t)(x))"
+)
+AVX512 = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
 ARMV8_2 = ("asimd", "atomics", "asimdhp", "asimddp")
 A57_MODEL = SchedulingModel("cortex-a57", 5)
 N1_MODEL = SchedulingModel("neoverse-n1", 16)  # LLVM takes the A57's for the A76 and the A78AE
@@ -135,13 +172,18 @@ TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
         Target(
+            "x86-vnni", "x86_64", "cascadelake", 16, 32, 2.0, 2.0, 32.0,
+            (*AVX512, "avx512_vnni"), ("-mprefer-vector-width=512",), dot=VNNI,
+            note="Intel since 2019, AMD since 2022; for int8",
+        ),
+        Target(
             "x86-avx512", "x86_64", "skylake-avx512", 16, 32, 2.0, 2.0, 32.0,
-            ("avx512f", "avx512dq", "avx512bw", "avx512vl"), ("-mprefer-vector-width=512",),
-            note="Intel and AMD with AVX-512",
+            AVX512, ("-mprefer-vector-width=512",),
+            dot=AVX512_DOT, note="Intel and AMD with AVX-512",
         ),
         Target(
             "x86-avx2", "x86_64", "haswell", 8, 16, 2.0, 2.0, 16.0, ("avx2", "fma"),
-            note="Intel since 2013, AMD since 2015",
+            dot=AVX2_DOT, note="Intel since 2013, AMD since 2015",
         ),
         # One 128-bit FMLA per cycle takes both floating-point pipes; one load pipe.
         Target(
@@ -156,22 +198,23 @@ TARGETS: Mapping[str, Target] = {
         # Two 128-bit pipes and two loads from here on: twice the flops per cycle of an A57.
         Target(
             "cortex-a76", "aarch64", "cortex-a76", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
-            cpu_parts=("0x41:0xd0b",), model=N1_MODEL,
+            cpu_parts=("0x41:0xd0b",), model=N1_MODEL, dot=SDOT,
             boards=(BoardClock("pi5", "Raspberry Pi 5", 4, 2.4),), note="Raspberry Pi 5",
         ),
         Target(
             "cortex-a78ae", "aarch64", "cortex-a78ae", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
-            cpu_parts=("0x41:0xd42",), model=N1_MODEL, boards=ORIN_CLOCKS, note="Jetson Orin",
+            cpu_parts=("0x41:0xd42",), model=N1_MODEL, dot=SDOT, boards=ORIN_CLOCKS,
+            note="Jetson Orin",
         ),
         Target(
             "neoverse-n1", "aarch64", "neoverse-n1", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
-            cpu_parts=("0x41:0xd0c",), model=N1_MODEL,
+            cpu_parts=("0x41:0xd0c",), model=N1_MODEL, dot=SDOT,
             boards=(BoardClock("graviton2", "Graviton2", 64, 2.5),), note="servers: Graviton2",
         ),
         # Four pipes for 128-bit vectors. Its SVE registers are no wider in sum: left out.
         Target(
             "neoverse-v1", "aarch64", "neoverse-v1+nosve", 4, 32, 4.0, 3.0, 16.0, ARMV8_2,
-            cpu_parts=("0x41:0xd40",), model=V1_MODEL,
+            cpu_parts=("0x41:0xd40",), model=V1_MODEL, dot=SDOT,
             boards=(BoardClock("graviton3", "Graviton3", 64, 2.6),), note="servers: Graviton3",
         ),
     )

@@ -13,6 +13,22 @@ Weights = npt.NDArray[np.float32]
 HALF_MAX = 65504.0
 
 
+class LayerQuantization(NamedTuple):
+    """A convolution in int8: value = scale * integer of weights and inputs.
+
+    Attributes:
+        integers: (O, I, K, K) int8 weights.
+        scales: (O,) float32 of every filter's weights.
+        input_scale: Of the activations.
+        zero_point: The activations' uint8 number that stands for 0.
+    """
+
+    integers: npt.NDArray[np.int8]
+    scales: Weights
+    input_scale: float
+    zero_point: int
+
+
 class LayerProblem(NamedTuple):
     """One weighted layer with everything the choice of its kernel depends on.
 
@@ -22,6 +38,7 @@ class LayerProblem(NamedTuple):
         in_height, in_width, out_height, out_width: Pixels.
         planar: Whether it reads the network's input, which has one channel per plane.
         storage: How its weights are stored, see `weight_store.STORAGES`.
+        quantization: Its int8 weights and scales; None: float32 alone.
     """
 
     layer: Conv | Linear
@@ -32,6 +49,7 @@ class LayerProblem(NamedTuple):
     out_width: int
     planar: bool
     storage: str = "fp32"
+    quantization: LayerQuantization | None = None
 
     @property
     def kernel(self) -> int:
@@ -55,9 +73,12 @@ class LayerProblem(NamedTuple):
 
 
 def problems_of(
-    spec: NetworkSpec, dense: Mapping[str, Weights], storage: str = "fp32"
+    spec: NetworkSpec,
+    dense: Mapping[str, Weights],
+    storage: str = "fp32",
+    quantization: Mapping[str, LayerQuantization] | None = None,
 ) -> dict[str, LayerProblem]:
-    """Every weighted layer's problem.
+    """Every weighted layer's problem; `quantization`: layer name -> its int8 weights.
 
     Raises:
         ArtefactError: A tensor is missing, has another shape, holds NaN or infinity, or a weight
@@ -86,8 +107,9 @@ def problems_of(
         _, out_height, out_width = shapes[layer.name]
         planar = layer.inputs[0] == INPUT and not isinstance(layer, Linear)
         found[layer.name] = LayerProblem(
-            layer, weight, in_height, in_width, out_height, out_width, planar, storage
-        )
+            layer, weight, in_height, in_width, out_height, out_width, planar, storage,
+            (quantization or {}).get(layer.name),
+        )  # fmt: skip
     return found
 
 

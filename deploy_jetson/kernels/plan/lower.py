@@ -12,7 +12,12 @@ from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import kind_of
 from deploy_jetson.kernels.plan.filters import filter_order
 from deploy_jetson.kernels.plan.glue import BlockStep, GatherStep, InputStep, OutputStep
-from deploy_jetson.kernels.plan.layer_problem import LayerProblem, Weights, problems_of
+from deploy_jetson.kernels.plan.layer_problem import (
+    LayerProblem,
+    LayerQuantization,
+    Weights,
+    problems_of,
+)
 from deploy_jetson.kernels.plan.memory import BufferLifetime, plan_memory
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
 from deploy_jetson.kernels.plan.supported import check_supported
@@ -74,6 +79,7 @@ def lower(
     target: Target,
     choose: Chooser,
     storage: str = "fp32",
+    quantization: Mapping[str, LayerQuantization] | None = None,
 ) -> NetworkPlan:
     """Plan the whole network.
 
@@ -83,11 +89,14 @@ def lower(
         target: The machine.
         choose: Decides the kernel of a layer.
         storage: See `weight_store.STORAGES`.
+        quantization: Layer name -> its int8 weights; None: float32 throughout.
 
     Raises:
         ArtefactError, ExportError: see `problems_of`; or a layer the generator does not know.
     """
-    return _Lowering(spec, dense, target, choose, storage).run()
+    check_supported(spec)
+    problems = problems_of(spec, dense, storage, quantization)
+    return _Lowering(spec, dense, target, choose, problems, storage).run()
 
 
 class _Lowering:
@@ -97,14 +106,14 @@ class _Lowering:
         dense: Mapping[str, Weights],
         target: Target,
         choose: Chooser,
-        storage: str = "fp32",
+        problems: dict[str, LayerProblem],
+        storage: str,
     ) -> None:
         self.spec, self.dense, self.target, self.choose = spec, dense, target, choose
         self.storage = storage
         self.shapes = spec.shapes()
         self.readers = spec.consumers()
-        check_supported(spec)
-        self.problems = problems_of(spec, dense, storage)
+        self.problems = problems
         self.layers = {layer.name: layer for layer in spec.layers}
         self.halo = self._halos()
         self.steps: list[Step] = []

@@ -42,7 +42,8 @@ def signature(problem: LayerProblem, target: Target) -> str:
     # Kept columns to two digits: layers of one shape and rate share their result.
     rounded = [float(f"{count:.1e}") for count in kept]
     storage = () if problem.storage == "fp32" else (problem.storage,)  # decides which kinds apply
-    text = repr((shape, rounded, target.name, target.flags, cpu_name(), *storage))
+    number = () if problem.quantization is None else ("int8",)  # so does this
+    text = repr((shape, rounded, target.name, target.flags, cpu_name(), *storage, *number))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

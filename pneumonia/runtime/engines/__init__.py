@@ -143,7 +143,8 @@ def open_engine(
         compile_missing: Compile a library into the user's cache when the bundle has none for this
             machine; never done where the environment has PNEUMONIA_COMPILE=0.
 
-    An int8 bundle runs in TensorRT (where the GPU has int8) and in ONNX Runtime alone.
+    An int8 bundle runs in TensorRT (where the GPU has int8), in a library that `pneumonia kernels`
+    generated for it (none is compiled at first use), and in ONNX Runtime.
 
     Raises:
         ConfigError: Unknown name, or an engine that does not compute in the bundle's arithmetic.
@@ -154,10 +155,10 @@ def open_engine(
         raise ConfigError(
             "Unknown engine", expected="one of " + ", ".join(ENGINES), found=repr(name)
         )
-    if bundle.arithmetic == INT8 and name in ("kernels", "reference"):
+    if bundle.arithmetic == INT8 and name == "reference":
         raise ConfigError(
-            "An int8 bundle runs in ONNX Runtime or TensorRT",
-            expected="auto, onnxruntime or tensorrt",
+            "The reference computes in float32, the bundle in int8",
+            expected="auto, kernels, onnxruntime or tensorrt",
             found=repr(name),
             where=bundle.path,
             fix="Use the bundle it was made from with this engine",
@@ -167,8 +168,9 @@ def open_engine(
     engine = _accelerated(bundle) if name == "auto" else None
     if engine is not None:
         return engine
-    if name in ("auto", "kernels") and bundle.arithmetic != INT8:
-        engine = _generated(bundle, threads, name == "kernels", compile_missing)
+    if name in ("auto", "kernels"):
+        may_compile = compile_missing and bundle.arithmetic != INT8
+        engine = _generated(bundle, threads, name == "kernels", may_compile)
         if engine is not None:
             return engine
     installed = name != "reference" and _has_onnxruntime()

@@ -11,6 +11,7 @@ from tests.deploy_jetson.kernels.networks import (
     keep_patterns,
     keep_some,
     one_layer,
+    quantized,
     random_tensors,
 )
 from tests.deploy_jetson.kernels.programs import darb, fully_connected
@@ -23,16 +24,29 @@ class KindCase(NamedTuple):
         spec: The network.
         keep: Prunes the layer's weight.
         golden: A choice for the golden C file of the kind's family; None: it has no file.
+        limit: Relative error that its arithmetic is allowed against float32.
+        input_range: What the layer reads, for the kinds that compute in int8.
     """
 
     spec: object
     keep: object
     golden: object = None
+    limit: float = 1e-4
+    input_range: object = None
 
     def tensors(self):
         tensors = random_tensors(self.spec)
         tensors["tested.weight"] = self.keep(tensors["tested.weight"])
         return tensors
+
+    def problem(self):
+        found = problems_of(self.spec, self.tensors(), quantization=self.quantization())
+        return found["tested"]
+
+    def quantization(self):
+        if self.input_range is None:
+            return None
+        return {"tested": quantized(self.tensors()["tested.weight"], self.input_range)}
 
 
 LAYER = one_layer((17, 35, 7, 11), skip=True)
@@ -43,6 +57,9 @@ CASES = {
     "pattern": KindCase(LAYER, lambda weight: keep_patterns(weight, 0.9)),
     "taps": KindCase(LAYER, lambda weight: keep_some(weight, 0.5)),
     "rows": KindCase(fully_connected(37), darb),
+    "dots": KindCase(
+        LAYER, lambda weight: keep_columns(weight, 0.4, 16), limit=0.03, input_range=(0, 10)
+    ),
 }
 # Kind -> the small layer and the choice of its golden C file; taps share the patterns' template.
 GOLDEN_CASES = {
@@ -55,7 +72,7 @@ GOLDEN_CASES = {
 }
 
 
-def legal_choices(kind, spec, tensors, target):
+def legal_choices(kind, target):
     """All candidates of a kind for the layer `tested`."""
-    problem = problems_of(spec, tensors)["tested"]
+    problem = CASES[kind].problem()
     return list(KINDS[kind].candidates(LayerAnalysis(problem), target))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deploy_jetson.kernels.plan.layer_problem import LayerProblem
+from deploy_jetson.kernels.plan.layer_problem import LayerProblem, LayerQuantization
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.model.spec import (
     Conv,
@@ -150,6 +150,16 @@ def residual_tower(widths=(8, 24, 40)):
 def reference(spec, tensors, image):
     """Output name -> value of one image by the NumPy engine."""
     return {k: v[0] for k, v in ReferenceEngine(spec, tensors).run(image[None]).items()}
+
+
+def quantized(weight, input_range):
+    """int8 weights per filter, and inputs in [low, high] as uint8."""
+    scales = np.abs(weight).max(axis=(1, 2, 3)).astype(np.float32) / np.float32(127)
+    scales[scales == 0] = 1
+    integers = np.rint(weight / scales[:, None, None, None]).astype(np.int8)
+    low, high = input_range
+    input_scale = (high - low) / 255
+    return LayerQuantization(integers, scales, input_scale, int(np.rint(-low / input_scale)))
 
 
 def random_image(spec, seed=1):

@@ -117,13 +117,13 @@ def forced(target, kind, index=0, **fields):
     return choose
 
 
-def run_poisoned(folder, spec, tensors, target, choose=None):
+def run_poisoned(folder, spec, tensors, target, choose=None, **more):
     """A run on memory full of NaN, which every sum keeps; see `run`.
 
     Activations of earlier layers, of the run before, or nothing at all lie in the arena: no step
     may read what no step of the same run has written.
     """
-    made = generated(folder, spec, tensors, target, choose)
+    made = generated(folder, spec, tensors, target, choose, **more)
     instance = Instance(made.library, KernelLibrary(str(made.library)).output_shapes)
     image = random_image(spec)
     assert instance.run(image, threads=2) == ""
@@ -186,11 +186,13 @@ int main(int argc, char **argv) {
 
 
 def run_program(
-    folder, network, target, build, command=(), choose=None, threads="1", *, storage="fp32"
-):
+    folder, network, target, build, command=(), choose=None, threads="1", *, storage="fp32",
+    quantization=None,
+):  # fmt: skip
     """Link the generated files into a program and run it; returns the outputs."""
     spec, tensors = network
-    plan = lower(spec, tensors, TARGETS[target], choose or model_chooser(TARGETS[target]), storage)
+    choose = choose or model_chooser(TARGETS[target])
+    plan = lower(spec, tensors, TARGETS[target], choose, storage, quantization)
     sources = write_plan(plan, "")
     for name, text in sources.texts.items():
         (folder / name).write_text(text)
@@ -238,9 +240,10 @@ def cross_build(target, *options):
 
 
 def run_emulated(
-    folder, spec, tensors, choose=None, threads="1", storage="fp32", target="cortex-a57"
-):
+    folder, spec, tensors, choose=None, threads="1", storage="fp32", target="cortex-a57", *,
+    quantization=None,
+):  # fmt: skip
     return run_program(
         folder, (spec, tensors), target, cross_build(target, "-static"), qemu_command(target),
-        choose, threads, storage=storage,
+        choose, threads, storage=storage, quantization=quantization,
     )  # fmt: skip

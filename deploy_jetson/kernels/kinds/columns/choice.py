@@ -32,6 +32,8 @@ class ColumnsVariant(NamedTuple):
         stride: Of the convolution.
         planar: The input has one channel per plane (the network's input) instead of LANES.
         narrow: Rows also need tiles of one pixel less.
+        number: Suffix of the arithmetic's types and functions in engine.h: f32, or i8 for sums of
+            int8 products.
     """
 
     pixels: int
@@ -39,6 +41,7 @@ class ColumnsVariant(NamedTuple):
     stride: int
     planar: bool
     narrow: bool = True
+    number: str = "f32"
 
     @property
     def family(self) -> str:
@@ -60,7 +63,8 @@ class ColumnsVariant(NamedTuple):
         """Name of the step function in C."""
         layout = "planar" if self.planar else "blocked"
         ends = "" if self.narrow else "_even"
-        return f"columns_{self.pixels}x{self.vectors}_stride{self.stride}_{layout}{ends}"
+        tile = f"{self.pixels}x{self.vectors}"
+        return f"columns_{tile}_stride{self.stride}_{layout}{ends}_{self.number}"
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -1,11 +1,10 @@
 """Panels of filters, their kept columns and the pieces these are cut into."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from deploy_jetson.kernels.plan.layer_problem import Weights
 from deploy_jetson.kernels.plan.tensors import Ints
 
 
@@ -15,15 +14,15 @@ class FilterPanels(NamedTuple):
     Attributes:
         columns: (sum n,) column numbers j = i * K * K + kh * K + kw, panel after panel.
         starts: (panels + 1,) int32 into `columns`.
-        weights: (sum n, width) float32, one row of filters per kept column.
+        weights: (sum n, width) of the matrix's type, one row of filters per kept column.
     """
 
     columns: Ints
     starts: npt.NDArray[np.int32]
-    weights: Weights
+    weights: npt.NDArray[np.generic]
 
 
-def pack_panels(matrix: Weights, width: int, order: Ints | None = None) -> FilterPanels:
+def pack_panels(matrix: npt.NDArray[Any], width: int, order: Ints | None = None) -> FilterPanels:
     """Cut a (O, P) matrix into panels of `width` filters, each with the union of their columns.
 
     Filters beyond O are zero. A panel without weights has no columns: it yields the bias alone.
@@ -38,7 +37,7 @@ def pack_panels(matrix: Weights, width: int, order: Ints | None = None) -> Filte
         panel = matrix[first : first + width]
         live = (panel != 0).any(axis=0)
         kept = np.flatnonzero(live) if order is None else order[live[order]]
-        block = np.zeros((len(kept), width), np.float32)
+        block = np.zeros((len(kept), width), matrix.dtype)
         block[:, : len(panel)] = panel[:, kept].T
         columns.append(kept.astype(np.int64))
         weights.append(block)

@@ -1,8 +1,10 @@
 """The step of the column kernel: its lists in the order the C code reads them."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.columns.choice import (
@@ -24,6 +26,7 @@ class ColumnsStep(ConvolutionStep):
     """Convolution by lists of kept columns."""
 
     choice: ColumnsChoice = field(default=ColumnsChoice(1, 1, 1))
+    number: ClassVar[str] = "f32"  # the arithmetic, see ColumnsVariant
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record for the full panels and one for the remaining vectors of filters."""
@@ -44,7 +47,8 @@ class ColumnsStep(ConvolutionStep):
     ) -> StepRecord:
         first, blocks, pixels, nv = part
         problem = self.problem
-        matrix = self.weight.reshape(len(self.order), -1)[first * lanes : (first + blocks) * lanes]
+        filters = slice(first * lanes, (first + blocks) * lanes)
+        matrix = self._matrix()[filters]
         sources = self._sources()
         panels = pack_panels(matrix, nv * lanes, np.argsort(sources, kind="stable"))
         strip = strip_tiles(self.choice, self.out.width, pixels)
@@ -56,17 +60,16 @@ class ColumnsStep(ConvolutionStep):
         rows = min(self.choice.rows_per_unit, self.out.height)
         n_panels = blocks // nv
         wide, narrow = split_row(self.out.width, pixels)
-        bias = self.bias[self.order][first * lanes : (first + blocks) * lanes]
         fields = self.common()
         fields.update(
             x_row=self.view.row * problem.stride,
             skip_block=self.skip.block if self.skip else 0,
             skip_row=self.skip.row if self.skip else 0,
-            weights=store.add(panels.weights, weights=True),
+            weights=store.add(panels.weights, weights=self.number == "f32"),
             columns=store.add(int32(self._offsets(panels.columns))),
             pieces=store.add(pieces.first),
             starts=store.add(pieces.starts),
-            bias=store.add(pad_filters(bias, nv * lanes)),
+            bias=store.add(self._terms(filters, nv * lanes)),
             first_block=first,
             panels=n_panels,
             rows_per_unit=rows,
@@ -76,6 +79,14 @@ class ColumnsStep(ConvolutionStep):
         )
         units = n_panels * -(-self.out.height // rows)
         return StepRecord(self.name, variant.name, "columns_layer", fields, units, barrier)
+
+    def _matrix(self) -> npt.NDArray[Any]:
+        """(O, P) what is multiplied with every column, filters in physical order."""
+        return self.weight.reshape(len(self.order), -1)
+
+    def _terms(self, filters: slice, width: int) -> npt.NDArray[np.generic]:
+        """What every filter's sum begins and ends with, panels of `width` filters: the bias."""
+        return pad_filters(self.bias[self.order][filters], width)
 
     def _sources(self) -> Ints:
         """(P,) the plane of the input each column reads, as a number."""
@@ -105,4 +116,5 @@ class ColumnsStep(ConvolutionStep):
     def _variant(self, lanes: int, pixels: int, vectors: int) -> ColumnsVariant:
         planar = self.view.pixel == 1 != lanes
         _, narrow = split_row(self.out.width, pixels)
-        return ColumnsVariant(pixels, vectors, self.problem.stride, planar, narrow > 0)
+        stride = self.problem.stride
+        return ColumnsVariant(pixels, vectors, stride, planar, narrow > 0, self.number)

@@ -5,113 +5,123 @@
 
 #define MAX_CHAIN 4
 
-INLINE void columns_tile_2x2_1L(
+INLINE void columns_tile_2x2_1L_f32(
     const float *x, const int32_t *columns, const float *w, int32_t n,
     const float *bias, float *out, const float *skip, const columns_layer *l,
     int resume, int finish) {
   const int64_t block = l->out.block;
-  vfloat a0_0, a1_0;
-  vfloat a0_1, a1_1;
+  sum_f32 a0_0, a1_0;
+  sum_f32 a0_1, a1_1;
   if (resume) { /* the sums of the pieces before */
-    a0_0 = load(out + 0 * block + 0 * LANES);
-    a1_0 = load(out + 0 * block + 1 * LANES);
-    a0_1 = load(out + 1 * block + 0 * LANES);
-    a1_1 = load(out + 1 * block + 1 * LANES);
+    a0_0 = load_f32(out + 0 * block + 0 * LANES);
+    a1_0 = load_f32(out + 0 * block + 1 * LANES);
+    a0_1 = load_f32(out + 1 * block + 0 * LANES);
+    a1_1 = load_f32(out + 1 * block + 1 * LANES);
   } else {
-    a0_0 = load(bias + 0 * LANES);
+    a0_0 = load_f32(bias + 0 * LANES);
     a1_0 = a0_0;
-    a0_1 = load(bias + 1 * LANES);
+    a0_1 = load_f32(bias + 1 * LANES);
     a1_1 = a0_1;
   }
   UNROLLED
   for (int32_t k = 0; k < n; k++) {
-    const float *q = x + columns[k];
-    const vfloat w0 = load(w + 0 * LANES);
-    const vfloat w1 = load(w + 1 * LANES);
+    const word_f32 *q = (const word_f32 *)x + columns[k];
+    const sum_f32 w0 = load_f32(w + 0 * LANES);
+    const sum_f32 w1 = load_f32(w + 1 * LANES);
     w += 2 * LANES;
-    { const float s = q[0 * 1 * LANES]; a0_0 += w0 * s; a0_1 += w1 * s; }
-    { const float s = q[1 * 1 * LANES]; a1_0 += w0 * s; a1_1 += w1 * s; }
+    { const word_f32 s = q[0 * 1 * LANES]; a0_0 = add_product_f32(a0_0, w0, s); a0_1 = add_product_f32(a0_1, w1, s); }
+    { const word_f32 s = q[1 * 1 * LANES]; a1_0 = add_product_f32(a1_0, w0, s); a1_1 = add_product_f32(a1_1, w1, s); }
   }
   __asm__ volatile("" ::: "memory"); /* the activation's constants must not occupy registers in the loop */
   if (finish) {
-    const activation act = l->act;
-    a0_0 = activate(a0_0, act);
-    a0_1 = activate(a0_1, act);
-    a1_0 = activate(a1_0, act);
-    a1_1 = activate(a1_1, act);
-  }
-  if (finish && skip) {
-    const activation after = l->act_after;
+    const activation act = l->act, after = l->act_after;
     const int64_t skip_block = l->skip_block;
-    a0_0 = activate(a0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
-    a0_1 = activate(a0_1 + load(skip + 1 * skip_block + 0 * LANES), after);
-    a1_0 = activate(a1_0 + load(skip + 0 * skip_block + 1 * LANES), after);
-    a1_1 = activate(a1_1 + load(skip + 1 * skip_block + 1 * LANES), after);
+    vfloat r0_0 = activate(value_f32(a0_0, bias + 0 * LANES, 2 * LANES), act);
+    vfloat r1_0 = activate(value_f32(a1_0, bias + 0 * LANES, 2 * LANES), act);
+    vfloat r0_1 = activate(value_f32(a0_1, bias + 1 * LANES, 2 * LANES), act);
+    vfloat r1_1 = activate(value_f32(a1_1, bias + 1 * LANES, 2 * LANES), act);
+    if (skip) {
+      r0_0 = activate(r0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
+      r0_1 = activate(r0_1 + load(skip + 1 * skip_block + 0 * LANES), after);
+      r1_0 = activate(r1_0 + load(skip + 0 * skip_block + 1 * LANES), after);
+      r1_1 = activate(r1_1 + load(skip + 1 * skip_block + 1 * LANES), after);
+    }
+    store(out + 0 * block + 0 * LANES, r0_0);
+    store(out + 1 * block + 0 * LANES, r0_1);
+    store(out + 0 * block + 1 * LANES, r1_0);
+    store(out + 1 * block + 1 * LANES, r1_1);
+  } else { /* the sums, for the next piece */
+    store(out + 0 * block + 0 * LANES, (vfloat)a0_0);
+    store(out + 1 * block + 0 * LANES, (vfloat)a0_1);
+    store(out + 0 * block + 1 * LANES, (vfloat)a1_0);
+    store(out + 1 * block + 1 * LANES, (vfloat)a1_1);
   }
-  store(out + 0 * block + 0 * LANES, a0_0);
-  store(out + 1 * block + 0 * LANES, a0_1);
-  store(out + 0 * block + 1 * LANES, a1_0);
-  store(out + 1 * block + 1 * LANES, a1_1);
 }
 
-INLINE void columns_tile_3x2_1L(
+INLINE void columns_tile_3x2_1L_f32(
     const float *x, const int32_t *columns, const float *w, int32_t n,
     const float *bias, float *out, const float *skip, const columns_layer *l,
     int resume, int finish) {
   const int64_t block = l->out.block;
-  vfloat a0_0, a1_0, a2_0;
-  vfloat a0_1, a1_1, a2_1;
+  sum_f32 a0_0, a1_0, a2_0;
+  sum_f32 a0_1, a1_1, a2_1;
   if (resume) { /* the sums of the pieces before */
-    a0_0 = load(out + 0 * block + 0 * LANES);
-    a1_0 = load(out + 0 * block + 1 * LANES);
-    a2_0 = load(out + 0 * block + 2 * LANES);
-    a0_1 = load(out + 1 * block + 0 * LANES);
-    a1_1 = load(out + 1 * block + 1 * LANES);
-    a2_1 = load(out + 1 * block + 2 * LANES);
+    a0_0 = load_f32(out + 0 * block + 0 * LANES);
+    a1_0 = load_f32(out + 0 * block + 1 * LANES);
+    a2_0 = load_f32(out + 0 * block + 2 * LANES);
+    a0_1 = load_f32(out + 1 * block + 0 * LANES);
+    a1_1 = load_f32(out + 1 * block + 1 * LANES);
+    a2_1 = load_f32(out + 1 * block + 2 * LANES);
   } else {
-    a0_0 = load(bias + 0 * LANES);
+    a0_0 = load_f32(bias + 0 * LANES);
     a1_0 = a0_0;
     a2_0 = a0_0;
-    a0_1 = load(bias + 1 * LANES);
+    a0_1 = load_f32(bias + 1 * LANES);
     a1_1 = a0_1;
     a2_1 = a0_1;
   }
   UNROLLED
   for (int32_t k = 0; k < n; k++) {
-    const float *q = x + columns[k];
-    const vfloat w0 = load(w + 0 * LANES);
-    const vfloat w1 = load(w + 1 * LANES);
+    const word_f32 *q = (const word_f32 *)x + columns[k];
+    const sum_f32 w0 = load_f32(w + 0 * LANES);
+    const sum_f32 w1 = load_f32(w + 1 * LANES);
     w += 2 * LANES;
-    { const float s = q[0 * 1 * LANES]; a0_0 += w0 * s; a0_1 += w1 * s; }
-    { const float s = q[1 * 1 * LANES]; a1_0 += w0 * s; a1_1 += w1 * s; }
-    { const float s = q[2 * 1 * LANES]; a2_0 += w0 * s; a2_1 += w1 * s; }
+    { const word_f32 s = q[0 * 1 * LANES]; a0_0 = add_product_f32(a0_0, w0, s); a0_1 = add_product_f32(a0_1, w1, s); }
+    { const word_f32 s = q[1 * 1 * LANES]; a1_0 = add_product_f32(a1_0, w0, s); a1_1 = add_product_f32(a1_1, w1, s); }
+    { const word_f32 s = q[2 * 1 * LANES]; a2_0 = add_product_f32(a2_0, w0, s); a2_1 = add_product_f32(a2_1, w1, s); }
   }
   __asm__ volatile("" ::: "memory"); /* the activation's constants must not occupy registers in the loop */
   if (finish) {
-    const activation act = l->act;
-    a0_0 = activate(a0_0, act);
-    a0_1 = activate(a0_1, act);
-    a1_0 = activate(a1_0, act);
-    a1_1 = activate(a1_1, act);
-    a2_0 = activate(a2_0, act);
-    a2_1 = activate(a2_1, act);
-  }
-  if (finish && skip) {
-    const activation after = l->act_after;
+    const activation act = l->act, after = l->act_after;
     const int64_t skip_block = l->skip_block;
-    a0_0 = activate(a0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
-    a0_1 = activate(a0_1 + load(skip + 1 * skip_block + 0 * LANES), after);
-    a1_0 = activate(a1_0 + load(skip + 0 * skip_block + 1 * LANES), after);
-    a1_1 = activate(a1_1 + load(skip + 1 * skip_block + 1 * LANES), after);
-    a2_0 = activate(a2_0 + load(skip + 0 * skip_block + 2 * LANES), after);
-    a2_1 = activate(a2_1 + load(skip + 1 * skip_block + 2 * LANES), after);
+    vfloat r0_0 = activate(value_f32(a0_0, bias + 0 * LANES, 2 * LANES), act);
+    vfloat r1_0 = activate(value_f32(a1_0, bias + 0 * LANES, 2 * LANES), act);
+    vfloat r2_0 = activate(value_f32(a2_0, bias + 0 * LANES, 2 * LANES), act);
+    vfloat r0_1 = activate(value_f32(a0_1, bias + 1 * LANES, 2 * LANES), act);
+    vfloat r1_1 = activate(value_f32(a1_1, bias + 1 * LANES, 2 * LANES), act);
+    vfloat r2_1 = activate(value_f32(a2_1, bias + 1 * LANES, 2 * LANES), act);
+    if (skip) {
+      r0_0 = activate(r0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
+      r0_1 = activate(r0_1 + load(skip + 1 * skip_block + 0 * LANES), after);
+      r1_0 = activate(r1_0 + load(skip + 0 * skip_block + 1 * LANES), after);
+      r1_1 = activate(r1_1 + load(skip + 1 * skip_block + 1 * LANES), after);
+      r2_0 = activate(r2_0 + load(skip + 0 * skip_block + 2 * LANES), after);
+      r2_1 = activate(r2_1 + load(skip + 1 * skip_block + 2 * LANES), after);
+    }
+    store(out + 0 * block + 0 * LANES, r0_0);
+    store(out + 1 * block + 0 * LANES, r0_1);
+    store(out + 0 * block + 1 * LANES, r1_0);
+    store(out + 1 * block + 1 * LANES, r1_1);
+    store(out + 0 * block + 2 * LANES, r2_0);
+    store(out + 1 * block + 2 * LANES, r2_1);
+  } else { /* the sums, for the next piece */
+    store(out + 0 * block + 0 * LANES, (vfloat)a0_0);
+    store(out + 1 * block + 0 * LANES, (vfloat)a0_1);
+    store(out + 0 * block + 1 * LANES, (vfloat)a1_0);
+    store(out + 1 * block + 1 * LANES, (vfloat)a1_1);
+    store(out + 0 * block + 2 * LANES, (vfloat)a2_0);
+    store(out + 1 * block + 2 * LANES, (vfloat)a2_1);
   }
-  store(out + 0 * block + 0 * LANES, a0_0);
-  store(out + 1 * block + 0 * LANES, a0_1);
-  store(out + 0 * block + 1 * LANES, a1_0);
-  store(out + 1 * block + 1 * LANES, a1_1);
-  store(out + 0 * block + 2 * LANES, a2_0);
-  store(out + 1 * block + 2 * LANES, a2_1);
 }
 
 /* unit = (chunk of rows, panel), panels fastest */
@@ -121,13 +131,13 @@ static void run_columns(const engine *e, const columns_layer *l, columns_rows *r
   rows(e, l, e->arena, e->arena + l->out.base, unit % l->panels, y0, y1);
 }
 
-void columns_3x2_stride1_blocked_rows(const engine *e, const columns_layer *l, const float *x0,
+void columns_3x2_stride1_blocked_f32_rows(const engine *e, const columns_layer *l, const float *x0,
     float *out0, int32_t panel, int32_t y0, int32_t y1) {
   const int32_t *pieces = (const int32_t *)(e->weights + l->pieces) + panel;
   const int32_t *starts = (const int32_t *)(e->weights + l->starts);
   const int32_t *columns = (const int32_t *)(e->weights + l->columns);
   const float *weights = (const float *)(e->weights + l->weights);
-  const float *bias = (const float *)(e->weights + l->bias) + panel * 2 * LANES;
+  const float *bias = (const float *)(e->weights + l->bias) + panel * 2 * LANES * TERMS_f32;
   const int32_t first = l->first_block + panel * 2;
   clear_halo(out0, &l->out, first, 2, y0, y1);
   const int32_t tiles = l->wide + l->narrow;
@@ -148,14 +158,14 @@ void columns_3x2_stride1_blocked_rows(const engine *e, const columns_layer *l, c
         }
         for (int32_t t = t0; t < t1; t++) {
           if (t < l->wide) {
-            columns_tile_3x2_1L(x, columns + start, w, n, bias, out,
+            columns_tile_3x2_1L_f32(x, columns + start, w, n, bias, out,
                 skip, l, resume, finish);
             x += 3 * 1 * LANES;
             out += 3 * LANES;
             if (skip) skip += 3 * LANES;
           }
           else {
-            columns_tile_2x2_1L(x, columns + start, w, n, bias, out,
+            columns_tile_2x2_1L_f32(x, columns + start, w, n, bias, out,
                 skip, l, resume, finish);
             x += 2 * 1 * LANES;
             out += 2 * LANES;
@@ -167,8 +177,8 @@ void columns_3x2_stride1_blocked_rows(const engine *e, const columns_layer *l, c
   }
 }
 
-void columns_3x2_stride1_blocked(const engine *e, const void *layer, int32_t unit) {
-  run_columns(e, layer, columns_3x2_stride1_blocked_rows, unit);
+void columns_3x2_stride1_blocked_f32(const engine *e, const void *layer, int32_t unit) {
+  run_columns(e, layer, columns_3x2_stride1_blocked_f32_rows, unit);
 }
 
 static void chain_rows(const engine *e, const chain_level *level, const float *x, float *out, int32_t y0, int32_t y1) {

@@ -9,10 +9,10 @@ INLINE void product_tile_1x1(const float *x, const int32_t *columns,
   }
   UNROLLED
   for (int32_t k = 0; k < n; k++) {
-    const float *q = x + columns[k];
-    const vfloat w0 = load(w + 0 * LANES);
+    const word_f32 *q = (const word_f32 *)x + columns[k];
+    const sum_f32 w0 = load_f32(w + 0 * LANES);
     w += 1 * LANES;
-    { const float s = q[0 * LANES]; a0_0 += w0 * s; }
+    { const word_f32 s = q[0 * LANES]; a0_0 = add_product_f32(a0_0, w0, s); }
   }
   store(out + 0 * block + 0 * LANES, a0_0);
 }
@@ -27,11 +27,11 @@ INLINE void product_tile_2x1(const float *x, const int32_t *columns,
   }
   UNROLLED
   for (int32_t k = 0; k < n; k++) {
-    const float *q = x + columns[k];
-    const vfloat w0 = load(w + 0 * LANES);
+    const word_f32 *q = (const word_f32 *)x + columns[k];
+    const sum_f32 w0 = load_f32(w + 0 * LANES);
     w += 1 * LANES;
-    { const float s = q[0 * LANES]; a0_0 += w0 * s; }
-    { const float s = q[1 * LANES]; a1_0 += w0 * s; }
+    { const word_f32 s = q[0 * LANES]; a0_0 = add_product_f32(a0_0, w0, s); }
+    { const word_f32 s = q[1 * LANES]; a1_0 = add_product_f32(a1_0, w0, s); }
   }
   store(out + 0 * block + 0 * LANES, a0_0);
   store(out + 0 * block + 1 * LANES, a1_0);

@@ -1,0 +1,123 @@
+"""The int8 kernel: bit-equal to the same sums in NumPy."""
+
+import numpy as np
+import pytest
+
+from deploy_jetson.kernels.compile.targets import TARGETS
+from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
+from deploy_jetson.kernels.kinds.dots.words import ChannelWords
+from deploy_jetson.kernels.kinds.registry import KINDS
+from deploy_jetson.kernels.plan.layer_problem import LayerQuantization, problems_of
+from pneumonia.runtime.engines.kernels import KernelLibrary
+from tests.deploy_jetson.kernels.networks import one_layer
+from tests.deploy_jetson.kernels.programs import (
+    EACH_ARM_TARGET,
+    HERE,
+    choosing,
+    emulated,
+    generated,
+    needs_gcc,
+    needs_target,
+    run_emulated,
+    run_program,
+)
+
+SHAPE = (21, 37, 7, 11)  # no count fills vectors or words
+INPUT_SCALE, ZERO_POINT = 0.25, 50
+
+
+def exact_network(stride=1, skip=True):
+    """Every product, scale and bias is exact in float32, and so must be every output.
+
+    The tested layer reads -12.5 to 51.25: the image times -3 to 3 exceeds both.
+    """
+    generator = np.random.default_rng(7)
+    channels, filters = SHAPE[:2]
+    spec = one_layer(SHAPE, 3, stride, "relu", skip)
+    spec = spec._replace(layers=tuple(
+        layer._replace(activation="linear") if layer.name == "first" else layer
+        for layer in spec.layers
+    ))  # fmt: skip
+    integers = generator.integers(-128, 128, (filters, channels, 3, 3)).astype(np.int8)
+    integers[:16, generator.random((channels, 3, 3)) < 0.7] = 0
+    integers[20] = 0
+    scales = np.exp2(generator.integers(-9, -5, filters)).astype(np.float32)
+    quantization = LayerQuantization(integers, scales, INPUT_SCALE, ZERO_POINT)
+    tensors = {
+        "first.weight": generator.integers(-3, 4, (channels, 1, 1, 1)).astype(np.float32),
+        "first.bias": np.zeros(channels, np.float32),
+        "tested.weight": integers * scales[:, None, None, None],
+        "tested.bias": generator.integers(-50, 50, filters).astype(np.float32),
+        "other.weight": generator.integers(-2, 3, (filters, channels, 1, 1)).astype(np.float32),
+        "other.bias": np.zeros(filters, np.float32),
+    }
+    image = generator.integers(-160, 160, (1, *SHAPE[2:])).astype(np.float32) / 8
+    return spec, tensors, {"tested": quantization}, image
+
+
+def integer_reference(tensors, quantization, image, stride, skip):
+    """The layer in whole numbers: round, sum in int64, scale, add the bias."""
+    first = tensors["first.weight"][:, 0] * image
+    levels = np.clip(np.rint(first / quantization.input_scale) + ZERO_POINT, 0, 255) - ZERO_POINT
+    levels = np.pad(levels.astype(np.int64), ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(levels, (3, 3), (1, 2))
+    windows = windows[:, ::stride, ::stride]
+    sums = np.einsum("oikl,ihwkl->ohw", quantization.integers.astype(np.int64), windows)
+    scales = quantization.scales.astype(np.float64) * quantization.input_scale
+    value = sums * scales[:, None, None] + tensors["tested.bias"][:, None, None]
+    value = np.maximum(value, 0)
+    if skip:
+        other = np.einsum("oi,ihw->ohw", tensors["other.weight"][:, :, 0, 0], first)
+        value = np.maximum(value + other[:, ::stride, ::stride], 0)
+    return value.astype(np.float32)
+
+
+def legal_choices(spec, tensors, quantization, target):
+    problem = problems_of(spec, tensors, quantization=quantization)["tested"]
+    return list(KINDS["dots"].candidates(LayerAnalysis(problem), TARGETS[target]))
+
+
+@needs_gcc
+@needs_target
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(("stride", "skip"), [(1, True), (2, False)])
+def test_sums_are_those_of_integers(tmp_path, target, stride, skip):
+    spec, tensors, quantization, image = exact_network(stride, skip)
+    legal = legal_choices(spec, tensors, quantization, target)
+    expected = integer_reference(tensors, quantization["tested"], image, stride, skip)
+    cut = legal[0]._replace(pixels=3, vectors=1, rows_per_unit=3, piece_bytes=900, strip_pixels=6)
+    for index, choice in enumerate([legal[0], legal[-1], cut]):
+        made = generated(
+            tmp_path / str(index), spec, tensors, target, choosing(target, choice),
+            quantization=quantization,
+        )  # fmt: skip
+        engine = KernelLibrary(str(made.library), threads=1)
+        (found,) = engine.run(image).values()
+        engine.close()
+        assert np.array_equal(found, expected), choice
+
+
+@emulated
+@pytest.mark.parametrize("target", EACH_ARM_TARGET)
+def test_sums_on_arm_are_those_of_integers(tmp_path, target, monkeypatch):
+    spec, tensors, quantization, image = exact_network()
+    legal = legal_choices(spec, tensors, quantization, target)
+    if not legal:
+        pytest.skip(f"{target} has no dot product of int8 values")
+    monkeypatch.setattr(f"{run_program.__module__}.random_image", lambda spec: image)
+    found, _ = run_emulated(
+        tmp_path, spec, tensors, choosing(target, legal[0]), target=target,
+        quantization=quantization,
+    )  # fmt: skip
+    (value,) = found.values()
+    expected = integer_reference(tensors, quantization["tested"], image, 1, True)
+    assert np.array_equal(value.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("group", [2, 4])
+def test_words_hold_every_channel_once(group):
+    generator = np.random.default_rng(0)
+    integers = generator.integers(-128, 128, (3, 21, 1, 1)).astype(np.int8)
+    words = ChannelWords.natural(21, 4, group).pack(integers)
+    places = words.view(f"i{4 // group}").reshape(3, -1)
+    assert np.array_equal(np.sort(places[places != 0]), np.sort(integers[integers != 0]))
