@@ -217,7 +217,7 @@ def compile_kernels(
         bundle: Folder of the bundle.
         target: `native` (this machine) or a name that `pneumonia kernels --help` lists.
         tune: Measure the kernels of every layer; None for yes where the target runs here.
-        weights: Storage of the weights: `fp32`, `fp16` or `int8`; arithmetic is float32.
+        weights: Storage of the weights: `fp32`, `fp16` or `int8`; arithmetic follows the bundle.
         progress: Called with (done, total, note).
 
     Raises:

@@ -42,7 +42,10 @@ typedef vfloat sum_f32;
 #define TERMS_f32 1
 INLINE vfloat load_f32(const float *p) { return load(p); }
 INLINE vfloat add_product_f32(vfloat sum, vfloat w, float s) { return sum + w * s; }
-INLINE vfloat value_f32(vfloat sum, const float *terms, int32_t stride) { return sum; }
+INLINE vfloat value_f32(vfloat sum, const float *terms, int32_t stride) {
+  (void)terms, (void)stride; /* the sum began with the bias */
+  return sum;
+}
 
 #ifdef DOT_GROUP
 typedef int32_t word_i8 __attribute__((may_alias));

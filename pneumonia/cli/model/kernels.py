@@ -25,7 +25,7 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
     "--weights",
     default="fp32",
     show_default=True,
-    help="How the library stores weights: fp32, fp16 or int8; arithmetic is float32 always.",
+    help="How the library stores weights: fp32, fp16 or int8. Arithmetic follows the bundle.",
 )
 def command(bundle: Path, target: str, tune: bool | None, weights: str) -> None:
     """Generate and compile the sparse engine; adds libmodel-TARGET.so, its C and a report."""
