@@ -299,7 +299,6 @@ def accuracies(seeds: int, lengths: tuple[int, int]) -> dict[str, Any]:
     """Accuracy on CIFAR-10 of both libraries: every seed, and the difference with its interval."""
     images = read_images("cifar10", build("resnet18", channels=3, size=32, n_classes=10))
     found: dict[str, Any] = {
-        "seeds": seeds,
         "training_images": len(images.train[0]),
         "test_images": len(images.test[0]),
         "epochs": lengths[0],
@@ -310,7 +309,7 @@ def accuracies(seeds: int, lengths: tuple[int, int]) -> dict[str, Any]:
         for seed in range(seeds):
             rows.append(one_shot(name, seed, images, lengths))
             print(f"{name}, seed {seed}: {rows[-1]}", flush=True)
-        found[name] = {"summary": summarise(rows), "runs": rows}
+        found[name] = {"seeds": seeds, "summary": summarise(rows), "runs": rows}
     return found
 
 
