@@ -1,6 +1,7 @@
 """Settings that hold for every test: hypothesis draws the same examples each time, seeds are fixed.
 
-`make fuzz` (tests/fuzz.py) loads the profile `fuzz` instead, which draws new ones.
+`make test` takes the profile `quick`: fewer examples. `make fuzz` (tests/fuzz.py) loads the profile
+`fuzz`, which draws new ones.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ settings.register_profile(
     max_examples=40,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("quick", settings.get_profile("repeatable"), max_examples=15)
 settings.register_profile(
     "fuzz",
     deadline=None,

@@ -168,7 +168,12 @@ NEEDED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ODD)
+QUICK = {"none", "several", "text"}  # the others take two seconds each
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k in QUICK else pytest.mark.slow) for k in ODD]
+)
 def test_any_attribute_may_hold_any_value(kind, tmp_path, monkeypatch):
     keywords = keywords_read(tmp_path, monkeypatch)
     assert {"WindowCenter", "NumberOfFrames", "PatientAge", "InstanceNumber"} <= keywords
