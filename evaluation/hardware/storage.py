@@ -33,21 +33,6 @@ def index_bits(n: int) -> int:
     return max(n - 1, 0).bit_length()
 
 
-def dense_bits(n_weights: int, bits: int) -> StorageBits:
-    """Every weight, in order."""
-    return StorageBits(n_weights * bits, 0)
-
-
-def structured_bits(shape: tuple[int, int], kept: tuple[int, int], bits: int) -> StorageBits:
-    """Kept rows r and columns c of an (R, C) matrix: values, and per axis a bitmap or a list.
-
-    An axis of which everything is kept needs no index (removed rows are taken out of the network
-    together with their consumers: pass R = r).
-    """
-    indices = sum(min(n, k * index_bits(n)) for n, k in zip(shape, kept, strict=True) if k < n)
-    return StorageBits(kept[0] * kept[1] * bits, indices)
-
-
 def csr_bits(shape: tuple[int, int], n_kept: int, bits: int) -> StorageBits:
     """Compressed rows: a column number per value, and where each row starts."""
     rows, columns = shape
@@ -129,11 +114,6 @@ def darb_bits(n: int, exponents: Sequence[int], bits: int) -> tuple[int, int]:
     counts = [(n + (1 << e) - 1) >> e for e in exponents]
     places = sum(count * e for count, e in zip(counts, exponents, strict=True))
     return sum(counts) * bits, places + len(exponents) * index_bits(levels)
-
-
-def level_bits(n_weights: int, n_levels: int) -> int:
-    """Quantized values: a code each, and one 32-bit scale per layer."""
-    return n_weights * index_bits(n_levels) + 32
 
 
 def expected_relative_entries(n_kept: int, density: float, run_bits: int) -> float:

@@ -74,19 +74,6 @@ def roc_curve(
     return _ratio(alarms, alarms[-1:]), _ratio(hits, hits[-1:]), thresholds
 
 
-def predictive_values(
-    sensitivity: float, specificity: float, prevalence: float
-) -> tuple[float, float]:
-    """PPV and NPV at a stated prevalence (Bayes); NaN where nothing is called that way."""
-    hit = sensitivity * prevalence
-    alarm = (1.0 - specificity) * (1.0 - prevalence)
-    clear = specificity * (1.0 - prevalence)
-    miss = (1.0 - sensitivity) * prevalence
-    ppv = hit / (hit + alarm) if hit + alarm > 0 else float("nan")
-    npv = clear / (clear + miss) if clear + miss > 0 else float("nan")
-    return ppv, npv
-
-
 def _grouped_weights(
     positive: ArrayLike, scores: ArrayLike, weights: Float64Array | None
 ) -> tuple[Float64Array, Float64Array, Float64Array]:

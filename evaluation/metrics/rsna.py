@@ -87,12 +87,6 @@ class RsnaTable:
         """
         return np.array([_mean(self.image_scores(float(value)), weights) for value in thresholds])
 
-    def max_scores(self) -> Float64Array:
-        """(N,) highest box score of each image, -inf where it has no box."""
-        if self.box_scores.shape[1] == 0:
-            return np.full(len(self.ids), -np.inf)
-        return self.box_scores[:, 0]
-
 
 def rsna_table(truths: Boxes, predictions: ScoredBoxes) -> RsnaTable:
     """Match predictions to truths.
@@ -159,20 +153,6 @@ def rsna_score(truths: Boxes, predictions: ScoredBoxes, threshold: float = 0.0) 
         if counts
     }
     return RsnaScore(_mean(scores), per_image, int(counted.sum()))
-
-
-def sweep_thresholds(
-    truths: Boxes, predictions: ScoredBoxes, thresholds: Sequence[float] | Float64Array
-) -> Float64Array:
-    """The challenge score at each score threshold, from one matching.
-
-    Returns:
-        (len(thresholds),) float64; NaN where no image counts.
-
-    Raises:
-        DataError: See `rsna_table`.
-    """
-    return rsna_table(truths, predictions).sweep(thresholds)
 
 
 def _mean(scores: Float64Array, weights: Float64Array | None = None) -> float:

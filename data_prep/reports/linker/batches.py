@@ -11,7 +11,6 @@ from data_prep.reports.linker.documents import EntitySpace, LinkDocument, LinkMe
 from data_prep.reports.linker.vectors import WordVectors
 
 Order = Literal["offset", "size", "random"]
-ORDERS: tuple[Order, ...] = ("offset", "size", "random")
 MAX_NEIGHBOURS = 8
 MAX_DESCRIPTION = 12  # words
 PAD = 0  # entity number of a padded place

@@ -5,7 +5,7 @@ is scored against both by attention; a small network joins these scores with the
 prior and the type. Source: Yang et al., EMNLP 2019 (arXiv 1909.02117).
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from data_prep.reports.linker.batches import MAX_NEIGHBOURS, PAD, Batch, EntityTable
 from data_prep.reports.linker.local_models import attend
 
-Hops = Literal[0, 1, 2]
 KEEP_ENTITIES, KEEP_NEIGHBOURS = 7, 50
 # Vectors have length 1, so products lie within -1 and 1: with ones the attention would be nearly
 # uniform and two codes that differ in one qualifier would score alike. Training starts from these;

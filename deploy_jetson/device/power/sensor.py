@@ -14,7 +14,6 @@ MILLIJOULE = "mj"  # a reading is the energy counted so far
 
 # Rails that feed a whole module, in the order of preference; none of them is ever added to another.
 INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "psys", "package-0")
-CARRIER_RAILS = ("VDD_MUX",)
 SCOPES = {
     "VDD_IN": "module: everything on the compute module, without the carrier board",
     "POM_5V_IN": "module: everything on the compute module, without the carrier board",

@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 # `NAME cur/avg[/more]`, milliwatts with or without the unit. Not `RAM 1/2MB`: MB follows.
@@ -107,9 +107,3 @@ def parse_line(line: str) -> Optional[TegrastatsLine]:
         (int(memory.group(1)), int(memory.group(2))),
         stamp.group(1) if stamp else None,
     )
-
-
-def rails_sum_mw(line: TegrastatsLine) -> Optional[int]:
-    """Sum of the rails, for a label only: it is not the power of the board."""
-    values: List[int] = [now for now, _ in line.rails.values()]
-    return sum(values) if values else None

@@ -192,11 +192,6 @@ class KernelLibrary:
         ]  # fmt: skip
         return list(found[: max(0, self._library.pn_cpus(self._model, self.threads, found))])
 
-    @property
-    def working_bytes(self) -> int:
-        """Memory of one instance without the weights."""
-        return int(self._library.pn_working_bytes())
-
     def _image(self, image: np.ndarray) -> np.ndarray:
         image = np.ascontiguousarray(image, dtype=np.float32)
         if image.shape != self.input_shape:

@@ -25,12 +25,6 @@ def as_boxes(boxes: object) -> np.ndarray:
     return array
 
 
-def xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
-    """(n, 4) left, top, width, height -> left, top, right, bottom."""
-    boxes = as_boxes(boxes)
-    return np.asarray(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
-
-
 def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:
     """(n, 4) left, top, right, bottom -> left, top, width, height."""
     boxes = as_boxes(boxes)

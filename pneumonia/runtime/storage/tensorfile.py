@@ -151,21 +151,6 @@ def read_tensors(path: str) -> Dict[str, np.ndarray]:
     return tensors
 
 
-def read_metadata(path: str) -> Dict[str, str]:
-    """The free text pairs of a safetensors file; raises ArtefactError as `read_tensors`."""
-    path = str(path)
-    try:
-        with io.open(path, "rb") as stream:
-            metadata = _header(stream, path)[0].get(METADATA, {})
-    except OSError as error:
-        raise ArtefactError(
-            "Tensor file cannot be read", found=error.strerror or str(error), where=path
-        ) from None
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _damaged("texts", repr(metadata)[:40], "{}, {}".format(path, METADATA))
-    return metadata
-
-
 def tensor_bytes(
     tensors: Mapping[str, np.ndarray], metadata: Optional[Mapping[str, str]] = None
 ) -> bytes:

@@ -18,7 +18,6 @@ from pneumonia.scoring.image.records import Model
 from pneumonia.scoring.image.selection import SelectionRules, load_rules
 from pneumonia.scoring.outputs import OutputSettings
 
-OVERLAYS = ("findings", "all", "none")
 PACKAGES = ("numpy", "onnxruntime", "pillow", "pydicom", "pyjpegls", "python-gdcm")
 
 

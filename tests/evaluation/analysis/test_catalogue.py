@@ -8,7 +8,7 @@ from evaluation.analysis.catalogue import (
     open_study,
 )
 from evaluation.metrics.bootstrap import Resampler, estimate_all
-from evaluation.metrics.image_level import auroc, predictive_values
+from evaluation.metrics.image_level import auroc
 from evaluation.metrics.ranking import froc_curve
 from evaluation.metrics.rsna import rsna_score
 from evaluation.study.cases import EvaluationCases
@@ -40,7 +40,9 @@ def test_values_agree_with_the_definitions() -> None:
         assert values[f"{name}.specificity"] == pytest.approx(specificity)
         assert values[f"{name}.ppv"] == pytest.approx(CASES.positive[called].mean())
         assert values[f"{name}.npv"] == pytest.approx(1 - CASES.positive[~called].mean())
-        ppv, npv = predictive_values(sensitivity, specificity, 0.05)
+        ill, alarms = 0.05 * sensitivity, 0.95 * (1 - specificity)  # of all people, called positive
+        ppv = ill / (ill + alarms)
+        npv = 0.95 * specificity / (1 - ill - alarms)
         assert values[f"{name}.ppv_at_0.05"] == pytest.approx(ppv)
         assert values[f"{name}.npv_at_0.05"] == pytest.approx(npv)
     assert values["image.auroc"] == auroc(CASES.positive, CASES.image_score)[0]

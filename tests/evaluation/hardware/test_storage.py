@@ -9,10 +9,7 @@ from evaluation.hardware.storage import (
     break_even_ratio,
     csr_bits,
     darb_bits,
-    dense_bits,
     index_bits,
-    level_bits,
-    structured_bits,
 )
 
 
@@ -21,14 +18,9 @@ def test_index_bits():
 
 
 def test_formulas_by_hand():
-    assert dense_bits(10, 8).total == 80
-    assert structured_bits((4, 100), (4, 10), 8) == (320, 70)  # 10 * 7 bits beat the bitmap
-    assert structured_bits((8, 100), (2, 90), 4) == (720, 6 + 100)  # 2 * 3 bits; the bitmap
     assert csr_bits((4, 100), 10, 8) == (80, 10 * 7 + 5 * 4)
     assert bitmap_bits((4, 100), 10, 8) == (80, 400)
     assert darb_bits(16, [2, 4], 8) == ((4 + 1) * 8, 4 * 2 + 1 * 4 + 2 * 3)
-    assert level_bits(100, 2) == 132
-    assert level_bits(100, 3) == 232
 
 
 def test_the_cheapest_index_is_taken():

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.metrics import roc_curve as peer_curve
 
-from evaluation.metrics.image_level import auprc, auroc, image_scores, predictive_values, roc_curve
+from evaluation.metrics.image_level import auprc, auroc, image_scores, roc_curve
 
 COARSE = st.lists(
     st.tuples(st.booleans(), st.sampled_from([0.0, 0.2, 0.4, 0.5, 0.9])), min_size=2, max_size=40
@@ -43,14 +41,6 @@ def test_curve_agrees_with_scikit_learn(rows: list[tuple[bool, float]]) -> None:
     peer = peer_curve(positive, scores, drop_intermediate=False)
     for ours, expected in zip(roc_curve(positive, scores), peer, strict=True):
         np.testing.assert_allclose(ours, expected)
-
-
-def test_predictive_values_at_a_prevalence() -> None:
-    # 1,000 people, 100 ill: 90 hits, 10 missed, 180 false alarms, 720 cleared
-    ppv, npv = predictive_values(0.9, 0.8, 0.1)
-    assert ppv == pytest.approx(90 / 270)
-    assert npv == pytest.approx(720 / 730)
-    assert math.isnan(predictive_values(0.0, 1.0, 0.1)[0])
 
 
 def test_an_image_without_boxes_scores_zero() -> None:

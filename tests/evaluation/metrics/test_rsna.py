@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.metrics.matching import iou
-from evaluation.metrics.rsna import IOU_THRESHOLDS, rsna_score, sweep_thresholds
+from evaluation.metrics.rsna import IOU_THRESHOLDS, rsna_score, rsna_table
 from evaluation.study.labels import read_labels
 from pneumonia.runtime.errors import DataError
 from tests.evaluation.studies import (
@@ -131,7 +131,7 @@ def test_agrees_with_the_loops_at_every_threshold(seed: int) -> None:
     truths = synthetic_truths(rng, 6, 4)
     found = realistic_predictions(rng, truths)
     thresholds = np.linspace(0, 0.9, 7)
-    swept = sweep_thresholds(truths, found, thresholds)
+    swept = rsna_table(truths, found).sweep(thresholds)
     for threshold, value in zip(thresholds, swept, strict=True):
         ordered = {i: np.asarray(sorted(map(tuple, b))) for i, b in truths.items()}
         expected = naive_score(ordered, found, threshold)
@@ -265,5 +265,5 @@ def test_a_trainer_can_sweep_every_epoch() -> None:
         corner = rng.uniform(0, 600, (100, 2))
         found[image_id] = np.concatenate([corner, corner + 200], axis=1), rng.random(100)
     start = time.process_time()
-    sweep_thresholds(truths, found, np.linspace(0.01, 0.99, 50))
+    rsna_table(truths, found).sweep(np.linspace(0.01, 0.99, 50))
     assert time.process_time() - start < 2.0

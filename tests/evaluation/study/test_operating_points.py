@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from evaluation.metrics.intervals import share_interval
-from evaluation.metrics.rsna import sweep_thresholds
+from evaluation.metrics.rsna import rsna_table
 from evaluation.study.class_mix import ClassMix
 from evaluation.study.cohort import NORMAL, NOT_NORMAL
 from evaluation.study.operating_points import (
@@ -81,7 +81,7 @@ def test_kaggle_is_the_maximum_of_the_sweep() -> None:
     cases = study_cases(4)
     point = choose(cases)["kaggle"]
     every = np.unique(np.concatenate(cases.scores))
-    swept = sweep_thresholds(cases.truth_by_id(), cases.boxes_by_id(), every)
+    swept = rsna_table(cases.truth_by_id(), cases.boxes_by_id()).sweep(every)
     assert point.rsna_score == pytest.approx(swept.max(), abs=0.003)
 
 

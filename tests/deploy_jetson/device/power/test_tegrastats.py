@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deploy_jetson.device.power.sensor import SensorGap, SensorLost, total_of
 from deploy_jetson.device.power.tegrastats import TegrastatsSensor
-from deploy_jetson.device.power.tegrastats_line import parse_line, rails_sum_mw
+from deploy_jetson.device.power.tegrastats_line import parse_line
 from pneumonia.runtime.errors import DeviceError
 
 TX2 = (
@@ -55,7 +55,7 @@ def test_rails_and_temperatures_of_one_name():
     assert line.temperatures_c["GPU"] == 37.5
     assert len(line.cores) == 4
     assert total_of(list(line.rails)) is None
-    assert rails_sum_mw(line) == 311 + 932 + 1482
+    assert sum(now for now, _ in line.rails.values()) == 311 + 932 + 1482
 
 
 def test_units_sentinels_and_unconnected_rails():
@@ -140,7 +140,7 @@ def test_all_collected_lines():
              if board.startswith("TX2") and key != "edge-02"]  # fmt: skip
     assert len(whole) == 13
     for line in whole:
-        parts = rails_sum_mw(line) - line.rails["VDD_IN"][0]
+        parts = sum(now for now, _ in line.rails.values()) - line.rails["VDD_IN"][0]
         assert 1.28 < line.rails["VDD_IN"][0] / parts < 2.14
 
 
