@@ -2,7 +2,7 @@
 
 Engines against the NumPy reference, power sensors, a profile, versions, the daemon's configuration.
 Nothing in it identifies the board or its owner: no host name, serial number, address or path. To be
-sent to whoever has to judge a board that is not at hand.
+sent to the person who supports a remote board.
 """
 
 import argparse

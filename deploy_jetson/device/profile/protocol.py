@@ -182,7 +182,7 @@ def measure(
         around: Time and the machine; with a virtual clock everything happens at once.
         settings: Of the protocol.
         about: Kept with the recording as it is.
-        progress: Told before every phase.
+        progress: Called before every phase.
 
     Raises:
         DeviceError: The sensor hangs, or the load failed.

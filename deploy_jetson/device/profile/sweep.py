@@ -65,7 +65,7 @@ class ProfileSweep:
 
     Args:
         request: Checked.
-        progress: Told before every phase of every run.
+        progress: Called before every phase of every run.
     """
 
     def __init__(self, request: ProfileRequest, progress: Optional[Progress] = None) -> None:

@@ -49,7 +49,7 @@ def _decimal_texts(dataset: Any, keyword: str) -> List[Any]:
         if (element.VR or dictionary_VR(tag)) != "DS":
             return []
         return [text.strip(" \0") for text in str(element.value, "latin-1").split("\\")]
-    except Exception:  # absent, or bytes that are no element
+    except Exception:  # absent, or bytes that are not a valid element
         return []
 
 

@@ -1,7 +1,7 @@
 """The view of a radiograph, whichever attribute of the header states it.
 
 View Position is free text in practice, View Code Sequence holds SNOMED codes of three editions, and
-Patient Orientation tells a lateral view from a frontal one by its directions.
+Patient Orientation distinguishes lateral from frontal views by its directions.
 """
 
 import re

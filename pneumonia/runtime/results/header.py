@@ -151,7 +151,7 @@ def _is_valid(element: DataElement) -> bool:
         return all(math.isfinite(float(value)) for value in values if value not in (None, ""))
     form = _FORMS.get(element.VR)
     if element.keyword in FILING_UIDS:
-        return True  # `check_source` refuses what is no UID: without it a result is misfiled
+        return True  # `check_source` refuses an invalid UID: without it a result is misfiled
     return form is None or all(form.match(str(value).strip()) for value in values)
 
 

@@ -110,7 +110,7 @@ def _moment(header: Dataset, moment: Optional[datetime]) -> Tuple[str, str]:
 
 
 def _evidence_of(report: Dataset) -> Tuple[str, str]:
-    """Study and instance that a report is about; empty for what is no report."""
+    """Study and instance that a report is about; empty if it is not a report."""
     try:
         study = report.CurrentRequestedProcedureEvidenceSequence[0]
         image = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0]

@@ -7,7 +7,7 @@ from typing import Optional
 
 
 class Notifier:
-    """Tells systemd that the daemon is ready and alive; does nothing outside systemd.
+    """Notifies systemd that the daemon is ready and alive; does nothing outside systemd.
 
     Args:
         address: NOTIFY_SOCKET; None or empty for none.
