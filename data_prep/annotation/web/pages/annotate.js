@@ -349,7 +349,7 @@ function showState() {
 
 // What controls.js and trouble.js see of it.
 const desk = {
-  viewer, typing, queue, number, choose, step, go, cycleLinks, canCycle, cycle, remove, toggleUncertain, drawInTheMiddle, moveBox, acceptChosen, rejectChosen, reviseLink,
+  viewer, typing, report, queue, number, choose, step, go, cycleLinks, canCycle, cycle, remove, toggleUncertain, drawInTheMiddle, moveBox, acceptChosen, rejectChosen, reviseLink,
   get me() { return me; },
   get study() { return study; },
   get message() { return message; },

@@ -14,7 +14,7 @@ function toggle(id, name, off) {
 
 // desk: what annotate.js offers; see its `desk`
 export function listen(desk) {
-  const { viewer, typing, queue } = desk;
+  const { viewer, typing, report, queue } = desk;
 
   function setTool(name) {
     viewer.setTool(viewer.tool === name ? "draw" : name);
@@ -73,14 +73,14 @@ export function listen(desk) {
     j: () => desk.go(1), k: () => desk.go(-1), i: actions.invert, h: actions.boxes, f: actions.fit, l: actions["list-toggle"], "?": actions.keys,
     w: actions["window-tool"], m: actions["ruler-tool"], z: actions.lens, u: desk.toggleUncertain, Delete: desk.remove, d: desk.drawInTheMiddle,
     v: () => preset((get("preset").selectedIndex + 1) % PRESETS.length),
-    g: () => desk.cycleLinks(1), G: () => desk.cycleLinks(-1), p: actions.prior,
+    g: () => desk.cycleLinks(1), G: () => desk.cycleLinks(-1), s: () => report.selectWord(1), S: () => report.selectWord(-1), p: actions.prior,
     n: () => desk.finishEmpty("normal"), b: () => desk.finishEmpty("abnormal"), c: () => desk.finishEmpty("unusable"),
     a: desk.acceptChosen, r: desk.rejectChosen,
     "+": () => viewer.zoomAt(1.25), "=": () => viewer.zoomAt(1.25), "-": () => viewer.zoomAt(0.8),
     "[": () => viewer.windowBy(0.9, 0), "]": () => viewer.windowBy(1 / 0.9, 0), ",": () => viewer.windowBy(1, 0.03), ".": () => viewer.windowBy(1, -0.03),
     "/": () => { const field = get("search"); if (field) field.focus(); },
     Backspace: () => { if (desk.isTyping()) typing.back(); },
-    Escape: () => { get("help").hidden = true; desk.choose(null); },
+    Escape: () => { get("help").hidden = true; report.clearSelection(); desk.choose(null); },
     Enter: desk.enter,
   };
 
@@ -95,6 +95,10 @@ export function listen(desk) {
 
   function actionOf(event) {
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (report.selectedByKeys()) {
+      if (event.shiftKey && ARROWS[name] && ARROWS[name][0]) return () => report.extendSelection(ARROWS[name][0]);
+      if (name === "Enter") return () => report.linkSelection();
+    }
     if (ARROWS[name]) return () => arrow(event, name);
     if (event.ctrlKey || event.metaKey) {
       if (name === "z") return () => desk.step(event.shiftKey ? "redo" : "undo");

@@ -7,7 +7,10 @@ const LEVELS = ["group", "heading", "1st qualifier", "2nd qualifier", "3rd quali
 const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(0)} %`);
 const figure = (value) => (value === null ? "–" : value.toFixed(2));
 const time = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds.toFixed(0)} s` : seconds < 5400 ? `${(seconds / 60).toFixed(1)} min` : `${(seconds / 3600).toFixed(1)} h`);
+const PAGE = 100; // rows on one page of studies: the page opens as quickly with 4,000 studies as with 12
 let view = null;
+let page = 0;
+let shownDisputes = PAGE;
 
 function table(header, rows, caption) {
   const numeric = (value) => typeof value === "number" || /^[-–\d][\d.]*( %.*| s| min| h)?$/.test(String(value));
@@ -48,29 +51,64 @@ function showPeople() {
   get("people-table").replaceChildren(rows.length ? table(["name", "may log in", "assigned", "finished", "begun", "boxes", "median a study", "time in all", ""], rows) : make("p", { className: "hint" }, "Nobody yet. Add the first annotator below; you get a link for each."));
 }
 
+const stateOf = (study) => (study.doubt ? study.doubt.replaceAll("_", " ") : study.class ? `${study.class} (${study.source})` : "");
+
+// One page of the studies whose file name or state contains the searched text.
 function showStudies() {
+  const wanted = get("study-find").value.trim().toLowerCase();
+  const found = wanted ? view.studies.filter((study) => `${study.key} ${study.file} ${study.reason ? `cannot be read: ${study.reason}` : stateOf(study)}`.toLowerCase().includes(wanted)) : view.studies;
+  page = Math.max(0, Math.min(page, Math.ceil(found.length / PAGE) - 1));
+  const first = page * PAGE;
+  const part = found.slice(first, first + PAGE);
+  get("study-place").textContent = found.length ? `${first + 1} to ${first + part.length} of ${found.length}` : "no study found";
+  get("study-back").disabled = page === 0;
+  get("study-next").disabled = first + PAGE >= found.length;
   const names = view.annotators.map((person) => person.name);
-  const rows = view.studies.map((study) => {
-    if (study.reason) return [study.key, study.file, make("span", { className: "doubt" }, `cannot be read: ${study.reason}`), ...names.map(() => ""), ""];
-    const state = study.doubt ? make("span", { className: "doubt" }, study.doubt.replaceAll("_", " ")) : study.class ? `${study.class} (${study.source})` : "";
-    const cells = names.map((name) => {
-      const said = study.readers[name];
-      const on = study.assigned.includes(name);
-      const box = make("input", { type: "checkbox", checked: on, title: on ? "Take it off the list" : "Put it on the list" });
-      box.addEventListener("change", () => guarded(async () => { await request("POST", "/api/manage/assign", { name, key: study.key, on: box.checked }); await refresh(); }));
-      return make("span", {}, box, said ? ` ${said.verdict || "begun"}${said.boxes ? `, ${said.boxes}` : ""}` : "");
-    });
-    return [study.key, study.file, state, ...cells, act("compare", () => compare(get("compare"), study.key))];
+  get("study-table").replaceChildren(table(["", "file", "truth", ...names, ""], part.map((study) => studyRow(study, names))));
+}
+
+function studyRow(study, names) {
+  if (study.reason) return [study.key, study.file, make("span", { className: "doubt" }, `cannot be read: ${study.reason}`), ...names.map(() => ""), ""];
+  const state = study.doubt ? make("span", { className: "doubt" }, stateOf(study)) : stateOf(study);
+  const cells = names.map((name) => {
+    const said = study.readers[name];
+    const on = study.assigned.includes(name);
+    const box = make("input", { type: "checkbox", checked: on, title: on ? "Take it off the list" : "Put it on the list" });
+    box.setAttribute("aria-label", `Study ${study.key} on the list of ${name}`);
+    box.addEventListener("change", () => guarded(() => assign(study, name, box)));
+    return make("span", {}, box, said ? ` ${said.verdict || "begun"}${said.boxes ? `, ${said.boxes}` : ""}` : "");
   });
-  get("study-table").replaceChildren(table(["", "file", "truth", ...names, ""], rows));
+  return [study.key, study.file, state, ...cells, act("compare", () => compare(get("compare"), study.key))];
+}
+
+// Changes one assignment; the box shows what the server has confirmed.
+async function assign(study, name, box) {
+  const on = box.checked;
+  box.disabled = true;
+  try {
+    await request("POST", "/api/manage/assign", { name, key: study.key, on });
+  } catch (error) {
+    box.checked = !on;
+    throw error;
+  } finally {
+    box.disabled = false;
+  }
+  const others = study.assigned.filter((other) => other !== name);
+  const before = study.assigned.length - others.length;
+  study.assigned = on ? [...others, name] : others;
+  box.title = on ? "Take it off the list" : "Put it on the list";
+  view.annotators.find((person) => person.name === name).assigned += Number(on) - before;
+  showPeople();
 }
 
 function showDisputes() {
   const open = (study, note) => act(`Study ${study.key}${note}`, () => compare(get("compare"), study.key), "dispute");
   const doubtful = view.studies.filter((study) => study.doubt);
   const decided = view.studies.filter((study) => study.differs && !study.doubt);
-  get("dispute-list").replaceChildren(...(doubtful.length ? doubtful.map((study) => open(study, `: ${study.doubt.replaceAll("_", " ")}`)) : [make("p", {}, "None.")]),
-    ...(decided.length ? [make("p", { className: "hint" }, "Readers differ here too, but a vote or your adjudication decides:"), ...decided.map((study) => open(study, ""))] : []));
+  const more = Math.max(doubtful.length, decided.length) - shownDisputes;
+  get("dispute-list").replaceChildren(...(doubtful.length ? doubtful.slice(0, shownDisputes).map((study) => open(study, `: ${stateOf(study)}`)) : [make("p", {}, "None.")]),
+    ...(decided.length ? [make("p", { className: "hint" }, "Readers differ here too, but a vote or your adjudication decides:"), ...decided.slice(0, shownDisputes).map((study) => open(study, ""))] : []),
+    ...(more > 0 ? [make("p", {}, act(`Show more (${doubtful.length} in doubt, ${decided.length} decided in all)`, () => { shownDisputes += PAGE; showDisputes(); }))] : []));
 }
 
 function showCounts() {
@@ -132,6 +170,7 @@ async function refresh() {
   showPeople();
   showStudies();
   showDisputes();
+  if (!get("agreement-tables").hasChildNodes()) get("agreement-tables").replaceChildren(make("p", { className: "hint" }, "computing ..."));
   await showAgreement();
   document.body.dataset.ready = "1";
 }
@@ -170,6 +209,9 @@ get("rescan").addEventListener("click", () => guarded(async () => {
   await refresh();
   get("rescan-done").textContent = `${found.new} new`;
 }));
+get("study-find").addEventListener("input", () => { page = 0; showStudies(); });
+get("study-back").addEventListener("click", () => { page -= 1; showStudies(); });
+get("study-next").addEventListener("click", () => { page += 1; showStudies(); });
 get("iou").addEventListener("change", () => guarded(showAgreement));
 get("refresh").addEventListener("click", () => guarded(refresh));
 get("logout").addEventListener("click", logOut);

@@ -29,6 +29,7 @@ export class ReportPanel {
     this.place = place;
     this.on = on;
     this.shown = "";
+    this.keySpan = ""; // characters that were selected by keys
     document.addEventListener("selectionchange", () => this.offerSelection());
   }
 
@@ -99,15 +100,88 @@ export class ReportPanel {
     return count ? [first, first + count] : null;
   }
 
+  // words of the text as [start, end), in characters
+  words() {
+    const letters = Array.from(this.view.report.text);
+    const found = [];
+    let start = -1;
+    for (let at = 0; at <= letters.length; at += 1) {
+      const inside = at < letters.length && /[\p{L}\p{M}\p{N}'’-]/u.test(letters[at]);
+      if (inside && start < 0) start = at;
+      if (!inside && start >= 0) {
+        found.push([start, at]);
+        start = -1;
+      }
+    }
+    return found;
+  }
+
+  // by keys: the next (1) or previous (-1) word that is in no mention; after the last comes the first
+  selectWord(by) {
+    if (!this.text) return;
+    const free = this.words().filter(([start, end]) => !this.view.links.some((link) => link.start < end && start < link.end));
+    if (!free.length) return;
+    const span = this.selected();
+    const next = by > 0 ? free.find(([start]) => !span || start >= span[1]) : free.findLast(([, end]) => !span || end <= span[0]);
+    this.selectSpan(...(next || free.at(by > 0 ? 0 : -1)));
+  }
+
+  // by keys: one word more (1) or less (-1) at the end of the selection; at least one word stays
+  extendSelection(by) {
+    const [start, end] = this.selected();
+    const words = this.words();
+    const next = by > 0 ? words.find((word) => word[1] > end) : words.findLast((word) => word[1] < end && word[1] > start);
+    if (next) this.selectSpan(start, next[1]);
+  }
+
+  selectSpan(start, end) {
+    const range = document.createRange();
+    const walker = document.createTreeWalker(this.text, NodeFilter.SHOW_TEXT);
+    let at = 0;
+    while (walker.nextNode()) {
+      const letters = Array.from(walker.currentNode.data);
+      const units = (place) => letters.slice(0, place - at).join("").length;
+      if (start >= at && start < at + letters.length) range.setStart(walker.currentNode, units(start));
+      if (end > at && end <= at + letters.length) range.setEnd(walker.currentNode, units(end));
+      at += letters.length;
+    }
+    document.getSelection().removeAllRanges();
+    document.getSelection().addRange(range);
+    this.keySpan = String(this.selected());
+    const line = range.getBoundingClientRect(), frame = this.text.getBoundingClientRect();
+    if (line.top < frame.top || line.bottom > frame.bottom) this.text.scrollTop += line.top - frame.top - frame.height / 2;
+  }
+
+  selectedByKeys() {
+    const span = this.selected();
+    return span !== null && String(span) === this.keySpan;
+  }
+
+  clearSelection() {
+    this.keySpan = "";
+    if (this.selected()) document.getSelection().removeAllRanges();
+  }
+
+  linkSelection() {
+    const { run } = this.offerFor(this.selected());
+    this.clearSelection();
+    run();
+  }
+
   // selected words become a mention; a known mention that they touch is taken instead
   offerSelection() {
     if (!this.extra) return;
     const span = this.selected();
     if (!span) return this.extra.replaceChildren();
-    const overlap = (link) => Math.min(link.end, span[1]) - Math.max(link.start, span[0]);
-    const touched = this.view.links.filter((link) => overlap(link) > 0).sort((a, b) => overlap(b) - overlap(a))[0];
-    const offer = touched ? button("Revise this link", () => this.on.choose(linkId(touched))) : button("Link the selected words", () => this.on.add(...span));
+    const { label, run } = this.offerFor(span);
+    const offer = button(label, run);
     offer.addEventListener("pointerdown", (event) => event.preventDefault()); // the selection stays
     this.extra.replaceChildren(offer);
+  }
+
+  offerFor(span) {
+    const overlap = (link) => Math.min(link.end, span[1]) - Math.max(link.start, span[0]);
+    const touched = this.view.links.filter((link) => overlap(link) > 0).sort((a, b) => overlap(b) - overlap(a))[0];
+    return touched ? { label: "Revise this link", run: () => this.on.choose(linkId(touched)) } : { label: "Link the selected words", run: () => this.on.add(...span) };
   }
 }
