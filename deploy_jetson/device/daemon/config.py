@@ -59,6 +59,7 @@ BOUNDS = {
     "request_s": _Bound(0.1, 600),
     "max_associations": _Bound(1, 64),
     "timeout_s": _Bound(0.1, 600),
+    "commit_s": _Bound(0, 3600),
     "scan_s": _Bound(0.05, 3600),
     "quiet_s": _Bound(0, 3600),
     "max_depth": _Bound(0, 16),

@@ -158,22 +158,26 @@ class DaemonService:
         if dicom.port < 0 and not self.config.destinations:
             return
         try:
+            from deploy_jetson.device.daemon.interfaces.commitment import CommitmentReports
             from deploy_jetson.device.daemon.interfaces.dicom_receive import StoreService
             from deploy_jetson.device.daemon.interfaces.dicom_send import open_senders
         except ImportError:
             raise DeviceError(
                 "DICOM networking is not installed", fix="pip install 'pneumonia[pacs]'"
             ) from None
+        reports = CommitmentReports()
         self.parts += open_senders(
-            self.config.destinations, self.config.retry, self.spool, self.journal, self.metrics
-        )
+            self.config.destinations, self.config.retry, self.spool, self.journal, self.metrics,
+            reports,
+        )  # fmt: skip
         if dicom.port < 0:
             return
         limit = int(self.config.queue.max_image_mb * MEGABYTE)
         try:
             service = StoreService(
-                dicom, _tls(dicom), limit, self._door("dicom"), self._refusals("dicom")
-            )
+                dicom, _tls(dicom), limit, self._door("dicom"), self._refusals("dicom"),
+                reports=reports,
+            )  # fmt: skip
         except OSError as error:
             raise _address_error("dicom", dicom.host, dicom.port, error) from None
         self.ports["dicom"] = service.port

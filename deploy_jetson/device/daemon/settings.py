@@ -123,6 +123,7 @@ class Destination(NamedTuple):
     calling_aet: str = "PNEUMONIA"
     kinds: Names = ("sr", "gsps", "sc")
     timeout_s: float = 30.0
+    commit_s: float = 0.0
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""

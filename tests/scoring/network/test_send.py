@@ -11,8 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, evt
 
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.batch.audit import verify_audit
@@ -20,7 +19,7 @@ from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.multipart import boundary_of, parts
 from pneumonia.scoring.network import commitment, dicomweb_service
 from pneumonia.scoring.network.c_store import CLASSES
-from pneumonia.scoring.network.commitment import PUSH_MODEL, CommitmentOptions
+from pneumonia.scoring.network.commitment import CommitmentOptions
 from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
 from pneumonia.scoring.network.send import Destination, send_results
@@ -28,6 +27,7 @@ from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.dicom import KINDS
 from tests.peers import free_port, peer
 from tests.runtime.dicoms import chest_dataset, save
+from tests.scoring.network.archive import archive
 from tests.scoring.patients import patient
 
 QUICK = (0.05, 0.05)
@@ -224,84 +224,6 @@ def test_a_peer_of_big_endian_alone_is_quoted(out):
 
 
 # --- storage commitment ---
-
-
-class Archive:
-    """Stores, and reports commitments: on the association of the request, or on its own.
-
-    Attributes:
-        lost: SOP Instance UIDs that it reports as missing.
-        own_port: Port to report to, in an association of its own; None for the same association.
-        answer: Status of the request.
-    """
-
-    def __init__(self):
-        self.lost = set()
-        self.own_port = None
-        self.answer = 0x0000
-        self.is_silent = False
-        self.waits_for_end = False
-        self.requests = 0
-        self.stored = []
-        self.transaction = None
-
-    def store(self, event):
-        self.stored.append(str(event.request.AffectedSOPInstanceUID))
-        return 0
-
-    def act(self, event):
-        self.requests += 1
-        if self.answer == 0 and not self.is_silent:
-            threading.Thread(
-                target=self.report, args=(event.assoc, event.action_information)
-            ).start()
-        return self.answer, None
-
-    def report(self, association, asked):
-        made = Dataset()
-        made.TransactionUID = self.transaction or asked.TransactionUID
-        kept, lost = [], []
-        for item in asked.ReferencedSOPSequence:
-            if item.ReferencedSOPInstanceUID in self.lost:
-                item.FailureReason = 0x0112
-                lost.append(item)
-            else:
-                kept.append(item)
-        made.ReferencedSOPSequence = kept
-        if lost:
-            made.FailedSOPSequence = lost
-        kind = 2 if lost else 1
-        time.sleep(0.05)  # the request is answered first
-        while self.waits_for_end and association.is_established:
-            time.sleep(0.01)
-        if self.own_port is None:
-            association.send_n_event_report(made, kind, PUSH_MODEL, "1.2.840.10008.1.20.1.1")
-            return
-        entity = AE("PACS")
-        entity.add_requested_context(PUSH_MODEL)
-        opened = entity.associate(
-            "127.0.0.1", self.own_port, ae_title="PNEUMONIA",
-            ext_neg=[build_role(PUSH_MODEL, scp_role=True)],
-        )  # fmt: skip
-        opened.send_n_event_report(made, kind, PUSH_MODEL, "1.2.840.10008.1.20.1.1")
-        opened.release()
-
-
-@contextmanager
-def archive(**changed):
-    made = Archive()
-    for name, value in changed.items():
-        setattr(made, name, value)
-    entity = AE("PACS")
-    for kind in CLASSES:
-        entity.add_supported_context(kind)
-    entity.add_supported_context(PUSH_MODEL)
-    handlers = [(evt.EVT_C_STORE, made.store), (evt.EVT_N_ACTION, made.act)]
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-    try:
-        yield made, Peer("PACS", "127.0.0.1", server.socket.getsockname()[1])
-    finally:
-        server.shutdown()
 
 
 @pytest.mark.parametrize("has_own_association", [False, True])

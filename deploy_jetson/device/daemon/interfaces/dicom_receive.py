@@ -16,6 +16,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
 from deploy_jetson.device.daemon.interfaces.association_limits import bounded
+from deploy_jetson.device.daemon.interfaces.commitment import PUSH_MODEL, CommitmentReports
 from deploy_jetson.device.daemon.interfaces.store_request import (
     CANNOT_UNDERSTAND,
     NO_RESOURCES,
@@ -110,6 +111,7 @@ class StoreService:
         accept: Takes an image's blocks.
         refused: Counts a refusal by its reason.
         clock: Monotonic seconds.
+        reports: Get the reports of storage commitment about results that were sent.
 
     Raises:
         OSError: The address is taken.
@@ -123,6 +125,7 @@ class StoreService:
         accept: Callable[[Iterator[bytes]], AcceptedImage],
         refused: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        reports: Optional[CommitmentReports] = None,
     ) -> None:
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
         self._settings = settings
@@ -154,6 +157,10 @@ class StoreService:
             (evt.EVT_CONN_CLOSE, self._forget),
             (evt.EVT_PDU_SENT, self._count_rejection),
         ]
+        if reports is not None:
+            # the peer opens the association, but stays the provider of the service
+            entity.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
+            handlers.append((evt.EVT_N_EVENT_REPORT, reports.take))
         self._entity = entity
         self._server = _Listener(
             entity, (settings.host, settings.port), _title(settings.aet),

@@ -17,6 +17,11 @@ from pynetdicom import AE, evt
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
+from deploy_jetson.device.daemon.interfaces.commitment import (
+    PUSH_MODEL,
+    CommitmentReports,
+    ask_for_commitment,
+)
 from deploy_jetson.device.daemon.interfaces.tls import client_context, for_pynetdicom
 from deploy_jetson.device.daemon.settings import Destination, RetrySettings
 from deploy_jetson.device.daemon.store.journal import (
@@ -53,6 +58,11 @@ def backoff_s(attempts: int, settings: RetrySettings, share: float) -> float:
     return whole * (0.5 + 0.5 * share)
 
 
+def _is_success(code: str) -> bool:
+    """Whether a status of C-STORE says that the peer took the object (PS3.4 B.2.3)."""
+    return code == "{:04X}".format(SUCCESS) or (len(code) == 4 and code.startswith("B"))
+
+
 class ResultSender:
     """Sends the due objects of one destination in its own thread.
 
@@ -63,6 +73,7 @@ class ResultSender:
         spool: Holds the objects.
         journal: Holds the deliveries.
         metrics: Counts.
+        reports: Get the reports of storage commitment.
     """
 
     def __init__(
@@ -73,6 +84,7 @@ class ResultSender:
         spool: Spool,
         journal: JobJournal,
         metrics: DaemonMetrics,
+        reports: Optional[CommitmentReports] = None,
     ) -> None:
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
         self._name = name
@@ -81,6 +93,7 @@ class ResultSender:
         self._spool = spool
         self._journal = journal
         self._metrics = metrics
+        self._reports = reports or CommitmentReports()
         self._stop = threading.Event()
         self._thread: Optional[threading.Thread] = None
         self._tls = None
@@ -126,17 +139,34 @@ class ResultSender:
             for delivery in due:
                 self._settle(delivery, code)
             return True
+        arrived: List[Any] = []  # (delivery, code, (class, instance)), not yet committed to
         try:
             for delivery in due:
                 if self._stop.is_set():
                     break
                 if not association.is_established:
                     break  # the remaining objects are due at once, on a new association
-                self._settle(delivery, self._store(association, delivery))
+                code, stored = self._store(association, delivery)
+                if self._peer.commit_s > 0 and stored is not None:
+                    arrived.append((delivery, code, stored))
+                else:
+                    self._settle(delivery, code)
+            self._settle_committed(association, arrived)
         finally:
             if association.is_established:
                 association.release()
         return True
+
+    def _settle_committed(self, association: Any, arrived: List[Any]) -> None:
+        """Ask for storage commitment; what the peer does not promise to keep is sent again."""
+        if not arrived:
+            return
+        found = ask_for_commitment(
+            association, [stored for _, _, stored in arrived], self._reports,
+            self._peer.commit_s, self._stop.wait,
+        )  # fmt: skip
+        for delivery, code, (_, uid) in arrived:
+            self._settle(delivery, found[uid] or code, is_stored=not found[uid])
 
     def _associate(self, kinds: Any) -> Any:
         """An association and an empty string, or None and the reason code."""
@@ -145,10 +175,14 @@ class ResultSender:
             setattr(entity, name, self._peer.timeout_s)
         for kind in sorted(kinds):
             entity.add_requested_context(CLASSES[kind], SYNTAXES)
+        if self._peer.commit_s > 0:
+            entity.add_requested_context(PUSH_MODEL, SYNTAXES)
         tls = (self._tls, self._peer.host) if self._tls is not None else None
         association = entity.associate(
             self._peer.host, self._peer.port, ae_title=self._peer.aet, tls_args=tls,
-            evt_handlers=[(evt.EVT_CONN_OPEN, self._limit)],
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, self._limit), (evt.EVT_N_EVENT_REPORT, self._reports.take)
+            ],
         )  # fmt: skip
         if association.is_established:
             return association, ""
@@ -159,29 +193,33 @@ class ResultSender:
         with contextlib.suppress(AttributeError):
             event.assoc.dul.socket.socket.settimeout(self._peer.timeout_s)
 
-    def _store(self, association: Any, delivery: ResultDelivery) -> str:
-        """The peer's status as `0000`, or the code of a failure on this side."""
+    def _store(self, association: Any, delivery: ResultDelivery) -> Any:
+        """The peer's status as `0000`, or the code of a failure on this side; and what it has.
+
+        Returns:
+            The code, and (SOP Class UID, SOP Instance UID) if the peer accepted the object or None.
+        """
         try:
             dataset = pydicom.dcmread(self._spool.dicom(delivery.job, delivery.kind))
         except (OSError, pydicom.errors.InvalidDicomError):
-            return "file_missing"
+            return "file_missing", None
         try:
             status = association.send_c_store(dataset)
         except ValueError:  # no accepted presentation context
-            return "class_refused"
+            return "class_refused", None
         except RuntimeError:
-            return "association_lost"
+            return "association_lost", None
         if "Status" not in status:
-            return "association_lost"
-        return "{:04X}".format(int(status.Status))
+            return "association_lost", None
+        code = "{:04X}".format(int(status.Status))
+        stored = (str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
+        return code, stored if _is_success(code) else None
 
-    def _settle(self, delivery: ResultDelivery, code: str) -> None:
+    def _settle(self, delivery: ResultDelivery, code: str, is_stored: bool = True) -> None:
         attempts = delivery.attempts + 1
         wait = 0.0
-        if code == "{:04X}".format(SUCCESS):
-            state = SENT
-        elif len(code) == 4 and code.startswith("B"):
-            state = SENT_WITH_WARNING
+        if is_stored and _is_success(code):
+            state = SENT_WITH_WARNING if code.startswith("B") else SENT
         elif code == "file_missing" or attempts >= self._retry.max_attempts:
             state = UNSENT
         else:
@@ -203,9 +241,15 @@ class ResultSender:
 
 
 def open_senders(
-    peers: Any, retry: RetrySettings, spool: Spool, journal: JobJournal, metrics: DaemonMetrics
+    peers: Any,
+    retry: RetrySettings,
+    spool: Spool,
+    journal: JobJournal,
+    metrics: DaemonMetrics,
+    reports: CommitmentReports,
 ) -> List[ResultSender]:
     """A sender per destination."""
     return [
-        ResultSender(name, peer, retry, spool, journal, metrics) for name, peer in peers.items()
+        ResultSender(name, peer, retry, spool, journal, metrics, reports)
+        for name, peer in peers.items()
     ]

@@ -32,6 +32,7 @@ from tests.deploy_jetson.device.daemon.certificates import (
 from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
 from tests.peers import free_port, peer, run_peer, running_orthanc
 from tests.runtime.dicoms import JPEG, chest_dataset, jpeg_bytes, save, save_compressed
+from tests.scoring.network.archive import archive
 
 KINDS = ("sr", "gsps", "sc")
 DICOM = DicomSettings(port=0, aet="PNEUMO", timeout_s=5)
@@ -380,6 +381,85 @@ def test_a_result_file_that_is_gone_is_said_so(tmp_path):
             server.shutdown()
         (sent,) = service.journal.deliveries_of("0" * 32)
         assert (sent.state, sent.code) == ("failed", "file_missing")
+
+
+# --- storage commitment ---
+
+
+def commit_settings(tmp_path, port, **more):
+    """Results with storage commitment, and a port for reports."""
+    config = out_settings(tmp_path, port, **more)
+    dicom = DICOM._replace(aet="PNEUMONIA", port=free_port())
+    return config._replace(dicom=dicom)
+
+
+def committed(tmp_path, archive, port, expected, **more):
+    """Score a film, wait for its deliveries' states, and return their codes."""
+    more = {"commit_s": 5, **more}
+    config = commit_settings(tmp_path, port, **more)
+    if archive.own_port == 0:
+        archive.own_port = config.dicom.port
+    with running(config, child=True) as rig:
+        job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]
+        wait_for(lambda: states(rig, job) == expected, 30)
+        deliveries = rig.get("/v1/jobs/" + job)[1]["deliveries"]
+        return [(sent["code"], sent["attempts"]) for sent in deliveries]
+
+
+@pytest.mark.parametrize("own_port", [None, 0], ids=["same association", "own association"])
+def test_sent_means_that_the_archive_keeps_it(tmp_path, own_port):
+    with archive(own_port=own_port) as (pacs, at):
+        found = committed(tmp_path, pacs, at.port, ["sent"] * 3)
+        assert found == [("0000", 1)] * 3
+        assert pacs.requests == 1
+        assert len(pacs.stored) == 3
+
+
+def test_what_the_archive_has_lost_is_sent_again_and_only_that(tmp_path):
+    with archive() as (pacs, at):
+        stored = pacs.store
+
+        def losing(event):
+            if not pacs.stored:
+                pacs.lost.add(str(event.request.AffectedSOPInstanceUID))
+            else:
+                pacs.lost -= {str(event.request.AffectedSOPInstanceUID)} & set(pacs.stored)
+            return stored(event)
+
+        pacs.store = losing
+        found = committed(tmp_path, pacs, at.port, ["sent"] * 3)
+        assert sorted(found) == [("0000", 1)] * 2 + [("0000", 2)]
+        assert len(pacs.stored) == 4
+        assert len(set(pacs.stored)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"answer": 0x0110}, "0110"),
+        ({"is_silent": True}, "no_commitment_report"),
+        ({"transaction": "1.2.3"}, "no_commitment_report"),
+        ({"is_offered": False}, "commitment_refused"),
+    ],
+)
+def test_without_a_promise_nothing_counts_as_sent(tmp_path, changed, code):
+    with archive(**changed) as (pacs, at):
+        more = {"commit_s": 0.3, "attempts": 2, "kinds": ("sr",)}
+        assert committed(tmp_path, pacs, at.port, ["failed"], **more) == [(code, 2)]
+        assert len(set(pacs.stored)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.interop
+def test_orthanc_commits_to_results(tmp_path):
+    config = commit_settings(tmp_path, 1, commit_s=30)
+    modalities = {"DAEMON": ["PNEUMONIA", "127.0.0.1", config.dicom.port]}
+    with running_orthanc(tmp_path, DicomModalities=modalities) as orthanc:
+        target = config.destinations["pacs"]._replace(aet="ORTHANC", port=orthanc.dicom_port)
+        with running(config._replace(destinations={"pacs": target}), child=True) as rig:
+            job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]
+            wait_for(lambda: set(states(rig, job)) == {"sent"}, 30)
+            assert len(orthanc.get("/instances")) == 3
 
 
 @pytest.mark.slow
