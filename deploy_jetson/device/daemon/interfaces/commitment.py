@@ -99,7 +99,8 @@ def ask_for_commitment(
         SOP Instance UID -> COMMITTED, the peer's failure reason or status as `0112`, or a code.
     """
     transaction = reports.expect()
-    code, found = NO_REPORT, None
+    code = NO_REPORT
+    found = None  # type: Optional[Dict[str, str]]
     try:
         status, _ = association.send_n_action(
             _request(objects, transaction), REQUEST, PUSH_MODEL, PUSH_INSTANCE
