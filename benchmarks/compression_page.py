@@ -140,10 +140,12 @@ def goal_line(goal: Goal, jobs: list[Summary]) -> str:
     accurate = [job for job in own if job.accuracy >= goal.accuracy]
     small = [job for job in own if size(job) >= goal.at_least]
     good = [job for job in accurate if job in small]
-    verdict = "**reached**" if good else f"not reached: {goal.why}"
+    whole = any(job.seeds == JOBS[job.job].seeds for job in good)
+    reached_by = "**reached**" if whole else "reached, but not by all seeds yet"
+    verdict = reached_by if good else f"not reached: {goal.why}"
     shown = []
     if good:
-        shown = [max(good, key=size)]
+        shown = [max(good, key=lambda job: (size(job), job.seeds))]
     else:
         if accurate:
             shown.append(max(accurate, key=size))
