@@ -148,7 +148,7 @@ class StoreService:
         entity.acse_timeout = settings.timeout_s
         entity.dimse_timeout = settings.timeout_s
         entity.network_timeout = settings.timeout_s
-        handlers = [
+        handlers: List[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
             (evt.EVT_CONN_OPEN, self._greet),
