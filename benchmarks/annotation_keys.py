@@ -4,12 +4,14 @@
 
 Starts `pneumonia annotate` twice on made images, opens both pages in one Chromium and presses keys
 in turn, so that both lists meet the same load of the machine. A press counts until its layout is
-done; for the next study until it stands there with its image. Writes
+done; for the next study until it stands there with its image. Then opens the manager's page of both
+in turn; that counts until the first study is listed. Writes
 benchmarks/results/annotation_keys.json. Needs Chromium.
 """
 
 import json
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -23,7 +25,8 @@ from tests.data_prep.annotation.web.desk import draw, enter, running
 RESULTS = Path(__file__).with_name("results") / "annotation_keys.json"
 SIZES = (12, 4000)
 KEYS = {"draw": "d", "move a box": "ArrowRight", "uncertain": "u", "preset": "v", "leave": "Escape"}
-ROUNDS = 15
+ROUNDS, OPENINGS = 15, 5
+FIRST_ROW = "document.querySelector('#study-table tbody tr') !== null"
 PRESS = """(() => { const t = performance.now();
  document.dispatchEvent(new KeyboardEvent('keydown', { key: %r, bubbles: true }));
  document.body.offsetHeight; return performance.now() - t; })()"""
@@ -51,12 +54,14 @@ def make_sources(folder: Path, count: int) -> None:
 def main() -> None:
     """Measure and write the table."""
     times: dict[int, dict[str, list[float]]] = {n: {} for n in SIZES}
+    openings: dict[int, list[float]] = {n: [] for n in SIZES}
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
-        pages = {}
+        pages, managers = {}, {}
         for count in SIZES:
             folder = Path(work) / str(count)
             make_sources(folder, count)
             app = stack.enter_context(running(folder, folder / "work"))
+            managers[count] = app.links["manager"]
             pages[count] = stack.enter_context(chromium(folder))
             enter(pages[count], app.links["Ann"])
             draw(pages[count], 20, 20, 60, 60)
@@ -68,6 +73,13 @@ def main() -> None:
                 pages[count].wait("document.getElementById('state').textContent === 'saved'")
                 spent = pages[count].run(NEXT % ("j" if turn % 2 == 0 else "k"))
                 times[count].setdefault("next study", []).append(spent)
+        for _ in range(OPENINGS):
+            for count in SIZES:
+                pages[count].command("Network.clearBrowserCookies")
+                started = time.perf_counter()
+                pages[count].open(managers[count])
+                pages[count].wait(FIRST_ROW)
+                openings[count].append(time.perf_counter() - started)
     table = {
         name: {
             str(n): {"median_ms": round(median(found), 2), "least_ms": round(min(found), 2)}
@@ -76,7 +88,12 @@ def main() -> None:
         }
         for name in times[SIZES[0]]
     }
-    RESULTS.write_text(json.dumps({"rounds": ROUNDS, "key_presses": table}, indent=1) + "\n")
+    opened = {
+        str(n): {"median_s": round(median(found), 2), "least_s": round(min(found), 2)}
+        for n, found in openings.items()
+    }
+    document = {"rounds": ROUNDS, "key_presses": table, "managers_page_opens": opened}
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
     print(RESULTS.read_text())
 
 
