@@ -112,7 +112,7 @@ JOBS: dict[str, Job] = {
         "lenet5/narrow-120", purified(0.002), "88x -> 232x by purification", Schedule(), 0),
 }  # fmt: skip
 
-SHORT = "minutes of training per seed, where the papers trained for hours"
+SHORT = "straight-through training under strong distortion for minutes; causes not separated"
 NOT_RUN = "no job of this kind yet"
 GOALS = (
     Goal("dense", ("dense",), 0.995, 1, "99.2 %", "0.05 % is 5 images"),
