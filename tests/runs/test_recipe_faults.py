@@ -66,7 +66,7 @@ def test_where_none_is_near_the_keys_are_listed():
         ("prune", "ladder=abc", "expected a whole number or a list; found 'abc'"),
         ("prune", "ladder=[3,2]", "expected ascending rates above 1; found [3, 2]"),
         ("prune", "ladder=[9,30]", "expected ladder to start below rate (9)"),
-        ("prune", "constraint.kind=magic", "expected 'structured', 'pattern'"),
+        ("prune", "constraint.kind=magic", "expected 'structured', 'depth', 'pattern'"),
         ("prune", "constraint=filter", "expected a mapping"),
         ("prune", "rates.limits={a: b}", "'rates.limits.a' does not take this; expected a number"),
         ("train", "model.size=100", "expected a multiple of 32; found 100"),

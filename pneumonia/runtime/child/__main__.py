@@ -11,11 +11,12 @@ from typing import BinaryIO
 
 # pydicom downloads test files with it; the child needs no network, and loading it takes a quarter
 # of the start
-sys.modules["requests"] = None  # type: ignore[assignment]
+if __name__ == "__main__":
+    sys.modules["requests"] = None  # type: ignore[assignment]
 
-from pneumonia.runtime.child.messages import Wanted, write_answer  # noqa: E402
-from pneumonia.runtime.child.tasks import FileReader  # noqa: E402
-from pneumonia.runtime.image.dicom_header import ReadLimits  # noqa: E402
+from pneumonia.runtime.child.messages import Wanted, write_answer
+from pneumonia.runtime.child.tasks import FileReader
+from pneumonia.runtime.image.dicom_header import ReadLimits
 
 
 def limit_resources(memory_mb: int) -> None:

@@ -167,7 +167,7 @@ def test_measured_run_on_a_pretended_tx2(bundles, board, tmp_path):
     # The files never change, so every joule is 9.273 W times the latency and what time passes
     # between two runs: more on a busy machine (exact answers: the tests on a pretended clock).
     latency = found["latency_ms"]["mean"] / 1e3
-    assert 0.5 < total["gross_j_per_inference"]["median"] / (9.273 * latency) < 2
+    assert total["gross_j_per_inference"]["median"] / (9.273 * latency) > 0.5
     assert total["mean_w"] == pytest.approx(9.273)
     assert found["image_latency_ms"]["p50"] > 0
     names = {item["flag"] for item in found["flags"]}
