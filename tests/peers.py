@@ -20,6 +20,7 @@ PEERS = {
     "dsrdump": "dcmtk",
     "dcmpschk": "dcmtk",
     "dcmp2pgm": "dcmtk",
+    "dcmj2pnm": "dcmtk",
     "storescu": "dcmtk",
     "storescp": "dcmtk",
     "echoscu": "dcmtk",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pneumonia.runtime.image.radiograph import read_radiograph
-from tests.peers import find_peer
+from tests.peers import peer
 from tests.runtime.dicoms import save
 from tests.runtime.image import presentation_headers
 from tests.runtime.image.presentation_headers import GOLDEN, STEP, build, cases, tolerance
@@ -43,8 +43,7 @@ def test_two_hundred_headers_as_dcmtk_shows_them_at_some_pixels(tmp_path, part):
 @pytest.mark.interop
 @pytest.mark.parametrize("seed", [0, 1])
 def test_headers_as_dcmtk_shows_them_at_every_pixel(tmp_path, seed):
-    if find_peer("dcmj2pnm") is None:
-        pytest.skip("dcmj2pnm is not installed (package dcmtk)")
+    peer("dcmj2pnm")
     for case in cases(200, seed):
         expected = presentation_headers.shown_by_dcmtk(case, tmp_path)
         assert_same(ours(case, tmp_path), expected, case)
