@@ -4,7 +4,7 @@
         --labels rsna/labels.csv --classes rsna/class_info.csv --cohort rsna/images.csv \
         --subset rsna/val_full.txt --out runs/pair
 
-The models are those of benchmarks/models (dense, 9x, 36x; float16 weights) unless others are named
+The models are those of benchmarks/models (dense, 9x, 36x, 60x; float16) unless others are named
 with --model NAME=BUNDLE; the first is the reference of the paired differences. Every labelled image
 found in the given folders is scored; DICOM, PNG and JPEG are read as `pneumonia score` reads them.
 For each model: results as the images come and at RSNA's mix of classes, at the model's own
@@ -89,6 +89,15 @@ def weights_bytes(bundle: Path) -> int:
     return (bundle / WEIGHTS).stat().st_size
 
 
+def named_bundles(models: Sequence[str]) -> dict[str, Path]:
+    """Bundles of NAME=BUNDLE options; without any those of benchmarks/models, the largest first."""
+    if not models:
+        every = sorted(MODELS.iterdir(), key=weights_bytes, reverse=True)
+        return {path.name: path for path in every}
+    named = (item.partition("=") for item in models)
+    return {name: Path(path) for name, _, path in named}
+
+
 def by_class(cases: EvaluationCases, threshold: float) -> dict[str, float]:
     """Specificity of each class of negatives at a threshold."""
     quiet = cases.image_score < threshold
@@ -170,10 +179,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="SVG of the score against the rate")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    named = (item.partition("=") for item in options.model)
-    bundles = {name: Path(path) for name, _, path in named} or {
-        path.name: path for path in sorted(MODELS.iterdir(), key=weights_bytes, reverse=True)
-    }
+    bundles = named_bundles(options.model)
     labels = read_labels(options.labels)
     wanted = read_subset(options.subset) if options.subset else labels.ids
     images = find_images(options.folders, [name for name in wanted if name in set(labels.ids)])

@@ -4,7 +4,7 @@
         --labels rsna/labels.csv --cohort rsna/images.csv --subset rsna/val_full.txt \
         --out benchmarks/results/robustness.json
 
-The models of benchmarks/models (dense, 9x, 36x) unless others are named with --model NAME=BUNDLE,
+The models of benchmarks/models (dense to 60x) unless others are named with --model NAME=BUNDLE,
 each at its own frozen threshold. Disturbances: `evaluation.study.perturb.standard_sweep`, the truth
 moved with the image. Changes are paired, 95 % intervals over patients. Also: how many inverted
 copies the reader would mark as inverted, and how far the pixels of a 12-bit DICOM copy are from the
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from benchmarks.detector_pair import MODELS, OWN, find_images, numbers, weights_bytes
+from benchmarks.detector_pair import OWN, find_images, named_bundles, numbers
 from evaluation.analysis.catalogue import open_study
 from evaluation.analysis.robustness import robustness_table
 from evaluation.metrics.bootstrap import Resampler
@@ -137,10 +137,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args()
-    named = (item.partition("=") for item in options.model)
-    bundles = {name: Path(path) for name, _, path in named} or {
-        path.name: path for path in sorted(MODELS.iterdir(), key=weights_bytes, reverse=True)
-    }
+    bundles = named_bundles(options.model)
     labels = read_labels(options.labels)
     wanted = read_subset(options.subset) if options.subset else labels.ids
     files = find_images(options.folders, [name for name in wanted if name in set(labels.ids)])

@@ -80,5 +80,4 @@ def run_purify(
     if phase.retrain_epochs is not None:
         longer = recipe.retrain.model_copy(update={"epochs": phase.retrain_epochs})
         context = context._replace(recipe=recipe.model_copy(update={"retrain": longer}))
-    projected = masked_tensors(graph, before.tensors, masks)
-    return StageResult(retrain(context, projected, masks, folder), masks, plan)
+    return StageResult(retrain(context, before.tensors, masks, folder), masks, plan)

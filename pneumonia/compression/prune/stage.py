@@ -19,7 +19,7 @@ from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule, read_rows
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.thin import thin
 from pneumonia.compression.phase import ADMM, RETRAIN, Trainer, is_finished
-from pneumonia.compression.prune.masks import MaskHook, masked_tensors
+from pneumonia.compression.prune.masks import MaskHook
 from pneumonia.compression.prune.method import LadderStage
 from pneumonia.compression.prune.rates import LayerRates, RatePlan, StageStart, plan_rate
 from pneumonia.compression.prune.recipe import PruneRecipe, admm_config, retrain_config
@@ -102,8 +102,7 @@ def run_stage(
         planned = plan_rate(now, stage.method, context.rates, stage.rate, context.trainer.progress)
         masks, plan = planned.masks, _plan_record(stage, planned, folder)
         write_masks(folder, masks, plan)
-    projected = masked_tensors(graph, penalised, masks)
-    return StageResult(retrain(context, projected, masks, folder), masks, plan)
+    return StageResult(retrain(context, penalised, masks, folder), masks, plan)
 
 
 def _admm(
@@ -142,7 +141,7 @@ def _admm(
 def retrain(
     context: StageContext, start: Mapping[str, Tensor], masks: Mapping[str, Tensor], folder: Path
 ) -> dict[str, Tensor]:
-    """Best weights of the masked training, whose run folder holds the thin network."""
+    """Best weights of the masked training from `start`; its run folder holds the thin network."""
     config = retrain_config(context.training, context.recipe.retrain)
     live = thin(context.spec, start, masks)
     hook = MaskHook(ChannelGraph(live.spec), live.masks)

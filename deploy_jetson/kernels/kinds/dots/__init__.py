@@ -21,7 +21,7 @@ QUANTIZE_CYCLES = 4.0  # to round one vector of activations
 
 
 def _words(analysis: LayerAnalysis, target: Target) -> LayerAnalysis:
-    """The layer with words of channels in place of channels."""
+    """The layer whose input channels are 32-bit words of several channels each."""
     problem, dot = analysis.problem, target.dot
     assert problem.quantization
     assert dot

@@ -44,7 +44,7 @@ class DotsChoice(NamedTuple):
 
     @property
     def columns(self) -> ColumnsChoice:
-        """Of the column kernel on words."""
+        """The choice of the column kernel, whose columns are words."""
         return ColumnsChoice(*self[:-1])
 
 
@@ -86,7 +86,7 @@ class QuantizeStep:
         return self.view.buffers
 
     def words_view(self) -> ChannelView:
-        """The words as channels of the convolution."""
+        """View of the packed input, each word as one channel."""
         return view_of(self.out, self.out.blocks * self.out.lanes)
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
@@ -108,7 +108,7 @@ class QuantizeStep:
 
 @dataclass(eq=False)
 class DotsStep(ColumnsStep):
-    """Convolution by lists of kept words.
+    """Convolution that reads, of each group of filters, the words its column lists name.
 
     Attributes:
         words: Where the channels are.
