@@ -324,31 +324,6 @@ def build(
     return spec
 
 
-def with_image_head(spec: NetworkSpec) -> NetworkSpec:
-    """A detector with one more output: a logit of whether there is anything in the image.
-
-    It is a linear layer on the mean of what the coarsest detection head reads.
-    `runtime.model.heads` multiplies every box's score by its probability.
-
-    Raises:
-        ConfigError: The network has no detection head, or has an image-level output already.
-    """
-    heads = [head for head in spec.detect_layers() if head.name in spec.outputs]
-    if not heads or len(heads) < len(spec.outputs):
-        raise ConfigError(
-            "An image head is for a detector without one",
-            expected="detection heads as the only outputs",
-            found=", ".join(spec.outputs),
-            where=f"network {spec.name!r}",
-        )
-    coarsest = max(heads, key=lambda head: head.stride)
-    source = spec.layer(coarsest.inputs[0]).inputs[0]
-    at = len(spec.layers)
-    pool = GlobalAvgPool(f"global_avg_pool_{at:03d}", (source,))
-    logit = Linear(f"linear_{at + 1:03d}", (pool.name,), spec.shapes()[source][0], 1, bias=True)
-    return spec._replace(layers=(*spec.layers, pool, logit), outputs=(*spec.outputs, logit.name))
-
-
 def _check_sizes(name: str, width: float, channels: int, size: int, n_classes: int) -> None:
     entry = ZOO[name]
     if not 0.0 < width <= 8.0:

@@ -99,6 +99,9 @@ class ModelConfig(_Strict):
         anchors: `auto` = IoU k-means on the training boxes; `zoo` = the published ones.
         image_head: Adds an image-level output that gates the scores of all boxes. It also learns
             from images whose opacities have no boxes (`weak_opacity` of the dataset).
+        class_head: Adds an output that learns the class of the whole image (`Normal`, `No Lung
+            Opacity / Not Normal`, `Lung Opacity`) beside the boxes. It changes no score; exported
+            bundles do not have it.
         start_from: Run, checkpoint, bundle or Darknet weights file whose weights are the start;
             none = random.
     """
@@ -109,6 +112,7 @@ class ModelConfig(_Strict):
     size: int = Field(default=256, ge=32, le=2048, multiple_of=32)
     anchors: Literal["auto", "zoo"] = "auto"
     image_head: bool = False
+    class_head: bool = False
     start_from: str | None = None
 
 
@@ -140,7 +144,7 @@ class LossConfig(_Strict):
         box: Weight of 1 - CIoU.
         objectness: Weight of the objectness cross-entropy.
         classification: Weight of the class cross-entropy.
-        image: Weight of the image-level cross-entropy, when the network has such an output.
+        image: Weight of the image-level cross-entropy (`model.image_head`, `model.class_head`).
         anchor_ratio: A box may use an anchor whose sides differ by less than this factor.
         iou_aware: 1 = objectness learns the IoU of its box, 0 = learns 1 where there is a box.
     """

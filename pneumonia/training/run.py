@@ -13,14 +13,16 @@ from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.network.anchors import kmeans_anchors
 from pneumonia.network.darknet import read_darknet
 from pneumonia.network.files import load_model
+from pneumonia.network.image_head import with_image_head
 from pneumonia.network.module import Network, initialise
-from pneumonia.network.zoo import ZOO, build, with_image_head
+from pneumonia.network.zoo import ZOO, build
 from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runtime.errors import ArtefactError, ConfigError
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainRecipe
+from pneumonia.training.detector.targets import IMAGE_CLASSES
 from pneumonia.training.detector.task import DetectionTask, labelled_items
 from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import FitResult, check_run_folder, fit
@@ -136,7 +138,9 @@ def make_spec(dataset: Dataset, recipe: TrainRecipe) -> NetworkSpec:
         n_classes=1,
         anchors=anchors,
     )
-    return with_image_head(spec) if model.image_head else spec
+    if model.image_head:
+        spec = with_image_head(spec)
+    return with_image_head(spec, len(IMAGE_CLASSES)) if model.class_head else spec
 
 
 def training_box_sizes(dataset: Dataset, recipe: TrainRecipe) -> np.ndarray[Any, Any]:

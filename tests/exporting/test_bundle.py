@@ -11,9 +11,10 @@ from pneumonia.cli import group, run
 from pneumonia.exporting import bundle as export_bundle
 from pneumonia.exporting.bundle import ExportOptions, export_run
 from pneumonia.network.files import load_model, save_model
+from pneumonia.network.image_head import with_image_head
 from pneumonia.network.inspection import inspect_folder
 from pneumonia.network.module import Network
-from pneumonia.network.zoo import build, with_image_head
+from pneumonia.network.zoo import build
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ExportError, OutputError
 from pneumonia.runtime.model.bundle import load_bundle, model_hash
@@ -383,3 +384,17 @@ def test_text_of_people_heads_the_model_card(trained, tmp_path):
     about.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ArtefactError, match=r"model card cannot be read.*about\.md"):
         export_run(trained, tmp_path / "bundle", ExportOptions(about=about))
+
+
+def test_what_only_the_training_needed_stays_behind(tmp_path):
+    plain = build("yolov3-tiny", width=0.25, size=64)
+    tensors = random_tensors(with_image_head(plain, 3), 1)
+    save_model(tmp_path / "with/best", with_image_head(plain, 3), tensors)
+    own = {k: v for k, v in tensors.items() if k in random_tensors(plain, 1)}
+    save_model(tmp_path / "without/best", plain, own)
+    hashes = []
+    for name in ("with", "without"):
+        export_run(tmp_path / name, tmp_path / f"{name}-bundle")
+        folder = tmp_path / f"{name}-bundle"
+        hashes.append(model_hash(str(folder / "spec.json"), str(folder / "weights.safetensors")))
+    assert hashes[0] == hashes[1]

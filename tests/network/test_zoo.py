@@ -1,6 +1,6 @@
 import pytest
 
-from pneumonia.network.zoo import ZOO, build, with_image_head
+from pneumonia.network.zoo import ZOO, build
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.spec import (
     Conv,
@@ -111,16 +111,3 @@ def test_width_multiplies_inner_channels_in_multiples_of_eight(name, width):
 def test_refusals_say_what_would_be_right(name, options, said):
     with pytest.raises(ConfigError, match=said):
         build(name, **options)
-
-
-def test_image_head_reads_what_the_coarsest_head_reads_and_changes_nothing_else():
-    plain = build("yolov3", width=0.25, size=64)
-    spec = with_image_head(plain)
-    assert spec.layers[:-2] == plain.layers
-    assert spec.outputs == (*plain.outputs, "linear_108")
-    assert spec.layer("global_avg_pool_107").inputs == spec.layer("conv_081").inputs
-    assert spec.shapes()["linear_108"] == (1, 1, 1)
-    assert NetworkSpec.from_json(spec.to_json()) == spec
-    for unfit in (spec, build("lenet5")):
-        with pytest.raises(ConfigError, match="image head"):
-            with_image_head(unfit)

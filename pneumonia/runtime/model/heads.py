@@ -73,9 +73,20 @@ def _decode_head(layer: Detect, raw: np.ndarray, score_floor: float) -> Decoded:
 
 
 def image_outputs(spec: NetworkSpec) -> List[str]:
-    """Outputs of a detector that are not head maps: image-level logits, one per image."""
+    """Outputs of a detector that gate its boxes: image-level logits, one per image."""
+    return [name for name, size in _other_outputs(spec) if size == 1]
+
+
+def class_outputs(spec: NetworkSpec) -> List[str]:
+    """Outputs of a detector with a logit per class of the whole image; no box depends on them."""
+    return [name for name, size in _other_outputs(spec) if size > 1]
+
+
+def _other_outputs(spec: NetworkSpec) -> List[Tuple[str, int]]:
+    """Outputs that are not head maps, with their numbers of channels."""
     heads = {layer.name for layer in spec.detect_layers()}
-    return [name for name in spec.outputs if name not in heads]
+    shapes = spec.shapes()
+    return [(name, shapes[name][0]) for name in spec.outputs if name not in heads]
 
 
 def _gates(spec: NetworkSpec, outputs: Dict[str, np.ndarray], n_images: int) -> np.ndarray:

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pneumonia.runtime.model.heads import MAX_LOG_SIZE, image_outputs
+from pneumonia.runtime.model.heads import MAX_LOG_SIZE, class_outputs, image_outputs
 from pneumonia.runtime.model.spec import Detect, NetworkSpec
 from pneumonia.training.config import LossConfig
 from pneumonia.training.detector.ciou import EPS, iou_and_ciou
-from pneumonia.training.detector.targets import UNBOXED, Matches, assign
+from pneumonia.training.detector.targets import FIRST_IMAGE_CLASS, UNBOXED, Matches, assign
 from pneumonia.training.distributed import total, world_size
 
 SEEN_BY_TEACHER = 0.05  # objectness from which a teacher's box is worth imitating
@@ -63,7 +63,9 @@ class DetectionLoss:
       asks for IoU up to 0.75;
     * class: cross-entropy over the positives;
     * image: cross-entropy of an image-level logit against "has a box", for networks with such an
-      output.
+      output;
+    * image class: cross-entropy over the classes of the whole image, for networks with such an
+      output, over the images whose class is known.
 
     An image with a row of class UNBOXED is positive for the image part alone: where its opacities
     are is unknown, so its anchors are neither positives nor negatives.
@@ -77,6 +79,7 @@ class DetectionLoss:
         self.config = config
         self.heads = [head for head in spec.detect_layers() if head.name in spec.outputs]
         self.image_outputs = image_outputs(spec)
+        self.class_outputs = class_outputs(spec)
         shapes = spec.shapes()
         self.grids = [shapes[head.name][1:] for head in self.heads]
 
@@ -88,7 +91,7 @@ class DetectionLoss:
         """
         sums = [0.0, 0.0, 0.0]
         for targets, n_images in parts:
-            boxes, unknown, _ = self._split(targets)
+            boxes, unknown, _ = self._split(targets[targets[:, 1] > FIRST_IMAGE_CLASS])
             matches = assign(boxes, self.heads, self.grids, self.config.anchor_ratio)
             cells = sum(
                 len(head.anchors) * height * width
@@ -117,11 +120,14 @@ class DetectionLoss:
 
         Args:
             outputs: Head name -> (N, A * (5 + C), H, W) raw; image outputs (N, 1).
-            targets: (n, 6) float32: image index, class, x1, y1, x2, y2 in network pixels.
+            targets: (n, 6) float32: image index, class, x1, y1, x2, y2 in network pixels; negative
+                classes: see `targets.UNBOXED` and `targets.FIRST_IMAGE_CLASS`.
             counts: Over the whole batch of which these images are a part; None = these images.
         """
         n_images = len(outputs[self.heads[0].name])
         counts = counts or self.counts([(targets, n_images)])
+        of_class = targets[targets[:, 1] <= FIRST_IMAGE_CLASS]
+        targets = targets[targets[:, 1] > FIRST_IMAGE_CLASS]
         targets, unknown, has_opacity = self._split(targets)
         maps = [self._grid(head, outputs[head.name]) for head in self.heads]
         matches = assign(targets, self.heads, self.grids, self.config.anchor_ratio)
@@ -136,11 +142,17 @@ class DetectionLoss:
         for name in self.image_outputs:
             image = self._image_sum(outputs[name], has_opacity) / counts.images
             parts["image"] = parts.get("image", 0) + image
+        for name in self.class_outputs:
+            logits = outputs[name].float().flatten(1)[of_class[:, 0].long()]
+            wanted = FIRST_IMAGE_CLASS - of_class[:, 1].long()
+            summed = F.cross_entropy(logits, wanted, reduction="sum")
+            parts["image_class"] = summed / counts.images
         weights = {
             "box": self.config.box,
             "objectness": self.config.objectness,
             "class": self.config.classification,
             "image": self.config.image,
+            "image_class": self.config.image,
         }
         weighted = {name: weights[name] * part for name, part in parts.items()}
         loss = torch.stack(list(weighted.values())).sum()

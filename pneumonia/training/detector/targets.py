@@ -14,9 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data_prep.dataset.reader import NORMAL, NOT_NORMAL, OPACITY
 from pneumonia.runtime.model.spec import Detect
 
 UNBOXED = -1  # class of a target row that says: somewhere in this image, its boxes are unknown
+
+# Classes of a whole image. A target row of class FIRST_IMAGE_CLASS - k says that its image is of
+# class k; an image without such a row is of unknown class.
+IMAGE_CLASSES = (NORMAL, NOT_NORMAL, OPACITY)
+FIRST_IMAGE_CLASS = -2
 
 
 class Matches(NamedTuple):

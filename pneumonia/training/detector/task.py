@@ -10,16 +10,16 @@ from torch import Tensor
 
 from data_prep.augment.augmenter import Augmenter
 from data_prep.augment.composite import Compositor
-from data_prep.dataset.reader import Dataset
+from data_prep.dataset.reader import OPACITY, Dataset
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.image.preprocess import normalise
-from pneumonia.runtime.model.heads import image_outputs
+from pneumonia.runtime.model.heads import class_outputs, image_outputs
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import DataConfig, TrainRecipe
 from pneumonia.training.detector.loss import DetectionLoss, LossCounts
 from pneumonia.training.detector.sampling import BalancedPlan
-from pneumonia.training.detector.targets import UNBOXED
+from pneumonia.training.detector.targets import FIRST_IMAGE_CLASS, IMAGE_CLASSES, UNBOXED
 from pneumonia.training.detector.validation import Validation
 from pneumonia.training.task import Batch, Sample
 
@@ -79,6 +79,7 @@ class DetectionTask:
         items = labelled_items(dataset, "train", recipe.data)
         # Only an image-level output can learn from an opacity without a box.
         self.unboxed = set(unboxed_items(dataset, recipe.data) if image_outputs(spec) else ())
+        self.learns_class = bool(class_outputs(spec))
         positive = {i for i in items if len(dataset.boxes(i))} | self.unboxed
         self.composite = Compositor(dataset, items, recipe.data.composite)
         items = sorted({*items, *self.unboxed})
@@ -104,7 +105,8 @@ class DetectionTask:
     def load(self, samples: Sequence[Sample]) -> Batch:
         """Augment and normalise; targets are (n, 6): image, class, x1, y1, x2, y2.
 
-        An image whose opacities have no boxes has one row of class UNBOXED.
+        An image whose opacities have no boxes has one row of class UNBOXED, and if the network
+        learns classes of whole images, an image of known class has a row for it.
         """
         images, rows = [], []
         for number, sample in enumerate(samples):
@@ -114,11 +116,20 @@ class DetectionTask:
             rows += [(number, 0, *box) for box in boxes.tolist()]
             if sample.item in self.unboxed:
                 rows.append((number, UNBOXED, 0, 0, 0, 0))
+            if self.learns_class and (known := self._class_of(sample.item, len(boxes) > 0)):
+                rows.append((number, FIRST_IMAGE_CLASS - IMAGE_CLASSES.index(known), 0, 0, 0, 0))
         return Batch(
             torch.from_numpy(np.stack(images)),
             torch.tensor(rows, dtype=torch.float32).reshape(-1, 6),
             tuple(self.dataset.records[sample.item].image_id for sample in samples),
         )
+
+    def _class_of(self, item: int, has_boxes: bool) -> str | None:
+        """Class of an augmented image; None when unknown, or when its opacities were cut away."""
+        name = self.dataset.records[item].class_name
+        if name not in IMAGE_CLASSES or (name == OPACITY and not has_boxes):
+            return None
+        return name
 
     def prepare(self, parts: Sequence[Batch]) -> None:
         """See Task: counts over all parts; a batch of one part counts itself."""

@@ -10,7 +10,8 @@ from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.files import load_model, save_model
-from pneumonia.network.zoo import build, with_image_head
+from pneumonia.network.image_head import with_image_head
+from pneumonia.network.zoo import build
 from pneumonia.runtime.model.spec import (
     Conv,
     InputSpec,

@@ -4,12 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from pneumonia.network.image_head import with_image_head
 from pneumonia.runtime.model.boxes import cxcywh_to_xyxy
 from pneumonia.runtime.model.heads import decode_heads
 from pneumonia.runtime.model.spec import Conv, Detect, GlobalAvgPool, InputSpec, NetworkSpec
 from pneumonia.training.config import LossConfig
 from pneumonia.training.detector.loss import DetectionLoss, decode_matches
-from pneumonia.training.detector.targets import UNBOXED, Matches, assign
+from pneumonia.training.detector.targets import (
+    FIRST_IMAGE_CLASS,
+    IMAGE_CLASSES,
+    UNBOXED,
+    Matches,
+    assign,
+)
 from tests.tiny import tiny_spec
 
 PLAIN = LossConfig(box=1, objectness=1, classification=1, iou_aware=0)
@@ -219,3 +226,30 @@ def test_imitation_is_smallest_at_the_teacher_and_pulls_towards_it():
     nearer = {name: value.detach() - 0.1 * value.grad for name, value in student.items()}
     assert criterion.imitation(nearer, teacher).item() < before.item()
     assert criterion.imitation(teacher, teacher).item() < before.item()
+
+
+def test_class_output_learns_the_known_classes_of_whole_images():
+    plain = one_head("scaled")
+    spec = with_image_head(
+        plain._replace(layers=(Conv("stem", ("input",), 1, 1, 1), *plain.layers)), 3
+    )
+    (added,) = set(spec.outputs) - set(plain.outputs)
+    box = [0, 0, 8.0, 8.0, 24.0, 24.0]
+    rows = [[0, FIRST_IMAGE_CLASS - IMAGE_CLASSES.index("Lung Opacity"), 0, 0, 0, 0]]
+    rows += [[1, FIRST_IMAGE_CLASS - IMAGE_CLASSES.index("Normal"), 0, 0, 0, 0]]
+    outputs = zeros(spec, images=3)  # the third image is of unknown class
+    outputs[added] = torch.tensor([[0.0, 0, math.log(2)], [math.log(6), 0, 0], [9, 9, 9]])
+    loss, parts = DetectionLoss(spec, PLAIN)(outputs, torch.tensor([box, *rows]))
+    # Probabilities 2 / 4 and 6 / 8 of the true classes, a mean over three images, weight 0.5.
+    assert parts["loss_image_class"] == pytest.approx(0.5 * -math.log(0.5 * 0.75) / 3, abs=1e-6)
+    plain_loss, _ = DetectionLoss(plain, PLAIN)(zeros(plain, images=3), torch.tensor([box]))
+    assert loss.item() == pytest.approx(plain_loss.item() + parts["loss_image_class"], abs=1e-6)
+
+
+def test_images_of_unknown_class_alone_cost_nothing():
+    plain = one_head("scaled")
+    spec = with_image_head(
+        plain._replace(layers=(Conv("stem", ("input",), 1, 1, 1), *plain.layers)), 3
+    )
+    _, parts = DetectionLoss(spec, PLAIN)(zeros(spec), torch.zeros(0, 6))
+    assert parts["loss_image_class"] == 0

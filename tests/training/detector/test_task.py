@@ -6,11 +6,12 @@ import torch
 
 from data_prep.augment.augmenter import AugmentSettings
 from data_prep.dataset.reader import open_dataset
-from pneumonia.network.zoo import build, with_image_head
+from pneumonia.network.image_head import with_image_head
+from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.image.preprocess import network_input
 from pneumonia.training.config import DataConfig, TrainRecipe, ValidationConfig
-from pneumonia.training.detector.targets import UNBOXED
+from pneumonia.training.detector.targets import FIRST_IMAGE_CLASS, IMAGE_CLASSES, UNBOXED
 from pneumonia.training.detector.task import DetectionTask
 from tests.tiny import tiny_spec, write_rectangles
 
@@ -135,3 +136,23 @@ def test_weak_positives_train_an_image_output_and_nothing_else(make_dataset, ans
     if answer == "yes":
         sample = next(s for e in range(1, 6) for s in gated.plan(e, 0) if s.item == weak)
         assert gated.load([sample]).targets.tolist() == [[0, UNBOXED, 0, 0, 0, 0]]
+
+
+def test_class_output_is_taught_what_is_known(make_dataset):
+    dataset = make_dataset({("train", "full"): (3, 3), ("val", "full"): (1, 1)})
+    names = ["No Lung Opacity / Not Normal", "Normal", ""]
+    records, wanted = list(dataset.records), {}
+    for i in dataset.select("train", None):
+        name = "Lung Opacity" if len(dataset.boxes(i)) else names.pop()
+        records[i] = records[i]._replace(class_name=name)
+        wanted[i] = name
+    dataset.records = tuple(records)
+    task = DetectionTask(dataset, with_image_head(tiny_spec(), 3), TrainRecipe(augment=STILL))
+    samples = task.plan(1, 0)
+    targets = task.load(samples).targets
+    for number, sample in enumerate(samples):
+        rows = targets[(targets[:, 0] == number) & (targets[:, 1] <= FIRST_IMAGE_CLASS)]
+        found = [IMAGE_CLASSES[FIRST_IMAGE_CLASS - int(row[1])] for row in rows]
+        assert found == ([wanted[sample.item]] if wanted[sample.item] else [])
+    plain = DetectionTask(dataset, tiny_spec(), TrainRecipe(augment=STILL))
+    assert (plain.load(samples).targets[:, 1] == 0).all()
