@@ -21,7 +21,8 @@ from pneumonia.training.task import Task
 
 log = logging.getLogger(__name__)
 
-ADMM, RETRAIN, SNAP = "admm", "retrain", "snap"  # names of the trainings of a stage
+# Names of the trainings of a stage.
+ADMM, RETRAIN, STRAIGHT_THROUGH, SNAP = "admm", "retrain", "straight_through", "snap"
 FINISHED = "finished.json"
 
 

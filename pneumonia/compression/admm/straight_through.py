@@ -58,12 +58,30 @@ class StraightThrough:
             self.weights[name].copy_(value)
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Add the optimiser's step to the latent weights, and project them anew."""
+    def move(self) -> None:
+        """Add the optimiser's step to the latent weights; the network is not projected yet."""
         for name, value in self._given.items():
             bound = self._bounds[name]
             self.latent[name].add_(self.weights[name]).sub_(value).clamp_(-bound, bound)
+
+    def after_step(self) -> None:
+        """Add the optimiser's step to the latent weights, and project them anew."""
+        self.move()
         self.start()
+
+    def saved(self) -> dict[str, Tensor]:
+        """What `load` needs to go on exactly: latent weights and bounds."""
+        bounds = {
+            f"{name}.bound": torch.tensor(b, dtype=torch.float64)
+            for name, b in self._bounds.items()
+        }
+        return {f"{name}.latent": value for name, value in self.latent.items()} | bounds
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Take back what `saved` gave; call `start` afterwards."""
+        for name in self.latent:
+            self.latent[name].copy_(saved[f"{name}.latent"])
+            self._bounds[name] = float(saved[f"{name}.bound"])
 
 
 def _mean_magnitude(weight: Tensor) -> float:

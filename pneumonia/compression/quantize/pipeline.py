@@ -48,7 +48,12 @@ def quantize_network(job: CompressionJob, recipe: QuantizeRecipe) -> CompressedN
     return CompressedNetwork(
         smallest_storage(job.spec, tensors),
         tensors,
-        len(recipe.ladder) * (recipe.admm_epochs + len(recipe.fixed) * recipe.snap_epochs),
+        len(recipe.ladder)
+        * (
+            recipe.admm_epochs
+            + recipe.straight_through_epochs
+            + len(recipe.fixed) * recipe.snap_epochs
+        ),
         folders,
         {
             "method": "quantize",

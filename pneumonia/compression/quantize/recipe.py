@@ -91,6 +91,10 @@ class QuantizeRecipe(BaseModel):
             1 - (1 + learning_rate * rho) ** -steps of the way to Z - U in an epoch of so many
             steps (there is a Z-step after each): the last round should make that nearly 1.
         admm_epochs: Epochs of a rung with the penalty.
+        straight_through_epochs: Epochs between the penalty and the snaps in which the network
+            computes with weights on their levels while latent float weights take its gradients
+            (`admm.straight_through`): what coarse levels need, whose signs must still change;
+            0 = none. Every weight is on a level afterwards: `fixed: [1.0]` is right then.
         fixed: Share of the weights on their level after each snap; the last one must be 1.
         snap_epochs: Training epochs after each snap; after the last one only biases and batch norm
             are free.
@@ -115,6 +119,7 @@ class QuantizeRecipe(BaseModel):
     penalty: Literal["proximal", "gradient"] = "proximal"
     rho: tuple[float, ...] = Field(default=(10.0, 40.0, 160.0), min_length=1)
     admm_epochs: PositiveInt = 6
+    straight_through_epochs: int = Field(default=0, ge=0)
     fixed: tuple[float, ...] = Field(default=(0.5, 0.75, 0.875, 1.0), min_length=1)
     snap_epochs: PositiveInt = 2
     learning_rate: float = Field(default=5e-4, gt=0)

@@ -1,7 +1,8 @@
-"""One rung of a quantization, for any task: ADMM towards the levels, then progressive snapping.
+"""One rung of a quantization, for any task: ADMM, straight-through training, progressive snapping.
 
-STAGE/admm/    a run folder of the penalised training, with residuals.csv
-STAGE/snap/    a run folder of the training in which more and more weights are fixed
+STAGE/admm/                a run folder of the penalised training, with residuals.csv
+STAGE/straight_through/    of the training with weights on their levels, if the recipe has one
+STAGE/snap/                of the training in which more and more weights are fixed
 """
 
 from collections.abc import Mapping
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.phase import ADMM, SNAP, Trainer
+from pneumonia.compression.phase import ADMM, SNAP, STRAIGHT_THROUGH, Trainer
 from pneumonia.compression.prune.masks import MaskHook
 from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
 from pneumonia.compression.quantize.recipe import QuantizeRecipe, quantizing_config
 from pneumonia.compression.quantize.snap import SnapHook, partial_shares
+from pneumonia.compression.quantize.straight_through import StraightThroughHook
 from pneumonia.compression.sets.constraint import PerLayer
 from pneumonia.compression.sets.levels import Levels, Quantized
 from pneumonia.network.files import load_model
@@ -36,7 +38,7 @@ def quantize_stage(
 ) -> dict[str, float]:
     """Put every weight of the given layers on its levels.
 
-    Both trainings end with the weights of their last, not their best, epoch: only there is the
+    All trainings end with the weights of their last, not their best, epoch: only there is the
     penalty largest and are most weights fixed.
 
     Args:
@@ -66,6 +68,14 @@ def quantize_stage(
     hook = AdmmHook([PerLayer(sets)], schedule, out / ADMM)
     penalised = trainer.fit(network, first, out / ADMM, [pruned, hook])
     network.load_tensors(load_model(penalised.last)[1])
+
+    if recipe.straight_through_epochs:
+        # Down to the training's own last learning rate: weights stop changing levels.
+        changed = {"epochs": recipe.straight_through_epochs, "schedule": training.schedule}
+        through = config.model_copy(update=changed)
+        hooks = [pruned, StraightThroughHook(sets)]
+        trained = trainer.fit(network, through, out / STRAIGHT_THROUGH, hooks)
+        network.load_tensors(load_model(trained.last)[1])
 
     weights = network.weights()
     scales = {name: s.scale_of(weights[name].detach()) for name, s in sets.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pneumonia.compression.admm.hook import COLUMNS, read_rows
-from pneumonia.compression.phase import ADMM, RETRAIN, SNAP
+from pneumonia.compression.phase import ADMM, RETRAIN, SNAP, STRAIGHT_THROUGH
 from pneumonia.network.accounting import Account
 from pneumonia.runs.names import METRICS_TABLE, RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_bytes, write_text
@@ -28,7 +28,7 @@ def write_history(out: Path, stages: Sequence[Path]) -> None:
     residuals: list[tuple[object, ...]] = []
     for number, folder in enumerate(stages, 1):
         residuals += [(number, *row) for row in read_rows(folder / ADMM)]
-        for phase, masked in ((ADMM, 0), (RETRAIN, 1), (SNAP, 1)):
+        for phase, masked in ((ADMM, 0), (RETRAIN, 1), (STRAIGHT_THROUGH, 1), (SNAP, 1)):
             for row in read_metrics(folder / phase / METRICS_TABLE):
                 epoch = float(len(metrics) + 1)
                 metrics.append({**row, "epoch": epoch, "stage": number, "masked": masked})

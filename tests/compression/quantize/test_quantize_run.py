@@ -126,6 +126,29 @@ def test_the_penalty_brings_the_weights_to_their_levels_through_adam(trained, tm
     assert distances["proximal"]["3"] < distances["gradient"]["3"]
 
 
+def test_straight_through_resumes_exactly_and_ends_on_levels(trained, tmp_path):
+    run, _ = trained
+    recipe = QuantizeRecipe.model_validate(
+        {**QUICK_QUANTIZE, "ladder": ["ternary"], "straight_through_epochs": 2, "fixed": [1.0]}
+    )
+    run_compression(run, recipe, tmp_path / "whole")
+    distinct = levels_per_layer(tmp_path / "whole/stages/1-ternary/straight_through/last")
+    assert set(distinct.values()) <= {2, 3}, "the network computes with weights on their levels"
+
+    def stop_in_second_epoch(done, total, note):
+        if "straight_through" in note and done == total - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_compression(run, recipe, tmp_path / "parts", progress=stop_in_second_epoch)
+    run_compression(run, recipe, tmp_path / "parts", resume=True)
+    whole, parts = (load_model(tmp_path / n / "best")[1] for n in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    changed = load_model(tmp_path / "whole/stages/1-ternary/admm/last")[1]
+    signs = [(changed[n].sign() != whole[n].sign()).float().mean() for n in whole if "conv" in n]
+    assert max(signs) > 0.01, "latent weights crossed to other levels"
+
+
 def test_excluded_layers_stay_float(trained, tmp_path):
     run, _ = trained
     quantize(run, tmp_path / "out", ladder=["ternary"], exclude=["conv_000"])
