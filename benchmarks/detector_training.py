@@ -10,7 +10,6 @@ OUT/minutes-SCHEME.json, the time of each command by the clock and by the proces
 
 import argparse
 import json
-import math
 import resource
 import subprocess
 import sys
@@ -88,7 +87,8 @@ def main() -> None:
     parser.add_argument("--train", nargs="*", default=(), help="keys of the recipe `rsna`")
     parser.add_argument("--again", nargs="*", default=(), help="keys of a second training")
     parser.add_argument("--prune", nargs="*", default=(), help="keys of the recipe `rsna-step`")
-    parser.add_argument("--last", nargs="*", default=(), help="such keys for the last rate alone")
+    parser.add_argument("--last", nargs="*", default=(), help="such keys for the last rates alone")
+    parser.add_argument("--last-from", type=float, help="smallest of the last rates: the highest")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     minutes, run = options.out / "minutes-dense.json", options.out / "dense"
@@ -101,7 +101,7 @@ def main() -> None:
     dense = kept_weights(run)
     for rate in options.rates:
         keys = [*SCHEMES[options.scheme], *options.prune]
-        if math.isclose(rate, options.rates[-1]):
+        if rate >= (options.last_from or options.rates[-1]):
             keys += options.last
         out = options.out / f"{options.scheme}-{rate:g}x"
         prune_step(options.out / f"minutes-{options.scheme}.json", run, out, rate, dense, keys)
