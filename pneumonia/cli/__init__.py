@@ -34,7 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Generate and compile the network as C for a target.",
     ),
     "profile": ("pneumonia.cli.profile", "Measure energy and latency per image, or predict them."),
-    "score": ("pneumonia.cli.score", "Score radiographs: predictions, worklist, overlays."),
+    "score": ("pneumonia.cli.scoring.score", "Score radiographs: predictions, worklist, overlays."),
     "daemon": ("pneumonia.cli.daemon", "Score radiographs as they arrive, as a service."),
     "device-package": ("pneumonia.cli.device_package", "Pack everything a Jetson needs."),
     "evaluate": ("pneumonia.cli.evaluation.evaluate", "Measure predictions against labels."),

@@ -1,11 +1,15 @@
 """`pneumonia profile`: energy and latency per image, measured on the board or predicted for it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from pneumonia.cli.options import collected, split_list
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+if TYPE_CHECKING:
+    from deploy_jetson.device.profile.request import ProfileRequest
 
 
 class MeasureByDefault(click.Group):
@@ -42,14 +46,10 @@ def _numbers(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[int, ...]:
     """`0,1,2` as numbers."""
-    words = [word.strip() for word in (value or "").split(",") if word.strip()]
-    if not all(word.isdigit() for word in words):
+    parts = split_list(context, parameter, value)
+    if not all(part.isdigit() for part in parts):
         raise click.BadParameter(f"{value!r} is not a list such as 0,1,2")
-    return tuple(int(word) for word in words)
-
-
-def _words(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in value.split(",") if word.strip())
+    return tuple(int(part) for part in parts)
 
 
 @command.command()
@@ -60,7 +60,8 @@ def _words(context: click.Context, parameter: click.Parameter, value: str) -> tu
     help="nvpmodel modes; the present one otherwise (all five for a prediction).",
 )  # fmt: skip
 @click.option(
-    "--engine", default="auto", show_default=True, callback=_words, metavar="NAME,...",
+    "--engine", "engines", default="auto", show_default=True, callback=split_list,
+    metavar="NAME,...",
     help="tensorrt, kernels, onnxruntime, reference or auto; several are measured in turn.",
 )  # fmt: skip
 @click.option(
@@ -77,42 +78,25 @@ def _words(context: click.Context, parameter: click.Parameter, value: str) -> tu
 @click.option("--threads", type=click.IntRange(1, 64), help="Of the CPU engines; all otherwise.")
 @click.option("--calibration", type=click.Path(), help="calibration.json, for predictions.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 10) when any run is flagged.")
-def measure(bundles: tuple[str, ...], **options: Any) -> None:
+@collected("deploy_jetson.device.profile.recording:ProtocolSettings", "settings")
+@collected("deploy_jetson.device.profile.request:ProfileRequest", "request")
+def measure(request: "ProfileRequest", strict: bool) -> None:
     """Run the protocol: idle, warm-up, windows, whole images, idle again.
 
     Several bundles are stages of pruning. Writes energy.json, report.html and the raw samples.
     """
-    from deploy_jetson.device.profile.recording import ProtocolSettings
-    from deploy_jetson.device.profile.request import ProfileRequest
     from deploy_jetson.device.profile.summary import check_flags, headline
     from deploy_jetson.device.profile.sweep import profile
 
-    settings = ProtocolSettings(
-        windows=options["windows"],
-        window_s=options["window_s"],
-        min_inferences=options["min_inferences"],
-        idle_s=options["idle_s"],
-        rate_hz=options["rate_hz"],
-    )
-    request = ProfileRequest(
-        bundles,
-        options["out"],
-        options["modes"],
-        options["engine"],
-        options["sensor"],
-        settings,
-        options["calibration"],
-        options["threads"],
-    )
     with progress_bar("profile") as progress:
         document = profile(request, progress)
     title, header, rows, remarks = headline(document)
     show_table(title, header, rows)
     for remark in remarks:
         click.echo(remark, err=True)
-    click.echo(f"written {Path(options['out']) / 'report.html'}")
-    show_next(f"pneumonia profile verify {options['out']}")
-    if options["strict"]:
+    click.echo(f"written {Path(request.out) / 'report.html'}")
+    show_next(f"pneumonia profile verify {request.out}")
+    if strict:
         check_flags(document)
 
 

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from pneumonia.cli.options import collected
 from pneumonia.cli.quantize import quantize_by_recipe
-from pneumonia.cli.run_options import accept_seen, gathered, recipes_of, run_options
+from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
 
@@ -26,8 +27,14 @@ if TYPE_CHECKING:
 )
 @accept_seen
 @run_options
+@collected("pneumonia.cli.run_options:RecipeOptions")
 def command(
-    run: Path, recipe: str, out: Path, rate: float | None, data: Path | None, **options: Any
+    run: Path,
+    recipe: str,
+    out: Path,
+    rate: float | None,
+    data: Path | None,
+    options: RecipeOptions,
 ) -> None:
     """Prune a trained RUN with ADMM, retrain what is left and compact it.
 
@@ -38,12 +45,12 @@ def command(
     from pneumonia.recipes import load_recipe, recipe_names
     from pneumonia.training.distributed import started_as_first
 
-    settings = gathered(**options)
     if recipe in recipe_names("quantize"):
         if rate is not None:
             raise ConfigError("Quantization has bits, no rate", found=f"--rate {rate}")
-        quantize_by_recipe(run, recipe, out, data, settings)
+        quantize_by_recipe(run, recipe, out, data, options)
         return
+    settings = options.run_options()
     changes = settings.overrides()
     if rate is not None:
         changes.append(f"rate={rate}")

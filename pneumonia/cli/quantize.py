@@ -1,20 +1,40 @@
 """`pneumonia quantize`: few-bit weights by training, or int8 after training."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.run_options import accept_seen, gathered, recipes_of, run_options
+from pneumonia.cli.options import collected
+from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
-    from pneumonia.api.runs import RunOptions
+    from pneumonia.api.int8 import Int8Options
+    from pneumonia.exporting.int8 import Calibration
+    from pneumonia.runtime.progress import Progress
 
-INT8_OPTIONS = ("calibration", "full_range", "tolerance", "accept_loss")
+
+@dataclass(frozen=True)
+class QuantizeOptions(RecipeOptions):
+    """Options of `pneumonia quantize`, besides its paths; see `Int8Options` for those of --int8."""
+
+    calibration: "Calibration" = "minmax"
+    full_range: bool = False
+    tolerance: float = 0.02
+    accept_loss: bool = False
+
+    def int8_options(self, progress: "Progress") -> "Int8Options":
+        """The options of quantization without training."""
+        from pneumonia.api.int8 import Int8Options
+
+        return Int8Options(
+            self.calibration, self.full_range, self.tolerance, self.accept_loss, self.threads,
+            progress,
+        )  # fmt: skip
 
 
 @click.command("quantize", cls=recipes_of("quantize"))
@@ -35,21 +55,26 @@ INT8_OPTIONS = ("calibration", "full_range", "tolerance", "accept_loss")
 @click.option("--tolerance", type=click.FloatRange(0, 1), default=0.02, show_default=True,
               help="With --int8: largest loss of RSNA score or AP50 in validation.")  # fmt: skip
 @click.option("--accept-loss", is_flag=True, help="With --int8: write it whatever it lost.")
+@collected("pneumonia.cli.quantize:QuantizeOptions")
 def command(
-    run: Path, recipe: str | None, int8: bool, out: Path, data: Path | None, **options: Any
+    run: Path,
+    recipe: str | None,
+    int8: bool,
+    out: Path,
+    data: Path | None,
+    options: QuantizeOptions,
 ) -> None:
     """Quantize a trained or pruned RUN (with --recipe), or a bundle (with --int8)."""
     if int8 == (recipe is not None):
         raise ConfigError("One way to quantize is needed", expected="--recipe NAME or --int8")
-    of_int8 = {name: options.pop(name) for name in INT8_OPTIONS}
     if recipe is not None:
-        quantize_by_recipe(run, recipe, out, data, gathered(**options))
+        quantize_by_recipe(run, recipe, out, data, options)
     else:
-        _int8(run, out, data, {"threads": options["threads"], **of_int8})
+        _int8(run, out, data, options)
 
 
 def quantize_by_recipe(
-    run: Path, recipe: str, out: Path, data: Path | None, options: "RunOptions"
+    run: Path, recipe: str, out: Path, data: Path | None, options: RecipeOptions
 ) -> None:
     """Train a run's weights to few levels, and show the result."""
     from pneumonia.api.runs import quantize
@@ -58,8 +83,8 @@ def quantize_by_recipe(
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("quantize") as progress:
-        options = replace(options, progress=progress if first else None)
-        result = quantize(run, recipe, out, data, options)
+        settings = options.run_options(progress if first else None)
+        result = quantize(run, recipe, out, data, settings)
     if not first:
         return
     bits = sorted(set(result.bits.values()))
@@ -83,9 +108,9 @@ def quantize_by_recipe(
     show_next(f"pneumonia export {out} --out {out}-bundle")
 
 
-def _int8(bundle: Path, out: Path, data: Path | None, options: dict[str, Any]) -> None:
+def _int8(bundle: Path, out: Path, data: Path | None, options: QuantizeOptions) -> None:
     """Quantize a bundle without training, and show what it cost."""
-    from pneumonia.api.int8 import Int8Options, lost, quantize_int8
+    from pneumonia.api.int8 import lost, quantize_int8
 
     if data is None:
         raise ConfigError(
@@ -93,8 +118,7 @@ def _int8(bundle: Path, out: Path, data: Path | None, options: dict[str, Any]) -
         )
     log_to_stderr()
     with progress_bar("int8") as progress:
-        settings = Int8Options(progress=progress, **options)
-        result = quantize_int8(bundle, data, out, settings)
+        result = quantize_int8(bundle, data, out, options.int8_options(progress))
     sizes, times = result.onnx_bytes, result.latency_ms
     show_table(
         f"int8 after training, {counted(result.n_images, 'calibration image')},"
@@ -107,9 +131,9 @@ def _int8(bundle: Path, out: Path, data: Path | None, options: dict[str, Any]) -
             ("relative output error", "0", f"{result.relative_error:.4f}"),
         ],
     )
-    fallen = lost(result.metrics, settings.tolerance)
+    fallen = lost(result.metrics, options.tolerance)
     if fallen:
-        click.echo(f"warning: {' and '.join(fallen)} fell by more than {settings.tolerance:g}")
+        click.echo(f"warning: {' and '.join(fallen)} fell by more than {options.tolerance:g}")
     if out.suffix == ".onnx":
         click.echo(f"model: {out}")
     else:

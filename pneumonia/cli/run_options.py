@@ -1,6 +1,7 @@
 """Options that `train`, `prune` and `quantize` share, and help that names the recipes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -9,10 +10,36 @@ from pneumonia.recipes import HERE, recipe_names
 
 if TYPE_CHECKING:
     from pneumonia.api.runs import RunOptions
+    from pneumonia.runtime.progress import Progress
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 REFERENCE = "docs/reference/recipes.md"
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Options that every verb with a recipe has.
+
+    Attributes:
+        changes: Keys of the recipe to change, as `key=value`.
+        resume: Continue after the last finished epoch.
+        threads: Threads on the CPU; None for the recipe's.
+        accept_seen: Of `prune` and `quantize`: accept a dataset whose validation images the run
+            was trained on.
+    """
+
+    changes: tuple[str, ...] = ()
+    resume: bool = False
+    threads: int | None = None
+    accept_seen: bool = False
+
+    def run_options(self, progress: "Progress | None" = None) -> "RunOptions":
+        """The same for `pneumonia.train`, `prune` and `quantize`."""
+        from pneumonia.api.runs import RunOptions
+
+        threads = () if self.threads is None else (f"threads={self.threads}",)
+        return RunOptions((*self.changes, *threads), self.resume, progress, self.accept_seen)
 
 
 class RecipeCommand(click.Command):
@@ -35,7 +62,7 @@ def recipes_of(*kinds: str) -> type[RecipeCommand]:
 
 
 def run_options(command: Command) -> Command:
-    """Add --set, --resume and --threads; they reach the command as one dict, see `gathered`."""
+    """Add --set, --resume and --threads: the fields of `RecipeOptions`."""
     for option in (
         click.option(
             "--threads", type=click.IntRange(1, 256),
@@ -58,17 +85,3 @@ def accept_seen(command: Command) -> Command:
         "--accept-seen", is_flag=True,
         help="Take --data although it validates on images that RUN was trained on.",
     )(command)  # fmt: skip
-
-
-def gathered(
-    changes: tuple[str, ...],
-    resume: bool,
-    threads: int | None,
-    accept_seen: bool = False,
-) -> "RunOptions":
-    """The options of a run from those of the command line."""
-    from pneumonia.api.runs import RunOptions
-
-    if threads is not None:
-        changes = (*changes, f"threads={threads}")
-    return RunOptions(changes, resume, None, accept_seen)

@@ -1,12 +1,11 @@
 """`pneumonia train`: dataset folder and recipe to run folder."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pneumonia.cli.run_options import gathered, recipes_of, run_options
+from pneumonia.cli.options import collected
+from pneumonia.cli.run_options import RecipeOptions, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 
 
@@ -15,7 +14,8 @@ from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_
 @click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
 @run_options
-def command(data: Path, recipe: str, out: Path, **options: Any) -> None:
+@collected("pneumonia.cli.run_options:RecipeOptions")
+def command(data: Path, recipe: str, out: Path, options: RecipeOptions) -> None:
     """Train a detector on a dataset folder.
 
     Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch, and
@@ -30,8 +30,7 @@ def command(data: Path, recipe: str, out: Path, **options: Any) -> None:
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("train") as progress:
-        settings = replace(gathered(**options), progress=progress if first else None)
-        result = train(data, recipe, out, settings)
+        result = train(data, recipe, out, options.run_options(progress if first else None))
     if not first:
         return
     rows = [

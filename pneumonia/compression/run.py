@@ -25,7 +25,8 @@ from pneumonia.network.accounting import account
 from pneumonia.network.files import WEIGHTS_FILE, load_model, read_spec
 from pneumonia.network.module import Network
 from pneumonia.runs.compression import read_compression, write_compression
-from pneumonia.runs.folder import RunFolder, new_record, refuse_other_recipe
+from pneumonia.runs.folder import RunFolder, new_record
+from pneumonia.runs.stored_recipe import refuse_other_recipe
 from pneumonia.runtime.errors import DataError, PneumoniaError
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from pneumonia.network.module import Network
-from pneumonia.runs.folder import RunFolder, refuse_other_recipe
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.stored_recipe import refuse_other_recipe
 from pneumonia.runtime.errors import ArtefactError, ConfigError, TrainingError
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from pneumonia.network.files import save_model
 from pneumonia.network.zoo import build
-from pneumonia.runs.folder import RunFolder, new_record, recipe_text, refuse_other_recipe
+from pneumonia.runs.folder import RunFolder, new_record
+from pneumonia.runs.stored_recipe import recipe_text, refuse_other_recipe
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, TrainingError
 from tests.network.random_networks import random_tensors
 

@@ -88,7 +88,7 @@ def test_usage_errors_are_2(source, tmp_path, bundle_folder, capsys):
 
 
 def test_every_engine_can_be_chosen():
-    from pneumonia.cli.score import command
+    from pneumonia.cli.scoring.score import command
     from pneumonia.runtime.engines import ENGINES
 
     (engine,) = (option for option in command.params if option.name == "engine")

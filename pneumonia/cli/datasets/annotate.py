@@ -3,24 +3,47 @@
 import socket
 import ssl
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from pneumonia.cli.options import collected
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError
 from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
-    from data_prep.annotation.project import Project
+    from data_prep.annotation.project import Project, Sources
     from data_prep.reports.findings.concepts import ConceptBase
     from data_prep.reports.findings.linking import MentionLinker
 
-_Tls = tuple[Path | None, Path | None]  # certificate, key
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where the web application listens.
+
+    Attributes:
+        host: Name or address of an interface.
+        port: TCP port; 0 for a free one.
+        tls_cert: Certificate (PEM); None for plain HTTP on this machine.
+        tls_key: Its private key (PEM).
+    """
+
+    host: str
+    port: int
+    tls_cert: Path | None
+    tls_key: Path | None
+
+    @property
+    def secure(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.tls_cert is not None
 
 
 @click.command()
@@ -60,8 +83,14 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 )  # fmt: skip
 @click.option("--tls-cert", type=_FILE, help="Certificate (PEM); needed beyond this machine.")
 @click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
+@collected("data_prep.annotation.project:Sources", "sources")
+@collected("pneumonia.cli.datasets.annotate:ServerAddress", "address")
 def command(
-    studies: Path, work: Path, annotators: tuple[str, ...], host: str, port: int, **choices: Any
+    sources: "Sources",
+    address: ServerAddress,
+    annotators: tuple[str, ...],
+    linker: Path | None,
+    concepts: Path | None,
 ) -> None:
     """Annotate the radiographs below STUDIES (DICOM, PNG, JPEG) in a web browser.
 
@@ -75,31 +104,26 @@ def command(
         raise ConfigError(
             "The web application's packages are missing", fix='pip install "pneumonia[annotate]"'
         ) from None
-    from data_prep.annotation.project import Sources, open_project
+    from data_prep.annotation.project import open_project
     from data_prep.annotation.workspace.database import workspace_lock
     from data_prep.annotation.workspace.records import checked_name
 
     annotators = tuple(checked_name(name) for name in annotators)  # before anything is made
-    tls: _Tls = (choices["tls_cert"], choices["tls_key"])
-    secure = _checked(host, tls)
-    decide, base = _vocabulary(choices["linker"], choices["concepts"])
-    sources = Sources(
-        studies, work, choices["reports"], choices["predictions"], choices["min_score"],
-        choices["blind"], choices["shuffle"],
-    )  # fmt: skip
-    with workspace_lock(work), _listen(host, port) as listener:
+    _check(address)
+    decide, base = _vocabulary(linker, concepts)
+    work = sources.work
+    with workspace_lock(work), _listen(address) as listener:
         with progress_bar("read studies") as progress:
             project = open_project(sources, base, decide, progress=progress)
-        scheme = "https" if secure else "http"
-        shown = f"[{host}]" if ":" in host else host
-        address = f"{scheme}://{shown}:{listener.getsockname()[1]}"
-        _show(project, address, annotators)
-        _serve(project, listener, host, tls)
+        scheme = "https" if address.secure else "http"
+        shown = f"[{address.host}]" if ":" in address.host else address.host
+        _show(project, f"{scheme}://{shown}:{listener.getsockname()[1]}", annotators)
+        _serve(project, listener, address)
     click.echo("stopped; everything is saved")
     if (work / "dataset").is_dir():
         show_next(f"pneumonia train --data {work / 'dataset'} --recipe rsna --out runs/annotated")
     else:
-        show_next(f"pneumonia annotate {studies} --work {work}")
+        show_next(f"pneumonia annotate {sources.studies} --work {work}")
 
 
 def _vocabulary(
@@ -118,20 +142,20 @@ def _vocabulary(
     return trained, trained.base
 
 
-def _checked(host: str, tls: _Tls) -> bool:
-    """Whether TLS is used; refuses settings that would send tokens unencrypted."""
-    cert, key = tls
+def _check(address: ServerAddress) -> None:
+    """Refuse settings that would send tokens unencrypted, and certificates that cannot be used."""
+    cert, key = address.tls_cert, address.tls_key
     if (cert is None) != (key is None):
         raise ConfigError("A certificate and its key belong together")
-    if host not in _LOOPBACK and cert is None:
+    if address.host not in _LOOPBACK and cert is None:
         raise ConfigError(
             "Tokens and radiographs would cross the network in the clear",
             expected="--tls-cert and --tls-key, or an address of this machine",
-            found=repr(host),
+            found=repr(address.host),
             fix="Or reach it through ssh -L 8400:127.0.0.1:8400",
         )
     if cert is None or key is None:
-        return False
+        return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as error:
@@ -139,10 +163,10 @@ def _checked(host: str, tls: _Tls) -> bool:
             "Certificate and key cannot be used", expected="PEM files that belong together",
             found=type(error).__name__, where=str(cert),
         ) from None  # fmt: skip
-    return True
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(address: ServerAddress) -> socket.socket:
+    host, port = address.host, address.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -176,19 +200,18 @@ def _show(project: "Project", address: str, annotators: tuple[str, ...]) -> None
     click.echo("stop with Ctrl-C")
 
 
-def _serve(project: "Project", listener: socket.socket, host: str, tls: _Tls) -> None:
+def _serve(project: "Project", listener: socket.socket, address: ServerAddress) -> None:
     import uvicorn
 
     from data_prep.annotation.web.connections import TimedConnection
     from data_prep.annotation.web.server import LOCAL_HOSTS, make_app
 
     log_to_stderr()
-    cert, key = tls
-    app = make_app(project, {*LOCAL_HOSTS, host, socket.gethostname()}, cert is not None)
+    app = make_app(project, {*LOCAL_HOSTS, address.host, socket.gethostname()}, address.secure)
     config = uvicorn.Config(
         app, http=TimedConnection, log_config=None, access_log=False, server_header=False,
         ws="none", proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
-        ssl_certfile=cert, ssl_keyfile=key,
+        ssl_certfile=address.tls_cert, ssl_keyfile=address.tls_key,
     )  # fmt: skip
     with suppress(KeyboardInterrupt):  # the usual way to stop it
         uvicorn.Server(config).run(sockets=[listener])

@@ -1,12 +1,16 @@
 """`pneumonia data`: import, make, fetch and audit datasets."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pneumonia.cli.datasets.reports import link_reports_verb, train_linker_verb
+from pneumonia.cli.options import collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+if TYPE_CHECKING:
+    from data_prep.importing.rsna import ImportOptions
 
 _WORKERS = click.option(
     "--workers", type=click.IntRange(min=1), help="Processes; default one per core."
@@ -51,15 +55,17 @@ command.add_command(train_linker_verb)
 )
 @click.option("--seed", default=0, show_default=True, help="Of the split, where none is given.")
 @_WORKERS
-def import_rsna_verb(source: Path, out: Path, workers: int | None, **choices: Any) -> None:
+@collected("data_prep.importing.rsna:ImportOptions")
+def import_rsna_verb(
+    source: Path, out: Path, workers: int | None, options: "ImportOptions"
+) -> None:
     """Import RSNA radiographs and boxes from SOURCE into a dataset folder.
 
     SOURCE is the unpacked challenge (stage_2_train_labels.csv, stage_2_detailed_class_info.csv,
     stage_2_train_images/), or labels.csv with images.csv, or labels.csv with dicom/.
     """
-    from data_prep.importing.rsna import ImportOptions, import_rsna
+    from data_prep.importing.rsna import import_rsna
 
-    options = ImportOptions(**choices)
     with progress_bar("import") as progress:
         done = import_rsna(source, out, options, workers, progress)
     _show_dataset(out, done)

@@ -1,11 +1,15 @@
 """`pneumonia data link-reports` and `train-linker`: radiology reports to coded findings."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pneumonia.cli.options import collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
+
+if TYPE_CHECKING:
+    from data_prep.reports.linker.training import LinkerConfig
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _SOURCE = click.Path(path_type=Path)
@@ -99,6 +103,14 @@ def _show(out: Path, counts: dict[str, Any], fates: dict[str, int]) -> None:
     show_table(f"{out}", ("what", "count"), rows)
 
 
+def _whole(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    return int(value)
+
+
+def _negated(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    return not value
+
+
 @click.command("train-linker")
 @click.argument("reports", type=_SOURCE)
 @click.option("--out", required=True, type=_FOLDER, help="Linker folder to write.")
@@ -107,7 +119,7 @@ def _show(out: Path, counts: dict[str, Any], fates: dict[str, int]) -> None:
     help="Local model.",
 )  # fmt: skip
 @click.option(
-    "--hops", default="1", show_default=True, type=click.Choice(["0", "1", "2"]),
+    "--hops", default="1", show_default=True, type=click.Choice(["0", "1", "2"]), callback=_whole,
     help="0 = each mention alone, 1 = with the concepts linked before, 2 = and their neighbours.",
 )  # fmt: skip
 @click.option(
@@ -115,23 +127,28 @@ def _show(out: Path, counts: dict[str, Any], fates: dict[str, int]) -> None:
     type=click.Choice(["offset", "size", "random"]),
     help="In which order the mentions are linked: text, fewest candidates first, any.",
 )  # fmt: skip
-@click.option("--soft", is_flag=True, help="Attend to all linked concepts, not to the best only.")
+@click.option(
+    "--soft",
+    "hard",
+    is_flag=True,
+    callback=_negated,
+    help="Attend to all linked concepts, not to the best only.",
+)
 @click.option(
     "--learn", default="sl", show_default=True, type=click.Choice(["sl", "rl"]),
     help="Supervised, or reinforcement after a supervised start.",
 )  # fmt: skip
 @click.option("--epochs", default=40, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
-def train_linker_verb(reports: Path, out: Path, hops: str, soft: bool, **choices: Any) -> None:
+@collected("data_prep.reports.linker.training:LinkerConfig", "config")
+def train_linker_verb(reports: Path, out: Path, config: "LinkerConfig") -> None:
     """Train a linker on REPORTS that have manual codes (column `mesh_major`, or OpenI's XML).
 
     70 % of the reports train it, 10 % choose the epoch, 20 % are left to judge it.
     """
     from data_prep.reports.linker.trained_linker import judge, refuse_other_output, train_on
-    from data_prep.reports.linker.training import LinkerConfig
 
     refuse_other_output(out)  # before the training, not after it
-    config = LinkerConfig.model_validate({"hops": int(hops), "hard": not soft, **choices})
     with progress_bar("train linker") as progress:
         linker, test = train_on(reports, config, progress)
     linker.save(out)

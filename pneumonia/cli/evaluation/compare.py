@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,12 +13,21 @@ from pneumonia.cli.evaluation.options import (
     label_options,
     mix_option,
 )
+from pneumonia.cli.options import collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
     from evaluation.analysis.paired import ModelComparison
     from evaluation.report.comparison_page import CompareReport
-    from pneumonia.api.comparison import ComparedModel
+    from pneumonia.api.comparison import ComparedModel, CompareOptions
+
+
+def _figures(
+    context: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> list[tuple[Path, str]]:
+    """`PNG[=CAPTION]` of each -> (file, caption); the caption is the file's stem by default."""
+    parts = [value.partition("=") for value in values]
+    return [(Path(path), caption or Path(path).stem) for path, _, caption in parts]
 
 
 @click.command()
@@ -52,6 +61,7 @@ if TYPE_CHECKING:
     "--figure",
     "figures",
     multiple=True,
+    callback=_figures,
     metavar="PNG[=CAPTION]",
     help="Picture at the end of the page, for example training curves; repeatable.",
 )
@@ -69,26 +79,20 @@ if TYPE_CHECKING:
 )
 @mix_option
 @draw_options
-def command(models: Sequence[str], labels: Path, out: Path, **options: Any) -> None:
+@collected("pneumonia.api.comparison:CompareOptions")
+def command(models: Sequence[str], labels: Path, out: Path, options: "CompareOptions") -> None:
     """Compare models on the same labels; the first is the reference.
 
     Each model is its predictions file, with a name before `=` and its bundle or run folder after a
     comma: the bundle gives thresholds, size and cost. Writes compare.html, compare.json and csv.
     """
-    from pneumonia.api.comparison import CompareOptions, compare
+    from pneumonia.api.comparison import compare
 
-    options["figures"] = [_figure(text) for text in options["figures"]]
     entries = parse_models(models)
     with progress_bar("comparing") as progress:
-        report = compare(entries, labels, out, CompareOptions(**options), progress)
+        report = compare(entries, labels, out, options, progress)
     _show(report, out)
     show_next(f"open {out / 'compare.html'}")
-
-
-def _figure(text: str) -> tuple[Path, str]:
-    """`PNG[=CAPTION]` -> (file, caption); the caption is the file's stem by default."""
-    path, _, caption = text.partition("=")
-    return Path(path), caption or Path(path).stem
 
 
 def parse_models(models: Sequence[str]) -> "list[ComparedModel]":

@@ -1,7 +1,7 @@
 """`pneumonia evaluate`: measure a predictions file against labels."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +12,9 @@ from pneumonia.cli.evaluation.options import (
     label_options,
     mix_option,
     parse_box_scale,
-    split_named,
+    parse_named_files,
 )
+from pneumonia.cli.options import collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 from pneumonia.runtime.plurals import counted
 
@@ -58,6 +59,7 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 @click.option(
     "--perturbed",
     multiple=True,
+    callback=parse_named_files,
     metavar="NAME=FILE",
     help="Predictions on perturbed images, for the robustness table; repeatable.",
 )
@@ -68,8 +70,13 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 )
 @mix_option
 @draw_options
+@collected("pneumonia.api.evaluation:EvaluateOptions")
 def command(
-    predictions: Path, labels: Path, out: Path, write_perturbed: Path | None, **options: Any
+    predictions: Path,
+    labels: Path,
+    out: Path,
+    write_perturbed: Path | None,
+    options: "EvaluateOptions",
 ) -> None:
     """Measure PREDICTIONS (predictions.csv or a Kaggle submission) against LABELS (RSNA csv).
 
@@ -77,23 +84,21 @@ def command(
     Without frozen thresholds they are chosen on these images, which suits validation images only.
     """
     from evaluation.analysis.evidence import SAME_IMAGES
-    from pneumonia.api.evaluation import EvaluateOptions, evaluate
+    from pneumonia.api.evaluation import evaluate
 
-    options["perturbed"] = dict(map(split_named, options["perturbed"]))
-    settings = EvaluateOptions(**options)
     if write_perturbed is not None:
-        _write_perturbed(labels, write_perturbed, settings)
+        _write_perturbed(labels, write_perturbed, options)
         return
     with progress_bar("evaluating") as progress:
-        evidence, choice = evaluate(predictions, labels, out, settings, progress)
+        evidence, choice = evaluate(predictions, labels, out, options, progress)
     if choice is not None:
         click.echo(
             f"box scale {choice.scale:g}: RSNA score {choice.rsna_score:.3f} on these images, "
             f"{choice.unscaled:.3f} without"
         )
     _show(evidence, out)
-    if settings.freeze_into is not None:
-        bundle = settings.freeze_into
+    if options.freeze_into is not None:
+        bundle = options.freeze_into
         click.echo(f"frozen into {bundle}: {', '.join(evidence.thresholds.points)}")
         show_next(f"pneumonia score INPUT OUTPUT --bundle {bundle}")
     elif evidence.thresholds.origin != SAME_IMAGES:

@@ -1,6 +1,6 @@
 """Options that `evaluate` and `compare` share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,15 +107,20 @@ def draw_options(command: Command) -> Command:
     )(command)
 
 
-def split_named(text: str) -> tuple[str, Path]:
-    """`NAME=FILE` -> (name, path).
+def parse_named_files(
+    context: click.Context, option: click.Parameter, values: Sequence[str]
+) -> dict[str, Path]:
+    """Callback of options `NAME=FILE`: name -> path.
 
     Raises:
         ConfigError: No name, or no such file.
     """
     from pneumonia.runtime.errors import ConfigError
 
-    name, equals, file = text.partition("=")
-    if not equals or not name or not Path(file).is_file():
-        raise ConfigError("Expected NAME=FILE with an existing file", found=repr(text))
-    return name, Path(file)
+    found = {}
+    for value in values:
+        name, equals, file = value.partition("=")
+        if not equals or not name or not Path(file).is_file():
+            raise ConfigError("Expected NAME=FILE with an existing file", found=repr(value))
+        found[name] = Path(file)
+    return found

@@ -1,12 +1,16 @@
 """`pneumonia export`: a run as a model bundle."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from pneumonia.cli.options import collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 from pneumonia.runs.names import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from pneumonia.exporting.bundle import ExportOptions
 
 
 @click.command()
@@ -53,12 +57,13 @@ from pneumonia.runs.names import CHECKPOINTS
     help="model.onnx of a quantized run holds 8-bit codes and dequantizes them: smaller, the same "
     "function; TensorRT on a TX2 does not read it.",
 )
-def command(run: Path, out: Path, **options: Any) -> None:
+@collected("pneumonia.exporting.bundle:ExportOptions")
+def command(run: Path, out: Path, options: "ExportOptions") -> None:
     """Write a run as a model bundle: spec, weights, ONNX (opset 13), thresholds, model card."""
-    from pneumonia.api.runs import ExportOptions, export
+    from pneumonia.api.runs import export
 
     with progress_bar("export") as progress:
-        result = export(run, out, ExportOptions(**options), progress)
+        result = export(run, out, options, progress)
     totals = result.totals
     show_table(
         f"{result.spec.name} from {result.facts.checkpoint}, model {result.model_hash[:12]}",

@@ -16,7 +16,7 @@ import pytest
 from deploy_jetson.kernels import library_cache
 from deploy_jetson.kernels.compile.targets import TARGETS, runs_here
 from pneumonia.cli import run as run_command
-from pneumonia.cli import score as score_verb
+from pneumonia.cli.scoring import score as score_verb
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import DeviceError
 from pneumonia.runtime.model.bundle import load_bundle

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumonia.cli.score_remote import RemoteOptions, destination
+from pneumonia.cli.scoring.remote import RemoteOptions, destination
 from pneumonia.runtime.errors import ConfigError, DataError
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput

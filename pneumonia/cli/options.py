@@ -1,0 +1,51 @@
+"""Collect the parameters of a click command into one options object."""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def collected(source: str, name: str = "options") -> Callable[[Any], Any]:
+    """Decorator: pass the parameters that are fields of a class as one instance of it.
+
+    Stands below the `click.option` decorators. Parameters that are not fields reach the command as
+    they are. A field without a parameter keeps its default. Stacked decorators run from the top, so
+    a lower one takes objects that a higher one made.
+
+    Args:
+        source: `module:Class` of a frozen dataclass, a NamedTuple or a pydantic model; imported
+            when the command runs, so that `--help` stays quick.
+        name: Argument of the command that gets the instance.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def collect(**parameters: Any) -> Any:
+            module, _, class_name = source.partition(":")
+            options_class = getattr(importlib.import_module(module), class_name)
+            known = field_names(options_class) & {*parameters}
+            chosen = {field: parameters.pop(field) for field in known}
+            return command(**parameters, **{name: options_class(**chosen)})
+
+        return collect
+
+    return decorate
+
+
+def field_names(options_class: Any) -> set[str]:
+    """Names of the fields of a dataclass, a NamedTuple or a pydantic model."""
+    if dataclasses.is_dataclass(options_class):
+        return {field.name for field in dataclasses.fields(options_class)}
+    fields: Mapping[str, Any] | tuple[str, ...] = (
+        getattr(options_class, "_fields", None) or options_class.model_fields
+    )
+    return {*fields}
+
+
+def split_list(context: object, parameter: object, value: str | None) -> tuple[str, ...]:
+    """Callback of an option such as `a,b`: its parts without spaces; () when it was not given."""
+    return tuple(part.strip() for part in (value or "").split(",") if part.strip())

@@ -1,0 +1,1 @@
+"""The verb `score`: command, options, servers, and what it shows."""
