@@ -97,6 +97,7 @@ def score_settings(options: ScoreOptions) -> "ScoreSettings":
         overlays=options.overlays,
         jobs=options.jobs,
         fresh=not options.resume,
+        refetch=not options.no_refetch,
         identifiers=options.identifiers,
         outputs=OutputSettings(
             dicom=options.dicom or (DICOM_KINDS if options.send else ()),

@@ -21,6 +21,11 @@ OPTIONS = (
     click.option("--study", metavar="UID", multiple=True, help="Studies to ask for."),
     click.option("--accession", metavar="NUMBER", multiple=True, help="Accession numbers."),
     click.option("--date", metavar="YYYYMMDD[-YYYYMMDD]", default="", help="Study date or range."),
+    click.option(
+        "--no-refetch",
+        is_flag=True,
+        help="Do not fetch again what OUTPUT has a result of: changed pixels go unnoticed.",
+    ),
     click.option("--aet", metavar="TITLE", help="Our AE title.  [default: PNEUMONIA]"),
     click.option(
         "--move-port",
@@ -63,6 +68,7 @@ class RemoteOptions:
         dicomweb: Address of a DICOMweb server; None for none.
         pacs: PACS to fetch from, `TITLE@HOST:PORT`.
         study, accession, date: Which studies; several of the first two.
+        no_refetch: Keep results of an earlier run without fetching their images again.
         aet: Our AE title; None for the default.
         move_port: Port for C-MOVE; None for C-GET.
         ca_file: Certificates to trust.
@@ -77,6 +83,7 @@ class RemoteOptions:
     study: tuple[str, ...]
     accession: tuple[str, ...]
     date: str
+    no_refetch: bool
     aet: str | None
     move_port: int | None
     ca_file: Path | None
@@ -114,7 +121,7 @@ def paths_and_source(
             "Wrong number of paths", expected=" ".join(wanted), found=f"{len(paths)} of them"
         )
     if not remote:
-        _refuse(options, ("study", "accession", "date"), "--dicomweb or --pacs")
+        _refuse(options, ("study", "accession", "date", "no_refetch"), "--dicomweb or --pacs")
     if not options.pacs:
         _refuse(options, ("move_port",), "--pacs")
     if not options.dicomweb and not _is_url(options.send):

@@ -72,7 +72,8 @@ def show_summary(summary: "ScoreSummary", out: Path) -> None:
         f"{model['name']} "
         f"{model['model_hash'][:12]} at threshold {model['threshold_name']} "
         f"({model['threshold']:.3f}) by engine {model['engine']}"
-        + (f"; {totals['reused']} of them in an earlier run" if totals["reused"] else ""),
+        + (f"; {totals['reused']} of them in an earlier run" if totals["reused"] else "")
+        + (f", {totals['unchecked']} not fetched again" if totals["unchecked"] else ""),
         ("result", "files"),
         [*totals["flags"].items(), *others.most_common()],
     )

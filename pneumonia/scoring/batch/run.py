@@ -144,6 +144,8 @@ class _Batch:
         return self._named(fetched)
 
     def _is_done(self, entry: SourceEntry) -> bool:
+        if self.job.settings.refetch:
+            return False
         (file,) = self._named([entry])
         return self.job.earlier(file) is not None
 
@@ -230,6 +232,7 @@ def arguments(settings: ScoreSettings) -> dict[str, Any]:
         "overlays": settings.overlays,
         "jobs": settings.jobs,
         "fresh": settings.fresh,
+        "refetch": settings.refetch,
         "identifiers": settings.identifiers,
         "deidentify": settings.deidentify,
         "allow_burned_in": settings.allow_burned_in,

@@ -31,6 +31,8 @@ class ScoreSettings:
         overlays: `findings` (positive and indeterminate), `all` or `none`.
         jobs: Child processes that decode.
         fresh: Score again what an earlier run into the same folder has scored.
+        refetch: Fetch images of a server again that an earlier run has scored, and score those
+            that have changed.
         identifiers: Write accession number and study date into the worklist, and with the UIDs
             into the study files.
         outputs: What is written besides the tables, study files and overlays.
@@ -44,6 +46,7 @@ class ScoreSettings:
     overlays: str = "findings"
     jobs: int = 1
     fresh: bool = False
+    refetch: bool = True
     identifiers: bool = False
     outputs: OutputSettings = field(default_factory=OutputSettings)
     rules: SelectionRules = field(default_factory=load_rules)

@@ -100,6 +100,7 @@ def manifest_text(records: Sequence[ImageRecord], model: Model) -> str:
             "sha256": record.sha256,
             "bytes": record.n_bytes,
             "reused": record.reused,
+            "unchecked": record.is_unchecked,
             "seconds": round(sum(record.timings_ms.values()) / 1000, 4),
             "warnings": list(record.warnings),
             "model": caption,
@@ -123,4 +124,5 @@ def totals(records: Sequence[ImageRecord], model: Model) -> dict[str, Any]:
         "flags": {flag: flags[flag] for flag in (POSITIVE, INDETERMINATE, NEGATIVE)},
         "reasons": dict(sorted(Counter(r.reason for r in records if r.reason).items())),
         "reused": sum(record.reused for record in records),
+        "unchecked": sum(record.is_unchecked for record in records),
     }

@@ -180,6 +180,8 @@ class ImageJob:
             return replace(record, status="failed", reason="engine_error"), None
         timings = dict(record.timings_ms, detect=_milliseconds(time.perf_counter() - started))
         words = record.warnings
+        if earlier is not None and earlier.is_other_image(record):
+            words += ("image_changed",)
         if len(prediction.scores) >= self.detector.settings.max_boxes:
             words += ("box_limit_reached",)
         record = replace(

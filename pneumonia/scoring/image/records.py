@@ -112,6 +112,16 @@ class ImageRecord:
         looks_like_image = _MEDIA_NAME.fullmatch(name) or name.lower().endswith(IMAGE_SUFFIXES)
         return self.reason == "not_dicom" and self.n_bytes > 0 and not looks_like_image
 
+    def is_other_image(self, other: "ImageRecord") -> bool:
+        """Whether both have one SOP Instance UID, but other pixels or another identity."""
+        is_same_uid = bool(self.instance_key) and self.instance_key == other.instance_key
+        return is_same_uid and self.content_key != other.content_key
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether the result is of an earlier run, and the server's image may have changed."""
+        return self.reused and not self.file.path
+
     def max_score(self) -> float | None:
         """Highest score of any box; 0 without a box, None when not scored."""
         if self.prediction is None:

@@ -29,6 +29,7 @@ from pneumonia.scoring.inputs.query import (
     arrived,
     fetched_path,
     is_uid,
+    was_fetched,
 )
 from pneumonia.scoring.network.dicomweb_service import (
     DICOMWEB,
@@ -177,8 +178,7 @@ class DicomwebInput:
 
     def _bring(self, entry: SourceEntry, folder: Path) -> SourceEntry:
         """Fetch one image unless an interrupted run did; an error affects this image only."""
-        path = fetched_path(folder, entry.relative)
-        if not path.is_file():
+        if not was_fetched(folder, entry):
             study, series, instance = uids = entry.relative.removesuffix(".dcm").split("/")
             of_series = f"{self.endpoint}/studies/{study}/series/{series}"
             found = self._retrieved(f"{of_series}/instances/{instance}", uids)
@@ -188,7 +188,7 @@ class DicomwebInput:
                 found = again if isinstance(again, bytes) else found
             if isinstance(found, _Refusal):
                 return entry._replace(status=found.status, reason=found.reason, detail=found.detail)
-            write_bytes(str(path), found)
+            write_bytes(str(fetched_path(folder, entry)), found)
         return arrived(entry, folder)
 
     def _retrieved(self, url: str, uids: list[str]) -> "bytes | _Refusal":

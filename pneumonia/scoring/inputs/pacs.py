@@ -20,6 +20,7 @@ from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.inputs import IsDone
+from pneumonia.scoring.inputs.c_find import FindAssociation
 from pneumonia.scoring.inputs.object_uids import object_uids
 from pneumonia.scoring.inputs.query import (
     SERIES_ANSWER,
@@ -30,15 +31,15 @@ from pneumonia.scoring.inputs.query import (
     arrived,
     fetched_path,
     is_uid,
+    was_fetched,
 )
 from pneumonia.scoring.network.dicom_peer import OWN_TITLE, Peer, association
 
-FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 3, 2))
+GET, MOVE = "1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.2.2"
 # What a chest radiograph is stored as: CR, DX, secondary capture, its multi-frame kinds.
 STORAGE = tuple(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("1", "1.1", "1.1.1", "7", "7.2", "7.3")
 )
-PENDING = (0xFF00, 0xFF01)
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 NEITHER = 0xA900  # PS3.4 C.4.2.1.5: "identifier does not match SOP class", not what was asked for
 
@@ -74,33 +75,33 @@ class PacsInput:
 
     def query(self, settings: ScoreSettings) -> list[SourceEntry]:
         """The instances of all studies that match, by their UIDs; and studies that do not match."""
-        from pynetdicom import build_context
-
         images: dict[str, RemoteImage] = {}
         found = FoundStudies()
-        with association(self.peer, self.own_title, [build_context(FIND)]) as peer:
+        with FindAssociation.open(self.peer, self.own_title) as pacs:
             for asked in self.wanted.each():
-                answers = self._find(peer, "STUDY", {**dict.fromkeys(STUDY_ANSWER, ""), **asked})
+                answers = pacs.find("STUDY", {**dict.fromkeys(STUDY_ANSWER, ""), **asked})
                 found.add(asked, [_named(answer, STUDY_ANSWER) for answer in answers])
             for uid in sorted(found.studies):
-                for image in self._images(peer, uid, found):
+                for image in self._images(pacs, uid, found):
                     images.setdefault(image.relative, image)
         entries = [images[name].entry(settings.rules) for name in sorted(images)]
         return entries + found.refused(images)
 
-    def _images(self, peer: Any, study: str, found: FoundStudies) -> Iterator[RemoteImage]:
+    def _images(
+        self, pacs: FindAssociation, study: str, found: FoundStudies
+    ) -> Iterator[RemoteImage]:
         asked = {
             "SeriesInstanceUID": "",
             "Modality": "",
             "BodyPartExamined": "",
             "SeriesDescription": "",
         }
-        for series in self._find(peer, "SERIES", {"StudyInstanceUID": study, **asked}):
+        for series in pacs.find("SERIES", {"StudyInstanceUID": study, **asked}):
             uid = first_text(series, "SeriesInstanceUID")
             if not found.is_series_of(study, _named(series, SERIES_ANSWER)):
                 continue
             known = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
-            for instance in self._find(peer, "IMAGE", {**known, "SOPInstanceUID": ""}):
+            for instance in pacs.find("IMAGE", {**known, "SOPInstanceUID": ""}):
                 name = first_text(instance, "SOPInstanceUID")
                 is_other = any(
                     first_text(instance, keyword) not in ("", value)
@@ -117,24 +118,6 @@ class PacsInput:
                         found.studies[study],
                     )
 
-    def _find(self, peer: Any, level: str, asked: dict[str, str]) -> list[Dataset]:
-        found = []
-        try:
-            for status, answer in peer.send_c_find(_identifier(level, asked), FIND):
-                code = status.get("Status") if status else None
-                if code in PENDING and answer is not None:
-                    found.append(answer)
-                elif code != SUCCESS:
-                    raise self._no_answer("no answer" if code is None else f"status 0x{code:04X}")
-        except ValueError:  # no accepted presentation context
-            raise self._no_answer("does not offer C-FIND at study root") from None
-        except RuntimeError:
-            raise self._no_answer("the association ended") from None
-        return found
-
-    def _no_answer(self, found: str) -> DataError:
-        return DataError("PACS does not answer the query", found=found, where=self.endpoint)
-
     # --- get or move ---
 
     def fetch(
@@ -142,7 +125,7 @@ class PacsInput:
     ) -> list[SourceEntry]:
         """Fetch the entries that have no status yet and are not scored, series by series."""
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
-        absent = [entry for entry in needed if not fetched_path(folder, entry.relative).is_file()]
+        absent = [entry for entry in needed if not was_fetched(folder, entry)]
         answers: dict[str, str] = {}
         taker = _Taker(folder, absent, self.max_file_bytes, progress)
         if absent:
@@ -231,8 +214,8 @@ class _Taker:
         self, folder: Path, wanted: list[SourceEntry], max_bytes: int, progress: Progress | None
     ) -> None:
         self.series = ""
-        self._folder = folder
-        self._left = {entry.relative for entry in wanted}
+        self._paths = {entry.relative: fetched_path(folder, entry) for entry in wanted}
+        self._left = set(self._paths)
         self._taken: dict[str, bytes] = {}  # relative -> SHA-256 of its data set
         self._total = len(self._left)
         self._max_bytes = max_bytes
@@ -257,7 +240,7 @@ class _Taker:
         if name not in self._left:
             return NEITHER
         try:
-            write_bytes(str(fetched_path(self._folder, name)), data)
+            write_bytes(str(self._paths[name]), data)
         except OutputError as error:
             self._error = error
             return OUT_OF_RESOURCES
@@ -274,7 +257,7 @@ class _Taker:
         """
         if self._taken[name] == digest:
             return SUCCESS
-        fetched_path(self._folder, name).unlink(missing_ok=True)
+        self._paths[name].unlink(missing_ok=True)
         self._left.add(name)
         self._refuse(name, (STATUS_OF[AMBIGUOUS], AMBIGUOUS))
         return NEITHER

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pneumonia.scoring.image.expected import (
 from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.image.selection import SelectionRules
 
+MAX_AGE_SECONDS = 24 * 3600.0  # of the images that an interrupted run has fetched
 _UID = re.compile(r"[0-9.]{1,64}")
 _DATE = re.compile(r"\d{8}(-\d{8})?|\d{8}-|-\d{8}")
 _ACCESSION = re.compile(r"[^\\*?\x00-\x1f]{1,16}")
@@ -229,9 +231,26 @@ def _is_own_series(modality: Sequence[Any], description: str) -> bool:
     return _has_only(modality, OWN_MODALITIES) and description.startswith(OWN_SERIES)
 
 
-def fetched_path(folder: Path, relative: str) -> Path:
-    """Path of a fetched image; two studies may hold the same SOP Instance UID."""
-    return folder / f"{hashlib.sha256(relative.encode('ascii')).hexdigest()[:32]}.dcm"
+def fetched_path(folder: Path, entry: SourceEntry) -> Path:
+    """Path of a fetched image.
+
+    Two studies may hold the same SOP Instance UID; a study that the server describes in another
+    way than before is fetched again.
+    """
+    revision = entry.expected.revision if entry.expected else ""
+    name = "\n".join((entry.relative, revision))
+    return folder / f"{hashlib.sha256(name.encode('utf-8')).hexdigest()[:32]}.dcm"
+
+
+def was_fetched(folder: Path, entry: SourceEntry) -> bool:
+    """Whether an interrupted run fetched an image within MAX_AGE_SECONDS; deletes an older file."""
+    path = fetched_path(folder, entry)
+    if not path.is_file():
+        return False
+    is_recent = time.time() - path.stat().st_mtime < MAX_AGE_SECONDS
+    if not is_recent:
+        path.unlink()
+    return is_recent
 
 
 def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
@@ -242,7 +261,7 @@ def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
         folder: Where fetched files lie.
         detail: What the server answered when it was asked for the file.
     """
-    path = fetched_path(folder, entry.relative)
+    path = fetched_path(folder, entry)
     if not path.is_file():
         return entry._replace(status="failed", reason="not_retrieved", detail=detail)
     return entry._replace(path=str(path))

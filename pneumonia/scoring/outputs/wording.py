@@ -80,6 +80,8 @@ WARNINGS = {
     "identity_left_out": "a malformed attribute of patient or study is missing in DICOM results",
     "identity_rewritten": "dates, times or the age in an older form stand in today's form in DICOM "
     "results",
+    "image_changed": "an earlier run scored other pixels or another patient under the UID of this "
+    "image",
     "instance_uid_conflict": "another image here claims to be the same DICOM instance: neither "
     "gets results for a PACS",
     "modality_unknown": "the header names no modality",

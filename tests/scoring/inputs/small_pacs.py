@@ -6,7 +6,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
-from pneumonia.scoring.inputs.pacs import FIND, GET, MOVE, STORAGE
+from pneumonia.scoring.inputs.c_find import FIND
+from pneumonia.scoring.inputs.pacs import GET, MOVE, STORAGE
 from pneumonia.scoring.network.dicom_peer import Peer
 
 PENDING = 0xFF00

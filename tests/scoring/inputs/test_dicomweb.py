@@ -154,7 +154,7 @@ def test_each_image_ends_with_one_status(server, detector, tmp_path):
 def test_the_next_run_asks_for_what_is_missing_only(server, detector, tmp_path):
     score_batch(opened(server), tmp_path / "out", detector)
     server.asked.clear()
-    score_batch(opened(server), tmp_path / "out", detector)
+    score_batch(opened(server), tmp_path / "out", detector, ScoreSettings(refetch=False))
     again = {path.rsplit("/", 1)[1] for path, _, _ in server.asked if path.count("/") == 6}
     assert again == {uid(name) for name in ("missing", "other", "cut", "text", "drop", "error")}
 

@@ -1,10 +1,15 @@
 """The right picture of the right patient: every answer and object is held against the question."""
 
 import json
+import os
 
 import numpy as np
+import pydicom
 import pytest
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import C_FIND
 
+from pneumonia.runtime.errors import DataError
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.image.expected import ExpectedObject, is_match, open_keys
 from pneumonia.scoring.inputs.multipart import boundary_of, parts
@@ -164,6 +169,30 @@ def test_a_pacs_that_lists_series_of_other_studies(wanted, bright, detector, tmp
     )
 
 
+@pytest.mark.parametrize("n_lost", [1, 2, 99])
+def test_a_response_that_is_lost_between_threads(n_lost, bright, detector, tmp_path, monkeypatch):
+    """Another thread of the association takes a response: the study would be missing unnoticed."""
+    taken = DIMSEServiceProvider.get_msg
+    left = [n_lost]
+
+    def losing(provider, block=False):
+        context, message = taken(provider, block)
+        if isinstance(message, C_FIND) and message.Status == 0xFF00 and left[0]:
+            left[0] -= 1
+            context, message = taken(provider, block)
+        return context, message
+
+    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", losing)
+    with serving(SmallPacs([chest_dataset(bright, **patient(1))])) as peer:
+        source = PacsInput(peer, Query(studies=(f"{SERIES}.1",)))
+        if n_lost > 2:
+            with pytest.raises(DataError, match="responses are lost"):
+                score_batch(source, tmp_path / "out", detector)
+            return
+        summary = score_batch(source, tmp_path / "out", detector)
+    assert results(summary) == {"1": ("scored", "")}
+
+
 def ignoring_study_uid(pacs):
     exact = pacs.matching
 
@@ -191,6 +220,61 @@ def test_a_corrected_patient_is_fetched_again(bright, detector, tmp_path):
     assert b"CORRECTED^NAME" in report.read_bytes()
     for name in ("manifest.jsonl", "run.json", "audit.jsonl"):
         assert "CORRECTED" not in (tmp_path / "out" / name).read_text()
+
+
+@pytest.mark.parametrize("refetch", [True, False])
+def test_other_pixels_under_the_same_uids(refetch, bright, dark, detector, tmp_path):
+    pacs = SmallPacs([chest_dataset(dark, **patient(1))])
+    settings = ScoreSettings(refetch=refetch, outputs=OutputSettings(dicom=("sr",)))
+    with serving(pacs) as peer:
+        source = PacsInput(peer, Query(studies=(f"{SERIES}.1",)))
+        score_batch(source, tmp_path / "out", detector, settings)
+        (first,) = (tmp_path / "out" / "dicom").iterdir()
+        before = pydicom.dcmread(first).SOPInstanceUID
+        pacs.held[0].PixelData = bright.tobytes()
+        again = score_batch(source, tmp_path / "out", detector, settings)
+    (record,) = again.records
+    (report,) = (tmp_path / "out" / "dicom").iterdir()
+    if not refetch:  # nothing in the archive's answers shows the change; the tables state it
+        assert (record.reused, record.is_unchecked) == (True, True)
+        assert again.document["totals"]["unchecked"] == 1
+        assert json.loads((tmp_path / "out" / "manifest.jsonl").read_text())["unchecked"] is True
+        return
+    assert (record.reused, record.is_unchecked) == (False, False)
+    assert record.max_score() > 0.9
+    assert "image_changed" in record.warnings
+    assert (
+        pydicom.dcmread(report)
+        .PredecessorDocumentsSequence[0]
+        .ReferencedSeriesSequence[0]
+        .ReferencedSOPSequence[0]
+        .ReferencedSOPInstanceUID
+        == before
+    )
+
+
+@pytest.mark.parametrize("change", ["patient", "age"])
+def test_what_an_interrupted_run_fetched_is_not_used_for_ever(
+    change, bright, dark, detector, tmp_path
+):
+    def interrupt(done, total, note):
+        if note == "fetch":
+            raise KeyboardInterrupt
+
+    held = chest_dataset(dark, **patient(1))
+    pacs = SmallPacs([held])
+    with serving(pacs) as peer:
+        source = PacsInput(peer, Query(studies=(f"{SERIES}.1",)))
+        with pytest.raises(KeyboardInterrupt):
+            score_batch(source, tmp_path / "out", detector, None, interrupt)
+        (fetched,) = (tmp_path / "out" / "fetched").iterdir()
+        held.PixelData = bright.tobytes()
+        if change == "patient":  # the archive's answer shows that the study has changed
+            held.PatientName = "CORRECTED^NAME"
+        else:
+            os.utime(fetched, (0, 0))
+        summary = score_batch(source, tmp_path / "out", detector)
+    assert summary.records[0].max_score() > 0.9
 
 
 def test_an_image_over_the_limit_does_not_cost_the_others(bright, detector, tmp_path):

@@ -14,10 +14,11 @@ from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import Query
 from pneumonia.scoring.network.dicom_peer import Peer
-from tests.peers import free_port
-from tests.runtime.dicoms import SERIES
+from tests.peers import free_port, running_orthanc
+from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.batches import counting
 from tests.scoring.inputs.conftest import MOVE_TITLE
+from tests.scoring.patients import patient
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 WAYS = ("dicomweb", "get", "move")
@@ -25,15 +26,16 @@ WAYS = ("dicomweb", "get", "move")
 
 @pytest.fixture
 def open_input(pacs, move_port):
-    def opened(way, wanted):
-        if way == "dicomweb":
-            if not pacs.has_dicomweb:
-                pytest.skip("the DICOMweb plugin of Orthanc is not installed")
-            return DicomwebInput(f"http://127.0.0.1:{pacs.http_port}/dicom-web", wanted)
-        peer = Peer("ORTHANC", "127.0.0.1", pacs.dicom_port)
-        return PacsInput(peer, wanted, MOVE_TITLE, move_port if way == "move" else None)
+    return lambda way, wanted: input_of(pacs, way, wanted, move_port)
 
-    return opened
+
+def input_of(server, way, wanted, move_port):
+    if way == "dicomweb":
+        if not server.has_dicomweb:
+            pytest.skip("the DICOMweb plugin of Orthanc is not installed")
+        return DicomwebInput(f"http://127.0.0.1:{server.http_port}/dicom-web", wanted)
+    peer = Peer("ORTHANC", "127.0.0.1", server.dicom_port)
+    return PacsInput(peer, wanted, MOVE_TITLE, move_port if way == "move" else None)
 
 
 def manifest(out):
@@ -69,17 +71,48 @@ def test_two_studies(way, open_input, both_studies, detector, tmp_path):
         assert not path.is_file() or b"CANARY" not in path.read_bytes()
 
 
+@pytest.mark.parametrize("refetch", [True, False])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_second_run_neither_fetches_nor_scores(way, open_input, both_studies, detector, tmp_path):
+def test_a_second_run_scores_nothing(way, refetch, open_input, both_studies, detector, tmp_path):
     score_batch(open_input(way, both_studies), tmp_path / "out", detector)
     engine, again = counting(detector)
     before = manifest(tmp_path / "out")
     events = []
-    score_batch(open_input(way, both_studies), tmp_path / "out", again, None,
-                lambda done, total, note: events.append(note))  # fmt: skip
+    summary = score_batch(
+        open_input(way, both_studies), tmp_path / "out", again, ScoreSettings(refetch=refetch),
+        lambda done, total, note: events.append(note),
+    )  # fmt: skip
     assert engine.count == 0
-    assert events.count("fetch") <= 1  # the lateral one is known by its header only
+    # the lateral one is known by its header only
+    assert events.count("fetch") == 3 if refetch else events.count("fetch") <= 1
+    assert summary.document["totals"]["reused"] == 2
+    assert summary.document["totals"]["unchecked"] == (0 if refetch else 2)
     assert manifest(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_pixels_under_the_same_uids(way, bright, dark, move_port, detector, tmp_path):
+    """An archive that lets an image be overwritten, header and UIDs unchanged."""
+    options = {
+        "OverwriteInstances": True,
+        "DicomAlwaysAllowGet": True,
+        "DicomAlwaysAllowFind": True,
+        "DicomAlwaysAllowMove": True,
+        "DicomModalities": {"mover": [MOVE_TITLE, "127.0.0.1", move_port]},
+    }
+    (tmp_path / "pacs").mkdir()
+    with running_orthanc(tmp_path / "pacs", **options) as server:
+        source = input_of(server, way, Query(studies=(uid(1),)), move_port)
+        scores = []
+        for pixels in (dark, bright, bright):
+            film = save(tmp_path / "film.dcm", chest_dataset(pixels, **patient(1)))
+            assert server.store(film).returncode == 0
+            summary = score_batch(source, tmp_path / "out", detector)
+            (record,) = summary.records
+            scores.append(
+                (record.max_score() > 0.9, record.reused, "image_changed" in record.warnings)
+            )
+    assert scores == [(False, False, False), (True, False, True), (True, True, True)]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -6,7 +6,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from pneumonia.scoring.batch.run import score_batch
-from pneumonia.scoring.inputs.pacs import FIND, GET, PacsInput
+from pneumonia.scoring.inputs.c_find import FIND
+from pneumonia.scoring.inputs.pacs import GET, PacsInput
 from pneumonia.scoring.inputs.query import Query
 from pneumonia.scoring.network.dicom_peer import Peer
 from tests.runtime.dicoms import SERIES

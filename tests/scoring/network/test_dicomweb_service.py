@@ -416,6 +416,19 @@ def test_studies_that_share_an_instance_uid(
     assert second[0] == "failed" or scores[f"{SERIES}.2"] < 0.9
 
 
+def test_other_pixels_under_the_same_uids(bright, dark, detector, tmp_path):
+    first, second = (Archive(tmp_path, film(pixels, 1)) for pixels in (dark, bright))
+    with serving(first.answer) as server:
+        source = DicomwebInput(server.url, Query(studies=(f"{SERIES}.1",)))
+        score_batch(source, tmp_path / "out", detector)
+        same = score_batch(source, tmp_path / "out", detector)
+        server.answer = second.answer
+        other = score_batch(source, tmp_path / "out", detector)
+    found = [(s.records[0].reused, s.records[0].max_score() > 0.9) for s in (same, other)]
+    assert found == [(True, False), (False, True)]
+    assert "image_changed" in other.records[0].warnings
+
+
 def test_two_patients_under_the_same_three_uids(bright, dark, detector, tmp_path):
     archive = Archive(tmp_path, film(bright, 1), film(dark, 1, PatientID="ANOTHER"))
     with serving(archive.answer) as server:
