@@ -8,14 +8,14 @@ import io
 import os
 from typing import Iterator, Tuple
 
-from deploy_jetson.device.daemon.interfaces.tls import (
+from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.store.spool import FOLDERS
+from pneumonia.runtime.errors import ConfigError, DeviceError
+from pneumonia.runtime.tls import (
     check_private,
     client_context,
     server_context,
 )
-from deploy_jetson.device.daemon.settings import DaemonConfig
-from deploy_jetson.device.daemon.store.spool import FOLDERS
-from pneumonia.runtime.errors import ConfigError, DeviceError
 
 TOKEN_BYTES = 16  # the shortest token
 MAX_TOKEN_BYTES = 4096

@@ -16,7 +16,6 @@ from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
 from deploy_jetson.device.daemon.health.thermal import CRITICAL, ThermalGovernor
 from deploy_jetson.device.daemon.interfaces.rest import RestBackend, rest_server
 from deploy_jetson.device.daemon.interfaces.rest_queries import RestQueries
-from deploy_jetson.device.daemon.interfaces.tls import server_context
 from deploy_jetson.device.daemon.interfaces.watch_folder import FolderWatcher
 from deploy_jetson.device.daemon.preflight import check_secrets, read_token
 from deploy_jetson.device.daemon.settings import DaemonConfig
@@ -30,6 +29,7 @@ from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 from pneumonia.runtime.image.dicom_header import ReadLimits
 from pneumonia.runtime.image.selection import WORDS_AGAINST, WORDS_WANTED
+from pneumonia.runtime.tls import server_context
 
 STALE_S = 90.0  # longer than a cold start of the decoding child
 FORGET_EVERY_S = 60.0

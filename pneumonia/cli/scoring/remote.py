@@ -38,6 +38,16 @@ OPTIONS = (
         help="Certificates to trust for a DICOMweb server, in place of all others.",
     ),
     click.option(
+        "--client-cert",
+        type=click.Path(path_type=Path),
+        help="Certificate that identifies us to a DICOMweb server (PEM).",
+    ),
+    click.option(
+        "--client-key",
+        type=click.Path(path_type=Path),
+        help="Its private key.  [default: in the file of --client-cert]",
+    ),
+    click.option(
         "--send",
         metavar=f"{PEER} | URL",
         help="Send the DICOM results to this PACS (C-STORE) or DICOMweb server (STOW-RS).",
@@ -72,6 +82,7 @@ class RemoteOptions:
         aet: Our AE title; None for the default.
         move_port: Port for C-MOVE; None for C-GET.
         ca_file: Certificates to trust.
+        client_cert, client_key: Certificate and key that identify us to a DICOMweb server.
         send: PACS or DICOMweb server to send results to.
         commit: Ask for storage commitment.
         commit_port: Port for its report.
@@ -87,6 +98,8 @@ class RemoteOptions:
     aet: str | None
     move_port: int | None
     ca_file: Path | None
+    client_cert: Path | None
+    client_key: Path | None
     send: str | None
     commit: bool
     commit_port: int | None
@@ -120,21 +133,29 @@ def paths_and_source(
         raise ConfigError(
             "Wrong number of paths", expected=" ".join(wanted), found=f"{len(paths)} of them"
         )
+    _check_combination(options)
     if not remote:
+        return paths[0], paths[1]
+    return _server(options), paths[0]
+
+
+def _check_combination(options: RemoteOptions) -> None:
+    """Raise ConfigError for an option that another one would have to go with."""
+    if not (options.dicomweb or options.pacs):
         _refuse(options, ("study", "accession", "date", "no_refetch"), "--dicomweb or --pacs")
     if not options.pacs:
         _refuse(options, ("move_port",), "--pacs")
     if not options.dicomweb and not _is_url(options.send):
-        _refuse(options, ("ca_file",), "--dicomweb or --send URL")
+        names = ("ca_file", "client_cert", "client_key")
+        _refuse(options, names, "--dicomweb or --send URL")
+    if not options.client_cert:
+        _refuse(options, ("client_key",), "--client-cert")
     if not options.send or _is_url(options.send):
         _refuse(options, ("commit", "commit_port"), f"--send {PEER}")
         if not options.pacs:
             _refuse(options, ("aet",), f"--pacs or --send {PEER}")
     if not options.commit:
         _refuse(options, ("commit_port",), "--commit")
-    if not remote:
-        return paths[0], paths[1]
-    return _server(options), paths[0]
 
 
 def _refuse(options: RemoteOptions, names: tuple[str, ...], needed: str) -> None:
@@ -157,7 +178,11 @@ def _server(options: RemoteOptions) -> "InputSource":
         return PacsInput(parse_peer(options.pacs), wanted, _title(options), options.move_port)
     from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 
-    return DicomwebInput(options.dicomweb or "", wanted, options.ca_file)
+    return DicomwebInput(options.dicomweb or "", wanted, *_tls_files(options))
+
+
+def _tls_files(options: RemoteOptions) -> tuple[Path | None, Path | None, Path | None]:
+    return options.ca_file, options.client_cert, options.client_key
 
 
 def _require(package: str, extra: str = "pacs") -> None:
@@ -190,10 +215,10 @@ def destination(options: RemoteOptions) -> "Destination | None":
     from pneumonia.scoring.network.send import Destination
 
     if _is_url(options.send):
-        service = DicomwebService(options.send, options.ca_file)
+        service = DicomwebService(options.send, *_tls_files(options))
         if options.dicomweb and DicomwebService(options.dicomweb).origin != service.origin:
             # the credentials of the server that images come from are not for another one
-            service = DicomwebService(options.send, options.ca_file, SEND)
+            service = DicomwebService(options.send, *_tls_files(options), SEND)
         return Destination(service)
     commitment = CommitmentOptions(options.commit_port) if options.commit else None
     return Destination(parse_peer(options.send), _title(options), commitment)

@@ -55,7 +55,7 @@ class DicomwebInput:
     """The images of some studies on a DICOMweb server.
 
     Attributes:
-        url, ca_file: See `DicomwebService`.
+        url, ca_file, client_cert, client_key: See `DicomwebService`.
         wanted: Query that selects the studies.
         max_file_bytes: Larger images are refused.
         service: The server.
@@ -64,12 +64,15 @@ class DicomwebInput:
     url: str
     wanted: Query
     ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
     max_file_bytes: int = DEFAULT_LIMITS.max_file_bytes
     kind: str = "dicomweb"
     service: DicomwebService = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "service", DicomwebService(self.url, self.ca_file))
+        service = DicomwebService(self.url, self.ca_file, self.client_cert, self.client_key)
+        object.__setattr__(self, "service", service)
 
     @property
     def endpoint(self) -> str:
@@ -139,7 +142,7 @@ class DicomwebInput:
                 data = b"".join(_bounded(answer, MAX_ANSWER_BYTES))
             found = json.loads(data)
         except requests.RequestException as error:
-            raise self._refused(type(error).__name__) from None
+            raise self._refused(answer_of(error)) from None
         except (ValueError, RecursionError):
             raise self._refused("no JSON, or too much of it") from None
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import ssl
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import sleep
@@ -16,6 +18,7 @@ from urllib3.exceptions import InvalidHeader, MaxRetryError, ResponseError
 from urllib3.util.retry import Retry
 
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.tls import client_context
 
 log = logging.getLogger(__name__)
 DICOMWEB, SEND = "PNEUMONIA_DICOMWEB", "PNEUMONIA_SEND"  # begin the names of the variables below
@@ -42,10 +45,14 @@ class PoliteRetry(Retry):  # type: ignore[misc]
 
     def increment(self, method: Any = None, url: Any = None, response: Any = None,
                   *others: Any, **named: Any) -> Any:  # fmt: skip
-        """Count a try; refuses a further one when the server asks for a longer wait."""
+        """Count a try; refuses a further one after a TLS error, or for too long a wait."""
+        pool = others[1] if len(others) > 1 else named.get("_pool")
+        error = others[0] if others else named.get("error")
+        tls = next((e for e in _causes(error) if isinstance(e, ssl.SSLError)), None)
+        if tls is not None and not isinstance(tls, ssl.SSLEOFError):
+            raise MaxRetryError(pool, url, error)
         wait = self.get_retry_after(response) if response is not None else None
         if wait is not None and wait > MAX_RETRY_AFTER_SECONDS:
-            pool = others[1] if len(others) > 1 else named.get("_pool")
             raise MaxRetryError(pool, url, ResponseError("asked to wait too long"))
         return super().increment(method, url, response, *others, **named)
 
@@ -65,6 +72,21 @@ RETRIES = PoliteRetry(
 )
 
 
+# parts of OpenSSL's names of errors
+TLS_REASONS = {
+    "CERTIFICATE_REQUIRED": "the server asks for a client certificate (--client-cert)",
+    "UNKNOWN_CA": "the server does not trust the client certificate",
+    "CERTIFICATE_EXPIRED": "the client certificate has expired",
+    "BAD_CERTIFICATE": "the server does not accept the client certificate",
+    "HANDSHAKE_FAILURE": "the server refuses: perhaps it asks for a client certificate "
+    "(--client-cert)",
+    "EOF": "the server ends the TLS connection: perhaps it asks for a client certificate "
+    "(--client-cert)",
+    "PROTOCOL_VERSION": "the server has no TLS 1.2 or 1.3",
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS on this port",
+}
+
+
 @dataclass(frozen=True)
 class DicomwebService:
     """The root of a DICOMweb service.
@@ -78,14 +100,18 @@ class DicomwebService:
     Attributes:
         url: For example https://pacs.example/dicom-web.
         ca_file: Certificates to trust in place of all others.
+        client_cert: Certificate that identifies this user to the server (PEM), with its chain.
+        client_key: Its private key; None if `client_cert` holds it.
         variables: DICOMWEB or SEND, the beginning of the names of the variables.
 
     Raises:
-        ConfigError: The address or the file is not valid.
+        ConfigError: The address or a file is not valid.
     """
 
     url: str
     ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
     variables: str = DICOMWEB
     _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
@@ -101,6 +127,12 @@ class DicomwebService:
             )
         if self.ca_file is not None and not self.ca_file.is_file():
             raise ConfigError("File of certificates does not exist", where=str(self.ca_file))
+        # opened here, since `requests` would ask the terminal for the passphrase of a key
+        client_context(*(str(path or "") for path in self._tls_files))
+
+    @property
+    def _tls_files(self) -> tuple[Path | None, Path | None, Path | None]:
+        return self.client_cert, self.client_key, self.ca_file
 
     @property
     def origin(self) -> tuple[str, str]:
@@ -139,6 +171,8 @@ class DicomwebService:
             session.auth = (user, password)
         else:
             session.auth = get_netrc_auth(self.endpoint)
+        if self.client_cert is not None:
+            session.cert = (str(self.client_cert), str(self.client_key or self.client_cert))
         bundles = [os.environ[name] for name in CA_VARIABLES if os.environ.get(name)]
         if self.ca_file is not None:
             session.verify = str(self.ca_file)
@@ -158,8 +192,10 @@ def answer_of(error: Exception) -> str:
     answer = getattr(error, "response", None)
     if answer is not None:
         return status_of_answer(answer)
+    tls = next((e for e in _causes(error) if isinstance(e, ssl.SSLError)), None)
+    if tls is not None:
+        return _tls_reason(tls)
     reasons = (
-        (requests.exceptions.SSLError, "the server's certificate is not trusted"),
         (requests.exceptions.ProxyError, "the proxy does not connect"),
         (requests.Timeout, "no answer in time"),
         (requests.exceptions.ChunkedEncodingError, "the transfer broke off"),
@@ -167,3 +203,24 @@ def answer_of(error: Exception) -> str:
         (requests.RequestException, "the connection failed"),
     )
     return next((text for kind, text in reasons if isinstance(error, kind)), str(error))
+
+
+def _causes(error: object) -> Iterator[BaseException]:
+    """An error and those that it was raised from or holds, each once."""
+    waiting = [error]
+    seen: set[int] = set()
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, BaseException) and id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            waiting += [found.__cause__, found.__context__, getattr(found, "reason", None)]
+            waiting += found.args
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    """Why two sides have no TLS connection: whose certificate is not accepted, and why."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not trusted: {error.verify_message.rstrip('.')}"
+    reason = error.reason or type(error).__name__
+    return next((text for part, text in TLS_REASONS.items() if part in reason), f"TLS: {reason}")

@@ -216,7 +216,7 @@ def test_nobody_there(detector, tmp_path, monkeypatch):
     )
     with serving() as server:
         source = opened(server)
-    with pytest.raises(DataError, match="ConnectionError"):
+    with pytest.raises(DataError, match="the connection failed"):
         score_batch(source, tmp_path / "out", detector)
 
 

@@ -7,6 +7,7 @@ import select
 import socket
 import socketserver
 import ssl
+import subprocess
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,11 @@ from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.query import STUDY_ANSWER, Query
 from pneumonia.scoring.network import dicomweb_service
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
-from tests.deploy_jetson.device.daemon.certificates import make_certificates
+from tests.deploy_jetson.device.daemon.certificates import (
+    make_certificates,
+    make_expired_certificates,
+    make_signed_certificates,
+)
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.patients import patient
 
@@ -120,22 +125,143 @@ def test_the_given_certificates_win_over_the_environment(
         asked(secure.url)
     monkeypatch.setenv(variable, str(trusted))
     assert asked(secure.url) == []
-    with pytest.raises(DataError, match="SSLError"):
+    with pytest.raises(DataError, match="certificate is not trusted"):
         asked(secure.url, ca_file=other)
 
 
 def test_a_server_that_nothing_trusts_is_refused(secure):
-    with pytest.raises(DataError, match="SSLError"):
+    with pytest.raises(DataError, match="certificate is not trusted"):
         asked(secure.url)
 
 
 @pytest.mark.slow
 def test_a_file_without_certificates(secure, tmp_path):
     (tmp_path / "empty.pem").write_text("none here\n")
-    with pytest.raises(DataError):
+    with pytest.raises(ConfigError, match="TLS files cannot be used"):
         asked(secure.url, ca_file=tmp_path / "empty.pem")
     with pytest.raises(ConfigError, match="File of certificates"):
         DicomwebService(secure.url, tmp_path / "missing.pem")
+
+
+@contextmanager
+def serving_tls(files, client_ca=None, oldest=None, newest=None):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files["cert"], files["key"])
+    if client_ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(client_ca)
+    if newest:
+        context.minimum_version, context.maximum_version = oldest, newest
+        context.set_ciphers("ALL:@SECLEVEL=0")
+    with serving(nothing, context) as server:
+        yield server
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("expired", "certificate has expired"),
+        ("elsewhere", "not valid for '127.0.0.1'"),
+        ("foreign", "not trusted: (self.signed certificate|unable to get local issuer)"),
+        ("old", r"no TLS 1\.2 or 1\.3|TLS: UNSUPPORTED_PROTOCOL"),
+        ("plain", "does not speak TLS"),
+    ],
+)
+def test_why_a_server_is_not_trusted(kind, reason, authorities, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        dicomweb_service, "RETRIES", dicomweb_service.RETRIES.new(backoff_factor=0.0)
+    )
+    files = {
+        "expired": lambda: make_expired_certificates(tmp_path / "c"),
+        "elsewhere": lambda: make_certificates(tmp_path / "c", "DNS:pacs.example"),
+    }.get(kind, lambda: authorities[0])()
+    trusted = authorities[1]["cert"] if kind == "foreign" else files["cert"]
+    versions = (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1) if kind == "old" else ()
+    with serving(nothing) if kind == "plain" else serving_tls(files, None, *versions) as server:
+        url = server.url.replace("http:", "https:")
+        with pytest.raises(DataError, match=reason) as caught:
+            asked(url, ca_file=Path(trusted))
+        assert server.asked == []
+    assert "--client-cert" not in str(caught.value)
+
+
+# --- client certificates ---
+
+
+@pytest.fixture(scope="module")
+def client(authorities, tmp_path_factory):
+    """A certificate that the first authority has signed."""
+    return make_signed_certificates(tmp_path_factory.mktemp("client"), authorities[0])
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_server_that_wants_a_client_certificate(newest, client, authorities, monkeypatch):
+    monkeypatch.setattr(
+        dicomweb_service, "RETRIES", dicomweb_service.RETRIES.new(backoff_factor=0.0)
+    )
+    trusted = Path(authorities[0]["cert"])
+    with serving_tls(authorities[0], trusted, ssl.TLSVersion.TLSv1_2, newest) as server:
+        pair = {"client_cert": Path(client["cert"]), "client_key": Path(client["key"])}
+        assert asked(server.url, ca_file=trusted, **pair) == []
+        assert asked(server.url, ca_file=trusted, client_cert=Path(client["pem"])) == []
+        server.asked.clear()
+        with pytest.raises(DataError, match="--client-cert"):
+            asked(server.url, ca_file=trusted)
+        foreign = {"client_cert": authorities[1]["cert"], "client_key": authorities[1]["key"]}
+        foreign = {name: Path(path) for name, path in foreign.items()}
+        with pytest.raises(DataError, match=r"does not (trust|accept) the client certificate"):
+            asked(server.url, ca_file=trusted, **foreign)
+        assert server.asked == []
+
+
+def test_results_are_sent_with_the_client_certificate(client, authorities, tunnel):
+    """Through the tunnel of a proxy, which sees neither the certificate nor the results."""
+    trusted = Path(authorities[0]["cert"])
+    with serving_tls(authorities[0], trusted) as server:
+        options = chosen(
+            send=server.url, ca_file=trusted,
+            client_cert=Path(client["cert"]), client_key=Path(client["key"]),
+        )  # fmt: skip
+        service = destination(options).server
+        assert service.session().get(service.endpoint).status_code == 204
+        assert tunnel.asked[0][0][0] == "CONNECT"
+
+
+def encrypted(client, folder):
+    command = ["openssl", "pkey", "-in", client["key"], "-aes256", "-passout", "pass:secret"]
+    subprocess.run([*command, "-out", folder / "key.pem"], check=True, capture_output=True)
+    (folder / "key.pem").chmod(0o600)
+    return {"client_cert": Path(client["cert"]), "client_key": folder / "key.pem"}
+
+
+def open_to_all(client, folder):
+    (folder / "pem").write_bytes(Path(client["pem"]).read_bytes())
+    (folder / "pem").chmod(0o644)
+    return {"client_cert": folder / "pem"}
+
+
+def swapped(client, folder):
+    other = make_certificates(folder / "other")
+    return {"client_cert": Path(client["cert"]), "client_key": Path(other["key"])}
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (encrypted, "key is encrypted"),
+        (open_to_all, "open to other users"),
+        (swapped, "belongs to another certificate"),
+        (lambda client, folder: {"client_cert": folder / "absent"}, "cannot be used"),
+        (lambda client, folder: {"client_cert": Path(client["cert"])}, "cannot be used"),
+        (lambda client, folder: {"client_cert": folder}, "cannot be used"),
+    ],
+)
+def test_client_certificates_that_cannot_be_used(made, message, client, tmp_path):
+    """Refused before anything is asked; a passphrase is never asked for on the terminal."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        DicomwebService("https://pacs.example", None, **made(client, tmp_path))
+    assert "BEGIN" not in str(caught.value)
 
 
 # --- credentials ---
@@ -251,7 +377,7 @@ def test_https_goes_through_the_tunnel_of_a_proxy(secure, authorities, tunnel, m
     assert b"tok123" not in headers  # for the server alone
     assert b"Proxy-Authorization: Basic" in headers
     assert [found for _, found in secure.asked] == ["Bearer tok123"]
-    with pytest.raises(DataError, match="SSLError"):  # the proxy may be anybody
+    with pytest.raises(DataError, match="certificate is not trusted"):  # the proxy may be anybody
         asked(secure.url, ca_file=other)
     tunnelled = len(tunnel.asked)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -7,6 +7,7 @@ with the same UIDs, which an archive stores as the same object.
 import contextlib
 import logging
 import random
+import ssl
 import threading
 import time
 from typing import Any, Callable, List, Optional
@@ -22,7 +23,6 @@ from deploy_jetson.device.daemon.interfaces.commitment import (
     CommitmentReports,
     ask_for_commitment,
 )
-from deploy_jetson.device.daemon.interfaces.tls import client_context, for_pynetdicom
 from deploy_jetson.device.daemon.settings import Destination, RetrySettings
 from deploy_jetson.device.daemon.store.journal import (
     PENDING,
@@ -34,6 +34,7 @@ from deploy_jetson.device.daemon.store.journal import (
 )
 from deploy_jetson.device.daemon.store.spool import Spool
 from pneumonia.runtime.errors import OutputError
+from pneumonia.runtime.tls import client_context
 
 CLASSES = {
     "sr": "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR
@@ -61,6 +62,16 @@ def backoff_s(attempts: int, settings: RetrySettings, share: float) -> float:
 def _is_success(code: str) -> bool:
     """Whether a status of C-STORE says that the peer took the object (PS3.4 B.2.3)."""
     return code == "{:04X}".format(SUCCESS) or (len(code) == 4 and code.startswith("B"))
+
+
+def for_pynetdicom(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
+    """A client's context that the installed pynetdicom can use.
+
+    Version 1.5, the last for Python 3.6, blocks on the session tickets of TLS 1.3: it gets TLS 1.2.
+    """
+    if version.startswith("1."):
+        context.options |= getattr(ssl, "OP_NO_TLSv1_3", 0)
+    return context
 
 
 class ResultSender:

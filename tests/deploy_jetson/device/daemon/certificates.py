@@ -43,6 +43,26 @@ def make_certificates(folder, names=HERE):
     return files
 
 
+def make_signed_certificates(folder, authority, names=HERE):
+    """Paths of `cert`, `key` and `pem` (both in one file), signed by another certificate."""
+    folder.mkdir(exist_ok=True)
+    files = {name: str(folder / f"{name}.pem") for name in ("cert", "key", "pem")}
+    request, extensions = str(folder / "request.pem"), folder / "extensions"
+    extensions.write_text(f"subjectAltName={names}\n")
+    _openssl(
+        "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+        "-nodes", "-subj", "/CN=client", "-keyout", files["key"], "-out", request,
+    )  # fmt: skip
+    _openssl(
+        "x509", "-req", "-in", request, "-CA", authority["cert"], "-CAkey", authority["key"],
+        "-set_serial", "7", "-days", "2", "-extfile", str(extensions), "-out", files["cert"],
+    )  # fmt: skip
+    pair = [(folder / f"{name}.pem").read_text() for name in ("cert", "key")]
+    (folder / "pem.pem").write_text("".join(pair))
+    (folder / "pem.pem").chmod(0o600)
+    return files
+
+
 def make_expired_certificates(folder):
     """The same, valid on one day in 2020."""
     folder.mkdir(exist_ok=True)

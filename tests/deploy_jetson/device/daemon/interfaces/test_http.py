@@ -291,7 +291,7 @@ def test_the_client_with_most_idle_connections_loses_one():
 
 
 def test_a_slow_tls_handshake_ends_and_holds_up_nobody(tmp_path):
-    from deploy_jetson.device.daemon.interfaces.tls import server_context
+    from pneumonia.runtime.tls import server_context
     from tests.deploy_jetson.device.daemon.certificates import make_certificates
 
     files = make_certificates(tmp_path)

@@ -1,4 +1,4 @@
-"""TLS contexts for both sides of an interface, and the check that secrets are private."""
+"""TLS contexts for servers and clients, and the check that secrets are private."""
 
 import os
 import ssl
@@ -17,7 +17,7 @@ def check_private(path: str, status: os.stat_result) -> None:
     if mode & (stat.S_IRWXO | stat.S_IWGRP):
         raise ConfigError(
             "Secret file is open to other users", "mode 0600, or 0640 for a group",
-            "mode {:04o}".format(mode), path, "chmod 600 FILE, owned by the daemon's user",
+            "mode {:04o}".format(mode), path, "chmod 600 FILE, owned by the user who runs this",
         )  # fmt: skip
 
 
@@ -32,15 +32,15 @@ def _no_passphrase() -> str:
 def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> ssl.SSLContext:
     try:
         if cert:
-            check_private(key or cert, os.stat(key or cert))
             # without the function OpenSSL would ask the terminal for a passphrase, and wait
             context.load_cert_chain(cert, key or None, _no_passphrase)
+            check_private(key or cert, os.stat(key or cert))
         if ca:
             context.load_verify_locations(ca)
     except _KeyEncryptedError:
         raise ConfigError(
             "TLS key is encrypted", "a key without a passphrase", where=key or cert,
-            fix="A service cannot ask for it: openssl pkey -in KEY -out NEW_KEY, and chmod 600",
+            fix="Nobody is asked for it: openssl pkey -in KEY -out NEW_KEY, and chmod 600",
         ) from None  # fmt: skip
     except (OSError, ValueError) as error:
         is_other = getattr(error, "reason", "") == "KEY_VALUES_MISMATCH"
@@ -48,23 +48,13 @@ def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> ssl.SSLConte
             "TLS key belongs to another certificate" if is_other else "TLS files cannot be used",
             found=getattr(error, "reason", None) or error.__class__.__name__,
             where=", ".join(name for name in (cert, key, ca) if name),
-            fix="tls_cert, tls_key and tls_ca are PEM files the daemon's user can read",
+            fix="Certificate, key and authorities are PEM files that this user can read",
         ) from None
     versions = getattr(ssl, "TLSVersion", None)
     if versions is not None:
         context.minimum_version = versions.TLSv1_2
     else:  # before Python 3.7
         context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
-    return context
-
-
-def for_pynetdicom(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
-    """A client's context that the installed pynetdicom can use.
-
-    Version 1.5, the last for Python 3.6, blocks on the session tickets of TLS 1.3: it gets TLS 1.2.
-    """
-    if version.startswith("1."):
-        context.options |= getattr(ssl, "OP_NO_TLSv1_3", 0)
     return context
 
 
