@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.machine import processor
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.compression.quantize.bit_serial import fixed_point
@@ -128,14 +129,6 @@ def reset_peak() -> None:
 def peak_mb() -> float:
     status = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
-
-
-def processor() -> str:
-    """Model name as the kernel knows it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def main() -> None:

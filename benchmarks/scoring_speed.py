@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import processor
 from benchmarks.scoring_studies import write_dicoms
 
 RESULTS = Path(__file__).parent / "results"
@@ -155,14 +156,6 @@ def same_boxes(ours_csv: Path, naive_csv: Path) -> bool:
         a[0] == b[0] and abs(a[1] - b[1]) < 1e-3 and np.allclose(a[2:], b[2:], atol=0.5)
         for a, b in zip(left, right, strict=True)
     )
-
-
-def processor() -> str:
-    """Name of the processor, as Linux gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def main() -> None:

@@ -71,6 +71,15 @@ def test_shrink_and_export(shown, tmp_path):
     assert (tmp_path / "small.onnx").is_file()
 
 
+def test_memory_devices(shown):
+    bits, *targets = shown("memory_devices.py")
+    # 8 x 864 + 4 x 4608 = 25,344 cells; with a body of 6 bits they are 34,560
+    assert bits == "bits: {'stem': 8, 'body': 4}"
+    # steps of (1 - 0.1) / 16 microsiemens above the lowest conductance, on one side only
+    assert targets[0] == "+0.3: 0.269 and 0.100 microsiemens"
+    assert targets[1] == "-0.1: 0.100 and 0.156 microsiemens"
+
+
 def test_ternary(shown):
     assert shown("ternary.py") == ["[1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]"]
 

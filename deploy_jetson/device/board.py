@@ -171,12 +171,15 @@ class PowerModeNow(NamedTuple):
     name: str
 
 
-def _run(command: List[str], any_status: bool = False) -> Optional[str]:
+def run_program(
+    command: List[str], any_status: bool = False, timeout_s: float = PROGRAM_TIMEOUT_S
+) -> Optional[str]:
     """Standard output of a program; None when it is missing or fails.
 
     Args:
         command: Program and arguments.
         any_status: Take the output whatever the exit status.
+        timeout_s: A program that takes longer is ended, and failed.
     """
     if shutil.which(command[0]) is None:
         return None
@@ -186,7 +189,7 @@ def _run(command: List[str], any_status: bool = False) -> Optional[str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=PROGRAM_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -198,7 +201,7 @@ def _run(command: List[str], any_status: bool = False) -> Optional[str]:
 def power_mode() -> Optional[PowerModeNow]:
     """The present nvpmodel mode; None off a Jetson."""
     # Some releases answer well and end with a status: without root, or where a fan's setting fails.
-    text = _run(["nvpmodel", "-q"], any_status=True)
+    text = run_program(["nvpmodel", "-q"], any_status=True)
     if text is None:
         return None
     name = MODE_NAME.search(text)
@@ -223,7 +226,7 @@ def set_power_mode(number: int) -> PowerModeNow:
         )
     if before.number == number:
         return before
-    _run(["nvpmodel", "-m", str(number)])
+    run_program(["nvpmodel", "-m", str(number)])
     after = power_mode()
     if after is None or after.number != number:
         raise DeviceError(
@@ -266,7 +269,7 @@ def describe_board(root: str = "/") -> Dict[str, Any]:
             ("l4t", read_text(os.path.join(root, "etc/nv_tegra_release"))),
             ("power_mode", mode._asdict() if mode else None),
             ("fan_pwm", _number(os.path.join(root, "sys/devices/pwm-fan/target_pwm"))),
-            ("jetson_clocks", _run(["jetson_clocks", "--show"]) if root == "/" else None),
+            ("jetson_clocks", run_program(["jetson_clocks", "--show"]) if root == "/" else None),
             ("python", platform.python_version()),
             (
                 "libraries",

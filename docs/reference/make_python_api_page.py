@@ -41,7 +41,8 @@ SECTIONS = {
     "Constraints": (
         "Constraint", "Projection", "PerLayer", "Irregular", "GlobalIrregular", "Filters",
         "Channels", "Columns", "Combined", "Patterns", "PatternConnectivity", "Blocks", "BlockMax",
-        "DensityAdaptiveBlocks", "Quantized", "TERNARY", "BINARY", "ProgressiveSnap",
+        "DensityAdaptiveBlocks", "Quantized", "TERNARY", "BINARY", "ProgressiveSnap", "plan_bits",
+        "conductance_step", "conductances",
     ),
 }  # fmt: skip
 

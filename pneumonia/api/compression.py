@@ -2,12 +2,13 @@
 
 from pneumonia.compression.admm.any_module import ModuleCompression, match_parameters
 from pneumonia.compression.admm.engine import Admm, AdmmResidual
+from pneumonia.compression.quantize.bit_serial import plan_bits
 from pneumonia.compression.quantize.snap import ProgressiveSnap
 from pneumonia.compression.sets.block import BlockMax, DensityAdaptiveBlocks
 from pneumonia.compression.sets.combined import Combined
 from pneumonia.compression.sets.connectivity import PatternConnectivity
 from pneumonia.compression.sets.constraint import Constraint, PerLayer, Projection
-from pneumonia.compression.sets.crossbar import Blocks
+from pneumonia.compression.sets.crossbar import Blocks, conductance_step, conductances
 from pneumonia.compression.sets.irregular import GlobalIrregular, Irregular
 from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized
 from pneumonia.compression.sets.pattern import Patterns
@@ -35,5 +36,8 @@ __all__ = [
     "ProgressiveSnap",
     "Projection",
     "Quantized",
+    "conductance_step",
+    "conductances",
     "match_parameters",
+    "plan_bits",
 ]

@@ -7,7 +7,7 @@ OIHW. All little-endian.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pneumonia.network.module import check_tensors
-from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.errors import ArtefactError, ExportError
+from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.spec import INPUT, Conv, NetworkSpec, pair
 
 VERSION = (0, 2, 5)
@@ -108,34 +106,6 @@ def read_darknet(path: Path, spec: NetworkSpec) -> DarknetWeights:
         layers.append(slot.layer.name)
         tensors.update(_unpack(slot, block))
     return DarknetWeights(tensors, tuple(layers), tuple(skipped), grey, version, seen)
-
-
-def write_darknet(
-    path: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor], images_seen: int = 0
-) -> None:
-    """Write every convolution of a network as Darknet 0.2.5 does.
-
-    Raises:
-        ExportError: A layer the format has no place for.
-        ArtefactError: Tensors and spec do not fit.
-        OutputError: The file cannot be written.
-    """
-    check_tensors(spec, tensors)
-    parts = [struct.pack("<iiiq", *VERSION, images_seen)]
-    for layer in spec.weighted():
-        if not isinstance(layer, Conv) or (layer.bias and layer.batch_norm) or not _plain(layer):
-            raise ExportError(
-                "Layer cannot be written in Darknet's format",
-                expected="a convolution with either bias or batch norm",
-                where=f"layer {layer.name!r}",
-            )
-        names = list(BN_PARTS) if layer.batch_norm else ["bias"] * layer.bias
-        if not names:
-            parts.append(np.zeros(layer.out_channels, "<f4").tobytes())
-        for name in [*names, "weight"]:
-            array = tensors[f"{layer.name}.{name}"].detach().float().cpu().contiguous().numpy()
-            parts.append(array.astype("<f4").tobytes())
-    write_bytes(str(path), b"".join(parts))
 
 
 def _read_values(path: Path) -> tuple[Floats, tuple[int, int, int], int]:

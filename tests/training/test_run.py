@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from data_prep.dataset.reader import open_dataset
 from pneumonia import cli
 from pneumonia.exporting.bundle import export_run
-from pneumonia.network.darknet import write_darknet
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.zoo import build
 from pneumonia.recipes import load_recipe, recipe_names
@@ -28,6 +27,7 @@ from pneumonia.training.run import (
     training_box_sizes,
 )
 from pneumonia.training.threads import usable_cores
+from tests.network.darknet_files import darknet_bytes
 from tests.tiny import write_rectangles
 
 SMALL = {
@@ -284,7 +284,7 @@ def test_start_from_a_run_a_model_folder_and_a_darknet_file(finished, rectangles
     _, out, _, _ = finished
     spec, tensors = load_model(out / "best")
     save_model(tmp_path / "model", spec, tensors)
-    write_darknet(tmp_path / "file.weights", spec, tensors)
+    (tmp_path / "file.weights").write_bytes(darknet_bytes(spec, tensors))
     for start in (out, tmp_path / "model", tmp_path / "file.weights"):
         loaded = make_network(spec, small(start_from=str(start))).tensors()
         for name, tensor in tensors.items():

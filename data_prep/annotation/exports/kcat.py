@@ -8,7 +8,6 @@ count Unicode characters, files are UTF-8, and a text that holds the marker line
 
 from typing import NamedTuple
 
-from data_prep.annotation.agreement.pairwise import percent_agreement
 from pneumonia.runtime.errors import DataError
 
 MARKER = "%%TYPE_ANNOTATIONS%%"
@@ -105,18 +104,3 @@ def _check(mention: KcatMention, length: int, where: str) -> None:
             "Mention is not valid", expected=f"characters within 0..{length} and an entity",
             found=f"{mention.start}..{mention.end}", where=where,
         )  # fmt: skip
-
-
-def kcat_agreement(a: KcatDocument, b: KcatDocument) -> float | None:
-    """Share of mentions with the same entity and type, as KCAT's manager counts, 0..1.
-
-    A mention found in only one document counts as a disagreement. None without mentions.
-
-    Raises:
-        DataError: The texts differ.
-    """
-    if a.text != b.text:
-        raise DataError("Two annotations of different texts cannot be compared")
-    first, second = ({(m.start, m.end): m[2:] for m in doc.mentions} for doc in (a, b))
-    spans = sorted({*first, *second})
-    return percent_agreement([first.get(s) for s in spans], [second.get(s) for s in spans])

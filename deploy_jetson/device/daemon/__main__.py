@@ -1,14 +1,12 @@
 """`python3 -m deploy_jetson.device.daemon --config FILE`: the daemon on the board."""
 
 import argparse
-import os
 import sys
 from typing import Optional, Sequence
 
+from deploy_jetson.device.exit_codes import exit_code
 from deploy_jetson.device.utf8 import run_command
-from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
-
-INTERNAL = 70
+from pneumonia.runtime.errors import DISCLAIMER
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,25 +28,19 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run; the exit code."""
     options = parser().parse_args(None if arguments is None else list(arguments))
-    try:
+
+    def work() -> None:
         from deploy_jetson.device.daemon.config import check_config, load_config
 
         if options.check:
             check_config(options.config)
             sys.stdout.write("{}: valid\n".format(options.config))
-            return 0
+            return
         from deploy_jetson.device.daemon.service import serve
 
         serve(load_config(options.config))
-    except PneumoniaError as error:
-        sys.stderr.write("error: {}\n".format(error))
-        return error.exit_code
-    except Exception as error:  # the text of a foreign exception may quote a file's contents
-        if os.environ.get("PNEUMONIA_DEBUG"):
-            raise
-        sys.stderr.write("error: internal error ({})\n".format(type(error).__name__))
-        return INTERNAL
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

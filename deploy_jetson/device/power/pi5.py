@@ -6,10 +6,10 @@ supply: USB devices, the 5 V pins and the converters' losses are missing. So the
 
 import re
 import shutil
-import subprocess
 from collections import OrderedDict
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Tuple
 
+from deploy_jetson.device.board import run_program
 from deploy_jetson.device.power.sensor import MILLIWATT, Rail, Sensor, SensorGap, SensorInfo
 from pneumonia.runtime.errors import DeviceError
 
@@ -33,22 +33,6 @@ def parse_adc(text: str) -> "OrderedDict[str, float]":
     )
 
 
-def _ask() -> Optional[str]:
-    """Output of the program; None when it fails."""
-    try:
-        done = subprocess.run(
-            list(COMMAND),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
-
-
 class Pi5Sensor(Sensor):
     """All rails of the chip; every reading starts a program of some milliseconds.
 
@@ -61,7 +45,7 @@ class Pi5Sensor(Sensor):
             raise DeviceError(
                 "vcgencmd is not installed", fix="It comes with Raspberry Pi OS (raspi-utils)"
             )
-        rails = parse_adc(_ask() or "")
+        rails = parse_adc(run_program(list(COMMAND), timeout_s=TIMEOUT_S) or "")
         if not rails:
             raise DeviceError(
                 "Power sensor is not here",
@@ -78,7 +62,7 @@ class Pi5Sensor(Sensor):
 
     def read(self) -> Tuple[Dict[str, float], List[str]]:
         """Milliwatts of every rail that answers."""
-        text = _ask()
+        text = run_program(list(COMMAND), timeout_s=TIMEOUT_S)
         if text is None:
             raise SensorGap("vcgencmd")
         values = parse_adc(text)

@@ -8,25 +8,24 @@ import os
 import sys
 from typing import List, Optional, Sequence
 
+from deploy_jetson.device.exit_codes import exit_code
 from deploy_jetson.device.profile.recording import ProtocolSettings
 from deploy_jetson.device.profile.request import ProfileRequest
 from deploy_jetson.device.profile.summary import check_flags, headline
 from deploy_jetson.device.profile.sweep import profile
 from deploy_jetson.device.profile.verify import verify
 from deploy_jetson.device.utf8 import run_command
-from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
+from pneumonia.runtime.errors import DISCLAIMER
 
 VERIFY = "verify"
-INTERRUPTED = 130
-INTERNAL = 70
 
 
 def _numbers(text: str) -> List[int]:
-    return [int(word) for word in text.split(",") if word.strip()]
+    return [int(part) for part in text.split(",") if part.strip()]
 
 
-def _words(text: str) -> List[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+def _names(text: str) -> List[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("bundles", metavar="BUNDLE", nargs="+", help="Model bundles; several are stages of pruning")
     add("--out", required=True, help="New folder for the results")
     add("--modes", type=_numbers, default=[], metavar="0,1,...", help="nvpmodel modes")
-    add("--engine", type=_words, default=["auto"], metavar="NAME,...", help="Engines, in turn")
+    add("--engine", type=_names, default=["auto"], metavar="NAME,...", help="Engines, in turn")
     add("--sensor", default="auto", help="auto, a sensor's name, replay:FILE or model")
     add("--windows", type=int, default=defaults.windows, help="Measured windows")
     add("--window-s", type=float, default=defaults.window_s, help="Least seconds of a window")
@@ -88,24 +87,15 @@ def _measure(arguments: Sequence[str]) -> None:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run; the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if words[:1] == [VERIFY] and len(words) == 2:
-            sys.stdout.write("{} run(s) agree with their raw samples\n".format(verify(words[1])))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+
+    def work() -> None:
+        if given[:1] == [VERIFY] and len(given) == 2:
+            sys.stdout.write("{} run(s) agree with their raw samples\n".format(verify(given[1])))
         else:
-            _measure(words)
-    except PneumoniaError as error:
-        sys.stderr.write("error: {}\n".format(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return INTERRUPTED
-    except Exception as error:  # the text of a foreign exception may quote a file's contents
-        if os.environ.get("PNEUMONIA_DEBUG"):
-            raise
-        sys.stderr.write("error: internal error ({})\n".format(type(error).__name__))
-        return INTERNAL
-    return 0
+            _measure(given)
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,6 @@
-"""Processing in SOT-MRAM: few-bit weights, convolved bit by bit with AND and pop-count.
-
-    <I, W> = sum over m < M, n < N of +- 2**(m+n) * popcount(I_m AND W_n)
-
-with a minus for the sign plane n = N-1 of two's-complement weights and unsigned activations.
-Binary weights +-1 use 2 * popcount(I_m AND W_0) - popcount(I_m).
-"""
+"""Processing in SOT-MRAM: weight levels of a cell row, and bits of each layer within a memory."""
 
 from collections.abc import Mapping
-
-import torch
-from torch import Tensor
 
 from pneumonia.compression.sets.levels import BINARY, Levels, k_bit
 from pneumonia.runtime.errors import PruneError
@@ -24,54 +15,6 @@ def fixed_point(bits: int) -> Levels:
     if not 1 <= bits <= 8:
         raise PruneError("Bit width does not fit SOT-MRAM", expected="1 to 8", found=repr(bits))
     return BINARY if bits == 1 else k_bit(bits, "level")
-
-
-def bit_planes(values: Tensor, bits: int) -> Tensor:
-    """Two's-complement planes of whole numbers: int64 (bits, *shape), each 0 or 1."""
-    shifts = torch.arange(bits).reshape(-1, *[1] * values.dim())
-    return (values.to(torch.int64).unsqueeze(0) >> shifts) & 1
-
-
-def bit_serial_matmul(
-    activations: Tensor, weights: Tensor, activation_bits: int, weight_bits: int
-) -> Tensor:
-    """What the arrays compute: exact whole-number products (N, P) x (O, P) -> (N, O).
-
-    Args:
-        activations: int, 0 .. 2**activation_bits - 1, (N, P).
-        weights: int (O, P), two's complement in `weight_bits`; with 1 bit, +1 and -1.
-        activation_bits: Planes of the activations.
-        weight_bits: Planes of the weights.
-
-    Raises:
-        PruneError: A number does not fit its bits.
-    """
-    low, high = _weight_range(weight_bits)
-    _check_range(activations, 0, (1 << activation_bits) - 1, "activations")
-    _check_range(weights, low, high, "weights")
-    binary = weight_bits == 1
-    planes = bit_planes((weights > 0).long() if binary else weights, weight_bits)
-    total = torch.zeros(activations.shape[0], weights.shape[0], dtype=torch.int64)
-    for m, inputs in enumerate(bit_planes(activations, activation_bits)):
-        for n, plane in enumerate(planes):
-            count = inputs @ plane.T  # popcount of the AND of two bit rows
-            if binary:
-                total += (2 * count - inputs.sum(1, keepdim=True)) << m
-            else:
-                total += (-1 if n == weight_bits - 1 else 1) * (count << (m + n))
-    return total
-
-
-def _weight_range(bits: int) -> tuple[int, int]:
-    return (-1, 1) if bits == 1 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-
-
-def _check_range(values: Tensor, low: int, high: int, what: str) -> None:
-    if values.numel() and not (low <= int(values.min()) and int(values.max()) <= high):
-        raise PruneError(
-            f"Numbers do not fit the bits of the {what}", expected=f"{low} .. {high}",
-            found=f"{int(values.min())} .. {int(values.max())}",
-        )  # fmt: skip
 
 
 def plan_bits(

@@ -86,10 +86,3 @@ class PatternConnectivity:
         return pattern_storage_bits(
             z.reshape(*z.shape[:2], -1, 1) if z.dim() == 2 else z, len(self.codes), self.group_size
         )
-
-
-class Connectivity(PatternConnectivity):
-    """At most `n_keep` non-empty kernels; the kept ones are whole. Exact."""
-
-    def __init__(self, n_keep: int, group_size: int = 1, spread: Spread = "layer") -> None:
-        super().__init__(n_keep, (), group_size, spread)

@@ -78,11 +78,6 @@ class Letterbox(NamedTuple):
     def _offset(self) -> np.ndarray:
         return np.array([self.left, self.top, self.left, self.top], dtype=np.float64)
 
-    def to_network(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes xyxy (n, 4) from original pixels to canvas pixels."""
-        moved = as_boxes(boxes) * self._axis_scales() + self._offset()
-        return np.asarray(moved, dtype=np.float32)
-
     def to_original(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes xyxy (n, 4) from canvas pixels to original pixels; not clipped."""
         moved = (as_boxes(boxes) - self._offset()) / self._axis_scales()

@@ -105,7 +105,28 @@ def _gates(spec: NetworkSpec, outputs: Dict[str, np.ndarray], n_images: int) -> 
     return gates
 
 
-def _decode(spec: NetworkSpec, outputs: Dict[str, np.ndarray], floor: float) -> List[Decoded]:
+def decode_heads(
+    spec: NetworkSpec, outputs: Dict[str, np.ndarray], score_floor: float = 0.0
+) -> List[Decoded]:
+    """Every cell and anchor of every head whose objectness reaches the floor, as a box with scores.
+
+    `darknet` (YOLOv3 paper, section 2.1): b_xy = (sigmoid(t_xy) + c_xy) * stride,
+    b_wh = anchor * exp(t_wh). `scaled`: b_xy = (2 sigmoid(t_xy) - 0.5 + c_xy) * stride,
+    b_wh = anchor * (2 sigmoid(t_wh))^2. Score = sigmoid(objectness) * sigmoid(class), times the
+    probability of an image-level output where the network has one.
+
+    Args:
+        spec: The network.
+        outputs: Detect layer name -> (B, A * (5 + C), H, W); image-level output -> (B, 1, ...).
+        score_floor: Least objectness, 0..1.
+
+    Returns:
+        Per image: boxes xyxy in network pixels (n, 4) and scores (n, C), ordered by head, anchor,
+        row, column; not clipped, nothing suppressed.
+
+    Raises:
+        SpecError: A head is missing or has another shape.
+    """
     heads = [layer for layer in spec.detect_layers() if layer.name in spec.outputs]
     missing = [layer.name for layer in heads if layer.name not in outputs]
     if not heads or missing:
@@ -118,32 +139,10 @@ def _decode(spec: NetworkSpec, outputs: Dict[str, np.ndarray], floor: float) -> 
     images = []
     gates = _gates(spec, outputs, len(outputs[heads[0].name]))
     for index, gate in enumerate(gates):
-        parts = [_decode_head(layer, outputs[layer.name][index], floor) for layer in heads]
+        parts = [_decode_head(layer, outputs[layer.name][index], score_floor) for layer in heads]
         boxes = np.concatenate([part[0] for part in parts])
         images.append((boxes, gate * np.concatenate([part[1] for part in parts])))
     return images
-
-
-def decode_heads(spec: NetworkSpec, outputs: Dict[str, np.ndarray]) -> List[Decoded]:
-    """Every cell and anchor of every head as a box with class scores.
-
-    `darknet` (YOLOv3 paper, section 2.1): b_xy = (sigmoid(t_xy) + c_xy) * stride,
-    b_wh = anchor * exp(t_wh). `scaled`: b_xy = (2 sigmoid(t_xy) - 0.5 + c_xy) * stride,
-    b_wh = anchor * (2 sigmoid(t_wh))^2. Score = sigmoid(objectness) * sigmoid(class), times the
-    probability of an image-level output where the network has one.
-
-    Args:
-        spec: The network.
-        outputs: Detect layer name -> (B, A * (5 + C), H, W); image-level output -> (B, 1, ...).
-
-    Returns:
-        Per image: boxes xyxy in network pixels (n, 4) and scores (n, C), ordered by head, anchor,
-        row, column; not clipped, nothing suppressed.
-
-    Raises:
-        SpecError: A head is missing or has another shape.
-    """
-    return _decode(spec, outputs, 0.0)
 
 
 def _select(decoded: Decoded, place: Letterbox, settings: DecodeSettings) -> Detections:
@@ -181,5 +180,5 @@ def detections(
         Per image: boxes xyxy in original pixels (k, 4), scores (k,), classes (k,), by descending
         score.
     """
-    images = _decode(spec, outputs, settings.score_floor)
+    images = decode_heads(spec, outputs, settings.score_floor)
     return [_select(decoded, place, settings) for decoded, place in zip(images, transforms)]

@@ -187,21 +187,3 @@ def count_loads(places: List[int], rows: int, stride: int = 1) -> Tuple[int, int
     """
     shifts = {(p // 3 + stride * t, p % 3) for p in places for t in range(rows)}
     return len(shifts), len(places) * rows
-
-
-def filter_loads(pattern_ids: np.ndarray, order: np.ndarray, n_unrolled: int) -> Tuple[int, int]:
-    """Kernels whose input is loaded when adjacent filters share it: (with reuse, without).
-
-    Args:
-        pattern_ids: int (O, I), -1 = empty.
-        order: Filters in the order they run.
-        n_unrolled: Adjacent filters computed together; a (channel, pattern) that several of
-            them hold is loaded once.
-    """
-    ordered = pattern_ids[order]
-    total = int((ordered >= 0).sum())
-    once = 0
-    for first in range(0, len(ordered), n_unrolled):
-        block = ordered[first : first + n_unrolled]
-        once += sum(len(set(column[column >= 0].tolist())) for column in block.T)
-    return once, total

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.compression.sets.connectivity import (
-    Connectivity,
     PatternConnectivity,
     choose_kernels,
 )
@@ -148,14 +147,14 @@ def test_joint_keeps_more_than_norm_first():
 
 @given(weights(), st.integers(1, 12))
 def test_connectivity_is_top_k_of_kernel_norms(v, n_keep):
-    z = assert_sparse_projection(Connectivity(n_keep), v)
+    z = assert_sparse_projection(PatternConnectivity(n_keep, ()), v)
     norms = v.double().square().sum((2, 3)).reshape(-1)
     assert energy(z) == norms.sort(descending=True).values[:n_keep].sum()
 
 
 @given(weights(max_filters=4, max_channels=4), st.integers(1, 16), st.randoms())
 def test_balanced_connectivity_is_level_and_optimal(v, n_keep, random):
-    z = assert_sparse_projection(Connectivity(n_keep, spread="balanced"), v)
+    z = assert_sparse_projection(PatternConnectivity(n_keep, (), spread="balanced"), v)
     norms = v.double().square().sum((2, 3))
     alive = choose_kernels(norms, n_keep, "balanced")
     lengths = alive.sum(1)

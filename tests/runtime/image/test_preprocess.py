@@ -43,7 +43,7 @@ def test_letterbox_by_hand():
     assert (canvas[16:48] == 9).all()
     assert (canvas[:16] == 77).all()
     assert (canvas[48:] == 77).all()
-    assert place.to_network([[0, 0, 100, 50]]).tolist() == [[0, 16, 64, 48]]
+    assert place.to_original([[0, 16, 64, 48]]).tolist() == [[0, 0, 100, 50]]
     assert place.to_original([[32, 32, 64, 48]]).tolist() == [[50, 25, 100, 50]]
 
 
@@ -54,17 +54,12 @@ def test_content_touches_the_canvas_and_boxes_return(height, width, rows, column
     new_height, new_width = place.content_size()
     assert (new_height == height) or (new_width == width)
     assert int((canvas == 200).sum()) == new_height * new_width
-    whole = [[0, 0, columns, rows]]
-    # the whole image maps exactly onto the content, whatever the rounding of its sides
-    np.testing.assert_allclose(
-        place.to_network(whole),
-        [[place.left, place.top, place.left + new_width, place.top + new_height]],
-        rtol=1e-6,
-    )
-    some = np.array([[0.25 * columns, 0.1 * rows, 0.8 * columns, 0.9 * rows]], np.float32)
-    np.testing.assert_allclose(
-        place.to_original(place.to_network(some)), some, rtol=1e-3, atol=1e-2
-    )
+    # the content maps exactly onto the whole image, whatever the rounding of its sides
+    corner, size = np.array([place.left, place.top]), np.array([new_width, new_height])
+    shares = np.array([[0, 1], [0.25, 0.8]])
+    boxes = [[*(corner + low * size), *(corner + high * size)] for low, high in shares]
+    expected = [[low * columns, low * rows, high * columns, high * rows] for low, high in shares]
+    np.testing.assert_allclose(place.to_original(boxes), expected, rtol=1e-6, atol=1e-3)
 
 
 def test_network_input_values_by_hand():

@@ -24,7 +24,6 @@ from pneumonia.runtime.storage.fkw import (
     count_loads,
     decode_fkw,
     encode_fkw,
-    filter_loads,
     pattern_places,
     reorder_filters,
 )
@@ -135,6 +134,24 @@ def test_reorder_is_a_permutation_by_length(seed):
     assert sorted(order.tolist()) == list(range(9))
     lengths = (ids[order] >= 0).sum(1)
     assert (np.diff(lengths) <= 0).all()
+
+
+def filter_loads(pattern_ids: np.ndarray, order: np.ndarray, n_unrolled: int) -> tuple[int, int]:
+    """Kernels whose input is loaded when adjacent filters share it: (with reuse, without).
+
+    Args:
+        pattern_ids: int (O, I), -1 = empty.
+        order: Filters in the order they run.
+        n_unrolled: Adjacent filters computed together; a (channel, pattern) that several of
+            them hold is loaded once.
+    """
+    ordered = pattern_ids[order]
+    total = int((ordered >= 0).sum())
+    once = 0
+    for first in range(0, len(ordered), n_unrolled):
+        block = ordered[first : first + n_unrolled]
+        once += sum(len(set(column[column >= 0].tolist())) for column in block.T)
+    return once, total
 
 
 def test_reorder_saves_loads():

@@ -8,7 +8,6 @@ from data_prep.annotation.exports.kcat import (
     MARKER,
     KcatDocument,
     KcatMention,
-    kcat_agreement,
     read_kcat,
     write_kcat,
 )
@@ -59,15 +58,3 @@ def test_malformed_files_are_refused(data):
 def test_a_text_with_the_marker_is_refused():
     with pytest.raises(DataError):
         write_kcat(KcatDocument(f"a\n{MARKER}\nb", ()))
-
-
-def test_agreement_by_hand():
-    def doc(*mentions):
-        return KcatDocument("abcdef", tuple(KcatMention(*m) for m in mentions))
-
-    a = doc((0, 1, "x", "t"), (2, 3, "y", "t"), (4, 5, "z"))
-    b = doc((0, 1, "x", "t"), (2, 3, "y", "u"))
-    assert kcat_agreement(a, b) == pytest.approx(1 / 3)
-    assert kcat_agreement(doc(), doc()) is None
-    with pytest.raises(DataError):
-        kcat_agreement(a, KcatDocument("other", ()))
