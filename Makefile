@@ -80,7 +80,7 @@ format: $(VENV)/.ready  ## let ruff format and sort
 	$(BIN)/ruff format .
 
 soak: $(VENV)/.ready    ## 2,000 images through the daemon: memory, descriptors, threads (minutes)
-	$(BIN)/python -m benchmarks.daemon_soak
+	$(BIN)/python -m benchmarks.device.daemon_soak
 
 # The detector of docs/results.md from the given radiographs, or SCHEME=filter or column from the
 # same dense network; called again, it goes on where it was interrupted. SOURCE is the folder with
@@ -95,7 +95,7 @@ SCHEME ?= combined
 reproduce: $(VENV)/.ready    ## train the detector of docs/results.md and prune it to 60x (about three and a half hours on one core)
 	test -f $(RUNS)/data/dataset.json \
 	  || $(BIN)/pneumonia data import-rsna $(SOURCE) --nih $(NIH) --out $(RUNS)/data
-	$(BIN)/python -m benchmarks.detector_training --data $(RUNS)/data --out $(RUNS) \
+	$(BIN)/python -m benchmarks.detector.training --data $(RUNS)/data --out $(RUNS) \
 	  --scheme $(SCHEME) --rates 4 9 18 36 60 \
 	  --again optimiser.learning_rate=0.0012 seed=1 epochs=22 validate_every=11 \
 	  --prune distil=0.5 admm.epochs=3 admm.steps_per_update=30 images_per_epoch=1500 \

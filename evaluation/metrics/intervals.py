@@ -5,7 +5,7 @@ Percentile and BCa intervals of the bootstrap cover far too little on small stud
 (or a linearisation) gives only the standard error; the interval is Student's t on the scale of the
 logit for values in 0..1, of the logarithm for values from 0 on, else of the value itself, with one
 degree of freedom less than the patients that the statistic rests on. What these intervals cover is
-measured by `benchmarks/interval_coverage.py`.
+measured by `benchmarks/evaluation/interval_coverage.py`.
 """
 
 import math

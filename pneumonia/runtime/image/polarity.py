@@ -6,8 +6,8 @@ chest positive. A linear classifier on an 8 x 8 copy detects it; inversion negat
 
 Fitted by logistic regression (no intercept, each image and its negative) on 9,418 training
 radiographs, whole and masked to the lungs. At LIMIT it marks none of 2,159 validation radiographs
-and 99.5 % of their negatives (`benchmarks/polarity.py`); of 15,345 training radiographs it marks 9,
-of which the three clearest are stored inverted indeed.
+and 99.5 % of their negatives (`benchmarks/images/polarity.py`); of 15,345 training radiographs it
+marks 9, of which the three clearest are stored inverted indeed.
 """
 
 import numpy as np

@@ -1,0 +1,319 @@
+"""What the jobs of `compression_tables` do to a network: one function per method.
+
+Two procedures serve all constraint sets. ADMM: the loss with a penalty towards the set, the hard
+set, training inside it. Straight-through: training with projected weights in every forward pass,
+which lets the gradient bring weights back; the set shrinks while it trains.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.compression.training import BATCH, Course, Images, Samples, accuracy, train
+from pneumonia.compression.admm.engine import Admm
+from pneumonia.compression.admm.straight_through import StraightThrough
+from pneumonia.compression.compact.compaction import compact
+from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.prune.purify import purify
+from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
+from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
+from pneumonia.compression.sets.constraint import JointConstraint
+from pneumonia.compression.sets.irregular import Irregular
+from pneumonia.compression.sets.levels import Levels, Quantized
+from pneumonia.network.module import Network
+
+SHRINKING = 0.6  # share of a straight-through training in which the set becomes smaller
+REFRESH = 16  # steps between two choices of what is kept
+
+
+class Schedule(NamedTuple):
+    """Lengths and strengths of the parts of a job."""
+
+    admm_epochs: int = 2
+    retrain_epochs: int = 4
+    rho: tuple[float, ...] = (1.0, 5.0, 25.0)
+    updates_per_epoch: int = 4
+    learning_rate: float = 1e-3  # of ADMM
+    straight_epochs: int = 0  # straight-through training instead of ADMM
+    straight_rate: float = 1e-3
+    retrain_rate: float = 2e-3
+    teacher: float = 0.7  # share of the loss that the teachers' logits get
+    strength: float = 1.0  # of the distortion of training images
+    average: float = 0.998  # decay of the moving average of the weights in the last part
+    smoothing: float = 0.0
+
+
+class Start(NamedTuple):
+    """Where a job begins.
+
+    Attributes:
+        network: The parent's, without its dead paths.
+        masks: Layer -> places that earlier jobs left; none when nothing was pruned.
+        images: The data.
+        samples: What it trains on.
+        schedule: Lengths.
+        total: Weights of the dense network: what rates are over.
+        seed: Of order, distortion and initial weights.
+    """
+
+    network: Network
+    masks: dict[str, Tensor]
+    images: Images
+    samples: Samples
+    schedule: Schedule
+    total: int
+    seed: int
+
+
+Run = Callable[[Start], Network]  # trains, and gives the network that came of it
+
+
+@torch.no_grad()
+def hold(network: Network, masks: Mapping[str, Tensor]) -> None:
+    for name, mask in masks.items():
+        network.weights()[name].mul_(mask)
+
+
+def weights_of(start: Start) -> dict[str, Tensor]:
+    return {name: weight.detach() for name, weight in start.network.weights().items()}
+
+
+def without_dead_paths(network: Network) -> Network:
+    """The same function with fewer filters: less to train."""
+    tensors = {n: t.detach().clone().contiguous() for n, t in network.tensors().items()}
+    spec, tensors = compact(network.spec, tensors)
+    small = Network(spec)
+    small.load_tensors(tensors)
+    return small
+
+
+# --- procedures ---------------------------------------------------------------------------------
+
+
+def run_admm(start: Start, splits: list[JointConstraint]) -> None:
+    """The ADMM half: one round per rho; what an earlier job removed stays zero."""
+    network, plan = start.network, start.schedule
+    engine = Admm(splits, plan.rho[0])
+    engine.start(network.weights())
+
+    def after_step() -> None:
+        engine.pull(network.weights(), plan.learning_rate)
+        hold(network, start.masks)
+
+    def update(done: float) -> None:
+        residuals = engine.update(network.weights())
+        now = plan.rho[min(int(done * len(plan.rho)), len(plan.rho) - 1)]
+        if now != engine.rho:
+            engine.set_rho(now, network.weights(), "rescale")
+        if done > 1 - 0.9 / (plan.admm_epochs * plan.updates_per_epoch):
+            worst = max(residual.primal for residual in residuals)
+            print(f"  last ||W - Z|| / ||W||: {worst:.3f}", flush=True)
+
+    course = Course(
+        plan.admm_epochs, plan.learning_rate, plan.teacher, after_step=after_step,
+        every=start.samples.n_images // BATCH // plan.updates_per_epoch, update=update,
+    )  # fmt: skip
+    train(network, start.samples, start.images.held_out, course, start.seed)
+
+
+def retrain_small(start: Start, masks: Mapping[str, Tensor]) -> Network:
+    """The second half: only the loss, inside the masks, best average on the held-out images."""
+    plan = start.schedule
+    tensors = {n: t.detach().clone() for n, t in start.network.tensors().items()}
+    graph = ChannelGraph(start.network.spec)
+    start.network.load_tensors(masked_tensors(graph, tensors, masks))
+    small = without_dead_paths(start.network)
+    places = {n: w.detach() != 0 for n, w in small.weights().items()}
+    course = Course(
+        plan.retrain_epochs, plan.retrain_rate, plan.teacher, average=plan.average, warm_up=0.03,
+        after_step=lambda: hold(small, places), select_from=0.5,
+    )  # fmt: skip
+    train(small, start.samples, start.images.held_out, course, start.seed)
+    return small
+
+
+class ShrinkingMasks:
+    """Masks that are chosen anew from the latent weights, of a set that becomes smaller.
+
+    Args:
+        choose: Progress 0 .. 1 and latent weights to masks; at progress 1 the final set.
+    """
+
+    def __init__(self, choose: Callable[[float, Mapping[str, Tensor]], dict[str, Tensor]]) -> None:
+        self.choose = choose
+        self.masks: dict[str, Tensor] = {}
+
+    def refresh(self, done: float, latent: Mapping[str, Tensor]) -> None:
+        """Choose at that share of the training."""
+        left = 1 - min(done / SHRINKING, 1.0)
+        self.masks = self.choose(1 - left**3, latent)
+
+    def project(self, latent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The latent weights inside the masks."""
+        return {name: w * self.masks[name] if name in self.masks else w
+                for name, w in latent.items()}  # fmt: skip
+
+
+def run_straight_through(
+    start: Start,
+    through: StraightThrough,
+    refresh: Callable[[float, Mapping[str, Tensor]], None] = lambda done, latent: None,
+    *,
+    every: int = REFRESH,
+    select_from: float = 1.0,
+) -> None:
+    """Train the latent weights; the network ends with their projection."""
+    plan = start.schedule
+    refresh(0.0, through.latent)
+    through.start()
+    course = Course(
+        plan.straight_epochs, plan.straight_rate, plan.teacher, warm_up=0.03,
+        after_step=through.after_step, every=every,
+        update=lambda done: refresh(done, through.latent), select_from=select_from,
+    )  # fmt: skip
+    train(start.network, start.samples, start.images.held_out, course, start.seed)
+
+
+# --- methods ------------------------------------------------------------------------------------
+
+
+def dense(start: Start) -> Network:
+    plan = start.schedule
+    course = Course(
+        plan.retrain_epochs, plan.retrain_rate, smoothing=plan.smoothing, average=plan.average,
+        warm_up=0.05, select_from=0.5,
+    )  # fmt: skip
+    train(start.network, start.samples, start.images.held_out, course, start.seed)
+    return start.network
+
+
+def shrunk(
+    start: Start, choose: Callable[[float, Mapping[str, Tensor]], dict[str, Tensor]], every: int
+) -> Network:
+    """Straight-through while the set shrinks, then training inside the last masks."""
+    shrinking = ShrinkingMasks(choose)
+    through = StraightThrough(start.network.weights(), shrinking.project)
+    run_straight_through(start, through, shrinking.refresh, every=every)
+    return retrain_small(start, shrinking.choose(1.0, through.latent))
+
+
+def irregular(keep: Mapping[str, int] | float) -> Run:
+    """Layer -> weights kept; or one rate for all layers."""
+
+    def run(start: Start) -> Network:
+        weights = weights_of(start)
+        goal = (
+            {n: max(16, round(w.numel() / keep)) for n, w in weights.items()}
+            if isinstance(keep, float)
+            else keep
+        )
+        before = {n: int(w.count_nonzero()) for n, w in weights.items()}
+
+        def choose(progress: float, latent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            counts = {
+                n: round(before[n] * (min(k, before[n]) / before[n]) ** progress)
+                for n, k in goal.items()
+            }
+            return {n: Irregular(k).project(latent[n]).mask for n, k in counts.items()}
+
+        return shrunk(start, choose, REFRESH)
+
+    return run
+
+
+def structured(
+    rate: float,
+    exponents: Mapping[str, float] | None = None,
+    method: StructuredMethod | None = None,
+) -> Run:
+    """Filters and columns; `rate` over the dense network."""
+    how = method or StructuredMethod(filter_share=0.6, group_size=0, round_to=1)
+
+    def run(start: Start) -> Network:
+        graph = ChannelGraph(start.network.spec)
+        weights = weights_of(start)
+        strengths = LayerRates(
+            dict(exponents or {n: 0.5 if n == "conv_000" else 1.0 for n in weights}), {}
+        )
+        before = start.total / sum(int(w.count_nonzero()) for w in weights.values())
+
+        def plan(goal: float, latent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            values = {n: w.detach().contiguous() for n, w in latent.items()}
+            begin = StageStart(graph, values, start.masks, start.total)
+            return plan_rate(begin, how, strengths, goal).masks
+
+        def choose(progress: float, latent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            goal = before * (rate / before) ** progress
+            return plan(goal, latent) if goal > before * 1.02 else dict(start.masks)
+
+        if start.schedule.straight_epochs:
+            return shrunk(start, choose, start.samples.n_images // BATCH // 2)
+        begin = StageStart(graph, weights, start.masks, start.total)
+        run_admm(start, list(plan_rate(begin, how, strengths, rate).sets.splits))
+        return retrain_small(start, plan(rate, weights_of(start)))
+
+    return run
+
+
+def projected(sets: Callable[[Mapping[str, Tensor]], JointConstraint]) -> Run:
+    """ADMM towards any sets of the weights, then training inside the last masks."""
+
+    def run(start: Start) -> Network:
+        constraint = sets(weights_of(start))
+        run_admm(start, [constraint])
+        found = constraint.project(weights_of(start))
+        masks = {n: p.mask & start.masks.get(n, p.mask) for n, p in found.items()}
+        return retrain_small(start, masks)
+
+    return run
+
+
+def purified(budget: float) -> Run:
+    """Purification by bisection on the held-out images, then training of what is left."""
+
+    def run(start: Start) -> Network:
+        graph = ChannelGraph(start.network.spec)
+        tensors = {n: t.detach().clone() for n, t in start.network.tensors().items()}
+
+        def evaluate(masks: dict[str, Tensor]) -> float:
+            start.network.load_tensors(masked_tensors(graph, tensors, masks))
+            return accuracy(start.network, start.images.held_out)
+
+        found = purify(graph, weights_of(start), start.masks, evaluate, budget)
+        print(f"  purification removed {found.removed} units", flush=True)
+        start.network.load_tensors(tensors)
+        return retrain_small(start, found.masks)
+
+    return run
+
+
+def quantized(levels: Mapping[str, Levels] | Levels) -> Run:
+    """Straight-through training on levels; pruned weights stay zero."""
+
+    def run(start: Start) -> Network:
+        chosen = {
+            n: levels[n] if isinstance(levels, Mapping) else levels for n in weights_of(start)
+        }
+        sets: dict[str, Quantized] = {}
+
+        def refresh(done: float, latent: Mapping[str, Tensor]) -> None:
+            for n, w in latent.items():
+                scale = Quantized(chosen[n], start.masks.get(n)).scale_of(w)
+                sets[n] = Quantized(chosen[n], start.masks.get(n), scale)
+
+        def project(latent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {n: sets[n].project(w).z for n, w in latent.items()}
+
+        through = StraightThrough(start.network.weights(), project, limit=4.0)
+        run_straight_through(start, through, refresh, select_from=0.7)
+        for name, weight in weights_of(start).items():
+            found = torch.unique(weight[weight != 0].abs()).numel()
+            assert found <= len(chosen[name].magnitudes), f"{name}: {found} magnitudes"
+        reestimate_batch_norm(start.network, start.images.train[0][: 200 * BATCH].split(BATCH))
+        return start.network
+
+    return run

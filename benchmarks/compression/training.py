@@ -1,0 +1,336 @@
+"""Data and training loop of the jobs of `compression_tables`.
+
+Adam with a warm-up and half a cosine, an exponential moving average of the weights, training images
+distorted at random. A job with a teacher learns from `Distorted`: distorted copies of all training
+images and the teacher's logits of each copy, made once. Training runs in bfloat16 where the
+processor has it; weights, ADMM and every measurement are float32.
+"""
+
+import copy
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pneumonia.compression.distil import distillation_loss
+from pneumonia.network.module import Network
+from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.training.config import TrainConfig
+from pneumonia.training.loop import uses_bf16
+
+HELD_OUT = 5000  # images of the training set that choose, and are not trained on
+BATCH = 128
+COPIES = 10  # distorted copies of every training image that a teacher labels
+# Emulated elsewhere, at a tenth of the speed of float32.
+BFLOAT16 = uses_bf16(TrainConfig(), torch.device("cpu"))
+
+
+class Images(NamedTuple):
+    """Normalised float32 images (N, C, H, W) and int64 labels (N,) of three parts."""
+
+    train: tuple[Tensor, Tensor]
+    held_out: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def data_root() -> Path:
+    return Path(os.environ.get("PNEUMONIA_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def _read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    if folder.name == "mnist":
+        file = np.load(folder / f"mnist_{part}.npz")
+        return file["images"][:, None], file["labels"]
+    from PIL import Image
+
+    file = np.load(folder / f"cifar10_{part}_jpeg.npz")
+    blob, offsets = file["blob"], file["offsets"]
+    images = [
+        np.asarray(Image.open(io.BytesIO(blob[a:b].tobytes())).convert("RGB"))
+        for a, b in pairwise(offsets)
+    ]
+    return np.stack(images).transpose(0, 3, 1, 2), file["labels"]
+
+
+def read_images(name: str, spec: NetworkSpec) -> Images:
+    folder = data_root() / name
+    if not folder.is_dir():
+        print(f"skipped: no {name} in {data_root()} (set PNEUMONIA_DATA)")
+        sys.exit(0)
+    parts = []
+    for part in ("train", "test"):
+        images, labels = _read(folder, part)
+        values = torch.from_numpy(images.copy()).float().div_(255)
+        values = (values - spec.input.mean) / spec.input.std
+        values = values.contiguous(memory_format=torch.channels_last)
+        parts.append((values, torch.from_numpy(labels.astype(np.int64))))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(parts[0][1])))
+    held, kept = order[:HELD_OUT], order[HELD_OUT:]
+    train, test = parts
+    return Images((train[0][kept], train[1][kept]), (train[0][held], train[1][held]), test)
+
+
+# --- distortion ---------------------------------------------------------------------------------
+
+
+def distorted(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Every image (N, C, H, W) distorted at random, from not at all to `strength`.
+
+    Grey images: rotation up to 0.25 rad, scale and shear up to 15 %, shift up to 2 px, and an
+    elastic field of 5 x 5 nodes with sigma 1.2 px. Colour images: shift up to 4 px and a flip;
+    a strength above 1 also blanks a square of 12 px.
+    """
+    if strength == 0:
+        return images
+    n, channels, size = images.shape[:3]
+    if channels == 3:
+        return _shifted_and_flipped(images, strength, generator)
+    amount = strength * torch.rand(n, 1, generator=generator)
+    angle, scale_x, scale_y, shear = (
+        amount * (2 * torch.rand(n, 4, generator=generator) - 1)
+        * torch.tensor([0.25, 0.15, 0.15, 0.15])
+    ).T  # fmt: skip
+    shift = amount * (2 * torch.rand(n, 2, generator=generator) - 1) * (2 * 2 / size)
+    rows = [
+        torch.stack([(1 + scale_x) * angle.cos(), shear - angle.sin(), shift[:, 0]], 1),
+        torch.stack([angle.sin(), (1 + scale_y) * angle.cos(), shift[:, 1]], 1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    nodes = torch.randn(n, 2, 5, 5, generator=generator) * (amount[:, :, None, None] * 2.4 / size)
+    field = F.interpolate(nodes, size=(size, size), mode="bilinear", align_corners=True)
+    return F.grid_sample(images, grid + field.permute(0, 2, 3, 1), align_corners=False)
+
+
+def _shifted_and_flipped(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    n, size, shift_px = len(images), images.shape[2], 4
+    flip = torch.rand(n, generator=generator) < 0.5
+    images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    padded = F.pad(images, (shift_px,) * 4, mode="reflect")
+    corner = torch.randint(0, 2 * shift_px + 1, (n, 2), generator=generator)
+    rows = corner[:, :1] + torch.arange(size)
+    columns = corner[:, 1:] + torch.arange(size)
+    out = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None]]
+    out = out.permute(0, 3, 1, 2)
+    if strength > 1:
+        centre = torch.randint(0, size, (n, 2), generator=generator)
+        near = (torch.arange(size) - centre[:, :, None]).abs() < 6  # (N, 2, size)
+        out = out.masked_fill((near[:, 0, :, None] & near[:, 1, None])[:, None], 0.0)
+    return out
+
+
+# --- samples ------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """Images (N, C, H, W), labels int64 (N,), and the teacher's logits (N, K) or None."""
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor | None
+
+
+class Samples(Protocol):
+    """What a job learns from."""
+
+    n_images: int
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Full batches of one pass over the training images, in random order."""
+        ...
+
+
+class Fresh:
+    """The training images with their labels, distorted anew in every epoch."""
+
+    def __init__(self, part: tuple[Tensor, Tensor], strength: float) -> None:
+        self.images, self.labels = part
+        self.strength = strength
+        self.n_images = len(self.labels)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """See `Samples`."""
+        order = torch.randperm(self.n_images, generator=generator)
+        for batch in order[: self.n_images // BATCH * BATCH].split(BATCH):
+            images = distorted(self.images[batch], self.strength, generator)
+            yield Batch(images, self.labels[batch], None)
+
+
+class Distorted:
+    """Distorted copies of the training images with a teacher's logits of each.
+
+    Args:
+        labels: Of the N training images, int64 (N,).
+        images: uint8 (copies * N, C, H, W), the undistorted ones first.
+        logits: Teacher's, of every copy: float32 (copies * N, K).
+        low: Value of an image's code 0.
+        step: Difference of the values of two neighbouring codes.
+    """
+
+    def __init__(
+        self, labels: Tensor, images: Tensor, logits: Tensor, low: float, step: float
+    ) -> None:
+        self.labels, self.images, self.logits = labels, images, logits
+        self.low, self.step = low, step
+        self.n_images = len(labels)
+        self.copies = len(images) // len(labels)
+
+    @classmethod
+    def kept(
+        cls, file: Path, part: tuple[Tensor, Tensor], teachers: Sequence[Network], strength: float
+    ) -> "Distorted":
+        """The copies in `file`, which is made first if need be: mean logits of all teachers."""
+        images, labels = part
+        low = float(images.min())
+        step = (float(images.max()) - low) / 255
+        if not file.is_file():
+            generator = torch.Generator().manual_seed(2)
+            codes, logits = [], []
+            for number in range(COPIES):
+                for chunk in images.split(2000):
+                    changed = distorted(chunk, strength if number else 0.0, generator)
+                    codes.append(((changed - low) / step).round().to(torch.uint8).contiguous())
+                    logits.append(mean_logits(teachers, codes[-1].float() * step + low))
+            np.savez(file, images=torch.cat(codes).numpy(), logits=torch.cat(logits).numpy())
+        made = np.load(file)
+        return cls(
+            labels, torch.from_numpy(made["images"]), torch.from_numpy(made["logits"]), low, step
+        )
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """See `Samples`: one copy of every image, chosen at random."""
+        order = torch.randperm(self.n_images, generator=generator)
+        which = torch.randint(0, self.copies, (self.n_images,), generator=generator)
+        place = which * self.n_images + order
+        n_used = self.n_images // BATCH * BATCH
+        for at, batch in zip(place[:n_used].split(BATCH), order[:n_used].split(BATCH), strict=True):
+            images = self.images[at].float().mul_(self.step).add_(self.low)
+            yield Batch(images, self.labels[batch], self.logits[at])
+
+
+@torch.inference_mode()
+def mean_logits(networks: Sequence[Network], images: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
+        return torch.stack([logits_of(network, images) for network in networks]).mean(0)
+
+
+@torch.inference_mode()
+def logits_of(network: Network, images: Tensor) -> Tensor:
+    network.eval()
+    output = network.spec.outputs[0]
+    parts = images.split(1000)
+    return torch.cat([network(part)[output].flatten(1).float() for part in parts])
+
+
+def accuracy(network: Network, part: tuple[Tensor, Tensor]) -> float:
+    hits = logits_of(network, part[0]).argmax(1) == part[1]
+    return float(hits.double().mean())
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+class Course(NamedTuple):
+    """One training: how long, how fast, and what happens around each step.
+
+    Attributes:
+        epochs: Passes over the training images.
+        learning_rate: Largest one of Adam.
+        teacher: Share of the loss that the teacher's logits get.
+        smoothing: Label smoothing of the cross-entropy without a teacher.
+        average: Decay of the moving average per step; 0 = none.
+        warm_up: Share of the steps in which the learning rate rises.
+        after_step: Called after the optimiser.
+        every: Steps between two calls of `update`; 0 = never.
+        update: Called every so many steps with the share of the training that is done.
+        select_from: Share of the training after which the best weights on the held-out images are
+            kept; 1 = the last weights.
+    """
+
+    epochs: int
+    learning_rate: float
+    teacher: float = 0.0
+    smoothing: float = 0.0
+    average: float = 0.0
+    warm_up: float = 0.0
+    after_step: Callable[[], None] = lambda: None
+    every: int = 0
+    update: Callable[[float], None] = lambda _: None
+    select_from: float = 1.0
+
+
+def loss_of(network: Network, batch: Batch, course: Course) -> Tensor:
+    images = batch.images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
+        logits = network(images)[network.spec.outputs[0]].flatten(1).float()
+    if batch.logits is None or course.teacher == 0:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=course.smoothing)
+    return distillation_loss(logits, batch.logits, batch.labels, share=course.teacher)
+
+
+def train(
+    network: Network,
+    samples: Samples,
+    held_out: tuple[Tensor, Tensor],
+    course: Course,
+    seed: int,
+) -> None:
+    """Train in place.
+
+    Args:
+        network: Trained.
+        samples: What it learns from.
+        held_out: Images that choose among the epochs.
+        course: How.
+        seed: Of order and distortion.
+    """
+    network.to(memory_format=torch.channels_last)
+    parameters = list(network.parameters())
+    optimiser = torch.optim.Adam(parameters, lr=course.learning_rate, fused=True)
+    averaged = [p.detach().clone() for p in parameters] if course.average else []
+    generator = torch.Generator().manual_seed(100 + seed)
+    n_steps = course.epochs * (samples.n_images // BATCH)
+    step, best = 0, (-1.0, copy.deepcopy(network.state_dict()))
+    for epoch in range(course.epochs):
+        network.train()
+        for batch in samples.epoch(generator):
+            done = step / n_steps
+            rate = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done))
+            rate *= min(1.0, (done + 0.01) / (course.warm_up + 0.01))
+            optimiser.param_groups[0]["lr"] = course.learning_rate * rate
+            optimiser.zero_grad()
+            loss_of(network, batch, course).backward()
+            optimiser.step()
+            course.after_step()
+            step += 1
+            if averaged:
+                decay = min(course.average, (1 + step) / (10 + step))
+                with torch.no_grad():
+                    torch._foreach_lerp_(averaged, parameters, 1 - decay)
+            if course.every and step % course.every == 0:
+                course.update(step / n_steps)
+        if epoch + 1 > course.select_from * course.epochs or epoch + 1 == course.epochs:
+            kept = [p.detach().clone() for p in parameters]
+            _put(parameters, averaged or kept)
+            score = accuracy(network, held_out)
+            if score >= best[0]:
+                best = (score, copy.deepcopy(network.state_dict()))
+            _put(parameters, kept)
+    network.load_state_dict(best[1])
+    print(f"  {course.epochs} epochs, held out {best[0]:.4f}", flush=True)
+
+
+@torch.no_grad()
+def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

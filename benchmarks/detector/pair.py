@@ -1,0 +1,245 @@
+"""Scores labelled radiographs with the dense and the pruned detectors; prints the paired table.
+
+    python -m benchmarks.detector.pair rsna/full256/images rsna/full/images \
+        --labels rsna/labels.csv --classes rsna/class_info.csv --cohort rsna/images.csv \
+        --subset rsna/val_full.txt --out runs/pair
+
+The models are those of benchmarks/models (dense, 9x, 36x, 60x; float16) unless others are named
+with --model NAME=BUNDLE; the first is the reference of the paired differences. Every labelled image
+found in the given folders is scored; DICOM, PNG and JPEG are read as `pneumonia score` reads them.
+For each model: results as the images come and at RSNA's mix of classes, at the model's own
+threshold, frozen with its weights, and at the threshold that is best on these very images, which
+flatters. Intervals are 95 %, over patients. Writes OUT/NAME.csv (predictions), pair.json, pair.md.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.analysis.catalogue import open_study
+from evaluation.analysis.mix import evaluate_at_mix
+from evaluation.metrics.bootstrap import Estimate
+from evaluation.report.plots import MARKS, new_figure, to_svg
+from evaluation.study.cases import EvaluationCases, join
+from evaluation.study.class_mix import CLASS_ORDER, ClassMix, class_strata, parse_mix
+from evaluation.study.cohort import NORMAL, NOT_NORMAL, read_cohort
+from evaluation.study.image_files import find_image
+from evaluation.study.labels import read_labels
+from evaluation.study.operating_points import choose
+from pneumonia.api.evaluation_inputs import read_subset
+from pneumonia.cli.terminal import progress_bar
+from pneumonia.network.accounting import account
+from pneumonia.network.files import load_model
+from pneumonia.runtime.atomic import write_json, write_text
+from pneumonia.runtime.engines import open_engine
+from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.model.bundle import WEIGHTS, load_bundle
+from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.model.predictions import Prediction, read_predictions, write_predictions
+from pneumonia.runtime.progress import Progress
+
+MODELS = Path(__file__).parents[1] / "models"
+OWN, BEST = "kaggle", "best"  # the model's frozen threshold; the one chosen on these images
+SHOWN = {
+    f"rsna.{OWN}": "RSNA, own threshold",
+    f"rsna.{BEST}": "RSNA, best threshold",
+    "coco.ap50": "AP50",
+    "image.auroc": "AUROC",
+    f"{OWN}.sensitivity": "sensitivity",
+    f"{OWN}.specificity": "specificity",
+}
+
+PARTS = {
+    "as_found": "As the images come",
+    "as_found_difference": "As the images come, minus the first model (paired)",
+    "at_mix": "At the stated mix of classes",
+    "at_mix_difference": "At the mix, minus the first model (paired)",
+}
+
+
+def score(bundle_path: Path, images: Mapping[str, Path], progress: Progress) -> list[Prediction]:
+    """Boxes of every image, with the engine that `pneumonia score` would take."""
+    bundle = load_bundle(str(bundle_path))
+    detector = Detector(bundle, open_engine(bundle, "auto", threads=1))
+    found = []
+    for number, (image_id, path) in enumerate(images.items(), 1):
+        found.append(detector.predict(read_radiograph(str(path)).pixels, image_id))
+        progress(number, len(images), bundle_path.name)
+    return found
+
+
+def find_images(folders: Sequence[Path], ids: Sequence[str]) -> dict[str, Path]:
+    """The file of each labelled image, from the first folder that has one."""
+    candidates = ((name, find_image(folder, name)) for folder in folders for name in ids)
+    found: dict[str, Path] = {}
+    for name, path in candidates:
+        if path is not None:
+            found.setdefault(name, path)
+    return {name: found[name] for name in ids if name in found}
+
+
+def weights_bytes(bundle: Path) -> int:
+    """Size of a bundle's weights: the dense model is the largest."""
+    return (bundle / WEIGHTS).stat().st_size
+
+
+def named_bundles(models: Sequence[str]) -> dict[str, Path]:
+    """Bundles of NAME=BUNDLE options; without any those of benchmarks/models, the largest first."""
+    if not models:
+        every = sorted(MODELS.iterdir(), key=weights_bytes, reverse=True)
+        return {path.name: path for path in every}
+    named = (item.partition("=") for item in models)
+    return {name: Path(path) for name, _, path in named}
+
+
+def by_class(cases: EvaluationCases, threshold: float) -> dict[str, float]:
+    """Specificity of each class of negatives at a threshold."""
+    quiet = cases.image_score < threshold
+    groups = {"normal": cases.of_class(NORMAL), "not normal": cases.of_class(NOT_NORMAL)}
+    return {
+        f"specificity, {name}": round(float(quiet[group & ~cases.positive].mean()), 4)
+        for name, group in groups.items()
+        if (group & ~cases.positive).any()
+    }
+
+
+def numbers(item: Estimate) -> list[float]:
+    """Value and interval."""
+    return [round(float(value), 4) for value in (item.value, item.ci_low, item.ci_high)]
+
+
+def own_mix(cases: EvaluationCases) -> ClassMix:
+    """The classes as the images come."""
+    normal, not_normal, opacity = np.bincount(class_strata(cases), minlength=len(CLASS_ORDER))
+    return ClassMix(float(opacity), float(not_normal), float(normal), "as the images come")
+
+
+def shown(estimates: Mapping[str, Estimate]) -> dict[str, list[float]]:
+    """The metrics of the table, those that are defined."""
+    return {name: numbers(estimates[name]) for name in SHOWN if name in estimates}
+
+
+def table(rows: Sequence[Mapping[str, Any]], head: str) -> str:
+    """The rows as Markdown."""
+
+    def cell(values: Sequence[float] | None) -> str:
+        return "" if values is None else f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
+
+    lines = [head, ""]
+    for part, title in PARTS.items():
+        lines += [f"**{title}**", "", "| model | " + " | ".join(SHOWN.values()) + " |"]
+        lines.append("|" + "---|" * (len(SHOWN) + 1))
+        for row in rows:
+            if row[part]:
+                cells = [cell(row[part].get(metric)) for metric in SHOWN]
+                lines.append("| " + " | ".join([row["model"], *cells]) + " |")
+        lines.append("")
+    lines += ["**Specificity by class, own threshold**", ""]
+    lines += [f"- {row['model']}: {row['by_class']}" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def figure(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, float]) -> str:
+    """Challenge score at the models' own thresholds against the rate, as found and at the mix."""
+    canvas, axes = new_figure()
+    for (part, text), mark in zip(
+        (("as_found", "as the images come"), ("at_mix", "at RSNA's mix of classes")), MARKS,
+        strict=False,
+    ):  # fmt: skip
+        points = [(rates[row["model"]], *row[part][f"rsna.{OWN}"]) for row in rows]
+        rate, value, low, high = np.array(sorted(points)).T
+        axes.errorbar(rate, value, [value - low, high - value], marker=mark, capsize=3, label=text)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(rates.values()), [f"{rate:.3g}x" for rate in sorted(rates.values())])
+    axes.minorticks_off()
+    axes.set_xlabel("times fewer stored weights")
+    axes.set_ylabel("RSNA challenge score")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9)
+    return to_svg(canvas, "Challenge score of the whole validation radiographs against the rate")
+
+
+def main() -> None:
+    """Score, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of radiographs")
+    parser.add_argument("--labels", type=Path, required=True, help="official RSNA csv")
+    parser.add_argument("--classes", type=Path, required=True, help="csv of patientId,class")
+    parser.add_argument("--cohort", type=Path, help="csv of patient, view ... per image")
+    parser.add_argument("--subset", type=Path, help="only these ids, one per line")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=BUNDLE")
+    parser.add_argument("--mix", default="rsna", help="OPACITY:NOT_NORMAL:NORMAL")
+    parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--figure", type=Path, help="SVG of the score against the rate")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    bundles = named_bundles(options.model)
+    labels = read_labels(options.labels)
+    wanted = read_subset(options.subset) if options.subset else labels.ids
+    images = find_images(options.folders, [name for name in wanted if name in set(labels.ids)])
+    cohort = read_cohort(*[path for path in (options.classes, options.cohort) if path])
+    options.out.mkdir(parents=True, exist_ok=True)
+    studies, thresholds = {}, {}
+    for name, bundle in bundles.items():
+        path = options.out / f"{name}.csv"
+        started = time.perf_counter()
+        with progress_bar(f"score {name}") as progress:
+            write_predictions(str(path), score(bundle, images, progress))
+        print(f"{name}: {len(images)} images in {time.perf_counter() - started:.0f} s")
+        cases = join(labels, read_predictions(str(path)), cohort, list(images))
+        thresholds[name] = {
+            OWN: load_bundle(str(bundle)).threshold(OWN), BEST: choose(cases)["kaggle"].threshold
+        }  # fmt: skip
+        studies[name] = open_study(cases, thresholds[name])
+    first = next(iter(studies.values())).cases
+    mix = parse_mix(options.mix)
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "model": name,
+            "thresholds": {key: round(value, 5) for key, value in thresholds[name].items()},
+            "by_class": by_class(studies[name].cases, thresholds[name][OWN]),
+        }
+        for name in studies
+    }
+    for part, at in (("as_found", own_mix(first)), ("at_mix", mix)):
+        with progress_bar(at.name) as progress:
+            results = evaluate_at_mix(studies, at, options.draws, progress=progress)
+        for name, result in results.items():
+            rows[name][part] = shown(result.at_mix)
+            rows[name][f"{part}_difference"] = shown(
+                {metric: row.delta for metric, row in result.differences.items()}
+            )
+    document = {
+        "benchmark": "detector_pair",
+        "n_images": len(first),
+        "n_positive": int(first.positive.sum()),
+        "n_patients": len(set(first.patients.tolist())),
+        "mix": mix.text,
+        "draws": options.draws,
+        "versions": {n: metadata.version(n) for n in ("numpy", "onnxruntime", "pneumonia")},
+        "python": platform.python_version(),
+        "rows": list(rows.values()),
+    }
+    head = (
+        f"{document['n_images']} radiographs, {document['n_positive']} positive,"
+        f" {document['n_patients']} patients; mix: {mix.text}. Research use only, not a medical"
+        " device."
+    )
+    write_json(str(options.out / "pair.json"), document)
+    if options.figure:
+        kept = {n: account(*load_model(path)).totals.kept_weights for n, path in bundles.items()}
+        first_kept = next(iter(kept.values()))
+        rates = {name: first_kept / count for name, count in kept.items()}
+        write_text(str(options.figure), figure(document["rows"], rates))
+    write_text(str(options.out / "pair.md"), table(list(rows.values()), head))
+    print(table(list(rows.values()), head))
+
+
+if __name__ == "__main__":
+    main()

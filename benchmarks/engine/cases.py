@@ -1,0 +1,188 @@
+"""The networks of `engine_vs_peers`: YOLOv3-416 of width 1 with random weights and real sparsity.
+
+Every kind of pruning at 9x and 36x as the projections leave it behind: filters (a compact dense
+network), columns shared by a group of filters, both together, patterns shared by a group with
+connectivity, and free patterns (every filter its own channels and patterns). And the model that
+ships with the package.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.generate import GeneratedLibrary, generate_library, model_chooser
+from deploy_jetson.kernels.plan.layer_problem import problems_of
+from deploy_jetson.kernels.tune.tuner import tune
+from pneumonia.exporting.onnx_graph import emit_onnx
+from pneumonia.network.zoo import build
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.spec import Conv, NetworkSpec, tensor_shapes
+
+SIDE = 416
+SHIPPED = Path(__file__).parents[2] / "pneumonia" / "models" / "default"
+# The first layer and the heads' last ones keep all their weights, as in the papers.
+NEVER_PRUNED = ("conv_000", "conv_081", "conv_093", "conv_105")
+GROUP = 32  # filters that share columns or patterns
+PATTERNS = ((0, 1, 3, 4), (1, 2, 4, 5), (3, 4, 6, 7), (4, 5, 7, 8),
+            (1, 3, 4, 5), (1, 3, 4, 7), (1, 4, 5, 7), (3, 4, 5, 7))  # fmt: skip
+Weights = np.ndarray[Any, np.dtype[np.float32]]
+Tensors = dict[str, Weights]
+
+
+class Case(NamedTuple):
+    """One network.
+
+    Attributes:
+        name: In the results.
+        kind: How it is pruned.
+        rate: Weights of the dense network over weights kept; 1 = not pruned.
+        width: Of the network's hidden layers: less than 1 where filters are gone.
+        peers: Whether the peers run the same file.
+    """
+
+    name: str
+    kind: str
+    rate: int = 1
+    width: float = 1.0
+    peers: bool = False
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("dense", "dense", peers=True),
+        Case("compact9", "filter", 9, 1 / 3, peers=True),
+        Case("compact36", "filter", 36, 1 / 6, peers=True),
+        Case("columns9", "column", 9),
+        Case("columns36", "column", 36),
+        # half of the rate by filters (width squared), the rest by columns of what is left
+        Case("combined9", "combined", 9, 1 / 2),
+        Case("combined36", "combined", 36, 1 / 2),
+        Case("group_patterns9", "group pattern", 9),
+        Case("group_patterns36", "group pattern", 36),
+        Case("patterns9", "free pattern", 9),
+        Case("shipped", "shipped", peers=True),
+    )
+}
+
+
+def network(case: Case) -> tuple[NetworkSpec, Tensors]:
+    """Spec without batch norm, and dense tensors with the case's zeros."""
+    if case.kind == "shipped":
+        bundle = load_bundle(str(SHIPPED))
+        return bundle.spec, dict(bundle.weights())
+    spec = build("yolov3", width=case.width, channels=1, size=SIDE)
+    spec = spec.replace_layers({
+        layer.name: layer._replace(batch_norm=False, bias=True)
+        for layer in spec.layers if isinstance(layer, Conv)
+    })  # fmt: skip
+    generator = np.random.default_rng(0)
+    tensors: Tensors = {}
+    for name, shape in tensor_shapes(spec).items():
+        scale = 0.1 if name.endswith(".bias") else np.sqrt(2 / np.prod(shape[1:]))
+        tensors[name] = (generator.standard_normal(shape) * scale).astype(np.float32)
+    for layer in spec.weighted():
+        if layer.name not in NEVER_PRUNED:
+            weight = tensors[layer.name + ".weight"]
+            keep = kept(case, weight, getattr(layer, "stride", 1), generator)
+            tensors[layer.name + ".weight"] = scaled(weight, keep)
+    return spec, tensors
+
+
+def kept(case: Case, weight: Weights, stride: int, generator: np.random.Generator) -> Weights:
+    """Mask of the weights the case keeps, shaped like the weight."""
+    n_filters, n_channels, side, _ = weight.shape
+    if case.kind in ("dense", "filter"):
+        return np.ones(weight.shape, bool)
+    if case.kind == "free pattern" and side == 3 and stride == 1:
+        chosen = generator.random((n_filters, n_channels)) < 9 / 4 / case.rate
+        return pattern_mask(chosen, generator).reshape(weight.shape)
+    mask = np.zeros((n_filters, n_channels * side * side), bool)
+    rate = case.rate * case.width**2
+    for first in range(0, n_filters, GROUP):
+        if case.kind == "group pattern" and side == 3:
+            chosen = np.zeros((1, n_channels), bool)
+            n_kept = max(1, round(n_channels * 9 / 4 / rate))
+            chosen[0, generator.permutation(n_channels)[:n_kept]] = True
+            mask[first : first + GROUP] = pattern_mask(chosen, generator)
+        else:
+            n_kept = max(1, round(mask.shape[1] / rate))
+            mask[first : first + GROUP, generator.permutation(mask.shape[1])[:n_kept]] = True
+    return mask.reshape(weight.shape)
+
+
+def pattern_mask(chosen: Weights, generator: np.random.Generator) -> Weights:
+    """(filters, channels * 9): a random pattern in every chosen kernel."""
+    taps = np.zeros((len(PATTERNS), 9), bool)
+    np.put_along_axis(taps, np.array(PATTERNS), values=True, axis=1)
+    masks = taps[generator.integers(len(PATTERNS), size=chosen.shape)] & chosen[..., None]
+    return masks.reshape(len(chosen), -1)
+
+
+def scaled(weight: Weights, keep: Weights) -> Weights:
+    """The kept weights, larger by what is gone, so that activations keep their size."""
+    share = keep.mean()
+    return (weight * keep / np.sqrt(share)).astype(np.float32)
+
+
+class Prepared(NamedTuple):
+    """A case with its library.
+
+    Attributes:
+        case: The case.
+        made: Plan, sources and library.
+        facts: What the results say about it.
+        shape: (channels, height, width) of the input.
+    """
+
+    case: Case
+    made: GeneratedLibrary
+    facts: dict[str, Any]
+    shape: tuple[int, int, int]
+
+
+def prepare(case: Case, work: Path, target: Target, tuned: bool) -> Prepared:
+    """Write `lib<case>.so` and `<case>.onnx`, and time the generator without tuning."""
+    spec, tensors = network(case)
+    onnx = work / f"{case.name}.onnx"
+    if not onnx.exists():
+        onnx.write_bytes(emit_onnx(spec, tensors).model.SerializeToString())
+    start, spent = time.perf_counter(), total_cpu_s()
+    made = generate_library(
+        spec, tensors, target, work / f"lib{case.name}.so", model_chooser(target)
+    )
+    facts = {
+        "kind": case.kind,
+        "generate_and_compile_s": time.perf_counter() - start,
+        "generate_and_compile_cpu_s": total_cpu_s() - spent,
+    }
+    if tuned:
+        start = time.perf_counter()
+        choices = tune(problems_of(spec, tensors), target, work / "tuning.json")
+        facts["tuning_s"] = time.perf_counter() - start
+        choose: Callable[..., Any] = lambda problem: choices[problem.layer.name]  # noqa: E731
+        made = generate_library(spec, tensors, target, work / f"lib{case.name}.so", choose)
+    shapes = spec.shapes()
+    weights = {layer.name: tensors[layer.name + ".weight"] for layer in spec.weighted()}
+    pixels = {name: int(np.prod(shapes[name][1:])) for name in weights}
+    facts |= {
+        "weights": sum(w.size for w in weights.values()),
+        "kept_weights": sum(int(np.count_nonzero(w)) for w in weights.values()),
+        "gmac": sum(w.size * pixels[name] for name, w in weights.items()) / 1e9,
+        "kept_gmac": sum(np.count_nonzero(w) * pixels[name] for name, w in weights.items()) / 1e9,
+        "packed_mb": len(made.sources.weights) / 1e6,
+        "activations_mb": made.plan.arena_floats * 4 / 1e6,
+    }
+    return Prepared(case, made, facts, shapes["input"])
+
+
+def total_cpu_s() -> float:
+    """CPU seconds of this process and the compilers it started."""
+    import resource
+
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)

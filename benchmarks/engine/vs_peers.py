@@ -1,0 +1,363 @@
+"""The generated engine against ONNX Runtime, OpenVINO, ncnn and MNN on YOLOv3-416, one run.
+
+    python -m benchmarks.engine.vs_peers --work /tmp/engine-bench [--parts speed,threads,...]
+
+Installs the peers in a virtual environment of their own below --work, writes networks with real
+sparsity structure, and times every engine in its own process, one inference after another in
+turn (A B C A B C), one thread, end to end without NMS. The core's multiply-add peak is measured in
+the same rounds. Absolute times move with the machine's load; the ratios of one run do not.
+
+Parts: `speed` (one thread, CPU time), `kinds` (our time by kind of kernel), `threads` (our engine
+on two threads against one, wall time; wants two cores to itself for a minute), `a57` (static
+analysis and predictions for the Jetson TX2's CPU; nothing of it is measured there), `layers` (lists
+whole, in pieces, and Winograd, layer by layer), `storage` (weights as float32, halves and bytes).
+Each part replaces its section of benchmarks/results/engine_vs_peers.json; the .md beside it is
+written from all of them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.engine import peers as engine_peers
+from benchmarks.engine.cases import CASES, Prepared, network, prepare
+from benchmarks.engine.details import layers, storage
+from benchmarks.engine.goals import markdown
+from benchmarks.engine.peak import build_peak
+from deploy_jetson.kernels.compile.compilers import find_compiler
+from deploy_jetson.kernels.compile.mca import find_mca, hot_loops
+from deploy_jetson.kernels.compile.source import plan_variants
+from deploy_jetson.kernels.compile.targets import TARGETS, cpu_name, find_target, runs_here
+from deploy_jetson.kernels.generate import model_chooser
+from deploy_jetson.kernels.plan.lower import lower
+from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
+from pneumonia.runtime.atomic import write_bytes, write_json
+from pneumonia.runtime.engines.kernels import KernelLibrary
+
+RESULTS = Path(__file__).parents[1] / "results"
+PARTS = ("speed", "kinds", "threads", "a57", "layers", "storage")
+SCHEMA = "pneumonia.benchmark.engine-vs-peers/1"
+THREAD_CASES = (
+    "dense",
+    "compact9",
+    "columns9",
+    "columns36",
+    "group_patterns9",
+    "patterns9",
+    "shipped",
+)
+THREAD_ROUNDS = {"dense": 12, "columns36": 150, "shipped": 300}
+MANY_ROUNDS = 80  # of the others
+PROFILES = 25
+
+
+def first_of_all() -> None:
+    """Run this process as SCHED_FIFO, ahead of others on its core (as root, shared machine)."""
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
+
+
+class Runner:
+    """One engine on one case in its own process, on one thread."""
+
+    def __init__(self, engine: str, prepared: Prepared, work: Path, realtime: bool) -> None:
+        name = prepared.case.name
+        ours = engine == engine_peers.OURS
+        python = sys.executable if ours else str(work / "peers" / "bin" / "python")
+        command = [python, engine_peers.__file__, engine, name, str(work), "1"]
+        self.engine, self.case = engine, name
+        self.seconds: list[float] = []
+        self.process = subprocess.Popen(
+            [*command, *map(str, prepared.shape)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            preexec_fn=first_of_all if realtime else None,  # noqa: PLW1509 - no threads here
+        )  # fmt: skip
+        line = self._answer()
+        while line and not line.startswith("{"):
+            line = self._answer()
+        self.facts: dict[str, float] | None = json.loads(line) if line else None
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def once(self) -> None:
+        """One inference."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.seconds.append(float(self._answer()))
+
+    @property
+    def ms(self) -> float:
+        """Median."""
+        return statistics.median(self.seconds) * 1e3
+
+    def result(self) -> dict[str, float]:
+        """What the results say."""
+        shortest, longest = min(self.seconds) * 1e3, max(self.seconds) * 1e3
+        return {
+            "median_ms": self.ms, "min_ms": shortest, "max_ms": longest, **(self.facts or {}),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+def speed(work: Path, names: list[str], rounds: int, tuned: bool, realtime: bool) -> dict[str, Any]:
+    """All engines on one thread, interleaved with the peak."""
+    target = find_target("native")
+    prepared = {}
+    for name in names:
+        prepared[name] = prepare(CASES[name], work, target, tuned)
+        print(name, json.dumps(prepared[name].facts), flush=True)
+    python = engine_peers.install(work)
+    build_peak(work, target.lanes)
+    runners = []
+    for name, one in prepared.items():
+        if one.case.peers:
+            engine_peers.convert(work, name, one.shape)
+        peers = engine_peers.PEERS if one.case.peers else ()
+        runners += [Runner(e, one, work, realtime) for e in (engine_peers.OURS, *peers)]
+    failed = [f"{r.engine} on {r.case}" for r in runners if r.facts is None]
+    runners = [runner for runner in runners if runner.facts]
+    peaks = []
+    for done in range(rounds):
+        for runner in runners:
+            runner.once()
+        answer = subprocess.check_output(
+            [work / "peak"], text=True, preexec_fn=first_of_all if realtime else None
+        )
+        peaks.append(float(answer))
+        print(f"round {done + 1} of {rounds}", flush=True)
+    for runner in runners:
+        runner.close()
+    return {
+        "rounds": rounds, "tuned": tuned, "lanes": target.lanes, "failed": failed,
+        "peers": engine_peers.versions(python),
+        "peak_gflops": statistics.median(peaks), "peak_gflops_all": [round(p, 1) for p in peaks],
+        "cases": {
+            name: {
+                **one.facts, "relative_error": errors(work, one),
+                "engines": {r.engine: r.result() for r in runners if r.case == name},
+            }
+            for name, one in prepared.items()
+        },
+    }  # fmt: skip
+
+
+def kinds(work: Path, names: list[str], tuned: bool, realtime: bool) -> dict[str, Any]:
+    """Our engine's time by kind of kernel, for every case."""
+    target = find_target("native")
+    found = {name: by_kind(prepare(CASES[name], work, target, tuned), realtime) for name in names}
+    build_peak(work, target.lanes)
+    return {"peak_gflops": float(subprocess.check_output([work / "peak"])), "cases": found}
+
+
+def by_kind(one: Prepared, realtime: bool) -> dict[str, dict[str, float]]:
+    """CPU time and kept multiply-adds of each kind of kernel, steps timed one by one.
+
+    `ms` adds up the steps' medians, `min_ms` their quickest runs.
+    """
+    plan = one.made.plan
+    library = KernelLibrary(str(one.made.library))
+    image = np.random.default_rng(1).standard_normal(library.input_shape).astype(np.float32)
+    if realtime:
+        first_of_all()
+    library.profile(image)
+    runs = [library.profile(image) for _ in range(PROFILES)]
+    if realtime:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    library.close()
+    found: dict[str, dict[str, float]] = {}
+    counted: set[str] = set()
+    for index, (name, _) in enumerate(runs[0]):
+        layers_of = [layer for layer in name.split(" + ") if layer in plan.choices]
+        kind = type(plan.choices[layers_of[0]]).__name__ if layers_of else "other"
+        row = found.setdefault(
+            kind.removesuffix("Choice").lower(), {"ms": 0.0, "min_ms": 0.0, "kept_gmac": 0.0}
+        )
+        row["ms"] += statistics.median(run[index][1] for run in runs) * 1e3
+        row["min_ms"] += min(run[index][1] for run in runs) * 1e3
+        for layer in set(layers_of) - counted:
+            problem = plan.problems[layer]
+            pixels = problem.out_height * problem.out_width
+            row["kept_gmac"] += float(np.count_nonzero(problem.weight)) * pixels / 1e9
+        counted.update(layers_of)
+    return found
+
+
+def errors(work: Path, one: Prepared) -> dict[str, float | None]:
+    """Largest error of each engine's outputs over their largest value, against ONNX Runtime.
+
+    None where an engine answers with NaN.
+    """
+    import onnxruntime
+
+    x = np.random.default_rng(1).standard_normal((1, *one.shape)).astype(np.float32)
+    path = work / one.case.name
+    session = onnxruntime.InferenceSession(f"{path}.onnx", providers=["CPUExecutionProvider"])
+    heads = engine_peers.sorted_by_size(session.run(None, {session.get_inputs()[0].name: x}))
+    expected = np.concatenate(heads)
+    found: dict[str, float | None] = {}
+    for engine in engine_peers.OPENERS:
+        file = Path(f"{path}.{engine}.npy")
+        if file.exists():
+            value = np.load(file)
+            error = float(np.abs(value - expected).max() / np.abs(expected).max())
+            found[engine] = error if np.isfinite(error) else None
+    return found
+
+
+def threads(work: Path, names: list[str]) -> dict[str, Any]:
+    """Our engine on two threads against one, wall time, interleaved."""
+    found = {}
+    for name in names:
+        library = work / f"lib{name}.so"
+        one, two = KernelLibrary(str(library), threads=1), KernelLibrary(str(library), threads=2)
+        image = np.random.default_rng(1).standard_normal(one.input_shape).astype(np.float32)
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(THREAD_ROUNDS.get(name, MANY_ROUNDS) + 1):
+            for engine in (one, two):
+                start = time.perf_counter()
+                engine.run(image)
+                seconds[engine.threads].append(time.perf_counter() - start)
+        found[name] = scaling(seconds)
+        print(name, json.dumps(found[name]), flush=True)
+        one.close()
+        two.close()
+    return {"cores": len(os.sched_getaffinity(0)), "cases": found}
+
+
+def scaling(seconds: dict[int, list[float]]) -> dict[str, float]:
+    """Medians and quickest runs without the first, and their ratios.
+
+    The quickest runs are those that others on the machine disturbed least.
+    """
+    ms = {n: [value * 1e3 for value in values[1:]] for n, values in seconds.items()}
+    return {
+        "one_thread_ms": min(ms[1]), "two_threads_ms": min(ms[2]),
+        "ratio": min(ms[1]) / min(ms[2]),
+        "median_ratio": statistics.median(ms[1]) / statistics.median(ms[2]),
+        "runs": len(ms[1]),
+    }  # fmt: skip
+
+
+def a57(names: list[str]) -> dict[str, Any]:
+    """Spills, llvm-mca and predictions for the Cortex-A57; nothing is run on one."""
+    target = TARGETS["cortex-a57"]
+    cases = {}
+    for name in names:
+        spec, tensors = network(CASES[name])
+        plan = lower(spec, tensors, target, model_chooser(target))
+        loops = hot_loops(target, plan_variants(plan))
+        layers = layer_records(plan)
+        cycles = sum(layer["predicted_cycles"] for layer in layers)
+        by_kind: dict[str, dict[str, Any]] = {}
+        for loop in loops:
+            kind = loop.function.split("_")[0].rstrip("0123456789")
+            row = by_kind.setdefault(kind, {"loops": 0, "spills": 0, "fmla_per_cycle": []})
+            row["loops"] += 1
+            row["spills"] += loop.spills
+            row["fmla_per_cycle"].append(round(loop.per_cycle or 0.0, 3))
+        for row in by_kind.values():
+            rates = row.pop("fmla_per_cycle")
+            row["fmla_per_cycle_min"] = min(rates)
+            row["fmla_per_cycle_median"] = statistics.median(rates)
+        cases[name] = {
+            "hot_loops": by_kind,
+            "kept_gmac": sum(layer["kept_macs"] for layer in layers) / 1e9,
+            "predicted_mcycles": cycles / 1e6,
+            "predicted_ms": {
+                f"mode {row['mode']} {row['name']}": row["predicted_ms"]
+                for row in board_predictions(target, cycles, dense_macs(plan))["tx2"]
+            },
+        }
+        print(name, json.dumps(cases[name]), flush=True)
+    compiler = find_compiler(target)
+    return {
+        "basis": "static analysis (llvm-mca, cost model); predicted, not measured on a device",
+        "compiler": version([*compiler.command]),
+        "llvm_mca": version([find_mca() or "llvm-mca"]),
+        "cases": cases,
+    }
+
+
+# --- the file ---------------------------------------------------------------------------------
+
+
+def version(program: list[str]) -> str:
+    """The version line of a program's `--version` output."""
+    if not shutil.which(program[0]):
+        return f"{program[0]}: not installed"
+    done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in done.stdout.splitlines()] or [program[0]]
+    return next((line for line in lines if "version" in line.lower()), lines[0])
+
+
+def machine() -> dict[str, Any]:
+    """Description of the machine the benchmark ran on."""
+    return {
+        "cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform(),
+        "targets_that_run_here": [name for name in TARGETS if runs_here(TARGETS[name])],
+        "python": platform.python_version(), "numpy": np.__version__,
+        "compiler": version([*find_compiler(find_target("native")).command]),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for peers and networks")
+    parser.add_argument("--parts", default=",".join(PARTS), help="default: all")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--realtime", action="store_true", help="time at real-time priority")
+    parser.add_argument("--no-tune", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS / "engine_vs_peers.json")
+    arguments = parser.parse_args()
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    out: Path = arguments.out
+    names = arguments.cases.split(",")
+    document = json.loads(out.read_text()) if out.exists() else {}
+    document |= {"schema": SCHEMA, "machine": machine()}
+    for part in arguments.parts.split(","):
+        if part == "speed":
+            document[part] = speed(
+                work, names, arguments.rounds, not arguments.no_tune, arguments.realtime
+            )
+        elif part == "kinds":
+            document[part] = kinds(work, names, not arguments.no_tune, arguments.realtime)
+        elif part == "threads":
+            document[part] = threads(work, [name for name in THREAD_CASES if name in names])
+        elif part == "a57":
+            document[part] = a57(names)
+        elif part == "layers":
+            document[part] = layers()
+        elif part == "storage":
+            document[part] = storage(work)
+        else:
+            parser.error(f"unknown part {part!r}: {', '.join(PARTS)}")
+    write_json(str(out), document)
+    text = markdown(document)
+    write_bytes(str(out.with_suffix(".md")), text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""The ablation of report linking on OpenI: dictionary, local only, dynamic context and its parts.
+
+    python -m benchmarks.reports.linking ../shared/data/reports/openi_reports.csv
+    python -m benchmarks.reports.linking REPORTS --only "local only, CNN" "DCA ... over CNN" --out F
+    python -m benchmarks.reports.linking --conll aida_train.csv aida_testA.csv aida_testB.csv
+
+Split 70/10/20 by report. Everything (epoch, default method) is chosen on the 10 %; the 20 % are
+scored once, after all models are trained. Writes benchmarks/results/report_linking.{json,md}.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_prep.reports.findings.concepts import NIL, NORMAL, build_base, same_code
+from data_prep.reports.findings.linking import DictionaryLinker, finder_of, link_report
+from data_prep.reports.findings.scope import PRESENT
+from data_prep.reports.linker.batches import EntityTable, arrange, collate
+from data_prep.reports.linker.candidates import learn_priors
+from data_prep.reports.linker.conll import read_candidate_file
+from data_prep.reports.linker.dca import DynamicContext
+from data_prep.reports.linker.local_models import LOCAL_MODELS
+from data_prep.reports.linker.measure import agreement, count_codes, difference
+from data_prep.reports.linker.report_documents import asserted
+from data_prep.reports.linker.spaces import NameSpace
+from data_prep.reports.linker.trained_linker import (
+    Linker,
+    ParsedReport,
+    fit,
+    learn_vectors,
+    parse,
+    report_codes,
+    unbiased_documents,
+)
+from data_prep.reports.linker.training import LinkerConfig, train_model
+from data_prep.reports.linker.vectors import train_vectors
+from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.splitting import split_reports
+from data_prep.reports.weak_labels.opacity_label import opacity_label
+
+RESULTS = Path(__file__).parents[1] / "results" / "report_linking.json"
+LEVELS = ("heading", "code")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "local only, attention": {"hops": 0},
+    "local only, CNN": {"hops": 0, "local": "cnn"},
+    "DCA 1-hop hard, offset, SL": {"hops": 1},
+    "DCA 1-hop soft, offset, SL": {"hops": 1, "hard": False},
+    "DCA 2-hop hard, offset, SL": {"hops": 2},
+    "DCA 2-hop soft, offset, SL": {"hops": 2, "hard": False},
+    "DCA 1-hop hard, size, SL": {"hops": 1, "order": "size"},
+    "DCA 1-hop hard, random, SL": {"hops": 1, "order": "random"},
+    "DCA 1-hop hard, offset, RL": {"hops": 1, "learn": "rl"},
+    "DCA 2-hop hard, offset, RL": {"hops": 2, "learn": "rl"},
+    "DCA 1-hop hard, offset, SL over CNN": {"hops": 1, "local": "cnn"},
+}
+LOCAL = "local only, attention"
+LOCAL_CNN = "local only, CNN"
+
+
+def dictionary_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
+    """Untrained baseline: first code of each alias with its qualifiers, present mentions only."""
+    words = DictionaryLinker(linker.base)
+    found = []
+    for report in reports:
+        present = [m for m in report.mentions if m.assertion == PRESENT]
+        found.append(report_codes(words.link("", present)))
+    return found
+
+
+def prior_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
+    """The candidate with the largest p(code | mention), which may be NIL."""
+    found = []
+    for report in reports:
+        best = [linker.generator.all_codes(m)[0].entity for m in asserted(report.mentions)]
+        found.append(list(dict.fromkeys(code for code in best if code != NIL)) or [NORMAL])
+    return found
+
+
+def model_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
+    """What a trained linker decides."""
+    documents = [linker.make(r.name, r.sentences, r.mentions) for r in reports]
+    return [report_codes(decisions) for decisions in linker.decide_all(documents)]
+
+
+class Ablation:
+    """One split, one set of priors and vectors; models are trained one after another."""
+
+    def __init__(self, reports: list[Report], epochs: int, work: Path) -> None:
+        part = split_reports([report.report_id for report in reports])
+        coded = [report for report in reports if report.codes and not report.reason]
+        by_part = {
+            name: [report for report in coded if part[report.report_id] == name]
+            for name in ("train", "val", "test")
+        }
+        self.epochs = epochs
+        self.work = work
+        self.test_reports = by_part["test"]
+        self.base = build_base([report.codes for report in by_part["train"]], {"name": "OpenI"})
+        self.train, self.val, self.test = (parse(self.base, by_part[n]) for n in by_part)
+        self.priors = learn_priors(self.base, [(asserted(r.mentions), r.codes) for r in self.train])
+        self.words = learn_vectors(self.base, self.train, 100)
+        self.plain = self.new_linker({})
+        self.documents = unbiased_documents(self.plain, self.train)
+        self.codes: dict[str, dict[str, list[list[list[str]]]]] = {"val": {}, "test": {}}
+        self.seconds: dict[str, float] = {}
+        self.linkers: dict[str, list[Linker]] = {}
+
+    def new_linker(self, options: dict[str, Any]) -> Linker:
+        """An untrained linker on the common priors and vectors."""
+        config = LinkerConfig(**options, epochs=self.epochs)
+        return Linker(self.base, self.priors, self.words, config)
+
+    def run(self, name: str, options: dict[str, Any], seeds: int) -> None:
+        """Train one method with several seeds; what an earlier run trained is taken from `work`."""
+        start = time.process_time()
+        self.linkers[name] = []
+        for seed in range(seeds):
+            linker = self.new_linker({**options, "seed": seed})
+            folder = self.work / f"{name} {seed}".replace(",", "").replace(" ", "-")
+            if folder.is_dir() and (stored := Linker.load(folder)).config == linker.config:
+                linker = stored
+            else:
+                best = fit(linker, self.documents, self.val)
+                linker.save(folder)
+                print(f"{name} seed {seed}: validation {best:.4f}", flush=True)
+            self.linkers[name].append(linker)
+        self.seconds[name] = (time.process_time() - start) / seeds
+
+    def score(self, part: str) -> None:
+        """Let every method link a part of the reports."""
+        reports = self.val if part == "val" else self.test
+        self.codes[part]["dictionary"] = [dictionary_codes(self.plain, reports)]
+        self.codes[part]["prior only"] = [prior_codes(self.plain, reports)]
+        for name, linkers in self.linkers.items():
+            self.codes[part][name] = [model_codes(linker, reports) for linker in linkers]
+
+    def table(self, part: str) -> dict[str, Any]:
+        """Agreement of every method on a part, with differences to dictionary and local only."""
+        reports = self.val if part == "val" else self.test
+        gold = [r.codes for r in reports]
+        counts = {
+            name: {level: [count_codes(c, gold, level) for c in runs] for level in LEVELS}
+            for name, runs in self.codes[part].items()
+        }
+        found: dict[str, Any] = {}
+        for name, levels in counts.items():
+            row: dict[str, Any] = {}
+            for level, runs in levels.items():
+                row[level] = {k: round(v, 4) for k, v in agreement(runs)._asdict().items()}
+                for other in ("dictionary", LOCAL, LOCAL_CNN):
+                    if other != name and other in counts:
+                        gap = difference(runs, counts[other][level])
+                        row[level][f"over {other}"] = [round(value, 4) for value in gap]
+            found[name] = row
+        return found
+
+
+def weak_label_table(ablation: Ablation, linker: Linker) -> dict[str, Any]:
+    """Weak labels of the test part against "a manual code is an opacity"."""
+    headings = {heading.casefold() for heading in ablation.base.opacity}
+    table: Counter[tuple[bool, str]] = Counter()
+    for report in ablation.test_reports:
+        if "No Indexing" in report.codes:
+            continue
+        truth = any(same_code(code)[0] in headings for code in report.codes)
+        table[truth, opacity_label(report.text, linker.base)] += 1
+    return {
+        "coded with an opacity": {k: table[True, k] for k in ("yes", "uncertain", "no")},
+        "coded without": {k: table[False, k] for k in ("yes", "uncertain", "no")},
+    }
+
+
+def measure_cost(ablation: Ablation, linker: Linker, repeats: int = 5) -> list[dict[str, float]]:
+    """Milliseconds to link one report of n mentions, least of some repeats."""
+    sentences = [
+        f"{s.strip()}."
+        for report in ablation.test_reports
+        for s in report.text.split("FINDINGS:")[-1].split("IMPRESSION:")[0].split(".")
+        if any(m.assertion == PRESENT for m in finder_of(linker.base)(s))
+    ]
+    rows = []
+    for n in (5, 10, 25, 50, 100, 150, 200):
+        text, mentions = "", 0
+        for sentence in sentences:
+            found = len(asserted(finder_of(linker.base)(sentence)))
+            if mentions + found <= n:
+                text, mentions = text + " " + sentence, mentions + found
+        link_report(text, linker.base, linker)
+        best = min(_timed(text, linker) for _ in range(repeats))
+        rows.append({"mentions": mentions, "characters": len(text), "ms": round(1e3 * best, 2)})
+    return rows
+
+
+def _timed(text: str, linker: Linker) -> float:
+    start = time.process_time()
+    link_report(text, linker.base, linker)
+    return time.process_time() - start
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "# Report linking on OpenI",
+        "",
+        f"{result['reports']['test']} test reports; micro-F1 against the manual codes, mean of "
+        f"{result['seeds']} seeds, 95 % bootstrap interval over reports. Chosen on "
+        f"{result['reports']['val']} validation reports: **{result['chosen']}**.",
+        "",
+        "| method | val: headings | codes | test: headings | codes | codes, over local attention "
+        "| codes, over its own local model |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in result["test"].items():
+        val = result["val"][name]
+        cells = [f"{val[level]['f1']:.3f}" for level in LEVELS]
+        for level in LEVELS:
+            a = row[level]
+            cells.append(f"{a['f1']:.3f} ({a['f1_low']:.3f}-{a['f1_high']:.3f})")
+        own = LOCAL_CNN if name.endswith("over CNN") else LOCAL
+        cells.append(_paired(row["code"].get(f"over {LOCAL}")))
+        cells.append(_paired(row["code"].get(f"over {own}")) if name.startswith("DCA") else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| mentions | characters | ms |", "|---|---|---|"]
+    lines += [f"| {r['mentions']} | {r['characters']} | {r['ms']} |" for r in result["cost"]]
+    lines += ["", "| weak label of test reports | yes | uncertain | no |", "|---|---|---|---|"]
+    for name, row in result["weak_labels"].items():
+        lines.append(f"| {name} | {row['yes']} | {row['uncertain']} | {row['no']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _paired(gap: list[float] | None) -> str:
+    return "" if gap is None else f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})"
+
+
+def run_openi(options: argparse.Namespace) -> None:
+    """Train every method, choose on validation, judge once on test, write the tables."""
+    seeds, epochs, out = options.seeds, options.epochs, options.out
+    ablation = Ablation(list(read_reports(options.reports)), epochs, options.work)
+    for name, variant in VARIANTS.items():
+        if name in (options.only or VARIANTS):
+            ablation.run(name, variant, seeds)
+    ablation.score("val")
+    val = ablation.table("val")
+    chosen = max(
+        (name for name in ablation.linkers if name.startswith("DCA")),
+        key=lambda name: sum(val[name][level]["f1"] for level in LEVELS),
+    )
+    linker = ablation.linkers[chosen][0]
+    ablation.score("test")  # the only look at the test part
+    result = {
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "seeds": seeds,
+        "epochs": epochs,
+        "reports": {n: len(getattr(ablation, n)) for n in ("train", "val", "test")},
+        "chosen": chosen,
+        "processor_seconds_to_train": {name: round(s, 1) for name, s in ablation.seconds.items()},
+        "val": val,
+        "test": ablation.table("test"),
+        "cost": measure_cost(ablation, linker),
+        "weak_labels": weak_label_table(ablation, linker),
+    }
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    out.with_suffix(".md").write_text(as_markdown(result))
+    print(as_markdown(result))
+
+
+def run_conll(paths: list[Path], epochs: int) -> None:
+    """Accuracy in the knowledge base of local only and of DCA on an entity-linking benchmark."""
+    train, dev, test = (read_candidate_file(path) for path in paths)
+    words = train_vectors((m.context for d in train for m in d.mentions), 100)
+    beside: dict[str, Counter[str]] = {}
+    for document in train:
+        names = {m.gold for m in document.mentions if m.gold not in (None, NIL)}
+        for name in names:
+            beside.setdefault(str(name), Counter()).update(str(n) for n in names - {name})
+    near = {name: [n for n, _ in found.most_common(8)] for name, found in beside.items()}
+    table = EntityTable(NameSpace(words, near), words)
+
+    def accuracy(model: DynamicContext, documents: list[Any]) -> float:
+        right = total = 0
+        for document in documents:
+            order = arrange(document, "offset", np.random.default_rng(0))
+            with torch.no_grad():
+                chosen = model(collate([document], table, [order])).chosen[0].tolist()
+            for t, i in enumerate(order):
+                mention = document.mentions[i]
+                if mention.gold == NIL:
+                    continue
+                total += 1
+                names = [candidate.entity for candidate in mention.candidates]
+                right += bool(names) and names[chosen[t]] == mention.gold
+        return right / max(1, total)
+
+    for hops in (0, 1, 2):
+        torch.manual_seed(0)
+        config = LinkerConfig(hops=hops, epochs=epochs)
+        model = DynamicContext(LOCAL_MODELS["attention"](table.word_matrix), table, 1, hops)
+        best = train_model(model, table, train, config, lambda m: accuracy(m, dev))
+        print(f"hops {hops}: dev {best:.4f}, test {accuracy(model, test):.4f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("reports", type=Path, nargs="?", help="csv, or folder of OpenI's XML")
+    parser.add_argument("--conll", type=Path, nargs=3, metavar=("TRAIN", "DEV", "TEST"))
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="Methods; all otherwise.")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--work", type=Path, default=Path("runs/report_linking"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.conll:
+        run_conll(options.conll, options.epochs)
+    if options.reports:
+        run_openi(options)
+
+
+if __name__ == "__main__":
+    main()

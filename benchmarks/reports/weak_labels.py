@@ -1,0 +1,62 @@
+"""The default labeller against manual codes: which weak labels reports get that were coded so.
+
+    python -m benchmarks.reports.weak_labels ../shared/data/reports/openi_reports.csv
+
+The test part of the fixed split. No linker is involved: the label comes from the assertions alone.
+Writes benchmarks/results/weak_labels.{json,md}. The manual codes are not the text: a coder may
+leave out what the report says, so `yes` in the rows without an opacity is an upper bound of errors.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from data_prep.reports.findings.concepts import ConceptBase, split_code
+from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.splitting import split_reports
+from data_prep.reports.weak_labels.opacity_label import NO, UNSURE, YES, opacity_label
+
+RESULTS = Path(__file__).parents[1] / "results" / "weak_labels.json"
+LABELS = (YES, UNSURE, NO)
+GROUPS = {
+    "opacity": "coded with an opacity of the lung",
+    "alike": "coded with a finding that may hide one or be taken for one",
+    "other": "coded with other findings",
+    "normal": "coded normal",
+}
+
+
+def coded_group(base: ConceptBase, report: Report) -> str:
+    """The first of GROUPS that the report's manual codes belong to."""
+    codes = [base.canonical(code) for code in report.codes]
+    if any(base.means_opacity(code) for code in codes):
+        return "opacity"
+    if any(split_code(code)[0] in base.opacity_like for code in codes):
+        return "alike"
+    return "normal" if codes == ["normal"] else "other"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("reports", type=Path)
+    arguments = parser.parse_args()
+    base = ConceptBase.load()
+    reports = [r for r in read_reports(arguments.reports) if not r.reason and r.codes]
+    part = split_reports([report.report_id for report in reports])
+    table: Counter[tuple[str, str]] = Counter()
+    for report in reports:
+        if part[report.report_id] == "test" and "No Indexing" not in report.codes:
+            table[coded_group(base, report), opacity_label(report.text, base)] += 1
+    counts = {group: {label: table[group, label] for label in LABELS} for group in GROUPS}
+    RESULTS.write_text(json.dumps({"part": "test", "counts": counts}, indent=1) + "\n")
+    lines = ["| weak label of test reports | yes | uncertain | no |", "|---|---|---|---|"]
+    for group, title in GROUPS.items():
+        lines.append(f"| {title} | " + " | ".join(str(counts[group][n]) for n in LABELS) + " |")
+    text = "\n".join(lines) + "\n"
+    RESULTS.with_suffix(".md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
