@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
+# Child processes read the compiled modules of earlier ones, hundreds of them in the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test test-all test-device-old device-versions fuzz lint types format reproduce
 .PHONY: soak clean help
 

@@ -112,13 +112,18 @@ class TinyRun(NamedTuple):
     data: Path
 
 
+def session_folder(factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that all test processes of the session share."""
+    base = factory.getbasetemp()
+    # each worker has a folder of its own in it
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 def once_a_session(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
 ) -> Path:
     """A folder that the first test process of the session fills and all processes read."""
-    base = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # each worker has a folder of its own in it
+    base = session_folder(factory)
     folder, done = base / name, base / f"{name}.done"
     with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,11 @@ def html_environment(folder: Path, filters: Mapping[str, Any]) -> "Environment":
         folder: Templates.
         filters: Name -> function, beside Jinja2's own.
     """
+    return _environment(folder, tuple(sorted(filters.items())))
+
+
+@lru_cache  # it keeps its templates compiled, which takes longer than filling them
+def _environment(folder: Path, filters: tuple[tuple[str, Any], ...]) -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

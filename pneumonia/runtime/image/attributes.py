@@ -8,11 +8,13 @@ that no such value becomes a TypeError somewhere else.
 import math
 import re
 import warnings
+from functools import lru_cache
 from typing import Any, List, Optional, Sequence
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
+from pydicom.tag import Tag
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
 TEXT_KINDS = ("SH", "LO", "ST", "LT", "UC", "UT", "PN")  # VRs that have a character set
@@ -31,7 +33,10 @@ def all_values(dataset: Any, keyword: str) -> List[Any]:
         Decimal strings (VR DS) that do not parse are returned as text.
     """
     try:
-        value = dataset.get(keyword)
+        tag = _tag_of(keyword)
+        if tag is None or tag not in dataset:
+            return []
+        value = dataset[tag].value
         if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
             return [] if value is None or value in ("", b"") else [value]
         # PersonName has a length, too, but is one value
@@ -39,6 +44,12 @@ def all_values(dataset: Any, keyword: str) -> List[Any]:
     except Exception:  # pydicom converts on access and raises many kinds on malformed bytes
         return _decimal_texts(dataset, keyword)
     return [] if any(hasattr(one, "keys") for one in values) else values
+
+
+@lru_cache(maxsize=None)  # keywords are constants of this project
+def _tag_of(keyword: str) -> Any:
+    number = tag_for_keyword(keyword)
+    return None if number is None else Tag(number)
 
 
 def _decimal_texts(dataset: Any, keyword: str) -> List[Any]:

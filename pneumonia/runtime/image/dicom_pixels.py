@@ -113,7 +113,7 @@ def _decode_with_pillow(frame: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(frame), formats=("JPEG",)) as image:
             image.load()
-            return np.array(image)
+            return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         if "truncated" in str(error) or not ends_properly(frame):
             raise _truncated("JPEG data end too early") from None

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pydicom
 import pytest
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -151,13 +151,20 @@ def read_everything(path):
 def keywords_read(tmp_path, monkeypatch):
     """Every attribute that reading an image and making its results asks a header for."""
     asked = set()
-    get = Dataset.get
+    get, contains = Dataset.get, Dataset.__contains__
     monkeypatch.setattr(
         Dataset, "get", lambda self, key, default=None: asked.add(key) or get(self, key, default)
     )
+    monkeypatch.setattr(
+        Dataset,
+        "__contains__",
+        lambda self, key: (
+            asked.add(key if isinstance(key, str) else keyword_for_tag(key)) or contains(self, key)
+        ),
+    )
     read_everything(str(save(tmp_path / "x.dcm", chest_dataset(PIXELS))))
     monkeypatch.undo()
-    return {key for key in asked if isinstance(key, str) and not key.startswith("Transfer")}
+    return {key for key in asked if isinstance(key, str) and key and not key.startswith("Transfer")}
 
 
 # An image is refused when one of these is odd; other attributes cost no image.

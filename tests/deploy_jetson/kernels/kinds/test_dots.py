@@ -12,7 +12,7 @@ from pneumonia.runtime.engines.kernels import KernelLibrary
 from tests.deploy_jetson.kernels.networks import one_layer
 from tests.deploy_jetson.kernels.programs import (
     EACH_ARM_TARGET,
-    HERE,
+    EACH_TARGET,
     choosing,
     emulated,
     generated,
@@ -79,7 +79,7 @@ def legal_choices(spec, tensors, quantization, target):
 
 @needs_gcc
 @needs_target
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize(("stride", "skip"), [(1, True), (2, False)])
 def test_sums_are_those_of_integers(tmp_path, target, stride, skip):
     spec, tensors, quantization, image = exact_network(stride, skip)
