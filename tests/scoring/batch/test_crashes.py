@@ -88,7 +88,9 @@ def check_killed_at(number, whole, detector, out):
     return code != 0
 
 
-@pytest.mark.parametrize("number", [0, 5, 26, 47])
+@pytest.mark.parametrize(
+    "number", [5, 26, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 47))]
+)
 def test_killed_at_a_write_and_run_again(number, whole, detector, tmp_path):
     check_killed_at(number, whole, detector, tmp_path / "out")
 
@@ -101,7 +103,9 @@ def test_killed_at_every_third_write(whole, detector, tmp_path):
     assert number > 20  # of this many writes
 
 
-@pytest.mark.parametrize("room_bytes", [0, 200, 3000, 9000])
+@pytest.mark.parametrize(
+    "room_bytes", [200, 9000, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 3000))]
+)
 def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(room_bytes, whole, detector, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
