@@ -2,7 +2,6 @@
 
     python -m benchmarks.reports.linking ../shared/data/reports/openi_reports.csv
     python -m benchmarks.reports.linking REPORTS --only "local only, CNN" "DCA ... over CNN" --out F
-    python -m benchmarks.reports.linking --conll aida_train.csv aida_testA.csv aida_testB.csv
 
 Split 70/10/20 by report. Everything (epoch, default method) is chosen on the 10 %; the 20 % are
 scored once, after all models are trained. Writes benchmarks/results/report_linking.{json,md}.
@@ -16,20 +15,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from data_prep.reports.findings.concepts import NIL, NORMAL, build_base, same_code
 from data_prep.reports.findings.linking import DictionaryLinker, finder_of, link_report
 from data_prep.reports.findings.scope import PRESENT
-from data_prep.reports.linker.batches import EntityTable, arrange, collate
 from data_prep.reports.linker.candidates import learn_priors
-from data_prep.reports.linker.conll import read_candidate_file
-from data_prep.reports.linker.dca import DynamicContext
-from data_prep.reports.linker.local_models import LOCAL_MODELS
 from data_prep.reports.linker.measure import agreement, count_codes, difference
 from data_prep.reports.linker.report_documents import asserted
-from data_prep.reports.linker.spaces import NameSpace
 from data_prep.reports.linker.trained_linker import (
     Linker,
     ParsedReport,
@@ -39,8 +32,7 @@ from data_prep.reports.linker.trained_linker import (
     report_codes,
     unbiased_documents,
 )
-from data_prep.reports.linker.training import LinkerConfig, train_model
-from data_prep.reports.linker.vectors import train_vectors
+from data_prep.reports.linker.training import LinkerConfig
 from data_prep.reports.reading.files import Report, read_reports
 from data_prep.reports.reading.splitting import split_reports
 from data_prep.reports.weak_labels.opacity_label import opacity_label
@@ -59,6 +51,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "DCA 1-hop hard, offset, RL": {"hops": 1, "learn": "rl"},
     "DCA 2-hop hard, offset, RL": {"hops": 2, "learn": "rl"},
     "DCA 1-hop hard, offset, SL over CNN": {"hops": 1, "local": "cnn"},
+    "DCA 2-hop hard, offset, SL over CNN": {"hops": 2, "local": "cnn"},
+    "DCA 1-hop hard, size, SL over CNN": {"hops": 1, "local": "cnn", "order": "size"},
+    "DCA 1-hop hard, random, SL over CNN": {"hops": 1, "local": "cnn", "order": "random"},
+    "DCA 1-hop hard, offset, RL over CNN": {"hops": 1, "local": "cnn", "learn": "rl"},
 }
 LOCAL = "local only, attention"
 LOCAL_CNN = "local only, CNN"
@@ -272,45 +268,9 @@ def run_openi(options: argparse.Namespace) -> None:
     print(as_markdown(result))
 
 
-def run_conll(paths: list[Path], epochs: int) -> None:
-    """Accuracy in the knowledge base of local only and of DCA on an entity-linking benchmark."""
-    train, dev, test = (read_candidate_file(path) for path in paths)
-    words = train_vectors((m.context for d in train for m in d.mentions), 100)
-    beside: dict[str, Counter[str]] = {}
-    for document in train:
-        names = {m.gold for m in document.mentions if m.gold not in (None, NIL)}
-        for name in names:
-            beside.setdefault(str(name), Counter()).update(str(n) for n in names - {name})
-    near = {name: [n for n, _ in found.most_common(8)] for name, found in beside.items()}
-    table = EntityTable(NameSpace(words, near), words)
-
-    def accuracy(model: DynamicContext, documents: list[Any]) -> float:
-        right = total = 0
-        for document in documents:
-            order = arrange(document, "offset", np.random.default_rng(0))
-            with torch.no_grad():
-                chosen = model(collate([document], table, [order])).chosen[0].tolist()
-            for t, i in enumerate(order):
-                mention = document.mentions[i]
-                if mention.gold == NIL:
-                    continue
-                total += 1
-                names = [candidate.entity for candidate in mention.candidates]
-                right += bool(names) and names[chosen[t]] == mention.gold
-        return right / max(1, total)
-
-    for hops in (0, 1, 2):
-        torch.manual_seed(0)
-        config = LinkerConfig(hops=hops, epochs=epochs)
-        model = DynamicContext(LOCAL_MODELS["attention"](table.word_matrix), table, 1, hops)
-        best = train_model(model, table, train, config, lambda m: accuracy(m, dev))
-        print(f"hops {hops}: dev {best:.4f}, test {accuracy(model, test):.4f}", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("reports", type=Path, nargs="?", help="csv, or folder of OpenI's XML")
-    parser.add_argument("--conll", type=Path, nargs=3, metavar=("TRAIN", "DEV", "TEST"))
+    parser.add_argument("reports", type=Path, help="csv, or folder of OpenI's XML")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="Methods; all otherwise.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=40)
@@ -318,10 +278,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.conll:
-        run_conll(options.conll, options.epochs)
-    if options.reports:
-        run_openi(options)
+    run_openi(options)
 
 
 if __name__ == "__main__":

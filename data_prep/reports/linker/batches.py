@@ -1,29 +1,37 @@
 """Documents as tensors: mentions in the order they are linked, candidates padded."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from data_prep.reports.linker.documents import EntitySpace, LinkDocument, LinkMention, gold_place
+from data_prep.reports.linker.documents import (
+    NIL,
+    EntitySpace,
+    LinkDocument,
+    gold_place,
+)
 from data_prep.reports.linker.vectors import WordVectors
 
 Order = Literal["offset", "size", "random"]
 MAX_NEIGHBOURS = 8
-MAX_DESCRIPTION = 12  # words
-PAD = 0  # entity number of a padded place
+MAX_TITLE, MAX_DESCRIPTION, MAX_DOCUMENT = 12, 32, 300  # words
+PAD = 0  # entity number of a padded place, row of a padded or unknown word
 
 
 class Batch(NamedTuple):
-    """B documents of up to T mentions with up to C candidates, W words of context, D dimensions.
+    """B documents of up to T mentions with up to C candidates, W words, D dimensions.
 
     Attributes:
         order: int64 (B, T): which mention of the document stands at each step; -1 = padding.
-        context: int64 (B, T, W) word rows, 0 = padding or unknown.
+        surface: int64 (B, T, W) word rows of the mention itself, 0 = padding or unknown.
+        context: int64 (B, T, W) word rows around the mention.
+        document: int64 (B, T, W) word rows of the whole document, the same at every step.
         candidates: int64 (B, T, C) entity numbers, 0 = padding.
-        description: int64 (B, T, C, L) word rows of the candidates' names.
         vectors: float32 (B, T, C, D).
         log_prior: float32 (B, T, C).
         valid: bool (B, T, C).
@@ -34,9 +42,10 @@ class Batch(NamedTuple):
     """
 
     order: Tensor
+    surface: Tensor
     context: Tensor
+    document: Tensor
     candidates: Tensor
-    description: Tensor
     vectors: Tensor
     log_prior: Tensor
     valid: Tensor
@@ -47,7 +56,7 @@ class Batch(NamedTuple):
 
 
 class EntityTable:
-    """Numbers for entities, with their vectors and neighbours; grows as new ones turn up.
+    """Numbers for entities, with their vectors, words and neighbours; grows as new ones turn up.
 
     Args:
         space: See EntitySpace.
@@ -63,8 +72,13 @@ class EntityTable:
         self.names: list[str] = [""]
         self._vectors = np.zeros((256, space.dimensions), np.float32)
         self._near = np.zeros((256, MAX_NEIGHBOURS), np.int64)
-        self._described: list[tuple[int, ...]] = [()]
-        self._kinds: list[int] = [0]
+        self._titles = np.zeros((256, MAX_TITLE), np.int64)
+        self._descriptions = np.zeros((256, MAX_DESCRIPTION), np.int64)
+        self._kinds = np.zeros(256, np.int64)
+
+    def rows(self, words: Iterable[str]) -> list[int]:
+        """Rows of the words that have a vector."""
+        return [self.word_rows[word] for word in words if word in self.word_rows]
 
     def number(self, entity: str, with_neighbours: bool = True) -> int:
         """Number of an entity; a new entity gets the next number."""
@@ -72,19 +86,23 @@ class EntityTable:
         if at is None:
             at = self._numbers[entity] = len(self.names)
             self.names.append(entity)
-            if at == len(self._vectors):
-                self._vectors = np.vstack([self._vectors, np.zeros_like(self._vectors)])
-                self._near = np.vstack([self._near, np.zeros_like(self._near)])
+            if at == len(self._kinds):
+                self._double()
             self._vectors[at] = self.space.vector(entity)
-            words = [self.word_rows.get(w, 0) for w in self.space.description(entity)]
-            self._described.append(tuple(words[:MAX_DESCRIPTION]))
-            self._kinds.append(self.space.kind(entity))
+            self._kinds[at] = self.space.kind(entity)
+            _fill(self._titles[at], self.rows(self.space.title(entity)))
+            _fill(self._descriptions[at], self.rows(self.space.description(entity)))
             self._near[at] = -1
         if with_neighbours and self._near[at, 0] == -1:
             near = [self.number(n, False) for n in self.space.neighbours(entity)]
             row = (near[:MAX_NEIGHBOURS] + [PAD] * MAX_NEIGHBOURS)[:MAX_NEIGHBOURS]
             self._near[at] = row
         return at
+
+    def _double(self) -> None:
+        for name in ("_vectors", "_near", "_titles", "_descriptions", "_kinds"):
+            column = getattr(self, name)
+            setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
 
     def vectors(self, numbers: Tensor) -> Tensor:
         """float32 (..., D)."""
@@ -94,30 +112,21 @@ class EntityTable:
         """int64 (..., MAX_NEIGHBOURS) entity numbers, 0 = none."""
         return torch.from_numpy(self._near)[numbers].clamp(min=PAD)
 
-    def mention(self, mention: LinkMention) -> "_Row":
-        """Integer encoding of one mention."""
-        numbers = [self.number(candidate.entity) for candidate in mention.candidates]
-        return _Row(
-            [self.word_rows[word] for word in mention.context if word in self.word_rows],
-            numbers,
-            [self._described[at] for at in numbers],
-            [float(np.log(candidate.prior + 1e-20)) for candidate in mention.candidates],
-            [candidate.entity == "NIL" for candidate in mention.candidates],
-            [self._kinds[at] for at in numbers],
-            gold_place(mention),
-            mention.kind,
-        )
+    def titles(self, numbers: Tensor) -> Tensor:
+        """int64 (..., MAX_TITLE) word rows, 0 = padding."""
+        return torch.from_numpy(self._titles)[numbers]
+
+    def descriptions(self, numbers: Tensor) -> Tensor:
+        """int64 (..., MAX_DESCRIPTION) word rows, 0 = padding."""
+        return torch.from_numpy(self._descriptions)[numbers]
+
+    def kinds(self, numbers: Tensor) -> Tensor:
+        """int64 (...), see EntitySpace.kind."""
+        return torch.from_numpy(self._kinds)[numbers]
 
 
-class _Row(NamedTuple):
-    context: list[int]
-    numbers: list[int]
-    described: list[tuple[int, ...]]
-    log_prior: list[float]
-    nil: list[bool]
-    kinds: list[int]
-    gold: int
-    kind: int
+def _fill(row: npt.NDArray[np.int64], values: Sequence[int]) -> None:
+    row[: len(values)] = values[: len(row)]
 
 
 def arrange(document: LinkDocument, order: Order, generator: np.random.Generator) -> list[int]:
@@ -130,42 +139,84 @@ def arrange(document: LinkDocument, order: Order, generator: np.random.Generator
     return sorted(places, key=lambda i: (document.mentions[i].place, i))
 
 
+class EncodedMention(NamedTuple):
+    """The numbers of one mention; see Batch."""
+
+    surface: list[int]
+    context: list[int]
+    candidates: list[int]
+    log_prior: list[float]
+    nil: list[bool]
+    kind: int
+    gold: int
+
+
+class EncodedDocument(NamedTuple):
+    """The numbers of one document: its mentions and the rows of its words."""
+
+    mentions: list[EncodedMention]
+    words: list[int]
+
+
+_NO_MENTION = EncodedMention([], [], [], [], [], 0, -1)
+
+
+def encode(document: LinkDocument, table: EntityTable) -> EncodedDocument:
+    """Replace words and entities by their numbers; done once where a document is used often."""
+    found = [
+        EncodedMention(
+            table.rows(mention.surface),
+            table.rows(mention.context),
+            [table.number(candidate.entity) for candidate in mention.candidates],
+            [math.log(candidate.prior + 1e-20) for candidate in mention.candidates],
+            [candidate.entity == NIL for candidate in mention.candidates],
+            mention.kind,
+            gold_place(mention),
+        )
+        for mention in document.mentions
+    ]
+    return EncodedDocument(found, table.rows(document.words)[:MAX_DOCUMENT])
+
+
 def collate(
     documents: Sequence[LinkDocument], table: EntityTable, orders: Sequence[Sequence[int]]
 ) -> Batch:
     """Tensors of documents whose mentions are linked in the given orders."""
+    return stack([encode(document, table) for document in documents], table, orders)
+
+
+def stack(
+    documents: Sequence[EncodedDocument], table: EntityTable, orders: Sequence[Sequence[int]]
+) -> Batch:
+    """`collate` of documents that are encoded already."""
+    steps = max([1, *(len(order) for order in orders)])
     rows = [
-        [table.mention(document.mentions[i]) for i in order]
+        [*(document.mentions[i] for i in order), *[_NO_MENTION] * (steps - len(order))]
         for document, order in zip(documents, orders, strict=True)
     ]
-    flat = [row for document in rows for row in document]
-    shape = (len(rows), max(1, *(len(document) for document in rows)))
-    n_candidates = max([1, *(len(row.numbers) for row in flat)])
-    n_words = max([1, *(len(row.context) for row in flat)])
-    n_described = max([1, *(len(words) for row in flat for words in row.described)])
-    order = np.full(shape, -1, np.int64)
-    context = np.zeros((*shape, n_words), np.int64)
-    candidates = np.zeros((*shape, n_candidates), np.int64)
-    described = np.zeros((*shape, n_candidates, n_described), np.int64)
-    log_prior = np.zeros((*shape, n_candidates), np.float32)
-    nil = np.zeros((*shape, n_candidates), np.bool_)
-    entity_kind = np.zeros((*shape, n_candidates), np.int64)
-    mention_kind = np.zeros(shape, np.int64)
-    gold = np.full(shape, -1, np.int64)
-    for b, document in enumerate(rows):
-        order[b, : len(document)] = orders[b]
-        for t, row in enumerate(document):
-            n = len(row.numbers)
-            context[b, t, : len(row.context)] = row.context
-            candidates[b, t, :n] = row.numbers
-            log_prior[b, t, :n], nil[b, t, :n] = row.log_prior, row.nil
-            entity_kind[b, t, :n] = row.kinds
-            for c, words in enumerate(row.described):
-                described[b, t, c, : len(words)] = words
-            mention_kind[b, t], gold[b, t] = row.kind, row.gold
-    numbers = torch.from_numpy(candidates)
+    numbers = _padded([[m.candidates for m in row] for row in rows], np.int64)
+    log_prior = _padded([[m.log_prior for m in row] for row in rows], np.float32)
     return Batch(
-        torch.from_numpy(order), torch.from_numpy(context), numbers, torch.from_numpy(described),
-        table.vectors(numbers), torch.from_numpy(log_prior), numbers != PAD, torch.from_numpy(nil),
-        torch.from_numpy(entity_kind), torch.from_numpy(mention_kind), torch.from_numpy(gold),
-    )  # fmt: skip
+        torch.tensor([[*order, *[-1] * (steps - len(order))] for order in orders]),
+        _padded([[m.surface for m in row] for row in rows], np.int64),
+        _padded([[m.context for m in row] for row in rows], np.int64),
+        _padded([[document.words] for document in documents], np.int64).expand(-1, steps, -1),
+        numbers,
+        table.vectors(numbers),
+        log_prior,
+        numbers != PAD,
+        _padded([[m.nil for m in row] for row in rows], np.bool_),
+        table.kinds(numbers),
+        torch.tensor([[m.kind for m in row] for row in rows]),
+        torch.tensor([[m.gold for m in row] for row in rows]),
+    )
+
+
+def _padded(rows: Sequence[Sequence[Sequence[float]]], dtype: npt.DTypeLike) -> Tensor:
+    """(B, T, length of the longest row, at least 1); zeros after the end of each row."""
+    longest = max([1, *(len(row) for document in rows for row in document)])
+    found = np.zeros((len(rows), len(rows[0]), longest), dtype)
+    for b, document in enumerate(rows):
+        for t, row in enumerate(document):
+            found[b, t, : len(row)] = row
+    return torch.from_numpy(found)

@@ -11,11 +11,20 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from data_prep.reports.findings.text import tokenize
-from data_prep.reports.linker.documents import NIL, Candidate, LinkDocument, LinkMention, clamp
+from data_prep.reports.linker.candidates import pick
+from data_prep.reports.linker.documents import (
+    NIL,
+    Candidate,
+    EntitySpace,
+    LinkDocument,
+    LinkMention,
+    clamp,
+)
+from data_prep.reports.linker.spaces import ContextScore, words_of
+from data_prep.reports.linker.vectors import WordVectors
 from pneumonia.runtime.errors import DataError
 
-MAX_CANDIDATES = 8
+MAX_CANDIDATES = 50  # read; `preselect` keeps fewer
 _CONTEXT_WORDS = 50
 _EMPTY = "EMPTYCAND"
 _MAX_BYTES = 1 << 30
@@ -59,7 +68,33 @@ def read_candidate_file(path: Path, keep: int = MAX_CANDIDATES) -> list[LinkDocu
     if not rows:
         raise DataError("File has no mention", where=str(path))
     grouped = groupby(rows, key=lambda row: row[0])
-    return [LinkDocument(name, tuple(m for _, m in found)) for name, found in grouped]
+    return [_document(name, tuple(mention for _, mention in found)) for name, found in grouped]
+
+
+def _document(name: str, mentions: tuple[LinkMention, ...]) -> LinkDocument:
+    """The file holds no text of the document: its words are those around its mentions."""
+    words = dict.fromkeys(word for mention in mentions for word in mention.context)
+    return LinkDocument(name, mentions, tuple(words))
+
+
+def preselect(
+    documents: Sequence[LinkDocument], space: EntitySpace, words: WordVectors
+) -> list[LinkDocument]:
+    """Keep eight candidates of each mention: four by prior, the others by context score."""
+    score = ContextScore(space, words)
+    found = []
+    for document in documents:
+        kept = tuple(
+            mention._replace(
+                candidates=pick(
+                    mention.candidates,
+                    score((c.entity for c in mention.candidates), mention.context),
+                )
+            )
+            for mention in document.mentions
+        )
+        found.append(document._replace(mentions=kept))
+    return found
 
 
 def _row(fields: Sequence[str], number: int, keep: int) -> tuple[str, LinkMention]:
@@ -73,10 +108,9 @@ def _row(fields: Sequence[str], number: int, keep: int) -> tuple[str, LinkMentio
     kept = tuple(Candidate(name, clamp(prior)) for name, prior in list(best.items())[:keep])
     gold = fields[end + 1].split(",")
     name = NIL if gold[0] == "-1" else _name(gold[3:])
-    left = [t.word for t in tokenize(fields[3]) if t.word.isalnum()][-_CONTEXT_WORDS:]
-    right = [t.word for t in tokenize(fields[4]) if t.word.isalnum()][:_CONTEXT_WORDS]
-    own = [t.word for t in tokenize(fields[2]) if t.word.isalnum()]
-    mention = LinkMention(number, tuple(left + own + right), kept, name, size=len(best))
+    left, right = words_of(fields[3])[-_CONTEXT_WORDS:], words_of(fields[4])[:_CONTEXT_WORDS]
+    own = words_of(fields[2])
+    mention = LinkMention(number, left + own + right, kept, name, size=len(best), surface=own)
     return f"{fields[0]} {fields[1]}", mention
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data_prep.reports.linker.batches import MAX_NEIGHBOURS, PAD, Batch, EntityTable
 from data_prep.reports.linker.local_models import attend
+from data_prep.reports.linker.mention_types import TypeModel
 
 KEEP_ENTITIES, KEEP_NEIGHBOURS = 7, 50
 # Vectors have length 1, so products lie within -1 and 1: with ones the attention would be nearly
@@ -40,7 +41,7 @@ class DynamicContext(nn.Module):
     Args:
         local: Any module that gives (B, T, C) scores from a Batch.
         table: Entity vectors and neighbours.
-        n_mention_kinds: Types of mentions.
+        n_mention_kinds: Kinds of mentions.
         hops: 0 = local only, 1 = linked entities, 2 = their neighbours too.
         hard: Keep the best 7 entities and 50 neighbours only; otherwise all count (soft).
         hidden: Width of the joining network.
@@ -66,7 +67,7 @@ class DynamicContext(nn.Module):
         self.diagonals = nn.ParameterList(
             nn.Parameter(torch.full((size,), value)) for value in (_SHARP, _STEEP, _SHARP, _GENTLE)
         )
-        self.types = nn.Parameter(torch.zeros(n_mention_kinds, table.space.n_kinds))
+        self.types = TypeModel(table, n_mention_kinds)
         self.join = nn.Sequential(
             nn.Linear(5, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
         )
@@ -123,8 +124,7 @@ class DynamicContext(nn.Module):
 
     def _fixed(self, batch: Batch) -> list[Tensor]:
         """Features that do not depend on the order: local score and type score, (B, T, C)."""
-        kinds = self.types[batch.mention_kind]
-        return [self.local(batch), kinds.gather(2, batch.entity_kind)]
+        return [self.local(batch), self.types(batch).gather(2, batch.entity_kind)]
 
     def _coherence(self, batch: Batch, linked: Tensor, earlier: Tensor, hop: int) -> Tensor:
         """Scores (B, T, C) against the entities (hop 0) or their neighbours (hop 1).

@@ -25,8 +25,9 @@ class LinkMention(NamedTuple):
         context: Words around it, in normal form.
         candidates: Best prior first; NIL may be one of them.
         gold: The right entity, NIL, or None where it is unknown.
-        kind: Type of the mention, a small number; 0 where types are not used.
+        kind: Kind of the mention, a small number; 0 where kinds are not used.
         size: Number of candidates before the selection; gives the order `size`.
+        surface: Words of the mention itself, in normal form.
     """
 
     place: int
@@ -35,17 +36,19 @@ class LinkMention(NamedTuple):
     gold: str | None = None
     kind: int = 0
     size: int = 0
+    surface: tuple[str, ...] = ()
 
 
 class LinkDocument(NamedTuple):
-    """One document: its name and its mentions in text order."""
+    """One document: its name, its mentions in text order, and all its words in normal form."""
 
     name: str
     mentions: tuple[LinkMention, ...]
+    words: tuple[str, ...] = ()
 
 
 class EntitySpace(Protocol):
-    """Vectors, neighbours, types and descriptions of entities; NIL has the zero vector."""
+    """Vectors, neighbours, types and words of entities; NIL has the zero vector and no words."""
 
     dimensions: int
     n_kinds: int
@@ -62,8 +65,12 @@ class EntitySpace(Protocol):
         """Type of an entity, below n_kinds."""
         ...
 
+    def title(self, entity: str) -> tuple[str, ...]:
+        """Words of the entity's name."""
+        ...
+
     def description(self, entity: str) -> tuple[str, ...]:
-        """Words that describe an entity."""
+        """Words that say what the entity is: its synonyms and what it belongs to."""
         ...
 
 

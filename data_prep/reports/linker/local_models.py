@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_prep.reports.linker.batches import Batch
+from data_prep.reports.linker.batches import PAD, Batch, EntityTable
 
 _NONE = -1e10
 
@@ -24,61 +24,98 @@ class AttentionLocal(nn.Module):
     Source: Ganea, Hofmann, EMNLP 2017, as used by DCA (arXiv 1909.02117).
 
     Args:
-        words: float32 (vocabulary + 1, D), row 0 = padding.
+        table: Word vectors.
         keep: Words that are kept.
     """
 
-    def __init__(self, words: Tensor, keep: int = 50) -> None:
+    def __init__(self, table: EntityTable, keep: int = 50) -> None:
         super().__init__()
-        self.register_buffer("words", words, persistent=False)
+        self.register_buffer("words", table.word_matrix, persistent=False)
         self.keep = keep
-        self.attention = nn.Parameter(torch.ones(words.shape[1]))
-        self.fit = nn.Parameter(torch.ones(words.shape[1]))
+        self.attention = nn.Parameter(torch.ones(table.word_matrix.shape[1]))
+        self.fit = nn.Parameter(torch.ones(table.word_matrix.shape[1]))
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, T, C) scores."""
         words = self.get_buffer("words")[batch.context]
-        there = batch.context != 0
+        there = batch.context != PAD
         return attend(
             batch.vectors, batch.valid, words, there, (self.attention, self.fit), self.keep
         )
 
 
-class ConvolutionLocal(nn.Module):
-    """A convolution over the words around the mention and one over the candidate's name; cosine.
-
-    Source: the CNN base model of DCA (arXiv 1909.02117): kernel 3, 64 maps, max-pooling.
+class TextConvolution(nn.Module):
+    """Reads a text by a convolution of width 3 over its word vectors and max-pooling.
 
     Args:
-        words: float32 (vocabulary + 1, D), row 0 = padding.
+        table: Word vectors.
         maps: Feature maps.
     """
 
-    def __init__(self, words: Tensor, maps: int = 64) -> None:
+    def __init__(self, table: EntityTable, maps: int) -> None:
         super().__init__()
-        self.register_buffer("words", words, persistent=False)
-        self.context = nn.Conv1d(words.shape[1], maps, 3, padding=1)
-        self.name = nn.Conv1d(words.shape[1], maps, 3, padding=1)
+        self.register_buffer("words", table.word_matrix, persistent=False)
+        self.layer = nn.Conv1d(table.word_matrix.shape[1], maps, 3, padding=1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(maps))
 
-    def _pool(self, layer: nn.Conv1d, rows: Tensor) -> Tensor:
-        """(N, L) word rows -> (N, maps), maximum over the words."""
-        found = layer(self.get_buffer("words")[rows].transpose(1, 2))
-        return torch.where((rows != 0)[:, None], found, _NONE).amax(dim=2).clamp(min=-1e3)
+    def forward(self, rows: Tensor) -> Tensor:
+        """int64 (N, L) word rows -> float32 (N, maps) of unit length; zero without a word."""
+        rows, back = torch.unique(rows, dim=0, return_inverse=True)  # equal texts are read once
+        rows = rows[:, : max(1, int((rows != PAD).sum(dim=1).max()))]
+        there = rows != PAD
+        words, places = torch.unique(rows, return_inverse=True)
+        # a convolution sums one product per offset, and the products are those of few words
+        weight = self.layer.weight.permute(2, 1, 0)  # (3, D, maps)
+        before, at, after = torch.matmul(self.get_buffer("words")[words], weight)
+        found = F.embedding(places, at) + self.bias
+        found = found + F.pad(F.embedding(places[:, :-1], before), (0, 0, 1, 0))
+        found = found + F.pad(F.embedding(places[:, 1:], after), (0, 0, 0, 1))
+        pooled = found.masked_fill(~there[..., None], _NONE).amax(dim=1)
+        pooled = pooled.masked_fill(~there.any(dim=1, keepdim=True), 0.0)
+        return F.normalize(pooled, dim=1)[back]
+
+
+class ConvolutionLocal(nn.Module):
+    """Cosines between texts of a mention and of a candidate, each read by a convolution.
+
+    Of the mention: its own words, the words around it, the whole document. Of the candidate: the
+    words of its name and of its description. Six cosines, weighted and summed.
+
+    Source: Francis-Landau, Durrett, Klein, NAACL 2016 (arXiv 1604.00734), with the sizes of the
+    CNN base model of DCA (arXiv 1909.02117): kernel 3, 64 maps, max-pooling.
+
+    Args:
+        table: Word vectors and the words of entities.
+        maps: Feature maps of each convolution.
+    """
+
+    def __init__(self, table: EntityTable, maps: int = 64) -> None:
+        super().__init__()
+        self.table = table
+        self.sources = nn.ModuleList(TextConvolution(table, maps) for _ in range(3))
+        self.targets = nn.ModuleList(TextConvolution(table, maps) for _ in range(2))
+        self.weigh = nn.Linear(6, 1)
+        nn.init.constant_(self.weigh.weight, 1 / 6)
 
     def forward(self, batch: Batch) -> Tensor:
-        """(B, T, C) cosines."""
-        n_docs, n_mentions, n_candidates, n_words = batch.description.shape
-        around = self._pool(self.context, batch.context.flatten(0, 1))
-        # the same name stands in many places: convolve each once
-        names, back = torch.unique(
-            batch.description.reshape(-1, n_words), dim=0, return_inverse=True
-        )
-        name = self._pool(self.name, names)[back].view(n_docs, n_mentions, n_candidates, -1)
-        around = around.view(n_docs, n_mentions, 1, -1)
-        return F.cosine_similarity(around, name, dim=3)
+        """(B, T, C) scores."""
+        n_docs, n_mentions, _ = batch.candidates.shape
+        own, around, document = self.sources
+        read = [
+            own(batch.surface.flatten(0, 1)).view(n_docs, n_mentions, -1),
+            around(batch.context.flatten(0, 1)).view(n_docs, n_mentions, -1),
+            document(batch.document[:, 0])[:, None].expand(-1, n_mentions, -1),
+        ]
+        numbers, places = torch.unique(batch.candidates, return_inverse=True)
+        title, description = self.targets
+        known = [title(self.table.titles(numbers)), description(self.table.descriptions(numbers))]
+        sources, targets = torch.stack(read, dim=2), torch.stack(known, dim=1)[places]
+        cosines = torch.einsum("btsm,btcem->btcse", sources, targets).flatten(3)
+        scores: Tensor = self.weigh(cosines)[..., 0]
+        return scores
 
 
-LOCAL_MODELS: dict[str, Callable[[Tensor], nn.Module]] = {
+LOCAL_MODELS: dict[str, Callable[[EntityTable], nn.Module]] = {
     "attention": AttentionLocal,
     "cnn": ConvolutionLocal,
 }

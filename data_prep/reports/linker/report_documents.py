@@ -1,8 +1,6 @@
 """Reports as documents for a linker."""
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Iterable, Mapping, Sequence
 
 from data_prep.reports.findings.concepts import NIL, split_code
 from data_prep.reports.findings.mentions import Mention
@@ -10,7 +8,7 @@ from data_prep.reports.findings.scope import ABSENT, PRIOR, UNCERTAIN
 from data_prep.reports.findings.text import Sentence
 from data_prep.reports.linker.candidates import CandidateGenerator, best_gold, pick
 from data_prep.reports.linker.documents import MIN_PRIOR, Candidate, LinkDocument, LinkMention
-from data_prep.reports.linker.spaces import ConceptSpace
+from data_prep.reports.linker.spaces import ConceptSpace, ContextScore
 from data_prep.reports.linker.vectors import WordVectors
 
 N_MENTION_KINDS = 4  # present or uncertain, in the findings or in the impression
@@ -23,9 +21,24 @@ _STOP_WORDS = {
 }  # fmt: skip
 
 
-def content_words(sentences: Sequence[Sentence]) -> list[list[str]]:
+def content(words: Iterable[str]) -> tuple[str, ...]:
+    """The words that are neither signs nor stop words."""
+    return tuple(word for word in words if word.isalnum() and word not in _STOP_WORDS)
+
+
+def content_words(sentences: Sequence[Sentence]) -> list[tuple[str, ...]]:
     """Words of each sentence, without signs and stop words."""
-    return [[w for w in s.words if w.isalnum() and w not in _STOP_WORDS] for s in sentences]
+    return [content(sentence.words) for sentence in sentences]
+
+
+def around(words: Sequence[str], place: int) -> tuple[str, ...]:
+    """Content words up to CONTEXT_WORDS places before and after a place."""
+    return content(words[max(0, place - CONTEXT_WORDS) : place + CONTEXT_WORDS + 1])
+
+
+def kind_of(mention: Mention) -> int:
+    """Kind of a mention, below N_MENTION_KINDS: its section and whether it is uncertain."""
+    return 2 * (mention.section == "impression") + (mention.assertion == UNCERTAIN)
 
 
 def asserted(mentions: Sequence[Mention]) -> list[Mention]:
@@ -46,9 +59,7 @@ class DocumentMaker:
         self, generator: CandidateGenerator, space: ConceptSpace, words: WordVectors
     ) -> None:
         self._generator = generator
-        self._space = space
-        self._rows = words.rows()
-        self._matrix = words.matrix
+        self._context_score = ContextScore(space, words)
 
     def __call__(
         self,
@@ -73,7 +84,7 @@ class DocumentMaker:
             self._mention(mention, words, own, passed_on, codes)
             for mention, own in zip(stated, ranked, strict=True)
         ]
-        return LinkDocument(name, tuple(found))
+        return LinkDocument(name, tuple(found), content(words))
 
     def _mention(
         self,
@@ -83,12 +94,8 @@ class DocumentMaker:
         passed_on: Mapping[str, Sequence[str]],
         codes: Sequence[str] | None,
     ) -> LinkMention:
-        start = max(0, mention.place - CONTEXT_WORDS)
-        around = words[start : mention.place + CONTEXT_WORDS + 1]
-        context = tuple(w for w in around if w.isalnum() and w not in _STOP_WORDS)
-        rows = [self._rows[word] for word in context if word in self._rows]
-        total = self._matrix[rows].sum(axis=0) if rows else np.zeros(self._space.dimensions)
-        fit = {c.entity: float(self._space.vector(c.entity) @ total) for c in ranked[:_PRESELECT]}
+        context = around(words, mention.place)
+        fit = self._context_score((c.entity for c in ranked[:_PRESELECT]), context)
         headings = dict.fromkeys(split_code(target)[0] for target in mention.targets)
         same = [code for heading in headings for code in passed_on.get(heading, ())]
         return LinkMention(
@@ -96,8 +103,9 @@ class DocumentMaker:
             context,
             pick(ranked, fit, same),
             None if codes is None else best_gold(mention, codes),
-            2 * (mention.section == "impression") + (mention.assertion == UNCERTAIN),
+            kind_of(mention),
             sum(candidate.prior >= MIN_PRIOR for candidate in ranked),
+            content(mention.alias.split()),
         )
 
 

@@ -1,15 +1,17 @@
 """Entity vectors, neighbours, kinds and descriptions: of concept codes, and of plain names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.reports.findings.concepts import NIL, ConceptBase, split_code
 from data_prep.reports.findings.text import tokenize
+from data_prep.reports.linker.documents import EntitySpace
 from data_prep.reports.linker.vectors import WordVectors
 
 Vector = npt.NDArray[np.float32]
+ENTITY_PREFIX = "ENTITY/"  # of entities among words, as in files of Wikipedia2Vec
 _HEADING, _QUALIFIER = "heading:", "qualifier:"  # prefixes of rows that are not words
 
 
@@ -37,6 +39,10 @@ class ConceptSpace:
         self._kinds = {group: at + 1 for at, group in enumerate(sorted(base.groups))}
         self.n_kinds = len(self._kinds) + 2  # NIL is 0, `Other` the last
         self._near: dict[str, tuple[str, ...]] = {}
+        self._described: dict[str, tuple[str, ...]] = {}
+        self._aliases: dict[str, list[str]] = {}
+        for form, code in base.all_aliases():
+            self._aliases.setdefault(split_code(code)[0], []).append(form)
 
     def vector(self, entity: str) -> Vector:
         """See EntitySpace."""
@@ -68,31 +74,55 @@ class ConceptSpace:
         """NIL, the group, or `Other`."""
         return 0 if entity == NIL else self._kinds.get(self._base.group(entity), self.n_kinds - 1)
 
-    def description(self, entity: str) -> tuple[str, ...]:
+    def title(self, entity: str) -> tuple[str, ...]:
         """Words of the code."""
-        return () if entity == NIL else tuple(t.word for t in tokenize(entity) if t.word.isalnum())
+        return () if entity == NIL else words_of(entity)
+
+    def description(self, entity: str) -> tuple[str, ...]:
+        """Words of the heading's aliases, of its group and of its neighbours, each once."""
+        if entity == NIL:
+            return ()
+        heading = split_code(entity)[0]
+        found = self._described.get(heading)
+        if found is None:
+            forms = [
+                *self._aliases.get(heading, ()),
+                self._base.group(heading),
+                *self._base.neighbours(heading),
+            ]
+            words = dict.fromkeys(word for form in forms for word in words_of(form))
+            found = self._described[heading] = tuple(words)
+        return found
 
 
 class NameSpace:
-    """Vectors of entities known by name only: the mean of the vectors of the name's words.
+    """Entities known by name: a row `ENTITY/name` of the vectors, else the mean of its words.
 
     Args:
-        vectors: Word vectors.
+        vectors: Word vectors, with entities as in files of Wikipedia2Vec.
         neighbours: Entity -> related entities, for example linked beside it in training.
+        descriptions: Entity -> words of a text about it; the words of the name where it has none.
     """
 
     def __init__(
-        self, vectors: WordVectors, neighbours: Mapping[str, Sequence[str]] | None = None
+        self,
+        vectors: WordVectors,
+        neighbours: Mapping[str, Sequence[str]] | None = None,
+        descriptions: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._rows = vectors.rows()
         self._matrix = vectors.matrix
         self.dimensions = vectors.matrix.shape[1]
         self.n_kinds = 2
         self._near = {name: tuple(others) for name, others in (neighbours or {}).items()}
+        self._described = {name: tuple(words) for name, words in (descriptions or {}).items()}
 
     def vector(self, entity: str) -> Vector:
         """See EntitySpace."""
-        rows = [self._rows[word] for word in self.description(entity) if word in self._rows]
+        own = self._rows.get(ENTITY_PREFIX + entity)
+        if own is not None:
+            return unit(self._matrix[own])
+        rows = [self._rows[word] for word in self.title(entity) if word in self._rows]
         total = np.zeros(self.dimensions, np.float32)
         return unit(self._matrix[rows].sum(axis=0)) if rows else total
 
@@ -104,11 +134,38 @@ class NameSpace:
         """Kind of an entity: NIL or any other."""
         return int(entity != NIL)
 
-    def description(self, entity: str) -> tuple[str, ...]:
+    def title(self, entity: str) -> tuple[str, ...]:
         """Words of the name."""
-        if entity == NIL:
-            return ()
-        return tuple(t.word for t in tokenize(entity.replace("_", " ")) if t.word.isalnum())
+        return () if entity == NIL else words_of(entity.replace("_", " "))
+
+    def description(self, entity: str) -> tuple[str, ...]:
+        """Words passed to the constructor, else those of the name."""
+        return self._described.get(entity) or self.title(entity)
+
+
+class ContextScore:
+    """Similarity of entities to the words around a mention, by which DCA selects candidates.
+
+    Args:
+        space: Vectors of entities.
+        words: Word vectors in the same space.
+    """
+
+    def __init__(self, space: EntitySpace, words: WordVectors) -> None:
+        self._space = space
+        self._rows = words.rows()
+        self._matrix = words.matrix
+
+    def __call__(self, entities: Iterable[str], context: Iterable[str]) -> dict[str, float]:
+        """Entity -> its vector times the sum of the vectors of the context's words."""
+        rows = [self._rows[word] for word in context if word in self._rows]
+        total = self._matrix[rows].sum(axis=0)
+        return {entity: float(self._space.vector(entity) @ total) for entity in entities}
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Words and numbers of a text in normal form, without signs."""
+    return tuple(token.word for token in tokenize(text) if token.word.isalnum())
 
 
 def unit(vector: Vector) -> Vector:

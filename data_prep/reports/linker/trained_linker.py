@@ -37,7 +37,7 @@ from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_bytes, wr
 from pneumonia.runtime.errors import ArtefactError, DataError
 from pneumonia.runtime.progress import Progress
 
-SCHEMA = "pneumonia.linker/1"
+SCHEMA = "pneumonia.linker/2"
 _OWN_NAMES = {"linker.json", "weights.safetensors", "concepts.json"}
 _FOLDS = 5
 _NEAR = 8  # words to either side of a mention that share its code's vector
@@ -71,7 +71,7 @@ class Linker:
         self.make = self.maker(self.generator)
         self.table = EntityTable(self.space, words)
         torch.manual_seed(config.seed)
-        local = LOCAL_MODELS[config.local](self.table.word_matrix)
+        local = LOCAL_MODELS[config.local](self.table)
         self.model = DynamicContext(local, self.table, N_MENTION_KINDS, config.hops, config.hard)
         self.model.eval()
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
-from data_prep.reports.linker.batches import Batch, EntityTable, Order, arrange, collate
+from data_prep.reports.linker.batches import Batch, EntityTable, Order, arrange, encode, stack
 from data_prep.reports.linker.dca import DynamicContext
 from data_prep.reports.linker.documents import LinkDocument
 from pneumonia.runtime.errors import TrainingError
@@ -30,6 +30,7 @@ class LinkerConfig(BaseModel):
         hard: Attention to the best 7 entities and 50 neighbours only, not to all.
         order: `offset` = as in the text, `size` = fewest candidates first, `random`.
         learn: `sl` = supervised, `rl` = reinforcement.
+        advantage: In reinforcement, subtract the return of the greedy decisions (a baseline).
         warm_up: Supervised epochs before reinforcement, which needs a reasonable initial policy.
         epochs: Passes over the documents.
         patience: Epochs without a better validation score before training stops.
@@ -47,6 +48,7 @@ class LinkerConfig(BaseModel):
     hard: bool = True
     order: Order = "offset"
     learn: Literal["sl", "rl"] = "sl"
+    advantage: bool = True
     warm_up: int = Field(default=10, ge=0)
     epochs: PositiveInt = 40
     patience: PositiveInt = 15
@@ -73,22 +75,35 @@ def supervised_loss(scores: Tensor, batch: Batch, margin: float) -> Tensor:
     return F.cross_entropy(scores, gold) + short.sum(dim=1).mean()
 
 
-def reinforcement_loss(scores: Tensor, chosen: Tensor, batch: Batch) -> Tensor:
-    """REINFORCE: r = 0 if right, -1 if wrong; R_T = mean r, R_t = 0.9^(T-t) R_T; no baseline.
+def mean_reward(chosen: Tensor, batch: Batch) -> Tensor:
+    """(B, 1): mean over the mentions with gold of r = 0 if right, -1 if wrong.
+
+    Args:
+        chosen: int64 (B, T) places among the candidates.
+        batch: With gold places.
+    """
+    known = batch.gold >= 0
+    wrong = ((chosen != batch.gold) & known).sum(dim=1, keepdim=True)
+    return -wrong / known.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def reinforcement_loss(
+    scores: Tensor, chosen: Tensor, batch: Batch, baseline: Tensor | float = 0.0
+) -> Tensor:
+    """REINFORCE: R_T = mean reward of the document - baseline, R_t = 0.9^(T-t) R_T.
 
     Args:
         scores: (B, T, C) at the time of each decision.
         chosen: (B, T) sampled places.
         batch: With gold places; mentions without gold neither act nor count.
+        baseline: (B, 1) mean reward of other decisions on the same documents; 0 as published.
     """
     known = (batch.gold >= 0).to(scores.dtype)
-    reward = -(chosen != batch.gold).to(scores.dtype) * known
-    steps = known.sum(dim=1, keepdim=True).clamp(min=1)
-    final = reward.sum(dim=1, keepdim=True) / steps
+    steps = known.sum(dim=1, keepdim=True)
     left = steps - known.cumsum(dim=1)  # decisions still to come
-    returns = _DISCOUNT**left * final
+    returns = _DISCOUNT**left * (mean_reward(chosen, batch) - baseline)
     log_policy = scores.log_softmax(dim=2).gather(2, chosen[..., None])[..., 0]
-    return -(log_policy * returns * known).sum() / steps.sum()
+    return -(log_policy * returns * known).sum() / steps.sum().clamp(min=1)
 
 
 def train_model(
@@ -116,6 +131,7 @@ def train_model(
         TrainingError: No document has a mention whose gold is among its candidates.
     """
     parts = [part for document in documents for part in _parts(document) if part.mentions]
+    encoded = [encode(part, table) for part in parts]
     if not any(m.gold is not None for part in parts for m in part.mentions):
         raise TrainingError("No mention has a known code", fix="Train on coded reports")
     shuffle = np.random.default_rng(config.seed)
@@ -125,11 +141,10 @@ def train_model(
     for epoch in range(1, config.epochs + 1):
         model.train()
         for at in _batches(parts, config.batch_size, shuffle):
-            chosen = [parts[i] for i in at]
-            orders = [arrange(document, config.order, shuffle) for document in chosen]
-            batch = collate(chosen, table, orders)
+            orders = [arrange(parts[i], config.order, shuffle) for i in at]
+            batch = stack([encoded[i] for i in at], table, orders)
             explore = config.learn == "rl" and epoch > config.warm_up
-            _step(model, optimiser, batch, config.margin, draw if explore else None)
+            _step(model, optimiser, batch, config, draw if explore else None)
         model.eval()
         score = evaluate(model)
         waited += 1
@@ -152,15 +167,20 @@ def _step(
     model: DynamicContext,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
-    margin: float,
+    config: LinkerConfig,
     draw: torch.Generator | None,
 ) -> None:
     """One step: supervised, or by reinforcement when there is a generator to draw actions from."""
     if draw is None:
-        loss = supervised_loss(model.teach(batch), batch, margin)
+        loss = supervised_loss(model.teach(batch), batch, config.margin)
     else:
         outcome = model.sample(batch, draw)
-        loss = reinforcement_loss(outcome.scores, outcome.chosen, batch)
+        baseline: Tensor | float = 0.0
+        if config.advantage:
+            with torch.no_grad():
+                baseline = mean_reward(model(batch).chosen, batch)
+        loss = reinforcement_loss(outcome.scores, outcome.chosen, batch, baseline)
+    loss = loss + model.types.loss(batch)
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
@@ -175,7 +195,7 @@ def _step(
 def _parts(document: LinkDocument) -> list[LinkDocument]:
     mentions = document.mentions
     return [
-        LinkDocument(document.name, mentions[at : at + _SPLIT])
+        document._replace(mentions=mentions[at : at + _SPLIT])
         for at in range(0, len(mentions), _SPLIT)
     ]
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from data_prep.reports.linker import dca
 from data_prep.reports.linker.batches import Batch, EntityTable, arrange, collate
 from data_prep.reports.linker.dca import DynamicContext, first_of_each
 from data_prep.reports.linker.documents import NIL, Candidate, LinkDocument, LinkMention, gold_place
@@ -12,6 +13,7 @@ from data_prep.reports.linker.local_models import AttentionLocal, ConvolutionLoc
 from data_prep.reports.linker.spaces import NameSpace
 from data_prep.reports.linker.training import (
     LinkerConfig,
+    mean_reward,
     reinforcement_loss,
     supervised_loss,
     train_model,
@@ -47,7 +49,7 @@ def make_batch(table: EntityTable, count: int = 3) -> Batch:
 
 def make_model(table: EntityTable, hops: int, hard: bool = True) -> DynamicContext:
     torch.manual_seed(1)
-    return DynamicContext(AttentionLocal(table.word_matrix), table, 1, hops, hard).eval()
+    return DynamicContext(AttentionLocal(table), table, 1, hops, hard).eval()
 
 
 @pytest.mark.parametrize("keep", [None, 1, 2, 7])
@@ -135,6 +137,69 @@ def test_masked_candidates_are_never_chosen_and_nil_joins_no_set() -> None:
     assert table.neighbours(torch.tensor(table.number(NIL))).sum() == 0
 
 
+class OneFeature(nn.Module):
+    """In place of the joining network: one of its five inputs is the score."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[..., self.at : self.at + 1]
+
+
+def test_what_is_linked_joins_both_sets_of_the_next_step_by_hand() -> None:
+    """Vectors are orthonormal, so that a set of one entity scores it with the diagonal B."""
+    table = make_table({"alpha": ["zeta"]})
+    model = make_model(table, hops=2)
+    later = tuple(Candidate(name, 0.5) for name in ("zeta", "alpha", "beta"))
+    mentions = (
+        LinkMention(0, (), (Candidate("alpha", 1.0),)),
+        LinkMention(1, (), later),
+        LinkMention(2, (), (Candidate(NIL, 1.0),)),
+        LinkMention(3, (), later),
+    )
+    batch = collate([LinkDocument("d", mentions)], table, [[0, 1, 2, 3]])
+    model.join = OneFeature(2)  # linked entities
+    with torch.no_grad():
+        entities = model(batch)
+    assert entities.scores[0, 0, 0] == 0  # nothing is linked before the first mention
+    torch.testing.assert_close(entities.scores[0, 1], torch.tensor([0.0, 10.0, 0.0]))
+    # {alpha} stays as it is: alpha was linked again, and NIL joins no set
+    assert entities.chosen[0, 1] == 1
+    torch.testing.assert_close(entities.scores[0, 3], torch.tensor([0.0, 10.0, 0.0]))
+    model.join = OneFeature(4)  # their neighbours
+    with torch.no_grad():
+        neighbours = model(batch)
+    torch.testing.assert_close(neighbours.scores[0, 1], torch.tensor([1.0, 0.0, 0.0]))
+    # zeta is linked now, and has no neighbours
+    torch.testing.assert_close(neighbours.scores[0, 3], torch.tensor([1.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("n_mentions", [3, 150])
+def test_the_work_is_linear_in_the_mentions(
+    n_mentions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One local pass, one join a mention, and sets of bounded size."""
+    table = make_table()
+    model = make_model(table, 1)
+    calls = {"local": 0, "join": 0}
+    sizes: list[int] = []
+    model.local.register_forward_hook(lambda *_: calls.update(local=calls["local"] + 1))
+    model.join.register_forward_hook(lambda *_: calls.update(join=calls["join"] + 1))
+
+    def counted(candidates: Tensor, valid: Tensor, memory: Tensor, *rest: object) -> Tensor:
+        sizes.append(memory.shape[2])
+        return attend(candidates, valid, memory, *rest)
+
+    monkeypatch.setattr(dca, "attend", counted)
+    document = random_document(3, n_mentions)
+    with torch.no_grad():
+        model(collate([document], table, [list(range(n_mentions))]))
+    assert calls == {"local": 1, "join": n_mentions}
+    assert sizes == [min(n, 100) for n in range(1, n_mentions)]
+
+
 def test_orders() -> None:
     document = random_document(5, 20)
     chance = np.random.default_rng(0)
@@ -158,7 +223,7 @@ def test_any_module_can_be_the_local_model() -> None:
 
 def test_the_convolution_sees_words_in_any_document_alike() -> None:
     table = make_table()
-    local = ConvolutionLocal(table.word_matrix, maps=8).eval()
+    local = ConvolutionLocal(table, maps=8).eval()
     batch = make_batch(table)
     scores = local(batch)
     assert scores.shape == batch.valid.shape
@@ -190,11 +255,31 @@ def test_reinforcement_loss_by_hand() -> None:
     batch = loss_batch()
     scores = torch.zeros(1, 3, 2)  # every action has probability 1/2
     chosen = torch.tensor([[1, 0, 0]])  # right, wrong, does not count
+    assert mean_reward(chosen, batch).tolist() == [[-0.5]]
     # R_2 = mean(0, -1) = -1/2; R_1 = 0.9 * -1/2; loss = -(log(1/2) (R_1 + R_2)) / 2 steps
     expected = -(np.log(0.5) * (-0.45 - 0.5)) / 2
     assert reinforcement_loss(scores, chosen, batch).item() == pytest.approx(expected, rel=1e-5)
     right = torch.tensor([[1, 1, 0]])
     assert reinforcement_loss(scores, right, batch).item() == 0
+
+
+def test_gradient_of_reinforce_with_a_baseline_by_hand() -> None:
+    """Two mentions of two candidates, gold the second; one is drawn right, one wrong."""
+    batch = loss_batch()
+    chosen, greedy = torch.tensor([[1, 0, 0]]), torch.tensor([[0, 0, 0]])
+    scores = torch.tensor([[[0.0, 1.0], [2.0, 2.0], [9.0, 0.0]]], requires_grad=True)
+    baseline = mean_reward(greedy, batch)
+    assert baseline.tolist() == [[-1.0]]
+    reinforcement_loss(scores, chosen, batch, baseline).backward()
+    # advantage = -1/2 - (-1) = 1/2, times 0.9 at the first step;
+    # d loss / d score = -(1 if chosen - probability) advantage / 2 steps
+    p = 1 / (1 + np.exp(-1))
+    first, second = 0.45 / 2, 0.5 / 2
+    expected = [[[(1 - p) * first, -(1 - p) * first], [-0.5 * second, 0.5 * second], [0.0, 0.0]]]
+    torch.testing.assert_close(scores.grad, torch.tensor(expected, dtype=torch.float32))
+    scores.grad = None
+    reinforcement_loss(scores, chosen, batch, mean_reward(chosen, batch)).backward()
+    assert not scores.grad.any()  # no better than the baseline: nothing to learn
 
 
 def echo_documents(count: int, seed: int) -> list[LinkDocument]:

@@ -4,9 +4,12 @@ import codecs
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data_prep.reports.linker.conll import read_candidate_file
+from data_prep.reports.linker.conll import preselect, read_candidate_file
+from data_prep.reports.linker.spaces import NameSpace
+from data_prep.reports.linker.vectors import WordVectors
 from data_prep.reports.reading.files import read_reports
 from data_prep.reports.reading.splitting import split_reports
 from pneumonia.runtime.errors import DataError
@@ -157,6 +160,18 @@ def test_a_line_of_a_benchmark_file(tmp_path: Path) -> None:
     assert one.context == ("in", "left", "germany", "right", "word")
     assert second.mentions[0].candidates == ()
     assert len(read_candidate_file(path, keep=1)[0].mentions[0].candidates) == 1
+
+
+def test_eight_candidates_are_selected_by_prior_and_context(tmp_path: Path) -> None:
+    path = tmp_path / "aida.csv"
+    listed = "\t".join(f"{i},0.{9 - i},{name}" for i, name in enumerate("abcdefghi"))
+    path.write_text(f"1\tX\tm\ti\th\tCANDIDATES\t{listed}\tGT:\t-1\n")
+    words = WordVectors(tuple("hi"), np.eye(2, dtype=np.float32))
+    (document,) = read_candidate_file(path)
+    (kept,) = preselect([document], NameSpace(words), words)
+    names = [c.entity for c in kept.mentions[0].candidates]
+    assert names == ["a", "b", "c", "d", "h", "i", "e", "f"]
+    assert (document.words, kept.mentions[0].surface) == (("i", "m", "h"), ("m",))
 
 
 @pytest.mark.parametrize(
