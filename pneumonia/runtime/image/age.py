@@ -5,20 +5,28 @@ import re
 from typing import Any, NamedTuple, Optional, Tuple
 
 from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.image.views import plain_letters
 
 ADULT_YEARS = 18
 OLDEST_YEARS = 130
-_STUDY_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
-# first letters of the unit, as in 002Y, 2Y, 24M, `2 years`, `3 mois`, `4 ans`, `2 Jahre`
+_STUDY_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "AcquisitionDateTime")
+# 002Y, 2Y, 24M, `2 years`, `3 mois`, `4 ans`, `2 Jahre`, without accents
 _UNITS = (
-    (r"d|days?|tage?", 1 / 365.25),
-    (r"w|wks?|weeks?|wochen?", 7 / 365.25),
-    (r"m|mo|mon|months?|mois|monate?|mesi|meses", 1 / 12),
-    (r"y|yrs?|years?|yo|ans?|jahre?|anni|anno|anos?", 1.0),
+    (r"d|days?|t|tage?n?|jours?|giorn[io]|dias?|dagen", 1 / 365.25),
+    (r"w|wks?|weeks?|wochen?|semaines?|semanas?|settiman[ae]|weken", 7 / 365.25),
+    (r"m|mo|mos|mon|mths?|months?|mois|monate?n?|mes[ei]|mese[is]?|meses|maanden", 1 / 12),
+    (r"y|yrs?|years?|yo|a|ans?|j|jahre?n?|jaar|ann[io]|anos?", 1.0),
 )
-_AGE = re.compile(r"^(\d{1,5})\s*([a-z]*)\.?$")
-# 20220101, 2022.01.01 (ACR-NEMA), 2022-01-01; month and day may be missing
-_DATE = re.compile(r"^(\d{4})(?:[.\-/]?(\d\d)(?:[.\-/]?(\d\d))?)?$")
+# one or several numbers with units: `2y 3m`, `2.5 years`, P2Y (ISO 8601)
+_NUMBER = r"([0-9]{1,5}(?:[.,][0-9]{1,5})?)"
+_PART = _NUMBER + r"[\s-]*([a-z]+)[\s.,]*"
+_AGE = re.compile("^p?(?:" + _PART + ")+(?:old)?$")
+_PLAIN_AGE = re.compile("^" + _NUMBER + "$")
+# 20220101, 2022.01.01 (ACR-NEMA), 2022-01-01, perhaps with a time; month and day may be missing
+_DATE = re.compile(
+    r"^([0-9]{4})(?:[.\-/]?([0-9]{2})(?:[.\-/]?([0-9]{2})(?:[T ]?[0-9]{2}:?[0-9]{2}.*)?)?)?$"
+)
+_YEAR = re.compile(r"(?<![0-9])(?:1[89]|20)[0-9]{2}(?![0-9])")
 
 
 class StatedAge(NamedTuple):
@@ -51,16 +59,25 @@ def stated_age(dataset: Any) -> StatedAge:
 
 def _years(text: str) -> Optional[float]:
     """Patient Age in years; a number without a unit is known only if small in any unit."""
-    found = _AGE.match(text.strip().lower())
-    if found is None:
+    text = plain_letters(text).lower().strip(" \0")
+    if _PLAIN_AGE.match(text):
+        age = float(text.replace(",", "."))
+        return age if age < ADULT_YEARS else None
+    if not _AGE.match(text):
         return None
-    number, unit = int(found.group(1)), found.group(2)
-    if not unit:
-        return float(number) if number < ADULT_YEARS else None
+    age = 0.0
+    for number, unit in re.findall(_PART, text):
+        years = _unit_years(unit)
+        if years is None:
+            return None
+        age += float(number.replace(",", ".")) * years
+    return age if age <= OLDEST_YEARS else None
+
+
+def _unit_years(unit: str) -> Optional[float]:
     for pattern, years in _UNITS:
         if re.match("^(?:" + pattern + ")$", unit):
-            age = number * years
-            return age if age <= OLDEST_YEARS else None
+            return years
     return None
 
 
@@ -78,10 +95,16 @@ def _child_by_dates(dataset: Any) -> Optional[bool]:
 
 
 def _span(text: str) -> Optional[Tuple[datetime.date, datetime.date]]:
-    """The first and the last day that a date, perhaps without month or day, can mean."""
+    """The first and the last day that a date, perhaps without month or day, can mean.
+
+    Of other forms (01.02.2022, 1-JAN-2022) the year is known, since there is only one.
+    """
     found = _DATE.match(text)
     if found is None:
-        return None
+        years = [int(year) for year in _YEAR.findall(text)]
+        if len(years) != 1:
+            return None
+        return datetime.date(years[0], 1, 1), datetime.date(years[0], 12, 31)
     year, month, day = (int(part) if part else 0 for part in found.groups())
     try:
         first = datetime.date(year, month or 1, day or 1)

@@ -18,7 +18,9 @@ from pydicom.tag import Tag
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
 TEXT_KINDS = ("SH", "LO", "ST", "LT", "UC", "UT", "PN")  # VRs that have a character set
-_DECIMAL_COMMA = re.compile(r"^[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?$")
+# PS3.5 6.2; Python also takes 1_024 and digits of other scripts
+_NUMBER = re.compile(r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$")
+_DECIMAL_COMMA = re.compile(r"^[+-]?([0-9]+,[0-9]*|,[0-9]+)([eE][+-]?[0-9]+)?$")
 
 
 def all_values(dataset: Any, keyword: str) -> List[Any]:
@@ -191,8 +193,14 @@ def _decodes(data: bytes, kind: str, character_sets: List[Any]) -> bool:
 
 
 def _finite(value: Any) -> Optional[float]:
-    if isinstance(value, str) and _DECIMAL_COMMA.match(value.strip()):
-        value = value.replace(",", ".")
+    text = getattr(value, "original_string", value)  # of pydicom's decimal strings
+    if isinstance(text, bytes):
+        text = str(text, "latin-1")
+    if isinstance(text, str):
+        text = text.strip(" \0")
+        value = text.replace(",", ".") if _DECIMAL_COMMA.match(text) else text
+        if not _NUMBER.match(value):
+            return None
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -43,6 +43,7 @@ _NOT_IMAGES = tuple(
 )
 # Digital X-ray, mammography and intra-oral images.
 _FOR_PRESENTATION = tuple("1.2.840.10008.5.1.4.1.1.1." + kind for kind in ("1", "2", "3"))
+PROCESSING = "PROCESSING"  # of Presentation Intent Type
 _FOR_PROCESSING = tuple(uid + ".1" for uid in _FOR_PRESENTATION)
 # What `runtime.results` writes into the objects it makes, so that a later batch can name them.
 OWN_MANUFACTURER = "pneumonia (research software)"
@@ -243,6 +244,9 @@ def _check_image(dataset: Any, syntax: str, limits: ReadLimits) -> int:
     rows = _whole(dataset, "Rows", "rows", 1, limits.max_side)
     columns = _whole(dataset, "Columns", "columns", 1, limits.max_side)
     photometric = joined_text(dataset, "PhotometricInterpretation")
+    plain = re.sub(r"[^0-9A-Z]", "", photometric.upper())
+    if plain in ("MONOCHROME1", "MONOCHROME2"):  # viewers ignore case and blanks, too
+        dataset.PhotometricInterpretation = photometric = plain
     if photometric in _COLOUR or all_values(dataset, "SamplesPerPixel") not in ([], [1]):
         raise rejected("Image is in colour", "colour", "MONOCHROME1 or MONOCHROME2")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
@@ -300,15 +304,20 @@ def coded_facts(dataset: Any) -> Dict[str, Optional[str]]:
 
 def is_for_processing(dataset: Any) -> bool:
     """Whether the image holds detector values that were not made for display."""
-    intent = first_text(dataset, "PresentationIntentType").upper().replace("_", " ")
-    return first_text(dataset, "SOPClassUID") in _FOR_PROCESSING or intent == "FOR PROCESSING"
+    return first_text(dataset, "SOPClassUID") in _FOR_PROCESSING or _intent(dataset) == PROCESSING
+
+
+def _intent(dataset: Any) -> str:
+    """Presentation Intent Type without `FOR`: PROCESSING, PRESENTATION, or empty."""
+    letters = re.sub(r"[^A-Z]", "", first_text(dataset, "PresentationIntentType").upper())
+    return re.sub(r"^FOR", "", letters)
 
 
 def contradictions(dataset: Any) -> List[str]:
     """Warning codes of attributes that contradict each other."""
-    intent = first_text(dataset, "PresentationIntentType").upper().replace("_", " ")
+    intent = _intent(dataset)
     sop_class = first_text(dataset, "SOPClassUID")
-    raw_class, raw_intent = sop_class in _FOR_PROCESSING, intent == "FOR PROCESSING"
+    raw_class, raw_intent = sop_class in _FOR_PROCESSING, intent == PROCESSING
     pairs = sop_class in _FOR_PROCESSING + _FOR_PRESENTATION and bool(intent)
     checks = (
         ("view_conflict", stated_view(dataset).is_contradicted),

@@ -27,7 +27,8 @@ class Selection(NamedTuple):
 # French, Italian and Spanish; the rules of a batch may name others.
 _AGAINST = (
     "lateral lat llat rlat ll rl laterale laterali lateralis lateraux laterolateral "
-    "laterolaterale seitlich seitl seitliche seitenaufnahme profil profils profilo perfil "
+    "laterolaterale seitlich seitl seitliche seitenaufnahme profil profile profils profilo perfil "
+    "profiel zijdelings zijdelingse rao lao rpo lpo decub "
     "oblique oblik obliqua obliquo oblicua oblicuo schr\u00e4g schraeg schr\u00e4gaufnahme "
     "lordotic lordotique lordotica lordotisch decubitus decubito"
 )
@@ -78,9 +79,10 @@ def word_against(dataset: Any, against: Sequence[str], wanted: Container[str]) -
 
 
 def _words_of(text: str) -> Set[str]:
-    """Words in lower case without accents; `ChestLAT` is two words, and so is `p.a.` one."""
+    """Words in lower case without accents; `ChestLat`, `CHESTLAT` are two words, `p.a.` is one."""
     text = plain_letters(re.sub(r"\b([A-Za-z])\.\s?([A-Za-z])\b\.?", r"\1\2", text))
     parts = re.sub(r"([a-z])([A-Z])", r"\1 \2", text)
+    parts += " " + re.sub(r"(chest|thorax|torax|torace)(?=[a-z])", r"\1 ", text.lower())
     return set(re.findall(r"[^\W\d_]+", (text + " " + parts).lower()))
 
 

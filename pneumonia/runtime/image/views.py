@@ -16,6 +16,7 @@ OTHER = "OTHER"
 _NAMES = "AP PA LL RL LATERAL RLD LLD DECUBITUS LORDOTIC RLO LLO RAO LAO RPO LPO AXIAL OBLIQUE"
 VIEWS = frozenset(_NAMES.split())
 _FRONTAL_VIEWS = ("AP", "PA", FRONTAL)
+_SPECIAL_VIEWS = VIEWS - {"AP", "PA", "LL", "RL", "LATERAL"}
 
 
 def _by_word(text: str) -> Dict[str, str]:
@@ -37,13 +38,14 @@ _CODES = _by_word(
 )
 # Words of View Position in English, German, French, Italian and Spanish.
 _WORDS = _by_word(
-    "PA: PA POSTEROANTERIOR POSTEROANTERIEUR POSTEROANTERIORE;"
-    "AP: AP ANTEROPOSTERIOR ANTEROPOSTERIEUR ANTEROPOSTERIORE;"
-    "FRONTAL: FRONTAL FRONTALE FRONTALER FACE;"
+    "PA: PA POSTEROANTERIOR POSTEROANTERIEUR POSTEROANTERIORE DV DORSOVENTRAL;"
+    "AP: AP ANTEROPOSTERIOR ANTEROPOSTERIEUR ANTEROPOSTERIORE VD VENTRODORSAL;"
+    "FRONTAL: FRONTAL FRONTALE FRONTALER FACE FRONT;"
     "LL: LL LLAT; RL: RL RLAT;"
-    "LATERAL: LAT LATERAL LATERALE LATERALIS LATL LATR LATEROLATERAL LATEROLATERALE PROFIL"
-    " PROFILE PROFILO PERFIL SEITLICH SEITL SEITE;"
-    "DECUBITUS: DECUBITUS DECUB DECUBITO; LORDOTIC: LORDOTIC LORDOTIQUE LORDOTICA LORDOTISCH;"
+    "LATERAL: LAT LATL LATR LATEROLATERAL LATEROLATERALE LATEROLAT LTL PROFIL PROFILE PROFILO"
+    " PERFIL PROFIEL SEITLICH SEITL SEITE SEITENAUFNAHME SIDE SAGITTAL SAG;"
+    "DECUBITUS: DECUBITUS DECUB DECUBITO; AXIAL: AX;"
+    "LORDOTIC: LORDOTIC LORDOTIQUE LORDOTICA LORDOTISCH LORD APICAL;"
     "OBLIQUE: OBLIQUE OBL OBLIQUA OBLIQUO OBLICUA SCHRAG SCHRAEG"
 )
 _ALONE = {"L": "LL", "R": "RL", "LEFT": "LL", "RIGHT": "RL", "P": OTHER, "A": OTHER}
@@ -95,14 +97,21 @@ def _by_text(text: str) -> str:
     joined = re.sub(r"[^A-Z]", "", text)
     if joined in VIEWS or joined in _WORDS:
         return _WORDS.get(joined, joined)
-    words = re.findall(r"[A-Z]+", re.sub(r"(POSTERO|ANTERO|LATERO)[^A-Z]+", r"\1", text))
+    if joined.startswith("LATERAL") and not re.search(r"\W", text.strip()):
+        return "LATERAL"  # LATERALE, LATERALIS, LATERALIZQUIERDA
+    words = re.findall(
+        r"[A-Z]+", re.sub(r"(POSTERO|ANTERO|LATERO|DORSO|VENTRO)[^A-Z]+", r"\1", text)
+    )
     if len(words) == 1:
         return _ALONE.get(words[0], OTHER)
+    words = ["LATERAL" if word.startswith("LATERAL") else word for word in words]
     views = {_WORDS.get(word, word) for word in words if word in _WORDS or word in VIEWS}
+    if len(views & _SPECIAL_VIEWS) == 1:  # `AP lordotic`, `left lateral decubitus`
+        return (views & _SPECIAL_VIEWS).pop()
     if views & {"AP", "PA"}:
         views.discard(FRONTAL)  # `frontal PA`
     elif len(views) > 1:
-        views.discard("LATERAL")  # `left lateral decubitus`
+        views.discard("LATERAL")  # `LL lateral`
     return views.pop() if len(views) == 1 else OTHER
 
 
@@ -120,6 +129,8 @@ def _by_code(dataset: Any) -> Optional[str]:
 def _by_orientation(dataset: Any) -> Optional[str]:
     """Patient Orientation names where rows and columns lead: F/H and L/R in a frontal view."""
     values = [str(value).strip().upper() for value in all_values(dataset, "PatientOrientation")]
+    if len(values) == 2 and values[0] in ("A", "P") and not values[1]:
+        return "LATERAL"
     if len(values) != 2 or not all(re.match(r"^[APRLHF]{1,3}$", value) for value in values):
         return None
     axes = {{"H": "F", "R": "L", "P": "A"}.get(value[0], value[0]) for value in values}
