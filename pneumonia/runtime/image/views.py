@@ -106,8 +106,9 @@ def _by_text(text: str) -> str:
         return _ALONE.get(words[0], OTHER)
     words = ["LATERAL" if word.startswith("LATERAL") else word for word in words]
     views = {_WORDS.get(word, word) for word in words if word in _WORDS or word in VIEWS}
-    if len(views & _SPECIAL_VIEWS) == 1:  # `AP lordotic`, `left lateral decubitus`
-        return (views & _SPECIAL_VIEWS).pop()
+    special = [view for view in views if view in _SPECIAL_VIEWS]
+    if len(special) == 1:  # `AP lordotic`, `left lateral decubitus`
+        return special[0]
     if views & {"AP", "PA"}:
         views.discard(FRONTAL)  # `frontal PA`
     elif len(views) > 1:
