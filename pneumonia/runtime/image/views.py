@@ -6,7 +6,7 @@ Patient Orientation distinguishes lateral from frontal views by its directions.
 
 import re
 import unicodedata
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from pneumonia.runtime.image.attributes import all_values, first_text, sequence_items
 
@@ -99,7 +99,7 @@ def _by_text(text: str) -> str:
         return _WORDS.get(joined, joined)
     if joined.startswith("LATERAL") and not re.search(r"\W", text.strip()):
         return "LATERAL"  # LATERALE, LATERALIS, LATERALIZQUIERDA
-    words = re.findall(
+    words: List[str] = re.findall(
         r"[A-Z]+", re.sub(r"(POSTERO|ANTERO|LATERO|DORSO|VENTRO)[^A-Z]+", r"\1", text)
     )
     if len(words) == 1:
