@@ -45,6 +45,7 @@ class Schedule(NamedTuple):
     strength: float = 1.0  # of the distortion of training images
     average: float = 0.998  # decay of the moving average of the weights in the last part
     smoothing: float = 0.0
+    plain: float = 0.1  # share of images without distortion, where there is a teacher
 
 
 class Start(NamedTuple):
@@ -130,7 +131,7 @@ def retrain_small(start: Start, masks: Mapping[str, Tensor]) -> Network:
     places = {n: w.detach() != 0 for n, w in small.weights().items()}
     course = Course(
         plan.retrain_epochs, plan.retrain_rate, plan.teacher, average=plan.average, warm_up=0.03,
-        after_step=lambda: hold(small, places), select_from=0.5,
+        after_step=lambda: hold(small, places), select_from=0.5, zeros_stay=True,
     )  # fmt: skip
     train(small, start.samples, start.images.held_out, course, start.seed)
     return small

@@ -148,6 +148,7 @@ class Data:
             teachers = [loaded(folder / "dense_form") for folder in folders]
             file = self.work / self._zoo / "distorted.npz"
             self._taught = Distorted.kept(file, train, teachers, plan.strength)
+        self._taught.plain = plan.plain
         return self._taught
 
 

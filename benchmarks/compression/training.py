@@ -3,7 +3,8 @@
 Adam with a warm-up and half a cosine, an exponential moving average of the weights, training images
 distorted at random. A job with a teacher learns from `Distorted`: distorted copies of all training
 images and the teacher's logits of each copy, made once. Training runs in bfloat16 where the
-processor has it; weights, ADMM and every measurement are float32.
+processor has it, and a pruned LeNet-5 in float32 in C (`lenet_step`); weights, ADMM and every
+measurement are float32.
 """
 
 import copy
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.lenet_step import fits, lenet_logits
 from pneumonia.compression.distil import distillation_loss
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.spec import NetworkSpec
@@ -175,11 +177,19 @@ class Distorted:
         logits: Teacher's, of every copy: float32 (copies * N, K).
         low: Value of an image's code 0.
         step: Difference of the values of two neighbouring codes.
+        plain: Share of an epoch's images that are not distorted.
     """
 
     def __init__(
-        self, labels: Tensor, images: Tensor, logits: Tensor, low: float, step: float
+        self,
+        labels: Tensor,
+        images: Tensor,
+        logits: Tensor,
+        low: float,
+        step: float,
+        plain: float = 1 / COPIES,
     ) -> None:
+        self.plain = plain
         self.labels, self.images, self.logits = labels, images, logits
         self.low, self.step = low, step
         self.n_images = len(labels)
@@ -210,7 +220,8 @@ class Distorted:
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """See `Samples`: one copy of every image, chosen at random."""
         order = torch.randperm(self.n_images, generator=generator)
-        which = torch.randint(0, self.copies, (self.n_images,), generator=generator)
+        which = torch.randint(1, self.copies, (self.n_images,), generator=generator)
+        which[torch.rand(self.n_images, generator=generator) < self.plain] = 0
         place = which * self.n_images + order
         n_used = self.n_images // BATCH * BATCH
         for at, batch in zip(place[:n_used].split(BATCH), order[:n_used].split(BATCH), strict=True):
@@ -255,6 +266,7 @@ class Course(NamedTuple):
         update: Called every so many steps with the share of the training that is done.
         select_from: Share of the training after which the best weights on the held-out images are
             kept; 1 = the last weights.
+        zeros_stay: Weights that are zero need no gradient.
     """
 
     epochs: int
@@ -267,12 +279,16 @@ class Course(NamedTuple):
     every: int = 0
     update: Callable[[float], None] = lambda _: None
     select_from: float = 1.0
+    zeros_stay: bool = False
 
 
 def loss_of(network: Network, batch: Batch, course: Course) -> Tensor:
-    images = batch.images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
-        logits = network(images)[network.spec.outputs[0]].flatten(1).float()
+    if fits(network):
+        logits = lenet_logits(network, batch.images, every=not course.zeros_stay)
+    else:
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
+            logits = network(images)[network.spec.outputs[0]].flatten(1).float()
     if batch.logits is None or course.teacher == 0:
         return F.cross_entropy(logits, batch.labels, label_smoothing=course.smoothing)
     return distillation_loss(logits, batch.logits, batch.labels, share=course.teacher)

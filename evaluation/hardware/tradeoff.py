@@ -19,6 +19,7 @@ KINDS: dict[str, Kind] = {
     "dense": "dense",
     "levels": "dense",
     "columns": "structured",
+    "shared": "structured",
     "fkw": "regular",
     "darb": "regular",
     "bitmap": "irregular",

@@ -8,6 +8,7 @@ from torch import Tensor
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.spec import NetworkSpec, StorageSpec, Weighted
 from pneumonia.runtime.storage.packing import FORMATS, measured, pack
+from pneumonia.runtime.storage.sparse_layouts import LAYOUTS
 from pneumonia.runtime.storage.value_codes import CODINGS
 
 MAX_LEVELS = 1 << 8  # more different values than this are not quantized weights
@@ -48,7 +49,7 @@ def _candidates(layer: Weighted, weight: np.ndarray) -> list[str]:
     sparse = float(np.mean(weight == 0)) >= MIN_ZEROS
     names = ["dense", *(["columns"] if layer.storage.format == "columns" else [])]
     if sparse and layer.storage.format != "columns":
-        names += [name for name in FORMATS if name in ("bitmap", "csr", "relative", "darb", "fkw")]
+        names += [name for name in FORMATS if name in LAYOUTS or name == "fkw"]
     if n_levels <= MAX_LEVELS:
         # The codes of a layout are the same under every coding: what is best without a layout is
         # best with one.

@@ -1,9 +1,10 @@
 """Storage formats beyond `dense` and `columns`: a layout of places times a coding of values.
 
-`bitmap`, `csr`, `relative`, `darb` and `fkw` store float32 values (`L.weight`, n_kept of them);
-with `-levels` or `-scaled` behind the name, and as `levels` or `scaled` for every place, they store
-packed codes (`L.codes`) of a table of levels (`L.levels`), `bits` each, with `L.scales` where
-filters have scales; see `runtime.storage.value_codes`. Index arrays keep the layout's names.
+`bitmap`, `shared`, `csr`, `relative`, `darb` and `fkw` store float32 values (`L.weight`, as many as
+the layout keeps). With `-levels` or `-scaled` behind the name, and as `levels` or `scaled` for
+every place, they store packed codes (`L.codes`) of a table of levels (`L.levels`), `bits` each,
+with `L.scales` where filters have scales; see `runtime.storage.value_codes`. Index arrays keep the
+layout's names.
 """
 
 from collections import OrderedDict

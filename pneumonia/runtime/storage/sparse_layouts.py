@@ -1,9 +1,11 @@
-"""Four layouts that give the positions of the stored values of a sparse matrix (O, P).
+"""Five layouts that give the positions of the stored values of a sparse matrix (O, P).
 
 Each layout turns a matrix into its stored values, in a fixed order, and a few index arrays, and
 back, bit for bit:
 
 `bitmap`    index array `bitmap` uint8: one bit per place, row-major, most significant bit first.
+`shared`    `bitmap` uint8: one bit per column, most significant bit first; all rows store the
+            columns whose bit is set, zeros included.
 `csr`       `row_offsets` int32 (O+1,), `columns` uint16 or int32: a column number per value.
 `relative`  `runs` uint8, `run_bits` uint8 (1,): before every value a run of 0 .. 2**k - 1 zeros in
             k packed bits; a longer run stores zero values as fillers. Runs cross row ends.
@@ -79,6 +81,23 @@ def _decode_bitmap(values: np.ndarray, arrays: Arrays, shape: Tuple[int, int]) -
     matrix = np.zeros(shape[0] * shape[1], dtype=np.float32)
     matrix[support] = values
     return matrix.reshape(shape)
+
+
+# --- columns shared by all rows -----------------------------------------------------------------
+
+
+def _encode_shared(matrix: np.ndarray) -> Tuple[np.ndarray, Arrays]:
+    kept = (matrix != 0).any(axis=0)
+    return matrix[:, kept].ravel(), {"bitmap": np.packbits(kept)}
+
+
+def _decode_shared(values: np.ndarray, arrays: Arrays, shape: Tuple[int, int]) -> np.ndarray:
+    kept = bit_stream(arrays["bitmap"], shape[1]).astype(bool)
+    if len(values) != shape[0] * int(kept.sum()):
+        raise LayoutError("columns and values differ in number")
+    matrix = np.zeros(shape, dtype=np.float32)
+    matrix[:, kept] = values.reshape(shape[0], -1)
+    return matrix
 
 
 # --- compressed rows ----------------------------------------------------------------------------
@@ -212,6 +231,7 @@ def _decode_darb(values: np.ndarray, arrays: Arrays, shape: Tuple[int, int]) -> 
 
 LAYOUTS = {
     "bitmap": Layout(("bitmap",), _encode_bitmap, _decode_bitmap),
+    "shared": Layout(("bitmap",), _encode_shared, _decode_shared),
     "csr": Layout(("row_offsets", "columns"), _encode_csr, _decode_csr),
     "relative": Layout(("runs", "run_bits"), encode_relative, _decode_relative),
     "darb": Layout(("exponents", "places"), _encode_darb, _decode_darb),

@@ -225,6 +225,19 @@ def test_stored_bytes_are_near_the_formula(name):
     assert formulas[name] <= stored <= formulas[name] * (1.3 if name == "csr" else 1.01)
 
 
+def test_columns_of_the_whole_layer_take_one_bit_each():
+    rng = np.random.default_rng(5)
+    weight = rng.choice([-3, -2, -1, 1, 2, 3], size=(13, 275)).astype(np.float32) / 4
+    weight[:, rng.permutation(275)[:188]] = 0
+    tensors = pack(linear(weight, "shared-levels"), weight)
+    assert np.array_equal(unpack(linear(weight, "shared-levels"), tensors), weight)
+    assert tensors["fc.bitmap"].nbytes == -(-275 // 8)
+    assert tensors["fc.codes"].nbytes == -(-13 * 87 * 3 // 8)
+    bitmap = pack(linear(weight, "bitmap-levels"), weight)
+    sizes = [sum(a.nbytes for a in stored.values()) for stored in (tensors, bitmap)]
+    assert sizes[1] - sizes[0] == -(-13 * 275 // 8) - -(-275 // 8)
+
+
 def damage(tensors, draw):
     name = draw(st.sampled_from(sorted(tensors)))
     array = tensors[name].copy()
