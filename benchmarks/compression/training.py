@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.lenet_step import fits, lenet_logits
+from benchmarks.compression.lenet_step import fits, lenet_logits
 from pneumonia.compression.distil import distillation_loss
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.spec import NetworkSpec

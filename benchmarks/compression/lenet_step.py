@@ -1,6 +1,6 @@
 """LeNet-5's forward and backward pass in C, which skips pruned weights (`lenet_step.c`).
 
-    python -m benchmarks.lenet_step
+    python -m benchmarks.compression.lenet_step
 
 A network of 2,000 weights leaves PyTorch's kernels mostly idle: this pass is several times as fast
 there. It is compiled when first used; without a C compiler, and for any other network, jobs train
