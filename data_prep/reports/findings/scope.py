@@ -12,6 +12,7 @@ from data_prep.reports.findings.scope_rules import (
     ABSENT,
     ADJACENT,
     ADJECTIVE,
+    ASPECTS,
     ASSERTIONS,
     AUXILIARIES,
     BACKWARD,
@@ -19,7 +20,9 @@ from data_prep.reports.findings.scope_rules import (
     CLASSES,
     DEFINITE,
     DETERMINERS,
+    DOUBTED,
     EARLIER,
+    EVIDENCE,
     FINITE_VERBS,
     FLIP,
     FLIP_BACK,
@@ -27,6 +30,7 @@ from data_prep.reports.findings.scope_rules import (
     NEUTRAL,
     NEXT,
     PERSISTENCE,
+    PLACED,
     POSITIVE_ADJECTIVES,
     PREPOSITIONS,
     PRESENT,
@@ -46,8 +50,14 @@ _FORWARD_WORDS = 40  # a list of what is absent can be long
 _BACKWARD_WORDS = 14
 _SIGNS = frozenset(".,;:?()-/")
 _NO_GAP = frozenset({"and", "or", "nor", "but", *_SIGNS})
+_TWO_WORD_STOPS = (["other", "than"], ["positive", "for"])
 _CONJUNCTIONS = frozenset({",", "and", "with"})
-_ALTERNATIVES = word_set("or and / mild small minimal a an the early developing some")
+_LOOSE_SIGNS = frozenset("-(")  # a new statement may follow them
+_LASTING = word_set("persistent persisting residual unchanged stable remaining new")
+_EXCEPTIONS = (("other", "than"), ("except",), ("apart", "from"), ("aside", "from"),
+               ("outside",), ("besides",), ("with", "the", "exception", "of"))  # fmt: skip
+_PLACES = frozenset({"in", "at", "within", "over"})
+_ALTERNATIVES = word_set("or and / , less likely mild small minimal a an the early developing some")
 
 
 class MentionSpan(NamedTuple):
@@ -95,7 +105,7 @@ def assertions_of(words: Sequence[str], mentions: Sequence[MentionSpan]) -> list
             if not (cue.category == EARLIER and mentions[at].lasting):
                 found[at].add(cue.category)
     says = [clause.decide(kinds, cues) for kinds in found]
-    return clause.open_alternatives(says)
+    return clause.restore_exceptions(clause.open_alternatives(says))
 
 
 class _Sentence:
@@ -171,6 +181,11 @@ class _Sentence:
             return False
         if any(self._ends_scope(cue.end, at) for at in range(cue.end, mention.start)):
             return False
+        if cue.category == PRIOR:  # resolved left and persistent right consolidation
+            return not any(
+                self.words[at] in _CONJUNCTIONS and self.words[at + 1] in _LASTING
+                for at in range(cue.end, mention.start - 1)
+            )
         if cue.category != ABSENT:
             return True
         return not self._presupposed(cue.end, mention.start) and not any(
@@ -185,11 +200,11 @@ class _Sentence:
     def _ends_scope(self, start: int, at: int) -> bool:
         """Whether a scope that began at `start` ends at token `at`."""
         word = self.words[at]
-        if word in STOPS_FORWARD or self.words[at : at + 2] == ["other", "than"]:
+        if word in STOPS_FORWARD or self.words[at : at + 2] in _TWO_WORD_STOPS:
             return True
-        if word not in _CONJUNCTIONS:
-            return word in ("unchanged", "stable") and self._finding_in(start, at)
-        if word != "with" and self._starts_clause(at + 1):
+        if word not in _CONJUNCTIONS and word not in _LOOSE_SIGNS:
+            return word in ("unchanged", "stable", ":") and self._finding_in(start, at)
+        if word in (",", "and") and self._starts_clause(at + 1):
             return True
         following = self.words[at + 1] if at + 1 < len(self.words) else ""
         if following == "and" and word == ",":
@@ -221,7 +236,12 @@ class _Sentence:
     def _presupposed(self, start: int, mention: int) -> bool:
         """Whether a later finding is presupposed: no cavity within *the consolidation*."""
         if not self._finding_in(start, mention):
-            return False
+            return any(
+                self.words[at] in PLACED
+                and self.words[at - 1] not in EVIDENCE
+                and not DEFINITE.isdisjoint(self.words[at + 1 : at + 3])
+                for at in range(max(start + 1, mention - 6), mention)
+            )
         for at in range(mention - 1, max(start, mention - 5), -1):
             if self.words[at] in _NO_GAP or self.words[at] in FINITE_VERBS:
                 return False
@@ -234,6 +254,9 @@ class _Sentence:
         if mention.end > cue.start:
             return mention.start < cue.start  # within the alias
         if cue.start - mention.end > _BACKWARD_WORDS:
+            return False
+        before = self.words[max(0, mention.start - 4) : mention.start]
+        if "of" in before and not ASPECTS.isdisjoint(before):
             return False
         own_verb = True
         for at in range(cue.start - 1, mention.end - 1, -1):
@@ -251,7 +274,8 @@ class _Sentence:
     def _joins(self, cue: Cue, mention: MentionSpan, at: int) -> bool:
         """Whether the comma or `and` at `at` joins findings that share the verb of the cue."""
         following = self.words[at + 1] if at + 1 < len(self.words) else ""
-        if "which" in self.words[mention.end : at + 2] or following in ("now", "since", "that"):
+        relative = "which" in self.words[mention.end : at + 2]
+        if relative or following in ("now", "since", "that", *_words_of("resolved")):
             return True
         if cue.direction == ADJACENT and self.words[at] == ",":
             return False
@@ -267,17 +291,32 @@ class _Sentence:
 
     def decide(self, kinds: set[str], cues: Sequence[Cue]) -> str:
         """The assertion that follows from the categories of the cues that reach a finding."""
+        if DOUBTED in kinds:
+            return UNCERTAIN
         if {PRIOR, ABSENT} <= kinds and "that" in self.words:
             return PRESENT  # no evidence that it has resolved
         if PRIOR in kinds:
             return PRIOR
+        asked = self.words[-1] == "?"
         if ABSENT in kinds:
-            return ABSENT
+            return UNCERTAIN if asked else ABSENT
         if EARLIER in kinds:
             kept = PERSISTENCE & set(self.words) or any(c.category == NEUTRAL for c in cues)
             return PRESENT if kept else PRIOR
-        asked = self.words[-1] == "?"
         return UNCERTAIN if UNCERTAIN in kinds or asked else PRESENT
+
+    def restore_exceptions(self, says: list[str]) -> list[str]:
+        """Assert the last finding where its denial has an exception: no infiltrate except *here*.
+
+        Before a place it is present; before other words without a finding it is uncertain.
+        """
+        if says and says[-1] == ABSENT:
+            after = self.words[self.mentions[-1].end :]
+            for exception in _EXCEPTIONS:
+                if after[: len(exception)] == list(exception):
+                    place = _PLACES.intersection(after[len(exception) : len(exception) + 2])
+                    says[-1] = PRESENT if place else UNCERTAIN
+        return says
 
     def open_alternatives(self, says: list[str]) -> list[str]:
         """Mark the findings of `A or B` as uncertain, since neither is asserted."""
@@ -289,6 +328,10 @@ class _Sentence:
             )
             if alternative and says[number - 1] in (PRESENT, UNCERTAIN) and says[number] == PRESENT:
                 says[number - 1] = says[number] = UNCERTAIN
+        for number, mention in enumerate(self.mentions):
+            beside = (*self.words[: mention.start][-1:], *self.words[mention.end :][:1])
+            if says[number] == PRESENT and "or" in beside:  # aspiration or pneumonia
+                says[number] = UNCERTAIN
         return says
 
 

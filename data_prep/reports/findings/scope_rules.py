@@ -18,6 +18,7 @@ ASSERTIONS = (PRESENT, ABSENT, UNCERTAIN, PRIOR)
 
 NEUTRAL = "neutral"  # resembles a cue but asserts nothing; its words are consumed
 EARLIER = "earlier"  # PRIOR unless the sentence says that the finding persists
+DOUBTED = "doubted"  # a doubted denial: UNCERTAIN, although a word of negation reaches the finding
 
 FORWARD, BACKWARD = "forward", "backward"
 FLIP = "flip"  # forward, or backward where no finding follows in the clause
@@ -49,7 +50,8 @@ CLASSES = {
     "resolved": "resolved cleared disappeared subsided gone",
     "resolution": "resolution clearing disappearance",
     "partial": "partial partially incomplete incompletely near nearly almost mostly largely some "
-               "slight slightly mild mildly minimal",
+               "slight slightly mild mildly minimal slow slowly gradual "
+               "gradually continued continuing ongoing",
     "aim": "ensure confirm document until demonstrate verify establish assure to for",
     "perceived": "seen identified evident present visualized visualised noted appreciated "
                  "demonstrated apparent detected visible found observed recognized shown "
@@ -62,7 +64,7 @@ CLASSES = {
     "study": "study exam examination film radiograph x ct scan image imaging comparison view "
              "chest series tomogram",
     "showed": "showed demonstrated revealed showing demonstrating",
-    "none": "no none absent negative nil",
+    "none": "no none absent negative neg nil",
     "colon": ": - =",
     "open": "possible probable likely suspected questionable equivocal doubtful uncertain",
     "normal": "normal unremarkable clear",
@@ -73,11 +75,27 @@ CLASSES = {
 }  # fmt: skip
 
 RULES = (
+    ScopeRule(DOUBTED, FLIP_BACK, (
+        "neither ..1 confirmed nor {excluded}", "neither ..1 confirmed nor ruled out",
+        "neither {excluded} nor confirmed", "neither ruled out nor confirmed",
+        "{no} ..1 confirmed or {excluded}", "{no} ..1 confirmed or ruled out",
+        "{no} ..2 confirmed", "{no} ..2 out of the question", "absence ..3 uncertain",
+    )),
+    ScopeRule(DOUBTED, FORWARD, (
+        "{no} ..2 convinced", "{no} ..2 confident", "{no} ..1 sure", "{no} ..1 certain that",
+        "{no} ..2 clear whether", "{no} ..1 clear if", "unclear whether", "unclear if",
+        "{no} ..1 say", "{no} ..1 state", "{no} ..1 claim", "{no} ..1 assert",
+    )),
+    ScopeRule(NEUTRAL, FORWARD, (
+        "no doubt", "without ..1 doubt", "without question", "no question that",
+        "beyond ..1 doubt",
+    )),
     ScopeRule(ABSENT, FLIP_BACK, ("not ..3 {perceived} ..2 {now}",)),
     ScopeRule(NEUTRAL, FORWARD, (
         "not ..3 {perceived} ..3 {earlier}", "not ..3 {perceived} {on} ..4 {study}",
         "{no} ..3 {change}", "{no} ..3 {changed}", "{no} ..1 only", "{no} just", "{no} merely",
         "{no} ..3 {resolved}", "{no} ..3 {resolution}", "fail to resolve", "failed to resolve",
+        "no longer as", "no longer so", "{resolved} in part", "{resolved} {partial}",
         "{partial} ..1 {resolved}", "{partial} ..1 {resolution}", "{aim} ..2 {resolution}",
         "may {number}",
     )),
@@ -91,9 +109,9 @@ RULES = (
         "{no} ..4 {excluded}", "{no} ..4 ruled out",
         "{modal} ..3 {excluded}", "{modal} ..3 ruled out", "to be ..1 {excluded}",
         "to be ..1 ruled out", "{modal} ..2 {perceived}", "{modal} ..2 considered",
-        "{be} ..1 considered", "{be} ..2 consideration", "{be} ..2 possibility", "{be} ..2 concern",
-        "in the differential", "{be} ..1 questioned", "in question", "{colon} {open}",
-        "{be} ..2 {open} $",
+        "{be} ..1 considered", "{be} ..1 suggested", "{be} ..2 consideration",
+        "{be} ..2 possibility", "{be} ..2 concern", "in the differential", "{be} ..1 questioned",
+        "in question", "{colon} {open}", "{be} ..2 {open} $",
     )),
     ScopeRule(PRIOR, FLIP_BACK, (
         "no longer ..3 {perceived}", "not ..1 any longer", "{have} ..3 {resolved}",
@@ -101,7 +119,7 @@ RULES = (
     )),
     ScopeRule(PRIOR, FLIP, ("no longer",)),
     ScopeRule(PRIOR, FORWARD, (
-        "{resolution} of", "history of", "h / o", "hx of", "history ..1 significant for",
+        "{resolution} of", "history of", "h / o", "hx", "history ..1 significant for",
     )),
     ScopeRule(PRIOR, FLIP, ("{resolved}",)),
     ScopeRule(EARLIER, FORWARD, (
@@ -112,7 +130,11 @@ RULES = (
     ScopeRule(EARLIER, NEXT, (
         "{past} {perceived}", "{past} described", "{past} reported", "{past} finding of", "{past}",
     )),
+    ScopeRule(EARLIER, FLIP_BACK, ("{have} ..2 healed",)),
     ScopeRule(EARLIER, ADJACENT, ("last {time}", "{time} ago", "in the past")),
+    ScopeRule(UNCERTAIN, BESIDE, (
+        "less likely than", "more likely than", "as likely as", "favored over", "favoured over",
+    )),
     ScopeRule(UNCERTAIN, FLIP, (
         "less likely", "exclude", "rule out", "ruling out", "excluding", "exclusion of", "r / o",
         "{hard} to exclude", "{hard} to rule out", "excluded in",
@@ -120,15 +142,17 @@ RULES = (
     ScopeRule(ABSENT, FLIP_BACK, (
         "{excluded}", "ruled out", "not ..3 {perceived}", "never {perceived}", "unlikely",
         "{be} ..1 absent", "absent",
+        "not ..1 developed", "not ..1 appeared", "not ..1 occurred",
     )),
     ScopeRule(ABSENT, FORWARD, (
-        "negative for", "free of", "free from", "clear of", "devoid of", "absence of", "lack of",
-        "lacking", "deny", "denying", "w / o", "fail to", "failed to", "removal of",
+        "negative for", "neg for", "free of", "free from", "clear of", "devoid of", "absence of",
+        "lack of", "lacking", "deny", "denying", "w / o", "fail to", "failed to", "removal of",
     )),
     ScopeRule(ABSENT, TOUCHING, ("{be} clear", "and clear")),
     ScopeRule(ABSENT, NEXT, ("rather than", "instead of", "as opposed to")),
     ScopeRule(ABSENT, ADJACENT, (
-        "{colon} {none} $", "{colon} {none} evidence", "{colon} not {perceived}",
+        "{colon} {none} $", "( {none} )", "( not {perceived} )", "{colon} {none} evidence",
+        "{colon} not {perceived}",
         "{be} ..2 {normal}", "within normal limit", "within limit of normal",
         "within the limit of normal", "is negative", "are negative",
     )),
@@ -142,7 +166,7 @@ RULES = (
         "suggesting", "suggestive",
         "suggestion of", "questionable", "question of", "questioned", "equivocal",
         "concern for", "concern of", "concern regarding", "concern about", "concerning for",
-        "worrisome for", "doubtful", "doubt",
+        "worrisome for", "doubtful", "doubt", "doubted",
     )),
     ScopeRule(UNCERTAIN, ADJECTIVE, ("suspicious", "worrisome")),
     ScopeRule(UNCERTAIN, FORWARD, (
@@ -161,7 +185,7 @@ STOPS_BACKWARD = word_set("but however although though except exception ; with w
 # A scope that has passed a finding also ends here, after a comma, `and` or `with`.
 POSITIVE_ADJECTIVES = word_set(
     "small tiny mild mildly moderate minimal trace stable unchanged persistent residual "
-    "slight subtle worsening increasing bibasilar"
+    "slight subtle worsening increasing bibasilar new chronic known right left patchy streaky"
 )
 FINITE_VERBS = word_set(
     "is are was were has have had show showed demonstrate demonstrated reveal revealed remain "
@@ -180,6 +204,11 @@ PREPOSITIONS = word_set(
     "in within of with to from overlying underlying adjacent near around surrounding behind "
     "beneath explain by superimposed"
 )
+# "The cause of the consolidation is not known" does not deny the consolidation.
+ASPECTS = word_set("cause etiology aetiology source origin nature margin border extent age reason")
+# "No bronchogram within the consolidation" presupposes it.
+PLACED = word_set("within adjacent near around surrounding behind beneath overlying underlying for")
+EVIDENCE = word_set("evidence sign support suggestion indication")
 PERSISTENCE = word_set(
     "unchanged stable persist persistent persisting remain again still increased decreased "
     "improved improving worse worsened worsening larger smaller similar progressed residual "

@@ -17,7 +17,14 @@ _SECTIONS = {
     "clinical details": "indication", "clinical question": "indication",
     "clinical statement": "indication", "clinical diagnosis": "indication",
     "patient history": "indication", "medical history": "indication",
-    "past medical history": "indication", "hx": "indication", "clinical hx": "indication",
+    "past medical history": "indication", "past history": "indication",
+    "previous history": "indication", "history of present illness": "indication",
+    "hpi": "indication", "clinical notes": "indication", "clinical note": "indication",
+    "clinical summary": "indication", "clinical presentation": "indication",
+    "clinical problem": "indication", "clinical background": "indication",
+    "background": "indication", "reason for referral": "indication",
+    "reason for request": "indication", "signs and symptoms": "indication",
+    "hx": "indication", "clinical hx": "indication",
     "pmh": "indication", "admitting diagnosis": "indication",
     "reason for exam": "indication", "reason for examination": "indication",
     "reason for study": "indication", "reason for the study": "indication",
@@ -52,7 +59,7 @@ _TOKEN = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)?|\d+(?:\.\d+)?|[^\sA-Za-z\
 # A full stop ends a sentence unless a figure follows at once (3.5 cm); see also `_goes_on`.
 _STOP = re.compile(
     r"[.!;](?=\s|$|[A-Z])|(?<=[\w)])\?(?=\s|$|[A-Z])|\n\s*\n"
-    r"|\n(?=[ \t]*(?:\d+[.)]|[-*\u2022]))"
+    r"|\n(?=[ \t]*(?:\d+[.)]|[-*\u2022]))|(?<=\w)\s+(?=\(?\d{1,2}\)\s)"
 )
 _LONGEST = 200  # tokens; a long sentence of a report has 60
 _ABBREVIATION = re.compile(r"\b(?:[a-z]|dr|mr|mrs|ms|vs|approx|cf)$", re.I)

@@ -22,14 +22,25 @@ _QUALIFIES = word_set(
     "not no nor without never may might could mostly largely relatively nearly predominantly "
     "fairly partially partly almost heart mediastinum bone , ;"
 )
+_NEGATIONS = frozenset({"not", "never", "neither", "nor", "longer", "hardly", "barely"})
+# Words of lung volume: "hyperexpanded but clear" calls the lungs clear.
+_VOLUMES = word_set(
+    "hyperexpanded hyperinflated hyperaerated overexpanded overinflated hyperlucent emphysematous "
+    "hypoinflated hypoexpanded hypoaerated underinflated underexpanded hyperinflation "
+    "hyperexpansion emphysema hypoinflation small low"
+)
+# "Normal lung volumes" says nothing of opacities.
+_NOT_LUNG = word_set("volume inflation expansion vascularity vasculature vessel marking")
+_PLACES = frozenset({"in", "at", "within", "on", "over"})
 _PARTS = word_set("upper lower middle base basilar apex apical apice lobe zone mid")
 # A denial of these does not exclude an opacity that was known before.
-_ADDITIONAL = frozenset({"other", "additional", "further", "second"})
+_ADDITIONAL = word_set("other additional further second elsewhere remaining remainder rest")
 _PART_QUALIFIERS = frozenset(
     ("right", "left", "base", "apex", "retrocardiac", "lingula", "hilum",
      "upper lobe", "middle lobe", "lower lobe")
 )  # fmt: skip
 _BESIDE_LUNG = frozenset({"pleura", "mediastinum"})
+_MARKINGS, _PROMINENT = "Markings", "prominent"
 
 
 def opacity_label(text: str, base: ConceptBase) -> str:
@@ -38,7 +49,8 @@ def opacity_label(text: str, base: ConceptBase) -> str:
     * yes: an opacity of the lung (opacity, consolidation, infiltrate, pneumonia, airspace disease)
       is present;
     * uncertain: one may be there, or something that may hide one or be taken for one is there
-      (atelectasis, effusion, oedema, mass, nodule ...), or the report says nothing of both lungs;
+      (atelectasis, effusion, oedema, mass, nodule, fibrosis, prominent interstitial markings ...),
+      or the report says nothing of both lungs;
     * no: none of these, and the report denies an opacity or calls the lungs clear or normal.
 
     A wrong `no` would train a detector to miss pneumonia, so neither a missing statement nor the
@@ -47,7 +59,7 @@ def opacity_label(text: str, base: ConceptBase) -> str:
 
     Args:
         text: The report.
-        base: Its `opacity` and `opacity_like` headings decide.
+        base: Its `opacity` headings and `opacity_like` headings and codes decide.
     """
     sentences, mentions = finder_of(base).read(text)
     mentions = [mention for mention in mentions if not mention.elsewhere]
@@ -55,10 +67,10 @@ def opacity_label(text: str, base: ConceptBase) -> str:
     for mention in opacities:
         if mention.assertion == PRESENT and _BESIDE_LUNG.isdisjoint(mention.qualifiers):
             return YES
-    alike = [m for m in mentions if _stands_for(m, base.opacity_like)]
+    words = [sentence.words for sentence in sentences]
+    alike = [m for m in mentions if _resembles_opacity(m, base)]
     if any(m.assertion in (PRESENT, UNCERTAIN) for m in (*opacities, *alike)):
         return UNSURE
-    words = [sentence.words for sentence in sentences]
     if any(map(calls_lungs_unclear, words)):
         return UNSURE
     denied = any(
@@ -67,49 +79,77 @@ def opacity_label(text: str, base: ConceptBase) -> str:
         and _ADDITIONAL.isdisjoint(words[m.sentence])
         for m in opacities
     )
-    return NO if denied or any(map(calls_lungs_clear, words)) else UNSURE
+    sides = {side for sentence in words for side in clear_sides(sentence)}
+    return NO if denied or sides == {"right", "left"} else UNSURE
 
 
-def _stands_for(mention: Mention, headings: Sequence[str]) -> bool:
-    return any(split_code(target)[0] in headings for target in mention.targets)
+def _stands_for(mention: Mention, names: Sequence[str]) -> bool:
+    """Whether a heading or a code of a mention is among `names`."""
+    return any(split_code(t)[0] in names or t in names for t in mention.targets)
 
 
-def calls_lungs_clear(words: Sequence[str]) -> bool:
-    """Whether a sentence calls both lungs, or the chest, clear or normal without restriction.
+def _resembles_opacity(mention: Mention, base: ConceptBase) -> bool:
+    prominent = _PROMINENT in mention.qualifiers and _stands_for(mention, (_MARKINGS,))
+    return prominent or _stands_for(mention, base.opacity_like)
+
+
+def clear_sides(words: Sequence[str]) -> frozenset[str]:
+    """The lungs, `right` and `left`, that a sentence calls clear or normal without restriction.
 
     Args:
         words: The sentence's tokens in normal form.
     """
-    if not _EXCEPTIONS.isdisjoint(words):
-        return False
+    if _is_restricted(words):
+        return frozenset()
     lungs = [at for at, word in enumerate(words) if word in _LUNGS]
     clear = [
         at
         for at, word in enumerate(words)
         if word in _CLEAR and list(words[at + 1 : at + 2]) not in (["of"], ["from"], ["for"])
     ]
-    return any(_is_said_of(words, lung, at) for lung in lungs for at in clear)
+    return frozenset(
+        side for lung in lungs for at in clear for side in _clear_sides(words, lung, at)
+    )
 
 
 def calls_lungs_unclear(words: Sequence[str]) -> bool:
     """Whether a sentence says that the lungs are not clear."""
     return any(
-        word in _LUNGS and "not" in words[at : at + 6] and "clear" in words[at : at + 8]
+        word in _LUNGS
+        and not _NEGATIONS.isdisjoint(words[max(0, at - 1) : at + 6])
+        and "clear" in words[at : at + 8]
         for at, word in enumerate(words)
     )
 
 
-def _is_said_of(words: Sequence[str], lung: int, clear: int) -> bool:
-    """Whether `clear` at one token describes the lungs at another."""
+def _is_restricted(words: Sequence[str]) -> bool:
+    """Whether the sentence has an exception other than that of volume: hyperexpanded but clear."""
+    for at, word in enumerate(words):
+        if word == "but" and _CLEAR.intersection(words[at + 1 : at + 4]):
+            if _VOLUMES.isdisjoint(words[:at]):
+                return True
+        elif word in _EXCEPTIONS:
+            return True
+    return False
+
+
+def _clear_sides(words: Sequence[str], lung: int, clear: int) -> Sequence[str]:
+    """The sides of which `clear` at one token is said by way of `lung` at another; () for none."""
     if clear < lung:  # clear lungs
         start, between = clear, words[clear + 1 : lung]
         if len(between) > 2:
-            return False
+            return ()
     else:  # the lungs are clear
         start, between = lung, words[lung + 1 : clear]
         if len(between) > _WINDOW:
-            return False
+            return ()
+    if _NOT_LUNG.intersection(words[lung + 1 : lung + 2]):
+        return ()
+    between = [word for word in between if word != "but"]
     before = words[max(0, start - 2) : start]
-    around = {*before, *between}
-    one_side = len({"right", "left"} & around) == 1
-    return not (one_side or _PARTS & around or _QUALIFIES & set(between) or "not" in before)
+    after = words[clear + 1 : clear + 6]
+    around = {*before, *between, *(after if _PLACES.intersection(after[:1]) else ())}
+    if _PARTS & around or _QUALIFIES & set(between) or _NEGATIONS & set(before):
+        return ()
+    named = {"right", "left"} & around
+    return tuple(named) if len(named) == 1 else ("right", "left")

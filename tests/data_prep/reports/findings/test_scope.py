@@ -1,7 +1,8 @@
 """Assertions and weak labels of sentences whose right answers were written by hand.
 
-`sentences.csv`: `text` (with \\n for a line's end), `findings` (heading=assertion; `not present`:
-any assertion but that, or no mention), `label` (empty: any).
+`sentences.csv`, and `paraphrases.csv` of the same kinds: `text` (with \\n for a line's end),
+`findings` (heading=assertion; `not present`: any assertion but that, or no mention), `label`
+(empty: any).
 """
 
 import csv
@@ -21,9 +22,12 @@ BASE = ConceptBase.load()
 
 
 def sentences() -> list[tuple[str, str, str]]:
-    path = Path(__file__).parents[1] / "sentences.csv"
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [tuple(row.values()) for row in csv.DictReader(stream)]
+    rows: list[tuple[str, str, str]] = []
+    for name in ("sentences.csv", "paraphrases.csv"):
+        path = Path(__file__).parents[1] / name
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows += [(row["text"], row["findings"], row["label"]) for row in csv.DictReader(stream)]
+    return rows
 
 
 @pytest.mark.parametrize(("text", "findings", "label"), sentences())
