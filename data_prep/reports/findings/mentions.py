@@ -21,6 +21,7 @@ _LEADS_BACK = {"in", "at", "within", "of", "involving", "overlying", "along", "t
                "are", "throughout", "near", "over", "seen", "noted", "present"}  # fmt: skip
 _PLACED_IN = frozenset({"of", "in", "within", "from", "involving", "due"})
 _SEPARATES = frozenset({",", ";", "and", "or", "with", "lung", "over", "overlie", "projecting"})
+_SIGNS = frozenset({"Opacity", "Density", "Nodule", "Pleural Effusion", "Pneumothorax"})
 _CUTS = {"and", "with", ",", "or", "which", ";", "but", "also", "there", "as"}
 
 
@@ -191,7 +192,8 @@ class MentionFinder:
     def _span(self, match: _Match) -> MentionSpan:
         headings = {split_code(target)[0] for target in self.aliases.targets[match.alias]}
         lasting = self._transient.isdisjoint(headings)
-        return MentionSpan(match.start, match.end, match.used, lasting)
+        sign = not _SIGNS.isdisjoint(headings)
+        return MentionSpan(match.start, match.end, match.used, lasting, sign)
 
     def _elsewhere(self, words: Sequence[str], match: _Match, sites: Sequence[_Match]) -> bool:
         """Whether a site in another organ belongs to the finding: `rib lesion`, `mass in the neck`.

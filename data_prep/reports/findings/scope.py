@@ -68,12 +68,15 @@ class MentionSpan(NamedTuple):
         end: One past the last token.
         used: The tokens of the alias; tokens between them may be part of a cue.
         lasting: Whether the finding is permanent, such as a scar: "prior" leaves it present.
+        sign: Whether it is a sign and no explanation: "opacity/effusion" states both, while
+            "atelectasis/infiltrate" names alternatives.
     """
 
     start: int
     end: int
     used: frozenset[int]
     lasting: bool = False
+    sign: bool = False
 
 
 class Cue(NamedTuple):
@@ -325,7 +328,7 @@ class _Sentence:
             between = self.words[first.end : second.start]
             alternative = (
                 "or" in between and len(between) <= 4 and _ALTERNATIVES.issuperset(between)
-            )
+            ) or (between == ["/"] and not (first.sign or second.sign))
             if alternative and says[number - 1] in (PRESENT, UNCERTAIN) and says[number] == PRESENT:
                 says[number - 1] = says[number] = UNCERTAIN
         for number, mention in enumerate(self.mentions):

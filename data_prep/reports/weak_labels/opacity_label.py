@@ -20,7 +20,8 @@ _EXCEPTIONS = word_set(
 )
 _QUALIFIES = word_set(
     "not no nor without never may might could mostly largely relatively nearly predominantly "
-    "fairly partially partly almost heart mediastinum bone , ;"
+    "fairly partially partly almost heart mediastinum bone , ; show showing demonstrate reveal "
+    "have has with"
 )
 _NEGATIONS = frozenset({"not", "never", "neither", "nor", "longer", "hardly", "barely"})
 # Words of lung volume: "hyperexpanded but clear" calls the lungs clear.
