@@ -20,7 +20,10 @@ _JOINS = {"and", "or", "versus", "vs", "/", ",", "with", "-", "of", "possible", 
 _LEADS_BACK = {"in", "at", "within", "of", "involving", "overlying", "along", "to", "on", "is",
                "are", "throughout", "near", "over", "seen", "noted", "present"}  # fmt: skip
 _PLACED_IN = frozenset({"of", "in", "within", "from", "involving", "due"})
-_SEPARATES = frozenset({",", ";", "and", "or", "with", "lung", "over", "overlie", "projecting"})
+_SEPARATES = frozenset(
+    {",", ";", "and", "or", "with", "lung", "base", "lobe", "apex", "zone", "hilum", "over", "overlie",
+     "projecting"}
+)  # fmt: skip
 _SIGNS = frozenset({"Opacity", "Density", "Nodule", "Pleural Effusion", "Pneumothorax"})
 _CUTS = {"and", "with", ",", "or", "which", ";", "but", "also", "there", "as"}
 

@@ -161,8 +161,9 @@ class _Sentence:
         ahead = [n for n in range(len(self.mentions)) if self._ahead(cue, n, cues)]
         if cue.direction == FORWARD:
             return ahead
-        if cue.direction == NEXT:
-            return ahead[:1]
+        if cue.direction == NEXT:  # "previous tuberculous pneumonia" is one finding
+            joined = [n for n in ahead[1:2] if self.mentions[n].start == self.mentions[n - 1].end]
+            return ahead[:1] + joined
         behind = [n for n in range(len(self.mentions)) if self._behind(cue, n)]
         if cue.direction == TOUCHING:
             return [n for n in ahead if self.mentions[n].start <= cue.end + 1]

@@ -117,6 +117,7 @@ RULES = (
         "no longer ..3 {perceived}", "not ..1 any longer", "{have} ..3 {resolved}",
         "{be} ..2 {resolved}", "been removed",
     )),
+    ScopeRule(UNCERTAIN, NEXT, ("improvement / {resolution}", "{resolution} / improvement")),
     ScopeRule(PRIOR, FLIP, ("no longer",)),
     ScopeRule(PRIOR, FORWARD, (
         "{resolution} of", "history of", "h / o", "hx", "history ..1 significant for",

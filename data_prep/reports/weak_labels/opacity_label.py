@@ -6,7 +6,7 @@ from data_prep.reports.findings.concepts import ConceptBase, split_code
 from data_prep.reports.findings.linking import finder_of
 from data_prep.reports.findings.mentions import Mention
 from data_prep.reports.findings.scope import ABSENT, PRESENT, UNCERTAIN
-from data_prep.reports.findings.text import word_set
+from data_prep.reports.findings.text import Sentence, word_set
 
 YES, NO, UNSURE = "yes", "no", "uncertain"
 
@@ -40,7 +40,16 @@ _PART_QUALIFIERS = frozenset(
     ("right", "left", "base", "apex", "retrocardiac", "lingula", "hilum",
      "upper lobe", "middle lobe", "lower lobe")
 )  # fmt: skip
-_BESIDE_LUNG = frozenset({"pleura", "mediastinum"})
+_BESIDE_LUNG = frozenset({"pleura", "mediastinum", "paratracheal"})
+# "Opacity that represents overlying breast tissue" may be none of the lung.
+_EXPLAINS = word_set(
+    "represent secondary due related attributed attributable consistent compatible reflect from "
+    "explained accounted caused"
+)
+_OVERLAYS = word_set(
+    "breast fat overlap overlapping superimposed superimposition summation fold artifact nipple "
+    "clothing skin attenuation tissue overlay"
+)
 _MARKINGS, _PROMINENT = "Markings", "prominent"
 
 
@@ -64,11 +73,13 @@ def opacity_label(text: str, base: ConceptBase) -> str:
     """
     sentences, mentions = finder_of(base).read(text)
     mentions = [mention for mention in mentions if not mention.elsewhere]
+    words = [sentence.words for sentence in sentences]
     opacities = [m for m in mentions if _stands_for(m, base.opacity)]
     for mention in opacities:
-        if mention.assertion == PRESENT and _BESIDE_LUNG.isdisjoint(mention.qualifiers):
-            return YES
-    words = [sentence.words for sentence in sentences]
+        of_lung = _BESIDE_LUNG.isdisjoint(mention.qualifiers)
+        if mention.assertion == PRESENT and of_lung:
+            if not _is_overlay(sentences[mention.sentence], mention):
+                return YES
     alike = [m for m in mentions if _resembles_opacity(m, base)]
     if any(m.assertion in (PRESENT, UNCERTAIN) for m in (*opacities, *alike)):
         return UNSURE
@@ -87,6 +98,15 @@ def opacity_label(text: str, base: ConceptBase) -> str:
 def _stands_for(mention: Mention, names: Sequence[str]) -> bool:
     """Whether a heading or a code of a mention is among `names`."""
     return any(split_code(t)[0] in names or t in names for t in mention.targets)
+
+
+def _is_overlay(sentence: Sentence, mention: Mention) -> bool:
+    """Whether the sentence explains the opacity by something that overlies the lung."""
+    after = [token.word for token in sentence.tokens if token.start >= mention.end]
+    return any(
+        word in _EXPLAINS and not _OVERLAYS.isdisjoint(after[at + 1 : at + 10])
+        for at, word in enumerate(after)
+    )
 
 
 def _resembles_opacity(mention: Mention, base: ConceptBase) -> bool:
