@@ -21,8 +21,8 @@ _LEADS_BACK = {"in", "at", "within", "of", "involving", "overlying", "along", "t
                "are", "throughout", "near", "over", "seen", "noted", "present"}  # fmt: skip
 _PLACED_IN = frozenset({"of", "in", "within", "from", "involving", "due"})
 _SEPARATES = frozenset(
-    {",", ";", "and", "or", "with", "lung", "base", "lobe", "apex", "zone", "hilum", "over", "overlie",
-     "projecting"}
+    (",", ";", "and", "or", "with", "lung", "base", "lobe", "apex", "zone", "hilum", "over",
+     "overlie", "projecting")
 )  # fmt: skip
 _SIGNS = frozenset({"Opacity", "Density", "Nodule", "Pleural Effusion", "Pneumothorax"})
 _CUTS = {"and", "with", ",", "or", "which", ";", "but", "also", "there", "as"}

@@ -44,11 +44,11 @@ _BESIDE_LUNG = frozenset({"pleura", "mediastinum", "paratracheal"})
 # "Opacity that represents overlying breast tissue" may be none of the lung.
 _EXPLAINS = word_set(
     "represent secondary due related attributed attributable consistent compatible reflect from "
-    "explained accounted caused"
+    "explained accounted caused correspond corresponding"
 )
 _OVERLAYS = word_set(
     "breast fat overlap overlapping superimposed superimposition summation fold artifact nipple "
-    "clothing skin attenuation tissue overlay"
+    "clothing skin attenuation tissue overlay wall"
 )
 _MARKINGS, _PROMINENT = "Markings", "prominent"
 
@@ -77,9 +77,9 @@ def opacity_label(text: str, base: ConceptBase) -> str:
     opacities = [m for m in mentions if _stands_for(m, base.opacity)]
     for mention in opacities:
         of_lung = _BESIDE_LUNG.isdisjoint(mention.qualifiers)
-        if mention.assertion == PRESENT and of_lung:
-            if not _is_overlay(sentences[mention.sentence], mention):
-                return YES
+        overlay = _is_overlay(sentences[mention.sentence], mention)
+        if mention.assertion == PRESENT and of_lung and not overlay:
+            return YES
     alike = [m for m in mentions if _resembles_opacity(m, base)]
     if any(m.assertion in (PRESENT, UNCERTAIN) for m in (*opacities, *alike)):
         return UNSURE
