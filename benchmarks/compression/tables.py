@@ -34,12 +34,14 @@ from benchmarks.compression.training import (
 )
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.storage_choice import smallest_storage, stored_bytes
+from pneumonia.compression.quantize.mismatch import simulate_chips
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network, initialise
 from pneumonia.runtime.model.spec import NetworkSpec
 
 PRUNING = ("irregular", "structured", "narrow", "columns", "filters", "pattern", "darb", "crossbar")
+CHIP_SIGMA = 0.1  # deviation of a programmed state, in steps between states
 MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
 
 
@@ -107,7 +109,7 @@ def measure(
         layer.storage.bits * int(tensors[f"{layer.name}.weight"].count_nonzero())
         for layer in layers
     )
-    return {
+    row = {
         "job": name, "seed": seed, "test_accuracy": round(test, 5),
         "ci95": [round(low, 5), round(high, 5)],
         "held_out_accuracy": round(accuracy(stored, images.held_out), 5),
@@ -117,7 +119,16 @@ def measure(
         "storage": {layer.name: layer.storage.format for layer in layers},
         "bytes_with_indices": taken, "data_reduction": round(4 * total / taken, 1),
         "published": job.published, "schedule": job.schedule._asdict(),
-    }, spec, tensors  # fmt: skip
+    }  # fmt: skip
+    if job.chips:
+        chips = simulate_chips(
+            stored, CHIP_SIGMA, lambda chip: accuracy(chip, images.test), job.chips, seed
+        )
+        row["chips"] = {
+            "n": job.chips, "sigma_steps": CHIP_SIGMA, "mean": round(chips.mean, 5),
+            "percentile_5": round(float(np.percentile(chips.metrics, 5)), 5),
+        }  # fmt: skip
+    return row, spec, tensors
 
 
 class Data:
