@@ -9,13 +9,13 @@ import math
 import re
 import warnings
 from functools import lru_cache
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.tag import Tag
-from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
+from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS, PersonName
 
 TEXT_KINDS = ("SH", "LO", "ST", "LT", "UC", "UT", "PN")  # VRs that have a character set
 # PS3.5 6.2; Python also takes 1_024 and digits of other scripts
@@ -141,55 +141,80 @@ def number_warnings(dataset: Any, keywords: Sequence[str]) -> List[str]:
 
 
 def keep_undecodable_bytes(dataset: Any) -> bool:
-    """Turn text that does not fit its character set into bytes (VR OB), which nothing re-codes.
+    """Turn text that pydicom would re-code or cannot decode into bytes (VR OB), kept as they are.
 
     Args:
         dataset: As it was read, so that its elements are still bytes; nested ones are left alone.
 
     Returns:
-        Whether there was such text.
+        Whether some text does not fit its declared character set.
     """
-    found = [tag for tag in list(dataset.keys()) if undecodable_bytes(dataset, tag) is not None]
-    for tag in found:
+    is_undecodable = False
+    for tag in list(dataset.keys()):
         data = undecodable_bytes(dataset, tag)
-        dataset[tag] = DataElement(tag, "OB", data, already_converted=True)
-    return bool(found)
+        if data is not None:
+            kind, sets = _text_kind(dataset, tag), all_values(dataset, "SpecificCharacterSet")
+            is_undecodable |= _decoded(data, kind, sets) is None
+            dataset[tag] = DataElement(tag, "OB", data, already_converted=True)
+    return is_undecodable
 
 
 def undecodable_bytes(dataset: Any, tag: Any) -> Optional[bytes]:
-    """The bytes of a text element that does not fit the declared character set; else None."""
-    element = dataset.get_item(tag)
-    data = getattr(element, "value", None)
+    """The bytes of a text element that pydicom would not write as they are; else None."""
+    data = getattr(dataset.get_item(tag), "value", None)
     if not isinstance(data, bytes) or not _beyond_ascii(data):
         return None
-    kind = element.VR
-    if kind in (None, "UN", "OB"):
-        kind = dictionary_VR(tag) if dictionary_has_tag(tag) else None
+    kind = _text_kind(dataset, tag)
     if kind not in TEXT_KINDS:
         return None
-    return None if _decodes(data, kind, all_values(dataset, "SpecificCharacterSet")) else data
+    found = _decoded(data, kind, all_values(dataset, "SpecificCharacterSet"))
+    is_kept = found is not None and (b"\x1b" not in data or _is_reproduced(data, kind, *found))
+    return None if is_kept else data
+
+
+def _text_kind(dataset: Any, tag: Any) -> str:
+    kind = dataset.get_item(tag).VR
+    if kind in (None, "UN", "OB"):
+        kind = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
+    return str(kind)
 
 
 def _beyond_ascii(data: bytes) -> bool:
     return b"\x1b" in data or any(byte > 127 for byte in data)
 
 
-def _decodes(data: bytes, kind: str, character_sets: List[Any]) -> bool:
-    """Whether bytes that are not ASCII alone are text in the declared character sets."""
+def _decoded(data: bytes, kind: str, character_sets: List[Any]) -> Optional[Tuple[str, List[str]]]:
+    """Text that is not ASCII alone, and pydicom's names of its character sets.
+
+    Returns:
+        None for an unknown character set, or bytes outside of it.
+    """
     first = str(character_sets[0] or "").strip() if character_sets else ""
     if b"\x1b" not in data and first in ("", "ISO_IR 6", "ISO 2022 IR 6"):
-        return False  # ASCII
+        return None  # ASCII
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what pydicom replaces it warns of
             encodings = convert_encodings([str(one) for one in character_sets])
             if len(encodings) == 1 and b"\x1b" not in data:
-                str(data, encodings[0])
-            else:
-                decode_bytes(data, encodings, PN_DELIMS if kind == "PN" else TEXT_VR_DELIMS)
-    except Exception:  # an unknown character set, or bytes outside of it
+                return str(data, encodings[0]), encodings
+            delimiters = PN_DELIMS if kind == "PN" else TEXT_VR_DELIMS
+            return decode_bytes(data, encodings, delimiters), encodings
+    except Exception:  # pydicom raises many kinds
+        return None
+
+
+def _is_reproduced(data: bytes, kind: str, text: str, encodings: List[str]) -> bool:
+    """Whether pydicom writes text with the escape sequences that it was read with."""
+    values = text.rstrip(" \0").split("\\")
+    try:
+        if kind == "PN":
+            parts = [PersonName(value, encodings).encode(encodings) for value in values]
+        else:
+            parts = [encode_string(value, encodings) for value in values]
+    except Exception:  # text of a character set that pydicom decodes only
         return False
-    return True
+    return b"\\".join(parts) == data.rstrip(b" \0")
 
 
 def _finite(value: Any) -> Optional[float]:

@@ -104,6 +104,29 @@ def test_text_outside_of_its_character_set_is_kept_byte_for_byte(
         assert joined_text(result, "SpecificCharacterSet") == character_set.decode()
 
 
+YAMADA = b"\x1b$B;3ED"
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        # back to ASCII where the character set wants ISO-IR 14, which pydicom would write
+        (b"ISO 2022 IR 13\\ISO 2022 IR 87", b"\xd4\xcf\xc0\xde=" + YAMADA + b"\x1b(B"),
+        (b"ISO 2022 IR 13\\ISO 2022 IR 87", b"\xd4\xcf\xc0\xde=" + YAMADA + b"\x1b(J"),
+        (b"\\ISO 2022 IR 87", b"Yamada=" + YAMADA + b"\x1b(B"),
+        # a second escape sequence that is not needed, which pydicom would leave out
+        (b"\\ISO 2022 IR 149", b"Hong=\x1b$)C\xfb\xf3 \x1b$)C\xd1\xce"),
+        (b"ISO 2022 IR 6\\ISO 2022 IR 100", b"M\x1b-A\xfcller^J"),
+    ],
+)
+def test_escape_sequences_are_kept(tmp_path, character_set, name):
+    values = {"PatientName": name, "StudyDescription": name.replace(b"=", b" ")}
+    found = read(tmp_path, SpecificCharacterSet=character_set, **values)
+    assert "character_set" not in found.warnings
+    for result in made_of(found).values():
+        assert {keyword: bytes_of(result, keyword) for keyword in values} == values
+
+
 @pytest.mark.parametrize(
     ("keyword", "data", "kept", "codes"),
     [
