@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pneumonia.exporting.onnx_nodes import Array, GatheredInput, OnnxNodes
+from pneumonia.runtime.engines.numpy_ops import resize_matrix
 from pneumonia.runtime.errors import ExportError
 from pneumonia.runtime.model.spec import (
     LEAKY_SLOPE,
@@ -31,6 +32,7 @@ from pneumonia.runtime.model.spec import (
     Pad,
     PixelShuffle,
     Reshape,
+    Resize,
     Route,
     Select,
     Shortcut,
@@ -329,6 +331,14 @@ def _upsample(g: OnnxNodes, layer: Upsample, inputs: Inputs, out: str) -> str:
     )
 
 
+def _resize(g: OnnxNodes, layer: Resize, inputs: Inputs, out: str) -> str:
+    """Two matrix products: ONNX's Resize rounds sizes and places in its own way."""
+    _, height, width = g.shapes[layer.inputs[0]]
+    rows = g.constant(out + ".rows", resize_matrix(height, layer.height, layer.mode))
+    columns = g.constant(out + ".columns", resize_matrix(width, layer.width, layer.mode).T)
+    return g.node("MatMul", [rows, g.node("MatMul", [inputs[0], columns], out + "/wide")], out)
+
+
 def _max_pool(g: OnnxNodes, layer: MaxPool, inputs: Inputs, out: str) -> str:
     pads = [*pair(layer.pad_begin), *pair(layer.pad_end)]
     kernel, strides = list(pair(layer.kernel)), list(pair(layer.stride))
@@ -367,6 +377,7 @@ EMIT: dict[type, Callable[[OnnxNodes, Any, Inputs, str], str]] = {
     Reshape: _reshape,
     Flatten: _reshape,
     Upsample: _upsample,
+    Resize: _resize,
     PixelShuffle: _pixel_shuffle,
     MaxPool: _max_pool,
     AvgPool: _avg_pool,

@@ -28,6 +28,7 @@ from pneumonia.runtime.model.spec import (
     Pad,
     PixelShuffle,
     Reshape,
+    Resize,
     Route,
     Select,
     Shortcut,
@@ -273,12 +274,14 @@ def _reshape(layer: Reshape, sources: Sequence[Tensor]) -> Tensor:
 
 
 def _upsample(layer: Upsample, sources: Sequence[Tensor]) -> Tensor:
-    if layer.mode == "nearest":
-        return F.interpolate(sources[0], scale_factor=layer.scale, mode="nearest")
-    corners = layer.mode == "bilinear_corners"
-    return F.interpolate(
-        sources[0], scale_factor=layer.scale, mode="bilinear", align_corners=corners
-    )
+    height, width = (layer.scale * size for size in sources[0].shape[2:])
+    return _resize(Resize(layer.name, layer.inputs, height, width, layer.mode), sources)
+
+
+def _resize(layer: Resize, sources: Sequence[Tensor]) -> Tensor:
+    corners = None if layer.mode == "nearest" else layer.mode == "bilinear_corners"
+    mode, size = layer.mode.removesuffix("_corners"), (layer.height, layer.width)
+    return F.interpolate(sources[0], size=size, mode=mode, align_corners=corners)
 
 
 def _max_pool(layer: MaxPool, sources: Sequence[Tensor]) -> Tensor:
@@ -316,6 +319,7 @@ RUN: dict[type, Callable[[Any, Sequence[Tensor]], Tensor]] = {
     Pad: _pad,
     Reshape: _reshape,
     Upsample: _upsample,
+    Resize: _resize,
     PixelShuffle: lambda layer, sources: F.pixel_shuffle(sources[0], layer.scale),
     MaxPool: _max_pool,
     AvgPool: _avg_pool,

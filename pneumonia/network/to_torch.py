@@ -36,6 +36,7 @@ from pneumonia.runtime.model.spec import (
     Pad,
     PixelShuffle,
     Reshape,
+    Resize,
     Route,
     Select,
     Shortcut,
@@ -199,11 +200,21 @@ def _pad(w: GraphWriter, layer: Pad, sources: Nodes) -> fx.Node:
 
 
 def _upsample(w: GraphWriter, layer: Upsample, sources: Nodes) -> fx.Node:
+    return _interpolated(w, layer, sources, scale_factor=layer.scale)
+
+
+def _resize(w: GraphWriter, layer: Resize, sources: Nodes) -> fx.Node:
+    return _interpolated(w, layer, sources, size=(layer.height, layer.width))
+
+
+def _interpolated(
+    w: GraphWriter, layer: Upsample | Resize, sources: Nodes, **sizes: Any
+) -> fx.Node:
     corners = None if layer.mode == "nearest" else layer.mode == "bilinear_corners"
     mode = layer.mode.removesuffix("_corners")
     return w.module(
         layer.name, "layer",
-        lambda: nn.Upsample(scale_factor=layer.scale, mode=mode, align_corners=corners), *sources,
+        lambda: nn.Upsample(**sizes, mode=mode, align_corners=corners), *sources,
     )  # fmt: skip
 
 
@@ -277,6 +288,7 @@ WRITE: dict[type, Callable[[GraphWriter, Any, Nodes], fx.Node]] = {
         "reshape", sources[0], -1, *w.shapes[layer.name]
     ),
     Upsample: _upsample,
+    Resize: _resize,
     PixelShuffle: lambda w, layer, sources: w.module(
         layer.name, "layer", lambda: nn.PixelShuffle(layer.scale), *sources
     ),

@@ -220,6 +220,11 @@ class Sequence(nn.Module):
         return self.lin(self.rnn(series)[0])
 
 
+class TurnedSequence(Sequence):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).transpose(0, 1)
+
+
 def test_a_recurrent_layer_stays_whole_between_layers_that_shrink():
     torch.manual_seed(0)
     module, x = Sequence().eval(), torch.randn(2, 3, 8, 8)
@@ -236,6 +241,32 @@ def test_a_recurrent_layer_stays_whole_between_layers_that_shrink():
     torch.testing.assert_close(plain(x.double()), small(x.double()), rtol=1e-6, atol=1e-9)
     with pytest.raises(SpecError, match=r"batch of 2 as first dimension.*batch_first=True"):
         from_torch(Sequence(batch_first=False).eval(), x, opaque=("rnn",))
+
+
+def test_what_is_not_understood_stays_whole_on_request(caplog):
+    module, x = odd(), torch.randn(2, 3, 8, 8)
+    found = from_torch(module, x, keep_unknown=True).eval()
+    assert set(found.opaque_modules) == {"0.odd"}
+    torch.testing.assert_close(found(x), module(x), rtol=1e-5, atol=1e-6)
+    assert "op sort" in caplog.text
+    assert "'0.odd'" in caplog.text
+    torch.manual_seed(0)  # a layer that cannot stay alone keeps the module around it
+    module = nn.Sequential(nn.Conv2d(3, 3, 1), TurnedSequence(batch_first=False)).eval()
+    found = from_torch(module, x, keep_unknown=True).eval()
+    assert set(found.opaque_modules) == {"1"}
+    torch.testing.assert_close(found(x), module(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(SpecError, match="the module's own forward"):
+        from_torch(Forward(lambda m, x: m.b(m.a(x).sort(1)[0]), **ends()), x, keep_unknown=True)
+
+
+@pytest.mark.parametrize("function", [
+    lambda m, x: m.b(m.a(x) - m.a(x)[:, :3].mean(1, keepdim=True)),  # of other channels
+    lambda m, x: m.b(m.a(x) * torch.rsqrt(m.a(x).pow(2).mean(1, keepdim=True) + 1e-6)),
+    lambda m, x: m.b(m.a(x) - m.a(x).std(1, keepdim=True)),
+])  # fmt: skip
+def test_other_statistics_of_channels_are_no_layer_norm(function):
+    with pytest.raises(SpecError, match=r"statistic|variance|mean"):
+        from_torch(Forward(function, **ends()), torch.randn(2, 3, 8, 8))
 
 
 def test_a_wrong_translation_is_found_and_named(monkeypatch):

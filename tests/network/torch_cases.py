@@ -107,6 +107,36 @@ def conv_next(m: nn.Module, x: Tensor) -> Tensor:
     return m.b(y.permute(0, 3, 1, 2))
 
 
+def layer_norm_by_hand(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.a(x)
+    u = y.mean(1, keepdim=True)
+    s = (y - u).pow(2).mean(1, keepdim=True)
+    y = (y - u) / torch.sqrt(s + 1e-6)
+    return m.b(m.scale[:, None, None] * y + 0.1)
+
+
+def layer_norm_by_variance(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.a(x).permute(0, 2, 3, 1)
+    variance = y.var(-1, keepdim=True, unbiased=False)
+    y = (y - y.mean(-1, keepdim=True)) * torch.rsqrt(variance + 1e-5)
+    return m.b(y.permute(0, 3, 1, 2))
+
+
+def einsum_attention(m: nn.Module, x: Tensor) -> Tensor:
+    tokens = m.a(x).flatten(2).transpose(1, 2)
+    n, t, c = tokens.shape
+    q, k, v = (part(tokens).view(n, t, 2, c // 2) for part in (m.q, m.k, m.v))
+    scores = torch.einsum("bihd,bjhd->bhij", q, k) * 0.5
+    mixed = torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), v).reshape(n, t, c)
+    return m.b(mixed.mean(1))
+
+
+def learned_queries(m: nn.Module, x: Tensor) -> Tensor:
+    tokens = m.a(x).flatten(2).transpose(1, 2)
+    queries = m.queries.unsqueeze(0).expand(len(x), -1, -1)
+    return m.b(queries + m.attention(queries, tokens, tokens)[0])
+
+
 def ends() -> dict[str, nn.Module]:
     return {"a": nn.Conv2d(3, 8, 3, padding=1), "b": nn.Conv2d(8, 4, 3)}
 
@@ -140,6 +170,18 @@ CASES = {
     "spatial gate": Forward(spatial_gate, **ends(), one=nn.Conv2d(8, 1, 1)),
     "convnext": Forward(conv_next, **ends(), norm=nn.LayerNorm(8), lin=nn.Linear(8, 8),
                         scale=nn.Parameter(torch.rand(8))),
+    "layer norm by hand": Forward(layer_norm_by_hand, **ends(), scale=nn.Parameter(torch.rand(8))),
+    "layer norm by variance": Forward(layer_norm_by_variance, **ends()),
+    "einsum attention": Forward(einsum_attention, a=nn.Conv2d(3, 8, 2, 2), q=nn.Linear(8, 8),
+                                k=nn.Linear(8, 8), v=nn.Linear(8, 8), b=nn.Linear(8, 4)),
+    "learned queries": Forward(learned_queries, a=nn.Conv2d(3, 8, 2, 2), b=nn.Linear(8, 4),
+                               queries=nn.Parameter(torch.rand(1, 8)),
+                               attention=nn.MultiheadAttention(8, 2, batch_first=True)),
+    "larger by 1.5": Forward(lambda m, x: m.b(F.interpolate(m.a(x), scale_factor=1.5)), **ends()),
+    "bilinear to a size": Forward(
+        lambda m, x: m.b(F.interpolate(m.a(x), size=(13, 21), mode="bilinear")), **ends()),
+    "smaller, corners": Forward(lambda m, x: m.b(F.interpolate(
+        m.a(x), size=(5, 7), mode="bilinear", align_corners=True)), **ends()),
     "slices": Forward(lambda m, x: m.b(torch.cat([m.a(x)[:, ::2], 1 - m.a(x)[:, 1::2] / 3], 1)),
                       **ends()),
 }  # fmt: skip

@@ -12,7 +12,13 @@ from pneumonia.compression.compact.coupling import ChannelGraph, UnitGroup, sele
 from pneumonia.compression.compact.equality import check_compacted
 from pneumonia.compression.prune.masks import tensor_masks
 from pneumonia.compression.prune.method import PruningMethod
-from pneumonia.compression.prune.rates import LayerRates, RatePlan, StageStart, plan_rate
+from pneumonia.compression.prune.rates import (
+    LayerRates,
+    RatePlan,
+    StageStart,
+    plan_rate,
+    warn_of_excess,
+)
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.network.module import Network
 from pneumonia.network.torch_import.imported import ImportedNetwork
@@ -87,6 +93,7 @@ class NetworkPruning(OwnLoop):
             Layer -> bool mask of its weight.
         """
         self.plan = self._planned()
+        warn_of_excess(self.plan, self.rate)
         self.masks = dict(self.plan.masks)
         self.hold()
         return self.masks

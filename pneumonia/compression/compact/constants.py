@@ -29,6 +29,7 @@ from pneumonia.runtime.model.spec import (
     Pad,
     PixelShuffle,
     Reshape,
+    Resize,
     Route,
     Select,
     Shape,
@@ -239,6 +240,7 @@ RULES: dict[type, Callable[[Any, ConstantContext], ConstantChannels]] = {
     Pad: _pad,
     Reshape: _same,
     Upsample: _same,
+    Resize: _same,
     PixelShuffle: _pixel_shuffle,
     MaxPool: _same,  # pads with -inf, so a constant passes through it
     AvgPool: _avg_pool,

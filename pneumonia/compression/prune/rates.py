@@ -6,6 +6,7 @@ rate, after projection of the current weights and removal of dead paths, is the 
 Rates count all convolution and linear weights, heads included.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -23,8 +24,11 @@ from pneumonia.compression.sets.network_set import live_units, realised_weights
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.progress import Progress
 
+log = logging.getLogger(__name__)
+
 TOLERANCE = 0.01  # of the realised rate, relative
 MAX_TRIALS = 14
+EXCESS = 0.05  # of the realised rate, relative, from which a warning is due
 STRONGEST = 1e9  # layer rate at which every layer is down to its minimum
 
 
@@ -198,6 +202,21 @@ def _nearer(found: RatePlan, best: RatePlan | None, target: float) -> RatePlan:
         return short, abs(math.log(planned.realised_rate / target))
 
     return found if best is None or key(found) < key(best) else best
+
+
+def warn_of_excess(planned: RatePlan, target: float) -> None:
+    """Log a warning where clearly more is removed than was asked for."""
+    if planned.realised_rate > target * (1 + EXCESS):
+        rounded = planned.sets.round_to > 1
+        log.warning(
+            "Rate %.3g is asked for, %.3g is reached: no step of the filters lies nearer. %s",
+            target,
+            planned.realised_rate,
+            f"Filters are kept in multiples of {planned.sets.round_to}; a smaller "
+            "constraint.round_to comes nearer"
+            if rounded
+            else "Layers this narrow lose much with every filter",
+        )
 
 
 def apply_rates(

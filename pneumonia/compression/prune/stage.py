@@ -21,7 +21,13 @@ from pneumonia.compression.compact.thin import thin
 from pneumonia.compression.phase import ADMM, RETRAIN, Trainer, is_finished
 from pneumonia.compression.prune.masks import MaskHook
 from pneumonia.compression.prune.method import LadderStage
-from pneumonia.compression.prune.rates import LayerRates, RatePlan, StageStart, plan_rate
+from pneumonia.compression.prune.rates import (
+    LayerRates,
+    RatePlan,
+    StageStart,
+    plan_rate,
+    warn_of_excess,
+)
 from pneumonia.compression.prune.recipe import PruneRecipe, admm_config, retrain_config
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
@@ -171,6 +177,7 @@ def layer_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _plan_record(stage: LadderStage, planned: RatePlan, folder: Path) -> dict[str, Any]:
+    warn_of_excess(planned, stage.rate)
     residuals = last_residuals(folder / ADMM)
     worst = max(residuals.items(), key=lambda item: item[1], default=("", 0.0))
     if worst[1] > COSTLY_RESIDUAL:

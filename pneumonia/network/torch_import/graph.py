@@ -1,7 +1,7 @@
 """From a torch module to layers: the graph of `torch.export`, one rule per op."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -13,7 +13,13 @@ from torch.utils import _pytree as pytree
 from pneumonia.network.torch_import.attention_rules import ATTENTION_RULES, AttentionScores
 from pneumonia.network.torch_import.builder import SpecBuilder
 from pneumonia.network.torch_import.layer_rules import LAYER_RULES
-from pneumonia.network.torch_import.layouts import LayerView, NotUnderstoodError, map_dims
+from pneumonia.network.torch_import.layouts import (
+    LayerView,
+    NotUnderstoodError,
+    UnknownPartError,
+    map_dims,
+)
+from pneumonia.network.torch_import.moment_rules import MOMENT_RULES, ChannelMoment
 from pneumonia.network.torch_import.opaque import OPAQUE_OP, hidden, opaque_layer
 from pneumonia.network.torch_import.pool_rules import POOL_RULES
 from pneumonia.network.torch_import.view_rules import VIEW_RULES
@@ -21,7 +27,11 @@ from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.spec import INPUT, Shape
 
 RULES = LAYER_RULES | POOL_RULES | VIEW_RULES | ATTENTION_RULES
-SYMBOLIC = (LayerView, AttentionScores)
+SYMBOLIC = (LayerView, AttentionScores, ChannelMoment)
+TAKES_CONSTANTS = (  # also where the network's values are the second argument
+    "add", "sub", "rsub", "mul", "div", "cat", "concat", "einsum", "scaled_dot_product_attention",
+    "matmul", "bmm",
+)  # fmt: skip
 
 
 class TracedModule(NamedTuple):
@@ -153,19 +163,34 @@ def _value(builder: SpecBuilder, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
     op = node.target._schema.name.rpartition("::")[2]  # type: ignore[union-attr]
     name = op.removesuffix("_") if not op.startswith("_") else op
     try:
-        if name not in RULES:
-            raise NotUnderstoodError("an op without a rule")
-        value = RULES[name](builder, _bound(node, args, kwargs))
+        value = _rule(builder, name, leaves)(builder, _bound(node, args, kwargs))
     except (NotUnderstoodError, SpecError) as error:
-        raise SpecError(
+        raise UnknownPartError(
+            path,
             "Part of the network is not understood",
             found=f"torch op {name}: {error}",
             where=f"module {path!r} ({kind})" if path else "the module's own forward",
-            fix=f"Keep it whole: opaque=({path!r},)" if path else "Move it to a submodule",
+            fix=f"Keep it whole: opaque=({path!r},), or every such module: keep_unknown=True"
+            if path
+            else "Move it to a submodule",
         ) from None
     if op != name and isinstance(node.args[0], fx.Node):
         env[node.args[0]] = value  # in place: later readers of the old tensor see the new values
     return value
+
+
+def _rule(builder: SpecBuilder, name: str, leaves: Sequence[Any]) -> Callable[..., Any]:
+    """The rule of an op for these arguments."""
+    if any(isinstance(x, ChannelMoment) for x in leaves) or name in ("var", "std"):
+        rules = MOMENT_RULES
+    else:
+        rules = RULES
+    if name not in rules:
+        known = "an op without a rule" if name not in RULES else "a statistic of channels"
+        raise NotUnderstoodError(known)
+    if isinstance(leaves[0], Tensor) and name not in TAKES_CONSTANTS:
+        raise NotUnderstoodError("a constant where values of the network are expected")
+    return rules[name]
 
 
 def _bound(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> SimpleNamespace:

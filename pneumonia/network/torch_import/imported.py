@@ -1,6 +1,7 @@
 """`from_torch`: a torch module as a network of this package, with the same inputs and outputs."""
 
 import copy
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -12,9 +13,17 @@ from torch.utils import _pytree as pytree
 from pneumonia.network.module import Network
 from pneumonia.network.torch_import.fuse import fuse
 from pneumonia.network.torch_import.graph import TracedModule, input_shape, module_path, trace
-from pneumonia.network.torch_import.layouts import Dim, LayerView, from_layout, laid_out
+from pneumonia.network.torch_import.layouts import (
+    Dim,
+    LayerView,
+    UnknownPartError,
+    from_layout,
+    laid_out,
+)
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-6  # of an output's largest value, in float64
 FLOAT32_TOLERANCE = 1e-4  # where the module runs in float32 only
@@ -73,7 +82,11 @@ class ImportedNetwork(Network):
 
 
 def from_torch(
-    module: nn.Module, example_input: Tensor, opaque: Sequence[str] = (), name: str = ""
+    module: nn.Module,
+    example_input: Tensor,
+    opaque: Sequence[str] = (),
+    name: str = "",
+    keep_unknown: bool = False,
 ) -> ImportedNetwork:
     """Describe a torch module as a network that can be pruned, compacted and exported.
 
@@ -85,6 +98,8 @@ def from_torch(
         example_input: float32 (N, C, H, W), (N, C, L) or (N, n); sizes but N are fixed by it.
         opaque: Globs of paths of submodules to keep whole; channels at their borders are protected.
         name: Of the network; the module's class by default.
+        keep_unknown: Keep whole every submodule that is not understood, with a warning in the log
+            that names it; `opaque_modules` of the result lists them.
 
     Returns:
         A network that takes and returns what the module does; trainable, with its own weights.
@@ -96,10 +111,38 @@ def from_torch(
     original = copy.deepcopy(module).cpu().float().eval()
     example = _several(example_input.detach().cpu().float())
     with torch.no_grad():
-        traced = trace(original, example, opaque)
+        tracing = _trace_known if keep_unknown else trace
+        traced = tracing(original, example, opaque)
     network, seen = _network(traced, name or type(module).__name__)
     _verify(original, network, traced, seen, example)
     return network.train(module.training)
+
+
+def _trace_known(original: nn.Module, example: Tensor, opaque: Sequence[str]) -> TracedModule:
+    """Trace a module, and keep whole what is not understood.
+
+    Where a submodule cannot be kept whole, the module around it is.
+
+    Raises:
+        SpecError: The module's own forward is not understood.
+    """
+    kept = list(opaque)
+    modules = dict(original.named_modules())
+    while True:
+        try:
+            return trace(original, example, kept)
+        except UnknownPartError as error:
+            path = error.path
+            if path in kept:  # itself it cannot stay
+                kept.remove(path)
+                path = path.rpartition(".")[0]
+            if not path or path in kept:
+                raise
+            log.warning("%s. Module %r is kept whole, its channels too", error, path)
+            kept.append(path)
+            kind = type(modules[path])
+            if kind.__module__.startswith("torch."):
+                kept += [p for p, part in modules.items() if type(part) is kind and p not in kept]
 
 
 def _several(example: Tensor) -> Tensor:

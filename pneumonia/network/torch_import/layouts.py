@@ -12,11 +12,26 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.spec import Shape
 
 
 class NotUnderstoodError(Exception):
     """An op or a view that a network description cannot express; the importer says where."""
+
+
+class UnknownPartError(SpecError):
+    """A module of the network that is not understood.
+
+    Args:
+        path: Of the module; empty where it is the network itself.
+        what: As of every error.
+        parts: As of every error.
+    """
+
+    def __init__(self, path: str, what: str, **parts: str) -> None:
+        super().__init__(what, **parts)
+        self.path = path
 
 
 class AxisFactor(NamedTuple):

@@ -11,12 +11,12 @@ from pneumonia.network.torch_import.builder import SpecBuilder
 from pneumonia.network.torch_import.layouts import (
     Dim,
     LayerView,
+    UnknownPartError,
     all_of,
     from_layout,
     laid_out,
     map_dims,
 )
-from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.spec import Opaque, Shape
 
 OPAQUE_OP = "pneumonia.opaque.default"
@@ -107,14 +107,16 @@ def _output_shapes(
         several = isinstance(output, tuple) and len(output) > 0
         first = output[0] if several else output
         if not isinstance(first, Tensor) or not 2 <= first.dim() <= 4:
-            raise SpecError(
+            raise UnknownPartError(
+                path,
                 "Module cannot be kept whole",
                 expected="a tensor (N, C, H, W), (N, T, D) or (N, n), alone or first in a tuple",
                 found=type(first).__name__,
                 where=f"module {path!r}",
             )
         if len(first) != len(example):
-            raise SpecError(
+            raise UnknownPartError(
+                path,
                 "Module cannot be kept whole",
                 expected=f"the batch of {len(example)} as first dimension",
                 found=str(tuple(first.shape)),

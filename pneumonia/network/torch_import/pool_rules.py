@@ -14,6 +14,7 @@ from pneumonia.network.torch_import.layouts import (
     all_of,
     merged,
 )
+from pneumonia.network.torch_import.moment_rules import channel_mean
 from pneumonia.runtime.model.spec import (
     AvgPool,
     GlobalAvgPool,
@@ -21,6 +22,7 @@ from pneumonia.runtime.model.spec import (
     Pad,
     Pair,
     PixelShuffle,
+    Resize,
     Upsample,
 )
 
@@ -104,8 +106,8 @@ def _reduced(
     return b.add(record, [source], kernel, kernel, own=True)
 
 
-def _mean(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
-    return _over_positions(b, a, AvgPool)
+def _mean(b: SpecBuilder, a: SimpleNamespace) -> Any:
+    return channel_mean(b, a) or _over_positions(b, a, AvgPool)
 
 
 def _over_positions(b: SpecBuilder, a: SimpleNamespace, record: type) -> LayerView:
@@ -147,15 +149,21 @@ def _pad(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
 
 def _upsample(mode: str) -> Callable[[SpecBuilder, SimpleNamespace], LayerView]:
     def rule(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
-        source = b.as_map(a.input)
-        _, height, width = b.shapes[source]
-        factors = a.scale_factors or [a.output_size[0] / height, a.output_size[1] / width]
-        if len(set(factors)) != 1 or factors[0] != int(factors[0]) or factors[0] < 1:
-            raise NotUnderstoodError(f"upsampling by {list(factors)}")
-        corners = "_corners" if getattr(a, "align_corners", False) else ""
-        scale = int(factors[0])
-        layer = b.add(Upsample, [source], scale, mode + corners, own=True) if scale > 1 else source
-        return b.map_of(layer, 4)
+        source, n_dims = b.as_map(a.input), len(a.input.dims)
+        sizes = b.shapes[source][1:]
+        wanted = (*a.out_shape[2:], 1)[:2]
+        for factor, size, out in zip(a.scale_factors or (), sizes, wanted, strict=False):
+            if size * factor != out:  # torch then steps by the factor, not by the sizes
+                raise NotUnderstoodError(f"sizes {list(sizes)} times {list(a.scale_factors)}")
+        settings = mode + ("_corners" if getattr(a, "align_corners", False) else "")
+        scale = wanted[0] // sizes[0]
+        if wanted == sizes:
+            return a.input  # type: ignore[no-any-return]
+        if wanted == (scale * sizes[0], scale * sizes[1]):
+            layer = b.add(Upsample, [source], scale, settings, own=True)
+        else:
+            layer = b.add(Resize, [source], *wanted, settings, own=True)
+        return b.map_of(layer, n_dims)
 
     return rule
 
@@ -176,7 +184,9 @@ POOL_RULES: dict[str, Callable[[SpecBuilder, SimpleNamespace], Any]] = {
     "mean": _mean,
     "amax": lambda b, a: _over_positions(b, a, MaxPool),
     "pad": _pad,
+    "upsample_nearest1d": _upsample("nearest"),
     "upsample_nearest2d": _upsample("nearest"),
+    "upsample_linear1d": _upsample("bilinear"),
     "upsample_bilinear2d": _upsample("bilinear"),
     "pixel_shuffle": _pixel_shuffle,
 }

@@ -31,6 +31,7 @@ from pneumonia.runtime.model.spec import (
     Pair,
     PixelShuffle,
     Reshape,
+    Resize,
     Route,
     Select,
     Shortcut,
@@ -272,20 +273,29 @@ def _upsample(layer: Upsample, sources: Values, tensors: Tensors) -> np.ndarray:
     value = sources[0]
     if layer.mode == "nearest":
         return np.repeat(np.repeat(value, layer.scale, axis=1), layer.scale, axis=2)
-    rows, columns = (bilinear_matrix(size, layer.scale, layer.mode) for size in value.shape[1:])
+    rows, columns = (resize_matrix(n, n * layer.scale, layer.mode) for n in value.shape[1:])
     return np.asarray(rows @ value @ columns.T)
 
 
-def bilinear_matrix(size: int, scale: int, mode: str) -> np.ndarray:
-    """Weights (size * scale, size) of bilinear upsampling along one axis, float32."""
-    places = np.arange(size * scale)
-    if mode == "bilinear_corners":
-        source = places * ((size - 1) / max(size * scale - 1, 1))
+def _resize(layer: Resize, sources: Values, tensors: Tensors) -> np.ndarray:
+    _, height, width = sources[0].shape
+    rows = resize_matrix(height, layer.height, layer.mode)
+    columns = resize_matrix(width, layer.width, layer.mode)
+    return np.asarray(rows @ sources[0] @ columns.T)
+
+
+def resize_matrix(size: int, wanted: int, mode: str) -> np.ndarray:
+    """Weights (wanted, size) of interpolation along one axis as torch computes it, float32."""
+    places = np.arange(wanted)
+    if mode == "nearest":  # torch rounds the step to float32 before it rounds the place down
+        source = np.floor(places.astype(np.float32) * (np.float32(size) / np.float32(wanted)))
+    elif mode == "bilinear_corners":
+        source = places * ((size - 1) / max(wanted - 1, 1))
     else:
-        source = np.maximum((places + 0.5) / scale - 0.5, 0)
+        source = np.maximum((places + 0.5) * (size / wanted) - 0.5, 0)
     low = np.minimum(source.astype(np.int64), size - 1)
     high, share = np.minimum(low + 1, size - 1), source - low
-    matrix = np.zeros((size * scale, size))
+    matrix = np.zeros((wanted, size))
     np.add.at(matrix, (places, low), 1 - share)
     np.add.at(matrix, (places, high), share)
     return matrix.astype(np.float32)
@@ -356,6 +366,7 @@ RUN: Dict[str, Callable[..., np.ndarray]] = OrderedDict(
         ("pad", _pad),
         ("reshape", _reshape),
         ("upsample", _upsample),
+        ("resize", _resize),
         ("pixel_shuffle", _pixel_shuffle),
         ("maxpool", _maxpool),
         ("avgpool", _avgpool),

@@ -202,6 +202,16 @@ class Upsample(NamedTuple):
     mode: str = "nearest"
 
 
+class Resize(NamedTuple):
+    """Another height and width by interpolation, with the modes of `Upsample`; not anti-aliased."""
+
+    name: str
+    inputs: Names
+    height: int
+    width: int
+    mode: str = "nearest"
+
+
 class PixelShuffle(NamedTuple):
     """(C * s * s, H, W) -> (C, H * s, W * s), channel order as in torch."""
 
@@ -304,7 +314,7 @@ class Detect(NamedTuple):
 
 Layer = Union[
     Conv, Linear, Norm, Constant, Activation, Softmax, Shortcut, Multiply, Route, Select, Crop, Pad,
-    Reshape, Upsample, PixelShuffle, MaxPool, AvgPool, GlobalAvgPool, Flatten, Attention, Reuse,
-    Opaque, Detect,
+    Reshape, Upsample, Resize, PixelShuffle, MaxPool, AvgPool, GlobalAvgPool, Flatten, Attention,
+    Reuse, Opaque, Detect,
 ]  # fmt: skip
 Weighted = Union[Conv, Linear]

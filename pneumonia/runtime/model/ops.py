@@ -24,6 +24,7 @@ from pneumonia.runtime.model.layers import (
     Pad,
     PixelShuffle,
     Reshape,
+    Resize,
     Reuse,
     Route,
     Select,
@@ -162,6 +163,10 @@ def _upsample_shape(layer: Upsample, sources: Sequence[Shape]) -> Shape:
     return (channels, height * layer.scale, width * layer.scale)
 
 
+def _resize_shape(layer: Resize, sources: Sequence[Shape]) -> Shape:
+    return (sources[0][0], layer.height, layer.width)
+
+
 def _shuffle_shape(layer: PixelShuffle, sources: Sequence[Shape]) -> Shape:
     channels, height, width = sources[0]
     square = layer.scale * layer.scale
@@ -283,6 +288,7 @@ OPS = OrderedDict(
         ("pad", Op(Pad, _pad_shape)),
         ("reshape", Op(Reshape, _reshape_shape)),
         ("upsample", Op(Upsample, _upsample_shape)),
+        ("resize", Op(Resize, _resize_shape)),
         ("pixel_shuffle", Op(PixelShuffle, _shuffle_shape)),
         ("maxpool", Op(MaxPool, _pool_shape)),
         ("avgpool", Op(AvgPool, _pool_shape)),

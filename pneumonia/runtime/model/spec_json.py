@@ -16,6 +16,7 @@ from pneumonia.runtime.model.layers import (
     Layer,
     Pad,
     Pair,
+    Resize,
     StorageSpec,
     Upsample,
 )
@@ -49,7 +50,9 @@ _CHOICES = {
     "activation": ACTIVATIONS, "function": ACTIVATIONS, "box_coding": BOX_CODINGS, "kind": NORMS,
     "axis": AXES,
 }  # type: Dict[str, Tuple[str, ...]]  # fmt: skip
-_MODES = {Pad: PAD_MODES, Upsample: UPSAMPLE_MODES}  # type: Dict[Type[Any], Tuple[str, ...]]
+_MODES = {
+    Pad: PAD_MODES, Upsample: UPSAMPLE_MODES, Resize: UPSAMPLE_MODES,
+}  # type: Dict[Type[Any], Tuple[str, ...]]  # fmt: skip
 _POSITIVE = (
     "in_channels", "out_channels", "channels", "height", "width", "kernel", "stride", "scale",
     "groups", "dilation", "heads",

@@ -121,6 +121,19 @@ def test_filters_are_rounded_in_groups_and_heads(name):
     assert all(count % 8 == 0 for count in fewer)
 
 
+def test_a_rate_that_rounding_overshoots_is_reported(caplog):
+    module = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Conv2d(24, 4, 3))
+    found = from_torch(module, torch.randn(2, 3, 8, 8))
+    plan = NetworkPruning(found, 1.3, StructuredMethod(filter_share=1.0, round_to=16))
+    plan.harden()
+    assert plan.plan.realised_rate == 1.5
+    assert "Rate 1.3 is asked for, 1.5 is reached" in caplog.text
+    assert "multiples of 16" in caplog.text
+    caplog.clear()
+    NetworkPruning(found, 1.5, StructuredMethod(filter_share=1.0, round_to=16)).harden()
+    assert not caplog.text
+
+
 def test_what_cannot_be_done_is_said():
     network = from_torch(Block(), data()[0][:2])
     with pytest.raises(PruneError, match=r"globs of a, b, head.*nothing_\*"):
