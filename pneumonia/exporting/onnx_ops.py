@@ -312,10 +312,8 @@ def _reshape(g: OnnxNodes, layer: Reshape | Flatten, inputs: Inputs, out: str) -
 
 
 COORDINATES = {
-    "nearest": "asymmetric",
-    "bilinear": "half_pixel",
-    "bilinear_corners": "align_corners",
-}
+    "nearest": "asymmetric", "bilinear": "half_pixel", "bilinear_corners": "align_corners",
+}  # fmt: skip
 
 
 def _upsample(g: OnnxNodes, layer: Upsample, inputs: Inputs, out: str) -> str:
