@@ -253,9 +253,11 @@ def _named(item: dict[str, Any], keywords: Sequence[str]) -> Mapping[str, str]:
 
 
 def _values(item: dict[str, Any], tag: str) -> list[str]:
-    """Values of an attribute in DICOM JSON (PS3.18 F.2) as text."""
+    """Values of an attribute in DICOM JSON (PS3.18 F.2) as text, without padding."""
     try:
-        return [str(value) for value in item[tag]["Value"] if value is not None]
+        found = item[tag]["Value"]
+        values = found if isinstance(found, list) else [found]  # some servers leave the list out
+        return [str(value).strip(" \0") for value in values if value is not None]
     except (KeyError, TypeError):
         return []
 

@@ -542,6 +542,24 @@ def test_studies_that_share_an_instance_uid(
     assert second[0] == "failed" or scores[f"{SERIES}.2"] < 0.9
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: {"vr": "LO", "Value": [text + " "]},
+        lambda text: {"vr": "LO", "Value": [text + "\0"]},
+        lambda text: {"vr": "LO", "Value": text},
+        lambda text: {"Value": [text, None]},
+    ],
+)
+def test_values_that_are_padded_or_in_no_list(written, bright, detector, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "value", written)
+    archive = Archive(tmp_path, film(bright, 1), film(bright, 2))
+    with serving(archive.answer) as server:
+        source = DicomwebInput(server.url, Query(studies=(f"{SERIES}.1",)))
+        summary = score_batch(source, tmp_path / "out", detector)
+    assert results(summary) == {"1": ("scored", "")}
+
+
 def test_other_pixels_under_the_same_uids(bright, dark, detector, tmp_path):
     first, second = (Archive(tmp_path, film(pixels, 1)) for pixels in (dark, bright))
     with serving(first.answer) as server:
