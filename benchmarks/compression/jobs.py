@@ -6,8 +6,11 @@ from typing import NamedTuple
 from benchmarks.compression.methods import (
     Run,
     Schedule,
+    darb,
     dense,
     irregular,
+    kernels,
+    per_layer,
     purified,
     quantized,
     structured,
@@ -86,6 +89,8 @@ LENET_EXPONENTS = dict(zip(LENET, (0.35, 0.85, 1.15, 0.6), strict=True))
 # Few weights are worth most in the second convolution; hidden units without a reader are wasted.
 NARROW_EXPONENTS = dict(zip(LENET, (0.3, 0.65, 1.2, 0.65), strict=True))
 NARROW = StructuredMethod(filter_share=0.9, group_size=0, round_to=1)
+COLUMNS = NARROW.model_copy(update={"filter_share": 0.0})
+FILTERS = NARROW.model_copy(update={"filter_share": 1.0})
 DENSE = Schedule(retrain_epochs=15, teacher=0.0)
 JOBS: dict[str, Job] = {
     "lenet5/dense": Job("", dense, "99.2 %", DENSE),
@@ -129,6 +134,16 @@ JOBS: dict[str, Job] = {
     "lenet5/narrow-120-purified": Job(
         "lenet5/narrow-120", purified(0.002), "88x -> 232x by purification", Schedule(), 0),
 }  # fmt: skip
+for rate in (2, 4, 8, 16, 32):  # one line per constraint alone
+    JOBS |= {
+        f"lenet5/{kind}-{rate}": Job("lenet5/dense", run, "", Schedule(2, 4), group_size)
+        for kind, run, group_size in (
+            ("columns", structured(rate, LENET_EXPONENTS, COLUMNS), 0),
+            ("filters", structured(rate, LENET_EXPONENTS, FILTERS), None),
+            ("kernels", per_layer(rate, LENET_EXPONENTS, kernels), None),
+            ("darb", per_layer(rate, LENET_EXPONENTS, darb), None),
+        )
+    }
 
 SHORT = "straight-through training under strong distortion for minutes; causes not separated"
 NOT_RUN = "the job is there (crossbar-88) and has not been run"

@@ -21,7 +21,9 @@ from pneumonia.compression.prune.purify import purify
 from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
-from pneumonia.compression.sets.constraint import JointConstraint
+from pneumonia.compression.sets.block import DensityAdaptiveBlocks
+from pneumonia.compression.sets.connectivity import PatternConnectivity
+from pneumonia.compression.sets.constraint import Constraint, JointConstraint, PerLayer
 from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import Levels, Quantized
 from pneumonia.network.module import Network
@@ -258,6 +260,46 @@ def structured(
         return retrain_small(start, plan(rate, weights_of(start)))
 
     return run
+
+
+def layer_counts(
+    weights: Mapping[str, Tensor], exponents: Mapping[str, float], rate: float
+) -> dict[str, int]:
+    """Weights kept in each layer, at layer rates x ** exponent that make the whole `rate`."""
+    total = sum(w.numel() for w in weights.values())
+    low, high = 1.0, rate ** (1 / min(exponents.values()))
+    for _ in range(60):
+        x = (low * high) ** 0.5
+        kept = sum(w.numel() / x ** exponents[n] for n, w in weights.items())
+        low, high = (x, high) if kept > total / rate else (low, x)
+    return {n: max(1, round(w.numel() / high ** exponents[n])) for n, w in weights.items()}
+
+
+def per_layer(
+    rate: float, exponents: Mapping[str, float], constraint: Callable[[Tensor, int], Constraint]
+) -> Run:
+    """ADMM towards one constraint per layer.
+
+    Args:
+        rate: Of the whole network.
+        exponents: Relative strengths of the layers, see `layer_counts`.
+        constraint: Weight of a layer and weights kept in it, to the layer's set.
+    """
+
+    def sets(weights: Mapping[str, Tensor]) -> JointConstraint:
+        counts = layer_counts(weights, exponents, rate)
+        return PerLayer({n: constraint(w, counts[n]) for n, w in weights.items()})
+
+    return projected(sets)
+
+
+def darb(weight: Tensor, n_keep: int) -> Constraint:
+    return DensityAdaptiveBlocks(n_keep)
+
+
+def kernels(weight: Tensor, n_keep: int) -> Constraint:
+    """Whole kernels of a convolution; single weights of a linear layer."""
+    return PatternConnectivity(max(1, round(n_keep / weight[0, 0].numel())), codes=())
 
 
 def projected(sets: Callable[[Mapping[str, Tensor]], JointConstraint]) -> Run:

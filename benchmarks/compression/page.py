@@ -115,7 +115,8 @@ def kind_of(name: str) -> str:
     """Colour of a job in the picture."""
     for word, kind in (
         ("-quant", "pruned and quantized"), ("irregular", "irregular"), ("dense", "dense"),
-        ("bit", "quantized"), ("nary", "quantized"), ("pattern", "pattern"), ("darb", "DARB"),
+        ("bit", "quantized"), ("nary", "quantized"), ("kernels", "kernels alone"),
+        ("darb", "DARB alone"),
         ("crossbar", "crossbar"), ("columns", "columns alone"), ("filters", "filters alone"),
     ):  # fmt: skip
         if word in name:

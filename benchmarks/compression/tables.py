@@ -40,7 +40,7 @@ from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network, initialise
 from pneumonia.runtime.model.spec import NetworkSpec
 
-PRUNING = ("irregular", "structured", "narrow", "columns", "filters", "pattern", "darb", "crossbar")
+PRUNING = ("irregular", "structured", "narrow", "columns", "filters", "kernels", "darb", "crossbar")
 CHIP_SIGMA = 0.1  # deviation of a programmed state, in steps between states
 MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
 
