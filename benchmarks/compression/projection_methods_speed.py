@@ -32,7 +32,6 @@ from pneumonia.compression.sets.block import (
     block_count,
     largest_exponent,
 )
-from pneumonia.compression.sets.connectivity import PatternConnectivity
 from pneumonia.compression.sets.constraint import (
     Constraint,
     JointConstraint,
@@ -43,7 +42,7 @@ from pneumonia.compression.sets.constraint import (
 from pneumonia.compression.sets.crossbar import Blocks, linear_device
 from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized, k_bit, power_of_two
-from pneumonia.compression.sets.pattern import FIXED_8
+from pneumonia.compression.sets.pattern import FIXED_8, PatternConnectivity
 from pneumonia.compression.sets.structured import Columns
 from pneumonia.network.zoo import build
 from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes

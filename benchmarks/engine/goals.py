@@ -14,7 +14,7 @@ class Goal(NamedTuple):
     """One row.
 
     Attributes:
-        what: In words.
+        what: Description.
         must, aim: Limits.
         value: Reached, or None where it was not measured.
         at_most: Whether less is better.
@@ -32,7 +32,7 @@ class Goal(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """Description of the goal."""
         if self.value is None:
             return "not measured"
         better = (lambda limit: self.value <= limit) if self.at_most else (

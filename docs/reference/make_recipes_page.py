@@ -109,8 +109,8 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
     found: dict[str, str] = {}
     for parent in reversed(model.__mro__):
         text = inspect.cleandoc(parent.__doc__ or "").partition("Attributes:\n")[2]
-        for name, words in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE):
-            found[name] = " ".join(words.split())
+        for name, text_lines in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE):
+            found[name] = " ".join(text_lines.split())
     return found
 
 
@@ -139,9 +139,9 @@ def linked(text: str) -> str:
 def section(title: str, model: type[BaseModel]) -> str:
     """One table."""
     summary = inspect.cleandoc(model.__doc__ or "").partition("Attributes:")[0]
-    told = meanings(model)
+    texts = meanings(model)
     rows = [
-        f"| `{name}` | {default(field.default)} | {linked(told[name])} |"
+        f"| `{name}` | {default(field.default)} | {linked(texts[name])} |"
         for name, field in model.model_fields.items()
         if name != "kind"
     ]

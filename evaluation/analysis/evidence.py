@@ -119,7 +119,7 @@ class Evidence:
 
     @property
     def design_text(self) -> str:
-        """The design in words."""
+        """The design as a phrase for readers."""
         return DESIGN_TEXTS[self.design]
 
 

@@ -115,7 +115,7 @@ def _summary(report: CompareReport, comparison: ModelComparison) -> dict[str, An
 
 
 def _verdicts(comparison: ModelComparison, point: str, where: str) -> list[dict[str, Any]]:
-    """RSNA score and AUROC of a comparison in words."""
+    """RSNA score and AUROC of a comparison as sentences."""
     verdicts = []
     for metric in (f"rsna.{point}", "image.auroc"):
         row = comparison.differences.get(metric)
@@ -141,11 +141,11 @@ def badge_class(verdict: str) -> str:
 
 
 def patients_text(row: MetricDifference) -> str:
-    """How many patients the margin needs, in words; empty when it was reached or has no margin."""
+    """How many patients the margin needs, as a sentence; empty when it was reached or absent."""
     if row.margin is None or row.verdict == NON_INFERIOR:
         return ""
     if row.patients_needed is None:
-        return f"How many patients a margin of {row.margin:g} needs cannot be told."
+        return f"How many patients a margin of {row.margin:g} needs cannot be estimated."
     return (
         f"A margin of {row.margin:g} needs about {row.patients_needed:,} such patients if the"
         " models are equal (80 % chance of a verdict)."

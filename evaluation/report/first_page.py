@@ -93,7 +93,7 @@ def _on_whom(evidence: Evidence) -> str:
         return text
     return (
         f"{whose}: {parts[0]}. The classes of the other {n - int(cases.positive.sum()):,} are not"
-        " known: how many are normal, and so how easy they are, cannot be told. Specificity,"
+        " known: how many are normal, and so how easy they are, is unknown. Specificity,"
         " predictive values, AUROC and RSNA score hold for this set alone."
     )
 

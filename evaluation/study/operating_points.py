@@ -242,7 +242,7 @@ def document(
 
 
 def image_set_digest(ids: Iterable[str]) -> str:
-    """Digest of a set of image ids: tells whether thresholds come from these very images."""
+    """Digest of a set of image ids: equal digests mean that thresholds are of the same images."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 

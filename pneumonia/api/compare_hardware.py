@@ -212,7 +212,7 @@ def pair_tables(pairs: "Sequence[JudgedPair]") -> "list[ExtraTable]":
 
     if not pairs:
         return []
-    told = {True: "faster", False: "not faster", None: "not measured"}
+    verdicts = {True: "faster", False: "not faster", None: "not measured"}
     origin = {True: "", False: " (reported PPR)"}
     rows = [
         ("Rate of the irregular model", *(f"{pair.rate_irregular:.1f}x" for pair in pairs)),
@@ -226,7 +226,7 @@ def pair_tables(pairs: "Sequence[JudgedPair]") -> "list[ExtraTable]":
                 for pair in pairs
             ),
         ),
-        ("Timed", *(told[pair.faster] for pair in pairs)),
+        ("Timed", *(verdicts[pair.faster] for pair in pairs)),
         ("Reservations", *("; ".join(pair.reservations) or "none" for pair in pairs)),
     ]
     header = ("", *(f"{pair.irregular.name} against {pair.structured.name}" for pair in pairs))

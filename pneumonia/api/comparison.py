@@ -154,7 +154,7 @@ def check_models(models: Sequence[ComparedModel]) -> None:
     names = [entry.name for entry in models]
     if len(models) < 2 or len(set(names)) != len(names):
         raise ConfigError(
-            "Models cannot be told apart",
+            "Comparison needs models with different names",
             expected="two or more, each with its own NAME=",
             found=", ".join(names),
         )

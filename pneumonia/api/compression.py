@@ -6,12 +6,11 @@ from pneumonia.compression.quantize.bit_serial import plan_bits
 from pneumonia.compression.quantize.snap import ProgressiveSnap
 from pneumonia.compression.sets.block import BlockMax, DensityAdaptiveBlocks
 from pneumonia.compression.sets.combined import Combined
-from pneumonia.compression.sets.connectivity import PatternConnectivity
 from pneumonia.compression.sets.constraint import Constraint, PerLayer, Projection
 from pneumonia.compression.sets.crossbar import Blocks, conductance_step, conductances
 from pneumonia.compression.sets.irregular import GlobalIrregular, Irregular
 from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized
-from pneumonia.compression.sets.pattern import Patterns
+from pneumonia.compression.sets.pattern import PatternConnectivity, Patterns
 from pneumonia.compression.sets.structured import Channels, Columns, Filters
 
 __all__ = [

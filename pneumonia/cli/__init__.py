@@ -14,9 +14,9 @@ from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
-# verb -> (module, what `--help` says); the module's `command` is the click command
+# verb -> (module, text of `--help`); the module's `command` is the click command
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("pneumonia.cli.demo", "Run the whole job on phantoms, in minutes."),
+    "demo": ("pneumonia.cli.demo", "Run the whole pipeline on phantoms, in minutes."),
     "data": ("pneumonia.cli.datasets.data", "Import, make, fetch and audit datasets."),
     "annotate": (
         "pneumonia.cli.datasets.annotate",
@@ -47,7 +47,7 @@ class LazyGroup(click.Group):
     """A click group that imports a verb's module only when the verb is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Verbs in the order of the work."""
+        """Names of the verbs, in the order in which a project uses them."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -1,4 +1,4 @@
-"""`pneumonia demo`: the whole job on phantoms, by the same verbs a user would type."""
+"""`pneumonia demo`: the whole pipeline on phantoms, by the commands that a user would type."""
 
 import csv
 import json
@@ -163,7 +163,7 @@ def _steps(train_epochs: int, prune_epochs: int) -> list[DemoStep]:
 
 
 def _overrides(changes: Sequence[str]) -> list[str]:
-    return [word for change in changes for word in ("--set", change)]
+    return [text for change in changes for text in ("--set", change)]
 
 
 def _fresh(out: Path) -> Path:

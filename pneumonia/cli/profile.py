@@ -57,7 +57,7 @@ def _numbers(
 @click.option("--out", required=True, type=click.Path(), help="New folder for the results.")
 @click.option(
     "--modes", callback=_numbers, metavar="0,1,...",
-    help="nvpmodel modes; the present one otherwise (all five for a prediction).",
+    help="nvpmodel modes; default: the current one (all five for a prediction).",
 )  # fmt: skip
 @click.option(
     "--engine", "engines", default="auto", show_default=True, callback=split_list,
@@ -69,13 +69,15 @@ def _numbers(
     help="auto, ina3221-iio, ina3221-hwmon, tegrastats, pi5-pmic, rapl, replay:FILE or model.",
 )  # fmt: skip
 @click.option("--windows", default=5, show_default=True, help="Measured windows.")
-@click.option("--window-s", default=60.0, show_default=True, help="Least seconds of a window.")
+@click.option("--window-s", default=60.0, show_default=True, help="Shortest window in seconds.")
 @click.option(
-    "--min-inferences", default=500, show_default=True, help="Least inferences of a window."
+    "--min-inferences", default=500, show_default=True, help="Fewest inferences in a window."
 )
 @click.option("--idle-s", default=30.0, show_default=True, help="Idle seconds before and after.")
 @click.option("--rate-hz", default=10.0, show_default=True, help="Samples per second.")
-@click.option("--threads", type=click.IntRange(1, 64), help="Of the CPU engines; all otherwise.")
+@click.option(
+    "--threads", type=click.IntRange(1, 64), help="Threads of the CPU engines; default: all cores."
+)
 @click.option("--calibration", type=click.Path(), help="calibration.json, for predictions.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 10) when any run is flagged.")
 @collected("deploy_jetson.device.profile.recording:ProtocolSettings", "settings")

@@ -39,7 +39,7 @@ def command(
     """Prune a trained RUN with ADMM, retrain what is left and compact it.
 
     The recipes of `pneumonia quantize` (quant-8, quant-4, ternary, binary) work here as well.
-    Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch.
+    Ctrl-C ends the run; the same command with --resume continues after the last finished epoch.
     """
     from pneumonia.api.runs import PruneRecipe, prune
     from pneumonia.recipes import load_recipe, recipe_names
@@ -65,7 +65,7 @@ def command(
 
 
 def _show(result: "CompressionResult", target: float, out: Path) -> None:
-    """The table dense against pruned, the protected layers, and what comes next."""
+    """Show dense against pruned figures, the protected layers, and the next command."""
     before, after = result.before.totals, result.after.totals
     rows = [
         _row("parameters", _parameters(before), _parameters(after)),

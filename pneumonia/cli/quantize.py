@@ -54,7 +54,11 @@ class QuantizeOptions(RecipeOptions):
               " and GPUs.")  # fmt: skip
 @click.option("--tolerance", type=click.FloatRange(0, 1), default=0.02, show_default=True,
               help="With --int8: largest loss of RSNA score or AP50 in validation.")  # fmt: skip
-@click.option("--accept-loss", is_flag=True, help="With --int8: write it whatever it lost.")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="With --int8: write the model even if it lost more than --tolerance.",
+)
 @collected("pneumonia.cli.quantize:QuantizeOptions")
 def command(
     run: Path,

@@ -68,7 +68,7 @@ def run_options(command: Command) -> Command:
             "--threads", type=click.IntRange(1, 256),
             help="Threads on the CPU; default one per core. Beside other work 1 may be faster.",
         ),
-        click.option("--resume", is_flag=True, help="Go on after the last finished epoch."),
+        click.option("--resume", is_flag=True, help="Continue after the last finished epoch."),
         click.option(
             "--set", "changes", multiple=True, metavar="KEY=VALUE",
             help="Change one key of the recipe; quote values with [ ] or *:"
@@ -83,5 +83,5 @@ def accept_seen(command: Command) -> Command:
     """Add --accept-seen."""
     return click.option(
         "--accept-seen", is_flag=True,
-        help="Take --data although it validates on images that RUN was trained on.",
+        help="Accept --data whose validation images RUN was trained on.",
     )(command)  # fmt: skip

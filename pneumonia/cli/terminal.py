@@ -1,4 +1,4 @@
-"""What every verb shows: a progress bar on a terminal, tables, and the next command."""
+"""Output that all verbs share: progress bars on a terminal, tables, the next command."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ _receivers: list[Progress] = []  # the last one gets what `progress_bar` would d
 
 @contextmanager
 def progress_to(receiver: Progress) -> Iterator[None]:
-    """Report to a receiver, in place of bars, what verbs do inside this context."""
+    """Send the progress of verbs inside this context to a receiver, in place of bars."""
     _receivers.append(receiver)
     try:
         yield
@@ -58,7 +58,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 
 def log_to_stderr(quiet: bool = False) -> None:
-    """Show what our own code reports (errors only when `quiet`); other packages stay silent."""
+    """Show the log of this package on stderr, errors only when `quiet`; no other package's log."""
     import logging
 
     ours = logging.getLogger("pneumonia")
@@ -68,7 +68,7 @@ def log_to_stderr(quiet: bool = False) -> None:
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A plain aligned table on stdout."""
+    """Print a plain aligned table on stdout."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     click.echo(title)
@@ -83,5 +83,5 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object
 
 
 def show_next(command: str) -> None:
-    """The command a user would run next."""
+    """Print the command that a user would run next."""
     click.echo(f"next: {command}")

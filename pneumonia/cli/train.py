@@ -18,9 +18,9 @@ from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_
 def command(data: Path, recipe: str, out: Path, options: RecipeOptions) -> None:
     """Train a detector on a dataset folder.
 
-    Ctrl-C ends the run; the same command with --resume goes on after the last finished epoch, and
-    `epochs` may have grown. `--set model.start_from=FILE` starts from a run, a bundle or Darknet
-    weights.
+    Ctrl-C ends the run; the same command with --resume continues after the last finished epoch,
+    also with a larger `epochs`. `--set model.start_from=FILE` starts from a run, a bundle or
+    Darknet weights.
     """
     from pneumonia.api.runs import train
     from pneumonia.runs.folder import RunFolder

@@ -52,9 +52,9 @@ class ExportResult(NamedTuple):
         model_hash: Its identity.
         totals: Its cost.
         sizes: File -> bytes.
-        onnx: What the ONNX file proved.
+        onnx: Result of the checks of the ONNX file.
         gathered: Convolutions that read only part of their channels in ONNX.
-        facts: What is known about the run.
+        facts: Facts recorded in the run folder.
     """
 
     out: Path

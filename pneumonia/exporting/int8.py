@@ -2,8 +2,7 @@
 
 Weights per output channel, activations per tensor from a few hundred calibration images. The
 convolutions that make the outputs stay float: they are a small share of the work, and their error
-goes straight into scores and boxes. What runs the file is ONNX Runtime, or any engine that reads
-QDQ.
+goes straight into scores and boxes. ONNX Runtime runs the file, or any engine that reads QDQ.
 
 Weights take 7 of their 8 bits unless `full_range` is asked for: x86 processors without VNNI add
 pairs of 8-bit products in 16 bits, which saturates with full-range weights (`reduce_range` of
@@ -134,7 +133,7 @@ def quantize_onnx(
 
 
 class _silent_root_logger:  # noqa: N801 - a context manager
-    """ONNX Runtime's quantizer warns through the root logger about what its caller chose."""
+    """Silence ONNX Runtime's quantizer, which warns through the root logger about its settings."""
 
     def __enter__(self) -> None:
         self.level = logging.getLogger().level

@@ -111,7 +111,7 @@ def check_onnx(
 
 
 def sample_input(spec: InputSpec, batch: int) -> NDArray[np.float32]:
-    """Random images (batch, C, H, W) as the network gets them: grey noise over grey blocks."""
+    """Random network inputs, float32 (batch, C, H, W): grey noise over grey blocks."""
     generator = np.random.default_rng(SEED)
     coarse = generator.random((batch, 1, -(-spec.height // 16), -(-spec.width // 16)))
     blocks = coarse.repeat(16, axis=2).repeat(16, axis=3)[:, :, : spec.height, : spec.width]

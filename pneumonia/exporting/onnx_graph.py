@@ -31,7 +31,7 @@ MAX_PROTO_BYTES = 2**31 - 1
 
 
 class OnnxGraph(NamedTuple):
-    """The model, and which convolutions got smaller by gathering their input channels."""
+    """An ONNX model and its convolutions that read only some of their input channels."""
 
     model: onnx.ModelProto
     gathered: tuple[GatheredInput, ...]

@@ -76,7 +76,7 @@ class OnnxNodes:
         self.gathered: list[GatheredInput] = []
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
-        """An initialiser; a name that is taken already stands for the same values."""
+        """Add an initialiser unless its name exists: the same name always means the same values."""
         if name not in self.initialisers:
             self.initialisers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name

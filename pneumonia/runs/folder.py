@@ -47,7 +47,7 @@ Recipe = TypeVar("Recipe", bound=BaseModel)
 
 
 class RunFolder:
-    """One run folder, whether it exists yet or not.
+    """A run folder, which need not exist yet.
 
     Args:
         path: The folder.
@@ -198,10 +198,10 @@ class RunFolder:
             if run.record().get("kind") == "train":
                 return run
         raise ArtefactError(
-            "The trained run is not there",
+            "The trained run does not exist any more",
             expected="a run of `train` among the parents",
             where=str(self.record_file),
-            fix="Bring its folder back, or learn from the run itself (teacher: parent)",
+            fix="Restore its folder, or learn from the run itself (teacher: parent)",
         )
 
     def dataset_path(self) -> Path:
@@ -250,7 +250,7 @@ class RunFolder:
             )
 
     def resumed_record(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record of a run that goes on.
+        """The record of a resumed run.
 
         Args:
             record: What would be recorded now; see `new_record`.
@@ -277,7 +277,7 @@ class RunFolder:
     def recorded(
         self, record: dict[str, Any], recipe: BaseModel, writes: bool = True
     ) -> Iterator[dict[str, Any]]:
-        """Keep config.yaml and the status in run.json up to date while the run is going on.
+        """Keep config.yaml and the status in run.json up to date during a run.
 
         The status is `running`, then `done`, `interrupted` (Ctrl-C) or `failed` with the error.
 

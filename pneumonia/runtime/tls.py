@@ -40,7 +40,7 @@ def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> ssl.SSLConte
     except _KeyEncryptedError:
         raise ConfigError(
             "TLS key is encrypted", "a key without a passphrase", where=key or cert,
-            fix="Nobody is asked for it: openssl pkey -in KEY -out NEW_KEY, and chmod 600",
+            fix="Remove the passphrase: openssl pkey -in KEY -out NEW_KEY, and chmod 600",
         ) from None  # fmt: skip
     except (OSError, ValueError) as error:
         is_other = getattr(error, "reason", "") == "KEY_VALUES_MISMATCH"

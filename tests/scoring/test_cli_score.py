@@ -199,8 +199,8 @@ def test_nameless_by_the_command_line(source, tmp_path, bundle_folder, capsys):
     ("options", "part"),
     [
         (("--deidentify", "basic", "--send", "A@127.0.0.1:1"), "--send-deidentified"),
-        (("--send-deidentified", "--send", "A@127.0.0.1:1"), "no use here"),
-        (("--send-deidentified", "--deidentify", "basic"), "no use here"),
+        (("--send-deidentified", "--send", "A@127.0.0.1:1"), "no effect here"),
+        (("--send-deidentified", "--deidentify", "basic"), "no effect here"),
     ],
 )
 def test_nameless_results_are_sent_only_when_asked_for(

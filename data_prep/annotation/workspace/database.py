@@ -194,7 +194,7 @@ def _fix(error: sqlite3.OperationalError) -> str:
     if "locked" in text or "busy" in text:
         return "Another program has the workspace's database open; close it"
     if "full" in text:
-        return "The disk is full; make room"
+        return "The disk is full; free some space"
     if "readonly" in text:
         return "The workspace is read-only; make it writable"
     return "See the application's log"

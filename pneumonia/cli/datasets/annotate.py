@@ -50,7 +50,7 @@ class ServerAddress:
 @click.argument("studies", type=_FOLDER)
 @click.option(
     "--work", default=Path("annotation"), show_default=True, type=_FOLDER,
-    help="Workspace: what readers say, and exported datasets.",
+    help="Workspace: readings and exported datasets.",
 )  # fmt: skip
 @click.option(
     "--reports", type=click.Path(path_type=Path, exists=True),
@@ -95,7 +95,7 @@ def command(
     """Annotate the radiographs below STUDIES (DICOM, PNG, JPEG) in a web browser.
 
     Prints links with tokens for the manager and for new annotators. Only this machine is served
-    unless --host says otherwise, and that needs a certificate. Research use only.
+    unless --host names another address, which needs a certificate. Research use only.
     """
     try:
         import fastapi  # noqa: F401
@@ -108,7 +108,7 @@ def command(
     from data_prep.annotation.workspace.database import workspace_lock
     from data_prep.annotation.workspace.records import checked_name
 
-    annotators = tuple(checked_name(name) for name in annotators)  # before anything is made
+    annotators = tuple(checked_name(name) for name in annotators)  # before any folder is created
     _check(address)
     decide, base = _vocabulary(linker, concepts)
     work = sources.work

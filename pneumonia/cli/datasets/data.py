@@ -141,7 +141,7 @@ def phantom_verb(
     fractions: tuple[float, float, float],
     workers: int | None,
 ) -> None:
-    """Make synthetic chest DICOM studies with boxes: a dataset that may be published."""
+    """Make synthetic chest DICOM studies with boxes, free of patient data."""
     from data_prep.phantom.study import make_phantoms
 
     with progress_bar("phantoms") as progress:

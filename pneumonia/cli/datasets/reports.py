@@ -46,7 +46,7 @@ def link_reports_verb(
     join: Path | None,
     workers: int | None,
 ) -> None:
-    """Find the coded findings of REPORTS, and what they say of opacities.
+    """Find the coded findings of REPORTS, and whether they state, deny or suspect an opacity.
 
     REPORTS is a csv (columns `text`, or `findings` and `impression`; `report_id`, `images`), a
     folder of .txt files, or OpenI's XML files. Research use only: weak labels are not a diagnosis.
@@ -144,11 +144,11 @@ def _negated(context: click.Context, parameter: click.Parameter, value: bool) ->
 def train_linker_verb(reports: Path, out: Path, config: "LinkerConfig") -> None:
     """Train a linker on REPORTS that have manual codes (column `mesh_major`, or OpenI's XML).
 
-    70 % of the reports train it, 10 % choose the epoch, 20 % are left to judge it.
+    70 % of the reports train it, 10 % choose the epoch, 20 % are left to test it.
     """
     from data_prep.reports.linker.trained_linker import judge, refuse_other_output, train_on
 
-    refuse_other_output(out)  # before the training, not after it
+    refuse_other_output(out)  # before the training, which takes minutes
     with progress_bar("train linker") as progress:
         linker, test = train_on(reports, config, progress)
     linker.save(out)

@@ -81,7 +81,8 @@ def command(
     """Measure PREDICTIONS (predictions.csv or a Kaggle submission) against LABELS (RSNA csv).
 
     Writes report.html, metrics.json, tables, operating_points.json, claim.json and model_card.md.
-    Without frozen thresholds they are chosen on these images, which suits validation images only.
+    Without frozen thresholds they are chosen on these images, which is only valid
+    on validation images.
     """
     from evaluation.analysis.evidence import SAME_IMAGES
     from pneumonia.api.evaluation import evaluate

@@ -92,11 +92,11 @@ def draw_options(command: Command) -> Command:
         type=click.Choice(["cohort", "case-control"]),
         default="cohort",
         show_default=True,
-        help="How the images were chosen: with their prevalence (cohort), or so many positive and"
-        " negative ones (case-control). Intervals follow.",
+        help="How the images were sampled: all of a cohort, or fixed numbers of positive and"
+        " negative ones (case-control). Decides how intervals are computed.",
     )(command)
     command = click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws."
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws."
     )(command)
     return click.option(
         "--draws",

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     required=True,
     metavar="BUNDLE",
     type=click.Path(path_type=Path),
-    help="Folder of the bundle; a bundle that stands there is replaced.",
+    help="Folder of the bundle; an existing bundle is replaced.",
 )
 @click.option(
     "--checkpoint",
     type=click.Choice(CHECKPOINTS),
-    help="Which weights; the best ones unless there are only last ones.",
+    help="Checkpoint to export; the best one if there is one, else the last.",
 )
 @click.option(
     "--batch",
     default=1,
     show_default=True,
     type=click.IntRange(1, 64),
-    help="Images per run of model.onnx (TensorRT 8.2 wants it fixed).",
+    help="Images per run of model.onnx (TensorRT 8.2 needs it fixed).",
 )
 @click.option(
     "--about",
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     type=click.Choice(["fp32", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Numbers of weights.safetensors; fp16 rounds them once, for every engine alike.",
+    help="Format of weights.safetensors; with fp16 all engines use the same rounded weights.",
 )
 @click.option(
     "--onnx/--no-onnx",
@@ -80,7 +80,9 @@ def command(run: Path, out: Path, options: "ExportOptions") -> None:
     if result.gathered:
         click.echo(f"{len(result.gathered)} convolutions read only the channels they keep")
     if not result.facts.calibrated:
-        click.echo("warning: thresholds are not calibrated for these weights (0.5 is a guess)")
+        click.echo(
+            "warning: thresholds are not calibrated for these weights (0.5 is a placeholder)"
+        )
     if result.spec.detect_layers():
         show_next(f"pneumonia score INPUT OUTPUT --bundle {out}")
     else:

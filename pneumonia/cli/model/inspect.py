@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--checkpoint",
     type=click.Choice(CHECKPOINTS),
-    help="Which checkpoint of a run; the best one unless there is only a last one.",
+    help="Checkpoint of a run; the best one if there is one, else the last.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")
 @click.option(
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "--chips",
     type=click.IntRange(0, 10_000),
     default=0,
-    help="With --report: validate a quantized run on so many simulated chips (20 or more).",
+    help="With --report: validate a quantized run on this many simulated chips (20 or more).",
 )
 @click.option(
     "--chip-sigma",

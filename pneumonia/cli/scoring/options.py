@@ -82,7 +82,9 @@ def score_settings(options: ScoreOptions) -> "ScoreSettings":
     from pneumonia.scoring.outputs import OutputSettings
 
     if options.allow_burned_in and not options.deidentify:
-        raise ConfigError("Option has no use here", found="--allow-burned-in without --deidentify")
+        raise ConfigError(
+            "Option has no effect here", found="--allow-burned-in without --deidentify"
+        )
     _check_send_of_deidentified(options)
     if options.pdf and not options.report:
         raise ConfigError("The PDF is printed from the report", found="--no-report --pdf")
@@ -116,7 +118,7 @@ def _check_send_of_deidentified(options: ScoreOptions) -> None:
     wanted = bool(options.deidentify and options.send)
     if options.send_deidentified and not wanted:
         raise ConfigError(
-            "Option has no use here",
+            "Option has no effect here",
             found="--send-deidentified without --deidentify and --send",
         )
     if wanted and not options.send_deidentified:

@@ -16,26 +16,32 @@ if TYPE_CHECKING:
 
 PEER = "TITLE@HOST:PORT"
 OPTIONS = (
-    click.option("--dicomweb", metavar="URL", help="Images of this DICOMweb server, not of INPUT."),
-    click.option("--pacs", metavar=PEER, help="Images of this PACS (C-GET), not of INPUT."),
-    click.option("--study", metavar="UID", multiple=True, help="Studies to ask for."),
-    click.option("--accession", metavar="NUMBER", multiple=True, help="Accession numbers."),
+    click.option(
+        "--dicomweb", metavar="URL", help="Fetch images from this DICOMweb server instead of INPUT."
+    ),
+    click.option(
+        "--pacs", metavar=PEER, help="Fetch images from this PACS (C-GET) instead of INPUT."
+    ),
+    click.option("--study", metavar="UID", multiple=True, help="Study Instance UIDs to fetch."),
+    click.option(
+        "--accession", metavar="NUMBER", multiple=True, help="Accession numbers to fetch."
+    ),
     click.option("--date", metavar="YYYYMMDD[-YYYYMMDD]", default="", help="Study date or range."),
     click.option(
         "--no-refetch",
         is_flag=True,
         help="Do not fetch again what OUTPUT has a result of: changed pixels go unnoticed.",
     ),
-    click.option("--aet", metavar="TITLE", help="Our AE title.  [default: PNEUMONIA]"),
+    click.option("--aet", metavar="TITLE", help="AE title of this program.  [default: PNEUMONIA]"),
     click.option(
         "--move-port",
         type=click.IntRange(1, 65535),
-        help="Take images by C-MOVE on this port in place of C-GET.",
+        help="Receive images by C-MOVE on this port instead of C-GET.",
     ),
     click.option(
         "--ca-file",
         type=click.Path(path_type=Path),
-        help="Certificates to trust for a DICOMweb server, in place of all others.",
+        help="CA certificates for the DICOMweb server, instead of the system's.",
     ),
     click.option(
         "--client-cert",
@@ -55,12 +61,12 @@ OPTIONS = (
     click.option(
         "--commit",
         is_flag=True,
-        help="With --send: ask the PACS to commit to keeping them (storage commitment).",
+        help="With --send: request storage commitment from the PACS.",
     ),
     click.option(
         "--commit-port",
         type=click.IntRange(1, 65535),
-        help="With --commit: port on which the PACS reports.  [default: the same association]",
+        help="With --commit: port for the PACS's report.  [default: the same association]",
     ),
     click.option(
         "--ray",
@@ -128,7 +134,7 @@ def paths_and_source(
     remote = [name for name in ("dicomweb", "pacs") if getattr(options, name)]
     wanted = ["OUTPUT"] if remote else ["INPUT", "OUTPUT"]
     if len(remote) == 2:
-        raise ConfigError("Images come from one place", found="--dicomweb and --pacs")
+        raise ConfigError("Only one source of images is possible", found="--dicomweb and --pacs")
     if len(paths) != len(wanted):
         raise ConfigError(
             "Wrong number of paths", expected=" ".join(wanted), found=f"{len(paths)} of them"
@@ -163,7 +169,9 @@ def _refuse(options: RemoteOptions, names: tuple[str, ...], needed: str) -> None
     for name in names:
         if getattr(options, name):
             option = "--" + name.replace("_", "-")
-            raise ConfigError("Option has no use here", found=option, fix=f"It goes with {needed}")
+            raise ConfigError(
+                "Option has no effect here", found=option, fix=f"It goes with {needed}"
+            )
 
 
 def _server(options: RemoteOptions) -> "InputSource":

@@ -54,16 +54,16 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 @click.command()
 @click.argument("paths", metavar="[INPUT] OUTPUT", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), help="Model bundle; the shipped one otherwise."
+    "--bundle", type=click.Path(path_type=Path), help="Model bundle; default: the shipped one."
 )
 @click.option(
     "--engine",
     type=click.Choice(["auto", "tensorrt", "kernels", "onnxruntime", "reference"]),
     default="auto",
     show_default=True,
-    help="What runs the model; `auto` takes the fastest this machine offers.",
+    help="Engine that runs the model; `auto` is the fastest one that works here.",
 )
-@click.option("--threshold", metavar="NAME", help="Operating point; the bundle's first otherwise.")
+@click.option("--threshold", metavar="NAME", help="Operating point; default: the bundle's first.")
 @click.option(
     "--jobs",
     type=click.IntRange(1, 64),
@@ -76,7 +76,7 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
     type=click.Choice(["findings", "all", "none"]),
     default="findings",
     show_default=True,
-    help="Which images get a picture with boxes.",
+    help="Images for which a picture with boxes is written.",
 )
 @click.option(
     "--dicom",
@@ -85,15 +85,13 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
     help="Write DICOM results beside their study: some of sr,gsps,sc, or all.",
 )
 @click.option("--fhir", is_flag=True, help="Write a FHIR R4 DiagnosticReport per image.")
-@click.option(
-    "--report/--no-report", default=True, show_default=True, help="Write report.html for reading."
-)
+@click.option("--report/--no-report", default=True, show_default=True, help="Write report.html.")
 @click.option("--pdf", is_flag=True, help="Also print the report to report.pdf (needs Chromium).")
 @click.option(
     "--resume/--fresh",
     default=True,
     show_default=True,
-    help="Keep what OUTPUT already holds of the same files, or score all again.",
+    help="Keep results of the same files in OUTPUT, or score all files again.",
 )
 @click.option(
     "--identifiers",
@@ -103,16 +101,20 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 @click.option(
     "--deidentify",
     type=click.Choice(["basic"]),
-    help="Outputs without anything that names a patient (PS3.15 Basic Profile).",
+    help="De-identify all outputs (PS3.15 Basic Profile).",
 )
 @click.option(
     "--send-deidentified",
     is_flag=True,
-    help="With --deidentify and --send: send results that name no patient, to a research archive.",
+    help="With --deidentify and --send: confirm sending de-identified results (research archive).",
 )
-@click.option("--allow-burned-in", is_flag=True, help="With --deidentify: take images with text.")
 @click.option(
-    "--rules", type=click.Path(path_type=Path), help="Which images are scored; see --show-rules."
+    "--allow-burned-in", is_flag=True, help="With --deidentify: accept images with burned-in text."
+)
+@click.option(
+    "--rules",
+    type=click.Path(path_type=Path),
+    help="Rules for which images are scored; see --show-rules.",
 )
 @click.option(
     "--show-rules",
@@ -120,9 +122,9 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
     is_eager=True,
     expose_value=False,
     callback=_show_rules,
-    help="Print the rules that ship, and exit.",
+    help="Print the shipped rules and exit.",
 )
-@click.option("--dry-run", is_flag=True, help="Only show what would be scored; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show which files would be scored; write nothing.")
 @click.option(
     "--verify-audit",
     metavar="OUTPUT",
@@ -132,9 +134,9 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
     callback=_verify_audit,
     help="Check that a finished OUTPUT is unchanged, and exit.",
 )
-@click.option("--force-read", is_flag=True, help="Take DICOM data without the 128-byte preamble.")
-@click.option("--allow-deflated", is_flag=True, help="Take deflated DICOM.")
-@click.option("--first-frame", is_flag=True, help="Take the first frame of multi-frame images.")
+@click.option("--force-read", is_flag=True, help="Accept DICOM data without the 128-byte preamble.")
+@click.option("--allow-deflated", is_flag=True, help="Accept deflated DICOM.")
+@click.option("--first-frame", is_flag=True, help="Score the first frame of multi-frame images.")
 @remote_options
 @click.option("--json", "as_json", is_flag=True, help="Print run.json on stdout, nothing else.")
 @collected("pneumonia.cli.scoring.options:ScoreOptions")
@@ -143,7 +145,7 @@ def command(paths: tuple[Path, ...], bundle: Path | None, options: ScoreOptions)
 
     INPUT is a file, a folder, a zip or a DICOMDIR; with --dicomweb or --pacs there is none. A
     second run into the same OUTPUT scores only what is new. A file that cannot be scored never
-    stops the batch: the manifest says why, and the exit code is 3. Research use only.
+    stops the batch: manifest.jsonl has the reason, and the exit code is 3. Research use only.
     """
     from pneumonia.runtime.model.detector import DEFAULT, Detector
 

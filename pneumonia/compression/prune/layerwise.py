@@ -18,12 +18,17 @@ from pneumonia.compression.sets.block import (
     block_count,
     largest_exponent,
 )
-from pneumonia.compression.sets.connectivity import PatternConnectivity, Spread
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint, PerLayer, keep_count
 from pneumonia.compression.sets.crossbar import Blocks, whole_arrays
 from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.network_set import without_dead_paths
-from pneumonia.compression.sets.pattern import FIXED_8, Patterns, mine_patterns
+from pneumonia.compression.sets.pattern import (
+    FIXED_8,
+    PatternConnectivity,
+    Patterns,
+    Spread,
+    mine_patterns,
+)
 from pneumonia.compression.sets.structured import Columns
 from pneumonia.runtime.model.spec import Conv, Linear, weight_shape
 

@@ -31,7 +31,7 @@ def levels_of(name: str, pruned: bool, device_levels: tuple[float, ...] = ()) ->
         name: `binary`, `ternary`, `N-bit` (uniform), `N-bit-shift` (powers of two),
             `N-bit-crossbar` (an ideal memristor's states), `N-bit-sot-mram` (fixed point) or
             `device` (the states given).
-        pruned: The weight has pruned places; they are not stored, so zero is no level then.
+        pruned: The weight has pruned places; they are not stored, so zero is not a level then.
         device_levels: Of `device`: means of the states of one polarity, ascending.
 
     Raises:

@@ -65,7 +65,7 @@ def k_bit(bits: int, zero: Zero = "level") -> Levels:
 
     Args:
         bits: 1 .. 12.
-        zero: `level`: zero is allowed, 2**(k-1)-1 magnitudes. `coded`: zero is no level, but
+        zero: `level`: zero is allowed, 2**(k-1)-1 magnitudes. `coded`: zero is not a level, but
             its code is reserved for pruned weights, as many magnitudes. `absent`: pruned weights
             are not stored, so that all 2**(k-1) magnitudes are there.
 

@@ -1,8 +1,8 @@
 """Structured set of a whole network, counting only weights that compaction can remove.
 
 Each group of tied filters is projected on its own; then no layer spends columns on channels whose
-filters are gone. So the kept weights of the set are, up to filters that nobody reads any more, the
-stored weights of the compacted network.
+filters are gone. So the kept weights of the set are the stored weights of the compacted network, up
+to filters that no layer reads any more.
 """
 
 import math

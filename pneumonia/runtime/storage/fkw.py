@@ -155,7 +155,7 @@ def decode_fkw(values: np.ndarray, arrays: Arrays, shape: Tuple[int, int]) -> np
     if shape[1] % PLACES or any(len(pattern_places(c)) != KEPT or c >> PLACES for c in codes):
         raise LayoutError("patterns are not 4 of 9 places")
     if sorted(order.tolist()) != list(range(n_filters)):
-        raise LayoutError("reorder is no permutation of the filters")
+        raise LayoutError("reorder is not a permutation of the filters")
     if offset.shape != (n_filters + 1,) or offset[0] != 0 or (np.diff(offset) < 0).any():
         raise LayoutError("filter offsets do not ascend from 0")
     if not len(index) * KEPT == len(values) == offset[-1] * KEPT:

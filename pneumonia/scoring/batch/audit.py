@@ -163,7 +163,7 @@ def _last_run(records: list[dict[str, Any]], path: Path) -> dict[str, Any]:
     """The line of the last finished run; refuses a log with a later, unfinished run."""
     ends = [record for record in records if record["event"] in (STARTED, FINISHED, FAILED)]
     if not ends:
-        raise _damaged("Audit log tells of no run", str(path))
+        raise _damaged("Audit log records no run", str(path))
     if ends[-1]["event"] != FINISHED:
         raise ArtefactError(
             "Last run did not finish: its outputs cannot be checked",
@@ -176,24 +176,24 @@ def _last_run(records: list[dict[str, Any]], path: Path) -> dict[str, Any]:
 def _check_end(out: Path, digests: list[str]) -> None:
     where = out / "run.json"
     try:
-        told = json.loads(where.read_text(encoding="utf-8"))["audit"]
-        lines, last = int(told["lines"]), str(told["last_sha256"])
+        recorded = json.loads(where.read_text(encoding="utf-8"))["audit"]
+        lines, last = int(recorded["lines"]), str(recorded["last_sha256"])
     except FileNotFoundError:
         raise _damaged("run.json of the last run is missing", str(where)) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise _damaged("run.json does not tell the end of the audit log", str(where)) from None
     # sending adds lines after the ones run.json knows
     if lines > len(digests) or lines < 1 or digests[lines - 1] != last:
-        raise _damaged("End of the audit log is not the one run.json tells", str(out / AUDIT))
+        raise _damaged("End of the audit log differs from the one in run.json", str(out / AUDIT))
 
 
 def _check_outputs(out: Path, last: dict[str, Any]) -> None:
-    told = last.get("outputs_sha256")
+    recorded = last.get("outputs_sha256")
     for name in (*TABLES, STUDIES):
         try:
             path = out / name
             found = _studies_digest(path) if name == STUDIES else _digest(path.read_bytes())
         except OSError:
             found = ""
-        if not isinstance(told, dict) or found != told.get(name):
+        if not isinstance(recorded, dict) or found != recorded.get(name):
             raise _damaged("Output is not the one the last run wrote", str(out / name))

@@ -92,8 +92,8 @@ def selected_on(bundle: Bundle) -> dict[str, Any]:
         `images`, `positive`, `patients`, `split`, ...; empty when the bundle does not say.
     """
     document = json.loads(Path(bundle.file(OPERATING_POINTS)).read_text(encoding="utf-8"))
-    told = document.get("selected_on")
-    return told if isinstance(told, dict) else {}
+    selected_on = document.get("selected_on")
+    return selected_on if isinstance(selected_on, dict) else {}
 
 
 def software_versions() -> dict[str, str]:

@@ -179,13 +179,13 @@ class ImageJob:
         except DeviceError:
             return replace(record, status="failed", reason="engine_error"), None
         timings = dict(record.timings_ms, detect=_milliseconds(time.perf_counter() - started))
-        words = record.warnings
+        warnings = record.warnings
         if earlier is not None and earlier.is_other_image(record):
-            words += ("image_changed",)
+            warnings += ("image_changed",)
         if len(prediction.scores) >= self.detector.settings.max_boxes:
-            words += ("box_limit_reached",)
+            warnings += ("box_limit_reached",)
         record = replace(
-            record, status="scored", prediction=prediction, timings_ms=timings, warnings=words
+            record, status="scored", prediction=prediction, timings_ms=timings, warnings=warnings
         )
         header = header_from_bytes(decoded.header) if decoded.header else None
         digest = decoded.content_sha256

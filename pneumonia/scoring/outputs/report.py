@@ -42,7 +42,7 @@ QUALITY = 90
 # Sections of the model card a reader of results needs; only these are printed.
 CARD_FIRST = ("intended use", "limits", "failures")
 MAX_ROWS = 1000  # of failures in the page; the manifest has all
-# Signs beside the results, so that a grey print tells them apart as well.
+# Signs beside the results, so that they differ on a grey print as well.
 MARKS = {POSITIVE: "\u25b2", INDETERMINATE: "\u25c6", NOT_SCORED: "\u2715", NEGATIVE: "\u25cb"}
 STYLES = {POSITIVE: "positive", INDETERMINATE: "indeterminate", NOT_SCORED: "failed"}
 

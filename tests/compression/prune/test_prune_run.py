@@ -89,7 +89,9 @@ def test_a_teacher_that_is_gone_is_named(
     shutil.copytree(pruned[0], orphan)
     record = json.loads((orphan / "run.json").read_text())
     (orphan / "run.json").write_text(json.dumps({**record, "parent": str(tmp_path / "gone")}))
-    with pytest.raises(ArtefactError, match=r"trained run is not there.*teacher: parent"):
+    with pytest.raises(
+        ArtefactError, match=r"trained run does not exist any more.*teacher: parent"
+    ):
         run_compression(orphan, recipe(rate=2, distil=0.5), tmp_path / "out")
 
 

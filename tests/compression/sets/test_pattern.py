@@ -8,13 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumonia.compression.sets.connectivity import (
-    PatternConnectivity,
-    choose_kernels,
-)
 from pneumonia.compression.sets.pattern import (
     FIXED_8,
+    PatternConnectivity,
     Patterns,
+    choose_kernels,
     kernel_codes,
     mine_patterns,
     natural_patterns,

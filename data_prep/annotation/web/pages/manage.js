@@ -146,7 +146,7 @@ function showSettings() {
   if (view.annotators.some(({ name }) => name === before)) get("importer").value = before;
 }
 
-// what became of each file, in words
+// status of each file, as text
 function importLine(name, { kind, left_out: leftOut, ...counts }) {
   const words = (table) => Object.entries(table).map(([key, n]) => `${n} ${key.replaceAll("_", " ")}`).join(", ");
   return make("p", {}, make("b", {}, name), ` (${kind}): ${words(counts)}${Object.keys(leftOut).length ? `; left out: ${words(leftOut)}` : ""}`);

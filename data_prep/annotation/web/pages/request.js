@@ -1,4 +1,4 @@
-// Requests to the application; the header tells them from those of foreign pages.
+// Requests to the application; a header distinguishes them from those of other pages.
 export class Refusal extends Error {
   constructor(status, text) {
     super(text);

@@ -22,7 +22,7 @@ export class ChangeQueue {
     return this.waiting.reduce((sum, change) => sum + (change.kind === "time" ? 0 : 1 + change.edits.length), 0);
   }
 
-  // in words; refused: number of changes that the server will never take
+  // as text; refused: number of changes that the server will never take
   status(refused) {
     if (this.fault || this.blocked) return this.fault || "not saved";
     if (this.unsaved) return "saving";

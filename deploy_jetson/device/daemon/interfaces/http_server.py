@@ -130,7 +130,8 @@ class ConnectionPlaces:
     def cut_late(self) -> int:
         """End what is past its deadline; returns for how many connections it has come now.
 
-        Reading ends at the deadline, so that the client can still be told; writing `GRACE_S` later.
+        Reading ends at the deadline, so that the client still gets an answer; writing
+        ends `GRACE_S` later.
         """
         now, found = self._clock(), 0
         with self._lock:

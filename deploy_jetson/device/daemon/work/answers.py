@@ -48,7 +48,7 @@ class JobAnswer(NamedTuple):
         reason: Machine-readable, empty when done.
         decoded: The image, None when it was not opened.
         prediction: Boxes in its pixels, None unless done.
-        warnings: Words about it.
+        warnings: Codes of conditions that did not prevent a result.
         engine: Engine that ran, empty unless done.
         inference_s: Time from pixels to boxes.
     """
