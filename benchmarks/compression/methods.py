@@ -22,10 +22,10 @@ from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
 from pneumonia.compression.sets.block import DensityAdaptiveBlocks
-from pneumonia.compression.sets.connectivity import PatternConnectivity
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint, PerLayer
 from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import Levels, Quantized
+from pneumonia.compression.sets.pattern import PatternConnectivity
 from pneumonia.network.module import Network
 
 SHRINKING = 0.6  # share of a straight-through training in which the set becomes smaller
