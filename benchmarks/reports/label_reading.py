@@ -1,7 +1,7 @@
 """Precision of the weak labels against a reader's verdicts on the reports' text.
 
-    python -m benchmarks.label_reading ../shared/data/reports/openi_reports.csv
-    python -m benchmarks.label_reading REPORTS --draw train 400 7 > texts.txt   # for a new reading
+    python -m benchmarks.reports.label_reading ../shared/data/reports/openi_reports.csv
+    python -m benchmarks.reports.label_reading REPORTS --draw train 400 7 > texts.txt   # for a new reading
 
 Definition that the reader applied to findings and impression, without seeing the label:
 
@@ -34,7 +34,7 @@ from data_prep.reports.reading.splitting import split_reports
 from data_prep.reports.weak_labels.opacity_label import NO, UNSURE, YES, opacity_label
 from evaluation.metrics.intervals import wilson
 
-RESULTS = Path(__file__).with_name("results") / "label_reading.json"
+RESULTS = Path(__file__).parents[1] / "results" / "label_reading.json"
 VERDICTS = {YES: "y", NO: "n", UNSURE: "ux"}
 
 
