@@ -1,7 +1,7 @@
 """Precision of the weak labels against a reader's verdicts on the reports' text.
 
     python -m benchmarks.reports.label_reading ../shared/data/reports/openi_reports.csv
-    python -m benchmarks.reports.label_reading REPORTS --draw train 400 7 > texts.txt   # for a new reading
+    python -m benchmarks.reports.label_reading REPORTS --draw train 400 7 > texts.txt
 
 Definition that the reader applied to findings and impression, without seeing the label:
 
