@@ -7,6 +7,8 @@ runs it: images from the dataset, augmentation, the detection loss, clipping, av
 Blocks of both alternate, so that a busy machine slows both alike; the ratio is the median over
 pairs of neighbouring blocks. Without --data the images are phantoms.
 
+`shares_of_a_bare_step` is torch's profile of one bare step by op.
+
 `cost_ratio` compares processor time instead of time on the clock, the worker's included; with
 `--threads 1` it means something on a busy machine, too.
 
@@ -76,6 +78,14 @@ class BareSteps:
             torch.stack([value.square().mean() for value in outputs.values()]).sum().backward()
             self.optimiser.step()
         return started.until_now(steps)
+
+    def shares(self) -> dict[str, float]:
+        """Share of one step's time that each of the ten costliest ops takes, largest first."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            self.run(1)
+        spent = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+        costliest = sorted(spent, key=lambda key: -spent[key])[:10]
+        return {key: round(spent[key] / sum(spent.values()), 4) for key in costliest}
 
 
 class Alternate:
@@ -147,6 +157,7 @@ def measure(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "cost_ratio": round(statistics.median(b.cpu_s / (w.cpu_s + worker_s) for b, w in pairs), 4),
         "whole_images_per_s": round(recipe.batch_size / whole_s, 2),
         "bare_images_per_s": round(recipe.batch_size / bare_s, 2),
+        "shares_of_a_bare_step": bare.shares(),
         "worker_ms_per_image": round(1e3 * worker_s / recipe.batch_size, 3),
         "pairs_clock_s": [[round(b.clock_s, 4), round(w.clock_s, 4)] for b, w in pairs],
         "pairs_cpu_s": [[round(b.cpu_s, 4), round(w.cpu_s, 4)] for b, w in pairs],
