@@ -10,7 +10,6 @@ validation radiographs, for `benchmarks.detector.pair` and `pneumonia evaluate`;
 real.txt list the two kinds.
 """
 
-import argparse
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.images.dataset_arguments import dataset_and_out
 from data_prep.augment.composite import CompositeSettings, lung_mask, paste
-from data_prep.dataset.reader import LABEL_FRAME, NORMAL, NOT_NORMAL, Dataset, open_dataset
+from data_prep.dataset.reader import LABEL_FRAME, NORMAL, NOT_NORMAL, Dataset
 
 SEED = 0
 
@@ -55,12 +55,8 @@ def pasted(dataset: Dataset, folder: Path) -> list[tuple[str, str]]:
 
 def main() -> None:
     """Paste and write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", required=True, help="dataset folder")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    dataset = open_dataset(options.data)
-    images = options.out / "images"
+    dataset, out = dataset_and_out(__doc__)
+    images = out / "images"
     images.mkdir(parents=True, exist_ok=True)
     made = pasted(dataset, images)
     labels: list[Sequence[object]] = []
@@ -84,11 +80,11 @@ def main() -> None:
         classes.append((name, NOT_NORMAL))
         cohort.append((name, patient, ""))
     header = ("patientId", "x", "y", "width", "height", "Target")
-    write_rows(options.out / "labels.csv", header, labels)
-    write_rows(options.out / "classes.csv", ("patientId", "class"), classes)
-    write_rows(options.out / "cohort.csv", ("patientId", "nih_patient", "ViewPosition"), cohort)
-    (options.out / "real.txt").write_text("\n".join(real) + "\n")
-    (options.out / "pasted.txt").write_text("\n".join(name for name, _ in made) + "\n")
+    write_rows(out / "labels.csv", header, labels)
+    write_rows(out / "classes.csv", ("patientId", "class"), classes)
+    write_rows(out / "cohort.csv", ("patientId", "nih_patient", "ViewPosition"), cohort)
+    (out / "real.txt").write_text("\n".join(real) + "\n")
+    (out / "pasted.txt").write_text("\n".join(name for name, _ in made) + "\n")
     print(f"{len(real)} whole radiographs, {len(made)} pasted")
 
 

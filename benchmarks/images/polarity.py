@@ -3,24 +3,18 @@
 python -m benchmarks.images.polarity --data runs/rsna --out benchmarks/results/polarity.json
 """
 
-import argparse
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset.reader import open_dataset
+from benchmarks.images.dataset_arguments import dataset_and_out
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.image.polarity import LIMIT, polarity_score
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", required=True, help="dataset folder")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    dataset = open_dataset(options.data)
+    dataset, out = dataset_and_out(__doc__)
     scores: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for i, record in enumerate(dataset.records):
         pixels = np.asarray(dataset.pixels(i))
@@ -39,7 +33,7 @@ def main() -> None:
             }
         )
         print(rows[-1])
-    write_json(str(options.out), {"benchmark": "polarity", "limit": LIMIT, "rows": rows})
+    write_json(str(out), {"benchmark": "polarity", "limit": LIMIT, "rows": rows})
 
 
 if __name__ == "__main__":

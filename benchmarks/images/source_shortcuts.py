@@ -11,10 +11,8 @@ means that nothing is given away; sicker patients differ in texture, too, so tha
 expected within one view either.
 """
 
-import argparse
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -25,8 +23,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.images.dataset_arguments import dataset_and_out
 from data_prep.augment.augmenter import Augmenter, AugmentSettings
-from data_prep.dataset.reader import Dataset, open_dataset
+from data_prep.dataset.reader import Dataset
 from pneumonia.recipes import load_recipe
 from pneumonia.runtime.atomic import write_json
 from pneumonia.training.config import TrainRecipe
@@ -97,11 +96,7 @@ def judge(dataset: Dataset, view: str, augment: Augmenter | None) -> dict[str, A
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", required=True, help="dataset folder")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    dataset = open_dataset(options.data)
+    dataset, out = dataset_and_out(__doc__)
     recipe = load_recipe("rsna", "train", TrainRecipe)
     full = recipe.augment
     before = full.model_copy(update={"tone": 0.0, "resample": 0.0, "sharpen": 0.0, "dropout": 0.0})
@@ -121,7 +116,7 @@ def main() -> None:
     versions = {name: metadata.version(name) for name in ("numpy", "scikit-learn")}
     document = {"benchmark": "source_shortcuts", "python": platform.python_version(),
                 "versions": versions, "rows": rows}  # fmt: skip
-    write_json(str(options.out), document)
+    write_json(str(out), document)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pneumonia.cli.evaluation.options import (
     draw_options,
     label_options,
     mix_option,
+    threshold_options,
 )
 from pneumonia.cli.options import collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
@@ -35,13 +36,9 @@ def _figures(
 @click.option("--labels", required=True, type=FILE, help="RSNA csv.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Report folder.")
 @label_options
-@click.option(
-    "--operating-points",
-    "points",
-    type=click.Path(path_type=Path, exists=True),
-    help="Frozen thresholds for models without their own bundle.",
+@threshold_options(
+    "Frozen thresholds for models without their own bundle.", "One threshold for all models."
 )
-@click.option("--threshold", type=click.FloatRange(0, 1), help="One threshold for all models.")
 @click.option(
     "--margin",
     type=click.FloatRange(0, 1, min_open=True),

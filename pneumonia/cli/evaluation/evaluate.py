@@ -13,6 +13,7 @@ from pneumonia.cli.evaluation.options import (
     mix_option,
     parse_box_scale,
     parse_named_files,
+    threshold_options,
 )
 from pneumonia.cli.options import collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
@@ -30,13 +31,9 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 @click.argument("labels", type=FILE)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Report folder.")
 @label_options
-@click.option(
-    "--operating-points",
-    "points",
-    type=click.Path(path_type=Path, exists=True),
-    help="Frozen thresholds: operating_points.json, or a bundle.",
+@threshold_options(
+    "Frozen thresholds: operating_points.json, or a bundle.", "One threshold given by hand instead."
 )
-@click.option("--threshold", type=click.FloatRange(0, 1), help="One threshold by hand instead.")
 @click.option("--bundle", type=FOLDER, help="The model: its name, hash and frozen thresholds.")
 @click.option(
     "--freeze-into",

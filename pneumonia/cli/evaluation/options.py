@@ -66,6 +66,23 @@ def label_options(command: Command) -> Command:
     return command
 
 
+def threshold_options(points_help: str, threshold_help: str) -> Callable[[Command], Command]:
+    """Options for frozen thresholds, or one threshold given by hand."""
+
+    def add(command: Command) -> Command:
+        command = click.option("--threshold", type=click.FloatRange(0, 1), help=threshold_help)(
+            command
+        )
+        return click.option(
+            "--operating-points",
+            "points",
+            type=click.Path(path_type=Path, exists=True),
+            help=points_help,
+        )(command)
+
+    return add
+
+
 def mix_option(command: Command) -> Command:
     """Option of the class mix that results are weighted to."""
     return click.option(
