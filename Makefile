@@ -34,8 +34,10 @@ types: $(VENV)/.ready   ## mypy --strict
 
 PYTEST = PYTHONHASHSEED=0 $(BIN)/pytest -n 2 --dist loadfile --durations=10
 
-test: lint types   ## lint, types and every test that is not marked slow (minutes)
-	$(PYTEST) -m "not slow" --hypothesis-profile=quick
+test: lint   ## lint, types and every test that is not marked slow (minutes)
+	@# mypy uses one core: beside the tests it leaves none idle
+	$(BIN)/mypy & types=$$!; $(PYTEST) -m "not slow" --hypothesis-profile=quick; tests=$$?; \
+	  wait $$types && exit $$tests
 
 test-all: lint types device-versions   ## all tests, those marked slow too (a quarter of an hour or more)
 	$(DEVICE) $(PYTEST)

@@ -19,7 +19,7 @@ from pneumonia.cli.demo_page import (
     result_rows,
     write_page,
 )
-from pneumonia.cli.demo_processes import beside, run_shared, run_verb
+from pneumonia.cli.demo_processes import beside, run_verb, training_partners
 from pneumonia.cli.demo_progress import OTHER, TRAINING, DemoProgress, DemoStep, show_estimate
 from pneumonia.cli.terminal import show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError
@@ -101,7 +101,7 @@ def command(out: Path, seed: int, precision: str, smoke: bool) -> None:
     dense, pruned = folder.models
     epochs = _epochs(scale)
     progress = DemoProgress(_steps(*epochs), show_estimate)
-    with progress.shown():
+    with progress.shown(), training_partners() as run_shared:
         progress.begin()
         run_verb("data", "phantom", "--out", folder.phantoms, "--count", scale.films,
              "--size", FILM_PX, "--seed", seed, "--fractions", *FRACTIONS)  # fmt: skip

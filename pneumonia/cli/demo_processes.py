@@ -6,8 +6,8 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -19,6 +19,18 @@ RUN_VERBS = """
 import json, sys
 from pneumonia.cli import group, run
 sys.exit(next((code for words in json.loads(sys.argv[1]) if (code := run(group, words))), 0))
+"""
+
+# Runs a training verb for each line of its input; ends when one fails, so that the others notice.
+SERVE_TRAININGS = """
+import json, os, sys
+import pneumonia.training.run
+from pneumonia.cli import group, run
+for line in sys.stdin:
+    request = json.loads(line)
+    os.environ.update(request["variables"])
+    if code := run(group, request["words"]):
+        sys.exit(code)
 """
 
 
@@ -36,28 +48,48 @@ def run_verb(*arguments: object) -> None:
     group.main(args=words, standalone_mode=False, prog_name="pneumonia")
 
 
-def run_shared(*arguments: object) -> None:
-    """Run one training verb in PROCESSES processes, of which this is the first.
+@contextmanager
+def training_partners() -> Iterator[Callable[..., None]]:
+    """Start the other processes of all trainings; they import what a training needs meanwhile.
 
-    They share every batch as under torchrun. One thread each is faster than threads of one
-    process, which at the demo's size wait for one another.
+    Yields:
+        A function that runs one training verb in PROCESSES processes, of which this is the first.
+        They share every batch as under torchrun. One thread each is faster than threads of one
+        process, which at the demo's size wait for one another.
     """
-    variables = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "WORLD_SIZE": str(PROCESSES),
-    }
     partners = [
-        _start([arguments], {**variables, **_rank(number)}, subprocess.DEVNULL)
-        for number in range(1, PROCESSES)
+        subprocess.Popen(
+            [sys.executable, "-c", SERVE_TRAININGS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(1, PROCESSES)
     ]
-    before = dict(os.environ)
-    os.environ.update(variables, **_rank(0))
+
+    def run_shared(*arguments: object) -> None:
+        variables = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "WORLD_SIZE": str(PROCESSES),
+        }
+        for number, partner in enumerate(partners, start=1):
+            assert partner.stdin is not None
+            request = {"variables": {**variables, **_rank(number)}, "words": _words(arguments)}
+            partner.stdin.write(json.dumps(request) + "\n")
+            partner.stdin.flush()
+        before = dict(os.environ)
+        os.environ.update(variables, **_rank(0))
+        try:
+            run_verb(*arguments)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
     try:
-        run_verb(*arguments)
+        yield run_shared
     finally:
-        os.environ.clear()
-        os.environ.update(before)
         for partner in partners:
             _stop(partner)
 
@@ -82,18 +114,13 @@ def beside(commands: Sequence[Sequence[object]]) -> Iterator[None]:
         raise PneumoniaError("A verb beside the pruning failed", found=output.strip()[-300:])
 
 
-def _start(
-    commands: Sequence[Sequence[object]],
-    variables: Mapping[str, str] | None = None,
-    output: int = subprocess.PIPE,
-) -> subprocess.Popen[str]:
+def _start(commands: Sequence[Sequence[object]]) -> subprocess.Popen[str]:
     words = [_words(command) for command in commands]
     return subprocess.Popen(
         [sys.executable, "-c", RUN_VERBS, json.dumps(words)],
-        stdout=output,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, **(variables or {})},
     )
 
 
@@ -101,7 +128,8 @@ def _stop(process: subprocess.Popen[str]) -> None:
     """End a process that still runs, and close its pipe."""
     if process.poll() is None:
         process.terminate()
-        process.communicate()
+        with suppress(BrokenPipeError):
+            process.communicate()
 
 
 def _words(arguments: Sequence[object]) -> list[str]:
