@@ -44,7 +44,7 @@ def test_imports_are_on_the_device(path):
 def vermin(*paths: str) -> "subprocess.CompletedProcess[str]":
     command = [
         str(Path(sys.executable).with_name("vermin")), "-t=3.6-", "--no-tips",
-        "--eval-annotations", "--violations", *paths,
+        "--eval-annotations", "--violations", "--processes=1", *paths,
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 

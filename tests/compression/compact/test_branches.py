@@ -67,7 +67,11 @@ def test_branches_of_known_networks(name, count):
     assert len(branches(from_torch(module, x).spec)) == count
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenetv2", "yolo", "vit"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet50", "yolo", "vit"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "mobilenetv2")],
+)
 def test_a_shallower_network_is_the_masked_one_everywhere(name, tmp_path):
     module, x = network(name)
     found = from_torch(module, x)

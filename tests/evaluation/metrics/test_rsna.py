@@ -154,6 +154,9 @@ def test_does_not_depend_on_order(seed: int) -> None:
     assert rsna_score(shuffled, mixed, 0.1).value == pytest.approx(value, abs=1e-12)
 
 
+SLOW = pytest.mark.slow  # each of 26,684 images
+
+
 class TestRegressionVectors:
     """What the number means: the design's table, recomputed from synthetic truths.
 
@@ -178,7 +181,12 @@ class TestRegressionVectors:
         assert rsna_score(self.truths, found).value == pytest.approx(6012 / (6012 + 2067))
 
     @pytest.mark.parametrize(
-        ("scale", "value"), [(0.9, 1.0), (0.83, 0.75), (0.8, 0.625), (0.7, 0.25), (0.6, 0.0)]
+        ("scale", "value"),
+        [
+            (0.9, 1.0),
+            (0.8, 0.625),
+            *(pytest.param(*row, marks=SLOW) for row in [(0.83, 0.75), (0.7, 0.25), (0.6, 0.0)]),
+        ],
     )
     def test_scaled_truths(self, scale: float, value: float) -> None:
         found = {}
@@ -188,7 +196,14 @@ class TestRegressionVectors:
         assert rsna_score(self.truths, found).value == pytest.approx(value)
 
     @pytest.mark.parametrize(
-        ("noise", "value"), [(0.10, 0.842), (0.15, 0.617), (0.20, 0.412), (0.25, 0.271)]
+        ("noise", "value"),
+        [
+            (0.20, 0.412),
+            *(
+                pytest.param(*row, marks=SLOW)
+                for row in [(0.1, 0.842), (0.15, 0.617), (0.25, 0.271)]
+            ),
+        ],
     )
     def test_corner_noise(self, noise: float, value: float) -> None:
         assert self._score(noise=noise) == pytest.approx(value, abs=0.012)

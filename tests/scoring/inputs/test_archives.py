@@ -84,34 +84,38 @@ def write_raw(path, name, data, flags=0, method=0, size=None, crc=None):
     path.write_bytes(local + data + central + end)
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "expected"),
-    [
-        ("../../evil.png", {}, ("rejected", "unsafe_path")),
-        ("/etc/evil.png", {}, ("rejected", "unsafe_path")),
-        ("..\\evil.png", {}, ("rejected", "unsafe_path")),
-        ("C:\\evil.png", {}, ("rejected", "unsafe_path")),
-        ("a.png", {"flags": 1}, ("rejected", "encrypted")),
-        ("a.png", {"method": 97}, ("rejected", "archive_compression")),
-        ("a.png", {"size": 5 << 20}, ("rejected", "resource_limit")),
-        ("a.png", {"size": 2 << 20}, ("rejected", "resource_limit")),
-        ("a.png", {"crc": 1}, ("failed", "archive_damaged")),
-        ("a..png", {}, ("scored", "")),
-    ],
-)
-def test_hostile_members(tmp_path, detector, bright, name, changes, expected):
-    write_raw(tmp_path / "x.zip", name, png_bytes(bright), **changes)
-    (found,) = outcomes(tmp_path / "x.zip", tmp_path / "out", detector).values()
-    assert found == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "x.zip"]
+HOSTILE = [
+    ("../../evil.png", {}, ("rejected", "unsafe_path")),
+    ("/etc/evil.png", {}, ("rejected", "unsafe_path")),
+    ("..\\evil.png", {}, ("rejected", "unsafe_path")),
+    ("C:\\evil.png", {}, ("rejected", "unsafe_path")),
+    ("a.png", {"flags": 1}, ("rejected", "encrypted")),
+    ("a.png", {"method": 97}, ("rejected", "archive_compression")),
+    ("a.png", {"size": 5 << 20}, ("rejected", "resource_limit")),
+    ("a.png", {"size": 2 << 20}, ("rejected", "resource_limit")),
+    ("a.png", {"crc": 1}, ("failed", "archive_damaged")),
+    ("a..png", {}, ("scored", "")),
+]
 
 
-@pytest.mark.parametrize("data", [b"", b"PK", b"PK\3\4" + b"x" * 99, b"\0" * 5000])
-def test_damaged_archives(tmp_path, detector, data):
+def test_hostile_members(tmp_path, detector, bright):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "x.zip").write_bytes(data)
+    for number, (name, changes, _) in enumerate(HOSTILE):
+        write_raw(tmp_path / "in" / f"{number}.zip", name, png_bytes(bright), **changes)
     found = outcomes(tmp_path / "in", tmp_path / "out", detector)
-    assert found == {"x.zip": ("rejected", "archive_damaged")}
+    by_archive = {path.partition(".zip")[0]: outcome for path, outcome in found.items()}
+    assert len(found) == len(HOSTILE)
+    assert by_archive == {str(n): expected for n, (_, _, expected) in enumerate(HOSTILE)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert len(list((tmp_path / "in").iterdir())) == len(HOSTILE)
+
+
+def test_damaged_archives(tmp_path, detector):
+    (tmp_path / "in").mkdir()
+    for number, data in enumerate([b"", b"PK", b"PK\3\4" + b"x" * 99, b"\0" * 5000]):
+        (tmp_path / "in" / f"{number}.zip").write_bytes(data)
+    found = outcomes(tmp_path / "in", tmp_path / "out", detector)
+    assert found == {f"{number}.zip": ("rejected", "archive_damaged") for number in range(4)}
 
 
 def test_a_truncated_archive(tmp_path, detector, bright):
