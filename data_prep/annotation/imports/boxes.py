@@ -27,6 +27,7 @@ from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import read_label_rows
 
+MAX_SIDE = 2**20  # pixels; larger sizes in a file are not sizes of images
 _CLASS_VERDICTS = {CLASS_NORMAL: NORMAL, CLASS_NOT_NORMAL: ABNORMAL}
 
 
@@ -162,7 +163,7 @@ def import_coco(data: bytes, into: ImportedStudies) -> None:
             study, image = studies[item["image_id"]], images[item["image_id"]]
             x, y, width, height = (float(side) for side in item["bbox"])
             name = names[item["category_id"]]
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             into.left_out["malformed_annotation"] += 1
             continue
         if study is not None:
@@ -173,5 +174,7 @@ def import_coco(data: bytes, into: ImportedStudies) -> None:
 
 
 def _scale(side: int, image: Mapping[str, Any], key: str) -> float:
+    """Pixels of the study per pixel of the file; 1 where its size is missing or impossible."""
     given = image.get(key)
-    return side / given if isinstance(given, int | float) and given > 0 else 1.0
+    known = isinstance(given, int | float) and 0 < given <= MAX_SIDE
+    return side / float(given) if known else 1.0

@@ -92,7 +92,7 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         is_import = scope["path"] == IMPORT_PATH
         limit = MAX_IMPORT_BYTES if is_import else MAX_BODY_BYTES
-        if not length.isdigit() or int(length) > limit:
+        if not length.isdigit() or len(length) > 18 or int(length) > limit:
             return 413, "Request is too large"
         if scope["method"] in _SAFE:
             return None

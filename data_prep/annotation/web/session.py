@@ -1,8 +1,14 @@
 """Route dependencies that resolve the person behind a request."""
 
+from urllib.parse import unquote
+
 from fastapi import HTTPException, Request
 
 from data_prep.annotation.workspace.records import ADJUDICATION, MANAGER, Annotator
+
+# Header with the name of the person for whom a window was opened, percent-encoded. Windows share
+# a cookie: without it, boxes of one window would be stored for whoever logged in last in another.
+READER_HEADER = "x-reader"
 
 
 def cookie_of(request: Request) -> str:
@@ -19,11 +25,14 @@ def logged_in(request: Request) -> Annotator:
     """The person of the session.
 
     Raises:
-        HTTPException: 401 without a valid session.
+        HTTPException: 401 without a valid session, or where the window is another person's.
     """
     person: Annotator | None = request.app.state.project.people.who(session_of(request))
     if person is None:
         raise HTTPException(401, "Log in first")
+    window_of = request.headers.get(READER_HEADER)
+    if window_of is not None and unquote(window_of) != person.name:
+        raise HTTPException(401, "This window belongs to another person than the one logged in")
     return person
 
 

@@ -7,7 +7,7 @@ import { showComment, showFindings, showFinish, viewerItems } from "/static/pane
 import { PriorFilm } from "/static/prior.js";
 import { acceptedBox, boxAround, impliedVerdict, movedBox, newBox, readingOf } from "/static/reading.js";
 import { linkId, linkItem, mergedLinks, ReportPanel } from "/static/report.js";
-import { Refusal, request } from "/static/request.js";
+import { Refusal, actFor, request } from "/static/request.js";
 import { ChangeQueue } from "/static/saving.js";
 import { StudyList } from "/static/study_list.js";
 import { showTrouble } from "/static/trouble.js";
@@ -381,6 +381,7 @@ const desk = {
 async function start() {
   listen(desk);
   me = await request("GET", "/api/me");
+  actFor(me.name);
   get("who").textContent = me.role === "manager" ? "Adjudication" : me.name;
   get("manage").hidden = me.role !== "manager";
   list.show(await request("GET", "/api/studies"));

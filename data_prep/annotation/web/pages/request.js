@@ -6,8 +6,16 @@ export class Refusal extends Error {
   }
 }
 
+let reader = null;
+
+// Every further request is refused when somebody else has logged in in another window.
+export function actFor(name) {
+  reader = encodeURIComponent(name);
+}
+
 export async function request(method, path, body) {
   const options = { method, headers: { "x-annotate": "1" }, credentials: "same-origin" };
+  if (reader !== null) options.headers["x-reader"] = reader;
   if (method !== "GET") {
     options.headers["content-type"] = "application/json";
     options.body = JSON.stringify(body === undefined ? {} : body);

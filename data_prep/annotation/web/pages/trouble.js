@@ -28,20 +28,16 @@ function logInRow(queue, me) {
   const field = make("input", { type: "password", placeholder: "token", autocomplete: "off" });
   field.setAttribute("aria-label", "Token");
   const note = make("span", { className: "hint" });
-  const form = make("form", {}, make("p", {}, "Your session has ended. Your changes wait here; log in and they are saved."), field,
+  const form = make("form", {}, make("p", {}, `Your session has ended, or another person has logged in. Your changes wait here; log in as ${me.name} and they are saved.`), field,
     make("button", { type: "submit", className: "primary" }, "Log in"), note);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     try {
       await request("POST", "/api/login", { token: field.value.trim().split("#").pop() });
-      const person = await request("GET", "/api/me");
-      if (person.name !== me.name) {
-        note.textContent = `These changes are ${me.name}'s; this is another person's token.`;
-        return;
-      }
+      await request("GET", "/api/me");
       queue.resume();
     } catch (error) {
-      note.textContent = error.message;
+      note.textContent = `${error.message}. These changes are ${me.name}'s.`;
     }
   });
   return form;

@@ -68,6 +68,23 @@ def test_coco_of_another_tool(boss, bob, project):
     assert items[0]["box_xyxy"] == [70, 60, 110, 100]  # from 256 to 128 pixels
 
 
+def test_impossible_numbers_of_coco_are_left_out(boss, bob, project):
+    huge = 10**400
+    table = {
+        "images": [{"id": 1, "file_name": names(project)[0] + ".png",
+                    "width": huge, "height": 1e308}],
+        "categories": [{"id": 1, "name": "opacity"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [huge, 0, 20, 20]},
+            {"image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40]},
+        ],
+    }  # fmt: skip
+    answer = take_over(boss, "Bob", json.dumps(table).encode()).json()
+    assert answer["left_out"] == {"malformed_annotation": 1}
+    (item,) = reading(bob, 1)["annotations"]
+    assert item["box_xyxy"] == [10, 20, 40, 60]
+
+
 def test_our_own_exports_come_back(boss, ann, bob):
     """COCO and structured reports of Ann's boxes become Bob's, unchanged."""
     ann.save(1, drawn(BOX, CODE), drawn([5, 5, 30, 40], "NIL", 2), verdict="opacity")

@@ -339,6 +339,22 @@ def test_cookie_and_headers(app, boss):
     assert policy["cache-control"] == "no-store"
 
 
+def test_a_window_of_another_person_reads_and_writes_nothing(ann, project):
+    """Two people share a browser: the window of the first has the cookie of the second."""
+    mine, other = {**HEADERS, "x-reader": "Ann"}, {**HEADERS, "x-reader": "Jos%C3%A9"}
+    body = {"base_revision": 0, "annotations": [], "rejected": [], "verdict": "normal"}
+    path = "/api/studies/1/reading"
+    assert ann.http.put(path, json=body, headers=other).status_code == 401
+    assert ann.http.get("/api/studies/1", headers=other).status_code == 401
+    assert ann.get("/api/studies/1").json()["verdict"] == ""
+    assert ann.http.put(path, json=body, headers=mine).status_code == 200
+
+
+def test_a_length_of_thousands_of_digits_is_refused(ann):
+    headers = {**HEADERS, "content-length": "9" * 5000}
+    assert ann.http.put("/api/studies/1/reading", headers=headers).status_code == 413
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
