@@ -18,6 +18,7 @@ from data_prep.annotation.exports.tables import class_csv, coco_json, left_out_c
 from data_prep.annotation.exports.training_set import write_training_set
 from data_prep.annotation.mention_links import vote_links
 from data_prep.annotation.project import Project, readers_only
+from data_prep.annotation.workspace.history import first_finished
 from data_prep.annotation.workspace.records import (
     REPEAT,
     MentionLink,
@@ -72,8 +73,12 @@ def coco_bytes(project: Project) -> bytes:
 
 
 def readings_bytes(project: Project) -> bytes:
-    """All readings as JSON, for further statistics."""
+    """All readings as JSON, each with the first one that had a verdict, for further statistics.
+
+    In a blinded project `first_finished` is what the reader said without report and suggestions.
+    """
     known = _studies(project)
+    first = first_finished(project.database)
     rows: list[dict[str, Any]] = [
         {
             **r._asdict(),
@@ -81,6 +86,7 @@ def readings_bytes(project: Project) -> bytes:
             "repeat": r.annotator.endswith(REPEAT),
             "annotations": [annotation_json(a) for a in r.annotations],
             "mentions": [link._asdict() for link in r.mentions],
+            "first_finished": first.get((name, r.annotator)),
         }
         for repeats in (False, True)
         for name, readings in project.store.readings(repeats=repeats).items()

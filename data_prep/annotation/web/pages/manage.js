@@ -115,7 +115,7 @@ function showCounts() {
   const good = view.studies.filter((study) => !study.reason);
   const count = (text, n, alarm) => make("li", { className: alarm && n ? "alarm" : "" }, make("b", {}, String(n)), text);
   get("counts").replaceChildren(count("studies", good.length), count("with a truth", good.filter((study) => study.class).length), count("in doubt", good.filter((study) => study.doubt).length, true),
-    count("not finished by anybody", good.filter((study) => !study.class && !study.doubt).length), count("files cannot be read", view.studies.length - good.length, true));
+    count("not finished by any reader", good.filter((study) => !study.class && !study.doubt).length), count(view.studies.length - good.length === 1 ? "file cannot be read" : "files cannot be read", view.studies.length - good.length, true));
 }
 
 async function showAgreement() {

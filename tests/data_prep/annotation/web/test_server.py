@@ -170,6 +170,12 @@ def test_blind_readers_see_report_and_model_after_their_first_verdict(annotation
         assert not study["blinded"]
         assert study["report"]["text"] == REPORT
         assert study["suggestions"]
+        (row,) = [
+            row
+            for row in boss.get("/api/manage/export/readings").json()["readings"]
+            if row["annotator"] == name
+        ]
+        assert (row["verdict"], row["first_finished"]["verdict"]) == ("", "normal")
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
 

@@ -144,3 +144,70 @@ def test_a_clock_that_jumps_forward_by_a_day_disturbs_nothing(desk):
     seconds = page.run("fetch('/api/studies/1').then((a) => a.json()).then((s) => s.active_s)")
     assert len(stored(page, 1)) == 1
     assert seconds < 600
+
+
+def mouse(page, kind, x, y):
+    x, y = place(page, x, y)
+    page.command(
+        "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1
+    )
+
+
+def test_a_study_that_is_taken_away_while_a_box_is_being_drawn(desk):
+    app, page = desk
+    go_to(page, 3)
+    before = len(stored(page, 3))
+    mouse(page, "mousePressed", 20, 20)
+    mouse(page, "mouseMoved", 40, 40)
+    with sqlite3.connect(app.arguments[3] / "annotations.sqlite") as database:
+        database.execute("DELETE FROM assignments WHERE study = 3 AND name = 'Ann'")
+    mouse(page, "mouseMoved", 50, 50)
+    mouse(page, "mouseReleased", 50, 50)
+    page.wait("document.getElementById('state').textContent.includes('not saved')")
+    assert "Study 3 is not saved" in text(page, "#trouble")
+    with sqlite3.connect(app.arguments[3] / "annotations.sqlite") as database:
+        database.execute("INSERT INTO assignments (study, name) VALUES (3, 'Ann')")
+    assert len(stored(page, 3)) == before
+    page.run("[...document.querySelectorAll('#trouble button')].at(-1).click()")
+    saved(page)
+
+
+def test_a_study_that_is_left_while_a_box_is_being_drawn_gives_it_to_no_other(desk):
+    _, page = desk
+    go_to(page, 4)
+    before = {key: len(stored(page, key)) for key in (4, 5)}
+    mouse(page, "mousePressed", 20, 100)
+    mouse(page, "mouseMoved", 40, 110)
+    page.run("document.querySelectorAll('.study')[4].click()")
+    page.wait("document.getElementById('title').textContent.startsWith('Study 5')")
+    mouse(page, "mouseMoved", 50, 115)
+    mouse(page, "mouseReleased", 50, 115)
+    page.wait("!document.getElementById('pane').classList.contains('opening')")
+    saved(page)
+    assert len(stored(page, 5)) == before[5]
+    assert len(stored(page, 4)) - before[4] in (0, 1)
+
+
+def test_quick_undo_redo_and_a_box_arrive_in_their_order(desk):
+    _, page = desk
+    go_to(page, 1)
+    first = len(stored(page, 1))
+    page.command(
+        "Network.emulateNetworkConditions",
+        offline=False, latency=300, downloadThroughput=-1, uploadThroughput=-1,
+    )  # fmt: skip
+    drag(page, 60, 60, 90, 90)
+    drag(page, 70, 20, 95, 45)
+    chord(page, "z", 2)
+    chord(page, "z", 2)
+    chord(page, "z", 2 | 8)
+    drag(page, 100, 60, 120, 90)
+    page.command(
+        "Network.emulateNetworkConditions",
+        offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1,
+    )  # fmt: skip
+    saved(page)
+    kept = stored(page, 1)
+    assert len(kept) == count(page, OWN)
+    assert first < len(kept) <= first + 3
+    assert any(abs(box["box_xyxy"][0] - 100) < 1 for box in kept)
