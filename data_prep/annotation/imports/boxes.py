@@ -176,5 +176,6 @@ def import_coco(data: bytes, into: ImportedStudies) -> None:
 def _scale(side: int, image: Mapping[str, Any], key: str) -> float:
     """Pixels of the study per pixel of the file; 1 where its size is missing or impossible."""
     given = image.get(key)
-    known = isinstance(given, int | float) and 0 < given <= MAX_SIDE
-    return side / float(given) if known else 1.0
+    if isinstance(given, int | float) and 0 < given <= MAX_SIDE:
+        return side / float(given)
+    return 1.0
