@@ -47,7 +47,7 @@ def command(
 
     if recipe in recipe_names("quantize"):
         if rate is not None:
-            raise ConfigError("Quantization has bits, no rate", found=f"--rate {rate}")
+            raise ConfigError("Quantization does not take a pruning rate", found=f"--rate {rate}")
         quantize_by_recipe(run, recipe, out, data, options)
         return
     settings = options.run_options()
