@@ -90,7 +90,8 @@ def qemu(target: Target) -> list[str]:
     """Qemu for a core; for one with all instructions where it has no model of the core."""
     program = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64") or "qemu-aarch64"
     known = subprocess.run([program, "-cpu", "help"], capture_output=True, text=True, check=False)
-    return [program, "-cpu", target.name if target.name in known.stdout.split() else "max"]
+    core = target.cpu.partition("+")[0]
+    return [program, "-cpu", core if core in known.stdout.split() else "max"]
 
 
 def version(program: str) -> str:

@@ -21,12 +21,12 @@ __asm__(".symver pthread_setaffinity_np,pthread_setaffinity_np@GLIBC_2.17");
 #define EXPORT __attribute__((visibility("default")))
 #define SPINS 4000 /* about 10 us: longer waits give the core away */
 #define HUGE_PAGE ((size_t)2 << 20)
-#define GUARD 64   /* floats before and behind the arena */
+#define GUARD 64   /* values before and behind the arena */
 
 struct pn_model {
   engine shared;
-  float *memory;
-  float *scratch[PN_MAX_THREADS];
+  real *memory;
+  real *scratch[PN_MAX_THREADS];
   atomic_int *next; /* per step: the next unit to take */
   int n_threads;    /* of the current run */
   atomic_int arrived, phase;
@@ -125,9 +125,9 @@ static void *help(void *argument) {
 
 /* Large memory in huge pages where the system grants them: a sparse layer touches a page or more per
  * channel, far more than the first-level TLB holds. */
-float *aligned_floats(size_t n) {
+void *aligned_memory(size_t bytes) {
   void *memory = NULL;
-  const size_t bytes = (n ? n : 16) * sizeof(float);
+  if (!bytes) bytes = 64;
   if (posix_memalign(&memory, bytes < HUGE_PAGE ? 64 : HUGE_PAGE, bytes)) return NULL;
   if (bytes >= HUGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
   return memory;
@@ -135,7 +135,7 @@ float *aligned_floats(size_t n) {
 
 static int prepare(pn_model *m, int threads) {
   for (int i = 0; i < threads; i++) {
-    if (!m->scratch[i] && !(m->scratch[i] = aligned_floats(pn_scratch_floats))) return PN_NO_MEMORY;
+    if (!m->scratch[i] && !(m->scratch[i] = aligned_memory(pn_scratch_floats * sizeof(real)))) return PN_NO_MEMORY;
   }
   settle(m, threads);
   while (m->n_helpers < threads - 1) {
@@ -156,7 +156,7 @@ static int prepare(pn_model *m, int threads) {
 EXPORT pn_model *pn_create(void) {
   pn_model *m = calloc(1, sizeof *m);
   if (!m) return NULL;
-  m->memory = aligned_floats(pn_arena_floats + 2 * GUARD);
+  m->memory = aligned_memory((pn_arena_floats + 2 * GUARD) * sizeof(real));
   m->next = calloc((size_t)pn_n_steps + 1, sizeof *m->next);
   const int bad = !m->memory || !m->next;
   if (bad || !(m->shared.weights = hold_weights())) {
@@ -165,7 +165,7 @@ EXPORT pn_model *pn_create(void) {
     free(m);
     return NULL;
   }
-  memset(m->memory, 0, (pn_arena_floats + 2 * GUARD) * sizeof(float));
+  memset(m->memory, 0, (pn_arena_floats + 2 * GUARD) * sizeof(real));
   m->shared.arena = m->memory + GUARD;
   pthread_mutex_init(&m->mutex, NULL);
   pthread_cond_init(&m->wake, NULL);
@@ -286,7 +286,7 @@ EXPORT const pn_tensor *pn_input(void) { return &pn_input_tensor; }
 EXPORT int pn_output_count(void) { return pn_n_outputs; }
 EXPORT const pn_tensor *pn_output(int i) { return i < 0 || i >= pn_n_outputs ? NULL : &pn_output_tensors[i]; }
 EXPORT size_t pn_working_bytes(void) {
-  return (pn_arena_floats + 2 * GUARD + pn_scratch_floats) * sizeof(float) + sizeof(pn_model);
+  return (pn_arena_floats + 2 * GUARD + pn_scratch_floats) * sizeof(real) + sizeof(pn_model);
 }
 EXPORT int pn_step_count(void) { return pn_n_steps; }
 EXPORT const char *pn_step_name(int i) { return i < 0 || i >= pn_n_steps ? NULL : pn_steps[i].name; }
@@ -306,19 +306,19 @@ EXPORT const char *pn_error_text(int status) {
 
 static const int32_t *list(const engine *e, int64_t offset) { return (const int32_t *)(e->weights + offset); }
 
-void zero_floats(float *p, int64_t floats) { memset(p, 0, (size_t)floats * sizeof(float)); }
+void zero_values(real *p, int64_t n) { memset(p, 0, (size_t)n * sizeof(real)); }
 
-void clear_halo(float *origin, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1) {
+void clear_halo(real *origin, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1) {
   const int64_t side = (int64_t)t->halo * LANES, width = (int64_t)t->width * LANES;
   if (!side) return;
   for (int32_t b = first_block; b < first_block + n_blocks; b++) {
-    float *plane = origin + b * t->block;
+    real *plane = origin + b * t->block;
     for (int32_t y = y0; y < y1; y++) {
-      zero_floats(plane + y * t->row - side, side);
-      zero_floats(plane + y * t->row + width, side);
+      zero_values(plane + y * t->row - side, side);
+      zero_values(plane + y * t->row + width, side);
     }
-    if (y0 == 0) zero_floats(plane - t->halo * t->row - side, t->halo * t->row);
-    if (y1 == t->height) zero_floats(plane + t->height * t->row - side, t->halo * t->row);
+    if (y0 == 0) zero_values(plane - t->halo * t->row - side, t->halo * t->row);
+    if (y1 == t->height) zero_values(plane + t->height * t->row - side, t->halo * t->row);
   }
 }
 
@@ -326,11 +326,11 @@ void clear_halo(float *origin, const blocked *t, int32_t first_block, int32_t n_
 void run_input(const engine *e, const void *layer, int32_t unit) {
   const input_layer *l = layer;
   const int64_t row = l->width + 2 * l->halo, plane = (l->height + 2 * l->halo) * row;
-  float *out = e->arena + l->x + unit * plane;
-  zero_floats(out, plane);
+  real *out = e->arena + l->x + unit * plane;
+  zero_values(out, plane);
   for (int32_t y = 0; y < l->height; y++) {
-    memcpy(out + (y + l->halo) * row + l->halo, e->input + ((int64_t)unit * l->height + y) * l->width,
-           (size_t)l->width * sizeof(float));
+    const float *x = e->input + ((int64_t)unit * l->height + y) * l->width;
+    for (int32_t i = 0; i < l->width; i++) out[(y + l->halo) * row + l->halo + i] = (real)x[i];
   }
 }
 
@@ -338,10 +338,10 @@ void run_input(const engine *e, const void *layer, int32_t unit) {
 void run_output(const engine *e, const void *layer, int32_t unit) {
   const output_layer *l = layer;
   if (!e->outputs) return; /* a profile */
-  const float *x = e->arena + list(e, l->locations)[unit];
+  const real *x = e->arena + list(e, l->locations)[unit];
   float *out = e->outputs[l->output] + (int64_t)unit * l->height * l->width;
   for (int32_t y = 0; y < l->height; y++) {
-    for (int32_t i = 0; i < l->width; i++) *out++ = x[(int64_t)y * l->row + (int64_t)i * l->pixel];
+    for (int32_t i = 0; i < l->width; i++) *out++ = (float)x[(int64_t)y * l->row + (int64_t)i * l->pixel];
   }
 }
 
@@ -349,14 +349,14 @@ void run_output(const engine *e, const void *layer, int32_t unit) {
 void run_gather(const engine *e, const void *layer, int32_t unit) {
   const gather_layer *l = layer;
   clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, l->out.height);
-  float *plane = e->arena + l->out.base + unit * l->out.block;
+  real *plane = e->arena + l->out.base + unit * l->out.block;
   for (int32_t lane = 0; lane < LANES; lane++) {
     const int32_t channel = unit * LANES + lane;
-    const float *x = channel < l->channels ? e->arena + list(e, l->locations)[channel] : NULL;
+    const real *x = channel < l->channels ? e->arena + list(e, l->locations)[channel] : NULL;
     for (int32_t y = 0; y < l->out.height; y++) {
       for (int32_t i = 0; i < l->out.width; i++) {
         plane[y * l->out.row + (int64_t)i * LANES + lane] =
-            x ? x[(int64_t)y * l->row + (int64_t)i * l->pixel] : 0.0f;
+            x ? x[(int64_t)y * l->row + (int64_t)i * l->pixel] : (real)0;
       }
     }
   }
@@ -369,9 +369,9 @@ void run_sum(const engine *e, const void *layer, int32_t unit) {
   clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, l->out.height);
   for (int32_t y = 0; y < l->out.height; y++) {
     const int64_t row = y * l->out.row;
-    float *out = e->arena + l->out.base + unit * l->out.block + row;
+    real *out = e->arena + l->out.base + unit * l->out.block + row;
     for (int32_t i = 0; i < l->out.width * LANES; i += LANES) {
-      vfloat total = load(e->arena + sources[unit] + row + i);
+      vreal total = load(e->arena + sources[unit] + row + i);
       for (int32_t n = 1; n < l->n_inputs; n++) total += load(e->arena + sources[n * l->out.blocks + unit] + row + i);
       store(out + i, activate(total, l->act));
     }
@@ -381,37 +381,37 @@ void run_sum(const engine *e, const void *layer, int32_t unit) {
 /* unit = block */
 void run_upsample(const engine *e, const void *layer, int32_t unit) {
   const block_layer *l = layer;
-  const float *x = e->arena + list(e, l->sources)[unit];
+  const real *x = e->arena + list(e, l->sources)[unit];
   clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, l->out.height);
-  float *out = e->arena + l->out.base + unit * l->out.block;
+  real *out = e->arena + l->out.base + unit * l->out.block;
   for (int32_t y = 0; y < l->in_height; y++) {
-    float *first = out + (int64_t)y * l->stride * l->out.row;
+    real *first = out + (int64_t)y * l->stride * l->out.row;
     for (int32_t i = 0; i < l->in_width; i++) {
-      const vfloat v = load(x + (int64_t)y * l->in_row + (int64_t)i * LANES);
+      const vreal v = load(x + (int64_t)y * l->in_row + (int64_t)i * LANES);
       for (int32_t n = 0; n < l->stride; n++) store(first + ((int64_t)i * l->stride + n) * LANES, v);
     }
     for (int32_t n = 1; n < l->stride; n++) {
-      memcpy(first + n * l->out.row, first, (size_t)l->out.width * LANES * sizeof(float));
+      memcpy(first + n * l->out.row, first, (size_t)l->out.width * LANES * sizeof(real));
     }
   }
 }
 
-INLINE vfloat vmax(vfloat a, vfloat b) {
-  const vint larger = a > b;
-  return (vfloat)(((vint)a & larger) | ((vint)b & ~larger));
+INLINE vreal vmax(vreal a, vreal b) {
+  const vwhole larger = a > b;
+  return (vreal)(((vwhole)a & larger) | ((vwhole)b & ~larger));
 }
 
 /* unit = block; pixels outside the image do not take part */
 void run_max_pool(const engine *e, const void *layer, int32_t unit) {
   const block_layer *l = layer;
-  const float *x = e->arena + list(e, l->sources)[unit];
+  const real *x = e->arena + list(e, l->sources)[unit];
   clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, l->out.height);
   for (int32_t y = 0; y < l->out.height; y++) {
-    float *out = e->arena + l->out.base + unit * l->out.block + y * l->out.row;
+    real *out = e->arena + l->out.base + unit * l->out.block + y * l->out.row;
     const int32_t top = y * l->stride - l->pad;
     for (int32_t i = 0; i < l->out.width; i++) {
       const int32_t left = i * l->stride - l->pad;
-      vfloat best = (vfloat){0} - __builtin_inff();
+      vreal best = (vreal){0} - (real)__builtin_inff();
       for (int32_t v = top < 0 ? 0 : top; v < top + l->kernel && v < l->in_height; v++) {
         for (int32_t u = left < 0 ? 0 : left; u < left + l->kernel && u < l->in_width; u++) {
           best = vmax(load(x + (int64_t)v * l->in_row + (int64_t)u * LANES), best);
@@ -425,13 +425,13 @@ void run_max_pool(const engine *e, const void *layer, int32_t unit) {
 /* unit = block */
 void run_average(const engine *e, const void *layer, int32_t unit) {
   const block_layer *l = layer;
-  const float *x = e->arena + list(e, l->sources)[unit];
-  vfloat total = {0};
+  const real *x = e->arena + list(e, l->sources)[unit];
+  vreal total = {0};
   for (int32_t y = 0; y < l->in_height; y++) {
-    vfloat row = {0}; /* one partial sum per row keeps the rounding error small */
+    vreal row = {0}; /* one partial sum per row keeps the rounding error small */
     for (int32_t i = 0; i < l->in_width; i++) row += load(x + (int64_t)y * l->in_row + (int64_t)i * LANES);
     total += row;
   }
   clear_halo(e->arena + l->out.base, &l->out, unit, 1, 0, 1);
-  store(e->arena + l->out.base + unit * l->out.block, total / (float)(l->in_height * l->in_width));
+  store(e->arena + l->out.base + unit * l->out.block, total / (real)(l->in_height * l->in_width));
 }

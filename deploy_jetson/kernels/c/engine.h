@@ -1,5 +1,6 @@
 /* What the generated files and engine.c share: vectors, step records, layer records.
- * Offsets into the arena count floats; offsets into the weights count bytes. */
+ * Weights and activations are `real`: float, or _Float16 on a target with half-precision arithmetic.
+ * Offsets into the arena count reals; offsets into the weights count bytes. */
 #ifndef ENGINE_H
 #define ENGINE_H
 
@@ -7,17 +8,17 @@
 #include <stdint.h>
 
 #include "pneumonia_model.h"
-#include "target.h" /* generated: LANES, TARGET_NAME */
+#include "target.h" /* generated: real, whole (an integer as wide), LANES, TARGET_NAME */
 
-typedef float vfloat __attribute__((vector_size(4 * LANES)));
-typedef int32_t vint __attribute__((vector_size(4 * LANES)));
-typedef float vfloat_u __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef real vreal __attribute__((vector_size(sizeof(real) * LANES)));
+typedef whole vwhole __attribute__((vector_size(sizeof(real) * LANES)));
+typedef real vreal_u __attribute__((vector_size(sizeof(real) * LANES), aligned(sizeof(real))));
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
-INLINE vfloat load_unaligned(const float *p) { return *(const vfloat_u *)p; }
-INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
+INLINE vreal load(const real *p) { return *(const vreal *)p; }
+INLINE vreal load_unaligned(const real *p) { return *(const vreal_u *)p; }
+INLINE void store(real *p, vreal v) { *(vreal *)p = v; }
 
 /* Before a hot loop: two turns at once, so that the counting takes fewer of the slots a core issues per cycle. */
 #if defined(__clang__)
@@ -35,14 +36,14 @@ INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
 #endif
 
 /* The arithmetics of the column kernel, by suffix. word: an input; sum: a vector of sums; TERMS: values per filter.
- * f32 begins with the bias. i8 sums DOT_GROUP products of whole numbers per word exactly, in 32 bits: it begins
+ * real begins with the bias. i8 sums DOT_GROUP products of whole numbers per word exactly, in 32 bits: it begins
  * with a whole number per filter and ends with the filter's scale and bias. */
-typedef float word_f32;
-typedef vfloat sum_f32;
-#define TERMS_f32 1
-INLINE vfloat load_f32(const float *p) { return load(p); }
-INLINE vfloat add_product_f32(vfloat sum, vfloat w, float s) { return sum + w * s; }
-INLINE vfloat value_f32(vfloat sum, const float *terms, int32_t stride) {
+typedef real word_real;
+typedef vreal sum_real;
+#define TERMS_real 1
+INLINE vreal load_real(const real *p) { return load(p); }
+INLINE vreal add_product_real(vreal sum, vreal w, real s) { return sum + w * s; }
+INLINE vreal value_real(vreal sum, const real *terms, int32_t stride) {
   (void)terms, (void)stride; /* the sum began with the bias */
   return sum;
 }
@@ -51,28 +52,31 @@ INLINE vfloat value_f32(vfloat sum, const float *terms, int32_t stride) {
 typedef int32_t word_i8 __attribute__((may_alias));
 typedef int32_t sum_i8 __attribute__((vector_size(4 * LANES), may_alias));
 #define TERMS_i8 3
-INLINE sum_i8 load_i8(const float *p) { return *(const sum_i8 *)p; }
+INLINE sum_i8 load_i8(const real *p) { return *(const sum_i8 *)p; }
 INLINE sum_i8 add_product_i8(sum_i8 sum, sum_i8 w, int32_t s) {
-  const sum_i8 spread = (sum_i8){0} + s;
-  return (sum_i8)DOT(sum, w, spread);
+  return (sum_i8)DOT(sum, w, s);
 }
-INLINE vfloat value_i8(sum_i8 sum, const float *terms, int32_t stride) {
-  return __builtin_convertvector(sum, vfloat) * load(terms + stride) + load(terms + 2 * stride);
+#if DOT_GROUP == 2
+/* The whole numbers of a vector of words, which the Winograd kernel transforms before it multiplies them. */
+typedef int16_t vpairs __attribute__((vector_size(4 * LANES), may_alias));
+#endif
+INLINE vreal value_i8(sum_i8 sum, const real *terms, int32_t stride) {
+  return __builtin_convertvector(sum, vreal) * load(terms + stride) + load(terms + 2 * stride);
 }
 #endif
 
 /* x * rise + |x| * fold is every activation we have, without a branch:
  * linear (1, 0), ReLU (0.5, 0.5), leaky ReLU of slope s ((1 + s) / 2, (1 - s) / 2). */
 typedef struct {
-  float rise, fold;
+  real rise, fold;
 } activation;
 
-INLINE vfloat vabs(vfloat v) { return (vfloat)((vint)v & 0x7fffffff); }
-INLINE vfloat activate(vfloat v, activation a) { return v * a.rise + vabs(v) * a.fold; }
+INLINE vreal vabs(vreal v) { return (vreal)((vwhole)v & WHOLE_MAX); }
+INLINE vreal activate(vreal v, activation a) { return v * a.rise + vabs(v) * a.fold; }
 
 typedef struct {
-  float *arena;
-  float *scratch; /* of this thread */
+  real *arena;
+  real *scratch; /* of this thread */
   const unsigned char *weights;
   const float *input;
   float *const *outputs;
@@ -95,9 +99,9 @@ typedef struct {
 
 /* Write the zero border of rows y0..y1-1, and above the first and below the last row of the image.
  * `origin` is where pixel (0, 0) of the first plane is, or would be. */
-void clear_halo(float *origin, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1);
+void clear_halo(real *origin, const blocked *t, int32_t first_block, int32_t n_blocks, int32_t y0, int32_t y1);
 
-void zero_floats(float *p, int64_t floats);
+void zero_values(real *p, int64_t n);
 
 typedef struct {
   int64_t x;
@@ -169,7 +173,7 @@ extern const int pn_n_segments;
 extern const size_t pn_image_bytes;
 const unsigned char *hold_weights(void); /* NULL when memory is short */
 void release_weights(void);
-float *aligned_floats(size_t n);
+void *aligned_memory(size_t bytes);
 
 /* cores.c: the CPUs for so many threads and claims on them; returns how many CPUs the caller may use. */
 int choose_cores(int wanted, int *cpus, int *claims);

@@ -1,4 +1,4 @@
-/* Weights that are stored in fewer bits: made float32 once, when the first instance is created. */
+/* Weights that are stored in fewer bits than `real`: expanded once, when the first instance is created. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,13 +25,13 @@ static void expand_halves(float *restrict out, const uint16_t *restrict in, int6
 }
 
 /* Groups of BYTE_GROUP integers, each behind its float32 scale. */
-static void expand_bytes(float *restrict out, const unsigned char *restrict in, int64_t n) {
+static void expand_bytes(real *restrict out, const unsigned char *restrict in, int64_t n) {
   for (int64_t i = 0; i < n; i += BYTE_GROUP, in += sizeof(float) + BYTE_GROUP) {
     const signed char *values = (const signed char *)(in + sizeof(float));
     const int64_t count = n - i < BYTE_GROUP ? n - i : BYTE_GROUP;
     float scale;
     memcpy(&scale, in, sizeof scale);
-    for (int64_t k = 0; k < count; k++) out[i + k] = scale * (float)values[k];
+    for (int64_t k = 0; k < count; k++) out[i + k] = (real)(scale * (float)values[k]);
   }
 }
 
@@ -40,7 +40,7 @@ static void expand(unsigned char *to) {
     const segment *s = &pn_segments[i];
     const unsigned char *from = pn_weights + s->from;
     if (s->storage == STORED_HALVES) expand_halves((float *)(to + s->to), (const uint16_t *)from, s->count);
-    else if (s->storage == STORED_BYTES) expand_bytes((float *)(to + s->to), from, s->count);
+    else if (s->storage == STORED_BYTES) expand_bytes((real *)(to + s->to), from, s->count);
     else memcpy(to + s->to, from, (size_t)s->count);
   }
 }
@@ -48,7 +48,7 @@ static void expand(unsigned char *to) {
 const unsigned char *hold_weights(void) {
   if (!pn_n_segments) return pn_weights;
   pthread_mutex_lock(&mutex);
-  if (!image && (image = (unsigned char *)aligned_floats(pn_image_bytes / sizeof(float)))) expand(image);
+  if (!image && (image = aligned_memory(pn_image_bytes))) expand(image);
   if (image) users++;
   const unsigned char *held = image;
   pthread_mutex_unlock(&mutex);

@@ -47,7 +47,7 @@ def write_plan(
         model_hash: Stored in the library.
         points: Operating point -> threshold, the default one first.
     """
-    store = WeightStore()
+    store = WeightStore(plan.target.number.dtype)
     records = tuple(r for step in plan.steps for r in step.records(store, plan.target))
     file = store.file(plan.storage)
     kernel_steps = [step for step in plan.steps if isinstance(step, KernelStep)]

@@ -60,7 +60,7 @@ class DotProduct(NamedTuple):
             bits hold exactly.
         cost: Time of one in the kernel's loop over that of a fused multiply-add.
         header: C header of the instruction.
-        expression: C expression of `sum`, `w` and `x`.
+        expression: C expression of the vectors `sum` and `w`, and the int32 `word` of activations.
     """
 
     group: int
@@ -70,6 +70,28 @@ class DotProduct(NamedTuple):
     expression: str
 
 
+class NumberType(NamedTuple):
+    """Weights, activations and sums of the float kernels.
+
+    Attributes:
+        c_type: In C.
+        c_whole: C integer of the same width.
+        whole_max: Its largest value: all bits but the sign.
+        dtype: NumPy's name.
+        bytes: Of one.
+    """
+
+    c_type: str
+    c_whole: str
+    whole_max: str
+    dtype: str
+    bytes: int
+
+
+SINGLE = NumberType("float", "int32_t", "0x7fffffff", "float32", 4)
+HALF = NumberType("_Float16", "int16_t", "0x7fff", "float16", 2)
+
+
 class Target(NamedTuple):
     """One machine.
 
@@ -77,7 +99,7 @@ class Target(NamedTuple):
         name: As given to `--target`.
         machine: `x86_64` or `aarch64`, as `platform.machine()` returns it.
         cpu: Core that gcc and clang compile for (`-march` on x86, `-mcpu` on aarch64).
-        lanes: float32 values in one vector register.
+        lanes: Numbers in one vector register.
         registers: Vector registers.
         fma_per_cycle: Vector fused multiply-adds one core starts per cycle: its pipes.
         loads_per_cycle: Vector loads per cycle.
@@ -91,6 +113,7 @@ class Target(NamedTuple):
         dot: Its dot product of small whole numbers; None: no int8 kernels.
         boards: Boards with this core; empty: measure, do not predict.
         note: What has this core, for help texts.
+        number: What the float kernels compute with.
     """
 
     name: str
@@ -109,6 +132,12 @@ class Target(NamedTuple):
     dot: DotProduct | None = None
     boards: tuple[BoardClock, ...] = ()
     note: str = ""
+    number: NumberType = SINGLE
+
+    @property
+    def vector_bytes(self) -> int:
+        """Of one vector register."""
+        return self.lanes * self.number.bytes
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -126,7 +155,7 @@ class Target(NamedTuple):
     @property
     def core(self) -> str:
         """The core's short name, such as `A57`."""
-        return self.name.rpartition("-")[2].upper()
+        return self.name.removesuffix(HALF_SUFFIX).rpartition("-")[2].upper()
 
     def legal_tile(self, pixels: int, vectors: int) -> bool:
         """Whether accumulators, and one column's weights or broadcasts, stay in registers.
@@ -138,19 +167,23 @@ class Target(NamedTuple):
 
 # Pairs in 16 bits: exact for all 8 bits of weights and activations, where `maddubs` saturates.
 AVX2_DOT = DotProduct(
-    2, None, 1.6, "immintrin.h",
-    "_mm256_add_epi32((__m256i)(sum), _mm256_madd_epi16((__m256i)(w), (__m256i)(x)))",
+    2, None, 1.3, "immintrin.h",
+    "_mm256_add_epi32((__m256i)(sum), _mm256_madd_epi16((__m256i)(w), _mm256_set1_epi32(word)))",
 )  # fmt: skip
 AVX512_DOT = DotProduct(
     2, None, 1.6, "immintrin.h",
-    "_mm512_add_epi32((__m512i)(sum), _mm512_madd_epi16((__m512i)(w), (__m512i)(x)))",
+    "_mm512_add_epi32((__m512i)(sum), _mm512_madd_epi16((__m512i)(w), _mm512_set1_epi32(word)))",
 )  # fmt: skip
 VNNI = DotProduct(
-    4, 0, 1.0, "immintrin.h", "_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), (__m512i)(w))"
-)
+    4, 0, 1.0, "immintrin.h",
+    "_mm512_dpbusd_epi32((__m512i)(sum), _mm512_set1_epi32(word), (__m512i)(w))",
+)  # fmt: skip
+# By element: the word needs a plain load only, not one that repeats it, whose address is computed.
 SDOT = DotProduct(
-    4, 128, 1.3, "arm_neon.h", "vdotq_s32((int32x4_t)(sum), (int8x16_t)(w), (int8x16_t)(x))"
-)
+    4, 128, 1.0, "arm_neon.h",
+    "vdotq_lane_s32((int32x4_t)(sum), (int8x16_t)(w), (int8x8_t)(int32x2_t){word, 0}, 0)",
+)  # fmt: skip
+HALF_SUFFIX = "-fp16"
 AVX512 = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
 ARMV8_2 = ("asimd", "atomics", "asimdhp", "asimddp")
 A57_MODEL = SchedulingModel("cortex-a57", 5)
@@ -168,57 +201,74 @@ ORIN_CLOCKS = (
     BoardClock("agx_orin", "AGX Orin", 12, 2.2),
 )
 
+_CORES = (
+    Target(
+        "x86-vnni", "x86_64", "cascadelake", 16, 32, 2.0, 2.0, 32.0,
+        (*AVX512, "avx512_vnni"), ("-mprefer-vector-width=512",), dot=VNNI,
+        note="Intel since 2019, AMD since 2022; for int8",
+    ),
+    Target(
+        "x86-avx512", "x86_64", "skylake-avx512", 16, 32, 2.0, 2.0, 32.0,
+        AVX512, ("-mprefer-vector-width=512",),
+        dot=AVX512_DOT, note="Intel and AMD with AVX-512",
+    ),
+    Target(
+        "x86-avx2", "x86_64", "haswell", 8, 16, 2.0, 2.0, 16.0, ("avx2", "fma"),
+        dot=AVX2_DOT, note="Intel since 2013, AMD since 2015",
+    ),
+    # One 128-bit FMLA per cycle takes both floating-point pipes; one load pipe.
+    Target(
+        "cortex-a57", "aarch64", "cortex-a57", 4, 32, 1.0, 1.0, 8.0, ("asimd",),
+        cpu_parts=("0x41:0xd07",), model=A57_MODEL, boards=TX2_CLOCKS, note="Jetson TX2",
+    ),
+    Target(
+        "cortex-a72", "aarch64", "cortex-a72", 4, 32, 1.0, 1.0, 8.0, ("asimd",),
+        cpu_parts=("0x41:0xd08",), model=A57_MODEL,
+        boards=(BoardClock("pi4", "Raspberry Pi 4", 4, 1.8),), note="Raspberry Pi 4",
+    ),
+    # Two 128-bit pipes and two loads from here on: twice the flops per cycle of an A57.
+    Target(
+        "cortex-a76", "aarch64", "cortex-a76", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
+        cpu_parts=("0x41:0xd0b",), model=N1_MODEL, dot=SDOT,
+        boards=(BoardClock("pi5", "Raspberry Pi 5", 4, 2.4),), note="Raspberry Pi 5",
+    ),
+    Target(
+        "cortex-a78ae", "aarch64", "cortex-a78ae", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
+        cpu_parts=("0x41:0xd42",), model=N1_MODEL, dot=SDOT, boards=ORIN_CLOCKS,
+        note="Jetson Orin",
+    ),
+    Target(
+        "neoverse-n1", "aarch64", "neoverse-n1", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
+        cpu_parts=("0x41:0xd0c",), model=N1_MODEL, dot=SDOT,
+        boards=(BoardClock("graviton2", "Graviton2", 64, 2.5),), note="servers: Graviton2",
+    ),
+    # Four pipes for 128-bit vectors. Its SVE registers are no wider in sum: left out.
+    Target(
+        "neoverse-v1", "aarch64", "neoverse-v1+nosve", 4, 32, 4.0, 3.0, 16.0, ARMV8_2,
+        cpu_parts=("0x41:0xd40",), model=V1_MODEL, dot=SDOT,
+        boards=(BoardClock("graviton3", "Graviton3", 64, 2.6),), note="servers: Graviton3",
+    ),
+)  # fmt: skip
+
+
+def _with_halves(target: Target) -> Target:
+    """The same core with float16 arithmetic: twice the lanes."""
+    return target._replace(
+        name=target.name + HALF_SUFFIX,
+        lanes=target.vector_bytes // HALF.bytes,
+        number=HALF,
+        dot=None,
+        note=f"{target.note}, float16 arithmetic",
+    )
+
+
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
-        Target(
-            "x86-vnni", "x86_64", "cascadelake", 16, 32, 2.0, 2.0, 32.0,
-            (*AVX512, "avx512_vnni"), ("-mprefer-vector-width=512",), dot=VNNI,
-            note="Intel since 2019, AMD since 2022; for int8",
-        ),
-        Target(
-            "x86-avx512", "x86_64", "skylake-avx512", 16, 32, 2.0, 2.0, 32.0,
-            AVX512, ("-mprefer-vector-width=512",),
-            dot=AVX512_DOT, note="Intel and AMD with AVX-512",
-        ),
-        Target(
-            "x86-avx2", "x86_64", "haswell", 8, 16, 2.0, 2.0, 16.0, ("avx2", "fma"),
-            dot=AVX2_DOT, note="Intel since 2013, AMD since 2015",
-        ),
-        # One 128-bit FMLA per cycle takes both floating-point pipes; one load pipe.
-        Target(
-            "cortex-a57", "aarch64", "cortex-a57", 4, 32, 1.0, 1.0, 8.0, ("asimd",),
-            cpu_parts=("0x41:0xd07",), model=A57_MODEL, boards=TX2_CLOCKS, note="Jetson TX2",
-        ),
-        Target(
-            "cortex-a72", "aarch64", "cortex-a72", 4, 32, 1.0, 1.0, 8.0, ("asimd",),
-            cpu_parts=("0x41:0xd08",), model=A57_MODEL,
-            boards=(BoardClock("pi4", "Raspberry Pi 4", 4, 1.8),), note="Raspberry Pi 4",
-        ),
-        # Two 128-bit pipes and two loads from here on: twice the flops per cycle of an A57.
-        Target(
-            "cortex-a76", "aarch64", "cortex-a76", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
-            cpu_parts=("0x41:0xd0b",), model=N1_MODEL, dot=SDOT,
-            boards=(BoardClock("pi5", "Raspberry Pi 5", 4, 2.4),), note="Raspberry Pi 5",
-        ),
-        Target(
-            "cortex-a78ae", "aarch64", "cortex-a78ae", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
-            cpu_parts=("0x41:0xd42",), model=N1_MODEL, dot=SDOT, boards=ORIN_CLOCKS,
-            note="Jetson Orin",
-        ),
-        Target(
-            "neoverse-n1", "aarch64", "neoverse-n1", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
-            cpu_parts=("0x41:0xd0c",), model=N1_MODEL, dot=SDOT,
-            boards=(BoardClock("graviton2", "Graviton2", 64, 2.5),), note="servers: Graviton2",
-        ),
-        # Four pipes for 128-bit vectors. Its SVE registers are no wider in sum: left out.
-        Target(
-            "neoverse-v1", "aarch64", "neoverse-v1+nosve", 4, 32, 4.0, 3.0, 16.0, ARMV8_2,
-            cpu_parts=("0x41:0xd40",), model=V1_MODEL, dot=SDOT,
-            boards=(BoardClock("graviton3", "Graviton3", 64, 2.6),), note="servers: Graviton3",
-        ),
+        *_CORES,
+        *(_with_halves(core) for core in _CORES if "asimdhp" in core.cpu_features),
     )
-}  # fmt: skip
+}
 NATIVE = "native"
 TARGET_NAMES = (NATIVE, *TARGETS)
 TARGET_HELP = "; ".join(
@@ -244,6 +294,8 @@ def find_target(name: str) -> Target:
 def native_targets(processor: Processor | None = None) -> list[Target]:
     """Of each vector width the target that suits this machine best, the widest vectors first.
 
+    Targets with float16 arithmetic are left out: their error is a choice that the user makes.
+
     Args:
         processor: Default: of this machine.
 
@@ -253,7 +305,7 @@ def native_targets(processor: Processor | None = None) -> list[Target]:
     processor = processor or read_processor()
     found: dict[int, Target] = {}
     for target in TARGETS.values():
-        if not runs_on(target, processor):
+        if target.number is not SINGLE or not runs_on(target, processor):
             continue
         best = found.get(target.lanes)
         if best is None or _fit(target, processor) > _fit(best, processor):

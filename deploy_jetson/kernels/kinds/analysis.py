@@ -46,7 +46,7 @@ class LayerAnalysis:
         lanes = 1 if problem.planar else target.lanes
         sources = min(columns, -(-int(problem.weight.shape[1]) // lanes))
         span = (pixels - 1) * problem.stride + problem.kernel
-        return sources * problem.kernel * span * lanes * 4
+        return sources * problem.kernel * span * lanes * target.number.bytes
 
     def scattered(self, lanes: int) -> bool:
         """Whether neighbouring filters differ so much that shared column lists cost more."""

@@ -15,6 +15,7 @@ VECTOR_CYCLES = 1.6  # start, bias, activation, store of one accumulator
 FMA_LATENCY = 4.0
 CACHE_BYTES = 512 * 1024  # of a core, for what should stay near
 L1_BYTES = 32 * 1024  # of every target
+NEON_BYTES = 16  # a vector of ARM; wider ones straddle cache lines and share banks
 
 
 def tile_cycles(target: Target, pixels: int, vectors: int, columns: float) -> float:
@@ -23,7 +24,7 @@ def tile_cycles(target: Target, pixels: int, vectors: int, columns: float) -> fl
     multiply = max(sums / target.fma_per_cycle, FMA_LATENCY)
     loads = (pixels + vectors + 1) / target.loads_per_cycle
     # Pixels of one lane share a cache bank, so wide vectors read one broadcast per cycle.
-    broadcasts = pixels / (target.loads_per_cycle / 2) if target.lanes > 4 else 0.0
+    broadcasts = pixels / (target.loads_per_cycle / 2) if target.vector_bytes > NEON_BYTES else 0.0
     hot = max(multiply, loads, broadcasts)
     return TILE_CYCLES + sums * VECTOR_CYCLES * 2 / target.fma_per_cycle + columns * hot
 

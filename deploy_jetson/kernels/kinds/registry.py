@@ -5,13 +5,22 @@ from collections.abc import Iterator, Mapping
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds import columns, dots, patterns, rows, taps, winograd
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
+from deploy_jetson.kernels.kinds.dots import tiles
 from deploy_jetson.kernels.kinds.kind import Choice, KernelFamily, KernelKind
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 
 # In the order in which candidates are offered: of equal ones the first is taken.
 KINDS: Mapping[str, KernelKind] = {
     kind.name: kind
-    for kind in (columns.KIND, winograd.KIND, patterns.KIND, taps.KIND, rows.KIND, dots.KIND)
+    for kind in (
+        columns.KIND,
+        winograd.KIND,
+        patterns.KIND,
+        taps.KIND,
+        rows.KIND,
+        dots.KIND,
+        tiles.KIND,
+    )
 }
 FAMILIES: Mapping[str, KernelFamily] = {kind.family.name: kind.family for kind in KINDS.values()}
 _KIND_OF = {kind.choice: kind for kind in KINDS.values()}

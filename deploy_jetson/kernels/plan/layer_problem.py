@@ -95,12 +95,6 @@ def problems_of(
                 fix="Export the run as a bundle first: pneumonia export",
             )  # fmt: skip
         weight = dense[layer.name + ".weight"]
-        if storage == "fp16" and np.abs(weight).max(initial=0) > HALF_MAX:
-            raise ArtefactError(
-                "Weights do not fit half precision", f"at most {HALF_MAX:g}",
-                f"{np.abs(weight).max():g}", f"layer {layer.name!r}",
-                "Generate with --weights fp32",
-            )  # fmt: skip
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
         _, in_height, in_width = shapes[layer.inputs[0]]
@@ -110,7 +104,24 @@ def problems_of(
             layer, weight, in_height, in_width, out_height, out_width, planar, storage,
             (quantization or {}).get(layer.name),
         )  # fmt: skip
+    if storage == "fp16":
+        check_halves(found, "Generate with --weights fp32")
     return found
+
+
+def check_halves(problems: Mapping[str, LayerProblem], fix: str) -> None:
+    """Refuse weights beyond the range of float16.
+
+    Raises:
+        ArtefactError: A weight exceeds 65504; `fix` says what to do.
+    """
+    for name, problem in problems.items():
+        largest = np.abs(problem.weight).max(initial=0)
+        if largest > HALF_MAX:
+            raise ArtefactError(
+                "Weights do not fit half precision", f"at most {HALF_MAX:g}", f"{largest:g}",
+                f"layer {name!r}", fix,
+            )  # fmt: skip
 
 
 def _check_tensors(spec: NetworkSpec, dense: Mapping[str, Weights]) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.compile.targets import HALF, Target
 from deploy_jetson.kernels.kinds.columns.chain import form_chains
 from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import kind_of
@@ -16,6 +16,7 @@ from deploy_jetson.kernels.plan.layer_problem import (
     LayerProblem,
     LayerQuantization,
     Weights,
+    check_halves,
     problems_of,
 )
 from deploy_jetson.kernels.plan.memory import BufferLifetime, plan_memory
@@ -96,6 +97,8 @@ def lower(
     """
     check_supported(spec)
     problems = problems_of(spec, dense, storage, quantization)
+    if target.number is HALF:
+        check_halves(problems, "Generate for a target without float16 arithmetic")
     return _Lowering(spec, dense, target, choose, problems, storage).run()
 
 
@@ -129,7 +132,7 @@ class _Lowering:
             last = index == len(self.spec.outputs) - 1
             self.steps.append(OutputStep(name, self.views[name], index, last))
         outputs = frozenset(b for name in self.spec.outputs for b in self.views[name].buffers)
-        self.steps = form_chains(self.steps, outputs, self.target.lanes)
+        self.steps = form_chains(self.steps, outputs, self.target)
         floats = plan_memory(self._lifetimes())
         return NetworkPlan(
             self.spec, self.target, tuple(self.steps), self.problems, self.choices, floats,

@@ -41,15 +41,22 @@ class WeightsFile(NamedTuple):
 
 
 class WeightStore:
-    """The memory the kernels read: arrays on cache-line boundaries, equal arrays once."""
+    """The memory the kernels read: arrays on cache-line boundaries, equal arrays once.
 
-    def __init__(self) -> None:
+    Args:
+        dtype: What float32 arrays become: the target's number type.
+    """
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self._dtype = np.dtype(dtype)
         self._parts: list[tuple[npt.NDArray[np.generic], bool]] = []
         self._size = 0
         self._offsets: dict[bytes, int] = {}  # digest -> offset
 
     def add(self, values: npt.NDArray[np.generic], weights: bool = False) -> int:
         """Append an array; returns its byte offset. `weights` may be stored in fewer bits."""
+        if values.dtype == np.float32:
+            values = values.astype(self._dtype)
         digest = hashlib.sha256(np.ascontiguousarray(values).data).digest()
         offset = self._offsets.setdefault(digest, self._size)
         if offset != self._size or not values.size:
@@ -62,10 +69,14 @@ class WeightStore:
         """The whole memory; never empty, since an empty symbol would have no address."""
         return b"".join(_padded(values) for values, _ in self._parts) or bytes(ALIGNMENT_BYTES)
 
+    def _stored_as(self) -> str:
+        """The storage that is the number type itself."""
+        return {"float32": "fp32", "float16": "fp16"}[self._dtype.name]
+
     def file(self, storage: str) -> WeightsFile:
         """The weights file: unchanged (`fp32`), or with weights in fewer bits."""
         image_bytes = max(self._size, ALIGNMENT_BYTES)
-        if storage == STORAGES[0]:
+        if storage == STORAGES[0] or storage == self._stored_as():
             return WeightsFile(self.data(), (), image_bytes)
         parts, segments, source, place = [], [], 0, 0
         for values, weights in self._parts:

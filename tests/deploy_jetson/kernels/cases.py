@@ -60,6 +60,7 @@ CASES = {
     "dots": KindCase(
         LAYER, lambda weight: keep_columns(weight, 0.4, 16), limit=0.03, input_range=(0, 10)
     ),
+    "winograd_dots": KindCase(LAYER, lambda weight: weight, limit=0.03, input_range=(0, 10)),
 }
 # Kind -> the small layer and the choice of its golden C file; taps share the patterns' template.
 GOLDEN_CASES = {

@@ -227,8 +227,8 @@ emulated = pytest.mark.skipif(
 def qemu_command(target):
     """qemu for a target's core; where this qemu has no model of it, for one with everything."""
     known = subprocess.run([QEMU, "-cpu", "help"], capture_output=True, text=True, check=False)
-    name = target if target in known.stdout.split() else "max"
-    return [QEMU, "-cpu", name]
+    core = TARGETS[target].cpu.partition("+")[0]
+    return [QEMU, "-cpu", core if core in known.stdout.split() else "max"]
 
 
 def cross_build(target, *options):

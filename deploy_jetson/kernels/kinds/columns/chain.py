@@ -96,32 +96,33 @@ class ChainStep:
         return {"layer": CPointer(record.type, fields), "rows": f"{record.run}_rows"}
 
 
-def form_chains(steps: Sequence[Step], kept: frozenset[Buffer], lanes: int) -> list[Step]:
+def form_chains(steps: Sequence[Step], kept: frozenset[Buffer], target: Target) -> list[Step]:
     """Merge consecutive column convolutions with a large intermediate map into chains.
 
     Args:
         steps: The plan.
         kept: Buffers that must exist in the arena, for example the network's outputs.
-        lanes: Of the target.
+        target: The machine.
     """
     readers: dict[Buffer, int] = {}
     for step in steps:
         for buffer in set(step.reads):
             readers[buffer] = readers.get(buffer, 0) + 1
+    small = frozenset(b for b in readers if b.floats * target.number.bytes < WORTH_BYTES)
     result: list[Step] = []
     pending: list[ColumnsStep] = []
     for step in steps:
         if isinstance(step, ColumnsStep):
-            link = pending and _linked(pending[-1], step, readers, kept)
-            if link and len(pending) < MAX_LEVELS and _light([*pending, step]):
+            link = pending and _linked(pending[-1], step, readers, kept | small)
+            if link and len(pending) < MAX_LEVELS and _light([*pending, step], target):
                 pending.append(step)
                 continue
-            result += _joined(pending, lanes)
+            result += _joined(pending, target)
             pending = [step]
         else:
-            result += [*_joined(pending, lanes), step]
+            result += [*_joined(pending, target), step]
             pending = []
-    return result + _joined(pending, lanes)
+    return result + _joined(pending, target)
 
 
 def _linked(
@@ -134,14 +135,13 @@ def _linked(
         and second.skip is not buffer
         and readers[buffer] == 1
         and buffer not in kept
-        and buffer.floats * 4 >= WORTH_BYTES
         and second.view.height == buffer.height
     )
 
 
-def _light(levels: Sequence[ColumnsStep]) -> bool:
-    weights = sum(int(np.count_nonzero(level.problem.weight)) for level in levels) * 4
-    return weights <= WEIGHT_BYTES and _band(levels) > 0
+def _light(levels: Sequence[ColumnsStep], target: Target) -> bool:
+    weights = sum(int(np.count_nonzero(level.problem.weight)) for level in levels)
+    return weights * target.number.bytes <= WEIGHT_BYTES and _band(levels, target) > 0
 
 
 def _rows(levels: Sequence[ColumnsStep], band: int) -> list[int]:
@@ -152,27 +152,27 @@ def _rows(levels: Sequence[ColumnsStep], band: int) -> list[int]:
     return rows[:0:-1]
 
 
-def _band(levels: Sequence[ColumnsStep]) -> int:
+def _band(levels: Sequence[ColumnsStep], target: Target) -> int:
     """The largest band whose inner rows fit the cache; 0 when not even one row does."""
     for band in range(min(MAX_BAND, levels[-1].out.height), 0, -1):
         rows = _rows(levels, band)
         inner = zip(rows, levels[:-1], strict=True)
         total = sum(r * level.out.row * level.out.blocks for r, level in inner)
-        if total * 4 <= SCRATCH_BYTES:
+        if total * target.number.bytes <= SCRATCH_BYTES:
             return band
     return 0
 
 
-def _joined(levels: list[ColumnsStep], lanes: int) -> list[Step]:
+def _joined(levels: list[ColumnsStep], target: Target) -> list[Step]:
     if len(levels) < 2:
         return list(levels)
-    band = _band(levels)
+    band = _band(levels, target)
     made = [levels[0]]
     for rows, level in zip(_rows(levels, band), levels[1:], strict=True):
         before = made[-1]
         scratch = Buffer(
             before.out.name, before.out.blocks, rows, before.out.width, level.problem.padding,
-            lanes, offset=0,
+            target.lanes, offset=0,
         )  # fmt: skip
         made[-1] = replace(before, out=scratch)
         view = view_of(scratch, level.view.channels, before.order)

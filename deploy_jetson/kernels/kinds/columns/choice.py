@@ -32,7 +32,7 @@ class ColumnsVariant(NamedTuple):
         stride: Of the convolution.
         planar: The input has one channel per plane (the network's input) instead of LANES.
         narrow: Rows also need tiles of one pixel less.
-        number: Suffix of the arithmetic's types and functions in engine.h: f32, or i8 for sums of
+        number: Suffix of the arithmetic's types and functions in engine.h: real, or i8 for sums of
             int8 products.
     """
 
@@ -41,7 +41,7 @@ class ColumnsVariant(NamedTuple):
     stride: int
     planar: bool
     narrow: bool = True
-    number: str = "f32"
+    number: str = "real"
 
     @property
     def family(self) -> str:

@@ -36,10 +36,10 @@ def _cut_lists(
 ) -> Iterator[ColumnsChoice]:
     """The same tile on lists in pieces, where a tile touches much of the first-level cache."""
     n = max(analysis.columns(whole.vectors * target.lanes))
-    touched = analysis.touched(n, whole.pixels, target) + n * whole.vectors * target.lanes * 4
+    touched = analysis.touched(n, whole.pixels, target) + n * whole.vectors * target.vector_bytes
     if touched < L1_BYTES // 2 or analysis.problem.out_width == 1:
         return
-    widest = STRIP_BYTES // (target.lanes * 4)
+    widest = STRIP_BYTES // target.vector_bytes
     for share in PIECE_SHARES:
         for strip in (0, widest) if analysis.problem.out_width > widest else (0,):
             yield whole._replace(piece_bytes=int(share * L1_BYTES), strip_pixels=strip)
@@ -47,11 +47,11 @@ def _cut_lists(
 
 def rows_per_unit(problem: LayerProblem, vectors: int, target: Target) -> int:
     """Rows of one unit of work: all while the weights are large, a cached band when small."""
-    kept = int(np.count_nonzero(problem.weight)) * 4
+    kept = int(np.count_nonzero(problem.weight)) * target.number.bytes
     panels = -(-len(problem.weight) // (vectors * target.lanes))
     height = problem.out_height
     if kept <= CACHE_BYTES // 2:
-        row = problem.in_width * problem.stride * problem.weight.shape[1] * 4
+        row = problem.in_width * problem.stride * problem.weight.shape[1] * target.number.bytes
         band = max(1, CACHE_BYTES // 2 // max(1, row))
         height = min(height, band)
     while height > 1 and panels * -(-problem.out_height // height) < MIN_UNITS:
@@ -62,7 +62,7 @@ def rows_per_unit(problem: LayerProblem, vectors: int, target: Target) -> int:
 def cycles(analysis: LayerAnalysis, choice: ColumnsChoice, target: Target) -> float:
     """Cycles of the column kernel: tiles, and what they read from beyond the first-level cache."""
     problem = analysis.problem
-    column_bytes = choice.vectors * target.lanes * 4 + 4
+    column_bytes = choice.vectors * target.vector_bytes + 4
     strip = strip_tiles(choice, problem.out_width, choice.pixels)
     tiles = problem.out_height * -(-problem.out_width // choice.pixels)
     rate = target.l2_bytes_per_cycle

@@ -26,11 +26,11 @@ class ColumnsStep(ConvolutionStep):
     """Convolution by lists of kept columns."""
 
     choice: ColumnsChoice = field(default=ColumnsChoice(1, 1, 1))
-    number: ClassVar[str] = "f32"  # the arithmetic, see ColumnsVariant
+    number: ClassVar[str] = "real"  # the arithmetic, see ColumnsVariant
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record for the full panels and one for the remaining vectors of filters."""
-        lanes, vectors = target.lanes, self.choice.vectors
+        vectors = self.choice.vectors
         full = self.out.blocks // vectors * vectors
         parts = [(0, full, self.choice.pixels, vectors)] if full else []
         if self.out.blocks > full:
@@ -39,13 +39,14 @@ class ColumnsStep(ConvolutionStep):
         records = []
         for index, (first, blocks, pixels, nv) in enumerate(parts):
             last = index == len(parts) - 1
-            records.append(self._record(store, lanes, (first, blocks, pixels, nv), last))
+            records.append(self._record(store, target, (first, blocks, pixels, nv), last))
         return records
 
     def _record(
-        self, store: WeightStore, lanes: int, part: tuple[int, int, int, int], barrier: bool
+        self, store: WeightStore, target: Target, part: tuple[int, int, int, int], barrier: bool
     ) -> StepRecord:
         first, blocks, pixels, nv = part
+        lanes = target.lanes
         problem = self.problem
         filters = slice(first * lanes, (first + blocks) * lanes)
         matrix = self._matrix()[filters]
@@ -53,8 +54,8 @@ class ColumnsStep(ConvolutionStep):
         panels = pack_panels(matrix, nv * lanes, np.argsort(sources, kind="stable"))
         strip = strip_tiles(self.choice, self.out.width, pixels)
         span = min(strip * pixels, self.out.width) * problem.stride + problem.kernel - 1
-        touched = problem.kernel * span * self.view.pixel * 4
-        sizes = (touched, nv * lanes * 4 + 4)
+        touched = problem.kernel * span * self.view.pixel * target.number.bytes
+        sizes = (touched, nv * target.vector_bytes + 4)
         pieces = cut_panels(panels, sources, sizes, self.choice.piece_bytes)
         variant = self._variant(lanes, pixels, nv)
         rows = min(self.choice.rows_per_unit, self.out.height)
@@ -65,7 +66,7 @@ class ColumnsStep(ConvolutionStep):
             x_row=self.view.row * problem.stride,
             skip_block=self.skip.block if self.skip else 0,
             skip_row=self.skip.row if self.skip else 0,
-            weights=store.add(panels.weights, weights=self.number == "f32"),
+            weights=store.add(panels.weights, weights=self.number == "real"),
             columns=store.add(int32(self._offsets(panels.columns))),
             pieces=store.add(pieces.first),
             starts=store.add(pieces.starts),

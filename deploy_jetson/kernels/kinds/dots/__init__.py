@@ -12,44 +12,26 @@ from deploy_jetson.kernels.kinds import columns
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.columns import cost
 from deploy_jetson.kernels.kinds.dots.step import DotsChoice, DotsStep, QuantizeStep
-from deploy_jetson.kernels.kinds.dots.words import ChannelWords
+from deploy_jetson.kernels.kinds.dots.words import ChannelWords, layer_of_words, rounding_cycles
 from deploy_jetson.kernels.kinds.kind import KernelKind
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
 from deploy_jetson.kernels.plan.tensors import vectors_of
-
-QUANTIZE_CYCLES = 4.0  # to round one vector of activations
-
-
-def _words(analysis: LayerAnalysis, target: Target) -> LayerAnalysis:
-    """The layer whose input channels are 32-bit words of several channels each."""
-    problem, dot = analysis.problem, target.dot
-    assert problem.quantization
-    assert dot
-    integers = problem.quantization.integers
-
-    def compute() -> LayerAnalysis:
-        words = ChannelWords.natural(integers.shape[1], target.lanes, dot.group)
-        return LayerAnalysis(problem._replace(weight=words.pack(integers).astype("float32")))
-
-    found: LayerAnalysis = analysis.once(("words", target.lanes, dot.group), compute)
-    return found
 
 
 def _candidates(analysis: LayerAnalysis, target: Target) -> Iterator[DotsChoice]:
     problem = analysis.problem
     if problem.quantization is None or target.dot is None or problem.planar:
         return
-    for choice in cost.candidates(_words(analysis, target), target):
+    for choice in cost.candidates(layer_of_words(analysis, target), target):
         yield DotsChoice(*choice, target.dot.group)
 
 
 def _cycles(analysis: LayerAnalysis, choice: DotsChoice, target: Target) -> float:
-    problem, dot = analysis.problem, target.dot
+    dot = target.dot
     assert dot
-    vectors = -(-int(problem.weight.shape[1]) // target.lanes)
-    rounding = QUANTIZE_CYCLES * vectors * problem.in_height * problem.in_width
     slower = target._replace(fma_per_cycle=target.fma_per_cycle / dot.cost)
-    return rounding + cost.cycles(_words(analysis, target), choice.columns, slower)
+    words = layer_of_words(analysis, target)
+    return rounding_cycles(analysis, target) + cost.cycles(words, choice.columns, slower)
 
 
 def _steps(choice: DotsChoice, base: ConvolutionStep, target: Target) -> tuple[Step, ...]:

@@ -1,13 +1,16 @@
 """Several channels side by side in one 32-bit word."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.plan.tensors import Ints
 
 WORD_BITS = 32
+QUANTIZE_CYCLES = 4.0  # to round one vector of activations
 
 
 class ChannelWords(NamedTuple):
@@ -37,8 +40,11 @@ class ChannelWords(NamedTuple):
         """Blocks of words."""
         return int(self.block_of.max()) // self.group + 1
 
-    def pack(self, integers: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-        """(O, I, K, K) int8 weights as (O, words, K, K) int32; absent channels are 0."""
+    def pack(self, integers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
+        """(O, I, K, K) weights of at most 32 / group bits as (O, words, K, K) int32.
+
+        Absent channels are 0.
+        """
         bits = WORD_BITS // self.group
         word_of = (self.block_of * self.lanes + self.lane_of) // self.group
         place_of = self.lane_of % self.group
@@ -49,3 +55,25 @@ class ChannelWords(NamedTuple):
             part = integers[:, here].astype(np.int64) & ((1 << bits) - 1)
             words[:, word_of[here]] |= (part << (bits * place)).astype(np.uint32)
         return words.view(np.int32)
+
+
+def layer_of_words(analysis: LayerAnalysis, target: Target) -> LayerAnalysis:
+    """The layer whose input channels are 32-bit words of several channels each."""
+    problem, dot = analysis.problem, target.dot
+    assert problem.quantization
+    assert dot
+    integers = problem.quantization.integers
+
+    def compute() -> LayerAnalysis:
+        words = ChannelWords.natural(integers.shape[1], target.lanes, dot.group)
+        return LayerAnalysis(problem._replace(weight=words.pack(integers).astype("float32")))
+
+    found: LayerAnalysis = analysis.once(("words", target.lanes, dot.group), compute)
+    return found
+
+
+def rounding_cycles(analysis: LayerAnalysis, target: Target) -> float:
+    """Cycles of rounding the layer's input."""
+    problem = analysis.problem
+    vectors = -(-int(problem.weight.shape[1]) // target.lanes)
+    return QUANTIZE_CYCLES * vectors * problem.in_height * problem.in_width

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
+from deploy_jetson.kernels.kinds.cycles import NEON_BYTES
 from deploy_jetson.kernels.kinds.patterns.choice import PatternChoice
 from deploy_jetson.kernels.kinds.patterns.packing import count_loads, kernel_patterns
 from deploy_jetson.kernels.kinds.patterns.step import CACHE_FLOATS
@@ -13,7 +14,7 @@ WEIGHT_REGISTERS = 4  # of one kernel
 SPARE_REGISTERS = 2  # an input vector, a temporary
 MIN_SUMS = 6  # fewer leave the multiply-adds waiting for each other
 MAX_FRAMES = 3
-SHIFTED_LOAD = {4: 1.0, 8: 1.3, 16: 1.7}  # loads that straddle cache lines count twice
+SHIFTED_LOAD = {16: 1.0, 32: 1.3, 64: 1.7}  # loads that straddle cache lines count twice
 TRANSPOSE_CYCLES = 12.0  # of LANES x LANES values, per four lanes
 
 
@@ -28,13 +29,13 @@ def candidates(analysis: LayerAnalysis, target: Target) -> Iterator[PatternChoic
             weights = WEIGHT_REGISTERS * filters
             for rows, vectors in band_tiles(problem, target, frames * filters, weights):
                 yield PatternChoice(rows, vectors, filters, frames)
-                for floats in CACHE_FLOATS[target.lanes][1:]:
+                for floats in CACHE_FLOATS[target.vector_bytes][1:]:
                     yield PatternChoice(rows, vectors, filters, frames, floats)
 
 
 def frame_counts(target: Target, side: int) -> tuple[int, ...]:
     """Frames worth trying: wide vectors gain from aligned loads, four lanes do not."""
-    return (1,) if side == 1 or target.lanes <= 4 else (1, MAX_FRAMES)
+    return (1,) if side == 1 or target.vector_bytes <= NEON_BYTES else (1, MAX_FRAMES)
 
 
 def band_tiles(
@@ -42,7 +43,7 @@ def band_tiles(
 ) -> Iterator[tuple[int, int]]:
     """(rows, vectors) of tiles with `sets` sums for every pixel, bands of equal height."""
     across = -(-problem.out_width // target.lanes)
-    spare = SPARE_REGISTERS + (2 if target.lanes <= 4 and sets > 1 else 0)
+    spare = SPARE_REGISTERS + (2 if target.vector_bytes <= NEON_BYTES and sets > 1 else 0)
     room = (target.registers - weights - spare) // sets
     found = set()
     for split in range(1, across + 1):
@@ -62,7 +63,7 @@ def _worthwhile(target: Target, rows: int, vectors: int, sets: int) -> bool:
 
     For the Cortex-A57 by llvm-mca: a tile below these does less than 0.85 multiply-adds a cycle.
     """
-    if target.lanes > 4:
+    if target.vector_bytes > NEON_BYTES:
         return rows >= 2 and rows * vectors * sets >= MIN_SUMS
     return (rows >= 7 and vectors == 1) if sets > 1 else rows >= 3 and rows * vectors >= MIN_SUMS
 
@@ -94,7 +95,7 @@ def list_cycles(
     across = -(-problem.out_width // (vectors * lanes))
     shifted = problem.kernel == 3 and choice.frames == 1
     sums = plain * vectors / target.fma_per_cycle
-    loaded = loads * vectors * (SHIFTED_LOAD[lanes] if shifted else 1.0) + 3 * kernels
+    loaded = loads * vectors * (SHIFTED_LOAD[target.vector_bytes] if shifted else 1.0) + 3 * kernels
     hot = max(sums, loaded / target.loads_per_cycle) + 2.0 * kernels
     pixels: int = -(-problem.out_width // lanes) * problem.out_height
     in_blocks = -(-problem.weight.shape[1] // lanes)

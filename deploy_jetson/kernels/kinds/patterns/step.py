@@ -19,9 +19,10 @@ from deploy_jetson.kernels.plan.tensors import (
 )
 from deploy_jetson.kernels.plan.weight_store import WeightStore
 
-# Floats of inputs one tile position touches in a block of channels, the likeliest first. Short runs
-# of kernels cost a mispredicted branch each, inputs beyond the first-level cache cost more loads.
-CACHE_FLOATS = {4: (7 * 1024,), 8: (8 * 1024, 4 * 1024, 48 * 1024), 16: (96 * 1024, 12 * 1024)}
+# By bytes of a vector: inputs that one tile position touches in a block of channels, the likeliest
+# first. Short runs of kernels cost a mispredicted branch each, inputs beyond the first-level cache
+# cost more loads.
+CACHE_FLOATS = {16: (7 * 1024,), 32: (8 * 1024, 4 * 1024, 48 * 1024), 64: (96 * 1024, 12 * 1024)}
 SUM_FLOATS = 24 * 1024  # of the filters of one unit of work
 MAX_BLOCK_FILTERS = 64
 
@@ -116,7 +117,7 @@ class PatternStep(ConvolutionStep):
         problem, choice, lanes = self.problem, self.choice, target.lanes
         pad = problem.kernel // 2
         touched = (choice.rows + 2 * pad) * choice.vectors * lanes
-        channels = max(1, (choice.cache_floats or CACHE_FLOATS[lanes][0]) // touched)
+        channels = max(1, (choice.cache_floats or CACHE_FLOATS[target.vector_bytes][0]) // touched)
         filters = pad_filters(self.weight, lanes)
         block = self.block_filters(lanes)
         lists = pack_patterns(filters, self.patterns, block, channels, choice.filters)

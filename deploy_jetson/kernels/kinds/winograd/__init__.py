@@ -21,12 +21,13 @@ def _steps(choice: WinogradChoice, base: ConvolutionStep, target: Target) -> tup
     return (WinogradStep(**vars(base), choice=choice, blocks=blocks),)
 
 
-def _describe(choice: WinogradChoice) -> str:
+def describe(choice: WinogradChoice) -> str:
+    """Text of a choice in the report."""
     return f"winograd F({choice.out_tile},3) {choice.pixels}x{choice.vectors}"
 
 
 FAMILY = KernelFamily("winograd", template_context)
 KIND = KernelKind(
     "winograd", WinogradChoice, FAMILY, candidates, cycles, _steps,
-    lambda choice: (choice.out_tile, choice.block_tiles), _describe,
+    lambda choice: (choice.out_tile, choice.block_tiles), describe,
 )  # fmt: skip

@@ -19,11 +19,21 @@ class WinogradChoice(NamedTuple):
 
 
 class WinogradVariant(NamedTuple):
-    """F(out_tile, 3) with one register tile for its products."""
+    """F(out_tile, 3) with one register tile for its products.
+
+    Attributes:
+        out_tile: Output pixels of a tile's side.
+        pixels, vectors: Register tile.
+        narrow: Blocks also need register tiles of one pixel less.
+        number: Suffix of the arithmetic's types and functions in engine.h: real, or i8 for products
+            of whole numbers.
+    """
 
     out_tile: int
     pixels: int
     vectors: int
+    narrow: bool = True
+    number: str = "real"
 
     @property
     def family(self) -> str:
@@ -33,4 +43,10 @@ class WinogradVariant(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the step function in C."""
-        return f"winograd_f{self.out_tile}_{self.pixels}x{self.vectors}"
+        ends = "" if self.narrow else "_even"
+        return f"winograd_f{self.out_tile}_{self.pixels}x{self.vectors}{ends}_{self.number}"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Pixels of its register tiles, the widest first."""
+        return (self.pixels, self.pixels - 1) if self.narrow else (self.pixels,)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.compile.targets import SINGLE, Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.cycles import CACHE_BYTES, row_cycles
 from deploy_jetson.kernels.kinds.register_tiles import register_tiles
@@ -28,7 +28,8 @@ def candidates(analysis: LayerAnalysis, target: Target) -> Iterator[WinogradChoi
     problem = analysis.problem
     if applies(problem):
         blocks = -(-len(problem.weight) // target.lanes)
-        for m in OUT_TILES:
+        # float16 has no digits to spare for the 100 times larger numbers inside F(4,3)
+        for m in OUT_TILES if target.number is SINGLE else OUT_TILES[:1]:
             yield from _of_tile(problem, target, m, blocks)
 
 
@@ -41,7 +42,7 @@ def _of_tile(
     # Transformed inputs of a unit: within the second-level cache, or far larger, so that weights
     # are streamed once.
     for share in (8.0, 2.0, 1.0, 0.5):
-        room = int(CACHE_BYTES * share) // ((m + 2) ** 2 * target.lanes * 4)
+        room = int(CACHE_BYTES * share) // ((m + 2) ** 2 * target.vector_bytes)
         block = max(8, room // max(1, in_blocks))
         count = max(1, -(-tiles // block))
         size = -(-tiles // count)
@@ -65,8 +66,8 @@ def cycles(analysis: LayerAnalysis, choice: WinogradChoice, target: Target) -> f
     positions = (m + 2) ** 2
     product = row_cycles(target, choice.block_tiles, choice.pixels, choice.vectors, live)
     arithmetic = n_blocks * panels * positions * product
-    weights = positions * live * 4 * panels * choice.vectors * target.lanes * n_blocks
-    block_inputs = positions * in_blocks * target.lanes * choice.block_tiles * 4
+    weights = positions * live * panels * choice.vectors * target.vector_bytes * n_blocks
+    block_inputs = positions * in_blocks * target.vector_bytes * choice.block_tiles
     streamed = weights + (n_blocks * panels * block_inputs if block_inputs > CACHE_BYTES else 0)
     transforms = tiles * (in_blocks + out_blocks) * TRANSFORM_CYCLES[m] * 2 / target.fma_per_cycle
     return max(arithmetic, streamed / BYTES_PER_CYCLE) + transforms

@@ -7,7 +7,7 @@ Source: A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 
 """
 
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,7 @@ def winograd_matrices(out_tile: int) -> WinogradMatrices:
     return WinogradMatrices(transposed, tuple(map(tuple, weight)), tuple(map(tuple, transform)))
 
 
-def transform_weights(weight: npt.NDArray[np.float32], out_tile: int) -> npt.NDArray[np.float32]:
+def transform_weights(weight: npt.NDArray[Any], out_tile: int) -> npt.NDArray[np.float64]:
     """G g G^T of every kernel, computed in float64.
 
     Args:
@@ -80,11 +80,11 @@ def transform_weights(weight: npt.NDArray[np.float32], out_tile: int) -> npt.NDA
         out_tile: 2, 4 or 6.
 
     Returns:
-        (n * n, O, I) float32, n = out_tile + 2.
+        (n * n, O, I), n = out_tile + 2.
     """
     g = np.array([[float(value) for value in row] for row in winograd_matrices(out_tile).weight])
     n_out, n_in = weight.shape[:2]
     half = np.tensordot(weight.astype(np.float64), g, axes=([3], [1]))  # (O, I, 3, n)
     full = np.tensordot(half, g, axes=([2], [1]))  # (O, I, n over x, n over y)
     n = out_tile + TAPS - 1
-    return full.transpose(3, 2, 0, 1).reshape(n * n, n_out, n_in).astype(np.float32)
+    return full.transpose(3, 2, 0, 1).reshape(n * n, n_out, n_in)

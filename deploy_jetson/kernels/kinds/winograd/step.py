@@ -1,24 +1,27 @@
 """The step of the Winograd kernel: its transformed weights in the order the C code reads them."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.register_tiles import split_row
 from deploy_jetson.kernels.kinds.winograd.choice import WinogradChoice, WinogradVariant
 from deploy_jetson.kernels.kinds.winograd.matrices import transform_weights
 from deploy_jetson.kernels.plan.filters import pad_filters
+from deploy_jetson.kernels.plan.layer_problem import Weights
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, StepRecord, Variant
-from deploy_jetson.kernels.plan.tensors import ChannelVectors, arena_offsets, int32
+from deploy_jetson.kernels.plan.tensors import ChannelVectors, Ints, arena_offsets, int32
 from deploy_jetson.kernels.plan.weight_store import WeightStore
 
 PIECE_BYTES = 20 * 1024  # what of the products stays in a first-level cache of 32 KiB
 
 
-def winograd_piece(n_channels: int, choice: WinogradChoice, lanes: int) -> int:
+def winograd_piece(n_channels: int, choice: WinogradChoice, target: Target) -> int:
     """Channels of a piece: its weights and inputs of one position fill the first-level cache."""
-    most = PIECE_BYTES // (4 * (choice.vectors * lanes + choice.pixels))
+    most = PIECE_BYTES // (choice.vectors * target.vector_bytes + 4 * choice.pixels)
     pieces = -(-n_channels // most)
     return max(1, -(-n_channels // max(1, pieces)))
 
@@ -29,10 +32,14 @@ class WinogradStep(ConvolutionStep):
 
     choice: WinogradChoice = field(default=WinogradChoice(2, 1, 1, 1))
     blocks: ChannelVectors = field(default=None)  # type: ignore[assignment]
+    number: ClassVar[str] = "real"  # the arithmetic, see WinogradVariant
 
     def variants(self, target: Target) -> list[Variant]:
         """Kernels its record calls."""
-        return [WinogradVariant(self.choice.out_tile, self.choice.pixels, self.choice.vectors)]
+        choice = self.choice
+        _, narrow = split_row(choice.block_tiles, choice.pixels)
+        tile = (choice.out_tile, choice.pixels, choice.vectors)
+        return [WinogradVariant(*tile, narrow > 0, self.number)]
 
     def grid(self) -> tuple[int, int]:
         """Tiles down and across."""
@@ -50,15 +57,11 @@ class WinogradStep(ConvolutionStep):
         """One record."""
         lanes, choice = target.lanes, self.choice
         width = choice.vectors * lanes
-        weight = self.weight
-        live = np.flatnonzero((weight != 0).any(axis=(0, 2, 3)))
-        transformed = transform_weights(pad_filters(weight[:, live], width), choice.out_tile)
+        transformed, live, scales = self._transformed(width)
         positions, n_filters, n = transformed.shape
         panels = n_filters // width
         packed = transformed.reshape(positions, panels, width, n).transpose(1, 0, 3, 2)
-        columns = (
-            self.blocks.block_of[live] * choice.block_tiles * lanes + self.blocks.lane_of[live]
-        )
+        columns = live // lanes * choice.block_tiles * lanes + live % lanes
         tiles_y, tiles_x = self.grid()
         n_tile_blocks = -(-tiles_y * tiles_x // choice.block_tiles)
         wide, narrow = split_row(choice.block_tiles, choice.pixels)
@@ -68,6 +71,7 @@ class WinogradStep(ConvolutionStep):
         fields.update(
             inputs=store.add(int32(arena_offsets(self.view, self.blocks))),
             weights=store.add(np.ascontiguousarray(packed)),
+            scales=store.add(self._by_panel(scales, width)),
             columns=store.add(int32(columns)),
             bias=store.add(pad_filters(self.bias[self.order], width)),
             in_blocks=len(self.blocks.buffer_of),
@@ -75,7 +79,7 @@ class WinogradStep(ConvolutionStep):
             in_width=self.view.width,
             in_row=self.view.row,
             padding=self.problem.padding,
-            piece=winograd_piece(n, choice, lanes),
+            piece=winograd_piece(n, choice, target),
             n_columns=n,
             tiles_y=tiles_y,
             tiles_x=tiles_x,
@@ -89,3 +93,25 @@ class WinogradStep(ConvolutionStep):
         units = n_tile_blocks * -(-panels // per_unit)
         name = self.variants(target)[0].name
         return [StepRecord(self.name, name, "winograd_layer", fields, units)]
+
+    def _transformed(self, width: int) -> tuple[npt.NDArray[Any], Ints, Weights]:
+        """Weights of every tile position, filters padded to a multiple of `width`.
+
+        Returns:
+            (positions, O, n) weights; (n,) the place of every input among the vectors' lanes; and
+            (positions, O) what every sum is multiplied by, empty for none.
+        """
+        weight, m = self.weight, self.choice.out_tile
+        live = np.flatnonzero((weight != 0).any(axis=(0, 2, 3)))
+        lanes = self.out.lanes
+        places = self.blocks.block_of[live] * lanes + self.blocks.lane_of[live]
+        transformed = transform_weights(pad_filters(weight[:, live], width), m)
+        return transformed.astype(np.float32), places, np.zeros((0, 0), np.float32)
+
+    @staticmethod
+    def _by_panel(scales: Weights, width: int) -> Weights:
+        """(positions, O) as (panels, positions, width)."""
+        if not scales.size:
+            return scales
+        panels = scales.reshape(len(scales), -1, width)
+        return np.ascontiguousarray(panels.transpose(1, 0, 2))

@@ -8,6 +8,9 @@ from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.winograd.choice import WinogradVariant
 from deploy_jetson.kernels.kinds.winograd.matrices import Matrix, winograd_matrices
 
+# The number type of the input transform, by the suffix of the arithmetic.
+NUMBER_TYPES = {"real": "real", "i8": "int16_t"}
+
 
 class RowPair(NamedTuple):
     """Two results of points p and -p, which share the sums of even and of odd terms."""
@@ -26,29 +29,34 @@ class PlainRow(NamedTuple):
 
 def template_context(variants: Sequence[WinogradVariant], target: Target) -> dict[str, Any]:
     """Values of the templates."""
-    out_tiles = sorted({variant.out_tile for variant in variants})
-    products = {(p, v.vectors) for v in variants for p in (v.pixels, v.pixels - 1) if p}
+    transforms = sorted({(variant.out_tile, variant.number) for variant in variants})
+    products = {(p, v.vectors, v.number) for v in variants for p in v.widths}
     return {
         "variants": variants,
         "products": sorted(products),
         "transforms": [
-            (m, input_rows(winograd_matrices(m).input), *output_rows(winograd_matrices(m).output))
-            for m in out_tiles
+            (
+                m,
+                number,
+                input_rows(winograd_matrices(m).input, NUMBER_TYPES[number]),
+                *output_rows(winograd_matrices(m).output),
+            )
+            for m, number in transforms
         ],
     }
 
 
-def input_rows(matrix: Matrix) -> list[RowPair | PlainRow]:
-    """R = B^T d: rows of p and -p share their even and odd halves."""
+def input_rows(matrix: Matrix, number: str = "real") -> list[RowPair | PlainRow]:
+    """R = B^T d in a C type: rows of p and -p share their even and odd halves."""
     found: list[RowPair | PlainRow] = []
     i = 0
     while i < len(matrix):
         terms = [(factor, f"d[{j} * from]") for j, factor in enumerate(matrix[i])]
         if i + 1 < len(matrix) and _mirrored(matrix[i], matrix[i + 1]):
-            found.append(RowPair(i, _sum(terms[0::2]), _sum(terms[1::2])))
+            found.append(RowPair(i, _sum(terms[0::2], number), _sum(terms[1::2], number)))
             i += 2
         else:
-            found.append(PlainRow(i, _sum(terms)))
+            found.append(PlainRow(i, _sum(terms, number)))
             i += 1
     return found
 
@@ -88,16 +96,17 @@ def _mirrored(a: Sequence[Fraction], b: Sequence[Fraction]) -> bool:
     return all(y == (-x if i % 2 else x) for i, (x, y) in enumerate(zip(a, b, strict=True)))
 
 
-def _sum(terms: Sequence[tuple[Fraction, str]]) -> str:
+def _sum(terms: Sequence[tuple[Fraction, str]], number: str = "real") -> str:
     """`c1 * a + c2 * b ...` without multiplications by one."""
     text = ""
     for factor, name in terms:
         if not factor:
             continue
         size = abs(factor)
-        term = name if size == 1 else f"{name} * {float(size)!r}f"
+        factor_text = float(size) if number == "real" else int(size)
+        term = name if size == 1 else f"{name} * ({number}){factor_text!r}"
         if not text:
             text = term if factor > 0 else f"-{term}"
         else:
             text += f" {'+' if factor > 0 else '-'} {term}"
-    return text or "(vfloat){0}"
+    return text or "(vreal){0}"

@@ -2,8 +2,17 @@
 
 import shutil
 
-from deploy_jetson.kernels.compile.mca import analyse, innermost_loops
+import pytest
+
+from deploy_jetson.kernels.compile.mca import (
+    analyse,
+    find_mca,
+    has_model,
+    hot_loops,
+    innermost_loops,
+)
 from deploy_jetson.kernels.compile.targets import TARGETS
+from deploy_jetson.kernels.kinds.columns.choice import ColumnsVariant
 
 ASSEMBLY = """
 	.text
@@ -37,3 +46,26 @@ def test_static_analysis_finds_the_innermost_hot_loop_and_its_spills():
     assert [(loop.fused, loop.instructions, loop.spills) for loop in found] == [(2, 5, 1)]
     if shutil.which("llvm-mca"):
         assert 0.1 < found[0].per_cycle <= 1
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="needs gcc for aarch64")
+@pytest.mark.parametrize("number", ["real", "i8"])
+@pytest.mark.parametrize(
+    "name",
+    ["cortex-a57", *(pytest.param(name, marks=pytest.mark.slow) for name, target in TARGETS.items()
+                     if target.model and name != "cortex-a57")],
+)  # fmt: skip
+def test_tiles_of_several_vectors_keep_the_pipes_of_arm_busy(name, number):
+    target = TARGETS[name]
+    program = find_mca()
+    if not program or not has_model(program, target):
+        pytest.skip("needs llvm-mca with a model of this core")
+    if number == "i8" and target.dot is None:
+        pytest.skip(f"{name} has no dot product of int8 values")
+    tiles = [(13, 2), (8, 3), (6, 4), (3, 6)]
+    variants = [ColumnsVariant(*tile, 1, False, False, number) for tile in tiles]
+    loops = hot_loops(target, variants)
+    assert len(loops) == len(tiles)
+    for loop in loops:
+        assert loop.spills == 0, loop
+        assert loop.per_cycle >= 0.95 * target.fma_per_cycle, loop

@@ -1,12 +1,14 @@
-"""The int8 kernel: bit-equal to the same sums in NumPy."""
+"""The int8 kernels against the same sums in NumPy: direct ones bit-equal, Winograd closely."""
 
 import numpy as np
 import pytest
 
 from deploy_jetson.kernels.compile.targets import TARGETS
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
+from deploy_jetson.kernels.kinds.dots.tiles import quantized_transform
 from deploy_jetson.kernels.kinds.dots.words import ChannelWords
 from deploy_jetson.kernels.kinds.registry import KINDS
+from deploy_jetson.kernels.kinds.winograd.matrices import winograd_matrices
 from deploy_jetson.kernels.plan.layer_problem import LayerQuantization, problems_of
 from pneumonia.runtime.engines.kernels import KernelLibrary
 from tests.deploy_jetson.kernels.networks import one_layer
@@ -55,14 +57,18 @@ def exact_network(stride=1, skip=True):
     return spec, tensors, {"tested": quantization}, image
 
 
-def integer_reference(tensors, quantization, image, stride, skip):
+def float_reference(tensors, quantization, image):
+    return integer_reference(tensors, quantization, image, 1, True, np.float64)
+
+
+def integer_reference(tensors, quantization, image, stride, skip, number=np.int64):
     """The layer in whole numbers: round, sum in int64, scale, add the bias."""
     first = tensors["first.weight"][:, 0] * image
     levels = np.clip(np.rint(first / quantization.input_scale) + ZERO_POINT, 0, 255) - ZERO_POINT
     levels = np.pad(levels.astype(np.int64), ((0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(levels, (3, 3), (1, 2))
     windows = windows[:, ::stride, ::stride]
-    sums = np.einsum("oikl,ihwkl->ohw", quantization.integers.astype(np.int64), windows)
+    sums = np.einsum("oikl,ihwkl->ohw", quantization.integers.astype(number), windows)
     scales = quantization.scales.astype(np.float64) * quantization.input_scale
     value = sums * scales[:, None, None] + tensors["tested.bias"][:, None, None]
     value = np.maximum(value, 0)
@@ -72,9 +78,9 @@ def integer_reference(tensors, quantization, image, stride, skip):
     return value.astype(np.float32)
 
 
-def legal_choices(spec, tensors, quantization, target):
+def legal_choices(spec, tensors, quantization, target, kind="dots"):
     problem = problems_of(spec, tensors, quantization=quantization)["tested"]
-    return list(KINDS["dots"].candidates(LayerAnalysis(problem), TARGETS[target]))
+    return list(KINDS[kind].candidates(LayerAnalysis(problem), TARGETS[target]))
 
 
 @needs_gcc
@@ -95,6 +101,56 @@ def test_sums_are_those_of_integers(tmp_path, target, stride, skip):
         (found,) = engine.run(image).values()
         engine.close()
         assert np.array_equal(found, expected), choice
+
+
+@needs_gcc
+@needs_target
+@pytest.mark.parametrize("out_tile", [2, 4])
+@pytest.mark.parametrize("target", HERE)
+def test_winograd_adds_less_than_the_weights_rounding(tmp_path, target, out_tile):
+    spec, tensors, quantization, image = exact_network()
+    legal = legal_choices(spec, tensors, quantization, target, "winograd_dots")
+    legal = [choice for choice in legal if choice.out_tile == out_tile]
+    if not legal:
+        pytest.skip(f"{target} multiplies 8 bits: Winograd saves nothing")
+    expected = integer_reference(tensors, quantization["tested"], image, 1, True)
+    # Weights that differ by the rounding to int8, half a step at most.
+    layer = quantization["tested"]
+    rounding = np.random.default_rng(3).uniform(-0.5, 0.5, layer.integers.shape)
+    rounded = layer._replace(integers=np.where(layer.integers, layer.integers + rounding, 0))
+    step = np.abs(float_reference(tensors, rounded, image) - expected).max()
+    for index in (0, -1):
+        made = generated(
+            tmp_path / str(index), spec, tensors, target, choosing(target, legal[index]),
+            quantization=quantization,
+        )  # fmt: skip
+        engine = KernelLibrary(str(made.library), threads=1)
+        (found,) = engine.run(image).values()
+        engine.close()
+        error = np.abs(found - expected).max()
+        assert error <= 0.25 * step, legal[index]
+        assert error <= 5e-4 * np.abs(expected).max(), legal[index]
+
+
+@pytest.mark.parametrize("out_tile", [2, 4])
+@pytest.mark.parametrize(("channels", "zero_point"), [(1, 0), (3, 128), (64, 255), (2048, 0)])
+@pytest.mark.parametrize("kind", ["random", "largest", "alternating", "zero"])
+def test_no_sum_of_transformed_numbers_leaves_32_bits(out_tile, channels, zero_point, kind):
+    shape = (4, channels, 3, 3)
+    integers = {
+        "random": np.random.default_rng(0).integers(-128, 128, shape),
+        "largest": np.full(shape, -128),
+        "alternating": np.where(np.indices(shape).sum(axis=0) % 2, 127, -128),
+        "zero": np.zeros(shape),
+    }[kind].astype(np.int8)
+    layer = LayerQuantization(integers, np.ones(4, np.float32), INPUT_SCALE, zero_point)
+    weights, steps = quantized_transform(integers, out_tile, layer)
+    rows = [float(sum(map(abs, row))) for row in winograd_matrices(out_tile).input]
+    largest = np.outer(rows, rows).ravel() * max(zero_point, 255 - zero_point)
+    assert largest.max() < 2**15
+    sums = np.abs(weights.astype(np.int64)).sum(axis=2) * largest[:, None]
+    assert sums.max() < 2**31
+    assert (steps > 0).all()
 
 
 @emulated

@@ -5,41 +5,41 @@
 
 #define MAX_CHAIN 4
 
-INLINE void columns_tile_2x2_1L_f32(
-    const float *x, const int32_t *columns, const float *w, int32_t n,
-    const float *bias, float *out, const float *skip, const columns_layer *l,
+INLINE void columns_tile_2x2_1L_real(
+    const real *x, const int32_t *columns, const real *w, int32_t n,
+    const real *bias, real *out, const real *skip, const columns_layer *l,
     int resume, int finish) {
   const int64_t block = l->out.block;
-  sum_f32 a0_0, a1_0;
-  sum_f32 a0_1, a1_1;
+  sum_real a0_0, a1_0;
+  sum_real a0_1, a1_1;
   if (resume) { /* the sums of the pieces before */
-    a0_0 = load_f32(out + 0 * block + 0 * LANES);
-    a1_0 = load_f32(out + 0 * block + 1 * LANES);
-    a0_1 = load_f32(out + 1 * block + 0 * LANES);
-    a1_1 = load_f32(out + 1 * block + 1 * LANES);
+    a0_0 = load_real(out + 0 * block + 0 * LANES);
+    a1_0 = load_real(out + 0 * block + 1 * LANES);
+    a0_1 = load_real(out + 1 * block + 0 * LANES);
+    a1_1 = load_real(out + 1 * block + 1 * LANES);
   } else {
-    a0_0 = load_f32(bias + 0 * LANES);
+    a0_0 = load_real(bias + 0 * LANES);
     a1_0 = a0_0;
-    a0_1 = load_f32(bias + 1 * LANES);
+    a0_1 = load_real(bias + 1 * LANES);
     a1_1 = a0_1;
   }
   UNROLLED
   for (int32_t k = 0; k < n; k++) {
-    const word_f32 *q = (const word_f32 *)x + columns[k];
-    const sum_f32 w0 = load_f32(w + 0 * LANES);
-    const sum_f32 w1 = load_f32(w + 1 * LANES);
+    const word_real *q = (const word_real *)x + columns[k];
+    const sum_real w0 = load_real(w + 0 * LANES);
+    const sum_real w1 = load_real(w + 1 * LANES);
     w += 2 * LANES;
-    { const word_f32 s = q[0 * 1 * LANES]; a0_0 = add_product_f32(a0_0, w0, s); a0_1 = add_product_f32(a0_1, w1, s); }
-    { const word_f32 s = q[1 * 1 * LANES]; a1_0 = add_product_f32(a1_0, w0, s); a1_1 = add_product_f32(a1_1, w1, s); }
+    { const word_real s = q[0 * 1 * LANES]; a0_0 = add_product_real(a0_0, w0, s); a0_1 = add_product_real(a0_1, w1, s); }
+    { const word_real s = q[1 * 1 * LANES]; a1_0 = add_product_real(a1_0, w0, s); a1_1 = add_product_real(a1_1, w1, s); }
   }
   __asm__ volatile("" ::: "memory"); /* the activation's constants must not occupy registers in the loop */
   if (finish) {
     const activation act = l->act, after = l->act_after;
     const int64_t skip_block = l->skip_block;
-    vfloat r0_0 = activate(value_f32(a0_0, bias + 0 * LANES, 2 * LANES), act);
-    vfloat r1_0 = activate(value_f32(a1_0, bias + 0 * LANES, 2 * LANES), act);
-    vfloat r0_1 = activate(value_f32(a0_1, bias + 1 * LANES, 2 * LANES), act);
-    vfloat r1_1 = activate(value_f32(a1_1, bias + 1 * LANES, 2 * LANES), act);
+    vreal r0_0 = activate(value_real(a0_0, bias + 0 * LANES, 2 * LANES), act);
+    vreal r1_0 = activate(value_real(a1_0, bias + 0 * LANES, 2 * LANES), act);
+    vreal r0_1 = activate(value_real(a0_1, bias + 1 * LANES, 2 * LANES), act);
+    vreal r1_1 = activate(value_real(a1_1, bias + 1 * LANES, 2 * LANES), act);
     if (skip) {
       r0_0 = activate(r0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
       r0_1 = activate(r0_1 + load(skip + 1 * skip_block + 0 * LANES), after);
@@ -51,55 +51,55 @@ INLINE void columns_tile_2x2_1L_f32(
     store(out + 0 * block + 1 * LANES, r1_0);
     store(out + 1 * block + 1 * LANES, r1_1);
   } else { /* the sums, for the next piece */
-    store(out + 0 * block + 0 * LANES, (vfloat)a0_0);
-    store(out + 1 * block + 0 * LANES, (vfloat)a0_1);
-    store(out + 0 * block + 1 * LANES, (vfloat)a1_0);
-    store(out + 1 * block + 1 * LANES, (vfloat)a1_1);
+    store(out + 0 * block + 0 * LANES, (vreal)a0_0);
+    store(out + 1 * block + 0 * LANES, (vreal)a0_1);
+    store(out + 0 * block + 1 * LANES, (vreal)a1_0);
+    store(out + 1 * block + 1 * LANES, (vreal)a1_1);
   }
 }
 
-INLINE void columns_tile_3x2_1L_f32(
-    const float *x, const int32_t *columns, const float *w, int32_t n,
-    const float *bias, float *out, const float *skip, const columns_layer *l,
+INLINE void columns_tile_3x2_1L_real(
+    const real *x, const int32_t *columns, const real *w, int32_t n,
+    const real *bias, real *out, const real *skip, const columns_layer *l,
     int resume, int finish) {
   const int64_t block = l->out.block;
-  sum_f32 a0_0, a1_0, a2_0;
-  sum_f32 a0_1, a1_1, a2_1;
+  sum_real a0_0, a1_0, a2_0;
+  sum_real a0_1, a1_1, a2_1;
   if (resume) { /* the sums of the pieces before */
-    a0_0 = load_f32(out + 0 * block + 0 * LANES);
-    a1_0 = load_f32(out + 0 * block + 1 * LANES);
-    a2_0 = load_f32(out + 0 * block + 2 * LANES);
-    a0_1 = load_f32(out + 1 * block + 0 * LANES);
-    a1_1 = load_f32(out + 1 * block + 1 * LANES);
-    a2_1 = load_f32(out + 1 * block + 2 * LANES);
+    a0_0 = load_real(out + 0 * block + 0 * LANES);
+    a1_0 = load_real(out + 0 * block + 1 * LANES);
+    a2_0 = load_real(out + 0 * block + 2 * LANES);
+    a0_1 = load_real(out + 1 * block + 0 * LANES);
+    a1_1 = load_real(out + 1 * block + 1 * LANES);
+    a2_1 = load_real(out + 1 * block + 2 * LANES);
   } else {
-    a0_0 = load_f32(bias + 0 * LANES);
+    a0_0 = load_real(bias + 0 * LANES);
     a1_0 = a0_0;
     a2_0 = a0_0;
-    a0_1 = load_f32(bias + 1 * LANES);
+    a0_1 = load_real(bias + 1 * LANES);
     a1_1 = a0_1;
     a2_1 = a0_1;
   }
   UNROLLED
   for (int32_t k = 0; k < n; k++) {
-    const word_f32 *q = (const word_f32 *)x + columns[k];
-    const sum_f32 w0 = load_f32(w + 0 * LANES);
-    const sum_f32 w1 = load_f32(w + 1 * LANES);
+    const word_real *q = (const word_real *)x + columns[k];
+    const sum_real w0 = load_real(w + 0 * LANES);
+    const sum_real w1 = load_real(w + 1 * LANES);
     w += 2 * LANES;
-    { const word_f32 s = q[0 * 1 * LANES]; a0_0 = add_product_f32(a0_0, w0, s); a0_1 = add_product_f32(a0_1, w1, s); }
-    { const word_f32 s = q[1 * 1 * LANES]; a1_0 = add_product_f32(a1_0, w0, s); a1_1 = add_product_f32(a1_1, w1, s); }
-    { const word_f32 s = q[2 * 1 * LANES]; a2_0 = add_product_f32(a2_0, w0, s); a2_1 = add_product_f32(a2_1, w1, s); }
+    { const word_real s = q[0 * 1 * LANES]; a0_0 = add_product_real(a0_0, w0, s); a0_1 = add_product_real(a0_1, w1, s); }
+    { const word_real s = q[1 * 1 * LANES]; a1_0 = add_product_real(a1_0, w0, s); a1_1 = add_product_real(a1_1, w1, s); }
+    { const word_real s = q[2 * 1 * LANES]; a2_0 = add_product_real(a2_0, w0, s); a2_1 = add_product_real(a2_1, w1, s); }
   }
   __asm__ volatile("" ::: "memory"); /* the activation's constants must not occupy registers in the loop */
   if (finish) {
     const activation act = l->act, after = l->act_after;
     const int64_t skip_block = l->skip_block;
-    vfloat r0_0 = activate(value_f32(a0_0, bias + 0 * LANES, 2 * LANES), act);
-    vfloat r1_0 = activate(value_f32(a1_0, bias + 0 * LANES, 2 * LANES), act);
-    vfloat r2_0 = activate(value_f32(a2_0, bias + 0 * LANES, 2 * LANES), act);
-    vfloat r0_1 = activate(value_f32(a0_1, bias + 1 * LANES, 2 * LANES), act);
-    vfloat r1_1 = activate(value_f32(a1_1, bias + 1 * LANES, 2 * LANES), act);
-    vfloat r2_1 = activate(value_f32(a2_1, bias + 1 * LANES, 2 * LANES), act);
+    vreal r0_0 = activate(value_real(a0_0, bias + 0 * LANES, 2 * LANES), act);
+    vreal r1_0 = activate(value_real(a1_0, bias + 0 * LANES, 2 * LANES), act);
+    vreal r2_0 = activate(value_real(a2_0, bias + 0 * LANES, 2 * LANES), act);
+    vreal r0_1 = activate(value_real(a0_1, bias + 1 * LANES, 2 * LANES), act);
+    vreal r1_1 = activate(value_real(a1_1, bias + 1 * LANES, 2 * LANES), act);
+    vreal r2_1 = activate(value_real(a2_1, bias + 1 * LANES, 2 * LANES), act);
     if (skip) {
       r0_0 = activate(r0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
       r0_1 = activate(r0_1 + load(skip + 1 * skip_block + 0 * LANES), after);
@@ -115,12 +115,12 @@ INLINE void columns_tile_3x2_1L_f32(
     store(out + 0 * block + 2 * LANES, r2_0);
     store(out + 1 * block + 2 * LANES, r2_1);
   } else { /* the sums, for the next piece */
-    store(out + 0 * block + 0 * LANES, (vfloat)a0_0);
-    store(out + 1 * block + 0 * LANES, (vfloat)a0_1);
-    store(out + 0 * block + 1 * LANES, (vfloat)a1_0);
-    store(out + 1 * block + 1 * LANES, (vfloat)a1_1);
-    store(out + 0 * block + 2 * LANES, (vfloat)a2_0);
-    store(out + 1 * block + 2 * LANES, (vfloat)a2_1);
+    store(out + 0 * block + 0 * LANES, (vreal)a0_0);
+    store(out + 1 * block + 0 * LANES, (vreal)a0_1);
+    store(out + 0 * block + 1 * LANES, (vreal)a1_0);
+    store(out + 1 * block + 1 * LANES, (vreal)a1_1);
+    store(out + 0 * block + 2 * LANES, (vreal)a2_0);
+    store(out + 1 * block + 2 * LANES, (vreal)a2_1);
   }
 }
 
@@ -131,13 +131,13 @@ static void run_columns(const engine *e, const columns_layer *l, columns_rows *r
   rows(e, l, e->arena, e->arena + l->out.base, unit % l->panels, y0, y1);
 }
 
-void columns_3x2_stride1_blocked_f32_rows(const engine *e, const columns_layer *l, const float *x0,
-    float *out0, int32_t panel, int32_t y0, int32_t y1) {
+void columns_3x2_stride1_blocked_real_rows(const engine *e, const columns_layer *l, const real *x0,
+    real *out0, int32_t panel, int32_t y0, int32_t y1) {
   const int32_t *pieces = (const int32_t *)(e->weights + l->pieces) + panel;
   const int32_t *starts = (const int32_t *)(e->weights + l->starts);
   const int32_t *columns = (const int32_t *)(e->weights + l->columns);
-  const float *weights = (const float *)(e->weights + l->weights);
-  const float *bias = (const float *)(e->weights + l->bias) + panel * 2 * LANES * TERMS_f32;
+  const real *weights = (const real *)(e->weights + l->weights);
+  const real *bias = (const real *)(e->weights + l->bias) + panel * 2 * LANES * TERMS_real;
   const int32_t first = l->first_block + panel * 2;
   clear_halo(out0, &l->out, first, 2, y0, y1);
   const int32_t tiles = l->wide + l->narrow;
@@ -147,25 +147,25 @@ void columns_3x2_stride1_blocked_f32_rows(const engine *e, const columns_layer *
     for (int32_t piece = pieces[0]; piece < pieces[1]; piece++) {
       const int32_t start = starts[piece], n = starts[piece + 1] - start;
       const int resume = piece > pieces[0], finish = piece + 1 == pieces[1];
-      const float *w = weights + (int64_t)start * 2 * LANES;
+      const real *w = weights + (int64_t)start * 2 * LANES;
       for (int32_t y = y0; y < y1; y++) {
-        const float *x = x0 + y * l->x_row + pixel * 1 * LANES;
-        float *out = out0 + first * l->out.block + y * l->out.row + pixel * LANES;
-        const float *skip = NULL;
+        const real *x = x0 + y * l->x_row + pixel * 1 * LANES;
+        real *out = out0 + first * l->out.block + y * l->out.row + pixel * LANES;
+        const real *skip = NULL;
         if (l->skip >= 0) {
           skip = e->arena + l->skip + first * l->skip_block + y * l->skip_row;
           skip += pixel * LANES;
         }
         for (int32_t t = t0; t < t1; t++) {
           if (t < l->wide) {
-            columns_tile_3x2_1L_f32(x, columns + start, w, n, bias, out,
+            columns_tile_3x2_1L_real(x, columns + start, w, n, bias, out,
                 skip, l, resume, finish);
             x += 3 * 1 * LANES;
             out += 3 * LANES;
             if (skip) skip += 3 * LANES;
           }
           else {
-            columns_tile_2x2_1L_f32(x, columns + start, w, n, bias, out,
+            columns_tile_2x2_1L_real(x, columns + start, w, n, bias, out,
                 skip, l, resume, finish);
             x += 2 * 1 * LANES;
             out += 2 * LANES;
@@ -177,11 +177,11 @@ void columns_3x2_stride1_blocked_f32_rows(const engine *e, const columns_layer *
   }
 }
 
-void columns_3x2_stride1_blocked_f32(const engine *e, const void *layer, int32_t unit) {
-  run_columns(e, layer, columns_3x2_stride1_blocked_f32_rows, unit);
+void columns_3x2_stride1_blocked_real(const engine *e, const void *layer, int32_t unit) {
+  run_columns(e, layer, columns_3x2_stride1_blocked_real_rows, unit);
 }
 
-static void chain_rows(const engine *e, const chain_level *level, const float *x, float *out, int32_t y0, int32_t y1) {
+static void chain_rows(const engine *e, const chain_level *level, const real *x, real *out, int32_t y0, int32_t y1) {
   for (int32_t p = 0; p < level->n_parts; p++) {
     const chain_part *part = &level->parts[p];
     for (int32_t panel = 0; panel < part->layer->panels; panel++) part->rows(e, part->layer, x, out, panel, y0, y1);
@@ -206,19 +206,19 @@ void run_chain(const engine *e, const void *layer, int32_t unit) {
       if (first[i] <= 0) first[i] = -next->padding; /* row 0 brings the halo above it */
       if (end[i] > rows) end[i] = rows;
     }
-    const float *x = e->arena;
+    const real *x = e->arena;
     for (int32_t i = 0; i < last; i++) {
       const chain_level *level = &c->levels[i];
       const blocked *t = &level->parts->layer->out;
-      float *scratch = e->scratch + level->scratch;
+      real *scratch = e->scratch + level->scratch;
       if (y == y0) {
         done[i] = first[i] > 0 ? first[i] : 0;
       } else {
         if (done[i] < first[i]) done[i] = first[i]; /* a stride may skip rows */
         for (int32_t b = 0; b < t->blocks; b++) { /* keep the rows that both bands need */
-          float *plane = scratch + b * t->block;
+          real *plane = scratch + b * t->block;
           memmove(plane, plane + (first[i] - base[i]) * t->row,
-                  (size_t)((done[i] + t->halo - first[i]) * t->row) * sizeof(float));
+                  (size_t)((done[i] + t->halo - first[i]) * t->row) * sizeof(real));
         }
       }
       base[i] = first[i];

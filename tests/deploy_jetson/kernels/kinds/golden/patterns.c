@@ -2,22 +2,22 @@
 #include "patterns.h"
 
 /* LANES x LANES transposition by log2(LANES) rounds of exchanges */
-INLINE void transpose(vfloat *v) {
+INLINE void transpose(vreal *v) {
   for (int i = 0; i < LANES; i++) { /* exchange blocks of 4 */
     if (i & 4) continue;
-    const vfloat a = v[i], b = v[i + 4];
+    const vreal a = v[i], b = v[i + 4];
     v[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
     v[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
   }
   for (int i = 0; i < LANES; i++) { /* exchange blocks of 2 */
     if (i & 2) continue;
-    const vfloat a = v[i], b = v[i + 2];
+    const vreal a = v[i], b = v[i + 2];
     v[i] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
     v[i + 2] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
   }
   for (int i = 0; i < LANES; i++) { /* exchange blocks of 1 */
     if (i & 1) continue;
-    const vfloat a = v[i], b = v[i + 1];
+    const vreal a = v[i], b = v[i + 1];
     v[i] = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14);
     v[i + 1] = __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
   }
@@ -27,20 +27,20 @@ INLINE void transpose(vfloat *v) {
  * first plane and behind the last one a vector of zeros does that. */
 void run_planes(const engine *e, const void *layer, int32_t unit) {
   const planes_layer *l = layer;
-  const float *x = e->arena + ((const int32_t *)(e->weights + l->sources))[unit];
-  float *out = e->arena + l->x + (int64_t)unit * LANES * l->plane;
-  if (unit == 0) store(out - LANES, (vfloat){0});
-  if (unit == l->blocks - 1) store(out + LANES * l->plane, (vfloat){0});
+  const real *x = e->arena + ((const int32_t *)(e->weights + l->sources))[unit];
+  real *out = e->arena + l->x + (int64_t)unit * LANES * l->plane;
+  if (unit == 0) store(out - LANES, (vreal){0});
+  if (unit == l->blocks - 1) store(out + LANES * l->plane, (vreal){0});
   for (int32_t lane = 0; lane < LANES; lane++) {
-    zero_floats(out + lane * l->plane, (int64_t)l->pad * l->pitch);
-    zero_floats(out + lane * l->plane + (int64_t)(l->height + l->pad) * l->pitch, (int64_t)l->pad * l->pitch);
+    zero_values(out + lane * l->plane, (int64_t)l->pad * l->pitch);
+    zero_values(out + lane * l->plane + (int64_t)(l->height + l->pad) * l->pitch, (int64_t)l->pad * l->pitch);
   }
   for (int32_t y = 0; y < l->height; y++) {
-    float *row = out + (int64_t)(y + l->pad) * l->pitch;
+    real *row = out + (int64_t)(y + l->pad) * l->pitch;
     for (int32_t i = 0; i < l->pitch; i += LANES) {
-      vfloat v[LANES];
+      vreal v[LANES];
       for (int32_t p = 0; p < LANES; p++) {
-        v[p] = i + p < l->width ? load(x + (int64_t)y * l->row + (int64_t)(i + p) * LANES) : (vfloat){0};
+        v[p] = i + p < l->width ? load(x + (int64_t)y * l->row + (int64_t)(i + p) * LANES) : (vreal){0};
       }
       transpose(v);
       for (int32_t lane = 0; lane < LANES; lane++) store(row + lane * l->plane + i, v[lane]);
@@ -50,35 +50,35 @@ void run_planes(const engine *e, const void *layer, int32_t unit) {
 
 /* The frames of the kernel's columns, each at its shift; the masks are zero where a value would come from beside
  * the image. */
-INLINE vfloat add_frames(const float *row, int64_t frame, vint left, vint right) {
+INLINE vreal add_frames(const real *row, int64_t frame, vwhole left, vwhole right) {
   if (!frame) return load(row);
-  const vfloat first = (vfloat)((vint)load_unaligned(row - 1) & left);
-  const vfloat last = (vfloat)((vint)load_unaligned(row + 2 * frame + 1) & right);
+  const vreal first = (vreal)((vwhole)load_unaligned(row - 1) & left);
+  const vreal last = (vreal)((vwhole)load_unaligned(row + 2 * frame + 1) & right);
   return first + load(row + frame) + last;
 }
 
 /* Sums of pixels of one filter to pixels of LANES filters, with bias, activation and skip. */
-static void pattern_store(const engine *e, const pattern_layer *l, const float *sums, int64_t filter, int64_t frame,
+static void pattern_store(const engine *e, const pattern_layer *l, const real *sums, int64_t filter, int64_t frame,
                           int64_t span, int32_t group, int32_t n, int32_t y0, int32_t rows) {
-  const float *bias = (const float *)(e->weights + l->bias);
+  const real *bias = (const real *)(e->weights + l->bias);
   for (int32_t f = 0; f < n; f += LANES) {
     const int32_t block = (group * l->block_filters + f) / LANES;
-    const vfloat b = load(bias + (int64_t)block * LANES);
+    const vreal b = load(bias + (int64_t)block * LANES);
     clear_halo(e->arena + l->out.base, &l->out, block, 1, y0, y0 + rows);
     for (int32_t y = 0; y < rows; y++) {
       for (int32_t i = 0; i < l->out.width; i += LANES) {
-        vint left = (vint){0} - 1, right = left;
+        vwhole left = (vwhole){0} - 1, right = left;
         if (i == 0) left[0] = 0;
         if (i + LANES == span) right[LANES - 1] = 0;
-        const float *row = sums + f * filter + y * span + i;
-        vfloat v[LANES];
+        const real *row = sums + f * filter + y * span + i;
+        vreal v[LANES];
         for (int32_t j = 0; j < LANES; j++) v[j] = add_frames(row + j * filter, frame, left, right);
         transpose(v);
         const int64_t at = block * l->out.block + (y0 + y) * l->out.row + (int64_t)i * LANES;
-        float *out = e->arena + l->out.base + at;
-        const float *skip = l->skip < 0 ? NULL : e->arena + l->skip + at;
+        real *out = e->arena + l->out.base + at;
+        const real *skip = l->skip < 0 ? NULL : e->arena + l->skip + at;
         for (int32_t p = 0; p < LANES && i + p < l->out.width; p++) {
-          vfloat value = activate(v[p] + b, l->act);
+          vreal value = activate(v[p] + b, l->act);
           if (skip) value = activate(value + load(skip + p * LANES), l->act_after);
           store(out + p * LANES, value);
         }
@@ -88,18 +88,18 @@ static void pattern_store(const engine *e, const pattern_layer *l, const float *
 }
 
 /* adds a block of channels to the sums of a group of filters */
-static void pattern3_2x1x1_frames3_pitch8_6b773a_tile2(const float *x, const uint16_t **counts,
-    const int32_t **channels, const float **weights, float *sums, int64_t filter,
+static void pattern3_2x1x1_frames3_pitch8_6b773a_tile2(const real *x, const uint16_t **counts,
+    const int32_t **channels, const real **weights, real *sums, int64_t filter,
     int64_t span, int resume) {
   const uint16_t *n = *counts;
   const int32_t *channel = *channels;
-  const float *w = *weights;
-  vfloat a0_0_0_0 = {0};
-  vfloat a0_0_1_0 = {0};
-  vfloat a0_1_0_0 = {0};
-  vfloat a0_1_1_0 = {0};
-  vfloat a0_2_0_0 = {0};
-  vfloat a0_2_1_0 = {0};
+  const real *w = *weights;
+  vreal a0_0_0_0 = {0};
+  vreal a0_0_1_0 = {0};
+  vreal a0_1_0_0 = {0};
+  vreal a0_1_1_0 = {0};
+  vreal a0_2_0_0 = {0};
+  vreal a0_2_1_0 = {0};
   if (resume) {
     a0_0_0_0 = load(sums + 0 * filter + 0 * span + 0 * LANES);
     a0_0_1_0 = load(sums + 0 * filter + 1 * span + 0 * LANES);
@@ -109,36 +109,36 @@ static void pattern3_2x1x1_frames3_pitch8_6b773a_tile2(const float *x, const uin
     a0_2_1_0 = load(sums + 0 * filter + 5 * span + 0 * LANES);
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0,) */
-    const float *q = x + *channel++;
-    const float s0 = w[0];
-    const float s1 = w[1];
-    const float s2 = w[2];
-    const float s3 = w[3];
+    const real *q = x + *channel++;
+    const real s0 = w[0];
+    const real s1 = w[1];
+    const real s2 = w[2];
+    const real s3 = w[3];
     { /* input row 0 */
-      { vfloat v = load(&q[0 + 0 * LANES]); a0_1_0_0 += v * s0; }
+      { vreal v = load(&q[0 + 0 * LANES]); a0_1_0_0 += v * s0; }
     }
     { /* input row 1 */
-      { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s0; a0_0_0_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
+      { vreal v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s0; a0_0_0_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
     }
     { /* input row 2 */
-      { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s1; a0_1_1_0 += v * s2; a0_2_1_0 += v * s3; }
+      { vreal v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_0_1_0 += v * s1; a0_1_1_0 += v * s2; a0_2_1_0 += v * s3; }
     }
     w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0,) */
-    const float *q = x + *channel++;
-    const float s0 = w[0];
-    const float s1 = w[1];
-    const float s2 = w[2];
-    const float s3 = w[3];
+    const real *q = x + *channel++;
+    const real s0 = w[0];
+    const real s1 = w[1];
+    const real s2 = w[2];
+    const real s3 = w[3];
     { /* input row 1 */
-      { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_1_0_0 += v * s0; a0_2_0_0 += v * s1; }
+      { vreal v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_1_0_0 += v * s0; a0_2_0_0 += v * s1; }
     }
     { /* input row 2 */
-      { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s0; a0_2_1_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
+      { vreal v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s0; a0_2_1_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
     }
     { /* input row 3 */
-      { vfloat v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s2; a0_2_1_0 += v * s3; }
+      { vreal v = load(&q[24 + 0 * LANES]); IN_REGISTER(v); a0_1_1_0 += v * s2; a0_2_1_0 += v * s3; }
     }
     w += 4;
   }
@@ -154,45 +154,45 @@ static void pattern3_2x1x1_frames3_pitch8_6b773a_tile2(const float *x, const uin
 }
 
 /* adds a block of channels to the sums of a group of filters */
-static void pattern3_2x1x1_frames3_pitch8_6b773a_tile1(const float *x, const uint16_t **counts,
-    const int32_t **channels, const float **weights, float *sums, int64_t filter,
+static void pattern3_2x1x1_frames3_pitch8_6b773a_tile1(const real *x, const uint16_t **counts,
+    const int32_t **channels, const real **weights, real *sums, int64_t filter,
     int64_t span, int resume) {
   const uint16_t *n = *counts;
   const int32_t *channel = *channels;
-  const float *w = *weights;
-  vfloat a0_0_0_0 = {0};
-  vfloat a0_1_0_0 = {0};
-  vfloat a0_2_0_0 = {0};
+  const real *w = *weights;
+  vreal a0_0_0_0 = {0};
+  vreal a0_1_0_0 = {0};
+  vreal a0_2_0_0 = {0};
   if (resume) {
     a0_0_0_0 = load(sums + 0 * filter + 0 * span + 0 * LANES);
     a0_1_0_0 = load(sums + 0 * filter + 2 * span + 0 * LANES);
     a0_2_0_0 = load(sums + 0 * filter + 4 * span + 0 * LANES);
   }
   for (int32_t k = *n++; k; k--) { /* taps (1, 3, 4, 5) of filters (0,) */
-    const float *q = x + *channel++;
-    const float s0 = w[0];
-    const float s1 = w[1];
-    const float s2 = w[2];
-    const float s3 = w[3];
+    const real *q = x + *channel++;
+    const real s0 = w[0];
+    const real s1 = w[1];
+    const real s2 = w[2];
+    const real s3 = w[3];
     { /* input row 0 */
-      { vfloat v = load(&q[0 + 0 * LANES]); a0_1_0_0 += v * s0; }
+      { vreal v = load(&q[0 + 0 * LANES]); a0_1_0_0 += v * s0; }
     }
     { /* input row 1 */
-      { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
+      { vreal v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_0_0_0 += v * s1; a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
     }
     w += 4;
   }
   for (int32_t k = *n++; k; k--) { /* taps (4, 5, 7, 8) of filters (0,) */
-    const float *q = x + *channel++;
-    const float s0 = w[0];
-    const float s1 = w[1];
-    const float s2 = w[2];
-    const float s3 = w[3];
+    const real *q = x + *channel++;
+    const real s0 = w[0];
+    const real s1 = w[1];
+    const real s2 = w[2];
+    const real s3 = w[3];
     { /* input row 1 */
-      { vfloat v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_1_0_0 += v * s0; a0_2_0_0 += v * s1; }
+      { vreal v = load(&q[8 + 0 * LANES]); IN_REGISTER(v); a0_1_0_0 += v * s0; a0_2_0_0 += v * s1; }
     }
     { /* input row 2 */
-      { vfloat v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
+      { vreal v = load(&q[16 + 0 * LANES]); IN_REGISTER(v); a0_1_0_0 += v * s2; a0_2_0_0 += v * s3; }
     }
     w += 4;
   }
@@ -213,17 +213,17 @@ void pattern3_2x1x1_frames3_pitch8_6b773a(const engine *e, const void *layer, in
   const int32_t *start = (const int32_t *)(e->weights + l->starts) + 3 * group;
   const uint16_t *counts = (const uint16_t *)(e->weights + l->counts) + start[0];
   const int32_t *channels = (const int32_t *)(e->weights + l->channels) + start[1];
-  const float *w = (const float *)(e->weights + l->weights) + start[2];
-  const float *x = e->arena + l->x + y0 * 8;
+  const real *w = (const real *)(e->weights + l->weights) + start[2];
+  const real *x = e->arena + l->x + y0 * 8;
   int32_t n = l->out.blocks * LANES - group * l->block_filters;
   if (n > l->block_filters) n = l->block_filters;
   const int64_t span = l->tiles_x * 1 * LANES;
   const int64_t frame = 2 * span, filter = 3 * frame;
-  float *sums = e->scratch + LANES; /* shifted loads reach one float out */
+  real *sums = e->scratch + LANES; /* shifted loads reach one value out */
   for (int32_t b = 0; b < l->channel_blocks; b++) {
     const uint16_t *c = counts;
     const int32_t *i = channels;
-    const float *v = w;
+    const real *v = w;
     for (int32_t t = 0; t < l->tiles_x; t++) {
       c = counts, i = channels, v = w;
       const int64_t at = t * 1 * LANES;

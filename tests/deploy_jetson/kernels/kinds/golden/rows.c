@@ -9,18 +9,18 @@ void run_rows(const engine *e, const void *layer, int32_t unit) {
     const int32_t block = unit * l->vectors + v;
     if (block >= l->out.blocks) return; /* filters that only fill up the last group */
     const int64_t first = ((int64_t)start * l->vectors + v) * LANES, next = (int64_t)l->vectors * LANES;
-    const float *w = (const float *)(e->weights + l->weights) + first;
+    const real *w = (const real *)(e->weights + l->weights) + first;
     const int32_t *inputs = (const int32_t *)(e->weights + l->inputs) + first;
-    vfloat even = load((const float *)(e->weights + l->bias) + (int64_t)block * LANES), odd = {0};
+    vreal even = load((const real *)(e->weights + l->bias) + (int64_t)block * LANES), odd = {0};
     for (int32_t k = 0; k < n; k++, w += next, inputs += next) {
-      vfloat x;
+      vreal x;
       for (int32_t lane = 0; lane < LANES; lane++) x[lane] = e->arena[inputs[lane]];
       if (k & 1) odd += load(w) * x;
       else even += load(w) * x;
     }
     clear_halo(e->arena + l->out.base, &l->out, block, 1, 0, 1);
     const int64_t at = block * l->out.block;
-    vfloat value = activate(even + odd, l->act);
+    vreal value = activate(even + odd, l->act);
     if (l->skip >= 0) value = activate(value + load(e->arena + l->skip + at), l->act_after);
     store(e->arena + l->out.base + at, value);
   }
