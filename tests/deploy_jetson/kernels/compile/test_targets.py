@@ -147,7 +147,8 @@ def test_a_bundle_with_several_libraries_tries_the_one_of_this_core_first(tmp_pa
     # float16 is in a bundle because somebody asked for it
     assert first(arm(ARMV8_2_FEATURES, "0x41:0xd42"), 2) == ["cortex-a78ae-fp16", "cortex-a78ae"]
     x86 = Processor("x86_64", frozenset(), frozenset())
-    assert first(x86, 3) == ["x86-vnni", "x86-avx512", "x86-avx2"]
+    own = [name for name in first(x86, 99) if name.startswith("x86-")]
+    assert own == ["x86-vnni", "x86-avx512", "x86-avx2"]
     assert len(first(x86, 99)) == len(TARGETS) + 1  # one without a record is tried last, not lost
     assert first(x86, 99)[-1] == "older"
     files["libmodel-native.so"] = files["libmodel-older.so"]
