@@ -106,7 +106,7 @@ def test_sums_are_those_of_integers(tmp_path, target, stride, skip):
 @needs_gcc
 @needs_target
 @pytest.mark.parametrize("out_tile", [2, 4])
-@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("target", EACH_TARGET)
 def test_winograd_adds_less_than_the_weights_rounding(tmp_path, target, out_tile):
     spec, tensors, quantization, image = exact_network()
     legal = legal_choices(spec, tensors, quantization, target, "winograd_dots")
