@@ -157,7 +157,12 @@ class DicomFuzz:
         self.path.write_bytes(data)
         started = time.monotonic()
         found = child.decode(str(self.path))
-        wrong = complaint(found, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        if seconds > SECONDS + MARGIN_S:  # once more: the machine may have been busy
+            started = time.monotonic()
+            found = child.decode(str(self.path))
+            seconds = time.monotonic() - started
+        wrong = complaint(found, seconds)
         if found.header and number % RESULTS_EVERY == 0 and not wrong:
             wrong = result_fault(found, self.facts)
         self.counts[found.reason or found.status] += 1
