@@ -55,7 +55,7 @@ _CONJUNCTIONS = frozenset({",", "and", "with"})
 _LOOSE_SIGNS = frozenset("-(")  # a new statement may follow them
 _LASTING = word_set("persistent persisting residual unchanged stable remaining new")
 _EXCEPTIONS = (("other", "than"), ("except",), ("apart", "from"), ("aside", "from"),
-               ("outside",), ("besides",), ("with", "the", "exception", "of"))  # fmt: skip
+               ("outside",), ("beside",), ("with", "the", "exception", "of"))  # fmt: skip
 _PLACES = frozenset({"in", "at", "within", "over"})
 _ALTERNATIVES = word_set("or and / , less likely mild small minimal a an the early developing some")
 

@@ -95,8 +95,9 @@ RULES = (
         "not ..3 {perceived} ..3 {earlier}", "not ..3 {perceived} {on} ..4 {study}",
         "{no} ..3 {change}", "{no} ..3 {changed}", "{no} ..1 only", "{no} just", "{no} merely",
         "{no} ..3 {resolved}", "{no} ..3 {resolution}", "fail to resolve", "failed to resolve",
-        "no longer as", "no longer so", "{resolved} in part", "{resolved} {partial}",
-        "{partial} ..1 {resolved}", "{partial} ..1 {resolution}", "{aim} ..2 {resolution}",
+        "lack of ..1 {resolution}", "near - complete {resolution}", "{be} not a new",
+        "near - completely {resolved}", "no longer as", "no longer so", "{resolved} in part",
+        "{resolved} {partial}", "{partial} ..1 {resolved}", "{partial} ..1 {resolution}", "{aim} ..2 {resolution}",
         "may {number}",
     )),
     ScopeRule(UNCERTAIN, FLIP, (
@@ -179,7 +180,7 @@ RULES = (
 
 # A forward scope ends at these words; see also `scope._ends_scope`.
 STOPS_FORWARD = word_set(
-    "but however although though except exception ; which aside apart besides yet whereas "
+    "but however although though except exception ; which aside apart beside yet whereas "
     "while otherwise nevertheless despite"
 )
 STOPS_BACKWARD = word_set("but however although though except exception ; with without")

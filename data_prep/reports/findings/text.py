@@ -24,7 +24,7 @@ _SECTIONS = {
     "clinical problem": "indication", "clinical background": "indication",
     "background": "indication", "reason for referral": "indication",
     "reason for request": "indication", "signs and symptoms": "indication",
-    "hx": "indication", "clinical hx": "indication",
+    "clinical": "indication", "hx": "indication", "clinical hx": "indication",
     "pmh": "indication", "admitting diagnosis": "indication",
     "reason for exam": "indication", "reason for examination": "indication",
     "reason for study": "indication", "reason for the study": "indication",

@@ -16,7 +16,7 @@ _WINDOW = 8  # words between `lungs` and `clear`
 # Words that qualify the statement wherever they stand in its sentence.
 _EXCEPTIONS = word_set(
     "except exception but other otherwise elsewhere remaining remainder rest apart aside "
-    "although however though besides"
+    "although however though beside"
 )
 _QUALIFIES = word_set(
     "not no nor without never may might could mostly largely relatively nearly predominantly "
