@@ -97,8 +97,8 @@ RULES = (
         "{no} ..3 {resolved}", "{no} ..3 {resolution}", "fail to resolve", "failed to resolve",
         "lack of ..1 {resolution}", "near - complete {resolution}", "{be} not a new",
         "near - completely {resolved}", "no longer as", "no longer so", "{resolved} in part",
-        "{resolved} {partial}", "{partial} ..1 {resolved}", "{partial} ..1 {resolution}", "{aim} ..2 {resolution}",
-        "may {number}",
+        "{resolved} {partial}", "{partial} ..1 {resolved}", "{partial} ..1 {resolution}",
+        "{aim} ..2 {resolution}", "may {number}",
     )),
     ScopeRule(UNCERTAIN, FLIP, (
         "{no} ..4 exclude", "{no} ..4 rule out", "{no} ..4 excluding", "{no} ..3 exclusion of",
