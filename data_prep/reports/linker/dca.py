@@ -68,7 +68,7 @@ class DynamicContext(nn.Module):
             nn.Parameter(torch.full((size,), value)) for value in (_SHARP, _STEEP, _SHARP, _GENTLE)
         )
         self.types = TypeModel(table, n_mention_kinds)
-        self.join = nn.Sequential(
+        self.join: nn.Module = nn.Sequential(
             nn.Linear(5, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
         )
 
