@@ -139,6 +139,8 @@ def _norm(w: GraphWriter, layer: Norm, sources: Nodes) -> fx.Node:
 
 def _constant(w: GraphWriter, layer: Constant, sources: Nodes) -> fx.Node:
     name = layer.name.replace(".", "_")
+    if any(other.startswith(f"{layer.name}.") for other in w.shapes):
+        name += "_value"  # the module of that name holds other layers
     value = w.tensors(layer.name, value="value")["value"][None]
     w.root.register_parameter(name, nn.Parameter(value))
     return w.graph.get_attr(name)

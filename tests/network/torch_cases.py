@@ -170,6 +170,8 @@ CASES = {
     "spatial gate": Forward(spatial_gate, **ends(), one=nn.Conv2d(8, 1, 1)),
     "convnext": Forward(conv_next, **ends(), norm=nn.LayerNorm(8), lin=nn.Linear(8, 8),
                         scale=nn.Parameter(torch.rand(8))),
+    "prelu": nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 6, 3), nn.PReLU(),
+                           nn.Conv2d(6, 4, 1)),
     "layer norm by hand": Forward(layer_norm_by_hand, **ends(), scale=nn.Parameter(torch.rand(8))),
     "layer norm by variance": Forward(layer_norm_by_variance, **ends()),
     "einsum attention": Forward(einsum_attention, a=nn.Conv2d(3, 8, 2, 2), q=nn.Linear(8, 8),

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pneumonia.network.torch_import.attention_rules import ATTENTION_RULES, AttentionScores
 from pneumonia.network.torch_import.builder import SpecBuilder
+from pneumonia.network.torch_import.gate_rules import GATE_RULES
 from pneumonia.network.torch_import.layer_rules import LAYER_RULES
 from pneumonia.network.torch_import.layouts import (
     LayerView,
@@ -26,7 +27,7 @@ from pneumonia.network.torch_import.view_rules import VIEW_RULES
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.spec import INPUT, Shape
 
-RULES = LAYER_RULES | POOL_RULES | VIEW_RULES | ATTENTION_RULES
+RULES = LAYER_RULES | POOL_RULES | VIEW_RULES | ATTENTION_RULES | GATE_RULES
 SYMBOLIC = (LayerView, AttentionScores, ChannelMoment)
 TAKES_CONSTANTS = (  # also where the network's values are the second argument
     "add", "sub", "rsub", "mul", "div", "cat", "concat", "einsum", "scaled_dot_product_attention",

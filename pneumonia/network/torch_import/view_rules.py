@@ -24,7 +24,6 @@ from pneumonia.network.torch_import.layouts import (
     size_of,
 )
 from pneumonia.runtime.model.spec import (
-    Activation,
     Crop,
     Multiply,
     Route,
@@ -138,7 +137,8 @@ def _chosen(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
     return LayerView(view.layer, view.dims[:place] + view.dims[place + 1 :])
 
 
-def _parts(b: SpecBuilder, view: LayerView, place: int, sizes: Sequence[int]) -> list[LayerView]:
+def parts_of(b: SpecBuilder, view: LayerView, place: int, sizes: Sequence[int]) -> list[LayerView]:
+    """One dimension cut into consecutive parts of the given sizes."""
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [
         _taken(b, view, place, range(start, start + size))
@@ -150,22 +150,14 @@ def _split(b: SpecBuilder, a: SimpleNamespace) -> list[LayerView]:
     total = size_of(a.self.dims[a.dim])
     if isinstance(a.split_size, int):
         step = a.split_size
-        return _parts(b, a.self, a.dim, [min(step, total - i) for i in range(0, total, step)])
-    return _parts(b, a.self, a.dim, list(a.split_size))
+        return parts_of(b, a.self, a.dim, [min(step, total - i) for i in range(0, total, step)])
+    return parts_of(b, a.self, a.dim, list(a.split_size))
 
 
 def _chunk(b: SpecBuilder, a: SimpleNamespace) -> list[LayerView]:
     total = size_of(a.self.dims[a.dim])
     step = -(-total // a.chunks)
-    return _parts(b, a.self, a.dim, [min(step, total - i) for i in range(0, total, step)])
-
-
-def _gated(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
-    """GLU: the first half times the sigmoid of the second."""
-    half = size_of(a.self.dims[a.dim]) // 2
-    first, second = _parts(b, a.self, a.dim, [half, half])
-    gate = LayerView(b.add(Activation, [second.layer], "sigmoid"), second.dims)
-    return combine(b, Multiply, [first, gate])
+    return parts_of(b, a.self, a.dim, [min(step, total - i) for i in range(0, total, step)])
 
 
 def _unbound(b: SpecBuilder, a: SimpleNamespace) -> list[LayerView]:
@@ -381,10 +373,9 @@ VIEW_RULES: dict[str, Callable[[SpecBuilder, SimpleNamespace], Any]] = {
     "select": _chosen,
     "narrow": lambda b, a: _taken(b, a.self, a.dim, range(a.start, a.start + a.length)),
     "split": _split,
-    "split_with_sizes": lambda b, a: _parts(b, a.self, a.dim, list(a.split_sizes)),
+    "split_with_sizes": lambda b, a: parts_of(b, a.self, a.dim, list(a.split_sizes)),
     "chunk": _chunk,
     "unbind": _unbound,
-    "glu": _gated,
     "cat": _joined,
     "concat": _joined,
     "add": _added,
