@@ -85,8 +85,11 @@ def class_outputs(spec: NetworkSpec) -> List[str]:
 def _other_outputs(spec: NetworkSpec) -> List[Tuple[str, int]]:
     """Outputs that are not head maps, with their numbers of channels."""
     heads = {layer.name for layer in spec.detect_layers()}
+    others = [name for name in spec.outputs if name not in heads]
+    if not others:  # as nearly always: shapes need a walk through all layers, for every image
+        return []
     shapes = spec.shapes()
-    return [(name, shapes[name][0]) for name in spec.outputs if name not in heads]
+    return [(name, shapes[name][0]) for name in others]
 
 
 def _gates(spec: NetworkSpec, outputs: Dict[str, np.ndarray], n_images: int) -> np.ndarray:
