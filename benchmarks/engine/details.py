@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from deploy_jetson.kernels.compile.targets import Target, find_target
 from deploy_jetson.kernels.generate import generate_library
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.kind import Choice
-from deploy_jetson.kernels.kinds.registry import candidates, kind_of, predicted_cycles
+from deploy_jetson.kernels.kinds.registry import KINDS, candidates, kind_of, predicted_cycles
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from deploy_jetson.kernels.plan.steps import KernelStep
 from deploy_jetson.kernels.plan.weight_store import STORAGES
@@ -62,15 +63,12 @@ def column_problem(shape: tuple[int, int, int, int, int], density: float) -> Lay
 
 
 def favourites(
-    problem: LayerProblem, target: Target, kind: type[Choice], pieces: bool
+    problem: LayerProblem, target: Target, kind: str, fits: Callable[[Any], bool]
 ) -> list[Choice]:
-    """The cost model's best choices of one way."""
-    facts = LayerAnalysis(problem)
-    legal = [
-        choice for choice in candidates(problem, target, facts)
-        if type(choice) is kind and (getattr(choice, "piece_bytes", 0) > 0) == pieces
-    ]  # fmt: skip
-    return sorted(legal, key=lambda c: predicted_cycles(facts, c, target))[:TRIED]
+    """The cost model's best choices of a kind that fit."""
+    analysis = LayerAnalysis(problem)
+    legal = [c for c in KINDS[kind].candidates(analysis, target) if fits(c)]
+    return sorted(legal, key=lambda c: predicted_cycles(analysis, c, target))[:TRIED]
 
 
 def measured(

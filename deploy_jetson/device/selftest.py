@@ -31,6 +31,7 @@ from pneumonia import __version__
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.engines.processor import read_processor
+from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import (
     DISCLAIMER,
     ConfigError,
@@ -38,7 +39,7 @@ from pneumonia.runtime.errors import (
     OutputError,
     PneumoniaError,
 )
-from pneumonia.runtime.model.bundle import Bundle, load_bundle
+from pneumonia.runtime.model.bundle import INT8, Bundle, load_bundle
 
 SCHEMA = "pneumonia.selftest/1"
 BUNDLE_VARIABLE = "PNEUMONIA_BUNDLE"  # set by `pneumonia-device`
@@ -92,10 +93,11 @@ def check_engine(bundle: Bundle, name: str) -> Dict[str, Any]:
     engine = open_engine(bundle, name, compile_missing=False)
     try:
         found = engine.run(image)
-        expected = open_engine(bundle, "reference").run(image)
+        expected = ReferenceEngine(bundle.spec, bundle.weights()).run(image)
         worst = max(relative_error(found[key], expected[key]) for key in expected)
-        precision = getattr(engine, "precision", "fp32")
-        limit = ERROR_LIMIT if name != "tensorrt" else TOLERANCES[precision]
+        precision = INT8 if bundle.arithmetic == INT8 else getattr(engine, "precision", "fp32")
+        exact = name != "tensorrt" and precision == "fp32"
+        limit = ERROR_LIMIT if exact else TOLERANCES[precision]
         seconds = []
         for _ in range(RUNS):
             start = time.monotonic()

@@ -73,12 +73,14 @@ def make_package(
         out: The archive, `.tar.gz`.
         wheels: Folder with the pinned wheels; None fetches them.
         with_wheels: Add the wheels; without them the board must have the packages.
-        with_kernels: Generate and compile the libraries for the board's processors.
+        with_kernels: Generate and compile the libraries for the board's processors; of an int8
+            bundle for those with a dot product of int8 values.
         board: See `boards.BOARDS`.
 
     Raises:
         ArtefactError: The bundle is damaged.
-        ConfigError: The archive's name, or a wheel, is not right; an int8 bundle.
+        ConfigError: The archive's name, or a wheel, is not right; an int8 bundle for a board
+            without int8 arithmetic.
         DeviceError: No compiler for the board's processor is installed, or only one whose
             libraries need a newer glibc.
         OutputError: Wheels cannot be fetched, or the archive cannot be written.
@@ -86,9 +88,12 @@ def make_package(
     system = find_board(board)
     if not out.name.endswith((".tar.gz", ".tgz")):
         raise ConfigError("Archive needs another name", expected="FILE.tar.gz", found=out.name)
+    targets = system.targets
     if load_bundle(str(bundle)).arithmetic == INT8:
+        targets = [target for target in targets if target.dot]
+    if not targets:
         raise ConfigError(
-            "No int8 engine is packed for a board",
+            "No core of the board has a dot product of int8 values",
             expected="a float32 bundle",
             where=str(bundle),
             fix="Package the bundle it was made from",
@@ -98,7 +103,7 @@ def make_package(
         _copy_code(stage / "lib")
         shutil.copytree(bundle, stage / "bundle")
         if with_kernels:
-            for target in system.targets:
+            for target in targets:
                 add_kernels(stage / "bundle", target.name, measure=False)
                 check_glibc(stage / "bundle" / LIBRARY.format(target.name))
         n_wheels = _add_wheels(stage, wheels, system) if with_wheels else 0

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import numpy_helper
 
 from data_prep.dataset.reader import ImageRecord, open_dataset
 from data_prep.dataset.writer import DatasetFacts, new_dataset, to_cache
+from deploy_jetson.device.selftest import check_engine
 from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.package.archive import make_package
 from pneumonia.api.int8 import Int8Options, quantize_int8
@@ -188,7 +190,7 @@ def test_no_float_engine_takes_an_int8_bundle(cells, tmp_path):
         open_engine(bundle, "kernels")
     with pytest.raises(ConfigError, match=r"no dot product of int8 values.*cortex-a57"):
         add_kernels(folder / "int8", "cortex-a57")
-    with pytest.raises(ConfigError, match="No int8 engine is packed for a board"):
+    with pytest.raises(ConfigError, match="No core of the board has a dot product of int8"):
         make_package(folder / "int8", tmp_path / "package.tar.gz", with_wheels=False)
     with pytest.raises(ConfigError, match="int8 already"):
         quantize_int8(folder / "int8", folder / "data", tmp_path / "twice")
@@ -218,6 +220,19 @@ def test_kernels_of_an_int8_bundle_compute_what_onnx_runtime_does(tmp_path):
     )
     own, others = (np.sqrt(np.square(value - exact).mean()) for value in (found, peer))
     assert 0 < own <= others
+    checked = check_engine(int8, "kernels")  # the board's self-test
+    assert checked["relative_error"] <= checked["limit"] == 0.2
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="needs gcc for aarch64")
+def test_a_board_with_int8_arithmetic_gets_the_library_of_the_core_that_has_it(cells, tmp_path):
+    folder, _ = cells
+    out = tmp_path / "package.tar.gz"
+    make_package(folder / "int8", out, with_wheels=False, board="jetpack6")
+    with tarfile.open(out) as archive:
+        names = {Path(name).name for name in archive.getnames()}
+    assert "libmodel-cortex-a78ae.so" in names
+    assert "libmodel-cortex-a57.so" not in names
 
 
 @pytest.mark.parametrize("changed", ["model.onnx", "weights.safetensors", "arithmetic"])

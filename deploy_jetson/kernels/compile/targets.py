@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pneumonia.runtime.engines.processor import Processor, read_processor
+from pneumonia.runtime.engines.processor import HALF_SUFFIX, Processor, read_processor
 from pneumonia.runtime.errors import ConfigError
 
 # -ffast-math would let gcc split fused multiply-adds; contraction alone keeps every one of them.
@@ -183,7 +183,6 @@ SDOT = DotProduct(
     4, 128, 1.0, "arm_neon.h",
     "vdotq_lane_s32((int32x4_t)(sum), (int8x16_t)(w), (int8x8_t)(int32x2_t){word, 0}, 0)",
 )  # fmt: skip
-HALF_SUFFIX = "-fp16"
 AVX512 = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
 ARMV8_2 = ("asimd", "atomics", "asimdhp", "asimddp")
 A57_MODEL = SchedulingModel("cortex-a57", 5)

@@ -14,9 +14,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from pneumonia.runtime.engines import Engine
-from pneumonia.runtime.engines.processor import Processor, read_processor
+from pneumonia.runtime.engines.processor import Processor, precision_of, read_processor
 from pneumonia.runtime.errors import ArtefactError, DeviceError, PneumoniaError
-from pneumonia.runtime.model.bundle import Bundle
+from pneumonia.runtime.model.bundle import INT8, Bundle
 from pneumonia.runtime.model.spec import NetworkSpec, positions, weight_shape
 
 ABI = 1
@@ -332,6 +332,7 @@ class KernelsEngine(Engine):
         if threads is None:
             threads = fitting_threads(bundle.spec)
         self.library = KernelLibrary(path, bundle.model_hash, threads)
+        self.precision = INT8 if bundle.arithmetic == INT8 else precision_of(self.library.target)
         cpus = ",".join(map(str, self.library.cpus))  # of several threads
         self.details = OrderedDict(
             [("target", self.library.target), ("threads", threads), ("cpus", cpus or "not pinned")]

@@ -5,6 +5,7 @@ import platform
 from typing import FrozenSet, Iterable, List, NamedTuple, Set
 
 CPUINFO = "/proc/cpuinfo"
+HALF_SUFFIX = "-fp16"  # of the names of targets that compute with float16
 
 
 class Processor(NamedTuple):
@@ -45,3 +46,8 @@ def read_processor(cpuinfo: str = CPUINFO) -> Processor:
         pass
     shared: FrozenSet[str] = frozenset.intersection(*features) if features else frozenset()
     return Processor(platform.machine(), shared, frozenset(cores))
+
+
+def precision_of(target: str) -> str:
+    """What the float kernels of a target compute with: fp16 or fp32."""
+    return "fp16" if target.endswith(HALF_SUFFIX) else "fp32"

@@ -11,7 +11,7 @@ from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import KINDS
 from deploy_jetson.kernels.plan.layer_problem import problems_of
 from deploy_jetson.kernels.plan.lower import lower
-from pneumonia.runtime.engines.processor import Processor
+from pneumonia.runtime.engines.processor import Processor, precision_of
 from pneumonia.runtime.errors import ArtefactError
 from tests.deploy_jetson.kernels.networks import one_layer, random_tensors
 from tests.deploy_jetson.kernels.programs import assert_close, emulated, run_emulated
@@ -38,6 +38,7 @@ def test_halves_are_never_chosen_for_a_machine(name):
     target = TARGETS[name]
     processor = Processor("aarch64", frozenset(target.cpu_features), frozenset(target.cpu_parts))
     assert [found.number for found in native_targets(processor)] == [SINGLE]
+    assert precision_of(name) == "fp16"  # the limit that a board's self-test allows
 
 
 @emulated
