@@ -70,7 +70,7 @@ def test_a_recipe_through_the_command(root, name, capsys):
 
 def test_a_rate_for_bits_is_refused(root, capsys):
     assert prune(root, "binary", "--rate", "3") == 2
-    assert "bits, no rate" in capsys.readouterr().err
+    assert "does not take a pruning rate" in capsys.readouterr().err
 
 
 def test_an_unknown_recipe_names_those_that_ship(root, capsys):

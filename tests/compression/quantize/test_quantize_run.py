@@ -283,7 +283,7 @@ def test_the_prune_verb_takes_the_quantizing_recipes(trained, tmp_path):
     done = CliRunner().invoke(prune_command, [*arguments, "--set=ladder=[ternary]"])
     assert done.exit_code == 0, done.output
     assert max(levels_per_layer(tmp_path / "out" / "best").values()) <= 3
-    with pytest.raises(ConfigError, match="no rate"):
+    with pytest.raises(ConfigError, match="pruning rate"):
         CliRunner().invoke(
             prune_command, [*arguments, "--rate", "4"], catch_exceptions=False
         )  # fmt: skip

@@ -14,11 +14,10 @@ from deploy_jetson.kernels.plan.lower import lower
 from pneumonia.runtime.engines.processor import Processor, precision_of
 from pneumonia.runtime.errors import ArtefactError
 from tests.deploy_jetson.kernels.networks import one_layer, random_tensors
-from tests.deploy_jetson.kernels.programs import assert_close, emulated, run_emulated
+from tests.deploy_jetson.kernels.programs import assert_close, emulated, network_limit, run_emulated
 from tests.runtime.bundles import varied_detector, write_bundle
 
 HALVES = [name for name, target in TARGETS.items() if target.number is HALF]
-NETWORK_ERROR = 0.015  # of the largest output
 
 
 def test_every_core_with_float16_arithmetic_has_such_a_target():
@@ -48,7 +47,7 @@ def test_a_network_in_halves_agrees_with_float32(tmp_path, storage):
     found, expected = run_emulated(
         tmp_path, spec, tensors, storage=storage, target="cortex-a76-fp16", threads="2"
     )
-    assert_close(found, expected, NETWORK_ERROR if storage == "fp32" else 0.03)
+    assert_close(found, expected, network_limit("cortex-a76-fp16") if storage == "fp32" else 0.03)
 
 
 def test_weights_are_stored_as_the_halves_they_are():

@@ -26,6 +26,7 @@ from tests.deploy_jetson.kernels.programs import (
     generated,
     needs_gcc,
     needs_target,
+    network_limit,
     run,
     run_emulated,
     run_poisoned,
@@ -88,7 +89,7 @@ def test_arm_whole_network(tmp_path, target):
     spec = every_op()
     tensors = random_tensors(spec)
     found, expected = run_emulated(tmp_path, spec, tensors, threads="2", target=target)
-    assert_close(found, expected, 1e-4)
+    assert_close(found, expected, network_limit(target))
 
 
 @needs_target

@@ -26,7 +26,7 @@ def sources_of(path: Path) -> set[Path]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _objects_compiled_once(tmp_path_factory):
+def objects_compiled_once(tmp_path_factory):
     """Take an object file from an earlier test when the command and all its sources are equal.
 
     Four fifths of the time of a small library go into the runtime, which is the same for each.
