@@ -239,6 +239,10 @@ def read_radiograph(path: str, limits: ReadLimits = DEFAULT_LIMITS) -> Radiograp
 
     DICOM: modality LUT, VOI LUT (else the first window), inversion of MONOCHROME1, 8 bits.
 
+    Codecs run in this process, and a damaged compressed stream can abort it (GDCM does at some).
+    `runtime.child.DecodingChild` reads files of unknown origin in a process of its own, as
+    `pneumonia score` and the daemon do.
+
     Args:
         path: The file.
         limits: Sizes beyond which a file is refused, and odd kinds that are taken.

@@ -46,6 +46,17 @@ def test_finds(child, fuzz, case):
     assert files.counts == {PINNED[case]: 1}
 
 
+@pytest.mark.parametrize("number", [172894, 319029])
+def test_a_codec_that_ends_its_process_costs_one_file(child, fuzz, number):
+    """GDCM throws through its Python binding at some JPEG streams, which aborts the interpreter."""
+    pytest.importorskip("gdcm")
+    files = fuzz(7001)
+    assert files.run(child, number) == ""
+    assert files.counts == {"decoder_crash": 1}
+    assert files.run(child, 0) == ""
+    assert sum(files.counts.values()) == 2
+
+
 def test_files_are_the_same_every_time_and_different_from_each_other():
     made = [mutated(3, number)[0] for number in range(50)]
     assert made == [mutated(3, number)[0] for number in range(50)]
