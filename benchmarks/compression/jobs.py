@@ -107,7 +107,20 @@ JOBS: dict[str, Job] = {
         Schedule(retrain_epochs=24, straight_epochs=12, retrain_rate=3e-3), 0),
     "lenet5/narrow-88": Job(
         "lenet5/narrow-60", structured(89, NARROW_EXPONENTS, NARROW), "88x at 99.2 %",
-        Schedule(retrain_epochs=12, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
+        Schedule(retrain_epochs=80, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
+    "lenet5/narrow-130": Job(
+        "lenet5/narrow-88", structured(130, NARROW_EXPONENTS, NARROW), "88x at 99.2 %",
+        Schedule(retrain_epochs=80, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
+    "lenet5/narrow-130-quant": Job(
+        "lenet5/narrow-130", quantized(lenet_bits(4, 3, 3, 4)),
+        "1,910x smaller at 99.0 % (prune + 3.4 bits)",
+        Schedule(straight_epochs=80, plain=0.5), 0),
+    "lenet5/narrow-180": Job(
+        "lenet5/narrow-130", structured(180, NARROW_EXPONENTS, NARROW), "232x at 99.0 %",
+        Schedule(retrain_epochs=80, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
+    "lenet5/narrow-243": Job(
+        "lenet5/narrow-180", structured(243, NARROW_EXPONENTS, NARROW), "232x at 99.0 %",
+        Schedule(retrain_epochs=250, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
     "lenet5/crossbar-88": Job(
         "lenet5/narrow-88", quantized(linear_device(8)), "almost no loss",
         Schedule(straight_epochs=4, plain=0.5), 0, chips=100),
@@ -146,19 +159,23 @@ for rate in (2, 4, 8, 16, 32):  # one line per constraint alone
     }
 
 SHORT = "straight-through training under strong distortion for minutes; causes not separated"
-NOT_RUN = "the job is there (crossbar-88) and has not been run"
+LONGER = (
+    "250 epochs with half of the images undistorted gained 0.2 % at 242x; layer rates not searched"
+)
+FEW_SEEDS = "too few seeds"
 GOALS = (
     Goal("dense", ("dense",), 0.995, 1, "99.2 %", "0.05 % is 5 images"),
     Goal("structured (filters and columns)", ("structured", "narrow"), 0.99, 240,
-         "231.8x at 99.0 %", SHORT + "; purification found no unit to remove within 0.2 %"),
+         "231.8x at 99.0 %", LONGER + "; purification found no unit to remove within 0.2 %"),
     Goal("irregular", ("irregular",), 0.99, 360, "348x at 99.0 %",
          SHORT + "; 201x at 99.03 % was recorded earlier (one seed, below)"),
     Goal("binary, every layer", ("binary",), 0.992, 1, "99.2 %", SHORT),
-    Goal("pruned and quantized, bytes", ("irregular-361-quant", "narrow-110-quant"), 0.99, 1000,
-         "1,910x at 99.0 %", "3 bits in every layer cost 0.8 % after ten epochs at 111x; other bit "
-         "widths, levels and lengths not tried", of_bytes=True),
+    Goal("pruned and quantized, bytes",
+         ("irregular-361-quant", "narrow-110-quant", "narrow-130-quant"), 0.99, 1000,
+         "1,910x at 99.0 %", "3 bits cost 0.8 % at 111x after ten epochs and, with 4 in the first "
+         "and last layer, at 129x after eighty; other levels not tried", of_bytes=True),
     Goal("crossbar, 8-bit states, 5th percentile of 100 chips", ("crossbar",), 0.991, 88,
-         "almost no loss", NOT_RUN, of_chips=True),
+         "almost no loss", FEW_SEEDS, of_chips=True),
 )  # fmt: skip
 
 

@@ -19,8 +19,7 @@ HEAD = """# Compression methods, measured the same way
 Goals are the published figures of each method's family, or better. Every accuracy is the median of
 the seeds on the test set; networks are chosen on {held_out:,} images held out of the training set.
 **These are small public image sets, not radiographs.** Not measured yet: lines of five rates for
-pattern, DARB, column and filter pruning alone, memristor crossbars (`crossbar-88`), CIFAR-10
-with the new schedules, a language model.
+pattern, DARB, column and filter pruning alone, CIFAR-10 with the new schedules, a language model.
 
 | goal | must | reached (median of the seeds) | published | verdict |
 |---|---|---|---|---|
