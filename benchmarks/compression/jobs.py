@@ -92,6 +92,7 @@ NARROW = StructuredMethod(filter_share=0.9, group_size=0, round_to=1)
 COLUMNS = NARROW.model_copy(update={"filter_share": 0.0})
 FILTERS = NARROW.model_copy(update={"filter_share": 1.0})
 DENSE = Schedule(retrain_epochs=15, teacher=0.0)
+LONG = Schedule(retrain_epochs=80, straight_epochs=4, retrain_rate=3e-3, plain=0.5)
 JOBS: dict[str, Job] = {
     "lenet5/dense": Job("", dense, "99.2 %", DENSE),
     "lenet5/structured-20": Job(
@@ -107,26 +108,26 @@ JOBS: dict[str, Job] = {
         Schedule(retrain_epochs=24, straight_epochs=12, retrain_rate=3e-3), 0),
     "lenet5/narrow-88": Job(
         "lenet5/narrow-60", structured(89, NARROW_EXPONENTS, NARROW), "88x at 99.2 %",
-        Schedule(retrain_epochs=80, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
+        LONG, 0),
     "lenet5/narrow-130": Job(
         "lenet5/narrow-88", structured(130, NARROW_EXPONENTS, NARROW), "88x at 99.2 %",
-        Schedule(retrain_epochs=80, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
+        LONG, 0),
     "lenet5/narrow-130-quant": Job(
         "lenet5/narrow-130", quantized(lenet_bits(4, 3, 3, 4)),
         "1,910x smaller at 99.0 % (prune + 3.4 bits)",
         Schedule(straight_epochs=80, plain=0.5), 0),
     "lenet5/narrow-180": Job(
         "lenet5/narrow-130", structured(180, NARROW_EXPONENTS, NARROW), "232x at 99.0 %",
-        Schedule(retrain_epochs=80, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
+        LONG, 0),
     "lenet5/narrow-243": Job(
         "lenet5/narrow-180", structured(243, NARROW_EXPONENTS, NARROW), "232x at 99.0 %",
-        Schedule(retrain_epochs=250, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
+        LONG._replace(retrain_epochs=250), 0),
     "lenet5/crossbar-88": Job(
         "lenet5/narrow-88", quantized(linear_device(8)), "almost no loss",
         Schedule(straight_epochs=4, plain=0.5), 0, chips=100),
     "lenet5/narrow-110": Job(
         "lenet5/narrow-60", structured(110, NARROW_EXPONENTS, NARROW), "88x at 99.2 %",
-        Schedule(retrain_epochs=12, straight_epochs=4, retrain_rate=3e-3, plain=0.5), 0),
+        LONG._replace(retrain_epochs=12), 0),
     "lenet5/narrow-110-quant": Job(
         "lenet5/narrow-110", quantized(lenet_bits(3, 3, 3, 3)),
         "1,910x smaller at 99.0 % (prune + 3.4 bits)",

@@ -21,6 +21,7 @@ from pneumonia.compression.prune.purify import purify
 from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
+from pneumonia.compression.quantize.straight_through import LATENT_LIMIT, ScaledLevels
 from pneumonia.compression.sets.block import DensityAdaptiveBlocks
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint, PerLayer
 from pneumonia.compression.sets.irregular import Irregular
@@ -341,18 +342,11 @@ def quantized(levels: Mapping[str, Levels] | Levels) -> Run:
         chosen = {
             n: levels[n] if isinstance(levels, Mapping) else levels for n in weights_of(start)
         }
-        sets: dict[str, Quantized] = {}
-
-        def refresh(done: float, latent: Mapping[str, Tensor]) -> None:
-            for n, w in latent.items():
-                scale = Quantized(chosen[n], start.masks.get(n)).scale_of(w)
-                sets[n] = Quantized(chosen[n], start.masks.get(n), scale)
-
-        def project(latent: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {n: sets[n].project(w).z for n, w in latent.items()}
-
-        through = StraightThrough(start.network.weights(), project, limit=4.0)
-        run_straight_through(start, through, refresh, select_from=0.7)
+        levelled = ScaledLevels({n: Quantized(c, start.masks.get(n)) for n, c in chosen.items()})
+        through = StraightThrough(start.network.weights(), levelled.project, LATENT_LIMIT)
+        run_straight_through(
+            start, through, lambda done, latent: levelled.choose(latent), select_from=0.7
+        )
         for name, weight in weights_of(start).items():
             found = torch.unique(weight[weight != 0].abs()).numel()
             assert found <= len(chosen[name].magnitudes), f"{name}: {found} magnitudes"

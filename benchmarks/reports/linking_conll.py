@@ -38,7 +38,12 @@ _NEIGHBOURS = 8
 
 
 def vectors_of(parts: Sequence[Sequence[LinkDocument]], file: Path | None) -> WordVectors:
-    """Vectors of the words and entities that occur: from a file, or learnt from the first part."""
+    """Vectors of the words and entities in the documents.
+
+    Args:
+        parts: Documents of each part; the training part first.
+        file: Word-vector file; None = word vectors are learnt from the training part.
+    """
     if file is None:
         return train_vectors((m.context for d in parts[0] for m in d.mentions), 100)
     mentions = [m for part in parts for d in part for m in d.mentions]

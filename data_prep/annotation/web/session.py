@@ -7,7 +7,7 @@ from fastapi import HTTPException, Request
 from data_prep.annotation.workspace.records import ADJUDICATION, MANAGER, Annotator
 
 # Header with the name of the person for whom a window was opened, percent-encoded. Windows share
-# a cookie: without it, boxes of one window would be stored for whoever logged in last in another.
+# a cookie: without it, boxes of one window would be stored under the last login of another window.
 READER_HEADER = "x-reader"
 
 

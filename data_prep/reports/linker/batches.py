@@ -20,7 +20,7 @@ from data_prep.reports.linker.vectors import WordVectors
 Order = Literal["offset", "size", "random"]
 MAX_NEIGHBOURS = 8
 MAX_TITLE, MAX_DESCRIPTION, MAX_DOCUMENT = 12, 32, 300  # words
-PAD = 0  # entity number of a padded place, row of a padded or unknown word
+PAD = 0  # index of padding among entities; among word vectors also of unknown words
 
 
 class Batch(NamedTuple):
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
 
 class EntityTable:
-    """Numbers for entities, with their vectors, words and neighbours; grows as new ones turn up.
+    """Index of entities with their vectors, words and neighbours; unknown entities are added.
 
     Args:
         space: See EntitySpace.

@@ -91,7 +91,7 @@ class DetectionLoss:
         """
         sums = [0.0, 0.0, 0.0]
         for targets, n_images in parts:
-            boxes, unknown, _ = self._split(targets[targets[:, 1] > FIRST_IMAGE_CLASS])
+            boxes, unknown, _ = self._split(targets)
             matches = assign(boxes, self.heads, self.grids, self.config.anchor_ratio)
             cells = sum(
                 len(head.anchors) * height * width
@@ -109,6 +109,7 @@ class DetectionLoss:
     @staticmethod
     def _split(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Targets with boxes, images whose boxes are unknown, images with an opacity."""
+        targets = targets[targets[:, 1] > FIRST_IMAGE_CLASS]
         has_opacity = targets[:, 0].long()
         unboxed = targets[:, 1] == UNBOXED
         return targets[~unboxed], has_opacity[unboxed], has_opacity
@@ -127,7 +128,6 @@ class DetectionLoss:
         n_images = len(outputs[self.heads[0].name])
         counts = counts or self.counts([(targets, n_images)])
         of_class = targets[targets[:, 1] <= FIRST_IMAGE_CLASS]
-        targets = targets[targets[:, 1] > FIRST_IMAGE_CLASS]
         targets, unknown, has_opacity = self._split(targets)
         maps = [self._grid(head, outputs[head.name]) for head in self.heads]
         matches = assign(targets, self.heads, self.grids, self.config.anchor_ratio)
@@ -146,7 +146,7 @@ class DetectionLoss:
             logits = outputs[name].float().flatten(1)[of_class[:, 0].long()]
             wanted = FIRST_IMAGE_CLASS - of_class[:, 1].long()
             summed = F.cross_entropy(logits, wanted, reduction="sum")
-            parts["image_class"] = summed / counts.images
+            parts["image_class"] = parts.get("image_class", 0) + summed / counts.images
         weights = {
             "box": self.config.box,
             "objectness": self.config.objectness,

@@ -12,7 +12,12 @@ from deploy_jetson.kernels.kinds import columns
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.columns import cost
 from deploy_jetson.kernels.kinds.dots.step import DotsChoice, DotsStep, QuantizeStep
-from deploy_jetson.kernels.kinds.dots.words import ChannelWords, layer_of_words, rounding_cycles
+from deploy_jetson.kernels.kinds.dots.words import (
+    ChannelWords,
+    at_rate_of_dots,
+    layer_of_words,
+    rounding_cycles,
+)
 from deploy_jetson.kernels.kinds.kind import KernelKind
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
 from deploy_jetson.kernels.plan.tensors import vectors_of
@@ -27,11 +32,9 @@ def _candidates(analysis: LayerAnalysis, target: Target) -> Iterator[DotsChoice]
 
 
 def _cycles(analysis: LayerAnalysis, choice: DotsChoice, target: Target) -> float:
-    dot = target.dot
-    assert dot
-    slower = target._replace(fma_per_cycle=target.fma_per_cycle / dot.cost)
     words = layer_of_words(analysis, target)
-    return rounding_cycles(analysis, target) + cost.cycles(words, choice.columns, slower)
+    products = cost.cycles(words, choice.columns, at_rate_of_dots(target))
+    return rounding_cycles(analysis, target) + products
 
 
 def _steps(choice: DotsChoice, base: ConvolutionStep, target: Target) -> tuple[Step, ...]:

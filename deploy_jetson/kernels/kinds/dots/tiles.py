@@ -16,7 +16,12 @@ import numpy.typing as npt
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.dots.step import HIGHEST, QuantizeStep
-from deploy_jetson.kernels.kinds.dots.words import ChannelWords, layer_of_words, rounding_cycles
+from deploy_jetson.kernels.kinds.dots.words import (
+    ChannelWords,
+    at_rate_of_dots,
+    layer_of_words,
+    rounding_cycles,
+)
 from deploy_jetson.kernels.kinds.kind import KernelKind
 from deploy_jetson.kernels.kinds.winograd import FAMILY, cost, describe
 from deploy_jetson.kernels.kinds.winograd.choice import WinogradChoice
@@ -112,11 +117,9 @@ def _candidates(analysis: LayerAnalysis, target: Target) -> Iterator[WinogradDot
 
 
 def _cycles(analysis: LayerAnalysis, choice: WinogradDotsChoice, target: Target) -> float:
-    dot = target.dot
-    assert dot
-    slower = target._replace(fma_per_cycle=target.fma_per_cycle / dot.cost)
     words = layer_of_words(analysis, target)
-    return rounding_cycles(analysis, target) + cost.cycles(words, choice.winograd, slower)
+    products = cost.cycles(words, choice.winograd, at_rate_of_dots(target))
+    return rounding_cycles(analysis, target) + products
 
 
 def _steps(choice: WinogradDotsChoice, base: ConvolutionStep, target: Target) -> tuple[Step, ...]:

@@ -72,6 +72,12 @@ def layer_of_words(analysis: LayerAnalysis, target: Target) -> LayerAnalysis:
     return found
 
 
+def at_rate_of_dots(target: Target) -> Target:
+    """The target with the rate of its whole-number products in place of float multiply-adds."""
+    assert target.dot
+    return target._replace(fma_per_cycle=target.fma_per_cycle / target.dot.cost)
+
+
 def rounding_cycles(analysis: LayerAnalysis, target: Target) -> float:
     """Cycles of rounding the layer's input."""
     problem = analysis.problem

@@ -83,6 +83,22 @@ def place(page, x, y):
     return frame[0] + x / 128 * frame[2], frame[1] + y / 128 * frame[3]
 
 
+def drag(page, x1, y1, x2, y2):
+    page.drag(place(page, x1, y1), place(page, x2, y2))
+
+
+def go_to(page, key):
+    page.run(f"document.querySelectorAll('.study')[{key - 1}].click()")
+    page.wait(f"document.getElementById('title').textContent.startsWith('Study {key}')")
+    page.wait("!document.getElementById('pane').classList.contains('opening')")
+    page.wait("!document.getElementById('pane').classList.contains('loading')")
+
+
+def stored(page, key):
+    """Boxes that the server holds of a study."""
+    return page.run(f"fetch('/api/studies/{key}').then((a) => a.json()).then((s) => s.annotations)")
+
+
 def draw(page, x1, y1, x2, y2):
     page.drag(place(page, x1, y1), place(page, x2, y2))
     page.wait("document.querySelector('#typing .choice') !== null")

@@ -9,11 +9,13 @@ from tests.data_prep.annotation.web.desk import (
     chord,
     click,
     count,
+    drag,
     draw,
     enter,
-    place,
+    go_to,
     reload,
     saved,
+    stored,
     text,
 )
 
@@ -26,22 +28,6 @@ def slow(page, latency_ms):
         "Network.emulateNetworkConditions",
         offline=False, latency=latency_ms, downloadThroughput=-1, uploadThroughput=-1,
     )  # fmt: skip
-
-
-def drag(page, x1, y1, x2, y2):
-    page.drag(place(page, x1, y1), place(page, x2, y2))
-
-
-def stored(page, key):
-    """Boxes that the server holds of a study."""
-    return page.run(f"fetch('/api/studies/{key}').then((a) => a.json()).then((s) => s.annotations)")
-
-
-def go_to(page, key):
-    page.run(f"document.querySelectorAll('.study')[{key - 1}].click()")
-    page.wait(f"document.getElementById('title').textContent.startsWith('Study {key}')")
-    page.wait("!document.getElementById('pane').classList.contains('opening')")
-    page.wait("!document.getElementById('pane').classList.contains('loading')")
 
 
 def test_moving_on_at_once_loses_nothing(desk):

@@ -10,25 +10,17 @@ from tests.data_prep.annotation.web.desk import (
     chord,
     click,
     count,
+    drag,
     draw,
     enter,
+    go_to,
     place,
     saved,
+    stored,
     text,
 )
 
 pytestmark = pytest.mark.slow
-
-
-def drag(page, x1, y1, x2, y2):
-    page.drag(place(page, x1, y1), place(page, x2, y2))
-
-
-def go_to(page, key):
-    page.run(f"document.querySelectorAll('.study')[{key - 1}].click()")
-    page.wait(f"document.getElementById('title').textContent.startsWith('Study {key}')")
-    page.wait("!document.getElementById('pane').classList.contains('opening')")
-    page.wait("!document.getElementById('pane').classList.contains('loading')")
 
 
 def log_in_elsewhere(page, app, name):
@@ -38,10 +30,6 @@ def log_in_elsewhere(page, app, name):
         "fetch('/api/login', {method: 'POST', headers: {'x-annotate': '1', 'content-type':"
         f" 'application/json'}}, body: JSON.stringify({{token: {token!r}}})}}).then(a => a.status)"
     )
-
-
-def stored(page, key):
-    return page.run(f"fetch('/api/studies/{key}').then((a) => a.json()).then((s) => s.annotations)")
 
 
 def test_boxes_never_go_to_a_person_who_logged_in_in_another_window(desk):
