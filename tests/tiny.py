@@ -13,7 +13,8 @@ import torch
 from data_prep.dataset.reader import ImageRecord
 from data_prep.dataset.writer import DatasetFacts, new_dataset, to_cache
 from pneumonia.network.module import Network
-from pneumonia.runtime.model.spec import Conv, Detect, InputSpec, NetworkSpec
+from pneumonia.runtime.model.layers import Conv, Detect
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.run import run_train
 

@@ -27,7 +27,8 @@ from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.spec import NetworkSpec, weight_shape
+from pneumonia.runtime.model.ops import weight_shape
+from pneumonia.runtime.model.spec import NetworkSpec
 
 RATE, MULTIPLES, ENGINES = 6.0, (1, 4, 8), ("onnxruntime", "kernels")
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build
-from pneumonia.runtime.model.spec import Conv, Linear
+from pneumonia.runtime.model.layers import Conv, Linear
 
 SOURCE = Path(__file__).with_suffix(".c")
 LANES = 16

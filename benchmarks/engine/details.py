@@ -19,7 +19,7 @@ from deploy_jetson.kernels.plan.steps import KernelStep
 from deploy_jetson.kernels.plan.weight_store import STORAGES
 from deploy_jetson.kernels.tune.bench import LayerBench, candidate_steps
 from pneumonia.runtime.engines.kernels import KernelLibrary
-from pneumonia.runtime.model.spec import Conv
+from pneumonia.runtime.model.layers import Conv
 
 # (filters, channels, kernel, stride, output side) of YOLOv3's layers
 LAYERS = ((128, 64, 3, 1, 104), (256, 128, 3, 1, 52), (512, 256, 3, 1, 26), (1024, 512, 3, 1, 13),

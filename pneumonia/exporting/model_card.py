@@ -9,7 +9,8 @@ from pneumonia.exporting.run_facts import RunFacts
 from pneumonia.network.accounting import Totals
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.model.heads import image_outputs
-from pneumonia.runtime.model.spec import Detect, NetworkSpec
+from pneumonia.runtime.model.layers import Detect
+from pneumonia.runtime.model.spec import NetworkSpec
 
 MISSING = "not available"
 POINTS_TITLE = "## Operating points"

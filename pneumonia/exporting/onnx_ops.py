@@ -13,33 +13,7 @@ import numpy as np
 from pneumonia.exporting.onnx_nodes import Array, GatheredInput, OnnxNodes
 from pneumonia.runtime.engines.numpy_ops import resize_matrix
 from pneumonia.runtime.errors import ExportError
-from pneumonia.runtime.model.spec import (
-    LEAKY_SLOPE,
-    Activation,
-    Attention,
-    AvgPool,
-    Constant,
-    Conv,
-    Crop,
-    Detect,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    Multiply,
-    Norm,
-    Pad,
-    PixelShuffle,
-    Reshape,
-    Resize,
-    Route,
-    Select,
-    Shortcut,
-    Softmax,
-    Upsample,
-    pair,
-)
+from pneumonia.runtime.model import layers
 
 Inputs = list[str]
 
@@ -83,7 +57,7 @@ def _mish(g: OnnxNodes, x: str, out: str) -> str:
 
 SIXTH = 1 / 6
 ACTIVATIONS: dict[str, Callable[[OnnxNodes, str, str], str]] = {
-    "leaky_relu": lambda g, x, out: g.node("LeakyRelu", [x], out, alpha=LEAKY_SLOPE),
+    "leaky_relu": lambda g, x, out: g.node("LeakyRelu", [x], out, alpha=layers.LEAKY_SLOPE),
     "relu": lambda g, x, out: g.node("Relu", [x], out),
     "relu6": _relu6,
     "silu": lambda g, x, out: _gated(g, "Sigmoid", x, out),
@@ -106,7 +80,7 @@ def _then(
     return ACTIVATIONS[activation](g, make(out + "/linear"), out)
 
 
-def _activation(g: OnnxNodes, layer: Activation, inputs: Inputs, out: str) -> str:
+def _activation(g: OnnxNodes, layer: layers.Activation, inputs: Inputs, out: str) -> str:
     if layer.function == "linear":
         return inputs[0]
     if layer.function == "leaky_relu":
@@ -117,13 +91,13 @@ def _activation(g: OnnxNodes, layer: Activation, inputs: Inputs, out: str) -> st
 # --- layers with tensors ------------------------------------------------------------------------
 
 
-def _weighted(g: OnnxNodes, layer: Conv | Linear, inputs: Inputs, out: str) -> str:
-    if isinstance(layer, Conv) and layer.batch_norm:
+def _weighted(g: OnnxNodes, layer: layers.Conv | layers.Linear, inputs: Inputs, out: str) -> str:
+    if isinstance(layer, layers.Conv) and layer.batch_norm:
         raise ExportError("Batch norm is not folded", where=f"layer {layer.name!r}")
     weight = g.tensors[layer.name + ".weight"]
     op = "Conv"
     attributes: dict[str, Any] = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4}
-    if isinstance(layer, Conv):
+    if isinstance(layer, layers.Conv):
         attributes = _conv_attributes(layer)
         op = "ConvTranspose" if layer.transposed else "Conv"
     weight = weight.reshape(*weight.shape[:2], *attributes["kernel_shape"])
@@ -138,18 +112,18 @@ def _weighted(g: OnnxNodes, layer: Conv | Linear, inputs: Inputs, out: str) -> s
     return _then(g, layer.activation, out, lambda to: g.node(op, values, to, **attributes))
 
 
-def _conv_attributes(layer: Conv) -> dict[str, Any]:
+def _conv_attributes(layer: layers.Conv) -> dict[str, Any]:
     attributes: dict[str, Any] = {
-        "kernel_shape": list(pair(layer.kernel)),
-        "strides": list(pair(layer.stride)),
-        "pads": list(pair(layer.padding)) * 2,
+        "kernel_shape": list(layers.pair(layer.kernel)),
+        "strides": list(layers.pair(layer.stride)),
+        "pads": list(layers.pair(layer.padding)) * 2,
     }
     if layer.groups > 1 or layer.transposed:
         attributes["group"] = layer.groups
     if layer.dilation != 1:
-        attributes["dilations"] = list(pair(layer.dilation))
+        attributes["dilations"] = list(layers.pair(layer.dilation))
     if layer.transposed:
-        attributes["output_padding"] = list(pair(layer.output_padding))
+        attributes["output_padding"] = list(layers.pair(layer.output_padding))
     return attributes
 
 
@@ -160,7 +134,9 @@ def _columns_first(weight: Array, groups: int) -> Array:
     return np.ascontiguousarray(grouped).reshape(groups * columns, rows // groups, *kernel)
 
 
-def _gather(g: OnnxNodes, layer: Conv | Linear, x: str, weight: Array) -> tuple[str, Array]:
+def _gather(
+    g: OnnxNodes, layer: layers.Conv | layers.Linear, x: str, weight: Array
+) -> tuple[str, Array]:
     """Read only the channels with a kept column, when they are at most half.
 
     Then at least half of the multiply-accumulates go, for one copy of the channels kept.
@@ -183,7 +159,7 @@ def _affine(g: OnnxNodes, name: str, x: str, scale: Array, shift: Array, out: st
     return g.node("Add", [g.node("Mul", [x, scales], out + "/scaled"), shifts], out)
 
 
-def _norm(g: OnnxNodes, layer: Norm, inputs: Inputs, out: str) -> str:
+def _norm(g: OnnxNodes, layer: layers.Norm, inputs: Inputs, out: str) -> str:
     def part(name: str, otherwise: float) -> Array:
         default = np.full(layer.channels, otherwise, np.float32)
         return g.tensors.get(f"{layer.name}.norm_{name}", default)
@@ -199,7 +175,7 @@ def _norm(g: OnnxNodes, layer: Norm, inputs: Inputs, out: str) -> str:
     return _then(g, layer.activation, out, lambda to: _affine(g, layer.name, x, gain, offset, to))
 
 
-def _group_norm(g: OnnxNodes, layer: Norm, x: str, out: str) -> str:
+def _group_norm(g: OnnxNodes, layer: layers.Norm, x: str, out: str) -> str:
     rows = g.reshape(x, out + "/groups", layer.groups, -1)
     ones = g.constant(out + ".ones", np.ones(layer.groups, np.float32))
     zeros = g.constant(out + ".zeros", np.zeros(layer.groups, np.float32))
@@ -207,7 +183,7 @@ def _group_norm(g: OnnxNodes, layer: Norm, x: str, out: str) -> str:
     return g.reshape(even, out + "/ungrouped", *g.shapes[layer.inputs[0]])
 
 
-def _layer_norm(g: OnnxNodes, layer: Norm, x: str, out: str) -> str:
+def _layer_norm(g: OnnxNodes, layer: layers.Norm, x: str, out: str) -> str:
     mean = g.node("ReduceMean", [x], out + "/mean", axes=[1], keepdims=1)
     centred = g.node("Sub", [x, mean], out + "/centred")
     square = g.node("Mul", [centred, centred], out + "/square")
@@ -216,7 +192,7 @@ def _layer_norm(g: OnnxNodes, layer: Norm, x: str, out: str) -> str:
     return g.node("Div", [centred, g.node("Sqrt", [raised], out + "/deviation")], out + "/even")
 
 
-def _constant(g: OnnxNodes, layer: Constant, inputs: Inputs, out: str) -> str:
+def _constant(g: OnnxNodes, layer: layers.Constant, inputs: Inputs, out: str) -> str:
     value = g.tensors[layer.name + ".value"]
     return g.constant(layer.name + ".value", np.repeat(value[None], g.batch, axis=0))
 
@@ -231,17 +207,17 @@ def _chain(g: OnnxNodes, op: str, inputs: Inputs, out: str) -> str:
     return value
 
 
-def _shortcut(g: OnnxNodes, layer: Shortcut, inputs: Inputs, out: str) -> str:
+def _shortcut(g: OnnxNodes, layer: layers.Shortcut, inputs: Inputs, out: str) -> str:
     return _then(g, layer.activation, out, lambda to: _chain(g, "Add", inputs, to))
 
 
-def _route(g: OnnxNodes, layer: Route, inputs: Inputs, out: str) -> str:
+def _route(g: OnnxNodes, layer: layers.Route, inputs: Inputs, out: str) -> str:
     if len(inputs) == 1:
         return inputs[0]
     return g.node("Concat", inputs, out, axis=1 if layer.axis == "channels" else 2)
 
 
-def _attention(g: OnnxNodes, layer: Attention, inputs: Inputs, out: str) -> str:
+def _attention(g: OnnxNodes, layer: layers.Attention, inputs: Inputs, out: str) -> str:
     names = [out + "/" + name for name in ("queries", "keys", "values")]
     heads = []
     for x, name, source in zip(inputs, names, layer.inputs, strict=True):
@@ -267,7 +243,7 @@ def _slice(g: OnnxNodes, x: str, out: str, axis: int, limits: tuple[int, ...]) -
     return g.node("Slice", [x, *ends], out)
 
 
-def _select(g: OnnxNodes, layer: Select, inputs: Inputs, out: str) -> str:
+def _select(g: OnnxNodes, layer: layers.Select, inputs: Inputs, out: str) -> str:
     first, count = layer.channels[0], len(layer.channels)
     if layer.channels == tuple(range(first, first + count)):
         return _slice(g, inputs[0], out, 1, (first, first + count, 1))
@@ -275,12 +251,12 @@ def _select(g: OnnxNodes, layer: Select, inputs: Inputs, out: str) -> str:
     return g.node("Gather", [inputs[0], indices], out, axis=1)
 
 
-def _crop(g: OnnxNodes, layer: Crop, inputs: Inputs, out: str) -> str:
+def _crop(g: OnnxNodes, layer: layers.Crop, inputs: Inputs, out: str) -> str:
     rows = _slice(g, inputs[0], out + "/rows", 2, layer.rows)
     return _slice(g, rows, out, 3, layer.columns)
 
 
-def _pad(g: OnnxNodes, layer: Pad, inputs: Inputs, out: str) -> str:
+def _pad(g: OnnxNodes, layer: layers.Pad, inputs: Inputs, out: str) -> str:
     if layer.mode == "circular":
         wrapped = _wrapped(g, inputs[0], out + "/rows", 2, layer.rows, g.shapes[layer.inputs[0]])
         return _wrapped(g, wrapped, out, 3, layer.columns, g.shapes[layer.inputs[0]])
@@ -304,9 +280,9 @@ def _wrapped(
     return g.node("Concat", parts, out, axis=axis)
 
 
-def _reshape(g: OnnxNodes, layer: Reshape | Flatten, inputs: Inputs, out: str) -> str:
+def _reshape(g: OnnxNodes, layer: layers.Reshape | layers.Flatten, inputs: Inputs, out: str) -> str:
     channels, *size = g.shapes[layer.inputs[0]]
-    if isinstance(layer, Flatten):
+    if isinstance(layer, layers.Flatten):
         return g.reshape(inputs[0], out, channels * math.prod(size), 1, 1)
     return g.reshape(inputs[0], out, channels, layer.height, layer.width)
 
@@ -316,7 +292,7 @@ COORDINATES = {
 }  # fmt: skip
 
 
-def _upsample(g: OnnxNodes, layer: Upsample, inputs: Inputs, out: str) -> str:
+def _upsample(g: OnnxNodes, layer: layers.Upsample, inputs: Inputs, out: str) -> str:
     scales = g.numbers(out + ".scales", 1, 1, layer.scale, layer.scale)
     nearest = layer.mode == "nearest"
     return g.node(
@@ -329,7 +305,7 @@ def _upsample(g: OnnxNodes, layer: Upsample, inputs: Inputs, out: str) -> str:
     )
 
 
-def _resize(g: OnnxNodes, layer: Resize, inputs: Inputs, out: str) -> str:
+def _resize(g: OnnxNodes, layer: layers.Resize, inputs: Inputs, out: str) -> str:
     """Two matrix products: ONNX's Resize rounds sizes and places in its own way."""
     _, height, width = g.shapes[layer.inputs[0]]
     rows = g.constant(out + ".rows", resize_matrix(height, layer.height, layer.mode))
@@ -337,55 +313,55 @@ def _resize(g: OnnxNodes, layer: Resize, inputs: Inputs, out: str) -> str:
     return g.node("MatMul", [rows, g.node("MatMul", [inputs[0], columns], out + "/wide")], out)
 
 
-def _max_pool(g: OnnxNodes, layer: MaxPool, inputs: Inputs, out: str) -> str:
-    pads = [*pair(layer.pad_begin), *pair(layer.pad_end)]
-    kernel, strides = list(pair(layer.kernel)), list(pair(layer.stride))
+def _max_pool(g: OnnxNodes, layer: layers.MaxPool, inputs: Inputs, out: str) -> str:
+    pads = [*layers.pair(layer.pad_begin), *layers.pair(layer.pad_end)]
+    kernel, strides = list(layers.pair(layer.kernel)), list(layers.pair(layer.stride))
     return g.node("MaxPool", inputs, out, kernel_shape=kernel, strides=strides, pads=pads)
 
 
-def _avg_pool(g: OnnxNodes, layer: AvgPool, inputs: Inputs, out: str) -> str:
+def _avg_pool(g: OnnxNodes, layer: layers.AvgPool, inputs: Inputs, out: str) -> str:
     return g.node(
         "AveragePool",
         inputs,
         out,
-        kernel_shape=list(pair(layer.kernel)),
-        strides=list(pair(layer.stride)),
-        pads=list(pair(layer.padding)) * 2,
+        kernel_shape=list(layers.pair(layer.kernel)),
+        strides=list(layers.pair(layer.stride)),
+        pads=list(layers.pair(layer.padding)) * 2,
         count_include_pad=int(layer.count_padding),
     )
 
 
-def _pixel_shuffle(g: OnnxNodes, layer: PixelShuffle, inputs: Inputs, out: str) -> str:
+def _pixel_shuffle(g: OnnxNodes, layer: layers.PixelShuffle, inputs: Inputs, out: str) -> str:
     return g.node("DepthToSpace", inputs, out, blocksize=layer.scale, mode="CRD")
 
 
 EMIT: dict[type, Callable[[OnnxNodes, Any, Inputs, str], str]] = {
-    Conv: _weighted,
-    Linear: _weighted,
-    Norm: _norm,
-    Constant: _constant,
-    Activation: _activation,
-    Softmax: lambda g, layer, inputs, out: g.node("Softmax", inputs, out, axis=1),
-    Shortcut: _shortcut,
-    Multiply: lambda g, layer, inputs, out: _chain(g, "Mul", inputs, out),
-    Route: _route,
-    Select: _select,
-    Crop: _crop,
-    Pad: _pad,
-    Reshape: _reshape,
-    Flatten: _reshape,
-    Upsample: _upsample,
-    Resize: _resize,
-    PixelShuffle: _pixel_shuffle,
-    MaxPool: _max_pool,
-    AvgPool: _avg_pool,
-    GlobalAvgPool: lambda g, layer, inputs, out: g.node("GlobalAveragePool", inputs, out),
-    Attention: _attention,
-    Detect: lambda g, layer, inputs, out: inputs[0],
+    layers.Conv: _weighted,
+    layers.Linear: _weighted,
+    layers.Norm: _norm,
+    layers.Constant: _constant,
+    layers.Activation: _activation,
+    layers.Softmax: lambda g, layer, inputs, out: g.node("Softmax", inputs, out, axis=1),
+    layers.Shortcut: _shortcut,
+    layers.Multiply: lambda g, layer, inputs, out: _chain(g, "Mul", inputs, out),
+    layers.Route: _route,
+    layers.Select: _select,
+    layers.Crop: _crop,
+    layers.Pad: _pad,
+    layers.Reshape: _reshape,
+    layers.Flatten: _reshape,
+    layers.Upsample: _upsample,
+    layers.Resize: _resize,
+    layers.PixelShuffle: _pixel_shuffle,
+    layers.MaxPool: _max_pool,
+    layers.AvgPool: _avg_pool,
+    layers.GlobalAvgPool: lambda g, layer, inputs, out: g.node("GlobalAveragePool", inputs, out),
+    layers.Attention: _attention,
+    layers.Detect: lambda g, layer, inputs, out: inputs[0],
 }
 
 
-def emit_layer(g: OnnxNodes, layer: Layer) -> None:
+def emit_layer(g: OnnxNodes, layer: layers.Layer) -> None:
     """Add a layer's nodes to the graph.
 
     Raises:

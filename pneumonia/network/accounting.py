@@ -9,16 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pneumonia.network.module import check_tensors
-from pneumonia.runtime.model.spec import (
-    STATISTICS,
-    NetworkSpec,
-    Reuse,
-    Shape,
-    Weighted,
-    op_of,
-    positions,
-    tensor_shapes,
-)
+from pneumonia.runtime.model.layers import Reuse, Shape, Weighted
+from pneumonia.runtime.model.ops import op_of
+from pneumonia.runtime.model.spec import STATISTICS, NetworkSpec, positions, tensor_shapes
 from pneumonia.runtime.storage.packing import filter_groups, kept_columns, pack
 
 FLOAT_BITS = 32

@@ -9,37 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from pneumonia.runtime.model.spec import (
-    LEAKY_SLOPE,
-    Activation,
-    Attention,
-    AvgPool,
-    Constant,
-    Conv,
-    Crop,
-    Detect,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    Multiply,
-    Norm,
-    Pad,
-    PixelShuffle,
-    Reshape,
-    Resize,
-    Route,
-    Select,
-    Shortcut,
-    Softmax,
-    Upsample,
-    pair,
-)
+from pneumonia.runtime.model import layers
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
-    "leaky_relu": lambda x: F.leaky_relu(x, LEAKY_SLOPE),
+    "leaky_relu": lambda x: F.leaky_relu(x, layers.LEAKY_SLOPE),
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
@@ -60,13 +34,13 @@ def activate(x: Tensor, activation: str) -> Tensor:
     # In place: `x` is always a fresh tensor of the calling block, and neither convolution, batch
     # norm nor addition needs its own output to go backward.
     if activation == "leaky_relu":
-        return F.leaky_relu(x, LEAKY_SLOPE, inplace=True)
+        return F.leaky_relu(x, layers.LEAKY_SLOPE, inplace=True)
     if activation == "relu":
         return F.relu(x, inplace=True)
     return FUNCTIONS[activation](x)
 
 
-def _conv_arguments(layer: Conv) -> tuple[Any, ...]:
+def _conv_arguments(layer: layers.Conv) -> tuple[Any, ...]:
     """Of `nn.Conv2d`, in its order."""
     return (
         layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.padding,
@@ -77,9 +51,9 @@ def _conv_arguments(layer: Conv) -> tuple[Any, ...]:
 class TransposedConv(nn.Conv2d):
     """Transposed convolution whose weight is (O, I / groups, KH, KW): a row is a filter."""
 
-    def __init__(self, layer: Conv, device: str | None = None) -> None:
+    def __init__(self, layer: layers.Conv, device: str | None = None) -> None:
         super().__init__(*_conv_arguments(layer), device=device)  # type: ignore[misc]
-        self.extra = pair(layer.output_padding)
+        self.extra = layers.pair(layer.output_padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, I, H, W) -> (N, O, H', W')."""
@@ -100,7 +74,7 @@ def transposed_weight(weight: Tensor, groups: int) -> Tensor:
 class ConvBlock(nn.Module):
     """Convolution, batch norm if the layer has one, activation."""
 
-    def __init__(self, layer: Conv) -> None:
+    def __init__(self, layer: layers.Conv) -> None:
         super().__init__()
         self.conv: nn.Conv2d = (
             skip_init(TransposedConv, layer)  # type: ignore[no-untyped-call]
@@ -144,7 +118,7 @@ def _norm_parts(norm: nn.Module, prefix: str) -> dict[str, Tensor]:
 class LinearBlock(nn.Module):
     """Fully connected layer at every position, and activation."""
 
-    def __init__(self, layer: Linear) -> None:
+    def __init__(self, layer: layers.Linear) -> None:
         super().__init__()
         self.linear: nn.Linear = skip_init(  # type: ignore[no-untyped-call]
             nn.Linear, layer.in_channels, layer.out_channels, bias=layer.bias
@@ -176,7 +150,7 @@ class ChannelNorm(nn.LayerNorm):
 class NormBlock(nn.Module):
     """Normalisation on its own, and activation."""
 
-    def __init__(self, layer: Norm) -> None:
+    def __init__(self, layer: layers.Norm) -> None:
         super().__init__()
         self.norm: nn.Module
         if layer.kind == "batch":
@@ -199,7 +173,7 @@ class NormBlock(nn.Module):
 class ConstantBlock(nn.Module):
     """A trained value; the same for every image."""
 
-    def __init__(self, layer: Constant) -> None:
+    def __init__(self, layer: layers.Constant) -> None:
         super().__init__()
         self.value = nn.Parameter(torch.zeros(layer.channels, layer.height, layer.width))
 
@@ -214,17 +188,17 @@ class ConstantBlock(nn.Module):
 
 Block = ConvBlock | LinearBlock | NormBlock | ConstantBlock
 BLOCKS: dict[type, Callable[[Any], Block]] = {
-    Conv: ConvBlock,
-    Linear: LinearBlock,
-    Norm: NormBlock,
-    Constant: ConstantBlock,
+    layers.Conv: ConvBlock,
+    layers.Linear: LinearBlock,
+    layers.Norm: NormBlock,
+    layers.Constant: ConstantBlock,
 }
 
 
 # --- layers without tensors: (layer, sources) -> value ------------------------------------------
 
 
-def _shortcut(layer: Shortcut, sources: Sequence[Tensor]) -> Tensor:
+def _shortcut(layer: layers.Shortcut, sources: Sequence[Tensor]) -> Tensor:
     if len(sources) == 1:
         return activate(sources[0].clone(), layer.activation)
     total = sources[0]
@@ -233,17 +207,17 @@ def _shortcut(layer: Shortcut, sources: Sequence[Tensor]) -> Tensor:
     return activate(total, layer.activation)
 
 
-def _multiply(layer: Multiply, sources: Sequence[Tensor]) -> Tensor:
+def _multiply(layer: layers.Multiply, sources: Sequence[Tensor]) -> Tensor:
     return math.prod(sources[1:], start=sources[0])
 
 
-def _activation(layer: Activation, sources: Sequence[Tensor]) -> Tensor:
+def _activation(layer: layers.Activation, sources: Sequence[Tensor]) -> Tensor:
     if layer.function == "leaky_relu":
         return F.leaky_relu(sources[0], layer.slope)
     return FUNCTIONS[layer.function](sources[0])
 
 
-def _route(layer: Route, sources: Sequence[Tensor]) -> Tensor:
+def _route(layer: layers.Route, sources: Sequence[Tensor]) -> Tensor:
     if len(sources) == 1:
         return sources[0]
     batch = max(source.shape[0] for source in sources)  # constants have one image
@@ -251,55 +225,55 @@ def _route(layer: Route, sources: Sequence[Tensor]) -> Tensor:
     return torch.cat(whole, dim=1 if layer.axis == "channels" else 2)
 
 
-def _select(layer: Select, sources: Sequence[Tensor]) -> Tensor:
+def _select(layer: layers.Select, sources: Sequence[Tensor]) -> Tensor:
     channels = layer.channels
     if channels == tuple(range(channels[0], channels[0] + len(channels))):
         return sources[0][:, channels[0] : channels[-1] + 1]
     return sources[0][:, list(channels)]
 
 
-def _crop(layer: Crop, sources: Sequence[Tensor]) -> Tensor:
+def _crop(layer: layers.Crop, sources: Sequence[Tensor]) -> Tensor:
     return sources[0][:, :, slice(*layer.rows), slice(*layer.columns)]
 
 
-def _pad(layer: Pad, sources: Sequence[Tensor]) -> Tensor:
+def _pad(layer: layers.Pad, sources: Sequence[Tensor]) -> Tensor:
     borders = (*layer.columns, *layer.rows)
     if layer.mode == "zeros":
         return F.pad(sources[0], borders, value=layer.value)
     return F.pad(sources[0], borders, mode=TORCH_PAD_MODES.get(layer.mode, layer.mode))
 
 
-def _reshape(layer: Reshape, sources: Sequence[Tensor]) -> Tensor:
+def _reshape(layer: layers.Reshape, sources: Sequence[Tensor]) -> Tensor:
     return sources[0].reshape(*sources[0].shape[:2], layer.height, layer.width)
 
 
-def _upsample(layer: Upsample, sources: Sequence[Tensor]) -> Tensor:
+def _upsample(layer: layers.Upsample, sources: Sequence[Tensor]) -> Tensor:
     height, width = (layer.scale * size for size in sources[0].shape[2:])
-    return _resize(Resize(layer.name, layer.inputs, height, width, layer.mode), sources)
+    return _resize(layers.Resize(layer.name, layer.inputs, height, width, layer.mode), sources)
 
 
-def _resize(layer: Resize, sources: Sequence[Tensor]) -> Tensor:
+def _resize(layer: layers.Resize, sources: Sequence[Tensor]) -> Tensor:
     corners = None if layer.mode == "nearest" else layer.mode == "bilinear_corners"
     mode, size = layer.mode.removesuffix("_corners"), (layer.height, layer.width)
     return F.interpolate(sources[0], size=size, mode=mode, align_corners=corners)
 
 
-def _max_pool(layer: MaxPool, sources: Sequence[Tensor]) -> Tensor:
+def _max_pool(layer: layers.MaxPool, sources: Sequence[Tensor]) -> Tensor:
     x = sources[0]
     if layer.pad_begin or layer.pad_end:
-        (top, left), (bottom, right) = pair(layer.pad_begin), pair(layer.pad_end)
+        (top, left), (bottom, right) = layers.pair(layer.pad_begin), layers.pair(layer.pad_end)
         x = F.pad(x, (left, right, top, bottom), value=-math.inf)
     return F.max_pool2d(x, layer.kernel, layer.stride)
 
 
-def _avg_pool(layer: AvgPool, sources: Sequence[Tensor]) -> Tensor:
+def _avg_pool(layer: layers.AvgPool, sources: Sequence[Tensor]) -> Tensor:
     return F.avg_pool2d(
         sources[0], layer.kernel, layer.stride, layer.padding,
         count_include_pad=layer.count_padding,
     )  # fmt: skip
 
 
-def _attention(layer: Attention, sources: Sequence[Tensor]) -> Tensor:
+def _attention(layer: layers.Attention, sources: Sequence[Tensor]) -> Tensor:
     # (N, D, T, 1) -> (N, heads, T, D / heads)
     queries, keys, values = (
         x.reshape(x.shape[0], layer.heads, -1, x.shape[2]).transpose(2, 3) for x in sources
@@ -309,28 +283,28 @@ def _attention(layer: Attention, sources: Sequence[Tensor]) -> Tensor:
 
 
 RUN: dict[type, Callable[[Any, Sequence[Tensor]], Tensor]] = {
-    Activation: _activation,
-    Softmax: lambda layer, sources: sources[0].softmax(1),
-    Shortcut: _shortcut,
-    Multiply: _multiply,
-    Route: _route,
-    Select: _select,
-    Crop: _crop,
-    Pad: _pad,
-    Reshape: _reshape,
-    Upsample: _upsample,
-    Resize: _resize,
-    PixelShuffle: lambda layer, sources: F.pixel_shuffle(sources[0], layer.scale),
-    MaxPool: _max_pool,
-    AvgPool: _avg_pool,
-    GlobalAvgPool: lambda layer, sources: sources[0].mean((2, 3), keepdim=True),
+    layers.Activation: _activation,
+    layers.Softmax: lambda layer, sources: sources[0].softmax(1),
+    layers.Shortcut: _shortcut,
+    layers.Multiply: _multiply,
+    layers.Route: _route,
+    layers.Select: _select,
+    layers.Crop: _crop,
+    layers.Pad: _pad,
+    layers.Reshape: _reshape,
+    layers.Upsample: _upsample,
+    layers.Resize: _resize,
+    layers.PixelShuffle: lambda layer, sources: F.pixel_shuffle(sources[0], layer.scale),
+    layers.MaxPool: _max_pool,
+    layers.AvgPool: _avg_pool,
+    layers.GlobalAvgPool: lambda layer, sources: sources[0].mean((2, 3), keepdim=True),
     # NCHW order whatever the memory format is.
-    Flatten: lambda layer, sources: sources[0].contiguous().flatten(1)[:, :, None, None],
-    Attention: _attention,
-    Detect: lambda layer, sources: sources[0],
+    layers.Flatten: lambda layer, sources: sources[0].contiguous().flatten(1)[:, :, None, None],
+    layers.Attention: _attention,
+    layers.Detect: lambda layer, sources: sources[0],
 }
 
 
-def run_layer(layer: Layer, sources: Sequence[Tensor]) -> Tensor:
+def run_layer(layer: layers.Layer, sources: Sequence[Tensor]) -> Tensor:
     """The value of a layer without tensors; values are (N, C, H, W)."""
     return RUN[type(layer)](layer, sources)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import INPUT, Conv, NetworkSpec, pair
+from pneumonia.runtime.model.layers import Conv, pair
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 
 VERSION = (0, 2, 5)
 RGB = 3

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import Conv, NetworkSpec
+from pneumonia.runtime.model.layers import Conv
+from pneumonia.runtime.model.spec import NetworkSpec
 
 
 def fold_batch_norm(

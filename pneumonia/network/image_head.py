@@ -6,7 +6,8 @@ from torch import Tensor
 
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.heads import class_outputs
-from pneumonia.runtime.model.spec import GlobalAvgPool, Linear, NetworkSpec
+from pneumonia.runtime.model.layers import GlobalAvgPool, Linear
+from pneumonia.runtime.model.spec import NetworkSpec
 
 
 def with_image_head(spec: NetworkSpec, n_values: int = 1) -> NetworkSpec:

@@ -13,7 +13,8 @@ from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.bundle import MANIFEST, load_bundle
-from pneumonia.runtime.model.spec import Conv, Linear, NetworkSpec
+from pneumonia.runtime.model.layers import Conv, Linear
+from pneumonia.runtime.model.spec import NetworkSpec
 
 SCHEMA = "pneumonia.inspection/1"
 

@@ -18,32 +18,7 @@ from pneumonia.network.blocks import TORCH_PAD_MODES, transposed_weight
 from pneumonia.network.module import Network
 from pneumonia.network.torch_import.opaque import LaidOutModule
 from pneumonia.network.torch_writer import MODULES, GraphWriter
-from pneumonia.runtime.model.spec import (
-    Activation,
-    Attention,
-    AvgPool,
-    Constant,
-    Conv,
-    Crop,
-    Detect,
-    Flatten,
-    GlobalAvgPool,
-    Linear,
-    MaxPool,
-    Multiply,
-    Norm,
-    Opaque,
-    Pad,
-    PixelShuffle,
-    Reshape,
-    Resize,
-    Route,
-    Select,
-    Shortcut,
-    Softmax,
-    Upsample,
-    pair,
-)
+from pneumonia.runtime.model import layers
 
 Nodes = Sequence[fx.Node]
 
@@ -77,7 +52,7 @@ def _loaded(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module
     return module
 
 
-def _conv(w: GraphWriter, layer: Conv, sources: Nodes) -> fx.Node:
+def _conv(w: GraphWriter, layer: layers.Conv, sources: Nodes) -> fx.Node:
     def make() -> nn.Module:
         settings: dict[str, Any] = {
             "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation,
@@ -105,7 +80,7 @@ def _conv(w: GraphWriter, layer: Conv, sources: Nodes) -> fx.Node:
     return w.activated(layer.name, layer.activation, node)
 
 
-def _linear(w: GraphWriter, layer: Linear, sources: Nodes) -> fx.Node:
+def _linear(w: GraphWriter, layer: layers.Linear, sources: Nodes) -> fx.Node:
     def make() -> nn.Module:
         held = w.tensors(layer.name, weight="weight", bias="bias")
         return _loaded(nn.Linear(layer.in_channels, layer.out_channels, layer.bias), held)
@@ -115,7 +90,7 @@ def _linear(w: GraphWriter, layer: Linear, sources: Nodes) -> fx.Node:
     return w.method("permute", w.activated(layer.name, layer.activation, made), 0, 3, 1, 2)
 
 
-def _norm(w: GraphWriter, layer: Norm, sources: Nodes) -> fx.Node:
+def _norm(w: GraphWriter, layer: layers.Norm, sources: Nodes) -> fx.Node:
     def make() -> nn.Module:
         parts = {"weight": "norm_weight", "bias": "norm_bias", "running_mean": "norm_mean",
                  "running_var": "norm_var"}  # fmt: skip
@@ -137,7 +112,7 @@ def _norm(w: GraphWriter, layer: Norm, sources: Nodes) -> fx.Node:
     return w.activated(layer.name, layer.activation, node)
 
 
-def _constant(w: GraphWriter, layer: Constant, sources: Nodes) -> fx.Node:
+def _constant(w: GraphWriter, layer: layers.Constant, sources: Nodes) -> fx.Node:
     name = layer.name.replace(".", "_")
     if any(other.startswith(f"{layer.name}.") for other in w.shapes):
         name += "_value"  # the module of that name holds other layers
@@ -146,7 +121,7 @@ def _constant(w: GraphWriter, layer: Constant, sources: Nodes) -> fx.Node:
     return w.graph.get_attr(name)
 
 
-def _activation(w: GraphWriter, layer: Activation, sources: Nodes) -> fx.Node:
+def _activation(w: GraphWriter, layer: layers.Activation, sources: Nodes) -> fx.Node:
     if layer.function == "leaky_relu":
         return w.module(layer.name, "layer", lambda: nn.LeakyReLU(layer.slope), *sources)
     if layer.function == "linear":
@@ -161,13 +136,13 @@ def _chain(w: GraphWriter, function: Callable[..., Any], sources: Nodes) -> fx.N
     return total
 
 
-def _shortcut(w: GraphWriter, layer: Shortcut, sources: Nodes) -> fx.Node:
+def _shortcut(w: GraphWriter, layer: layers.Shortcut, sources: Nodes) -> fx.Node:
     return w.activated(layer.name, layer.activation, _chain(w, operator.add, sources))
 
 
-def _route(w: GraphWriter, layer: Route, sources: Nodes) -> fx.Node:
+def _route(w: GraphWriter, layer: layers.Route, sources: Nodes) -> fx.Node:
     nodes = list(sources)
-    constants = {other.name for other in w.spec.layers if isinstance(other, Constant)}
+    constants = {other.name for other in w.spec.layers if isinstance(other, layers.Constant)}
     constant = [name in constants for name in layer.inputs]
     if any(constant):
         moving = constant.index(False)
@@ -181,7 +156,7 @@ def _route(w: GraphWriter, layer: Route, sources: Nodes) -> fx.Node:
     return w.call(torch.cat, nodes, dim=1 if layer.axis == "channels" else 2)
 
 
-def _select(w: GraphWriter, layer: Select, sources: Nodes) -> fx.Node:
+def _select(w: GraphWriter, layer: layers.Select, sources: Nodes) -> fx.Node:
     first, count = layer.channels[0], len(layer.channels)
     index: Any = list(layer.channels)
     if layer.channels == tuple(range(first, first + count)):
@@ -189,28 +164,28 @@ def _select(w: GraphWriter, layer: Select, sources: Nodes) -> fx.Node:
     return w.call(operator.getitem, sources[0], (slice(None), index))
 
 
-def _crop(w: GraphWriter, layer: Crop, sources: Nodes) -> fx.Node:
+def _crop(w: GraphWriter, layer: layers.Crop, sources: Nodes) -> fx.Node:
     whole = slice(None)
     place = (whole, whole, slice(*layer.rows), slice(*layer.columns))
     return w.call(operator.getitem, sources[0], place)
 
 
-def _pad(w: GraphWriter, layer: Pad, sources: Nodes) -> fx.Node:
+def _pad(w: GraphWriter, layer: layers.Pad, sources: Nodes) -> fx.Node:
     mode = TORCH_PAD_MODES.get(layer.mode, layer.mode)
     value = {"value": layer.value} if layer.mode == "zeros" else {}
     return w.call(F.pad, sources[0], (*layer.columns, *layer.rows), mode=mode, **value)
 
 
-def _upsample(w: GraphWriter, layer: Upsample, sources: Nodes) -> fx.Node:
+def _upsample(w: GraphWriter, layer: layers.Upsample, sources: Nodes) -> fx.Node:
     return _interpolated(w, layer, sources, scale_factor=layer.scale)
 
 
-def _resize(w: GraphWriter, layer: Resize, sources: Nodes) -> fx.Node:
+def _resize(w: GraphWriter, layer: layers.Resize, sources: Nodes) -> fx.Node:
     return _interpolated(w, layer, sources, size=(layer.height, layer.width))
 
 
 def _interpolated(
-    w: GraphWriter, layer: Upsample | Resize, sources: Nodes, **sizes: Any
+    w: GraphWriter, layer: layers.Upsample | layers.Resize, sources: Nodes, **sizes: Any
 ) -> fx.Node:
     corners = None if layer.mode == "nearest" else layer.mode == "bilinear_corners"
     mode = layer.mode.removesuffix("_corners")
@@ -220,9 +195,9 @@ def _interpolated(
     )  # fmt: skip
 
 
-def _max_pool(w: GraphWriter, layer: MaxPool, sources: Nodes) -> fx.Node:
-    (top, left), (bottom, right) = pair(layer.pad_begin), pair(layer.pad_end)
-    kernel = pair(layer.kernel)
+def _max_pool(w: GraphWriter, layer: layers.MaxPool, sources: Nodes) -> fx.Node:
+    (top, left), (bottom, right) = layers.pair(layer.pad_begin), layers.pair(layer.pad_end)
+    kernel = layers.pair(layer.kernel)
     plain = (top, left) == (bottom, right) and 2 * top <= kernel[0] and 2 * left <= kernel[1]
     node = sources[0]
     if not plain:
@@ -233,7 +208,7 @@ def _max_pool(w: GraphWriter, layer: MaxPool, sources: Nodes) -> fx.Node:
     )  # fmt: skip
 
 
-def _avg_pool(w: GraphWriter, layer: AvgPool, sources: Nodes) -> fx.Node:
+def _avg_pool(w: GraphWriter, layer: layers.AvgPool, sources: Nodes) -> fx.Node:
     return w.module(
         layer.name, "layer",
         lambda: nn.AvgPool2d(
@@ -243,7 +218,7 @@ def _avg_pool(w: GraphWriter, layer: AvgPool, sources: Nodes) -> fx.Node:
     )  # fmt: skip
 
 
-def _attention(w: GraphWriter, layer: Attention, sources: Nodes) -> fx.Node:
+def _attention(w: GraphWriter, layer: layers.Attention, sources: Nodes) -> fx.Node:
     heads = []
     for node, name in zip(sources, layer.inputs, strict=True):
         channels, tokens, _ = w.shapes[name]
@@ -255,11 +230,11 @@ def _attention(w: GraphWriter, layer: Attention, sources: Nodes) -> fx.Node:
     return w.method("reshape", back, -1, value, tokens, 1)
 
 
-def _flatten(w: GraphWriter, layer: Flatten, sources: Nodes) -> fx.Node:
+def _flatten(w: GraphWriter, layer: layers.Flatten, sources: Nodes) -> fx.Node:
     return w.method("reshape", sources[0], -1, math.prod(w.shapes[layer.inputs[0]]), 1, 1)
 
 
-def _opaque(w: GraphWriter, layer: Opaque, sources: Nodes) -> fx.Node:
+def _opaque(w: GraphWriter, layer: layers.Opaque, sources: Nodes) -> fx.Node:
     whole = w.network.opaque_module(layer.name)
     assert isinstance(whole, LaidOutModule)
     inputs = [
@@ -272,35 +247,35 @@ def _opaque(w: GraphWriter, layer: Opaque, sources: Nodes) -> fx.Node:
 
 
 WRITE: dict[type, Callable[[GraphWriter, Any, Nodes], fx.Node]] = {
-    Conv: _conv,
-    Linear: _linear,
-    Norm: _norm,
-    Constant: _constant,
-    Activation: _activation,
-    Softmax: lambda w, layer, sources: w.module(
+    layers.Conv: _conv,
+    layers.Linear: _linear,
+    layers.Norm: _norm,
+    layers.Constant: _constant,
+    layers.Activation: _activation,
+    layers.Softmax: lambda w, layer, sources: w.module(
         layer.name, "layer", lambda: nn.Softmax(1), *sources
     ),
-    Shortcut: _shortcut,
-    Multiply: lambda w, layer, sources: _chain(w, operator.mul, sources),
-    Route: _route,
-    Select: _select,
-    Crop: _crop,
-    Pad: _pad,
-    Reshape: lambda w, layer, sources: w.method(
+    layers.Shortcut: _shortcut,
+    layers.Multiply: lambda w, layer, sources: _chain(w, operator.mul, sources),
+    layers.Route: _route,
+    layers.Select: _select,
+    layers.Crop: _crop,
+    layers.Pad: _pad,
+    layers.Reshape: lambda w, layer, sources: w.method(
         "reshape", sources[0], -1, *w.shapes[layer.name]
     ),
-    Upsample: _upsample,
-    Resize: _resize,
-    PixelShuffle: lambda w, layer, sources: w.module(
+    layers.Upsample: _upsample,
+    layers.Resize: _resize,
+    layers.PixelShuffle: lambda w, layer, sources: w.module(
         layer.name, "layer", lambda: nn.PixelShuffle(layer.scale), *sources
     ),
-    MaxPool: _max_pool,
-    AvgPool: _avg_pool,
-    GlobalAvgPool: lambda w, layer, sources: w.module(
+    layers.MaxPool: _max_pool,
+    layers.AvgPool: _avg_pool,
+    layers.GlobalAvgPool: lambda w, layer, sources: w.module(
         layer.name, "layer", lambda: nn.AdaptiveAvgPool2d(1), *sources
     ),
-    Flatten: _flatten,
-    Attention: _attention,
-    Opaque: _opaque,
-    Detect: lambda w, layer, sources: sources[0],
+    layers.Flatten: _flatten,
+    layers.Attention: _attention,
+    layers.Opaque: _opaque,
+    layers.Detect: lambda w, layer, sources: sources[0],
 }  # fmt: skip

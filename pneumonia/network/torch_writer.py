@@ -11,7 +11,8 @@ from pneumonia.network.module import Network
 from pneumonia.network.torch_import.imported import ImportedNetwork
 from pneumonia.network.torch_import.layouts import Dim, in_order, map_dims, size_of
 from pneumonia.runtime.engines import output_shape
-from pneumonia.runtime.model.spec import INPUT, LEAKY_SLOPE, Shape
+from pneumonia.runtime.model.layers import LEAKY_SLOPE, Shape
+from pneumonia.runtime.model.spec import INPUT
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": lambda: nn.LeakyReLU(LEAKY_SLOPE),

@@ -8,21 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pneumonia.runtime.errors import ConfigError, SpecError
-from pneumonia.runtime.model.spec import (
-    INPUT,
+from pneumonia.runtime.model.layers import (
     Conv,
     Detect,
     Flatten,
     GlobalAvgPool,
-    InputSpec,
     Layer,
     Linear,
     MaxPool,
-    NetworkSpec,
     Route,
     Shortcut,
     Upsample,
 )
+from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
 
 Anchors = Sequence[tuple[float, float]]
 

@@ -5,21 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pneumonia.network.module import Network
-from pneumonia.runtime.model.spec import (
-    INPUT,
-    Conv,
-    Flatten,
-    GlobalAvgPool,
-    InputSpec,
-    Layer,
-    Linear,
-    MaxPool,
-    NetworkSpec,
-    Route,
-    Shortcut,
-    Upsample,
-    tensor_shapes,
-)
+from pneumonia.runtime.model import layers
+from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec, tensor_shapes
 
 ACTIVATIONS = ("linear", "leaky_relu", "relu")
 
@@ -29,7 +16,7 @@ class _Grower:
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.draw = draw
-        self.layers: list[Layer] = []
+        self.layers: list[layers.Layer] = []
         self.input = InputSpec(draw(st.integers(1, 3)), 8, 8)
 
     def spec(self, outputs: tuple[str, ...] = ()) -> NetworkSpec:
@@ -44,7 +31,7 @@ class _Grower:
     def conv(self, source: str, out: int, kernel: int = 3, stride: int = 1) -> str:
         batch_norm = self.draw(st.booleans())
         self.layers.append(
-            Conv(
+            layers.Conv(
                 self.name("conv"),
                 (source,),
                 self.spec().shapes()[source][0],
@@ -71,31 +58,33 @@ class _Grower:
             self.conv(source, draw(st.integers(1, 6)), draw(st.sampled_from([1, 3])), stride)
         elif kind == "residual":
             last = self.conv(self.conv(source, draw(st.integers(1, 4)), 1), channels, 3)
-            self.layers.append(Shortcut(self.name("shortcut"), (last, source)))
+            self.layers.append(layers.Shortcut(self.name("shortcut"), (last, source)))
         elif kind == "add":
             same = sorted(k for k, s in maps.items() if s == maps[source])
             other = draw(st.sampled_from(same))
             activation = draw(st.sampled_from(ACTIVATIONS))
-            self.layers.append(Shortcut(self.name("shortcut"), (source, other), activation))
+            self.layers.append(layers.Shortcut(self.name("shortcut"), (source, other), activation))
         elif kind == "route":
             same = sorted(k for k, s in maps.items() if s[1:] == maps[source][1:])
             others = draw(st.lists(st.sampled_from(same), max_size=2))
-            self.layers.append(Route(self.name("route"), (source, *others)))
+            self.layers.append(layers.Route(self.name("route"), (source, *others)))
         elif kind == "pool" and height >= 4:
-            self.layers.append(MaxPool(self.name("maxpool"), (source,), 2, 2))
+            self.layers.append(layers.MaxPool(self.name("maxpool"), (source,), 2, 2))
         elif kind == "upsample" and height <= 8:
-            self.layers.append(Upsample(self.name("upsample"), (source,), 2))
+            self.layers.append(layers.Upsample(self.name("upsample"), (source,), 2))
 
     def head(self) -> str:
         source = self.draw(st.sampled_from(sorted(self.maps())))
         if self.draw(st.booleans()):
             return self.conv(source, 3, 1)
-        op = GlobalAvgPool if self.draw(st.booleans()) else Flatten
+        op = layers.GlobalAvgPool if self.draw(st.booleans()) else layers.Flatten
         self.layers.append(op(self.name("flat"), (source,)))
         features = self.spec().shapes()[self.layers[-1].name][0]
-        hidden = Linear(self.name("linear"), (self.layers[-1].name,), features, 4, True, "relu")
+        hidden = layers.Linear(
+            self.name("linear"), (self.layers[-1].name,), features, 4, True, "relu"
+        )
         self.layers.append(hidden)
-        self.layers.append(Linear(self.name("linear"), (hidden.name,), 4, 2))
+        self.layers.append(layers.Linear(self.name("linear"), (hidden.name,), 4, 2))
         return self.layers[-1].name
 
 

@@ -19,7 +19,7 @@ from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ExportError, OutputError
 from pneumonia.runtime.model.bundle import load_bundle, model_hash
 from pneumonia.runtime.model.detector import Detector
-from pneumonia.runtime.model.spec import Conv, StorageSpec
+from pneumonia.runtime.model.layers import Conv, StorageSpec
 from tests.network.random_networks import random_tensors
 
 DISCLAIMER = "Research use only. Not a medical device."

@@ -27,7 +27,8 @@ from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError, ExportError
 from pneumonia.runtime.model.bundle import file_sha256, load_bundle
 from pneumonia.runtime.model.detector import Detector
-from pneumonia.runtime.model.spec import Conv, Detect, InputSpec, NetworkSpec
+from pneumonia.runtime.model.layers import Conv, Detect
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.deploy_jetson.kernels.networks import random_image, random_tensors, residual_tower
 from tests.deploy_jetson.kernels.programs import HERE, needs_gcc
 from tests.runtime.bundles import write_bundle

@@ -15,7 +15,8 @@ from pneumonia.network.module import Network
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ExportError
-from pneumonia.runtime.model.spec import Conv, InputSpec, NetworkSpec, StorageSpec
+from pneumonia.runtime.model.layers import Conv, StorageSpec
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.network.random_networks import networks, random_tensors
 
 

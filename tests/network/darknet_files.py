@@ -2,7 +2,7 @@
 
 import struct
 
-from pneumonia.runtime.model.spec import Conv
+from pneumonia.runtime.model.layers import Conv
 
 SEEN = 32_013_312
 

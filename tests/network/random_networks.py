@@ -5,10 +5,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pneumonia.runtime.model.ops import layer_shape
-from pneumonia.runtime.model.spec import (
+from pneumonia.runtime.model.layers import (
     ACTIVATIONS,
-    INPUT,
     Activation,
     Attention,
     AvgPool,
@@ -18,11 +16,9 @@ from pneumonia.runtime.model.spec import (
     Detect,
     Flatten,
     GlobalAvgPool,
-    InputSpec,
     Linear,
     MaxPool,
     Multiply,
-    NetworkSpec,
     Norm,
     Pad,
     PixelShuffle,
@@ -34,8 +30,9 @@ from pneumonia.runtime.model.spec import (
     Softmax,
     StorageSpec,
     Upsample,
-    tensor_shapes,
 )
+from pneumonia.runtime.model.ops import layer_shape
+from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec, tensor_shapes
 
 SPATIAL_OPS = ("conv", "conv", "conv", "maxpool", "upsample", "shortcut", "route")
 ZOO_ACTIVATIONS = ("linear", "leaky_relu", "relu")

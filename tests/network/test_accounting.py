@@ -6,15 +6,8 @@ from hypothesis import strategies as st
 from pneumonia.network.accounting import account
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import (
-    Conv,
-    InputSpec,
-    Linear,
-    NetworkSpec,
-    StorageSpec,
-    parameter_count,
-    tensor_shapes,
-)
+from pneumonia.runtime.model.layers import Conv, Linear, StorageSpec
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, parameter_count, tensor_shapes
 from pneumonia.runtime.storage.packing import measured_spec, packed_tensors
 from tests.network.random_networks import networks, random_tensors
 

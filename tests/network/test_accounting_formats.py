@@ -5,7 +5,7 @@ import torch
 from pneumonia.network.accounting import account
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
-from pneumonia.runtime.model.spec import StorageSpec
+from pneumonia.runtime.model.layers import StorageSpec
 from pneumonia.runtime.storage.packing import measured_spec
 
 

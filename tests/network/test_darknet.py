@@ -10,7 +10,7 @@ from pneumonia.network.darknet import read_darknet
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import Conv
+from pneumonia.runtime.model.layers import Conv
 from tests.network.darknet_files import SEEN, darknet_bytes
 from tests.network.random_networks import random_tensors
 

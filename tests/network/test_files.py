@@ -14,7 +14,7 @@ from pneumonia.network.files import (
 )
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError, SpecError
-from pneumonia.runtime.model.spec import StorageSpec
+from pneumonia.runtime.model.layers import StorageSpec
 from tests.network.random_networks import networks, random_tensors
 
 

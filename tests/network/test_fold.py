@@ -7,7 +7,7 @@ from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import Conv
+from pneumonia.runtime.model.layers import Conv
 from tests.network.random_networks import networks, random_tensors
 
 

@@ -11,17 +11,8 @@ from pneumonia.network import blocks
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import (
-    BN_EPS,
-    Conv,
-    Detect,
-    InputSpec,
-    MaxPool,
-    NetworkSpec,
-    Shortcut,
-    Upsample,
-    tensor_shapes,
-)
+from pneumonia.runtime.model.layers import BN_EPS, Conv, Detect, MaxPool, Shortcut, Upsample
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, tensor_shapes
 from tests.network.random_networks import networks, random_tensors
 
 

@@ -11,8 +11,8 @@ from pneumonia.network.blocks import RUN as TORCH_RUN
 from pneumonia.network.to_torch import MODULES, WRITE
 from pneumonia.runtime.engines.numpy_ops import FUNCTIONS as NUMPY_FUNCTIONS
 from pneumonia.runtime.engines.numpy_ops import RUN as NUMPY_RUN
+from pneumonia.runtime.model.layers import ACTIVATIONS, Opaque, Reuse
 from pneumonia.runtime.model.ops import OPS
-from pneumonia.runtime.model.spec import ACTIVATIONS, Opaque, Reuse
 
 RECORDS = {op.record for op in OPS.values()} - {Reuse}  # a repetition is what it repeats
 

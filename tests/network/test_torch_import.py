@@ -18,7 +18,8 @@ from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, DeviceError, SpecError
-from pneumonia.runtime.model.spec import Attention, Conv, NetworkSpec, Norm, Opaque, Reuse
+from pneumonia.runtime.model.layers import Attention, Conv, Norm, Opaque, Reuse
+from pneumonia.runtime.model.spec import NetworkSpec
 from tests.network.torch_cases import (
     CASES,
     Forward,

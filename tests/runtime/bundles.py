@@ -7,18 +7,16 @@ import numpy as np
 
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.runtime.model.bundle import model_hash
-from pneumonia.runtime.model.spec import (
+from pneumonia.runtime.model.layers import (
     Conv,
     Detect,
-    InputSpec,
     MaxPool,
-    NetworkSpec,
     Route,
     Shortcut,
     StorageSpec,
     Upsample,
-    tensor_shapes,
 )
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, tensor_shapes
 from pneumonia.runtime.storage.packing import measured_spec, packed_tensors
 from pneumonia.runtime.storage.tensorfile import write_tensors
 

@@ -18,14 +18,8 @@ from pneumonia.runtime.errors import (
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.detector import DEFAULT_BUNDLE, Detection, Detector
 from pneumonia.runtime.model.heads import DecodeSettings
-from pneumonia.runtime.model.spec import (
-    Conv,
-    Flatten,
-    GlobalAvgPool,
-    InputSpec,
-    Linear,
-    NetworkSpec,
-)
+from pneumonia.runtime.model.layers import Conv, Flatten, GlobalAvgPool, Linear
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle
 
 

@@ -6,7 +6,7 @@ import torch
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import StorageSpec
+from pneumonia.runtime.model.layers import StorageSpec
 from pneumonia.training.checkpoint import (
     FinishedEpochs,
     TrainingState,

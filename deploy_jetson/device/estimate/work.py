@@ -4,16 +4,9 @@ from typing import List, Mapping, NamedTuple
 
 import numpy as np
 
-from pneumonia.runtime.model.spec import (
-    Conv,
-    Detect,
-    Flatten,
-    Linear,
-    NetworkSpec,
-    Route,
-    op_of,
-    positions,
-)
+from pneumonia.runtime.model.layers import Conv, Detect, Flatten, Linear, Route
+from pneumonia.runtime.model.ops import op_of
+from pneumonia.runtime.model.spec import NetworkSpec, positions
 
 # Layers that cost nothing: a marker, or another name for the same memory.
 FREE = (Detect, Flatten, Route)

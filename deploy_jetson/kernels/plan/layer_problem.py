@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumonia.runtime.errors import ArtefactError, ExportError
-from pneumonia.runtime.model.spec import INPUT, Conv, Linear, NetworkSpec, pair, tensor_shapes
+from pneumonia.runtime.model.layers import Conv, Linear, pair
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec, tensor_shapes
 
 Weights = npt.NDArray[np.float32]
 HALF_MAX = 65504.0

@@ -33,21 +33,8 @@ from deploy_jetson.kernels.plan.tensors import (
     view_of,
 )
 from pneumonia.runtime.errors import ExportError
-from pneumonia.runtime.model.spec import (
-    INPUT,
-    Conv,
-    Detect,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    NetworkSpec,
-    Route,
-    Shortcut,
-    Upsample,
-    pair,
-)  # fmt: skip
+from pneumonia.runtime.model import layers
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 
 Chooser = Callable[[LayerProblem], Choice]
 
@@ -145,21 +132,21 @@ class _Lowering:
         """(height, width) -> widest padding of the convolutions that read maps of this size."""
         halo: dict[tuple[int, int], int] = defaultdict(int)
         for layer in self.spec.layers:
-            if isinstance(layer, Conv):
+            if isinstance(layer, layers.Conv):
                 size = self.shapes[layer.inputs[0]][1:]
-                halo[size] = max(halo[size], *pair(layer.padding))
+                halo[size] = max(halo[size], *layers.pair(layer.padding))
         return halo
 
-    def _fused_sums(self) -> dict[str, Shortcut]:
+    def _fused_sums(self) -> dict[str, layers.Shortcut]:
         """Convolution -> the Shortcut of two inputs that is computed at its end, in registers."""
         position = {layer.name: i for i, layer in enumerate(self.spec.layers)}
-        fused: dict[str, Shortcut] = {}
+        fused: dict[str, layers.Shortcut] = {}
         for layer in self.spec.layers:
-            if not isinstance(layer, Shortcut) or len(layer.inputs) != 2:
+            if not isinstance(layer, layers.Shortcut) or len(layer.inputs) != 2:
                 continue
             last = max(layer.inputs, key=lambda name: position.get(name, -1))
             alone = self.readers.get(last) == [layer.name] and last not in self.spec.outputs
-            if alone and isinstance(self.layers.get(last), Conv):
+            if alone and isinstance(self.layers.get(last), layers.Conv):
                 fused[last] = layer
         return fused
 
@@ -167,9 +154,9 @@ class _Lowering:
         """Whether channels must keep their order because a Shortcut adds the tensor to another."""
         for reader in self.readers[name]:
             layer = self.layers[reader]
-            if isinstance(layer, Shortcut):
+            if isinstance(layer, layers.Shortcut):
                 return True
-            passes_on = isinstance(layer, (Route, Upsample, MaxPool))
+            passes_on = isinstance(layer, (layers.Route, layers.Upsample, layers.MaxPool))
             if passes_on and self._feeds_sum(reader):
                 return True
         return False
@@ -185,27 +172,27 @@ class _Lowering:
 
     # --- one layer -------------------------------------------------------------------------
 
-    def _lower(self, layer: Layer) -> None:
+    def _lower(self, layer: layers.Layer) -> None:
         if layer.name in self.views:  # a sum that was done by its convolution
             return
         sources = [self.views[name] for name in layer.inputs]
-        if isinstance(layer, (Conv, Linear)):
+        if isinstance(layer, (layers.Conv, layers.Linear)):
             self._convolution(layer, sources[0])
-        elif isinstance(layer, Route):
+        elif isinstance(layer, layers.Route):
             self.views[layer.name] = self._route(layer, sources)
-        elif isinstance(layer, Detect):
+        elif isinstance(layer, layers.Detect):
             self.views[layer.name] = sources[0]
-        elif isinstance(layer, Flatten):
+        elif isinstance(layer, layers.Flatten):
             self.views[layer.name] = flatten(sources[0])
-        elif isinstance(layer, Shortcut):
+        elif isinstance(layer, layers.Shortcut):
             self._sum(layer, sources)
-        elif isinstance(layer, Upsample):
+        elif isinstance(layer, layers.Upsample):
             self._blockwise(layer, "run_upsample", sources, window=(1, layer.scale, 0))
-        elif isinstance(layer, MaxPool):
+        elif isinstance(layer, layers.MaxPool):
             kernel, stride, begin = layer.kernel, layer.stride, layer.pad_begin
-            window = (pair(kernel)[0], pair(stride)[0], pair(begin)[0])
+            window = (layers.pair(kernel)[0], layers.pair(stride)[0], layers.pair(begin)[0])
             self._blockwise(layer, "run_max_pool", sources, window=window)
-        elif isinstance(layer, GlobalAvgPool):
+        elif isinstance(layer, layers.GlobalAvgPool):
             self._blockwise(layer, "run_average", sources)
         else:
             raise ExportError(
@@ -222,7 +209,7 @@ class _Lowering:
         self.steps.append(InputStep(buffer))
         self.views[INPUT] = view_of(buffer, channels)
 
-    def _convolution(self, layer: Conv | Linear, view: ChannelView) -> None:
+    def _convolution(self, layer: layers.Conv | layers.Linear, view: ChannelView) -> None:
         problem = self.problems[layer.name]
         choice = self.choices[layer.name] = self.choose(problem)
         n_filters, height, width = self.shapes[layer.name]
@@ -252,18 +239,18 @@ class _Lowering:
         self.steps.append(GatherStep(name, view, out))
         return view_of(out, view.channels)
 
-    def _route(self, layer: Route, sources: list[ChannelView]) -> ChannelView:
+    def _route(self, layer: layers.Route, sources: list[ChannelView]) -> ChannelView:
         if len({view[3:] for view in sources}) > 1:  # the planar input beside blocked tensors
             sources = [self._natural(layer.name, view) for view in sources]
         return concatenate(sources)
 
-    def _sum(self, layer: Shortcut, sources: list[ChannelView]) -> None:
+    def _sum(self, layer: layers.Shortcut, sources: list[ChannelView]) -> None:
         plain = [self._natural(layer.name, view) for view in sources]
         self._blockwise(layer, "run_sum", plain, act=layer.activation)
 
     def _blockwise(
         self,
-        layer: Layer,
+        layer: layers.Layer,
         run: str,
         sources: list[ChannelView],
         act: str = "linear",

@@ -9,7 +9,7 @@ from deploy_jetson.kernels.plan.c_values import CValue
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, Weights
 from deploy_jetson.kernels.plan.tensors import Buffer, ChannelView, Ints
 from deploy_jetson.kernels.plan.weight_store import WeightStore
-from pneumonia.runtime.model.spec import LEAKY_SLOPE
+from pneumonia.runtime.model.layers import LEAKY_SLOPE
 
 SLOPES = {"linear": 1.0, "relu": 0.0, "leaky_relu": LEAKY_SLOPE}
 NO_SKIP = -1

@@ -4,23 +4,21 @@ from collections.abc import Sequence
 
 from deploy_jetson.kernels.plan.steps import SLOPES
 from pneumonia.runtime.errors import ExportError
-from pneumonia.runtime.model.spec import (
-    Conv,
-    Detect,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    NetworkSpec,
-    Route,
-    Shape,
-    Shortcut,
-    Upsample,
-    op_of,
-)
+from pneumonia.runtime.model import layers
+from pneumonia.runtime.model.ops import op_of
+from pneumonia.runtime.model.spec import NetworkSpec
 
-KNOWN = (Conv, Linear, Route, Detect, Flatten, Shortcut, Upsample, MaxPool, GlobalAvgPool)
+KNOWN = (
+    layers.Conv,
+    layers.Linear,
+    layers.Route,
+    layers.Detect,
+    layers.Flatten,
+    layers.Shortcut,
+    layers.Upsample,
+    layers.MaxPool,
+    layers.GlobalAvgPool,
+)
 PLAIN = {"groups": 1, "dilation": 1, "transposed": False, "mode": "nearest", "axis": "channels"}
 SQUARE = ("kernel", "stride", "padding", "pad_begin", "pad_end")
 NAMED = 5  # layers that an error lists
@@ -49,7 +47,7 @@ def check_supported(spec: NetworkSpec) -> None:
         )
 
 
-def _missing(layer: Layer, sources: Sequence[Shape]) -> str:
+def _missing(layer: layers.Layer, sources: Sequence[layers.Shape]) -> str:
     """What the generator does not know of a layer; empty for none."""
     if not isinstance(layer, KNOWN):
         return op_of(layer)
@@ -61,8 +59,8 @@ def _missing(layer: Layer, sources: Sequence[Shape]) -> str:
             return f"{field} {value[0]} x {value[1]}"
         if field == "activation" and value not in SLOPES:
             return f"activation {value}"
-    if isinstance(layer, Linear) and sources[0][1:] != (1, 1):
+    if isinstance(layer, layers.Linear) and sources[0][1:] != (1, 1):
         return "linear at every position"
-    if isinstance(layer, Shortcut) and len(set(sources)) > 1:
+    if isinstance(layer, layers.Shortcut) and len(set(sources)) > 1:
         return "inputs of different shapes"
     return ""

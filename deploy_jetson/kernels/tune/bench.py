@@ -29,7 +29,8 @@ from deploy_jetson.kernels.plan.memory import BufferLifetime, plan_memory
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, KernelStep, Step, Variant
 from deploy_jetson.kernels.plan.tensors import Buffer, view_of
 from pneumonia.runtime.engines.kernels import KernelLibrary
-from pneumonia.runtime.model.spec import INPUT, Conv, InputSpec, NetworkSpec
+from pneumonia.runtime.model.layers import Conv
+from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
 
 # Other load slows a core down for tenths of a second at a time: candidates run in turn, several
 # times, and the minimum counts.

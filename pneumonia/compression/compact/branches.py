@@ -11,16 +11,9 @@ import torch
 
 from pneumonia.compression.compact.constants import ConstantChannels, find_constants
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.runtime.model.spec import (
-    INPUT,
-    Layer,
-    NetworkSpec,
-    Reuse,
-    Shape,
-    Shortcut,
-    tensor_shapes,
-    weight_shape,
-)
+from pneumonia.runtime.model.layers import Layer, Reuse, Shape, Shortcut
+from pneumonia.runtime.model.ops import weight_shape
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec, tensor_shapes
 
 IDEMPOTENT = ("relu", "relu6")  # f(f(x)) = f(x)
 

@@ -17,20 +17,9 @@ from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.dead_paths import DeadPaths, find_dead_paths
 from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.module import check_tensors
-from pneumonia.runtime.model.spec import (
-    Attention,
-    Constant,
-    Conv,
-    Layer,
-    Linear,
-    NetworkSpec,
-    Norm,
-    Select,
-    Shortcut,
-    StorageSpec,
-    parts_of,
-    tensor_shapes,
-)
+from pneumonia.runtime.model import layers
+from pneumonia.runtime.model.ops import parts_of
+from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes
 from pneumonia.runtime.storage.packing import filter_groups, measured
 
 INDEX_BITS = 32  # of a stored column number
@@ -67,7 +56,7 @@ def compact(
     changes = {}
     for layer in small.weighted():
         size = (group_sizes or {}).get(layer.name)
-        storage = layer.storage if size is None else StorageSpec("columns", group_size=size)
+        storage = layer.storage if size is None else layers.StorageSpec("columns", group_size=size)
         weight = kept[layer.name + ".weight"]
         changes[layer.name] = _choose_storage(layer._replace(storage=storage), weight)
     return small.replace_layers(changes), kept
@@ -77,14 +66,14 @@ def shrink(
     graph: ChannelGraph, paths: DeadPaths, tensors: Mapping[str, Tensor]
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """The network without the filters and channels that are not live, and its tensors."""
-    changes: dict[str, Layer] = {}
+    changes: dict[str, layers.Layer] = {}
     kept: dict[str, Tensor] = {}
     for layer in graph.spec.layers:
         inputs = [paths.live[graph.unit_out[name]] for name in layer.inputs]
         outputs = paths.live[graph.unit_out[layer.name]]
         parts = {part: tensors[f"{layer.name}.{part}"] for part in parts_of(layer)}
-        whole: Layer = layer
-        if isinstance(layer, (Conv, Linear)):
+        whole: layers.Layer = layer
+        if isinstance(layer, (layers.Conv, layers.Linear)):
             whole, parts = _fold(layer, parts, paths.offsets.get(layer.name))
             columns = graph.live_channels(paths.live, layer.name)
             parts["weight"] = parts["weight"][:, columns]
@@ -100,13 +89,13 @@ def _without_zero_branches(
     spec: NetworkSpec, tensors: dict[str, Tensor]
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """The network without residual branches that are zero, and its tensors."""
-    if not any(isinstance(layer, Shortcut) for layer in spec.layers):
+    if not any(isinstance(layer, layers.Shortcut) for layer in spec.layers):
         return spec, tensors
     spec = drop_zero_branches(spec, find_constants(spec, tensors))
     return spec, {name: tensors[name] for name in tensor_shapes(spec)}
 
 
-def _conv(layer: Conv, inputs: Sequence[Tensor], outputs: Tensor) -> Conv:
+def _conv(layer: layers.Conv, inputs: Sequence[Tensor], outputs: Tensor) -> layers.Conv:
     n_inputs = int(inputs[0].sum())
     return layer._replace(
         out_channels=int(outputs.sum()),
@@ -115,60 +104,64 @@ def _conv(layer: Conv, inputs: Sequence[Tensor], outputs: Tensor) -> Conv:
     )
 
 
-def _linear(layer: Linear, inputs: Sequence[Tensor], outputs: Tensor) -> Linear:
+def _linear(layer: layers.Linear, inputs: Sequence[Tensor], outputs: Tensor) -> layers.Linear:
     return layer._replace(out_channels=int(outputs.sum()), in_channels=int(inputs[0].sum()))
 
 
-def _norm(layer: Norm, inputs: Sequence[Tensor], outputs: Tensor) -> Norm:
+def _norm(layer: layers.Norm, inputs: Sequence[Tensor], outputs: Tensor) -> layers.Norm:
     channels = int(outputs.sum())
     groups = layer.groups * channels // layer.channels if layer.groups > 1 else 1
     return layer._replace(channels=channels, groups=groups)
 
 
-def _constant(layer: Constant, inputs: Sequence[Tensor], outputs: Tensor) -> Constant:
+def _constant(layer: layers.Constant, inputs: Sequence[Tensor], outputs: Tensor) -> layers.Constant:
     return layer._replace(channels=int(outputs.sum()))
 
 
-def _select(layer: Select, inputs: Sequence[Tensor], outputs: Tensor) -> Select:
+def _select(layer: layers.Select, inputs: Sequence[Tensor], outputs: Tensor) -> layers.Select:
     places = (inputs[0].cumsum(0) - 1).tolist()  # of the channels that are left
     channels = zip(layer.channels, outputs.tolist(), strict=True)
     return layer._replace(channels=tuple(places[channel] for channel, live in channels if live))
 
 
-def _attention(layer: Attention, inputs: Sequence[Tensor], outputs: Tensor) -> Attention:
+def _attention(
+    layer: layers.Attention, inputs: Sequence[Tensor], outputs: Tensor
+) -> layers.Attention:
     return layer._replace(heads=layer.heads * int(outputs.sum()) // len(outputs))
 
 
-def _unchanged(layer: Layer, inputs: Sequence[Tensor], outputs: Tensor) -> Layer:
+def _unchanged(layer: layers.Layer, inputs: Sequence[Tensor], outputs: Tensor) -> layers.Layer:
     return layer
 
 
 # (layer, live channels of each input, live channels of the output) -> the smaller layer
-SHRINK: dict[type, Callable[[Any, Sequence[Tensor], Tensor], Layer]] = {
-    Conv: _conv,
-    Linear: _linear,
-    Norm: _norm,
-    Constant: _constant,
-    Select: _select,
-    Attention: _attention,
+SHRINK: dict[type, Callable[[Any, Sequence[Tensor], Tensor], layers.Layer]] = {
+    layers.Conv: _conv,
+    layers.Linear: _linear,
+    layers.Norm: _norm,
+    layers.Constant: _constant,
+    layers.Select: _select,
+    layers.Attention: _attention,
 }
 
 
 def _fold(
-    layer: Conv | Linear, parts: dict[str, Tensor], offset: Tensor | None
-) -> tuple[Conv | Linear, dict[str, Tensor]]:
+    layer: layers.Conv | layers.Linear, parts: dict[str, Tensor], offset: Tensor | None
+) -> tuple[layers.Conv | layers.Linear, dict[str, Tensor]]:
     """Fold the contribution of removed constant inputs into the bias or batch-norm mean."""
     if offset is None:
         return layer, parts
     dtype = parts["weight"].dtype
     if layer.bias:
         return layer, {**parts, "bias": (parts["bias"].double() + offset).to(dtype)}
-    if isinstance(layer, Conv) and layer.batch_norm:
+    if isinstance(layer, layers.Conv) and layer.batch_norm:
         return layer, {**parts, "bn_mean": (parts["bn_mean"].double() - offset).to(dtype)}
     return layer._replace(bias=True), {**parts, "bias": offset.to(dtype)}
 
 
-def _choose_storage(layer: Conv | Linear, weight: Tensor) -> Conv | Linear:
+def _choose_storage(
+    layer: layers.Conv | layers.Linear, weight: Tensor
+) -> layers.Conv | layers.Linear:
     """Measure the layer's storage; dense where columns would not be smaller."""
     array = weight.detach().float().cpu().numpy()
     storage = measured(layer, array)
@@ -178,7 +171,7 @@ def _choose_storage(layer: Conv | Linear, weight: Tensor) -> Conv | Linear:
         rows = max(1, groups[0][1] - groups[0][0])
         index_bits = INDEX_BITS * (-(-storage.n_kept // rows) + len(groups) + 1)
         if storage.n_kept * storage.bits + index_bits >= array.size * storage.bits:
-            storage = StorageSpec()
+            storage = layers.StorageSpec()
     return layer._replace(storage=storage)
 
 

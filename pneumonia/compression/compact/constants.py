@@ -8,36 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pneumonia.network.blocks import FUNCTIONS
-from pneumonia.runtime.model.spec import (
-    INPUT,
-    Activation,
-    Attention,
-    AvgPool,
-    Constant,
-    Conv,
-    Crop,
-    Detect,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    Multiply,
-    NetworkSpec,
-    Norm,
-    Opaque,
-    Pad,
-    PixelShuffle,
-    Reshape,
-    Resize,
-    Route,
-    Select,
-    Shape,
-    Shortcut,
-    Softmax,
-    Upsample,
-    pair,
-)
+from pneumonia.runtime.model import layers
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 
 Tensors = Mapping[str, Tensor]
 
@@ -65,9 +37,9 @@ class ConstantContext(NamedTuple):
     """
 
     sources: Sequence[ConstantChannels]
-    sizes: Sequence[Shape]
+    sizes: Sequence[layers.Shape]
     tensors: Tensors
-    shape: Shape
+    shape: layers.Shape
 
 
 def find_constants(spec: NetworkSpec, tensors: Tensors) -> dict[str, ConstantChannels]:
@@ -83,9 +55,11 @@ def find_constants(spec: NetworkSpec, tensors: Tensors) -> dict[str, ConstantCha
     return found
 
 
-def foldable(layer: Conv | Linear, source: ConstantChannels) -> Tensor:
+def foldable(layer: layers.Conv | layers.Linear, source: ConstantChannels) -> Tensor:
     """Input channels whose constant the layer could take into its bias exactly: bool (I,)."""
-    padded = isinstance(layer, Conv) and (layer.transposed or max(pair(layer.padding)) > 0)
+    padded = isinstance(layer, layers.Conv) and (
+        layer.transposed or max(layers.pair(layer.padding)) > 0
+    )
     return source.known & (source.value == 0) if padded else source.known
 
 
@@ -104,10 +78,10 @@ def _made(known: Tensor, value: Tensor, activation: str = "linear") -> ConstantC
     return ConstantChannels(known, FUNCTIONS[activation](value) * known)
 
 
-def _of_filters(layer: Conv | Linear, context: ConstantContext) -> ConstantChannels:
+def _of_filters(layer: layers.Conv | layers.Linear, context: ConstantContext) -> ConstantChannels:
     weight, source = context.tensors[layer.name + ".weight"], context.sources[0]
     folded = foldable(layer, source)
-    groups = layer.groups if isinstance(layer, Conv) else 1
+    groups = layer.groups if isinstance(layer, layers.Conv) else 1
     width = layer.in_channels // groups
     first = torch.arange(groups).repeat_interleave(layer.out_channels // groups) * width
     inputs = first[:, None] + torch.arange(width)  # channels that each filter reads
@@ -115,7 +89,7 @@ def _of_filters(layer: Conv | Linear, context: ConstantContext) -> ConstantChann
     value = (kernel_sums(weight) * (source.value * folded)[inputs]).sum(1)
     if layer.bias:
         value = value + context.tensors[layer.name + ".bias"].double()
-    if isinstance(layer, Conv) and layer.batch_norm:
+    if isinstance(layer, layers.Conv) and layer.batch_norm:
         value = _batch_norm(value, layer.name + ".bn", layer.bn_eps, context.tensors)
     return _made(~depends.any(1), value, layer.activation)
 
@@ -131,7 +105,7 @@ def _batch_norm(value: Tensor, prefix: str, eps: float, tensors: Tensors) -> Ten
     )[0]
 
 
-def _norm(layer: Norm, context: ConstantContext) -> ConstantChannels:
+def _norm(layer: layers.Norm, context: ConstantContext) -> ConstantChannels:
     source = context.sources[0]
     if layer.kind == "batch":
         value = _batch_norm(source.value, layer.name + ".norm", layer.eps, context.tensors)
@@ -145,24 +119,24 @@ def _norm(layer: Norm, context: ConstantContext) -> ConstantChannels:
     return _made(known, value, layer.activation)
 
 
-def _constant(layer: Constant, context: ConstantContext) -> ConstantChannels:
+def _constant(layer: layers.Constant, context: ConstantContext) -> ConstantChannels:
     values = context.tensors[layer.name + ".value"].double().flatten(1)
     return _made((values == values[:, :1]).all(1), values[:, 0])
 
 
-def _activation(layer: Activation, context: ConstantContext) -> ConstantChannels:
+def _activation(layer: layers.Activation, context: ConstantContext) -> ConstantChannels:
     known, value = context.sources[0]
     if layer.function == "leaky_relu":
         return _made(known, F.leaky_relu(value, layer.slope))
     return _made(known, value, layer.function)
 
 
-def _sum(layer: Shortcut, context: ConstantContext) -> ConstantChannels:
+def _sum(layer: layers.Shortcut, context: ConstantContext) -> ConstantChannels:
     known, value = _alike(context)
     return _made(known.all(0), value.sum(0), layer.activation)
 
 
-def _product(layer: Multiply, context: ConstantContext) -> ConstantChannels:
+def _product(layer: layers.Multiply, context: ConstantContext) -> ConstantChannels:
     known, value = _alike(context)
     zero = (known & (value == 0)).any(0)
     return _made(known.all(0) | zero, torch.where(zero, 0.0, value.prod(0)))
@@ -177,7 +151,7 @@ def _alike(context: ConstantContext) -> tuple[Tensor, Tensor]:
     )
 
 
-def _route(layer: Route, context: ConstantContext) -> ConstantChannels:
+def _route(layer: layers.Route, context: ConstantContext) -> ConstantChannels:
     if layer.axis == "channels":
         return ConstantChannels(
             torch.cat([source.known for source in context.sources]),
@@ -187,66 +161,66 @@ def _route(layer: Route, context: ConstantContext) -> ConstantChannels:
     return _made(known.all(0) & (value == value[0]).all(0), value[0])
 
 
-def _pad(layer: Pad, context: ConstantContext) -> ConstantChannels:
+def _pad(layer: layers.Pad, context: ConstantContext) -> ConstantChannels:
     known, value = context.sources[0]
     return _made(known & (value == layer.value), value) if layer.mode == "zeros" else _same(
         layer, context
     )  # fmt: skip
 
 
-def _avg_pool(layer: AvgPool, context: ConstantContext) -> ConstantChannels:
+def _avg_pool(layer: layers.AvgPool, context: ConstantContext) -> ConstantChannels:
     known, value = context.sources[0]
-    diluted = layer.count_padding and max(pair(layer.padding)) > 0
+    diluted = layer.count_padding and max(layers.pair(layer.padding)) > 0
     return _made(known & (value == 0), value) if diluted else _same(layer, context)
 
 
-def _select(layer: Select, context: ConstantContext) -> ConstantChannels:
+def _select(layer: layers.Select, context: ConstantContext) -> ConstantChannels:
     known, value = context.sources[0]
     return ConstantChannels(known[list(layer.channels)], value[list(layer.channels)])
 
 
-def _flatten(layer: Flatten, context: ConstantContext) -> ConstantChannels:
+def _flatten(layer: layers.Flatten, context: ConstantContext) -> ConstantChannels:
     _, height, width = context.sizes[0]
     known, value = context.sources[0]
     pixels = height * width
     return ConstantChannels(known.repeat_interleave(pixels), value.repeat_interleave(pixels))
 
 
-def _pixel_shuffle(layer: PixelShuffle, context: ConstantContext) -> ConstantChannels:
+def _pixel_shuffle(layer: layers.PixelShuffle, context: ConstantContext) -> ConstantChannels:
     known, value = (part.reshape(context.shape[0], -1) for part in context.sources[0])
     return _made(known.all(1) & (value == value[:, :1]).all(1), value[:, 0])
 
 
-def _same(layer: Layer, context: ConstantContext) -> ConstantChannels:
+def _same(layer: layers.Layer, context: ConstantContext) -> ConstantChannels:
     return context.sources[0]
 
 
-def _none(layer: Layer, context: ConstantContext) -> ConstantChannels:
+def _none(layer: layers.Layer, context: ConstantContext) -> ConstantChannels:
     return _unknown(context.shape[0])
 
 
 RULES: dict[type, Callable[[Any, ConstantContext], ConstantChannels]] = {
-    Conv: _of_filters,
-    Linear: _of_filters,
-    Norm: _norm,
-    Constant: _constant,
-    Activation: _activation,
-    Softmax: _none,
-    Shortcut: _sum,
-    Multiply: _product,
-    Route: _route,
-    Select: _select,
-    Crop: _same,
-    Pad: _pad,
-    Reshape: _same,
-    Upsample: _same,
-    Resize: _same,
-    PixelShuffle: _pixel_shuffle,
-    MaxPool: _same,  # pads with -inf, so a constant passes through it
-    AvgPool: _avg_pool,
-    GlobalAvgPool: _same,
-    Flatten: _flatten,
-    Attention: lambda layer, context: context.sources[2],  # a mean of the values
-    Opaque: _none,
-    Detect: _same,
+    layers.Conv: _of_filters,
+    layers.Linear: _of_filters,
+    layers.Norm: _norm,
+    layers.Constant: _constant,
+    layers.Activation: _activation,
+    layers.Softmax: _none,
+    layers.Shortcut: _sum,
+    layers.Multiply: _product,
+    layers.Route: _route,
+    layers.Select: _select,
+    layers.Crop: _same,
+    layers.Pad: _pad,
+    layers.Reshape: _same,
+    layers.Upsample: _same,
+    layers.Resize: _same,
+    layers.PixelShuffle: _pixel_shuffle,
+    layers.MaxPool: _same,  # pads with -inf, so a constant passes through it
+    layers.AvgPool: _avg_pool,
+    layers.GlobalAvgPool: _same,
+    layers.Flatten: _flatten,
+    layers.Attention: lambda layer, context: context.sources[2],  # a mean of the values
+    layers.Opaque: _none,
+    layers.Detect: _same,
 }

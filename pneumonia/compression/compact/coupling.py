@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.compact.tracing import ChannelTracer
-from pneumonia.runtime.model.spec import INPUT, Conv, NetworkSpec, Weighted
+from pneumonia.runtime.model.layers import Conv, Weighted
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 
 
 class UnitGroup(NamedTuple):

@@ -20,7 +20,8 @@ from pneumonia.compression.compact.constants import (
     kernel_sums,
 )
 from pneumonia.compression.compact.coupling import ChannelGraph, close_units, is_grouped
-from pneumonia.runtime.model.spec import NetworkSpec, Reuse, Weighted
+from pneumonia.runtime.model.layers import Reuse, Weighted
+from pneumonia.runtime.model.spec import NetworkSpec
 
 
 class DeadPaths(NamedTuple):

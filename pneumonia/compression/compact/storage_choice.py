@@ -6,7 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import NetworkSpec, StorageSpec, Weighted
+from pneumonia.runtime.model.layers import StorageSpec, Weighted
+from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.storage.packing import FORMATS, measured, pack
 from pneumonia.runtime.storage.sparse_layouts import LAYOUTS
 from pneumonia.runtime.storage.value_codes import CODINGS

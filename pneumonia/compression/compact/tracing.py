@@ -11,35 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.runtime.model.spec import (
-    INPUT,
-    Activation,
-    Attention,
-    AvgPool,
-    Constant,
-    Conv,
-    Crop,
-    Detect,
-    Flatten,
-    GlobalAvgPool,
-    Linear,
-    MaxPool,
-    Multiply,
-    NetworkSpec,
-    Norm,
-    Opaque,
-    Pad,
-    PixelShuffle,
-    Reshape,
-    Resize,
-    Reuse,
-    Route,
-    Select,
-    Shape,
-    Shortcut,
-    Softmax,
-    Upsample,
-)
+from pneumonia.runtime.model import layers
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 
 Ints = NDArray[np.int64]
 
@@ -62,7 +35,7 @@ class ChannelTracer:
         for layer in spec.layers:
             sources = [self.atoms[name] for name in layer.inputs]
             sizes = [shapes[name] for name in layer.inputs]
-            if isinstance(layer, Reuse):  # the same weights: the same inputs and outputs
+            if isinstance(layer, layers.Reuse):  # the same weights: the same inputs and outputs
                 for source, name in zip(sources, spec.layer(layer.layer).inputs, strict=True):
                     self.unite(source, self.atoms[name])
                 self.atoms[layer.name] = self.atoms[layer.layer]
@@ -96,11 +69,13 @@ class ChannelTracer:
 
 
 Sources = Sequence[Ints]
-Sizes = Sequence[Shape]
+Sizes = Sequence[layers.Shape]
 
 
-def _filters(tracer: ChannelTracer, layer: Conv | Linear, sources: Sources, sizes: Sizes) -> Ints:
-    if isinstance(layer, Conv) and layer.groups > 1:
+def _filters(
+    tracer: ChannelTracer, layer: layers.Conv | layers.Linear, sources: Sources, sizes: Sizes
+) -> Ints:
+    if isinstance(layer, layers.Conv) and layer.groups > 1:
         # A group of channels and the filters that read it go together, so that groups stay equal.
         tracer.unite_groups(sources[0], layer.groups)
         first = sources[0].reshape(layer.groups, -1)[:, 0]
@@ -108,13 +83,13 @@ def _filters(tracer: ChannelTracer, layer: Conv | Linear, sources: Sources, size
     return tracer.fresh(layer.out_channels)
 
 
-def _norm(tracer: ChannelTracer, layer: Norm, sources: Sources, sizes: Sizes) -> Ints:
+def _norm(tracer: ChannelTracer, layer: layers.Norm, sources: Sources, sizes: Sizes) -> Ints:
     if layer.kind != "batch":  # removing a channel would change the statistics of its group
         tracer.unite_groups(sources[0], layer.groups)
     return sources[0]
 
 
-def _softmax(tracer: ChannelTracer, layer: Softmax, sources: Sources, sizes: Sizes) -> Ints:
+def _softmax(tracer: ChannelTracer, layer: layers.Softmax, sources: Sources, sizes: Sizes) -> Ints:
     tracer.unite_groups(sources[0], 1)
     return sources[0]
 
@@ -129,7 +104,7 @@ def _element_wise(tracer: ChannelTracer, layer: Any, sources: Sources, sizes: Si
     return widest
 
 
-def _route(tracer: ChannelTracer, layer: Route, sources: Sources, sizes: Sizes) -> Ints:
+def _route(tracer: ChannelTracer, layer: layers.Route, sources: Sources, sizes: Sizes) -> Ints:
     if layer.axis == "channels":
         return np.concatenate(sources)
     for source in sources[1:]:
@@ -137,18 +112,22 @@ def _route(tracer: ChannelTracer, layer: Route, sources: Sources, sizes: Sizes) 
     return sources[0]
 
 
-def _flatten(tracer: ChannelTracer, layer: Flatten, sources: Sources, sizes: Sizes) -> Ints:
+def _flatten(tracer: ChannelTracer, layer: layers.Flatten, sources: Sources, sizes: Sizes) -> Ints:
     _, height, width = sizes[0]
     return np.repeat(sources[0], height * width)
 
 
-def _shuffle(tracer: ChannelTracer, layer: PixelShuffle, sources: Sources, sizes: Sizes) -> Ints:
+def _shuffle(
+    tracer: ChannelTracer, layer: layers.PixelShuffle, sources: Sources, sizes: Sizes
+) -> Ints:
     groups = len(sources[0]) // layer.scale**2
     tracer.unite_groups(sources[0], groups)
     return sources[0].reshape(groups, -1)[:, 0]
 
 
-def _attention(tracer: ChannelTracer, layer: Attention, sources: Sources, sizes: Sizes) -> Ints:
+def _attention(
+    tracer: ChannelTracer, layer: layers.Attention, sources: Sources, sizes: Sizes
+) -> Ints:
     heads = [source.reshape(layer.heads, -1) for source in sources]
     for head in heads:
         tracer.unite_groups(head, layer.heads)
@@ -156,7 +135,7 @@ def _attention(tracer: ChannelTracer, layer: Attention, sources: Sources, sizes:
     return sources[2]
 
 
-def _opaque(tracer: ChannelTracer, layer: Opaque, sources: Sources, sizes: Sizes) -> Ints:
+def _opaque(tracer: ChannelTracer, layer: layers.Opaque, sources: Sources, sizes: Sizes) -> Ints:
     made = tracer.fresh(layer.channels)
     tracer.protected.extend((*sources, made))
     return made
@@ -167,27 +146,27 @@ def _passed_on(tracer: ChannelTracer, layer: Any, sources: Sources, sizes: Sizes
 
 
 TRACE: dict[type, Callable[[ChannelTracer, Any, Sources, Sizes], Ints]] = {
-    Conv: _filters,
-    Linear: _filters,
-    Norm: _norm,
-    Constant: lambda tracer, layer, sources, sizes: tracer.fresh(layer.channels),
-    Activation: _passed_on,
-    Softmax: _softmax,
-    Shortcut: _element_wise,
-    Multiply: _element_wise,
-    Route: _route,
-    Select: lambda tracer, layer, sources, sizes: sources[0][list(layer.channels)],
-    Crop: _passed_on,
-    Pad: _passed_on,
-    Reshape: _passed_on,
-    Upsample: _passed_on,
-    Resize: _passed_on,
-    PixelShuffle: _shuffle,
-    MaxPool: _passed_on,
-    AvgPool: _passed_on,
-    GlobalAvgPool: _passed_on,
-    Flatten: _flatten,
-    Attention: _attention,
-    Opaque: _opaque,
-    Detect: _passed_on,
+    layers.Conv: _filters,
+    layers.Linear: _filters,
+    layers.Norm: _norm,
+    layers.Constant: lambda tracer, layer, sources, sizes: tracer.fresh(layer.channels),
+    layers.Activation: _passed_on,
+    layers.Softmax: _softmax,
+    layers.Shortcut: _element_wise,
+    layers.Multiply: _element_wise,
+    layers.Route: _route,
+    layers.Select: lambda tracer, layer, sources, sizes: sources[0][list(layer.channels)],
+    layers.Crop: _passed_on,
+    layers.Pad: _passed_on,
+    layers.Reshape: _passed_on,
+    layers.Upsample: _passed_on,
+    layers.Resize: _passed_on,
+    layers.PixelShuffle: _shuffle,
+    layers.MaxPool: _passed_on,
+    layers.AvgPool: _passed_on,
+    layers.GlobalAvgPool: _passed_on,
+    layers.Flatten: _flatten,
+    layers.Attention: _attention,
+    layers.Opaque: _opaque,
+    layers.Detect: _passed_on,
 }

@@ -14,7 +14,8 @@ from pneumonia.compression.sets.branches import Emptied, ResidualBranches
 from pneumonia.compression.sets.constraint import Constraint
 from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.runtime.errors import PruneError
-from pneumonia.runtime.model.spec import Conv, Linear, weight_shape
+from pneumonia.runtime.model.layers import Conv, Linear
+from pneumonia.runtime.model.ops import weight_shape
 
 
 class DepthMethod(BaseModel):

@@ -30,7 +30,8 @@ from pneumonia.compression.sets.pattern import (
     mine_patterns,
 )
 from pneumonia.compression.sets.structured import Columns
-from pneumonia.runtime.model.spec import Conv, Linear, weight_shape
+from pneumonia.runtime.model.layers import Conv, Linear
+from pneumonia.runtime.model.ops import weight_shape
 
 PATTERN_RATE = 9 / 4  # of 4 weights in a 3x3 kernel
 

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.network.module import Network
-from pneumonia.runtime.model.spec import Constant, Norm, parts_of, tensor_shapes
+from pneumonia.runtime.model.layers import Constant, Norm
+from pneumonia.runtime.model.ops import parts_of
+from pneumonia.runtime.model.spec import tensor_shapes
 from pneumonia.training.hooks import TrainingHook
 
 # A filter without weights still emits its bias, or through batch norm beta - gamma * mean / std:

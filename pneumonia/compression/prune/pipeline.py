@@ -34,7 +34,8 @@ from pneumonia.compression.result import CompressedNetwork, CompressionJob
 from pneumonia.network.accounting import Account
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import PruneError
-from pneumonia.runtime.model.spec import DENSE, INPUT, NetworkSpec
+from pneumonia.runtime.model.layers import DENSE
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.task import Task

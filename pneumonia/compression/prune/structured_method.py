@@ -19,7 +19,8 @@ from pneumonia.compression.sets.constraint import (
 )
 from pneumonia.compression.sets.network_set import NetworkSet
 from pneumonia.compression.sets.structured import Columns
-from pneumonia.runtime.model.spec import Conv, Linear, weight_shape
+from pneumonia.runtime.model.layers import Conv, Linear
+from pneumonia.runtime.model.ops import weight_shape
 
 WHOLE_COLUMNS = 0.999  # keeping more than this share of the columns is keeping them all
 

@@ -20,7 +20,7 @@ from pneumonia.compression.sets.columns import (
 )
 from pneumonia.compression.sets.combined import TiedFilters
 from pneumonia.compression.sets.constraint import Projection, gemm_view, masked
-from pneumonia.runtime.model.spec import weight_shape
+from pneumonia.runtime.model.ops import weight_shape
 
 
 class NetworkSet:

@@ -17,7 +17,7 @@ from pneumonia.network.torch_import.layouts import (
     merged,
     size_of,
 )
-from pneumonia.runtime.model.spec import Attention
+from pneumonia.runtime.model.layers import Attention
 
 
 class AttentionScores(NamedTuple):

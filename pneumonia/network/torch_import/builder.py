@@ -17,17 +17,9 @@ from pneumonia.network.torch_import.layouts import (
     merged,
     size_of,
 )
+from pneumonia.runtime.model.layers import Constant, Flatten, Layer, Reshape, Reuse, Select, Shape
 from pneumonia.runtime.model.ops import layer_shape
-from pneumonia.runtime.model.spec import (
-    INPUT,
-    Constant,
-    Flatten,
-    Layer,
-    Reshape,
-    Reuse,
-    Select,
-    Shape,
-)
+from pneumonia.runtime.model.spec import INPUT
 
 
 class SpecBuilder:

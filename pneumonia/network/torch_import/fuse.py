@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pneumonia.runtime.model.spec import (
+from pneumonia.runtime.model.layers import (
     LEAKY_SLOPE,
     Activation,
     Conv,

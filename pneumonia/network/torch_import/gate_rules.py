@@ -7,7 +7,7 @@ from typing import Any
 from pneumonia.network.torch_import.builder import SpecBuilder
 from pneumonia.network.torch_import.layouts import LayerView, size_of
 from pneumonia.network.torch_import.view_rules import combine, parts_of
-from pneumonia.runtime.model.spec import Activation, Multiply, Shortcut
+from pneumonia.runtime.model.layers import Activation, Multiply, Shortcut
 
 
 def _glu(b: SpecBuilder, a: SimpleNamespace) -> LayerView:

@@ -25,7 +25,8 @@ from pneumonia.network.torch_import.opaque import OPAQUE_OP, hidden, opaque_laye
 from pneumonia.network.torch_import.pool_rules import POOL_RULES
 from pneumonia.network.torch_import.view_rules import VIEW_RULES
 from pneumonia.runtime.errors import SpecError
-from pneumonia.runtime.model.spec import INPUT, Shape
+from pneumonia.runtime.model.layers import Shape
+from pneumonia.runtime.model.spec import INPUT
 
 RULES = LAYER_RULES | POOL_RULES | VIEW_RULES | ATTENTION_RULES | GATE_RULES
 SYMBOLIC = (LayerView, AttentionScores, ChannelMoment)

@@ -18,15 +18,7 @@ from pneumonia.network.torch_import.layouts import (
     NotUnderstoodError,
     all_of,
 )
-from pneumonia.runtime.model.spec import (
-    Activation,
-    Conv,
-    Linear,
-    Norm,
-    Pad,
-    Pair,
-    Softmax,
-)
+from pneumonia.runtime.model.layers import Activation, Conv, Linear, Norm, Pad, Pair, Softmax
 
 PAD_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate",
              "circular": "circular"}  # fmt: skip

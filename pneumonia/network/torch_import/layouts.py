@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pneumonia.runtime.errors import SpecError
-from pneumonia.runtime.model.spec import Shape
+from pneumonia.runtime.model.layers import Shape
 
 
 class NotUnderstoodError(Exception):

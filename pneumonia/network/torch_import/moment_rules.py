@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pneumonia.network.torch_import.builder import SpecBuilder
 from pneumonia.network.torch_import.layouts import LayerView, NotUnderstoodError
-from pneumonia.runtime.model.spec import Norm
+from pneumonia.runtime.model.layers import Norm
 
 
 class ChannelMoment(NamedTuple):

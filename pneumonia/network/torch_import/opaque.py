@@ -17,7 +17,7 @@ from pneumonia.network.torch_import.layouts import (
     laid_out,
     map_dims,
 )
-from pneumonia.runtime.model.spec import Opaque, Shape
+from pneumonia.runtime.model.layers import Opaque, Shape
 
 OPAQUE_OP = "pneumonia.opaque.default"
 

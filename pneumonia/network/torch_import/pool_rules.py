@@ -15,16 +15,7 @@ from pneumonia.network.torch_import.layouts import (
     merged,
 )
 from pneumonia.network.torch_import.moment_rules import channel_mean
-from pneumonia.runtime.model.spec import (
-    AvgPool,
-    GlobalAvgPool,
-    MaxPool,
-    Pad,
-    Pair,
-    PixelShuffle,
-    Resize,
-    Upsample,
-)
+from pneumonia.runtime.model import layers
 
 
 def _pool_sizes(b: SpecBuilder, a: SimpleNamespace, source: str, n_dims: int) -> dict[str, Any]:
@@ -49,7 +40,7 @@ def _pool_sizes(b: SpecBuilder, a: SimpleNamespace, source: str, n_dims: int) ->
     return found
 
 
-def _two(value: Pair) -> tuple[int, int]:
+def _two(value: layers.Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
 
 
@@ -61,7 +52,7 @@ def _max_pool(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
     sizes = _pool_sizes(b, a, source, n_dims)
     end = [pad + more for pad, more in zip(_two(sizes["padding"]), sizes["extra"], strict=True)]
     layer = b.add(
-        MaxPool, [source], sizes["kernel"], sizes["stride"], sizes["padding"], plain(end, 2),
+        layers.MaxPool, [source], sizes["kernel"], sizes["stride"], sizes["padding"], plain(end, 2),
         own=True,
     )  # fmt: skip
     return b.map_of(layer, n_dims + 2)
@@ -74,7 +65,7 @@ def _avg_pool(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
     if any(sizes["extra"]) or getattr(a, "divisor_override", None):
         raise NotUnderstoodError("average pooling with ceil_mode or a divisor")
     layer = b.add(
-        AvgPool, [source], sizes["kernel"], sizes["stride"], sizes["padding"],
+        layers.AvgPool, [source], sizes["kernel"], sizes["stride"], sizes["padding"],
         a.count_include_pad, own=True,
     )  # fmt: skip
     return b.map_of(layer, n_dims + 2)
@@ -87,7 +78,7 @@ def _adaptive(record: type) -> Callable[[SpecBuilder, SimpleNamespace], Any]:
         sizes = b.shapes[source][1:]
         wanted = [*([a.output_size] if isinstance(a.output_size, int) else a.output_size), 1][:2]
         view = b.map_of(_reduced(b, record, source, sizes, wanted), n_dims + 2)
-        return (view, None) if record is MaxPool else view  # torch gives the places as well
+        return (view, None) if record is layers.MaxPool else view  # torch gives the places as well
 
     return rule
 
@@ -100,14 +91,14 @@ def _reduced(
         return source
     if any(size % count for size, count in zip(sizes, wanted, strict=True)):
         raise NotUnderstoodError(f"adaptive pooling of {list(sizes)} to {list(wanted)}")
-    if record is AvgPool and list(wanted) == [1, 1]:
-        return b.add(GlobalAvgPool, [source], own=True)
+    if record is layers.AvgPool and list(wanted) == [1, 1]:
+        return b.add(layers.GlobalAvgPool, [source], own=True)
     kernel = plain([size // count for size, count in zip(sizes, wanted, strict=True)], 2)
     return b.add(record, [source], kernel, kernel, own=True)
 
 
 def _mean(b: SpecBuilder, a: SimpleNamespace) -> Any:
-    return channel_mean(b, a) or _over_positions(b, a, AvgPool)
+    return channel_mean(b, a) or _over_positions(b, a, layers.AvgPool)
 
 
 def _over_positions(b: SpecBuilder, a: SimpleNamespace, record: type) -> LayerView:
@@ -143,7 +134,9 @@ def _pad(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
     pairs += [(0, 0)] * (n_dims - len(pairs))
     rows, columns = (pairs[0], (0, 0)) if n_dims == 1 else (pairs[1], pairs[0])
     source = b.as_map(a.self)
-    layer = b.add(Pad, [source], rows, columns, PAD_MODES[a.mode], float(a.value or 0), own=True)
+    layer = b.add(
+        layers.Pad, [source], rows, columns, PAD_MODES[a.mode], float(a.value or 0), own=True
+    )
     return b.map_of(layer, n_dims + 2)
 
 
@@ -160,16 +153,16 @@ def _upsample(mode: str) -> Callable[[SpecBuilder, SimpleNamespace], LayerView]:
         if wanted == sizes:
             return a.input  # type: ignore[no-any-return]
         if wanted == (scale * sizes[0], scale * sizes[1]):
-            layer = b.add(Upsample, [source], scale, settings, own=True)
+            layer = b.add(layers.Upsample, [source], scale, settings, own=True)
         else:
-            layer = b.add(Resize, [source], *wanted, settings, own=True)
+            layer = b.add(layers.Resize, [source], *wanted, settings, own=True)
         return b.map_of(layer, n_dims)
 
     return rule
 
 
 def _pixel_shuffle(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
-    return b.map_of(b.add(PixelShuffle, [b.as_map(a.self)], a.upscale_factor, own=True), 4)
+    return b.map_of(b.add(layers.PixelShuffle, [b.as_map(a.self)], a.upscale_factor, own=True), 4)
 
 
 POOL_RULES: dict[str, Callable[[SpecBuilder, SimpleNamespace], Any]] = {
@@ -177,12 +170,12 @@ POOL_RULES: dict[str, Callable[[SpecBuilder, SimpleNamespace], Any]] = {
     "max_pool2d": _max_pool,
     "avg_pool1d": _avg_pool,
     "avg_pool2d": _avg_pool,
-    "adaptive_avg_pool1d": _adaptive(AvgPool),
-    "adaptive_avg_pool2d": _adaptive(AvgPool),
-    "adaptive_max_pool1d": _adaptive(MaxPool),
-    "adaptive_max_pool2d": _adaptive(MaxPool),
+    "adaptive_avg_pool1d": _adaptive(layers.AvgPool),
+    "adaptive_avg_pool2d": _adaptive(layers.AvgPool),
+    "adaptive_max_pool1d": _adaptive(layers.MaxPool),
+    "adaptive_max_pool2d": _adaptive(layers.MaxPool),
     "mean": _mean,
-    "amax": lambda b, a: _over_positions(b, a, MaxPool),
+    "amax": lambda b, a: _over_positions(b, a, layers.MaxPool),
     "pad": _pad,
     "upsample_nearest1d": _upsample("nearest"),
     "upsample_nearest2d": _upsample("nearest"),

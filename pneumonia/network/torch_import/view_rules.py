@@ -23,13 +23,7 @@ from pneumonia.network.torch_import.layouts import (
     reshaped,
     size_of,
 )
-from pneumonia.runtime.model.spec import (
-    Crop,
-    Multiply,
-    Route,
-    Select,
-    Shortcut,
-)
+from pneumonia.runtime.model.layers import Crop, Multiply, Route, Select, Shortcut
 
 # --- views --------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
 from pneumonia.runtime.model.bundle import INT8, ONNX, Bundle
-from pneumonia.runtime.model.spec import INPUT, Flatten, Linear, NetworkSpec
+from pneumonia.runtime.model.layers import Flatten, Linear
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 
 ENGINES = ("auto", "tensorrt", "kernels", "onnxruntime", "reference")
 # Engines that live outside this package: name -> the library they need, and the module whose

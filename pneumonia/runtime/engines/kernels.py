@@ -17,7 +17,8 @@ from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.engines.processor import Processor, precision_of, read_processor
 from pneumonia.runtime.errors import ArtefactError, DeviceError, PneumoniaError
 from pneumonia.runtime.model.bundle import INT8, Bundle
-from pneumonia.runtime.model.spec import NetworkSpec, positions, weight_shape
+from pneumonia.runtime.model.ops import weight_shape
+from pneumonia.runtime.model.spec import NetworkSpec, positions
 
 ABI = 1
 MAX_THREADS = 64

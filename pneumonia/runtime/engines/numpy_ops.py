@@ -11,35 +11,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from pneumonia.runtime.errors import DeviceError
-from pneumonia.runtime.model.spec import (
-    LEAKY_SLOPE,
-    Activation,
-    Attention,
-    AvgPool,
-    Constant,
-    Conv,
-    Crop,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    Multiply,
-    Norm,
-    Opaque,
-    Pad,
-    Pair,
-    PixelShuffle,
-    Reshape,
-    Resize,
-    Route,
-    Select,
-    Shortcut,
-    Softmax,
-    Upsample,
-    op_of,
-    pair,
-)
+from pneumonia.runtime.model import layers
+from pneumonia.runtime.model.ops import op_of
 
 Tensors = Mapping[str, np.ndarray]
 Values = List[np.ndarray]
@@ -47,7 +20,9 @@ Values = List[np.ndarray]
 NUMPY_PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def windows(value: np.ndarray, kernel: Pair, stride: Pair, dilation: Pair = 1) -> np.ndarray:
+def windows(
+    value: np.ndarray, kernel: layers.Pair, stride: layers.Pair, dilation: layers.Pair = 1
+) -> np.ndarray:
     """Every window of an image, without copying.
 
     Args:
@@ -59,7 +34,10 @@ def windows(value: np.ndarray, kernel: Pair, stride: Pair, dilation: Pair = 1) -
     Returns:
         View (C, kernel height, kernel width, out height, out width), read-only.
     """
-    sizes, settings = value.shape[1:], (pair(kernel), pair(stride), pair(dilation))
+    sizes, settings = (
+        value.shape[1:],
+        (layers.pair(kernel), layers.pair(stride), layers.pair(dilation)),
+    )
     counts = [
         (size - dilate * (side - 1) - 1) // step + 1
         for size, side, step, dilate in zip(sizes, *settings)
@@ -93,7 +71,7 @@ def _gelu_tanh(x: np.ndarray) -> np.ndarray:
 
 FUNCTIONS: Dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda x: x,
-    "leaky_relu": lambda x: np.maximum(x, x * LEAKY_SLOPE),
+    "leaky_relu": lambda x: np.maximum(x, x * layers.LEAKY_SLOPE),
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),
     "silu": lambda x: x * _sigmoid(x),
@@ -113,14 +91,14 @@ def activate(value: np.ndarray, activation: str) -> np.ndarray:
     return np.asarray(FUNCTIONS[activation](value), dtype=value.dtype)
 
 
-def _activation(layer: Activation, sources: Values, tensors: Tensors) -> np.ndarray:
+def _activation(layer: layers.Activation, sources: Values, tensors: Tensors) -> np.ndarray:
     if layer.function == "leaky_relu":
         x = sources[0]
         return np.where(x > 0, x, x * np.float32(layer.slope))
     return activate(sources[0], layer.function)
 
 
-def _softmax(layer: Softmax, sources: Values, tensors: Tensors) -> np.ndarray:
+def _softmax(layer: layers.Softmax, sources: Values, tensors: Tensors) -> np.ndarray:
     return softmax(sources[0], 0)
 
 
@@ -133,16 +111,16 @@ def softmax(value: np.ndarray, axis: int) -> np.ndarray:
 # --- layers with weights ------------------------------------------------------------------------
 
 
-def _conv(layer: Conv, sources: Values, tensors: Tensors) -> np.ndarray:
+def _conv(layer: layers.Conv, sources: Values, tensors: Tensors) -> np.ndarray:
     weight, value = tensors[layer.name + ".weight"], sources[0]
     if layer.transposed:
         # the same as a convolution of the input with zeros between its values, kernel turned round
         value, weight = _spread(layer, value), weight[:, :, ::-1, ::-1]
         stride = (1, 1)
     else:
-        rows, columns = pair(layer.padding)
+        rows, columns = layers.pair(layer.padding)
         value = np.pad(value, ((0, 0), (rows, rows), (columns, columns)), mode="constant")
-        stride = pair(layer.stride)
+        stride = layers.pair(layer.stride)
     view = windows(value, layer.kernel, stride, layer.dilation)
     # im2col: column j = i * KH * KW + kh * KW + kw meets weight column j, group by group
     matrix = np.ascontiguousarray(view).reshape(layer.groups, -1, view.shape[3] * view.shape[4])
@@ -155,12 +133,14 @@ def _conv(layer: Conv, sources: Values, tensors: Tensors) -> np.ndarray:
     return activate(out, layer.activation)
 
 
-def _spread(layer: Conv, value: np.ndarray) -> np.ndarray:
+def _spread(layer: layers.Conv, value: np.ndarray) -> np.ndarray:
     """Input of a transposed convolution as an ordinary one of stride 1 reads it."""
     settings = (layer.kernel, layer.stride, layer.padding, layer.dilation, layer.output_padding)
     slices, sizes = [], []
     for axis, size in enumerate(value.shape[1:]):
-        kernel, stride, padding, dilation, extra = (pair(number)[axis] for number in settings)
+        kernel, stride, padding, dilation, extra = (
+            layers.pair(number)[axis] for number in settings
+        )
         before = dilation * (kernel - 1) - padding
         sizes.append((size - 1) * stride + 1 + 2 * before + extra)
         slices.append((before, size, stride))
@@ -188,7 +168,7 @@ def _per_channel(vector: np.ndarray) -> np.ndarray:
     return vector[:, None, None]
 
 
-def _linear(layer: Linear, sources: Values, tensors: Tensors) -> np.ndarray:
+def _linear(layer: layers.Linear, sources: Values, tensors: Tensors) -> np.ndarray:
     value = sources[0]
     out = tensors[layer.name + ".weight"] @ value.reshape(len(value), -1)
     if layer.bias:
@@ -196,7 +176,7 @@ def _linear(layer: Linear, sources: Values, tensors: Tensors) -> np.ndarray:
     return activate(np.asarray(out).reshape((-1,) + value.shape[1:]), layer.activation)
 
 
-def _norm(layer: Norm, sources: Values, tensors: Tensors) -> np.ndarray:
+def _norm(layer: layers.Norm, sources: Values, tensors: Tensors) -> np.ndarray:
     value = sources[0]
     if layer.kind == "batch":
         return activate(
@@ -215,32 +195,32 @@ def _norm(layer: Norm, sources: Values, tensors: Tensors) -> np.ndarray:
     return activate(out, layer.activation)
 
 
-def _constant(layer: Constant, sources: Values, tensors: Tensors) -> np.ndarray:
+def _constant(layer: layers.Constant, sources: Values, tensors: Tensors) -> np.ndarray:
     return tensors[layer.name + ".value"]
 
 
 # --- several inputs -----------------------------------------------------------------------------
 
 
-def _shortcut(layer: Shortcut, sources: Values, tensors: Tensors) -> np.ndarray:
+def _shortcut(layer: layers.Shortcut, sources: Values, tensors: Tensors) -> np.ndarray:
     total = sources[0]
     for value in sources[1:]:
         total = total + value
     return activate(total, layer.activation)
 
 
-def _multiply(layer: Multiply, sources: Values, tensors: Tensors) -> np.ndarray:
+def _multiply(layer: layers.Multiply, sources: Values, tensors: Tensors) -> np.ndarray:
     product = sources[0]
     for value in sources[1:]:
         product = product * value
     return product
 
 
-def _route(layer: Route, sources: Values, tensors: Tensors) -> np.ndarray:
+def _route(layer: layers.Route, sources: Values, tensors: Tensors) -> np.ndarray:
     return np.asarray(np.concatenate(sources, axis=0 if layer.axis == "channels" else 1))
 
 
-def _attention(layer: Attention, sources: Values, tensors: Tensors) -> np.ndarray:
+def _attention(layer: layers.Attention, sources: Values, tensors: Tensors) -> np.ndarray:
     queries, keys, values = (x.reshape(layer.heads, -1, x.shape[1]) for x in sources)
     scores = np.matmul(queries.transpose(0, 2, 1), keys) * np.float32(layer.scale)
     mixed = np.matmul(values, softmax(scores, 2).transpose(0, 2, 1))
@@ -250,26 +230,26 @@ def _attention(layer: Attention, sources: Values, tensors: Tensors) -> np.ndarra
 # --- places and sizes ---------------------------------------------------------------------------
 
 
-def _select(layer: Select, sources: Values, tensors: Tensors) -> np.ndarray:
+def _select(layer: layers.Select, sources: Values, tensors: Tensors) -> np.ndarray:
     return sources[0][list(layer.channels)]
 
 
-def _crop(layer: Crop, sources: Values, tensors: Tensors) -> np.ndarray:
+def _crop(layer: layers.Crop, sources: Values, tensors: Tensors) -> np.ndarray:
     return sources[0][:, slice(*layer.rows), slice(*layer.columns)]
 
 
-def _pad(layer: Pad, sources: Values, tensors: Tensors) -> np.ndarray:
+def _pad(layer: layers.Pad, sources: Values, tensors: Tensors) -> np.ndarray:
     borders = ((0, 0), layer.rows, layer.columns)
     if layer.mode == "zeros":
         return np.pad(sources[0], borders, mode="constant", constant_values=layer.value)
     return np.pad(sources[0], borders, mode=NUMPY_PAD_MODES[layer.mode])  # type: ignore[call-overload,no-any-return]
 
 
-def _reshape(layer: Reshape, sources: Values, tensors: Tensors) -> np.ndarray:
+def _reshape(layer: layers.Reshape, sources: Values, tensors: Tensors) -> np.ndarray:
     return sources[0].reshape(-1, layer.height, layer.width)
 
 
-def _upsample(layer: Upsample, sources: Values, tensors: Tensors) -> np.ndarray:
+def _upsample(layer: layers.Upsample, sources: Values, tensors: Tensors) -> np.ndarray:
     value = sources[0]
     if layer.mode == "nearest":
         return np.repeat(np.repeat(value, layer.scale, axis=1), layer.scale, axis=2)
@@ -277,7 +257,7 @@ def _upsample(layer: Upsample, sources: Values, tensors: Tensors) -> np.ndarray:
     return np.asarray(rows @ value @ columns.T)
 
 
-def _resize(layer: Resize, sources: Values, tensors: Tensors) -> np.ndarray:
+def _resize(layer: layers.Resize, sources: Values, tensors: Tensors) -> np.ndarray:
     _, height, width = sources[0].shape
     rows = resize_matrix(height, layer.height, layer.mode)
     columns = resize_matrix(width, layer.width, layer.mode)
@@ -301,7 +281,7 @@ def resize_matrix(size: int, wanted: int, mode: str) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def _pixel_shuffle(layer: PixelShuffle, sources: Values, tensors: Tensors) -> np.ndarray:
+def _pixel_shuffle(layer: layers.PixelShuffle, sources: Values, tensors: Tensors) -> np.ndarray:
     side = layer.scale
     channels, height, width = sources[0].shape
     value = sources[0].reshape(channels // side**2, side, side, height, width)
@@ -309,19 +289,23 @@ def _pixel_shuffle(layer: PixelShuffle, sources: Values, tensors: Tensors) -> np
 
 
 def _padded(
-    layer: Union[MaxPool, AvgPool], value: np.ndarray, begin: Pair, end: Pair, fill: float
+    layer: Union[layers.MaxPool, layers.AvgPool],
+    value: np.ndarray,
+    begin: layers.Pair,
+    end: layers.Pair,
+    fill: float,
 ) -> np.ndarray:
-    borders = ((0, 0), *zip(pair(begin), pair(end)))
+    borders = ((0, 0), *zip(layers.pair(begin), layers.pair(end)))
     filled = np.pad(value, borders, mode="constant", constant_values=fill)
     return windows(filled, layer.kernel, layer.stride)
 
 
-def _maxpool(layer: MaxPool, sources: Values, tensors: Tensors) -> np.ndarray:
+def _maxpool(layer: layers.MaxPool, sources: Values, tensors: Tensors) -> np.ndarray:
     view = _padded(layer, sources[0], layer.pad_begin, layer.pad_end, -np.inf)
     return np.asarray(view.max(axis=(1, 2)))
 
 
-def _avgpool(layer: AvgPool, sources: Values, tensors: Tensors) -> np.ndarray:
+def _avgpool(layer: layers.AvgPool, sources: Values, tensors: Tensors) -> np.ndarray:
     view = _padded(layer, sources[0], layer.padding, layer.padding, 0.0)
     if layer.count_padding:
         return np.asarray(view.mean(axis=(1, 2)))
@@ -330,19 +314,19 @@ def _avgpool(layer: AvgPool, sources: Values, tensors: Tensors) -> np.ndarray:
     return np.asarray(view.sum(axis=(1, 2)) / inside.sum(axis=(1, 2)))
 
 
-def _global_avg_pool(layer: GlobalAvgPool, sources: Values, tensors: Tensors) -> np.ndarray:
+def _global_avg_pool(layer: layers.GlobalAvgPool, sources: Values, tensors: Tensors) -> np.ndarray:
     return np.asarray(sources[0].mean(axis=(1, 2), keepdims=True))
 
 
-def _flatten(layer: Flatten, sources: Values, tensors: Tensors) -> np.ndarray:
+def _flatten(layer: layers.Flatten, sources: Values, tensors: Tensors) -> np.ndarray:
     return sources[0].reshape(-1, 1, 1)
 
 
-def _detect(layer: Layer, sources: Values, tensors: Tensors) -> np.ndarray:
+def _detect(layer: layers.Layer, sources: Values, tensors: Tensors) -> np.ndarray:
     return sources[0]
 
 
-def _opaque(layer: Opaque, sources: Values, tensors: Tensors) -> np.ndarray:
+def _opaque(layer: layers.Opaque, sources: Values, tensors: Tensors) -> np.ndarray:
     raise DeviceError(
         "Layer is a torch module that only torch can run",
         found=repr(layer.module),
@@ -379,6 +363,6 @@ RUN: Dict[str, Callable[..., np.ndarray]] = OrderedDict(
 )
 
 
-def run_op(layer: Layer, sources: Values, tensors: Tensors) -> np.ndarray:
+def run_op(layer: layers.Layer, sources: Values, tensors: Tensors) -> np.ndarray:
     """The output of a layer for one image; of a `Reuse` give what it executes."""
     return RUN[op_of(layer)](layer, sources, tensors)

@@ -7,7 +7,8 @@ import numpy as np
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.image.preprocess import Letterbox
 from pneumonia.runtime.model.boxes import box_areas, clip_boxes, cxcywh_to_xyxy, nms
-from pneumonia.runtime.model.spec import Detect, NetworkSpec
+from pneumonia.runtime.model.layers import Detect
+from pneumonia.runtime.model.spec import NetworkSpec
 
 MAX_LOG_SIZE = 20.0  # e^20 anchors is larger than any image; keeps exp() finite in float32
 

@@ -13,7 +13,8 @@ from typing import Callable, Optional, Tuple
 import numpy as np
 
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import StorageSpec, Weighted, weight_shape
+from pneumonia.runtime.model.layers import StorageSpec, Weighted
+from pneumonia.runtime.model.ops import weight_shape
 from pneumonia.runtime.storage import value_codes
 from pneumonia.runtime.storage.fkw import SUFFIXES as FKW_SUFFIXES
 from pneumonia.runtime.storage.fkw import decode_fkw, encode_fkw

@@ -20,13 +20,9 @@ from typing import AbstractSet, Callable, Dict, List, Mapping, NamedTuple, Tuple
 import numpy as np
 
 from pneumonia.runtime.errors import ArtefactError, SpecError
-from pneumonia.runtime.model.spec import (
-    NetworkSpec,
-    StorageSpec,
-    Weighted,
-    tensor_shapes,
-    weight_shape,
-)
+from pneumonia.runtime.model.layers import StorageSpec, Weighted
+from pneumonia.runtime.model.ops import weight_shape
+from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes
 from pneumonia.runtime.storage.formats import sparse_formats
 
 Tensors = Dict[str, np.ndarray]

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pneumonia.runtime.model.heads import MAX_LOG_SIZE, class_outputs, image_outputs
-from pneumonia.runtime.model.spec import Detect, NetworkSpec
+from pneumonia.runtime.model.layers import Detect
+from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import LossConfig
 from pneumonia.training.detector.ciou import EPS, iou_and_ciou
 from pneumonia.training.detector.targets import FIRST_IMAGE_CLASS, UNBOXED, Matches, assign

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data_prep.dataset.reader import NORMAL, NOT_NORMAL, OPACITY
-from pneumonia.runtime.model.spec import Detect
+from pneumonia.runtime.model.layers import Detect
 
 UNBOXED = -1  # class of a target row that says: somewhere in this image, its boxes are unknown
 

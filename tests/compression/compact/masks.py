@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.sets.structured import Columns, Filters
-from pneumonia.runtime.model.spec import Conv, NetworkSpec
+from pneumonia.runtime.model.layers import Conv
+from pneumonia.runtime.model.spec import NetworkSpec
 from tests.compression.graphs import run
 
 

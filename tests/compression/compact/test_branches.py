@@ -17,7 +17,8 @@ from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import from_torch
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import PruneError
-from pneumonia.runtime.model.spec import INPUT, Conv, InputSpec, NetworkSpec, Reuse, Shortcut
+from pneumonia.runtime.model.layers import Conv, Reuse, Shortcut
+from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
 from tests.compression.graphs import random_tensors, run
 from tests.network.torch_cases import Forward, outputs
 from tests.network.torch_networks import network

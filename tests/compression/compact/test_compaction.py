@@ -12,14 +12,9 @@ from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.image_head import with_image_head
 from pneumonia.network.zoo import build
-from pneumonia.runtime.model.spec import (
-    Conv,
-    InputSpec,
-    Linear,
-    NetworkSpec,
-    parameter_count,
-    weight_shape,
-)
+from pneumonia.runtime.model.layers import Conv, Linear
+from pneumonia.runtime.model.ops import weight_shape
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, parameter_count
 from tests.compression.compact.masks import assert_same_outputs, random_masks
 from tests.compression.graphs import random_specs, random_tensors
 from tests.network.random_networks import networks
@@ -138,7 +133,7 @@ def test_compacted_sizes_by_hand() -> None:
 
 
 def test_flatten_drops_every_feature_of_a_removed_channel() -> None:
-    from pneumonia.runtime.model.spec import Flatten
+    from pneumonia.runtime.model.layers import Flatten
 
     spec = NetworkSpec(
         "flat",

@@ -11,7 +11,8 @@ from pneumonia.compression.compact.coupling import (
 )
 from pneumonia.compression.sets.network_set import live_units
 from pneumonia.network.zoo import build
-from pneumonia.runtime.model.spec import Conv, InputSpec, NetworkSpec, Route, Shortcut
+from pneumonia.runtime.model.layers import Conv, Route, Shortcut
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.compression.graphs import random_specs
 
 

@@ -9,7 +9,8 @@ from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.thin import thin
 from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.zoo import build
-from pneumonia.runtime.model.spec import Conv, InputSpec, NetworkSpec, parameter_count
+from pneumonia.runtime.model.layers import Conv
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, parameter_count
 from tests.compression.compact.masks import assert_same_outputs, random_masks
 from tests.compression.graphs import random_specs, random_tensors
 

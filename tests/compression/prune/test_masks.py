@@ -7,7 +7,8 @@ from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.masks import MaskHook, masked_tensors, tensor_masks
 from pneumonia.compression.sets.structured import Columns, Filters
 from pneumonia.network.module import Network
-from pneumonia.runtime.model.spec import Conv, InputSpec, NetworkSpec
+from pneumonia.runtime.model.layers import Conv
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from pneumonia.training.config import OptimiserConfig
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.optimiser import make_optimiser

@@ -4,20 +4,18 @@ import numpy as np
 
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, LayerQuantization
 from pneumonia.runtime.engines.reference import ReferenceEngine
-from pneumonia.runtime.model.spec import (
+from pneumonia.runtime.model.layers import (
     Conv,
     Detect,
     Flatten,
     GlobalAvgPool,
-    InputSpec,
     Linear,
     MaxPool,
-    NetworkSpec,
     Route,
     Shortcut,
     Upsample,
-    tensor_shapes,
 )
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, tensor_shapes
 
 PATTERNS = (
     (0, 1, 3, 4), (1, 2, 4, 5), (3, 4, 6, 7), (4, 5, 7, 8),

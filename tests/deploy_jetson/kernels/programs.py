@@ -18,7 +18,8 @@ from deploy_jetson.kernels.kinds.registry import cheapest
 from deploy_jetson.kernels.plan.lower import lower
 from pneumonia.runtime.engines.kernels import KernelLibrary
 from pneumonia.runtime.engines.processor import precision_of
-from pneumonia.runtime.model.spec import Flatten, InputSpec, Linear, NetworkSpec
+from pneumonia.runtime.model.layers import Flatten, Linear
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.deploy_jetson.kernels.networks import (
     random_image,
     reference,

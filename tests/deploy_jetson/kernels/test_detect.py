@@ -15,7 +15,8 @@ from deploy_jetson.kernels.generate import generate_library
 from pneumonia.runtime.engines.kernels import KernelsEngine
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.detector import Detector
-from pneumonia.runtime.model.spec import Conv, InputSpec, Linear, NetworkSpec
+from pneumonia.runtime.model.layers import Conv, Linear
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.deploy_jetson.kernels.programs import (
     CROSS_LIBC,
     QEMU,

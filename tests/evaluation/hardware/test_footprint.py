@@ -5,7 +5,8 @@ import pytest
 
 from evaluation.hardware.footprint import count, read_footprint
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import Conv, InputSpec, Linear, NetworkSpec, StorageSpec
+from pneumonia.runtime.model.layers import Conv, Linear, StorageSpec
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 
 
 def _spec(storage: StorageSpec) -> NetworkSpec:

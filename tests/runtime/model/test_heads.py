@@ -9,7 +9,8 @@ from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.image.preprocess import Letterbox
 from pneumonia.runtime.model.boxes import iou_matrix
 from pneumonia.runtime.model.heads import DecodeSettings, decode_heads, detections, sigmoid
-from pneumonia.runtime.model.spec import Conv, Detect, InputSpec, NetworkSpec
+from pneumonia.runtime.model.layers import Conv, Detect
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 
 
 def network(coding="scaled", n_classes=1, anchors=((10.0, 20.0), (30.0, 8.0)), size=64, stride=16):

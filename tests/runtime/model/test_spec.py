@@ -4,40 +4,30 @@ import pytest
 from hypothesis import given
 
 from pneumonia.runtime.errors import SpecError
-from pneumonia.runtime.model.spec import (
-    Conv,
-    Detect,
-    Flatten,
-    GlobalAvgPool,
-    InputSpec,
-    Linear,
-    MaxPool,
-    NetworkSpec,
-    Route,
-    Shortcut,
-    StorageSpec,
-    Upsample,
-    parameter_count,
-    tensor_shapes,
-)
+from pneumonia.runtime.model import layers
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, parameter_count, tensor_shapes
 from tests.network.random_networks import networks
 
 EVERY_OP = NetworkSpec(
     name="every-op",
     input=InputSpec(1, 32, 48, mean=0.5, std=0.25, pad_value=3),
     layers=(
-        Conv("c0", ("input",), 1, 4, 3, 2, 1, bias=False, batch_norm=True, activation="leaky_relu"),
-        Conv("c1", ("c0",), 4, 4, 1, activation="relu", storage=StorageSpec("columns", 2, 8)),
-        Shortcut("s2", ("c0", "c1"), activation="relu"),
-        MaxPool("p3", ("s2",), 2, 1, 0, 1),
-        MaxPool("p4", ("p3",), 2, 2),
-        Upsample("u5", ("p4",), 2),
-        Route("r6", ("u5", "p3")),
-        Conv("c7", ("r6",), 8, 12, 1),
-        Detect("d8", ("c7",), ((4.0, 5.5), (9.0, 8.0)), 1, 2, "darknet"),
-        GlobalAvgPool("g9", ("r6",)),
-        Flatten("f10", ("g9",)),
-        Linear("l11", ("f10",), 8, 3),
+        layers.Conv(
+            "c0", ("input",), 1, 4, 3, 2, 1, bias=False, batch_norm=True, activation="leaky_relu"
+        ),
+        layers.Conv(
+            "c1", ("c0",), 4, 4, 1, activation="relu", storage=layers.StorageSpec("columns", 2, 8)
+        ),
+        layers.Shortcut("s2", ("c0", "c1"), activation="relu"),
+        layers.MaxPool("p3", ("s2",), 2, 1, 0, 1),
+        layers.MaxPool("p4", ("p3",), 2, 2),
+        layers.Upsample("u5", ("p4",), 2),
+        layers.Route("r6", ("u5", "p3")),
+        layers.Conv("c7", ("r6",), 8, 12, 1),
+        layers.Detect("d8", ("c7",), ((4.0, 5.5), (9.0, 8.0)), 1, 2, "darknet"),
+        layers.GlobalAvgPool("g9", ("r6",)),
+        layers.Flatten("f10", ("g9",)),
+        layers.Linear("l11", ("f10",), 8, 3),
     ),
     outputs=("d8", "l11"),
     class_names=("Lung Opacity",),

@@ -19,7 +19,7 @@ from evaluation.hardware.storage import (
     relative_entries,
 )
 from pneumonia.runtime.errors import ArtefactError, PneumoniaError
-from pneumonia.runtime.model.spec import Conv, Linear, StorageSpec
+from pneumonia.runtime.model.layers import Conv, Linear, StorageSpec
 from pneumonia.runtime.storage.fkw import (
     count_loads,
     decode_fkw,

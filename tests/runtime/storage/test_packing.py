@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import ArtefactError, SpecError
-from pneumonia.runtime.model.spec import Conv, InputSpec, Linear, NetworkSpec, StorageSpec
+from pneumonia.runtime.model.layers import Conv, Linear, StorageSpec
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from pneumonia.runtime.storage.packing import (
     dense_tensors,
     measured,

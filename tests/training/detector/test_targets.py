@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumonia.runtime.model.spec import Detect
+from pneumonia.runtime.model.layers import Detect
 from pneumonia.training.detector.targets import Matches, assign, match_anchors
 
 FINE = Detect("fine", ("x",), ((16.0, 16.0), (64.0, 64.0)), 1, 8)

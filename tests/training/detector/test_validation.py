@@ -8,8 +8,8 @@ import torch
 from data_prep.dataset.reader import open_dataset
 from evaluation.study.operating_points import image_set_digest
 from pneumonia.network.module import Network
+from pneumonia.runtime.model.layers import Detect
 from pneumonia.runtime.model.predictions import read_predictions
-from pneumonia.runtime.model.spec import Detect
 from pneumonia.training.config import ValidationConfig
 from pneumonia.training.detector.validation import Validation, predict
 from tests.tiny import SIZE, tiny_spec, write_rectangles

@@ -6,17 +6,8 @@ from hypothesis import given
 from deploy_jetson.kernels.plan.supported import check_supported
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runtime.errors import ExportError
-from pneumonia.runtime.model.spec import (
-    Conv,
-    InputSpec,
-    Linear,
-    Multiply,
-    NetworkSpec,
-    Norm,
-    Route,
-    Shortcut,
-    Upsample,
-)
+from pneumonia.runtime.model.layers import Conv, Linear, Multiply, Norm, Route, Shortcut, Upsample
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.network.random_networks import networks
 
 UNKNOWN = {
