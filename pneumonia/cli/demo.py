@@ -24,7 +24,7 @@ from pneumonia.cli.demo_progress import OTHER, TRAINING, DemoProgress, DemoStep,
 from pneumonia.cli.terminal import show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError
 
-FILM_PX = 320
+FILM_PX = 256
 FRACTIONS = (0.375, 0.25, 0.375)  # of train, val and test: enough to choose thresholds and compare
 PHANTOM_MIX = "45:30:25"  # opacity, not normal, normal: as the phantoms are drawn
 TEACHER_COST = 1.4  # of an epoch that learns from a teacher, against one that does not
@@ -58,7 +58,13 @@ FULL = DemoScale(960)
 SMOKE = DemoScale(
     48,
     ("epochs=2", "batch_size=8", "validate_every=2"),
-    ("admm.epochs=1", "admm.rho=[80]", "admm.steps_per_update=1", "retrain.epochs=1"),
+    (
+        "admm.epochs=1",
+        "admm.rho=[80]",
+        "admm.steps_per_update=1",
+        "retrain.epochs=1",
+        "retrain.batch_size=8",
+    ),
     # Models that learnt nothing may find no box, and then have no operating point of their own.
     ("--threshold", "0.05"),
 )

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 0.01  # of the realised rate, relative
 MAX_TRIALS = 14
+MAX_JUMPS = 2  # trials in a row that find nothing between the ends of the bracket
 EXCESS = 0.05  # of the realised rate, relative, from which a warning is due
 STRONGEST = 1e9  # layer rate at which every layer is down to its minimum
 
@@ -146,22 +147,31 @@ def _searched(
 ) -> RatePlan:
     """The best of up to MAX_TRIALS trials, the first at x, that close in on the target."""
     best = weaker = stronger = None
+    jumps = 0
     for number in range(MAX_TRIALS):
         found = trial(rates.at(x), number)
         best = _nearer(found, best, target)
         if _is_reached(best, target):
             return best
+        jumps = jumps + 1 if _repeats(found, weaker, stronger) else 0
         if found.realised_rate < target:
             low, weaker = x, found
         else:
             high, stronger = x, found
         x = _next(x, low, high, target / found.realised_rate)
-        if x > STRONGEST or high / low < 1 + 1e-4:
+        if x > STRONGEST or high / low < 1 + 1e-4 or jumps == MAX_JUMPS:
             break
     assert best is not None
     if weaker is None or stronger is None:
         return best
     return _nearer(best, _between(trial, weaker, stronger, target), target)
+
+
+def _repeats(found: RatePlan, weaker: RatePlan | None, stronger: RatePlan | None) -> bool:
+    """Whether both ends of the bracket are known and the trial's rate is that of one of them."""
+    if weaker is None or stronger is None:
+        return False
+    return found.realised_rate in (weaker.realised_rate, stronger.realised_rate)
 
 
 def _between(trial: Trial, weaker: RatePlan, stronger: RatePlan, target: float) -> RatePlan:

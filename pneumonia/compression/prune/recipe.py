@@ -80,11 +80,13 @@ class TrainingPhase(_Strict):
         epochs: Length.
         optimiser: See `training.config.OptimiserConfig`.
         schedule: See `training.config.ScheduleConfig`.
+        batch_size: Images of one optimiser step; none = as in the parent's training.
     """
 
     epochs: PositiveInt
     optimiser: OptimiserConfig
     schedule: ScheduleConfig
+    batch_size: PositiveInt | None = None
 
 
 class AdmmPhase(TrainingPhase):
@@ -229,6 +231,7 @@ def admm_config(training: TrainConfig, phase: AdmmPhase) -> TrainConfig:
             "ema_decay": 0.0,
             "early_stop": 0,
             "validate_every": phase.epochs,  # the unprojected weights' metric decides nothing
+            "batch_size": phase.batch_size or training.batch_size,
         }
     )
 
@@ -241,5 +244,6 @@ def retrain_config(training: TrainConfig, phase: RetrainPhase) -> TrainConfig:
             "optimiser": phase.optimiser,
             "schedule": phase.schedule,
             "ema_decay": phase.ema_decay,
+            "batch_size": phase.batch_size or training.batch_size,
         }
     )

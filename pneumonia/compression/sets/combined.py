@@ -173,11 +173,12 @@ class TiedFilters:
         starts = self._starts(matrices, protected, near)
         units, energies = alternate(matrices, starts, self.n_keep, protected)
         order = energies.sort(descending=True, stable=True).indices
+        order = order[_first_occurrences(units[order])]
         if not any(matrix.rule and matrix.rule.group_size for matrix in matrices):
             return choose(matrices, units[order[0]])
         size = sum(matrix.squares.numel() for matrix in matrices)
         n_refined = max(1, REFINED_ELEMENTS // size)
-        candidates = [units[i] for i in order[: n_refined + 1]]
+        candidates = [units[i] for i in order[: n_refined + 1].tolist()]
         candidates.append(self._alone(matrices, protected))
         if near is not None:
             candidates.insert(0, starts[2])
@@ -251,6 +252,14 @@ def _scores_in_best_columns(matrices: list[TiedMatrix], units: Tensor) -> Tensor
         rows = matrix.squares.sum(1)[None] if columns is None else columns @ matrix.squares.T
         scores += unit_scores(matrix, rows, units.shape[1])
     return scores[0]
+
+
+def _first_occurrences(rows: Tensor) -> Tensor:
+    """Ascending indices of the rows that no earlier row equals: starts often end at one point."""
+    seen: dict[bytes, int] = {}
+    for number, row in enumerate(rows.numpy()):
+        seen.setdefault(row.tobytes(), number)
+    return torch.tensor(list(seen.values()))
 
 
 def _n_distinct(units: Tensor) -> int:

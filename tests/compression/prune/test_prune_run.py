@@ -37,6 +37,7 @@ from pneumonia.runtime.errors import (
     DataError,
     OutputError,
     PruneError,
+    TrainingError,
 )
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.journal import read_metrics
@@ -478,6 +479,16 @@ def test_other_formulations_reach_the_same_rate(
     constraint = {**RECIPE["constraint"], "formulation": formulation}
     quick = recipe(ladder=1, constraint=constraint, retrain={"epochs": 1})
     assert run_compression(trained, quick, tmp_path / "out").rate == pytest.approx(6, rel=0.05)
+
+
+@pytest.mark.parametrize("phase", ["admm", "retrain"])
+def test_a_phase_may_have_a_batch_size_of_its_own(
+    phase: str, trained: Path, tmp_path: Path
+) -> None:
+    short = {"ladder": 1, "admm": {"epochs": 1, "rho": [1.0]}, "retrain": {"epochs": 1}}
+    short[phase] = {**RECIPE[phase], **short[phase], "batch_size": 4096}  # type: ignore[dict-item]
+    with pytest.raises(TrainingError, match=r">= 4096 images \(batch_size\)"):
+        run_compression(trained, recipe(**short), tmp_path / "out")
 
 
 def test_a_recipe_may_shorten_the_parents_epochs() -> None:
