@@ -1,7 +1,7 @@
 """A pneumonia detector for embedded devices: train, prune with ADMM, export, score.
 
 The names of `__all__` are the public API (docs/reference/python-api.md). Importing this package
-imports nothing else: a name is loaded from its module of `pneumonia.api` at its first use.
+imports nothing else: a name is loaded from the module that defines it at its first use.
 Research use only. Not a medical device.
 """
 
@@ -12,51 +12,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pneumonia.api.comparison import ComparedModel, CompareOptions, compare
-    from pneumonia.api.compression import (
-        BINARY,
-        TERNARY,
-        Admm,
-        AdmmResidual,
-        BlockMax,
-        Blocks,
-        Channels,
-        Columns,
-        Combined,
-        Constraint,
-        DensityAdaptiveBlocks,
-        Filters,
-        GlobalIrregular,
-        Irregular,
-        ModuleCompression,
-        PatternConnectivity,
-        Patterns,
-        PerLayer,
-        ProgressiveSnap,
-        Projection,
-        Quantized,
-        conductance_step,
-        conductances,
-        match_parameters,
-        plan_bits,
-    )
-    from pneumonia.api.detection import (
-        Detection,
-        Detector,
-        PneumoniaError,
-        Radiograph,
-        read_radiograph,
-    )
     from pneumonia.api.evaluation import EvaluateOptions, EvaluateResult, evaluate
     from pneumonia.api.int8 import Int8Options, Int8Result, quantize_int8
-    from pneumonia.api.own_network import (
-        DepthMethod,
-        ImportedNetwork,
-        NetworkPruning,
-        StructuredMethod,
-        from_torch,
-        to_torch,
-        write_onnx,
-    )
     from pneumonia.api.runs import (
         ExportOptions,
         RunOptions,
@@ -66,6 +23,27 @@ if TYPE_CHECKING:
         quantize,
         train,
     )
+    from pneumonia.compression.admm.any_module import ModuleCompression, match_parameters
+    from pneumonia.compression.admm.any_network import NetworkPruning
+    from pneumonia.compression.admm.engine import Admm, AdmmResidual
+    from pneumonia.compression.prune.depth_method import DepthMethod
+    from pneumonia.compression.prune.structured_method import StructuredMethod
+    from pneumonia.compression.quantize.bit_serial import plan_bits
+    from pneumonia.compression.quantize.snap import ProgressiveSnap
+    from pneumonia.compression.sets.block import BlockMax, DensityAdaptiveBlocks
+    from pneumonia.compression.sets.combined import Combined
+    from pneumonia.compression.sets.constraint import Constraint, PerLayer, Projection
+    from pneumonia.compression.sets.crossbar import Blocks, conductance_step, conductances
+    from pneumonia.compression.sets.irregular import GlobalIrregular, Irregular
+    from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized
+    from pneumonia.compression.sets.pattern import PatternConnectivity, Patterns
+    from pneumonia.compression.sets.structured import Channels, Columns, Filters
+    from pneumonia.exporting.onnx_file import write_onnx
+    from pneumonia.network.to_torch import to_torch
+    from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
+    from pneumonia.runtime.errors import PneumoniaError
+    from pneumonia.runtime.image.radiograph import Radiograph, read_radiograph
+    from pneumonia.runtime.model.detector import Detection, Detector
 
 __all__ = [
     "BINARY",
@@ -122,21 +100,11 @@ __all__ = [
     "train",
     "write_onnx",
 ]
-_MODULES = {
-    "comparison": ("ComparedModel", "CompareOptions", "compare"),
-    "detection": ("Detection", "Detector", "PneumoniaError", "Radiograph", "read_radiograph"),
-    "evaluation": ("EvaluateOptions", "EvaluateResult", "evaluate"),
-    "int8": ("Int8Options", "Int8Result", "quantize_int8"),
-    "own_network": (
-        "DepthMethod",
-        "ImportedNetwork",
-        "NetworkPruning",
-        "StructuredMethod",
-        "from_torch",
-        "to_torch",
-        "write_onnx",
-    ),
-    "runs": (
+_NAMES = {  # module -> the public names that it defines
+    "api.comparison": ("ComparedModel", "CompareOptions", "compare"),
+    "api.evaluation": ("EvaluateOptions", "EvaluateResult", "evaluate"),
+    "api.int8": ("Int8Options", "Int8Result", "quantize_int8"),
+    "api.runs": (
         "ExportOptions",
         "RunOptions",
         "compile_kernels",
@@ -145,7 +113,28 @@ _MODULES = {
         "quantize",
         "train",
     ),
-}  # every other name is in `compression`
+    "compression.admm.any_module": ("ModuleCompression", "match_parameters"),
+    "compression.admm.any_network": ("NetworkPruning",),
+    "compression.admm.engine": ("Admm", "AdmmResidual"),
+    "compression.prune.depth_method": ("DepthMethod",),
+    "compression.prune.structured_method": ("StructuredMethod",),
+    "compression.quantize.bit_serial": ("plan_bits",),
+    "compression.quantize.snap": ("ProgressiveSnap",),
+    "compression.sets.block": ("BlockMax", "DensityAdaptiveBlocks"),
+    "compression.sets.combined": ("Combined",),
+    "compression.sets.constraint": ("Constraint", "PerLayer", "Projection"),
+    "compression.sets.crossbar": ("Blocks", "conductance_step", "conductances"),
+    "compression.sets.irregular": ("GlobalIrregular", "Irregular"),
+    "compression.sets.levels": ("BINARY", "TERNARY", "Quantized"),
+    "compression.sets.pattern": ("PatternConnectivity", "Patterns"),
+    "compression.sets.structured": ("Channels", "Columns", "Filters"),
+    "exporting.onnx_file": ("write_onnx",),
+    "network.to_torch": ("to_torch",),
+    "network.torch_import.imported": ("ImportedNetwork", "from_torch"),
+    "runtime.errors": ("PneumoniaError",),
+    "runtime.image.radiograph": ("Radiograph", "read_radiograph"),
+    "runtime.model.detector": ("Detection", "Detector"),
+}
 
 
 def __getattr__(name: str) -> "Any":
@@ -154,9 +143,8 @@ def __getattr__(name: str) -> "Any":
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    homes = [module for module, names in _MODULES.items() if name in names]
-    module = importlib.import_module("pneumonia.api." + (homes[0] if homes else "compression"))
-    value = getattr(module, name)
+    home = next(module for module, names in _NAMES.items() if name in names)
+    value = getattr(importlib.import_module("pneumonia." + home), name)
     globals()[name] = value
     return value
 

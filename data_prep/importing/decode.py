@@ -12,6 +12,8 @@ from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.radiograph import read_radiograph
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
+VIEWS = ("AP", "PA")
+SEXES = ("F", "M")
 _TAGS = ["PatientID", "PatientAge", "PatientSex", "ViewPosition"]
 
 
@@ -24,8 +26,8 @@ class ImportedImage(NamedTuple):
         height: Of the original image in pixels.
         patient_id: From the DICOM header, as written there.
         age: From the header, for example `056Y`.
-        sex: From the header.
-        view: From the header.
+        sex: `F`, `M` or empty, from the header.
+        view: `AP`, `PA` or empty, from the header.
         reason: Short code when `cached` is None.
     """
 
@@ -37,6 +39,11 @@ class ImportedImage(NamedTuple):
     sex: str = ""
     view: str = ""
     reason: str = ""
+
+
+def one_of(text: str, allowed: tuple[str, ...]) -> str:
+    """The text without blanks around it if it is an allowed one, else an empty string."""
+    return text.strip() if text.strip() in allowed else ""
 
 
 def decode_image(path: Path, cache_size: int) -> ImportedImage:
@@ -55,8 +62,8 @@ def decode_image(path: Path, cache_size: int) -> ImportedImage:
         height,
         patient_id=facts.get("PatientID", ""),
         age=facts.get("PatientAge", ""),
-        sex=facts.get("PatientSex", ""),
-        view=facts.get("ViewPosition", ""),
+        sex=one_of(facts.get("PatientSex", ""), SEXES),
+        view=one_of(facts.get("ViewPosition", ""), VIEWS),
     )
 
 

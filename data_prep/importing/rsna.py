@@ -262,15 +262,14 @@ def _record(candidate: _Candidate, decoded: ImportedImage, adjusted: Counter[str
     age = parse_age(age_text)
     if age is None and age_text.strip():
         adjusted["age_not_plausible"] += 1
-    view, sex = image.view or decoded.view, image.sex or decoded.sex
     return ImageRecord(
         image_id=image.image_id,
         kind=image.kind,
         split="train",  # until all patients are known
         patient_id=image.patient_id or pseudonym(decoded.patient_id, image.image_id),
         class_name=candidate.class_name,
-        view=view if view in ("AP", "PA") else "",
-        sex=sex if sex in ("F", "M") else "",
+        view=image.view or decoded.view,
+        sex=image.sex or decoded.sex,
         age=age,
         width=decoded.width,
         height=decoded.height,

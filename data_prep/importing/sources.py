@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.dataset.reader import KINDS, NORMAL, SPLITS
+from data_prep.importing.decode import SEXES, VIEWS, one_of
 from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.image_names import IMAGE_SUFFIXES
@@ -167,10 +168,10 @@ def _curated(folder: Path) -> SourceFolder:
                 image_id,
                 kind,
                 path,
-                split=_one_of(given.get(row["file"], split), SPLITS),
+                split=one_of(given.get(row["file"], split), SPLITS),
                 patient_id=row.get("nih_patient", "").strip(),
-                view=_one_of(row.get("ViewPosition", ""), ("AP", "PA")),
-                sex=_one_of(row.get("PatientSex", ""), ("F", "M")),
+                view=one_of(row.get("ViewPosition", ""), VIEWS),
+                sex=one_of(row.get("PatientSex", ""), SEXES),
                 age=row.get("PatientAge", ""),
             )
     return SourceFolder(
@@ -208,10 +209,10 @@ def open_nih(folder: Path) -> SourceFolder:
                 image_id,
                 "nih",
                 path,
-                split=_one_of(row["split"], SPLITS),
+                split=one_of(row["split"], SPLITS),
                 patient_id=row["nih_patient"].strip(),
                 class_name=NORMAL if negative else "",
-                view=_one_of(row.get("view", ""), ("AP", "PA")),
+                view=one_of(row.get("view", ""), VIEWS),
                 truth="negative" if negative else "none",
                 weak_opacity="yes" if findings & _OPACITIES else "",
             )
@@ -278,7 +279,3 @@ def _inside(folder: Path, name: str) -> Path | None:
     if not name or Path(name).is_absolute() or ".." in parts or not path.is_file():
         return None
     return path
-
-
-def _one_of(text: str, allowed: tuple[str, ...]) -> str:
-    return text.strip() if text.strip() in allowed else ""

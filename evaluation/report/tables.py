@@ -1,7 +1,5 @@
 """Evidence as machine-readable files: metrics.json and csv tables."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +17,7 @@ from evaluation.metrics.ranking import froc_curve, precision_recall
 from evaluation.study.operating_points import point_record
 from evaluation.study.submission import write_submission
 from pneumonia.runtime.atomic import write_json, write_text
-from pneumonia.runtime.csv_tables import escape_cell
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
@@ -168,12 +166,7 @@ def _differences_document(comparison: ModelComparison) -> dict[str, Any]:
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a csv atomically; floats with 6 significant digits, NaN and None as empty."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([_cell(value) for value in row])
-    write_text(str(path), stream.getvalue())
+    write_text(str(path), csv_text(header, ([_cell(value) for value in row] for row in rows)))
 
 
 def _cell(value: object) -> str:
@@ -181,7 +174,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float | np.floating):
         return f"{value:.6g}" if np.isfinite(value) else ""
-    return str(escape_cell(value))
+    return str(value)
 
 
 def _cells(item: Estimate) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from evaluation.study.labels import RSNA_FRAME
 from pneumonia.runtime.atomic import write_text
-from pneumonia.runtime.csv_tables import escape_name, unescape_name
+from pneumonia.runtime.csv_tables import escape_name, read_exact_table, unescape_name
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.model.predictions import Prediction
 
@@ -79,32 +79,15 @@ def read_submission(path: str | Path, frame: float = RSNA_FRAME) -> list[Predict
             not a multiple of five, a value that is not finite, or a negative width or height.
     """
     predictions: dict[str, Prediction] = {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            header = tuple(next(reader, []))
-            if header != HEADER:
-                raise DataError(
-                    "Not a submission file",
-                    expected=",".join(HEADER),
-                    found=",".join(header)[:80],
-                    where=str(path),
-                )
-            for fields in reader:
-                where = f"{path}, line {reader.line_num}"
-                image_id = unescape_name(fields[0].strip()) if fields else ""
-                if not image_id or len(fields) > 2 or image_id in predictions:
-                    raise DataError(
-                        "Row of submission is malformed", expected="each image once", where=where
-                    )
-                boxes, scores = _parse(fields[1] if len(fields) == 2 else "", where)
-                predictions[image_id] = Prediction(
-                    image_id, boxes, scores, round(frame), round(frame)
-                )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            "Submission cannot be read", found=type(error).__name__, where=str(path)
-        ) from None
+    for line, fields in read_exact_table(str(path), HEADER, "submission"):
+        where = f"{path}, line {line}"
+        image_id = unescape_name(fields[0].strip()) if fields else ""
+        if not image_id or len(fields) > 2 or image_id in predictions:
+            raise DataError(
+                "Row of submission is malformed", expected="each image once", where=where
+            )
+        boxes, scores = _parse(fields[1] if len(fields) == 2 else "", where)
+        predictions[image_id] = Prediction(image_id, boxes, scores, round(frame), round(frame))
     return list(predictions.values())
 
 

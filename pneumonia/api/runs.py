@@ -147,11 +147,7 @@ def prune(
     if rate is not None:
         options = replace(options, changes=[*options.overrides(), f"rate={rate}"])
     settings = _recipe(recipe, "prune", PruneRecipe, options)
-    folder = None if data is None else Path(data)
-    return run_compression(
-        Path(run), settings, Path(out), folder, options.resume, options.progress,
-        options.accept_seen,
-    )  # fmt: skip
+    return _compress(run, settings, out, data, options)
 
 
 def quantize(
@@ -175,6 +171,16 @@ def quantize(
     """
     options = options or RunOptions()
     settings = _recipe(recipe, "quantize", QuantizeRecipe, options)
+    return _compress(run, settings, out, data, options)
+
+
+def _compress(
+    run: AnyPath,
+    settings: PruneRecipe | QuantizeRecipe,
+    out: AnyPath,
+    data: AnyPath | None,
+    options: RunOptions,
+) -> CompressionResult:
     folder = None if data is None else Path(data)
     return run_compression(
         Path(run), settings, Path(out), folder, options.resume, options.progress,

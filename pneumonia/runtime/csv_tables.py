@@ -7,7 +7,7 @@ white space). Writing puts an apostrophe before such text, reading takes it off.
 import csv
 import io
 import re
-from typing import Any, Dict, Iterable, Iterator, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from pneumonia.runtime.errors import DataError
 
@@ -43,6 +43,41 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     for row in rows:
         table.writerow([escape_cell(value) for value in row])
     return stream.getvalue()
+
+
+def read_exact_table(
+    path: str, header: Sequence[str], title: str
+) -> Iterator[Tuple[int, List[str]]]:
+    """Rows of a csv that has exactly this header, in the order of the file; cells as they are.
+
+    Args:
+        path: The file, UTF-8; a byte order mark is accepted.
+        header: The columns.
+        title: What the file holds, for errors: `submission`, `predictions`.
+
+    Returns:
+        Pairs of the line number and the cells; a blank line has none.
+
+    Raises:
+        DataError: Missing, unreadable, not UTF-8, or with another header.
+    """
+    try:
+        with io.open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            found = next(reader, [])
+            if tuple(found) != tuple(header):
+                raise DataError(
+                    "Not a {} file".format(title),
+                    expected=",".join(header),
+                    found=",".join(found)[:80],
+                    where=path,
+                )
+            for fields in reader:
+                yield reader.line_num, fields
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            "{} cannot be read".format(title.capitalize()), found=type(error).__name__, where=path
+        ) from None
 
 
 def read_table(path: str, columns: Sequence[str]) -> Iterator[Tuple[int, Dict[str, str]]]:

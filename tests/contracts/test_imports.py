@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "deploy_jetson": ("pneumonia.runtime",),
     "deploy_jetson.device": ("pneumonia.runtime",),  # copied to the board without the generator
     "pneumonia.api": ("pneumonia", "data_prep", "evaluation", "deploy_jetson"),
-    "pneumonia": ("pneumonia.cli", "pneumonia.api"),
+    "pneumonia": ("pneumonia",),  # the public names, loaded where they are defined
 }  # fmt: skip
 
 

@@ -99,8 +99,8 @@ def _record(image_id: str, image: ImportedImage, truth: StudyTruth) -> ImageReco
         split="train",  # until all patients are known
         patient_id=pseudonym(image.patient_id, image_id),
         class_name=truth.class_name,
-        view=image.view if image.view in ("AP", "PA") else "",
-        sex=image.sex if image.sex in ("F", "M") else "",
+        view=image.view,
+        sex=image.sex,
         age=parse_age(image.age),
         width=image.width,
         height=image.height,

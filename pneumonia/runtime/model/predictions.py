@@ -9,7 +9,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from pneumonia.runtime.atomic import write_text
-from pneumonia.runtime.csv_tables import escape_name, unescape_name
+from pneumonia.runtime.csv_tables import escape_name, read_exact_table, unescape_name
 from pneumonia.runtime.errors import DataError
 
 HEADER = ("image_id", "score", "x1", "y1", "x2", "y2", "width", "height")
@@ -121,26 +121,12 @@ def read_predictions(path: str) -> List[Prediction]:
     path = str(path)
     groups: Dict[str, List[Row]] = OrderedDict()
     lines: Dict[str, List[int]] = {}
-    try:
-        with io.open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            header = tuple(next(reader, []))
-            if header != HEADER:
-                raise DataError(
-                    "Not a predictions file",
-                    expected=",".join(HEADER),
-                    found=",".join(header)[:80],
-                    where=path,
-                )
-            for fields in filter(None, reader):  # blank lines are empty lists
-                row = _parse_row(fields, "{}, line {}".format(path, reader.line_num))
-                name = unescape_name(fields[0])
-                groups.setdefault(name, []).append(row)
-                lines.setdefault(name, []).append(reader.line_num)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            "Predictions cannot be read", found=type(error).__name__, where=path
-        ) from None
+    for line, fields in read_exact_table(path, HEADER, "predictions"):
+        if fields:
+            row = _parse_row(fields, "{}, line {}".format(path, line))
+            name = unescape_name(fields[0])
+            groups.setdefault(name, []).append(row)
+            lines.setdefault(name, []).append(line)
     return [
         _prediction(image_id, rows, "{}, lines {} to {}".format(path, *_ends(lines[image_id])))
         for image_id, rows in groups.items()
