@@ -97,7 +97,7 @@ class Page:
                 return answer["result"]
             self.events.append(answer)
 
-    def _first_page(self, seconds=60):
+    def _first_page(self, seconds=180):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for target in self.command("Target.getTargets")["targetInfos"]:
@@ -131,7 +131,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, script, seconds=60):
+    def wait(self, script, seconds=180):
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while not self._is_true(script):
@@ -212,7 +212,7 @@ def chromium(folder):
         process.wait()
 
 
-def _where(file, process, seconds=60):
+def _where(file, process, seconds=180):
     """Port and path the browser writes down when it listens."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

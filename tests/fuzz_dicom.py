@@ -25,7 +25,7 @@ from pneumonia.runtime.child.__main__ import limit_resources
 from pneumonia.runtime.child.messages import write_answer
 from pneumonia.runtime.child.tasks import FileReader
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.image.dicom_header import ReadLimits
+from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import KINDS, ResultFacts, build_results, header_from_bytes

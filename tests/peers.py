@@ -1,5 +1,7 @@
 """Programs of others that judge our outputs; a test that needs one skips with a printed reason."""
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -7,7 +9,6 @@ import socket
 import subprocess
 import time
 import urllib.request
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +60,28 @@ def run_peer(name, *arguments, timeout=180):
     )
 
 
+_claims = []
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port of loopback for a server that is started later; no test gets it twice.
+
+    It lies below the ports that the kernel gives to outgoing connections. A UDP socket of the same
+    number, kept until the process ends, claims it among the test processes of this machine.
+    """
+    for port in itertools.chain(range(_first_port(), 32000), range(10000, 32000)):
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            claim.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
+            _claims.append(claim)
+            return port
+        claim.close()
+    raise AssertionError("no port is free")
+
+
+def _first_port():
+    return 10000 + os.getpid() * 37 % 20000
 
 
 @dataclass
@@ -91,7 +110,7 @@ class Orthanc:
         return run_peer("storescu", "-aec", "ORTHANC", "127.0.0.1", self.dicom_port, *files)
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_orthanc(folder, **options):
     """Start Orthanc with its own storage on free ports; it is gone afterwards."""
     program = peer("Orthanc")
@@ -134,7 +153,7 @@ def running_orthanc(folder, **options):
                 process.wait()
 
 
-def _wait_until_up(server, process, log, seconds=60):
+def _wait_until_up(server, process, log, seconds=180):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text(errors="replace")[-2000:]

@@ -11,8 +11,8 @@ import pytest
 
 from pneumonia.cli import group, run
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.image.dicom_header import ReadLimits
 from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.plurals import counted
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.image.selection import load_rules

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pneumonia.runtime.image.dicom_header import BIG_ENDIAN, DEFAULT_LIMITS, read_header
+from pneumonia.runtime.image.dicom_header import BIG_ENDIAN, read_header
 from pneumonia.runtime.image.dicom_pixels import decode_pixels
 from pneumonia.runtime.image.display import (
     LINEAR,
@@ -23,6 +23,7 @@ from pneumonia.runtime.image.display import (
     to_grey,
 )
 from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 
 MIN_WIDTH, MAX_WIDTH = 0.005, 16.0
 _HEAD_BYTES = 132

@@ -27,7 +27,7 @@ from deploy_jetson.device.daemon.work.recovery import open_journal, recover
 from deploy_jetson.device.daemon.work.worker import JobWorker
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
-from pneumonia.runtime.image.dicom_header import ReadLimits
+from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.image.selection import WORDS_AGAINST, WORDS_WANTED
 from pneumonia.runtime.tls import server_context
 

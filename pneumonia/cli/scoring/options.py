@@ -76,7 +76,7 @@ def score_settings(options: ScoreOptions) -> "ScoreSettings":
         ConfigError: Options that do not go together, or a file of rules that cannot be read.
     """
     from pneumonia.runtime.child import ChildLimits
-    from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
+    from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
     from pneumonia.scoring.batch.run import ScoreSettings
     from pneumonia.scoring.image.selection import load_rules
     from pneumonia.scoring.outputs import OutputSettings

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 from pneumonia.runtime.child.messages import Wanted, write_answer
 from pneumonia.runtime.child.tasks import FileReader
-from pneumonia.runtime.image.dicom_header import ReadLimits
+from pneumonia.runtime.image.read_limits import ReadLimits
 
 
 def limit_resources(memory_mb: int) -> None:

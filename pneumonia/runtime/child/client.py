@@ -19,7 +19,7 @@ from pneumonia.runtime.child.messages import (
     read_answer,
     write_line,
 )
-from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS, ReadLimits
+from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS, ReadLimits
 
 COMMAND = (sys.executable, "-m", "pneumonia.runtime.child")
 START_SECONDS = 60.0  # a slow start (busy machine, slow SD card) is not the file's fault

@@ -15,7 +15,7 @@ from pneumonia.runtime.child.archives import list_archive, list_dicomdir, member
 from pneumonia.runtime.child.messages import MAX_HEADER_BYTES, MAX_LIST_BYTES, Parts, Wanted
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.attributes import first_text, joined_text
-from pneumonia.runtime.image.dicom_header import ReadLimits, header_facts, read_codes, read_header
+from pneumonia.runtime.image.dicom_header import header_facts, read_codes, read_header
 from pneumonia.runtime.image.preprocess import letterbox
 from pneumonia.runtime.image.radiograph import (
     check_file,
@@ -24,6 +24,7 @@ from pneumonia.runtime.image.radiograph import (
     unknown_format,
 )
 from pneumonia.runtime.image.raster import raster_format
+from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.image.selection import word_against
 
 BLOCK = 1 << 20

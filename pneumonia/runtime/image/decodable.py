@@ -15,7 +15,6 @@ from typing import Dict, Iterator, List
 import numpy as np
 
 from pneumonia.runtime.image.dicom_header import (
-    DEFAULT_LIMITS,
     DEFLATED,
     HTJ2K,
     JPEG_2000,
@@ -29,6 +28,7 @@ from pneumonia.runtime.image.dicom_header import (
     read_header,
 )
 from pneumonia.runtime.image.dicom_pixels import decode_pixels
+from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 
 SIDE = 8
 LOSSY_ERROR = 0.03  # of the full range

@@ -16,6 +16,7 @@ from pneumonia.runtime.image.attributes import (
     joined_text,
     only_integer,
 )
+from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.image.views import stated_view
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -67,29 +68,6 @@ BODY_PARTS = _words(
     "HEAD NECK SHOULDER CLAVICLE SCAPULA ARM ELBOW FOREARM WRIST HAND FINGER LEG KNEE ANKLE FOOT "
     "TOE EXTREMITY BREAST BRAIN WHOLEBODY"
 )
-
-
-class ReadLimits(NamedTuple):
-    """Limits on files, and which non-standard files are accepted.
-
-    Attributes:
-        max_file_bytes: Larger files are not opened.
-        max_side: Most rows or columns.
-        max_pixels: Most rows x columns x frames.
-        force_read: Take DICOM data without the 128-byte preamble.
-        allow_deflated: Take deflated DICOM (inflated size is bounded by `max_file_bytes`).
-        first_frame: Take the first frame of a multi-frame image instead of refusing it.
-    """
-
-    max_file_bytes: int = 256 * 1024 * 1024
-    max_side: int = 16384
-    max_pixels: int = 64 * 1024 * 1024
-    force_read: bool = False
-    allow_deflated: bool = False
-    first_frame: bool = False
-
-
-DEFAULT_LIMITS = ReadLimits()
 
 
 class Header(NamedTuple):

@@ -14,9 +14,7 @@ from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.attributes import joined_text, keep_undecodable_bytes, number_warnings
 from pneumonia.runtime.image.dicom_header import (
     BIG_ENDIAN,
-    DEFAULT_LIMITS,
     SPACINGS,
-    ReadLimits,
     contradictions,
     header_facts,
     read_header,
@@ -31,6 +29,7 @@ from pneumonia.runtime.image.display import (
 )
 from pneumonia.runtime.image.polarity import looks_inverted
 from pneumonia.runtime.image.raster import raster_format, read_raster
+from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS, ReadLimits
 
 # What a result takes from its source to be filed under the right patient, study and image.
 IDENTITY = (

@@ -11,8 +11,8 @@ from PIL import Image
 
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.codestream import ends_properly
-from pneumonia.runtime.image.dicom_header import ReadLimits
 from pneumonia.runtime.image.display import DisplayPlan, to_grey
+from pneumonia.runtime.image.read_limits import ReadLimits
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DEEP_COLOURS = {2: 3, 4: 2, 6: 4}  # colour type of a PNG -> channels, those of grey alone aside

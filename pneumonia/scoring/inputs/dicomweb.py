@@ -12,7 +12,7 @@ from pydicom.datadict import tag_for_keyword
 
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
+from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT

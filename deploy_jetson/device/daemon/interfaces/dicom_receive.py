@@ -199,22 +199,21 @@ class StoreService:
             association.join(max(0.0, end - time.monotonic()))
 
     def _greet(self, event: Any) -> None:
-        """Bound what a new connection may announce."""
+        """Bound what a new connection may announce, and how many have no association.
+
+        Those that came first are closed when there are too many.
+        """
         link = event.assoc.dul.socket
         link.recv = bounded(link, lambda: self._refused("protocol_limit"))
-        self._make_room()
-        with self._lock:
-            self._heard[event.assoc] = self._clock()
-
-    def _make_room(self) -> None:
-        """Close the oldest connection without an association when there are too many of them."""
         with self._lock:
             idle = [one for one in self._heard if not one.is_established]
-            if len(idle) < MAX_IDLE:
-                return
-            del self._heard[idle[0]]
-        self._refused("too_many_connections")
-        _hang_up(idle[0])
+            excess = idle[: len(idle) - MAX_IDLE + 1] if len(idle) >= MAX_IDLE else []
+            for one in excess:
+                del self._heard[one]
+            self._heard[event.assoc] = self._clock()
+        for one in excess:
+            self._refused("too_many_connections")
+            _hang_up(one)
 
     def _admit(self, event: Any) -> None:
         """Reject an association beyond the limit; pynetdicom would count idle connections too."""

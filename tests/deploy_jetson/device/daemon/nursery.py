@@ -15,7 +15,7 @@ from deploy_jetson.device.daemon.service import DaemonService
 from deploy_jetson.device.daemon.settings import QueueSettings
 from tests.deploy_jetson.device.daemon.rig import InProcess, load_fake, settings
 
-LIFE_S = 60
+LIFE_S = 600
 PR_SET_PDEATHSIG = 1
 
 

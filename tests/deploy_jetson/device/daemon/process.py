@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from tests.contracts.tree import ROOT
-from tests.deploy_jetson.device.daemon.rig import BUNDLE, wait_for
+from tests.deploy_jetson.device.daemon.rig import BUNDLE
+from tests.waiting import wait_for
 
 CANARY = "CANARY^PHI"
 PYTHON = os.environ.get("PNEUMONIA_DAEMON_PYTHON", sys.executable)
@@ -72,7 +73,7 @@ class Process:
             status, body = self.ask("GET", f"/v1/jobs/{job}/result")
             return json.loads(body) if status == 200 else None
 
-        return wait_for(ask, 60)
+        return wait_for(ask)
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)

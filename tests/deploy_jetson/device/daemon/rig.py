@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.engines import Engine, output_shape
 from pneumonia.runtime.model.bundle import load_bundle
 from tests.runtime.dicoms import chest_dataset, save
+from tests.waiting import wait_for
 
 BUNDLE = str(Path(__file__).parents[4] / "pneumonia" / "models" / "default")
 LOGIT = 6.0
@@ -131,24 +131,13 @@ class Rig:
         status, answer = self.request("POST", "/v1/images", body)
         return status, json.loads(answer)
 
-    def settled(self, key, seconds=60):
+    def settled(self, key, seconds=120):
         """The job's answer, waited for."""
         return wait_for(lambda: self._answer(key), seconds)
 
     def _answer(self, key):
         status, body = self.get(f"/v1/jobs/{key}/result")
         return body if status == 200 else None
-
-
-def wait_for(ask, seconds=60):
-    """What `ask` returns as soon as it is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = ask()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
 
 
 @contextlib.contextmanager

@@ -195,7 +195,7 @@ def checked(path):
     """Exit code and message of `--check`, whose standard input holds no passphrase."""
     done = subprocess.run(
         [sys.executable, "-m", "deploy_jetson.device.daemon", "--config", path, "--check"],
-        capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=180,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert "Traceback" not in done.stderr

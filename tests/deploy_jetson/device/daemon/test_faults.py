@@ -14,12 +14,13 @@ import pytest
 
 from deploy_jetson.device.daemon.health.clock import DAY_S, ClockCheck
 from pneumonia.runtime.child import ChildLimits, DecodingChild
-from pneumonia.runtime.image.dicom_header import ReadLimits
+from pneumonia.runtime.image.read_limits import ReadLimits
 from tests.deploy_jetson.device.daemon.process import CANARY, PYTHON
-from tests.deploy_jetson.device.daemon.rig import BUNDLE, film, running, settings, wait_for
+from tests.deploy_jetson.device.daemon.rig import BUNDLE, film, running, settings
 from tests.processes import child_processes
 from tests.runtime import dicoms
 from tests.runtime.dicoms import chest_dataset, save, save_compressed
+from tests.waiting import wait_for
 
 LIMIT = 64 << 20
 
@@ -73,7 +74,10 @@ def test_a_disk_that_is_really_full(small_disk):
         for job in taken:
             assert rig.settled(job)["status"] == "done"
         wait_for(lambda: rig.get("/readyz")[0] == 200)
-        assert {rig.post(data)[0] for data in refused} == {202}
+        for data in refused:  # one after the other: what waits needs space, too
+            status, value = rig.post(data)
+            assert status == 202
+            rig.settled(value["job"])
         assert rig.service.journal.counts()["done"] <= len(taken) + len(refused)
 
 
@@ -176,18 +180,18 @@ def test_a_form_is_told_what_to_send_instead(tmp_path):
 
 
 @pytest.fixture
-def networked(tmp_path):
-    """A daemon that takes two associations and waits two seconds for anyone; and how to call it."""
+def networked(tmp_path, request):
+    """A daemon that takes two associations and waits `timeout_s` for anyone; and how to call it."""
     pytest.importorskip("pynetdicom")
     from pynetdicom import AE
 
     from deploy_jetson.device.daemon.settings import DicomSettings
 
     entity = AE()
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 5
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 60
     entity.add_requested_context("1.2.840.10008.5.1.4.1.1.1.1")
     entity.add_requested_context("1.2.840.10008.1.1")
-    dicom = DicomSettings(port=0, aet="PNEUMO", timeout_s=2, max_associations=2)
+    dicom = DicomSettings(port=0, aet="PNEUMO", timeout_s=request.param, max_associations=2)
     with running(settings(tmp_path, dicom=dicom), work=False) as rig:
 
         def associate():
@@ -196,8 +200,6 @@ def networked(tmp_path):
             return link
 
         yield rig, associate
-        start = time.monotonic()
-    assert time.monotonic() - start < 60, "the daemon cannot stop while somebody is silent"
 
 
 def begin_pdu(link, size):
@@ -208,6 +210,7 @@ def begin_pdu(link, size):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("networked", [2], indirect=True)
 def test_a_caller_that_drips_is_cut_and_holds_up_nobody(networked):
     rig, associate = networked
     raw = begin_pdu(associate(), 1000)
@@ -226,12 +229,12 @@ def test_a_caller_that_drips_is_cut_and_holds_up_nobody(networked):
     wait_for(lambda: rig.service.interfaces["dicom"].connections == 0)
 
 
+@pytest.mark.parametrize("networked", [3600], indirect=True)
 def test_what_is_announced_without_measure_is_not_waited_for(networked):
+    """It ends although no time-out of an hour is over."""
     rig, associate = networked
-    started = time.monotonic()
     begin_pdu(associate(), 0xFFFFFFF0)
     wait_for(lambda: rig.service.interfaces["dicom"].connections == 0)
-    assert time.monotonic() - started < 2 or os.getloadavg()[0] > 2  # no time-out was needed
 
 
 def test_the_daemon_stops_while_somebody_is_silent(tmp_path, start):
@@ -270,7 +273,7 @@ def test_an_archive_that_falls_silent_does_not_hold_the_sender(tmp_path, where):
                     link.sendall(b"\x04\x00\x00\x00\x01\x00half")
                 else:
                     link.sendall(b"\x02\x00\x00\x00\x01\x00half")
-                worker.join(30)
+                worker.join(60)
             assert not worker.is_alive()
             (sent,) = service.journal.deliveries_of(job)
             assert (sent.state, sent.attempts) == ("pending", 1)
@@ -339,7 +342,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def child():
-    limits = ChildLimits(ReadLimits(max_file_bytes=LIMIT), memory_mb=1024, seconds=20)
+    limits = ChildLimits(ReadLimits(max_file_bytes=LIMIT), memory_mb=1024, seconds=120)
     decoder = DecodingChild(limits)
     yield decoder
     decoder.close()
@@ -387,8 +390,8 @@ def test_no_name_gets_out_by_any_door(tmp_path, start):
         counts = json.loads(daemon.ask("GET", "/v1/jobs")[1])["counts"]
         return counts["done"] == 1 and counts["rejected"] == 1 and counts["failed"] == 1
 
-    wait_for(answered, 60)
-    wait_for(lambda: any(line["event"] == "not_reached" for line in daemon.lines()), 60)
+    wait_for(answered)
+    wait_for(lambda: any(line["event"] == "not_reached" for line in daemon.lines()))
     told = [daemon.ask("GET", path)[1] for path in ("/metrics", "/v1/jobs", "/readyz")]
     assert daemon.end() == 0
     told.append(daemon.log.read_bytes())

@@ -71,16 +71,18 @@ def last_life(nursery, client, state):
     nursery.stdin.flush()
     port = int(nursery.stdout.readline().split()[1])
     assert client.send(port)
-    from tests.deploy_jetson.device.daemon.rig import wait_for
+    from tests.waiting import wait_for
 
-    def waiting():
+    def is_done():
         link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         link.request("GET", "/v1/jobs?limit=1")
         counts = json.loads(link.getresponse().read())["counts"]
         link.close()
-        return counts["received"] + counts["running"] == 0
+        # an image is removed after its answer is on record
+        is_empty = not any((state / "incoming").iterdir())
+        return counts["received"] + counts["running"] == 0 and is_empty
 
-    wait_for(waiting, 40)
+    wait_for(is_done)
 
 
 def kill_often(state, lives, seed):

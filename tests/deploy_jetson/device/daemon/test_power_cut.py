@@ -7,7 +7,8 @@ import sqlite3
 import pytest
 
 from tests.deploy_jetson.device.daemon.power_cut import Disk
-from tests.deploy_jetson.device.daemon.rig import running, settings, wait_for
+from tests.deploy_jetson.device.daemon.rig import running, settings
+from tests.waiting import wait_for
 
 IMAGES = 12
 
@@ -41,7 +42,7 @@ def one_life(tmp_path, monkeypatch, seed, cuts):
             wait_for(lambda: journal.waiting()[0] == 0)
             disk.stop()
             rig.service.stop()
-            rig.thread.join(20)
+            rig.thread.join(120)
     return disk.cuts
 
 

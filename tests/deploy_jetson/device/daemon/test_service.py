@@ -11,8 +11,9 @@ import pytest
 
 from tests.contracts.tree import ROOT
 from tests.deploy_jetson.device.daemon.process import CANARY, PYTHON
-from tests.deploy_jetson.device.daemon.rig import BUNDLE, film, wait_for
+from tests.deploy_jetson.device.daemon.rig import BUNDLE, film
 from tests.peers import free_port, peer, run_peer
+from tests.waiting import wait_for
 
 
 def canary_film(path, **tags):
@@ -74,7 +75,7 @@ def test_a_notify_socket_hears_ready_and_the_child_does_not_inherit_it(tmp_path,
     address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(address)
-        channel.settimeout(20)
+        channel.settimeout(60)
         daemon = start(environment={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"})
         assert channel.recv(200).startswith(b"READY=1")
         assert channel.recv(200) == b"WATCHDOG=1"
@@ -168,7 +169,7 @@ def test_from_one_archive_to_another(tmp_path, start):
     command = [peer("storescp"), "-od", str(got), "-aet", "PACS", str(port)]
     archive = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: len(list(got.iterdir())) == 3, 60)
+        wait_for(lambda: len(list(got.iterdir())) == 3)
     finally:
         archive.kill()
         archive.wait()

@@ -176,7 +176,7 @@ def test_sensor_reads_lines_as_they_come(tmp_path):
 def test_sensor_counts_garbage_and_lost_rails(tmp_path):
     cut = TX2[: TX2.index("VDD_IN")]
     body = f"for line in ('{TX2}', 'Hello world!', '{cut}'):\n    print(line, flush=True)\n"
-    sensor = TegrastatsSensor(0.05, fake_program(tmp_path, body))
+    sensor = TegrastatsSensor(10, fake_program(tmp_path, body))
     with pytest.raises(SensorGap, match="not_a_sample"):
         sensor.read()
     values, faults = sensor.read()

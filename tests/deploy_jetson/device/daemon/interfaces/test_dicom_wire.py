@@ -1,9 +1,9 @@
 """What the C-STORE service answers to contradictory and excessive requests, byte for byte."""
 
 import contextlib
-import socket
 import struct
 import subprocess
+import threading
 import time
 from collections import Counter
 
@@ -19,11 +19,22 @@ from deploy_jetson.device.daemon.interfaces.dicom_receive import StoreService
 from deploy_jetson.device.daemon.interfaces.store_request import named_instance
 from deploy_jetson.device.daemon.settings import DicomSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
-from tests.deploy_jetson.device.daemon.rig import wait_for
+from tests.deploy_jetson.device.daemon.interfaces.dicom_wire import (
+    UID,
+    associated,
+    association,
+    connect,
+    context,
+    data_set,
+    item,
+    receive,
+    store,
+    unit,
+)
 from tests.peers import free_port, peer
 from tests.runtime.dicoms import BIG, DX, IMPLICIT, LITTLE, chest_dataset, save
+from tests.waiting import wait_for
 
-UID = "1.2.826.0.1.3680043.10.999.1.1.1"
 CR = "1.2.840.10008.5.1.4.1.1.1"
 
 
@@ -39,6 +50,7 @@ class Archive:
         self.taken = []
         self.failure = None
         self.refused = Counter()
+        self.lock = threading.Lock()
         self.service = StoreService(
             DicomSettings(port=0, aet="PNEUMO", **settings), None, 10_000_000, self.accept,
             self.refuse, lambda: self.now,
@@ -51,7 +63,8 @@ class Archive:
         return AcceptedImage(Job, False)
 
     def refuse(self, reason):
-        self.refused[reason] += 1
+        with self.lock:
+            self.refused[reason] += 1
 
 
 @contextlib.contextmanager
@@ -68,94 +81,6 @@ def serving(**settings):
 def archive():
     with serving() as one:
         yield one
-
-
-# --- DICOM by hand -------------------------------------------------------------------------------
-
-
-def item(kind, body):
-    return bytes([kind, 0]) + struct.pack(">H", len(body)) + body
-
-
-def unit(kind, body):
-    return bytes([kind, 0]) + struct.pack(">I", len(body)) + body
-
-
-def context(number, syntaxes, abstract=DX):
-    names = item(0x30, abstract.encode()) + b"".join(item(0x40, one.encode()) for one in syntaxes)
-    return item(0x20, bytes([number, 0, 0, 0]) + names)
-
-
-def association(items, user=b"", called="PNEUMO"):
-    head = struct.pack(">HH", 1, 0) + called.ljust(16).encode() + b"PEER".ljust(16) + bytes(32)
-    head += item(0x10, b"1.2.840.10008.3.1.1.1") + items
-    user = item(0x51, struct.pack(">I", 65536)) + item(0x52, b"1.2.3") + user
-    return unit(0x01, head + item(0x50, user))
-
-
-def exactly(link, size):
-    data = b""
-    while len(data) < size:
-        block = link.recv(size - len(data))
-        if not block:
-            raise ConnectionError
-        data += block
-    return data
-
-
-def receive(link):
-    """Type and contents of a unit."""
-    kind, _, size = struct.unpack(">BBI", exactly(link, 6))
-    return kind, exactly(link, size)
-
-
-def connect(port):
-    return socket.create_connection(("127.0.0.1", port), timeout=30)
-
-
-@contextlib.contextmanager
-def associated(port, syntax=LITTLE, abstract=DX):
-    with connect(port) as link:
-        link.sendall(association(context(1, [syntax], abstract)))
-        assert receive(link)[0] == 0x02
-        yield link
-        link.sendall(unit(0x05, bytes(4)))  # release
-        assert receive(link)[0] == 0x06
-
-
-def element(tag, value):
-    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
-
-
-def even(text):
-    return text.encode() + b"\0" * (len(text) % 2)
-
-
-def command(sop_class, instance, has_data=True):
-    elements = element(0x00000002, even(sop_class)) + element(0x00000100, b"\1\0")
-    elements += element(0x00000110, b"\1\0") + element(0x00000700, b"\0\0")
-    elements += element(0x00000800, b"\0\0" if has_data else b"\1\1")
-    elements += element(0x00001000, even(instance))
-    return element(0x00000000, struct.pack("<I", len(elements))) + elements
-
-
-def store(link, sop_class, instance, data):
-    """The status of a C-STORE; `data` None: the command says that there is no data set."""
-    parts = [(3, command(sop_class, instance, data is not None))]
-    if data is not None:
-        parts += [(2, data)]
-    for flags, part in parts:
-        link.sendall(unit(0x04, struct.pack(">IBB", len(part) + 2, 1, flags) + part))
-    kind, answer = receive(link)
-    assert kind == 0x04
-    status = answer.index(element(0x00000900, b"")[:4])
-    return struct.unpack("<H", answer[status + 8 : status + 10])[0]
-
-
-def data_set(tmp_path, syntax=LITTLE, **tags):
-    path = save(tmp_path / "x.dcm", chest_dataset(np.zeros((8, 8), np.uint16), **tags), syntax)
-    data = path.read_bytes()
-    return data[144 + struct.unpack("<I", data[140:144])[0] :]
 
 
 # --- request and data set ------------------------------------------------------------------------
@@ -282,6 +207,7 @@ def test_connections_that_come_and_go_take_no_places():
         with associated(port), associated(port), connect(port) as third:
             third.sendall(association(context(1, SYNTAXES)))
             assert receive(third) == (0x03, b"\0\x02\x03\x02")  # local limit exceeded
+        wait_for(lambda: archive.service.connections == 0)  # both have been released
         with associated(archive.service.port):
             pass
 
@@ -292,13 +218,15 @@ def test_idle_connections_keep_no_sender_out(tmp_path, monkeypatch):
     good = data_set(tmp_path)
     with serving(timeout_s=600, max_associations=2) as archive, contextlib.ExitStack() as stack:
         with associated(archive.service.port) as early:
+            assert store(early, DX, UID, good) == 0x0000
             for number in range(12):
                 link = stack.enter_context(connect(archive.service.port))
                 link.sendall(b"\1\0\0\0\1\0half"[: number % 3 * 5])
+            # every one of them has its thread: until those have run, the next may look the oldest
+            wait_for(lambda: archive.refused["too_many_connections"] >= 8)
             with associated(archive.service.port) as link:
                 assert store(link, DX, UID, good) == 0x0000
             assert store(early, DX, UID, good) == 0x0000
-        wait_for(lambda: archive.refused["too_many_connections"] >= 8)  # counted in its own thread
         wait_for(lambda: archive.service.connections <= 4)
 
 

@@ -8,7 +8,8 @@ import pytest
 from deploy_jetson.device.daemon.interfaces.watch_folder import RETRY_S, FolderWatcher
 from deploy_jetson.device.daemon.settings import WatchSettings
 from deploy_jetson.device.daemon.store.intake import IntakeRefused
-from tests.deploy_jetson.device.daemon.rig import film, running, settings, wait_for
+from tests.deploy_jetson.device.daemon.rig import film, running, settings
+from tests.waiting import wait_for
 
 
 class Door:
@@ -199,4 +200,4 @@ def test_in_the_daemon(tmp_path):
     with running(settings(tmp_path / "state", watch=watch), child=True) as rig:
         film(folder / "a.dcm")
         wait_for(lambda: rig.service.journal.counts()["done"] == 1)
-        assert list(folder.iterdir()) == []
+        wait_for(lambda: not list(folder.iterdir()))  # removed once it was taken
