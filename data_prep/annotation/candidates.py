@@ -92,22 +92,16 @@ def refilter(
     linked: Sequence[LinkedConcept],
     coarse: str,
     side: str = "",
-    limit: int = MAX_OFFERED,
 ) -> list[Offer]:
     """Step 2: candidates of a coarse type, the report's first, filled up with frequent headings.
 
     Raises:
         DataError: No such coarse type.
     """
-    offers = [offer for offer in from_report(base, linked, side) if offer.coarse == coarse]
-    taken = {offer.code for offer in offers}
-    rest = [offer for offer in frequent(base, coarse) if offer.code not in taken]
-    return (offers + rest)[: max(limit, len(offers))]
+    return _filled_up(base, from_report(base, linked, side), coarse)
 
 
-def for_mention(
-    base: ConceptBase, codes: Iterable[str], coarse: str = "", limit: int = MAX_OFFERED
-) -> list[Offer]:
+def for_mention(base: ConceptBase, codes: Iterable[str], coarse: str = "") -> list[Offer]:
     """Candidates for a mention of the report: what its words may stand for, then frequent headings.
 
     Args:
@@ -115,18 +109,20 @@ def for_mention(
         codes: What its words may stand for.
         coarse: Only codes of this coarse type, filled up with its frequent headings; empty = all
             codes, without others.
-        limit: Number of offers to fill up to.
 
     Raises:
         DataError: No such coarse type.
     """
     offers = [Offer(code, base.path(code)[0], "mention") for code in codes if code in base]
-    if not coarse:
-        return offers
+    return _filled_up(base, offers, coarse) if coarse else offers
+
+
+def _filled_up(base: ConceptBase, offers: Sequence[Offer], coarse: str) -> list[Offer]:
+    """The offers of a coarse type, and its frequent headings up to MAX_OFFERED."""
     offers = [offer for offer in offers if offer.coarse == coarse]
     taken = {offer.code for offer in offers}
     rest = [offer for offer in frequent(base, coarse) if offer.code not in taken]
-    return (offers + rest)[: max(limit, len(offers))]
+    return (offers + rest)[: max(MAX_OFFERED, len(offers))]
 
 
 def coarse_types(base: ConceptBase, linked: Sequence[LinkedConcept]) -> list[tuple[str, int]]:

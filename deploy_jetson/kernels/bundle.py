@@ -20,7 +20,7 @@ from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines.kernels import LIBRARY, REPORT
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.bundle import INT8, MANIFEST, Bundle, file_sha256, load_bundle
+from pneumonia.runtime.model.bundle import INT8, MANIFEST, Bundle, file_record, load_bundle
 from pneumonia.runtime.progress import Progress
 
 
@@ -126,6 +126,5 @@ def _list_files(bundle: Bundle, paths: list[Path]) -> None:
     where = Path(bundle.path) / MANIFEST
     manifest = json.loads(where.read_text(encoding="utf-8"))
     for path in paths:
-        record = {"sha256": file_sha256(str(path)), "bytes": path.stat().st_size}
-        manifest["files"][path.name] = record
+        manifest["files"][path.name] = file_record(str(path))
     write_json(str(where), manifest)

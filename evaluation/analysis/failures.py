@@ -27,6 +27,7 @@ from evaluation.study.cohort import NORMAL, NOT_NORMAL
 HIT_IOU = 0.40
 NEAR_IOU = 0.10
 MOSTLY = 0.5  # share of an area that counts as "mostly inside"
+MOST_SHOWN = 12  # worst cases of each kind
 TRUTH_TYPES = ("found", "mislocalised", "merged", "split", "missed")
 BOX_TYPES = (
     "hit",
@@ -160,7 +161,7 @@ def count_errors(errors: Sequence[ImageErrors]) -> dict[str, dict[str, int]]:
     }
 
 
-def worst_cases(cases: EvaluationCases, threshold: float, most: int = 12) -> WorstCases:
+def worst_cases(cases: EvaluationCases, threshold: float) -> WorstCases:
     """The worst misses, false alarms and misplaced boxes, ties in the order of the labels."""
     positive, scores = cases.positive, cases.image_score
     called = scores >= threshold
@@ -168,7 +169,7 @@ def worst_cases(cases: EvaluationCases, threshold: float, most: int = 12) -> Wor
 
     def first(mask: np.ndarray, key: Float64Array) -> tuple[int, ...]:
         index = np.flatnonzero(mask)
-        return tuple(int(i) for i in index[np.argsort(key[index], kind="stable")][:most])
+        return tuple(int(i) for i in index[np.argsort(key[index], kind="stable")][:MOST_SHOWN])
 
     return WorstCases(
         missed=first(positive & ~called, scores),

@@ -194,7 +194,6 @@ def evaluate_at_mix(
     studies: Mapping[str, MatchedStudy],
     mix: ClassMix = RSNA_MIX,
     draws: int = 2000,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, MixResult]:
     """Models on the same images, as found and at a mix, with paired differences to the first.
@@ -204,7 +203,6 @@ def evaluate_at_mix(
             `cases.join(labels, predictions, cohort)`); the first is the reference.
         mix: Shares of the classes.
         draws: Draws of the bootstrap over patients, each class drawn apart.
-        seed: Seed of the draws.
         progress: Called with the draws done.
 
     Raises:
@@ -212,12 +210,12 @@ def evaluate_at_mix(
     """
     check_same_images([study.cases for study in studies.values()])
     cases = next(iter(studies.values())).cases
-    resampler = Resampler(cases.patients, class_strata(cases), draws, seed)
+    resampler = Resampler(cases.patients, class_strata(cases), draws, seed=0)
     compared = compare_at_mix(studies, mix, resampler) if len(studies) > 1 else []
     differences = {item.model: item.differences for item in compared}
     results = {}
     for name, study in studies.items():
-        at_mix = estimate_at_mix(study, mix, draws, seed, progress)
+        at_mix = estimate_at_mix(study, mix, draws, 0, progress)
         results[name] = MixResult(
             estimate_all(study_statistics(study), resampler, progress),
             at_mix.estimates,

@@ -74,34 +74,26 @@ def slices(bits: int, model: CrossbarModel) -> int:
     return max(1, -(-(bits - 1) // model.cell_bits))
 
 
-def tiles_used(
-    support: Mask, model: CrossbarModel, compacted: bool = True
-) -> npt.NDArray[np.bool_]:
+def tiles_used(support: Mask, model: CrossbarModel) -> npt.NDArray[np.bool_]:
     """Which tiles of a layer hold a non-zero weight.
+
+    Empty filters and, in each group of filters, empty columns are squeezed out before the matrix
+    is cut into arrays (word lines are wired by a routing table).
 
     Args:
         support: Kept places of the GEMM matrix, bool (O, P).
         model: Geometry.
-        compacted: Empty filters and, in each group of filters, empty columns are squeezed out
-            before the matrix is cut into arrays (word lines are wired by a routing table);
-            otherwise the matrix is cut as it is and only empty tiles are saved.
 
     Returns:
         Bool (groups of filters, arrays along the columns): True = an array is spent.
     """
-    rows = support
-    if compacted:
-        rows = support[np.flatnonzero(support.any(axis=1))]
+    rows = support[np.flatnonzero(support.any(axis=1))]
     n_groups = -(-rows.shape[0] // model.bit_lines)
     wide = max(1, -(-support.shape[1] // model.word_lines))
     used = np.zeros((n_groups, wide), dtype=np.bool_)
     for group in range(n_groups):
         columns = np.any(rows[group * model.bit_lines : (group + 1) * model.bit_lines], axis=0)
-        if compacted:
-            used[group, : -(-int(columns.sum()) // model.word_lines)] = True
-        else:
-            padded = np.pad(columns, (0, wide * model.word_lines - columns.size))
-            used[group] = padded.reshape(wide, model.word_lines).any(axis=1)
+        used[group, : -(-int(columns.sum()) // model.word_lines)] = True
     return used
 
 
@@ -129,14 +121,11 @@ def tile_fill(support: Mask, model: CrossbarModel) -> npt.NDArray[np.float64]:
 
 
 def arrays_of(
-    layers: Mapping[str, Mask],
-    bits: Mapping[str, int],
-    model: CrossbarModel,
-    compacted: bool = True,
+    layers: Mapping[str, Mask], bits: Mapping[str, int], model: CrossbarModel
 ) -> dict[str, int]:
     """Arrays each layer needs: 2 polarities x slices x used tiles."""
     return {
-        name: 2 * slices(bits[name], model) * int(tiles_used(support, model, compacted).sum())
+        name: 2 * slices(bits[name], model) * int(tiles_used(support, model).sum())
         for name, support in layers.items()
     }
 

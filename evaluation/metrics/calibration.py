@@ -64,9 +64,7 @@ def mass_bins(scores: ArrayLike, n_bins: int = N_BINS) -> list[np.ndarray]:
     return [part for part in np.split(order, cuts) if len(part)]
 
 
-def reliability(
-    positive: ArrayLike, scores: ArrayLike, n_bins: int = N_BINS
-) -> list[ReliabilityBin]:
+def reliability(positive: ArrayLike, scores: ArrayLike) -> list[ReliabilityBin]:
     """The reliability plot in equal-mass bins."""
     values = np.asarray(scores, dtype=np.float64)
     label = np.asarray(positive, dtype=np.float64)
@@ -78,7 +76,7 @@ def reliability(
             observed=float(label[part].mean()),
             n=len(part),
         )
-        for part in mass_bins(values, n_bins)
+        for part in mass_bins(values, N_BINS)
     ]
 
 

@@ -115,11 +115,11 @@ def match_by_truth(overlaps: ArrayLike, iou_thresholds: Sequence[float]) -> NDAr
     return matched
 
 
-def pad_boxes(rows: Sequence[ArrayLike], fill: float = 0.0) -> Float64Array:
-    """Stack box arrays (n_i, 4) to (len(rows), max n, 4) float64, padded with `fill`."""
+def pad_boxes(rows: Sequence[ArrayLike]) -> Float64Array:
+    """Stack box arrays (n_i, 4) to (len(rows), max n, 4) float64, padded with 0."""
     arrays = [np.asarray(row, dtype=np.float64).reshape(-1, 4) for row in rows]
     longest = max((len(array) for array in arrays), default=0)
-    padded = np.full((len(arrays), longest, 4), fill, dtype=np.float64)
+    padded = np.zeros((len(arrays), longest, 4))
     for index, array in enumerate(arrays):
         padded[index, : len(array)] = array
     return padded

@@ -24,15 +24,15 @@ def two_sided_p(difference: float, error: float, n_patients: int) -> float:
     return 2 * NormalDist().cdf(-z)
 
 
-def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
-    """Which hypotheses are rejected so that any false rejection has probability <= alpha.
+def holm(p_values: Sequence[float]) -> list[bool]:
+    """Which hypotheses are rejected so that any false rejection has probability <= ALPHA.
 
     NaN counts as no comparison.
     """
     known = sorted((p, place) for place, p in enumerate(p_values) if math.isfinite(p))
     rejected = [False] * len(p_values)
     for rank, (p, place) in enumerate(known):
-        if p > alpha / (len(known) - rank):
+        if p > ALPHA / (len(known) - rank):
             break
         rejected[place] = True
     return rejected

@@ -19,6 +19,9 @@ from evaluation.report.page import ExtraSection, render
 from evaluation.study.class_mix import ClassMix
 from pneumonia.runtime.atomic import write_text
 
+MOST_HARMED = 3  # subgroups named
+MOST_CHANGED = 6  # images shown
+
 
 @dataclass(frozen=True)
 class CompareReport:
@@ -34,7 +37,6 @@ class CompareReport:
         at_mix: The same comparisons at the mix of classes; empty when a class is not known.
         mix: The mix.
         why_no_mix: Why there are none.
-        title: Of the page.
         extra: Sections added at the end.
         image_folder: Where the radiographs are, for side-by-side overlays.
     """
@@ -49,7 +51,6 @@ class CompareReport:
     at_mix: Sequence[ModelComparison] = ()
     mix: ClassMix | None = None
     why_no_mix: str = ""
-    title: str = "Comparison of models"
     extra: Sequence[ExtraSection] = ()
     image_folder: str | Path | None = None
 
@@ -62,7 +63,7 @@ def write_compare_report(path: str | Path, report: CompareReport) -> None:
     """
     first = next(iter(report.studies))
     context = {
-        "title": report.title,
+        "title": "Comparison of models",
         "report": report,
         "names": list(report.studies),
         "reference": first,
@@ -156,11 +157,11 @@ def _n_compared(comparison: ModelComparison) -> int:
     return sum(bool(np.isfinite(item.p_value)) for item in comparison.groups)
 
 
-def _harmed_groups(comparison: ModelComparison, most: int = 3) -> list[str]:
+def _harmed_groups(comparison: ModelComparison) -> list[str]:
     """The groups that lose most, of those whose loss remains after Holm's correction."""
     lost = [item for item in comparison.groups if item.survives and item.delta.value < 0]
     texts = []
-    for item in sorted(lost, key=lambda item: item.delta.value)[:most]:
+    for item in sorted(lost, key=lambda item: item.delta.value)[:MOST_HARMED]:
         share = wording.is_share(item.metric)
         texts.append(
             f"{item.facet} {item.name}: {wording.name_of(item.metric)} "
@@ -279,7 +280,7 @@ def _group_table(comparison: ModelComparison) -> dict[str, Any]:
     return {"model": comparison.model, "rows": rows, "any_shown": shown}
 
 
-def _changed_cases(report: CompareReport, most: int = 6) -> list[dict[str, Any]]:
+def _changed_cases(report: CompareReport) -> list[dict[str, Any]]:
     """Images whose challenge score falls most from the reference to the last model."""
     names = list(report.studies)
     first, last = report.studies[names[0]], report.studies[names[-1]]
@@ -288,7 +289,7 @@ def _changed_cases(report: CompareReport, most: int = 6) -> list[dict[str, Any]]
         for study in (first, last)
     ]
     fall = scores[0] - scores[1]
-    chosen = [int(i) for i in np.argsort(-fall, kind="stable")[:most] if fall[i] > 0]
+    chosen = [int(i) for i in np.argsort(-fall, kind="stable")[:MOST_CHANGED] if fall[i] > 0]
     pairs = []
     for index in chosen:
         tiles = []

@@ -174,7 +174,6 @@ def plot_intervals(
     rows: Sequence[tuple[str, Estimate]],
     label: str,
     axis: str,
-    line: float = 0.0,
     margins: Sequence[float | None] = (),
 ) -> str:
     """A forest plot: one value with its interval per row.
@@ -183,7 +182,6 @@ def plot_intervals(
         rows: (name, estimate) from top to bottom; rows that are not available are left out.
         label: Text alternative.
         axis: What the values are.
-        line: Where "no difference" is.
         margins: Non-inferiority margin of each row, drawn in the row at -margin.
     """
     stated = margins or [None] * len(rows)
@@ -196,11 +194,11 @@ def plot_intervals(
     figure, axes = new_figure(6.4, 0.9 + 0.3 * max(1, len(known)))
     places = np.arange(len(known))[::-1]
     for place, (_, item) in zip(places, known, strict=True):
-        apart = item.ci_low > line or item.ci_high < line
+        apart = item.ci_low > 0 or item.ci_high < 0
         colour = COLOURS[1] if apart else COLOURS[0]
         axes.plot([item.ci_low, item.ci_high], [place] * 2, color=colour, linewidth=2)
         axes.plot([item.value], [place], "o", color=colour, markersize=5)
-    axes.axvline(line, color=INK, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1)
     for place, (_, margin) in zip(places, kept, strict=True):
         if margin is not None:
             ends = [place - 0.35, place + 0.35]

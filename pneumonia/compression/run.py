@@ -22,12 +22,13 @@ from pneumonia.compression.result import (
     report_of,
 )
 from pneumonia.network.accounting import account
-from pneumonia.network.files import WEIGHTS_FILE, load_model, read_spec
+from pneumonia.network.files import load_model, read_spec
 from pneumonia.network.module import Network
 from pneumonia.runs.compression import read_compression, write_compression
 from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runs.stored_recipe import refuse_other_recipe
 from pneumonia.runtime.errors import DataError, PneumoniaError
+from pneumonia.runtime.model.bundle import WEIGHTS
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import save_best
@@ -108,7 +109,7 @@ def run_compression(
             spec, tensors = load_model(checkpoint)
             before = account(spec, tensors)
             job = CompressionJob(parent, spec, tensors, before, trainer, training, folder)
-            return _compressed(job, compress, (checkpoint / WEIGHTS_FILE).stat().st_size)
+            return _compressed(job, compress, (checkpoint / WEIGHTS).stat().st_size)
 
 
 def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> CompressionResult:
@@ -128,7 +129,7 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
         metrics_before,
         metrics_after,
         bytes_before,
-        (job.out.best / WEIGHTS_FILE).stat().st_size,
+        (job.out.best / WEIGHTS).stat().st_size,
         tuple(ChannelGraph(job.spec).protected_layers()),
         {layer.name: layer.storage.bits for layer in read_spec(job.out.best).weighted()},
     )
@@ -151,8 +152,8 @@ def _finished(checkpoint: Path, folder: RunFolder) -> CompressionResult:
         account(small, kept),
         metrics[0],
         metrics[1],
-        (checkpoint / WEIGHTS_FILE).stat().st_size,
-        (folder.best / WEIGHTS_FILE).stat().st_size,
+        (checkpoint / WEIGHTS).stat().st_size,
+        (folder.best / WEIGHTS).stat().st_size,
         tuple(ChannelGraph(spec).protected_layers()),
         {layer.name: layer.storage.bits for layer in small.weighted()},
     )

@@ -31,7 +31,7 @@ from pneumonia.runtime.model.bundle import (
     SCHEMA,
     SPEC,
     WEIGHTS,
-    file_sha256,
+    file_record,
     load_bundle,
     model_hash,
 )
@@ -254,10 +254,7 @@ def _manifest(
     batch: int,
 ) -> dict[str, Any]:
     files = {
-        name: {
-            "sha256": file_sha256(str(part / name)),
-            "bytes": (part / name).stat().st_size,
-        }
+        name: file_record(str(part / name))
         for name in (SPEC, WEIGHTS, ONNX, OPERATING_POINTS, MODEL_CARD)
         if (part / name).is_file()
     }

@@ -27,7 +27,7 @@ from pneumonia.runtime.model.bundle import (
     SPEC,
     WEIGHTS,
     Bundle,
-    file_sha256,
+    file_record,
     load_bundle,
     model_hash,
 )
@@ -97,13 +97,7 @@ def write_int8_bundle(
             "model_hash": identity,
             "arithmetic": INT8,
             "float_model_hash": bundle.model_hash,
-            "files": {
-                name: {
-                    "sha256": file_sha256(str(part / name)),
-                    "bytes": (part / name).stat().st_size,
-                }
-                for name in files
-            },
+            "files": {name: file_record(str(part / name)) for name in files},
         }
         write_json(str(part / MANIFEST), manifest)
         load_bundle(part_name)

@@ -13,7 +13,7 @@ from pneumonia.runtime.model.bundle import (
     MODEL_CARD,
     OPERATING_POINTS,
     Bundle,
-    file_sha256,
+    file_record,
     load_bundle,
 )
 
@@ -58,12 +58,8 @@ def freeze_points(folder: Path, document: Mapping[str, Any]) -> Bundle:
         manifest = dict(bundle.manifest)
         manifest["files"] = {
             **manifest["files"],
-            **{name: _entry(part / name) for name in (OPERATING_POINTS, MODEL_CARD)},
+            **{name: file_record(str(part / name)) for name in (OPERATING_POINTS, MODEL_CARD)},
         }
         write_json(str(part / MANIFEST), manifest)
         load_bundle(part_name)
     return load_bundle(str(folder))
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    return {"sha256": file_sha256(str(path)), "bytes": path.stat().st_size}

@@ -11,12 +11,11 @@ from pneumonia.network.module import check_tensors
 from pneumonia.runs.checksums import check_files
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import ArtefactError, SpecError
+from pneumonia.runtime.model.bundle import SPEC, WEIGHTS
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.storage.packing import dense_tensors, measured_spec, packed_tensors
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 
-SPEC_FILE = "spec.json"
-WEIGHTS_FILE = "weights.safetensors"
 FLOAT_BITS = 32
 
 
@@ -49,8 +48,8 @@ def save_model(
         for name, array in packed.items():
             if array.dtype == np.float32 and name.rpartition(".")[0] not in exact:
                 packed[name] = array.astype(np.float16)
-    write_tensors(str(folder / WEIGHTS_FILE), packed)
-    write_text(str(folder / SPEC_FILE), spec.to_json())
+    write_tensors(str(folder / WEIGHTS), packed)
+    write_text(str(folder / SPEC), spec.to_json())
     return spec
 
 
@@ -66,9 +65,9 @@ def load_model(folder: Path) -> tuple[NetworkSpec, dict[str, Tensor]]:
         ArtefactError: A file is missing, damaged, not what `checksums.json` beside it says, or the
             two do not belong together.
     """
-    check_files(folder, (SPEC_FILE, WEIGHTS_FILE))
+    check_files(folder, (SPEC, WEIGHTS))
     spec = read_spec(folder)
-    path = folder / WEIGHTS_FILE
+    path = folder / WEIGHTS
     stored = read_tensors(str(path))
     try:
         dense = dense_tensors(spec, stored)
@@ -88,7 +87,7 @@ def read_spec(folder: Path) -> NetworkSpec:
         ArtefactError: It is missing or not text.
         SpecError: It is not a valid network.
     """
-    path = folder / SPEC_FILE
+    path = folder / SPEC
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any
 from pneumonia.runs.names import CHECKSUMS_FILE
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.bundle import file_sha256
+from pneumonia.runtime.model.bundle import file_record, file_sha256
 
 SCHEMA = "pneumonia.checksums/1"
 
@@ -20,7 +20,7 @@ SCHEMA = "pneumonia.checksums/1"
 def write_checksums(folder: Path) -> None:
     """Write `checksums.json` of every file that is in a folder."""
     files = {
-        path.name: {"sha256": file_sha256(str(path)), "bytes": path.stat().st_size}
+        path.name: file_record(str(path))
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != CHECKSUMS_FILE
     }

@@ -225,14 +225,18 @@ class RunFolder:
             fix="Name it with --data",
         )
 
-    def refuse_overwrite(self, fix: str = "Resume it (--resume) or choose another folder") -> None:
+    def refuse_overwrite(self) -> None:
         """Refuse to write into a folder that holds a run.
 
         Raises:
             OutputError: A checkpoint or a stage exists.
         """
         if self.best.exists() or self.last.exists() or self.stages.exists():
-            raise OutputError("Run folder holds a run already", where=str(self.path), fix=fix)
+            raise OutputError(
+                "Run folder holds a run already",
+                where=str(self.path),
+                fix="Resume it (--resume) or choose another folder",
+            )
 
     def refuse_inside(self, dataset: Path) -> None:
         """Refuse to write a run into a dataset folder or below it.

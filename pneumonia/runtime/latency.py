@@ -7,6 +7,8 @@ import numpy as np
 
 from pneumonia.runtime.engines import Engine
 
+WARM_UP = 3  # runs of each engine that are not timed
+
 
 class Latency(NamedTuple):
     """Wall-clock milliseconds of one run of one image: median, 90th percentile, runs."""
@@ -19,8 +21,7 @@ class Latency(NamedTuple):
 def interleaved_latency(
     engines: Mapping[str, Engine],
     batches: Mapping[str, np.ndarray],
-    rounds: int = 30,
-    warm_up: int = 3,
+    rounds: int,
 ) -> Dict[str, Latency]:
     """Time engines in turn (A B C A B C ...), so that a slow moment hits all of them.
 
@@ -28,9 +29,8 @@ def interleaved_latency(
         engines: Name -> engine.
         batches: Name -> float32 (N, C, H, W) for that engine.
         rounds: Timed runs of each engine.
-        warm_up: Runs before, not timed.
     """
-    for _ in range(warm_up):
+    for _ in range(WARM_UP):
         for name, engine in engines.items():
             engine.run(batches[name])
     spent: Dict[str, List[float]] = {name: [] for name in engines}

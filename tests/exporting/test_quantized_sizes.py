@@ -10,13 +10,13 @@ from onnx import numpy_helper
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.compression.sets.levels import BINARY, TERNARY, k_bit
 from pneumonia.exporting.bundle import ExportOptions, export_run
-from pneumonia.network.files import WEIGHTS_FILE, load_model, quantized_layers, save_model
+from pneumonia.network.files import load_model, quantized_layers, save_model
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ExportError
-from pneumonia.runtime.model.bundle import ONNX, load_bundle
+from pneumonia.runtime.model.bundle import ONNX, WEIGHTS, load_bundle
 
 ALPHA = 101 / 8192  # few significant bits, as the projection rounds it: exact times every level
 
@@ -50,10 +50,10 @@ def test_the_file_is_k_bits_a_weight(tmp_path, levels, bits):
     # of a layer: codes end on a whole byte, one shared table of levels, four header entries
     per_layer = 1 + 4 * (len(levels.values) + 1) + 4 * 100
     codes = n_weights * bits / 8
-    bundle_bytes = (bundle / WEIGHTS_FILE).stat().st_size
+    bundle_bytes = (bundle / WEIGHTS).stat().st_size
     # of a filter: scale float64, bias float32; in the run batch norm's four float32
     assert bundle_bytes <= codes + len(weighted) * per_layer + n_filters * (8 + 4)
-    run_bytes = (tmp_path / "best" / WEIGHTS_FILE).stat().st_size
+    run_bytes = (tmp_path / "best" / WEIGHTS).stat().st_size
     assert bundle_bytes <= run_bytes <= codes + 2 * len(weighted) * per_layer + n_filters * 16
     bundled, dense = load_model(bundle)
     for layer in bundled.weighted():

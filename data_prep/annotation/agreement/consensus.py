@@ -195,7 +195,6 @@ def consensus_of(
     readings: Sequence[Reading],
     base: ConceptBase,
     adjudication: Reading | None = None,
-    iou_threshold: float = GROUP_IOU,
 ) -> Consensus | None:
     """Consensus of the finished readings of one study.
 
@@ -203,7 +202,6 @@ def consensus_of(
         readings: Readings of one study; unfinished ones are ignored.
         base: Concept base of the codes.
         adjudication: Reading of the adjudicator; when finished, it replaces the vote.
-        iou_threshold: See `group_boxes`.
 
     Returns:
         None when no reader has finished.
@@ -219,9 +217,7 @@ def consensus_of(
         return Consensus(image_id, tuple(judged), adjudication.verdict, ADJUDICATED, names)
     if not finished:
         return None
-    boxes = tuple(
-        _consensus_box(group, len(finished), base) for group in group_boxes(finished, iou_threshold)
-    )
+    boxes = tuple(_consensus_box(group, len(finished), base) for group in group_boxes(finished))
     verdicts = Counter(r.verdict for r in finished).most_common()
     tied = len(verdicts) > 1 and verdicts[0][1] == verdicts[1][1]
     source = SINGLE if len(finished) == 1 else MAJORITY

@@ -50,7 +50,6 @@ def reader_errors(
     annotator: str,
     pairs: Iterable[tuple[Reading, Consensus]],
     base: ConceptBase,
-    iou_threshold: float = GROUP_IOU,
 ) -> ReaderErrors:
     """Count the differences between one annotator and the consensus.
 
@@ -59,7 +58,6 @@ def reader_errors(
         pairs: The annotator's readings with the consensus of the same study. Consensus of a single
             reader is left out: a single reader always agrees with itself.
         base: Concept base of the codes.
-        iou_threshold: Smallest IoU at which two boxes match.
     """
     n_studies = n_consensus = extra = wrong_verdict = 0
     overlaps: list[float] = []
@@ -69,7 +67,7 @@ def reader_errors(
             continue
         truth = consensus.kept
         matches = match_boxes(
-            boxes_of(reading.annotations), [box.box_xyxy for box in truth], iou_threshold
+            boxes_of(reading.annotations), [box.box_xyxy for box in truth], GROUP_IOU
         )
         n_studies += 1
         n_consensus += len(truth)

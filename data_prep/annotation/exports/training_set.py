@@ -17,7 +17,6 @@ from data_prep.importing.labels import parse_age
 from data_prep.importing.rsna import LEAK_WARNING, pseudonym
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.progress import Progress
 
 CACHE_SIZE = 512
 
@@ -41,7 +40,6 @@ def write_training_set(
     truths: Mapping[str, StudyTruth],
     paths: Mapping[str, Path],
     options: TrainingSetOptions | None = None,
-    progress: Progress | None = None,
 ) -> dict[str, int]:
     """Write the dataset folder; studies in doubt are left out and counted by reason.
 
@@ -50,7 +48,6 @@ def write_training_set(
         truths: image_id -> truth, boxes in pixels of the source.
         paths: image_id -> file.
         options: See TrainingSetOptions.
-        progress: Called as (done, total, note).
 
     Returns:
         Number of images by class, and of left-out studies by reason.
@@ -75,7 +72,7 @@ def write_training_set(
     members: list[SplitImage] = []
     with new_dataset(out) as writer:
         decode = partial(decode_image, cache_size=options.cache_size)
-        decoded = ordered_map(decode, [paths[name] for name in names], 1, progress)
+        decoded = ordered_map(decode, [paths[name] for name in names], 1)
         for name, image in zip(names, decoded, strict=True):
             if image.cached is None:
                 rejected.setdefault(image.reason, []).append(name)

@@ -23,6 +23,7 @@ NIL = "NIL"
 NORMAL = "normal"
 NOT_FINDINGS = (NORMAL, "No Indexing")  # codes of a whole report, never of a mention
 OTHER = "Other"  # root of headings that belong to no group
+N_NEIGHBOURS = 8  # kept per heading
 _MAX_BYTES = 64 << 20
 
 Json = dict[str, Any]
@@ -292,16 +293,12 @@ class ConceptBase:
         )
 
 
-def build_base(
-    reports: Iterable[Sequence[str]], source: Mapping[str, Any], n_neighbours: int = 8
-) -> ConceptBase:
+def build_base(reports: Iterable[Sequence[str]], source: Mapping[str, Any]) -> ConceptBase:
     """Make a base from the codes of reports and the hand-written lexicon.
 
     Args:
         reports: The codes of each report.
         source: Value of `ConceptBase.source`.
-        n_neighbours: Headings kept per heading, by how much more often than by chance two occur
-            together (log-likelihood-weighted: pointwise mutual information times the count).
     """
     lexicon = read_json(LEXICON, "pneumonia.lexicon/1")
     spelling = {h.casefold(): h for names in lexicon["groups"].values() for h in names}
@@ -317,7 +314,7 @@ def build_base(
         headings = sorted({split_code(code)[0] for code in kept} - set(NOT_FINDINGS))
         singles.update(headings)
         pairs.update((a, b) for a in headings for b in headings if a != b)
-    neighbours = _neighbours(singles, pairs, n_reports, n_neighbours)
+    neighbours = _neighbours(singles, pairs, n_reports)
     return ConceptBase(
         dict(sorted(counts.items())),
         lexicon["groups"],
@@ -335,8 +332,12 @@ def _respell(code: str, spelling: Mapping[str, str]) -> str:
 
 
 def _neighbours(
-    singles: Mapping[str, int], pairs: Mapping[tuple[str, str], int], n_reports: int, keep: int
+    singles: Mapping[str, int], pairs: Mapping[tuple[str, str], int], n_reports: int
 ) -> dict[str, list[str]]:
+    """Heading -> the headings that occur with it more often than by chance, at most N_NEIGHBOURS.
+
+    Ranked by pointwise mutual information times the count.
+    """
     from math import log
 
     scored: dict[str, list[tuple[float, str]]] = {}
@@ -344,7 +345,7 @@ def _neighbours(
         gain = both * log(both * n_reports / (singles[a] * singles[b]))
         if both >= 2 and gain > 0:
             scored.setdefault(a, []).append((-gain, b))
-    return {a: [b for _, b in sorted(found)[:keep]] for a, found in sorted(scored.items())}
+    return {a: [b for _, b in sorted(found)[:N_NEIGHBOURS]] for a, found in sorted(scored.items())}
 
 
 def read_json(path: Path, schema: str) -> Json:

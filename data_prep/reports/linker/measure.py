@@ -9,6 +9,7 @@ import numpy.typing as npt
 from data_prep.reports.findings.concepts import same_code
 
 Counts = npt.NDArray[np.int64]  # (reports, 3): right, predicted, gold
+DRAWS = 2000  # bootstrap samples
 
 
 class Agreement(NamedTuple):
@@ -48,15 +49,13 @@ def micro_f1(counts: Counts) -> float:
     return float(2 * right / (predicted + gold)) if predicted + gold else 0.0
 
 
-def agreement(runs: Sequence[Counts], draws: int = 2000, seed: int = 0) -> Agreement:
+def agreement(runs: Sequence[Counts]) -> Agreement:
     """Mean over runs (seeds of one method) with its interval; the bootstrap samples reports.
 
     Args:
         runs: Counts of the same reports, one table per run.
-        draws: Bootstrap samples.
-        seed: Seed of the bootstrap samples.
     """
-    samples = _resampled(runs, draws, seed)
+    samples = _resampled(runs)
     low, high = np.percentile(samples, [2.5, 97.5])
     totals = [run.sum(axis=0) for run in runs]
     return Agreement(
@@ -68,20 +67,18 @@ def agreement(runs: Sequence[Counts], draws: int = 2000, seed: int = 0) -> Agree
     )
 
 
-def difference(
-    runs: Sequence[Counts], others: Sequence[Counts], draws: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
+def difference(runs: Sequence[Counts], others: Sequence[Counts]) -> tuple[float, float, float]:
     """F1 of `runs` less F1 of `others`, paired by report: difference, low, high (95 %)."""
-    gap = _resampled(runs, draws, seed) - _resampled(others, draws, seed)
+    gap = _resampled(runs) - _resampled(others)
     low, high = np.percentile(gap, [2.5, 97.5])
     middle = np.mean([micro_f1(run) for run in runs]) - np.mean([micro_f1(run) for run in others])
     return float(middle), float(low), float(high)
 
 
-def _resampled(runs: Sequence[Counts], draws: int, seed: int) -> npt.NDArray[np.float64]:
+def _resampled(runs: Sequence[Counts]) -> npt.NDArray[np.float64]:
     n_reports = len(runs[0])
-    weights = np.random.default_rng(seed).multinomial(
-        n_reports, np.full(n_reports, 1 / n_reports), size=draws
+    weights = np.random.default_rng(0).multinomial(
+        n_reports, np.full(n_reports, 1 / n_reports), size=DRAWS
     )
     found = []
     for run in runs:

@@ -40,6 +40,7 @@ from pneumonia.runtime.progress import Progress
 SCHEMA = "pneumonia.linker/2"
 _OWN_NAMES = {"linker.json", "weights.safetensors", "concepts.json"}
 _FOLDS = 5
+DECIDED_AT_ONCE = 64  # documents in one pass
 _NEAR = 8  # words to either side of a mention that share its code's vector
 
 
@@ -97,15 +98,13 @@ class Linker:
             return []
         return self.decide_all([document])[0]
 
-    def decide_all(
-        self, documents: Sequence[LinkDocument], batch_size: int = 64
-    ) -> list[list[Decision]]:
+    def decide_all(self, documents: Sequence[LinkDocument]) -> list[list[Decision]]:
         """Decisions for many documents at once."""
         found: list[list[Decision]] = [[] for _ in documents]
         by_length = sorted(range(len(documents)), key=lambda i: len(documents[i].mentions))
         ready = [i for i in by_length if documents[i].mentions]
-        for at in range(0, len(ready), batch_size):
-            chosen = ready[at : at + batch_size]
+        for at in range(0, len(ready), DECIDED_AT_ONCE):
+            chosen = ready[at : at + DECIDED_AT_ONCE]
             for i, decisions in zip(
                 chosen, self._pass([documents[i] for i in chosen]), strict=True
             ):

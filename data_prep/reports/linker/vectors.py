@@ -16,6 +16,7 @@ from pneumonia.runtime.errors import ConfigError, DataError
 
 Matrix = npt.NDArray[np.float32]
 WINDOW = 5  # words to either side that count as neighbours
+MIN_COUNT = 3  # rarer words get no vector
 _SMOOTHING = 0.75  # of the context distribution: rare words must not look informative
 
 
@@ -88,7 +89,6 @@ def read_vectors(path: Path, wanted: Container[str] | None = None) -> WordVector
 def train_vectors(
     sentences: Iterable[Sequence[str]],
     dimensions: int = 100,
-    min_count: int = 3,
     together: Iterable[tuple[Sequence[str], Sequence[str]]] = (),
 ) -> WordVectors:
     """Learn vectors of words and, in the same space, of the names in `together`.
@@ -96,7 +96,6 @@ def train_vectors(
     Args:
         sentences: Words in normal form.
         dimensions: Length of a vector; fewer when there are fewer words.
-        min_count: Rarer words get no vector.
         together: (words, names): every name co-occurs with every word, and with every other name.
 
     Raises:
@@ -112,13 +111,13 @@ def train_vectors(
         counts.update(names)
         pairs.update((name, word) for name in names for word in words)
         pairs.update((a, b) for i, a in enumerate(names) for b in names[i + 1 :])
-    vocabulary = tuple(sorted(word for word, n in counts.items() if n >= min_count))
+    vocabulary = tuple(sorted(word for word, n in counts.items() if n >= MIN_COUNT))
     rows = {word: row for row, word in enumerate(vocabulary)}
     kept = [(rows[a], rows[b], n) for (a, b), n in pairs.items() if a in rows and b in rows]
     if len(vocabulary) < 3 or not kept:
         raise DataError(
             "Too little text to learn word vectors from",
-            expected=f"words that occur {min_count} times",
+            expected=f"words that occur {MIN_COUNT} times",
             found=f"{len(vocabulary)} such words",
         )
     return WordVectors(vocabulary, _factorise(kept, len(vocabulary), dimensions))

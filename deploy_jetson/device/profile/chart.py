@@ -28,9 +28,9 @@ class ChartBar(NamedTuple):
     high: Optional[float] = None
 
 
-def short_number(value: float, digits: int = 3) -> str:
+def short_number(value: float) -> str:
     """Three digits without an exponent: 0.00123, 12.3, 1,230."""
-    text = "{:.{}g}".format(value, digits)
+    text = "{:.3g}".format(value)
     if "e" not in text:
         return text
     return "{:,.0f}".format(value) if abs(value) >= 1 else "{:.2g}".format(value)

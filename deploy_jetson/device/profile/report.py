@@ -49,13 +49,13 @@ def number(value: Optional[float]) -> str:
     return short_number(value)
 
 
-def _interval(record: Optional[Dict[str, Any]], scale: float = 1e3) -> str:
-    """Median with its interval, scaled (joules to millijoules)."""
+def _interval(record: Optional[Dict[str, Any]]) -> str:
+    """Median of joules with its interval, as millijoules."""
     if record is None:
         return "–"
-    text = number(record["median"] * scale)
+    text = number(record["median"] * 1e3)
     if record["low"] is not None:
-        low, high = number(record["low"] * scale), number(record["high"] * scale)
+        low, high = number(record["low"] * 1e3), number(record["high"] * 1e3)
         if low != high:
             text += " ({} to {})".format(low, high)
     return text

@@ -44,7 +44,7 @@ from pneumonia import __version__
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, OutputError, SpecError
-from pneumonia.runtime.model.bundle import Bundle, file_sha256
+from pneumonia.runtime.model.bundle import Bundle, file_record
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.progress import Progress
 
@@ -254,10 +254,7 @@ class ProfileSweep:
         path = os.path.join(self.request.out, folder)
         write_recording(path, recording)
         kept = read_recording(path)
-        files = OrderedDict(
-            (name, OrderedDict([("sha256", file_sha256(where)), ("bytes", os.path.getsize(where))]))
-            for name, where in ((name, os.path.join(path, name)) for name in RAW_FILES)
-        )
+        files = OrderedDict((name, file_record(os.path.join(path, name))) for name in RAW_FILES)
         self.entries.append(
             OrderedDict(
                 [("folder", folder), ("files", files), ("about", kept.about)]

@@ -40,6 +40,11 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def file_record(path: str) -> Dict[str, Any]:
+    """SHA-256 (hex) and size in bytes of a file, as manifests list it; raises ArtefactError."""
+    return {"sha256": file_sha256(path), "bytes": os.path.getsize(str(path))}
+
+
 def model_hash(spec_path: str, weights_path: str, int8_onnx_path: Optional[str] = None) -> str:
     """The model's identity: SHA-256 of the files' hex digests, one after the other.
 

@@ -56,9 +56,9 @@ def container(
     return item
 
 
-def code(name: Code, value: Code, relation: str, children: Sequence[Dataset] = ()) -> Dataset:
+def code(name: Code, value: Code, relation: str) -> Dataset:
     """A coded statement."""
-    item = _item("CODE", relation, name, children)
+    item = _item("CODE", relation, name, ())
     item.ConceptCodeSequence = sequence(value.item())
     return item
 

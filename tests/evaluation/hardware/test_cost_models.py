@@ -51,21 +51,8 @@ def test_tiles_by_hand():
     model = CrossbarModel(word_lines=2, bit_lines=2)
     support = np.zeros((4, 6), dtype=bool)
     support[0, 0] = support[0, 5] = support[3, 2] = True
-    assert tiles_used(support, model, compacted=False).tolist() == [
-        [True, False, True], [False, True, False]
-    ]  # fmt: skip
     assert tiles_used(support, model).tolist() == [[True, True, False]], "two filters, 3 columns"
     assert tiles_used(np.zeros((4, 6), dtype=bool), model).size == 0
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_fewer_weights_never_need_more_tiles_as_they_lie(seed):
-    rng = np.random.default_rng(seed)
-    model = CrossbarModel(word_lines=4, bit_lines=3)
-    support = rng.random((7, 11)) < 0.4
-    fewer = support & (rng.random((7, 11)) < 0.5)
-    used, still = (tiles_used(s, model, compacted=False) for s in (support, fewer))
-    assert not (still & ~used).any()
 
 
 def test_cost_is_proportional_and_says_it_is_not_calibrated():

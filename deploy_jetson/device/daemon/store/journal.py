@@ -21,6 +21,8 @@ PENDING, SENT, SENT_WITH_WARNING, UNSENT = "pending", "sent", "sent_with_warning
 DELIVERY_STATES = (PENDING, SENT, SENT_WITH_WARNING, UNSENT)
 VERSION = 1
 LOCK_WAIT_S = 5.0  # for another program's transaction
+MOST_FORGOTTEN = 500  # jobs in one transaction
+MOST_DUE = 50  # deliveries sent over one association
 SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -326,7 +328,7 @@ class JobJournal:
         rows = self._rows("SELECT state, count(*) FROM jobs GROUP BY state")
         return dict(dict.fromkeys(STATES, 0), **dict(rows))
 
-    def forget(self, before: float, limit: int = 500) -> List[str]:
+    def forget(self, before: float) -> List[str]:
         """Remove answered jobs older than `before` (seconds since 1970) with nothing left to send.
 
         Returns:
@@ -337,7 +339,7 @@ class JobJournal:
             " FROM deliveries WHERE job=key AND deliveries.state=?) ORDER BY number LIMIT ?"
         ).format(",".join("?" * len(ANSWERED)))
         with self.transaction() as database:
-            found = database.execute(query, ANSWERED + (before, PENDING, limit)).fetchall()
+            found = database.execute(query, ANSWERED + (before, PENDING, MOST_FORGOTTEN)).fetchall()
             keys = [row[0] for row in found]
             for table, column in (("deliveries", "job"), ("jobs", "key")):
                 database.executemany(
@@ -360,22 +362,19 @@ class JobJournal:
 
     # --- deliveries ---
 
-    def due(
-        self, destination: str, now: float, longest_s: float, limit: int = 50
-    ) -> List[ResultDelivery]:
+    def due(self, destination: str, now: float, longest_s: float) -> List[ResultDelivery]:
         """Deliveries whose time has come, or lies beyond the longest wait: the clock was set back.
 
         Args:
             destination: Its name.
             now: Seconds since 1970.
             longest_s: No delivery was put off for longer than this.
-            limit: At most so many.
         """
         query = (
             SELECT_DELIVERY + " WHERE state=? AND destination=?"
             " AND (next_try<=? OR next_try>?) ORDER BY number LIMIT ?"
         )
-        values = (PENDING, destination, now, now + longest_s, limit)
+        values = (PENDING, destination, now, now + longest_s, MOST_DUE)
         return [ResultDelivery(*row) for row in self._rows(query, values)]
 
     def deliveries_of(self, key: str) -> List[ResultDelivery]:
