@@ -53,7 +53,7 @@ def open_writers(
     if settings.report:
         from pneumonia.scoring.outputs.report import ReportWriter
 
-        writers.append(ReportWriter(out, model, bundle, pictures))
+        writers.append(ReportWriter(out, model, pictures, bundle))
     if settings.pdf:
         from pneumonia.scoring.outputs.pdf import PdfWriter
 

@@ -1,9 +1,7 @@
 """overlay/: the radiograph as a picture with boxes, scores, the model and the disclaimer."""
 
 import io
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from pneumonia.runtime.image.preprocess import resize
-from pneumonia.scoring.image.records import ImageRecord, Model
-from pneumonia.scoring.outputs.protocol import (
-    FinishedBatch,
-    PictureChoice,
-    ScoredStudy,
-    remove_others,
-)
+from pneumonia.scoring.outputs.protocol import FinishedBatch, PictureWriter, ScoredStudy
 
-FOLDER = "overlay"
 RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"
 MAX_SIDE = 1024
 BOX_COLOUR = (255, 196, 0)  # amber: visible on grey, not the red of an alarm
@@ -32,38 +23,11 @@ LINE_HEIGHT = 22
 STRIP = 2 * LINE_HEIGHT + 8
 
 
-@dataclass(frozen=True)
-class OverlayWriter:
-    """Makes `overlay/<key>.png`.
+class OverlayWriter(PictureWriter):
+    """Makes `overlay/<key>.png`."""
 
-    Attributes:
-        out: Output folder of the batch.
-        model: Model and operating point of the scores.
-        pictures: `findings` (positive and indeterminate), `all` or `none`.
-    """
-
-    out: Path
-    model: Model
-    pictures: str
-    name: str = "overlay"
-    needs_header: bool = False
-
-    @property
-    def needs_pixels(self) -> bool:
-        """Whether the settings can call for overlays."""
-        return self.pictures != "none"
-
-    def path(self, key: str) -> str:
-        """Path of an image's overlay below the output folder."""
-        return f"{FOLDER}/{key}.png"
-
-    def is_wanted(self, record: ImageRecord) -> bool:
-        """Whether an image has an overlay."""
-        return PictureChoice(self.pictures, self.model.threshold).includes(record)
-
-    def is_complete(self, record: ImageRecord) -> bool:
-        """Whether the overlay exists or none is needed."""
-        return not self.is_wanted(record) or (self.out / self.path(record.key)).is_file()
+    name = "overlay"
+    suffix = ".png"
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
         """The overlay of one image."""
@@ -78,7 +42,7 @@ class OverlayWriter:
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Remove overlays of earlier runs that are no longer requested."""
-        remove_others(self.out / FOLDER, {r.key for r in batch.records if self.is_wanted(r)})
+        self.keep_wanted(batch)
         return {}
 
 

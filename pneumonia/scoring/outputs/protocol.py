@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import OutputError
 from pneumonia.runtime.results.facts import NEGATIVE
-from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord
+from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, Model
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,48 @@ class OutputWriter(Protocol):
 
 
 @dataclass(frozen=True)
-class PictureChoice:
-    """The rule which images get a picture.
+class PictureWriter:
+    """The part that writers of one picture per image share; the pictures lie in the folder `name`.
 
     Attributes:
-        choice: `findings` (positive and indeterminate), `all` or `none`.
-        threshold: Score of the operating point.
+        out: Output folder of the batch.
+        model: Model and operating point of the scores.
+        pictures: `findings` (positive and indeterminate), `all` or `none`.
     """
 
-    choice: str
-    threshold: float
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    needs_header: ClassVar[bool] = False
 
-    def includes(self, record: ImageRecord) -> bool:
+    out: Path
+    model: Model
+    pictures: str
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the settings can call for pictures."""
+        return self.pictures != "none"
+
+    def path(self, key: str) -> str:
+        """Path of an image's picture below the output folder."""
+        return f"{self.name}/{key}{self.suffix}"
+
+    def is_wanted(self, record: ImageRecord) -> bool:
         """Whether an image gets a picture."""
         if record.status != "scored":
             return False
-        negative = record.flag(self.threshold) == NEGATIVE
-        return self.choice == "all" or (self.choice == "findings" and not negative)
+        negative = record.flag(self.model.threshold) == NEGATIVE
+        return self.pictures == "all" or (self.pictures == "findings" and not negative)
+
+    def is_complete(self, record: ImageRecord) -> bool:
+        """Whether the picture exists or none is needed."""
+        return not self.is_wanted(record) or (self.out / self.path(record.key)).is_file()
+
+    def keep_wanted(self, batch: FinishedBatch) -> int:
+        """Remove pictures of earlier runs that are not wanted; returns how many are."""
+        keys = {record.key for record in batch.records if self.is_wanted(record)}
+        remove_others(self.out / self.name, keys)
+        return len(keys)
 
 
 _KEYED = re.compile(r"^([0-9a-f]{16})[.-]")

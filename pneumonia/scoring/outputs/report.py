@@ -27,15 +27,10 @@ from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, Finding, result_of
 from pneumonia.scoring.batch.tables import FLAG_ORDER, worklist_order
 from pneumonia.scoring.image.records import NOT_SCORED, ImageRecord, Model
-from pneumonia.scoring.outputs.protocol import (
-    FinishedBatch,
-    PictureChoice,
-    ScoredStudy,
-    remove_others,
-)
+from pneumonia.scoring.outputs.protocol import FinishedBatch, PictureWriter, ScoredStudy
 from pneumonia.scoring.outputs.wording import reason_text, warning_text
 
-PAGE, FOLDER = "report.html", "report"
+PAGE = "report.html"
 TEMPLATES = Path(__file__).parents[1] / "templates"
 MAX_SIDE = 1024
 QUALITY = 90
@@ -48,43 +43,21 @@ STYLES = {POSITIVE: "positive", INDETERMINATE: "indeterminate", NOT_SCORED: "fai
 
 
 @dataclass(frozen=True)
-class ReportWriter:
+class ReportWriter(PictureWriter):
     """Writes report.html and `report/<key>.jpg`.
 
     Attributes:
-        out: Output folder of the batch.
-        model: Model and operating point of the scores.
         bundle: Holds the model card and the operating points.
-        pictures: `findings` (positive and indeterminate), `all` or `none`.
     """
 
-    out: Path
-    model: Model
+    name = "report"
+    suffix = ".jpg"
+
     bundle: Bundle
-    pictures: str
-    name: str = "report"
-    needs_header: bool = False
-
-    @property
-    def needs_pixels(self) -> bool:
-        """Whether the settings can call for pictures."""
-        return self.pictures != "none"
-
-    def picture(self, key: str) -> str:
-        """Path of an image's picture below the output folder."""
-        return f"{FOLDER}/{key}.jpg"
-
-    def wants_picture(self, record: ImageRecord) -> bool:
-        """Whether the page shows this image."""
-        return PictureChoice(self.pictures, self.model.threshold).includes(record)
-
-    def is_complete(self, record: ImageRecord) -> bool:
-        """Whether the picture exists or none is needed."""
-        return not self.wants_picture(record) or (self.out / self.picture(record.key)).is_file()
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
         """The picture, without boxes: the page draws them, so that they can be hidden."""
-        if not self.wants_picture(study.record):
+        if not self.is_wanted(study.record):
             return {}
         assert study.pixels is not None
         height, width = study.pixels.shape
@@ -92,14 +65,13 @@ class ReportWriter:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         stream = io.BytesIO()
         Image.fromarray(resize(study.pixels, *size)).save(stream, "JPEG", quality=QUALITY)
-        return {self.picture(study.record.key): stream.getvalue()}
+        return {self.path(study.record.key): stream.getvalue()}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:
         """Write the page; remove pictures it does not show."""
-        shown = {record.key for record in batch.records if self.wants_picture(record)}
-        remove_others(self.out / FOLDER, shown)
+        n_shown = self.keep_wanted(batch)
         write_text(str(self.out / PAGE), self.page(batch))
-        return {"page": PAGE, "pictures": len(shown)}
+        return {"page": PAGE, "pictures": n_shown}
 
     def page(self, batch: FinishedBatch) -> str:
         """The page's text."""
@@ -135,7 +107,7 @@ class ReportWriter:
             self._case(row, record)
             for row, record in zip(rows, ordered, strict=True)
             if record.status == "scored"
-            and (self.wants_picture(record) or row["flag"] in (POSITIVE, INDETERMINATE))
+            and (self.is_wanted(record) or row["flag"] in (POSITIVE, INDETERMINATE))
         ]
         skipped = [record for record in records if record.status == "skipped"]
         reasons = Counter(record.reason for record in skipped)
@@ -173,7 +145,7 @@ class ReportWriter:
             "row": row,
             "width": width,
             "height": height,
-            "picture": self.picture(record.key) if self.wants_picture(record) else "",
+            "picture": self.path(record.key) if self.is_wanted(record) else "",
             "font_px": f"{font_px:.1f}",
             "has_mm": spacing is not None,
             "findings": [_finding(finding, font_px) for finding in found.findings],

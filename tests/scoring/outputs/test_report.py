@@ -162,7 +162,7 @@ def record(number, status="scored", score=0.9, **more):
 @pytest.fixture
 def writer(tmp_path, detector):
     model = describe_model(detector, ScoreSettings())
-    return ReportWriter(tmp_path, replace(model, threshold=0.5), detector.bundle, "findings")
+    return ReportWriter(tmp_path, replace(model, threshold=0.5), "findings", detector.bundle)
 
 
 def render(writer, records):
