@@ -158,9 +158,9 @@ class DaemonService:
         if dicom.port < 0 and not self.config.destinations:
             return
         try:
-            from deploy_jetson.device.daemon.interfaces.commitment import CommitmentReports
             from deploy_jetson.device.daemon.interfaces.dicom_receive import StoreService
             from deploy_jetson.device.daemon.interfaces.dicom_send import open_senders
+            from pneumonia.runtime.commitment import CommitmentReports
         except ImportError:
             raise DeviceError(
                 "DICOM networking is not installed", fix="pip install 'pneumonia[pacs]'"

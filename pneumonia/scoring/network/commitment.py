@@ -1,24 +1,18 @@
-"""Storage commitment: a PACS promises to keep objects (DICOM PS3.4 J)."""
+"""Storage commitment of sent results by a PACS."""
 
-import threading
-import uuid
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pydicom.dataset import Dataset
-
+from pneumonia.runtime import commitment
+from pneumonia.runtime.commitment import CommitmentOutcome, CommitmentReports
 from pneumonia.runtime.errors import ConfigError, DataError
-from pneumonia.runtime.image.attributes import first_text
 from pneumonia.scoring.network.delivery import COMMITTED, NOT_COMMITTED, Delivery
 from pneumonia.scoring.network.dicom_peer import Peer, association
 
-PUSH_MODEL, PUSH_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
-REQUEST = 1  # action type: request storage commitment
-SUCCESS, INVALID_ARGUMENT = 0x0000, 0x0115
 WAIT_SECONDS = 60.0
-SAME_ASSOCIATION_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,28 +36,12 @@ class StoredObject(NamedTuple):
     instance: str
 
 
-class _Report:
-    """The report about one transaction, which may come over any association."""
-
-    def __init__(self) -> None:
-        self.transaction = f"2.25.{uuid.uuid4().int}"
-        self.found: dict[str, Delivery] = {}
-        self.arrived = threading.Event()
-
-    def take(self, event: Any) -> tuple[int, None]:
-        """Take N-EVENT-REPORT; returns its status (PS3.4 J.3.3)."""
-        information = event.event_information
-        if first_text(information, "TransactionUID") != self.transaction:
-            return INVALID_ARGUMENT, None
-        for item in information.get("ReferencedSOPSequence") or ():
-            self.found[first_text(item, "ReferencedSOPInstanceUID")] = Delivery(COMMITTED)
-        for item in information.get("FailedSOPSequence") or ():
-            code = item.get("FailureReason")
-            self.found[first_text(item, "ReferencedSOPInstanceUID")] = Delivery(
-                NOT_COMMITTED, None if code is None else int(code)
-            )
-        self.arrived.set()
-        return SUCCESS, None
+_DETAILS = {
+    commitment.NO_ANSWER: "no answer",
+    commitment.NO_REPORT: "no report in time",
+    commitment.NOT_OFFERED: "storage commitment is not offered",
+    commitment.LOST: "no association",
+}
 
 
 def request_commitment(
@@ -86,31 +64,36 @@ def request_commitment(
     """
     from pynetdicom import build_context, evt
 
-    report = _Report()
-    handlers = [(evt.EVT_N_EVENT_REPORT, report.take)]
-    detail = "no report in time"
-    with _listening(own_title, options.port, handlers):
-        try:
-            with association(
-                peer, own_title, [build_context(PUSH_MODEL)], handlers=handlers
-            ) as opened:
-                status, _ = opened.send_n_action(
-                    _request(objects, report.transaction), REQUEST, PUSH_MODEL, PUSH_INSTANCE
-                )
-                code = status.get("Status")
-                left = options.wait_seconds if code == SUCCESS else 0.0
-                here = left if options.port is None else min(left, SAME_ASSOCIATION_SECONDS)
-                report.arrived.wait(here)
-            if code != SUCCESS:
-                detail = "no answer" if code is None else f"request: status 0x{code:04X}"
-            # some PACS report only once the association of the request has ended
-            report.arrived.wait(left - here)
-        except ValueError:
-            detail = "storage commitment is not offered"
-        except (DataError, RuntimeError, OSError):
-            detail = "no association"
-    missing = Delivery(NOT_COMMITTED, None, detail)
-    return {item.instance: report.found.get(item.instance, missing) for item in objects}
+    reports = CommitmentReports()
+    handlers = [(evt.EVT_N_EVENT_REPORT, reports.take)]
+    found: commitment.Outcomes = {}
+    with (
+        _listening(own_title, options.port, handlers),
+        suppress(DataError, RuntimeError, OSError),
+        association(
+            peer, own_title, [build_context(commitment.PUSH_MODEL)], handlers=handlers
+        ) as opened,
+    ):
+        found = commitment.ask_for_commitment(
+            opened, objects, reports, options.wait_seconds, _pause, options.port is not None
+        )
+    lost = CommitmentOutcome(commitment.LOST)
+    return {item.instance: _delivery(found.get(item.instance, lost)) for item in objects}
+
+
+def _pause(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _delivery(outcome: CommitmentOutcome) -> Delivery:
+    if outcome.code == commitment.COMMITTED:
+        return Delivery(COMMITTED)
+    if outcome.code == commitment.NOT_KEPT:
+        return Delivery(NOT_COMMITTED, outcome.number)
+    if outcome.code == commitment.REFUSED:
+        return Delivery(NOT_COMMITTED, None, f"request: status 0x{outcome.number:04X}")
+    return Delivery(NOT_COMMITTED, None, _DETAILS[outcome.code])
 
 
 @contextmanager
@@ -122,7 +105,7 @@ def _listening(own_title: str, port: int | None, handlers: Sequence[Any]) -> Ite
 
     receiver = AE(own_title)
     # the PACS opens the association, but stays the provider of the service
-    receiver.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
+    receiver.add_supported_context(commitment.PUSH_MODEL, scu_role=True, scp_role=True)
     try:
         server = receiver.start_server(("", port), block=False, evt_handlers=list(handlers))
     except OSError as error:
@@ -135,15 +118,3 @@ def _listening(own_title: str, port: int | None, handlers: Sequence[Any]) -> Ite
         yield
     finally:
         server.shutdown()
-
-
-def _request(objects: Sequence[StoredObject], transaction: str) -> Dataset:
-    asked = Dataset()
-    asked.TransactionUID = transaction
-    asked.ReferencedSOPSequence = []
-    for item in objects:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = item.kind
-        reference.ReferencedSOPInstanceUID = item.instance
-        asked.ReferencedSOPSequence.append(reference)
-    return asked

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role, evt
 
-from pneumonia.scoring.network.commitment import PUSH_MODEL
+from pneumonia.runtime.commitment import PUSH_MODEL
 from pneumonia.scoring.network.dicom_peer import Peer
 
 CLASSES = tuple("1.2.840.10008.5.1.4.1.1." + end for end in ("88.33", "11.1", "7"))

@@ -13,11 +13,12 @@ import pydicom
 import pytest
 from pynetdicom import AE, evt
 
+from pneumonia.runtime import commitment
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.multipart import boundary_of, parts
-from pneumonia.scoring.network import commitment, dicomweb_service
+from pneumonia.scoring.network import dicomweb_service
 from pneumonia.scoring.network.c_store import CLASSES
 from pneumonia.scoring.network.commitment import CommitmentOptions
 from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
@@ -240,7 +241,7 @@ def test_sent_means_safe_when_the_archive_commits(out, has_own_association):
 
 
 def test_an_archive_that_reports_once_the_association_has_ended(out, monkeypatch):
-    monkeypatch.setattr(commitment, "SAME_ASSOCIATION_SECONDS", 0.2)
+    monkeypatch.setattr(commitment, "SAME_ASSOCIATION_S", 0.2)
     port = free_port()
     with archive(own_port=port, waits_for_end=True) as (_, peer):
         to = Destination(peer, commitment=CommitmentOptions(port, 300))

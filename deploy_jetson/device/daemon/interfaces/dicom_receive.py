@@ -16,7 +16,6 @@ from pynetdicom.transport import ThreadedAssociationServer
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import allowed
 from deploy_jetson.device.daemon.interfaces.association_limits import bounded
-from deploy_jetson.device.daemon.interfaces.commitment import PUSH_MODEL, CommitmentReports
 from deploy_jetson.device.daemon.interfaces.store_request import (
     CANNOT_UNDERSTAND,
     NO_RESOURCES,
@@ -29,6 +28,7 @@ from deploy_jetson.device.daemon.interfaces.store_request import (
 )
 from deploy_jetson.device.daemon.settings import DicomSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
+from pneumonia.runtime.commitment import PUSH_MODEL, CommitmentReports
 from pneumonia.runtime.image.decodable import decodable_syntaxes
 
 try:

@@ -18,11 +18,6 @@ from pynetdicom import AE, evt
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
-from deploy_jetson.device.daemon.interfaces.commitment import (
-    PUSH_MODEL,
-    CommitmentReports,
-    ask_for_commitment,
-)
 from deploy_jetson.device.daemon.settings import Destination, RetrySettings
 from deploy_jetson.device.daemon.store.journal import (
     PENDING,
@@ -33,6 +28,16 @@ from deploy_jetson.device.daemon.store.journal import (
     ResultDelivery,
 )
 from deploy_jetson.device.daemon.store.spool import Spool
+from pneumonia.runtime.commitment import (
+    COMMITTED,
+    LOST,
+    NO_REPORT,
+    NOT_OFFERED,
+    PUSH_MODEL,
+    CommitmentOutcome,
+    CommitmentReports,
+    ask_for_commitment,
+)
 from pneumonia.runtime.errors import OutputError
 from pneumonia.runtime.tls import client_context
 
@@ -62,6 +67,13 @@ def backoff_s(attempts: int, settings: RetrySettings, share: float) -> float:
 def _is_success(code: str) -> bool:
     """Whether a status of C-STORE says that the peer took the object (PS3.4 B.2.3)."""
     return code == "{:04X}".format(SUCCESS) or (len(code) == 4 and code.startswith("B"))
+
+
+def _lack(outcome: CommitmentOutcome) -> str:
+    """Why a peer does not promise to keep an object, as the journal has it; empty when it does."""
+    if outcome.number is not None:
+        return "{:04X}".format(outcome.number)
+    return outcome.code if outcome.code in (COMMITTED, NOT_OFFERED, LOST) else NO_REPORT
 
 
 def for_pynetdicom(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
@@ -177,7 +189,8 @@ class ResultSender:
             self._peer.commit_s, self._stop.wait,
         )  # fmt: skip
         for delivery, code, (_, uid) in arrived:
-            self._settle(delivery, found[uid] or code, is_stored=not found[uid])
+            lack = _lack(found[uid])
+            self._settle(delivery, lack or code, is_stored=not lack)
 
     def _associate(self, kinds: Any) -> Any:
         """An association and an empty string, or None and the reason code."""

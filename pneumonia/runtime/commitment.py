@@ -1,8 +1,11 @@
-"""Storage commitment of sent results: the peer promises to keep them (DICOM PS3.4 J)."""
+"""Storage commitment: a peer promises to keep objects that it has accepted (DICOM PS3.4 J).
+
+Works on associations of any pynetdicom, which this module does not import.
+"""
 
 import threading
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 from pydicom.dataset import Dataset
 
@@ -12,8 +15,26 @@ SUCCESS, INVALID_ARGUMENT = 0x0000, 0x0115
 SAME_ASSOCIATION_S = 5.0  # some peers report only once the association of the request has ended
 POLL_S = 0.2
 COMMITTED = ""
+NOT_KEPT = "not_kept"  # the report says so
 NO_REPORT, NOT_OFFERED = "no_commitment_report", "commitment_refused"
-Objects = List[Tuple[str, str]]  # SOP Class and SOP Instance UID
+NO_ANSWER, REFUSED, LOST = "no_answer", "request_refused", "association_lost"
+Objects = Sequence[Tuple[str, str]]  # SOP Class and SOP Instance UID
+
+
+class CommitmentOutcome(NamedTuple):
+    """Whether a peer promises to keep an object.
+
+    Attributes:
+        code: COMMITTED, or why it does not.
+        number: Failure reason of the object (NOT_KEPT) or status of the request (REFUSED); None
+            where the peer gave none.
+    """
+
+    code: str
+    number: Optional[int] = None
+
+
+Outcomes = Dict[str, CommitmentOutcome]  # by SOP Instance UID
 
 
 class CommitmentReports:
@@ -21,7 +42,7 @@ class CommitmentReports:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._awaited = {}  # type: Dict[str, Optional[Dict[str, str]]]
+        self._awaited = {}  # type: Dict[str, Optional[Outcomes]]
 
     def expect(self) -> str:
         """A new transaction UID, whose report is taken from now on."""
@@ -46,8 +67,8 @@ class CommitmentReports:
 
     def wait(
         self, transaction: str, seconds: float, pause: Callable[[float], bool]
-    ) -> Optional[Dict[str, str]]:
-        """The report as SOP Instance UID -> COMMITTED or the peer's reason; None without one.
+    ) -> Optional[Outcomes]:
+        """The report: COMMITTED or NOT_KEPT for each object; None without one.
 
         Args:
             transaction: Its UID.
@@ -68,14 +89,14 @@ class CommitmentReports:
             self._awaited.pop(transaction, None)
 
 
-def _outcomes(information: Dataset) -> Dict[str, str]:
+def _outcomes(information: Dataset) -> Outcomes:
     found = {}
     for item in information.get("ReferencedSOPSequence") or ():
-        found[str(item.ReferencedSOPInstanceUID)] = COMMITTED
+        found[str(item.ReferencedSOPInstanceUID)] = CommitmentOutcome(COMMITTED)
     for item in information.get("FailedSOPSequence") or ():  # what is in both has failed
         reason = item.get("FailureReason")
-        code = NO_REPORT if reason is None else "{:04X}".format(int(reason))
-        found[str(item.ReferencedSOPInstanceUID)] = code
+        number = None if reason is None else int(reason)
+        found[str(item.ReferencedSOPInstanceUID)] = CommitmentOutcome(NOT_KEPT, number)
     return found
 
 
@@ -85,8 +106,9 @@ def ask_for_commitment(
     reports: CommitmentReports,
     seconds: float,
     pause: Callable[[float], bool],
-) -> Dict[str, str]:
-    """Ask a peer to keep objects that it has accepted; the association is released.
+    is_listening: bool = True,
+) -> Outcomes:
+    """Ask a peer to keep objects that it has accepted.
 
     Args:
         association: An open one, on which storage commitment was proposed.
@@ -94,33 +116,37 @@ def ask_for_commitment(
         reports: Get the report.
         seconds: Longest wait for it.
         pause: See `CommitmentReports.wait`.
+        is_listening: Whether the report may come on another association: this one is released when
+            it does not come soon.
 
     Returns:
-        SOP Instance UID -> COMMITTED, the peer's failure reason or status as `0112`, or a code.
+        The outcome of each object.
     """
     transaction = reports.expect()
-    code = NO_REPORT
-    found = None  # type: Optional[Dict[str, str]]
+    missing = CommitmentOutcome(NO_REPORT)
+    found = None  # type: Optional[Outcomes]
     try:
         status, _ = association.send_n_action(
             _request(objects, transaction), REQUEST, PUSH_MODEL, PUSH_INSTANCE
         )
         answer = status.get("Status")
         if answer == SUCCESS:
-            here = min(seconds, SAME_ASSOCIATION_S)
+            here = min(seconds, SAME_ASSOCIATION_S) if is_listening else seconds
             found = reports.wait(transaction, here, pause)
             if found is None and association.is_established:
                 association.release()
             found = reports.wait(transaction, seconds - here, pause)
-        elif answer is not None:
-            code = "{:04X}".format(int(answer))
+        elif answer is None:
+            missing = CommitmentOutcome(NO_ANSWER)
+        else:
+            missing = CommitmentOutcome(REFUSED, int(answer))
     except ValueError:  # no accepted presentation context
-        code = NOT_OFFERED
+        missing = CommitmentOutcome(NOT_OFFERED)
     except RuntimeError:  # the association broke
-        code = "association_lost"
+        missing = CommitmentOutcome(LOST)
     finally:
         reports.forget(transaction)
-    return {uid: (found or {}).get(uid, code) for _, uid in objects}
+    return {uid: (found or {}).get(uid, missing) for _, uid in objects}
 
 
 def _request(objects: Objects, transaction: str) -> Dataset:
