@@ -279,12 +279,9 @@ def _rank(bundle: Bundle, target: str, processor: Processor) -> Tuple[bool, bool
 def fitting_threads(spec: NetworkSpec) -> int:
     """CPUs this process may use, but at most one per MACS_PER_THREAD begun."""
     shapes = spec.shapes()
-    macs = 0
-    for layer in spec.weighted():
-        weights = 1
-        for extent in weight_shape(layer):
-            weights *= extent
-        macs += weights * positions(layer, shapes)
+    macs = sum(
+        int(np.prod(weight_shape(layer))) * positions(layer, shapes) for layer in spec.weighted()
+    )
     return threads_of_work(macs, usable_cpus())
 
 
