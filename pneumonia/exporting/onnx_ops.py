@@ -184,8 +184,10 @@ def _group_norm(g: OnnxNodes, layer: layers.Norm, x: str, out: str) -> str:
 
 
 def _layer_norm(g: OnnxNodes, layer: layers.Norm, x: str, out: str) -> str:
-    mean = g.node("ReduceMean", [x], out + "/mean", axes=[1], keepdims=1)
-    centred = g.node("Sub", [x, mean], out + "/centred")
+    centred = x
+    if layer.kind == "layer":
+        mean = g.node("ReduceMean", [x], out + "/mean", axes=[1], keepdims=1)
+        centred = g.node("Sub", [x, mean], out + "/centred")
     square = g.node("Mul", [centred, centred], out + "/square")
     variance = g.node("ReduceMean", [square], out + "/variance", axes=[1], keepdims=1)
     raised = g.node("Add", [variance, g.numbers(out + ".eps", layer.eps)], out + "/raised")

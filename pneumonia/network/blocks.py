@@ -147,6 +147,14 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class ChannelRootNorm(nn.RMSNorm):
+    """RMS norm over the channels of (N, C, H, W), at every position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class NormBlock(nn.Module):
     """Normalisation on its own, and activation."""
 
@@ -157,8 +165,10 @@ class NormBlock(nn.Module):
             self.norm = _batch_norm(layer.channels, layer.eps, layer.affine)
         elif layer.kind == "group":
             self.norm = nn.GroupNorm(layer.groups, layer.channels, layer.eps, layer.affine)
-        else:
+        elif layer.kind == "layer":
             self.norm = ChannelNorm(layer.channels, layer.eps, layer.affine)
+        else:
+            self.norm = ChannelRootNorm(layer.channels, layer.eps, layer.affine)
         self.activation = layer.activation
 
     def forward(self, x: Tensor) -> Tensor:

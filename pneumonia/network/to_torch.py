@@ -100,11 +100,13 @@ def _norm(w: GraphWriter, layer: layers.Norm, sources: Nodes) -> fx.Node:
             norm = nn.BatchNorm2d(channels, eps, affine=affine)
         elif layer.kind == "group":
             norm = nn.GroupNorm(layer.groups, channels, eps, affine)
-        else:
+        elif layer.kind == "layer":
             norm = nn.LayerNorm(channels, eps, affine)
+        else:
+            norm = nn.RMSNorm(channels, eps, affine)
         return _loaded(norm, w.tensors(layer.name, **parts))
 
-    if layer.kind != "layer":
+    if layer.kind not in ("layer", "rms"):
         node = w.module(layer.name, "layer", make, *sources)
         return w.activated(layer.name, layer.activation, node)
     last = w.method("permute", sources[0], 0, 2, 3, 1)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pneumonia.runtime.model.layers import (
     ACTIVATIONS,
+    UPSAMPLE_MODES,
     Activation,
     Attention,
     AvgPool,
@@ -23,6 +24,7 @@ from pneumonia.runtime.model.layers import (
     Pad,
     PixelShuffle,
     Reshape,
+    Resize,
     Reuse,
     Route,
     Select,
@@ -60,7 +62,7 @@ def any_layers(  # noqa: PLR0911 - one of each kind
                      min(h, w) > 4 else 0, draw(st.booleans()), draw(st.booleans()), "gelu",
                      groups=groups, transposed=True, output_padding=stride - 1)]  # fmt: skip
     if kind == "norm":
-        norm = draw(st.sampled_from(["batch", "group", "layer"]))
+        norm = draw(st.sampled_from(["batch", "group", "layer", "rms"]))
         by = groups if norm == "group" else 1
         return [Norm(name, (source,), c, norm, by, 1e-3, draw(st.booleans()), "hardswish")]
     if kind == "constant":
@@ -91,12 +93,15 @@ def any_layers(  # noqa: PLR0911 - one of each kind
                            draw(st.booleans())),
         "bilinear": Upsample(name, (source,), 2,
                              draw(st.sampled_from(["bilinear", "bilinear_corners"]))),
+        "resize": Resize(name, (source,), draw(st.integers(1, MAX_SIDE // 2)),
+                         draw(st.integers(1, MAX_SIDE // 2)),
+                         draw(st.sampled_from(UPSAMPLE_MODES))),
     }[kind]]  # fmt: skip
 
 
 ANY_OPS = (
     "grouped", "transposed", "norm", "constant", "gate", "attention", "reuse", "softmax", "select",
-    "crop", "pad", "shuffle", "tall", "avgpool", "bilinear",
+    "crop", "pad", "shuffle", "tall", "avgpool", "bilinear", "resize",
 )  # fmt: skip
 
 

@@ -122,6 +122,12 @@ def layer_norm_by_variance(m: nn.Module, x: Tensor) -> Tensor:
     return m.b(y.permute(0, 3, 1, 2))
 
 
+def rms_norm_by_hand(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.a(x).permute(0, 2, 3, 1)
+    y = m.scale * (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-5))
+    return m.b(y.permute(0, 3, 1, 2))
+
+
 def einsum_attention(m: nn.Module, x: Tensor) -> Tensor:
     tokens = m.a(x).flatten(2).transpose(1, 2)
     n, t, c = tokens.shape
@@ -139,6 +145,11 @@ def learned_queries(m: nn.Module, x: Tensor) -> Tensor:
 
 def ends() -> dict[str, nn.Module]:
     return {"a": nn.Conv2d(3, 8, 3, padding=1), "b": nn.Conv2d(8, 4, 3)}
+
+
+def scaled(norm: nn.RMSNorm) -> nn.RMSNorm:
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    return norm
 
 
 CASES = {
@@ -172,6 +183,12 @@ CASES = {
                         scale=nn.Parameter(torch.rand(8))),
     "prelu": nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 6, 3), nn.PReLU(),
                            nn.Conv2d(6, 4, 1)),
+    "rms norm": Forward(conv_next, **ends(), norm=scaled(nn.RMSNorm(8)), lin=nn.Linear(8, 8),
+                        scale=nn.Parameter(torch.rand(8))),
+    "rms norm without gain": Forward(
+        conv_next, **ends(), norm=nn.RMSNorm(8, eps=1e-3, elementwise_affine=False),
+        lin=nn.Linear(8, 8), scale=nn.Parameter(torch.rand(8))),
+    "rms norm by hand": Forward(rms_norm_by_hand, **ends(), scale=nn.Parameter(torch.rand(8))),
     "layer norm by hand": Forward(layer_norm_by_hand, **ends(), scale=nn.Parameter(torch.rand(8))),
     "layer norm by variance": Forward(layer_norm_by_variance, **ends()),
     "einsum attention": Forward(einsum_attention, a=nn.Conv2d(3, 8, 2, 2), q=nn.Linear(8, 8),

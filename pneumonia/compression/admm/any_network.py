@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
+from pneumonia.compression.admm.engine import KeptWeights
 from pneumonia.compression.admm.own_loop import OwnLoop
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph, UnitGroup, select_layers
@@ -38,6 +39,8 @@ class NetworkPruning(OwnLoop):
         layers: Globs of the layers that may lose weights.
         limits: Glob of layer names -> largest rate of the layer.
         rho: First penalty.
+        kept: `free`: the penalty pulls the weights that are to go alone. `held`: the others too,
+            back to where the last `update` found them.
 
     Attributes:
         plan: Rates and kept weights of every layer on the current weights.
@@ -54,6 +57,7 @@ class NetworkPruning(OwnLoop):
         layers: Sequence[str] = ("*",),
         limits: Mapping[str, float] | None = None,
         rho: float = 1e-3,
+        kept: KeptWeights = "free",
     ) -> None:
         self.network, self.rate = network, rate
         self.graph = ChannelGraph(network.spec)
@@ -75,7 +79,7 @@ class NetworkPruning(OwnLoop):
         method = method or StructuredMethod(filter_share=1.0, round_to=1)
         self.method = method.fitted({n: w.detach() for n, w in network.weights().items()})
         self.plan = self._planned()
-        super().__init__(network.weights(), self.plan.sets.splits, rho)
+        super().__init__(network.weights(), self.plan.sets.splits, rho, kept)
 
     def _planned(self) -> RatePlan:
         weights = {n: w.detach().cpu() for n, w in self.network.weights().items()}

@@ -15,6 +15,13 @@ optimiser on f is followed by the exact minimum over W of
     1/(2 tau) ||W - W'||^2 + sum_i rho/2 ||W - Z_i + U_i||^2        (W' = after the optimiser)
 
 that is W = (W' + tau rho sum_i (Z_i - U_i)) / (1 + m tau rho), stable for every rho.
+
+Between two Z-steps the weights that a set keeps can be held or free. Held: they are pulled back to
+where the last Z-step found them. Free: Z follows W there, which is the exact Z-step for the last
+support (a sparse set puts no condition on the values of its support, and U is 0 on it); only the
+choice of the support waits. Then the penalty pulls the removed weights alone, and the others learn
+at full speed. A set of levels has no such places: its weights must be held.
+
 The engine knows sets only through `project`: a method is a constraint, a schedule, an accounting.
 
 A support is a fixed point only if rho exceeds |df/dw| of the removed weights over the smallest
@@ -30,6 +37,7 @@ from torch import Tensor
 from pneumonia.compression.sets.constraint import JointConstraint
 
 OnNewRho = Literal["rescale", "restart"]
+KeptWeights = Literal["held", "free"]
 EPSILON = 1e-12
 
 
@@ -102,11 +110,15 @@ class Admm:
     Args:
         constraints: The sets; a layer may be in several.
         rho: First penalty.
+        kept: Whether the penalty holds the weights that a set keeps; `free` is for sparse sets.
     """
 
-    def __init__(self, constraints: Sequence[JointConstraint], rho: float) -> None:
+    def __init__(
+        self, constraints: Sequence[JointConstraint], rho: float, kept: KeptWeights = "held"
+    ) -> None:
         self.splits = [AdmmSplit(constraint) for constraint in constraints]
         self.rho = rho
+        self.kept = kept
 
     @torch.no_grad()
     def start(self, weights: Mapping[str, Tensor]) -> None:
@@ -116,18 +128,24 @@ class Admm:
 
     @torch.no_grad()
     def add_penalty_gradient(self, weights: Mapping[str, Tensor]) -> None:
-        """Add rho (W - Z + U) of every split to the gradients."""
+        """Add rho (W - Z + U) of every split to the gradients; 0 where kept weights are free."""
         for split in self.splits:
             for name, z in split.z.items():
                 gradient, w = weights[name].grad, weights[name].detach()
                 if gradient is None:
                     gradient = weights[name].grad = torch.zeros_like(w)
-                gradient.add_(w, alpha=self.rho).sub_(z, alpha=self.rho)
+                if self.kept == "free":
+                    gradient.add_(w * (z == 0), alpha=self.rho)
+                else:
+                    gradient.add_(w, alpha=self.rho).sub_(z, alpha=self.rho)
                 gradient.add_(split.u[name], alpha=self.rho)
 
     @torch.no_grad()
     def pull(self, weights: Mapping[str, Tensor], tau: float) -> None:
         """Move the weights towards every Z - U by the exact (implicit) step of size tau."""
+        if self.kept == "free":
+            self._pull_removed(weights, tau * self.rho)
+            return
         targets: dict[str, list[Tensor]] = {}
         for split in self.splits:
             for name, z in split.z.items():
@@ -136,6 +154,16 @@ class Admm:
             strength = len(wanted) * tau * self.rho
             mean = wanted[0] if len(wanted) == 1 else torch.stack(wanted).mean(0)
             weights[name].detach().lerp_(mean, strength / (1 + strength))
+
+    def _pull_removed(self, weights: Mapping[str, Tensor], strength: float) -> None:
+        """`pull` of the places where Z is 0; U is 0 at all others."""
+        divisors: dict[str, Tensor | float] = {}
+        for split in self.splits:
+            for name, z in split.z.items():
+                weights[name].detach().sub_(split.u[name], alpha=strength)
+                divisors[name] = divisors.get(name, 1.0) + strength * (z == 0).to(z.dtype)
+        for name, divisor in divisors.items():
+            weights[name].detach().div_(divisor)
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor]) -> list[AdmmResidual]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pneumonia.compression.admm.engine import Admm, AdmmResidual, OnNewRho
+from pneumonia.compression.admm.engine import Admm, AdmmResidual, KeptWeights, OnNewRho
 from pneumonia.compression.sets.constraint import JointConstraint
 from pneumonia.network.module import Network
 from pneumonia.runs.names import RESIDUALS_TABLE
@@ -37,6 +37,7 @@ class AdmmSchedule(NamedTuple):
             clipping. Clipping the sum instead (in the loop) would cancel any growth of rho.
         tau: Size of the penalty's own step after each of the optimiser (`Admm.pull`), best its
             learning rate; None = the penalty's gradient is added to the task's.
+        kept: See `Admm`.
     """
 
     rho: tuple[float, ...]
@@ -46,6 +47,7 @@ class AdmmSchedule(NamedTuple):
     tolerance: float = 1e-2
     clip_norm: float = 0.0
     tau: float | None = None
+    kept: KeptWeights = "held"
 
     def epochs_of_round(self) -> list[int]:
         """Epochs of each round, split as equally as possible."""
@@ -65,7 +67,7 @@ class AdmmHook(TrainingHook):
     def __init__(
         self, constraints: Sequence[JointConstraint], schedule: AdmmSchedule, out: Path
     ) -> None:
-        self.engine = Admm(constraints, schedule.rho[0])
+        self.engine = Admm(constraints, schedule.rho[0], schedule.kept)
         self.schedule = schedule
         self.out = out
         self.round = 0

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pneumonia.compression.admm.engine import Admm, AdmmResidual, OnNewRho
+from pneumonia.compression.admm.engine import Admm, AdmmResidual, KeptWeights, OnNewRho
 from pneumonia.compression.sets.constraint import JointConstraint
 
 
@@ -26,16 +26,21 @@ class OwnLoop:
         weights: By name; changed in place.
         splits: The sets that ADMM pulls the weights to.
         rho: First penalty.
+        kept: See `Admm`.
 
     Attributes:
         masks: Weight -> bool mask of what may be non-zero, after `harden`.
     """
 
     def __init__(
-        self, weights: Mapping[str, nn.Parameter], splits: Sequence[JointConstraint], rho: float
+        self,
+        weights: Mapping[str, nn.Parameter],
+        splits: Sequence[JointConstraint],
+        rho: float,
+        kept: KeptWeights = "held",
     ) -> None:
         self.weights = dict(weights)
-        self.engine = Admm(splits, rho)
+        self.engine = Admm(splits, rho, kept)
         self.masks: dict[str, Tensor] = {}
 
     def start(self) -> None:

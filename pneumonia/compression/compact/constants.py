@@ -114,7 +114,7 @@ def _norm(layer: layers.Norm, context: ConstantContext) -> ConstantChannels:
     zero = (source.known & (source.value == 0)).reshape(layer.groups, -1)
     known = zero.all(1, keepdim=True).expand(zero.shape).reshape(-1)
     value = torch.zeros_like(source.value)
-    if layer.affine:
+    if layer.name + ".norm_bias" in context.tensors:
         value = context.tensors[layer.name + ".norm_bias"].double()
     return _made(known, value, layer.activation)
 

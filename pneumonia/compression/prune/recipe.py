@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from pneumonia.compression.admm.engine import OnNewRho
+from pneumonia.compression.admm.engine import KeptWeights, OnNewRho
 from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
@@ -102,6 +102,8 @@ class AdmmPhase(TrainingPhase):
         steps_per_update: Optimiser steps between Z-steps; none = one Z-step per epoch.
         on_new_rho: `rescale` carries the multiplier over to the next rho; `restart` sets U to 0
             and Z to the projection of W.
+        kept: Weights that the last Z-step kept are `held` near it by the penalty, or `free`: then
+            it pulls the others alone, for short runs (docs/explanation/admm.md).
         tolerance: A round ends early once max ||W - Z|| / ||W|| over the layers is below this.
     """
 
@@ -112,6 +114,7 @@ class AdmmPhase(TrainingPhase):
     rho: tuple[float, ...] = Field(default=(5.0, 20.0, 80.0), min_length=1)
     steps_per_update: PositiveInt | None = None
     on_new_rho: OnNewRho = "rescale"
+    kept: KeptWeights = "held"
     tolerance: float = Field(default=1e-2, gt=0, lt=1)
 
     @field_validator("rho")

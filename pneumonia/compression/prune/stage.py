@@ -136,6 +136,7 @@ def _admm(
             phase.tolerance,
             phase.optimiser.clip_norm,
             phase.optimiser.learning_rate if phase.penalty == "proximal" else None,
+            phase.kept,
         )
         hooks.append(AdmmHook(planned.sets.splits, schedule, out))
         if situation.allowed:

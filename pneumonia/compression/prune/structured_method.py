@@ -41,6 +41,11 @@ class StructuredMethod(BaseModel):
         budget: `group`: equal columns in every group; `layer`: wherever they are worth most.
         round_to: Kept filters are a multiple of this, after dead paths were removed and for tied
             layers jointly. Layers that keep all their filters, and outputs, are left alone.
+        importance: What decides which filters stay, where they alone are removed (`filter_share`
+            1). `network`: the energy of all weights that are left in the compacted network, also
+            those of the layers that read a filter: the nearest such network. `filters`: the energy
+            of the coupled filters alone. With columns it is the energy of the filters in the
+            chosen columns, whatever this says.
         formulation: `joint`: one split, both at once. `two_split`: filters and columns each have
             their own Z and U. `sequential`: a stage of columns, then a stage of filters.
         random_starts: Of the combined projection.
@@ -53,6 +58,7 @@ class StructuredMethod(BaseModel):
     group_size: int = Field(default=16, ge=0)
     budget: Budget = "group"
     round_to: PositiveInt = 8
+    importance: Literal["network", "filters"] = "network"
     formulation: Literal["joint", "two_split", "sequential"] = "joint"
     random_starts: int = Field(default=6, ge=0, le=64)
 
@@ -89,9 +95,10 @@ class StructuredMethod(BaseModel):
             for part in graph.components()
             if part.layers in kept_units
         ]
-        hard = NetworkSet(graph, parts)
+        together = self.importance == "network" and self.filter_share == 1
+        hard = NetworkSet(graph, parts, together)
         splits: tuple[JointConstraint, ...] = (hard,)
-        if self.formulation == "two_split":
+        if self.formulation == "two_split" and not together:
             splits = self._two_splits(graph, kept_units, rules) or splits
         grouped = {name: rule.group_size for name, rule in rules.items() if rule is not None}
         budgets = self._budgets(graph, kept_units, rules)

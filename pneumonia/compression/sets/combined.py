@@ -118,8 +118,20 @@ class TiedFilters:
         scores = torch.zeros(self.n_units, dtype=torch.float64)
         for layer in self.tied:
             scores.index_add_(0, layer.unit_of_filter, row_energies(v[layer.name]))
-        scores[self.protected | self._layer_floors(v)] = torch.inf
-        units = top_k_mask(scores, self.n_keep)
+        return self.restricted(v, self.best_units(v, scores))
+
+    def best_units(self, v: Mapping[str, Tensor], scores: Tensor) -> Tensor:
+        """The `n_keep` units of largest score and those that must stay: bool (n_units,).
+
+        Args:
+            v: Weight of each layer.
+            scores: float64 (n_units,), finite.
+        """
+        scores = scores.masked_fill(self.protected | self._layer_floors(v), torch.inf)
+        return top_k_mask(scores, self.n_keep)
+
+    def restricted(self, v: Mapping[str, Tensor], units: Tensor) -> dict[str, Projection]:
+        """The weights with the filters of the given units, bool (n_units,), and no others."""
         return {
             layer.name: masked(
                 v[layer.name],

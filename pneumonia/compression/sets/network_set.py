@@ -1,8 +1,9 @@
 """Structured set of a whole network, counting only weights that compaction can remove.
 
-Each group of tied filters is projected on its own; then no layer spends columns on channels whose
-filters are gone. So the kept weights of the set are the stored weights of the compacted network, up
-to filters that no layer reads any more.
+The filters of each group of tied layers are chosen by their own energy, or those of all groups
+together by the energy that the compacted network keeps (`kept_energy`); then no layer spends
+columns on channels whose filters are gone. So the kept weights of the set are the stored weights of
+the compacted network, up to filters that no layer reads any more.
 """
 
 import math
@@ -19,7 +20,8 @@ from pneumonia.compression.sets.columns import (
     group_energies,
 )
 from pneumonia.compression.sets.combined import TiedFilters
-from pneumonia.compression.sets.constraint import Projection, gemm_view, masked
+from pneumonia.compression.sets.constraint import Projection, check_finite, gemm_view, masked
+from pneumonia.compression.sets.kept_energy import NearestUnits
 from pneumonia.runtime.model.ops import weight_shape
 
 
@@ -29,11 +31,16 @@ class NetworkSet:
     Args:
         graph: The network's units.
         components: The constrained groups of layers; no layer in two of them.
+        together: Whether the groups choose their filters together, see `NearestUnits`; only where
+            no layer loses columns.
     """
 
-    def __init__(self, graph: ChannelGraph, components: Sequence[TiedFilters]) -> None:
+    def __init__(
+        self, graph: ChannelGraph, components: Sequence[TiedFilters], together: bool = False
+    ) -> None:
         self.graph = graph
         self.components = tuple(components)
+        self.nearest = NearestUnits(graph, self.components) if together else None
         self.rules: dict[str, ColumnRule | None] = {
             layer.name: layer.columns for part in components for layer in part.tied
         }
@@ -48,8 +55,14 @@ class NetworkSet:
     ) -> dict[str, Projection]:
         """Project every component, then choose columns again among live channels."""
         masks: dict[str, Tensor] = {}
-        for component in self.components:  # only masks are kept: a copy of all weights less
-            masks.update({n: p.mask for n, p in component.project(v, near).items()})
+        if self.nearest is not None:
+            for name in self.layers:
+                check_finite(v[name], name)
+            for component, units in zip(self.components, self.nearest.choose(v), strict=True):
+                masks.update({n: p.mask for n, p in component.restricted(v, units).items()})
+        else:
+            for component in self.components:  # only masks are kept: a copy of all weights less
+                masks.update({n: p.mask for n, p in component.project(v, near).items()})
         live = self.graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
         return {
             name: masked(v[name], self._restrict(name, v[name], mask, live))

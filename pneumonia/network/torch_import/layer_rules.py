@@ -133,7 +133,7 @@ def _norm(b: SpecBuilder, view: LayerView, a: SimpleNamespace, kind: str, groups
     if kind == "batch":
         parts |= {"norm_mean": a.running_mean, "norm_var": a.running_var}
     channels = b.shapes[view.layer][0]
-    if (a.weight is None) != (a.bias is None):
+    if kind != "rms" and (a.weight is None) != (a.bias is None):
         default = torch.ones if a.weight is None else torch.zeros
         missing = "norm_weight" if a.weight is None else "norm_bias"
         parts[missing] = default(channels)
@@ -165,6 +165,14 @@ def _layer_norm(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
     if len(a.normalized_shape) != 1:
         raise NotUnderstoodError("layer norm over several dimensions")
     return _norm(b, a.input, a, "layer", place=len(a.input.dims) - 1)
+
+
+def _rms_norm(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
+    if len(a.normalized_shape) != 1:
+        raise NotUnderstoodError("RMS norm over several dimensions")
+    a.eps = torch.finfo(torch.float32).eps if a.eps is None else a.eps
+    a.bias = None
+    return _norm(b, a.input, a, "rms", place=len(a.input.dims) - 1)
 
 
 # --- activations --------------------------------------------------------------------------------
@@ -225,6 +233,7 @@ LAYER_RULES: dict[str, Callable[[SpecBuilder, SimpleNamespace], Any]] = {
     "group_norm": _group_norm,
     "instance_norm": _instance_norm,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
     **{name: activation(name) for name in ("relu", "relu6", "silu", "sigmoid", "tanh", "hardswish",
                                            "hardsigmoid", "mish")},
     "leaky_relu": _leaky_relu,

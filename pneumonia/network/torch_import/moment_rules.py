@@ -1,4 +1,4 @@
-"""Layer norm over the channels that is written out as means, squares and roots."""
+"""Layer and RMS norm over the channels that are written out as means, squares and roots."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from pneumonia.network.torch_import.builder import SpecBuilder
 from pneumonia.network.torch_import.layouts import LayerView, NotUnderstoodError
-from pneumonia.runtime.model.layers import Norm
+from pneumonia.runtime.model.layers import Multiply, Norm
 
 
 class ChannelMoment(NamedTuple):
-    """A value on its way to a layer norm.
+    """A value on its way to a layer norm, or to an RMS norm.
 
     Attributes:
         view: The value that is normalised.
@@ -20,12 +20,14 @@ class ChannelMoment(NamedTuple):
         stage: `mean`, `centred` (value - mean), `square` of it, `variance`, its root `deviation`,
             or one over the root, `inverse`.
         eps: Added to the variance so far.
+        centred: Whether the mean was subtracted; else the variance is the mean square.
     """
 
     view: LayerView
     place: int
     stage: str
     eps: float = 0.0
+    centred: bool = True
 
 
 def channel_mean(b: SpecBuilder, a: SimpleNamespace) -> ChannelMoment | None:
@@ -39,6 +41,10 @@ def channel_mean(b: SpecBuilder, a: SimpleNamespace) -> ChannelMoment | None:
         return None
     if isinstance(a.self, ChannelMoment):
         return _next(a.self, {"square": "variance"}) if place == a.self.place else None
+    squared = b.layers.get(view.layer)
+    if isinstance(squared, Multiply) and len(squared.inputs) == 2 and len(set(squared.inputs)) == 1:
+        value = b.with_channels(view._replace(layer=squared.inputs[0]), place)
+        return ChannelMoment(value, place, "variance", centred=False)
     return ChannelMoment(b.with_channels(view, place), place, "mean")
 
 
@@ -90,6 +96,9 @@ def _divided(b: SpecBuilder, a: SimpleNamespace) -> Any:
 
 
 def _normalised(b: SpecBuilder, centred: Any, scale: Any, wanted: str) -> LayerView:
+    if isinstance(scale, ChannelMoment) and not scale.centred and isinstance(centred, LayerView):
+        value = b.with_channels(centred, scale.place)
+        centred = scale._replace(view=value, stage="centred")  # as it is: nothing is subtracted
     fits = isinstance(centred, ChannelMoment) and isinstance(scale, ChannelMoment)
     if not fits or (centred.stage, scale.stage) != ("centred", wanted):
         raise NotUnderstoodError("a statistic of channels that is not a layer norm")
@@ -97,8 +106,9 @@ def _normalised(b: SpecBuilder, centred: Any, scale: Any, wanted: str) -> LayerV
         raise NotUnderstoodError("the variance of other channels")
     channels = b.shapes[scale.view.layer][0]
     layer = b.add(
-        Norm, [scale.view.layer], channels, "layer", eps=scale.eps, affine=False, own=True
-    )
+        Norm, [scale.view.layer], channels, "layer" if scale.centred else "rms", eps=scale.eps,
+        affine=False, own=True,
+    )  # fmt: skip
     return LayerView(layer, scale.view.dims)
 
 

@@ -182,15 +182,17 @@ def _norm(layer: layers.Norm, sources: Values, tensors: Tensors) -> np.ndarray:
         return activate(
             _normalised(value, layer.name + ".norm", layer.eps, tensors), layer.activation
         )
-    if layer.kind == "layer":
-        grouped, axis = value, 0
-    else:
+    if layer.kind == "group":
         grouped, axis = value.reshape(layer.groups, -1), 1
-    centred = grouped - grouped.mean(axis=axis, keepdims=True)
-    variance = np.square(centred).mean(axis=axis, keepdims=True)
-    out = (centred / np.sqrt(variance + np.float32(layer.eps))).reshape(value.shape)
+    else:
+        grouped, axis = value, 0
+    if layer.kind != "rms":
+        grouped = grouped - grouped.mean(axis=axis, keepdims=True)
+    square = np.square(grouped).mean(axis=axis, keepdims=True)
+    out = (grouped / np.sqrt(square + np.float32(layer.eps))).reshape(value.shape)
     if layer.affine:
         out = out * _per_channel(tensors[layer.name + ".norm_weight"])
+    if layer.affine and layer.kind != "rms":
         out = out + _per_channel(tensors[layer.name + ".norm_bias"])
     return activate(out, layer.activation)
 

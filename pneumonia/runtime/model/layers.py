@@ -16,7 +16,7 @@ ACTIVATIONS = (
     "hardswish", "hardsigmoid", "elu", "mish",
 )  # fmt: skip
 BOX_CODINGS = ("darknet", "scaled")
-NORMS = ("batch", "group", "layer")
+NORMS = ("batch", "group", "layer", "rms")
 PAD_MODES = ("zeros", "reflect", "replicate", "circular")
 UPSAMPLE_MODES = ("nearest", "bilinear", "bilinear_corners")
 AXES = ("channels", "height")
@@ -93,8 +93,9 @@ class Norm(NamedTuple):
     Attributes:
         kind: `batch`: running statistics, as a convolution's own. `group`: over height, width and
             the channels of each of `groups` groups (instance norm: one channel a group).
-            `layer`: over the channels, at every position.
-        affine: Whether there are a gain and an offset per channel.
+            `layer`: over the channels, at every position. `rms`: as `layer`, by the root of the
+            mean square, without subtracting the mean.
+        affine: Whether there are a gain and an offset per channel; with `rms` a gain alone.
     """
 
     name: str

@@ -214,7 +214,8 @@ def _weighted_parts(layer: layers.Weighted) -> Parts:
 
 
 def _norm_parts(layer: layers.Norm) -> Parts:
-    names = ["norm_weight", "norm_bias"] if layer.affine else []
+    names = ["norm_weight"] if layer.affine else []
+    names += ["norm_bias"] if layer.affine and layer.kind != "rms" else []
     names += ["norm_mean", "norm_var"] if layer.kind == "batch" else []
     return OrderedDict((name, (layer.channels,)) for name in names)
 

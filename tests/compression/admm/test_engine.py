@@ -152,3 +152,47 @@ def test_state_is_everything() -> None:
         assert whole.update({"w": w}) == second.update({"w": w})
     expected: Mapping[str, Tensor] = whole.state()
     assert all(torch.equal(expected[name], tensor) for name, tensor in second.state().items())
+
+
+def test_free_weights_are_not_pulled_and_removed_ones_go_the_exact_step() -> None:
+    w = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    engine = Admm([PerLayer({"w": Filters(2)})], rho=3.0, kept="free")
+    engine.start({"w": w})
+    engine.update({"w": w})  # U is W on what is removed, 0 elsewhere
+    split, tau = engine.splits[0], 0.1
+    removed = split.z["w"] == 0
+    before, u = w.clone(), split.u["w"].clone()
+    engine.pull({"w": w}, tau)
+    assert torch.equal(w[~removed], before[~removed])
+    left = (w - before) / tau + 3.0 * (w + u)  # gradient of the pull's own problem
+    assert torch.allclose(left[removed], torch.zeros(()).double(), atol=1e-12)
+
+    held = Admm([PerLayer({"w": Filters(2)})], rho=3.0)
+    held.load_state(engine.state())
+    again = before.clone()
+    held.pull({"w": again}, tau)
+    assert torch.allclose(again[removed], w[removed], atol=1e-12)  # Z is 0 there: the same step
+
+
+def test_the_gradient_of_free_weights_is_that_of_the_removed_alone() -> None:
+    w = torch.nn.Parameter(torch.tensor([[3.0], [1.0]]))
+    engine = Admm([PerLayer({"w": Filters(1)})], rho=2.0, kept="free")
+    engine.start({"w": w})
+    engine.update({"w": w})  # U = (0, 1)
+    with torch.no_grad():
+        w.copy_(torch.tensor([[5.0], [2.0]]))
+    engine.add_penalty_gradient({"w": w})
+    assert w.grad is not None
+    assert w.grad.tolist() == [[0.0], [2.0 * (2.0 + 1.0)]]
+
+
+def test_two_sets_pull_free_weights_where_either_removes_them() -> None:
+    w = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    sets = [PerLayer({"w": Filters(2)}), PerLayer({"w": Columns(2)})]
+    engine = Admm(sets, rho=3.0, kept="free")
+    engine.start({"w": w})
+    before, tau = w.clone(), 0.1
+    engine.pull({"w": w}, tau)  # U is 0
+    pulls = sum((split.z["w"] == 0).double() for split in engine.splits)
+    assert torch.allclose(w, before / (1 + tau * 3.0 * pulls), atol=1e-12)
+    assert set(pulls.unique().tolist()) == {0.0, 1.0, 2.0}
