@@ -27,10 +27,9 @@ CIFAR_NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: small_stem(resnet18(16)),
     "mobilenetv2": lambda: small_stem(MobileNetV2()),
 }
-RHO = (5.0, 20.0, 80.0)  # penalties of ADMM, one after the other
+RHO = (10.0, 50.0, 250.0)  # penalties of ADMM, one after the other
 UPDATES = 6  # Z-steps of ADMM in all
 LEARNING_RATES = (3e-3, 1e-3)  # first of training, of retraining
-ARMS = ("torch_pruning", "ours", "ours_filters", "ours_admm")
 
 
 def small_stem(module: nn.Module) -> nn.Module:
@@ -110,85 +109,106 @@ def right_answers(module: nn.Module, images: Images) -> Tensor:
         return torch.cat([module(x).argmax(1) == y for x, y in batches])
 
 
-class PrunedModule(NamedTuple):
-    """A pruned module, and the processor seconds that importing and pruning took."""
-
-    module: nn.Module
-    pruning_s: float
-
-
-def planned(prune: Callable[[], nn.Module]) -> PrunedModule:
-    """Prune, timed."""
-    begin = time.process_time()
-    module = prune()
-    return PrunedModule(module, time.process_time() - begin)
-
-
 def trained(name: str, seed: int, images: Images, epochs: int, file: Path) -> nn.Module:
-    """The dense network, from the file if it is there."""
+    """The dense network, from the file if it is there; without dropout, which is not imported."""
     torch.manual_seed(seed)
     module = CIFAR_NETWORKS[name]()
     if file.is_file():
         module.load_state_dict(torch.load(file))
-        return module
-    train(module, images, whole(epochs), LEARNING_RATES[0], seed)
-    torch.save(module.state_dict(), file)
+    else:
+        train(module, images, whole(epochs), LEARNING_RATES[0], seed)
+        torch.save(module.state_dict(), file)
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
     return module
+
+
+class Experiment(NamedTuple):
+    """A trained network that every arm prunes and retrains.
+
+    Attributes:
+        name: Of `CIFAR_NETWORKS`.
+        seed: Of the weights and of the order of images.
+        module: Dense; not changed.
+        images: To train with and to test on.
+        epochs: Of retraining, those of ADMM included.
+    """
+
+    name: str
+    seed: int
+    module: nn.Module
+    images: Images
+    epochs: int
+
+    def imported(self) -> ImportedNetwork:
+        """A fresh import."""
+        return from_torch(self.module, self.images.test[0][:2])
+
+
+def our_admm(task: Experiment) -> nn.Module:
+    """ADMM in the first part of the epochs, to the number of weights of `our_pruning`."""
+    smaller = to_torch(our_pruning(task.name, task.imported()))
+    before, after = (
+        sum(part.weight.numel() for part in m.modules() if isinstance(part, WEIGHTED))
+        for m in (task.module, smaller)
+    )
+    part = Part(0, task.epochs // 2, task.epochs)
+    return by_admm(task.imported(), task.images, before / after, part, task.seed)
+
+
+ARMS: dict[str, Callable[[Experiment], nn.Module]] = {
+    "torch_pruning": lambda task: their_pruning(task.name, task.module, task.images.test[0][:2]),
+    "ours": lambda task: to_torch(our_pruning(task.name, task.imported())),
+    "ours_filters": lambda task: to_torch(our_pruning(task.name, task.imported(), "filters")),
+    "ours_admm": our_admm,
+}
+
+
+def measured(module: nn.Module, images: Images) -> dict[str, Any]:
+    """Size and accuracy."""
+    macs, parameters = tp.utils.count_ops_and_params(module, images.test[0][:1])
+    accuracy = float(right_answers(module, images).double().mean())
+    return {"parameters": int(parameters), "macs": int(macs), "accuracy": accuracy}
+
+
+def measured_arm(task: Experiment, arm: str) -> dict[str, Any]:
+    """Size and accuracy of an arm, before and after retraining, and processor time of pruning."""
+    begin = time.process_time()
+    smaller = ARMS[arm](task)
+    pruning_s = time.process_time() - begin
+    row = measured(smaller, task.images)
+    row["before_retraining"] = row.pop("accuracy")
+    first = task.epochs // 2 if arm == "ours_admm" else 0
+    part = Part(first, task.epochs, task.epochs)
+    train(smaller, task.images, part, LEARNING_RATES[1], task.seed)
+    row["after_retraining"] = float(right_answers(smaller, task.images).double().mean())
+    return {**row, "pruning_s": pruning_s}
 
 
 def one_row(
     name: str, seed: int, images: Images, lengths: tuple[int, int], file: Path
 ) -> dict[str, Any]:
-    """One network and seed: test images right dense, after pruning, and after retraining.
+    """One network and seed, dense and by every arm that the file does not have yet.
 
     Args:
         name: Of `CIFAR_NETWORKS`.
         seed: Of the weights and of the order of images.
         images: To train with and to test on.
         lengths: Epochs of training and of retraining.
-        file: Of the trained weights.
+        file: JSON of the row; the dense weights lie beside it.
     """
-    module = trained(name, seed, images, lengths[0], file)
-    dense = right_answers(module, images)
-    x = images.test[0][:2]
-    found = from_torch(module, x)
-    pruned = {
-        "torch_pruning": planned(lambda: their_pruning(name, module, x)),
-        "ours": planned(lambda: to_torch(our_pruning(name, from_torch(module, x)))),
-        "ours_filters": planned(
-            lambda: to_torch(our_pruning(name, from_torch(module, x), "filters"))
-        ),
-    }
-    weights = [
-        sum(part.weight.numel() for part in m.modules() if isinstance(part, WEIGHTED))
-        for m in (module, pruned["ours"].module)
-    ]
-    admm_epochs = lengths[1] // 2
-    penalised = Part(0, admm_epochs, lengths[1])
-    pruned["ours_admm"] = planned(
-        lambda: by_admm(found, images, weights[0] / weights[1], penalised, seed)
-    )
-    macs, parameters = tp.utils.count_ops_and_params(module, x[:1])
-    row: dict[str, Any] = {
-        "dense": {
-            "parameters": int(parameters),
-            "macs": int(macs),
-            "accuracy": float(dense.double().mean()),
-        },
-    }
-    for key, (smaller, pruning_s) in pruned.items():
-        macs, parameters = tp.utils.count_ops_and_params(smaller, x[:1])
-        before = right_answers(smaller, images)
-        left = Part(admm_epochs * (key == "ours_admm"), lengths[1], lengths[1])
-        train(smaller, images, left, LEARNING_RATES[1], seed)
-        after = right_answers(smaller, images)
-        row[key] = {
-            "parameters": int(parameters),
-            "macs": int(macs),
-            "pruning_s": pruning_s,
-            "before_retraining": float(before.double().mean()),
-            "after_retraining": float(after.double().mean()),
-        }
+    row = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if all(arm in row for arm in ARMS):
+        return row
+    module = trained(name, seed, images, lengths[0], file.with_suffix(".pt"))
+    row["dense"] = row.get("dense") or measured(module, images)
+    task = Experiment(name, seed, module, images, lengths[1])
+    for arm in ARMS:
+        if arm not in row:
+            row[arm] = measured_arm(task, arm)
+            write_json(str(file), row)
+            print(f"{name}, seed {seed}, {arm}: {row[arm]}", flush=True)
     return row
 
 
@@ -229,11 +249,7 @@ def accuracies(
     for seed in range(seeds):
         for name in CIFAR_NETWORKS:
             file = work / f"{name}-{seed}.json"
-            if not file.is_file():
-                row = one_row(name, seed, images, lengths, file.with_suffix(".pt"))
-                write_json(str(file), row)
-            rows[name].append(json.loads(file.read_text(encoding="utf-8")))
-            print(f"{name}, seed {seed}: {rows[name][-1]}", flush=True)
+            rows[name].append(one_row(name, seed, images, lengths, file))
     for name, done in rows.items():
         found[name] = {"seeds": seeds, "summary": summarise(done), "runs": done}
     return found
@@ -244,7 +260,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     summary = {
         key: mean_and_interval([row[key]["after_retraining"] for row in rows]) for key in ARMS
     }
-    for key in ARMS[1:]:
+    for key in list(ARMS)[1:]:
         summary[f"{key}_minus_torch_pruning"] = mean_and_interval([
             row[key]["after_retraining"] - row["torch_pruning"]["after_retraining"]
             for row in rows
