@@ -8,6 +8,8 @@ Both are scored afterwards by the same code on the same validation lists:
 
     pneumonia compare runs/yardstick/val_full.csv runs/scored/val_full.csv --labels ...
 
+The warm-up is a tenth of an epoch: the default of three would fill a run of two or three epochs.
+
 Writes val_full.csv, val_lungs.csv (the contract of predictions.csv), weights and yardstick.json
 (minutes by the clock and by the processor, epochs, versions).
 """
@@ -37,7 +39,7 @@ model = YOLO("yolo11n.yaml")
 model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(int(threads)))
 model.train(data=data, time=float(hours), imgsz=int(size), batch=int(batch), device="cpu",
             workers=1, project=out, name="train", exist_ok=True, pretrained=False, single_cls=True,
-            seed=int(seed), amp=False, plots=False, verbose=False, val=False, save_period=-1)
+            seed=int(seed), warmup_epochs=0.1, amp=False, plots=False, verbose=False, val=False, save_period=-1)
 wall = time.perf_counter() - start
 use = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 cpu = sum(u.ru_utime + u.ru_stime for u in use)
