@@ -31,17 +31,23 @@ MOST_WEIGHTS = 60_000  # stored densely; PyTorch is faster on larger networks
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled passes; None without a C compiler."""
-    folder = tempfile.mkdtemp(prefix="lenet-step-")
-    built = Path(folder) / "lenet_step.so"
+def compiled(source: Path) -> ctypes.CDLL | None:
+    """The library of a C file; None without a C compiler."""
+    built = Path(tempfile.mkdtemp(prefix=f"{source.stem}-")) / f"{source.stem}.so"
     command = [os.environ.get("CC", "cc"), "-O3", "-march=native", "-ffast-math", "-shared"]
     try:
-        subprocess.run([*command, "-fPIC", str(SOURCE), "-o", str(built)], check=True)
+        subprocess.run([*command, "-fPIC", str(source), "-o", str(built), "-lm"], check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    found = ctypes.CDLL(str(built))
-    found.work_bytes.restype = ctypes.c_size_t
+    return ctypes.CDLL(str(built))
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled passes; None without a C compiler."""
+    found = compiled(SOURCE)
+    if found is not None:
+        found.work_bytes.restype = ctypes.c_size_t
     return found
 
 
@@ -63,7 +69,7 @@ class LenetStep(torch.autograd.Function):
         work = torch.empty(code.work_bytes(n, *sizes[:3]) // 4 + LANES, dtype=torch.float32)
         work = work[-(work.data_ptr() // 4) % LANES :]  # from an address that 64 divides
         logits = torch.empty(n, sizes[3])
-        code.forward(n, *sizes, *_pointers(images, *values, work, logits))
+        code.forward(n, *sizes, int(every), *_pointers(images, *values, work, logits))
         ctx.work, ctx.values, ctx.every = work, values, every
         return logits
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.compression.lenet_fit import Cuts, NaturalCourse
 from benchmarks.compression.training import BATCH, Course, Images, Samples, accuracy, train
 from pneumonia.compression.admm.engine import Admm
 from pneumonia.compression.admm.straight_through import StraightThrough
@@ -49,6 +50,8 @@ class Schedule(NamedTuple):
     average: float = 0.998  # decay of the moving average of the weights in the last part
     smoothing: float = 0.0
     plain: float = 0.1  # share of images without distortion, where there is a teacher
+    cuts: Cuts = Cuts()  # of `surgery`
+    natural: NaturalCourse = NaturalCourse()  # of `surgery`
 
 
 class Start(NamedTuple):

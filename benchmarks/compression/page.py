@@ -49,7 +49,11 @@ logits of the dense networks of all seeds (`teacher` in the JSON file is their s
 on ten distorted copies of every image; `plain` in the JSON file is the share of undistorted ones.
 Training is in bfloat16 where the processor computes it (`bfloat16` in the JSON file), and of jobs
 with `plain` other than 0.1 in float32 by `benchmarks.compression.lenet_step`, which skips pruned
-weights, so the minutes of different machines and jobs do not compare.
+weights, so the minutes of different machines and jobs do not compare. Networks of up to 5,000
+weights are cut by `benchmarks.compression.surgery`: the Fisher matrix of all weights says what
+each weight, column or filter of any layer costs once the others have made up for it, the cheapest
+leave in parts, and steps by natural gradient train between and after (`cuts` and `natural` in the
+JSON file).
 
 ## Recorded earlier, with shorter schedules
 

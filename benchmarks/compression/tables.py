@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.compression.jobs import JOBS, NETWORKS, dense_weights, network_of
-from benchmarks.compression.methods import Start, without_dead_paths
+from benchmarks.compression.methods import Schedule, Start, without_dead_paths
 from benchmarks.compression.page import write_tables
 from benchmarks.compression.training import (
     BFLOAT16,
@@ -118,7 +118,7 @@ def measure(
         "bits": {layer.name: layer.storage.bits for layer in layers},
         "storage": {layer.name: layer.storage.format for layer in layers},
         "bytes_with_indices": taken, "data_reduction": round(4 * total / taken, 1),
-        "published": job.published, "schedule": job.schedule._asdict(),
+        "published": job.published, "schedule": recorded(job.schedule),
     }  # fmt: skip
     if job.chips:
         chips = simulate_chips(
@@ -129,6 +129,12 @@ def measure(
             "percentile_5": round(float(np.percentile(chips.metrics, 5)), 5),
         }  # fmt: skip
     return row, spec, tensors
+
+
+def recorded(schedule: Schedule) -> dict[str, object]:
+    """The schedule for the JSON file."""
+    fields = schedule._asdict()
+    return fields | {name: fields[name]._asdict() for name in ("cuts", "natural")}
 
 
 class Data:
