@@ -15,7 +15,7 @@ from pneumonia.runtime.progress import Progress
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CHUNK = 8  # items per message: decoding outweighs the transfer, and memory stays bounded
+_CHUNK = 8  # items per task of a worker process
 _WORTH_A_POOL = 64  # starting two workers costs about a second
 
 
@@ -27,13 +27,13 @@ def ordered_map(
 ) -> Iterator[Result]:
     """Yield `function(item)` for every item, in order, holding only a few results at a time.
 
-    Workers are fresh processes (`spawn`: safe beside torch's threads), so `function` must be a
-    module's function and a script that calls this needs an `if __name__ == "__main__"`. With one
+    Worker processes are spawned, not forked (safe beside torch's threads): `function` must be
+    defined in a module, and a calling script needs `if __name__ == "__main__"`. With one
     worker, or few items, everything runs in this process.
 
     Args:
         function: A picklable function of one item.
-        items: What to map over.
+        items: The items.
         workers: Processes; None = one per available core.
         progress: Called after every item as (done, total, "").
 
@@ -90,5 +90,5 @@ def _run_chunk(function: Callable[[Item], Result], chunk: Sequence[Item]) -> lis
 
 
 def _quiet_worker() -> None:
-    # Ctrl-C goes to the whole group; the parent alone decides what happens then.
+    # Ctrl-C reaches the whole process group; only the parent handles it
     signal.signal(signal.SIGINT, signal.SIG_IGN)

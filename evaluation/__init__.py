@@ -1,1 +1,1 @@
-"""Predictions to evidence. Works on prediction files; never loads a model."""
+"""Evaluation of prediction files against labels; never loads a model."""

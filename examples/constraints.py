@@ -9,7 +9,7 @@ import pneumonia
 
 
 def main() -> None:
-    """Print how far each set is from a random weight, and what storing the result takes."""
+    """Print the distance of each projection of a random weight, and its storage size."""
     weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))
     sets = {
         "irregular": pneumonia.Irregular(288),

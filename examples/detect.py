@@ -1,4 +1,4 @@
-"""Find lung opacities in radiographs with the model that ships.
+"""Find lung opacities in radiographs with the shipped model.
 
 python examples/detect.py radiograph.dcm ...
 """

@@ -1,4 +1,4 @@
-"""Measure predictions against labels, and compare two models on the same images.
+"""Evaluate predictions against labels, and compare two models on the same images.
 
 python examples/evaluate_and_compare.py LABELS OUT PREDICTIONS OTHER_PREDICTIONS
 """

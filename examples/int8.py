@@ -1,4 +1,4 @@
-"""Quantize a bundle to int8 without training, measured on a dataset.
+"""Quantize a bundle to int8 without training, validated on a dataset.
 
 python examples/int8.py BUNDLE DATASET OUT
 """
@@ -9,7 +9,7 @@ import pneumonia
 
 
 def main(bundle: str, dataset: str, out: str) -> None:
-    """Write the int8 bundle and show what it brought and cost."""
+    """Write the int8 bundle and print metrics and speed before and after."""
     options = pneumonia.Int8Options(tolerance=0.02)
     result = pneumonia.quantize_int8(bundle, dataset, out, options)
     for name, (before, after) in result.metrics.items():

@@ -1,4 +1,4 @@
-"""Fit a network into in-memory hardware: bits of each layer, and conductances of a crossbar.
+"""Map a network to in-memory hardware: bits of each layer, and conductances of a crossbar.
 
 python examples/memory_devices.py
 """
@@ -9,7 +9,7 @@ import pneumonia
 
 
 def main() -> None:
-    """Print the bits that fit 30,000 cells, and the two conductances of each of three weights."""
+    """Print the bits per layer that fit 30,000 cells, and the conductances of three weights."""
     weights = {"stem": 864, "body": 4608}  # kept weights of each layer
     losses = {  # layer -> bits -> loss of the validation metric
         "stem": {8: 0.0, 6: 0.004, 4: 0.02},

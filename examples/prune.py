@@ -9,7 +9,7 @@ import pneumonia
 
 
 def main(run: str, out: str, rate: str = "4", *changes: str) -> None:
-    """Filters and columns together (recipe `combined`), to 1/RATE of the weights."""
+    """Prune filters and columns (recipe `combined`) to 1/RATE of the weights."""
     options = pneumonia.RunOptions(changes=changes)
     result = pneumonia.prune(run, "combined", out, rate=float(rate), options=options)
     before, after = result.before.totals, result.after.totals

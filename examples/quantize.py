@@ -1,4 +1,4 @@
-"""Train the weights of a run onto few levels.
+"""Quantize the weights of a run with training.
 
 python examples/quantize.py RUN QUANTIZED [RECIPE] [CHANGES, such as snap_epochs=1 ...]
 """

@@ -9,7 +9,7 @@ import pneumonia
 
 
 def main(path: str) -> None:
-    """Print size, grey levels and facts of a file."""
+    """Print size, grey levels, format, view and warnings of a file."""
     try:
         radiograph = pneumonia.read_radiograph(path)
     except pneumonia.PneumoniaError as error:

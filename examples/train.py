@@ -1,4 +1,4 @@
-"""Train a detector; `pneumonia data phantom --out DATA --count 300` makes data to try it on.
+"""Train a detector; `pneumonia data phantom --out DATA --count 300` makes a dataset for it.
 
 python examples/train.py DATA RUN [EPOCHS] [CHANGES, such as batch_size=8 ...]
 """

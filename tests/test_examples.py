@@ -52,19 +52,19 @@ def test_constraints(shown):
 
 
 def test_admm(shown):
-    assert shown("admm.py") == ["8x fewer weights, at 0 8 16 24 32 40 48 56"]
+    assert shown("own_network/admm.py") == ["8x fewer weights, at 0 8 16 24 32 40 48 56"]
 
 
 def test_remove_blocks(shown):
-    assert shown("remove_blocks.py") == ["3 of 6 blocks left, 2.0x fewer weights"]
+    assert shown("own_network/remove_blocks.py") == ["3 of 6 blocks left, 2.0x fewer weights"]
 
 
 def test_prune_own_network(shown):
-    assert shown("prune_own_network.py") == ["8 of 16 filters left"]
+    assert shown("own_network/prune.py") == ["8 of 16 filters left"]
 
 
 def test_shrink_and_export(shown, tmp_path):
-    lines = shown("shrink_and_export.py", tmp_path / "small.onnx")
+    lines = shown("own_network/shrink_and_export.py", tmp_path / "small.onnx")
     assert lines[0] == "together: 0 + 1 3"
     assert lines[1].startswith("8 of 16 channels, error ")
     assert float(lines[1].split()[-1]) < 1e-5
@@ -81,7 +81,7 @@ def test_memory_devices(shown):
 
 
 def test_ternary(shown):
-    assert shown("ternary.py") == ["[1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]"]
+    assert shown("own_network/ternary.py") == ["[1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]"]
 
 
 def test_evaluate_and_compare(shown, tmp_path):

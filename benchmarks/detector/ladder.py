@@ -25,7 +25,7 @@ import numpy as np
 
 from data_prep.dataset.reader import Dataset, open_dataset
 from deploy_jetson.kernels.bundle import add_kernels
-from evaluation.analysis.catalogue import MatchedStudy, headline_statistics, open_study
+from evaluation.analysis.catalogue import MatchedStudy, headline_statistics, match_study
 from evaluation.analysis.paired import compare_studies
 from evaluation.metrics.bootstrap import Estimate, Resampler, estimate_all
 from evaluation.report.plots import INK, MARKS, new_figure, plot_froc, plot_precision_recall, to_svg
@@ -61,7 +61,7 @@ def judged(dataset: Dataset, kind: str, predictions: Sequence[Prediction]) -> Ma
     truths = {dataset.records[i].image_id: dataset.boxes(i) for i in items}
     cohort = Cohort({r.image_id: {"patient": r.patient_id} for r in records})
     cases: EvaluationCases = join(make_labels(truths, frame=None), predictions, cohort)
-    return open_study(cases, {"kaggle": choose(cases)["kaggle"].threshold})
+    return match_study(cases, {"kaggle": choose(cases)["kaggle"].threshold})
 
 
 def rounded(item: Estimate) -> list[float]:

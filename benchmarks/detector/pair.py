@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.analysis.catalogue import open_study
+from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.mix import evaluate_at_mix
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report.plots import MARKS, new_figure, to_svg
@@ -196,7 +196,7 @@ def main() -> None:
         thresholds[name] = {
             OWN: load_bundle(str(bundle)).threshold(OWN), BEST: choose(cases)["kaggle"].threshold
         }  # fmt: skip
-        studies[name] = open_study(cases, thresholds[name])
+        studies[name] = match_study(cases, thresholds[name])
     first = next(iter(studies.values())).cases
     mix = parse_mix(options.mix)
     rows: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.analysis.catalogue import all_statistics, open_study
+from evaluation.analysis.catalogue import all_statistics, match_study
 from evaluation.analysis.evidence import DESIGNS, make_resampler
 from evaluation.metrics.bootstrap import draw_all, summarise
 from evaluation.study.cases import EvaluationCases, select
@@ -86,7 +86,7 @@ def main() -> None:
     ones = np.ones((1, len(population)))
     truth = {
         item.name: float(item.compute(ones)[0])
-        for item in all_statistics(open_study(population, POINT))
+        for item in all_statistics(match_study(population, POINT))
         if not item.name.startswith("froc") or item.name in FROC_SHOWN
     }
     rng = np.random.default_rng(options.seed)
@@ -95,7 +95,7 @@ def main() -> None:
         shown: dict[str, list[tuple[bool, bool, float]]] = {name: [] for name in truth}
         for number in range(options.studies):
             cases = sample(population, n_patients, options.design, rng)
-            items = [i for i in all_statistics(open_study(cases, POINT)) if i.name in truth]
+            items = [i for i in all_statistics(match_study(cases, POINT)) if i.name in truth]
             resampler = make_resampler(cases, options.design, options.draws, number)
             drawn = draw_all(items, resampler)
             for item in items:

@@ -26,7 +26,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from benchmarks.detector.pair import OWN, find_images, named_bundles, numbers
-from evaluation.analysis.catalogue import open_study
+from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.robustness import robustness_table
 from evaluation.metrics.bootstrap import Resampler
 from evaluation.study.cases import join
@@ -152,7 +152,7 @@ def main() -> None:
             for name in chain(("none",), standard_sweep()):
                 found = list(score(detector, images, name, progress))
                 cases[name] = join(labels, found, cohort, list(images))
-        study = open_study(cases.pop("none"), {OWN: bundle.threshold(OWN)})
+        study = match_study(cases.pop("none"), {OWN: bundle.threshold(OWN)})
         resampler = Resampler(study.cases.patients, study.cases.positive, options.draws, 0)
         with progress_bar("intervals") as progress:
             results = robustness_table(study, OWN, cases, resampler, progress)

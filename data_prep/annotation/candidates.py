@@ -2,7 +2,7 @@
 
 Step 1 a coarse type (group of the concept base); step 2 the concepts of the linked report that
 belong to it, or without one the headings most often used; step 3 finer types below the chosen one.
-NIL, the whole tree and prefix search are always there.
+NIL, the whole tree and prefix search are always available.
 Source: Lin et al., KCAT: a knowledge-constraint typing annotation tool, ACL 2019 demos, 99-104.
 """
 
@@ -77,7 +77,7 @@ def from_report(base: ConceptBase, linked: Iterable[LinkedConcept], side: str = 
 
 
 def frequent(base: ConceptBase, coarse: str) -> list[Offer]:
-    """Headings of a group, those of most training reports first."""
+    """Headings of a group, the most frequent in the training reports first."""
     names = [name for name in base.children(coarse) if name not in NOT_FINDINGS]
     names.sort(key=lambda name: (-_weight(base, name), name))
     return [Offer(name, coarse, "frequent") for name in names]
@@ -102,11 +102,11 @@ def refilter(
 
 
 def for_mention(base: ConceptBase, codes: Iterable[str], coarse: str = "") -> list[Offer]:
-    """Candidates for a mention of the report: what its words may stand for, then frequent headings.
+    """Candidates for a mention of the report: codes of its words, then frequent headings.
 
     Args:
         base: The concept base.
-        codes: What its words may stand for.
+        codes: Codes that its words can denote.
         coarse: Only codes of this coarse type, filled up with its frequent headings; empty = all
             codes, without others.
 
@@ -126,9 +126,9 @@ def _filled_up(base: ConceptBase, offers: Sequence[Offer], coarse: str) -> list[
 
 
 def coarse_types(base: ConceptBase, linked: Sequence[LinkedConcept]) -> list[tuple[str, int]]:
-    """Step 1: every group that holds a finding, with its number of reported findings.
+    """Step 1: every group that has a finding, with its number of reported findings.
 
-    The order is that of `groups` and never changes: a reader's hand knows where a group is.
+    The order is that of `groups`, the same for all studies, so that a group keeps its place.
     """
     counts: dict[str, int] = {}
     for offer in from_report(base, linked):
@@ -138,7 +138,7 @@ def coarse_types(base: ConceptBase, linked: Sequence[LinkedConcept]) -> list[tup
 
 @lru_cache(maxsize=4)
 def groups(base: ConceptBase) -> tuple[str, ...]:
-    """Groups that hold a finding, those of most training reports first."""
+    """Groups that have a finding, the most frequent in the training reports first."""
     used = {root: 0 for root in base.roots() if set(base.children(root)) - set(NOT_FINDINGS)}
     for code, count in base.counts.items():
         root = base.path(code)[0]

@@ -1,8 +1,8 @@
-"""Linking of a report as a reader revises it: accept, change, deny or restore a mention.
+"""Links of a report's mentions, as revised by a reader.
 
 The linker proposes a code and an assertion for every mention. A reader's `MentionLink` replaces
-the proposal for its characters, and may add a mention that the linker did not find. What results
-decides which findings are offered for a box.
+the proposal for its characters, and may add a mention that the linker did not find. The result
+determines which findings are offered for a box.
 Source: Lin et al., KCAT: a knowledge-constraint typing annotation tool, ACL 2019 demos, 99-104.
 """
 
@@ -66,14 +66,14 @@ def check_links(
     """Check a reader's decisions on a report.
 
     Args:
-        decisions: All of the reading.
-        text: The report; empty when the reader may not see it.
+        decisions: All decisions of the reading.
+        text: The report; empty when it is hidden from the reader.
         base: Concept base of the codes.
-        stored: Earlier decisions; they stay valid when the report is hidden or has changed since.
+        stored: Decisions stored before; valid even if the report is hidden or has changed since.
 
     Raises:
-        DataError: Outside the report, on the same characters twice, of an unknown code or
-            assertion, or too many.
+        DataError: Too many decisions, two on the same characters, or one that is outside the report
+            or has an unknown code or assertion.
     """
     spans = {item.span for item in decisions}
     if len(decisions) > MAX_MENTIONS or len(spans) != len(decisions):
@@ -90,12 +90,12 @@ def check_links(
 
 
 def candidate_codes(base: ConceptBase, text: str, span: tuple[int, int]) -> list[str]:
-    """Codes that the words of a mention may stand for, the most specific first.
+    """Codes that the words of a mention can denote, the most specific first.
 
     Args:
         base: The concept base.
         text: The report.
-        span: Characters `[start, end)`; a mention of the vocabulary that overlaps them counts.
+        span: Characters `[start, end)`; mentions that overlap them are used.
     """
     codes: dict[str, None] = {}
     for mention in finder_of(base)(text):
@@ -125,7 +125,7 @@ class LinkAgreement(NamedTuple):
 def final_links(
     proposed: Sequence[MentionLink], reading: Reading
 ) -> dict[tuple[int, int], MentionLink]:
-    """Span -> link of a report as a reader left it."""
+    """Span -> link of a report after a reader's decisions."""
     return {item.span: item for item in (*proposed, *reading.mentions)}
 
 
@@ -177,12 +177,13 @@ def vote_links(
     for span, links in sorted(votes.items()):
         missing = [NIL] * (len(readings) - len(links))  # a mention that only some readers marked
         code = vote_code(base, [link.code for link in links] + missing).code
-        said = _most_said([link.assertion for link in links])
-        made.append(MentionLink(*span, code, said))
+        assertion = _majority_assertion([link.assertion for link in links])
+        made.append(MentionLink(*span, code, assertion))
     return tuple(made)
 
 
-def _most_said(assertions: Sequence[str]) -> str:
+def _majority_assertion(assertions: Sequence[str]) -> str:
+    """The most frequent assertion; `uncertain` on a tie."""
     counts = Counter(assertions)
     best = [name for name, n in counts.items() if n == max(counts.values())]
     return best[0] if len(best) == 1 else UNCERTAIN

@@ -28,7 +28,7 @@ from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.runtime.progress import Progress
 
-MAX_SUGGESTIONS = 5  # per study, the best; more would be in the way
+MAX_SUGGESTIONS = 5  # boxes of highest score per study
 _IMAGES_KEPT = 8  # encoded images in memory
 
 
@@ -58,7 +58,7 @@ class Sources(NamedTuple):
         work: Folder of the workspace: database and exported datasets.
         reports: csv, folder of .txt or .xml; None = none.
         predictions: predictions.csv of a model; None = none.
-        min_score: Boxes of the model below it are not suggested.
+        min_score: Lowest score of a suggested box.
         blind: See ProjectSettings; None = as stored in the workspace.
         shuffle: See ProjectSettings; None = as stored in the workspace.
     """
@@ -73,7 +73,7 @@ class Sources(NamedTuple):
 
 
 class Project:
-    """Everything the web application needs. Use `open_project`."""
+    """State of one annotation project, for the web application. Use `open_project`."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Project:
     def update(
         self, found: "_Found", workers: int | None = None, progress: Progress | None = None
     ) -> int:
-        """Take over the files, reports and suggestions; new studies are assigned to readers.
+        """Replace files, reports and suggestions; new studies are assigned to readers.
 
         Returns:
             Number of new studies.
@@ -133,7 +133,7 @@ class Project:
         return len(fresh)
 
     def _pairs_for(self, fresh: Sequence[int], before: set[int]) -> list[tuple[int, str]]:
-        """(study key, reader) for new studies, after the rule by which the others were assigned."""
+        """(study key, reader) for new studies, by the same rule as for the other studies."""
         names = [p.name for p in self.people.annotators() if self.people.can_log_in(p.name)]
         if self.settings.readers:
             return share_out(fresh, names, min(self.settings.readers, len(names))) if names else []
@@ -151,7 +151,7 @@ class Project:
         """The study's file.
 
         Raises:
-            DataError: It was not there when the application started.
+            DataError: The folder had no such file at the last scan.
         """
         if study.relative not in self.files:
             raise DataError("There is no such study")
@@ -170,7 +170,7 @@ class Project:
         return proposed_links(self.base, report.text, self.linked(image_id))
 
     def linking(self, study: Study, name: str) -> tuple[LinkedConcept, ...]:
-        """Findings of the report as a reader left them; none while the reader is blinded."""
+        """Findings of the report after a reader's decisions; none while the reader is blinded."""
         if self.blinded(study, name):
             return ()
         return revise(self.linked(study.image_id), self.store.state(study, name).reading.mentions)
@@ -233,7 +233,7 @@ def open_project(
         DataError: No radiograph found; reports, predictions or the workspace are malformed.
         OutputError: The workspace cannot be written.
     """
-    found = _read_sources(sources)  # before a workspace is made
+    found = _read_sources(sources)  # may raise: before a workspace is created
     project = Project(sources, open_database(sources.work), base, linker)
     given = {"blind": sources.blind, "shuffle": sources.shuffle}
     changes = {name: value for name, value in given.items() if value is not None}

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would look for updates online at import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no online check at import
 
 import albumentations as A
 import cv2
@@ -27,10 +27,9 @@ class AugmentSettings(BaseModel):
     """Probabilities and limits of the augmentation of a training image.
 
     Attributes:
-        horizontal_flip: Probability of mirroring. Mirroring puts the heart on the right, which a
-            radiologist would notice at once, but an opacity looks the same on either side and the
-            boxes of the two lungs are alike: a few thousand radiographs gain more from doubled
-            data than from the fixed side. 0 keeps the side, for example to learn from anatomy.
+        horizontal_flip: Probability of mirroring. A mirrored image has the heart on the wrong side,
+            but opacities look the same on both sides, and with a few thousand radiographs more
+            data helps more than a fixed side. 0 keeps the side, for example to learn anatomy.
         scale: Largest relative change of size, either way.
         shift: Largest shift as a share of the square's side.
         rotation_deg: Largest rotation; a box becomes the bound of its rotated inscribed ellipse.
@@ -40,9 +39,9 @@ class AugmentSettings(BaseModel):
         blur: Probability of a slight Gaussian blur.
         noise: Probability of Gaussian noise of at most `noise_std`.
         noise_std: Largest standard deviation of the noise as a share of the grey range.
-        tone: Probability of another tone curve or, as often, of histogram equalisation, or of fewer
-            grey levels: a collection's processing must not identify its positive images.
-        resample: Probability of lost sharpness, half by reducing and enlarging, half by JPEG.
+        tone: Probability of a random tone curve, histogram equalisation or fewer grey levels (one
+            of the three): a collection's processing must not identify its positive images.
+        resample: Probability of reduced sharpness, by down- and upscaling or by JPEG (one of both).
         sharpen: Probability of sharpening.
         dropout: Probability that a few patches are erased.
         min_visible: A box is dropped when less than this share of it stays inside the square.
@@ -76,7 +75,7 @@ class _WarpToSquare(A.DualTransform):  # type: ignore[misc]
     )
 
     class InitSchema(A.core.transforms_interface.BaseTransformInitSchema):  # type: ignore[misc]
-        """The arguments, as albumentations wants them declared."""
+        """The arguments, declared as albumentations requires."""
 
         size: int
         settings: AugmentSettings
@@ -94,7 +93,7 @@ class _WarpToSquare(A.DualTransform):  # type: ignore[misc]
         s, draw = self.settings, self.py_random.uniform
         height, width = params["shape"][:2]
         angle = math.radians(draw(-s.rotation_deg, s.rotation_deg))
-        # Scales are drawn on a logarithmic axis: as often 1/1.2 as 1.2.
+        # log-uniform scales: 1/1.2 is as frequent as 1.2
         zoom = (
             self.size
             / max(height, width)
@@ -117,7 +116,7 @@ class _WarpToSquare(A.DualTransform):  # type: ignore[misc]
         **params: Any,
     ) -> Pixels:
         """Warp uint8 (h, w) to (size, size); black outside, as the deployed letterbox pads."""
-        # A bilinear warp reads 2 x 2 pixels: halve an image first that shrinks by more than two.
+        # a bilinear warp reads 2 x 2 pixels: halve the image first when it shrinks by more than two
         halvings = max(0, math.ceil(-math.log2(zoom)) - 1)
         step = 2**halvings
         source = img

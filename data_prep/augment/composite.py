@@ -1,9 +1,9 @@
 """Paste radiographs masked to the lungs into a whole radiograph of another patient.
 
-A detector that learns from masked lungs meets whole radiographs in use: shoulders, diaphragm,
-tubes, markers, and lungs without a cut-out edge. Pasting the masked lungs into a whole one without
-opacity teaches it to ignore the surroundings. The area outside the mask then shows healthy tissue
-of the other patient, so a box that lies mostly outside the mask is dropped.
+A detector trained on masked lungs is applied to whole radiographs, with shoulders, diaphragm,
+tubes, markers, and lungs without a cut-out edge. Pasting the masked lungs into a whole radiograph
+without opacity teaches it to ignore the surroundings. The area outside the mask then shows healthy
+tissue of the other patient, so a box that lies mostly outside the mask is dropped.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _STREAM = 0xC0FFEE  # separates these draws from augmentation, which uses the sa
 
 
 class CompositeSettings(BaseModel):
-    """How masked lungs are pasted into whole radiographs.
+    """Settings for pasting masked lungs into whole radiographs.
 
     Attributes:
         probability: Probability of pasting per masked training image; 0 = never.
@@ -67,8 +67,8 @@ def visible_share(mask: Pixels, boxes: Boxes) -> npt.NDArray[np.float64]:
 def paste(lungs: Pixels, mask: Pixels, whole: Pixels, feather: float) -> Pixels:
     """Put the lungs into a whole radiograph of another patient.
 
-    The surroundings are brought to the lungs' mean and spread of grey, measured where both show
-    lung, so that the seam is hardly visible.
+    The surroundings are scaled to the lungs' mean and standard deviation of grey, measured inside
+    the mask, so that the seam is hardly visible.
 
     Args:
         lungs: uint8 (h, w).
@@ -90,7 +90,7 @@ def paste(lungs: Pixels, mask: Pixels, whole: Pixels, feather: float) -> Pixels:
     sigma = feather * max(height, width)
     share = mask.astype(np.float32)
     if sigma > 0:
-        # Inwards only: outside the mask the lungs' picture is black.
+        # feather inwards only: outside the mask the lungs' pixels are black
         size = 2 * max(1, round(sigma)) + 1
         share = cv2.GaussianBlur(cv2.erode(share, np.ones((size, size), np.uint8)), (0, 0), sigma)
         share *= mask
@@ -116,9 +116,9 @@ class Compositor:
         ]
 
     def __call__(self, item: int, seed: int) -> tuple[Pixels, Boxes]:
-        """Pixels and boxes (n, 4, cache pixels) of an item, pasted or as they are.
+        """Pixels and boxes (n, 4) xyxy in cache pixels of an item, pasted or unchanged.
 
-        The same seed gives the same picture.
+        The same seed gives the same result.
         """
         pixels, boxes = self.dataset.pixels(item), self.dataset.cache_boxes(item)
         record, s = self.dataset.records[item], self.settings

@@ -26,7 +26,7 @@ MAX_LISTED = 200  # pairs and patients listed in the report; the counts are alwa
 
 
 def audit_dataset(dataset: Dataset, progress: Progress | None = None) -> dict[str, Any]:
-    """Read every image and table and report what is in them.
+    """Read every image and table of a dataset and report contents and faults.
 
     Args:
         dataset: An open dataset.
@@ -131,7 +131,7 @@ def box_report(dataset: Dataset) -> dict[str, Any]:
             continue
         per_image[len(boxes)] += 1
         limit = np.array([record.width, record.height] * 2, dtype=np.float32)
-        # half a pixel: an official box may end on the frame and rounding may pass it
+        # half a pixel of tolerance for rounding of boxes that end on the frame
         outside += int(((boxes < -0.5) | (boxes > limit + 0.5)).any(axis=1).sum())
         degenerate += int((~(boxes[:, 2:] - boxes[:, :2] >= 1)).any(axis=1).sum())
         overlapping += int((np.triu(iou_matrix(boxes, boxes), 1) > 0).sum())
@@ -185,7 +185,7 @@ def _duplicates(
 
     groups = exact_duplicates(hashes)
     pairs = near_duplicates(dataset.records, features, hashes)
-    # leaks first: only so many are listed
+    # leaks first: at most MAX_LISTED are listed
     groups.sort(key=lambda group: not across(group))
     pairs.sort(key=lambda pair: not across(pair[:2]))
     return {

@@ -11,10 +11,10 @@ from pneumonia.runtime.image.preprocess import resize
 
 HASH_SIDE = 16  # a difference hash of 16 x 16 bits
 THUMB_SIDE = 32
-# On 150 whole radiographs, recompression, halving, gamma 1.2, contrast and a 2-pixel crop change at
-# most 14 bits and keep a correlation over 0.98; different films of 9,800 stay below 0.96.
-MAX_BITS = 20  # of 256; chests are alike, so the hash only proposes pairs
-MIN_CORRELATION = 0.97  # of the thumbnails' local detail: this decides
+# Measured on 150 whole radiographs: recompression, halving, gamma 1.2, contrast and a 2-pixel crop
+# change at most 14 bits and keep a correlation over 0.98; pairs of 9,800 stay below 0.96.
+MAX_BITS = 20  # of 256 may differ in a candidate pair
+MIN_CORRELATION = 0.97  # of the thumbnails' local detail, for a candidate pair to be a duplicate
 _BLOCK = 1024
 
 

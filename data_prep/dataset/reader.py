@@ -32,7 +32,7 @@ MANIFEST_COLUMNS = (
 WEAK_COLUMN = "weak_opacity"  # last, and only in datasets whose images have reports
 WEAK_LABELS = ("yes", "no", "uncertain", "")
 BOX_COLUMNS = ("image_id", "kind", "x1", "y1", "x2", "y2")
-TABLES = ("manifest.csv", "boxes.csv", "labels.csv", "splits.json")  # small; checked at every open
+TABLES = ("manifest.csv", "boxes.csv", "labels.csv", "splits.json")  # checked at every open
 CACHE_FILE = "images.u8"
 
 Pixels = npt.NDArray[np.uint8]
@@ -90,7 +90,7 @@ class Dataset:
         info: `dataset.json`.
         records: One per image, in the order of the manifest; `i` below is an index into it.
         cache: One per image.
-        fingerprint: Changes with any image, box, label or split; independent of the path.
+        fingerprint: Hash that changes with any image, box, label or split, not with the path.
     """
 
     def __init__(
@@ -156,8 +156,8 @@ class Dataset:
         Args:
             split: `train`, `val` or `test`.
             kinds: Only images of these kinds; None = all.
-            include_unlabelled: Also images whose opacities, if any, have no boxes. They must not
-                be trained on as negatives, so they are left out unless asked for.
+            include_unlabelled: Also return images whose opacities, if any, have no boxes; they must
+                not be trained on as negatives.
 
         Raises:
             DataError: Unknown split or kind.
@@ -176,8 +176,8 @@ class Dataset:
 def open_dataset(path: str | Path) -> Dataset:
     """Open a dataset folder and check its tables against their checksums.
 
-    The images' own checksums are checked by `data_prep.dataset.audit` only:
-    it reads every image.
+    The checksums of the images are checked by `data_prep.dataset.audit` only, which reads every
+    image.
 
     Args:
         path: Folder written by `pneumonia data import-rsna` or `pneumonia data phantom`.

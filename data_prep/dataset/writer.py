@@ -40,7 +40,7 @@ OWN_NAMES = {
 
 
 class Cached(NamedTuple):
-    """An image as the cache holds it: pixels uint8 (h, w) and their sha256."""
+    """An image of the cache: pixels uint8 (h, w) and their sha256."""
 
     pixels: Pixels
     sha256: str
@@ -51,7 +51,7 @@ class DatasetFacts(NamedTuple):
 
     Attributes:
         source: Origin of the images, for example `{"type": "rsna-kaggle"}`; no local paths.
-        source_key: Changes when the sources or the options change; a second import compares it.
+        source_key: Hash of sources and options; an import with the same key does nothing.
         cache_size: Longest side of a cached image in pixels.
         split: `{"method", "seed", "leak_warning"}`.
         rejected: Left-out images and label rows by reason.
@@ -107,12 +107,12 @@ class DatasetWriter:
         """Append one image.
 
         Args:
-            record: Its facts; width and height are those of the original image.
+            record: Its metadata; width and height are those of the original image.
             cached: From `to_cache`.
             boxes: float32 (n, 4) xyxy in pixels of the original image.
 
         Raises:
-            DataError: (image_id, kind) is already there, or boxes on an unlabelled image.
+            DataError: (image_id, kind) was added before, or an unlabelled image has boxes.
         """
         key = (record.image_id, record.kind)
         if key in self._seen:
@@ -130,7 +130,7 @@ class DatasetWriter:
         self._offset += len(data)
 
     def set_splits(self, splits: Sequence[str]) -> None:
-        """Give every image its split, in the order of `add`; all patients are known only now."""
+        """Set the split of every image, in the order of `add`."""
         pairs = zip(self._records, splits, strict=True)
         self._records = [record._replace(split=split) for record, split in pairs]
 

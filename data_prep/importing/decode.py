@@ -22,9 +22,9 @@ class ImportedImage(NamedTuple):
 
     Attributes:
         cached: The grey image at cache size; None when it could not be read.
-        width: Of the original image in pixels.
-        height: Of the original image in pixels.
-        patient_id: From the DICOM header, as written there.
+        width: Width of the original image in pixels.
+        height: Height of the original image in pixels.
+        patient_id: PatientID of the DICOM header.
         age: From the header, for example `056Y`.
         sex: `F`, `M` or empty, from the header.
         view: `AP`, `PA` or empty, from the header.
@@ -47,7 +47,7 @@ def one_of(text: str, allowed: tuple[str, ...]) -> str:
 
 
 def decode_image(path: Path, cache_size: int) -> ImportedImage:
-    """Read a DICOM, PNG or JPEG file through the deployed reader and scale it for the cache."""
+    """Read a DICOM, PNG or JPEG file as in scoring and scale it for the cache."""
     try:
         pixels = read_radiograph(str(path)).pixels
     except DicomError as error:

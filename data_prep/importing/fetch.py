@@ -1,7 +1,7 @@
 """Download the RSNA challenge with the user's own Kaggle client.
 
-The data may not be passed on by us: every user accepts the competition's rules, and it is their
-account that downloads. This module holds no credentials and reads none.
+The competition's rules do not allow redistribution: every user accepts them and downloads with
+their own account. This module reads and stores no credentials.
 """
 
 import shutil
@@ -13,16 +13,16 @@ from pneumonia.runtime.errors import DataError, OutputError
 
 COMPETITION = "rsna-pneumonia-detection-challenge"
 RULES_URL = f"https://www.kaggle.com/c/{COMPETITION}/rules"
-NEEDED_BYTES = 8_000_000_000  # the archive and its contents side by side
+NEEDED_BYTES = 8_000_000_000  # the archive and its unpacked content
 LABELS = "stage_2_train_labels.csv"
 
-# Message of the client, in lower case -> what is missing and how to fix it.
-_COMPLAINTS = (
+# (parts of the client's message in lower case, error, fix)
+_CLIENT_ERRORS = (
     (
         ("could not find kaggle.json", "401", "unauthorized", "unauthenticated", "authenticate",
          "missing username"),
-        "Kaggle does not know who you are",
-        "Make an API token on https://www.kaggle.com/settings and store it where the page says",
+        "Kaggle login failed",
+        "Create an API token on https://www.kaggle.com/settings and store it as described there",
     ),
     (
         ("403", "forbidden", "accept", "rules"),
@@ -31,7 +31,7 @@ _COMPLAINTS = (
     ),
     (
         ("404", "not found"),
-        "Kaggle does not find the competition",
+        "The competition was not found on Kaggle",
         "Update the client: python -m pip install --upgrade kaggle",
     ),
     (
@@ -63,7 +63,7 @@ def fetch_rsna(out: Path, client: str = "kaggle") -> Path:
         raise DataError(
             "The Kaggle client is not installed",
             expected=f"a program {client!r} on the PATH",
-            fix="python -m pip install kaggle, then store an API token as its page says",
+            fix="python -m pip install kaggle, then store an API token as its README describes",
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def fetch_rsna(out: Path, client: str = "kaggle") -> Path:
 def _download(program: str, out: Path) -> None:
     command = [program, "competitions", "download", "-c", COMPETITION, "-p", str(out)]
     try:
-        # its progress bar goes to the user's terminal by stderr; errors may come on either stream
+        # errors may be written to either stream
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
@@ -99,7 +99,7 @@ def _download(program: str, out: Path) -> None:
     if process.returncode == 0:
         return
     lowered = text.lower()
-    for words, what, fix in _COMPLAINTS:
+    for words, what, fix in _CLIENT_ERRORS:
         if any(word in lowered for word in words):
             raise DataError(what, fix=fix)
     lines = [line for line in text.splitlines() if line.strip()]

@@ -1,6 +1,6 @@
-"""Read the label and class tables of a source; an image whose truth is in doubt is left out.
+"""Read the label and class tables of a source; images with doubtful truth are rejected.
 
-Every image that is left out is recorded with its reason.
+Every rejected image is recorded with its reason.
 """
 
 from collections import Counter

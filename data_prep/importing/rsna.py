@@ -27,9 +27,9 @@ MIN_CACHE_SIZE, MAX_CACHE_SIZE = 32, 4096
 _MAX_NAMES = 1000  # names kept per reason in dataset.json; the count is always complete
 
 LEAK_WARNING = (
-    "No table says which images are of one patient, so images of one patient may lie in several "
-    "splits and scores may be too good. Put pneumonia-challenge-dataset-mappings_2018.json into "
-    "the source folder, or name it with --mapping"
+    "The patients of these images are not known: images of one patient may be in several splits, "
+    "and results may be too optimistic. Put pneumonia-challenge-dataset-mappings_2018.json into "
+    "the source folder, or give it with --mapping"
 )
 
 
@@ -181,7 +181,7 @@ def _match(
             else:
                 candidates.append(_candidate(image, labels))
     present = {image.image_id for source in sources for image in source.images}
-    present.update(name for source in sources for name, _ in source.rejected)  # named already
+    present.update(name for source in sources for name, _ in source.rejected)  # counted above
     for image_id in labels.boxes:
         if image_id not in present:
             rejected.add("no_image", image_id)

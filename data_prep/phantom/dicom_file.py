@@ -1,4 +1,4 @@
-"""Store a film as DICOM with the bit depths, polarities, windows and syntaxes of archives."""
+"""Store a film as DICOM with varying bit depth, polarity, window and transfer syntax."""
 
 import io
 from typing import NamedTuple
@@ -23,7 +23,7 @@ FRAME_MM = 360.0  # side of the imaged field
 
 
 class Encoding(NamedTuple):
-    """How a film is stored.
+    """DICOM encoding of a film.
 
     Attributes:
         bits: Bits stored, 8 to 14.
@@ -32,7 +32,7 @@ class Encoding(NamedTuple):
         slope: Rescale slope; 1 with intercept 0 means that no rescale is written.
         intercept: Rescale intercept.
         transfer_syntax: DICOM UID.
-        jpeg_quality: Of JPEG baseline.
+        jpeg_quality: Quality of JPEG baseline; 0 for other syntaxes.
     """
 
     bits: int
@@ -45,7 +45,7 @@ class Encoding(NamedTuple):
 
 
 class PhantomStudy(NamedTuple):
-    """Non-pixel facts of one phantom film, as written into its file."""
+    """Header attributes of one phantom film."""
 
     image_id: str
     patient_id: str
@@ -79,7 +79,7 @@ def encode_dicom(
 
     Args:
         film: float32 (size, size), 0 black .. 1 white as shown to a reader.
-        study: Facts for the header.
+        study: Attributes for the header.
         encoding: How to store the pixels.
         rng: Generator that draws the part of the stored range selected by the window.
 

@@ -28,12 +28,12 @@ def sample_pose(rng: np.random.Generator, supine: bool) -> npt.NDArray[np.float6
 
 
 def expose(canvas: Canvas, density: Layer, supine: bool, rng: np.random.Generator) -> Layer:
-    """Turn density into the film a reader sees, float32 (size, size) in 0..1.
+    """Film of a density with blur, scatter and noise, float32 (size, size) in 0..1.
 
     Args:
         canvas: The frame.
-        density: Brightness in the display domain.
-        supine: Mobile AP film: more scatter, more noise, softer.
+        density: float32 (size, size), brightness in the display domain.
+        supine: Mobile AP film: more scatter and noise, less sharp.
         rng: Random generator.
     """
     size = canvas.size

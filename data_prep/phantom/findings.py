@@ -14,10 +14,10 @@ MAX_BOXES = 3
 # RSNA's boxes: median 217 x 298 of 1024, log-normal spread (evaluation design, 3.1)
 _BOX_MEDIAN = np.array([217.0, 298.0]) / 1024
 _BOX_SPREAD = np.array([0.26, 0.36])
-_GROWTH = 1.28  # a soft edge and the lung's border take this much away
+_GROWTH = 1.28  # compensates for the soft edge and the cut at the lung's border
 _MIN_SIDE = 60 / 1024
 _VISIBLE = 0.28  # a box encloses where an opacity reaches this share of its peak
-_EDGE_PIXELS, _EDGE_SHARE = 4, 0.06  # painted outside the box: at most, and of its shorter side
+_EDGE_PIXELS, _EDGE_SHARE = 4, 0.06  # soft edge outside the box: maximum, share of shorter side
 
 
 class Opacity(NamedTuple):
@@ -51,7 +51,7 @@ def add_opacities(
             continue
         boxes.append(opacity.box)
         density = _paint(canvas, density, opacity.coverage, rng)
-    if not boxes:  # a lung too small for any draw: fill the larger one's middle
+    if not boxes:  # no draw fits into the lungs: fill the middle of the larger one
         opacity = _fallback(canvas, chest)
         boxes.append(opacity.box)
         density = _paint(canvas, density, opacity.coverage, rng)
@@ -117,9 +117,9 @@ def _measured(canvas: Canvas, coverage: Layer) -> Opacity | None:
         return None
     largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
     x, y, width, height, _area = (int(value) for value in stats[largest])
-    # keep the blob the box describes; specks outside it would be opacity without a box
+    # keep only the component that the box encloses
     blob = (labels == largest).astype(np.uint8)
-    # A soft edge, but of a small blob a small one: its box has to enclose what is painted.
+    # a narrower soft edge for small blobs: the box has to enclose the opacity
     edge = min(_EDGE_PIXELS, max(1, round(_EDGE_SHARE * min(width, height))))
     grown = cv2.dilate(blob, np.ones((3, 3), np.uint8), iterations=edge)
     box = np.array([x, y, x + width, y + height], dtype=np.float64) / canvas.size
@@ -136,7 +136,7 @@ def _fallback(canvas: Canvas, chest: Chest) -> Opacity:
 
 
 def _paint(canvas: Canvas, density: Layer, coverage: Layer, rng: np.random.Generator) -> Layer:
-    """Replace air by fluid: towards soft-tissue brightness, patchy, vessels drowned in it."""
+    """Raise the density towards patchy soft-tissue brightness, which hides the vessels."""
     strength = np.float32(rng.uniform(0.32, 0.92))
     patch = 1 + 0.16 * canvas.noise(rng, int(rng.integers(14, 26)))
     patch += 0.07 * canvas.noise(rng, int(rng.integers(40, 70)))
@@ -265,7 +265,7 @@ DISTRACTORS: dict[str, Callable[[Canvas, Chest, np.random.Generator], Layer]] = 
     "lines": _lines,
     "pacemaker": _pacemaker,
 }
-HARMLESS = ("lines", "pacemaker")  # devices: an opacity may well stand beside them
+HARMLESS = ("lines", "pacemaker")  # devices, drawn with and without an opacity
 
 
 def add_distractors(

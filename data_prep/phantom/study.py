@@ -76,7 +76,7 @@ class _Task(NamedTuple):
 def plan_phantoms(count: int, seed: int) -> list[Plan]:
     """Draw patients (one to three films each), classes and views.
 
-    Class shares are exact to one film; opacities are commoner on AP films, as in practice.
+    Class shares are exact to one film; opacities are more frequent on AP films, as in practice.
     """
     rng = np.random.default_rng([seed, VERSION])
     shares = np.array(list(_CLASS_SHARES.values()))
@@ -147,13 +147,13 @@ def make_phantoms(
     """Write phantom studies and the dataset folder made of them.
 
     `out` becomes a dataset folder (see `docs/architecture.md`) that also holds `dicom/*.dcm` and
-    `class_info.csv`, so that it can be imported again like RSNA's data. Its images are what the
-    deployed reader makes of the DICOM files.
+    `class_info.csv`, so that it can be imported again like RSNA's data. Its images are the DICOM
+    files as read in scoring.
 
     Args:
         out: New folder, or a phantom dataset to replace.
         count: Number of films.
-        seed: Same seed, count and size: same films, labels and splits.
+        seed: The same seed, count and size give the same films, labels and splits.
         size: Side in pixels.
         workers: Processes; None = one per core.
         progress: Called as (done, total, note).
@@ -217,7 +217,7 @@ def _record(plan: Plan, size: int) -> ImageRecord:
     return ImageRecord(
         image_id=plan.image_id,
         kind="phantom",
-        split="train",  # the writer gets the splits of all at once
+        split="train",  # replaced by `set_splits`
         patient_id=patient.patient_id,
         class_name=plan.class_name,
         view=plan.view,

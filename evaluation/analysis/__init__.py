@@ -1,1 +1,1 @@
-"""What is computed from a study: all metrics, subgroups, paired comparisons, error types."""
+"""Computations on a study: all metrics, subgroups, paired comparisons, error types."""

@@ -1,6 +1,6 @@
-"""Every number of metrics.json as a statistic that the bootstrap can draw."""
+"""Every number of metrics.json as a statistic that is computed on bootstrap draws."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,8 +27,7 @@ from evaluation.study.cohort import NORMAL, NOT_NORMAL
 FROC_IOU = (0.10, 0.40, 0.50)
 FROC_PRIMARY_IOU = 0.40
 FROC_RATES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)  # false positives per image
-PREVALENCES = (0.01, 0.05, 0.225)  # screening, out-patients, RSNA's own
-Curve = Callable[[BoolArray, Float64Array, Float64Array], Float64Array]
+PREVALENCES = (0.01, 0.05, 0.225)  # screening, out-patients, RSNA stage 2
 MATCH_THRESHOLDS = tuple(sorted({*COCO_THRESHOLDS, *RSNA_THRESHOLDS, *FROC_IOU}))
 
 
@@ -51,12 +50,18 @@ class MatchedStudy:
     platt: tuple[float, float] | None = None
 
 
-def open_study(
+def match_study(
     cases: EvaluationCases,
     thresholds: Mapping[str, float],
     platt: tuple[float, float] | None = None,
 ) -> MatchedStudy:
-    """Match the boxes of all images."""
+    """Match predicted boxes to truth boxes, by COCO's rule and by the challenge's.
+
+    Args:
+        cases: The images.
+        thresholds: Operating point -> score threshold.
+        platt: Slope and intercept fitted on validation images; None = not available.
+    """
     ranking = rank_boxes(cases.truths, cases.boxes, cases.scores, MATCH_THRESHOLDS)
     table = rsna_table(cases.truth_by_id(), cases.boxes_by_id())
     return MatchedStudy(cases, ranking, table, dict(thresholds), platt)
@@ -79,7 +84,7 @@ def all_statistics(study: MatchedStudy) -> list[AnyStatistic]:
 
 
 def headline_statistics(study: MatchedStudy) -> list[AnyStatistic]:
-    """The statistics two models are compared by."""
+    """The statistics by which two models are compared: without FROC, calibration slope, Platt."""
     items = [*rsna_statistics(study), *box_statistics(study, froc=False)]
     items += image_statistics(study.cases)
     for name, threshold in study.thresholds.items():
@@ -122,7 +127,7 @@ def image_statistics(cases: EvaluationCases) -> list[AnyStatistic]:
                 Statistic(
                     f"image.auroc_{key}",
                     int(mask.sum()),
-                    partial(_masked, auroc, positive, scores, mask.astype(np.float64)),
+                    partial(masked_auroc, positive, scores, mask.astype(np.float64)),
                     rests_on=(positive, mask & ~positive),
                 )
             )
@@ -130,7 +135,7 @@ def image_statistics(cases: EvaluationCases) -> list[AnyStatistic]:
 
 
 def point_statistics(study: MatchedStudy, name: str, threshold: float) -> list[AnyStatistic]:
-    """Images called and boxes shown at one operating point: `P.sensitivity`, `P.ppv`, ..."""
+    """Rates of images and boxes at one operating point P: `P.sensitivity`, `P.ppv`, ..."""
     cases = study.cases
     called, positive = cases.image_score >= threshold, cases.positive
     hit, cleared = called & positive, ~called & ~positive
@@ -168,7 +173,7 @@ def share(name: str, hits: BoolArray, among: BoolArray) -> RatioStatistic:
 
 
 def _shown_boxes(study: MatchedStudy, name: str, threshold: float) -> list[AnyStatistic]:
-    """Truth boxes found and false boxes per image at one operating point, IoU 0.4."""
+    """Share of truth boxes hit and false boxes per image at one operating point, IoU 0.4."""
     ranking, n = study.ranking, len(study.cases)
     shown = ranking.score >= threshold
     hit = ranking.hits(FROC_PRIMARY_IOU) & shown
@@ -204,7 +209,7 @@ class _SharedCounts:
 
 
 def box_statistics(study: MatchedStudy, froc: bool = True) -> list[AnyStatistic]:
-    """`coco.*` and `froc.*`."""
+    """`coco.*` (AP and average recall) and, unless `froc` is False, `froc.*`."""
     ranking = study.ranking
     n = len(ranking.truth_image)
     shared = _SharedCounts(ranking)
@@ -259,7 +264,7 @@ def _froc_statistics(study: MatchedStudy, shared: _SharedCounts) -> list[AnyStat
 
 
 def _recall(study: MatchedStudy, most: int) -> RatioStatistic:
-    """COCO's average recall with at most so many boxes per image, mean over .50:.95."""
+    """COCO's average recall over IoU .50:.95 with the `most` highest-scored boxes per image."""
     ranking, n = study.ranking, len(study.cases)
     place = _place_in_image(ranking.image, n)
     hits = np.zeros(n)
@@ -271,7 +276,7 @@ def _recall(study: MatchedStudy, most: int) -> RatioStatistic:
 
 
 def _place_in_image(image: IntArray, n_images: int) -> IntArray:
-    """How many boxes of the same image come before each box."""
+    """(K,) number of boxes of the same image with a higher rank."""
     order = np.argsort(image, kind="stable")
     starts = np.searchsorted(image[order], np.arange(n_images))
     place = np.empty(len(image), dtype=np.intp)
@@ -303,15 +308,11 @@ def _froc(
     return np.asarray(np.mean(values, axis=0))
 
 
-def _masked(
-    curve: Curve,
-    positive: BoolArray,
-    scores: Float64Array,
-    mask: Float64Array,
-    weights: Float64Array,
+def masked_auroc(
+    positive: BoolArray, scores: Float64Array, mask: Float64Array, weights: Float64Array
 ) -> Float64Array:
-    """A curve's area over the images of a mask only."""
-    return curve(positive, scores, weights * mask)
+    """(D,) AUROC over the images of a mask (N,) of 0 and 1; `weights` (D, N)."""
+    return auroc(positive, scores, weights * mask)
 
 
 def _predictive(

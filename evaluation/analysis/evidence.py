@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.analysis.catalogue import MatchedStudy, all_statistics, open_study
+from evaluation.analysis.catalogue import MatchedStudy, all_statistics, match_study
 from evaluation.analysis.failures import ImageErrors, WorstCases, find_errors, worst_cases
 from evaluation.analysis.mix import MixEstimates, estimate_at_mix
 from evaluation.analysis.robustness import RobustnessRow, robustness_table
@@ -40,9 +40,9 @@ class Provenance:
 
     Attributes:
         model_name, model_hash: The model; None = not available.
-        files: What each input was -> name and SHA-256.
-        versions: Software.
-        facts: Further lines of the model's description.
+        files: Input, for example `labels` -> file name and SHA-256.
+        versions: Package -> version.
+        facts: Further description of the model, for example `network` -> text.
     """
 
     model_name: str | None = None
@@ -71,12 +71,12 @@ class Thresholds:
 
     @property
     def is_optimistic(self) -> bool:
-        """Whether the thresholds were chosen on the very images that they are judged on."""
+        """Whether the thresholds were chosen on the evaluated images."""
         return self.origin in (SAME_IMAGES, FROZEN_HERE)
 
     @property
     def primary(self) -> str:
-        """The point of subgroups and failures: `kaggle` when there is one, else the first."""
+        """The operating point of subgroups and failures: `kaggle` if present, else the first."""
         return "kaggle" if "kaggle" in self.points else next(iter(self.points))
 
 
@@ -89,12 +89,12 @@ class Evidence:
         thresholds: Operating points.
         estimates: Metric -> value with interval.
         at_mix: Results at a stated mix of classes; None when a class is not known or absent.
-        why_no_mix: Why there are none; empty when there are.
+        why_no_mix: Reason why `at_mix` is None; empty otherwise.
         groups: Results by subgroup at the primary point.
-        left_out: Facet -> images without a usable value.
+        left_out: Facet -> number of images without a usable value.
         errors: Error types by image at the primary point.
         worst: The cases to look at first.
-        bins: The reliability plot.
+        bins: Bins of the reliability plot.
         robustness: Rows of the robustness table; empty = no perturbed predictions given.
         draws, seed: Of the bootstrap.
         design: `cohort` or `case-control`: whether the draws vary the prevalence.
@@ -119,7 +119,7 @@ class Evidence:
 
     @property
     def design_text(self) -> str:
-        """The design as a phrase for readers."""
+        """The study design as a phrase for the report."""
         return DESIGN_TEXTS[self.design]
 
 
@@ -134,7 +134,7 @@ def design_of(resampler: Resampler) -> str:
     return CASE_CONTROL if len(np.unique(resampler.strata)) > 1 else COHORT
 
 
-def settle_thresholds(
+def resolve_thresholds(
     cases: EvaluationCases,
     points: Mapping[str, OperatingPoint] | None = None,
     threshold: float | None = None,
@@ -145,7 +145,7 @@ def settle_thresholds(
     """The operating points of an evaluation.
 
     Args:
-        cases: The images; used only when nothing is frozen.
+        cases: The images; thresholds are chosen on them if neither argument below gives any.
         points: Frozen points.
         threshold: One threshold given by hand.
         platt: Slope and intercept frozen with the points.
@@ -153,7 +153,7 @@ def settle_thresholds(
         image_set: Digest of the images on which the frozen points were chosen, if recorded.
 
     Raises:
-        DataError: None is given and none can be chosen.
+        DataError: No threshold is given and none can be chosen on these images.
     """
     if threshold is not None:
         return Thresholds({"given": OperatingPoint(threshold, "given by hand")}, "given by hand")
@@ -173,7 +173,7 @@ def settle_thresholds(
     return Thresholds(chosen, SAME_IMAGES)
 
 
-def gather(
+def compute_evidence(
     cases: EvaluationCases,
     thresholds: Thresholds,
     resampler: Resampler,
@@ -182,19 +182,19 @@ def gather(
     progress: Progress | None = None,
     mix: ClassMix = RSNA_MIX,
 ) -> Evidence:
-    """Compute everything.
+    """Compute all results of a study.
 
     Args:
         cases: The images.
         thresholds: Operating points.
         resampler: Bootstrap draws.
-        perturbed: Perturbation -> cases scored on the perturbed images, truth where it was before.
+        perturbed: Perturbation -> cases scored on the perturbed images, truth boxes not yet moved.
         provenance: Where the inputs come from.
         progress: Called with the draws done.
-        mix: Shares of the classes to which results are weighted, too.
+        mix: Mix of classes to which results are also weighted.
     """
     levels = {name: point.threshold for name, point in thresholds.points.items()}
-    study = open_study(cases, levels, thresholds.platt)
+    study = match_study(cases, levels, thresholds.platt)
     point = thresholds.primary
     groups, left_out = find_groups(cases)
     obstacle = why_no_mix(cases, mix)
@@ -241,7 +241,7 @@ def versions() -> dict[str, str]:
 
 
 def fingerprint(path: str | Path) -> str:
-    """Name and SHA-256 of an input file, for the report.
+    """Name and SHA-256 of an input file, as text for the report.
 
     Raises:
         DataError: It cannot be read.

@@ -6,7 +6,7 @@ truth     found          a box hits it
           mislocalised   the best free box overlaps it with IoU 0.1 to 0.4
           merged         one box covers it together with another truth
           split          two or more boxes lie mostly inside it, none hits
-          missed         nothing of the above
+          missed         none of the above
 box       hit, mislocalised, merged, split: the counterpart of the truth's type
           duplicate      overlaps a truth that a better box has hit
           on_normal, on_not_normal, on_negative, beside: a false box on a Normal image, on a
@@ -44,7 +44,7 @@ EXPLANATIONS = {
     "found": "a box hits it (IoU of at least 0.4)",
     "mislocalised": "a box is near but fits badly (IoU 0.1 to 0.4)",
     "merged": "one box covers two opacities",
-    "split": "several boxes share one opacity, none fits",
+    "split": "several boxes lie inside one opacity, none hits it",
     "missed": "no box near it",
     "hit": "marks an opacity",
     "duplicate": "second box on an opacity already marked",
@@ -75,9 +75,9 @@ class WorstCases:
     """The cases to look at first, as indices of cases, the worst first.
 
     Attributes:
-        missed: Positive images of lowest score.
-        alarms: Negative images of highest score.
-        misplaced: Positive images called, with the lowest challenge score.
+        missed: Positive images below the threshold, lowest score first.
+        alarms: Negative images above the threshold, highest score first.
+        misplaced: Positive images above the threshold with the lowest challenge score.
     """
 
     missed: tuple[int, ...]

@@ -1,15 +1,15 @@
 """Results at a stated mix of image classes.
 
-A study often holds other shares of opacity, not normal and normal images than the population it
-is read for. Specificity, predictive values, AUROC and the RSNA score depend on these shares, above
-all on how many negatives are normal, because normal negatives are easier. With the class of every
-image known, each image of class c gets the weight
+A study often has other shares of opacity, not normal and normal images than the population to which
+its results are applied. Specificity, predictive values, AUROC and the RSNA score depend on these
+shares, above all on how many negatives are normal, because normal negatives are easier. With the
+class of every image known, each image of class c gets the weight
 
     share of c in the mix / share of c in the study
 
-and every statistic is computed with these weights. Results per class are unchanged. The draws of
-the bootstrap hold each class apart (`class_strata`), so that the intervals are those of a study
-designed with fixed class counts (case-control).
+and every statistic is computed with these weights. Results per class are unchanged. Bootstrap
+draws are stratified by class (`class_strata`): the intervals are those of a study designed with
+fixed class counts (case-control).
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,11 +40,11 @@ from evaluation.metrics.matching import Float64Array
 from evaluation.study.class_mix import RSNA_MIX, ClassMix, class_strata, mix_weights
 from pneumonia.runtime.progress import Progress
 
-PREFIX = "mix."  # of a statistic's name when it is computed at the mix
+PREFIX = "mix."  # of the name of a statistic at the mix
 
 
 class _WeightedBlocks:
-    """Blocks of draws times the weights; one block is multiplied once for all its statistics."""
+    """Blocks of draws times the image weights; the latest product is kept for all statistics."""
 
     def __init__(self, weights: Float64Array) -> None:
         self._weights = weights
@@ -127,7 +127,7 @@ def estimate_at_mix(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MixEstimates:
-    """`study_statistics` at a mix, with intervals over patients, each class drawn apart.
+    """`study_statistics` at a mix; intervals from draws of patients stratified by class.
 
     Raises:
         DataError: A class is not known, or absent.
@@ -153,7 +153,7 @@ def compare_at_mix(
 ) -> list[ModelComparison]:
     """`paired.compare_studies` at a mix; metrics are named without a prefix.
 
-    The draws hold each class apart, whatever the strata of `resampler`.
+    The draws are stratified by class; the strata of `resampler` are not used.
     """
     cases = next(iter(studies.values())).cases
     by_class = replace(resampler, strata=class_strata(cases))
@@ -199,10 +199,10 @@ def evaluate_at_mix(
     """Models on the same images, as found and at a mix, with paired differences to the first.
 
     Args:
-        studies: Name -> study of the same images in the same order (`catalogue.open_study` of
+        studies: Name -> study of the same images in the same order (`catalogue.match_study` of
             `cases.join(labels, predictions, cohort)`); the first is the reference.
         mix: Shares of the classes.
-        draws: Draws of the bootstrap over patients, each class drawn apart.
+        draws: Bootstrap draws of patients, stratified by class.
         progress: Called with the draws done.
 
     Raises:

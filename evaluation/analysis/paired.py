@@ -1,12 +1,13 @@
 """Two models on the same images: differences with paired intervals, and non-inferiority.
 
-Every draw holds the same patients for all models, so that the hardness of images cancels out.
-A model is *non-inferior* when the lower end of the 95 % interval of (model minus reference) lies
-above minus the margin, which has to be stated before looking. No verdict is given
+Every bootstrap draw has the same patients for all models, so that the difficulty of the images
+cancels out. A model is *non-inferior* when the lower end of the 95 % interval of (model minus
+reference) lies above minus the margin, which has to be fixed before the results are seen. No
+verdict is given
 
 * on too few patients (`PATIENTS_MIN`, `POSITIVES_MIN`), where no interval can be trusted,
 * on a metric that depends on the threshold, when the threshold of one model was chosen on these
-  images and that of the other was not: the first has an advantage that new images take away.
+  images and that of the other was not: the first model's result is optimistic.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -116,7 +117,7 @@ class ModelComparison:
 
 
 def check_same_images(cases: Sequence[EvaluationCases]) -> None:
-    """Refuse prediction files of different images.
+    """Check that all studies have the same images.
 
     Raises:
         DataError: The evaluated ids differ.
@@ -147,8 +148,8 @@ def compare_studies(
         resampler: Draws shared by all.
         margins: Metric or prefix of metrics (`rsna` means every `rsna.*`) -> margin.
         progress: Called with the draws done.
-        tuned_here: Name -> whether its thresholds were chosen on these images; None = all alike.
-        statistics: What is compared; `mix.mix_statistics` for a mix of classes.
+        tuned_here: Name -> whether its thresholds were chosen on these images; None = of no model.
+        statistics: Study -> statistics to compare; `mix.mix_statistics` for a mix of classes.
 
     Raises:
         DataError: The images differ, or fewer than two studies.
@@ -199,7 +200,7 @@ def _difference(
     resampler: Resampler,
     margin: float | None,
 ) -> tuple[Estimate, int | None]:
-    """Reference and model as one difference, and the patients that its margin needs."""
+    """Difference (model minus reference) and the patients needed for a verdict at the margin."""
     patients = resampler.patients
     n_patients = min(count_patients(item, patients) for item in pair)
     weight = max(image_weight(*both, patients) for both in zip(pair, values, strict=True))
@@ -212,7 +213,7 @@ def _difference(
 
 
 def find_margin(metric: str, margins: Mapping[str, float]) -> float | None:
-    """The margin stated for a metric or for its family; None when there is none."""
+    """The margin of a metric, or of its family (the name up to the first dot); None = none."""
     name = metric.removeprefix("mix.")
     if name in margins:
         return margins[name]
@@ -226,13 +227,13 @@ def judge(
     too_few: bool = False,
     unequal: bool = False,
 ) -> str:
-    """Non-inferiority of a difference (model minus reference).
+    """Verdict on the non-inferiority of a difference (model minus reference).
 
     Args:
-        metric: Key of metrics.json; for some a lower value is better.
+        metric: Key of metrics.json; lower is better for those in `LOWER_IS_BETTER`.
         delta: The difference with its interval.
         margin: Largest loss that is accepted; None = no verdict.
-        too_few: The study holds too few patients for any verdict.
+        too_few: The study has too few patients for any verdict.
         unequal: The thresholds of only one of the models were chosen on these images.
     """
     if margin is None:
@@ -258,7 +259,7 @@ def compare_groups(
     resampler: Resampler,
     progress: Progress | None = None,
 ) -> dict[str, list[SubgroupDelta]]:
-    """How the difference to the first study varies over groups, by model.
+    """Difference to the first study in every group, by model.
 
     Args:
         studies: As for `compare_studies`.

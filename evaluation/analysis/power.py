@@ -1,8 +1,8 @@
-"""How many patients a non-inferiority margin needs.
+"""Sample size for a non-inferiority margin.
 
-The spread of the paired difference seen in a study, or in a pilot, scales with one over the square
-root of the patients, the weight of one image with one over the patients. The number is the smallest
-at which two equal models get the verdict `non-inferior` with a probability of 80 %.
+The standard error of the paired difference, taken from this study or a pilot, scales with 1 /
+sqrt(patients), the effect of one image with 1 / patients. The sample size is the smallest number of
+patients at which two equal models get the verdict `non-inferior` with a probability of 80 %.
 """
 
 import math
@@ -16,18 +16,18 @@ MOST_PATIENTS = 10_000_000
 def patients_needed(
     error: float, n_patients: int, weight: float, margin: float, all_patients: int | None = None
 ) -> int | None:
-    """Patients for a verdict at a margin.
+    """Patients needed for a non-inferiority verdict at a margin.
 
     Args:
         error: Standard error of the paired difference over patients.
         n_patients: Patients the difference rests on (>= 2).
         weight: Change of the statistic when one image is lost (`bootstrap.image_weight`).
         margin: Largest loss that is accepted, > 0.
-        all_patients: Patients of the study, of which `n_patients` count; the answer is of patients
-            in the same proportion. None = all count.
+        all_patients: All patients of the study, of which the difference rests on `n_patients`; the
+            result is scaled by this ratio. None = `n_patients`.
 
     Returns:
-        The number, None when it cannot be computed or is above ten million.
+        The number of patients; None when it cannot be computed or is above ten million.
     """
     if n_patients < 2 or not math.isfinite(error + weight):
         return None

@@ -1,4 +1,4 @@
-"""Robustness: the same images disturbed, the same model, the same frozen threshold."""
+"""Robustness: metrics of one model at one frozen threshold on perturbed copies of the images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import numpy as np
 from evaluation.analysis.catalogue import (
     MatchedStudy,
     image_statistics,
-    open_study,
+    match_study,
     rsna_statistics,
     share,
 )
@@ -35,9 +35,9 @@ class RobustnessRow:
     """One perturbation.
 
     Attributes:
-        name: For example `noise_10`; `none` is the undisturbed study.
+        name: For example `noise_10`; `none` is the study without perturbation.
         values: Metric (`rsna`, `auroc`, `sensitivity`, `specificity`) -> estimate.
-        deltas: Metric -> change against the undisturbed study, paired.
+        deltas: Metric -> change against the unperturbed study, paired.
     """
 
     name: str
@@ -65,21 +65,21 @@ def robustness_table(
     """Metrics on perturbed copies of a study's images, and their change.
 
     Args:
-        study: The undisturbed images.
+        study: The unperturbed images.
         point: Operating point whose threshold is used throughout.
-        perturbed: Perturbation -> cases with the truth where it was before; see `moved_cases`.
+        perturbed: Perturbation -> cases with the truth boxes not yet moved; see `moved_cases`.
         resampler: Draws.
         progress: Called with the draws done.
 
     Raises:
-        DataError: A file does not hold the study's images.
+        DataError: A perturbed study does not have the same images.
         ConfigError: A name is not a perturbation.
     """
     check_same_images([study.cases, *perturbed.values()])
     threshold = {point: study.thresholds[point]}
-    studies = {"none": open_study(study.cases, threshold)}
+    studies = {"none": match_study(study.cases, threshold)}
     for name in in_order(perturbed):
-        studies[name] = open_study(moved_cases(perturbed[name], name), threshold)
+        studies[name] = match_study(moved_cases(perturbed[name], name), threshold)
     sets = []
     for item in studies.values():
         called, positive = item.cases.image_score >= threshold[point], item.cases.positive
@@ -115,13 +115,13 @@ def write_perturbed(
     names: Sequence[str],
     progress: Progress | None = None,
 ) -> int:
-    """Write perturbed copies of images as `OUT/NAME/IMAGE_ID.png`, to be scored like any folder.
+    """Write perturbed copies of images as `OUT/NAME/IMAGE_ID.png`; each folder can be scored.
 
     Returns:
-        Images written per perturbation.
+        Number of images written per perturbation.
 
     Raises:
-        DataError: An image of `ids` is not in `source`.
+        DataError: An image of `ids` is not in the folder `source`.
         OutputError: The folder cannot be written.
     """
     from PIL import Image

@@ -1,4 +1,4 @@
-"""The same numbers for groups of images, with the gap to all images and small cells suppressed.
+"""Metrics of groups of images and their gap to all images; small cells are suppressed.
 
 The RSNA score grows with the prevalence, and groups differ in prevalence more than in anything else
 (bedside images are taken of sicker patients). A group's score is therefore computed at the
@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from evaluation.analysis.catalogue import MatchedStudy, share
+from evaluation.analysis.catalogue import MatchedStudy, masked_auroc, share
 from evaluation.metrics.bootstrap import (
     AnyStatistic,
     Estimate,
@@ -23,7 +23,6 @@ from evaluation.metrics.bootstrap import (
     draw_all,
     summarise,
 )
-from evaluation.metrics.image_level import auroc
 from evaluation.metrics.intervals import NONE, PAIRED, difference_interval, standard_error
 from evaluation.metrics.matching import Float64Array, area
 from evaluation.metrics.multiplicity import holm, two_sided_p
@@ -31,11 +30,11 @@ from evaluation.study.cases import BoolArray, EvaluationCases
 from evaluation.study.cohort import NORMAL, NOT_NORMAL, parse_age
 from pneumonia.runtime.progress import Progress
 
-CELL_MIN = 30  # fewer positives (or negatives, where these are counted): suppressed
+CELL_MIN = 30  # metrics over fewer positive (or negative) images are suppressed
 AGE_BANDS = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 65, "40-64"), (65, 999, "65+"))
 METRICS = ("rsna", "auroc", "sensitivity", "specificity")
-SUPPRESSED = f"suppressed: fewer than {CELL_MIN} images of the kind it rests on"
-NOT_APPLICABLE = "not applicable: the group holds no image of the kind it rests on"
+SUPPRESSED = f"suppressed: computed from fewer than {CELL_MIN} positive (or negative) images"
+NOT_APPLICABLE = "not applicable: the group has none of the images that the metric needs"
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,11 @@ class Subgroup:
     """A group of images.
 
     Attributes:
-        facet: What it is divided by, for example `view`.
-        name: For example `AP`.
-        mask: (N,) its images.
-        base: (N,) the images its gap refers to: all, or all positives (negatives) when only these
-            can be in the facet.
+        facet: The attribute that divides the images, for example `view`.
+        name: Its value, for example `AP`.
+        mask: (N,) images of the group.
+        base: (N,) images that the group is compared with: all, or all positives (negatives) when
+            only these can be in the facet.
     """
 
     facet: str
@@ -80,20 +79,20 @@ class SubgroupResult:
 
 
 def find_groups(cases: EvaluationCases) -> tuple[list[Subgroup], dict[str, int]]:
-    """Groups by every fact that is known.
+    """Groups by every attribute with at least two known values.
 
     Returns:
-        The groups, and facet -> images left out because the fact is absent or implausible.
+        The groups, and facet -> number of images whose value is absent or implausible.
     """
     groups: list[Subgroup] = []
     left_out: dict[str, int] = {}
     positive = cases.positive
     facets = {
-        "view": _text(cases, "view"),
-        "sex": _text(cases, "sex"),
-        "age": [_age_band(value) for value in cases.fact("age")],
-        "photometric": _text(cases, "photometric"),
-        "manufacturer": _text(cases, "manufacturer"),
+        "view": list(cases.fact("view")),
+        "sex": list(cases.fact("sex")),
+        "age": [age_band(value) for value in cases.fact("age")],
+        "photometric": list(cases.fact("photometric")),
+        "manufacturer": list(cases.fact("manufacturer")),
         "opacity area": _area_terciles(cases),
         "number of opacities": [_count_name(len(rows)) for rows in cases.truths],
         "kind of negative": [
@@ -131,7 +130,7 @@ def group_statistics(
         study: Cases with their matching.
         point: Operating point of RSNA score, sensitivity and specificity.
         group: (N,) images of the group.
-        base: (N,) images whose prevalence the RSNA score is weighted to; None = the group's own.
+        base: (N,) images to whose prevalence the RSNA score is weighted; None = the group itself.
     """
     cases = study.cases
     positive, called = cases.positive, cases.image_score >= study.thresholds[point]
@@ -146,7 +145,7 @@ def group_statistics(
     if n_negative >= CELL_MIN:
         items["specificity"] = share("specificity", ~called, ~positive & group)
     if min(n_positive, n_negative) >= CELL_MIN:
-        compute = partial(_auroc, positive, cases.image_score, group.astype(np.float64))
+        compute = partial(masked_auroc, positive, cases.image_score, group.astype(np.float64))
         masks = (positive & group, ~positive & group)
         items["auroc"] = Statistic("auroc", n_positive + n_negative, compute, rests_on=masks)
     return items
@@ -182,7 +181,7 @@ def evaluate_groups(
 ) -> list[SubgroupResult]:
     """Values and gaps of every group at one operating point.
 
-    All groups share the draws, so that the gap's interval is a paired one.
+    All groups share the bootstrap draws: the interval of a gap is a paired one.
     """
     bases = [
         np.asarray(row, dtype=bool) for row in {g.base.tobytes(): g.base for g in groups}.values()
@@ -232,7 +231,7 @@ def draw_sets(
     resampler: Resampler,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Float64Array], dict[str, float]]:
-    """Draw several sets of statistics on the same draws.
+    """Compute several sets of statistics on the same bootstrap draws.
 
     Returns:
         `index.metric` -> (draws,), and `index.metric` -> value on the study itself.
@@ -252,9 +251,10 @@ def gap_estimate(
     Args:
         value: The difference on the study.
         drawn: (draws,) the difference on every draw.
-        n: Units it rests on, for the reader.
-        n_patients: Patients it rests on.
-        jump: What one lost image weighs (`intervals.difference_interval`); 0 for two groups.
+        n: Units (images, boxes ...) behind the value, shown in the report.
+        n_patients: Patients behind the value.
+        jump: Change of the statistic when one image is lost (`intervals.difference_interval`);
+            0 for two groups.
     """
     error = standard_error(drawn)
     low, high = difference_interval(value, error, n_patients, jump)
@@ -263,7 +263,7 @@ def gap_estimate(
 
 
 def withheld(metric: str, n_positive: int, n_negative: int) -> Estimate:
-    """Placeholder of a cell that is too small, or not applicable to its group."""
+    """Estimate without a value, for a cell that is too small or not applicable to its group."""
     both = (n_positive, n_negative)
     rests_on = {
         "specificity": (n_negative,),
@@ -275,17 +275,8 @@ def withheld(metric: str, n_positive: int, n_negative: int) -> Estimate:
     return Estimate(nan, nan, nan, min(counts), SUPPRESSED if min(counts) else NOT_APPLICABLE)
 
 
-def _auroc(
-    positive: BoolArray, scores: Float64Array, mask: Float64Array, weights: Float64Array
-) -> Float64Array:
-    return auroc(positive, scores, weights * mask)
-
-
-def _text(cases: EvaluationCases, fact: str) -> list[str]:
-    return list(cases.fact(fact))
-
-
-def _age_band(text: str) -> str:
+def age_band(text: str) -> str:
+    """The band of `AGE_BANDS` of an age as text; empty when absent or implausible."""
     years = parse_age(text)
     if years is None:
         return ""
@@ -297,7 +288,7 @@ def _count_name(count: int) -> str:
 
 
 def _area_terciles(cases: EvaluationCases) -> list[str]:
-    """Tercile of a positive image's total opacity area."""
+    """Per image, the tercile of its total opacity area; empty for a negative image."""
     totals = np.array([area(rows).sum() if len(rows) else 0.0 for rows in cases.truths])
     positive = totals > 0
     if positive.sum() < 3:

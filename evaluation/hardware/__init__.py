@@ -1,1 +1,1 @@
-"""What a compressed network costs: parameters, storage bits, crossbars, in-memory computing."""
+"""Hardware cost of compressed networks: parameters, storage, crossbars, in-memory computing."""

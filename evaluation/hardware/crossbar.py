@@ -1,8 +1,8 @@
 """Area and power of a memristor crossbar accelerator, and which arrays a network uses.
 
 Signed weights live on a positive and a negative array; a b-bit weight has b-1 magnitude bits in
-slices of 4-bit cells. Constants are ISAAC-like defaults (32 nm), recalled and not calibrated:
-only ratios between two mappings mean anything, and reports carry `calibrated`.
+slices of 4-bit cells. Constants are ISAAC-like defaults (32 nm) that are not calibrated:
+only ratios between two mappings are meaningful, and reports show `calibrated`.
 """
 
 import math
@@ -29,7 +29,7 @@ class CrossbarModel(NamedTuple):
         hold_area, hold_power: Of one bit line's sample and hold.
         add_area, add_power: Of one shift-and-add unit, one per array.
         buffer_area, buffer_power: Of the buffers, per array.
-        calibrated: The constants were measured or simulated for the device in question.
+        calibrated: Whether the constants were measured or simulated for a device.
     """
 
     word_lines: int = 128
@@ -52,11 +52,11 @@ class CrossbarModel(NamedTuple):
 
 
 class CrossbarCost(NamedTuple):
-    """What a mapping costs.
+    """Cost of a mapping.
 
     Attributes:
         arrays: Arrays of word_lines x bit_lines cells, both polarities and all slices.
-        adc_bits: Resolution a converter needs.
+        adc_bits: Resolution that the converters need, bits.
         area_mm2: Of everything.
         power_mw: Of everything, all arrays busy.
         calibrated: See CrossbarModel.
@@ -70,14 +70,14 @@ class CrossbarCost(NamedTuple):
 
 
 def slices(bits: int, model: CrossbarModel) -> int:
-    """Cells one polarity of a b-bit signed weight needs."""
+    """Number of cells for one polarity of a b-bit signed weight."""
     return max(1, -(-(bits - 1) // model.cell_bits))
 
 
 def tiles_used(support: Mask, model: CrossbarModel) -> npt.NDArray[np.bool_]:
-    """Which tiles of a layer hold a non-zero weight.
+    """Which tiles (arrays) of a layer contain a non-zero weight.
 
-    Empty filters and, in each group of filters, empty columns are squeezed out before the matrix
+    Empty filters and, in each group of filters, empty columns are removed before the matrix
     is cut into arrays (word lines are wired by a routing table).
 
     Args:
@@ -85,7 +85,7 @@ def tiles_used(support: Mask, model: CrossbarModel) -> npt.NDArray[np.bool_]:
         model: Geometry.
 
     Returns:
-        Bool (groups of filters, arrays along the columns): True = an array is spent.
+        Bool (groups of filters, arrays along the columns): True = an array is used.
     """
     rows = support[np.flatnonzero(support.any(axis=1))]
     n_groups = -(-rows.shape[0] // model.bit_lines)
@@ -123,7 +123,7 @@ def tile_fill(support: Mask, model: CrossbarModel) -> npt.NDArray[np.float64]:
 def arrays_of(
     layers: Mapping[str, Mask], bits: Mapping[str, int], model: CrossbarModel
 ) -> dict[str, int]:
-    """Arrays each layer needs: 2 polarities x slices x used tiles."""
+    """Layer -> number of arrays: 2 polarities x slices x used tiles."""
     return {
         name: 2 * slices(bits[name], model) * int(tiles_used(support, model).sum())
         for name, support in layers.items()

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-accumulates, file size; from its description only."""
+"""Parameters, multiply-accumulates and file size of a stored model."""
 
 import json
 import math
@@ -38,15 +38,13 @@ def kept_weights(spec: NetworkSpec) -> dict[str, int]:
     shapes = tensor_shapes(spec)
     kept = {}
     for layer in spec.weighted():
-        size = 1
-        for extent in shapes[layer.name + ".weight"]:
-            size *= extent
+        size = math.prod(shapes[layer.name + ".weight"])
         kept[layer.name] = size if layer.storage.format == "dense" else layer.storage.n_kept
     return kept
 
 
 def count(spec: NetworkSpec) -> tuple[int, int]:
-    """Stored parameters and multiply-accumulates for one image."""
+    """(stored parameters, multiply-accumulates for one image) of a network."""
     kept = kept_weights(spec)
     sizes = spec.shapes()
     macs = 0
@@ -59,6 +57,27 @@ def count(spec: NetworkSpec) -> tuple[int, int]:
     return parameters, macs
 
 
+def open_weights(folder: str | Path) -> tuple[NetworkSpec, Path]:
+    """Network description and weights file of a bundle or of a run folder (its best checkpoint).
+
+    Raises:
+        ArtefactError: Neither a bundle nor a run folder.
+    """
+    path = Path(folder)
+    place = path if (path / "spec.json").is_file() else path / "best"
+    weights = place / "weights.safetensors"
+    try:
+        spec = NetworkSpec.from_json((place / "spec.json").read_text(encoding="utf-8"))
+        weights.stat()
+    except (OSError, UnicodeDecodeError):
+        raise ArtefactError(
+            "Neither a bundle nor a run",
+            expected="spec.json and weights.safetensors, or best/ with them",
+            where=str(path),
+        ) from None
+    return spec, weights
+
+
 def read_footprint(folder: str | Path) -> Footprint:
     """The cost of a bundle or of a run folder (its best checkpoint).
 
@@ -68,25 +87,15 @@ def read_footprint(folder: str | Path) -> Footprint:
     Raises:
         ArtefactError: Neither a bundle nor a run.
     """
-    path = Path(folder)
-    place = path if (path / "spec.json").is_file() else path / "best"
-    try:
-        spec = NetworkSpec.from_json((place / "spec.json").read_text(encoding="utf-8"))
-        file_bytes = (place / "weights.safetensors").stat().st_size
-    except (OSError, UnicodeDecodeError):
-        raise ArtefactError(
-            "Neither a bundle nor a run",
-            expected="spec.json and weights.safetensors, or best/ with them",
-            where=str(path),
-        ) from None
+    spec, weights = open_weights(folder)
     parameters, macs = count(spec)
-    manifest = _manifest(path / "manifest.json")
+    manifest = _manifest(Path(folder) / "manifest.json")
     measured = manifest.get("measured")
     measured = measured if isinstance(measured, dict) else {}
     return Footprint(
         parameters=parameters,
         macs=macs,
-        file_bytes=file_bytes,
+        file_bytes=weights.stat().st_size,
         latency_ms=measured.get("latency_ms"),
         energy_mj=measured.get("energy_mj"),
         model_hash=manifest.get("model_hash"),

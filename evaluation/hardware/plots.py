@@ -1,4 +1,4 @@
-"""Pictures of compression as PNG: Pareto front, per-layer rates, residuals, levels, arrays."""
+"""Figures of compression as PNG: Pareto front, per-layer rates, residuals, levels, arrays."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from evaluation.report.plots import COLOURS, GRID, MARKS, new_figure
 DOTS_PER_INCH = 110
 MOST_BINS = 121
 WIDE_SPAN = 100  # spans from which a logarithmic axis has room for two labels per decade
-LABEL_PLACES = ((6, 5), (6, -12), (-6, 5), (-6, -12), (6, 16), (6, -23))  # points from the mark
+LABEL_PLACES = ((6, 5), (6, -12), (-6, 5), (-6, -12), (6, 16), (6, -23))  # offset, points
 RATE_LABEL = "weights of the reference / stored weights"
 MOST_LEVELS = 64  # more vertical lines than this hide the histogram
 
 
 class ParetoPoint(NamedTuple):
-    """A model in the plane of rate and accuracy; `low` and `high` are its interval."""
+    """A model's compression rate and accuracy; `low` and `high` are the interval of `value`."""
 
     name: str
     kind: str
@@ -36,7 +36,7 @@ def to_png(figure: Any) -> bytes:
 
 
 def _plain_ticks(axis: Any, unit: str = "") -> None:
-    """Label a logarithmic axis 2, 5, 10 instead of powers of ten; no labels between."""
+    """Label a logarithmic axis 1, 2, 5, 10 instead of powers of ten, without minor labels."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     low, high = axis.get_view_interval()
@@ -47,7 +47,7 @@ def _plain_ticks(axis: Any, unit: str = "") -> None:
 
 
 def pareto_front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
-    """Points that no other beats in rate and accuracy at once, by ascending rate."""
+    """Points that no other point exceeds in both rate and accuracy, by ascending rate."""
     found: list[ParetoPoint] = []
     for point in sorted(points, key=lambda p: (-p.rate, -p.value)):
         if not found or point.value > found[-1].value:
@@ -56,9 +56,9 @@ def pareto_front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
 
 
 def plot_pareto(points: Sequence[ParetoPoint], metric: str, rate: str = RATE_LABEL) -> bytes:
-    """Accuracy against pruning rate; a colour and a mark for each kind, interval as a bar.
+    """Accuracy with its interval against pruning rate; one colour and mark per kind of model.
 
-    A grey line leads along the points that no other beats in both.
+    A grey line connects the Pareto front.
     """
     figure, axes = new_figure(7.2, 4.6)
     kinds = list(dict.fromkeys(point.kind for point in points))
@@ -74,7 +74,7 @@ def plot_pareto(points: Sequence[ParetoPoint], metric: str, rate: str = RATE_LAB
     front = pareto_front(points)
     axes.plot(
         [p.rate for p in front], [p.value for p in front], color=GRID, linewidth=2.5, zorder=1,
-        label="not beaten in both",
+        label="Pareto front",
     )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel(rate)
@@ -88,7 +88,7 @@ def plot_pareto(points: Sequence[ParetoPoint], metric: str, rate: str = RATE_LAB
 
 
 def _label(figure: Any, axes: Any, points: Sequence[ParetoPoint]) -> None:
-    """Name every point at the first place around it where no other name lies."""
+    """Write each point's name at the first place around it that overlaps no other name."""
     figure.canvas.draw()
     taken: list[Any] = []
     for point in points:
@@ -107,7 +107,7 @@ def _label(figure: Any, axes: Any, points: Sequence[ParetoPoint]) -> None:
 
 
 def plot_layer_rates(nominal: Mapping[str, float], realised: Mapping[str, float]) -> bytes:
-    """Pruning rate of every layer: planned by the masks, and stored after dead paths are gone."""
+    """Pruning rate of every layer: planned by the masks, and stored after dead-path removal."""
     figure, axes = new_figure(max(5.6, 0.16 * len(realised) + 1.5), 3.6)
     x = np.arange(len(realised))
     axes.bar(x, list(realised.values()), color=COLOURS[0], label="stored")

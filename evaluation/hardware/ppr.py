@@ -1,11 +1,11 @@
-"""Is irregular pruning worth it? Pruning-to-performance ratio and storage break-even."""
+"""Irregular against structured pruning: pruning-to-performance ratio, storage break-even."""
 
 from typing import NamedTuple
 
 from evaluation.hardware.storage import break_even_ratio
 
 PPR_STRUCTURED = 1.0  # a smaller dense matrix product
-PPR_IRREGULAR = 2.7  # the best reported irregular accelerators; replace by measurement
+PPR_IRREGULAR = 2.7  # best reported irregular accelerators; default without a measurement
 
 
 def pruning_to_performance(rate: float, speedup: float) -> float:
@@ -17,12 +17,12 @@ class IrregularVersusStructured(NamedTuple):
     """Irregular against structured pruning at equal accuracy and bits.
 
     Attributes:
-        storage_needed: Irregular rate from which it stores less than the structured model.
-        compute_needed: Irregular rate from which it is faster.
-        storage_wins: The irregular rate reaches the first.
-        compute_wins: It reaches the second.
-        ppr_irregular, ppr_structured: What was used.
-        measured: Both ratios are measured ones.
+        storage_needed: Rate at which the irregular model stores less than the structured one.
+        compute_needed: Rate at which the irregular model is faster.
+        storage_wins: Whether the irregular rate reaches `storage_needed`.
+        compute_wins: Whether the irregular rate reaches `compute_needed`.
+        ppr_irregular, ppr_structured: The ratios used.
+        measured: Whether both ratios were measured.
     """
 
     storage_needed: float
@@ -41,25 +41,25 @@ def compare(
     ppr_irregular: float | None = None,
     ppr_structured: float | None = None,
 ) -> IrregularVersusStructured:
-    """Judge two rates of the same network at the same accuracy, bits and covered layers.
+    """Compare two rates of the same network at equal accuracy, bits and pruned layers.
 
     Args:
         rate_irregular: Weights / kept weights of the irregular model.
         rate_structured: Realised rate of the structured one, after dead paths were removed.
-        bits: Of one stored weight.
+        bits: Bits of one stored weight.
         ppr_irregular: Measured ratio; None = the reported 2.7.
         ppr_structured: Measured ratio; None = 1.
     """
-    loose = PPR_IRREGULAR if ppr_irregular is None else ppr_irregular
-    firm = PPR_STRUCTURED if ppr_structured is None else ppr_structured
+    irregular = PPR_IRREGULAR if ppr_irregular is None else ppr_irregular
+    structured = PPR_STRUCTURED if ppr_structured is None else ppr_structured
     storage = rate_structured * break_even_ratio(1.0 / rate_irregular, bits)
-    compute = rate_structured * loose / firm
+    compute = rate_structured * irregular / structured
     return IrregularVersusStructured(
         storage_needed=storage,
         compute_needed=compute,
         storage_wins=rate_irregular >= storage,
         compute_wins=rate_irregular >= compute,
-        ppr_irregular=loose,
-        ppr_structured=firm,
+        ppr_irregular=irregular,
+        ppr_structured=structured,
         measured=ppr_irregular is not None and ppr_structured is not None,
     )

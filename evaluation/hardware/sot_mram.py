@@ -1,8 +1,8 @@
 """Cost of a network inside SOT-MRAM sub-arrays that compute bit-serially.
 
-Constants are placeholders in arbitrary units until measured ones are given: `calibrated` says so
-and every report must repeat it. What holds whatever the constants: area goes with
-sum r*c*b_w, energy and time with sum r*c*b_w*b_a.
+The default constants are placeholders in arbitrary units, marked by `calibrated` = False, which
+every report has to show. Independent of the constants, area is proportional to sum r*c*b_w, energy
+and time to sum r*c*b_w*b_a.
 """
 
 import math
@@ -19,12 +19,12 @@ class SotMramModel(NamedTuple):
         e_write: Of writing one cell.
         e_buffer: Of moving one bit of activation.
         t_cycle_ns, t_write_ns: Of one row-parallel operation, of one write.
-        lanes: Row-parallel operations at a time.
-        banks: Cells written at a time.
+        lanes: Row-parallel operations executed at once.
+        banks: Cells written at once.
         a_cell, a_periphery, a_buffer: Area of a cell, of a sub-array's periphery, of buffers.
         p_standby: Power of the periphery, in energy units per ns.
-        capacity_bits: Cells there are; 0 = as many as needed.
-        calibrated: The constants are real.
+        capacity_bits: Cells available; 0 = unlimited.
+        calibrated: Whether the constants were measured or simulated for a device.
     """
 
     rows: int = 256
@@ -47,7 +47,7 @@ class SotMramModel(NamedTuple):
 
 
 class LayerLoad(NamedTuple):
-    """One layer: r kept filters, c kept columns, output positions, bits of weights, activations."""
+    """Size of one layer: kept filters, kept columns, output positions, bits per value."""
 
     name: str
     filters: int
@@ -104,7 +104,7 @@ class SotMramCost(NamedTuple):
 
 
 def layer_cost(load: LayerLoad, model: SotMramModel) -> LayerCost:
-    """Cost of one layer; an empty one costs nothing."""
+    """Cost of one layer; all values are 0 for a layer without kept filters or columns."""
     if load.filters == 0 or load.columns == 0:
         return LayerCost(load.name, 0, 0.0, 0, 0.0, 0.0)
     slabs = math.ceil(load.columns / model.rows)
@@ -124,7 +124,7 @@ def layer_cost(load: LayerLoad, model: SotMramModel) -> LayerCost:
 
 
 def network_cost(loads: Sequence[LayerLoad], model: SotMramModel | None = None) -> SotMramCost:
-    """Cost of a network; what exceeds the capacity is written again for every image."""
+    """Cost of a network; weights beyond the capacity are written again for every image."""
     model = model or SotMramModel()
     layers = tuple(layer_cost(load, model) for load in loads)
     cells = sum(load.filters * load.columns * load.weight_bits for load in loads)

@@ -1,8 +1,8 @@
-"""Storage of a pruned weight matrix in bits, values and indices apart.
+"""Storage of a pruned weight matrix in bits, values and indices separately.
 
-The matrix has O rows (filters) and P columns; b is the bits of one stored value. Every function
-returns what the format's formula says; `pneumonia.runtime.storage.formats` writes the same formats
-in whole bytes.
+The matrix has O rows (filters) and P columns; b is the bits of one stored value. The functions
+evaluate the formula of each format; `pneumonia.runtime.storage.formats` writes the same formats in
+whole bytes.
 """
 
 import math
@@ -57,14 +57,14 @@ def relative_entries(support: Mask, run_bits: int) -> int:
 
 
 def relative_bits(support: Mask, run_bits: int, bits: int) -> StorageBits:
-    """Each entry is a value and the run of zeros (0 .. 2**run_bits - 1) before it."""
+    """Relative indexing: entries of a value and the run of zeros (< 2**run_bits) before it."""
     n_kept = int(np.count_nonzero(support))
     total = relative_entries(support, run_bits) * (bits + run_bits)
     return StorageBits(n_kept * bits, total - n_kept * bits)
 
 
 def best_run_bits(support: Mask, bits: int) -> int:
-    """The run length field (1 .. 16 bits) that makes relative indexing smallest."""
+    """Bits of the run-length field (1 .. 16) that minimise the size of relative indexing."""
     places = np.flatnonzero(support)
     runs = np.diff(places, prepend=-1) - 1
     sizes = [
@@ -117,7 +117,7 @@ def darb_bits(n: int, exponents: Sequence[int], bits: int) -> tuple[int, int]:
 
 
 def expected_relative_entries(n_kept: int, density: float, run_bits: int) -> float:
-    """Entries of relative indexing at independent places of one density, in expectation.
+    """Expected entries of relative indexing when weights are kept independently at one density.
 
     nnz * (1 + q**M / (1 - q**M)) with q = 1 - d and M = 2**run_bits.
     """
@@ -126,7 +126,7 @@ def expected_relative_entries(n_kept: int, density: float, run_bits: int) -> flo
 
 
 def break_even_ratio(density: float, bits: int) -> float:
-    """How many times larger an irregular rate must be than a structured one to store less.
+    """Factor by which an irregular rate must exceed a structured one to store less.
 
     (b + k_eff) / b with the best relative index at that density.
     """

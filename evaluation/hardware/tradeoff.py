@@ -4,14 +4,14 @@ Storage is what the weights files hold, indices and levels included. Computing i
 pruning-to-performance ratio (PPR): pruning rate over the speed-up measured at that rate.
 """
 
-import os
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from evaluation.hardware import ppr
-from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes
+from evaluation.hardware.footprint import open_weights
+from pneumonia.runtime.model.spec import tensor_shapes
 from pneumonia.runtime.storage.tensorfile import read_tensors
 
 Kind = Literal["dense", "structured", "regular", "irregular"]
@@ -26,7 +26,7 @@ KINDS: dict[str, Kind] = {
     "csr": "irregular",
     "relative": "irregular",
 }
-SHARE = 0.5  # of the kept weights that must lie in layers of a kind to call the model so
+SPARSE_SHARE = 0.5  # share of the kept weights in sparse layers that makes a model sparse
 NOT_WEIGHTS = (".bias", ".bn_weight", ".bn_bias", ".bn_mean", ".bn_var")
 ACCURACY_POINTS = 0.001  # "equal accuracy" of the published comparison: within 0.1 point
 
@@ -35,17 +35,17 @@ class ModelCost(NamedTuple):
     """Storage cost of one model.
 
     Attributes:
-        name: As in the report.
-        kind: Where most of its kept weights lie.
-        weights: Of its network with every layer dense, dead paths already gone.
+        name: Name in the report.
+        kind: Storage kind of most of its sparse weights, or `dense`.
+        weights: Weights of its network with every layer dense, after dead-path removal.
         kept: Weights stored.
         macs: Multiply-accumulates of the stored weights for one image.
         bits: Mean bits of a stored value.
-        value_bytes: Of the values alone.
-        total_bytes: Values, indices and levels, as the file holds them.
-        file_bytes: The whole weights file.
-        latency_ms: Measured, or None.
-        engine: What the latency was measured with.
+        value_bytes: Size of the values alone.
+        total_bytes: Size of values, indices and levels in the weights file.
+        file_bytes: Size of the weights file.
+        latency_ms: Measured latency of one image, or None.
+        engine: Engine with which the latency was measured.
     """
 
     name: str
@@ -77,26 +77,15 @@ def read_cost(name: str, folder: str | Path, macs: int) -> ModelCost:
     Raises:
         ArtefactError: Neither a bundle nor a run, or a damaged one.
     """
-    path = Path(folder)
-    place = path if (path / "spec.json").is_file() else path / "best"
-    try:
-        spec = NetworkSpec.from_json((place / "spec.json").read_text(encoding="utf-8"))
-        file_bytes = os.path.getsize(place / "weights.safetensors")
-    except (OSError, UnicodeDecodeError):
-        raise ArtefactError(
-            "Neither a bundle nor a run", expected="spec.json and weights.safetensors",
-            where=str(path),
-        ) from None  # fmt: skip
-    tensors = read_tensors(str(place / "weights.safetensors"))
+    spec, weights_file = open_weights(folder)
+    tensors = read_tensors(str(weights_file))
     taken = sum(a.nbytes for key, a in tensors.items() if not key.endswith(NOT_WEIGHTS))
     shapes = tensor_shapes(spec)
     weights = kept = 0
     value_bits = 0
     by_kind: dict[Kind, int] = {}
     for layer in spec.weighted():
-        size = 1
-        for extent in shapes[layer.name + ".weight"]:
-            size *= extent
+        size = math.prod(shapes[layer.name + ".weight"])
         whole = layer.storage.format in ("dense", "levels")
         n_kept = size if whole else layer.storage.n_kept
         weights += size
@@ -106,14 +95,14 @@ def read_cost(name: str, folder: str | Path, macs: int) -> ModelCost:
         by_kind[kind] = by_kind.get(kind, 0) + n_kept
     return ModelCost(
         name, _kind(by_kind, kept), weights, kept, macs, value_bits / max(kept, 1),
-        value_bits // 8, taken, file_bytes,
+        value_bits // 8, taken, weights_file.stat().st_size,
     )  # fmt: skip
 
 
 def _kind(by_kind: dict[Kind, int], kept: int) -> Kind:
-    """The kind of most kept weights; a pruned network with dense layers alone is structured."""
+    """Kind of most weights in sparse layers; `dense` when less than half of all lie in them."""
     sparse = {kind: n for kind, n in by_kind.items() if kind != "dense"}
-    if sum(sparse.values()) < SHARE * kept:
+    if sum(sparse.values()) < SPARSE_SHARE * kept:
         return "dense"
     return max(sparse, key=lambda kind: sparse[kind])
 
@@ -125,9 +114,9 @@ class JudgedPair(NamedTuple):
         irregular, structured: The models.
         rate_irregular, rate_structured: Weights of the reference over kept weights.
         comparison: Rates needed, and whether they are reached.
-        smaller: The irregular model's stored bytes are fewer, as measured.
-        faster: Its measured time is shorter; None when not both were timed.
-        reservations: Rules of a fair comparison that are broken.
+        smaller: Whether the irregular model stores fewer bytes.
+        faster: Whether its measured latency is shorter; None when not both were timed.
+        reservations: Conditions of a fair comparison that are not met, as text.
     """
 
     irregular: ModelCost
@@ -143,7 +132,7 @@ class JudgedPair(NamedTuple):
 def measured_ppr(reference: ModelCost, model: ModelCost) -> float | None:
     """Rate of the multiply-accumulates over the measured speed-up; None when not measured.
 
-    The speed-up is only that of pruning if both were timed with the same engine.
+    None as well when the two were timed with different engines.
     """
     if reference.latency_ms is None or model.latency_ms is None:
         return None
@@ -166,32 +155,38 @@ def judge_pairs(
     Args:
         reference: The dense model.
         models: The others; a narrower dense network counts as structured.
-        accuracy: Model -> the accuracy that should be equal.
+        accuracy: Name of the model -> accuracy.
     """
     pruned = [model for model in models if is_pruned(reference, model)]
     found = []
-    for loose in (model for model in pruned if model.kind == "irregular"):
-        for firm in (model for model in pruned if model.kind in ("structured", "dense")):
-            found.append(_judge(reference, loose, firm, accuracy))  # noqa: PERF401 - two loops
+    for irregular in (model for model in pruned if model.kind == "irregular"):
+        for structured in (model for model in pruned if model.kind in ("structured", "dense")):
+            found.append(_judge(reference, irregular, structured, accuracy))  # noqa: PERF401 - two loops
     return found
 
 
 def _judge(
-    reference: ModelCost, loose: ModelCost, firm: ModelCost, accuracy: dict[str, float]
+    reference: ModelCost, irregular: ModelCost, structured: ModelCost, accuracy: dict[str, float]
 ) -> JudgedPair:
-    rates = reference.kept / loose.kept, reference.kept / firm.kept
+    rates = reference.kept / irregular.kept, reference.kept / structured.kept
     comparison = ppr.compare(
-        rates[0], rates[1], max(1, round(loose.bits)),
-        measured_ppr(reference, loose), measured_ppr(reference, firm),
+        rates[0], rates[1], max(1, round(irregular.bits)),
+        measured_ppr(reference, irregular), measured_ppr(reference, structured),
     )  # fmt: skip
     broken = []
-    difference = abs(accuracy[loose.name] - accuracy[firm.name])
+    difference = abs(accuracy[irregular.name] - accuracy[structured.name])
     if difference > ACCURACY_POINTS:
         broken.append(f"accuracy differs by {difference:.3f}")
-    if round(loose.bits) != round(firm.bits):
-        broken.append(f"bits differ ({loose.bits:.1f} and {firm.bits:.1f})")
-    timed = loose.latency_ms is not None and firm.latency_ms is not None
-    faster = bool(loose.latency_ms < firm.latency_ms) if timed else None  # type: ignore[operator]
+    if round(irregular.bits) != round(structured.bits):
+        broken.append(f"bits differ ({irregular.bits:.1f} and {structured.bits:.1f})")
+    timed = irregular.latency_ms is not None and structured.latency_ms is not None
+    faster = bool(irregular.latency_ms < structured.latency_ms) if timed else None  # type: ignore[operator]
     return JudgedPair(
-        loose, firm, *rates, comparison, loose.total_bytes < firm.total_bytes, faster, tuple(broken)
+        irregular,
+        structured,
+        *rates,
+        comparison,
+        irregular.total_bytes < structured.total_bytes,
+        faster,
+        tuple(broken),
     )

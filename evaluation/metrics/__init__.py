@@ -1,1 +1,1 @@
-"""Metrics of boxes, images and probabilities on arrays, and the bootstrap that draws them."""
+"""Metrics of boxes, images and probabilities, and their bootstrap intervals."""

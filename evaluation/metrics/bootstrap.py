@@ -1,10 +1,9 @@
 """The bootstrap over patients, a block of draws at once.
 
-A draw is a row of weights: how often each image occurs. Patients are drawn with replacement and
-images follow their patient. The strata say what a draw keeps fixed: with positive and negative
-images as strata every draw holds as many patients of each as the study (case-control design);
-with one stratum the prevalence is drawn, too (cohort design). A statistic maps a block of weights
-(D, N) to values (D,).
+A draw is a row of weights: how often each image occurs. Patients are drawn with replacement, with
+all their images, within strata: with positive and negative images as strata every draw has as many
+patients of each as the study (case-control design); with one stratum the prevalence varies from
+draw to draw (cohort design). A statistic maps a block of weights (D, N) to values (D,).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ class Statistic:
 
     Attributes:
         name: Key in metrics.json.
-        n: Units it rests on (images, positives, truths ...), for the reader.
+        n: Units behind it (images, positives, truths ...), shown in the report.
         compute: (D, N) weights -> (D,) values, NaN where undefined.
         inflated: The statistic is too large on few images (ECE counts noise as error, AP ranks too
             well): its interval is centred at the value minus the mean excess of the draws over it.
@@ -89,8 +88,8 @@ class Estimate:
     Attributes:
         value: On the study itself.
         ci_low, ci_high: Interval.
-        n: Units it rests on.
-        method: How the interval was made.
+        n: Units (images, boxes ...) behind it.
+        method: How the interval was computed.
     """
 
     value: float
@@ -107,9 +106,9 @@ class Resampler:
     Attributes:
         patients: (N,) patient number of each image.
         strata: (N,) stratum of each image, bool or int >= 0 (`positive`: two strata); a patient
-            belongs to the highest stratum of his images.
+            belongs to the highest stratum of their images.
         draws: Bootstrap draws.
-        seed: Of the random numbers; the same seed gives the same draws.
+        seed: Seed of the random numbers; the same seed gives the same draws.
     """
 
     patients: IntArray
@@ -199,10 +198,10 @@ def count_patients(item: AnyStatistic, patients: IntArray) -> int:
 
 
 def image_weight(item: AnyStatistic, value: float, patients: IntArray) -> float:
-    """Change of a statistic when a typical image (or patient) that it counts is lost.
+    """Change of a statistic when a typical image (or patient) behind it is lost.
 
-    For a quotient of sums that is sum(x^2) / sum(x) over patients, in units of the quotient: larger
-    contributions weigh more. For any other statistic it is the value's share of one patient.
+    For a quotient of sums: sum(x^2) / sum(x) over patients, divided by the denominator's sum, so
+    that larger contributions weigh more. For any other statistic: value / number of patients.
     """
     if not isinstance(item, RatioStatistic):
         return abs(value) / max(1, count_patients(item, patients))
@@ -214,12 +213,12 @@ def image_weight(item: AnyStatistic, value: float, patients: IntArray) -> float:
 
 
 def _stack(columns: Sequence[Float64Array]) -> Float64Array:
-    """Columns as one (N, C) matrix, so that one product sums them all."""
+    """Columns (N,) as one (N, C) matrix, so that one matrix product sums them all."""
     return np.stack(columns, axis=1).astype(np.float64) if columns else np.zeros((0, 0))
 
 
 def finite_or_none(value: float) -> float | None:
-    """The value as JSON has it: NaN and infinities, which JSON lacks, become None."""
+    """The value as JSON: NaN and infinities, which JSON does not have, become None."""
     return float(value) if np.isfinite(value) else None
 
 

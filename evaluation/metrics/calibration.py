@@ -106,20 +106,20 @@ def fit_platt(positive: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
     """
     x = logit(scores)
     y = np.asarray(positive, dtype=np.float64)
-    nothing = float("nan"), float("nan")
+    undefined = float("nan"), float("nan")
     if not 0 < y.sum() < len(y):
-        return nothing
+        return undefined
     beta = np.zeros(2)
     design = np.stack([x, np.ones_like(x)], axis=1)
     for _ in range(NEWTON_STEPS):
         gradient, hessian = _derivatives(design, y, beta)
         if np.linalg.cond(hessian) > 1e12:
-            return nothing
+            return undefined
         step = np.linalg.solve(hessian, gradient)
-        # Newton overshoots on steep data; a bounded step keeps it on course
+        # a bounded step: Newton's method overshoots where the likelihood is steep
         beta = beta + step * min(1.0, 4.0 / max(1e-12, float(np.abs(step).max())))
         if np.abs(beta).max() > SLOPE_LIMIT:
-            return nothing
+            return undefined
         if np.abs(step).max() < 1e-10:
             break
     return float(beta[0]), float(beta[1])
@@ -155,7 +155,7 @@ def calibration_statistics(positive: ArrayLike, scores: ArrayLike) -> list[AnySt
     """Brier score, equal-mass ECE, calibration slope and intercept.
 
     Slope and intercept of a draw are one Newton step from the study's fit (Davison and Hinkley,
-    1997, 7.1): a full fit per draw would change nothing but the time.
+    1997, 7.1) instead of a full fit per draw, which is slower.
     """
     values = np.asarray(scores, dtype=np.float64)
     label = np.asarray(positive, dtype=np.float64)
@@ -184,7 +184,7 @@ def calibration_statistics(positive: ArrayLike, scores: ArrayLike) -> list[AnySt
 def recalibrated_statistics(
     positive: ArrayLike, scores: ArrayLike, slope: float, intercept: float
 ) -> list[AnyStatistic]:
-    """Brier score and ECE after a Platt scaling that was fitted on other (validation) images."""
+    """Brier score and ECE after Platt scaling with values fitted on other (validation) images."""
     fitted = sigmoid(intercept + slope * logit(scores))
     brier, ece = calibration_statistics(positive, fitted)[:2]
     return [

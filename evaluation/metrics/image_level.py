@@ -1,7 +1,7 @@
 """Image-level discrimination of radiographs with and without an opacity.
 
-Every function takes a weight per image so that one call evaluates many bootstrap draws:
-`weights` is (D, N), how often each image occurs in each draw, and the result is (D,).
+One call evaluates many bootstrap draws: `weights` (D, N) is how often each image occurs in each
+draw, and the result is (D,).
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from evaluation.metrics.bootstrap import divide
 from evaluation.metrics.matching import Float64Array
 
 BoolArray = NDArray[np.bool_]
@@ -38,7 +39,7 @@ def auroc(
     with_label, without, _ = _grouped_weights(positive, scores, weights)
     below = np.cumsum(without, axis=1) - without  # negatives of lower score
     wins = (with_label * (below + 0.5 * without)).sum(axis=1)
-    return _ratio(wins, with_label.sum(axis=1) * without.sum(axis=1))
+    return divide(wins, with_label.sum(axis=1) * without.sum(axis=1))
 
 
 def auprc(
@@ -46,21 +47,21 @@ def auprc(
 ) -> Float64Array:
     """Average precision: sum over score levels of (recall gained) * precision.
 
-    Args and result as for `auroc`: NaN, too, without negatives, where it would be 1 for any score.
+    Args and result as for `auroc`; also NaN without negatives, where it would be 1 for any score.
     """
     with_label, without, _ = _grouped_weights(positive, scores, weights)
     gained = with_label[:, ::-1]  # now in descending score
     hits = np.cumsum(gained, axis=1)
     called = hits + np.cumsum(without[:, ::-1], axis=1)
     precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
-    value = _ratio((gained * precision).sum(axis=1), hits[:, -1])
+    value = divide((gained * precision).sum(axis=1), hits[:, -1])
     return np.where(without.sum(axis=1) > 0, value, np.nan)
 
 
 def roc_curve(
     positive: ArrayLike, scores: ArrayLike, weights: Float64Array | None = None
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Points of the ROC curve; `weights` (N,) count images more or less, None = all alike.
+    """Points of the ROC curve; `weights` (N,) of the images, None = 1 each.
 
     Returns:
         (false positive rate, sensitivity, threshold), each (levels + 1,), from the strictest
@@ -71,7 +72,7 @@ def roc_curve(
     hits = np.concatenate([[0.0], np.cumsum(with_label[0, ::-1])])
     alarms = np.concatenate([[0.0], np.cumsum(without[0, ::-1])])
     thresholds = np.concatenate([[np.inf], levels[::-1]])
-    return _ratio(alarms, alarms[-1:]), _ratio(hits, hits[-1:]), thresholds
+    return divide(alarms, alarms[-1:]), divide(hits, hits[-1:]), thresholds
 
 
 def _grouped_weights(
@@ -90,11 +91,3 @@ def _grouped_weights(
     with_label = np.add.reduceat(ranked * label, starts, axis=1)
     without = np.add.reduceat(ranked * ~label, starts, axis=1)
     return with_label, without, levels
-
-
-def _ratio(numerator: Float64Array, denominator: Float64Array) -> Float64Array:
-    """Quotient, NaN where the denominator is 0."""
-    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
-    value = np.full(shape, np.nan)
-    np.divide(numerator, denominator, out=value, where=np.asarray(denominator > 0))
-    return value

@@ -1,11 +1,11 @@
-"""95 % intervals from the spread of a statistic over patients.
+"""95 % intervals from the standard error of a statistic over patients.
 
-Percentile and BCa intervals of the bootstrap cover far too little on small studies: at 30 patients
-60 to 90 % instead of 95 %, because few patients carry a sensitivity or an AUROC. Here the bootstrap
-(or a linearisation) gives only the standard error; the interval is Student's t on the scale of the
-logit for values in 0..1, of the logarithm for values from 0 on, else of the value itself, with one
-degree of freedom less than the patients that the statistic rests on. What these intervals cover is
-measured by `benchmarks/evaluation/interval_coverage.py`.
+Percentile and BCa bootstrap intervals undercover on small studies: at 30 patients they contain the
+true value in 60 to 90 % of studies instead of 95 %, because a sensitivity or an AUROC rests on few
+patients. Here the bootstrap (or a linearisation) gives only the standard error; the interval is
+Student's t on the logit scale for values in 0..1, on the logarithmic scale for values >= 0, else on
+the scale of the value, with one degree of freedom less than the patients behind the statistic.
+`benchmarks/evaluation/interval_coverage.py` measures the coverage.
 """
 
 import math
@@ -22,15 +22,15 @@ EXACT = "exact bound for the number of patients (no draw differs)"
 LOGIT_T = "logit t interval, standard error from the bootstrap over patients"
 LOG_T = "log t interval, standard error from the bootstrap over patients"
 PLAIN_T = "t interval, standard error from the bootstrap over patients"
-PAIRED = "t interval of paired draws, widened by what one lost image weighs"
+PAIRED = "t interval of paired draws, widened by the effect of losing one image"
 NONE = "not available"
-ONE_PATIENT = "not available: it rests on one patient"
+ONE_PATIENT = "not available: only one patient behind it"
 
 Ends = tuple[float, float]
 
 
 def t_quantile(degrees: int) -> float:
-    """97.5 % point of Student's t (Cornish and Fisher's expansion from 10 degrees on)."""
+    """97.5 % point of Student's t (Cornish-Fisher expansion from 10 degrees of freedom on)."""
     if degrees < 1:
         return math.inf
     if degrees <= len(SMALL_T):
@@ -45,7 +45,7 @@ def t_quantile(degrees: int) -> float:
 
 
 def wilson(hits: float, n: float) -> Ends:
-    """Wilson score interval of a proportion of n."""
+    """Wilson score interval of the proportion hits / n."""
     share = hits / n
     centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
@@ -60,13 +60,13 @@ def value_interval(
     Args:
         value: The statistic on the study.
         error: Its standard error over patients.
-        n_patients: Patients it rests on.
+        n_patients: Patients behind it.
         lowest: Lowest possible value, 0 or -inf.
         highest: Highest possible value, 1 or inf.
 
     Returns:
-        Lower end, upper end, and how they were made. A value at 0 or 1 gets the bound of
-        Clopper and Pearson for so many patients, one between without any spread Wilson's interval.
+        Lower end, upper end, and how they were computed. A value of 0 or 1 gets the Clopper-Pearson
+        bound for `n_patients`; another value with standard error 0 gets Wilson's interval.
     """
     if not math.isfinite(value) or not math.isfinite(error):
         return math.nan, math.nan, NONE
@@ -81,7 +81,7 @@ def value_interval(
 
 
 def _rate_interval(value: float, half: float, n_patients: int) -> tuple[float, float, str]:
-    """Of a value in 0..inf; 0 has the upper bound of a Poisson rate."""
+    """Interval of a value in 0..inf; for 0 the upper bound of a Poisson rate."""
     if value <= 0 or not half:
         return 0.0, value - math.log((1 - LEVEL) / 2) / n_patients, EXACT
     reach = min(half / value, 700.0)  # exp overflows from 710 on
@@ -89,7 +89,7 @@ def _rate_interval(value: float, half: float, n_patients: int) -> tuple[float, f
 
 
 def _share_interval(value: float, half: float, n_patients: int) -> tuple[float, float, str]:
-    """Of a value in 0..1."""
+    """Interval of a value in 0..1."""
     bound = ((1 - LEVEL) / 2) ** (1 / n_patients)
     if value >= 1 - 1e-12:
         return bound, 1.0, EXACT
@@ -105,17 +105,18 @@ def _share_interval(value: float, half: float, n_patients: int) -> tuple[float, 
 def difference_interval(difference: float, error: float, n_patients: int, jump: float) -> Ends:
     """Interval of a paired difference of two models.
 
-    Models that differ on few images differ by a skewed amount: with no differing image in the study
-    the spread is 0, though one patient in a hundred may lose. A score interval of rare losses adds
-    what one lost image weighs (the `jump`) to the spread: with t the quantile, the ends are
+    When models differ on few images the distribution of the difference is skewed: with no differing
+    image in the study the spread is 0, though one patient in a hundred may lose. A score interval
+    of rare losses adds the effect of losing one image (`jump`) to the spread: with t the quantile,
+    the ends are
 
         difference -+ (t^2 jump / 2 + t sqrt(error^2 + (t jump / 2)^2))
 
     Args:
         difference: Model minus reference.
         error: Standard error of the difference over patients, the same draws for both.
-        n_patients: Patients the statistic rests on.
-        jump: Change of the statistic when a typical image of it is lost.
+        n_patients: Patients behind the statistic.
+        jump: Change of the statistic when a typical image behind it is lost.
     """
     if n_patients < 2 or not math.isfinite(difference + error + jump):
         return math.nan, math.nan
@@ -155,7 +156,7 @@ def standard_error(drawn: Float64Array) -> float:
     finite = drawn[np.isfinite(drawn)]
     if len(finite) < 2 or 2 * len(finite) < len(drawn):
         return math.nan
-    # draws that differ by rounding alone do not differ
+    # differences from rounding alone count as none
     error = float(finite.std(ddof=1))
     return error if error > 1e-12 * max(1.0, abs(float(finite[0]))) else 0.0
 

@@ -1,4 +1,4 @@
-"""Which predicted box hits which truth box: IoU and the two matching rules in use.
+"""Matching of predicted boxes to truth boxes: IoU, COCO's rule and the RSNA challenge's rule.
 
 IoU is computed in float64 here (not by `pneumonia.runtime.model.boxes`): the RSNA score asks for
 IoU *strictly above* 0.40, and float32(0.4) > 0.4 would turn an exact tie into a hit.
@@ -65,7 +65,7 @@ def match_by_score(overlaps: ArrayLike, iou_threshold: float) -> IntArray:
 
     Returns:
         (k,) index of the truth each box hits, -1 = none. Because boxes are taken in order of score,
-        the matching of the first j boxes is the same whatever follows them.
+        the matching of the first j boxes does not depend on the later ones.
     """
     table = np.asarray(overlaps, dtype=np.float64)
     n_truths, n_boxes = table.shape

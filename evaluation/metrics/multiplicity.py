@@ -1,4 +1,4 @@
-"""How many of several comparisons remain when all of them were looked at (Holm 1979)."""
+"""Correction for multiple comparisons (Holm 1979)."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ ALPHA = 0.05
 def two_sided_p(difference: float, error: float, n_patients: int) -> float:
     """P value of a difference of 0 by Student's t; NaN when it cannot be computed.
 
-    The tail of t is taken by Wallace's (1959) normal approximation, right to 0.001 from 5 degrees
-    of freedom on.
+    The tail of t is computed by Wallace's (1959) normal approximation, accurate to 0.001 from
+    5 degrees of freedom on.
     """
     degrees = n_patients - 1
     if degrees < 1 or not math.isfinite(difference + error):
@@ -25,9 +25,9 @@ def two_sided_p(difference: float, error: float, n_patients: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[bool]:
-    """Which hypotheses are rejected so that any false rejection has probability <= ALPHA.
+    """Which hypotheses are rejected at a family-wise error rate of ALPHA.
 
-    NaN counts as no comparison.
+    A P value of NaN is not counted as a comparison and never rejected.
     """
     known = sorted((p, place) for place, p in enumerate(p_values) if math.isfinite(p))
     rejected = [False] * len(p_values)

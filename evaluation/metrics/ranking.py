@@ -2,9 +2,9 @@
 
 Average precision (COCO's 101 points) and FROC of any number of bootstrap draws come from two
 cumulative sums over this list: the truths hit so far and the boxes shown so far. Boxes of equal
-score enter together: both sums are read only at the last box of a score, so that the order of the
-rows of a predictions file changes nothing. (COCO's own code reads them at every box; without ties
-the two agree.)
+score are counted together: both sums are read only at the last box of a score, so that the order of
+the rows of a predictions file changes nothing. (COCO's own code reads them at every box; without
+ties the two agree.)
 """
 
 from collections.abc import Sequence
@@ -93,10 +93,9 @@ def rank_boxes(
 
 @dataclass(frozen=True)
 class RankedCounts:
-    """Cumulative counts of a block of draws at the distinct scores at which something is hit.
+    """Cumulative counts of a block of draws at the distinct scores at which a truth is hit.
 
-    Precision and sensitivity need no other scores: between two of these sensitivity is constant
-    and precision falls.
+    Other scores are not needed: between two of these sensitivity is constant and precision falls.
 
     Attributes:
         position: (H,) position of the last box of each score of which at least one box hits a
@@ -132,7 +131,7 @@ def count_draws(
     position = ends[np.unique(np.searchsorted(ends, hitting))]
     base = weights if shown_weights is None else shown_weights
     if len(position):
-        # sums between neighbouring positions, each position ending its stretch
+        # sums over the boxes after the previous position, up to and including this one
         starts = np.concatenate([[0], position[:-1] + 1])
         used = ranking.image[: position[-1] + 1]
         shown = np.cumsum(np.add.reduceat(base[:, used], starts, axis=1), axis=1)
@@ -208,13 +207,13 @@ def sensitivity_at(
     false_positives: Float64Array,
     false_positives_only: bool = False,
 ) -> Float64Array:
-    """FROC: the share of truths hit while at most so many false positives are shown.
+    """FROC: the share of truths hit while at most `false_positives` are shown.
 
     Args:
         ranking: The boxes.
         counts: Their counts.
         iou_threshold: One of those matched.
-        false_positives: (D,) most false positives allowed in each draw.
+        false_positives: (D,) maximum number of false positives in each draw.
         false_positives_only: `counts.shown` already counts false positives only (normal images).
 
     Returns:

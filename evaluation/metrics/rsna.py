@@ -2,9 +2,9 @@
 
 Per image and IoU threshold t: precision(t) = TP / (TP + FP + FN); a hit needs IoU strictly above t;
 the image's score is the mean over t; the result is the mean over images. An image without truth
-scores 0 as soon as it has one box, and is left out of the mean when it has none (the public
-implementations do so, and only so do leaderboard values come out). Every box given counts: the
-score threshold is part of the model.
+scores 0 as soon as it has one box, and is left out of the mean when it has none (as in the public
+implementations; only then are leaderboard values reproduced). Every submitted box counts: the score
+threshold is part of the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from evaluation.metrics.matching import (
 )
 from pneumonia.runtime.errors import DataError
 
-# Literals: repeated addition drifts (0.6000000000000001).
+# literals: repeated addition gives rounding errors (0.6000000000000001)
 IOU_THRESHOLDS = (0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70, 0.75)
 
 Boxes = Mapping[str, ArrayLike]
@@ -48,7 +48,7 @@ class RsnaScore:
 
 @dataclass(frozen=True)
 class RsnaTable:
-    """Matching of every image, from which the score at any score threshold follows at once.
+    """Matching of every image, from which the challenge score at any threshold is computed.
 
     Attributes:
         ids: Image ids.
@@ -80,7 +80,7 @@ class RsnaTable:
 
         Args:
             thresholds: (T,).
-            weights: (N,) of the images; None = all alike.
+            weights: (N,) of the images; None = 1 each.
 
         Returns:
             (T,) float64; NaN where no image counts.
@@ -96,7 +96,8 @@ def rsna_table(truths: Boxes, predictions: ScoredBoxes) -> RsnaTable:
         predictions: Image id -> ((k, 4) xyxy in the same pixels, (k,) scores).
 
     Raises:
-        DataError: The ids of the two sides differ, shapes do not fit, or a value is not finite.
+        DataError: Truths and predictions have different ids, boxes and scores differ in number, or
+            a value is not finite.
     """
     check_same_ids(truths, predictions)
     ids = tuple(truths)
@@ -163,10 +164,10 @@ def _mean(scores: Float64Array, weights: Float64Array | None = None) -> float:
 
 
 def check_same_ids(truths: Boxes, predictions: ScoredBoxes) -> None:
-    """Refuse truths and predictions of different images.
+    """Check that truths and predictions have the same image ids.
 
     Raises:
-        DataError: An id stands on one side only; says how many, not which.
+        DataError: An id is missing on one side; the message has their number, not the ids.
     """
     unscored = sum(1 for image_id in truths if image_id not in predictions)
     unlabelled = sum(1 for image_id in predictions if image_id not in truths)

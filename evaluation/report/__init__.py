@@ -1,1 +1,1 @@
-"""What is written: html pages, the model card, the CLAIM checklist, machine-readable tables."""
+"""Reports: html pages, the model card, the CLAIM checklist, machine-readable tables."""

@@ -1,4 +1,4 @@
-"""The CLAIM checklist, filled from the artefacts; "not available" where they hold no answer."""
+"""The CLAIM checklist, filled from the artefacts; "not available" for items they do not answer."""
 
 import json
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from typing import Any
 
 from evaluation.analysis.catalogue import FROC_PRIMARY_IOU
 from evaluation.analysis.evidence import Evidence
+from evaluation.report.wording import NOT_AVAILABLE
 
 SCHEMA = "pneumonia.claim/1"
-NOT_AVAILABLE = "not available"
 ITEMS_FILE = Path(__file__).parent / "templates" / "claim_items.json"
 
 
@@ -22,8 +22,8 @@ class ClaimItem:
         number: 1..42.
         topic: Section of the checklist.
         asks: What is to be reported.
-        answer: What this report says, or `not available`.
-        section: Anchor in report.html, empty when the answer stands here alone.
+        answer: The answer from the artefacts, or `not available`.
+        section: Anchor in report.html with the details; empty = none.
     """
 
     number: int
@@ -39,7 +39,7 @@ class ClaimItem:
 
 
 def fill_checklist(evidence: Evidence) -> list[ClaimItem]:
-    """All 42 items with an answer each."""
+    """All 42 items, each with its answer or `not available`."""
     answers = _answers(evidence)
     items = json.loads(ITEMS_FILE.read_text(encoding="utf-8"))["items"]
     return [

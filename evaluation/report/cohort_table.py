@@ -3,16 +3,16 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from evaluation.analysis.subgroups import AGE_BANDS
+from evaluation.analysis.subgroups import age_band
 from evaluation.study.cases import EvaluationCases
-from evaluation.study.cohort import AGE_MAX_YEARS, parse_age
+from evaluation.study.cohort import AGE_MAX_YEARS
 
 UNKNOWN = "not known"
 
 
 @dataclass(frozen=True)
 class CohortRow:
-    """One line: a value of a fact, its images and how many of them are positive."""
+    """One line: a value of an attribute, the images with it, and how many of them are positive."""
 
     fact: str
     value: str
@@ -21,7 +21,7 @@ class CohortRow:
 
 
 def describe_cohort(cases: EvaluationCases) -> list[CohortRow]:
-    """Counts by every fact of which something is known."""
+    """Counts by class, view, sex and age; an attribute that is known of no image is left out."""
     positive = cases.positive
     columns = {
         "class": list(cases.fact("class")),
@@ -44,7 +44,5 @@ def describe_cohort(cases: EvaluationCases) -> list[CohortRow]:
 
 
 def _band(text: str) -> str:
-    years = parse_age(text)
-    if years is not None:
-        return next(name for low, high, name in AGE_BANDS if low <= years < high)
-    return f"implausible (over {AGE_MAX_YEARS:g})" if text.strip() else ""
+    implausible = f"implausible (over {AGE_MAX_YEARS:g})" if text.strip() else ""
+    return age_band(text) or implausible

@@ -1,4 +1,4 @@
-"""`compare.html`: several models on the same images, in one file that works offline and prints."""
+"""`compare.html`: several models on the same images, in one self-contained file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ MOST_CHANGED = 6  # images shown
 
 @dataclass(frozen=True)
 class CompareReport:
-    """What `compare.html` shows.
+    """Content of `compare.html`.
 
     Attributes:
         studies: Name -> study, the reference first.
         comparisons: One per further model.
-        footprints: Name -> cost; a model without one shows "not available".
+        footprints: Name -> cost; the cost of a model without one is shown as "not available".
         thresholds: Name -> its operating points.
         point: Operating point of the table and the subgroups.
         draws, seed: Of the bootstrap.
         at_mix: The same comparisons at the mix of classes; empty when a class is not known.
         mix: The mix.
-        why_no_mix: Why there are none.
+        why_no_mix: Reason why `at_mix` is empty; empty otherwise.
         extra: Sections added at the end.
-        image_folder: Where the radiographs are, for side-by-side overlays.
+        image_folder: Folder of the radiographs for side-by-side overlays; None = blank frames.
     """
 
     studies: Mapping[str, MatchedStudy]
@@ -137,16 +137,16 @@ def _verdicts(comparison: ModelComparison, point: str, where: str) -> list[dict[
 
 
 def badge_class(verdict: str) -> str:
-    """Style class of a verdict."""
+    """CSS class of a verdict."""
     return verdict.partition(":")[0].replace(" ", "-")
 
 
 def patients_text(row: MetricDifference) -> str:
-    """How many patients the margin needs, as a sentence; empty when it was reached or absent."""
+    """Sentence on the patients that the margin needs; empty if non-inferior or without a margin."""
     if row.margin is None or row.verdict == NON_INFERIOR:
         return ""
     if row.patients_needed is None:
-        return f"How many patients a margin of {row.margin:g} needs cannot be estimated."
+        return f"The number of patients that a margin of {row.margin:g} needs cannot be estimated."
     return (
         f"A margin of {row.margin:g} needs about {row.patients_needed:,} such patients if the"
         " models are equal (80 % chance of a verdict)."
@@ -158,7 +158,7 @@ def _n_compared(comparison: ModelComparison) -> int:
 
 
 def _harmed_groups(comparison: ModelComparison) -> list[str]:
-    """The groups that lose most, of those whose loss remains after Holm's correction."""
+    """The groups with the largest loss among those significant after Holm's correction, as text."""
     lost = [item for item in comparison.groups if item.survives and item.delta.value < 0]
     texts = []
     for item in sorted(lost, key=lambda item: item.delta.value)[:MOST_HARMED]:

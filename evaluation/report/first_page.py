@@ -1,7 +1,7 @@
 """First page as text: study population, ground truth, performance and limits of use.
 
-Four questions that a reader has before any table, answered from the evidence of one study; the
-report and the model card begin with them.
+Four questions answered from the results of one study; the report and the model card begin with
+them.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class ClassMixRow:
 
 
 def first_page(evidence: Evidence) -> list[AnsweredQuestion]:
-    """The four questions with their answers."""
+    """The four questions and their answers."""
     return [
         AnsweredQuestion("On whom?", _on_whom(evidence)),
         AnsweredQuestion("Against what truth?", _truth(evidence)),
@@ -93,15 +93,15 @@ def _on_whom(evidence: Evidence) -> str:
         return text
     return (
         f"{whose}: {parts[0]}. The classes of the other {n - int(cases.positive.sum()):,} are not"
-        " known: how many are normal, and so how easy they are, is unknown. Specificity,"
-        " predictive values, AUROC and RSNA score hold for this set alone."
+        " known, nor therefore how difficult they are. Specificity, predictive values, AUROC and"
+        " RSNA score are valid for this set only."
     )
 
 
 def _truth(evidence: Evidence) -> str:
     return (
-        "One set of boxes drawn by readers (the labels file): an image with a box is positive. How"
-        " far readers agree among themselves was not measured here."
+        "One set of boxes drawn by readers (the labels file): an image with a box is positive."
+        " Agreement between readers was not measured here."
     )
 
 
@@ -158,6 +158,6 @@ def _how_well(evidence: Evidence) -> str:
 
 def _not_for(evidence: Evidence) -> str:
     return (
-        NOT_FOR + " Its predictive values do not carry over to a place with another prevalence or"
+        NOT_FOR + " Its predictive values do not apply to a population with another prevalence or"
         " another share of normal images."
     )

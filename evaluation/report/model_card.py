@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from evaluation.analysis.evidence import Evidence
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
-from evaluation.report.claim import NOT_AVAILABLE
 from evaluation.report.cohort_table import describe_cohort
 from evaluation.report.first_page import NOT_FOR, first_page
+from evaluation.report.wording import NOT_AVAILABLE
 from pneumonia.runtime.errors import DISCLAIMER
 
 
 def model_card(evidence: Evidence) -> str:
-    """The card as Markdown; "not available" where the artefacts hold no value."""
+    """The card as Markdown; "not available" where the artefacts have no value."""
     origin = evidence.provenance
     facts = origin.facts
     parts = [
@@ -60,8 +60,8 @@ def limits(evidence: Evidence) -> list[str]:
     if evidence.thresholds.box_scale != 1.0:
         lines.append(
             f"Predicted boxes were resized by {evidence.thresholds.box_scale:g} about their centres"
-            " before they were judged: a fit to how the truth was drawn. The boxes that a reader"
-            " is shown are not resized."
+            " before matching, which adapts them to how the truth was drawn. The boxes shown to a"
+            " reader are not resized."
         )
     if not cases.coverage.patients_known:
         lines.append(
@@ -71,19 +71,19 @@ def limits(evidence: Evidence) -> list[str]:
     if cases.coverage.n_missing:
         lines.append(
             f"{cases.coverage.n_missing:,} labelled images were not scored and are left out; if"
-            " they are the hard ones, the numbers flatter."
+            " they are difficult, the results are too optimistic."
         )
     if not cases.classes_known:
         lines.append(
             "The class of the negatives is not known: Normal and Not Normal images, which differ"
-            " much in difficulty, cannot be told apart, and nothing here can be weighted to the mix"
-            " of another place."
+            " much in difficulty, cannot be separated, and results cannot be weighted to the mix of"
+            " another population."
         )
     if n_positive < 100 or len(cases) - n_positive < 100:
         lines.append("Fewer than 100 positive or negative images: intervals are wide.")
     lines.append(
-        "The reference standard is one set of boxes; how far readers agree among themselves is not"
-        " part of this evaluation."
+        "The reference standard is one set of boxes; agreement between readers is not part of this"
+        " evaluation."
     )
     lines.append("Many numbers are shown: some intervals exclude zero by chance alone.")
     return lines
@@ -132,12 +132,14 @@ def _cohort(evidence: Evidence) -> str:
         (row.fact, row.value, f"{row.n:,}", f"{row.n_positive:,}")
         for row in describe_cohort(evidence.study.cases)
     ]
-    return text + ("\n\n" + _table(("fact", "value", "images", "positive"), rows) if rows else "")
+    return text + (
+        "\n\n" + _table(("attribute", "value", "images", "positive"), rows) if rows else ""
+    )
 
 
 def _subgroups(evidence: Evidence) -> str:
     if not evidence.groups:
-        return f"Facts about patients and views: {NOT_AVAILABLE}."
+        return f"View, sex and age of the images: {NOT_AVAILABLE}."
     rows = [
         [
             group.facet,
@@ -151,7 +153,7 @@ def _subgroups(evidence: Evidence) -> str:
         for group in evidence.groups
     ]
     header = ("facet", "group", "images", "AUROC", "sensitivity", "specificity")
-    return _table(header, rows) + "\n\nCells that are too small are not available."
+    return _table(header, rows) + "\n\nMetrics of groups that are too small are suppressed."
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,7 @@
 """Radiographs with truth and predicted boxes, for the pages of worst cases.
 
-Truth is drawn solid in blue, predictions dashed in orange with their score: colours that
-colour-blind readers tell apart, and line styles that survive a grey printer.
+Truth is drawn solid in blue, predictions dashed in orange with their score: distinguishable for
+colour-blind readers, and by line style in greyscale print.
 """
 
 import base64
@@ -34,7 +34,7 @@ class OverlayTile:
     Attributes:
         data_uri: JPEG as a data URI.
         title: The image id.
-        caption: What is wrong.
+        caption: Score, class and error types.
         has_image: False = boxes on a blank frame.
     """
 
@@ -61,7 +61,7 @@ def draw_tile(
         scores: (k,).
 
     Returns:
-        JPEG.
+        The JPEG file's bytes; the long side has `TILE_PX` pixels.
     """
     scale = TILE_PX / max(size)
     canvas = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
@@ -136,7 +136,7 @@ def _pixels(folder: str | Path | None, image_id: str) -> np.ndarray | None:
     try:
         return read_pixels(path)
     except PneumoniaError:
-        return None  # the tile says that the image is missing; unreadable files are skipped
+        return None  # drawn as a blank frame
 
 
 def _dashed(pen: ImageDraw.ImageDraw, box: Float64Array) -> None:

@@ -22,7 +22,7 @@ class ExtraFigure:
     """An additional figure, for example training curves.
 
     Attributes:
-        png: PNG file's bytes.
+        png: Content of a PNG file.
         caption: Plain text.
     """
 
@@ -42,8 +42,8 @@ class ExtraTable:
     Attributes:
         header: Column titles.
         rows: Cells, as many as titles.
-        caption: Above the table.
-        note: Below it.
+        caption: Text above the table.
+        note: Text below it.
     """
 
     header: Sequence[str]
@@ -58,9 +58,9 @@ class ExtraSection:
 
     Attributes:
         title: Plain text.
-        figures: Its pictures.
-        text: A plain paragraph above them.
-        tables: Between text and pictures.
+        figures: Figures, at the end.
+        text: A plain paragraph, at the beginning.
+        tables: Between text and figures.
     """
 
     title: str
@@ -81,16 +81,16 @@ class MetricRow:
 
 
 def html_environment(folder: Path, filters: Mapping[str, Any]) -> "Environment":
-    """Jinja2 for html pages: everything is escaped, an undefined name is an error.
+    """Jinja2 environment for html pages: all values are escaped, an undefined name is an error.
 
     Args:
-        folder: Templates.
-        filters: Name -> function, beside Jinja2's own.
+        folder: Folder of the templates.
+        filters: Name -> function, in addition to Jinja2's own.
     """
     return _environment(folder, tuple(sorted(filters.items())))
 
 
-@lru_cache  # it keeps its templates compiled, which takes longer than filling them
+@lru_cache  # an environment caches its compiled templates
 def _environment(folder: Path, filters: tuple[tuple[str, Any], ...]) -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -106,7 +106,7 @@ def _environment(folder: Path, filters: tuple[tuple[str, Any], ...]) -> "Environ
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """Fill a template; everything but ready-made SVG is escaped."""
+    """Fill a template; every value except Markup (SVG figures) is escaped."""
     filters = {"count": wording.count_text, "words": wording.point_name}
     page = html_environment(TEMPLATES, filters).get_template(template)
     return page.render(disclaimer=DISCLAIMER, **context)

@@ -1,4 +1,4 @@
-"""The report's figures as SVG text: small, sharp in print, without any font or script to fetch."""
+"""The report's figures as self-contained SVG text, without external fonts or scripts."""
 
 import io
 import re
@@ -148,7 +148,7 @@ def plot_roc(studies: Mapping[str, MatchedStudy]) -> str:
 
 
 def plot_reliability(bins: Sequence[ReliabilityBin], scores: Float64Array) -> str:
-    """Observed share of positives against the mean score, with how many images score what."""
+    """Observed share of positives against the mean score, with a histogram of the scores."""
     figure, axes = new_figure()
     axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle=":", label="perfect")
     axes.plot(
@@ -180,9 +180,9 @@ def plot_intervals(
 
     Args:
         rows: (name, estimate) from top to bottom; rows that are not available are left out.
-        label: Text alternative.
-        axis: What the values are.
-        margins: Non-inferiority margin of each row, drawn in the row at -margin.
+        label: Text alternative of the figure.
+        axis: Label of the x axis.
+        margins: Non-inferiority margin of each row, drawn at -margin; None = none.
     """
     stated = margins or [None] * len(rows)
     kept = [

@@ -1,4 +1,4 @@
-"""`report.html`: the evidence of one study in one file that works offline and prints."""
+"""`report.html`: the results of one study in one self-contained file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ HEADLINE = ("coco.ap50", "image.auroc")
 WORST_TITLES = {
     "missed": "Missed: positive images with the lowest score",
     "alarms": "False alarms: negative images with the highest score",
-    "misplaced": "Misplaced: called rightly, with boxes that fit badly",
+    "misplaced": "Misplaced: rightly called positive, with boxes that fit badly",
 }
 
 
@@ -36,7 +36,7 @@ class OverlayGallery:
 
 @dataclass(frozen=True)
 class SummaryCard:
-    """A number at the top of the page, as found and at the mix (empty without one)."""
+    """A metric at the top of the page, in the study and at the mix of classes (empty without)."""
 
     name: str
     value: str
@@ -54,8 +54,8 @@ def write_report(
 
     Args:
         path: The file.
-        evidence: What to report.
-        image_folder: Radiographs for the worst cases; without it boxes stand on blank frames.
+        evidence: Results of the study.
+        image_folder: Radiographs for the worst cases; None = boxes on blank frames.
         extra: Sections added at the end.
 
     Raises:
@@ -99,7 +99,7 @@ def write_report(
 
 
 def _cards(evidence: Evidence) -> list[SummaryCard]:
-    """The handful of numbers at the top of the page."""
+    """The metrics at the top of the page."""
     point = evidence.thresholds.primary
     suffix = f" at {wording.point_name(point)}"
     at_mix = {} if evidence.at_mix is None else evidence.at_mix.estimates
@@ -112,7 +112,7 @@ def _cards(evidence: Evidence) -> list[SummaryCard]:
 
 
 def _point_columns(evidence: Evidence) -> list[dict[str, Any]]:
-    """The operating points side by side."""
+    """One column of metrics per operating point."""
     columns = []
     for name, point in evidence.thresholds.points.items():
         chosen = [f"rsna.{name}", *wording.pick(evidence.estimates, f"{name}.")]

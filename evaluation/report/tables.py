@@ -1,4 +1,4 @@
-"""Evidence as machine-readable files: metrics.json and csv tables."""
+"""Results of a study as machine-readable files: metrics.json and csv tables."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -14,6 +14,8 @@ from evaluation.analysis.paired import ModelComparison
 from evaluation.metrics.bootstrap import Estimate, estimate_json, finite_or_none
 from evaluation.metrics.image_level import roc_curve
 from evaluation.metrics.ranking import froc_curve, precision_recall
+from evaluation.report.plots import PR_IOU
+from evaluation.study.cohort import NORMAL
 from evaluation.study.operating_points import point_record
 from evaluation.study.submission import write_submission
 from pneumonia.runtime.atomic import write_json, write_text
@@ -23,8 +25,7 @@ from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
 METRICS_SCHEMA = "pneumonia.metrics/1"
 COMPARE_SCHEMA = "pneumonia.compare/1"
-PR_IOU = (0.40, 0.50, 0.75)
-CURVE_POINTS = 2000  # longest curve written
+CURVE_POINTS = 2000  # most points written per curve
 ESTIMATE = ("value", "ci_low", "ci_high", "n", "method")
 
 
@@ -114,10 +115,10 @@ def compare_document(
     """The content of compare.json.
 
     Args:
-        comparisons: As found.
-        facts: Settings of the run, and what the models cost.
-        seed: Of the draws.
-        at_mix: The same at the mix of classes that `facts` names; empty when there is none.
+        comparisons: In the study.
+        facts: Settings of the comparison and cost of the models, at the top of the document.
+        seed: Seed of the draws.
+        at_mix: The same comparisons at the mix of classes named in `facts`; empty = none.
     """
     mixed = {item.model: item for item in at_mix}
     return {
@@ -209,7 +210,7 @@ def _write_curves(evidence: Evidence, folder: Path) -> None:
     write_csv(folder / "pr.csv", ("iou", "recall", "precision", "score"), rows)
     rows = []
     counted = {"all": None}
-    normal = study.cases.of_class("Normal")
+    normal = study.cases.of_class(NORMAL)
     groups = {**counted, **({"normal": normal} if normal.any() else {})}
     for overlap in FROC_IOU:
         for name, mask in groups.items():

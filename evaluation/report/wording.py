@@ -49,7 +49,7 @@ RATES = {0.0625: "1/16", 0.125: "1/8", 0.25: "1/4", 0.5: "1/2", 1.0: "1", 2.0: "
 
 
 def name_of(metric: str) -> str:
-    """A metric's name for the reader."""
+    """The name of a metric in reports, for example `RSNA score at kaggle` for `rsna.kaggle`."""
     if metric in NAMES:
         return NAMES[metric]
     family, _, rest = metric.partition(".")
@@ -68,7 +68,7 @@ def name_of(metric: str) -> str:
 
 
 def point_name(point: str) -> str:
-    """An operating point's name for the reader."""
+    """The name of an operating point in reports, for example `high sensitivity`."""
     return point.replace("_", " ")
 
 
@@ -84,7 +84,7 @@ def _froc_name(rest: str) -> str:
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric reads best as a percentage."""
+    """Whether a metric is shown as a percentage."""
     last = metric.rpartition(".")[2]
     return last in SHARES or "ppv_at" in metric or "npv_at" in metric
 
@@ -104,7 +104,7 @@ def missing_text(item: Estimate) -> str:
 
 
 def interval_text(item: Estimate | None, share: bool = False, sign: bool = False) -> str:
-    """An interval: `0.221 to 0.268`, or an empty text."""
+    """An interval: `0.221 to 0.268`; empty when not available."""
     if item is None or not np.isfinite(item.ci_low):
         return ""
     ends = (number_text(end, share, sign) for end in (item.ci_low, item.ci_high))
@@ -134,5 +134,5 @@ def count_text(value: float | None, unit: str = "") -> str:
 
 
 def pick(estimates: Mapping[str, Estimate], *names: str) -> list[str]:
-    """The metrics of some families, in the order computed."""
+    """The metrics whose names start with one of `names`, in the order of `estimates`."""
     return [metric for metric in estimates if metric.startswith(names)]

@@ -1,1 +1,1 @@
-"""What is evaluated: truth, facts about images, predictions, thresholds."""
+"""Inputs of an evaluation: truth, attributes of images, predictions, thresholds."""

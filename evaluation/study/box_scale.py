@@ -1,8 +1,8 @@
-"""Box scale: predicted boxes resized about their centres before they are judged.
+"""Box scale: predicted boxes resized about their centres before matching.
 
-Winning entries of the RSNA challenge shrank their boxes by 12.5 % and 17 %. It is a fit to how the
-truth was drawn, not a better detector: off (1.0) unless asked for, tuned on validation images only,
-frozen with the thresholds and printed in the report.
+Winning entries of the RSNA challenge shrank their boxes by 12.5 % and 17 %. This adapts boxes to
+how the truth was drawn and does not improve the detector: the default is 1.0 (off); another value
+is tuned on validation images only, stored with the thresholds and shown in the report.
 """
 
 from collections.abc import Mapping
@@ -36,18 +36,18 @@ class ScaleChoice:
 
 
 def scale_boxes(cases: EvaluationCases, scale: float) -> EvaluationCases:
-    """The same cases with every predicted box resized about its centre; truths stay.
+    """The same cases with every predicted box resized about its centre; truths are unchanged.
 
     Args:
         cases: The images.
-        scale: Factor of width and height; 1 gives the cases back as they are.
+        scale: Factor of width and height; 1 = unchanged.
 
     Raises:
         ConfigError: Outside `RANGE`.
     """
     if not RANGE[0] <= scale <= RANGE[1]:
         raise ConfigError(
-            "Box scale is not sensible",
+            "Box scale is out of range",
             expected=f"{RANGE[0]:g}..{RANGE[1]:g}",
             found=repr(scale),
         )
@@ -63,7 +63,7 @@ def scale_boxes(cases: EvaluationCases, scale: float) -> EvaluationCases:
 def tune_box_scale(cases: EvaluationCases) -> ScaleChoice:
     """The scale of the highest challenge score at its best threshold; validation images only.
 
-    Of equally good scales the one nearest to 1 is taken.
+    Among equal scores the scale nearest to 1 is taken.
 
     Raises:
         DataError: No challenge score can be computed on these images.
@@ -83,7 +83,7 @@ def tune_box_scale(cases: EvaluationCases) -> ScaleChoice:
 
 
 def read_box_scale(document: Mapping[str, Any], where: str) -> float:
-    """The scale frozen with operating points; 1 when there is none.
+    """The scale stored with operating points; 1 when none is stored.
 
     Raises:
         ArtefactError: It is not a number in `RANGE`.

@@ -13,7 +13,7 @@ from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.model.predictions import Prediction
 
 BoolArray = NDArray[np.bool_]
-EDGE_PX = 1.0  # how far a box may reach over the frame through rounding
+EDGE_PX = 1.0  # tolerance for boxes that reach over the frame through rounding
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class EvaluationCases:
         sizes: (N, 2) width and height of the image as scored, pixels.
         scales: (N, 2) frame pixels per image pixel, in x and y.
         patients: (N,) patient number.
-        cohort: Facts about the images.
-        coverage: How labels and predictions met.
+        cohort: Attributes of the images.
+        coverage: Counts of labelled, scored and evaluated images.
     """
 
     ids: tuple[str, ...]
@@ -88,7 +88,7 @@ class EvaluationCases:
         return np.array([len(rows) for rows in self.truths], dtype=np.intp)
 
     def fact(self, name: str) -> tuple[str, ...]:
-        """A fact of every image, empty where not known."""
+        """An attribute of every image, empty where not known."""
         return tuple(self.cohort.get(image_id, name) for image_id in self.ids)
 
     def of_class(self, name: str) -> BoolArray:
@@ -123,11 +123,11 @@ def join(
     """Bring predictions into the labels' frame and pair them by image id.
 
     Args:
-        labels: Truth; its `frame` says in which pixels.
+        labels: Truth boxes, in pixels of `labels.frame`.
         predictions: One per image, in pixels of the image as given.
-        cohort: Facts about the images.
-        subset: Only these ids.
-        only_scored: Leave out labelled images that were not scored, instead of refusing.
+        cohort: Attributes of the images.
+        subset: Evaluate only these ids; None = all.
+        only_scored: Leave out labelled images that were not scored, instead of an error.
 
     Raises:
         DataError: An image is predicted twice, none is both labelled and scored, a labelled image
@@ -211,13 +211,13 @@ def _truths(boxes: NDArray[np.float32], extent: Float64Array) -> Float64Array:
             "A truth box lies outside its frame",
             expected=f"0..{extent[0]:g} x 0..{extent[1]:g}",
             found=f"up to {high[:, 0].max():g} x {high[:, 1].max():g}",
-            fix="Say in which pixels the labels are: --frame SIDE, or --frame image",
+            fix="Give the frame of the labels: --frame SIDE in pixels, or --frame image",
         )
     return rows[order_truths(rows)]
 
 
 def _check_scores(predictions: Sequence[Prediction]) -> None:
-    """Thresholds, calibration and the score of an image without boxes (0) need 0..1."""
+    """Raise DataError for scores outside 0..1, which thresholds and calibration need."""
     wrong = [item for item in predictions if not _in_unit_range(item.scores)]
     if wrong:
         values = np.concatenate([np.asarray(item.scores).reshape(-1) for item in wrong])

@@ -1,7 +1,7 @@
-"""The three classes of images, and the weights that turn a study's shares of them into stated ones.
+"""Mix of the three image classes, and image weights that give a study a stated mix.
 
 Normal negatives are easier than not normal ones, so that specificity, predictive values, AUROC and
-the RSNA score depend on how many of each a study holds.
+the RSNA score depend on the share of each in a study.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ CLASS_ORDER = (NORMAL, NOT_NORMAL, LUNG_OPACITY)  # stratum 0, 1, 2
 
 @dataclass(frozen=True)
 class ClassMix:
-    """Shares of the three classes of a population; any positive scale.
+    """Shares of the three classes in a population.
 
     Attributes:
-        opacity, not_normal, normal: Images, or shares.
-        name: Of the population, for the reader.
+        opacity, not_normal, normal: Counts of images, or shares (they need not sum to 1).
+        name: Name of the population in reports.
     """
 
     opacity: float
@@ -32,13 +32,13 @@ class ClassMix:
 
     @property
     def shares(self) -> Float64Array:
-        """(3,) shares in `CLASS_ORDER`, sum 1."""
+        """(3,) float64 shares in `CLASS_ORDER`, with sum 1."""
         counts = np.array([self.normal, self.not_normal, self.opacity], dtype=np.float64)
         return np.asarray(counts / counts.sum())
 
     @property
     def text(self) -> str:
-        """For the reader: `RSNA stage 2 (22.5 % opacity, 44.3 % not normal, 33.2 % normal)`."""
+        """Text for reports: `RSNA stage 2 (22.5 % opacity, 44.3 % not normal, 33.2 % normal)`."""
         normal, not_normal, opacity = 100 * self.shares
         return (
             f"{self.name} ({opacity:.1f} % opacity, {not_normal:.1f} % not normal, "
@@ -50,7 +50,7 @@ RSNA_MIX = ClassMix(6012, 11821, 8851, "RSNA stage 2")  # images of its training
 
 
 def parse_mix(text: str) -> ClassMix:
-    """`rsna`, or `OPACITY:NOT_NORMAL:NORMAL` as counts or shares.
+    """Parse `rsna`, or `OPACITY:NOT_NORMAL:NORMAL` as counts or shares.
 
     Raises:
         ConfigError: Not three finite numbers >= 0, or no opacity, or no negative.
@@ -94,7 +94,7 @@ def mix_weights(strata: IntArray, mix: ClassMix) -> Float64Array:
     """(N,) weight of each image, mean 1: share in the mix / share in the study.
 
     Raises:
-        DataError: The mix holds a class of which the study has no image.
+        DataError: The mix has a class of which the study has no image.
     """
     counts = np.bincount(strata, minlength=len(CLASS_ORDER))
     missing = [
@@ -104,7 +104,7 @@ def mix_weights(strata: IntArray, mix: ClassMix) -> Float64Array:
     ]
     if missing:
         raise DataError(
-            "The study holds no image of a class of the mix",
+            "The study has no image of a class of the mix",
             expected=mix.text,
             found="no image of class " + ", ".join(missing),
         )
@@ -113,7 +113,7 @@ def mix_weights(strata: IntArray, mix: ClassMix) -> Float64Array:
 
 
 def why_no_mix(cases: EvaluationCases, mix: ClassMix) -> str:
-    """Why results at a mix cannot be computed; empty when they can."""
+    """The reason why results at a mix cannot be computed; empty when they can."""
     try:
         mix_weights(class_strata(cases), mix)
     except DataError as error:

@@ -1,7 +1,7 @@
-"""Facts about images that subgroups need: patient, class, view, sex, age.
+"""Attributes of images for subgroups: patient, class, view, sex, age ...
 
 Read from the official `class_info` csv, from an `images.csv` beside the labels, or from the
-`manifest.csv` of a dataset folder; columns are known under either name.
+`manifest.csv` of a dataset folder; `COLUMNS` lists the column names that are accepted.
 """
 
 import csv
@@ -12,7 +12,7 @@ from pathlib import Path
 from pneumonia.runtime.csv_tables import unescape_name
 from pneumonia.runtime.errors import DataError
 
-# fact -> names of its column, in order of preference
+# attribute -> names of its column, in order of preference
 COLUMNS = {
     "patient": ("patient_id", "nih_patient"),
     "class": ("class",),
@@ -27,15 +27,15 @@ LUNG_OPACITY = "Lung Opacity"
 NOT_NORMAL = "No Lung Opacity / Not Normal"
 NORMAL = "Normal"
 CLASSES = (LUNG_OPACITY, NOT_NORMAL, NORMAL)
-AGE_MAX_YEARS = 110.0  # NIH holds ages up to 414: typing errors
+AGE_MAX_YEARS = 110.0  # NIH ChestX-ray14 has ages up to 414: typing errors
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Facts by image; a fact that is not known is absent.
+    """Attributes by image; an attribute that is not known is absent.
 
     Attributes:
-        facts: Image id -> {fact: text}; the facts are the keys of `COLUMNS`.
+        facts: Image id -> {attribute: text}; attributes are the keys of `COLUMNS`.
         sources: Files read.
     """
 
@@ -43,14 +43,14 @@ class Cohort:
     sources: tuple[str, ...] = ()
 
     def get(self, image_id: str, fact: str) -> str:
-        """The fact, or an empty string."""
+        """The attribute's text, or an empty string."""
         return self.facts.get(image_id, {}).get(fact, "")
 
 
 def read_cohort(*paths: str | Path) -> Cohort:
-    """Read one or more csv files of facts; later files add what earlier ones lack.
+    """Read one or more csv files of attributes; later files fill in what earlier ones lack.
 
-    An image may occur in several rows (one per box, or per kind of picture) as long as they agree.
+    An image may occur in several rows (one per box, or per kind of image) as long as they agree.
 
     Raises:
         DataError: Not readable, no id column, no known column, or rows that contradict each other.
@@ -65,13 +65,13 @@ def read_cohort(*paths: str | Path) -> Cohort:
                     _add_row(facts, row, names, f"{path}, line {reader.line_num}")
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(
-                "Facts of images cannot be read", found=str(error), where=str(path)
+                "Table of images cannot be read", found=str(error), where=str(path)
             ) from None
     return Cohort(facts, tuple(str(path) for path in paths))
 
 
 def _known_columns(header: tuple[str, ...], where: str) -> dict[str, str]:
-    """Fact -> column; "id" -> the id's column."""
+    """Attribute -> its column in the header; "id" -> the column of the image id."""
     names = {
         fact: next(name for name in known if name in header)
         for fact, known in {"id": ID_COLUMNS, **COLUMNS}.items()

@@ -12,8 +12,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", "")
 def find_image(folder: str | Path, image_id: str) -> Path | None:
     """The file `IMAGE_ID.{png,jpg,jpeg,dcm}` or `IMAGE_ID` in a folder, or None.
 
-    An id may hold folders, as `P1/PA` does where several files are called `PA`, but never leads
-    out of the folder.
+    An id may contain folders (`P1/PA`); an id that leads out of the folder is never found.
     """
     parts = image_id.split("/")
     if "" in parts or "." in parts or ".." in parts or os.path.isabs(image_id) or "\\" in image_id:
@@ -26,10 +25,10 @@ def find_image(folder: str | Path, image_id: str) -> Path | None:
 
 
 def read_pixels(path: str | Path) -> NDArray[np.uint8]:
-    """The radiograph as 2-D uint8, read as the deployed model reads it.
+    """The radiograph as (H, W) uint8, read as in scoring.
 
     Raises:
-        DicomError: It cannot be read.
+        DicomError: The file cannot be read.
     """
     from pneumonia.runtime.image.radiograph import read_radiograph
 

@@ -66,7 +66,7 @@ def read_labels(path: str | Path, frame: float | None = RSNA_FRAME) -> Labels:
     Raises:
         DataError: Not readable, a column is missing, a number is missing or not finite, a box
             without area, a box on a negative row, a positive row without a box, an image both
-            positive and negative, or a repeated row. Lines are named, identifiers are not.
+            positive and negative, or a repeated row. The message names the line, not the id.
     """
     boxes: dict[str, list[tuple[float, float, float, float]]] = {}
     for row in read_label_rows(str(path)):
@@ -81,7 +81,7 @@ def read_labels(path: str | Path, frame: float | None = RSNA_FRAME) -> Labels:
 def _add_row(
     boxes: dict[str, list[tuple[float, float, float, float]]], row: LabelRow, where: str
 ) -> None:
-    """Add one row to the boxes gathered so far."""
+    """Add one row to the boxes of its image."""
     if row.fault:
         raise DataError(FAULTS[row.fault], where=where)
     known = boxes.get(row.image_id)

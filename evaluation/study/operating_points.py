@@ -1,7 +1,7 @@
 """Score thresholds: chosen on validation images, stored with the model, not changed on test images.
 
-A threshold calls an image positive when its highest box score is at or above it, and shows the
-boxes at or above it.
+At a threshold t an image is called positive when its highest box score is >= t, and its boxes of
+score >= t are shown.
 """
 
 import hashlib
@@ -45,15 +45,15 @@ class OperatingPoint:
     """A frozen threshold and its metrics on the images it was chosen on.
 
     Attributes:
-        threshold: Score from which a box counts.
+        threshold: Boxes of this score or higher count.
         rule: How it was chosen.
         rsna_score: Challenge score there; None = not available.
         sensitivity, sensitivity_low: Of images, with the lower end of its 95 % interval over
             patients.
         specificity, specificity_low: The same.
         specificity_normal, specificity_not_normal: By class; None when a class is not known.
-        mix: Population to whose mix of classes the following are weighted; None = not available.
-        rsna_score_at_mix, specificity_at_mix, ppv_at_mix: At that mix.
+        mix: Name of the mix of classes of the next three; None = not available.
+        rsna_score_at_mix, specificity_at_mix, ppv_at_mix: Metrics at that mix.
     """
 
     threshold: float
@@ -88,17 +88,17 @@ def choose(
 
     `high_sensitivity` is never less sensitive than `high_specificity`: where one threshold reaches
     both, they are the same point. A point that no threshold reaches (90 % sensitivity when a fifth
-    of the positives has no box at all) or that needs a class that is absent is left out. What a
-    point reaches is also given by class and at the mix, where classes are known.
+    of the positives has no box at all) or that needs a class that is absent is left out. Metrics of
+    a point are also computed by class and at the mix, where classes are known.
 
     Args:
         cases: Validation cases.
-        mix: Population whose mix of classes counts.
-        at_mix: Thresholds that are best at the mix, every image weighted by its class. False =
-            thresholds of the cases as they are.
+        mix: Mix of classes of the metrics at a mix.
+        at_mix: Choose thresholds at the mix, every image weighted by its class; False = with equal
+            weights.
 
     Raises:
-        DataError: At the mix, and a class is not known or absent.
+        DataError: `at_mix`, and a class is not known or absent.
     """
     weights = mix_weights(class_strata(cases), mix) if at_mix else None
     positive, scores = cases.positive, cases.image_score
@@ -112,7 +112,7 @@ def choose(
         thresholds["kaggle"] = float(candidates[best[len(best) // 2]])
     if positive.any() and not positive.all():
         alarms, hits, levels = roc_curve(positive, scores, weights)
-        usable = levels > 0  # a threshold of 0 would call images without boxes
+        usable = levels > 0  # at threshold 0 images without boxes would be called positive
         lines = _midpoints(levels)
         reached = np.flatnonzero(usable & (hits >= SENSITIVITY_MIN))
         if len(reached):
@@ -125,8 +125,8 @@ def choose(
             thresholds["balanced"] = float(lines[int(np.argmax(youden))])
         both = usable & (hits >= SENSITIVITY_MIN) & (1 - alarms >= SPECIFICITY_MIN)
         if (both & np.isfinite(levels)).any():
-            # Between the classes one threshold keeps both promises. Left apart, the highest that
-            # is sensitive enough would be above the lowest that is specific enough.
+            # One threshold satisfies both rules. Chosen separately, the sensitive point would lie
+            # above the specific one.
             merged = float(lines[int(np.argmax(np.where(both, youden, -np.inf)))])
             thresholds |= dict.fromkeys(EXTREMES, merged)
             rules |= {name: f"{RULES[name]}; {MERGED}" for name in EXTREMES}
@@ -141,7 +141,7 @@ def between_levels(scores: Float64Array, most: int) -> Float64Array:
     """Ascending thresholds midway between neighbouring scores (the first below all of them)."""
     levels = np.unique(scores[scores > 0])
     if len(levels) > most:
-        # most boxes are faint: quantiles alone would miss the few high scores
+        # most boxes have low scores: quantiles alone would miss the few high ones
         even = np.linspace(levels[0], levels[-1], most // 2)
         ranks = np.linspace(0, len(levels) - 1, most // 2).round().astype(np.intp)
         nearest = np.searchsorted(levels, even).clip(max=len(levels) - 1)
@@ -150,7 +150,7 @@ def between_levels(scores: Float64Array, most: int) -> Float64Array:
 
 
 def _midpoints(descending: Float64Array) -> Float64Array:
-    """For each level a threshold between it and the next lower level, so that rounding is safe."""
+    """Thresholds midway between each level and the next lower one, safe against rounding."""
     if not len(descending):
         return np.zeros(0)
     lower = np.append(descending[1:], 0.0)
@@ -213,10 +213,10 @@ def document(
 
     Args:
         cases: Validation cases.
-        model_hash: The model the thresholds belong to; a bundle refuses any other.
-        box_scale: Factor these boxes were resized by before they were judged; 1 = as predicted.
-        mix: Mix of classes at which the points are described, too.
-        at_mix: Whether the thresholds are those that are best at the mix.
+        model_hash: Hash of the model; a bundle with another hash refuses the thresholds.
+        box_scale: Factor by which the boxes of `cases` were resized; 1 = as predicted.
+        mix: Mix of classes of the metrics at a mix.
+        at_mix: Choose the thresholds at the mix.
     """
     slope, intercept = fit_platt(cases.positive, cases.image_score)
     temperature = fit_temperature(cases.positive, cases.image_score)
@@ -242,18 +242,18 @@ def document(
 
 
 def image_set_digest(ids: Iterable[str]) -> str:
-    """Digest of a set of image ids: equal digests mean that thresholds are of the same images."""
+    """Digest of a set of image ids, independent of their order: 16 hex digits."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
 def point_record(point: OperatingPoint) -> dict[str, Any]:
-    """A point as operating_points.json has it."""
+    """A point as a record of operating_points.json."""
     record = asdict(point)
     return {k: v for k, v in record.items() if v is not None or k not in BY_CLASS}
 
 
 def read_points(path: str | Path) -> tuple[dict[str, OperatingPoint], dict[str, Any]]:
-    """Read operating_points.json, or the one of a bundle, checkpoint or run folder (its best).
+    """Read operating_points.json, given itself or its bundle, checkpoint or run folder.
 
     Returns:
         The points by name and the whole document.
@@ -277,15 +277,15 @@ def read_points(path: str | Path) -> tuple[dict[str, OperatingPoint], dict[str, 
 
 
 def points_file(path: str | Path) -> Path | None:
-    """Where the points of a bundle, checkpoint or run folder lie; a file is itself.
+    """The operating_points.json of a bundle, checkpoint or run folder.
 
     Returns:
-        The file, or None when the folder holds none.
+        The file; `path` itself when it is not a folder; None when the folder has no such file.
     """
     place = Path(path)
     if not place.is_dir():
         return place
-    # a run's own weights and points are those of its best checkpoint
+    # a run folder's points are in its best checkpoint
     for file in (place / FILE_NAME, place / "best" / FILE_NAME):
         if file.is_file():
             return file
@@ -293,7 +293,7 @@ def points_file(path: str | Path) -> Path | None:
 
 
 def read_platt(document: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Slope and intercept of the Platt scaling stored with operating points, if there is one."""
+    """(slope, intercept) of the Platt scaling in operating_points.json; None = not available."""
     fitted = document.get("calibration")
     if not isinstance(fitted, Mapping):
         return None

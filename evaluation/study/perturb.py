@@ -1,7 +1,7 @@
 """Deterministic perturbations of a radiograph, to measure robustness.
 
 A perturbation has a name such as `noise_10` or `rotate_5`; the same name, image and image id always
-give the same pixels. Rotation and letterboxing move the truth; `move_boxes` says where to.
+give the same pixels. Rotation and letterboxing move the truth boxes (`move_boxes`).
 """
 
 import io
@@ -42,7 +42,7 @@ TEXTS = {
 
 
 def standard_sweep() -> tuple[str, ...]:
-    """Names of the usual perturbations."""
+    """Names of the perturbations of the standard sweep."""
     return tuple(f"{kind}_{level:g}" for kind, (*_, levels) in KINDS.items() for level in levels)
 
 
@@ -89,7 +89,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def perturbation_text(name: str) -> str:
-    """A perturbation for the reader: `noise, s.d. 10 grey levels`; other names stay as they are."""
+    """Text of a perturbation for reports: `noise, s.d. 10 grey levels`; other names unchanged."""
     if name.partition("_")[0] not in KINDS:
         return name
     kind, level = parse_name(name)
@@ -97,7 +97,7 @@ def perturbation_text(name: str) -> str:
 
 
 def perturb(pixels: Pixels, name: str, image_id: str = "") -> Pixels:
-    """Disturb an image.
+    """Apply a perturbation to an image.
 
     Args:
         pixels: (H, W) uint8.
@@ -117,14 +117,17 @@ def perturb(pixels: Pixels, name: str, image_id: str = "") -> Pixels:
 def move_boxes(boxes: ArrayLike, name: str, width: float, height: float) -> Float64Array:
     """Truth boxes in the perturbed image.
 
-    Rotation: the frame of each turned box, clipped to the image. Letterboxing: scaled about the
-    centre.
+    Rotation: the bounding box of each rotated box, clipped to the image; boxes outside are dropped.
+    Letterboxing: boxes scaled about the centre of the image.
 
     Args:
         boxes: (n, 4) xyxy in pixels of the image.
         name: The perturbation.
-        width: Width of the image.
-        height: Height of the image.
+        width: Width of the image, pixels.
+        height: Height of the image, pixels.
+
+    Returns:
+        (m, 4) xyxy, m <= n.
     """
     rows = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     kind, level = parse_name(name)
@@ -135,7 +138,7 @@ def move_boxes(boxes: ArrayLike, name: str, width: float, height: float) -> Floa
         return rows.copy()
     angle = np.deg2rad(level)
     corners = np.stack([rows[:, [0, 1]], rows[:, [2, 1]], rows[:, [2, 3]], rows[:, [0, 3]]], axis=1)
-    # y points down: a counter-clockwise turn on the screen
+    # y points down: this matrix rotates counter-clockwise on the screen
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     turned = (corners - centre) @ turn.T + centre
     low = np.clip(turned.min(axis=1), 0, (width, height))
@@ -181,7 +184,7 @@ def _jpeg(pixels: Pixels, level: float, image_id: str) -> Pixels:
 
 def _letterbox(pixels: Pixels, level: float, image_id: str) -> Pixels:
     height, width = pixels.shape
-    # The reverse map of PIL: where in the image each place of the result lies.
+    # PIL takes the inverse map: output pixel -> input pixel
     reverse = 100 / level
     offsets = [side / 2 * (1 - reverse) for side in (width, height)]
     shrunk = Image.fromarray(pixels).transform(

@@ -34,10 +34,10 @@ def submission_text(
 
     Args:
         predictions: Image id -> ((k, 4) xyxy in pixels of the 1024 frame, (k,) scores).
-        threshold: Boxes of lower score are left out: everything submitted counts.
+        threshold: Boxes of lower score are left out.
 
     Raises:
-        DataError: A number is not finite, or an id is empty.
+        DataError: A coordinate or score is not finite, or an id is empty.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -95,7 +95,7 @@ def _parse(text: str, where: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         values = [float(part) for part in text.split()]
     except ValueError:
-        raise DataError("Submission holds something that is not a number", where=where) from None
+        raise DataError("PredictionString has a value that is not a number", where=where) from None
     if len(values) % 5 or not all(math.isfinite(value) for value in values):
         raise DataError(
             "PredictionString is malformed",

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.analysis.catalogue import MatchedStudy, open_study
+from evaluation.analysis.catalogue import MatchedStudy, match_study
 from evaluation.analysis.evidence import (
     Thresholds,
     make_resampler,
-    settle_thresholds,
+    resolve_thresholds,
 )
 from evaluation.analysis.mix import compare_at_mix
 from evaluation.analysis.paired import (
@@ -184,7 +184,7 @@ def _studies(
     studies = {}
     for name, (item, _) in judged.items():
         levels = {key: point.threshold for key, point in thresholds[name].points.items()}
-        studies[name] = open_study(item, levels)
+        studies[name] = match_study(item, levels)
     return studies, thresholds
 
 
@@ -202,7 +202,7 @@ def _judged(
     source = None if options.threshold is not None else own or options.points
     frozen = FrozenPoints() if source is None else read_frozen(source)
     cases = scale_boxes(cases, frozen.box_scale)
-    thresholds = settle_thresholds(
+    thresholds = resolve_thresholds(
         cases, frozen.points, options.threshold, image_set=frozen.image_set
     )
     return cases, replace(thresholds, box_scale=frozen.box_scale)

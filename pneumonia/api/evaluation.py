@@ -9,10 +9,10 @@ from evaluation.analysis.evidence import (
     SAME_IMAGES,
     Evidence,
     Provenance,
+    compute_evidence,
     fingerprint,
-    gather,
     make_resampler,
-    settle_thresholds,
+    resolve_thresholds,
     versions,
 )
 from evaluation.hardware.footprint import read_footprint
@@ -112,13 +112,15 @@ def evaluate(
         for name, file in options.perturbed.items()
     }
     mix = options.mix if options.thresholds_at_mix else None
-    thresholds = settle_thresholds(
+    thresholds = resolve_thresholds(
         cases, frozen.points, options.threshold, frozen.platt, mix, frozen.image_set
     )
     thresholds = replace(thresholds, box_scale=scale)
     resampler = make_resampler(cases, options.design, options.draws, options.seed)
     origin = _provenance(options, predictions, labels)
-    evidence = gather(cases, thresholds, resampler, perturbed, origin, progress, options.mix)
+    evidence = compute_evidence(
+        cases, thresholds, resampler, perturbed, origin, progress, options.mix
+    )
     _write(evidence, out, options)
     if options.freeze_into is not None:
         freeze_points(options.freeze_into, _chosen(evidence, options))

@@ -120,7 +120,7 @@ def test_the_frame_of_the_labels(folder: Path, capsys: pytest.CaptureFixture[str
         (["--perturbed", "noise_5"], 2, "NAME=FILE"),
         (["--perturbed", "blur_5=dense.csv"], 2, "Unknown perturbation"),
         (["--write-perturbed", "here"], 2, "--image-folder"),
-        (["--box-scale", "3"], 2, "Box scale is not sensible"),
+        (["--box-scale", "3"], 2, "Box scale is out of range"),
         (["--box-scale", "tune", "--threshold", "0.5"], 2, "tuned on the images that choose"),
         (["--freeze-into", ".", "--threshold", "0.5"], 2, "chooses the thresholds itself"),
         (["--freeze-into", "."], 4, "manifest.json"),

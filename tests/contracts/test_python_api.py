@@ -13,7 +13,7 @@ from tests.contracts.tree import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "python-api.md"
 MAKER = PAGE.with_name("make_python_api_page.py")
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 IMPORT = """
 import sys
 before = set(sys.modules)

@@ -6,7 +6,7 @@
 * The finding is the one with most votes; among equals, their deepest common ancestor, else NIL.
   A box whose finding is tied still counts as an opacity if more than half of its readers chose an
   opacity: pneumonia and consolidation are the same to a detector.
-* The fused box is the median of each edge: with three readers one slip does not move it.
+* The fused box is the median of each edge: with three readers it is robust to one outlier.
 """
 
 from collections import Counter
@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from data_prep.annotation.agreement.pairwise import (
-    path_of,
-)
+from data_prep.annotation.agreement.pairwise import path_of
 from data_prep.annotation.workspace.records import (
     ABNORMAL,
     ADJUDICATION,
@@ -35,7 +33,7 @@ from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.findings.scope import PRESENT, UNCERTAIN
 from pneumonia.runtime.model.boxes import as_boxes, iou_matrix
 
-GROUP_IOU = 0.4  # the challenge's lowest threshold but one; readers' edges differ by a centimetre
+GROUP_IOU = 0.4  # the challenge's lowest threshold; readers' edges differ by about 1 cm
 SINGLE, MAJORITY, ADJUDICATED = "single", "majority", "adjudicated"
 
 

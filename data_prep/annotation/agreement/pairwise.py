@@ -35,7 +35,7 @@ class LevelAgreement(NamedTuple):
         level: 0 = group (coarse type), 1 = heading, 2 = with the first qualifier, ...
         n: Matched boxes.
         percent: Share with the same label, 0..1.
-        kappa: Cohen's.
+        kappa: Cohen's kappa.
     """
 
     level: int
@@ -51,12 +51,12 @@ class PairAgreement(NamedTuple):
         annotators: Their names.
         n_studies: Studies both have finished.
         verdict_percent: Share of studies with the same verdict, 0..1.
-        verdict_kappa: Cohen's.
-        boxes: Boxes of the one and of the other.
+        verdict_kappa: Cohen's kappa of the verdicts.
+        boxes: Number of boxes of each annotator.
         n_matched: Pairs of boxes with IoU at or above the threshold.
         box_f1: 2 n_matched / (boxes of both); None when neither has a box.
-        mean_iou: Over matched pairs.
-        levels: Findings of matched boxes, per depth of the hierarchy.
+        mean_iou: Mean IoU of the matched pairs; None without any.
+        levels: Agreement on the findings of matched boxes, per depth of the hierarchy.
     """
 
     annotators: tuple[str, str]
@@ -77,7 +77,7 @@ def percent_agreement(a: Sequence[Label], b: Sequence[Label]) -> float | None:
         DataError: The lists differ in length.
     """
     if len(a) != len(b):
-        raise DataError("Raters have other numbers of items", f"{len(a)}", f"{len(b)}")
+        raise DataError("Raters have different numbers of items", f"{len(a)}", f"{len(b)}")
     return sum(x == y for x, y in zip(a, b, strict=True)) / len(a) if a else None
 
 
@@ -196,13 +196,13 @@ def compare_pair(
     """Compare two annotators.
 
     Args:
-        a: image_id -> finished reading of the one.
-        b: image_id -> finished reading of the other.
+        a: image_id -> finished reading of the first annotator.
+        b: image_id -> finished reading of the second.
         base: Concept base of the codes.
         iou_threshold: Smallest IoU at which two boxes match.
 
     Raises:
-        DataError: One of them has no reading at all, so that it has no name.
+        DataError: One of the mappings is empty.
     """
     if not a or not b:
         raise DataError("An annotator without a finished reading cannot be compared")
@@ -248,7 +248,7 @@ def compare_all(
 
 
 def verdict_fleiss(readings: Iterable[Reading]) -> float | None:
-    """Fleiss' kappa of the verdicts of all studies that two or more have finished."""
+    """Fleiss' kappa of the verdicts of all studies that two or more readers have finished."""
     items: dict[str, list[str]] = {}
     for reading in readings:
         if reading.finished:

@@ -19,10 +19,10 @@ NO_BOX = "(no box)"
 
 
 class ReaderErrors(NamedTuple):
-    """One annotator against the consensus of the studies that several read or a judge settled.
+    """One annotator against the consensus of studies with several readers or an adjudication.
 
     Attributes:
-        annotator: Who.
+        annotator: Name of the annotator.
         n_studies: Studies compared.
         n_consensus: Boxes of the consensus.
         hits: Consensus boxes that the annotator drew.
@@ -98,7 +98,7 @@ def reader_errors(
 
 
 def departs_at(base: ConceptBase, code: str, truth: str) -> int | None:
-    """The first level of the hierarchy at which two codes differ; None when they do not."""
+    """The first hierarchy level (0 = group) at which two codes differ; None for equal codes."""
     if code == truth:
         return None
     a, b = path_of(base, code), path_of(base, truth)

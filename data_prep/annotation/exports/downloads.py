@@ -73,9 +73,9 @@ def coco_bytes(project: Project) -> bytes:
 
 
 def readings_bytes(project: Project) -> bytes:
-    """All readings as JSON, each with the first one that had a verdict, for further statistics.
+    """All readings as JSON, each with its first revision that had a verdict.
 
-    In a blinded project `first_finished` is what the reader said without report and suggestions.
+    In a blinded project `first_finished` was made without the report and suggestions.
     """
     known = _studies(project)
     first = first_finished(project.database)
@@ -124,7 +124,7 @@ def _header(path: Path) -> pydicom.Dataset:
 
 
 def kcat_zip(project: Project) -> bytes:
-    """KCAT's text files: a folder per annotator and one of the majority, a file per report."""
+    """KCAT text files: one folder per annotator and one of the majority, one file per report."""
     known = _studies(project)
     members: dict[str, bytes] = {}
     skipped: list[str] = []
@@ -164,7 +164,7 @@ def _folder(annotator: str, numbers: Mapping[str, int]) -> str:
 def _document(
     project: Project, text: str, proposed: Sequence[MentionLink], reading: Reading
 ) -> KcatDocument:
-    """A report with the links that a reader decided on, or took over by typing a box with them."""
+    """KCAT document of a reader's links; typed: those decided on, or used for a box's finding."""
     typed = {
         item.mention: MentionLink(*item.mention, item.code)
         for item in reading.annotations

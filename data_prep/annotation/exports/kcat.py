@@ -2,8 +2,8 @@
 
 Raw text, a line `%%TYPE_ANNOTATIONS%%`, then one line per mention, tab-separated: start, end
 (inclusive), entity (`NIL`, or a title with underscores for blanks) and, once it is typed, the type.
-Source: the published tool's own files (Lin et al., KCAT, ACL 2019 demos, 99-104). Ours: offsets
-count Unicode characters, files are UTF-8, and a text that holds the marker line is refused.
+Source: files of the published tool (Lin et al., KCAT, ACL 2019 demos, 99-104). Here offsets count
+Unicode characters, files are UTF-8, and a text that contains the marker line is refused.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class KcatDocument(NamedTuple):
 
 
 def kcat_entity(code: str) -> str:
-    """Code in KCAT's entity notation, with underscores for blanks."""
+    """Code in KCAT's entity notation: underscores for blanks."""
     return code.replace(" ", "_")
 
 
@@ -40,10 +40,10 @@ def write_kcat(document: KcatDocument) -> str:
     """The file's text.
 
     Raises:
-        DataError: The text holds the marker line, or a mention lies outside it or has no entity.
+        DataError: The text contains the marker line, or a mention lies outside it or has no entity.
     """
     if MARKER in document.text.split("\n"):
-        raise DataError("Text holds KCAT's marker line", found=repr(MARKER))
+        raise DataError("Text contains KCAT's marker line", found=repr(MARKER))
     lines = [document.text, MARKER]
     for number, mention in enumerate(document.mentions, 1):
         _check(mention, len(document.text), f"mention {number}")
@@ -68,7 +68,7 @@ def read_kcat(data: bytes, where: str = "") -> KcatDocument:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError:
         raise DataError("File is not UTF-8", where=where or None) from None
-    # The published tool runs on Windows too: its line ends are taken off after the marker.
+    # the published tool may write Windows line ends after the marker
     found = [i for i, line in enumerate(lines) if line.rstrip("\r") == MARKER]
     if not found:
         raise DataError("File has no KCAT annotations", f"a line {MARKER}", where=where or None)

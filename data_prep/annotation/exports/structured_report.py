@@ -71,11 +71,11 @@ def build_reading_report(
 
     Args:
         source: Header of the image.
-        consensus: What the readers say; boxes in pixels of the source.
-        creation: When the report is made.
+        consensus: Consensus of the readers; boxes in pixels of the source.
+        creation: Date and time of creation.
 
     Raises:
-        DicomError: The source names no SOP class or instance.
+        DicomError: The source has no SOP class UID or instance UID.
     """
     header = source_header(source)
     check_source(header)
@@ -96,7 +96,7 @@ def _local_scheme() -> Dataset:
 
 
 def _facts(consensus: Consensus) -> ResultFacts:
-    """Run facts with the readers in place of the model, so that UIDs depend on the consensus."""
+    """Facts of a result with the consensus in place of the model: UIDs depend on it."""
     digest = hashlib.sha256(repr(consensus).encode()).hexdigest()
     return ResultFacts("reader consensus", __version__, digest, consensus.source, 0.0)
 
@@ -108,7 +108,7 @@ def _content(header: Dataset, consensus: Consensus, facts: ResultFacts) -> list[
     children.append(code(codes.PROCEDURE, codes.CHEST_RADIOGRAPHY, CONCEPT_MODIFIER))
     children.append(image_library(header))
     regions = [_region(header, box, number, facts) for number, box in enumerate(consensus.kept, 1)]
-    if regions:  # an empty heading would be no valid content
+    if regions:  # a container without content is invalid
         children.append(container(codes.MEASUREMENTS, regions))
     lines = [
         DISCLAIMER,
@@ -126,7 +126,7 @@ def _observer(name: str) -> list[Dataset]:
     person.RelationshipType = CONTEXT
     person.ValueType = "PNAME"
     person.ConceptNameCodeSequence = sequence(_PERSON_NAME.item())
-    letters = unicodedata.normalize("NFKD", name)  # José is written Jose: any character set can
+    letters = unicodedata.normalize("NFKD", name)  # José -> Jose, for every character set
     ascii_name = "".join(letter for letter in letters if not unicodedata.combining(letter))
     person.PersonName = plain(ascii_name, 64).replace("^", " ").replace("=", " ")
     return [code(codes.OBSERVER_TYPE, _PERSON, CONTEXT), person]

@@ -36,7 +36,7 @@ def rsna_csv(truths: Mapping[str, StudyTruth], studies: Mapping[str, Study]) -> 
 
 
 def class_csv(truths: Mapping[str, StudyTruth]) -> str:
-    """The official class csv; it names an image once per box, as the challenge's does."""
+    """The official class csv: one row per box of a positive image, as in the challenge."""
     rows = [
         (image_id, truth.class_name)
         for image_id, truth in sorted(truths.items())
@@ -64,7 +64,7 @@ def coco_json(
     """COCO's object detection format, every finding, boxes in pixels of the source.
 
     Categories are the codes in use, their supercategory is the group. Boxes of the minority and
-    disputed ones are left out; `votes` and `readers` tell how many drew a box. Studies whose truth
+    disputed ones are left out; `votes` of `readers` drew a box. Studies whose truth
     is in doubt (disputed, unusable) are left out as from the csv files: without a box they would
     look like negatives. `info.left_out` lists them with the reason.
     """

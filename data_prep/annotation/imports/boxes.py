@@ -27,12 +27,12 @@ from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import read_label_rows
 
-MAX_SIDE = 2**20  # pixels; larger sizes in a file are not sizes of images
+MAX_SIDE = 2**20  # pixels; a larger image size in a file is ignored
 _CLASS_VERDICTS = {CLASS_NORMAL: NORMAL, CLASS_NOT_NORMAL: ABNORMAL}
 
 
 class ImportedBox(NamedTuple):
-    """A box of a file: pixels of the study, code of the concept base or NIL, assertion."""
+    """A box of a file: xyxy in pixels of the study, code of the concept base or NIL, assertion."""
 
     box_xyxy: Box
     code: str
@@ -40,7 +40,7 @@ class ImportedBox(NamedTuple):
 
 
 class ImportedStudies:
-    """What a file says about the studies of a project.
+    """Boxes and verdicts that a file has for the studies of a project.
 
     Args:
         studies: The readable studies.
@@ -69,7 +69,7 @@ class ImportedStudies:
             self._codes[CLASS_OPACITY.casefold()] = base.opacity[0]
 
     def _add_stem(self, stem: str, study: Study) -> None:
-        """Let a file's stem name its study, unless two files have it."""
+        """Register a file's stem as a name of its study; None when two files have the stem."""
         if self._by_name.setdefault(stem, study) != study:
             self._by_name[stem] = None
 

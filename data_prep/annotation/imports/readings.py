@@ -1,4 +1,4 @@
-"""Take over files of other tools as readings of an annotator."""
+"""Import files of other tools as readings of an annotator."""
 
 from collections.abc import Callable
 from functools import partial
@@ -35,21 +35,21 @@ IMPORTED = "imported"  # origin of an imported box
 
 
 def import_file(project: Project, annotator: str, data: bytes) -> dict[str, Any]:
-    """Take over a file; its kind is seen from its contents.
+    """Import a file as readings of an annotator; its format is detected from its content.
 
     RSNA csv (labels or classes), COCO and DICOM SR become readings of studies that the annotator
-    has not begun; a KCAT file revises the linking of the reports with its text.
+    has not begun; a KCAT file changes the links of the reports that have its text.
 
     Args:
         project: The project.
         annotator: Name of the annotator.
-        data: The file.
+        data: Content of the file.
 
     Returns:
-        `kind`, numbers of what was taken over, and `left_out`: reason -> number.
+        `kind` of the file, numbers of imported items, and `left_out`: reason -> number.
 
     Raises:
-        DataError: Of no known kind, malformed, or it has nothing to do with this project.
+        DataError: Unknown format, malformed, or without a study of this project.
     """
     head = data.removeprefix(b"\xef\xbb\xbf")[:4096].lstrip()
     if data[128:132] == b"DICM":
@@ -162,5 +162,5 @@ def _import_links(project: Project, annotator: str, document: KcatDocument) -> d
 
 
 def _same_text(report: str, text: str) -> bool:
-    """Whether a text is the report; tools on Windows write other line ends but count one each."""
+    """Whether a text is the report, with line feeds or with Windows line ends."""
     return report == text or report == text.replace("\r\n", "\n")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 LOG = logging.getLogger("pneumonia.annotate")
 MAX_BODY_BYTES = 256 << 10
 BODY_SECONDS = 30.0  # for the whole body of a request
-IMPORT_PATH = "/api/manage/import"  # its bodies are files: larger, of any content, and slower
+IMPORT_PATH = "/api/manage/import"  # request bodies are files: larger limits, any content
 MAX_IMPORT_BYTES = 64 << 20
 OWN_HEADER = b"x-annotate"  # another origin's page cannot send it without a CORS preflight
 _SAFE = ("GET", "HEAD")
@@ -35,7 +35,7 @@ HEADERS = (
 
 
 class Guard:
-    """ASGI middleware.
+    """ASGI middleware that checks requests and adds security headers.
 
     Args:
         app: The wrapped ASGI application.
@@ -65,7 +65,7 @@ class Guard:
 
         async def guarded_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if body.too_large:  # whatever the application made of the broken body
+                if body.too_large:  # overrides the application's answer to the truncated body
                     message["status"] = 413
                 elif body.too_slow:
                     message["status"] = 408
@@ -88,7 +88,7 @@ class Guard:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
         if _name_of(host) not in self._hosts:
-            return 421, "This application does not go by that name"
+            return 421, "Host name is not accepted by this application"
         length = headers.get(b"content-length", b"0")
         is_import = scope["path"] == IMPORT_PATH
         limit = MAX_IMPORT_BYTES if is_import else MAX_BODY_BYTES
@@ -106,7 +106,7 @@ class Guard:
 
 
 def _name_of(host: str) -> str:
-    """The name in a Host header, without its port; empty when it is malformed."""
+    """The host name in a Host header, without the port; empty when malformed."""
     try:
         return urlsplit("//" + host).hostname or ""
     except ValueError:

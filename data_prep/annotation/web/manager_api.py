@@ -29,7 +29,7 @@ from data_prep.annotation.workspace.records import REPEAT, Annotator, Reading, a
 from data_prep.annotation.workspace.settings import MAX_GUIDELINES
 from data_prep.annotation.workspace.store import choose_repeats, share_out
 
-Boss = Annotated[Annotator, Depends(manager)]
+ManagerOnly = Annotated[Annotator, Depends(manager)]
 
 
 class Name(BaseModel):
@@ -93,7 +93,7 @@ def _add_people(routes: APIRouter, project: Project) -> None:
     people, store = project.people, project.store
 
     @routes.post("/annotators")
-    def add(body: NewAnnotator, boss: Boss) -> dict[str, str]:
+    def add(body: NewAnnotator, person: ManagerOnly) -> dict[str, str]:
         token = people.add(body.name)
         name = " ".join(body.name.split())
         if body.assign_all:
@@ -101,16 +101,16 @@ def _add_people(routes: APIRouter, project: Project) -> None:
         return {"name": name, "token": token}
 
     @routes.post("/annotators/renew")
-    def renew(body: Name, boss: Boss) -> dict[str, str]:
+    def renew(body: Name, person: ManagerOnly) -> dict[str, str]:
         return {"name": body.name, "token": people.renew(body.name)}
 
     @routes.post("/annotators/revoke")
-    def revoke(body: Name, boss: Boss) -> dict[str, str]:
+    def revoke(body: Name, person: ManagerOnly) -> dict[str, str]:
         people.revoke(body.name)
         return {}
 
     @routes.post("/assign")
-    def assign(body: AssignmentBody, boss: Boss) -> dict[str, str]:
+    def assign(body: AssignmentBody, person: ManagerOnly) -> dict[str, str]:
         store.study(body.key)
         if body.name not in {person.name for person in people.annotators()}:
             raise HTTPException(404, "There is no such annotator")
@@ -121,7 +121,7 @@ def _add_people(routes: APIRouter, project: Project) -> None:
         return {}
 
     @routes.post("/share")
-    def share(body: Share, boss: Boss) -> dict[str, str]:
+    def share(body: Share, person: ManagerOnly) -> dict[str, str]:
         names = [p.name for p in people.annotators() if people.can_log_in(p.name)]
         store.assign(share_out(_readable(project), names, body.readers), replace=True)
         project.change_settings(readers=body.readers)
@@ -130,16 +130,16 @@ def _add_people(routes: APIRouter, project: Project) -> None:
 
 def _add_settings(routes: APIRouter, project: Project) -> None:
     @routes.post("/settings")
-    def settings(body: SettingsBody, boss: Boss) -> dict[str, str]:
+    def settings(body: SettingsBody, person: ManagerOnly) -> dict[str, str]:
         project.change_settings(**body.model_dump(exclude_none=True))
         return {}
 
     @routes.post("/rescan")
-    def rescan(boss: Boss) -> dict[str, int]:
+    def rescan(person: ManagerOnly) -> dict[str, int]:
         return {"new": project.rescan()}
 
     @routes.post("/repeats")
-    def repeats(body: RepeatBody, boss: Boss) -> dict[str, int]:
+    def repeats(body: RepeatBody, person: ManagerOnly) -> dict[str, int]:
         pairs = choose_repeats(project.store.assignments(), body.percent / 100)
         project.store.add_repeats(pairs)
         return {"studies": len(pairs)}
@@ -147,32 +147,32 @@ def _add_settings(routes: APIRouter, project: Project) -> None:
 
 def _add_import(routes: APIRouter, project: Project) -> None:
     @routes.post("/import")
-    async def take_over(request: Request, boss: Boss, annotator: str) -> dict[str, Any]:
-        """The body is the file; it is read only once the session is known to be the manager's."""
+    async def take_over(request: Request, person: ManagerOnly, annotator: str) -> dict[str, Any]:
+        """Import the file in the body, which is read only after the session has been checked."""
         if annotator not in {person.name for person in project.people.annotators()}:
             raise HTTPException(404, "There is no such annotator")
         try:
             data = await request.body()
         except ClientDisconnect:
-            raise HTTPException(400, "The file did not arrive whole") from None
+            raise HTTPException(400, "The upload was interrupted") from None
         return await run_in_threadpool(import_file, project, annotator, data)
 
 
 def _add_results(routes: APIRouter, project: Project) -> None:
     @routes.get("/overview")
-    def overview(boss: Boss) -> dict[str, Any]:
+    def overview(person: ManagerOnly) -> dict[str, Any]:
         return _overview(project)
 
     @routes.get("/agreement")
-    def agreement(boss: Boss, iou: float = IOU_THRESHOLD) -> dict[str, Any]:
+    def agreement(person: ManagerOnly, iou: float = IOU_THRESHOLD) -> dict[str, Any]:
         return _agreement(project, min(max(iou, 0.05), 0.95))
 
     @routes.get("/studies/{key}")
-    def study(key: Key, boss: Boss) -> dict[str, Any]:
+    def study(key: Key, person: ManagerOnly) -> dict[str, Any]:
         return _side_by_side(project, key)
 
     @routes.get("/export/{kind}")
-    def export(kind: str, boss: Boss) -> Response:
+    def export(kind: str, person: ManagerOnly) -> Response:
         if kind not in DOWNLOADS:
             raise HTTPException(404, "There is no such export")
         name, media, make = DOWNLOADS[kind]
@@ -180,7 +180,7 @@ def _add_results(routes: APIRouter, project: Project) -> None:
         return Response(make(project), media_type=media, headers=headers)
 
     @routes.post("/dataset")
-    def dataset(boss: Boss) -> dict[str, Any]:
+    def dataset(person: ManagerOnly) -> dict[str, Any]:
         folder, counts = export_dataset(project)
         return {"folder": str(folder), "counts": counts}
 
@@ -201,14 +201,15 @@ def _overview(project: Project) -> dict[str, Any]:
     studies = []
     for study in store.studies():
         truth = truths.get(study.image_id)
-        said = {r.annotator: r for r in readings.get(study.image_id, [])}
+        by_reader = {r.annotator: r for r in readings.get(study.image_id, [])}
         studies.append(
             {
                 "key": study.key, "image_id": study.image_id, "file": study.relative,
                 "reason": study.reason,
                 "assigned": names_of.get(study.key, []),
                 "readers": {
-                    n: {"verdict": r.verdict, "boxes": len(r.annotations)} for n, r in said.items()
+                    n: {"verdict": r.verdict, "boxes": len(r.annotations)} for n, r in
+                        by_reader.items()
                 },
                 "source": consensus[study.image_id].source if truth else "",
                 "class": truth.class_name if truth else "",
@@ -234,10 +235,10 @@ def _overview(project: Project) -> dict[str, Any]:
 
 def _differ(readings: Sequence[Reading]) -> bool:
     """Whether finished readings differ in their verdicts or findings."""
-    said = {
+    results = {
         (r.verdict, tuple(sorted(a.code for a in r.annotations))) for r in readings if r.finished
     }
-    return len(said) > 1
+    return len(results) > 1
 
 
 def _work(readings: Sequence[Reading]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ WindowWidth = Annotated[float, Query(ge=MIN_WIDTH, le=MAX_WIDTH)]
 
 
 class AnnotationBody(BaseModel):
-    """A box as the page sends it; see records.Annotation."""
+    """A box in a request; see records.Annotation."""
 
     model_config = ConfigDict(extra="forbid")
     annotation_id: str = Field(pattern=r"^[a-z0-9]{1,40}$")
@@ -75,7 +75,7 @@ class MentionBody(BaseModel):
 
 
 class ReadingBody(BaseModel):
-    """A whole reading as the page sends it, with the revision it was made on."""
+    """A whole reading in a request, with the revision it is based on."""
 
     model_config = ConfigDict(extra="forbid")
     base_revision: int = Field(ge=0, le=MAX_INTEGER)
@@ -96,7 +96,7 @@ class UndoBody(BaseModel):
 
 
 class TimeBody(BaseModel):
-    """Seconds of work without a change."""
+    """Seconds of active work without a change."""
 
     model_config = ConfigDict(extra="forbid")
     step_s: float = Field(ge=0, le=MAX_STEP_S)
@@ -112,10 +112,10 @@ def reader_routes(project: Project) -> APIRouter:
 
 
 class OpenStudy(NamedTuple):
-    """A study as one person reads it.
+    """A study opened by one person.
 
     Attributes:
-        key: Number under which the page asked for it.
+        key: Key in the request.
         study: The study.
         name: Name under which the reading is stored.
     """
@@ -126,7 +126,7 @@ class OpenStudy(NamedTuple):
 
 
 def opened(project: Project, key: int, person: Annotator) -> OpenStudy:
-    """The study, if it is on this person's list; keys from REPEAT_KEY on are second readings.
+    """The study, if it is on this person's list; keys >= REPEAT_KEY are second readings.
 
     Raises:
         HTTPException: 404, both for a missing study and for one not assigned to the person.
@@ -174,7 +174,7 @@ def _add_studies(routes: APIRouter, project: Project) -> None:
 
     @routes.get("/studies/{key}/prior/{earlier}")
     def prior(key: Key, earlier: Key, person: Person) -> Response:
-        """An earlier study of the same patient, which need not be on the person's own list."""
+        """Image of an earlier study of the patient, which need not be on the person's list."""
         found = opened(project, key, person)
         if earlier not in {p.key for p in priors(project.database, found.study.key)}:
             raise HTTPException(404, "There is no such study")
@@ -259,7 +259,7 @@ def _add_types(routes: APIRouter, project: Project) -> None:
 
 
 def _dated(item: Annotation, before: dict[str, Annotation]) -> Annotation:
-    """Annotation with its change time: kept when it is unchanged, else the current time."""
+    """Annotation with its change time: the stored one if unchanged, else the current time."""
     old = before.get(item.annotation_id)
     same = old is not None and old._replace(changed_at="") == item
     return item._replace(changed_at=old.changed_at if old is not None and same else now())
@@ -271,22 +271,22 @@ def _shuffled(name: str, key: int) -> str:
 
 
 def _list(project: Project, person: Annotator) -> list[dict[str, Any]]:
-    """The person's studies, then the second readings under numbers that no study has."""
+    """The person's studies, then the second readings, numbered after the last study."""
     store, name = project.store, reader_name(person)
     readable = [study for study in store.studies() if not study.reason]
     mine = {key for key, other in store.assignments() if other == person.name}
     chosen = [study for study in readable if person.role == MANAGER or study.key in mine]
     if project.settings.shuffle:
         chosen.sort(key=lambda study: _shuffled(person.name, study.key))
-    said = _readings_of(store.readings(), name)
-    lines = [_line(study.key, study.key, said.get(study.image_id)) for study in chosen]
+    mine_read = _readings_of(store.readings(), name)
+    lines = [_line(study.key, study.key, mine_read.get(study.image_id)) for study in chosen]
     repeated = {key for key, other in store.repeats() if other == person.name}
     again = [study for study in readable if study.key in repeated]
     again.sort(key=lambda study: _shuffled(name + REPEAT, study.key))
-    said = _readings_of(store.readings(repeats=True), name + REPEAT)
+    read_again = _readings_of(store.readings(repeats=True), name + REPEAT)
     last = max((study.key for study in store.studies()), default=0)
     for number, study in enumerate(again, last + 1):
-        lines.append(_line(REPEAT_KEY + study.key, number, said.get(study.image_id)))
+        lines.append(_line(REPEAT_KEY + study.key, number, read_again.get(study.image_id)))
     return lines
 
 
@@ -301,7 +301,7 @@ def _image(project: Project, study: Study, center: float, width: float) -> Respo
 
 
 def _report_text(project: Project, study: Study, name: str) -> str:
-    """The report as the reader may see it; empty without one and while it is hidden."""
+    """The report's text; empty without a report and while it is hidden from the reader."""
     report = project.reports.get(study.image_id)
     return "" if report is None or project.blinded(study, name) else report.text
 

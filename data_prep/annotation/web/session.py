@@ -6,8 +6,9 @@ from fastapi import HTTPException, Request
 
 from data_prep.annotation.workspace.records import ADJUDICATION, MANAGER, Annotator
 
-# Header with the name of the person for whom a window was opened, percent-encoded. Windows share
-# a cookie: without it, boxes of one window would be stored under the last login of another window.
+# Request header with the percent-encoded name of the person for whom the page was opened. Windows
+# of a browser share the session cookie: without the header, boxes of one window would be stored
+# under a later login in another window.
 READER_HEADER = "x-reader"
 
 
@@ -27,7 +28,7 @@ def logged_in(request: Request) -> Annotator:
     Raises:
         HTTPException: 401 without a valid session, or where the window is another person's.
     """
-    person: Annotator | None = request.app.state.project.people.who(session_of(request))
+    person: Annotator | None = request.app.state.project.people.person_of(session_of(request))
     if person is None:
         raise HTTPException(401, "Log in first")
     window_of = request.headers.get(READER_HEADER)

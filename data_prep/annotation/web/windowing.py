@@ -47,8 +47,8 @@ def windowed_pixels(path: Path, center: float, width: float) -> Pixels:
 
     Args:
         path: A readable radiograph.
-        center: Of the window, 0..1 = the first display's range.
-        width: Of the window, in the same unit.
+        center: Centre of the window; 0..1 is the range of the first display.
+        width: Width of the window in the same unit, > 0.
 
     Returns:
         uint8 (H, W). DICOM with a linear window or none: from the stored values. Otherwise (look-up
@@ -57,7 +57,7 @@ def windowed_pixels(path: Path, center: float, width: float) -> Pixels:
     Raises:
         DicomError: The file cannot be read.
     """
-    shown = read_radiograph(str(path)).pixels  # checks the file, whatever it is
+    shown = read_radiograph(str(path)).pixels  # also checks the file
     if (center, width) == (0.5, 1.0):
         return shown
     deep = _from_stored(path, center, width)
@@ -80,7 +80,7 @@ def _from_stored(path: Path, center: float, width: float) -> Pixels | None:
         return None
     low, span = ends
     start = center - width / 2
-    if plan.invert:  # MONOCHROME1: the display counts from the other end
+    if plan.invert:  # MONOCHROME1: the window is mirrored
         start = 1 - start - width
     middle = low + (start + width / 2) * span
     window = Window(middle, width * span, LINEAR_EXACT)

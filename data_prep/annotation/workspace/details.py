@@ -1,4 +1,4 @@
-"""What the headers say about studies: pixel spacing, and which are earlier ones of a patient."""
+"""Pixel spacing and prior studies of the same patient, from the DICOM headers."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -10,9 +10,9 @@ class PriorStudy(NamedTuple):
     """An earlier study of the same patient.
 
     Attributes:
-        key: Its number in this workspace.
+        key: Key of the study in this workspace.
         view: View position; empty when unknown.
-        days: Days before the present study; None when a date is not valid.
+        days: Days between the two studies; None when a date is not valid.
     """
 
     key: int
@@ -21,7 +21,7 @@ class PriorStudy(NamedTuple):
 
 
 def spacing_mm(database: Database, key: int) -> tuple[float, float] | None:
-    """Distance of two rows and of two columns of a study in mm; None when the header has none."""
+    """Row and column spacing of a study's pixels in mm; None when the header has none."""
     row = database.row("SELECT row_mm, column_mm FROM details WHERE study = ?", key)
     return (row[0], row[1]) if row and row[0] and row[1] else None
 

@@ -1,4 +1,4 @@
-"""What the revisions of a workspace tell about the course of its readings."""
+"""History of readings, from the revisions stored in a workspace."""
 
 import json
 from typing import Any

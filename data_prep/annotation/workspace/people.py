@@ -34,22 +34,22 @@ class People:
         return [Annotator(row["name"], row["role"]) for row in rows]
 
     def can_log_in(self, name: str) -> bool:
-        """Whether an annotator has a token that works."""
+        """Whether an annotator has a valid token."""
         row = self._database.row("SELECT token_hash FROM annotators WHERE name = ?", name)
         return row is not None and row["token_hash"] is not None
 
     def add(self, name: str) -> str:
-        """Add an annotator; returns the token, which is shown once and never stored.
+        """Add an annotator and return the token, of which only a hash is stored.
 
         Raises:
-            DataError: The name is taken (case does not count) or cannot be used.
+            DataError: The name is taken (ignoring case) or not allowed.
         """
         name = checked_name(name)
         token = new_secret()
         with self._database.change() as change:
             taken = change.execute("SELECT name FROM annotators").fetchall()
             if name.casefold() in {row["name"].casefold() for row in taken}:
-                raise DataError("There is an annotator of that name already")
+                raise DataError("An annotator of that name exists already")
             change.execute(
                 "INSERT INTO annotators VALUES (?, ?, ?, ?)", (name, ANNOTATOR, _hash(token), now())
             )
@@ -126,7 +126,7 @@ class People:
                     del self._failures[address]
             return len(self._failures.get(origin, ())) >= _MAX_FAILURES
 
-    def who(self, session: str) -> Annotator | None:
+    def person_of(self, session: str) -> Annotator | None:
         """The person of a session; None when the session is unknown or has expired."""
         row = self._database.row(
             "SELECT a.name, a.role, s.expires_s FROM sessions s JOIN annotators a USING (name) "

@@ -1,7 +1,7 @@
-"""Records of the annotation desk: studies, annotators, boxes with a finding, readings.
+"""Records of an annotation project: studies, annotators, boxes with a finding, readings.
 
-The web application creates them and the store keeps them; agreement, consensus and exports
-depend on these records only.
+The web application creates them and the store saves them; agreement, consensus and exports depend
+on these records only.
 """
 
 import math
@@ -17,11 +17,11 @@ from pneumonia.runtime.errors import DataError
 ANNOTATOR, MANAGER = "annotator", "manager"
 ADJUDICATION = "adjudication"  # annotator of the readings that settle a dispute
 BOX_ASSERTIONS = (PRESENT, UNCERTAIN)  # an absent finding has no box
-REPEAT = "#2"  # ends the annotator of a second reading of the same study; no name has a `#`
+REPEAT = "#2"  # suffix of the annotator of a second reading; names contain no `#`
 OPACITY, ABNORMAL, NORMAL, UNUSABLE = "opacity", "abnormal", "normal", "unusable"
 VERDICTS = (OPACITY, ABNORMAL, NORMAL, UNUSABLE)
 DRAWN = "drawn"
-MIN_SIDE = 2.0  # pixels of the source; a smaller box is drawn by accident
+MIN_SIDE = 2.0  # pixels of the source; smaller boxes are refused as accidental
 MAX_BOXES = 200
 MAX_COMMENT = 2000  # characters
 MAX_MENTIONS = 1000  # decisions on a report
@@ -31,15 +31,15 @@ Box = tuple[float, float, float, float]
 
 
 class Study(NamedTuple):
-    """A radiograph to be read, or a file that cannot be.
+    """A radiograph to be read, or a file that cannot be read as one.
 
     Attributes:
-        key: Number in this workspace; stands in URLs and logs, where a file's name must not.
+        key: Number in this workspace; used in URLs and logs, which must not contain file names.
         image_id: Name of the image in every export.
         relative: Path below the studies' folder.
         width: Columns of the source image in pixels.
         height: Rows of the source image in pixels.
-        reason: Why it cannot be read; empty when it can.
+        reason: Code for why it cannot be read; empty when it can.
     """
 
     key: int
@@ -54,7 +54,7 @@ class Annotator(NamedTuple):
     """A person who may log in.
 
     Attributes:
-        name: Chosen by the site; stands in exports.
+        name: Chosen by the site; appears in exports.
         role: `annotator` or `manager`.
     """
 
@@ -92,7 +92,7 @@ class MentionLink(NamedTuple):
     Attributes:
         start: First character of the mention in the report.
         end: One past the last.
-        code: Node of the concept base, or NIL for words that name no finding.
+        code: Node of the concept base, or NIL for words that denote no finding.
         assertion: `present`, `uncertain`, `absent` (the report denies it) or `prior`.
     """
 
@@ -111,11 +111,11 @@ class Reading(NamedTuple):
     """One annotator's reading of one study.
 
     Attributes:
-        image_id: The study's name.
+        image_id: Image id of the study.
         annotator: Name of the annotator.
         annotations: Boxes.
         verdict: One of VERDICTS once the reader has finished; empty before.
-        rejected: Origins of suggestions that were turned down, such as `model:0`.
+        rejected: Origins of rejected suggestions, such as `model:0`.
         active_s: Seconds of active work, without pauses.
         changed_at: UTC, ISO 8601.
         comment: Free text about the study.
@@ -142,7 +142,8 @@ def checked_name(name: str) -> str:
     """Check an annotator's name and return it.
 
     Raises:
-        DataError: Empty, longer than 40 characters, with odd characters, or reserved.
+        DataError: Empty, longer than 40 characters, with characters that are not allowed, or
+            reserved.
     """
     name = unicodedata.normalize("NFC", " ".join(name.split()))
     if not _NAME.fullmatch(name) or name.casefold() in (ADJUDICATION, MANAGER):
@@ -204,12 +205,12 @@ def _check_annotation(item: Annotation, study: Study, base: ConceptBase) -> None
 
 
 def annotation_json(item: Annotation) -> dict[str, Any]:
-    """An annotation as the store and the page hold it."""
+    """An annotation as a JSON object, for the database and the page."""
     return {**item._asdict(), "box_xyxy": list(item.box_xyxy)}
 
 
 def annotation_from(value: Mapping[str, Any]) -> Annotation:
-    """The reverse of `annotation_json`."""
+    """The annotation of a JSON object of `annotation_json`."""
     x1, y1, x2, y2 = (float(side) for side in value["box_xyxy"])
     span = value["mention"]
     return Annotation(

@@ -17,7 +17,8 @@ class ProjectSettings(NamedTuple):
     Attributes:
         blind: Hide report and suggestions from a reader until the first verdict on the study.
         shuffle: Give every reader the studies in an order of their own.
-        readers: Readers to assign to a study that appears later; 0 = those who have all others.
+        readers: Number of readers to assign to a new study; 0 = those assigned to all other
+            studies.
         guidelines: Text of the guidelines page; `#` begins a heading, `-` an item of a list.
     """
 

@@ -1,6 +1,6 @@
 """Studies, assignments and readings in the workspace's database.
 
-Every change of a reading is a revision with its parent; a head marks the current one. Undo moves
+Every change of a reading is a revision with a parent; a head marks the current revision. Undo moves
 the head to the parent, redo to the youngest child, so both survive a reload, a restart and a
 crash, and no reading is ever overwritten.
 """
@@ -21,12 +21,12 @@ from data_prep.annotation.workspace.records import (
     annotation_from,
     annotation_json,
 )
-from data_prep.annotation.workspace.studies import RadiographCheck, StudyFile, look_at
+from data_prep.annotation.workspace.studies import RadiographCheck, StudyFile, check_radiograph
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.progress import Progress
 
-MAX_STEP_S = 300.0  # most seconds that one save may add; a page cannot claim a day
+MAX_STEP_S = 300.0  # maximum working time that one save can add, seconds
 
 
 class ConflictError(DataError):
@@ -77,7 +77,7 @@ class Store:
         )
         known = {row["relative"]: row["stamp"] for row in rows}
         fresh = [f for f in files if known.get(f.relative) != f.stamp]
-        looked = ordered_map(_look, [str(f.path) for f in fresh], workers, progress)
+        looked = ordered_map(_check, [str(f.path) for f in fresh], workers, progress)
         results = dict(zip((f.relative for f in fresh), looked, strict=True))
         with self._database.change() as change:
             change.execute("UPDATE studies SET present = 0")
@@ -172,7 +172,7 @@ class Store:
     # readings ----------------------------------------------------------------------------------
 
     def state(self, study: Study, name: str) -> State:
-        """An annotator's present reading of a study."""
+        """An annotator's current reading of a study."""
         head = self._database.row(
             "SELECT h.revision, h.active_s, h.changed_at, r.body FROM heads h "
             "LEFT JOIN revisions r ON r.id = h.revision WHERE h.study = ? AND h.name = ?",
@@ -201,8 +201,8 @@ class Store:
         Args:
             study: The study.
             reading: The complete new reading; its `active_s` and `changed_at` are ignored.
-            base_revision: The revision the change was made on.
-            step_s: Seconds of work since the last save; at most 300 count.
+            base_revision: Revision on which the change is based.
+            step_s: Seconds of work since the last save, limited to MAX_STEP_S.
             change_id: Id of the change; a change with a known id is not applied again.
 
         Raises:
@@ -223,7 +223,7 @@ class Store:
             if head != base_revision:
                 raise ConflictError(
                     "This study was changed in another window",
-                    fix="The page shows that state now",
+                    fix="The page now shows the other window's state",
                 )
             done = change.execute(
                 "INSERT INTO revisions (study, name, parent, body, saved_at) "
@@ -268,7 +268,7 @@ class Store:
         return found is not None
 
     def add_time(self, study: Study, name: str, step_s: float) -> None:
-        """Add seconds of work that came without a change."""
+        """Add seconds of work without a change."""
         self._move(study, name, lambda change, head: head, step_s)
 
     def _move(
@@ -309,8 +309,8 @@ class Store:
         """image_id -> readings of all annotators, with adjudications, of existing files.
 
         Args:
-            only: Just this study; None = all.
-            repeats: The second readings of the same reader in place of all others.
+            only: Only this study; None = all.
+            repeats: Return the second readings instead of the first ones.
         """
         found: dict[str, list[Reading]] = {}
         for row in self._database.rows(
@@ -327,8 +327,8 @@ class Store:
         return found
 
 
-def _look(path: str) -> RadiographCheck:
-    return look_at(Path(path))
+def _check(path: str) -> RadiographCheck:
+    return check_radiograph(Path(path))
 
 
 def _free_name(change: Any, file: StudyFile) -> str:
@@ -355,11 +355,11 @@ def _reading(image_id: str, name: str, row: sqlite3.Row) -> Reading:
 
 
 def choose_repeats(assignments: Iterable[tuple[int, str]], share: float) -> list[tuple[int, str]]:
-    """Pick studies (key, name) for a second reading: the same ones every time, at random per name.
+    """Choose studies (key, name) for a second reading, pseudo-randomly with a fixed seed per name.
 
     Args:
         assignments: Pairs (study key, annotator).
-        share: Of each annotator's studies, above 0 and at most 1; at least one study.
+        share: Share of each annotator's studies, 0 < share <= 1; at least one study is chosen.
     """
     keys_of: dict[str, list[int]] = {}
     for key, name in sorted(assignments):
@@ -375,11 +375,11 @@ def share_out(keys: Sequence[int], names: Sequence[str], readers: int) -> list[t
     """Assign every study to `readers` annotators in turn, in equal numbers.
 
     Raises:
-        DataError: More readers a study than annotators, or none.
+        DataError: `readers` is below 1 or above the number of annotators.
     """
     if not 1 <= readers <= len(names):
         raise DataError(
-            "Number of readers a study is out of range", f"1 to {len(names)}", str(readers)
+            "Number of readers per study is out of range", f"1 to {len(names)}", str(readers)
         )
     order = sorted(names)
     return [

@@ -21,7 +21,7 @@ class StudyFile(NamedTuple):
 
     Attributes:
         relative: Path below the folder, with `/`, printable.
-        image_id: Name as `score` gives it too; see `image_names.image_ids`.
+        image_id: Same as in `pneumonia score`; see `image_names.image_ids`.
         path: The file.
         stamp: Size and modification time; a different stamp means that the file changed.
     """
@@ -33,17 +33,17 @@ class StudyFile(NamedTuple):
 
 
 class RadiographCheck(NamedTuple):
-    """What the workspace keeps of a file.
+    """Properties of a radiograph that the workspace stores.
 
     Attributes:
         width: Columns in pixels.
         height: Rows in pixels.
         view: View position such as `PA`; empty when unknown.
-        reason: Why the file cannot be read; empty when it can.
+        reason: Code for why the file cannot be read; empty when it can.
         patient: Hash of PatientID; empty without one.
         taken: Date and time of the study, `YYYYMMDD` with or without `HHMMSS`; empty when unknown.
-        row_mm: Distance of two rows in mm by the header, None when unknown.
-        column_mm: Distance of two columns in mm.
+        row_mm: Row spacing in mm from the header; None when unknown.
+        column_mm: Column spacing in mm; None when unknown.
     """
 
     width: int = 0
@@ -57,7 +57,7 @@ class RadiographCheck(NamedTuple):
 
 
 def find_studies(folder: Path) -> list[StudyFile]:
-    """Radiographs below a folder by their path: DICOM whatever its name, PNG and JPEG by suffix.
+    """Radiographs below a folder, sorted by path: DICOM by content, PNG and JPEG by suffix.
 
     Raises:
         ConfigError: No such folder.
@@ -108,8 +108,8 @@ def _is_radiograph(path: Path) -> bool:
         return False
 
 
-def look_at(path: Path) -> RadiographCheck:
-    """Read a file as the page will show it; a failure is returned as a reason, not raised."""
+def check_radiograph(path: Path) -> RadiographCheck:
+    """Read a radiograph and its properties; a failure is returned as `reason`, not raised."""
     try:
         image = read_radiograph(str(path))
     except DicomError as error:

@@ -51,16 +51,16 @@ class ConceptBase:
     """Headings, qualifiers, hierarchy, aliases and neighbours.
 
     A node is a group (`Lungs`), a heading (`Opacity`) or a code below it. Every prefix of a code
-    is a node, whether or not a report was ever coded with it. NIL is not a node.
+    is a node, even if no report was coded with it. NIL is not a node.
 
     Args:
         counts: Code -> number of training reports coded with it.
-        groups: Group -> its headings; a heading of no group hangs below `Other`.
+        groups: Group -> its headings; a heading without a group is a child of `Other`.
         aliases: Code -> surface forms; `..` stands for up to five other words.
         qualifiers: Qualifier -> surface forms.
         neighbours: Heading -> headings that often occur in the same report, best first.
         opacity: Headings of a lung opacity in the sense of the RSNA challenge, headings that may
-            hide or resemble one, and qualifiers that name another organ than the lung.
+            hide or resemble one, and qualifiers of organs other than the lung.
         source: Where the counts come from.
     """
 
@@ -195,7 +195,7 @@ class ConceptBase:
         return self._neighbours.get(split_code(code)[0], ())
 
     def group(self, code: str) -> str:
-        """The root a code hangs below."""
+        """The group (root node) of a code."""
         return self._group_of.get(split_code(code)[0], OTHER)
 
     def canonical(self, code: str) -> str:
@@ -246,7 +246,7 @@ class ConceptBase:
         }
 
     def save(self, path: Path) -> None:
-        """Write the base, one entry a line, so that people can edit and compare it.
+        """Write the base as JSON, one entry per line, for editing and diffs.
 
         Raises:
             OutputError: The file cannot be written.
@@ -268,7 +268,7 @@ class ConceptBase:
             path: A file of `save`; None = the default base.
 
         Raises:
-            DataError: Missing, not a base, or malformed.
+            DataError: The file is missing, has another schema, or is malformed.
         """
         path = path or DEFAULT_BASE
         table = read_json(path, SCHEMA)
@@ -294,7 +294,7 @@ class ConceptBase:
 
 
 def build_base(reports: Iterable[Sequence[str]], source: Mapping[str, Any]) -> ConceptBase:
-    """Make a base from the codes of reports and the hand-written lexicon.
+    """Build a base from the codes of reports and the hand-written lexicon.
 
     Args:
         reports: The codes of each report.

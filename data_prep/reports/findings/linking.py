@@ -1,7 +1,7 @@
 """Link a report to coded findings, each with assertion, site and position.
 
-Without a trained linker the alias table decides: the first code an alias stands for, refined by
-the site words beside it. With one, `data_prep.reports.linker.trained_linker.Linker` decides.
+Codes are chosen by a trained linker (`data_prep.reports.linker.trained_linker.Linker`) or, without
+one, by the alias table: the first code of the alias, refined by the site words beside it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from data_prep.reports.findings.concepts import NIL, ConceptBase, split_code
 from data_prep.reports.findings.mentions import Mention, MentionFinder
 from pneumonia.runtime.errors import DataError
 
-MAX_CHARACTERS = 100_000  # a long report has 5,000; more is not a report
+MAX_CHARACTERS = 100_000  # long reports have about 5,000
 SIDES = ("right", "left", "bilateral")
 
 
@@ -46,7 +46,7 @@ class LinkedConcept(NamedTuple):
 
     @property
     def site(self) -> str:
-        """Qualifiers but the side, `lung/lower lobe`."""
+        """Qualifiers without the side, `lung/lower lobe`."""
         return "/".join(name for name in self.qualifiers if name not in SIDES)
 
 
@@ -92,15 +92,15 @@ def refine(base: ConceptBase, code: str, qualifiers: Sequence[str]) -> str:
 
     Args:
         base: The concept base.
-        code: What the alias stands for; its own qualifiers are kept.
-        qualifiers: Qualifiers whose words stand beside the mention.
+        code: Code of the alias; its own qualifiers are kept.
+        qualifiers: Qualifiers whose words are beside the mention.
     """
     heading, own = split_code(code)
-    said = {*own, *qualifiers}
+    supported = {*own, *qualifiers}
 
     def fit(node: str) -> float:
         names = set(split_code(node)[1])
-        if not set(own) <= names <= said:
+        if not set(own) <= names <= supported:
             return -1.0
         return len(names) + 1.5 * len(names.intersection(SIDES))
 
@@ -108,12 +108,12 @@ def refine(base: ConceptBase, code: str, qualifiers: Sequence[str]) -> str:
     return best if fit(best) >= 0 else code
 
 
-def only_said(base: ConceptBase, code: str, mention: Mention) -> str:
+def drop_unsupported(base: ConceptBase, code: str, mention: Mention) -> str:
     """Remove qualifiers from a code that neither the alias nor the words beside it support."""
     heading, qualifiers = split_code(code)
     implied = next((t for t in mention.targets if split_code(t)[0] == heading), heading)
-    said = {*mention.qualifiers, *split_code(implied)[1]}
-    return code if said.issuperset(qualifiers) else refine(base, implied, mention.qualifiers)
+    supported = {*mention.qualifiers, *split_code(implied)[1]}
+    return code if supported.issuperset(qualifiers) else refine(base, implied, mention.qualifiers)
 
 
 @lru_cache(maxsize=4)
@@ -130,13 +130,13 @@ def link_report(
     Args:
         text: The report, with or without headings such as `FINDINGS:`.
         base: The concept base.
-        linker: Decides between candidates; None = the alias table alone.
+        linker: Chooses between candidates; None = the alias table.
 
     Returns:
-        In text order; mentions that stand for no concept are left out.
+        In text order; mentions without a concept are left out.
 
     Raises:
-        DataError: The text is longer than any report.
+        DataError: The text is longer than MAX_CHARACTERS.
     """
     if len(text) > MAX_CHARACTERS:
         raise DataError(
@@ -150,7 +150,7 @@ def link_report(
     for mention, decision in zip(mentions, decisions, strict=True):
         if decision.code == NIL:
             continue
-        code = only_said(base, decision.code, mention)
+        code = drop_unsupported(base, decision.code, mention)
         heading, qualifiers = split_code(code)
         found.append(
             LinkedConcept(

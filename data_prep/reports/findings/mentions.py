@@ -36,12 +36,12 @@ class Mention(NamedTuple):
         end: One past the last.
         alias: The alias in normal form, the key of learnt priors.
         targets: Candidate codes of the alias.
-        qualifiers: Qualifiers whose words stand beside it, in text order.
+        qualifiers: Qualifiers whose words are beside it, in text order.
         assertion: `present`, `absent`, `uncertain` or `prior`.
         section: `findings` or `impression`.
         sentence: Number of its sentence among the report's sentences.
-        place: Number of its first token in the report, which orders mentions.
-        elsewhere: Whether the text places it in another organ than the lung.
+        place: Number of its first token in the report.
+        elsewhere: Whether the text locates it in an organ other than the lung.
     """
 
     start: int
@@ -66,10 +66,10 @@ class _Match(NamedTuple):
 
 
 class AliasTable:
-    """Surface forms, as sequences of normal forms in which `..` may stand for other words.
+    """Surface forms as sequences of normal forms, in which `..` matches other words.
 
     Args:
-        aliases: (surface form, what it stands for).
+        aliases: (surface form, code or qualifier).
     """
 
     def __init__(self, aliases: Iterable[tuple[str, str]]) -> None:
@@ -133,7 +133,11 @@ def _match(
 
 
 class MentionFinder:
-    """Finds the mentions of a report; one instance per base serves many reports."""
+    """Finds the mentions of findings in reports.
+
+    Args:
+        base: Concept base of the aliases and qualifiers.
+    """
 
     def __init__(self, base: ConceptBase) -> None:
         self.aliases = AliasTable(base.all_aliases())
@@ -165,11 +169,11 @@ class MentionFinder:
         matches = self.aliases.find(words)
         if not matches:
             return []
-        said = assertions_of(words, [self._span(match) for match in matches])
+        assertions = assertions_of(words, [self._span(match) for match in matches])
         regions = _regions(words, matches)
         sites = self.qualifiers.find(words, overlap=True)
         found = []
-        for match, (left, right), assertion in zip(matches, regions, said, strict=True):
+        for match, (left, right), assertion in zip(matches, regions, assertions, strict=True):
             names = dict.fromkeys(
                 name
                 for site in sites
@@ -225,8 +229,8 @@ def _regions(words: Sequence[str], matches: Sequence[_Match]) -> list[tuple[int,
     """Tokens that describe each mention: those beside it, shared by joined mentions.
 
     "Atelectasis or scarring in the left base": both are in the base. Between two mentions that are
-    not joined, words go to the later one, but for a phrase such as "in the left base", which goes
-    to the earlier.
+    not joined, words belong to the later one, except for a phrase such as "in the left base", which
+    belongs to the earlier one.
     """
     groups: list[list[int]] = []
     for at, match in enumerate(matches):

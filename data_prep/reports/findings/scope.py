@@ -1,7 +1,7 @@
-"""Scope of the cues of negation, doubt and history over the findings of a sentence.
+"""Scope of negation, uncertainty and history cues over the findings of a sentence.
 
-`scope_rules` lists the cues; this module finds them and decides how far each one reaches: to the
-end of its clause, over the items of a list, or to the finding beside it.
+`scope_rules` lists the cues; this module finds them and determines their scope: to the end of the
+clause, over the items of a list, or to the finding beside the cue.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ from data_prep.reports.findings.text import word_set
 
 __all__ = ["ABSENT", "ASSERTIONS", "PRESENT", "PRIOR", "UNCERTAIN", "assertions_of"]
 
-_FORWARD_WORDS = 40  # a list of what is absent can be long
+_FORWARD_WORDS = 40  # longest forward scope, for lists of absent findings
 _BACKWARD_WORDS = 14
 _SIGNS = frozenset(".,;:?()-/")
 _NO_GAP = frozenset({"and", "or", "nor", "but", *_SIGNS})
@@ -67,9 +67,9 @@ class MentionSpan(NamedTuple):
         start: First token.
         end: One past the last token.
         used: The tokens of the alias; tokens between them may be part of a cue.
-        lasting: Whether the finding is permanent, such as a scar: "prior" leaves it present.
-        sign: Whether it is a sign and no explanation: "opacity/effusion" states both, while
-            "atelectasis/infiltrate" names alternatives.
+        lasting: Whether the finding is permanent, such as a scar: it stays present after "prior".
+        sign: Whether it is a sign rather than an interpretation: "opacity/effusion" states both,
+            while "atelectasis/infiltrate" are alternatives.
     """
 
     start: int
@@ -107,8 +107,8 @@ def assertions_of(words: Sequence[str], mentions: Sequence[MentionSpan]) -> list
         for at in clause.reach(cue, cues):
             if not (cue.category == EARLIER and mentions[at].lasting):
                 found[at].add(cue.category)
-    says = [clause.decide(kinds, cues) for kinds in found]
-    return clause.restore_exceptions(clause.open_alternatives(says))
+    assertions = [clause.decide(kinds, cues) for kinds in found]
+    return clause.restore_exceptions(clause.open_alternatives(assertions))
 
 
 class _Sentence:
@@ -309,34 +309,38 @@ class _Sentence:
             return PRESENT if kept else PRIOR
         return UNCERTAIN if UNCERTAIN in kinds or asked else PRESENT
 
-    def restore_exceptions(self, says: list[str]) -> list[str]:
-        """Assert the last finding where its denial has an exception: no infiltrate except *here*.
+    def restore_exceptions(self, assertions: list[str]) -> list[str]:
+        """Correct the last finding if its negation has an exception: no infiltrate except *here*.
 
-        Before a place it is present; before other words without a finding it is uncertain.
+        If the exception is a place the finding is present, otherwise uncertain.
         """
-        if says and says[-1] == ABSENT:
+        if assertions and assertions[-1] == ABSENT:
             after = self.words[self.mentions[-1].end :]
             for exception in _EXCEPTIONS:
                 if after[: len(exception)] == list(exception):
                     place = _PLACES.intersection(after[len(exception) : len(exception) + 2])
-                    says[-1] = PRESENT if place else UNCERTAIN
-        return says
+                    assertions[-1] = PRESENT if place else UNCERTAIN
+        return assertions
 
-    def open_alternatives(self, says: list[str]) -> list[str]:
-        """Mark the findings of `A or B` as uncertain, since neither is asserted."""
-        for number in range(1, len(says)):
+    def open_alternatives(self, assertions: list[str]) -> list[str]:
+        """Mark the findings of `A or B` as uncertain: neither is asserted."""
+        for number in range(1, len(assertions)):
             first, second = self.mentions[number - 1 : number + 1]
             between = self.words[first.end : second.start]
             alternative = (
                 "or" in between and len(between) <= 4 and _ALTERNATIVES.issuperset(between)
             ) or (between == ["/"] and not (first.sign or second.sign))
-            if alternative and says[number - 1] in (PRESENT, UNCERTAIN) and says[number] == PRESENT:
-                says[number - 1] = says[number] = UNCERTAIN
+            if (
+                alternative
+                and assertions[number - 1] in (PRESENT, UNCERTAIN)
+                and assertions[number] == PRESENT
+            ):
+                assertions[number - 1] = assertions[number] = UNCERTAIN
         for number, mention in enumerate(self.mentions):
             beside = (*self.words[: mention.start][-1:], *self.words[mention.end :][:1])
-            if says[number] == PRESENT and "or" in beside:  # aspiration or pneumonia
-                says[number] = UNCERTAIN
-        return says
+            if assertions[number] == PRESENT and "or" in beside:  # aspiration or pneumonia
+                assertions[number] = UNCERTAIN
+        return assertions
 
 
 class _Item(NamedTuple):

@@ -1,9 +1,9 @@
-"""The cues of negation, doubt and history, as phrases in a small pattern language.
+"""Negation, uncertainty and history cues, as phrases in a small pattern language.
 
-A phrase is a row of items: a word in the normal form of `text.normal_form`; `{name}`, any word of a
-class below; `..n`, up to n further words, none of a finding, a sign or a conjunction; `$`, the end
-of the sentence or a sign. Rules are tried in order and each word belongs to one cue only, so
-exceptions ("no change", "not excluded") stand before what they are exceptions to ("no").
+A phrase is a sequence of items: a word in the normal form of `text.normal_form`; `{name}`, any word
+of a class below; `..n`, up to n further words, none of a finding, a sign or a conjunction; `$`, the
+end of the sentence or a sign. Rules are tried in order and each word belongs to one cue only:
+exceptions ("no change", "not excluded") come before the general cue ("no").
 
 Sources of cue words: Chapman et al., J Biomed Inform 34 (2001) 301-310 (NegEx); Harkema et al., 42
 (2009) 839-851 (ConText); radiology reports of Indiana University's training part.
@@ -17,8 +17,8 @@ PRESENT, ABSENT, UNCERTAIN, PRIOR = "present", "absent", "uncertain", "prior"
 ASSERTIONS = (PRESENT, ABSENT, UNCERTAIN, PRIOR)
 
 NEUTRAL = "neutral"  # resembles a cue but asserts nothing; its words are consumed
-EARLIER = "earlier"  # PRIOR unless the sentence says that the finding persists
-DOUBTED = "doubted"  # a doubted denial: UNCERTAIN, although a word of negation reaches the finding
+EARLIER = "earlier"  # PRIOR unless the sentence states that the finding persists
+DOUBTED = "doubted"  # a doubted negation: UNCERTAIN, although a negation reaches the finding
 
 FORWARD, BACKWARD = "forward", "backward"
 FLIP = "flip"  # forward, or backward where no finding follows in the clause
@@ -27,11 +27,11 @@ ADJACENT = "adjacent"  # backward to the finding just before, across no comma
 NEXT = "next"  # forward to the next finding only
 BESIDE = "beside"  # the nearest finding to either side
 TOUCHING = "touching"  # the finding that begins within two words
-ADJECTIVE = "adjective"  # like FLIP, but does not end a list of what is absent
+ADJECTIVE = "adjective"  # like FLIP, but does not end a list of absent findings
 
 
 class ScopeRule(NamedTuple):
-    """A cue: what it asserts, of which findings, and its phrases."""
+    """A cue: assertion category, direction of its scope, and phrases."""
 
     category: str
     direction: str

@@ -1,4 +1,4 @@
-"""Sections, sentences and tokens of a report; every offset counts characters of the given text."""
+"""Sections, sentences and tokens of a report; offsets are characters of the given text."""
 
 import re
 from typing import NamedTuple
@@ -41,11 +41,11 @@ _SECTIONS = {
     "recommendation": "other", "recommendations": "other", "advice": "other",
     "addendum": "findings",
 }  # fmt: skip
-# The sections that describe this examination; the others give the reason for it.
+# the sections that describe this examination
 REPORTED = ("findings", "impression")
-# A heading stands at the start of a line or of a sentence, in any case, before a colon or a dash
-# with blanks around it, or alone on its line; with a capital before a colon it may stand anywhere,
-# since many exports put a whole report on one line.
+# A heading is at the start of a line or of a sentence, in any case, before a colon or a dash with
+# blanks around it, or alone on its line; capitalised and before a colon it may be anywhere, since
+# many exports have a whole report on one line.
 _LONG_FIRST = sorted(_SECTIONS, key=len, reverse=True)
 _ANY_CASE = "|".join(name.replace(" ", r"[ \t]+") for name in _LONG_FIRST)
 _CAPITALS = "|".join(f"{name.upper()}|{name.capitalize()}" for name in _LONG_FIRST)
@@ -61,12 +61,12 @@ _STOP = re.compile(
     r"[.!;](?=\s|$|[A-Z])|(?<=[\w)])\?(?=\s|$|[A-Z])|\n\s*\n"
     r"|\n(?=[ \t]*(?:\d+[.)]|[-*\u2022]))|(?<=\w)\s+(?=\(?\d{1,2}\)\s)"
 )
-_LONGEST = 200  # tokens; a long sentence of a report has 60
+_LONGEST = 200  # tokens; long sentences of reports have about 60
 _ABBREVIATION = re.compile(r"\b(?:[a-z]|dr|mr|mrs|ms|vs|approx|cf)$", re.I)
 
 
 class Section(NamedTuple):
-    """A part of a report: its kind and where it lies, `[start, end)`."""
+    """A part of a report: its kind and characters `[start, end)`."""
 
     kind: str
     start: int
@@ -74,7 +74,7 @@ class Section(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A word, number or sign: normal form and place `[start, end)`."""
+    """A word, number or sign: normal form and characters `[start, end)`."""
 
     word: str
     start: int
@@ -82,7 +82,7 @@ class Token(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """A sentence with its tokens and the section it stands in."""
+    """The tokens of a sentence and the kind of its section."""
 
     tokens: tuple[Token, ...]
     section: str
@@ -94,10 +94,9 @@ class Sentence(NamedTuple):
 
 
 def find_sections(text: str) -> list[Section]:
-    """Cut a report at its headings; what stands before the first one is `findings`.
+    """Cut a report at its headings; text before the first heading is `findings`.
 
-    Other words with a colon, such as `LUNGS:`, open no section: they are part of the one they
-    stand in.
+    Other words with a colon, such as `LUNGS:`, do not begin a section.
     """
     cuts = {0: (0, "findings")}
     for pattern in (_INNER_HEADING, _SENTENCE_HEADING, _LINE_HEADING):
@@ -117,7 +116,7 @@ def find_sections(text: str) -> list[Section]:
 
 
 def _misspelt(label: str) -> str:
-    """Heading that equals a label but for a lost first or last letter; empty for none."""
+    """Heading that equals a label with a missing first or last letter; empty if there is none."""
     near = (name for name in _SECTIONS if label in (name[1:], name[:-1]))
     return "" if label in _SECTIONS else next(near, "")
 
@@ -144,7 +143,7 @@ def _cut(tokens: tuple[Token, ...], kind: str) -> list[Sentence]:
 
 
 def _goes_on(text: str, start: int, stop: int) -> bool:
-    """Whether the full stop at `stop` belongs to an abbreviation or to a list's number."""
+    """Whether the full stop at `stop` belongs to an abbreviation or a list number."""
     if stop - start > 8:
         start = stop - 8
     elif text[start:stop].strip().isdigit():

@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     """B documents of up to T mentions with up to C candidates, W words, D dimensions.
 
     Attributes:
-        order: int64 (B, T): which mention of the document stands at each step; -1 = padding.
+        order: int64 (B, T), number of the mention at each step; -1 = padding.
         surface: int64 (B, T, W) word rows of the mention itself, 0 = padding or unknown.
         context: int64 (B, T, W) word rows around the mention.
         document: int64 (B, T, W) word rows of the whole document, the same at every step.
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
         nil: bool (B, T, C), where the candidate is NIL.
         entity_kind: int64 (B, T, C).
         mention_kind: int64 (B, T).
-        gold: int64 (B, T), place among the candidates, -1 = none.
+        gold: int64 (B, T), index among the candidates; -1 = unknown or not among them.
     """
 
     order: Tensor
@@ -140,7 +140,7 @@ def arrange(document: LinkDocument, order: Order, generator: np.random.Generator
 
 
 class EncodedMention(NamedTuple):
-    """The numbers of one mention; see Batch."""
+    """Indices of words and entities of one mention; see Batch."""
 
     surface: list[int]
     context: list[int]
@@ -152,7 +152,7 @@ class EncodedMention(NamedTuple):
 
 
 class EncodedDocument(NamedTuple):
-    """The numbers of one document: its mentions and the rows of its words."""
+    """Indices of one document: its mentions and the rows of its words."""
 
     mentions: list[EncodedMention]
     words: list[int]
@@ -162,7 +162,7 @@ _NO_MENTION = EncodedMention([], [], [], [], [], 0, -1)
 
 
 def encode(document: LinkDocument, table: EntityTable) -> EncodedDocument:
-    """Replace words and entities by their numbers; done once where a document is used often."""
+    """Replace words and entities of a document by their indices."""
     found = [
         EncodedMention(
             table.rows(mention.surface),
@@ -188,7 +188,7 @@ def collate(
 def stack(
     documents: Sequence[EncodedDocument], table: EntityTable, orders: Sequence[Sequence[int]]
 ) -> Batch:
-    """`collate` of documents that are encoded already."""
+    """`collate` for encoded documents."""
     steps = max([1, *(len(order) for order in orders)])
     rows = [
         [*(document.mentions[i] for i in order), *[_NO_MENTION] * (steps - len(order))]

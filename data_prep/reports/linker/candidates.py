@@ -1,7 +1,7 @@
 """Candidate codes of a mention, with p(code | mention) learnt from coded reports.
 
 p = p(heading | alias) p(qualifiers | heading, words beside the mention). The second factor is naive
-Bayes over qualifiers: how often a word for `left` stands beside codes with and without `left`.
+Bayes over qualifiers: how often a word for `left` is beside codes with and without `left`.
 """
 
 from collections import Counter
@@ -59,7 +59,7 @@ def best_gold(mention: Mention, codes: Sequence[str]) -> str:
     """Most likely code of a mention among the report's codes; NIL when no heading fits.
 
     Reports are coded as a whole, so this is a guess (distant supervision): of the codes whose
-    heading the alias may stand for, the one whose qualifiers agree most with the words beside it.
+    heading the alias can denote, the one whose qualifiers agree most with the words beside it.
     """
     targets = {split_code(target)[0] for target in mention.targets}
     words = set(mention.qualifiers)
@@ -103,7 +103,7 @@ def learn_priors(
 
 
 def prior_keys(mention: Mention) -> tuple[str, str]:
-    """Keys of a mention's statistics: alias with assertion, and alias alone to fall back on."""
+    """Keys of a mention's statistics: alias with assertion, and alias alone as a fallback."""
     return f"{mention.alias}|{mention.assertion}", mention.alias
 
 
@@ -124,7 +124,7 @@ class _HeadingTable(NamedTuple):
 
 
 class CandidateGenerator:
-    """Makes the candidates of mentions; one per base and priors.
+    """Generates the candidates of mentions.
 
     Args:
         base: The concept base.

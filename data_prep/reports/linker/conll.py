@@ -1,7 +1,7 @@
 """Entity-linking benchmark files: mentions with candidates, priors and gold, tab-separated.
 
-The format of AIDA-CoNLL, MSNBC, AQUAINT, ACE2004, CWEB and WIKI that is used by the
-systems that came after Ganea and Hofmann (2017), DCA among them. One mention a line:
+The format of AIDA-CoNLL, MSNBC, AQUAINT, ACE2004, CWEB and WIKI as used by Ganea and Hofmann (2017)
+and later systems such as DCA. One mention per line:
 
     document  document  mention  left context  right context  CANDIDATES
     id,prior,name  id,prior,name ...  (or EMPTYCAND)  GT:  place,id,prior,name  (or -1,...)
@@ -24,7 +24,7 @@ from data_prep.reports.linker.spaces import ContextScore, words_of
 from data_prep.reports.linker.vectors import WordVectors
 from pneumonia.runtime.errors import DataError
 
-MAX_CANDIDATES = 50  # read; `preselect` keeps fewer
+MAX_CANDIDATES = 50  # read per mention; `preselect` keeps fewer
 _CONTEXT_WORDS = 50
 _EMPTY = "EMPTYCAND"
 _MAX_BYTES = 1 << 30
@@ -33,8 +33,8 @@ _MAX_BYTES = 1 << 30
 def read_candidate_file(path: Path, keep: int = MAX_CANDIDATES) -> list[LinkDocument]:
     """Documents of a benchmark file, in its order.
 
-    A mention's gold is its name, NIL when the file knows none. Mentions without candidates stay,
-    since they count as errors.
+    The gold of a mention is an entity name, NIL when the file has none. Mentions without candidates
+    are kept, since they count as errors.
 
     Args:
         path: The file.
@@ -72,7 +72,7 @@ def read_candidate_file(path: Path, keep: int = MAX_CANDIDATES) -> list[LinkDocu
 
 
 def _document(name: str, mentions: tuple[LinkMention, ...]) -> LinkDocument:
-    """The file holds no text of the document: its words are those around its mentions."""
+    """A document whose words are those around its mentions: the file has no further text."""
     words = dict.fromkeys(word for mention in mentions for word in mention.context)
     return LinkDocument(name, mentions, tuple(words))
 

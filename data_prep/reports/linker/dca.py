@@ -15,12 +15,12 @@ from data_prep.reports.linker.local_models import attend
 from data_prep.reports.linker.mention_types import TypeModel
 
 KEEP_ENTITIES, KEEP_NEIGHBOURS = 7, 50
-# Vectors have length 1, so products lie within -1 and 1: with ones the attention would be nearly
-# uniform and two codes that differ in one qualifier would score alike. Training starts from these;
-# neighbours, which are guesses, start with a smaller weight than linked entities.
+# Initial diagonals. Vectors have unit length, so products are within -1..1: with ones the attention
+# would be nearly uniform, and codes that differ in one qualifier would have similar scores.
+# Neighbours start with a smaller weight than linked entities.
 _SHARP, _STEEP, _GENTLE = 5.0, 10.0, 1.0
 _MASKED = -1e10
-_MEMORY_STEPS = 100  # entities kept: bounds the cost of a step however long the document is
+_MEMORY_STEPS = 100  # latest entities kept, which bounds the cost of a step
 
 
 class LinkedBatch(NamedTuple):
@@ -39,13 +39,13 @@ class DynamicContext(nn.Module):
     """DCA over a local model.
 
     Args:
-        local: Any module that gives (B, T, C) scores from a Batch.
+        local: Module Batch -> (B, T, C) scores.
         table: Entity vectors and neighbours.
         n_mention_kinds: Kinds of mentions.
         hops: 0 = local only, 1 = linked entities, 2 = their neighbours too.
         hard: Keep the best 7 entities and 50 neighbours only; otherwise all count (soft).
-        hidden: Width of the joining network.
-        dropout: In it.
+        hidden: Width of the network that combines the scores.
+        dropout: Dropout rate of that network.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class DynamicContext(nn.Module):
         return self._walk(batch, None)
 
     def sample(self, batch: Batch, generator: torch.Generator) -> LinkedBatch:
-        """Link by drawing from the softmax of the scores, which is how RL explores."""
+        """Link by sampling from the softmax of the scores, for exploration in RL."""
         return self._walk(batch, generator)
 
     def teach(self, batch: Batch) -> Tensor:
@@ -117,7 +117,7 @@ class DynamicContext(nn.Module):
 
     @staticmethod
     def _numbers(batch: Batch, place: Tensor) -> Tensor:
-        """Entity numbers (B, T) of the chosen places; 0 for NIL, which joins no set."""
+        """Entity numbers (B, T) of the chosen places; 0 for NIL, which adds no context."""
         numbers = batch.candidates.gather(2, place[..., None])[..., 0]
         nil = batch.nil.gather(2, place[..., None])[..., 0]
         return numbers.masked_fill(nil, PAD)
@@ -158,7 +158,8 @@ class DynamicContext(nn.Module):
 def first_of_each(numbers: Tensor) -> Tensor:
     """Mask (B, M) bool of the first occurrence of each entity number; 0 (padding) is excluded.
 
-    The members before a step form a prefix, which holds a number only if it holds its first place.
+    The members before a step form a prefix, which contains a number only if it contains its first
+    occurrence.
     """
     same = numbers[:, :, None] == numbers[:, None, :]
     repeated = same.tril(-1).any(dim=2)

@@ -11,7 +11,7 @@ MIN_PRIOR = 1e-3  # p(entity | mention) is kept between this and 1
 
 
 class Candidate(NamedTuple):
-    """An entity that a mention may stand for, and p(entity | mention) before any context."""
+    """A candidate entity of a mention, and p(entity | mention) before any context."""
 
     entity: str
     prior: float
@@ -24,7 +24,7 @@ class LinkMention(NamedTuple):
         place: Position in the document; gives the order `offset`.
         context: Words around it, in normal form.
         candidates: Best prior first; NIL may be one of them.
-        gold: The right entity, NIL, or None where it is unknown.
+        gold: The correct entity, NIL, or None where it is unknown.
         kind: Kind of the mention, a small number; 0 where kinds are not used.
         size: Number of candidates before the selection; gives the order `size`.
         surface: Words of the mention itself, in normal form.
@@ -70,7 +70,7 @@ class EntitySpace(Protocol):
         ...
 
     def description(self, entity: str) -> tuple[str, ...]:
-        """Words that say what the entity is: its synonyms and what it belongs to."""
+        """Words that describe the entity: synonyms, group, related entities."""
         ...
 
 
@@ -80,7 +80,7 @@ def clamp(prior: float) -> float:
 
 
 def gold_place(mention: LinkMention) -> int:
-    """Place of the gold entity among the candidates, -1 when it is not there or unknown."""
+    """Index of the gold entity among the candidates; -1 when absent or unknown."""
     for place, candidate in enumerate(mention.candidates):
         if candidate.entity == mention.gold:
             return place

@@ -1,7 +1,7 @@
-"""Local models: score each candidate only by the words around its mention.
+"""Local models: score each candidate only by the words of the mention and around it.
 
-The plug-in contract of Dynamic Context Augmentation: any `torch.nn.Module` that gives one number
-per candidate from a `Batch` is a local model. Two are here.
+A local model of Dynamic Context Augmentation is any `torch.nn.Module` that maps a `Batch` to one
+score per candidate. This module has two.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class AttentionLocal(nn.Module):
 
     Args:
         table: Word vectors.
-        keep: Words that are kept.
+        keep: Number of words kept.
     """
 
     def __init__(self, table: EntityTable, keep: int = 50) -> None:
@@ -45,7 +45,7 @@ class AttentionLocal(nn.Module):
 
 
 class TextConvolution(nn.Module):
-    """Reads a text by a convolution of width 3 over its word vectors and max-pooling.
+    """Encodes a text by a convolution of width 3 over its word vectors and max-pooling.
 
     Args:
         table: Word vectors.
@@ -76,10 +76,10 @@ class TextConvolution(nn.Module):
 
 
 class ConvolutionLocal(nn.Module):
-    """Cosines between texts of a mention and of a candidate, each read by a convolution.
+    """Cosines between texts of a mention and of a candidate, each encoded by a convolution.
 
-    Of the mention: its own words, the words around it, the whole document. Of the candidate: the
-    words of its name and of its description. Six cosines, weighted and summed.
+    Texts of the mention: its own words, the words around it, the whole document. Texts of the
+    candidate: its name and its description. The six cosines are weighted and summed.
 
     Source: Francis-Landau, Durrett, Klein, NAACL 2016 (arXiv 1604.00734), with the sizes of the
     CNN base model of DCA (arXiv 1909.02117): kernel 3, 64 maps, max-pooling.

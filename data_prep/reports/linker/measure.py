@@ -1,4 +1,4 @@
-"""How well codes of reports agree with manual codes: micro-F1 with bootstrap intervals."""
+"""Agreement of report codes with manual codes: micro-F1 with bootstrap intervals."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -68,7 +68,7 @@ def agreement(runs: Sequence[Counts]) -> Agreement:
 
 
 def difference(runs: Sequence[Counts], others: Sequence[Counts]) -> tuple[float, float, float]:
-    """F1 of `runs` less F1 of `others`, paired by report: difference, low, high (95 %)."""
+    """F1 of `runs` minus F1 of `others`, paired by report: difference, low, high (95 %)."""
     gap = _resampled(runs) - _resampled(others)
     low, high = np.percentile(gap, [2.5, 97.5])
     middle = np.mean([micro_f1(run) for run in runs]) - np.mean([micro_f1(run) for run in others])

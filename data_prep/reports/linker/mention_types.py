@@ -1,4 +1,4 @@
-"""Typing model: which type of entity a mention stands for, from its words and those around it."""
+"""Typing model: type of a mention's entity, from its words and the words around it."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from data_prep.reports.linker.batches import PAD, Batch, EntityTable
 class TypeModel(nn.Module):
     """A linear classifier of types over mean word vectors, and a bias per kind of mention.
 
-    DCA takes mention types from an external typing model; this one is trained with the linker, by
+    DCA takes mention types from an external typing model; this one is trained with the linker, on
     the types of the gold entities.
 
     Args:

@@ -50,9 +50,9 @@ class DocumentMaker:
     """Turns the sentences and mentions of a report into a LinkDocument.
 
     Args:
-        generator: Makes candidates.
+        generator: Generates the candidates.
         space: Vectors of codes.
-        words: Word vectors, for the candidates' context score.
+        words: Word vectors for the context score of the candidates.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class DocumentMaker:
 
 
 def inherited(best: Sequence[str]) -> dict[str, list[str]]:
-    """Heading -> the first codes of the report's mentions: a mention may repeat an earlier one.
+    """Heading -> codes of the report's mentions, as candidates for mentions that may repeat them.
 
-    The counterpart of person co-reference in DCA: "opacity" of the impression inherits the
-    candidate "left base opacity" of the findings. At most four a heading, the most specific first.
+    The counterpart of person coreference in DCA: "opacity" in the impression inherits the candidate
+    "left base opacity" from the findings. At most four per heading, the most specific first.
     """
     found: dict[str, list[str]] = {}
     for code in dict.fromkeys(best):

@@ -1,9 +1,9 @@
 """Reports in shorthand: findings of the impression shortened to forms that several concepts share.
 
-A benchmark and training data for coherence. The findings section keeps its words; in the impression
+A benchmark and training data for coherence. The findings section is unchanged; in the impression
 each asserted mention becomes a short form ("pleural effusion" -> "effusion" or "PE"), and the words
-for site and side go from its sentence. The gold is the concept of the unshortened text, known for
-every mention; the candidates are the training concepts that share the form.
+for site and side are removed from its sentence. The gold is the concept of the unshortened text,
+known for every mention; the candidates are the training concepts that share the form.
 """
 
 from collections import Counter
@@ -57,8 +57,8 @@ _FORMS_OF: dict[str, list[str]] = {}
 for _form, _headings in SHORT_FORMS.items():
     for _heading in _headings:
         _FORMS_OF.setdefault(_heading, []).append(_form)
-# Qualifiers of appearance: their words stay in the text and are no part of the concept.
-LOOKS = frozenset({
+# Qualifiers of appearance: their words stay in the text and are not part of the concept.
+APPEARANCE = frozenset({
     "mild", "moderate", "severe", "small", "large", "borderline", "multiple", "multilobar",
     "scattered", "diffuse", "focal", "patchy", "streaky", "round", "irregular", "reticular",
     "chronic", "acute", "healed", "prominent", "obscured", "abnormal", "posterior", "anterior",
@@ -66,13 +66,13 @@ LOOKS = frozenset({
 
 
 def concept_of(base: ConceptBase, mention: Mention) -> str:
-    """The concept that the words of a mention spell out: heading, sites and side."""
-    placed = [name for name in mention.qualifiers if name not in LOOKS]
+    """The concept that the words of a mention state: heading, sites and side."""
+    placed = [name for name in mention.qualifiers if name not in APPEARANCE]
     return refine(base, mention.targets[0], placed)
 
 
 class _Shortened(NamedTuple):
-    """The words of a report in shorthand and, of each asserted mention, place, concept and form."""
+    """Words of a report in shorthand; place, concept and form of each asserted mention."""
 
     words: list[str]
     places: list[int]
@@ -95,7 +95,7 @@ class Shorthand:
         self._sites = AliasTable(
             (form, name)
             for name, forms in base.qualifier_aliases.items()
-            if name not in LOOKS
+            if name not in APPEARANCE
             for form in forms
         )
         self._counts: Counter[str] = Counter()
@@ -116,11 +116,11 @@ class Shorthand:
         """The document of a report; only its shortened mentions may have several candidates.
 
         Args:
-            name: Id of the report; with a mention's number it decides among a heading's forms.
+            name: Id of the report; with a mention's number it determines the chosen short form.
             sentences: Sentences of the report.
             mentions: All mentions of the report.
-            counted: Whether it is a training report: its own mentions then leave the priors, so
-                that a concept seen nowhere else is no candidate, as in a new report.
+            counted: Whether it is a training report: its own mentions are then excluded from the
+                priors, as for a new report.
         """
         stated = asserted(mentions)
         short = self._shorten(name, sentences, stated)
@@ -149,11 +149,11 @@ class Shorthand:
         self, name: str, sentences: Sequence[Sentence], stated: Sequence[Mention]
     ) -> _Shortened:
         concepts = [concept_of(self._base, mention) for mention in stated]
-        told = any(mention.section == "findings" for mention in stated)
+        has_findings = any(mention.section == "findings" for mention in stated)
         forms = []
         for number, (mention, concept) in enumerate(zip(stated, concepts, strict=True)):
             known = _FORMS_OF.get(split_code(concept)[0], [])
-            if not known or mention.section != "impression" or not told:
+            if not known or mention.section != "impression" or not has_findings:
                 forms.append("")
             else:
                 forms.append(known[crc32(f"{name}:{number}".encode()) % len(known)])

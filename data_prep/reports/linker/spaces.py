@@ -11,7 +11,7 @@ from data_prep.reports.linker.documents import EntitySpace
 from data_prep.reports.linker.vectors import WordVectors
 
 Vector = npt.NDArray[np.float32]
-ENTITY_PREFIX = "ENTITY/"  # of entities among words, as in files of Wikipedia2Vec
+ENTITY_PREFIX = "ENTITY/"  # marks entities among the words, as in files of Wikipedia2Vec
 _HEADING, _QUALIFIER = "heading:", "qualifier:"  # prefixes of rows that are not words
 
 
@@ -24,7 +24,7 @@ def parts_of(code: str) -> list[str]:
 class ConceptSpace:
     """Vectors of codes: the sum of their heading's and qualifiers' vectors, at unit length.
 
-    A code without training reports also has a vector, since its parts occur in other codes.
+    A code without training reports also has a vector if its parts occur in other codes.
 
     Args:
         base: The concept base.
@@ -60,7 +60,7 @@ class ConceptSpace:
         return unit(total)
 
     def neighbours(self, entity: str) -> tuple[str, ...]:
-        """The commonest code of each neighbouring heading, and the code's own parent."""
+        """The most frequent code of each neighbouring heading, and the code's parent."""
         if entity == NIL:
             return ()
         found = self._near.get(entity)
@@ -71,7 +71,7 @@ class ConceptSpace:
         return found
 
     def kind(self, entity: str) -> int:
-        """NIL, the group, or `Other`."""
+        """Number of the entity's group; 0 for NIL, the last for `Other`."""
         return 0 if entity == NIL else self._kinds.get(self._base.group(entity), self.n_kinds - 1)
 
     def title(self, entity: str) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ class NameSpace:
         return self._near.get(entity, ())
 
     def kind(self, entity: str) -> int:
-        """Kind of an entity: NIL or any other."""
+        """0 for NIL, 1 for any other entity."""
         return int(entity != NIL)
 
     def title(self, entity: str) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ class ContextScore:
         self._matrix = words.matrix
 
     def __call__(self, entities: Iterable[str], context: Iterable[str]) -> dict[str, float]:
-        """Entity -> its vector times the sum of the vectors of the context's words."""
+        """Entity -> dot product of its vector and the sum of the context's word vectors."""
         rows = [self._rows[word] for word in context if word in self._rows]
         total = self._matrix[rows].sum(axis=0)
         return {entity: float(self._space.vector(entity) @ total) for entity in entities}

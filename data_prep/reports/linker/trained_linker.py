@@ -45,7 +45,7 @@ _NEAR = 8  # words to either side of a mention that share its code's vector
 
 
 class ParsedReport(NamedTuple):
-    """A report, its sentences and mentions, and its manual codes as the base spells them."""
+    """A report, its sentences and mentions, and its manual codes in the base's spelling."""
 
     name: str
     sentences: list[Sentence]
@@ -81,7 +81,7 @@ class Linker:
         return DocumentMaker(generator, self.space, self.words)
 
     def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
-        """See MentionLinker. Absent and prior mentions are decided by their priors alone."""
+        """See MentionLinker. Absent and prior mentions get the code of highest prior."""
         sentences, _ = finder_of(self.base).read(text)
         decided = iter(self.decide(self.make("", sentences, mentions)))
         stated = {id(mention) for mention in asserted(mentions)}
@@ -264,9 +264,9 @@ def train_linker(
 def unbiased_documents(linker: Linker, reports: Sequence[ParsedReport]) -> list[LinkDocument]:
     """Training documents whose candidates and priors exclude the document's own codes.
 
-    With priors from the same report, every rare code would be a certain candidate and the model
-    would rely too much on the priors. Each fifth of the reports therefore gets its candidates from
-    the codes of the other four.
+    Priors that include the report itself would make each of its rare codes a certain candidate, and
+    the model would rely too much on them. Each fifth of the reports therefore gets its candidates
+    from the codes of the other four fifths.
     """
     documents: list[LinkDocument] = []
     for fold in range(_FOLDS):
@@ -301,7 +301,7 @@ def fit(
 def train_on(
     source: Path, config: LinkerConfig, progress: Progress | None = None
 ) -> tuple[Linker, list[Report]]:
-    """Train on a source's own split of 70, 10 and 20 %; returns the linker and the test part.
+    """Train on the fixed split of a source (70, 10, 20 %); returns the linker and the test part.
 
     Raises:
         DataError: The source cannot be read, or its reports have no manual codes.

@@ -16,13 +16,13 @@ from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.progress import Progress
 
 Evaluate = Callable[[DynamicContext], float]
-_MAX_NORM = 4.0  # of the joining network's weights after each supervised step
+_MAX_NORM = 4.0  # of the combining network's weights, after each supervised step
 _DISCOUNT = 0.9
 _SPLIT = 100  # longer documents are trained on in parts
 
 
 class LinkerConfig(BaseModel):
-    """A linker and how it is trained.
+    """Architecture and training settings of a linker.
 
     Attributes:
         local: Local model, `attention` or `cnn`.
@@ -62,8 +62,8 @@ class LinkerConfig(BaseModel):
 def supervised_loss(scores: Tensor, batch: Batch, margin: float) -> Tensor:
     """Cross-entropy plus the published multi-class margin; mentions without gold do not count.
 
-    The margin only ranks; the cross-entropy makes the softmax of the scores a probability, which
-    is the score of the output.
+    The margin loss alone ranks candidates; with cross-entropy the softmax of the scores is the
+    probability that the linker returns.
     """
     known = batch.gold >= 0
     if not known.any():
@@ -119,7 +119,7 @@ def train_model(
     Args:
         model: See DynamicContext.
         table: Numbers of entities.
-        documents: With gold; those without mentions are passed over.
+        documents: With gold; those without mentions are skipped.
         config: See LinkerConfig.
         evaluate: The validation score of the model, larger is better.
         progress: Called as (done, total, note) after each epoch.

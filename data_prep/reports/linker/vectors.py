@@ -1,7 +1,8 @@
-"""Word and entity vectors: from a text file, or learnt from co-occurrence.
+"""Word and entity vectors: from a text file, or trained from co-occurrence.
 
-Learnt ones are positive pointwise mutual information, reduced by SVD (scikit-learn). Source: Levy,
-Goldberg, Dagan, TACL 3 (2015) 211-225: on small corpora this is at least as good as skip-gram.
+Trained vectors are positive pointwise mutual information, reduced by SVD (scikit-learn). Source:
+Levy, Goldberg, Dagan, TACL 3 (2015) 211-225: on small corpora this is at least as good as
+skip-gram.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ from pneumonia.runtime.errors import ConfigError, DataError
 Matrix = npt.NDArray[np.float32]
 WINDOW = 5  # words to either side that count as neighbours
 MIN_COUNT = 3  # rarer words get no vector
-_SMOOTHING = 0.75  # of the context distribution: rare words must not look informative
+_SMOOTHING = 0.75  # exponent of the context distribution: lowers the weight of rare words
 
 
 class WordVectors(NamedTuple):
@@ -39,12 +40,12 @@ class WordVectors(NamedTuple):
 def read_vectors(path: Path, wanted: Container[str] | None = None) -> WordVectors:
     """Read a text file of vectors, as of word2vec, GloVe, fastText and Wikipedia2Vec.
 
-    One word a line, then its numbers, separated by blanks; a first line of two whole numbers (words
-    and dimensions) may stand above. Vectors are brought to length 1; of equal words the first
-    counts.
+    One word per line, then its numbers, separated by blanks; an optional first line has two whole
+    numbers (words and dimensions). Vectors are scaled to unit length; of equal words the first is
+    used.
 
     Args:
-        path: UTF-8 file; read line by line, so that it may be larger than memory.
+        path: UTF-8 file, read line by line; it may be larger than memory.
         wanted: Words to keep; None = all.
 
     Raises:
@@ -149,7 +150,7 @@ def _factorise(pairs: list[tuple[int, int, int]], size: int, dimensions: int) ->
     gain = np.log(counts.data / (total * (sums / total)[counts.row] * context[counts.col]))
     positive = coo_matrix((np.maximum(gain, 0), (counts.row, counts.col)), shape=counts.shape)
     vectors = solver.fit_transform(positive.tocsr())
-    # the square root of the spectrum is what works for similarity (Levy et al., section 7)
+    # square root of the singular values as weight, best for similarity (Levy et al., section 7)
     vectors /= np.sqrt(np.maximum(solver.singular_values_, 1e-12))
     padded = np.zeros((size, dimensions))
     padded[:, : vectors.shape[1]] = vectors

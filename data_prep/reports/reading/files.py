@@ -11,12 +11,12 @@ from data_prep.reports.findings.linking import MAX_CHARACTERS
 from data_prep.reports.reading.openi_xml import parse_openi_xml
 from pneumonia.runtime.errors import DataError
 
-MAX_BYTES = 4 * MAX_CHARACTERS  # UTF-8 takes at most four a character
+MAX_BYTES = 4 * MAX_CHARACTERS  # UTF-8 has at most four bytes per character
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ID_COLUMNS = ("report_id", "uid", "id", "study_id", "accession")
 _IMAGE_COLUMNS = ("images", "image_ids", "image_id", "patientId")
 _TEXT_COLUMNS = ("text", "report", "report_text")
-_PARTS = ("comparison", "indication", "findings", "impression")  # columns that hold one section
+_PARTS = ("comparison", "indication", "findings", "impression")  # columns with one section
 _ENGLISH = {
     "the", "is", "are", "no", "of", "and", "in", "with", "there", "without", "not", "normal",
     "clear", "right", "left", "lung", "lungs", "heart", "effusion", "pneumothorax", "acute",
@@ -28,7 +28,7 @@ class Report(NamedTuple):
     """A report, or the reason why it cannot be used.
 
     Attributes:
-        report_id: Id from the source or position (`line 7`), never text of the report.
+        report_id: Id from the source, or position (`row 7`); never text of the report.
         text: With headings `FINDINGS:` and so on; empty when it cannot be used.
         codes: Manual codes, where the source has them.
         images: Names of its radiographs, without suffix.
@@ -136,13 +136,13 @@ def checked(report: Report) -> Report:
     else:
         words = re.findall(r"[^\W\d_]+", text[:20_000].lower())
         english = sum(word in _ENGLISH for word in words)
-        # Three words cannot tell the language; "Normal chest." is a report.
+        # the language of a few words cannot be determined: "Normal chest." is a valid report
         reason = "language" if len(words) >= 8 and english < 0.08 * len(words) else ""
     return report._replace(text="", reason=reason) if reason else report
 
 
 def _read_csv(path: Path) -> Iterator[Report]:
-    # one field of a csv may hold a whole report, but not a whole disk
+    # a field may contain a whole report
     csv.field_size_limit(min(sys.maxsize, 64 << 20))
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
@@ -163,7 +163,7 @@ def _read_csv(path: Path) -> Iterator[Report]:
 
 def _without_nul(lines: Iterator[str]) -> Iterator[str]:
     for line in lines:
-        yield line.replace("\x00", "\x01")  # csv stops at NUL; the report is named as binary
+        yield line.replace("\x00", "\x01")  # csv stops at NUL; the report gets the reason `binary`
 
 
 def _text_columns(columns: list[str], path: Path) -> list[str]:

@@ -4,7 +4,7 @@ from xml.parsers import expat
 
 
 class Article:
-    """Contents of one report file, filled by the parser's events.
+    """Content of one report file, filled by the events of the parser.
 
     Attributes:
         sections: (label in lower case, text).

@@ -9,7 +9,7 @@ SPLIT_SALT = "pneumonia.reports/1"
 def split_reports(report_ids: Sequence[str]) -> dict[str, str]:
     """report_id -> `train`, `val` or `test`, by the rank of a hash of the id.
 
-    Nothing is drawn at random: the same ids give the same split on every machine, in any order.
+    Deterministic: the same ids in any order give the same split on every machine.
     """
     ranked = sorted(
         set(report_ids),

@@ -89,10 +89,10 @@ def link_source(
         base: The concept base.
         linker: See `link_report`.
         progress: Called as (done, total, note); the total is not known before the end.
-        fill: Called with the unfinished folder, to add to it.
+        fill: Called with the folder before it is renamed to `out`, to add further files.
 
     Raises:
-        DataError: The source cannot be read, or holds no usable report.
+        DataError: The source cannot be read or has no usable report.
         OutputError: `out` holds something else or cannot be written.
     """
     refuse_foreign(str(out), "links.json", OWN_NAMES, "linked reports")

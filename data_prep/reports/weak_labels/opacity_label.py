@@ -13,7 +13,7 @@ YES, NO, UNSURE = "yes", "no", "uncertain"
 _LUNGS = frozenset({"lung", "chest", "cxr"})
 _CLEAR = frozenset({"clear", "normal", "negative", "unremarkable"})
 _WINDOW = 8  # words between `lungs` and `clear`
-# Words that qualify the statement wherever they stand in its sentence.
+# Words that restrict the statement at any position in its sentence.
 _EXCEPTIONS = word_set(
     "except exception but other otherwise elsewhere remaining remainder rest apart aside "
     "although however though beside"
@@ -30,18 +30,18 @@ _VOLUMES = word_set(
     "hypoinflated hypoexpanded hypoaerated underinflated underexpanded hyperinflation "
     "hyperexpansion emphysema hypoinflation small low"
 )
-# "Normal lung volumes" says nothing of opacities.
+# "Normal lung volumes" does not exclude opacities.
 _NOT_LUNG = word_set("volume inflation expansion vascularity vasculature vessel marking")
 _PLACES = frozenset({"in", "at", "within", "on", "over"})
 _PARTS = word_set("upper lower middle base basilar apex apical apice lobe zone mid")
-# A denial of these does not exclude an opacity that was known before.
+# "No other opacity" does not exclude an opacity that was known before.
 _ADDITIONAL = word_set("other additional further second elsewhere remaining remainder rest")
 _PART_QUALIFIERS = frozenset(
     ("right", "left", "base", "apex", "retrocardiac", "lingula", "hilum",
      "upper lobe", "middle lobe", "lower lobe")
 )  # fmt: skip
 _BESIDE_LUNG = frozenset({"pleura", "mediastinum", "paratracheal"})
-# "Opacity that represents overlying breast tissue" may be none of the lung.
+# "Opacity that represents overlying breast tissue" is not necessarily in the lung.
 _EXPLAINS = word_set(
     "represent secondary due related attributed attributable consistent compatible reflect from "
     "explained accounted caused correspond corresponding"
@@ -58,23 +58,23 @@ def opacity_label(text: str, base: ConceptBase) -> str:
 
     * yes: an opacity of the lung (opacity, consolidation, infiltrate, pneumonia, airspace disease)
       is present;
-    * uncertain: one may be there, or something that may hide one or be taken for one is there
-      (atelectasis, effusion, oedema, mass, nodule, fibrosis, prominent interstitial markings ...),
-      or the report says nothing of both lungs;
-    * no: none of these, and the report denies an opacity or calls the lungs clear or normal.
+    * uncertain: an opacity is possible, or a finding is present or possible that can hide or
+      resemble one (atelectasis, effusion, oedema, mass, nodule, fibrosis, prominent interstitial
+      markings ...), or the report does not describe both lungs;
+    * no: none of these, and the report negates an opacity or calls both lungs clear or normal.
 
-    A wrong `no` would train a detector to miss pneumonia, so neither a missing statement nor the
-    denial of an opacity in one part of the lungs is a `no`. No linker is used: it could drop
-    a mention.
+    A wrong `no` would train a detector to miss pneumonia: neither a missing statement nor the
+    negation of an opacity in one part of the lungs is a `no`. No linker is used, since it could
+    drop a mention.
 
     Args:
         text: The report.
-        base: Its `opacity` headings and `opacity_like` headings and codes decide.
+        base: Concept base; its `opacity` and `opacity_like` headings and codes are used.
     """
     sentences, mentions = finder_of(base).read(text)
     mentions = [mention for mention in mentions if not mention.elsewhere]
     words = [sentence.words for sentence in sentences]
-    opacities = [m for m in mentions if _stands_for(m, base.opacity)]
+    opacities = [m for m in mentions if _denotes(m, base.opacity)]
     for mention in opacities:
         of_lung = _BESIDE_LUNG.isdisjoint(mention.qualifiers)
         overlay = _is_overlay(sentences[mention.sentence], mention)
@@ -85,17 +85,17 @@ def opacity_label(text: str, base: ConceptBase) -> str:
         return UNSURE
     if any(map(calls_lungs_unclear, words)):
         return UNSURE
-    denied = any(
+    negated = any(
         m.assertion == ABSENT
         and _PART_QUALIFIERS.isdisjoint(m.qualifiers)
         and _ADDITIONAL.isdisjoint(words[m.sentence])
         for m in opacities
     )
     sides = {side for sentence in words for side in clear_sides(sentence)}
-    return NO if denied or sides == {"right", "left"} else UNSURE
+    return NO if negated or sides == {"right", "left"} else UNSURE
 
 
-def _stands_for(mention: Mention, names: Sequence[str]) -> bool:
+def _denotes(mention: Mention, names: Sequence[str]) -> bool:
     """Whether a heading or a code of a mention is among `names`."""
     return any(split_code(t)[0] in names or t in names for t in mention.targets)
 
@@ -110,8 +110,8 @@ def _is_overlay(sentence: Sentence, mention: Mention) -> bool:
 
 
 def _resembles_opacity(mention: Mention, base: ConceptBase) -> bool:
-    prominent = _PROMINENT in mention.qualifiers and _stands_for(mention, (_MARKINGS,))
-    return prominent or _stands_for(mention, base.opacity_like)
+    prominent = _PROMINENT in mention.qualifiers and _denotes(mention, (_MARKINGS,))
+    return prominent or _denotes(mention, base.opacity_like)
 
 
 def clear_sides(words: Sequence[str]) -> frozenset[str]:
@@ -134,7 +134,7 @@ def clear_sides(words: Sequence[str]) -> frozenset[str]:
 
 
 def calls_lungs_unclear(words: Sequence[str]) -> bool:
-    """Whether a sentence says that the lungs are not clear."""
+    """Whether a sentence states that the lungs are not clear."""
     return any(
         word in _LUNGS
         and not _NEGATIONS.isdisjoint(words[max(0, at - 1) : at + 6])
@@ -155,7 +155,7 @@ def _is_restricted(words: Sequence[str]) -> bool:
 
 
 def _clear_sides(words: Sequence[str], lung: int, clear: int) -> Sequence[str]:
-    """The sides of which `clear` at one token is said by way of `lung` at another; () for none."""
+    """The sides that the word `clear` at one token states of `lung` at another; () for none."""
     if clear < lung:  # clear lungs
         start, between = clear, words[clear + 1 : lung]
         if len(between) > 2:

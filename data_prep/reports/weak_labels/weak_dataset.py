@@ -30,7 +30,7 @@ class WeakSources(NamedTuple):
 
     Attributes:
         images: Folder of radiographs named like the images of the reports; None = none.
-        join: Opened dataset with boxes, whose images get the labels too; None = none.
+        join: Dataset with boxes to copy, whose images also get weak labels; None = none.
     """
 
     images: Path | None
@@ -47,10 +47,10 @@ def write_weak_dataset(
     """Write a dataset whose manifest has the column `weak_opacity`.
 
     Images of `sources.join` keep their boxes and labels; a report does not change them.
-    New images: a `no` is a negative to train on; `yes` and `uncertain` have no boxes and are
-    unlabelled: a `yes` trains at most an image-level output, an `uncertain` nothing. All go to
-    `train`, but for those of patients whom the joined dataset has elsewhere; there they are
-    unlabelled too: weak labels are not used for evaluation.
+    New images: `no` is a negative for training; `yes` and `uncertain` have no boxes and are
+    unlabelled: `yes` is used only by an image-level output, `uncertain` not at all. New images are
+    in `train`, unless the joined dataset has the patient in another split; there they are
+    unlabelled, since weak labels are not used for evaluation.
 
     Args:
         out: Dataset folder to write.
@@ -96,7 +96,7 @@ def write_weak_dataset(
 
 
 def _image_files(folder: Path | None) -> dict[str, Path]:
-    """Image name -> file; names as `score` gives them."""
+    """Image id, as in `pneumonia score` -> file."""
     if folder is None:
         return {}
     if not folder.is_dir():
@@ -129,7 +129,7 @@ def _record(
     image_id: str, image: ImportedImage, label: tuple[str, str], splits: Mapping[str, str]
 ) -> ImageRecord:
     report_id, weak = label
-    # all images of a report show one patient
+    # all images of a report are of one patient
     patient = pseudonym(image.patient_id, "report-" + _short_hash(report_id))
     split = splits.get(patient, "train")
     negative = weak == NO and split == "train"

@@ -135,7 +135,7 @@ class RetrainPhase(TrainingPhase):
     """Training of what is left, under the hard masks.
 
     Attributes:
-        ema_decay: See `training.config.TrainConfig`.
+        ema_decay: Decay of the averaged weights; see `ema_decay` of a training run.
     """
 
     epochs: PositiveInt = 20

@@ -66,18 +66,18 @@ def test_a_missing_client_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "message"),
+    ("output", "message"),
     [
-        ("OSError: Could not find kaggle.json. Make sure it is located in /home/x", "who you are"),
-        ("401 - Unauthorized", "who you are"),
+        ("OSError: Could not find kaggle.json. Make sure it is located in /home/x", "login failed"),
+        ("401 - Unauthorized", "login failed"),
         ("403 Client Error: Forbidden for url", "accept its rules once on https"),
         ("404 - Not Found", "Update the client"),
         ("Max retries exceeded: Failed to resolve 'www.kaggle.com'", "cannot be reached"),
         ("Something new", "client failed.*Something new.*by hand"),
     ],
 )
-def test_each_complaint_has_a_remedy(tmp_path: Path, says: str, message: str) -> None:
-    program = client(tmp_path / "bin", f"cat >&2 <<'END'\n{says}\nEND\nexit 1\n")
+def test_each_complaint_has_a_remedy(tmp_path: Path, output: str, message: str) -> None:
+    program = client(tmp_path / "bin", f"cat >&2 <<'END'\n{output}\nEND\nexit 1\n")
     with pytest.raises(DataError, match=message) as caught:
         fetch_rsna(tmp_path / "out", program)
     assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ from evaluation.analysis.catalogue import (
     FROC_RATES,
     all_statistics,
     headline_statistics,
-    open_study,
+    match_study,
 )
 from evaluation.metrics.bootstrap import Resampler, estimate_all
 from evaluation.metrics.image_level import auroc
@@ -20,7 +20,7 @@ THRESHOLDS = {"kaggle": 0.4, "low": 0.1}
 
 
 def _values(cases: EvaluationCases, thresholds: dict[str, float] = THRESHOLDS) -> dict[str, float]:
-    statistics = all_statistics(open_study(cases, thresholds))
+    statistics = all_statistics(match_study(cases, thresholds))
     assert len({item.name for item in statistics}) == len(statistics)
     once = np.ones((1, len(cases)))
     return {item.name: float(item.compute(once)[0]) for item in statistics}
@@ -50,7 +50,7 @@ def test_values_agree_with_the_definitions() -> None:
 
 def test_froc_values_lie_on_the_curve() -> None:
     values = _values(CASES)
-    ranking = open_study(CASES, THRESHOLDS).ranking
+    ranking = match_study(CASES, THRESHOLDS).ranking
     for overlap in (0.10, 0.40, 0.50):
         rate, sensitivity, _ = froc_curve(ranking, overlap)
         points = [float(np.max(sensitivity[rate <= r], initial=0.0)) for r in FROC_RATES]
@@ -75,7 +75,7 @@ def test_specificity_by_kind_of_negative() -> None:
 def test_intervals_hold_their_value() -> None:
     resampler = Resampler(CASES.patients, CASES.positive, 300, 0)
     for name, item in estimate_all(
-        all_statistics(open_study(CASES, THRESHOLDS)), resampler
+        all_statistics(match_study(CASES, THRESHOLDS)), resampler
     ).items():
         if np.isfinite(item.ci_low):
             assert item.ci_low <= item.value + 1e-9, name
@@ -85,7 +85,7 @@ def test_intervals_hold_their_value() -> None:
 def test_a_draw_equals_evaluating_the_drawn_images() -> None:
     """The heart of the vectorised bootstrap: weights are repetitions."""
     weights = next(Resampler(CASES.patients, CASES.positive, 2, 3).blocks())
-    statistics = all_statistics(open_study(CASES, THRESHOLDS))
+    statistics = all_statistics(match_study(CASES, THRESHOLDS))
     drawn = {item.name: item.compute(weights) for item in statistics}
     for draw in range(2):
         truths, found, facts = {}, {}, {}
@@ -115,6 +115,6 @@ def test_an_empty_study_is_not_available_rather_than_wrong() -> None:
 
 
 def test_headline_is_a_part_of_all() -> None:
-    study = open_study(CASES, THRESHOLDS)
+    study = match_study(CASES, THRESHOLDS)
     names = {item.name for item in all_statistics(study)}
     assert {item.name for item in headline_statistics(study)} < names

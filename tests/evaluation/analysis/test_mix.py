@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evaluation.analysis.catalogue import MatchedStudy, open_study
+from evaluation.analysis.catalogue import MatchedStudy, match_study
 from evaluation.analysis.mix import evaluate_at_mix, mix_statistics, study_statistics
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.class_mix import (
@@ -63,7 +63,7 @@ def repeated(cases: EvaluationCases, times: dict[str, int]) -> EvaluationCases:
 def test_equals_the_study_in_which_images_are_repeated_to_the_mix():
     cases = class_study(12, 4, 18)
     larger = repeated(cases, {LUNG_OPACITY: 1, NOT_NORMAL: 6, NORMAL: 1})  # 12 : 24 : 18
-    study, other = (open_study(item, THRESHOLDS) for item in (cases, larger))
+    study, other = (match_study(item, THRESHOLDS) for item in (cases, larger))
     found = once(study, mix_statistics(study, ClassMix(12, 24, 18)))
     expected = once(other, study_statistics(other))
     assert len(found) == len(expected) >= 15
@@ -76,7 +76,7 @@ def test_equals_the_study_in_which_images_are_repeated_to_the_mix():
 
 def test_agrees_with_the_sample_weights_of_scikit_learn():
     cases = study_cases(3)
-    study = open_study(cases, THRESHOLDS)
+    study = match_study(cases, THRESHOLDS)
     found = once(study, mix_statistics(study, RSNA_MIX))
     weights = mix_weights(class_strata(cases), RSNA_MIX)
     positive, scores = cases.positive, cases.image_score
@@ -89,7 +89,7 @@ def test_agrees_with_the_sample_weights_of_scikit_learn():
 
 
 def test_specificity_at_the_mix_is_the_weighted_mean_of_the_classes():
-    study = open_study(class_study(20, 15, 40), THRESHOLDS)
+    study = match_study(class_study(20, 15, 40), THRESHOLDS)
     result = evaluate_at_mix({"model": study}, draws=100)["model"]
     by_class = result.as_found
     expected = (
@@ -104,7 +104,7 @@ def test_specificity_at_the_mix_is_the_weighted_mean_of_the_classes():
 
 
 def test_the_own_mix_of_a_study_changes_nothing():
-    study = open_study(class_study(10, 20, 30), THRESHOLDS)
+    study = match_study(class_study(10, 20, 30), THRESHOLDS)
     result = evaluate_at_mix({"model": study}, ClassMix(10, 20, 30), draws=100)["model"]
     for name, item in result.as_found.items():
         assert result.at_mix[name].value == pytest.approx(item.value)
@@ -112,7 +112,7 @@ def test_the_own_mix_of_a_study_changes_nothing():
 
 
 def test_difference_of_a_model_to_itself_is_zero():
-    study = open_study(class_study(15, 15, 15), THRESHOLDS)
+    study = match_study(class_study(15, 15, 15), THRESHOLDS)
     results = evaluate_at_mix({"a": study, "b": study}, draws=100)
     assert results["a"].differences == {}
     assert set(results["b"].differences) == set(results["b"].at_mix)
@@ -130,7 +130,7 @@ def test_interval_holds_patients_together():
     grouped = make_cases(ten.truth_by_id(), ten.boxes_by_id(), dict(ten.cohort.facts))
     widths = []
     for item in (cases, ten, grouped):
-        result = evaluate_at_mix({"model": open_study(item, THRESHOLDS)}, draws=500)["model"]
+        result = evaluate_at_mix({"model": match_study(item, THRESHOLDS)}, draws=500)["model"]
         auroc = result.at_mix["image.auroc"]
         widths.append(auroc.ci_high - auroc.ci_low)
     assert widths[2] == pytest.approx(widths[0], rel=0.1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.analysis.catalogue import open_study
+from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.paired import compare_groups, compare_studies, judge
 from evaluation.analysis.subgroups import find_groups
 from evaluation.metrics.bootstrap import Estimate, Resampler
@@ -29,7 +29,7 @@ def _pair(noise: float) -> tuple[EvaluationCases, EvaluationCases]:
 
 
 def _compare(first: EvaluationCases, second: EvaluationCases, draws: int = 300):
-    studies = {"dense": open_study(first, POINT), "pruned": open_study(second, POINT)}
+    studies = {"dense": match_study(first, POINT), "pruned": match_study(second, POINT)}
     return compare_studies(studies, Resampler(first.patients, first.positive, draws, 0))[0]
 
 
@@ -62,7 +62,7 @@ def test_too_few_patients_or_positives_get_no_verdict() -> None:
 
 def test_a_model_tuned_here_gets_no_verdict_against_a_frozen_one() -> None:
     cases = study_cases(1, 60, 90)
-    studies = {"dense": open_study(cases, POINT), "pruned": open_study(cases, POINT)}
+    studies = {"dense": match_study(cases, POINT), "pruned": match_study(cases, POINT)}
     resampler = Resampler(cases.patients, cases.positive, 100, 0)
     for tuned, judged in (({"pruned": True}, False), ({"dense": True, "pruned": True}, True)):
         item = compare_studies(studies, resampler, tuned_here=tuned)[0].differences
@@ -106,7 +106,7 @@ def test_verdicts(metric: str, low: float, high: float, verdict: str) -> None:
 
 def test_deltas_by_group() -> None:
     first, second = _pair(40)
-    studies = {"dense": open_study(first, POINT), "pruned": open_study(second, POINT)}
+    studies = {"dense": match_study(first, POINT), "pruned": match_study(second, POINT)}
     groups, _ = find_groups(first)
     resampler = Resampler(first.patients, first.positive, 200, 0)
     rows = compare_groups(studies, "kaggle", groups, resampler)["pruned"]
@@ -137,4 +137,4 @@ def test_other_images_are_refused() -> None:
     with pytest.raises(DataError, match="1 ids in one"):
         _compare(first, second)
     with pytest.raises(DataError, match="two or more"):
-        compare_studies({"a": open_study(first, POINT)}, Resampler(first.patients, first.positive))
+        compare_studies({"a": match_study(first, POINT)}, Resampler(first.patients, first.positive))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.analysis.catalogue import open_study
+from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.subgroups import (
     NOT_APPLICABLE,
     SUPPRESSED,
@@ -15,7 +15,7 @@ from evaluation.study.cases import EvaluationCases, select
 from tests.evaluation.studies import make_cases, study_cases
 
 CASES = study_cases(11, 120, 150)
-STUDY = open_study(CASES, {"kaggle": 0.4})
+STUDY = match_study(CASES, {"kaggle": 0.4})
 RESAMPLER = Resampler(CASES.patients, CASES.positive, 200, 0)
 GROUPS, LEFT_OUT = find_groups(CASES)
 RESULTS = {
@@ -57,7 +57,7 @@ def test_scores_of_groups_are_compared_at_a_common_prevalence() -> None:
             found[key] = cases.boxes[index], cases.scores[index]
     scores = []
     for item in (cases, make_cases(truths, found, facts)):
-        study = open_study(item, {"kaggle": 0.4})
+        study = match_study(item, {"kaggle": 0.4})
         group = next(group for group in find_groups(item)[0] if group.name == "PA")
         half = np.ones(len(item), bool) if item is cases else _balanced(item)
         statistic = group_statistics(study, "kaggle", group.mask, half)["rsna"]

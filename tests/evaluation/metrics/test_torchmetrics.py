@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.analysis.catalogue import open_study, point_statistics
+from evaluation.analysis.catalogue import match_study, point_statistics
 from evaluation.metrics.bootstrap import Resampler, estimate_all
 from evaluation.metrics.calibration import calibration_statistics, expected_calibration_error
 from evaluation.metrics.image_level import auprc, auroc, roc_curve
@@ -52,7 +52,7 @@ def test_operating_points() -> None:
     cases = study_cases(3)
     points = choose(cases)
     levels = {name: point.threshold for name, point in points.items()}
-    study = open_study(cases, levels)
+    study = match_study(cases, levels)
     resampler = Resampler(cases.patients, cases.positive, 100, 0)
     tensors = _tensors(cases.positive, cases.image_score)
     judges = {

@@ -9,19 +9,25 @@ import pytest
 from PIL import Image
 
 from evaluation.analysis.catalogue import MatchedStudy
-from evaluation.analysis.evidence import FROZEN, Evidence, Thresholds, gather, settle_thresholds
+from evaluation.analysis.evidence import (
+    FROZEN,
+    Evidence,
+    Thresholds,
+    compute_evidence,
+    resolve_thresholds,
+)
 from evaluation.analysis.paired import SubgroupDelta, compare_studies
 from evaluation.analysis.subgroups import SUPPRESSED
 from evaluation.hardware.footprint import Footprint
 from evaluation.metrics.bootstrap import Estimate, Resampler
-from evaluation.report.claim import NOT_AVAILABLE, claim_document, fill_checklist
+from evaluation.report.claim import claim_document, fill_checklist
 from evaluation.report.comparison_page import CompareReport, write_compare_report
 from evaluation.report.model_card import limits, model_card
 from evaluation.report.overlays import BOX_COLOUR, TRUTH_COLOUR, draw_tile
 from evaluation.report.page import ExtraFigure, ExtraSection
 from evaluation.report.study_page import write_report
 from evaluation.report.tables import metrics_document, write_tables
-from evaluation.report.wording import interval_text, name_of, number_text, value_text
+from evaluation.report.wording import NOT_AVAILABLE, interval_text, name_of, number_text, value_text
 from evaluation.study.image_files import find_image
 from pneumonia.runtime.errors import DISCLAIMER, DataError
 from pneumonia.runtime.model.predictions import read_predictions
@@ -33,7 +39,7 @@ RESAMPLER = Resampler(CASES.patients, CASES.positive, 200, 0)
 
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
-    return gather(CASES, settle_thresholds(CASES), RESAMPLER, {"noise_5": CASES})
+    return compute_evidence(CASES, resolve_thresholds(CASES), RESAMPLER, {"noise_5": CASES})
 
 
 class _Page(HTMLParser):
@@ -93,10 +99,10 @@ def test_the_page_is_self_contained_and_holds_the_numbers(
 
 
 def test_frozen_thresholds_are_not_called_optimistic(tmp_path: Path) -> None:
-    points = settle_thresholds(CASES).points
-    frozen = settle_thresholds(CASES, points, platt=(1.0, 0.0))
+    points = resolve_thresholds(CASES).points
+    frozen = resolve_thresholds(CASES, points, platt=(1.0, 0.0))
     assert frozen.origin == FROZEN
-    found = gather(CASES, frozen, RESAMPLER)
+    found = compute_evidence(CASES, frozen, RESAMPLER)
     write_report(tmp_path / "report.html", found)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Optimistic" not in text
@@ -109,7 +115,7 @@ def test_ids_and_captions_are_escaped(tmp_path: Path) -> None:
     box = np.array([[10.0, 10, 400, 400]])
     empty = np.zeros((0, 4)), np.zeros(0)
     cases = make_cases({evil: empty[0], "b": box}, {evil: (box, np.array([0.9])), "b": empty})
-    found = gather(cases, settle_thresholds(cases, threshold=0.5), Resampler(
+    found = compute_evidence(cases, resolve_thresholds(cases, threshold=0.5), Resampler(
         cases.patients, cases.positive, 100, 0))  # fmt: skip
     extra = [ExtraSection(evil, [ExtraFigure(_png(), evil)], evil)]
     write_report(tmp_path / "report.html", found, extra=extra)
@@ -129,9 +135,9 @@ def test_the_smallest_study_gives_a_page(tmp_path: Path) -> None:
     empty = np.zeros((0, 4)), np.zeros(0)
     cases = make_cases({"a": empty[0]}, {"a": empty})
     with pytest.raises(DataError, match="--threshold"):
-        settle_thresholds(cases)
+        resolve_thresholds(cases)
     resampler = Resampler(cases.patients, cases.positive, 100, 0)
-    found = gather(cases, settle_thresholds(cases, threshold=0.5), resampler)
+    found = compute_evidence(cases, resolve_thresholds(cases, threshold=0.5), resampler)
     write_report(tmp_path / "report.html", found)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     _check(text)
@@ -191,7 +197,7 @@ def test_limits_name_what_is_missing(evidence: Evidence) -> None:
 
 def test_compare_page(tmp_path: Path, evidence: Evidence) -> None:
     study = evidence.study
-    thresholds = settle_thresholds(CASES)
+    thresholds = resolve_thresholds(CASES)
     comparisons = compare_studies({"dense": study, "pruned": study}, RESAMPLER)
     report = CompareReport(
         {"dense": study, "pruned": study},
@@ -224,7 +230,7 @@ def _delta(name: str, value: float, low: float, high: float, metric: str = "rsna
 
 def _group_page(path: Path, study: MatchedStudy, groups: list[SubgroupDelta]) -> str:
     comparison = compare_studies({"dense": study, "pruned": study}, RESAMPLER)[0]
-    thresholds = dict.fromkeys(("dense", "pruned"), settle_thresholds(CASES))
+    thresholds = dict.fromkeys(("dense", "pruned"), resolve_thresholds(CASES))
     studies = {"dense": study, "pruned": study}
     comparisons = [replace(comparison, groups=groups)]
     write_compare_report(
@@ -250,7 +256,7 @@ def test_groups_that_lose_are_named_at_the_top(tmp_path: Path, evidence: Evidenc
     assert f"view AP: RSNA score {minus}0.063 ({minus}0.097 to {minus}0.031)." in warning
     assert "view PA" not in warning
     assert "lateral" not in warning
-    assert "4 differences were looked at" in text
+    assert "4 differences were tested" in text
     assert "Too few images" not in text
 
 
@@ -280,17 +286,17 @@ def test_the_first_page_answers_four_questions(tmp_path: Path, evidence: Evidenc
     assert "RSNA stage 2" in model_card(evidence)
 
 
-def test_without_classes_the_first_lines_say_what_cannot_be_told(tmp_path: Path) -> None:
+def test_without_classes_results_hold_for_this_set_only(tmp_path: Path) -> None:
     facts = {i: {k: v for k, v in CASES.cohort.facts[i].items() if k != "class"} for i in CASES.ids}
     cases = make_cases(CASES.truth_by_id(), CASES.boxes_by_id(), facts)
-    found = gather(cases, settle_thresholds(cases), RESAMPLER)
+    found = compute_evidence(cases, resolve_thresholds(cases), RESAMPLER)
     assert found.at_mix is None
     write_report(tmp_path / "r.html", found)
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "hold for this set alone" in text[: text.index('class="cards"')]
-    assert "Holds for this set alone" in text
+    assert "valid for this set only" in text[: text.index('class="cards"')]
+    assert "Valid for this set only" in text
     assert metrics_document(found)["at_mix"] is None
-    assert "cannot be told apart" in model_card(found)
+    assert "cannot be separated" in model_card(found)
 
 
 def test_groups_that_are_all_too_small_are_folded_away(tmp_path: Path, evidence: Evidence) -> None:
@@ -299,11 +305,13 @@ def test_groups_that_are_all_too_small_are_folded_away(tmp_path: Path, evidence:
     assert "Too few images" in text
     assert "Some groups lose more" not in text
     few = study_cases(3, 12, 12)
-    found = gather(few, settle_thresholds(few), Resampler(few.patients, few.positive, 100, 0))
+    found = compute_evidence(
+        few, resolve_thresholds(few), Resampler(few.patients, few.positive, 100, 0)
+    )
     write_report(tmp_path / "r.html", found)
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     _check(text)
-    assert "nothing can be said about groups" in text
+    assert "groups cannot be compared" in text
 
 
 def test_tile_shows_truth_and_box_where_they_are() -> None:
@@ -348,6 +356,6 @@ def test_numbers_as_text() -> None:
 
 
 def test_primary_point() -> None:
-    points = settle_thresholds(CASES).points
+    points = resolve_thresholds(CASES).points
     assert Thresholds(points, FROZEN).primary == "kaggle"
     assert Thresholds({"given": points["balanced"]}, FROZEN).primary == "given"

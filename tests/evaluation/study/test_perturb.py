@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.analysis.catalogue import open_study
+from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.robustness import moved_cases, robustness_table, write_perturbed
 from evaluation.metrics.bootstrap import Resampler
 from evaluation.study.perturb import (
@@ -121,7 +121,7 @@ def test_table_moves_the_truth_and_pairs_the_change() -> None:
     }
     assert len(found) == len(cases)
     rotated = make_cases(cases.truth_by_id(), found)
-    study = open_study(cases, {"kaggle": 0.4})
+    study = match_study(cases, {"kaggle": 0.4})
     resampler = Resampler(cases.patients, cases.positive, 200, 0)
     rows = robustness_table(study, "kaggle", {name: rotated, "noise_5": cases}, resampler)
     assert [row.name for row in rows] == ["none", "noise_5", name]

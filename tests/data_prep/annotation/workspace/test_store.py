@@ -291,17 +291,17 @@ def test_tokens_and_sessions(tmp_path, monkeypatch):
     people = People(open_database(tmp_path / "w"))
     token = people.add("Ann Lee")
     session = people.log_in(token)
-    assert people.who(session).name == "Ann Lee"
+    assert people.person_of(session).name == "Ann Lee"
     assert token.encode() not in (tmp_path / "w" / FILE).read_bytes()
     for name in ("ann lee", "manager", "adjudication", "", "<b>", "x" * 41, "a\nb\0"):
         with pytest.raises(DataError):
             people.add(name)
     new = people.renew("Ann Lee")
-    assert people.who(session) is None
+    assert people.person_of(session) is None
     assert people.log_in(token) is None
     session = people.log_in(new)
     people.log_out(session)
-    assert people.who(session) is None
+    assert people.person_of(session) is None
     people.revoke("Ann Lee")
     assert people.log_in(new) is None
     assert not people.can_log_in("Ann Lee")
@@ -313,9 +313,9 @@ def test_tokens_and_sessions(tmp_path, monkeypatch):
 def test_sessions_end_and_guessing_is_slowed(tmp_path, monkeypatch):
     people = People(open_database(tmp_path / "w"))
     session = people.log_in(people.manager_token())
-    assert people.who(session).role == "manager"
+    assert people.person_of(session).role == "manager"
     monkeypatch.setattr("data_prep.annotation.workspace.people.time.time", lambda: 9e9)
-    assert people.who(session) is None
+    assert people.person_of(session) is None
     assert not people.must_wait()
     for _ in range(10):
         people.log_in("wrong")

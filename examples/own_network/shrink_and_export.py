@@ -1,6 +1,6 @@
-"""Remove filters of a network of your own at once and write ONNX.
+"""Remove filters of a network of your own without training, and write ONNX.
 
-python examples/shrink_and_export.py OUT.onnx
+python examples/own_network/shrink_and_export.py OUT.onnx
 """
 
 import sys
@@ -12,7 +12,7 @@ import pneumonia
 
 
 def main(out: str) -> None:
-    """A depthwise block loses the filters of least weight, coupled ones together."""
+    """Remove the filters of smallest norm from a depthwise block, coupled ones together."""
     depthwise = nn.Conv2d(16, 16, 3, groups=16)
     block = nn.Sequential(nn.Conv2d(3, 16, 1), depthwise, nn.SiLU(), nn.Conv2d(16, 8, 1))
     network = pneumonia.from_torch(block, torch.randn(1, 3, 8, 8))

@@ -1,4 +1,4 @@
-"""Prune a network of your own with ADMM, any torch.nn.Module: `python examples/admm.py`."""
+"""Prune any torch.nn.Module with ADMM: `python examples/own_network/admm.py`."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ import pneumonia
 
 
 def main() -> None:
-    """ADMM finds the eight inputs of 64 that a sum reads."""
+    """Prune a linear layer to the 8 of 64 inputs on which its target depends."""
     x = torch.randn(512, 64, generator=torch.Generator().manual_seed(0))
     network, y = nn.Linear(64, 1), x[:, ::8].sum(1, keepdim=True)
     plan = pneumonia.ModuleCompression(network, {"weight": pneumonia.Irregular(8)}, rho=0.1)

@@ -1,4 +1,4 @@
-"""Prune a torch network of your own with ADMM: `python examples/prune_own_network.py`."""
+"""Prune a torch network of your own with ADMM: `python examples/own_network/prune.py`."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ import pneumonia
 
 
 def main() -> None:
-    """Half the weights of a small classifier go, and a plain torch module comes back."""
+    """Halve the weights of a small classifier and convert it back to a plain torch module."""
     x, y = torch.randn(256, 3, 8, 8), torch.arange(256) % 2
     mine = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 2))
     network = pneumonia.from_torch(mine, x[:2])  # same inputs and outputs, checked

@@ -1,4 +1,4 @@
-"""Remove whole residual blocks of a network of your own: `python examples/remove_blocks.py`."""
+"""Remove residual blocks of your own network: `python examples/own_network/remove_blocks.py`."""
 
 import torch
 from torch import nn
@@ -10,12 +10,12 @@ class Block(nn.Sequential):
     """Two convolutions beside a skip connection."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum of the input and what the convolutions make of it."""
+        """Sum of the input and the convolutions' output."""
         return x + super().forward(x)
 
 
 def main() -> None:
-    """Half the weights of a stack of blocks go with the blocks of least energy."""
+    """Remove the blocks of least energy from a stack of six, to half of the weights."""
     layers = [Block(nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)) for _ in range(6)]
     mine = nn.Sequential(nn.Conv2d(1, 8, 3), *layers, nn.Conv2d(8, 2, 1))
     network = pneumonia.from_torch(mine, torch.randn(1, 1, 16, 16))

@@ -1,4 +1,4 @@
-"""Put the weights of a network of your own on three levels: `python examples/ternary.py`."""
+"""Quantize your own network to three levels: `python examples/own_network/ternary.py`."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ import pneumonia
 
 
 def main() -> None:
-    """Learn y = 1.2 x0 - 0.8 x1 + 0.1 x2, first freely, then with weights of -a, 0 and a."""
+    """Fit y = 1.2 x0 - 0.8 x1 + 0.1 x2, first without constraint, then with levels -a, 0, a."""
     x = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
     y = x[:, :3] @ torch.tensor([[1.2], [-0.8], [0.1]])
     network = nn.Linear(8, 1)
