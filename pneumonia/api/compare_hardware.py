@@ -104,8 +104,6 @@ def _latencies(folders: Mapping[str, Path]) -> dict[str, tuple[float, str]]:
     Generated kernels if all bundles have a library that runs here, else ONNX Runtime for all:
     times of different engines would compare the engines, not the pruning.
     """
-    import numpy as np
-
     from pneumonia.runtime.engines import Engine, open_engine
     from pneumonia.runtime.latency import interleaved_latency
     from pneumonia.runtime.model.bundle import load_bundle
@@ -119,13 +117,8 @@ def _latencies(folders: Mapping[str, Path]) -> dict[str, tuple[float, str]]:
             break
         except DeviceError:
             engines = {}
-    batches = {}
-    for name in engines:
-        entry = opened[name].spec.input
-        shape = (1, entry.channels, entry.height, entry.width)
-        batches[name] = np.full(shape, 0.5, np.float32)
-    timed = interleaved_latency(engines, batches, LATENCY_ROUNDS) if engines else {}
-    return {name: (latency.median_ms, used) for name, latency in timed.items()}
+    timed = interleaved_latency(engines, LATENCY_ROUNDS)
+    return {name: (latency_ms, used) for name, latency_ms in timed.items()}
 
 
 def _accuracy(comparisons: "Sequence[ModelComparison]", metric: str) -> dict[str, float]:

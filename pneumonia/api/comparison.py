@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from evaluation.analysis.catalogue import MatchedStudy, match_study
 from evaluation.analysis.evidence import (
     Thresholds,
@@ -262,12 +260,7 @@ def _latency(folders: Mapping[str, Path]) -> dict[str, float]:
     """Median milliseconds of one image."""
     bundles = {name: load_bundle(str(folder)) for name, folder in folders.items()}
     engines = {name: open_engine(item, "onnxruntime", threads=1) for name, item in bundles.items()}
-    batches = {}
-    for name, item in bundles.items():
-        entry = item.spec.input
-        batches[name] = np.full((1, entry.channels, entry.height, entry.width), 0.5, np.float32)
-    found = interleaved_latency(engines, batches, LATENCY_ROUNDS)
-    return {name: latency.median_ms for name, latency in found.items()}
+    return interleaved_latency(engines, LATENCY_ROUNDS)
 
 
 def _write_tables(report: CompareReport, out: Path, options: CompareOptions) -> None:

@@ -1,7 +1,7 @@
 """Latency of engines on this machine, measured in turn so that their ratios hold."""
 
 import time
-from typing import Dict, List, Mapping, NamedTuple
+from typing import Dict, List, Mapping
 
 import numpy as np
 
@@ -10,36 +10,24 @@ from pneumonia.runtime.engines import Engine
 WARM_UP = 3  # runs of each engine that are not timed
 
 
-class Latency(NamedTuple):
-    """Wall-clock milliseconds of one run of one image: median, 90th percentile, runs."""
+def interleaved_latency(engines: Mapping[str, Engine], rounds: int) -> Dict[str, float]:
+    """Median wall-clock milliseconds of one grey image.
 
-    median_ms: float
-    p90_ms: float
-    runs: int
-
-
-def interleaved_latency(
-    engines: Mapping[str, Engine],
-    batches: Mapping[str, np.ndarray],
-    rounds: int,
-) -> Dict[str, Latency]:
-    """Time engines in turn (A B C A B C ...), so that a slow moment hits all of them.
+    The engines run in turn (A B C A B C ...), so that a slow moment hits all of them.
 
     Args:
         engines: Name -> engine.
-        batches: Name -> float32 (N, C, H, W) for that engine.
         rounds: Timed runs of each engine.
     """
-    for _ in range(WARM_UP):
-        for name, engine in engines.items():
-            engine.run(batches[name])
+    images = {}
+    for name, engine in engines.items():
+        entry = engine.spec.input
+        images[name] = np.full((1, entry.channels, entry.height, entry.width), 0.5, np.float32)
     spent: Dict[str, List[float]] = {name: [] for name in engines}
-    for _ in range(rounds):
+    for number in range(WARM_UP + rounds):
         for name, engine in engines.items():
             start = time.perf_counter()
-            engine.run(batches[name])
-            spent[name].append(1e3 * (time.perf_counter() - start))
-    return {
-        name: Latency(float(np.median(times)), float(np.percentile(times, 90)), len(times))
-        for name, times in spent.items()
-    }
+            engine.run(images[name])
+            if number >= WARM_UP:
+                spent[name].append(1e3 * (time.perf_counter() - start))
+    return {name: float(np.median(times)) for name, times in spent.items()}

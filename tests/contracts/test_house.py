@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from collections import Counter
 
 import pytest
 import yaml
@@ -110,6 +111,28 @@ def tracked() -> list[str]:
         ["git", "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     return [name for name in done.stdout.split("\0") if name]
+
+
+CODE = (".py", ".j2", ".html", ".js", ".toml", ".sh", ".service", "Makefile")
+
+
+def test_every_definition_is_used_outside_tests():
+    """Top-level functions and classes that nothing but their tests names can go.
+
+    Decorated ones are exempt: what decorates them may register them.
+    """
+    names = [name for name in tracked() if name.endswith(CODE) and not name.startswith("tests/")]
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in names}
+    count = Counter(word for text in texts.values() for word in re.findall(r"\w+", text))
+    unused = [
+        f"{name}: {node.name}"
+        for name, text in texts.items()
+        if name.endswith(".py")
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not (node.decorator_list or node.name.startswith("__") or count[node.name] > 1)
+    ]
+    assert unused == []
 
 
 def test_no_machine_paths_and_no_big_binaries():

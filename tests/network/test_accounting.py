@@ -7,8 +7,9 @@ from pneumonia.network.accounting import account
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.layers import Conv, Linear, StorageSpec
-from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, parameter_count, tensor_shapes
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, tensor_shapes
 from pneumonia.runtime.storage.packing import measured_spec, packed_tensors
+from tests.network.parameters import parameter_count
 from tests.network.random_networks import networks, random_tensors
 
 

@@ -3,7 +3,8 @@ import pytest
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.layers import Conv, Detect, Route, Shortcut, Upsample
-from pneumonia.runtime.model.spec import NetworkSpec, parameter_count
+from pneumonia.runtime.model.spec import NetworkSpec
+from tests.network.parameters import parameter_count
 
 
 def test_yolov3_is_darknets_list_of_107_entries():

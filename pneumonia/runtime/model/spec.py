@@ -8,7 +8,7 @@ Weights are stored separately as named tensors (see `tensor_shapes`), float32 un
 """
 
 from collections import OrderedDict
-from typing import List, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import List, Mapping, NamedTuple, Tuple, Union
 
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.layers import (
@@ -21,7 +21,7 @@ from pneumonia.runtime.model.layers import (
     Shape,
     Weighted,
 )
-from pneumonia.runtime.model.ops import layer_shape, parts_of, shape_error
+from pneumonia.runtime.model.ops import layer_shape, parts_of, shape_error, weight_shape
 
 STATISTICS = (".bn_mean", ".bn_var", ".norm_mean", ".norm_var")  # tensors that are not parameters
 INPUT = "input"  # the name by which layers refer to the network's input
@@ -152,26 +152,15 @@ def positions(layer: Weighted, shapes: Mapping[str, Shape]) -> int:
     return height * width
 
 
-def _count(tensors: Mapping[str, Sequence[int]]) -> int:
+def dense_weight_count(spec: NetworkSpec) -> int:
+    """Places for weights of convolutions and fully connected layers; biases are not weights."""
     total = 0
-    for shape in tensors.values():
+    for layer in spec.weighted():
         size = 1
-        for extent in shape:
+        for extent in weight_shape(layer):
             size *= extent
         total += size
     return total
-
-
-def dense_weight_count(spec: NetworkSpec) -> int:
-    """Places for weights of convolutions and fully connected layers; biases are not weights."""
-    shapes = tensor_shapes(spec).items()
-    return _count({name: shape for name, shape in shapes if name.endswith(".weight")})
-
-
-def parameter_count(spec: NetworkSpec) -> int:
-    """Trainable parameters of the dense network (batch-norm statistics are not parameters)."""
-    shapes = tensor_shapes(spec).items()
-    return _count({k: shape for k, shape in shapes if not k.endswith(STATISTICS)})
 
 
 def infer_shapes(spec: NetworkSpec) -> "OrderedDict[str, Shape]":

@@ -14,9 +14,10 @@ from pneumonia.network.image_head import with_image_head
 from pneumonia.network.zoo import build
 from pneumonia.runtime.model.layers import Conv, Linear
 from pneumonia.runtime.model.ops import weight_shape
-from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, parameter_count
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.compression.compact.masks import assert_same_outputs, random_masks
 from tests.compression.graphs import random_specs, random_tensors
+from tests.network.parameters import parameter_count
 from tests.network.random_networks import networks
 from tests.network.random_networks import random_tensors as trained_tensors
 

@@ -10,9 +10,10 @@ from pneumonia.compression.compact.thin import thin
 from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.zoo import build
 from pneumonia.runtime.model.layers import Conv
-from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, parameter_count
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.compression.compact.masks import assert_same_outputs, random_masks
 from tests.compression.graphs import random_specs, random_tensors
+from tests.network.parameters import parameter_count
 
 
 def assert_goes_there_and_back(spec: NetworkSpec, seed: int, density: float, group: int) -> None:

@@ -5,7 +5,8 @@ from hypothesis import given
 
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model import layers
-from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, parameter_count, tensor_shapes
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, tensor_shapes
+from tests.network.parameters import parameter_count
 from tests.network.random_networks import networks
 
 EVERY_OP = NetworkSpec(
