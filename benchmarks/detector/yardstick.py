@@ -39,7 +39,8 @@ model = YOLO("yolo11n.yaml")
 model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(int(threads)))
 model.train(data=data, time=float(hours), imgsz=int(size), batch=int(batch), device="cpu",
             workers=1, project=out, name="train", exist_ok=True, pretrained=False, single_cls=True,
-            seed=int(seed), warmup_epochs=0.1, amp=False, plots=False, verbose=False, val=False, save_period=-1)
+            seed=int(seed), warmup_epochs=0.1, amp=False, plots=False, verbose=False, val=False,
+            save_period=-1)
 wall = time.perf_counter() - start
 use = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 cpu = sum(u.ru_utime + u.ru_stime for u in use)
