@@ -63,7 +63,6 @@ class LayerCost(NamedTuple):
     Attributes:
         name: The layer.
         sub_arrays: Sub-arrays its weights occupy.
-        utilisation: Share of their cells that hold a weight bit.
         operations: Row-parallel AND + pop-count operations.
         energy: In the model's unit.
         time_ns: Computing, without reloading.
@@ -71,7 +70,6 @@ class LayerCost(NamedTuple):
 
     name: str
     sub_arrays: int
-    utilisation: float
     operations: int
     energy: float
     time_ns: float
@@ -106,17 +104,15 @@ class SotMramCost(NamedTuple):
 def layer_cost(load: LayerLoad, model: SotMramModel) -> LayerCost:
     """Cost of one layer; all values are 0 for a layer without kept filters or columns."""
     if load.filters == 0 or load.columns == 0:
-        return LayerCost(load.name, 0, 0.0, 0, 0.0, 0.0)
+        return LayerCost(load.name, 0, 0, 0.0, 0.0)
     slabs = math.ceil(load.columns / model.rows)
     sub_arrays = slabs * math.ceil(load.filters * load.weight_bits / model.columns)
     operations = load.activation_bits * load.weight_bits * load.positions * slabs * load.filters
     each = model.e_and * model.rows + model.e_popcount + model.e_shift_add
     moved = load.positions * load.columns * load.activation_bits
-    cells = load.filters * load.columns * load.weight_bits
     return LayerCost(
         load.name,
         sub_arrays,
-        cells / (sub_arrays * model.rows * model.columns),
         operations,
         operations * each + moved * model.e_buffer,
         operations / model.lanes * model.t_cycle_ns,

@@ -22,7 +22,6 @@ class WindowEnergy(NamedTuple):
         mean_w: Mean power; None when void.
         peak_w: Largest sample inside; for a counter the largest mean between samples.
         samples: Readings inside the window.
-        largest_gap_s: Longest time without a reading, the way to the edges included.
         void: Why there is no figure, or None.
     """
 
@@ -30,7 +29,6 @@ class WindowEnergy(NamedTuple):
     mean_w: Optional[float]
     peak_w: Optional[float]
     samples: int
-    largest_gap_s: float
     void: Optional[str]
 
 
@@ -82,16 +80,16 @@ def window_energy(
     """
     start_s, end_s = window_s
     if end_s - start_s < MIN_SPAN_S:
-        return WindowEnergy(None, None, None, 0, 0.0, "empty window")
+        return WindowEnergy(None, None, None, 0, "empty window")
     stamps, found = clean_series(stamps_s, values)
     if len(stamps) == 0:
-        return WindowEnergy(None, None, None, 0, end_s - start_s, "no reading")
+        return WindowEnergy(None, None, None, 0, "no reading")
     inside = (stamps >= start_s) & (stamps <= end_s)
     count = int(inside.sum())
     gap = largest_gap(stamps, start_s, end_s)
     # A nanosecond of slack: five intervals in binary fractions are not exactly five intervals.
     if gap > MAX_GAP_INTERVALS * interval_s + MIN_SPAN_S:
-        return WindowEnergy(None, None, None, count, gap, "gap of {:.3g} s".format(gap))
+        return WindowEnergy(None, None, None, count, "gap of {:.3g} s".format(gap))
     at_edges = np.interp([start_s, end_s], stamps, found)
     times = np.concatenate([[start_s], stamps[inside], [end_s]])
     series = np.concatenate([at_edges[:1], found[inside], at_edges[1:]])
@@ -103,7 +101,7 @@ def window_energy(
     else:
         energy = float(np.sum(np.diff(times) * (series[1:] + series[:-1])) / 2e3)
         peak = float(series.max()) / 1e3
-    return WindowEnergy(energy, energy / (end_s - start_s), peak, count, gap, None)
+    return WindowEnergy(energy, energy / (end_s - start_s), peak, count, None)
 
 
 class RailQuality(NamedTuple):

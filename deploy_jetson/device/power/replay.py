@@ -22,7 +22,7 @@ from deploy_jetson.device.power.sensor import (
     scope_of,
     total_of,
 )
-from deploy_jetson.device.power.tegrastats_line import parse_line
+from deploy_jetson.device.power.tegrastats_line import parse_rails
 from pneumonia.runtime.errors import DataError
 
 STAMP_COLUMN = "stamp_s"
@@ -104,16 +104,15 @@ def parse_samples(text: str, path: str) -> RecordedSeries:
 
 
 def _parse_tegrastats(text: str, path: str, interval_s: float) -> RecordedSeries:
-    lines = [parse_line(line) for line in text.splitlines()]
-    if not any(line is not None and line.rails for line in lines):
+    readings = [parse_rails(line) or {} for line in text.splitlines()]
+    if not any(readings):
         raise _bad(path, "no line with a rail")
-    names = list(OrderedDict((n, 0) for line in lines if line for n in line.rails))
-    readings = [line.rails if line else {} for line in lines]
+    names = list(OrderedDict((name, 0) for rails in readings for name in rails))
     values = OrderedDict(
-        (name, np.array([float(r[name][0]) if name in r else np.nan for r in readings]))
+        (name, np.array([float(rails.get(name, np.nan)) for rails in readings]))
         for name in names[:MAX_RAILS]
     )
-    stamps = np.arange(len(lines)) * interval_s
+    stamps = np.arange(len(readings)) * interval_s
     return RecordedSeries(stamps, values, dict.fromkeys(values, MILLIWATT))
 
 

@@ -19,7 +19,7 @@ from deploy_jetson.device.power.sensor import (
     scope_of,
     total_of,
 )
-from deploy_jetson.device.power.tegrastats_line import TegrastatsLine, parse_line
+from deploy_jetson.device.power.tegrastats_line import parse_rails
 from pneumonia.runtime.errors import DeviceError
 
 PROGRAM = "tegrastats"
@@ -62,16 +62,17 @@ class TegrastatsSensor(Sensor):
         except DeviceError:
             self.close()
             raise
-        rails = tuple(Rail(name, MILLIWATT, scope_of(name), "tegrastats") for name in first.rails)
+        rails = tuple(Rail(name, MILLIWATT, scope_of(name), "tegrastats") for name in first)
         notes = (("interval_ms", str(interval_ms)),)
-        self.info = SensorInfo("tegrastats", "measured", rails, total_of(list(first.rails)), notes)
+        self.info = SensorInfo("tegrastats", "measured", rails, total_of(list(first)), notes)
 
-    def _first_line(self) -> TegrastatsLine:
+    def _first_line(self) -> Dict[str, int]:
+        """The rails of the first line that has any."""
         for _ in range(5):  # a date or a warning may come first
             text = self._next_line(FIRST_LINE_S)
-            line = parse_line(text) if text is not None else None
-            if line is not None and line.rails:
-                return line
+            rails = parse_rails(text) if text is not None else None
+            if rails:
+                return rails
             if text is None:
                 break
         self.close()
@@ -112,10 +113,10 @@ class TegrastatsSensor(Sensor):
                 raise SensorLost("tegrastats prints nothing", found="tegrastats silent")
             raise SensorGap("silent")
         self._stalls = 0
-        line = parse_line(text)
-        if line is None:
+        rails = parse_rails(text)
+        if rails is None:
             raise SensorGap("not_a_sample")
-        values = {name: float(now) for name, (now, _) in line.rails.items()}
+        values = {name: float(now) for name, now in rails.items()}
         known = [rail.name for rail in self.info.rails]
         return values, ["{}:missing".format(name) for name in known if name not in values]
 

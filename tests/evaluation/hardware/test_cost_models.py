@@ -74,7 +74,6 @@ def test_sot_mram_layer_by_hand():
     assert found.operations == 8 * 2 * 10 * 2 * 3
     assert found.energy == found.operations * (4 * 1 + 5 + 5)
     assert found.time_ns == found.operations
-    assert found.utilisation == pytest.approx(3 * 6 * 2 / (2 * 32))
     assert layer_cost(LayerLoad("gone", 0, 6, 10, 2, 8), model).sub_arrays == 0
 
 
