@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.tiny import TinyRun
 
 # Threads of torch wait for each other on networks as small as these; child processes inherit it.
@@ -64,3 +66,21 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 
     folder = once_a_session(tmp_path_factory, "tiny-run", train_tiny)
     return TinyRun(folder / "run", folder / "data")
+
+
+@pytest.fixture(scope="session")
+def warm_child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the process that decoding children are forked from (tests.warm_child)."""
+    from tests.warm_child import warm_process
+
+    with warm_process(tmp_path_factory.mktemp("child")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def forked_children(warm_child: str) -> Iterator[None]:
+    """Quick decoding children for the tests of a module; commands start real ones all the same."""
+    from tests.warm_child import forked_children
+
+    with forked_children(warm_child):
+        yield

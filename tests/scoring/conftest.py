@@ -7,6 +7,11 @@ from pneumonia.runtime.model.detector import Detector
 from tests.runtime.bundles import brightness_detector, write_bundle
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _quick_children(forked_children):
+    pass
+
+
 @pytest.fixture(scope="session")
 def bundle_folder(tmp_path_factory):
     return write_bundle(tmp_path_factory.mktemp("model") / "bundle", *brightness_detector())

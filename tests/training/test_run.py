@@ -230,7 +230,7 @@ def test_the_warning_by_hand():
     assert divergence_warning(rows((0.05, 0.5)), recipe) is not None
 
 
-@pytest.mark.parametrize("threads", [1, 2, None])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow), None])
 def test_threads_of_the_recipe_are_used_and_recorded(
     rectangles_path, tmp_path, monkeypatch, threads
 ):

@@ -3,6 +3,11 @@ import pytest
 from tests.deploy_jetson.device.daemon.process import Process
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _quick_children(forked_children):
+    pass
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts daemons; none outlives the test."""

@@ -183,7 +183,7 @@ def test_an_excessive_request_costs_little_and_is_aborted(archive, name):
         seconds = time.process_time() - started
     assert answer in (limits.ABORT, b"")  # nothing where the connection was reset
     assert archive.refused == {"protocol_limit": 1}
-    assert seconds < 0.5
+    assert seconds < 2  # unbounded, pynetdicom takes far longer; a busy machine several times more
 
 
 def test_the_largest_association_that_is_of_use_is_accepted(archive):

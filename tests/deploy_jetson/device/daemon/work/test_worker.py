@@ -284,7 +284,7 @@ def test_a_damaged_journal_is_set_aside_and_nothing_is_lost(tmp_path, damage):
         "missing": b"",
         "garbage": b"no database " * 500,
         "truncated": data[: len(data) // 2 + 7],
-        "page": data[:4096] + os.urandom(4096) + data[8192:],
+        "page": data[:4096] + np.random.default_rng(0).bytes(4096) + data[8192:],
     }
     path.write_bytes(harm[damage])
     if damage == "missing":
