@@ -6,7 +6,7 @@ For development away from the board and for tests of everything behind the senso
 import csv
 import io
 from collections import OrderedDict
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -54,14 +54,21 @@ def _bad(path: str, found: str) -> DataError:
     )
 
 
-def _read(path: str) -> str:
+def bounded_text(path: str, limit: int, fault: Callable[[str, str], Exception]) -> str:
+    """Text of a file of at most `limit` bytes.
+
+    Args:
+        path: The file.
+        limit: Largest size.
+        fault: Makes the error of a file that cannot be read from its path and what was found.
+    """
     try:
         with io.open(path, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+            data = stream.read(limit + 1)
     except OSError as error:
-        raise _bad(path, error.strerror or "unreadable") from None
-    if len(data) > MAX_BYTES:
-        raise _bad(path, "more than {} MiB".format(MAX_BYTES >> 20))
+        raise fault(path, error.strerror or "unreadable") from None
+    if len(data) > limit:
+        raise fault(path, "more than {} MiB".format(limit >> 20))
     return data.decode("utf-8", "replace")
 
 
@@ -126,7 +133,7 @@ def read_series(path: str, interval_s: float = 1.0) -> RecordedSeries:
     Raises:
         DataError: It is neither.
     """
-    text = _read(path)
+    text = bounded_text(path, MAX_BYTES, _bad)
     if text.startswith(STAMP_COLUMN):
         series = parse_samples(text, path)
         if len(series.stamps_s) == 0:

@@ -1,6 +1,5 @@
 """A run as raw data: what was sampled and timed, from which every figure can be computed again."""
 
-import io
 import json
 import os
 import re
@@ -9,7 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from deploy_jetson.device.power.replay import STAMP_COLUMN, parse_samples
+from deploy_jetson.device.power.replay import STAMP_COLUMN, bounded_text, parse_samples
 from deploy_jetson.device.power.sampler import Samples
 from deploy_jetson.device.power.sensor import SensorInfo
 from pneumonia.runtime.atomic import write_json, write_text
@@ -175,17 +174,6 @@ def _bad(path: str, found: str) -> ArtefactError:
     )
 
 
-def _text(path: str, limit: int) -> str:
-    try:
-        with io.open(path, "rb") as stream:
-            data = stream.read(limit + 1)
-    except OSError as error:
-        raise _bad(path, error.strerror or "unreadable") from None
-    if len(data) > limit:
-        raise _bad(path, "more than {} MiB".format(limit >> 20))
-    return data.decode("utf-8", "replace")
-
-
 def _typed(document: Dict[str, Any], key: str, kind: Any) -> Any:
     value = document.get(key)
     if not isinstance(value, kind):
@@ -222,7 +210,7 @@ def _sensor(record: Dict[str, Any]) -> SensorInfo:
 
 
 def _inferences(path: str, phases: int) -> List[np.ndarray]:
-    lines = _text(path, MAX_INFERENCES_BYTES).split("\n")
+    lines = bounded_text(path, MAX_INFERENCES_BYTES, _bad).split("\n")
     if lines[0] != INFERENCE_HEADER or lines[-1] != "":
         raise _bad(path, "another header, or cut off")
     try:
@@ -246,7 +234,7 @@ def read_recording(folder: str) -> Recording:
     """
     path = os.path.join(folder, RECORD)
     try:
-        document = json.loads(_text(path, MAX_RECORD_BYTES))
+        document = json.loads(bounded_text(path, MAX_RECORD_BYTES, _bad))
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError("schema")
         sensor = _sensor(_typed(document, "sensor", dict))
@@ -262,7 +250,7 @@ def read_recording(folder: str) -> Recording:
         raise _bad(path, "{}: {}".format(type(error).__name__, str(error)[:40])) from None
     where = os.path.join(folder, SAMPLES)
     try:
-        series = parse_samples(_text(where, MAX_INFERENCES_BYTES), where)
+        series = parse_samples(bounded_text(where, MAX_INFERENCES_BYTES, _bad), where)
     except DataError as error:
         raise _bad(where, error.found or "not samples") from None
     if list(series.units.items()) != [(rail.name, rail.unit) for rail in sensor.rails]:

@@ -7,12 +7,13 @@ from typing import Any
 from pydicom.filereader import read_file_meta_info
 
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.results.capture import SECONDARY_CAPTURE
+from pneumonia.runtime.results.presentation import GREYSCALE_STATE
+from pneumonia.runtime.results.report import COMPREHENSIVE_SR
 from pneumonia.scoring.network.delivery import NOT_SENT, REFUSED, Delivery, status_of
 from pneumonia.scoring.network.dicom_peer import Peer, association
 
-CLASSES = tuple(
-    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("88.33", "11.1", "7")
-)  # Comprehensive SR, Grayscale Softcopy Presentation State, Secondary Capture
+CLASSES = (COMPREHENSIVE_SR, GREYSCALE_STATE, SECONDARY_CAPTURE)
 # What the objects can be written in. Each peer accepts the latter (PS3.5 10.1); a peer that may
 # choose big endian, which pynetdicom offers as well, would be sent nothing.
 SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]

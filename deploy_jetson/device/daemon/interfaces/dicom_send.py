@@ -39,13 +39,12 @@ from pneumonia.runtime.commitment import (
     ask_for_commitment,
 )
 from pneumonia.runtime.errors import OutputError
+from pneumonia.runtime.results.capture import SECONDARY_CAPTURE
+from pneumonia.runtime.results.presentation import GREYSCALE_STATE
+from pneumonia.runtime.results.report import COMPREHENSIVE_SR
 from pneumonia.runtime.tls import client_context
 
-CLASSES = {
-    "sr": "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR
-    "gsps": "1.2.840.10008.5.1.4.1.1.11.1",
-    "sc": "1.2.840.10008.5.1.4.1.1.7",
-}
+CLASSES = {"sr": COMPREHENSIVE_SR, "gsps": GREYSCALE_STATE, "sc": SECONDARY_CAPTURE}
 SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 POLL_S = 1.0
 SUCCESS = 0x0000
