@@ -8,8 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pneumonia.runtime.engines import output_shape
-from pneumonia.runtime.model.spec import INPUT, NetworkSpec
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec, output_shape
 from pneumonia.runtime.storage.sparse_layouts import LayoutError
 from pneumonia.runtime.storage.value_codes import level_numbers
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pneumonia.network.blocks import BLOCKS, Block, run_layer
-from pneumonia.runtime.engines import output_shape
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.layers import LEAKY_SLOPE, Conv, Layer, Linear, Opaque, Reuse
-from pneumonia.runtime.model.spec import INPUT, NetworkSpec, tensor_shapes
+from pneumonia.runtime.model.spec import INPUT, NetworkSpec, output_shape, tensor_shapes
 
 UNITS = ("bn_weight", "bn_var", "norm_weight", "norm_var")  # parts that start at one
 OBJECT_PRIOR = 0.01  # share of anchors that hold an object, before anything is learnt

@@ -10,9 +10,8 @@ from torch.utils import _pytree as pytree
 from pneumonia.network.module import Network
 from pneumonia.network.torch_import.imported import ImportedNetwork
 from pneumonia.network.torch_import.layouts import Dim, in_order, map_dims, size_of
-from pneumonia.runtime.engines import output_shape
 from pneumonia.runtime.model.layers import LEAKY_SLOPE, Shape
-from pneumonia.runtime.model.spec import INPUT
+from pneumonia.runtime.model.spec import INPUT, output_shape
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": lambda: nn.LeakyReLU(LEAKY_SLOPE),

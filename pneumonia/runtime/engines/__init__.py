@@ -3,14 +3,13 @@
 import importlib
 import importlib.util
 import logging
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional
 
 import numpy as np
 
 from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
 from pneumonia.runtime.model.bundle import INT8, ONNX, Bundle
-from pneumonia.runtime.model.layers import Flatten, Linear
-from pneumonia.runtime.model.spec import INPUT, NetworkSpec
+from pneumonia.runtime.model.spec import NetworkSpec, output_shape
 
 ENGINES = ("auto", "tensorrt", "kernels", "onnxruntime", "reference")
 # Engines that live outside this package: name -> the library they need, and the module whose
@@ -63,17 +62,6 @@ class Engine:
 
     def close(self) -> None:
         """Release what the engine holds outside Python's memory; it cannot run afterwards."""
-
-
-def output_shape(spec: NetworkSpec, name: str) -> Tuple[int, ...]:
-    """Shape of one image's value of an output: (C, H, W), or (n,) for linear and flatten layers."""
-    shape = spec.shapes()[name]
-    flat = (
-        name != INPUT
-        and shape[1:] == (1, 1)
-        and isinstance(spec.executed(spec.layer(name)), (Linear, Flatten))
-    )
-    return shape[:1] if flat else shape
 
 
 def _has_onnxruntime() -> bool:

@@ -15,6 +15,7 @@ from pneumonia.runtime.model.layers import (
     DENSE,
     Conv,
     Detect,
+    Flatten,
     Layer,
     Linear,
     Reuse,
@@ -138,6 +139,17 @@ def tensor_shapes(spec: NetworkSpec) -> "OrderedDict[str, Tuple[int, ...]]":
         for layer in spec.layers
         for part, shape in parts_of(layer).items()
     )
+
+
+def output_shape(spec: NetworkSpec, name: str) -> Tuple[int, ...]:
+    """Shape of one image's value of an output: (C, H, W), or (n,) for linear and flatten layers."""
+    shape = spec.shapes()[name]
+    flat = (
+        name != INPUT
+        and shape[1:] == (1, 1)
+        and isinstance(spec.executed(spec.layer(name)), (Linear, Flatten))
+    )
+    return shape[:1] if flat else shape
 
 
 def positions(layer: Weighted, shapes: Mapping[str, Shape]) -> int:

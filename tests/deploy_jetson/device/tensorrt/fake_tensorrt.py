@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 
-from pneumonia.runtime.engines import output_shape
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import DeviceError
+from pneumonia.runtime.model.spec import output_shape
 
 MAGIC = b"ptrt"
 
