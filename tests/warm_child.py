@@ -8,6 +8,7 @@ child's standard input and output; when the connection ends, so does the child.
 """
 
 import contextlib
+import importlib
 import os
 import select
 import signal
@@ -20,14 +21,22 @@ import types
 from pneumonia.runtime.child import client
 from tests.contracts.tree import ROOT
 
+ODD = (sys.executable, str(ROOT / "tests" / "runtime" / "child" / "odd_child.py"))
+# Command line of a child without its memory limit -> module that is imported in its place.
+CHILDREN = {
+    client.COMMAND: "pneumonia.runtime.child.__main__",
+    ODD: "tests.runtime.child.odd_child",
+}
+
 # What the caller starts in the child's place: it hands its pipes over and lives as long as the
-# child. Its last arguments are the child's own command line.
+# child. Its arguments: the socket, the module, and the child's own command line.
 HAND_OVER = """
 import _socket, os, sys
 link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
 link.connect(sys.argv[1])
 pipes = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1))
-link.sendmsg([sys.argv[-1].encode()], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pipes)])
+child = f"{sys.argv[2]} {sys.argv[-1]}".encode()
+link.sendmsg([child], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pipes)])
 os.close(0), os.close(1)
 link.recv(1)
 """
@@ -55,8 +64,9 @@ def forked_children(address):
     """Fork the decoding children of this process from that one."""
 
     def start(command, **options):
-        if tuple(command[:3]) == client.COMMAND:
-            command = [sys.executable, "-ISc", HAND_OVER, address, *command]
+        module = CHILDREN.get(tuple(command[:-1]))
+        if module:
+            command = [sys.executable, "-ISc", HAND_OVER, address, module, *command]
         return subprocess.Popen(command, **options)
 
     original = client.subprocess
@@ -69,9 +79,11 @@ def forked_children(address):
         client.subprocess = original
 
 
-def _become_child(link, pipes, memory_mb):
-    """In a forked process: what `python -m pneumonia.runtime.child` does."""
+def _become_child(link, pipes, module, memory_mb):
+    """In a forked process: what the started one does."""
     from pneumonia.runtime.child.__main__ import main
+
+    importlib.import_module(module)  # the odd child's changes the decoder
 
     for number, pipe in enumerate(pipes):
         os.dup2(pipe, number)
@@ -107,11 +119,11 @@ def _serve(address):
             if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
                 return
             link, _ = listener.accept()
-            memory_mb, pipes, _, _ = socket.recv_fds(link, 100, 2)
+            arguments, pipes, _, _ = socket.recv_fds(link, 200, 2)
             if os.fork() == 0:
                 listener.close()
                 try:
-                    _become_child(link, pipes, memory_mb.decode())
+                    _become_child(link, pipes, *arguments.decode().split())
                 finally:
                     os._exit(0)
             link.close()

@@ -17,8 +17,8 @@ from pneumonia.runtime.results import header_from_bytes
 from tests.processes import child_processes
 from tests.runtime.dicoms import chest_dataset, save
 from tests.waiting import wait_for
+from tests.warm_child import ODD
 
-ODD = (sys.executable, str(Path(__file__).with_name("odd_child.py")))
 BUNDLE = Path(__file__).parents[3] / "pneumonia" / "models" / "default"
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 
@@ -26,9 +25,9 @@ from tests.scoring.batches import (
     png,
     without_times,
 )
+from tests.warm_child import ODD
 
-ODD = (sys.executable, str(Path(__file__).parents[2] / "runtime" / "child" / "odd_child.py"))
-QUICK = ScoreSettings(limits=ChildLimits(command=ODD, seconds=20))
+QUICK = ScoreSettings(limits=ChildLimits(command=ODD, seconds=120))
 
 
 @pytest.fixture(scope="module")

@@ -195,10 +195,11 @@ def test_a_full_disk_is_5_and_the_next_run_goes_on(whole, tmp_path, bundle_folde
         verify_audit(out)
 
 
-def test_a_read_only_output_is_5_before_anything_is_scored(whole, tmp_path, bundle_folder):
+def test_a_read_only_output_is_5_before_anything_is_scored(tmp_path, bundle_folder, bright):
+    path = save(tmp_path / "in.dcm", chest_dataset(bright))
     with small_disk(tmp_path / "disk", "size=1m"):
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
-        _, err = ended(started(whole / "in", tmp_path / "disk" / "out", bundle_folder), 5)
+        _, err = ended(started(path, tmp_path / "disk" / "out", bundle_folder), 5)
         assert err.startswith("error: Output folder cannot be written; found Read-only file system")
         assert len(err.splitlines()) == 1
 
