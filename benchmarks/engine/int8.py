@@ -1,9 +1,10 @@
-"""int8 kernels against the float32 kernels and ONNX Runtime's int8, interleaved, on one thread.
+"""int8 kernels against float32 kernels and the int8 of ONNX Runtime and ncnn, on one thread.
 
     python -m benchmarks.engine.int8 --work DIR [--case compact36] [--target x86-avx2]
 
 The network is one of `engine_cases` with random weights, quantized by what `pneumonia quantize`
-calls. Every round runs each engine once; of all rounds the shortest time and the median count.
+calls. Every round runs each engine once; of all rounds the shortest CPU time and the median count.
+ncnn runs in the environment of `vs_peers`, in a process of its own.
 """
 
 import argparse
@@ -16,7 +17,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from benchmarks.engine import peers
 from benchmarks.engine.cases import CASES, network
+from benchmarks.engine.ncnn_int8 import write_int8
+from benchmarks.engine.runner import Runner
 from deploy_jetson.kernels.compile.targets import TARGETS, find_target
 from deploy_jetson.kernels.generate import generate_library, model_chooser
 from deploy_jetson.kernels.int8_weights import read_quantization
@@ -28,17 +32,28 @@ from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.runtime.engines.kernels import KernelLibrary
 
 CALIBRATION_IMAGES = 2
-Run = Callable[[], Any]
+Run = Callable[[], float]
+
+
+def timed(run: Callable[[], Any]) -> Run:
+    """The same run, returning its CPU seconds."""
+
+    def once() -> float:
+        start = time.process_time()
+        run()
+        return time.process_time() - start
+
+    return once
 
 
 def prepare(case: str, target_name: str, work: Path, tuned: bool) -> dict[str, Run]:
-    """Engine's name -> one run of it on the same image."""
+    """Engine's name -> one run of it on an image, returning its CPU seconds."""
     spec, tensors = network(CASES[case])
     target = find_target(target_name)
     shape = (spec.input.channels, spec.input.height, spec.input.width)
     generator = np.random.default_rng(1)
     images = [generator.standard_normal(shape, np.float32) for _ in range(CALIBRATION_IMAGES)]
-    files = {kind: work / f"{case}-{kind}.onnx" for kind in ("fp32", "int8")}
+    files = {kind: work / f"{case}_{kind}.onnx" for kind in ("fp32", "int8")}
     if not files["int8"].exists():
         files["fp32"].write_bytes(emit_onnx(spec, tensors).model.SerializeToString())
         files["int8"].write_bytes(quantize_onnx(files["fp32"], images).data)
@@ -54,7 +69,7 @@ def prepare(case: str, target_name: str, work: Path, tuned: bool) -> dict[str, R
             quantization=quantization,
         )  # fmt: skip
         engine = KernelLibrary(str(made.library), threads=1)
-        runs[f"kernels {kind}"] = lambda engine=engine: engine.run(images[0])
+        runs[f"kernels {kind}"] = timed(lambda engine=engine: engine.run(images[0]))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     for kind, path in files.items():
@@ -62,7 +77,15 @@ def prepare(case: str, target_name: str, work: Path, tuned: bool) -> dict[str, R
             str(path), options, providers=["CPUExecutionProvider"]
         )
         feed = {session.get_inputs()[0].name: images[0][None]}
-        runs[f"ONNX Runtime {kind}"] = lambda s=session, feed=feed: s.run(None, feed)
+        runs[f"ONNX Runtime {kind}"] = timed(lambda s=session, feed=feed: s.run(None, feed))
+    names = {kind: path.stem for kind, path in files.items()}
+    peers.install(work)
+    peers.convert(work, names["fp32"], shape)
+    write_int8(
+        work / names["fp32"], work / names["int8"], tensors, read_quantization(files["int8"])
+    )
+    for kind, name in names.items():
+        runs[f"ncnn {kind}"] = Runner("ncnn", name, shape, work).once
     return runs
 
 
@@ -71,10 +94,9 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, float]]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
+            seconds = run()
             if number:  # the first round warms up
-                times[name].append((time.perf_counter() - start) * 1e3)
+                times[name].append(seconds * 1e3)
     return {
         name: {"min_ms": float(np.min(ms)), "median_ms": float(np.median(ms))}
         for name, ms in times.items()

@@ -22,7 +22,6 @@ import platform
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from benchmarks.engine.cases import CASES, Prepared, network, prepare
 from benchmarks.engine.details import layers, storage
 from benchmarks.engine.goals import markdown
 from benchmarks.engine.peak import build_peak
+from benchmarks.engine.runner import Runner, first_of_all
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.mca import find_mca, hot_loops
 from deploy_jetson.kernels.compile.source import plan_variants
@@ -61,61 +61,6 @@ MANY_ROUNDS = 80  # of the others
 PROFILES = 25
 
 
-def first_of_all() -> None:
-    """Run this process as SCHED_FIFO, ahead of others on its core (as root, shared machine)."""
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
-
-
-class Runner:
-    """One engine on one case in its own process, on one thread."""
-
-    def __init__(self, engine: str, prepared: Prepared, work: Path, realtime: bool) -> None:
-        name = prepared.case.name
-        ours = engine == engine_peers.OURS
-        python = sys.executable if ours else str(work / "peers" / "bin" / "python")
-        command = [python, engine_peers.__file__, engine, name, str(work), "1"]
-        self.engine, self.case = engine, name
-        self.seconds: list[float] = []
-        self.process = subprocess.Popen(
-            [*command, *map(str, prepared.shape)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            preexec_fn=first_of_all if realtime else None,  # noqa: PLW1509 - no threads here
-        )  # fmt: skip
-        line = self._answer()
-        while line and not line.startswith("{"):
-            line = self._answer()
-        self.facts: dict[str, float] | None = json.loads(line) if line else None
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def once(self) -> None:
-        """One inference."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.seconds.append(float(self._answer()))
-
-    @property
-    def ms(self) -> float:
-        """Median."""
-        return statistics.median(self.seconds) * 1e3
-
-    def result(self) -> dict[str, float]:
-        """What the results say."""
-        shortest, longest = min(self.seconds) * 1e3, max(self.seconds) * 1e3
-        return {
-            "median_ms": self.ms, "min_ms": shortest, "max_ms": longest, **(self.facts or {}),
-        }  # fmt: skip
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
 # --- parts ------------------------------------------------------------------------------------
 
 
@@ -133,7 +78,7 @@ def speed(work: Path, names: list[str], rounds: int, tuned: bool, realtime: bool
         if one.case.peers:
             engine_peers.convert(work, name, one.shape)
         peers = engine_peers.PEERS if one.case.peers else ()
-        runners += [Runner(e, one, work, realtime) for e in (engine_peers.OURS, *peers)]
+        runners += [Runner(e, name, one.shape, work, realtime) for e in (engine_peers.OURS, *peers)]
     failed = [f"{r.engine} on {r.case}" for r in runners if r.facts is None]
     runners = [runner for runner in runners if runner.facts]
     peaks = []

@@ -1,0 +1,80 @@
+"""An engine in a process of its own, that answers with its time."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.engine import peers as engine_peers
+
+
+def first_of_all() -> None:
+    """Run this process as SCHED_FIFO, ahead of others on its core (as root, shared machine)."""
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
+
+
+class Runner:
+    """One engine on one case in its own process, on one thread.
+
+    Args:
+        engine: Its name among the openers of `peers`.
+        name: Of the case: its files are WORK/NAME.*.
+        shape: (channels, height, width) of the input.
+        work: Folder of files and peers.
+        realtime: Run at real-time priority.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        name: str,
+        shape: tuple[int, int, int],
+        work: Path,
+        realtime: bool = False,
+    ) -> None:
+        ours = engine == engine_peers.OURS
+        python = sys.executable if ours else str(work / "peers" / "bin" / "python")
+        command = [python, engine_peers.__file__, engine, name, str(work), "1"]
+        self.engine, self.case = engine, name
+        self.seconds: list[float] = []
+        self.process = subprocess.Popen(
+            [*command, *map(str, shape)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            preexec_fn=first_of_all if realtime else None,  # noqa: PLW1509 - no threads here
+        )  # fmt: skip
+        line = self._answer()
+        while line and not line.startswith("{"):
+            line = self._answer()
+        self.facts: dict[str, float] | None = json.loads(line) if line else None
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def once(self) -> float:
+        """One inference; its CPU seconds."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.seconds.append(float(self._answer()))
+        return self.seconds[-1]
+
+    @property
+    def ms(self) -> float:
+        """Median."""
+        return statistics.median(self.seconds) * 1e3
+
+    def result(self) -> dict[str, float]:
+        """What the results say."""
+        shortest, longest = min(self.seconds) * 1e3, max(self.seconds) * 1e3
+        return {
+            "median_ms": self.ms, "min_ms": shortest, "max_ms": longest, **(self.facts or {}),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
