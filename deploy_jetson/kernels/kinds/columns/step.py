@@ -67,7 +67,8 @@ class ColumnsStep(ConvolutionStep):
             skip_block=self.skip.block if self.skip else 0,
             skip_row=self.skip.row if self.skip else 0,
             weights=store.add(panels.weights, weights=self.number == "real"),
-            columns=store.add(int32(self._offsets(panels.columns))),
+            # the loop loads one index ahead
+            columns=store.add(int32(np.append(self._offsets(panels.columns), 0))),
             pieces=store.add(pieces.first),
             starts=store.add(pieces.starts),
             bias=store.add(self._terms(filters, nv * lanes)),

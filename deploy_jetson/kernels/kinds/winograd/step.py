@@ -72,7 +72,7 @@ class WinogradStep(ConvolutionStep):
             inputs=store.add(int32(arena_offsets(self.view, self.blocks))),
             weights=store.add(np.ascontiguousarray(packed)),
             scales=store.add(self._by_panel(scales, width)),
-            columns=store.add(int32(columns)),
+            columns=store.add(int32(np.append(columns, 0))),  # the loop loads one index ahead
             bias=store.add(pad_filters(self.bias[self.order], width)),
             in_blocks=len(self.blocks.buffer_of),
             in_height=self.view.height,

@@ -23,9 +23,11 @@ INLINE void columns_tile_2x2_1L_real(
     a0_1 = load_real(bias + 1 * LANES);
     a1_1 = a0_1;
   }
+  int32_t column = columns[0];
   UNROLLED
   for (int32_t k = 0; k < n; k++) {
-    const word_real *q = (const word_real *)x + columns[k];
+    const word_real *q = (const word_real *)x + column;
+    column = columns[k + 1];
     const sum_real w0 = load_real(w + 0 * LANES);
     const sum_real w1 = load_real(w + 1 * LANES);
     w += 2 * LANES;
@@ -80,9 +82,11 @@ INLINE void columns_tile_3x2_1L_real(
     a1_1 = a0_1;
     a2_1 = a0_1;
   }
+  int32_t column = columns[0];
   UNROLLED
   for (int32_t k = 0; k < n; k++) {
-    const word_real *q = (const word_real *)x + columns[k];
+    const word_real *q = (const word_real *)x + column;
+    column = columns[k + 1];
     const sum_real w0 = load_real(w + 0 * LANES);
     const sum_real w1 = load_real(w + 1 * LANES);
     w += 2 * LANES;

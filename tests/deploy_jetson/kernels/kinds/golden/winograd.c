@@ -9,9 +9,11 @@ INLINE void product_tile_2x1_real(const real *x, const int32_t *columns,
     a0_0 = load_real(out + 0 * block + 0 * LANES);
     a1_0 = load_real(out + 0 * block + 1 * LANES);
   }
+  int32_t column = columns[0];
   UNROLLED
   for (int32_t k = 0; k < n; k++) {
-    const word_real *q = (const word_real *)x + columns[k];
+    const word_real *q = (const word_real *)x + column;
+    column = columns[k + 1];
     const sum_real w0 = load_real(w + 0 * LANES);
     w += 1 * LANES;
     { const word_real s = q[0 * LANES]; a0_0 = add_product_real(a0_0, w0, s); }
