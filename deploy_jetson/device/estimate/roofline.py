@@ -71,7 +71,6 @@ class NetworkEstimate(NamedTuple):
         latency_s: Of one image.
         idle_w, busy_w: At the module's input.
         latency_band, power_band: The truth is expected within these factors either way.
-        layers_s: Layer -> seconds; empty where only the sum is known.
         basis: Where the figures come from, as text.
     """
 
@@ -83,7 +82,6 @@ class NetworkEstimate(NamedTuple):
     busy_w: float
     latency_band: float
     power_band: float
-    layers_s: Dict[str, float]
     basis: str
 
     @property
@@ -229,11 +227,11 @@ def estimate(
     """
     engine = find_engine_model(engine_name)
     threads = _threads(work, engine, mode, threads)
-    layers = OrderedDict((row.name, _layer_s(row, engine, mode, threads)) for row in work)
-    latency, basis = sum(layers.values()), "roofline"
+    layers_s = [_layer_s(row, engine, mode, threads) for row in work]
+    latency, basis = sum(layers_s), "roofline"
     if engine_name == "kernels" and facts is not None:
-        latency = _kernels_s(facts, list(layers.values()), mode, threads)
-        layers, basis = OrderedDict(), "generator's cost model"
+        latency = _kernels_s(facts, layers_s, mode, threads)
+        basis = "generator's cost model"
         if facts.fmla_per_cycle is not None:
             basis += " with llvm-mca's FMLA per cycle"
     idle_w, busy_w = IDLE_W, mode.busy_w(engine.on_gpu, threads)
@@ -241,10 +239,9 @@ def estimate(
     if calibration is not None:
         factors = calibration.factors(engine_name)
         latency *= factors.latency
-        layers = OrderedDict((name, value * factors.latency) for name, value in layers.items())
         idle_w, busy_w = idle_w * factors.idle, busy_w * factors.busy
         bands = (factors.latency_band or bands[0], factors.power_band or bands[1])
         basis += ", calibrated by {} run(s)".format(factors.runs) if factors.runs else ""
     return NetworkEstimate(
-        engine_name, mode, threads, latency, idle_w, busy_w, bands[0], bands[1], layers, basis
+        engine_name, mode, threads, latency, idle_w, busy_w, bands[0], bands[1], basis
     )

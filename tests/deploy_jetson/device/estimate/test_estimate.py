@@ -187,7 +187,6 @@ def test_calibrated_estimate_meets_the_measurement(tmp_path):
     assert after.idle_w == pytest.approx(1.1 * before.idle_w)
     assert after.busy_w == pytest.approx(0.8 * before.busy_w)
     assert after.latency_band == pytest.approx(1.1)
-    assert sum(after.layers_s.values()) == pytest.approx(after.latency_s)
     other = estimate([LARGE], "kernels", MODES[3], None, read_calibration(str(path)))
     assert other.latency_s == estimate([LARGE], "kernels", MODES[3]).latency_s
     assert other.latency_band == 1.5
