@@ -82,7 +82,7 @@ class FileGroup:
 
         Args:
             files: Path -> content. A path may be added once between two commits.
-            is_marker: They say that other files of this group are complete.
+            is_marker: The files mark other files of this group as complete.
 
         Raises:
             OutputError: A file cannot be written.

@@ -38,14 +38,14 @@ Outcomes = Dict[str, CommitmentOutcome]  # by SOP Instance UID
 
 
 class CommitmentReports:
-    """Reports that are waited for; they come on any association."""
+    """Collects the expected reports, on whichever association they arrive."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._awaited = {}  # type: Dict[str, Optional[Outcomes]]
 
     def expect(self) -> str:
-        """A new transaction UID, whose report is taken from now on."""
+        """A new transaction UID; its report is accepted from now on."""
         transaction = "2.25.{}".format(uuid.uuid4().int)
         with self._lock:
             self._awaited[transaction] = None
@@ -84,7 +84,7 @@ class CommitmentReports:
             left -= POLL_S
 
     def forget(self, transaction: str) -> None:
-        """Take no report about it any more."""
+        """Stop expecting the report of a transaction."""
         with self._lock:
             self._awaited.pop(transaction, None)
 
@@ -93,7 +93,7 @@ def _outcomes(information: Dataset) -> Outcomes:
     found = {}
     for item in information.get("ReferencedSOPSequence") or ():
         found[str(item.ReferencedSOPInstanceUID)] = CommitmentOutcome(COMMITTED)
-    for item in information.get("FailedSOPSequence") or ():  # what is in both has failed
+    for item in information.get("FailedSOPSequence") or ():  # an object in both lists has failed
         reason = item.get("FailureReason")
         number = None if reason is None else int(reason)
         found[str(item.ReferencedSOPInstanceUID)] = CommitmentOutcome(NOT_KEPT, number)
@@ -112,8 +112,8 @@ def ask_for_commitment(
 
     Args:
         association: An open one, on which storage commitment was proposed.
-        objects: Which ones.
-        reports: Get the report.
+        objects: The objects.
+        reports: Receives the report.
         seconds: Longest wait for it.
         pause: See `CommitmentReports.wait`.
         is_listening: Whether the report may come on another association: this one is released when

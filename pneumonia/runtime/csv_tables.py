@@ -1,4 +1,4 @@
-"""Csv tables: reading with checks, writing as text, text that looks like a formula.
+"""Csv tables: checked reading, writing, and escaping of text that looks like a formula.
 
 A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` (also in full width, also after
 white space). Writing puts an apostrophe before such text, reading takes it off.

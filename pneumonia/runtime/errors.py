@@ -13,8 +13,8 @@ class PneumoniaError(Exception):
 
     Args:
         what: The failed rule, starting with a capital letter, without a final full stop.
-        expected: What would have been right.
-        found: What was there instead; shown as given, so pass `repr(x)` for a user's value.
+        expected: What would be valid.
+        found: The value found; shown as given, so pass `repr(x)` for a user's value.
         where: Path, layer, key or line.
         fix: What the user can do about it.
     """

@@ -17,7 +17,7 @@ TARGET_MISMATCH = "target_mismatch"
 BOX_NOT_FINITE = "box_not_finite"
 BOX_WITHOUT_AREA = "box_without_area"
 
-# What a fault means, for messages.
+# Messages by fault.
 FAULTS = {
     NO_ID: "Label row has no patientId",
     BAD_TARGET: "Target is neither 0 nor 1",

@@ -111,7 +111,7 @@ def list_dicomdir(path: str) -> List[str]:
 
 
 def _referenced(record: Any) -> str:
-    """The file of an image record, empty for other records."""
+    """Path of the file that an image record refers to, empty for other records."""
     if first_text(record, "DirectoryRecordType") != "IMAGE":
         return ""
     return "/".join(str(part).strip() for part in all_values(record, "ReferencedFileID"))
@@ -133,7 +133,7 @@ _last: List[Tuple[Tuple[str, int, int], zipfile.ZipFile]] = []
 
 
 def _opened(path: str) -> zipfile.ZipFile:
-    """The archive; the last one stays open, as reading its directory again costs."""
+    """The archive; the last one stays open, since reading its directory again is slow."""
     status = os.stat(path)
     key = (path, status.st_mtime_ns, status.st_size)
     if not _last or _last[0][0] != key:
@@ -149,8 +149,8 @@ def member_file(path: str, index: int, max_bytes: int) -> Iterator[str]:
 
     Args:
         path: The archive.
-        index: Of `list_archive`.
-        max_bytes: What is read at most, whatever the archive says about the size.
+        index: Index of the member, from `list_archive`.
+        max_bytes: Most bytes read; the size that the archive states is not trusted.
 
     Yields:
         A path that can be opened while the context lasts.
@@ -174,7 +174,9 @@ def member_file(path: str, index: int, max_bytes: int) -> Iterator[str]:
             raise DicomError("Member is damaged", "failed", "archive_damaged") from None
         except NotImplementedError:
             raise DicomError(
-                "Compression of the member is not known", "rejected", "archive_compression"
+                "Compression method of the member is not supported",
+                "rejected",
+                "archive_compression",
             ) from None
         except RuntimeError:  # what zipfile raises without a password
             raise DicomError("Member is encrypted", "rejected", "encrypted") from None

@@ -22,7 +22,7 @@ from pneumonia.runtime.child.messages import (
 from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS, ReadLimits
 
 COMMAND = (sys.executable, "-m", "pneumonia.runtime.child")
-START_SECONDS = 60.0  # a slow start (busy machine, slow SD card) is not the file's fault
+START_SECONDS = 60.0  # a slow start (busy machine, slow SD card) does not count against the file
 WATCH_SECONDS = 0.25
 TICK_SECONDS = 1.0
 PIPE_BYTES = 1 << 20
@@ -70,9 +70,10 @@ class DecodedFile(NamedTuple):
         info: Facts of runtime.image.radiograph; for DICOM also `word_against`.
         warnings: Warnings of runtime.image.radiograph.
         identity: UIDs, accession number and study date; they identify a patient.
-        header: What results take over from a DICOM source (results.header_from_bytes), if wanted;
-            empty for pictures, and for headers that cannot be written again.
-        listed: What an archive or a DICOMDIR holds.
+        header: The attributes that results take over from a DICOM source, if wanted
+            (results.header_from_bytes); empty for pictures, and for headers that cannot be written
+            again.
+        listed: Entries of an archive or a DICOMDIR.
         content_sha256: Digest of a DICOM image's pixels and identity (`content_digest`): equal for
             files that hold the same image, however they are encoded. Empty for pictures.
     """
@@ -96,7 +97,7 @@ class DecodedFile(NamedTuple):
 
 
 class _Watchdog:
-    """Kills a process that misses its deadline, from a thread of its own."""
+    """Kills a process that misses its deadline; runs in a thread of its own."""
 
     def __init__(self, process: Any, tick: Callable[[], None]) -> None:
         self._process = process

@@ -22,7 +22,7 @@ class Wanted(NamedTuple):
         canvas: (height, width, pad value) of a network's input: the letterboxed image.
         header: The attributes that results take over from the source (results.source_header).
         words_against: See `selection.word_against`; without them, descriptions are not searched.
-        words_wanted: See there.
+        words_wanted: Likewise.
     """
 
     pixels: bool = True
@@ -57,13 +57,13 @@ def read_answer(stream: IO[bytes], max_bytes: Dict[str, int]) -> Tuple[Dict[str,
 
     Args:
         stream: The child's output.
-        max_bytes: Largest size of each part; other parts are not taken.
+        max_bytes: Largest size of each part that is accepted, by name.
 
     Returns:
         The record, and its parts as name -> bytes.
 
     Raises:
-        ValueError, KeyError, TypeError: It ends early or is not an answer.
+        ValueError, KeyError, TypeError: It ends early, is too long or is not an answer.
     """
     size = struct.unpack(">I", _exactly(stream, 4))[0]
     if size > MAX_RECORD_BYTES:

@@ -1,4 +1,4 @@
-"""What the child does with a file: read it, look at its header, or list what it holds."""
+"""Tasks of the child: read a file, read only its header, or list an archive."""
 
 import gc
 import hashlib
@@ -37,8 +37,8 @@ class FileReader:
     """Answers requests about files, one at a time.
 
     Args:
-        limits: What may be read.
-        wanted: What the answers hold.
+        limits: Limits on files and images.
+        wanted: What an answer contains besides the facts.
     """
 
     def __init__(self, limits: ReadLimits, wanted: Wanted) -> None:
@@ -110,7 +110,7 @@ class FileReader:
         record.update(info=info, warnings=list(radiograph.warnings))
         parts = self._images(pixels)
         if radiograph.header is not None:
-            # the caller decides what of it may be written
+            # the caller decides which of them may be written to a file
             record["identity"] = _identity(radiograph.header)
             record["content_sha256"] = radiograph.content_sha256
             info["word_against"] = self._word_against(radiograph.header)

@@ -13,7 +13,7 @@ from pneumonia.runtime.model.spec import NetworkSpec, output_shape
 
 ENGINES = ("auto", "tensorrt", "kernels", "onnxruntime", "reference")
 # Engines that live outside this package: name -> the library they need, and the module whose
-# `open_engine(bundle)` gives the engine. A name, not an import: this package imports no other.
+# `open_engine(bundle)` gives the engine. Names, since this package imports no other.
 PLUGINS = {"tensorrt": ("tensorrt", "deploy_jetson.device.tensorrt.engine")}
 
 _LOG = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The generated library as an engine: ctypes, NumPy, nothing else."""
+"""The generated library as an engine, by ctypes and NumPy alone."""
 
 import ctypes
 import importlib
@@ -22,7 +22,7 @@ from pneumonia.runtime.model.spec import NetworkSpec, positions
 
 ABI = 1
 MAX_THREADS = 64
-MACS_PER_THREAD = 200 * 10**6  # with less to do a thread costs more to wake than it takes over
+MACS_PER_THREAD = 200 * 10**6  # with fewer, waking another thread costs more than it saves
 LIBRARY = "libmodel-{}.so"
 REPORT = "kernels-{}.json"
 NATIVE = "native"  # the target whose kernels were measured on the machine that made them
@@ -302,7 +302,7 @@ def _quota(root: str, names: Sequence[str]) -> float:
         quota, period = text.split()
         return float(quota) / float(period)
     except (OSError, ValueError, ZeroDivisionError):
-        return 0.0  # not here, or "max"
+        return 0.0  # no such file, or "max" (no limit)
 
 
 def threads_of_work(macs: int, cpus: int) -> int:
@@ -353,7 +353,7 @@ def can_compile() -> bool:
     wanted = os.environ.get(COMPILE_VARIABLE, "1") != "0"
     if not wanted or os.name != "posix" or sys.version_info < GENERATOR_PYTHON:
         return False
-    try:  # by name: the device code comes without the generator
+    try:  # imported by name: the device package does not contain the generator
         return importlib.util.find_spec(LIBRARY_CACHE) is not None
     except ModuleNotFoundError:  # not even its package
         return False

@@ -114,7 +114,7 @@ def softmax(value: np.ndarray, axis: int) -> np.ndarray:
 def _conv(layer: layers.Conv, sources: Values, tensors: Tensors) -> np.ndarray:
     weight, value = tensors[layer.name + ".weight"], sources[0]
     if layer.transposed:
-        # the same as a convolution of the input with zeros between its values, kernel turned round
+        # a convolution of the input with zeros between its values; kernel rotated by 180 degrees
         value, weight = _spread(layer, value), weight[:, :, ::-1, ::-1]
         stride = (1, 1)
     else:
@@ -134,7 +134,7 @@ def _conv(layer: layers.Conv, sources: Values, tensors: Tensors) -> np.ndarray:
 
 
 def _spread(layer: layers.Conv, value: np.ndarray) -> np.ndarray:
-    """Input of a transposed convolution as an ordinary one of stride 1 reads it."""
+    """Input of a transposed convolution with zeros inserted, for an ordinary one of stride 1."""
     settings = (layer.kernel, layer.stride, layer.padding, layer.dilation, layer.output_padding)
     slices, sizes = [], []
     for axis, size in enumerate(value.shape[1:]):
@@ -366,5 +366,5 @@ RUN: Dict[str, Callable[..., np.ndarray]] = OrderedDict(
 
 
 def run_op(layer: layers.Layer, sources: Values, tensors: Tensors) -> np.ndarray:
-    """The output of a layer for one image; of a `Reuse` give what it executes."""
+    """The output of a layer for one image; for a `Reuse`, pass the layer that it repeats."""
     return RUN[op_of(layer)](layer, sources, tensors)

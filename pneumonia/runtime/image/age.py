@@ -34,7 +34,7 @@ class StatedAge(NamedTuple):
 
     Attributes:
         is_child: Whether the patient was younger than 18 years; None when it is not known.
-        is_contradicted: Whether age and dates say different things.
+        is_contradicted: Whether age and dates contradict each other.
     """
 
     is_child: Optional[bool]

@@ -1,4 +1,4 @@
-"""Headers of compressed images, read without decoding: what a decoder would have to allocate."""
+"""Headers of compressed images, read without decoding: bits and size a decoder would allocate."""
 
 import struct
 from typing import NamedTuple, Optional
@@ -10,7 +10,7 @@ _SIZ = b"\xff\x4f\xff\x51"
 
 
 class FrameHeader(NamedTuple):
-    """What a codestream says of itself: sample bits, height, width, components."""
+    """Header of a codestream: bits per sample, height, width, components."""
 
     bits: int
     height: int

@@ -1,8 +1,8 @@
 """Which transfer syntaxes this installation decodes, found by decoding a sample of each.
 
-That a decoder is installed says little: pydicom's plug-ins need further packages, and libraries are
-built without some codecs. Archives convert to an offered syntax before they send, so that only what
-can be read may be offered.
+An installed decoder may still lack a codec: pydicom's plug-ins need further packages, and libraries
+are built without some codecs. Archives convert to an offered syntax before they send, so that only
+syntaxes that can be read are offered.
 """
 
 import base64
@@ -107,7 +107,7 @@ def decodable_syntaxes() -> List[str]:
 
 
 def decodes(syntax: str) -> bool:
-    """Whether the sample of a compressed transfer syntax decodes; looked at once per process."""
+    """Whether the sample of a compressed transfer syntax decodes; tried once per process."""
     if syntax not in _decodes:
         _decodes[syntax] = _sample_decodes(syntax)
     return _decodes[syntax]
@@ -121,7 +121,7 @@ def _sample_decodes(syntax: str) -> bool:
     try:
         with _silent_decoders():
             values = decode_pixels(stream, read_header(stream, DEFAULT_LIMITS, True)).values
-    except Exception:  # a decoder of another version raises what it likes
+    except Exception:  # a decoder of another version may raise anything
         return False
     return bool(np.abs(values - ramp).max() <= allowed)
 

@@ -49,7 +49,7 @@ _FOR_PROCESSING = tuple(uid + ".1" for uid in _FOR_PRESENTATION)
 # What `runtime.results` writes into the objects it makes, so that a later batch can name them.
 OWN_MANUFACTURER = "pneumonia (research software)"
 OWN_SERIES = "RESEARCH ONLY: "  # start of Series Description
-# By which a result is filed beside its image.
+# UIDs under which an archive files a result beside its image.
 FILING_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _UID = re.compile(r"^[!-\[\]-~]{1,64}$")
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
@@ -154,7 +154,7 @@ def read_header(stream: BinaryIO, limits: ReadLimits, has_preamble: bool) -> Hea
     Args:
         stream: The file, at any position. Afterwards it is at the pixel data, unless the data set
             is deflated.
-        limits: What is taken.
+        limits: Limits, and which non-standard files are accepted.
         has_preamble: Whether bytes 128..132 are `DICM`.
 
     Raises:
@@ -308,7 +308,8 @@ def contradictions(dataset: Any) -> List[str]:
 def malformed_uids(dataset: Any) -> List[str]:
     """Keywords of those of FILING_UIDS that have several values, are too long or no UID at all.
 
-    Digits are not asked for: a result with the malformed UID of its source is filed beside it.
+    Other characters than digits are allowed: a result with the same malformed UID as its source is
+    still filed beside it.
     """
     texts = ((keyword, joined_text(dataset, keyword)) for keyword in FILING_UIDS)
     return [keyword for keyword, text in texts if text and not _UID.match(text)]
@@ -323,14 +324,14 @@ def read_codes(stream: BinaryIO) -> Dict[str, Any]:
     """`coded_facts` of a file that was refused, and `own_result`; empty when it has none."""
     try:
         if first_text(read_meta(stream), "TransferSyntaxUID") == DEFLATED:
-            return {}  # reading anything would inflate all of it
+            return {}  # reading any element would inflate the whole data set
         stream.seek(0)
         dataset = pydicom.dcmread(stream, stop_before_pixels=True)
         facts: Dict[str, Any] = dict(coded_facts(dataset))
         if is_own_result(dataset):
             facts["own_result"] = True
         return facts
-    except Exception:  # the file was refused already; what breaks here says nothing new
+    except Exception:  # the file was refused already; a further error adds nothing
         return {}
 
 

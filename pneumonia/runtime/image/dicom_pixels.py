@@ -109,7 +109,7 @@ def _check_stream(header: Header, frame: bytes) -> Optional[FrameHeader]:
 
 
 def _decode_with_pillow(frame: bytes) -> np.ndarray:
-    """8-bit JPEG; Pillow notices truncation where other decoders invent an image."""
+    """8-bit JPEG; Pillow detects truncation where other decoders fill in pixels."""
     try:
         with Image.open(io.BytesIO(frame), formats=("JPEG",)) as image:
             image.load()
@@ -192,7 +192,7 @@ def _decode_compressed(dataset: Any, header: Header) -> StoredPixels:
         return StoredPixels(values, names[0], warnings)
     except MemoryError:
         raise
-    except Exception:  # decoders raise what they like, and their texts may quote the file
+    except Exception:  # decoders may raise anything, and their messages may quote the file
         if stream is not None and not ends_properly(frame):
             raise _truncated("Compressed image ends too early") from None
         raise DicomError("Compressed image is damaged", "failed", "decode_error") from None
@@ -224,7 +224,7 @@ def _inside_stored_bits(values: np.ndarray, dataset: Any) -> Tuple[np.ndarray, b
 
 
 def _with_pixels(stream: BinaryIO, header: Header) -> Any:
-    """The header's data set with its pixel data, as pydicom's decoders want it."""
+    """The header's data set with its pixel data, as pydicom's decoders need it."""
     if header.syntax == DEFLATED:
         stream.seek(0)
         rest = pydicom.dcmread(stream, force=True)
@@ -240,7 +240,7 @@ def _with_pixels(stream: BinaryIO, header: Header) -> Any:
         raise rejected("PixelData is missing", "pixel_data")
     dataset = copy.copy(header.dataset)
     dataset[rest["PixelData"].tag] = rest["PixelData"]
-    # the checked header decides, not what an odd file holds
+    # values of the checked header replace those of the file
     dataset.add_new("SamplesPerPixel", "US", 1)
     if "NumberOfFrames" in dataset:
         dataset.add_new("NumberOfFrames", "IS", str(header.frames))

@@ -1,6 +1,6 @@
 """Stored pixel values to display values: modality LUT, VOI, inversion, 8 bits (DICOM PS3.3 C.11).
 
-A stored value has at most 16 bits, so the whole chain is worked out once per possible value and
+A stored value has at most 16 bits, so the whole chain is computed once per possible value and
 applied as one table look-up.
 """
 
@@ -29,7 +29,8 @@ class LookUpTable(NamedTuple):
 
     Attributes:
         values: uint16 or uint8 (n,).
-        first: The input value that maps to values[0]; lower ones too, higher ones to the last.
+        first: The input value that maps to values[0]; lower ones do too, and
+            those above the table map to its last value.
         bits: Bits of an output value.
     """
 

@@ -16,7 +16,7 @@ from pneumonia.runtime.image.preprocess import resize
 
 SIDE = 8
 LIMIT = -2.0  # scores of correct radiographs are about 11, of their negatives -11
-COARSE = 128  # pixels of the shorter side that are looked at
+COARSE = 128  # sampled pixels along the shorter side
 MIN_PIXELS = 64  # a smaller image is not a radiograph
 # Hundredths; positive where the mediastinum and the soft tissue of the flanks are bright.
 WEIGHTS = np.array([

@@ -31,7 +31,7 @@ from pneumonia.runtime.image.polarity import looks_inverted
 from pneumonia.runtime.image.raster import raster_format, read_raster
 from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS, ReadLimits
 
-# What a result takes from its source to be filed under the right patient, study and image.
+# Attributes that file a result under the right patient, study and image.
 IDENTITY = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "AccessionNumber",
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate",
@@ -82,7 +82,7 @@ def _read_dicom(data: bytes, limits: ReadLimits) -> Radiograph:
 
 
 def _set_range(dataset: Any, values: np.ndarray, plan: DisplayPlan) -> None:
-    """Set the smallest and largest value, from which `minmax` stretches; the file's may be old."""
+    """Set the smallest and largest value, used by `minmax`; those in the file may be outdated."""
     for keyword in ("SmallestImagePixelValue", "LargestImagePixelValue"):
         dataset.pop(keyword, None)
     if plan.voi() == "minmax":
@@ -107,7 +107,9 @@ def content_digest(stored: np.ndarray, shown: np.ndarray, dataset: Any) -> str:
     texts.append("{} {} {}".format(stored.shape[0], stored.shape[1], int(stored.min()) < 0))
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
     is_small = stored.dtype == np.uint8 or (stored.min() >= 0 and stored.max() < 256)
-    kind = np.uint8 if is_small else np.dtype("<u2")  # whichever width the file allocates
+    kind = (
+        np.uint8 if is_small else np.dtype("<u2")
+    )  # independent of the bits allocated in the file
     digest.update(np.ascontiguousarray(stored.astype(kind, copy=False)).data)
     digest.update(np.ascontiguousarray(shown).data)
     return digest.hexdigest()
@@ -244,7 +246,7 @@ def read_radiograph(path: str, limits: ReadLimits = DEFAULT_LIMITS) -> Radiograp
 
     Args:
         path: The file.
-        limits: Sizes beyond which a file is refused, and odd kinds that are taken.
+        limits: Limits on sizes, and which non-standard files are accepted.
 
     Returns:
         The image with facts and warnings.

@@ -15,7 +15,7 @@ from pneumonia.runtime.image.display import DisplayPlan, to_grey
 from pneumonia.runtime.image.read_limits import ReadLimits
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_DEEP_COLOURS = {2: 3, 4: 2, 6: 4}  # colour type of a PNG -> channels, those of grey alone aside
+_DEEP_COLOURS = {2: 3, 4: 2, 6: 4}  # colour type of a PNG -> channels, grey without alpha left out
 _SIGNATURES = ((_PNG, "png"), (b"\xff\xd8\xff", "jpeg"))
 _EXIF_ORIENTATION = 0x0112
 _LUMA = np.array([299, 587, 114])  # ITU-R BT.601, as Pillow converts
@@ -98,7 +98,7 @@ def _deep_channels(data: bytes, image: Any) -> Optional[np.ndarray]:
 def _orientation(image: Any) -> int:
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # EXIF data are free bytes; whatever they break is not the image
+    except Exception:  # EXIF data may be malformed; the image can still be read
         return 1
 
 

@@ -37,7 +37,7 @@ _WANTED = (
     "anteroposteriore posteroanterieur anteroposterieur"
 )
 WORDS_AGAINST, WORDS_WANTED = tuple(_AGAINST.split()), tuple(_WANTED.split())
-# Of the image or its series; those of the whole examination say less.
+# Descriptions of the image or its series; those of the examination are less specific.
 DESCRIPTIONS = (
     "SeriesDescription",
     "ProtocolName",
@@ -46,7 +46,7 @@ DESCRIPTIONS = (
     "ImageType",
 )
 EXAMINATIONS = ("StudyDescription", "RequestedProcedureDescription")
-# What the description of an examination with several views may say.
+# Words in the description of an examination with several views.
 _SEVERAL = re.compile(
     r"[2-9+&/]|\b(and|und|et|e|y|with|mit|two|three|zwei|deux|due|dos|views?|ebenen|incidences|"
     r"proiezioni|proyecciones)\b"
@@ -57,8 +57,8 @@ def word_against(dataset: Any, against: Sequence[str], wanted: Container[str]) -
     """The first rule word that excludes an image and occurs in its descriptions, else empty.
 
     The result is a word of the rules, never text of the header. Descriptions that also hold a
-    wanted word ("PA and lateral") exclude nothing, nor does that of an examination with several
-    views. Accents do not matter.
+    wanted word ("PA and lateral") exclude nothing, and neither does the
+    description of an examination with several views. Accents do not matter.
 
     Args:
         dataset: The header.
@@ -144,7 +144,7 @@ def _reason_to_skip(info: Dict[str, Any], rules: Any, skip_absent: Container[str
 
 
 def _doubts(info: Dict[str, Any], warnings: Tuple[str, ...]) -> Tuple[str, ...]:
-    """Warnings about what the header leaves open or contradicts."""
+    """Warnings about absent or contradictory codes."""
     found = [code + "_unknown" for code in CODES if info.get(code) in (None, "OTHER")]
     if info.get("word_against") and "view_conflict" not in warnings:
         found.insert(0, "view_conflict")  # the view's code is believed

@@ -1,4 +1,4 @@
-"""The view of a radiograph, whichever attribute of the header states it.
+"""The view of a radiograph, from several attributes of its header.
 
 View Position is free text in practice, View Code Sequence holds SNOMED codes of three editions, and
 Patient Orientation distinguishes lateral from frontal views by its directions.
@@ -10,7 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from pneumonia.runtime.image.attributes import all_values, first_text, sequence_items
 
-FRONTAL = "FRONTAL"  # AP or PA, it is not known which
+FRONTAL = "FRONTAL"  # AP or PA, not stated which
 OTHER = "OTHER"
 # Values of View Position that may leave the file, so that no identifier typed into it can.
 _NAMES = "AP PA LL RL LATERAL RLD LLD DECUBITUS LORDOTIC RLO LLO RAO LAO RPO LPO AXIAL OBLIQUE"
@@ -55,7 +55,7 @@ class StatedView(NamedTuple):
     """What a header says about the view.
 
     Attributes:
-        code: One of VIEWS, `OTHER` for a text that is not known, None for nothing.
+        code: One of VIEWS, `OTHER` for a text that is not known, None without any.
         is_contradicted: Whether attributes name different views.
     """
 
@@ -70,7 +70,7 @@ def stated_view(dataset: Any) -> StatedView:
     exact = [view for view in found if view in VIEWS]
     is_frontal = {view in _FRONTAL_VIEWS for view in found}
     contradicted = len(is_frontal) > 1 or {"AP", "PA"} <= set(found)
-    if found and found[0] == FRONTAL:  # a lesser attribute that contradicts it is not believed
+    if found and found[0] == FRONTAL:  # a less reliable attribute that contradicts it is ignored
         exact = [view for view in exact if view in _FRONTAL_VIEWS]
     if exact:
         return StatedView(exact[0], contradicted)
@@ -128,7 +128,7 @@ def _by_code(dataset: Any) -> Optional[str]:
 
 
 def _by_orientation(dataset: Any) -> Optional[str]:
-    """Patient Orientation names where rows and columns lead: F/H and L/R in a frontal view."""
+    """The view by the directions in Patient Orientation: F/H and L/R in a frontal view."""
     values = [str(value).strip().upper() for value in all_values(dataset, "PatientOrientation")]
     if len(values) == 2 and values[0] in ("A", "P") and not values[1]:
         return "LATERAL"

@@ -1,4 +1,4 @@
-"""The model bundle: a folder that is refused unless every part of it belongs to the same model."""
+"""The model bundle: a folder, refused unless all its files belong to the same model."""
 
 import hashlib
 import io
@@ -214,7 +214,7 @@ def _check_files(path: str, files: Dict[str, Any], replaced: Sequence[str]) -> N
         size = os.path.getsize(where)
         if size != record["bytes"] or digest != record["sha256"]:
             raise ArtefactError(
-                "File differs from what the bundle's manifest promises",
+                "File differs from the size or checksum in the bundle's manifest",
                 expected="{} bytes, sha256 {}...".format(
                     record["bytes"], str(record["sha256"])[:12]
                 ),
@@ -253,7 +253,7 @@ def _read_operating_points(path: str, expected_hash: str) -> Dict[str, Dict[str,
             expected="model_hash {}...".format(expected_hash[:12]),
             found=repr(document.get("model_hash"))[:16],
             where=where,
-            fix="Thresholds do not survive a model update: export the bundle again",
+            fix="Thresholds are valid for one model only: export the bundle again",
         )
     points = document.get("points")
     if not isinstance(points, dict):
@@ -271,12 +271,12 @@ def _read_operating_points(path: str, expected_hash: str) -> Dict[str, Dict[str,
 
 
 def load_bundle(path: str, verify: bool = True, replaced: Sequence[str] = ()) -> Bundle:
-    """Load a bundle and refuse whatever does not belong together.
+    """Load a bundle; refuse it if its files do not belong together.
 
     Args:
         path: The bundle's folder.
         verify: Also compare every file with its checksum (reads the whole bundle once).
-        replaced: Names of files the caller writes anew: missing or damaged, they do not matter.
+        replaced: Names of files that the caller writes anew; they may be missing or damaged.
 
     Raises:
         ArtefactError: Not a bundle, another schema, a file missing or changed, thresholds or a

@@ -87,7 +87,7 @@ def _other_outputs(spec: NetworkSpec) -> List[Tuple[str, int]]:
     """Outputs that are not head maps, with their numbers of channels."""
     heads = {layer.name for layer in spec.detect_layers()}
     others = [name for name in spec.outputs if name not in heads]
-    if not others:  # as nearly always: shapes need a walk through all layers, for every image
+    if not others:  # the usual case: skips computing all shapes for every image
         return []
     shapes = spec.shapes()
     return [(name, shapes[name][0]) for name in others]

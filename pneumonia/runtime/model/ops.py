@@ -232,7 +232,7 @@ def _no_parts(layer: layers.Layer) -> Parts:
 
 
 class Op(NamedTuple):
-    """What the description knows of an op.
+    """Properties of an op.
 
     Attributes:
         record: Its class.

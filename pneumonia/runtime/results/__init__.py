@@ -62,7 +62,7 @@ def build_results(
     of creation, the same bytes.
 
     Args:
-        source: Header of the image (pixel data is not looked at).
+        source: Header of the image (pixel data is not read).
         pixels: The image as it is displayed, uint8 (H, W); only the capture needs it.
         prediction: Boxes in pixels of the source; those below the threshold are left out.
         facts: The model and its operating point.

@@ -34,7 +34,7 @@ def build_capture(
     Args:
         header: From `source_header`, checked.
         pixels: The image as it is displayed, uint8 (H, W).
-        result: What was found.
+        result: The findings.
         facts: The model.
     """
     picture = draw_capture(pixels, result, [facts.caption(), result.sentence()])
@@ -50,7 +50,7 @@ def build_capture(
     made.SourceImageSequence = sequence(image_reference(header))
     burned_in = first_text(header, "BurnedInAnnotation")
     if burned_in in ("YES", "NO"):
-        made.BurnedInAnnotation = burned_in  # what the source shows of the patient, this shows too
+        made.BurnedInAnnotation = burned_in  # text in the source's pixels is in this picture, too
     for keyword in ("AcquisitionDate", "AcquisitionTime"):  # of the image that the picture shows
         if keyword in header:
             made[keyword] = header[keyword]

@@ -1,4 +1,4 @@
-"""What a result is made of: the model's facts and the findings at its operating point."""
+"""Content of a result: facts of the model and findings at its operating point."""
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
@@ -12,7 +12,7 @@ POSITIVE, NEGATIVE, INDETERMINATE = "positive", "negative", "indeterminate"
 
 
 class ResultFacts(NamedTuple):
-    """What every result says about the model that made it.
+    """Facts of the model, part of every result.
 
     Attributes:
         model_name: Name of the bundle's model.
@@ -71,7 +71,7 @@ class Finding(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What all objects of one image state.
+    """Content that all result objects of one image share.
 
     Attributes:
         findings: By descending score.

@@ -44,7 +44,7 @@ IDENTITY = _names(
     "PatientAge PatientSize PatientWeight Occupation AdditionalPatientHistory "
     "PatientSexNeutered"
 )
-# What the results say about the image itself.
+# Attributes of the image itself.
 IMAGE = _names(
     "SOPClassUID SOPInstanceUID SeriesInstanceUID Modality InstanceNumber AcquisitionDate "
     "AcquisitionTime ContentDate ContentTime SeriesDate SeriesTime PatientOrientation "
@@ -73,7 +73,7 @@ _FORMS: Dict[str, Pattern[str]] = {
     "TM": re.compile(r"^([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?$"),
     "AS": re.compile(r"^\d{3}[DWMY]$"),
     "CS": re.compile(r"^[A-Z0-9 _-]{0,16}$"),
-    # A malformed UID is kept: only with it is a result filed beside its source.
+    # A malformed UID is kept: archives file a result beside its source by the same UID.
     "UI": re.compile(r"^[!-\[\]-~]{1,64}$"),
 }
 
@@ -117,7 +117,7 @@ def _element(source: Dataset, keyword: str, depth: int = 0) -> Optional[DataElem
             return None
         copy = DataElement(element.tag, element.VR, element.value, already_converted=True)
         if not _is_valid(copy):
-            copy = DataElement(element.tag, element.VR, _in_todays_form(copy))
+            copy = DataElement(element.tag, element.VR, _in_current_format(copy))
         if not _is_valid(copy) or not _is_writable(copy, source):
             return None
         return copy
@@ -155,8 +155,8 @@ def _is_valid(element: DataElement) -> bool:
     return form is None or all(form.match(str(value).strip()) for value in values)
 
 
-def _in_todays_form(element: DataElement) -> str:
-    """A date, time or age of an older form (2024.01.02, 10:11:12, 2Y) as DICOM writes it now."""
+def _in_current_format(element: DataElement) -> str:
+    """A date, time or age in an older format (2024.01.02, 10:11:12, 2Y), in today's format."""
     text = str(element.value).strip()
     if element.VR == "DA":
         return re.sub(r"^(\d{4})([.\-/])(\d\d)\2(\d\d)$", r"\1\3\4", text)
@@ -169,11 +169,11 @@ def _in_todays_form(element: DataElement) -> str:
 
 
 def header_warnings(source: Dataset, header: Dataset) -> List[str]:
-    """Warning codes of what results do not hold as the source has it.
+    """Warning codes of attributes that results hold otherwise than the source, or not at all.
 
     Args:
         source: Header of the image.
-        header: What `source_header` made of it.
+        header: Of `source_header`.
 
     Returns:
         `identity_rewritten` for dates, times and ages in an older form, `identity_left_out` for

@@ -1,4 +1,4 @@
-"""UIDs of result objects, which depend on everything an object says, and its time of creation.
+"""UIDs of result objects, which depend on their whole content except the time of creation.
 
 The same image, model and result give the same UIDs, whenever they are made: an archive that has the
 object already ignores or replaces it. Anything else is another object: a corrected patient, other
@@ -55,7 +55,7 @@ def identify(made: Dataset, kind: str, header: Dataset, creation: Creation) -> N
     A result is a series of its own: viewers show only the newest report of a series.
 
     Args:
-        made: A complete object but for those; changed.
+        made: The object, complete except for these attributes; changed in place.
         kind: `SR`, `PR` or `SC`.
         header: Of the source, from `source_header`.
         creation: See there.
@@ -85,7 +85,7 @@ def identify(made: Dataset, kind: str, header: Dataset, creation: Creation) -> N
 
 
 def _unlike(chain: Chain, uid: str) -> str:
-    """The UID, or another one if a predecessor has it: the content was corrected back."""
+    """The UID, or another one if a predecessor has it because a correction was undone."""
     is_taken = uid in [instance for _, _, _, instance in chain]
     return derived_uid(uid, "again", chain[-1][3]) if is_taken else uid
 

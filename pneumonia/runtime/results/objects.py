@@ -1,4 +1,4 @@
-"""What all result objects share: deterministic UIDs, identity, equipment, references."""
+"""Common parts of all result objects: deterministic UIDs, patient, equipment, references."""
 
 import uuid
 from typing import Any, List, Tuple
@@ -72,7 +72,7 @@ def check_source(header: Dataset) -> None:
     malformed = malformed_uids(header)
     if malformed:
         raise DicomError(
-            "A result would be filed elsewhere than its image",
+            "A result could not be filed with its image",
             "rejected",
             "uid_malformed",
             expected="{} of one value, at most 64 characters".format(malformed[0]),
@@ -157,12 +157,12 @@ class UnchangedName:
 
 
 def _mend_patient(made: Dataset) -> None:
-    """Clear an invalid Patient Sex, and Patient Identity Removed without a stated method."""
+    """Remove an invalid Patient Sex, and Patient Identity Removed without a stated method."""
     if first_text(made, "PatientSex") not in SEXES:
         made.PatientSex = ""
     stated = "DeidentificationMethod" in made or "DeidentificationMethodCodeSequence" in made
     if "PatientIdentityRemoved" in made and not stated:
-        del made.PatientIdentityRemoved  # a claim without the method it needs
+        del made.PatientIdentityRemoved  # not valid without a method
 
 
 def result_uid_of_model(facts: ResultFacts) -> str:

@@ -147,7 +147,7 @@ def _set_display(made: Dataset, header: Dataset) -> None:
     if len(shown):
         shown.ReferencedImageSequence = sequence(image_reference(header))
         made.SoftcopyVOILUTSequence = sequence(shown)
-    # the photometric interpretation of the image counts no more (PS3.3 C.11.6.1)
+    # the photometric interpretation of the image no longer applies (PS3.3 C.11.6.1)
     made.PresentationLUTShape = "INVERSE" if plan.invert else "IDENTITY"
 
 

@@ -74,7 +74,7 @@ def report_object(header: Dataset, facts: ResultFacts, content: List[Dataset]) -
 
     Args:
         header: From `source_header`, checked.
-        facts: Who reports: a model, or readers in the place of one.
+        facts: The reporting model, or readers in its place.
         content: Items below the title.
     """
     made = new_object(header, facts, "SR", COMPREHENSIVE_SR)

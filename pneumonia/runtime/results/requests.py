@@ -33,7 +33,7 @@ def referenced_requests(header: Dataset) -> List[Dataset]:
 
 
 def _request(item: Dataset, header: Dataset) -> Dataset:
-    """One request; what its item does not say may stand in the header itself."""
+    """One request; attributes absent from its item are taken from the header itself."""
     made = Dataset()
     made.StudyInstanceUID = first_text(item, "StudyInstanceUID") or study_uid(header)
     for keyword in _TEXTS + _SEQUENCES:

@@ -181,7 +181,9 @@ def _check_end(out: Path, digests: list[str]) -> None:
     except FileNotFoundError:
         raise _damaged("run.json of the last run is missing", str(where)) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise _damaged("run.json does not tell the end of the audit log", str(where)) from None
+        raise _damaged(
+            "run.json lacks the number of lines and last hash of the audit log", str(where)
+        ) from None
     # sending adds lines after the ones run.json knows
     if lines > len(digests) or lines < 1 or digests[lines - 1] != last:
         raise _damaged("End of the audit log differs from the one in run.json", str(out / AUDIT))

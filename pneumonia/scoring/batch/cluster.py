@@ -31,7 +31,7 @@ from pneumonia.scoring.image.job import ImageJob, RenderedStudy
 from pneumonia.scoring.image.records import ImageRecord
 
 CONNECT_SECONDS = 10.0
-ATTEMPTS = 4  # at one image; its worker or computer may be lost each time
+ATTEMPTS = 4  # per image; its worker or computer may be lost each time
 AHEAD = 2  # images in flight per processor of the cluster
 
 
@@ -124,7 +124,7 @@ def score_on_ray(
             if not ahead:
                 return
             yield _finished(job, *ahead.popleft())
-        while ahead:  # those in hand
+        while ahead:  # tasks that are already submitted
             yield _finished(job, *ahead.popleft())
     finally:
         for _, handle in ahead:

@@ -13,7 +13,7 @@ from pneumonia.runtime.errors import ConfigError, OutputError
 
 SALT = ".salt"
 LOCK = ".lock"
-FETCHED = "fetched"  # images of a server while a batch is at work; they name patients
+FETCHED = "fetched"  # images of a server, kept during the batch only: they contain patient data
 
 
 def check_apart(source: Path, out: Path) -> None:
@@ -23,7 +23,7 @@ def check_apart(source: Path, out: Path) -> None:
     inside, outside = out.resolve(), source.resolve()
     if outside.is_dir() and (inside == outside or outside in inside.parents):
         raise ConfigError(
-            "Output lies inside the input",
+            "Output folder is inside the input folder",
             expected="a folder outside of " + str(source),
             found=str(out),
             fix="The input folder is never written to; choose another OUTPUT",
@@ -92,7 +92,7 @@ def remove_parts(out: Path) -> None:
         if folder.is_symlink():
             continue
         for part in folder.glob(".part-*"):
-            with suppress(OSError):  # it does no harm, and nothing depends on it
+            with suppress(OSError):  # a part that stays is never read as a result
                 part.unlink() if part.is_file() else shutil.rmtree(part)
 
 

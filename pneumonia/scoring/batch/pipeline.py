@@ -48,7 +48,8 @@ def score_in_order(
         job: The steps of one image.
         files: What to score.
         jobs: Children that decode.
-        stop: Asked before each image; once it says True, the images in hand are finished.
+        stop: Called before each image; once it returns True, the images in progress are
+            finished and no new ones begun.
 
     Yields:
         The records, in the order of the files, each once all its files are on disk.

@@ -33,7 +33,7 @@ WORKLIST_COLUMNS = (
     "warnings",
     "disclaimer",
 )
-# What a reader must look at first: an image that could not be scored is not a negative.
+# Listed first, because an image that could not be scored is not a negative.
 FLAG_ORDER = (POSITIVE, INDETERMINATE, NOT_SCORED, NEGATIVE)
 
 

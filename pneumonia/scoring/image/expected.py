@@ -1,4 +1,4 @@
-"""What a server was asked for, and whether an answer or a fetched file is that."""
+"""Checks that the answers and files of a server match the query."""
 
 import re
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ def is_match(keyword: str, asked: str, found: str) -> bool:
 
 
 def open_keys(asked: Mapping[str, str], answer: Mapping[str, str]) -> dict[str, str] | None:
-    """Hold a server's answer against the question: servers ignore keys that they do not support.
+    """Compare a server's answer with the query: servers ignore keys that they do not support.
 
     Args:
         asked: Matching keys by keyword.

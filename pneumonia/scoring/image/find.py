@@ -122,7 +122,7 @@ def named(entries: list[SourceEntry]) -> list[FoundFile]:
 
     The name is the path's stem, or the relative path where several files share a stem.
     """
-    relatives = _told_apart([entry.relative for entry in entries])
+    relatives = _made_unique([entry.relative for entry in entries])
     names = image_ids(relatives)
     return [
         FoundFile(entry.path, relative, name, *entry[2:], _is_other(entry.relative))
@@ -134,10 +134,11 @@ def _numbered(relative: str) -> Iterator[str]:
     return (f"{relative}#{number}" for number in count(2))
 
 
-def _told_apart(relatives: list[str]) -> list[str]:
-    """The paths made unique by appending `#2`, `#3` to repeated ones.
+def _made_unique(relatives: list[str]) -> list[str]:
+    """Make repeated paths unique by appending `#2`, `#3`.
 
-    A zip may hold a name twice, and two odd names may be the same once they are printable.
+    A zip may hold a name twice, and names with different control characters may be equal once
+    they are printable.
     """
     taken = set(relatives)
     numbered: dict[str, Iterator[str]] = {}

@@ -63,7 +63,7 @@ class ImageJob:
 
     Args:
         detector: Model and engine.
-        model: What describes them.
+        model: Their description, written into every result.
         settings: How to score.
         out: The output folder.
         salt: Of that folder.

@@ -45,7 +45,7 @@ class SelectionRules(BaseModel):
     @field_validator(*CODES)
     @classmethod
     def _known_codes(cls, values: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        # a code the reader does not know reaches the rules as OTHER and would never match
+        # codes unknown to the header reader arrive as OTHER: such a rule would never match
         known = _KNOWN[info.field_name]
         unknown = [value for value in values if value not in known]
         if unknown:

@@ -1,4 +1,4 @@
-"""C-FIND at study root: all answers to a question, or an error (DICOM PS3.4 C.4.1)."""
+"""C-FIND at study root: all answers to a query, or an error (DICOM PS3.4 C.4.1)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ ATTEMPTS = 3
 
 
 class FindAssociation:
-    """Asks a PACS; see `open`.
+    """Queries of a PACS over one association; made by `open`.
 
     On a busy machine pynetdicom (3.0) can lose a response between its threads: a study would be
     missing without an error. The responses that arrive are therefore counted.
@@ -43,7 +43,7 @@ class FindAssociation:
             yield found
 
     def find(self, level: str, asked: dict[str, str]) -> list[Dataset]:
-        """All answers to a question.
+        """All answers to a query.
 
         Args:
             level: STUDY, SERIES or IMAGE.
@@ -64,7 +64,7 @@ class FindAssociation:
         raise self._no_answer("responses are lost on this machine")
 
     def _ask(self, identifier: Dataset) -> tuple[list[Dataset], int]:
-        """The answers to a question, and the number of responses, with the one that ends them."""
+        """The answers to a query, and the number of responses including the final one."""
         found, n_responses = [], 0
         try:
             for status, answer in self._association.send_c_find(identifier, FIND):

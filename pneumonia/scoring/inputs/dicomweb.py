@@ -167,7 +167,7 @@ class DicomwebInput:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found: dict[str, SourceEntry] = {}
         with ThreadPoolExecutor(THREADS, "fetch") as pool:
-            jobs = [pool.submit(self._bring, entry, folder) for entry in needed]
+            jobs = [pool.submit(self._fetch_one, entry, folder) for entry in needed]
             try:
                 for number, job in enumerate(jobs, start=1):
                     entry = job.result()
@@ -179,14 +179,14 @@ class DicomwebInput:
                 raise
         return [found.get(entry.relative, entry) for entry in entries]
 
-    def _bring(self, entry: SourceEntry, folder: Path) -> SourceEntry:
+    def _fetch_one(self, entry: SourceEntry, folder: Path) -> SourceEntry:
         """Fetch one image unless an interrupted run did; an error affects this image only."""
         if not was_fetched(folder, entry):
             study, series, instance = uids = entry.relative.removesuffix(".dcm").split("/")
             of_series = f"{self.endpoint}/studies/{study}/series/{series}"
             found = self._retrieved(f"{of_series}/instances/{instance}", uids)
             if isinstance(found, _Refusal) and found.may_be_in_series:
-                # a service that finds instances by their UID alone has another one in mind
+                # a service that searches by instance UID alone may have found another study's
                 again = self._retrieved(of_series, uids)
                 found = again if isinstance(again, bytes) else found
             if isinstance(found, _Refusal):
@@ -195,7 +195,7 @@ class DicomwebInput:
         return arrived(entry, folder)
 
     def _retrieved(self, url: str, uids: list[str]) -> "bytes | _Refusal":
-        """The object that was asked for, or an unreadable one, which decoding gives the reason for.
+        """The requested object, else one that cannot be parsed (decoding reports the reason).
 
         Args:
             url: Of the instance, or of its series.
@@ -231,7 +231,7 @@ class DicomwebInput:
 
 
 class _Refusal(NamedTuple):
-    """Why an image was not retrieved: status, reason and detail of its entry."""
+    """Status, reason and detail of an image that was not retrieved."""
 
     status: str
     reason: str
@@ -256,7 +256,9 @@ def _values(item: dict[str, Any], tag: str) -> list[str]:
     """Values of an attribute in DICOM JSON (PS3.18 F.2) as text, without padding."""
     try:
         found = item[tag]["Value"]
-        values = found if isinstance(found, list) else [found]  # some servers leave the list out
+        values = (
+            found if isinstance(found, list) else [found]
+        )  # some servers send a single value without a list
         return [str(value).strip(" \0") for value in values if value is not None]
     except (KeyError, TypeError):
         return []

@@ -1,4 +1,4 @@
-"""The UIDs of a DICOM object that a server sent, before any of its pixels are looked at."""
+"""The UIDs of a DICOM object that a server sent, before its pixels are decoded."""
 
 from io import BytesIO
 

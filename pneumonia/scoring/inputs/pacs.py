@@ -36,12 +36,12 @@ from pneumonia.scoring.inputs.query import (
 from pneumonia.scoring.network.dicom_peer import OWN_TITLE, Peer, association
 
 GET, MOVE = "1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.2.2"
-# What a chest radiograph is stored as: CR, DX, secondary capture, its multi-frame kinds.
+# SOP classes of radiographs: CR, DX (presentation, processing), secondary capture, multi-frame.
 STORAGE = tuple(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("1", "1.1", "1.1.1", "7", "7.2", "7.3")
 )
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
-NEITHER = 0xA900  # PS3.4 C.4.2.1.5: "identifier does not match SOP class", not what was asked for
+NOT_REQUESTED = 0xA900  # PS3.4 C.4.2.1.5: "identifier does not match SOP class": not requested
 
 
 @dataclass(frozen=True)
@@ -127,18 +127,18 @@ class PacsInput:
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
         absent = [entry for entry in needed if not was_fetched(folder, entry)]
         answers: dict[str, str] = {}
-        taker = _Taker(folder, absent, self.max_file_bytes, progress)
+        receiver = _Receiver(folder, absent, self.max_file_bytes, progress)
         if absent:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            answers = self._bring(absent, taker)
+            answers = self._retrieve(absent, receiver)
         found = {
-            entry.relative: taker.refusal(entry)
+            entry.relative: receiver.refusal(entry)
             or arrived(entry, folder, answers.get(_series_of(entry), ""))
             for entry in needed
         }
         return [found.get(entry.relative, entry) for entry in entries]
 
-    def _bring(self, entries: list[SourceEntry], taker: "_Taker") -> dict[str, str]:
+    def _retrieve(self, entries: list[SourceEntry], receiver: "_Receiver") -> dict[str, str]:
         """Retrieve the series; only a full disk ends the batch.
 
         Returns:
@@ -147,28 +147,28 @@ class PacsInput:
         retrieve = self._get if self.move_port is None else self._move
         series = groupby(entries, key=_series_of)
         answers = {}
-        with retrieve(taker) as ask:
+        with retrieve(receiver) as ask:
             for name, _ in series:
                 study, uid = name.split("/")
                 asked = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
-                taker.series = name
+                receiver.series = name
                 try:
                     answers[name] = ask(_identifier("SERIES", asked))
                 except DataError:
                     answers[name] = "no association"
-                taker.check()
+                receiver.check()
         return answers
 
     @contextmanager
-    def _get(self, taker: "_Taker") -> Iterator[Callable[[Dataset], str]]:
+    def _get(self, receiver: "_Receiver") -> Iterator[Callable[[Dataset], str]]:
         from pynetdicom import build_context, build_role, evt
 
         contexts = [build_context(GET)]
-        # a context each: with several syntaxes in one, the PACS would have to convert
+        # one context per syntax: a context of several would force the PACS to convert
         syntaxes = decodable_syntaxes()
         contexts += [build_context(kind, [syntax]) for kind in STORAGE for syntax in syntaxes]
         roles = [build_role(kind, scp_role=True) for kind in STORAGE]
-        handlers = [(evt.EVT_C_STORE, taker.take)]
+        handlers = [(evt.EVT_C_STORE, receiver.store)]
 
         def ask(identifier: Dataset) -> str:
             with association(self.peer, self.own_title, contexts, roles, handlers) as peer:
@@ -177,16 +177,16 @@ class PacsInput:
         yield ask
 
     @contextmanager
-    def _move(self, taker: "_Taker") -> Iterator[Callable[[Dataset], str]]:
+    def _move(self, receiver: "_Receiver") -> Iterator[Callable[[Dataset], str]]:
         from pynetdicom import AE, build_context, evt
 
-        receiver = AE(self.own_title)
-        receiver.require_called_aet = True
+        listener = AE(self.own_title)
+        listener.require_called_aet = True
         for kind in STORAGE:
-            receiver.add_supported_context(kind, decodable_syntaxes())
+            listener.add_supported_context(kind, decodable_syntaxes())
         try:
-            server = receiver.start_server(
-                ("", self.move_port), block=False, evt_handlers=[(evt.EVT_C_STORE, taker.take)]
+            server = listener.start_server(
+                ("", self.move_port), block=False, evt_handlers=[(evt.EVT_C_STORE, receiver.store)]
             )
         except OSError as error:
             raise ConfigError(
@@ -203,11 +203,11 @@ class PacsInput:
             server.shutdown()
 
 
-class _Taker:
+class _Receiver:
     """Receives objects from a PACS: only requested ones, each as a whole file.
 
     Attributes:
-        series: `study/series` that the PACS was asked for last.
+        series: `study/series` that was requested last.
     """
 
     def __init__(
@@ -216,14 +216,14 @@ class _Taker:
         self.series = ""
         self._paths = {entry.relative: fetched_path(folder, entry) for entry in wanted}
         self._left = set(self._paths)
-        self._taken: dict[str, bytes] = {}  # relative -> SHA-256 of its data set
+        self._stored: dict[str, bytes] = {}  # relative -> SHA-256 of its data set
         self._total = len(self._left)
         self._max_bytes = max_bytes
         self._progress = progress
         self._refused: dict[str, tuple[str, str]] = {}  # relative -> status, reason
         self._error: OutputError | None = None
 
-    def take(self, event: Any) -> int:
+    def store(self, event: Any) -> int:
         """Store one object; returns a C-STORE status (PS3.4 B.2.3)."""
         asked = f"{self.series}/{event.request.AffectedSOPInstanceUID}.dcm"
         if len(event.request.DataSet.getbuffer()) > self._max_bytes:
@@ -233,41 +233,42 @@ class _Taker:
         uids = object_uids(data)
         name = asked if uids is None else "/".join(uids) + ".dcm"
         digest = hashlib.sha256(event.request.DataSet.getbuffer()).digest()
-        if name != asked:  # what was asked for may still come
+        if name != asked:  # the requested object may still come
             self._refuse(asked, (STATUS_OF[WRONG_OBJECT], WRONG_OBJECT))
-        if name in self._taken:
-            return self._take_again(name, digest)
+        if name in self._stored:
+            return self._compare_repeated(name, digest)
         if name not in self._left:
-            return NEITHER
+            return NOT_REQUESTED
         try:
             write_bytes(str(self._paths[name]), data)
         except OutputError as error:
             self._error = error
             return OUT_OF_RESOURCES
         self._left.discard(name)
-        self._taken[name] = digest
+        self._stored[name] = digest
         if self._progress is not None:
             self._progress(self._total - len(self._left), self._total, "fetch")
         return SUCCESS
 
-    def _take_again(self, name: str, digest: bytes) -> int:
+    def _compare_repeated(self, name: str, digest: bytes) -> int:
         """Compare an object with one of the same UIDs that was stored; returns the status.
 
-        Of two different ones, perhaps of two patients, neither is known to be the one asked for.
+        Of two different objects, perhaps of two patients, either may be the requested one: both
+        are refused.
         """
-        if self._taken[name] == digest:
+        if self._stored[name] == digest:
             return SUCCESS
         self._paths[name].unlink(missing_ok=True)
         self._left.add(name)
         self._refuse(name, (STATUS_OF[AMBIGUOUS], AMBIGUOUS))
-        return NEITHER
+        return NOT_REQUESTED
 
     def _refuse(self, relative: str, reason: tuple[str, str]) -> None:
         if relative in self._left:
             self._refused[relative] = reason
 
     def refusal(self, entry: SourceEntry) -> SourceEntry | None:
-        """The entry with the reason why what the PACS sent was not taken; None for no reason."""
+        """The entry with the reason for refusing what was sent; None if nothing was refused."""
         if entry.relative not in self._left or entry.relative not in self._refused:
             return None
         status, reason = self._refused[entry.relative]

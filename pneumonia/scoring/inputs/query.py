@@ -95,13 +95,13 @@ class FoundStudy(NamedTuple):
 
 
 class FoundStudies:
-    """The studies of a server's answers, each answer held against its question.
+    """The studies of a server's answers, each answer compared with its query.
 
     Servers ignore matching keys that they do not support, and answer with other studies.
 
     Attributes:
-        studies: Study Instance UID -> what the answers say about it.
-        dropped: Study Instance UIDs of the answers that contradict their question.
+        studies: Study Instance UID -> `FoundStudy`, as the answers describe it.
+        dropped: Study Instance UIDs of the answers that contradict their query.
         other_series: `study/series` of answers about another study than was asked for.
     """
 
@@ -112,7 +112,7 @@ class FoundStudies:
         self._confirmed: set[str] = set()
 
     def add(self, asked: Mapping[str, str], answers: Iterable[Mapping[str, str]]) -> None:
-        """Take all answers to one question.
+        """Add all answers to one query.
 
         Args:
             asked: Matching keys by keyword, from `Query.each`.
@@ -171,7 +171,7 @@ class FoundStudies:
 
         Args:
             images: `study/series/instance.dcm` of those that were: a server may answer one
-                question with what fits another.
+                query with studies that match another.
         """
         asked = {name.rsplit("/", 1)[0] for name in images}
         status = STATUS_OF[NOT_ASKED_FOR]
@@ -258,8 +258,8 @@ def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
 
     Args:
         entry: From `RemoteImage.entry`.
-        folder: Where fetched files lie.
-        detail: What the server answered when it was asked for the file.
+        folder: Folder of the fetched files.
+        detail: What the server answered when the file was requested.
     """
     path = fetched_path(folder, entry)
     if not path.is_file():

@@ -69,7 +69,7 @@ class StoreSender:
         return association(self._peer, self._own_title, contexts)
 
     def _rejection(self, path: Path) -> str:
-        """Why there is no presentation context, as the peer answered when it was opened."""
+        """The peer's reason for not accepting a presentation context for this object."""
         kind = read_file_meta_info(path).MediaStorageSOPClassUID
         for context in self._open.rejected_contexts:
             if context.abstract_syntax == kind:

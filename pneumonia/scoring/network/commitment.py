@@ -50,10 +50,10 @@ def request_commitment(
     """Ask a PACS to commit to the storage of objects that it has accepted.
 
     Args:
-        objects: Which ones.
+        objects: The objects, accepted before.
         peer: The PACS.
         own_title: Our AE title.
-        options: How.
+        options: Port and waiting time.
 
     Returns:
         SOP Instance UID -> COMMITTED or NOT_COMMITTED, with the PACS's reason as code, or a detail

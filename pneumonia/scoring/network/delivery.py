@@ -1,4 +1,4 @@
-"""What became of one object that was sent, and what sends objects."""
+"""The outcome of sending one object, and the interface of senders."""
 
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -14,7 +14,7 @@ class Delivery(NamedTuple):
     Attributes:
         status: One of STATUSES.
         code: The DICOM status that the peer answered; None when it gave none.
-        detail: What happened where there is no code.
+        detail: The error, where the peer gave no code.
     """
 
     status: str

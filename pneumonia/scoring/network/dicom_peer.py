@@ -63,7 +63,7 @@ def association(
     """An association with a peer, released at the end.
 
     Args:
-        peer: Whom to ask.
+        peer: The peer to connect to.
         own_title: Our AE title.
         contexts: Presentation contexts.
         roles: SCP/SCU role selection items.
@@ -74,7 +74,7 @@ def association(
     """
     from pynetdicom import AE
 
-    # it logs what peers say and send; what matters comes as an error or a status
+    # its log would hold received data sets with patient names; failures are raised or returned
     logging.getLogger("pynetdicom").propagate = False
     entity = AE(own_title)
     entity.connection_timeout = entity.acse_timeout = CONNECT_SECONDS

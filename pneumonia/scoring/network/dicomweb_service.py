@@ -26,13 +26,13 @@ TOKEN, USER, PASSWORD = "_TOKEN", "_USER", "_PASSWORD"
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, between two bytes
 MAX_RETRY_AFTER_SECONDS = 60.0
-SAID_RETRY_AFTER_SECONDS = 5.0  # longer waits are reported
+REPORTED_RETRY_AFTER_SECONDS = 5.0  # longer waits are reported
 
 
 class PoliteRetry(Retry):  # type: ignore[misc]
     """Waits as long as the server asks, up to MAX_RETRY_AFTER_SECONDS; reports long waits.
 
-    A server that asks for more is not asked again: its answer stands.
+    A request is not repeated when the server asks for a longer wait.
     """
 
     def get_retry_after(self, response: Any) -> float | None:
@@ -61,7 +61,7 @@ class PoliteRetry(Retry):  # type: ignore[misc]
         wait = self.get_retry_after(response)
         if not wait:
             return False
-        if wait >= SAID_RETRY_AFTER_SECONDS:
+        if wait >= REPORTED_RETRY_AFTER_SECONDS:
             log.warning("DICOMweb server asks to wait %.0f s (HTTP %s)", wait, response.status)
         sleep(wait)
         return True

@@ -101,7 +101,7 @@ def send_results(
 
     Args:
         out: Output folder of a batch.
-        to: Where to.
+        to: The destination.
         progress: Called with (objects done, objects, a short note).
         pauses_seconds: Waits before further attempts at an object.
 

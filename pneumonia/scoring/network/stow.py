@@ -25,7 +25,7 @@ from pneumonia.scoring.network.dicomweb_service import (
 )
 
 JSON_TYPE = "application/dicom+json"
-# 408, 429: later; 5xx: the server's fault
+# Worth a retry, like 5xx: Request Timeout, Too Many Requests.
 TRANSIENT = (408, 429)
 REFERENCED, FAILED, INSTANCE = "00081199", "00081198", "00081155"
 WARNING_REASON, FAILURE_REASON = "00081196", "00081197"
@@ -36,14 +36,14 @@ class StowSender:
     """Sends each object in a request of its own, so that each has its own answer.
 
     Args:
-        service: Where to.
+        service: The service to send to.
     """
 
     def __init__(self, service: DicomwebService) -> None:
         self._service = service
 
     def close(self) -> None:
-        """Nothing stays open that a next request could not use."""
+        """Do nothing: the session stays open for further requests."""
 
     def attempt(self, path: Path) -> Delivery:
         """Send one object."""
@@ -82,7 +82,7 @@ class StowSender:
 
 
 def _document(answer: requests.Response) -> Any:
-    """The answer's JSON; None when it is none, or too long."""
+    """The answer's JSON; None when it is not valid JSON or too long."""
     try:
         data = b""
         for block in answer.iter_content(1 << 16):
@@ -95,7 +95,7 @@ def _document(answer: requests.Response) -> Any:
 
 
 def _named(document: Any, instance: str) -> Delivery | None:
-    """What a response (PS3.18 table 10.5.3-2) says about an instance; None for nothing."""
+    """The entry of a response (PS3.18 table 10.5.3-2) for an instance; None if it has none."""
     for tag, reason in ((FAILED, FAILURE_REASON), (REFERENCED, WARNING_REASON)):
         for item in _items(document, tag):
             if str(next(iter(_items(item, INSTANCE)), "")) != instance:

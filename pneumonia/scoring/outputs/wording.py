@@ -2,30 +2,31 @@
 
 _OTHER = "The reason is named in manifest.jsonl."
 REASONS = {
-    "archive_compression": "The archive uses a compression that is not known here. Zip it again.",
+    "archive_compression": "The compression method of the archive is not supported. Zip it again.",
     "archive_damaged": "The archive is damaged. Export or copy it again.",
-    "body_part_unknown": "The header names no body part, and the rules want one.",
-    "broken_link": "A link that leads nowhere.",
+    "body_part_unknown": "The header names no body part, and the rules of this run require one.",
+    "broken_link": "A symbolic link whose target does not exist.",
     "compressed_file": "Compressed, and not a zip archive. Unpack it first.",
     "deflated": "Deflated DICOM: a small file can fill the memory. Take it with --allow-deflated.",
     "burned_in_annotation": "Text in the image may name the patient; see --allow-burned-in.",
-    "child": "Younger than 18 years, which the rules leave out.",
+    "child": "Patient younger than 18 years; the rules of this run exclude children.",
     "dicomdir_damaged": "The directory of the medium is damaged.",
     "empty_archive": "The archive holds no files.",
     "encrypted": "The archive is encrypted. Unpack it with its password first.",
     "missing_file": "The directory of the medium names this image, but it is not there.",
-    "modality_unknown": "The header names no modality, and the rules want one.",
-    "nested_archive": "An archive inside an archive is not opened.",
+    "modality_unknown": "The header names no modality, and the rules of this run require one.",
+    "nested_archive": "An archive inside an archive; it is not opened.",
     "not_retrieved": "The archive did not deliver this image. Run the batch again.",
-    "picture": "Not a DICOM image, which the rules leave out.",
-    "wrong_object": "The archive delivered another image than it was asked for.",
+    "picture": "A PNG or JPEG picture; the rules of this run accept DICOM images only.",
+    "wrong_object": "The archive delivered another image than the one requested.",
     "ambiguous_object": "The archive holds different images under the UIDs of this one.",
-    "not_asked_for": "The archive answered with a study that was not asked for: it ignores a key.",
-    "symlink_loop": "A link that leads back to its own folder.",
-    "unsafe_path": "The name leads out of its folder; an honest export has no such names.",
+    "not_asked_for": "The archive answered with a study that does not match the query: it "
+    "ignores a key.",
+    "symlink_loop": "A symbolic link to a folder that contains it.",
+    "unsafe_path": "The name points outside of its folder; no regular export has such names.",
     "uid_malformed": "A UID of study, series or instance is invalid: no DICOM or FHIR results.",
-    "view_unknown": "The header does not say AP or PA, and the rules want it.",
-    "worker_lost": "The computer that scored this image was lost, repeatedly. Run it again.",
+    "view_unknown": "The header does not say AP or PA, and the rules of this run require it.",
+    "worker_lost": "The computers that scored this image failed repeatedly. Run the batch again.",
     "bits_allocated": "Pixel format is not supported (neither 8 nor 16 bits).",
     "blank_image": "The image is blank: every pixel is the same.",
     "colour": "The image is in colour, a radiograph is grey.",
@@ -37,7 +38,7 @@ REASONS = {
     "file_changed": "The file changed while it was read. Run the batch again.",
     "for_processing": "Raw detector values (for processing), not an image for display.",
     "high_bit": "Pixel format is not supported.",
-    "interrupted": "The run ended before this file was looked at. Run it again to go on.",
+    "interrupted": "The run ended before this file was processed. Run the batch again to continue.",
     "invalid_output": "The model's output is not valid.",
     "lut": "A look-up table in the header is malformed. Export the image again.",
     "multi_frame": "The image has several frames. Allow it with --first-frame.",
@@ -67,22 +68,23 @@ WARNINGS = {
     "lut_bits_differ": "the header's look-up table has another depth than it states; the depth of "
     "its values was used",
     "body_part_unknown": "the header names no body part",
-    "box_limit_reached": "more regions than are kept",
+    "box_limit_reached": "the maximum number of regions is reported; there may be more",
     "burned_in_annotation": "text is burned into the image; it may name the patient",
     "character_set": "text in the header does not fit its character set; DICOM results hold its "
     "bytes as they are",
-    "colour_converted": "a colour picture was turned to grey",
+    "colour_converted": "a colour picture was converted to grey",
     "decimal_comma": "numbers in the header have decimal commas, which were read as points",
     "degraded": "the image is damaged: nothing found does not mean negative",
     "excess_pixel_bytes": "more pixel data than the header announces",
     "executable_like_preamble": "the file begins like a program; it was read as an image only",
-    "exif_orientation_ignored": "the picture asks to be turned; it is shown as stored",
+    "exif_orientation_ignored": "the picture's EXIF orientation was ignored; it is scored and "
+    "shown as stored",
     "identity_left_out": "a malformed attribute of patient or study is missing in DICOM results",
-    "identity_rewritten": "dates, times or the age in an older form stand in today's form in DICOM "
-    "results",
+    "identity_rewritten": "dates, times or the age in an older format are written in the current "
+    "format in DICOM results",
     "image_changed": "an earlier run scored other pixels or another patient under the UID of this "
     "image",
-    "instance_uid_conflict": "another image here claims to be the same DICOM instance: neither "
+    "instance_uid_conflict": "another image of this batch has the same SOP Instance UID: neither "
     "gets results for a PACS",
     "modality_unknown": "the header names no modality",
     "number_malformed": "a number in the header (window, rescale or pixel spacing) cannot be read "

@@ -142,7 +142,7 @@ def forge_all_but_run_json(out):
         (keep_lines(), "records no run"),
         (also_without_run_json(keep_lines(0, 1)), "run.json of the last run is missing"),
         (also_without_run_json(keep_lines(0, 1, 2)), "did not finish"),
-        (lambda out: (out / "run.json").write_text("{"), "does not tell the end"),
+        (lambda out: (out / "run.json").write_text("{"), "lacks the number of lines"),
         (lambda out: (out / "audit.jsonl").unlink(), "cannot be read"),
         (lambda out: append_chained(out, {"event": "run_failed"}), "did not finish"),
         (hide_behind_a_started_run, "did not finish"),
