@@ -62,15 +62,16 @@ static void loss_gradient(const float *logits, const float *teacher, int label, 
 }
 
 /* Steps of `batch` images each (a multiple of 16): momentum of gradients times `inverse`, an
- * (n_free, n_free) matrix; steps above MOST_MOVE are shortened to it. Only the parameters at
- * `free_at` change. An image's gradient counts `weight` times. `average` is the parameters' moving
- * average, `m` the momentum; `done`: earlier steps of this training.
+ * (n_free, n_free) matrix; steps above MOST_MOVE are shortened to it. The parameters at `at`
+ * change; those with the same number in `tied`, of n_free numbers, change alike. An image's
+ * gradient counts `weight` times. `average` is the parameters' moving average, `m` the momentum;
+ * `done`: earlier steps of this training.
  */
-void fit(const int *size, float *params, int n_free, const int32_t *free_at, const uint8_t *codes,
-         const int64_t *place, const int64_t *label, const float *teacher, const float *weight,
-         float low, float step, int n_steps, int batch, int done, float share, float temperature,
-         const float *rates, const float *inverse, float momentum, float decay, float *m,
-         float *average)
+void fit(const int *size, float *params, int n_at, const int32_t *at, int n_free,
+         const int32_t *tied, const uint8_t *codes, const int64_t *place, const int64_t *label,
+         const float *teacher, const float *weight, float low, float step, int n_steps, int batch,
+         int done, float share, float temperature, const float *rates, const float *inverse,
+         float momentum, float decay, float *m, float *average)
 {
     const struct sizes s = {size[0], size[1], size[2], size[3]};
     const struct data d = {codes, place, label, teacher, low, step};
@@ -93,8 +94,9 @@ void fit(const int *size, float *params, int n_free, const int32_t *free_at, con
             backward_group(&net, work, g_logits, 0, all, all + sums);
         }
         free(net.memory);
-        for (int i = 0; i < n_free; i++)
-            g[i] = sum(all[free_at[i]]);
+        memset(g, 0, n_free * sizeof *g);
+        for (int i = 0; i < n_at; i++)
+            g[tied[i]] += sum(all[at[i]]);
         const float risen = (2.0f + done + t) / (11.0f + done + t);
         const float keep = risen < decay ? risen : decay;
         for (int i = 0; i < n_free; i++)
@@ -108,9 +110,9 @@ void fit(const int *size, float *params, int n_free, const int32_t *free_at, con
             size += rates[t] * rates[t] * total * m[i];
         }
         const float shrunk = size > MOST_MOVE ? sqrt(MOST_MOVE / size) : 1;
-        for (int i = 0; i < n_free; i++) {
-            params[free_at[i]] -= shrunk * move[i];
-            average[i] = keep * average[i] + (1 - keep) * params[free_at[i]];
+        for (int i = 0; i < n_at; i++) {
+            params[at[i]] -= shrunk * move[tied[i]];
+            average[i] = keep * average[i] + (1 - keep) * params[at[i]];
         }
     }
     free(work);

@@ -92,6 +92,11 @@ class Tiny:
 
     Args:
         tensors: w1, b1, ... w4, b4; weights that are zero are pruned.
+
+    Attributes:
+        params: All of them.
+        free: Places in `params` of those that training changes.
+        tied: Number of each free parameter; equal numbers change alike. None = all on their own.
     """
 
     def __init__(self, tensors: Sequence[NDArray]) -> None:
@@ -102,6 +107,7 @@ class Tiny:
             [np.full(t.size, k % 2 == 0) for k, t in enumerate(tensors)]
         )
         self.free = np.flatnonzero((self.params != 0) | ~self.is_weight).astype(np.int32)
+        self.tied: NDArray[np.int32] | None = None
 
     def tensors(self) -> list[Floats]:
         """As they were given."""
@@ -153,6 +159,9 @@ class Tiny:
         weight = p[image, label] / (n * share.ravel()[drawn])
         of_logits *= np.sqrt(weight)[:, None]
         rows = torch.from_numpy(self.gradients(pictures, place[image], of_logits.astype("f4")))
+        if self.tied is not None:
+            sums = torch.zeros(len(rows), int(self.tied.max()) + 1)
+            rows = sums.index_add_(1, torch.from_numpy(self.tied), rows)
         return (rows.T @ rows).double().numpy() / len(place)
 
     def drawn_by_gradient(
@@ -188,7 +197,8 @@ class Tiny:
             inverse: Of the curvature.
             ends: First and last shares of the learning rate, with half a cosine between.
         """
-        momentum, average = np.zeros(len(self.free), np.float32), self.params[self.free].copy()
+        tied = np.arange(len(self.free), dtype=np.int32) if self.tied is None else self.tied
+        momentum, average = np.zeros(len(inverse), np.float32), self.params[self.free].copy()
         n_steps = course.n_images // course.batch
         done = np.arange(course.epochs * n_steps) / (course.epochs * n_steps)
         first, last = ends
@@ -196,8 +206,8 @@ class Tiny:
         for epoch, own in enumerate(rates.astype(np.float32).reshape(course.epochs, n_steps)):
             place, label, logits, weight = self.drawn_by_gradient(pictures, rng, course)
             library().fit(
-                _at(self.sizes), _at(self.params), len(self.free), _at(self.free),
-                _at(pictures.codes), _at(place), _at(label), _at(logits), _at(weight),
+                _at(self.sizes), _at(self.params), len(self.free), _at(self.free), len(inverse),
+                _at(tied), _at(pictures.codes), _at(place), _at(label), _at(logits), _at(weight),
                 pictures.low, pictures.step, n_steps, course.batch, epoch * n_steps,
                 ctypes.c_float(course.share), ctypes.c_float(course.temperature), _at(own),
                 _at(inverse), ctypes.c_float(course.momentum), ctypes.c_float(course.decay),

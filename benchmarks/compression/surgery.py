@@ -18,6 +18,7 @@ from benchmarks.compression.training import Distorted, accuracy
 from pneumonia.network.module import Network
 
 LAST = 0.02  # share of the learning rate at the end
+SHARES = (0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 1.0)
 Places = NDArray[np.int64]  # of parameters in `Tiny.params`
 
 
@@ -57,10 +58,10 @@ class Surgeon:
 
     def curvature(self) -> NDArray[np.float64]:
         """Fisher matrix of the loss at the free parameters."""
-        how, found = self.how, np.zeros((len(self.tiny.free),) * 2)
+        how, found = self.how, np.zeros((1, 1))
         for share, temperature in ((1 - how.share, 1.0), (how.share, how.temperature)):
             if share:
-                found += share * self.tiny.fisher(
+                found = found + share * self.tiny.fisher(
                     self.pictures, self.rng, plain=how.plain, temperature=temperature
                 )
         return found
@@ -239,7 +240,7 @@ def clustered(values: Floats, importance: Floats, n_levels: int, sweeps: int = 6
     return np.unique(levels.astype(np.float32))
 
 
-def snapped(n_levels: Mapping[str, int], shares: Sequence[float] = (0.5, 0.75, 0.9, 1.0)) -> Run:
+def snapped(n_levels: Mapping[str, int], shares: Sequence[float] = SHARES) -> Run:
     """Weights move to levels in parts, the cheapest first; the others make up for it and train.
 
     Args:
@@ -281,7 +282,17 @@ def snapped(n_levels: Mapping[str, int], shares: Sequence[float] = (0.5, 0.75, 0
             surgeon.train(
                 1, cuts.epochs, strength=0.5, curvature=curvature[np.ix_(*[inverse.alive] * 2)]
             )
-        surgeon.train(cuts.rounds, 1, strength=0.5, select=True)  # biases
+        biases, numbers = np.flatnonzero(~tiny.is_weight), np.zeros(len(tiny.params), np.int32)
+        numbers[biases] = np.arange(len(biases))
+        n_numbers = len(biases)
+        for layer, levels in tables.items():  # the weights of a level change alike
+            own = np.flatnonzero((layer_of == layer) & (tiny.params != 0))
+            numbers[own] = n_numbers + np.searchsorted(levels, tiny.params[own])
+            n_numbers += len(levels)
+        tiny.free = np.flatnonzero(~tiny.is_weight | (tiny.params != 0)).astype(np.int32)
+        _, tied = np.unique(numbers[tiny.free], return_inverse=True)
+        tiny.tied = tied.astype(np.int32)
+        surgeon.train(cuts.rounds, cuts.epochs_per_round, strength=0.5, select=True)
         return surgeon.handed_back()
 
     return run
