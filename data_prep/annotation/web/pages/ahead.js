@@ -1,4 +1,4 @@
-// The studies beside the open one are asked for before they are opened.
+// The studies next to the open one are requested before they are opened.
 import { request } from "/static/request.js";
 
 export class LookAhead {
@@ -6,7 +6,7 @@ export class LookAhead {
     this.found = new Map(); // study key -> promise of its facts
   }
 
-  // the facts of a study, asked for now unless they were already
+  // the facts of a study, requested now unless they were before
   take(key) {
     const found = this.found.get(key) || request("GET", `/api/studies/${key}`);
     this.found.delete(key);

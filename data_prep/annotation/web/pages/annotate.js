@@ -1,4 +1,4 @@
-// The reader's desk: one study at a time; every change is queued and shown as unsaved until the
+// The reader's page: one study at a time; every change is queued and shown as unsaved until the
 // server has confirmed it.
 import { LookAhead } from "/static/ahead.js";
 import { WorkClock } from "/static/clock.js";
@@ -22,9 +22,9 @@ let own = null; // {annotations, rejected, verdict, comment, mentions}: what the
 let links = []; // the report's mentions with the reader's decisions
 let flags = { can_undo: false, can_redo: false };
 let chosen = null; // id of a box, origin of a suggestion, or id of a mention
-let opening = 0; // the latest study that was asked for
+let opening = 0; // the latest study that was requested
 let message = ""; // about the study list
-let lost = []; // {id, key, message, reading}: what the server refused
+let lost = []; // {id, key, message, reading}: changes that the server refused
 let linked = Promise.resolve(); // resolves when the server knows the reader's links
 
 const clock = new WorkClock();
@@ -35,7 +35,7 @@ const list = new StudyList(get("list"), (key) => open(key));
 const queue = new ChangeQueue({
   state: () => { if (study) showState(); },
   confirmed: (change, state) => confirmed(change, state),
-  answers: () => { if (study) render(); }, // the choices of a box could not be asked for meanwhile
+  answers: () => { if (study) render(); }, // the choices of a box could not be requested meanwhile
   refused: (changes, text) => {
     const saves = changes.filter((change) => change.kind === "save");
     lost.push({ id: changes[0].id, key: changes[0].key, message: text, reading: saves.length ? saves[saves.length - 1].reading : null });
@@ -106,7 +106,7 @@ function confirmed(change, state) {
   const here = study && study.key === change.key;
   if (change.kind === "save") {
     if (state.revision !== state.confirmed && !queue.has(change.key)) {
-      message = "This study was changed in another window too; it shows that state now.";
+      message = "This study was also changed in another window; that state is shown now.";
       if (here) load(change.key, true);
     } else if (here && !queue.has(change.key)) flags = state;
     return;
@@ -133,7 +133,7 @@ function setOpening(on) {
 
 async function load(key, again = false) {
   const mine = ++opening;
-  setOpening(true); // a box drawn or a verdict given now would belong to no study
+  setOpening(true); // no study is open now to which a box or a verdict could belong
   try {
     if (queue.has(key)) await queue.settled(key); // its own changes come first
     if (again) ahead.forget(key);
@@ -276,7 +276,7 @@ function moveBox(x, y, resize) {
   editBox(chosen, { box_xyxy: movedBox(find(chosen).box_xyxy, x, y, study, resize) });
 }
 
-// a box in the middle of what is seen, to be moved and resized by the keyboard
+// a box in the middle of the visible part, to be moved and resized by the keyboard
 function drawInTheMiddle() {
   viewer.on.draw(boxAround(viewer.middle(), study));
 }
@@ -293,7 +293,7 @@ function decide(changed) {
 
 function reviseLink(changes) {
   const link = chosenLink();
-  // who says what the report states of a link without a finding takes the linker's finding back
+  // an assertion given for a link without a finding restores the linker's finding
   const code = link.code === "NIL" && changes.assertion && link.proposed ? link.proposed.code : link.code;
   decide([{ ...link, code, ...changes }]);
 }
@@ -347,7 +347,7 @@ function showState() {
   showTrouble(get("trouble"), queue, desk);
 }
 
-// What controls.js and trouble.js see of it.
+// The interface for controls.js and trouble.js.
 const desk = {
   viewer, typing, report, queue, number, choose, step, go, cycleLinks, canCycle, cycle, remove, toggleUncertain, drawInTheMiddle, moveBox, acceptChosen, rejectChosen, reviseLink,
   get me() { return me; },

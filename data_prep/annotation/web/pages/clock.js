@@ -1,6 +1,6 @@
-// Seconds of work: no time is counted without a hand on mouse or keyboard, or in a hidden window.
+// Seconds of work: idle time and time in a hidden window are not counted.
 const IDLE_MS = 60000;
-const MOST_S = 300; // of one change, as the server takes it
+const MOST_S = 300; // of one change; the server accepts no more
 const now = () => performance.now(); // the clock of the day may be set back
 
 export class WorkClock {

@@ -1,4 +1,4 @@
-// One study, all readers side by side, and what they have in common.
+// One study: all readings side by side, and their consensus.
 import { make, request } from "/static/request.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -22,17 +22,17 @@ function column(study, title, note, boxes, words) {
     make("ol", {}, ...words.map((line) => make("li", {}, line))));
 }
 
-const said = (code) => (code === "NIL" ? "NIL" : code.replaceAll("/", " / ") || "no finding yet");
+const label = (code) => (code === "NIL" ? "NIL" : code.replaceAll("/", " / ") || "no finding yet");
 
 export async function compare(place, key) {
   const study = await request("GET", `/api/manage/studies/${key}`);
   const figures = study.readings.map((reading) => column(study, reading.annotator, reading.verdict || "not finished", reading.annotations,
-    reading.annotations.map((item) => said(item.code) + (item.assertion === "uncertain" ? " (uncertain)" : ""))));
+    reading.annotations.map((item) => label(item.code) + (item.assertion === "uncertain" ? " (uncertain)" : ""))));
   const made = study.consensus;
   if (made) {
     const boxes = made.boxes.map((box) => ({ ...box, kind: box.kept ? "" : box.disputed ? "disputed" : "minority" }));
     figures.push(column(study, "Together", `${made.source}: ${made.verdict || "tied"}${made.doubt ? `; in doubt: ${made.doubt.replaceAll("_", " ")}` : ""}`, boxes,
-      boxes.map((box) => `${said(box.code)}: ${box.annotators.length} of ${box.n_readers}${box.kept ? "" : box.disputed ? ", disputed" : ", minority"}${box.tied ? ", finding tied" : ""}`)));
+      boxes.map((box) => `${label(box.code)}: ${box.annotators.length} of ${box.n_readers}${box.kept ? "" : box.disputed ? ", disputed" : ", minority"}${box.tied ? ", finding tied" : ""}`)));
   }
   const judge = make("a", { className: "button", href: `/#${key}` }, "Adjudicate this study");
   place.replaceChildren(make("h3", {}, `Study ${key}: ${study.image_id}`), make("p", { className: "row" }, judge), make("div", { className: "readers" }, ...figures));

@@ -1,10 +1,10 @@
-// Buttons of the toolbar, keys and the pointer: what each of them does.
+// Actions of the toolbar's buttons, of keys and of the pointer.
 import { logOut } from "/static/request.js";
 import { PRESETS } from "/static/viewer.js";
 
 const get = (id) => document.getElementById(id);
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const WHILE_OPENING = /^[jklihfvz?]$/; // keys that change no reading: the next study is on its way
+const WHILE_OPENING = /^[jklihfvz?]$/; // keys that change no reading, allowed while a study is loading
 const LINK_KEYS = { y: "present", u: "uncertain", x: "absent", e: "prior" };
 
 function toggle(id, name, off) {
@@ -12,7 +12,7 @@ function toggle(id, name, off) {
   get(id).setAttribute("aria-pressed", String(off ? !on : on));
 }
 
-// desk: what annotate.js offers; see its `desk`
+// desk: the interface of annotate.js; see its `desk`
 export function listen(desk) {
   const { viewer, typing, report, queue } = desk;
 

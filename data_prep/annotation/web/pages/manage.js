@@ -48,7 +48,7 @@ function showPeople() {
     make("span", {}, act("new link", async () => { showToken(await request("POST", "/api/manage/annotators/renew", { name: person.name })); await refresh(); }),
       person.active ? act("revoke", async () => { await request("POST", "/api/manage/annotators/revoke", { name: person.name }); await refresh(); }) : null),
   ]);
-  get("people-table").replaceChildren(rows.length ? table(["name", "may log in", "assigned", "finished", "begun", "boxes", "median a study", "time in all", ""], rows) : make("p", { className: "hint" }, "Nobody yet. Add the first annotator below; you get a link for each."));
+  get("people-table").replaceChildren(rows.length ? table(["name", "may log in", "assigned", "finished", "begun", "boxes", "median a study", "time in all", ""], rows) : make("p", { className: "hint" }, "No annotators yet. Add the first one below; each gets a link."));
 }
 
 const stateOf = (study) => (study.doubt ? study.doubt.replaceAll("_", " ") : study.class ? `${study.class} (${study.source})` : "");
@@ -71,12 +71,12 @@ function studyRow(study, names) {
   if (study.reason) return [study.key, study.file, make("span", { className: "doubt" }, `cannot be read: ${study.reason}`), ...names.map(() => ""), ""];
   const state = study.doubt ? make("span", { className: "doubt" }, stateOf(study)) : stateOf(study);
   const cells = names.map((name) => {
-    const said = study.readers[name];
+    const reading = study.readers[name];
     const on = study.assigned.includes(name);
     const box = make("input", { type: "checkbox", checked: on, title: on ? "Take it off the list" : "Put it on the list" });
     box.setAttribute("aria-label", `Study ${study.key} on the list of ${name}`);
     box.addEventListener("change", () => guarded(() => assign(study, name, box)));
-    return make("span", {}, box, said ? ` ${said.verdict || "begun"}${said.boxes ? `, ${said.boxes}` : ""}` : "");
+    return make("span", {}, box, reading ? ` ${reading.verdict || "begun"}${reading.boxes ? `, ${reading.boxes}` : ""}` : "");
   });
   return [study.key, study.file, state, ...cells, act("compare", () => compare(get("compare"), study.key))];
 }
@@ -120,7 +120,7 @@ function showCounts() {
 
 async function showAgreement() {
   const found = await request("GET", `/api/manage/agreement?iou=${Number(get("iou").value) || 0.5}`);
-  if (!found.pairs.length && !found.repeats.length) return get("agreement-tables").replaceChildren(make("p", {}, "Needs two annotators who have finished a study."));
+  if (!found.pairs.length && !found.repeats.length) return get("agreement-tables").replaceChildren(make("p", {}, "Available when two annotators have finished the same study."));
   const pairRow = (pair) => [pair.annotators.join(" – ").replaceAll("#2", " again"), pair.n_studies, share(pair.verdict_percent), figure(pair.verdict_kappa), pair.boxes.join(" / "), pair.n_matched, share(pair.box_f1), figure(pair.mean_iou)];
   const pairHeader = ["pair", "studies", "same verdict", "Cohen's kappa", "boxes", "matched", "box F1", "mean IoU"];
   const pairs = found.pairs.map(pairRow);

@@ -1,6 +1,6 @@
 // Ruler and magnifier over the image.
 const SVG = "http://www.w3.org/2000/svg";
-const MAGNIFIED = 2.5; // times what the pane shows
+const MAGNIFIED = 2.5; // relative to the pane
 
 // Length of a line between two points of the image; mm by the header's pixel spacing, else pixels.
 export function lengthText([x1, y1, x2, y2], spacing) {
@@ -73,7 +73,7 @@ export class Magnifier {
     return this.on;
   }
 
-  // image: the shown one, whose place in the pane its style says
+  // image: the displayed element; its style holds its place in the pane
   follow(image) {
     this.image = image;
     this.move();

@@ -1,4 +1,4 @@
-// An earlier film of the patient beside the present one, then the one before it, then none.
+// Shows the previous radiograph of the patient, at the next press the one before it, then none.
 const get = (id) => document.getElementById(id);
 
 export class PriorFilm {

@@ -1,6 +1,6 @@
 // Readings and boxes as data.
 
-// A box with an id of its own; more: what is known of it already.
+// A box with a new id; more: further fields.
 export function newBox(box, more = {}) {
   const id = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => (byte % 36).toString(36)).join("");
   return { annotation_id: `b${id}`, box_xyxy: box, code: "", coarse: "", assertion: "present", origin: "drawn", mention: null, ...more };
@@ -17,7 +17,7 @@ export function impliedVerdict(annotations, opacity) {
   return annotations.length ? "abnormal" : "";
 }
 
-// a copy of a reading without what the server adds
+// a copy of a reading without the fields that the server adds
 export function readingOf({ annotations, rejected, verdict, comment, mentions }) {
   const boxes = annotations.map(({ annotation_id, box_xyxy, code, coarse, assertion, origin, mention }) => ({ annotation_id, box_xyxy, code, coarse, assertion, origin, mention }));
   return { annotations: boxes, rejected: [...rejected], verdict, comment, mentions: mentions.map((link) => ({ ...link })) };

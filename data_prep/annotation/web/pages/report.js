@@ -1,5 +1,4 @@
-// The report with its mentions: what it states, suspects, denies or says of earlier films, and how
-// the reader has revised that.
+// The report with its mentions (present, uncertain, denied, earlier), and the reader's revisions.
 import { button, make } from "/static/request.js";
 
 export const STATES = { present: "Present", uncertain: "Uncertain", absent: "Denied", prior: "Earlier" };
@@ -18,7 +17,7 @@ export function linkId({ start, end }) {
   return `mention:${start}-${end}`;
 }
 
-// a link as the typing panel takes it
+// a link in the form that the typing panel needs
 export function linkItem(link, text) {
   return { link, words: Array.from(text).slice(link.start, link.end).join(""), code: link.code, coarse: "" };
 }

@@ -8,7 +8,7 @@ export class Refusal extends Error {
 
 let reader = null;
 
-// Every further request is refused when somebody else has logged in in another window.
+// Every further request is refused when another person has logged in in another window.
 export function actFor(name) {
   reader = encodeURIComponent(name);
 }

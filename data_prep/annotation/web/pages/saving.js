@@ -1,5 +1,5 @@
 // Changes on their way to the server. Each has an id of its own, belongs to its study, is sent in
-// order and again until the server has confirmed that very change. Nothing is saved before that.
+// order and repeated until the server has confirmed it; only then it counts as saved.
 import { Refusal, request } from "/static/request.js";
 
 const RETRY_MS = 2000;
@@ -17,12 +17,12 @@ export class ChangeQueue {
     this.idle = [];
   }
 
-  // how many changes the server has not confirmed; seconds of work alone are none
+  // number of changes that the server has not confirmed, without those of working time alone
   get unsaved() {
     return this.waiting.reduce((sum, change) => sum + (change.kind === "time" ? 0 : 1 + change.edits.length), 0);
   }
 
-  // as text; refused: number of changes that the server will never take
+  // as text; refused: number of changes that the server refuses for good
   status(refused) {
     if (this.fault || this.blocked) return this.fault || "not saved";
     if (this.unsaved) return "saving";
@@ -127,7 +127,7 @@ export class ChangeQueue {
     this.run();
   }
 
-  // the reader's own state is kept: it goes on top of what another window saved
+  // the reader's own state is kept and overwrites that of the other window
   async keepMine() {
     const { key } = this.waiting[0];
     const state = await request("GET", `/api/studies/${key}`);
@@ -142,7 +142,7 @@ export class ChangeQueue {
     return dropped;
   }
 
-  // changes that the server will never take: shown as not saved, and the others go on
+  // changes that the server refuses for good: shown as not saved, and the others go on
   refuse(key, message) {
     this.on.refused(this.drop(key).filter((change) => change.kind !== "time"), message);
   }

@@ -38,7 +38,7 @@ export class StudyList {
     return made;
   }
 
-  // one study is no longer the reader's
+  // a study was taken off the reader's list
   drop(key) {
     this.show(this.lines.filter((line) => line.key !== key));
   }

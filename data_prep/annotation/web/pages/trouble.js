@@ -1,4 +1,4 @@
-// What hinders saving, and what the reader can do about it.
+// Problems with saving, and the reader's options.
 import { button, make, request } from "/static/request.js";
 
 // desk: {me, study, message, lost, forget(item), take(key)}; queue: the ChangeQueue

@@ -5,8 +5,8 @@ import { STATES } from "/static/report.js";
 
 const spaced = (code) => code.replaceAll("/", " / ");
 
-// what the report says of a finding, beyond that it is there
-function said(offer) {
+// assertion and side of a finding in the report, where not present on the same side
+function qualifier(offer) {
   const more = [offer.assertion === "present" ? "" : offer.assertion, offer.other_side ? "other side" : ""].filter(Boolean);
   return more.join(", ") || "report";
 }
@@ -42,7 +42,7 @@ export class Typing {
     const ticket = ++this.ticket;
     const choices = await this.load(item).catch(() => null);
     if (ticket !== this.ticket) return; // something else was chosen meanwhile
-    if (!choices) this.shown = ""; // the desk shows that the server does not answer, and asks again
+    if (!choices) this.shown = ""; // annotate.js reports that the server does not answer, and tries again
     else {
       this.choices = choices;
       this.render();
@@ -68,7 +68,7 @@ export class Typing {
     }
     if (this.step === "candidates") {
       const { offers } = await this.offers(`&coarse=${encodeURIComponent(item.coarse)}`);
-      return offers.map((offer) => ({ code: offer.code, label: spaced(offer.code), note: offer.source === "report" ? said(offer) : offer.source === "mention" ? "these words" : "", mention: offer.span, report: offer.source !== "frequent" }));
+      return offers.map((offer) => ({ code: offer.code, label: spaced(offer.code), note: offer.source === "report" ? qualifier(offer) : offer.source === "mention" ? "these words" : "", mention: offer.span, report: offer.source !== "frequent" }));
     }
     const node = this.step === "tree" ? this.node || "" : item.code;
     const { path, nodes } = await request("GET", `/api/types/children?node=${encodeURIComponent(node)}`);
@@ -151,7 +151,7 @@ export class Typing {
     const head = make("div", { className: "crumbs" }, item.link ? make("b", {}, `“${item.words}” in the report means`) : make("b", {}, titles[this.step]));
     if (item.code) head.append(make("span", { className: "now" }, item.code === "NIL" ? (item.link ? "no finding" : "NIL: finding without a concept") : spaced(item.code)));
     const list = make("div", { className: this.step === "coarse" ? "choices pair" : "choices" }, ...this.choices.map((choice, i) => this.choice(choice, i + 1)));
-    if (!this.choices.length) list.append(make("p", { className: "hint" }, "Nothing finer: this finding is complete."));
+    if (!this.choices.length) list.append(make("p", { className: "hint" }, "No finer finding: this one is complete."));
     const parts = item.link ? [head, this.linkRow(), make("p", { className: "hint" }, titles[this.step])] : [head];
     if (this.step === "coarse" && this.reported.length) parts.push(make("p", { className: "hint" }, item.link ? "These words may mean:" : "The report says:"), this.chips());
     parts.push(list, this.searchRow(), item.link ? this.linkActions() : this.boxActions(), make("p", { id: "description", className: "description" }));
@@ -159,7 +159,7 @@ export class Typing {
     const typed = before && document.activeElement === before ? before.value : null;
     this.section.replaceChildren(...parts);
     this.section.hidden = false;
-    if (typed !== null) { // who was typing already goes on
+    if (typed !== null) { // keep the text and focus of a search in progress
       const field = this.section.querySelector("#search");
       field.value = typed;
       field.focus();
@@ -169,7 +169,7 @@ export class Typing {
 
   chips() {
     return make("div", { className: "choices chips" }, ...this.reported.map((offer, i) => {
-      const more = offer.source === "mention" ? "report" : said(offer);
+      const more = offer.source === "mention" ? "report" : qualifier(offer);
       const chip = make("button", { className: "chip", type: "button" }, make("kbd", {}, `\u21e7${i + 1}`), make("span", { className: "label" }, spaced(offer.code)),
         more === "report" ? null : make("small", {}, more));
       chip.dataset.code = offer.code;
@@ -189,7 +189,7 @@ export class Typing {
       const found = field.value.trim() ? await request("GET", `/api/types/search?prefix=${encodeURIComponent(field.value)}`) : [];
       if (mine !== asked) return;
       hits.replaceChildren(...found.map((code) => this.choice({ code, label: spaced(code), note: "" }, 99)));
-      if (field.value.trim() && !found.length) hits.append(make("p", { className: "hint" }, "No finding begins like that."));
+      if (field.value.trim() && !found.length) hits.append(make("p", { className: "hint" }, "No finding begins with this text."));
     });
     field.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && hits.querySelector("button")) {
@@ -208,7 +208,7 @@ export class Typing {
     return found;
   }
 
-  // what the report says of the mention, as buttons of which one is pressed
+  // the assertion of the mention as toggle buttons
   linkRow() {
     const { link } = this.item;
     const keys = { present: "Y", uncertain: "U", absent: "X", prior: "E" };
@@ -222,7 +222,7 @@ export class Typing {
       this.step === "coarse" ? null : this.action("← Back", "One step back (Backspace)", () => this.back()),
       this.action("No finding", "The words name no finding (0)", () => this.nil(), link.code === "NIL"),
       this.tree(),
-      link.decided ? this.action("As before", "Take your decision back", () => this.on.reset()) : null,
+      link.decided ? this.action("As before", "Undo your decision", () => this.on.reset()) : null,
       this.action("Done", "Leave the report (Enter)", () => this.on.done()));
   }
 
@@ -238,7 +238,7 @@ export class Typing {
   }
 
   tree() {
-    return this.step === "tree" ? null : this.action("Whole tree", "Browse everything", () => { this.node = ""; this.show(this.study, this.item, "tree"); });
+    return this.step === "tree" ? null : this.action("Whole tree", "Browse all findings", () => { this.node = ""; this.show(this.study, this.item, "tree"); });
   }
 
   async describe(code) {

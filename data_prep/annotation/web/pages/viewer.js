@@ -43,14 +43,14 @@ export class Viewer {
     this.ruler.spacing = spacing;
     this.url = url;
     this.served = { center: 0.5, width: 1 };
-    this.image.removeAttribute("src"); // never one study's boxes over another one's image
+    this.image.removeAttribute("src"); // the boxes of one study must never be shown over the image of another
     this.pane.classList.add("loading");
     this.reset();
     this.load(url, this.served, ++this.ticket);
     this.draw();
   }
 
-  // put a loaded image in the place of the shown one, unless something newer was asked for
+  // replace the displayed image by a loaded one, unless a newer one was requested
   load(url, served, ticket) {
     const next = new Image();
     next.onload = () => {
@@ -66,8 +66,8 @@ export class Viewer {
     next.src = url;
   }
 
-  // A filter follows the hand at once; then the same window of the stored values replaces it, so
-  // that what the first display cut off is seen too.
+  // A filter follows the pointer at once; then the same window of the stored values replaces it, so
+  // that values clipped by the first display become visible, too.
   refine() {
     clearTimeout(this.timer);
     if (!this.url) return;
@@ -133,7 +133,7 @@ export class Viewer {
     this.refine();
   }
 
-  // the middle of what is seen, in pixels of the image
+  // the middle of the visible part, in pixels of the image
   middle() {
     const frame = this.pane.getBoundingClientRect();
     return this.toImage(frame.left + frame.width / 2, frame.top + frame.height / 2);
@@ -213,7 +213,7 @@ export class Viewer {
   }
 
   begin(event) {
-    if (this.pane.classList.contains("opening")) return null; // the next study is on its way
+    if (this.pane.classList.contains("opening")) return null; // the next study is loading
     const [x, y] = this.toImage(event.clientX, event.clientY);
     const start = { x, y, px: event.clientX, py: event.clientY, moved: false };
     if (event.button === 2 || (event.button === 0 && !event.shiftKey && this.tool === "window")) return { ...start, what: "window" };
@@ -293,7 +293,7 @@ export class Viewer {
       this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
       if (this.pointers.size > 1) {
         if (this.drag && this.drag.from) this.drag.item.box = this.drag.from;
-        this.drag = this.two = null; // two fingers: the first one draws nothing
+        this.drag = this.two = null; // two fingers: the first one must not draw
         this.draw();
       } else this.drag = this.begin(event);
       event.preventDefault();

@@ -119,7 +119,7 @@ def second_reader(app, page):
     page.key("0")
     page.wait("document.querySelector('#typing .now') !== null")
     assert text(page, "#findings .label") == "NIL"
-    click(page, "#typing .row button[title='Browse everything']")
+    click(page, "#typing .row button[title='Browse all findings']")
     page.wait("document.querySelector(\"#typing .choice[data-code='Heart']\") !== null")
     click(page, "#typing .choice[data-code='Lungs']")
     page.wait("document.querySelector(\"#typing .choice[data-code='Opacity']\") !== null")
