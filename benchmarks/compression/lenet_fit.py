@@ -2,6 +2,10 @@
 
 A network of 2,000 parameters is so small that its Fisher matrix, the curvature of its loss, is
 computed and inverted within seconds (`Tiny.fisher`) for natural gradient (`Tiny.fit`).
+
+    python -m benchmarks.compression.lenet_fit
+
+compares logits and gradients of single images with PyTorch's on a random pruned network.
 """
 
 import ctypes
@@ -16,6 +20,8 @@ from numpy.typing import NDArray
 
 from benchmarks.compression.lenet_step import compiled
 from benchmarks.compression.training import Distorted
+from pneumonia.network.module import Network, initialise
+from pneumonia.network.zoo import build
 
 SOURCE = Path(__file__).with_suffix(".c")
 Floats = NDArray[np.float32]
@@ -214,3 +220,31 @@ class Tiny:
                 _at(momentum), _at(average),
             )  # fmt: skip
         self.params[self.free] = average
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    network = Network(build("lenet5", width=0.2))
+    initialise(network, generator)
+    with torch.no_grad():
+        for weight in network.weights().values():
+            weight.mul_(torch.rand(weight.shape, generator=generator) < 0.2)
+    tiny = Tiny([p.detach().numpy() for p in network.parameters()])
+    codes = torch.randint(0, 256, (64, 1, 28, 28), generator=generator).to(torch.uint8)
+    labels, of_logits = torch.zeros(64, dtype=torch.int64), torch.randn(64, 10, generator=generator)
+    pictures = Pictures(Distorted(labels, codes, of_logits, -0.4, 0.01))
+    place = np.arange(64)
+    logits = network(codes * 0.01 - 0.4)[network.spec.outputs[0]].flatten(1)
+    np.testing.assert_allclose(tiny.outputs(pictures, place), logits.detach(), rtol=1e-4, atol=1e-6)
+    rows = tiny.gradients(pictures, place, of_logits.numpy())
+    for image, row in enumerate(rows):
+        network.zero_grad()
+        (logits[image] @ of_logits[image]).backward(retain_graph=True)
+        whole = np.concatenate([p.grad.numpy().ravel() for p in network.parameters()])
+        np.testing.assert_allclose(row, whole[tiny.free], rtol=1e-3, atol=1e-5)
+    print(f"{len(tiny.free)} parameters: logits and gradients of {len(rows)} images agree")
+
+
+if __name__ == "__main__":
+    main()
