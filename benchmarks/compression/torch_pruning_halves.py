@@ -53,7 +53,7 @@ def our_pruning(
     layers = VIT_LAYERS if name == "vit" else [layer.name for layer in found.spec.weighted()]
     rates = dict.fromkeys(layers, (1 / RATIO) ** 2)
     method = StructuredMethod(filter_share=1.0, round_to=1, importance=importance)
-    sets = method.sets(graph, rates)
+    sets = method.fitted(found.tensors()).sets(graph, rates)
     weights = {n: found.weights()[n].detach() for n in rates}
     masks = {n: p.mask for n, p in sets.hard.project(weights).items()}
     return found.resized(*compact(found.spec, found.tensors(), masks))

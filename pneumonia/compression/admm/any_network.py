@@ -77,7 +77,7 @@ class NetworkPruning(OwnLoop):
         }
         self.rates = LayerRates(dict.fromkeys(chosen, 1.0), found)
         method = method or StructuredMethod(filter_share=1.0, round_to=1)
-        self.method = method.fitted({n: w.detach() for n, w in network.weights().items()})
+        self.method = method.fitted(network.tensors())
         self.plan = self._planned()
         super().__init__(network.weights(), self.plan.sets.splits, rho, kept)
 

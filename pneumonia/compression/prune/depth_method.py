@@ -33,7 +33,7 @@ class DepthMethod(BaseModel):
 
     kind: Literal["depth"] = "depth"
 
-    def fitted(self, weights: Mapping[str, Tensor]) -> "DepthMethod":
+    def fitted(self, tensors: Mapping[str, Tensor]) -> "DepthMethod":
         """Nothing is taken from the weights."""
         return self
 

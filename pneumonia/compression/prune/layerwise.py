@@ -63,8 +63,8 @@ class _Layerwise(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def fitted(self, weights: Mapping[str, Tensor]) -> Self:
-        """The method with parameters derived from the trained weights; unchanged by default."""
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Self:
+        """The method with parameters derived from the trained network; unchanged by default."""
         return self
 
     def constraint(self, shape: torch.Size, rate: float) -> Constraint:
@@ -144,11 +144,12 @@ class PatternMethod(_Layerwise):
     spread: Spread = "layer"
     formulation: Literal["joint", "two_split"] = "joint"
 
-    def fitted(self, weights: Mapping[str, Tensor]) -> Self:
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Self:
         """The method with patterns mined from the weights, if the recipe asks for it."""
         if self.mined is None:
             return self
-        codes = mine_patterns(weights.values(), self.mined)
+        weights = [tensor for name, tensor in tensors.items() if name.endswith(".weight")]
+        codes = mine_patterns(weights, self.mined)
         return self.model_copy(update={"codes": codes, "mined": None})
 
     def _patterned(self, shape: torch.Size, rate: float) -> bool:

@@ -65,8 +65,12 @@ class LadderStage(NamedTuple):
 class PruningMethod(Protocol):
     """A compression method with its settings."""
 
-    def fitted(self, weights: Mapping[str, Tensor]) -> "PruningMethod":
-        """The method with parameters derived from the trained weights; called once at the start."""
+    def fitted(self, tensors: Mapping[str, Tensor]) -> "PruningMethod":
+        """The method with parameters derived from the trained network; called once at the start.
+
+        Args:
+            tensors: Named as `runtime.model.spec.tensor_shapes`.
+        """
         ...
 
     def model_dump(self, *, mode: str) -> dict[str, Any]:

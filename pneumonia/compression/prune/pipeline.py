@@ -60,7 +60,7 @@ def prune_network(job: CompressionJob, recipe: PruneRecipe) -> CompressedNetwork
     if recipe.rate <= 1 + TOLERANCE:  # a plan may miss its rate by that much: by all of it
         raise nothing_pruned(spec, selected)
     network = Network(spec, job.tensors)
-    method = recipe.constraint.fitted({n: w.detach() for n, w in network.weights().items()})
+    method = recipe.constraint.fitted(network.tensors())
     recipe = recipe.model_copy(update={"constraint": method})
     rates = LayerRates(
         _exponents(network, job.trainer.task, recipe, selected, job.out.path, progress),

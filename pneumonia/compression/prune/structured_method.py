@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr
 
 from pneumonia.compression.compact.coupling import ChannelGraph, UnitGroup, prunable
 from pneumonia.compression.prune.method import LadderStage, MethodSets
@@ -17,6 +17,7 @@ from pneumonia.compression.sets.constraint import (
     PerLayer,
     keep_count,
 )
+from pneumonia.compression.sets.kept_energy import NearestUnits
 from pneumonia.compression.sets.network_set import NetworkSet
 from pneumonia.compression.sets.structured import Columns
 from pneumonia.runtime.model.layers import Conv, Linear
@@ -43,7 +44,8 @@ class StructuredMethod(BaseModel):
             layers jointly. Layers that keep all their filters, and outputs, are left alone.
         importance: What decides which filters stay, where they alone are removed (`filter_share`
             1). `network`: the energy of all weights that are left in the compacted network, also
-            those of the layers that read a filter: the nearest such network. `filters`: the energy
+            those of the layers that read a filter and the gains of norms: the nearest such
+            network. `filters`: the energy
             of the coupled filters alone. With columns it is the energy of the filters in the
             chosen columns, whatever this says.
         formulation: `joint`: one split, both at once. `two_split`: filters and columns each have
@@ -62,9 +64,17 @@ class StructuredMethod(BaseModel):
     formulation: Literal["joint", "two_split", "sequential"] = "joint"
     random_starts: int = Field(default=6, ge=0, le=64)
 
-    def fitted(self, weights: Mapping[str, torch.Tensor]) -> "StructuredMethod":
-        """Nothing is taken from the weights."""
-        return self
+    _gains: dict[str, tuple[float, ...]] = PrivateAttr(default_factory=dict)
+
+    def fitted(self, tensors: Mapping[str, torch.Tensor]) -> "StructuredMethod":
+        """The method with the gains of the network's norms, for `importance: network`."""
+        made = self.model_copy()
+        made._gains = {
+            name.rpartition(".")[0]: tuple(tensor.tolist())
+            for name, tensor in tensors.items()
+            if name.endswith((".bn_weight", ".norm_weight"))
+        }
+        return made
 
     def stages(self, rates: Sequence[float]) -> list[LadderStage]:
         """One stage per rate; `sequential` puts a stage of columns alone before each."""
@@ -96,7 +106,8 @@ class StructuredMethod(BaseModel):
             if part.layers in kept_units
         ]
         together = self.importance == "network" and self.filter_share == 1
-        hard = NetworkSet(graph, parts, together)
+        nearest = NearestUnits(graph, parts, self._gains) if together else None
+        hard = NetworkSet(graph, parts, nearest)
         splits: tuple[JointConstraint, ...] = (hard,)
         if self.formulation == "two_split" and not together:
             splits = self._two_splits(graph, kept_units, rules) or splits

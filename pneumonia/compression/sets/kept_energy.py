@@ -5,10 +5,12 @@ that are left are those W_l[o, i] whose filter o and input channel i both belong
 the nearest compacted network keeps the units K of most energy
 
     E(K) = sum over layers l, filters o in K, channels i in K of ||W_l[o, i]||^2
+           + sum over norms, channels o in K of gain[o]^2
 
-with a given number of units in every group of coupled layers. Given the other groups, E is linear
-in the units of one: each unit counts what its filters have in live channels and what live filters
-read of it. So the groups choose in turn, in execution order, until no choice changes.
+with a given number of units in every group of coupled layers: the gains of norms are deleted with
+their channels as well. Given the other groups, E is linear in the units of one: each unit counts
+what its filters have in live channels, what live filters read of it, and its gains. So the groups
+choose in turn, in execution order, until no choice changes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,7 @@ from pneumonia.compression.sets.combined import TiedFilters
 from pneumonia.runtime.model.layers import Conv
 
 SWEEPS = 8  # over all groups, at most; two or three suffice nearly always
-GAIN = 1e-12  # least relative rise of the energy that changes a choice again
+LEAST_RISE = 1e-12  # of the energy, relative, that changes a choice again
 
 
 class _KernelEnergies(NamedTuple):
@@ -53,13 +55,23 @@ class NearestUnits:
     Args:
         graph: The network's units.
         groups: Groups of tied filters, none of which loses columns.
+        gains: Layer -> gains of its norm, one per output channel; layers not given have none.
     """
 
-    def __init__(self, graph: ChannelGraph, groups: Sequence[TiedFilters]) -> None:
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        groups: Sequence[TiedFilters],
+        gains: Mapping[str, Sequence[float]],
+    ) -> None:
         self.graph = graph
         self.groups = tuple(groups)
         units = {name: part.units for part in graph.components() for name in part.layers}
         self.units = tuple(units[group.layers[0]] for group in groups)
+        self.own = torch.zeros(graph.n_units, dtype=torch.float64)
+        for name, values in gains.items():
+            squares = torch.tensor(values, dtype=torch.float64).square()
+            self.own.index_add_(0, graph.unit_out[name], squares)
 
     def choose(self, v: Mapping[str, Tensor]) -> list[Tensor]:
         """The kept units of each group: bool (n_units of the group,).
@@ -79,7 +91,9 @@ class NearestUnits:
                 trial[units] = group.best_units(v, self._scores(layers, live)[units])
                 if torch.equal(trial, live):
                     continue
-                if sweep == 0 or _energy(layers, trial) > _energy(layers, live) * (1 + GAIN):
+                if sweep == 0 or self._energy(layers, trial) > self._energy(layers, live) * (
+                    1 + LEAST_RISE
+                ):
                     live, changed = trial, True
             if not changed:
                 break
@@ -107,7 +121,7 @@ class NearestUnits:
 
     def _scores(self, layers: Sequence[_KernelEnergies], live: Tensor) -> Tensor:
         """Energy that each unit would keep beside the live ones: float64 (n_units,)."""
-        scores = torch.zeros(self.graph.n_units, dtype=torch.float64)
+        scores = self.own.clone()
         for layer in layers:
             scores.index_add_(0, layer.made, layer.by_filter(live))
             if layer.read is not None:
@@ -115,6 +129,6 @@ class NearestUnits:
                 scores.index_add_(0, layer.read, read)
         return scores
 
-
-def _energy(layers: Sequence[_KernelEnergies], live: Tensor) -> float:
-    return sum(layer.kept(live) for layer in layers)
+    def _energy(self, layers: Sequence[_KernelEnergies], live: Tensor) -> float:
+        """What live units keep of these layers, and of all gains."""
+        return float(self.own[live].sum()) + sum(layer.kept(live) for layer in layers)

@@ -31,16 +31,19 @@ class NetworkSet:
     Args:
         graph: The network's units.
         components: The constrained groups of layers; no layer in two of them.
-        together: Whether the groups choose their filters together, see `NearestUnits`; only where
-            no layer loses columns.
+        nearest: Chooses the filters of all groups together; only where no layer loses columns.
+            None = every group by the energy of its filters.
     """
 
     def __init__(
-        self, graph: ChannelGraph, components: Sequence[TiedFilters], together: bool = False
+        self,
+        graph: ChannelGraph,
+        components: Sequence[TiedFilters],
+        nearest: NearestUnits | None = None,
     ) -> None:
         self.graph = graph
         self.components = tuple(components)
-        self.nearest = NearestUnits(graph, self.components) if together else None
+        self.nearest = nearest
         self.rules: dict[str, ColumnRule | None] = {
             layer.name: layer.columns for part in components for layer in part.tied
         }

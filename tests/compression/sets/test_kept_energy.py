@@ -66,6 +66,20 @@ def test_a_residual_block_by_hand() -> None:
     assert math.isclose(energy(whole), 20.0, rel_tol=1e-6)
 
 
+def test_gains_of_norms_count_as_weights_do() -> None:
+    weights = weights_of(ENERGIES)
+    tensors = {f"{name}.weight": w for name, w in weights.items()}
+    # Without gains filter 0 of `first` counts 9 + 1, filter 1 nothing in the channel that stays.
+    for gain, filter_kept in ((3.0, 0), (3.3, 1)):
+        tensors["first.bn_weight"] = torch.tensor([0.0, gain])
+        method = StructuredMethod(filter_share=1, round_to=1).fitted(tensors)
+        sets = method.sets(ChannelGraph(RESIDUAL), dict.fromkeys(weights, 4.0))
+        rows = sets.hard.project(weights)["first"].mask.flatten(1).any(1)
+        assert rows.tolist() == [filter_kept == 0, filter_kept == 1]
+    assert "gains" not in str(method.model_dump())
+    assert method.stages([2.0])[0].method == method
+
+
 def test_a_group_sees_what_the_others_kept() -> None:
     """Filter 1 of `first` is the larger one, but reads the channel that goes, and feeds it."""
     energies = {**ENERGIES, "first": [[4.0, 0.0], [0.0, 5.0]], "head": [[20.0, 0.0]]}
