@@ -60,7 +60,7 @@ def association(
     roles: Sequence[Any] = (),
     handlers: Sequence[Any] = (),
 ) -> Iterator[Any]:
-    """An association with a peer, released at the end.
+    """An association with a peer, released at the end, or aborted by an exception.
 
     Args:
         peer: The peer to connect to.
@@ -97,6 +97,10 @@ def association(
         )
     try:
         yield opened
-    finally:
+    except BaseException:
+        # a peer in the middle of an exchange answers no release: that would wait CONNECT_SECONDS
         if opened.is_established:
-            opened.release()
+            opened.abort()
+        raise
+    if opened.is_established:
+        opened.release()

@@ -16,6 +16,7 @@ from pneumonia.scoring.inputs.multipart import boundary_of, parts
 from pneumonia.scoring.inputs.object_uids import object_uids
 from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import FoundStudies, Query
+from pneumonia.scoring.network import dicom_peer
 from pneumonia.scoring.outputs import OutputSettings
 from tests.peers import free_port
 from tests.runtime.dicoms import SERIES, chest_dataset, save
@@ -255,8 +256,11 @@ def test_other_pixels_under_the_same_uids(refetch, bright, dark, detector, tmp_p
 
 @pytest.mark.parametrize("change", ["patient", "age"])
 def test_what_an_interrupted_run_fetched_is_not_used_for_ever(
-    change, bright, dark, detector, tmp_path
+    change, bright, dark, detector, tmp_path, monkeypatch
 ):
+    # the peer is in the middle of its answer: an interrupt must not wait for its consent
+    monkeypatch.setattr(dicom_peer, "CONNECT_SECONDS", 3600.0)
+
     def interrupt(done, total, note):
         if note == "fetch":
             raise KeyboardInterrupt
