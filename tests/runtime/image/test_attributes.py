@@ -175,7 +175,7 @@ NEEDED = {
 }  # fmt: skip
 
 
-QUICK = {"none", "several", "text"}  # the others take two seconds each
+QUICK = {"none", "several"}  # the others take two seconds each
 
 
 @pytest.mark.parametrize(
