@@ -8,6 +8,7 @@ from deploy_jetson.kernels.kinds.patterns.packing import Pattern, kernel_pattern
 from deploy_jetson.kernels.kinds.register_tiles import split_row
 from deploy_jetson.kernels.plan.c_values import CValue
 from deploy_jetson.kernels.plan.filters import pad_filters
+from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, StepRecord, Variant
 from deploy_jetson.kernels.plan.tensors import (
     Buffer,
@@ -22,9 +23,10 @@ from deploy_jetson.kernels.plan.weight_store import WeightStore
 # By bytes of a vector: inputs that one tile position touches in a block of channels, the likeliest
 # first. Short runs of kernels cost a mispredicted branch each, inputs beyond the first-level cache
 # cost more loads.
-CACHE_FLOATS = {16: (7 * 1024,), 32: (8 * 1024, 4 * 1024, 48 * 1024), 64: (96 * 1024, 12 * 1024)}
+CACHE_FLOATS = {16: (7 * 1024,), 32: (3 * 1024, 2 * 1024, 8 * 1024), 64: (96 * 1024, 12 * 1024)}
 SUM_FLOATS = 24 * 1024  # of the filters of one unit of work
 MAX_BLOCK_FILTERS = 64
+LINE_FLOATS = 16  # of a cache line
 
 
 def row_pitch(width: int, lanes: int, vectors: int, frames: int) -> int:
@@ -32,6 +34,16 @@ def row_pitch(width: int, lanes: int, vectors: int, frames: int) -> int:
     wide = vectors * lanes
     covered = -(-width // wide) * wide
     return covered if covered > width or frames > 1 else covered + lanes
+
+
+def plane_floats(problem: LayerProblem, pitch: int) -> int:
+    """Floats from a plane to the next: an odd number of cache lines.
+
+    A tile reads the same pixels of many planes; at an even distance they would share half or an
+    eighth of the first-level cache.
+    """
+    rows = problem.in_height + 2 * (problem.kernel // 2)
+    return (-(-rows * pitch // LINE_FLOATS) | 1) * LINE_FLOATS
 
 
 @dataclass(eq=False)
@@ -44,6 +56,7 @@ class PlanesStep:
     out: Buffer
     pitch: int
     pad: int
+    plane: int
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
@@ -55,7 +68,7 @@ class PlanesStep:
         fields: dict[str, CValue] = {
             "sources": store.add(int32(arena_offsets(self.view, self.blocks))),
             "x": self.out.offset + target.lanes,
-            "plane": (self.view.height + 2 * self.pad) * self.pitch,
+            "plane": self.plane,
             "blocks": len(self.blocks.buffer_of),
             "height": self.view.height,
             "width": self.view.width,
@@ -121,7 +134,7 @@ class PatternStep(ConvolutionStep):
         filters = pad_filters(self.weight, lanes)
         block = self.block_filters(lanes)
         lists = pack_patterns(filters, self.patterns, block, channels, choice.filters)
-        plane = (problem.in_height + 2 * pad) * self.pitch
+        plane = plane_floats(problem, self.pitch)
         plane_of = (self.blocks.block_of * lanes + self.blocks.lane_of) * plane
         tall, low = split_row(problem.out_height, choice.rows)
         fields = self.common()
@@ -161,11 +174,12 @@ def list_steps(
     pitch = row_pitch(problem.out_width, lanes, choice.vectors, choice.frames)
     pad = problem.kernel // 2
     n_planes = len(blocks.buffer_of) * lanes
+    plane = plane_floats(problem, pitch)
     # One vector before and behind: the first and the last row reach one float out.
-    floats = n_planes * (problem.in_height + 2 * pad) * pitch + 2 * lanes
+    floats = n_planes * plane + 2 * lanes
     planes = Buffer(base.name + " planes", 1, 1, -(-floats // lanes), 0, lanes)
     return (
-        PlanesStep(base.name, base.view, blocks, planes, pitch, pad),
+        PlanesStep(base.name, base.view, blocks, planes, pitch, pad, plane),
         PatternStep(
             **vars(base), choice=choice, planes=planes, blocks=blocks, pitch=pitch,
             patterns=patterns,

@@ -11,6 +11,7 @@ from deploy_jetson.kernels.kinds.patterns.packing import (
     pattern_of_kernels,
     sections,
 )
+from deploy_jetson.kernels.kinds.patterns.step import plane_floats
 from deploy_jetson.kernels.kinds.registry import KINDS
 from tests.deploy_jetson.kernels.networks import (
     PATTERNS,
@@ -144,3 +145,11 @@ def test_packed_patterns_give_the_weights_back(filters, channels):
                             kernel += 1
     np.testing.assert_array_equal(back.reshape(weight.shape), weight)
     assert (shared > 0) == (filters == 2)
+
+
+@pytest.mark.parametrize("side", range(1, 60, 7))
+@pytest.mark.parametrize("pitch", [4, 16, 32, 64, 416])
+def test_planes_are_an_odd_number_of_cache_lines(side, pitch):
+    floats = plane_floats(layer_problem(random_weight(1, 1, 3, 3), side, side), pitch)
+    assert floats % 32 == 16
+    assert 0 <= floats - (side + 2) * pitch < 32

@@ -33,7 +33,8 @@ void run_planes(const engine *e, const void *layer, int32_t unit) {
   if (unit == l->blocks - 1) store(out + LANES * l->plane, (vreal){0});
   for (int32_t lane = 0; lane < LANES; lane++) {
     zero_values(out + lane * l->plane, (int64_t)l->pad * l->pitch);
-    zero_values(out + lane * l->plane + (int64_t)(l->height + l->pad) * l->pitch, (int64_t)l->pad * l->pitch);
+    const int64_t end = (int64_t)(l->height + l->pad) * l->pitch;
+    zero_values(out + lane * l->plane + end, l->plane - end);
   }
   for (int32_t y = 0; y < l->height; y++) {
     real *row = out + (int64_t)(y + l->pad) * l->pitch;
