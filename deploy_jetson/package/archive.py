@@ -109,7 +109,7 @@ def make_package(
         n_wheels = _add_wheels(stage, wheels, system) if with_wheels else 0
         version = ".".join(system.python.split(".")[:2])
         (stage / "BOARD").write_text(f"{version} {system.name} ({system.title})\n")
-        for path in sorted(ASSETS.iterdir()):
+        for path in sorted(filter(Path.is_file, ASSETS.iterdir())):  # pip compiles into a folder
             shutil.copyfile(path, stage / path.name)
         for page in PAGES:
             (stage / "docs" / page).parent.mkdir(parents=True, exist_ok=True)
