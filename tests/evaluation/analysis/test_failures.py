@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.analysis.failures import BOX_TYPES, TRUTH_TYPES, classify, count_errors, find_errors
+from evaluation.analysis.failures import (
+    BOX_TYPES,
+    MOST_SHOWN,
+    TRUTH_TYPES,
+    classify,
+    count_errors,
+    find_errors,
+)
 from evaluation.analysis.failures import worst_cases as find_worst
 from tests.evaluation.studies import make_cases, study_cases
 
@@ -55,12 +62,12 @@ def test_false_boxes_by_kind_of_negative() -> None:
 
 
 def test_worst_cases_come_worst_first() -> None:
-    cases = study_cases(9)
-    worst = find_worst(cases, 0.5, most=5)
+    cases = study_cases(5)  # 14 missed, 2 false alarms
+    worst = find_worst(cases, 0.5)
     scores, positive = cases.image_score, cases.positive
     missed = [scores[i] for i in worst.missed]
-    assert missed == sorted(scores[positive & (scores < 0.5)])[:5]
+    assert missed == sorted(scores[positive & (scores < 0.5)])[:MOST_SHOWN]
     assert [scores[i] for i in worst.alarms] == sorted(
         scores[~positive & (scores >= 0.5)], reverse=True
-    )[:5]
+    )[:MOST_SHOWN]
     assert all(positive[i] and scores[i] >= 0.5 for i in worst.misplaced)
