@@ -27,7 +27,7 @@ from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError
 FILM_PX = 256
 FRACTIONS = (0.375, 0.25, 0.375)  # of train, val and test: enough to choose thresholds and compare
 PHANTOM_MIX = "45:30:25"  # opacity, not normal, normal: as the phantoms are drawn
-TEACHER_COST = 1.4  # of an epoch that learns from a teacher, against one that does not
+PRUNING_COST = 1.05  # of an epoch of the pruning (teacher, larger batches), against one of training
 RSNA_COMMANDS = (
     "pneumonia data import-rsna path/to/rsna --out runs/rsna",
     "pneumonia train --data runs/rsna --recipe rsna --out runs/dense",
@@ -159,7 +159,7 @@ def _steps(train_epochs: int, prune_epochs: int) -> list[DemoStep]:
     return [
         DemoStep("making phantoms", OTHER, 12),
         DemoStep("training", TRAINING, train_epochs),
-        DemoStep("pruning", TRAINING, TEACHER_COST * prune_epochs),
+        DemoStep("pruning", TRAINING, PRUNING_COST * prune_epochs),
         DemoStep("exporting", OTHER, 2),
         DemoStep("compiling kernels", OTHER, 4),
         DemoStep("scoring", OTHER, 4),

@@ -72,16 +72,19 @@ RETRIES = PoliteRetry(
 )
 
 
+# With TLS 1.3 a client may see the end of the connection before the reason for it.
+CLIENT_CERTIFICATE = (
+    "perhaps it asks for a client certificate (--client-cert) or does not accept the client "
+    "certificate given"
+)
 # parts of OpenSSL's names of errors
 TLS_REASONS = {
     "CERTIFICATE_REQUIRED": "the server asks for a client certificate (--client-cert)",
     "UNKNOWN_CA": "the server does not trust the client certificate",
     "CERTIFICATE_EXPIRED": "the client certificate has expired",
     "BAD_CERTIFICATE": "the server does not accept the client certificate",
-    "HANDSHAKE_FAILURE": "the server refuses: perhaps it asks for a client certificate "
-    "(--client-cert)",
-    "EOF": "the server ends the TLS connection: perhaps it asks for a client certificate "
-    "(--client-cert)",
+    "HANDSHAKE_FAILURE": f"the server refuses: {CLIENT_CERTIFICATE}",
+    "EOF": f"the server ends the TLS connection: {CLIENT_CERTIFICATE}",
     "PROTOCOL_VERSION": "the server has no TLS 1.2 or 1.3",
     "WRONG_VERSION_NUMBER": "the server does not speak TLS on this port",
 }
@@ -192,9 +195,14 @@ def answer_of(error: Exception) -> str:
     answer = getattr(error, "response", None)
     if answer is not None:
         return status_of_answer(answer)
-    tls = next((e for e in _causes(error) if isinstance(e, ssl.SSLError)), None)
+    causes = list(_causes(error))
+    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     if tls is not None:
         return _tls_reason(tls)
+    request = getattr(error, "request", None)
+    is_tls = str(getattr(request, "url", "")).startswith("https:")
+    if is_tls and any(isinstance(c, ConnectionResetError | BrokenPipeError) for c in causes):
+        return f"the server ends the connection: {CLIENT_CERTIFICATE}"
     reasons = (
         (requests.exceptions.ProxyError, "the proxy does not connect"),
         (requests.Timeout, "no answer in time"),

@@ -7,6 +7,7 @@ import select
 import socket
 import socketserver
 import ssl
+import struct
 import subprocess
 import threading
 from contextlib import contextmanager
@@ -213,6 +214,38 @@ def test_a_server_that_wants_a_client_certificate(newest, client, authorities, m
         with pytest.raises(DataError, match=r"does not (trust|accept) the client certificate"):
             asked(server.url, ca_file=trusted, **foreign)
         assert server.asked == []
+
+
+class _Ends(socketserver.BaseRequestHandler):
+    """Ends every connection after its first bytes, with or without a reset."""
+
+    def handle(self):
+        self.request.recv(1 if self.server.resets else 65536)
+        if self.server.resets:  # what is left unread makes the kernel reset the connection
+            linger = struct.pack("ii", 1, 0)
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.request.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "resets", "reason"),
+    [
+        ("https", False, "does not accept the client certificate"),
+        ("https", True, "does not accept the client certificate"),
+        ("http", True, "the connection failed"),
+    ],
+)
+def test_a_server_may_end_the_connection_without_a_reason(scheme, resets, reason, monkeypatch):
+    """Under TLS 1.3 a client that writes at once may not see the alert about its certificate."""
+    monkeypatch.setattr(
+        dicomweb_service, "RETRIES", dicomweb_service.RETRIES.new(backoff_factor=0.0)
+    )
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Ends) as server:
+        server.resets = resets
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(DataError, match=reason):
+            asked(f"{scheme}://127.0.0.1:{server.server_address[1]}/dicom-web")
+        server.shutdown()
 
 
 def test_results_are_sent_with_the_client_certificate(client, authorities, tunnel):
