@@ -161,7 +161,7 @@ def test_an_endless_image_is_cut_off(tmp_path):
     config = settings(tmp_path / "state", dicom=DICOM, queue=QueueSettings(max_image_mb=0.5))
     with running(config, work=False) as rig:
         entity = AE()
-        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 2
+        entity.dimse_timeout = 2
         entity.add_requested_context("1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1")
         link = entity.associate("127.0.0.1", rig.service.ports["dicom"], ae_title="PNEUMO")
         assert link.is_established
