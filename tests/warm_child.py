@@ -28,9 +28,9 @@ CHILDREN = {
     ODD: "tests.runtime.child.odd_child",
 }
 
-# What the caller starts in the child's place: it hands its pipes over and lives as long as the
-# child. Its arguments: the socket, the module, and the child's own command line.
-HAND_OVER = """
+# Started by the caller in place of the child: it passes its pipes to the warm process and ends
+# with the child. Its arguments: the socket, the module, and the child's own command line.
+PASS_PIPES = """
 import _socket, os, sys
 link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
 link.connect(sys.argv[1])
@@ -66,7 +66,7 @@ def forked_children(address):
     def start(command, **options):
         module = CHILDREN.get(tuple(command[:-1]))
         if module:
-            command = [sys.executable, "-ISc", HAND_OVER, address, module, *command]
+            command = [sys.executable, "-ISc", PASS_PIPES, address, module, *command]
         return subprocess.Popen(command, **options)
 
     original = client.subprocess
@@ -83,7 +83,7 @@ def _become_child(link, pipes, module, memory_mb):
     """In a forked process: what the started one does."""
     from pneumonia.runtime.child.__main__ import main
 
-    importlib.import_module(module)  # the odd child's changes the decoder
+    importlib.import_module(module)  # the module of the odd child changes the decoder
 
     for number, pipe in enumerate(pipes):
         os.dup2(pipe, number)
@@ -109,7 +109,7 @@ def _serve(address):
 
     Image.preinit()  # loads the usual formats, which a child does with its first file
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none is waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)

@@ -88,7 +88,7 @@ class Cuts(NamedTuple):
 
 
 def softmax(logits: Floats) -> Floats:
-    """Of each row."""
+    """Softmax of each row."""
     raised = np.exp(logits - logits.max(1, keepdims=True))
     return raised / raised.sum(1, keepdims=True)  # type: ignore[no-any-return]
 
@@ -194,7 +194,7 @@ class Tiny:
         self, pictures: Pictures, rng: np.random.Generator, course: NaturalCourse,
         inverse: Floats, ends: tuple[float, float],
     ) -> None:  # fmt: skip
-        """Train the free parameters; they end as their moving average.
+        """Train the free parameters; the result is their moving average.
 
         Args:
             pictures: What it learns from.

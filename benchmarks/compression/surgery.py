@@ -29,7 +29,7 @@ def inverted(matrix: NDArray[np.float64], damping: float) -> Floats:
 
 
 class Surgeon:
-    """One network on the table.
+    """Cuts and trains one network.
 
     Args:
         start: Network, images, seed, and the schedule's `cuts` and `natural`.
@@ -42,16 +42,16 @@ class Surgeon:
         self.pictures = Pictures(start.samples)
         self.rng = np.random.default_rng(100 + start.seed)
         self.how, self.cuts = start.schedule.natural, start.schedule.cuts
-        self.taken_over()
+        self.read_network()
 
-    def taken_over(self) -> None:
-        """Drop dead paths; all parameters but pruned ones are free."""
+    def read_network(self) -> None:
+        """Drop dead paths and take the parameters over; all but the pruned ones are free."""
         self.network = without_dead_paths(self.network)
         self.tiny = Tiny([p.detach().numpy() for p in self.network.parameters()])
 
     @torch.no_grad()
-    def handed_back(self) -> Network:
-        """The network with the parameters as they are."""
+    def write_network(self) -> Network:
+        """Copy the parameters into the network and return it."""
         for parameter, values in zip(self.network.parameters(), self.tiny.tensors(), strict=True):
             parameter.copy_(torch.from_numpy(values))
         return self.network
@@ -70,7 +70,9 @@ class Surgeon:
         self, rounds: int, epochs: int, *, strength: float = 1.0, select: bool = False,
         curvature: NDArray[np.float64] | None = None,
     ) -> None:  # fmt: skip
-        """`rounds` of `epochs` with one matrix each; the rate falls along half a cosine.
+        """Train for `rounds` times `epochs`; each round computes its curvature anew.
+
+        The learning rate falls along half a cosine.
 
         Args:
             rounds: Number of matrices.
@@ -89,7 +91,7 @@ class Surgeon:
                 inverse, (max(ends[0], LAST), max(ends[1], LAST)),
             )  # fmt: skip
             if select and 2 * part + 2 > rounds:
-                score = accuracy(self.handed_back(), self.held_out)
+                score = accuracy(self.write_network(), self.held_out)
                 if score >= best[0]:
                     best = (score, tiny.params.copy())
         if select:
@@ -209,12 +211,12 @@ def surgery(
             tiny.params[tiny.free] = inverse.values
             tiny.free = tiny.free[inverse.alive]
             surgeon.train(1, cuts.epochs, curvature=curvature[np.ix_(*[inverse.alive] * 2)])
-            surgeon.handed_back()
-            surgeon.taken_over()
+            surgeon.write_network()
+            surgeon.read_network()
             shapes = " ".join(str(tuple(w.shape)) for w in surgeon.network.weights().values())
             print(f"  {surgeon.tiny.n_weights()} weights: {shapes}", flush=True)
         surgeon.train(cuts.rounds, cuts.epochs_per_round, select=True)
-        return without_dead_paths(surgeon.handed_back())
+        return without_dead_paths(surgeon.write_network())
 
     return run
 
@@ -293,6 +295,6 @@ def snapped(n_levels: Mapping[str, int], shares: Sequence[float] = SHARES) -> Ru
         _, tied = np.unique(numbers[tiny.free], return_inverse=True)
         tiny.tied = tied.astype(np.int32)
         surgeon.train(cuts.rounds, cuts.epochs_per_round, strength=0.5, select=True)
-        return surgeon.handed_back()
+        return surgeon.write_network()
 
     return run

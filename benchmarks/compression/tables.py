@@ -32,6 +32,7 @@ from benchmarks.compression.training import (
     accuracy,
     read_images,
 )
+from evaluation.metrics.intervals import wilson
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.storage_choice import smallest_storage, stored_bytes
 from pneumonia.compression.quantize.mismatch import simulate_chips
@@ -43,13 +44,6 @@ from pneumonia.runtime.model.spec import NetworkSpec
 PRUNING = ("irregular", "structured", "narrow", "columns", "filters", "kernels", "darb", "crossbar")
 CHIP_SIGMA = 0.1  # deviation of a programmed state, in steps between states
 MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
-
-
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a proportion."""
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return centre - half, centre + half
 
 
 def folder_of(name: str, seed: int, work: Path) -> Path:
@@ -100,7 +94,8 @@ def measure(
     stored = Network(spec)
     stored.load_tensors(tensors)
     test = accuracy(stored, images.test)
-    low, high = wilson(test, len(images.test[1]))
+    n_test = len(images.test[1])
+    low, high = wilson(test * n_test, n_test)
     layers = spec.weighted()
     total = dense_weights(name)
     kept = account(spec, tensors).totals.kept_weights

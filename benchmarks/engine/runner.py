@@ -1,4 +1,4 @@
-"""An engine in a process of its own, that answers with its time."""
+"""Run an inference engine in a separate process, which reports the time of each call."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def first_of_all() -> None:
 
 
 class Runner:
-    """One engine on one case in its own process, on one thread.
+    """A separate single-threaded process that runs one engine on one case.
 
     Args:
         engine: Its name among the openers of `peers`.

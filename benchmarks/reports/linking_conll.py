@@ -38,7 +38,7 @@ _NEIGHBOURS = 8
 
 
 def vectors_of(parts: Sequence[Sequence[LinkDocument]], file: Path | None) -> WordVectors:
-    """Vectors of the words and entities in the documents.
+    """Load or train vectors for the words and entities that occur in the documents.
 
     Args:
         parts: Documents of each part; the training part first.

@@ -102,7 +102,7 @@ def refilter(
 
 
 def for_mention(base: ConceptBase, codes: Iterable[str], coarse: str = "") -> list[Offer]:
-    """Candidates for a mention of the report: codes of its words, then frequent headings.
+    """Concepts offered for a mention: those its words can denote, then frequent headings.
 
     Args:
         base: The concept base.

@@ -90,7 +90,7 @@ def check_links(
 
 
 def candidate_codes(base: ConceptBase, text: str, span: tuple[int, int]) -> list[str]:
-    """Codes that the words of a mention can denote, the most specific first.
+    """Concept codes that match the words of a mention, the most specific first.
 
     Args:
         base: The concept base.

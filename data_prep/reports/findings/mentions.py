@@ -66,7 +66,7 @@ class _Match(NamedTuple):
 
 
 class AliasTable:
-    """Surface forms as sequences of normal forms, in which `..` matches other words.
+    """Aliases of concepts as sequences of normalised tokens; `..` matches any tokens between.
 
     Args:
         aliases: (surface form, code or qualifier).

@@ -74,7 +74,7 @@ class Section(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A word, number or sign: normal form and characters `[start, end)`."""
+    """A word, number or punctuation mark: normalised text and character span `[start, end)`."""
 
     word: str
     start: int

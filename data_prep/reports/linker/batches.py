@@ -20,7 +20,7 @@ from data_prep.reports.linker.vectors import WordVectors
 Order = Literal["offset", "size", "random"]
 MAX_NEIGHBOURS = 8
 MAX_TITLE, MAX_DESCRIPTION, MAX_DOCUMENT = 12, 32, 300  # words
-PAD = 0  # index of padding among entities; among word vectors also of unknown words
+PAD = 0  # row of padding in both vector tables; in that of words, unknown words use it, too
 
 
 class Batch(NamedTuple):

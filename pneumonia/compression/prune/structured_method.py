@@ -44,10 +44,9 @@ class StructuredMethod(BaseModel):
             layers jointly. Layers that keep all their filters, and outputs, are left alone.
         importance: What decides which filters stay, where they alone are removed (`filter_share`
             1). `network`: the energy of all weights that are left in the compacted network, also
-            those of the layers that read a filter and the gains of norms: the nearest such
-            network. `filters`: the energy
-            of the coupled filters alone. With columns it is the energy of the filters in the
-            chosen columns, whatever this says.
+            those of the layers that read a filter, and the gains of norms: the nearest such
+            network. `filters`: the energy of the coupled filters alone. Ignored with columns:
+            there the energy of the filters in the chosen columns decides.
         formulation: `joint`: one split, both at once. `two_split`: filters and columns each have
             their own Z and U. `sequential`: a stage of columns, then a stage of filters.
         random_starts: Of the combined projection.
