@@ -13,7 +13,9 @@ $PNEUMONIA_DATA (default ../shared/data); nothing runs without.
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +192,22 @@ def run_job(name: str, seed: int, data: Data) -> None:
     )
 
 
+def wanted_jobs(only: Sequence[str] | None, seeds: Sequence[int] | None) -> list[tuple[str, int]]:
+    """Names and seeds of the jobs that --only and --seeds choose, parents first."""
+    chosen = [
+        (name, seed)
+        for name, job in JOBS.items()
+        if not only or name.startswith(tuple(only))
+        for seed in range(job.seeds)
+        if not seeds or seed in seeds
+    ]
+    if not chosen:
+        sys.exit(
+            f"No job matches --only {only} --seeds {seeds}; --list prints the names of all jobs"
+        )
+    return chosen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/tables"))
@@ -202,17 +220,19 @@ def main() -> None:
         print("\n".join(JOBS))
         return
     data, begin = Data(options.work), time.perf_counter()
-    for name, job in JOBS.items():
-        wanted = not options.only or any(name.startswith(only) for only in options.only)
-        for seed in range(job.seeds):
-            done = (folder_of(name, seed, options.work) / "result.json").is_file()
-            parent = folder_of(job.parent, seed, options.work) / "result.json"
-            late = time.perf_counter() - begin > 60 * options.minutes
-            chosen = wanted and (not options.seeds or seed in options.seeds)
-            if not chosen or done or (job.parent and not parent.is_file()) or late:
-                continue
-            run_job(name, seed, data)
-            write_tables(options.work)
+    for name, seed in wanted_jobs(options.only, options.seeds):
+        if (folder_of(name, seed, options.work) / "result.json").is_file():
+            continue
+        if time.perf_counter() - begin > 60 * options.minutes:
+            break
+        parent = JOBS[name].parent
+        if parent and not (folder_of(parent, seed, options.work) / "result.json").is_file():
+            sys.exit(
+                f"{name} starts from {parent} of the same seed, and {options.work} has none of "
+                f"seed {seed}; run it first: --only {parent} --seeds {seed}"
+            )
+        run_job(name, seed, data)
+        write_tables(options.work)
     write_tables(options.work)
 
 
