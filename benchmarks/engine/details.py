@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engine.cases import CASES, GROUP, network
-from deploy_jetson.kernels.compile.targets import Target, find_target
+from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.generate import generate_library
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.kind import Choice
@@ -30,9 +30,8 @@ STORAGE_CASES = ("columns9", "shipped")
 STORAGE_ROUNDS = 15
 
 
-def layers() -> list[dict[str, Any]]:
+def layers(target: Target) -> list[dict[str, Any]]:
     """The quickest column kernel with its list whole and in pieces, and Winograd."""
-    target = find_target("native")
     rows = []
     for shape in LAYERS:
         for density in DENSITIES:
@@ -92,12 +91,11 @@ def measured(
     }
 
 
-def storage(work: Path) -> list[dict[str, Any]]:
+def storage(work: Path, target: Target) -> list[dict[str, Any]]:
     """Size, load, time and error of a library whose weights are stored in fewer bits.
 
     All storages use the same kernels, those the cost model likes best without Winograd.
     """
-    target = find_target("native")
 
     def choose(problem: LayerProblem) -> Choice:
         analysis = LayerAnalysis(problem)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from benchmarks.engine.peers import OURS, PEERS
+from deploy_jetson.kernels.compile.targets import NATIVE
 
 SPARSE = {9: ("columns9", "combined9", "group_patterns9"),
           36: ("columns36", "combined36", "group_patterns36")}  # fmt: skip
@@ -185,7 +186,8 @@ def _setting(document: dict[str, Any]) -> Iterator[str]:
     if speed:
         peers = ", ".join(f"{name} {version}" for name, version in speed["peers"].items())
         yield (
-            f"Peers: {peers}. Vectors of {speed['lanes']} float32; one core's peak"
+            f"Peers: {peers}. Our target: {speed.get('target', NATIVE)}, vectors of"
+            f" {speed['lanes']} float32; one core's peak with these"
             f" {speed['peak_gflops']:.1f} GFLOP/s (median of the same {speed['rounds']} rounds)."
         )
     yield (

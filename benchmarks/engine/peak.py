@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from deploy_jetson.kernels.compile.targets import Target
+
 PEAK_SOURCE = r"""
 #include <stdio.h>
 #include <time.h>
@@ -34,11 +36,11 @@ int main(void) {
 """
 
 
-def build_peak(work: Path, lanes: int) -> None:
-    """The program that measures one core's multiply-adds."""
+def build_peak(work: Path, target: Target) -> None:
+    """The program that measures one core's multiply-adds with the target's vectors."""
     (work / "peak.c").write_text(PEAK_SOURCE)
     subprocess.run(
-        ["gcc", "-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=fast",
-         f"-DLANES={lanes}", "peak.c", "-o", "peak"],
+        ["gcc", "-O3", *target.flags, "-ffp-contract=fast", f"-DLANES={target.lanes}", "peak.c",
+         "-o", "peak"],
         cwd=work, check=True,
     )  # fmt: skip

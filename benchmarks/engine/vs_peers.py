@@ -1,11 +1,15 @@
 """The generated engine against ONNX Runtime, OpenVINO, ncnn and MNN on YOLOv3-416, one run.
 
     python -m benchmarks.engine.vs_peers --work /tmp/engine-bench [--parts speed,threads,...]
+        [--target x86-avx2]
 
 Installs the peers in a virtual environment of their own below --work, writes networks with real
 sparsity structure, and times every engine in its own process, one inference after another in
 turn (A B C A B C), one thread, end to end without NMS. The core's multiply-add peak is measured in
 the same rounds. Absolute times move with the machine's load; the ratios of one run do not.
+
+--target: any target that runs here, such as the AVX2 kernels on a core with AVX-512; the peak is
+that of its vectors, the peers use what the machine has.
 
 Parts: `speed` (one thread, CPU time), `kinds` (our time by kind of kernel), `threads` (our engine
 on two threads against one, wall time; wants two cores to itself for a minute), `a57` (static
@@ -24,7 +28,7 @@ import statistics
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +41,14 @@ from benchmarks.engine.runner import Runner, first_of_all
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.mca import find_mca, hot_loops
 from deploy_jetson.kernels.compile.source import plan_variants
-from deploy_jetson.kernels.compile.targets import TARGETS, cpu_name, find_target, runs_here
+from deploy_jetson.kernels.compile.targets import (
+    NATIVE,
+    TARGETS,
+    Target,
+    cpu_name,
+    find_target,
+    runs_here,
+)
 from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.plan.lower import lower
 from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
@@ -64,15 +75,35 @@ PROFILES = 25
 # --- parts ------------------------------------------------------------------------------------
 
 
-def speed(work: Path, names: list[str], rounds: int, tuned: bool, realtime: bool) -> dict[str, Any]:
+class Setting(NamedTuple):
+    """What every part that times our engine is given.
+
+    Attributes:
+        work: Folder for peers, networks and libraries.
+        target: The machine our kernels are generated for.
+        tuned: Choose kernels by measuring, not by the cost model.
+        realtime: Time at real-time priority.
+    """
+
+    work: Path
+    target: Target
+    tuned: bool
+    realtime: bool
+
+    def prepare(self, name: str) -> Prepared:
+        """The case's network and library."""
+        return prepare(CASES[name], self.work, self.target, self.tuned)
+
+
+def speed(setting: Setting, names: list[str], rounds: int) -> dict[str, Any]:
     """All engines on one thread, interleaved with the peak."""
-    target = find_target("native")
+    work, target, tuned, realtime = setting
     prepared = {}
     for name in names:
-        prepared[name] = prepare(CASES[name], work, target, tuned)
+        prepared[name] = setting.prepare(name)
         print(name, json.dumps(prepared[name].facts), flush=True)
     python = engine_peers.install(work)
-    build_peak(work, target.lanes)
+    build_peak(work, target)
     runners = []
     for name, one in prepared.items():
         if one.case.peers:
@@ -93,7 +124,8 @@ def speed(work: Path, names: list[str], rounds: int, tuned: bool, realtime: bool
     for runner in runners:
         runner.close()
     return {
-        "rounds": rounds, "tuned": tuned, "lanes": target.lanes, "failed": failed,
+        "rounds": rounds, "tuned": tuned, "target": target.name, "lanes": target.lanes,
+        "failed": failed,
         "peers": engine_peers.versions(python),
         "peak_gflops": statistics.median(peaks), "peak_gflops_all": [round(p, 1) for p in peaks],
         "cases": {
@@ -106,12 +138,12 @@ def speed(work: Path, names: list[str], rounds: int, tuned: bool, realtime: bool
     }  # fmt: skip
 
 
-def kinds(work: Path, names: list[str], tuned: bool, realtime: bool) -> dict[str, Any]:
+def kinds(setting: Setting, names: list[str]) -> dict[str, Any]:
     """Our engine's time by kind of kernel, for every case."""
-    target = find_target("native")
-    found = {name: by_kind(prepare(CASES[name], work, target, tuned), realtime) for name in names}
-    build_peak(work, target.lanes)
-    return {"peak_gflops": float(subprocess.check_output([work / "peak"])), "cases": found}
+    found = {name: by_kind(setting.prepare(name), setting.realtime) for name in names}
+    build_peak(setting.work, setting.target)
+    peak = float(subprocess.check_output([setting.work / "peak"]))
+    return {"target": setting.target.name, "peak_gflops": peak, "cases": found}
 
 
 def by_kind(one: Prepared, realtime: bool) -> dict[str, dict[str, float]]:
@@ -169,12 +201,12 @@ def errors(work: Path, one: Prepared) -> dict[str, float | None]:
     return found
 
 
-def threads(work: Path, names: list[str]) -> dict[str, Any]:
+def threads(setting: Setting, names: list[str]) -> dict[str, Any]:
     """Our engine on two threads against one, wall time, interleaved."""
+    libraries = {name: str(setting.prepare(name).made.library) for name in names}
     found = {}
-    for name in names:
-        library = work / f"lib{name}.so"
-        one, two = KernelLibrary(str(library), threads=1), KernelLibrary(str(library), threads=2)
+    for name, library in libraries.items():
+        one, two = KernelLibrary(library, threads=1), KernelLibrary(library, threads=2)
         image = np.random.default_rng(1).standard_normal(one.input_shape).astype(np.float32)
         seconds: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(THREAD_ROUNDS.get(name, MANY_ROUNDS) + 1):
@@ -186,7 +218,8 @@ def threads(work: Path, names: list[str]) -> dict[str, Any]:
         print(name, json.dumps(found[name]), flush=True)
         one.close()
         two.close()
-    return {"cores": len(os.sched_getaffinity(0)), "cases": found}
+    cores = len(os.sched_getaffinity(0))
+    return {"target": setting.target.name, "cores": cores, "cases": found}
 
 
 def scaling(seconds: dict[int, list[float]]) -> dict[str, float]:
@@ -255,13 +288,13 @@ def version(program: list[str]) -> str:
     return next((line for line in lines if "version" in line.lower()), lines[0])
 
 
-def machine() -> dict[str, Any]:
+def machine(target: Target) -> dict[str, Any]:
     """Description of the machine the benchmark ran on."""
     return {
         "cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform(),
         "targets_that_run_here": [name for name in TARGETS if runs_here(TARGETS[name])],
         "python": platform.python_version(), "numpy": np.__version__,
-        "compiler": version([*find_compiler(find_target("native")).command]),
+        "compiler": version([*find_compiler(target).command]),
     }  # fmt: skip
 
 
@@ -270,6 +303,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for peers and networks")
     parser.add_argument("--parts", default=",".join(PARTS), help="default: all")
     parser.add_argument("--cases", default=",".join(CASES))
+    here = [name for name in TARGETS if runs_here(TARGETS[name])]
+    parser.add_argument("--target", choices=(NATIVE, *here), default=NATIVE)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--realtime", action="store_true", help="time at real-time priority")
     parser.add_argument("--no-tune", action="store_true")
@@ -279,23 +314,23 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     out: Path = arguments.out
     names = arguments.cases.split(",")
+    target = find_target(arguments.target)
+    setting = Setting(work, target, not arguments.no_tune, arguments.realtime)
     document = json.loads(out.read_text()) if out.exists() else {}
-    document |= {"schema": SCHEMA, "machine": machine()}
+    document |= {"schema": SCHEMA, "machine": machine(target)}
     for part in arguments.parts.split(","):
         if part == "speed":
-            document[part] = speed(
-                work, names, arguments.rounds, not arguments.no_tune, arguments.realtime
-            )
+            document[part] = speed(setting, names, arguments.rounds)
         elif part == "kinds":
-            document[part] = kinds(work, names, not arguments.no_tune, arguments.realtime)
+            document[part] = kinds(setting, names)
         elif part == "threads":
-            document[part] = threads(work, [name for name in THREAD_CASES if name in names])
+            document[part] = threads(setting, [name for name in THREAD_CASES if name in names])
         elif part == "a57":
             document[part] = a57(names)
         elif part == "layers":
-            document[part] = layers()
+            document[part] = layers(target)
         elif part == "storage":
-            document[part] = storage(work)
+            document[part] = storage(work, target)
         else:
             parser.error(f"unknown part {part!r}: {', '.join(PARTS)}")
     write_json(str(out), document)
