@@ -28,7 +28,7 @@ from evaluation.metrics.bootstrap import Estimate
 from evaluation.report.plots import MARKS, new_figure, to_svg
 from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.class_mix import CLASS_ORDER, ClassMix, class_strata, parse_mix
-from evaluation.study.cohort import NORMAL, NOT_NORMAL, read_cohort
+from evaluation.study.cohort import read_cohort
 from evaluation.study.image_files import find_image
 from evaluation.study.labels import read_labels
 from evaluation.study.operating_points import choose
@@ -39,6 +39,7 @@ from pneumonia.network.files import load_model
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 from pneumonia.runtime.model.bundle import WEIGHTS, load_bundle
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.predictions import Prediction, read_predictions, write_predictions

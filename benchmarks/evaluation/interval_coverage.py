@@ -18,7 +18,7 @@ from evaluation.analysis.catalogue import all_statistics, match_study
 from evaluation.analysis.evidence import DESIGNS, make_resampler
 from evaluation.metrics.bootstrap import draw_all, summarise
 from evaluation.study.cases import EvaluationCases, select
-from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL
+from pneumonia.runtime.label_table import LUNG_OPACITY, NORMAL, NOT_NORMAL
 from tests.evaluation.studies import make_cases, noisy_predictions, synthetic_truths
 
 CLASSES = (LUNG_OPACITY, NOT_NORMAL, NORMAL)

@@ -19,7 +19,8 @@ from PIL import Image
 
 from benchmarks.images.dataset_arguments import dataset_and_out
 from data_prep.augment.composite import CompositeSettings, lung_mask, paste
-from data_prep.dataset.reader import LABEL_FRAME, NORMAL, NOT_NORMAL, Dataset
+from data_prep.dataset.reader import LABEL_FRAME, Dataset
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 
 SEED = 0
 

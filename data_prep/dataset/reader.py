@@ -15,15 +15,12 @@ import numpy.typing as npt
 
 from pneumonia.runtime.csv_tables import unescape_name
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import CLASSES
 
 SCHEMA = "pneumonia.dataset/1"
 LABEL_FRAME = 1024  # side of the frame in which the official RSNA csv gives boxes
 KINDS = ("full", "lungs", "nih", "phantom")
 SPLITS = ("train", "val", "test")
-OPACITY = "Lung Opacity"
-NOT_NORMAL = "No Lung Opacity / Not Normal"
-NORMAL = "Normal"
-CLASSES = (OPACITY, NOT_NORMAL, NORMAL, "")
 
 MANIFEST_COLUMNS = (
     "image_id", "kind", "split", "patient_id", "class", "view", "sex", "age", "width", "height",
@@ -315,7 +312,7 @@ def _read_manifest(folder: Path) -> tuple[tuple[ImageRecord, ...], tuple[CacheEn
 
 
 def _record(row: Mapping[str, str]) -> ImageRecord:
-    for key, allowed in (("kind", KINDS), ("split", SPLITS), ("class", CLASSES)):
+    for key, allowed in (("kind", KINDS), ("split", SPLITS), ("class", (*CLASSES, ""))):
         if row[key] not in allowed:
             raise ValueError(f"{key} {row[key]!r}")
     weak = row.get(WEAK_COLUMN, "")

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.reader import CLASSES, LABEL_FRAME, OPACITY
+from data_prep.dataset.reader import LABEL_FRAME
+from pneumonia.runtime.age_text import age_years
 from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.label_table import LABEL_COLUMNS, read_label_rows
+from pneumonia.runtime.label_table import CLASSES, LABEL_COLUMNS, LUNG_OPACITY, read_label_rows
 
 _MAX_AGE_YEARS = 120
 
@@ -79,18 +80,9 @@ def read_labels(labels_csv: Path, class_csv: Path | None) -> SourceLabels:
 
 
 def parse_age(text: str) -> int | None:
-    """Years from `056Y`, `8M`, `20D` or `56`; None when absent, malformed or over 120."""
-    text = text.strip()
-    unit = 1.0
-    if text[-1:] in "YMWD" and text:
-        unit = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[text[-1]]
-        text = text[:-1]
-    try:
-        years = float(text) / unit
-    except ValueError:
-        return None
-    # NaN fails the comparison too
-    return int(years) if 0 <= years <= _MAX_AGE_YEARS else None
+    """Whole years of an age; None when absent, malformed or over 120."""
+    years = age_years(text, _MAX_AGE_YEARS)
+    return None if years is None else int(years)
 
 
 def _clip_to_frame(box: tuple[float, ...], adjusted: Counter[str]) -> tuple[float, ...]:
@@ -110,13 +102,13 @@ def _read_classes(
     classes: dict[str, str] = {}
     for _, row in read_table(str(path), ("patientId", "class")):
         image_id, name = row["patientId"].strip(), row["class"].strip()
-        if name not in CLASSES:
+        if name and name not in CLASSES:
             rejected.setdefault(image_id, "unknown_class")
         elif classes.setdefault(image_id, name) != name:
             rejected.setdefault(image_id, "class_conflict")
     for image_id, found in boxes.items():
         name = classes.get(image_id, "")
-        if name and (name == OPACITY) != bool(len(found)):
+        if name and (name == LUNG_OPACITY) != bool(len(found)):
             rejected.setdefault(image_id, "class_target_mismatch")
     return classes
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.reader import LABEL_FRAME, OPACITY, ImageRecord
+from data_prep.dataset.reader import LABEL_FRAME, ImageRecord
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.dataset.writer import DatasetFacts, DatasetWriter, is_up_to_date, new_dataset
 from data_prep.importing.decode import ImportedImage, decode_image
@@ -19,6 +19,7 @@ from data_prep.importing.labels import SourceLabels, parse_age, read_labels
 from data_prep.importing.sources import SourceFolder, SourceImage, open_nih, open_source
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import ConfigError, DataError
+from pneumonia.runtime.label_table import LUNG_OPACITY
 from pneumonia.runtime.progress import Progress
 
 VERSION = 2  # increase when the same sources give a different dataset
@@ -203,7 +204,9 @@ def _candidate(image: SourceImage, labels: SourceLabels) -> _Candidate:
         return _Candidate(image, np.zeros((0, 4)), image.class_name)
     boxes = labels.boxes[image.image_id]
     # without a class table a negative may be normal or not
-    return _Candidate(image, boxes, labels.classes.get(image.image_id, OPACITY * (len(boxes) > 0)))
+    return _Candidate(
+        image, boxes, labels.classes.get(image.image_id, LUNG_OPACITY * (len(boxes) > 0))
+    )
 
 
 def _fill(

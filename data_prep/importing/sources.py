@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.dataset.reader import KINDS, NORMAL, SPLITS
+from data_prep.dataset.reader import KINDS, SPLITS
 from data_prep.importing.decode import SEXES, VIEWS, one_of
 from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.image_names import IMAGE_SUFFIXES
+from pneumonia.runtime.label_table import NORMAL
 
 _MAX_MAPPING_BYTES = 200_000_000
 _NO_FINDING = "No Finding"

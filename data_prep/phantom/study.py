@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.reader import LABEL_FRAME, NORMAL, NOT_NORMAL, OPACITY, ImageRecord
+from data_prep.dataset.reader import LABEL_FRAME, ImageRecord
 from data_prep.dataset.splits import SplitImage, assign_splits
 from data_prep.dataset.writer import Cached, DatasetFacts, is_up_to_date, new_dataset, to_cache
 from data_prep.parallel import ordered_map
@@ -27,13 +27,14 @@ from data_prep.phantom.findings import (
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image.radiograph import read_radiograph
+from pneumonia.runtime.label_table import LUNG_OPACITY, NORMAL, NOT_NORMAL
 from pneumonia.runtime.progress import Progress
 
 VERSION = 1  # increase when the same seed draws different films
 MIN_SIZE, MAX_SIZE = 64, 4096
 MAX_COUNT = 99_999
 FRACTIONS = (0.7, 0.15, 0.15)
-_CLASS_SHARES = {OPACITY: 0.45, NOT_NORMAL: 0.30, NORMAL: 0.25}
+_CLASS_SHARES = {LUNG_OPACITY: 0.45, NOT_NORMAL: 0.30, NORMAL: 0.25}
 _BOX_COUNT_SHARES = (0.45, 0.50, 0.05)  # as in RSNA: one, two, three
 
 
@@ -91,7 +92,7 @@ def plan_phantoms(count: int, seed: int) -> list[Plan]:
         films = min(int(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1])), count - len(plans))
         for _ in range(films):
             class_name = classes[len(plans)]
-            view = "AP" if rng.random() < (0.6 if class_name == OPACITY else 0.4) else "PA"
+            view = "AP" if rng.random() < (0.6 if class_name == LUNG_OPACITY else 0.4) else "PA"
             number = len(plans)
             plans.append(Plan(number, f"phantom-{number:05d}", patient, class_name, view))
     return plans
@@ -108,7 +109,7 @@ def render_film(plan: Plan, seed: int, size: int) -> Film:
     chest = render_chest(canvas, plan.patient, supine, heart_scale, rng)
     chest = add_distractors(canvas, chest, findings, rng)
     density, boxes = chest.density, np.zeros((0, 4))
-    if plan.class_name == OPACITY:
+    if plan.class_name == LUNG_OPACITY:
         n_boxes = int(rng.choice(np.arange(1, MAX_BOXES + 1), p=_BOX_COUNT_SHARES))
         density, boxes = add_opacities(canvas, chest, n_boxes, rng)
     frame = np.concatenate(
@@ -124,7 +125,7 @@ def _sample_findings(class_name: str, rng: np.random.Generator) -> tuple[tuple[s
     if class_name == NORMAL:
         return (), 1.0
     names = [name for name in HARMLESS if rng.random() < 0.2]
-    if class_name == OPACITY:
+    if class_name == LUNG_OPACITY:
         if rng.random() < 0.15:
             names.append("effusion")
         return tuple(names), float(rng.choice([1.0, 1.25], p=[0.85, 0.15]))
@@ -181,7 +182,9 @@ def make_phantoms(
     if is_up_to_date(out, key) and (out / "dicom").is_dir():
         return False
     plans = plan_phantoms(count, seed)
-    images = [SplitImage(plan.patient.patient_id, plan.class_name == OPACITY) for plan in plans]
+    images = [
+        SplitImage(plan.patient.patient_id, plan.class_name == LUNG_OPACITY) for plan in plans
+    ]
     split = assign_splits(images, seed, fractions)
     with new_dataset(out) as writer:
         dicom = writer.folder / "dicom"

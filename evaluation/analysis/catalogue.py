@@ -22,7 +22,7 @@ from evaluation.metrics.ranking import (
 from evaluation.metrics.rsna import IOU_THRESHOLDS as RSNA_THRESHOLDS
 from evaluation.metrics.rsna import RsnaTable, rsna_table
 from evaluation.study.cases import BoolArray, EvaluationCases
-from evaluation.study.cohort import NORMAL, NOT_NORMAL
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 
 FROC_IOU = (0.10, 0.40, 0.50)
 FROC_PRIMARY_IOU = 0.40

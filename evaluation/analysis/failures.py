@@ -22,7 +22,7 @@ import numpy as np
 from evaluation.metrics.matching import Float64Array, area, iou, match_by_score
 from evaluation.metrics.rsna import rsna_table
 from evaluation.study.cases import EvaluationCases
-from evaluation.study.cohort import NORMAL, NOT_NORMAL
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 
 HIT_IOU = 0.40
 NEAR_IOU = 0.10

@@ -27,7 +27,9 @@ from evaluation.metrics.intervals import NONE, PAIRED, difference_interval, stan
 from evaluation.metrics.matching import Float64Array, area
 from evaluation.metrics.multiplicity import holm, two_sided_p
 from evaluation.study.cases import BoolArray, EvaluationCases
-from evaluation.study.cohort import NORMAL, NOT_NORMAL, parse_age
+from evaluation.study.cohort import AGE_MAX_YEARS
+from pneumonia.runtime.age_text import age_years
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 from pneumonia.runtime.progress import Progress
 
 CELL_MIN = 30  # metrics over fewer positive (or negative) images are suppressed
@@ -277,7 +279,7 @@ def withheld(metric: str, n_positive: int, n_negative: int) -> Estimate:
 
 def age_band(text: str) -> str:
     """The band of `AGE_BANDS` of an age as text; empty when absent or implausible."""
-    years = parse_age(text)
+    years = age_years(text, AGE_MAX_YEARS)
     if years is None:
         return ""
     return next(name for low, high, name in AGE_BANDS if low <= years < high)

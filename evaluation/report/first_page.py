@@ -11,7 +11,7 @@ import numpy as np
 from evaluation.analysis.evidence import Evidence
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
-from evaluation.study.cohort import NORMAL, NOT_NORMAL
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 
 NOT_FOR = (
     "Research use only, not a medical device: not for diagnosis, triage or any decision about a"

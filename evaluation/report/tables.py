@@ -15,12 +15,12 @@ from evaluation.metrics.bootstrap import Estimate, estimate_json, finite_or_none
 from evaluation.metrics.image_level import roc_curve
 from evaluation.metrics.ranking import froc_curve, precision_recall
 from evaluation.report.plots import PR_IOU
-from evaluation.study.cohort import NORMAL
 from evaluation.study.operating_points import point_record
 from evaluation.study.submission import write_submission
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.label_table import NORMAL
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
 METRICS_SCHEMA = "pneumonia.metrics/1"

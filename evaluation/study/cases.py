@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics.matching import Float64Array, IntArray, order_boxes, order_truths
-from evaluation.study.cohort import NORMAL, NOT_NORMAL, Cohort
+from evaluation.study.cohort import Cohort
 from evaluation.study.labels import Labels
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 from pneumonia.runtime.model.predictions import Prediction
 
 BoolArray = NDArray[np.bool_]

@@ -10,8 +10,8 @@ import numpy as np
 
 from evaluation.metrics.matching import Float64Array, IntArray
 from evaluation.study.cases import EvaluationCases
-from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL
 from pneumonia.runtime.errors import ConfigError, DataError
+from pneumonia.runtime.label_table import LUNG_OPACITY, NORMAL, NOT_NORMAL
 
 CLASS_ORDER = (NORMAL, NOT_NORMAL, LUNG_OPACITY)  # stratum 0, 1, 2
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pneumonia.runtime.csv_tables import unescape_name
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import CLASSES
 
 # attribute -> names of its column, in order of preference
 COLUMNS = {
@@ -23,10 +24,6 @@ COLUMNS = {
     "manufacturer": ("manufacturer", "Manufacturer"),
 }
 ID_COLUMNS = ("image_id", "patientId")
-LUNG_OPACITY = "Lung Opacity"
-NOT_NORMAL = "No Lung Opacity / Not Normal"
-NORMAL = "Normal"
-CLASSES = (LUNG_OPACITY, NOT_NORMAL, NORMAL)
 AGE_MAX_YEARS = 110.0  # NIH ChestX-ray14 has ages up to 414: typing errors
 
 
@@ -107,15 +104,3 @@ def _add_row(
             )
         if known.setdefault(fact, value) != value:
             raise DataError(f"Image has two values of {fact!r}", where=where)
-
-
-def parse_age(text: str) -> float | None:
-    """Age in years from `58`, `58.0` or DICOM's `058Y`, `011M`; None when absent or implausible."""
-    units = {"Y": 1.0, "M": 1 / 12, "W": 1 / 52.18, "D": 1 / 365.25}
-    unit = units.get(text[-1:].upper(), 1.0)
-    digits = text[:-1] if text[-1:].upper() in units else text
-    try:
-        years = float(digits) * unit
-    except ValueError:
-        return None
-    return years if 0.0 <= years <= AGE_MAX_YEARS else None

@@ -21,8 +21,8 @@ from evaluation.metrics.matching import Float64Array
 from evaluation.metrics.rsna import RsnaTable, rsna_table
 from evaluation.study.cases import BoolArray, EvaluationCases
 from evaluation.study.class_mix import RSNA_MIX, ClassMix, class_strata, mix_weights, why_no_mix
-from evaluation.study.cohort import NORMAL, NOT_NORMAL
 from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 
 SCHEMA = "pneumonia.operating_points/1"
 FILE_NAME = "operating_points.json"

@@ -1,4 +1,4 @@
-"""The official RSNA label csv: `patientId,x,y,width,height,Target`, one row per box.
+"""The official RSNA tables: the label csv, one row per box, and the names of the classes.
 
 The `patientId` names one image. Import and evaluation read it here; import leaves out faulty
 images and counts them, evaluation refuses the file.
@@ -10,6 +10,11 @@ from typing import Iterator, NamedTuple, Optional, Tuple
 from pneumonia.runtime.csv_tables import read_table
 
 LABEL_COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
+# Classes of an image, as the official class csv names them.
+LUNG_OPACITY = "Lung Opacity"
+NOT_NORMAL = "No Lung Opacity / Not Normal"
+NORMAL = "Normal"
+CLASSES = (LUNG_OPACITY, NOT_NORMAL, NORMAL)
 
 NO_ID = "no_id"
 BAD_TARGET = "bad_target"

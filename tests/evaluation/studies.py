@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.study.cases import EvaluationCases, join
-from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL, Cohort
+from evaluation.study.cohort import Cohort
 from evaluation.study.labels import make_labels
+from pneumonia.runtime.label_table import LUNG_OPACITY, NORMAL, NOT_NORMAL
 from pneumonia.runtime.model.predictions import Prediction
 
 Boxes = dict[str, NDArray[np.float64]]

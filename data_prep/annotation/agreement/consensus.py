@@ -26,11 +26,11 @@ from data_prep.annotation.workspace.records import (
     Reading,
     is_opacity,
 )
-from data_prep.dataset.reader import NORMAL as CLASS_NORMAL
-from data_prep.dataset.reader import NOT_NORMAL as CLASS_NOT_NORMAL
-from data_prep.dataset.reader import OPACITY as CLASS_OPACITY
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.findings.scope import PRESENT, UNCERTAIN
+from pneumonia.runtime.label_table import LUNG_OPACITY as CLASS_OPACITY
+from pneumonia.runtime.label_table import NORMAL as CLASS_NORMAL
+from pneumonia.runtime.label_table import NOT_NORMAL as CLASS_NOT_NORMAL
 from pneumonia.runtime.model.boxes import as_boxes, iou_matrix
 
 GROUP_IOU = 0.4  # the challenge's lowest threshold; readers' edges differ by about 1 cm

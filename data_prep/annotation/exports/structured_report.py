@@ -4,7 +4,6 @@ Built from the same parts as the model's report, in the study of the image.
 """
 
 import hashlib
-import unicodedata
 
 from pydicom.dataset import Dataset
 
@@ -16,6 +15,7 @@ from pneumonia import __version__
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.dicom_header import OWN_MANUFACTURER
+from pneumonia.runtime.letters import plain_letters
 from pneumonia.runtime.results import codes
 from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,
@@ -126,9 +126,8 @@ def _observer(name: str) -> list[Dataset]:
     person.RelationshipType = CONTEXT
     person.ValueType = "PNAME"
     person.ConceptNameCodeSequence = sequence(_PERSON_NAME.item())
-    letters = unicodedata.normalize("NFKD", name)  # José -> Jose, for every character set
-    ascii_name = "".join(letter for letter in letters if not unicodedata.combining(letter))
-    person.PersonName = plain(ascii_name, 64).replace("^", " ").replace("=", " ")
+    # José -> Jose, for every character set
+    person.PersonName = plain(plain_letters(name), 64).replace("^", " ").replace("=", " ")
     return [code(codes.OBSERVER_TYPE, _PERSON, CONTEXT), person]
 
 

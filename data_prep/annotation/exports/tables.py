@@ -7,11 +7,11 @@ import numpy as np
 
 from data_prep.annotation.agreement.consensus import Consensus, StudyTruth, truth_of
 from data_prep.annotation.workspace.records import Box, Study
-from data_prep.dataset.reader import LABEL_FRAME, OPACITY
+from data_prep.dataset.reader import LABEL_FRAME
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.label_table import LABEL_COLUMNS
+from pneumonia.runtime.label_table import LABEL_COLUMNS, LUNG_OPACITY
 from pneumonia.runtime.model.boxes import xyxy_to_xywh
 
 SUPER_NIL = "none"
@@ -41,7 +41,7 @@ def class_csv(truths: Mapping[str, StudyTruth]) -> str:
         (image_id, truth.class_name)
         for image_id, truth in sorted(truths.items())
         if not truth.reason
-        for _ in range(max(1, len(truth.boxes)) if truth.class_name == OPACITY else 1)
+        for _ in range(max(1, len(truth.boxes)) if truth.class_name == LUNG_OPACITY else 1)
     ]
     return csv_text(("patientId", "class"), rows)
 

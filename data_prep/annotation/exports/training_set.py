@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.annotation.agreement.consensus import StudyTruth
-from data_prep.dataset.reader import OPACITY, ImageRecord
+from data_prep.dataset.reader import ImageRecord
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.dataset.writer import DatasetFacts, new_dataset
 from data_prep.importing.decode import ImportedImage, decode_image
@@ -17,6 +17,7 @@ from data_prep.importing.labels import parse_age
 from data_prep.importing.rsna import LEAK_WARNING, pseudonym
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import LUNG_OPACITY
 
 CACHE_SIZE = 512
 
@@ -80,7 +81,7 @@ def write_training_set(
             truth = truths[name]
             record = _record(name, image, truth)
             writer.add(record, image.cached, np.array(truth.boxes, np.float32).reshape(-1, 4))
-            members.append(SplitImage(record.patient_id, truth.class_name == OPACITY))
+            members.append(SplitImage(record.patient_id, truth.class_name == LUNG_OPACITY))
             counts[truth.class_name] = counts.get(truth.class_name, 0) + 1
         split = assign_splits(members, options.seed, options.fractions)
         writer.set_splits(split.splits)

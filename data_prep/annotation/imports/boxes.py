@@ -18,13 +18,13 @@ from data_prep.annotation.workspace.records import (
     Study,
 )
 from data_prep.dataset.reader import LABEL_FRAME
-from data_prep.dataset.reader import NORMAL as CLASS_NORMAL
-from data_prep.dataset.reader import NOT_NORMAL as CLASS_NOT_NORMAL
-from data_prep.dataset.reader import OPACITY as CLASS_OPACITY
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.findings.scope import PRESENT
 from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import LUNG_OPACITY as CLASS_OPACITY
+from pneumonia.runtime.label_table import NORMAL as CLASS_NORMAL
+from pneumonia.runtime.label_table import NOT_NORMAL as CLASS_NOT_NORMAL
 from pneumonia.runtime.label_table import read_label_rows
 
 MAX_SIDE = 2**20  # pixels; a larger image size in a file is ignored

@@ -4,24 +4,11 @@ import datetime
 import re
 from typing import Any, NamedTuple, Optional, Tuple
 
+from pneumonia.runtime.age_text import OLDEST_YEARS, age_years, has_unit
 from pneumonia.runtime.image.attributes import first_text
-from pneumonia.runtime.image.views import plain_letters
 
 ADULT_YEARS = 18
-OLDEST_YEARS = 130
 _STUDY_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "AcquisitionDateTime")
-# 002Y, 2Y, 24M, `2 years`, `3 mois`, `4 ans`, `2 Jahre`, without accents
-_UNITS = (
-    (r"d|days?|t|tage?n?|jours?|giorn[io]|dias?|dagen", 1 / 365.25),
-    (r"w|wks?|weeks?|wochen?|semaines?|semanas?|settiman[ae]|weken", 7 / 365.25),
-    (r"m|mo|mos|mon|mths?|months?|mois|monate?n?|mes[ei]|mese[is]?|meses|maanden", 1 / 12),
-    (r"y|yrs?|years?|yo|a|ans?|j|jahre?n?|jaar|ann[io]|anos?", 1.0),
-)
-# one or several numbers with units: `2y 3m`, `2.5 years`, P2Y (ISO 8601)
-_NUMBER = r"([0-9]{1,5}(?:[.,][0-9]{1,5})?)"
-_PART = _NUMBER + r"[\s-]*([a-z]+)[\s.,]*"
-_AGE = re.compile("^p?(?:" + _PART + ")+(?:old)?$")
-_PLAIN_AGE = re.compile("^" + _NUMBER + "$")
 # 20220101, 2022.01.01 (ACR-NEMA), 2022-01-01, perhaps with a time; month and day may be missing
 _DATE = re.compile(
     r"^([0-9]{4})(?:[.\-/]?([0-9]{2})(?:[.\-/]?([0-9]{2})(?:[T ]?[0-9]{2}:?[0-9]{2}.*)?)?)?$"
@@ -59,26 +46,8 @@ def stated_age(dataset: Any) -> StatedAge:
 
 def _years(text: str) -> Optional[float]:
     """Patient Age in years; a number without a unit is known only if small in any unit."""
-    text = plain_letters(text).lower().strip(" \0")
-    if _PLAIN_AGE.match(text):
-        age = float(text.replace(",", "."))
-        return age if age < ADULT_YEARS else None
-    if not _AGE.match(text):
-        return None
-    age = 0.0
-    for number, unit in re.findall(_PART, text):
-        years = _unit_years(unit)
-        if years is None:
-            return None
-        age += float(number.replace(",", ".")) * years
-    return age if age <= OLDEST_YEARS else None
-
-
-def _unit_years(unit: str) -> Optional[float]:
-    for pattern, years in _UNITS:
-        if re.match("^(?:" + pattern + ")$", unit):
-            return years
-    return None
+    age = age_years(text)
+    return None if age is not None and age >= ADULT_YEARS and not has_unit(text) else age
 
 
 def _child_by_dates(dataset: Any) -> Optional[bool]:

@@ -5,10 +5,10 @@ Patient Orientation distinguishes lateral from frontal views by its directions.
 """
 
 import re
-import unicodedata
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from pneumonia.runtime.image.attributes import all_values, first_text, sequence_items
+from pneumonia.runtime.letters import plain_letters
 
 FRONTAL = "FRONTAL"  # AP or PA, not stated which
 OTHER = "OTHER"
@@ -75,12 +75,6 @@ def stated_view(dataset: Any) -> StatedView:
     if exact:
         return StatedView(exact[0], contradicted)
     return StatedView(OTHER if OTHER in stated else None, contradicted)
-
-
-def plain_letters(text: str) -> str:
-    """Text without accents: `schräg` is `schrag`."""
-    parts = unicodedata.normalize("NFKD", text)
-    return "".join(part for part in parts if not unicodedata.combining(part))
 
 
 def _by_position(dataset: Any) -> Optional[str]:

@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data_prep.dataset.reader import NORMAL, NOT_NORMAL, OPACITY
+from pneumonia.runtime.label_table import LUNG_OPACITY, NORMAL, NOT_NORMAL
 from pneumonia.runtime.model.layers import Detect
 
 UNBOXED = -1  # class of a target row that says: somewhere in this image, its boxes are unknown
 
 # Classes of a whole image. A target row of class FIRST_IMAGE_CLASS - k says that its image is of
 # class k; an image without such a row is of unknown class.
-IMAGE_CLASSES = (NORMAL, NOT_NORMAL, OPACITY)
+IMAGE_CLASSES = (NORMAL, NOT_NORMAL, LUNG_OPACITY)
 FIRST_IMAGE_CLASS = -2
 
 

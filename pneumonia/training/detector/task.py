@@ -10,10 +10,11 @@ from torch import Tensor
 
 from data_prep.augment.augmenter import Augmenter
 from data_prep.augment.composite import Compositor
-from data_prep.dataset.reader import OPACITY, Dataset
+from data_prep.dataset.reader import Dataset
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.image.preprocess import normalise
+from pneumonia.runtime.label_table import LUNG_OPACITY
 from pneumonia.runtime.model.heads import class_outputs, image_outputs
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import DataConfig, TrainRecipe
@@ -127,7 +128,7 @@ class DetectionTask:
     def _class_of(self, item: int, has_boxes: bool) -> str | None:
         """Class of an augmented image; None when unknown, or when its opacities were cut away."""
         name = self.dataset.records[item].class_name
-        if name not in IMAGE_CLASSES or (name == OPACITY and not has_boxes):
+        if name not in IMAGE_CLASSES or (name == LUNG_OPACITY and not has_boxes):
             return None
         return name
 

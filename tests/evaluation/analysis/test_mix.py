@@ -15,8 +15,8 @@ from evaluation.study.class_mix import (
     parse_mix,
     why_no_mix,
 )
-from evaluation.study.cohort import LUNG_OPACITY, NORMAL, NOT_NORMAL
 from pneumonia.runtime.errors import ConfigError, DataError
+from pneumonia.runtime.label_table import LUNG_OPACITY, NORMAL, NOT_NORMAL
 from tests.evaluation.studies import (
     Boxes,
     make_cases,

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from evaluation.study.cases import join, select
-from evaluation.study.cohort import NORMAL, NOT_NORMAL, Cohort
+from evaluation.study.cohort import Cohort
 from evaluation.study.labels import make_labels
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 from pneumonia.runtime.model.predictions import Prediction
 from tests.evaluation.studies import make_cases
 

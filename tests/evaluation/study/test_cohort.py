@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.study.cohort import NORMAL, parse_age, read_cohort
+from evaluation.study.cohort import read_cohort
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import NORMAL
 
 
 def _csv(folder: Path, name: str, text: str) -> Path:
@@ -51,20 +52,3 @@ def test_faults_are_named_without_identifiers(tmp_path: Path, text: str, part: s
         read_cohort(_csv(tmp_path, "images.csv", text))
     assert part in str(caught.value)
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "years"),
-    [
-        ("58", 58),
-        ("58.0", 58),
-        ("058Y", 58),
-        ("006M", 0.5),
-        ("414", None),
-        ("", None),
-        ("-3", None),
-        ("old", None),
-    ],
-)
-def test_ages(text: str, years: float | None) -> None:
-    assert parse_age(text) == years

@@ -7,7 +7,6 @@ import pytest
 from evaluation.metrics.intervals import share_interval
 from evaluation.metrics.rsna import rsna_table
 from evaluation.study.class_mix import ClassMix
-from evaluation.study.cohort import NORMAL, NOT_NORMAL
 from evaluation.study.operating_points import (
     between_levels,
     choose,
@@ -18,6 +17,7 @@ from evaluation.study.operating_points import (
 )
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 from tests.evaluation.studies import make_cases, study_cases
 
 BOX = np.array([[100.0, 100, 300, 300]])
