@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset.reader import ImageRecord
+from data_prep.dataset.reader import DatasetImage
 from data_prep.dataset.writer import DatasetFacts, new_dataset, to_cache
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.layers import Conv, Detect
@@ -87,7 +87,7 @@ def write_rectangles(
                     pixels[y : y + h, x : x + w] += 120
                     boxes = np.array([[x, y, x + w, y + h]], np.float32)
                 name = f"image-{number:03d}"
-                record = ImageRecord(
+                record = DatasetImage(
                     name,
                     kind,
                     split,

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from benchmarks.detector.ladder import SHOWN, judged, rounded
 from data_prep.augment.composite import CompositeSettings
 from data_prep.dataset.reader import Dataset, open_dataset
-from data_prep.dataset.writer import Cached, DatasetFacts, new_dataset
+from data_prep.dataset.writer import CachedImage, DatasetFacts, new_dataset
 from evaluation.analysis.catalogue import headline_statistics
 from evaluation.analysis.paired import compare_studies
 from evaluation.metrics.bootstrap import Resampler, estimate_all
@@ -82,7 +82,7 @@ def rearrange(source: Dataset, out: Path) -> None:
             whole = record.kind == "full"
             if whole or (record.split == "train" and record.patient_id not in judged):
                 split = "val" if whole else "train"
-                cached = Cached(source.pixels(i), source.cache[i].sha256)
+                cached = CachedImage(source.pixels(i), source.cache[i].sha256)
                 writer.add(record._replace(split=split), cached, source.boxes(i))
         split = {"method": "whole radiographs judge", "seed": None, "leak_warning": None}
         facts = DatasetFacts({"type": "bridge"}, source.fingerprint, 512, split, {}, {})

@@ -29,7 +29,7 @@ from typing import Any
 
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.text import REPORTED, find_sections
-from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.reading.splitting import split_reports
 from data_prep.reports.weak_labels.opacity_label import NO, UNSURE, YES, opacity_label
 from evaluation.metrics.intervals import wilson
@@ -38,23 +38,25 @@ RESULTS = Path(__file__).parents[1] / "results" / "label_reading.json"
 VERDICTS = {YES: "y", NO: "n", UNSURE: "ux"}
 
 
-def report_parts(source: Path) -> dict[str, list[Report]]:
+def report_parts(source: Path) -> dict[str, list[SourceReport]]:
     """The coded reports of each part of the split, by report id."""
     reports = [r for r in read_reports(source) if not r.reason and r.codes]
     part = split_reports([r.report_id for r in reports])
-    parts: dict[str, list[Report]] = {}
+    parts: dict[str, list[SourceReport]] = {}
     for report in sorted(reports, key=lambda r: r.report_id):
         parts.setdefault(part[report.report_id], []).append(report)
     return parts
 
 
-def reported_text(report: Report) -> str:
+def reported_text(report: SourceReport) -> str:
     """Findings and impression of a report on one line."""
     sections = (s for s in find_sections(report.text) if s.kind in REPORTED)
     return " // ".join(" ".join(report.text[s.start : s.end].split()) for s in sections)
 
 
-def count_now(reading: dict[str, Any], parts: dict[str, list[Report]], base: ConceptBase) -> Any:
+def count_now(
+    reading: dict[str, Any], parts: dict[str, list[SourceReport]], base: ConceptBase
+) -> Any:
     """Verdicts by label that the present rules give: label -> verdict -> reports."""
     counts: Counter[tuple[str, str]] = Counter()
     for name, read in reading["parts"].items():

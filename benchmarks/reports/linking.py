@@ -25,8 +25,8 @@ from data_prep.reports.linker.measure import agreement, count_codes, difference
 from data_prep.reports.linker.report_documents import asserted
 from data_prep.reports.linker.shorthand import Shorthand
 from data_prep.reports.linker.trained_linker import (
-    Linker,
     ParsedReport,
+    TrainedLinker,
     fit,
     learn_vectors,
     parse,
@@ -34,7 +34,7 @@ from data_prep.reports.linker.trained_linker import (
     unbiased_documents,
 )
 from data_prep.reports.linker.training import LinkerConfig
-from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.reading.splitting import split_reports
 from data_prep.reports.weak_labels.opacity_label import opacity_label
 
@@ -65,7 +65,7 @@ LOCAL = "local only, attention"
 LOCAL_CNN = "local only, CNN"
 
 
-def dictionary_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
+def dictionary_codes(linker: TrainedLinker, reports: list[ParsedReport]) -> list[list[str]]:
     """Untrained baseline: first code of each alias with its qualifiers, present mentions only."""
     words = DictionaryLinker(linker.base)
     found = []
@@ -75,7 +75,7 @@ def dictionary_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[s
     return found
 
 
-def prior_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
+def prior_codes(linker: TrainedLinker, reports: list[ParsedReport]) -> list[list[str]]:
     """The candidate with the largest p(code | mention), which may be NIL."""
     found = []
     for report in reports:
@@ -84,7 +84,7 @@ def prior_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
     return found
 
 
-def model_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
+def model_codes(linker: TrainedLinker, reports: list[ParsedReport]) -> list[list[str]]:
     """What a trained linker decides."""
     documents = [linker.make(r.name, r.sentences, r.mentions) for r in reports]
     return [report_codes(decisions) for decisions in linker.decide_all(documents)]
@@ -93,7 +93,7 @@ def model_codes(linker: Linker, reports: list[ParsedReport]) -> list[list[str]]:
 class Ablation:
     """One split, one set of priors and vectors; models are trained one after another."""
 
-    def __init__(self, reports: list[Report], epochs: int, work: Path) -> None:
+    def __init__(self, reports: list[SourceReport], epochs: int, work: Path) -> None:
         part = split_reports([report.report_id for report in reports])
         coded = [report for report in reports if report.codes and not report.reason]
         by_part = {
@@ -115,12 +115,12 @@ class Ablation:
         ]
         self.codes: dict[str, dict[str, list[list[list[str]]]]] = {"val": {}, "test": {}}
         self.seconds: dict[str, float] = {}
-        self.linkers: dict[str, list[Linker]] = {}
+        self.linkers: dict[str, list[TrainedLinker]] = {}
 
-    def new_linker(self, options: dict[str, Any]) -> Linker:
+    def new_linker(self, options: dict[str, Any]) -> TrainedLinker:
         """An untrained linker on the common priors and vectors."""
         config = LinkerConfig(**options, epochs=self.epochs)
-        return Linker(self.base, self.priors, self.words, config)
+        return TrainedLinker(self.base, self.priors, self.words, config)
 
     def run(self, name: str, options: dict[str, Any], seeds: int) -> None:
         """Train one method with several seeds; what an earlier run trained is taken from `work`."""
@@ -130,7 +130,7 @@ class Ablation:
         for seed in range(seeds):
             linker = self.new_linker({**options, "seed": seed})
             folder = self.work / f"{name} {seed}".replace(",", "").replace(" ", "-")
-            if folder.is_dir() and (stored := Linker.load(folder)).config == linker.config:
+            if folder.is_dir() and (stored := TrainedLinker.load(folder)).config == linker.config:
                 linker = stored
             else:
                 best = fit(linker, [*self.documents, *more], self.val)
@@ -168,7 +168,7 @@ class Ablation:
         return found
 
 
-def weak_label_table(ablation: Ablation, linker: Linker) -> dict[str, Any]:
+def weak_label_table(ablation: Ablation, linker: TrainedLinker) -> dict[str, Any]:
     """Weak labels of the test part against "a manual code is an opacity"."""
     headings = {heading.casefold() for heading in ablation.base.opacity}
     table: Counter[tuple[bool, str]] = Counter()
@@ -183,7 +183,9 @@ def weak_label_table(ablation: Ablation, linker: Linker) -> dict[str, Any]:
     }
 
 
-def measure_cost(ablation: Ablation, linker: Linker, repeats: int = 5) -> list[dict[str, float]]:
+def measure_cost(
+    ablation: Ablation, linker: TrainedLinker, repeats: int = 5
+) -> list[dict[str, float]]:
     """Milliseconds to link one report of n mentions, least of some repeats."""
     sentences = [
         f"{s.strip()}."
@@ -204,7 +206,7 @@ def measure_cost(ablation: Ablation, linker: Linker, repeats: int = 5) -> list[d
     return rows
 
 
-def _timed(text: str, linker: Linker) -> float:
+def _timed(text: str, linker: TrainedLinker) -> float:
     start = time.process_time()
     link_report(text, linker.base, linker)
     return time.process_time() - start

@@ -18,20 +18,20 @@ import numpy as np
 import torch
 
 from data_prep.reports.findings.concepts import NIL
-from data_prep.reports.findings.linking import Decision
+from data_prep.reports.findings.linking import LinkDecision
 from data_prep.reports.linker.batches import arrange, collate
 from data_prep.reports.linker.documents import LinkDocument, gold_place
 from data_prep.reports.linker.measure import count_codes, difference, micro_f1
-from data_prep.reports.linker.trained_linker import Linker, parse, report_codes
+from data_prep.reports.linker.trained_linker import TrainedLinker, parse, report_codes
 from data_prep.reports.reading.files import read_reports
 from data_prep.reports.reading.splitting import split_reports
 from pneumonia.runtime.atomic import write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "report_linking_ceiling.json"
-Decisions = list[list[Decision]]
+Decisions = list[list[LinkDecision]]
 
 
-def with_right_context(linker: Linker, documents: Sequence[LinkDocument]) -> Decisions:
+def with_right_context(linker: TrainedLinker, documents: Sequence[LinkDocument]) -> Decisions:
     """Decisions when the right code of every earlier mention stands in the context."""
     found: Decisions = []
     for document in documents:
@@ -43,12 +43,15 @@ def with_right_context(linker: Linker, documents: Sequence[LinkDocument]) -> Dec
             places = linker.model.teach(collate([document], linker.table, [order]))[0].argmax(dim=1)
         chosen = dict(zip(order, places.tolist(), strict=True))
         found.append(
-            [Decision(m.candidates[chosen[i]].entity, 1.0) for i, m in enumerate(document.mentions)]
+            [
+                LinkDecision(m.candidates[chosen[i]].entity, 1.0)
+                for i, m in enumerate(document.mentions)
+            ]
         )
     return found
 
 
-def without_context(linker: Linker, documents: Sequence[LinkDocument]) -> Decisions:
+def without_context(linker: TrainedLinker, documents: Sequence[LinkDocument]) -> Decisions:
     """Decisions of the same weights when nothing joins the context."""
     hops, linker.model.hops = linker.model.hops, 0
     try:
@@ -61,7 +64,7 @@ def right_where_possible(documents: Sequence[LinkDocument], decided: Decisions) 
     """The right code wherever it is a candidate, else what was decided."""
     return [
         [
-            Decision(m.gold, 1.0) if m.gold is not None and gold_place(m) >= 0 else decision
+            LinkDecision(m.gold, 1.0) if m.gold is not None and gold_place(m) >= 0 else decision
             for m, decision in zip(document.mentions, decisions, strict=True)
         ]
         for document, decisions in zip(documents, decided, strict=True)
@@ -80,7 +83,7 @@ def repeats(document: LinkDocument) -> list[bool]:
 
 def compare(reports: Path, folder: Path) -> dict[str, Any]:
     """The table of this benchmark."""
-    linker = Linker.load(folder)
+    linker = TrainedLinker.load(folder)
     coded = [r for r in read_reports(reports) if r.codes and not r.reason]
     part = split_reports([r.report_id for r in coded])
     val = parse(linker.base, [r for r in coded if part[r.report_id] == "val"])

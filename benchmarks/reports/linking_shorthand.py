@@ -27,7 +27,7 @@ from benchmarks.machine import processor
 from data_prep.reports.findings.concepts import build_base
 from data_prep.reports.linker.batches import EntityTable, Order, arrange, collate
 from data_prep.reports.linker.dca import DynamicContext
-from data_prep.reports.linker.documents import Candidate, LinkDocument, LinkMention
+from data_prep.reports.linker.documents import EntityCandidate, LinkDocument, LinkMention
 from data_prep.reports.linker.local_models import LOCAL_MODELS
 from data_prep.reports.linker.measure import Counts, agreement, difference, micro_f1
 from data_prep.reports.linker.report_documents import N_MENTION_KINDS
@@ -277,7 +277,7 @@ def measure_cost(model: DynamicContext, documents: Sequence[LinkDocument]) -> li
 
 
 def _trimmed(mention: LinkMention, place: int, keep: int = 8) -> LinkMention:
-    listed: tuple[Candidate, ...] = (mention.candidates * keep)[:keep]
+    listed: tuple[EntityCandidate, ...] = (mention.candidates * keep)[:keep]
     return mention._replace(place=place, candidates=listed)
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from data_prep.reports.findings.concepts import ConceptBase, split_code
-from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.reading.splitting import split_reports
 from data_prep.reports.weak_labels.opacity_label import NO, UNSURE, YES, opacity_label
 
@@ -27,7 +27,7 @@ GROUPS = {
 }
 
 
-def coded_group(base: ConceptBase, report: Report) -> str:
+def coded_group(base: ConceptBase, report: SourceReport) -> str:
     """The first of GROUPS that the report's manual codes belong to."""
     codes = [base.canonical(code) for code in report.codes]
     if any(base.means_opacity(code) for code in codes):

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from pydicom.uid import JPEGBaseline8Bit
 
-from data_prep.phantom.dicom_file import Encoding, PhantomStudy, encode_dicom
+from data_prep.phantom.dicom_file import DicomEncoding, PhantomStudy, encode_dicom
 from data_prep.phantom.study import plan_phantoms, render_film
 
 PICTURES = 8  # rendering takes longer than scoring; a picture may repeat under many names
-RSNA = Encoding(8, False, False, 1.0, 0.0, JPEGBaseline8Bit, 90)
+RSNA = DicomEncoding(8, False, False, 1.0, 0.0, JPEGBaseline8Bit, 90)
 
 
 def write_dicoms(folder: Path, count: int, side: int = 1024) -> list[Path]:

@@ -20,7 +20,7 @@ MAX_OFFERED = 9  # one key each: 1 to 9
 _RANK = {PRESENT: 0, UNCERTAIN: 1, PRIOR: 2}
 
 
-class Offer(NamedTuple):
+class OfferedFinding(NamedTuple):
     """A finding type offered to the reader.
 
     Attributes:
@@ -50,7 +50,9 @@ def image_side(box_xyxy: Box, width: float) -> str:
     return "right" if share > 0.8 else "left" if share < 0.2 else ""
 
 
-def from_report(base: ConceptBase, linked: Iterable[LinkedConcept], side: str = "") -> list[Offer]:
+def from_report(
+    base: ConceptBase, linked: Iterable[LinkedConcept], side: str = ""
+) -> list[OfferedFinding]:
     """Offers from the report: present findings, then uncertain, then prior; never absent ones.
 
     Args:
@@ -59,14 +61,14 @@ def from_report(base: ConceptBase, linked: Iterable[LinkedConcept], side: str = 
         side: Side of the box, `right`, `left` or empty; findings on this side go first,
             findings of the other side last.
     """
-    best: dict[str, tuple[tuple[int, int, int], Offer]] = {}
+    best: dict[str, tuple[tuple[int, int, int], OfferedFinding]] = {}
     for place, concept in enumerate(linked):
         known = concept.code in base and concept.heading not in NOT_FINDINGS
         if concept.assertion == ABSENT or not known:
             continue
         sided = bool(side) and concept.side in ("left", "right")
         other = sided and concept.side != side
-        offer = Offer(
+        offer = OfferedFinding(
             concept.code, base.path(concept.code)[0], "report", concept.assertion, concept.span,
             other,
         )  # fmt: skip
@@ -76,11 +78,11 @@ def from_report(base: ConceptBase, linked: Iterable[LinkedConcept], side: str = 
     return [offer for _, offer in sorted(best.values())]
 
 
-def frequent(base: ConceptBase, coarse: str) -> list[Offer]:
+def frequent(base: ConceptBase, coarse: str) -> list[OfferedFinding]:
     """Headings of a group, the most frequent in the training reports first."""
     names = [name for name in base.children(coarse) if name not in NOT_FINDINGS]
     names.sort(key=lambda name: (-_weight(base, name), name))
-    return [Offer(name, coarse, "frequent") for name in names]
+    return [OfferedFinding(name, coarse, "frequent") for name in names]
 
 
 def _weight(base: ConceptBase, heading: str) -> int:
@@ -92,7 +94,7 @@ def refilter(
     linked: Sequence[LinkedConcept],
     coarse: str,
     side: str = "",
-) -> list[Offer]:
+) -> list[OfferedFinding]:
     """Step 2: candidates of a coarse type, the report's first, filled up with frequent headings.
 
     Raises:
@@ -101,7 +103,7 @@ def refilter(
     return _filled_up(base, from_report(base, linked, side), coarse)
 
 
-def for_mention(base: ConceptBase, codes: Iterable[str], coarse: str = "") -> list[Offer]:
+def for_mention(base: ConceptBase, codes: Iterable[str], coarse: str = "") -> list[OfferedFinding]:
     """Concepts offered for a mention: those its words can denote, then frequent headings.
 
     Args:
@@ -113,11 +115,13 @@ def for_mention(base: ConceptBase, codes: Iterable[str], coarse: str = "") -> li
     Raises:
         DataError: No such coarse type.
     """
-    offers = [Offer(code, base.path(code)[0], "mention") for code in codes if code in base]
+    offers = [OfferedFinding(code, base.path(code)[0], "mention") for code in codes if code in base]
     return _filled_up(base, offers, coarse) if coarse else offers
 
 
-def _filled_up(base: ConceptBase, offers: Sequence[Offer], coarse: str) -> list[Offer]:
+def _filled_up(
+    base: ConceptBase, offers: Sequence[OfferedFinding], coarse: str
+) -> list[OfferedFinding]:
     """The offers of a coarse type, and its frequent headings up to MAX_OFFERED."""
     offers = [offer for offer in offers if offer.coarse == coarse]
     taken = {offer.code for offer in offers}

@@ -9,8 +9,8 @@ from data_prep.annotation.agreement.consensus import Consensus, consensus_of
 from data_prep.annotation.candidates import TypeIndex
 from data_prep.annotation.mention_links import proposed_links, revise
 from data_prep.annotation.web.windowing import windowed_png
-from data_prep.annotation.workspace.database import Database, open_database
-from data_prep.annotation.workspace.people import People
+from data_prep.annotation.workspace.database import WorkspaceDatabase, open_database
+from data_prep.annotation.workspace.people import AnnotatorRegistry
 from data_prep.annotation.workspace.records import (
     ADJUDICATION,
     Box,
@@ -19,11 +19,11 @@ from data_prep.annotation.workspace.records import (
     Study,
 )
 from data_prep.annotation.workspace.settings import read_settings, write_settings
-from data_prep.annotation.workspace.store import Store, share_out
+from data_prep.annotation.workspace.store import ReadingStore, share_out
 from data_prep.annotation.workspace.studies import StudyFile, find_studies
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.linking import LinkedConcept, MentionLinker, link_report
-from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.files import SourceReport, read_reports
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.runtime.progress import Progress
@@ -32,7 +32,7 @@ MAX_SUGGESTIONS = 5  # boxes of highest score per study
 _IMAGES_KEPT = 8  # encoded images in memory
 
 
-class Suggestion(NamedTuple):
+class SuggestedBox(NamedTuple):
     """A suggested box that a reader may accept or reject.
 
     Attributes:
@@ -50,7 +50,7 @@ class Suggestion(NamedTuple):
     assertion: str = ""
 
 
-class Sources(NamedTuple):
+class ProjectSources(NamedTuple):
     """Input files and settings of a project.
 
     Attributes:
@@ -72,27 +72,27 @@ class Sources(NamedTuple):
     shuffle: bool | None = None
 
 
-class Project:
+class AnnotationProject:
     """State of one annotation project, for the web application. Use `open_project`."""
 
     def __init__(
         self,
-        sources: Sources,
-        database: Database,
+        sources: ProjectSources,
+        database: WorkspaceDatabase,
         base: ConceptBase,
         linker: MentionLinker | None = None,
     ) -> None:
         self.sources = sources
         self.database = database
-        self.store = Store(database)
-        self.people = People(database)
+        self.store = ReadingStore(database)
+        self.people = AnnotatorRegistry(database)
         self.settings = read_settings(database)
         self.base = base
         self.index = TypeIndex(base)
         self._linker = linker
         self.files: dict[str, StudyFile] = {}
-        self.reports: dict[str, Report] = {}
-        self.suggestions: dict[str, tuple[Suggestion, ...]] = {}
+        self.reports: dict[str, SourceReport] = {}
+        self.suggestions: dict[str, tuple[SuggestedBox, ...]] = {}
         self.linked = lru_cache(maxsize=256)(self._link)
         self.proposed = lru_cache(maxsize=256)(self._propose)
         self.png = lru_cache(maxsize=_IMAGES_KEPT)(_png)
@@ -180,13 +180,13 @@ class Project:
         hidden = self.settings.blind and name != ADJUDICATION
         return hidden and not self.store.has_finished(study, name)
 
-    def suggested(self, study: Study, name: str) -> tuple[Suggestion, ...]:
+    def suggested(self, study: Study, name: str) -> tuple[SuggestedBox, ...]:
         """Suggested boxes: the model's for a reader, the readers' for an adjudicator."""
         if name != ADJUDICATION:
             return self.suggestions.get(study.image_id, ())
         readings = self.store.readings(study).get(study.image_id, [])
         return tuple(
-            Suggestion(
+            SuggestedBox(
                 f"reader:{r.annotator}:{a.annotation_id}", a.box_xyxy, None, a.code, a.assertion
             )
             for r in readings
@@ -220,12 +220,12 @@ def _png(path: Path, stamp: str, center: float, width: float) -> bytes:
 
 
 def open_project(
-    sources: Sources,
+    sources: ProjectSources,
     base: ConceptBase,
     linker: MentionLinker | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> Project:
+) -> AnnotationProject:
     """Open or create a project; new or changed files are read once.
 
     Raises:
@@ -234,7 +234,7 @@ def open_project(
         OutputError: The workspace cannot be written.
     """
     found = _read_sources(sources)  # may raise: before a workspace is created
-    project = Project(sources, open_database(sources.work), base, linker)
+    project = AnnotationProject(sources, open_database(sources.work), base, linker)
     given = {"blind": sources.blind, "shuffle": sources.shuffle}
     changes = {name: value for name, value in given.items() if value is not None}
     if changes:
@@ -247,17 +247,17 @@ class _Found(NamedTuple):
     """Contents of the sources: files, image_id -> report, image_id -> (size, suggestions)."""
 
     files: list[StudyFile]
-    reports: dict[str, Report]
-    boxes: Mapping[str, tuple[tuple[int, int], tuple[Suggestion, ...]]]
+    reports: dict[str, SourceReport]
+    boxes: Mapping[str, tuple[tuple[int, int], tuple[SuggestedBox, ...]]]
 
 
-def _read_sources(sources: Sources) -> _Found:
+def _read_sources(sources: ProjectSources) -> _Found:
     return _Found(find_studies(sources.studies), _reports(sources.reports), _suggestions(sources))
 
 
-def _reports(source: Path | None) -> dict[str, Report]:
+def _reports(source: Path | None) -> dict[str, SourceReport]:
     """image_id -> report; a report is keyed by the images it lists, else by its own id."""
-    found: dict[str, Report] = {}
+    found: dict[str, SourceReport] = {}
     for report in read_reports(source) if source is not None else ():
         for name in report.images or (report.report_id,):
             found.setdefault(name, report)
@@ -265,15 +265,15 @@ def _reports(source: Path | None) -> dict[str, Report]:
 
 
 def _suggestions(
-    sources: Sources,
-) -> Mapping[str, tuple[tuple[int, int], tuple[Suggestion, ...]]]:
+    sources: ProjectSources,
+) -> Mapping[str, tuple[tuple[int, int], tuple[SuggestedBox, ...]]]:
     if sources.predictions is None:
         return {}
     found = {}
     for item in read_predictions(str(sources.predictions)):
         pairs = sorted(zip(item.scores.tolist(), item.boxes.tolist(), strict=True), reverse=True)
         made = tuple(
-            Suggestion(f"model:{number}", _inside(box, item.width, item.height), score)
+            SuggestedBox(f"model:{number}", _inside(box, item.width, item.height), score)
             for number, (score, box) in enumerate(pairs[:MAX_SUGGESTIONS])
             if score >= sources.min_score
         )

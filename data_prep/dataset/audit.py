@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from data_prep.dataset.duplicates import (
     DuplicatePair,
-    Features,
+    ImageFeatures,
     exact_duplicates,
     image_features,
     near_duplicates,
 )
-from data_prep.dataset.reader import CACHE_FILE, LABEL_FRAME, SPLITS, Dataset, ImageRecord
+from data_prep.dataset.reader import CACHE_FILE, LABEL_FRAME, SPLITS, Dataset, DatasetImage
 from pneumonia.runtime.model.boxes import iou_matrix
 from pneumonia.runtime.progress import Progress
 
@@ -74,7 +74,7 @@ def audit_dataset(dataset: Dataset, progress: Progress | None = None) -> dict[st
     }
 
 
-def straddling_patients(records: Iterable[ImageRecord]) -> list[str]:
+def straddling_patients(records: Iterable[DatasetImage]) -> list[str]:
     """Patients with images in more than one split."""
     splits: dict[str, set[str]] = {}
     for record in records:
@@ -92,7 +92,7 @@ def age_band(age: int | None) -> str:
 
 def count_groups(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
     """Images, positives, boxes and patients by split, kind, class, view, sex and age band."""
-    keys: dict[str, Callable[[ImageRecord], str]] = {
+    keys: dict[str, Callable[[DatasetImage], str]] = {
         "split": lambda record: record.split,
         "split and kind": lambda record: f"{record.split} {record.kind}",
         "class": lambda record: (
@@ -157,7 +157,9 @@ def box_report(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _read_images(dataset: Dataset, progress: Progress | None) -> tuple[list[str], list[Features]]:
+def _read_images(
+    dataset: Dataset, progress: Progress | None
+) -> tuple[list[str], list[ImageFeatures]]:
     """Hash and features of every image, in one pass over the file."""
     hashes, features = [], []
     for i in range(len(dataset)):
@@ -178,7 +180,7 @@ def _cache_file_intact(dataset: Dataset) -> bool:
 
 
 def _duplicates(
-    dataset: Dataset, hashes: Sequence[str], features: Sequence[Features]
+    dataset: Dataset, hashes: Sequence[str], features: Sequence[ImageFeatures]
 ) -> dict[str, Any]:
     def across(members: Iterable[int]) -> bool:
         return len({dataset.records[i].split for i in members}) > 1

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.reader import ImageRecord, Pixels
+from data_prep.dataset.reader import DatasetImage, Pixels
 from pneumonia.runtime.image.preprocess import resize
 
 HASH_SIDE = 16  # a difference hash of 16 x 16 bits
@@ -18,7 +18,7 @@ MIN_CORRELATION = 0.97  # of the thumbnails' local detail, for a candidate pair 
 _BLOCK = 1024
 
 
-class Features(NamedTuple):
+class ImageFeatures(NamedTuple):
     """Image features for near-duplicate detection.
 
     Attributes:
@@ -38,7 +38,7 @@ class DuplicatePair(NamedTuple):
     correlation: float
 
 
-def image_features(pixels: Pixels) -> Features:
+def image_features(pixels: Pixels) -> ImageFeatures:
     """Difference hash and normalised thumbnail of an image uint8 (h, w)."""
     small = resize(pixels, HASH_SIDE, HASH_SIDE + 1).astype(np.float32)
     bits = np.where(small[:, 1:] > small[:, :-1], 1.0, -1.0).astype(np.float32).ravel()
@@ -48,7 +48,7 @@ def image_features(pixels: Pixels) -> Features:
     detail = thumb.astype(np.float32).ravel() - coarse.astype(np.float32).ravel()
     detail -= detail.mean()
     length = float(np.linalg.norm(detail))
-    return Features(bits, detail / np.float32(length if length > 0 else 1.0))
+    return ImageFeatures(bits, detail / np.float32(length if length > 0 else 1.0))
 
 
 def exact_duplicates(hashes: Sequence[str]) -> list[list[int]]:
@@ -60,7 +60,7 @@ def exact_duplicates(hashes: Sequence[str]) -> list[list[int]]:
 
 
 def near_duplicates(
-    records: Sequence[ImageRecord], features: Sequence[Features], hashes: Sequence[str]
+    records: Sequence[DatasetImage], features: Sequence[ImageFeatures], hashes: Sequence[str]
 ) -> list[DuplicatePair]:
     """Pairs of near duplicates that are not identical, by descending correlation.
 

@@ -37,7 +37,7 @@ Boxes = npt.NDArray[np.float32]
 Parsed = TypeVar("Parsed")
 
 
-class ImageRecord(NamedTuple):
+class DatasetImage(NamedTuple):
     """One image of a dataset.
 
     Attributes:
@@ -94,7 +94,7 @@ class Dataset:
         self,
         folder: Path,
         info: Mapping[str, Any],
-        records: tuple[ImageRecord, ...],
+        records: tuple[DatasetImage, ...],
         cache: tuple[CacheEntry, ...],
         boxes: tuple[Boxes, ...],
     ) -> None:
@@ -298,8 +298,8 @@ def _parse_table(
             ) from None
 
 
-def _read_manifest(folder: Path) -> tuple[tuple[ImageRecord, ...], tuple[CacheEntry, ...]]:
-    def parse(row: dict[str, str]) -> tuple[ImageRecord, CacheEntry]:
+def _read_manifest(folder: Path) -> tuple[tuple[DatasetImage, ...], tuple[CacheEntry, ...]]:
+    def parse(row: dict[str, str]) -> tuple[DatasetImage, CacheEntry]:
         offset, height, width = (
             int(row[key]) for key in ("cache_offset", "cache_height", "cache_width")
         )
@@ -311,14 +311,14 @@ def _read_manifest(folder: Path) -> tuple[tuple[ImageRecord, ...], tuple[CacheEn
     return tuple(record for record, _ in rows), tuple(entry for _, entry in rows)
 
 
-def _record(row: Mapping[str, str]) -> ImageRecord:
+def _record(row: Mapping[str, str]) -> DatasetImage:
     for key, allowed in (("kind", KINDS), ("split", SPLITS), ("class", (*CLASSES, ""))):
         if row[key] not in allowed:
             raise ValueError(f"{key} {row[key]!r}")
     weak = row.get(WEAK_COLUMN, "")
     if weak not in WEAK_LABELS:
         raise ValueError(f"{WEAK_COLUMN} {weak!r}")
-    return ImageRecord(
+    return DatasetImage(
         image_id=row["image_id"],
         kind=row["kind"],
         split=row["split"],
@@ -334,7 +334,7 @@ def _record(row: Mapping[str, str]) -> ImageRecord:
     )
 
 
-def _read_boxes(folder: Path, records: tuple[ImageRecord, ...]) -> tuple[Boxes, ...]:
+def _read_boxes(folder: Path, records: tuple[DatasetImage, ...]) -> tuple[Boxes, ...]:
     index = {(record.image_id, record.kind): i for i, record in enumerate(records)}
 
     def parse(row: dict[str, str]) -> tuple[int, list[float]]:

@@ -27,7 +27,7 @@ class SplitImage(NamedTuple):
     given: str = ""
 
 
-class Assignment(NamedTuple):
+class SplitAssignment(NamedTuple):
     """Splits of images, in their order.
 
     Attributes:
@@ -92,7 +92,7 @@ def _fill(order: Sequence[PatientImages], fractions: Sequence[float]) -> dict[st
 
 def assign_splits(
     images: Sequence[SplitImage], seed: int, fractions: Sequence[float] = DEFAULT_FRACTIONS
-) -> Assignment:
+) -> SplitAssignment:
     """Keep given splits and split the other patients at random.
 
     An image without a given split follows its patient when another image of the patient has one.
@@ -117,4 +117,4 @@ def assign_splits(
     splits = [
         image.given or given.get(image.patient_id) or drawn[image.patient_id] for image in images
     ]
-    return Assignment(splits, method, len(straddling))
+    return SplitAssignment(splits, method, len(straddling))

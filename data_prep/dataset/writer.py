@@ -21,7 +21,7 @@ from data_prep.dataset.reader import (
     WEAK_COLUMN,
     Boxes,
     CacheEntry,
-    ImageRecord,
+    DatasetImage,
     Pixels,
     fingerprint_of,
     read_info,
@@ -39,7 +39,7 @@ OWN_NAMES = {
 }  # fmt: skip
 
 
-class Cached(NamedTuple):
+class CachedImage(NamedTuple):
     """An image of the cache: pixels uint8 (h, w) and their sha256."""
 
     pixels: Pixels
@@ -66,14 +66,14 @@ class DatasetFacts(NamedTuple):
     adjusted: Mapping[str, Any]
 
 
-def to_cache(pixels: Pixels, cache_size: int) -> Cached:
+def to_cache(pixels: Pixels, cache_size: int) -> CachedImage:
     """Scale an image so that its long side is at most `cache_size` (never enlarged) and hash it."""
     height, width = pixels.shape
     scale = min(1.0, cache_size / max(height, width))
     if scale < 1.0:
         pixels = resize(pixels, max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
     pixels = np.ascontiguousarray(pixels)
-    return Cached(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
+    return CachedImage(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
 class DatasetWriter:
@@ -81,7 +81,7 @@ class DatasetWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._records: list[ImageRecord] = []
+        self._records: list[DatasetImage] = []
         self._boxes: list[Boxes] = []
         self._cache: list[CacheEntry] = []
         self._seen: set[tuple[str, str]] = set()
@@ -103,7 +103,7 @@ class DatasetWriter:
     def __len__(self) -> int:
         return len(self._records)
 
-    def add(self, record: ImageRecord, cached: Cached, boxes: Boxes) -> None:
+    def add(self, record: DatasetImage, cached: CachedImage, boxes: Boxes) -> None:
         """Append one image.
 
         Args:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from data_prep.dataset.writer import Cached, to_cache
+from data_prep.dataset.writer import CachedImage, to_cache
 from pneumonia.runtime.errors import DataError, DicomError
 from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.radiograph import read_radiograph
@@ -31,7 +31,7 @@ class ImportedImage(NamedTuple):
         reason: Short code when `cached` is None.
     """
 
-    cached: Cached | None
+    cached: CachedImage | None
     width: int = 0
     height: int = 0
     patient_id: str = ""

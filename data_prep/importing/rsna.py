@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.reader import LABEL_FRAME, ImageRecord
+from data_prep.dataset.reader import LABEL_FRAME, DatasetImage
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.dataset.writer import DatasetFacts, DatasetWriter, is_up_to_date, new_dataset
 from data_prep.importing.decode import ImportedImage, decode_image
@@ -259,13 +259,13 @@ def _leak_warning(guessed: int, straddling: int) -> str | None:
     return "; ".join(warnings) or None
 
 
-def _record(candidate: _Candidate, decoded: ImportedImage, adjusted: Counter[str]) -> ImageRecord:
+def _record(candidate: _Candidate, decoded: ImportedImage, adjusted: Counter[str]) -> DatasetImage:
     image = candidate.image
     age_text = image.age or decoded.age
     age = parse_age(age_text)
     if age is None and age_text.strip():
         adjusted["age_not_plausible"] += 1
-    return ImageRecord(
+    return DatasetImage(
         image_id=image.image_id,
         kind=image.kind,
         split="train",  # until all patients are known

@@ -32,7 +32,7 @@ class SourceImage(NamedTuple):
         sex: `F`, `M` or empty.
         age: Text, for example `56` or `056Y`.
         truth: `labels` (from the label csv), `negative`, or `none` (no boxes are known).
-        weak_opacity: `yes` when a text-mined label names an opacity; see ImageRecord.
+        weak_opacity: `yes` when a text-mined label names an opacity; see DatasetImage.
     """
 
     image_id: str

@@ -54,7 +54,7 @@ _HILUM = np.array(  # about the hilum's centre, x away from the midline
 _POSTERIOR_RIBS = 9
 
 
-class Patient(NamedTuple):
+class PhantomPatient(NamedTuple):
     """Parameters shared by all films of one phantom patient, lengths in the unit frame.
 
     Attributes:
@@ -96,11 +96,11 @@ class Chest(NamedTuple):
     sides: tuple[Layer, Layer]
 
 
-def sample_patient(rng: np.random.Generator, patient_id: str) -> Patient:
+def sample_patient(rng: np.random.Generator, patient_id: str) -> PhantomPatient:
     """Draw a patient; ages 5 to 92, mostly adults."""
     sex = str(rng.choice(["F", "M"], p=[0.44, 0.56]))
     age = int(np.clip(rng.normal(50, 18), 5, 92))
-    return Patient(
+    return PhantomPatient(
         patient_id=patient_id,
         sex=sex,
         age=age,
@@ -115,7 +115,11 @@ def sample_patient(rng: np.random.Generator, patient_id: str) -> Patient:
 
 
 def render_chest(
-    canvas: Canvas, patient: Patient, supine: bool, heart_scale: float, rng: np.random.Generator
+    canvas: Canvas,
+    patient: PhantomPatient,
+    supine: bool,
+    heart_scale: float,
+    rng: np.random.Generator,
 ) -> Chest:
     """Draw a patient's chest.
 
@@ -156,11 +160,11 @@ def render_chest(
     return Chest(density.astype(np.float32), lungs, (open_lung[0], open_lung[1]))
 
 
-def _wide(points: Points, patient: Patient) -> Points:
+def _wide(points: Points, patient: PhantomPatient) -> Points:
     return (points - [0.5, 0.0]) * [patient.width, 1.0] + [0.5, 0.0]
 
 
-def _lung_outline(patient: Patient, depth: float, mirrored: bool) -> Points:
+def _lung_outline(patient: PhantomPatient, depth: float, mirrored: bool) -> Points:
     outline = _RIGHT_LUNG + patient.jitter
     outline[:, 1] = 0.11 + (outline[:, 1] - 0.11) * depth
     if mirrored:
@@ -169,7 +173,7 @@ def _lung_outline(patient: Patient, depth: float, mirrored: bool) -> Points:
     return _wide(outline, patient)
 
 
-def _heart_outline(patient: Patient, depth: float, scale: float) -> Points:
+def _heart_outline(patient: PhantomPatient, depth: float, scale: float) -> Points:
     outline = _HEART.copy()
     outline[:, 1] = 0.11 + (outline[:, 1] - 0.11) * depth
     centre = np.array([0.515, 0.62])
@@ -178,7 +182,7 @@ def _heart_outline(patient: Patient, depth: float, scale: float) -> Points:
     return _wide(outline, patient)
 
 
-def _vessels(canvas: Canvas, patient: Patient, lungs: Layer) -> Layer:
+def _vessels(canvas: Canvas, patient: PhantomPatient, lungs: Layer) -> Layer:
     """Branching lines from both hila, thinning towards the periphery."""
     rng = np.random.default_rng(patient.vessel_seed)
     curves: list[Points] = []
@@ -217,7 +221,9 @@ def _branch(
             _branch(rng, path[-1], angle + turn, side, width * 0.68, curves, widths)
 
 
-def _bones(canvas: Canvas, patient: Patient, supine: bool, body: Layer, depth: float) -> Layer:
+def _bones(
+    canvas: Canvas, patient: PhantomPatient, supine: bool, body: Layer, depth: float
+) -> Layer:
     """Ribs, clavicles, scapulae and spine, as added brightness."""
     ribs: list[Points] = []
     thin: list[Points] = []
@@ -246,7 +252,7 @@ def _mirror(points: Points, flip: bool) -> Points:
     return points * [-1, 1] + [1, 0] if flip else points
 
 
-def _rib_pair(patient: Patient, number: int, depth: float) -> list[Points]:
+def _rib_pair(patient: PhantomPatient, number: int, depth: float) -> list[Points]:
     """Posterior ribs: out of the spine, a little up, then down along the chest wall."""
     y = 0.11 + (0.005 + 0.078 * number) * depth
     reach = 0.455 - 0.255 * np.sin(np.pi * min(0.5, 0.13 + 0.075 * number))
@@ -262,7 +268,7 @@ def _rib_pair(patient: Patient, number: int, depth: float) -> list[Points]:
     return [_wide(_mirror(curve, flip), patient) for flip in (False, True)]
 
 
-def _anterior_pair(patient: Patient, number: int, depth: float) -> list[Points]:
+def _anterior_pair(patient: PhantomPatient, number: int, depth: float) -> list[Points]:
     """Anterior ribs: from the chest wall down and inwards, fainter, ending before the sternum."""
     if number > 6:
         return []
@@ -275,7 +281,7 @@ def _anterior_pair(patient: Patient, number: int, depth: float) -> list[Points]:
     return [_wide(_mirror(curve, flip), patient) for flip in (False, True)]
 
 
-def _spine(canvas: Canvas, patient: Patient) -> Layer:
+def _spine(canvas: Canvas, patient: PhantomPatient) -> Layer:
     """Column of vertebral bodies with darker discs, and the trachea's air above."""
     column = canvas.fill(
         [(0.462, -0.1), (0.538, -0.1), (0.542, 0.5), (0.545, 1.1), (0.455, 1.1), (0.458, 0.5)],
@@ -291,7 +297,7 @@ def _spine(canvas: Canvas, patient: Patient) -> Layer:
     return np.asarray(bone * (0.085 * column - 0.035 * gaps) - 0.13 * trachea)
 
 
-def _breasts(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> Layer:
+def _breasts(canvas: Canvas, patient: PhantomPatient, rng: np.random.Generator) -> Layer:
     shift = [0.0, rng.normal(0.0, 0.03)]
     strength = np.float32(rng.uniform(0.02, 0.07))
     both = [

@@ -22,7 +22,7 @@ from data_prep.phantom.canvas import Layer
 FRAME_MM = 360.0  # side of the imaged field
 
 
-class Encoding(NamedTuple):
+class DicomEncoding(NamedTuple):
     """DICOM encoding of a film.
 
     Attributes:
@@ -54,14 +54,14 @@ class PhantomStudy(NamedTuple):
     view: str
 
 
-def sample_encoding(rng: np.random.Generator) -> Encoding:
+def sample_encoding(rng: np.random.Generator) -> DicomEncoding:
     """Draw an encoding: half as the RSNA files are (8-bit JPEG), half as other archives'."""
     if rng.random() < 0.5:
-        return Encoding(8, False, False, 1.0, 0.0, JPEGBaseline8Bit, int(rng.integers(85, 96)))
+        return DicomEncoding(8, False, False, 1.0, 0.0, JPEGBaseline8Bit, int(rng.integers(85, 96)))
     bits = int(rng.choice([8, 10, 12, 14]))
     rescaled = bits > 8 and rng.random() < 0.4
     syntax = ExplicitVRLittleEndian if rng.random() < 0.7 else ImplicitVRLittleEndian
-    return Encoding(
+    return DicomEncoding(
         bits=bits,
         inverted=bool(rng.random() < 0.4),
         windowed=bits > 8,  # without a window, 8 bits are what is shown
@@ -73,7 +73,7 @@ def sample_encoding(rng: np.random.Generator) -> Encoding:
 
 
 def encode_dicom(
-    film: Layer, study: PhantomStudy, encoding: Encoding, rng: np.random.Generator
+    film: Layer, study: PhantomStudy, encoding: DicomEncoding, rng: np.random.Generator
 ) -> bytes:
     """A DICOM file of a film.
 
@@ -96,7 +96,7 @@ def encode_dicom(
     return stream.getvalue()
 
 
-def _header(study: PhantomStudy, encoding: Encoding) -> FileDataset:
+def _header(study: PhantomStudy, encoding: DicomEncoding) -> FileDataset:
     computed = encoding.bits == 10 or encoding.transfer_syntax == JPEGBaseline8Bit
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = (
@@ -125,7 +125,7 @@ def _header(study: PhantomStudy, encoding: Encoding) -> FileDataset:
 
 
 def _set_pixels(
-    dataset: FileDataset, film: Layer, encoding: Encoding, rng: np.random.Generator
+    dataset: FileDataset, film: Layer, encoding: DicomEncoding, rng: np.random.Generator
 ) -> None:
     top = (1 << encoding.bits) - 1
     low, high = 0.0, float(top)

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.reader import LABEL_FRAME, ImageRecord
+from data_prep.dataset.reader import LABEL_FRAME, DatasetImage
 from data_prep.dataset.splits import SplitImage, assign_splits
-from data_prep.dataset.writer import Cached, DatasetFacts, is_up_to_date, new_dataset, to_cache
+from data_prep.dataset.writer import CachedImage, DatasetFacts, is_up_to_date, new_dataset, to_cache
 from data_prep.parallel import ordered_map
-from data_prep.phantom.anatomy import Patient, render_chest, sample_patient
+from data_prep.phantom.anatomy import PhantomPatient, render_chest, sample_patient
 from data_prep.phantom.canvas import Canvas, Layer
 from data_prep.phantom.dicom_file import PhantomStudy, encode_dicom, sample_encoding
 from data_prep.phantom.film import expose, sample_pose
@@ -38,17 +38,17 @@ _CLASS_SHARES = {LUNG_OPACITY: 0.45, NOT_NORMAL: 0.30, NORMAL: 0.25}
 _BOX_COUNT_SHARES = (0.45, 0.50, 0.05)  # as in RSNA: one, two, three
 
 
-class Plan(NamedTuple):
+class FilmPlan(NamedTuple):
     """Content of one phantom film, drawn before rendering."""
 
     number: int
     image_id: str
-    patient: Patient
+    patient: PhantomPatient
     class_name: str
     view: str
 
 
-class Film(NamedTuple):
+class PhantomFilm(NamedTuple):
     """A rendered phantom.
 
     Attributes:
@@ -63,18 +63,18 @@ class Film(NamedTuple):
 
 
 class _Written(NamedTuple):
-    cached: Cached
+    cached: CachedImage
     boxes: npt.NDArray[np.float32]
 
 
 class _Task(NamedTuple):
-    plan: Plan
+    plan: FilmPlan
     seed: int
     size: int
     folder: str
 
 
-def plan_phantoms(count: int, seed: int) -> list[Plan]:
+def plan_phantoms(count: int, seed: int) -> list[FilmPlan]:
     """Draw patients (one to three films each), classes and views.
 
     Class shares are exact to one film; opacities are more frequent on AP films, as in practice.
@@ -84,7 +84,7 @@ def plan_phantoms(count: int, seed: int) -> list[Plan]:
     bounds = np.round(np.cumsum(shares) * count).astype(int)
     names = np.array(list(_CLASS_SHARES))[np.searchsorted(bounds, np.arange(count), side="right")]
     classes = [str(name) for name in rng.permutation(names)]
-    plans: list[Plan] = []
+    plans: list[FilmPlan] = []
     n_patients = 0
     while len(plans) < count:
         patient = sample_patient(rng, f"PH{n_patients:05d}")
@@ -94,11 +94,11 @@ def plan_phantoms(count: int, seed: int) -> list[Plan]:
             class_name = classes[len(plans)]
             view = "AP" if rng.random() < (0.6 if class_name == LUNG_OPACITY else 0.4) else "PA"
             number = len(plans)
-            plans.append(Plan(number, f"phantom-{number:05d}", patient, class_name, view))
+            plans.append(FilmPlan(number, f"phantom-{number:05d}", patient, class_name, view))
     return plans
 
 
-def render_film(plan: Plan, seed: int, size: int) -> Film:
+def render_film(plan: FilmPlan, seed: int, size: int) -> PhantomFilm:
     """Render one planned film; the same arguments give the same film."""
     # the process pool distributes the cores; extra threads would compete for them
     cv2.setNumThreads(0)
@@ -117,7 +117,7 @@ def render_film(plan: Plan, seed: int, size: int) -> Film:
     )
     names = (*findings, "large heart") if heart_scale > 1.2 else findings
     pixels = expose(canvas, density, supine, rng)
-    return Film(pixels, (frame * (size / LABEL_FRAME)).astype(np.float32), names)
+    return PhantomFilm(pixels, (frame * (size / LABEL_FRAME)).astype(np.float32), names)
 
 
 def _sample_findings(class_name: str, rng: np.random.Generator) -> tuple[tuple[str, ...], float]:
@@ -215,9 +215,9 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
         )
 
 
-def _record(plan: Plan, size: int) -> ImageRecord:
+def _record(plan: FilmPlan, size: int) -> DatasetImage:
     patient = plan.patient
-    return ImageRecord(
+    return DatasetImage(
         image_id=plan.image_id,
         kind="phantom",
         split="train",  # replaced by `set_splits`
@@ -245,6 +245,6 @@ def _write_study(task: _Task) -> _Written:
     return _Written(to_cache(read_radiograph(str(path)).pixels, task.size), film.boxes)
 
 
-def _write_classes(path: Path, plans: list[Plan]) -> None:
+def _write_classes(path: Path, plans: list[FilmPlan]) -> None:
     rows = ((plan.image_id, plan.class_name) for plan in plans)
     path.write_text(csv_text(("patientId", "class"), rows), encoding="utf-8")

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 
 from deploy_jetson.device.board import describe_board, take_snapshot
-from deploy_jetson.device.power.clock import Clock
+from deploy_jetson.device.power.clock import MonotonicClock
 from deploy_jetson.device.power.find import MODEL, SENSORS, open_sensor
 from deploy_jetson.device.power.ina3221 import read_text
 from deploy_jetson.device.power.sensor import SensorGap
@@ -58,7 +58,7 @@ HOME = re.compile(r"/home/[^/\"\\\\ ]+")
 NOT_INSTALLED = ("not installed", "no generated library", "cannot be loaded", "is not here")
 
 
-class Check(NamedTuple):
+class SelftestCheck(NamedTuple):
     """One check.
 
     Attributes:
@@ -72,15 +72,17 @@ class Check(NamedTuple):
     detail: Dict[str, Any]
 
 
-def _run(name: str, check: Callable[[], Dict[str, Any]]) -> Check:
+def _run(name: str, check: Callable[[], Dict[str, Any]]) -> SelftestCheck:
     """Run one check; what is not there is skipped, everything else that goes wrong has failed."""
     try:
-        return Check(name, OK, check())
+        return SelftestCheck(name, OK, check())
     except PneumoniaError as error:
         absent = isinstance(error, DeviceError) and any(t in str(error) for t in NOT_INSTALLED)
-        return Check(name, SKIPPED if absent else FAILED, {"reason": str(error)})
+        return SelftestCheck(name, SKIPPED if absent else FAILED, {"reason": str(error)})
     except Exception as error:  # a fault of a foreign library is a result
-        return Check(name, FAILED, {"reason": "{}: {}".format(type(error).__name__, error)[:300]})
+        return SelftestCheck(
+            name, FAILED, {"reason": "{}: {}".format(type(error).__name__, error)[:300]}
+        )
 
 
 def check_engine(bundle: Bundle, name: str) -> Dict[str, Any]:
@@ -125,7 +127,7 @@ def check_sensor(name: str, root: str = "/") -> Dict[str, Any]:
     Raises:
         DeviceError: It is not here, or gives nothing.
     """
-    clock = Clock()
+    clock = MonotonicClock()
     sensor = open_sensor(name, clock, READING_S, root)
     if sensor is None:
         raise DeviceError("Power sensor is not here", found=repr(name))
@@ -217,7 +219,7 @@ def anonymous(value: Any, hidden: Sequence[str]) -> Any:
     return json.loads(text, object_pairs_hook=OrderedDict)
 
 
-def selftest(bundle_path: str, out: str, settings: ProtocolSettings) -> List[Check]:
+def selftest(bundle_path: str, out: str, settings: ProtocolSettings) -> List[SelftestCheck]:
     """Run all checks and write DIR/selftest.json and DIR/profile.
 
     Args:
@@ -282,14 +284,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _line(check: Check) -> str:
+def _line(check: SelftestCheck) -> str:
     keys = ("reason", "relative_error", "latency_ms", "total")
     shown = [(key, check.detail[key]) for key in keys if check.detail.get(key) is not None]
     texts = ["{} {}".format(k, "{:.3g}".format(v) if isinstance(v, float) else v) for k, v in shown]
     return "{:<8} {:<22} {}".format(check.status, check.name, ", ".join(texts)).rstrip()
 
 
-def _outcome(checks: Sequence[Check]) -> Tuple[str, int]:
+def _outcome(checks: Sequence[SelftestCheck]) -> Tuple[str, int]:
     failed = [check.name for check in checks if check.status == FAILED]
     worked = any(check.name.startswith("engine") and check.status == OK for check in checks)
     if failed:

@@ -12,8 +12,8 @@ from evaluation.metrics.image_level import auprc, auroc
 from evaluation.metrics.matching import Float64Array, IntArray
 from evaluation.metrics.ranking import (
     COCO_THRESHOLDS,
+    BoxRanking,
     RankedCounts,
-    Ranking,
     count_draws,
     mean_average_precision,
     rank_boxes,
@@ -44,7 +44,7 @@ class MatchedStudy:
     """
 
     cases: EvaluationCases
-    ranking: Ranking
+    ranking: BoxRanking
     table: RsnaTable
     thresholds: Mapping[str, float]
     platt: tuple[float, float] | None = None
@@ -192,7 +192,7 @@ class _SharedCounts:
     Counting takes most of the time of AP and FROC, all of which are computed for the same block.
     """
 
-    def __init__(self, ranking: Ranking, shown_on: Float64Array | None = None) -> None:
+    def __init__(self, ranking: BoxRanking, shown_on: Float64Array | None = None) -> None:
         self.alarms_only = shown_on is not None
         self._ranking = ranking
         self._shown_on = shown_on  # (N,) images whose boxes count as shown; None = all
@@ -285,13 +285,13 @@ def _place_in_image(image: IntArray, n_images: int) -> IntArray:
 
 
 def _mean_ap(
-    ranking: Ranking, shared: _SharedCounts, thresholds: Sequence[float], weights: Float64Array
+    ranking: BoxRanking, shared: _SharedCounts, thresholds: Sequence[float], weights: Float64Array
 ) -> Float64Array:
     return mean_average_precision(ranking, shared.of(weights), thresholds)
 
 
 def _froc(
-    ranking: Ranking,
+    ranking: BoxRanking,
     shared: _SharedCounts,
     overlap: float,
     rates: Sequence[float],

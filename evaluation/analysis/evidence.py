@@ -53,7 +53,7 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class StudyThresholds:
     """Operating points and how they were chosen.
 
     Attributes:
@@ -81,7 +81,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class StudyEvidence:
     """All results of a study.
 
     Attributes:
@@ -102,7 +102,7 @@ class Evidence:
     """
 
     study: MatchedStudy
-    thresholds: Thresholds
+    thresholds: StudyThresholds
     estimates: Mapping[str, Estimate]
     at_mix: MixEstimates | None
     why_no_mix: str
@@ -141,7 +141,7 @@ def resolve_thresholds(
     platt: tuple[float, float] | None = None,
     mix: ClassMix | None = None,
     image_set: str | None = None,
-) -> Thresholds:
+) -> StudyThresholds:
     """The operating points of an evaluation.
 
     Args:
@@ -156,12 +156,14 @@ def resolve_thresholds(
         DataError: No threshold is given and none can be chosen on these images.
     """
     if threshold is not None:
-        return Thresholds({"given": OperatingPoint(threshold, "given by hand")}, "given by hand")
+        return StudyThresholds(
+            {"given": OperatingPoint(threshold, "given by hand")}, "given by hand"
+        )
     if points:
         order = [name for name in RULES if name in points]
         order += [name for name in points if name not in RULES]
         origin = FROZEN_HERE if image_set == image_set_digest(cases.ids) else FROZEN
-        return Thresholds({name: points[name] for name in order}, origin, platt)
+        return StudyThresholds({name: points[name] for name in order}, origin, platt)
     chosen = choose(cases, mix or RSNA_MIX, at_mix=mix is not None)
     if not chosen:
         raise DataError(
@@ -170,18 +172,18 @@ def resolve_thresholds(
             found=f"{cases.coverage.n_boxes} boxes, {int(cases.positive.sum())} positive images",
             fix="Give --threshold",
         )
-    return Thresholds(chosen, SAME_IMAGES)
+    return StudyThresholds(chosen, SAME_IMAGES)
 
 
 def compute_evidence(
     cases: EvaluationCases,
-    thresholds: Thresholds,
+    thresholds: StudyThresholds,
     resampler: Resampler,
     perturbed: Mapping[str, EvaluationCases] | None = None,
     provenance: Provenance | None = None,
     progress: Progress | None = None,
     mix: ClassMix = RSNA_MIX,
-) -> Evidence:
+) -> StudyEvidence:
     """Compute all results of a study.
 
     Args:
@@ -198,7 +200,7 @@ def compute_evidence(
     point = thresholds.primary
     groups, left_out = find_groups(cases)
     obstacle = why_no_mix(cases, mix)
-    return Evidence(
+    return StudyEvidence(
         study=study,
         thresholds=thresholds,
         estimates=estimate_all(all_statistics(study), resampler, progress),

@@ -22,7 +22,7 @@ RECALL_GRID = np.linspace(0.0, 1.0, RECALL_STEPS + 1)  # where COCO reads the pr
 
 
 @dataclass(frozen=True)
-class Ranking:
+class BoxRanking:
     """Boxes of all images in descending score.
 
     Attributes:
@@ -55,7 +55,7 @@ def rank_boxes(
     boxes: Sequence[ArrayLike],
     scores: Sequence[ArrayLike],
     iou_thresholds: Sequence[float],
-) -> Ranking:
+) -> BoxRanking:
     """Match every image by COCO's rule and merge the images into one list.
 
     Args:
@@ -81,7 +81,7 @@ def rank_boxes(
     flat_score = np.concatenate([*score, np.zeros(0)])
     order = np.argsort(-flat_score, kind="stable")
     empty = np.zeros((len(iou_thresholds), 0), dtype=np.intp)
-    return Ranking(
+    return BoxRanking(
         image=np.concatenate([*image, np.zeros(0, dtype=np.intp)])[order],
         score=flat_score[order],
         truth=np.concatenate([*truth, empty], axis=1)[:, order],
@@ -116,7 +116,7 @@ class RankedCounts:
 
 
 def count_draws(
-    ranking: Ranking, weights: Float64Array, shown_weights: Float64Array | None = None
+    ranking: BoxRanking, weights: Float64Array, shown_weights: Float64Array | None = None
 ) -> RankedCounts:
     """Cumulative counts for a block of draws.
 
@@ -141,7 +141,7 @@ def count_draws(
     return RankedCounts(position, shown, n_truths, weights)
 
 
-def _hits_so_far(ranking: Ranking, counts: RankedCounts, iou_threshold: float) -> Float64Array:
+def _hits_so_far(ranking: BoxRanking, counts: RankedCounts, iou_threshold: float) -> Float64Array:
     """(D, H) truths hit down to each position."""
     if iou_threshold not in counts.hits:
         gained = np.zeros((len(counts.weights), len(counts.position)))
@@ -154,7 +154,9 @@ def _hits_so_far(ranking: Ranking, counts: RankedCounts, iou_threshold: float) -
     return counts.hits[iou_threshold]
 
 
-def average_precision(ranking: Ranking, counts: RankedCounts, iou_threshold: float) -> Float64Array:
+def average_precision(
+    ranking: BoxRanking, counts: RankedCounts, iou_threshold: float
+) -> Float64Array:
     """COCO's 101-point interpolated average precision.
 
     Returns:
@@ -166,7 +168,7 @@ def average_precision(ranking: Ranking, counts: RankedCounts, iou_threshold: flo
 
 
 def _average_precision(
-    ranking: Ranking, counts: RankedCounts, iou_threshold: float
+    ranking: BoxRanking, counts: RankedCounts, iou_threshold: float
 ) -> Float64Array:
     hits = _hits_so_far(ranking, counts, iou_threshold)
     no_truth = counts.n_truths <= 0
@@ -186,7 +188,7 @@ def _average_precision(
 
 
 def mean_average_precision(
-    ranking: Ranking, counts: RankedCounts, iou_thresholds: Sequence[float]
+    ranking: BoxRanking, counts: RankedCounts, iou_thresholds: Sequence[float]
 ) -> Float64Array:
     """Mean of `average_precision` over IoU thresholds: (D,)."""
     return np.asarray(
@@ -194,14 +196,14 @@ def mean_average_precision(
     )
 
 
-def average_precision_once(ranking: Ranking, iou_threshold: float) -> float:
+def average_precision_once(ranking: BoxRanking, iou_threshold: float) -> float:
     """`average_precision` of the study itself; NaN without any truth."""
     counts = count_draws(ranking, np.ones((1, ranking.n_images)))
     return float(average_precision(ranking, counts, iou_threshold)[0])
 
 
 def sensitivity_at(
-    ranking: Ranking,
+    ranking: BoxRanking,
     counts: RankedCounts,
     iou_threshold: float,
     false_positives: Float64Array,
@@ -228,7 +230,7 @@ def sensitivity_at(
 
 
 def precision_recall(
-    ranking: Ranking, iou_threshold: float
+    ranking: BoxRanking, iou_threshold: float
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """The study's precision-recall curve of boxes.
 
@@ -243,7 +245,7 @@ def precision_recall(
 
 
 def froc_curve(
-    ranking: Ranking, iou_threshold: float, counted: NDArray[np.bool_] | None = None
+    ranking: BoxRanking, iou_threshold: float, counted: NDArray[np.bool_] | None = None
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """The study's FROC curve.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.analysis.catalogue import FROC_PRIMARY_IOU
-from evaluation.analysis.evidence import Evidence
+from evaluation.analysis.evidence import StudyEvidence
 from evaluation.report.wording import NOT_AVAILABLE
 
 SCHEMA = "pneumonia.claim/1"
@@ -38,7 +38,7 @@ class ClaimItem:
         return self.answer != NOT_AVAILABLE
 
 
-def fill_checklist(evidence: Evidence) -> list[ClaimItem]:
+def fill_checklist(evidence: StudyEvidence) -> list[ClaimItem]:
     """All 42 items, each with its answer or `not available`."""
     answers = _answers(evidence)
     items = json.loads(ITEMS_FILE.read_text(encoding="utf-8"))["items"]
@@ -59,7 +59,7 @@ def claim_document(items: list[ClaimItem]) -> dict[str, Any]:
     }
 
 
-def _answers(evidence: Evidence) -> dict[int, tuple[str, str]]:
+def _answers(evidence: StudyEvidence) -> dict[int, tuple[str, str]]:
     """Item -> (answer, anchor), for those that the artefacts answer."""
     coverage = evidence.study.cases.coverage
     n_positive = int(evidence.study.cases.positive.sum())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.analysis.catalogue import MatchedStudy
-from evaluation.analysis.evidence import Thresholds
+from evaluation.analysis.evidence import StudyThresholds
 from evaluation.analysis.failures import find_errors
 from evaluation.analysis.paired import NON_INFERIOR, MetricDifference, ModelComparison
 from evaluation.analysis.subgroups import CELL_MIN, METRICS
@@ -44,7 +44,7 @@ class CompareReport:
     studies: Mapping[str, MatchedStudy]
     comparisons: Sequence[ModelComparison]
     footprints: Mapping[str, Footprint]
-    thresholds: Mapping[str, Thresholds]
+    thresholds: Mapping[str, StudyThresholds]
     point: str
     draws: int
     seed: int

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.analysis.evidence import Evidence
+from evaluation.analysis.evidence import StudyEvidence
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
@@ -38,7 +38,7 @@ class ClassMixRow:
     at_mix_interval: str
 
 
-def first_page(evidence: Evidence) -> list[AnsweredQuestion]:
+def first_page(evidence: StudyEvidence) -> list[AnsweredQuestion]:
     """The four questions and their answers."""
     return [
         AnsweredQuestion("On whom?", _on_whom(evidence)),
@@ -48,7 +48,7 @@ def first_page(evidence: Evidence) -> list[AnsweredQuestion]:
     ]
 
 
-def mix_rows(evidence: Evidence) -> list[ClassMixRow]:
+def mix_rows(evidence: StudyEvidence) -> list[ClassMixRow]:
     """Metrics that depend on the mix of classes, as found and at the mix; empty without a mix."""
     if evidence.at_mix is None:
         return []
@@ -75,7 +75,7 @@ def mix_rows(evidence: Evidence) -> list[ClassMixRow]:
     return rows
 
 
-def _on_whom(evidence: Evidence) -> str:
+def _on_whom(evidence: StudyEvidence) -> str:
     cases = evidence.study.cases
     coverage, n = cases.coverage, len(cases)
     whose = (
@@ -98,7 +98,7 @@ def _on_whom(evidence: Evidence) -> str:
     )
 
 
-def _truth(evidence: Evidence) -> str:
+def _truth(evidence: StudyEvidence) -> str:
     return (
         "One set of boxes drawn by readers (the labels file): an image with a box is positive."
         " Agreement between readers was not measured here."
@@ -116,7 +116,7 @@ def _of_hundred(item: Estimate, invert: bool = False) -> str:
     return f"{100 * value:.0f} of 100{ends}"
 
 
-def _how_well(evidence: Evidence) -> str:
+def _how_well(evidence: StudyEvidence) -> str:
     point = evidence.thresholds.primary
     level = evidence.thresholds.points[point].threshold
     found = evidence.estimates
@@ -156,7 +156,7 @@ def _how_well(evidence: Evidence) -> str:
     return text
 
 
-def _not_for(evidence: Evidence) -> str:
+def _not_for(evidence: StudyEvidence) -> str:
     return (
         NOT_FOR + " Its predictive values do not apply to a population with another prevalence or"
         " another share of normal images."

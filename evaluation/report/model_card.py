@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from evaluation.analysis.evidence import Evidence
+from evaluation.analysis.evidence import StudyEvidence
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
 from evaluation.report.cohort_table import describe_cohort
@@ -11,7 +11,7 @@ from evaluation.report.wording import NOT_AVAILABLE
 from pneumonia.runtime.errors import DISCLAIMER
 
 
-def model_card(evidence: Evidence) -> str:
+def model_card(evidence: StudyEvidence) -> str:
     """The card as Markdown; "not available" where the artefacts have no value."""
     origin = evidence.provenance
     facts = origin.facts
@@ -43,7 +43,7 @@ def model_card(evidence: Evidence) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def limits(evidence: Evidence) -> list[str]:
+def limits(evidence: StudyEvidence) -> list[str]:
     """Limits of this evaluation."""
     cases = evidence.study.cases
     n_positive = int(cases.positive.sum())
@@ -89,7 +89,7 @@ def limits(evidence: Evidence) -> list[str]:
     return lines
 
 
-def _performance(evidence: Evidence) -> str:
+def _performance(evidence: StudyEvidence) -> str:
     point = evidence.thresholds.primary
     chosen = [f"rsna.{point}", "coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc"]
     chosen += [f"{point}.{name}" for name in ("sensitivity", "specificity", "ppv", "npv")]
@@ -121,7 +121,7 @@ def _with_interval(item: Estimate, metric: str) -> str:
     return f"{wording.value_text(item, share)} ({interval})"
 
 
-def _cohort(evidence: Evidence) -> str:
+def _cohort(evidence: StudyEvidence) -> str:
     coverage = evidence.study.cases.coverage
     text = (
         f"{coverage.n_evaluated:,} images of {coverage.n_patients:,} "
@@ -137,7 +137,7 @@ def _cohort(evidence: Evidence) -> str:
     )
 
 
-def _subgroups(evidence: Evidence) -> str:
+def _subgroups(evidence: StudyEvidence) -> str:
     if not evidence.groups:
         return f"View, sex and age of the images: {NOT_AVAILABLE}."
     rows = [

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.analysis.evidence import Evidence
+from evaluation.analysis.evidence import StudyEvidence
 from evaluation.analysis.failures import EXPLANATIONS, count_errors
 from evaluation.analysis.subgroups import CELL_MIN, METRICS
 from evaluation.report import plots, wording
@@ -46,7 +46,7 @@ class SummaryCard:
 
 def write_report(
     path: str | Path,
-    evidence: Evidence,
+    evidence: StudyEvidence,
     image_folder: str | Path | None = None,
     extra: Sequence[ExtraSection] = (),
 ) -> None:
@@ -98,7 +98,7 @@ def write_report(
     write_text(str(path), render("report.html.j2", context))
 
 
-def _cards(evidence: Evidence) -> list[SummaryCard]:
+def _cards(evidence: StudyEvidence) -> list[SummaryCard]:
     """The metrics at the top of the page."""
     point = evidence.thresholds.primary
     suffix = f" at {wording.point_name(point)}"
@@ -111,7 +111,7 @@ def _cards(evidence: Evidence) -> list[SummaryCard]:
     return cards
 
 
-def _point_columns(evidence: Evidence) -> list[dict[str, Any]]:
+def _point_columns(evidence: StudyEvidence) -> list[dict[str, Any]]:
     """One column of metrics per operating point."""
     columns = []
     for name, point in evidence.thresholds.points.items():
@@ -123,7 +123,7 @@ def _point_columns(evidence: Evidence) -> list[dict[str, Any]]:
     return columns
 
 
-def _figures(evidence: Evidence) -> dict[str, Any]:
+def _figures(evidence: StudyEvidence) -> dict[str, Any]:
     from markupsafe import Markup
 
     one = {"model": evidence.study}
@@ -151,7 +151,7 @@ def _figures(evidence: Evidence) -> dict[str, Any]:
     return {name: Markup(svg) for name, svg in figures.items()}
 
 
-def _subgroup_rows(evidence: Evidence) -> list[dict[str, Any]]:
+def _subgroup_rows(evidence: StudyEvidence) -> list[dict[str, Any]]:
     rows = []
     for group in evidence.groups:
         cells = []
@@ -169,7 +169,7 @@ def _subgroup_rows(evidence: Evidence) -> list[dict[str, Any]]:
     return rows
 
 
-def _robustness_rows(evidence: Evidence) -> list[dict[str, Any]]:
+def _robustness_rows(evidence: StudyEvidence) -> list[dict[str, Any]]:
     return [
         {
             "name": row.name,
@@ -189,7 +189,7 @@ def _robustness_rows(evidence: Evidence) -> list[dict[str, Any]]:
     ]
 
 
-def _galleries(evidence: Evidence, folder: str | Path | None) -> list[OverlayGallery]:
+def _galleries(evidence: StudyEvidence, folder: str | Path | None) -> list[OverlayGallery]:
     threshold = evidence.study.thresholds[evidence.thresholds.primary]
     worst = evidence.worst
     return [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.analysis.catalogue import FROC_IOU
-from evaluation.analysis.evidence import Evidence
+from evaluation.analysis.evidence import StudyEvidence
 from evaluation.analysis.failures import EXPLANATIONS, count_errors
 from evaluation.analysis.paired import ModelComparison
 from evaluation.metrics.bootstrap import Estimate, estimate_json, finite_or_none
@@ -29,7 +29,7 @@ CURVE_POINTS = 2000  # most points written per curve
 ESTIMATE = ("value", "ci_low", "ci_high", "n", "method")
 
 
-def write_tables(evidence: Evidence, out: str | Path) -> None:
+def write_tables(evidence: StudyEvidence, out: str | Path) -> None:
     """Write metrics.json, predictions.csv, submission.csv and every csv table into a folder.
 
     Raises:
@@ -52,7 +52,7 @@ def write_tables(evidence: Evidence, out: str | Path) -> None:
         write_csv(folder / "robustness.csv", header, rows)
 
 
-def metrics_document(evidence: Evidence) -> dict[str, Any]:
+def metrics_document(evidence: StudyEvidence) -> dict[str, Any]:
     """The content of metrics.json; a metric that is not available has value null."""
     cases = evidence.study.cases
     return {
@@ -85,7 +85,7 @@ def metrics_document(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _mix_document(evidence: Evidence) -> dict[str, Any] | None:
+def _mix_document(evidence: StudyEvidence) -> dict[str, Any] | None:
     """Results at the mix of classes; None when they cannot be computed."""
     found = evidence.at_mix
     if found is None:
@@ -182,7 +182,7 @@ def _cells(item: Estimate) -> tuple[object, ...]:
     return item.value, item.ci_low, item.ci_high, item.n, item.method
 
 
-def _write_predictions(evidence: Evidence, folder: Path) -> None:
+def _write_predictions(evidence: StudyEvidence, folder: Path) -> None:
     cases = evidence.study.cases
     rows = [
         Prediction(
@@ -201,7 +201,7 @@ def _write_predictions(evidence: Evidence, folder: Path) -> None:
     write_submission(folder / "submission.csv", cases.boxes_by_id(), threshold)
 
 
-def _write_curves(evidence: Evidence, folder: Path) -> None:
+def _write_curves(evidence: StudyEvidence, folder: Path) -> None:
     study = evidence.study
     rows: list[tuple[object, ...]] = []
     for overlap in PR_IOU:
@@ -239,7 +239,7 @@ def _thin(*columns: np.ndarray) -> list[tuple[float, ...]]:
     return [tuple(float(column[i]) for column in columns) for i in index]
 
 
-def _write_groups(evidence: Evidence, folder: Path) -> None:
+def _write_groups(evidence: StudyEvidence, folder: Path) -> None:
     header = ("facet", "group", "images", "positive", "metric", *ESTIMATE)
     rows = [
         (
@@ -263,7 +263,7 @@ def _write_groups(evidence: Evidence, folder: Path) -> None:
     )
 
 
-def _write_failures(evidence: Evidence, folder: Path) -> None:
+def _write_failures(evidence: StudyEvidence, folder: Path) -> None:
     cases = evidence.study.cases
     counts = count_errors(evidence.errors)
     rows: list[tuple[object, ...]] = [
@@ -296,7 +296,7 @@ def _write_failures(evidence: Evidence, folder: Path) -> None:
     write_csv(folder / "worst.csv", ("kind", "rank", "image_id", "image_score"), rows)
 
 
-def _point_table(evidence: Evidence) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def _point_table(evidence: StudyEvidence) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     rows: list[tuple[object, ...]] = []
     for name, point in evidence.thresholds.points.items():
         for metric, item in evidence.estimates.items():

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from evaluation.metrics.matching import Float64Array, IntArray, order_boxes, order_truths
 from evaluation.study.cohort import Cohort
-from evaluation.study.labels import Labels
+from evaluation.study.labels import TruthLabels
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 from pneumonia.runtime.model.predictions import Prediction
@@ -115,7 +115,7 @@ class EvaluationCases:
 
 
 def join(
-    labels: Labels,
+    labels: TruthLabels,
     predictions: Sequence[Prediction],
     cohort: Cohort | None = None,
     subset: Iterable[str] | None = None,

@@ -20,7 +20,7 @@ BoxArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Labels:
+class TruthLabels:
     """Truth boxes of labelled images.
 
     Attributes:
@@ -35,7 +35,7 @@ class Labels:
     positive: NDArray[np.bool_]
     frame: float | None = RSNA_FRAME
 
-    def select(self, ids: Iterable[str]) -> "Labels":
+    def select(self, ids: Iterable[str]) -> "TruthLabels":
         """The labels of some images, in the order given.
 
         Raises:
@@ -50,13 +50,13 @@ class Labels:
         return make_labels({image_id: self.boxes[image_id] for image_id in chosen}, self.frame)
 
 
-def make_labels(boxes: dict[str, BoxArray], frame: float | None = RSNA_FRAME) -> Labels:
+def make_labels(boxes: dict[str, BoxArray], frame: float | None = RSNA_FRAME) -> TruthLabels:
     """Labels from boxes by image id; an image is positive when it has a box."""
     positive = np.array([len(rows) > 0 for rows in boxes.values()], dtype=bool)
-    return Labels(tuple(boxes), boxes, positive, frame)
+    return TruthLabels(tuple(boxes), boxes, positive, frame)
 
 
-def read_labels(path: str | Path, frame: float | None = RSNA_FRAME) -> Labels:
+def read_labels(path: str | Path, frame: float | None = RSNA_FRAME) -> TruthLabels:
     """Read the official RSNA csv.
 
     Args:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from evaluation.analysis.catalogue import MatchedStudy, match_study
 from evaluation.analysis.evidence import (
-    Thresholds,
+    StudyThresholds,
     make_resampler,
     resolve_thresholds,
 )
@@ -174,7 +174,7 @@ def _extra(figures: Sequence[tuple[Path, str]]) -> list[ExtraSection]:
 
 def _studies(
     options: CompareOptions, models: Sequence[ComparedModel], labels: Path
-) -> tuple[dict[str, MatchedStudy], dict[str, Thresholds]]:
+) -> tuple[dict[str, MatchedStudy], dict[str, StudyThresholds]]:
     cases = {entry.name: options.read_cases(entry.predictions, labels) for entry in models}
     check_same_images(list(cases.values()))
     judged = {entry.name: _judged(options, entry, cases[entry.name]) for entry in models}
@@ -188,7 +188,7 @@ def _studies(
 
 def _judged(
     options: CompareOptions, entry: ComparedModel, cases: EvaluationCases
-) -> tuple[EvaluationCases, Thresholds]:
+) -> tuple[EvaluationCases, StudyThresholds]:
     """Cases with boxes scaled as frozen, and thresholds: given, the model's own, or chosen here.
 
     Raises:
@@ -206,7 +206,7 @@ def _judged(
     return cases, replace(thresholds, box_scale=frozen.box_scale)
 
 
-def _common_point(thresholds: Mapping[str, Thresholds]) -> str:
+def _common_point(thresholds: Mapping[str, StudyThresholds]) -> str:
     """The operating point the page is about: the reference's, when every model has it.
 
     Raises:
@@ -223,7 +223,7 @@ def _common_point(thresholds: Mapping[str, Thresholds]) -> str:
     return first.primary if first.primary in common else common[0]
 
 
-def _tuned(thresholds: Mapping[str, Thresholds]) -> dict[str, bool]:
+def _tuned(thresholds: Mapping[str, StudyThresholds]) -> dict[str, bool]:
     """Model -> whether its thresholds were chosen on these images."""
     return {name: item.is_optimistic for name, item in thresholds.items()}
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from evaluation.analysis.evidence import (
     SAME_IMAGES,
-    Evidence,
     Provenance,
+    StudyEvidence,
     compute_evidence,
     fingerprint,
     make_resampler,
@@ -73,7 +73,7 @@ class EvaluateResult(NamedTuple):
         box_scale: The tuned box scale; None where it was not tuned.
     """
 
-    evidence: Evidence
+    evidence: StudyEvidence
     box_scale: ScaleChoice | None
 
 
@@ -173,7 +173,7 @@ def _box_scale(
     return choice.scale, choice
 
 
-def _chosen(evidence: Evidence, options: EvaluateOptions) -> dict[str, Any]:
+def _chosen(evidence: StudyEvidence, options: EvaluateOptions) -> dict[str, Any]:
     """operating_points.json of thresholds chosen on these images, and which images these were."""
     origin = evidence.provenance
     cases, scale = evidence.study.cases, evidence.thresholds.box_scale
@@ -212,7 +212,7 @@ def _provenance(options: EvaluateOptions, predictions: Path, labels: Path) -> Pr
     return Provenance(bundle.model_name, bundle.model_hash, files, versions(), facts)
 
 
-def _write(evidence: Evidence, out: Path, options: EvaluateOptions) -> None:
+def _write(evidence: StudyEvidence, out: Path, options: EvaluateOptions) -> None:
     """Everything in the report folder, each file atomically."""
     write_tables(evidence, out)
     write_json(str(out / "claim.json"), claim_document(fill_checklist(evidence)))

@@ -24,7 +24,7 @@ from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.progress import Progress
 from pneumonia.training.config import DataConfig, ValidationConfig
 from pneumonia.training.detector.task import labelled_items
-from pneumonia.training.detector.validation import Validation, predict_with
+from pneumonia.training.detector.validation import DetectionValidation, predict_with
 
 __all__ = ["Int8Options", "Int8Result", "quantize_int8"]
 
@@ -110,7 +110,7 @@ def quantize_int8(
     dataset = open_dataset(Path(data))
     _warn_of_another_dataset(source, dataset)
     items = labelled_items(dataset, "val", DataConfig())
-    validation = Validation(dataset, items, ValidationConfig())
+    validation = DetectionValidation(dataset, items, ValidationConfig())
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
         model = float_onnx(source, scratch)
@@ -192,7 +192,9 @@ def _engine(bundle: Bundle, model: Path, scratch: Path, threads: int | None) -> 
     )
 
 
-def _judged(validation: Validation, engine: Engine, progress: Progress | None) -> dict[str, float]:
+def _judged(
+    validation: DetectionValidation, engine: Engine, progress: Progress | None
+) -> dict[str, float]:
     done = 0
 
     def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

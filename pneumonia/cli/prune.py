@@ -14,7 +14,7 @@ from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from pneumonia.compression.result import CompressionResult
-    from pneumonia.network.accounting import Totals
+    from pneumonia.network.accounting import NetworkTotals
 
 
 @click.command("prune", cls=recipes_of("prune", "quantize"))
@@ -86,7 +86,7 @@ def _show(result: "CompressionResult", target: float, out: Path) -> None:
     show_next(f"pneumonia export {out} --out {out}-bundle")
 
 
-def _parameters(totals: "Totals") -> int:
+def _parameters(totals: "NetworkTotals") -> int:
     """Stored weights, biases and batch-norm gains and offsets."""
     return totals.parameters - totals.weights + totals.kept_weights
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.module import Network
 from pneumonia.training.hooks import TrainingHook
-from pneumonia.training.task import Batch, Sample, Task
+from pneumonia.training.task import EpochSample, TrainingBatch, TrainingTask
 
 
 def distillation_loss(
@@ -47,7 +47,7 @@ class Teacher(TrainingHook):
         share: Weight of the teacher, 0 .. 1.
     """
 
-    def __init__(self, task: Task, network: Network, share: float) -> None:
+    def __init__(self, task: TrainingTask, network: Network, share: float) -> None:
         self._task = task
         self._share = share
         # It is never trained: without batch norm it computes the same in less time.
@@ -72,7 +72,7 @@ class Teacher(TrainingHook):
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Nothing is restored: the teacher does not change."""
 
-    def prepare(self, parts: Sequence[Batch]) -> None:
+    def prepare(self, parts: Sequence[TrainingBatch]) -> None:
         """Run the teacher on the images of every part of the step."""
         self._task.prepare(parts)
         device = next(self._network.parameters()).device
@@ -92,11 +92,11 @@ class Teacher(TrainingHook):
         total = (1 - self._share) * loss + self._share * apart
         return total, {**parts, "loss": total.item(), "loss_teacher": apart.item()}
 
-    def plan(self, epoch: int, seed: int) -> Sequence[Sample]:
+    def plan(self, epoch: int, seed: int) -> Sequence[EpochSample]:
         """The task's."""
         return self._task.plan(epoch, seed)
 
-    def load(self, samples: Sequence[Sample]) -> Batch:
+    def load(self, samples: Sequence[EpochSample]) -> TrainingBatch:
         """The task's."""
         return self._task.load(samples)
 

@@ -17,7 +17,7 @@ from pneumonia.training import distributed
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.loop import fit
-from pneumonia.training.task import Task
+from pneumonia.training.task import TrainingTask
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Trainer(NamedTuple):
         progress: Called with (done, total, note), the note after the training's name.
     """
 
-    task: Task
+    task: TrainingTask
     resume: bool = False
     progress: Progress | None = None
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from pneumonia.compression.phase import Trainer
-from pneumonia.network.accounting import Account
+from pneumonia.network.accounting import NetworkAccount
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import TrainConfig
@@ -30,7 +30,7 @@ class CompressionJob(NamedTuple):
     parent: RunFolder
     spec: NetworkSpec
     tensors: dict[str, Tensor]
-    before: Account
+    before: NetworkAccount
     trainer: Trainer
     training: TrainConfig
     out: RunFolder
@@ -70,8 +70,8 @@ class CompressionResult(NamedTuple):
         bits: Layer -> bits of one stored weight.
     """
 
-    before: Account
-    after: Account
+    before: NetworkAccount
+    after: NetworkAccount
     metrics_before: dict[str, float]
     metrics_after: dict[str, float]
     bytes_before: int

@@ -34,7 +34,7 @@ from pneumonia.training import distributed
 from pneumonia.training.checkpoint import save_best
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
-from pneumonia.training.task import Task
+from pneumonia.training.task import TrainingTask
 from pneumonia.training.threads import use_threads
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,9 @@ def _seen_images(folder: Path, data: Dataset) -> int:
     )
 
 
-def _taught(task: Task, parent: RunFolder, recipe: PruneRecipe | QuantizeRecipe) -> Task:
+def _taught(
+    task: TrainingTask, parent: RunFolder, recipe: PruneRecipe | QuantizeRecipe
+) -> TrainingTask:
     """The task, with the recipe's teacher if it has one."""
     if not recipe.distil:
         return task

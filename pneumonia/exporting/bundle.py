@@ -15,7 +15,7 @@ from pneumonia.exporting.onnx_check import OnnxReport, check_onnx
 from pneumonia.exporting.onnx_graph import CODED_OPS, emit_onnx
 from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts, read_run_facts
-from pneumonia.network.accounting import Totals, account
+from pneumonia.network.accounting import NetworkTotals, account
 from pneumonia.network.files import load_model, quantized_layers, save_model
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.image_head import without_class_outputs
@@ -60,7 +60,7 @@ class ExportResult(NamedTuple):
     out: Path
     spec: NetworkSpec
     model_hash: str
-    totals: Totals
+    totals: NetworkTotals
     sizes: dict[str, int]
     onnx: OnnxReport
     gathered: tuple[GatheredInput, ...]

@@ -6,7 +6,7 @@ from typing import Any
 from pneumonia.exporting.onnx_check import TOLERANCE, OnnxReport
 from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts
-from pneumonia.network.accounting import Totals
+from pneumonia.network.accounting import NetworkTotals
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.model.heads import image_outputs
 from pneumonia.runtime.model.layers import Detect
@@ -20,7 +20,7 @@ def model_card(
     spec: NetworkSpec,
     model_hash: str,
     facts: RunFacts,
-    totals: Totals,
+    totals: NetworkTotals,
     sizes: dict[str, int],
     onnx: OnnxReport,
     gathered: Sequence[GatheredInput],
@@ -144,7 +144,7 @@ def _note(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _cost(totals: Totals, sizes: dict[str, int], trained: int | None) -> str:
+def _cost(totals: NetworkTotals, sizes: dict[str, int], trained: int | None) -> str:
     rows = [("parameters", f"{totals.parameters:,}")]
     if trained:
         rate = trained / max(totals.kept_weights, 1)

@@ -49,7 +49,7 @@ class LayerAccount(NamedTuple):
     index_bits: int = 0
 
 
-class Totals(NamedTuple):
+class NetworkTotals(NamedTuple):
     """Sums over the layers, and the two rates (dense / kept)."""
 
     parameters: int
@@ -71,14 +71,14 @@ class Totals(NamedTuple):
         return self.macs / self.kept_macs if self.kept_macs else math.inf
 
 
-class Account(NamedTuple):
+class NetworkAccount(NamedTuple):
     """Every layer in execution order, and the totals."""
 
     layers: tuple[LayerAccount, ...]
-    totals: Totals
+    totals: NetworkTotals
 
 
-def account(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> Account:
+def account(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> NetworkAccount:
     """Count a network at its own input size.
 
     Args:
@@ -115,8 +115,10 @@ def account(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> Account:
                 storage_bits=n_values * FLOAT_BITS,
             )
         rows.append(row)
-    totals = Totals(*(sum(getattr(row, field) for row in rows) for field in Totals._fields))
-    return Account(tuple(rows), totals)
+    totals = NetworkTotals(
+        *(sum(getattr(row, field) for row in rows) for field in NetworkTotals._fields)
+    )
+    return NetworkAccount(tuple(rows), totals)
 
 
 def _count(

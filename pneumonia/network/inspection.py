@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pneumonia.network.accounting import Account, LayerAccount, Totals, account
+from pneumonia.network.accounting import LayerAccount, NetworkAccount, NetworkTotals, account
 from pneumonia.network.files import load_model
 from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
@@ -56,7 +56,7 @@ class Inspection(NamedTuple):
     folder: Path
     kind: str
     spec: NetworkSpec
-    account: Account
+    account: NetworkAccount
     files: dict[str, int]
     model_hash: str | None = None
     trained_weights: int | None = None
@@ -155,7 +155,7 @@ def storage_of(spec: NetworkSpec, row: LayerAccount) -> str:
     return layer.storage.format + group
 
 
-def kept_share(row: LayerAccount | Totals) -> float:
+def kept_share(row: LayerAccount | NetworkTotals) -> float:
     """Kept weights as a share of the dense ones; 1 where there are none."""
     return row.kept_weights / row.weights if row.weights else 1.0
 

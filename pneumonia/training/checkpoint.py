@@ -198,7 +198,7 @@ def save_best(
         network: The model.
         epoch: Finished epochs.
         metrics: Of the evaluation.
-        save: Writes what else belongs to it, such as `Task.save`: thresholds lie with the very
+        save: Writes what else belongs to it, such as `TrainingTask.save`: thresholds lie with the
             weights they were chosen for.
     """
     values = {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}

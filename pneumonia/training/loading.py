@@ -9,29 +9,29 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainConfig
-from pneumonia.training.task import Batch, Sample, Task
+from pneumonia.training.task import EpochSample, TrainingBatch, TrainingTask
 
 PREFETCH = 3  # batches a worker keeps ready
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[TrainingBatch]):
     """Lets a DataLoader prepare whole batches: the key is the list of samples itself."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: TrainingTask) -> None:
         self.task = task
 
-    def __getitem__(self, samples: Sequence[Sample]) -> Batch:
+    def __getitem__(self, samples: Sequence[EpochSample]) -> TrainingBatch:
         return self.task.load(samples)
 
 
-class _Order(Sampler[list[Sample]]):
+class _Order(Sampler[list[EpochSample]]):
     """The parts of a run of epochs, one after another."""
 
-    def __init__(self, parts: Callable[[int], list[list[Sample]]], epochs: range) -> None:
+    def __init__(self, parts: Callable[[int], list[list[EpochSample]]], epochs: range) -> None:
         self.parts = parts
         self.epochs = epochs
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def __iter__(self) -> Iterator[list[EpochSample]]:
         for epoch in self.epochs:
             yield from self.parts(epoch)
 
@@ -49,7 +49,7 @@ def _start_worker(worker_id: int) -> None:
         pass
 
 
-class Loader:
+class BatchLoader:
     """Batches of a run of epochs, without a pause between them.
 
     The first batches of an epoch are prepared while the epoch before is validated. The order and
@@ -68,7 +68,7 @@ class Loader:
         TrainingError: The batch cannot be split evenly, or an epoch does not fill one.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, first_epoch: int) -> None:
+    def __init__(self, task: TrainingTask, config: TrainConfig, first_epoch: int) -> None:
         self._task = task
         self._config = config
         self._shares = config.accumulate * distributed.world_size()
@@ -97,9 +97,9 @@ class Loader:
             # Its own generator: torch's global one must not depend on how data is loaded.
             generator=torch.Generator().manual_seed(config.seed),
         )
-        self._batches: Iterator[Batch] = iter(loader)
+        self._batches: Iterator[TrainingBatch] = iter(loader)
 
-    def _parts(self, epoch: int) -> list[list[Sample]]:
+    def _parts(self, epoch: int) -> list[list[EpochSample]]:
         """This process's share of every part of every step of an epoch."""
         plan = list(self._task.plan(epoch, self._config.seed))
         share = self._config.batch_size // self._shares
@@ -110,7 +110,7 @@ class Loader:
             for start in range(0, self.steps * self._config.batch_size, stride)
         ]
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> TrainingBatch:
         """The next batch; an epoch has `steps * accumulate`."""
         return next(self._batches)
 

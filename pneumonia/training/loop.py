@@ -35,9 +35,9 @@ from pneumonia.training.config import FREE_ON_RESUME, TrainConfig
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.journal import MetricsJournal
-from pneumonia.training.loading import Loader
+from pneumonia.training.loading import BatchLoader
 from pneumonia.training.optimiser import learning_rate, make_optimiser, set_learning_rate
-from pneumonia.training.task import SELECTION, Batch, Task, check_images
+from pneumonia.training.task import SELECTION, TrainingBatch, TrainingTask, check_images
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class FitResult(NamedTuple):
 
 def fit(
     network: Network,
-    task: Task,
+    task: TrainingTask,
     config: TrainConfig,
     out: Path,
     hooks: Sequence[TrainingHook] = (),
@@ -103,7 +103,7 @@ def fit(
         progressed = load_last(out, state)
     for hook in hooks:
         hook.before_fit(network, average.network)
-    loader = Loader(task, config, progressed.epoch + 1)
+    loader = BatchLoader(task, config, progressed.epoch + 1)
     journal = MetricsJournal(out, progressed.epoch) if distributed.is_first() else None
     try:
         for epoch in range(progressed.epoch + 1, config.epochs + 1):
@@ -125,7 +125,9 @@ def fit(
     return FitResult(progressed.best_metric, progressed.best_epoch, out, progressed.epoch)
 
 
-def _close(loader: Loader, journal: MetricsJournal | None, hooks: Sequence[TrainingHook]) -> None:
+def _close(
+    loader: BatchLoader, journal: MetricsJournal | None, hooks: Sequence[TrainingHook]
+) -> None:
     loader.close()
     if journal is not None:
         journal.close()
@@ -135,8 +137,8 @@ def _close(loader: Loader, journal: MetricsJournal | None, hooks: Sequence[Train
 
 def _train_epoch(
     state: TrainingState,
-    task: Task,
-    loader: Loader,
+    task: TrainingTask,
+    loader: BatchLoader,
     config: TrainConfig,
     epoch: int,
     progress: Progress | None,
@@ -202,7 +204,11 @@ def _train_epoch(
 
 
 def _validate(
-    state: TrainingState, task: Task, out: Path, row: dict[str, float], progressed: FinishedEpochs
+    state: TrainingState,
+    task: TrainingTask,
+    out: Path,
+    row: dict[str, float],
+    progressed: FinishedEpochs,
 ) -> FinishedEpochs:
     """Evaluate the averaged weights on the first process; keep them if they are the best so far."""
     metrics: dict[str, float] = {}
@@ -277,7 +283,7 @@ def check_run_folder(out: Path, config: TrainConfig, resume: bool) -> None:
 
 
 def _check_finite(
-    loss: Tensor, parts: dict[str, float], batch: Batch, epoch: int, step: int
+    loss: Tensor, parts: dict[str, float], batch: TrainingBatch, epoch: int, step: int
 ) -> None:
     if math.isfinite(loss.item()):
         return
@@ -291,7 +297,7 @@ def _check_finite(
     )
 
 
-def _check_gradient(norm: Tensor, batch: Batch, epoch: int, step: int) -> None:
+def _check_gradient(norm: Tensor, batch: TrainingBatch, epoch: int, step: int) -> None:
     if math.isfinite(norm.item()):
         return
     raise TrainingError(

@@ -10,12 +10,11 @@ from pneumonia.network.module import Network
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.model.spec import NetworkSpec
 
-SELECTION = (
-    "selection_metric"  # the key of `Task.evaluate` that chooses the best epoch; higher wins
-)
+# The key of `TrainingTask.evaluate` that chooses the best epoch; higher wins.
+SELECTION = "selection_metric"
 
 
-class Sample(NamedTuple):
+class EpochSample(NamedTuple):
     """One place in an epoch's order.
 
     Attributes:
@@ -27,7 +26,7 @@ class Sample(NamedTuple):
     seed: int
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """Images as the network takes them, with what the loss needs.
 
     Attributes:
@@ -41,18 +40,18 @@ class Batch(NamedTuple):
     image_ids: tuple[str, ...]
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """Data, loss and metrics of one problem."""
 
-    def plan(self, epoch: int, seed: int) -> Sequence[Sample]:
+    def plan(self, epoch: int, seed: int) -> Sequence[EpochSample]:
         """The order of one epoch (from 1): a pure function of its arguments, always as long."""
         ...
 
-    def load(self, samples: Sequence[Sample]) -> Batch:
+    def load(self, samples: Sequence[EpochSample]) -> TrainingBatch:
         """Prepare images; a pure function of `samples`, called in a worker process."""
         ...
 
-    def prepare(self, parts: Sequence[Batch]) -> None:
+    def prepare(self, parts: Sequence[TrainingBatch]) -> None:
         """Called before the parts of an optimiser step are computed, with all of them.
 
         The losses of the parts are added, so `loss` and `imitation` divide by counts over all
@@ -91,7 +90,7 @@ class Task(Protocol):
         ...
 
 
-def check_images(batch: Batch, spec: NetworkSpec) -> None:
+def check_images(batch: TrainingBatch, spec: NetworkSpec) -> None:
     """Refuse images that are not what the spec's input says.
 
     Grey 0..1 enters as (x - mean) / std. Values outside, or so close together that the image was

@@ -9,7 +9,7 @@ from pneumonia.compression.distil import Teacher
 from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.network.files import load_model
-from pneumonia.training.task import Batch
+from pneumonia.training.task import TrainingBatch
 from tests.tiny import QUICK_QUANTIZE, tiny_network
 
 
@@ -27,7 +27,7 @@ class Fixed:
 
 
 def batch_of(images):
-    return Batch(images, torch.zeros(0, 6), ("image",) * len(images))
+    return TrainingBatch(images, torch.zeros(0, 6), ("image",) * len(images))
 
 
 def images_of(network):

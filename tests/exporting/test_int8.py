@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from data_prep.dataset.reader import ImageRecord, open_dataset
+from data_prep.dataset.reader import DatasetImage, open_dataset
 from data_prep.dataset.writer import DatasetFacts, new_dataset, to_cache
 from deploy_jetson.device.selftest import check_engine
 from deploy_jetson.kernels.bundle import add_kernels
@@ -70,7 +70,7 @@ def write_cells(out, train_range=(40, 200)):
                 x, y = rng.integers(0, SIZE // CELL, 2) * CELL
                 pixels[y : y + CELL, x : x + CELL] = bright
                 boxes = np.array([[x, y, x + CELL, y + CELL]], np.float32)
-            record = ImageRecord(
+            record = DatasetImage(
                 f"image-{number:03d}", "phantom", split, f"patient-{number}",
                 "Lung Opacity" if number % 2 else "Normal", "", "", None, SIZE, SIZE, True,
             )  # fmt: skip

@@ -20,7 +20,7 @@ LEVELS = 5  # group, heading, and the first three qualifiers
 Label = Hashable
 
 
-class Match(NamedTuple):
+class BoxMatch(NamedTuple):
     """Match of box index `a` in one list with box index `b` in the other; `iou` in 0..1."""
 
     a: int
@@ -131,7 +131,7 @@ def fleiss_kappa(items: Iterable[Sequence[Label]]) -> float | None:
 
 def match_boxes(
     a: Sequence[Box], b: Sequence[Box], iou_threshold: float = IOU_THRESHOLD
-) -> list[Match]:
+) -> list[BoxMatch]:
     """Pair boxes one to one, the best overlap first.
 
     Args:
@@ -144,7 +144,7 @@ def match_boxes(
     """
     table = iou_matrix(as_boxes(a), as_boxes(b))
     pairs = [
-        Match(i, j, float(table[i, j]))
+        BoxMatch(i, j, float(table[i, j]))
         for i in range(len(a))
         for j in range(len(b))
         if table[i, j] > 0 and table[i, j] >= iou_threshold

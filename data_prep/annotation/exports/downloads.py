@@ -17,7 +17,7 @@ from data_prep.annotation.exports.structured_report import build_reading_report
 from data_prep.annotation.exports.tables import class_csv, coco_json, left_out_csv, rsna_csv
 from data_prep.annotation.exports.training_set import write_training_set
 from data_prep.annotation.mention_links import vote_links
-from data_prep.annotation.project import Project, readers_only
+from data_prep.annotation.project import AnnotationProject, readers_only
 from data_prep.annotation.workspace.history import first_finished
 from data_prep.annotation.workspace.records import (
     REPEAT,
@@ -31,11 +31,11 @@ from pneumonia.runtime.errors import DISCLAIMER, DataError, DicomError
 from pneumonia.runtime.results import file_bytes
 
 
-def _studies(project: Project) -> dict[str, Study]:
+def _studies(project: AnnotationProject) -> dict[str, Study]:
     return {study.image_id: study for study in project.store.studies() if not study.reason}
 
 
-def _truths(project: Project) -> dict[str, StudyTruth]:
+def _truths(project: AnnotationProject) -> dict[str, StudyTruth]:
     known = _studies(project)
     return {
         name: truth_of(made, project.base)
@@ -50,29 +50,29 @@ def _member(study: Study, suffix: str) -> str:
     return f"{study.key:05d}_{stem}{suffix}"
 
 
-def rsna_bytes(project: Project) -> bytes:
+def rsna_bytes(project: AnnotationProject) -> bytes:
     """The official label csv."""
     return rsna_csv(_truths(project), _studies(project)).encode()
 
 
-def class_bytes(project: Project) -> bytes:
+def class_bytes(project: AnnotationProject) -> bytes:
     """The official class csv."""
     return class_csv(_truths(project)).encode()
 
 
-def left_out_bytes(project: Project) -> bytes:
+def left_out_bytes(project: AnnotationProject) -> bytes:
     """Csv of the studies that the csv files and COCO leave out, with the reason."""
     return left_out_csv(_truths(project)).encode()
 
 
-def coco_bytes(project: Project) -> bytes:
+def coco_bytes(project: AnnotationProject) -> bytes:
     """COCO JSON of the consensus."""
     known = _studies(project)
     made = [c for name, c in project.consensus().items() if name in known]
     return json.dumps(coco_json(made, known, project.base), indent=1, allow_nan=False).encode()
 
 
-def readings_bytes(project: Project) -> bytes:
+def readings_bytes(project: AnnotationProject) -> bytes:
     """All readings as JSON, each with its first revision that had a verdict.
 
     In a blinded project `first_finished` was made without the report and suggestions.
@@ -97,7 +97,7 @@ def readings_bytes(project: Project) -> bytes:
     return json.dumps(table, indent=1, allow_nan=False).encode()
 
 
-def reports_zip(project: Project) -> bytes:
+def reports_zip(project: AnnotationProject) -> bytes:
     """Archive with one structured report per DICOM study; studies without one are listed."""
     skipped: list[str] = []
     members: dict[str, bytes] = {}
@@ -123,7 +123,7 @@ def _header(path: Path) -> pydicom.Dataset:
             raise DataError("Not a DICOM image", found=type(error).__name__) from None
 
 
-def kcat_zip(project: Project) -> bytes:
+def kcat_zip(project: AnnotationProject) -> bytes:
     """KCAT text files: one folder per annotator and one of the majority, one file per report."""
     known = _studies(project)
     members: dict[str, bytes] = {}
@@ -162,7 +162,7 @@ def _folder(annotator: str, numbers: Mapping[str, int]) -> str:
 
 
 def _document(
-    project: Project, text: str, proposed: Sequence[MentionLink], reading: Reading
+    project: AnnotationProject, text: str, proposed: Sequence[MentionLink], reading: Reading
 ) -> KcatDocument:
     """KCAT document of a reader's links; typed: those decided on, or used for a box's finding."""
     typed = {
@@ -177,7 +177,7 @@ def _document(
 
 
 def _links_document(
-    project: Project,
+    project: AnnotationProject,
     text: str,
     links: Iterable[MentionLink],
     typed: Collection[tuple[int, int]],
@@ -200,7 +200,7 @@ def _zip(members: dict[str, bytes], skipped: list[str]) -> bytes:
     return stream.getvalue()
 
 
-def export_dataset(project: Project) -> tuple[Path, dict[str, int]]:
+def export_dataset(project: AnnotationProject) -> tuple[Path, dict[str, int]]:
     """Write the dataset folder into the workspace; returns it with its counts.
 
     Raises:
@@ -213,7 +213,7 @@ def export_dataset(project: Project) -> tuple[Path, dict[str, int]]:
 
 
 # kind -> file name, media type, maker
-DOWNLOADS: dict[str, tuple[str, str, Callable[[Project], bytes]]] = {
+DOWNLOADS: dict[str, tuple[str, str, Callable[[AnnotationProject], bytes]]] = {
     "rsna": ("labels.csv", "text/csv", rsna_bytes),
     "classes": ("class_info.csv", "text/csv", class_bytes),
     "left_out": ("left_out.csv", "text/csv", left_out_bytes),

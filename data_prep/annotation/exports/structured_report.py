@@ -22,7 +22,7 @@ from pneumonia.runtime.results.content import (
     CONTAINS,
     CONTEXT,
     SELECTED_FROM,
-    Code,
+    ConceptCode,
     code,
     container,
     image,
@@ -32,7 +32,7 @@ from pneumonia.runtime.results.content import (
 )
 from pneumonia.runtime.results.facts import ResultFacts
 from pneumonia.runtime.results.header import source_header
-from pneumonia.runtime.results.identity import NOW, Creation, identify
+from pneumonia.runtime.results.identity import NOW, ObjectCreation, identify
 from pneumonia.runtime.results.image_library import image_library
 from pneumonia.runtime.results.objects import (
     check_source,
@@ -45,25 +45,25 @@ from pneumonia.runtime.results.report import report_object
 
 LOCAL = "99PNEUMONIA"
 
-_PERSON = Code("121006", "DCM", "Person")
-_PERSON_NAME = Code("121008", "DCM", "Person Observer Name")
-_THORAX = Code("51185008", "SCT", "Thorax")
-_ASSERTION = Code("ASSERTION", LOCAL, "Certainty stated by the readers")
-_VERDICT = Code("VERDICT", LOCAL, "Verdict on the image")
-_READERS = Code("READERS", LOCAL, "Readers who drew the region")
-_PRESENT = Code("52101004", "SCT", "Present")
-POSSIBLE = Code("371930009", "SCT", "Possible")
+_PERSON = ConceptCode("121006", "DCM", "Person")
+_PERSON_NAME = ConceptCode("121008", "DCM", "Person Observer Name")
+_THORAX = ConceptCode("51185008", "SCT", "Thorax")
+_ASSERTION = ConceptCode("ASSERTION", LOCAL, "Certainty stated by the readers")
+_VERDICT = ConceptCode("VERDICT", LOCAL, "Verdict on the image")
+_READERS = ConceptCode("READERS", LOCAL, "Readers who drew the region")
+_PRESENT = ConceptCode("52101004", "SCT", "Present")
+POSSIBLE = ConceptCode("371930009", "SCT", "Possible")
 VERDICTS = {
-    OPACITY: Code("LUNG_OPACITY", LOCAL, "Lung opacity"),
-    ABNORMAL: Code("263654008", "SCT", "Abnormal"),
-    NORMAL: Code("17621005", "SCT", "Normal"),
-    UNUSABLE: Code("UNUSABLE", LOCAL, "Image cannot be judged"),
-    "": Code("82334004", "SCT", "Indeterminate"),
+    OPACITY: ConceptCode("LUNG_OPACITY", LOCAL, "Lung opacity"),
+    ABNORMAL: ConceptCode("263654008", "SCT", "Abnormal"),
+    NORMAL: ConceptCode("17621005", "SCT", "Normal"),
+    UNUSABLE: ConceptCode("UNUSABLE", LOCAL, "Image cannot be judged"),
+    "": ConceptCode("82334004", "SCT", "Indeterminate"),
 }
 
 
 def build_reading_report(
-    source: Dataset, consensus: Consensus, creation: Creation = NOW
+    source: Dataset, consensus: Consensus, creation: ObjectCreation = NOW
 ) -> Dataset:
     """The report as a Comprehensive SR object, ready for `pneumonia.runtime.results.write_dicom`.
 
@@ -131,12 +131,12 @@ def _observer(name: str) -> list[Dataset]:
     return [code(codes.OBSERVER_TYPE, _PERSON, CONTEXT), person]
 
 
-def finding_code(concept: str) -> Code:
+def finding_code(concept: str) -> ConceptCode:
     """A concept as a coded entry; a code value has at most 16 characters, so it is a hash."""
     if concept == NIL:
-        return Code("NIL", LOCAL, "Finding without a concept")
+        return ConceptCode("NIL", LOCAL, "Finding without a concept")
     value = hashlib.sha256(concept.encode()).hexdigest()[:16].upper()
-    return Code(value, LOCAL, plain(concept, 64))
+    return ConceptCode(value, LOCAL, plain(concept, 64))
 
 
 def _region(header: Dataset, box: ConsensusBox, number: int, facts: ResultFacts) -> Dataset:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.annotation.agreement.consensus import StudyTruth
-from data_prep.dataset.reader import ImageRecord
+from data_prep.dataset.reader import DatasetImage
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.dataset.writer import DatasetFacts, new_dataset
 from data_prep.importing.decode import ImportedImage, decode_image
@@ -90,8 +90,8 @@ def write_training_set(
     return counts
 
 
-def _record(image_id: str, image: ImportedImage, truth: StudyTruth) -> ImageRecord:
-    return ImageRecord(
+def _record(image_id: str, image: ImportedImage, truth: StudyTruth) -> DatasetImage:
+    return DatasetImage(
         image_id=image_id,
         kind="full",
         split="train",  # until all patients are known

@@ -15,7 +15,7 @@ from data_prep.annotation.imports.boxes import (
 )
 from data_prep.annotation.imports.structured_report import import_report
 from data_prep.annotation.mention_links import check_links
-from data_prep.annotation.project import Project
+from data_prep.annotation.project import AnnotationProject
 from data_prep.annotation.workspace.database import now
 from data_prep.annotation.workspace.records import (
     OPACITY,
@@ -34,7 +34,7 @@ Reader = Callable[[bytes, ImportedStudies], None]
 IMPORTED = "imported"  # origin of an imported box
 
 
-def import_file(project: Project, annotator: str, data: bytes) -> dict[str, Any]:
+def import_file(project: AnnotationProject, annotator: str, data: bytes) -> dict[str, Any]:
     """Import a file as readings of an annotator; its format is detected from its content.
 
     RSNA csv (labels or classes), COCO and DICOM SR become readings of studies that the annotator
@@ -68,11 +68,11 @@ def import_file(project: Project, annotator: str, data: bytes) -> dict[str, Any]
     )
 
 
-def _readable(project: Project) -> list[Study]:
+def _readable(project: AnnotationProject) -> list[Study]:
     return [study for study in project.store.studies() if not study.reason]
 
 
-def _by_instance(project: Project) -> dict[str, Study]:
+def _by_instance(project: AnnotationProject) -> dict[str, Study]:
     """SOP instance UID -> study, from the headers of the files."""
     found = {}
     for study in _readable(project):
@@ -86,7 +86,7 @@ def _by_instance(project: Project) -> dict[str, Study]:
 
 
 def _import_boxes(
-    project: Project, annotator: str, data: bytes, kind: str, read: Reader
+    project: AnnotationProject, annotator: str, data: bytes, kind: str, read: Reader
 ) -> dict[str, Any]:
     found = ImportedStudies(_readable(project), project.base)
     read(data, found)
@@ -119,11 +119,13 @@ def _import_boxes(
     return {"kind": kind, **counts, "left_out": dict(found.left_out)}
 
 
-def _group(project: Project, code: str) -> str:
+def _group(project: AnnotationProject, code: str) -> str:
     return "" if code == NIL else project.base.path(code)[0]
 
 
-def _import_links(project: Project, annotator: str, document: KcatDocument) -> dict[str, Any]:
+def _import_links(
+    project: AnnotationProject, annotator: str, document: KcatDocument
+) -> dict[str, Any]:
     studies = [
         study
         for study in _readable(project)

@@ -34,7 +34,7 @@ HEADERS = (
 )  # fmt: skip
 
 
-class Guard:
+class RequestGuard:
     """ASGI middleware that checks requests and adds security headers.
 
     Args:

@@ -22,7 +22,7 @@ from data_prep.annotation.agreement.reader_errors import finding_fleiss, reader_
 from data_prep.annotation.exports.downloads import DOWNLOADS, export_dataset
 from data_prep.annotation.imports.readings import import_file
 from data_prep.annotation.mention_links import link_agreement
-from data_prep.annotation.project import Project, readers_only
+from data_prep.annotation.project import AnnotationProject, readers_only
 from data_prep.annotation.web.reader_api import MAX_INTEGER, Key
 from data_prep.annotation.web.session import manager
 from data_prep.annotation.workspace.records import REPEAT, Annotator, Reading, annotation_json
@@ -32,27 +32,27 @@ from data_prep.annotation.workspace.store import choose_repeats, share_out
 ManagerOnly = Annotated[Annotator, Depends(manager)]
 
 
-class Name(BaseModel):
+class AnnotatorBody(BaseModel):
     """An annotator's name."""
 
     model_config = ConfigDict(extra="forbid")
     name: str = Field(max_length=200)
 
 
-class NewAnnotator(Name):
+class NewAnnotator(AnnotatorBody):
     """An annotator to add; `assign_all` assigns every study."""
 
     assign_all: bool = True
 
 
-class Share(BaseModel):
+class ShareBody(BaseModel):
     """Number of annotators to assign to every study."""
 
     model_config = ConfigDict(extra="forbid")
     readers: int = Field(ge=1, le=1000)
 
 
-class AssignmentBody(Name):
+class AssignmentBody(AnnotatorBody):
     """Assignment of one study to one annotator, switched on or off."""
 
     key: int = Field(ge=0, le=MAX_INTEGER)
@@ -75,7 +75,7 @@ class RepeatBody(BaseModel):
     percent: float = Field(gt=0, le=100)
 
 
-def manager_routes(project: Project) -> APIRouter:
+def manager_routes(project: AnnotationProject) -> APIRouter:
     """The routes below /api/manage."""
     routes = APIRouter(prefix="/api/manage")
     _add_people(routes, project)
@@ -85,11 +85,11 @@ def manager_routes(project: Project) -> APIRouter:
     return routes
 
 
-def _readable(project: Project) -> list[int]:
+def _readable(project: AnnotationProject) -> list[int]:
     return [study.key for study in project.store.studies() if not study.reason]
 
 
-def _add_people(routes: APIRouter, project: Project) -> None:
+def _add_people(routes: APIRouter, project: AnnotationProject) -> None:
     people, store = project.people, project.store
 
     @routes.post("/annotators")
@@ -101,11 +101,11 @@ def _add_people(routes: APIRouter, project: Project) -> None:
         return {"name": name, "token": token}
 
     @routes.post("/annotators/renew")
-    def renew(body: Name, person: ManagerOnly) -> dict[str, str]:
+    def renew(body: AnnotatorBody, person: ManagerOnly) -> dict[str, str]:
         return {"name": body.name, "token": people.renew(body.name)}
 
     @routes.post("/annotators/revoke")
-    def revoke(body: Name, person: ManagerOnly) -> dict[str, str]:
+    def revoke(body: AnnotatorBody, person: ManagerOnly) -> dict[str, str]:
         people.revoke(body.name)
         return {}
 
@@ -121,14 +121,14 @@ def _add_people(routes: APIRouter, project: Project) -> None:
         return {}
 
     @routes.post("/share")
-    def share(body: Share, person: ManagerOnly) -> dict[str, str]:
+    def share(body: ShareBody, person: ManagerOnly) -> dict[str, str]:
         names = [p.name for p in people.annotators() if people.can_log_in(p.name)]
         store.assign(share_out(_readable(project), names, body.readers), replace=True)
         project.change_settings(readers=body.readers)
         return {}
 
 
-def _add_settings(routes: APIRouter, project: Project) -> None:
+def _add_settings(routes: APIRouter, project: AnnotationProject) -> None:
     @routes.post("/settings")
     def settings(body: SettingsBody, person: ManagerOnly) -> dict[str, str]:
         project.change_settings(**body.model_dump(exclude_none=True))
@@ -145,7 +145,7 @@ def _add_settings(routes: APIRouter, project: Project) -> None:
         return {"studies": len(pairs)}
 
 
-def _add_import(routes: APIRouter, project: Project) -> None:
+def _add_import(routes: APIRouter, project: AnnotationProject) -> None:
     @routes.post("/import")
     async def take_over(request: Request, person: ManagerOnly, annotator: str) -> dict[str, Any]:
         """Import the file in the body, which is read only after the session has been checked."""
@@ -158,7 +158,7 @@ def _add_import(routes: APIRouter, project: Project) -> None:
         return await run_in_threadpool(import_file, project, annotator, data)
 
 
-def _add_results(routes: APIRouter, project: Project) -> None:
+def _add_results(routes: APIRouter, project: AnnotationProject) -> None:
     @routes.get("/overview")
     def overview(person: ManagerOnly) -> dict[str, Any]:
         return _overview(project)
@@ -185,7 +185,7 @@ def _add_results(routes: APIRouter, project: Project) -> None:
         return {"folder": str(folder), "counts": counts}
 
 
-def _overview(project: Project) -> dict[str, Any]:
+def _overview(project: AnnotationProject) -> dict[str, Any]:
     store = project.store
     assigned = sorted(store.assignments())
     names_of: dict[int, list[str]] = {}
@@ -252,7 +252,7 @@ def _work(readings: Sequence[Reading]) -> dict[str, Any]:
     }
 
 
-def _agreement(project: Project, iou: float) -> dict[str, Any]:
+def _agreement(project: AnnotationProject, iou: float) -> dict[str, Any]:
     readings = {name: readers_only(found) for name, found in project.store.readings().items()}
     everything = [reading for found in readings.values() for reading in found]
     consensus = project.consensus()
@@ -283,7 +283,7 @@ def _pair_json(pair: PairAgreement) -> dict[str, Any]:
 
 
 def _repeat_agreement(
-    project: Project, readings: Sequence[Reading], iou: float
+    project: AnnotationProject, readings: Sequence[Reading], iou: float
 ) -> list[PairAgreement]:
     """Each reader's first readings against the second ones of the same studies."""
     again: dict[str, dict[str, Reading]] = {}
@@ -299,7 +299,7 @@ def _repeat_agreement(
     return compared
 
 
-def _side_by_side(project: Project, key: int) -> dict[str, Any]:
+def _side_by_side(project: AnnotationProject, key: int) -> dict[str, Any]:
     study = project.store.study(key)
     made = project.consensus(study).get(study.image_id)
     truth = truth_of(made, project.base) if made else None

@@ -18,7 +18,7 @@ from data_prep.annotation.candidates import (
     refilter,
 )
 from data_prep.annotation.mention_links import candidate_codes, check_links
-from data_prep.annotation.project import Project
+from data_prep.annotation.project import AnnotationProject
 from data_prep.annotation.web.session import logged_in, reader_name
 from data_prep.annotation.web.windowing import MAX_WIDTH, MIN_WIDTH
 from data_prep.annotation.workspace.database import now
@@ -37,7 +37,7 @@ from data_prep.annotation.workspace.records import (
     annotation_json,
     check_reading,
 )
-from data_prep.annotation.workspace.store import MAX_STEP_S, State
+from data_prep.annotation.workspace.store import MAX_STEP_S, ReadingState
 from pneumonia.runtime.errors import DataError
 
 Person = Annotated[Annotator, Depends(logged_in)]
@@ -102,7 +102,7 @@ class TimeBody(BaseModel):
     step_s: float = Field(ge=0, le=MAX_STEP_S)
 
 
-def reader_routes(project: Project) -> APIRouter:
+def reader_routes(project: AnnotationProject) -> APIRouter:
     """The routes below /api."""
     routes = APIRouter(prefix="/api")
     _add_studies(routes, project)
@@ -125,7 +125,7 @@ class OpenStudy(NamedTuple):
     name: str
 
 
-def opened(project: Project, key: int, person: Annotator) -> OpenStudy:
+def opened(project: AnnotationProject, key: int, person: Annotator) -> OpenStudy:
     """The study, if it is on this person's list; keys >= REPEAT_KEY are second readings.
 
     Raises:
@@ -148,7 +148,7 @@ def opened(project: Project, key: int, person: Annotator) -> OpenStudy:
     return OpenStudy(key, study, name)
 
 
-def _add_studies(routes: APIRouter, project: Project) -> None:
+def _add_studies(routes: APIRouter, project: AnnotationProject) -> None:
     store = project.store
 
     @routes.get("/me")
@@ -181,7 +181,7 @@ def _add_studies(routes: APIRouter, project: Project) -> None:
         return _image(project, store.study(earlier), 0.5, 1.0)
 
 
-def _add_readings(routes: APIRouter, project: Project) -> None:
+def _add_readings(routes: APIRouter, project: AnnotationProject) -> None:
     store = project.store
 
     @routes.put("/studies/{key}/reading")
@@ -217,7 +217,7 @@ def _add_readings(routes: APIRouter, project: Project) -> None:
         return {}
 
 
-def _add_types(routes: APIRouter, project: Project) -> None:
+def _add_types(routes: APIRouter, project: AnnotationProject) -> None:
     base = project.base
 
     @routes.get("/studies/{key}/offers")
@@ -270,7 +270,7 @@ def _shuffled(name: str, key: int) -> str:
     return hashlib.sha256(f"{name}:{key}".encode()).hexdigest()
 
 
-def _list(project: Project, person: Annotator) -> list[dict[str, Any]]:
+def _list(project: AnnotationProject, person: Annotator) -> list[dict[str, Any]]:
     """The person's studies, then the second readings, numbered after the last study."""
     store, name = project.store, reader_name(person)
     readable = [study for study in store.studies() if not study.reason]
@@ -294,13 +294,13 @@ def _readings_of(readings: Mapping[str, Sequence[Reading]], name: str) -> dict[s
     return {i: one for i, found in readings.items() for one in found if one.annotator == name}
 
 
-def _image(project: Project, study: Study, center: float, width: float) -> Response:
+def _image(project: AnnotationProject, study: Study, center: float, width: float) -> Response:
     stamp = project.files[study.relative].stamp if study.relative in project.files else ""
     data = project.png(project.path(study), stamp, center, width)
     return Response(data, media_type="image/png")
 
 
-def _report_text(project: Project, study: Study, name: str) -> str:
+def _report_text(project: AnnotationProject, study: Study, name: str) -> str:
     """The report's text; empty without a report and while it is hidden from the reader."""
     report = project.reports.get(study.image_id)
     return "" if report is None or project.blinded(study, name) else report.text
@@ -317,7 +317,7 @@ def _line(key: int, number: int, reading: Reading | None) -> dict[str, Any]:
     }
 
 
-def _facts(project: Project, found: OpenStudy) -> dict[str, Any]:
+def _facts(project: AnnotationProject, found: OpenStudy) -> dict[str, Any]:
     key, study, name = found
     blinded = project.blinded(study, name)
     report = None if blinded else project.reports.get(study.image_id)
@@ -343,7 +343,7 @@ def _facts(project: Project, found: OpenStudy) -> dict[str, Any]:
     }
 
 
-def _state(state: State) -> dict[str, Any]:
+def _state(state: ReadingState) -> dict[str, Any]:
     reading = state.reading
     return {
         "revision": state.revision,

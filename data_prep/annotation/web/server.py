@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_prep.annotation.project import Project
-from data_prep.annotation.web.guard import App, Guard
+from data_prep.annotation.project import AnnotationProject
+from data_prep.annotation.web.guard import App, RequestGuard
 from data_prep.annotation.web.manager_api import manager_routes
 from data_prep.annotation.web.reader_api import reader_routes
 from data_prep.annotation.web.session import cookie_of, session_of
@@ -46,7 +46,9 @@ class LogIn(BaseModel):
     token: str = Field(min_length=8, max_length=200)
 
 
-def make_app(project: Project, hosts: Collection[str] = LOCAL_HOSTS, secure: bool = False) -> App:
+def make_app(
+    project: AnnotationProject, hosts: Collection[str] = LOCAL_HOSTS, secure: bool = False
+) -> App:
     """The application.
 
     Args:
@@ -84,7 +86,7 @@ def make_app(project: Project, hosts: Collection[str] = LOCAL_HOSTS, secure: boo
 
     app.include_router(reader_routes(project))
     app.include_router(manager_routes(project))
-    return Guard(app, hosts)
+    return RequestGuard(app, hosts)
 
 
 def _add_page(app: FastAPI, place: str, name: str, kind: str) -> None:

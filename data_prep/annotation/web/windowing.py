@@ -18,7 +18,7 @@ from pneumonia.runtime.image.display import (
     LINEAR_EXACT,
     SIGMOID,
     DisplayPlan,
-    Window,
+    VoiWindow,
     plan_from_header,
     to_grey,
 )
@@ -83,7 +83,7 @@ def _from_stored(path: Path, center: float, width: float) -> Pixels | None:
     if plan.invert:  # MONOCHROME1: the window is mirrored
         start = 1 - start - width
     middle = low + (start + width / 2) * span
-    window = Window(middle, width * span, LINEAR_EXACT)
+    window = VoiWindow(middle, width * span, LINEAR_EXACT)
     return to_grey(values, plan._replace(window=window))
 
 

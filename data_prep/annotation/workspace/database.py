@@ -62,7 +62,7 @@ CREATE TABLE IF NOT EXISTS repeats (
 """
 
 
-class Database:
+class WorkspaceDatabase:
     """One connection, one writer at a time. Use `open_database`."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
@@ -151,7 +151,7 @@ def workspace_lock(work: Path) -> Iterator[None]:
                 work.rmdir()
 
 
-def open_database(work: Path) -> Database:
+def open_database(work: Path) -> WorkspaceDatabase:
     """Open the workspace's file, or make it; readable by its owner only.
 
     Raises:
@@ -185,7 +185,7 @@ def open_database(work: Path) -> Database:
     except DataError:
         connection.close()
         raise
-    return Database(connection, path)
+    return WorkspaceDatabase(connection, path)
 
 
 def _fix(error: sqlite3.OperationalError) -> str:

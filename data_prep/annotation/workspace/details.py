@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from data_prep.annotation.workspace.database import Database
+from data_prep.annotation.workspace.database import WorkspaceDatabase
 
 
 class PriorStudy(NamedTuple):
@@ -20,13 +20,13 @@ class PriorStudy(NamedTuple):
     days: int | None
 
 
-def spacing_mm(database: Database, key: int) -> tuple[float, float] | None:
+def spacing_mm(database: WorkspaceDatabase, key: int) -> tuple[float, float] | None:
     """Row and column spacing of a study's pixels in mm; None when the header has none."""
     row = database.row("SELECT row_mm, column_mm FROM details WHERE study = ?", key)
     return (row[0], row[1]) if row and row[0] and row[1] else None
 
 
-def priors(database: Database, key: int) -> list[PriorStudy]:
+def priors(database: WorkspaceDatabase, key: int) -> list[PriorStudy]:
     """Earlier readable studies of the same patient, the latest first."""
     rows = database.rows(
         "SELECT s.key, s.view, p.taken, d.taken AS now FROM details d "

@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from data_prep.annotation.workspace.database import Database
+from data_prep.annotation.workspace.database import WorkspaceDatabase
 
 
-def first_finished(database: Database) -> dict[tuple[str, str], dict[str, Any]]:
+def first_finished(database: WorkspaceDatabase) -> dict[tuple[str, str], dict[str, Any]]:
     """(image_id, annotator) -> the first revision that had a verdict, with its time `saved_at`."""
     rows = database.rows(
         "SELECT s.image_id, r.name, r.saved_at, r.body, MIN(r.id) FROM revisions r "

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from threading import Lock
 
-from data_prep.annotation.workspace.database import Database, new_secret, now
+from data_prep.annotation.workspace.database import WorkspaceDatabase, new_secret, now
 from data_prep.annotation.workspace.records import ANNOTATOR, MANAGER, Annotator, checked_name
 from pneumonia.runtime.errors import DataError
 
@@ -18,10 +18,10 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-class People:
+class AnnotatorRegistry:
     """Annotators, tokens and sessions of a workspace."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: WorkspaceDatabase) -> None:
         self._database = database
         self._failures: dict[str, deque[float]] = {}  # address -> times of wrong tokens
         self._lock = Lock()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.annotation.workspace.database import Database
+from data_prep.annotation.workspace.database import WorkspaceDatabase
 
 MAX_GUIDELINES = 20_000  # characters
 DEFAULT_GUIDELINES = Path(__file__).with_name("guidelines.md")
@@ -28,7 +28,7 @@ class ProjectSettings(NamedTuple):
     guidelines: str = ""
 
 
-def read_settings(database: Database) -> ProjectSettings:
+def read_settings(database: WorkspaceDatabase) -> ProjectSettings:
     """The stored settings; defaults for those that were never stored."""
     row = database.row("SELECT value FROM meta WHERE key = ?", _KEY)
     stored: dict[str, Any] = json.loads(row["value"]) if row else {}
@@ -36,7 +36,7 @@ def read_settings(database: Database) -> ProjectSettings:
     return ProjectSettings(**{"guidelines": DEFAULT_GUIDELINES.read_text("utf-8"), **known})
 
 
-def write_settings(database: Database, settings: ProjectSettings) -> None:
+def write_settings(database: WorkspaceDatabase, settings: ProjectSettings) -> None:
     """Store the settings.
 
     Raises:

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from data_prep.annotation.workspace.database import Database, now
+from data_prep.annotation.workspace.database import WorkspaceDatabase, now
 from data_prep.annotation.workspace.records import (
     REPEAT,
     MentionLink,
@@ -33,7 +33,7 @@ class ConflictError(DataError):
     """A reading was changed elsewhere, for example in a second window."""
 
 
-class State(NamedTuple):
+class ReadingState(NamedTuple):
     """A reading with its place in its history.
 
     Attributes:
@@ -51,10 +51,10 @@ class State(NamedTuple):
     confirmed: int = 0
 
 
-class Store:
+class ReadingStore:
     """Studies, assignments and readings of a workspace."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: WorkspaceDatabase) -> None:
         self._database = database
 
     # studies -----------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ class Store:
 
     # readings ----------------------------------------------------------------------------------
 
-    def state(self, study: Study, name: str) -> State:
+    def state(self, study: Study, name: str) -> ReadingState:
         """An annotator's current reading of a study."""
         head = self._database.row(
             "SELECT h.revision, h.active_s, h.changed_at, r.body FROM heads h "
@@ -186,7 +186,7 @@ class Store:
         reading = Reading(study.image_id, name)
         if head is not None:
             reading = _reading(study.image_id, name, head)
-        return State(reading, revision, revision != 0, child is not None)
+        return ReadingState(reading, revision, revision != 0, child is not None)
 
     def save(
         self,
@@ -195,7 +195,7 @@ class Store:
         base_revision: int,
         step_s: float,
         change_id: str = "",
-    ) -> State:
+    ) -> ReadingState:
         """Store a new revision; it is on disk when this returns.
 
         Args:
@@ -235,7 +235,7 @@ class Store:
         confirmed = self._move(study, reading.annotator, move, step_s, change_id)
         return self.state(study, reading.annotator)._replace(confirmed=confirmed)
 
-    def undo(self, study: Study, name: str, change_id: str = "") -> State:
+    def undo(self, study: Study, name: str, change_id: str = "") -> ReadingState:
         """Undo one change; without a change to undo, the state stays the same."""
 
         def move(change: Any, head: int) -> int:
@@ -245,7 +245,7 @@ class Store:
         confirmed = self._move(study, name, move, change_id=change_id)
         return self.state(study, name)._replace(confirmed=confirmed)
 
-    def redo(self, study: Study, name: str, change_id: str = "") -> State:
+    def redo(self, study: Study, name: str, change_id: str = "") -> ReadingState:
         """Redo one change; without a change to redo, the state stays the same."""
 
         def move(change: Any, head: int) -> int:

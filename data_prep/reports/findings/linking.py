@@ -1,7 +1,7 @@
 """Link a report to coded findings, each with assertion, site and position.
 
-Codes are chosen by a trained linker (`data_prep.reports.linker.trained_linker.Linker`) or, without
-one, by the alias table: the first code of the alias, refined by the site words beside it.
+Codes are chosen by a linker: a trained one (`reports.linker.trained_linker.TrainedLinker`) or, by
+default, the alias table: the first code of the alias, refined by the site words beside it.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class LinkedConcept(NamedTuple):
         return "/".join(name for name in self.qualifiers if name not in SIDES)
 
 
-class Decision(NamedTuple):
+class LinkDecision(NamedTuple):
     """A linker's decision for one mention: code or NIL, and its probability."""
 
     code: str
@@ -60,7 +60,7 @@ class Decision(NamedTuple):
 class MentionLinker(Protocol):
     """Interface of a linker that decides for all mentions of one report."""
 
-    def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
+    def link(self, text: str, mentions: Sequence[Mention]) -> list[LinkDecision]:
         """One decision per mention, in their order."""
         ...
 
@@ -71,9 +71,9 @@ class DictionaryLinker:
     def __init__(self, base: ConceptBase) -> None:
         self.base = base
 
-    def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
+    def link(self, text: str, mentions: Sequence[Mention]) -> list[LinkDecision]:
         """See MentionLinker; the score is 1 / number of the alias's codes (uniform)."""
-        return [Decision(self._code(m), 1 / len(m.targets)) for m in mentions]
+        return [LinkDecision(self._code(m), 1 / len(m.targets)) for m in mentions]
 
     def _code(self, mention: Mention) -> str:
         """Refined code; NIL for a lung finding in an organ for which the base has no code."""

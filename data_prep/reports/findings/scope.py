@@ -79,7 +79,7 @@ class MentionSpan(NamedTuple):
     sign: bool = False
 
 
-class Cue(NamedTuple):
+class ScopeCue(NamedTuple):
     """A cue found in a sentence: tokens `[start, end)`."""
 
     category: str
@@ -120,7 +120,7 @@ class _Sentence:
         self._taken = {at for mention in mentions for at in mention.used}
         self._starts = {mention.start: number for number, mention in enumerate(mentions)}
 
-    def cues(self) -> list[Cue]:
+    def cues(self) -> list[ScopeCue]:
         """Cues in text order; each word belongs to at most one cue or finding."""
         free = [at not in self._taken for at in range(len(self.words))]
         found = []
@@ -130,7 +130,7 @@ class _Sentence:
                     continue
                 places = self._match(phrase, at, free)
                 if places:
-                    found.append(Cue(category, direction, places[0], places[-1] + 1))
+                    found.append(ScopeCue(category, direction, places[0], places[-1] + 1))
                     for place in places:
                         free[place] = False
         return sorted(found, key=lambda cue: (cue.start, cue.end))
@@ -154,7 +154,7 @@ class _Sentence:
             at += 1
         return places
 
-    def reach(self, cue: Cue, cues: Sequence[Cue]) -> list[int]:
+    def reach(self, cue: ScopeCue, cues: Sequence[ScopeCue]) -> list[int]:
         """Indices of the findings in the scope of a cue."""
         if cue.category == NEUTRAL:
             return []
@@ -177,7 +177,7 @@ class _Sentence:
         assert cue.direction == ADJACENT, cue
         return behind[-1:]
 
-    def _ahead(self, cue: Cue, number: int, cues: Sequence[Cue]) -> bool:
+    def _ahead(self, cue: ScopeCue, number: int, cues: Sequence[ScopeCue]) -> bool:
         mention = self.mentions[number]
         if mention.start < cue.end:
             return mention.start < cue.start < mention.end  # within: the heart is not enlarged
@@ -253,7 +253,7 @@ class _Sentence:
                 return self.words[at - 1] in PREPOSITIONS
         return False
 
-    def _behind(self, cue: Cue, number: int) -> bool:
+    def _behind(self, cue: ScopeCue, number: int) -> bool:
         mention = self.mentions[number]
         if mention.end > cue.start:
             return mention.start < cue.start  # within the alias
@@ -275,7 +275,7 @@ class _Sentence:
                 return False
         return True
 
-    def _joins(self, cue: Cue, mention: MentionSpan, at: int) -> bool:
+    def _joins(self, cue: ScopeCue, mention: MentionSpan, at: int) -> bool:
         """Whether the comma or `and` at `at` joins findings that share the verb of the cue."""
         following = self.words[at + 1] if at + 1 < len(self.words) else ""
         relative = "which" in self.words[mention.end : at + 2]
@@ -293,7 +293,7 @@ class _Sentence:
     def _finding_in(self, start: int, stop: int) -> bool:
         return any(start <= at < stop for at in self._starts)
 
-    def decide(self, kinds: set[str], cues: Sequence[Cue]) -> str:
+    def decide(self, kinds: set[str], cues: Sequence[ScopeCue]) -> str:
         """The assertion that follows from the categories of the cues that reach a finding."""
         if DOUBTED in kinds:
             return UNCERTAIN

@@ -65,7 +65,7 @@ _LONGEST = 200  # tokens; long sentences of reports have about 60
 _ABBREVIATION = re.compile(r"\b(?:[a-z]|dr|mr|mrs|ms|vs|approx|cf)$", re.I)
 
 
-class Section(NamedTuple):
+class ReportSection(NamedTuple):
     """A part of a report: its kind and characters `[start, end)`."""
 
     kind: str
@@ -93,7 +93,7 @@ class Sentence(NamedTuple):
         return [token.word for token in self.tokens]
 
 
-def find_sections(text: str) -> list[Section]:
+def find_sections(text: str) -> list[ReportSection]:
     """Cut a report at its headings; text before the first heading is `findings`.
 
     Other words with a colon, such as `LUNGS:`, do not begin a section.
@@ -109,7 +109,7 @@ def find_sections(text: str) -> list[Section]:
             cuts[match.start(1)] = (match.end(), _SECTIONS[name])
     starts = sorted(cuts)
     found = [
-        Section(cuts[start][1], cuts[start][0], end)
+        ReportSection(cuts[start][1], cuts[start][0], end)
         for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
     ]
     return [section for section in found if text[section.start : section.end].strip()]
@@ -121,7 +121,7 @@ def _misspelt(label: str) -> str:
     return "" if label in _SECTIONS else next(near, "")
 
 
-def find_sentences(text: str, sections: list[Section] | None = None) -> list[Sentence]:
+def find_sentences(text: str, sections: list[ReportSection] | None = None) -> list[Sentence]:
     """Sentences of the given sections (default: all that `find_sections` finds), in text order."""
     found = []
     for kind, start, end in find_sections(text) if sections is None else sections:

@@ -23,7 +23,7 @@ MAX_TITLE, MAX_DESCRIPTION, MAX_DOCUMENT = 12, 32, 300  # words
 PAD = 0  # row of padding in both vector tables; in that of words, unknown words use it, too
 
 
-class Batch(NamedTuple):
+class DocumentBatch(NamedTuple):
     """B documents of up to T mentions with up to C candidates, W words, D dimensions.
 
     Attributes:
@@ -180,14 +180,14 @@ def encode(document: LinkDocument, table: EntityTable) -> EncodedDocument:
 
 def collate(
     documents: Sequence[LinkDocument], table: EntityTable, orders: Sequence[Sequence[int]]
-) -> Batch:
+) -> DocumentBatch:
     """Tensors of documents whose mentions are linked in the given orders."""
     return stack([encode(document, table) for document in documents], table, orders)
 
 
 def stack(
     documents: Sequence[EncodedDocument], table: EntityTable, orders: Sequence[Sequence[int]]
-) -> Batch:
+) -> DocumentBatch:
     """`collate` for encoded documents."""
     steps = max([1, *(len(order) for order in orders)])
     rows = [
@@ -196,7 +196,7 @@ def stack(
     ]
     numbers = _padded([[m.candidates for m in row] for row in rows], np.int64)
     log_prior = _padded([[m.log_prior for m in row] for row in rows], np.float32)
-    return Batch(
+    return DocumentBatch(
         torch.tensor([[*order, *[-1] * (steps - len(order))] for order in orders]),
         _padded([[m.surface for m in row] for row in rows], np.int64),
         _padded([[m.context for m in row] for row in rows], np.int64),

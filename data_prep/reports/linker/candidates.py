@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from data_prep.reports.findings.concepts import NIL, ConceptBase, split_code
 from data_prep.reports.findings.mentions import Mention
-from data_prep.reports.linker.documents import Candidate, clamp
+from data_prep.reports.linker.documents import EntityCandidate, clamp
 
 MAX_CANDIDATES = 8  # besides NIL: half by prior, half by context
 _ALIAS_SMOOTHING = 1.0
@@ -21,7 +21,7 @@ _QUALIFIER_SMOOTHING = 1.0
 _NEW_CODE_COUNT = 0.3  # pseudo-count of a code given by the words but in no training report
 
 
-class Priors(NamedTuple):
+class AliasPriors(NamedTuple):
     """Statistics of aliases and qualifiers from coded reports.
 
     Attributes:
@@ -43,7 +43,7 @@ class Priors(NamedTuple):
         }
 
     @classmethod
-    def from_json(cls, table: Mapping[str, Any]) -> "Priors":
+    def from_json(cls, table: Mapping[str, Any]) -> "AliasPriors":
         """The reverse of `as_json`; KeyError, TypeError or ValueError when malformed."""
         return cls(
             {
@@ -78,7 +78,7 @@ def best_gold(mention: Mention, codes: Sequence[str]) -> str:
 
 def learn_priors(
     base: ConceptBase, pairs: Iterable[tuple[Sequence[Mention], Sequence[str]]]
-) -> Priors:
+) -> AliasPriors:
     """Count over (mentions, codes) of reports; `best_gold` assigns a code to each mention."""
     headings: dict[str, Counter[str]] = {}
     hits: dict[str, list[int]] = {}
@@ -95,7 +95,7 @@ def learn_priors(
                 pair = (hits if name in own else misses).setdefault(name, [0, 0])
                 pair[0] += 1
                 pair[1] += name in mention.qualifiers
-    return Priors(
+    return AliasPriors(
         headings,
         {name: (n, k) for name, (n, k) in sorted(hits.items())},
         {name: (n, k) for name, (n, k) in sorted(misses.items())},
@@ -128,10 +128,10 @@ class CandidateGenerator:
 
     Args:
         base: The concept base.
-        priors: See Priors.
+        priors: See AliasPriors.
     """
 
-    def __init__(self, base: ConceptBase, priors: Priors) -> None:
+    def __init__(self, base: ConceptBase, priors: AliasPriors) -> None:
         self.base = base
         self.priors = priors
         self._tables: dict[str, _HeadingTable] = {}
@@ -145,20 +145,20 @@ class CandidateGenerator:
         broad = _smoothed(wide, flat, _ALIAS_SMOOTHING)
         return _smoothed(narrow, broad, _ALIAS_SMOOTHING)
 
-    def all_codes(self, mention: Mention) -> list[Candidate]:
+    def all_codes(self, mention: Mention) -> list[EntityCandidate]:
         """Every code of the mention's headings and NIL, best first; priors sum to 1."""
         found = []
         for heading, p_heading in self.heading_prior(mention).items():
             if heading == NIL:
-                found.append(Candidate(NIL, p_heading))
+                found.append(EntityCandidate(NIL, p_heading))
                 continue
             codes, shares = self._within(heading, mention)
             pairs = zip(codes, (p_heading * shares).tolist(), strict=True)
-            found += [Candidate(code, share) for code, share in pairs]
+            found += [EntityCandidate(code, share) for code, share in pairs]
         return sorted(found, key=lambda candidate: -candidate.prior)
 
     @staticmethod
-    def best_code(ranked: Sequence[Candidate]) -> str:
+    def best_code(ranked: Sequence[EntityCandidate]) -> str:
         """The most probable code other than NIL."""
         return next((c.entity for c in ranked if c.entity != NIL), NIL)
 
@@ -232,11 +232,11 @@ def _smoothed(
 
 
 def pick(
-    ranked: Sequence[Candidate],
+    ranked: Sequence[EntityCandidate],
     context_score: Mapping[str, float],
     inherited: Sequence[str] = (),
     keep: int = MAX_CANDIDATES,
-) -> tuple[Candidate, ...]:
+) -> tuple[EntityCandidate, ...]:
     """Select candidates: half of `keep` by prior, inherited ones, best by context, then NIL.
 
     Args:
@@ -256,4 +256,4 @@ def pick(
     rest.sort(key=lambda candidate: -context_score.get(candidate.entity, -1e9))
     chosen += rest[: keep - len(chosen)]
     chosen += [candidate for candidate in ranked if candidate.entity == NIL]
-    return tuple(Candidate(entity, clamp(prior)) for entity, prior in chosen)
+    return tuple(EntityCandidate(entity, clamp(prior)) for entity, prior in chosen)

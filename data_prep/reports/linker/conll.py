@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.reports.linker.candidates import pick
 from data_prep.reports.linker.documents import (
     NIL,
-    Candidate,
+    EntityCandidate,
     EntitySpace,
     LinkDocument,
     LinkMention,
@@ -105,7 +105,7 @@ def _row(fields: Sequence[str], number: int, keep: int) -> tuple[str, LinkMentio
     best: dict[str, float] = {}
     for name, prior in sorted(listed, key=lambda pair: -pair[1]):
         best.setdefault(name, prior)
-    kept = tuple(Candidate(name, clamp(prior)) for name, prior in list(best.items())[:keep])
+    kept = tuple(EntityCandidate(name, clamp(prior)) for name, prior in list(best.items())[:keep])
     gold = fields[end + 1].split(",")
     name = NIL if gold[0] == "-1" else _name(gold[3:])
     left, right = words_of(fields[3])[-_CONTEXT_WORDS:], words_of(fields[4])[:_CONTEXT_WORDS]

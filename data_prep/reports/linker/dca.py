@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data_prep.reports.linker.batches import MAX_NEIGHBOURS, PAD, Batch, EntityTable
+from data_prep.reports.linker.batches import MAX_NEIGHBOURS, PAD, DocumentBatch, EntityTable
 from data_prep.reports.linker.local_models import attend
 from data_prep.reports.linker.mention_types import TypeModel
 
@@ -72,15 +72,15 @@ class DynamicContext(nn.Module):
             nn.Linear(5, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
         )
 
-    def forward(self, batch: Batch) -> LinkedBatch:
+    def forward(self, batch: DocumentBatch) -> LinkedBatch:
         """Link greedily: the best candidate joins the context of the later mentions."""
         return self._walk(batch, None)
 
-    def sample(self, batch: Batch, generator: torch.Generator) -> LinkedBatch:
+    def sample(self, batch: DocumentBatch, generator: torch.Generator) -> LinkedBatch:
         """Link by sampling from the softmax of the scores, for exploration in RL."""
         return self._walk(batch, generator)
 
-    def teach(self, batch: Batch) -> Tensor:
+    def teach(self, batch: DocumentBatch) -> Tensor:
         """Scores (B, T, C) with teacher forcing: the gold entity joins the context."""
         place = batch.gold.clamp(min=0)
         linked = self._numbers(batch, place).masked_fill(batch.gold < 0, PAD)
@@ -90,13 +90,13 @@ class DynamicContext(nn.Module):
         neighbours = self._coherence(batch, linked, earlier, 1)
         return self._join(batch, self._fixed(batch), entities, neighbours)
 
-    def _walk(self, batch: Batch, generator: torch.Generator | None) -> LinkedBatch:
+    def _walk(self, batch: DocumentBatch, generator: torch.Generator | None) -> LinkedBatch:
         fixed = self._fixed(batch)
         n_docs, steps = batch.gold.shape
         linked = torch.zeros(n_docs, 0, dtype=torch.int64)
         scores, chosen = [], []
         for t in range(steps):
-            now = Batch(*(part[:, t : t + 1] for part in batch))
+            now = DocumentBatch(*(part[:, t : t + 1] for part in batch))
             memory = linked[:, -_MEMORY_STEPS:]
             earlier = torch.ones(1, memory.shape[1], dtype=torch.bool)
             found = self._join(
@@ -116,17 +116,17 @@ class DynamicContext(nn.Module):
         return LinkedBatch(torch.cat(scores, dim=1), torch.cat(chosen, dim=1))
 
     @staticmethod
-    def _numbers(batch: Batch, place: Tensor) -> Tensor:
+    def _numbers(batch: DocumentBatch, place: Tensor) -> Tensor:
         """Entity numbers (B, T) of the chosen places; 0 for NIL, which adds no context."""
         numbers = batch.candidates.gather(2, place[..., None])[..., 0]
         nil = batch.nil.gather(2, place[..., None])[..., 0]
         return numbers.masked_fill(nil, PAD)
 
-    def _fixed(self, batch: Batch) -> list[Tensor]:
+    def _fixed(self, batch: DocumentBatch) -> list[Tensor]:
         """Features that do not depend on the order: local score and type score, (B, T, C)."""
         return [self.local(batch), self.types(batch).gather(2, batch.entity_kind)]
 
-    def _coherence(self, batch: Batch, linked: Tensor, earlier: Tensor, hop: int) -> Tensor:
+    def _coherence(self, batch: DocumentBatch, linked: Tensor, earlier: Tensor, hop: int) -> Tensor:
         """Scores (B, T, C) against the entities (hop 0) or their neighbours (hop 1).
 
         Args:
@@ -147,7 +147,7 @@ class DynamicContext(nn.Module):
         return attend(batch.vectors, batch.valid, memory, there, weights, self.keep[hop])
 
     def _join(
-        self, batch: Batch, fixed: list[Tensor], entities: Tensor, neighbours: Tensor
+        self, batch: DocumentBatch, fixed: list[Tensor], entities: Tensor, neighbours: Tensor
     ) -> Tensor:
         local, types = fixed
         features = torch.stack([local, batch.log_prior, entities, types, neighbours], dim=3)

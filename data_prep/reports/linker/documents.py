@@ -10,7 +10,7 @@ from data_prep.reports.findings.concepts import NIL
 MIN_PRIOR = 1e-3  # p(entity | mention) is kept between this and 1
 
 
-class Candidate(NamedTuple):
+class EntityCandidate(NamedTuple):
     """A candidate entity of a mention, and p(entity | mention) before any context."""
 
     entity: str
@@ -32,7 +32,7 @@ class LinkMention(NamedTuple):
 
     place: int
     context: tuple[str, ...]
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[EntityCandidate, ...]
     gold: str | None = None
     kind: int = 0
     size: int = 0
@@ -88,6 +88,6 @@ def gold_place(mention: LinkMention) -> int:
 
 
 __all__ = [
-    "MIN_PRIOR", "NIL", "Candidate", "EntitySpace", "LinkDocument", "LinkMention", "clamp",
+    "MIN_PRIOR", "NIL", "EntityCandidate", "EntitySpace", "LinkDocument", "LinkMention", "clamp",
     "gold_place",
 ]  # fmt: skip

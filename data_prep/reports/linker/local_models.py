@@ -1,7 +1,7 @@
 """Local models: score each candidate only by the words of the mention and around it.
 
-A local model of Dynamic Context Augmentation is any `torch.nn.Module` that maps a `Batch` to one
-score per candidate. This module has two.
+A local model of Dynamic Context Augmentation is any `torch.nn.Module` that maps a `DocumentBatch`
+to one score per candidate. This module has two.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_prep.reports.linker.batches import PAD, Batch, EntityTable
+from data_prep.reports.linker.batches import PAD, DocumentBatch, EntityTable
 
 _NONE = -1e10
 
@@ -35,7 +35,7 @@ class AttentionLocal(nn.Module):
         self.attention = nn.Parameter(torch.ones(table.word_matrix.shape[1]))
         self.fit = nn.Parameter(torch.ones(table.word_matrix.shape[1]))
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: DocumentBatch) -> Tensor:
         """(B, T, C) scores."""
         words = self.get_buffer("words")[batch.context]
         there = batch.context != PAD
@@ -97,7 +97,7 @@ class ConvolutionLocal(nn.Module):
         self.weigh = nn.Linear(6, 1)
         nn.init.constant_(self.weigh.weight, 1 / 6)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: DocumentBatch) -> Tensor:
         """(B, T, C) scores."""
         n_docs, n_mentions, _ = batch.candidates.shape
         own, around, document = self.sources

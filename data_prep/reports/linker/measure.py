@@ -12,7 +12,7 @@ Counts = npt.NDArray[np.int64]  # (reports, 3): right, predicted, gold
 DRAWS = 2000  # bootstrap samples
 
 
-class Agreement(NamedTuple):
+class LinkingAgreement(NamedTuple):
     """Micro-averaged agreement, each with its 95 % bootstrap interval over reports."""
 
     f1: float
@@ -49,7 +49,7 @@ def micro_f1(counts: Counts) -> float:
     return float(2 * right / (predicted + gold)) if predicted + gold else 0.0
 
 
-def agreement(runs: Sequence[Counts]) -> Agreement:
+def agreement(runs: Sequence[Counts]) -> LinkingAgreement:
     """Mean over runs (seeds of one method) with its interval; the bootstrap samples reports.
 
     Args:
@@ -58,7 +58,7 @@ def agreement(runs: Sequence[Counts]) -> Agreement:
     samples = _resampled(runs)
     low, high = np.percentile(samples, [2.5, 97.5])
     totals = [run.sum(axis=0) for run in runs]
-    return Agreement(
+    return LinkingAgreement(
         float(np.mean([micro_f1(run) for run in runs])),
         float(low),
         float(high),

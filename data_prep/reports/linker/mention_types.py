@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_prep.reports.linker.batches import PAD, Batch, EntityTable
+from data_prep.reports.linker.batches import PAD, DocumentBatch, EntityTable
 
 
 class TypeModel(nn.Module):
@@ -24,7 +24,7 @@ class TypeModel(nn.Module):
         self.kinds = nn.Parameter(torch.zeros(n_mention_kinds, table.space.n_kinds))
         self.read = nn.Linear(2 * table.word_matrix.shape[1], table.space.n_kinds)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: DocumentBatch) -> Tensor:
         """float32 (B, T, types): log p(type | mention)."""
         words = torch.cat([self._mean(batch.surface), self._mean(batch.context)], dim=2)
         logits: Tensor = self.read(words) + self.kinds[batch.mention_kind]
@@ -35,7 +35,7 @@ class TypeModel(nn.Module):
         total = self.get_buffer("words")[rows].sum(dim=2)
         return total / (rows != PAD).sum(dim=2, keepdim=True).clamp(min=1)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: DocumentBatch) -> Tensor:
         """Cross-entropy to the types of the gold entities; mentions without gold do not count."""
         known = batch.gold >= 0
         if not known.any():

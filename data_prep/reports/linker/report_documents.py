@@ -7,7 +7,7 @@ from data_prep.reports.findings.mentions import Mention
 from data_prep.reports.findings.scope import ABSENT, PRIOR, UNCERTAIN
 from data_prep.reports.findings.text import Sentence
 from data_prep.reports.linker.candidates import CandidateGenerator, best_gold, pick
-from data_prep.reports.linker.documents import MIN_PRIOR, Candidate, LinkDocument, LinkMention
+from data_prep.reports.linker.documents import MIN_PRIOR, EntityCandidate, LinkDocument, LinkMention
 from data_prep.reports.linker.spaces import ConceptSpace, ContextScore
 from data_prep.reports.linker.vectors import WordVectors
 
@@ -90,7 +90,7 @@ class DocumentMaker:
         self,
         mention: Mention,
         words: Sequence[str],
-        ranked: Sequence[Candidate],
+        ranked: Sequence[EntityCandidate],
         passed_on: Mapping[str, Sequence[str]],
         codes: Sequence[str] | None,
     ) -> LinkMention:

@@ -15,7 +15,7 @@ from data_prep.reports.findings.concepts import ConceptBase, split_code
 from data_prep.reports.findings.linking import refine
 from data_prep.reports.findings.mentions import AliasTable, Mention
 from data_prep.reports.findings.text import Sentence
-from data_prep.reports.linker.documents import Candidate, LinkDocument, LinkMention, clamp
+from data_prep.reports.linker.documents import EntityCandidate, LinkDocument, LinkMention, clamp
 from data_prep.reports.linker.report_documents import around, asserted, content, kind_of
 
 MAX_CANDIDATES = 50  # by p(concept | form), as in DCA before its own selection
@@ -129,7 +129,7 @@ class Shorthand:
         for mention, place, concept, form in zip(
             stated, short.places, short.concepts, short.forms, strict=True
         ):
-            candidates = self._candidates(form, own) if form else (Candidate(concept, 1.0),)
+            candidates = self._candidates(form, own) if form else (EntityCandidate(concept, 1.0),)
             surface = (form,) if form else content(mention.alias.split())
             found.append(
                 LinkMention(
@@ -139,11 +139,13 @@ class Shorthand:
             )  # fmt: skip
         return LinkDocument(name, tuple(found), content(short.words))
 
-    def _candidates(self, form: str, own: Counter[str]) -> tuple[Candidate, ...]:
+    def _candidates(self, form: str, own: Counter[str]) -> tuple[EntityCandidate, ...]:
         counts = {c: self._counts[c] - own[c] for c in self._sharing[form]}
         ranked = sorted((-n, concept) for concept, n in counts.items() if n > 0)
         total = -sum(n for n, _ in ranked)
-        return tuple(Candidate(name, clamp(-n / total)) for n, name in ranked[:MAX_CANDIDATES])
+        return tuple(
+            EntityCandidate(name, clamp(-n / total)) for n, name in ranked[:MAX_CANDIDATES]
+        )
 
     def _shorten(
         self, name: str, sentences: Sequence[Sentence], stated: Sequence[Mention]

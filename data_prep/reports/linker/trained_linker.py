@@ -13,15 +13,20 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from data_prep.reports.findings.concepts import NIL, NORMAL, ConceptBase, build_base, read_json
-from data_prep.reports.findings.linking import Decision, finder_of
+from data_prep.reports.findings.linking import LinkDecision, finder_of
 from data_prep.reports.findings.mentions import Mention
 from data_prep.reports.findings.text import Sentence
 from data_prep.reports.linker.batches import EntityTable, arrange, collate
-from data_prep.reports.linker.candidates import CandidateGenerator, Priors, best_gold, learn_priors
+from data_prep.reports.linker.candidates import (
+    AliasPriors,
+    CandidateGenerator,
+    best_gold,
+    learn_priors,
+)
 from data_prep.reports.linker.dca import DynamicContext
 from data_prep.reports.linker.documents import LinkDocument
 from data_prep.reports.linker.local_models import LOCAL_MODELS
-from data_prep.reports.linker.measure import Agreement, agreement, count_codes, micro_f1
+from data_prep.reports.linker.measure import LinkingAgreement, agreement, count_codes, micro_f1
 from data_prep.reports.linker.report_documents import (
     N_MENTION_KINDS,
     DocumentMaker,
@@ -31,7 +36,7 @@ from data_prep.reports.linker.report_documents import (
 from data_prep.reports.linker.spaces import ConceptSpace, parts_of
 from data_prep.reports.linker.training import LinkerConfig, train_model
 from data_prep.reports.linker.vectors import WordVectors, train_vectors
-from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.reading.splitting import split_reports
 from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_bytes, write_json
 from pneumonia.runtime.errors import ArtefactError, DataError
@@ -53,8 +58,8 @@ class ParsedReport(NamedTuple):
     codes: tuple[str, ...]
 
 
-class Linker:
-    """Links the mentions of a report collectively; made by `train_linker` or `Linker.load`.
+class TrainedLinker:
+    """Links the mentions of a report collectively; made by `train_linker` or `TrainedLinker.load`.
 
     Args:
         base: The concept base.
@@ -64,7 +69,7 @@ class Linker:
     """
 
     def __init__(
-        self, base: ConceptBase, priors: Priors, words: WordVectors, config: LinkerConfig
+        self, base: ConceptBase, priors: AliasPriors, words: WordVectors, config: LinkerConfig
     ) -> None:
         self.base, self.priors, self.words, self.config = base, priors, words, config
         self.space = ConceptSpace(base, words)
@@ -80,27 +85,27 @@ class Linker:
         """Makes documents with this linker's vectors and the candidates of `generator`."""
         return DocumentMaker(generator, self.space, self.words)
 
-    def link(self, text: str, mentions: Sequence[Mention]) -> list[Decision]:
+    def link(self, text: str, mentions: Sequence[Mention]) -> list[LinkDecision]:
         """See MentionLinker. Absent and prior mentions get the code of highest prior."""
         sentences, _ = finder_of(self.base).read(text)
         decided = iter(self.decide(self.make("", sentences, mentions)))
         stated = {id(mention) for mention in asserted(mentions)}
         return [next(decided) if id(m) in stated else self._by_prior(m) for m in mentions]
 
-    def _by_prior(self, mention: Mention) -> Decision:
+    def _by_prior(self, mention: Mention) -> LinkDecision:
         ranked = [c for c in self.generator.all_codes(mention) if c.entity != NIL]
         total = sum(candidate.prior for candidate in ranked)
-        return Decision(ranked[0].entity, ranked[0].prior / total)
+        return LinkDecision(ranked[0].entity, ranked[0].prior / total)
 
-    def decide(self, document: LinkDocument) -> list[Decision]:
+    def decide(self, document: LinkDocument) -> list[LinkDecision]:
         """One decision per mention of a document, in the document's order."""
         if not document.mentions:
             return []
         return self.decide_all([document])[0]
 
-    def decide_all(self, documents: Sequence[LinkDocument]) -> list[list[Decision]]:
+    def decide_all(self, documents: Sequence[LinkDocument]) -> list[list[LinkDecision]]:
         """Decisions for many documents at once."""
-        found: list[list[Decision]] = [[] for _ in documents]
+        found: list[list[LinkDecision]] = [[] for _ in documents]
         by_length = sorted(range(len(documents)), key=lambda i: len(documents[i].mentions))
         ready = [i for i in by_length if documents[i].mentions]
         for at in range(0, len(ready), DECIDED_AT_ONCE):
@@ -111,7 +116,7 @@ class Linker:
                 found[i] = decisions
         return found
 
-    def _pass(self, documents: Sequence[LinkDocument]) -> list[list[Decision]]:
+    def _pass(self, documents: Sequence[LinkDocument]) -> list[list[LinkDecision]]:
         shuffle = np.random.default_rng(self.config.seed)
         orders = [arrange(document, self.config.order, shuffle) for document in documents]
         with torch.no_grad():
@@ -121,7 +126,7 @@ class Linker:
         found = []
         for b, (document, order) in enumerate(zip(documents, orders, strict=True)):
             decisions = {
-                i: Decision(document.mentions[i].candidates[places[b][t]].entity, shares[b][t])
+                i: LinkDecision(document.mentions[i].candidates[places[b][t]].entity, shares[b][t])
                 for t, i in enumerate(order)
             }
             found.append([decisions[i] for i in range(len(order))])
@@ -148,7 +153,7 @@ class Linker:
             write_json(f"{part}/linker.json", table)
 
     @classmethod
-    def load(cls, folder: Path) -> "Linker":
+    def load(cls, folder: Path) -> "TrainedLinker":
         """Read a linker.
 
         Raises:
@@ -164,7 +169,7 @@ class Linker:
             if words.matrix.dtype != np.float32 or len(words.words) != len(words.matrix):
                 raise ValueError("word vectors")
             config = LinkerConfig(**table["config"])
-            linker = cls(base, Priors.from_json(table["priors"]), words, config)
+            linker = cls(base, AliasPriors.from_json(table["priors"]), words, config)
             state: dict[str, Any] = {
                 name.removeprefix("model."): torch.from_numpy(value)
                 for name, value in arrays.items()
@@ -192,7 +197,7 @@ def refuse_other_output(out: Path) -> None:
     refuse_foreign(str(out), "linker.json", _OWN_NAMES, "a linker")
 
 
-def parse(base: ConceptBase, reports: Sequence[Report]) -> list[ParsedReport]:
+def parse(base: ConceptBase, reports: Sequence[SourceReport]) -> list[ParsedReport]:
     """Sentences and mentions of readable reports that were indexed."""
     found = []
     for report in reports:
@@ -204,7 +209,7 @@ def parse(base: ConceptBase, reports: Sequence[Report]) -> list[ParsedReport]:
     return found
 
 
-def report_codes(decisions: Sequence[Decision]) -> list[str]:
+def report_codes(decisions: Sequence[LinkDecision]) -> list[str]:
     """Codes of a report from the decisions on its asserted mentions; `normal` when there is none.
 
     An uncertain mention counts when the linker assigns a code: the model learns which uncertain
@@ -231,12 +236,12 @@ def learn_vectors(
 
 
 def train_linker(
-    train: Sequence[Report],
-    val: Sequence[Report],
+    train: Sequence[SourceReport],
+    val: Sequence[SourceReport],
     config: LinkerConfig,
     source: dict[str, Any],
     progress: Progress | None = None,
-) -> Linker:
+) -> TrainedLinker:
     """Learn base, priors, vectors and model from coded reports.
 
     Args:
@@ -254,14 +259,16 @@ def train_linker(
     parsed = parse(base, [report for report in train if report.codes])
     priors = learn_priors(base, [(asserted(r.mentions), r.codes) for r in parsed])
     words = learn_vectors(base, parsed, config.dimensions)
-    linker = Linker(base, priors, words, config)
+    linker = TrainedLinker(base, priors, words, config)
     documents = unbiased_documents(linker, parsed)
     held_out = [r for r in parse(base, val) if r.codes]
     fit(linker, documents, held_out, progress)
     return linker
 
 
-def unbiased_documents(linker: Linker, reports: Sequence[ParsedReport]) -> list[LinkDocument]:
+def unbiased_documents(
+    linker: TrainedLinker, reports: Sequence[ParsedReport]
+) -> list[LinkDocument]:
     """Training documents whose candidates and priors exclude the document's own codes.
 
     Priors that include the report itself would make each of its rare codes a certain candidate, and
@@ -280,7 +287,7 @@ def unbiased_documents(linker: Linker, reports: Sequence[ParsedReport]) -> list[
 
 
 def fit(
-    linker: Linker,
+    linker: TrainedLinker,
     documents: Sequence[LinkDocument],
     val: Sequence[ParsedReport],
     progress: Progress | None = None,
@@ -300,7 +307,7 @@ def fit(
 
 def train_on(
     source: Path, config: LinkerConfig, progress: Progress | None = None
-) -> tuple[Linker, list[Report]]:
+) -> tuple[TrainedLinker, list[SourceReport]]:
     """Train on the fixed split of a source (70, 10, 20 %); returns the linker and the test part.
 
     Raises:
@@ -323,7 +330,7 @@ def train_on(
     return train_linker(train, val, config, origin, progress), test
 
 
-def judge(linker: Linker, reports: Sequence[Report]) -> dict[str, Agreement]:
+def judge(linker: TrainedLinker, reports: Sequence[SourceReport]) -> dict[str, LinkingAgreement]:
     """Agreement with manual codes, of headings and of full codes."""
     parsed = [r for r in parse(linker.base, reports) if r.codes]
     documents = [linker.make(r.name, r.sentences, r.mentions) for r in parsed]

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
-from data_prep.reports.linker.batches import Batch, EntityTable, Order, arrange, encode, stack
+from data_prep.reports.linker.batches import (
+    DocumentBatch,
+    EntityTable,
+    Order,
+    arrange,
+    encode,
+    stack,
+)
 from data_prep.reports.linker.dca import DynamicContext
 from data_prep.reports.linker.documents import LinkDocument
 from pneumonia.runtime.errors import TrainingError
@@ -59,7 +66,7 @@ class LinkerConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
-def supervised_loss(scores: Tensor, batch: Batch, margin: float) -> Tensor:
+def supervised_loss(scores: Tensor, batch: DocumentBatch, margin: float) -> Tensor:
     """Cross-entropy plus the published multi-class margin; mentions without gold do not count.
 
     The margin loss alone ranks candidates; with cross-entropy the softmax of the scores is the
@@ -75,7 +82,7 @@ def supervised_loss(scores: Tensor, batch: Batch, margin: float) -> Tensor:
     return F.cross_entropy(scores, gold) + short.sum(dim=1).mean()
 
 
-def mean_reward(chosen: Tensor, batch: Batch) -> Tensor:
+def mean_reward(chosen: Tensor, batch: DocumentBatch) -> Tensor:
     """(B, 1): mean over the mentions with gold of r = 0 if right, -1 if wrong.
 
     Args:
@@ -88,7 +95,7 @@ def mean_reward(chosen: Tensor, batch: Batch) -> Tensor:
 
 
 def reinforcement_loss(
-    scores: Tensor, chosen: Tensor, batch: Batch, baseline: Tensor | float = 0.0
+    scores: Tensor, chosen: Tensor, batch: DocumentBatch, baseline: Tensor | float = 0.0
 ) -> Tensor:
     """REINFORCE: R_T = mean reward of the document - baseline, R_t = 0.9^(T-t) R_T.
 
@@ -166,7 +173,7 @@ def train_model(
 def _step(
     model: DynamicContext,
     optimiser: torch.optim.Optimizer,
-    batch: Batch,
+    batch: DocumentBatch,
     config: LinkerConfig,
     draw: torch.Generator | None,
 ) -> None:

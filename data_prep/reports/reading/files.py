@@ -24,7 +24,7 @@ _ENGLISH = {
 }  # fmt: skip
 
 
-class Report(NamedTuple):
+class SourceReport(NamedTuple):
     """A report, or the reason why it cannot be used.
 
     Attributes:
@@ -42,7 +42,7 @@ class Report(NamedTuple):
     reason: str = ""
 
 
-def read_reports(source: Path) -> Iterator[Report]:
+def read_reports(source: Path) -> Iterator[SourceReport]:
     """Reports of a csv, of a folder of .txt or OpenI .xml files, or of one such file.
 
     Raises:
@@ -71,35 +71,41 @@ def read_reports(source: Path) -> Iterator[Report]:
     yield from _read_csv(source)
 
 
-def _once(report: Report, seen: set[str]) -> Report:
+def _once(report: SourceReport, seen: set[str]) -> SourceReport:
     if report.report_id in seen:
         return report._replace(text="", reason="repeated_id")
     seen.add(report.report_id)
     return report
 
 
-def _read_file(path: Path) -> Report:
+def _read_file(path: Path) -> SourceReport:
     name = path.stem if _ID.fullmatch(path.stem) else "unnamed"
     try:
         if path.stat().st_size > (16 * MAX_BYTES if path.suffix.lower() == ".xml" else MAX_BYTES):
-            return Report(name, "", reason="too_long")
+            return SourceReport(name, "", reason="too_long")
         data = path.read_bytes()
     except OSError:
-        return Report(name, "", reason="unreadable")
+        return SourceReport(name, "", reason="unreadable")
     if path.suffix.lower() == ".xml":
         return _xml_report(data, name)
     text = _decode(data)
-    return Report(name, "", reason="binary") if text is None else checked(Report(name, text))
+    return (
+        SourceReport(name, "", reason="binary")
+        if text is None
+        else checked(SourceReport(name, text))
+    )
 
 
-def _xml_report(data: bytes, name: str) -> Report:
+def _xml_report(data: bytes, name: str) -> SourceReport:
     article = parse_openi_xml(data)
     if article is None:
-        return Report(name, "", reason="not_xml")
+        return SourceReport(name, "", reason="not_xml")
     if not article.sections:
-        return Report(name, "", reason="not_a_report")
+        return SourceReport(name, "", reason="not_a_report")
     images = tuple(image for image in article.images if _ID.fullmatch(image))
-    return checked(Report(name, join_sections(article.sections), tuple(article.codes), images))
+    return checked(
+        SourceReport(name, join_sections(article.sections), tuple(article.codes), images)
+    )
 
 
 def _decode(data: bytes) -> str | None:
@@ -121,7 +127,7 @@ def _is_binary(text: str) -> bool:
     return "\x00" in text or odd > 0.02 * len(text[:4096])
 
 
-def checked(report: Report) -> Report:
+def checked(report: SourceReport) -> SourceReport:
     """The report with its text, or with a reason: markup, another language, too long, empty."""
     text = report.text
     letters = sum(c.isalpha() for c in text[:4096])
@@ -141,7 +147,7 @@ def checked(report: Report) -> Report:
     return report._replace(text="", reason=reason) if reason else report
 
 
-def _read_csv(path: Path) -> Iterator[Report]:
+def _read_csv(path: Path) -> Iterator[SourceReport]:
     # a field may contain a whole report
     csv.field_size_limit(min(sys.maxsize, 64 << 20))
     try:
@@ -181,7 +187,7 @@ def _text_columns(columns: list[str], path: Path) -> list[str]:
 
 def _csv_report(
     row: dict[str, str | None], columns: list[str], parts: list[str], number: int
-) -> Report:
+) -> SourceReport:
     def first(names: tuple[str, ...]) -> str:
         return next((row[n] or "" for n in names if n in columns), "").strip()
 
@@ -194,7 +200,7 @@ def _csv_report(
         text = join_sections(values)
     images = tuple(i.strip() for i in first(_IMAGE_COLUMNS).split(";") if i.strip())
     codes = tuple(c.strip() for c in (row.get("mesh_major") or "").split(";") if c.strip())
-    report = Report(name, text, codes, images)
+    report = SourceReport(name, text, codes, images)
     if any(0xDC80 <= ord(c) <= 0xDCFF for c in text):  # bytes that are not UTF-8
         again = text.encode("utf-8", "surrogateescape").decode("latin-1")
         report = report._replace(text=again)

@@ -3,7 +3,7 @@
 from xml.parsers import expat
 
 
-class Article:
+class OpeniArticle:
     """Content of one report file, filled by the events of the parser.
 
     Attributes:
@@ -44,12 +44,12 @@ def _refuse(*_: object) -> None:
     raise ValueError("entity")
 
 
-def parse_openi_xml(data: bytes) -> Article | None:
+def parse_openi_xml(data: bytes) -> OpeniArticle | None:
     """Read a file; None when it is not XML or declares entities.
 
     Entities would allow memory exhaustion and access to other files; reports do not use them.
     """
-    article = Article()
+    article = OpeniArticle()
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = article.open, article.close
     parser.CharacterDataHandler = article.read

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.linking import LinkedConcept, MentionLinker, link_report
 from data_prep.reports.findings.scope import ABSENT, PRIOR
-from data_prep.reports.reading.files import Report, read_reports
+from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.weak_labels.opacity_label import UNSURE, opacity_label
 from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text
@@ -49,12 +49,12 @@ class _Tables:
         self.labels: Counter[str] = Counter()
         self.assertions: Counter[str] = Counter()
 
-    def refuse(self, report: Report) -> None:
+    def refuse(self, report: SourceReport) -> None:
         self.status["rejected"] += 1
         self.reasons[report.reason] += 1
         self.reports.append((report.report_id, "rejected", report.reason, "", 0, ""))
 
-    def add(self, report: Report, found: Sequence[LinkedConcept], label: str) -> None:
+    def add(self, report: SourceReport, found: Sequence[LinkedConcept], label: str) -> None:
         self.status["linked"] += 1
         self.labels[label] += 1
         stated = dict.fromkeys(c.code for c in found if c.assertion not in (ABSENT, PRIOR))

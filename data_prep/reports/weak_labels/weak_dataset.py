@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.dataset.reader import Dataset, ImageRecord
-from data_prep.dataset.writer import Cached, DatasetFacts, DatasetWriter, new_dataset
+from data_prep.dataset.reader import Dataset, DatasetImage
+from data_prep.dataset.writer import CachedImage, DatasetFacts, DatasetWriter, new_dataset
 from data_prep.importing.decode import ImportedImage, decode_image
 from data_prep.importing.labels import parse_age
 from data_prep.importing.rsna import pseudonym
@@ -120,20 +120,20 @@ def _copy(
         counts["joined"] += 1
         counts["joined_with_report"] += bool(weak)
         splits.setdefault(record.patient_id, record.split)
-        cached = Cached(joined.pixels(i), joined.cache[i].sha256)
+        cached = CachedImage(joined.pixels(i), joined.cache[i].sha256)
         writer.add(record._replace(weak_opacity=weak), cached, joined.boxes(i))
     return splits
 
 
 def _record(
     image_id: str, image: ImportedImage, label: tuple[str, str], splits: Mapping[str, str]
-) -> ImageRecord:
+) -> DatasetImage:
     report_id, weak = label
     # all images of a report are of one patient
     patient = pseudonym(image.patient_id, "report-" + _short_hash(report_id))
     split = splits.get(patient, "train")
     negative = weak == NO and split == "train"
-    return ImageRecord(
+    return DatasetImage(
         image_id=image_id,
         kind=KIND,
         split=split,

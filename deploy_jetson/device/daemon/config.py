@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Any, Callable, Dict, NamedTuple
 
 from deploy_jetson.device.daemon.preflight import check_everything, check_folders
-from deploy_jetson.device.daemon.settings import DaemonConfig, Destination, Names
+from deploy_jetson.device.daemon.settings import DaemonConfig, Names, ResultDestination
 from pneumonia.runtime.engines import ENGINES
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES
@@ -262,11 +262,13 @@ def load_config(path: str) -> DaemonConfig:
     source = _Source(path, text)
     parser = _parse(source, text)
     parts = OrderedDict(DaemonConfig()._asdict())  # type: OrderedDict[str, Any]
-    peers = OrderedDict()  # type: OrderedDict[str, Destination]
+    peers = OrderedDict()  # type: OrderedDict[str, ResultDestination]
     for name in parser.sections():
         items = dict(parser.items(name))
         if name.startswith(DESTINATION) and _NAME.match(name[len(DESTINATION) :].strip()):
-            peers[name[len(DESTINATION) :].strip()] = _section(source, name, items, Destination())
+            peers[name[len(DESTINATION) :].strip()] = _section(
+                source, name, items, ResultDestination()
+            )
         elif name in parts and name != "destinations":
             parts[name] = _section(source, name, items, parts[name])
         else:

@@ -11,7 +11,7 @@ from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.config import DaemonConfigError
 from deploy_jetson.device.daemon.health.clock import DAY_S, WRITTEN_S, ClockCheck
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
-from deploy_jetson.device.daemon.health.notify import Notifier
+from deploy_jetson.device.daemon.health.notify import SystemdNotifier
 from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
 from deploy_jetson.device.daemon.health.thermal import CRITICAL, ThermalGovernor
 from deploy_jetson.device.daemon.interfaces.rest import RestBackend, rest_server
@@ -21,7 +21,7 @@ from deploy_jetson.device.daemon.preflight import check_secrets, read_token
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.intake import MEGABYTE, AcceptedImage, ImageIntake
 from deploy_jetson.device.daemon.store.job_store import JobStore
-from deploy_jetson.device.daemon.store.spool import Spool
+from deploy_jetson.device.daemon.store.spool import ImageSpool
 from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
 from deploy_jetson.device.daemon.work.worker import JobWorker
@@ -64,7 +64,7 @@ class DaemonService:
     def __init__(
         self,
         config: DaemonConfig,
-        notifier: Optional[Notifier] = None,
+        notifier: Optional[SystemdNotifier] = None,
         load_model: Optional[Callable[[DaemonConfig], ServedModel]] = None,
         make_decoder: Optional[Callable[[DaemonConfig, Callable[[], None]], DecodingChild]] = None,
     ) -> None:
@@ -74,11 +74,11 @@ class DaemonService:
             self.metrics.describe(name, "counter", text)
         self.metrics.describe("decode_seconds", "histogram", "Reading an image, in the child.")
         self.metrics.describe("inference_seconds", "histogram", "From pixels to boxes.")
-        self._notifier = notifier or Notifier(None, None)
+        self._notifier = notifier or SystemdNotifier(None, None)
         self._stop = threading.Event()
         self._next_forget_s = 0.0  # monotonic
         self.clock = ClockCheck()
-        self.spool = Spool(config.daemon.state)
+        self.spool = ImageSpool(config.daemon.state)
         self.model = (load_model or load_configured)(config)
         self.journal, self._rebuild = open_journal(self.spool)
         self.decoder = (make_decoder or make_child)(config, self._beat)
@@ -362,7 +362,7 @@ def serve(config: DaemonConfig) -> None:
 
 
 def _serve(config: DaemonConfig) -> None:
-    service = DaemonService(config, Notifier.of_environment())
+    service = DaemonService(config, SystemdNotifier.of_environment())
 
     def on_signal(number: int, frame: Any) -> None:
         if service._stop.is_set():

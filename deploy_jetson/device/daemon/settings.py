@@ -34,7 +34,7 @@ class DiskSettings(NamedTuple):
     keep_days: float = 30.0
 
 
-class DecodeSettings(NamedTuple):
+class DecodeLimits(NamedTuple):
     """`[decode]`: limits of the child process that decodes images."""
 
     memory_mb: int = 2048
@@ -114,7 +114,7 @@ class ThermalSettings(NamedTuple):
     critical_c: float = 95.0
 
 
-class Destination(NamedTuple):
+class ResultDestination(NamedTuple):
     """`[destination NAME]`: a DICOM peer that gets results."""
 
     host: str = ""
@@ -135,7 +135,7 @@ class DaemonConfig(NamedTuple):
     daemon: ServiceSettings = ServiceSettings()
     queue: QueueSettings = QueueSettings()
     disk: DiskSettings = DiskSettings()
-    decode: DecodeSettings = DecodeSettings()
+    decode: DecodeLimits = DecodeLimits()
     rules: RulesSettings = RulesSettings()
     results: ResultsSettings = ResultsSettings()
     rest: RestSettings = RestSettings()
@@ -143,4 +143,4 @@ class DaemonConfig(NamedTuple):
     watch: WatchSettings = WatchSettings()
     retry: RetrySettings = RetrySettings()
     thermal: ThermalSettings = ThermalSettings()
-    destinations: Dict[str, Destination] = {}  # noqa: RUF012 - never changed
+    destinations: Dict[str, ResultDestination] = {}  # noqa: RUF012 - never changed

@@ -28,7 +28,7 @@ class CorrectionFactors(NamedTuple):
     runs: int = 0
 
 
-class Calibration(NamedTuple):
+class EstimateCalibration(NamedTuple):
     """Factors per engine, and what they come from.
 
     Attributes:
@@ -71,7 +71,9 @@ def _band(ratios: Sequence[float], factor: float) -> float:
     return max([MIN_BAND] + [max(value / factor, factor / value) for value in ratios])
 
 
-def fit(comparisons: Sequence[MeasuredVersusPredicted], sources: Sequence[str]) -> Calibration:
+def fit(
+    comparisons: Sequence[MeasuredVersusPredicted], sources: Sequence[str]
+) -> EstimateCalibration:
     """Fit factors.
 
     Raises:
@@ -100,7 +102,7 @@ def fit(comparisons: Sequence[MeasuredVersusPredicted], sources: Sequence[str]) 
         latency, busy = _mean([i.latency for i in ours]), _mean([i.busy for i in ours])
         bands = (_band([i.latency for i in ours], latency), _band([i.busy for i in ours], busy))
         engines[name] = CorrectionFactors(latency, idle, busy, bands[0], bands[1], len(ours))
-    return Calibration(engines, idle, list(sources))
+    return EstimateCalibration(engines, idle, list(sources))
 
 
 def _factors(record: Dict[str, Any]) -> CorrectionFactors:
@@ -111,7 +113,7 @@ def _factors(record: Dict[str, Any]) -> CorrectionFactors:
     return factors._replace(runs=int(factors.runs))
 
 
-def read_calibration(path: str) -> Calibration:
+def read_calibration(path: str) -> EstimateCalibration:
     """Read calibration.json.
 
     Raises:
@@ -124,7 +126,7 @@ def read_calibration(path: str) -> Calibration:
             raise ValueError("schema")
         engines = {name: _factors(record) for name, record in document["engines"].items()}
         idle = _factors({"idle": document["idle"]}).idle
-        return Calibration(engines, idle, [str(item) for item in document["sources"]])
+        return EstimateCalibration(engines, idle, [str(item) for item in document["sources"]])
     except OSError as error:
         raise ArtefactError(
             "Calibration cannot be read", found=error.strerror or "", where=path

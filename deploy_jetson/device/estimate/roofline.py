@@ -13,7 +13,7 @@ import math
 from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from deploy_jetson.device.estimate.calibration import Calibration
+from deploy_jetson.device.estimate.calibration import EstimateCalibration
 from deploy_jetson.device.estimate.tx2 import FLOP_PER_FMA, FP16_RATE, IDLE_W, PowerMode
 from deploy_jetson.device.estimate.work import LayerWork
 from pneumonia.runtime.engines.kernels import REPORT, threads_of_work
@@ -209,7 +209,7 @@ def estimate(
     engine_name: str,
     mode: PowerMode,
     facts: Optional[KernelFacts] = None,
-    calibration: Optional[Calibration] = None,
+    calibration: Optional[EstimateCalibration] = None,
     threads: Optional[int] = None,
 ) -> NetworkEstimate:
     """Predict one network on one engine in one mode.

@@ -7,7 +7,7 @@ import time
 from typing import Callable, List, Optional
 
 
-class Clock:
+class MonotonicClock:
     """The machine's monotonic clock; wall time never decides how long something took."""
 
     def now(self) -> float:
@@ -20,7 +20,7 @@ class Clock:
             time.sleep(seconds)
 
 
-class VirtualClock(Clock):
+class VirtualClock(MonotonicClock):
     """A clock that moves only by `sleep`, and calls back at regular moments on the way."""
 
     def __init__(self, start: float = 0.0) -> None:

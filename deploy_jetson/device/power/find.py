@@ -2,12 +2,12 @@
 
 from typing import Optional
 
-from deploy_jetson.device.power.clock import Clock
+from deploy_jetson.device.power.clock import MonotonicClock
 from deploy_jetson.device.power.ina3221 import Ina3221Sensor, hwmon_channels, iio_channels
 from deploy_jetson.device.power.pi5 import KIND, Pi5Sensor
 from deploy_jetson.device.power.rapl import RaplSensor, rapl_zones
 from deploy_jetson.device.power.replay import ReplaySensor, read_series
-from deploy_jetson.device.power.sensor import Sensor
+from deploy_jetson.device.power.sensor import PowerSensor
 from deploy_jetson.device.power.tegrastats import TegrastatsSensor
 from pneumonia.runtime.errors import ConfigError, DeviceError
 
@@ -26,7 +26,9 @@ def check_sensor_name(name: str) -> None:
         )
 
 
-def _by_name(name: str, clock: Clock, interval_s: float, root: str) -> Optional[Sensor]:
+def _by_name(
+    name: str, clock: MonotonicClock, interval_s: float, root: str
+) -> Optional[PowerSensor]:
     if name.startswith(REPLAY):
         return ReplaySensor(read_series(name[len(REPLAY) :]), clock)
     if name == "ina3221-iio":
@@ -42,7 +44,9 @@ def _by_name(name: str, clock: Clock, interval_s: float, root: str) -> Optional[
     return TegrastatsSensor(interval_s)
 
 
-def open_sensor(name: str, clock: Clock, interval_s: float, root: str = "/") -> Optional[Sensor]:
+def open_sensor(
+    name: str, clock: MonotonicClock, interval_s: float, root: str = "/"
+) -> Optional[PowerSensor]:
     """Open a sensor.
 
     Args:

@@ -12,8 +12,8 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from deploy_jetson.device.power.sensor import (
     MILLIWATT,
-    Rail,
-    Sensor,
+    PowerRail,
+    PowerSensor,
     SensorInfo,
     scope_of,
     total_of,
@@ -28,10 +28,10 @@ NOTES = ("running_mode", "polling_delay_0", "update_interval", "samples")
 MAX_TEXT = 512
 
 
-class Channel(NamedTuple):
+class RailChannel(NamedTuple):
     """One rail's files: power in mW, or voltage in mV and current in mA."""
 
-    rail: Rail
+    rail: PowerRail
     paths: Tuple[str, ...]
 
 
@@ -44,7 +44,7 @@ def read_text(path: str) -> Optional[str]:
         return None
 
 
-def _unique(name: str, chip: str, taken: Dict[str, Channel]) -> str:
+def _unique(name: str, chip: str, taken: Dict[str, RailChannel]) -> str:
     """Make a repeated rail name unique, so that two rails are never merged."""
     return name if name not in taken else "{}@{}".format(name, chip)
 
@@ -54,9 +54,9 @@ def _chip_of(path: str) -> str:
     return path.split("/ina3221")[1].split("/")[1]
 
 
-def iio_channels(root: str) -> List[Channel]:
+def iio_channels(root: str) -> List[RailChannel]:
     """Channels of NVIDIA's IIO driver."""
-    found = OrderedDict()  # type: OrderedDict[str, Channel]
+    found = OrderedDict()  # type: OrderedDict[str, RailChannel]
     labels = sorted(glob.glob(os.path.join(root, IIO)) + glob.glob(os.path.join(root, IIO_OLD)))
     seen = set()
     for label in labels:
@@ -71,14 +71,14 @@ def iio_channels(root: str) -> List[Channel]:
             continue
         unique = _unique(name, _chip_of(label), found)
         source = "{} channel {}".format(_chip_of(label), number)
-        rail = Rail(unique, MILLIWATT, scope_of(unique), source)
-        found[unique] = Channel(rail, (power,))
+        rail = PowerRail(unique, MILLIWATT, scope_of(unique), source)
+        found[unique] = RailChannel(rail, (power,))
     return list(found.values())
 
 
-def hwmon_channels(root: str) -> List[Channel]:
+def hwmon_channels(root: str) -> List[RailChannel]:
     """Channels of the mainline driver."""
-    found = OrderedDict()  # type: OrderedDict[str, Channel]
+    found = OrderedDict()  # type: OrderedDict[str, RailChannel]
     for label in sorted(glob.glob(os.path.join(root, HWMON))):
         number = os.path.basename(label)[2:].split("_")[0]
         name = read_text(label)
@@ -92,8 +92,8 @@ def hwmon_channels(root: str) -> List[Channel]:
             continue
         unique = _unique(name, _chip_of(label), found)
         source = "{} channel {}".format(_chip_of(label), number)
-        rail = Rail(unique, MILLIWATT, scope_of(unique), source)
-        found[unique] = Channel(rail, paths)
+        rail = PowerRail(unique, MILLIWATT, scope_of(unique), source)
+        found[unique] = RailChannel(rail, paths)
     return list(found.values())
 
 
@@ -116,7 +116,7 @@ class _File:
             self._handle = -1
 
 
-class Ina3221Sensor(Sensor):
+class Ina3221Sensor(PowerSensor):
     """All rails of the board's monitors.
 
     A read that fails with EAGAIN (the chip was still converting) is tried once more, then it is a
@@ -127,7 +127,7 @@ class Ina3221Sensor(Sensor):
         channels: From `iio_channels` or `hwmon_channels`.
     """
 
-    def __init__(self, kind: str, channels: List[Channel]) -> None:
+    def __init__(self, kind: str, channels: List[RailChannel]) -> None:
         rails = tuple(channel.rail for channel in channels)
         self.info = SensorInfo(
             kind, "measured", rails, total_of([rail.name for rail in rails]), _notes(channels)
@@ -170,7 +170,7 @@ def _code(error: Exception) -> str:
     return errno.errorcode.get(number, "EIO") if number else "garbage"
 
 
-def _notes(channels: List[Channel]) -> Tuple[Tuple[str, str], ...]:
+def _notes(channels: List[RailChannel]) -> Tuple[Tuple[str, str], ...]:
     notes = []
     for folder in sorted({os.path.dirname(channel.paths[0]) for channel in channels}):
         for name in NOTES:

@@ -2,12 +2,18 @@
 
 from typing import Dict, List, Tuple
 
-from deploy_jetson.device.power.sensor import MILLIWATT, Rail, Sensor, SensorInfo, scope_of
+from deploy_jetson.device.power.sensor import (
+    MILLIWATT,
+    PowerRail,
+    PowerSensor,
+    SensorInfo,
+    scope_of,
+)
 
 RAIL = "VDD_IN"
 
 
-class ModelSensor(Sensor):
+class ModelSensor(PowerSensor):
     """Returns the estimator's predicted power of the input rail.
 
     Args:
@@ -17,7 +23,7 @@ class ModelSensor(Sensor):
     """
 
     def __init__(self, idle_mw: float, busy_mw: float, source: str) -> None:
-        rail = Rail(RAIL, MILLIWATT, scope_of(RAIL), source)
+        rail = PowerRail(RAIL, MILLIWATT, scope_of(RAIL), source)
         self.info = SensorInfo("model", "estimated", (rail,), RAIL)
         self._levels_mw = (idle_mw, busy_mw)
         self._busy = False

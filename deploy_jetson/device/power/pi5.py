@@ -10,7 +10,13 @@ from collections import OrderedDict
 from typing import Dict, List, Tuple
 
 from deploy_jetson.device.board import run_program
-from deploy_jetson.device.power.sensor import MILLIWATT, Rail, Sensor, SensorGap, SensorInfo
+from deploy_jetson.device.power.sensor import (
+    MILLIWATT,
+    PowerRail,
+    PowerSensor,
+    SensorGap,
+    SensorInfo,
+)
 from pneumonia.runtime.errors import DeviceError
 
 PROGRAM = "vcgencmd"
@@ -33,7 +39,7 @@ def parse_adc(text: str) -> "OrderedDict[str, float]":
     )
 
 
-class Pi5Sensor(Sensor):
+class Pi5Sensor(PowerSensor):
     """All rails of the chip; every reading starts a program of some milliseconds.
 
     Raises:
@@ -56,7 +62,7 @@ class Pi5Sensor(Sensor):
         self.info = SensorInfo(
             KIND,
             "measured",
-            tuple(Rail(name, MILLIWATT, SCOPE, " ".join(COMMAND)) for name in rails),
+            tuple(PowerRail(name, MILLIWATT, SCOPE, " ".join(COMMAND)) for name in rails),
             None,
         )
 

@@ -8,8 +8,8 @@ from typing import Dict, List, Tuple
 from deploy_jetson.device.power.ina3221 import read_text
 from deploy_jetson.device.power.sensor import (
     MILLIJOULE,
-    Rail,
-    Sensor,
+    PowerRail,
+    PowerSensor,
     SensorInfo,
     scope_of,
     total_of,
@@ -52,7 +52,7 @@ def rapl_zones(root: str) -> "OrderedDict[str, Tuple[str, int]]":
     return zones
 
 
-class RaplSensor(Sensor):
+class RaplSensor(PowerSensor):
     """Every readable zone.
 
     Args:
@@ -62,7 +62,7 @@ class RaplSensor(Sensor):
     def __init__(self, root: str) -> None:
         zones = rapl_zones(root)
         rails = tuple(
-            Rail(name, MILLIJOULE, scope_of(name), os.path.basename(folder))
+            PowerRail(name, MILLIJOULE, scope_of(name), os.path.basename(folder))
             for name, (folder, _) in zones.items()
         )
         self._counters = [(name, _Counter(*place)) for name, place in zones.items()]

@@ -10,12 +10,12 @@ from typing import Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
-from deploy_jetson.device.power.clock import Clock
+from deploy_jetson.device.power.clock import MonotonicClock
 from deploy_jetson.device.power.sensor import (
     MILLIJOULE,
     MILLIWATT,
-    Rail,
-    Sensor,
+    PowerRail,
+    PowerSensor,
     SensorGap,
     SensorInfo,
     SensorLost,
@@ -142,7 +142,7 @@ def read_series(path: str, interval_s: float = 1.0) -> RecordedSeries:
     return _parse_tegrastats(text, path, interval_s)
 
 
-class ReplaySensor(Sensor):
+class ReplaySensor(PowerSensor):
     """Replays a series from its start at its recorded pace; raises SensorLost at its end.
 
     Args:
@@ -152,9 +152,10 @@ class ReplaySensor(Sensor):
 
     paced = True
 
-    def __init__(self, series: RecordedSeries, clock: Clock) -> None:
+    def __init__(self, series: RecordedSeries, clock: MonotonicClock) -> None:
         rails = tuple(
-            Rail(name, unit, scope_of(name), "recording") for name, unit in series.units.items()
+            PowerRail(name, unit, scope_of(name), "recording")
+            for name, unit in series.units.items()
         )
         total = total_of([rail.name for rail in rails])
         self.info = SensorInfo("replay", "replayed", rails, total)

@@ -7,14 +7,14 @@ from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from deploy_jetson.device.power.clock import Clock, VirtualClock
-from deploy_jetson.device.power.sensor import Sensor, SensorGap, SensorLost
+from deploy_jetson.device.power.clock import MonotonicClock, VirtualClock
+from deploy_jetson.device.power.sensor import PowerSensor, SensorGap, SensorLost
 from pneumonia.runtime.errors import DeviceError
 
 STOP_TIMEOUT_S = 10.0
 
 
-class Samples(NamedTuple):
+class PowerSamples(NamedTuple):
     """Readings of a sampler.
 
     Attributes:
@@ -32,7 +32,7 @@ class Samples(NamedTuple):
     cpu_share: Optional[float]
 
 
-class Sampler:
+class PowerSampler:
     """Takes a reading at every call; `open_sampler` calls it at regular intervals.
 
     Args:
@@ -41,7 +41,7 @@ class Sampler:
         interval_s: Nominal time between readings.
     """
 
-    def __init__(self, sensor: Sensor, clock: Clock, interval_s: float) -> None:
+    def __init__(self, sensor: PowerSensor, clock: MonotonicClock, interval_s: float) -> None:
         self.sensor = sensor
         self.clock = clock
         self.interval_s = interval_s
@@ -75,11 +75,11 @@ class Sampler:
         """Begin."""
         raise NotImplementedError
 
-    def stop(self) -> Samples:
+    def stop(self) -> PowerSamples:
         """End, and everything taken."""
         raise NotImplementedError
 
-    def collect(self, cpu_share: Optional[float] = None) -> Samples:
+    def collect(self, cpu_share: Optional[float] = None) -> PowerSamples:
         """What was taken so far."""
         names = [rail.name for rail in self.sensor.info.rails]
         values = OrderedDict(
@@ -87,10 +87,10 @@ class Sampler:
             for name in names
         )
         stamps = np.array(self._stamps, dtype=np.float64)
-        return Samples(stamps, values, dict(self._faults), self._lost, cpu_share)
+        return PowerSamples(stamps, values, dict(self._faults), self._lost, cpu_share)
 
 
-class VirtualSampler(Sampler):
+class VirtualSampler(PowerSampler):
     """Driven by a virtual clock."""
 
     clock: VirtualClock
@@ -102,16 +102,16 @@ class VirtualSampler(Sampler):
     def _due(self) -> None:
         self.tick()
 
-    def stop(self) -> Samples:
+    def stop(self) -> PowerSamples:
         """End."""
         self.clock.stop()
         return self.collect()
 
 
-class ThreadSampler(Sampler):
+class ThreadSampler(PowerSampler):
     """A thread that reads on a fixed grid of time, so that delays do not add up."""
 
-    def __init__(self, sensor: Sensor, clock: Clock, interval_s: float) -> None:
+    def __init__(self, sensor: PowerSensor, clock: MonotonicClock, interval_s: float) -> None:
         super().__init__(sensor, clock, interval_s)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="power-sampler", daemon=True)
@@ -143,7 +143,7 @@ class ThreadSampler(Sampler):
             due = max(due + self.interval_s, now)
             self._stop.wait(due - now)
 
-    def stop(self) -> Samples:
+    def stop(self) -> PowerSamples:
         """End.
 
         Raises:
@@ -163,7 +163,7 @@ class ThreadSampler(Sampler):
         return self.collect(self._cpu_s / elapsed if elapsed > 0 else None)
 
 
-def open_sampler(sensor: Sensor, clock: Clock, interval_s: float) -> Sampler:
+def open_sampler(sensor: PowerSensor, clock: MonotonicClock, interval_s: float) -> PowerSampler:
     """The sampler that fits the clock."""
     if isinstance(clock, VirtualClock):
         return VirtualSampler(sensor, clock, interval_s)

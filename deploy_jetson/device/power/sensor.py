@@ -24,7 +24,7 @@ SCOPES = {
 PART = "part of the module; never added up"
 
 
-class Rail(NamedTuple):
+class PowerRail(NamedTuple):
     """One measured supply.
 
     Attributes:
@@ -53,7 +53,7 @@ class SensorInfo(NamedTuple):
 
     kind: str
     basis: str
-    rails: Tuple[Rail, ...]
+    rails: Tuple[PowerRail, ...]
     total: Optional[str]
     notes: Tuple[Tuple[str, str], ...] = ()
 
@@ -70,7 +70,7 @@ class SensorGap(DeviceError):  # noqa: N818 - a fact about one reading
         self.reason = reason
 
 
-class Sensor:
+class PowerSensor:
     """Reads all rails at once.
 
     Attributes:

@@ -11,8 +11,8 @@ from typing import Dict, List, Optional, Tuple
 
 from deploy_jetson.device.power.sensor import (
     MILLIWATT,
-    Rail,
-    Sensor,
+    PowerRail,
+    PowerSensor,
     SensorGap,
     SensorInfo,
     SensorLost,
@@ -30,7 +30,7 @@ MAX_STALLS = 12  # after this many stalls the sensor is lost
 MAX_BUFFER = 1 << 16
 
 
-class TegrastatsSensor(Sensor):
+class TegrastatsSensor(PowerSensor):
     """Runs tegrastats and reads its lines.
 
     Args:
@@ -62,7 +62,7 @@ class TegrastatsSensor(Sensor):
         except DeviceError:
             self.close()
             raise
-        rails = tuple(Rail(name, MILLIWATT, scope_of(name), "tegrastats") for name in first)
+        rails = tuple(PowerRail(name, MILLIWATT, scope_of(name), "tegrastats") for name in first)
         notes = (("interval_ms", str(interval_ms)),)
         self.info = SensorInfo("tegrastats", "measured", rails, total_of(list(first)), notes)
 

@@ -6,13 +6,13 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from deploy_jetson.device.power.integrate import WindowEnergy, rail_quality, window_energy
-from deploy_jetson.device.power.sensor import Rail
+from deploy_jetson.device.power.sensor import PowerRail
 from deploy_jetson.device.profile.recording import (
     IDLE_AFTER,
     IDLE_BEFORE,
     IMAGES,
     WINDOW,
-    Recording,
+    PowerRecording,
     RunPhase,
 )
 
@@ -74,7 +74,7 @@ def latency_record(times: np.ndarray) -> Optional[Dict[str, Any]]:
 class _Rail:
     """One rail's energies in every phase."""
 
-    def __init__(self, recording: Recording, rail: Rail) -> None:
+    def __init__(self, recording: PowerRecording, rail: PowerRail) -> None:
         self.recording = recording
         self.rail = rail
         self.stamps = recording.samples.stamps_s
@@ -137,7 +137,7 @@ def _window_record(found: WindowEnergy, inferences: int, seconds: float) -> Dict
     )
 
 
-def rail_record(recording: Recording, rail: Rail) -> Dict[str, Any]:
+def rail_record(recording: PowerRecording, rail: PowerRail) -> Dict[str, Any]:
     """Everything about one rail."""
     series = _Rail(recording, rail)
     windows = series.kinds(WINDOW)
@@ -164,7 +164,7 @@ def rail_record(recording: Recording, rail: Rail) -> Dict[str, Any]:
     )
 
 
-def _total(recording: Recording, rails: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+def _total(recording: PowerRecording, rails: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
     """Figures of the input rail with derived totals; None without an input rail."""
     name = recording.sensor.total
     rail = next((item for item in rails if item["name"] == name), None)
@@ -187,7 +187,7 @@ def _total(recording: Recording, rails: List[Dict[str, Any]]) -> Optional[Dict[s
     )
 
 
-def _short(recording: Recording) -> Optional[str]:
+def _short(recording: PowerRecording) -> Optional[str]:
     settings = recording.settings
     if recording.about.get("latency_basis") == "estimated":
         return None
@@ -198,7 +198,7 @@ def _short(recording: Recording) -> Optional[str]:
     )
 
 
-def _slow(recording: Recording) -> Optional[str]:
+def _slow(recording: PowerRecording) -> Optional[str]:
     """The actual sampling rate if the sensor was slower than requested."""
     stamps, wanted = recording.samples.stamps_s, recording.settings.rate_hz
     if len(stamps) < 2 or stamps[-1] <= stamps[0]:
@@ -210,7 +210,7 @@ def _slow(recording: Recording) -> Optional[str]:
 
 
 def flags(
-    recording: Recording, rails: List[Dict[str, Any]], total: Optional[Dict[str, Any]]
+    recording: PowerRecording, rails: List[Dict[str, Any]], total: Optional[Dict[str, Any]]
 ) -> List[Dict[str, str]]:
     """Quality flags of a run, each with its text."""
     found = [(note[0], note[1]) for note in recording.notes]
@@ -243,7 +243,7 @@ def _more(count: int) -> str:
     return " (and {} more)".format(count) if count else ""
 
 
-def _total_flags(recording: Recording, rail: Dict[str, Any]) -> List[Tuple[str, str]]:
+def _total_flags(recording: PowerRecording, rail: Dict[str, Any]) -> List[Tuple[str, str]]:
     found = []
     name, baseline = rail["name"], rail["baseline"]
     drift = baseline["drift_share"]
@@ -260,7 +260,7 @@ def _total_flags(recording: Recording, rail: Dict[str, Any]) -> List[Tuple[str, 
     return found
 
 
-def figures(recording: Recording) -> Dict[str, Any]:
+def figures(recording: PowerRecording) -> Dict[str, Any]:
     """All figures of a run.
 
     Args:

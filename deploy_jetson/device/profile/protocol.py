@@ -9,17 +9,17 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from deploy_jetson.device.board import BoardSnapshot, CpuTimes, governed, held_back
-from deploy_jetson.device.power.clock import Clock
+from deploy_jetson.device.power.clock import MonotonicClock
 from deploy_jetson.device.power.sampler import open_sampler
-from deploy_jetson.device.power.sensor import Sensor
+from deploy_jetson.device.power.sensor import PowerSensor
 from deploy_jetson.device.profile.recording import (
     IDLE_AFTER,
     IDLE_BEFORE,
     IMAGES,
     WARM_UP,
     WINDOW,
+    PowerRecording,
     ProtocolSettings,
-    Recording,
     RunPhase,
 )
 from pneumonia.runtime.progress import Progress
@@ -55,7 +55,7 @@ class RunSurroundings(NamedTuple):
         cpu_times: Processor times now; None where unknown.
     """
 
-    clock: Clock
+    clock: MonotonicClock
     snapshot: Callable[[], BoardSnapshot]
     cpu_times: Callable[[], Optional[CpuTimes]]
 
@@ -167,13 +167,13 @@ def _settled(times: List[Tuple[float, float]]) -> bool:
 
 
 def measure(
-    sensor: Sensor,
+    sensor: PowerSensor,
     load: WindowLoad,
     around: RunSurroundings,
     settings: ProtocolSettings,
     about: Dict[str, Any],
     progress: Optional[Progress] = None,
-) -> Recording:
+) -> PowerRecording:
     """Run the protocol.
 
     Args:
@@ -220,6 +220,6 @@ def measure(
         around.clock.sleep(1.0 / settings.rate_hz)  # one more sample behind the last edge
     finally:
         samples = sampler.stop()
-    return Recording(
+    return PowerRecording(
         about, settings, sensor.info, samples, run.phases, run.inferences, run.snapshots, run.notes
     )

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 import numpy as np
 
 from deploy_jetson.device.power.replay import STAMP_COLUMN, bounded_text, parse_samples
-from deploy_jetson.device.power.sampler import Samples
+from deploy_jetson.device.power.sampler import PowerSamples
 from deploy_jetson.device.power.sensor import SensorInfo
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, DataError
@@ -68,7 +68,7 @@ class ProtocolSettings(NamedTuple):
     rate_hz: float = 10.0
 
 
-class Recording(NamedTuple):
+class PowerRecording(NamedTuple):
     """One run of one bundle, engine and mode.
 
     Attributes:
@@ -86,7 +86,7 @@ class Recording(NamedTuple):
     about: Dict[str, Any]
     settings: ProtocolSettings
     sensor: SensorInfo
-    samples: Samples
+    samples: PowerSamples
     phases: List[RunPhase]
     inferences: List[np.ndarray]
     snapshots: Dict[str, Any]
@@ -97,7 +97,7 @@ def _cell(value: float) -> str:
     return "{:.3f}".format(value) if np.isfinite(value) else ""
 
 
-def samples_text(recording: Recording) -> str:
+def samples_text(recording: PowerRecording) -> str:
     """samples.csv: microsecond stamps, milliwatts or millijoules, an empty cell for a gap."""
     rails = recording.sensor.rails
     header = ",".join([STAMP_COLUMN] + ["{}_{}".format(rail.name, rail.unit) for rail in rails])
@@ -109,7 +109,7 @@ def samples_text(recording: Recording) -> str:
     return "\n".join(lines) + "\n"
 
 
-def inferences_text(recording: Recording) -> str:
+def inferences_text(recording: PowerRecording) -> str:
     """inferences.csv: the phase's number, start and end of every inference in it."""
     lines = [INFERENCE_HEADER]
     for number, times in enumerate(recording.inferences):
@@ -117,7 +117,7 @@ def inferences_text(recording: Recording) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _record(recording: Recording) -> Dict[str, Any]:
+def _record(recording: PowerRecording) -> Dict[str, Any]:
     sensor = recording.sensor._asdict()
     sensor["rails"] = [rail._asdict() for rail in recording.sensor.rails]
     sensor["notes"] = [list(note) for note in recording.sensor.notes]
@@ -137,7 +137,7 @@ def _record(recording: Recording) -> Dict[str, Any]:
     )
 
 
-def rebased(recording: Recording) -> Recording:
+def rebased(recording: PowerRecording) -> PowerRecording:
     """The same with the first phase at zero and times in whole microseconds, as files keep them."""
     start = recording.phases[0].start_s
 
@@ -153,7 +153,7 @@ def rebased(recording: Recording) -> Recording:
     return recording._replace(phases=phases, samples=samples, inferences=inferences)
 
 
-def write_recording(folder: str, recording: Recording) -> None:
+def write_recording(folder: str, recording: PowerRecording) -> None:
     """Write the three raw files.
 
     Raises:
@@ -199,9 +199,11 @@ def _settings(record: Dict[str, Any]) -> ProtocolSettings:
 
 
 def _sensor(record: Dict[str, Any]) -> SensorInfo:
-    from deploy_jetson.device.power.sensor import Rail
+    from deploy_jetson.device.power.sensor import PowerRail
 
-    rails = tuple(Rail(*(str(item[field]) for field in Rail._fields)) for item in record["rails"])
+    rails = tuple(
+        PowerRail(*(str(item[field]) for field in PowerRail._fields)) for item in record["rails"]
+    )
     total = record["total"]
     if total is not None and total not in [rail.name for rail in rails]:
         raise ValueError("sensor")
@@ -226,7 +228,7 @@ def _inferences(path: str, phases: int) -> List[np.ndarray]:
     return [table[number == index, 1:] for index in range(phases)]
 
 
-def read_recording(folder: str) -> Recording:
+def read_recording(folder: str) -> PowerRecording:
     """Read a run's raw files back.
 
     Raises:
@@ -257,7 +259,7 @@ def read_recording(folder: str) -> Recording:
         raise _bad(where, "other rails than " + RECORD)
     lost = document.get("lost")
     share = document.get("sampler_cpu_share")
-    samples = Samples(
+    samples = PowerSamples(
         series.stamps_s,
         series.values,
         faults,
@@ -265,7 +267,7 @@ def read_recording(folder: str) -> Recording:
         float(share) if isinstance(share, (int, float)) else None,
     )
     inferences = _inferences(os.path.join(folder, INFERENCES), len(phases))
-    return Recording(about, settings, sensor, samples, phases, inferences, snapshots, notes)
+    return PowerRecording(about, settings, sensor, samples, phases, inferences, snapshots, notes)
 
 
 SAFE = re.compile(r"[^A-Za-z0-9._-]+")

@@ -16,7 +16,7 @@ from deploy_jetson.device.profile.chart import (
     short_number,
     timeline,
 )
-from deploy_jetson.device.profile.recording import Recording, read_recording
+from deploy_jetson.device.profile.recording import PowerRecording, read_recording
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DISCLAIMER
 
@@ -220,7 +220,7 @@ def _stage_table(runs: List[Dict[str, Any]]) -> str:
     return _table(header, rows)
 
 
-def watts_of(recording: Recording) -> List[Tuple[str, np.ndarray]]:
+def watts_of(recording: PowerRecording) -> List[Tuple[str, np.ndarray]]:
     """Rails in watts, the input rail first; counters as their slope."""
     rails = sorted(
         recording.sensor.rails, key=lambda rail: (rail.name != recording.sensor.total, rail.name)

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 
 from deploy_jetson.device import board
-from deploy_jetson.device.estimate.calibration import Calibration, read_calibration
+from deploy_jetson.device.estimate.calibration import EstimateCalibration, read_calibration
 from deploy_jetson.device.estimate.roofline import (
     ENGINE_MODELS,
     NetworkEstimate,
@@ -19,16 +19,16 @@ from deploy_jetson.device.estimate.roofline import (
     find_engine_model,
 )
 from deploy_jetson.device.estimate.tx2 import DEFAULT_MODE, MODES, PowerMode
-from deploy_jetson.device.power.clock import Clock, VirtualClock
+from deploy_jetson.device.power.clock import MonotonicClock, VirtualClock
 from deploy_jetson.device.power.find import MODEL, open_sensor
 from deploy_jetson.device.power.modelled import ModelSensor
-from deploy_jetson.device.power.sensor import Sensor
+from deploy_jetson.device.power.sensor import PowerSensor
 from deploy_jetson.device.profile.figures import figures
 from deploy_jetson.device.profile.protocol import RunSurroundings, WindowLoad, measure
 from deploy_jetson.device.profile.recording import (
     RAW_FILES,
+    PowerRecording,
     ProtocolSettings,
-    Recording,
     read_recording,
     run_name,
     write_recording,
@@ -78,7 +78,7 @@ class ProfileSweep:
                 stage._replace(label="{}-{}".format(stage.label, index))
                 for index, stage in enumerate(self.stages, 1)
             ]
-        self.calibration: Optional[Calibration] = None
+        self.calibration: Optional[EstimateCalibration] = None
         if request.calibration is not None:
             self.calibration = read_calibration(request.calibration)
         self.tx2 = board.is_tx2(request.root)
@@ -94,7 +94,7 @@ class ProfileSweep:
         Raises:
             DeviceError: Nothing could be measured; the reason of the last failure.
         """
-        sensor = self._sensor(Clock())
+        sensor = self._sensor(MonotonicClock())
         modelled = sensor is None or sensor.info.kind == MODEL
         if sensor is not None:
             sensor.close()
@@ -109,7 +109,7 @@ class ProfileSweep:
             raise
         return self._finish()
 
-    def _sensor(self, clock: Clock) -> Optional[Sensor]:
+    def _sensor(self, clock: MonotonicClock) -> Optional[PowerSensor]:
         """The sensor of the request; None when power has to be modelled."""
         if self.request.sensor == MODEL:
             return None
@@ -149,7 +149,11 @@ class ProfileSweep:
             self.progress(len(self.entries), 0, "{} {}".format(engine, mode.name))
 
     def _estimate(
-        self, stage: LoadedBundle, engine: str, mode: PowerMode, calibration: Optional[Calibration]
+        self,
+        stage: LoadedBundle,
+        engine: str,
+        mode: PowerMode,
+        calibration: Optional[EstimateCalibration],
     ) -> NetworkEstimate:
         return estimate(stage.work, engine, mode, stage.facts, calibration, self.request.threads)
 
@@ -162,7 +166,7 @@ class ProfileSweep:
             for mode in self.request.modes or (None,):
                 if mode is not None:
                     board.set_power_mode(mode)
-                    Clock().sleep(SETTLE_S)
+                    MonotonicClock().sleep(SETTLE_S)
                 for stage in self.stages:
                     for engine in self.request.engines:
                         self._try_run(stage, engine, modelled)
@@ -192,7 +196,7 @@ class ProfileSweep:
         about["engine_details"] = OrderedDict(sorted(getattr(engine, "details", {}).items()))
         expected = self._prediction(stage, engine.name, mode)
         about["prediction"] = expected.record() if expected else None
-        clock = Clock()
+        clock = MonotonicClock()
         sensor = self._open_measuring(clock, modelled, stage, engine.name, mode)
         about["power_basis"] = sensor.info.basis
         root = self.request.root
@@ -218,9 +222,9 @@ class ProfileSweep:
         return self._estimate(stage, engine, MODES[mode.number], None)
 
     def _open_measuring(
-        self, clock: Clock, modelled: bool, stage: LoadedBundle, engine: str,
+        self, clock: MonotonicClock, modelled: bool, stage: LoadedBundle, engine: str,
         mode: Optional[board.PowerModeNow],
-    ) -> Sensor:  # fmt: skip
+    ) -> PowerSensor:  # fmt: skip
         if modelled:
             number = mode.number if mode and mode.number in MODES else DEFAULT_MODE
             find_engine_model(engine)
@@ -244,7 +248,7 @@ class ProfileSweep:
             ]
         )
 
-    def _keep(self, recording: Recording, name: str) -> None:
+    def _keep(self, recording: PowerRecording, name: str) -> None:
         """Write a run's raw files; its figures are those of the files."""
         taken = [entry["folder"] for entry in self.entries]
         folder, number = os.path.join(RUNS, name), 1

@@ -13,7 +13,11 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from deploy_jetson.device.estimate.calibration import Calibration, MeasuredVersusPredicted, fit
+from deploy_jetson.device.estimate.calibration import (
+    EstimateCalibration,
+    MeasuredVersusPredicted,
+    fit,
+)
 from deploy_jetson.device.profile.figures import RESAMPLES, SEED, figures
 from deploy_jetson.device.profile.recording import (
     IDLE_AFTER,
@@ -21,7 +25,7 @@ from deploy_jetson.device.profile.recording import (
     RAW_FILES,
     WARM_UP,
     WINDOW,
-    Recording,
+    PowerRecording,
     read_recording,
 )
 from deploy_jetson.device.profile.sweep import ENERGY, MEASURED, SCHEMA
@@ -124,7 +128,7 @@ def _check_files(folder: str, entry: Dict[str, Any]) -> List[str]:
     return found
 
 
-def _check_phases(recording: Recording) -> List[str]:
+def _check_phases(recording: PowerRecording) -> List[str]:
     """Order, lengths and whole inferences."""
     found, settings = [], recording.settings
     kinds = [phase.kind for phase in recording.phases]
@@ -145,7 +149,7 @@ def _check_phases(recording: Recording) -> List[str]:
 
 
 def _check_inferences(
-    kind: str, seconds: float, times: np.ndarray, recording: Recording
+    kind: str, seconds: float, times: np.ndarray, recording: PowerRecording
 ) -> List[str]:
     found, settings = [], recording.settings
     if len(times):
@@ -163,7 +167,7 @@ def _check_inferences(
     return found
 
 
-def _check_samples(recording: Recording) -> List[str]:
+def _check_samples(recording: PowerRecording) -> List[str]:
     """Samples reach over the whole run, unless the sensor was lost, which is flagged."""
     stamps = recording.samples.stamps_s
     if recording.samples.lost is not None:
@@ -329,7 +333,7 @@ def _comparison(entry: Dict[str, Any]) -> Optional[MeasuredVersusPredicted]:
     )
 
 
-def calibrate(folders: List[str]) -> Calibration:
+def calibrate(folders: List[str]) -> EstimateCalibration:
     """Fit the TX2 estimator to measured profiles, each verified first.
 
     Raises:

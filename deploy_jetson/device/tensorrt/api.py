@@ -196,7 +196,7 @@ class TensorPlace:
         self.is_float32 = is_float32
 
 
-class Executor:
+class TensorRtExecutor:
     """An engine ready to run; one of the two APIs behind it."""
 
     places: List[TensorPlace]
@@ -206,7 +206,7 @@ class Executor:
         raise NotImplementedError
 
 
-class BindingsExecutor(Executor):
+class BindingsExecutor(TensorRtExecutor):
     """TensorRT before 8.5: bindings by index (the TX2's 8.2)."""
 
     def __init__(self, module: Any, engine: Any, context: Any) -> None:
@@ -227,7 +227,7 @@ class BindingsExecutor(Executor):
         return bool(self._context.execute_async_v2(addresses, stream))
 
 
-class TensorsExecutor(Executor):
+class TensorsExecutor(TensorRtExecutor):
     """TensorRT since 8.5: tensors by name."""
 
     def __init__(self, module: Any, engine: Any, context: Any) -> None:
@@ -252,7 +252,7 @@ class TensorsExecutor(Executor):
         return bool(self._context.execute_async_v3(stream))
 
 
-def open_executor(api: TensorRtApi, engine: Any) -> Executor:
+def open_executor(api: TensorRtApi, engine: Any) -> TensorRtExecutor:
     """An execution context of an engine.
 
     Raises:

@@ -11,9 +11,9 @@ import numpy as np
 from deploy_jetson.device.tensorrt.api import (
     PRECISIONS,
     WORKSPACE_BYTES,
-    Executor,
     TensorPlace,
     TensorRtApi,
+    TensorRtExecutor,
     load_api,
     open_executor,
 )
@@ -117,7 +117,7 @@ class TensorRtEngine(Engine):
         self._cuda = cuda
         self._folder = folder
         self._buffers: List[DeviceBuffer] = []
-        self._executor: Optional[Executor] = None
+        self._executor: Optional[TensorRtExecutor] = None
         builder = api.builder()
         whole = bundle.arithmetic == INT8  # model.onnx itself has quantize/dequantize pairs
         best = precision or (INT8 if whole else api.best_precision(builder))
@@ -280,7 +280,7 @@ class TensorRtEngine(Engine):
             for name in self.spec.outputs
         )
 
-    def _piece(self, executor: Executor, images: np.ndarray, step: int) -> Outputs:
+    def _piece(self, executor: TensorRtExecutor, images: np.ndarray, step: int) -> Outputs:
         """Run the engine once at its fixed batch size; a short batch is padded, then cut."""
         count = len(images)
         if count < step:

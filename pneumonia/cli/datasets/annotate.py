@@ -15,7 +15,7 @@ from pneumonia.runtime.errors import DISCLAIMER, ConfigError
 from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
-    from data_prep.annotation.project import Project, Sources
+    from data_prep.annotation.project import AnnotationProject, ProjectSources
     from data_prep.reports.findings.concepts import ConceptBase
     from data_prep.reports.findings.linking import MentionLinker
 
@@ -86,7 +86,7 @@ class ServerAddress:
 @collected("data_prep.annotation.project:Sources", "sources")
 @collected("pneumonia.cli.datasets.annotate:ServerAddress", "address")
 def command(
-    sources: "Sources",
+    sources: "ProjectSources",
     address: ServerAddress,
     annotators: tuple[str, ...],
     linker: Path | None,
@@ -136,9 +136,9 @@ def _vocabulary(
         return None, ConceptBase.load(concepts)
     if concepts is not None:
         raise ConfigError("A linker brings its own concept base", fix="Leave out --concepts")
-    from data_prep.reports.linker.trained_linker import Linker
+    from data_prep.reports.linker.trained_linker import TrainedLinker
 
-    trained = Linker.load(linker)
+    trained = TrainedLinker.load(linker)
     return trained, trained.base
 
 
@@ -182,7 +182,7 @@ def _listen(address: ServerAddress) -> socket.socket:
     return listener
 
 
-def _show(project: "Project", address: str, annotators: tuple[str, ...]) -> None:
+def _show(project: "AnnotationProject", address: str, annotators: tuple[str, ...]) -> None:
     studies = project.store.studies()
     readable = [study.key for study in studies if not study.reason]
     click.echo(DISCLAIMER)
@@ -200,7 +200,7 @@ def _show(project: "Project", address: str, annotators: tuple[str, ...]) -> None
     click.echo("stop with Ctrl-C")
 
 
-def _serve(project: "Project", listener: socket.socket, address: ServerAddress) -> None:
+def _serve(project: "AnnotationProject", listener: socket.socket, address: ServerAddress) -> None:
     import uvicorn
 
     from data_prep.annotation.web.connections import TimedConnection

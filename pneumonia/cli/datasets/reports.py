@@ -63,9 +63,9 @@ def link_reports_verb(
         raise ConfigError("A linker brings its own concept base", fix="Leave out --concepts")
     decide: MentionLinker | None = None
     if linker is not None:
-        from data_prep.reports.linker.trained_linker import Linker
+        from data_prep.reports.linker.trained_linker import TrainedLinker
 
-        trained = Linker.load(linker)
+        trained = TrainedLinker.load(linker)
         decide, base = trained, trained.base
     else:
         base = ConceptBase.load(concepts)

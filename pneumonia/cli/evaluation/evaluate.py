@@ -20,7 +20,7 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
 from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
-    from evaluation.analysis.evidence import Evidence
+    from evaluation.analysis.evidence import StudyEvidence
     from pneumonia.api.evaluation import EvaluateOptions
 
 SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
@@ -106,7 +106,7 @@ def command(
         show_next(f"pneumonia evaluate TEST_PREDICTIONS LABELS --operating-points {file} --out DIR")
 
 
-def _show(evidence: "Evidence", out: Path) -> None:
+def _show(evidence: "StudyEvidence", out: Path) -> None:
     from evaluation.report import wording
 
     point = evidence.thresholds.primary

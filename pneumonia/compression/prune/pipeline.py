@@ -31,14 +31,14 @@ from pneumonia.compression.prune.stage import (
 )
 from pneumonia.compression.report.history import nominal_mac_rate, planned_layers
 from pneumonia.compression.result import CompressedNetwork, CompressionJob
-from pneumonia.network.accounting import Account
+from pneumonia.network.accounting import NetworkAccount
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.model.layers import DENSE
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
-from pneumonia.training.task import Task
+from pneumonia.training.task import TrainingTask
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def selected_layers(spec: NetworkSpec, recipe: PruneRecipe) -> list[str]:
 
 
 def layer_limits(
-    spec: NetworkSpec, before: Account, recipe: PruneRecipe, selected: list[str]
+    spec: NetworkSpec, before: NetworkAccount, recipe: PruneRecipe, selected: list[str]
 ) -> dict[str, float]:
     """Largest rate of the layers that have one: the stem's, and those of the recipe's globs.
 
@@ -164,7 +164,7 @@ def layer_limits(
 
 def _exponents(
     network: Network,
-    task: Task,
+    task: TrainingTask,
     recipe: PruneRecipe,
     selected: list[str],
     out: Path,

@@ -10,7 +10,7 @@ from pneumonia.compression.prune.method import PruningMethod
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.progress import Progress
-from pneumonia.training.task import SELECTION, Task
+from pneumonia.training.task import SELECTION, TrainingTask
 
 SENSITIVITY_CSV = "sensitivity.csv"
 GENTLEST, STRONGEST = 0.5, 1.5  # exponents of the most and the least sensitive layer
@@ -18,7 +18,7 @@ GENTLEST, STRONGEST = 0.5, 1.5  # exponents of the most and the least sensitive 
 
 def measure_sensitivity(
     network: Network,
-    task: Task,
+    task: TrainingTask,
     method: PruningMethod,
     layers: Sequence[str],
     probes: Sequence[float],

@@ -24,7 +24,7 @@ from pneumonia.compression.sets.levels import Levels, Quantized
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.training.config import TrainConfig
-from pneumonia.training.task import Task
+from pneumonia.training.task import TrainingTask
 
 
 def quantize_stage(
@@ -93,7 +93,7 @@ def quantize_stage(
 @torch.no_grad()
 def _finish(
     network: Network,
-    task: Task,
+    task: TrainingTask,
     sets: Mapping[str, Quantized],
     batches: int,
     config: TrainConfig,

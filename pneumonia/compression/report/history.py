@@ -10,7 +10,7 @@ import numpy as np
 
 from pneumonia.compression.admm.hook import COLUMNS, read_rows
 from pneumonia.compression.phase import ADMM, RETRAIN, SNAP, STRAIGHT_THROUGH
-from pneumonia.network.accounting import Account
+from pneumonia.network.accounting import NetworkAccount
 from pneumonia.runs.names import METRICS_TABLE, RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_bytes, write_text
 from pneumonia.training.journal import read_metrics
@@ -42,7 +42,7 @@ def write_history(out: Path, stages: Sequence[Path]) -> None:
         _plot_residuals(out / RESIDUALS_PNG, residuals)
 
 
-def planned_layers(before: Account, plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def planned_layers(before: NetworkAccount, plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a pruning planned for each convolution or linear layer, for compression.json.
 
     Args:
@@ -67,7 +67,7 @@ def nominal_weights(plan: Mapping[str, Any]) -> dict[str, int]:
     return {**settled, **plan.get("nominal_weights", {})}  # not in plans of older runs
 
 
-def nominal_mac_rate(dense: Account, plan: Mapping[str, Any]) -> float:
+def nominal_mac_rate(dense: NetworkAccount, plan: Mapping[str, Any]) -> float:
     """Multiply-accumulates before / those of the weights inside the masks as projected."""
     nominal = nominal_weights(plan)
     inside = 0.0

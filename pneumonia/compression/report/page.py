@@ -12,7 +12,7 @@ from torch import Tensor
 from evaluation.hardware import crossbar, plots, sot_mram
 from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable, render
 from pneumonia.compression.quantize.mismatch import ChipMetrics
-from pneumonia.network.accounting import Account
+from pneumonia.network.accounting import NetworkAccount
 from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import RESIDUALS_TABLE
@@ -42,7 +42,7 @@ class MeasuredNetwork(NamedTuple):
     name: str
     spec: NetworkSpec
     weights: Mapping[str, Tensor]
-    account: Account
+    account: NetworkAccount
 
 
 class CompressionReport(NamedTuple):

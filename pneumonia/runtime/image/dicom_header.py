@@ -70,7 +70,7 @@ BODY_PARTS = _words(
 )
 
 
-class Header(NamedTuple):
+class DicomHeader(NamedTuple):
     """A checked header: the dataset without pixel data, its transfer syntax and frame count."""
 
     dataset: Any
@@ -148,7 +148,7 @@ def _check_meta(stream: BinaryIO, limits: ReadLimits) -> None:
         )  # fmt: skip
 
 
-def read_header(stream: BinaryIO, limits: ReadLimits, has_preamble: bool) -> Header:
+def read_header(stream: BinaryIO, limits: ReadLimits, has_preamble: bool) -> DicomHeader:
     """Read and check everything but the pixels.
 
     Args:
@@ -179,7 +179,7 @@ def read_header(stream: BinaryIO, limits: ReadLimits, has_preamble: bool) -> Hea
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     if not syntax:
         raise rejected("File names no transfer syntax", "transfer_syntax", found="none")
-    return Header(dataset, syntax, _check_image(dataset, syntax, limits))
+    return DicomHeader(dataset, syntax, _check_image(dataset, syntax, limits))
 
 
 def _whole(dataset: Any, keyword: str, reason: str, low: int, high: int) -> int:
@@ -335,7 +335,7 @@ def read_codes(stream: BinaryIO) -> Dict[str, Any]:
         return {}
 
 
-def header_facts(header: Header) -> Dict[str, Any]:
+def header_facts(header: DicomHeader) -> Dict[str, Any]:
     """Facts about the image without identifiers; coded fields only hold known codes."""
     dataset = header.dataset
     facts: Dict[str, Any] = {"format": "dicom"}

@@ -29,7 +29,7 @@ from pneumonia.runtime.image.dicom_header import (
     JPEG_LS,
     NATIVE,
     RLE,
-    Header,
+    DicomHeader,
     high_bit,
     rejected,
 )
@@ -88,7 +88,7 @@ def available_decoders(syntax: str) -> List[str]:
     return [name for name in _PREFERRED.get(syntax, ()) if name in names]
 
 
-def _check_stream(header: Header, frame: bytes) -> Optional[FrameHeader]:
+def _check_stream(header: DicomHeader, frame: bytes) -> Optional[FrameHeader]:
     """Compare the codestream's own size with the data set's before anything is allocated."""
     if header.syntax == RLE:
         return None  # its size is the data set's
@@ -152,7 +152,7 @@ def _decode_with_pydicom(dataset: Any, syntax: str, decoder: str) -> np.ndarray:
     return np.asarray(dataset.pixel_array)
 
 
-def _decode_native(dataset: Any, header: Header) -> StoredPixels:
+def _decode_native(dataset: Any, header: DicomHeader) -> StoredPixels:
     item_bytes = int(dataset.BitsAllocated) // 8
     expected = int(dataset.Rows) * int(dataset.Columns) * item_bytes * header.frames
     found = len(dataset.PixelData)
@@ -162,7 +162,7 @@ def _decode_native(dataset: Any, header: Header) -> StoredPixels:
     return StoredPixels(_decode_with_pydicom(dataset, header.syntax, ""), "pydicom", warnings)
 
 
-def _decode_compressed(dataset: Any, header: Header) -> StoredPixels:
+def _decode_compressed(dataset: Any, header: DicomHeader) -> StoredPixels:
     frame = _first_frame(dataset.PixelData, header.frames)
     stream = _check_stream(header, frame)
     if header.syntax in JPEG_LS and END_OF_IMAGE not in frame:
@@ -223,7 +223,7 @@ def _inside_stored_bits(values: np.ndarray, dataset: Any) -> Tuple[np.ndarray, b
     return kept, bool(((kept << shift) != wide).any())
 
 
-def _with_pixels(stream: BinaryIO, header: Header) -> Any:
+def _with_pixels(stream: BinaryIO, header: DicomHeader) -> Any:
     """The header's data set with its pixel data, as pydicom's decoders need it."""
     if header.syntax == DEFLATED:
         stream.seek(0)
@@ -247,7 +247,7 @@ def _with_pixels(stream: BinaryIO, header: Header) -> Any:
     return dataset
 
 
-def decode_pixels(stream: BinaryIO, header: Header) -> StoredPixels:
+def decode_pixels(stream: BinaryIO, header: DicomHeader) -> StoredPixels:
     """Decode the (first) frame.
 
     Args:

@@ -48,7 +48,7 @@ class LookUpTable(NamedTuple):
         return max(1, int(self.values.max()).bit_length())
 
 
-class Window(NamedTuple):
+class VoiWindow(NamedTuple):
     """A VOI window in modality units."""
 
     center: float
@@ -95,7 +95,7 @@ class DisplayPlan(NamedTuple):
     intercept: float = 0.0
     modality_lut: Optional[LookUpTable] = None
     voi_lut: Optional[LookUpTable] = None
-    window: Optional[Window] = None
+    window: Optional[VoiWindow] = None
     invert: bool = False
     padding: Optional[Tuple[int, int]] = None
 
@@ -233,7 +233,7 @@ def _first_item(dataset: Any, keyword: str) -> Optional[Any]:
     return items[0] if items and "LUTData" in items[0] else None
 
 
-def _window(dataset: Any, warnings: List[str]) -> Optional[Window]:
+def _window(dataset: Any, warnings: List[str]) -> Optional[VoiWindow]:
     center = first_number(dataset, "WindowCenter")
     width = first_number(dataset, "WindowWidth")
     if center is None and width is None:
@@ -245,7 +245,7 @@ def _window(dataset: Any, warnings: List[str]) -> Optional[Window]:
     if function not in FUNCTIONS:
         warnings.append("voi_function_unknown")
         function = LINEAR
-    window = Window(center, width, function)
+    window = VoiWindow(center, width, function)
     if not window.is_valid():
         warnings.append("window_invalid")
         return None

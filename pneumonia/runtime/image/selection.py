@@ -9,7 +9,7 @@ from pneumonia.runtime.letters import plain_letters
 CODES = ("modality", "view", "body_part")
 
 
-class Selection(NamedTuple):
+class SelectionDecision(NamedTuple):
     """The decision.
 
     Attributes:
@@ -111,7 +111,7 @@ def select(
     warnings: Tuple[str, ...],
     rules: Any,
     skip_absent: Container[str] = (),
-) -> Selection:
+) -> SelectionDecision:
     """Decide by the header's codes; an image they leave undecided is scored, with a warning.
 
     Args:
@@ -122,14 +122,16 @@ def select(
         skip_absent: Those of CODES without which an image is skipped.
     """
     if "blank_image" in warnings:
-        return Selection("rejected", "blank_image", warnings)
+        return SelectionDecision("rejected", "blank_image", warnings)
     if info["format"] != "dicom":
         skipped = rules.pictures == "skip"
-        return Selection("skipped" if skipped else "", "picture" if skipped else "", warnings)
+        return SelectionDecision(
+            "skipped" if skipped else "", "picture" if skipped else "", warnings
+        )
     reason = _reason_to_skip(info, rules, skip_absent)
     if reason:
-        return Selection("skipped", reason, warnings)
-    return Selection("", "", tuple(warnings) + _doubts(info, warnings))
+        return SelectionDecision("skipped", reason, warnings)
+    return SelectionDecision("", "", tuple(warnings) + _doubts(info, warnings))
 
 
 def _reason_to_skip(info: Dict[str, Any], rules: Any, skip_absent: Container[str]) -> str:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pneumonia.runtime.image.dicom_header import spacing_mm
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results.capture import build_capture
-from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts, result_of
+from pneumonia.runtime.results.facts import RESEARCH_ONLY, ImageResult, ResultFacts, result_of
 from pneumonia.runtime.results.files import file_bytes, write_dicom
 from pneumonia.runtime.results.header import (
     header_bytes,
@@ -23,7 +23,7 @@ from pneumonia.runtime.results.header import (
     header_warnings,
     source_header,
 )
-from pneumonia.runtime.results.identity import NOW, Creation, identify
+from pneumonia.runtime.results.identity import NOW, ObjectCreation, identify
 from pneumonia.runtime.results.objects import check_source
 from pneumonia.runtime.results.presentation import build_presentation
 from pneumonia.runtime.results.report import build_report
@@ -31,8 +31,8 @@ from pneumonia.runtime.results.report import build_report
 __all__ = [
     "KINDS",
     "RESEARCH_ONLY",
-    "Creation",
-    "Result",
+    "ImageResult",
+    "ObjectCreation",
     "ResultFacts",
     "build_results",
     "file_bytes",
@@ -54,7 +54,7 @@ def build_results(
     facts: ResultFacts,
     kinds: Sequence[str] = KINDS,
     warnings: Sequence[str] = (),
-    creation: Creation = NOW,
+    creation: ObjectCreation = NOW,
 ) -> Dict[str, Dataset]:
     """The results of one image, in the source's study, ready for `write_dicom`.
 

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pneumonia.runtime.image.attributes import first_text, joined_text
 from pneumonia.runtime.image.dicom_header import spacing_mm
 from pneumonia.runtime.image.preprocess import resize
-from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
+from pneumonia.runtime.results.facts import RESEARCH_ONLY, ImageResult, ResultFacts
 from pneumonia.runtime.results.objects import (
     image_reference,
     new_object,
@@ -27,7 +27,7 @@ FONT_PX = 18
 
 
 def build_capture(
-    header: Dataset, pixels: np.ndarray, result: Result, facts: ResultFacts
+    header: Dataset, pixels: np.ndarray, result: ImageResult, facts: ResultFacts
 ) -> Dataset:
     """The picture as a grey Secondary Capture Image: radiology monitors are grey.
 
@@ -105,7 +105,7 @@ def _set_lossy(made: Dataset, header: Dataset) -> None:
             made[keyword] = header[keyword]
 
 
-def draw_capture(pixels: np.ndarray, result: Result, lines: Sequence[str]) -> np.ndarray:
+def draw_capture(pixels: np.ndarray, result: ImageResult, lines: Sequence[str]) -> np.ndarray:
     """Draw boxes and text on a copy; text is in strips above and below and hides no anatomy.
 
     Args:

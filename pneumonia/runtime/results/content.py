@@ -18,7 +18,7 @@ ACQUISITION = "HAS ACQ CONTEXT"
 Box = Tuple[float, float, float, float]  # xyxy
 
 
-class Code(NamedTuple):
+class ConceptCode(NamedTuple):
     """A coded concept."""
 
     value: str
@@ -30,7 +30,9 @@ class Code(NamedTuple):
         return code_item(*self)
 
 
-def _item(kind: str, relation: str, name: Optional[Code], children: Sequence[Dataset]) -> Dataset:
+def _item(
+    kind: str, relation: str, name: Optional[ConceptCode], children: Sequence[Dataset]
+) -> Dataset:
     item = Dataset()
     if relation:
         item.RelationshipType = relation
@@ -43,7 +45,7 @@ def _item(kind: str, relation: str, name: Optional[Code], children: Sequence[Dat
 
 
 def container(
-    name: Code, children: Sequence[Dataset], relation: str = CONTAINS, template: str = ""
+    name: ConceptCode, children: Sequence[Dataset], relation: str = CONTAINS, template: str = ""
 ) -> Dataset:
     """A heading with content below it; `template` is its number in DCMR (PS3.16)."""
     item = _item("CONTAINER", relation, name, children)
@@ -56,35 +58,35 @@ def container(
     return item
 
 
-def code(name: Code, value: Code, relation: str) -> Dataset:
+def code(name: ConceptCode, value: ConceptCode, relation: str) -> Dataset:
     """A coded statement."""
     item = _item("CODE", relation, name, ())
     item.ConceptCodeSequence = sequence(value.item())
     return item
 
 
-def text(name: Code, value: str, relation: str) -> Dataset:
+def text(name: ConceptCode, value: str, relation: str) -> Dataset:
     """A text statement; `value` in ASCII, so that the source's character set can hold it."""
     item = _item("TEXT", relation, name, ())
     item.TextValue = value.encode("ascii", "replace").decode("ascii")
     return item
 
 
-def uid_reference(name: Code, uid: str, relation: str) -> Dataset:
+def uid_reference(name: ConceptCode, uid: str, relation: str) -> Dataset:
     """A UID statement."""
     item = _item("UIDREF", relation, name, ())
     item.UID = uid
     return item
 
 
-def day(name: Code, value: str, relation: str) -> Dataset:
+def day(name: ConceptCode, value: str, relation: str) -> Dataset:
     """A date, `value` as YYYYMMDD."""
     item = _item("DATE", relation, name, ())
     item.Date = value
     return item
 
 
-def time_of_day(name: Code, value: str, relation: str) -> Dataset:
+def time_of_day(name: ConceptCode, value: str, relation: str) -> Dataset:
     """A time, `value` as HHMMSS.FFFFFF or its beginning."""
     item = _item("TIME", relation, name, ())
     item.Time = value
@@ -92,9 +94,9 @@ def time_of_day(name: Code, value: str, relation: str) -> Dataset:
 
 
 def number(
-    name: Code,
+    name: ConceptCode,
     value: float,
-    unit: Code,
+    unit: ConceptCode,
     relation: str = CONTAINS,
     children: Sequence[Dataset] = (),
 ) -> Dataset:
@@ -110,7 +112,7 @@ def number(
 def image(
     reference: Dataset,
     relation: str,
-    name: Optional[Code] = None,
+    name: Optional[ConceptCode] = None,
     children: Sequence[Dataset] = (),
 ) -> Dataset:
     """A reference to an image."""
@@ -119,7 +121,7 @@ def image(
     return item
 
 
-def outline(name: Code, box_xyxy: Box, source: Dataset) -> Dataset:
+def outline(name: ConceptCode, box_xyxy: Box, source: Dataset) -> Dataset:
     """A box as a closed polyline in pixels of an image; `source` is an `image` item."""
     item = _item("SCOORD", CONTAINS, name, [source])
     item.GraphicType = "POLYLINE"

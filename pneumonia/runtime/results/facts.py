@@ -70,7 +70,7 @@ class Finding(NamedTuple):
     size_mm: Optional[Tuple[float, float]]
 
 
-class Result(NamedTuple):
+class ImageResult(NamedTuple):
     """Content that all result objects of one image share.
 
     Attributes:
@@ -100,7 +100,7 @@ def result_of(
     threshold: float,
     spacing_mm: Optional[Sequence[float]],
     warnings: Sequence[str],
-) -> Result:
+) -> ImageResult:
     """Apply the threshold.
 
     Args:
@@ -120,4 +120,4 @@ def result_of(
         findings.append(Finding((x1, y1, x2, y2), float(prediction.scores[index]), size))
     flag = POSITIVE if findings else INDETERMINATE if "degraded" in warnings else NEGATIVE
     best = float(prediction.scores.max()) if len(prediction.scores) else 0.0
-    return Result(findings, best, flag, tuple(warnings))
+    return ImageResult(findings, best, flag, tuple(warnings))

@@ -31,7 +31,7 @@ ALL_KINDS = (
 Chain = List[Tuple[str, str, str, str]]  # study, series, class, instance; the oldest first
 
 
-class Creation(NamedTuple):
+class ObjectCreation(NamedTuple):
     """When and from what an object is made.
 
     Attributes:
@@ -46,10 +46,10 @@ class Creation(NamedTuple):
     earlier: Optional[Dict[str, Dataset]] = None
 
 
-NOW = Creation()
+NOW = ObjectCreation()
 
 
-def identify(made: Dataset, kind: str, header: Dataset, creation: Creation) -> None:
+def identify(made: Dataset, kind: str, header: Dataset, creation: ObjectCreation) -> None:
     """Set SOP and Series Instance UID, date and time of creation, and the predecessors.
 
     A result is a series of its own: viewers show only the newest report of a series.

@@ -8,9 +8,9 @@ from pydicom.dataset import Dataset
 
 from pneumonia.runtime.image.attributes import first_numbers, first_text, only_integer
 from pneumonia.runtime.image.dicom_header import spacing_mm
-from pneumonia.runtime.image.display import LINEAR, DisplayPlan, Window
+from pneumonia.runtime.image.display import LINEAR, DisplayPlan, VoiWindow
 from pneumonia.runtime.results.content import Box, corners
-from pneumonia.runtime.results.facts import RESEARCH_ONLY, Result, ResultFacts
+from pneumonia.runtime.results.facts import RESEARCH_ONLY, ImageResult, ResultFacts
 from pneumonia.runtime.results.header import decimal, display_plan
 from pneumonia.runtime.results.objects import (
     image_reference,
@@ -27,7 +27,7 @@ LAYER = "AI_RESEARCH"
 LINE_HEIGHT = 0.03  # of the display height, for one line of text
 
 
-def build_presentation(header: Dataset, result: Result, facts: ResultFacts) -> Dataset:
+def build_presentation(header: Dataset, result: ImageResult, facts: ResultFacts) -> Dataset:
     """The boxes as a Grayscale Softcopy Presentation State.
 
     Args:
@@ -74,7 +74,7 @@ def _displayed_area(header: Dataset) -> Dataset:
     return area
 
 
-def _annotation(header: Dataset, result: Result, facts: ResultFacts) -> Dataset:
+def _annotation(header: Dataset, result: ImageResult, facts: ResultFacts) -> Dataset:
     annotation = Dataset()
     annotation.ReferencedImageSequence = sequence(image_reference(header))
     annotation.GraphicLayer = LAYER
@@ -151,7 +151,7 @@ def _set_display(made: Dataset, header: Dataset) -> None:
     made.PresentationLUTShape = "INVERSE" if plan.invert else "IDENTITY"
 
 
-def _window_of_values(header: Dataset, plan: DisplayPlan) -> Optional[Window]:
+def _window_of_values(header: Dataset, plan: DisplayPlan) -> Optional[VoiWindow]:
     """The window from the darkest to the brightest value, which the reader used without a VOI.
 
     None when the full range of the stored values was used as it is, or the values are not known.
@@ -169,4 +169,4 @@ def _window_of_values(header: Dataset, plan: DisplayPlan) -> Optional[Window]:
     black, white = plan.spread(np.arange(low, high + 1))
     if white <= black:
         return None
-    return Window((black + white) / 2.0 + 0.5, white - black + 1.0)
+    return VoiWindow((black + white) / 2.0 + 0.5, white - black + 1.0)

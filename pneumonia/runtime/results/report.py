@@ -12,7 +12,7 @@ from pneumonia.runtime.results.content import (
     CONTEXT,
     INFERRED_FROM,
     SELECTED_FROM,
-    Code,
+    ConceptCode,
     code,
     container,
     image,
@@ -26,7 +26,7 @@ from pneumonia.runtime.results.facts import (
     NEGATIVE,
     POSITIVE,
     Finding,
-    Result,
+    ImageResult,
     ResultFacts,
 )
 from pneumonia.runtime.results.image_library import image_library
@@ -45,12 +45,12 @@ from pneumonia.runtime.results.objects import (
 from pneumonia.runtime.results.requests import referenced_requests
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
-_DEVICE = Code("121007", "DCM", "Device")
-_DEVICE_UID = Code("121012", "DCM", "Device Observer UID")
-_DEVICE_NAME = Code("121013", "DCM", "Device Observer Name")
-_DEVICE_MAKER = Code("121014", "DCM", "Device Observer Manufacturer")
-_DEVICE_MODEL = Code("121015", "DCM", "Device Observer Model Name")
-_DEVICE_SERIAL = Code("121016", "DCM", "Device Observer Serial Number")
+_DEVICE = ConceptCode("121007", "DCM", "Device")
+_DEVICE_UID = ConceptCode("121012", "DCM", "Device Observer UID")
+_DEVICE_NAME = ConceptCode("121013", "DCM", "Device Observer Name")
+_DEVICE_MAKER = ConceptCode("121014", "DCM", "Device Observer Manufacturer")
+_DEVICE_MODEL = ConceptCode("121015", "DCM", "Device Observer Model Name")
+_DEVICE_SERIAL = ConceptCode("121016", "DCM", "Device Observer Serial Number")
 _FLAGS = {
     POSITIVE: codes.POSITIVE,
     NEGATIVE: codes.NEGATIVE,
@@ -58,7 +58,7 @@ _FLAGS = {
 }
 
 
-def build_report(header: Dataset, result: Result, facts: ResultFacts) -> Dataset:
+def build_report(header: Dataset, result: ImageResult, facts: ResultFacts) -> Dataset:
     """The report as a Comprehensive SR object.
 
     Args:
@@ -106,7 +106,7 @@ def _evidence(header: Dataset) -> Dataset:
     return study
 
 
-def _report_content(header: Dataset, result: Result, facts: ResultFacts) -> List[Dataset]:
+def _report_content(header: Dataset, result: ImageResult, facts: ResultFacts) -> List[Dataset]:
     measurements = [_score(header, result, facts), _whole_image(header, result, facts)]
     measurements += [
         _region(header, finding, index, facts) for index, finding in enumerate(result.findings, 1)
@@ -158,11 +158,11 @@ def _tracked(header: Dataset, name: str, facts: ResultFacts) -> List[Dataset]:
     ]
 
 
-def _flag(result: Result) -> Dataset:
+def _flag(result: ImageResult) -> Dataset:
     return code(codes.INTERPRETATION, _FLAGS[result.flag], CONTAINS)
 
 
-def _score(header: Dataset, result: Result, facts: ResultFacts) -> Dataset:
+def _score(header: Dataset, result: ImageResult, facts: ResultFacts) -> Dataset:
     """The image's score, whether or not it reaches the threshold.
 
     It stands beside the groups: OHIF reads the coordinates of every number in a group, and cannot
@@ -172,7 +172,7 @@ def _score(header: Dataset, result: Result, facts: ResultFacts) -> Dataset:
     return number(codes.SCORE, 100 * result.max_score, codes.PERCENT, children=children)
 
 
-def _whole_image(header: Dataset, result: Result, facts: ResultFacts) -> Dataset:
+def _whole_image(header: Dataset, result: ImageResult, facts: ResultFacts) -> Dataset:
     """The image's result (TID 1501): a finding only if the model found one."""
     children = _tracked(header, "Whole image", facts)
     if result.findings:

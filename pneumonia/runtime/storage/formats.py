@@ -18,7 +18,7 @@ from pneumonia.runtime.model.ops import weight_shape
 from pneumonia.runtime.storage import value_codes
 from pneumonia.runtime.storage.fkw import SUFFIXES as FKW_SUFFIXES
 from pneumonia.runtime.storage.fkw import decode_fkw, encode_fkw
-from pneumonia.runtime.storage.sparse_layouts import LAYOUTS, Arrays, Layout, LayoutError
+from pneumonia.runtime.storage.sparse_layouts import LAYOUTS, Arrays, LayoutError, SparseLayout
 
 # suffixes, pack, unpack, measure: the fields of `runtime.storage.StorageFormat`
 Parts = Tuple[
@@ -39,8 +39,8 @@ def _from_all(values: np.ndarray, arrays: Arrays, shape: Tuple[int, int]) -> np.
     return values.reshape(shape)
 
 
-EVERYWHERE = Layout((), _all_places, _from_all)
-FKW = Layout(FKW_SUFFIXES, encode_fkw, decode_fkw)
+EVERYWHERE = SparseLayout((), _all_places, _from_all)
+FKW = SparseLayout(FKW_SUFFIXES, encode_fkw, decode_fkw)
 
 
 def _refuse(layer: Weighted, error: LayoutError) -> ArtefactError:
@@ -54,7 +54,7 @@ def _refuse(layer: Weighted, error: LayoutError) -> ArtefactError:
 class _Packer:
     """Packs and unpacks one layout with one coding of values; coding None = float32."""
 
-    def __init__(self, name: str, layout: Layout, coding: Optional[str]) -> None:
+    def __init__(self, name: str, layout: SparseLayout, coding: Optional[str]) -> None:
         self.name = name
         self.layout = layout
         self.coding = coding

@@ -27,7 +27,7 @@ class LayoutError(ValueError):
     """Index arrays that do not describe a matrix of the given shape."""
 
 
-class Layout(NamedTuple):
+class SparseLayout(NamedTuple):
     """One layout.
 
     Attributes:
@@ -230,9 +230,9 @@ def _decode_darb(values: np.ndarray, arrays: Arrays, shape: Tuple[int, int]) -> 
 
 
 LAYOUTS = {
-    "bitmap": Layout(("bitmap",), _encode_bitmap, _decode_bitmap),
-    "shared": Layout(("bitmap",), _encode_shared, _decode_shared),
-    "csr": Layout(("row_offsets", "columns"), _encode_csr, _decode_csr),
-    "relative": Layout(("runs", "run_bits"), encode_relative, _decode_relative),
-    "darb": Layout(("exponents", "places"), _encode_darb, _decode_darb),
+    "bitmap": SparseLayout(("bitmap",), _encode_bitmap, _decode_bitmap),
+    "shared": SparseLayout(("bitmap",), _encode_shared, _decode_shared),
+    "csr": SparseLayout(("row_offsets", "columns"), _encode_csr, _decode_csr),
+    "relative": SparseLayout(("runs", "run_bits"), encode_relative, _decode_relative),
+    "darb": SparseLayout(("exponents", "places"), _encode_darb, _decode_darb),
 }

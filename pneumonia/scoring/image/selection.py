@@ -9,7 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES
-from pneumonia.runtime.image.selection import CODES, Selection, is_another_examination, select
+from pneumonia.runtime.image.selection import (
+    CODES,
+    SelectionDecision,
+    is_another_examination,
+    select,
+)
 from pneumonia.runtime.image.views import VIEWS
 
 DEFAULT_FILE = Path(__file__).with_name("selection_rules.yaml")
@@ -125,7 +130,7 @@ def refusal(
 
 def select_image(
     info: dict[str, Any], warnings: tuple[str, ...], rules: SelectionRules
-) -> Selection:
+) -> SelectionDecision:
     """Decide by the header's codes; an image they leave undecided is scored, with a warning.
 
     Args:

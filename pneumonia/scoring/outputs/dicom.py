@@ -12,7 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.results import Creation, build_results, file_bytes
+from pneumonia.runtime.results import ObjectCreation, build_results, file_bytes
 from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, Model
 from pneumonia.scoring.outputs.protocol import (
     FinishedBatch,
@@ -72,7 +72,7 @@ class DicomWriter:
         if obstacle(record) or study.header is None:
             return {}
         earlier = {kind: self._earlier(record.key, name) for name, kind in KINDS.items()}
-        creation = Creation(
+        creation = ObjectCreation(
             self.clock(),
             study.content_digest,
             {kind: result for kind, result in earlier.items() if result is not None},

@@ -16,7 +16,7 @@ from pneumonia.runtime.atomic import json_bytes
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.results.codes import OPACITY
-from pneumonia.runtime.results.facts import Finding, Result, result_of
+from pneumonia.runtime.results.facts import Finding, ImageResult, result_of
 from pneumonia.runtime.results.objects import (
     NO_DATE,
     ROOT,
@@ -218,7 +218,7 @@ def _references(names: list[str]) -> list[dict[str, Any]]:
     return [{"reference": f"urn:uuid:{name}"} for name in names]
 
 
-def _whole_image(facts: _Facts, result: Result, members: list[str]) -> dict[str, Any]:
+def _whole_image(facts: _Facts, result: ImageResult, members: list[str]) -> dict[str, Any]:
     made = facts.observation(
         "whole", "IMAGE_SCORE", "Lung opacity score of the image", result.max_score
     )
@@ -252,7 +252,7 @@ def _region(facts: _Facts, finding: Finding, index: int) -> dict[str, Any]:
     return made
 
 
-def _report(facts: _Facts, result: Result, observations: list[str]) -> dict[str, Any]:
+def _report(facts: _Facts, result: ImageResult, observations: list[str]) -> dict[str, Any]:
     lines = [result.sentence() + ".", *statements(facts.model.facts(), result.warnings)]
     paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     made = {

@@ -12,13 +12,13 @@ from pneumonia.runtime.model.layers import Detect
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import LossConfig
 from pneumonia.training.detector.ciou import EPS, iou_and_ciou
-from pneumonia.training.detector.targets import FIRST_IMAGE_CLASS, UNBOXED, Matches, assign
+from pneumonia.training.detector.targets import FIRST_IMAGE_CLASS, UNBOXED, AnchorMatches, assign
 from pneumonia.training.distributed import total, world_size
 
 SEEN_BY_TEACHER = 0.05  # objectness from which a teacher's box is worth imitating
 
 
-def decode_matches(raw: Tensor, head: Detect, matches: Matches) -> Tensor:
+def decode_matches(raw: Tensor, head: Detect, matches: AnchorMatches) -> Tensor:
     """Boxes (m, 4) cx, cy, w, h in network pixels; the same formulas as `runtime.model.heads`.
 
     Args:
@@ -192,7 +192,7 @@ class DetectionLoss:
                 F.binary_cross_entropy_with_logits(student_grid[..., 4], wanted, reduction="none")
             )
             image, anchor, row, column = torch.nonzero(wanted > SEEN_BY_TEACHER, as_tuple=True)
-            seen = Matches(image, anchor, row, column, image)
+            seen = AnchorMatches(image, anchor, row, column, image)
             place = (image, anchor, row, column)
             _, ciou = iou_and_ciou(
                 decode_matches(student_grid[place], head, seen),
@@ -219,7 +219,7 @@ class DetectionLoss:
         return grid.permute(0, 1, 3, 4, 2)
 
     def _head_sums(
-        self, head: Detect, grid: Tensor, found: Matches, targets: Tensor, known: Tensor
+        self, head: Detect, grid: Tensor, found: AnchorMatches, targets: Tensor, known: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sums (not means) of box, objectness and class loss over one head.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pneumonia.runtime.errors import TrainingError
-from pneumonia.training.task import Sample
+from pneumonia.training.task import EpochSample
 
 
 class BalancedPlan:
@@ -50,7 +50,7 @@ class BalancedPlan:
     def __len__(self) -> int:
         return sum(self.counts)
 
-    def epoch(self, epoch: int, seed: int) -> list[Sample]:
+    def epoch(self, epoch: int, seed: int) -> list[EpochSample]:
         """The samples of one epoch (from 1)."""
         items = np.concatenate(
             [
@@ -61,7 +61,7 @@ class BalancedPlan:
         generator = np.random.default_rng([seed, epoch, 2])
         seeds = generator.integers(0, 2**31, size=len(items))
         order = generator.permutation(len(items))
-        return [Sample(int(items[i]), int(s)) for i, s in zip(order, seeds, strict=True)]
+        return [EpochSample(int(items[i]), int(s)) for i, s in zip(order, seeds, strict=True)]
 
 
 def _stretch(

@@ -25,7 +25,7 @@ IMAGE_CLASSES = (NORMAL, NOT_NORMAL, LUNG_OPACITY)
 FIRST_IMAGE_CLASS = -2
 
 
-class Matches(NamedTuple):
+class AnchorMatches(NamedTuple):
     """Positives of one head; every field is int64 (m,).
 
     Attributes:
@@ -85,7 +85,7 @@ def _cells(centre: Tensor, height: int, width: int, reach: bool) -> tuple[Tensor
 
 def assign(
     targets: Tensor, heads: Sequence[Detect], grids: Sequence[tuple[int, int]], max_ratio: float
-) -> list[Matches]:
+) -> list[AnchorMatches]:
     """Positives of every head.
 
     Args:
@@ -107,5 +107,7 @@ def assign(
         )
         place, anchor = fits[target].nonzero(as_tuple=True)
         target = target[place]
-        found.append(Matches(targets[target, 0].long(), anchor, row[place], column[place], target))
+        found.append(
+            AnchorMatches(targets[target, 0].long(), anchor, row[place], column[place], target)
+        )
     return found

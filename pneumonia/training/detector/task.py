@@ -21,8 +21,8 @@ from pneumonia.training.config import DataConfig, TrainRecipe
 from pneumonia.training.detector.loss import DetectionLoss, LossCounts
 from pneumonia.training.detector.sampling import BalancedPlan
 from pneumonia.training.detector.targets import FIRST_IMAGE_CLASS, IMAGE_CLASSES, UNBOXED
-from pneumonia.training.detector.validation import Validation
-from pneumonia.training.task import Batch, Sample
+from pneumonia.training.detector.validation import DetectionValidation
+from pneumonia.training.task import EpochSample, TrainingBatch
 
 
 def labelled_items(dataset: Dataset, split: str, config: DataConfig) -> list[int]:
@@ -97,13 +97,13 @@ class DetectionTask:
         val_items = labelled_items(dataset, "val", recipe.data)
         checked = recipe.validation
         _check_kinds(dataset, val_items, (*checked.kinds, *checked.threshold_kinds))
-        self.validation = Validation(dataset, val_items, recipe.validation)
+        self.validation = DetectionValidation(dataset, val_items, recipe.validation)
 
-    def plan(self, epoch: int, seed: int) -> list[Sample]:
-        """See Task."""
+    def plan(self, epoch: int, seed: int) -> list[EpochSample]:
+        """See TrainingTask."""
         return self.order.epoch(epoch, seed)
 
-    def load(self, samples: Sequence[Sample]) -> Batch:
+    def load(self, samples: Sequence[EpochSample]) -> TrainingBatch:
         """Augment and normalise; targets are (n, 6): image, class, x1, y1, x2, y2.
 
         An image whose opacities have no boxes has one row of class UNBOXED, and if the network
@@ -119,7 +119,7 @@ class DetectionTask:
                 rows.append((number, UNBOXED, 0, 0, 0, 0))
             if self.learns_class and (known := self._class_of(sample.item, len(boxes) > 0)):
                 rows.append((number, FIRST_IMAGE_CLASS - IMAGE_CLASSES.index(known), 0, 0, 0, 0))
-        return Batch(
+        return TrainingBatch(
             torch.from_numpy(np.stack(images)),
             torch.tensor(rows, dtype=torch.float32).reshape(-1, 6),
             tuple(self.dataset.records[sample.item].image_id for sample in samples),
@@ -132,8 +132,8 @@ class DetectionTask:
             return None
         return name
 
-    def prepare(self, parts: Sequence[Batch]) -> None:
-        """See Task: counts over all parts; a batch of one part counts itself."""
+    def prepare(self, parts: Sequence[TrainingBatch]) -> None:
+        """See TrainingTask: counts over all parts; a batch of one part counts itself."""
         self.counts = None
         if len(parts) > 1:
             self.counts = self.criterion.counts([(x.targets, len(x.images)) for x in parts])
@@ -152,11 +152,11 @@ class DetectionTask:
         return self.criterion.imitation(outputs, teacher, batch)
 
     def evaluate(self, network: Network) -> dict[str, float]:
-        """See Validation.evaluate."""
+        """See DetectionValidation.evaluate."""
         return self.validation.evaluate(network)
 
     def save(self, out: Path) -> None:
-        """See Validation.save."""
+        """See DetectionValidation.save."""
         self.validation.save(out)
 
 

@@ -100,7 +100,7 @@ def predict_with(
     return found
 
 
-class Validation:
+class DetectionValidation:
     """Validation images of a dataset, evaluated once per epoch.
 
     Args:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from data_prep.annotation.project import Sources, open_project
+from data_prep.annotation.project import ProjectSources, open_project
 from data_prep.annotation.web.server import make_app
 from data_prep.reports.findings.concepts import ConceptBase
 
@@ -67,7 +67,7 @@ def drawn(box, code="", number=1, **more):
 
 @pytest.fixture
 def project(annotation_sources, tmp_path):
-    sources = Sources(
+    sources = ProjectSources(
         annotation_sources / "studies",
         tmp_path / "work",
         annotation_sources / "reports.csv",

@@ -12,7 +12,7 @@ from data_prep.augment.composite import (
     paste,
     visible_share,
 )
-from data_prep.dataset.reader import ImageRecord
+from data_prep.dataset.reader import DatasetImage
 
 
 def masked(size: int = 80, grey: int = 120) -> np.ndarray:
@@ -32,7 +32,7 @@ class FakeDataset:
         hidden = np.array([[50, 20, 70, 60]], np.float32)
         self.truths = [np.vstack([box, hidden]), np.zeros((0, 4), np.float32), box]
         self.records = [
-            ImageRecord(name, kind, "train", name, "", "", "", None, 80, 80, True)
+            DatasetImage(name, kind, "train", name, "", "", "", None, 80, 80, True)
             for name, kind in (("a", "lungs"), ("b", "nih"), ("c", "full"))
         ]
 

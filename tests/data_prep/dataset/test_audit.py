@@ -12,11 +12,11 @@ from PIL import Image
 from data_prep.dataset.audit import age_band, audit_dataset
 from data_prep.dataset.audit_page import write_html
 from data_prep.dataset.duplicates import image_features, near_duplicates
-from data_prep.dataset.reader import Dataset, ImageRecord, open_dataset
+from data_prep.dataset.reader import Dataset, DatasetImage, open_dataset
 from data_prep.dataset.writer import DatasetFacts, new_dataset, to_cache
 from data_prep.phantom.study import plan_phantoms, render_film
 
-PLAIN = ImageRecord("a", "full", "train", "p", "Normal", "AP", "F", 40, 100, 100, True)
+PLAIN = DatasetImage("a", "full", "train", "p", "Normal", "AP", "F", 40, 100, 100, True)
 FACTS = DatasetFacts(
     {"type": "test"}, "k", 128, {"method": "m", "seed": 1, "leak_warning": None}, {}, {}
 )
@@ -27,7 +27,7 @@ def film(number: int) -> np.ndarray:
 
 
 def dataset(
-    out: Path, images: list[tuple[ImageRecord, np.ndarray, list]], facts: DatasetFacts = FACTS
+    out: Path, images: list[tuple[DatasetImage, np.ndarray, list]], facts: DatasetFacts = FACTS
 ) -> Dataset:
     with new_dataset(out) as writer:
         for record, pixels, boxes in images:
@@ -36,7 +36,7 @@ def dataset(
     return open_dataset(out)
 
 
-def images(**second: Any) -> list[tuple[ImageRecord, np.ndarray, list]]:
+def images(**second: Any) -> list[tuple[DatasetImage, np.ndarray, list]]:
     """Three clean images, one per split; `second` changes the one of val."""
     return [
         (PLAIN, film(0), [[10, 20, 40, 80]]),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data_prep.dataset.reader import Dataset, ImageRecord, open_dataset
+from data_prep.dataset.reader import Dataset, DatasetImage, open_dataset
 from data_prep.dataset.writer import DatasetFacts, is_up_to_date, new_dataset, to_cache
 from pneumonia.runtime.errors import DataError, OutputError
 from pneumonia.runtime.image.preprocess import resize
@@ -20,12 +20,12 @@ from pneumonia.runtime.image.preprocess import resize
 FACTS = DatasetFacts({"type": "test"}, "key", 64, {"method": "m", "seed": 0}, {}, {})
 
 
-def record(name: str, **changes: object) -> ImageRecord:
-    plain = ImageRecord(name, "full", "train", "p-" + name, "Normal", "AP", "F", 40, 80, 60, True)
+def record(name: str, **changes: object) -> DatasetImage:
+    plain = DatasetImage(name, "full", "train", "p-" + name, "Normal", "AP", "F", 40, 80, 60, True)
     return plain._replace(**changes)
 
 
-def write(out: Path, images: list[tuple[ImageRecord, np.ndarray, list]]) -> Dataset:
+def write(out: Path, images: list[tuple[DatasetImage, np.ndarray, list]]) -> Dataset:
     with new_dataset(out) as writer:
         for facts, pixels, boxes in images:
             writer.add(facts, to_cache(pixels, 64), np.array(boxes, np.float32).reshape(-1, 4))

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBase
 from data_prep.dataset.reader import Dataset, open_dataset
 from data_prep.phantom.anatomy import Chest, render_chest, sample_patient
 from data_prep.phantom.canvas import Canvas, smooth_curve
-from data_prep.phantom.dicom_file import Encoding, PhantomStudy, encode_dicom
+from data_prep.phantom.dicom_file import DicomEncoding, PhantomStudy, encode_dicom
 from data_prep.phantom.film import sample_pose
 from data_prep.phantom.findings import DISTRACTORS, add_distractors, add_opacities
 from data_prep.phantom.study import make_phantoms, plan_phantoms, render_film
@@ -34,7 +34,7 @@ def chest(seed: int, size: int = SIZE) -> tuple[Canvas, Chest, np.random.Generat
 
 
 encodings = st.builds(
-    Encoding,
+    DicomEncoding,
     bits=st.sampled_from([8, 10, 12, 14]),
     inverted=st.booleans(),
     windowed=st.just(True),
@@ -47,7 +47,7 @@ encodings = st.builds(
 
 @given(encodings, st.integers(0, 99))
 def test_every_encoding_reads_back_as_the_film(
-    tmp_path_factory: pytest.TempPathFactory, encoding: Encoding, seed: int
+    tmp_path_factory: pytest.TempPathFactory, encoding: DicomEncoding, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     film = rng.random((24, 24), dtype=np.float32)
@@ -69,7 +69,7 @@ def test_every_encoding_reads_back_as_the_film(
 def test_jpeg_films_are_as_rsna_stores_them(tmp_path: Path) -> None:
     canvas, drawn, rng = chest(1)
     film = np.clip(drawn.density, 0, 1)
-    encoding = Encoding(8, False, False, 1.0, 0.0, JPEGBaseline8Bit, 90)
+    encoding = DicomEncoding(8, False, False, 1.0, 0.0, JPEGBaseline8Bit, 90)
     path = tmp_path / "film.dcm"
     path.write_bytes(encode_dicom(film, STUDY, encoding, rng))
     dataset = pydicom.dcmread(path)
@@ -81,7 +81,7 @@ def test_jpeg_films_are_as_rsna_stores_them(tmp_path: Path) -> None:
 
 def test_encoding_is_a_function_of_its_arguments() -> None:
     film = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
-    encoding = Encoding(12, True, True, 2.0, -1024.0, ExplicitVRLittleEndian, 0)
+    encoding = DicomEncoding(12, True, True, 2.0, -1024.0, ExplicitVRLittleEndian, 0)
     files = {encode_dicom(film, STUDY, encoding, np.random.default_rng(4)) for _ in range(3)}
     assert len(files) == 1
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.reports.findings.concepts import ConceptBase
-from data_prep.reports.reading.files import Report, checked
+from data_prep.reports.reading.files import SourceReport, checked
 
 _SITES = {"left base": "lung/base/left", "right upper lobe": "lung/upper lobe/right",
           "right base": "lung/base/right"}  # fmt: skip
@@ -20,7 +20,7 @@ def base() -> ConceptBase:
     return ConceptBase.load()
 
 
-def make_reports(count: int, seed: int = 0) -> list[Report]:
+def make_reports(count: int, seed: int = 0) -> list[SourceReport]:
     """Reports whose codes follow from their words; the impression repeats a finding by name."""
     chance = random.Random(seed)
     reports = []
@@ -36,11 +36,11 @@ def make_reports(count: int, seed: int = 0) -> list[Report]:
             text, codes = "FINDINGS: The lungs are clear. No pleural effusion.", ["normal"]
         else:
             text += f"\nIMPRESSION: Stable {name}."
-        reports.append(checked(Report(f"r{number}", text, tuple(codes))))
+        reports.append(checked(SourceReport(f"r{number}", text, tuple(codes))))
     return reports
 
 
-def write_reports(path: Path, reports: list[Report]) -> Path:
+def write_reports(path: Path, reports: list[SourceReport]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
         table.writerow(("report_id", "text", "mesh_major"))

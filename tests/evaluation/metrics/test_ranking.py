@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evaluation.metrics.matching import order_boxes
 from evaluation.metrics.ranking import (
-    Ranking,
+    BoxRanking,
     average_precision,
     average_precision_once,
     count_draws,
@@ -29,7 +29,7 @@ from tests.evaluation.studies import realistic_predictions, synthetic_truths
 NONE = np.zeros((0, 4)), np.zeros(0)
 
 
-def _rank(truths: dict, found: dict, thresholds: tuple[float, ...] = ALL_THRESHOLDS) -> Ranking:
+def _rank(truths: dict, found: dict, thresholds: tuple[float, ...] = ALL_THRESHOLDS) -> BoxRanking:
     boxes, scores = [], []
     for image_id in truths:
         rows, values = (np.asarray(part, dtype=float) for part in found[image_id])

@@ -11,8 +11,8 @@ from PIL import Image
 from evaluation.analysis.catalogue import MatchedStudy
 from evaluation.analysis.evidence import (
     FROZEN,
-    Evidence,
-    Thresholds,
+    StudyEvidence,
+    StudyThresholds,
     compute_evidence,
     resolve_thresholds,
 )
@@ -38,7 +38,7 @@ RESAMPLER = Resampler(CASES.patients, CASES.positive, 200, 0)
 
 
 @pytest.fixture(scope="module")
-def evidence() -> Evidence:
+def evidence() -> StudyEvidence:
     return compute_evidence(CASES, resolve_thresholds(CASES), RESAMPLER, {"noise_5": CASES})
 
 
@@ -84,7 +84,7 @@ def _check(text: str) -> _Page:
 
 
 def test_the_page_is_self_contained_and_holds_the_numbers(
-    tmp_path: Path, evidence: Evidence
+    tmp_path: Path, evidence: StudyEvidence
 ) -> None:
     write_report(tmp_path / "report.html", evidence)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -148,7 +148,7 @@ def test_the_smallest_study_gives_a_page(tmp_path: Path) -> None:
     assert "not available" in model_card(found)
 
 
-def test_tables_agree_with_the_evidence(tmp_path: Path, evidence: Evidence) -> None:
+def test_tables_agree_with_the_evidence(tmp_path: Path, evidence: StudyEvidence) -> None:
     write_tables(evidence, tmp_path)
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     assert names == {
@@ -163,7 +163,7 @@ def test_tables_agree_with_the_evidence(tmp_path: Path, evidence: Evidence) -> N
         np.testing.assert_allclose(back[image_id].scores, scores, rtol=1e-6)
 
 
-def test_every_metric_carries_its_uncertainty(evidence: Evidence) -> None:
+def test_every_metric_carries_its_uncertainty(evidence: StudyEvidence) -> None:
     document = metrics_document(evidence)
     assert document["schema"] == "pneumonia.metrics/1"
     assert set(document["metrics"]) == set(evidence.estimates)
@@ -172,13 +172,13 @@ def test_every_metric_carries_its_uncertainty(evidence: Evidence) -> None:
         assert row["value"] is None or np.isfinite(row["value"])
 
 
-def test_every_metric_has_a_name_for_the_reader(evidence: Evidence) -> None:
+def test_every_metric_has_a_name_for_the_reader(evidence: StudyEvidence) -> None:
     names = {metric: name_of(metric) for metric in evidence.estimates}
     assert len(set(names.values())) == len(names)
     assert not [metric for metric, name in names.items() if name == metric]
 
 
-def test_checklist_is_complete_and_never_blank(evidence: Evidence) -> None:
+def test_checklist_is_complete_and_never_blank(evidence: StudyEvidence) -> None:
     items = fill_checklist(evidence)
     assert [item.number for item in items] == list(range(1, 43))
     assert all(item.answer for item in items)
@@ -188,14 +188,14 @@ def test_checklist_is_complete_and_never_blank(evidence: Evidence) -> None:
     assert claim_document(items)["reported"] == sum(a != NOT_AVAILABLE for a in answers.values())
 
 
-def test_limits_name_what_is_missing(evidence: Evidence) -> None:
+def test_limits_name_what_is_missing(evidence: StudyEvidence) -> None:
     lines = " ".join(limits(evidence))
     assert "optimistic" in lines
     assert "Fewer than 100" in lines
     assert "Patients are not known" not in lines
 
 
-def test_compare_page(tmp_path: Path, evidence: Evidence) -> None:
+def test_compare_page(tmp_path: Path, evidence: StudyEvidence) -> None:
     study = evidence.study
     thresholds = resolve_thresholds(CASES)
     comparisons = compare_studies({"dense": study, "pruned": study}, RESAMPLER)
@@ -241,7 +241,7 @@ def _group_page(path: Path, study: MatchedStudy, groups: list[SubgroupDelta]) ->
     return text
 
 
-def test_groups_that_lose_are_named_at_the_top(tmp_path: Path, evidence: Evidence) -> None:
+def test_groups_that_lose_are_named_at_the_top(tmp_path: Path, evidence: StudyEvidence) -> None:
     groups = [
         _delta("AP", -0.063, -0.097, -0.031),
         _delta("PA", -0.2, -0.5, 0.01),  # may be chance
@@ -261,14 +261,14 @@ def test_groups_that_lose_are_named_at_the_top(tmp_path: Path, evidence: Evidenc
 
 
 def test_a_loss_that_the_number_of_groups_explains_is_not_named(
-    tmp_path: Path, evidence: Evidence
+    tmp_path: Path, evidence: StudyEvidence
 ) -> None:
     chance = replace(_delta("AP", -0.06, -0.1, -0.01), p_value=0.02, survives=False)
     text = _group_page(tmp_path / "c.html", evidence.study, [chance])
     assert "Some groups lose more" not in text
 
 
-def test_the_first_page_answers_four_questions(tmp_path: Path, evidence: Evidence) -> None:
+def test_the_first_page_answers_four_questions(tmp_path: Path, evidence: StudyEvidence) -> None:
     write_report(tmp_path / "r.html", evidence)
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     summary = text[text.index('id="summary"') : text.index('id="how-to-read"')]
@@ -299,7 +299,9 @@ def test_without_classes_results_hold_for_this_set_only(tmp_path: Path) -> None:
     assert "cannot be separated" in model_card(found)
 
 
-def test_groups_that_are_all_too_small_are_folded_away(tmp_path: Path, evidence: Evidence) -> None:
+def test_groups_that_are_all_too_small_are_folded_away(
+    tmp_path: Path, evidence: StudyEvidence
+) -> None:
     nan = float("nan")
     text = _group_page(tmp_path / "c.html", evidence.study, [_delta("AP", nan, nan, nan)])
     assert "Too few images" in text
@@ -357,5 +359,5 @@ def test_numbers_as_text() -> None:
 
 def test_primary_point() -> None:
     points = resolve_thresholds(CASES).points
-    assert Thresholds(points, FROZEN).primary == "kaggle"
-    assert Thresholds({"given": points["balanced"]}, FROZEN).primary == "given"
+    assert StudyThresholds(points, FROZEN).primary == "kaggle"
+    assert StudyThresholds({"given": points["balanced"]}, FROZEN).primary == "given"

@@ -7,7 +7,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.image.display import DisplayPlan, LookUpTable, Window, read_lut, to_grey
+from pneumonia.runtime.image.display import DisplayPlan, LookUpTable, VoiWindow, read_lut, to_grey
 from tests.runtime.dicoms import chest_dataset, lut_item
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -33,24 +33,24 @@ def test_seven_bits_fill_the_range():
     ("window", "value", "unit"),
     [
         # LINEAR, c = 100, w = 51: below 100 - 0.5 - 25 = 74.5 black, above 124.5 white
-        (Window(100, 51), 74, 0.0),
-        (Window(100, 51), 75, 0.01),
-        (Window(100, 51), 99.5, 0.5),
-        (Window(100, 51), 124, 0.99),
-        (Window(100, 51), 125, 1.0),
+        (VoiWindow(100, 51), 74, 0.0),
+        (VoiWindow(100, 51), 75, 0.01),
+        (VoiWindow(100, 51), 99.5, 0.5),
+        (VoiWindow(100, 51), 124, 0.99),
+        (VoiWindow(100, 51), 125, 1.0),
         # width 1: everything above c - 0.5 is white
-        (Window(100, 1), 99, 0.0),
-        (Window(100, 1), 99.5, 0.0),
-        (Window(100, 1), 100, 1.0),
+        (VoiWindow(100, 1), 99, 0.0),
+        (VoiWindow(100, 1), 99.5, 0.0),
+        (VoiWindow(100, 1), 100, 1.0),
         # LINEAR_EXACT: 75..125
-        (Window(100, 50, "LINEAR_EXACT"), 75, 0.0),
-        (Window(100, 50, "LINEAR_EXACT"), 100, 0.5),
-        (Window(100, 50, "LINEAR_EXACT"), 110, 0.7),
-        (Window(100, 50, "LINEAR_EXACT"), 126, 1.0),
+        (VoiWindow(100, 50, "LINEAR_EXACT"), 75, 0.0),
+        (VoiWindow(100, 50, "LINEAR_EXACT"), 100, 0.5),
+        (VoiWindow(100, 50, "LINEAR_EXACT"), 110, 0.7),
+        (VoiWindow(100, 50, "LINEAR_EXACT"), 126, 1.0),
         # SIGMOID: 1 / (1 + exp(-4 (x - c) / w))
-        (Window(100, 50, "SIGMOID"), 100, 0.5),
-        (Window(100, 50, "SIGMOID"), 125, 1 / (1 + np.exp(-2))),
-        (Window(100, 1e-9, "SIGMOID"), 90, 0.0),
+        (VoiWindow(100, 50, "SIGMOID"), 100, 0.5),
+        (VoiWindow(100, 50, "SIGMOID"), 125, 1 / (1 + np.exp(-2))),
+        (VoiWindow(100, 1e-9, "SIGMOID"), 90, 0.0),
     ],
 )
 def test_windows_by_hand(window, value, unit):
@@ -59,7 +59,13 @@ def test_windows_by_hand(window, value, unit):
 
 @pytest.mark.parametrize(
     "window",
-    [Window(0, 0), Window(0, 0.5), Window(0, -3), Window(0, 0, "SIGMOID"), Window(np.nan, 9)],
+    [
+        VoiWindow(0, 0),
+        VoiWindow(0, 0.5),
+        VoiWindow(0, -3),
+        VoiWindow(0, 0, "SIGMOID"),
+        VoiWindow(np.nan, 9),
+    ],
 )
 def test_windows_without_meaning(window):
     assert not window.is_valid()
@@ -80,7 +86,7 @@ def test_rescale_and_window_agree_with_pydicom(function, center, width):
         theirs = pydicom_pixels.apply_windowing(modality, dataset)
     low, high = -2048 * 1.5 - 100, 2047 * 1.5 - 100  # pydicom's output range
     expected = np.floor((theirs - low) / (high - low) * 255 + 0.5)
-    plan = DisplayPlan(12, True, 1.5, -100.0, window=Window(center, width, function))
+    plan = DisplayPlan(12, True, 1.5, -100.0, window=VoiWindow(center, width, function))
     ours = to_grey(stored, plan).astype(int)
     assert np.abs(ours - expected).max() <= 1
     assert (ours == expected).mean() > 0.99
@@ -89,7 +95,7 @@ def test_rescale_and_window_agree_with_pydicom(function, center, width):
 def test_modality_lut_then_voi_lut_by_hand():
     modality = LookUpTable(np.array([10, 20, 30], np.uint16), 1, 8)
     voi = LookUpTable(np.array([0, 100, 255], np.uint16), 19, 8)
-    plan = DisplayPlan(8, modality_lut=modality, voi_lut=voi, window=Window(0, 1))
+    plan = DisplayPlan(8, modality_lut=modality, voi_lut=voi, window=VoiWindow(0, 1))
     # stored 0, 1 -> 10 -> below 19 -> 0; 2 -> 20 -> index 1 -> 100; 3, 9 -> 30 -> last -> 255
     stored = np.array([[0, 1, 2, 3, 9]], np.uint8)
     assert to_grey(stored, plan).tolist() == [[0, 0, 100, 255, 255]]

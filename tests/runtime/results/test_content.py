@@ -9,7 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from pneumonia.runtime.results import Creation, build_results, file_bytes
+from pneumonia.runtime.results import ObjectCreation, build_results, file_bytes
 from pneumonia.runtime.results.report import COMPREHENSIVE_SR
 from tests.runtime.dicoms import SERIES, lut_item
 from tests.runtime.results.reports import (
@@ -24,7 +24,7 @@ from tests.runtime.results.reports import (
 )
 
 NOON = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC)
-AT = Creation(NOON)
+AT = ObjectCreation(NOON)
 OWN = "99PNEUMONIA"
 
 
@@ -66,7 +66,7 @@ def test_another_identity_is_another_object(change):
         {"facts": FACTS._replace(threshold=0.39)},
         {"facts": FACTS._replace(model_version="9")},
         {"warnings": ("degraded",)},
-        {"creation": Creation(NOON, content_digest="ab")},
+        {"creation": ObjectCreation(NOON, content_digest="ab")},
     ],
 )
 def test_another_result_is_another_object(other):
@@ -80,14 +80,14 @@ def test_other_pixels_are_another_picture():
 
 
 def test_the_same_result_later_is_the_same_object():
-    later = Creation(NOON + timedelta(days=3))
+    later = ObjectCreation(NOON + timedelta(days=3))
     first, second = made(), made(creation=later)
     assert uids(first) == uids(second)
     assert {r.SeriesInstanceUID for r in first.values()} == {
         r.SeriesInstanceUID for r in second.values()
     }
     # and with the first at hand, byte for byte
-    third = made(creation=Creation(NOON + timedelta(days=3), earlier=first))
+    third = made(creation=ObjectCreation(NOON + timedelta(days=3), earlier=first))
     for kind, result in first.items():
         assert file_bytes(result) == file_bytes(third[kind])
 
@@ -110,7 +110,7 @@ def predecessors(report):
 
 def test_a_corrected_report_names_its_predecessors():
     wrong = made(source(PatientName="Wrong^Name"))
-    right = made(source(), creation=Creation(NOON, earlier=wrong))
+    right = made(source(), creation=ObjectCreation(NOON, earlier=wrong))
     first = wrong["SR"]
     assert predecessors(first) == []
     assert predecessors(right["SR"]) == [
@@ -119,15 +119,15 @@ def test_a_corrected_report_names_its_predecessors():
     assert right["SR"].PredecessorDocumentsSequence[0].StudyInstanceUID == SERIES + ".1"
     # read from a file, and made again: the same object
     kept = {"SR": pydicom.dcmread(io.BytesIO(file_bytes(right["SR"])))}
-    again = made(source(), creation=Creation(NOON + timedelta(1), earlier=kept))
+    again = made(source(), creation=ObjectCreation(NOON + timedelta(1), earlier=kept))
     assert file_bytes(again["SR"]) == file_bytes(right["SR"])
     # corrected back: a third object that names both, since the archive has the first already
-    back = made(source(PatientName="Wrong^Name"), creation=Creation(NOON, earlier=right))
+    back = made(source(PatientName="Wrong^Name"), creation=ObjectCreation(NOON, earlier=right))
     assert back["SR"].SOPInstanceUID not in (first.SOPInstanceUID, right["SR"].SOPInstanceUID)
     assert [uid for _, _, uid in predecessors(back["SR"])] == [
         first.SOPInstanceUID, right["SR"].SOPInstanceUID,
     ]  # fmt: skip
-    once_more = made(source(PatientName="Wrong^Name"), creation=Creation(NOON, earlier=back))
+    once_more = made(source(PatientName="Wrong^Name"), creation=ObjectCreation(NOON, earlier=back))
     assert file_bytes(once_more["SR"]) == file_bytes(back["SR"])
 
 
@@ -136,7 +136,7 @@ def test_a_corrected_report_names_its_predecessors():
 )
 def test_the_report_of_another_image_is_no_predecessor(tags):
     other = made(source(**tags))
-    assert predecessors(made(creation=Creation(NOON, earlier=other))["SR"]) == []
+    assert predecessors(made(creation=ObjectCreation(NOON, earlier=other))["SR"]) == []
 
 
 # --- times ---
@@ -154,7 +154,7 @@ def test_the_report_of_another_image_is_no_predecessor(tags):
 )  # fmt: skip
 def test_objects_are_dated_when_they_are_made(offset, moment, day, time):
     given = source(StudyDate="20200102", AcquisitionDate="20200103", TimezoneOffsetFromUTC=offset)
-    results = made(given, creation=Creation(moment))
+    results = made(given, creation=ObjectCreation(moment))
     pairs = {
         "SR": ("ContentDate", "ContentTime"),
         "PR": ("PresentationCreationDate", "PresentationCreationTime"),

@@ -17,7 +17,7 @@ from pneumonia.runtime.image.dicom_header import malformed_uids
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import (
     KINDS,
-    Creation,
+    ObjectCreation,
     ResultFacts,
     build_results,
     file_bytes,
@@ -179,7 +179,7 @@ def test_capture_remembers_lossy_compression():
 
 def test_same_study_new_series_and_reproducible_bytes():
     given = source(StudyDate="20200102", StudyTime="101112", AccessionNumber="A1")
-    at = Creation(datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
+    at = ObjectCreation(datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
     first, second = (build_results(given, PIXELS, FOUND, FACTS, creation=at) for _ in range(2))
     assert {d.StudyInstanceUID for d in first.values()} == {SERIES + ".1"}
     assert [d.Modality for d in first.values()] == ["SR", "PR", "OT"]
@@ -262,7 +262,7 @@ def test_header_survives_the_way_through_bytes(tmp_path):
     header = source_header(given)
     assert "InstitutionName" not in header
     assert 0x00091010 not in header
-    at = Creation(datetime(2026, 3, 4, tzinfo=UTC))
+    at = ObjectCreation(datetime(2026, 3, 4, tzinfo=UTC))
     direct = build_results(given, PIXELS, FOUND, FACTS, creation=at)
     again = header_from_bytes(header_bytes(header))
     through = build_results(again, PIXELS, FOUND, FACTS, creation=at)
@@ -281,7 +281,7 @@ def test_results_need_an_instance_to_refer_to():
 def test_a_header_with_nothing_but_the_instance():
     bare = Dataset()
     bare.SOPClassUID, bare.SOPInstanceUID = DX, "1.2.3"
-    at = Creation(datetime(2026, 3, 4, tzinfo=UTC))
+    at = ObjectCreation(datetime(2026, 3, 4, tzinfo=UTC))
     first, second = (build_results(bare, PIXELS, FOUND, FACTS, creation=at) for _ in range(2))
     for kind in KINDS:
         assert file_bytes(first[kind]) == file_bytes(second[kind])

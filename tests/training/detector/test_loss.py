@@ -15,7 +15,7 @@ from pneumonia.training.detector.targets import (
     FIRST_IMAGE_CLASS,
     IMAGE_CLASSES,
     UNBOXED,
-    Matches,
+    AnchorMatches,
     assign,
 )
 from tests.tiny import tiny_spec
@@ -54,7 +54,7 @@ def test_decodes_as_the_runtime_does(coding):
         n, channels, height, width = outputs[head.name].shape
         grid = outputs[head.name].view(n, 2, channels // 2, height, width).permute(0, 1, 3, 4, 2)
         index = torch.cartesian_prod(*(torch.arange(k) for k in (n, 2, height, width))).T
-        found = Matches(*index, target=torch.zeros(index.shape[1], dtype=torch.int64))
+        found = AnchorMatches(*index, target=torch.zeros(index.shape[1], dtype=torch.int64))
         boxes = decode_matches(grid[tuple(index)], head, found).numpy()
         cells = 2 * height * width
         for image in range(n):

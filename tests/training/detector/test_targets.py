@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.model.layers import Detect
-from pneumonia.training.detector.targets import Matches, assign, match_anchors
+from pneumonia.training.detector.targets import AnchorMatches, assign, match_anchors
 
 FINE = Detect("fine", ("x",), ((16.0, 16.0), (64.0, 64.0)), 1, 8)
 COARSE = Detect("coarse", ("y",), ((32.0, 80.0),), 1, 16)
@@ -14,7 +14,7 @@ def box(image: int, cx: float, cy: float, w: float, h: float) -> list[float]:
     return [image, 0, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
 
 
-def places(found: Matches) -> set[tuple[int, ...]]:
+def places(found: AnchorMatches) -> set[tuple[int, ...]]:
     rows = torch.stack([found.image, found.anchor, found.row, found.column, found.target], 1)
     listed = [tuple(row) for row in rows.tolist()]
     assert len(set(listed)) == len(listed)

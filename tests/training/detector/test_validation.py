@@ -11,7 +11,7 @@ from pneumonia.network.module import Network
 from pneumonia.runtime.model.layers import Detect
 from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.training.config import ValidationConfig
-from pneumonia.training.detector.validation import Validation, predict
+from pneumonia.training.detector.validation import DetectionValidation, predict
 from tests.tiny import SIZE, tiny_spec, write_rectangles
 
 VAL = {("train", "phantom"): (2, 2), ("val", "phantom"): (4, 4)}
@@ -60,7 +60,7 @@ def test_true_boxes_score_one_in_original_pixels(tmp_path):
     dataset = open_dataset(write_rectangles(tmp_path / "d", VAL, original=2 * SIZE))
     items = dataset.select("val")
     oracle = Oracle([[(box, 3.0) for box in (dataset.boxes(i) / 2).tolist()] for i in items])
-    validation = Validation(dataset, items, ValidationConfig(batch_size=3))
+    validation = DetectionValidation(dataset, items, ValidationConfig(batch_size=3))
     metrics = validation.evaluate(oracle)
     assert metrics["rsna"] == metrics["selection_metric"] == pytest.approx(1.0)
     assert metrics["ap50"] == pytest.approx(1.0, abs=0.01)
@@ -80,7 +80,7 @@ def test_a_false_alarm_counts_and_the_threshold_avoids_it(tmp_path):
     # the four positives first: their boxes at sigmoid(1), one alarm on a negative at sigmoid(-1)
     boxes = [[(box, 1.0) for box in (dataset.boxes(i) / 2).tolist()] for i in items]
     boxes[-1] = [([8.0, 8.0, 24.0, 24.0], -1.0)]
-    validation = Validation(dataset, items, ValidationConfig())
+    validation = DetectionValidation(dataset, items, ValidationConfig())
     metrics = validation.evaluate(Oracle(boxes))
     assert metrics["rsna"] == pytest.approx(1.0)
     assert 1 / (1 + math.e) < metrics["threshold"] <= math.e / (1 + math.e) + 1e-6
@@ -92,7 +92,7 @@ def test_a_false_alarm_counts_and_the_threshold_avoids_it(tmp_path):
 def test_no_boxes_at_all_score_zero(tmp_path):
     dataset = open_dataset(write_rectangles(tmp_path / "d", VAL))
     items = dataset.select("val")
-    validation = Validation(dataset, items, ValidationConfig())
+    validation = DetectionValidation(dataset, items, ValidationConfig())
     assert validation.evaluate(Oracle([[] for _ in items]))["rsna"] == 0.0
     validation.save(tmp_path)
     content = json.loads((tmp_path / "operating_points.json").read_text())
@@ -110,12 +110,12 @@ def test_several_kinds_have_their_own_columns_and_files(tmp_path):
         else []
         for i in items
     ]
-    validation = Validation(dataset, items, ValidationConfig(kinds=("full",)))
+    validation = DetectionValidation(dataset, items, ValidationConfig(kinds=("full",)))
     metrics = validation.evaluate(Oracle(boxes))
     assert (metrics["rsna"], metrics["rsna_full"]) == (pytest.approx(1), pytest.approx(1))
     assert metrics["rsna_lungs"] == 0.0
     assert metrics["auroc_lungs"] == 0.5
-    both = Validation(dataset, items, ValidationConfig()).evaluate(Oracle(boxes))
+    both = DetectionValidation(dataset, items, ValidationConfig()).evaluate(Oracle(boxes))
     assert both["rsna"] == pytest.approx(2 / 5)
     validation.save(tmp_path)
     main = read_predictions(str(tmp_path / "val_predictions.csv"))
@@ -142,7 +142,7 @@ def test_all_points_and_the_calibration_are_frozen_on_their_own_kinds(tmp_path):
         hits = [(box, 1.0 + lift + 0.01 * rank) for box in (dataset.boxes(i) / 2).tolist()]
         boxes.append(hits or [([8.0, 8.0, 24.0, 24.0], -2.0 + lift + 0.01 * rank)])
     config = ValidationConfig(threshold_kinds=("full",))
-    validation = Validation(dataset, items, config)
+    validation = DetectionValidation(dataset, items, config)
     validation.evaluate(Oracle(boxes))
     validation.save(tmp_path)
     content = json.loads((tmp_path / "operating_points.json").read_text())
@@ -175,7 +175,7 @@ def test_whole_radiographs_choose_the_thresholds_where_there_are_enough(
     }
     dataset = open_dataset(write_rectangles(tmp_path / "d", counts))
     items = dataset.select("val")
-    validation = Validation(dataset, items, ValidationConfig())
+    validation = DetectionValidation(dataset, items, ValidationConfig())
     validation.evaluate(Oracle([[] for _ in items]))
     validation.save(tmp_path)
     content = json.loads((tmp_path / "operating_points.json").read_text())
@@ -186,7 +186,7 @@ def test_whole_radiographs_choose_the_thresholds_where_there_are_enough(
     }  # fmt: skip
     assert validation.selecting == ("full", "lungs")  # the epoch is chosen by all kinds
     given = ValidationConfig(threshold_kinds=("lungs",))
-    assert Validation(dataset, items, given).threshold_kinds == ("lungs",)
+    assert DetectionValidation(dataset, items, given).threshold_kinds == ("lungs",)
 
 
 def test_kind_without_positives_tells_its_alarms(tmp_path):
@@ -196,7 +196,7 @@ def test_kind_without_positives_tells_its_alarms(tmp_path):
     boxes = [[(box, 3.0) for box in (dataset.boxes(i) / 2).tolist()] for i in items]
     boxes[-1] = [([8.0, 8.0, 24.0, 24.0], 3.0)]  # above the threshold
     boxes[-2] = [([8.0, 8.0, 24.0, 24.0], -3.0)]  # below
-    metrics = Validation(dataset, items, ValidationConfig()).evaluate(Oracle(boxes))
+    metrics = DetectionValidation(dataset, items, ValidationConfig()).evaluate(Oracle(boxes))
     assert metrics["alarm_fraction_nih"] == 1 / 4
     assert metrics["rsna_full"] == pytest.approx(1.0)
     assert "rsna_nih" not in metrics

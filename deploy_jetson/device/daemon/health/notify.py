@@ -6,7 +6,7 @@ import time
 from typing import Optional
 
 
-class Notifier:
+class SystemdNotifier:
     """Notifies systemd that the daemon is ready and alive; does nothing outside systemd.
 
     Args:
@@ -22,7 +22,7 @@ class Notifier:
         self._is_ready = False
 
     @classmethod
-    def of_environment(cls) -> "Notifier":
+    def of_environment(cls) -> "SystemdNotifier":
         """From systemd's variables, removed so that child processes do not notify."""
         return cls(os.environ.pop("NOTIFY_SOCKET", None), os.environ.pop("WATCHDOG_USEC", None))
 

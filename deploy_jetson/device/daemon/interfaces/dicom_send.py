@@ -18,7 +18,7 @@ from pynetdicom import AE, evt
 
 from deploy_jetson.device.daemon import logs
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
-from deploy_jetson.device.daemon.settings import Destination, RetrySettings
+from deploy_jetson.device.daemon.settings import ResultDestination, RetrySettings
 from deploy_jetson.device.daemon.store.journal import (
     PENDING,
     SENT,
@@ -27,7 +27,7 @@ from deploy_jetson.device.daemon.store.journal import (
     JobJournal,
     ResultDelivery,
 )
-from deploy_jetson.device.daemon.store.spool import Spool
+from deploy_jetson.device.daemon.store.spool import ImageSpool
 from pneumonia.runtime.commitment import (
     COMMITTED,
     LOST,
@@ -101,9 +101,9 @@ class ResultSender:
     def __init__(
         self,
         name: str,
-        peer: Destination,
+        peer: ResultDestination,
         retry: RetrySettings,
-        spool: Spool,
+        spool: ImageSpool,
         journal: JobJournal,
         metrics: DaemonMetrics,
         reports: Optional[CommitmentReports] = None,
@@ -266,7 +266,7 @@ class ResultSender:
 def open_senders(
     peers: Any,
     retry: RetrySettings,
-    spool: Spool,
+    spool: ImageSpool,
     journal: JobJournal,
     metrics: DaemonMetrics,
     reports: CommitmentReports,

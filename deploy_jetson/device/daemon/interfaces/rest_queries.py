@@ -14,11 +14,11 @@ from deploy_jetson.device.daemon.interfaces.rest import JOB_PATH, PLAIN
 from deploy_jetson.device.daemon.store.journal import (
     ANSWERED,
     STATES,
-    ImageJob,
+    DaemonJob,
     JobJournal,
     JournalError,
 )
-from deploy_jetson.device.daemon.store.spool import Spool
+from deploy_jetson.device.daemon.store.spool import ImageSpool
 from deploy_jetson.device.daemon.work.answers import moment
 from deploy_jetson.device.daemon.work.model import ServedModel
 from pneumonia.runtime.errors import DISCLAIMER
@@ -42,7 +42,7 @@ class RestQueries:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: ImageSpool,
         journal: JobJournal,
         metrics: DaemonMetrics,
         model: ServedModel,
@@ -145,7 +145,7 @@ class RestQueries:
         return json_reply(200, value)
 
 
-def _summary(job: ImageJob) -> Dict[str, Any]:
+def _summary(job: DaemonJob) -> Dict[str, Any]:
     waits = job.state not in ANSWERED
     return OrderedDict(
         [

@@ -11,7 +11,7 @@ from deploy_jetson.device.daemon.store.journal import (
     FAILED,
     QUARANTINED,
     RECEIVED,
-    ImageJob,
+    DaemonJob,
     JournalError,
 )
 from deploy_jetson.device.daemon.store.spool import SpooledUpload, TooLarge
@@ -40,7 +40,7 @@ class IntakeRefused(Exception):  # noqa: N818 - an answer, not a fault
 class AcceptedImage(NamedTuple):
     """The job of an image, and whether the image was known before."""
 
-    job: ImageJob
+    job: DaemonJob
     known: bool
 
 
@@ -151,7 +151,7 @@ class ImageIntake:
         self._wake()
         return AcceptedImage(job, False)
 
-    def known(self, arrived: SpooledUpload) -> Optional[ImageJob]:
+    def known(self, arrived: SpooledUpload) -> Optional[DaemonJob]:
         """The job of an image for the present model, if it came before."""
         return self._journal.known(arrived.sop_uid, arrived.sha256, self._model_hash)
 
@@ -168,10 +168,10 @@ class ImageIntake:
                 return key
             salt += "+"
 
-    def new_job(self, key: str, arrived: SpooledUpload, source: str) -> ImageJob:
+    def new_job(self, key: str, arrived: SpooledUpload, source: str) -> DaemonJob:
         """The job of an image that came just now."""
         now = time.time()
-        return ImageJob(
+        return DaemonJob(
             0, key, arrived.sop_uid, arrived.sha256, self._model_hash, source, arrived.bytes,
             RECEIVED, "", 0, now, now,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.journal import JobJournal
-from deploy_jetson.device.daemon.store.spool import Spool
+from deploy_jetson.device.daemon.store.spool import ImageSpool
 
 
 class JobStore(NamedTuple):
@@ -19,6 +19,6 @@ class JobStore(NamedTuple):
     """
 
     config: DaemonConfig
-    spool: Spool
+    spool: ImageSpool
     journal: JobJournal
     metrics: DaemonMetrics

@@ -55,7 +55,7 @@ CREATE INDEX deliveries_due ON deliveries (state, destination, next_try);
 """
 
 
-class ImageJob(NamedTuple):
+class DaemonJob(NamedTuple):
     """One image.
 
     Attributes:
@@ -100,8 +100,8 @@ class ResultDelivery(NamedTuple):
     code: str
 
 
-TABLES = (("jobs", ImageJob._fields), ("deliveries", ResultDelivery._fields))
-SELECT_JOB = "SELECT {} FROM jobs".format(", ".join(ImageJob._fields))
+TABLES = (("jobs", DaemonJob._fields), ("deliveries", ResultDelivery._fields))
+SELECT_JOB = "SELECT {} FROM jobs".format(", ".join(DaemonJob._fields))
 SELECT_DELIVERY = "SELECT {} FROM deliveries".format(", ".join(ResultDelivery._fields))
 
 
@@ -221,7 +221,7 @@ class JobJournal:
 
     # --- jobs ---
 
-    def add(self, job: ImageJob) -> ImageJob:
+    def add(self, job: DaemonJob) -> DaemonJob:
         """Insert a new job, durable on return; the database assigns its number.
 
         Returns:
@@ -234,28 +234,28 @@ class JobJournal:
                 tuple(job)[1:],
             )
             row = database.execute(SELECT_JOB + " WHERE key=?", (job.key,)).fetchone()
-        return ImageJob(*row)
+        return DaemonJob(*row)
 
-    def job(self, key: str) -> Optional[ImageJob]:
+    def job(self, key: str) -> Optional[DaemonJob]:
         """A job by its key."""
         rows = self._rows(SELECT_JOB + " WHERE key=?", (key,))
-        return ImageJob(*rows[0]) if rows else None
+        return DaemonJob(*rows[0]) if rows else None
 
-    def jobs(self, states: Sequence[str] = STATES, limit: int = 1000) -> List[ImageJob]:
+    def jobs(self, states: Sequence[str] = STATES, limit: int = 1000) -> List[DaemonJob]:
         """Jobs in some states, oldest first for those that wait, newest first otherwise."""
         order = "ASC" if set(states) <= {RECEIVED, RUNNING} else "DESC"
         query = SELECT_JOB + " WHERE state IN ({}) ORDER BY number {} LIMIT ?".format(
             ",".join("?" * len(states)), order
         )
-        return [ImageJob(*row) for row in self._rows(query, list(states) + [limit])]
+        return [DaemonJob(*row) for row in self._rows(query, list(states) + [limit])]
 
-    def known(self, sop_uid: str, sha256: str, model_hash: str) -> Optional[ImageJob]:
+    def known(self, sop_uid: str, sha256: str, model_hash: str) -> Optional[DaemonJob]:
         """The job of an image for a model."""
         query = SELECT_JOB + " WHERE sop_uid=? AND sha256=? AND model_hash=? LIMIT 1"
         rows = self._rows(query, (sop_uid, sha256, model_hash))
-        return ImageJob(*rows[0]) if rows else None
+        return DaemonJob(*rows[0]) if rows else None
 
-    def contradicting(self, job: ImageJob) -> List[str]:
+    def contradicting(self, job: DaemonJob) -> List[str]:
         """Keys of the jobs that were read and hold other contents under the SOP Instance UID.
 
         What could not be read may have been a broken transfer of this very image, and what still
@@ -278,7 +278,7 @@ class JobJournal:
                 (model_hash, RECEIVED, RUNNING, model_hash),
             )
 
-    def take(self) -> Optional[ImageJob]:
+    def take(self) -> Optional[DaemonJob]:
         """Set the oldest waiting job to `running`, add one attempt, and return it."""
         with self.transaction() as database:
             row = database.execute(
@@ -286,7 +286,7 @@ class JobJournal:
             ).fetchone()
             if row is None:
                 return None
-            job = ImageJob(*row)
+            job = DaemonJob(*row)
             job = job._replace(state=RUNNING, attempts=job.attempts + 1, changed_at=time.time())
             database.execute(
                 "UPDATE jobs SET state=?, attempts=?, changed_at=? WHERE key=?",

@@ -90,7 +90,7 @@ def sop_uid_of(head: bytes) -> str:
     return ""
 
 
-class Spool:
+class ImageSpool:
     """The folders below `[daemon] state`.
 
     Args:

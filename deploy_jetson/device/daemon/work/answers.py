@@ -15,16 +15,16 @@ from deploy_jetson.device.daemon.store.journal import (
     FAILED,
     QUARANTINED,
     REJECTED,
-    ImageJob,
+    DaemonJob,
 )
-from deploy_jetson.device.daemon.store.spool import Spool
+from deploy_jetson.device.daemon.store.spool import ImageSpool
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import (
-    Creation,
+    ObjectCreation,
     ResultFacts,
     build_results,
     header_from_bytes,
@@ -85,7 +85,7 @@ def _findings(answer: JobAnswer, facts: ResultFacts) -> Dict[str, Any]:
     )
 
 
-def document(job: ImageJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str, Any]:
+def document(job: DaemonJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str, Any]:
     """The JSON answer; docs/reference/daemon-config.md explains it.
 
     It names the image by UID, where it has one, and nothing else of the patient.
@@ -137,7 +137,7 @@ def moment(seconds: float) -> str:
 
 
 def dicom_results(
-    spool: Spool, job: ImageJob, answer: JobAnswer, facts: ResultFacts, kinds: Sequence[str]
+    spool: ImageSpool, job: DaemonJob, answer: JobAnswer, facts: ResultFacts, kinds: Sequence[str]
 ) -> List[str]:
     """Write the DICOM results of a scored image.
 
@@ -155,7 +155,7 @@ def dicom_results(
     wanted = [KIND_OF[kind] for kind in kinds]
     source = header_from_bytes(decoded.header)
     paths = OrderedDict((KIND_OF[kind], spool.dicom(job.key, kind)) for kind in kinds)
-    creation = Creation(None, decoded.content_sha256, earlier_results(paths))
+    creation = ObjectCreation(None, decoded.content_sha256, earlier_results(paths))
     built = build_results(
         source, decoded.pixels, prediction, facts, wanted, answer.warnings, creation
     )
@@ -177,7 +177,7 @@ def earlier_results(paths: Dict[str, str]) -> Dict[str, Dataset]:
     return found
 
 
-def write_answer(spool: Spool, job: ImageJob, made: Dict[str, Any]) -> None:
+def write_answer(spool: ImageSpool, job: DaemonJob, made: Dict[str, Any]) -> None:
     """Write the JSON answer, the last of all files: its presence says that all others are written.
 
     Raises:
@@ -191,7 +191,7 @@ def answer_bytes(made: Dict[str, Any]) -> bytes:
     return (json.dumps(made, indent=1, allow_nan=False) + "\n").encode("ascii")
 
 
-def read_answer(spool: Spool, key: str) -> Optional[Dict[str, Any]]:
+def read_answer(spool: ImageSpool, key: str) -> Optional[Dict[str, Any]]:
     """The JSON answer of a job, None when there is none or it is not whole."""
     try:
         with open(spool.result(key), "rb") as stream:

@@ -12,11 +12,11 @@ from deploy_jetson.device.daemon.store.journal import (
     QUARANTINED,
     RECEIVED,
     RUNNING,
-    ImageJob,
+    DaemonJob,
     JobJournal,
     JournalDamaged,
 )
-from deploy_jetson.device.daemon.store.spool import IMAGE, Spool
+from deploy_jetson.device.daemon.store.spool import IMAGE, ImageSpool
 from deploy_jetson.device.daemon.work.answers import JobAnswer, read_answer
 from deploy_jetson.device.daemon.work.worker import JobWorker
 
@@ -33,7 +33,7 @@ class RecoveryCounts(NamedTuple):
     lost: int
 
 
-def open_journal(spool: Spool) -> Tuple[JobJournal, bool]:
+def open_journal(spool: ImageSpool) -> Tuple[JobJournal, bool]:
     """Open the journal; a damaged one is moved aside.
 
     Returns:
@@ -52,19 +52,23 @@ def open_journal(spool: Spool) -> Tuple[JobJournal, bool]:
     return JobJournal(path), True
 
 
-def _job_of(key: str, made: Dict[str, Any]) -> ImageJob:
+def _job_of(key: str, made: Dict[str, Any]) -> DaemonJob:
     """The row of an answer; it waits, until the answer is adopted."""
     source = made["source"]
     uid = str(source.get("SOPInstanceUID", ""))
     now = time.time()
-    return ImageJob(
+    return DaemonJob(
         0, key, uid, str(source["sha256"]), str(made["model"]["hash"]), str(source["via"]),
         int(source["bytes"]), RECEIVED, "", int(made["attempt"]), now, now,
     )  # fmt: skip
 
 
 def recover(
-    spool: Spool, journal: JobJournal, intake: ImageIntake, worker: JobWorker, rebuild: bool = False
+    spool: ImageSpool,
+    journal: JobJournal,
+    intake: ImageIntake,
+    worker: JobWorker,
+    rebuild: bool = False,
 ) -> RecoveryCounts:
     """Repair files and journal before the first image is accepted.
 
@@ -100,11 +104,11 @@ def recover(
     return found
 
 
-def _images(spool: Spool) -> Tuple[str, ...]:
+def _images(spool: ImageSpool) -> Tuple[str, ...]:
     return tuple(spool.names("incoming", IMAGE))
 
 
-def _enter_unknown(spool: Spool, journal: JobJournal, intake: ImageIntake, name: str) -> int:
+def _enter_unknown(spool: ImageSpool, journal: JobJournal, intake: ImageIntake, name: str) -> int:
     """An image whose row is missing or closed: never acknowledged, or the journal was lost."""
     job = journal.job(name)
     if job is not None:

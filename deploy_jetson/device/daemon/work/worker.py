@@ -10,7 +10,7 @@ from deploy_jetson.device.daemon.store.journal import (
     DONE,
     FAILED,
     QUARANTINED,
-    ImageJob,
+    DaemonJob,
 )
 from deploy_jetson.device.daemon.work.answers import (
     SET_ASIDE,
@@ -149,7 +149,7 @@ class JobWorker:
             self._journal.give_back(*self._held)
             self._held = None
 
-    def _answer(self, job: ImageJob) -> JobAnswer:
+    def _answer(self, job: DaemonJob) -> JobAnswer:
         if job.attempts > self._config.queue.max_attempts:
             return JobAnswer(QUARANTINED, "too_many_attempts")
         try:
@@ -161,7 +161,7 @@ class JobWorker:
             self._journal.give_back(job.key, job.attempts)
             raise EngineLost("Engine failed twice for one image") from None
 
-    def _contradicts(self, job: ImageJob, content_sha256: str) -> bool:
+    def _contradicts(self, job: DaemonJob, content_sha256: str) -> bool:
         """Whether another image was read whole under the SOP Instance UID.
 
         Args:
@@ -178,7 +178,7 @@ class JobWorker:
                 return True
         return False
 
-    def _score(self, job: ImageJob) -> JobAnswer:
+    def _score(self, job: DaemonJob) -> JobAnswer:
         started = time.monotonic()
         decoded = self._decoder.decode(self._spool.image(job.key))
         self._metrics.observe("decode_seconds", time.monotonic() - started)
@@ -195,7 +195,7 @@ class JobWorker:
         self.beat()
         return JobAnswer(DONE, "", decoded, prediction, words, self._model.engine_name, seconds)
 
-    def settle(self, job: ImageJob, answer: JobAnswer) -> None:
+    def settle(self, job: DaemonJob, answer: JobAnswer) -> None:
         """Write the answer, then the journal, then remove the image.
 
         Raises:
@@ -218,7 +218,7 @@ class JobWorker:
             engine=answer.engine, inference_ms=made["inference_ms"], attempt=job.attempts,
         )  # fmt: skip
 
-    def _close(self, job: ImageJob, made: Dict[str, Any]) -> None:
+    def _close(self, job: DaemonJob, made: Dict[str, Any]) -> None:
         """After the answer is written: each step may have been done before a crash."""
         state, reason = str(made["status"]), str(made["reason"])
         if state in SET_ASIDE:
@@ -236,7 +236,7 @@ class JobWorker:
             if kind in kinds
         ]
 
-    def adopt(self, job: ImageJob) -> Optional[Any]:
+    def adopt(self, job: DaemonJob) -> Optional[Any]:
         """Close a job that was answered just before a crash; None when it was not."""
         made = read_answer(self._spool, job.key)
         if made is None:

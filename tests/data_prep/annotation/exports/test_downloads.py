@@ -17,7 +17,7 @@ from data_prep.importing.labels import read_labels
 from data_prep.reports.findings.concepts import ConceptBase
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.results import write_dicom
-from pneumonia.runtime.results.identity import Creation
+from pneumonia.runtime.results.identity import ObjectCreation
 from tests.data_prep.annotation.readings import BOX, FAR, OPACITY_LEFT, box, reading
 from tests.peers import run_peer
 
@@ -141,7 +141,7 @@ def test_structured_report_passes_its_judges(case, source, tmp_path):
 
 def test_structured_report_is_the_same_twice_and_new_for_other_content(source):
     header = pydicom.dcmread(source, stop_before_pixels=True)
-    creation = Creation(moment=datetime(2026, 1, 2, tzinfo=UTC))
+    creation = ObjectCreation(moment=datetime(2026, 1, 2, tzinfo=UTC))
     first, again, other = (
         build_reading_report(header, SR_CASES[name], creation)
         for name in ("single", "single", "two readers")

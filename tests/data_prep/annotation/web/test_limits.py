@@ -6,7 +6,7 @@ import json
 import pytest
 
 from data_prep.annotation.web.connections import TimedConnection
-from data_prep.annotation.web.guard import Guard
+from data_prep.annotation.web.guard import RequestGuard
 from tests.data_prep.annotation.conftest import HEADERS
 
 
@@ -108,7 +108,7 @@ def answer_to(app, receive, body_s):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(Guard(app, ("127.0.0.1",), body_s)(scope, receive, send))
+    asyncio.run(RequestGuard(app, ("127.0.0.1",), body_s)(scope, receive, send))
     return [m["status"] for m in sent if m["type"] == "http.response.start"]
 
 

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from data_prep.annotation.project import Sources, open_project
+from data_prep.annotation.project import ProjectSources, open_project
 from data_prep.annotation.web.reader_api import REPEAT_KEY
 from data_prep.annotation.web.server import make_app
 from data_prep.reports.findings.concepts import ConceptBase
@@ -88,7 +88,7 @@ def test_agreement_on_links_is_on_the_managers_page(ann, bob, boss):
 
 
 def test_settings_outlive_a_restart_and_a_command_without_options(annotation_sources, tmp_path):
-    sources = Sources(annotation_sources / "studies", tmp_path / "work", blind=True)
+    sources = ProjectSources(annotation_sources / "studies", tmp_path / "work", blind=True)
     project = open_project(sources, ConceptBase.load(), workers=1)
     boss = Client(make_app(project), project.people.manager_token())
     text = "# Rules\n- Box opacities."
@@ -181,7 +181,7 @@ def pixels(answer):
 
 
 def test_an_earlier_film_of_the_patient_stands_beside(folder, tmp_path):
-    project = open_project(Sources(folder, tmp_path / "work"), ConceptBase.load(), workers=1)
+    project = open_project(ProjectSources(folder, tmp_path / "work"), ConceptBase.load(), workers=1)
     app = make_app(project)
     boss = Client(app, project.people.manager_token())
     body = {"name": "Ann", "assign_all": False}
@@ -200,7 +200,7 @@ def test_an_earlier_film_of_the_patient_stands_beside(folder, tmp_path):
 
 
 def test_files_that_come_later_are_assigned_as_the_others_were(folder, tmp_path):
-    project = open_project(Sources(folder, tmp_path / "work"), ConceptBase.load(), workers=1)
+    project = open_project(ProjectSources(folder, tmp_path / "work"), ConceptBase.load(), workers=1)
     app = make_app(project)
     boss = Client(app, project.people.manager_token())
     tokens = {
@@ -218,5 +218,5 @@ def test_files_that_come_later_are_assigned_as_the_others_were(folder, tmp_path)
     boss.post("/api/manage/share", readers=1)
     shutil.copy(folder / "0.dcm", folder / "99.dcm")
     project.database.close()
-    again = open_project(Sources(folder, tmp_path / "work"), ConceptBase.load(), workers=1)
+    again = open_project(ProjectSources(folder, tmp_path / "work"), ConceptBase.load(), workers=1)
     assert len([key for key, _ in again.store.assignments() if key == 5]) == 1

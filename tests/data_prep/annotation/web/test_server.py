@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_prep.annotation.exports.kcat import read_kcat
-from data_prep.annotation.project import Sources, open_project
+from data_prep.annotation.project import ProjectSources, open_project
 from data_prep.annotation.web.guard import MAX_BODY_BYTES
 from data_prep.annotation.web.server import FILES, make_app
 from data_prep.dataset.reader import open_dataset
@@ -53,7 +53,7 @@ def test_a_bad_report_is_a_reason_and_stops_nobody(annotation_sources, tmp_path)
     (tmp_path / "reports").mkdir()
     for name, data in zip(names, bad.values(), strict=True):
         (tmp_path / "reports" / f"{name}.txt").write_bytes(data)
-    sources = Sources(studies, tmp_path / "work", tmp_path / "reports")
+    sources = ProjectSources(studies, tmp_path / "work", tmp_path / "reports")
     project = open_project(sources, ConceptBase.load(), workers=1)
     boss = Client(make_app(project), project.people.manager_token())
     keys = {s["image_id"]: s["key"] for s in boss.get("/api/manage/overview").json()["studies"]}
@@ -146,7 +146,7 @@ def test_a_comment_is_kept_and_exported(ann, boss):
 
 
 def test_blind_readers_see_report_and_model_after_their_first_verdict(annotation_sources, tmp_path):
-    sources = Sources(
+    sources = ProjectSources(
         annotation_sources / "studies", tmp_path / "work", annotation_sources / "reports.csv",
         annotation_sources / "predictions.csv", blind=True, shuffle=True,
     )  # fmt: skip

@@ -15,13 +15,13 @@ from PIL import Image
 from data_prep.annotation.workspace.database import (
     FILE,
     SCHEMA,
-    Database,
+    WorkspaceDatabase,
     open_database,
     workspace_lock,
 )
-from data_prep.annotation.workspace.people import People
+from data_prep.annotation.workspace.people import AnnotatorRegistry
 from data_prep.annotation.workspace.records import Reading, check_reading, checked_name
-from data_prep.annotation.workspace.store import ConflictError, Store, share_out
+from data_prep.annotation.workspace.store import ConflictError, ReadingStore, share_out
 from data_prep.annotation.workspace.studies import StudyFile, find_studies
 from data_prep.reports.findings.concepts import ConceptBase
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
@@ -50,7 +50,7 @@ def database(tmp_path):
 
 @pytest.fixture
 def store(database, folder):
-    store = Store(database)
+    store = ReadingStore(database)
     store.register(find_studies(folder), workers=1)
     return store
 
@@ -149,7 +149,7 @@ class History(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.database = open_database(self.work)
-        self.store = Store(self.database)
+        self.store = ReadingStore(self.database)
         self.study = self.store.studies()[0]
         History.count += 1
         self.name = f"reader {History.count}"
@@ -186,7 +186,7 @@ class History(RuleBasedStateMachine):
 
 def test_history_is_a_list_with_a_cursor(tmp_path, folder):
     database = open_database(tmp_path / "w")
-    Store(database).register(find_studies(folder), workers=1)
+    ReadingStore(database).register(find_studies(folder), workers=1)
     database.close()
     History.work, History.count = tmp_path / "w", 0
     from hypothesis.stateful import run_state_machine_as_test
@@ -221,7 +221,7 @@ def test_kill_9_loses_no_answered_save(tmp_path, store):
     answered = int((process.stdout.read().split() or [answered])[-1])
     process.wait()
     process.stdout.close()
-    after = Store(open_database(tmp_path / "work"))
+    after = ReadingStore(open_database(tmp_path / "work"))
     kept = after.state(after.studies()[0], "ann").reading.annotations[0].box_xyxy[2]
     assert kept in (5.0 + answered / 1000, 5.0 + (answered + 1) / 1000)
 
@@ -267,7 +267,7 @@ def test_a_full_database_and_one_locked_for_reading_are_named(tmp_path):
     database = open_database(tmp_path / "work")
     pages = database.row("PRAGMA page_count")[0]
     database.rows(f"PRAGMA max_page_count = {pages}")
-    store = Store(database)
+    store = ReadingStore(database)
     files = [StudyFile(f"{n}.png", f"{n}" * 90, tmp_path, "1") for n in range(400)]
     with pytest.raises(OutputError, match="disk is full"):
         store.register(files, workers=1)
@@ -278,7 +278,7 @@ def test_a_full_database_and_one_locked_for_reading_are_named(tmp_path):
         change.execute("INSERT INTO meta VALUES ('a', 'b')")
     other = sqlite3.connect(tmp_path / "work" / FILE, timeout=0)
     with pytest.raises(OutputError, match="Another program"):
-        Database(other, tmp_path / "work" / FILE).rows("SELECT * FROM meta")
+        WorkspaceDatabase(other, tmp_path / "work" / FILE).rows("SELECT * FROM meta")
 
 
 def test_database_is_private(tmp_path):
@@ -288,7 +288,7 @@ def test_database_is_private(tmp_path):
 
 
 def test_tokens_and_sessions(tmp_path, monkeypatch):
-    people = People(open_database(tmp_path / "w"))
+    people = AnnotatorRegistry(open_database(tmp_path / "w"))
     token = people.add("Ann Lee")
     session = people.log_in(token)
     assert people.person_of(session).name == "Ann Lee"
@@ -311,7 +311,7 @@ def test_tokens_and_sessions(tmp_path, monkeypatch):
 
 
 def test_sessions_end_and_guessing_is_slowed(tmp_path, monkeypatch):
-    people = People(open_database(tmp_path / "w"))
+    people = AnnotatorRegistry(open_database(tmp_path / "w"))
     session = people.log_in(people.manager_token())
     assert people.person_of(session).role == "manager"
     monkeypatch.setattr("data_prep.annotation.workspace.people.time.time", lambda: 9e9)
@@ -333,7 +333,7 @@ def test_share_out_is_even():
 
 
 def test_assignments(store, database):
-    people = People(database)
+    people = AnnotatorRegistry(database)
     people.add("ann")
     two = named(store, "two")
     store.assign([(two.key, "ann")])

@@ -6,9 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.reports.linker import dca
-from data_prep.reports.linker.batches import Batch, EntityTable, arrange, collate
+from data_prep.reports.linker.batches import DocumentBatch, EntityTable, arrange, collate
 from data_prep.reports.linker.dca import DynamicContext, first_of_each
-from data_prep.reports.linker.documents import NIL, Candidate, LinkDocument, LinkMention, gold_place
+from data_prep.reports.linker.documents import (
+    NIL,
+    EntityCandidate,
+    LinkDocument,
+    LinkMention,
+    gold_place,
+)
 from data_prep.reports.linker.local_models import AttentionLocal, ConvolutionLocal, attend
 from data_prep.reports.linker.spaces import NameSpace
 from data_prep.reports.linker.training import (
@@ -35,14 +41,14 @@ def random_document(seed: int, n_mentions: int = 9) -> LinkDocument:
     mentions = []
     for place in range(n_mentions):
         names = [str(n) for n in chance.permutation([*NAMES, NIL])[: chance.integers(2, 6)]]
-        listed = tuple(Candidate(n, float(chance.uniform(0.01, 1))) for n in names)
+        listed = tuple(EntityCandidate(n, float(chance.uniform(0.01, 1))) for n in names)
         words = tuple(str(w) for w in chance.choice(NAMES, size=chance.integers(0, 7)))
         gold = str(chance.choice([*names, "unlisted"]))
         mentions.append(LinkMention(place, words, listed, gold, size=int(chance.integers(1, 9))))
     return LinkDocument(str(seed), tuple(mentions))
 
 
-def make_batch(table: EntityTable, count: int = 3) -> Batch:
+def make_batch(table: EntityTable, count: int = 3) -> DocumentBatch:
     documents = [random_document(seed, 4 + 2 * seed) for seed in range(count)]
     return collate(documents, table, [list(range(len(d.mentions))) for d in documents])
 
@@ -152,11 +158,11 @@ def test_what_is_linked_joins_both_sets_of_the_next_step_by_hand() -> None:
     """Vectors are orthonormal, so that a set of one entity scores it with the diagonal B."""
     table = make_table({"alpha": ["zeta"]})
     model = make_model(table, hops=2)
-    later = tuple(Candidate(name, 0.5) for name in ("zeta", "alpha", "beta"))
+    later = tuple(EntityCandidate(name, 0.5) for name in ("zeta", "alpha", "beta"))
     mentions = (
-        LinkMention(0, (), (Candidate("alpha", 1.0),)),
+        LinkMention(0, (), (EntityCandidate("alpha", 1.0),)),
         LinkMention(1, (), later),
-        LinkMention(2, (), (Candidate(NIL, 1.0),)),
+        LinkMention(2, (), (EntityCandidate(NIL, 1.0),)),
         LinkMention(3, (), later),
     )
     batch = collate([LinkDocument("d", mentions)], table, [[0, 1, 2, 3]])
@@ -213,7 +219,7 @@ def test_orders() -> None:
 
 def test_any_module_can_be_the_local_model() -> None:
     class Priors(nn.Module):
-        def forward(self, batch: Batch) -> Tensor:
+        def forward(self, batch: DocumentBatch) -> Tensor:
             return batch.log_prior
 
     table = make_table()
@@ -228,13 +234,15 @@ def test_the_convolution_sees_words_in_any_document_alike() -> None:
     scores = local(batch)
     assert scores.shape == batch.valid.shape
     assert float(scores.detach().abs().max()) <= 1 + 1e-5
-    alone = local(Batch(*(part[1:2] for part in batch)))
+    alone = local(DocumentBatch(*(part[1:2] for part in batch)))
     torch.testing.assert_close(scores[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
-def loss_batch() -> Batch:
+def loss_batch() -> DocumentBatch:
     table = make_table()
-    mention = LinkMention(0, (), (Candidate("alpha", 0.5), Candidate("beta", 0.5)), "beta")
+    mention = LinkMention(
+        0, (), (EntityCandidate("alpha", 0.5), EntityCandidate("beta", 0.5)), "beta"
+    )
     unknown = mention._replace(gold=None)
     document = LinkDocument("d", (mention, mention, unknown))
     return collate([document], table, [[0, 1, 2]])
@@ -288,8 +296,8 @@ def echo_documents(count: int, seed: int) -> list[LinkDocument]:
     documents = []
     for number in range(count):
         first, second = (str(n) for n in chance.permutation(NAMES)[:2])
-        sure = (Candidate(first, 0.95), Candidate(second, 0.05))
-        pair = (Candidate(first, 0.5), Candidate(second, 0.5))
+        sure = (EntityCandidate(first, 0.95), EntityCandidate(second, 0.05))
+        pair = (EntityCandidate(first, 0.5), EntityCandidate(second, 0.5))
         open_ = pair if chance.random() < 0.5 else pair[::-1]
         mentions = (LinkMention(0, (), sure, first), LinkMention(1, (), open_, first))
         documents.append(LinkDocument(str(number), mentions))
@@ -355,6 +363,6 @@ def test_documents_without_gold_cannot_be_trained_on() -> None:
 
 
 def test_gold_place() -> None:
-    mention = LinkMention(0, (), (Candidate("a", 1), Candidate(NIL, 1)), NIL)
+    mention = LinkMention(0, (), (EntityCandidate("a", 1), EntityCandidate(NIL, 1)), NIL)
     assert gold_place(mention) == 1
     assert gold_place(mention._replace(gold="c")) == gold_place(mention._replace(gold=None)) == -1

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.linker.batches import EntityTable, collate
-from data_prep.reports.linker.documents import Candidate, LinkDocument, LinkMention
+from data_prep.reports.linker.documents import EntityCandidate, LinkDocument, LinkMention
 from data_prep.reports.linker.local_models import ConvolutionLocal, TextConvolution
 from data_prep.reports.linker.mention_types import TypeModel
 from data_prep.reports.linker.spaces import ConceptSpace, ContextScore, NameSpace
@@ -21,10 +21,10 @@ DOCUMENT = LinkDocument(
     "d",
     (
         LinkMention(
-            0, ("left", "lung"), (Candidate("lung_opacity", 0.6), Candidate(NIL, 0.4)),
+            0, ("left", "lung"), (EntityCandidate("lung_opacity", 0.6), EntityCandidate(NIL, 0.4)),
             "lung_opacity", surface=("opacity",),
         ),
-        LinkMention(1, ("heart",), (Candidate("effusion", 1.0),), "effusion", kind=1),
+        LinkMention(1, ("heart",), (EntityCandidate("effusion", 1.0),), "effusion", kind=1),
     ),
     ("left", "lung", "opacity", "unknown", "effusion", "heart"),
 )  # fmt: skip
@@ -79,7 +79,7 @@ def test_types_are_learnt_from_the_words() -> None:
     base = ConceptBase({"Opacity": 1, "Cardiomegaly": 1}, {"Lungs": ["Opacity"],
                                                           "Heart": ["Cardiomegaly"]})  # fmt: skip
     table = EntityTable(ConceptSpace(base, VECTORS), VECTORS)
-    both = (Candidate("Opacity", 0.5), Candidate("Cardiomegaly", 0.5))
+    both = (EntityCandidate("Opacity", 0.5), EntityCandidate("Cardiomegaly", 0.5))
     document = LinkDocument("d", (LinkMention(0, ("lung",), both, "Opacity"),
                                   LinkMention(1, ("heart",), both, "Cardiomegaly")))  # fmt: skip
     batch = collate([document], table, [[0, 1]])

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.findings.mentions import Mention
 from data_prep.reports.linker.candidates import (
+    AliasPriors,
     CandidateGenerator,
-    Priors,
     best_gold,
     learn_priors,
     mean_places,
     pick,
 )
-from data_prep.reports.linker.documents import Candidate
+from data_prep.reports.linker.documents import EntityCandidate
 from data_prep.reports.linker.measure import agreement, count_codes, difference, micro_f1
 from data_prep.reports.linker.report_documents import inherited
 from data_prep.reports.linker.vectors import read_vectors, train_vectors
@@ -140,7 +140,7 @@ def test_priors_by_hand() -> None:
     assert priors.headings["opacity"] == {"O": 2, NIL: 1}
     assert priors.hits["left"] == (2, 1)
     assert priors.misses["right"] == (2, 0)
-    assert Priors.from_json(priors.as_json()) == priors
+    assert AliasPriors.from_json(priors.as_json()) == priors
     found = CandidateGenerator(BASE, priors).heading_prior(mention())
     # alias alone: (2 + 1/2) / 4, then with the assertion: (2 + that) / 4
     assert found["O"] == pytest.approx((2 + 2.5 / 4) / 4)
@@ -166,12 +166,12 @@ def test_words_beside_a_mention_move_its_prior() -> None:
     generate = CandidateGenerator(BASE, learn_priors(BASE, many))
     assert generate.all_codes(mention(qualifiers=("left",)))[0].entity == "O/left"
     assert generate.all_codes(mention())[0].entity == "O"
-    assert generate.best_code([Candidate(NIL, 0.9), Candidate("O", 0.1)]) == "O"
+    assert generate.best_code([EntityCandidate(NIL, 0.9), EntityCandidate("O", 0.1)]) == "O"
 
 
 def test_pick_takes_half_by_prior_then_heirs_then_context() -> None:
-    ranked = [Candidate(n, p) for n, p in zip("abcdefg", (7, 6, 5, 4, 3, 2, 1), strict=True)]
-    ranked.insert(3, Candidate(NIL, 0.0))
+    ranked = [EntityCandidate(n, p) for n, p in zip("abcdefg", (7, 6, 5, 4, 3, 2, 1), strict=True)]
+    ranked.insert(3, EntityCandidate(NIL, 0.0))
     found = pick(ranked, {"g": 1.0, "e": 0.5}, inherited=["f", "zz"], keep=4)
     assert [c.entity for c in found] == ["a", "b", "f", "g", NIL]
     assert found[-1].prior == 1e-3

@@ -8,7 +8,13 @@ import pytest
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.linking import DictionaryLinker, link_report
 from data_prep.reports.linker.measure import count_codes, micro_f1
-from data_prep.reports.linker.trained_linker import Linker, judge, parse, report_codes, train_on
+from data_prep.reports.linker.trained_linker import (
+    TrainedLinker,
+    judge,
+    parse,
+    report_codes,
+    train_on,
+)
 from data_prep.reports.linker.training import LinkerConfig
 from data_prep.reports.reading.files import read_reports
 from data_prep.reports.reading.splitting import split_reports
@@ -19,7 +25,7 @@ CONFIG = LinkerConfig(epochs=6, dimensions=16)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Linker, list, Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedLinker, list, Path]:
     folder = tmp_path_factory.mktemp("linker")
     source = write_reports(folder / "reports.csv", make_reports(300))
     linker, test = train_on(source, CONFIG)
@@ -47,7 +53,7 @@ def test_absent_findings_are_linked_too_and_never_coded(trained: tuple) -> None:
 
 def test_a_linker_comes_back_as_it_was(trained: tuple) -> None:
     linker, test, folder = trained
-    again = Linker.load(folder)
+    again = TrainedLinker.load(folder)
     assert again.config == linker.config
     for report in test:
         assert link_report(report.text, again.base, again) == link_report(
@@ -96,7 +102,7 @@ def test_a_damaged_linker_is_one_line(
 ) -> None:
     damage(trained[2], tmp_path / "bad", how)
     with pytest.raises(error) as caught:
-        Linker.load(tmp_path / "bad")
+        TrainedLinker.load(tmp_path / "bad")
     assert "\n" not in str(caught.value)
 
 

@@ -13,7 +13,7 @@ from deploy_jetson.device.daemon.config import (
     check_config,
     load_config,
 )
-from deploy_jetson.device.daemon.settings import DaemonConfig, Destination
+from deploy_jetson.device.daemon.settings import DaemonConfig, ResultDestination
 from tests.contracts.tree import ROOT
 from tests.deploy_jetson.device.daemon.certificates import make_certificates
 from tests.deploy_jetson.device.daemon.rig import BUNDLE
@@ -53,7 +53,9 @@ def test_every_kind_of_value(tmp_path):
     assert found.rules.view == ("AP",)
     assert found.dicom.allow == ("10.0.0.0/8", "fd00::/8")
     assert found.dicom.allow_aets == ("CT 1", "PACS")
-    assert found.destinations == {"main-pacs": Destination(host="pacs", aet="PACS", kinds=("sc",))}
+    assert found.destinations == {
+        "main-pacs": ResultDestination(host="pacs", aet="PACS", kinds=("sc",))
+    }
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_files_that_are_no_configuration(tmp_path):
 def test_every_number_has_bounds_and_every_key_is_documented():
     page = (ROOT / "docs" / "reference" / "daemon-config.md").read_text()
     parts = [part for name, part in DaemonConfig()._asdict().items() if name != "destinations"]
-    for part in [*parts, Destination()]:
+    for part in [*parts, ResultDestination()]:
         for key, value in part._asdict().items():
             if isinstance(value, int | float):
                 assert key in module.BOUNDS

@@ -250,10 +250,16 @@ def test_an_archive_that_falls_silent_does_not_hold_the_sender(tmp_path, where):
     """It accepts the connection, or the object, and then half an answer is all there ever is."""
     pytest.importorskip("pynetdicom")
     from deploy_jetson.device.daemon.interfaces.dicom_send import ResultSender
-    from deploy_jetson.device.daemon.settings import Destination, ResultsSettings, RetrySettings
+    from deploy_jetson.device.daemon.settings import (
+        ResultDestination,
+        ResultsSettings,
+        RetrySettings,
+    )
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        peer = Destination("127.0.0.1", silent.getsockname()[1], "PEER", kinds=("sr",), timeout_s=1)
+        peer = ResultDestination(
+            "127.0.0.1", silent.getsockname()[1], "PEER", kinds=("sr",), timeout_s=1
+        )
         config = settings(tmp_path / "state", results=ResultsSettings(("sr",)))
         with running(config, child=True) as rig:
             job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]

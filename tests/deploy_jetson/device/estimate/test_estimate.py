@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from deploy_jetson.device.estimate.calibration import (
-    Calibration,
     CorrectionFactors,
+    EstimateCalibration,
     MeasuredVersusPredicted,
     fit,
     read_calibration,
@@ -224,4 +224,4 @@ def test_document_round_trip(tmp_path):
     made = fit([MeasuredVersusPredicted("kernels", 1.2, 1.0, 1.0)], ["b" * 64])
     path = tmp_path / "c.json"
     path.write_text(json.dumps(made.document()))
-    assert read_calibration(str(path)) == Calibration(made.engines, made.idle, ["b" * 64])
+    assert read_calibration(str(path)) == EstimateCalibration(made.engines, made.idle, ["b" * 64])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deploy_jetson.device.power import ina3221
-from deploy_jetson.device.power.clock import Clock, VirtualClock
+from deploy_jetson.device.power.clock import MonotonicClock, VirtualClock
 from deploy_jetson.device.power.find import open_sensor
 from deploy_jetson.device.power.ina3221 import Ina3221Sensor, hwmon_channels, iio_channels
 from deploy_jetson.device.power.modelled import ModelSensor
@@ -17,8 +17,8 @@ from deploy_jetson.device.power.rapl import RaplSensor
 from deploy_jetson.device.power.replay import RecordedSeries, ReplaySensor, read_series
 from deploy_jetson.device.power.sampler import ThreadSampler, open_sampler
 from deploy_jetson.device.power.sensor import (
-    Rail,
-    Sensor,
+    PowerRail,
+    PowerSensor,
     SensorGap,
     SensorInfo,
     SensorLost,
@@ -166,7 +166,7 @@ def test_two_packages_have_parts_of_one_name_and_no_total(tmp_path):
 
 def test_discovery_prefers_the_boards_own_monitor(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    clock = Clock()
+    clock = MonotonicClock()
     assert open_sensor("auto", clock, 0.1, str(tmp_path)) is None
     rapl_tree(tmp_path, {"0": ("package-0", 1, 9)})
     assert open_sensor("auto", clock, 0.1, str(tmp_path)).info.kind == "rapl"
@@ -179,10 +179,10 @@ def test_discovery_prefers_the_boards_own_monitor(tmp_path, monkeypatch):
 def test_named_sensor_that_is_not_here(tmp_path):
     for name in ("ina3221-iio", "ina3221-hwmon", "rapl"):
         with pytest.raises(DeviceError, match="not here"):
-            open_sensor(name, Clock(), 0.1, str(tmp_path))
+            open_sensor(name, MonotonicClock(), 0.1, str(tmp_path))
     for name in ("thermometer", "replay:", ""):
         with pytest.raises(ConfigError, match="Unknown power sensor"):
-            open_sensor(name, Clock(), 0.1, str(tmp_path))
+            open_sensor(name, MonotonicClock(), 0.1, str(tmp_path))
 
 
 # --- replay ----------------------------------------------------------------------------------
@@ -240,11 +240,11 @@ def test_binary_garbage_is_no_recording(tmp_path):
 # --- sampling --------------------------------------------------------------------------------
 
 
-class Scripted(Sensor):
+class Scripted(PowerSensor):
     """Gives what a list says; an exception in it is raised."""
 
     def __init__(self, script):
-        rail = Rail("VDD_IN", "mw", "", "")
+        rail = PowerRail("VDD_IN", "mw", "", "")
         self.info = SensorInfo("scripted", "measured", (rail,), "VDD_IN")
         self._script = list(script)
 
@@ -302,7 +302,7 @@ class Counting(Scripted):
 
 def test_thread_samples_on_a_grid():
     sensor = Counting([], 15)
-    sampler = open_sampler(sensor, Clock(), 0.02)
+    sampler = open_sampler(sensor, MonotonicClock(), 0.02)
     assert isinstance(sampler, ThreadSampler)
     started = time.monotonic()
     sampler.start()
@@ -315,7 +315,7 @@ def test_thread_samples_on_a_grid():
 
 def test_a_crash_of_the_sensor_is_not_silence():
     sensor = Counting([1.0, ZeroDivisionError()], 2)
-    sampler = open_sampler(sensor, Clock(), 0.01)
+    sampler = open_sampler(sensor, MonotonicClock(), 0.01)
     sampler.start()
     assert sensor.enough.wait(60)
     with pytest.raises(DeviceError, match="ZeroDivisionError"):
@@ -330,7 +330,7 @@ def test_a_sensor_that_hangs_is_said_so(monkeypatch):
 
     release = threading.Event()
     monkeypatch.setattr("deploy_jetson.device.power.sampler.STOP_TIMEOUT_S", 0.05)
-    sampler = open_sampler(Hanging([]), Clock(), 0.01)
+    sampler = open_sampler(Hanging([]), MonotonicClock(), 0.01)
     sampler.start()
     with pytest.raises(DeviceError, match="sensor hangs"):
         sampler.stop()
@@ -351,7 +351,7 @@ def test_sampling_at_10_hz_costs_less_than_one_percent(tmp_path):
         return read()
 
     sensor.read = counted
-    sampler = open_sampler(sensor, Clock(), 0.1)
+    sampler = open_sampler(sensor, MonotonicClock(), 0.1)
     sampler.start()
     assert enough.wait(120)
     samples = sampler.stop()
@@ -387,7 +387,7 @@ def vcgencmd(tmp_path, monkeypatch):
 
 def test_a_pi_5_has_rails_and_no_total(vcgencmd, tmp_path):
     vcgencmd(PMIC)
-    sensor = open_sensor("auto", Clock(), 0.1, str(tmp_path))
+    sensor = open_sensor("auto", MonotonicClock(), 0.1, str(tmp_path))
     assert sensor.info.kind == "pi5-pmic"
     assert sensor.info.total is None  # the board does not measure what it draws
     assert [rail.name for rail in sensor.info.rails] == ["3V7_WL_SW", "VDD_CORE"]
@@ -404,9 +404,9 @@ def test_a_pi_5_has_rails_and_no_total(vcgencmd, tmp_path):
 @pytest.mark.parametrize("text", ["", 'error=1 error_msg="Command not registered"', "\0\xff"])
 def test_a_pi_without_the_converter_has_no_such_sensor(vcgencmd, tmp_path, text):
     vcgencmd(text)
-    assert open_sensor("auto", Clock(), 0.1, str(tmp_path)) is None
+    assert open_sensor("auto", MonotonicClock(), 0.1, str(tmp_path)) is None
     with pytest.raises(DeviceError, match="not here"):
-        open_sensor("pi5-pmic", Clock(), 0.1, str(tmp_path))
+        open_sensor("pi5-pmic", MonotonicClock(), 0.1, str(tmp_path))
 
 
 def test_rails_of_both_orin_modules(tmp_path):

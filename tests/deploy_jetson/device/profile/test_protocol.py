@@ -8,8 +8,8 @@ import pytest
 from deploy_jetson.device.board import BoardSnapshot, ClockState, CpuTimes, ThermalZone
 from deploy_jetson.device.power.clock import VirtualClock
 from deploy_jetson.device.power.sensor import (
-    Rail,
-    Sensor,
+    PowerRail,
+    PowerSensor,
     SensorGap,
     SensorInfo,
     SensorLost,
@@ -30,7 +30,7 @@ LATENCY_S = 0.05
 IDLE_MW, BUSY_MW = 2000.0, 9000.0
 
 
-class FakeSensor(Sensor):
+class FakeSensor(PowerSensor):
     """Idle and busy power of several rails, with faults told by a function of the read's number.
 
     The function gives None (fine), an exception to raise, or a set of rails that fail.
@@ -39,7 +39,7 @@ class FakeSensor(Sensor):
     def __init__(self, rails=None, fault=None, basis="measured"):
         self.levels = rails or {"VDD_IN": (IDLE_MW, BUSY_MW), "VDD_SYS_GPU": (150.0, 4000.0)}
         total = "VDD_IN" if "VDD_IN" in self.levels else None
-        made = tuple(Rail(name, "mw", scope_of(name), "fake") for name in self.levels)
+        made = tuple(PowerRail(name, "mw", scope_of(name), "fake") for name in self.levels)
         self.info = SensorInfo("fake", basis, made, total)
         self.fault = fault or (lambda number: None)
         self.reads, self.busy = 0, False

@@ -16,10 +16,10 @@ pytest.importorskip("pynetdicom")
 from deploy_jetson.device.daemon.interfaces.dicom_send import ResultSender, backoff_s
 from deploy_jetson.device.daemon.interfaces.store_request import file_head
 from deploy_jetson.device.daemon.settings import (
-    Destination,
     DicomSettings,
     DiskSettings,
     QueueSettings,
+    ResultDestination,
     ResultsSettings,
     RetrySettings,
 )
@@ -242,7 +242,7 @@ def out_settings(tmp_path, port, **more):
         tmp_path / "state",
         results=ResultsSettings(KINDS),
         retry=RetrySettings(first_s=0.05, longest_s=0.2, max_attempts=more.pop("attempts", 60)),
-        destinations={"pacs": Destination("127.0.0.1", port, "PEER", timeout_s=60, **more)},
+        destinations={"pacs": ResultDestination("127.0.0.1", port, "PEER", timeout_s=60, **more)},
     )
 
 

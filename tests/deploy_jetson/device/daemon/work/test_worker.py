@@ -15,13 +15,13 @@ import pytest
 
 from deploy_jetson.device.board import BoardSnapshot, ThermalZone
 from deploy_jetson.device.daemon import logs
-from deploy_jetson.device.daemon.health.notify import Notifier
+from deploy_jetson.device.daemon.health.notify import SystemdNotifier
 from deploy_jetson.device.daemon.health.power_rails import PowerMonitor
 from deploy_jetson.device.daemon.health.thermal import ThermalGovernor
 from deploy_jetson.device.daemon.settings import QueueSettings, ResultsSettings, ThermalSettings
 from deploy_jetson.device.daemon.store import journal
 from deploy_jetson.device.daemon.store.journal import JobJournal
-from deploy_jetson.device.daemon.store.spool import AlreadyRunning, Spool
+from deploy_jetson.device.daemon.store.spool import AlreadyRunning, ImageSpool
 from deploy_jetson.device.daemon.work import answers
 from deploy_jetson.device.daemon.work.worker import EngineLost
 from pneumonia.runtime.errors import DeviceError, InferenceError, OutputError
@@ -307,12 +307,12 @@ def test_a_journal_of_a_later_version_is_not_touched(tmp_path):
 
 
 def test_two_daemons_do_not_share_a_state_folder(tmp_path):
-    first = Spool(tmp_path)
+    first = ImageSpool(tmp_path)
     with pytest.raises(AlreadyRunning) as caught:
-        Spool(tmp_path)
+        ImageSpool(tmp_path)
     assert caught.value.exit_code == 75
     first.close()
-    Spool(tmp_path).close()
+    ImageSpool(tmp_path).close()
 
 
 def test_one_uid_with_other_contents_is_a_conflict(tmp_path):
@@ -500,7 +500,7 @@ def test_the_watchdog_hears_the_loop_and_nothing_else(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(address)
         channel.settimeout(60)
-        notifier = Notifier(address, "200000")
+        notifier = SystemdNotifier(address, "200000")
         with running(settings(tmp_path / "state"), notifier=notifier) as rig:
             assert channel.recv(200).startswith(b"READY=1\nSTATUS=")
             assert channel.recv(200) == b"WATCHDOG=1"
