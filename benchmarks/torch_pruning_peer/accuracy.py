@@ -1,4 +1,4 @@
-"""The accuracy part of `torch_pruning_pair`: CIFAR-10 after pruning and after retraining."""
+"""The accuracy part of `pair`: CIFAR-10 after pruning and after retraining."""
 
 import json
 import math
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from benchmarks.compression.torch_pruning_halves import WEIGHTED, our_pruning, their_pruning
 from benchmarks.compression.training import Images, read_images
+from benchmarks.torch_pruning_peer.halves import WEIGHTED, our_pruning, their_pruning
 from evaluation.metrics.intervals import t_quantile
 from pneumonia.compression.admm.any_network import NetworkPruning
 from pneumonia.network.to_torch import to_torch

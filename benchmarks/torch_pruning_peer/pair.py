@@ -1,6 +1,6 @@
 """Torch-Pruning and this package on the same networks: coupled groups, sizes, times, accuracy.
 
-python -m benchmarks.compression.torch_pruning_pair [--cifar] [--seeds 3] [--epochs 4 3] \
+python -m benchmarks.torch_pruning_peer.pair [--cifar] [--seeds 3] [--epochs 4 3] \
     [--size 32] [--images 45000] [--work FOLDER] [--out FILE]
 
 Both remove half of the channels of every group of coupled filters, those of least importance by the
@@ -25,8 +25,8 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from benchmarks.compression.torch_pruning_accuracy import accuracies
-from benchmarks.compression.torch_pruning_halves import (
+from benchmarks.torch_pruning_peer.accuracy import accuracies
+from benchmarks.torch_pruning_peer.halves import (
     RATIO,
     WEIGHTED,
     our_pruning,
