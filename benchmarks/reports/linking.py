@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.reports.shorthand import Shorthand
 from data_prep.reports.findings.concepts import NIL, NORMAL, build_base, same_code
 from data_prep.reports.findings.linking import DictionaryLinker, finder_of, link_report
 from data_prep.reports.findings.scope import PRESENT
 from data_prep.reports.linker.candidates import learn_priors
 from data_prep.reports.linker.measure import agreement, count_codes, difference
 from data_prep.reports.linker.report_documents import asserted
-from data_prep.reports.linker.shorthand import Shorthand
 from data_prep.reports.linker.trained_linker import (
     ParsedReport,
     TrainedLinker,

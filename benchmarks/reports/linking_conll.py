@@ -17,14 +17,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.reports.conll import (
+    ENTITY_PREFIX,
+    NameSpace,
+    preselect,
+    read_candidate_file,
+    read_vectors,
+)
 from data_prep.reports.linker.batches import EntityTable, Order, arrange, collate
-from data_prep.reports.linker.conll import preselect, read_candidate_file
 from data_prep.reports.linker.dca import DynamicContext
 from data_prep.reports.linker.documents import NIL, LinkDocument
 from data_prep.reports.linker.local_models import LOCAL_MODELS
-from data_prep.reports.linker.spaces import ENTITY_PREFIX, NameSpace, words_of
+from data_prep.reports.linker.spaces import words_of
 from data_prep.reports.linker.training import LinkerConfig, train_model
-from data_prep.reports.linker.vectors import WordVectors, read_vectors, train_vectors
+from data_prep.reports.linker.vectors import WordVectors, train_vectors
 
 METHODS: dict[str, dict[str, object]] = {
     "local only": {"hops": 0},

@@ -3,7 +3,7 @@
     python -m benchmarks.reports.linking_shorthand ../shared/data/reports/openi_reports.csv
     python -m benchmarks.reports.linking_shorthand REPORTS --only "local only, CNN" --seeds 1
 
-Made by `data_prep.reports.linker.shorthand`; split 70/10/20 by report. Epochs and the weights of
+Made by `benchmarks.reports.shorthand`; split 70/10/20 by report. Epochs and the weights of
 untrained models are chosen on the 10 %, the 20 % are scored once, at the end. Accuracy is that of
 the ambiguous mentions. `--seeds 0` trains nothing.
 Writes benchmarks/results/report_linking_shorthand.{json,md}.
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import processor
+from benchmarks.reports.shorthand import Shorthand, ambiguous
 from data_prep.reports.findings.concepts import build_base
 from data_prep.reports.linker.batches import EntityTable, Order, arrange, collate
 from data_prep.reports.linker.dca import DynamicContext
@@ -31,7 +32,6 @@ from data_prep.reports.linker.documents import EntityCandidate, LinkDocument, Li
 from data_prep.reports.linker.local_models import LOCAL_MODELS
 from data_prep.reports.linker.measure import Counts, agreement, difference, micro_f1
 from data_prep.reports.linker.report_documents import N_MENTION_KINDS
-from data_prep.reports.linker.shorthand import Shorthand, ambiguous
 from data_prep.reports.linker.spaces import ConceptSpace
 from data_prep.reports.linker.trained_linker import learn_vectors, parse
 from data_prep.reports.linker.training import LinkerConfig, train_model

@@ -1,6 +1,6 @@
-"""Entity vectors, neighbours, kinds and descriptions: of concept codes, and of plain names."""
+"""Entity vectors, neighbours, kinds and descriptions of concept codes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,6 @@ from data_prep.reports.linker.documents import EntitySpace
 from data_prep.reports.linker.vectors import WordVectors
 
 Vector = npt.NDArray[np.float32]
-ENTITY_PREFIX = "ENTITY/"  # marks entities among the words, as in files of Wikipedia2Vec
 _HEADING, _QUALIFIER = "heading:", "qualifier:"  # prefixes of rows that are not words
 
 
@@ -93,54 +92,6 @@ class ConceptSpace:
             words = dict.fromkeys(word for form in forms for word in words_of(form))
             found = self._described[heading] = tuple(words)
         return found
-
-
-class NameSpace:
-    """Entities known by name: a row `ENTITY/name` of the vectors, else the mean of its words.
-
-    Args:
-        vectors: Word vectors, with entities as in files of Wikipedia2Vec.
-        neighbours: Entity -> related entities, for example linked beside it in training.
-        descriptions: Entity -> words of a text about it; the words of the name where it has none.
-    """
-
-    def __init__(
-        self,
-        vectors: WordVectors,
-        neighbours: Mapping[str, Sequence[str]] | None = None,
-        descriptions: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
-        self._rows = vectors.rows()
-        self._matrix = vectors.matrix
-        self.dimensions = vectors.matrix.shape[1]
-        self.n_kinds = 2
-        self._near = {name: tuple(others) for name, others in (neighbours or {}).items()}
-        self._described = {name: tuple(words) for name, words in (descriptions or {}).items()}
-
-    def vector(self, entity: str) -> Vector:
-        """See EntitySpace."""
-        own = self._rows.get(ENTITY_PREFIX + entity)
-        if own is not None:
-            return unit(self._matrix[own])
-        rows = [self._rows[word] for word in self.title(entity) if word in self._rows]
-        total = np.zeros(self.dimensions, np.float32)
-        return unit(self._matrix[rows].sum(axis=0)) if rows else total
-
-    def neighbours(self, entity: str) -> tuple[str, ...]:
-        """Neighbours passed to the constructor."""
-        return self._near.get(entity, ())
-
-    def kind(self, entity: str) -> int:
-        """0 for NIL, 1 for any other entity."""
-        return int(entity != NIL)
-
-    def title(self, entity: str) -> tuple[str, ...]:
-        """Words of the name."""
-        return () if entity == NIL else words_of(entity.replace("_", " "))
-
-    def description(self, entity: str) -> tuple[str, ...]:
-        """Words passed to the constructor, else those of the name."""
-        return self._described.get(entity) or self.title(entity)
 
 
 class ContextScore:

@@ -1,13 +1,12 @@
-"""Word and entity vectors: from a text file, or trained from co-occurrence.
+"""Word and entity vectors, trained from co-occurrence.
 
-Trained vectors are positive pointwise mutual information, reduced by SVD (scikit-learn). Source:
+They are positive pointwise mutual information, reduced by SVD (scikit-learn). Source:
 Levy, Goldberg, Dagan, TACL 3 (2015) 211-225: on small corpora this is at least as good as
 skip-gram.
 """
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,56 +34,6 @@ class WordVectors(NamedTuple):
     def rows(self) -> dict[str, int]:
         """Word -> row."""
         return {word: row for row, word in enumerate(self.words)}
-
-
-def read_vectors(path: Path, wanted: Container[str] | None = None) -> WordVectors:
-    """Read a text file of vectors, as of word2vec, GloVe, fastText and Wikipedia2Vec.
-
-    One word per line, then its numbers, separated by blanks; an optional first line has two whole
-    numbers (words and dimensions). Vectors are scaled to unit length; of equal words the first is
-    used.
-
-    Args:
-        path: UTF-8 file, read line by line; it may be larger than memory.
-        wanted: Words to keep; None = all.
-
-    Raises:
-        DataError: The file cannot be read, a line is malformed, or no wanted word is in it.
-    """
-    kept: dict[str, Matrix] = {}
-    size = number = 0
-    try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                parts = line.split()
-                if not parts:
-                    continue
-                if number == 1 and len(parts) == 2 and all(part.isdigit() for part in parts):
-                    size = int(parts[1])
-                    continue
-                size = size or len(parts) - 1
-                word, *numbers = line.strip().rsplit(None, size)
-                if size < 1 or len(numbers) != size:
-                    raise ValueError("columns")
-                if word in kept or (wanted is not None and word not in wanted):
-                    continue
-                vector = np.array(numbers, np.float32)
-                if not np.isfinite(vector).all():
-                    raise ValueError("not finite")
-                kept[word] = vector / max(float(np.linalg.norm(vector)), 1e-10)
-    except OSError as error:
-        raise DataError(
-            "Cannot read vectors", found=error.strerror or str(error), where=str(path)
-        ) from None
-    except ValueError:  # UnicodeDecodeError is one
-        raise DataError(
-            "Line is not a word with its vector",
-            expected=f"a word and {size} numbers" if size > 0 else "a word and numbers, in UTF-8",
-            where=f"{path}, line {max(1, number)}",
-        ) from None
-    if not kept:
-        raise DataError("File has no vector of a wanted word", where=str(path))
-    return WordVectors(tuple(kept), np.stack(list(kept.values())))
 
 
 def train_vectors(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.reports.conll import NameSpace
 from data_prep.reports.linker import dca
 from data_prep.reports.linker.batches import DocumentBatch, EntityTable, arrange, collate
 from data_prep.reports.linker.dca import DynamicContext, first_of_each
@@ -16,7 +17,6 @@ from data_prep.reports.linker.documents import (
     gold_place,
 )
 from data_prep.reports.linker.local_models import AttentionLocal, ConvolutionLocal, attend
-from data_prep.reports.linker.spaces import NameSpace
 from data_prep.reports.linker.training import (
     LinkerConfig,
     mean_reward,

@@ -1,7 +1,5 @@
 """Agreement of codes, word vectors and candidates: values by hand and properties."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +18,7 @@ from data_prep.reports.linker.candidates import (
 from data_prep.reports.linker.documents import EntityCandidate
 from data_prep.reports.linker.measure import agreement, count_codes, difference, micro_f1
 from data_prep.reports.linker.report_documents import inherited
-from data_prep.reports.linker.vectors import read_vectors, train_vectors
+from data_prep.reports.linker.vectors import train_vectors
 from pneumonia.runtime.errors import DataError
 
 CODE = st.sampled_from(["A", "A/x", "A/x/y", "A/y/x", "B", "B/x"])
@@ -88,33 +86,6 @@ def test_words_in_like_company_have_like_vectors() -> None:
 def test_too_little_text_is_said() -> None:
     with pytest.raises(DataError, match="Too little text"):
         train_vectors([["a", "b"]])
-
-
-def vector_file(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize("header", ["", "3 2\n"])
-def test_a_text_file_of_vectors(tmp_path: Path, header: str) -> None:
-    path = vector_file(
-        tmp_path / "v.txt", f"{header}heart 3 4\nENTITY/New_York -1 0 \nheart 0 1\n\nzero 0 0\n"
-    )
-    found = read_vectors(path)
-    assert found.words == ("heart", "ENTITY/New_York", "zero")
-    np.testing.assert_allclose(found.matrix, [[0.6, 0.8], [-1, 0], [0, 0]], rtol=1e-6)
-    assert read_vectors(path, {"zero"}).words == ("zero",)
-    with pytest.raises(DataError, match="wanted word"):
-        read_vectors(path, {"lung"})
-
-
-@pytest.mark.parametrize("line", ["heart 1", "heart 1 2 3x", "heart 1 nan", "heart", "\x00 x y"])
-def test_a_malformed_line_of_a_vector_file_is_named(tmp_path: Path, line: str) -> None:
-    path = vector_file(tmp_path / "v.txt", f"lung 1 2\n{line}\n")
-    with pytest.raises(DataError, match="line 2"):
-        read_vectors(path)
-    with pytest.raises(DataError, match="Cannot read"):
-        read_vectors(tmp_path / "none.txt")
 
 
 def mention(**changes: object) -> Mention:

@@ -4,12 +4,8 @@ import codecs
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from data_prep.reports.linker.conll import preselect, read_candidate_file
-from data_prep.reports.linker.spaces import NameSpace
-from data_prep.reports.linker.vectors import WordVectors
 from data_prep.reports.reading.files import read_reports
 from data_prep.reports.reading.splitting import split_reports
 from pneumonia.runtime.errors import DataError
@@ -137,50 +133,3 @@ def test_the_split_is_exact_fixed_and_free_of_order() -> None:
     assert sorted(split.values()).count("val") == 100
     assert split == split_reports(list(reversed(names)))
     assert [split[n] for n in ("0", "1", "2", "3")] == [split_reports(names)[n] for n in "0123"]
-
-
-LINE = (
-    "1\tEU\tGermany\tin left\tright words\tCANDIDATES\t3,0.2,German Empire\t4,0.7,Germany\t5,0,A,b"
-)
-
-
-def test_a_line_of_a_benchmark_file(tmp_path: Path) -> None:
-    path = tmp_path / "aida.csv"
-    path.write_text(
-        f"{LINE}\tGT:\t1,4,0.7,Germany\n"
-        f"{LINE}\tGT:\t-1\n"
-        "2\tX\tFoo\t\t\tCANDIDATES\tEMPTYCAND\tGT:\t-1\n"
-    )
-    first, second = read_candidate_file(path)
-    assert (first.name, second.name) == ("1 EU", "2 X")
-    one, two = first.mentions
-    assert [c.entity for c in one.candidates] == ["Germany", "German_Empire", "A,b"]
-    assert [c.prior for c in one.candidates] == [0.7, 0.2, 1e-3]
-    assert (one.gold, two.gold) == ("Germany", "NIL")
-    assert one.context == ("in", "left", "germany", "right", "word")
-    assert second.mentions[0].candidates == ()
-    assert len(read_candidate_file(path, keep=1)[0].mentions[0].candidates) == 1
-
-
-def test_eight_candidates_are_selected_by_prior_and_context(tmp_path: Path) -> None:
-    path = tmp_path / "aida.csv"
-    listed = "\t".join(f"{i},0.{9 - i},{name}" for i, name in enumerate("abcdefghi"))
-    path.write_text(f"1\tX\tm\ti\th\tCANDIDATES\t{listed}\tGT:\t-1\n")
-    words = WordVectors(tuple("hi"), np.eye(2, dtype=np.float32))
-    (document,) = read_candidate_file(path)
-    (kept,) = preselect([document], NameSpace(words), words)
-    names = [c.entity for c in kept.mentions[0].candidates]
-    assert names == ["a", "b", "c", "d", "h", "i", "e", "f"]
-    assert (document.words, kept.mentions[0].surface) == (("i", "m", "h"), ("m",))
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["a", LINE, f"{LINE}\tGT:", LINE.replace("CANDIDATES", "X") + "\tGT:\t-1",
-     LINE.replace("0.7", "7") + "\tGT:\t-1", LINE.replace("0.7", "nan") + "\tGT:\t-1"],
-)  # fmt: skip
-def test_a_malformed_benchmark_line_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "x.csv"
-    path.write_text(f"\n{line}\n")
-    with pytest.raises(DataError, match="line 2"):
-        read_candidate_file(path)

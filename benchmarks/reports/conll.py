@@ -1,4 +1,6 @@
-"""Entity-linking benchmark files: mentions with candidates, priors and gold, tab-separated.
+"""Entity-linking benchmark files, their word vectors, and entities known by name.
+
+Mentions with candidates, priors and gold, tab-separated.
 
 The format of AIDA-CoNLL, MSNBC, AQUAINT, ACE2004, CWEB and WIKI as used by Ganea and Hofmann (2017)
 and later systems such as DCA. One mention per line:
@@ -7,9 +9,11 @@ and later systems such as DCA. One mention per line:
     id,prior,name  id,prior,name ...  (or EMPTYCAND)  GT:  place,id,prior,name  (or -1,...)
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+
+import numpy as np
 
 from data_prep.reports.linker.candidates import pick
 from data_prep.reports.linker.documents import (
@@ -20,10 +24,11 @@ from data_prep.reports.linker.documents import (
     LinkMention,
     clamp,
 )
-from data_prep.reports.linker.spaces import ContextScore, words_of
-from data_prep.reports.linker.vectors import WordVectors
+from data_prep.reports.linker.spaces import ContextScore, Vector, unit, words_of
+from data_prep.reports.linker.vectors import Matrix, WordVectors
 from pneumonia.runtime.errors import DataError
 
+ENTITY_PREFIX = "ENTITY/"  # marks entities among the words, as in files of Wikipedia2Vec
 MAX_CANDIDATES = 50  # read per mention; `preselect` keeps fewer
 _CONTEXT_WORDS = 50
 _EMPTY = "EMPTYCAND"
@@ -128,3 +133,101 @@ def _name(parts: Sequence[str]) -> str:
     if not name:
         raise ValueError("name")
     return name
+
+
+class NameSpace:
+    """Entities known by name: a row `ENTITY/name` of the vectors, else the mean of its words.
+
+    Args:
+        vectors: Word vectors, with entities as in files of Wikipedia2Vec.
+        neighbours: Entity -> related entities, for example linked beside it in training.
+        descriptions: Entity -> words of a text about it; the words of the name where it has none.
+    """
+
+    def __init__(
+        self,
+        vectors: WordVectors,
+        neighbours: Mapping[str, Sequence[str]] | None = None,
+        descriptions: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self._rows = vectors.rows()
+        self._matrix = vectors.matrix
+        self.dimensions = vectors.matrix.shape[1]
+        self.n_kinds = 2
+        self._near = {name: tuple(others) for name, others in (neighbours or {}).items()}
+        self._described = {name: tuple(words) for name, words in (descriptions or {}).items()}
+
+    def vector(self, entity: str) -> Vector:
+        """See EntitySpace."""
+        own = self._rows.get(ENTITY_PREFIX + entity)
+        if own is not None:
+            return unit(self._matrix[own])
+        rows = [self._rows[word] for word in self.title(entity) if word in self._rows]
+        total = np.zeros(self.dimensions, np.float32)
+        return unit(self._matrix[rows].sum(axis=0)) if rows else total
+
+    def neighbours(self, entity: str) -> tuple[str, ...]:
+        """Neighbours passed to the constructor."""
+        return self._near.get(entity, ())
+
+    def kind(self, entity: str) -> int:
+        """0 for NIL, 1 for any other entity."""
+        return int(entity != NIL)
+
+    def title(self, entity: str) -> tuple[str, ...]:
+        """Words of the name."""
+        return () if entity == NIL else words_of(entity.replace("_", " "))
+
+    def description(self, entity: str) -> tuple[str, ...]:
+        """Words passed to the constructor, else those of the name."""
+        return self._described.get(entity) or self.title(entity)
+
+
+def read_vectors(path: Path, wanted: Container[str] | None = None) -> WordVectors:
+    """Read a text file of vectors, as of word2vec, GloVe, fastText and Wikipedia2Vec.
+
+    One word per line, then its numbers, separated by blanks; an optional first line has two whole
+    numbers (words and dimensions). Vectors are scaled to unit length; of equal words the first is
+    used.
+
+    Args:
+        path: UTF-8 file, read line by line; it may be larger than memory.
+        wanted: Words to keep; None = all.
+
+    Raises:
+        DataError: The file cannot be read, a line is malformed, or no wanted word is in it.
+    """
+    kept: dict[str, Matrix] = {}
+    size = number = 0
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                parts = line.split()
+                if not parts:
+                    continue
+                if number == 1 and len(parts) == 2 and all(part.isdigit() for part in parts):
+                    size = int(parts[1])
+                    continue
+                size = size or len(parts) - 1
+                word, *numbers = line.strip().rsplit(None, size)
+                if size < 1 or len(numbers) != size:
+                    raise ValueError("columns")
+                if word in kept or (wanted is not None and word not in wanted):
+                    continue
+                vector = np.array(numbers, np.float32)
+                if not np.isfinite(vector).all():
+                    raise ValueError("not finite")
+                kept[word] = vector / max(float(np.linalg.norm(vector)), 1e-10)
+    except OSError as error:
+        raise DataError(
+            "Cannot read vectors", found=error.strerror or str(error), where=str(path)
+        ) from None
+    except ValueError:  # UnicodeDecodeError is one
+        raise DataError(
+            "Line is not a word with its vector",
+            expected=f"a word and {size} numbers" if size > 0 else "a word and numbers, in UTF-8",
+            where=f"{path}, line {max(1, number)}",
+        ) from None
+    if not kept:
+        raise DataError("File has no vector of a wanted word", where=str(path))
+    return WordVectors(tuple(kept), np.stack(list(kept.values())))

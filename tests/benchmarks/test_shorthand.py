@@ -1,9 +1,9 @@
 """Reports in shorthand: words, gold, candidates and priors by hand."""
 
+from benchmarks.reports.shorthand import SHORT_FORMS, Shorthand, ambiguous
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.mentions import MentionFinder
 from data_prep.reports.linker.documents import LinkDocument
-from data_prep.reports.linker.shorthand import SHORT_FORMS, Shorthand, ambiguous
 
 BASE = ConceptBase(
     {"Pleural Effusion/left": 2, "Pleural Effusion/right": 2, "Pericardial Effusion": 1,
