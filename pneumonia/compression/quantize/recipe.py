@@ -4,7 +4,15 @@ import re
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from pneumonia.compression.quantize.bit_serial import fixed_point
 from pneumonia.compression.sets.crossbar import linear_device
@@ -104,7 +112,8 @@ class QuantizeRecipe(BaseModel):
         teacher: `parent` = the run's own network, `trained` = that before any compression.
         batch_norm_batches: Training batches on which statistics are measured again at the end of
             each rung; 0 = keep them.
-        epochs_images: Images of one epoch; none = as in training.
+        images_per_epoch: Length of the epochs of all phases; none = as in the parent's training.
+            Its former name `epochs_images` is still read.
         seed: Of order and augmentation.
         threads: Threads that compute a step on the CPU; none = as in the parent's training.
     """
@@ -126,7 +135,9 @@ class QuantizeRecipe(BaseModel):
     distil: float = Field(default=0.0, ge=0, lt=1)
     teacher: Literal["trained", "parent"] = "parent"
     batch_norm_batches: int = Field(default=200, ge=0)
-    epochs_images: PositiveInt | None = None
+    images_per_epoch: PositiveInt | None = Field(
+        default=None, validation_alias=AliasChoices("images_per_epoch", "epochs_images")
+    )
     seed: int = Field(default=0, ge=0, lt=2**32)
     threads: int | None = Field(default=None, ge=1, le=256)
 
@@ -164,7 +175,7 @@ class QuantizeRecipe(BaseModel):
 
 def quantized_training(training: TrainRecipe, recipe: QuantizeRecipe) -> TrainRecipe:
     """The parent's training with the seed and the length of epochs of a quantization."""
-    images = recipe.epochs_images or training.data.images_per_epoch
+    images = recipe.images_per_epoch or training.data.images_per_epoch
     data = training.data.model_copy(update={"images_per_epoch": images})
     threads = recipe.threads or training.threads
     return training.model_copy(update={"seed": recipe.seed, "data": data, "threads": threads})

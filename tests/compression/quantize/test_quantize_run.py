@@ -19,7 +19,8 @@ from pneumonia.compression.run import run_compression
 from pneumonia.exporting.bundle import export_run
 from pneumonia.exporting.int8 import quantize_onnx
 from pneumonia.network.files import load_model, save_model
-from pneumonia.recipes import load_recipe, recipe_names
+from pneumonia.recipes import load_recipe, recipe_names, validate
+from pneumonia.runs.stored_recipe import refuse_other_recipe
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, ExportError, OutputError
 from pneumonia.runtime.image.preprocess import network_input
@@ -287,3 +288,18 @@ def test_the_prune_verb_takes_the_quantizing_recipes(trained, tmp_path):
         CliRunner().invoke(
             prune_command, [*arguments, "--rate", "4"], catch_exceptions=False
         )  # fmt: skip
+
+
+def test_the_former_name_of_a_key_is_read_and_the_present_one_written():
+    now = QuantizeRecipe.model_validate({"images_per_epoch": 96})
+    before = QuantizeRecipe.model_validate({"epochs_images": 96})
+    assert before == now
+    assert now.model_dump()["images_per_epoch"] == 96
+    assert "epochs_images" not in now.model_dump()
+    stored = {**now.model_dump(mode="json"), "epochs_images": 96}
+    del stored["images_per_epoch"]
+    refuse_other_recipe(stored, now, Path("config.yaml"))
+    with pytest.raises(ArtefactError, match="images_per_epoch = 96"):
+        refuse_other_recipe(stored, now.model_copy(update={"images_per_epoch": 8}), Path("x"))
+    with pytest.raises(ConfigError, match="epochs_images"):
+        validate({"images_per_epoch": 96, "epochs_images": 8}, QuantizeRecipe, "recipe")
