@@ -160,7 +160,6 @@ def our_admm(task: Experiment) -> nn.Module:
 ARMS: dict[str, Callable[[Experiment], nn.Module]] = {
     "torch_pruning": lambda task: their_pruning(task.name, task.module, task.images.test[0][:2]),
     "ours": lambda task: to_torch(our_pruning(task.name, task.imported())),
-    "ours_filters": lambda task: to_torch(our_pruning(task.name, task.imported(), "filters")),
     "ours_admm": our_admm,
 }
 
@@ -232,9 +231,17 @@ def cifar_images(size: int, count: int) -> Images:
 
 
 def accuracies(
-    seeds: int, lengths: tuple[int, int], size: int, count: int, work: Path
+    seeds: Sequence[int], lengths: tuple[int, int], size: int, count: int, work: Path
 ) -> dict[str, Any]:
-    """Accuracy on CIFAR-10 of both libraries: every seed, and the difference with its interval."""
+    """Accuracy on CIFAR-10 of both libraries: every seed, and the difference with its interval.
+
+    Args:
+        seeds: Trainings of each network of `CIFAR_NETWORKS`.
+        lengths: Epochs of training and of retraining.
+        size: Of the images in px.
+        count: Training images.
+        work: Folder of trained networks and finished rows.
+    """
     work = work / f"{size}px-{count}-{lengths[0]}-{lengths[1]}"  # nothing of other settings
     work.mkdir(parents=True, exist_ok=True)
     images = cifar_images(size, count)
@@ -245,13 +252,12 @@ def accuracies(
         "epochs": lengths[0],
         "epochs_of_retraining": lengths[1],
     }
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CIFAR_NETWORKS}
-    for seed in range(seeds):
-        for name in CIFAR_NETWORKS:
-            file = work / f"{name}-{seed}.json"
-            rows[name].append(one_row(name, seed, images, lengths, file))
-    for name, done in rows.items():
-        found[name] = {"seeds": seeds, "summary": summarise(done), "runs": done}
+    for name, n_seeds in zip(CIFAR_NETWORKS, seeds, strict=True):
+        rows = [
+            one_row(name, seed, images, lengths, work / f"{name}-{seed}.json")
+            for seed in range(n_seeds)
+        ]
+        found[name] = {"seeds": n_seeds, "summary": summarise(rows), "runs": rows}
     return found
 
 

@@ -1,7 +1,6 @@
 """Half of the channels of every group of coupled filters, by Torch-Pruning and by this package."""
 
 import copy
-from typing import Literal
 
 import torch_pruning as tp
 from torch import Tensor, nn
@@ -45,14 +44,12 @@ def their_pruning(name: str, module: nn.Module, x: Tensor) -> nn.Module:
     return smaller
 
 
-def our_pruning(
-    name: str, found: ImportedNetwork, importance: Literal["network", "filters"] = "network"
-) -> ImportedNetwork:
+def our_pruning(name: str, found: ImportedNetwork) -> ImportedNetwork:
     """Half of the channels of every free group: a layer's rate counts its inputs as well."""
     graph = ChannelGraph(found.spec)
     layers = VIT_LAYERS if name == "vit" else [layer.name for layer in found.spec.weighted()]
     rates = dict.fromkeys(layers, (1 / RATIO) ** 2)
-    method = StructuredMethod(filter_share=1.0, round_to=1, importance=importance)
+    method = StructuredMethod(filter_share=1.0, round_to=1)
     sets = method.fitted(found.tensors()).sets(graph, rates)
     weights = {n: found.weights()[n].detach() for n in rates}
     masks = {n: p.mask for n, p in sets.hard.project(weights).items()}

@@ -1,17 +1,16 @@
 """Torch-Pruning and this package on the same networks: coupled groups, sizes, times, accuracy.
 
-python -m benchmarks.torch_pruning_peer.pair [--cifar] [--seeds 3] [--epochs 4 3] \
+python -m benchmarks.torch_pruning_peer.pair [--cifar] [--seeds 3 5] [--epochs 4 3] \
     [--size 32] [--images 45000] [--work FOLDER] [--out FILE]
 
 Both remove half of the channels of every group of coupled filters, those of least importance by the
 default of each, from the same weights; parameters and MACs of both results are counted by
 Torch-Pruning's own counter, ours as the module that `to_torch` gives. With --cifar, a narrow
 ResNet-18 and a MobileNetV2 are trained, pruned by both at one shot, and both results are retrained
-in the same way, with several seeds. A third arm prunes by the energy of the coupled filters alone
-(`importance: filters`), a fourth by ADMM to the same number of weights within the same number of
-epochs and with the same learning rates. Trained networks and finished rows are kept in the work
-folder: a run that was stopped goes on there, row by row. Times are processor seconds of one
-interleaved run, least of five. Needs `pip install torch-pruning` (MIT).
+in the same way, with several seeds. A third arm prunes by ADMM to the same number of weights within
+the same number of epochs and with the same learning rates. Trained networks and finished rows are
+kept in the work folder: a run that was stopped goes on there, row by row. Times are processor
+seconds of one interleaved run, least of five. Needs `pip install torch-pruning` (MIT).
 """
 
 import argparse
@@ -121,7 +120,9 @@ def main() -> None:
     """Compare every network, print a table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cifar", action="store_true", help="accuracy on CIFAR-10 as well")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each network")
+    parser.add_argument(
+        "--seeds", type=int, nargs=2, default=(3, 5), help="trainings of ResNet-18, MobileNetV2"
+    )
     parser.add_argument(
         "--epochs", type=int, nargs=2, default=(4, 3), help="of training, of retraining"
     )

@@ -63,7 +63,8 @@ one is named.
 
 `model.start_from` of a training takes
 
-* a run folder (its best checkpoint), a checkpoint (`RUN/last`) or a bundle, of the same network;
+* a run folder (its best checkpoint) or a checkpoint (`RUN/last`) of the same network; not a bundle,
+  whose batch norms are folded into its weights;
 * a Darknet weights file such as `yolov3.weights` or `darknet53.conv.74`: the layers that fit are
   taken in their order, the head of another number of classes is left random. The published files
   are of networks with `width: 1`; with `channels: 1` the stem's three colours are summed.

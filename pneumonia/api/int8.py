@@ -17,7 +17,7 @@ from pneumonia.exporting.int8 import Calibration, quantize_onnx
 from pneumonia.exporting.int8_bundle import float_onnx, refuse_int8, write_int8_bundle
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.engines import Engine, open_engine
-from pneumonia.runtime.errors import ConfigError, ExportError
+from pneumonia.runtime.errors import ConfigError, ExportError, OutputError
 from pneumonia.runtime.image.preprocess import network_input
 from pneumonia.runtime.model.bundle import ONNX, Bundle, load_bundle
 from pneumonia.runtime.model.spec import NetworkSpec
@@ -97,7 +97,7 @@ def quantize_int8(
         ConfigError, ArtefactError, DataError, TrainingError: Inputs do not fit.
         ExportError: No calibration image, or a metric fell by more than the tolerance; then
             nothing is written.
-        OutputError: `out` cannot be written.
+        OutputError: `out` lies in the bundle or cannot be written.
     """
     options = options or Int8Options()
     if not 0 <= options.tolerance <= 1:
@@ -107,6 +107,12 @@ def quantize_int8(
     alone = target.suffix == ".onnx"
     if not alone:
         check_replaceable(target)
+    if target.resolve().is_relative_to(Path(source.path).resolve()):
+        raise OutputError(
+            "Output lies in the bundle that is quantized",
+            expected="another folder: its float weights are needed to quantize again",
+            where=str(target),
+        )
     dataset = open_dataset(Path(data))
     _warn_of_another_dataset(source, dataset)
     items = labelled_items(dataset, "val", DataConfig())

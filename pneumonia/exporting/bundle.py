@@ -24,6 +24,7 @@ from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json, write_text
 from pneumonia.runtime.errors import DISCLAIMER, ArtefactError, ExportError, OutputError
 from pneumonia.runtime.model.bundle import (
+    INT8,
     MANIFEST,
     MODEL_CARD,
     ONNX,
@@ -99,13 +100,13 @@ def export_run(
     """Fold, emit, check, and swap a bundle in; the same run gives the same bytes.
 
     Args:
-        run: Run folder, or one of its checkpoints.
+        run: Run folder, one of its checkpoints, or a float bundle to write in another form.
         out: The bundle's folder; a bundle that stands there is replaced once the new one is whole.
         options: See ExportOptions; None = its defaults.
         progress: Called with (steps done, steps, what comes next).
 
     Raises:
-        ArtefactError: No checkpoint, or a damaged one.
+        ArtefactError: No checkpoint, a damaged one, or an int8 bundle.
         ExportError: Weights that are not finite or too large for half precision, a layer without
             ONNX form, numbers that differ.
         OutputError: `out` is something else than a bundle, or cannot be written.
@@ -122,7 +123,7 @@ def export_run(
     check_replaceable(out)
     step(0)
     folder = RunFolder(run).checkpoint(options.checkpoint)
-    check_files(folder)  # thresholds and metrics as well
+    _check_source(folder)
     spec, tensors = without_class_outputs(*load_model(folder))
     check_finite(tensors)
     facts = read_run_facts(folder)._replace(about=read_about(options.about))
@@ -215,6 +216,18 @@ def read_about(path: Path | None) -> str:
             found=type(error).__name__,
             where=str(path),
         ) from None
+
+
+def _check_source(folder: Path) -> None:
+    """Compare every file of a checkpoint or bundle with its checksum; refuse an int8 bundle."""
+    check_files(folder)  # thresholds and metrics as well
+    if (folder / MANIFEST).is_file() and load_bundle(str(folder)).arithmetic == INT8:
+        raise ArtefactError(
+            "Bundle is int8; its float weights cannot be written again",
+            expected="a run, a checkpoint or a float bundle",
+            where=str(folder),
+            fix="Export the run that it was made from",
+        )
 
 
 def check_replaceable(out: Path) -> None:

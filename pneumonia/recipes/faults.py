@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from pneumonia.runtime.errors import ConfigError
 
-NEEDS_QUOTES = re.compile(r"""(?<!["'\w])([*&!%@`][^,\]}\s]*)""")
+NEEDS_QUOTES = re.compile(r"""(?<!["'\w])([*&!%@`][^,\]}\s:]*)""")
 # pydantic's types of error -> what was expected; {} are the error's own values
 EXPECTED = {
     "missing": "a value",
@@ -28,7 +28,8 @@ EXPECTED = {
 # prefixes of further types
 KINDS = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text",
-    "tuple": "a list", "list": "a list", "dict": "a mapping of keys to values",
+    "tuple": "a list in brackets", "list": "a list in brackets",
+    "dict": "a mapping of keys to values",
     "model": "a mapping of keys to values", "none": "none", "finite": "a finite number",
     "union_tag": "a mapping with the key kind",
 }  # fmt: skip

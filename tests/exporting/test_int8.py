@@ -19,12 +19,19 @@ from deploy_jetson.package.archive import make_package
 from pneumonia.api.int8 import Int8Options, quantize_int8
 from pneumonia.cli import group, run
 from pneumonia.cli.quantize import command
+from pneumonia.exporting.bundle import export_run
 from pneumonia.exporting.int8 import quantize_onnx
 from pneumonia.exporting.int8_bundle import write_int8_bundle
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.exporting.refreeze import freeze_points
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError, ExportError
+from pneumonia.runtime.errors import (
+    ArtefactError,
+    ConfigError,
+    DeviceError,
+    ExportError,
+    OutputError,
+)
 from pneumonia.runtime.model.bundle import file_sha256, load_bundle
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.layers import Conv, Detect
@@ -249,6 +256,28 @@ def test_a_changed_int8_bundle_is_refused(cells, tmp_path, changed):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError):
         load_bundle(str(copy), verify=False)
+
+
+@pytest.mark.parametrize("out", ["float", "data/../float", "float/model.onnx", "float/int8"])
+def test_the_float_bundle_is_not_replaced(cells, out):
+    folder, _ = cells
+    before = load_bundle(str(folder / "float")).model_hash
+    with pytest.raises(OutputError, match="lies in the bundle"):
+        quantize_int8(folder / "float", folder / "data", folder / out)
+    assert load_bundle(str(folder / "float")).model_hash == before
+
+
+def test_an_int8_or_changed_bundle_is_not_exported_as_a_float_one(cells, tmp_path):
+    folder, _ = cells
+    with pytest.raises(ArtefactError, match=r"int8.*Export the run"):
+        export_run(folder / "int8", tmp_path / "out")
+    changed = shutil.copytree(folder / "float", tmp_path / "changed")
+    data = bytearray((changed / "weights.safetensors").read_bytes())
+    data[-1] ^= 4
+    (changed / "weights.safetensors").write_bytes(data)
+    with pytest.raises(ArtefactError, match="checksum"):
+        export_run(changed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_of_a_larger_batch_or_without_onnx_is_quantized_too(cells, tmp_path):

@@ -63,7 +63,7 @@ def test_where_none_is_near_the_keys_are_listed():
     ("kind", "option", "words"),
     [
         ("prune", "rate=0.5", "expected a number above 1.0; found 0.5"),
-        ("prune", "ladder=abc", "expected a whole number or a list; found 'abc'"),
+        ("prune", "ladder=abc", "expected a whole number or a list in brackets; found 'abc'"),
         ("prune", "ladder=[3,2]", "expected ascending rates above 1; found [3, 2]"),
         ("prune", "ladder=[9,30]", "expected ladder to start below rate (9)"),
         ("prune", "constraint.kind=magic", "expected 'structured', 'depth', 'pattern'"),
@@ -97,13 +97,18 @@ def test_a_fault_of_the_file_is_said_to_be_in_the_file(tmp_path):
         ("layers.include=[*]", """'layers.include=["*"]'"""),
         ("layers.include=[conv_1, *_2]", """'layers.include=[conv_1, "*_2"]'"""),
         ("layers.exclude=*", """'layers.exclude="*"'"""),
-        ("rates.limits={*: 2}", """'rates.limits={"*: 2"}'"""),
+        ("rates.limits={*: 2}", """'rates.limits={"*": 2}'"""),
+        ("rates.limits={conv_*: 3, *_2: 2}", """'rates.limits={conv_*: 3, "*_2": 2}'"""),
     ],
 )
 def test_what_yaml_cannot_read_is_to_be_quoted(option, quoted):
     text = fault("prune", option)
-    assert f"Quote it: --set {quoted}" in text or "rates.limits" in option
-    assert "Quote it" in text
+    assert f"Quote it: --set {quoted}" in text
+    proposed = quoted.strip("'")
+    if option.endswith("=*"):
+        assert "in brackets" in fault("prune", proposed)
+    else:
+        load_recipe("combined", "prune", PruneRecipe, [proposed])
 
 
 def test_every_key_is_known_by_its_dotted_name():
