@@ -1,21 +1,37 @@
 """Masks and levels in any torch.nn.Module: constraints and ADMM on its named parameters.
 
 This is the way for modules that `from_torch` does not understand: weights end up masked or on
-levels, and nothing gets smaller. The loop is described in `own_loop`. A filter that is masked here
-still has its bias and its batch norm, and its coupled partners stay: `NetworkPruning` knows them.
+levels, and nothing gets smaller. The loop is described in `own_loop`. With `example_inputs` the
+module is run once to find coupled filters, and what else belongs to a filter: they are removed
+together.
 """
 
 import fnmatch
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evaluation.hardware.storage import StorageBits
+from pneumonia.compression.admm.filter_trace import FilterTrace, trace_filters
 from pneumonia.compression.admm.own_loop import OwnLoop
-from pneumonia.compression.sets.constraint import Constraint, PerLayer, Projection
+from pneumonia.compression.sets.constraint import (
+    Constraint,
+    JointConstraint,
+    PerLayer,
+    Projection,
+    gemm_view,
+    masked,
+    row_energies,
+    top_k_mask,
+)
+from pneumonia.compression.sets.structured import Filters
 from pneumonia.network.blocks import transposed_weight
 from pneumonia.runtime.errors import PruneError
+
+log = logging.getLogger(__name__)
 
 
 def match_parameters(
@@ -46,17 +62,29 @@ class ModuleCompression(OwnLoop):
     Constraints see filters as rows, (O, I / groups, KH, KW); the weight of a transposed
     convolution, which torch keeps as (I, O / groups, KH, KW), is turned for them.
 
+    With `example_inputs`, `Filters` of one weight become those of every weight whose filters are
+    the same channels (branches that are added, depthwise convolutions): the filters of largest
+    joint energy stay. A filter without weights is removed whole: `harden` and `hold` also set its
+    bias, and its gain and shift in batch norms, to zero.
+
     Args:
         module: Trained network; its parameters are changed in place.
         constraints: Parameter name -> the set its value must end up in.
         rho: First penalty.
+        example_inputs: Positional arguments of the module's forward, to trace its filters; without
+            them every weight is masked by itself, and biases and norms stay.
 
     Raises:
-        PruneError: A name is not that of a parameter of the module, or nothing is constrained.
+        PruneError: A name is not that of a parameter of the module, nothing is constrained, coupled
+            weights are to keep different numbers of filters, or the module fails on the example.
     """
 
     def __init__(
-        self, module: nn.Module, constraints: Mapping[str, Constraint], rho: float = 1e-3
+        self,
+        module: nn.Module,
+        constraints: Mapping[str, Constraint],
+        rho: float = 1e-3,
+        example_inputs: Sequence[Any] = (),
     ) -> None:
         parameters = dict(module.named_parameters())
         unknown = sorted(set(constraints) - set(parameters))
@@ -66,11 +94,19 @@ class ModuleCompression(OwnLoop):
                 expected="names among " + ", ".join(parameters),
                 found=repr(unknown[0]) if unknown else "none",
             )
-        self.constraint = PerLayer(
-            {name: _by_filters(module, name, made) for name, made in constraints.items()}
-        )
-        weights = {name: parameters[name] for name in constraints}
-        super().__init__(weights, [self.constraint], rho)
+        trace = FilterTrace([], [], [])
+        if example_inputs:
+            trace = trace_filters(module, example_inputs)
+        self._module, self._vectors = module, trace.vectors
+        self.constraints = _joint_constraints(module, constraints, trace)
+        loose = [name for name in trace.loose if isinstance(constraints.get(name), Filters)]
+        if loose:
+            log.warning(
+                "Filters of %s are added to channels of unknown origin; what is added there stays",
+                ", ".join(loose),
+            )
+        names = [name for joint in self.constraints for name in joint.layers]
+        super().__init__({name: parameters[name] for name in names}, self.constraints, rho)
 
     @torch.no_grad()
     def harden(self) -> dict[str, Tensor]:
@@ -79,11 +115,31 @@ class ModuleCompression(OwnLoop):
         Returns:
             Parameter name -> bool mask of what may be non-zero, shaped like the parameter.
         """
-        found = self.constraint.project({n: w.detach().cpu() for n, w in self.weights.items()})
-        for name, projection in found.items():
-            self.weights[name].copy_(projection.z)
-            self.masks[name] = projection.mask
+        weights = {n: w.detach().cpu() for n, w in self.weights.items()}
+        for joint in self.constraints:
+            for name, projection in joint.project(weights).items():
+                self.weights[name].copy_(projection.z)
+                self.masks[name] = projection.mask
+        self.hold()
         return self.masks
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Set what is masked to zero again; call after every optimiser step.
+
+        Biases and batch norms of filters without weights are masked, too.
+        """
+        super().hold()
+        removed = {
+            name: ~gemm_view(_turned(self._module, name, mask)).any(1)
+            for name, mask in self.masks.items()
+        }
+        for vector in self._vectors:
+            if not all(name in removed for name in vector.sources):
+                continue
+            gone = torch.stack([removed[name] for name in vector.sources]).all(0)
+            part = self._module.get_parameter(vector.name)[vector.first :][: vector.size]
+            part.masked_fill_(gone.to(part.device), 0.0)
 
     def rate(self) -> float:
         """Weights of the constrained parameters over non-zero ones."""
@@ -91,26 +147,86 @@ class ModuleCompression(OwnLoop):
         return total / max(1, sum(int(torch.count_nonzero(w)) for w in self.weights.values()))
 
 
-class _TurnedConstraint:
-    """A constraint on filters, for a weight that torch keeps by inputs."""
+class _Turned:
+    """A constraint on filters, for the weight of a layer that torch may keep by inputs."""
 
-    def __init__(self, constraint: Constraint, groups: int) -> None:
-        self.constraint, self.groups = constraint, groups
+    def __init__(self, module: nn.Module, name: str, constraint: Constraint) -> None:
+        self.module, self.name, self.constraint = module, name, constraint
 
     def project(self, v: Tensor) -> Projection:
-        """The allowed point nearest to `v`, (I, O / groups, KH, KW)."""
-        found = self.constraint.project(transposed_weight(v, self.groups))
-        return Projection(*(transposed_weight(part, self.groups) for part in found))
+        """The allowed point nearest to `v`, shaped as torch keeps it."""
+        found = self.constraint.project(_turned(self.module, self.name, v))
+        return Projection(*(_turned(self.module, self.name, part) for part in found))
 
     def storage_bits(self, z: Tensor) -> StorageBits:
         """Bits of the point, see the constraint."""
-        return self.constraint.storage_bits(transposed_weight(z, self.groups))
+        return self.constraint.storage_bits(_turned(self.module, self.name, z))
 
 
-def _by_filters(module: nn.Module, name: str, constraint: Constraint) -> Constraint:
+class _CoupledFilters:
+    """At most `n_keep` filters of coupled weights, the same of each: those of largest energy."""
+
+    def __init__(self, module: nn.Module, layers: tuple[str, ...], n_keep: int) -> None:
+        self.module, self.layers, self.n_keep = module, layers, n_keep
+
+    def project(
+        self, v: Mapping[str, Tensor], near: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Projection]:
+        """The nearest point; exact, `near` is not needed."""
+        by_filters = {name: _turned(self.module, name, v[name]) for name in self.layers}
+        energies = torch.stack([row_energies(w) for w in by_filters.values()]).sum(0)
+        keep = top_k_mask(energies, self.n_keep)
+        found = {}
+        for name, weight in by_filters.items():
+            projection = masked(weight, keep.reshape(-1, *[1] * (weight.dim() - 1)))
+            found[name] = Projection(*(_turned(self.module, name, x) for x in projection))
+        return found
+
+
+def _turned(module: nn.Module, name: str, weight: Tensor) -> Tensor:
+    """A weight by filters, or such a weight as torch keeps it: the same but for transposed ones."""
     path, _, parameter = name.rpartition(".")
     owner = module.get_submodule(path)
     transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    if isinstance(owner, transposed) and parameter == "weight":
-        return _TurnedConstraint(constraint, owner.groups)
-    return constraint
+    if not isinstance(owner, transposed) or parameter != "weight":
+        return weight
+    # towards filters the first dimension is that of the inputs: the blocks of the groups differ
+    return transposed_weight(weight, owner.groups)
+
+
+def _joint_constraints(
+    module: nn.Module, constraints: Mapping[str, Constraint], trace: FilterTrace
+) -> list[JointConstraint]:
+    """Filters of coupled weights as one set, everything else by itself.
+
+    Raises:
+        PruneError: Coupled weights are to keep different numbers of filters.
+    """
+    alone = dict(constraints)
+    joint: list[JointConstraint] = []
+    for group in trace.groups:
+        budgets = {
+            name: found.n_keep for name in group if isinstance(found := alone.get(name), Filters)
+        }
+        if len(group) == 1 or not budgets:
+            continue
+        if len(set(budgets.values())) > 1:
+            raise PruneError(
+                "Coupled weights keep the same filters",
+                expected="one number of filters for " + ", ".join(group),
+                found=", ".join(f"{name}: {n_keep}" for name, n_keep in budgets.items()),
+            )
+        others = [name for name in group if name in alone and name not in budgets]
+        if others:
+            raise PruneError(
+                "Coupled weights keep the same filters",
+                expected=f"Filters, or no constraint, for {others[0]}",
+                found=type(alone[others[0]]).__name__,
+                fix=f"{', '.join(budgets)} have Filters",
+            )
+        for name in budgets:
+            del alone[name]
+        joint.append(_CoupledFilters(module, group, next(iter(budgets.values()))))
+    if alone:
+        joint.insert(0, PerLayer({n: _Turned(module, n, made) for n, made in alone.items()}))
+    return joint

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pneumonia.compression.admm.engine import Admm, AdmmResidual, KeptWeights, OnNewRho
 from pneumonia.compression.sets.constraint import JointConstraint
+from pneumonia.runtime.errors import PruneError
 
 
 class OwnLoop:
@@ -74,8 +75,13 @@ class OwnLoop:
         return {**state, "rho": torch.tensor(self.engine.rho, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave; load the model's weights as well."""
+        """Take back what `state_dict` gave; load the model's weights as well.
+
+        Raises:
+            PruneError: The state is of other weights or constraints.
+        """
         admm = {k.removeprefix("admm."): t for k, t in state.items() if k.startswith("admm.")}
+        self._check_state(state, admm)
         if admm:
             self.engine.load_state(admm)
             self.engine.match_layout(self.weights)
@@ -83,6 +89,28 @@ class OwnLoop:
         self.masks = {
             k.removeprefix("mask."): t.clone() for k, t in state.items() if k.startswith("mask.")
         }
+
+    def _check_state(self, state: Mapping[str, Tensor], admm: Mapping[str, Tensor]) -> None:
+        known = {
+            f"{number}.{kind}.{name}": self.weights[name].shape
+            for number, split in enumerate(self.engine.splits)
+            for kind in "zu"
+            for name in split.constraint.layers
+        }
+        wrong = {n for n in known if admm and (n not in admm or admm[n].shape != known[n])}
+        wrong |= set(admm) - set(known)
+        wrong |= {
+            key
+            for key, mask in state.items()
+            if key.startswith("mask.")
+            and getattr(self.weights.get(key.removeprefix("mask.")), "shape", None) != mask.shape
+        }
+        if wrong or "rho" not in state:
+            raise PruneError(
+                "State does not fit these weights and constraints",
+                expected="what state_dict() of the same plan gave: " + ", ".join(self.weights),
+                found=f"{sorted(wrong)[0]!r} of another shape or set" if wrong else "no rho",
+            )
 
     @torch.no_grad()
     def hold(self) -> None:
