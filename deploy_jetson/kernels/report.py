@@ -10,7 +10,7 @@ from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import kind_of
 from deploy_jetson.kernels.plan.lower import NetworkPlan
-from pneumonia.runtime.engines.kernels import threads_of_work
+from pneumonia.runtime.engines.thread_count import threads_of_work
 
 SCHEMA = "pneumonia.kernels/1"
 CORE_SCALING = 0.9  # of ideal, measured on x86 with pinned threads

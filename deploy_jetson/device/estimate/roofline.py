@@ -16,7 +16,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from deploy_jetson.device.estimate.calibration import EstimateCalibration
 from deploy_jetson.device.estimate.tx2 import FLOP_PER_FMA, FP16_RATE, IDLE_W, PowerMode
 from deploy_jetson.device.estimate.work import LayerWork
-from pneumonia.runtime.engines.kernels import REPORT, threads_of_work
+from pneumonia.runtime.engines.kernels import REPORT
+from pneumonia.runtime.engines.thread_count import threads_of_work
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.bundle import Bundle
 

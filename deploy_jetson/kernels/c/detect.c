@@ -12,6 +12,9 @@
 #define FRACTION_BITS 22  /* of a resampling weight */
 #define MAX_LOG_SIZE 20.0 /* e^20 anchors is larger than any image */
 #define N_INPUTS 256      /* grey values */
+#define TAP_GROUP 8       /* inputs that are weighted side by side */
+typedef int32_t tap_group __attribute__((vector_size(4 * TAP_GROUP)));
+typedef int32_t half_group __attribute__((vector_size(2 * TAP_GROUP)));
 
 typedef struct {
   float box[4]; /* x1, y1, x2, y2 in pixels of the image */
@@ -55,9 +58,9 @@ static placement place_image(int32_t width, int32_t height) {
 }
 
 /* A triangle filter whose support grows with the reduction: for every output the first input, the number of inputs,
- * and their weights. */
+ * and their weights, followed by zeros up to `taps`, a multiple of TAP_GROUP. */
 typedef struct {
-  int32_t taps; /* room for the weights of one output */
+  int32_t taps;
   int32_t *first, *count, *weights;
 } filter;
 
@@ -69,31 +72,37 @@ static void free_filter(filter *f) {
 
 static int make_filter(filter *f, int32_t in, int32_t out) {
   const double scale = (double)in / out, stretch = scale < 1.0 ? 1.0 : scale, per_tap = 1.0 / stretch;
-  const int32_t reach = (int32_t)stretch + (stretch > (int32_t)stretch);
-  f->taps = 2 * reach + 1;
+  const int32_t reach = (int32_t)stretch + (stretch > (int32_t)stretch), room = 2 * reach + 1;
   f->first = malloc((size_t)out * sizeof *f->first);
   f->count = malloc((size_t)out * sizeof *f->count);
-  f->weights = malloc((size_t)out * (size_t)f->taps * sizeof *f->weights);
-  double *shares = malloc((size_t)f->taps * sizeof *shares);
-  const int bad = !f->first || !f->count || !f->weights || !shares;
+  f->taps = 0;
+  int bad = !f->first || !f->count;
   for (int32_t i = 0; i < out && !bad; i++) {
     volatile double centre = (i + 0.5) * scale;
     int32_t first = (int32_t)(centre - stretch + 0.5), end = (int32_t)(centre + stretch + 0.5);
     if (first < 0) first = 0;
     if (end > in) end = in;
+    f->first[i] = first;
+    f->count[i] = end - first;
+    if (f->taps < end - first) f->taps = end - first;
+  }
+  f->taps = (f->taps + TAP_GROUP - 1) / TAP_GROUP * TAP_GROUP;
+  f->weights = bad ? NULL : calloc((size_t)out * (size_t)f->taps, sizeof *f->weights);
+  double *shares = malloc((size_t)room * sizeof *shares);
+  bad = bad || !f->weights || !shares;
+  for (int32_t i = 0; i < out && !bad; i++) {
+    volatile double centre = (i + 0.5) * scale;
     double sum = 0.0;
-    for (int32_t k = 0; k < end - first; k++) {
-      volatile double distance = (k + first - centre + 0.5) * per_tap;
+    for (int32_t k = 0; k < f->count[i]; k++) {
+      volatile double distance = (k + f->first[i] - centre + 0.5) * per_tap;
       const double size = distance < 0 ? -distance : distance;
       shares[k] = size < 1.0 ? 1.0 - size : 0.0;
       sum += shares[k];
     }
-    for (int32_t k = 0; k < end - first; k++) {
+    for (int32_t k = 0; k < f->count[i]; k++) {
       volatile double share = sum != 0.0 ? shares[k] / sum : 0.0;
-      f->weights[i * f->taps + k] = (int32_t)(0.5 + share * (1 << FRACTION_BITS));
+      f->weights[(ptrdiff_t)i * f->taps + k] = (int32_t)(0.5 + share * (1 << FRACTION_BITS));
     }
-    f->first[i] = first;
-    f->count[i] = end - first;
   }
   free(shares);
   return !bad;
@@ -104,48 +113,91 @@ static unsigned char rounded_byte(int32_t sum) {
   return (unsigned char)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-/* out[i * out_step] = weighted sum of in[k * in_step], for one row or column */
-static void resample_line(const unsigned char *in, ptrdiff_t in_step, unsigned char *out, ptrdiff_t out_step,
-                          const filter *f, int32_t n) {
+/* One row from `in`, which is readable for `taps` values from the first input of each output on, to n values; `quarters`
+ * has room for 4 n. The quarters of all sums are added afterwards, several at once. */
+static void resample_row(const int32_t *in, unsigned char *out, const filter *f, int32_t n, int32_t *restrict quarters) {
   for (int32_t i = 0; i < n; i++) {
-    const int32_t *weights = f->weights + (ptrdiff_t)i * f->taps;
-    const unsigned char *x = in + f->first[i] * in_step;
-    int32_t sum = 1 << (FRACTION_BITS - 1);
-    for (int32_t k = 0; k < f->count[i]; k++) sum += x[k * in_step] * weights[k];
-    out[i * out_step] = rounded_byte(sum);
+    const int32_t *weights = f->weights + (ptrdiff_t)i * f->taps, *x = in + f->first[i];
+    tap_group sums = {1 << (FRACTION_BITS - 1)}, values, factors;
+    for (int32_t k = 0; k < f->taps; k += TAP_GROUP) {
+      memcpy(&values, x + k, sizeof values);
+      memcpy(&factors, weights + k, sizeof factors);
+      sums += values * factors;
+    }
+    half_group low, high;
+    memcpy(&low, &sums, sizeof low);
+    memcpy(&high, (const char *)&sums + sizeof low, sizeof high);
+    low += high;
+    memcpy(quarters + 4 * i, &low, sizeof low);
+  }
+  for (int32_t i = 0; i < n; i++) {
+    const int32_t *q = quarters + 4 * i;
+    out[i] = rounded_byte(q[0] + q[1] + q[2] + q[3]);
   }
 }
 
-/* The image on the canvas, resampled across and then down. */
-static int letterbox(detector *d, const unsigned char *pixels, int32_t width, int32_t height, ptrdiff_t stride,
-                     placement p) {
+/* Output row i from rows of n values that are `stride` apart; `sums` has room for n. */
+static void resample_down(const unsigned char *in, ptrdiff_t stride, unsigned char *out, const filter *f, int32_t i,
+                          int32_t n, int32_t *restrict sums) {
+  const int32_t *weights = f->weights + (ptrdiff_t)i * f->taps;
+  for (int32_t x = 0; x < n; x++) sums[x] = 1 << (FRACTION_BITS - 1);
+  for (int32_t k = 0; k < f->count[i]; k++) {
+    const unsigned char *row = in + (f->first[i] + k) * stride;
+    for (int32_t x = 0; x < n; x++) sums[x] += row[x] * weights[k];
+  }
+  for (int32_t x = 0; x < n; x++) out[x] = rounded_byte(sums[x]);
+}
+
+/* An image of `height` rows, each resampled to `n` values; NULL without memory. */
+static unsigned char *resample_across(const unsigned char *pixels, int32_t width, int32_t height, ptrdiff_t stride,
+                                      int32_t n) {
+  filter f = {0};
+  int good = make_filter(&f, width, n);
+  unsigned char *narrow = malloc((size_t)height * (size_t)n);
+  int32_t *padded = calloc((size_t)width + (size_t)f.taps, sizeof *padded); /* a row, readable beyond its end */
+  int32_t *quarters = malloc(4 * (size_t)n * sizeof *quarters);
+  good = good && narrow && padded && quarters;
+  for (int32_t y = 0; y < height && good; y++) {
+    const unsigned char *row = pixels + y * stride;
+    for (int32_t x = 0; x < width; x++) padded[x] = row[x];
+    resample_row(padded, narrow + (ptrdiff_t)y * n, &f, n, quarters);
+  }
+  free_filter(&f);
+  free(padded);
+  free(quarters);
+  if (!good) {
+    free(narrow);
+    return NULL;
+  }
+  return narrow;
+}
+
+/* The image on the canvas, resampled across and then down, each rounded to bytes; 0 without memory. */
+static int letterbox(unsigned char *canvas, const unsigned char *pixels, int32_t width, int32_t height,
+                     ptrdiff_t stride, placement p) {
   const ptrdiff_t row = pn_input_tensor.width;
-  unsigned char *content = d->canvas + p.top * row + p.left;
-  memset(d->canvas, pn_decoding.pad_value, (size_t)(pn_input_tensor.height * row));
-  filter across = {0}, down = {0};
+  unsigned char *content = canvas + p.top * row + p.left;
   unsigned char *narrow = NULL; /* height x p.width */
-  const unsigned char *source = pixels;
-  ptrdiff_t source_row = stride;
-  int good = 1;
+  memset(canvas, pn_decoding.pad_value, (size_t)(pn_input_tensor.height * row));
   if (p.width != width) {
-    narrow = malloc((size_t)height * (size_t)p.width);
-    good = narrow && make_filter(&across, width, p.width);
-    for (int32_t y = 0; y < height && good; y++) {
-      resample_line(pixels + y * stride, 1, narrow + (ptrdiff_t)y * p.width, 1, &across, p.width);
-    }
-    source = narrow;
-    source_row = p.width;
+    narrow = resample_across(pixels, width, height, stride, p.width);
+    if (!narrow) return 0;
+    pixels = narrow;
+    stride = p.width;
   }
-  if (good && p.height != height) {
-    good = make_filter(&down, height, p.height);
-    for (int32_t x = 0; x < p.width && good; x++) {
-      resample_line(source + x, source_row, content + x, row, &down, p.height);
+  int good = 1;
+  if (p.height != height) {
+    filter down = {0};
+    int32_t *sums = malloc((size_t)p.width * sizeof *sums);
+    good = make_filter(&down, height, p.height) && sums;
+    for (int32_t y = 0; y < p.height && good; y++) {
+      resample_down(pixels, stride, content + y * row, &down, y, p.width, sums);
     }
-  } else if (good) {
-    for (int32_t y = 0; y < p.height; y++) memcpy(content + y * row, source + y * source_row, (size_t)p.width);
+    free_filter(&down);
+    free(sums);
+  } else {
+    for (int32_t y = 0; y < p.height; y++) memcpy(content + y * row, pixels + y * stride, (size_t)p.width);
   }
-  free_filter(&across);
-  free_filter(&down);
   free(narrow);
   return good;
 }
@@ -347,16 +399,19 @@ static float gate_of(const detector *d) {
   return gate;
 }
 
+static int is_image(int32_t width, int32_t height, ptrdiff_t stride) {
+  return width >= 1 && height >= 1 && width <= PN_MAX_SIDE && height <= PN_MAX_SIDE && stride >= width;
+}
+
 EXPORT int pneumonia_detect(pn_model *m, const unsigned char *pixels, int32_t width, int32_t height, ptrdiff_t stride,
                             pn_box *boxes, int32_t capacity) {
   if (!m || !pixels || (!boxes && capacity)) return -PN_NULL;
-  const int fits = width >= 1 && height >= 1 && width <= PN_MAX_SIDE && height <= PN_MAX_SIDE;
-  if (!fits || stride < width || capacity < 0) return -PN_WRONG_SIZE;
+  if (!is_image(width, height, stride) || capacity < 0) return -PN_WRONG_SIZE;
   if (!pn_n_heads) return -PN_NO_HEADS;
   detector *d = detector_with_memory(m);
   if (!d) return -PN_NO_MEMORY;
   const placement p = place_image(width, height);
-  if (!letterbox(d, pixels, width, height, stride, p)) return -PN_NO_MEMORY;
+  if (!letterbox(d->canvas, pixels, width, height, stride, p)) return -PN_NO_MEMORY;
   fill_input(d);
   const int status = pn_run(m, d->input, values_of(&pn_input_tensor), d->outputs, d->sizes, d->threads);
   if (status) return -status;
@@ -372,6 +427,13 @@ EXPORT int pneumonia_detect(pn_model *m, const unsigned char *pixels, int32_t wi
     boxes[i] = (pn_box){c->box[0], c->box[1], c->box[2], c->box[3], c->score, c->class_index};
   }
   return shown;
+}
+
+EXPORT int pn_letterbox(const unsigned char *pixels, int32_t width, int32_t height, ptrdiff_t stride,
+                        unsigned char *canvas) {
+  if (!pixels || !canvas) return PN_NULL;
+  if (!is_image(width, height, stride)) return PN_WRONG_SIZE;
+  return letterbox(canvas, pixels, width, height, stride, place_image(width, height)) ? PN_OK : PN_NO_MEMORY;
 }
 
 EXPORT int pn_set_threads(pn_model *m, int threads) {

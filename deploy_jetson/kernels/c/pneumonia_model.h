@@ -78,6 +78,10 @@ typedef struct {
 int pneumonia_detect(pn_model *model, const unsigned char *pixels, int32_t width, int32_t height, ptrdiff_t stride,
                      pn_box *boxes, int32_t capacity);
 
+/* The network's canvas of an image, before its grey values become those of pn_run: height x width bytes of pn_input(),
+ * the image scaled and centred as pneumonia_detect does it. Returns a status. */
+int pn_letterbox(const unsigned char *pixels, int32_t width, int32_t height, ptrdiff_t stride, unsigned char *canvas);
+
 /* For pneumonia_detect. Threads of one run, 1 by default. Threshold, by default that of operating point 0;
  * 0 shows everything from the score 0.01 on. Both return a status. */
 int pn_set_threads(pn_model *model, int threads);

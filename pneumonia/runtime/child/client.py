@@ -65,8 +65,7 @@ class DecodedFile(NamedTuple):
         seconds: Time in the child.
         height: Rows of the image, 0 unless read.
         width: Its columns.
-        pixels: uint8 (height, width) if wanted.
-        canvas: The letterboxed image, uint8, if wanted.
+        pixels: The grey image, uint8 (height, width); None unless read.
         info: Facts of runtime.image.radiograph; for DICOM also `word_against`.
         warnings: Warnings of runtime.image.radiograph.
         identity: UIDs, accession number and study date; they identify a patient.
@@ -87,7 +86,6 @@ class DecodedFile(NamedTuple):
     height: int = 0
     width: int = 0
     pixels: Optional[np.ndarray] = None
-    canvas: Optional[np.ndarray] = None
     info: Dict[str, Any] = {}  # noqa: RUF012 - never changed
     warnings: Tuple[str, ...] = ()
     identity: Dict[str, str] = {}  # noqa: RUF012
@@ -162,10 +160,8 @@ class DecodingChild:
         self._tick = tick
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._watchdog: Optional[_Watchdog] = None
-        canvas = wanted.canvas[0] * wanted.canvas[1] if wanted.canvas is not None else 0
         self._max_bytes = {
             "pixels": limits.read.max_pixels,
-            "canvas": canvas,
             "header": MAX_HEADER_BYTES,
             "listed": MAX_LIST_BYTES,
         }
@@ -284,12 +280,9 @@ class DecodingChild:
 
     def _decoded(self, record: Dict[str, Any], parts: Dict[str, bytes]) -> DecodedFile:
         height, width = int(record.get("height", 0)), int(record.get("width", 0))
-        pixels = canvas = None
+        pixels = None
         if "pixels" in parts:
             pixels = np.frombuffer(parts["pixels"], dtype=np.uint8).reshape(height, width)
-        if "canvas" in parts and self._wanted.canvas is not None:
-            shape = self._wanted.canvas[:2]
-            canvas = np.frombuffer(parts["canvas"], dtype=np.uint8).reshape(shape)
         return DecodedFile(
             status=str(record["status"]),
             reason=str(record.get("reason", "")),
@@ -300,7 +293,6 @@ class DecodingChild:
             height=height,
             width=width,
             pixels=pixels,
-            canvas=canvas,
             info=record.get("info", {}),
             warnings=tuple(record.get("warnings", ())),
             identity=record.get("identity", {}),

@@ -7,7 +7,7 @@ big-endian length, that many bytes of JSON, and the binary parts which its `part
 
 import json
 import struct
-from typing import IO, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import IO, Any, Dict, List, NamedTuple, Sequence, Tuple
 
 MAX_RECORD_BYTES = 1 << 20
 MAX_LIST_BYTES = 64 << 20  # 100,000 long names
@@ -15,18 +15,14 @@ MAX_HEADER_BYTES = 1 << 19
 
 
 class Wanted(NamedTuple):
-    """What the caller needs of each image besides its facts.
+    """What the caller needs of each image besides its facts and pixels.
 
     Attributes:
-        pixels: The whole grey image.
-        canvas: (height, width, pad value) of a network's input: the letterboxed image.
         header: The attributes that results take over from the source (results.source_header).
         words_against: See `selection.word_against`; without them, descriptions are not searched.
         words_wanted: Likewise.
     """
 
-    pixels: bool = True
-    canvas: Optional[Tuple[int, int, int]] = None
     header: bool = False
     words_against: Sequence[str] = ()
     words_wanted: Sequence[str] = ()

@@ -16,7 +16,6 @@ from pneumonia.runtime.child.messages import MAX_HEADER_BYTES, MAX_LIST_BYTES, P
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.attributes import first_text, joined_text
 from pneumonia.runtime.image.dicom_header import header_facts, read_codes, read_header
-from pneumonia.runtime.image.preprocess import letterbox
 from pneumonia.runtime.image.radiograph import (
     check_file,
     parse_radiograph,
@@ -108,7 +107,7 @@ class FileReader:
         pixels, info = radiograph.pixels, dict(radiograph.info)
         record.update(height=pixels.shape[0], width=pixels.shape[1])
         record.update(info=info, warnings=list(radiograph.warnings))
-        parts = self._images(pixels)
+        parts: Parts = [("pixels", np.ascontiguousarray(pixels))]
         if radiograph.header is not None:
             # the caller decides which of them may be written to a file
             record["identity"] = _identity(radiograph.header)
@@ -118,15 +117,6 @@ class FileReader:
                 header, codes = _source_header(radiograph.header, data)
                 parts.append(("header", header))
                 record["warnings"] = sorted(set(record["warnings"]) | set(codes))
-        return parts
-
-    def _images(self, pixels: np.ndarray) -> Parts:
-        parts: Parts = []
-        if self._wanted.canvas is not None:
-            height, width, pad_value = self._wanted.canvas
-            parts.append(("canvas", letterbox(pixels, height, width, pad_value)[0]))
-        if self._wanted.pixels:
-            parts.append(("pixels", np.ascontiguousarray(pixels)))
         return parts
 
     def _word_against(self, dataset: Any) -> str:

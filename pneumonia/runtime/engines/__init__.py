@@ -3,11 +3,12 @@
 import importlib
 import importlib.util
 import logging
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 
 from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
+from pneumonia.runtime.image.preprocess import Letterbox, letterbox
 from pneumonia.runtime.model.bundle import INT8, ONNX, Bundle
 from pneumonia.runtime.model.spec import NetworkSpec, output_shape
 
@@ -35,11 +36,27 @@ class Engine:
         self.spec = spec
         self.output_shapes = {name: output_shape(spec, name) for name in spec.outputs}
 
+    def letterbox(self, pixels: np.ndarray) -> Tuple[np.ndarray, Letterbox]:
+        """An image on the network's canvas; the same bytes whatever the engine.
+
+        Args:
+            pixels: uint8 (H, W).
+
+        Returns:
+            See `runtime.image.preprocess.letterbox`.
+
+        Raises:
+            DataError: Not a grey 8-bit image.
+            DeviceError: The engine failed.
+        """
+        size = self.spec.input
+        return letterbox(pixels, size.height, size.width, size.pad_value)
+
     def run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         """Run a batch.
 
         Args:
-            batch: float32 (N, C, H, W), as `runtime.image.preprocess.network_input` makes them.
+            batch: float32 (N, C, H, W), as `runtime.image.preprocess.normalise` makes them.
 
         Returns:
             Output name -> float32 (N, channels, height, width), or (N, n) for flat layers.

@@ -9,27 +9,25 @@ import os
 import platform
 import sys
 from collections import OrderedDict
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.engines.processor import Processor, precision_of, read_processor
+from pneumonia.runtime.engines.thread_count import MAX_THREADS, fitting_threads
 from pneumonia.runtime.errors import ArtefactError, DeviceError, PneumoniaError
+from pneumonia.runtime.image.preprocess import Letterbox, check_pixels, letterbox_place
 from pneumonia.runtime.model.bundle import INT8, Bundle
-from pneumonia.runtime.model.ops import weight_shape
-from pneumonia.runtime.model.spec import NetworkSpec, positions
 
 ABI = 1
-MAX_THREADS = 64
-MACS_PER_THREAD = 200 * 10**6  # with fewer, waking another thread costs more than it saves
+MAX_SIDE = 65535  # PN_MAX_SIDE: of an image that the library resamples
 LIBRARY = "libmodel-{}.so"
 REPORT = "kernels-{}.json"
 NATIVE = "native"  # the target whose kernels were measured on the machine that made them
 COMPILE_VARIABLE = "PNEUMONIA_COMPILE"  # 0: never compile a library at first use
 LIBRARY_CACHE = "deploy_jetson.kernels.library_cache"
 GENERATOR_PYTHON = (3, 11)
-CGROUP_1 = ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "sys/fs/cgroup/cpu/cpu.cfs_period_us")
 _LOG = logging.getLogger(__name__)
 ELF_MACHINES = {b"\x3e\0": "x86_64", b"\xb7\0": "aarch64"}  # e_machine, little endian
 
@@ -106,6 +104,15 @@ def _bind(path: str) -> ctypes.CDLL:
             [ctypes.c_void_p, _FLOATS, ctypes.c_size_t, ctypes.POINTER(ctypes.c_double)],
         ),
     ]  # fmt: skip
+    if hasattr(library, "pn_letterbox"):  # older libraries lack it
+        int32 = ctypes.c_int32
+        signatures.append(
+            (
+                "pn_letterbox",
+                ctypes.c_int,
+                [ctypes.c_void_p, int32, int32, ctypes.c_ssize_t, ctypes.c_void_p],
+            )
+        )
     for name, result, arguments in signatures:
         function = getattr(library, name)
         function.restype = result
@@ -230,6 +237,27 @@ class KernelLibrary:
         )  # fmt: skip
         return results
 
+    @property
+    def has_letterbox(self) -> bool:
+        """Whether `letterbox` is there; older libraries lack it."""
+        return hasattr(self._library, "pn_letterbox")
+
+    def letterbox(self, pixels: np.ndarray) -> np.ndarray:
+        """An image, uint8 (H, W), on the network's canvas, uint8 (height, width).
+
+        Raises:
+            DeviceError: A side is longer than MAX_SIDE, or memory is short.
+        """
+        pixels = np.ascontiguousarray(pixels)
+        canvas = np.empty(self.input_shape[1:], np.uint8)
+        rows, columns = pixels.shape
+        self._check(
+            self._library.pn_letterbox(
+                pixels.ctypes.data, columns, rows, columns, canvas.ctypes.data
+            )
+        )
+        return canvas
+
     def profile(self, image: np.ndarray) -> List[Tuple[str, float]]:
         """Seconds of every step of one run on one thread: (layer name, seconds)."""
         image = self._image(image)
@@ -276,40 +304,6 @@ def _rank(bundle: Bundle, target: str, processor: Processor) -> Tuple[bool, bool
     )
 
 
-def fitting_threads(spec: NetworkSpec) -> int:
-    """CPUs this process may use, but at most one per MACS_PER_THREAD begun."""
-    shapes = spec.shapes()
-    macs = sum(
-        int(np.prod(weight_shape(layer))) * positions(layer, shapes) for layer in spec.weighted()
-    )
-    return threads_of_work(macs, usable_cpus())
-
-
-def usable_cpus(root: str = "/") -> int:
-    """CPUs this process may use: its affinity, and what a control group grants in time."""
-    cpus = float(len(os.sched_getaffinity(0)))
-    quotas = [_quota(root, names) for names in (("sys/fs/cgroup/cpu.max",), CGROUP_1)]
-    return max(1, int(min([cpus] + [quota for quota in quotas if quota > 0])))
-
-
-def _quota(root: str, names: Sequence[str]) -> float:
-    """CPUs that a control group grants, from its files with quota and period; 0 for no limit."""
-    text = ""
-    try:
-        for name in names:
-            with io.open(os.path.join(root, name), encoding="ascii") as stream:
-                text += stream.read() + " "
-        quota, period = text.split()
-        return float(quota) / float(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return 0.0  # no such file, or "max" (no limit)
-
-
-def threads_of_work(macs: int, cpus: int) -> int:
-    """Threads that run a network of so many dense multiply-accumulates where there are `cpus`."""
-    return min(MAX_THREADS, cpus, 1 + macs // MACS_PER_THREAD)
-
-
 class KernelsEngine(Engine):
     """A generated library as an engine, image by image.
 
@@ -337,6 +331,14 @@ class KernelsEngine(Engine):
         )
         if cpus:
             _LOG.info("Generated kernels for %s, %d threads, CPUs %s", *self.details.values())
+
+    def letterbox(self, pixels: np.ndarray) -> Tuple[np.ndarray, Letterbox]:
+        """The canvas of `runtime.image.preprocess.letterbox`, made by the library in less time."""
+        if not self.library.has_letterbox or max(check_pixels(pixels).shape) > MAX_SIDE:
+            return super().letterbox(pixels)
+        size = self.spec.input
+        canvas = self.library.letterbox(pixels)
+        return canvas, letterbox_place(pixels.shape[0], pixels.shape[1], size.height, size.width)
 
     def _run(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         runs = [self.library.run(image) for image in batch]

@@ -119,8 +119,8 @@ def normalise(canvas: np.ndarray, input_spec: InputSpec) -> np.ndarray:
     """Canvas uint8 (H, W) -> network values float32 (C, H, W): (x / 255 - mean) / std."""
     # A table of the 256 possible values: exact and faster than arithmetic per pixel.
     table = (np.arange(256) / 255.0 - input_spec.mean) / input_spec.std
-    values = table.astype(np.float32)[canvas]
-    return np.repeat(values[None], input_spec.channels, axis=0)
+    values = table.astype(np.float32)[canvas][None]
+    return values if input_spec.channels == 1 else values.repeat(input_spec.channels, axis=0)
 
 
 def network_input(pixels: np.ndarray, input_spec: InputSpec) -> Tuple[np.ndarray, Letterbox]:

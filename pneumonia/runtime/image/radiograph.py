@@ -104,14 +104,18 @@ def content_digest(stored: np.ndarray, shown: np.ndarray, dataset: Any) -> str:
         dataset: Its header.
     """
     texts = [joined_text(dataset, keyword).rstrip("^ ") for keyword in IDENTITY]
-    texts.append("{} {} {}".format(stored.shape[0], stored.shape[1], int(stored.min()) < 0))
+    is_byte = stored.dtype == np.uint8
+    low, high = (0, 255) if is_byte else (int(stored.min()), int(stored.max()))
+    # independent of the bits allocated in the file
+    kind = np.uint8 if low >= 0 and high < 256 else np.dtype("<u2")
+    values = np.ascontiguousarray(stored.astype(kind, copy=False))
+    # then its bytes need not be hashed twice
+    is_shown = shown is stored or np.array_equal(values, shown)
+    texts.append("{} {} {} {}".format(stored.shape[0], stored.shape[1], low < 0, is_shown))
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
-    is_small = stored.dtype == np.uint8 or (stored.min() >= 0 and stored.max() < 256)
-    kind = (
-        np.uint8 if is_small else np.dtype("<u2")
-    )  # independent of the bits allocated in the file
-    digest.update(np.ascontiguousarray(stored.astype(kind, copy=False)).data)
-    digest.update(np.ascontiguousarray(shown).data)
+    digest.update(values.data)
+    if not is_shown:
+        digest.update(np.ascontiguousarray(shown).data)
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, InferenceError, SpecError
-from pneumonia.runtime.image.preprocess import Letterbox, letterbox, letterbox_place, normalise
+from pneumonia.runtime.image.preprocess import normalise
 from pneumonia.runtime.model.bundle import Bundle, load_bundle
 from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, DecodeSettings, detections
 from pneumonia.runtime.model.predictions import Prediction
@@ -170,31 +170,7 @@ class Detector:
             InferenceError: The engine's output is not finite.
             DeviceError: The engine failed.
         """
-        size = self.bundle.spec.input
-        placed = [letterbox(p, size.height, size.width, size.pad_value) for p in images]
-        return self._predict(placed, image_ids)
-
-    def predict_on_canvas(
-        self, canvas: np.ndarray, height: int, width: int, image_id: str
-    ) -> Prediction:
-        """All boxes of an image that was letterboxed elsewhere; the same as `predict` gives.
-
-        Args:
-            canvas: From `letterbox` with the size and pad value of the network's input.
-            height: Rows of the image itself.
-            width: Its columns.
-            image_id: Name of the image.
-
-        Raises:
-            InferenceError, DeviceError: See `predict_batch`.
-        """
-        size = self.bundle.spec.input
-        place = letterbox_place(height, width, size.height, size.width)
-        return self._predict([(canvas, place)], [image_id])[0]
-
-    def _predict(
-        self, placed: Sequence[Tuple[np.ndarray, Letterbox]], image_ids: Sequence[str]
-    ) -> List[Prediction]:
+        placed = [self.engine.letterbox(pixels) for pixels in images]
         if not placed:
             return []
         inputs = [normalise(canvas, self.bundle.spec.input) for canvas, _ in placed]

@@ -124,11 +124,8 @@ class ImageJob:
 
     def _child(self) -> DecodingChild:
         if not hasattr(self._local, "child"):
-            size = self.detector.bundle.spec.input
             rules = self.settings.rules
             wanted = Wanted(
-                pixels=any(writer.needs_pixels for writer in self.writers),
-                canvas=(size.height, size.width, size.pad_value),
                 header=any(writer.needs_header for writer in self.writers),
                 words_against=rules.words_against,
                 words_wanted=rules.words_wanted,
@@ -167,13 +164,11 @@ class ImageJob:
         if decoded.status == "known" and earlier is not None:
             return earlier, None
         record = self._considered(file, key, decoded)
-        if decoded.canvas is None or record.reason:
+        if decoded.pixels is None or record.reason:
             return record, None
         started = time.perf_counter()
         try:
-            prediction = self.detector.predict_on_canvas(
-                decoded.canvas, decoded.height, decoded.width, file.image_id
-            )
+            prediction = self.detector.predict(decoded.pixels, file.image_id)
         except InferenceError:
             return replace(record, status="failed", reason="invalid_output"), None
         except DeviceError:
@@ -197,7 +192,7 @@ class ImageJob:
     def _considered(self, file: FoundFile, key: str, decoded: DecodedFile) -> ImageRecord:
         """The record of a decoded image before detection; its reason says why it is not scored."""
         record = self._record(file, key, decoded)
-        if decoded.canvas is None:
+        if decoded.pixels is None:
             return self._refused(record, decoded)
         mismatch = file.expected.mismatch(decoded.identity) if file.expected else ""
         if mismatch:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
@@ -23,7 +22,6 @@ from pneumonia.scoring.outputs.protocol import (
 
 FOLDER = "dicom"
 KINDS = {"sr": "SR", "gsps": "PR", "sc": "SC"}  # name of the option -> kind of result
-NO_PIXELS = np.zeros((0, 0), np.uint8)  # for kinds that show none
 
 
 def _now() -> datetime:
@@ -47,11 +45,6 @@ class DicomWriter:
     clock: Callable[[], datetime] = _now
     name: str = "dicom"
     needs_header: bool = True
-
-    @property
-    def needs_pixels(self) -> bool:
-        """Whether a secondary capture is requested, the only result that shows the image."""
-        return "sc" in self.kinds
 
     def path(self, key: str, kind: str) -> str:
         """Path of a result below the output folder."""
@@ -80,7 +73,7 @@ class DicomWriter:
         try:
             made = build_results(
                 study.header,
-                NO_PIXELS if study.pixels is None else study.pixels,
+                study.pixels,
                 record.prediction,
                 self.model.facts(),
                 [KINDS[kind] for kind in self.kinds],

@@ -56,7 +56,6 @@ class FhirWriter:
     model: Model
     name: str = "fhir"
     needs_header: bool = True
-    needs_pixels: bool = False
 
     def path(self, key: str) -> str:
         """Path of an image's document below the output folder."""

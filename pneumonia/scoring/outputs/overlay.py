@@ -36,7 +36,6 @@ class OverlayWriter(PictureWriter):
             return {}
         shown = record.above(self.model.threshold)
         assert shown is not None
-        assert study.pixels is not None
         picture = draw_overlay(study.pixels, shown.boxes, shown.scores, self.model.caption())
         return {self.path(record.key): picture}
 

@@ -86,7 +86,6 @@ class PdfWriter:
     out: Path
     name: str = "pdf"
     needs_header: bool = False
-    needs_pixels: bool = False
 
     def is_complete(self, record: ImageRecord) -> bool:
         """The PDF is made from the page, which is always written anew."""

@@ -21,7 +21,7 @@ class ScoredStudy:
 
     Attributes:
         record: Its record, which has a prediction.
-        pixels: The image as displayed, uint8 (H, W), if a writer needs it.
+        pixels: The image as displayed, uint8 (H, W).
         header: The attributes results take over (`runtime.results.source_header`); None for
             pictures, for headers that cannot be written again, and if no writer needs it.
         content_digest: Of the image's pixels and identity, where there is a header; salted when it
@@ -29,7 +29,7 @@ class ScoredStudy:
     """
 
     record: ImageRecord
-    pixels: NDArray[np.uint8] | None
+    pixels: NDArray[np.uint8]
     header: Dataset | None
     content_digest: str = ""
 
@@ -70,10 +70,6 @@ class OutputWriter(Protocol):
     def needs_header(self) -> bool:
         """Whether `files` uses the source's header."""
 
-    @property
-    def needs_pixels(self) -> bool:
-        """Whether `files` uses the pixels."""
-
     def is_complete(self, record: ImageRecord) -> bool:
         """Whether all files of this image exist from an earlier run."""
 
@@ -105,11 +101,6 @@ class PictureWriter:
     out: Path
     model: Model
     pictures: str
-
-    @property
-    def needs_pixels(self) -> bool:
-        """Whether the settings can call for pictures."""
-        return self.pictures != "none"
 
     def path(self, key: str) -> str:
         """Path of an image's picture below the output folder."""

@@ -59,7 +59,6 @@ class ReportWriter(PictureWriter):
         """The picture, without boxes: the page draws them, so that they can be hidden."""
         if not self.is_wanted(study.record):
             return {}
-        assert study.pixels is not None
         height, width = study.pixels.shape
         scale = min(1.0, MAX_SIDE / max(height, width))
         size = (max(1, round(height * scale)), max(1, round(width * scale)))

@@ -12,7 +12,9 @@ from PIL import Image
 from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.kernels.compile.targets import TARGETS, cpu_features
 from deploy_jetson.kernels.generate import generate_library
-from pneumonia.runtime.engines.kernels import KernelsEngine
+from pneumonia.runtime.engines.kernels import KernelLibrary, KernelsEngine
+from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.image.preprocess import letterbox
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.layers import Conv, Linear
@@ -110,14 +112,44 @@ def test_boxes_are_those_of_python(both, size):
     np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [*SIZES, (64, 66000)], ids=lambda size: f"{size[1]}x{size[0]}")
+def test_the_canvas_has_the_bytes_of_pillow(both, size):
+    engine = both[0].engine
+    pixels = radiograph(*size)
+    target = engine.spec.input
+    canvas, place = letterbox(pixels, target.height, target.width, target.pad_value)
+    found, found_place = engine.letterbox(pixels)
+    np.testing.assert_array_equal(found, canvas)
+    assert found_place == place
+
+
+def test_libraries_without_a_letterbox_and_strided_images_have_the_same_canvas(both, monkeypatch):
+    engine = both[0].engine
+    pixels = radiograph(301, 407)[::2, ::-1]
+    found = engine.letterbox(pixels)[0]
+    monkeypatch.setattr(KernelLibrary, "has_letterbox", False)
+    np.testing.assert_array_equal(engine.letterbox(pixels)[0], found)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((4, 4)), np.zeros((0, 4), np.uint8), np.zeros(4, "u1")]
+)
+def test_other_arrays_have_no_canvas(both, pixels):
+    with pytest.raises(DataError, match="Not a grey 8-bit image"):
+        both[0].engine.letterbox(pixels)
+
+
 @pytest.mark.slow
 def test_boxes_are_those_of_python_on_many_random_sizes(both):
     python, c = both
+    size = python.bundle.spec.input
     c.c.pn_set_threshold(c.model, 0.0)
     generator = np.random.default_rng(1)
     for seed in range(200):
         height, width = generator.integers(1, 400, 2)
         pixels = radiograph(int(height), int(width), seed)
+        canvas = letterbox(pixels, size.height, size.width, size.pad_value)[0]
+        np.testing.assert_array_equal(python.engine.letterbox(pixels)[0], canvas)
         expected = python.predict(pixels, "image")
         count, boxes, scores, _ = c.detect(pixels)
         assert count == len(expected.scores), (height, width)
@@ -201,6 +233,14 @@ def test_bad_arguments_are_a_status_and_touch_nothing(both):
     for arguments, status in calls:
         assert c.c.pneumonia_detect(*arguments) == -status
         assert c.c.pn_error_text(-status) == c.c.pn_error_text(status) != b"unknown status"
+    canvas = np.full((64, 96), 7, np.uint8)
+    c.c.pn_letterbox.argtypes = [
+        ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_ssize_t, ctypes.c_void_p,
+    ]  # fmt: skip
+    for (_, _, *size, _, _), status in calls[3:-1]:
+        assert c.c.pn_letterbox(data, *size, canvas.ctypes.data) == status
+    assert c.c.pn_letterbox(data, 30, 20, 30, None) == c.c.pn_letterbox(None, 30, 20, 30, data) == 5
+    assert (canvas == 7).all()
     assert boxes[0].score == 0
     assert c.c.pn_error_text(-99) == b"unknown status"
 

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
-from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.image.preprocess import letterbox
 from pneumonia.runtime.image.read_limits import ReadLimits
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results import header_from_bytes
 from tests.processes import child_processes
 from tests.runtime.dicoms import chest_dataset, save
@@ -50,34 +46,13 @@ def test_pixels_facts_and_identity(tmp_path):
     assert (again.status, again.pixels) == ("known", None)
 
 
-def test_only_what_is_wanted_travels(tmp_path):
+def test_a_header_travels_when_it_is_wanted(tmp_path):
     path = dicom(tmp_path, "a.dcm")
-    with DecodingChild(ChildLimits(), Wanted(pixels=False, canvas=(32, 64, 7))) as worker:
-        found = worker.decode(path)
-    assert (found.pixels, found.header) == (None, b"")
-    assert (found.height, found.width) == RAMP.shape
-    np.testing.assert_array_equal(found.canvas, letterbox(RAMP, 32, 64, 7)[0])
+    with DecodingChild(ChildLimits()) as worker:
+        assert worker.decode(path).header == b""
     with DecodingChild(ChildLimits(), Wanted(header=True)) as worker:
         found = worker.decode(path)
-    assert found.canvas is None
     assert header_from_bytes(found.header).AccessionNumber == "A1"
-
-
-def test_a_canvas_of_the_child_gives_the_same_boxes_as_the_image(tmp_path):
-    bundle = load_bundle(str(BUNDLE))
-    detector = Detector(bundle, open_engine(bundle, "reference"))
-    size = bundle.spec.input
-    image = np.tile(RAMP, (20, 30))
-    path = str(save(tmp_path / "a.dcm", chest_dataset(image)))
-    with DecodingChild(
-        ChildLimits(), Wanted(canvas=(size.height, size.width, size.pad_value))
-    ) as c:
-        found = c.decode(path)
-    ours = detector.predict_on_canvas(found.canvas, found.height, found.width, "x")
-    direct = detector.predict(found.pixels, "x")
-    np.testing.assert_array_equal(ours.boxes, direct.boxes)
-    np.testing.assert_array_equal(ours.scores, direct.scores)
-    assert ours[3:] == direct[3:] == (480, 320)
 
 
 @pytest.mark.parametrize("name", ["abort.dcm", "greedy.dcm"])

@@ -42,6 +42,17 @@ def test_every_encoding_is_the_same_image(tmp_path, original):
     assert {digest(path) for path in files} == {original}
 
 
+def test_a_grey_scale_that_changes_nothing_leaves_the_same_image_in_every_encoding(tmp_path):
+    grey = (PIXELS // 16).astype(np.uint8)
+    byte, word = (chest_dataset(grey.astype(kind), 8, **PATIENT) for kind in (np.uint8, np.uint16))
+    files = [save(tmp_path / f"{name}.dcm", one) for name, one in (("byte", byte), ("word", word))]
+    shown = [read_radiograph(path).pixels for path in files]
+    np.testing.assert_array_equal(shown, [grey, grey])
+    assert digest(files[0]) == digest(files[1])
+    window = chest_dataset(grey, 8, WindowCenter=100, WindowWidth=50, **PATIENT)
+    assert digest(save(tmp_path / "window.dcm", window)) != digest(files[0])
+
+
 @pytest.mark.parametrize("program", [("dcmconv", "+ti"), ("dcmcjpeg", "+e1"), ("dcmcjpls",)])
 def test_what_dcmtk_encodes_again_is_the_same_image(tmp_path, original, program):
     if find_peer(program[0]) is None:
