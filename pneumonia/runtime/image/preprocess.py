@@ -120,7 +120,7 @@ def normalise(canvas: np.ndarray, input_spec: InputSpec) -> np.ndarray:
     # A table of the 256 possible values: exact and faster than arithmetic per pixel.
     table = (np.arange(256) / 255.0 - input_spec.mean) / input_spec.std
     values = table.astype(np.float32)[canvas][None]
-    return values if input_spec.channels == 1 else values.repeat(input_spec.channels, axis=0)
+    return values if input_spec.channels == 1 else np.repeat(values, input_spec.channels, axis=0)
 
 
 def network_input(pixels: np.ndarray, input_spec: InputSpec) -> Tuple[np.ndarray, Letterbox]:
