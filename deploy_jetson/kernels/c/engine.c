@@ -73,9 +73,12 @@ static void wait_for_all(pn_model *m) {
 
 static void work(pn_model *m, int index) {
   engine e = m->shared;
+  int32_t held;
   e.scratch = m->scratch[index];
+  e.held = &held;
   for (int s = 0; s < pn_n_steps; s++) {
     const step *current = &pn_steps[s];
+    held = -1;
     if (m->n_threads == 1) {
       for (int32_t unit = 0; unit < current->units; unit++) current->run(&e, current->layer, unit);
       continue;
@@ -258,9 +261,12 @@ EXPORT int pn_profile(pn_model *m, const float *input, size_t input_values, doub
   engine e = m->shared;
   e.input = input;
   e.outputs = NULL;
+  int32_t held;
   e.scratch = m->scratch[0];
+  e.held = &held;
   for (int s = 0; s < pn_n_steps; s++) {
     const double start = now();
+    held = -1;
     for (int32_t unit = 0; unit < pn_steps[s].units; unit++) pn_steps[s].run(&e, pn_steps[s].layer, unit);
     seconds[s] = now() - start;
   }
@@ -322,15 +328,22 @@ void clear_halo(real *origin, const blocked *t, int32_t first_block, int32_t n_b
   }
 }
 
-/* unit = channel; the input stays planar because a grey image would fill one lane of LANES */
+/* unit = (channel, band of padded rows); the input stays planar because a grey image would fill one lane of LANES */
 void run_input(const engine *e, const void *layer, int32_t unit) {
   const input_layer *l = layer;
-  const int64_t row = l->width + 2 * l->halo, plane = (l->height + 2 * l->halo) * row;
-  real *out = e->arena + l->x + unit * plane;
-  zero_values(out, plane);
-  for (int32_t y = 0; y < l->height; y++) {
-    const float *x = e->input + ((int64_t)unit * l->height + y) * l->width;
-    for (int32_t i = 0; i < l->width; i++) out[(y + l->halo) * row + l->halo + i] = (real)x[i];
+  const int32_t channel = unit / l->bands, band = unit % l->bands, rows = l->height + 2 * l->halo;
+  const int64_t row = l->width + 2 * l->halo;
+  for (int32_t y = band * rows / l->bands; y < (band + 1) * rows / l->bands; y++) {
+    const int32_t source = y - l->halo;
+    real *out = e->arena + l->x + ((int64_t)channel * rows + y) * row;
+    if (source < 0 || source >= l->height) {
+      zero_values(out, row);
+      continue;
+    }
+    const float *x = e->input + ((int64_t)channel * l->height + source) * l->width;
+    zero_values(out, l->halo);
+    for (int32_t i = 0; i < l->width; i++) out[l->halo + i] = (real)x[i];
+    zero_values(out + l->halo + l->width, l->halo);
   }
 }
 

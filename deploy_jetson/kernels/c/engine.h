@@ -77,6 +77,7 @@ INLINE vreal activate(vreal v, activation a) { return v * a.rise + vabs(v) * a.f
 typedef struct {
   real *arena;
   real *scratch; /* of this thread */
+  int32_t *held; /* of this thread: the first tile of the inputs that a step left in the scratch memory; -1 before each step */
   const unsigned char *weights;
   const float *input;
   float *const *outputs;
@@ -105,7 +106,8 @@ void zero_values(real *p, int64_t n);
 
 typedef struct {
   int64_t x;
-  int32_t channels, height, width, halo;
+  int32_t height, width, halo;
+  int32_t bands;             /* units of a channel: rows */
 } input_layer;
 
 typedef struct {

@@ -13,6 +13,7 @@ from deploy_jetson.kernels.kinds.register_tiles import split_row
 TILE_CYCLES = 14.0  # call, loop entry and the mispredicted exit
 VECTOR_CYCLES = 1.6  # start, bias, activation, store of one accumulator
 FMA_LATENCY = 4.0
+STALL_CYCLES = 0.5  # of a turn that waits for its sums: nothing else is hidden behind them
 CACHE_BYTES = 512 * 1024  # of a core, for what should stay near
 L1_BYTES = 32 * 1024  # of every target
 NEON_BYTES = 16  # a vector of ARM; wider ones straddle cache lines and share banks
@@ -21,7 +22,9 @@ NEON_BYTES = 16  # a vector of ARM; wider ones straddle cache lines and share ba
 def tile_cycles(target: Target, pixels: int, vectors: int, columns: float) -> float:
     """Cycles of one register tile over `columns` kept columns."""
     sums = pixels * vectors
-    multiply = max(sums / target.fma_per_cycle, FMA_LATENCY)
+    multiply = sums / target.fma_per_cycle
+    if multiply < FMA_LATENCY:
+        multiply = FMA_LATENCY + STALL_CYCLES
     loads = (pixels + vectors + 1) / target.loads_per_cycle
     # Pixels of one lane share a cache bank, so wide vectors read one broadcast per cycle.
     broadcasts = pixels / (target.loads_per_cycle / 2) if target.vector_bytes > NEON_BYTES else 0.0

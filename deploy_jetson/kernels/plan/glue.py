@@ -16,6 +16,8 @@ from deploy_jetson.kernels.plan.tensors import (
 )
 from deploy_jetson.kernels.plan.weight_store import WeightStore
 
+INPUT_BANDS = 4  # units of work of one channel
+
 
 @dataclass(eq=False)
 class InputStep:
@@ -29,12 +31,13 @@ class InputStep:
         """One record."""
         fields: dict[str, CValue] = {
             "x": self.out.offset,
-            "channels": self.out.blocks,
             "height": self.out.height,
             "width": self.out.width,
             "halo": self.out.halo,
+            "bands": INPUT_BANDS,
         }
-        return [StepRecord(self.name, "run_input", "input_layer", fields, self.out.blocks)]
+        units = self.out.blocks * INPUT_BANDS
+        return [StepRecord(self.name, "run_input", "input_layer", fields, units)]
 
 
 @dataclass(eq=False)

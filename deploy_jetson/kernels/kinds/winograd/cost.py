@@ -9,6 +9,9 @@ from deploy_jetson.kernels.kinds.register_tiles import register_tiles
 from deploy_jetson.kernels.kinds.winograd.choice import WinogradChoice
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 
+FEW_TILES = 8  # so few stay in one block
+SHARES = 4  # units of work of a layer at least
+EVEN = 0.88  # of the busier of two threads, what both do on average
 OUT_TILES = (2, 4, 6)  # output pixels of a tile's side: F(2,3), F(4,3), F(6,3)
 TRANSFORM_CYCLES = {2: 60.0, 4: 190.0, 6: 420.0}  # of one tile and one vector of channels
 BYTES_PER_CYCLE = 12.0  # weights streamed from beyond the second-level cache
@@ -43,14 +46,29 @@ def _of_tile(
     # are streamed once.
     for share in (8.0, 2.0, 1.0, 0.5):
         room = int(CACHE_BYTES * share) // ((m + 2) ** 2 * target.vector_bytes)
-        block = max(8, room // max(1, in_blocks))
-        count = max(1, -(-tiles // block))
-        size = -(-tiles // count)
-        if size in seen:
-            continue
-        seen.add(size)
-        for pixels, vectors in register_tiles(target, size, blocks):
-            yield WinogradChoice(m, pixels, vectors, size)
+        block = max(FEW_TILES, room // max(1, in_blocks))
+        for size in (tiles, even_blocks(tiles, block)):
+            if size in seen or size > block:
+                continue
+            seen.add(size)
+            for pixels, vectors in register_tiles(target, size, blocks):
+                if size < tiles or tiles < FEW_TILES or shared_evenly(-(-blocks // vectors), 1):
+                    yield WinogradChoice(m, pixels, vectors, size)
+
+
+def even_blocks(tiles: int, most: int) -> int:
+    """The largest block of at most `most` tiles that threads share evenly; all tiles if few."""
+    if tiles < FEW_TILES:
+        return tiles
+    sizes = range(min(most, -(-tiles // SHARES)), 0, -1)
+    return next((size for size in sizes if shared_evenly(tiles, size)), 1)
+
+
+def shared_evenly(items: int, size: int) -> bool:
+    """Whether four threads have work, and two about the same, from units of `size` items each."""
+    units = -(-items // size)
+    busiest = -(-units // 2) * size - units % 2 * (units * size - items)
+    return units >= SHARES and items / 2 >= EVEN * busiest
 
 
 def cycles(analysis: LayerAnalysis, choice: WinogradChoice, target: Target) -> float:

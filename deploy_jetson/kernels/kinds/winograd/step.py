@@ -65,8 +65,8 @@ class WinogradStep(ConvolutionStep):
         tiles_y, tiles_x = self.grid()
         n_tile_blocks = -(-tiles_y * tiles_x // choice.block_tiles)
         wide, narrow = split_row(choice.block_tiles, choice.pixels)
-        # Every group of panels transforms the inputs again: few groups, yet work for all threads.
-        per_unit = panels if n_tile_blocks >= 4 else -(-panels // 4)
+        # Threads share blocks of tiles, or the panels of one block, whose inputs each transforms.
+        per_unit = panels if n_tile_blocks > 1 else 1
         fields = self.common()
         fields.update(
             inputs=store.add(int32(arena_offsets(self.view, self.blocks))),

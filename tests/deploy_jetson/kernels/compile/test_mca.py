@@ -11,8 +11,13 @@ from deploy_jetson.kernels.compile.mca import (
     hot_loops,
     innermost_loops,
 )
-from deploy_jetson.kernels.compile.targets import TARGETS
+from deploy_jetson.kernels.compile.source import plan_variants
+from deploy_jetson.kernels.compile.targets import SINGLE, TARGETS
+from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsVariant
+from deploy_jetson.kernels.plan.lower import lower
+from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.model.detector import bundle_path
 
 ASSEMBLY = """
 	.text
@@ -67,5 +72,22 @@ def test_tiles_of_several_vectors_keep_the_pipes_of_arm_busy(name, number):
     loops = hot_loops(target, variants)
     assert len(loops) == len(tiles)
     for loop in loops:
+        assert loop.spills == 0, loop
+        assert loop.per_cycle >= 0.95 * target.fma_per_cycle, loop
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="needs gcc for aarch64")
+@pytest.mark.parametrize(
+    "name", [n for n, target in TARGETS.items() if target.model and target.number is SINGLE]
+)
+def test_every_hot_loop_of_the_shipped_model_keeps_the_pipes_busy(name):
+    target = TARGETS[name]
+    program = find_mca()
+    if not program or not has_model(program, target):
+        pytest.skip("needs llvm-mca with a model of this core")
+    bundle = load_bundle(bundle_path())
+    plan = lower(bundle.spec, bundle.weights(), target, model_chooser(target))
+    for loop in hot_loops(target, plan_variants(plan)):
         assert loop.spills == 0, loop
         assert loop.per_cycle >= 0.95 * target.fma_per_cycle, loop

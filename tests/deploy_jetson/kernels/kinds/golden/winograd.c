@@ -109,11 +109,14 @@ void winograd_f2_2x1_even_real(const engine *e, const void *layer, int32_t unit)
   const int32_t *sources = (const int32_t *)(e->weights + l->inputs);
   const int32_t *columns = (const int32_t *)(e->weights + l->columns);
   const int32_t n = l->n_columns;
-  for (int32_t b = 0; b < l->in_blocks; b++) {
-    for (int32_t t = 0; t < tiles; t++) {
-      real *out = inputs + b * plane + t * LANES;
-      winograd_input_f2_real(e, l, first + t, sources[b], out, position);
+  if (*e->held != first) { /* else this thread has just done other panels of these tiles */
+    for (int32_t b = 0; b < l->in_blocks; b++) {
+      for (int32_t t = 0; t < tiles; t++) {
+        real *out = inputs + b * plane + t * LANES;
+        winograd_input_f2_real(e, l, first + t, sources[b], out, position);
+      }
     }
+    *e->held = first;
   }
   for (int32_t panel = panel0; panel < panel1; panel++) {
     const real *w = (const real *)(e->weights + l->weights) +
