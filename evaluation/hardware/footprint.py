@@ -8,6 +8,7 @@ from typing import Any
 
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.spec import STATISTICS, NetworkSpec, positions, tensor_shapes
+from pneumonia.runtime.model.spec_json import parse_spec
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def open_weights(folder: str | Path) -> tuple[NetworkSpec, Path]:
     place = path if (path / "spec.json").is_file() else path / "best"
     weights = place / "weights.safetensors"
     try:
-        spec = NetworkSpec.from_json((place / "spec.json").read_text(encoding="utf-8"))
+        spec = parse_spec((place / "spec.json").read_text(encoding="utf-8"))
         weights.stat()
     except (OSError, UnicodeDecodeError):
         raise ArtefactError(

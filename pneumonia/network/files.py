@@ -13,6 +13,7 @@ from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import ArtefactError, SpecError
 from pneumonia.runtime.model.bundle import SPEC, WEIGHTS
 from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.model.spec_json import parse_spec, spec_text
 from pneumonia.runtime.storage.packing import dense_tensors, measured_spec, packed_tensors
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 
@@ -49,7 +50,7 @@ def save_model(
             if array.dtype == np.float32 and name.rpartition(".")[0] not in exact:
                 packed[name] = array.astype(np.float16)
     write_tensors(str(folder / WEIGHTS), packed)
-    write_text(str(folder / SPEC), spec.to_json())
+    write_text(str(folder / SPEC), spec_text(spec))
     return spec
 
 
@@ -96,7 +97,7 @@ def read_spec(folder: Path) -> NetworkSpec:
         ) from None
     except UnicodeDecodeError:
         raise ArtefactError("Network description is not text", where=str(path)) from None
-    return NetworkSpec.from_json(text)
+    return parse_spec(text)
 
 
 def same_architecture(a: NetworkSpec, b: NetworkSpec) -> bool:

@@ -37,7 +37,8 @@ from pneumonia.runs.stored_recipe import recipe_text
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PneumoniaError
 from pneumonia.runtime.model.bundle import SPEC
-from pneumonia.runtime.model.spec import NetworkSpec, dense_weight_count
+from pneumonia.runtime.model.spec import dense_weight_count
+from pneumonia.runtime.model.spec_json import parse_spec
 
 SCHEMA = "pneumonia.run/1"
 PACKAGES = ("pneumonia", "torch", "numpy", "albumentations", "pillow")
@@ -185,7 +186,7 @@ class RunFolder:
                 return int(record["trained_weights"])
             if record.get("kind") == "train":
                 text = (run.checkpoint() / SPEC).read_text(encoding="utf-8")
-                return dense_weight_count(NetworkSpec.from_json(text))
+                return dense_weight_count(parse_spec(text))
         return None
 
     def trained_run(self) -> "RunFolder":

@@ -4,7 +4,7 @@ from pneumonia.network.image_head import with_image_head, without_class_outputs
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.heads import class_outputs, image_outputs
-from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.model.spec_json import parse_spec, spec_text
 from tests.network.random_networks import random_tensors
 
 
@@ -15,7 +15,7 @@ def test_image_head_reads_what_the_coarsest_head_reads_and_changes_nothing_else(
     assert spec.outputs == (*plain.outputs, "linear_108")
     assert spec.layer("global_avg_pool_107").inputs == spec.layer("conv_081").inputs
     assert spec.shapes()["linear_108"] == (1, 1, 1)
-    assert NetworkSpec.from_json(spec.to_json()) == spec
+    assert parse_spec(spec_text(spec)) == spec
     for unfit in (spec, build("lenet5")):
         with pytest.raises(ConfigError, match="image head"):
             with_image_head(unfit)

@@ -19,7 +19,7 @@ from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, DeviceError, SpecError
 from pneumonia.runtime.model.layers import Attention, Conv, Norm, Opaque, Reuse
-from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.model.spec_json import parse_spec, spec_text
 from tests.network.torch_cases import (
     CASES,
     Forward,
@@ -46,7 +46,7 @@ def test_the_import_is_the_module(name):
     three = torch.randn(3, *x.shape[1:])  # another batch than the example's
     for expected, value in zip(outputs(module, three), outputs(found, three), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
-    assert NetworkSpec.from_json(found.spec.to_json()) == found.spec
+    assert parse_spec(spec_text(found.spec)) == found.spec
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

@@ -3,7 +3,7 @@ import pytest
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.layers import Conv, Detect, Route, Shortcut, Upsample
-from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.model.spec_json import parse_spec, spec_text
 from tests.network.parameters import parameter_count
 
 
@@ -83,7 +83,7 @@ def test_width_multiplies_inner_channels_in_multiples_of_eight(name, width):
         else:
             assert out % 8 == 0
             assert abs(out - width * wide.out_channels) <= 4 or out == 8
-    assert NetworkSpec.from_json(spec.to_json()) == spec
+    assert parse_spec(spec_text(spec)) == spec
 
 
 @pytest.mark.parametrize(

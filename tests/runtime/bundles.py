@@ -17,6 +17,7 @@ from pneumonia.runtime.model.layers import (
     Upsample,
 )
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, tensor_shapes
+from pneumonia.runtime.model.spec_json import spec_text
 from pneumonia.runtime.storage.packing import measured_spec, packed_tensors
 from pneumonia.runtime.storage.tensorfile import write_tensors
 
@@ -93,7 +94,7 @@ def shape_of(weight):
 def write_bundle(folder, spec, tensors, threshold=0.5, onnx=True):
     """Write a whole bundle and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.json").write_text(spec.to_json())
+    (folder / "spec.json").write_text(spec_text(spec))
     write_tensors(folder / "weights.safetensors", packed_tensors(spec, tensors))
     identity = model_hash(folder / "spec.json", folder / "weights.safetensors")
     points = {"balanced": {"threshold": threshold}, "sensitive": {"threshold": threshold / 2}}

@@ -11,6 +11,7 @@ import numpy as np
 
 from pneumonia.runtime.errors import ArtefactError, ConfigError
 from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.model.spec_json import parse_spec
 from pneumonia.runtime.storage.packing import dense_tensors
 from pneumonia.runtime.storage.tensorfile import read_tensors
 
@@ -295,6 +296,6 @@ def load_bundle(path: str, verify: bool = True, replaced: Sequence[str] = ()) ->
             found=repr(manifest.get("model_hash"))[:16],
             where=os.path.join(path, MANIFEST),
         )
-    spec = NetworkSpec.from_json(_read_text(os.path.join(path, SPEC)))
+    spec = parse_spec(_read_text(os.path.join(path, SPEC)))
     _check_preprocess(path, manifest, spec)
     return Bundle(path, manifest, spec, _read_operating_points(path, identity), identity)

@@ -1,7 +1,7 @@
 """Network description as data: a list of layer records.
 
 The torch module, the ONNX file, the generated C, the NumPy reference engine and the storage and MAC
-tables are all derived from a `NetworkSpec`. It is read and written as JSON with a schema version.
+tables are all derived from a `NetworkSpec`; `spec_json` reads and writes it as JSON.
 
 Shapes are `(channels, height, width)`; a flat vector of n features is `(n, 1, 1)`.
 Weights are stored separately as named tensors (see `tensor_shapes`), float32 unless said otherwise.
@@ -107,23 +107,6 @@ class NetworkSpec(NamedTuple):
         return self.replace_layers(
             {layer.name: layer._replace(storage=DENSE) for layer in self.weighted()}
         )
-
-    def to_json(self) -> str:
-        """JSON text with the schema version; `from_json` is its inverse."""
-        from pneumonia.runtime.model.spec_json import spec_text  # imports this module
-
-        return spec_text(self)
-
-    @staticmethod
-    def from_json(text: str) -> "NetworkSpec":
-        """Parse and validate.
-
-        Raises:
-            SpecError: Not JSON, another schema, unknown op or field, wrong type, broken graph.
-        """
-        from pneumonia.runtime.model.spec_json import parse_spec  # imports this module
-
-        return parse_spec(text)
 
 
 def tensor_shapes(spec: NetworkSpec) -> "OrderedDict[str, Tuple[int, ...]]":

@@ -7,6 +7,7 @@ from evaluation.hardware.footprint import count, read_footprint
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.layers import Conv, Linear, StorageSpec
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
+from pneumonia.runtime.model.spec_json import spec_text
 
 
 def _spec(storage: StorageSpec) -> NetworkSpec:
@@ -36,7 +37,7 @@ def test_a_linear_layer_multiplies_once() -> None:
 
 
 def test_a_bundle_and_a_run(tmp_path: Path) -> None:
-    text = _spec(StorageSpec()).to_json()
+    text = spec_text(_spec(StorageSpec()))
     for place in (tmp_path / "bundle", tmp_path / "run" / "best"):
         place.mkdir(parents=True)
         (place / "spec.json").write_text(text)
