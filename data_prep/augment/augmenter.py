@@ -18,8 +18,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no online check at imp
 import albumentations as A
 import cv2
 
-Pixels = npt.NDArray[np.uint8]
-Boxes = npt.NDArray[np.float32]
+from data_prep.dataset.reader import Boxes, Pixels
+
 MIN_SIDE = 2  # pixels of the network's input; thinner boxes are dropped
 
 

@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_prep.dataset.reader import Dataset
+from data_prep.dataset.reader import Boxes, Dataset, Pixels
 
-Pixels = npt.NDArray[np.uint8]
-Boxes = npt.NDArray[np.float32]
 MASKED_KIND = "lungs"
 _BLACK = 10  # JPEG leaves grey values up to about this outside a mask
 _STREAM = 0xC0FFEE  # separates these draws from augmentation, which uses the same seed

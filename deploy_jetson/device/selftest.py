@@ -26,7 +26,12 @@ from deploy_jetson.device.profile.recording import ProtocolSettings
 from deploy_jetson.device.profile.request import ProfileRequest
 from deploy_jetson.device.profile.sweep import profile
 from deploy_jetson.device.profile.verify import verify
-from deploy_jetson.device.tensorrt.engine import TOLERANCES, check_input, relative_error
+from deploy_jetson.device.tensorrt.engine import (
+    BUNDLE_VARIABLE,
+    TOLERANCES,
+    check_input,
+    relative_error,
+)
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines import open_engine
@@ -42,7 +47,6 @@ from pneumonia.runtime.errors import (
 from pneumonia.runtime.model.bundle import INT8, Bundle, load_bundle
 
 SCHEMA = "pneumonia.selftest/1"
-BUNDLE_VARIABLE = "PNEUMONIA_BUNDLE"  # set by `pneumonia-device`
 CONFIG = "/etc/pneumonia/daemon.ini"
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 TESTED_ENGINES = ("tensorrt", "kernels", "onnxruntime")

@@ -9,7 +9,7 @@ import numpy as np
 from evaluation.metrics.bootstrap import AnyStatistic, RatioStatistic, Statistic
 from evaluation.metrics.calibration import calibration_statistics, recalibrated_statistics
 from evaluation.metrics.image_level import auprc, auroc
-from evaluation.metrics.matching import Float64Array, IntArray
+from evaluation.metrics.matching import BoolArray, Float64Array, IntArray
 from evaluation.metrics.ranking import (
     COCO_THRESHOLDS,
     BoxRanking,
@@ -21,7 +21,7 @@ from evaluation.metrics.ranking import (
 )
 from evaluation.metrics.rsna import IOU_THRESHOLDS as RSNA_THRESHOLDS
 from evaluation.metrics.rsna import RsnaTable, rsna_table
-from evaluation.study.cases import BoolArray, EvaluationCases
+from evaluation.study.cases import EvaluationCases
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 
 FROC_IOU = (0.10, 0.40, 0.50)

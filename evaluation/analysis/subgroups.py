@@ -24,9 +24,9 @@ from evaluation.metrics.bootstrap import (
     summarise,
 )
 from evaluation.metrics.intervals import NONE, PAIRED, difference_interval, standard_error
-from evaluation.metrics.matching import Float64Array, area
+from evaluation.metrics.matching import BoolArray, Float64Array, area
 from evaluation.metrics.multiplicity import holm, two_sided_p
-from evaluation.study.cases import BoolArray, EvaluationCases
+from evaluation.study.cases import EvaluationCases
 from evaluation.study.cohort import AGE_MAX_YEARS
 from pneumonia.runtime.age_text import age_years
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL

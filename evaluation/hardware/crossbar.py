@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Mask = npt.NDArray[np.bool_]
+from evaluation.hardware.storage import Mask
 
 
 class CrossbarModel(NamedTuple):

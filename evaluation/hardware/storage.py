@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pneumonia.runtime.storage.sparse_layouts import MAX_RUN_BITS, shortest_run_bits
+
 Mask = npt.NDArray[np.bool_]
-MAX_RUN_BITS = 16
 
 
 class StorageBits(NamedTuple):
@@ -65,12 +66,7 @@ def relative_bits(support: Mask, run_bits: int, bits: int) -> StorageBits:
 
 def best_run_bits(support: Mask, bits: int) -> int:
     """Bits of the run-length field (1 .. 16) that minimise the size of relative indexing."""
-    places = np.flatnonzero(support)
-    runs = np.diff(places, prepend=-1) - 1
-    sizes = [
-        (len(places) + int((runs >> k).sum())) * (bits + k) for k in range(1, MAX_RUN_BITS + 1)
-    ]
-    return 1 + int(np.argmin(sizes))
+    return shortest_run_bits(np.diff(np.flatnonzero(support), prepend=-1) - 1, bits)
 
 
 def best_irregular_index_bits(support: Mask, bits: int) -> int:

@@ -7,12 +7,10 @@ draw, and the result is (D,).
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from evaluation.metrics.bootstrap import divide
 from evaluation.metrics.matching import Float64Array
-
-BoolArray = NDArray[np.bool_]
 
 
 def image_scores(scores: Mapping[str, ArrayLike]) -> dict[str, float]:

@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.metrics.matching import Float64Array, IntArray, order_boxes, order_truths
+from evaluation.metrics.matching import BoolArray, Float64Array, IntArray, order_boxes, order_truths
 from evaluation.study.cohort import Cohort
 from evaluation.study.labels import TruthLabels
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 from pneumonia.runtime.model.predictions import Prediction
 
-BoolArray = NDArray[np.bool_]
 EDGE_PX = 1.0  # tolerance for boxes that reach over the frame through rounding
 
 

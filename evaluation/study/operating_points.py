@@ -17,15 +17,15 @@ from evaluation.metrics.bootstrap import finite_or_none
 from evaluation.metrics.calibration import fit_platt, fit_temperature
 from evaluation.metrics.image_level import roc_curve
 from evaluation.metrics.intervals import share_interval
-from evaluation.metrics.matching import Float64Array
+from evaluation.metrics.matching import BoolArray, Float64Array
 from evaluation.metrics.rsna import RsnaTable, rsna_table
-from evaluation.study.cases import BoolArray, EvaluationCases
+from evaluation.study.cases import EvaluationCases
 from evaluation.study.class_mix import RSNA_MIX, ClassMix, class_strata, mix_weights, why_no_mix
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
+from pneumonia.runtime.model.bundle import OPERATING_POINTS
 
 SCHEMA = "pneumonia.operating_points/1"
-FILE_NAME = "operating_points.json"
 SENSITIVITY_MIN = 0.90
 SPECIFICITY_MIN = 0.95
 SWEEP_LEVELS = 400  # candidates for the challenge score's maximum
@@ -286,7 +286,7 @@ def points_file(path: str | Path) -> Path | None:
     if not place.is_dir():
         return place
     # a run folder's points are in its best checkpoint
-    for file in (place / FILE_NAME, place / "best" / FILE_NAME):
+    for file in (place / OPERATING_POINTS, place / "best" / OPERATING_POINTS):
         if file.is_file():
             return file
     return None

@@ -13,7 +13,7 @@ from evaluation.study.labels import RSNA_FRAME
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.csv_tables import escape_name, read_exact_table, unescape_name
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.model.predictions import Prediction
+from pneumonia.runtime.model.predictions import Prediction, number_text
 
 HEADER = ("patientId", "PredictionString")
 
@@ -50,7 +50,7 @@ def submission_text(
         parts = []
         for (x1, y1, x2, y2), score in zip(rows, values, strict=True):
             if score >= threshold:
-                parts += [_text(value) for value in (score, x1, y1, x2 - x1, y2 - y1)]
+                parts += [number_text(value) for value in (score, x1, y1, x2 - x1, y2 - y1)]
         writer.writerow([escape_name(image_id), " ".join(parts)])
     return stream.getvalue()
 
@@ -108,8 +108,3 @@ def _parse(text: str, where: str) -> tuple[np.ndarray, np.ndarray]:
         raise DataError("Box has a negative width or height", where=where)
     boxes = np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:]], axis=1)
     return boxes.astype(np.float32), rows[:, 0].astype(np.float32)
-
-
-def _text(value: float) -> str:
-    """Shortest text of a float32, as in predictions.csv."""
-    return str(np.format_float_positional(np.float32(value), trim="-"))

@@ -28,7 +28,7 @@ from evaluation.study.box_scale import scale_boxes
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.class_mix import why_no_mix
 from evaluation.study.operating_points import points_file
-from pneumonia.api.compare_hardware import HardwareSections, hardware_sections
+from pneumonia.api.compare_hardware import LATENCY_ROUNDS, HardwareSections, hardware_sections
 from pneumonia.api.evaluation_inputs import (
     FrozenPoints,
     StudyOptions,
@@ -41,8 +41,6 @@ from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.latency import interleaved_latency
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.progress import Progress
-
-LATENCY_ROUNDS = 15
 
 
 class ComparedModel(NamedTuple):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from pneumonia.cli.options import PATH
 from pneumonia.runtime.errors import DISCLAIMER
 
 
@@ -12,7 +13,7 @@ from pneumonia.runtime.errors import DISCLAIMER
     "--config",
     "path",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Configuration file (INI); docs/reference/daemon-config.md explains it.",
 )
 @click.option(

@@ -21,6 +21,7 @@ from pneumonia.cli.demo_page import (
 )
 from pneumonia.cli.demo_processes import beside, run_verb, training_partners
 from pneumonia.cli.demo_progress import OTHER, TRAINING, DemoProgress, DemoStep, show_estimate
+from pneumonia.cli.options import FOLDER
 from pneumonia.cli.terminal import show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError
 
@@ -75,7 +76,7 @@ SMOKE = DemoScale(
     "--out",
     default="runs/demo",
     show_default=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Folder for everything the demo makes.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the phantoms and the training.")

@@ -5,17 +5,16 @@ from pathlib import Path
 import click
 
 from deploy_jetson.package.boards import BOARD_HELP, DEFAULT_BOARD, find_board
+from pneumonia.cli.options import PATH
 from pneumonia.cli.terminal import show_next
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.plurals import counted
 
 
 @click.command("device-package")
-@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.tar.gz to write.")
-@click.option(
-    "--wheels", type=click.Path(path_type=Path), help="Folder of the pinned wheels; else fetched."
-)
+@click.argument("bundle", metavar="BUNDLE", type=PATH)
+@click.option("--out", required=True, type=PATH, help="FILE.tar.gz to write.")
+@click.option("--wheels", type=PATH, help="Folder of the pinned wheels; else fetched.")
 @click.option("--board", default=DEFAULT_BOARD, show_default=True, help=BOARD_HELP + ".")
 @click.option("--without-wheels", is_flag=True, help="The board has the Python packages already.")
 @click.option("--without-kernels", is_flag=True, help="Do not generate C libraries.")

@@ -1,12 +1,22 @@
-"""Collect the parameters of a click command into one options object."""
+"""Types of options, and the parameters of a click command as one options object."""
 
 import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+import click
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+PRESENT = click.Path(path_type=Path, exists=True)
+PRESENT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+PRESENT_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 def collected(source: str, name: str = "options") -> Callable[[Any], Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import PATH, collected
 from pneumonia.cli.quantize import quantize_by_recipe
 from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 
 
 @click.command("prune", cls=recipes_of("prune", "quantize"))
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--out", required=True, type=PATH, help="Run folder to write.")
 @click.option("--rate", type=float, help="Dense / remaining weights; overrides the recipe's.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Dataset folder; default: the run's own."
-)
+@click.option("--data", type=PATH, help="Dataset folder; default: the run's own.")
 @accept_seen
 @run_options
 @collected("pneumonia.cli.run_options:RecipeOptions")

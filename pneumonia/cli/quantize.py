@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import PATH, collected
 from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
@@ -38,12 +38,12 @@ class QuantizeOptions(RecipeOptions):
 
 
 @click.command("quantize", cls=recipes_of("quantize"))
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--recipe", help="Name of a shipped recipe, or a YAML file: train onto few levels.")
 @click.option("--int8", is_flag=True, help="No training: RUN is a bundle, write it in int8 (QDQ).")
-@click.option("--out", required=True, type=click.Path(path_type=Path),
+@click.option("--out", required=True, type=PATH,
               help="Run folder to write; with --int8 a bundle or one .onnx file.")  # fmt: skip
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder, if not the run's.")
+@click.option("--data", type=PATH, help="Dataset folder, if not the run's.")
 @accept_seen
 @run_options
 @click.option("--calibration", type=click.Choice(["minmax", "entropy", "percentile"]),

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import PATH, collected
 from pneumonia.cli.run_options import RecipeOptions, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 
 
 @click.command("train", cls=recipes_of("train"))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Dataset folder.")
+@click.option("--data", required=True, type=PATH, help="Dataset folder.")
 @click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--out", required=True, type=PATH, help="Run folder to write.")
 @run_options
 @collected("pneumonia.cli.run_options:RecipeOptions")
 def command(data: Path, recipe: str, out: Path, options: RecipeOptions) -> None:

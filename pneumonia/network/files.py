@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pneumonia.network.accounting import FLOAT_BITS
 from pneumonia.network.module import check_tensors
 from pneumonia.runs.checksums import check_files
 from pneumonia.runtime.atomic import write_text
@@ -16,8 +17,6 @@ from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.model.spec_json import parse_spec, spec_text
 from pneumonia.runtime.storage.packing import dense_tensors, measured_spec, packed_tensors
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
-
-FLOAT_BITS = 32
 
 
 def save_model(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from data_prep.dataset.reader import Pixels
 from pneumonia.runtime.image.dicom_header import BIG_ENDIAN, read_header
 from pneumonia.runtime.image.dicom_pixels import decode_pixels
 from pneumonia.runtime.image.display import (
@@ -27,8 +28,6 @@ from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 
 MIN_WIDTH, MAX_WIDTH = 0.005, 16.0
 _HEAD_BYTES = 132
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def windowed_png(path: Path, center: float, width: float) -> bytes:

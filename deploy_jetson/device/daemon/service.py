@@ -25,6 +25,7 @@ from deploy_jetson.device.daemon.store.spool import ImageSpool
 from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
 from deploy_jetson.device.daemon.work.worker import JobWorker
+from deploy_jetson.device.exit_codes import INTERRUPTED
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 from pneumonia.runtime.image.read_limits import ReadLimits
@@ -33,7 +34,6 @@ from pneumonia.runtime.tls import server_context
 
 STALE_S = 90.0  # longer than a cold start of the decoding child
 FORGET_EVERY_S = 60.0
-INTERRUPTED = 130
 REFERENCE = "reference"  # NumPy: for machines that have nothing else, and seconds for an image
 
 COUNTERS = (

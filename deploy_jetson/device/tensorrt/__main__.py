@@ -7,12 +7,15 @@ from typing import Optional, Sequence
 
 from deploy_jetson.device.tensorrt.api import PRECISIONS
 from deploy_jetson.device.tensorrt.cache import engine_path
-from deploy_jetson.device.tensorrt.engine import PRECISION_VARIABLE, WORKSPACE_VARIABLE, open_engine
+from deploy_jetson.device.tensorrt.engine import (
+    BUNDLE_VARIABLE,
+    PRECISION_VARIABLE,
+    WORKSPACE_VARIABLE,
+    open_engine,
+)
 from deploy_jetson.device.utf8 import run_command
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 from pneumonia.runtime.model.bundle import load_bundle
-
-BUNDLE_VARIABLE = "PNEUMONIA_BUNDLE"  # set by `pneumonia-device`
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -33,6 +33,7 @@ from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
 from pneumonia.runtime.model.bundle import INT8, Bundle, file_sha256
 
+BUNDLE_VARIABLE = "PNEUMONIA_BUNDLE"  # set by `pneumonia-device`
 PRECISION_VARIABLE = "PNEUMONIA_TENSORRT_PRECISION"
 WORKSPACE_VARIABLE = "PNEUMONIA_TENSORRT_WORKSPACE_MIB"
 WORKSPACE_LIMITS_MIB = (16, 65536)

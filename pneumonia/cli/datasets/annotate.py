@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import FOLDER, PRESENT, PRESENT_FILE, collected
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError
 from pneumonia.runtime.plurals import counted
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from data_prep.reports.findings.concepts import ConceptBase
     from data_prep.reports.findings.linking import MentionLinker
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -47,18 +45,20 @@ class ServerAddress:
 
 
 @click.command()
-@click.argument("studies", type=_FOLDER)
+@click.argument("studies", type=FOLDER)
 @click.option(
-    "--work", default=Path("annotation"), show_default=True, type=_FOLDER,
+    "--work", default=Path("annotation"), show_default=True, type=FOLDER,
     help="Workspace: readings and exported datasets.",
 )  # fmt: skip
 @click.option(
-    "--reports", type=click.Path(path_type=Path, exists=True),
+    "--reports", type=PRESENT,
     help="Reports: csv, or a folder of .txt or OpenI .xml files.",
 )  # fmt: skip
-@click.option("--linker", type=_FOLDER, help="Of `data train-linker`.  [default: vocabulary alone]")
-@click.option("--concepts", type=_FILE, help="Concept base.  [default: shipped one]")
-@click.option("--predictions", type=_FILE, help="predictions.csv: a model's boxes as suggestions.")
+@click.option("--linker", type=FOLDER, help="Of `data train-linker`.  [default: vocabulary alone]")
+@click.option("--concepts", type=PRESENT_FILE, help="Concept base.  [default: shipped one]")
+@click.option(
+    "--predictions", type=PRESENT_FILE, help="predictions.csv: a model's boxes as suggestions."
+)
 @click.option(
     "--min-score", default=0.2, show_default=True, type=click.FloatRange(0, 1),
     help="Suggest no box below this score.",
@@ -81,9 +81,11 @@ class ServerAddress:
     "--port", default=8400, show_default=True, type=click.IntRange(0, 65535),
     help="Port; 0 takes a free one.",
 )  # fmt: skip
-@click.option("--tls-cert", type=_FILE, help="Certificate (PEM); needed beyond this machine.")
-@click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
-@collected("data_prep.annotation.project:Sources", "sources")
+@click.option(
+    "--tls-cert", type=PRESENT_FILE, help="Certificate (PEM); needed beyond this machine."
+)
+@click.option("--tls-key", type=PRESENT_FILE, help="Its private key (PEM).")
+@collected("data_prep.annotation.project:ProjectSources", "sources")
 @collected("pneumonia.cli.datasets.annotate:ServerAddress", "address")
 def command(
     sources: "ProjectSources",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.datasets.reports import link_reports_verb, train_linker_verb
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import FILE, FOLDER, collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 _WORKERS = click.option(
     "--workers", type=click.IntRange(min=1), help="Processes; default one per core."
 )
-_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.group()
@@ -28,17 +27,17 @@ command.add_command(train_linker_verb)
 
 
 @command.command("import-rsna")
-@click.argument("source", type=_FOLDER)
-@click.option("--out", required=True, type=_FOLDER, help="Dataset folder to write.")
+@click.argument("source", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="Dataset folder to write.")
 @click.option(
     "--nih",
-    type=_FOLDER,
+    type=FOLDER,
     help="Folder of whole NIH ChestX-ray14 frames with images.csv; frames without finding become "
     "negatives of kind `nih`, the others are unlabelled.",
 )
 @click.option(
     "--mapping",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="RSNA's json from patientId to NIH image, to split by patient.  [default: in SOURCE]",
 )
 @click.option(
@@ -73,7 +72,7 @@ def import_rsna_verb(
 
 
 @command.command("fetch-rsna")
-@click.option("--out", required=True, type=_FOLDER, help="Folder to download into (8 GB).")
+@click.option("--out", required=True, type=FOLDER, help="Folder to download into (8 GB).")
 def fetch_rsna_verb(out: Path) -> None:
     """Download the RSNA challenge with your own Kaggle client and account."""
     from data_prep.importing.fetch import fetch_rsna
@@ -83,9 +82,9 @@ def fetch_rsna_verb(out: Path) -> None:
 
 
 @command.command("audit")
-@click.argument("dataset", type=_FOLDER)
+@click.argument("dataset", type=FOLDER)
 @click.option(
-    "--out", type=_FOLDER, help="Folder for audit.json and audit.html.  [default: DATASET]"
+    "--out", type=FOLDER, help="Folder for audit.json and audit.html.  [default: DATASET]"
 )
 def audit_verb(dataset: Path, out: Path | None) -> None:
     """Check DATASET and describe it: audit.json and audit.html.
@@ -119,7 +118,7 @@ def audit_verb(dataset: Path, out: Path | None) -> None:
 
 
 @command.command("phantom")
-@click.option("--out", required=True, type=_FOLDER, help="Dataset folder to write.")
+@click.option("--out", required=True, type=FOLDER, help="Dataset folder to write.")
 @click.option("--count", required=True, type=int, help="Number of films.")
 @click.option("--seed", default=0, show_default=True, help="Same seed, same films.")
 @click.option("--size", default=512, show_default=True, help="Side of a film in pixels.")

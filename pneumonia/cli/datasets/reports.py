@@ -5,34 +5,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import FILE, FOLDER, PATH, collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
     from data_prep.reports.linker.training import LinkerConfig
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_SOURCE = click.Path(path_type=Path)
-
 
 @click.command("link-reports")
-@click.argument("reports", type=_SOURCE)
-@click.option("--out", required=True, type=_FOLDER, help="Folder to write.")
+@click.argument("reports", type=PATH)
+@click.option("--out", required=True, type=FOLDER, help="Folder to write.")
 @click.option(
-    "--linker", type=_FOLDER, help="Of train-linker.  [default: the vocabulary alone, untrained]"
+    "--linker", type=FOLDER, help="Of train-linker.  [default: the vocabulary alone, untrained]"
 )
 @click.option(
     "--concepts",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Concept base.  [default: the linker's, or the one shipped]",
 )
 @click.option(
     "--images",
-    type=_FOLDER,
+    type=FOLDER,
     help="Radiographs named like the reports' images; OUT/dataset gets them, weakly labelled.",
 )
 @click.option(
-    "--join", type=_FOLDER, help="Dataset with boxes, to which the images and labels are added."
+    "--join", type=FOLDER, help="Dataset with boxes, to which the images and labels are added."
 )
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Processes that decode; default one per core."
@@ -112,8 +109,8 @@ def _negated(context: click.Context, parameter: click.Parameter, value: bool) ->
 
 
 @click.command("train-linker")
-@click.argument("reports", type=_SOURCE)
-@click.option("--out", required=True, type=_FOLDER, help="Linker folder to write.")
+@click.argument("reports", type=PATH)
+@click.option("--out", required=True, type=FOLDER, help="Linker folder to write.")
 @click.option(
     "--local", default="cnn", show_default=True, type=click.Choice(["attention", "cnn"]),
     help="Local model.",

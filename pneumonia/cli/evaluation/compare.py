@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.evaluation.options import (
-    FILE,
-    FOLDER,
     draw_options,
     label_options,
     mix_option,
     threshold_options,
 )
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import PATH, PRESENT_FILE, PRESENT_FOLDER, collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
@@ -33,8 +31,8 @@ def _figures(
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="[NAME=]PREDICTIONS[,BUNDLE] ...")
-@click.option("--labels", required=True, type=FILE, help="RSNA csv.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Report folder.")
+@click.option("--labels", required=True, type=PRESENT_FILE, help="RSNA csv.")
+@click.option("--out", required=True, type=PATH, help="Report folder.")
 @label_options
 @threshold_options(
     "Frozen thresholds for models without their own bundle.", "One threshold for all models."
@@ -53,7 +51,7 @@ def _figures(
     show_default=True,
     help="The same for the AUROC.",
 )
-@click.option("--image-folder", type=FOLDER, help="Radiographs, to show changed cases.")
+@click.option("--image-folder", type=PRESENT_FOLDER, help="Radiographs, to show changed cases.")
 @click.option(
     "--figure",
     "figures",

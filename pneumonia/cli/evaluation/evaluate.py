@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.evaluation.options import (
-    FILE,
-    FOLDER,
     draw_options,
     label_options,
     mix_option,
@@ -15,7 +13,7 @@ from pneumonia.cli.evaluation.options import (
     parse_named_files,
     threshold_options,
 )
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import PATH, PRESENT_FILE, PRESENT_FOLDER, collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 from pneumonia.runtime.plurals import counted
 
@@ -27,17 +25,19 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 
 
 @click.command()
-@click.argument("predictions", type=FILE)
-@click.argument("labels", type=FILE)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Report folder.")
+@click.argument("predictions", type=PRESENT_FILE)
+@click.argument("labels", type=PRESENT_FILE)
+@click.option("--out", required=True, type=PATH, help="Report folder.")
 @label_options
 @threshold_options(
     "Frozen thresholds: operating_points.json, or a bundle.", "One threshold given by hand instead."
 )
-@click.option("--bundle", type=FOLDER, help="The model: its name, hash and frozen thresholds.")
+@click.option(
+    "--bundle", type=PRESENT_FOLDER, help="The model: its name, hash and frozen thresholds."
+)
 @click.option(
     "--freeze-into",
-    type=FOLDER,
+    type=PRESENT_FOLDER,
     metavar="BUNDLE",
     help="Choose thresholds and calibration on these images and put them into this bundle.",
 )
@@ -52,7 +52,7 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
     metavar="FACTOR|tune",
     help="Resize boxes about their centres first; `tune` on validation images. Off by default.",
 )
-@click.option("--image-folder", type=FOLDER, help="Radiographs, to show the worst cases.")
+@click.option("--image-folder", type=PRESENT_FOLDER, help="Radiographs, to show the worst cases.")
 @click.option(
     "--perturbed",
     multiple=True,
@@ -62,7 +62,7 @@ SHOWN = ("coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc")
 )
 @click.option(
     "--write-perturbed",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Only write perturbed copies of --image-folder here, one folder each.",
 )
 @mix_option

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pneumonia.cli.options import PRESENT, PRESENT_FILE
+
 if TYPE_CHECKING:
     from evaluation.study.class_mix import ClassMix
 
 Command = Callable[..., Any]
-SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
 TUNE = "tune"
-
-FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 def parse_frame(context: click.Context, option: click.Parameter, value: str) -> float | None:
@@ -46,9 +44,11 @@ def label_options(command: Command) -> Command:
     """Options for the labels that predictions are compared with."""
     options = (
         click.option(
-            "--classes", type=FILE, help="csv with patientId,class (official class info)."
+            "--classes", type=PRESENT_FILE, help="csv with patientId,class (official class info)."
         ),
-        click.option("--images", type=FILE, help="csv of patient, view, sex, age per image."),
+        click.option(
+            "--images", type=PRESENT_FILE, help="csv of patient, view, sex, age per image."
+        ),
         click.option(
             "--frame",
             callback=parse_frame,
@@ -56,7 +56,7 @@ def label_options(command: Command) -> Command:
             show_default=True,
             help="Side of the labels' frame in pixels, or `image`: pixels of each image.",
         ),
-        click.option("--subset", type=FILE, help="Only these ids, one per line."),
+        click.option("--subset", type=PRESENT_FILE, help="Only these ids, one per line."),
         click.option(
             "--only-scored", is_flag=True, help="Leave out labelled images without a score."
         ),
@@ -76,7 +76,7 @@ def threshold_options(points_help: str, threshold_help: str) -> Callable[[Comman
         return click.option(
             "--operating-points",
             "points",
-            type=click.Path(path_type=Path, exists=True),
+            type=PRESENT,
             help=points_help,
         )(command)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import PATH, PRESENT_FILE, collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 from pneumonia.runs.names import CHECKPOINTS
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=PATH)
 @click.option(
     "--out",
     required=True,
     metavar="BUNDLE",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder of the bundle; an existing bundle is replaced.",
 )
 @click.option(
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--about",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PRESENT_FILE,
     help="Markdown for the head of the model card: intended use, data and its terms, limits.",
 )
 @click.option(

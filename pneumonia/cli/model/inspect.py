@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pneumonia.cli.options import PATH, PRESENT
 from pneumonia.cli.terminal import show_next, show_table
 from pneumonia.runs.names import CHECKPOINTS
 from pneumonia.runtime.errors import ConfigError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.argument("model", metavar="RUN|BUNDLE", type=PATH)
 @click.option(
     "--checkpoint",
     type=click.Choice(CHECKPOINTS),
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")
 @click.option(
     "--report",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for a page: rates, residuals, weights and levels, crossbars, SOT-MRAM.",
 )
 @click.option(
     "--against",
-    type=click.Path(path_type=Path, exists=True),
+    type=PRESENT,
     help="With --report: the run or bundle to compare with; default: the run it came from.",
 )
 @click.option(

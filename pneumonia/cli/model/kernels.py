@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from deploy_jetson.kernels.compile.targets import TARGET_HELP
+from pneumonia.cli.options import PATH
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 
 @click.command()
-@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.argument("bundle", metavar="BUNDLE", type=PATH)
 @click.option(
     "--target",
     default="native",

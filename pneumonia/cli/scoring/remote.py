@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pneumonia.cli.options import PATH
 from pneumonia.cli.terminal import progress_bar
 from pneumonia.runtime.errors import ConfigError
 
@@ -40,17 +41,17 @@ OPTIONS = (
     ),
     click.option(
         "--ca-file",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="CA certificates for the DICOMweb server, instead of the system's.",
     ),
     click.option(
         "--client-cert",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Certificate that identifies us to a DICOMweb server (PEM).",
     ),
     click.option(
         "--client-key",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Its private key.  [default: in the file of --client-cert]",
     ),
     click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import collected
+from pneumonia.cli.options import PATH, collected
 from pneumonia.cli.scoring.options import ScoreOptions, dicom_kinds, score_settings
 from pneumonia.cli.scoring.remote import (
     destination,
@@ -52,10 +52,8 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 
 
 @click.command()
-@click.argument("paths", metavar="[INPUT] OUTPUT", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--bundle", type=click.Path(path_type=Path), help="Model bundle; default: the shipped one."
-)
+@click.argument("paths", metavar="[INPUT] OUTPUT", nargs=-1, type=PATH)
+@click.option("--bundle", type=PATH, help="Model bundle; default: the shipped one.")
 @click.option(
     "--engine",
     type=click.Choice(["auto", "tensorrt", "kernels", "onnxruntime", "reference"]),
@@ -113,7 +111,7 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 )
 @click.option(
     "--rules",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Rules for which images are scored; see --show-rules.",
 )
 @click.option(
@@ -128,7 +126,7 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 @click.option(
     "--verify-audit",
     metavar="OUTPUT",
-    type=click.Path(path_type=Path),
+    type=PATH,
     is_eager=True,
     expose_value=False,
     callback=_verify_audit,

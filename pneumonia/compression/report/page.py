@@ -12,7 +12,7 @@ from torch import Tensor
 from evaluation.hardware import crossbar, plots, sot_mram
 from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable, render
 from pneumonia.compression.quantize.mismatch import ChipMetrics
-from pneumonia.network.accounting import NetworkAccount
+from pneumonia.network.accounting import FLOAT_BITS, NetworkAccount
 from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import RESIDUALS_TABLE
@@ -21,7 +21,6 @@ from pneumonia.runtime.model.spec import NetworkSpec, positions
 
 PAGE, DATA = "compression.html", "compression.json"
 SCHEMA = "pneumonia.compression-report/1"
-FLOAT_BITS = 32
 FLOAT_BITS_CROSSBAR = 9  # a float weight counts as this: the published dense baseline
 MOST_BITS_SOT_MRAM = 8
 ACTIVATION_BITS = 8

@@ -26,7 +26,7 @@ def _pool_sizes(b: SpecBuilder, a: SimpleNamespace, source: str, n_dims: int) ->
         "stride": plain(a.stride, n_dims) if len(a.stride) else kernel,
         "padding": plain(a.padding, n_dims, 0),
     }
-    sides, steps, pads = (_two(found[key]) for key in ("kernel", "stride", "padding"))
+    sides, steps, pads = (layers.pair(found[key]) for key in ("kernel", "stride", "padding"))
     extra = []
     for size, side, step, pad in zip(b.shapes[source][1:], sides, steps, pads, strict=True):
         more = 0
@@ -40,17 +40,15 @@ def _pool_sizes(b: SpecBuilder, a: SimpleNamespace, source: str, n_dims: int) ->
     return found
 
 
-def _two(value: layers.Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
-
-
 def _max_pool(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
     n_dims = len(a.self.dims) - 2
     source = b.as_map(a.self)
     if any(number != 1 for number in a.dilation):
         raise NotUnderstoodError("max pooling with dilation")
     sizes = _pool_sizes(b, a, source, n_dims)
-    end = [pad + more for pad, more in zip(_two(sizes["padding"]), sizes["extra"], strict=True)]
+    end = [
+        pad + more for pad, more in zip(layers.pair(sizes["padding"]), sizes["extra"], strict=True)
+    ]
     layer = b.add(
         layers.MaxPool, [source], sizes["kernel"], sizes["stride"], sizes["padding"], plain(end, 2),
         own=True,

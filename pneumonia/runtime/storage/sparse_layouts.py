@@ -131,7 +131,8 @@ def _decode_csr(values: np.ndarray, arrays: Arrays, shape: Tuple[int, int]) -> n
 # --- relative index -----------------------------------------------------------------------------
 
 
-def _best_run_bits(runs: np.ndarray, value_bits: int) -> int:
+def shortest_run_bits(runs: np.ndarray, value_bits: int) -> int:
+    """Bits of the run-length field that store the runs before all values in the fewest bits."""
     sizes = [
         (len(runs) + int((runs >> k).sum())) * (value_bits + k) for k in range(1, MAX_RUN_BITS + 1)
     ]
@@ -145,7 +146,7 @@ def encode_relative(
     flat = matrix.ravel()
     places = np.flatnonzero(flat)
     runs = np.diff(np.concatenate([[-1], places])) - 1
-    bits = run_bits or _best_run_bits(runs, value_bits)
+    bits = run_bits or shortest_run_bits(runs, value_bits)
     # A run of r zeros takes r >> bits fillers, each standing for 2**bits zeros (itself the last).
     fillers = runs >> bits
     ends = np.cumsum(fillers + 1) - 1

@@ -14,10 +14,11 @@ from evaluation.metrics.ranking import average_precision_once, rank_boxes
 from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import Cohort
 from evaluation.study.labels import make_labels
-from evaluation.study.operating_points import FILE_NAME, choose, document, image_set_digest
+from evaluation.study.operating_points import choose, document, image_set_digest
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.image.preprocess import network_input
+from pneumonia.runtime.model.bundle import OPERATING_POINTS
 from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, detections
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
 from pneumonia.runtime.model.spec import NetworkSpec
@@ -198,7 +199,7 @@ class DetectionValidation:
                 write_predictions(str(out / PREDICTIONS), rows)
             if len(self.kinds) > 1:
                 write_predictions(str(out / f"val_predictions_{kind}.csv"), rows)
-        write_json(str(out / FILE_NAME), self.points())
+        write_json(str(out / OPERATING_POINTS), self.points())
 
     def points(self) -> dict[str, Any]:
         """Content of operating_points.json, chosen on the last evaluation."""

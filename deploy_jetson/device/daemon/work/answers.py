@@ -22,6 +22,7 @@ from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.image.dicom_header import FILING_UIDS
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import (
     ObjectCreation,
@@ -36,7 +37,6 @@ SCHEMA = "pneumonia.daemon-result/1"
 KIND_OF = {"sr": "SR", "gsps": "PR", "sc": "SC"}
 SET_ASIDE = (REJECTED, FAILED, QUARANTINED)
 MAX_ANSWER_BYTES = 4 << 20
-UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 VALID_UID = re.compile(r"^[0-9.]{1,64}$")
 
 
@@ -128,7 +128,7 @@ def document(job: DaemonJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str,
 
 def _uids(identity: Dict[str, str]) -> Dict[str, str]:
     """The study, series and instance UID as far as they are UIDs; other text may name a patient."""
-    return {name: identity[name] for name in UIDS if VALID_UID.match(identity.get(name, ""))}
+    return {name: identity[name] for name in FILING_UIDS if VALID_UID.match(identity.get(name, ""))}
 
 
 def moment(seconds: float) -> str:
