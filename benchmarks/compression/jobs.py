@@ -1,6 +1,7 @@
 """The jobs of `compression_tables`: networks, methods, schedules, and what was published."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 from benchmarks.compression.lenet_fit import Cuts, NaturalCourse
@@ -16,10 +17,12 @@ from benchmarks.compression.methods import (
     quantized,
     structured,
 )
+from benchmarks.compression.snapping import snapped
 from benchmarks.compression.surgery import (
+    Shape,
+    exchange_columns,
     remove_structures,
     remove_weights,
-    snapped,
     surgery,
 )
 from pneumonia.compression.prune.structured_method import StructuredMethod
@@ -78,8 +81,8 @@ class Goal(NamedTuple):
 
 NETWORKS = {
     "lenet5": ("mnist", {"channels": 1, "size": 28, "n_classes": 10, "width": 1.0}),
-    "vgg16": ("cifar10", {"channels": 3, "size": 32, "n_classes": 10, "width": 0.25}),
-    "resnet18": ("cifar10", {"channels": 3, "size": 32, "n_classes": 10, "width": 0.25}),
+    "vgg16": ("cifar10", {"channels": 3, "size": 32, "n_classes": 10, "width": 0.5}),
+    "resnet18": ("cifar10", {"channels": 3, "size": 32, "n_classes": 10, "width": 0.5}),
 }
 LENET = ("conv_000", "conv_002", "linear_005", "linear_006")
 
@@ -101,6 +104,10 @@ FILTERS = NARROW.model_copy(update={"filter_share": 1.0})
 DENSE = Schedule(retrain_epochs=15, teacher=0.0)
 LONG = Schedule(retrain_epochs=80, straight_epochs=4, retrain_rate=3e-3, plain=0.5)
 SURGERY = Schedule(cuts=Cuts(8, 8, 6, 8), natural=NaturalCourse(plain=0.5, rate=0.05))
+# Fewer filters of the convolutions than these were worse on the held-out images.
+IN_FOURS = {"group_size": 4, "least": Shape(filters1=8, filters2=12, units=16)}
+# The best of four shapes on the held-out images, that of 149x made smaller in all directions.
+BALANCED = Shape(filters1=8, columns1=12, filters2=12, columns2=40, units=24, columns3=40)
 JOBS: dict[str, Job] = {
     "lenet5/dense": Job("", dense, "99.2 %", DENSE),
     "lenet5/structured-20": Job(
@@ -139,6 +146,21 @@ JOBS: dict[str, Job] = {
     "lenet5/narrow-241": Job(
         "lenet5/narrow-145", surgery(241, remove_structures), "232x at 99.0 %",
         SURGERY._replace(cuts=Cuts(6, 16, 10, 12)), 0),
+    "lenet5/narrow-132": Job(
+        "lenet5/narrow-88", surgery(132, remove_structures), "88x at 99.2 %",
+        SURGERY._replace(cuts=Cuts(2, 14, 10, 12)), 0),
+    "lenet5/narrow-132-quant": Job(
+        "lenet5/narrow-132", snapped(dict(zip(LENET, (16, 16, 8, 16), strict=True))),
+        "1,910x smaller at 99.0 % (prune + 3.4 bits)",
+        SURGERY._replace(cuts=Cuts(8, 10, 6, 8)), 0),
+    "lenet5/grouped-240": Job(
+        "lenet5/narrow-132", surgery(240, partial(remove_structures, **IN_FOURS)),
+        "232x at 99.0 %", SURGERY._replace(cuts=Cuts(8, 6, 20, 12)), 4),
+    "lenet5/narrow-240": Job(
+        "lenet5/narrow-132",
+        surgery(240, partial(remove_structures, least=BALANCED),
+                partial(exchange_columns, least=BALANCED)),
+        "232x at 99.0 %", SURGERY._replace(cuts=Cuts(8, 6, 20, 12, exchanges=3)), 0),
     "lenet5/narrow-131": Job(
         "lenet5/narrow-130", surgery(131, remove_structures), "88x at 99.2 %",
         SURGERY._replace(cuts=Cuts(1, 8, 8, 12)), 0),
@@ -169,16 +191,43 @@ JOBS: dict[str, Job] = {
     "lenet5/narrow-120-purified": Job(
         "lenet5/narrow-120", purified(0.002), "88x -> 232x by purification", Schedule(), 0),
 }  # fmt: skip
-for rate in (2, 4, 8, 16, 32):  # one line per constraint alone
+LINE_KINDS = ("columns", "filters", "kernels", "darb")  # one line per constraint alone
+LINE_RATES = (2, 4, 8, 16, 32)
+for rate in LINE_RATES:
     JOBS |= {
-        f"lenet5/{kind}-{rate}": Job("lenet5/dense", run, "", Schedule(2, 4), group_size)
-        for kind, run, group_size in (
-            ("columns", structured(rate, LENET_EXPONENTS, COLUMNS), 0),
-            ("filters", structured(rate, LENET_EXPONENTS, FILTERS), None),
-            ("kernels", per_layer(rate, LENET_EXPONENTS, kernels), None),
-            ("darb", per_layer(rate, LENET_EXPONENTS, darb), None),
+        f"lenet5/{kind}-{rate}": Job("lenet5/dense", run, "", Schedule(1, 2), group_size, seeds=1)
+        for kind, run, group_size in zip(
+            LINE_KINDS,
+            (structured(rate, LENET_EXPONENTS, COLUMNS), structured(rate, LENET_EXPONENTS, FILTERS),
+             per_layer(rate, LENET_EXPONENTS, kernels), per_layer(rate, LENET_EXPONENTS, darb)),
+            (0, None, None, None), strict=True,
         )
-    }
+    }  # fmt: skip
+
+# Strong augmentation (shift, flip, blanked square), label smoothing, warm-up and cosine, average.
+CIFAR_DENSE = Schedule(retrain_epochs=30, teacher=0.0, smoothing=0.1, strength=1.5)
+CIFAR_PRUNED = Schedule(admm_epochs=3, retrain_epochs=12, strength=1.5)
+CIFAR_IRREGULAR = Schedule(straight_epochs=8, retrain_epochs=10, strength=1.5)
+CIFAR_BINARY = Schedule(straight_epochs=20, strength=1.5)
+FULL = "(full width, 50,000 images)"
+for zoo, dense_figure, rates, figures, binary_figure in (
+    ("vgg16", "93.5 %", (8, 16, 30), ("", "", "29.8x at -0.0 %"), "93.5 % -> 93.5 %"),
+    ("resnet18", "93.5-95 %", (8, 16, 20), ("", "", "20.9x-59.8x at -0.5 %"), "93.5 % -> 93.2 %"),
+):
+    JOBS[f"{zoo}/dense"] = Job("", dense, f"{dense_figure} {FULL}", CIFAR_DENSE, seeds=1)
+    parent = f"{zoo}/dense"
+    for rate, figure in zip(rates, figures, strict=True):
+        name = f"{zoo}/structured-{rate}"
+        JOBS[name] = Job(parent, structured(rate), figure, CIFAR_PRUNED, 0, seeds=1)
+        parent = name
+    parent = f"{zoo}/dense"
+    for rate in (10, 30):
+        name = f"{zoo}/irregular-{rate}"
+        JOBS[name] = Job(parent, irregular(float(rate)), "", CIFAR_IRREGULAR, seeds=1)
+        parent = name
+    JOBS[f"{zoo}/binary"] = Job(
+        f"{zoo}/dense", quantized(BINARY), binary_figure, CIFAR_BINARY, seeds=1
+    )
 
 SHORT = "straight-through training under strong distortion for minutes; causes not separated"
 LONGER = (
@@ -191,12 +240,14 @@ GOALS = (
     Goal("dense", ("dense",), 0.995, 1, "99.2 %", "0.05 % is 5 images"),
     Goal("structured (filters and columns)", ("structured", "narrow"), 0.99, 240,
          "231.8x at 99.0 %", LONGER + "; purification found no unit to remove within 0.2 %"),
+    Goal("structured, columns shared by four filters", ("grouped",), 0.99, 240,
+         "231.8x at 99.0 % (by whole layers)", FEW_SEEDS),
     Goal("irregular", ("irregular",), 0.99, 360, "348x at 99.0 %",
          "a first run with half of the epochs had 98.90 %; the median of the seeds decides"),
     Goal("binary, every layer", ("binary",), 0.992, 1, "99.2 %", SHORT),
     Goal("pruned and quantized, bytes",
          ("irregular-361-quant", "narrow-110-quant", "narrow-130-quant",
-          "narrow-131-quant"), 0.99, 1000,
+          "narrow-131-quant", "narrow-132-quant"), 0.99, 1000,
          "1,910x at 99.0 %", "levels chosen in parts, the other weights making up for it, and "
          "trained at the end cost 0.2 % at 131x (twice the epochs: 98.92 %, and worse on held-out "
          "images too); straight-through training lost 0.8 % with 3 bits",

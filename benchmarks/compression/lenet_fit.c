@@ -17,11 +17,11 @@ struct data {
     float low, step;
 };
 
-static struct network network_at(struct sizes s, const float *p)
+static struct network network_at(struct sizes s, const float *p, int every)
 {
     const float *w1 = p, *b1 = w1 + s.a * TAPS, *w2 = b1 + s.a, *b2 = w2 + s.b * s.a * TAPS;
     const float *w3 = b2 + s.b, *b3 = w3 + s.h * s.b * 16, *w4 = b3 + s.h;
-    return listed(s, w1, b1, w2, b2, w3, b3, w4, w4 + s.classes * s.h, 0);
+    return listed(s, w1, b1, w2, b2, w3, b3, w4, w4 + s.classes * s.h, every);
 }
 
 static void load(const struct data *d, int64_t first, v16 *work)
@@ -81,7 +81,7 @@ void fit(const int *size, float *params, int n_at, const int32_t *at, int n_free
     float *g = malloc(2 * n_free * sizeof *g), *move = g + n_free;
     float logits[16 * CLASSES], g_logits[16 * CLASSES];
     for (int t = 0; t < n_steps; t++) {
-        struct network net = network_at(s, params);
+        struct network net = network_at(s, params, 0);
         memset(all, 0, sums * sizeof *all);
         for (int group = 0; group < batch / 16; group++) {
             const int64_t first = (int64_t)t * batch + group * 16;
@@ -125,7 +125,7 @@ void outputs(const int *size, const float *params, int n, const uint8_t *codes,
 {
     const struct sizes s = {size[0], size[1], size[2], size[3]};
     const struct data d = {codes, place, 0, 0, low, step};
-    struct network net = network_at(s, params);
+    struct network net = network_at(s, params, 0);
     v16 *work = aligned_alloc(64, lane_vectors(s) * sizeof *work);
     for (int first = 0; first < n; first += 16) {
         load(&d, first, work);
@@ -135,15 +135,16 @@ void outputs(const int *size, const float *params, int n, const uint8_t *codes,
     free(net.memory);
 }
 
-/* Gradient (n, n_free) of each image, from those of its logits (n, classes). */
+/* Gradient (n, n_free) of each image, from those of its logits (n, classes). `every`:
+ * weights that are zero are among the free ones. */
 void image_gradients(const int *size, const float *params, int n_free, const int32_t *free_at,
-                     int n, const uint8_t *codes, const int64_t *place, float low,
+                     int every, int n, const uint8_t *codes, const int64_t *place, float low,
                      float step, const float *g_logits, float *out)
 {
     const struct sizes s = {size[0], size[1], size[2], size[3]};
     const struct data d = {codes, place, 0, 0, low, step};
     const size_t sums = sum_vectors(s);
-    struct network net = network_at(s, params);
+    struct network net = network_at(s, params, every);
     v16 *work = aligned_alloc(64, (lane_vectors(s) + sums + scratch_vectors(s)) * sizeof *work);
     v16 *all = work + lane_vectors(s);
     float logits[16 * CLASSES];
@@ -151,7 +152,7 @@ void image_gradients(const int *size, const float *params, int n_free, const int
         load(&d, first, work);
         forward_group(&net, work, logits);
         memset(all, 0, sums * sizeof *all);
-        backward_group(&net, work, g_logits + (size_t)first * s.classes, 0, all, all + sums);
+        backward_group(&net, work, g_logits + (size_t)first * s.classes, every, all, all + sums);
         for (int i = 0; i < n_free; i++)
             for (int k = 0; k < 16; k++)
                 out[(size_t)(first + k) * n_free + i] = all[free_at[i]][k];

@@ -85,6 +85,8 @@ class Cuts(NamedTuple):
     epochs_per_round: int = 4
     damping: float = 1e-4  # of the curvature when costs are computed
     damping_of_steps: float = 1e-3  # and in training
+    exchanges: int = 0  # of `exchange_columns` after the last part
+    candidates: int = 60  # columns of each layer that an exchange may take back
 
 
 def softmax(logits: Floats) -> Floats:
@@ -139,8 +141,9 @@ class Tiny:
     def gradients(self, pictures: Pictures, place: NDArray[np.int64], of_logits: Floats) -> Floats:
         """Gradient (N, free parameters) of every image, N a multiple of 16."""
         out = np.empty((len(place), len(self.free)), np.float32)
+        every = int(((self.params == 0) & self.is_weight)[self.free].any())
         library().image_gradients(
-            _at(self.sizes), _at(self.params), len(self.free), _at(self.free), len(place),
+            _at(self.sizes), _at(self.params), len(self.free), _at(self.free), every, len(place),
             _at(pictures.codes), _at(place), pictures.low, pictures.step,
             _at(np.ascontiguousarray(of_logits)), _at(out),
         )  # fmt: skip
@@ -237,13 +240,16 @@ def main() -> None:
     place = np.arange(64)
     logits = network(codes * 0.01 - 0.4)[network.spec.outputs[0]].flatten(1)
     np.testing.assert_allclose(tiny.outputs(pictures, place), logits.detach(), rtol=1e-4, atol=1e-6)
+    of_free = tiny.gradients(pictures, place, of_logits.numpy())
+    free, tiny.free = tiny.free, np.arange(len(tiny.params), dtype=np.int32)
     rows = tiny.gradients(pictures, place, of_logits.numpy())
-    for image, row in enumerate(rows):
+    for image, (row, own) in enumerate(zip(rows, of_free, strict=True)):
         network.zero_grad()
         (logits[image] @ of_logits[image]).backward(retain_graph=True)
         whole = np.concatenate([p.grad.numpy().ravel() for p in network.parameters()])
-        np.testing.assert_allclose(row, whole[tiny.free], rtol=1e-3, atol=1e-5)
-    print(f"{len(tiny.free)} parameters: logits and gradients of {len(rows)} images agree")
+        np.testing.assert_allclose(row, whole, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(own, whole[free], rtol=1e-3, atol=1e-5)
+    print(f"{len(free)} parameters: logits and gradients of {len(rows)} images agree")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ which lets the gradient bring weights back; the set shrinks while it trains.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,7 @@ class Start(NamedTuple):
         schedule: Lengths.
         total: Weights of the dense network: what rates are over.
         seed: Of order, distortion and initial weights.
+        checkpoint: See `Course`, for trainings of hours.
     """
 
     network: Network
@@ -74,6 +76,7 @@ class Start(NamedTuple):
     schedule: Schedule
     total: int
     seed: int
+    checkpoint: Path | None = None
 
 
 Run = Callable[[Start], Network]  # trains, and gives the network that came of it
@@ -192,7 +195,7 @@ def dense(start: Start) -> Network:
     plan = start.schedule
     course = Course(
         plan.retrain_epochs, plan.retrain_rate, smoothing=plan.smoothing, average=plan.average,
-        warm_up=0.05, select_from=0.5,
+        warm_up=0.05, select_from=0.5, checkpoint=start.checkpoint,
     )  # fmt: skip
     train(start.network, start.samples, start.images.held_out, course, start.seed)
     return start.network

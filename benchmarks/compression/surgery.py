@@ -7,18 +7,18 @@ rates are needed; and steps of gradients times inv(H) train what is left.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.compression.lenet_fit import Floats, Pictures, Tiny
+from benchmarks.compression.lenet_fit import Floats, Pictures, Tiny, softmax
 from benchmarks.compression.methods import Run, Start, without_dead_paths
 from benchmarks.compression.training import Distorted, accuracy
 from pneumonia.network.module import Network
 
 LAST = 0.02  # share of the learning rate at the end
-SHARES = (0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 1.0)
 Places = NDArray[np.int64]  # of parameters in `Tiny.params`
 
 
@@ -65,6 +65,21 @@ class Surgeon:
                     self.pictures, self.rng, plain=how.plain, temperature=temperature
                 )
         return found
+
+    def gradient(self, n_images: int = 20_000, at_once: int = 2000) -> tuple[Floats, Floats]:
+        """Mean gradient of the teacher's loss at the free parameters, and its mean square."""
+        how, tiny = self.how, self.tiny
+        place, _, wanted = (
+            part[:n_images] for part in self.pictures.draw(self.rng, how.plain)
+        )  # fmt: skip
+        total, squares = np.zeros(len(tiny.free)), np.zeros(len(tiny.free))
+        for first in range(0, n_images, at_once):
+            own = slice(first, first + at_once)
+            found = softmax(tiny.outputs(self.pictures, place[own])) - softmax(wanted[own])
+            rows = tiny.gradients(self.pictures, place[own], found)
+            total += rows.sum(0)
+            squares += (rows**2).sum(0)
+        return (total / n_images).astype(np.float32), (squares / n_images).astype(np.float32)
 
     def train(
         self, rounds: int, epochs: int, *, strength: float = 1.0, select: bool = False,
@@ -136,13 +151,41 @@ class Inverse:
 # --- what is removed ----------------------------------------------------------------------------
 
 
-def structures(shapes: Sequence[tuple[int, ...]], group_size: int = 0) -> list[Places]:
-    """Columns and filters of every layer, a filter with what reads it: places of parameters.
+class Shape(NamedTuple):
+    """How many structures of each kind stay at least.
+
+    Attributes:
+        filters1: Filters of the first convolution.
+        columns1: Columns (input channel and tap) of its weight matrix, shared by its filters.
+        filters2: Filters of the second convolution.
+        columns2: Columns of its weight matrix.
+        units: Hidden units.
+        columns3: Columns (pooled places) of the first linear layer.
+    """
+
+    filters1: int = 1
+    columns1: int = 1
+    filters2: int = 1
+    columns2: int = 1
+    units: int = 1
+    columns3: int = 1
+
+
+ANY_SHAPE = Shape()
+# kind of columns -> kind of the filters whose outputs they read, and their tensor among w1, b1 ...
+READS = {"columns2": ("filters1", 2), "columns3": ("filters2", 4)}
+
+
+def structures(shapes: Sequence[tuple[int, ...]], group_size: int = 0) -> dict[str, list[Places]]:
+    """Columns and filters of every layer, a filter with what reads it.
 
     Args:
         shapes: Of w1, b1, ... w4, b4.
         group_size: Consecutive filters that share their columns; 0 = all. Only filters of the last
             group can leave, else the others would change groups.
+
+    Returns:
+        Field of `Shape` -> places of the parameters of each structure.
     """
     ids, at = [], 0
     for shape in shapes:
@@ -150,30 +193,79 @@ def structures(shapes: Sequence[tuple[int, ...]], group_size: int = 0) -> list[P
         ids.append(np.arange(at, at + n).reshape(shape))
         at += n
     w1, b1, w2, b2, w3, b3, w4, _ = ids
-    found, last = [], []
-    for layer in (w1, w2, w3):
+    found, last = {}, []
+    for kind, layer in zip(("columns1", "columns2", "columns3"), (w1, w2, w3), strict=True):
         rows, size = layer.reshape(len(layer), -1), group_size or len(layer)
         starts = range(0, len(rows), size)
-        found += [column for first in starts for column in rows[first : first + size].T]
+        found[kind] = [column for first in starts for column in rows[first : first + size].T]
         last.append(range(starts[-1], len(rows)))
     places = w3.reshape(len(w3), len(w2), -1)  # (hidden, filters, pooled places)
-    found += [np.concatenate([w1[f].ravel(), b1[f : f + 1], w2[:, f].ravel()]) for f in last[0]]
-    found += [np.concatenate([w2[f].ravel(), b2[f : f + 1], places[:, f].ravel()]) for f in last[1]]
-    found += [np.concatenate([w3[f], b3[f : f + 1], w4[:, f]]) for f in last[2]]
+    found["filters1"] = [
+        np.concatenate([w1[f].ravel(), b1[f : f + 1], w2[:, f].ravel()]) for f in last[0]
+    ]
+    found["filters2"] = [
+        np.concatenate([w2[f].ravel(), b2[f : f + 1], places[:, f].ravel()]) for f in last[1]
+    ]
+    found["units"] = [np.concatenate([w3[f], b3[f : f + 1], w4[:, f]]) for f in last[2]]
     return found
 
 
-def remove_structures(tiny: Tiny, inverse: Inverse, keep: int, group_size: int = 0) -> None:
-    """Whole columns and filters of least cost per weight, until `keep` weights are left."""
+def remove_structures(
+    tiny: Tiny, inverse: Inverse, keep: int, group_size: int = 0, least: Shape = ANY_SHAPE
+) -> None:
+    """Whole columns and filters of least cost per weight, until `keep` weights are left.
+
+    A kind of structure of which only `least` are left loses no more. The last structures to leave
+    are small ones, so that the number of weights comes close to `keep`.
+    """
     position = np.full(len(tiny.params), -1)
     position[tiny.free] = np.arange(len(tiny.free))
     weight = tiny.is_weight[tiny.free]
-    groups = [position[g][position[g] >= 0] for g in structures(tiny.shapes, group_size)]
+    every = {
+        kind: [position[g][position[g] >= 0] for g in groups]
+        for kind, groups in structures(tiny.shapes, group_size).items()
+    }
     while int((inverse.alive & weight).sum()) > keep:
-        groups = [g[inverse.alive[g]] for g in groups]
-        groups = [g for g in groups if weight[g].any()]
-        costs = [inverse.cost(g, inverse.values[g]) / weight[g].sum() for g in groups]
-        inverse.fix(groups[int(np.argmin(costs))], 0.0)
+        left = {
+            kind: {k: g[inverse.alive[g]] for k, g in enumerate(groups) if weight[g].any()}
+            for kind, groups in every.items()
+        }
+        left = {
+            kind: {k: g for k, g in own.items() if weight[g].any()} for kind, own in left.items()
+        }
+        needed = {kind: last_readers(kind, left, least, tiny.shapes) for kind in left}
+        free = [
+            g
+            for kind, own in left.items()
+            if len(own) > getattr(least, kind)
+            for k, g in own.items()
+            if k not in needed[kind]
+        ]
+        if not free:
+            return
+        spare = int((inverse.alive & weight).sum()) - keep
+        fitting = [g for g in free if weight[g].sum() <= spare]
+        costs = [inverse.cost(g, inverse.values[g]) / weight[g].sum() for g in fitting or free]
+        inverse.fix((fitting or free)[int(np.argmin(costs))], 0.0)
+
+
+def last_readers(
+    kind: str,
+    left: Mapping[str, Mapping[int, Places]],
+    least: Shape,
+    shapes: Sequence[tuple[int, ...]],
+) -> set[int]:
+    """Columns that cannot leave: the last to read a filter, where all filters left have to stay."""
+    if kind not in READS:
+        return set()
+    filters, tensor = READS[kind]
+    if len(left[filters]) > getattr(least, filters):
+        return set()
+    n_columns = int(np.prod(shapes[tensor][1:]))
+    size = n_columns // shapes[tensor - 2][0]
+    read = [k % n_columns // size for k in left[kind]]
+    counts = np.bincount(read)
+    return {k for k, filter_ in zip(left[kind], read, strict=True) if counts[filter_] == 1}
 
 
 def remove_weights(tiny: Tiny, inverse: Inverse, keep: int, at_once: int = 16) -> None:
@@ -191,12 +283,14 @@ def remove_weights(tiny: Tiny, inverse: Inverse, keep: int, at_once: int = 16) -
 def surgery(
     rate: float,
     remove: Callable[[Tiny, Inverse, int], None],
+    exchange: Callable[[Surgeon], None] = lambda surgeon: None,
 ) -> Run:
     """Removal until the network is `rate` times smaller, training after each part of it.
 
     Args:
         rate: Weights of the dense network over those left.
         remove: What is removed.
+        exchange: Called `exchanges` times afterwards: what is removed for others.
     """
 
     def run(start: Start) -> Network:
@@ -215,86 +309,40 @@ def surgery(
             surgeon.read_network()
             shapes = " ".join(str(tuple(w.shape)) for w in surgeon.network.weights().values())
             print(f"  {surgeon.tiny.n_weights()} weights: {shapes}", flush=True)
+        for _ in range(cuts.exchanges):
+            exchange(surgeon)
         surgeon.train(cuts.rounds, cuts.epochs_per_round, select=True)
         return without_dead_paths(surgeon.write_network())
 
     return run
 
 
-# --- levels -------------------------------------------------------------------------------------
-
-
-def clustered(values: Floats, importance: Floats, n_levels: int, sweeps: int = 60) -> Floats:
-    """Levels of least squared error, ascending: k-means on a line, from quantiles.
+def exchange_columns(surgeon: Surgeon, least: Shape, group_size: int = 0) -> None:
+    """One Newton step that takes removed columns back, then as many weights leave as came.
 
     Args:
-        values: Weights (N,).
-        importance: Of each error (N,).
-        n_levels: At most so many levels.
-        sweeps: Alternations of nearest level and weighted mean.
+        surgeon: Its network keeps its number of weights.
+        least: How many structures of each kind stay.
+        group_size: See `structures`.
     """
-    levels = np.quantile(values, (np.arange(n_levels) + 0.5) / n_levels)
-    for _ in range(sweeps):
-        nearest = np.abs(values[:, None] - levels).argmin(1)
-        total = np.bincount(nearest, importance, n_levels)
-        sums = np.bincount(nearest, importance * values, n_levels)
-        levels = np.where(total > 0, sums / np.maximum(total, 1e-30), levels)
-    return np.unique(levels.astype(np.float32))
-
-
-def snapped(n_levels: Mapping[str, int], shares: Sequence[float] = SHARES) -> Run:
-    """Weights move to levels in parts, the cheapest first; the others make up for it and train.
-
-    Args:
-        n_levels: Layer -> size of its table of levels.
-        shares: Of the weights that are on levels after each part.
-    """
-
-    def run(start: Start) -> Network:
-        surgeon, cuts = Surgeon(start), start.schedule.cuts
-        tiny = surgeon.tiny
-        surgeon.train(1, cuts.epochs, strength=0.5)
-        n_weights = tiny.n_weights()
-        layer_of = np.repeat(
-            np.arange(len(tiny.shapes)), [int(np.prod(shape)) for shape in tiny.shapes]
-        )
-        names = list(surgeon.network.weights())
-        tables: dict[int, Floats] = {}  # number of a layer's weight among the tensors -> levels
-        for share in shares:
-            curvature, layers = surgeon.curvature(), layer_of[tiny.free]
-            inverse = Inverse(curvature, cuts.damping, tiny.params[tiny.free])
-            for number, name in enumerate(names if not tables else ()):
-                own = np.flatnonzero(layers == 2 * number)
-                importance = 1 / np.diag(inverse.matrix)[own]
-                tables[2 * number] = clustered(inverse.values[own], importance, n_levels[name])
-            goal = round((1 - share) * n_weights)
-            while True:
-                left = np.flatnonzero(inverse.alive & tiny.is_weight[tiny.free])
-                if len(left) <= goal:
-                    break
-                near = np.array([
-                    tables[layer][np.abs(tables[layer] - value).argmin()]
-                    for layer, value in zip(layers[left], inverse.values[left], strict=True)
-                ])  # fmt: skip
-                costs = (near - inverse.values[left]) ** 2 / np.diag(inverse.matrix)[left]
-                first = np.argsort(costs, kind="stable")[: min(16, len(left) - goal)]
-                inverse.fix(left[first], near[first])
-            tiny.params[tiny.free] = inverse.values
-            tiny.free = tiny.free[inverse.alive]
-            surgeon.train(
-                1, cuts.epochs, strength=0.5, curvature=curvature[np.ix_(*[inverse.alive] * 2)]
-            )
-        biases, numbers = np.flatnonzero(~tiny.is_weight), np.zeros(len(tiny.params), np.int32)
-        numbers[biases] = np.arange(len(biases))
-        n_numbers = len(biases)
-        for layer, levels in tables.items():  # the weights of a level change alike
-            own = np.flatnonzero((layer_of == layer) & (tiny.params != 0))
-            numbers[own] = n_numbers + np.searchsorted(levels, tiny.params[own])
-            n_numbers += len(levels)
-        tiny.free = np.flatnonzero(~tiny.is_weight | (tiny.params != 0)).astype(np.int32)
-        _, tied = np.unique(numbers[tiny.free], return_inverse=True)
-        tiny.tied = tied.astype(np.int32)
-        surgeon.train(cuts.rounds, cuts.epochs_per_round, strength=0.5, select=True)
-        return surgeon.write_network()
-
-    return run
+    tiny, before = surgeon.tiny, surgeon.tiny.n_weights()
+    alive, everything = tiny.free, np.arange(len(tiny.params), dtype=np.int32)
+    tiny.free = everything
+    gradient, square = surgeon.gradient()
+    gains = gradient**2 / (square + surgeon.cuts.damping_of_steps)
+    back = [alive]
+    for kind, places in structures(tiny.shapes, group_size).items():
+        removed = [p for p in places if not tiny.params[p].any()] if "columns" in kind else []
+        removed.sort(key=lambda p: -gains[p].sum() / len(p))
+        back += removed[: surgeon.cuts.candidates]
+    tiny.free = np.unique(np.concatenate(back)).astype(np.int32)
+    curvature = surgeon.curvature()
+    inverse = Inverse(curvature, surgeon.cuts.damping_of_steps, tiny.params[tiny.free])
+    inverse.values -= inverse.matrix @ gradient[tiny.free]
+    remove_structures(tiny, inverse, before, group_size, least)
+    tiny.params[tiny.free] = inverse.values
+    tiny.free = tiny.free[inverse.alive]
+    new = int((~np.isin(tiny.free, alive)).sum())
+    surgeon.train(1, surgeon.cuts.epochs, curvature=curvature[np.ix_(*[inverse.alive] * 2)])
+    score = accuracy(surgeon.write_network(), surgeon.held_out)
+    print(f"  {tiny.n_weights()} weights, {new} of them new, held out {score:.4f}", flush=True)

@@ -43,7 +43,10 @@ from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network, initialise
 from pneumonia.runtime.model.spec import NetworkSpec
 
-PRUNING = ("irregular", "structured", "narrow", "columns", "filters", "kernels", "darb", "crossbar")
+PRUNING = (
+    "irregular", "structured", "narrow", "grouped", "columns", "filters", "kernels", "darb",
+    "crossbar",
+)  # fmt: skip
 CHIP_SIGMA = 0.1  # deviation of a programmed state, in steps between states
 MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
 
@@ -171,8 +174,9 @@ def run_job(name: str, seed: int, data: Data) -> None:
     network = starting_network(name, seed, data.work)
     images, masks = data.images(name), pruned_places(network, job.parent)
     start = Start(
-        network, masks, images, data.samples(name), job.schedule, dense_weights(name), seed
-    )
+        network, masks, images, data.samples(name), job.schedule, dense_weights(name), seed,
+        folder / "training.pt",
+    )  # fmt: skip
     clock, cpu = time.perf_counter(), time.process_time()
     network = job.run(start)
     seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu

@@ -267,6 +267,8 @@ class Course(NamedTuple):
         select_from: Share of the training after which the best weights on the held-out images are
             kept; 1 = the last weights.
         zeros_stay: Weights that are zero need no gradient.
+        checkpoint: File that is written after each epoch, from which a stopped training goes on;
+            removed at the end. None = none.
     """
 
     epochs: int
@@ -280,6 +282,7 @@ class Course(NamedTuple):
     update: Callable[[float], None] = lambda _: None
     select_from: float = 1.0
     zeros_stay: bool = False
+    checkpoint: Path | None = None
 
 
 def loss_of(network: Network, batch: Batch, course: Course) -> Tensor:
@@ -316,8 +319,15 @@ def train(
     averaged = [p.detach().clone() for p in parameters] if course.average else []
     generator = torch.Generator().manual_seed(100 + seed)
     n_steps = course.epochs * (samples.n_images // BATCH)
-    step, best = 0, (-1.0, copy.deepcopy(network.state_dict()))
-    for epoch in range(course.epochs):
+    first, step, best = 0, 0, (-1.0, copy.deepcopy(network.state_dict()))
+    if course.checkpoint is not None and course.checkpoint.is_file():
+        kept = torch.load(course.checkpoint)
+        first, step, best = kept["epoch"], kept["step"], kept["best"]
+        network.load_state_dict(kept["network"])
+        optimiser.load_state_dict(kept["optimiser"])
+        generator.set_state(kept["generator"])
+        averaged = kept["averaged"]
+    for epoch in range(first, course.epochs):
         network.train()
         for batch in samples.epoch(generator):
             done = step / n_steps
@@ -336,14 +346,30 @@ def train(
             if course.every and step % course.every == 0:
                 course.update(step / n_steps)
         if epoch + 1 > course.select_from * course.epochs or epoch + 1 == course.epochs:
-            kept = [p.detach().clone() for p in parameters]
-            _put(parameters, averaged or kept)
+            last = [p.detach().clone() for p in parameters]
+            _put(parameters, averaged or last)
             score = accuracy(network, held_out)
             if score >= best[0]:
                 best = (score, copy.deepcopy(network.state_dict()))
-            _put(parameters, kept)
+            _put(parameters, last)
+        if course.checkpoint is not None:
+            write_checkpoint(course.checkpoint, {
+                "epoch": epoch + 1, "step": step, "best": best, "averaged": averaged,
+                "network": network.state_dict(), "optimiser": optimiser.state_dict(),
+                "generator": generator.get_state(),
+            })  # fmt: skip
+    if course.checkpoint is not None:
+        course.checkpoint.unlink(missing_ok=True)
     network.load_state_dict(best[1])
     print(f"  {course.epochs} epochs, held out {best[0]:.4f}", flush=True)
+
+
+def write_checkpoint(file: Path, values: dict[str, object]) -> None:
+    """Replace the file as a whole, so that an interruption leaves the last one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(".new")
+    torch.save(values, new)
+    new.replace(file)
 
 
 @torch.no_grad()
