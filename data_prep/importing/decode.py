@@ -6,7 +6,9 @@ from typing import NamedTuple
 import pydicom
 from pydicom.errors import InvalidDicomError
 
+from data_prep.dataset.reader import DatasetImage
 from data_prep.dataset.writer import CachedImage, to_cache
+from pneumonia.runtime.age_text import age_years
 from pneumonia.runtime.errors import DataError, DicomError
 from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.radiograph import read_radiograph
@@ -14,6 +16,7 @@ from pneumonia.runtime.image.radiograph import read_radiograph
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 VIEWS = ("AP", "PA")
 SEXES = ("F", "M")
+_MAX_AGE_YEARS = 120
 _TAGS = ["PatientID", "PatientAge", "PatientSex", "ViewPosition"]
 
 
@@ -64,6 +67,29 @@ def decode_image(path: Path, cache_size: int) -> ImportedImage:
         age=facts.get("PatientAge", ""),
         sex=one_of(facts.get("PatientSex", ""), SEXES),
         view=one_of(facts.get("ViewPosition", ""), VIEWS),
+    )
+
+
+def parse_age(text: str) -> int | None:
+    """Whole years of an age; None when absent, malformed or over 120."""
+    years = age_years(text, _MAX_AGE_YEARS)
+    return None if years is None else int(years)
+
+
+def dataset_record(image: ImportedImage, image_id: str, kind: str, patient_id: str) -> DatasetImage:
+    """The record of a decoded image: in `train` until all patients are known, without a class."""
+    return DatasetImage(
+        image_id=image_id,
+        kind=kind,
+        split="train",
+        patient_id=patient_id,
+        class_name="",
+        view=image.view,
+        sex=image.sex,
+        age=parse_age(image.age),
+        width=image.width,
+        height=image.height,
+        labelled=True,
     )
 
 

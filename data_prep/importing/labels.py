@@ -12,12 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dataset.reader import LABEL_FRAME
-from pneumonia.runtime.age_text import age_years
 from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import CLASSES, LABEL_COLUMNS, LUNG_OPACITY, read_label_rows
-
-_MAX_AGE_YEARS = 120
 
 
 class SourceLabels(NamedTuple):
@@ -77,12 +74,6 @@ def read_labels(labels_csv: Path, class_csv: Path | None) -> SourceLabels:
             where=str(labels_csv),
         )
     return SourceLabels(boxes, classes, rejected, adjusted)
-
-
-def parse_age(text: str) -> int | None:
-    """Whole years of an age; None when absent, malformed or over 120."""
-    years = age_years(text, _MAX_AGE_YEARS)
-    return None if years is None else int(years)
 
 
 def _clip_to_frame(box: tuple[float, ...], adjusted: Counter[str]) -> tuple[float, ...]:

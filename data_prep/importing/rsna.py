@@ -14,8 +14,8 @@ import numpy.typing as npt
 from data_prep.dataset.reader import LABEL_FRAME, DatasetImage
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.dataset.writer import DatasetFacts, DatasetWriter, is_up_to_date, new_dataset
-from data_prep.importing.decode import ImportedImage, decode_image
-from data_prep.importing.labels import SourceLabels, parse_age, read_labels
+from data_prep.importing.decode import ImportedImage, dataset_record, decode_image, parse_age
+from data_prep.importing.labels import SourceLabels, read_labels
 from data_prep.importing.sources import SourceFolder, SourceImage, open_nih, open_source
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import ConfigError, DataError
@@ -265,17 +265,12 @@ def _record(candidate: _Candidate, decoded: ImportedImage, adjusted: Counter[str
     age = parse_age(age_text)
     if age is None and age_text.strip():
         adjusted["age_not_plausible"] += 1
-    return DatasetImage(
-        image_id=image.image_id,
-        kind=image.kind,
-        split="train",  # until all patients are known
-        patient_id=image.patient_id or pseudonym(decoded.patient_id, image.image_id),
+    patient = image.patient_id or pseudonym(decoded.patient_id, image.image_id)
+    return dataset_record(decoded, image.image_id, image.kind, patient)._replace(
         class_name=candidate.class_name,
         view=image.view or decoded.view,
         sex=image.sex or decoded.sex,
         age=age,
-        width=decoded.width,
-        height=decoded.height,
         labelled=image.truth != "none",
         weak_opacity=image.weak_opacity,
     )

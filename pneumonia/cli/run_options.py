@@ -66,13 +66,13 @@ def run_options(command: Command) -> Command:
     for option in (
         click.option(
             "--threads", type=click.IntRange(1, 256),
-            help="Threads on the CPU; default one per core. Beside other work 1 may be faster.",
+            help="Threads on the CPU; default one per core. Beside other work 1 may be faster."
         ),
         click.option("--resume", is_flag=True, help="Continue after the last finished epoch."),
         click.option(
             "--set", "changes", multiple=True, metavar="KEY=VALUE",
             help="Change one key of the recipe; quote values with [ ] or *:"
-            " --set 'rates.limits={\"conv_0*\": 2}'.",
+            " --set 'rates.limits={\"conv_0*\": 2}'."
         ),
     ):  # fmt: skip
         command = option(command)

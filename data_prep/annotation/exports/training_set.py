@@ -9,11 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.annotation.agreement.consensus import StudyTruth
-from data_prep.dataset.reader import DatasetImage
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.dataset.writer import DatasetFacts, new_dataset
-from data_prep.importing.decode import ImportedImage, decode_image
-from data_prep.importing.labels import parse_age
+from data_prep.importing.decode import dataset_record, decode_image
 from data_prep.importing.rsna import LEAK_WARNING, pseudonym
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import DataError
@@ -79,7 +77,8 @@ def write_training_set(
                 rejected.setdefault(image.reason, []).append(name)
                 continue
             truth = truths[name]
-            record = _record(name, image, truth)
+            record = dataset_record(image, name, "full", pseudonym(image.patient_id, name))
+            record = record._replace(class_name=truth.class_name)
             writer.add(record, image.cached, np.array(truth.boxes, np.float32).reshape(-1, 4))
             members.append(SplitImage(record.patient_id, truth.class_name == LUNG_OPACITY))
             counts[truth.class_name] = counts.get(truth.class_name, 0) + 1
@@ -88,22 +87,6 @@ def write_training_set(
         guessed = len({*names} & {member.patient_id for member in members})
         writer.finish(_facts(truths, options, rejected, guessed))
     return counts
-
-
-def _record(image_id: str, image: ImportedImage, truth: StudyTruth) -> DatasetImage:
-    return DatasetImage(
-        image_id=image_id,
-        kind="full",
-        split="train",  # until all patients are known
-        patient_id=pseudonym(image.patient_id, image_id),
-        class_name=truth.class_name,
-        view=image.view,
-        sex=image.sex,
-        age=parse_age(image.age),
-        width=image.width,
-        height=image.height,
-        labelled=True,
-    )
 
 
 def _facts(

@@ -11,8 +11,7 @@ import numpy as np
 
 from data_prep.dataset.reader import Dataset, DatasetImage
 from data_prep.dataset.writer import CachedImage, DatasetFacts, DatasetWriter, new_dataset
-from data_prep.importing.decode import ImportedImage, decode_image
-from data_prep.importing.labels import parse_age
+from data_prep.importing.decode import ImportedImage, dataset_record, decode_image
 from data_prep.importing.rsna import pseudonym
 from data_prep.parallel import ordered_map
 from data_prep.reports.weak_labels.opacity_label import NO
@@ -133,20 +132,8 @@ def _record(
     patient = pseudonym(image.patient_id, "report-" + _short_hash(report_id))
     split = splits.get(patient, "train")
     negative = weak == NO and split == "train"
-    return DatasetImage(
-        image_id=image_id,
-        kind=KIND,
-        split=split,
-        patient_id=patient,
-        class_name="",
-        view=image.view,
-        sex=image.sex,
-        age=parse_age(image.age),
-        width=image.width,
-        height=image.height,
-        labelled=negative,
-        weak_opacity=weak,
-    )
+    record = dataset_record(image, image_id, KIND, patient)
+    return record._replace(split=split, labelled=negative, weak_opacity=weak)
 
 
 def _short_hash(text: str) -> str:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     "--linker", type=FOLDER, help="Of train-linker.  [default: the vocabulary alone, untrained]"
 )
 @click.option(
-    "--concepts",
-    type=FILE,
-    help="Concept base.  [default: the linker's, or the one shipped]",
+    "--concepts", type=FILE, help="Concept base.  [default: the linker's, or the one shipped]"
 )
 @click.option(
     "--images",

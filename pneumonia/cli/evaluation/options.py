@@ -73,12 +73,7 @@ def threshold_options(points_help: str, threshold_help: str) -> Callable[[Comman
         command = click.option("--threshold", type=click.FloatRange(0, 1), help=threshold_help)(
             command
         )
-        return click.option(
-            "--operating-points",
-            "points",
-            type=PRESENT,
-            help=points_help,
-        )(command)
+        return click.option("--operating-points", "points", type=PRESENT, help=points_help)(command)
 
     return add
 

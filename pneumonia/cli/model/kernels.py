@@ -11,12 +11,7 @@ from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 @click.command()
 @click.argument("bundle", metavar="BUNDLE", type=PATH)
-@click.option(
-    "--target",
-    default="native",
-    show_default=True,
-    help=TARGET_HELP + ".",
-)
+@click.option("--target", default="native", show_default=True, help=TARGET_HELP + ".")
 @click.option(
     "--tune/--no-tune",
     default=None,

@@ -50,9 +50,7 @@ OPTIONS = (
         help="Certificate that identifies us to a DICOMweb server (PEM).",
     ),
     click.option(
-        "--client-key",
-        type=PATH,
-        help="Its private key.  [default: in the file of --client-cert]",
+        "--client-key", type=PATH, help="Its private key.  [default: in the file of --client-cert]"
     ),
     click.option(
         "--send",
@@ -60,9 +58,7 @@ OPTIONS = (
         help="Send the DICOM results to this PACS (C-STORE) or DICOMweb server (STOW-RS).",
     ),
     click.option(
-        "--commit",
-        is_flag=True,
-        help="With --send: request storage commitment from the PACS.",
+        "--commit", is_flag=True, help="With --send: request storage commitment from the PACS."
     ),
     click.option(
         "--commit-port",

@@ -109,11 +109,7 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 @click.option(
     "--allow-burned-in", is_flag=True, help="With --deidentify: accept images with burned-in text."
 )
-@click.option(
-    "--rules",
-    type=PATH,
-    help="Rules for which images are scored; see --show-rules.",
-)
+@click.option("--rules", type=PATH, help="Rules for which images are scored; see --show-rules.")
 @click.option(
     "--show-rules",
     is_flag=True,

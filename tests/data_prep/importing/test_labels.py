@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.importing.labels import parse_age, read_labels
+from data_prep.importing.decode import parse_age
+from data_prep.importing.labels import read_labels
 from pneumonia.runtime.errors import DataError
 from tests.data_prep.conftest import NORMAL, OPACITY, write_csv
 
