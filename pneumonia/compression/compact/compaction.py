@@ -51,8 +51,12 @@ def compact(
     graph = ChannelGraph(spec)
     dense = masked_tensors(graph, tensors, masks or {})
     spec, dense = _without_zero_branches(spec, dense)
-    graph = ChannelGraph(spec)
-    small, kept = shrink(graph, find_dead_paths(graph, dense), dense)
+    while True:
+        graph = ChannelGraph(spec)
+        small, kept = shrink(graph, find_dead_paths(graph, dense), dense)
+        spec, dense = _without_zero_branches(small, kept)
+        if spec is small:  # else dead paths have emptied a branch
+            break
     changes = {}
     for layer in small.weighted():
         size = (group_sizes or {}).get(layer.name)

@@ -191,7 +191,7 @@ class TiedFilters:
         size = sum(matrix.squares.numel() for matrix in matrices)
         n_refined = max(1, REFINED_ELEMENTS // size)
         candidates = [units[i] for i in order[: n_refined + 1].tolist()]
-        candidates.append(self._alone(matrices, protected))
+        candidates += [self._alone(matrices, protected), starts[0]]
         if near is not None:
             candidates.insert(0, starts[2])
         choices = [choose(matrices, start) for start in candidates]

@@ -12,7 +12,7 @@ from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.image_head import with_image_head
 from pneumonia.network.zoo import build
-from pneumonia.runtime.model.layers import Conv, Linear
+from pneumonia.runtime.model.layers import Conv, Flatten, Linear, Shortcut
 from pneumonia.runtime.model.ops import weight_shape
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.compression.compact.masks import assert_same_outputs, random_masks
@@ -173,3 +173,28 @@ def test_yolov3_compacts_through_all_its_residual_groups(group: int, tmp_path: o
     loaded_spec, loaded = load_model(Path(str(tmp_path)))
     assert loaded_spec == small
     assert all(torch.equal(loaded[name], kept[name]) for name in kept)
+
+
+def test_compacting_again_changes_nothing_where_dead_paths_empty_a_sum() -> None:
+    """Only the zero filter of `a` is read: the sum is zero once the other one is gone."""
+    spec = NetworkSpec(
+        "sum", InputSpec(1, 4, 4),
+        (
+            Conv("a", ("input",), 1, 2, 3, 1, 1, bias=False),
+            Shortcut("unread", ("a", "a")),
+            Flatten("flat", ("a",)),
+            Linear("out", ("flat",), 32, 2),
+        ),
+        ("out",),
+        (),
+    )  # fmt: skip
+    tensors = random_tensors(spec, 0)
+    first = torch.arange(32) < 16
+    masks = {
+        "a": torch.tensor([False, True]).reshape(2, 1, 1, 1).expand(2, 1, 3, 3),
+        "out": first.expand(2, 32),
+    }
+    small, kept = compact(spec, tensors, masks)
+    assert [layer.name for layer in small.layers] == ["a", "flat", "out"]
+    assert_same_outputs(spec, masked_tensors(ChannelGraph(spec), tensors, masks), small, kept)
+    assert compact(small, kept)[0] == small

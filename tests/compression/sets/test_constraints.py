@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -121,6 +121,7 @@ def energy_of(v: Tensor, mask: Tensor) -> float:
     st.integers(0, 10_000), st.integers(1, 7), st.integers(1, 9), st.integers(0, 3),
     st.floats(0, 2),
 )  # fmt: skip
+@example(seed=2, n_filters=3, n_columns=1, group_size=2, spread=0.0)
 def test_combined_is_at_least_the_best_marginal_choice(
     seed: int, n_filters: int, n_columns: int, group_size: int, spread: float
 ) -> None:

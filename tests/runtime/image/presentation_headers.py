@@ -5,6 +5,7 @@ into GOLDEN.
 """
 
 import json
+import math
 import struct
 import subprocess
 import tempfile
@@ -231,10 +232,14 @@ def _no_voi(window):
 def tolerance(case):
     """Grey levels by which dcmtk may differ.
 
-    It rounds modality values to whole numbers, and shows 7 bits by doubling: 127 as 254.
+    It rounds modality values to whole numbers, shows 7 bits by doubling (127 as 254), and takes
+    LINEAR_EXACT for LINEAR, whose window is one value narrower and half a value lower.
     """
-    _, bits, _, rescale, _, _, _ = case
-    return 3 if bits == "7" or (rescale in ("fraction", "comma") and BITS[bits][1] <= 8) else 1
+    _, bits, _, rescale, window, lut, _ = case
+    levels = 3 if bits == "7" or (rescale in ("fraction", "comma") and BITS[bits][1] <= 8) else 1
+    if window == "exact" and LUTS[lut] is None:
+        levels += math.ceil(255 / (float(build(case, mended=True).WindowWidth) - 1))
+    return levels
 
 
 def shown_by_dcmtk(case, folder):

@@ -39,6 +39,21 @@ def test_two_hundred_headers_as_dcmtk_shows_them_at_some_pixels(tmp_path, part):
         assert_same(shown, golden[str(case[0])], case)
 
 
+@pytest.mark.interop
+@pytest.mark.parametrize(("seed", "number"), [(4095586302, 31), (639385711, 113)])
+def test_an_exact_window_differs_from_a_linear_one_which_dcmtk_shows_instead(
+    tmp_path, seed, number
+):
+    peer("dcmj2pnm")
+    case = list(cases(200, seed))[number]
+    expected = presentation_headers.shown_by_dcmtk(case, tmp_path)
+    assert_same(ours(case, tmp_path), expected, case)
+    linear = build(case)
+    del linear.VOILUTFunction
+    shown = read_radiograph(save(tmp_path / "linear.dcm", linear)).pixels
+    assert np.abs(shown.astype(int) - expected).max() <= 1
+
+
 @pytest.mark.slow
 @pytest.mark.interop
 @pytest.mark.parametrize("seed", [0, 1])
