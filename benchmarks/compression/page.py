@@ -92,9 +92,9 @@ Pattern pruning has no line of its own: the published patterns are of 3 x 3 kern
 LANGUAGE_SECTION = """
 ## LSTM language model
 
-`python -m benchmarks.compression.language_model`: two LSTM layers of 128 units (their four matrices
+`python -m benchmarks.language.perplexity`: two LSTM layers of 128 units (their four matrices
 are pruned: {weights:,} weights) on text of a probabilistic grammar with {vocabulary} words
-(`benchmarks.compression.grammar`). Perplexity on {test_tokens:,} tokens of other text; the grammar
+(`benchmarks.language.grammar`). Perplexity on {test_tokens:,} tokens of other text; the grammar
 itself has {perplexity_of_grammar:.2f}, the dense network {perplexity_of_dense:.2f}. One seed;
 {admm} steps of ADMM and {retrain} inside the masks. kB count values (float32) and indices of the
 pruned matrices; ms is the CPU time to decode all four to dense with NumPy (a busy machine).

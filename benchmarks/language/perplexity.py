@@ -1,8 +1,8 @@
 """Perplexity of an LSTM language model against the pruning rate, for four sets of weights.
 
-    python -m benchmarks.compression.language_model [--work runs/language] [--minutes 10]
+    python -m benchmarks.language.perplexity [--work runs/language] [--minutes 10]
 
-Two LSTM layers of 128 units learn text of `benchmarks.compression.grammar`. The four matrices of
+Two LSTM layers of 128 units learn text of `benchmarks.language.grammar`. The four matrices of
 the LSTM are pruned by ADMM and trained again inside their masks: block-max (one weight of each
 block of a row), DARB (a block size for each row), whole blocks of 8 x 8 weights, and single
 weights. It is a module that `from_torch` does not describe: `ModuleCompression` prunes it. Every
@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pneumonia
-from benchmarks.compression.grammar import Text, text
 from benchmarks.compression.page import LANGUAGE, write_tables
+from benchmarks.language.grammar import Text, text
 from pneumonia.compression.admm.any_module import match_parameters
 from pneumonia.compression.sets.block import BlockMax, DensityAdaptiveBlocks
 from pneumonia.compression.sets.constraint import Constraint
