@@ -56,7 +56,7 @@ class WaitingEngine(Engine):
 
 def open_detector(folder: Path, wait_ms: float) -> Detector:
     bundle = load_bundle(str(folder))
-    engine = open_engine(bundle, "onnxruntime", threads=1)
+    engine = open_engine(bundle, "auto", threads=1)
     return Detector(bundle, WaitingEngine(engine, wait_ms / 1000) if wait_ms else engine)
 
 
@@ -165,6 +165,7 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, 
         flags = summary.document["totals"]["flags"]
     return {
         "model": f"{detector.bundle.model_name} {detector.bundle.model_hash[:12]}",
+        "engine": detector.engine.name,
         "images": len(paths),
         "positive": flags["positive"],
         "jobs": options.jobs,

