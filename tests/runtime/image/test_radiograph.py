@@ -442,6 +442,16 @@ def test_folder_missing_file_and_fifo(tmp_path):
     assert refusal(tmp_path / "none") == "failed: unreadable"
 
 
+@pytest.mark.parametrize("name", ["ISO_IR\x00100 ", "ISO_IR 100\\S\x00A "])
+def test_a_null_inside_the_name_of_a_character_set_is_refused(tmp_path, name):
+    path = save(tmp_path / "x.dcm", chest_dataset(RAMP, SpecificCharacterSet="ISO_IR 192"))
+    data, old = path.read_bytes(), b"\x08\0\x05\0CS\x0a\0ISO_IR 192"
+    assert old in data
+    new = b"\x08\0\x05\0CS" + struct.pack("<H", len(name)) + name.encode()
+    path.write_bytes(data.replace(old, new))
+    assert refusal(path) == "failed: unreadable"
+
+
 def test_malformed_lut_is_refused(tmp_path):
     dataset = chest_dataset(RAMP)
     dataset.VOILUTSequence = [lut_item([1, 2], 0, 8)]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -338,6 +338,8 @@ def test_any_garbage_in_the_header_still_gives_results(garbage):
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
+    # with a null inside this attribute no file can be read (test_radiograph.py)
+    assume(b"\0" not in garbage.get("SpecificCharacterSet", b"").rstrip(b"\0 "))
     given = source()
     for keyword, value in garbage.items():
         tag = Tag(tag_for_keyword(keyword))
