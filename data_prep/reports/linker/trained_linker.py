@@ -8,9 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
 from data_prep.reports.findings.concepts import NIL, NORMAL, ConceptBase, build_base, read_json
 from data_prep.reports.findings.linking import LinkDecision, finder_of
@@ -38,9 +35,10 @@ from data_prep.reports.linker.training import LinkerConfig, train_model
 from data_prep.reports.linker.vectors import WordVectors, train_vectors
 from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.reading.splitting import split_reports
-from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_bytes, write_json
+from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json
 from pneumonia.runtime.errors import ArtefactError, DataError
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 
 SCHEMA = "pneumonia.linker/2"
 _OWN_NAMES = {"linker.json", "weights.safetensors", "concepts.json"}
@@ -143,7 +141,7 @@ class TrainedLinker:
         arrays["words"] = self.words.matrix
         with new_folder(str(out)) as part:
             self.base.save(Path(part) / "concepts.json")
-            write_bytes(f"{part}/weights.safetensors", save_arrays(arrays))
+            write_tensors(f"{part}/weights.safetensors", arrays)
             table = {
                 "schema": SCHEMA,
                 "config": self.config.model_dump(),
@@ -163,8 +161,10 @@ class TrainedLinker:
         table = read_json(folder / "linker.json", SCHEMA)
         base = ConceptBase.load(folder / "concepts.json")
         path = folder / "weights.safetensors"
+        if not path.is_file():
+            raise DataError("Linker lacks a file", expected=path.name, where=str(folder))
         try:
-            arrays = load_arrays(path.read_bytes())
+            arrays = read_tensors(str(path))
             words = WordVectors(tuple(map(str, table["words"])), arrays.pop("words"))
             if words.matrix.dtype != np.float32 or len(words.words) != len(words.matrix):
                 raise ValueError("word vectors")
@@ -175,12 +175,8 @@ class TrainedLinker:
                 for name, value in arrays.items()
             }
             linker.model.load_state_dict(state)
-        except OSError as error:
-            raise DataError(
-                "Cannot read linker", found=error.strerror or str(error), where=str(path)
-            ) from None
         except (
-            SafetensorError, ValidationError, KeyError, TypeError, ValueError, AttributeError,
+            ArtefactError, ValidationError, KeyError, TypeError, ValueError, AttributeError,
             RuntimeError,
         ) as error:  # fmt: skip
             raise ArtefactError(

@@ -10,7 +10,7 @@ import json
 import os
 import struct
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 import numpy as np
 
@@ -151,9 +151,7 @@ def read_tensors(path: str) -> Dict[str, np.ndarray]:
     return tensors
 
 
-def tensor_bytes(
-    tensors: Mapping[str, np.ndarray], metadata: Optional[Mapping[str, str]] = None
-) -> bytes:
+def tensor_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
     """The file's bytes; see `write_tensors`."""
     rows = []
     for name, tensor in tensors.items():
@@ -169,8 +167,6 @@ def tensor_bytes(
         little = array.astype(DTYPES[code], copy=False)
         rows.append((-_RANK[code], name, code, array.shape, little.tobytes()))
     header: Dict[str, Any] = OrderedDict()
-    if metadata:
-        header[METADATA] = OrderedDict(sorted(metadata.items()))
     position = 0
     rows.sort(key=lambda row: (row[0], row[1].encode("utf-8")))
     for _, name, code, shape, data in rows:
@@ -187,18 +183,15 @@ def tensor_bytes(
     return b"".join([struct.pack("<Q", len(text)), text] + [row[4] for row in rows])
 
 
-def write_tensors(
-    path: str, tensors: Mapping[str, np.ndarray], metadata: Optional[Mapping[str, str]] = None
-) -> None:
+def write_tensors(path: str, tensors: Mapping[str, np.ndarray]) -> None:
     """Write a safetensors file atomically.
 
     Args:
         path: The file.
         tensors: Name -> array of any type in `DTYPES`.
-        metadata: Free text pairs kept in the header.
 
     Raises:
         ArtefactError: An array's type is not supported.
         OutputError: The file cannot be written.
     """
-    write_bytes(path, tensor_bytes(tensors, metadata))
+    write_bytes(path, tensor_bytes(tensors))

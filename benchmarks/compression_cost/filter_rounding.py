@@ -1,6 +1,6 @@
 """What multiples of filters gain: one network pruned to one rate with and without `round_to`.
 
-    python -m benchmarks.compression.filter_rounding [ROUNDS]
+    python -m benchmarks.compression_cost.filter_rounding [ROUNDS]
 
 YOLOv3 of width 0.25 at 256 px with random weights, of which filter pruning leaves a sixth. Runs of
 all networks alternate; figures are medians of one thread in milliseconds, on this machine. `padded`

@@ -1,6 +1,6 @@
 """Time of one projection of the whole YOLOv3 (61.5 M parameters) on its coupled structured sets.
 
-    python benchmarks/compression/projection_speed.py [--rate 9]
+    python benchmarks/compression_cost/projection_speed.py [--rate 9]
 
 Goals on 2 cores: filter and column <= 1 s, combined <= 5 s. Also the cost of an ADMM step: the
 penalty's gradient beside a plain forward, backward and optimiser step, measured in turn.

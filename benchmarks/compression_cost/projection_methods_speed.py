@@ -1,6 +1,6 @@
 """Time and memory of one projection of the full YOLOv3 (61.5 M parameters), for each method.
 
-    python -m benchmarks.compression.projection_methods_speed [--width 1.0] [--only NAME] \
+    python -m benchmarks.compression_cost.projection_methods_speed [--width 1.0] [--only NAME] \
         [--json FILE]
 
 Goal: <= 5 s of wall time on two cores, at most three copies of the weights at the peak. A Z-step

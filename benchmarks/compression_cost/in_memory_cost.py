@@ -1,6 +1,6 @@
 """What the shipped detector would cost on memristor crossbars and inside SOT-MRAM.
 
-    python -m benchmarks.compression.in_memory_cost
+    python -m benchmarks.compression_cost.in_memory_cost
 
 Compares the bundles `dense` and `36x` of benchmarks/models, and `36x` with 8-bit weights. Both cost
 models are estimates with placeholder constants (`calibrated`: false): only ratios mean anything.
