@@ -1,7 +1,6 @@
 """Map a function over many items on all cores, results in order."""
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +8,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from pneumonia.runtime.cpus import usable_cpus
 from pneumonia.runtime.errors import ConfigError, DataError
 from pneumonia.runtime.progress import Progress
 
@@ -41,7 +41,7 @@ def ordered_map(
         ConfigError: Fewer than one worker.
         DataError: A worker process died.
     """
-    workers = available_cores() if workers is None else workers
+    workers = usable_cpus() if workers is None else workers
     if workers < 1:
         raise ConfigError("Number of workers is wrong", expected=">= 1", found=repr(workers))
     if workers == 1 or len(items) < _WORTH_A_POOL:
@@ -52,13 +52,6 @@ def ordered_map(
         if progress is not None:
             progress(done, len(items), "")
         yield result
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _pool_map(

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import torch
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: "quota period" in microseconds
-TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+from pneumonia.runtime.cpus import granted_cpus
+
+TOPOLOGY = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
-def usable_cores() -> int:
+def usable_cores(root: str = "/") -> int:
     """Physical cores that this process may use: affinity and the quota of a container count."""
     if not hasattr(os, "sched_getaffinity"):
         return max(1, torch.get_num_threads())
-    cores = {_core_of(cpu) for cpu in os.sched_getaffinity(0)}
-    return max(1, min(len(cores), _quota()))
+    cores = {_core_of(cpu, root) for cpu in os.sched_getaffinity(0)}
+    return max(1, min(len(cores), granted_cpus(root)))
 
 
 def use_threads(threads: int | None) -> int:
@@ -37,18 +38,9 @@ def use_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
-def _core_of(cpu: int) -> str:
+def _core_of(cpu: int, root: str) -> str:
     """Name of a CPU's physical core: the list of its hyper-threads; itself where unknown."""
     try:
-        return Path(TOPOLOGY.format(cpu)).read_text(encoding="ascii").strip()
+        return Path(root, TOPOLOGY.format(cpu)).read_text(encoding="ascii").strip()
     except OSError:
         return str(cpu)
-
-
-def _quota() -> int:
-    """Whole CPUs that the container may use; large without a limit."""
-    try:
-        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
-        return max(1, int(quota) // int(period))
-    except (OSError, ValueError):
-        return 2**16

@@ -247,20 +247,18 @@ def test_threads_of_the_recipe_are_used_and_recorded(
 
 
 def test_usable_cores_follow_affinity_quota_and_hyper_threads(tmp_path, monkeypatch):
-    from pneumonia.training import threads
-
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    root, quota = str(tmp_path), tmp_path / "sys/fs/cgroup/cpu.max"
+    quota.parent.mkdir(parents=True)
+    assert usable_cores(root) == 4
     for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
-        (tmp_path / f"siblings{cpu}").write_text(siblings + "\n")
-    monkeypatch.setattr(threads, "TOPOLOGY", str(tmp_path / "siblings{}"))
-    monkeypatch.setattr(threads, "CPU_QUOTA", tmp_path / "quota")
-    assert usable_cores() == 2
+        path = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+        path.parent.mkdir(parents=True)
+        path.write_text(siblings + "\n")
+    assert usable_cores(root) == 2
     for text, expected in (("max 100000", 2), ("150000 100000", 1), ("50000 100000", 1)):
-        (tmp_path / "quota").write_text(text)
-        assert usable_cores() == expected
-    monkeypatch.setattr(threads, "TOPOLOGY", str(tmp_path / "none{}"))
-    (tmp_path / "quota").unlink()
-    assert usable_cores() == 4
+        quota.write_text(text)
+        assert usable_cores(root) == expected
 
 
 def test_anchors_are_fitted_to_the_training_boxes(rectangles):

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from deploy_jetson.kernels.compile.source import RUNTIME
-from pneumonia.runtime.engines.thread_count import usable_cpus
+from pneumonia.runtime.cpus import usable_cpus
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 MAIN = r"""

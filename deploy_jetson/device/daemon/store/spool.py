@@ -22,7 +22,7 @@ BLOCK = 1 << 18
 META_BYTES = 1 << 16
 SALT_BYTES = 16
 LONG_FORMS = (b"OB", b"OW", b"SQ", b"UN", b"UT")
-_UID = re.compile(r"^[0-9.]{1,64}$")
+UID = re.compile(r"^[0-9.]{1,64}$")
 
 
 class AlreadyRunning(PneumoniaError):  # noqa: N818 - the condition's name
@@ -85,7 +85,7 @@ def sop_uid_of(head: bytes) -> str:
             at += 4
         if (group, element) == (2, 3) and at + size <= end:
             text = head[at : at + size].rstrip(b"\0 ").decode("ascii", "replace")
-            return text if _UID.match(text) else ""
+            return text if UID.match(text) else ""
         at += size
     return ""
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import time
 from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -17,7 +16,7 @@ from deploy_jetson.device.daemon.store.journal import (
     REJECTED,
     DaemonJob,
 )
-from deploy_jetson.device.daemon.store.spool import ImageSpool
+from deploy_jetson.device.daemon.store.spool import UID, ImageSpool
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.child import DecodedFile
@@ -37,7 +36,6 @@ SCHEMA = "pneumonia.daemon-result/1"
 KIND_OF = {"sr": "SR", "gsps": "PR", "sc": "SC"}
 SET_ASIDE = (REJECTED, FAILED, QUARANTINED)
 MAX_ANSWER_BYTES = 4 << 20
-VALID_UID = re.compile(r"^[0-9.]{1,64}$")
 
 
 class JobAnswer(NamedTuple):
@@ -128,7 +126,7 @@ def document(job: DaemonJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str,
 
 def _uids(identity: Dict[str, str]) -> Dict[str, str]:
     """The study, series and instance UID as far as they are UIDs; other text may name a patient."""
-    return {name: identity[name] for name in FILING_UIDS if VALID_UID.match(identity.get(name, ""))}
+    return {name: identity[name] for name in FILING_UIDS if UID.match(identity.get(name, ""))}
 
 
 def moment(seconds: float) -> str:
