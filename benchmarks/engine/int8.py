@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--case", choices=CASES, default="compact36")
-    parser.add_argument("--target", choices=[n for n, t in TARGETS.items() if t.dot],
+    parser.add_argument("--target", choices=[n for n, t in TARGETS.items() if t.dots],
                         default="x86-avx2")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--tuned", action="store_true")

@@ -93,8 +93,8 @@ def _quantization(bundle: Bundle, target: Target) -> dict[str, LayerQuantization
     """The int8 convolutions of an int8 bundle; None for a float32 one."""
     if bundle.arithmetic != INT8:
         return None
-    if target.dot is None:
-        able = [name for name, other in TARGETS.items() if other.dot]
+    if not target.dots:
+        able = [name for name, other in TARGETS.items() if other.dots]
         raise ConfigError(
             "This target has no dot product of int8 values", ", ".join(able), repr(target.name),
             "--target", "Generate its kernels from the float32 bundle",

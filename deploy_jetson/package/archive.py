@@ -90,7 +90,7 @@ def make_package(
         raise ConfigError("Archive needs another name", expected="FILE.tar.gz", found=out.name)
     targets = system.targets
     if load_bundle(str(bundle)).arithmetic == INT8:
-        targets = [target for target in targets if target.dot]
+        targets = [target for target in targets if target.dots]
     if not targets:
         raise ConfigError(
             "No core of the board has a dot product of int8 values",

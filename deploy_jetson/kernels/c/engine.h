@@ -36,8 +36,8 @@ INLINE void store(real *p, vreal v) { *(vreal *)p = v; }
 #endif
 
 /* The arithmetics of the column kernel, by suffix. word: an input; sum: a vector of sums; TERMS: values per filter.
- * real begins with the bias. i8 sums DOT_GROUP products of whole numbers per word exactly, in 32 bits: it begins
- * with a whole number per filter and ends with the filter's scale and bias. */
+ * real begins with the bias. i8x2 and i8x4 sum 2 or 4 products of whole numbers per word exactly, in 32 bits: they
+ * begin with a whole number per filter and end with the filter's scale and bias. */
 typedef real word_real;
 typedef vreal sum_real;
 #define TERMS_real 1
@@ -48,21 +48,24 @@ INLINE vreal value_real(vreal sum, const real *terms, int32_t stride) {
   return sum;
 }
 
-#ifdef DOT_GROUP
-typedef int32_t word_i8 __attribute__((may_alias));
-typedef int32_t sum_i8 __attribute__((vector_size(4 * LANES), may_alias));
-#define TERMS_i8 3
-INLINE sum_i8 load_i8(const real *p) { return *(const sum_i8 *)p; }
-INLINE sum_i8 add_product_i8(sum_i8 sum, sum_i8 w, int32_t s) {
-  return (sum_i8)DOT(sum, w, s);
-}
-#if DOT_GROUP == 2
+#define WHOLE_ARITHMETIC(name, dot)                                                                     \
+  typedef int32_t word_##name __attribute__((may_alias));                                               \
+  typedef int32_t sum_##name __attribute__((vector_size(4 * LANES), may_alias));                        \
+  enum { TERMS_##name = 3 };                                                                            \
+  INLINE sum_##name load_##name(const real *p) { return *(const sum_##name *)p; }                       \
+  INLINE sum_##name add_product_##name(sum_##name sum, sum_##name w, int32_t s) {                       \
+    return (sum_##name)dot(sum, w, s);                                                                  \
+  }                                                                                                     \
+  INLINE vreal value_##name(sum_##name sum, const real *terms, int32_t stride) {                        \
+    return __builtin_convertvector(sum, vreal) * load(terms + stride) + load(terms + 2 * stride);       \
+  }
+#ifdef DOT_2
+WHOLE_ARITHMETIC(i8x2, DOT_2)
 /* The whole numbers of a vector of words, which the Winograd kernel transforms before it multiplies them. */
 typedef int16_t vpairs __attribute__((vector_size(4 * LANES), may_alias));
 #endif
-INLINE vreal value_i8(sum_i8 sum, const real *terms, int32_t stride) {
-  return __builtin_convertvector(sum, vreal) * load(terms + stride) + load(terms + 2 * stride);
-}
+#ifdef DOT_4
+WHOLE_ARITHMETIC(i8x4, DOT_4)
 #endif
 
 /* x * rise + |x| * fold is every activation we have, without a branch:
@@ -77,7 +80,7 @@ INLINE vreal activate(vreal v, activation a) { return v * a.rise + vabs(v) * a.f
 typedef struct {
   real *arena;
   real *scratch; /* of this thread */
-  int32_t *held; /* of this thread: the first tile of the inputs that a step left in the scratch memory; -1 before each step */
+  int32_t *held; /* of this thread: first tile of the inputs a step left in its scratch; -1 before each step */
   const unsigned char *weights;
   const float *input;
   float *const *outputs;
@@ -140,8 +143,8 @@ void run_upsample(const engine *e, const void *layer, int32_t unit);
 void run_max_pool(const engine *e, const void *layer, int32_t unit);
 void run_average(const engine *e, const void *layer, int32_t unit);
 
-/* Rounds channels to whole numbers, DOT_GROUP neighbours of a vector in one word: a block of LANES words holds
- * DOT_GROUP vectors of channels one after another. */
+/* Rounds channels to whole numbers, 2 or 4 neighbours of a vector in one word: a block of LANES words holds
+ * 2 or 4 vectors of channels one after another. */
 typedef struct {
   blocked out;
   int64_t sources;           /* weights offset: arena offset of pixel (0, 0) of every input vector */
@@ -150,7 +153,8 @@ typedef struct {
   float lowest, highest;     /* the rounded value is cut to these */
   int32_t zero;              /* the whole number stored for 0 */
 } quantize_layer;
-void run_quantize(const engine *e, const void *layer, int32_t unit);
+void run_quantize_2(const engine *e, const void *layer, int32_t unit);
+void run_quantize_4(const engine *e, const void *layer, int32_t unit);
 
 /* Generated in network.c. */
 extern const step pn_steps[];

@@ -1,14 +1,10 @@
 /* Rounds activations to the whole numbers of the int8 kernels. */
 #include "engine.h"
 
-#ifdef DOT_GROUP
-#define BITS (32 / DOT_GROUP)
-#if DOT_GROUP == 2
-typedef int16_t number;
-#else
-typedef int8_t number;
-#endif
-typedef number numbers __attribute__((vector_size(LANES * sizeof(number)), may_alias));
+#if defined(DOT_2) || defined(DOT_4)
+typedef int16_t numbers_2 __attribute__((vector_size(2 * LANES), may_alias));
+typedef int8_t numbers_4 __attribute__((vector_size(LANES), may_alias));
+typedef int32_t word __attribute__((may_alias));
 #define ROUNDING 12582912.0f /* 1.5 * 2^23: a small number added to it is rounded to an integer, half to even */
 
 /* Compilers do not find these instructions in a comparison of vectors. */
@@ -23,24 +19,23 @@ typedef number numbers __attribute__((vector_size(LANES * sizeof(number)), may_a
 #define LARGER(a, b) _mm256_max_ps(a, b)
 #endif
 
-static void fill(real *p, int64_t words, int32_t word) {
-  word_i8 *q = (word_i8 *)p;
-  for (int64_t i = 0; i < words; i++) q[i] = word;
+static void fill(real *p, int64_t words, int32_t value) {
+  word *q = (word *)p;
+  for (int64_t i = 0; i < words; i++) q[i] = value;
 }
 
 /* unit = block of words */
-void run_quantize(const engine *e, const void *layer, int32_t unit) {
-  const quantize_layer *l = layer;
+INLINE void quantize(const engine *e, const quantize_layer *l, int32_t unit, const int group) {
   const blocked *t = &l->out;
-  const int32_t first = unit * DOT_GROUP;
+  const int32_t first = unit * group, bits = 32 / group;
   const int32_t *sources = (const int32_t *)(e->weights + l->sources) + first;
-  const int32_t n = l->n_sources - first < DOT_GROUP ? l->n_sources - first : DOT_GROUP;
+  const int32_t n = l->n_sources - first < group ? l->n_sources - first : group;
   real *plane = e->arena + t->base + unit * t->block;
   const int64_t side = (int64_t)t->halo * LANES, width = (int64_t)t->width * LANES;
   const vreal inverse = (vreal){0} + l->inverse, lowest = (vreal){0} + l->lowest, highest = (vreal){0} + l->highest;
   const vwhole shift = (vwhole)((vreal){0} + ROUNDING) - l->zero;
   uint32_t zero = 0;
-  for (int m = 0; m < DOT_GROUP; m++) zero |= (uint32_t)(l->zero & (int32_t)((1ll << BITS) - 1)) << m * BITS;
+  for (int m = 0; m < group; m++) zero |= (uint32_t)(l->zero & (int32_t)((1ll << bits) - 1)) << m * bits;
   fill(plane - t->halo * t->row - side, t->halo * t->row, (int32_t)zero);
   fill(plane + t->height * t->row - side, t->halo * t->row, (int32_t)zero);
   for (int32_t y = 0; y < t->height; y++) {
@@ -52,9 +47,17 @@ void run_quantize(const engine *e, const void *layer, int32_t unit) {
       const real *q = x + sources[m];
       for (int64_t i = 0; i < width; i += LANES) {
         const vreal cut = SMALLER(LARGER(load(q + i) * inverse, lowest), highest);
-        ((numbers *)(out + i))[m] = __builtin_convertvector((vwhole)(cut + ROUNDING) - shift, numbers);
+        const numbers_2 levels = __builtin_convertvector((vwhole)(cut + ROUNDING) - shift, numbers_2);
+        if (group == 2) {
+          ((numbers_2 *)(out + i))[m] = levels;
+        } else { /* in two steps: gcc 12 takes numbers one by one from 32 bits to 8 */
+          ((numbers_4 *)(out + i))[m] = __builtin_convertvector(levels, numbers_4);
+        }
       }
     }
   }
 }
+
+void run_quantize_2(const engine *e, const void *layer, int32_t unit) { quantize(e, layer, unit, 2); }
+void run_quantize_4(const engine *e, const void *layer, int32_t unit) { quantize(e, layer, unit, 4); }
 #endif

@@ -56,6 +56,7 @@ class DotProduct(NamedTuple):
 
     Attributes:
         group: Products per lane: channels in one 32-bit word, of 32 / group bits each.
+        weight_max: Largest magnitude of the weights for which its sums are exact.
         offset: Subtracted from a uint8 activation so that it fits; None: its zero point, which 16
             bits hold exactly.
         cost: Time of one in the kernel's loop over that of a fused multiply-add.
@@ -64,6 +65,7 @@ class DotProduct(NamedTuple):
     """
 
     group: int
+    weight_max: int
     offset: int | None
     cost: float
     header: str
@@ -110,7 +112,7 @@ class Target(NamedTuple):
         cpu_parts: `IMPLEMENTER:PART` of /proc/cpuinfo on aarch64; of several libraries that run,
             the one of this core is taken.
         model: llvm-mca's model; None: no static analysis.
-        dot: Its dot product of small whole numbers; None: no int8 kernels.
+        dots: Its dot products of small whole numbers; empty: no int8 kernels.
         boards: Boards with this core; empty: measure, do not predict.
         note: What has this core, for help texts.
         number: What the float kernels compute with.
@@ -129,7 +131,7 @@ class Target(NamedTuple):
     tune_flags: tuple[str, ...] = ()
     cpu_parts: tuple[str, ...] = ()
     model: SchedulingModel | None = None
-    dot: DotProduct | None = None
+    dots: tuple[DotProduct, ...] = ()
     boards: tuple[BoardClock, ...] = ()
     note: str = ""
     number: NumberType = SINGLE
@@ -165,22 +167,34 @@ class Target(NamedTuple):
         return pixels * vectors + min(pixels, vectors) + 1 <= self.registers
 
 
-# Pairs in 16 bits: exact for all 8 bits of weights and activations, where `maddubs` saturates.
-AVX2_DOT = DotProduct(
-    2, None, 1.3, "immintrin.h",
+EIGHT_BITS = 128
+SEVEN_BITS = 64  # two products with a uint8 fit 16 bits; what `pneumonia quantize` writes
+# Pairs of 16 bits, and four of 8 bits, whose products `maddubs` adds in 16 bits.
+AVX2_PAIRS = DotProduct(
+    2, EIGHT_BITS, None, 1.3, "immintrin.h",
     "_mm256_add_epi32((__m256i)(sum), _mm256_madd_epi16((__m256i)(w), _mm256_set1_epi32(word)))",
 )  # fmt: skip
-AVX512_DOT = DotProduct(
-    2, None, 1.6, "immintrin.h",
+AVX2_BYTES = DotProduct(
+    4, SEVEN_BITS, 0, 2.0, "immintrin.h",
+    "_mm256_add_epi32((__m256i)(sum), _mm256_madd_epi16(_mm256_maddubs_epi16("
+    "_mm256_set1_epi32(word), (__m256i)(w)), _mm256_set1_epi16(1)))",
+)  # fmt: skip
+AVX512_PAIRS = DotProduct(
+    2, EIGHT_BITS, None, 1.6, "immintrin.h",
     "_mm512_add_epi32((__m512i)(sum), _mm512_madd_epi16((__m512i)(w), _mm512_set1_epi32(word)))",
 )  # fmt: skip
+AVX512_BYTES = DotProduct(
+    4, SEVEN_BITS, 0, 2.4, "immintrin.h",
+    "_mm512_add_epi32((__m512i)(sum), _mm512_madd_epi16(_mm512_maddubs_epi16("
+    "_mm512_set1_epi32(word), (__m512i)(w)), _mm512_set1_epi16(1)))",
+)  # fmt: skip
 VNNI = DotProduct(
-    4, 0, 1.0, "immintrin.h",
+    4, EIGHT_BITS, 0, 1.0, "immintrin.h",
     "_mm512_dpbusd_epi32((__m512i)(sum), _mm512_set1_epi32(word), (__m512i)(w))",
 )  # fmt: skip
 # By element: the word needs a plain load only, not one that repeats it, whose address is computed.
 SDOT = DotProduct(
-    4, 128, 1.0, "arm_neon.h",
+    4, EIGHT_BITS, 128, 1.0, "arm_neon.h",
     "vdotq_lane_s32((int32x4_t)(sum), (int8x16_t)(w), (int8x8_t)(int32x2_t){word, 0}, 0)",
 )  # fmt: skip
 AVX512 = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
@@ -203,17 +217,17 @@ ORIN_CLOCKS = (
 _CORES = (
     Target(
         "x86-vnni", "x86_64", "cascadelake", 16, 32, 2.0, 2.0, 32.0,
-        (*AVX512, "avx512_vnni"), ("-mprefer-vector-width=512",), dot=VNNI,
+        (*AVX512, "avx512_vnni"), ("-mprefer-vector-width=512",), dots=(VNNI,),
         note="Intel since 2019, AMD since 2022; for int8",
     ),
     Target(
         "x86-avx512", "x86_64", "skylake-avx512", 16, 32, 2.0, 2.0, 32.0,
         AVX512, ("-mprefer-vector-width=512",),
-        dot=AVX512_DOT, note="Intel and AMD with AVX-512",
+        dots=(AVX512_BYTES, AVX512_PAIRS), note="Intel and AMD with AVX-512",
     ),
     Target(
         "x86-avx2", "x86_64", "haswell", 8, 16, 2.0, 2.0, 16.0, ("avx2", "fma"),
-        dot=AVX2_DOT, note="Intel since 2013, AMD since 2015",
+        dots=(AVX2_BYTES, AVX2_PAIRS), note="Intel since 2013, AMD since 2015",
     ),
     # One 128-bit FMLA per cycle takes both floating-point pipes; one load pipe.
     Target(
@@ -228,23 +242,23 @@ _CORES = (
     # Two 128-bit pipes and two loads from here on: twice the flops per cycle of an A57.
     Target(
         "cortex-a76", "aarch64", "cortex-a76", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
-        cpu_parts=("0x41:0xd0b",), model=N1_MODEL, dot=SDOT,
+        cpu_parts=("0x41:0xd0b",), model=N1_MODEL, dots=(SDOT,),
         boards=(BoardClock("pi5", "Raspberry Pi 5", 4, 2.4),), note="Raspberry Pi 5",
     ),
     Target(
         "cortex-a78ae", "aarch64", "cortex-a78ae", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
-        cpu_parts=("0x41:0xd42",), model=N1_MODEL, dot=SDOT, boards=ORIN_CLOCKS,
+        cpu_parts=("0x41:0xd42",), model=N1_MODEL, dots=(SDOT,), boards=ORIN_CLOCKS,
         note="Jetson Orin",
     ),
     Target(
         "neoverse-n1", "aarch64", "neoverse-n1", 4, 32, 2.0, 2.0, 16.0, ARMV8_2,
-        cpu_parts=("0x41:0xd0c",), model=N1_MODEL, dot=SDOT,
+        cpu_parts=("0x41:0xd0c",), model=N1_MODEL, dots=(SDOT,),
         boards=(BoardClock("graviton2", "Graviton2", 64, 2.5),), note="servers: Graviton2",
     ),
     # Four pipes for 128-bit vectors. Its SVE registers are no wider in sum: left out.
     Target(
         "neoverse-v1", "aarch64", "neoverse-v1+nosve", 4, 32, 4.0, 3.0, 16.0, ARMV8_2,
-        cpu_parts=("0x41:0xd40",), model=V1_MODEL, dot=SDOT,
+        cpu_parts=("0x41:0xd40",), model=V1_MODEL, dots=(SDOT,),
         boards=(BoardClock("graviton3", "Graviton3", 64, 2.6),), note="servers: Graviton3",
     ),
 )  # fmt: skip
@@ -256,7 +270,7 @@ def _with_halves(target: Target) -> Target:
         name=target.name + HALF_SUFFIX,
         lanes=target.vector_bytes // HALF.bytes,
         number=HALF,
-        dot=None,
+        dots=(),
         note=f"{target.note}, float16 arithmetic",
     )
 

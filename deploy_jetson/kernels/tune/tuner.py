@@ -11,6 +11,7 @@ from typing import Any
 
 from deploy_jetson.kernels.compile.targets import Target, cpu_name
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
+from deploy_jetson.kernels.kinds.dots.words import exact_dots
 from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import KINDS, candidates, kind_of, predicted_cycles
 from deploy_jetson.kernels.library_cache import user_cache_folder
@@ -42,7 +43,8 @@ def signature(problem: LayerProblem, target: Target) -> str:
     # Kept columns to two digits: layers of one shape and rate share their result.
     rounded = [float(f"{count:.1e}") for count in kept]
     storage = () if problem.storage == "fp32" else (problem.storage,)  # decides which kinds apply
-    number = () if problem.quantization is None else ("int8",)  # so does this
+    # So do the int8 kernels that are exact.
+    number = [("int8", dot.group) for dot in exact_dots(problem, target)]
     text = repr((shape, rounded, target.name, target.flags, cpu_name(), *storage, *number))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

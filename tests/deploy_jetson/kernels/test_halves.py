@@ -29,7 +29,7 @@ def test_every_core_with_float16_arithmetic_has_such_a_target():
         assert (half.lanes, half.vector_bytes) == (2 * single.lanes, single.vector_bytes)
         assert half.flags == single.flags
         assert half.core == single.core
-        assert half.dot is None
+        assert half.dots == ()
 
 
 @pytest.mark.parametrize("name", HALVES)

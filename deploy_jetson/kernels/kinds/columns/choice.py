@@ -32,8 +32,8 @@ class ColumnsVariant(NamedTuple):
         stride: Of the convolution.
         planar: The input has one channel per plane (the network's input) instead of LANES.
         narrow: Rows also need tiles of one pixel less.
-        number: Suffix of the arithmetic's types and functions in engine.h: real, or i8 for sums of
-            int8 products.
+        number: Suffix of the arithmetic's types and functions in engine.h: real, or i8x2 and i8x4
+            for sums of 2 or 4 products of whole numbers.
     """
 
     pixels: int

@@ -1,7 +1,7 @@
 """The step of the column kernel: its lists in the order the C code reads them."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,11 @@ class ColumnsStep(ConvolutionStep):
     """Convolution by lists of kept columns."""
 
     choice: ColumnsChoice = field(default=ColumnsChoice(1, 1, 1))
-    number: ClassVar[str] = "real"  # the arithmetic, see ColumnsVariant
+
+    @property
+    def number(self) -> str:
+        """Its arithmetic, see `ColumnsVariant`."""
+        return "real"
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record for the full panels and one for the remaining vectors of filters."""

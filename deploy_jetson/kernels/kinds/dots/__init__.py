@@ -14,7 +14,9 @@ from deploy_jetson.kernels.kinds.columns import cost
 from deploy_jetson.kernels.kinds.dots.step import DotsChoice, DotsStep, QuantizeStep
 from deploy_jetson.kernels.kinds.dots.words import (
     ChannelWords,
-    at_rate_of_dots,
+    at_rate_of,
+    dot_of,
+    exact_dots,
     layer_of_words,
     rounding_cycles,
 )
@@ -24,25 +26,22 @@ from deploy_jetson.kernels.plan.tensors import vectors_of
 
 
 def _candidates(analysis: LayerAnalysis, target: Target) -> Iterator[DotsChoice]:
-    problem = analysis.problem
-    if problem.quantization is None or target.dot is None or problem.planar:
-        return
-    for choice in cost.candidates(layer_of_words(analysis, target), target):
-        yield DotsChoice(*choice, target.dot.group)
+    for dot in exact_dots(analysis.problem, target):
+        for choice in cost.candidates(layer_of_words(analysis, target, dot.group), target):
+            yield DotsChoice(*choice, dot.group)
 
 
 def _cycles(analysis: LayerAnalysis, choice: DotsChoice, target: Target) -> float:
-    words = layer_of_words(analysis, target)
-    products = cost.cycles(words, choice.columns, at_rate_of_dots(target))
+    words = layer_of_words(analysis, target, choice.group)
+    rate = at_rate_of(dot_of(target, choice.group), target)
+    products = cost.cycles(words, choice.columns, rate)
     return rounding_cycles(analysis, target) + products
 
 
 def _steps(choice: DotsChoice, base: ConvolutionStep, target: Target) -> tuple[Step, ...]:
-    assert base.problem.quantization
-    assert target.dot
     vectors = vectors_of(base.view, target.lanes)
-    words = ChannelWords(vectors.block_of, vectors.lane_of, target.lanes, target.dot.group)
-    rounded = QuantizeStep.of(base, vectors, words, target.dot)
+    words = ChannelWords(vectors.block_of, vectors.lane_of, target.lanes, choice.group)
+    rounded = QuantizeStep.of(base, vectors, words, dot_of(target, choice.group))
     convolution = DotsStep(
         **{**vars(base), "view": rounded.words_view()}, choice=choice.columns, words=words,
         zero=rounded.zero,
@@ -51,11 +50,11 @@ def _steps(choice: DotsChoice, base: ConvolutionStep, target: Target) -> tuple[S
 
 
 def _tuning_group(choice: DotsChoice) -> tuple[int, ...]:
-    return columns.KIND.tuning_group(choice.columns)
+    return choice.group, *columns.KIND.tuning_group(choice.columns)
 
 
 def _describe(choice: DotsChoice) -> str:
-    return "int8 " + columns.KIND.describe(choice.columns)
+    return f"int8x{choice.group} {columns.KIND.describe(choice.columns)}"
 
 
 KIND = KernelKind(

@@ -1,7 +1,7 @@
 """The steps of the int8 kernel: activations to whole numbers, and the convolution of those."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,7 @@ class QuantizeStep:
         out: Words.
         quantization: Scale and zero point.
         zero: The number stored for 0.
+        group: Channels in one word.
     """
 
     name: str
@@ -67,6 +68,7 @@ class QuantizeStep:
     out: Buffer
     quantization: LayerQuantization
     zero: int
+    group: int
 
     @classmethod
     def of(
@@ -78,7 +80,7 @@ class QuantizeStep:
         view, padding = base.view, base.problem.padding
         out = Buffer(base.name, words.blocks, view.height, view.width, padding, words.lanes)
         zero = 0 if dot.offset is None else quantization.zero_point - dot.offset
-        return cls(base.name, view, vectors, out, quantization, zero)
+        return cls(base.name, view, vectors, out, quantization, zero, dot.group)
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
@@ -103,7 +105,8 @@ class QuantizeStep:
             "highest": float(HIGHEST - zero_point),
             "zero": self.zero,
         }
-        return [StepRecord(self.name, "run_quantize", "quantize_layer", fields, self.out.blocks)]
+        run = f"run_quantize_{self.group}"
+        return [StepRecord(self.name, run, "quantize_layer", fields, self.out.blocks)]
 
 
 @dataclass(eq=False)
@@ -115,9 +118,13 @@ class DotsStep(ColumnsStep):
         zero: The number stored for 0.
     """
 
-    number: ClassVar[str] = "i8"
     words: ChannelWords = field(kw_only=True)
     zero: int = field(kw_only=True)
+
+    @property
+    def number(self) -> str:
+        """Its arithmetic, see `ColumnsVariant`."""
+        return self.words.number
 
     def _matrix(self) -> npt.NDArray[Any]:
         return self.words.pack(self._quantization.integers[self.order]).reshape(len(self.order), -1)

@@ -8,7 +8,7 @@ leave 32 bits. What that rounding adds stays below the rounding of the weights t
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,9 @@ from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.dots.step import HIGHEST, QuantizeStep
 from deploy_jetson.kernels.kinds.dots.words import (
     ChannelWords,
-    at_rate_of_dots,
+    at_rate_of,
+    dot_of,
+    exact_dots,
     layer_of_words,
     rounding_cycles,
 )
@@ -66,8 +68,12 @@ class WinogradDotsStep(WinogradStep):
         words: Where the channels are.
     """
 
-    number: ClassVar[str] = "i8"
     words: ChannelWords = field(kw_only=True)
+
+    @property
+    def number(self) -> str:
+        """Its arithmetic, see `WinogradVariant`."""
+        return self.words.number
 
     def _transformed(self, width: int) -> tuple[npt.NDArray[Any], Ints, Weights]:
         quantization = self.problem.quantization
@@ -106,27 +112,24 @@ def quantized_transform(
 
 
 def _candidates(analysis: LayerAnalysis, target: Target) -> Iterator[WinogradDotsChoice]:
-    problem = analysis.problem
-    if problem.quantization is None or target.dot is None or problem.planar:
+    # Where all products are of 8 bits they are as many as Winograd saves.
+    if PAIR not in {dot.group for dot in exact_dots(analysis.problem, target)}:
         return
-    if target.dot.group != PAIR:  # products of 8 bits are as many as Winograd saves
-        return
-    for choice in cost.candidates(layer_of_words(analysis, target), target):
+    for choice in cost.candidates(layer_of_words(analysis, target, PAIR), target):
         if choice.out_tile in OUT_TILES:
             yield WinogradDotsChoice(*choice, PAIR)
 
 
 def _cycles(analysis: LayerAnalysis, choice: WinogradDotsChoice, target: Target) -> float:
-    words = layer_of_words(analysis, target)
-    products = cost.cycles(words, choice.winograd, at_rate_of_dots(target))
+    words = layer_of_words(analysis, target, PAIR)
+    products = cost.cycles(words, choice.winograd, at_rate_of(dot_of(target, PAIR), target))
     return rounding_cycles(analysis, target) + products
 
 
 def _steps(choice: WinogradDotsChoice, base: ConvolutionStep, target: Target) -> tuple[Step, ...]:
-    assert target.dot
     vectors = vectors_of(base.view, target.lanes)
     words = ChannelWords(vectors.block_of, vectors.lane_of, target.lanes, PAIR)
-    rounded = QuantizeStep.of(base, vectors, words, target.dot)
+    rounded = QuantizeStep.of(base, vectors, words, dot_of(target, PAIR))
     view = rounded.words_view()
     convolution = WinogradDotsStep(
         **{**vars(base), "view": view}, choice=choice.winograd, words=words,

@@ -1,12 +1,14 @@
 """Several channels side by side in one 32-bit word."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.compile.targets import DotProduct, Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
+from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from deploy_jetson.kernels.plan.tensors import Ints
 
 WORD_BITS = 32
@@ -36,6 +38,11 @@ class ChannelWords(NamedTuple):
         return cls(numbers // lanes, numbers % lanes, lanes, group)
 
     @property
+    def number(self) -> str:
+        """Suffix of the arithmetic in engine.h."""
+        return f"i8x{self.group}"
+
+    @property
     def blocks(self) -> int:
         """Blocks of words."""
         return int(self.block_of.max()) // self.group + 1
@@ -57,25 +64,36 @@ class ChannelWords(NamedTuple):
         return words.view(np.int32)
 
 
-def layer_of_words(analysis: LayerAnalysis, target: Target) -> LayerAnalysis:
-    """The layer whose input channels are 32-bit words of several channels each."""
-    problem, dot = analysis.problem, target.dot
+def exact_dots(problem: LayerProblem, target: Target) -> Iterator[DotProduct]:
+    """The target's dot products whose sums are exact for the layer's whole numbers; often none."""
+    if problem.quantization is None or problem.planar:
+        return
+    largest = int(np.abs(problem.quantization.integers.astype(np.int64)).max(initial=0))
+    yield from (dot for dot in target.dots if largest <= dot.weight_max)
+
+
+def dot_of(target: Target, group: int) -> DotProduct:
+    """The target's dot product of words of `group` channels."""
+    return next(dot for dot in target.dots if dot.group == group)
+
+
+def layer_of_words(analysis: LayerAnalysis, target: Target, group: int) -> LayerAnalysis:
+    """The layer whose input channels are 32-bit words of `group` channels each."""
+    problem = analysis.problem
     assert problem.quantization
-    assert dot
     integers = problem.quantization.integers
 
     def compute() -> LayerAnalysis:
-        words = ChannelWords.natural(integers.shape[1], target.lanes, dot.group)
+        words = ChannelWords.natural(integers.shape[1], target.lanes, group)
         return LayerAnalysis(problem._replace(weight=words.pack(integers).astype("float32")))
 
-    found: LayerAnalysis = analysis.once(("words", target.lanes, dot.group), compute)
+    found: LayerAnalysis = analysis.once(("words", target.lanes, group), compute)
     return found
 
 
-def at_rate_of_dots(target: Target) -> Target:
-    """The target with the rate of its whole-number products in place of float multiply-adds."""
-    assert target.dot
-    return target._replace(fma_per_cycle=target.fma_per_cycle / target.dot.cost)
+def at_rate_of(dot: DotProduct, target: Target) -> Target:
+    """The target with the rate of these products in place of float multiply-adds."""
+    return target._replace(fma_per_cycle=target.fma_per_cycle / dot.cost)
 
 
 def rounding_cycles(analysis: LayerAnalysis, target: Target) -> float:

@@ -25,8 +25,8 @@ class WinogradVariant(NamedTuple):
         out_tile: Output pixels of a tile's side.
         pixels, vectors: Register tile.
         narrow: Blocks also need register tiles of one pixel less.
-        number: Suffix of the arithmetic's types and functions in engine.h: real, or i8 for products
-            of whole numbers.
+        number: Suffix of the arithmetic's types and functions in engine.h: real, or i8x2 for
+            products of whole numbers.
     """
 
     out_tile: int

@@ -1,7 +1,7 @@
 """The step of the Winograd kernel: its transformed weights in the order the C code reads them."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,11 @@ class WinogradStep(ConvolutionStep):
 
     choice: WinogradChoice = field(default=WinogradChoice(2, 1, 1, 1))
     blocks: ChannelVectors = field(default=None)  # type: ignore[assignment]
-    number: ClassVar[str] = "real"  # the arithmetic, see WinogradVariant
+
+    @property
+    def number(self) -> str:
+        """Its arithmetic, see `WinogradVariant`."""
+        return "real"
 
     def variants(self, target: Target) -> list[Variant]:
         """Kernels its record calls."""

@@ -9,7 +9,7 @@ from deploy_jetson.kernels.kinds.winograd.choice import WinogradVariant
 from deploy_jetson.kernels.kinds.winograd.matrices import Matrix, winograd_matrices
 
 # The number type of the input transform, by the suffix of the arithmetic.
-NUMBER_TYPES = {"real": "real", "i8": "int16_t"}
+NUMBER_TYPES = {"real": "real", "i8x2": "int16_t"}
 
 
 class RowPair(NamedTuple):

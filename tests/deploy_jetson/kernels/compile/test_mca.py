@@ -54,7 +54,7 @@ def test_static_analysis_finds_the_innermost_hot_loop_and_its_spills():
 
 
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="needs gcc for aarch64")
-@pytest.mark.parametrize("number", ["real", "i8"])
+@pytest.mark.parametrize("number", ["real", "i8x4"])
 @pytest.mark.parametrize(
     "name",
     ["cortex-a57", *(pytest.param(name, marks=pytest.mark.slow) for name, target in TARGETS.items()
@@ -65,7 +65,7 @@ def test_tiles_of_several_vectors_keep_the_pipes_of_arm_busy(name, number):
     program = find_mca()
     if not program or not has_model(program, target):
         pytest.skip("needs llvm-mca with a model of this core")
-    if number == "i8" and target.dot is None:
+    if number == "i8x4" and not target.dots:
         pytest.skip(f"{name} has no dot product of int8 values")
     tiles = [(13, 2), (8, 3), (6, 4), (3, 6)]
     variants = [ColumnsVariant(*tile, 1, False, False, number) for tile in tiles]

@@ -28,10 +28,11 @@ SHAPE = (21, 37, 7, 11)  # no count fills vectors or words
 INPUT_SCALE, ZERO_POINT = 0.25, 50
 
 
-def exact_network(stride=1, skip=True):
+def exact_network(stride=1, skip=True, largest=128):
     """Every product, scale and bias is exact in float32, and so must be every output.
 
-    The tested layer reads -12.5 to 51.25: the image times -3 to 3 exceeds both.
+    The tested layer reads -12.5 to 51.25: the image times -3 to 3 exceeds both. No weight exceeds
+    `largest`; below 128 two filters have it everywhere.
     """
     generator = np.random.default_rng(7)
     channels, filters = SHAPE[:2]
@@ -40,7 +41,9 @@ def exact_network(stride=1, skip=True):
         layer._replace(activation="linear") if layer.name == "first" else layer
         for layer in spec.layers
     ))  # fmt: skip
-    integers = generator.integers(-128, 128, (filters, channels, 3, 3)).astype(np.int8)
+    integers = generator.integers(-largest, largest, (filters, channels, 3, 3)).astype(np.int8)
+    if largest < 128:  # every sum of two products is as large as it can be
+        integers[18], integers[19] = -largest, largest
     integers[:16, generator.random((channels, 3, 3)) < 0.7] = 0
     integers[20] = 0
     scales = np.exp2(generator.integers(-9, -5, filters)).astype(np.float32)
@@ -86,13 +89,17 @@ def legal_choices(spec, tensors, quantization, target, kind="dots"):
 @needs_gcc
 @needs_target
 @pytest.mark.parametrize("target", EACH_TARGET)
-@pytest.mark.parametrize(("stride", "skip"), [(1, True), (2, False)])
-def test_sums_are_those_of_integers(tmp_path, target, stride, skip):
-    spec, tensors, quantization, image = exact_network(stride, skip)
+@pytest.mark.parametrize(
+    ("stride", "skip", "largest"), [(1, True, 128), (2, False, 128), (1, False, 64), (2, True, 64)]
+)
+def test_sums_are_those_of_integers(tmp_path, target, stride, skip, largest):
+    spec, tensors, quantization, image = exact_network(stride, skip, largest)
     legal = legal_choices(spec, tensors, quantization, target)
     expected = integer_reference(tensors, quantization["tested"], image, stride, skip)
-    cut = legal[0]._replace(pixels=3, vectors=1, rows_per_unit=3, piece_bytes=900, strip_pixels=6)
-    for index, choice in enumerate([legal[0], legal[-1], cut]):
+    small = {"pixels": 3, "vectors": 1, "rows_per_unit": 3, "piece_bytes": 900, "strip_pixels": 6}
+    chosen = [legal[0], legal[-1]]
+    chosen += [choice._replace(**small) for choice in {c.group: c for c in legal}.values()]
+    for index, choice in enumerate(chosen):
         made = generated(
             tmp_path / str(index), spec, tensors, target, choosing(target, choice),
             quantization=quantization,
@@ -168,6 +175,20 @@ def test_sums_on_arm_are_those_of_integers(tmp_path, target, monkeypatch):
     (value,) = found.values()
     expected = integer_reference(tensors, quantization["tested"], image, 1, True)
     assert np.array_equal(value.reshape(expected.shape), expected)
+
+
+def test_products_that_saturate_are_not_chosen():
+    """`maddubs` adds two products of a uint8 and an int8 in 16 bits."""
+    groups = {}
+    for largest in (64, 65):
+        spec, tensors, quantization, _ = exact_network(largest=largest)
+        legal = legal_choices(spec, tensors, quantization, "x86-avx2")
+        groups[largest] = {choice.group for choice in legal}
+    assert groups == {64: {2, 4}, 65: {2}}
+    for target in TARGETS.values():
+        for dot in target.dots:
+            sums_16_bits = "maddubs" in dot.expression
+            assert 2 * 255 * dot.weight_max < 2**15 or not sums_16_bits
 
 
 @pytest.mark.parametrize("group", [2, 4])

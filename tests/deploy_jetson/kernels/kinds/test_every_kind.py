@@ -64,11 +64,9 @@ def test_a_kind_offers_costs_and_describes_its_choices(name, target):
     kind = KINDS[name]
     problem = CASES[name].problem()
     legal = legal_choices(name, TARGETS[target])
-    dot = TARGETS[target].dot
-    assert bool(legal) == (
-        problem.quantization is None
-        or (dot is not None and (name != "winograd_dots" or dot.group == 2))
-    )
+    groups = {dot.group for dot in TARGETS[target].dots}
+    wanted = {"dots": groups, "winograd_dots": groups & {2}}
+    assert bool(legal) == bool(wanted.get(name, True))
     assert len(legal) == len(set(legal))
     for choice in legal:
         assert kind_of(choice) is kind
