@@ -260,6 +260,137 @@ def test_what_is_not_understood_stays_whole_on_request(caplog):
         from_torch(Forward(lambda m, x: m.b(m.a(x).sort(1)[0]), **ends()), x, keep_unknown=True)
 
 
+class ResponseNorm(nn.Module):
+    """Of ConvNeXt V2, over the last dimension: not understood."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        energy = torch.norm(x, dim=(1, 2), keepdim=True)
+        return x * energy / (energy.mean(-1, keepdim=True) + 1e-6)
+
+
+class ChannelsLast(nn.Module):
+    """Linear layers over channels that are the last dimension, with a module between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.one, self.two = nn.Conv2d(3, 8, 3), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.norm, self.last, self.head = ResponseNorm(), nn.Linear(8, 12), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x).permute(0, 2, 3, 1)
+        y = y + self.two(self.norm(F.gelu(self.one(y))))
+        return self.head(F.gelu(self.last(y))).mean((1, 2))
+
+
+class TokenMixing(nn.Module):
+    """MLP-Mixer: a linear layer over the positions; those over the channels are understood."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.mix = nn.Conv2d(3, 8, 4, 4), nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))
+        self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x).flatten(2)
+        y = (y + self.mix(y)).transpose(1, 2)
+        return self.two(F.relu(self.one(y))).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "opaque", "smaller"),
+    [(ChannelsLast(), {"norm"}, {"last"}), (TokenMixing(), {"mix.0", "mix.1"}, {"one"})],
+)
+def test_only_what_is_not_understood_stays_whole(module, opaque, smaller):
+    module, x = module.eval(), torch.randn(2, 3, 8, 8)
+    found = from_torch(module, x, keep_unknown=True).eval()
+    assert set(found.opaque_modules) == opaque
+    torch.testing.assert_close(found(x), module(x), rtol=1e-5, atol=1e-6)
+    masked, small = pruned(found, 4.0)
+    for name in smaller:
+        assert small.spec.layer(name).out_channels < found.spec.layer(name).out_channels
+    dense = doubled(found, found.spec, masked)
+    torch.testing.assert_close(small(x.double()), dense(x.double()), rtol=1e-6, atol=1e-9)
+    plain = to_torch(small).double()
+    torch.testing.assert_close(plain(x.double()), small(x.double()), rtol=1e-6, atol=1e-9)
+
+
+class BiasedAttention(nn.Module):
+    """With a bias of the positions, as in Swin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.bias = nn.Linear(8, 24), nn.Parameter(torch.randn(64, 64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+        scores = q @ k.transpose(1, 2) + self.bias
+        return (scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape)
+
+
+class Branching(nn.Module):
+    """Code that depends on values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x if float(x.detach().mean()) > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (BiasedAttention(), r"op add: attention weights with a mask or bias .*'1' \(Biased"),
+        (Branching(), r"cannot trace .*'1' \(Branching\), test_torch_import.py line \d+"),
+        (nn.LogSigmoid(), r"op log_sigmoid: an op without a rule \(in module '1'"),
+    ],
+)
+def test_a_module_that_cannot_be_traced_or_translated_is_named_and_kept(part, reason):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), part, nn.Conv2d(8, 4, 1)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.raises(SpecError, match=reason + r".*opaque=\('1',\)"):
+        from_torch(module, x)
+    found = from_torch(module, x, keep_unknown=True).eval()
+    assert set(found.opaque_modules) == {"1"}
+    torch.testing.assert_close(found(x), module(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_fault_of_a_rule_names_the_module(monkeypatch):
+    from pneumonia.network.torch_import import graph
+
+    monkeypatch.setitem(graph.RULES, "relu", lambda builder, arguments: {}["no such key"])
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with pytest.raises(SpecError, match=r"op relu: KeyError.*module '1' \(ReLU\)"):
+        from_torch(module, torch.randn(2, 3, 8, 8))
+
+
+def test_blocks_of_autocast_and_no_grad_are_computed_in_float32():
+    def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = m.a(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=False):
+            y = F.relu(m.c(y))
+        with torch.autocast("cpu", torch.bfloat16):
+            z = m.c(y)
+        return m.b(y + z.float())
+
+    module = Forward(forward, **ends(), c=nn.Conv2d(8, 8, 3, padding=1)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    found = from_torch(module, x).eval()
+    torch.testing.assert_close(found(x), module(x), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(found.double()(x.double()), module.double()(x.double()))
+
+
+def test_a_module_of_several_inputs_is_refused():
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+            return scale * x + y
+
+    with pytest.raises(SpecError, match=r"several inputs.*found x, y.*ModuleCompression"):
+        from_torch(Two(), torch.randn(2, 3, 8, 8))
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))
+    with pytest.raises(SpecError, match=r"cannot trace"):
+        from_torch(scripted, torch.randn(2, 3, 8, 8))
+
+
 @pytest.mark.parametrize("function", [
     lambda m, x: m.b(m.a(x) - m.a(x)[:, :3].mean(1, keepdim=True)),  # of other channels
     lambda m, x: m.b(m.a(x) * torch.rsqrt(m.a(x).pow(2).mean(1, keepdim=True) + 1e-6)),

@@ -30,6 +30,7 @@ TOLERANCE = 0.01  # of the realised rate, relative
 MAX_TRIALS = 14
 MAX_JUMPS = 2  # trials in a row that find nothing between the ends of the bracket
 EXCESS = 0.05  # of the realised rate, relative, from which a warning is due
+MOST_NAMED = 4  # layers in a message
 STRONGEST = 1e9  # layer rate at which every layer is down to its minimum
 
 
@@ -128,11 +129,14 @@ def plan_rate(
     # a plateau may lie between: start again from the other end
     strongest = trial(rates.at(STRONGEST), MAX_TRIALS)
     if strongest.realised_rate < target * (1 - TOLERANCE):
+        protected = start.graph.protected_layers()
         raise PruneError(
             "Pruning rate cannot be reached",
             expected=f"at most {strongest.realised_rate:.4g}, every selected layer at its minimum",
             found=f"{target:g}",
-            where=f"{len(rates.exponents)} of {len(start.weights)} layers selected",
+            where=f"{len(rates.exponents)} of {len(start.weights)} layers selected; filters of"
+            f" {len(protected)} are protected, as outputs or by what reads them: "
+            + ", ".join([*protected[:MOST_NAMED], *["..."][: len(protected) > MOST_NAMED]]),
             fix="Lower the rate or constraint.round_to, or select more layers",
         )
     middle = math.sqrt(STRONGEST)

@@ -1,8 +1,11 @@
 """From a torch module to layers: the graph of `torch.export`, one rule per op."""
 
+import inspect
 import operator
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -28,6 +31,8 @@ from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.layers import Shape
 from pneumonia.runtime.model.spec import INPUT
 
+TORCH_FOLDER = str(Path(torch.__file__).parent)
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 RULES = LAYER_RULES | POOL_RULES | VIEW_RULES | ATTENTION_RULES | GATE_RULES
 SYMBOLIC = (LayerView, AttentionScores, ChannelMoment)
 TAKES_CONSTANTS = (  # also where the network's values are the second argument
@@ -84,18 +89,14 @@ def trace(module: nn.Module, example: Tensor, opaque: Sequence[str]) -> TracedMo
     Raises:
         SpecError: torch cannot export the module, or an op is not understood; names the module.
     """
+    _check_one_input(module)
     paths = [path for path, _ in module.named_modules() if path]
     kept = [path for path in paths if any(fnmatchcase(path, glob) for glob in opaque)]
     with hidden(module, kept, example) as modules:
         try:
             program = torch.export.export(module, (example,))
         except Exception as error:  # export raises whatever the module's code does
-            raise SpecError(
-                "torch.export cannot trace the module",
-                found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
-                where=f"module {type(module).__name__}",
-                fix="Its forward must not depend on values; name such a part in `opaque`",
-            ) from None
+            raise _not_exported(module, error) from None
     program.graph.eliminate_dead_code()
     builder = SpecBuilder(input_shape(example), len(example), program.state_dict)
     builder.modules.update(modules)
@@ -104,17 +105,62 @@ def trace(module: nn.Module, example: Tensor, opaque: Sequence[str]) -> TracedMo
     views: dict[fx.Node, LayerView] = {}
     outputs: tuple[Any, ...] = ()
     for node in program.graph.nodes:
-        if node.op == "call_function":
+        if node.op == "output":
+            outputs = tuple(_plain(x, env) for x in node.args[0])
+        elif node.op != "placeholder":
             env[node] = _value(builder, node, env)
             if isinstance(env[node], LayerView):
                 views[node] = env[node]
-        elif node.op == "output":
-            outputs = tuple(_plain(x, env) for x in node.args[0])
     for output in outputs:
         if not isinstance(output, LayerView):
             raise SpecError("Module returns something that its input does not change")
     structure = program.call_spec.out_spec
     return TracedModule(builder, outputs, structure, input_dims, views, program)
+
+
+def _check_one_input(module: nn.Module) -> None:
+    """Raise SpecError for a module whose forward needs anything but one argument."""
+    try:
+        parameters = inspect.signature(module.forward).parameters
+    except ValueError:  # of a scripted module
+        return
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind not in VARIADIC
+    ]
+    if len(needed) > 1:
+        raise SpecError(
+            "Module takes several inputs",
+            expected="a forward of one tensor",
+            found=", ".join(needed),
+            where=f"module {type(module).__name__}",
+            fix="Import a part of one input, or mask the whole module with ModuleCompression",
+        )
+
+
+def _not_exported(module: nn.Module, error: Exception) -> UnknownPartError:
+    """The error of an export that failed, with the innermost module whose code was running."""
+    modules = dict(module.named_modules())
+    paths = {id(part): path for path, part in modules.items()}
+    path, place = "", ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        found = paths.get(id(first))
+        own = not code.co_filename.startswith(TORCH_FOLDER)
+        if found is not None and (own or found):
+            path = found
+            place = f", {Path(code.co_filename).name} line {line}" if own else place
+    kind = type(modules[path]).__name__
+    return UnknownPartError(
+        path,
+        "torch.export cannot trace the module",
+        found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+        where=f"module {path!r} ({kind}){place}" if path else f"module {kind}{place}",
+        fix="Its forward must not depend on values"
+        + (f"; keep it whole: opaque=({path!r},), or keep_unknown=True" if path else ""),
+    )
 
 
 def _inputs(program: torch.export.ExportedProgram, entry: LayerView) -> dict[fx.Node, Any]:
@@ -152,25 +198,37 @@ def module_path(node: fx.Node) -> tuple[str, str]:
 
 
 def _value(builder: SpecBuilder, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
+    """What a node computes: a view of a layer, a constant, or part of a graph (`get_attr`)."""
+    if node.op == "get_attr":
+        return node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
     args, kwargs = _plain(node.args, env), _plain(node.kwargs, env)
     if node.target is operator.getitem:
         return args[0][args[1]]
     leaves = pytree.tree_leaves((args, kwargs), is_leaf=lambda x: isinstance(x, SYMBOLIC))
     if not any(isinstance(x, SYMBOLIC) for x in leaves):  # known before any input is
         return node.target(*args, **kwargs)  # type: ignore[operator]
+    if getattr(node.target, "__name__", "") == "wrap_with_autocast":
+        return _inlined(builder, args)
     path, kind = module_path(node)
     builder.path = path
     if str(node.target) == OPAQUE_OP:
         return opaque_layer(builder, *args)
-    op = node.target._schema.name.rpartition("::")[2]  # type: ignore[union-attr]
+    schema = getattr(node.target, "_schema", None)
+    if schema and not schema.returns:  # an assertion
+        return None
+    op = schema.name.rpartition("::")[2] if schema else str(node.target)
     name = op.removesuffix("_") if not op.startswith("_") else op
     try:
-        value = _rule(builder, name, leaves)(builder, _bound(node, args, kwargs))
-    except (NotUnderstoodError, SpecError) as error:
+        rule = _rule(builder, name, leaves)
+        value = rule(builder, _bound(node, args, kwargs))
+    except Exception as error:  # also what a rule did not foresee: the module is named
+        foreseen = isinstance(error, (NotUnderstoodError, SpecError))
+        reason = str(error) if foreseen else f"{type(error).__name__}: {error}"
         raise UnknownPartError(
             path,
             "Part of the network is not understood",
-            found=f"torch op {name}: {error}",
+            without_rule=name not in RULES,
+            found=f"torch op {name}: {reason}",
             where=f"module {path!r} ({kind})" if path else "the module's own forward",
             fix=f"Keep it whole: opaque=({path!r},), or every such module: keep_unknown=True"
             if path
@@ -179,6 +237,21 @@ def _value(builder: SpecBuilder, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
     if op != name and isinstance(node.args[0], fx.Node):
         env[node.args[0]] = value  # in place: later readers of the old tensor see the new values
     return value
+
+
+def _inlined(builder: SpecBuilder, args: Sequence[Any]) -> Any:
+    """The values of a graph within `torch.autocast`, computed in float32 like everything else."""
+    place = next(i for i, x in enumerate(args) if isinstance(x, fx.GraphModule))
+    inputs = iter(args[place + 1 :])
+    env: dict[fx.Node, Any] = {}
+    for node in args[place].graph.nodes:
+        if node.op == "placeholder":
+            env[node] = next(inputs)
+        elif node.op == "output":
+            return _plain(node.args[0], env)
+        else:
+            env[node] = _value(builder, node, env)
+    return None
 
 
 def _rule(builder: SpecBuilder, name: str, leaves: Sequence[Any]) -> Callable[..., Any]:

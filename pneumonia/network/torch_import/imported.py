@@ -141,7 +141,7 @@ def _trace_known(original: nn.Module, example: Tensor, opaque: Sequence[str]) ->
             log.warning("%s. Module %r is kept whole, its channels too", error, path)
             kept.append(path)
             kind = type(modules[path])
-            if kind.__module__.startswith("torch."):
+            if error.without_rule and path == error.path and kind.__module__.startswith("torch."):
                 kept += [p for p, part in modules.items() if type(part) is kind and p not in kept]
 
 

@@ -26,12 +26,13 @@ class UnknownPartError(SpecError):
     Args:
         path: Of the module; empty where it is the network itself.
         what: As of every error.
+        without_rule: Whether its op is never understood, wherever it occurs.
         parts: As of every error.
     """
 
-    def __init__(self, path: str, what: str, **parts: str) -> None:
+    def __init__(self, path: str, what: str, without_rule: bool = False, **parts: str) -> None:
         super().__init__(what, **parts)
-        self.path = path
+        self.path, self.without_rule = path, without_rule
 
 
 class AxisFactor(NamedTuple):

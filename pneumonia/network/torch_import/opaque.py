@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from pneumonia.network.torch_import.builder import SpecBuilder
 from pneumonia.network.torch_import.layouts import (
+    AxisFactor,
     Dim,
     LayerView,
     UnknownPartError,
-    all_of,
     from_layout,
     laid_out,
-    map_dims,
+    merged,
+    size_of,
 )
 from pneumonia.runtime.model.layers import Opaque, Shape
 
@@ -142,17 +143,39 @@ def _output_shapes(
 def opaque_layer(
     b: SpecBuilder, inputs: Sequence[LayerView], path: str, sizes: Sequence[int], several: bool
 ) -> LayerView:
-    """The layer of a hidden module; a sequence (N, T, D) is (D, T, 1)."""
-    if len(sizes) == 3:
-        shape: Shape = (sizes[2], sizes[1], 1)
-        dims: tuple[Dim, ...] = (
-            all_of("n", sizes[0]), all_of("s", sizes[1]), all_of("c", sizes[2])
-        )  # fmt: skip
+    """The layer of a hidden module.
+
+    Its output lies like its first input where that has as many dimensions, channels last or not;
+    else as (N, C, H, W), (N, T, D) with D channels, or (N, C).
+    """
+    given = inputs[0].dims if inputs else ()
+    if tuple(size_of(dim) for dim in given) == tuple(sizes):
+        dims, shape = tuple(given), b.shapes[inputs[0].layer]
     else:
-        shape = (sizes[1], *sizes[2:]) if len(sizes) == 4 else (sizes[1], 1, 1)  # type: ignore[assignment]
-        dims = map_dims(b.batch, shape, len(sizes))
+        order = _order_of(given, len(sizes)) or {2: "nc", 3: "nsc", 4: "ncss"}[len(sizes)]
+        dims, shape = _in_order(order, sizes)
     own = b.modules[path]
     whole = LaidOutModule(own, [view.dims for view in inputs], dims, shape, several)
     b.modules[path] = whole
     layer = b.add(Opaque, [view.layer for view in inputs], path, *shape, own=True)
     return LayerView(layer, dims)
+
+
+def _order_of(dims: Sequence[Dim], n_dims: int) -> str:
+    """Axes of the dimensions, as `ncss` or `nssc`; empty where they are others."""
+    axes = ["".join(sorted({factor.axis for factor in dim})) or "s" for dim in dims]
+    order = "".join(axes)
+    known = len(dims) == n_dims and order in ("ncss", "nssc", "ncs", "nsc", "nc")
+    return order if known else ""
+
+
+def _in_order(order: str, sizes: Sequence[int]) -> tuple[tuple[Dim, ...], Shape]:
+    """Dimensions of these axes and sizes, and (C, H, W)."""
+    by_axis = list(zip(order, sizes, strict=True))
+    channels = next(size for axis, size in by_axis if axis == "c")
+    height, width = (*(size for axis, size in by_axis if axis == "s"), 1, 1)[:2]
+    dims, stride = [], width
+    for axis, size in by_axis:
+        dims.append(merged([AxisFactor(axis, stride if axis == "s" else 1, size)]))
+        stride = 1 if axis == "s" else stride  # rows first, then columns
+    return tuple(dims), (channels, height, width)

@@ -279,6 +279,8 @@ def _same_part(b: SpecBuilder, source: LayerView, largest: LayerView, place: int
 def combine(b: SpecBuilder, record: type, sources: Sequence[Any]) -> LayerView:
     """Sum or product of views, tensors and numbers."""
     views = [x for x in sources if isinstance(x, LayerView)]
+    if not views:
+        raise NotUnderstoodError("attention weights with a mask or bias")
     like = max(views, key=lambda view: sum(size_of(dim) for dim in view.dims))
     placed = [_as_view(b, x, like) for x in sources]
     placed = [_ordered(b, view) for view in placed]
