@@ -7,7 +7,9 @@ runs it: images from the dataset, augmentation, the detection loss, clipping, av
 Blocks of both alternate, so that a busy machine slows both alike; the ratio is the median over
 pairs of neighbouring blocks. Without --data the images are phantoms.
 
-`shares_of_a_bare_step` is torch's profile of one bare step by op.
+`shares_of_a_bare_step` is torch's profile of one bare step by op. With --step-only only that is
+measured, and batch norm with its activation, forward and backward, as torch runs it and as
+`torch.compile` fuses it (interleaved, least processor time of 15).
 
 `cost_ratio` compares processor time instead of time on the clock, the worker's included; with
 `--threads 1` it means something on a busy machine, too.
@@ -27,10 +29,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from data_prep.dataset.reader import open_dataset
 from data_prep.phantom.study import make_phantoms
 from pneumonia.network.module import Network
+from pneumonia.network.zoo import build
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.loading import PREFETCH
@@ -86,6 +90,25 @@ class BareSteps:
         spent = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
         costliest = sorted(spent, key=lambda key: -spent[key])[:10]
         return {key: round(spent[key] / sum(spent.values()), 4) for key in costliest}
+
+
+def norm_ms() -> dict[str, float]:
+    """Batch norm and LeakyReLU of one layer (8, 64, 64, 64) in bf16: milliseconds of a step."""
+    norm = torch.nn.BatchNorm2d(64)
+    x = torch.randn(8, 64, 64, 64).to(torch.bfloat16, memory_format=torch.channels_last)
+    x.requires_grad_()
+
+    def forward(x: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return F.leaky_relu(F.batch_norm(x, None, None, gain, shift, training=True), 0.1)
+
+    ways = {"torch": forward, "compiled": torch.compile(forward)}
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(17):
+        for way, run in ways.items():
+            started = Spent.now()
+            run(x, norm.weight, norm.bias).sum().backward()
+            times[way].append(1e3 * started.until_now(1).cpu_s)
+    return {way: round(min(found[2:]), 3) for way, found in times.items()}
 
 
 class Alternate:
@@ -169,6 +192,26 @@ def measure(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def measure_step(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Only the network: shares of a bare step, and the cost of batch norm."""
+    model = {"name": "yolov3", "width": arguments.width, "size": arguments.size}
+    recipe = TrainRecipe.model_validate(
+        {"model": model, "batch_size": arguments.batch, "precision": arguments.precision}
+    )
+    network = build("yolov3", width=arguments.width, size=arguments.size, channels=1, n_classes=1)
+    bare = BareSteps(Network(network), recipe)
+    bare.run(2)
+    return {
+        "benchmark": "training_step",
+        "shares_of_a_bare_step": bare.shares(),
+        "batch_norm_and_activation_ms": norm_ms(),
+        "settings": vars(arguments) | {"data": None},
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "machine": platform.machine(),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="dataset folder; phantoms without it")
@@ -181,9 +224,17 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="torch threads; all cores without it")
     parser.add_argument("--block", type=int, default=10, help="timed steps of a block")
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--step-only", action="store_true", help="profile of a bare step alone")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.step_only:
+        result = measure_step(arguments)
+        result["settings"].pop("out")
+        print(json.dumps(result, indent=1))
+        if arguments.out:
+            arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data
         if data is None:
