@@ -10,6 +10,7 @@ from benchmarks.compression.jobs import GOALS, JOBS, LINE_KINDS, LINE_RATES, Goa
 from benchmarks.compression.training import HELD_OUT
 from evaluation.hardware.plots import ParetoPoint, plot_pareto, to_png
 from evaluation.report.plots import COLOURS, MARKS, new_figure
+from pneumonia.runtime.atomic import write_text
 
 RESULTS = Path(__file__).parents[1] / "results" / "compression_tables.json"
 EARLIER = RESULTS.with_name("compression_tables_earlier.json")
@@ -355,10 +356,11 @@ def write_tables(work: Path) -> None:
     if not rows:
         return
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    write_text(str(RESULTS), json.dumps(rows, indent=1) + "\n")
     jobs = summaries(rows)
     write_picture(jobs)
-    PAGE.write_text(
+    write_text(
+        str(PAGE),
         HEAD.format(
             held_out=HELD_OUT,
             goals="\n".join(goal_line(goal, jobs) for goal in GOALS),
@@ -367,5 +369,5 @@ def write_tables(work: Path) -> None:
             language=language_section(),
             purification=purification_section(),
             earlier="\n".join(earlier_line(row) for row in json.loads(EARLIER.read_text())),
-        )
+        ),
     )
