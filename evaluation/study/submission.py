@@ -13,7 +13,7 @@ from evaluation.study.labels import RSNA_FRAME
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.csv_tables import escape_name, read_exact_table, unescape_name
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.model.predictions import Prediction, number_text
+from pneumonia.runtime.model.predictions import Prediction, float32_text
 
 HEADER = ("patientId", "PredictionString")
 
@@ -50,7 +50,7 @@ def submission_text(
         parts = []
         for (x1, y1, x2, y2), score in zip(rows, values, strict=True):
             if score >= threshold:
-                parts += [number_text(value) for value in (score, x1, y1, x2 - x1, y2 - y1)]
+                parts += [float32_text(value) for value in (score, x1, y1, x2 - x1, y2 - y1)]
         writer.writerow([escape_name(image_id), " ".join(parts)])
     return stream.getvalue()
 

@@ -114,7 +114,7 @@ def run_stage(
 def _admm(
     context: StageContext,
     stage: LadderStage,
-    situation: StageStart,
+    start: StageStart,
     tensors: Mapping[str, Tensor],
     folder: Path,
 ) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ def _admm(
     hooks: list[TrainingHook] = []
     if not is_finished(out):
         planned = plan_rate(
-            situation, stage.method, context.rates, stage.rate, context.trainer.progress
+            start, stage.method, context.rates, stage.rate, context.trainer.progress
         )
         if planned.realised_rate <= 1:  # before any training is spent on it
             raise nothing_pruned(context.spec, list(planned.layer_rates))
@@ -139,8 +139,8 @@ def _admm(
             phase.kept,
         )
         hooks.append(AdmmHook(planned.sets.splits, schedule, out))
-        if situation.allowed:
-            hooks.append(MaskHook(situation.graph, situation.allowed))
+        if start.allowed:
+            hooks.append(MaskHook(start.graph, start.allowed))
     config = admm_config(context.training, phase)
     return load_model(context.trainer.fit(network, config, out, hooks).last)[1]
 

@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
     height: int
 
 
-def number_text(value: float) -> str:
+def float32_text(value: float) -> str:
     """The shortest text that reads back as the same float32."""
     return str(np.format_float_positional(np.float32(value), trim="-"))
 
@@ -61,7 +61,9 @@ def predictions_text(predictions: Iterable[Prediction]) -> str:
         if len(item.scores) == 0:
             writer.writerow([name, "", "", "", "", ""] + size)
         for score, box in zip(item.scores, item.boxes):
-            writer.writerow([name, number_text(score)] + [number_text(edge) for edge in box] + size)
+            writer.writerow(
+                [name, float32_text(score)] + [float32_text(edge) for edge in box] + size
+            )
     return stream.getvalue()
 
 

@@ -301,5 +301,7 @@ def test_the_former_name_of_a_key_is_read_and_the_present_one_written():
     refuse_other_recipe(stored, now, Path("config.yaml"))
     with pytest.raises(ArtefactError, match="images_per_epoch = 96"):
         refuse_other_recipe(stored, now.model_copy(update={"images_per_epoch": 8}), Path("x"))
+    with pytest.raises(ConfigError, match=r"'images_per_epoch' does not take this; .* above 0"):
+        validate({"epochs_images": -1}, QuantizeRecipe, "recipe")
     with pytest.raises(ConfigError, match="epochs_images"):
         validate({"images_per_epoch": 96, "epochs_images": 8}, QuantizeRecipe, "recipe")
