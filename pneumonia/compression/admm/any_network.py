@@ -9,7 +9,12 @@ from torch import Tensor
 from pneumonia.compression.admm.engine import KeptWeights
 from pneumonia.compression.admm.own_loop import OwnLoop
 from pneumonia.compression.compact.compaction import compact
-from pneumonia.compression.compact.coupling import ChannelGraph, UnitGroup, select_layers
+from pneumonia.compression.compact.coupling import (
+    ChannelGraph,
+    UnitGroup,
+    select_layers,
+    unmatched_pattern,
+)
 from pneumonia.compression.compact.equality import check_compacted
 from pneumonia.compression.prune.masks import tensor_masks
 from pneumonia.compression.prune.method import PruningMethod
@@ -37,7 +42,7 @@ class NetworkPruning(OwnLoop):
         rate: Weights of all convolutions and linear layers before over after compaction, > 1.
         method: What is removed; by default whole filters, as many as the rate needs.
         layers: Globs of the layers that may lose weights.
-        limits: Glob of layer names -> largest rate of the layer.
+        limits: Glob of layer names -> largest rate of the layer; 1 protects it.
         rho: First penalty.
         kept: `free`: the penalty pulls the weights that are to go alone. `held`: the others too,
             back to where the last `update` found them.
@@ -46,7 +51,7 @@ class NetworkPruning(OwnLoop):
         plan: Rates and kept weights of every layer on the current weights.
 
     Raises:
-        PruneError: No layer matches, or the rate cannot be reached.
+        PruneError: A glob matches no layer, or the rate cannot be reached.
     """
 
     def __init__(
@@ -62,12 +67,17 @@ class NetworkPruning(OwnLoop):
         self.network, self.rate = network, rate
         self.graph = ChannelGraph(network.spec)
         chosen = select_layers(network.spec, layers)
-        if not chosen or not rate > 1:
-            known = ", ".join(layer.name for layer in network.spec.weighted())
+        known = ", ".join(layer.name for layer in network.spec.weighted())
+        unmatched = unmatched_pattern(network.spec, [*layers, *(limits or {})])
+        if unmatched is not None and chosen:
+            raise PruneError(
+                "Pattern matches no layer", expected=f"globs of {known}", found=repr(unmatched)
+            )
+        if not chosen or not rate > 1 or not all(x >= 1 for x in (limits or {}).values()):
             raise PruneError(
                 "Nothing is to be pruned",
-                expected=f"a rate above 1 and globs of {known}",
-                found=f"rate {rate:g}, layers {tuple(layers)}",
+                expected=f"a rate above 1, limits of at least 1, and globs of {known}",
+                found=f"rate {rate:g}, limits {dict(limits or {})}, layers {tuple(layers)}",
             )
         found = {
             name: limit

@@ -198,6 +198,11 @@ def select_layers(spec: NetworkSpec, patterns: Sequence[str]) -> list[str]:
     ]
 
 
+def unmatched_pattern(spec: NetworkSpec, patterns: Sequence[str]) -> str | None:
+    """The first glob that matches no convolution or fully connected layer; None if all do."""
+    return next((glob for glob in patterns if not select_layers(spec, [glob])), None)
+
+
 def prunable(component: UnitGroup, graph: ChannelGraph, selected: Collection[str]) -> bool:
     """Whether filters of the component may be removed: all layers selected, some unit free."""
     free = ~graph.protected[component.units]

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pneumonia.compression.compact.compaction import compact, zeros_outside
-from pneumonia.compression.compact.coupling import ChannelGraph, select_layers
+from pneumonia.compression.compact.coupling import ChannelGraph, select_layers, unmatched_pattern
 from pneumonia.compression.compact.equality import check_compacted
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.compression.prune.masks import masked_tensors
@@ -117,15 +117,15 @@ def selected_layers(spec: NetworkSpec, recipe: PruneRecipe) -> list[str]:
         ("layers.exclude", recipe.layers.exclude),
         ("rates.limits", tuple(recipe.rates.limits)),
     ):
-        for pattern in patterns:
-            if not select_layers(spec, [pattern]):
-                raise PruneError(
-                    "Pattern matches no layer",
-                    expected=f"a glob of {every[0]} ... {every[-1]} ({len(every)} layers)",
-                    found=repr(pattern),
-                    where=field,
-                    fix="`pneumonia inspect RUN` lists the layers",
-                )
+        pattern = unmatched_pattern(spec, patterns)
+        if pattern is not None:
+            raise PruneError(
+                "Pattern matches no layer",
+                expected=f"a glob of {every[0]} ... {every[-1]} ({len(every)} layers)",
+                found=repr(pattern),
+                where=field,
+                fix="`pneumonia inspect RUN` lists the layers",
+            )
     included = select_layers(spec, recipe.layers.include)
     excluded = set(select_layers(spec, recipe.layers.exclude))
     selected = [name for name in included if name not in excluded]

@@ -1,10 +1,10 @@
 """Quantization of one network, for any task: layers, rungs, storage."""
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 from torch import Tensor
 
+from pneumonia.compression.compact.coupling import select_layers, unmatched_pattern
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.compression.quantize.recipe import QuantizeRecipe, levels_of
 from pneumonia.compression.quantize.stage import on_levels, quantize_stage
@@ -83,20 +83,25 @@ def quantized_names(spec: NetworkSpec, recipe: QuantizeRecipe) -> list[str]:
     """Layers to quantize, in execution order.
 
     Raises:
-        ConfigError: None matches; the message names all layers.
+        ConfigError: A glob matches none, or none is left; the message names all layers.
     """
-    names = [
-        layer.name
-        for layer in spec.weighted()
-        if any(fnmatchcase(layer.name, glob) for glob in recipe.layers)
-        and not any(fnmatchcase(layer.name, glob) for glob in recipe.exclude)
-    ]
+    for field, globs in (("layers", recipe.layers), ("exclude", recipe.exclude)):
+        glob = unmatched_pattern(spec, globs)
+        if glob is not None:
+            raise ConfigError(
+                "Pattern matches no layer",
+                expected="globs of " + ", ".join(layer.name for layer in spec.weighted()),
+                found=repr(glob),
+                where=field,
+            )
+    excluded = set(select_layers(spec, recipe.exclude))
+    names = [name for name in select_layers(spec, recipe.layers) if name not in excluded]
     if not names:
         raise ConfigError(
-            "No layer matches the recipe",
-            expected="globs of " + ", ".join(layer.name for layer in spec.weighted()),
-            found=", ".join(recipe.layers),
-            where="layers",
+            "No layer is left to quantize",
+            expected="fewer excluded layers",
+            found=", ".join(recipe.exclude),
+            where="exclude",
         )
     return names
 

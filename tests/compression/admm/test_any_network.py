@@ -142,6 +142,10 @@ def test_what_cannot_be_done_is_said():
         PruneError, match=r"cannot be reached.*filters of 1 are protected.*: head\)"
     ):
         NetworkPruning(network, 1e6)
+    with pytest.raises(PruneError, match=r"no layer; expected globs of a, b, head; found 'hed'"):
+        NetworkPruning(network, 2.0, limits={"hed": 1.0})
+    with pytest.raises(PruneError, match=r"limits of at least 1.*limits \{'b': 0.5\}"):
+        NetworkPruning(network, 2.0, limits={"b": 0.5})
     with pytest.raises(PruneError, match="harden"):
         NetworkPruning(network, 2.0).compacted()
 

@@ -275,6 +275,10 @@ def test_no_layer_matches(trained):
     spec, _ = load_model(trained[0] / "best")
     with pytest.raises(ConfigError, match="conv_000"):
         quantized_names(spec, QuantizeRecipe(layers=("fc*",)))
+    with pytest.raises(ConfigError, match=r"no layer.*conv_000.*found 'haed\*' \(in exclude\)"):
+        quantized_names(spec, QuantizeRecipe(exclude=("conv_000", "haed*")))
+    with pytest.raises(ConfigError, match="No layer is left"):
+        quantized_names(spec, QuantizeRecipe(exclude=("*",)))
 
 
 def test_the_prune_verb_takes_the_quantizing_recipes(trained, tmp_path):
