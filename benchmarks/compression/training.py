@@ -333,7 +333,7 @@ def train(
             done = step / n_steps
             rate = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done))
             rate *= min(1.0, (done + 0.01) / (course.warm_up + 0.01))
-            optimiser.param_groups[0]["lr"] = course.learning_rate * rate
+            optimiser.param_groups[0]["lr"] = float(course.learning_rate * rate)
             optimiser.zero_grad()
             loss_of(network, batch, course).backward()
             optimiser.step()
