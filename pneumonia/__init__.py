@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pneumonia.api.comparison import ComparedModel, CompareOptions, compare
     from pneumonia.api.evaluation import EvaluateOptions, EvaluateResult, evaluate
     from pneumonia.api.int8 import Int8Options, Int8Result, quantize_int8
+    from pneumonia.api.kernel_library import KernelFile, write_kernels
     from pneumonia.api.runs import (
         ExportOptions,
         RunOptions,
@@ -71,6 +72,7 @@ __all__ = [
     "Int8Options",
     "Int8Result",
     "Irregular",
+    "KernelFile",
     "ModuleCompression",
     "NetworkPruning",
     "PatternConnectivity",
@@ -98,12 +100,14 @@ __all__ = [
     "read_radiograph",
     "to_torch",
     "train",
+    "write_kernels",
     "write_onnx",
 ]
 _NAMES = {  # module -> the public names that it defines
     "api.comparison": ("ComparedModel", "CompareOptions", "compare"),
     "api.evaluation": ("EvaluateOptions", "EvaluateResult", "evaluate"),
     "api.int8": ("Int8Options", "Int8Result", "quantize_int8"),
+    "api.kernel_library": ("KernelFile", "write_kernels"),
     "api.runs": (
         "ExportOptions",
         "RunOptions",

@@ -112,6 +112,15 @@ def test_export_and_compile(shown, tiny_run, tmp_path):
     assert lines[2] in ("positive", "negative")
 
 
+def test_compile_own_network(shown, tmp_path):
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler")
+    (line,) = shown("own_network/compile.py", tmp_path / "net.so", "x86-avx2")
+    size, error = line.partition(" bytes for x86-avx2, error ")[::2]
+    assert int(size.replace(",", "")) == (tmp_path / "net.so").stat().st_size
+    assert float(error) < 1e-5
+
+
 def test_int8(shown, tiny_run, tmp_path):
     export_run(tiny_run.run, tmp_path / "bundle")
     lines = shown("int8.py", tmp_path / "bundle", tiny_run.data, tmp_path / "int8")

@@ -33,7 +33,7 @@ SECTIONS = {
     ),
     "Prune your own torch network": (
         "from_torch", "ImportedNetwork", "NetworkPruning", "StructuredMethod", "DepthMethod",
-        "to_torch", "write_onnx",
+        "to_torch", "write_onnx", "write_kernels", "KernelFile",
     ),
     "Masks and levels in any `torch.nn.Module`": (
         "ModuleCompression", "match_parameters", "Admm", "AdmmResidual",

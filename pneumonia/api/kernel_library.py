@@ -1,0 +1,84 @@
+"""One network as generated C in a shared library, checked against torch."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from deploy_jetson.kernels.compile.targets import NATIVE, SINGLE, find_target, runs_here
+from deploy_jetson.kernels.generate import generate_library
+from pneumonia.exporting.onnx_check import sample_input
+from pneumonia.network.fold import fold_batch_norm
+from pneumonia.network.module import Network
+from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.errors import ExportError
+
+__all__ = ["KernelFile", "write_kernels"]
+
+TOLERANCE = 1e-3  # of an output's largest value
+HALF_TOLERANCE = 2e-2  # of targets that compute in float16
+TIMED_RUNS = 5
+
+
+class KernelFile(NamedTuple):
+    """A generated library.
+
+    Attributes:
+        path: The library; `pn_run` and the other functions of `examples/c` are in it.
+        target: The machine it was made for.
+        relative_error: Largest difference to torch over the output's largest value; None where the
+            target does not run on this machine.
+        latency_ms: Least time of five images by one thread; None as above.
+    """
+
+    path: Path
+    target: str
+    relative_error: float | None
+    latency_ms: float | None
+
+
+def write_kernels(network: Network, path: str | Path, target: str = NATIVE) -> KernelFile:
+    """Generate a network's C, compile it, and check it on a random image where it runs here.
+
+    Args:
+        network: Of `from_torch` (for example pruned and compacted), or any other of this package.
+        path: The shared library to write.
+        target: See `pneumonia kernels --help`; `native` is this machine.
+
+    Raises:
+        ExportError: Layers have no kernel (they are named), or the outputs differ.
+        ConfigError: Unknown target.
+        DeviceError: There is no compiler, or it fails.
+    """
+    spec, tensors = network.spec, {name: t.cpu() for name, t in network.tensors().items()}
+    folded, values = fold_batch_norm(spec, tensors)
+    machine = find_target(target)
+    library = Path(path).absolute()
+    generate_library(folded, {name: t.numpy() for name, t in values.items()}, machine, library)
+    if not runs_here(machine):
+        return KernelFile(library, machine.name, None, None)
+    image = sample_input(spec.input, 1)
+    with torch.no_grad():
+        expected = Network(spec, tensors).eval()(torch.from_numpy(image))
+    kernels = KernelLibrary(str(library))
+    found, seconds = {}, []
+    for _ in range(TIMED_RUNS):
+        start = time.perf_counter()
+        found = kernels.run(image[0])
+        seconds.append(time.perf_counter() - start)
+    kernels.close()
+    error = 0.0
+    for name in spec.outputs:
+        wanted = expected[name][0].numpy()
+        gap = float(abs(found[name].reshape(wanted.shape) - wanted).max())
+        error = max(error, gap / (float(abs(wanted).max()) + 1e-6))
+    limit = TOLERANCE if machine.number is SINGLE else HALF_TOLERANCE
+    if not error <= limit:
+        raise ExportError(
+            "Generated kernels compute other outputs than torch",
+            expected=f"within {limit:g} of their largest value",
+            found=f"{error:.3g}",
+            where=str(library),
+        )
+    return KernelFile(library, machine.name, error, 1e3 * min(seconds))
