@@ -24,8 +24,10 @@ HEAD = """# Compression methods, measured the same way
 
 Goals are the published figures of each method's family, or better. Every accuracy is the median of
 the seeds on the test set; networks are chosen on {held_out:,} images held out of the training set.
-**These are small public image sets, not radiographs.** Not measured yet: CIFAR-10 with the new
-schedules.
+**These are small public image sets, not radiographs.** Prepared and not run: lines of five rates
+for columns, filters, kernels and DARB alone (`--only lenet5/columns lenet5/filters ...`), and
+VGG-16 and ResNet-18 of width 0.5 on CIFAR-10 (`--only vgg16/ resnet18/`; a dense training goes on
+where it was interrupted).
 
 | goal | must | reached (median of the seeds) | published | verdict |
 |---|---|---|---|---|

@@ -5,6 +5,7 @@ while the others make up for it and train (`surgery`). At the end the levels the
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from benchmarks.compression.surgery import Inverse, Surgeon
 from pneumonia.network.module import Network
 
 SHARES = (0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 1.0)
+AGAIN = (0.5, 0.75, 0.9, 0.97, 1.0)  # a second choice of levels, for half of the weights
 
 
 def clustered(values: Floats, importance: Floats, n_levels: int, sweeps: int = 60) -> Floats:
@@ -39,7 +41,8 @@ def snapped(n_levels: Mapping[str, int], shares: Sequence[float] = SHARES) -> Ru
 
     Args:
         n_levels: Layer -> size of its table of levels.
-        shares: Of the weights that are on levels after each part.
+        shares: Of the weights that are on levels after each part. A smaller one than before sets
+            weights free again, drawn at random.
     """
 
     def run(start: Start) -> Network:
@@ -52,7 +55,9 @@ def snapped(n_levels: Mapping[str, int], shares: Sequence[float] = SHARES) -> Ru
         )
         names = list(surgeon.network.weights())
         tables: dict[int, Floats] = {}  # number of a layer's weight among the tensors -> levels
-        for share in shares:
+        for before, share in pairwise((0.0, *shares)):
+            if share < before:
+                tiny.free = np.flatnonzero(~tiny.is_weight | (tiny.params != 0)).astype(np.int32)
             curvature, layers = surgeon.curvature(), layer_of[tiny.free]
             inverse = Inverse(curvature, cuts.damping, tiny.params[tiny.free])
             for number, name in enumerate(names if not tables else ()):
@@ -69,7 +74,8 @@ def snapped(n_levels: Mapping[str, int], shares: Sequence[float] = SHARES) -> Ru
                     for layer, value in zip(layers[left], inverse.values[left], strict=True)
                 ])  # fmt: skip
                 costs = (near - inverse.values[left]) ** 2 / np.diag(inverse.matrix)[left]
-                first = np.argsort(costs, kind="stable")[: min(16, len(left) - goal)]
+                order = surgeon.rng.permutation(len(left))  # decides where costs are equal
+                first = order[np.argsort(costs[order], kind="stable")][: min(16, len(left) - goal)]
                 inverse.fix(left[first], near[first])
             tiny.params[tiny.free] = inverse.values
             tiny.free = tiny.free[inverse.alive]
