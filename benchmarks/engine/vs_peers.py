@@ -58,15 +58,6 @@ from pneumonia.runtime.engines.kernels import KernelLibrary
 RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("speed", "kinds", "threads", "a57", "layers", "storage")
 SCHEMA = "pneumonia.benchmark.engine-vs-peers/1"
-THREAD_CASES = (
-    "dense",
-    "compact9",
-    "columns9",
-    "columns36",
-    "group_patterns9",
-    "patterns9",
-    "shipped",
-)
 THREAD_ROUNDS = {"dense": 12, "columns36": 150, "shipped": 300}
 MANY_ROUNDS = 80  # of the others
 PROFILES = 25
@@ -324,7 +315,7 @@ def main() -> None:
         elif part == "kinds":
             document[part] = kinds(setting, names)
         elif part == "threads":
-            document[part] = threads(setting, [name for name in THREAD_CASES if name in names])
+            document[part] = threads(setting, names)
         elif part == "a57":
             document[part] = a57(names)
         elif part == "layers":
