@@ -17,7 +17,7 @@ from tests.network.torch_networks import network
 
 
 @needs_gcc
-def test_a_pruned_resnet_as_c_is_the_masked_one(tmp_path, monkeypatch):
+def test_a_pruned_resnet_as_c_is_the_masked_one(tmp_path):
     module, x = network("resnet18")
     found = from_torch(module, x).eval()
     plan = NetworkPruning(found, 4.0)
@@ -30,9 +30,14 @@ def test_a_pruned_resnet_as_c_is_the_masked_one(tmp_path, monkeypatch):
         expected = found(x)[0].numpy()
     (value,) = KernelLibrary(str(made.path)).run(x[0].numpy()).values()
     np.testing.assert_allclose(value.ravel(), expected, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(kernel_library, "TOLERANCE", 1e-12)
+
+
+@needs_gcc
+def test_other_outputs_than_those_of_torch_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_library, "TOLERANCE", -1.0)
+    found = from_torch(torch.nn.Conv2d(1, 4, 3), torch.randn(1, 1, 8, 8))
     with pytest.raises(ExportError, match="other outputs than torch"):
-        write_kernels(plan.compacted(), tmp_path / "small.so", "x86-avx2")
+        write_kernels(found, tmp_path / "small.so", "x86-avx2")
 
 
 def test_layers_without_a_kernel_are_named_and_nothing_is_written(tmp_path):
