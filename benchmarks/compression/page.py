@@ -100,8 +100,9 @@ LANGUAGE_SECTION = """
 `python -m benchmarks.language.perplexity`: two LSTM layers of 128 units (their four matrices
 are pruned: {weights:,} weights) on text of a probabilistic grammar with {vocabulary} words
 (`benchmarks.language.grammar`). Perplexity on {test_tokens:,} tokens of other text; the grammar
-itself has {perplexity_of_grammar:.2f}, the dense network {perplexity_of_dense:.2f}. One seed;
-{admm} steps of ADMM and {retrain} inside the masks. kB count values (float32) and indices of the
+itself has {perplexity_of_grammar:.2f}, the dense network {perplexity_of_dense:.2f} after {dense}
+steps, from which the pruned ones train on: they are better than it at low rates. One seed; {admm}
+steps of ADMM and {retrain} inside the masks. kB count values (float32) and indices of the
 pruned matrices; ms is the CPU time to decode all four to dense with NumPy (a busy machine).
 
 | method | {rates} |
@@ -119,8 +120,9 @@ PURIFICATION_SECTION = """
 paths (same outputs), and after purification within 0.2 % of the accuracy on held-out images,
 without training. Jobs remove unused paths whenever they prune, so that none are left in their
 networks; `projected` rows show the share: the dense network with columns of least energy set to
-zero layer by layer. Where purification removes nothing, the last column has the cheapest filter or
-hidden unit: what removing it alone costs, and the weights that go with it.
+zero layer by layer. Purification adds nearly nothing afterwards, since the cuts have weighed every
+filter and hidden unit together with its columns. Where it removes nothing, the last column has the
+cheapest unit: what removing it alone costs, and the weights that go with it.
 
 | network | as pruned | without unused paths | purified | units removed | held out | cheapest unit |
 |---|---|---|---|---|---|---|
