@@ -18,7 +18,7 @@ from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from deploy_jetson.kernels.plan.steps import KernelStep
 from deploy_jetson.kernels.plan.weight_store import STORAGES
 from deploy_jetson.kernels.tune.bench import LayerBench, candidate_steps
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.model.layers import Conv
 
 # (filters, channels, kernel, stride, output side) of YOLOv3's layers

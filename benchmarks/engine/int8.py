@@ -29,7 +29,7 @@ from deploy_jetson.kernels.plan.lower import Chooser
 from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.exporting.int8 import quantize_onnx
 from pneumonia.exporting.onnx_graph import emit_onnx
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 
 CALIBRATION_IMAGES = 2
 Run = Callable[[], float]

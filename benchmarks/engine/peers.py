@@ -73,7 +73,7 @@ def convert(work: Path, name: str, shape: tuple[int, int, int]) -> None:
 def open_ours(path: Path, threads: int) -> Run:
     """The generated library."""
     sys.path.insert(0, str(ROOT))
-    engine = importlib.import_module("pneumonia.runtime.engines.kernels")
+    engine = importlib.import_module("pneumonia.runtime.engines.kernel_library")
     library = engine.KernelLibrary(f"{path.parent}/lib{path.name}.so", threads=threads)
     return lambda x: list(library.run(x[0]).values())
 
@@ -171,7 +171,7 @@ def serve(engine: str, path: Path, threads: int, shape: tuple[int, ...]) -> None
     x = np.random.default_rng(1).standard_normal((1, *shape)).astype(np.float32)
     if engine == OURS:
         sys.path.insert(0, str(ROOT))
-        importlib.import_module("pneumonia.runtime.engines.kernels")
+        importlib.import_module("pneumonia.runtime.engines.kernel_library")
     before, start = resident_mb(), time.perf_counter()
     run = OPENERS[engine](path, threads)
     opened = time.perf_counter()

@@ -53,7 +53,7 @@ from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.plan.lower import lower
 from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
 from pneumonia.runtime.atomic import write_bytes, write_json
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 
 RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("speed", "kinds", "threads", "a57", "layers", "storage")

@@ -25,7 +25,7 @@ import numpy as np
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.targets import Target, native_targets
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import DeviceError, ExportError
 from pneumonia.runtime.model.bundle import Bundle, file_sha256
 from pneumonia.runtime.model.spec import tensor_shapes

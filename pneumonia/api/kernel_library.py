@@ -1,5 +1,6 @@
 """One network as generated C in a shared library, checked against torch."""
 
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,8 @@ from deploy_jetson.kernels.generate import generate_library
 from pneumonia.exporting.onnx_check import sample_input
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.module import Network
-from pneumonia.runtime.engines.kernels import KernelLibrary
-from pneumonia.runtime.errors import ExportError
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
+from pneumonia.runtime.errors import ExportError, OutputError
 
 __all__ = ["KernelFile", "write_kernels"]
 
@@ -50,11 +51,12 @@ def write_kernels(network: Network, path: str | Path, target: str = NATIVE) -> K
         ExportError: Layers have no kernel (they are named), or the outputs differ.
         ConfigError: Unknown target.
         DeviceError: There is no compiler, or it fails.
+        OutputError: The library cannot be written.
     """
     spec, tensors = network.spec, {name: t.cpu() for name, t in network.tensors().items()}
     folded, values = fold_batch_norm(spec, tensors)
     machine = find_target(target)
-    library = Path(path).absolute()
+    library = _writable(Path(path).absolute())
     generate_library(folded, {name: t.numpy() for name, t in values.items()}, machine, library)
     if not runs_here(machine):
         return KernelFile(library, machine.name, None, None)
@@ -82,3 +84,23 @@ def write_kernels(network: Network, path: str | Path, target: str = NATIVE) -> K
             where=str(library),
         )
     return KernelFile(library, machine.name, error, 1e3 * min(seconds))
+
+
+def _writable(library: Path) -> Path:
+    """The path of a library to write, whose folder is made; what is there is no folder."""
+    if library.is_dir():
+        raise OutputError(
+            "Cannot write library",
+            expected="the path of a file, for example model.so",
+            found="a folder",
+            where=str(library),
+        )
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=library.parent):
+            pass
+    except OSError as error:
+        raise OutputError(
+            "Cannot write library", found=error.strerror or str(error), where=str(library)
+        ) from None
+    return library

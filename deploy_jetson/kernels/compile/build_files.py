@@ -5,7 +5,7 @@ from pathlib import Path
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.templates import render
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.engines.kernels import ABI
+from pneumonia.runtime.engines.kernel_library import ABI
 
 BUILD_FILES = ("pneumonia_model.pc", "pneumonia_model-config.cmake")
 

@@ -28,7 +28,7 @@ from deploy_jetson.kernels.plan.lower import NetworkPlan
 from deploy_jetson.kernels.plan.memory import BufferLifetime, plan_memory
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, KernelStep, Step, Variant
 from deploy_jetson.kernels.plan.tensors import Buffer, view_of
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.model.layers import Conv
 from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
 

@@ -14,6 +14,12 @@ TRIANGLE = getattr(Image, "Resampling", Image).BILINEAR  # old Pillow has no enu
 
 def check_pixels(pixels: np.ndarray) -> np.ndarray:
     """The image if it is 2-D uint8 and not empty; raises DataError otherwise."""
+    if not isinstance(pixels, np.ndarray):
+        raise DataError(
+            "Not a grey 8-bit image",
+            expected="an array, uint8 (height, width)",
+            found=type(pixels).__name__,
+        )
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.size == 0:
         raise DataError(
             "Not a grey 8-bit image",

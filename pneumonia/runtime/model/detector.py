@@ -119,8 +119,8 @@ class Detector:
 
         Raises:
             DicomError: The file cannot be read.
-            ConfigError: Unknown operating point, or an array of another shape or type.
-            InferenceError, DeviceError: See `predict_batch`.
+            ConfigError: Unknown operating point.
+            DataError, InferenceError, DeviceError: See `predict_batch`.
         """
         # results and radiographs need pydicom, a detector of arrays does not
         from pneumonia.runtime.image.radiograph import read_radiograph
@@ -129,17 +129,11 @@ class Detector:
         name = operating_point or next(iter(self.bundle.operating_points), "")
         threshold = self.bundle.threshold(name)
         warnings: Tuple[str, ...] = ()
-        if isinstance(image, np.ndarray):
-            pixels = image
-        else:
+        if isinstance(image, (str, os.PathLike)):
             radiograph = read_radiograph(str(image))
             pixels, warnings = radiograph.pixels, radiograph.warnings
-        if pixels.ndim != 2 or pixels.dtype != np.uint8:
-            raise ConfigError(
-                "Pixels do not fit",
-                expected="uint8 (H, W)",
-                found="{} {}".format(pixels.dtype, pixels.shape),
-            )
+        else:
+            pixels = image
         result = result_of(self.predict(pixels, "image"), threshold, None, warnings)
         boxes = [finding.box_xyxy for finding in result.findings]
         return Detection(
@@ -167,6 +161,7 @@ class Detector:
             One Prediction per image, boxes in its own pixels, by descending score.
 
         Raises:
+            DataError: Not a grey 8-bit image.
             InferenceError: The engine's output is not finite.
             DeviceError: The engine failed.
         """

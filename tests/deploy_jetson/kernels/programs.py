@@ -16,7 +16,7 @@ from deploy_jetson.kernels.generate import generate_library, model_chooser
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import cheapest
 from deploy_jetson.kernels.plan.lower import lower
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.engines.processor import precision_of
 from pneumonia.runtime.model.layers import Flatten, Linear
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec

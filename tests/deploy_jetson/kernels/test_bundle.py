@@ -16,7 +16,7 @@ from pneumonia.cli import run as run_command
 from pneumonia.cli.model import kernels as verb
 from pneumonia.network.zoo import build
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.engines.thread_count import fitting_threads
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
 from pneumonia.runtime.model.bundle import load_bundle

@@ -12,7 +12,8 @@ from PIL import Image
 from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.kernels.compile.targets import TARGETS, cpu_features
 from deploy_jetson.kernels.generate import generate_library
-from pneumonia.runtime.engines.kernels import KernelLibrary, KernelsEngine
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
+from pneumonia.runtime.engines.kernels import KernelsEngine
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.image.preprocess import letterbox
 from pneumonia.runtime.model.bundle import load_bundle
@@ -135,8 +136,9 @@ def test_libraries_without_a_letterbox_and_strided_images_have_the_same_canvas(b
     "pixels", [np.zeros((4, 4)), np.zeros((0, 4), np.uint8), np.zeros(4, "u1")]
 )
 def test_other_arrays_have_no_canvas(both, pixels):
-    with pytest.raises(DataError, match="Not a grey 8-bit image"):
-        both[0].engine.letterbox(pixels)
+    for call in (both[0].engine.letterbox, both[0].detect, lambda x: both[0].predict(x, "x")):
+        with pytest.raises(DataError, match="Not a grey 8-bit image"):
+            call(pixels)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from deploy_jetson.kernels.kinds.dots.words import ChannelWords
 from deploy_jetson.kernels.kinds.registry import KINDS
 from deploy_jetson.kernels.kinds.winograd.matrices import winograd_matrices
 from deploy_jetson.kernels.plan.layer_problem import LayerQuantization, problems_of
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from tests.deploy_jetson.kernels.networks import one_layer
 from tests.deploy_jetson.kernels.programs import (
     EACH_ARM_TARGET,

@@ -19,7 +19,7 @@ from deploy_jetson.kernels.kinds.registry import (
 from deploy_jetson.kernels.plan.layer_problem import problems_of
 from deploy_jetson.kernels.plan.lower import lower
 from deploy_jetson.kernels.plan.steps import KernelStep
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from tests.deploy_jetson.kernels.cases import CASES, GOLDEN_CASES, legal_choices
 from tests.deploy_jetson.kernels.networks import (
     keep_columns,

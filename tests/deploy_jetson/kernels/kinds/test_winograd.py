@@ -9,7 +9,7 @@ from deploy_jetson.kernels.kinds.registry import KINDS, candidates, kind_of
 from deploy_jetson.kernels.kinds.winograd import step
 from deploy_jetson.kernels.kinds.winograd.matrices import transform_weights, winograd_matrices
 from deploy_jetson.kernels.plan.layer_problem import problems_of
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from tests.deploy_jetson.kernels.networks import (
     one_layer,
     random_image,

@@ -8,7 +8,7 @@ from deploy_jetson.kernels.compile.targets import TARGETS
 from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.kinds.columns import chain
 from deploy_jetson.kernels.plan.lower import lower
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import ArtefactError, ExportError
 from tests.deploy_jetson.kernels.networks import (
     every_op,

@@ -18,7 +18,7 @@ from deploy_jetson.kernels.plan.weight_store import BYTE_GROUP, WeightStore, enc
 from pneumonia.cli import run as run_command
 from pneumonia.cli.model import kernels as verb
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.engines.kernels import KernelLibrary
+from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.bundle import load_bundle
 from tests.deploy_jetson.kernels.networks import (
