@@ -1,13 +1,15 @@
 """From a grey image to the network's input: one resampling, one letterbox, for host and device."""
 
-from typing import NamedTuple, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Tuple
 
 import numpy as np
 from PIL import Image
 
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.model.boxes import as_boxes
-from pneumonia.runtime.model.spec import InputSpec
+
+if TYPE_CHECKING:  # the child that opens files needs no network description
+    from pneumonia.runtime.model.spec import InputSpec
 
 TRIANGLE = getattr(Image, "Resampling", Image).BILINEAR  # old Pillow has no enum
 
@@ -121,7 +123,7 @@ def letterbox(
     return canvas, place
 
 
-def normalise(canvas: np.ndarray, input_spec: InputSpec) -> np.ndarray:
+def normalise(canvas: np.ndarray, input_spec: "InputSpec") -> np.ndarray:
     """Canvas uint8 (H, W) -> network values float32 (C, H, W): (x / 255 - mean) / std."""
     # A table of the 256 possible values: exact and faster than arithmetic per pixel.
     table = (np.arange(256) / 255.0 - input_spec.mean) / input_spec.std
@@ -129,7 +131,7 @@ def normalise(canvas: np.ndarray, input_spec: InputSpec) -> np.ndarray:
     return values if input_spec.channels == 1 else np.repeat(values, input_spec.channels, axis=0)
 
 
-def network_input(pixels: np.ndarray, input_spec: InputSpec) -> Tuple[np.ndarray, Letterbox]:
+def network_input(pixels: np.ndarray, input_spec: "InputSpec") -> Tuple[np.ndarray, Letterbox]:
     """Letterbox and normalise one image.
 
     Args:
