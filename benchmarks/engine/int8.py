@@ -58,7 +58,8 @@ def prepare(case: str, target_name: str, work: Path, tuned: bool) -> dict[str, R
         files["fp32"].write_bytes(emit_onnx(spec, tensors).model.SerializeToString())
         files["int8"].write_bytes(quantize_onnx(files["fp32"], images).data)
     runs: dict[str, Run] = {}
-    for kind, quantization in (("fp32", None), ("int8", read_quantization(files["int8"]))):
+    whole_numbers = read_quantization(files["int8"], spec)
+    for kind, quantization in (("fp32", None), ("int8", whole_numbers)):
         choose: Chooser = model_chooser(target)
         if tuned:
             problems = problems_of(spec, tensors, quantization=quantization)
@@ -81,9 +82,7 @@ def prepare(case: str, target_name: str, work: Path, tuned: bool) -> dict[str, R
     names = {kind: path.stem for kind, path in files.items()}
     peers.install(work)
     peers.convert(work, names["fp32"], shape)
-    write_int8(
-        work / names["fp32"], work / names["int8"], tensors, read_quantization(files["int8"])
-    )
+    write_int8(work / names["fp32"], work / names["int8"], tensors, whole_numbers)
     for kind, name in names.items():
         runs[f"ncnn {kind}"] = Runner("ncnn", name, shape, work).once
     return runs

@@ -101,7 +101,7 @@ def _quantization(bundle: Bundle, target: Target) -> dict[str, LayerQuantization
         )  # fmt: skip
     from deploy_jetson.kernels.int8_weights import read_quantization
 
-    return read_quantization(Path(bundle.onnx_path))
+    return read_quantization(Path(bundle.onnx_path), bundle.spec)
 
 
 def _chooser(

@@ -15,6 +15,7 @@ from data_prep.dataset.reader import DatasetImage, open_dataset
 from data_prep.dataset.writer import DatasetFacts, new_dataset, to_cache
 from deploy_jetson.device.selftest import check_engine
 from deploy_jetson.kernels.bundle import add_kernels
+from deploy_jetson.kernels.int8_weights import read_quantization
 from deploy_jetson.package.archive import make_package
 from pneumonia.api.int8 import Int8Options, quantize_int8
 from pneumonia.cli import group, run
@@ -34,8 +35,9 @@ from pneumonia.runtime.errors import (
 )
 from pneumonia.runtime.model.bundle import file_sha256, load_bundle
 from pneumonia.runtime.model.detector import Detector
-from pneumonia.runtime.model.layers import Conv, Detect
+from pneumonia.runtime.model.layers import Conv, Detect, StorageSpec
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
+from pneumonia.runtime.storage.packing import measured_spec
 from tests.deploy_jetson.kernels.networks import random_image, random_tensors, residual_tower
 from tests.deploy_jetson.kernels.programs import HERE, needs_gcc
 from tests.runtime.bundles import write_bundle
@@ -204,14 +206,64 @@ def test_no_float_engine_takes_an_int8_bundle(cells, tmp_path):
         quantize_int8(folder / "int8", folder / "data", tmp_path / "twice")
 
 
+def tower(pruned):
+    """A network and its tensors; `pruned`: layers read half of their channels, one none."""
+    spec = residual_tower((24, 56, 70) if pruned else (8, 24, 40))
+    tensors = random_tensors(spec)
+    if pruned:
+        generator = np.random.default_rng(4)
+        for index, layer in enumerate(spec.layers[1:]):
+            if isinstance(layer, Conv):
+                kept = layer.in_channels // 2 - index % 2 if index != 1 else 0
+                dead = generator.permutation(layer.in_channels)[kept:]
+                tensors[layer.name + ".weight"][:, dead] = 0
+        spec = spec._replace(layers=tuple(
+            layer._replace(storage=StorageSpec("columns", 0)) if isinstance(layer, Conv) else layer
+            for layer in spec.layers
+        ))  # fmt: skip
+        spec = measured_spec(spec, tensors)
+    return spec, tensors
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_integers_of_every_layer_are_its_weights(tmp_path, pruned):
+    """The ONNX file has no columns for channels that a pruned layer does not read."""
+    spec, tensors = tower(pruned)
+    write_bundle(tmp_path / "float", spec, tensors)
+    bundle = load_bundle(str(tmp_path / "float"))
+    made = quantize_onnx(Path(bundle.onnx_path), [random_image(spec)])
+    int8 = load_bundle(write_int8_bundle(bundle, made, tmp_path / "int8").path)
+    gathers = [n for n in onnx.load(int8.onnx_path).graph.node if n.op_type == "Gather"]
+    assert bool(gathers) == pruned
+    found = read_quantization(Path(int8.onnx_path), int8.spec)
+    assert len(found) > 5
+    weights = int8.weights()
+    for name, layer in found.items():
+        values = layer.integers * layer.scales[:, None, None, None]
+        assert np.array_equal(values, weights[name + ".weight"]), name
+
+
+def test_a_file_of_another_network_is_refused(tmp_path):
+    spec, tensors = tower(False)
+    write_bundle(tmp_path / "float", spec, tensors)
+    made = quantize_onnx(tmp_path / "float" / "model.onnx", [random_image(spec)])
+    (tmp_path / "int8.onnx").write_bytes(made.data)
+    for other, message in (
+        (residual_tower((8, 26, 40)), r"do not fit.*\(26, 8, 3, 3\).*\(24, 8, 3, 3\)"),
+        (spec._replace(layers=spec.layers[:1]), "do not fit the network.*no such layer"),
+    ):
+        with pytest.raises(ArtefactError, match=message):
+            read_quantization(tmp_path / "int8.onnx", other)
+
+
 @needs_gcc
-def test_kernels_of_an_int8_bundle_compute_what_onnx_runtime_does(tmp_path):
+@pytest.mark.parametrize("pruned", [False, True])
+def test_kernels_of_an_int8_bundle_compute_what_onnx_runtime_does(tmp_path, pruned):
     """Weights and activations are the file's; what differs is the rounding of a few sums.
 
     ONNX Runtime also rounds what a convolution writes, the kernels only what it reads.
     """
-    spec = residual_tower()
-    tensors = random_tensors(spec)
+    spec, tensors = tower(pruned)
     write_bundle(tmp_path / "float", spec, tensors)
     bundle = load_bundle(str(tmp_path / "float"))
     images = [random_image(spec, seed) for seed in range(8)]

@@ -166,8 +166,8 @@ MAIN = """
 #include "pneumonia_model.h"
 int main(int argc, char **argv) {
   const pn_tensor *in = pn_input();
-  size_t n = (size_t)in->channels * in->height * in->width, sizes[16];
-  float *x = malloc(n * 4), *out[16];
+  size_t n = (size_t)in->channels * in->height * in->width, sizes[64];
+  float *x = malloc(n * 4), *out[64];
   FILE *f = fopen(argv[1], "rb");
   if (fread(x, 4, n, f) != n) return 9;
   fclose(f);

@@ -11,6 +11,8 @@ from deploy_jetson.kernels.kinds.registry import KINDS
 from deploy_jetson.kernels.kinds.winograd.matrices import winograd_matrices
 from deploy_jetson.kernels.plan.layer_problem import LayerQuantization, problems_of
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
+from pneumonia.runtime.model.layers import Conv, Route
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from tests.deploy_jetson.kernels.networks import one_layer
 from tests.deploy_jetson.kernels.programs import (
     EACH_ARM_TARGET,
@@ -26,6 +28,8 @@ from tests.deploy_jetson.kernels.programs import (
 
 SHAPE = (21, 37, 7, 11)  # no count fills vectors or words
 INPUT_SCALE, ZERO_POINT = 0.25, 50
+# Every remainder by the channels of a vector, and by the vectors of a block of words.
+COUNTS = (*range(1, 34), 47, 48, 49, 63, 64, 65)
 
 
 def exact_network(stride=1, skip=True, largest=128):
@@ -67,18 +71,82 @@ def float_reference(tensors, quantization, image):
 def integer_reference(tensors, quantization, image, stride, skip, number=np.int64):
     """The layer in whole numbers: round, sum in int64, scale, add the bias."""
     first = tensors["first.weight"][:, 0] * image
-    levels = np.clip(np.rint(first / quantization.input_scale) + ZERO_POINT, 0, 255) - ZERO_POINT
-    levels = np.pad(levels.astype(np.int64), ((0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(levels, (3, 3), (1, 2))
-    windows = windows[:, ::stride, ::stride]
-    sums = np.einsum("oikl,ihwkl->ohw", quantization.integers.astype(number), windows)
-    scales = quantization.scales.astype(np.float64) * quantization.input_scale
-    value = sums * scales[:, None, None] + tensors["tested.bias"][:, None, None]
-    value = np.maximum(value, 0)
+    value = np.maximum(convolved(first, quantization, tensors["tested.bias"], stride, number), 0)
     if skip:
         other = np.einsum("oi,ihw->ohw", tensors["other.weight"][:, :, 0, 0], first)
         value = np.maximum(value + other[:, ::stride, ::stride], 0)
     return value.astype(np.float32)
+
+
+def convolved(value, quantization, bias, stride=1, number=np.int64):
+    """The convolution of a float (C, H, W) before its activation, as float64."""
+    side = quantization.integers.shape[2]
+    halo = (side // 2, side // 2)
+    levels = np.clip(np.rint(value / quantization.input_scale) + ZERO_POINT, 0, 255) - ZERO_POINT
+    levels = np.pad(levels.astype(np.int64), ((0, 0), halo, halo))
+    windows = np.lib.stride_tricks.sliding_window_view(levels, (side, side), (1, 2))
+    windows = windows[:, ::stride, ::stride]
+    sums = np.einsum("oikl,ihwkl->ohw", quantization.integers.astype(number), windows)
+    scales = quantization.scales.astype(np.float64) * quantization.input_scale
+    return sums * scales[:, None, None] + bias[:, None, None]
+
+
+def layers_of_every_count(side, largest):
+    """Layers of 1 to 33 and up to 65 input channels, and one that reads three unequal tensors.
+
+    A third of the columns is kept, of every third layer no channel but the last; products, scales
+    and biases are exact in float32. Returns the network, its tensors, quantization, image and
+    expected outputs.
+    """
+    generator = np.random.default_rng(11)
+    layers, tensors, quantization, expected = [], {}, {}, {}
+    image = generator.integers(-160, 160, (1, 5, 7)).astype(np.float32) / 8
+    values = {}
+    sources = {f"tested{n}": (n,) for n in COUNTS} | {"tested_route": (5, 7, 33)}
+    for index, (name, counts) in enumerate(sources.items()):
+        for count in set(counts) - set(values):
+            weight = generator.integers(-3, 4, (count, 1, 1, 1)).astype(np.float32)
+            layers.append(Conv(f"first{count}", ("input",), 1, count, 1))
+            tensors[f"first{count}.weight"] = weight
+            tensors[f"first{count}.bias"] = np.zeros(count, np.float32)
+            values[count] = weight[:, 0] * image
+        read = f"first{counts[0]}"
+        if len(counts) > 1:
+            read = "route"
+            layers.append(Route(read, tuple(f"first{count}" for count in counts)))
+        channels, filters = sum(counts), 5 * index % 33 + 1
+        shape = (filters, channels, side, side)
+        integers = generator.integers(-largest, largest, shape).astype(np.int8)
+        integers[:, generator.random(shape[1:]) < 0.67] = 0
+        if index % 3 == 2:
+            integers[:, :-1] = 0
+        scales = np.exp2(generator.integers(-9, -5, filters)).astype(np.float32)
+        bias = generator.integers(-50, 50, filters).astype(np.float32)
+        layers.append(Conv(name, (read,), channels, filters, side, 1, side // 2))
+        quantization[name] = LayerQuantization(integers, scales, INPUT_SCALE, ZERO_POINT)
+        tensors |= {f"{name}.weight": integers * scales[:, None, None, None], f"{name}.bias": bias}
+        value = np.concatenate([values[count] for count in counts])
+        expected[name] = convolved(value, quantization[name], bias).astype(np.float32)
+    spec = NetworkSpec("counts", InputSpec(*image.shape), tuple(layers), tuple(sources), ())
+    return spec, tensors, quantization, image, expected
+
+
+def one_tile(target, kind, **fields):
+    """A chooser of one register tile for all layers, so that one loop of each kind is compiled."""
+
+    def choose(problem):
+        tested = problem.quantization is not None
+        legal = KINDS[kind if tested else "columns"].candidates(
+            LayerAnalysis(problem), TARGETS[target]
+        )
+        chosen = next(
+            choice
+            for choice in legal
+            if not tested or all(getattr(choice, key) == fields[key] for key in fields)
+        )
+        return chosen._replace(pixels=3, vectors=1)
+
+    return choose
 
 
 def legal_choices(spec, tensors, quantization, target, kind="dots"):
@@ -108,6 +176,40 @@ def test_sums_are_those_of_integers(tmp_path, target, stride, skip, largest):
         (found,) = engine.run(image).values()
         engine.close()
         assert np.array_equal(found, expected), choice
+
+
+@needs_gcc
+@needs_target
+@pytest.mark.parametrize(
+    ("kind", "fields", "side", "largest"),
+    [
+        ("dots", {"group": 4}, 1, 64),
+        ("dots", {"group": 4}, 3, 64),
+        ("dots", {"group": 4}, 3, 128),
+        ("dots", {"group": 2}, 1, 128),
+        ("dots", {"group": 2}, 3, 128),
+        ("winograd_dots", {"out_tile": 2}, 3, 128),
+        ("winograd_dots", {"out_tile": 4}, 3, 128),
+    ],
+)
+@pytest.mark.parametrize("target", EACH_TARGET)
+def test_every_count_of_channels_and_filters(tmp_path, target, kind, fields, side, largest):
+    group = fields.get("group", 2)
+    if not any(dot.group == group and dot.weight_max >= largest for dot in TARGETS[target].dots):
+        pytest.skip(f"{target} has no such product of weights up to {largest}")
+    spec, tensors, quantization, image, expected = layers_of_every_count(side, largest)
+    made = generated(
+        tmp_path, spec, tensors, target, one_tile(target, kind, **fields),
+        quantization=quantization,
+    )  # fmt: skip
+    engine = KernelLibrary(str(made.library), threads=1)
+    found = engine.run(image)
+    engine.close()
+    for name, value in expected.items():
+        if kind == "dots":
+            assert np.array_equal(found[name], value), name
+        else:
+            assert np.abs(found[name] - value).max() <= 2e-3 * np.abs(value).max(), name
 
 
 @needs_gcc
@@ -175,6 +277,21 @@ def test_sums_on_arm_are_those_of_integers(tmp_path, target, monkeypatch):
     (value,) = found.values()
     expected = integer_reference(tensors, quantization["tested"], image, 1, True)
     assert np.array_equal(value.reshape(expected.shape), expected)
+
+
+@emulated
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [1, 3])
+def test_every_count_of_channels_and_filters_on_arm(tmp_path, side, monkeypatch):
+    target = "cortex-a76"
+    spec, tensors, quantization, image, expected = layers_of_every_count(side, 128)
+    monkeypatch.setattr(f"{run_program.__module__}.random_image", lambda spec: image)
+    found, _ = run_emulated(
+        tmp_path, spec, tensors, one_tile(target, "dots", group=4), target=target,
+        quantization=quantization,
+    )  # fmt: skip
+    for name, value in expected.items():
+        assert np.array_equal(found[name].reshape(value.shape), value), name
 
 
 def test_products_that_saturate_are_not_chosen():
