@@ -48,7 +48,7 @@ def fetch_wheels(folder: Path, board: BoardSystem) -> None:
     Raises:
         OutputError: pip fails: no network, or an index without the wheels.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--dest", str(folder), "--only-binary=:all:"]
     command += ["--python-version", board.python]
     command += ["--implementation", "cp", "--abi", "none", "--abi", "abi3"]

@@ -59,7 +59,7 @@ def training_partners() -> Iterator[Callable[..., None]]:
     """
     partners = [
         subprocess.Popen(
-            [sys.executable, "-c", SERVE_TRAININGS],
+            [sys.executable, "-P", "-c", SERVE_TRAININGS],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
@@ -117,7 +117,7 @@ def beside(commands: Sequence[Sequence[object]]) -> Iterator[None]:
 def _start(commands: Sequence[Sequence[object]]) -> subprocess.Popen[str]:
     words = [_words(command) for command in commands]
     return subprocess.Popen(
-        [sys.executable, "-c", RUN_VERBS, json.dumps(words)],
+        [sys.executable, "-P", "-c", RUN_VERBS, json.dumps(words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

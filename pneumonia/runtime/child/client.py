@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
 
@@ -21,7 +22,13 @@ from pneumonia.runtime.child.messages import (
 )
 from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS, ReadLimits
 
-COMMAND = (sys.executable, "-m", "pneumonia.runtime.child")
+# Like `python -m pneumonia.runtime.child`, but nothing is imported from the working directory,
+# which may be the folder that is scored (python -P does this from Python 3.11 on)
+_START = (
+    "import sys; sys.path = [path for path in sys.path if path] + [{!r}]; import runpy; "
+    "runpy.run_module('pneumonia.runtime.child', run_name='__main__', alter_sys=True)"
+)
+COMMAND = (sys.executable, "-c", _START.format(str(Path(__file__).resolve().parents[3])))
 START_SECONDS = 60.0  # a slow start (busy machine, slow SD card) does not count against the file
 WATCH_SECONDS = 0.25
 TICK_SECONDS = 1.0

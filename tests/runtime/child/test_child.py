@@ -46,6 +46,18 @@ def test_pixels_facts_and_identity(tmp_path):
     assert (again.status, again.pixels) == ("known", None)
 
 
+@pytest.mark.parametrize("name", ["pneumonia", "numpy", "runpy", "gdcm", "dl"])
+def test_nothing_is_imported_from_the_working_directory(tmp_path, monkeypatch, name):
+    path = dicom(tmp_path, "a.dcm")
+    planted = tmp_path / name
+    planted.mkdir()
+    (planted / "__init__.py").write_text(f"open({str(tmp_path / 'planted')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    with DecodingChild(ChildLimits()) as worker:
+        assert worker.decode(path).status == "read"
+    assert not (tmp_path / "planted").exists()
+
+
 def test_a_header_travels_when_it_is_wanted(tmp_path):
     path = dicom(tmp_path, "a.dcm")
     with DecodingChild(ChildLimits()) as worker:
