@@ -11,7 +11,7 @@ from deploy_jetson.kernels.compile.targets import NATIVE, SINGLE, find_target, r
 from deploy_jetson.kernels.generate import generate_library
 from pneumonia.exporting.onnx_check import sample_input
 from pneumonia.network.fold import fold_batch_norm
-from pneumonia.network.module import Network
+from pneumonia.network.module import Network, check_network
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import ExportError, OutputError
 
@@ -49,10 +49,11 @@ def write_kernels(network: Network, path: str | Path, target: str = NATIVE) -> K
 
     Raises:
         ExportError: Layers have no kernel (they are named), or the outputs differ.
-        ConfigError: Unknown target.
+        ConfigError: Unknown target, or the network is a plain torch module.
         DeviceError: There is no compiler, or it fails.
         OutputError: The library cannot be written.
     """
+    check_network(network)
     spec, tensors = network.spec, {name: t.cpu() for name, t in network.tensors().items()}
     folded, values = fold_batch_norm(spec, tensors)
     machine = find_target(target)

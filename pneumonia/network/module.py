@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pneumonia.network.blocks import BLOCKS, Block, run_layer
-from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.errors import ArtefactError, ConfigError
 from pneumonia.runtime.model.layers import LEAKY_SLOPE, Conv, Layer, Linear, Opaque, Reuse
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec, output_shape, tensor_shapes
 
@@ -172,6 +172,21 @@ def check_tensors(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> None:
     unknown = sorted(set(tensors) - set(shapes))
     if unknown:
         raise ArtefactError("Tensor belongs to no layer", found=repr(unknown[0]), where=spec.name)
+
+
+def check_network(network: object) -> None:
+    """Refuse anything but a network of this package, for example a plain torch module.
+
+    Raises:
+        ConfigError: It has no description.
+    """
+    if not isinstance(getattr(network, "spec", None), NetworkSpec):
+        raise ConfigError(
+            "Network has no description",
+            expected="a network that pneumonia.from_torch made",
+            found=type(network).__name__,
+            fix="Use pneumonia.from_torch(module, example_input) first",
+        )
 
 
 def initialise(network: Network, generator: torch.Generator | None) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from pneumonia.network.blocks import TORCH_PAD_MODES, transposed_weight
-from pneumonia.network.module import Network
+from pneumonia.network.module import Network, check_network
 from pneumonia.network.torch_import.opaque import LaidOutModule
 from pneumonia.network.torch_writer import MODULES, GraphWriter
 from pneumonia.runtime.model import layers
@@ -35,7 +35,11 @@ def to_torch(network: Network) -> fx.GraphModule:
     Returns:
         A module that takes what the original took and returns what it returned; of other networks
         (N, C, H, W) to one tensor, or a tuple in the order of the description's outputs.
+
+    Raises:
+        ConfigError: The network is a plain torch module.
     """
+    check_network(network)
     writer = GraphWriter(network)
     for layer in network.spec.layers:  # a repeated layer calls the modules of the first
         runs = network.spec.executed(layer)

@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from pneumonia.api.kernel_library import write_kernels
+from pneumonia.exporting.onnx_file import write_onnx
 from pneumonia.network import blocks
 from pneumonia.network.module import Network, initialise
+from pneumonia.network.to_torch import to_torch
 from pneumonia.network.zoo import ZOO, build
-from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.errors import ArtefactError, ConfigError
 from pneumonia.runtime.model.layers import BN_EPS, Conv, Detect, MaxPool, Shortcut, Upsample
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, tensor_shapes
 from tests.network.random_networks import networks, random_tensors
@@ -230,3 +233,13 @@ def test_any_layer_name_of_json_works():
     )
     spec = NetworkSpec("odd", InputSpec(1, 8, 8), layers, ("forward",), ("a", "b"))
     assert Network(spec)(torch.rand(1, 1, 8, 8))["forward"].shape == (1, 7, 8, 8)
+
+
+@pytest.mark.parametrize("write", [
+    to_torch, lambda m: write_kernels(m, "unused.so"), lambda m: write_onnx(m, "unused.onnx"),
+])  # fmt: skip
+def test_a_plain_torch_module_is_sent_to_from_torch(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"found Conv2d\. Use pneumonia\.from_torch\(module"):
+        write(nn.Conv2d(3, 4, 1))
+    assert not list(tmp_path.iterdir())

@@ -416,3 +416,37 @@ def test_other_inputs_than_maps_are_refused():
         from_torch(nn.Conv3d(1, 1, 1), torch.randn(1, 1, 4, 4, 4))
     with pytest.raises(SpecError, match="Example input"):
         from_torch(nn.Embedding(4, 4), torch.zeros(1, 4, dtype=torch.long))
+    with pytest.raises(SpecError, match=r"not a tensor; expected one tensor.*found tuple"):
+        from_torch(nn.Conv2d(3, 4, 1), (torch.randn(1, 3, 4, 4),))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
+@pytest.mark.parametrize(
+    ("path", "part"), [("1.weight", "weight"), ("2.running_var", "running_var")]
+)
+def test_values_that_are_not_finite_are_named_with_their_module(value, path, part):
+    layers = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    module = nn.Sequential(*layers).eval().double()
+    module.state_dict()[path].flatten()[1] = value
+    for keep_unknown in (False, True):
+        with pytest.raises(SpecError, match=rf"Module '{path[0]}' has values.*1 of \d+.*'{part}'"):
+            from_torch(module, torch.randn(2, 3, 4, 4), keep_unknown=keep_unknown)
+
+
+def test_outputs_and_examples_that_are_not_finite_are_said():
+    module, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), torch.randn(2, 3, 4, 4)
+    with pytest.raises(SpecError, match="Example input has values that are not finite"):
+        from_torch(module, x * float("nan"))
+    module[1].running_var.fill_(-1)
+    with pytest.raises(SpecError, match=r"Outputs of the module.*not finite.*variances"):
+        from_torch(module, x)
+    alone = nn.Conv2d(3, 4, 1)
+    nn.init.constant_(alone.weight, float("nan"))
+    with pytest.raises(SpecError, match=r"The module has values.*12 of 12 values of 'weight'"):
+        from_torch(alone, x)
+
+
+def test_a_string_is_one_glob_of_opaque_modules():
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    found = from_torch(module, torch.randn(2, 3, 4, 4), opaque="[1]")
+    assert list(found.opaque_modules) == ["1"]

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from evaluation.hardware.storage import StorageBits
 from pneumonia.compression.admm.filter_trace import FilterTrace, trace_filters
 from pneumonia.compression.admm.own_loop import OwnLoop
+from pneumonia.compression.admm.plan_settings import describe
 from pneumonia.compression.sets.constraint import (
     Constraint,
     JointConstraint,
     PerLayer,
     Projection,
+    check_constraints,
     gemm_view,
     masked,
     row_energies,
@@ -70,13 +72,16 @@ class ModuleCompression(OwnLoop):
     Args:
         module: Trained network; its parameters are changed in place.
         constraints: Parameter name -> the set its value must end up in.
-        rho: First penalty.
-        example_inputs: Positional arguments of the module's forward, to trace its filters; without
-            them every weight is masked by itself, and biases and norms stay.
+        rho: First penalty, > 0.
+        example_inputs: Positional arguments of the module's forward, or the tensor that is its only
+            one, to trace its filters; without them every weight is masked by itself, and biases and
+            norms stay.
 
     Raises:
-        PruneError: A name is not that of a parameter of the module, nothing is constrained, coupled
-            weights are to keep different numbers of filters, or the module fails on the example.
+        PruneError: A name is not that of a parameter of the module, nothing is constrained, a value
+            is not a constraint of one weight (a number, a class), rho is not a finite number above
+            0, coupled weights are to keep different numbers of filters, or the module fails on the
+            example.
     """
 
     def __init__(
@@ -84,8 +89,9 @@ class ModuleCompression(OwnLoop):
         module: nn.Module,
         constraints: Mapping[str, Constraint],
         rho: float = 1e-3,
-        example_inputs: Sequence[Any] = (),
+        example_inputs: Tensor | Sequence[Any] = (),
     ) -> None:
+        check_constraints(constraints)
         parameters = dict(module.named_parameters())
         unknown = sorted(set(constraints) - set(parameters))
         if unknown or not constraints:
@@ -95,8 +101,8 @@ class ModuleCompression(OwnLoop):
                 found=repr(unknown[0]) if unknown else "none",
             )
         trace = FilterTrace([], [], [])
-        if example_inputs:
-            trace = trace_filters(module, example_inputs)
+        if arguments := _positional(example_inputs):
+            trace = trace_filters(module, arguments)
         self._module, self._vectors = module, trace.vectors
         self.constraints = _joint_constraints(module, constraints, trace)
         loose = [name for name in trace.loose if isinstance(constraints.get(name), Filters)]
@@ -106,7 +112,12 @@ class ModuleCompression(OwnLoop):
                 ", ".join(loose),
             )
         names = [name for joint in self.constraints for name in joint.layers]
-        super().__init__({name: parameters[name] for name in names}, self.constraints, rho)
+        settings: dict[str, Any] = {
+            f"constraint of {name}:": describe(made) for name, made in constraints.items()
+        }
+        settings["masked weights"] = sorted(names)
+        weights = {name: parameters[name] for name in names}
+        super().__init__(weights, self.constraints, rho, settings=settings)
 
     @torch.no_grad()
     def harden(self) -> dict[str, Tensor]:
@@ -181,6 +192,23 @@ class _CoupledFilters:
             projection = masked(weight, keep.reshape(-1, *[1] * (weight.dim() - 1)))
             found[name] = Projection(*(_turned(self.module, name, x) for x in projection))
         return found
+
+
+def _positional(example_inputs: object) -> tuple[Any, ...]:
+    """Positional arguments of a forward; a tensor is the only one.
+
+    Raises:
+        PruneError: It is neither a tensor nor a list or tuple.
+    """
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,)
+    if not isinstance(example_inputs, list | tuple):
+        raise PruneError(
+            "Example inputs are not understood",
+            expected="a tensor, or a tuple of the positional arguments of the module's forward",
+            found=type(example_inputs).__name__,
+        )
+    return tuple(example_inputs)
 
 
 def _turned(module: nn.Module, name: str, weight: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Pruning of a network in a training loop of one's own, coupled filters and compaction included."""
 
+import numbers
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -26,7 +27,7 @@ from pneumonia.compression.prune.rates import (
     warn_of_excess,
 )
 from pneumonia.compression.prune.structured_method import StructuredMethod
-from pneumonia.network.module import Network
+from pneumonia.network.module import Network, check_network
 from pneumonia.network.torch_import.imported import ImportedNetwork
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.model.spec import dense_weight_count
@@ -41,9 +42,9 @@ class NetworkPruning(OwnLoop):
         network: Of `from_torch`, or any other network of this package; changed in place.
         rate: Weights of all convolutions and linear layers before over after compaction, > 1.
         method: What is removed; by default whole filters, as many as the rate needs.
-        layers: Globs of the layers that may lose weights.
+        layers: Globs of the layers that may lose weights; a string is one glob.
         limits: Glob of layer names -> largest rate of the layer; 1 protects it.
-        rho: First penalty.
+        rho: First penalty, > 0.
         kept: `free`: the penalty pulls the weights that are to go alone. `held`: the others too,
             back to where the last `update` found them.
 
@@ -51,7 +52,9 @@ class NetworkPruning(OwnLoop):
         plan: Rates and kept weights of every layer on the current weights.
 
     Raises:
-        PruneError: A glob matches no layer, or the rate cannot be reached.
+        ConfigError: The network is a plain torch module: `from_torch` describes it.
+        PruneError: A glob matches no layer, the rate cannot be reached, the method is not one, or
+            rho is not a finite number above 0.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class NetworkPruning(OwnLoop):
         rho: float = 1e-3,
         kept: KeptWeights = "free",
     ) -> None:
+        check_network(network)
+        layers = (layers,) if isinstance(layers, str) else tuple(layers)
         self.network, self.rate = network, rate
         self.graph = ChannelGraph(network.spec)
         chosen = select_layers(network.spec, layers)
@@ -73,11 +78,13 @@ class NetworkPruning(OwnLoop):
             raise PruneError(
                 "Pattern matches no layer", expected=f"globs of {known}", found=repr(unmatched)
             )
-        if not chosen or not rate > 1 or not all(x >= 1 for x in (limits or {}).values()):
+        numeric = all(isinstance(x, numbers.Real) for x in (rate, *(limits or {}).values()))
+        valid = numeric and rate > 1 and all(x >= 1 for x in (limits or {}).values())
+        if not chosen or not valid:
             raise PruneError(
                 "Nothing is to be pruned",
                 expected=f"a rate above 1, limits of at least 1, and globs of {known}",
-                found=f"rate {rate:g}, limits {dict(limits or {})}, layers {tuple(layers)}",
+                found=f"rate {rate!r}, limits {dict(limits or {})}, layers {tuple(layers)}",
             )
         found = {
             name: limit
@@ -87,9 +94,21 @@ class NetworkPruning(OwnLoop):
         }
         self.rates = LayerRates(dict.fromkeys(chosen, 1.0), found)
         method = method or StructuredMethod(filter_share=1.0, round_to=1)
+        if isinstance(method, type) or not hasattr(method, "fitted"):
+            raise PruneError(
+                "Not a pruning method",
+                expected="a method such as StructuredMethod() or DepthMethod()",
+                found=method.__name__ if isinstance(method, type) else type(method).__name__,
+            )
+        settings = {
+            "rate": float(rate),
+            "method": method.model_dump(mode="json"),
+            "layers": chosen,
+            "limits": {name: float(limit) for name, limit in found.items()},
+        }
         self.method = method.fitted(network.tensors())
         self.plan = self._planned()
-        super().__init__(network.weights(), self.plan.sets.splits, rho, kept)
+        super().__init__(network.weights(), self.plan.sets.splits, rho, kept, settings)
 
     def _planned(self) -> RatePlan:
         weights = {n: w.detach().cpu() for n, w in self.network.weights().items()}

@@ -28,6 +28,8 @@ A support is a fixed point only if rho exceeds |df/dw| of the removed weights ov
 kept |w|: a churn that does not fall means "raise rho", not "train longer".
 """
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -35,6 +37,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.sets.constraint import JointConstraint
+from pneumonia.runtime.errors import PruneError
 
 OnNewRho = Literal["rescale", "restart"]
 KeptWeights = Literal["held", "free"]
@@ -104,31 +107,62 @@ class AdmmSplit:
         return residuals
 
 
+def check_rho(rho: object) -> float:
+    """The penalty itself.
+
+    Raises:
+        PruneError: It is not a finite number above 0.
+    """
+    if not isinstance(rho, numbers.Real) or not 0 < float(rho) < math.inf:
+        raise PruneError(
+            "Penalty rho is not valid",
+            expected="a finite number above 0",
+            found=repr(rho),
+            fix="Values from 1e-3 are usual; raise it in steps",
+        )
+    return float(rho)
+
+
 class Admm:
     """The splits of a network and their common rho.
 
     Args:
         constraints: The sets; a layer may be in several.
-        rho: First penalty.
+        rho: First penalty, > 0.
         kept: Whether the penalty holds the weights that a set keeps; `free` is for sparse sets.
+
+    Raises:
+        PruneError: Rho is not a finite number above 0, or a step is called before `start` (or
+            `load_state`).
     """
 
     def __init__(
         self, constraints: Sequence[JointConstraint], rho: float, kept: KeptWeights = "held"
     ) -> None:
         self.splits = [AdmmSplit(constraint) for constraint in constraints]
-        self.rho = rho
+        self.rho = check_rho(rho)
         self.kept = kept
+        self._started = False
 
     @torch.no_grad()
     def start(self, weights: Mapping[str, Tensor]) -> None:
         """Begin at the weights: Z their projection, U zero."""
         for split in self.splits:
             split.start(weights)
+        self._started = True
+
+    def _check_started(self) -> None:
+        if not self._started:
+            raise PruneError(
+                "ADMM has not started",
+                expected="start() before update(), add_penalty_gradient() and pull()",
+                fix="Call start() once, on the trained weights, or load a state that has Z and U",
+            )
 
     @torch.no_grad()
     def add_penalty_gradient(self, weights: Mapping[str, Tensor]) -> None:
         """Add rho (W - Z + U) of every split to the gradients; 0 where kept weights are free."""
+        self._check_started()
         for split in self.splits:
             for name, z in split.z.items():
                 gradient, w = weights[name].grad, weights[name].detach()
@@ -143,6 +177,7 @@ class Admm:
     @torch.no_grad()
     def pull(self, weights: Mapping[str, Tensor], tau: float) -> None:
         """Move the weights towards every Z - U by the exact (implicit) step of size tau."""
+        self._check_started()
         if self.kept == "free":
             self._pull_removed(weights, tau * self.rho)
             return
@@ -168,6 +203,7 @@ class Admm:
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor]) -> list[AdmmResidual]:
         """Z-step and U-step of every split."""
+        self._check_started()
         return [
             residual
             for number, split in enumerate(self.splits)
@@ -179,11 +215,15 @@ class Admm:
         """Change the penalty.
 
         Args:
-            rho: New value.
+            rho: New value, > 0.
             weights: Current weights.
             how: `rescale` keeps the multiplier rho U, so U is multiplied by old / new rho;
                 `restart` begins again with U = 0 and Z the projection of W.
+
+        Raises:
+            PruneError: Rho is not a finite number above 0.
         """
+        rho = check_rho(rho)
         if how == "restart":
             self.rho = rho
             self.start(weights)
@@ -208,6 +248,7 @@ class Admm:
             for name in split.constraint.layers:
                 split.z[name] = tensors[f"{number}.z.{name}"].clone()
                 split.u[name] = tensors[f"{number}.u.{name}"].clone()
+        self._started = True
 
     def match_layout(self, weights: Mapping[str, Tensor]) -> None:
         """Bring Z and U to the weights' device and memory layout (after `load_state`)."""

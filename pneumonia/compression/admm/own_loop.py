@@ -11,11 +11,13 @@ plan.harden()                                # the weights are now in the sets
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pneumonia.compression.admm.engine import Admm, AdmmResidual, KeptWeights, OnNewRho
+from pneumonia.compression.admm.engine import Admm, AdmmResidual, KeptWeights, OnNewRho, check_rho
+from pneumonia.compression.admm.plan_settings import check_settings, settings_tensor
 from pneumonia.compression.sets.constraint import JointConstraint
 from pneumonia.runtime.errors import PruneError
 
@@ -26,8 +28,9 @@ class OwnLoop:
     Args:
         weights: By name; changed in place.
         splits: The sets that ADMM pulls the weights to.
-        rho: First penalty.
+        rho: First penalty, > 0.
         kept: See `Admm`.
+        settings: What the plan was made with, as JSON values; a state of other settings is refused.
 
     Attributes:
         masks: Weight -> bool mask of what may be non-zero, after `harden`.
@@ -39,17 +42,23 @@ class OwnLoop:
         splits: Sequence[JointConstraint],
         rho: float,
         kept: KeptWeights = "held",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.weights = dict(weights)
         self.engine = Admm(splits, rho, kept)
         self.masks: dict[str, Tensor] = {}
+        self._settings = dict(settings or {})
 
     def start(self) -> None:
         """Z = projection of the weights, U = 0."""
         self.engine.start(self.weights)
 
     def add_penalty_gradient(self) -> None:
-        """Add rho (W - Z + U) to the gradients; call between backward and the step."""
+        """Add rho (W - Z + U) to the gradients; call between backward and the step.
+
+        Raises:
+            PruneError: Called before `start`.
+        """
         self.engine.add_penalty_gradient(self.weights)
 
     def pull(self, learning_rate: float) -> None:
@@ -57,35 +66,50 @@ class OwnLoop:
 
         Instead of `add_penalty_gradient` where the optimiser normalises gradients, as Adam does:
         the penalty would lose its strength there.
+
+        Raises:
+            PruneError: Called before `start`.
         """
         self.engine.pull(self.weights, learning_rate)
 
     def update(self) -> list[AdmmResidual]:
-        """Z-step and U-step; the residuals say how far the weights are from the sets."""
+        """Z-step and U-step; the residuals say how far the weights are from the sets.
+
+        Raises:
+            PruneError: Called before `start`.
+        """
         return self.engine.update(self.weights)
 
     def set_rho(self, rho: float, how: OnNewRho = "rescale") -> None:
-        """A new, usually larger, penalty."""
+        """A new, usually larger, penalty.
+
+        Raises:
+            PruneError: Rho is not a finite number above 0.
+        """
         self.engine.set_rho(rho, self.weights, how)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Z, U, rho and masks, for a checkpoint beside the model's own."""
+        """Z, U, rho, masks and the plan's settings, for a checkpoint beside the model's own."""
         state = {f"admm.{name}": tensor for name, tensor in self.engine.state().items()}
         state.update({f"mask.{name}": mask for name, mask in self.masks.items()})
+        state["plan"] = settings_tensor(self._settings)
         return {**state, "rho": torch.tensor(self.engine.rho, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave; load the model's weights as well.
 
         Raises:
-            PruneError: The state is of other weights or constraints.
+            PruneError: The state is of other weights, or of a plan with another rate, method or
+                constraint; both values are named.
         """
         admm = {k.removeprefix("admm."): t for k, t in state.items() if k.startswith("admm.")}
         self._check_state(state, admm)
+        check_settings(state, self._settings)
+        rho = check_rho(float(state["rho"]))
         if admm:
             self.engine.load_state(admm)
             self.engine.match_layout(self.weights)
-        self.engine.rho = float(state["rho"])
+        self.engine.rho = rho
         self.masks = {
             k.removeprefix("mask."): t.clone() for k, t in state.items() if k.startswith("mask.")
         }

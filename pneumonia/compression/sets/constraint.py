@@ -7,6 +7,7 @@ every choice of the best units breaks ties towards the lower index.
 """
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
@@ -68,6 +69,7 @@ class PerLayer:
     """One single-layer constraint per layer, as a joint one; the layers do not see each other."""
 
     def __init__(self, constraints: Mapping[str, Constraint]) -> None:
+        check_constraints(constraints)
         self.constraints = dict(constraints)
 
     @property
@@ -112,10 +114,45 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
     return mask
 
 
-def check_n_keep(n_keep: int, what: str) -> None:
-    """Refuse a budget that would empty the layer."""
+def check_n_keep(n_keep: object, what: str) -> None:
+    """Refuse a budget that is no integer, or would empty the layer."""
+    if not isinstance(n_keep, numbers.Integral):
+        raise PruneError(
+            f"Budget of {what} is not an integer", expected="an int >= 1", found=repr(n_keep)
+        )
     if n_keep < 1:
         raise PruneError(f"Budget of {what} empties the layer", expected=">= 1", found=repr(n_keep))
+
+
+def check_constraints(constraints: object) -> None:
+    """Refuse anything but a mapping of names to constraints of single weights.
+
+    Raises:
+        PruneError: It is no mapping, or a value is a number, a class or a set of several layers.
+    """
+    if not isinstance(constraints, Mapping):
+        raise PruneError(
+            "Constraints are not given by name",
+            expected="a dict of parameter names and constraints, as {'conv.weight': Filters(8)}",
+            found=type(constraints).__name__,
+        )
+    for name, value in constraints.items():
+        single = callable(getattr(value, "project", None)) and not hasattr(value, "layers")
+        if isinstance(value, type) or not single:
+            raise PruneError(
+                "Not a constraint of one weight",
+                expected="a constraint such as Filters(8)",
+                found=_shown(value),
+                where=str(name),
+                fix="Say by a constraint what of the weight may stay",
+            )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself"
+    plain = value is None or isinstance(value, str | numbers.Number)
+    return repr(value) if plain else type(value).__name__
 
 
 def check_finite(v: Tensor, where: str = "weight") -> None:

@@ -65,8 +65,14 @@ def input_shape(example: Tensor) -> Shape:
     """(C, H, W) of an example (N, C, H, W), (N, C, L) or (N, n).
 
     Raises:
-        SpecError: Any other number of dimensions.
+        SpecError: Not a tensor of floats, or any other number of dimensions.
     """
+    if not isinstance(example, Tensor):
+        raise SpecError(
+            "Example input is not a tensor",
+            expected="one tensor of floats (N, C, H, W), (N, C, L) or (N, n)",
+            found=type(example).__name__,
+        )
     sizes = tuple(example.shape)
     if not 2 <= len(sizes) <= 4 or not example.is_floating_point():
         raise SpecError(

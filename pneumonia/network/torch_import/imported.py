@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -26,6 +26,7 @@ from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-6  # of an output's largest value, in float64
+NORM_STATISTICS = ("running_mean", "running_var")
 FLOAT32_TOLERANCE = 1e-4  # where the module runs in float32 only
 
 
@@ -96,7 +97,8 @@ def from_torch(
     Args:
         module: Any module of one input whose ops are understood (docs/how-to/prune-your-own.md).
         example_input: float32 (N, C, H, W), (N, C, L) or (N, n); sizes but N are fixed by it.
-        opaque: Globs of paths of submodules to keep whole; channels at their borders are protected.
+        opaque: Globs of paths of submodules to keep whole (a string is one glob); channels at their
+            borders are protected.
         name: Of the network; the module's class by default.
         keep_unknown: Keep whole every submodule that is not understood, with a warning in the log
             that names it; `opaque_modules` of the result lists them.
@@ -105,10 +107,15 @@ def from_torch(
         A network that takes and returns what the module does; trainable, with its own weights.
 
     Raises:
-        SpecError: An op is not understood, or the outputs differ; names the module's path.
+        SpecError: An op is not understood, the outputs differ, or weights or outputs are not finite
+            numbers; names the module's path.
     """
     input_shape(example_input)
+    opaque = (opaque,) if isinstance(opaque, str) else tuple(opaque)
     original = copy.deepcopy(module).cpu().float().eval()
+    _check_finite(original.named_parameters())
+    statistics = [x for x in original.named_buffers() if x[0].endswith(NORM_STATISTICS)]
+    _check_finite(statistics)  # other buffers may be infinite, as masks are
     example = _several(example_input.detach().cpu().float())
     with torch.no_grad():
         tracing = _trace_known if keep_unknown else trace
@@ -201,6 +208,7 @@ def _verify(
     worst = max(_difference(a, b) for a, b in pairs)
     if worst <= limit:
         return
+    _check_finite_run(original, example, expected)
     path, difference = _first_difference(copied, traced, seen, example, precise)
     raise SpecError(
         "Translated network gives other outputs",
@@ -208,6 +216,44 @@ def _verify(
         found=f"{worst:.3g}",
         where=f"first in module {path!r} ({difference:.3g})",
         fix="Name that module in `opaque` to keep it whole, and report this as a fault",
+    )
+
+
+def _check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse NaN and infinity; the module and its tensor are named.
+
+    Raises:
+        SpecError: A value is not finite.
+    """
+    for name, tensor in tensors:
+        n_wrong = int((~torch.isfinite(tensor)).sum())
+        if n_wrong:
+            path, _, part = name.rpartition(".")
+            raise SpecError(
+                f"Module {path!r} has values that are not finite"
+                if path
+                else "The module has values that are not finite",
+                expected="finite float32 numbers",
+                found=f"{n_wrong} of {tensor.numel()} values of {part!r} are NaN or infinite",
+                fix="Load the weights of a training that has not diverged",
+            )
+
+
+def _check_finite_run(original: nn.Module, example: Tensor, outputs: Any) -> None:
+    """Where outputs are not finite, say what made them so.
+
+    Raises:
+        SpecError: The example, a buffer or an output is not finite.
+    """
+    if all(bool(torch.isfinite(x).all()) for x in pytree.tree_leaves(outputs)):
+        return
+    if not bool(torch.isfinite(example).all()):
+        raise SpecError("Example input has values that are not finite", expected="finite numbers")
+    _check_finite(original.named_buffers())
+    raise SpecError(
+        "Outputs of the module on the example are not finite",
+        expected="finite numbers",
+        fix="Give an example like the images it was trained on, and check the norms' variances",
     )
 
 

@@ -7,13 +7,14 @@ from torch import nn
 
 from pneumonia.compression.admm.any_module import ModuleCompression
 from pneumonia.compression.admm.any_network import NetworkPruning
+from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import PatternMethod
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.compression.sets.structured import Filters
 from pneumonia.network.module import Network
 from pneumonia.network.torch_import.imported import from_torch
 from pneumonia.network.zoo import build
-from pneumonia.runtime.errors import PruneError
+from pneumonia.runtime.errors import ConfigError, PruneError
 from pneumonia.runtime.model.spec import dense_weight_count
 from tests.network.torch_networks import network
 
@@ -160,3 +161,54 @@ def test_filters_of_a_transposed_convolution_are_its_outputs():
     assert int((out.abs().amax((0, 2, 3)) > 0).sum()) == 2
     plan.start()
     assert max(r.primal for r in plan.update()) == 0
+
+
+def test_a_plain_module_is_sent_to_from_torch():
+    with pytest.raises(ConfigError, match=r"found Block\. Use pneumonia\.from_torch\(module"):
+        NetworkPruning(Block(), rate=2.0)
+
+
+@pytest.mark.parametrize("options", [
+    {"rate": 8.0}, {"rate": 2.0, "limits": {"a": 1.5}}, {"rate": 2.0, "layers": ("a", "b")},
+    {"rate": 2.0, "method": StructuredMethod()},
+])  # fmt: skip
+def test_a_state_of_another_plan_is_refused(options):
+    network = from_torch(Block(), data()[0][:2])
+    saved = NetworkPruning(network, **options)
+    plan = NetworkPruning(network, 2.0)
+    for step in (saved.start, saved.harden):
+        step()
+        with pytest.raises(PruneError, match=r"State does not fit.*expected.*found"):
+            plan.load_state_dict(saved.state_dict())
+    if options["rate"] != 2.0:
+        with pytest.raises(PruneError, match=r"expected rate 2\.0; found 8\.0"):
+            plan.load_state_dict(saved.state_dict())
+    assert not plan.masks
+    NetworkPruning(network, **options).load_state_dict(saved.state_dict())
+
+
+def test_a_string_is_one_glob_of_layers():
+    network = from_torch(Block(), data()[0][:2])
+    plan = NetworkPruning(network, 2.2, PatternMethod(), layers="b")
+    assert list(plan.harden()) == ["b"]
+    with pytest.raises(PruneError, match=r"globs of a, b, head; found.*layers \('stem',\)"):
+        NetworkPruning(network, 2.0, layers="stem")
+
+
+def test_steps_penalties_rates_and_methods_are_checked():
+    network = from_torch(Block(), data()[0][:2])
+    plan = NetworkPruning(network, 2.0)
+    for step in (plan.update, plan.add_penalty_gradient, lambda: plan.pull(0.1)):
+        with pytest.raises(PruneError, match="has not started"):
+            step()
+    for rho in (-1.0, 0.0, float("nan"), float("inf")):
+        with pytest.raises(PruneError, match="rho"):
+            plan.set_rho(rho)
+        with pytest.raises(PruneError, match="rho"):
+            NetworkPruning(network, 2.0, rho=rho)
+    for options in ({"rate": "2"}, {"rate": float("nan")}, {"rate": 2, "limits": {"a": "2"}}):
+        with pytest.raises(PruneError, match="expected a rate above 1"):
+            NetworkPruning(network, **options)
+    for method in (DepthMethod, Filters(8)):
+        with pytest.raises(PruneError, match="Not a pruning method"):
+            NetworkPruning(network, 2.0, method)
