@@ -91,7 +91,7 @@ def weights_bytes(bundle: Path) -> int:
 
 
 def named_bundles(models: Sequence[str]) -> dict[str, Path]:
-    """Bundles of NAME=BUNDLE options; without any those of benchmarks/models, the largest first."""
+    """The paths of NAME=BUNDLE options; without any the bundles of benchmarks/models by size."""
     if not models:
         every = sorted(MODELS.iterdir(), key=weights_bytes, reverse=True)
         return {path.name: path for path in every}
@@ -174,7 +174,10 @@ def main() -> None:
     parser.add_argument("--classes", type=Path, required=True, help="csv of patientId,class")
     parser.add_argument("--cohort", type=Path, help="csv of patient, view ... per image")
     parser.add_argument("--subset", type=Path, help="only these ids, one per line")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME=BUNDLE")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME=BUNDLE",
+        help="or a file of predictions, whose own threshold is then the best one",
+    )  # fmt: skip
     parser.add_argument("--mix", default="rsna", help="OPACITY:NOT_NORMAL:NORMAL")
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--figure", type=Path, help="SVG of the score against the rate")
@@ -188,15 +191,16 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     studies, thresholds = {}, {}
     for name, bundle in bundles.items():
-        path = options.out / f"{name}.csv"
-        started = time.perf_counter()
-        with progress_bar(f"score {name}") as progress:
-            write_predictions(str(path), score(bundle, images, progress))
-        print(f"{name}: {len(images)} images in {time.perf_counter() - started:.0f} s")
+        path = bundle if bundle.is_file() else options.out / f"{name}.csv"
+        if path != bundle:
+            started = time.perf_counter()
+            with progress_bar(f"score {name}") as progress:
+                write_predictions(str(path), score(bundle, images, progress))
+            print(f"{name}: {len(images)} images in {time.perf_counter() - started:.0f} s")
         cases = join(labels, read_predictions(str(path)), cohort, list(images))
-        thresholds[name] = {
-            OWN: load_bundle(str(bundle)).threshold(OWN), BEST: choose(cases)["kaggle"].threshold
-        }  # fmt: skip
+        best = choose(cases)["kaggle"].threshold
+        own = best if path == bundle else load_bundle(str(bundle)).threshold(OWN)
+        thresholds[name] = {OWN: own, BEST: best}
         studies[name] = match_study(cases, thresholds[name])
     first = next(iter(studies.values())).cases
     mix = parse_mix(options.mix)
@@ -234,10 +238,14 @@ def main() -> None:
     )
     write_json(str(options.out / "pair.json"), document)
     if options.figure:
-        kept = {n: account(*load_model(path)).totals.kept_weights for n, path in bundles.items()}
+        kept = {
+            n: account(*load_model(path)).totals.kept_weights
+            for n, path in bundles.items()
+            if path.is_dir()
+        }
         first_kept = next(iter(kept.values()))
         rates = {name: first_kept / count for name, count in kept.items()}
-        write_text(str(options.figure), figure(document["rows"], rates))
+        write_text(str(options.figure), figure([rows[name] for name in rates], rates))
     write_text(str(options.out / "pair.md"), table(list(rows.values()), head))
     print(table(list(rows.values()), head))
 
