@@ -5,9 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune import rates as module
 from pneumonia.compression.prune.rates import STRONGEST, LayerRates, RatePlan, StageStart, plan_rate
 from pneumonia.runtime.errors import PruneError
+from pneumonia.runtime.model.layers import Conv
+from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 
 
 class Curve:
@@ -26,7 +29,10 @@ class Curve:
 
 def planned(curve, target, monkeypatch):
     monkeypatch.setattr(module, "apply_rates", curve.plan)
-    start = StageStart(None, {"conv": torch.zeros(1)}, {}, 1)
+    spec = NetworkSpec(
+        "one", InputSpec(1, 4, 4), (Conv("conv", ("input",), 1, 1, 1),), ("conv",), ()
+    )
+    start = StageStart(ChannelGraph(spec), {"conv": torch.zeros(1)}, {}, 1)
     return plan_rate(start, None, LayerRates({"conv": 1.0}, {}), target)
 
 

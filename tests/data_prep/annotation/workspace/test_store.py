@@ -200,8 +200,8 @@ import sys
 from pathlib import Path
 from data_prep.annotation.workspace.database import open_database
 from data_prep.annotation.workspace.records import Annotation, Reading
-from data_prep.annotation.workspace.store import Store
-store = Store(open_database(Path(sys.argv[1])))
+from data_prep.annotation.workspace.store import ReadingStore
+store = ReadingStore(open_database(Path(sys.argv[1])))
 study, revision, n = store.studies()[0], 0, 0
 while True:
     n += 1
