@@ -195,7 +195,7 @@ def test_the_shipped_model_detects_in_a_file_and_in_its_pixels(tmp_path):
     assert (sensitive.boxes.dtype, sensitive.scores.dtype) == (np.float32, np.float32)
     for name in Detection._fields:
         np.testing.assert_array_equal(getattr(from_file, name), getattr(from_pixels, name))
-    with pytest.raises(ConfigError, match="uint8"):
+    with pytest.raises(DataError, match="uint8"):
         detector.detect(pixels / 255.0)
     with pytest.raises(ConfigError, match="operating point"):
         detector.detect(pixels, "none")
