@@ -5,8 +5,9 @@
 
 Wants two free cores: one child decodes, this process detects with one thread and writes. Rounds of
 the three are interleaved. However well the parts overlap, a batch cannot take less time than its
-processor time over the cores: that bound stands beside the result. Writes
-benchmarks/results/scoring_throughput.json, one entry per bundle.
+processor time over the cores: that bound stands beside the result. With `--no-pictures` the batch
+writes its tables only. Writes benchmarks/results/scoring_throughput.json, or
+scoring_throughput_without_pictures.json, one entry per bundle.
 
 With `--wait-ms`, decoding and detecting each wait that long per image on top of their work, as they
 do for a network drive and an accelerator. The processor is then not the limit, so the result shows
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.outputs import OutputSettings
 
 RESULTS = Path(__file__).parents[1] / "results"
 BUNDLE = Path(__file__).parents[2] / "pneumonia" / "models" / "default"
@@ -153,9 +156,10 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, 
         }
         start, cpu = time.perf_counter(), cpu_seconds()
         out = root / f"out-{detector.bundle.model_hash[:8]}-{turn}"
-        summary = score_batch(
-            root / "in", out, detector, ScoreSettings(jobs=options.jobs, limits=limits), memory.note
-        )
+        settings = ScoreSettings(jobs=options.jobs, limits=limits)
+        if options.no_pictures:
+            settings = replace(settings, overlays="none", outputs=OutputSettings(report=False))
+        summary = score_batch(root / "in", out, detector, settings, memory.note)
         seconds["batch"] = time.perf_counter() - start
         for kind, value in seconds.items():
             rates[kind].append(len(paths) / value)
@@ -169,6 +173,7 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, 
         "images": len(paths),
         "positive": flags["positive"],
         "jobs": options.jobs,
+        "pictures": not options.no_pictures,
         "wait_ms": options.wait_ms,
         "cores": cores,
         "images_per_s": {kind: round(statistics.median(v), 1) for kind, v in rates.items()},
@@ -185,6 +190,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--no-pictures", action="store_true")
     parser.add_argument("--wait-ms", type=float, default=0.0)
     parser.add_argument("--bundle", type=Path, nargs="+", default=[BUNDLE])
     options = parser.parse_args()
@@ -201,7 +207,8 @@ def main() -> None:
         "python": platform.python_version(),
     }
     RESULTS.mkdir(exist_ok=True)
-    name = "scoring_overlap.json" if options.wait_ms else "scoring_throughput.json"
+    name = "overlap" if options.wait_ms else "throughput"
+    name = f"scoring_{name}{'_without_pictures' if options.no_pictures else ''}.json"
     (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
