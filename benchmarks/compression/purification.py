@@ -24,7 +24,7 @@ from benchmarks.compression.tables import folder_of, loaded
 from benchmarks.compression.training import Images, accuracy, read_images
 from pneumonia.compression.compact.coupling import ChannelGraph, close_units
 from pneumonia.compression.prune.masks import masked_tensors
-from pneumonia.compression.prune.purify import purify
+from pneumonia.compression.prune.purify import live_masks, purify
 from pneumonia.compression.sets.network_set import reads
 from pneumonia.compression.sets.structured import Columns
 from pneumonia.network.module import Network
@@ -51,12 +51,7 @@ def without_unit(
     """Masks without a filter and what it leads to, and the weights that go."""
     live = graph.live_units_of({n: m.reshape(len(m), -1).any(1) for n, m in masks.items()})
     live[unit] = False
-    live = close_units(graph, reads(masks), live)
-    found = {}
-    for name, mask in masks.items():
-        ones = [1] * (mask.dim() - 2)
-        rows = graph.live_rows(live, name).reshape(-1, 1, *ones)
-        found[name] = mask & rows & graph.live_channels(live, name).reshape(1, -1, *ones)
+    found = live_masks(graph, masks, close_units(graph, reads(masks), live))
     return found, sum(int((masks[n] & ~found[n]).sum()) for n in masks)
 
 

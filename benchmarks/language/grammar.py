@@ -29,13 +29,13 @@ class Text(NamedTuple):
 
 
 def _ranked(words: list[str]) -> list[Rule]:
-    """Words by Zipf's law."""
+    """One rule per word; its probability is proportional to 1 / rank (Zipf's law)."""
     shares = 1 / np.arange(1, len(words) + 1)
     return [(p, (w,)) for p, w in zip((shares / shares.sum()).tolist(), words, strict=True)]
 
 
 def grammar() -> dict[str, list[Rule]]:
-    """Symbol -> its rules; a symbol without rules is a word."""
+    """The production rules of each symbol; symbols without rules are the words of the text."""
     topics = range(N_TOPICS)
     rules: dict[str, list[Rule]] = {
         "report": [(1 / N_TOPICS, (f"sentences{t}",)) for t in topics],

@@ -88,7 +88,7 @@ def write_kernels(network: Network, path: str | Path, target: str = NATIVE) -> K
 
 
 def _writable(library: Path) -> Path:
-    """The path of a library to write, whose folder is made; what is there is no folder."""
+    """The path of the library if it can be written there; creates its folder."""
     if library.is_dir():
         raise OutputError(
             "Cannot write library",

@@ -143,12 +143,17 @@ def purified_masks(
     weak = weak_units(graph, present, thresholds, multiplier)
     live = graph.keep_one(before & ~weak, before)
     live = close_units(graph, reads(full), live)
+    return live_masks(graph, full, live), int((before & ~live).sum())
+
+
+def live_masks(graph: ChannelGraph, masks: Mapping[str, Tensor], live: Tensor) -> dict[str, Tensor]:
+    """Masks without the filters and input channels of units that are not live, bool (n_units,)."""
     found = {}
-    for name, mask in full.items():
+    for name, mask in masks.items():
         ones = [1] * (mask.dim() - 2)
         rows = graph.live_rows(live, name).reshape(-1, 1, *ones)
         found[name] = mask & rows & graph.live_channels(live, name).reshape(1, -1, *ones)
-    return found, int((before & ~live).sum())
+    return found
 
 
 def purify(
