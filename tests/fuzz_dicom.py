@@ -20,8 +20,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
+from pneumonia.runtime.child import ChildLimits, DecodingChild, FileRequest, Wanted
 from pneumonia.runtime.child.__main__ import limit_resources
+from pneumonia.runtime.child.memory_file import memory_file
 from pneumonia.runtime.child.messages import write_answer
 from pneumonia.runtime.child.tasks import FileReader
 from pneumonia.runtime.errors import DicomError
@@ -71,8 +72,10 @@ def read_batch(seed, first, n_files, path, answers):
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     limit_resources(MEMORY_MB)
-    reader = FileReader(READ, Wanted(header=True))
-    request = {"task": "read", "path": str(path), "member": -1, "known_sha256": ""}
+    pixels = memory_file("pixels")
+    reader = FileReader(READ, Wanted(header=True), [pixels.fileno()])
+    request = FileRequest(str(path))._asdict()
+    request.update(task="read", pixel_file=0)
     counts, suspects = Counter(), []
     canary = CANARY.partition("^")[0]
     for number in range(first, first + n_files):

@@ -4,10 +4,11 @@ For tests of what is made of the images. The real start is tested in tests/runti
 every test that runs a command or the daemon as a process of its own.
 
 `python -m tests.warm_child SOCKET` serves until its standard input ends. Each connection brings a
-child's standard input and output; when the connection ends, so does the child.
+child's standard input and output and its memory files; when the connection ends, so does the child.
 """
 
 import contextlib
+import fcntl
 import importlib
 import os
 import select
@@ -22,21 +23,24 @@ from pneumonia.runtime.child import client
 from tests.contracts.tree import ROOT
 
 ODD = (sys.executable, str(ROOT / "tests" / "runtime" / "child" / "odd_child.py"))
+ABOVE = 512  # the caller's files have smaller numbers
 # Command line of a child without its memory limit -> module that is imported in its place.
 CHILDREN = {
     client.COMMAND: "pneumonia.runtime.child.__main__",
     ODD: "tests.runtime.child.odd_child",
 }
 
-# Started by the caller in place of the child: it passes its pipes to the warm process and ends
-# with the child. Its arguments: the socket, the module, and the child's own command line.
-PASS_PIPES = """
+# Started by the caller in place of the child: it passes its files to the warm process and ends
+# with the child. Its arguments: the socket, the module, the numbers of the files, and the child's
+# own command line.
+PASS_FILES = """
 import _socket, os, sys
 link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
 link.connect(sys.argv[1])
-pipes = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1))
-child = f"{sys.argv[2]} {sys.argv[-1]}".encode()
-link.sendmsg([child], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pipes)])
+numbers = [int(number) for number in sys.argv[3].split(",")]
+files = b"".join(number.to_bytes(4, sys.byteorder) for number in numbers)
+child = " ".join([*sys.argv[2:4], sys.argv[-1]]).encode()
+link.sendmsg([child], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
 os.close(0), os.close(1)
 link.recv(1)
 """
@@ -66,7 +70,8 @@ def forked_children(address):
     def start(command, **options):
         module = CHILDREN.get(tuple(command[:-1]))
         if module:
-            command = [sys.executable, "-ISc", PASS_PIPES, address, module, *command]
+            numbers = ",".join(map(str, (0, 1, *options.get("pass_fds", ()))))
+            command = [sys.executable, "-ISc", PASS_FILES, address, module, numbers, *command]
         return subprocess.Popen(command, **options)
 
     original = client.subprocess
@@ -79,15 +84,15 @@ def forked_children(address):
         client.subprocess = original
 
 
-def _become_child(link, pipes, module, memory_mb):
+def _become_child(link, files, module, numbers, memory_mb):
     """In a forked process: what the started one does."""
     from pneumonia.runtime.child.__main__ import main
 
     importlib.import_module(module)  # the module of the odd child changes the decoder
 
-    for number, pipe in enumerate(pipes):
-        os.dup2(pipe, number)
-        os.close(pipe)
+    for file, number in zip(files, map(int, numbers.split(",")), strict=True):
+        os.dup2(file, number)
+        os.close(file)
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
@@ -98,6 +103,13 @@ def _become_child(link, pipes, module, memory_mb):
     threading.Thread(target=end_with_the_caller, daemon=True).start()
     sys.stdin, sys.argv = os.fdopen(0, closefd=False), ["child", memory_mb]
     main()
+
+
+def _moved(file):
+    """The file under a number that no caller's file has."""
+    moved = fcntl.fcntl(file, fcntl.F_DUPFD, ABOVE)
+    os.close(file)
+    return moved
 
 
 def _serve(address):
@@ -119,16 +131,18 @@ def _serve(address):
             if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
                 return
             link, _ = listener.accept()
-            arguments, pipes, _, _ = socket.recv_fds(link, 200, 2)
+            arguments, received, _, _ = socket.recv_fds(link, 200, 2 + client.AHEAD)
+            files = [_moved(file) for file in received]
             if os.fork() == 0:
                 listener.close()
                 try:
-                    _become_child(link, pipes, *arguments.decode().split())
+                    _become_child(socket.socket(fileno=_moved(link.detach())), files,
+                                  *arguments.decode().split())  # fmt: skip
                 finally:
                     os._exit(0)
             link.close()
-            for pipe in pipes:
-                os.close(pipe)
+            for file in files:
+                os.close(file)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from torch import Tensor
 from pneumonia.network.module import Network
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.stored_recipe import refuse_other_recipe
+from pneumonia.runtime.allocator import FOR_TRAINING, keep_freed_memory
 from pneumonia.runtime.errors import ArtefactError, ConfigError, TrainingError
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
-from pneumonia.training.allocator import keep_freed_memory
 from pneumonia.training.checkpoint import (
     FinishedEpochs,
     TrainingState,
@@ -92,7 +92,7 @@ def fit(
         hooks = (task, *hooks)
     device = _device(config)
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(FOR_TRAINING)
     torch.manual_seed(config.seed)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     distributed.copy_from_first(network)

@@ -4,7 +4,7 @@
 pneumonia.runtime.child` is the child. Nothing is pickled, and each file is opened once.
 """
 
-from pneumonia.runtime.child.client import ChildLimits, DecodedFile, DecodingChild
+from pneumonia.runtime.child.client import ChildLimits, DecodedFile, DecodingChild, FileRequest
 from pneumonia.runtime.child.messages import Wanted
 
-__all__ = ["ChildLimits", "DecodedFile", "DecodingChild", "Wanted"]
+__all__ = ["ChildLimits", "DecodedFile", "DecodingChild", "FileRequest", "Wanted"]

@@ -14,6 +14,7 @@ from typing import BinaryIO
 if __name__ == "__main__":
     sys.modules["requests"] = None  # type: ignore[assignment]
 
+from pneumonia.runtime.allocator import FOR_IMAGES, keep_freed_memory
 from pneumonia.runtime.child.messages import Wanted, write_answer
 from pneumonia.runtime.child.tasks import FileReader
 from pneumonia.runtime.image.read_limits import ReadLimits
@@ -44,12 +45,13 @@ def main() -> None:
     """Serve requests until stdin ends."""
     channel = private_output()
     logging.disable(logging.CRITICAL)
+    keep_freed_memory(FOR_IMAGES)
     options = json.loads(sys.stdin.readline())
     limit_resources(int(sys.argv[1]))
     wanted = Wanted(**options["wanted"])
     if wanted.header:
         import pneumonia.runtime.results  # noqa: F401 - loaded before a file's time counts
-    reader = FileReader(ReadLimits(**options["limits"]), wanted)
+    reader = FileReader(ReadLimits(**options["limits"]), wanted, options["pixel_files"])
     write_answer(channel, {"status": "ready"}, [])
     for line in sys.stdin:
         write_answer(channel, *reader.answer(json.loads(line)))

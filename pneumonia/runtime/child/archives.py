@@ -13,6 +13,7 @@ import zlib
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Iterator, List, Tuple
 
+from pneumonia.runtime.child.memory_file import memory_file
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.attributes import all_values, first_text
 
@@ -119,10 +120,9 @@ def _referenced(record: Any) -> str:
 
 @contextmanager
 def _anonymous_file() -> Iterator[Tuple[IO[bytes], str]]:
-    """A temporary file, in memory where possible, and its path; it is deleted on exit."""
-    in_memory = getattr(os, "memfd_create", None)  # Python 3.8 on Linux
-    if in_memory is not None and os.path.isdir("/proc/self/fd"):
-        with os.fdopen(in_memory("member"), "wb") as stream:
+    """A temporary file and its path; it is deleted on exit."""
+    if os.path.isdir("/proc/self/fd"):
+        with memory_file("member") as stream:
             yield stream, f"/proc/self/fd/{stream.fileno()}"
         return
     with tempfile.NamedTemporaryFile(prefix="pneumonia-member-") as stream:

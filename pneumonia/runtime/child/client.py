@@ -9,10 +9,11 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import numpy as np
 
+from pneumonia.runtime.child.memory_file import memory_file, take_bytes
 from pneumonia.runtime.child.messages import (
     MAX_HEADER_BYTES,
     MAX_LIST_BYTES,
@@ -32,16 +33,8 @@ COMMAND = (sys.executable, "-c", _START.format(str(Path(__file__).resolve().pare
 START_SECONDS = 60.0  # a slow start (busy machine, slow SD card) does not count against the file
 WATCH_SECONDS = 0.25
 TICK_SECONDS = 1.0
-PIPE_BYTES = 1 << 20
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    # glibc: keep the memory of one image for the next instead of giving it back to the system,
-    # which costs a fifth of the time of an image in page faults
-    "MALLOC_TOP_PAD_": str(16 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-}
+AHEAD = 2  # requests sent and not answered; as many memory files for pixels
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class ChildLimits(NamedTuple):
@@ -58,6 +51,20 @@ class ChildLimits(NamedTuple):
     memory_mb: int = 2048
     seconds: float = 30.0
     command: Sequence[str] = COMMAND
+
+
+class FileRequest(NamedTuple):
+    """A file to decode.
+
+    Attributes:
+        path: The file, or the zip that holds it.
+        known_sha256: Contents that need not be decoded (status `known`).
+        member: Index in the zip.
+    """
+
+    path: str
+    known_sha256: str = ""
+    member: int = -1
 
 
 class DecodedFile(NamedTuple):
@@ -167,11 +174,10 @@ class DecodingChild:
         self._tick = tick
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._watchdog: Optional[_Watchdog] = None
-        self._max_bytes = {
-            "pixels": limits.read.max_pixels,
-            "header": MAX_HEADER_BYTES,
-            "listed": MAX_LIST_BYTES,
-        }
+        self._max_bytes = {"header": MAX_HEADER_BYTES, "listed": MAX_LIST_BYTES}
+        self._pixel_files: List[IO[bytes]] = []
+        self._sent = self._received = 0
+        self._ahead: Optional[Tuple[str, FileRequest]] = None
 
     def __enter__(self) -> "DecodingChild":
         return self
@@ -194,10 +200,11 @@ class DecodingChild:
             return
         process.kill()
         process.wait()
-        for stream in (process.stdin, process.stdout):
+        for stream in (process.stdin, process.stdout, *self._pixel_files):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+        self._pixel_files = []
 
     def start(self) -> None:
         """Start the child and wait until it can read; does nothing while one runs.
@@ -207,6 +214,9 @@ class DecodingChild:
         """
         if self._process is not None:
             return
+        self._sent, self._received, self._ahead = 0, 0, None
+        self._pixel_files = [memory_file("pixels") for _ in range(AHEAD)]
+        handles = [stream.fileno() for stream in self._pixel_files]
         process = subprocess.Popen(
             list(self._limits.command) + [str(self._limits.memory_mb)],
             stdin=subprocess.PIPE,
@@ -214,13 +224,17 @@ class DecodingChild:
             stderr=subprocess.DEVNULL,
             env=dict(os.environ, **ENVIRONMENT),
             start_new_session=True,  # Ctrl-C is for the caller, which lets the file finish
+            pass_fds=handles,
         )
-        _widen(process.stdout)
         self._process = process
         self._watchdog = _Watchdog(process, self._tick)
-        options = {"limits": self._limits.read._asdict(), "wanted": self._wanted._asdict()}
+        options = {
+            "limits": self._limits.read._asdict(),
+            "wanted": self._wanted._asdict(),
+            "pixel_files": handles,
+        }
         try:
-            record, _ = self._exchange(options, START_SECONDS)
+            record, _ = self._exchange([options], START_SECONDS)
         except (OSError, ValueError, KeyError, TypeError):
             self.close()
             raise OSError("the decoding child does not start") from None
@@ -231,35 +245,51 @@ class DecodingChild:
             self.close()
             raise OSError("the decoding child does not start")
 
-    def decode(self, path: str, known_sha256: str = "", member: int = -1) -> DecodedFile:
+    def decode(
+        self,
+        path: str,
+        known_sha256: str = "",
+        member: int = -1,
+        following: Optional[FileRequest] = None,
+    ) -> DecodedFile:
         """Read one file; every outcome is a DecodedFile, whatever the file does to the child.
 
         Args:
             path: The file, or the zip that holds it.
             known_sha256: Contents that need not be decoded (status `known`).
             member: Index in the zip.
+            following: The file of the next call. The child begins with it as soon as it has
+                answered; its time limit counts from the next call.
         """
-        return self._ask("read", path, member, known_sha256)
+        return self._ask("read", FileRequest(path, known_sha256, member), following)
 
     def look(self, path: str, member: int = -1) -> DecodedFile:
         """Read one header without the pixels."""
-        return self._ask("look", path, member)
+        return self._ask("look", FileRequest(path, member=member))
 
     def list_archive(self, path: str) -> DecodedFile:
         """Status `listed` with the members of a zip (`archives.list_archive`), or a refusal."""
-        return self._ask("archive", path)
+        return self._ask("archive", FileRequest(path))
 
     def list_dicomdir(self, path: str) -> DecodedFile:
         """Status `listed` with the images a DICOMDIR names, or a refusal."""
-        return self._ask("dicomdir", path)
+        return self._ask("dicomdir", FileRequest(path))
 
-    def _ask(self, task: str, path: str, member: int = -1, known_sha256: str = "") -> DecodedFile:
-        request = {"task": task, "path": path, "member": member, "known_sha256": known_sha256}
+    def _ask(
+        self, task: str, file: FileRequest, following: Optional[FileRequest] = None
+    ) -> DecodedFile:
+        if self._ahead not in (None, (task, file)):
+            self.close()  # the child would first answer what it was asked for ahead
         watchdog = None
         try:
             self.start()
             watchdog = self._watchdog
-            found = self._decoded(*self._exchange(request, self._limits.seconds))
+            requests = [] if self._ahead is not None else [self._request(task, file)]
+            self._ahead = None
+            if following is not None:
+                requests.append(self._request("read", following))
+            found = self._decoded(*self._exchange(requests, self._limits.seconds))
+            self._ahead = None if following is None else ("read", following)
             if self._watchdog is not None and self._watchdog.expired:
                 self.close()  # it was killed right after its answer
             return found
@@ -272,7 +302,14 @@ class DecodingChild:
             self.close()  # half an answer may be in the pipe
             raise
 
-    def _exchange(self, request: Dict[str, Any], seconds: float) -> Tuple[Dict[str, Any], Any]:
+    def _request(self, task: str, file: FileRequest) -> Dict[str, Any]:
+        self._sent += 1
+        return dict(file._asdict(), task=task, pixel_file=self._sent % AHEAD)
+
+    def _exchange(
+        self, requests: Sequence[Dict[str, Any]], seconds: float
+    ) -> Tuple[Dict[str, Any], Any]:
+        """Send requests and receive one answer."""
         process, watchdog = self._process, self._watchdog
         assert process is not None
         assert process.stdin is not None
@@ -280,16 +317,23 @@ class DecodingChild:
         assert watchdog is not None
         watchdog.arm(seconds)
         try:
-            write_line(process.stdin, request)
+            for request in requests:
+                write_line(process.stdin, request)
             return read_answer(process.stdout, self._max_bytes)
         finally:
             watchdog.disarm()
 
     def _decoded(self, record: Dict[str, Any], parts: Dict[str, bytes]) -> DecodedFile:
         height, width = int(record.get("height", 0)), int(record.get("width", 0))
+        self._received += 1
         pixels = None
-        if "pixels" in parts:
-            pixels = np.frombuffer(parts["pixels"], dtype=np.uint8).reshape(height, width)
+        n_bytes = int(record.get("pixel_bytes", 0))
+        if n_bytes:
+            if not 0 < n_bytes <= self._limits.read.max_pixels:
+                raise ValueError("answer is too long")
+            file = self._pixel_files[self._received % AHEAD]
+            data = take_bytes(file.fileno(), n_bytes)
+            pixels = np.frombuffer(data, dtype=np.uint8).reshape(height, width)
         return DecodedFile(
             status=str(record["status"]),
             reason=str(record.get("reason", "")),
@@ -307,12 +351,3 @@ class DecodingChild:
             listed=json.loads(str(parts["listed"], "ascii")) if "listed" in parts else [],
             content_sha256=str(record.get("content_sha256", "")),
         )
-
-
-def _widen(pipe: Any) -> None:
-    """Make a pipe large enough for an image where that is possible (Linux): fewer switches."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import fcntl
-
-        # fcntl names it from Python 3.10 on
-        fcntl.fcntl(pipe, getattr(fcntl, "F_SETPIPE_SZ", 1031), PIPE_BYTES)

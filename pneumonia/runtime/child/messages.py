@@ -3,6 +3,10 @@
 The caller writes JSON lines: the options once, then one request per file. An answer is a 4-byte
 big-endian length, that many bytes of JSON, and the binary parts which its `parts` lists as
 [name, bytes].
+
+Pixels do not fit into a pipe, so that the child would wait until the caller reads them. The two
+have memory files open instead (`pixel_files` of the options); a request names the one that the
+answer's pixels go to, and `pixel_bytes` of the answer says how many there are.
 """
 
 import json

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Sequence, Tuple
 import numpy as np
 
 from pneumonia.runtime.child.archives import list_archive, list_dicomdir, member_file
+from pneumonia.runtime.child.memory_file import put_bytes
 from pneumonia.runtime.child.messages import MAX_HEADER_BYTES, MAX_LIST_BYTES, Parts, Wanted
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.attributes import first_text, joined_text
@@ -38,11 +39,13 @@ class FileReader:
     Args:
         limits: Limits on files and images.
         wanted: What an answer contains besides the facts.
+        pixel_files: File descriptors that pixels are written to.
     """
 
-    def __init__(self, limits: ReadLimits, wanted: Wanted) -> None:
+    def __init__(self, limits: ReadLimits, wanted: Wanted, pixel_files: Sequence[int]) -> None:
         self._limits = limits
         self._wanted = wanted
+        self._pixel_files = pixel_files
         self._tasks = {
             "read": self._read,
             "look": self._look,
@@ -55,7 +58,8 @@ class FileReader:
 
         Args:
             request: `task` (`read`, `look`, `archive` or `dicomdir`), `path`, `member` (index in a
-                zip, or -1), `known_sha256` (contents that need not be decoded again).
+                zip, or -1), `known_sha256` (contents that need not be decoded again), `pixel_file`
+                (index in `pixel_files`).
 
         Returns:
             The answer's record and its binary parts.
@@ -65,7 +69,7 @@ class FileReader:
         parts: Parts = []
         try:
             with self._file_of(request) as path:
-                parts = self._tasks[request["task"]](path, request["known_sha256"], record)
+                parts = self._tasks[request["task"]](path, request, record)
         except DicomError as error:
             record.update(status=error.status, reason=error.reason, message=error.what)
         except MemoryError:
@@ -88,11 +92,11 @@ class FileReader:
 
     # --- read ---
 
-    def _read(self, path: str, known_sha256: str, record: Record) -> Parts:
+    def _read(self, path: str, request: Record, record: Record) -> Parts:
         """Hash and decode a file; its facts go into the record."""
         before = _state(path)
         data, record["sha256"], record["bytes"] = _contents(path, self._limits.max_file_bytes)
-        if record["sha256"] == known_sha256:
+        if record["sha256"] == request["known_sha256"]:
             record["status"] = "known"
             return []
         try:
@@ -107,7 +111,7 @@ class FileReader:
         pixels, info = radiograph.pixels, dict(radiograph.info)
         record.update(height=pixels.shape[0], width=pixels.shape[1])
         record.update(info=info, warnings=list(radiograph.warnings))
-        parts: Parts = [("pixels", np.ascontiguousarray(pixels))]
+        parts: Parts = []
         if radiograph.header is not None:
             # the caller decides which of them may be written to a file
             record["identity"] = _identity(radiograph.header)
@@ -117,6 +121,9 @@ class FileReader:
                 header, codes = _source_header(radiograph.header, data)
                 parts.append(("header", header))
                 record["warnings"] = sorted(set(record["warnings"]) | set(codes))
+        handle = self._pixel_files[request["pixel_file"]]
+        put_bytes(handle, np.ascontiguousarray(pixels).data.cast("B"))
+        record["pixel_bytes"] = pixels.size
         return parts
 
     def _word_against(self, dataset: Any) -> str:
@@ -124,7 +131,7 @@ class FileReader:
 
     # --- look ---
 
-    def _look(self, path: str, known_sha256: str, record: Record) -> Parts:
+    def _look(self, path: str, request: Record, record: Record) -> Parts:
         """Read the header only; does not check whether the pixels can be decoded."""
         record["bytes"] = os.stat(path).st_size
         with io.open(path, "rb") as stream:
@@ -150,10 +157,10 @@ class FileReader:
 
     # --- lists ---
 
-    def _archive(self, path: str, known_sha256: str, record: Record) -> Parts:
+    def _archive(self, path: str, request: Record, record: Record) -> Parts:
         return _listing(list_archive(path, self._limits.max_file_bytes), record)
 
-    def _dicomdir(self, path: str, known_sha256: str, record: Record) -> Parts:
+    def _dicomdir(self, path: str, request: Record, record: Record) -> Parts:
         return _listing(list_dicomdir(path), record)
 
 

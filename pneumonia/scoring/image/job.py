@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pneumonia.runtime.atomic import FileGroup, json_bytes
-from pneumonia.runtime.child import DecodedFile, DecodingChild, Wanted
+from pneumonia.runtime.child import DecodedFile, DecodingChild, FileRequest, Wanted
 from pneumonia.runtime.errors import DeviceError, InferenceError
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results import header_from_bytes
@@ -28,6 +28,8 @@ from pneumonia.scoring.image.records import (
 )
 from pneumonia.scoring.image.selection import refusal, select_image
 from pneumonia.scoring.outputs import ScoredStudy, open_writers
+
+Plan = tuple[ImageRecord | None, FileRequest | None]  # an earlier run's record; what to decode
 
 
 class Read(NamedTuple):
@@ -98,20 +100,41 @@ class ImageJob:
 
     # --- decode: may run in several threads, each with its own child ---
 
-    def read(self, file: FoundFile) -> Read:
-        """Decode a file in this thread's child process unless an earlier run scored its bytes."""
-        key = self.key_of(file)
+    def read(self, file: FoundFile, following: FoundFile | None = None) -> Read:
+        """Decode a file in this thread's child process unless an earlier run scored its bytes.
+
+        Args:
+            file: The file.
+            following: The file of this thread's next call; the child begins with it at once.
+        """
         if file.status:
             return self.unread(file)
-        earlier = self.earlier(file)
-        if earlier and not file.path:  # of a server, and not fetched again
+        key = self.key_of(file)
+        earlier, request = self._planned(file)
+        if request is None:
             return Read(file, key, earlier, DecodedFile("known"))
-        known = earlier.sha256 if earlier else ""
-        decoded = self._child().decode(file.path, known, file.member)
+        next_request = None
+        if following is not None and not following.status:
+            self._local.planned, self._local.plan = following, self._plan(following)
+            _, next_request = self._local.plan
+        decoded = self._child().decode(*request, next_request)
         was_read = bool(decoded.sha256) and file.member < 0  # as far as its last byte
         if decoded.status in FAILURES and was_read and has_grown(file.path, decoded.n_bytes):
-            decoded = self._child().decode(file.path, known, file.member)
+            decoded = self._child().decode(*request)
         return Read(file, key, earlier, decoded)
+
+    def _planned(self, file: FoundFile) -> Plan:
+        """`_plan`, if the call before has not made it."""
+        if getattr(self._local, "planned", None) is file:
+            plan: Plan = self._local.plan
+            return plan
+        return self._plan(file)
+
+    def _plan(self, file: FoundFile) -> Plan:
+        earlier = self.earlier(file)
+        if earlier and not file.path:  # of a server, and not fetched again
+            return earlier, None
+        return earlier, FileRequest(file.path, earlier.sha256 if earlier else "", file.member)
 
     def unread(self, file: FoundFile) -> Read:
         """The result for a file whose status is known without reading it."""

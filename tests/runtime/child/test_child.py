@@ -1,5 +1,7 @@
 """A child process that crashes, hangs or eats memory costs one image."""
 
+import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
+from pneumonia.runtime.child import ChildLimits, DecodingChild, FileRequest, Wanted
+from pneumonia.runtime.child.memory_file import memory_file, put_bytes, take_bytes
 from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.results import header_from_bytes
 from tests.processes import child_processes
@@ -30,8 +33,6 @@ def dicom(folder, name):
 
 
 def test_pixels_facts_and_identity(tmp_path):
-    import hashlib
-
     path = dicom(tmp_path, "a.dcm")
     with DecodingChild(ChildLimits()) as worker:
         found = worker.decode(path)
@@ -86,6 +87,63 @@ def test_a_hang_is_ended(tmp_path):
         assert (found.status, found.reason) == ("failed", "decode_timeout")
         # on a busy machine half a second may be too short for this one, too: then the next time
         wait_for(lambda: worker.decode(dicom(tmp_path, "fine.dcm")).status == "read")
+
+
+def test_files_asked_for_ahead_come_in_order_and_with_their_own_pixels(tmp_path):
+    """More images than there are memory files, of several sizes; one is known, one is damaged."""
+    images = [np.full((8 + n, 16), n, np.uint8) for n in range(6)]
+    paths = [save(tmp_path / f"{n}.dcm", chest_dataset(image)) for n, image in enumerate(images)]
+    known = hashlib.sha256(paths[2].read_bytes()).hexdigest()
+    paths[4].write_bytes(paths[4].read_bytes()[:200])
+    asked = [FileRequest(str(path), known if n == 2 else "") for n, path in enumerate(paths)]
+    with DecodingChild(ChildLimits()) as worker:
+        found = [
+            worker.decode(*request, following)
+            for request, following in zip(asked, [*asked[1:], None], strict=True)
+        ]
+    assert [f.status for f in found] == ["read", "read", "known", "read", "rejected", "read"]
+    for n in (0, 1, 3, 5):
+        np.testing.assert_array_equal(found[n].pixels, images[n])
+
+
+@pytest.mark.parametrize("name", ["abort.dcm", "hang.dcm"])
+def test_a_crash_ahead_costs_the_image_that_crashed(tmp_path, name):
+    fine, bad = dicom(tmp_path, "fine.dcm"), dicom(tmp_path, name)
+    reason = {"abort.dcm": "decoder_crash", "hang.dcm": "decode_timeout"}[name]
+    with DecodingChild(ChildLimits(command=ODD, seconds=5)) as worker:
+        first = worker.decode(fine, following=FileRequest(bad))
+        np.testing.assert_array_equal(first.pixels, RAMP)
+        assert worker.decode(bad, following=FileRequest(fine)).reason == reason
+        np.testing.assert_array_equal(worker.decode(fine).pixels, RAMP)
+
+
+def test_another_file_than_the_one_asked_for_ahead(tmp_path):
+    ahead, other = dicom(tmp_path, "ahead.dcm"), tmp_path / "other.dcm"
+    save(other, chest_dataset(RAMP[::-1]))
+    with DecodingChild(ChildLimits()) as worker:
+        worker.decode(ahead, following=FileRequest(ahead))
+        np.testing.assert_array_equal(worker.decode(str(other)).pixels, RAMP[::-1])
+        worker.decode(ahead, following=FileRequest(ahead))
+        assert worker.look(str(other)).info["view"] == "PA"
+
+
+@pytest.mark.parametrize("with_memfd", [True, False])
+def test_pixels_of_a_large_image_keep_no_memory(monkeypatch, with_memfd):
+    if not with_memfd:  # Python 3.6
+        monkeypatch.delattr("os.memfd_create")
+    for n_bytes, kept in ((100, 100), (9 << 20, 0)):
+        data = bytes(range(100)) * (n_bytes // 100)
+        with memory_file("test") as stream:
+            put_bytes(stream.fileno(), memoryview(data))
+            assert take_bytes(stream.fileno(), len(data)) == data
+            assert os.fstat(stream.fileno()).st_size == kept
+
+
+def test_pixels_that_find_no_space_or_are_missing():
+    with open("/dev/full", "wb") as full, pytest.raises(MemoryError):
+        put_bytes(full.fileno(), memoryview(b"pixels"))
+    with memory_file("test") as stream, pytest.raises(ValueError, match="missing"):
+        take_bytes(stream.fileno(), 1)
 
 
 def test_a_decoder_that_prints_does_not_disturb(tmp_path, odd, capfd):

@@ -377,7 +377,7 @@ def test_an_empty_folder_is_a_result(tmp_path, detector):
 
 
 def test_interrupt_finishes_the_image_and_the_next_run_the_rest(tmp_path, detector, bright):
-    n_images = 20  # more than the queues hold
+    n_images = 60  # more than the queues hold
     for number in range(n_images):
         png(tmp_path / "in" / f"{number:02d}.png", bright)
 

@@ -22,7 +22,7 @@ class WaitingJob:
         self.begun = self.written = self.committed = self.most = 0
         self.is_closed = False
 
-    def read(self, file):
+    def read(self, file, following):
         with self.lock:
             self.begun += 1
             self.most = max(self.most, self.begun - self.written)
@@ -59,9 +59,9 @@ def test_reading_detection_and_writing_of_three_images_go_on_at_once():
                 with self.lock:
                     self.met += 1
 
-        def read(self, file):
+        def read(self, file, following):
             self.meet(FILES.index(file), 2)
-            return super().read(file)
+            return super().read(file, following)
 
         def detect(self, read):
             self.meet(FILES.index(read.file), 1)
