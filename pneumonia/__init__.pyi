@@ -1,0 +1,84 @@
+"""The public names of `pneumonia`: read by type checkers, and by `__init__.py` to load them."""
+
+__version__: str
+
+from pneumonia.api.comparison import (
+    ComparedModel as ComparedModel,
+    CompareOptions as CompareOptions,
+    compare as compare,
+)
+from pneumonia.api.evaluation import (
+    EvaluateOptions as EvaluateOptions,
+    EvaluateResult as EvaluateResult,
+    evaluate as evaluate,
+)
+from pneumonia.api.int8 import (
+    Int8Options as Int8Options,
+    Int8Result as Int8Result,
+    quantize_int8 as quantize_int8,
+)
+from pneumonia.api.kernel_library import KernelFile as KernelFile, write_kernels as write_kernels
+from pneumonia.api.runs import (
+    ExportOptions as ExportOptions,
+    RunOptions as RunOptions,
+    compile_kernels as compile_kernels,
+    export as export,
+    prune as prune,
+    quantize as quantize,
+    train as train,
+)
+from pneumonia.compression.admm.any_module import (
+    ModuleCompression as ModuleCompression,
+    match_parameters as match_parameters,
+)
+from pneumonia.compression.admm.any_network import NetworkPruning as NetworkPruning
+from pneumonia.compression.admm.engine import Admm as Admm, AdmmResidual as AdmmResidual
+from pneumonia.compression.prune.depth_method import DepthMethod as DepthMethod
+from pneumonia.compression.prune.structured_method import StructuredMethod as StructuredMethod
+from pneumonia.compression.quantize.bit_serial import plan_bits as plan_bits
+from pneumonia.compression.quantize.snap import ProgressiveSnap as ProgressiveSnap
+from pneumonia.compression.sets.block import (
+    BlockMax as BlockMax,
+    DensityAdaptiveBlocks as DensityAdaptiveBlocks,
+)
+from pneumonia.compression.sets.combined import Combined as Combined
+from pneumonia.compression.sets.constraint import (
+    Constraint as Constraint,
+    PerLayer as PerLayer,
+    Projection as Projection,
+)
+from pneumonia.compression.sets.crossbar import (
+    Blocks as Blocks,
+    conductance_step as conductance_step,
+    conductances as conductances,
+)
+from pneumonia.compression.sets.irregular import (
+    GlobalIrregular as GlobalIrregular,
+    Irregular as Irregular,
+)
+from pneumonia.compression.sets.levels import (
+    BINARY as BINARY,
+    TERNARY as TERNARY,
+    Quantized as Quantized,
+)
+from pneumonia.compression.sets.pattern import (
+    PatternConnectivity as PatternConnectivity,
+    Patterns as Patterns,
+)
+from pneumonia.compression.sets.structured import (
+    Channels as Channels,
+    Columns as Columns,
+    Filters as Filters,
+)
+from pneumonia.exporting.onnx_file import write_onnx as write_onnx
+from pneumonia.network.to_torch import to_torch as to_torch
+from pneumonia.network.torch_import.imported import (
+    ImportedNetwork as ImportedNetwork,
+    from_torch as from_torch,
+)
+from pneumonia.runtime.errors import PneumoniaError as PneumoniaError
+from pneumonia.runtime.image.radiograph import (
+    Radiograph as Radiograph,
+    read_radiograph as read_radiograph,
+)
+from pneumonia.runtime.model.detector import Detection as Detection, Detector as Detector
