@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from evaluation.analysis.catalogue import match_study
-from evaluation.analysis.mix import evaluate_at_mix
-from evaluation.metrics.bootstrap import Estimate
+from evaluation.analysis.mix import compare_at_mix, estimate_at_mix
+from evaluation.metrics.bootstrap import Estimate, Resampler
 from evaluation.report.plots import MARKS, new_figure, to_svg
 from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.class_mix import CLASS_ORDER, ClassMix, class_strata, parse_mix
@@ -214,11 +214,14 @@ def main() -> None:
     }
     for part, at in (("as_found", own_mix(first)), ("at_mix", mix)):
         with progress_bar(at.name) as progress:
-            results = evaluate_at_mix(studies, at, options.draws, progress=progress)
-        for name, result in results.items():
-            rows[name][part] = shown(result.at_mix)
-            rows[name][f"{part}_difference"] = shown(
-                {metric: row.delta for metric, row in result.differences.items()}
+            for name, study in studies.items():
+                estimates = estimate_at_mix(study, at, options.draws, progress=progress).estimates
+                rows[name][part] = shown(estimates)
+                rows[name][f"{part}_difference"] = {}
+        resampler = Resampler(first.patients, class_strata(first), options.draws, seed=0)
+        for item in compare_at_mix(studies, at, resampler) if len(studies) > 1 else ():
+            rows[item.model][f"{part}_difference"] = shown(
+                {metric: row.delta for metric, row in item.differences.items()}
             )
     document = {
         "benchmark": "detector_pair",

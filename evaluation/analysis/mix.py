@@ -22,12 +22,7 @@ from evaluation.analysis.catalogue import (
     point_statistics,
     rsna_statistics,
 )
-from evaluation.analysis.paired import (
-    MetricDifference,
-    ModelComparison,
-    check_same_images,
-    compare_studies,
-)
+from evaluation.analysis.paired import ModelComparison, compare_studies
 from evaluation.metrics.bootstrap import (
     AnyStatistic,
     Estimate,
@@ -170,56 +165,3 @@ def compare_at_mix(
         )
         for item in found
     ]
-
-
-@dataclass(frozen=True)
-class MixResult:
-    """One model at a mix.
-
-    Attributes:
-        as_found: Metric -> estimate with the study's own shares of the classes.
-        at_mix: Metric -> estimate at the mix; names as in `as_found`, without the prefix.
-        differences: Metric -> model minus reference at the mix (`.delta`), with its verdict where a
-            margin is stated; empty for the reference.
-        effective_images: Images of equal weight that would be as precise (Kish).
-    """
-
-    as_found: Mapping[str, Estimate]
-    at_mix: Mapping[str, Estimate]
-    differences: Mapping[str, MetricDifference]
-    effective_images: float
-
-
-def evaluate_at_mix(
-    studies: Mapping[str, MatchedStudy],
-    mix: ClassMix = RSNA_MIX,
-    draws: int = 2000,
-    progress: Progress | None = None,
-) -> dict[str, MixResult]:
-    """Models on the same images, as found and at a mix, with paired differences to the first.
-
-    Args:
-        studies: Name -> study of the same images in the same order (`catalogue.match_study` of
-            `cases.join(labels, predictions, cohort)`); the first is the reference.
-        mix: Shares of the classes.
-        draws: Bootstrap draws of patients, stratified by class.
-        progress: Called with the draws done.
-
-    Raises:
-        DataError: The images differ, or a class is not known or absent.
-    """
-    check_same_images([study.cases for study in studies.values()])
-    cases = next(iter(studies.values())).cases
-    resampler = Resampler(cases.patients, class_strata(cases), draws, seed=0)
-    compared = compare_at_mix(studies, mix, resampler) if len(studies) > 1 else []
-    differences = {item.model: item.differences for item in compared}
-    results = {}
-    for name, study in studies.items():
-        at_mix = estimate_at_mix(study, mix, draws, 0, progress)
-        results[name] = MixResult(
-            estimate_all(study_statistics(study), resampler, progress),
-            at_mix.estimates,
-            differences.get(name, {}),
-            at_mix.effective_images,
-        )
-    return results

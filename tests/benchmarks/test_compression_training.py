@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.compression.training import Course, Fresh, train
+from benchmarks.compression.training import Course, Fresh, distillation_loss, train
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build
 
@@ -48,3 +48,20 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path):
     assert not course.checkpoint.exists()
     for expected, found in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(expected, found)
+
+
+def test_distillation_by_hand():
+    student = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    labels = torch.tensor([0])
+    ln2 = 0.69314718
+    loss = distillation_loss(student.detach(), teacher.detach(), labels, share=0.7)
+    assert float(loss) == pytest.approx(0.3 * ln2)
+    student = student.detach()
+    far = torch.tensor([[4.0, 0.0]])
+    p = float(torch.sigmoid(torch.tensor(1.0)))  # the teacher at temperature 4
+    kl = p * torch.log(torch.tensor(p / 0.5)) + (1 - p) * torch.log(torch.tensor((1 - p) / 0.5))
+    loss = distillation_loss(student, far, labels, temperature=4.0, share=1.0)
+    assert float(loss) == pytest.approx(16 * float(kl), rel=1e-5)
+    distillation_loss(student.clone().requires_grad_(), teacher, labels).backward()
+    assert teacher.grad is None

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from pneumonia.compression.distil import distillation_loss
 from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
 from pneumonia.compression.quantize.snap import ProgressiveSnap, SnapHook, partial_shares
 from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized, k_bit
@@ -118,20 +117,3 @@ def test_batch_norm_is_the_plain_average_of_batches():
     assert not network.training
     assert torch.equal(network[0].weight, weight)
     assert reestimate_batch_norm(nn.Linear(2, 2), batches) == 0
-
-
-def test_distillation_by_hand():
-    student = torch.tensor([[0.0, 0.0]], requires_grad=True)
-    teacher = torch.tensor([[0.0, 0.0]], requires_grad=True)
-    labels = torch.tensor([0])
-    ln2 = 0.69314718
-    loss = distillation_loss(student.detach(), teacher.detach(), labels, share=0.7)
-    assert float(loss) == pytest.approx(0.3 * ln2)
-    student = student.detach()
-    far = torch.tensor([[4.0, 0.0]])
-    p = float(torch.sigmoid(torch.tensor(1.0)))  # the teacher at temperature 4
-    kl = p * torch.log(torch.tensor(p / 0.5)) + (1 - p) * torch.log(torch.tensor((1 - p) / 0.5))
-    loss = distillation_loss(student, far, labels, temperature=4.0, share=1.0)
-    assert float(loss) == pytest.approx(16 * float(kl), rel=1e-5)
-    distillation_loss(student.clone().requires_grad_(), teacher, labels).backward()
-    assert teacher.grad is None

@@ -5,7 +5,13 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from evaluation.analysis.catalogue import MatchedStudy, match_study
-from evaluation.analysis.mix import evaluate_at_mix, mix_statistics, study_statistics
+from evaluation.analysis.mix import (
+    compare_at_mix,
+    estimate_at_mix,
+    mix_statistics,
+    study_statistics,
+)
+from evaluation.metrics.bootstrap import Resampler
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.class_mix import (
     RSNA_MIX,
@@ -90,33 +96,34 @@ def test_agrees_with_the_sample_weights_of_scikit_learn():
 
 def test_specificity_at_the_mix_is_the_weighted_mean_of_the_classes():
     study = match_study(class_study(20, 15, 40), THRESHOLDS)
-    result = evaluate_at_mix({"model": study}, draws=100)["model"]
-    by_class = result.as_found
+    result = estimate_at_mix(study, draws=100)
+    by_class = once(study, study_statistics(study))
     expected = (
-        8851 * by_class["kaggle.specificity_normal"].value
-        + 11821 * by_class["kaggle.specificity_not_normal"].value
+        8851 * by_class["kaggle.specificity_normal"]
+        + 11821 * by_class["kaggle.specificity_not_normal"]
     ) / (8851 + 11821)
-    assert result.at_mix["kaggle.specificity"].value == pytest.approx(expected)
+    assert result.estimates["kaggle.specificity"].value == pytest.approx(expected)
     for name in ("sensitivity", "specificity_normal", "specificity_not_normal"):
-        found = result.at_mix[f"kaggle.{name}"].value
-        assert found == pytest.approx(by_class[f"kaggle.{name}"].value)
+        found = result.estimates[f"kaggle.{name}"].value
+        assert found == pytest.approx(by_class[f"kaggle.{name}"])
     assert result.effective_images < 75
 
 
 def test_the_own_mix_of_a_study_changes_nothing():
     study = match_study(class_study(10, 20, 30), THRESHOLDS)
-    result = evaluate_at_mix({"model": study}, ClassMix(10, 20, 30), draws=100)["model"]
-    for name, item in result.as_found.items():
-        assert result.at_mix[name].value == pytest.approx(item.value)
+    result = estimate_at_mix(study, ClassMix(10, 20, 30), draws=100)
+    for name, value in once(study, study_statistics(study)).items():
+        assert result.estimates[name].value == pytest.approx(value)
     assert result.effective_images == pytest.approx(60)
 
 
 def test_difference_of_a_model_to_itself_is_zero():
     study = match_study(class_study(15, 15, 15), THRESHOLDS)
-    results = evaluate_at_mix({"a": study, "b": study}, draws=100)
-    assert results["a"].differences == {}
-    assert set(results["b"].differences) == set(results["b"].at_mix)
-    for row in results["b"].differences.values():
+    resampler = Resampler(study.cases.patients, class_strata(study.cases), 100, seed=0)
+    (compared,) = compare_at_mix({"a": study, "b": study}, RSNA_MIX, resampler)
+    assert compared.model == "b"
+    assert set(compared.differences) == set(estimate_at_mix(study, draws=100).estimates)
+    for row in compared.differences.values():
         assert row.delta.value == 0.0
         assert row.delta.ci_low < 0.0 < row.delta.ci_high  # rare losses may not have been met
 
@@ -130,8 +137,7 @@ def test_interval_holds_patients_together():
     grouped = make_cases(ten.truth_by_id(), ten.boxes_by_id(), dict(ten.cohort.facts))
     widths = []
     for item in (cases, ten, grouped):
-        result = evaluate_at_mix({"model": match_study(item, THRESHOLDS)}, draws=500)["model"]
-        auroc = result.at_mix["image.auroc"]
+        auroc = estimate_at_mix(match_study(item, THRESHOLDS), draws=500).estimates["image.auroc"]
         widths.append(auroc.ci_high - auroc.ci_low)
     assert widths[2] == pytest.approx(widths[0], rel=0.1)
     assert widths[1] < 0.5 * widths[0]
