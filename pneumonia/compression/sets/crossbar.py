@@ -16,10 +16,10 @@ from pneumonia.compression.sets.constraint import (
     check_finite,
     check_n_keep,
     gemm_view,
+    largest,
     masked,
 )
 from pneumonia.compression.sets.levels import Levels, table
-from pneumonia.compression.sets.selection import largest
 from pneumonia.runtime.errors import PruneError
 
 

@@ -12,9 +12,9 @@ from pneumonia.compression.sets.constraint import (
     check_finite,
     check_n_keep,
     gemm_view,
+    largest,
     masked,
 )
-from pneumonia.compression.sets.selection import largest
 
 
 class Irregular:

@@ -23,9 +23,9 @@ from pneumonia.compression.sets.constraint import (
     Projection,
     check_finite,
     check_n_keep,
+    largest,
     masked,
 )
-from pneumonia.compression.sets.selection import largest
 from pneumonia.runtime.errors import PruneError
 
 Spread = Literal["layer", "balanced"]

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumonia.compression.sets.constraint import top_k_mask
+from pneumonia.compression.sets.constraint import largest, top_k_mask
 from pneumonia.compression.sets.irregular import GlobalIrregular, Irregular
-from pneumonia.compression.sets.selection import largest
 from pneumonia.runtime.errors import PruneError
 from tests.compression.sets.tensors import (
     assert_sparse_projection,
