@@ -10,13 +10,13 @@ verdict is given
   images and that of the other was not: the first model's result is optimistic.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from evaluation.analysis.catalogue import MatchedStudy, headline_statistics
-from evaluation.analysis.power import patients_needed
 from evaluation.analysis.subgroups import (
     METRICS,
     Subgroup,
@@ -33,7 +33,7 @@ from evaluation.metrics.bootstrap import (
     image_weight,
     summarise,
 )
-from evaluation.metrics.intervals import standard_error
+from evaluation.metrics.intervals import difference_reach, standard_error
 from evaluation.metrics.matching import Float64Array
 from evaluation.metrics.multiplicity import holm
 from evaluation.study.cases import EvaluationCases
@@ -51,6 +51,45 @@ UNJUDGED = "not judged"
 TOO_FEW = "too few"
 UNEQUAL = "not judged: one threshold was chosen on these images"
 RANKING_FAMILIES = ("coco.", "image.", "calibration.", "froc.")  # do not depend on a threshold
+POWER_Z = 0.8416212335729143  # 80 % point of the normal distribution
+MOST_PATIENTS = 10_000_000
+
+
+def patients_needed(
+    error: float, n_patients: int, weight: float, margin: float, all_patients: int | None = None
+) -> int | None:
+    """Patients at which two equal models get the verdict `non-inferior` in 80 % of studies.
+
+    The standard error scales with 1 / sqrt(patients), the effect of one image with 1 / patients.
+
+    Args:
+        error: Standard error of the paired difference over patients.
+        n_patients: Patients the difference rests on (>= 2).
+        weight: Change of the statistic when one image is lost (`bootstrap.image_weight`).
+        margin: Largest loss that is accepted, > 0.
+        all_patients: All patients of the study, of which the difference rests on `n_patients`; the
+            result is scaled by this ratio. None = `n_patients`.
+
+    Returns:
+        The number of patients; None when it cannot be computed or is above ten million.
+    """
+    if n_patients < 2 or not math.isfinite(error + weight):
+        return None
+    per_patient = (all_patients or n_patients) / n_patients
+
+    def reached(n: int) -> bool:
+        spread, one = error * math.sqrt(n_patients / n), weight * n_patients / n
+        return difference_reach(spread, n, one) + POWER_Z * spread < margin
+
+    low, high = 2, 4
+    while not reached(high):
+        low, high = high, 2 * high
+        if high > MOST_PATIENTS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return math.ceil(high * per_patient)
 
 
 @dataclass(frozen=True)
