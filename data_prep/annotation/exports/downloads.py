@@ -18,7 +18,7 @@ from data_prep.annotation.exports.tables import class_csv, coco_json, left_out_c
 from data_prep.annotation.exports.training_set import write_training_set
 from data_prep.annotation.mention_links import vote_links
 from data_prep.annotation.project import AnnotationProject, readers_only
-from data_prep.annotation.workspace.history import first_finished
+from data_prep.annotation.workspace.database import WorkspaceDatabase
 from data_prep.annotation.workspace.records import (
     REPEAT,
     MentionLink,
@@ -210,6 +210,19 @@ def export_dataset(project: AnnotationProject) -> tuple[Path, dict[str, int]]:
     out = project.sources.work / "dataset"
     paths = {name: project.path(study) for name, study in _studies(project).items()}
     return out, write_training_set(out, _truths(project), paths)
+
+
+def first_finished(database: WorkspaceDatabase) -> dict[tuple[str, str], dict[str, Any]]:
+    """(image_id, annotator) -> the first revision that had a verdict, with its time `saved_at`."""
+    rows = database.rows(
+        "SELECT s.image_id, r.name, r.saved_at, r.body, MIN(r.id) FROM revisions r "
+        "JOIN studies s ON s.key = r.study WHERE json_extract(r.body, '$.verdict') <> '' "
+        "GROUP BY r.study, r.name"
+    )
+    return {
+        (row["image_id"], row["name"]): {**json.loads(row["body"]), "saved_at": row["saved_at"]}
+        for row in rows
+    }
 
 
 # kind -> file name, media type, maker
