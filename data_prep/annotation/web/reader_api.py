@@ -22,7 +22,6 @@ from data_prep.annotation.project import AnnotationProject
 from data_prep.annotation.web.session import logged_in, reader_name
 from data_prep.annotation.web.windowing import MAX_WIDTH, MIN_WIDTH
 from data_prep.annotation.workspace.database import now
-from data_prep.annotation.workspace.details import priors, spacing_mm
 from data_prep.annotation.workspace.records import (
     MANAGER,
     MAX_BOXES,
@@ -38,6 +37,7 @@ from data_prep.annotation.workspace.records import (
     check_reading,
 )
 from data_prep.annotation.workspace.store import MAX_STEP_S, ReadingState
+from data_prep.annotation.workspace.studies import priors, spacing_mm
 from pneumonia.runtime.errors import DataError
 
 Person = Annotated[Annotator, Depends(logged_in)]
