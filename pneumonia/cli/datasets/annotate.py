@@ -205,8 +205,7 @@ def _show(project: "AnnotationProject", address: str, annotators: tuple[str, ...
 def _serve(project: "AnnotationProject", listener: socket.socket, address: ServerAddress) -> None:
     import uvicorn
 
-    from data_prep.annotation.web.connections import TimedConnection
-    from data_prep.annotation.web.server import LOCAL_HOSTS, make_app
+    from data_prep.annotation.web.server import LOCAL_HOSTS, TimedConnection, make_app
 
     log_to_stderr()
     app = make_app(project, {*LOCAL_HOSTS, address.host, socket.gethostname()}, address.secure)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from data_prep.annotation.web.connections import TimedConnection
 from data_prep.annotation.web.guard import RequestGuard
+from data_prep.annotation.web.server import TimedConnection
 from tests.data_prep.annotation.conftest import HEADERS
 
 
