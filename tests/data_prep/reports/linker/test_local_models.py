@@ -9,9 +9,9 @@ from torch.nn import functional
 from benchmarks.reports.conll import NameSpace
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.linker.batches import EntityTable, collate
+from data_prep.reports.linker.dca import TypeModel
 from data_prep.reports.linker.documents import EntityCandidate, LinkDocument, LinkMention
 from data_prep.reports.linker.local_models import ConvolutionLocal, TextConvolution
-from data_prep.reports.linker.mention_types import TypeModel
 from data_prep.reports.linker.spaces import ConceptSpace, ContextScore
 from data_prep.reports.linker.vectors import WordVectors
 
