@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.runtime.model.boxes import cxcywh_to_xyxy, iou_matrix
-from pneumonia.training.detector.ciou import iou_and_ciou
+from pneumonia.training.detector.loss import iou_and_ciou
 
 
 def pair(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, float]:
