@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, features
 
 from pneumonia.runtime.results import source_header
-from pneumonia.runtime.results.compression import lossy_method
+from pneumonia.runtime.results.header import lossy_method
 from tests.runtime.dicoms import J2K, JPEG, LITTLE, blurred, chest_dataset, save, save_compressed
 
 PIXELS = blurred()
