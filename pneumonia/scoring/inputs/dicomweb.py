@@ -1,9 +1,11 @@
 """Images of a DICOMweb server: QIDO-RS to find them, WADO-RS to fetch them (DICOM PS3.18)."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,6 @@ from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import SourceEntry
 from pneumonia.scoring.inputs import IsDone
-from pneumonia.scoring.inputs.multipart import MAX_PART_HEAD, boundary_of, parts
 from pneumonia.scoring.inputs.object_uids import object_uids
 from pneumonia.scoring.inputs.query import (
     SERIES_ANSWER,
@@ -48,6 +49,43 @@ STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 MODALITY, BODY_PART, DESCRIPTION = "00080060", "00180015", "0008103E"
 JSON_TYPE = "application/dicom+json"
 DICOM_TYPE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+MAX_PART_HEAD = 16 << 10
+
+
+def boundary_of(content_type: str) -> bytes:
+    """The boundary of a multipart answer; empty when the answer is the object itself.
+
+    Raises:
+        ValueError: The type is multipart without a valid boundary.
+    """
+    header = Message()
+    header["Content-Type"] = content_type
+    if header.get_content_maintype() != "multipart":
+        return b""
+    boundary = header.get_boundary() or ""
+    if not 0 < len(boundary) <= 70 or not boundary.isascii():
+        raise ValueError("multipart without boundary")
+    return boundary.encode("ascii")
+
+
+def parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
+    """The contents of all parts of a multipart/related body (RFC 2046 5.1, PS3.18 8.7.3).
+
+    Raises:
+        ValueError: The closing delimiter is missing, or a part has no end of its header.
+    """
+    delimiter = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r\n|\Z)")
+    before = delimiter.search(body)
+    while before is not None and not before.group(1):
+        # the line break that ends a delimiter may be the one that begins the next
+        after = delimiter.search(body, before.end())
+        head = body.find(b"\r\n\r\n", before.end())
+        if after is None or not 0 <= head <= after.start() or head - before.end() > MAX_PART_HEAD:
+            raise ValueError("multipart is cut off or malformed")
+        yield body[head + 4 : after.start()]
+        before = after
+    if before is None:
+        raise ValueError("multipart is cut off or malformed")
 
 
 @dataclass(frozen=True)

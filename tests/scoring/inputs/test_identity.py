@@ -12,7 +12,7 @@ from pynetdicom.dimse_primitives import C_FIND
 from pneumonia.runtime.errors import DataError
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.image.expected import ExpectedObject, is_match, open_keys
-from pneumonia.scoring.inputs.multipart import boundary_of, parts
+from pneumonia.scoring.inputs.dicomweb import boundary_of, parts
 from pneumonia.scoring.inputs.object_uids import object_uids
 from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import FoundStudies, Query

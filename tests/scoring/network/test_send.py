@@ -17,7 +17,7 @@ from pneumonia.runtime import commitment
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
-from pneumonia.scoring.inputs.multipart import boundary_of, parts
+from pneumonia.scoring.inputs.dicomweb import boundary_of, parts
 from pneumonia.scoring.network import dicomweb_service
 from pneumonia.scoring.network.c_store import CLASSES
 from pneumonia.scoring.network.commitment import CommitmentOptions
