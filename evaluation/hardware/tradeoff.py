@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from evaluation.hardware import ppr
 from evaluation.hardware.footprint import open_weights
+from evaluation.hardware.storage import break_even_ratio
 from pneumonia.runtime.model.spec import tensor_shapes
 from pneumonia.runtime.storage.tensorfile import read_tensors
 
@@ -29,6 +29,65 @@ KINDS: dict[str, Kind] = {
 SPARSE_SHARE = 0.5  # share of the kept weights in sparse layers that makes a model sparse
 NOT_WEIGHTS = (".bias", ".bn_weight", ".bn_bias", ".bn_mean", ".bn_var")
 ACCURACY_POINTS = 0.001  # "equal accuracy" of the published comparison: within 0.1 point
+PPR_STRUCTURED = 1.0  # a smaller dense matrix product
+PPR_IRREGULAR = 2.7  # best reported irregular accelerators; default without a measurement
+
+
+def pruning_to_performance(rate: float, speedup: float) -> float:
+    """PPR: pruning rate over the speed-up measured at that rate; 1 is ideal."""
+    return rate / speedup
+
+
+class IrregularVersusStructured(NamedTuple):
+    """Irregular against structured pruning at equal accuracy and bits.
+
+    Attributes:
+        storage_needed: Rate at which the irregular model stores less than the structured one.
+        compute_needed: Rate at which the irregular model is faster.
+        storage_wins: Whether the irregular rate reaches `storage_needed`.
+        compute_wins: Whether the irregular rate reaches `compute_needed`.
+        ppr_irregular, ppr_structured: The ratios used.
+        measured: Whether both ratios were measured.
+    """
+
+    storage_needed: float
+    compute_needed: float
+    storage_wins: bool
+    compute_wins: bool
+    ppr_irregular: float
+    ppr_structured: float
+    measured: bool
+
+
+def compare_rates(
+    rate_irregular: float,
+    rate_structured: float,
+    bits: int,
+    ppr_irregular: float | None = None,
+    ppr_structured: float | None = None,
+) -> IrregularVersusStructured:
+    """Compare two rates of the same network at equal accuracy, bits and pruned layers.
+
+    Args:
+        rate_irregular: Weights / kept weights of the irregular model.
+        rate_structured: Realised rate of the structured one, after dead paths were removed.
+        bits: Bits of one stored weight.
+        ppr_irregular: Measured ratio; None = the reported 2.7.
+        ppr_structured: Measured ratio; None = 1.
+    """
+    irregular = PPR_IRREGULAR if ppr_irregular is None else ppr_irregular
+    structured = PPR_STRUCTURED if ppr_structured is None else ppr_structured
+    storage = rate_structured * break_even_ratio(1.0 / rate_irregular, bits)
+    compute = rate_structured * irregular / structured
+    return IrregularVersusStructured(
+        storage_needed=storage,
+        compute_needed=compute,
+        storage_wins=rate_irregular >= storage,
+        compute_wins=rate_irregular >= compute,
+        ppr_irregular=irregular,
+        ppr_structured=structured,
+        measured=ppr_irregular is not None and ppr_structured is not None,
+    )
 
 
 class ModelCost(NamedTuple):
@@ -123,7 +182,7 @@ class JudgedPair(NamedTuple):
     structured: ModelCost
     rate_irregular: float
     rate_structured: float
-    comparison: ppr.IrregularVersusStructured
+    comparison: IrregularVersusStructured
     smaller: bool
     faster: bool | None
     reservations: tuple[str, ...]
@@ -139,7 +198,7 @@ def measured_ppr(reference: ModelCost, model: ModelCost) -> float | None:
     if reference.engine != model.engine or model.macs >= reference.macs:
         return None
     speedup = reference.latency_ms / model.latency_ms
-    return ppr.pruning_to_performance(reference.macs / model.macs, speedup)
+    return pruning_to_performance(reference.macs / model.macs, speedup)
 
 
 def is_pruned(reference: ModelCost, model: ModelCost) -> bool:
@@ -169,7 +228,7 @@ def _judge(
     reference: ModelCost, irregular: ModelCost, structured: ModelCost, accuracy: dict[str, float]
 ) -> JudgedPair:
     rates = reference.kept / irregular.kept, reference.kept / structured.kept
-    comparison = ppr.compare(
+    comparison = compare_rates(
         rates[0], rates[1], max(1, round(irregular.bits)),
         measured_ppr(reference, irregular), measured_ppr(reference, structured),
     )  # fmt: skip
