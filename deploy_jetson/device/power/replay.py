@@ -22,7 +22,7 @@ from deploy_jetson.device.power.sensor import (
     scope_of,
     total_of,
 )
-from deploy_jetson.device.power.tegrastats_line import parse_rails
+from deploy_jetson.device.power.tegrastats import parse_rails
 from pneumonia.runtime.errors import DataError
 
 STAMP_COLUMN = "stamp_s"

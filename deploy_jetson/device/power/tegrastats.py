@@ -4,9 +4,11 @@ Every line is stamped when it arrives; its own stamp has only seconds.
 """
 
 import os
+import re
 import select
 import shutil
 import subprocess
+from collections import OrderedDict
 from typing import Dict, List, Optional, Tuple
 
 from deploy_jetson.device.power.sensor import (
@@ -19,7 +21,6 @@ from deploy_jetson.device.power.sensor import (
     scope_of,
     total_of,
 )
-from deploy_jetson.device.power.tegrastats_line import parse_rails
 from pneumonia.runtime.errors import DeviceError
 
 PROGRAM = "tegrastats"
@@ -28,6 +29,21 @@ FIRST_LINE_S = 10.0
 STALL_INTERVALS = 5.0
 MAX_STALLS = 12  # after this many stalls the sensor is lost
 MAX_BUFFER = 1 << 16
+# `NAME cur/avg[/more]`, milliwatts with or without the unit. Not `RAM 1/2MB`: MB follows.
+RAIL = re.compile(r"(?<!\S)([A-Za-z]\w*) +(\d+)(?:mW)?/\d+(?:mW)?(?:/\d+(?:mW)?)*(?=\s|$)")
+MEMORY = re.compile(r"(?<!\S)RAM \d+/\d+MB")
+UNCONNECTED = ("NC",)
+
+
+def parse_rails(line: str) -> Optional[Dict[str, int]]:
+    """Rail -> milliwatts now; None when it is not a line of tegrastats.
+
+    A rail whose numbers are cut off is left out, never guessed.
+    """
+    if MEMORY.search(line) is None:
+        return None
+    found = RAIL.findall(line)
+    return OrderedDict((name, int(now)) for name, now in found if name not in UNCONNECTED)
 
 
 class TegrastatsSensor(PowerSensor):

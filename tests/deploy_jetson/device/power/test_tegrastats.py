@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_jetson.device.power.sensor import SensorGap, SensorLost, total_of
-from deploy_jetson.device.power.tegrastats import TegrastatsSensor
-from deploy_jetson.device.power.tegrastats_line import parse_rails
+from deploy_jetson.device.power.tegrastats import TegrastatsSensor, parse_rails
 from pneumonia.runtime.errors import DeviceError
 
 TX2 = (
