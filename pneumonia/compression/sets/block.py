@@ -21,8 +21,8 @@ from pneumonia.compression.sets.constraint import (
     check_finite,
     check_n_keep,
     gemm_view,
-    largest,
     masked,
+    top_k_mask,
 )
 from pneumonia.runtime.errors import PruneError
 
@@ -152,7 +152,7 @@ def exponents_by_density(matrix: Tensor, budget: int) -> Ints:
     """
     n = matrix.shape[1]
     counts = _counts(n)
-    chosen = largest(matrix.abs().reshape(-1), budget).reshape(matrix.shape) & (matrix != 0)
+    chosen = top_k_mask(matrix.abs().reshape(-1), budget).reshape(matrix.shape) & (matrix != 0)
     density = chosen.sum(1).double().numpy() / n
     alive = density > 0
     shift = np.full(len(density), math.inf)

@@ -102,17 +102,27 @@ def keep_count(n: int, rate: float, multiple: int = 1) -> int:
     return min(max(kept, multiple, 1), n)
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Ascending indices of the k largest of n scores; of equal scores the lower index wins."""
-    order = torch.sort(scores, descending=True, stable=True).indices
-    return order[:k].sort().values
-
-
 def top_k_mask(scores: Tensor, k: int) -> Tensor:
-    """`top_k` as a bool mask over n scores."""
-    mask = torch.zeros(scores.shape[0], dtype=torch.bool, device=scores.device)
-    mask[top_k(scores, k)] = True
-    return mask
+    """The k largest of n scores as a bool mask (n,); of equal scores the lower index wins.
+
+    By selection in linear time: n is in the millions for single weights and kernels, where sorting
+    would cost seconds per network.
+
+    Args:
+        scores: (n,) on the CPU, finite or infinite.
+        k: 0 .. n.
+    """
+    n = scores.numel()
+    if k >= n:
+        return torch.ones(n, dtype=torch.bool)
+    if k <= 0:
+        return torch.zeros(n, dtype=torch.bool)
+    values = scores.detach().numpy()
+    threshold = np.partition(values, n - k)[n - k]
+    mask = values > threshold
+    missing = k - int(np.count_nonzero(mask))
+    mask[np.flatnonzero(values == threshold)[:missing]] = True
+    return torch.from_numpy(mask)
 
 
 def check_n_keep(n_keep: object, what: str) -> None:
@@ -181,26 +191,3 @@ def masked(v: Tensor, mask: Tensor) -> Projection:
     """Keep `v` where the mask (broadcast to its shape) is true; zeros elsewhere are +0."""
     full = mask.expand(v.shape)
     return Projection(torch.where(full, v, torch.zeros((), dtype=v.dtype, device=v.device)), full)
-
-
-def largest(scores: Tensor, k: int) -> Tensor:
-    """The k largest of n scores as a bool mask (n,); of equal scores the lower index wins.
-
-    The same choice as `constraint.top_k_mask`, by selection instead of sorting: what single
-    weights and kernels need (n in millions), where sorting would cost seconds per network.
-
-    Args:
-        scores: (n,), finite or +inf.
-        k: 0 .. n.
-    """
-    n = scores.numel()
-    if k >= n:
-        return torch.ones(n, dtype=torch.bool)
-    if k <= 0:
-        return torch.zeros(n, dtype=torch.bool)
-    values = scores.detach().numpy()
-    threshold = np.partition(values, n - k)[n - k]
-    mask = values > threshold
-    missing = k - int(np.count_nonzero(mask))
-    mask[np.flatnonzero(values == threshold)[:missing]] = True
-    return torch.from_numpy(mask)

@@ -16,8 +16,8 @@ from pneumonia.compression.sets.constraint import (
     check_finite,
     check_n_keep,
     gemm_view,
-    largest,
     masked,
+    top_k_mask,
 )
 from pneumonia.compression.sets.levels import Levels, table
 from pneumonia.runtime.errors import PruneError
@@ -62,7 +62,7 @@ class Blocks:
         """Nearest point of the set: the tiles of largest energy."""
         check_finite(v)
         energy = tile_energies(v, self.word_lines, self.bit_lines)
-        alive = largest(energy.reshape(-1), self.n_keep).reshape(energy.shape)
+        alive = top_k_mask(energy.reshape(-1), self.n_keep).reshape(energy.shape)
         matrix = gemm_view(v)
         mask = alive.repeat_interleave(self.bit_lines, 0).repeat_interleave(self.word_lines, 1)
         return masked(v, mask[: matrix.shape[0], : matrix.shape[1]].reshape(v.shape))

@@ -12,8 +12,8 @@ from pneumonia.compression.sets.constraint import (
     check_finite,
     check_n_keep,
     gemm_view,
-    largest,
     masked,
+    top_k_mask,
 )
 
 
@@ -27,7 +27,7 @@ class Irregular:
     def project(self, v: Tensor) -> Projection:
         """Nearest point of the set."""
         check_finite(v)
-        return masked(v, largest(v.abs().reshape(-1), self.n_keep).reshape(v.shape))
+        return masked(v, top_k_mask(v.abs().reshape(-1), self.n_keep).reshape(v.shape))
 
     def storage_bits(self, z: Tensor) -> StorageBits:
         """Values, and the cheapest of a bitmap, CSR and relative indices of 1..16 bits."""
@@ -69,9 +69,9 @@ class GlobalIrregular:
         for name in self._layers:
             check_finite(v[name], name)
             score = v[name].abs().reshape(-1)
-            score[largest(score, min(self.floor, score.numel()))] = torch.inf
+            score[top_k_mask(score, min(self.floor, score.numel()))] = torch.inf
             scores.append(score)
-        chosen = largest(torch.cat(scores), self.n_keep)
+        chosen = top_k_mask(torch.cat(scores), self.n_keep)
         masks = torch.split(chosen, [score.numel() for score in scores])
         return {
             name: masked(v[name], mask.reshape(v[name].shape))

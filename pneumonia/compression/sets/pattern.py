@@ -23,8 +23,8 @@ from pneumonia.compression.sets.constraint import (
     Projection,
     check_finite,
     check_n_keep,
-    largest,
     masked,
+    top_k_mask,
 )
 from pneumonia.runtime.errors import PruneError
 
@@ -209,7 +209,7 @@ def choose_kernels(energy: Tensor, n_keep: int, spread: Spread) -> Tensor:
     """
     n_rows, n_channels = energy.shape
     if spread == "layer":
-        return largest(energy.reshape(-1), n_keep).reshape(energy.shape)
+        return top_k_mask(energy.reshape(-1), n_keep).reshape(energy.shape)
     base, extra = divmod(min(n_keep, energy.numel()), n_rows)
     order = torch.sort(energy, dim=1, descending=True, stable=True).indices
     rank = torch.empty_like(order).scatter_(
@@ -218,7 +218,7 @@ def choose_kernels(energy: Tensor, n_keep: int, spread: Spread) -> Tensor:
     alive = rank < base
     if extra:
         following = energy.gather(1, order[:, base : base + 1]).squeeze(1)
-        more = largest(following, extra)
+        more = top_k_mask(following, extra)
         alive |= (rank == base) & more.unsqueeze(1)
     return alive
 
