@@ -3,9 +3,10 @@
     python -m benchmarks.detector.training --data DATASET --out runs/ladder --scheme combined
 
 Runs the commands a user would type, one after another, each printed before it starts. Called again
-it leaves out what is done and resumes what was interrupted. Writes OUT/dense (with --again from the
-weights of OUT/dense-first: a second cycle of the learning rate), OUT/SCHEME-Rx for each rate and
-OUT/minutes-SCHEME.json, the time of each command by the clock and by the processor.
+it leaves out what is done and resumes what was interrupted. Each --again is a further cycle of the
+learning rate from the weights before it. Writes OUT/dense (the earlier cycles are OUT/dense-1 and
+so on), OUT/SCHEME-Rx for each rate and OUT/minutes-SCHEME.json, the time of each command by the
+clock and by the processor.
 """
 
 import argparse
@@ -85,7 +86,9 @@ def main() -> None:
     parser.add_argument("--scheme", choices=sorted(SCHEMES), default="combined")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--train", nargs="*", default=(), help="keys of the recipe `rsna`")
-    parser.add_argument("--again", nargs="*", default=(), help="keys of a second training")
+    parser.add_argument(
+        "--again", nargs="*", action="append", default=[], help="keys of a further training"
+    )
     parser.add_argument("--prune", nargs="*", default=(), help="keys of the recipe `rsna-step`")
     parser.add_argument("--last", nargs="*", default=(), help="such keys for the last rates alone")
     parser.add_argument("--last-from", type=float, help="smallest of the last rates: the highest")
@@ -93,11 +96,12 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     minutes, run = options.out / "minutes-dense.json", options.out / "dense"
     train = ["train", "--data", options.data, "--recipe", "rsna", *settings(options.train)]
-    if options.again:
-        first = options.out / "dense-first"
-        perform(minutes, first, train)
-        train += settings([f"model.start_from={first / 'best'}", *options.again])
-    perform(minutes, run, train)
+    further: list[str] = []
+    for number, keys in enumerate(options.again, start=1):
+        earlier = options.out / f"dense-{number}"
+        perform(minutes, earlier, [*train, *further])
+        further = settings([f"model.start_from={earlier / 'best'}", *keys])
+    perform(minutes, run, [*train, *further])
     dense = kept_weights(run)
     for rate in options.rates:
         keys = [*SCHEMES[options.scheme], *options.prune]
