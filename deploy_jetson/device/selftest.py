@@ -164,18 +164,18 @@ def check_sensor(name: str, root: str = "/") -> Dict[str, Any]:
     )
 
 
-def check_daemon(config: str) -> Dict[str, Any]:
-    """The daemon's configuration.
+def check_daemon() -> Dict[str, Any]:
+    """The daemon's configuration, `CONFIG`.
 
     Raises:
         DeviceError: There is none, or it is not readable for this user.
         PneumoniaError: It is wrong.
     """
-    if not os.access(config, os.R_OK):
+    if not os.access(CONFIG, os.R_OK):
         raise DeviceError("Configuration of the daemon is not here", fix="Run as root to read it")
     from deploy_jetson.device.daemon.config import check_config
 
-    check_config(config)
+    check_config(CONFIG)
     return {"configuration": "valid"}
 
 
@@ -248,7 +248,7 @@ def selftest(bundle_path: str, out: str, settings: ProtocolSettings) -> List[Sel
         for name in SENSORS[1:]
         if name != MODEL
     ]
-    checks.append(_run("daemon", lambda: check_daemon(CONFIG)))
+    checks.append(_run("daemon", check_daemon))
     checks.append(
         _run("profile", lambda: check_profile(bundle_path, os.path.join(out, "profile"), settings))
     )

@@ -38,35 +38,28 @@ def pruning_to_performance(rate: float, speedup: float) -> float:
     return rate / speedup
 
 
-class IrregularVersusStructured(NamedTuple):
-    """Irregular against structured pruning at equal accuracy and bits.
+class NeededRates(NamedTuple):
+    """Rates from which an irregular model beats a structured one, at equal accuracy and bits.
 
     Attributes:
-        storage_needed: Rate at which the irregular model stores less than the structured one.
-        compute_needed: Rate at which the irregular model is faster.
-        storage_wins: Whether the irregular rate reaches `storage_needed`.
-        compute_wins: Whether the irregular rate reaches `compute_needed`.
-        ppr_irregular, ppr_structured: The ratios used.
-        measured: Whether both ratios were measured.
+        storage: Rate at which it stores less.
+        compute: Rate at which it is faster.
+        measured: Whether the PPRs of both models were measured.
     """
 
-    storage_needed: float
-    compute_needed: float
-    storage_wins: bool
-    compute_wins: bool
-    ppr_irregular: float
-    ppr_structured: float
+    storage: float
+    compute: float
     measured: bool
 
 
-def compare_rates(
+def needed_rates(
     rate_irregular: float,
     rate_structured: float,
     bits: int,
     ppr_irregular: float | None = None,
     ppr_structured: float | None = None,
-) -> IrregularVersusStructured:
-    """Compare two rates of the same network at equal accuracy, bits and pruned layers.
+) -> NeededRates:
+    """What an irregular rate has to reach on the same network, bits and pruned layers.
 
     Args:
         rate_irregular: Weights / kept weights of the irregular model.
@@ -77,15 +70,9 @@ def compare_rates(
     """
     irregular = PPR_IRREGULAR if ppr_irregular is None else ppr_irregular
     structured = PPR_STRUCTURED if ppr_structured is None else ppr_structured
-    storage = rate_structured * break_even_ratio(1.0 / rate_irregular, bits)
-    compute = rate_structured * irregular / structured
-    return IrregularVersusStructured(
-        storage_needed=storage,
-        compute_needed=compute,
-        storage_wins=rate_irregular >= storage,
-        compute_wins=rate_irregular >= compute,
-        ppr_irregular=irregular,
-        ppr_structured=structured,
+    return NeededRates(
+        storage=rate_structured * break_even_ratio(1.0 / rate_irregular, bits),
+        compute=rate_structured * irregular / structured,
         measured=ppr_irregular is not None and ppr_structured is not None,
     )
 
@@ -172,7 +159,7 @@ class JudgedPair(NamedTuple):
     Attributes:
         irregular, structured: The models.
         rate_irregular, rate_structured: Weights of the reference over kept weights.
-        comparison: Rates needed, and whether they are reached.
+        needed: Rates that the irregular model needs.
         smaller: Whether the irregular model stores fewer bytes.
         faster: Whether its measured latency is shorter; None when not both were timed.
         reservations: Conditions of a fair comparison that are not met, as text.
@@ -182,7 +169,7 @@ class JudgedPair(NamedTuple):
     structured: ModelCost
     rate_irregular: float
     rate_structured: float
-    comparison: IrregularVersusStructured
+    needed: NeededRates
     smaller: bool
     faster: bool | None
     reservations: tuple[str, ...]
@@ -228,7 +215,7 @@ def _judge(
     reference: ModelCost, irregular: ModelCost, structured: ModelCost, accuracy: dict[str, float]
 ) -> JudgedPair:
     rates = reference.kept / irregular.kept, reference.kept / structured.kept
-    comparison = compare_rates(
+    needed = needed_rates(
         rates[0], rates[1], max(1, round(irregular.bits)),
         measured_ppr(reference, irregular), measured_ppr(reference, structured),
     )  # fmt: skip
@@ -244,7 +231,7 @@ def _judge(
         irregular,
         structured,
         *rates,
-        comparison,
+        needed,
         irregular.total_bytes < structured.total_bytes,
         faster,
         tuple(broken),

@@ -210,14 +210,11 @@ def pair_tables(pairs: "Sequence[JudgedPair]") -> "list[ExtraTable]":
     rows = [
         ("Rate of the irregular model", *(f"{pair.rate_irregular:.1f}x" for pair in pairs)),
         ("Rate of the structured model", *(f"{pair.rate_structured:.1f}x" for pair in pairs)),
-        ("Needed to store less", *(f"{pair.comparison.storage_needed:.1f}x" for pair in pairs)),
+        ("Needed to store less", *(f"{pair.needed.storage:.1f}x" for pair in pairs)),
         ("Stored, as measured", *("smaller" if p.smaller else "not smaller" for p in pairs)),
         (
             "Needed to be faster",
-            *(
-                f"{pair.comparison.compute_needed:.1f}x{origin[pair.comparison.measured]}"
-                for pair in pairs
-            ),
+            *(f"{pair.needed.compute:.1f}x{origin[pair.needed.measured]}" for pair in pairs),
         ),
         ("Timed", *(verdicts[pair.faster] for pair in pairs)),
         ("Reservations", *("; ".join(pair.reservations) or "none" for pair in pairs)),

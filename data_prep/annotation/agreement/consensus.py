@@ -154,14 +154,11 @@ def fuse_boxes(boxes: Sequence[Box]) -> Box:
     return x1, y1, x2, y2
 
 
-def group_boxes(
-    readings: Sequence[Reading], iou_threshold: float = GROUP_IOU
-) -> list[list[tuple[str, Annotation]]]:
+def group_boxes(readings: Sequence[Reading]) -> list[list[tuple[str, Annotation]]]:
     """Group overlapping boxes of several readers, joining pairs by descending IoU.
 
     Args:
         readings: Readings of one study, one per reader.
-        iou_threshold: Smallest IoU at which two boxes may be grouped, 0..1.
 
     Returns:
         Groups of (annotator, annotation), at most one of each annotator, from left to right.
@@ -175,7 +172,7 @@ def group_boxes(
         (-float(table[i, j]), i, j)
         for i in range(len(items))
         for j in range(i + 1, len(items))
-        if items[i][0] != items[j][0] and table[i, j] >= iou_threshold
+        if items[i][0] != items[j][0] and table[i, j] >= GROUP_IOU
     )
     for _, i, j in pairs:
         a, b = group_of[i], group_of[j]

@@ -146,7 +146,7 @@ def _region(header: Dataset, box: ConsensusBox, number: int, facts: ResultFacts)
     certainty = _PRESENT if box.assertion == PRESENT else POSSIBLE
     children = [
         text(codes.TRACKING, name, CONTEXT),
-        uid_reference(codes.TRACKING_UID, uid, CONTEXT),
+        uid_reference(codes.TRACKING_UID, uid),
         code(codes.FINDING, finding_code(box.code), CONTAINS),
         code(codes.FINDING_SITE, _THORAX, CONCEPT_MODIFIER),
         outline(codes.REGION, box.box_xyxy, image(image_reference(header), SELECTED_FROM)),

@@ -142,8 +142,8 @@ class CandidateGenerator:
         narrow, wide = (self.priors.headings.get(key, {}) for key in prior_keys(mention))
         names = [*targets, NIL]
         flat = {name: 1 / len(names) for name in names}
-        broad = _smoothed(wide, flat, _ALIAS_SMOOTHING)
-        return _smoothed(narrow, broad, _ALIAS_SMOOTHING)
+        broad = _smoothed(wide, flat)
+        return _smoothed(narrow, broad)
 
     def all_codes(self, mention: Mention) -> list[EntityCandidate]:
         """Every code of the mention's headings and NIL, best first; priors sum to 1."""
@@ -224,11 +224,9 @@ def mean_places(base: ConceptBase) -> dict[str, float]:
     return {name: total / max(weight, 1e-9) for name, (total, weight) in sums.items()}
 
 
-def _smoothed(
-    counts: Mapping[str, int], prior: Mapping[str, float], weight: float
-) -> dict[str, float]:
-    total = sum(counts.get(name, 0) for name in prior) + weight
-    return {name: (counts.get(name, 0) + weight * p) / total for name, p in prior.items()}
+def _smoothed(counts: Mapping[str, int], prior: Mapping[str, float]) -> dict[str, float]:
+    total = sum(counts.get(name, 0) for name in prior) + _ALIAS_SMOOTHING
+    return {n: (counts.get(n, 0) + _ALIAS_SMOOTHING * p) / total for n, p in prior.items()}
 
 
 def pick(

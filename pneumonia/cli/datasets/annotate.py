@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from data_prep.reports.findings.concepts import ConceptBase
     from data_prep.reports.findings.linking import MentionLinker
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 @dataclass(frozen=True)
 class ServerAddress:
@@ -146,10 +144,12 @@ def _vocabulary(
 
 def _check(address: ServerAddress) -> None:
     """Refuse settings that would send tokens unencrypted, and certificates that cannot be used."""
+    from data_prep.annotation.web.server import LOCAL_HOSTS
+
     cert, key = address.tls_cert, address.tls_key
     if (cert is None) != (key is None):
         raise ConfigError("A certificate and its key belong together")
-    if address.host not in _LOOPBACK and cert is None:
+    if address.host not in LOCAL_HOSTS and cert is None:
         raise ConfigError(
             "Tokens and radiographs would cross the network in the clear",
             expected="--tls-cert and --tls-key, or an address of this machine",

@@ -123,7 +123,7 @@ def plan_rate(
             progress(number + 1, MAX_TRIALS, f"rate {found.realised_rate:.2f} of {target:g}")
         return found
 
-    best = _searched(trial, rates, target, target, 1.0, math.inf)
+    best = _searched(trial, rates, target, target, math.inf)
     if best.realised_rate >= target * (1 - TOLERANCE):
         return best
     # a plateau may lie between: start again from the other end
@@ -140,18 +140,16 @@ def plan_rate(
             fix="Lower the rate or constraint.round_to, or select more layers",
         )
     middle = math.sqrt(STRONGEST)
-    return _nearer(strongest, _searched(trial, rates, target, middle, 1.0, STRONGEST), target)
+    return _nearer(strongest, _searched(trial, rates, target, middle, STRONGEST), target)
 
 
 Trial = Callable[[Mapping[str, float], int], RatePlan]
 
 
-def _searched(
-    trial: Trial, rates: LayerRates, target: float, x: float, low: float, high: float
-) -> RatePlan:
-    """The best of up to MAX_TRIALS trials, the first at x, that close in on the target."""
+def _searched(trial: Trial, rates: LayerRates, target: float, x: float, high: float) -> RatePlan:
+    """The best of up to MAX_TRIALS trials in 1 .. high, the first at x, that near the target."""
     best = weaker = stronger = None
-    jumps = 0
+    low, jumps = 1.0, 0
     for number in range(MAX_TRIALS):
         found = trial(rates.at(x), number)
         best = _nearer(found, best, target)

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from pneumonia.runtime.image.dicom_header import spacing_mm
 from pneumonia.runtime.model.predictions import Prediction
-from pneumonia.runtime.results.capture import build_capture
+from pneumonia.runtime.results.capture import SECONDARY_CAPTURE, build_capture
 from pneumonia.runtime.results.facts import RESEARCH_ONLY, ImageResult, ResultFacts, result_of
 from pneumonia.runtime.results.files import file_bytes, write_dicom
 from pneumonia.runtime.results.header import (
@@ -25,12 +25,15 @@ from pneumonia.runtime.results.header import (
 )
 from pneumonia.runtime.results.identity import NOW, ObjectCreation, identify
 from pneumonia.runtime.results.objects import check_source
-from pneumonia.runtime.results.presentation import build_presentation
-from pneumonia.runtime.results.report import build_report
+from pneumonia.runtime.results.presentation import GREYSCALE_STATE, build_presentation
+from pneumonia.runtime.results.report import COMPREHENSIVE_SR, build_report
 
 __all__ = [
     "KINDS",
+    "KIND_OF",
     "RESEARCH_ONLY",
+    "SOP_CLASSES",
+    "SYNTAXES",
     "ImageResult",
     "ObjectCreation",
     "ResultFacts",
@@ -44,7 +47,12 @@ __all__ = [
     "write_dicom",
 ]
 
-KINDS = ("SR", "PR", "SC")
+KIND_OF = {"sr": "SR", "gsps": "PR", "sc": "SC"}  # name in options and settings -> kind
+KINDS = tuple(KIND_OF.values())
+SOP_CLASSES = {"sr": COMPREHENSIVE_SR, "gsps": GREYSCALE_STATE, "sc": SECONDARY_CAPTURE}
+# What the objects can be written in. Each peer accepts the latter (PS3.5 10.1); a peer that may
+# choose big endian, which pynetdicom offers as well, would be sent nothing.
+SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 
 
 def build_results(

@@ -72,9 +72,9 @@ def text(name: ConceptCode, value: str, relation: str) -> Dataset:
     return item
 
 
-def uid_reference(name: ConceptCode, uid: str, relation: str) -> Dataset:
-    """A UID statement."""
-    item = _item("UIDREF", relation, name, ())
+def uid_reference(name: ConceptCode, uid: str) -> Dataset:
+    """A UID as context of its parent."""
+    item = _item("UIDREF", CONTEXT, name, ())
     item.UID = uid
     return item
 

@@ -166,7 +166,7 @@ def _observer(facts: ResultFacts) -> List[Dataset]:
     """The model as the observer (TID 1001, 1004)."""
     return [
         code(codes.OBSERVER_TYPE, _DEVICE, CONTEXT),
-        uid_reference(_DEVICE_UID, derived_uid(result_uid_of_model(facts), "observer"), CONTEXT),
+        uid_reference(_DEVICE_UID, derived_uid(result_uid_of_model(facts), "observer")),
         text(_DEVICE_NAME, facts.model_name, CONTEXT),
         text(_DEVICE_MAKER, OWN_MANUFACTURER, CONTEXT),
         text(_DEVICE_MODEL, "{} {}".format(facts.model_name, facts.model_version), CONTEXT),
@@ -190,7 +190,7 @@ def _algorithm(facts: ResultFacts) -> List[Dataset]:
 def _tracked(header: Dataset, name: str, facts: ResultFacts) -> List[Dataset]:
     return [
         text(codes.TRACKING, name, CONTEXT),
-        uid_reference(codes.TRACKING_UID, tracking_uid(header, facts, name), CONTEXT),
+        uid_reference(codes.TRACKING_UID, tracking_uid(header, facts, name)),
     ]
 
 

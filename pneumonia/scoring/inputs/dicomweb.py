@@ -34,6 +34,7 @@ from pneumonia.scoring.inputs.query import (
 )
 from pneumonia.scoring.network.dicomweb_service import (
     DICOMWEB,
+    JSON_TYPE,
     TIMEOUT_SECONDS,
     TOKEN,
     DicomwebService,
@@ -47,7 +48,6 @@ MAX_ANSWER_BYTES = 32 << 20
 THREADS = 4
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 MODALITY, BODY_PART, DESCRIPTION = "00080060", "00180015", "0008103E"
-JSON_TYPE = "application/dicom+json"
 DICOM_TYPE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 MAX_PART_HEAD = 16 << 10
 

@@ -153,7 +153,7 @@ class PacsInput:
                 asked = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
                 receiver.series = name
                 try:
-                    answers[name] = ask(_identifier("SERIES", asked))
+                    answers[name] = ask(_series_identifier(asked))
                 except DataError:
                     answers[name] = "no association"
                 receiver.check()
@@ -280,9 +280,9 @@ class _Receiver:
             raise self._error
 
 
-def _identifier(level: str, attributes: dict[str, str]) -> Dataset:
+def _series_identifier(attributes: dict[str, str]) -> Dataset:
     identifier = Dataset()
-    identifier.QueryRetrieveLevel = level
+    identifier.QueryRetrieveLevel = "SERIES"
     for keyword, value in attributes.items():
         setattr(identifier, keyword, value)
     return identifier

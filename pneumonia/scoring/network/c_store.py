@@ -7,16 +7,10 @@ from typing import Any
 from pydicom.filereader import read_file_meta_info
 
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.results.capture import SECONDARY_CAPTURE
-from pneumonia.runtime.results.presentation import GREYSCALE_STATE
-from pneumonia.runtime.results.report import COMPREHENSIVE_SR
+from pneumonia.runtime.results import SOP_CLASSES, SYNTAXES
 from pneumonia.scoring.network.delivery import NOT_SENT, REFUSED, Delivery, status_of
 from pneumonia.scoring.network.dicom_peer import Peer, association
 
-CLASSES = (COMPREHENSIVE_SR, GREYSCALE_STATE, SECONDARY_CAPTURE)
-# What the objects can be written in. Each peer accepts the latter (PS3.5 10.1); a peer that may
-# choose big endian, which pynetdicom offers as well, would be sent nothing.
-SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 REJECTIONS = {  # PS3.8 table 9-18
     1: "rejected by the user",
     2: "rejected without a reason",
@@ -65,7 +59,7 @@ class StoreSender:
     def _associate(self) -> Any:
         from pynetdicom import build_context
 
-        contexts = [build_context(kind, SYNTAXES) for kind in CLASSES]
+        contexts = [build_context(kind, SYNTAXES) for kind in SOP_CLASSES.values()]
         return association(self._peer, self._own_title, contexts)
 
     def _rejection(self, path: Path) -> str:

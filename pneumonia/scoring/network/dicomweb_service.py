@@ -27,6 +27,7 @@ CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, between two bytes
 MAX_RETRY_AFTER_SECONDS = 60.0
 REPORTED_RETRY_AFTER_SECONDS = 5.0  # longer waits are reported
+JSON_TYPE = "application/dicom+json"
 
 
 class PoliteRetry(Retry):  # type: ignore[misc]

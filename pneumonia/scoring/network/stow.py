@@ -17,6 +17,7 @@ from pneumonia.scoring.network.delivery import (
     Delivery,
 )
 from pneumonia.scoring.network.dicomweb_service import (
+    JSON_TYPE,
     MAX_RETRY_AFTER_SECONDS,
     TIMEOUT_SECONDS,
     DicomwebService,
@@ -24,7 +25,6 @@ from pneumonia.scoring.network.dicomweb_service import (
     status_of_answer,
 )
 
-JSON_TYPE = "application/dicom+json"
 # Worth a retry, like 5xx: Request Timeout, Too Many Requests.
 TRANSIENT = (408, 429)
 REFERENCED, FAILED, INSTANCE = "00081199", "00081198", "00081155"

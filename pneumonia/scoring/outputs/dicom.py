@@ -11,7 +11,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.results import ObjectCreation, build_results, file_bytes
+from pneumonia.runtime.results import KIND_OF, ObjectCreation, build_results, file_bytes
 from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, Model
 from pneumonia.scoring.outputs.protocol import (
     FinishedBatch,
@@ -21,7 +21,6 @@ from pneumonia.scoring.outputs.protocol import (
 )
 
 FOLDER = "dicom"
-KINDS = {"sr": "SR", "gsps": "PR", "sc": "SC"}  # name of the option -> kind of result
 
 
 def _now() -> datetime:
@@ -35,7 +34,7 @@ class DicomWriter:
     Attributes:
         out: Output folder of the batch.
         model: What the scores are made with.
-        kinds: Keys of KINDS.
+        kinds: Keys of KIND_OF.
         clock: Gives the time at which results are made.
     """
 
@@ -64,7 +63,7 @@ class DicomWriter:
         assert record.prediction is not None
         if obstacle(record) or study.header is None:
             return {}
-        earlier = {kind: self._earlier(record.key, name) for name, kind in KINDS.items()}
+        earlier = {kind: self._earlier(record.key, name) for name, kind in KIND_OF.items()}
         creation = ObjectCreation(
             self.clock(),
             study.content_digest,
@@ -76,13 +75,13 @@ class DicomWriter:
                 study.pixels,
                 record.prediction,
                 self.model.facts(),
-                [KINDS[kind] for kind in self.kinds],
+                [KIND_OF[kind] for kind in self.kinds],
                 record.warnings,
                 creation,
             )
         except DicomError:
             return {}  # `finish` counts what is missing
-        return {self.path(record.key, kind): file_bytes(made[KINDS[kind]]) for kind in self.kinds}
+        return {self.path(record.key, kind): file_bytes(made[KIND_OF[kind]]) for kind in self.kinds}
 
     def _earlier(self, key: str, kind: str) -> Dataset | None:
         """The result that an earlier run into this folder left, without its pixels."""
@@ -97,7 +96,7 @@ class DicomWriter:
         folder = self.out / FOLDER
         remove_others(folder, batch.referable_keys())
         for path in folder.glob("*-*.dcm"):
-            if path.stem.partition("-")[2] in KINDS.keys() - set(self.kinds):
+            if path.stem.partition("-")[2] in KIND_OF.keys() - set(self.kinds):
                 remove_file(path)
         images = [record for record in batch.records if record.status == "scored"]
         missing = [record for record in images if not self.has_all(record)]

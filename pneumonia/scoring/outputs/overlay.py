@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from pneumonia.runtime.image.preprocess import resize
+from pneumonia.runtime.results.facts import RESEARCH_ONLY
 from pneumonia.scoring.outputs.protocol import FinishedBatch, PictureWriter, ScoredStudy
 
-RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"
 MAX_SIDE = 1024
 BOX_COLOUR = (255, 196, 0)  # amber: visible on grey, not the red of an alarm
 # One byte per pixel: as RGB, compressing takes ten times as long. The colour takes the place of

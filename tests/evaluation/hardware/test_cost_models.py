@@ -14,7 +14,7 @@ from evaluation.hardware.crossbar import (
     tiles_used,
 )
 from evaluation.hardware.sot_mram import LayerLoad, SotMramModel, layer_cost, network_cost
-from evaluation.hardware.tradeoff import compare_rates, pruning_to_performance
+from evaluation.hardware.tradeoff import needed_rates, pruning_to_performance
 
 XBAR = CrossbarModel()
 
@@ -111,12 +111,10 @@ def test_what_does_not_fit_is_reloaded_for_every_image():
 
 def test_comparison_needs_a_much_larger_irregular_rate():
     assert pruning_to_performance(10, 4) == 2.5
-    found = compare_rates(20, 10, bits=8)
-    assert found.compute_needed == pytest.approx(27)
-    assert not found.compute_wins
-    assert found.storage_needed == pytest.approx(18.2, abs=0.1)
-    assert found.storage_wins
+    found = needed_rates(20, 10, bits=8)
+    assert found.compute == pytest.approx(27)
+    assert found.storage == pytest.approx(18.2, abs=0.1)
     assert not found.measured
-    measured = compare_rates(20, 10, bits=8, ppr_irregular=1.5, ppr_structured=1.0)
-    assert measured.compute_wins
+    measured = needed_rates(20, 10, bits=8, ppr_irregular=1.5, ppr_structured=1.0)
+    assert measured.compute == pytest.approx(15)
     assert measured.measured

@@ -93,9 +93,9 @@ def test_pairs_are_judged_by_what_was_measured():
     (pair,) = judge_pairs(dense, [firm, loose], accuracy)
     assert (pair.rate_irregular, pair.rate_structured) == (10.0, 4.0)
     # PPR 10 / 2 = 5 against 4 / 4 = 1: it would take 20 times fewer weights to be as fast
-    assert pair.comparison.measured
-    assert pair.comparison.compute_needed == pytest.approx(20.0)
-    assert not pair.comparison.compute_wins
+    assert pair.needed.measured
+    assert pair.needed.compute == pytest.approx(20.0)
+    assert pair.rate_irregular < pair.needed.compute
     assert pair.smaller
     assert pair.faster is False
     assert pair.reservations == ()
@@ -109,8 +109,8 @@ def test_without_times_the_reported_ratios_are_used_and_said():
     loose = cost("loose", kind="irregular", kept=100)
     same = dict.fromkeys(("dense", "firm", "loose"), 0.5)
     (pair,) = judge_pairs(cost("dense"), [firm, loose], same)
-    assert not pair.comparison.measured
-    assert pair.comparison.compute_needed == pytest.approx(4 * 2.7)
+    assert not pair.needed.measured
+    assert pair.needed.compute == pytest.approx(4 * 2.7)
     assert pair.faster is None
 
 

@@ -15,11 +15,11 @@ from pynetdicom import AE, evt
 
 from pneumonia.runtime import commitment
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.results import SOP_CLASSES
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.dicomweb import boundary_of, parts
 from pneumonia.scoring.network import dicomweb_service
-from pneumonia.scoring.network.c_store import CLASSES
 from pneumonia.scoring.network.commitment import CommitmentOptions
 from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
@@ -62,7 +62,7 @@ def receiver(answer):
         return answer(len(taken), event)
 
     entity = AE("PACS")
-    for kind in CLASSES:
+    for kind in SOP_CLASSES.values():
         entity.add_supported_context(kind)
     port = free_port()
     server = entity.start_server(
@@ -155,7 +155,7 @@ def test_the_other_results_go_to_a_pacs_without_one_class(out):
         return 0
 
     entity = AE("PACS")
-    for kind in CLASSES[:2]:
+    for kind in [*SOP_CLASSES.values()][:2]:
         entity.add_supported_context(kind)
     port = free_port()
     server = entity.start_server(
@@ -190,7 +190,7 @@ def test_a_peer_gets_the_objects_in_a_syntax_that_it_prefers(out, syntaxes, used
     """A peer that prefers big endian is not offered it."""
     found = []
     entity = AE("PACS")
-    for kind in CLASSES:
+    for kind in SOP_CLASSES.values():
         entity.add_supported_context(kind, syntaxes)
 
     def store(event):
@@ -210,7 +210,7 @@ def test_a_peer_gets_the_objects_in_a_syntax_that_it_prefers(out, syntaxes, used
 
 def test_a_peer_of_big_endian_alone_is_quoted(out):
     entity = AE("PACS")
-    for kind in CLASSES:
+    for kind in SOP_CLASSES.values():
         entity.add_supported_context(kind, [BIG])
     entity.add_supported_context("1.2.840.10008.1.1")
     server = entity.start_server(("127.0.0.1", 0), block=False)

@@ -39,13 +39,9 @@ from pneumonia.runtime.commitment import (
     ask_for_commitment,
 )
 from pneumonia.runtime.errors import OutputError
-from pneumonia.runtime.results.capture import SECONDARY_CAPTURE
-from pneumonia.runtime.results.presentation import GREYSCALE_STATE
-from pneumonia.runtime.results.report import COMPREHENSIVE_SR
+from pneumonia.runtime.results import SOP_CLASSES, SYNTAXES
 from pneumonia.runtime.tls import client_context
 
-CLASSES = {"sr": COMPREHENSIVE_SR, "gsps": GREYSCALE_STATE, "sc": SECONDARY_CAPTURE}
-SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 POLL_S = 1.0
 SUCCESS = 0x0000
 NOT_REACHED = ("rejected", "no_association")
@@ -197,7 +193,7 @@ class ResultSender:
         for name in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
             setattr(entity, name, self._peer.timeout_s)
         for kind in sorted(kinds):
-            entity.add_requested_context(CLASSES[kind], SYNTAXES)
+            entity.add_requested_context(SOP_CLASSES[kind], SYNTAXES)
         if self._peer.commit_s > 0:
             entity.add_requested_context(PUSH_MODEL, SYNTAXES)
         tls = (self._tls, self._peer.host) if self._tls is not None else None

@@ -117,10 +117,10 @@ class ConnectionPlaces:
             place.deadline += self._request_s - min(HEAD_S, self._request_s)
             return True
 
-    def set_deadline(self, place: _Place, seconds: float) -> None:
-        """Close the connection in so many seconds, if it is still open."""
+    def linger(self, place: _Place) -> None:
+        """Close the connection in LINGER_S, if it is still open."""
         with self._lock:
-            place.deadline, place.is_late = self._clock() + seconds, True
+            place.deadline, place.is_late = self._clock() + LINGER_S, True
 
     def leave(self, place: _Place) -> None:
         """Free a place."""
@@ -291,7 +291,7 @@ class HttpServer(ThreadingMixIn, TCPServer):
 
     def _linger(self, link: Any, place: _Place) -> None:
         """Read what still comes: closing at once resets the connection, and the answer is lost."""
-        self.places.set_deadline(place, LINGER_S)
+        self.places.linger(place)
         _shut(link, socket.SHUT_WR)
         while link.recv(BLOCK):
             pass

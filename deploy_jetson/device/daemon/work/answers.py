@@ -24,6 +24,7 @@ from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image.dicom_header import FILING_UIDS
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import (
+    KIND_OF,
     ObjectCreation,
     ResultFacts,
     build_results,
@@ -33,7 +34,6 @@ from pneumonia.runtime.results import (
 from pneumonia.runtime.results.files import write_dicom
 
 SCHEMA = "pneumonia.daemon-result/1"
-KIND_OF = {"sr": "SR", "gsps": "PR", "sc": "SC"}
 SET_ASIDE = (REJECTED, FAILED, QUARANTINED)
 MAX_ANSWER_BYTES = 4 << 20
 
