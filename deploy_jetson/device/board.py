@@ -9,7 +9,6 @@ import platform
 import re
 import shutil
 import subprocess
-from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from deploy_jetson.device.power.ina3221 import read_text
@@ -64,12 +63,10 @@ class BoardSnapshot(NamedTuple):
 
     def record(self) -> Dict[str, Any]:
         """As JSON data."""
-        return OrderedDict(
-            [
-                ("clocks", OrderedDict((k, v._asdict()) for k, v in self.clocks.items())),
-                ("zones", OrderedDict((k, v._asdict()) for k, v in self.zones.items())),
-            ]
-        )
+        return {
+            "clocks": {k: v._asdict() for k, v in self.clocks.items()},
+            "zones": {k: v._asdict() for k, v in self.zones.items()},
+        }
 
     @property
     def hottest_c(self) -> Optional[float]:
@@ -104,7 +101,7 @@ def _trip(folder: str) -> Optional[float]:
 
 def take_snapshot(root: str = "/") -> BoardSnapshot:
     """Clocks and temperatures now."""
-    clocks = OrderedDict()  # type: OrderedDict[str, ClockState]
+    clocks: Dict[str, ClockState] = {}
     for pattern in GPU_CLOCKS:
         for folder in sorted(glob.glob(os.path.join(root, pattern)))[:1]:
             clock = _clock(folder, ("cur_freq", "max_freq", "governor"), 1e-6)
@@ -115,7 +112,7 @@ def take_snapshot(root: str = "/") -> BoardSnapshot:
         clock = _clock(folder, names, 1e-3)
         if clock is not None:
             clocks[os.path.basename(os.path.dirname(folder))] = clock
-    zones = OrderedDict()  # type: OrderedDict[str, ThermalZone]
+    zones: Dict[str, ThermalZone] = {}
     for folder in sorted(glob.glob(os.path.join(root, ZONES))):
         name = read_text(os.path.join(folder, "type")) or os.path.basename(folder)
         value = _number(os.path.join(folder, "temp"))
@@ -260,25 +257,20 @@ def describe_board(root: str = "/") -> Dict[str, Any]:
     """Board, release, mode and versions: constant during a run. No host name, no serial number."""
     mode = power_mode() if root == "/" else None
     model = read_text(os.path.join(root, "proc/device-tree/model"))
-    return OrderedDict(
-        [
-            ("model", model.rstrip("\0") if model else None),
-            ("tx2", is_tx2(root)),
-            ("machine", platform.machine()),
-            ("kernel", platform.release()),
-            ("l4t", read_text(os.path.join(root, "etc/nv_tegra_release"))),
-            ("power_mode", mode._asdict() if mode else None),
-            ("fan_pwm", _number(os.path.join(root, "sys/devices/pwm-fan/target_pwm"))),
-            ("jetson_clocks", run_program(["jetson_clocks", "--show"]) if root == "/" else None),
-            ("python", platform.python_version()),
-            (
-                "libraries",
-                OrderedDict(
-                    (name, _library_version(name)) for name in ("numpy", "onnxruntime", "tensorrt")
-                ),
-            ),
-        ]
-    )
+    return {
+        "model": model.rstrip("\0") if model else None,
+        "tx2": is_tx2(root),
+        "machine": platform.machine(),
+        "kernel": platform.release(),
+        "l4t": read_text(os.path.join(root, "etc/nv_tegra_release")),
+        "power_mode": mode._asdict() if mode else None,
+        "fan_pwm": _number(os.path.join(root, "sys/devices/pwm-fan/target_pwm")),
+        "jetson_clocks": run_program(["jetson_clocks", "--show"]) if root == "/" else None,
+        "python": platform.python_version(),
+        "libraries": {
+            name: _library_version(name) for name in ("numpy", "onnxruntime", "tensorrt")
+        },
+    }
 
 
 class CpuTimes(NamedTuple):

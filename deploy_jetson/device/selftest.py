@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import time
-from collections import OrderedDict
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -118,11 +117,12 @@ def check_engine(bundle: Bundle, name: str) -> Dict[str, Any]:
             expected="a relative error of at most {}".format(limit),
             found="{:.3g}".format(worst),
         )
-    return OrderedDict(
-        [("relative_error", worst), ("limit", limit)]
-        + [("latency_ms", float(np.median(seconds)) * 1e3)]
-        + sorted(details.items())
-    )
+    return {
+        "relative_error": worst,
+        "limit": limit,
+        "latency_ms": float(np.median(seconds)) * 1e3,
+        **dict(sorted(details.items())),
+    }
 
 
 def check_sensor(name: str, root: str = "/") -> Dict[str, Any]:
@@ -135,7 +135,7 @@ def check_sensor(name: str, root: str = "/") -> Dict[str, Any]:
     sensor = open_sensor(name, clock, READING_S, root)
     if sensor is None:
         raise DeviceError("Power sensor is not here", found=repr(name))
-    values = OrderedDict()  # type: OrderedDict[str, List[float]]
+    values: Dict[str, List[float]] = {}
     faults = 0
     try:
         for _ in range(READINGS):
@@ -155,13 +155,16 @@ def check_sensor(name: str, root: str = "/") -> Dict[str, Any]:
     if not values:
         raise DeviceError("Power sensor gives no reading", found=repr(name))
     units = {rail.name: rail.unit for rail in info.rails}
-    rails = OrderedDict(
-        (rail, {"unit": units.get(rail), "first": some[0], "last": some[-1], "count": len(some)})
+    rails = {
+        rail: {"unit": units.get(rail), "first": some[0], "last": some[-1], "count": len(some)}
         for rail, some in values.items()
-    )
-    return OrderedDict(
-        [("basis", info.basis), ("total", info.total), ("gaps", faults), ("rails", rails)]
-    )
+    }
+    return {
+        "basis": info.basis,
+        "total": info.total,
+        "gaps": faults,
+        "rails": rails,
+    }
 
 
 def check_daemon() -> Dict[str, Any]:
@@ -187,16 +190,15 @@ def check_profile(bundle_path: str, out: str, settings: ProtocolSettings) -> Dic
     """
     document = profile(ProfileRequest((bundle_path,), out, settings=settings))
     runs = [
-        OrderedDict([("run", entry["folder"]), ("flags", entry["figures"]["flags"])])
-        for entry in document["runs"]
+        {"run": entry["folder"], "flags": entry["figures"]["flags"]} for entry in document["runs"]
     ]
-    return OrderedDict([("verified_runs", verify(out)), ("runs", runs)])
+    return {"verified_runs": verify(out), "runs": runs}
 
 
 def versions() -> Dict[str, str]:
     """Versions of the packages that are imported by now."""
     names = ("numpy", "PIL", "pydicom", "pynetdicom", "onnxruntime", "tensorrt")
-    found = OrderedDict([("pneumonia", __version__), ("python", sys.version.split()[0])])
+    found = {"pneumonia": __version__, "python": sys.version.split()[0]}
     for name in names:
         module = sys.modules.get(name)
         found[name] = str(getattr(module, "__version__", "not loaded"))
@@ -220,7 +222,7 @@ def anonymous(value: Any, hidden: Sequence[str]) -> Any:
     text = HOME.sub("/home/" + HIDDEN, json.dumps(value))
     for word in hidden:
         text = text.replace(json.dumps(word)[1:-1], HIDDEN)
-    return json.loads(text, object_pairs_hook=OrderedDict)
+    return json.loads(text)
 
 
 def selftest(bundle_path: str, out: str, settings: ProtocolSettings) -> List[SelftestCheck]:
@@ -253,21 +255,18 @@ def selftest(bundle_path: str, out: str, settings: ProtocolSettings) -> List[Sel
         _run("profile", lambda: check_profile(bundle_path, os.path.join(out, "profile"), settings))
     )
     processor = read_processor()
-    document = OrderedDict(
-        [
-            ("schema", SCHEMA),
-            ("disclaimer", DISCLAIMER),
-            ("model", bundle.model_name),
-            ("model_hash", bundle.model_hash),
-            ("versions", versions()),
-            ("board", describe_board()),
-            ("processor", {"cores": sorted(processor.cores),
-                           "features": sorted(processor.features)}),
-            ("snapshot", take_snapshot().record()),
-            ("checks", [item._asdict() for item in checks]),
-            ("seconds", round(time.monotonic() - started, 1)),
-        ]
-    )  # fmt: skip
+    document = {
+        "schema": SCHEMA,
+        "disclaimer": DISCLAIMER,
+        "model": bundle.model_name,
+        "model_hash": bundle.model_hash,
+        "versions": versions(),
+        "board": describe_board(),
+        "processor": {"cores": sorted(processor.cores), "features": sorted(processor.features)},
+        "snapshot": take_snapshot().record(),
+        "checks": [item._asdict() for item in checks],
+        "seconds": round(time.monotonic() - started, 1),
+    }
     write_json(
         os.path.join(out, "selftest.json"), anonymous(document, identifiers([bundle_path, out]))
     )

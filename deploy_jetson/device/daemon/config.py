@@ -6,7 +6,6 @@ import ipaddress
 import math
 import os
 import re
-from collections import OrderedDict
 from typing import Any, Callable, Dict, NamedTuple
 
 from deploy_jetson.device.daemon.preflight import check_everything, check_folders
@@ -261,8 +260,8 @@ def load_config(path: str) -> DaemonConfig:
         raise DaemonConfigError("Configuration cannot be read", found=found, where=path) from None
     source = _Source(path, text)
     parser = _parse(source, text)
-    parts = OrderedDict(DaemonConfig()._asdict())  # type: OrderedDict[str, Any]
-    peers = OrderedDict()  # type: OrderedDict[str, ResultDestination]
+    parts: Dict[str, Any] = dict(DaemonConfig()._asdict())
+    peers: Dict[str, ResultDestination] = {}
     for name in parser.sections():
         items = dict(parser.items(name))
         if name.startswith(DESTINATION) and _NAME.match(name[len(DESTINATION) :].strip()):

@@ -6,8 +6,7 @@ import sys
 import threading
 import time
 import warnings
-from collections import OrderedDict
-from typing import Any
+from typing import Any, Dict
 
 LOGGER = logging.getLogger("pneumonia.daemon")
 OURS = ("pneumonia", "deploy_jetson")  # loggers whose messages never quote a file
@@ -18,7 +17,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        line = OrderedDict()  # type: OrderedDict[str, Any]
+        line: Dict[str, Any] = {}
         moment = time.gmtime(record.created)
         line["time"] = time.strftime("%Y-%m-%dT%H:%M:%S", moment) + ".{:03d}Z".format(
             int(record.msecs)

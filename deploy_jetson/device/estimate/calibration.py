@@ -7,7 +7,6 @@ A factor is the geometric mean of measured over predicted, a band the worst devi
 import io
 import json
 import math
-from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from pneumonia.runtime.errors import ArtefactError, DataError
@@ -47,11 +46,13 @@ class EstimateCalibration(NamedTuple):
 
     def document(self) -> Dict[str, Any]:
         """As JSON data."""
-        engines = OrderedDict((name, f._asdict()) for name, f in self.engines.items())
-        return OrderedDict(
-            [("schema", SCHEMA), ("engines", engines), ("idle", self.idle)]
-            + [("sources", self.sources)]
-        )
+        engines = {name: f._asdict() for name, f in self.engines.items()}
+        return {
+            "schema": SCHEMA,
+            "engines": engines,
+            "idle": self.idle,
+            "sources": self.sources,
+        }
 
 
 class MeasuredVersusPredicted(NamedTuple):
@@ -96,7 +97,7 @@ def fit(
                     where="engine {!r}".format(item.engine),
                 )
     idle = _mean([item.idle for item in comparisons])
-    engines = OrderedDict()  # type: OrderedDict[str, CorrectionFactors]
+    engines: Dict[str, CorrectionFactors] = {}
     for name in sorted({item.engine for item in comparisons}):
         ours = [item for item in comparisons if item.engine == name]
         latency, busy = _mean([i.latency for i in ours]), _mean([i.busy for i in ours])

@@ -10,7 +10,6 @@ from the same code on x86 and from llvm-mca for the A57. All of it is `estimated
 
 import json
 import math
-from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from deploy_jetson.device.estimate.calibration import EstimateCalibration
@@ -53,14 +52,14 @@ class EngineModel(NamedTuple):
     few_threads: bool = False
 
 
-ENGINE_MODELS = OrderedDict(
-    (model.name, model)
+ENGINE_MODELS = {
+    model.name: model
     for model in (
         EngineModel("tensorrt", True, 2, 0.50, 0.60, 15e-6, False),
         EngineModel("kernels", False, 4, 0.85, 0.35, 3e-6, True, True),
         EngineModel("onnxruntime", False, 4, 0.40, 0.35, 30e-6, False),
     )
-)
+}
 
 
 class NetworkEstimate(NamedTuple):
@@ -97,22 +96,20 @@ class NetworkEstimate(NamedTuple):
 
     def record(self) -> Dict[str, Any]:
         """As data for energy.json."""
-        return OrderedDict(
-            [
-                ("estimated", True),
-                ("engine", self.engine),
-                ("mode", self.mode.number),
-                ("threads", self.threads),
-                ("latency_ms", self.latency_s * 1e3),
-                ("idle_w", self.idle_w),
-                ("busy_w", self.busy_w),
-                ("energy_j", self.energy_j),
-                ("net_energy_j", self.net_energy_j),
-                ("latency_band", self.latency_band),
-                ("power_band", self.power_band),
-                ("basis", self.basis),
-            ]
-        )
+        return {
+            "estimated": True,
+            "engine": self.engine,
+            "mode": self.mode.number,
+            "threads": self.threads,
+            "latency_ms": self.latency_s * 1e3,
+            "idle_w": self.idle_w,
+            "busy_w": self.busy_w,
+            "energy_j": self.energy_j,
+            "net_energy_j": self.net_energy_j,
+            "latency_band": self.latency_band,
+            "power_band": self.power_band,
+            "basis": self.basis,
+        }
 
 
 def _small_share(row: LayerWork) -> float:

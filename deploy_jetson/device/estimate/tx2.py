@@ -5,7 +5,6 @@ tegrastats lines (idle 1.4 to 3.1 W, 9.3 W with three busy cores) and to NVIDIA'
 mode 1); it holds to about a third either way until a measured run calibrates it.
 """
 
-from collections import OrderedDict
 from typing import NamedTuple, Optional
 
 GPU_CORES = 256
@@ -83,8 +82,8 @@ class PowerMode(NamedTuple):
         return float(watts)
 
 
-MODES = OrderedDict(
-    (mode.number, mode)
+MODES = {
+    mode.number: mode
     for mode in (
         PowerMode(0, "MAXN", 4, 2.0352, 2, 2.0352, 1.3005, 1.866),
         PowerMode(1, "MAXQ", 4, 1.2, 0, 0.0, 0.85, 1.3312),
@@ -92,5 +91,5 @@ MODES = OrderedDict(
         PowerMode(3, "MAXP_CORE_ARM", 4, 2.0, 0, 0.0, 1.12, 1.6),
         PowerMode(4, "MAXP_CORE_DENVER", 1, 0.3456, 1, 2.0352, 1.12, 1.6),
     )
-)
+}
 DEFAULT_MODE = 3

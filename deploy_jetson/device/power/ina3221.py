@@ -7,7 +7,6 @@ mainline hwmon driver, millivolts and milliamperes. Numbers of devices move: eve
 import errno
 import glob
 import os
-from collections import OrderedDict
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from deploy_jetson.device.power.sensor import (
@@ -56,7 +55,7 @@ def _chip_of(path: str) -> str:
 
 def iio_channels(root: str) -> List[RailChannel]:
     """Channels of NVIDIA's IIO driver."""
-    found = OrderedDict()  # type: OrderedDict[str, RailChannel]
+    found: Dict[str, RailChannel] = {}
     labels = sorted(glob.glob(os.path.join(root, IIO)) + glob.glob(os.path.join(root, IIO_OLD)))
     seen = set()
     for label in labels:
@@ -78,7 +77,7 @@ def iio_channels(root: str) -> List[RailChannel]:
 
 def hwmon_channels(root: str) -> List[RailChannel]:
     """Channels of the mainline driver."""
-    found = OrderedDict()  # type: OrderedDict[str, RailChannel]
+    found: Dict[str, RailChannel] = {}
     for label in sorted(glob.glob(os.path.join(root, HWMON))):
         number = os.path.basename(label)[2:].split("_")[0]
         name = read_text(label)

@@ -6,7 +6,6 @@ supply: USB devices, the 5 V pins and the converters' losses are missing. So the
 
 import re
 import shutil
-from collections import OrderedDict
 from typing import Dict, List, Tuple
 
 from deploy_jetson.device.board import run_program
@@ -27,16 +26,14 @@ SCOPE = "a rail behind the board's converters; never added up to the board's inp
 VALUE = re.compile(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]\s*$")
 
 
-def parse_adc(text: str) -> "OrderedDict[str, float]":
+def parse_adc(text: str) -> Dict[str, float]:
     """Rail -> milliwatts, of every rail with a current and a voltage."""
-    values = OrderedDict()  # type: OrderedDict[str, Dict[str, float]]
+    values: Dict[str, Dict[str, float]] = {}
     for line in text.splitlines():
         found = VALUE.match(line)
         if found is not None:
             values.setdefault(found.group(1), {})[found.group(2)] = float(found.group(3))
-    return OrderedDict(
-        (name, pair["A"] * pair["V"] * 1e3) for name, pair in values.items() if len(pair) == 2
-    )
+    return {name: pair["A"] * pair["V"] * 1e3 for name, pair in values.items() if len(pair) == 2}
 
 
 class Pi5Sensor(PowerSensor):

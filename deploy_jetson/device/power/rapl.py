@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections import OrderedDict
 from typing import Dict, List, Tuple
 
 from deploy_jetson.device.power.ina3221 import read_text
@@ -37,9 +36,9 @@ class _Counter:
         return (now + self._turns * self._range_uj) / 1e3
 
 
-def rapl_zones(root: str) -> "OrderedDict[str, Tuple[str, int]]":
+def rapl_zones(root: str) -> Dict[str, Tuple[str, int]]:
     """Rail name -> (folder, range in microjoules) of every readable counter."""
-    zones = OrderedDict()  # type: OrderedDict[str, Tuple[str, int]]
+    zones: Dict[str, Tuple[str, int]] = {}
     for folder in sorted(glob.glob(os.path.join(root, ZONES))):
         name = read_text(os.path.join(folder, "name"))
         size = read_text(os.path.join(folder, "max_energy_range_uj"))

@@ -5,7 +5,6 @@ For development away from the board and for tests of everything behind the senso
 
 import csv
 import io
-from collections import OrderedDict
 from typing import Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
@@ -106,7 +105,7 @@ def parse_samples(text: str, path: str) -> RecordedSeries:
     array = np.array(table, dtype=np.float64).reshape(len(table), len(header))
     if (np.diff(array[:, 0]) < 0).any():
         raise _bad(path, "stamps that run backwards")
-    named = OrderedDict((rail, array[:, i]) for i, (rail, _) in enumerate(columns, 1))
+    named = {rail: array[:, i] for i, (rail, _) in enumerate(columns, 1)}
     return RecordedSeries(array[:, 0], named, dict(columns))
 
 
@@ -114,11 +113,11 @@ def _parse_tegrastats(text: str, path: str, interval_s: float) -> RecordedSeries
     readings = [parse_rails(line) or {} for line in text.splitlines()]
     if not any(readings):
         raise _bad(path, "no line with a rail")
-    names = list(OrderedDict((name, 0) for rails in readings for name in rails))
-    values = OrderedDict(
-        (name, np.array([float(rails.get(name, np.nan)) for rails in readings]))
+    names = list({name: 0 for rails in readings for name in rails})
+    values = {
+        name: np.array([float(rails.get(name, np.nan)) for rails in readings])
         for name in names[:MAX_RAILS]
-    )
+    }
     stamps = np.arange(len(readings)) * interval_s
     return RecordedSeries(stamps, values, dict.fromkeys(values, MILLIWATT))
 

@@ -2,7 +2,6 @@
 
 import resource
 import threading
-from collections import OrderedDict
 from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
@@ -47,7 +46,7 @@ class PowerSampler:
         self.interval_s = interval_s
         self._stamps: List[float] = []
         self._readings: List[Dict[str, float]] = []
-        self._faults: Dict[str, int] = OrderedDict()
+        self._faults: Dict[str, int] = {}
         self._lost: Optional[str] = None
 
     def tick(self) -> bool:
@@ -82,10 +81,10 @@ class PowerSampler:
     def collect(self, cpu_share: Optional[float] = None) -> PowerSamples:
         """What was taken so far."""
         names = [rail.name for rail in self.sensor.info.rails]
-        values = OrderedDict(
-            (name, np.array([reading.get(name, np.nan) for reading in self._readings], np.float64))
+        values = {
+            name: np.array([reading.get(name, np.nan) for reading in self._readings], np.float64)
             for name in names
-        )
+        }
         stamps = np.array(self._stamps, dtype=np.float64)
         return PowerSamples(stamps, values, dict(self._faults), self._lost, cpu_share)
 

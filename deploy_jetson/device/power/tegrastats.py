@@ -8,7 +8,6 @@ import re
 import select
 import shutil
 import subprocess
-from collections import OrderedDict
 from typing import Dict, List, Optional, Tuple
 
 from deploy_jetson.device.power.sensor import (
@@ -43,7 +42,7 @@ def parse_rails(line: str) -> Optional[Dict[str, int]]:
     if MEMORY.search(line) is None:
         return None
     found = RAIL.findall(line)
-    return OrderedDict((name, int(now)) for name, now in found if name not in UNCONNECTED)
+    return {name: int(now) for name, now in found if name not in UNCONNECTED}
 
 
 class TegrastatsSensor(PowerSensor):

@@ -1,6 +1,5 @@
 """From a recording to its figures; a pure function, so that `verify` can do it again."""
 
-from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -51,7 +50,7 @@ def spread(values: List[float]) -> Optional[WindowSpread]:
 
 def _spread_record(values: List[float]) -> Optional[Dict[str, Any]]:
     found = spread(values)
-    return OrderedDict(found._asdict()) if found is not None else None
+    return dict(found._asdict()) if found is not None else None
 
 
 def latency_record(times: np.ndarray) -> Optional[Dict[str, Any]]:
@@ -60,15 +59,13 @@ def latency_record(times: np.ndarray) -> Optional[Dict[str, Any]]:
         return None
     spans = (times[:, 1] - times[:, 0]) * 1e3
     p50, p90, p99 = (float(value) for value in np.percentile(spans, [50, 90, 99]))
-    return OrderedDict(
-        [
-            ("p50", p50),
-            ("p90", p90),
-            ("p99", p99),
-            ("mean", float(spans.mean())),
-            ("inferences", len(spans)),
-        ]
-    )
+    return {
+        "p50": p50,
+        "p90": p90,
+        "p99": p99,
+        "mean": float(spans.mean()),
+        "inferences": len(spans),
+    }
 
 
 class _Rail:
@@ -105,9 +102,12 @@ class _Rail:
         drift = None
         if before is not None and after is not None and mean:
             drift = abs(after - before) / mean
-        return OrderedDict(
-            [("before_w", before), ("after_w", after), ("mean_w", mean), ("drift_share", drift)]
-        )
+        return {
+            "before_w": before,
+            "after_w": after,
+            "mean_w": mean,
+            "drift_share": drift,
+        }
 
 
 def _per_inference(
@@ -125,16 +125,14 @@ def _per_inference(
 
 
 def _window_record(found: WindowEnergy, inferences: int, seconds: float) -> Dict[str, Any]:
-    return OrderedDict(
-        [
-            ("energy_j", found.energy_j),
-            ("mean_w", found.mean_w),
-            ("seconds", seconds),
-            ("inferences", inferences),
-            ("samples", found.samples),
-            ("void", found.void),
-        ]
-    )
+    return {
+        "energy_j": found.energy_j,
+        "mean_w": found.mean_w,
+        "seconds": seconds,
+        "inferences": inferences,
+        "samples": found.samples,
+        "void": found.void,
+    }
 
 
 def rail_record(recording: PowerRecording, rail: PowerRail) -> Dict[str, Any]:
@@ -147,21 +145,19 @@ def rail_record(recording: PowerRecording, rail: PowerRail) -> Dict[str, Any]:
     means = [found.mean_w for found, _, _ in windows if found.mean_w is not None]
     peaks = [found.peak_w for found, _, _ in windows if found.peak_w is not None]
     quality = rail_quality(series.stamps, series.values)
-    return OrderedDict(
-        [
-            ("name", rail.name),
-            ("scope", rail.scope),
-            ("gross_j_per_inference", _spread_record(gross)),
-            ("net_j_per_inference", _spread_record(net)),
-            ("gross_j_per_image", whole_gross[0] if whole_gross else None),
-            ("net_j_per_image", whole_net[0] if whole_net else None),
-            ("mean_w", float(np.mean(means)) if means else None),
-            ("peak_w", max(peaks) if peaks else None),
-            ("baseline", baseline),
-            ("windows", [_window_record(*window) for window in windows]),
-            ("quality", OrderedDict(quality._asdict())),
-        ]
-    )
+    return {
+        "name": rail.name,
+        "scope": rail.scope,
+        "gross_j_per_inference": _spread_record(gross),
+        "net_j_per_inference": _spread_record(net),
+        "gross_j_per_image": whole_gross[0] if whole_gross else None,
+        "net_j_per_image": whole_net[0] if whole_net else None,
+        "mean_w": float(np.mean(means)) if means else None,
+        "peak_w": max(peaks) if peaks else None,
+        "baseline": baseline,
+        "windows": [_window_record(*window) for window in windows],
+        "quality": dict(quality._asdict()),
+    }
 
 
 def _total(recording: PowerRecording, rails: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
@@ -171,20 +167,18 @@ def _total(recording: PowerRecording, rails: List[Dict[str, Any]]) -> Optional[D
     if rail is None:
         return None
     gross = rail["gross_j_per_inference"]
-    return OrderedDict(
-        [
-            ("rail", name),
-            ("scope", rail["scope"]),
-            ("gross_j_per_inference", gross),
-            ("net_j_per_inference", rail["net_j_per_inference"]),
-            ("gross_j_per_image", rail["gross_j_per_image"]),
-            ("net_j_per_image", rail["net_j_per_image"]),
-            ("inferences_per_j", 1 / gross["median"] if gross and gross["median"] > 0 else None),
-            ("mean_w", rail["mean_w"]),
-            ("peak_w", rail["peak_w"]),
-            ("idle_w", rail["baseline"]["mean_w"]),
-        ]
-    )
+    return {
+        "rail": name,
+        "scope": rail["scope"],
+        "gross_j_per_inference": gross,
+        "net_j_per_inference": rail["net_j_per_inference"],
+        "gross_j_per_image": rail["gross_j_per_image"],
+        "net_j_per_image": rail["net_j_per_image"],
+        "inferences_per_j": 1 / gross["median"] if gross and gross["median"] > 0 else None,
+        "mean_w": rail["mean_w"],
+        "peak_w": rail["peak_w"],
+        "idle_w": rail["baseline"]["mean_w"],
+    }
 
 
 def _short(recording: PowerRecording) -> Optional[str]:
@@ -230,11 +224,11 @@ def flags(
             found += _total_flags(recording, rail)
     doubts = [("slow_sampling", _slow(recording)), ("short_windows", _short(recording))]
     found += [(flag, text) for flag, text in doubts if text is not None]
-    grouped = OrderedDict()  # type: OrderedDict[str, List[str]]
+    grouped: Dict[str, List[str]] = {}
     for flag, why in found:
         grouped.setdefault(flag, []).append(why)
     return [
-        OrderedDict([("flag", flag), ("why", reasons[0] + _more(len(reasons) - 1))])
+        {"flag": flag, "why": reasons[0] + _more(len(reasons) - 1)}
         for flag, reasons in grouped.items()
     ]
 
@@ -272,15 +266,13 @@ def figures(recording: PowerRecording) -> Dict[str, Any]:
     rails = [rail_record(recording, rail) for rail in recording.sensor.rails]
     total = _total(recording, rails)
     everything = np.concatenate(measured) if measured else np.zeros((0, 2))
-    return OrderedDict(
-        [
-            ("latency_ms", latency_record(everything)),
-            ("image_latency_ms", latency_record(images[0]) if images else None),
-            ("total", total),
-            ("rails", rails),
-            ("samples", len(recording.samples.stamps_s)),
-            ("faults", OrderedDict(sorted(recording.samples.faults.items()))),
-            ("sampler_cpu_share", recording.samples.cpu_share),
-            ("flags", flags(recording, rails, total)),
-        ]
-    )
+    return {
+        "latency_ms": latency_record(everything),
+        "image_latency_ms": latency_record(images[0]) if images else None,
+        "total": total,
+        "rails": rails,
+        "samples": len(recording.samples.stamps_s),
+        "faults": dict(sorted(recording.samples.faults.items())),
+        "sampler_cpu_share": recording.samples.cpu_share,
+        "flags": flags(recording, rails, total),
+    }

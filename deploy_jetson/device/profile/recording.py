@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
@@ -121,20 +120,18 @@ def _record(recording: PowerRecording) -> Dict[str, Any]:
     sensor = recording.sensor._asdict()
     sensor["rails"] = [rail._asdict() for rail in recording.sensor.rails]
     sensor["notes"] = [list(note) for note in recording.sensor.notes]
-    return OrderedDict(
-        [
-            ("schema", SCHEMA),
-            ("about", recording.about),
-            ("settings", recording.settings._asdict()),
-            ("sensor", sensor),
-            ("faults", recording.samples.faults),
-            ("lost", recording.samples.lost),
-            ("sampler_cpu_share", recording.samples.cpu_share),
-            ("phases", [phase._asdict() for phase in recording.phases]),
-            ("snapshots", recording.snapshots),
-            ("notes", recording.notes),
-        ]
-    )
+    return {
+        "schema": SCHEMA,
+        "about": recording.about,
+        "settings": recording.settings._asdict(),
+        "sensor": sensor,
+        "faults": recording.samples.faults,
+        "lost": recording.samples.lost,
+        "sampler_cpu_share": recording.samples.cpu_share,
+        "phases": [phase._asdict() for phase in recording.phases],
+        "snapshots": recording.snapshots,
+        "notes": recording.notes,
+    }
 
 
 def rebased(recording: PowerRecording) -> PowerRecording:

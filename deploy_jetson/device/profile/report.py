@@ -2,7 +2,6 @@
 
 import html
 import os
-from collections import OrderedDict
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -109,7 +108,7 @@ def _headline(runs: List[Dict[str, Any]]) -> str:
                 else "–",
                 number(total["mean_w"]) if total else "–",
                 number(total["idle_w"]) if total else "–",
-                " / ".join(OrderedDict.fromkeys([about["latency_basis"], about["power_basis"]])),
+                " / ".join(dict.fromkeys([about["latency_basis"], about["power_basis"]])),
                 str(len(found["flags"])),
             ]
         )
@@ -151,7 +150,7 @@ def _gross(entry: Dict[str, Any]) -> Optional[ChartBar]:
 def _grouped(
     runs: List[Dict[str, Any]], group: Any, label: Any
 ) -> List[Tuple[str, List[ChartBar]]]:
-    groups = OrderedDict()  # type: OrderedDict[str, List[ChartBar]]
+    groups: Dict[str, List[ChartBar]] = {}
     for entry in runs:
         bar = _gross(entry)
         if bar is not None:
@@ -161,7 +160,7 @@ def _grouped(
 
 
 def _labels(groups: List[Tuple[str, List[ChartBar]]]) -> List[str]:
-    return list(OrderedDict((bar.label, 0) for _, group in groups for bar in group))
+    return list({bar.label: 0 for _, group in groups for bar in group})
 
 
 def _label(about: Dict[str, Any]) -> str:
@@ -174,11 +173,11 @@ def _engine(about: Dict[str, Any]) -> str:
 
 def _comparison(runs: List[Dict[str, Any]]) -> str:
     """Energy by mode, and by stage of pruning where there are several bundles."""
-    modes = OrderedDict((_mode_name(entry["about"]), 0) for entry in runs)
-    stages = OrderedDict((_label(entry["about"]), 0) for entry in runs)
+    modes = dict.fromkeys(_mode_name(entry["about"]) for entry in runs)
+    stages = dict.fromkeys(_label(entry["about"]) for entry in runs)
     parts = []
     if len(modes) > 1 and len(stages) > 1:
-        for engine in OrderedDict((_engine(entry["about"]), 0) for entry in runs):
+        for engine in dict.fromkeys(_engine(entry["about"]) for entry in runs):
             chosen = [entry for entry in runs if _engine(entry["about"]) == engine]
             title = "Energy per inference by power mode and stage of pruning: " + engine
             parts.append(_chart(title, _grouped(chosen, _mode_name, _label)))
@@ -202,9 +201,7 @@ def _chart(title: str, groups: List[Tuple[str, List[ChartBar]]]) -> str:
 
 
 def _stage_table(runs: List[Dict[str, Any]]) -> str:
-    stages = OrderedDict(
-        (entry["about"]["bundle"]["label"], entry["about"]["bundle"]) for entry in runs
-    )
+    stages = {entry["about"]["bundle"]["label"]: entry["about"]["bundle"] for entry in runs}
     rows = [
         [
             label,

@@ -1,7 +1,6 @@
 """What to profile, checked before anything runs."""
 
 import os
-from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from deploy_jetson.device.estimate.roofline import KernelFacts, kernel_facts
@@ -51,14 +50,12 @@ class LoadedBundle(NamedTuple):
 
     def record(self) -> Dict[str, Any]:
         """As JSON data."""
-        return OrderedDict(
-            [
-                ("label", self.label),
-                ("model_name", self.bundle.model_name),
-                ("model_hash", self.bundle.model_hash),
-            ]
-            + list(totals(self.work)._asdict().items())
-        )
+        return {
+            "label": self.label,
+            "model_name": self.bundle.model_name,
+            "model_hash": self.bundle.model_hash,
+            **totals(self.work)._asdict(),
+        }
 
 
 def load_stage(path: str) -> LoadedBundle:

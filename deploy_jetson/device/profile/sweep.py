@@ -4,7 +4,6 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections import OrderedDict
 from datetime import datetime, timezone
 from typing import Any, Dict, List, Optional
 
@@ -129,7 +128,7 @@ class ProfileSweep:
         self._claim_output()
         for stage in self.stages:
             for number in self.request.modes or tuple(MODES):
-                for name in OrderedDict.fromkeys(names):
+                for name in dict.fromkeys(names):
                     self._predicted_run(stage, name, MODES[number])
 
     def _predicted_run(self, stage: LoadedBundle, engine: str, mode: PowerMode) -> None:
@@ -137,11 +136,11 @@ class ProfileSweep:
         clock = VirtualClock()
         load = WindowLoad(lambda: clock.sleep(expected.latency_s), None, ())
         around = RunSurroundings(clock, lambda: board.BoardSnapshot({}, {}), lambda: None)
-        about = self._about(stage, engine, OrderedDict([("number", mode.number)]))
+        about = self._about(stage, engine, {"number": mode.number})
         about["mode"]["name"] = mode.name
         about["prediction"] = expected.record()
         about["latency_basis"] = about["power_basis"] = ESTIMATED
-        about["board"] = OrderedDict([("model", "Jetson TX2 (predicted)"), ("tx2", False)])
+        about["board"] = {"model": "Jetson TX2 (predicted)", "tx2": False}
         sensor = _model_sensor(expected)
         recording = measure(sensor, load, around, _predicted_settings(expected.latency_s), about)
         self._keep(recording, run_name(stage.label, engine, mode.number))
@@ -179,9 +178,7 @@ class ProfileSweep:
         try:
             opened = open_engine(stage.bundle, engine, self.request.threads)
         except DeviceError as error:
-            self.skipped.append(
-                OrderedDict([("label", stage.label), ("engine", engine), ("why", str(error))])
-            )
+            self.skipped.append({"label": stage.label, "engine": engine, "why": str(error)})
             return
         try:
             self._measured_run(stage, opened, modelled)
@@ -193,7 +190,7 @@ class ProfileSweep:
         about = self._about(stage, engine.name, mode._asdict() if mode else None)
         about["latency_basis"] = MEASURED
         about["board"] = board.describe_board(self.request.root)
-        about["engine_details"] = OrderedDict(sorted(getattr(engine, "details", {}).items()))
+        about["engine_details"] = dict(sorted(getattr(engine, "details", {}).items()))
         expected = self._prediction(stage, engine.name, mode)
         about["prediction"] = expected.record() if expected else None
         clock = MonotonicClock()
@@ -236,17 +233,15 @@ class ProfileSweep:
     # --- results --------------------------------------------------------------------------
 
     def _about(self, stage: LoadedBundle, engine: str, mode: Optional[Any]) -> Dict[str, Any]:
-        return OrderedDict(
-            [
-                ("run_id", uuid.uuid4().hex),
-                ("created", datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")),
-                ("version", __version__),
-                ("bundle", stage.record()),
-                ("engine", engine),
-                ("threads", self.request.threads),
-                ("mode", mode),
-            ]
-        )
+        return {
+            "run_id": uuid.uuid4().hex,
+            "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "version": __version__,
+            "bundle": stage.record(),
+            "engine": engine,
+            "threads": self.request.threads,
+            "mode": mode,
+        }
 
     def _keep(self, recording: PowerRecording, name: str) -> None:
         """Write a run's raw files; its figures are those of the files."""
@@ -258,12 +253,15 @@ class ProfileSweep:
         path = os.path.join(self.request.out, folder)
         write_recording(path, recording)
         kept = read_recording(path)
-        files = OrderedDict((name, file_record(os.path.join(path, name))) for name in RAW_FILES)
+        files = {name: file_record(os.path.join(path, name)) for name in RAW_FILES}
         self.entries.append(
-            OrderedDict(
-                [("folder", folder), ("files", files), ("about", kept.about)]
-                + [("settings", kept.settings._asdict()), ("figures", figures(kept))]
-            )
+            {
+                "folder": folder,
+                "files": files,
+                "about": kept.about,
+                "settings": kept.settings._asdict(),
+                "figures": figures(kept),
+            }
         )
         self._write()  # an interrupted sweep keeps its finished runs
 
@@ -279,15 +277,13 @@ class ProfileSweep:
 
     def _document(self) -> Dict[str, Any]:
         bases = [entry["about"][key] for entry in self.entries for key in _BASES]
-        return OrderedDict(
-            [
-                ("schema", SCHEMA),
-                ("disclaimer", DISCLAIMER),
-                ("estimated", ESTIMATED in bases),
-                ("runs", self.entries),
-                ("skipped", self.skipped),
-            ]
-        )
+        return {
+            "schema": SCHEMA,
+            "disclaimer": DISCLAIMER,
+            "estimated": ESTIMATED in bases,
+            "runs": self.entries,
+            "skipped": self.skipped,
+        }
 
     def _write(self) -> None:
         write_json(os.path.join(self.request.out, ENERGY), self._document())

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -296,12 +295,12 @@ def compare(first: str, second: str) -> List[EnergyRatio]:
     labels = [{e["about"]["bundle"]["label"] for e in doc["runs"]} for doc in documents]
     with_bundle = any(len(names) > 1 for names in labels)
     ours, theirs = (
-        OrderedDict(
-            (_key(entry, with_bundle), energies)
+        {
+            _key(entry, with_bundle): energies
             for entry in doc["runs"]
             for energies in [_window_energies(entry)]
             if energies and min(energies) > 0
-        )
+        }
         for doc in documents
     )
     shared = [key for key in ours if key in theirs]

@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-from collections import OrderedDict
 from typing import Any, Dict, NamedTuple, Optional
 
 from pneumonia.runtime.atomic import write_bytes
@@ -80,14 +79,12 @@ def engine_path(key: EngineKey, folder: Optional[str] = None) -> str:
 
 
 def _head(key: EngineKey, engine: CachedEngine) -> bytes:
-    document = OrderedDict(
-        [
-            ("key", key._asdict()),
-            ("bytes", len(engine.plan)),
-            ("sha256", hashlib.sha256(engine.plan).hexdigest()),
-            ("check", engine.check),
-        ]
-    )
+    document = {
+        "key": key._asdict(),
+        "bytes": len(engine.plan),
+        "sha256": hashlib.sha256(engine.plan).hexdigest(),
+        "check": engine.check,
+    }
     return json.dumps(document, allow_nan=False).encode("ascii") + b"\n"
 
 
@@ -147,7 +144,7 @@ def refusal(key: EngineKey, folder: Optional[str] = None) -> Optional[str]:
 
 def refuse(key: EngineKey, reason: str, folder: Optional[str] = None) -> None:
     """Remember that this key's engine computes wrong, so that no start builds it again."""
-    document = OrderedDict([("key", key._asdict()), ("reason", reason)])
+    document = {"key": key._asdict(), "reason": reason}
     _keep(key.refusal_name, json.dumps(document).encode("ascii") + b"\n", folder)
 
 

@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-from collections import OrderedDict
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -66,9 +65,7 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 def sample_of(outputs: Outputs) -> Dict[str, List[float]]:
     """A few values of every output, evenly spread."""
-    return OrderedDict(
-        (name, [float(value) for value in _spread(values)]) for name, values in outputs.items()
-    )
+    return {name: [float(value) for value in _spread(values)] for name, values in outputs.items()}
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
@@ -271,15 +268,12 @@ class TensorRtEngine(Engine):
             self._piece(executor, batch[first : first + step], step)
             for first in range(0, len(batch), step)
         ]
-        return OrderedDict(
-            (
-                name,
-                np.concatenate([piece[name] for piece in pieces])
-                if pieces
-                else np.zeros((0,) + self.output_shapes[name], np.float32),
-            )
+        return {
+            name: np.concatenate([piece[name] for piece in pieces])
+            if pieces
+            else np.zeros((0,) + self.output_shapes[name], np.float32)
             for name in self.spec.outputs
-        )
+        }
 
     def _piece(self, executor: TensorRtExecutor, images: np.ndarray, step: int) -> Outputs:
         """Run the engine once at its fixed batch size; a short batch is padded, then cut."""
@@ -294,7 +288,7 @@ class TensorRtEngine(Engine):
         if not executor.enqueue(addresses, self._cuda.stream):
             raise DeviceError("TensorRT could not start a run", where="engine 'tensorrt'")
         self._cuda.synchronize()
-        outputs = OrderedDict()  # type: OrderedDict[str, np.ndarray]
+        outputs: Dict[str, np.ndarray] = {}
         for place, buffer in zip(executor.places, self._buffers):
             if place.name in self.spec.outputs:
                 values = np.empty((step,) + self.output_shapes[place.name], np.float32)

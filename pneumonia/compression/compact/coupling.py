@@ -10,7 +10,6 @@ Nothing here knows a particular network: YOLOv3's residual groups fall out of th
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -54,12 +53,10 @@ class ChannelGraph:
         roots = np.array([tracer.root(i) for i in range(len(tracer.parent))], dtype=np.int64)
         _, unit_of_atom = np.unique(roots, return_inverse=True)
         self.n_units = int(unit_of_atom.max()) + 1
-        self.unit_out = OrderedDict(
-            (name, torch.from_numpy(unit_of_atom[channels])) for name, channels in atoms.items()
-        )
-        self.unit_in = OrderedDict(
-            (layer.name, self.unit_out[layer.inputs[0]]) for layer in spec.weighted()
-        )
+        self.unit_out = {
+            name: torch.from_numpy(unit_of_atom[channels]) for name, channels in atoms.items()
+        }
+        self.unit_in = {layer.name: self.unit_out[layer.inputs[0]] for layer in spec.weighted()}
         self.protected = torch.zeros(self.n_units, dtype=torch.bool)
         for name in (INPUT, *spec.outputs):
             self.protected[self.unit_out[name]] = True

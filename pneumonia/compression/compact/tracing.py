@@ -4,7 +4,6 @@ Channels start as atoms; ops unite the atoms of channels that can only go togeth
 all channels (a statistic over them, a comparison) makes them one atom, or protects them.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ class ChannelTracer:
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
         self.parent: list[int] = []
-        self.atoms: OrderedDict[str, Ints] = OrderedDict()
+        self.atoms: dict[str, Ints] = {}
         self.protected: list[Ints] = []
         self.atoms[INPUT] = self.fresh(spec.input.channels)
         shapes = spec.shapes()

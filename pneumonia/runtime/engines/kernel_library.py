@@ -5,7 +5,6 @@ import io
 import os
 import platform
 import tempfile
-from collections import OrderedDict
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
@@ -179,7 +178,7 @@ class KernelLibrary:
         outputs = [
             self._library.pn_output(i).contents for i in range(self._library.pn_output_count())
         ]
-        self.output_shapes = OrderedDict((t.name.decode(), _shape(t)) for t in outputs)
+        self.output_shapes = {t.name.decode(): _shape(t) for t in outputs}
         self._model = self._library.pn_create()
         if not self._model:
             raise DeviceError("No memory for the generated network", where=os.path.basename(path))
@@ -230,9 +229,7 @@ class KernelLibrary:
             DeviceError: Wrong input size, or the library reports a failure.
         """
         image = self._image(image)
-        results = OrderedDict(
-            (name, np.empty(shape, np.float32)) for name, shape in self.output_shapes.items()
-        )
+        results = {name: np.empty(shape, np.float32) for name, shape in self.output_shapes.items()}
         pointers = (_FLOATS * len(results))(*[a.ctypes.data_as(_FLOATS) for a in results.values()])
         sizes = (ctypes.c_size_t * len(results))(*[a.size for a in results.values()])
         self._check(

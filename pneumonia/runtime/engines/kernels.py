@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import os
 import sys
-from collections import OrderedDict
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -81,9 +80,11 @@ class KernelsEngine(Engine):
         self.library = KernelLibrary(path, bundle.model_hash, threads)
         self.precision = INT8 if bundle.arithmetic == INT8 else precision_of(self.library.target)
         cpus = ",".join(map(str, self.library.cpus))  # of several threads
-        self.details = OrderedDict(
-            [("target", self.library.target), ("threads", threads), ("cpus", cpus or "not pinned")]
-        )
+        self.details = {
+            "target": self.library.target,
+            "threads": threads,
+            "cpus": cpus or "not pinned",
+        }
         if cpus:
             _LOG.info("Generated kernels for %s, %d threads, CPUs %s", *self.details.values())
 

@@ -4,7 +4,6 @@ Values are (C, H, W). Slow, and meant to be read: the reference of all other eng
 """
 
 import math
-from collections import OrderedDict
 from typing import Callable, Dict, List, Mapping, Union
 
 import numpy as np
@@ -336,33 +335,31 @@ def _opaque(layer: layers.Opaque, sources: Values, tensors: Tensors) -> np.ndarr
     )
 
 
-RUN: Dict[str, Callable[..., np.ndarray]] = OrderedDict(
-    [
-        ("conv", _conv),
-        ("linear", _linear),
-        ("norm", _norm),
-        ("constant", _constant),
-        ("activation", _activation),
-        ("softmax", _softmax),
-        ("shortcut", _shortcut),
-        ("multiply", _multiply),
-        ("route", _route),
-        ("select", _select),
-        ("crop", _crop),
-        ("pad", _pad),
-        ("reshape", _reshape),
-        ("upsample", _upsample),
-        ("resize", _resize),
-        ("pixel_shuffle", _pixel_shuffle),
-        ("maxpool", _maxpool),
-        ("avgpool", _avgpool),
-        ("global_avg_pool", _global_avg_pool),
-        ("flatten", _flatten),
-        ("attention", _attention),
-        ("opaque", _opaque),
-        ("detect", _detect),
-    ]
-)
+RUN: Dict[str, Callable[..., np.ndarray]] = {
+    "conv": _conv,
+    "linear": _linear,
+    "norm": _norm,
+    "constant": _constant,
+    "activation": _activation,
+    "softmax": _softmax,
+    "shortcut": _shortcut,
+    "multiply": _multiply,
+    "route": _route,
+    "select": _select,
+    "crop": _crop,
+    "pad": _pad,
+    "reshape": _reshape,
+    "upsample": _upsample,
+    "resize": _resize,
+    "pixel_shuffle": _pixel_shuffle,
+    "maxpool": _maxpool,
+    "avgpool": _avgpool,
+    "global_avg_pool": _global_avg_pool,
+    "flatten": _flatten,
+    "attention": _attention,
+    "opaque": _opaque,
+    "detect": _detect,
+}
 
 
 def run_op(layer: layers.Layer, sources: Values, tensors: Tensors) -> np.ndarray:

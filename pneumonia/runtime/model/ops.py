@@ -1,6 +1,5 @@
 """One registry of the ops: JSON name, record, shape rule, tensors, number of inputs."""
 
-from collections import OrderedDict
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Type, Union
 
 from pneumonia.runtime.errors import SpecError
@@ -203,7 +202,7 @@ def weight_shape(layer: layers.Weighted) -> Tuple[int, ...]:
 
 
 def _weighted_parts(layer: layers.Weighted) -> Parts:
-    parts = OrderedDict()  # type: Parts
+    parts = {}  # type: Parts
     parts["weight"] = weight_shape(layer)
     if layer.bias:
         parts["bias"] = (layer.out_channels,)
@@ -217,15 +216,15 @@ def _norm_parts(layer: layers.Norm) -> Parts:
     names = ["norm_weight"] if layer.affine else []
     names += ["norm_bias"] if layer.affine and layer.kind != "rms" else []
     names += ["norm_mean", "norm_var"] if layer.kind == "batch" else []
-    return OrderedDict((name, (layer.channels,)) for name in names)
+    return dict.fromkeys(names, (layer.channels,))
 
 
 def _constant_parts(layer: layers.Constant) -> Parts:
-    return OrderedDict([("value", (layer.channels, layer.height, layer.width))])
+    return {"value": (layer.channels, layer.height, layer.width)}
 
 
 def _no_parts(layer: layers.Layer) -> Parts:
-    return OrderedDict()
+    return {}
 
 
 # --- registry -----------------------------------------------------------------------------------
@@ -247,34 +246,32 @@ class Op(NamedTuple):
     n_inputs: int = 1
 
 
-OPS = OrderedDict(
-    [
-        ("conv", Op(layers.Conv, _conv_shape, _weighted_parts)),
-        ("linear", Op(layers.Linear, _linear_shape, _weighted_parts)),
-        ("norm", Op(layers.Norm, _norm_shape, _norm_parts)),
-        ("constant", Op(layers.Constant, _declared_shape, _constant_parts, 0)),
-        ("activation", Op(layers.Activation, _same_shape)),
-        ("softmax", Op(layers.Softmax, _same_shape)),
-        ("shortcut", Op(layers.Shortcut, _broadcast_shape, _no_parts, -1)),
-        ("multiply", Op(layers.Multiply, _broadcast_shape, _no_parts, -1)),
-        ("route", Op(layers.Route, _route_shape, _no_parts, -1)),
-        ("select", Op(layers.Select, _select_shape)),
-        ("crop", Op(layers.Crop, _crop_shape)),
-        ("pad", Op(layers.Pad, _pad_shape)),
-        ("reshape", Op(layers.Reshape, _reshape_shape)),
-        ("upsample", Op(layers.Upsample, _upsample_shape)),
-        ("resize", Op(layers.Resize, _resize_shape)),
-        ("pixel_shuffle", Op(layers.PixelShuffle, _shuffle_shape)),
-        ("maxpool", Op(layers.MaxPool, _pool_shape)),
-        ("avgpool", Op(layers.AvgPool, _pool_shape)),
-        ("global_avg_pool", Op(layers.GlobalAvgPool, _pooled_shape)),
-        ("flatten", Op(layers.Flatten, _flat_shape)),
-        ("attention", Op(layers.Attention, _attention_shape, _no_parts, 3)),
-        ("reuse", Op(layers.Reuse, _same_shape)),  # shaped by the layer it repeats
-        ("opaque", Op(layers.Opaque, _declared_shape, _no_parts, -1)),
-        ("detect", Op(layers.Detect, _detect_shape)),
-    ]
-)  # type: OrderedDict[str, Op]
+OPS: Dict[str, Op] = {
+    "conv": Op(layers.Conv, _conv_shape, _weighted_parts),
+    "linear": Op(layers.Linear, _linear_shape, _weighted_parts),
+    "norm": Op(layers.Norm, _norm_shape, _norm_parts),
+    "constant": Op(layers.Constant, _declared_shape, _constant_parts, 0),
+    "activation": Op(layers.Activation, _same_shape),
+    "softmax": Op(layers.Softmax, _same_shape),
+    "shortcut": Op(layers.Shortcut, _broadcast_shape, _no_parts, -1),
+    "multiply": Op(layers.Multiply, _broadcast_shape, _no_parts, -1),
+    "route": Op(layers.Route, _route_shape, _no_parts, -1),
+    "select": Op(layers.Select, _select_shape),
+    "crop": Op(layers.Crop, _crop_shape),
+    "pad": Op(layers.Pad, _pad_shape),
+    "reshape": Op(layers.Reshape, _reshape_shape),
+    "upsample": Op(layers.Upsample, _upsample_shape),
+    "resize": Op(layers.Resize, _resize_shape),
+    "pixel_shuffle": Op(layers.PixelShuffle, _shuffle_shape),
+    "maxpool": Op(layers.MaxPool, _pool_shape),
+    "avgpool": Op(layers.AvgPool, _pool_shape),
+    "global_avg_pool": Op(layers.GlobalAvgPool, _pooled_shape),
+    "flatten": Op(layers.Flatten, _flat_shape),
+    "attention": Op(layers.Attention, _attention_shape, _no_parts, 3),
+    "reuse": Op(layers.Reuse, _same_shape),
+    "opaque": Op(layers.Opaque, _declared_shape, _no_parts, -1),
+    "detect": Op(layers.Detect, _detect_shape),
+}
 _NAME_OF = {op.record: name for name, op in OPS.items()}
 
 

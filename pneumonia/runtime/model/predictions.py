@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-from collections import OrderedDict
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -121,7 +120,7 @@ def read_predictions(path: str) -> List[Prediction]:
             that is both empty and has boxes.
     """
     path = str(path)
-    groups: Dict[str, List[Row]] = OrderedDict()
+    groups: Dict[str, List[Row]] = {}
     lines: Dict[str, List[int]] = {}
     for line, fields in read_exact_table(path, HEADER, "predictions"):
         if fields:

@@ -7,8 +7,7 @@ Shapes are `(channels, height, width)`; a flat vector of n features is `(n, 1, 1
 Weights are stored separately as named tensors (see `tensor_shapes`), float32 unless said otherwise.
 """
 
-from collections import OrderedDict
-from typing import List, Mapping, NamedTuple, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Tuple, Union
 
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.layers import (
@@ -86,15 +85,17 @@ class NetworkSpec(NamedTuple):
         """The detection heads, in execution order."""
         return [layer for layer in self.layers if isinstance(layer, Detect)]
 
-    def consumers(self) -> "OrderedDict[str, List[str]]":
+    def consumers(self) -> Dict[str, List[str]]:
         """Layer (or `input`) -> names of the layers that read it."""
-        readers = OrderedDict([(INPUT, [])] + [(layer.name, []) for layer in self.layers])  # type: OrderedDict[str, List[str]]
+        readers: Dict[str, List[str]] = {
+            name: [] for name in [INPUT] + [layer.name for layer in self.layers]
+        }
         for layer in self.layers:
             for source in layer.inputs:
                 readers[source].append(layer.name)
         return readers
 
-    def shapes(self) -> "OrderedDict[str, Shape]":
+    def shapes(self) -> Dict[str, Shape]:
         """Output shape (C, H, W) of the input and of every layer; raises SpecError."""
         return infer_shapes(self)
 
@@ -109,7 +110,7 @@ class NetworkSpec(NamedTuple):
         )
 
 
-def tensor_shapes(spec: NetworkSpec) -> "OrderedDict[str, Tuple[int, ...]]":
+def tensor_shapes(spec: NetworkSpec) -> Dict[str, Tuple[int, ...]]:
     """Every named tensor of the dense network: name -> shape.
 
     `L.weight` (O, I / groups, KH, KW) or (O, I); `L.bias` (O,); with batch norm `L.bn_weight`,
@@ -117,11 +118,11 @@ def tensor_shapes(spec: NetworkSpec) -> "OrderedDict[str, Tuple[int, ...]]":
     `L.norm_mean`, `L.norm_var`, each (C,). Constants: `L.value` (C, H, W). Layers in
     another storage format replace `L.weight` by the tensors of `runtime.storage.packing`.
     """
-    return OrderedDict(
-        (layer.name + "." + part, shape)
+    return {
+        layer.name + "." + part: shape
         for layer in spec.layers
         for part, shape in parts_of(layer).items()
-    )
+    }
 
 
 def output_shape(spec: NetworkSpec, name: str) -> Tuple[int, ...]:
@@ -158,13 +159,13 @@ def dense_weight_count(spec: NetworkSpec) -> int:
     return total
 
 
-def infer_shapes(spec: NetworkSpec) -> "OrderedDict[str, Shape]":
+def infer_shapes(spec: NetworkSpec) -> Dict[str, Shape]:
     """Output shape of the input and every layer.
 
     Raises:
         SpecError: Duplicate or unknown names, wrong input counts, shapes that do not fit.
     """
-    shapes = OrderedDict()  # type: OrderedDict[str, Shape]
+    shapes: Dict[str, Shape] = {}
     shapes[INPUT] = (spec.input.channels, spec.input.height, spec.input.width)
     seen = set()
     for layer in spec.layers:

@@ -6,7 +6,6 @@ write_dicom(kind + ".dcm", dataset)
 """
 
 import warnings as python_warnings
-from collections import OrderedDict
 from typing import Dict, Sequence
 
 import numpy as np
@@ -88,7 +87,7 @@ def build_results(
     check_source(header)
     header.Rows, header.Columns = prediction.height, prediction.width
     result = result_of(prediction, facts.threshold, spacing_mm(header), warnings)
-    made: Dict[str, Dataset] = OrderedDict()
+    made: Dict[str, Dataset] = {}
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")  # pydicom's warnings quote values of the file
         for kind in kinds:

@@ -7,7 +7,6 @@ not depend on; an object that exists already keeps its own.
 """
 
 import hashlib
-from collections import OrderedDict
 from datetime import datetime, timedelta, timezone
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
@@ -151,7 +150,7 @@ def _predecessors(report: Dataset) -> Chain:
 
 def _hierarchy(chain: Chain) -> DicomSequence:
     """References by study and series (PS3.3 table C.17-3); each result is a series of its own."""
-    studies = OrderedDict()  # type: OrderedDict[str, List[Dataset]]
+    studies: Dict[str, List[Dataset]] = {}
     for study_uid, series_uid, kind, instance in chain:
         item, series = Dataset(), Dataset()
         set_uid(item, "ReferencedSOPClassUID", kind)

@@ -7,8 +7,7 @@ with `L.scales` where filters have scales; see `runtime.storage.value_codes`. In
 layout's names.
 """
 
-from collections import OrderedDict
-from typing import Callable, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -70,14 +69,12 @@ class _Packer:
             ways = value_codes.level_numbers(matrix, self.coding)
             return min((self._encode_numbers(way) for way in ways), key=_stored_bytes)
         values, arrays = self.layout.encode(matrix)
-        tensors = OrderedDict(weight=values.astype(np.float32))  # type: Arrays
-        tensors.update(arrays)
-        return len(values), 32, tensors
+        return len(values), 32, {"weight": values.astype(np.float32), **arrays}
 
     def _encode_numbers(self, found: value_codes.LevelNumbers) -> Tuple[int, int, Arrays]:
         # The layouts see level numbers, so that filters may have levels of their own.
         values, arrays = self.layout.encode(found.numbers.astype(np.float32))
-        tensors = OrderedDict()  # type: Arrays
+        tensors = {}  # type: Arrays
         tensors.update(value_codes.encode_codes(found, values.astype(np.int64)))
         bits = value_codes.code_bits(tensors["levels"].shape[1])
         tensors.update(arrays)
@@ -128,13 +125,13 @@ def _stored_bytes(encoded: Tuple[int, int, Arrays]) -> int:
     return sum(array.nbytes for array in encoded[2].values())
 
 
-def sparse_formats() -> "OrderedDict[str, Parts]":
+def sparse_formats() -> Dict[str, Parts]:
     """Name -> the parts of its StorageFormat."""
-    layouts = OrderedDict(list(LAYOUTS.items()) + [("fkw", FKW)])
+    layouts = {**LAYOUTS, "fkw": FKW}
     packers = [_Packer(name, layout, None) for name, layout in layouts.items()]
     for coding in value_codes.CODINGS:
         packers.append(_Packer(coding, EVERYWHERE, coding))
         packers += [
             _Packer(name + "-" + coding, layout, coding) for name, layout in layouts.items()
         ]
-    return OrderedDict((packer.name, packer.parts()) for packer in packers)
+    return {packer.name: packer.parts() for packer in packers}

@@ -14,7 +14,6 @@ all). A group keeps the columns in which any of its filters is not zero:
 Other sparse layouts and quantized values: `runtime.storage.formats`.
 """
 
-from collections import OrderedDict
 from typing import AbstractSet, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
@@ -136,20 +135,15 @@ def _measure_columns(weight: np.ndarray, group_size: int) -> StorageSpec:
     return StorageSpec("columns", group_size, n_kept, 32)
 
 
-FORMATS = OrderedDict(
-    [
-        ("dense", StorageFormat(("weight",), _pack_dense, _unpack_dense, _measure_dense)),
-        (
-            "columns",
-            StorageFormat(
-                ("weight", "columns", "column_offsets"),
-                _pack_columns,
-                _unpack_columns,
-                _measure_columns,
-            ),
-        ),
-    ]
-)
+FORMATS = {
+    "dense": StorageFormat(("weight",), _pack_dense, _unpack_dense, _measure_dense),
+    "columns": StorageFormat(
+        ("weight", "columns", "column_offsets"),
+        _pack_columns,
+        _unpack_columns,
+        _measure_columns,
+    ),
+}
 FORMATS.update((name, StorageFormat(*parts)) for name, parts in sparse_formats().items())
 
 
@@ -205,7 +199,7 @@ def pack(layer: Weighted, weight: np.ndarray) -> Tensors:
     """
     _require(layer, "weight", weight, "float32", weight_shape(layer))
     packed = format_of(layer).pack(layer, weight)
-    return OrderedDict((layer.name + "." + suffix, packed[suffix]) for suffix in packed)
+    return {layer.name + "." + suffix: packed[suffix] for suffix in packed}
 
 
 def unpack(layer: Weighted, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -252,7 +246,7 @@ def packed_tensors(spec: NetworkSpec, dense: Mapping[str, np.ndarray]) -> Tensor
         ArtefactError: Tensors are missing, unexpected or of another shape or type.
     """
     _check_names(set(tensor_shapes(spec)), set(dense))
-    packed: Tensors = OrderedDict()
+    packed: Tensors = {}
     for layer in spec.weighted():
         packed.update(pack(layer, np.asarray(dense[layer.name + ".weight"])))
     for name, shape in tensor_shapes(spec).items():
@@ -278,7 +272,7 @@ def dense_tensors(spec: NetworkSpec, tensors: Mapping[str, np.ndarray]) -> Tenso
         for name, tensor in tensors.items()
     }
     layers = {layer.name + ".weight": layer for layer in spec.weighted()}
-    dense: Tensors = OrderedDict()
+    dense: Tensors = {}
     for name, shape in tensor_shapes(spec).items():
         if name in layers:
             dense[name] = unpack(layers[name], tensors)

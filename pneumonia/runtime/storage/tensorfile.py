@@ -9,7 +9,6 @@ import io
 import json
 import os
 import struct
-from collections import OrderedDict
 from typing import Any, Dict, List, Mapping, Tuple
 
 import numpy as np
@@ -21,22 +20,20 @@ MAX_HEADER_BYTES = 16 * 1024 * 1024
 METADATA = "__metadata__"
 
 # In the order in which the safetensors library lays tensors out, last first.
-DTYPES = OrderedDict(
-    [
-        ("BOOL", "|b1"),
-        ("U8", "|u1"),
-        ("I8", "|i1"),
-        ("I16", "<i2"),
-        ("U16", "<u2"),
-        ("F16", "<f2"),
-        ("I32", "<i4"),
-        ("U32", "<u4"),
-        ("F32", "<f4"),
-        ("F64", "<f8"),
-        ("I64", "<i8"),
-        ("U64", "<u8"),
-    ]
-)
+DTYPES = {
+    "BOOL": "|b1",
+    "U8": "|u1",
+    "I8": "|i1",
+    "I16": "<i2",
+    "U16": "<u2",
+    "F16": "<f2",
+    "I32": "<i4",
+    "U32": "<u4",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I64": "<i8",
+    "U64": "<u8",
+}
 _CODE_OF = {np.dtype(text).newbyteorder("="): code for code, text in DTYPES.items()}
 _RANK = {code: rank for rank, code in enumerate(DTYPES)}
 
@@ -81,7 +78,7 @@ def _whole_numbers(value: Any, where: str) -> Tuple[int, ...]:
 
 
 def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    record = OrderedDict(pairs)
+    record = dict(pairs)
     if len(record) != len(pairs):
         raise ValueError("a name occurs twice")
     return record
@@ -144,7 +141,7 @@ def read_tensors(path: str) -> Dict[str, np.ndarray]:
         raise ArtefactError(
             "Tensor file cannot be read", found=error.strerror or str(error), where=path
         ) from None
-    tensors = OrderedDict()
+    tensors = {}
     for entry in entries:
         flat = np.frombuffer(buffer, entry.dtype, count=entry.count, offset=entry.begin)
         tensors[entry.name] = flat.reshape(entry.shape)
@@ -166,17 +163,15 @@ def tensor_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
             )
         little = array.astype(DTYPES[code], copy=False)
         rows.append((-_RANK[code], name, code, array.shape, little.tobytes()))
-    header: Dict[str, Any] = OrderedDict()
+    header: Dict[str, Any] = {}
     position = 0
     rows.sort(key=lambda row: (row[0], row[1].encode("utf-8")))
     for _, name, code, shape, data in rows:
-        header[name] = OrderedDict(
-            [
-                ("dtype", code),
-                ("shape", list(shape)),
-                ("data_offsets", [position, position + len(data)]),
-            ]
-        )
+        header[name] = {
+            "dtype": code,
+            "shape": list(shape),
+            "data_offsets": [position, position + len(data)],
+        }
         position += len(data)
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)

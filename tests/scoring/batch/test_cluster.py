@@ -9,14 +9,14 @@ import zipfile
 import pytest
 
 from pneumonia.cli import group, run
+from pneumonia.runtime.results import KIND_OF
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
-from pneumonia.scoring.outputs.dicom import KINDS
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.batches import png, without_times
 
 pytestmark = pytest.mark.slow
-SETTINGS = ScoreSettings(outputs=OutputSettings(dicom=tuple(KINDS), fhir=True))
+SETTINGS = ScoreSettings(outputs=OutputSettings(dicom=tuple(KIND_OF), fhir=True))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pydicom
 import pytest
 
 from pneumonia.cli import group, run
+from pneumonia.runtime.results import KIND_OF
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.pacs import PacsInput
@@ -15,7 +16,6 @@ from pneumonia.scoring.network.dicom_peer import Peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
 from pneumonia.scoring.network.send import Destination, send_results
 from pneumonia.scoring.outputs import OutputSettings
-from pneumonia.scoring.outputs.dicom import KINDS
 from tests.peers import free_port, running_orthanc
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.patients import patient
@@ -53,7 +53,7 @@ def web_of(orthanc):
 def score(folder, detector, pixels, **tags):
     (folder / "in").mkdir(parents=True, exist_ok=True)
     save(folder / "in" / "film.dcm", chest_dataset(pixels, **patient(1, **tags)))
-    settings = ScoreSettings(outputs=OutputSettings(dicom=tuple(KINDS)))
+    settings = ScoreSettings(outputs=OutputSettings(dicom=tuple(KIND_OF)))
     score_batch(folder / "in", folder / "out", detector, settings)
     return folder / "out"
 

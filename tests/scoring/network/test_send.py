@@ -15,7 +15,7 @@ from pynetdicom import AE, evt
 
 from pneumonia.runtime import commitment
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.results import SOP_CLASSES
+from pneumonia.runtime.results import KIND_OF, SOP_CLASSES
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.dicomweb import boundary_of, parts
@@ -25,7 +25,6 @@ from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
 from pneumonia.scoring.network.send import Destination, send_results
 from pneumonia.scoring.outputs import OutputSettings
-from pneumonia.scoring.outputs.dicom import KINDS
 from tests.peers import free_port, peer
 from tests.runtime.dicoms import chest_dataset, save
 from tests.scoring.network.archive import archive
@@ -40,7 +39,7 @@ def scored_once(tmp_path_factory, detector, bright, dark):
     (folder / "in").mkdir()
     for number, pixels in enumerate((bright, dark), start=1):
         save(folder / "in" / f"{number}.dcm", chest_dataset(pixels, **patient(number)))
-    settings = ScoreSettings(outputs=OutputSettings(dicom=tuple(KINDS)))
+    settings = ScoreSettings(outputs=OutputSettings(dicom=tuple(KIND_OF)))
     score_batch(folder / "in", folder / "out", detector, settings)
     return folder
 

@@ -1,7 +1,6 @@
 """Counters, gauges and histograms as Prometheus text, without a library."""
 
 import threading
-from collections import OrderedDict
 from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 Labels = Tuple[Tuple[str, str], ...]
@@ -23,10 +22,10 @@ class DaemonMetrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._help = OrderedDict()  # type: OrderedDict[str, Tuple[str, str]]
-        self._counts = OrderedDict()  # type: OrderedDict[Tuple[str, Labels], float]
-        self._histograms = OrderedDict()  # type: OrderedDict[str, List[float]]
-        self._gauges = OrderedDict()  # type: OrderedDict[str, GaugeReader]
+        self._help: Dict[str, Tuple[str, str]] = {}
+        self._counts: Dict[Tuple[str, Labels], float] = {}
+        self._histograms: Dict[str, List[float]] = {}
+        self._gauges: Dict[str, GaugeReader] = {}
 
     def describe(self, name: str, kind: str, text: str) -> None:
         """Register a metric of type `counter`, `gauge` or `histogram`."""

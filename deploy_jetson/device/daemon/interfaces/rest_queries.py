@@ -4,7 +4,6 @@ import io
 import os
 import re
 import time
-from collections import OrderedDict
 from typing import Any, Callable, Dict, List, Optional
 from urllib.parse import parse_qs
 
@@ -89,14 +88,16 @@ class RestQueries:
 
     def _readyz(self) -> Reply:
         reasons = self._reasons()
-        value = OrderedDict(
-            [("ready", not reasons), ("reasons", reasons), ("engine", self._model.engine_name)]
-        )
+        value = {
+            "ready": not reasons,
+            "reasons": reasons,
+            "engine": self._model.engine_name,
+        }
         return json_reply(503 if reasons else 200, value)
 
     def _about_model(self) -> Reply:
         facts, bundle = self._model.facts, self._model.bundle
-        value = OrderedDict(facts._asdict())  # type: OrderedDict[str, Any]
+        value: Dict[str, Any] = dict(facts._asdict())
         value["engine"] = self._model.engine_name
         value["operating_points"] = {
             name: point["threshold"] for name, point in bundle.operating_points.items()
@@ -115,7 +116,7 @@ class RestQueries:
             expected = "status: {}; limit: a number".format(", ".join(STATES))
             return json_reply(400, {"error": "bad query", "expected": expected})
         jobs = self._journal.jobs(states, min(int(limit), MAX_LISTED))
-        value = OrderedDict([("counts", self._journal.counts())])  # type: OrderedDict[str, Any]
+        value: Dict[str, Any] = {"counts": self._journal.counts()}
         value["jobs"] = [_summary(job) for job in jobs]
         return json_reply(200, value)
 
@@ -131,15 +132,13 @@ class RestQueries:
             return _file(self._spool.dicom(key, part), "application/dicom")
         value = _summary(job)
         value["deliveries"] = [
-            OrderedDict(
-                [
-                    ("destination", sent.destination),
-                    ("kind", sent.kind),
-                    ("state", sent.state),
-                    ("attempts", sent.attempts),
-                    ("code", sent.code),
-                ]
-            )
+            {
+                "destination": sent.destination,
+                "kind": sent.kind,
+                "state": sent.state,
+                "attempts": sent.attempts,
+                "code": sent.code,
+            }
             for sent in self._journal.deliveries_of(key)
         ]
         return json_reply(200, value)
@@ -147,18 +146,16 @@ class RestQueries:
 
 def _summary(job: DaemonJob) -> Dict[str, Any]:
     waits = job.state not in ANSWERED
-    return OrderedDict(
-        [
-            ("job", job.key),
-            ("status", job.state),
-            ("reason", job.reason),
-            ("via", job.source),
-            ("attempts", job.attempts),
-            ("received_at", moment(job.received_at)),
-            ("changed_at", moment(job.changed_at)),
-            ("waiting_s", round(max(0.0, time.time() - job.received_at), 3) if waits else 0.0),
-        ]
-    )
+    return {
+        "job": job.key,
+        "status": job.state,
+        "reason": job.reason,
+        "via": job.source,
+        "attempts": job.attempts,
+        "received_at": moment(job.received_at),
+        "changed_at": moment(job.changed_at),
+        "waiting_s": round(max(0.0, time.time() - job.received_at), 3) if waits else 0.0,
+    }
 
 
 def _file(path: str, kind: str) -> Reply:

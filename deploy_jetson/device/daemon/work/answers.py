@@ -3,7 +3,6 @@
 import contextlib
 import json
 import time
-from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import pydicom
@@ -68,19 +67,17 @@ def _findings(answer: JobAnswer, facts: ResultFacts) -> Dict[str, Any]:
     result = result_of(prediction, facts.threshold, spacing, answer.warnings)
     boxes: List[Dict[str, Any]] = []
     for finding in result.findings:
-        box = OrderedDict([("box_xyxy", [round(edge, 3) for edge in finding.box_xyxy])])
-        made = OrderedDict(box, score=round(finding.score, 6))  # type: OrderedDict[str, Any]
+        box = {"box_xyxy": [round(edge, 3) for edge in finding.box_xyxy]}
+        made: Dict[str, Any] = dict(box, score=round(finding.score, 6))
         if finding.size_mm is not None:
             made["size_mm"] = [round(side, 2) for side in finding.size_mm]
         boxes.append(made)
-    return OrderedDict(
-        [
-            ("flag", result.flag),
-            ("statement", result.sentence()),
-            ("max_score", round(result.max_score, 6)),
-            ("findings", boxes),
-        ]
-    )
+    return {
+        "flag": result.flag,
+        "statement": result.sentence(),
+        "max_score": round(result.max_score, 6),
+        "findings": boxes,
+    }
 
 
 def document(job: DaemonJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str, Any]:
@@ -88,13 +85,13 @@ def document(job: DaemonJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str,
 
     It names the image by UID, where it has one, and nothing else of the patient.
     """
-    made = OrderedDict()  # type: OrderedDict[str, Any]
+    made: Dict[str, Any] = {}
     made["schema"] = SCHEMA
     made["disclaimer"] = DISCLAIMER
     made["job"] = job.key
     made["status"] = answer.state
     made["reason"] = answer.reason
-    source = OrderedDict([("sha256", job.sha256), ("bytes", job.bytes), ("via", job.source)])
+    source = {"sha256": job.sha256, "bytes": job.bytes, "via": job.source}
     made["source"] = source
     if answer.decoded is not None:
         source.update(_uids(answer.decoded.identity))
@@ -104,15 +101,13 @@ def document(job: DaemonJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str,
         source["width"], source["height"] = answer.prediction.width, answer.prediction.height
         made.update(_findings(answer, facts))
     made["warnings"] = list(answer.warnings)
-    made["model"] = OrderedDict(
-        [
-            ("name", facts.model_name),
-            ("version", facts.model_version),
-            ("hash", facts.model_hash),
-            ("operating_point", facts.threshold_name),
-            ("threshold", facts.threshold),
-        ]
-    )
+    made["model"] = {
+        "name": facts.model_name,
+        "version": facts.model_version,
+        "hash": facts.model_hash,
+        "operating_point": facts.threshold_name,
+        "threshold": facts.threshold,
+    }
     made["engine"] = answer.engine
     made["software"] = __version__
     made["attempt"] = job.attempts
@@ -152,7 +147,7 @@ def dicom_results(
         return []
     wanted = [KIND_OF[kind] for kind in kinds]
     source = header_from_bytes(decoded.header)
-    paths = OrderedDict((KIND_OF[kind], spool.dicom(job.key, kind)) for kind in kinds)
+    paths = {KIND_OF[kind]: spool.dicom(job.key, kind) for kind in kinds}
     creation = ObjectCreation(None, decoded.content_sha256, earlier_results(paths))
     built = build_results(
         source, decoded.pixels, prediction, facts, wanted, answer.warnings, creation
@@ -168,7 +163,7 @@ def earlier_results(paths: Dict[str, str]) -> Dict[str, Dataset]:
     Args:
         paths: Kind -> file.
     """
-    found = OrderedDict()  # type: OrderedDict[str, Dataset]
+    found: Dict[str, Dataset] = {}
     for kind, path in paths.items():
         with contextlib.suppress(Exception):  # absent, or not whole
             found[kind] = pydicom.dcmread(path, stop_before_pixels=True)
@@ -193,9 +188,7 @@ def read_answer(spool: ImageSpool, key: str) -> Optional[Dict[str, Any]]:
     """The JSON answer of a job, None when there is none or it is not whole."""
     try:
         with open(spool.result(key), "rb") as stream:
-            made = json.loads(
-                stream.read(MAX_ANSWER_BYTES).decode("ascii"), object_pairs_hook=OrderedDict
-            )
+            made = json.loads(stream.read(MAX_ANSWER_BYTES).decode("ascii"))
     except (OSError, ValueError):
         return None
     whole = isinstance(made, dict) and made.get("schema") == SCHEMA and made.get("job") == key
