@@ -28,10 +28,6 @@ MAX_LISTED = 200  # pairs and patients listed in the report; the counts are alwa
 def audit_dataset(dataset: Dataset, progress: Progress | None = None) -> dict[str, Any]:
     """Read every image and table of a dataset and report contents and faults.
 
-    Args:
-        dataset: An open dataset.
-        progress: Called as (done, total, note).
-
     Returns:
         The content of audit.json; a function of the dataset only.
     """

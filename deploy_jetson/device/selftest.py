@@ -228,11 +228,6 @@ def anonymous(value: Any, hidden: Sequence[str]) -> Any:
 def selftest(bundle_path: str, out: str, settings: ProtocolSettings) -> List[SelftestCheck]:
     """Run all checks and write DIR/selftest.json and DIR/profile.
 
-    Args:
-        bundle_path: The bundle.
-        out: New folder.
-        settings: Of the profile.
-
     Raises:
         OutputError: The folder exists already, or cannot be written.
         ArtefactError: The bundle is damaged.

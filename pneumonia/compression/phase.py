@@ -44,12 +44,6 @@ class Trainer(NamedTuple):
     ) -> RunFolder:
         """Train a network or resume its training; a hook may end it early (`Converged`).
 
-        Args:
-            network: Its weights are the start.
-            config: Length, optimiser, schedule.
-            out: Run folder of this training.
-            hooks: See `training.loop.fit`.
-
         Returns:
             The run folder, whose checkpoints are complete in every process.
         """

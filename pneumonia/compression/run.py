@@ -162,11 +162,6 @@ def _finished(checkpoint: Path, folder: RunFolder) -> CompressionResult:
 def check_dataset(parent: RunFolder, data: Dataset, accept_seen: bool = False) -> None:
     """Refuse a dataset that validates on what the run was trained on; warn of any other.
 
-    Args:
-        parent: The run to compress.
-        data: The dataset to compress it with.
-        accept_seen: Warn only.
-
     Raises:
         DataError: Images, or images of patients, of the run's training split are in the validation
             split of another dataset.

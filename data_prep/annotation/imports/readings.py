@@ -40,11 +40,6 @@ def import_file(project: AnnotationProject, annotator: str, data: bytes) -> dict
     RSNA csv (labels or classes), COCO and DICOM SR become readings of studies that the annotator
     has not begun; a KCAT file changes the links of the reports that have its text.
 
-    Args:
-        project: The project.
-        annotator: Name of the annotator.
-        data: Content of the file.
-
     Returns:
         `kind` of the file, numbers of imported items, and `left_out`: reason -> number.
 

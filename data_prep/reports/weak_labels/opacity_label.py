@@ -115,11 +115,7 @@ def _resembles_opacity(mention: Mention, base: ConceptBase) -> bool:
 
 
 def clear_sides(words: Sequence[str]) -> frozenset[str]:
-    """The lungs, `right` and `left`, that a sentence calls clear or normal without restriction.
-
-    Args:
-        words: The sentence's tokens in normal form.
-    """
+    """The lungs, `right` and `left`, that a sentence (tokens in normal form) calls clear or normal."""
     if _is_restricted(words):
         return frozenset()
     lungs = [at for at, word in enumerate(words) if word in _LUNGS]

@@ -314,12 +314,7 @@ def _notice(document: Dict[str, Any]) -> str:
 
 
 def page(folder: str, document: Dict[str, Any]) -> str:
-    """The page as text.
-
-    Args:
-        folder: Of the profile, for the raw samples.
-        document: energy.json.
-    """
+    """report.html of a profile folder as text; `document` is its energy.json."""
     runs = document["runs"]
     shown = runs[:MAX_TIMELINES]
     more = ""

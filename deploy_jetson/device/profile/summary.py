@@ -18,11 +18,7 @@ def _milli(total: Optional[Dict[str, Any]], key: str) -> str:
 def headline(
     document: Dict[str, Any],
 ) -> Tuple[str, Sequence[str], List[Sequence[str]], List[str]]:
-    """Title, header, rows and remarks.
-
-    Args:
-        document: energy.json.
-    """
+    """Title, header, rows and remarks of a profile; `document` is its energy.json."""
     rows: List[Sequence[str]] = []
     for entry in document["runs"]:
         about, found = entry["about"], entry["figures"]

@@ -49,12 +49,6 @@ def request_commitment(
 ) -> dict[str, Delivery]:
     """Ask a PACS to commit to the storage of objects that it has accepted.
 
-    Args:
-        objects: The objects, accepted before.
-        peer: The PACS.
-        own_title: Our AE title.
-        options: Port and waiting time.
-
     Returns:
         SOP Instance UID -> COMMITTED or NOT_COMMITTED, with the PACS's reason as code, or a detail
         where it gave none.

@@ -38,13 +38,7 @@ def find_browser() -> str | None:
 
 
 def print_page(browser: str, page: Path, seconds: float) -> bytes | None:
-    """A page as PDF, None when the browser fails or takes too long.
-
-    Args:
-        browser: Path of the program.
-        page: The HTML file.
-        seconds: Time limit.
-    """
+    """A page as PDF, None when the browser fails or takes too long."""
     command = [browser, *FLAGS]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--no-sandbox")  # Chromium's sandbox refuses to run as root
