@@ -11,10 +11,12 @@ _modules = {}  # public name -> the module that defines it; read from the stub a
 
 def _public_modules():
     import ast
+    import os
 
-    if not _modules:
-        with open(__file__[: -len("py")] + "pyi", encoding="utf-8") as stub:
-            imports = [n for n in ast.parse(stub.read()).body if isinstance(n, ast.ImportFrom)]
+    stub = __file__[: -len("py")] + "pyi"
+    if not _modules and os.path.exists(stub):  # a board has only `pneumonia.runtime`
+        with open(stub, encoding="utf-8") as stream:
+            imports = [n for n in ast.parse(stream.read()).body if isinstance(n, ast.ImportFrom)]
         _modules.update({alias.name: node.module for node in imports for alias in node.names})
     return _modules
 

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -61,6 +62,17 @@ def test_each_name_is_loaded_from_the_module_that_type_checkers_see():
     for name, (module, exported) in seen.items():
         assert exported == name  # without `as NAME` a stub does not export what it imports
         assert getattr(pneumonia, name) is getattr(sys.modules[module], name)
+
+
+def test_without_the_stub_the_package_has_no_public_names(tmp_path):
+    """As on a board, which has `pneumonia.runtime` alone."""
+    (tmp_path / "pneumonia").mkdir()
+    shutil.copy(ROOT / "pneumonia" / "__init__.py", tmp_path / "pneumonia")
+    code = "import pneumonia; print(pneumonia.__all__, hasattr(pneumonia, 'Detector'))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == "[] False\n"
 
 
 def test_the_page_is_up_to_date():

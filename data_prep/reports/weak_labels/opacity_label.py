@@ -115,7 +115,7 @@ def _resembles_opacity(mention: Mention, base: ConceptBase) -> bool:
 
 
 def clear_sides(words: Sequence[str]) -> frozenset[str]:
-    """The lungs, `right` and `left`, that a sentence (tokens in normal form) calls clear or normal."""
+    """The lungs, `right` and `left`, that a sentence calls clear or normal without restriction."""
     if _is_restricted(words):
         return frozenset()
     lungs = [at for at, word in enumerate(words) if word in _LUNGS]
