@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 
 from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.exporting.bundle import check_replaceable
-from pneumonia.exporting.int8 import Calibration, quantize_onnx
-from pneumonia.exporting.int8_bundle import float_onnx, refuse_int8, write_int8_bundle
+from pneumonia.exporting.int8 import (
+    Calibration,
+    float_onnx,
+    quantize_onnx,
+    refuse_int8,
+    write_int8_bundle,
+)
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, ExportError, OutputError

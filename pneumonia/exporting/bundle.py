@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.exporting.model_card import model_card
-from pneumonia.exporting.onnx_check import OnnxReport, check_onnx
+from pneumonia.exporting.onnx_file import OnnxReport, check_onnx
 from pneumonia.exporting.onnx_graph import CODED_OPS, emit_onnx
 from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts, read_run_facts

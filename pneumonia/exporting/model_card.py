@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pneumonia.exporting.onnx_check import TOLERANCE, OnnxReport
+from pneumonia.exporting.onnx_file import TOLERANCE, OnnxReport
 from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts
 from pneumonia.network.accounting import NetworkTotals

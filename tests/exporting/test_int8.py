@@ -21,8 +21,7 @@ from pneumonia.api.int8 import Int8Options, quantize_int8
 from pneumonia.cli import group, run
 from pneumonia.cli.quantize import command
 from pneumonia.exporting.bundle import export_run
-from pneumonia.exporting.int8 import quantize_onnx
-from pneumonia.exporting.int8_bundle import write_int8_bundle
+from pneumonia.exporting.int8 import quantize_onnx, write_int8_bundle
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.exporting.refreeze import freeze_points
 from pneumonia.runtime.engines import open_engine

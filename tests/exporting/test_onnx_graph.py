@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumonia.exporting import onnx_check
-from pneumonia.exporting.onnx_check import check_format, check_onnx, sample_input
+from pneumonia.exporting import onnx_file
+from pneumonia.exporting.onnx_file import check_format, check_onnx, sample_input
 from pneumonia.exporting.onnx_graph import ALLOWED_OPS, emit_onnx
 from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.network.fold import fold_batch_norm
@@ -189,4 +189,4 @@ def test_sample_input_has_the_range_of_real_images():
     assert images.max() <= 2
     assert images.std() > 0.3
     np.testing.assert_array_equal(images[:, 0], images[:, 2])
-    assert onnx_check.TOLERANCE <= 1e-4
+    assert onnx_file.TOLERANCE <= 1e-4
