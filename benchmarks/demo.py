@@ -12,7 +12,6 @@ dense (in at least four of five seeds), generated kernels at least 2.5 times as 
 ONNX Runtime, and at most 120 s with bfloat16, 240 s without, on two quiet cores.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -21,14 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reporting import RESULTS, argument_parser, environment, write_results
 from deploy_jetson.kernels.compile.targets import cpu_name
-from pneumonia.runtime.atomic import write_json
 
-RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "onnxruntime", "numpy", "albumentations")
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 MIN_RATE, MAX_RSNA_DROP, MAX_AP50_DROP, MIN_SPEED_UP = 8.0, 0.02, 0.03, 2.5
@@ -74,7 +71,7 @@ def reached(row: dict[str, Any]) -> dict[str, bool]:
 
 def main() -> None:
     """Run the demos and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--as-avx2", action="store_true", help="AVX2 in float32")
     parser.add_argument("--keep", type=Path, help="folder that keeps the demos")
@@ -86,7 +83,7 @@ def main() -> None:
             folder = (options.keep or Path(temporary)) / f"seed-{seed}"
             row = measure(seed, folder, options.as_avx2)
             rows.append({**row, "reached": reached(row)})
-            write_json(str(path), _document(rows, options.as_avx2))
+            write_results(path, _document(rows, options.as_avx2))
             print(json.dumps(rows[-1]), flush=True)
 
 
@@ -96,7 +93,7 @@ def _document(rows: list[dict[str, Any]], as_avx2: bool) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "as_avx2": as_avx2,
         "system": platform.platform(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        **environment(*PACKAGES),
         "seeds_reaching": {
             goal: sum(row["reached"].get(goal, False) for row in rows)
             for goal in ("rate", "rsna", "ap50", "speed_up")

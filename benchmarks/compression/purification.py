@@ -9,7 +9,6 @@ Where purification removes nothing, the cheapest single filter or hidden unit sa
 training: only their path removal is meaningful. Writes results/purification.json and the page.
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from benchmarks.compression.methods import layer_counts, without_dead_paths
 from benchmarks.compression.page import PURIFICATION, write_tables
 from benchmarks.compression.tables import folder_of, loaded
 from benchmarks.compression.training import Images, accuracy, read_images
+from benchmarks.reporting import argument_parser
 from pneumonia.compression.compact.coupling import ChannelGraph, close_units
 from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.compression.prune.purify import live_masks, purify
@@ -97,7 +97,7 @@ def projected(dense: Network, rate: float) -> Network:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/tables"))
     options = parser.parse_args()
     total, spec = dense_weights("lenet5/dense"), network_of("lenet5/dense")

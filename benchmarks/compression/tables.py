@@ -11,8 +11,6 @@ training set; the test set is only measured. Published figures stand beside ours
 $PNEUMONIA_DATA (default ../shared/data); nothing runs without.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -34,6 +32,7 @@ from benchmarks.compression.training import (
     accuracy,
     read_images,
 )
+from benchmarks.reporting import argument_parser, write_results
 from evaluation.metrics.intervals import wilson
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.storage_choice import smallest_storage, stored_bytes
@@ -187,7 +186,7 @@ def run_job(name: str, seed: int, data: Data) -> None:
         "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1),
         "torch": torch.__version__, "bfloat16": BFLOAT16,
     }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(row, indent=1) + "\n")
+    write_results(folder / "result.json", row)
     print(
         f"{name} seed {seed}: held out {row['held_out_accuracy']:.4f}, "
         f"test {row['test_accuracy']:.4f} at {row['rate']}x, {row['bytes_with_indices']} B, "
@@ -213,7 +212,7 @@ def wanted_jobs(only: Sequence[str] | None, seeds: Sequence[int] | None) -> list
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/tables"))
     parser.add_argument("--only", nargs="*", help="jobs, or prefixes such as lenet5/")
     parser.add_argument("--seeds", type=int, nargs="*", help="seeds to run; default: all")

@@ -8,17 +8,16 @@ Goal: at most 1.05 times the processor time. Writes benchmarks/results/admm_step
 import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.reporting import RESULTS, environment, write_results
 from pneumonia.compression.admm.engine import Admm
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
 
-RESULTS = Path(__file__).parents[1] / "results"
 PAIRS = 8
 
 
@@ -59,12 +58,12 @@ def time_steps() -> dict[str, float]:
 
 def main() -> None:
     result = {
-        "torch": torch.__version__,
+        **environment("torch"),
         "threads": torch.get_num_threads(),
         "step": time_steps(),
         "goal": "ADMM step <= 1.05x",
     }
-    (RESULTS / "admm_step_speed.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_results(RESULTS / "admm_step_speed.json", result)
     print(json.dumps(result, indent=2))
 
 

@@ -8,12 +8,12 @@ Weights that are not quantized count as 16-bit fixed point. The accuracy of 8-bi
 measured here. Prints the table and writes results/in_memory_cost.json.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.reporting import RESULTS, markdown_table, write_results
 from evaluation.hardware import crossbar, sot_mram
 from pneumonia.compression.report.page import ACTIVATION_BITS, MeasuredNetwork, sot_mram_loads
 from pneumonia.network.accounting import account
@@ -21,7 +21,6 @@ from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 
 BENCHMARKS = Path(__file__).parents[1]
-RESULTS = BENCHMARKS / "results" / "in_memory_cost.json"
 FIXED_POINT_BITS = 16
 
 
@@ -101,10 +100,7 @@ ROWS = (
 def table(results: list[dict]) -> str:
     """The results as a Markdown table, with the factor from the first to the last case."""
     last = results[-1]["case"]
-    lines = [
-        "| | " + " | ".join(row["case"] for row in results) + f" | {last}: less by |",
-        "|---|" + "---|" * (len(results) + 1),
-    ]
+    lines = []
     for title, key, how in ROWS:
         values = []
         for row in results:
@@ -117,8 +113,8 @@ def table(results: list[dict]) -> str:
             if values[0] > values[-1] > 0 and "%" not in how
             else ""
         )
-        lines.append(f"| {title} | " + " | ".join(format(v, how) for v in values) + f" | {less} |")
-    return "\n".join(lines)
+        lines.append((title, *(format(value, how) for value in values), less))
+    return markdown_table(("", *(row["case"] for row in results), f"{last}: less by"), lines)
 
 
 def main() -> None:
@@ -136,7 +132,7 @@ def main() -> None:
         }
         for case in CASES
     ]  # fmt: skip
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write_results(RESULTS / "in_memory_cost.json", results)
     print(table(results))
 
 

@@ -11,10 +11,7 @@ what the allocator keeps (with its defaults up to 4.3 copies stay resident). On 
 does other work, read the CPU time: the wall time is the machine's.
 """
 
-import argparse
 import ctypes
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.machine import processor
+from benchmarks.reporting import argument_parser, environment, write_results
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.compression.quantize.bit_serial import fixed_point
@@ -132,7 +129,7 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", help="one method by name")
@@ -167,15 +164,13 @@ def main() -> None:
             flush=True,
         )
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         record = {
-            "torch": torch.__version__, "python": platform.python_version(),
-            "processor": processor(), "threads": torch.get_num_threads(),
+            **environment("torch"), "threads": torch.get_num_threads(),
             "weights": sum(w.numel() for w in weights.values()), "rate": RATE,
             "goals": f"<= {GOAL_S:g} s on two cores, <= {GOAL_COPIES:g} copies of the weights",
             "methods": rows,
         }  # fmt: skip
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+        write_results(options.json, record)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,19 @@ without any patient who has a whole RSNA radiograph. Small on purpose (yolov3-ti
 detector. For all rows alike, the threshold is the best one on the images that are scored.
 """
 
-import argparse
-import json
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.detector.ladder import SHOWN, judged, rounded
+from benchmarks.reporting import (
+    RESULTS,
+    argument_parser,
+    environment,
+    interval_text,
+    markdown_table,
+    write_results,
+)
 from data_prep.augment.composite import CompositeSettings
 from data_prep.dataset.reader import Dataset, open_dataset
 from data_prep.dataset.writer import CachedImage, DatasetFacts, new_dataset
@@ -28,7 +32,6 @@ from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.training.config import DataConfig, ModelConfig, TrainRecipe
 from pneumonia.training.run import run_train
 
-RESULTS = Path(__file__).parents[1] / "results"
 MASKED = {"lungs": 1, "full": 1}  # no whole training radiograph is left in the dataset
 MIXED = {**MASKED, "nih": 6}
 PASTED, ALL_PASTED = (CompositeSettings(probability=p) for p in (0.5, 1.0))
@@ -107,30 +110,23 @@ def measure(dataset: Dataset, runs: Sequence[Path]) -> dict[str, dict[str, Any]]
     return rows
 
 
-def cell(values: list[float] | None, sign: str) -> str:
-    """Value and interval as text; empty when the metric does not exist."""
-    return "" if values is None else "{:{s}.3f} ({:{s}.3f} to {:{s}.3f})".format(*values, s=sign)
-
-
 def table(rows: dict[str, dict[str, Any]], n_images: int, n_patients: int) -> str:
     """The rows as Markdown."""
-    lines = [
+    head = (
         f"{n_images} whole radiographs of {n_patients} patients, none of them trained on; 95 %"
-        " intervals over patients; differences are paired, to the row of that number.",
-        "",
-        "| | training images | RSNA | AP50 | AUROC | against | RSNA | AP50 | AUROC |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+        " intervals over patients; differences are paired, to the row of that number.\n\n"
+    )
+    titles = ("", "training images", "RSNA", "AP50", "AUROC", "against", "RSNA", "AP50", "AUROC")
+    lines = []
     for number, (name, row) in enumerate(rows.items(), 1):
-        values = [cell(row[short], "") for short in SHOWN.values()]
-        deltas = [cell(row.get(f"{short}_delta"), "+") for short in SHOWN.values()]
-        cells = [str(number), name, *values, str(row.get("against", "")), *deltas]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        values = [interval_text(row[short]) for short in SHOWN.values()]
+        deltas = [interval_text(row.get(f"{short}_delta"), "+") for short in SHOWN.values()]
+        lines.append((number, name, *values, row.get("against", ""), *deltas))
+    return head + markdown_table(titles, lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     arguments = parser.parse_args()
@@ -151,11 +147,9 @@ def main() -> None:
         facts = {
             "rows": rows,
             "recipes": {arm.name: arm.recipe.model_dump(mode="json") for arm in ARMS[: len(runs)]},
-            "machine": platform.machine(),
-            "versions": {p: metadata.version(p) for p in ("torch", "numpy", "albumentations")},
+            **environment("torch", "numpy", "albumentations"),
         }
-        (RESULTS / "bridge_experiments.json").write_text(json.dumps(facts, indent=1) + "\n")
-        (RESULTS / "bridge_experiments.md").write_text(text)
+        write_results(RESULTS / "bridge_experiments.json", facts, text)
 
 
 if __name__ == "__main__":

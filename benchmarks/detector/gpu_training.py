@@ -28,7 +28,7 @@ import cv2
 import torch
 
 from benchmarks.detector.training import kept_weights, perform, prune_step, settings
-from pneumonia.runtime.atomic import write_json
+from benchmarks.reporting import argument_parser, write_results
 
 CSV_FILES = ("labels.csv", "class_info.csv")
 RATES = (4, 9, 18, 36)
@@ -149,7 +149,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "took_s": round(time.perf_counter() - started, 1),
         "minutes": json.loads(minutes.read_text()),
     }
-    write_json(str(out / "summary.json"), summary)
+    write_results(out / "summary.json", summary)
     _bring_back(out, (dense, model), bundle)
     return summary
 
@@ -181,7 +181,7 @@ def _bring_back(out: Path, runs: Sequence[Path], bundle: Path) -> None:
 
 def main() -> None:
     """Pack or run."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argument_parser(__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     packing = verbs.add_parser("pack")
     packing.add_argument("--source", type=Path, required=True)

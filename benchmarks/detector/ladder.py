@@ -13,16 +13,20 @@ docs/images.
 """
 
 import argparse
-import json
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.reporting import (
+    argument_parser,
+    environment,
+    interval_text,
+    markdown_table,
+    write_results,
+)
 from data_prep.dataset.reader import Dataset, open_dataset
 from deploy_jetson.kernels.bundle import add_kernels
 from evaluation.analysis.catalogue import MatchedStudy, headline_statistics, match_study
@@ -192,16 +196,10 @@ def plot_cost(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
-
-    def cell(values: Sequence[float] | None) -> str:
-        if values is None:
-            return ""
-        return f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
-
     head = ["model", "weights", "rate", "MACs", "file MB", "ORT ms", "kernels ms"]
     for kind in KINDS:
         head += [f"{kind}: RSNA", "difference to dense", "to the yardstick", "AP50", "AUROC"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for row in rows:
         cells = [
             row["name"],
@@ -214,11 +212,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         for kind in KINDS:
             values = row[kind]
-            cells += [cell(values["rsna"]), cell(values.get("rsna_delta"))]
-            cells += [cell(values.get("rsna_over_yardstick"))]
+            shown = (values["rsna"], values.get("rsna_delta"), values.get("rsna_over_yardstick"))
+            cells += [interval_text(item) for item in shown]
             cells += [f"{values['ap50'][0]:.3f}", f"{values['auroc'][0]:.3f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown_table(head, lines)
 
 
 class Models(NamedTuple):
@@ -274,7 +272,7 @@ def gather(options: argparse.Namespace, dataset: Dataset) -> Models:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", required=True, help="dataset folder")
     parser.add_argument("--dense", type=Path, required=True, help="run folder of the reference")
     parser.add_argument("--run", action="append", default=[], metavar="SCHEME=RUN")
@@ -298,17 +296,13 @@ def main() -> None:
     times = {} if options.no_kernels else latencies(models.bundles, options.rounds)
     for row in rows:
         row.update(metrics[row["name"]] | times.get(row["name"], {}))
-    versions = {name: metadata.version(name) for name in ("torch", "onnxruntime", "numpy")}
     document = {
         "benchmark": "detector_ladder",
-        "versions": {**versions, "python": platform.python_version()},
-        "machine": platform.machine(),
+        **environment("torch", "onnxruntime", "numpy"),
         "draws": options.draws,
         "rows": rows,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(table(rows))
+    write_results(options.out, document, table(rows))
     for kind in KINDS:
         last = [row["name"] for row in rows if "rate" in row][-1]
         best = {name: studies[kind][name] for name in (DENSE, last)}

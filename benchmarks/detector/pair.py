@@ -12,16 +12,20 @@ threshold, frozen with its weights, and at the threshold that is best on these v
 flatters. Intervals are 95 %, over patients. Writes OUT/NAME.csv (predictions), pair.json, pair.md.
 """
 
-import argparse
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.reporting import (
+    argument_parser,
+    environment,
+    interval_text,
+    markdown_table,
+    write_results,
+)
 from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.mix import compare_at_mix, estimate_at_mix
 from evaluation.metrics.bootstrap import Estimate, Resampler
@@ -36,7 +40,7 @@ from pneumonia.api.evaluation_inputs import read_subset
 from pneumonia.cli.terminal import progress_bar
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
-from pneumonia.runtime.atomic import write_json, write_text
+from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
@@ -128,19 +132,14 @@ def shown(estimates: Mapping[str, Estimate]) -> dict[str, list[float]]:
 
 def table(rows: Sequence[Mapping[str, Any]], head: str) -> str:
     """The rows as Markdown."""
-
-    def cell(values: Sequence[float] | None) -> str:
-        return "" if values is None else f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
-
     lines = [head, ""]
     for part, title in PARTS.items():
-        lines += [f"**{title}**", "", "| model | " + " | ".join(SHOWN.values()) + " |"]
-        lines.append("|" + "---|" * (len(SHOWN) + 1))
-        for row in rows:
-            if row[part]:
-                cells = [cell(row[part].get(metric)) for metric in SHOWN]
-                lines.append("| " + " | ".join([row["model"], *cells]) + " |")
-        lines.append("")
+        cells = [
+            (row["model"], *(interval_text(row[part].get(metric)) for metric in SHOWN))
+            for row in rows
+            if row[part]
+        ]
+        lines += [f"**{title}**", "", markdown_table(("model", *SHOWN.values()), cells)]
     lines += ["**Specificity by class, own threshold**", ""]
     lines += [f"- {row['model']}: {row['by_class']}" for row in rows]
     return "\n".join(lines) + "\n"
@@ -168,7 +167,7 @@ def figure(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, float]) -> str
 
 def main() -> None:
     """Score, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of radiographs")
     parser.add_argument("--labels", type=Path, required=True, help="official RSNA csv")
     parser.add_argument("--classes", type=Path, required=True, help="csv of patientId,class")
@@ -230,8 +229,7 @@ def main() -> None:
         "n_patients": len(set(first.patients.tolist())),
         "mix": mix.text,
         "draws": options.draws,
-        "versions": {n: metadata.version(n) for n in ("numpy", "onnxruntime", "pneumonia")},
-        "python": platform.python_version(),
+        **environment("numpy", "onnxruntime", "pneumonia"),
         "rows": list(rows.values()),
     }
     head = (
@@ -239,7 +237,8 @@ def main() -> None:
         f" {document['n_patients']} patients; mix: {mix.text}. Research use only, not a medical"
         " device."
     )
-    write_json(str(options.out / "pair.json"), document)
+    text = table(list(rows.values()), head)
+    write_results(options.out / "pair.json", document, text)
     if options.figure:
         kept = {
             n: account(*load_model(path)).totals.kept_weights
@@ -249,8 +248,7 @@ def main() -> None:
         first_kept = next(iter(kept.values()))
         rates = {name: first_kept / count for name, count in kept.items()}
         write_text(str(options.figure), figure([rows[name] for name in rates], rates))
-    write_text(str(options.out / "pair.md"), table(list(rows.values()), head))
-    print(table(list(rows.values()), head))
+    print(text)
 
 
 if __name__ == "__main__":

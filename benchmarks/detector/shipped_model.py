@@ -9,12 +9,13 @@
 Words stand here, numbers come from the two report folders.
 """
 
-import argparse
 import csv
 import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from benchmarks.reporting import argument_parser, interval_text, markdown_table
 
 OUT = Path(__file__).parents[2] / "pneumonia" / "models" / "about.md"
 SHOWN = {
@@ -69,22 +70,18 @@ def read_metrics(folder: Path, part: str = "") -> dict[str, Any]:
 
 def interval(item: dict[str, Any]) -> str:
     """A value with its interval."""
-    return f"{item['value']:.3f} ({item['ci_low']:.3f} to {item['ci_high']:.3f})"
+    return interval_text((item["value"], item["ci_low"], item["ci_high"]))
 
 
 def metric_table(
     full: dict[str, Any], at_mix: dict[str, Any], masked: dict[str, Any], counts: tuple[str, str]
 ) -> str:
     """Whole radiographs as they come and at RSNA's mix of classes, and masked ones."""
-    lines = [
-        f"| | whole ({counts[0]}) | whole, at RSNA's mix | masked ({counts[1]}) |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {text} | {interval(full[k])} | {interval(at_mix[k])} | {interval(masked[k])} |"
-        for k, text in SHOWN.items()
-    ]
-    return "\n".join(lines)
+    head = ("", f"whole ({counts[0]})", "whole, at RSNA's mix", f"masked ({counts[1]})")
+    parts = (full, at_mix, masked)
+    return markdown_table(
+        head, [(text, *(interval(part[k]) for part in parts)) for k, text in SHOWN.items()]
+    )
 
 
 def subgroup_table(path: Path) -> str:
@@ -95,10 +92,7 @@ def subgroup_table(path: Path) -> str:
             if row["facet"] in ("view", "sex", "age") and row["value"]:
                 key = (row["facet"], row["group"], row["images"], row["positive"])
                 groups[key][row["metric"]] = row
-    lines = [
-        "| group | images (positive) | AUROC | sensitivity | specificity |",
-        "|---|---|---|---|---|",
-    ]
+    lines = []
     for (facet, group, images, positive), found in groups.items():
         cells = []
         for metric in ("auroc", "sensitivity", "specificity"):
@@ -107,13 +101,14 @@ def subgroup_table(path: Path) -> str:
                 f"{float(row['value']):.2f} ({float(row['ci_low']):.2f} to {float(row['ci_high']):.2f})"
                 if row and row["ci_low"] else "not available"
             )  # fmt: skip
-        lines.append(f"| {facet} {group} | {images} ({positive}) | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append((f"{facet} {group}", f"{images} ({positive})", *cells))
+    head = ("group", "images (positive)", "AUROC", "sensitivity", "specificity")
+    return markdown_table(head, lines)
 
 
 def main() -> None:
     """Write the text."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--full", type=Path, required=True, help="report of the whole radiographs")
     parser.add_argument("--masked", type=Path, required=True, help="report of the masked ones")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -122,9 +117,9 @@ def main() -> None:
     counts = (f"n = {full['image.auroc']['n']}", f"n = {masked['image.auroc']['n']}")
     text = (
         f"{WORDS}\n## Validation, 95 % intervals over patients\n\n"
-        f"{metric_table(full, read_metrics(options.full, 'at_mix'), masked, counts)}\n\n"
+        f"{metric_table(full, read_metrics(options.full, 'at_mix'), masked, counts)}\n"
         "## Groups (whole validation images, at `kaggle`)\n\n"
-        f"{subgroup_table(options.full / 'subgroups.csv')}\n\n"
+        f"{subgroup_table(options.full / 'subgroups.csv')}\n"
         "Cells with fewer than 30 positives are withheld. No correction for the number of groups.\n"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)

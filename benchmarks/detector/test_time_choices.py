@@ -6,18 +6,22 @@ The shipped model on the validation images. Each choice has the threshold that i
 these very images; differences to the plain detector are paired, over patients.
 """
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.detector.bridge_experiments import cell
 from benchmarks.detector.ladder import KINDS, SHOWN, judged, rounded
+from benchmarks.reporting import (
+    RESULTS,
+    argument_parser,
+    environment,
+    interval_text,
+    markdown_table,
+    write_results,
+)
 from data_prep.dataset.reader import Dataset, open_dataset
 from evaluation.analysis.catalogue import headline_statistics
 from evaluation.analysis.paired import compare_studies
@@ -28,7 +32,6 @@ from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.detector import DEFAULT_BUNDLE, Detector
 from pneumonia.runtime.model.predictions import Prediction
 
-RESULTS = Path(__file__).parents[1] / "results"
 SCALES = (0.85, 0.9, 0.95, 1.05, 1.1)
 SAME_BOX_IOU = 0.55
 Array = npt.NDArray[np.float32]
@@ -114,19 +117,19 @@ def measure(dataset: Dataset, kind: str, look: Callable[..., Any]) -> dict[str, 
 def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Markdown, a block of columns per kind of image."""
     heads = [f"{kind}: {short}, difference" for kind in rows for short in ("RSNA", "AP50")]
-    lines = ["| choice | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    lines = []
     for name in next(iter(rows.values())):
-        cells = [
-            f"{rows[kind][name][short][0]:.3f}, {cell(rows[kind][name].get(f'{short}_delta'), '+')}"
-            for kind in rows
-            for short in ("rsna", "ap50")
-        ]
-        lines.append(f"| {name} | " + " | ".join(text.rstrip(", ") for text in cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells = []
+        for values in (rows[kind][name] for kind in rows):
+            for short in ("rsna", "ap50"):
+                delta = interval_text(values.get(f"{short}_delta"), "+")
+                cells.append(f"{values[short][0]:.3f}" + (delta and f", {delta}"))
+        lines.append((name, *cells))
+    return markdown_table(("choice", *heads), lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     dataset = open_dataset(parser.parse_args().data)
     bundle = load_bundle(str(DEFAULT_BUNDLE))
@@ -137,10 +140,10 @@ def main() -> None:
     }
     text = table(rows)
     print(text)
-    versions = {p: metadata.version(p) for p in ("numpy", "onnxruntime")}
-    facts = {"model_hash": bundle.model_hash, "rows": rows, "versions": versions}
-    (RESULTS / "test_time_choices.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (RESULTS / "test_time_choices.md").write_text(text)
+    facts = {
+        "model_hash": bundle.model_hash, "rows": rows, **environment("numpy", "onnxruntime")
+    }  # fmt: skip
+    write_results(RESULTS / "test_time_choices.json", facts, text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ so on), OUT/SCHEME-Rx for each rate and OUT/minutes-SCHEME.json, the time of eac
 clock and by the processor.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -18,9 +17,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.reporting import argument_parser, write_results
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
-from pneumonia.runtime.atomic import write_json
 
 RATES = (4, 9, 16, 25, 36)
 SCHEMES = {
@@ -50,7 +49,7 @@ def perform(minutes: Path, out: Path, arguments: Sequence[str]) -> None:
     rows = json.loads(minutes.read_text()) if minutes.is_file() else {}
     earlier = rows.get(out.name, {}) if begun else {}
     rows[out.name] = {key: round(earlier.get(key, 0) + s / 60, 2) for key, s in spent.items()}
-    write_json(str(minutes), rows)
+    write_results(minutes, rows)
 
 
 def _processor_s() -> float:
@@ -80,7 +79,7 @@ def settings(values: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Train, then prune."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", required=True, help="dataset folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scheme", choices=sorted(SCHEMES), default="combined")

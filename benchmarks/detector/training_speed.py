@@ -1,6 +1,6 @@
 """Does data loading limit training? Whole training steps against bare ones, in one run.
 
-    python benchmarks/detector/training_speed.py --data DATASET --out training_speed.json
+    python -m benchmarks.detector.training_speed --data DATASET --out training_speed.json
 
 Bare: forward, backward and optimiser step on random tensors. Whole: `training.loop.fit` as a user
 runs it: images from the dataset, augmentation, the detection loss, clipping, averaged weights.
@@ -19,7 +19,6 @@ Aim: a ratio of at least 0.90 for yolov3 of width 0.25 at 256 px, batch 16, 2 co
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -31,6 +30,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from benchmarks.reporting import argument_parser, environment, write_results
 from data_prep.dataset.reader import open_dataset
 from data_prep.phantom.study import make_phantoms
 from pneumonia.network.module import Network
@@ -187,8 +187,7 @@ def measure(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "settings": {**vars(arguments), "data": "given" if arguments.data else "phantoms"},
         "images": {"source": dict(dataset.info["source"]), "count": len(dataset)},
         "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "machine": platform.machine(),
+        **environment("torch"),
     }
 
 
@@ -207,13 +206,12 @@ def measure_step(arguments: argparse.Namespace) -> dict[str, Any]:
         "batch_norm_and_activation_ms": norm_ms(),
         "settings": vars(arguments) | {"data": None},
         "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "machine": platform.machine(),
+        **environment("torch"),
     }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, help="dataset folder; phantoms without it")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     parser.add_argument("--width", type=float, default=0.25)
@@ -233,7 +231,7 @@ def main() -> int:
         result["settings"].pop("out")
         print(json.dumps(result, indent=1))
         if arguments.out:
-            arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+            write_results(arguments.out, result)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data
@@ -244,7 +242,7 @@ def main() -> int:
     result["settings"].pop("out")
     print(json.dumps({key: result[key] for key in result if "pairs" not in key}, indent=1))
     if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_results(arguments.out, result)
     return 0 if result["ratio"] >= result["aim"] else 1
 
 

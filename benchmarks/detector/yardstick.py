@@ -14,7 +14,6 @@ Writes val_full.csv, val_lungs.csv (the contract of predictions.csv), weights an
 (minutes by the clock and by the processor, epochs, versions).
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.reporting import argument_parser
 from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
@@ -118,7 +118,7 @@ def read_boxes(
 
 def main() -> None:
     """Train, predict, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", required=True, help="dataset folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True, help="training time by the clock")

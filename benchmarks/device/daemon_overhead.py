@@ -1,6 +1,6 @@
 """What the daemon costs beside decoding and inference, and how long a restart takes.
 
-    python benchmarks/device/daemon_overhead.py --images 100 \
+    python -m benchmarks.device.daemon_overhead --images 100 \
         --out benchmarks/results/daemon_overhead.json
 
 Overhead per image = (wall time from the first byte sent to the last answer - time of decoding in
@@ -10,12 +10,10 @@ machine every wall time is too long; `daemon_cpu_ms_per_image` is the daemon's p
 inference and receiving included, decoding (in the child) not.
 """
 
-import argparse
 import contextlib
 import http.client
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -26,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-from tests.runtime.dicoms import chest_dataset, save  # noqa: E402
+from benchmarks.reporting import argument_parser, environment, write_results
+from tests.runtime.dicoms import chest_dataset, save
 
+ROOT = Path(__file__).parents[2]
 SIDE = 1024
 READY_S = 60.0
 
@@ -156,16 +154,15 @@ def restart(films):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         films = write_films(Path(name) / "films", max(options.images, 60) + 3)
         result = {
-            "machine": platform.machine(),
+            **environment(),
             "cpus": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
             "film": f"{SIDE} x {SIDE}, 12 bits, uncompressed",
             "rest_json": overhead(send_rest, films, ""),
             "rest_json_sr_gsps_sc": overhead(send_rest, films, "[results]\ndicom = sr,gsps,sc\n"),
@@ -174,7 +171,7 @@ def main():
         }
     print(json.dumps(result, indent=1))
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_results(options.out, result)
 
 
 if __name__ == "__main__":

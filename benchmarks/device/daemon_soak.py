@@ -8,12 +8,10 @@ storescp, which forgets them). Sizes are of the daemon and its decoding child to
 benchmarks/results/daemon_soak.json.
 """
 
-import argparse
 import contextlib
 import http.client
 import json
 import os
-import platform
 import socket
 import subprocess
 import tempfile
@@ -24,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.device.daemon_overhead import Daemon, send_dicom
+from benchmarks.reporting import RESULTS, argument_parser, environment, write_results
 from tests.runtime.dicoms import chest_dataset, save
 
-RESULTS = Path(__file__).parents[1] / "results"
 SIDE = 1024
 POINTS = 20
 
@@ -92,7 +90,7 @@ def deliveries(daemon: Daemon) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=2000)
     options = parser.parse_args()
     every = max(1, options.images // POINTS)
@@ -131,11 +129,9 @@ def main() -> None:
         "goal": "resident memory grows by less than 5 %, descriptors and threads not at all",
         "rows": rows,
         "engine": daemon.engine,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
+        **environment(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "daemon_soak.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_results(RESULTS / "daemon_soak.json", result)
     print(json.dumps({key: value for key, value in result.items() if key != "rows"}, indent=1))
 
 

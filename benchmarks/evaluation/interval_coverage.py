@@ -8,12 +8,11 @@ values are the truth. Studies are samples of its patients, as a cohort or with s
 are of percentile intervals from the same draws.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.reporting import argument_parser, write_results
 from evaluation.analysis.catalogue import all_statistics, match_study
 from evaluation.analysis.evidence import DESIGNS, make_resampler
 from evaluation.metrics.bootstrap import draw_all, summarise
@@ -73,7 +72,7 @@ def sample(
 
 def main() -> None:
     """Simulate and print one table for each size."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--patients", type=int, nargs="+", default=[30, 100, 300])
     parser.add_argument("--studies", type=int, default=300)
     parser.add_argument("--draws", type=int, default=400)
@@ -133,7 +132,7 @@ def main() -> None:
     if options.out:
         facts = {"design": options.design, "draws": options.draws, "seed": options.seed}
         path = options.out / f"interval_coverage_{options.design}.json"
-        path.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+        write_results(path, {**facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How often a model exactly at the margin is called non-inferior; nominal 2.5 %.
 
-    python benchmarks/evaluation/noninferiority_error.py
+    python -m benchmarks.evaluation.noninferiority_error
 
 The RSNA score or the AUROC of a reference and of a candidate that loses exactly the margin, in four
 ways: few positives lost wholly, every score a little smaller (AUROC: noisier), more negatives
@@ -9,11 +9,11 @@ its standard error by linearisation (AUROC: DeLong) instead of draws, so that th
 take seconds. The first column is of Student's t without the bound for rare losses.
 """
 
-import argparse
 from typing import Protocol
 
 import numpy as np
 
+from benchmarks.reporting import argument_parser
 from evaluation.metrics.intervals import difference_reach
 
 PREVALENCE = 0.225
@@ -190,7 +190,7 @@ MEASURES = {"rsna": RsnaPopulation, "auroc": RocPopulation}
 
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--patients", type=int, nargs="+", default=[30, 60, 100, 200, 500, 1000])
     parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument("--margin", type=float, default=0.02)

@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from benchmarks.images.dataset_arguments import dataset_and_out
-from pneumonia.runtime.atomic import write_json
+from benchmarks.reporting import write_results
 from pneumonia.runtime.image.polarity import LIMIT, polarity_score
 
 
@@ -33,7 +33,7 @@ def main() -> None:
             }
         )
         print(rows[-1])
-    write_json(str(out), {"benchmark": "polarity", "limit": LIMIT, "rows": rows})
+    write_results(out, {"benchmark": "polarity", "limit": LIMIT, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,11 +11,8 @@ copies the reader would mark as inverted, and how far the pixels of a 12-bit DIC
 image's, with a window and without one. Writes --out and a table beside it (.md).
 """
 
-import argparse
 import io
-import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,13 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from benchmarks.detector.pair import OWN, find_images, named_bundles, numbers
+from benchmarks.reporting import (
+    argument_parser,
+    environment,
+    interval_text,
+    markdown_table,
+    write_results,
+)
 from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.robustness import robustness_table
 from evaluation.metrics.bootstrap import Resampler
@@ -35,7 +39,7 @@ from evaluation.study.labels import read_labels
 from evaluation.study.perturb import perturb, perturbation_text, standard_sweep
 from pneumonia.api.evaluation_inputs import read_subset
 from pneumonia.cli.terminal import progress_bar
-from pneumonia.runtime.atomic import write_json, write_text
+from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.image.polarity import LIMIT, polarity_score
 from pneumonia.runtime.image.radiograph import read_radiograph
@@ -113,22 +117,18 @@ def table(rows: Sequence[Mapping[str, Any]], head: str) -> str:
 
     def cell(row: Mapping[str, Any], metric: str) -> str:
         part = "values" if row["name"] == "none" else "deltas"
-        value, low, high = row[part][metric]
-        sign = "" if part == "values" else "+"
-        return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+        return interval_text(row[part][metric], "" if part == "values" else "+")
 
-    lines = [head, "", "| model | copy | " + " | ".join(SHOWN.values()) + " |"]
-    lines.append("|" + "---|" * (len(SHOWN) + 2))
+    lines = []
     for row in rows:
         text = "undisturbed" if row["name"] == "none" else perturbation_text(row["name"])
-        cells = [cell(row, metric) for metric in SHOWN]
-        lines.append("| " + " | ".join([row["model"], text, *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append((row["model"], text, *(cell(row, metric) for metric in SHOWN)))
+    return f"{head}\n\n" + markdown_table(("model", "copy", *SHOWN.values()), lines)
 
 
 def main() -> None:
     """Disturb, score, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of radiographs")
     parser.add_argument("--labels", type=Path, required=True, help="official RSNA csv")
     parser.add_argument("--cohort", type=Path, help="csv of patient, view ... per image")
@@ -177,8 +177,7 @@ def main() -> None:
             text: pixels_from_dicom(images, windowed, options.out.parent)
             for text, windowed in (("with window", True), ("without window", False))
         },
-        "versions": {n: metadata.version(n) for n in ("numpy", "onnxruntime", "pneumonia")},
-        "python": platform.python_version(),
+        **environment("numpy", "onnxruntime", "pneumonia"),
         "rows": rows,
     }
     head = (
@@ -187,7 +186,7 @@ def main() -> None:
         f" change against it, paired. {marked} of the {len(images)} inverted copies are marked as"
         " inverted by the reader. Research use only, not a medical device."
     )
-    write_json(str(options.out), document)
+    write_results(options.out, document)
     write_text(str(options.out.with_suffix(".md")), table(rows, head))
     print(table(rows, head))
 

@@ -11,8 +11,6 @@ means that nothing is given away; sicker patients differ in texture, too, so tha
 expected within one view either.
 """
 
-import platform
-from importlib import metadata
 from typing import Any
 
 import cv2
@@ -24,10 +22,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.images.dataset_arguments import dataset_and_out
+from benchmarks.reporting import environment, write_results
 from data_prep.augment.augmenter import Augmenter, AugmentSettings
 from data_prep.dataset.reader import Dataset
 from pneumonia.recipes import load_recipe
-from pneumonia.runtime.atomic import write_json
 from pneumonia.training.config import TrainRecipe
 
 SIZE = 256
@@ -113,10 +111,8 @@ def main() -> None:
         for view in ("AP", "PA"):
             rows.append({"augmentation": name, **judge(dataset, view, augment)})
             print(rows[-1])
-    versions = {name: metadata.version(name) for name in ("numpy", "scikit-learn")}
-    document = {"benchmark": "source_shortcuts", "python": platform.python_version(),
-                "versions": versions, "rows": rows}  # fmt: skip
-    write_json(str(out), document)
+    facts = {"benchmark": "source_shortcuts", **environment("numpy", "scikit-learn")}
+    write_results(out, {**facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ finished point is kept under --work and not run again; then results/language_mod
 and the page of `benchmarks.compression.tables` are written. About 3 minutes on one core.
 """
 
-import argparse
 import copy
 import itertools
 import json
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 import pneumonia
 from benchmarks.compression.page import LANGUAGE, write_tables
 from benchmarks.language.grammar import Text, text
+from benchmarks.reporting import argument_parser, write_results
 from pneumonia.compression.admm.any_module import match_parameters
 from pneumonia.compression.sets.block import BlockMax, DensityAdaptiveBlocks
 from pneumonia.compression.sets.constraint import Constraint
@@ -162,7 +162,7 @@ def stored(model: LanguageModel, layout: str) -> tuple[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/language"))
     parser.add_argument("--minutes", type=float, default=1e9, help="start no point after so long")
     options = parser.parse_args()
@@ -192,10 +192,10 @@ def main() -> None:
         }  # fmt: skip
         print(row, flush=True)
         point.write_text(json.dumps(row) + "\n")
-    write_results(options.work, dense, test_text, perplexity(dense, test))
+    write_page(options.work, dense, test_text, perplexity(dense, test))
 
 
-def write_results(work: Path, dense: LanguageModel, test: Text, of_dense: float) -> None:
+def write_page(work: Path, dense: LanguageModel, test: Text, of_dense: float) -> None:
     """The JSON file and the page."""
     files = [work / f"{m.replace(' ', '-')}-{rate}.json" for m in METHODS for rate in sorted(RATES)]
     n_weights = sum(
@@ -208,7 +208,7 @@ def write_results(work: Path, dense: LanguageModel, test: Text, of_dense: float)
         "steps": {"dense": DENSE_STEPS, "admm": ADMM_STEPS, "retrain": RETRAIN_STEPS},
         "points": [json.loads(file.read_text()) for file in files if file.is_file()],
     }  # fmt: skip
-    LANGUAGE.write_text(json.dumps(found, indent=1) + "\n")
+    write_results(LANGUAGE, found)
     write_tables(Path("runs/tables"))
 
 

@@ -7,7 +7,6 @@ by the vocabulary alone. A scripted reader with a code in mind uses what the pag
 order. Writes benchmarks/results/annotation_clicks.json and docs/images/annotation_clicks.svg.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -16,14 +15,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.reporting import RESULTS, argument_parser, write_results
 from data_prep.annotation.candidates import MAX_OFFERED, TypeIndex, from_report, groups, refilter
 from data_prep.reports.findings.concepts import NOT_FINDINGS, ConceptBase, split_code
 from data_prep.reports.findings.linking import LinkedConcept, link_report
 from data_prep.reports.reading.files import read_reports
 from data_prep.reports.reading.splitting import split_reports
-from pneumonia.runtime.atomic import write_json
 
-RESULTS = Path(__file__).parents[1] / "results" / "annotation_clicks.json"
+OUT = RESULTS / "annotation_clicks.json"
 PLOT = Path(__file__).parents[2] / "docs" / "images" / "annotation_clicks.svg"
 SIZES = (10, 100, 1_000, 10_000)
 MAX_HITS = 10
@@ -215,7 +214,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("reports", type=Path)
     parser.add_argument("--limit", type=int, default=100_000, help="findings per size")
     arguments = parser.parse_args()
@@ -227,7 +226,7 @@ def main() -> None:
         "shrinkage": shrinkage(base, cases),
         "growth": growth(base, cases, arguments.limit),
     }
-    write_json(str(RESULTS), found)
+    write_results(OUT, found)
     plot(found["growth"], PLOT)
     print(json.dumps(found, indent=1))
 

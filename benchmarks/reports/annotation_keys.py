@@ -9,7 +9,6 @@ in turn; that counts until the first study is listed. Writes
 benchmarks/results/annotation_keys.json. Needs Chromium.
 """
 
-import json
 import tempfile
 import time
 from contextlib import ExitStack
@@ -19,10 +18,11 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
+from benchmarks.reporting import RESULTS, write_results
 from tests.chromium import chromium
 from tests.data_prep.annotation.web.desk import draw, enter, running
 
-RESULTS = Path(__file__).parents[1] / "results" / "annotation_keys.json"
+OUT = RESULTS / "annotation_keys.json"
 SIZES = (12, 4000)
 KEYS = {"draw": "d", "move a box": "ArrowRight", "uncertain": "u", "preset": "v", "leave": "Escape"}
 ROUNDS, OPENINGS = 15, 5
@@ -93,8 +93,8 @@ def main() -> None:
         for n, found in openings.items()
     }
     document = {"rounds": ROUNDS, "key_presses": table, "managers_page_opens": opened}
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
-    print(RESULTS.read_text())
+    write_results(OUT, document)
+    print(OUT.read_text())
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ places of the reports among the sorted ids of their part of the split, the verdi
 at the time of reading, before disagreements were used to change a rule. No text, no ids.
 """
 
-import argparse
 import json
 import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reporting import RESULTS, argument_parser, markdown_table, write_results
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.text import REPORTED, find_sections
 from data_prep.reports.reading.files import SourceReport, read_reports
@@ -34,7 +34,7 @@ from data_prep.reports.reading.splitting import split_reports
 from data_prep.reports.weak_labels.opacity_label import NO, UNSURE, YES, opacity_label
 from evaluation.metrics.intervals import wilson
 
-RESULTS = Path(__file__).parents[1] / "results" / "label_reading.json"
+OUT = RESULTS / "label_reading.json"
 VERDICTS = {YES: "y", NO: "n", UNSURE: "ux"}
 
 
@@ -73,7 +73,7 @@ def precision_cell(counts: dict[str, dict[str, int]], label: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("reports", type=Path)
     parser.add_argument("--draw", nargs=3, metavar=("PART", "COUNT", "SEED"))
     arguments = parser.parse_args()
@@ -83,10 +83,9 @@ def main() -> None:
         for place in random.Random(int(seed)).sample(range(len(parts[name])), int(count)):
             print(place, reported_text(parts[name][place]))
         return
-    table = json.loads(RESULTS.read_text(encoding="utf-8"))
+    table = json.loads(OUT.read_text(encoding="utf-8"))
     base = ConceptBase.load()
-    lines = ["| reports | `yes` when read | `no` when read | `yes` now | `no` now |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = []
     for reading in table["readings"]:
         reading["now"] = count_now(reading, parts, base)
         cells = [
@@ -94,10 +93,11 @@ def main() -> None:
             for when in ("when_read", "now")
             for label in (YES, NO)
         ]
-        lines.append(f"| {reading['what']} | {' | '.join(cells)} |")
-    RESULTS.write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
-    RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+        lines.append((reading["what"], *cells))
+    head = ("reports", "`yes` when read", "`no` when read", "`yes` now", "`no` now")
+    text = markdown_table(head, lines)
+    write_results(OUT, table, text)
+    print(text)
 
 
 if __name__ == "__main__":

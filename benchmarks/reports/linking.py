@@ -8,8 +8,6 @@ scored once, after all models are trained. Writes benchmarks/results/report_link
 """
 
 import argparse
-import json
-import platform
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,6 +15,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.reporting import (
+    RESULTS,
+    argument_parser,
+    environment,
+    interval_text,
+    markdown_table,
+    write_results,
+)
 from benchmarks.reports.shorthand import Shorthand
 from data_prep.reports.findings.concepts import NIL, NORMAL, build_base, same_code
 from data_prep.reports.findings.linking import DictionaryLinker, finder_of, link_report
@@ -38,7 +44,7 @@ from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.reading.splitting import split_reports
 from data_prep.reports.weak_labels.opacity_label import opacity_label
 
-RESULTS = Path(__file__).parents[1] / "results" / "report_linking.json"
+OUT = RESULTS / "report_linking.json"
 LEVELS = ("heading", "code")
 VARIANTS: dict[str, dict[str, Any]] = {
     "local only, attention": {"hops": 0},
@@ -213,17 +219,16 @@ def _timed(text: str, linker: TrainedLinker) -> float:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    lines = [
-        "# Report linking on OpenI",
-        "",
-        f"{result['reports']['test']} test reports; micro-F1 against the manual codes, mean of "
-        f"{result['seeds']} seeds, 95 % bootstrap interval over reports. Chosen on "
-        f"{result['reports']['val']} validation reports: **{result['chosen']}**.",
-        "",
-        "| method | val: headings | codes | test: headings | codes | codes, over local attention "
-        "| codes, over its own local model |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        f"# Report linking on OpenI\n\n{result['reports']['test']} test reports; micro-F1 against "
+        f"the manual codes, mean of {result['seeds']} seeds, 95 % bootstrap interval over reports. "
+        f"Chosen on {result['reports']['val']} validation reports: **{result['chosen']}**.\n"
+    )
+    titles = (
+        "method", "val: headings", "codes", "test: headings", "codes",
+        "codes, over local attention", "codes, over its own local model",
+    )  # fmt: skip
+    lines = []
     for name, row in result["test"].items():
         val = result["val"][name]
         cells = [f"{val[level]['f1']:.3f}" for level in LEVELS]
@@ -231,19 +236,20 @@ def as_markdown(result: dict[str, Any]) -> str:
             a = row[level]
             cells.append(f"{a['f1']:.3f} ({a['f1_low']:.3f}-{a['f1_high']:.3f})")
         own = LOCAL_CNN if "over CNN" in name else LOCAL
-        cells.append(_paired(row["code"].get(f"over {LOCAL}")))
-        cells.append(_paired(row["code"].get(f"over {own}")) if name.startswith("DCA") else "")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| mentions | characters | ms |", "|---|---|---|"]
-    lines += [f"| {r['mentions']} | {r['characters']} | {r['ms']} |" for r in result["cost"]]
-    lines += ["", "| weak label of test reports | yes | uncertain | no |", "|---|---|---|---|"]
-    for name, row in result["weak_labels"].items():
-        lines.append(f"| {name} | {row['yes']} | {row['uncertain']} | {row['no']} |")
-    return "\n".join(lines) + "\n"
-
-
-def _paired(gap: list[float] | None) -> str:
-    return "" if gap is None else f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})"
+        cells.append(interval_text(row["code"].get(f"over {LOCAL}"), "+"))
+        cells.append(
+            interval_text(row["code"].get(f"over {own}"), "+") if name.startswith("DCA") else ""
+        )
+        lines.append((name, *cells))
+    cost = [(row["mentions"], row["characters"], row["ms"]) for row in result["cost"]]
+    labels = ("yes", "uncertain", "no")
+    weak = [(name, *(row[k] for k in labels)) for name, row in result["weak_labels"].items()]
+    return "\n".join((
+        head,
+        markdown_table(titles, lines),
+        markdown_table(("mentions", "characters", "ms"), cost),
+        markdown_table(("weak label of test reports", *labels), weak),
+    ))  # fmt: skip
 
 
 def run_openi(options: argparse.Namespace) -> None:
@@ -262,8 +268,7 @@ def run_openi(options: argparse.Namespace) -> None:
     linker = ablation.linkers[chosen][0]
     ablation.score("test")  # the only look at the test part
     result = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
+        **environment("torch"),
         "seeds": seeds,
         "epochs": epochs,
         "reports": {n: len(getattr(ablation, n)) for n in ("train", "val", "test")},
@@ -274,20 +279,19 @@ def run_openi(options: argparse.Namespace) -> None:
         "cost": measure_cost(ablation, linker),
         "weak_labels": weak_label_table(ablation, linker),
     }
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    out.with_suffix(".md").write_text(as_markdown(result))
-    print(as_markdown(result))
+    text = as_markdown(result)
+    write_results(out, result, text)
+    print(text)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("reports", type=Path, help="csv, or folder of OpenI's XML")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="Methods; all otherwise.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--work", type=Path, default=Path("runs/report_linking"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     torch.set_num_threads(1)
     run_openi(options)

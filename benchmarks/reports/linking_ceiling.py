@@ -8,7 +8,6 @@ right (the manual code of every earlier mention in place of the linked one), and
 right whose code is among its candidates. Writes benchmarks/results/report_linking_ceiling.json.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.reporting import RESULTS, argument_parser, environment, write_results
 from data_prep.reports.findings.concepts import NIL
 from data_prep.reports.findings.linking import LinkDecision
 from data_prep.reports.linker.batches import arrange, collate
@@ -25,9 +25,8 @@ from data_prep.reports.linker.measure import count_codes, difference, micro_f1
 from data_prep.reports.linker.trained_linker import TrainedLinker, parse, report_codes
 from data_prep.reports.reading.files import read_reports
 from data_prep.reports.reading.splitting import split_reports
-from pneumonia.runtime.atomic import write_json
 
-RESULTS = Path(__file__).parents[1] / "results" / "report_linking_ceiling.json"
+OUT = RESULTS / "report_linking_ceiling.json"
 Decisions = list[list[LinkDecision]]
 
 
@@ -115,7 +114,7 @@ def compare(reports: Path, folder: Path) -> dict[str, Any]:
                 round(v, 4) for v in difference([counts], [before])
             ]
     return {
-        "torch": torch.__version__,
+        **environment("torch"),
         "linker": linker.config.model_dump(),
         "reports": len(val),
         "mentions": len(again),
@@ -125,13 +124,13 @@ def compare(reports: Path, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("reports", type=Path, help="csv, or folder of OpenI's XML")
     parser.add_argument("linker", type=Path, help="of `pneumonia data train-linker`")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = compare(options.reports, options.linker)
-    write_json(str(RESULTS), found)
+    write_results(OUT, found)
     print(json.dumps(found, indent=1))
 
 

@@ -7,7 +7,6 @@ text file of words, and of entities as `ENTITY/Name_of_it`; without one they are
 words of TRAIN.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.reporting import argument_parser
 from benchmarks.reports.conll import (
     ENTITY_PREFIX,
     NameSpace,
@@ -88,7 +88,7 @@ def accuracy(model: DynamicContext, documents: Sequence[LinkDocument], order: Or
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("files", type=Path, nargs=3, metavar=("TRAIN", "DEV", "TEST"))
     parser.add_argument("--vectors", type=Path, help="Text file of word and entity vectors.")
     parser.add_argument("--seeds", type=int, default=3)

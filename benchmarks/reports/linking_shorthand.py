@@ -9,9 +9,7 @@ the ambiguous mentions. `--seeds 0` trains nothing.
 Writes benchmarks/results/report_linking_shorthand.{json,md}.
 """
 
-import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import processor
+from benchmarks.reporting import (
+    RESULTS,
+    argument_parser,
+    environment,
+    interval_text,
+    markdown_table,
+    write_results,
+)
 from benchmarks.reports.shorthand import Shorthand, ambiguous
 from data_prep.reports.findings.concepts import build_base
 from data_prep.reports.linker.batches import EntityTable, Order, arrange, collate
@@ -37,9 +42,8 @@ from data_prep.reports.linker.trained_linker import learn_vectors, parse
 from data_prep.reports.linker.training import LinkerConfig, train_model
 from data_prep.reports.reading.files import read_reports
 from data_prep.reports.reading.splitting import split_reports
-from pneumonia.runtime.atomic import write_json, write_text
 
-RESULTS = Path(__file__).parents[1] / "results" / "report_linking_shorthand.json"
+OUT = RESULTS / "report_linking_shorthand.json"
 _METHODS: dict[str, dict[str, Any]] = {
     "local only": {"hops": 0},
     "1-hop, offset, SL": {"hops": 1},
@@ -170,7 +174,7 @@ class ShorthandBenchmark:
         scored = {part: self.count(model, part, config.order).tolist() for part in ("val", "test")}
         found = {"config": wanted, "seconds": seconds, **scored}
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(str(file), found)
+        write_results(file, found)
         return found
 
     def untrained(self) -> dict[str, dict[str, Any]]:
@@ -295,35 +299,29 @@ def growth(rows: Sequence[dict[str, Any]], name: str) -> float:
 
 def as_markdown(result: dict[str, Any]) -> str:
     n = result["test"]
-    lines = [
-        "# Report linking in shorthand",
-        "",
+    head = (
+        "# Report linking in shorthand\n\n"
         f"{n['reports']} test reports with {n['mentions']} ambiguous mentions (mean "
         f"{n['candidates']} candidates; gold among them for {n['reachable']:.3f}). Accuracy "
         "with 95 % bootstrap intervals over reports, differences paired; of trained models the "
-        f"mean of {result['seeds']} seeds.",
-        "",
-        "| method | val | test | over its local model | over the rule |",
-        "|---|---|---|---|---|",
-    ]
+        f"mean of {result['seeds']} seeds.\n"
+    )
+    lines = []
     for name, row in result["methods"]["test"].items():
         mean, low, high = row["accuracy"]
         val = result["methods"]["val"][name]["accuracy"][0]
         gaps = [row.get(f"over {other}") for other in (local_of(name), RULE)]
-        cells = ["" if g is None else f"{g[0]:+.3f} ({g[1]:+.3f} to {g[2]:+.3f})" for g in gaps]
-        lines.append(
-            f"| {name} | {val:.3f} | {mean:.3f} ({low:.3f}-{high:.3f}) | {cells[0]} | {cells[1]} |"
-        )
-    lines += ["", "| mentions | DCA, ms | pairwise, ms |", "|---|---|---|"]
-    lines += [f"| {r['mentions']} | {r['ms']['DCA']} | {r['ms']['pairwise']} |"
-              for r in result["cost"]]  # fmt: skip
+        test = f"{mean:.3f} ({low:.3f}-{high:.3f})"
+        lines.append((name, f"{val:.3f}", test, *(interval_text(gap, "+") for gap in gaps)))
+    cost = [(row["mentions"], row["ms"]["DCA"], row["ms"]["pairwise"]) for row in result["cost"]]
     power = result["growth"]
-    lines += [
-        "",
+    return "\n".join((
+        head,
+        markdown_table(("method", "val", "test", "over its local model", "over the rule"), lines),
+        markdown_table(("mentions", "DCA, ms", "pairwise, ms"), cost),
         f"Time grows with the power {power['DCA']} of the number of mentions (DCA) and "
-        f"{power['pairwise']} (pairwise), from 40 to 160 mentions of 8 candidates.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"{power['pairwise']} (pairwise), from 40 to 160 mentions of 8 candidates.\n",
+    ))  # fmt: skip
 
 
 def describe(documents: Sequence[LinkDocument]) -> dict[str, Any]:
@@ -338,14 +336,14 @@ def describe(documents: Sequence[LinkDocument]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("reports", type=Path, help="csv, or folder of OpenI's XML")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="Methods; all otherwise.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--patience", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("runs/report_linking_shorthand"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = ShorthandBenchmark(options.reports, options.epochs, options.patience)
@@ -367,16 +365,15 @@ def main() -> None:
                for name, found in runs.items()}  # fmt: skip
     cost = measure_cost(bench.new_model(LinkerConfig(**COMMON, hops=1)), bench.documents["test"])
     result = {
-        "machine": processor(), "python": platform.python_version(),
-        "torch": torch.__version__, "seeds": options.seeds, **bench.limits,
+        **environment("torch"), "seeds": options.seeds, **bench.limits,
         **{part: describe(documents) for part, documents in bench.documents.items()},
         "weights": {name: run["weights"] for name, run in untrained.items()},
         "processor_seconds_to_train": seconds, "methods": tables,
         "cost": cost, "growth": {name: growth(cost, name) for name in ("DCA", "pairwise")},
     }  # fmt: skip
-    write_json(str(options.out), result)
-    write_text(str(options.out.with_suffix(".md")), as_markdown(result))
-    print(as_markdown(result))
+    text = as_markdown(result)
+    write_results(options.out, result, text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,16 @@ Writes benchmarks/results/weak_labels.{json,md}. The manual codes are not the te
 leave out what the report says, so `yes` in the rows without an opacity is an upper bound of errors.
 """
 
-import argparse
-import json
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.reporting import RESULTS, argument_parser, markdown_table, write_results
 from data_prep.reports.findings.concepts import ConceptBase, split_code
 from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.reading.splitting import split_reports
 from data_prep.reports.weak_labels.opacity_label import NO, UNSURE, YES, opacity_label
 
-RESULTS = Path(__file__).parents[1] / "results" / "weak_labels.json"
+OUT = RESULTS / "weak_labels.json"
 LABELS = (YES, UNSURE, NO)
 GROUPS = {
     "opacity": "coded with an opacity of the lung",
@@ -38,7 +37,7 @@ def coded_group(base: ConceptBase, report: SourceReport) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("reports", type=Path)
     arguments = parser.parse_args()
     base = ConceptBase.load()
@@ -49,12 +48,9 @@ def main() -> None:
         if part[report.report_id] == "test" and "No Indexing" not in report.codes:
             table[coded_group(base, report), opacity_label(report.text, base)] += 1
     counts = {group: {label: table[group, label] for label in LABELS} for group in GROUPS}
-    RESULTS.write_text(json.dumps({"part": "test", "counts": counts}, indent=1) + "\n")
-    lines = ["| weak label of test reports | yes | uncertain | no |", "|---|---|---|---|"]
-    for group, title in GROUPS.items():
-        lines.append(f"| {title} | " + " | ".join(str(counts[group][n]) for n in LABELS) + " |")
-    text = "\n".join(lines) + "\n"
-    RESULTS.with_suffix(".md").write_text(text)
+    rows = [(title, *(counts[group][n] for n in LABELS)) for group, title in GROUPS.items()]
+    text = markdown_table(("weak label of test reports", "yes", "uncertain", "no"), rows)
+    write_results(OUT, {"part": "test", "counts": counts}, text)
     print(text)
 
 

@@ -10,24 +10,20 @@ interleaved on one core. Ratios are of processor seconds, which other work on th
 least; they hold the start of the child process. Writes benchmarks/results/scoring_speed.json.
 """
 
-import argparse
 import csv
 import hashlib
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import processor
+from benchmarks.reporting import RESULTS, argument_parser, environment, processor, write_results
 from benchmarks.scoring.studies import write_dicoms
 
-RESULTS = Path(__file__).parents[1] / "results"
 BUNDLE = Path(__file__).parents[2] / "pneumonia" / "models" / "default"
 SIDE = 1024
 
@@ -159,7 +155,7 @@ def same_boxes(ours_csv: Path, naive_csv: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -211,14 +207,9 @@ def main() -> None:
         "parts_ms_per_image": split,
         "parts_sum_ms": round(sum(split.values()), 3),
         "cpu_seconds": {kind: [round(v[1], 2) for v in pairs] for kind, pairs in seconds.items()},
-        "versions": {
-            package: metadata.version(package)
-            for package in ("numpy", "onnxruntime", "pillow", "pydicom")
-        },
-        "python": platform.python_version(),
+        **environment("numpy", "onnxruntime", "pillow", "pydicom"),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "scoring_speed.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_results(RESULTS / "scoring_speed.json", result)
     print(json.dumps(result, indent=2))
 
 

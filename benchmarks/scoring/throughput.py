@@ -17,7 +17,6 @@ how well the parts overlap. Writes benchmarks/results/scoring_overlap.json.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -25,12 +24,12 @@ import tempfile
 import threading
 import time
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.reporting import RESULTS, argument_parser, environment, write_results
 from benchmarks.scoring.slow_worker import WAIT
 from benchmarks.scoring.studies import write_dicoms
 from pneumonia.runtime.child import ChildLimits, DecodingChild
@@ -40,7 +39,6 @@ from pneumonia.runtime.model.detector import Detector
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 
-RESULTS = Path(__file__).parents[1] / "results"
 BUNDLE = Path(__file__).parents[2] / "pneumonia" / "models" / "default"
 
 
@@ -186,7 +184,7 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
@@ -200,16 +198,11 @@ def main() -> None:
     result = {
         "goal": "batch_over_slower_part >= 0.90, memory flat",
         "models": found,
-        "versions": {
-            package: metadata.version(package)
-            for package in ("numpy", "onnxruntime", "pillow", "pydicom")
-        },
-        "python": platform.python_version(),
+        **environment("numpy", "onnxruntime", "pillow", "pydicom"),
     }
-    RESULTS.mkdir(exist_ok=True)
     name = "overlap" if options.wait_ms else "throughput"
     name = f"scoring_{name}{'_without_pictures' if options.no_pictures else ''}.json"
-    (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+    write_results(RESULTS / name, result)
     print(json.dumps(result, indent=2))
 
 

@@ -14,13 +14,13 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from benchmarks.compression.training import Images, read_images
+from benchmarks.reporting import write_results
 from benchmarks.torch_pruning_peer.halves import WEIGHTED, our_pruning, their_pruning
 from evaluation.metrics.intervals import t_quantile
 from pneumonia.compression.admm.any_network import NetworkPruning
 from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
 from pneumonia.network.zoo import build
-from pneumonia.runtime.atomic import write_json
 from tests.network.torch_networks import MobileNetV2, resnet18
 
 CIFAR_NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -206,7 +206,7 @@ def one_row(
     for arm in ARMS:
         if arm not in row:
             row[arm] = measured_arm(task, arm)
-            write_json(str(file), row)
+            write_results(file, row)
             print(f"{name}, seed {seed}, {arm}: {row[arm]}", flush=True)
     return row
 

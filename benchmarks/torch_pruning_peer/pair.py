@@ -13,8 +13,6 @@ kept in the work folder: a run that was stopped goes on there, row by row. Times
 seconds of one interleaved run, least of five. Needs `pip install torch-pruning` (MIT).
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from benchmarks.reporting import argument_parser, write_results
 from benchmarks.torch_pruning_peer.accuracy import accuracies
 from benchmarks.torch_pruning_peer.halves import (
     RATIO,
@@ -118,7 +117,7 @@ def compare(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Compare every network, print a table, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--cifar", action="store_true", help="accuracy on CIFAR-10 as well")
     parser.add_argument(
         "--seeds", type=int, nargs=2, default=(3, 5), help="trainings of ResNet-18, MobileNetV2"
@@ -147,7 +146,7 @@ def main() -> None:
             arguments.seeds, tuple(arguments.epochs), arguments.size, arguments.images,
             arguments.work,
         )  # fmt: skip
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(arguments.out, results)
 
 
 if __name__ == "__main__":
