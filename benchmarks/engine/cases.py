@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deploy_jetson.kernels.compile.targets import Target
-from deploy_jetson.kernels.generate import GeneratedLibrary, generate_library, model_chooser
+from deploy_jetson.kernels.generate import generate_library, model_chooser
 from deploy_jetson.kernels.plan.layer_problem import problems_of
 from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.exporting.onnx_graph import emit_onnx
@@ -134,19 +134,26 @@ class Prepared(NamedTuple):
 
     Attributes:
         case: The case.
-        made: Plan, sources and library.
+        library: Path of the shared library.
+        kinds: Layer -> kind of its kernel, in small letters.
+        layer_gmac: Layer -> multiply-adds of its kept weights, in 10^9.
         facts: What the results say about it.
         shape: (channels, height, width) of the input.
     """
 
     case: Case
-    made: GeneratedLibrary
+    library: Path
+    kinds: dict[str, str]
+    layer_gmac: dict[str, float]
     facts: dict[str, Any]
     shape: tuple[int, int, int]
 
 
 def prepare(case: Case, work: Path, target: Target, tuned: bool) -> Prepared:
-    """Write `lib<case>.so` and `<case>.onnx`, and time the generator; tuning is timed apart."""
+    """Write `lib<case>.so` and `<case>.onnx`, and time the generator; tuning is timed apart.
+
+    Weights and plan are not kept: those of all cases together take several GB.
+    """
     spec, tensors = network(case)
     onnx = work / f"{case.name}.onnx"
     if not onnx.exists():
@@ -173,7 +180,14 @@ def prepare(case: Case, work: Path, target: Target, tuned: bool) -> Prepared:
         "packed_mb": len(made.sources.weights) / 1e6,
         "activations_mb": made.plan.arena_floats * 4 / 1e6,
     }
-    return Prepared(case, made, facts, shapes["input"])
+    kinds = {
+        name: type(choice).__name__.removesuffix("Choice").lower()
+        for name, choice in made.plan.choices.items()
+    }
+    layer_gmac = {
+        name: float(np.count_nonzero(w)) * pixels[name] / 1e9 for name, w in weights.items()
+    }
+    return Prepared(case, made.library, kinds, layer_gmac, facts, shapes["input"])
 
 
 def total_cpu_s() -> float:

@@ -212,7 +212,7 @@ def _times(section: dict[str, Any]) -> Iterator[str]:
                 for p in MODELS
             ]
             yield (
-                f"| {case} | {engine}{' (answers NaN)' if wrong else ''} | {number(ms)} |"
+                f"| {case} | {engine}{' (wrong answer)' if wrong else ''} | {number(ms)} |"
                 f" {row['kept_gmac']:.3g} | {rate:.2f} |"
                 f" {ratios[0]} | {ratios[1]} |"
             )

@@ -39,11 +39,13 @@ class Runner:
         command = [python, engine_peers.__file__, engine, name, str(work), "1"]
         self.engine, self.case = engine, name
         self.seconds: list[float] = []
-        self.process = subprocess.Popen(
-            [*command, *map(str, shape)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            preexec_fn=first_of_all if realtime else None,  # noqa: PLW1509 - no threads here
-        )  # fmt: skip
+        self._log = work / f"{name}.{engine}.log"
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, *map(str, shape)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                preexec_fn=first_of_all if realtime else None,  # noqa: PLW1509 - no threads here
+            )  # fmt: skip
         line = self._answer()
         while line and not line.startswith("{"):
             line = self._answer()
@@ -58,8 +60,17 @@ class Runner:
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        self.seconds.append(float(self._answer()))
+        answer = self._answer()
+        if not answer:
+            raise SystemExit(f"{self.engine} on {self.case} stopped: {self.complaint()}")
+        self.seconds.append(float(answer))
         return self.seconds[-1]
+
+    def complaint(self) -> str:
+        """The last line that the process wrote to stderr, and how it ended."""
+        lines = self._log.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "no message")
+        return f"{last.strip()} (status {self.process.wait()}; {self._log})"
 
     @property
     def ms(self) -> float:

@@ -24,9 +24,13 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +42,7 @@ from benchmarks.engine.details import layers, storage
 from benchmarks.engine.goals import markdown
 from benchmarks.engine.peak import build_peak
 from benchmarks.engine.runner import Runner, first_of_all
+from benchmarks.engine.scaling import measure_scaling
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.mca import find_mca, hot_loops
 from deploy_jetson.kernels.compile.source import plan_variants
@@ -58,8 +63,6 @@ from pneumonia.runtime.engines.kernel_library import KernelLibrary
 RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("speed", "kinds", "threads", "a57", "layers", "storage")
 SCHEMA = "pneumonia.benchmark.engine-vs-peers/1"
-THREAD_ROUNDS = {"dense": 12, "columns36": 150, "shipped": 300}
-MANY_ROUNDS = 80  # of the others
 PROFILES = 25
 
 
@@ -81,9 +84,50 @@ class Setting(NamedTuple):
     tuned: bool
     realtime: bool
 
+    @cache  # noqa: B019 - there is one setting
     def prepare(self, name: str) -> Prepared:
-        """The case's network and library."""
-        return prepare(CASES[name], self.work, self.target, self.tuned)
+        """The case's network and library, made once for all parts."""
+        say(f"{name}: choosing kernels, generating and compiling")
+        made = prepare(CASES[name], self.work, self.target, self.tuned)
+        say(f"{name}: {json.dumps(made.facts)}")
+        return made
+
+
+STARTED = time.monotonic()
+_stage = "starting"
+
+
+def say(stage: str) -> None:
+    """Print what the benchmark does now, with the seconds since its start."""
+    global _stage  # noqa: PLW0603 - for the message of `stopped`
+    _stage = stage
+    print(f"[{time.monotonic() - STARTED:5.0f} s] {stage}", file=sys.stderr, flush=True)
+
+
+def stopped(number: int, frame: object) -> None:
+    """Say which signal ends the benchmark, and where."""
+    name = signal.Signals(number).name
+    raise SystemExit(f"vs_peers: stopped by {name} after: {_stage}; parts done so far are written")
+
+
+def opened(setting: Setting, prepared: dict[str, Prepared]) -> tuple[list[Runner], list[str]]:
+    """Every engine on its cases, and the peers that do not run."""
+    runners, failed = [], []
+    for name, one in prepared.items():
+        if one.case.peers:
+            say(f"{name}: converting for the peers, unless it is done")
+            engine_peers.convert(setting.work, name, one.shape)
+        for engine in (engine_peers.OURS, *(engine_peers.PEERS if one.case.peers else ())):
+            say(f"{name}: opening {engine}")
+            runner = Runner(engine, name, one.shape, setting.work, setting.realtime)
+            if runner.facts:
+                runners.append(runner)
+                continue
+            say(f"{name}: {engine} does not run: {runner.complaint()}")
+            failed.append(f"{engine} on {name}")
+            if engine == engine_peers.OURS:
+                raise SystemExit(f"vs_peers: our own engine does not run on {name}; see above")
+    return runners, failed
 
 
 def speed(setting: Setting, names: list[str], rounds: int) -> dict[str, Any]:
@@ -92,17 +136,10 @@ def speed(setting: Setting, names: list[str], rounds: int) -> dict[str, Any]:
     prepared = {}
     for name in names:
         prepared[name] = setting.prepare(name)
-        print(name, json.dumps(prepared[name].facts), flush=True)
+    say("peers: installing, unless they are there")
     python = engine_peers.install(work)
     build_peak(work, target)
-    runners = []
-    for name, one in prepared.items():
-        if one.case.peers:
-            engine_peers.convert(work, name, one.shape)
-        peers = engine_peers.PEERS if one.case.peers else ()
-        runners += [Runner(e, name, one.shape, work, realtime) for e in (engine_peers.OURS, *peers)]
-    failed = [f"{r.engine} on {r.case}" for r in runners if r.facts is None]
-    runners = [runner for runner in runners if runner.facts]
+    runners, failed = opened(setting, prepared)
     peaks = []
     for done in range(rounds):
         for runner in runners:
@@ -111,9 +148,10 @@ def speed(setting: Setting, names: list[str], rounds: int) -> dict[str, Any]:
             [work / "peak"], text=True, preexec_fn=first_of_all if realtime else None
         )
         peaks.append(float(answer))
-        print(f"round {done + 1} of {rounds}", flush=True)
+        say(f"round {done + 1} of {rounds} of all engines")
     for runner in runners:
         runner.close()
+    say("comparing the outputs with ONNX Runtime's")
     return {
         "rounds": rounds, "tuned": tuned, "target": target.name, "lanes": target.lanes,
         "failed": failed,
@@ -131,7 +169,11 @@ def speed(setting: Setting, names: list[str], rounds: int) -> dict[str, Any]:
 
 def kinds(setting: Setting, names: list[str]) -> dict[str, Any]:
     """Our engine's time by kind of kernel, for every case."""
-    found = {name: by_kind(setting.prepare(name), setting.realtime) for name in names}
+    found = {}
+    for name in names:
+        one = setting.prepare(name)
+        say(f"{name}: timing every step")
+        found[name] = by_kind(one, setting.realtime)
     build_peak(setting.work, setting.target)
     peak = float(subprocess.check_output([setting.work / "peak"]))
     return {"target": setting.target.name, "peak_gflops": peak, "cases": found}
@@ -142,8 +184,7 @@ def by_kind(one: Prepared, realtime: bool) -> dict[str, dict[str, float]]:
 
     `ms` adds up the steps' medians, `min_ms` their quickest runs.
     """
-    plan = one.made.plan
-    library = KernelLibrary(str(one.made.library))
+    library = KernelLibrary(str(one.library))
     image = np.random.default_rng(1).standard_normal(library.input_shape).astype(np.float32)
     if realtime:
         first_of_all()
@@ -155,17 +196,13 @@ def by_kind(one: Prepared, realtime: bool) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     counted: set[str] = set()
     for index, (name, _) in enumerate(runs[0]):
-        layers_of = [layer for layer in name.split(" + ") if layer in plan.choices]
-        kind = type(plan.choices[layers_of[0]]).__name__ if layers_of else "other"
-        row = found.setdefault(
-            kind.removesuffix("Choice").lower(), {"ms": 0.0, "min_ms": 0.0, "kept_gmac": 0.0}
-        )
+        layers_of = [layer for layer in name.split(" + ") if layer in one.kinds]
+        kind = one.kinds[layers_of[0]] if layers_of else "other"
+        row = found.setdefault(kind, {"ms": 0.0, "min_ms": 0.0, "kept_gmac": 0.0})
         row["ms"] += statistics.median(run[index][1] for run in runs) * 1e3
         row["min_ms"] += min(run[index][1] for run in runs) * 1e3
         for layer in set(layers_of) - counted:
-            problem = plan.problems[layer]
-            pixels = problem.out_height * problem.out_width
-            row["kept_gmac"] += float(np.count_nonzero(problem.weight)) * pixels / 1e9
+            row["kept_gmac"] += one.layer_gmac[layer]
         counted.update(layers_of)
     return found
 
@@ -173,7 +210,8 @@ def by_kind(one: Prepared, realtime: bool) -> dict[str, dict[str, float]]:
 def errors(work: Path, one: Prepared) -> dict[str, float | None]:
     """Largest error of each engine's outputs over their largest value, against ONNX Runtime.
 
-    None where an engine answers with NaN.
+    None where an engine answers with NaN, or with outputs of other sizes (pnnx drops a part of the
+    shipped model's reordering of channels).
     """
     import onnxruntime
 
@@ -187,44 +225,17 @@ def errors(work: Path, one: Prepared) -> dict[str, float | None]:
         file = Path(f"{path}.{engine}.npy")
         if file.exists():
             value = np.load(file)
-            error = float(np.abs(value - expected).max() / np.abs(expected).max())
-            found[engine] = error if np.isfinite(error) else None
+            same = value.shape == expected.shape
+            error = np.abs(value - expected).max() / np.abs(expected).max() if same else np.nan
+            found[engine] = float(error) if np.isfinite(error) else None
     return found
 
 
 def threads(setting: Setting, names: list[str]) -> dict[str, Any]:
     """Our engine on two threads against one, wall time, interleaved."""
-    libraries = {name: str(setting.prepare(name).made.library) for name in names}
-    found = {}
-    for name, library in libraries.items():
-        one, two = KernelLibrary(library, threads=1), KernelLibrary(library, threads=2)
-        image = np.random.default_rng(1).standard_normal(one.input_shape).astype(np.float32)
-        seconds: dict[int, list[float]] = {1: [], 2: []}
-        for _ in range(THREAD_ROUNDS.get(name, MANY_ROUNDS) + 1):
-            for engine in (one, two):
-                start = time.perf_counter()
-                engine.run(image)
-                seconds[engine.threads].append(time.perf_counter() - start)
-        found[name] = scaling(seconds)
-        print(name, json.dumps(found[name]), flush=True)
-        one.close()
-        two.close()
-    cores = len(os.sched_getaffinity(0))
-    return {"target": setting.target.name, "cores": cores, "cases": found}
-
-
-def scaling(seconds: dict[int, list[float]]) -> dict[str, float]:
-    """Medians and quickest runs without the first, and their ratios.
-
-    The quickest runs are those that others on the machine disturbed least.
-    """
-    ms = {n: [value * 1e3 for value in values[1:]] for n, values in seconds.items()}
-    return {
-        "one_thread_ms": min(ms[1]), "two_threads_ms": min(ms[2]),
-        "ratio": min(ms[1]) / min(ms[2]),
-        "median_ratio": statistics.median(ms[1]) / statistics.median(ms[2]),
-        "runs": len(ms[1]),
-    }  # fmt: skip
+    libraries = {name: str(setting.prepare(name).library) for name in names}
+    found = measure_scaling(libraries, say)
+    return {"target": setting.target.name, "cores": len(os.sched_getaffinity(0)), "cases": found}
 
 
 def a57(names: list[str]) -> dict[str, Any]:
@@ -309,24 +320,27 @@ def main() -> None:
     setting = Setting(work, target, not arguments.no_tune, arguments.realtime)
     document = json.loads(out.read_text()) if out.exists() else {}
     document |= {"schema": SCHEMA, "machine": machine(target)}
-    for part in arguments.parts.split(","):
-        if part == "speed":
-            document[part] = speed(setting, names, arguments.rounds)
-        elif part == "kinds":
-            document[part] = kinds(setting, names)
-        elif part == "threads":
-            document[part] = threads(setting, names)
-        elif part == "a57":
-            document[part] = a57(names)
-        elif part == "layers":
-            document[part] = layers(target)
-        elif part == "storage":
-            document[part] = storage(work, target)
-        else:
-            parser.error(f"unknown part {part!r}: {', '.join(PARTS)}")
-    write_json(str(out), document)
-    text = markdown(document)
-    write_bytes(str(out.with_suffix(".md")), text.encode())
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stopped)
+    parts: dict[str, Callable[[], Any]] = {
+        "speed": lambda: speed(setting, names, arguments.rounds),
+        "kinds": lambda: kinds(setting, names),
+        "threads": lambda: threads(setting, names),
+        "a57": lambda: a57(names),
+        "layers": lambda: layers(target),
+        "storage": lambda: storage(work, target),
+    }
+    chosen = arguments.parts.split(",")
+    for part in chosen:
+        if part not in parts:
+            parser.error(f"unknown part {part!r}: {', '.join(parts)}")
+    for part in chosen:
+        say(f"part {part}")
+        document[part] = parts[part]()
+        write_json(str(out), document)
+        text = markdown(document)
+        write_bytes(str(out.with_suffix(".md")), text.encode())
+    say(f"written: {out} and {out.with_suffix('.md')}")
     print(text)
 
 

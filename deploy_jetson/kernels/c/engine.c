@@ -1,12 +1,16 @@
 /* Instances, the thread pool, and the steps that are not convolutions. */
 #define _GNU_SOURCE
+#include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "engine.h"
 
@@ -19,7 +23,7 @@ __asm__(".symver pthread_setaffinity_np,pthread_setaffinity_np@GLIBC_2.17");
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
-#define SPINS 4000 /* about 10 us: longer waits give the core away */
+#define SPINS 4000 /* some tens of microseconds: then a waiting thread sleeps */
 #define HUGE_PAGE ((size_t)2 << 20)
 #define GUARD 64   /* values before and behind the arena */
 
@@ -30,6 +34,7 @@ struct pn_model {
   atomic_int *next; /* per step: the next unit to take */
   int n_threads;    /* of the current run */
   atomic_int arrived, phase;
+  atomic_int sleepers; /* threads that sleep until `phase` or `busy` changes */
   /* helpers sleep here between runs */
   pthread_mutex_t mutex;
   pthread_cond_t wake;
@@ -49,26 +54,40 @@ typedef struct {
   int index, ticket;
 } helper;
 
-static void relax(int round) {
-  if (round < SPINS) {
+static void relax(void) {
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+  __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("yield");
+  __asm__ volatile("yield");
 #endif
-  } else {
-    sched_yield();
+}
+
+/* Returns once *value is no longer `old`. A thread that waits for one whose core another process has taken sleeps:
+ * it then runs as soon as it is woken. With sched_yield it would run after everybody else, at every barrier. */
+static void wait_for_change(pn_model *m, atomic_int *value, int old) {
+  for (int round = 0; round < SPINS; round++) {
+    if (atomic_load_explicit(value, memory_order_acquire) != old) return;
+    relax();
   }
+  atomic_fetch_add(&m->sleepers, 1);
+  while (atomic_load(value) == old) syscall(SYS_futex, value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+  atomic_fetch_sub(&m->sleepers, 1);
+}
+
+/* After *value has changed. */
+static void wake_sleepers(pn_model *m, atomic_int *value) {
+  if (atomic_load(&m->sleepers)) syscall(SYS_futex, value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
 static void wait_for_all(pn_model *m) {
   const int phase = atomic_load_explicit(&m->phase, memory_order_relaxed);
   if (atomic_fetch_add_explicit(&m->arrived, 1, memory_order_acq_rel) == m->n_threads - 1) {
     atomic_store_explicit(&m->arrived, 0, memory_order_relaxed);
-    atomic_store_explicit(&m->phase, phase + 1, memory_order_release);
+    atomic_store(&m->phase, phase + 1);
+    wake_sleepers(m, &m->phase);
     return;
   }
-  for (int round = 0; atomic_load_explicit(&m->phase, memory_order_acquire) == phase; round++) relax(round);
+  wait_for_change(m, &m->phase, phase);
 }
 
 static void work(pn_model *m, int index) {
@@ -121,7 +140,8 @@ static void *help(void *argument) {
     if (quit) return NULL;
     if (needed) {
       work(h.model, h.index);
-      atomic_fetch_sub_explicit(&h.model->busy, 1, memory_order_release);
+      atomic_fetch_sub(&h.model->busy, 1);
+      wake_sleepers(h.model, &h.model->busy);
     }
   }
 }
@@ -242,7 +262,7 @@ EXPORT int pn_run(pn_model *m, const float *input, size_t input_values, float *c
   pthread_cond_broadcast(&m->wake);
   pthread_mutex_unlock(&m->mutex);
   work(m, 0);
-  for (int round = 0; atomic_load_explicit(&m->busy, memory_order_acquire); round++) relax(round);
+  for (int busy; (busy = atomic_load_explicit(&m->busy, memory_order_acquire));) wait_for_change(m, &m->busy, busy);
   if (restore) sched_setaffinity(0, sizeof before, &before);
   return PN_OK;
 }
@@ -409,11 +429,6 @@ void run_upsample(const engine *e, const void *layer, int32_t unit) {
   }
 }
 
-INLINE vreal vmax(vreal a, vreal b) {
-  const vwhole larger = a > b;
-  return (vreal)(((vwhole)a & larger) | ((vwhole)b & ~larger));
-}
-
 /* unit = block; pixels outside the image do not take part */
 void run_max_pool(const engine *e, const void *layer, int32_t unit) {
   const block_layer *l = layer;
@@ -427,7 +442,7 @@ void run_max_pool(const engine *e, const void *layer, int32_t unit) {
       vreal best = (vreal){0} - (real)__builtin_inff();
       for (int32_t v = top < 0 ? 0 : top; v < top + l->kernel && v < l->in_height; v++) {
         for (int32_t u = left < 0 ? 0 : left; u < left + l->kernel && u < l->in_width; u++) {
-          best = vmax(load(x + (int64_t)v * l->in_row + (int64_t)u * LANES), best);
+          best = LARGER(load(x + (int64_t)v * l->in_row + (int64_t)u * LANES), best);
         }
       }
       store(out + (int64_t)i * LANES, best);

@@ -67,15 +67,25 @@ typedef int16_t vpairs __attribute__((vector_size(4 * LANES), may_alias));
 #ifdef DOT_4
 WHOLE_ARITHMETIC(i8x4, DOT_4)
 #endif
+#ifdef DOTS_4 /* two words at once */
+WHOLE_ARITHMETIC(i8x4by2, DOT_4)
+INLINE sum_i8x4by2 add_products_i8x4by2(sum_i8x4by2 sum, sum_i8x4by2 w, int32_t s, sum_i8x4by2 w1, int32_t s1) {
+  return (sum_i8x4by2)DOTS_4(sum, w, s, w1, s1);
+}
+#endif
 
-/* x * rise + |x| * fold is every activation we have, without a branch:
- * linear (1, 0), ReLU (0.5, 0.5), leaky ReLU of slope s ((1 + s) / 2, (1 - s) / 2). */
+/* LARGER and SMALLER: the target's instructions, which compilers do not find in a comparison of vectors. If a is
+ * NaN the result is b. */
+#ifndef LARGER
+INLINE vreal chosen(vwhole first, vreal a, vreal b) { return (vreal)(((vwhole)a & first) | ((vwhole)b & ~first)); }
+#define LARGER(a, b) chosen((a) > (b), a, b)
+#endif
+
+/* The larger of x and slope * x is every activation we have: linear (1), ReLU (0), leaky ReLU. */
 typedef struct {
-  real rise, fold;
+  real slope;
 } activation;
-
-INLINE vreal vabs(vreal v) { return (vreal)((vwhole)v & WHOLE_MAX); }
-INLINE vreal activate(vreal v, activation a) { return v * a.rise + vabs(v) * a.fold; }
+INLINE vreal activate(vreal v, activation a) { return LARGER(v * a.slope, v); }
 
 typedef struct {
   real *arena;
@@ -143,18 +153,25 @@ void run_upsample(const engine *e, const void *layer, int32_t unit);
 void run_max_pool(const engine *e, const void *layer, int32_t unit);
 void run_average(const engine *e, const void *layer, int32_t unit);
 
-/* Rounds channels to whole numbers, 2 or 4 neighbours of a vector in one word: a block of LANES words holds
- * 2 or 4 vectors of channels one after another. */
+/* Activations as whole numbers, in words of 2 or 4 (i8x2, i8x4) neighbouring channels of a vector: what an int8
+ * convolution reads. `words.row` and `words.block` count words. */
 typedef struct {
-  blocked out;
+  blocked words;
+  int64_t pixel;             /* words from a pixel to the next */
+  int32_t together;          /* vectors of channels whose words share a block, one after another at every pixel */
+  float inverse;             /* of the activations' scale */
+  float highest;             /* a value over its scale is cut to lowest..highest */
+  int16_t lowest, zero;      /* zero: the whole number stored for 0 */
+} rounding;
+
+/* Rounds what no convolution wrote as whole numbers. */
+typedef struct {
+  const rounding *rounding;
   int64_t sources;           /* weights offset: arena offset of pixel (0, 0) of every input vector */
-  int32_t n_sources, in_row;
-  float inverse;             /* of the input's scale */
-  float lowest, highest;     /* the rounded value is cut to these */
-  int32_t zero;              /* the whole number stored for 0 */
+  int32_t in_row;
 } quantize_layer;
-void run_quantize_2(const engine *e, const void *layer, int32_t unit);
-void run_quantize_4(const engine *e, const void *layer, int32_t unit);
+void run_quantize_i8x2(const engine *e, const void *layer, int32_t unit);
+void run_quantize_i8x4(const engine *e, const void *layer, int32_t unit);
 
 /* Generated in network.c. */
 extern const step pn_steps[];

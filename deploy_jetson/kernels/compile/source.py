@@ -13,8 +13,8 @@ from deploy_jetson.kernels.plan.steps import KernelStep, StepRecord, Variant
 from deploy_jetson.kernels.plan.weight_store import WeightStore
 
 RUNTIME = KERNELS / "c"
-RUNTIME_FILES = ("pneumonia_model.h", "engine.h", "engine.c", "expand.c", "quantize.c",
-                 "detect.c", "cores.c")  # fmt: skip
+RUNTIME_FILES = ("pneumonia_model.h", "engine.h", "engine.c", "expand.c", "rounding.h",
+                 "quantize.c", "detect.c", "cores.c")  # fmt: skip
 NETWORK = "network.c"
 WEIGHTS = "weights.bin"
 WEIGHTS_SOURCE = "weights.S"

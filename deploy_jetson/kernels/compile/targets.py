@@ -9,6 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from deploy_jetson.kernels.compile.dot_products import (
+    AVX2_BYTES,
+    AVX2_PAIRS,
+    AVX512_BYTES,
+    AVX512_PAIRS,
+    SDOT,
+    VNNI,
+    DotProduct,
+)
 from pneumonia.runtime.engines.processor import HALF_SUFFIX, Processor, read_processor
 from pneumonia.runtime.errors import ConfigError
 
@@ -51,47 +60,49 @@ class SchedulingModel(NamedTuple):
     since: int
 
 
-class DotProduct(NamedTuple):
-    """How a target sums products of whole numbers in 32-bit lanes, for the int8 kernels.
-
-    Attributes:
-        group: Products per lane: channels in one 32-bit word, of 32 / group bits each.
-        weight_max: Largest magnitude of the weights for which its sums are exact.
-        offset: Subtracted from a uint8 activation so that it fits; None: its zero point, which 16
-            bits hold exactly.
-        cost: Time of one in the kernel's loop over that of a fused multiply-add.
-        header: C header of the instruction.
-        expression: C expression of the vectors `sum` and `w`, and the int32 `word` of activations.
-    """
-
-    group: int
-    weight_max: int
-    offset: int | None
-    cost: float
-    header: str
-    expression: str
-
-
 class NumberType(NamedTuple):
     """Weights, activations and sums of the float kernels.
 
     Attributes:
         c_type: In C.
         c_whole: C integer of the same width.
-        whole_max: Its largest value: all bits but the sign.
         dtype: NumPy's name.
         bytes: Of one.
     """
 
     c_type: str
     c_whole: str
-    whole_max: str
     dtype: str
     bytes: int
 
 
-SINGLE = NumberType("float", "int32_t", "0x7fffffff", "float32", 4)
-HALF = NumberType("_Float16", "int16_t", "0x7fff", "float16", 2)
+SINGLE = NumberType("float", "int32_t", "float32", 4)
+HALF = NumberType("_Float16", "int16_t", "float16", 2)
+
+
+class Intrinsics(NamedTuple):
+    """Functions on vectors that compilers do not find in plain C.
+
+    Attributes:
+        header: Of C, that declares them.
+        vector: Their type of a vector.
+        larger, smaller: The larger or smaller of two vectors' numbers; where the first is NaN, the
+            second.
+    """
+
+    header: str
+    vector: str
+    larger: str
+    smaller: str
+
+
+# (machine, lanes) -> functions of its number type.
+INTRINSICS = {
+    ("x86_64", 8): Intrinsics("immintrin.h", "__m256", "_mm256_max_ps", "_mm256_min_ps"),
+    ("x86_64", 16): Intrinsics("immintrin.h", "__m512", "_mm512_max_ps", "_mm512_min_ps"),
+    ("aarch64", 4): Intrinsics("arm_neon.h", "float32x4_t", "vmaxnmq_f32", "vminnmq_f32"),
+    ("aarch64", 8): Intrinsics("arm_neon.h", "float16x8_t", "vmaxnmq_f16", "vminnmq_f16"),
+}
 
 
 class Target(NamedTuple):
@@ -142,6 +153,11 @@ class Target(NamedTuple):
         return self.lanes * self.number.bytes
 
     @property
+    def intrinsics(self) -> Intrinsics:
+        """Functions on its vectors."""
+        return INTRINSICS[self.machine, self.lanes]
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """Instruction set flags for gcc and clang."""
         option = "-mcpu" if self.machine == "aarch64" else "-march"
@@ -167,36 +183,6 @@ class Target(NamedTuple):
         return pixels * vectors + min(pixels, vectors) + 1 <= self.registers
 
 
-EIGHT_BITS = 128
-SEVEN_BITS = 64  # two products with a uint8 fit 16 bits; what `pneumonia quantize` writes
-# Pairs of 16 bits, and four of 8 bits, whose products `maddubs` adds in 16 bits.
-AVX2_PAIRS = DotProduct(
-    2, EIGHT_BITS, None, 1.3, "immintrin.h",
-    "_mm256_add_epi32((__m256i)(sum), _mm256_madd_epi16((__m256i)(w), _mm256_set1_epi32(word)))",
-)  # fmt: skip
-AVX2_BYTES = DotProduct(
-    4, SEVEN_BITS, 0, 2.0, "immintrin.h",
-    "_mm256_add_epi32((__m256i)(sum), _mm256_madd_epi16(_mm256_maddubs_epi16("
-    "_mm256_set1_epi32(word), (__m256i)(w)), _mm256_set1_epi16(1)))",
-)  # fmt: skip
-AVX512_PAIRS = DotProduct(
-    2, EIGHT_BITS, None, 1.6, "immintrin.h",
-    "_mm512_add_epi32((__m512i)(sum), _mm512_madd_epi16((__m512i)(w), _mm512_set1_epi32(word)))",
-)  # fmt: skip
-AVX512_BYTES = DotProduct(
-    4, SEVEN_BITS, 0, 2.4, "immintrin.h",
-    "_mm512_add_epi32((__m512i)(sum), _mm512_madd_epi16(_mm512_maddubs_epi16("
-    "_mm512_set1_epi32(word), (__m512i)(w)), _mm512_set1_epi16(1)))",
-)  # fmt: skip
-VNNI = DotProduct(
-    4, EIGHT_BITS, 0, 1.0, "immintrin.h",
-    "_mm512_dpbusd_epi32((__m512i)(sum), _mm512_set1_epi32(word), (__m512i)(w))",
-)  # fmt: skip
-# By element: the word needs a plain load only, not one that repeats it, whose address is computed.
-SDOT = DotProduct(
-    4, EIGHT_BITS, 128, 1.0, "arm_neon.h",
-    "vdotq_lane_s32((int32x4_t)(sum), (int8x16_t)(w), (int8x8_t)(int32x2_t){word, 0}, 0)",
-)  # fmt: skip
 AVX512 = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
 ARMV8_2 = ("asimd", "atomics", "asimdhp", "asimddp")
 A57_MODEL = SchedulingModel("cortex-a57", 5)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Union
 
+from deploy_jetson.kernels.plan.tensors import Buffer
+
 CValue = Union[int, float, str, Mapping[str, "CValue"], "CArray", "CPointer"]
 
 
@@ -28,6 +30,19 @@ class CPointer(NamedTuple):
 
     type: str
     fields: Mapping[str, CValue]
+
+
+def blocked(buffer: Buffer) -> dict[str, CValue]:
+    """Fields of a C `blocked` tensor."""
+    return {
+        "base": buffer.base,
+        "block": buffer.block,
+        "row": buffer.row,
+        "blocks": buffer.blocks,
+        "height": buffer.height,
+        "width": buffer.width,
+        "halo": buffer.halo,
+    }
 
 
 def initialiser(value: CValue) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy_jetson.kernels.compile.targets import Target
-from deploy_jetson.kernels.plan.c_values import CValue
-from deploy_jetson.kernels.plan.steps import StepRecord, activation, blocked
+from deploy_jetson.kernels.plan.c_values import CValue, blocked
+from deploy_jetson.kernels.plan.steps import StepRecord, activation
 from deploy_jetson.kernels.plan.tensors import (
     Buffer,
     ChannelVectors,
@@ -26,6 +26,11 @@ class InputStep:
     out: Buffer
     name: str = "input"
     reads: tuple[Buffer, ...] = ()
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The planes."""
+        return (self.out,)
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record."""
@@ -48,7 +53,7 @@ class OutputStep:
     view: ChannelView
     index: int
     last: bool
-    out: None = None
+    writes: tuple[Buffer, ...] = ()
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
@@ -86,6 +91,11 @@ class GatherStep:
         """The scattered buffers."""
         return self.view.buffers
 
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The tensor."""
+        return (self.out,)
+
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record."""
         fields: dict[str, CValue] = {
@@ -122,6 +132,11 @@ class BlockStep:
     def reads(self) -> tuple[Buffer, ...]:
         """All sources."""
         return tuple(buffer for view, _ in self.sources for buffer in view.buffers)
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The tensor."""
+        return (self.out,)
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record."""

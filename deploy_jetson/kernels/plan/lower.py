@@ -8,6 +8,7 @@ import numpy as np
 
 from deploy_jetson.kernels.compile.targets import HALF, Target
 from deploy_jetson.kernels.kinds.columns.chain import form_chains
+from deploy_jetson.kernels.kinds.dots.fold import fold_rounding
 from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import kind_of
 from deploy_jetson.kernels.plan.filters import filter_order
@@ -119,7 +120,7 @@ class _Lowering:
             last = index == len(self.spec.outputs) - 1
             self.steps.append(OutputStep(name, self.views[name], index, last))
         outputs = frozenset(b for name in self.spec.outputs for b in self.views[name].buffers)
-        self.steps = form_chains(self.steps, outputs, self.target)
+        self.steps = form_chains(fold_rounding(self.steps, outputs), outputs, self.target)
         floats = plan_memory(self._lifetimes())
         return NetworkPlan(
             self.spec, self.target, tuple(self.steps), self.problems, self.choices, floats,
@@ -165,7 +166,7 @@ class _Lowering:
         first: dict[Buffer, int] = {}
         last: dict[Buffer, int] = {}
         for index, step in enumerate(self.steps):
-            for buffer in step.reads + ((step.out,) if step.out else ()):
+            for buffer in step.reads + step.writes:
                 first.setdefault(buffer, index)
                 last[buffer] = index
         return [BufferLifetime(buffer, first[buffer], last[buffer]) for buffer in first]

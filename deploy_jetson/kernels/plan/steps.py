@@ -1,12 +1,13 @@
 """The steps of a plan: what each reads and writes, and its record in C."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from deploy_jetson.kernels.compile.targets import Target
-from deploy_jetson.kernels.plan.c_values import CValue
+from deploy_jetson.kernels.plan.c_values import CValue, blocked
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, Weights
+from deploy_jetson.kernels.plan.rounding import REAL, Rounding
 from deploy_jetson.kernels.plan.tensors import Buffer, ChannelView, Ints
 from deploy_jetson.kernels.plan.weight_store import WeightStore
 from pneumonia.runtime.model.layers import LEAKY_SLOPE
@@ -47,8 +48,8 @@ class Step(Protocol):
         """Buffers it reads."""
 
     @property
-    def out(self) -> Buffer | None:
-        """The buffer it fills; None: the caller's output."""
+    def writes(self) -> tuple[Buffer, ...]:
+        """Buffers it fills; none: the caller's output."""
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """Add its weights and lists to the store and describe it for C."""
@@ -79,21 +80,7 @@ class KernelStep(Step, Protocol):
 
 def activation(name: str) -> dict[str, CValue]:
     """Fields of a C `activation`."""
-    slope = SLOPES[name]
-    return {"rise": (1 + slope) / 2, "fold": (1 - slope) / 2}
-
-
-def blocked(buffer: Buffer) -> dict[str, CValue]:
-    """Fields of a C `blocked` tensor."""
-    return {
-        "base": buffer.base,
-        "block": buffer.block,
-        "row": buffer.row,
-        "blocks": buffer.blocks,
-        "height": buffer.height,
-        "width": buffer.width,
-        "halo": buffer.halo,
-    }
+    return {"slope": SLOPES[name]}
 
 
 @dataclass(eq=False)
@@ -108,6 +95,8 @@ class ConvolutionStep:
         order: (O,) old index of each physical filter.
         skip: Tensor added after the activation, laid out like `out`.
         after: Activation after the sum.
+        rounding: The output as whole numbers, where an int8 convolution reads it.
+        real: Whether the output is also written as float vectors in `out`.
     """
 
     problem: LayerProblem
@@ -117,6 +106,8 @@ class ConvolutionStep:
     order: Ints
     skip: Buffer | None = None
     after: str = "linear"
+    rounding: Rounding | None = None
+    real: bool = True
 
     @property
     def name(self) -> str:
@@ -127,6 +118,28 @@ class ConvolutionStep:
     def reads(self) -> tuple[Buffer, ...]:
         """Input and skip."""
         return self.view.buffers + ((self.skip,) if self.skip else ())
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The output in each of its formats."""
+        words = (self.rounding.words,) if self.rounding else ()
+        return (self.out, *words) if self.real else words
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Of the output, as the templates name them."""
+        words = (self.rounding.format,) if self.rounding else ()
+        return (REAL, *words) if self.real else words
+
+    @property
+    def may_round(self) -> bool:
+        """Whether its kernel can write whole numbers."""
+        return False
+
+    @property
+    def needs_real(self) -> bool:
+        """Whether its kernel keeps sums in `out` while it runs."""
+        return False
 
     @property
     def weight(self) -> Weights:
@@ -140,8 +153,9 @@ class ConvolutionStep:
     def common(self) -> dict[str, CValue]:
         """Fields every convolution record begins with."""
         return {
-            "out": blocked(self.out),
+            "out": blocked(self.out if self.real else replace(self.out, offset=0)),
             "skip": self.skip.base if self.skip else NO_SKIP,
             "act": activation(self.problem.layer.activation),
             "act_after": activation(self.after),
+            **({"rounding": self.rounding.record()} if self.rounding else {}),
         }

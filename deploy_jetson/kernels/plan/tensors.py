@@ -143,7 +143,7 @@ def flatten(view: ChannelView) -> ChannelView:
 
 
 class ChannelVectors(NamedTuple):
-    """A view as whole vectors, in order of first appearance.
+    """A view as whole vectors, in the order in which they lie in its buffers.
 
     Attributes:
         buffer_of, offset_of: (n,) where each vector's pixel (0, 0) lies.
@@ -160,12 +160,9 @@ def vectors_of(view: ChannelView, lanes: int) -> ChannelVectors:
     """Group the channels of a blocked view into its vectors."""
     lane_of = view.offset_of % lanes
     start = view.offset_of - lane_of
-    block_of = np.empty(view.channels, np.int64)
-    known: dict[tuple[int, int], int] = {}
-    for channel, key in enumerate(zip(view.buffer_of.tolist(), start.tolist(), strict=True)):
-        block_of[channel] = known.setdefault(key, len(known))
-    places = np.array(list(known), dtype=np.int64).reshape(-1, 2)
-    return ChannelVectors(places[:, 0], places[:, 1], block_of, lane_of)
+    places = np.stack([view.buffer_of, start], axis=1)
+    vectors, block_of = np.unique(places, axis=0, return_inverse=True)
+    return ChannelVectors(vectors[:, 0], vectors[:, 1], block_of.reshape(-1), lane_of)
 
 
 def arena_offsets(view: ChannelView, blocks: ChannelVectors) -> Ints:

@@ -21,6 +21,7 @@ from deploy_jetson.kernels.compile.source import (
     write_plan,
 )
 from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.kinds.dots.step import QuantizeStep
 from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import kind_of
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
@@ -55,15 +56,15 @@ def candidate_steps(
         np.arange(n_filters),
     )  # fmt: skip
     steps = [kind_of(choice).steps(choice, base, target) for choice in choices]
-    inner = {step.out for parts in steps for step in parts if step.out not in (None, out)}
-    buffers = [source, out, *sorted((b for b in inner if b), key=lambda b: b.floats)]
+    inner = {b for parts in steps for step in parts for b in step.writes if b is not out}
+    buffers = [source, out, *sorted(inner, key=lambda b: b.floats)]
     floats = plan_memory([BufferLifetime(buffer, 0, 1) for buffer in buffers])
     return steps, floats
 
 
-def records_of(parts: Sequence[Step], target: Target) -> int:
-    """C records of a choice's steps."""
-    return sum(len(step.variants(target)) if isinstance(step, KernelStep) else 1 for step in parts)
+def records_of(step: Step, target: Target) -> int:
+    """C records of a step of one choice."""
+    return len(step.variants(target)) if isinstance(step, KernelStep) else 1
 
 
 def _one_layer(problem: LayerProblem) -> NetworkSpec:
@@ -96,7 +97,10 @@ class LayerBench:
         self._folder.cleanup()
 
     def seconds(self, problem: LayerProblem, choices: Sequence[Choice]) -> list[float]:
-        """The shortest of several interleaved runs of every choice, in seconds."""
+        """The shortest of several interleaved runs of every choice, in seconds.
+
+        Without rounding the input, which in a network the convolution before does at its end.
+        """
         steps, floats = candidate_steps(problem, choices, self._target)
         plan = NetworkPlan(
             _one_layer(problem),
@@ -127,6 +131,16 @@ class LayerBench:
         library.unlink()
         # A choice may be two records: full panels and the vectors of filters left over; or planes
         # and patterns.
-        best = np.min(runs, axis=0)
-        ends = np.cumsum([records_of(parts, self._target) for parts in steps])
-        return [float(part.sum()) for part in np.split(best, ends[:-1])]
+        best = iter(np.min(runs, axis=0))
+        seconds = []
+        for parts in steps:
+            of_step = [
+                sum(next(best) for _ in range(records_of(step, self._target))) for step in parts
+            ]
+            timed = (
+                s
+                for s, step in zip(of_step, parts, strict=True)
+                if not isinstance(step, QuantizeStep)
+            )
+            seconds.append(float(sum(timed)))
+        return seconds

@@ -61,7 +61,7 @@ class FakeBoard:
         (root / "proc").mkdir()
         (root / "proc/cpuinfo").write_text("\n".join(lines))
         (folder / "target.h").write_text(
-            "typedef float real;\ntypedef int32_t whole;\n#define WHOLE_MAX INT32_MAX\n"
+            "typedef float real;\ntypedef int32_t whole;\n"
             f'#define LANES 4\n#define TARGET_NAME "x"\n#define TARGET_PARTS "{parts}"\n'
         )
         (folder / "main.c").write_text(MAIN)

@@ -20,7 +20,11 @@ from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
 
 
 def _context(variants: Sequence[ColumnsVariant], target: Target) -> dict[str, Any]:
-    tiles = {(p, v.vectors, v.step, v.step_name, v.number) for v in variants for p in v.widths}
+    tiles = {
+        (p, v.vectors, v.step, v.step_name, v.number, v.formats, v.suffix)
+        for v in variants
+        for p in v.widths
+    }
     return {"variants": variants, "tiles": sorted(tiles)}
 
 

@@ -53,6 +53,11 @@ class ChainStep:
         """The last level's output."""
         return self.levels[-1].out
 
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The last level's output."""
+        return self.levels[-1].writes
+
     def variants(self, target: Target) -> list[Variant]:
         """Kernels of all levels."""
         return [variant for level in self.levels for variant in level.variants(target)]
@@ -133,6 +138,7 @@ def _linked(
     return (
         second.view.buffers == (buffer,)
         and second.skip is not buffer
+        and first.rounding is None
         and readers[buffer] == 1
         and buffer not in kept
         and second.view.height == buffer.height

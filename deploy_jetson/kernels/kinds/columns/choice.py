@@ -30,18 +30,20 @@ class ColumnsVariant(NamedTuple):
     Attributes:
         pixels, vectors: Register tile.
         stride: Of the convolution.
-        planar: The input has one channel per plane (the network's input) instead of LANES.
+        pixel: 32-bit words from an input pixel to the next; None: LANES.
         narrow: Rows also need tiles of one pixel less.
         number: Suffix of the arithmetic's types and functions in engine.h: real, or i8x2 and i8x4
             for sums of 2 or 4 products of whole numbers.
+        formats: Of its output, see `ConvolutionStep`.
     """
 
     pixels: int
     vectors: int
     stride: int
-    planar: bool
+    pixel: int | None
     narrow: bool = True
     number: str = "real"
+    formats: tuple[str, ...] = ("real",)
 
     @property
     def family(self) -> str:
@@ -50,21 +52,26 @@ class ColumnsVariant(NamedTuple):
 
     @property
     def step(self) -> str:
-        """C expression of the floats between the inputs of neighbouring output pixels."""
-        return str(self.stride) if self.planar else f"{self.stride} * LANES"
+        """C expression of the words between the inputs of neighbouring output pixels."""
+        return f"{self.stride} * {'LANES' if self.pixel is None else self.pixel}"
 
     @property
     def step_name(self) -> str:
         """The same as part of a C name."""
-        return str(self.stride) if self.planar else f"{self.stride}L"
+        return f"{self.stride}x{'L' if self.pixel is None else self.pixel}"
 
     @property
     def name(self) -> str:
         """Name of the step function in C."""
-        layout = "planar" if self.planar else "blocked"
+        layout = {None: "blocked", 1: "planar"}.get(self.pixel, f"pixel{self.pixel}")
         ends = "" if self.narrow else "_even"
         tile = f"{self.pixels}x{self.vectors}"
-        return f"columns_{tile}_stride{self.stride}_{layout}{ends}_{self.number}"
+        return f"columns_{tile}_stride{self.stride}_{layout}{ends}_{self.number}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """Of C names: the formats, unless they are `real` alone."""
+        return "" if self.formats == ("real",) else "_to_" + "_".join(self.formats)
 
     @property
     def widths(self) -> tuple[int, ...]:

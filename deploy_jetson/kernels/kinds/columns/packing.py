@@ -60,7 +60,7 @@ class ListPieces(NamedTuple):
 
 
 def cut_panels(
-    panels: FilterPanels, source_of: Ints, sizes: tuple[int, int], budget: int
+    panels: FilterPanels, source_of: Ints, sizes: tuple[int, int], budget: int, turn: int = 1
 ) -> ListPieces:
     """Cut every panel's list where what it touches would exceed the budget.
 
@@ -69,6 +69,7 @@ def cut_panels(
         source_of: (P,) plane of the input that a column reads.
         sizes: Bytes of the inputs of one source, and of the weights of one column.
         budget: Bytes of a piece; 0: lists stay whole.
+        turn: Columns that stay together, counted from a list's start.
     """
     first, starts = [0], []
     for low, high in zip(panels.starts[:-1].tolist(), panels.starts[1:].tolist(), strict=True):
@@ -77,7 +78,7 @@ def cut_panels(
         spent, last = 0, -1
         for at, source in enumerate(sources.tolist() if budget else (), low):
             cost = sizes[1] + (sizes[0] if source != last else 0)
-            if spent and spent + cost > budget:
+            if spent and spent + cost > budget and (at - low) % turn == 0:
                 starts.append(at)
                 spent, cost = 0, sum(sizes)
             spent, last = spent + cost, source

@@ -13,7 +13,7 @@ from deploy_jetson.kernels.kinds.columns.choice import (
     strip_tiles,
     tail_pixels,
 )
-from deploy_jetson.kernels.kinds.columns.packing import cut_panels, pack_panels
+from deploy_jetson.kernels.kinds.columns.packing import FilterPanels, cut_panels, pack_panels
 from deploy_jetson.kernels.kinds.register_tiles import split_row
 from deploy_jetson.kernels.plan.filters import pad_filters
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, StepRecord, Variant
@@ -31,6 +31,21 @@ class ColumnsStep(ConvolutionStep):
     def number(self) -> str:
         """Its arithmetic, see `ColumnsVariant`."""
         return "real"
+
+    @property
+    def turn(self) -> int:
+        """Columns that its loop takes at once."""
+        return 1
+
+    @property
+    def may_round(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def needs_real(self) -> bool:
+        """Where lists are cut into pieces."""
+        return self.choice.piece_bytes > 0
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record for the full panels and one for the remaining vectors of filters."""
@@ -55,12 +70,12 @@ class ColumnsStep(ConvolutionStep):
         filters = slice(first * lanes, (first + blocks) * lanes)
         matrix = self._matrix()[filters]
         sources = self._sources()
-        panels = pack_panels(matrix, nv * lanes, np.argsort(sources, kind="stable"))
+        panels = self._panels(matrix, nv * lanes, np.argsort(sources, kind="stable"))
         strip = strip_tiles(self.choice, self.out.width, pixels)
         span = min(strip * pixels, self.out.width) * problem.stride + problem.kernel - 1
         touched = problem.kernel * span * self.view.pixel * target.number.bytes
         sizes = (touched, nv * target.vector_bytes + 4)
-        pieces = cut_panels(panels, sources, sizes, self.choice.piece_bytes)
+        pieces = cut_panels(panels, sources, sizes, self.choice.piece_bytes, self.turn)
         variant = self._variant(lanes, pixels, nv)
         rows = min(self.choice.rows_per_unit, self.out.height)
         n_panels = blocks // nv
@@ -71,8 +86,8 @@ class ColumnsStep(ConvolutionStep):
             skip_block=self.skip.block if self.skip else 0,
             skip_row=self.skip.row if self.skip else 0,
             weights=store.add(panels.weights, weights=self.number == "real"),
-            # the loop loads one index ahead
-            columns=store.add(int32(np.append(self._offsets(panels.columns), 0))),
+            # the loop loads the indices of one turn ahead
+            columns=store.add(int32(np.append(self._offsets(panels.columns), [0] * self.turn))),
             pieces=store.add(pieces.first),
             starts=store.add(pieces.starts),
             bias=store.add(self._terms(filters, nv * lanes)),
@@ -85,6 +100,10 @@ class ColumnsStep(ConvolutionStep):
         )
         units = n_panels * -(-self.out.height // rows)
         return StepRecord(self.name, variant.name, "columns_layer", fields, units, barrier)
+
+    def _panels(self, matrix: npt.NDArray[Any], width: int, order: Ints) -> FilterPanels:
+        """See `pack_panels`."""
+        return pack_panels(matrix, width, order)
 
     def _matrix(self) -> npt.NDArray[Any]:
         """(O, P) what is multiplied with every column, filters in physical order."""
@@ -120,7 +139,7 @@ class ColumnsStep(ConvolutionStep):
         return found
 
     def _variant(self, lanes: int, pixels: int, vectors: int) -> ColumnsVariant:
-        planar = self.view.pixel == 1 != lanes
+        pixel = None if self.view.pixel == lanes else self.view.pixel
         _, narrow = split_row(self.out.width, pixels)
         stride = self.problem.stride
-        return ColumnsVariant(pixels, vectors, stride, planar, narrow > 0, self.number)
+        return ColumnsVariant(pixels, vectors, stride, pixel, narrow > 0, self.number, self.formats)

@@ -1,8 +1,9 @@
 """The column kernel on whole numbers: an int8 convolution as sums of dot products.
 
-Activations are rounded to the scale of calibration just before the layer, several channels in one
-32-bit word; the lists of columns then name words. The sums are exact in 32 bits; each filter's
-scale and bias turn them into float32, which is what other layers read.
+Activations are rounded to the scale of calibration, several channels in one 32-bit word, by the
+convolution that makes them (`fold.py`) or in a step of its own; the lists of columns then name
+words. The sums are exact in 32 bits; each filter's scale and bias turn them into float32, which is
+what other layers read.
 """
 
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ def _steps(choice: DotsChoice, base: ConvolutionStep, target: Target) -> tuple[S
     rounded = QuantizeStep.of(base, vectors, words, dot_of(target, choice.group))
     convolution = DotsStep(
         **{**vars(base), "view": rounded.words_view()}, choice=choice.columns, words=words,
-        zero=rounded.zero,
+        zero=rounded.rounding.zero, two_max=dot_of(target, choice.group).two_max,
     )  # fmt: skip
     return rounded, convolution
 

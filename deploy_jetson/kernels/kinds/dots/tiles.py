@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
-from deploy_jetson.kernels.kinds.dots.step import HIGHEST, QuantizeStep
+from deploy_jetson.kernels.kinds.dots.step import QuantizeStep
 from deploy_jetson.kernels.kinds.dots.words import (
     ChannelWords,
     at_rate_of,
@@ -31,6 +31,7 @@ from deploy_jetson.kernels.kinds.winograd.matrices import transform_weights, win
 from deploy_jetson.kernels.kinds.winograd.step import WinogradStep
 from deploy_jetson.kernels.plan.filters import pad_filters
 from deploy_jetson.kernels.plan.layer_problem import LayerQuantization, Weights
+from deploy_jetson.kernels.plan.rounding import HIGHEST
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
 from deploy_jetson.kernels.plan.tensors import Ints, vectors_of
 
@@ -128,7 +129,7 @@ def _cycles(analysis: LayerAnalysis, choice: WinogradDotsChoice, target: Target)
 
 def _steps(choice: WinogradDotsChoice, base: ConvolutionStep, target: Target) -> tuple[Step, ...]:
     vectors = vectors_of(base.view, target.lanes)
-    words = ChannelWords(vectors.block_of, vectors.lane_of, target.lanes, PAIR)
+    words = ChannelWords(vectors.block_of, vectors.lane_of, target.lanes, PAIR, together=PAIR)
     rounded = QuantizeStep.of(base, vectors, words, dot_of(target, PAIR))
     view = rounded.words_view()
     convolution = WinogradDotsStep(

@@ -6,36 +6,46 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from deploy_jetson.kernels.compile.targets import DotProduct, Target
+from deploy_jetson.kernels.compile.dot_products import DotProduct
+from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from deploy_jetson.kernels.plan.tensors import Ints
 
 WORD_BITS = 32
-QUANTIZE_CYCLES = 4.0  # to round one vector of activations
+QUANTIZE_CYCLES = 2.0  # to round one vector of activations at the end of the layer before
 
 
 class ChannelWords(NamedTuple):
     """Which word holds a channel, and at which place in it.
 
-    Neighbours of a vector share a word; a block of `lanes` words holds `group` vectors.
+    Neighbours of a vector share a word. The words of every vector are a block of their own, so that
+    those of neighbouring pixels lie side by side; or a block holds `group` vectors, which makes its
+    words a vector.
 
     Attributes:
         block_of, lane_of: (I,) vector and lane of every channel.
-        lanes: Channels of a vector; words of a block.
+        lanes: Channels of a vector.
         group: Channels in a word.
+        together: Vectors of a block: 1, or `group`.
     """
 
     block_of: Ints
     lane_of: Ints
     lanes: int
     group: int
+    together: int = 1
 
     @classmethod
     def natural(cls, channels: int, lanes: int, group: int) -> "ChannelWords":
         """Channels in order."""
         numbers = np.arange(channels, dtype=np.int64)
         return cls(numbers // lanes, numbers % lanes, lanes, group)
+
+    @property
+    def pixel(self) -> int:
+        """Words of a block at one pixel."""
+        return self.together * self.lanes // self.group
 
     @property
     def number(self) -> str:
@@ -45,7 +55,7 @@ class ChannelWords(NamedTuple):
     @property
     def blocks(self) -> int:
         """Blocks of words."""
-        return int(self.block_of.max()) // self.group + 1
+        return int(self.block_of.max()) // self.together + 1
 
     def pack(self, integers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
         """(O, I, K, K) weights of at most 32 / group bits as (O, words, K, K) int32.
@@ -56,7 +66,7 @@ class ChannelWords(NamedTuple):
         word_of = (self.block_of * self.lanes + self.lane_of) // self.group
         place_of = self.lane_of % self.group
         n_filters, _, *kernel = integers.shape
-        words = np.zeros((n_filters, self.blocks * self.lanes, *kernel), np.uint32)
+        words = np.zeros((n_filters, self.blocks * self.pixel, *kernel), np.uint32)
         for place in range(self.group):
             here = place_of == place
             part = integers[:, here].astype(np.int64) & ((1 << bits) - 1)

@@ -63,6 +63,11 @@ class PlanesStep:
         """The blocked input."""
         return self.view.buffers
 
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The planes."""
+        return (self.out,)
+
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record."""
         fields: dict[str, CValue] = {

@@ -27,6 +27,7 @@ class WinogradVariant(NamedTuple):
         narrow: Blocks also need register tiles of one pixel less.
         number: Suffix of the arithmetic's types and functions in engine.h: real, or i8x2 for
             products of whole numbers.
+        formats: Of its output, see `ConvolutionStep`.
     """
 
     out_tile: int
@@ -34,6 +35,7 @@ class WinogradVariant(NamedTuple):
     vectors: int
     narrow: bool = True
     number: str = "real"
+    formats: tuple[str, ...] = ("real",)
 
     @property
     def family(self) -> str:
@@ -44,7 +46,13 @@ class WinogradVariant(NamedTuple):
     def name(self) -> str:
         """Name of the step function in C."""
         ends = "" if self.narrow else "_even"
-        return f"winograd_f{self.out_tile}_{self.pixels}x{self.vectors}{ends}_{self.number}"
+        tile = f"{self.pixels}x{self.vectors}"
+        return f"winograd_f{self.out_tile}_{tile}{ends}_{self.number}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """Of C names: the formats, unless they are `real` alone."""
+        return "" if self.formats == ("real",) else "_to_" + "_".join(self.formats)
 
     @property
     def widths(self) -> tuple[int, ...]:

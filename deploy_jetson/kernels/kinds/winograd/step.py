@@ -38,12 +38,17 @@ class WinogradStep(ConvolutionStep):
         """Its arithmetic, see `WinogradVariant`."""
         return "real"
 
+    @property
+    def may_round(self) -> bool:
+        """Yes."""
+        return True
+
     def variants(self, target: Target) -> list[Variant]:
         """Kernels its record calls."""
         choice = self.choice
         _, narrow = split_row(choice.block_tiles, choice.pixels)
         tile = (choice.out_tile, choice.pixels, choice.vectors)
-        return [WinogradVariant(*tile, narrow > 0, self.number)]
+        return [WinogradVariant(*tile, narrow > 0, self.number, self.formats)]
 
     def grid(self) -> tuple[int, int]:
         """Tiles down and across."""

@@ -40,6 +40,13 @@ def template_context(variants: Sequence[WinogradVariant], target: Target) -> dic
                 number,
                 input_rows(winograd_matrices(m).input, NUMBER_TYPES[number]),
                 *output_rows(winograd_matrices(m).output),
+                sorted(
+                    {
+                        (v.formats, v.suffix)
+                        for v in variants
+                        if (v.out_tile, v.number) == (m, number)
+                    }
+                ),
             )
             for m, number in transforms
         ],

@@ -2,10 +2,11 @@
 #include <string.h>
 
 #include "columns.h"
+#include "rounding.h"
 
 #define MAX_CHAIN 4
 
-INLINE void columns_tile_2x2_1L_real(
+INLINE void columns_tile_2x2_1xL_real(
     const real *x, const int32_t *columns, const real *w, int32_t n,
     const real *bias, real *out, const real *skip, const columns_layer *l,
     int resume, int finish) {
@@ -25,32 +26,39 @@ INLINE void columns_tile_2x2_1L_real(
   }
   int32_t column = columns[0];
   UNROLLED
-  for (int32_t k = 0; k < n; k++) {
+  for (int32_t k = 0; k < n; k += 1) {
     const word_real *q = (const word_real *)x + column;
     column = columns[k + 1];
     const sum_real w0 = load_real(w + 0 * LANES);
     const sum_real w1 = load_real(w + 1 * LANES);
-    w += 2 * LANES;
     { const word_real s = q[0 * 1 * LANES]; a0_0 = add_product_real(a0_0, w0, s); a0_1 = add_product_real(a0_1, w1, s); }
     { const word_real s = q[1 * 1 * LANES]; a1_0 = add_product_real(a1_0, w0, s); a1_1 = add_product_real(a1_1, w1, s); }
+    w += 2 * LANES;
   }
   __asm__ volatile("" ::: "memory"); /* the activation's constants must not occupy registers in the loop */
   if (finish) {
-    const activation act = l->act, after = l->act_after;
+    const activation act = l->act;
     const int64_t skip_block = l->skip_block;
     vreal r0_0 = activate(value_real(a0_0, bias + 0 * LANES, 2 * LANES), act);
     vreal r1_0 = activate(value_real(a1_0, bias + 0 * LANES, 2 * LANES), act);
     vreal r0_1 = activate(value_real(a0_1, bias + 1 * LANES, 2 * LANES), act);
     vreal r1_1 = activate(value_real(a1_1, bias + 1 * LANES, 2 * LANES), act);
     if (skip) {
-      r0_0 = activate(r0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
-      r0_1 = activate(r0_1 + load(skip + 1 * skip_block + 0 * LANES), after);
-      r1_0 = activate(r1_0 + load(skip + 0 * skip_block + 1 * LANES), after);
-      r1_1 = activate(r1_1 + load(skip + 1 * skip_block + 1 * LANES), after);
+      r0_0 += load(skip + 0 * skip_block + 0 * LANES);
+      r0_1 += load(skip + 1 * skip_block + 0 * LANES);
+      r1_0 += load(skip + 0 * skip_block + 1 * LANES);
+      r1_1 += load(skip + 1 * skip_block + 1 * LANES);
+      if (l->act_after.slope != 1) {
+        const activation after = l->act_after;
+        r0_0 = activate(r0_0, after);
+        r0_1 = activate(r0_1, after);
+        r1_0 = activate(r1_0, after);
+        r1_1 = activate(r1_1, after);
+      }
     }
     store(out + 0 * block + 0 * LANES, r0_0);
-    store(out + 1 * block + 0 * LANES, r0_1);
     store(out + 0 * block + 1 * LANES, r1_0);
+    store(out + 1 * block + 0 * LANES, r0_1);
     store(out + 1 * block + 1 * LANES, r1_1);
   } else { /* the sums, for the next piece */
     store(out + 0 * block + 0 * LANES, (vreal)a0_0);
@@ -60,7 +68,7 @@ INLINE void columns_tile_2x2_1L_real(
   }
 }
 
-INLINE void columns_tile_3x2_1L_real(
+INLINE void columns_tile_3x2_1xL_real(
     const real *x, const int32_t *columns, const real *w, int32_t n,
     const real *bias, real *out, const real *skip, const columns_layer *l,
     int resume, int finish) {
@@ -84,19 +92,19 @@ INLINE void columns_tile_3x2_1L_real(
   }
   int32_t column = columns[0];
   UNROLLED
-  for (int32_t k = 0; k < n; k++) {
+  for (int32_t k = 0; k < n; k += 1) {
     const word_real *q = (const word_real *)x + column;
     column = columns[k + 1];
     const sum_real w0 = load_real(w + 0 * LANES);
     const sum_real w1 = load_real(w + 1 * LANES);
-    w += 2 * LANES;
     { const word_real s = q[0 * 1 * LANES]; a0_0 = add_product_real(a0_0, w0, s); a0_1 = add_product_real(a0_1, w1, s); }
     { const word_real s = q[1 * 1 * LANES]; a1_0 = add_product_real(a1_0, w0, s); a1_1 = add_product_real(a1_1, w1, s); }
     { const word_real s = q[2 * 1 * LANES]; a2_0 = add_product_real(a2_0, w0, s); a2_1 = add_product_real(a2_1, w1, s); }
+    w += 2 * LANES;
   }
   __asm__ volatile("" ::: "memory"); /* the activation's constants must not occupy registers in the loop */
   if (finish) {
-    const activation act = l->act, after = l->act_after;
+    const activation act = l->act;
     const int64_t skip_block = l->skip_block;
     vreal r0_0 = activate(value_real(a0_0, bias + 0 * LANES, 2 * LANES), act);
     vreal r1_0 = activate(value_real(a1_0, bias + 0 * LANES, 2 * LANES), act);
@@ -105,18 +113,27 @@ INLINE void columns_tile_3x2_1L_real(
     vreal r1_1 = activate(value_real(a1_1, bias + 1 * LANES, 2 * LANES), act);
     vreal r2_1 = activate(value_real(a2_1, bias + 1 * LANES, 2 * LANES), act);
     if (skip) {
-      r0_0 = activate(r0_0 + load(skip + 0 * skip_block + 0 * LANES), after);
-      r0_1 = activate(r0_1 + load(skip + 1 * skip_block + 0 * LANES), after);
-      r1_0 = activate(r1_0 + load(skip + 0 * skip_block + 1 * LANES), after);
-      r1_1 = activate(r1_1 + load(skip + 1 * skip_block + 1 * LANES), after);
-      r2_0 = activate(r2_0 + load(skip + 0 * skip_block + 2 * LANES), after);
-      r2_1 = activate(r2_1 + load(skip + 1 * skip_block + 2 * LANES), after);
+      r0_0 += load(skip + 0 * skip_block + 0 * LANES);
+      r0_1 += load(skip + 1 * skip_block + 0 * LANES);
+      r1_0 += load(skip + 0 * skip_block + 1 * LANES);
+      r1_1 += load(skip + 1 * skip_block + 1 * LANES);
+      r2_0 += load(skip + 0 * skip_block + 2 * LANES);
+      r2_1 += load(skip + 1 * skip_block + 2 * LANES);
+      if (l->act_after.slope != 1) {
+        const activation after = l->act_after;
+        r0_0 = activate(r0_0, after);
+        r0_1 = activate(r0_1, after);
+        r1_0 = activate(r1_0, after);
+        r1_1 = activate(r1_1, after);
+        r2_0 = activate(r2_0, after);
+        r2_1 = activate(r2_1, after);
+      }
     }
     store(out + 0 * block + 0 * LANES, r0_0);
-    store(out + 1 * block + 0 * LANES, r0_1);
     store(out + 0 * block + 1 * LANES, r1_0);
-    store(out + 1 * block + 1 * LANES, r1_1);
     store(out + 0 * block + 2 * LANES, r2_0);
+    store(out + 1 * block + 0 * LANES, r0_1);
+    store(out + 1 * block + 1 * LANES, r1_1);
     store(out + 1 * block + 2 * LANES, r2_1);
   } else { /* the sums, for the next piece */
     store(out + 0 * block + 0 * LANES, (vreal)a0_0);
@@ -143,8 +160,8 @@ void columns_3x2_stride1_blocked_real_rows(const engine *e, const columns_layer 
   const real *weights = (const real *)(e->weights + l->weights);
   const real *bias = (const real *)(e->weights + l->bias) + panel * 2 * LANES * TERMS_real;
   const int32_t first = l->first_block + panel * 2;
-  clear_halo(out0, &l->out, first, 2, y0, y1);
-  const int32_t tiles = l->wide + l->narrow;
+  clear_halo(out0, &l->out, first, 2, y0, y1); 
+const int32_t tiles = l->wide + l->narrow;
   for (int32_t t0 = 0; t0 < tiles; t0 += l->strip) {
     const int32_t t1 = t0 + l->strip < tiles ? t0 + l->strip : tiles;
     const int32_t pixel = t0 * 3 - (t0 > l->wide ? t0 - l->wide : 0);
@@ -162,14 +179,14 @@ void columns_3x2_stride1_blocked_real_rows(const engine *e, const columns_layer 
         }
         for (int32_t t = t0; t < t1; t++) {
           if (t < l->wide) {
-            columns_tile_3x2_1L_real(x, columns + start, w, n, bias, out,
+            columns_tile_3x2_1xL_real(x, columns + start, w, n, bias, out,
                 skip, l, resume, finish);
             x += 3 * 1 * LANES;
             out += 3 * LANES;
             if (skip) skip += 3 * LANES;
           }
           else {
-            columns_tile_2x2_1L_real(x, columns + start, w, n, bias, out,
+            columns_tile_2x2_1xL_real(x, columns + start, w, n, bias, out,
                 skip, l, resume, finish);
             x += 2 * 1 * LANES;
             out += 2 * LANES;
