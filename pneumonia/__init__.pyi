@@ -19,10 +19,8 @@ from pneumonia.api.int8 import (
 )
 from pneumonia.api.kernel_library import KernelFile as KernelFile, write_kernels as write_kernels
 from pneumonia.api.runs import (
-    ExportOptions as ExportOptions,
     RunOptions as RunOptions,
     compile_kernels as compile_kernels,
-    export as export,
     prune as prune,
     quantize as quantize,
     train as train,
@@ -70,6 +68,7 @@ from pneumonia.compression.sets.structured import (
     Columns as Columns,
     Filters as Filters,
 )
+from pneumonia.exporting.bundle import ExportOptions as ExportOptions, export as export
 from pneumonia.exporting.onnx_file import write_onnx as write_onnx
 from pneumonia.network.to_torch import to_torch as to_torch
 from pneumonia.network.torch_import.imported import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.exporting.bundle import export_run
+from pneumonia.exporting.bundle import export
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -122,7 +122,7 @@ def test_compile_own_network(shown, tmp_path):
 
 
 def test_int8(shown, tiny_run, tmp_path):
-    export_run(tiny_run.run, tmp_path / "bundle")
+    export(tiny_run.run, tmp_path / "bundle")
     lines = shown("int8.py", tmp_path / "bundle", tiny_run.data, tmp_path / "int8")
     assert lines[0].startswith("rsna ")
     assert lines[-1].endswith("times as fast here, in ONNX Runtime")

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pneumonia.api.runs import compile_kernels, export
+from pneumonia.api.runs import compile_kernels
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
 from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.exporting.bundle import export
 from pneumonia.network.files import save_model
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build

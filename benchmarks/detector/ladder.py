@@ -37,7 +37,7 @@ from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import Cohort
 from evaluation.study.labels import make_labels
 from evaluation.study.operating_points import choose
-from pneumonia.exporting.bundle import export_run
+from pneumonia.exporting.bundle import export
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
 from pneumonia.runtime.engines import Engine, open_engine
@@ -252,7 +252,7 @@ def gather(options: argparse.Namespace, dataset: Dataset) -> Models:
     for scheme, _, path in runs:
         out = options.bundles / Path(path).name
         if missing(out):
-            export_run(Path(path), out)
+            export(Path(path), out)
             with_kernels(out)
         row: dict[str, Any] = {"scheme": scheme, **counted(out)}
         row["rate"] = round(models.rows[0]["weights"] / row["weights"], 2) if models.rows else 1.0

@@ -1,4 +1,4 @@
-"""From a dataset folder to a compiled model: train, prune, quantize, export, compile_kernels."""
+"""From a dataset folder to a compiled model: train, prune, quantize, compile_kernels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,6 @@ from pneumonia.compression.prune.recipe import PruneRecipe
 from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.result import CompressionResult
 from pneumonia.compression.run import run_compression
-from pneumonia.exporting.bundle import ExportOptions, ExportResult, export_run
 from pneumonia.recipes import load_recipe
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.progress import Progress
@@ -23,8 +22,6 @@ from pneumonia.training.run import run_train
 
 __all__ = [
     "CompressionResult",
-    "ExportOptions",
-    "ExportResult",
     "FitResult",
     "KernelsResult",
     "PruneRecipe",
@@ -32,7 +29,6 @@ __all__ = [
     "RunOptions",
     "TrainRecipe",
     "compile_kernels",
-    "export",
     "prune",
     "quantize",
     "train",
@@ -186,28 +182,6 @@ def _compress(
         Path(run), settings, Path(out), folder, options.resume, options.progress,
         options.accept_seen,
     )  # fmt: skip
-
-
-def export(
-    run: AnyPath,
-    out: AnyPath,
-    options: ExportOptions | None = None,
-    progress: Progress | None = None,
-) -> ExportResult:
-    """Write a run as a model bundle: network, weights, ONNX (opset 13), thresholds, model card.
-
-    Args:
-        run: Run folder, or one of its checkpoints.
-        out: Folder of the bundle; a bundle that is there is replaced.
-        options: Checkpoint, batch, precision of the weights, text of the model card.
-        progress: Called with (done, total, note).
-
-    Raises:
-        ArtefactError: No checkpoint, or a damaged one.
-        ExportError: A layer without ONNX form, or weights that do not fit.
-        OutputError: `out` is something else than a bundle, or cannot be written.
-    """
-    return export_run(Path(run), Path(out), options, progress)
 
 
 def compile_kernels(

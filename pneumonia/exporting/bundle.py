@@ -91,19 +91,21 @@ class ExportOptions:
     qdq: bool = False
 
 
-def export_run(
-    run: Path,
-    out: Path,
+def export(
+    run: str | Path,
+    out: str | Path,
     options: ExportOptions | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Fold, emit, check, and swap a bundle in; the same run gives the same bytes.
+    """Write a run as a model bundle: network, weights, ONNX (opset 13), thresholds, model card.
+
+    The same run gives the same bytes.
 
     Args:
         run: Run folder, one of its checkpoints, or a float bundle to write in another form.
-        out: The bundle's folder; a bundle that stands there is replaced once the new one is whole.
-        options: See ExportOptions; None = its defaults.
-        progress: Called with (steps done, steps, what comes next).
+        out: Folder of the bundle; a bundle that is there is replaced once the new one is whole.
+        options: Checkpoint, batch, precision of the weights, text of the model card.
+        progress: Called with (done, total, note).
 
     Raises:
         ArtefactError: No checkpoint, a damaged one, or an int8 bundle.
@@ -111,6 +113,7 @@ def export_run(
             ONNX form, numbers that differ.
         OutputError: `out` is something else than a bundle, or cannot be written.
     """
+    run, out = Path(run), Path(out)
 
     def step(number: int) -> None:
         if progress is not None:
@@ -202,7 +205,7 @@ def rounded_to_half(tensors: Mapping[str, Tensor], exact: Collection[str]) -> di
 
 
 def read_about(path: Path | None) -> str:
-    """The text of `export_run`'s `about`.
+    """The text of `export`'s `about`.
 
     Raises:
         ArtefactError: It cannot be read as text.

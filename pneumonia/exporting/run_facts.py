@@ -1,13 +1,12 @@
 """Facts recorded in a run folder, for the bundle's model card and manifest."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pneumonia.runs.compression import read_compression
+from pneumonia.runs.compression import read_compression, read_run_json
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import METRICS_FILE, STATE_FILE
 from pneumonia.runtime.errors import ArtefactError
@@ -65,7 +64,7 @@ def read_run_facts(folder: Path) -> RunFacts:
     """
     run = RunFolder(folder.parent)
     record = run.record() if run.record_file.is_file() else {}
-    operating = _read(folder / OPERATING_POINTS)
+    operating = read_run_json(folder / OPERATING_POINTS)
     epoch, metrics = _metrics(run, folder)
     dataset = record.get("dataset")
     if isinstance(dataset, dict):
@@ -90,24 +89,11 @@ def read_run_facts(folder: Path) -> RunFacts:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object, empty when the file is not there."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, RecursionError):
-        raise ArtefactError("File of the run is damaged", where=str(path)) from None
-    if not isinstance(value, dict):
-        raise ArtefactError("File of the run is not a JSON object", where=str(path))
-    return value
-
-
 def _metrics(run: RunFolder, folder: Path) -> tuple[int | None, dict[str, float]]:
-    saved = _read(folder / METRICS_FILE)
+    saved = read_run_json(folder / METRICS_FILE)
     if saved:
         return _whole(saved.get("epoch")), _numbers(saved.get("metrics"))
-    epoch = _whole(_read(folder / STATE_FILE).get("epoch"))
+    epoch = _whole(read_run_json(folder / STATE_FILE).get("epoch"))
     return epoch, {} if epoch is None else _row(run.metrics_table, epoch)
 
 

@@ -12,6 +12,23 @@ from pneumonia.runtime.errors import ArtefactError
 SCHEMA = "pneumonia.compression/1"
 
 
+def read_run_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run, empty when the file does not exist.
+
+    Raises:
+        ArtefactError: Damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError):
+        raise ArtefactError("File of the run is damaged", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise ArtefactError("File of the run is not a JSON object", where=str(path))
+    return value
+
+
 def write_compression(run: Path, report: Mapping[str, Any]) -> None:
     """Write the report of a run.
 
@@ -34,15 +51,7 @@ def read_compression(run: Path) -> dict[str, Any]:
     Raises:
         ArtefactError: Damaged.
     """
-    path = run / COMPRESSION_FILE
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, RecursionError):
-        raise ArtefactError("File of the run is damaged", where=str(path)) from None
-    if not isinstance(report, dict):
-        raise ArtefactError("File of the run is not a JSON object", where=str(path))
+    report = read_run_json(run / COMPRESSION_FILE)
     layers = report.get("layers")
     if isinstance(layers, dict) and all(isinstance(row, dict) for row in layers.values()):
         report["layers"] = [{"name": name, **row} for name, row in layers.items()]

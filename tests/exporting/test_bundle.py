@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pneumonia.cli import group, run
 from pneumonia.exporting import bundle as export_bundle
-from pneumonia.exporting.bundle import ExportOptions, export_run
+from pneumonia.exporting.bundle import ExportOptions, export
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.image_head import with_image_head
 from pneumonia.network.inspection import inspect_folder
@@ -69,7 +69,7 @@ def edit_weights(folder, change):
 
 
 def test_bundle_holds_exactly_the_documented_files(trained, tmp_path):
-    result = export_run(trained, tmp_path / "bundle")
+    result = export(trained, tmp_path / "bundle")
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == [
         "manifest.json",
         "model.onnx",
@@ -83,7 +83,7 @@ def test_bundle_holds_exactly_the_documented_files(trained, tmp_path):
 
 
 def test_bundle_is_one_the_runtime_accepts_and_bound_to_its_hash(trained, tmp_path):
-    result = export_run(trained, tmp_path / "bundle")
+    result = export(trained, tmp_path / "bundle")
     bundle = load_bundle(str(tmp_path / "bundle"))
     identity = model_hash(
         str(tmp_path / "bundle/spec.json"), str(tmp_path / "bundle/weights.safetensors")
@@ -99,7 +99,7 @@ def test_bundle_is_one_the_runtime_accepts_and_bound_to_its_hash(trained, tmp_pa
 
 
 def test_both_engines_give_what_the_trained_network_gives(trained, tmp_path):
-    export_run(trained, tmp_path / "bundle")
+    export(trained, tmp_path / "bundle")
     bundle = load_bundle(str(tmp_path / "bundle"))
     images = np.random.default_rng(0).random((2, 1, 64, 64), dtype=np.float32)
     spec, tensors = load_model(trained / "best")
@@ -113,7 +113,7 @@ def test_both_engines_give_what_the_trained_network_gives(trained, tmp_path):
 
 
 def test_a_radiograph_goes_through_the_bundle(trained, tmp_path):
-    export_run(trained, tmp_path / "bundle")
+    export(trained, tmp_path / "bundle")
     bundle = load_bundle(str(tmp_path / "bundle"))
     pixels = np.random.default_rng(1).integers(0, 256, (90, 70), dtype=np.uint8)
     by_onnx = Detector(bundle, open_engine(bundle, "onnxruntime")).predict(pixels, "a")
@@ -124,8 +124,8 @@ def test_a_radiograph_goes_through_the_bundle(trained, tmp_path):
 
 
 def test_half_precision_halves_the_file_and_every_engine_agrees(trained, tmp_path):
-    whole = export_run(trained, tmp_path / "whole")
-    half = export_run(trained, tmp_path / "half", ExportOptions(weights="fp16"))
+    whole = export(trained, tmp_path / "whole")
+    half = export(trained, tmp_path / "half", ExportOptions(weights="fp16"))
     assert half.sizes["weights.safetensors"] < 0.6 * whole.sizes["weights.safetensors"]
     _, exact = load_model(tmp_path / "whole")
     _, rounded = load_model(tmp_path / "half")
@@ -141,12 +141,12 @@ def test_half_precision_halves_the_file_and_every_engine_agrees(trained, tmp_pat
 def test_weights_too_large_for_half_precision_are_refused(trained, tmp_path):
     edit_weights(trained / "best", lambda tensors: tensors["conv_012.weight"].add_(1e6))
     with pytest.raises(ExportError, match=r"do not fit half precision.*--weights fp32"):
-        export_run(trained, tmp_path / "bundle", ExportOptions(weights="fp16"))
+        export(trained, tmp_path / "bundle", ExportOptions(weights="fp16"))
     assert not (tmp_path / "bundle").exists()
 
 
 def test_a_bundle_without_onnx_is_scored_by_another_engine(trained, tmp_path):
-    result = export_run(trained, tmp_path / "bundle", ExportOptions(onnx=False))
+    result = export(trained, tmp_path / "bundle", ExportOptions(onnx=False))
     assert "model.onnx" not in result.sizes
     assert not (tmp_path / "bundle" / "model.onnx").exists()
     bundle = load_bundle(str(tmp_path / "bundle"))
@@ -156,14 +156,14 @@ def test_a_bundle_without_onnx_is_scored_by_another_engine(trained, tmp_path):
 
 
 def test_the_same_run_gives_the_same_bytes(trained, tmp_path):
-    export_run(trained, tmp_path / "a")
-    export_run(trained, tmp_path / "b")
+    export(trained, tmp_path / "a")
+    export(trained, tmp_path / "b")
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
 def test_columns_stay_packed_after_folding(trained, tmp_path):
-    result = export_run(trained, tmp_path / "bundle")
+    result = export(trained, tmp_path / "bundle")
     storage = result.spec.layer("conv_012").storage
     assert (storage.format, storage.group_size) == ("columns", 8)
     before, tensors = load_model(trained / "best")
@@ -172,7 +172,7 @@ def test_columns_stay_packed_after_folding(trained, tmp_path):
 
 
 def test_thresholds_of_the_best_weights_are_not_given_to_the_last(trained, tmp_path):
-    result = export_run(trained, tmp_path / "bundle", ExportOptions(checkpoint="last"))
+    result = export(trained, tmp_path / "bundle", ExportOptions(checkpoint="last"))
     points = load_bundle(str(tmp_path / "bundle")).operating_points
     assert points == {"default": {"threshold": 0.5, "source": "not calibrated"}}
     assert not result.facts.calibrated
@@ -182,7 +182,7 @@ def test_thresholds_of_the_best_weights_are_not_given_to_the_last(trained, tmp_p
 
 
 def test_model_card_states_facts_and_what_is_missing(trained, tmp_path):
-    result = export_run(trained, tmp_path / "bundle")
+    result = export(trained, tmp_path / "bundle")
     card = (tmp_path / "bundle/model_card.md").read_text()
     for fact in (
         DISCLAIMER,
@@ -205,16 +205,16 @@ def test_model_card_states_facts_and_what_is_missing(trained, tmp_path):
 
 
 def test_pruned_runs_say_how_they_were_pruned(trained, tmp_path):
-    export_run(trained, tmp_path / "dense")
+    export(trained, tmp_path / "dense")
     assert "## Compression" not in (tmp_path / "dense/model_card.md").read_text()
     write_json(
         trained / "compression.json",
         {"schema": "x", "realised_rate": 8.25, "method": "columns", "layers": {"conv_000": {}}},
     )
-    kept = export_run(trained, tmp_path / "pruned").totals.kept_weights
+    kept = export(trained, tmp_path / "pruned").totals.kept_weights
     record = json.loads((trained / "run.json").read_text())
     write_json(trained / "run.json", {**record, "trained_weights": 36 * kept})
-    export_run(trained, tmp_path / "pruned")
+    export(trained, tmp_path / "pruned")
     assert inspect_folder(tmp_path / "pruned").whole_rate == 36
     card = (tmp_path / "pruned/model_card.md").read_text()
     assert "| realised rate | 8.25 |" in card
@@ -226,7 +226,7 @@ def test_pruned_runs_say_how_they_were_pruned(trained, tmp_path):
 def test_run_without_facts_says_so(tmp_path):
     spec = build("lenet5")
     save_model(tmp_path / "run/last", spec, random_tensors(spec, 0))
-    result = export_run(tmp_path / "run", tmp_path / "bundle")
+    result = export(tmp_path / "run", tmp_path / "bundle")
     assert result.facts.checkpoint == "last"
     card = (tmp_path / "bundle/model_card.md").read_text()
     assert "Validation metrics: not available" in card
@@ -235,9 +235,9 @@ def test_run_without_facts_says_so(tmp_path):
 
 
 def test_a_bundle_is_replaced_whole(trained, tmp_path):
-    first = export_run(trained, tmp_path / "bundle")
+    first = export(trained, tmp_path / "bundle")
     (tmp_path / "bundle/leftover.txt").write_text("x")
-    second = export_run(trained, tmp_path / "bundle", ExportOptions(checkpoint="last"))
+    second = export(trained, tmp_path / "bundle", ExportOptions(checkpoint="last"))
     assert first.model_hash != second.model_hash
     assert not (tmp_path / "bundle/leftover.txt").exists()
     assert load_bundle(str(tmp_path / "bundle")).model_hash == second.model_hash
@@ -248,21 +248,21 @@ def test_nothing_but_a_bundle_is_ever_replaced(trained, tmp_path):
     (tmp_path / "thesis/chapter.md").write_text("years of work")
     for out in (tmp_path / "thesis", trained, trained / "run.json"):
         with pytest.raises(OutputError, match="Will not replace"):
-            export_run(trained, out)
+            export(trained, out)
     assert (tmp_path / "thesis/chapter.md").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
-    export_run(trained, tmp_path / "empty")
+    export(trained, tmp_path / "empty")
 
 
 def test_a_failed_check_leaves_the_old_bundle(trained, tmp_path, monkeypatch):
-    first = export_run(trained, tmp_path / "bundle")
+    first = export(trained, tmp_path / "bundle")
 
     def wrong(*arguments):
         raise ExportError("ONNX and torch disagree")
 
     monkeypatch.setattr(export_bundle, "check_onnx", wrong)
     with pytest.raises(ExportError, match=r"disagree"):
-        export_run(trained, tmp_path / "bundle", ExportOptions(checkpoint="last"))
+        export(trained, tmp_path / "bundle", ExportOptions(checkpoint="last"))
     assert load_bundle(str(tmp_path / "bundle")).model_hash == first.model_hash
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "run"]
 
@@ -271,7 +271,7 @@ def test_a_failed_check_leaves_the_old_bundle(trained, tmp_path, monkeypatch):
 def test_weights_that_are_not_finite_name_the_layer(trained, tmp_path, bad):
     edit_weights(trained / "best", lambda t: t["conv_010.bn_bias"].__setitem__(2, bad))
     with pytest.raises(ExportError, match=r"not finite.*'conv_010', bn_bias"):
-        export_run(trained, tmp_path / "bundle")
+        export(trained, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
@@ -281,14 +281,14 @@ def test_unusable_thresholds_stop_the_export(trained, tmp_path, value):
         trained / "best" / "operating_points.json", {"points": {"kaggle": {"threshold": value}}}
     )
     with pytest.raises(ArtefactError, match=r"Threshold is not valid.*kaggle"):
-        export_run(trained, tmp_path / "bundle")
+        export(trained, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
 def test_damaged_run_files_are_named(trained, tmp_path):
     (trained / "run.json").write_text('{"kind": ')
     with pytest.raises(ArtefactError, match=r"damaged.*run\.json"):
-        export_run(trained, tmp_path / "bundle")
+        export(trained, tmp_path / "bundle")
 
 
 def invoke(*arguments):
@@ -335,7 +335,7 @@ def test_command_fails_in_one_line_with_its_exit_code(trained, tmp_path, capsys,
 
 
 def test_inspect_shows_runs_and_bundles_alike(trained, tmp_path, capsys):
-    result = export_run(trained, tmp_path / "bundle")
+    result = export(trained, tmp_path / "bundle")
     for target in (trained, trained / "last", tmp_path / "bundle"):
         assert invoke("inspect", target) == 0
         shown = capsys.readouterr().out
@@ -346,7 +346,7 @@ def test_inspect_shows_runs_and_bundles_alike(trained, tmp_path, capsys):
 
 
 def test_inspect_json_is_the_account(trained, tmp_path):
-    result = export_run(trained, tmp_path / "bundle")
+    result = export(trained, tmp_path / "bundle")
     answer = CliRunner().invoke(group, ["inspect", str(tmp_path / "bundle"), "--json"])
     document = json.loads(answer.output)
     assert document["schema"] == "pneumonia.inspection/1"
@@ -361,7 +361,7 @@ def test_inspect_json_is_the_account(trained, tmp_path):
 
 
 def test_inspect_checks_a_bundle(trained, tmp_path, capsys):
-    export_run(trained, tmp_path / "bundle")
+    export(trained, tmp_path / "bundle")
     with (tmp_path / "bundle/model_card.md").open("a") as stream:
         stream.write("works on everything")
     assert invoke("inspect", tmp_path / "bundle") == 4
@@ -373,7 +373,7 @@ def test_inspect_checks_a_bundle(trained, tmp_path, capsys):
 def test_text_of_people_heads_the_model_card(trained, tmp_path):
     about = tmp_path / "about.md"
     about.write_text("## Intended use\n\nSorting for research.\n", encoding="utf-8")
-    export_run(trained, tmp_path / "bundle", ExportOptions(about=about))
+    export(trained, tmp_path / "bundle", ExportOptions(about=about))
     card = (tmp_path / "bundle" / "model_card.md").read_text()
     assert (
         0
@@ -383,7 +383,7 @@ def test_text_of_people_heads_the_model_card(trained, tmp_path):
     )
     about.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ArtefactError, match=r"model card cannot be read.*about\.md"):
-        export_run(trained, tmp_path / "bundle", ExportOptions(about=about))
+        export(trained, tmp_path / "bundle", ExportOptions(about=about))
 
 
 def test_what_only_the_training_needed_stays_behind(tmp_path):
@@ -394,7 +394,7 @@ def test_what_only_the_training_needed_stays_behind(tmp_path):
     save_model(tmp_path / "without/best", plain, own)
     hashes = []
     for name in ("with", "without"):
-        export_run(tmp_path / name, tmp_path / f"{name}-bundle")
+        export(tmp_path / name, tmp_path / f"{name}-bundle")
         folder = tmp_path / f"{name}-bundle"
         hashes.append(model_hash(str(folder / "spec.json"), str(folder / "weights.safetensors")))
     assert hashes[0] == hashes[1]

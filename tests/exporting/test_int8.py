@@ -20,7 +20,7 @@ from deploy_jetson.package.archive import make_package
 from pneumonia.api.int8 import Int8Options, quantize_int8
 from pneumonia.cli import group, run
 from pneumonia.cli.quantize import command
-from pneumonia.exporting.bundle import export_run
+from pneumonia.exporting.bundle import export
 from pneumonia.exporting.int8 import quantize_onnx, write_int8_bundle
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.exporting.refreeze import freeze_points
@@ -321,13 +321,13 @@ def test_the_float_bundle_is_not_replaced(cells, out):
 def test_an_int8_or_changed_bundle_is_not_exported_as_a_float_one(cells, tmp_path):
     folder, _ = cells
     with pytest.raises(ArtefactError, match=r"int8.*Export the run"):
-        export_run(folder / "int8", tmp_path / "out")
+        export(folder / "int8", tmp_path / "out")
     changed = shutil.copytree(folder / "float", tmp_path / "changed")
     data = bytearray((changed / "weights.safetensors").read_bytes())
     data[-1] ^= 4
     (changed / "weights.safetensors").write_bytes(data)
     with pytest.raises(ArtefactError, match="checksum"):
-        export_run(changed, tmp_path / "out")
+        export(changed, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

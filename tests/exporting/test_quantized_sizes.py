@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.compression.sets.levels import BINARY, TERNARY, k_bit
-from pneumonia.exporting.bundle import ExportOptions, export_run
+from pneumonia.exporting.bundle import ExportOptions, export
 from pneumonia.network.files import load_model, quantized_layers, save_model
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.module import Network, initialise
@@ -43,7 +43,7 @@ def quantized_run(folder, levels):
 )
 def test_the_file_is_k_bits_a_weight(tmp_path, levels, bits):
     spec, tensors = quantized_run(tmp_path, levels)
-    bundle = export_run(tmp_path, tmp_path / "bundle").out
+    bundle = export(tmp_path, tmp_path / "bundle").out
     weighted = spec.weighted()
     n_weights = sum(tensors[f"{layer.name}.weight"].numel() for layer in weighted)
     n_filters = sum(layer.out_channels for layer in weighted)
@@ -66,8 +66,8 @@ def test_the_file_is_k_bits_a_weight(tmp_path, levels, bits):
 @pytest.mark.parametrize("levels", [BINARY, TERNARY, k_bit(4), k_bit(8)])
 def test_an_onnx_file_of_codes_is_a_quarter_and_the_same_function(tmp_path, levels):
     spec, tensors = quantized_run(tmp_path, levels)
-    wide = export_run(tmp_path, tmp_path / "wide")
-    result = export_run(tmp_path, tmp_path / "coded", ExportOptions(qdq=True))
+    wide = export(tmp_path, tmp_path / "wide")
+    result = export(tmp_path, tmp_path / "coded", ExportOptions(qdq=True))
     n_weights = sum(tensors[f"{layer.name}.weight"].numel() for layer in spec.weighted())
     n_filters = sum(layer.out_channels for layer in spec.weighted())
     layers = len(spec.weighted())
@@ -102,13 +102,13 @@ def test_codes_are_refused_where_nothing_is_quantized(tmp_path):
     initialise(network, torch.Generator().manual_seed(0))
     save_model(tmp_path / "best", network.spec, network.tensors())
     with pytest.raises(ExportError, match=r"No weights are quantized.*--qdq"):
-        export_run(tmp_path, tmp_path / "bundle", ExportOptions(qdq=True))
+        export(tmp_path, tmp_path / "bundle", ExportOptions(qdq=True))
     assert not (tmp_path / "bundle").exists()
 
 
 def test_the_bundle_holds_the_folded_weights_bit_by_bit(tmp_path):
     spec, tensors = quantized_run(tmp_path, k_bit(8))
     _, folded = fold_batch_norm(spec, tensors)
-    _, bundled = load_model(export_run(tmp_path, tmp_path / "bundle").out)
+    _, bundled = load_model(export(tmp_path, tmp_path / "bundle").out)
     assert folded.keys() == bundled.keys()
     assert all(torch.equal(folded[name], bundled[name]) for name in folded)

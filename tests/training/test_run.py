@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from data_prep.dataset.reader import open_dataset
 from pneumonia import cli
-from pneumonia.exporting.bundle import export_run
+from pneumonia.exporting.bundle import export
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.zoo import build
 from pneumonia.recipes import load_recipe, recipe_names
@@ -165,7 +165,7 @@ def test_a_flipped_bit_in_a_run_is_refused(finished, rectangles_path, tmp_path, 
     (copy / name).write_bytes(content)
     config = RunFolder(copy).training_recipe(TrainRecipe).model_copy(update={"epochs": 9})
     work = {
-        "best": lambda: export_run(copy, tmp_path / "bundle"),
+        "best": lambda: export(copy, tmp_path / "bundle"),
         "last": lambda: run_train(rectangles_path, config, copy, resume=True),
     }
     with pytest.raises(ArtefactError, match="differs from its checksum") as error:
@@ -179,7 +179,7 @@ def test_a_run_without_checksums_is_read(finished, tmp_path):
     _, out, _, _ = finished
     copy = shutil.copytree(out, tmp_path / "copy")
     (copy / "best" / "checksums.json").unlink()
-    assert export_run(copy, tmp_path / "bundle").out.is_dir()
+    assert export(copy, tmp_path / "bundle").out.is_dir()
 
 
 @pytest.mark.parametrize("left", ["best", "nothing"])

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @collected("pneumonia.exporting.bundle:ExportOptions")
 def command(run: Path, out: Path, options: "ExportOptions") -> None:
     """Write a run as a model bundle: spec, weights, ONNX (opset 13), thresholds, model card."""
-    from pneumonia.api.runs import export
+    from pneumonia.exporting.bundle import export
 
     with progress_bar("export") as progress:
         result = export(run, out, options, progress)

@@ -126,7 +126,7 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
 
 
 def check_n_keep(n_keep: object, what: str) -> None:
-    """Refuse a budget that is no integer, or would empty the layer."""
+    """Refuse a budget that is not an integer, or that would empty the layer."""
     if not isinstance(n_keep, numbers.Integral):
         raise PruneError(
             f"Budget of {what} is not an integer", expected="an int >= 1", found=repr(n_keep)
@@ -139,7 +139,7 @@ def check_constraints(constraints: object) -> None:
     """Refuse anything but a mapping of names to constraints of single weights.
 
     Raises:
-        PruneError: It is no mapping, or a value is a number, a class or a set of several layers.
+        PruneError: It is not a mapping, or a value is a number, a class or a set of several layers.
     """
     if not isinstance(constraints, Mapping):
         raise PruneError(

@@ -242,7 +242,7 @@ def _constant(b: SpecBuilder, value: Tensor, dims: tuple[Dim, ...], like: LayerV
 
 
 def _aligned(b: SpecBuilder, sources: Sequence[LayerView]) -> list[str]:
-    """Layers of views that lie alike, so that their values can be combined element by element.
+    """Layers of views with the same layout, so that their values can be combined by element.
 
     Raises:
         NotUnderstoodError: The views lie differently.

@@ -16,7 +16,7 @@ from pneumonia.compression.admm.hook import read_rows
 from pneumonia.compression.quantize.pipeline import quantized_names
 from pneumonia.compression.quantize.recipe import QuantizeRecipe, levels_of
 from pneumonia.compression.run import run_compression
-from pneumonia.exporting.bundle import export_run
+from pneumonia.exporting.bundle import export
 from pneumonia.exporting.int8 import quantize_onnx
 from pneumonia.network.files import load_model, save_model
 from pneumonia.recipes import load_recipe, recipe_names, validate
@@ -59,7 +59,7 @@ def test_command_makes_a_binary_run_that_exports_bit_by_bit(trained, tmp_path):
     assert report["weights_bytes_after"] * 6 < report["weights_bytes_before"]
     assert json.loads((out / "run.json").read_text())["status"] == "done"
     assert (out / "best" / "operating_points.json").is_file()
-    bundle = load_bundle(str(export_run(out, tmp_path / "bundle").out))
+    bundle = load_bundle(str(export(out, tmp_path / "bundle").out))
     storage = {layer.storage.format for layer in bundle.spec.weighted()}
     assert any("levels" in name for name in storage), "folding batch norm keeps a few levels"
     image = np.random.default_rng(0).random((1, 1, 64, 64)).astype(np.float32)
@@ -182,7 +182,7 @@ def test_a_resumed_quantization_is_the_uninterrupted_one(trained, tmp_path):
 
 def test_int8_onnx_is_smaller_and_near(trained, tmp_path):
     run, data = trained
-    bundle = load_bundle(str(export_run(run, tmp_path / "bundle").out))
+    bundle = load_bundle(str(export(run, tmp_path / "bundle").out))
     out = tmp_path / "int8.onnx"
     done = CliRunner().invoke(
         command, [str(tmp_path / "bundle"), "--int8", "--data", str(data), "--out", str(out)]
