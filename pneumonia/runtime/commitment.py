@@ -42,7 +42,7 @@ class CommitmentReports:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._awaited = {}  # type: Dict[str, Optional[Outcomes]]
+        self._awaited: Dict[str, Optional[Outcomes]] = {}
 
     def expect(self) -> str:
         """A new transaction UID; its report is accepted from now on."""
@@ -124,7 +124,7 @@ def ask_for_commitment(
     """
     transaction = reports.expect()
     missing = CommitmentOutcome(NO_REPORT)
-    found = None  # type: Optional[Outcomes]
+    found: Optional[Outcomes] = None
     try:
         status, _ = association.send_n_action(
             _request(objects, transaction), REQUEST, PUSH_MODEL, PUSH_INSTANCE

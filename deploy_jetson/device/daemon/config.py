@@ -75,13 +75,13 @@ CHOICES = {
     "children": ("score", "skip"),
     "pictures": ("score", "skip"),
 }
-WORDS = {
+ALLOWED_VALUES: Dict[str, Any] = {
     "modality": MODALITIES,
     "view": VIEWS,
     "body_part": BODY_PARTS,
     "dicom": KINDS,
     "kinds": KINDS,
-}  # type: Dict[str, Any]
+}
 
 
 class _Source:
@@ -115,18 +115,18 @@ def _number(text: str, kind: Callable[[str], Any], bound: _Bound) -> Any:
     return value
 
 
-def _words(key: str, text: str) -> Names:
-    words = tuple(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
+def _values(key: str, text: str) -> Names:
+    values = tuple(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
     if key == "allow":
-        return tuple(str(ipaddress.ip_network(word)) for word in words)
+        return tuple(str(ipaddress.ip_network(value)) for value in values)
     if key == "allow_aets":
-        if not all(_AET.match(word) for word in words):
+        if not all(_AET.match(value) for value in values):
             raise ValueError
-        return words
-    words = tuple(word if key in ("dicom", "kinds") else word.upper() for word in words)
-    if set(words) - set(WORDS[key]):
+        return values
+    values = tuple(value if key in ("dicom", "kinds") else value.upper() for value in values)
+    if set(values) - set(ALLOWED_VALUES[key]):
         raise ValueError
-    return words
+    return values
 
 
 def _expected(key: str, default: Any) -> str:
@@ -137,8 +137,8 @@ def _expected(key: str, default: Any) -> str:
         return "one of " + ", ".join(CHOICES[key])
     if key == "allow":
         return "networks such as 10.1.0.0/16, with no bit set behind the prefix"
-    if key in WORDS:
-        return "some of " + ", ".join(sorted(WORDS[key]))
+    if key in ALLOWED_VALUES:
+        return "some of " + ", ".join(sorted(ALLOWED_VALUES[key]))
     return "1 to 16 letters, digits, space, point, - or _" if "aet" in key else "text"
 
 
@@ -149,7 +149,7 @@ def _value(key: str, text: str, default: Any) -> Any:
     if isinstance(default, float):
         return _number(text, float, BOUNDS[key])
     if isinstance(default, tuple):
-        return _words(key, text)
+        return _values(key, text)
     if key in CHOICES and text not in CHOICES[key]:
         raise ValueError
     if key in ("aet", "calling_aet") and not _AET.match(text):

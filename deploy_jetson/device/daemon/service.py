@@ -89,7 +89,7 @@ class DaemonService:
         self.monitor = PowerMonitor()
         self.parts: List[Part] = []
         self.interfaces: Dict[str, Part] = {}  # those that listen, by name
-        self.ports = {}  # type: Dict[str, int]  # interface -> port that is listened on
+        self.ports: Dict[str, int] = {}  # interface -> port that is listened on
         self._gauges()
 
     # --- start and stop ---

@@ -160,7 +160,7 @@ class KernelLibrary:
             raise DeviceError(
                 "Number of threads is out of range", "1..{}".format(MAX_THREADS), repr(threads)
             )
-        self._model = None  # type: Optional[int]
+        self._model: Optional[int] = None
         self._library = _bind(path)
         self.threads = threads
         self.target = self._library.pn_target().decode()  # type: str

@@ -202,7 +202,7 @@ def weight_shape(layer: layers.Weighted) -> Tuple[int, ...]:
 
 
 def _weighted_parts(layer: layers.Weighted) -> Parts:
-    parts = {}  # type: Parts
+    parts: Parts = {}
     parts["weight"] = weight_shape(layer)
     if layer.bias:
         parts["bias"] = (layer.out_channels,)

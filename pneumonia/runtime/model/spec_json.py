@@ -27,7 +27,7 @@ SCHEMA = "pneumonia.network/1"
 
 def spec_text(spec: NetworkSpec) -> str:
     """JSON text of a network, with the schema version; `parse_spec` is its inverse."""
-    document = {"schema": SCHEMA, "name": spec.name}  # type: Dict[str, Any]
+    document: Dict[str, Any] = {"schema": SCHEMA, "name": spec.name}
     document["input"] = spec.input._asdict()
     document["class_names"] = list(spec.class_names)
     document["outputs"] = list(spec.outputs)
@@ -36,7 +36,7 @@ def spec_text(spec: NetworkSpec) -> str:
 
 
 def _layer_to_dict(layer: Layer) -> Dict[str, Any]:
-    record = {"op": op_of(layer)}  # type: Dict[str, Any]
+    record: Dict[str, Any] = {"op": op_of(layer)}
     defaults = type(layer)._field_defaults
     for key, value in layer._asdict().items():
         if key in defaults and defaults[key] == value:

@@ -74,7 +74,7 @@ class _Packer:
     def _encode_numbers(self, found: value_codes.LevelNumbers) -> Tuple[int, int, Arrays]:
         # The layouts see level numbers, so that filters may have levels of their own.
         values, arrays = self.layout.encode(found.numbers.astype(np.float32))
-        tensors = {}  # type: Arrays
+        tensors: Arrays = {}
         tensors.update(value_codes.encode_codes(found, values.astype(np.int64)))
         bits = value_codes.code_bits(tensors["levels"].shape[1])
         tensors.update(arrays)

@@ -62,7 +62,7 @@ class JobWorker:
         self._decoder = decoder
         self._alive = alive
         self._wake = threading.Event()
-        self._held = None  # type: Optional[Tuple[str, int]]
+        self._held: Optional[Tuple[str, int]] = None
         self.trouble = ""  # why answers cannot be written at present, empty when they can
         self.pulse = time.monotonic()
 
@@ -187,13 +187,13 @@ class JobWorker:
             return JobAnswer(QUARANTINED, CONFLICT)
         if decoded.pixels is None:
             return JobAnswer(decoded.status, decoded.reason, decoded)
-        status, reason, words = select(decoded.info, decoded.warnings, self._config.rules)
+        status, reason, warnings = select(decoded.info, decoded.warnings, self._config.rules)
         if status:
-            return JobAnswer(status, reason, decoded, None, words)
+            return JobAnswer(status, reason, decoded, None, warnings)
         prediction, seconds = self._model.detect(decoded.pixels, job.key)
         self._metrics.observe("inference_seconds", seconds)
         self.beat()
-        return JobAnswer(DONE, "", decoded, prediction, words, self._model.engine_name, seconds)
+        return JobAnswer(DONE, "", decoded, prediction, warnings, self._model.engine_name, seconds)
 
     def settle(self, job: DaemonJob, answer: JobAnswer) -> None:
         """Write the answer, then the journal, then remove the image.
