@@ -15,7 +15,6 @@ from torch import Tensor
 from benchmarks.compression.lenet_fit import Cuts, NaturalCourse
 from benchmarks.compression.training import BATCH, Course, Images, Samples, accuracy, train
 from pneumonia.compression.admm.engine import Admm
-from pneumonia.compression.admm.straight_through import StraightThrough
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.masks import masked_tensors
@@ -23,7 +22,11 @@ from pneumonia.compression.prune.purify import purify
 from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
-from pneumonia.compression.quantize.straight_through import LATENT_LIMIT, ScaledLevels
+from pneumonia.compression.quantize.straight_through import (
+    LATENT_LIMIT,
+    ScaledLevels,
+    StraightThrough,
+)
 from pneumonia.compression.sets.block import DensityAdaptiveBlocks
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint, PerLayer
 from pneumonia.compression.sets.irregular import Irregular

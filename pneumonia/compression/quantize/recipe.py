@@ -101,7 +101,7 @@ class QuantizeRecipe(BaseModel):
         admm_epochs: Epochs of a rung with the penalty.
         straight_through_epochs: Epochs between the penalty and the snaps in which the network
             computes with weights on their levels while latent float weights take its gradients
-            (`admm.straight_through`): what coarse levels need, whose signs must still change;
+            (`straight_through.py`): what coarse levels need, whose signs must still change;
             0 = none. Every weight is on a level afterwards: `fixed: [1.0]` is right then.
         fixed: Share of the weights on their level after each snap; the last one must be 1.
         snap_epochs: Training epochs after each snap; after the last one only biases and batch norm

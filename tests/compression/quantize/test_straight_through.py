@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pneumonia.compression.admm.straight_through import Project, StraightThrough
+from pneumonia.compression.quantize.straight_through import Project, StraightThrough
 from pneumonia.compression.sets.constraint import PerLayer
 from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import BINARY, Quantized
