@@ -8,14 +8,14 @@ import signal
 import pytest
 
 from pneumonia.runtime.errors import OutputError
+from pneumonia.runtime.results import KIND_OF
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
-from pneumonia.scoring.outputs.dicom import KINDS
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.batches import file_without_times, png, without_times
 
-SETTINGS = ScoreSettings(outputs=OutputSettings(dicom=tuple(KINDS), fhir=True), jobs=2)
+SETTINGS = ScoreSettings(outputs=OutputSettings(dicom=tuple(KIND_OF), fhir=True), jobs=2)
 WRITES = ("replace", "fsync", "unlink")  # what every file and every line goes through
 
 
