@@ -1,8 +1,7 @@
 """A compressed student that learns from the network before compression."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,15 +40,6 @@ class Teacher(TrainingHook):
         """Move the teacher to the network's device."""
         device = next(network.parameters()).device
         self._network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def after_backward(self, network: Network) -> None:
-        """Do nothing: the teacher adds no gradient here."""
-
-    def after_step(self, network: Network, ema: Network) -> None:
-        """Do nothing: the teacher does not change the weights."""
-
-    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Nothing is restored: the teacher does not change."""
 
     def prepare(self, parts: Sequence[TrainingBatch]) -> None:
         """Run the teacher on the images of every part of the step."""

@@ -1,16 +1,15 @@
 """Hooks that let other methods (ADMM, masked retraining) act inside the training loop."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor
 
 from pneumonia.network.module import Network
 
 
-@runtime_checkable
-class TrainingHook(Protocol):
-    """Called by `training.loop.fit`; derive from it and override what is needed.
+class TrainingHook:
+    """Called by `training.loop.fit`. Derive from it and override what is needed: all do nothing.
 
     With several processes every one calls its own copy with the same values, so that a hook must
     be deterministic. `network` holds the raw weights, `ema` the averaged ones (the same object
@@ -35,8 +34,7 @@ class TrainingHook(Protocol):
         return {}
 
     def after_fit(self) -> None:
-        """Called once when the fit ends, fails or is interrupted. The default does nothing."""
-        return
+        """Called once when the fit ends, fails or is interrupted."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """State for an exact resume: named tensors, and JSON values."""

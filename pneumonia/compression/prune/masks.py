@@ -1,7 +1,6 @@
 """Hard masks: what may be non-zero, kept exactly so through training."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,7 +68,8 @@ class MaskHook(TrainingHook):
     """Sets everything outside the masks to zero after every optimiser step, also in the average.
 
     Masking the gradient would not do: momentum, Adam's moments and decoupled weight decay move
-    weights whose gradient is zero.
+    weights whose gradient is zero. The hook has no state: the masks belong to the stage, and the
+    weights of a checkpoint are already masked.
 
     Args:
         graph: The network's units.
@@ -97,17 +97,7 @@ class MaskHook(TrainingHook):
         """Mask the raw and the averaged weights."""
         self._apply()
 
-    def after_backward(self, network: Network) -> None:
-        """Gradients of masked weights do no harm: the step they cause is undone."""
-
     @torch.no_grad()
     def _apply(self) -> None:
         for tensor, removed in self._targets:
             tensor.masked_fill_(removed, 0.0)
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Empty: the masks belong to the stage, and the checkpointed weights are already masked."""
-        return {}, {}
-
-    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Do nothing: the hook has no state."""

@@ -129,9 +129,6 @@ class SnapHook(TrainingHook):
             self._advance()
         self._hold_average()
 
-    def after_backward(self, network: Network) -> None:
-        """Gradients stay as they are."""
-
     def after_step(self, network: Network, ema: Network) -> None:
         """Frozen weights back on their levels."""
         assert self.raw is not None

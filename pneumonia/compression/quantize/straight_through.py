@@ -148,9 +148,6 @@ class StraightThroughHook(TrainingHook):
             self._levels.choose(self._through.latent)
         self._through.start()
 
-    def after_backward(self, network: Network) -> None:
-        """Gradients at the projected weights are those of the latent ones."""
-
     def after_step(self, network: Network, ema: Network) -> None:
         """Move the latent weights and project them."""
         assert self._through is not None
