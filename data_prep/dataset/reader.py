@@ -193,7 +193,7 @@ def open_dataset(path: str | Path) -> Dataset:
         raise DataError(
             "Image cache does not have the size of its manifest",
             expected=f"{needed} bytes",
-            found=f"{size} bytes",
+            found="no file" if size < 0 else f"{size} bytes",
             where=str(folder / CACHE_FILE),
             fix="Import the dataset again",
         )
@@ -231,6 +231,15 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise DataError(
             "dataset.json is incomplete", expected="files, fingerprint", where=str(path)
         )
+    for key in ("source", "split", "counts", "cache", "rejected", "adjusted"):
+        if not isinstance(info.get(key) or {}, dict):
+            raise DataError(
+                "dataset.json is damaged",
+                expected=f"a JSON object as {key}",
+                found=type(info[key]).__name__,
+                where=str(path),
+                fix="Import the dataset again",
+            )
     return dict(info)
 
 

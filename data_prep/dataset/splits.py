@@ -59,14 +59,18 @@ def split_patients(
         patient_id -> split.
 
     Raises:
-        ConfigError: Fractions that are negative, do not sum to 1, or leave train empty.
+        ConfigError: A negative seed, or fractions that are negative, do not sum to 1, or leave
+            train empty.
     """
-    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+    in_range = all(share >= 0 for share in fractions)  # false for nan, which min() may hide
+    if len(fractions) != len(SPLITS) or not in_range or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError(
             "Split fractions are wrong",
             expected="train, val, test >= 0 with sum 1",
             found=repr(tuple(fractions)),
         )
+    if seed < 0:
+        raise ConfigError("Seed of the split is negative", expected=">= 0", found=str(seed))
     if fractions[0] == 0:
         raise ConfigError("Split leaves no training images", found=repr(tuple(fractions)))
     assigned: dict[str, str] = {}

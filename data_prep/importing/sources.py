@@ -102,7 +102,7 @@ def open_source(folder: Path, mapping: Path | None = None) -> SourceFolder:
     raise DataError(
         "Source has none of the known layouts",
         expected="stage_2_train_labels.csv + stage_2_train_images/, or labels.csv + images.csv, "
-        "or labels.csv + dicom/",
+        "or labels.csv + dicom/ or images/",
         where=str(folder),
         fix="Point to the unpacked challenge folder, or get it with `pneumonia data fetch-rsna`",
     )

@@ -34,6 +34,7 @@ from pneumonia.api.evaluation_inputs import (
     StudyOptions,
     check_scored_by,
     read_frozen,
+    refuse_other_folder,
 )
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines import open_engine
@@ -105,9 +106,11 @@ def compare(
         ConfigError: Fewer than two models, one name twice, or no common operating point.
         DataError: Labels or predictions cannot be read, or are of different images.
         ArtefactError: A bundle did not make its predictions.
+        OutputError: `out` is a bundle, a run, a dataset or the output of `score`.
     """
     options = options or CompareOptions()
     out = Path(out)
+    refuse_other_folder(out)
     check_models(models)
     studies, thresholds = _studies(options, models, Path(labels))
     first = next(iter(studies.values())).cases

@@ -29,6 +29,7 @@ from pneumonia.api.evaluation_inputs import (
     StudyOptions,
     check_scored_by,
     read_frozen,
+    refuse_other_folder,
 )
 from pneumonia.exporting.refreeze import freeze_points
 from pneumonia.runtime.atomic import write_json, write_text
@@ -100,9 +101,11 @@ def evaluate(
         ConfigError: Options that exclude each other.
         DataError: Labels or predictions cannot be read.
         ArtefactError: Thresholds or predictions belong to another model.
+        OutputError: `out` is a bundle, a run, a dataset or the output of `score`.
     """
     options = options or EvaluateOptions()
     predictions, labels, out = Path(predictions), Path(labels), Path(out)
+    refuse_other_folder(out)
     frozen = _frozen(options, predictions)
     cases = options.read_cases(predictions, labels)
     scale, choice = _box_scale(options, frozen, cases)

@@ -13,10 +13,36 @@ from evaluation.study.cohort import read_cohort
 from evaluation.study.labels import RSNA_FRAME, read_labels
 from evaluation.study.operating_points import OperatingPoint, read_platt, read_points
 from evaluation.study.submission import is_submission, read_submission
-from pneumonia.runtime.errors import ArtefactError, DataError
+from pneumonia.runtime.errors import ArtefactError, DataError, OutputError
 from pneumonia.runtime.model.predictions import read_predictions
 
 SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
+
+
+# file -> the folder that has it; a report would replace files there that have the same name
+OTHER_FOLDERS = {
+    "dataset.json": "a dataset",
+    "manifest.jsonl": "scored images",
+    "run.json": "a run",
+    "spec.json": "a model",
+}
+
+
+def refuse_other_folder(out: Path) -> None:
+    """Refuse to write a report into a bundle, a run, a dataset or the output of `score`.
+
+    Raises:
+        OutputError: The folder is one of these.
+    """
+    for name, title in OTHER_FOLDERS.items():
+        if (out / name).exists():
+            raise OutputError(
+                "Report would lie in a folder of other files",
+                expected="a new folder, or an earlier report",
+                found=title,
+                where=str(out),
+                fix="Choose another --out",
+            )
 
 
 @dataclass(frozen=True)

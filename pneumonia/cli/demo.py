@@ -22,7 +22,7 @@ from pneumonia.cli.demo_page import (
 from pneumonia.cli.demo_processes import beside, run_verb, training_partners
 from pneumonia.cli.demo_progress import OTHER, TRAINING, DemoProgress, DemoStep, show_estimate
 from pneumonia.cli.options import FOLDER
-from pneumonia.cli.terminal import show_table
+from pneumonia.cli.terminal import shell_command, show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError
 
 FILM_PX = 256
@@ -241,6 +241,6 @@ def _compare(folder: DemoFolder, options: Sequence[str]) -> dict[str, Any]:
 
 def _show_commands(bundle: Path) -> None:
     click.echo("\nnext: look inside the pruned model, then do the same on RSNA data")
-    for line in (f"pneumonia inspect {bundle}", *RSNA_COMMANDS):
+    for line in (shell_command("pneumonia inspect {}", bundle), *RSNA_COMMANDS):
         click.echo("  " + line)
     click.echo(DISCLAIMER)

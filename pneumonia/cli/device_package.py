@@ -43,4 +43,4 @@ def command(
         f"{'with' if made.has_kernels else 'without'} kernels for {find_board(board).cores}"
     )
     click.echo(f"sha256 {made.sha256}")
-    show_next(f"tar xf {made.path.name} && sudo ./pneumonia-device/install.sh  # on the board")
+    show_next("tar xf {} && sudo ./pneumonia-device/install.sh  # on the board", made.path.name)

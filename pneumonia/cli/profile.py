@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import collected, split_list
+from pneumonia.cli.options import Number, collected, split_list
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
@@ -69,12 +69,18 @@ def _numbers(
     help="auto, ina3221-iio, ina3221-hwmon, tegrastats, pi5-pmic, rapl, replay:FILE or model.",
 )  # fmt: skip
 @click.option("--windows", default=5, show_default=True, help="Measured windows.")
-@click.option("--window-s", default=60.0, show_default=True, help="Shortest window in seconds.")
+@click.option(
+    "--window-s", type=Number(0), default=60.0, show_default=True, help="Shortest window, seconds."
+)
 @click.option(
     "--min-inferences", default=500, show_default=True, help="Fewest inferences in a window."
 )
-@click.option("--idle-s", default=30.0, show_default=True, help="Idle seconds before and after.")
-@click.option("--rate-hz", default=10.0, show_default=True, help="Samples per second.")
+@click.option(
+    "--idle-s", type=Number(0), default=30.0, show_default=True, help="Idle seconds at each end."
+)
+@click.option(
+    "--rate-hz", type=Number(0), default=10.0, show_default=True, help="Samples per second."
+)
 @click.option(
     "--threads", type=click.IntRange(1, 64), help="Threads of the CPU engines; default: all cores."
 )
@@ -97,7 +103,7 @@ def measure(request: "ProfileRequest", strict: bool) -> None:
     for remark in remarks:
         click.echo(remark, err=True)
     click.echo(f"written {Path(request.out) / 'report.html'}")
-    show_next(f"pneumonia profile verify {request.out}")
+    show_next("pneumonia profile verify {}", request.out)
     if strict:
         check_flags(document)
 
@@ -110,7 +116,7 @@ def verify(run: str) -> None:
 
     count = check(run)
     click.echo(f"{count} run(s) agree with their raw samples")
-    show_next(f"pneumonia profile compare {run} OTHER")
+    show_next("pneumonia profile compare {} OTHER", run)
 
 
 @command.command()
@@ -131,7 +137,7 @@ def compare(first: str, second: str) -> None:
     ]
     header = ("engine, mode", "ratio", "95 % interval", "verdict")
     show_table(f"gross energy per inference, {first} over {second}", header, rows)
-    show_next(f"pneumonia profile verify {first}")
+    show_next("pneumonia profile verify {}", first)
 
 
 @command.command()
@@ -152,4 +158,4 @@ def calibrate(runs: tuple[str, ...], out: str) -> None:
             for name, f in found.engines.items()
         ],
     )
-    show_next(f"pneumonia profile BUNDLE --out DIR --sensor model --calibration {out}")
+    show_next("pneumonia profile BUNDLE --out DIR --sensor model --calibration {}", out)

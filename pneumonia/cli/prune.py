@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import PATH, collected
+from pneumonia.cli.options import PATH, Number, collected
 from pneumonia.cli.quantize import quantize_by_recipe
 from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("run", type=PATH)
 @click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
 @click.option("--out", required=True, type=PATH, help="Run folder to write.")
-@click.option("--rate", type=float, help="Dense / remaining weights; overrides the recipe's.")
+@click.option("--rate", type=Number(), help="Dense / remaining weights; overrides the recipe's.")
 @click.option("--data", type=PATH, help="Dataset folder; default: the run's own.")
 @accept_seen
 @run_options
@@ -81,7 +81,7 @@ def _show(result: "CompressionResult", target: float, out: Path) -> None:
     if result.protected:
         click.echo("filters protected (they are the outputs): " + ", ".join(result.protected))
     click.echo(f"run: {out}")
-    show_next(f"pneumonia export {out} --out {out}-bundle")
+    show_next("pneumonia export {} --out {}-bundle", out, out)
 
 
 def _parameters(totals: "NetworkTotals") -> int:

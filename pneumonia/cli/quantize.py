@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import PATH, collected
+from pneumonia.cli.options import PATH, Number, collected
 from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
@@ -52,7 +52,7 @@ class QuantizeOptions(RecipeOptions):
 @click.option("--full-range", is_flag=True,
               help="With --int8: 8 bits a weight instead of 7; only for processors with VNNI, ARM"
               " and GPUs.")  # fmt: skip
-@click.option("--tolerance", type=click.FloatRange(0, 1), default=0.02, show_default=True,
+@click.option("--tolerance", type=Number(0, 1), default=0.02, show_default=True,
               help="With --int8: largest loss of RSNA score or AP50 in validation.")  # fmt: skip
 @click.option(
     "--accept-loss",
@@ -109,7 +109,7 @@ def quantize_by_recipe(
         ],
     )
     click.echo(f"run: {out}")
-    show_next(f"pneumonia export {out} --out {out}-bundle")
+    show_next("pneumonia export {} --out {}-bundle", out, out)
 
 
 def _int8(bundle: Path, out: Path, data: Path | None, options: QuantizeOptions) -> None:
@@ -142,4 +142,4 @@ def _int8(bundle: Path, out: Path, data: Path | None, options: QuantizeOptions) 
         click.echo(f"model: {out}")
     else:
         click.echo(f"bundle: {out}")
-        show_next(f"pneumonia score INPUT OUTPUT --bundle {out}")
+        show_next("pneumonia score INPUT OUTPUT --bundle {}", out)

@@ -1,5 +1,7 @@
 """Options that `train`, `prune` and `quantize` share, and help that names the recipes."""
 
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,10 +44,25 @@ class RecipeOptions:
         return RunOptions((*self.changes, *threads), self.resume, progress, self.accept_seen)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise KeyboardInterrupt
+
+
 class RecipeCommand(click.Command):
-    """A command whose help ends with the names of the recipes that ship, by kind."""
+    """A command that makes a run; its help ends with the recipes that ship, by kind."""
 
     kinds: tuple[str, ...] = ()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; SIGTERM ends it as Ctrl-C does, with the run's status recorded."""
+        if threading.current_thread() is not threading.main_thread():
+            return super().invoke(ctx)  # signals belong to the main thread
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return super().invoke(ctx)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the recipes; read only when help is shown."""

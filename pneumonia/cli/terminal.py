@@ -1,5 +1,6 @@
 """Output that all verbs share: progress bars on a terminal, tables, the next command."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,13 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object
             click.echo("  " + "  ".join("-" * width for width in widths))
 
 
-def show_next(command: str) -> None:
-    """Print the command that a user would run next."""
-    click.echo(f"next: {command}")
+def shell_command(command: str, *paths: object) -> str:
+    """A command with paths in place of `{}`, quoted so that a shell reads each as one word."""
+    if not paths:
+        return command
+    return command.format(*(shlex.quote(str(path)) for path in paths))
+
+
+def show_next(command: str, *paths: object) -> None:
+    """Print the command that a user would run next; see `shell_command`."""
+    click.echo("next: " + shell_command(command, *paths))

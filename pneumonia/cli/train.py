@@ -48,4 +48,4 @@ def command(data: Path, recipe: str, out: Path, options: RecipeOptions) -> None:
         ],
     )
     click.echo(f"run: {out}")
-    show_next(f"pneumonia export {out} --out {out}-bundle")
+    show_next("pneumonia export {} --out {}-bundle", out, out)

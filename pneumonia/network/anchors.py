@@ -48,7 +48,7 @@ def kmeans_anchors(sizes: ArrayLike, k: int, seed: int = 0) -> Sizes:
             "Too few different boxes for the anchors",
             expected=f">= {max(k, 1)}",
             found=str(distinct),
-            fix="Ask for fewer anchors or keep the default ones",
+            fix="Label more boxes, or take the published anchors (model.anchors: zoo)",
         )
     generator = np.random.default_rng(seed)
     runs = [_lloyd(boxes, _plus_plus(boxes, k, generator)) for _ in range(RESTARTS)]

@@ -20,6 +20,7 @@ def read_run_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, allow_nan=False)  # what is copied from it must be JSON without NaN
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError):

@@ -227,16 +227,24 @@ class RunFolder:
         )
 
     def refuse_overwrite(self) -> None:
-        """Refuse to write into a folder that holds a run.
+        """Refuse to write into a folder that holds a run, or other files than a run's.
 
         Raises:
-            OutputError: A checkpoint or a stage exists.
+            OutputError: A checkpoint or a stage exists, or there are files but none of a run.
         """
         if self.best.exists() or self.last.exists() or self.stages.exists():
             raise OutputError(
                 "Run folder holds a run already",
                 where=str(self.path),
                 fix="Resume it (--resume) or choose another folder",
+            )
+        started = self.record_file.exists() or self.config_file.exists()
+        if self.path.is_dir() and not started and any(self.path.iterdir()):
+            raise OutputError(
+                "Output exists and holds other files than a run",
+                expected="a new or empty folder",
+                where=str(self.path),
+                fix="Choose another --out",
             )
 
     def refuse_inside(self, dataset: Path) -> None:
@@ -284,7 +292,8 @@ class RunFolder:
     ) -> Iterator[dict[str, Any]]:
         """Keep config.yaml and the status in run.json up to date during a run.
 
-        The status is `running`, then `done`, `interrupted` (Ctrl-C) or `failed` with the error.
+        The status is `running`, then `done`, `interrupted` (Ctrl-C, SIGTERM) or `failed` with the
+        error.
 
         Args:
             record: See `new_record`.
@@ -310,6 +319,10 @@ class RunFolder:
             raise
         except PneumoniaError as error:
             write(status="failed", error=str(error))
+            raise
+        except Exception as error:
+            # the text of a foreign exception may quote a file's contents
+            write(status="failed", error=f"internal error ({type(error).__name__})")
             raise
         write(status="done", **added)
 

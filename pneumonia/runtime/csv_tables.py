@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 from pneumonia.runtime.errors import DataError
 
 _LIKE_FORMULA = re.compile("'*\\s*[=+\\-@\uff1d\uff0b\uff0d\uff20]")
+_SEPARATE = "Save it with commas between the columns"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I | re.A)
 
 
@@ -80,6 +81,11 @@ def read_exact_table(
         ) from None
 
 
+def _other_separator(header: Sequence[str]) -> bool:
+    """Whether a header is one cell that semicolons or tabs separate."""
+    return len(header) == 1 and any(mark in header[0] for mark in ";\t")
+
+
 def read_table(path: str, columns: Sequence[str]) -> Iterator[Tuple[int, Dict[str, str]]]:
     """Rows of a csv that has at least these columns, in the order of the file.
 
@@ -110,6 +116,7 @@ def read_table(path: str, columns: Sequence[str]) -> Iterator[Tuple[int, Dict[st
                     expected=",".join(columns),
                     found="no {} in {}".format(", ".join(missing), shown),
                     where=path,
+                    fix=_SEPARATE if _other_separator(header) else None,
                 )
             reader.fieldnames = header
             for row in reader:
@@ -119,9 +126,15 @@ def read_table(path: str, columns: Sequence[str]) -> Iterator[Tuple[int, Dict[st
         raise DataError(
             "Table cannot be read", found=error.strerror or str(error), where=path
         ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
         raise DataError(
-            "Table is not a UTF-8 csv", found=type(error).__name__, where=path
+            "Table is not in UTF-8", where=path, fix="Save it as csv in UTF-8"
+        ) from None
+    except csv.Error:
+        raise DataError(
+            "Table is not a csv",
+            expected="cells of at most {:,} characters".format(csv.field_size_limit()),
+            where=path,
         ) from None
     if empty:
         raise DataError("Table has no rows", where=path)

@@ -16,7 +16,7 @@ FREE_ON_RESUME = frozenset({"epochs", "early_stop", "workers", "device", "thread
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class OptimiserConfig(_Strict):

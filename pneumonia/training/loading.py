@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -39,6 +40,7 @@ class _Order(Sampler[list[EpochSample]]):
 def _start_worker(worker_id: int) -> None:
     # Ctrl-C reaches the whole process group: the training process ends its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # One thread per worker: the cores belong to the training step.
     torch.set_num_threads(1)
     try:
@@ -47,6 +49,23 @@ def _start_worker(worker_id: int) -> None:
         cv2.setNumThreads(0)
     except ImportError:
         pass
+
+
+@contextmanager
+def worker_faults() -> Iterator[None]:
+    """Raise a TrainingError when a worker process is killed in this context.
+
+    Torch's handler of SIGCHLD raises a RuntimeError in whatever the training process does then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            "A process that prepares batches was killed",
+            fix="If memory was short, lower batch_size or workers; --resume continues the run",
+        ) from None
 
 
 class BatchLoader:

@@ -35,7 +35,7 @@ from pneumonia.training.config import FREE_ON_RESUME, TrainConfig
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.journal import MetricsJournal
-from pneumonia.training.loading import BatchLoader
+from pneumonia.training.loading import BatchLoader, worker_faults
 from pneumonia.training.optimiser import learning_rate, make_optimiser, set_learning_rate
 from pneumonia.training.task import SELECTION, TrainingBatch, TrainingTask, check_images
 
@@ -58,6 +58,7 @@ class FitResult(NamedTuple):
     epochs: int
 
 
+@worker_faults()
 def fit(
     network: Network,
     task: TrainingTask,

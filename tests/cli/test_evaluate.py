@@ -139,6 +139,21 @@ def test_mistakes_are_one_line(
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["dataset.json", "manifest.jsonl", "run.json", "spec.json"])
+def test_a_report_is_not_written_over_other_folders(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    out = tmp_path / "other"
+    out.mkdir()
+    (out / name).write_text("{}")
+    predictions, labels = folder / "dense.csv", folder / "labels.csv"
+    assert _run("evaluate", predictions, labels, "--out", out) == 5
+    models = (f"a={predictions}", f"b={predictions}")
+    assert _run("compare", *models, "--labels", labels, "--out", out) == 5
+    assert capsys.readouterr().err.count("Choose another --out") == 2
+    assert [path.name for path in out.iterdir()] == [name]
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "bundle", *brightness_detector(), onnx=False)

@@ -1,5 +1,9 @@
 """Parameters of a command become one options object, of any of the three kinds of class."""
 
+import os
+import shlex
+import signal
+import time
 from dataclasses import FrozenInstanceError, dataclass
 from typing import NamedTuple
 
@@ -8,7 +12,10 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel, ConfigDict
 
-from pneumonia.cli.options import collected, split_list
+from pneumonia.cli import VERBS, group, run
+from pneumonia.cli.options import Number, collected, split_list
+from pneumonia.cli.run_options import recipes_of
+from pneumonia.cli.terminal import shell_command
 
 
 @dataclass(frozen=True)
@@ -61,3 +68,52 @@ def test_the_class_is_imported_when_the_command_runs():
 
     assert CliRunner().invoke(command, ["--help"]).exit_code == 0
     assert isinstance(CliRunner().invoke(command, []).exception, ModuleNotFoundError)
+
+
+def all_commands(command=group, name=""):
+    """(name, command) of every verb and its sub-verbs."""
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    context = click.Context(command)
+    for verb in command.list_commands(context):
+        yield from all_commands(command.get_command(context, verb), f"{name} {verb}".strip())
+
+
+def test_no_option_takes_a_number_that_is_not_finite():
+    commands = dict(all_commands())
+    assert {*VERBS} & {*commands}
+    loose = [
+        f"{name} {parameter.name}"
+        for name, command in commands.items()
+        for parameter in command.params
+        if isinstance(parameter.type, click.types.FloatParamType)
+        and not isinstance(parameter.type, Number)
+    ]
+    assert loose == []
+    for text in ("nan", "inf", "-inf", "1e999"):
+        for number in (Number(), Number(0, 1), Number(0, 1, min_open=True)):
+            with pytest.raises(click.BadParameter):
+                number.convert(text, None, None)
+    assert Number(0, 1).convert("0.5", None, None) == 0.5
+
+
+def test_a_proposed_command_can_be_pasted_into_a_shell():
+    path = "runs/a b's $HOME {0} ü;x"
+    command = shell_command("pneumonia export {} --out {}-bundle", path, path)
+    assert shlex.split(command) == ["pneumonia", "export", path, "--out", f"{path}-bundle"]
+    assert shell_command("pneumonia inspect {}", "runs/dense") == "pneumonia inspect runs/dense"
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    @click.command(cls=recipes_of("train"))
+    def command():
+        """Help."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    assert run(command, []) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) is before

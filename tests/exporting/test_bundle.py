@@ -285,6 +285,17 @@ def test_unusable_thresholds_stop_the_export(trained, tmp_path, value):
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+@pytest.mark.parametrize("key", ["threshold", "sensitivity"])
+def test_numbers_that_are_not_finite_are_a_damaged_file(trained, tmp_path, key, number):
+    (trained / "best" / "operating_points.json").write_text(
+        f'{{"points": {{"kaggle": {{"threshold": 0.5, "{key}": {number}}}}}}}'
+    )
+    with pytest.raises(ArtefactError, match=r"damaged.*operating_points\.json"):
+        export(trained, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_damaged_run_files_are_named(trained, tmp_path):
     (trained / "run.json").write_text('{"kind": ')
     with pytest.raises(ArtefactError, match=r"damaged.*run\.json"):

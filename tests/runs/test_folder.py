@@ -98,6 +98,25 @@ def test_a_run_is_not_overwritten(tmp_path, name):
         folder.refuse_overwrite()
 
 
+def test_a_folder_of_other_files_is_not_written_into(tmp_path):
+    (tmp_path / "labels.csv").write_text("patientId")
+    with pytest.raises(OutputError, match=r"other files than a run.*--out"):
+        RunFolder(tmp_path).refuse_overwrite()
+    RunFolder(tmp_path / "new").refuse_overwrite()
+    RunFolder(recorded(tmp_path / "failed").path).refuse_overwrite()  # before its first checkpoint
+
+
+def test_an_internal_error_is_recorded_without_its_text(tmp_path):
+    folder = RunFolder(tmp_path)
+    with (
+        pytest.raises(RuntimeError),
+        folder.recorded(new_record("train", 4, DATASET, None), Recipe()),
+    ):
+        raise RuntimeError("Doe^John")
+    record = folder.record()
+    assert (record["status"], record["error"]) == ("failed", "internal error (RuntimeError)")
+
+
 def test_the_status_follows_the_run(tmp_path):
     folder, seen = RunFolder(tmp_path), []
     record = new_record("train", 4, DATASET, None)

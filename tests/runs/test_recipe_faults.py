@@ -84,6 +84,18 @@ def test_a_wrong_value_is_said_in_plain_words_and_in_the_option(kind, option, wo
     assert f"--set {option})" in text
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "model"),
+    [("train", "rsna", TrainRecipe), ("prune", "combined", PruneRecipe),
+     ("quantize", "ternary", QuantizeRecipe)],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_no_key_takes_a_number_that_is_not_finite(kind, name, model, value):
+    for key in keys_of(model):
+        with pytest.raises(ConfigError):
+            load_recipe(name, kind, model, [f"{key}={value}"])
+
+
 def test_a_fault_of_the_file_is_said_to_be_in_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: -1\n")

@@ -66,3 +66,20 @@ def test_every_fault_of_a_label_row_is_named(tmp_path) -> None:
 def test_a_missing_table_is_one_error(tmp_path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         list(read_table(str(tmp_path / "none.csv"), ("a",)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a;b\n1;2\n", "lacks columns.*commas"),
+        (b"a\tb\n1\t2\n", "lacks columns.*commas"),
+        ("a,b\n\xe9,2\n".encode("latin-1"), "not in UTF-8.*Save it"),
+        ("a,b\n1,2\n".encode("utf-16"), "not in UTF-8.*Save it"),
+        (b"a,b\n" + b"x" * 200_000 + b",2\n", "not a csv.*131,072 characters"),
+    ],
+)
+def test_the_error_says_how_to_save_the_table(tmp_path, content: bytes, message: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(read_table(str(path), ("a", "b")))

@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -301,6 +303,15 @@ def test_masks_of_a_hook_hold_in_weights_and_average(rectangles, tmp_path):
     for tensors in (network.tensors(), load_model(tmp_path / "best")[1]):
         assert (tensors["b.weight"][:8] == 0).all()
         assert (tensors["b.weight"][8:] != 0).any()
+
+
+def test_a_killed_worker_is_one_error(rectangles, tmp_path, monkeypatch):
+    def killed(self, samples):
+        os.kill(os.getpid(), signal.SIGKILL)  # in a worker process, as when memory is full
+
+    monkeypatch.setattr(DetectionTask, "load", killed)
+    with pytest.raises(TrainingError, match=r"prepares batches was killed.*workers.*--resume"):
+        run(rectangles, recipe(workers=1), tmp_path / "run")
 
 
 def test_epoch_too_short_for_a_batch_and_uneven_parts(rectangles, tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import FOLDER, PRESENT, PRESENT_FILE, collected
+from pneumonia.cli.options import FOLDER, PRESENT, PRESENT_FILE, Number, collected
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError
 from pneumonia.runtime.plurals import counted
@@ -58,7 +58,7 @@ class ServerAddress:
     "--predictions", type=PRESENT_FILE, help="predictions.csv: a model's boxes as suggestions."
 )
 @click.option(
-    "--min-score", default=0.2, show_default=True, type=click.FloatRange(0, 1),
+    "--min-score", default=0.2, show_default=True, type=Number(0, 1),
     help="Suggest no box below this score.",
 )  # fmt: skip
 @click.option(
@@ -121,9 +121,9 @@ def command(
         _serve(project, listener, address)
     click.echo("stopped; everything is saved")
     if (work / "dataset").is_dir():
-        show_next(f"pneumonia train --data {work / 'dataset'} --recipe rsna --out runs/annotated")
+        show_next("pneumonia train --data {} --recipe rsna --out runs/annotated", work / "dataset")
     else:
-        show_next(f"pneumonia annotate {sources.studies} --work {work}")
+        show_next("pneumonia annotate {} --work {}", sources.studies, work)
 
 
 def _vocabulary(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.datasets.reports import link_reports_verb, train_linker_verb
-from pneumonia.cli.options import FILE, FOLDER, collected
-from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.cli.options import FILE, FOLDER, Number, collected
+from pneumonia.cli.terminal import progress_bar, shell_command, show_next, show_table
 
 if TYPE_CHECKING:
     from data_prep.importing.rsna import ImportOptions
@@ -46,13 +46,16 @@ command.add_command(train_linker_verb)
 @click.option(
     "--split",
     "fractions",
-    type=float,
+    type=Number(),
     nargs=3,
     default=(0.8, 0.1, 0.1),
     show_default=True,
     help="Shares of train, val and test, where no split is given.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the split, where none is given.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True,
+    help="Of the split, where none is given.",
+)  # fmt: skip
 @_WORKERS
 @collected("data_prep.importing.rsna:ImportOptions")
 def import_rsna_verb(
@@ -61,14 +64,16 @@ def import_rsna_verb(
     """Import RSNA radiographs and boxes from SOURCE into a dataset folder.
 
     SOURCE is the unpacked challenge (stage_2_train_labels.csv, stage_2_detailed_class_info.csv,
-    stage_2_train_images/), or labels.csv with images.csv, or labels.csv with dicom/.
+    stage_2_train_images/), or labels.csv with images.csv, or labels.csv with dicom/ or images/,
+    where a file's name without suffix is its patientId. Boxes are in pixels of a frame of
+    1024 x 1024 that the whole image is scaled to.
     """
     from data_prep.importing.rsna import import_rsna
 
     with progress_bar("import") as progress:
         done = import_rsna(source, out, options, workers, progress)
     _show_dataset(out, done)
-    show_next(f"pneumonia data audit {out}")
+    show_next("pneumonia data audit {}", out)
 
 
 @command.command("fetch-rsna")
@@ -78,7 +83,7 @@ def fetch_rsna_verb(out: Path) -> None:
     from data_prep.importing.fetch import fetch_rsna
 
     folder = fetch_rsna(out)
-    show_next(f"pneumonia data import-rsna {folder} --out datasets/rsna")
+    show_next("pneumonia data import-rsna {} --out datasets/rsna", folder)
 
 
 @command.command("audit")
@@ -125,7 +130,7 @@ def audit_verb(dataset: Path, out: Path | None) -> None:
 @click.option(
     "--fractions",
     nargs=3,
-    type=float,
+    type=Number(),
     metavar="TRAIN VAL TEST",
     default=(0.7, 0.15, 0.15),
     show_default=True,
@@ -154,7 +159,7 @@ def _training(dataset: Path, recipe: str) -> str:
     run, data = Path("runs") / recipe, dataset.resolve()
     if data in (run.resolve(), *run.resolve().parents):
         run = data.with_name(f"{data.name}-run")
-    return f"pneumonia train --data {dataset} --recipe {recipe} --out {run}"
+    return shell_command(f"pneumonia train --data {{}} --recipe {recipe} --out {{}}", dataset, run)
 
 
 def _show_dataset(out: Path, done: bool) -> None:

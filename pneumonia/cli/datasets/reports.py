@@ -77,9 +77,9 @@ def link_reports_verb(
         done = link_source(reports, out, base, decide, progress, add_dataset if wanted else None)
     _show(out, done.counts, fates)
     if wanted:
-        show_next(f"pneumonia data audit {out / 'dataset'}")
+        show_next("pneumonia data audit {}", out / "dataset")
     else:
-        show_next(f"pneumonia data link-reports {reports} --out {out} --images FOLDER")
+        show_next("pneumonia data link-reports {} --out {} --images FOLDER", reports, out)
     rejected = sum(done.counts["rejected"].values())
     if rejected:
         raise PartialFailure(
@@ -154,4 +154,4 @@ def train_linker_verb(reports: Path, out: Path, config: "LinkerConfig") -> None:
     ]  # fmt: skip
     header = ("agreement with manual codes", "F1", "95 %", "precision", "recall")
     show_table(f"{out}: {len(test)} reports of the test part", header, rows)
-    show_next(f"pneumonia data link-reports REPORTS --linker {out} --out runs/links")
+    show_next("pneumonia data link-reports REPORTS --linker {} --out runs/links", out)

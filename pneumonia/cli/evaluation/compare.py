@@ -12,7 +12,7 @@ from pneumonia.cli.evaluation.options import (
     mix_option,
     threshold_options,
 )
-from pneumonia.cli.options import PATH, PRESENT_FILE, PRESENT_FOLDER, collected
+from pneumonia.cli.options import PATH, PRESENT_FILE, PRESENT_FOLDER, Number, collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def _figures(
 )
 @click.option(
     "--margin",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     default=0.02,
     show_default=True,
     help="Non-inferiority margin of the RSNA score.",
 )
 @click.option(
     "--margin-auroc",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     default=0.02,
     show_default=True,
     help="The same for the AUROC.",
@@ -87,7 +87,7 @@ def command(models: Sequence[str], labels: Path, out: Path, options: "CompareOpt
     with progress_bar("comparing") as progress:
         report = compare(entries, labels, out, options, progress)
     _show(report, out)
-    show_next(f"open {out / 'compare.html'}")
+    show_next("open {}", out / "compare.html")
 
 
 def parse_models(models: Sequence[str]) -> "list[ComparedModel]":

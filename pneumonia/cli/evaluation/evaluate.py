@@ -98,12 +98,14 @@ def command(
     if options.freeze_into is not None:
         bundle = options.freeze_into
         click.echo(f"frozen into {bundle}: {', '.join(evidence.thresholds.points)}")
-        show_next(f"pneumonia score INPUT OUTPUT --bundle {bundle}")
+        show_next("pneumonia score INPUT OUTPUT --bundle {}", bundle)
     elif evidence.thresholds.origin != SAME_IMAGES:
-        show_next(f"open {out / 'report.html'}")
+        show_next("open {}", out / "report.html")
     else:
         file = out / "operating_points.json"
-        show_next(f"pneumonia evaluate TEST_PREDICTIONS LABELS --operating-points {file} --out DIR")
+        show_next(
+            "pneumonia evaluate TEST_PREDICTIONS LABELS --operating-points {} --out DIR", file
+        )
 
 
 def _show(evidence: "StudyEvidence", out: Path) -> None:
@@ -156,4 +158,4 @@ def _write_perturbed(labels: Path, out: Path, options: "EvaluateOptions") -> Non
         f"{counted(count, 'image')} in each of {counted(len(names), 'folder')} "
         f"under {out}: {', '.join(names)}"
     )
-    show_next(f"pneumonia score {out / names[0]} {out / names[0]}-scores --bundle BUNDLE")
+    show_next("pneumonia score {} {}-scores --bundle BUNDLE", out / names[0], out / names[0])

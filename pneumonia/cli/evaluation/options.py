@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.cli.options import PRESENT, PRESENT_FILE
+from pneumonia.cli.options import PRESENT, PRESENT_FILE, Number
 
 if TYPE_CHECKING:
     from evaluation.study.class_mix import ClassMix
@@ -70,9 +70,7 @@ def threshold_options(points_help: str, threshold_help: str) -> Callable[[Comman
     """Options for frozen thresholds, or one threshold given by hand."""
 
     def add(command: Command) -> Command:
-        command = click.option("--threshold", type=click.FloatRange(0, 1), help=threshold_help)(
-            command
-        )
+        command = click.option("--threshold", type=Number(0, 1), help=threshold_help)(command)
         return click.option("--operating-points", "points", type=PRESENT, help=points_help)(command)
 
     return add

@@ -84,6 +84,6 @@ def command(run: Path, out: Path, options: "ExportOptions") -> None:
             "warning: thresholds are not calibrated for these weights (0.5 is a placeholder)"
         )
     if result.spec.detect_layers():
-        show_next(f"pneumonia score INPUT OUTPUT --bundle {out}")
+        show_next("pneumonia score INPUT OUTPUT --bundle {}", out)
     else:
-        show_next(f"pneumonia inspect {out}")
+        show_next("pneumonia inspect {}", out)

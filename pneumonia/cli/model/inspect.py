@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumonia.cli.options import PATH, PRESENT
+from pneumonia.cli.options import PATH, PRESENT, Number
 from pneumonia.cli.terminal import show_next, show_table
 from pneumonia.runs.names import CHECKPOINTS
 from pneumonia.runtime.errors import ConfigError
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--chip-sigma",
-    type=click.FloatRange(0, 10),
+    type=Number(0, 10),
     default=0.1,
     show_default=True,
     help="Deviation of a programmed level, in steps between levels.",
@@ -65,7 +65,7 @@ def command(
 
         page = write_report(model, against, report, chips, chip_sigma)
         click.echo(f"report: {page}")
-        show_next(f"open {page}")
+        show_next("open {}", page)
         return
     if against is not None or chips:
         raise ConfigError("Options --against and --chips belong to --report", fix="Give --report")
@@ -75,9 +75,9 @@ def command(
         return
     _show(found)
     if found.kind == "bundle":
-        show_next(f"pneumonia score INPUT OUTPUT --bundle {model}")
+        show_next("pneumonia score INPUT OUTPUT --bundle {}", model)
     else:
-        show_next(f"pneumonia export {model} --out BUNDLE")
+        show_next("pneumonia export {} --out BUNDLE", model)
 
 
 def _show(found: "Inspection") -> None:

@@ -59,4 +59,4 @@ def command(bundle: Path, target: str, tune: bool | None, weights: str) -> None:
         spills = sum(loop["spills"] for loop in loops)
         click.echo(f"hot loops: {len(loops)}, register spills {spills}{rate}")
     click.echo(f"sources {result.sources}, report {result.report}")
-    show_next(f"pneumonia score INPUT OUTPUT --bundle {bundle}")
+    show_next("pneumonia score INPUT OUTPUT --bundle {}", bundle)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.cli.terminal import progress_bar, shell_command, show_next, show_table
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.plurals import counted
 
@@ -110,9 +110,10 @@ def _show_next(summary: "ScoreSummary", out: Path) -> None:
     """The next step; a batch without scores must not look like one without findings."""
     if summary.document["totals"]["statuses"]["scored"]:
         report = summary.document["outputs"].get("report")
-        show_next(f"open {out / (report['page'] if report else 'worklist.csv')}")
+        show_next("open {}", out / (report["page"] if report else "worklist.csv"))
         if summary.document["input"] == "files":
-            evaluate = f"pneumonia evaluate {out / 'predictions.csv'} LABELS --out DIR"
+            predictions = out / "predictions.csv"
+            evaluate = shell_command("pneumonia evaluate {} LABELS --out DIR", predictions)
             click.echo(f"with labels of these images: {evaluate}")
         return
     if not summary.records:

@@ -29,7 +29,7 @@ class DepthMethod(BaseModel):
         kind: Names this method in a recipe.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["depth"] = "depth"
 

@@ -61,7 +61,7 @@ class LayerwiseSet(PerLayer):
 class _Layerwise(BaseModel):
     """What the methods of this module share: one set per layer, one stage per rate."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Self:
         """The method with parameters derived from the trained network; unchanged by default."""

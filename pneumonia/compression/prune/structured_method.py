@@ -52,7 +52,7 @@ class StructuredMethod(BaseModel):
         random_starts: Of the combined projection.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["structured"] = "structured"
     filter_share: float = Field(default=0.5, ge=0, le=1)

@@ -118,7 +118,7 @@ class QuantizeRecipe(BaseModel):
         threads: Threads that compute a step on the CPU; none = as in the parent's training.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["quantize"] = "quantize"
     ladder: tuple[str, ...] = Field(default=("8-bit",), min_length=1)

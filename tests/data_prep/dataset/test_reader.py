@@ -217,6 +217,9 @@ def test_a_truncated_cache_is_refused_and_not_up_to_date(
     with pytest.raises(DataError, match="cache"):
         open_dataset(folder)
     assert not is_up_to_date(folder, key)
+    (folder / "images.u8").unlink()
+    with pytest.raises(DataError, match="found no file"):
+        open_dataset(folder)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +230,14 @@ def test_a_truncated_cache_is_refused_and_not_up_to_date(
         ("[]", "another schema"),
         ('{"schema": "pneumonia.dataset/9"}', "another schema"),
         ('{"schema": "pneumonia.dataset/1", "files": []}', "incomplete"),
+        *(
+            (
+                f'{{"schema": "pneumonia.dataset/1", "files": {{}}, "fingerprint": "", '
+                f'"{key}": 3}}',
+                f"expected a JSON object as {key}; found int",
+            )
+            for key in ("source", "split", "counts", "cache", "rejected", "adjusted")
+        ),
     ],
 )
 def test_a_wrong_dataset_json_is_named(tmp_path: Path, text: str | None, message: str) -> None:

@@ -75,3 +75,19 @@ def test_given_splits_are_kept_and_their_patients_follow() -> None:
 def test_wrong_fractions_are_refused(fractions: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError):
         split_patients([PatientImages("a", 1, True)], 0, fractions)
+
+
+@pytest.mark.parametrize(
+    ("seed", "fractions", "message"),
+    [
+        (-1, (0.8, 0.1, 0.1), "Seed of the split is negative"),
+        (0, (float("nan"), 0.0, 1.0), "Split fractions are wrong"),
+        (0, (1.0, float("nan"), 0.0), "Split fractions are wrong"),
+        (0, (float("inf"), 0.0, 0.0), "Split fractions are wrong"),
+        (0, (1.5, -0.5, 0.0), "Split fractions are wrong"),
+        (0, (0.0, 1.0, 0.0), "no training images"),
+    ],
+)
+def test_seeds_and_shares_out_of_range_are_refused(seed, fractions, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        split_patients([PatientImages("a", 1, True)], seed, fractions)
