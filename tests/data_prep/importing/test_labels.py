@@ -98,8 +98,8 @@ def test_classes_must_agree_with_targets_and_with_themselves(tmp_path: Path) -> 
         (b"patientId,x,y,width,height\na,1,2,3,4\n", "lacks columns.*Target"),
         (b"patientId,x,y,width,height,Target\n", "no rows"),
         (b"patientId,x,y,width,height,Target\na,,,,,1\n", "no usable row.*box_not_finite: 1"),
-        (b"patientId,x,y,width,height,Target\n\xff\xfe\xfa,,,,,0\n", "not a UTF-8 csv"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "not a UTF-8 csv"),
+        (b"patientId,x,y,width,height,Target\n\xff\xfe\xfa,,,,,0\n", "not in UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "not in UTF-8"),
     ],
 )
 def test_an_unusable_table_is_one_clear_error(tmp_path: Path, content: bytes, message: str) -> None:
