@@ -90,14 +90,14 @@ soak: $(VENV)/.ready    ## 2,000 images through the daemon: memory, descriptors,
 # The detector of docs/results.md from the given radiographs, or SCHEME=filter or column from the
 # same dense network; called again, it goes on where it was interrupted. SOURCE is the folder with
 # labels.csv and images.csv. Minutes of one core with bfloat16 instructions (Zen 4, beside other
-# work): dense 66 and again 60, then 4x 8, 9x 10, 18x 7, 36x 21. With AVX2 alone about four times
-# as long (estimated: 6 to 7 images a second instead of 25). The shipped model had 3, 4, 3 and 18
-# epochs of retraining; here every step before the last has 5.
+# work): dense 66, again 60 and 43, then 4x 9, 9x 8, 18x 6, 36x 21, 60x 20. With AVX2 alone about
+# four times as long (estimated: 6 to 7 images a second instead of 25). The shipped model had 3, 4, 3
+# and 26 epochs of retraining; here every step before the last has 5.
 SOURCE ?= ../shared/data/rsna
 NIH ?= ../shared/data/nih
 RUNS ?= runs/reproduce
 SCHEME ?= combined
-reproduce: $(VENV)/.ready    ## train the detector of docs/results.md and prune it to 60x (about four and a half hours on one core)
+reproduce: $(VENV)/.ready    ## train the detector of docs/results.md and prune it to 60x (about four hours on one core)
 	test -f $(RUNS)/data/dataset.json \
 	  || $(BIN)/pneumonia data import-rsna $(SOURCE) --nih $(NIH) --out $(RUNS)/data
 	$(BIN)/python -m benchmarks.detector.training --data $(RUNS)/data --out $(RUNS) \
