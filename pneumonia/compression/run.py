@@ -82,7 +82,8 @@ def run_compression(
         checkpoint = parent.checkpoint()
         training = training_of(parent.training_recipe(TrainRecipe))
         data = open_dataset(dataset or parent.dataset_path())
-        RunFolder(out).refuse_inside(data.folder)
+        folder.refuse_inside(data.folder)
+        folder.refuse_other_files()
         check_dataset(parent, data, accept_seen)
         task = DetectionTask(data, read_spec(checkpoint), training)
         record = new_record(

@@ -227,10 +227,10 @@ class RunFolder:
         )
 
     def refuse_overwrite(self) -> None:
-        """Refuse to write into a folder that holds a run, or other files than a run's.
+        """Refuse to write into a folder that holds a run.
 
         Raises:
-            OutputError: A checkpoint or a stage exists, or there are files but none of a run.
+            OutputError: A checkpoint or a stage exists.
         """
         if self.best.exists() or self.last.exists() or self.stages.exists():
             raise OutputError(
@@ -238,6 +238,13 @@ class RunFolder:
                 where=str(self.path),
                 fix="Resume it (--resume) or choose another folder",
             )
+
+    def refuse_other_files(self) -> None:
+        """Refuse to begin a run in a folder that holds other files than a run's.
+
+        Raises:
+            OutputError: There are files, but neither run.json nor config.yaml.
+        """
         started = self.record_file.exists() or self.config_file.exists()
         if self.path.is_dir() and not started and any(self.path.iterdir()):
             raise OutputError(

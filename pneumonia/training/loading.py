@@ -1,6 +1,7 @@
 """Batches of an epoch, prepared ahead of the training step."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -37,10 +38,17 @@ class _Order(Sampler[list[EpochSample]]):
             yield from self.parts(epoch)
 
 
+def _say_nothing(*_: object) -> None:
+    """Print no exception."""
+
+
 def _start_worker(worker_id: int) -> None:
     # Ctrl-C reaches the whole process group: the training process ends its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Torch passes errors of batches to the training process. What is left are connections to one
+    # that has ended, which a thread of multiprocessing would print.
+    sys.excepthook = _say_nothing
     # One thread per worker: the cores belong to the training step.
     torch.set_num_threads(1)
     try:

@@ -57,6 +57,7 @@ def run_train(
     with distributed.process_group():
         threads = use_threads(recipe.threads)
         RunFolder(out).refuse_inside(dataset_path)
+        RunFolder(out).refuse_other_files()
         check_run_folder(out, recipe, resume)
         dataset = open_dataset(dataset_path)
         run = RunFolder(out)

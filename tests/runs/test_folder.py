@@ -101,9 +101,9 @@ def test_a_run_is_not_overwritten(tmp_path, name):
 def test_a_folder_of_other_files_is_not_written_into(tmp_path):
     (tmp_path / "labels.csv").write_text("patientId")
     with pytest.raises(OutputError, match=r"other files than a run.*--out"):
-        RunFolder(tmp_path).refuse_overwrite()
-    RunFolder(tmp_path / "new").refuse_overwrite()
-    RunFolder(recorded(tmp_path / "failed").path).refuse_overwrite()  # before its first checkpoint
+        RunFolder(tmp_path).refuse_other_files()
+    RunFolder(tmp_path / "new").refuse_other_files()
+    RunFolder(recorded(tmp_path / "begun").path).refuse_other_files()
 
 
 def test_an_internal_error_is_recorded_without_its_text(tmp_path):

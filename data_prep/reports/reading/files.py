@@ -207,7 +207,7 @@ def checked(report: SourceReport) -> SourceReport:
 
 def _read_csv(path: Path) -> Iterator[SourceReport]:
     # a field may contain a whole report
-    csv.field_size_limit(min(sys.maxsize, 64 << 20))
+    usual_limit = csv.field_size_limit(min(sys.maxsize, 64 << 20))
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.DictReader(_without_nul(stream), restkey="")
@@ -223,6 +223,8 @@ def _read_csv(path: Path) -> Iterator[SourceReport]:
         ) from None
     except csv.Error:
         raise DataError("Reports are not a csv", where=str(path)) from None
+    finally:
+        csv.field_size_limit(usual_limit)
 
 
 def _without_nul(lines: Iterator[str]) -> Iterator[str]:
