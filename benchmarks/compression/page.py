@@ -24,8 +24,7 @@ HEAD = """# Compression methods, measured the same way
 
 Goals are the published figures of each method's family, or better. Every accuracy is the median of
 the seeds on the test set; networks are chosen on {held_out:,} images held out of the training set.
-**These are small public image sets, not radiographs.** Prepared and not run: lines of five rates
-for columns, filters, kernels and DARB alone (`--only lenet5/columns lenet5/filters ...`), and
+**These are small public image sets, not radiographs.** Prepared and not run:
 VGG-16 and ResNet-18 of width 0.5 on CIFAR-10 (`--only vgg16/ resnet18/`; an epoch of 25,000 images
 takes 1.2 and 2.2 minutes of one Zen 4 core with bfloat16, so the 30 epochs of the dense networks
 take 37 and 67; a dense training goes on where it was interrupted).

@@ -156,8 +156,12 @@ def prepare(case: Case, work: Path, target: Target, tuned: bool) -> Prepared:
     """
     spec, tensors = network(case)
     onnx = work / f"{case.name}.onnx"
-    if not onnx.exists():
-        onnx.write_bytes(emit_onnx(spec, tensors).model.SerializeToString())
+    data = emit_onnx(spec, tensors).model.SerializeToString()
+    if not onnx.exists() or onnx.read_bytes() != data:
+        for earlier in work.glob(f"{case.name}.*"):  # and what peers' converters made of it
+            earlier.unlink()
+        onnx.write_bytes(data)
+    del data
     facts: dict[str, Any] = {"kind": case.kind}
     choose = model_chooser(target)
     if tuned:

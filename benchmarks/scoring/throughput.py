@@ -197,6 +197,7 @@ def main() -> None:
         found = [measure(folder, options, Path(name)) for folder in options.bundle]
     result = {
         "goal": "batch_over_slower_part >= 0.90, memory flat",
+        "folder": tempfile.gettempdir(),
         "models": found,
         **environment("numpy", "onnxruntime", "pillow", "pydicom"),
     }

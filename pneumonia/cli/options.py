@@ -16,6 +16,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Number(click.FloatRange):
     """A finite number in a range; click's own ranges accept `nan`, and without limits `inf`."""
 
+    @property
+    def _is_limited(self) -> bool:
+        return self.min is not None or self.max is not None
+
+    def _describe_range(self) -> str:
+        # click calls this for the help text, and would show a missing limit as None
+        return super()._describe_range() if self._is_limited else ""
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:

@@ -98,6 +98,11 @@ def test_no_option_takes_a_number_that_is_not_finite():
     assert Number(0, 1).convert("0.5", None, None) == 0.5
 
 
+def test_no_help_shows_a_missing_limit():
+    for name, command in all_commands():
+        assert "None" not in command.get_help(click.Context(command, info_name=name)), name
+
+
 def test_a_proposed_command_can_be_pasted_into_a_shell():
     path = "runs/a b's $HOME {0} ü;x"
     command = shell_command("pneumonia export {} --out {}-bundle", path, path)
