@@ -15,6 +15,10 @@ def first_of_all() -> None:
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
 
 
+class EngineStopped(SystemExit):
+    """An engine's process ended; ends the benchmark unless it is caught."""
+
+
 class Runner:
     """A separate single-threaded process that runs one engine on one case.
 
@@ -62,7 +66,7 @@ class Runner:
         self.process.stdin.flush()
         answer = self._answer()
         if not answer:
-            raise SystemExit(f"{self.engine} on {self.case} stopped: {self.complaint()}")
+            raise EngineStopped(f"{self.engine} on {self.case} stopped: {self.complaint()}")
         self.seconds.append(float(answer))
         return self.seconds[-1]
 

@@ -41,7 +41,7 @@ from benchmarks.engine.cases import CASES, Prepared, network, prepare
 from benchmarks.engine.details import layers, storage
 from benchmarks.engine.goals import markdown
 from benchmarks.engine.peak import build_peak
-from benchmarks.engine.runner import Runner, first_of_all
+from benchmarks.engine.runner import EngineStopped, Runner, first_of_all
 from benchmarks.engine.scaling import measure_scaling
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.mca import find_mca, hot_loops
@@ -130,6 +130,18 @@ def opened(setting: Setting, prepared: dict[str, Prepared]) -> tuple[list[Runner
     return runners, failed
 
 
+def _runs(runner: Runner) -> bool:
+    """Time an engine once; False for a peer that stops."""
+    try:
+        runner.once()
+    except EngineStopped as stop:
+        if runner.engine == engine_peers.OURS:
+            raise
+        say(str(stop))
+        return False
+    return True
+
+
 def speed(setting: Setting, names: list[str], rounds: int) -> dict[str, Any]:
     """All engines on one thread, interleaved with the peak."""
     work, target, tuned, realtime = setting
@@ -142,8 +154,9 @@ def speed(setting: Setting, names: list[str], rounds: int) -> dict[str, Any]:
     runners, failed = opened(setting, prepared)
     peaks = []
     for done in range(rounds):
-        for runner in runners:
-            runner.once()
+        for runner in [runner for runner in runners if not _runs(runner)]:
+            runners.remove(runner)
+            failed.append(f"{runner.engine} on {runner.case}")
         answer = subprocess.check_output(
             [work / "peak"], text=True, preexec_fn=first_of_all if realtime else None
         )
