@@ -41,7 +41,7 @@ def test_halves_are_never_chosen_for_a_machine(name):
 
 
 @emulated
-@pytest.mark.parametrize("storage", ["fp32", "int8"])
+@pytest.mark.parametrize("storage", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_network_in_halves_agrees_with_float32(tmp_path, storage):
     spec, tensors = varied_detector()
     found, expected = run_emulated(

@@ -106,7 +106,7 @@ def test_files_asked_for_ahead_come_in_order_and_with_their_own_pixels(tmp_path)
         np.testing.assert_array_equal(found[n].pixels, images[n])
 
 
-@pytest.mark.parametrize("name", ["abort.dcm", "hang.dcm"])
+@pytest.mark.parametrize("name", ["abort.dcm", pytest.param("hang.dcm", marks=pytest.mark.slow)])
 def test_a_crash_ahead_costs_the_image_that_crashed(tmp_path, name):
     fine, bad = dicom(tmp_path, "fine.dcm"), dicom(tmp_path, name)
     reason = {"abort.dcm": "decoder_crash", "hang.dcm": "decode_timeout"}[name]

@@ -107,7 +107,10 @@ def outputs_of(folder, network, target, choose, threads=1):
 @needs_gcc
 @needs_target
 @pytest.mark.parametrize("target", EACH_TARGET)
-@pytest.mark.parametrize("seed", range(len(KINDS_OF_SEED)))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(n, marks=[pytest.mark.slow] if n else []) for n in range(len(KINDS_OF_SEED))],
+)
 def test_outputs_are_bit_equal_wherever_values_are_rounded(tmp_path, monkeypatch, target, seed):
     network = int8_network()
     kinds = KINDS_OF_SEED[seed]
