@@ -196,15 +196,14 @@ class DecodingChild:
         if self._watchdog is not None:
             self._watchdog.stop()
             self._watchdog = None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, *self._pixel_files):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        self._pixel_files = []
+        streams, self._pixel_files = self._pixel_files, []
+        if process is not None:
+            process.kill()
+            process.wait()
+            streams += [stream for stream in (process.stdin, process.stdout) if stream is not None]
+        for stream in streams:
+            with contextlib.suppress(OSError):
+                stream.close()
 
     def start(self) -> None:
         """Start the child and wait until it can read; does nothing while one runs.
