@@ -44,17 +44,11 @@ BASE = TrainRecipe(
 
 
 class Arm(NamedTuple):
-    """One way of training.
+    """One way of training."""
 
-    Attributes:
-        name: What it learns from.
-        against: Index of the arm it differs from in one thing; None for the first.
-        recipe: The training.
-    """
-
-    name: str
-    against: int | None
-    recipe: TrainRecipe
+    name: str  # what it learns from
+    against: int | None  # index of the arm it differs from in one thing; None for the first
+    recipe: TrainRecipe  # the training
 
 
 def _recipe(image_head: bool = False, **data: Any) -> TrainRecipe:

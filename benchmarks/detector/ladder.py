@@ -220,17 +220,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 class Models(NamedTuple):
-    """What is compared.
+    """What is compared."""
 
-    Attributes:
-        rows: What each model costs, the dense one first, in the order of the table.
-        predictions: Model -> folder with its predictions.
-        bundles: Model -> its bundle; the yardstick has none.
-    """
-
+    # what each model costs, the dense one first, in the order of the table
     rows: list[dict[str, Any]]
-    predictions: dict[str, Path]
-    bundles: dict[str, Path]
+    predictions: dict[str, Path]  # model -> folder with its predictions
+    bundles: dict[str, Path]  # model -> its bundle; the yardstick has none
 
 
 def gather(options: argparse.Namespace, dataset: Dataset) -> Models:

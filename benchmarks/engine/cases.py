@@ -34,21 +34,13 @@ Tensors = dict[str, Weights]
 
 
 class Case(NamedTuple):
-    """One network.
+    """One network."""
 
-    Attributes:
-        name: In the results.
-        kind: How it is pruned.
-        rate: Weights of the dense network over weights kept; 1 = not pruned.
-        width: Of the network's hidden layers: less than 1 where filters are gone.
-        peers: Whether the peers run the same file.
-    """
-
-    name: str
-    kind: str
-    rate: int = 1
-    width: float = 1.0
-    peers: bool = False
+    name: str  # in the results
+    kind: str  # how it is pruned
+    rate: int = 1  # weights of the dense network over weights kept; 1 = not pruned
+    width: float = 1.0  # of the network's hidden layers: less than 1 where filters are gone
+    peers: bool = False  # whether the peers run the same file
 
 
 CASES = {
@@ -130,23 +122,14 @@ def scaled(weight: Weights, keep: Weights) -> Weights:
 
 
 class Prepared(NamedTuple):
-    """A case with its library.
+    """A case with its library."""
 
-    Attributes:
-        case: The case.
-        library: Path of the shared library.
-        kinds: Layer -> kind of its kernel, in small letters.
-        layer_gmac: Layer -> multiply-adds of its kept weights, in 10^9.
-        facts: What the results say about it.
-        shape: (channels, height, width) of the input.
-    """
-
-    case: Case
-    library: Path
-    kinds: dict[str, str]
-    layer_gmac: dict[str, float]
-    facts: dict[str, Any]
-    shape: tuple[int, int, int]
+    case: Case  # the case
+    library: Path  # path of the shared library
+    kinds: dict[str, str]  # layer -> kind of its kernel, in small letters
+    layer_gmac: dict[str, float]  # layer -> multiply-adds of its kept weights, in 10^9
+    facts: dict[str, Any]  # what the results say about it
+    shape: tuple[int, int, int]  # (channels, height, width) of the input
 
 
 def prepare(case: Case, work: Path, target: Target, tuned: bool) -> Prepared:

@@ -12,24 +12,16 @@ MODELS = "onnxruntime", "ncnn"
 
 
 class Goal(NamedTuple):
-    """One row.
+    """One row."""
 
-    Attributes:
-        what: Description.
-        must, aim: Limits.
-        value: Reached, or None where it was not measured.
-        at_most: Whether less is better.
-        predicted: Whether the value is a prediction.
-        quiet: The same from every engine's quickest round, if it is a time.
-    """
-
-    what: str
+    what: str  # description
+    # must, aim: limits
     must: float
     aim: float
-    value: float | None
-    at_most: bool = False
-    predicted: bool = False
-    quiet: float | None = None
+    value: float | None  # reached, or None where it was not measured
+    at_most: bool = False  # whether less is better
+    predicted: bool = False  # whether the value is a prediction
+    quiet: float | None = None  # the same from every engine's quickest round, if it is a time
 
     @property
     def verdict(self) -> str:

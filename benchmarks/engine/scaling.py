@@ -16,15 +16,10 @@ MANY_PAIRS = 5  # of the others
 
 
 class ThreadRun(NamedTuple):
-    """One inference on some threads.
+    """One inference on some threads."""
 
-    Attributes:
-        seconds: Wall time.
-        preempted: How often another process took a core from one of the threads.
-    """
-
-    seconds: float
-    preempted: int
+    seconds: float  # wall time
+    preempted: int  # how often another process took a core from one of the threads
 
 
 def measure_scaling(

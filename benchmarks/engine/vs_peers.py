@@ -70,19 +70,12 @@ PROFILES = 25
 
 
 class Setting(NamedTuple):
-    """What every part that times our engine is given.
+    """What every part that times our engine is given."""
 
-    Attributes:
-        work: Folder for peers, networks and libraries.
-        target: The machine our kernels are generated for.
-        tuned: Choose kernels by measuring, not by the cost model.
-        realtime: Time at real-time priority.
-    """
-
-    work: Path
-    target: Target
-    tuned: bool
-    realtime: bool
+    work: Path  # folder for peers, networks and libraries
+    target: Target  # the machine our kernels are generated for
+    tuned: bool  # choose kernels by measuring, not by the cost model
+    realtime: bool  # time at real-time priority
 
     @cache  # noqa: B019 - there is one setting
     def prepare(self, name: str) -> Prepared:

@@ -15,17 +15,11 @@ Rule = tuple[float, tuple[str, ...]]  # probability, symbols
 
 
 class Text(NamedTuple):
-    """Text of a grammar.
+    """Text of a grammar."""
 
-    Attributes:
-        tokens: int64 (N,).
-        vocabulary: Number of different tokens.
-        perplexity: Of the grammar itself on this text, which no model can beat in expectation.
-    """
-
-    tokens: np.ndarray
-    vocabulary: int
-    perplexity: float
+    tokens: np.ndarray  # int64 (N,)
+    vocabulary: int  # number of different tokens
+    perplexity: float  # of the grammar itself on this text, which no model can beat in expectation
 
 
 def _ranked(words: list[str]) -> list[Rule]:

@@ -59,15 +59,10 @@ class LanguageModel(nn.Module):
 
 
 class Method(NamedTuple):
-    """A set of weights.
+    """A set of weights."""
 
-    Attributes:
-        make: Weight and rate -> its constraint.
-        layout: Format of `runtime.storage` that stores it.
-    """
-
-    make: Callable[[Tensor, int], Constraint]
-    layout: str
+    make: Callable[[Tensor, int], Constraint]  # weight and rate -> its constraint
+    layout: str  # format of `runtime.storage` that stores it
 
 
 METHODS = {

@@ -125,21 +125,13 @@ def trained(name: str, seed: int, images: Images, epochs: int, file: Path) -> nn
 
 
 class Experiment(NamedTuple):
-    """A trained network that every arm prunes and retrains.
+    """A trained network that every arm prunes and retrains."""
 
-    Attributes:
-        name: Of `CIFAR_NETWORKS`.
-        seed: Of the weights and of the order of images.
-        module: Dense; not changed.
-        images: To train with and to test on.
-        epochs: Of retraining, those of ADMM included.
-    """
-
-    name: str
-    seed: int
-    module: nn.Module
-    images: Images
-    epochs: int
+    name: str  # of `CIFAR_NETWORKS`
+    seed: int  # of the weights and of the order of images
+    module: nn.Module  # dense; not changed
+    images: Images  # to train with and to test on
+    epochs: int  # of retraining, those of ADMM included
 
     def imported(self) -> ImportedNetwork:
         """A fresh import."""

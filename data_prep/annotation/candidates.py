@@ -21,23 +21,14 @@ _RANK = {PRESENT: 0, UNCERTAIN: 1, PRIOR: 2}
 
 
 class OfferedFinding(NamedTuple):
-    """A finding type offered to the reader.
+    """A finding type offered to the reader."""
 
-    Attributes:
-        code: Node of the base.
-        coarse: Its group.
-        source: `report`, `mention` (words of a mention of the report) or `frequent`.
-        assertion: Assertion in the report; empty when `source` is not `report`.
-        span: Its mention in the report, None when it has none.
-        other_side: Whether the report places it on the side opposite to the box.
-    """
-
-    code: str
-    coarse: str
-    source: str
-    assertion: str = ""
-    span: tuple[int, int] | None = None
-    other_side: bool = False
+    code: str  # node of the base
+    coarse: str  # its group
+    source: str  # `report`, `mention` (words of a mention of the report) or `frequent`
+    assertion: str = ""  # assertion in the report; empty when `source` is not `report`
+    span: tuple[int, int] | None = None  # its mention in the report, None when it has none
+    other_side: bool = False  # whether the report places it on the side opposite to the box
 
 
 def image_side(box_xyxy: Box, width: float) -> str:

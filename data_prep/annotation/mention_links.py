@@ -107,19 +107,12 @@ def candidate_codes(base: ConceptBase, text: str, span: tuple[int, int]) -> list
 
 
 class LinkAgreement(NamedTuple):
-    """Agreement of two annotators on the links of the reports that both have finished.
+    """Agreement of two annotators on the links of the reports that both have finished."""
 
-    Attributes:
-        annotators: Their names.
-        n_mentions: Mentions of these reports.
-        percent: Share with the same code and assertion, 0..1; None without mentions.
-        kappa: Cohen's kappa of these labels; None where it is not defined.
-    """
-
-    annotators: tuple[str, str]
-    n_mentions: int
-    percent: float | None
-    kappa: float | None
+    annotators: tuple[str, str]  # their names
+    n_mentions: int  # mentions of these reports
+    percent: float | None  # share with the same code and assertion, 0..1; None without mentions
+    kappa: float | None  # Cohen's kappa of these labels; None where it is not defined
 
 
 def final_links(

@@ -33,43 +33,25 @@ _IMAGES_KEPT = 8  # encoded images in memory
 
 
 class SuggestedBox(NamedTuple):
-    """A suggested box that a reader may accept or reject.
+    """A suggested box that a reader may accept or reject."""
 
-    Attributes:
-        origin: `model:N`, or `reader:NAME:ID` for an adjudicator.
-        box_xyxy: Pixels of the source.
-        score: The model's score, None for a reader's box.
-        code: A reader's finding; empty for a model.
-        assertion: A reader's assertion; empty for a model.
-    """
-
-    origin: str
-    box_xyxy: Box
-    score: float | None = None
-    code: str = ""
-    assertion: str = ""
+    origin: str  # `model:N`, or `reader:NAME:ID` for an adjudicator
+    box_xyxy: Box  # pixels of the source
+    score: float | None = None  # the model's score, None for a reader's box
+    code: str = ""  # a reader's finding; empty for a model
+    assertion: str = ""  # a reader's assertion; empty for a model
 
 
 class ProjectSources(NamedTuple):
-    """Input files and settings of a project.
+    """Input files and settings of a project."""
 
-    Attributes:
-        studies: Folder of radiographs.
-        work: Folder of the workspace: database and exported datasets.
-        reports: csv, folder of .txt or .xml; None = none.
-        predictions: predictions.csv of a model; None = none.
-        min_score: Lowest score of a suggested box.
-        blind: See ProjectSettings; None = as stored in the workspace.
-        shuffle: See ProjectSettings; None = as stored in the workspace.
-    """
-
-    studies: Path
-    work: Path
-    reports: Path | None = None
-    predictions: Path | None = None
-    min_score: float = 0.2
-    blind: bool | None = None
-    shuffle: bool | None = None
+    studies: Path  # folder of radiographs
+    work: Path  # folder of the workspace: database and exported datasets
+    reports: Path | None = None  # csv, folder of .txt or .xml; None = none
+    predictions: Path | None = None  # predictions.csv of a model; None = none
+    min_score: float = 0.2  # lowest score of a suggested box
+    blind: bool | None = None  # see ProjectSettings; None = as stored in the workspace
+    shuffle: bool | None = None  # see ProjectSettings; None = as stored in the workspace
 
 
 class AnnotationProject:

@@ -55,45 +55,26 @@ _POSTERIOR_RIBS = 9
 
 
 class PhantomPatient(NamedTuple):
-    """Parameters shared by all films of one phantom patient, lengths in the unit frame.
+    """Parameters shared by all films of one phantom patient, lengths in the unit frame."""
 
-    Attributes:
-        patient_id: Identifier.
-        sex: `F` or `M`.
-        age: Years.
-        width: Horizontal scale of the chest about the midline.
-        depth: Vertical scale of the lungs about their apex (build, inspiration).
-        heart: Scale of the heart's half-widths; about 1.
-        bone: Brightness of bones, falls with age.
-        jitter: float64 (18, 2), displacement of the lung outline.
-        rib_tilt: How steeply the posterior ribs run downwards.
-        vessel_seed: Seed of the pulmonary vessels.
-    """
-
-    patient_id: str
-    sex: str
-    age: int
-    width: float
-    depth: float
-    heart: float
-    bone: float
-    jitter: npt.NDArray[np.float64]
-    rib_tilt: float
-    vessel_seed: int
+    patient_id: str  # identifier
+    sex: str  # `F` or `M`
+    age: int  # years
+    width: float  # horizontal scale of the chest about the midline
+    depth: float  # vertical scale of the lungs about their apex (build, inspiration)
+    heart: float  # scale of the heart's half-widths; about 1
+    bone: float  # brightness of bones, falls with age
+    jitter: npt.NDArray[np.float64]  # float64 (18, 2), displacement of the lung outline
+    rib_tilt: float  # how steeply the posterior ribs run downwards
+    vessel_seed: int  # seed of the pulmonary vessels
 
 
 class Chest(NamedTuple):
-    """A rendered chest.
+    """A rendered chest."""
 
-    Attributes:
-        density: float32 (size, size), brightness in the display domain, about 0..1.
-        lungs: float32 (size, size), 0..1, aerated lung not hidden by the heart.
-        sides: The right and the left lung's share of `lungs`.
-    """
-
-    density: Layer
-    lungs: Layer
-    sides: tuple[Layer, Layer]
+    density: Layer  # float32 (size, size), brightness in the display domain, about 0..1
+    lungs: Layer  # float32 (size, size), 0..1, aerated lung not hidden by the heart
+    sides: tuple[Layer, Layer]  # the right and the left lung's share of `lungs`
 
 
 def sample_patient(rng: np.random.Generator, patient_id: str) -> PhantomPatient:

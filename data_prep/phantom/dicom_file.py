@@ -23,25 +23,15 @@ FRAME_MM = 360.0  # side of the imaged field
 
 
 class DicomEncoding(NamedTuple):
-    """DICOM encoding of a film.
+    """DICOM encoding of a film."""
 
-    Attributes:
-        bits: Bits stored, 8 to 14.
-        inverted: MONOCHROME1 instead of MONOCHROME2.
-        windowed: The film fills only part of the stored range and a window selects it.
-        slope: Rescale slope; 1 with intercept 0 means that no rescale is written.
-        intercept: Rescale intercept.
-        transfer_syntax: DICOM UID.
-        jpeg_quality: Quality of JPEG baseline; 0 for other syntaxes.
-    """
-
-    bits: int
-    inverted: bool
-    windowed: bool
-    slope: float
-    intercept: float
-    transfer_syntax: str
-    jpeg_quality: int
+    bits: int  # bits stored, 8 to 14
+    inverted: bool  # MONOCHROME1 instead of MONOCHROME2
+    windowed: bool  # the film fills only part of the stored range and a window selects it
+    slope: float  # rescale slope; 1 with intercept 0 means that no rescale is written
+    intercept: float  # rescale intercept
+    transfer_syntax: str  # DICOM UID
+    jpeg_quality: int  # quality of JPEG baseline; 0 for other syntaxes
 
 
 class PhantomStudy(NamedTuple):

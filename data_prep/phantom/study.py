@@ -49,17 +49,12 @@ class FilmPlan(NamedTuple):
 
 
 class PhantomFilm(NamedTuple):
-    """A rendered phantom.
+    """A rendered phantom."""
 
-    Attributes:
-        pixels: float32 (size, size), 0 black .. 1 white as shown to a reader.
-        boxes: float32 (n, 4) xyxy in pixels; on the whole numbers of the frame of 1024.
-        findings: Names of the distractors in it.
-    """
-
-    pixels: Layer
+    pixels: Layer  # float32 (size, size), 0 black .. 1 white as shown to a reader
+    # float32 (n, 4) xyxy in pixels; on the whole numbers of the frame of 1024
     boxes: npt.NDArray[np.float32]
-    findings: tuple[str, ...]
+    findings: tuple[str, ...]  # names of the distractors in it
 
 
 class _Written(NamedTuple):

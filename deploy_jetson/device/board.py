@@ -51,15 +51,10 @@ class ThermalZone(NamedTuple):
 
 
 class BoardSnapshot(NamedTuple):
-    """Clocks and temperatures, which change during a run.
+    """Clocks and temperatures, which change during a run."""
 
-    Attributes:
-        clocks: `gpu`, `cpu0`... -> clock.
-        zones: Zone -> temperature.
-    """
-
-    clocks: Dict[str, ClockState]
-    zones: Dict[str, ThermalZone]
+    clocks: Dict[str, ClockState]  # `gpu`, `cpu0`... -> clock
+    zones: Dict[str, ThermalZone]  # zone -> temperature
 
     def record(self) -> Dict[str, Any]:
         """As JSON data."""

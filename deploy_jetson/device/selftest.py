@@ -62,17 +62,11 @@ NOT_INSTALLED = ("not installed", "no generated library", "cannot be loaded", "i
 
 
 class SelftestCheck(NamedTuple):
-    """One check.
+    """One check."""
 
-    Attributes:
-        name: What was checked.
-        status: `ok`, `failed` or `skipped`.
-        detail: Figures, or the reason.
-    """
-
-    name: str
-    status: str
-    detail: Dict[str, Any]
+    name: str  # what was checked
+    status: str  # `ok`, `failed` or `skipped`
+    detail: Dict[str, Any]  # figures, or the reason
 
 
 def _run(name: str, check: Callable[[], Dict[str, Any]]) -> SelftestCheck:

@@ -25,19 +25,14 @@ from pneumonia.runtime.progress import Progress
 
 
 class KernelsResult(NamedTuple):
-    """What `pneumonia kernels` wrote.
+    """What `pneumonia kernels` wrote."""
 
-    Attributes:
-        library, report, sources: Paths in the bundle.
-        document: Contents of the report.
-        seconds: Time it took, tuning included.
-    """
-
+    # library, report, sources: paths in the bundle
     library: Path
     report: Path
     sources: Path
-    document: dict[str, Any]
-    seconds: float
+    document: dict[str, Any]  # contents of the report
+    seconds: float  # time it took, tuning included
 
 
 def add_kernels(

@@ -18,17 +18,11 @@ from pneumonia.runtime.model.spec import NetworkSpec
 
 
 class GeneratedLibrary(NamedTuple):
-    """A generated network.
+    """A generated network."""
 
-    Attributes:
-        plan: Steps, buffers and choices.
-        sources: Generated C and packed weights.
-        library: Path of the compiled library.
-    """
-
-    plan: NetworkPlan
-    sources: CSources
-    library: Path
+    plan: NetworkPlan  # steps, buffers and choices
+    sources: CSources  # generated C and packed weights
+    library: Path  # path of the compiled library
 
 
 def model_chooser(target: Target) -> Chooser:

@@ -43,23 +43,14 @@ _GLIBC = re.compile(rb"\0GLIBC_(\d+)\.(\d+)(?=[\0.])")
 
 
 class DevicePackage(NamedTuple):
-    """The archive that was written.
+    """The archive that was written."""
 
-    Attributes:
-        path: The archive.
-        bytes: Its size.
-        files: How many it holds.
-        wheels: How many of them are wheels.
-        has_kernels: Whether it holds the generated library.
-        sha256: Of the archive.
-    """
-
-    path: Path
-    bytes: int
-    files: int
-    wheels: int
-    has_kernels: bool
-    sha256: str
+    path: Path  # the archive
+    bytes: int  # its size
+    files: int  # how many it holds
+    wheels: int  # how many of them are wheels
+    has_kernels: bool  # whether it holds the generated library
+    sha256: str  # of the archive
 
 
 def make_package(

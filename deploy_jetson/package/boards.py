@@ -8,20 +8,14 @@ from pneumonia.runtime.errors import ConfigError
 
 
 class BoardSystem(NamedTuple):
-    """A board's system.
+    """A board's system."""
 
-    Attributes:
-        name: As given to `--board`.
-        title: For people.
-        python: Version of its own Python.
-        pinned: Wheels of the daemon's packages for this Python on aarch64, `NAME==VERSION`.
-        target_names: Libraries that are generated; the board takes the one of its core.
-    """
-
-    name: str
-    title: str
-    python: str
+    name: str  # as given to `--board`
+    title: str  # for people
+    python: str  # version of its own Python
+    # wheels of the daemon's packages for this Python on aarch64, `NAME==VERSION`
     pinned: tuple[str, ...]
+    # libraries that are generated; the board takes the one of its core
     target_names: tuple[str, ...]
 
     @property

@@ -33,20 +33,13 @@ MATCH_THRESHOLDS = tuple(sorted({*COCO_THRESHOLDS, *RSNA_THRESHOLDS, *FROC_IOU})
 
 @dataclass(frozen=True)
 class MatchedStudy:
-    """Evaluated images with their matching, computed once.
+    """Evaluated images with their matching, computed once."""
 
-    Attributes:
-        cases: The images.
-        ranking: All boxes in descending score, matched at `MATCH_THRESHOLDS`.
-        table: Matching by the challenge's rule.
-        thresholds: Operating point -> score threshold.
-        platt: Slope and intercept fitted on validation images, None = not available.
-    """
-
-    cases: EvaluationCases
-    ranking: BoxRanking
-    table: RsnaTable
-    thresholds: Mapping[str, float]
+    cases: EvaluationCases  # the images
+    ranking: BoxRanking  # all boxes in descending score, matched at `MATCH_THRESHOLDS`
+    table: RsnaTable  # matching by the challenge's rule
+    thresholds: Mapping[str, float]  # operating point -> score threshold
+    # slope and intercept fitted on validation images, None = not available
     platt: tuple[float, float] | None = None
 
 

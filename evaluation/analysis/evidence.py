@@ -36,37 +36,29 @@ FROZEN_HERE = "frozen, but chosen on these same images"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the numbers come from.
+    """Where the numbers come from."""
 
-    Attributes:
-        model_name, model_hash: The model; None = not available.
-        files: Input, for example `labels` -> file name and SHA-256.
-        versions: Package -> version.
-        facts: Further description of the model, for example `network` -> text.
-    """
-
+    # model_name, model_hash: the model; None = not available
     model_name: str | None = None
     model_hash: str | None = None
+    # input, for example `labels` -> file name and SHA-256
     files: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
+    # further description of the model, for example `network` -> text
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StudyThresholds:
-    """Operating points and how they were chosen.
+    """Operating points and how they were chosen."""
 
-    Attributes:
-        points: Name -> point.
-        origin: `frozen`, `given by hand`, or one of the two that are optimistic: `chosen on these
-            same images` and `frozen, but chosen on these same images`.
-        platt: Slope and intercept of the frozen Platt scaling, None = not available.
-        box_scale: How the cases' boxes were resized before they were judged; 1 = as predicted.
-    """
-
-    points: Mapping[str, OperatingPoint]
+    points: Mapping[str, OperatingPoint]  # name -> point
+    # `frozen`, `given by hand`, or one of the two that are optimistic: `chosen on these same
+    # images` and `frozen, but chosen on these same images`
     origin: str
+    # slope and intercept of the frozen Platt scaling, None = not available
     platt: tuple[float, float] | None = None
+    # how the cases' boxes were resized before they were judged; 1 = as predicted
     box_scale: float = 1.0
 
     @property
@@ -82,40 +74,26 @@ class StudyThresholds:
 
 @dataclass(frozen=True)
 class StudyEvidence:
-    """All results of a study.
+    """All results of a study."""
 
-    Attributes:
-        study: Cases and matching.
-        thresholds: Operating points.
-        estimates: Metric -> value with interval.
-        at_mix: Results at a stated mix of classes; None when a class is not known or absent.
-        why_no_mix: Reason why `at_mix` is None; empty otherwise.
-        groups: Results by subgroup at the primary point.
-        left_out: Facet -> number of images without a usable value.
-        errors: Error types by image at the primary point.
-        worst: The cases to look at first.
-        bins: Bins of the reliability plot.
-        robustness: Rows of the robustness table; empty = no perturbed predictions given.
-        draws, seed: Of the bootstrap.
-        design: `cohort` or `case-control`: whether the draws vary the prevalence.
-        provenance: Where the numbers come from.
-    """
-
-    study: MatchedStudy
-    thresholds: StudyThresholds
-    estimates: Mapping[str, Estimate]
+    study: MatchedStudy  # cases and matching
+    thresholds: StudyThresholds  # operating points
+    estimates: Mapping[str, Estimate]  # metric -> value with interval
+    # results at a stated mix of classes; None when a class is not known or absent
     at_mix: MixEstimates | None
-    why_no_mix: str
-    groups: Sequence[SubgroupResult]
-    left_out: Mapping[str, int]
-    errors: Sequence[ImageErrors]
-    worst: WorstCases
-    bins: Sequence[ReliabilityBin]
+    why_no_mix: str  # reason why `at_mix` is None; empty otherwise
+    groups: Sequence[SubgroupResult]  # results by subgroup at the primary point
+    left_out: Mapping[str, int]  # facet -> number of images without a usable value
+    errors: Sequence[ImageErrors]  # error types by image at the primary point
+    worst: WorstCases  # the cases to look at first
+    bins: Sequence[ReliabilityBin]  # bins of the reliability plot
+    # rows of the robustness table; empty = no perturbed predictions given
     robustness: Sequence[RobustnessRow]
+    # draws, seed: of the bootstrap
     draws: int
     seed: int
-    design: str
-    provenance: Provenance
+    design: str  # `cohort` or `case-control`: whether the draws vary the prevalence
+    provenance: Provenance  # where the numbers come from
 
     @property
     def design_text(self) -> str:

@@ -57,31 +57,20 @@ EXPLANATIONS = {
 
 @dataclass(frozen=True)
 class ImageErrors:
-    """Errors of one image.
+    """Errors of one image."""
 
-    Attributes:
-        image: Index of the case.
-        truth_types: Per truth one of `TRUTH_TYPES`.
-        box_types: Per shown box one of `BOX_TYPES`.
-    """
-
-    image: int
-    truth_types: tuple[str, ...]
-    box_types: tuple[str, ...]
+    image: int  # index of the case
+    truth_types: tuple[str, ...]  # per truth one of `TRUTH_TYPES`
+    box_types: tuple[str, ...]  # per shown box one of `BOX_TYPES`
 
 
 @dataclass(frozen=True)
 class WorstCases:
-    """The cases to look at first, as indices of cases, the worst first.
+    """The cases to look at first, as indices of cases, the worst first."""
 
-    Attributes:
-        missed: Positive images below the threshold, lowest score first.
-        alarms: Negative images above the threshold, highest score first.
-        misplaced: Positive images above the threshold with the lowest challenge score.
-    """
-
-    missed: tuple[int, ...]
-    alarms: tuple[int, ...]
+    missed: tuple[int, ...]  # positive images below the threshold, lowest score first
+    alarms: tuple[int, ...]  # negative images above the threshold, highest score first
+    # positive images above the threshold with the lowest challenge score
     misplaced: tuple[int, ...]
 
 

@@ -102,17 +102,12 @@ def mix_statistics(study: MatchedStudy, mix: ClassMix) -> list[AnyStatistic]:
 
 @dataclass(frozen=True)
 class MixEstimates:
-    """One study at a mix.
+    """One study at a mix."""
 
-    Attributes:
-        mix: Shares of the classes.
-        estimates: Metric -> estimate at the mix; names as in metrics.json, without a prefix.
-        effective_images: Images of equal weight that would be as precise (Kish).
-    """
-
-    mix: ClassMix
+    mix: ClassMix  # shares of the classes
+    # metric -> estimate at the mix; names as in metrics.json, without a prefix
     estimates: Mapping[str, Estimate]
-    effective_images: float
+    effective_images: float  # images of equal weight that would be as precise (Kish)
 
 
 def estimate_at_mix(

@@ -94,65 +94,46 @@ def patients_needed(
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """One metric of a model against the reference.
+    """One metric of a model against the reference."""
 
-    Attributes:
-        metric: Key of metrics.json.
-        value: The model's own estimate.
-        reference: The reference's estimate.
-        delta: Model minus reference, interval from the same draws.
-        margin: Non-inferiority margin; None = none stated.
-        verdict: `non-inferior`, `inferior`, `inconclusive`, `too few` or `not judged`, with the
-            reason where there is one.
-        patients_needed: Patients for a non-inferiority verdict with a probability of 80 % if the
-            models are equal; None without a margin.
-    """
-
-    metric: str
-    value: Estimate
-    reference: Estimate
-    delta: Estimate
-    margin: float | None
+    metric: str  # key of metrics.json
+    value: Estimate  # the model's own estimate
+    reference: Estimate  # the reference's estimate
+    delta: Estimate  # model minus reference, interval from the same draws
+    margin: float | None  # non-inferiority margin; None = none stated
+    # `non-inferior`, `inferior`, `inconclusive`, `too few` or `not judged`, with the reason where
+    # there is one
     verdict: str
+    # patients for a non-inferiority verdict with a probability of 80 % if the models are equal;
+    # None without a margin
     patients_needed: int | None = None
 
 
 @dataclass(frozen=True)
 class SubgroupDelta:
-    """One metric of a model against the reference in a group of images.
+    """One metric of a model against the reference in a group of images."""
 
-    Attributes:
-        facet, name: The group; n images of which n_positive are positive.
-        metric: One of `subgroups.METRICS`.
-        delta: Model minus reference.
-        p_value: Of a difference of 0, not corrected; NaN where nothing is compared.
-        survives: Whether it remains after Holm's correction over all groups and metrics.
-    """
-
+    # facet, name: the group; n images of which n_positive are positive
     facet: str
     name: str
     n: int
     n_positive: int
-    metric: str
-    delta: Estimate
+    metric: str  # one of `subgroups.METRICS`
+    delta: Estimate  # model minus reference
+    # of a difference of 0, not corrected; NaN where nothing is compared
     p_value: float = float("nan")
-    survives: bool = False
+    survives: bool = False  # whether it remains after Holm's correction over all groups and metrics
 
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """A model against the reference.
+    """A model against the reference."""
 
-    Attributes:
-        model, reference: Names.
-        differences: Metric -> difference.
-        groups: Deltas by group.
-    """
-
+    # model, reference: names
     model: str
     reference: str
-    differences: Mapping[str, MetricDifference]
-    groups: Sequence[SubgroupDelta] = field(default_factory=tuple)
+    differences: Mapping[str, MetricDifference]  # metric -> difference
+    groups: Sequence[SubgroupDelta] = field(default_factory=tuple)  # deltas by group
 
 
 def check_same_images(cases: Sequence[EvaluationCases]) -> None:

@@ -32,17 +32,12 @@ from pneumonia.runtime.progress import Progress
 
 @dataclass(frozen=True)
 class RobustnessRow:
-    """One perturbation.
+    """One perturbation."""
 
-    Attributes:
-        name: For example `noise_10`; `none` is the study without perturbation.
-        values: Metric (`rsna`, `auroc`, `sensitivity`, `specificity`) -> estimate.
-        deltas: Metric -> change against the unperturbed study, paired.
-    """
-
-    name: str
+    name: str  # for example `noise_10`; `none` is the study without perturbation
+    # metric (`rsna`, `auroc`, `sensitivity`, `specificity`) -> estimate
     values: Mapping[str, Estimate]
-    deltas: Mapping[str, Estimate]
+    deltas: Mapping[str, Estimate]  # metric -> change against the unperturbed study, paired
 
 
 def moved_cases(cases: EvaluationCases, name: str) -> EvaluationCases:

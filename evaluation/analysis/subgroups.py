@@ -41,42 +41,33 @@ NOT_APPLICABLE = "not applicable: the group has none of the images that the metr
 
 @dataclass(frozen=True)
 class Subgroup:
-    """A group of images.
+    """A group of images."""
 
-    Attributes:
-        facet: The attribute that divides the images, for example `view`.
-        name: Its value, for example `AP`.
-        mask: (N,) images of the group.
-        base: (N,) images that the group is compared with: all, or all positives (negatives) when
-            only these can be in the facet.
-    """
-
-    facet: str
-    name: str
-    mask: BoolArray
+    facet: str  # the attribute that divides the images, for example `view`
+    name: str  # its value, for example `AP`
+    mask: BoolArray  # (N,) images of the group
+    # (N,) images that the group is compared with: all, or all positives (negatives) when only these
+    # can be in the facet
     base: BoolArray
 
 
 @dataclass(frozen=True)
 class SubgroupResult:
-    """Numbers of one group.
+    """Numbers of one group."""
 
-    Attributes:
-        facet, name: The group.
-        n, n_positive: Images, positive images.
-        values: Metric -> estimate; NaN with method `SUPPRESSED` in small cells.
-        gaps: Metric -> (group minus its base), with its interval from the same draws.
-        p_values: Metric -> P value of a gap of 0, not corrected; absent where nothing is compared.
-        survives: Metrics whose gap remains after Holm's correction over all groups and metrics.
-    """
-
+    # facet, name: the group
     facet: str
     name: str
+    # n, n_positive: images, positive images
     n: int
     n_positive: int
+    # metric -> estimate; NaN with method `SUPPRESSED` in small cells
     values: Mapping[str, Estimate] = field(default_factory=dict)
+    # metric -> (group minus its base), with its interval from the same draws
     gaps: Mapping[str, Estimate] = field(default_factory=dict)
+    # metric -> P value of a gap of 0, not corrected; absent where nothing is compared
     p_values: Mapping[str, float] = field(default_factory=dict)
+    # metrics whose gap remains after Holm's correction over all groups and metrics
     survives: frozenset[str] = frozenset()
 
 

@@ -16,57 +16,41 @@ from evaluation.hardware.storage import Mask
 
 
 class CrossbarModel(NamedTuple):
-    """Geometry and constants; areas in mm2, powers in mW.
+    """Geometry and constants; areas in mm2, powers in mW."""
 
-    Attributes:
-        word_lines: Inputs of an array (rows).
-        bit_lines: Outputs of an array (columns).
-        cell_bits: Bits of one cell.
-        dac_bits: Bits a word line is driven with at a time.
-        array_area, array_power: Of one full array.
-        adc_area, adc_power: Of one 8-bit converter, shared by the bit lines of an array.
-        dac_area, dac_power: Of one word line's driver.
-        hold_area, hold_power: Of one bit line's sample and hold.
-        add_area, add_power: Of one shift-and-add unit, one per array.
-        buffer_area, buffer_power: Of the buffers, per array.
-        calibrated: Whether the constants were measured or simulated for a device.
-    """
-
-    word_lines: int = 128
-    bit_lines: int = 64
-    cell_bits: int = 4
-    dac_bits: int = 1
+    word_lines: int = 128  # inputs of an array (rows)
+    bit_lines: int = 64  # outputs of an array (columns)
+    cell_bits: int = 4  # bits of one cell
+    dac_bits: int = 1  # bits a word line is driven with at a time
+    # array_area, array_power: of one full array
     array_area: float = 2.5e-5
     array_power: float = 0.3
+    # adc_area, adc_power: of one 8-bit converter, shared by the bit lines of an array
     adc_area: float = 0.0012
     adc_power: float = 2.0
+    # dac_area, dac_power: of one word line's driver
     dac_area: float = 1.7e-7
     dac_power: float = 3.9e-3
+    # hold_area, hold_power: of one bit line's sample and hold
     hold_area: float = 3.9e-8
     hold_power: float = 1e-5
+    # add_area, add_power: of one shift-and-add unit, one per array
     add_area: float = 6e-5
     add_power: float = 0.05
+    # buffer_area, buffer_power: of the buffers, per array
     buffer_area: float = 0.0
     buffer_power: float = 0.0
-    calibrated: bool = False
+    calibrated: bool = False  # whether the constants were measured or simulated for a device
 
 
 class CrossbarCost(NamedTuple):
-    """Cost of a mapping.
+    """Cost of a mapping."""
 
-    Attributes:
-        arrays: Arrays of word_lines x bit_lines cells, both polarities and all slices.
-        adc_bits: Resolution that the converters need, bits.
-        area_mm2: Of everything.
-        power_mw: Of everything, all arrays busy.
-        calibrated: See CrossbarModel.
-    """
-
-    arrays: int
-    adc_bits: int
-    area_mm2: float
-    power_mw: float
-    calibrated: bool
+    arrays: int  # arrays of word_lines x bit_lines cells, both polarities and all slices
+    adc_bits: int  # resolution that the converters need, bits
+    area_mm2: float  # of everything
+    power_mw: float  # of everything, all arrays busy
+    calibrated: bool  # see CrossbarModel
 
 
 def slices(bits: int, model: CrossbarModel) -> int:

@@ -13,25 +13,15 @@ from pneumonia.runtime.model.spec_json import parse_spec
 
 @dataclass(frozen=True)
 class Footprint:
-    """Cost of a model; None = not available.
+    """Cost of a model; None = not available."""
 
-    Attributes:
-        parameters: Stored parameters (kept weights, biases, batch-norm scales).
-        macs: Multiply-accumulates for one image, of kept weights only.
-        file_bytes: Size of the weights file.
-        latency_ms: Measured time for one image.
-        energy_mj: Measured energy for one image.
-        model_hash: Identity of the model.
-        note: Where latency and energy were measured.
-    """
-
-    parameters: int | None = None
-    macs: int | None = None
-    file_bytes: int | None = None
-    latency_ms: float | None = None
-    energy_mj: float | None = None
-    model_hash: str | None = None
-    note: str = ""
+    parameters: int | None = None  # stored parameters (kept weights, biases, batch-norm scales)
+    macs: int | None = None  # multiply-accumulates for one image, of kept weights only
+    file_bytes: int | None = None  # size of the weights file
+    latency_ms: float | None = None  # measured time for one image
+    energy_mj: float | None = None  # measured energy for one image
+    model_hash: str | None = None  # identity of the model
+    note: str = ""  # where latency and energy were measured
 
 
 def kept_weights(spec: NetworkSpec) -> dict[str, int]:

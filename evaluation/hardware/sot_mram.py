@@ -11,39 +11,29 @@ from typing import NamedTuple
 
 
 class SotMramModel(NamedTuple):
-    """Geometry and constants; e_* per event in one unit of energy, t_* in ns, a_* per cell.
+    """Geometry and constants; e_* per event in one unit of energy, t_* in ns, a_* per cell."""
 
-    Attributes:
-        rows, columns: Cells of a sub-array (S_r, S_c).
-        e_and, e_popcount, e_shift_add: Of one AND per cell, one pop-count, one shift-and-add.
-        e_write: Of writing one cell.
-        e_buffer: Of moving one bit of activation.
-        t_cycle_ns, t_write_ns: Of one row-parallel operation, of one write.
-        lanes: Row-parallel operations executed at once.
-        banks: Cells written at once.
-        a_cell, a_periphery, a_buffer: Area of a cell, of a sub-array's periphery, of buffers.
-        p_standby: Power of the periphery, in energy units per ns.
-        capacity_bits: Cells available; 0 = unlimited.
-        calibrated: Whether the constants were measured or simulated for a device.
-    """
-
+    # rows, columns: cells of a sub-array (S_r, S_c)
     rows: int = 256
     columns: int = 256
+    # e_and, e_popcount, e_shift_add: of one AND per cell, one pop-count, one shift-and-add
     e_and: float = 1.0
     e_popcount: float = 5.0
     e_shift_add: float = 5.0
-    e_write: float = 100.0
-    e_buffer: float = 0.0
+    e_write: float = 100.0  # of writing one cell
+    e_buffer: float = 0.0  # of moving one bit of activation
+    # t_cycle_ns, t_write_ns: of one row-parallel operation, of one write
     t_cycle_ns: float = 1.0
     t_write_ns: float = 5.0
-    lanes: int = 1
-    banks: int = 1
+    lanes: int = 1  # row-parallel operations executed at once
+    banks: int = 1  # cells written at once
+    # a_cell, a_periphery, a_buffer: area of a cell, of a sub-array's periphery, of buffers
     a_cell: float = 1.0
     a_periphery: float = 0.0
     a_buffer: float = 0.0
-    p_standby: float = 0.0
-    capacity_bits: int = 0
-    calibrated: bool = False
+    p_standby: float = 0.0  # power of the periphery, in energy units per ns
+    capacity_bits: int = 0  # cells available; 0 = unlimited
+    calibrated: bool = False  # whether the constants were measured or simulated for a device
 
 
 class LayerLoad(NamedTuple):
@@ -58,47 +48,27 @@ class LayerLoad(NamedTuple):
 
 
 class LayerCost(NamedTuple):
-    """Cost of one layer for one image.
+    """Cost of one layer for one image."""
 
-    Attributes:
-        name: The layer.
-        sub_arrays: Sub-arrays its weights occupy.
-        operations: Row-parallel AND + pop-count operations.
-        energy: In the model's unit.
-        time_ns: Computing, without reloading.
-    """
-
-    name: str
-    sub_arrays: int
-    operations: int
-    energy: float
-    time_ns: float
+    name: str  # the layer
+    sub_arrays: int  # sub-arrays its weights occupy
+    operations: int  # row-parallel AND + pop-count operations
+    energy: float  # in the model's unit
+    time_ns: float  # computing, without reloading
 
 
 class SotMramCost(NamedTuple):
-    """Cost of a network for one image.
+    """Cost of a network for one image."""
 
-    Attributes:
-        layers: By layer.
-        cells: Weight bits stored.
-        area: In the model's unit.
-        energy: Including standby and, beyond the capacity, reloading.
-        latency_ns: One image alone.
-        images_per_s: Pipelined by layers when everything is resident, else one after the other.
-        load_ns: Writing all weights once.
-        reload_bits: Weight bits written for every image, because they do not fit.
-        calibrated: See SotMramModel.
-    """
-
-    layers: tuple[LayerCost, ...]
-    cells: int
-    area: float
-    energy: float
-    latency_ns: float
-    images_per_s: float
-    load_ns: float
-    reload_bits: int
-    calibrated: bool
+    layers: tuple[LayerCost, ...]  # by layer
+    cells: int  # weight bits stored
+    area: float  # in the model's unit
+    energy: float  # including standby and, beyond the capacity, reloading
+    latency_ns: float  # one image alone
+    images_per_s: float  # pipelined by layers when everything is resident, else one after the other
+    load_ns: float  # writing all weights once
+    reload_bits: int  # weight bits written for every image, because they do not fit
+    calibrated: bool  # see SotMramModel
 
 
 def layer_cost(load: LayerLoad, model: SotMramModel) -> LayerCost:

@@ -39,17 +39,11 @@ def pruning_to_performance(rate: float, speedup: float) -> float:
 
 
 class NeededRates(NamedTuple):
-    """Rates from which an irregular model beats a structured one, at equal accuracy and bits.
+    """Rates from which an irregular model beats a structured one, at equal accuracy and bits."""
 
-    Attributes:
-        storage: Rate at which it stores less.
-        compute: Rate at which it is faster.
-        measured: Whether the PPRs of both models were measured.
-    """
-
-    storage: float
-    compute: float
-    measured: bool
+    storage: float  # rate at which it stores less
+    compute: float  # rate at which it is faster
+    measured: bool  # whether the PPRs of both models were measured
 
 
 def needed_rates(
@@ -78,33 +72,19 @@ def needed_rates(
 
 
 class ModelCost(NamedTuple):
-    """Storage cost of one model.
+    """Storage cost of one model."""
 
-    Attributes:
-        name: Name in the report.
-        kind: Storage kind of most of its sparse weights, or `dense`.
-        weights: Weights of its network with every layer dense, after dead-path removal.
-        kept: Weights stored.
-        macs: Multiply-accumulates of the stored weights for one image.
-        bits: Mean bits of a stored value.
-        value_bytes: Size of the values alone.
-        total_bytes: Size of values, indices and levels in the weights file.
-        file_bytes: Size of the weights file.
-        latency_ms: Measured latency of one image, or None.
-        engine: Engine with which the latency was measured.
-    """
-
-    name: str
-    kind: Kind
-    weights: int
-    kept: int
-    macs: int
-    bits: float
-    value_bytes: int
-    total_bytes: int
-    file_bytes: int
-    latency_ms: float | None = None
-    engine: str = ""
+    name: str  # name in the report
+    kind: Kind  # storage kind of most of its sparse weights, or `dense`
+    weights: int  # weights of its network with every layer dense, after dead-path removal
+    kept: int  # weights stored
+    macs: int  # multiply-accumulates of the stored weights for one image
+    bits: float  # mean bits of a stored value
+    value_bytes: int  # size of the values alone
+    total_bytes: int  # size of values, indices and levels in the weights file
+    file_bytes: int  # size of the weights file
+    latency_ms: float | None = None  # measured latency of one image, or None
+    engine: str = ""  # engine with which the latency was measured
 
     @property
     def index_bytes(self) -> int:
@@ -154,25 +134,18 @@ def _kind(by_kind: dict[Kind, int], kept: int) -> Kind:
 
 
 class JudgedPair(NamedTuple):
-    """One irregular model against one structured model of the same dense reference.
+    """One irregular model against one structured model of the same dense reference."""
 
-    Attributes:
-        irregular, structured: The models.
-        rate_irregular, rate_structured: Weights of the reference over kept weights.
-        needed: Rates that the irregular model needs.
-        smaller: Whether the irregular model stores fewer bytes.
-        faster: Whether its measured latency is shorter; None when not both were timed.
-        reservations: Conditions of a fair comparison that are not met, as text.
-    """
-
+    # irregular, structured: the models
     irregular: ModelCost
     structured: ModelCost
+    # rate_irregular, rate_structured: weights of the reference over kept weights
     rate_irregular: float
     rate_structured: float
-    needed: NeededRates
-    smaller: bool
-    faster: bool | None
-    reservations: tuple[str, ...]
+    needed: NeededRates  # rates that the irregular model needs
+    smaller: bool  # whether the irregular model stores fewer bytes
+    faster: bool | None  # whether its measured latency is shorter; None when not both were timed
+    reservations: tuple[str, ...]  # conditions of a fair comparison that are not met, as text
 
 
 def measured_ppr(reference: ModelCost, model: ModelCost) -> float | None:

@@ -22,46 +22,33 @@ SHIFTED = LOGIT_T + ", value and draws corrected for their bias"
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number that can be computed for any weighting of the images.
+    """A number that can be computed for any weighting of the images."""
 
-    Attributes:
-        name: Key in metrics.json.
-        n: Units behind it (images, positives, truths ...), shown in the report.
-        compute: (D, N) weights -> (D,) values, NaN where undefined.
-        inflated: The statistic is too large on few images (ECE counts noise as error, AP ranks too
-            well): its interval is centred at the value minus the mean excess of the draws over it.
-        rests_on: (N,) masks of images, each of which has to be represented (positives and negatives
-            for an AUROC); the interval counts the patients of the smallest. None = all images.
-        lowest, highest: Possible values: 0..1, or 0..inf, or -inf..inf.
-    """
-
-    name: str
-    n: int
+    name: str  # key in metrics.json
+    n: int  # units behind it (images, positives, truths ...), shown in the report
+    # (D, N) weights -> (D,) values, NaN where undefined
     compute: Callable[[Float64Array], Float64Array]
+    # the statistic is too large on few images (ECE counts noise as error, AP ranks too well): its
+    # interval is centred at the value minus the mean excess of the draws over it
     inflated: bool = False
+    # (N,) masks of images, each of which has to be represented (positives and negatives for an
+    # AUROC); the interval counts the patients of the smallest. None = all images
     rests_on: tuple[NDArray[np.bool_], ...] = ()
+    # lowest, highest: possible values: 0..1, or 0..inf, or -inf..inf
     lowest: float = 0.0
     highest: float = 1.0
 
 
 @dataclass(frozen=True)
 class RatioStatistic:
-    """A statistic that is a quotient of two sums over images.
+    """A statistic that is a quotient of two sums over images."""
 
-    Attributes:
-        name: Key in metrics.json.
-        n: Units in the denominator.
-        numerator: (N,) contribution of each image, >= 0.
-        denominator: (N,) contribution of each image, >= 0; the statistic rests on the images with
-            a positive one.
-        highest: Highest possible value, 1 or inf; the lowest is 0.
-    """
-
-    name: str
-    n: int
-    numerator: Float64Array
+    name: str  # key in metrics.json
+    n: int  # units in the denominator
+    numerator: Float64Array  # (N,) contribution of each image, >= 0
+    # (N,) contribution of each image, >= 0; the statistic rests on the images with a positive one
     denominator: Float64Array
-    highest: float = 1.0
+    highest: float = 1.0  # highest possible value, 1 or inf; the lowest is 0
 
     @property
     def lowest(self) -> float:
@@ -83,38 +70,26 @@ AnyStatistic = Statistic | RatioStatistic
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % confidence interval; NaN = not available.
+    """A value with its 95 % confidence interval; NaN = not available."""
 
-    Attributes:
-        value: On the study itself.
-        ci_low, ci_high: Interval.
-        n: Units (images, boxes ...) behind it.
-        method: How the interval was computed.
-    """
-
-    value: float
+    value: float  # on the study itself
+    # ci_low, ci_high: interval
     ci_low: float
     ci_high: float
-    n: int
-    method: str
+    n: int  # units (images, boxes ...) behind it
+    method: str  # how the interval was computed
 
 
 @dataclass(frozen=True)
 class Resampler:
-    """Draws patients.
+    """Draws patients."""
 
-    Attributes:
-        patients: (N,) patient number of each image.
-        strata: (N,) stratum of each image, bool or int >= 0 (`positive`: two strata); a patient
-            belongs to the highest stratum of their images.
-        draws: Bootstrap draws.
-        seed: Seed of the random numbers; the same seed gives the same draws.
-    """
-
-    patients: IntArray
+    patients: IntArray  # (N,) patient number of each image
+    # (N,) stratum of each image, bool or int >= 0 (`positive`: two strata); a patient belongs to
+    # the highest stratum of their images
     strata: NDArray[np.bool_] | IntArray
-    draws: int = 2000
-    seed: int = 0
+    draws: int = 2000  # bootstrap draws
+    seed: int = 0  # seed of the random numbers; the same seed gives the same draws
 
     def blocks(self) -> Iterator[Float64Array]:
         """Weights (D, N) block by block."""

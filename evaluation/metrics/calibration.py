@@ -20,20 +20,14 @@ SLOPE_LIMIT = 100.0  # beyond this the classes are separated and no finite slope
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One bar of the reliability plot.
+    """One bar of the reliability plot."""
 
-    Attributes:
-        low, high: Scores of the bin.
-        mean_score: Mean score of its images.
-        observed: Share of its images that are positive.
-        n: Images.
-    """
-
+    # low, high: scores of the bin
     low: float
     high: float
-    mean_score: float
-    observed: float
-    n: int
+    mean_score: float  # mean score of its images
+    observed: float  # share of its images that are positive
+    n: int  # images
 
 
 def logit(scores: ArrayLike) -> Float64Array:

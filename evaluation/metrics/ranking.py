@@ -23,23 +23,15 @@ RECALL_GRID = np.linspace(0.0, 1.0, RECALL_STEPS + 1)  # where COCO reads the pr
 
 @dataclass(frozen=True)
 class BoxRanking:
-    """Boxes of all images in descending score.
+    """Boxes of all images in descending score."""
 
-    Attributes:
-        image: (K,) index of the image of each box.
-        score: (K,) descending.
-        truth: (T, K) global index of the truth each box hits at each IoU threshold, -1 = none.
-        truth_image: (M,) image of each truth.
-        n_images: Images, with and without truth.
-        iou_thresholds: (T,) a hit needs IoU >= this.
-    """
-
-    image: IntArray
-    score: Float64Array
+    image: IntArray  # (K,) index of the image of each box
+    score: Float64Array  # (K,) descending
+    # (T, K) global index of the truth each box hits at each IoU threshold, -1 = none
     truth: IntArray
-    truth_image: IntArray
-    n_images: int
-    iou_thresholds: tuple[float, ...]
+    truth_image: IntArray  # (M,) image of each truth
+    n_images: int  # images, with and without truth
+    iou_thresholds: tuple[float, ...]  # (T,) a hit needs IoU >= this
 
     def hits(self, iou_threshold: float) -> NDArray[np.bool_]:
         """(K,) which boxes hit a truth at one of the matched IoU thresholds."""
@@ -96,22 +88,17 @@ class RankedCounts:
     """Cumulative counts of a block of draws at the distinct scores at which a truth is hit.
 
     Other scores are not needed: between two of these sensitivity is constant and precision falls.
-
-    Attributes:
-        position: (H,) position of the last box of each score of which at least one box hits a
-            truth at one of the IoU thresholds.
-        shown: (D, H) boxes shown down to and including each of them.
-        n_truths: (D,) truths.
-        weights: (D, N) weight of each image.
-        hits: IoU threshold -> (D, H) truths hit so far, filled on first use.
-        precision: IoU threshold -> (D,) average precision, filled on first use.
     """
 
+    # (H,) position of the last box of each score of which at least one box hits a truth at one of
+    # the IoU thresholds
     position: IntArray
-    shown: Float64Array
-    n_truths: Float64Array
-    weights: Float64Array
+    shown: Float64Array  # (D, H) boxes shown down to and including each of them
+    n_truths: Float64Array  # (D,) truths
+    weights: Float64Array  # (D, N) weight of each image
+    # IoU threshold -> (D, H) truths hit so far, filled on first use
     hits: dict[float, Float64Array] = field(default_factory=dict)
+    # IoU threshold -> (D,) average precision, filled on first use
     precision: dict[float, Float64Array] = field(default_factory=dict)
 
 

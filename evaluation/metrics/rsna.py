@@ -33,34 +33,22 @@ ScoredBoxes = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 @dataclass(frozen=True)
 class RsnaScore:
-    """The challenge score at one score threshold.
+    """The challenge score at one score threshold."""
 
-    Attributes:
-        value: The score, 0..1; NaN when no image counts (no truth and no box anywhere).
-        per_image: Image id -> its score; images that do not count are absent.
-        n: Images that count.
-    """
-
-    value: float
-    per_image: dict[str, float]
-    n: int
+    value: float  # the score, 0..1; NaN when no image counts (no truth and no box anywhere)
+    per_image: dict[str, float]  # image id -> its score; images that do not count are absent
+    n: int  # images that count
 
 
 @dataclass(frozen=True)
 class RsnaTable:
-    """Matching of every image, from which the challenge score at any threshold is computed.
+    """Matching of every image, from which the challenge score at any threshold is computed."""
 
-    Attributes:
-        ids: Image ids.
-        n_truths: (N,) truth boxes per image.
-        box_scores: (N, B) scores in descending order, padded with -inf.
-        hit_scores: (P, G, 8) score of the box that hits each truth at each IoU threshold, for the
-            images with truth only; -inf = missed or padding.
-    """
-
-    ids: tuple[str, ...]
-    n_truths: NDArray[np.intp]
-    box_scores: Float64Array
+    ids: tuple[str, ...]  # image ids
+    n_truths: NDArray[np.intp]  # (N,) truth boxes per image
+    box_scores: Float64Array  # (N, B) scores in descending order, padded with -inf
+    # (P, G, 8) score of the box that hits each truth at each IoU threshold, for the images with
+    # truth only; -inf = missed or padding
     hit_scores: Float64Array
 
     def image_scores(self, threshold: float) -> Float64Array:

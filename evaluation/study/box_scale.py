@@ -22,17 +22,11 @@ CANDIDATES = tuple(round(0.70 + 0.025 * step, 3) for step in range(19))  # 0.70 
 
 @dataclass(frozen=True)
 class ScaleChoice:
-    """The best box scale of a study.
+    """The best box scale of a study."""
 
-    Attributes:
-        scale: Factor of width and height.
-        rsna_score: Highest challenge score with it, over all thresholds.
-        unscaled: Highest challenge score without it.
-    """
-
-    scale: float
-    rsna_score: float
-    unscaled: float
+    scale: float  # factor of width and height
+    rsna_score: float  # highest challenge score with it, over all thresholds
+    unscaled: float  # highest challenge score without it
 
 
 def scale_boxes(cases: EvaluationCases, scale: float) -> EvaluationCases:

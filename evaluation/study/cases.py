@@ -18,56 +18,32 @@ EDGE_PX = 1.0  # tolerance for boxes that reach over the frame through rounding
 
 @dataclass(frozen=True)
 class LabelCoverage:
-    """Overlap of labels and predictions; counts are of images unless said otherwise.
+    """Overlap of labels and predictions; counts are of images unless said otherwise."""
 
-    Attributes:
-        n_labelled: Labelled images (of the subset, when one was named).
-        n_scored: Images in the predictions file.
-        n_evaluated: Both labelled and scored.
-        n_missing: Labelled but not scored.
-        n_unlabelled: Scored but not labelled (or outside the subset): left out.
-        n_boxes: Predicted boxes on the evaluated images.
-        n_boxes_outside: Of these, boxes that reach outside their image; scored as given.
-        n_patients: Patients, or images when the patients are not known.
-        patients_known: Whether every image's patient is known.
-    """
-
-    n_labelled: int
-    n_scored: int
-    n_evaluated: int
-    n_missing: int
-    n_unlabelled: int
-    n_boxes: int
-    n_boxes_outside: int
-    n_patients: int
-    patients_known: bool
+    n_labelled: int  # labelled images (of the subset, when one was named)
+    n_scored: int  # images in the predictions file
+    n_evaluated: int  # both labelled and scored
+    n_missing: int  # labelled but not scored
+    n_unlabelled: int  # scored but not labelled (or outside the subset): left out
+    n_boxes: int  # predicted boxes on the evaluated images
+    n_boxes_outside: int  # of these, boxes that reach outside their image; scored as given
+    n_patients: int  # patients, or images when the patients are not known
+    patients_known: bool  # whether every image's patient is known
 
 
 @dataclass(frozen=True)
 class EvaluationCases:
-    """Evaluated images; all boxes are float64 xyxy in the labels' frame.
+    """Evaluated images; all boxes are float64 xyxy in the labels' frame."""
 
-    Attributes:
-        ids: N image ids, in the labels' order.
-        truths: Per image (n, 4), in canonical order.
-        boxes: Per image (k, 4), in descending score.
-        scores: Per image (k,), descending.
-        sizes: (N, 2) width and height of the image as scored, pixels.
-        scales: (N, 2) frame pixels per image pixel, in x and y.
-        patients: (N,) patient number.
-        cohort: Attributes of the images.
-        coverage: Counts of labelled, scored and evaluated images.
-    """
-
-    ids: tuple[str, ...]
-    truths: tuple[Float64Array, ...]
-    boxes: tuple[Float64Array, ...]
-    scores: tuple[Float64Array, ...]
-    sizes: IntArray
-    scales: Float64Array
-    patients: IntArray
-    cohort: Cohort
-    coverage: LabelCoverage
+    ids: tuple[str, ...]  # N image ids, in the labels' order
+    truths: tuple[Float64Array, ...]  # per image (n, 4), in canonical order
+    boxes: tuple[Float64Array, ...]  # per image (k, 4), in descending score
+    scores: tuple[Float64Array, ...]  # per image (k,), descending
+    sizes: IntArray  # (N, 2) width and height of the image as scored, pixels
+    scales: Float64Array  # (N, 2) frame pixels per image pixel, in x and y
+    patients: IntArray  # (N,) patient number
+    cohort: Cohort  # attributes of the images
+    coverage: LabelCoverage  # counts of labelled, scored and evaluated images
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -18,17 +18,13 @@ CLASS_ORDER = (NORMAL, NOT_NORMAL, LUNG_OPACITY)  # stratum 0, 1, 2
 
 @dataclass(frozen=True)
 class ClassMix:
-    """Shares of the three classes in a population.
+    """Shares of the three classes in a population."""
 
-    Attributes:
-        opacity, not_normal, normal: Counts of images, or shares (they need not sum to 1).
-        name: Name of the population in reports.
-    """
-
+    # opacity, not_normal, normal: counts of images, or shares (they need not sum to 1)
     opacity: float
     not_normal: float
     normal: float
-    name: str = "stated mix"
+    name: str = "stated mix"  # name of the population in reports
 
     @property
     def shares(self) -> Float64Array:

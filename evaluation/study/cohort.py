@@ -29,15 +29,11 @@ AGE_MAX_YEARS = 110.0  # NIH ChestX-ray14 has ages up to 414: typing errors
 
 @dataclass(frozen=True)
 class Cohort:
-    """Attributes by image; an attribute that is not known is absent.
+    """Attributes by image; an attribute that is not known is absent."""
 
-    Attributes:
-        facts: Image id -> {attribute: text}; attributes are the keys of `COLUMNS`.
-        sources: Files read.
-    """
-
+    # image id -> {attribute: text}; attributes are the keys of `COLUMNS`
     facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()  # files read
 
     def get(self, image_id: str, fact: str) -> str:
         """The attribute's text, or an empty string."""

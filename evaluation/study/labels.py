@@ -21,18 +21,13 @@ BoxArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TruthLabels:
-    """Truth boxes of labelled images.
+    """Truth boxes of labelled images."""
 
-    Attributes:
-        ids: Image ids in the order of the file.
-        boxes: Image id -> (n, 4) float32 xyxy in pixels of `frame`; n = 0 for a negative image.
-        positive: (len(ids),) bool, aligned with `ids`.
-        frame: Side of the square frame in pixels; None = each image's own pixels.
-    """
-
-    ids: tuple[str, ...]
+    ids: tuple[str, ...]  # image ids in the order of the file
+    # image id -> (n, 4) float32 xyxy in pixels of `frame`; n = 0 for a negative image
     boxes: dict[str, BoxArray]
-    positive: NDArray[np.bool_]
+    positive: NDArray[np.bool_]  # (len(ids),) bool, aligned with `ids`
+    # side of the square frame in pixels; None = each image's own pixels
     frame: float | None = RSNA_FRAME
 
     def select(self, ids: Iterable[str]) -> "TruthLabels":

@@ -42,30 +42,22 @@ MERGED = "one threshold reaches both, that of highest sensitivity + specificity"
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A frozen threshold and its metrics on the images it was chosen on.
+    """A frozen threshold and its metrics on the images it was chosen on."""
 
-    Attributes:
-        threshold: Boxes of this score or higher count.
-        rule: How it was chosen.
-        rsna_score: Challenge score there; None = not available.
-        sensitivity, sensitivity_low: Of images, with the lower end of its 95 % interval over
-            patients.
-        specificity, specificity_low: The same.
-        specificity_normal, specificity_not_normal: By class; None when a class is not known.
-        mix: Name of the mix of classes of the next three; None = not available.
-        rsna_score_at_mix, specificity_at_mix, ppv_at_mix: Metrics at that mix.
-    """
-
-    threshold: float
-    rule: str
-    rsna_score: float | None = None
+    threshold: float  # boxes of this score or higher count
+    rule: str  # how it was chosen
+    rsna_score: float | None = None  # challenge score there; None = not available
+    # sensitivity, sensitivity_low: of images, with the lower end of its 95 % interval over patients
     sensitivity: float | None = None
     sensitivity_low: float | None = None
+    # specificity, specificity_low: the same
     specificity: float | None = None
     specificity_low: float | None = None
+    # specificity_normal, specificity_not_normal: by class; None when a class is not known
     specificity_normal: float | None = None
     specificity_not_normal: float | None = None
-    mix: str | None = None
+    mix: str | None = None  # name of the mix of classes of the next three; None = not available
+    # rsna_score_at_mix, specificity_at_mix, ppv_at_mix: metrics at that mix
     rsna_score_at_mix: float | None = None
     specificity_at_mix: float | None = None
     ppv_at_mix: float | None = None

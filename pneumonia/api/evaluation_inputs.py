@@ -47,35 +47,22 @@ def refuse_other_folder(out: Path) -> None:
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Options that `evaluate` and `compare` share.
+    """Options that `evaluate` and `compare` share."""
 
-    Attributes:
-        classes: csv with patientId, class (official class info).
-        images: csv of patient, view, sex, age per image.
-        frame: Side of the labels' frame in pixels; None for the pixels of each image.
-        subset: File of image ids, one per line; only those count.
-        only_scored: Leave out labelled images without a score.
-        points: Frozen thresholds: operating_points.json, or a bundle.
-        threshold: One threshold, 0 to 1, in place of frozen or chosen ones.
-        image_folder: Radiographs, to show cases.
-        mix: Mix of classes that results are weighted to as well.
-        design: `cohort` (images chosen with their prevalence) or `case-control`; intervals follow.
-        draws: Bootstrap draws.
-        seed: Seed of the draws.
-    """
-
-    classes: Path | None = None
-    images: Path | None = None
+    classes: Path | None = None  # csv with patientId, class (official class info)
+    images: Path | None = None  # csv of patient, view, sex, age per image
+    # side of the labels' frame in pixels; None for the pixels of each image
     frame: float | None = RSNA_FRAME
-    subset: Path | None = None
-    only_scored: bool = False
-    points: Path | None = None
-    threshold: float | None = None
-    image_folder: Path | None = None
-    mix: ClassMix = RSNA_MIX
+    subset: Path | None = None  # file of image ids, one per line; only those count
+    only_scored: bool = False  # leave out labelled images without a score
+    points: Path | None = None  # frozen thresholds: operating_points.json, or a bundle
+    threshold: float | None = None  # one threshold, 0 to 1, in place of frozen or chosen ones
+    image_folder: Path | None = None  # radiographs, to show cases
+    mix: ClassMix = RSNA_MIX  # mix of classes that results are weighted to as well
+    # `cohort` (images chosen with their prevalence) or `case-control`; intervals follow
     design: Literal["cohort", "case-control"] = "cohort"
-    draws: int = 2000
-    seed: int = 0
+    draws: int = 2000  # bootstrap draws
+    seed: int = 0  # seed of the draws
 
     def read_cases(self, predictions: Path, labels: Path) -> EvaluationCases:
         """Read and join labels, predictions (predictions.csv or a submission) and facts.
@@ -100,20 +87,14 @@ class StudyOptions:
 
 
 class FrozenPoints(NamedTuple):
-    """What operating_points.json fixes.
+    """What operating_points.json fixes."""
 
-    Attributes:
-        points: Name -> point; None = nothing is frozen.
-        platt: Slope and intercept of the Platt scaling, None = not available.
-        box_scale: How boxes are resized before they are judged.
-        model_hash: Hash of the model they belong to, None = not recorded.
-        image_set: Digest of the images on which they were chosen, None = not recorded.
-    """
-
-    points: Mapping[str, OperatingPoint] | None = None
+    points: Mapping[str, OperatingPoint] | None = None  # name -> point; None = nothing is frozen
+    # slope and intercept of the Platt scaling, None = not available
     platt: tuple[float, float] | None = None
-    box_scale: float = 1.0
-    model_hash: str | None = None
+    box_scale: float = 1.0  # how boxes are resized before they are judged
+    model_hash: str | None = None  # hash of the model they belong to, None = not recorded
+    # digest of the images on which they were chosen, None = not recorded
     image_set: str | None = None
 
 

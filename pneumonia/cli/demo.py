@@ -40,19 +40,12 @@ RSNA_COMMANDS = (
 
 
 class DemoScale(NamedTuple):
-    """How large the demo is.
+    """How large the demo is."""
 
-    Attributes:
-        films: Phantom studies.
-        train: Changes to the training recipe.
-        prune: Changes to the pruning recipe.
-        compare: Options of `pneumonia compare`.
-    """
-
-    films: int
-    train: tuple[str, ...] = ()
-    prune: tuple[str, ...] = ()
-    compare: tuple[str, ...] = ()
+    films: int  # phantom studies
+    train: tuple[str, ...] = ()  # changes to the training recipe
+    prune: tuple[str, ...] = ()  # changes to the pruning recipe
+    compare: tuple[str, ...] = ()  # options of `pneumonia compare`
 
 
 FULL = DemoScale(960)

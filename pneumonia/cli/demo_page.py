@@ -22,19 +22,12 @@ PICTURE_NOTE = (
 
 
 class DemoModel(NamedTuple):
-    """One of the two models.
+    """One of the two models."""
 
-    Attributes:
-        name: `dense` or `pruned`.
-        run: Run folder.
-        bundle: Model bundle.
-        scores: Output folder of `pneumonia score`.
-    """
-
-    name: str
-    run: Path
-    bundle: Path
-    scores: Path
+    name: str  # `dense` or `pruned`
+    run: Path  # run folder
+    bundle: Path  # model bundle
+    scores: Path  # output folder of `pneumonia score`
 
 
 class ResultRow(NamedTuple):
@@ -47,13 +40,9 @@ class ResultRow(NamedTuple):
 
 
 class DemoFolder(NamedTuple):
-    """Paths in the output folder of the demo.
+    """Paths in the output folder of the demo."""
 
-    Attributes:
-        root: The folder given with --out.
-    """
-
-    root: Path
+    root: Path  # the folder given with --out
 
     @property
     def phantoms(self) -> Path:

@@ -16,17 +16,11 @@ BAR_UNITS = 1000
 
 
 class DemoStep(NamedTuple):
-    """A part of the demo.
+    """A part of the demo."""
 
-    Attributes:
-        name: Shown beside the bar.
-        kind: Steps of one kind run at one speed: TRAINING or OTHER.
-        cost: Relative to the other steps of the kind; of OTHER, seconds on a usual machine.
-    """
-
-    name: str
-    kind: str
-    cost: float
+    name: str  # shown beside the bar
+    kind: str  # steps of one kind run at one speed: TRAINING or OTHER
+    cost: float  # relative to the other steps of the kind; of OTHER, seconds on a usual machine
 
 
 class DurationEstimate:

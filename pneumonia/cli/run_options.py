@@ -21,19 +21,12 @@ REFERENCE = "docs/reference/recipes.md"
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """Options that every verb with a recipe has.
+    """Options that every verb with a recipe has."""
 
-    Attributes:
-        changes: Keys of the recipe to change, as `key=value`.
-        resume: Continue after the last finished epoch.
-        threads: Threads on the CPU; None for the recipe's.
-        accept_seen: Of `prune` and `quantize`: accept a dataset whose validation images the run
-            was trained on.
-    """
-
-    changes: tuple[str, ...] = ()
-    resume: bool = False
-    threads: int | None = None
+    changes: tuple[str, ...] = ()  # keys of the recipe to change, as `key=value`
+    resume: bool = False  # continue after the last finished epoch
+    threads: int | None = None  # threads on the CPU; None for the recipe's
+    # of `prune` and `quantize`: accept a dataset whose validation images the run was trained on
     accept_seen: bool = False
 
     def run_options(self, progress: "Progress | None" = None) -> "RunOptions":

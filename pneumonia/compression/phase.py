@@ -27,16 +27,11 @@ FINISHED = "finished.json"
 
 
 class Trainer(NamedTuple):
-    """What all trainings of a compression share.
+    """What all trainings of a compression share."""
 
-    Attributes:
-        task: Data, loss and metrics.
-        resume: Trainings that were interrupted go on.
-        progress: Called with (done, total, note), the note after the training's name.
-    """
-
-    task: TrainingTask
-    resume: bool = False
+    task: TrainingTask  # data, loss and metrics
+    resume: bool = False  # trainings that were interrupted go on
+    # called with (done, total, note), the note after the training's name
     progress: Progress | None = None
 
     def fit(

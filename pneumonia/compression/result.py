@@ -15,69 +15,39 @@ from pneumonia.training.config import TrainConfig
 
 
 class CompressionJob(NamedTuple):
-    """Inputs of every compression method.
+    """Inputs of every compression method."""
 
-    Attributes:
-        parent: The run that is compressed.
-        spec: Its network, with the storage it has now.
-        tensors: Its dense tensors.
-        before: Its account.
-        trainer: Task, resume, progress.
-        training: Training settings that the phases of the recipe change.
-        out: The run folder to write.
-    """
-
-    parent: RunFolder
-    spec: NetworkSpec
-    tensors: dict[str, Tensor]
-    before: NetworkAccount
-    trainer: Trainer
-    training: TrainConfig
-    out: RunFolder
+    parent: RunFolder  # the run that is compressed
+    spec: NetworkSpec  # its network, with the storage it has now
+    tensors: dict[str, Tensor]  # its dense tensors
+    before: NetworkAccount  # its account
+    trainer: Trainer  # task, resume, progress
+    training: TrainConfig  # training settings that the phases of the recipe change
+    out: RunFolder  # the run folder to write
 
 
 class CompressedNetwork(NamedTuple):
-    """Network produced by a method.
+    """Network produced by a method."""
 
-    Attributes:
-        spec: The network, each layer with its storage.
-        tensors: Its dense tensors.
-        epochs: Epochs of training it took.
-        stages: Folders of the stages, in order.
-        method: The method's entries of compression.json.
-        layers: Layer -> the method's entries for this layer.
-    """
-
-    spec: NetworkSpec
-    tensors: dict[str, Tensor]
-    epochs: int
-    stages: list[Path]
-    method: dict[str, Any]
-    layers: Mapping[str, Mapping[str, Any]]
+    spec: NetworkSpec  # the network, each layer with its storage
+    tensors: dict[str, Tensor]  # its dense tensors
+    epochs: int  # epochs of training it took
+    stages: list[Path]  # folders of the stages, in order
+    method: dict[str, Any]  # the method's entries of compression.json
+    layers: Mapping[str, Mapping[str, Any]]  # layer -> the method's entries for this layer
 
 
 class CompressionResult(NamedTuple):
-    """Result of a compression run.
+    """Result of a compression run."""
 
-    Attributes:
-        before: Account of the network that was compressed.
-        after: Account of the compressed network.
-        metrics_before: Validation of the one; empty in all processes but the first.
-        metrics_after: Validation of the other.
-        bytes_before: Size of the weights file of the one.
-        bytes_after: Size of the other's.
-        protected: Layers whose filters had to stay because they feed an output.
-        bits: Layer -> bits of one stored weight.
-    """
-
-    before: NetworkAccount
-    after: NetworkAccount
-    metrics_before: dict[str, float]
-    metrics_after: dict[str, float]
-    bytes_before: int
-    bytes_after: int
-    protected: tuple[str, ...]
-    bits: dict[str, int]
+    before: NetworkAccount  # account of the network that was compressed
+    after: NetworkAccount  # account of the compressed network
+    metrics_before: dict[str, float]  # validation of the one; empty in all processes but the first
+    metrics_after: dict[str, float]  # validation of the other
+    bytes_before: int  # size of the weights file of the one
+    bytes_after: int  # size of the other's
+    protected: tuple[str, ...]  # layers whose filters had to stay because they feed an output
+    bits: dict[str, int]  # layer -> bits of one stored weight
 
     @property
     def rate(self) -> float:

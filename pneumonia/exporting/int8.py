@@ -53,19 +53,13 @@ INTEGERS = 127  # a weight is one of -127..127 times its filter's scale
 
 
 class Int8Onnx(NamedTuple):
-    """An int8 ONNX file.
+    """An int8 ONNX file."""
 
-    Attributes:
-        data: Its bytes.
-        n_images: Calibration images used.
-        weight_scales: Layer -> float32 (O,): scale of each filter's integers; quantized layers.
-        relative_error: RMS difference from the float file over RMS of its outputs, on the first
-            calibration batch.
-    """
-
-    data: bytes
-    n_images: int
+    data: bytes  # its bytes
+    n_images: int  # calibration images used
+    # layer -> float32 (O,): scale of each filter's integers; quantized layers
     weight_scales: dict[str, npt.NDArray[np.float32]]
+    # RMS difference from the float file over RMS of its outputs, on the first calibration batch
     relative_error: float
 
 

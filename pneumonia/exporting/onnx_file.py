@@ -23,19 +23,12 @@ SEED = 20180726
 
 
 class OnnxReport(NamedTuple):
-    """Properties of a file that passed the checks.
+    """Properties of a file that passed the checks."""
 
-    Attributes:
-        opset: Read back from the file.
-        ir_version: Read back from the file.
-        ops: How often each op occurs.
-        relative_error: Largest difference to torch over all outputs, relative to the largest
-            magnitude of that output.
-    """
-
-    opset: int
-    ir_version: int
-    ops: dict[str, int]
+    opset: int  # read back from the file
+    ir_version: int  # read back from the file
+    ops: dict[str, int]  # how often each op occurs
+    # largest difference to torch over all outputs, relative to the largest magnitude of that output
     relative_error: float
 
 

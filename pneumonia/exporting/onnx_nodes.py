@@ -17,29 +17,18 @@ MAX_CODE = 127
 
 
 class GatheredInput(NamedTuple):
-    """A convolution that reads only the channels in which it keeps a column.
+    """A convolution that reads only the channels in which it keeps a column."""
 
-    Attributes:
-        layer: Its name.
-        n_channels: Channels of its input.
-        n_alive: Channels it reads.
-    """
-
-    layer: str
-    n_channels: int
-    n_alive: int
+    layer: str  # its name
+    n_channels: int  # channels of its input
+    n_alive: int  # channels it reads
 
 
 class FilterCodes(NamedTuple):
-    """A weight as whole numbers times scales.
+    """A weight as whole numbers times scales."""
 
-    Attributes:
-        codes: int8, shaped like the weight.
-        scales: float32 (O,).
-    """
-
-    codes: NDArray[np.int8]
-    scales: Array
+    codes: NDArray[np.int8]  # int8, shaped like the weight
+    scales: Array  # float32 (O,)
 
 
 def int8_codes(weight: Array) -> FilterCodes | None:

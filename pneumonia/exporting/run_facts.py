@@ -17,35 +17,20 @@ UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}
 
 
 class RunFacts(NamedTuple):
-    """Facts of a run; None or empty where the run folder does not record them.
+    """Facts of a run; None or empty where the run folder does not record them."""
 
-    Attributes:
-        kind: `train` or `prune`.
-        checkpoint: Name of the checkpoint folder.
-        epoch: After which the weights were saved.
-        seed: Of the run.
-        dataset_fingerprint: Of the training data.
-        versions: Package -> version at training.
-        metrics: Of the validation of these weights.
-        points: Operating points: name -> record with `threshold`.
-        chosen: What else is known of their choice: the keys of `CHOSEN`.
-        compression: What a pruning run says about the whole network, as text.
-        trained_weights: Weights of the network before anything was compressed.
-        about: What only people know (intended use, data and its terms, limits), as Markdown.
-    """
-
-    kind: str | None
-    checkpoint: str
-    epoch: int | None
-    seed: int | None
-    dataset_fingerprint: str | None
-    versions: dict[str, str]
-    metrics: dict[str, float]
-    points: dict[str, dict[str, Any]]
-    chosen: dict[str, Any]
-    compression: dict[str, str]
-    trained_weights: int | None = None
-    about: str = ""
+    kind: str | None  # `train` or `prune`
+    checkpoint: str  # name of the checkpoint folder
+    epoch: int | None  # after which the weights were saved
+    seed: int | None  # of the run
+    dataset_fingerprint: str | None  # of the training data
+    versions: dict[str, str]  # package -> version at training
+    metrics: dict[str, float]  # of the validation of these weights
+    points: dict[str, dict[str, Any]]  # operating points: name -> record with `threshold`
+    chosen: dict[str, Any]  # what else is known of their choice: the keys of `CHOSEN`
+    compression: dict[str, str]  # what a pruning run says about the whole network, as text
+    trained_weights: int | None = None  # weights of the network before anything was compressed
+    about: str = ""  # what only people know (intended use, data and its terms, limits), as Markdown
 
     @property
     def calibrated(self) -> bool:

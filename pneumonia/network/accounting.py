@@ -18,34 +18,21 @@ FLOAT_BITS = 32
 
 
 class LayerAccount(NamedTuple):
-    """The cost of one layer for one image.
+    """The cost of one layer for one image."""
 
-    Attributes:
-        name: Layer.
-        op: Its op, as in JSON.
-        shape_in: (C, H, W) of the first input.
-        shape_out: (C, H, W).
-        parameters: Trainable numbers: weights, bias, batch-norm gain and offset.
-        weights: Entries of the dense weight, O * P.
-        kept_weights: Stored by the `columns` format, or not zero in the others.
-        macs: Multiply-accumulates of the dense weight.
-        kept_macs: Multiply-accumulates of the kept weights.
-        storage_bits: Stored weights, bias and all four batch-norm vectors.
-        index_bits: For `columns` the least that names them: per group of filters the smaller of a
-            bit map (P bits) and a list (c * ceil(log2 P) bits). For other formats everything that
-            is stored beside the values: indices, and the table of levels.
-    """
-
-    name: str
-    op: str
-    shape_in: Shape
-    shape_out: Shape
-    parameters: int = 0
-    weights: int = 0
-    kept_weights: int = 0
-    macs: int = 0
-    kept_macs: int = 0
-    storage_bits: int = 0
+    name: str  # layer
+    op: str  # its op, as in JSON
+    shape_in: Shape  # (C, H, W) of the first input
+    shape_out: Shape  # (C, H, W)
+    parameters: int = 0  # trainable numbers: weights, bias, batch-norm gain and offset
+    weights: int = 0  # entries of the dense weight, O * P
+    kept_weights: int = 0  # stored by the `columns` format, or not zero in the others
+    macs: int = 0  # multiply-accumulates of the dense weight
+    kept_macs: int = 0  # multiply-accumulates of the kept weights
+    storage_bits: int = 0  # stored weights, bias and all four batch-norm vectors
+    # for `columns` the least that names them: per group of filters the smaller of a bit map (P
+    # bits) and a list (c * ceil(log2 P) bits). For other formats everything that is stored beside
+    # the values: indices, and the table of levels
     index_bits: int = 0
 
 

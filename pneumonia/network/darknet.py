@@ -28,23 +28,16 @@ Floats = NDArray[np.float32]
 
 
 class DarknetWeights(NamedTuple):
-    """What a file gave.
+    """What a file gave."""
 
-    Attributes:
-        tensors: Named as `runtime.model.spec.tensor_shapes`, only of the layers in `layers`.
-        layers: Convolutions that were filled, in execution order.
-        skipped: Detection convolutions left alone because the file's have other classes.
-        grey_stem: The file's three-channel stem was summed to one grey channel.
-        version: major, minor, revision of the header.
-        images_seen: Training images the header counts.
-    """
-
+    # named as `runtime.model.spec.tensor_shapes`, only of the layers in `layers`
     tensors: dict[str, Tensor]
-    layers: tuple[str, ...]
+    layers: tuple[str, ...]  # convolutions that were filled, in execution order
+    # detection convolutions left alone because the file's have other classes
     skipped: tuple[str, ...]
-    grey_stem: bool
-    version: tuple[int, int, int]
-    images_seen: int
+    grey_stem: bool  # the file's three-channel stem was summed to one grey channel
+    version: tuple[int, int, int]  # major, minor, revision of the header
+    images_seen: int  # training images the header counts
 
 
 class _Slot(NamedTuple):

@@ -20,46 +20,29 @@ SCHEMA = "pneumonia.inspection/1"
 
 
 class PruningRates(NamedTuple):
-    """Rates that a pruning run records relative to its starting network.
+    """Rates that a pruning run records relative to its starting network."""
 
-    Attributes:
-        weights: Stored in that network.
-        macs: Multiply-accumulates of them.
-        nominal_rate: Those weights / weights inside the masks as projected.
-        nominal_mac_rate: The same of multiply-accumulates; None in runs that did not write it.
-        realised_rate: Those weights / stored weights, dead paths removed.
-        mac_rate: The same of multiply-accumulates.
-    """
-
-    weights: int
-    macs: int
-    nominal_rate: float
+    weights: int  # stored in that network
+    macs: int  # multiply-accumulates of them
+    nominal_rate: float  # those weights / weights inside the masks as projected
+    # the same of multiply-accumulates; None in runs that did not write it
     nominal_mac_rate: float | None
-    realised_rate: float
-    mac_rate: float
+    realised_rate: float  # those weights / stored weights, dead paths removed
+    mac_rate: float  # the same of multiply-accumulates
 
 
 class Inspection(NamedTuple):
-    """A model and its cost.
+    """A model and its cost."""
 
-    Attributes:
-        folder: Where the model lies: the bundle, or the checkpoint of the run.
-        kind: `bundle` (checked against its manifest) or `checkpoint`.
-        spec: The network.
-        account: Layers and totals.
-        files: Name -> bytes of the files of the folder.
-        model_hash: Of a bundle.
-        trained_weights: Weights of the network before anything was compressed, where it is known.
-        pruned: Rates against the network before pruning; of the folder of a pruning run alone.
-    """
-
-    folder: Path
-    kind: str
-    spec: NetworkSpec
-    account: NetworkAccount
-    files: dict[str, int]
-    model_hash: str | None = None
+    folder: Path  # where the model lies: the bundle, or the checkpoint of the run
+    kind: str  # `bundle` (checked against its manifest) or `checkpoint`
+    spec: NetworkSpec  # the network
+    account: NetworkAccount  # layers and totals
+    files: dict[str, int]  # name -> bytes of the files of the folder
+    model_hash: str | None = None  # of a bundle
+    # weights of the network before anything was compressed, where it is known
     trained_weights: int | None = None
+    # rates against the network before pruning; of the folder of a pruning run alone
     pruned: PruningRates | None = None
 
     @property

@@ -236,25 +236,15 @@ def _resnet18(b: _Builder) -> list[str]:
 
 
 class ZooEntry(NamedTuple):
-    """One network of the zoo and what it is built with when nothing is said.
+    """One network of the zoo and what it is built with when nothing is said."""
 
-    Attributes:
-        layers: Fills a builder and returns the names of the outputs.
-        channels: Input channels.
-        size: Side of the square input, pixels.
-        n_classes: Classes of the head.
-        multiple: The input side must be a multiple of this.
-        n_heads: Detection scales; 0 for a classifier.
-        anchors: Default anchors at `ANCHOR_SIZE`.
-    """
-
-    layers: Callable[[_Builder], list[str]]
-    channels: int
-    size: int
-    n_classes: int
-    multiple: int
-    n_heads: int = 0
-    anchors: Anchors = ()
+    layers: Callable[[_Builder], list[str]]  # fills a builder and returns the names of the outputs
+    channels: int  # input channels
+    size: int  # side of the square input, pixels
+    n_classes: int  # classes of the head
+    multiple: int  # the input side must be a multiple of this
+    n_heads: int = 0  # detection scales; 0 for a classifier
+    anchors: Anchors = ()  # default anchors at `ANCHOR_SIZE`
 
 
 ZOO: dict[str, ZooEntry] = {

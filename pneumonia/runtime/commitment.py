@@ -22,15 +22,11 @@ Objects = Sequence[Tuple[str, str]]  # SOP Class and SOP Instance UID
 
 
 class CommitmentOutcome(NamedTuple):
-    """Whether a peer promises to keep an object.
+    """Whether a peer promises to keep an object."""
 
-    Attributes:
-        code: COMMITTED, or why it does not.
-        number: Failure reason of the object (NOT_KEPT) or status of the request (REFUSED); None
-            where the peer gave none.
-    """
-
-    code: str
+    code: str  # COMMITTED, or why it does not
+    # failure reason of the object (NOT_KEPT) or status of the request (REFUSED); None where the
+    # peer gave none
     number: Optional[int] = None
 
 

@@ -33,19 +33,13 @@ FAULTS = {
 
 
 class LabelRow(NamedTuple):
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        line: Line number in the file, from 1.
-        image_id: The image's name; empty with the fault `no_id`.
-        box_xyxy: Edges in pixels of the labels' frame; None for a negative row or a faulty one.
-        fault: A key of FAULTS, or empty.
-    """
-
-    line: int
-    image_id: str
+    line: int  # line number in the file, from 1
+    image_id: str  # the image's name; empty with the fault `no_id`
+    # edges in pixels of the labels' frame; None for a negative row or a faulty one
     box_xyxy: Optional[Tuple[float, float, float, float]]
-    fault: str = ""
+    fault: str = ""  # a key of FAULTS, or empty
 
 
 def read_label_rows(path: str) -> Iterator[LabelRow]:

@@ -30,17 +30,12 @@ STATE_TENSORS = "state.safetensors"
 
 
 class FinishedEpochs(NamedTuple):
-    """Progress of a run: finished epochs and best selection metric.
+    """Progress of a run: finished epochs and best selection metric."""
 
-    Attributes:
-        epoch: Finished epochs.
-        best_metric: Highest selection metric so far; -inf before the first validation.
-        best_epoch: Epoch of it, 0 before the first validation.
-    """
-
-    epoch: int = 0
+    epoch: int = 0  # finished epochs
+    # highest selection metric so far; -inf before the first validation
     best_metric: float = -math.inf
-    best_epoch: int = 0
+    best_epoch: int = 0  # epoch of it, 0 before the first validation
 
 
 class TrainingState(NamedTuple):

@@ -15,29 +15,18 @@ SELECTION = "selection_metric"
 
 
 class EpochSample(NamedTuple):
-    """One place in an epoch's order.
+    """One place in an epoch's order."""
 
-    Attributes:
-        item: Index of the image in the task's data.
-        seed: Of everything random done to this image at this place.
-    """
-
-    item: int
-    seed: int
+    item: int  # index of the image in the task's data
+    seed: int  # of everything random done to this image at this place
 
 
 class TrainingBatch(NamedTuple):
-    """Images as the network takes them, with what the loss needs.
+    """Images as the network takes them, with what the loss needs."""
 
-    Attributes:
-        images: float32 (N, C, H, W), normalised as the spec's input says.
-        targets: The task's own.
-        image_ids: One per image, named when training must stop.
-    """
-
-    images: Tensor
-    targets: Tensor
-    image_ids: tuple[str, ...]
+    images: Tensor  # float32 (N, C, H, W), normalised as the spec's input says
+    targets: Tensor  # the task's own
+    image_ids: tuple[str, ...]  # one per image, named when training must stop
 
 
 class TrainingTask(Protocol):

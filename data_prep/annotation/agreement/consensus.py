@@ -38,37 +38,22 @@ SINGLE, MAJORITY, ADJUDICATED = "single", "majority", "adjudicated"
 
 
 class Vote(NamedTuple):
-    """The outcome of a vote.
+    """The outcome of a vote."""
 
-    Attributes:
-        code: Winning code; on a tie the deepest common ancestor of the best codes, or NIL.
-        tied: Whether several codes share the highest number of votes.
-    """
-
-    code: str
-    tied: bool
+    code: str  # winning code; on a tie the deepest common ancestor of the best codes, or NIL
+    tied: bool  # whether several codes share the highest number of votes
 
 
 class ConsensusBox(NamedTuple):
-    """A fused box of one group of overlapping reader boxes.
+    """A fused box of one group of overlapping reader boxes."""
 
-    Attributes:
-        box_xyxy: Median of each edge, pixels of the source.
-        code: See `vote_code`.
-        assertion: `present` when more than half of its readers say so, else `uncertain`.
-        annotators: Names of the readers who drew it.
-        codes: Code that each of them gave it, in the order of `annotators`.
-        n_readers: Number of readers who finished the study; 1 for an adjudication.
-        tied: Whether the vote on the finding was tied.
-    """
-
-    box_xyxy: Box
-    code: str
-    assertion: str
-    annotators: tuple[str, ...]
-    codes: tuple[str, ...]
-    n_readers: int
-    tied: bool = False
+    box_xyxy: Box  # median of each edge, pixels of the source
+    code: str  # see `vote_code`
+    assertion: str  # `present` when more than half of its readers say so, else `uncertain`
+    annotators: tuple[str, ...]  # names of the readers who drew it
+    codes: tuple[str, ...]  # code that each of them gave it, in the order of `annotators`
+    n_readers: int  # number of readers who finished the study; 1 for an adjudication
+    tied: bool = False  # whether the vote on the finding was tied
 
     @property
     def kept(self) -> bool:
@@ -87,21 +72,13 @@ class ConsensusBox(NamedTuple):
 
 
 class Consensus(NamedTuple):
-    """Combined result of all finished readings of one study.
+    """Combined result of all finished readings of one study."""
 
-    Attributes:
-        image_id: Image id of the study.
-        boxes: One box per group, including groups that only a minority drew.
-        verdict: Majority verdict; empty on a tie.
-        source: `single`, `majority` or `adjudicated`.
-        readers: Names of the readers who finished the study.
-    """
-
-    image_id: str
-    boxes: tuple[ConsensusBox, ...]
-    verdict: str
-    source: str
-    readers: tuple[str, ...]
+    image_id: str  # image id of the study
+    boxes: tuple[ConsensusBox, ...]  # one box per group, including groups that only a minority drew
+    verdict: str  # majority verdict; empty on a tie
+    source: str  # `single`, `majority` or `adjudicated`
+    readers: tuple[str, ...]  # names of the readers who finished the study
 
     @property
     def kept(self) -> tuple[ConsensusBox, ...]:
@@ -110,16 +87,11 @@ class Consensus(NamedTuple):
 
 
 class StudyTruth(NamedTuple):
-    """Training target of one study.
+    """Training target of one study."""
 
-    Attributes:
-        class_name: `Lung Opacity`, `No Lung Opacity / Not Normal`, `Normal`; empty when in doubt.
-        boxes: xyxy boxes of opacities, pixels of the source.
-        reason: Code for why the truth is in doubt, for example `finding_tied`; empty otherwise.
-    """
-
-    class_name: str
-    boxes: tuple[Box, ...]
+    class_name: str  # `Lung Opacity`, `No Lung Opacity / Not Normal`, `Normal`; empty when in doubt
+    boxes: tuple[Box, ...]  # xyxy boxes of opacities, pixels of the source
+    # code for why the truth is in doubt, for example `finding_tied`; empty otherwise
     reason: str = ""
 
 

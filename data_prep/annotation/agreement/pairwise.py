@@ -29,44 +29,26 @@ class BoxMatch(NamedTuple):
 
 
 class LevelAgreement(NamedTuple):
-    """Agreement on the findings of matched boxes, codes cut to a depth.
+    """Agreement on the findings of matched boxes, codes cut to a depth."""
 
-    Attributes:
-        level: 0 = group (coarse type), 1 = heading, 2 = with the first qualifier, ...
-        n: Matched boxes.
-        percent: Share with the same label, 0..1.
-        kappa: Cohen's kappa.
-    """
-
-    level: int
-    n: int
-    percent: float | None
-    kappa: float | None
+    level: int  # 0 = group (coarse type), 1 = heading, 2 = with the first qualifier, ...
+    n: int  # matched boxes
+    percent: float | None  # share with the same label, 0..1
+    kappa: float | None  # Cohen's kappa
 
 
 class PairAgreement(NamedTuple):
-    """Two annotators compared on the studies that both have finished.
+    """Two annotators compared on the studies that both have finished."""
 
-    Attributes:
-        annotators: Their names.
-        n_studies: Studies both have finished.
-        verdict_percent: Share of studies with the same verdict, 0..1.
-        verdict_kappa: Cohen's kappa of the verdicts.
-        boxes: Number of boxes of each annotator.
-        n_matched: Pairs of boxes with IoU at or above the threshold.
-        box_f1: 2 n_matched / (boxes of both); None when neither has a box.
-        mean_iou: Mean IoU of the matched pairs; None without any.
-        levels: Agreement on the findings of matched boxes, per depth of the hierarchy.
-    """
-
-    annotators: tuple[str, str]
-    n_studies: int
-    verdict_percent: float | None
-    verdict_kappa: float | None
-    boxes: tuple[int, int]
-    n_matched: int
-    box_f1: float | None
-    mean_iou: float | None
+    annotators: tuple[str, str]  # their names
+    n_studies: int  # studies both have finished
+    verdict_percent: float | None  # share of studies with the same verdict, 0..1
+    verdict_kappa: float | None  # Cohen's kappa of the verdicts
+    boxes: tuple[int, int]  # number of boxes of each annotator
+    n_matched: int  # pairs of boxes with IoU at or above the threshold
+    box_f1: float | None  # 2 n_matched / (boxes of both); None when neither has a box
+    mean_iou: float | None  # mean IoU of the matched pairs; None without any
+    # agreement on the findings of matched boxes, per depth of the hierarchy
     levels: tuple[LevelAgreement, ...]
 
 

@@ -19,31 +19,20 @@ NO_BOX = "(no box)"
 
 
 class ReaderErrors(NamedTuple):
-    """One annotator against the consensus of studies with several readers or an adjudication.
+    """One annotator against the consensus of studies with several readers or an adjudication."""
 
-    Attributes:
-        annotator: Name of the annotator.
-        n_studies: Studies compared.
-        n_consensus: Boxes of the consensus.
-        hits: Consensus boxes that the annotator drew.
-        missed: Consensus boxes that the annotator did not draw.
-        extra: Boxes of the annotator that match no consensus box.
-        mean_iou: Mean IoU of the hits.
-        wrong_at: Number of hits with another code, by the first hierarchy level that differs.
-        confused: (annotator's finding, consensus' finding, hits), the most frequent first.
-        wrong_verdict: Studies whose verdict differs from the consensus.
-    """
-
-    annotator: str
-    n_studies: int
-    n_consensus: int
-    hits: int
-    missed: int
-    extra: int
-    mean_iou: float | None
+    annotator: str  # name of the annotator
+    n_studies: int  # studies compared
+    n_consensus: int  # boxes of the consensus
+    hits: int  # consensus boxes that the annotator drew
+    missed: int  # consensus boxes that the annotator did not draw
+    extra: int  # boxes of the annotator that match no consensus box
+    mean_iou: float | None  # mean IoU of the hits
+    # number of hits with another code, by the first hierarchy level that differs
     wrong_at: tuple[int, ...]
+    # (annotator's finding, consensus' finding, hits), the most frequent first
     confused: tuple[tuple[str, str, int], ...]
-    wrong_verdict: int
+    wrong_verdict: int  # studies whose verdict differs from the consensus
 
 
 def reader_errors(

@@ -21,17 +21,11 @@ CACHE_SIZE = 512
 
 
 class TrainingSetOptions(NamedTuple):
-    """Settings of the exported dataset.
+    """Settings of the exported dataset."""
 
-    Attributes:
-        cache_size: Longest side of a cached image in pixels.
-        seed: Seed of the patient split.
-        fractions: Shares of train, val and test.
-    """
-
-    cache_size: int = CACHE_SIZE
-    seed: int = 0
-    fractions: tuple[float, ...] = DEFAULT_FRACTIONS
+    cache_size: int = CACHE_SIZE  # longest side of a cached image in pixels
+    seed: int = 0  # seed of the patient split
+    fractions: tuple[float, ...] = DEFAULT_FRACTIONS  # shares of train, val and test
 
 
 def write_training_set(

@@ -112,17 +112,11 @@ def reader_routes(project: AnnotationProject) -> APIRouter:
 
 
 class OpenStudy(NamedTuple):
-    """A study opened by one person.
+    """A study opened by one person."""
 
-    Attributes:
-        key: Key in the request.
-        study: The study.
-        name: Name under which the reading is stored.
-    """
-
-    key: int
-    study: Study
-    name: str
+    key: int  # key in the request
+    study: Study  # the study
+    name: str  # name under which the reading is stored
 
 
 def opened(project: AnnotationProject, key: int, person: Annotator) -> OpenStudy:

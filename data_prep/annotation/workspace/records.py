@@ -31,75 +31,45 @@ Box = tuple[float, float, float, float]
 
 
 class Study(NamedTuple):
-    """A radiograph to be read, or a file that cannot be read as one.
+    """A radiograph to be read, or a file that cannot be read as one."""
 
-    Attributes:
-        key: Number in this workspace; used in URLs and logs, which must not contain file names.
-        image_id: Name of the image in every export.
-        relative: Path below the studies' folder.
-        width: Columns of the source image in pixels.
-        height: Rows of the source image in pixels.
-        reason: Code for why it cannot be read; empty when it can.
-    """
-
-    key: int
-    image_id: str
-    relative: str
-    width: int = 0
-    height: int = 0
-    reason: str = ""
+    key: int  # number in this workspace; used in URLs and logs, which must not contain file names
+    image_id: str  # name of the image in every export
+    relative: str  # path below the studies' folder
+    width: int = 0  # columns of the source image in pixels
+    height: int = 0  # rows of the source image in pixels
+    reason: str = ""  # code for why it cannot be read; empty when it can
 
 
 class Annotator(NamedTuple):
-    """A person who may log in.
+    """A person who may log in."""
 
-    Attributes:
-        name: Chosen by the site; appears in exports.
-        role: `annotator` or `manager`.
-    """
-
-    name: str
-    role: str = ANNOTATOR
+    name: str  # chosen by the site; appears in exports
+    role: str = ANNOTATOR  # `annotator` or `manager`
 
 
 class Annotation(NamedTuple):
-    """One box with its finding.
+    """One box with its finding."""
 
-    Attributes:
-        annotation_id: Unique within a reading.
-        box_xyxy: Edges in pixels of the source image.
-        code: Node of the concept base, NIL, or empty while it has no type yet.
-        coarse: The coarse type that was chosen first; empty before that.
-        assertion: `present` or `uncertain`.
-        origin: `drawn`, `model:N` (N-th box of the model) or `reader:NAME:ID` (adjudication).
-        mention: Characters `[start, end)` of the report from which the code was taken.
-        changed_at: UTC, ISO 8601.
-    """
-
-    annotation_id: str
-    box_xyxy: Box
-    code: str = ""
-    coarse: str = ""
-    assertion: str = PRESENT
+    annotation_id: str  # unique within a reading
+    box_xyxy: Box  # edges in pixels of the source image
+    code: str = ""  # node of the concept base, NIL, or empty while it has no type yet
+    coarse: str = ""  # the coarse type that was chosen first; empty before that
+    assertion: str = PRESENT  # `present` or `uncertain`
+    # `drawn`, `model:N` (N-th box of the model) or `reader:NAME:ID` (adjudication)
     origin: str = DRAWN
+    # characters `[start, end)` of the report from which the code was taken
     mention: tuple[int, int] | None = None
-    changed_at: str = ""
+    changed_at: str = ""  # UTC, ISO 8601
 
 
 class MentionLink(NamedTuple):
-    """A reader's decision on one mention of the report.
+    """A reader's decision on one mention of the report."""
 
-    Attributes:
-        start: First character of the mention in the report.
-        end: One past the last.
-        code: Node of the concept base, or NIL for words that denote no finding.
-        assertion: `present`, `uncertain`, `absent` (the report denies it) or `prior`.
-    """
-
-    start: int
-    end: int
-    code: str
-    assertion: str = PRESENT
+    start: int  # first character of the mention in the report
+    end: int  # one past the last
+    code: str  # node of the concept base, or NIL for words that denote no finding
+    assertion: str = PRESENT  # `present`, `uncertain`, `absent` (the report denies it) or `prior`
 
     @property
     def span(self) -> tuple[int, int]:
@@ -108,28 +78,17 @@ class MentionLink(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """One annotator's reading of one study.
+    """One annotator's reading of one study."""
 
-    Attributes:
-        image_id: Image id of the study.
-        annotator: Name of the annotator.
-        annotations: Boxes.
-        verdict: One of VERDICTS once the reader has finished; empty before.
-        rejected: Origins of rejected suggestions, such as `model:0`.
-        active_s: Seconds of active work, without pauses.
-        changed_at: UTC, ISO 8601.
-        comment: Free text about the study.
-        mentions: Decisions on mentions of the report; the linker's hold for all others.
-    """
-
-    image_id: str
-    annotator: str
-    annotations: tuple[Annotation, ...] = ()
-    verdict: str = ""
-    rejected: tuple[str, ...] = ()
-    active_s: float = 0.0
-    changed_at: str = ""
-    comment: str = ""
+    image_id: str  # image id of the study
+    annotator: str  # name of the annotator
+    annotations: tuple[Annotation, ...] = ()  # boxes
+    verdict: str = ""  # one of VERDICTS once the reader has finished; empty before
+    rejected: tuple[str, ...] = ()  # origins of rejected suggestions, such as `model:0`
+    active_s: float = 0.0  # seconds of active work, without pauses
+    changed_at: str = ""  # UTC, ISO 8601
+    comment: str = ""  # free text about the study
+    # decisions on mentions of the report; the linker's hold for all others
     mentions: tuple[MentionLink, ...] = ()
 
     @property

@@ -12,20 +12,14 @@ _KEY = "settings"
 
 
 class ProjectSettings(NamedTuple):
-    """Settings that the manager can change while readers work.
+    """Settings that the manager can change while readers work."""
 
-    Attributes:
-        blind: Hide report and suggestions from a reader until the first verdict on the study.
-        shuffle: Give every reader the studies in an order of their own.
-        readers: Number of readers to assign to a new study; 0 = those assigned to all other
-            studies.
-        guidelines: Text of the guidelines page; `#` begins a heading, `-` an item of a list.
-    """
-
+    # hide report and suggestions from a reader until the first verdict on the study
     blind: bool = False
-    shuffle: bool = False
+    shuffle: bool = False  # give every reader the studies in an order of their own
+    # number of readers to assign to a new study; 0 = those assigned to all other studies
     readers: int = 0
-    guidelines: str = ""
+    guidelines: str = ""  # text of the guidelines page; `#` begins a heading, `-` an item of a list
 
 
 def read_settings(database: WorkspaceDatabase) -> ProjectSettings:

@@ -34,21 +34,13 @@ class ConflictError(DataError):
 
 
 class ReadingState(NamedTuple):
-    """A reading with its place in its history.
+    """A reading with its place in its history."""
 
-    Attributes:
-        reading: The current reading.
-        revision: Number of the current revision; 0 = no revision yet.
-        can_undo: Whether there is a change to undo.
-        can_redo: Whether there is a change to redo.
-        confirmed: Revision created by the sent change, also when the change is sent again.
-    """
-
-    reading: Reading
-    revision: int
-    can_undo: bool
-    can_redo: bool
-    confirmed: int = 0
+    reading: Reading  # the current reading
+    revision: int  # number of the current revision; 0 = no revision yet
+    can_undo: bool  # whether there is a change to undo
+    can_redo: bool  # whether there is a change to redo
+    confirmed: int = 0  # revision created by the sent change, also when the change is sent again
 
 
 class ReadingStore:

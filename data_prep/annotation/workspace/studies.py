@@ -19,43 +19,26 @@ _TAKEN = re.compile(r"\d{8}(\d{6})?")
 
 
 class StudyFile(NamedTuple):
-    """A file that is, or should be, a radiograph.
+    """A file that is, or should be, a radiograph."""
 
-    Attributes:
-        relative: Path below the folder, with `/`, printable.
-        image_id: Same as in `pneumonia score`; see `image_names.image_ids`.
-        path: The file.
-        stamp: Size and modification time; a different stamp means that the file changed.
-    """
-
-    relative: str
-    image_id: str
-    path: Path
-    stamp: str
+    relative: str  # path below the folder, with `/`, printable
+    image_id: str  # same as in `pneumonia score`; see `image_names.image_ids`
+    path: Path  # the file
+    stamp: str  # size and modification time; a different stamp means that the file changed
 
 
 class RadiographCheck(NamedTuple):
-    """Properties of a radiograph that the workspace stores.
+    """Properties of a radiograph that the workspace stores."""
 
-    Attributes:
-        width: Columns in pixels.
-        height: Rows in pixels.
-        view: View position such as `PA`; empty when unknown.
-        reason: Code for why the file cannot be read; empty when it can.
-        patient: Hash of PatientID; empty without one.
-        taken: Date and time of the study, `YYYYMMDD` with or without `HHMMSS`; empty when unknown.
-        row_mm: Row spacing in mm from the header; None when unknown.
-        column_mm: Column spacing in mm; None when unknown.
-    """
-
-    width: int = 0
-    height: int = 0
-    view: str = ""
-    reason: str = ""
-    patient: str = ""
+    width: int = 0  # columns in pixels
+    height: int = 0  # rows in pixels
+    view: str = ""  # view position such as `PA`; empty when unknown
+    reason: str = ""  # code for why the file cannot be read; empty when it can
+    patient: str = ""  # hash of PatientID; empty without one
+    # date and time of the study, `YYYYMMDD` with or without `HHMMSS`; empty when unknown
     taken: str = ""
-    row_mm: float | None = None
-    column_mm: float | None = None
+    row_mm: float | None = None  # row spacing in mm from the header; None when unknown
+    column_mm: float | None = None  # column spacing in mm; None when unknown
 
 
 def find_studies(folder: Path) -> list[StudyFile]:
@@ -132,17 +115,11 @@ def check_radiograph(path: Path) -> RadiographCheck:
 
 
 class PriorStudy(NamedTuple):
-    """An earlier study of the same patient.
+    """An earlier study of the same patient."""
 
-    Attributes:
-        key: Key of the study in this workspace.
-        view: View position; empty when unknown.
-        days: Days between the two studies; None when a date is not valid.
-    """
-
-    key: int
-    view: str
-    days: int | None
+    key: int  # key of the study in this workspace
+    view: str  # view position; empty when unknown
+    days: int | None  # days between the two studies; None when a date is not valid
 
 
 def spacing_mm(database: WorkspaceDatabase, key: int) -> tuple[float, float] | None:

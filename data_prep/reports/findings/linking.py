@@ -17,27 +17,16 @@ SIDES = ("right", "left", "bilateral")
 
 
 class LinkedConcept(NamedTuple):
-    """A finding that a report states.
+    """A finding that a report states."""
 
-    Attributes:
-        code: Heading and qualifiers, `Opacity/lung/lower lobe/left`.
-        heading: `Opacity`.
-        qualifiers: (`lung`, `lower lobe`, `left`).
-        assertion: `present`, `absent`, `uncertain` or `prior`.
-        span: Characters of the mention in the report, `[start, end)`.
-        score: Probability among the mention's candidates, 0 to 1.
-        alias: The matched form of the vocabulary, not text of the report.
-        section: `findings` or `impression`.
-    """
-
-    code: str
-    heading: str
-    qualifiers: tuple[str, ...]
-    assertion: str
-    span: tuple[int, int]
-    score: float
-    alias: str = ""
-    section: str = ""
+    code: str  # heading and qualifiers, `Opacity/lung/lower lobe/left`
+    heading: str  # `Opacity`
+    qualifiers: tuple[str, ...]  # (`lung`, `lower lobe`, `left`)
+    assertion: str  # `present`, `absent`, `uncertain` or `prior`
+    span: tuple[int, int]  # characters of the mention in the report, `[start, end)`
+    score: float  # probability among the mention's candidates, 0 to 1
+    alias: str = ""  # the matched form of the vocabulary, not text of the report
+    section: str = ""  # `findings` or `impression`
 
     @property
     def side(self) -> str:

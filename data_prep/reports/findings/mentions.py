@@ -29,31 +29,18 @@ _CUTS = {"and", "with", ",", "or", "which", ";", "but", "also", "there", "as"}
 
 
 class Mention(NamedTuple):
-    """One mention of a finding.
+    """One mention of a finding."""
 
-    Attributes:
-        start: First character of its alias in the report.
-        end: One past the last.
-        alias: The alias in normal form, the key of learnt priors.
-        targets: Candidate codes of the alias.
-        qualifiers: Qualifiers whose words are beside it, in text order.
-        assertion: `present`, `absent`, `uncertain` or `prior`.
-        section: `findings` or `impression`.
-        sentence: Number of its sentence among the report's sentences.
-        place: Number of its first token in the report.
-        elsewhere: Whether the text locates it in an organ other than the lung.
-    """
-
-    start: int
-    end: int
-    alias: str
-    targets: tuple[str, ...]
-    qualifiers: tuple[str, ...]
-    assertion: str
-    section: str
-    sentence: int
-    place: int
-    elsewhere: bool = False
+    start: int  # first character of its alias in the report
+    end: int  # one past the last
+    alias: str  # the alias in normal form, the key of learnt priors
+    targets: tuple[str, ...]  # candidate codes of the alias
+    qualifiers: tuple[str, ...]  # qualifiers whose words are beside it, in text order
+    assertion: str  # `present`, `absent`, `uncertain` or `prior`
+    section: str  # `findings` or `impression`
+    sentence: int  # number of its sentence among the report's sentences
+    place: int  # number of its first token in the report
+    elsewhere: bool = False  # whether the text locates it in an organ other than the lung
 
 
 class _Match(NamedTuple):

@@ -61,21 +61,15 @@ _ALTERNATIVES = word_set("or and / , less likely mild small minimal a an the ear
 
 
 class MentionSpan(NamedTuple):
-    """A finding's alias in a sentence.
+    """A finding's alias in a sentence."""
 
-    Attributes:
-        start: First token.
-        end: One past the last token.
-        used: The tokens of the alias; tokens between them may be part of a cue.
-        lasting: Whether the finding is permanent, such as a scar: it stays present after "prior".
-        sign: Whether it is a sign rather than an interpretation: "opacity/effusion" states both,
-            while "atelectasis/infiltrate" are alternatives.
-    """
-
-    start: int
-    end: int
-    used: frozenset[int]
+    start: int  # first token
+    end: int  # one past the last token
+    used: frozenset[int]  # the tokens of the alias; tokens between them may be part of a cue
+    # whether the finding is permanent, such as a scar: it stays present after "prior"
     lasting: bool = False
+    # whether it is a sign rather than an interpretation: "opacity/effusion" states both, while
+    # "atelectasis/infiltrate" are alternatives
     sign: bool = False
 
 

@@ -24,35 +24,20 @@ PAD = 0  # row of padding in both vector tables; in that of words, unknown words
 
 
 class DocumentBatch(NamedTuple):
-    """B documents of up to T mentions with up to C candidates, W words, D dimensions.
+    """B documents of up to T mentions with up to C candidates, W words, D dimensions."""
 
-    Attributes:
-        order: int64 (B, T), number of the mention at each step; -1 = padding.
-        surface: int64 (B, T, W) word rows of the mention itself, 0 = padding or unknown.
-        context: int64 (B, T, W) word rows around the mention.
-        document: int64 (B, T, W) word rows of the whole document, the same at every step.
-        candidates: int64 (B, T, C) entity numbers, 0 = padding.
-        vectors: float32 (B, T, C, D).
-        log_prior: float32 (B, T, C).
-        valid: bool (B, T, C).
-        nil: bool (B, T, C), where the candidate is NIL.
-        entity_kind: int64 (B, T, C).
-        mention_kind: int64 (B, T).
-        gold: int64 (B, T), index among the candidates; -1 = unknown or not among them.
-    """
-
-    order: Tensor
-    surface: Tensor
-    context: Tensor
-    document: Tensor
-    candidates: Tensor
-    vectors: Tensor
-    log_prior: Tensor
-    valid: Tensor
-    nil: Tensor
-    entity_kind: Tensor
-    mention_kind: Tensor
-    gold: Tensor
+    order: Tensor  # int64 (B, T), number of the mention at each step; -1 = padding
+    surface: Tensor  # int64 (B, T, W) word rows of the mention itself, 0 = padding or unknown
+    context: Tensor  # int64 (B, T, W) word rows around the mention
+    document: Tensor  # int64 (B, T, W) word rows of the whole document, the same at every step
+    candidates: Tensor  # int64 (B, T, C) entity numbers, 0 = padding
+    vectors: Tensor  # float32 (B, T, C, D)
+    log_prior: Tensor  # float32 (B, T, C)
+    valid: Tensor  # bool (B, T, C)
+    nil: Tensor  # bool (B, T, C), where the candidate is NIL
+    entity_kind: Tensor  # int64 (B, T, C)
+    mention_kind: Tensor  # int64 (B, T)
+    gold: Tensor  # int64 (B, T), index among the candidates; -1 = unknown or not among them
 
 
 class EntityTable:

@@ -22,16 +22,13 @@ _NEW_CODE_COUNT = 0.3  # pseudo-count of a code given by the words but in no tra
 
 
 class AliasPriors(NamedTuple):
-    """Statistics of aliases and qualifiers from coded reports.
+    """Statistics of aliases and qualifiers from coded reports."""
 
-    Attributes:
-        headings: alias and mention kind -> heading or NIL -> number of mentions.
-        hits: qualifier -> (mentions whose code has it, those of them with its word in the text).
-        misses: qualifier -> (mentions whose code lacks it, those of them with its word).
-    """
-
+    # alias and mention kind -> heading or NIL -> number of mentions
     headings: Mapping[str, Mapping[str, int]]
+    # qualifier -> (mentions whose code has it, those of them with its word in the text)
     hits: Mapping[str, tuple[int, int]]
+    # qualifier -> (mentions whose code lacks it, those of them with its word)
     misses: Mapping[str, tuple[int, int]]
 
     def as_json(self) -> dict[str, Any]:

@@ -61,15 +61,10 @@ class TypeModel(nn.Module):
 
 
 class LinkedBatch(NamedTuple):
-    """Result of one linking pass.
+    """Result of one linking pass."""
 
-    Attributes:
-        scores: (B, T, C) at the time of each decision; masked candidates have -1e10.
-        chosen: int64 (B, T) places among the candidates.
-    """
-
-    scores: Tensor
-    chosen: Tensor
+    scores: Tensor  # (B, T, C) at the time of each decision; masked candidates have -1e10
+    chosen: Tensor  # int64 (B, T) places among the candidates
 
 
 class DynamicContext(nn.Module):

@@ -18,25 +18,15 @@ class EntityCandidate(NamedTuple):
 
 
 class LinkMention(NamedTuple):
-    """One mention.
+    """One mention."""
 
-    Attributes:
-        place: Position in the document; gives the order `offset`.
-        context: Words around it, in normal form.
-        candidates: Best prior first; NIL may be one of them.
-        gold: The correct entity, NIL, or None where it is unknown.
-        kind: Kind of the mention, a small number; 0 where kinds are not used.
-        size: Number of candidates before the selection; gives the order `size`.
-        surface: Words of the mention itself, in normal form.
-    """
-
-    place: int
-    context: tuple[str, ...]
-    candidates: tuple[EntityCandidate, ...]
-    gold: str | None = None
-    kind: int = 0
-    size: int = 0
-    surface: tuple[str, ...] = ()
+    place: int  # position in the document; gives the order `offset`
+    context: tuple[str, ...]  # words around it, in normal form
+    candidates: tuple[EntityCandidate, ...]  # best prior first; NIL may be one of them
+    gold: str | None = None  # the correct entity, NIL, or None where it is unknown
+    kind: int = 0  # kind of the mention, a small number; 0 where kinds are not used
+    size: int = 0  # number of candidates before the selection; gives the order `size`
+    surface: tuple[str, ...] = ()  # words of the mention itself, in normal form
 
 
 class LinkDocument(NamedTuple):

@@ -21,15 +21,10 @@ _SMOOTHING = 0.75  # exponent of the context distribution: lowers the weight of 
 
 
 class WordVectors(NamedTuple):
-    """Vectors of unit length; unknown words have the zero vector.
+    """Vectors of unit length; unknown words have the zero vector."""
 
-    Attributes:
-        words: In the order of the rows.
-        matrix: float32 (len(words), dimensions).
-    """
-
-    words: tuple[str, ...]
-    matrix: Matrix
+    words: tuple[str, ...]  # in the order of the rows
+    matrix: Matrix  # float32 (len(words), dimensions)
 
     def rows(self) -> dict[str, int]:
         """Word -> row."""

@@ -83,21 +83,13 @@ def parse_openi_xml(data: bytes) -> OpeniArticle | None:
 
 
 class SourceReport(NamedTuple):
-    """A report, or the reason why it cannot be used.
+    """A report, or the reason why it cannot be used."""
 
-    Attributes:
-        report_id: Id from the source, or position (`row 7`); never text of the report.
-        text: With headings `FINDINGS:` and so on; empty when it cannot be used.
-        codes: Manual codes, where the source has them.
-        images: Names of its radiographs, without suffix.
-        reason: Empty, or a short code such as `empty`, `binary`, `too_long`.
-    """
-
-    report_id: str
-    text: str
-    codes: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
-    reason: str = ""
+    report_id: str  # id from the source, or position (`row 7`); never text of the report
+    text: str  # with headings `FINDINGS:` and so on; empty when it cannot be used
+    codes: tuple[str, ...] = ()  # manual codes, where the source has them
+    images: tuple[str, ...] = ()  # names of its radiographs, without suffix
+    reason: str = ""  # empty, or a short code such as `empty`, `binary`, `too_long`
 
 
 def read_reports(source: Path) -> Iterator[SourceReport]:

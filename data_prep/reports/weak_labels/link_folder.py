@@ -26,15 +26,10 @@ IMAGE_COLUMNS = ("image_id", "report_id", "opacity")
 
 
 class LinkedReports(NamedTuple):
-    """Summary of a linking run.
+    """Summary of a linking run."""
 
-    Attributes:
-        counts: Reports by status, reason and label; concepts by assertion.
-        images: image_id -> (report_id, weak label).
-    """
-
-    counts: dict[str, Any]
-    images: dict[str, tuple[str, str]]
+    counts: dict[str, Any]  # reports by status, reason and label; concepts by assertion
+    images: dict[str, tuple[str, str]]  # image_id -> (report_id, weak label)
 
 
 class _Tables:

@@ -25,14 +25,10 @@ Labels = Mapping[str, tuple[str, str]]  # image_id -> (report_id, weak label)
 
 
 class WeakSources(NamedTuple):
-    """Image sources of a weakly labelled dataset.
+    """Image sources of a weakly labelled dataset."""
 
-    Attributes:
-        images: Folder of radiographs named like the images of the reports; None = none.
-        join: Dataset with boxes to copy, whose images also get weak labels; None = none.
-    """
-
-    images: Path | None
+    images: Path | None  # folder of radiographs named like the images of the reports; None = none
+    # dataset with boxes to copy, whose images also get weak labels; None = none
     join: Dataset | None
 
 

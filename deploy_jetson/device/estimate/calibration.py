@@ -28,17 +28,11 @@ class CorrectionFactors(NamedTuple):
 
 
 class EstimateCalibration(NamedTuple):
-    """Factors per engine, and what they come from.
+    """Factors per engine, and what they come from."""
 
-    Attributes:
-        engines: Engine -> factors.
-        idle: Factor of the idle power, of all runs together; for engines not measured too.
-        sources: SHA-256 of the energy.json files.
-    """
-
-    engines: Dict[str, CorrectionFactors]
-    idle: float
-    sources: List[str]
+    engines: Dict[str, CorrectionFactors]  # engine -> factors
+    idle: float  # factor of the idle power, of all runs together; for engines not measured too
+    sources: List[str]  # SHA-256 of the energy.json files
 
     def factors(self, engine: str) -> CorrectionFactors:
         """Factors of an engine; only the idle power's where it was not measured."""

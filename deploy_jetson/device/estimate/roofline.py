@@ -29,27 +29,16 @@ POWER_BAND = 1.35
 
 
 class EngineModel(NamedTuple):
-    """How an engine uses the board.
+    """How an engine uses the board."""
 
-    Attributes:
-        name: As `--engine` names it.
-        on_gpu: GPU or CPU.
-        value_bytes: Of weights and activations in memory.
-        arithmetic_share: Of the peak, for large layers.
-        memory_share: Of the bus.
-        launch_s: Fixed time of a layer.
-        skips_zeros: Whether zero weights cost nothing.
-        few_threads: Whether a small network runs on fewer threads than there are cores.
-    """
-
-    name: str
-    on_gpu: bool
-    value_bytes: int
-    arithmetic_share: float
-    memory_share: float
-    launch_s: float
-    skips_zeros: bool
-    few_threads: bool = False
+    name: str  # as `--engine` names it
+    on_gpu: bool  # GPU or CPU
+    value_bytes: int  # of weights and activations in memory
+    arithmetic_share: float  # of the peak, for large layers
+    memory_share: float  # of the bus
+    launch_s: float  # fixed time of a layer
+    skips_zeros: bool  # whether zero weights cost nothing
+    few_threads: bool = False  # whether a small network runs on fewer threads than there are cores
 
 
 ENGINE_MODELS = {
@@ -63,26 +52,20 @@ ENGINE_MODELS = {
 
 
 class NetworkEstimate(NamedTuple):
-    """Prediction for one network, engine and power mode; always estimated.
+    """Prediction for one network, engine and power mode; always estimated."""
 
-    Attributes:
-        engine, mode: What it is for.
-        threads: Threads of a CPU engine; 0 on the GPU.
-        latency_s: Of one image.
-        idle_w, busy_w: At the module's input.
-        latency_band, power_band: The truth is expected within these factors either way.
-        basis: Where the figures come from, as text.
-    """
-
+    # engine, mode: what it is for
     engine: str
     mode: PowerMode
-    threads: int
-    latency_s: float
+    threads: int  # threads of a CPU engine; 0 on the GPU
+    latency_s: float  # of one image
+    # idle_w, busy_w: at the module's input
     idle_w: float
     busy_w: float
+    # latency_band, power_band: the truth is expected within these factors either way
     latency_band: float
     power_band: float
-    basis: str
+    basis: str  # where the figures come from, as text
 
     @property
     def energy_j(self) -> float:
@@ -147,15 +130,10 @@ def _layer_s(row: LayerWork, engine: EngineModel, mode: PowerMode, threads: int)
 
 
 class KernelFacts(NamedTuple):
-    """The kernel generator's figures of a network on the A57.
+    """The kernel generator's figures of a network on the A57."""
 
-    Attributes:
-        cycles: Predicted for the whole network on one core.
-        fmla_per_cycle: Median of the hot loops by llvm-mca; None when it was not run.
-    """
-
-    cycles: float
-    fmla_per_cycle: Optional[float]
+    cycles: float  # predicted for the whole network on one core
+    fmla_per_cycle: Optional[float]  # median of the hot loops by llvm-mca; None when it was not run
 
 
 def kernel_facts(bundle: Bundle) -> Optional[KernelFacts]:

@@ -27,24 +27,19 @@ HOST_CORES = 0.5  # what feeding the GPU costs
 
 
 class PowerMode(NamedTuple):
-    """One nvpmodel mode.
+    """One nvpmodel mode."""
 
-    Attributes:
-        number, name: As `nvpmodel -q` prints them.
-        a57_cores, a57_ghz: Of the A57 cluster.
-        denver_cores, denver_ghz: Of the Denver 2 cluster.
-        gpu_ghz: GPU clock cap.
-        emc_ghz: Memory clock cap.
-    """
-
+    # number, name: as `nvpmodel -q` prints them
     number: int
     name: str
+    # a57_cores, a57_ghz: of the A57 cluster
     a57_cores: int
     a57_ghz: float
+    # denver_cores, denver_ghz: of the Denver 2 cluster
     denver_cores: int
     denver_ghz: float
-    gpu_ghz: float
-    emc_ghz: float
+    gpu_ghz: float  # GPU clock cap
+    emc_ghz: float  # memory clock cap
 
     @property
     def gpu_fp32_flop_s(self) -> float:

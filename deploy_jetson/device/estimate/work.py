@@ -13,31 +13,18 @@ FREE = (Detect, Flatten, Route)
 
 
 class LayerWork(NamedTuple):
-    """One layer.
+    """One layer."""
 
-    Attributes:
-        name: Layer.
-        op: Its op, as in JSON.
-        macs: Multiply-accumulates of the dense weight.
-        kept_macs: Of the weights that are not zero.
-        weights: Entries of the dense weight and bias.
-        kept_weights: Those that are not zero.
-        values_in: Activations read.
-        values_out: Activations written.
-        filters: Rows of the matrix product.
-        columns: Its inner side.
-    """
-
-    name: str
-    op: str
-    macs: int
-    kept_macs: int
-    weights: int
-    kept_weights: int
-    values_in: int
-    values_out: int
-    filters: int = 0
-    columns: int = 0
+    name: str  # layer
+    op: str  # its op, as in JSON
+    macs: int  # multiply-accumulates of the dense weight
+    kept_macs: int  # of the weights that are not zero
+    weights: int  # entries of the dense weight and bias
+    kept_weights: int  # those that are not zero
+    values_in: int  # activations read
+    values_out: int  # activations written
+    filters: int = 0  # rows of the matrix product
+    columns: int = 0  # its inner side
 
 
 def network_work(spec: NetworkSpec, weights: Mapping[str, np.ndarray]) -> List[LayerWork]:

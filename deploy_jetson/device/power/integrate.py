@@ -15,21 +15,13 @@ MIN_SPAN_S = 1e-9
 
 
 class WindowEnergy(NamedTuple):
-    """Energy of one rail in one window.
+    """Energy of one rail in one window."""
 
-    Attributes:
-        energy_j: Joules; None when the window is void.
-        mean_w: Mean power; None when void.
-        peak_w: Largest sample inside; for a counter the largest mean between samples.
-        samples: Readings inside the window.
-        void: Why there is no figure, or None.
-    """
-
-    energy_j: Optional[float]
-    mean_w: Optional[float]
-    peak_w: Optional[float]
-    samples: int
-    void: Optional[str]
+    energy_j: Optional[float]  # joules; None when the window is void
+    mean_w: Optional[float]  # mean power; None when void
+    peak_w: Optional[float]  # largest sample inside; for a counter the largest mean between samples
+    samples: int  # readings inside the window
+    void: Optional[str]  # why there is no figure, or None
 
 
 def clean_series(stamps_s: np.ndarray, values: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -105,19 +97,13 @@ def window_energy(
 
 
 class RailQuality(NamedTuple):
-    """Resolution and refresh rate of a sensor, measured from its samples.
+    """Resolution and refresh rate of a sensor, measured from its samples."""
 
-    Attributes:
-        resolution_mw: Smallest step between consecutive readings; None without any step.
-        refresh_ms: Median time between changes; None with fewer than two changes.
-        identical_share: Share of consecutive readings that are the same.
-        missing: Samples without a reading of this rail.
-    """
-
+    # smallest step between consecutive readings; None without any step
     resolution_mw: Optional[float]
-    refresh_ms: Optional[float]
-    identical_share: Optional[float]
-    missing: int
+    refresh_ms: Optional[float]  # median time between changes; None with fewer than two changes
+    identical_share: Optional[float]  # share of consecutive readings that are the same
+    missing: int  # samples without a reading of this rail
 
 
 def rail_quality(stamps_s: np.ndarray, values: np.ndarray) -> RailQuality:

@@ -31,17 +31,11 @@ MAX_RAILS = 64
 
 
 class RecordedSeries(NamedTuple):
-    """A recorded series.
+    """A recorded series."""
 
-    Attributes:
-        stamps_s: (n,) seconds.
-        values: Rail -> (n,) milliwatts or millijoules, NaN for gaps.
-        units: Rail -> `mw` or `mj`.
-    """
-
-    stamps_s: np.ndarray
-    values: Dict[str, np.ndarray]
-    units: Dict[str, str]
+    stamps_s: np.ndarray  # (n,) seconds
+    values: Dict[str, np.ndarray]  # rail -> (n,) milliwatts or millijoules, NaN for gaps
+    units: Dict[str, str]  # rail -> `mw` or `mj`
 
 
 def _bad(path: str, found: str) -> DataError:

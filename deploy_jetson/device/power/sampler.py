@@ -14,21 +14,14 @@ STOP_TIMEOUT_S = 10.0
 
 
 class PowerSamples(NamedTuple):
-    """Readings of a sampler.
+    """Readings of a sampler."""
 
-    Attributes:
-        stamps_s: (n,) float64, monotonic seconds in the middle of each reading.
-        values: Rail -> (n,) float64, milliwatts or millijoules; NaN where the rail failed.
-        faults: `RAIL:CODE` -> how often; `sensor:CODE` when no rail could be read.
-        lost: Why the sensor gave up, or None.
-        cpu_share: Processor time of sampling over elapsed time; None when not known.
-    """
-
-    stamps_s: np.ndarray
+    stamps_s: np.ndarray  # (n,) float64, monotonic seconds in the middle of each reading
+    # rail -> (n,) float64, milliwatts or millijoules; NaN where the rail failed
     values: Dict[str, np.ndarray]
-    faults: Dict[str, int]
-    lost: Optional[str]
-    cpu_share: Optional[float]
+    faults: Dict[str, int]  # `RAIL:CODE` -> how often; `sensor:CODE` when no rail could be read
+    lost: Optional[str]  # why the sensor gave up, or None
+    cpu_share: Optional[float]  # processor time of sampling over elapsed time; None when not known
 
 
 class PowerSampler:

@@ -25,37 +25,23 @@ PART = "part of the module; never added up"
 
 
 class PowerRail(NamedTuple):
-    """One measured supply.
+    """One measured supply."""
 
-    Attributes:
-        name: As the board names it, for example `VDD_IN`.
-        unit: `mw` (power) or `mj` (a counter of energy).
-        scope: What it feeds, as text.
-        source: Where it is read.
-    """
-
-    name: str
-    unit: str
-    scope: str
-    source: str
+    name: str  # as the board names it, for example `VDD_IN`
+    unit: str  # `mw` (power) or `mj` (a counter of energy)
+    scope: str  # what it feeds, as text
+    source: str  # where it is read
 
 
 class SensorInfo(NamedTuple):
-    """What a sensor is.
+    """What a sensor is."""
 
-    Attributes:
-        kind: `ina3221-iio`, `ina3221-hwmon`, `tegrastats`, `pi5-pmic`, `rapl`, `replay` or `model`.
-        basis: `measured`, `replayed` or `estimated`.
-        rails: What it reads.
-        total: Name of the input rail; None where the board measures no input.
-        notes: Settings of the chip or program, for the record.
-    """
-
+    # `ina3221-iio`, `ina3221-hwmon`, `tegrastats`, `pi5-pmic`, `rapl`, `replay` or `model`
     kind: str
-    basis: str
-    rails: Tuple[PowerRail, ...]
-    total: Optional[str]
-    notes: Tuple[Tuple[str, str], ...] = ()
+    basis: str  # `measured`, `replayed` or `estimated`
+    rails: Tuple[PowerRail, ...]  # what it reads
+    total: Optional[str]  # name of the input rail; None where the board measures no input
+    notes: Tuple[Tuple[str, str], ...] = ()  # settings of the chip or program, for the record
 
 
 class SensorLost(DeviceError):  # noqa: N818 - a fact about the sensor, as in the report

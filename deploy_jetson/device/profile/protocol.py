@@ -33,31 +33,20 @@ CO_LOAD_CORES = 0.25  # what others may use of the processor
 
 
 class WindowLoad(NamedTuple):
-    """Load that runs in the measuring windows.
+    """Load that runs in the measuring windows."""
 
-    Attributes:
-        infer: One inference; returns when its result is on the host.
-        image: One whole image, decoding aside: preprocessing, inference, boxes; None when unknown.
-        units: Clocks it depends on: `gpu`, `cpu`.
-    """
-
-    infer: Callable[[], None]
+    infer: Callable[[], None]  # one inference; returns when its result is on the host
+    # one whole image, decoding aside: preprocessing, inference, boxes; None when unknown
     image: Optional[Callable[[], None]]
-    units: Tuple[str, ...]
+    units: Tuple[str, ...]  # clocks it depends on: `gpu`, `cpu`
 
 
 class RunSurroundings(NamedTuple):
-    """How the run looks at the machine.
+    """How the run looks at the machine."""
 
-    Attributes:
-        clock: Time.
-        snapshot: Clocks and temperatures now.
-        cpu_times: Processor times now; None where unknown.
-    """
-
-    clock: MonotonicClock
-    snapshot: Callable[[], BoardSnapshot]
-    cpu_times: Callable[[], Optional[CpuTimes]]
+    clock: MonotonicClock  # time
+    snapshot: Callable[[], BoardSnapshot]  # clocks and temperatures now
+    cpu_times: Callable[[], Optional[CpuTimes]]  # processor times now; None where unknown
 
 
 class _Run:

@@ -32,64 +32,42 @@ MAX_INFERENCES_BYTES = 1024 * 1024 * 1024
 
 
 class RunPhase(NamedTuple):
-    """A stretch of a run.
+    """A stretch of a run."""
 
-    Attributes:
-        kind: `idle_before`, `warm_up`, `window`, `images` or `idle_after`.
-        start_s, end_s: On the run's own clock; of windows the first start and the last end of an
-            inference, so that only whole inferences are counted.
-    """
-
-    kind: str
+    kind: str  # `idle_before`, `warm_up`, `window`, `images` or `idle_after`
+    # start_s, end_s: on the run's own clock; of windows the first start and the last end of an
+    # inference, so that only whole inferences are counted
     start_s: float
     end_s: float
 
 
 class ProtocolSettings(NamedTuple):
-    """The protocol's numbers.
+    """The protocol's numbers."""
 
-    Attributes:
-        windows: Measured windows.
-        window_s: Least length of a window.
-        min_inferences: Least inferences in a window.
-        idle_s: Length of each of the two idle phases.
-        warm_up_inferences: Least inferences of the warm-up.
-        max_warm_up_s: The warm-up ends then, settled or not.
-        rate_hz: Samples per second.
-    """
-
-    windows: int = 5
-    window_s: float = 60.0
-    min_inferences: int = 500
-    idle_s: float = 30.0
-    warm_up_inferences: int = 50
-    max_warm_up_s: float = 600.0
-    rate_hz: float = 10.0
+    windows: int = 5  # measured windows
+    window_s: float = 60.0  # least length of a window
+    min_inferences: int = 500  # least inferences in a window
+    idle_s: float = 30.0  # length of each of the two idle phases
+    warm_up_inferences: int = 50  # least inferences of the warm-up
+    max_warm_up_s: float = 600.0  # the warm-up ends then, settled or not
+    rate_hz: float = 10.0  # samples per second
 
 
 class PowerRecording(NamedTuple):
-    """One run of one bundle, engine and mode.
+    """One run of one bundle, engine and mode."""
 
-    Attributes:
-        about: What ran where: run id, bundle, engine, mode, board, versions, basis of latency and
-            power, the estimator's prediction.
-        settings: Of the protocol.
-        sensor: What was read.
-        samples: Power or counted energy.
-        phases: In order of time.
-        inferences: Per phase of `phases` (k, 2) start and end seconds; empty for idle phases.
-        snapshots: Clocks and temperatures: `before`, `after`, and one per window under load.
-        notes: Remarks of the protocol: `not_warm` and the like, with a reason.
-    """
-
+    # what ran where: run id, bundle, engine, mode, board, versions, basis of latency and power, the
+    # estimator's prediction
     about: Dict[str, Any]
-    settings: ProtocolSettings
-    sensor: SensorInfo
-    samples: PowerSamples
-    phases: List[RunPhase]
+    settings: ProtocolSettings  # of the protocol
+    sensor: SensorInfo  # what was read
+    samples: PowerSamples  # power or counted energy
+    phases: List[RunPhase]  # in order of time
+    # per phase of `phases` (k, 2) start and end seconds; empty for idle phases
     inferences: List[np.ndarray]
+    # clocks and temperatures: `before`, `after`, and one per window under load
     snapshots: Dict[str, Any]
-    notes: List[List[str]]
+    notes: List[List[str]]  # remarks of the protocol: `not_warm` and the like, with a reason
 
 
 def _cell(value: float) -> str:

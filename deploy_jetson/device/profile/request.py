@@ -15,29 +15,19 @@ MAX_NUMBER = 1e5  # seconds, and samples per second
 
 
 class ProfileRequest(NamedTuple):
-    """What to profile.
+    """What to profile."""
 
-    Attributes:
-        bundles: Folders; several are stages of pruning, in the order given.
-        out: Folder to write; new or empty.
-        modes: nvpmodel numbers; empty = the present one (all five for a prediction).
-        engines: As `open_engine` names them.
-        sensor: See `power.find.SENSORS`.
-        settings: Of measured runs.
-        calibration: Path of calibration.json for predictions; None = as published.
-        threads: Of CPU engines; None = all.
-        root: Prefix of `/sys`; another one in tests.
-    """
-
-    bundles: Tuple[str, ...]
-    out: str
+    bundles: Tuple[str, ...]  # folders; several are stages of pruning, in the order given
+    out: str  # folder to write; new or empty
+    # nvpmodel numbers; empty = the present one (all five for a prediction)
     modes: Tuple[int, ...] = ()
-    engines: Tuple[str, ...] = ("auto",)
-    sensor: str = "auto"
-    settings: ProtocolSettings = ProtocolSettings()
+    engines: Tuple[str, ...] = ("auto",)  # as `open_engine` names them
+    sensor: str = "auto"  # see `power.find.SENSORS`
+    settings: ProtocolSettings = ProtocolSettings()  # of measured runs
+    # path of calibration.json for predictions; None = as published
     calibration: Optional[str] = None
-    threads: Optional[int] = None
-    root: str = "/"
+    threads: Optional[int] = None  # of CPU engines; None = all
+    root: str = "/"  # prefix of `/sys`; another one in tests
 
 
 class LoadedBundle(NamedTuple):

@@ -226,20 +226,14 @@ def verify(folder: str) -> int:
 
 
 class EnergyRatio(NamedTuple):
-    """Energy of one run over that of another, both gross, of the input rail.
+    """Energy of one run over that of another, both gross, of the input rail."""
 
-    Attributes:
-        name: Engine and mode the two share.
-        ratio: Of the medians.
-        low, high: Bootstrap 95 % interval; None with too few windows.
-        verdict: `less`, `more` or `no difference`.
-    """
-
-    name: str
-    ratio: float
+    name: str  # engine and mode the two share
+    ratio: float  # of the medians
+    # low, high: bootstrap 95 % interval; None with too few windows
     low: Optional[float]
     high: Optional[float]
-    verdict: str
+    verdict: str  # `less`, `more` or `no difference`
 
 
 def _window_energies(entry: Dict[str, Any]) -> List[float]:

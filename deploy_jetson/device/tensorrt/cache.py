@@ -23,21 +23,13 @@ _LOG = logging.getLogger(__name__)
 
 
 class EngineKey(NamedTuple):
-    """What an engine depends on.
+    """What an engine depends on."""
 
-    Attributes:
-        version: Of TensorRT.
-        compute: Capability of the GPU, for example `62`.
-        onnx_sha256: Of the model file.
-        precision: fp32, fp16 or int8.
-        workspace_mib: Scratch memory of the build.
-    """
-
-    version: str
-    compute: str
-    onnx_sha256: str
-    precision: str
-    workspace_mib: int
+    version: str  # of TensorRT
+    compute: str  # capability of the GPU, for example `62`
+    onnx_sha256: str  # of the model file
+    precision: str  # fp32, fp16 or int8
+    workspace_mib: int  # scratch memory of the build
 
     @property
     def file_name(self) -> str:

@@ -19,15 +19,10 @@ WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-parameter")
 
 
 class Compiler(NamedTuple):
-    """A command that compiles C for one target.
+    """A command that compiles C for one target."""
 
-    Attributes:
-        command: Program and leading arguments.
-        kind: `gcc`, `clang` or `zig`.
-    """
-
-    command: tuple[str, ...]
-    kind: str
+    command: tuple[str, ...]  # program and leading arguments
+    kind: str  # `gcc`, `clang` or `zig`
 
     def flags(self, target: Target) -> list[str]:
         """Options for the target."""

@@ -4,27 +4,21 @@ from typing import NamedTuple
 
 
 class DotProduct(NamedTuple):
-    """How a target sums products of whole numbers in 32-bit lanes, for the int8 kernels.
+    """How a target sums products of whole numbers in 32-bit lanes, for the int8 kernels."""
 
-    Attributes:
-        group: Products per lane: channels in one 32-bit word, of 32 / group bits each.
-        weight_max: Largest magnitude of the weights for which its sums are exact.
-        offset: Subtracted from a uint8 activation so that it fits; None: its zero point, which 16
-            bits hold exactly.
-        cost: Time of one in the kernel's loop over that of a fused multiply-add.
-        expression: C expression of the vectors `sum` and `w`, and the int32 `word` of activations.
-        sums_of_two: The same for two words at once, `w`, `word` and `w1`, `word1`, whose sums are
-            added in 16 bits; empty: not quicker on this target.
-        two_max: What neither the positive nor the negative weights of two words may exceed, added
-            up within 16 bits.
-    """
-
-    group: int
-    weight_max: int
+    group: int  # products per lane: channels in one 32-bit word, of 32 / group bits each
+    weight_max: int  # largest magnitude of the weights for which its sums are exact
+    # subtracted from a uint8 activation so that it fits; None: its zero point, which 16 bits hold
+    # exactly
     offset: int | None
-    cost: float
+    cost: float  # time of one in the kernel's loop over that of a fused multiply-add
+    # C expression of the vectors `sum` and `w`, and the int32 `word` of activations
     expression: str
+    # the same for two words at once, `w`, `word` and `w1`, `word1`, whose sums are added in 16
+    # bits; empty: not quicker on this target
     sums_of_two: str = ""
+    # what neither the positive nor the negative weights of two words may exceed, added up within 16
+    # bits
     two_max: int = 0
 
 

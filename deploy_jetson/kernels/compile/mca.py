@@ -31,20 +31,13 @@ STACK = re.compile(r"\[sp|\[x29|\(%rsp|\(%rbp|\[fp")
 
 
 class HotLoop(NamedTuple):
-    """One innermost loop with multiply-adds.
+    """One innermost loop with multiply-adds."""
 
-    Attributes:
-        function: C function it is in.
-        fused: Vector multiply-adds of one iteration.
-        instructions: All instructions.
-        spills: Instructions that touch the stack.
-        per_cycle: Multiply-adds per cycle by llvm-mca; None when no llvm-mca here models the core.
-    """
-
-    function: str
-    fused: int
-    instructions: int
-    spills: int
+    function: str  # C function it is in
+    fused: int  # vector multiply-adds of one iteration
+    instructions: int  # all instructions
+    spills: int  # instructions that touch the stack
+    # multiply-adds per cycle by llvm-mca; None when no llvm-mca here models the core
     per_cycle: float | None
 
 

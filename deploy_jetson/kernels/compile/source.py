@@ -22,19 +22,12 @@ LINE_COLUMNS = 110
 
 
 class CSources(NamedTuple):
-    """Everything the compiler needs.
+    """Everything the compiler needs."""
 
-    Attributes:
-        texts: File name -> C text.
-        weights: Contents of weights.bin.
-        records: The step table.
-        image_bytes: Memory of the weights and lists as the kernels read them.
-    """
-
-    texts: dict[str, str]
-    weights: bytes
-    records: tuple[StepRecord, ...]
-    image_bytes: int
+    texts: dict[str, str]  # file name -> C text
+    weights: bytes  # contents of weights.bin
+    records: tuple[StepRecord, ...]  # the step table
+    image_bytes: int  # memory of the weights and lists as the kernels read them
 
 
 def write_plan(

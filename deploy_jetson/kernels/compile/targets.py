@@ -29,51 +29,31 @@ ZIG_SYSTEM = "{}-linux-gnu.2.27"  # the glibc of JetPack 4, the oldest system we
 
 
 class BoardClock(NamedTuple):
-    """A board that has the core, in one of its power modes; for predictions in ms.
+    """A board that has the core, in one of its power modes; for predictions in ms."""
 
-    Attributes:
-        key: Of the report's record, such as `tx2`.
-        board: Name for people.
-        cores: Cores of this kind.
-        clock_ghz: Their clock.
-        mode: Number of the nvpmodel mode; None where the board has no such modes.
-        mode_name: Its name.
-    """
-
-    key: str
-    board: str
-    cores: int
-    clock_ghz: float
-    mode: int | None = None
-    mode_name: str = ""
+    key: str  # of the report's record, such as `tx2`
+    board: str  # name for people
+    cores: int  # cores of this kind
+    clock_ghz: float  # their clock
+    mode: int | None = None  # number of the nvpmodel mode; None where the board has no such modes
+    mode_name: str = ""  # its name
 
 
 class SchedulingModel(NamedTuple):
-    """llvm-mca's model of a core.
+    """llvm-mca's model of a core."""
 
-    Attributes:
-        core: Name for `-mcpu`. Where LLVM has no model of the core itself, that of the nearest one.
-        since: First LLVM version whose model of this name describes the core.
-    """
-
+    # name for `-mcpu`. Where LLVM has no model of the core itself, that of the nearest one
     core: str
-    since: int
+    since: int  # first LLVM version whose model of this name describes the core
 
 
 class NumberType(NamedTuple):
-    """Weights, activations and sums of the float kernels.
+    """Weights, activations and sums of the float kernels."""
 
-    Attributes:
-        c_type: In C.
-        c_whole: C integer of the same width.
-        dtype: NumPy's name.
-        bytes: Of one.
-    """
-
-    c_type: str
-    c_whole: str
-    dtype: str
-    bytes: int
+    c_type: str  # in C
+    c_whole: str  # C integer of the same width
+    dtype: str  # NumPy's name
+    bytes: int  # of one
 
 
 SINGLE = NumberType("float", "int32_t", "float32", 4)
@@ -81,17 +61,12 @@ HALF = NumberType("_Float16", "int16_t", "float16", 2)
 
 
 class Intrinsics(NamedTuple):
-    """Functions on vectors that compilers do not find in plain C.
+    """Functions on vectors that compilers do not find in plain C."""
 
-    Attributes:
-        header: Of C, that declares them.
-        vector: Their type of a vector.
-        larger, smaller: The larger or smaller of two vectors' numbers; where the first is NaN, the
-            second.
-    """
-
-    header: str
-    vector: str
+    header: str  # of C, that declares them
+    vector: str  # their type of a vector
+    # larger, smaller: the larger or smaller of two vectors' numbers; where the first is NaN, the
+    # second
     larger: str
     smaller: str
 
@@ -106,46 +81,28 @@ INTRINSICS = {
 
 
 class Target(NamedTuple):
-    """One machine.
+    """One machine."""
 
-    Attributes:
-        name: As given to `--target`.
-        machine: `x86_64` or `aarch64`, as `platform.machine()` returns it.
-        cpu: Core that gcc and clang compile for (`-march` on x86, `-mcpu` on aarch64).
-        lanes: Numbers in one vector register.
-        registers: Vector registers.
-        fma_per_cycle: Vector fused multiply-adds one core starts per cycle: its pipes.
-        loads_per_cycle: Vector loads per cycle.
-        l2_bytes_per_cycle: From the second-level cache, of lines of which one value is read.
-        cpu_features: Flags of /proc/cpuinfo without which the library cannot run.
-        extra_flags: Further compiler flags.
-        tune_flags: Scheduling flags of gcc and clang.
-        cpu_parts: `IMPLEMENTER:PART` of /proc/cpuinfo on aarch64; of several libraries that run,
-            the one of this core is taken.
-        model: llvm-mca's model; None: no static analysis.
-        dots: Its dot products of small whole numbers; empty: no int8 kernels.
-        boards: Boards with this core; empty: measure, do not predict.
-        note: What has this core, for help texts.
-        number: What the float kernels compute with.
-    """
-
-    name: str
-    machine: str
-    cpu: str
-    lanes: int
-    registers: int
-    fma_per_cycle: float
-    loads_per_cycle: float
-    l2_bytes_per_cycle: float
-    cpu_features: tuple[str, ...]
-    extra_flags: tuple[str, ...] = ()
-    tune_flags: tuple[str, ...] = ()
+    name: str  # as given to `--target`
+    machine: str  # `x86_64` or `aarch64`, as `platform.machine()` returns it
+    cpu: str  # core that gcc and clang compile for (`-march` on x86, `-mcpu` on aarch64)
+    lanes: int  # numbers in one vector register
+    registers: int  # vector registers
+    fma_per_cycle: float  # vector fused multiply-adds one core starts per cycle: its pipes
+    loads_per_cycle: float  # vector loads per cycle
+    l2_bytes_per_cycle: float  # from the second-level cache, of lines of which one value is read
+    cpu_features: tuple[str, ...]  # flags of /proc/cpuinfo without which the library cannot run
+    extra_flags: tuple[str, ...] = ()  # further compiler flags
+    tune_flags: tuple[str, ...] = ()  # scheduling flags of gcc and clang
+    # `IMPLEMENTER:PART` of /proc/cpuinfo on aarch64; of several libraries that run, the one of this
+    # core is taken
     cpu_parts: tuple[str, ...] = ()
-    model: SchedulingModel | None = None
+    model: SchedulingModel | None = None  # llvm-mca's model; None: no static analysis
+    # its dot products of small whole numbers; empty: no int8 kernels
     dots: tuple[DotProduct, ...] = ()
-    boards: tuple[BoardClock, ...] = ()
-    note: str = ""
-    number: NumberType = SINGLE
+    boards: tuple[BoardClock, ...] = ()  # boards with this core; empty: measure, do not predict
+    note: str = ""  # what has this core, for help texts
+    number: NumberType = SINGLE  # what the float kernels compute with
 
     @property
     def vector_bytes(self) -> int:

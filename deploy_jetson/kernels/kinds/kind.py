@@ -12,14 +12,10 @@ Choice = tuple[int, ...]  # of every kind a NamedTuple of its own
 
 
 class KernelFamily(NamedTuple):
-    """C kernels written from one pair of templates, NAME/NAME.h.j2 and NAME/NAME.c.j2.
+    """C kernels written from one pair of templates, NAME/NAME.h.j2 and NAME/NAME.c.j2."""
 
-    Attributes:
-        name: Folder in `kinds/`, and stem of the generated files.
-        context: (variants of this family, target) -> the templates' values.
-    """
-
-    name: str
+    name: str  # folder in `kinds/`, and stem of the generated files
+    # (variants of this family, target) -> the templates' values
     context: Callable[[Sequence[Any], Target], Mapping[str, Any]]
 
 
@@ -28,26 +24,18 @@ def _no_details(problem: LayerProblem, choice: Any) -> dict[str, Any]:
 
 
 class KernelKind(NamedTuple):
-    """One way to compute a layer.
+    """One way to compute a layer."""
 
-    Attributes:
-        name: In the tuning cache.
-        choice: NamedTuple class of its choices.
-        family: The C kernels it calls.
-        candidates: Every legal choice for a layer, none where the kind does not apply.
-        cycles: Cost model: cycles of the layer on one core.
-        steps: The steps of a choice; the last one is the convolution.
-        tuning_group: The tuner measures some choices of every group.
-        describe: Text of a choice in the report.
-        details: Further entries of the layer's record in the report.
-    """
-
-    name: str
-    choice: type[Any]
-    family: KernelFamily
+    name: str  # in the tuning cache
+    choice: type[Any]  # NamedTuple class of its choices
+    family: KernelFamily  # the C kernels it calls
+    # every legal choice for a layer, none where the kind does not apply
     candidates: Callable[[LayerAnalysis, Target], Iterator[Choice]]
+    # cost model: cycles of the layer on one core
     cycles: Callable[[LayerAnalysis, Any, Target], float]
+    # the steps of a choice; the last one is the convolution
     steps: Callable[[Any, ConvolutionStep, Target], tuple[Step, ...]]
-    tuning_group: Callable[[Any], tuple[int, ...]]
-    describe: Callable[[Any], str]
+    tuning_group: Callable[[Any], tuple[int, ...]]  # the tuner measures some choices of every group
+    describe: Callable[[Any], str]  # text of a choice in the report
+    # further entries of the layer's record in the report
     details: Callable[[LayerProblem, Any], dict[str, Any]] = _no_details

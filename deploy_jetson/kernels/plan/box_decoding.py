@@ -8,25 +8,22 @@ from pneumonia.runtime.model.spec import NetworkSpec
 
 
 class BoxDecoding(NamedTuple):
-    """The C tables of the detection heads; without heads the network is not a detector.
+    """The C tables of the detection heads; without heads the network is not a detector."""
 
-    Attributes:
-        heads: Fields of a C `head`: number of the output, first anchor, anchors, classes, stride,
-            whether sizes are exponential.
-        anchors: (width, height) in pixels of the network's input, head after head.
-        mean, std, pad_value: Of the input, see `InputSpec`.
-        score_floor, nms_overlap, max_boxes: See `DecodeSettings`.
-        points: Operating points with their thresholds, the default one first.
-    """
-
+    # fields of a C `head`: number of the output, first anchor, anchors, classes, stride, whether
+    # sizes are exponential
     heads: tuple[tuple[int, ...], ...]
+    # (width, height) in pixels of the network's input, head after head
     anchors: tuple[tuple[float, float], ...]
+    # mean, std, pad_value: of the input, see `InputSpec`
     mean: float
     std: float
     pad_value: int
+    # score_floor, nms_overlap, max_boxes: see `DecodeSettings`
     score_floor: float
     nms_overlap: float
     max_boxes: int
+    # operating points with their thresholds, the default one first
     points: tuple[tuple[str, float], ...]
 
 

@@ -9,27 +9,17 @@ CValue = Union[int, float, str, Mapping[str, "CValue"], "CArray", "CPointer"]
 
 
 class CArray(NamedTuple):
-    """A constant array of structs.
+    """A constant array of structs."""
 
-    Attributes:
-        type: C type of one element.
-        items: Fields of every element.
-    """
-
-    type: str
-    items: Sequence[Mapping[str, CValue]]
+    type: str  # C type of one element
+    items: Sequence[Mapping[str, CValue]]  # fields of every element
 
 
 class CPointer(NamedTuple):
-    """The address of a constant struct.
+    """The address of a constant struct."""
 
-    Attributes:
-        type: C type of the struct.
-        fields: Its fields.
-    """
-
-    type: str
-    fields: Mapping[str, CValue]
+    type: str  # C type of the struct
+    fields: Mapping[str, CValue]  # its fields
 
 
 def blocked(buffer: Buffer) -> dict[str, CValue]:

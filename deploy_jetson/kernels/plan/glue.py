@@ -110,23 +110,15 @@ class GatherStep:
 
 @dataclass(eq=False)
 class BlockStep:
-    """Sum, upsampling, max pool or mean of whole vectors of channels.
+    """Sum, upsampling, max pool or mean of whole vectors of channels."""
 
-    Attributes:
-        name: Layer name.
-        run: The step function.
-        sources: Input views with their vectors; all list the same channels in the same lanes.
-        out: Output buffer.
-        act: Activation.
-        window: kernel, stride (or scale) and padding.
-    """
-
-    name: str
-    run: str
+    name: str  # layer name
+    run: str  # the step function
+    # input views with their vectors; all list the same channels in the same lanes
     sources: tuple[tuple[ChannelView, ChannelVectors], ...]
-    out: Buffer
-    act: str = "linear"
-    window: tuple[int, int, int] = (1, 1, 0)
+    out: Buffer  # output buffer
+    act: str = "linear"  # activation
+    window: tuple[int, int, int] = (1, 1, 0)  # kernel, stride (or scale) and padding
 
     @property
     def reads(self) -> tuple[Buffer, ...]:

@@ -15,41 +15,27 @@ HALF_MAX = 65504.0
 
 
 class LayerQuantization(NamedTuple):
-    """A convolution in int8: value = scale * integer of weights and inputs.
+    """A convolution in int8: value = scale * integer of weights and inputs."""
 
-    Attributes:
-        integers: (O, I, K, K) int8 weights.
-        scales: (O,) float32 of every filter's weights.
-        input_scale: Of the activations.
-        zero_point: The activations' uint8 number that stands for 0.
-    """
-
-    integers: npt.NDArray[np.int8]
-    scales: Weights
-    input_scale: float
-    zero_point: int
+    integers: npt.NDArray[np.int8]  # (O, I, K, K) int8 weights
+    scales: Weights  # (O,) float32 of every filter's weights
+    input_scale: float  # of the activations
+    zero_point: int  # the activations' uint8 number that stands for 0
 
 
 class LayerProblem(NamedTuple):
-    """One weighted layer with everything the choice of its kernel depends on.
+    """One weighted layer with everything the choice of its kernel depends on."""
 
-    Attributes:
-        layer: The layer.
-        weight: (O, I, K, K) float32; a fully connected layer has K = 1.
-        in_height, in_width, out_height, out_width: Pixels.
-        planar: Whether it reads the network's input, which has one channel per plane.
-        storage: How its weights are stored, see `weight_store.STORAGES`.
-        quantization: Its int8 weights and scales; None: float32 alone.
-    """
-
-    layer: Conv | Linear
-    weight: Weights
+    layer: Conv | Linear  # the layer
+    weight: Weights  # (O, I, K, K) float32; a fully connected layer has K = 1
+    # in_height, in_width, out_height, out_width: pixels
     in_height: int
     in_width: int
     out_height: int
     out_width: int
-    planar: bool
-    storage: str = "fp32"
+    planar: bool  # whether it reads the network's input, which has one channel per plane
+    storage: str = "fp32"  # how its weights are stored, see `weight_store.STORAGES`
+    # its int8 weights and scales; None: float32 alone
     quantization: LayerQuantization | None = None
 
     @property

@@ -41,25 +41,15 @@ Chooser = Callable[[LayerProblem], Choice]
 
 
 class NetworkPlan(NamedTuple):
-    """A network ready to be written as C.
+    """A network ready to be written as C."""
 
-    Attributes:
-        spec: The network.
-        target: The machine.
-        steps: In execution order.
-        problems: Layer name -> its problem.
-        choices: Layer name -> its kernel choice.
-        arena_floats: Size of the activation memory.
-        storage: How weights are stored.
-    """
-
-    spec: NetworkSpec
-    target: Target
-    steps: tuple[Step, ...]
-    problems: dict[str, LayerProblem]
-    choices: dict[str, Choice]
-    arena_floats: int
-    storage: str = "fp32"
+    spec: NetworkSpec  # the network
+    target: Target  # the machine
+    steps: tuple[Step, ...]  # in execution order
+    problems: dict[str, LayerProblem]  # layer name -> its problem
+    choices: dict[str, Choice]  # layer name -> its kernel choice
+    arena_floats: int  # size of the activation memory
+    storage: str = "fp32"  # how weights are stored
 
 
 def lower(

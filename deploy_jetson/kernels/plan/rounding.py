@@ -13,22 +13,15 @@ REAL = "real"  # the format of float vectors
 
 @dataclass(eq=False)
 class Rounding:
-    """Words of neighbouring channels, rounded to a scale.
+    """Words of neighbouring channels, rounded to a scale."""
 
-    Attributes:
-        words: Their buffer; `lanes` are the words of a pixel.
-        group: Channels in one word.
-        together: Vectors of channels in a block of words: 1 or `group`.
-        scale, zero_point: A value is scale * (uint8 number - zero_point).
-        zero: The number stored for 0.
-    """
-
-    words: Buffer
-    group: int
-    together: int
+    words: Buffer  # their buffer; `lanes` are the words of a pixel
+    group: int  # channels in one word
+    together: int  # vectors of channels in a block of words: 1 or `group`
+    # scale, zero_point: a value is scale * (uint8 number - zero_point)
     scale: float
     zero_point: int
-    zero: int
+    zero: int  # the number stored for 0
 
     @property
     def format(self) -> str:

@@ -17,23 +17,14 @@ NO_SKIP = -1
 
 
 class StepRecord(NamedTuple):
-    """One entry of the C step table.
+    """One entry of the C step table."""
 
-    Attributes:
-        name: Shown by profiles.
-        run: The step function.
-        type: C type of the layer record.
-        fields: Its designated initialisers, in order.
-        units: Independent pieces of work.
-        barrier: Whether later steps read what this one writes.
-    """
-
-    name: str
-    run: str
-    type: str
-    fields: Mapping[str, CValue]
-    units: int
-    barrier: bool = True
+    name: str  # shown by profiles
+    run: str  # the step function
+    type: str  # C type of the layer record
+    fields: Mapping[str, CValue]  # its designated initialisers, in order
+    units: int  # independent pieces of work
+    barrier: bool = True  # whether later steps read what this one writes
 
 
 class Step(Protocol):
@@ -85,29 +76,18 @@ def activation(name: str) -> dict[str, CValue]:
 
 @dataclass(eq=False)
 class ConvolutionStep:
-    """What the steps of all convolution kernels share.
+    """What the steps of all convolution kernels share."""
 
-    Attributes:
-        problem: Layer, weights and shapes.
-        bias: (O,).
-        view: Input channels.
-        out: Output buffer.
-        order: (O,) old index of each physical filter.
-        skip: Tensor added after the activation, laid out like `out`.
-        after: Activation after the sum.
-        rounding: The output as whole numbers, where an int8 convolution reads it.
-        real: Whether the output is also written as float vectors in `out`.
-    """
-
-    problem: LayerProblem
-    bias: Weights
-    view: ChannelView
-    out: Buffer
-    order: Ints
-    skip: Buffer | None = None
-    after: str = "linear"
+    problem: LayerProblem  # layer, weights and shapes
+    bias: Weights  # (O,)
+    view: ChannelView  # input channels
+    out: Buffer  # output buffer
+    order: Ints  # (O,) old index of each physical filter
+    skip: Buffer | None = None  # tensor added after the activation, laid out like `out`
+    after: str = "linear"  # activation after the sum
+    # the output as whole numbers, where an int8 convolution reads it
     rounding: Rounding | None = None
-    real: bool = True
+    real: bool = True  # whether the output is also written as float vectors in `out`
 
     @property
     def name(self) -> str:

@@ -18,24 +18,16 @@ ALIGNMENT = 64  # floats: buffers start four cache lines apart at least
 
 @dataclass(eq=False)
 class Buffer:
-    """One tensor in the arena.
+    """One tensor in the arena."""
 
-    Attributes:
-        name: Of the layer that fills it.
-        blocks: Planes.
-        height, width: Without the halo.
-        halo: Zero pixels on every side.
-        lanes: Channels of a plane; 1 for the network's planar input.
-        offset: First float in the arena; -1 until the memory plan is made.
-    """
-
-    name: str
-    blocks: int
+    name: str  # of the layer that fills it
+    blocks: int  # planes
+    # height, width: without the halo
     height: int
     width: int
-    halo: int
-    lanes: int
-    offset: int = field(default=-1)
+    halo: int  # zero pixels on every side
+    lanes: int  # channels of a plane; 1 for the network's planar input
+    offset: int = field(default=-1)  # first float in the arena; -1 until the memory plan is made
 
     @property
     def row(self) -> int:
@@ -65,21 +57,15 @@ class Buffer:
 
 
 class ChannelView(NamedTuple):
-    """Channels scattered over buffers of one geometry.
+    """Channels scattered over buffers of one geometry."""
 
-    Attributes:
-        buffers: The buffers it refers to, each once.
-        buffer_of: (C,) index into `buffers`.
-        offset_of: (C,) float offset of the channel's pixel (0, 0) from its buffer's start.
-        height, width: Pixels.
-        row, pixel: Floats to the pixel below and to the right.
-    """
-
-    buffers: tuple[Buffer, ...]
-    buffer_of: Ints
-    offset_of: Ints
+    buffers: tuple[Buffer, ...]  # the buffers it refers to, each once
+    buffer_of: Ints  # (C,) index into `buffers`
+    offset_of: Ints  # (C,) float offset of the channel's pixel (0, 0) from its buffer's start
+    # height, width: pixels
     height: int
     width: int
+    # row, pixel: floats to the pixel below and to the right
     row: int
     pixel: int
 
@@ -143,15 +129,12 @@ def flatten(view: ChannelView) -> ChannelView:
 
 
 class ChannelVectors(NamedTuple):
-    """A view as whole vectors, in the order in which they lie in its buffers.
+    """A view as whole vectors, in the order in which they lie in its buffers."""
 
-    Attributes:
-        buffer_of, offset_of: (n,) where each vector's pixel (0, 0) lies.
-        block_of, lane_of: (C,) vector and lane of every channel.
-    """
-
+    # buffer_of, offset_of: (n,) where each vector's pixel (0, 0) lies
     buffer_of: Ints
     offset_of: Ints
+    # block_of, lane_of: (C,) vector and lane of every channel
     block_of: Ints
     lane_of: Ints
 

@@ -12,32 +12,22 @@ BYTE_GROUP = 64  # weights that share a scale
 
 
 class WeightsSegment(NamedTuple):
-    """One array of the weights file, and where it lies in memory once it is float32.
+    """One array of the weights file, and where it lies in memory once it is float32."""
 
-    Attributes:
-        storage: Number of its storage in `STORAGES`.
-        source, place: Byte offsets in the file and in memory.
-        size: Weights, or bytes of what is stored as it is.
-    """
-
-    storage: int
+    storage: int  # number of its storage in `STORAGES`
+    # source, place: byte offsets in the file and in memory
     source: int
     place: int
-    size: int
+    size: int  # weights, or bytes of what is stored as it is
 
 
 class WeightsFile(NamedTuple):
-    """The weights file.
+    """The weights file."""
 
-    Attributes:
-        data: Its bytes.
-        segments: How to expand the file to float32; empty when it is stored as float32.
-        image_bytes: Memory of what the kernels read.
-    """
-
-    data: bytes
+    data: bytes  # its bytes
+    # how to expand the file to float32; empty when it is stored as float32
     segments: tuple[WeightsSegment, ...]
-    image_bytes: int
+    image_bytes: int  # memory of what the kernels read
 
 
 class WeightStore:

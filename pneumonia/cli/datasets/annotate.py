@@ -22,19 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where the web application listens.
+    """Where the web application listens."""
 
-    Attributes:
-        host: Name or address of an interface.
-        port: TCP port; 0 for a free one.
-        tls_cert: Certificate (PEM); None for plain HTTP on this machine.
-        tls_key: Its private key (PEM).
-    """
-
-    host: str
-    port: int
-    tls_cert: Path | None
-    tls_key: Path | None
+    host: str  # name or address of an interface
+    port: int  # TCP port; 0 for a free one
+    tls_cert: Path | None  # certificate (PEM); None for plain HTTP on this machine
+    tls_key: Path | None  # its private key (PEM)
 
     @property
     def secure(self) -> bool:

@@ -18,45 +18,29 @@ DICOM_KINDS = ("sr", "gsps", "sc")
 
 @dataclass(frozen=True)
 class ScoreOptions(RemoteOptions):
-    """The options of `pneumonia score`, besides its paths and the bundle.
+    """The options of `pneumonia score`, besides its paths and the bundle."""
 
-    Attributes:
-        engine: Engine that runs the model.
-        threshold: Operating point; None for the bundle's first.
-        jobs: Processes that decode images.
-        overlays: `findings`, `all` or `none`.
-        dicom: Kinds of DICOM results.
-        fhir, report, pdf: Further outputs.
-        resume: Keep what the output holds of the same files.
-        identifiers: Write accession number, study date and UIDs.
-        deidentify: `basic` or None.
-        send_deidentified: Whether --send may send results that name no patient.
-        allow_burned_in: Take images with text in them although de-identifying.
-        rules: File of rules; None for the shipped ones.
-        dry_run: Only show what would be scored.
-        force_read, allow_deflated, first_frame: Odd files that are taken.
-        as_json: Print run.json on stdout, nothing else.
-    """
-
-    engine: str
-    threshold: str | None
-    jobs: int
-    overlays: str
-    dicom: tuple[str, ...]
+    engine: str  # engine that runs the model
+    threshold: str | None  # operating point; None for the bundle's first
+    jobs: int  # processes that decode images
+    overlays: str  # `findings`, `all` or `none`
+    dicom: tuple[str, ...]  # kinds of DICOM results
+    # fhir, report, pdf: further outputs
     fhir: bool
     report: bool
     pdf: bool
-    resume: bool
-    identifiers: bool
-    deidentify: str | None
-    send_deidentified: bool
-    allow_burned_in: bool
-    rules: Path | None
-    dry_run: bool
+    resume: bool  # keep what the output holds of the same files
+    identifiers: bool  # write accession number, study date and UIDs
+    deidentify: str | None  # `basic` or None
+    send_deidentified: bool  # whether --send may send results that name no patient
+    allow_burned_in: bool  # take images with text in them although de-identifying
+    rules: Path | None  # file of rules; None for the shipped ones
+    dry_run: bool  # only show what would be scored
+    # force_read, allow_deflated, first_frame: odd files that are taken
     force_read: bool
     allow_deflated: bool
     first_frame: bool
-    as_json: bool
+    as_json: bool  # print run.json on stdout, nothing else
 
 
 def dicom_kinds(

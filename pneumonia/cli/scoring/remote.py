@@ -75,38 +75,25 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """Source of the images and destination of the results, from the options above.
+    """Source of the images and destination of the results, from the options above."""
 
-    Attributes:
-        dicomweb: Address of a DICOMweb server; None for none.
-        pacs: PACS to fetch from, `TITLE@HOST:PORT`.
-        study, accession, date: Which studies; several of the first two.
-        no_refetch: Keep results of an earlier run without fetching their images again.
-        aet: Our AE title; None for the default.
-        move_port: Port for C-MOVE; None for C-GET.
-        ca_file: Certificates to trust.
-        client_cert, client_key: Certificate and key that identify us to a DICOMweb server.
-        send: PACS or DICOMweb server to send results to.
-        commit: Ask for storage commitment.
-        commit_port: Port for its report.
-        ray: Address of a Ray cluster.
-    """
-
-    dicomweb: str | None
-    pacs: str | None
+    dicomweb: str | None  # address of a DICOMweb server; None for none
+    pacs: str | None  # PACS to fetch from, `TITLE@HOST:PORT`
+    # study, accession, date: which studies; several of the first two
     study: tuple[str, ...]
     accession: tuple[str, ...]
     date: str
-    no_refetch: bool
-    aet: str | None
-    move_port: int | None
-    ca_file: Path | None
+    no_refetch: bool  # keep results of an earlier run without fetching their images again
+    aet: str | None  # our AE title; None for the default
+    move_port: int | None  # port for C-MOVE; None for C-GET
+    ca_file: Path | None  # certificates to trust
+    # client_cert, client_key: certificate and key that identify us to a DICOMweb server
     client_cert: Path | None
     client_key: Path | None
-    send: str | None
-    commit: bool
-    commit_port: int | None
-    ray: str | None
+    send: str | None  # PACS or DICOMweb server to send results to
+    commit: bool  # ask for storage commitment
+    commit_port: int | None  # port for its report
+    ray: str | None  # address of a Ray cluster
 
 
 def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:

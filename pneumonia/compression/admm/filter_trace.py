@@ -34,16 +34,11 @@ PRODUCTS = ("mul", "rmul", "imul", "div", "truediv", "itruediv", "multiply")
 
 
 class _Part(NamedTuple):
-    """Neighbouring channels of a tensor.
+    """Neighbouring channels of a tensor."""
 
-    Attributes:
-        space: Number of the channels' identity, see `_Tracer`.
-        size: Channels.
-        sources: Weights whose filters are summed up in them; none: their origin is unknown.
-    """
-
-    space: int
-    size: int
+    space: int  # number of the channels' identity, see `_Tracer`
+    size: int  # channels
+    # weights whose filters are summed up in them; none: their origin is unknown
     sources: frozenset[str]
 
 
@@ -55,34 +50,23 @@ class _Channels(NamedTuple):
 
 
 class FilterVector(NamedTuple):
-    """A bias, or a gain or shift of a batch norm, part of which belongs to filters.
+    """A bias, or a gain or shift of a batch norm, part of which belongs to filters."""
 
-    Attributes:
-        name: Of the parameter.
-        first: Its entry for the first filter.
-        size: Entries.
-        sources: Weights whose filters emit the channel: without all of them it is a constant.
-    """
-
-    name: str
-    first: int
-    size: int
+    name: str  # of the parameter
+    first: int  # its entry for the first filter
+    size: int  # entries
+    # weights whose filters emit the channel: without all of them it is a constant
     sources: frozenset[str]
 
 
 class FilterTrace(NamedTuple):
-    """The filters of a module.
+    """The filters of a module."""
 
-    Attributes:
-        groups: Weights whose filters of one index are one channel, in execution order; each weight
-            of a convolution or linear layer that was called is in one group.
-        vectors: What goes with filters.
-        loose: Weights whose filters are added to channels that are unknown.
-    """
-
+    # weights whose filters of one index are one channel, in execution order; each weight of a
+    # convolution or linear layer that was called is in one group
     groups: list[tuple[str, ...]]
-    vectors: list[FilterVector]
-    loose: list[str]
+    vectors: list[FilterVector]  # what goes with filters
+    loose: list[str]  # weights whose filters are added to channels that are unknown
 
 
 def trace_filters(module: nn.Module, example_inputs: Sequence[Any]) -> FilterTrace:

@@ -25,29 +25,21 @@ class Converged(Exception):  # noqa: N818 - not an error, but how a hook ends a 
 
 
 class AdmmSchedule(NamedTuple):
-    """Schedule of the penalty rho and of the Z-steps.
+    """Schedule of the penalty rho and of the Z-steps."""
 
-    Attributes:
-        rho: Penalty of each round, ascending.
-        epochs: Of the whole fit; they are shared out among the rounds.
-        steps_per_update: Optimiser steps from one Z-step to the next; None = at each epoch's end.
-        on_new_rho: See `Admm.set_rho`.
-        tolerance: A round ends early when no layer's primal residual is larger.
-        clip_norm: Largest L2 norm of the task's gradient, before the penalty's is added; 0 = no
-            clipping. Clipping the sum instead (in the loop) would cancel any growth of rho.
-        tau: Size of the penalty's own step after each of the optimiser (`Admm.pull`), best its
-            learning rate; None = the penalty's gradient is added to the task's.
-        kept: See `Admm`.
-    """
-
-    rho: tuple[float, ...]
-    epochs: int
+    rho: tuple[float, ...]  # penalty of each round, ascending
+    epochs: int  # of the whole fit; they are shared out among the rounds
+    # optimiser steps from one Z-step to the next; None = at each epoch's end
     steps_per_update: int | None = None
-    on_new_rho: OnNewRho = "rescale"
-    tolerance: float = 1e-2
+    on_new_rho: OnNewRho = "rescale"  # see `Admm.set_rho`
+    tolerance: float = 1e-2  # a round ends early when no layer's primal residual is larger
+    # largest L2 norm of the task's gradient, before the penalty's is added; 0 = no clipping.
+    # Clipping the sum instead (in the loop) would cancel any growth of rho
     clip_norm: float = 0.0
+    # size of the penalty's own step after each of the optimiser (`Admm.pull`), best its learning
+    # rate; None = the penalty's gradient is added to the task's
     tau: float | None = None
-    kept: KeptWeights = "held"
+    kept: KeptWeights = "held"  # see `Admm`
 
     def epochs_of_round(self) -> list[int]:
         """Epochs of each round, split as equally as possible."""

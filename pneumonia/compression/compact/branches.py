@@ -19,16 +19,11 @@ IDEMPOTENT = ("relu", "relu6")  # f(f(x)) = f(x)
 
 
 class Branch(NamedTuple):
-    """A residual branch.
+    """A residual branch."""
 
-    Attributes:
-        shortcut: The layer that adds it.
-        source: The input of that layer that the branch computes.
-        layers: Convolutions and linear layers that only this branch needs, in execution order.
-    """
-
-    shortcut: str
-    source: str
+    shortcut: str  # the layer that adds it
+    source: str  # the input of that layer that the branch computes
+    # convolutions and linear layers that only this branch needs, in execution order
     layers: tuple[str, ...]
 
 

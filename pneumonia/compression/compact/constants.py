@@ -15,31 +15,19 @@ Tensors = Mapping[str, Tensor]
 
 
 class ConstantChannels(NamedTuple):
-    """Channels of one layer that do not depend on the image.
+    """Channels of one layer that do not depend on the image."""
 
-    Attributes:
-        known: Bool (C,): the channel has the same value at every pixel of every image.
-        value: float64 (C,): that value, 0 where not known.
-    """
-
-    known: Tensor
-    value: Tensor
+    known: Tensor  # bool (C,): the channel has the same value at every pixel of every image
+    value: Tensor  # float64 (C,): that value, 0 where not known
 
 
 class ConstantContext(NamedTuple):
-    """What the rules need besides the layer.
+    """What the rules need besides the layer."""
 
-    Attributes:
-        sources: The constant channels of the layer's inputs.
-        sizes: Shapes of its inputs.
-        tensors: Dense tensors, named as `runtime.model.spec.tensor_shapes`.
-        shape: Of its output.
-    """
-
-    sources: Sequence[ConstantChannels]
-    sizes: Sequence[layers.Shape]
-    tensors: Tensors
-    shape: layers.Shape
+    sources: Sequence[ConstantChannels]  # the constant channels of the layer's inputs
+    sizes: Sequence[layers.Shape]  # shapes of its inputs
+    tensors: Tensors  # dense tensors, named as `runtime.model.spec.tensor_shapes`
+    shape: layers.Shape  # of its output
 
 
 def find_constants(spec: NetworkSpec, tensors: Tensors) -> dict[str, ConstantChannels]:

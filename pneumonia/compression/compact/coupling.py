@@ -24,15 +24,10 @@ from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 
 
 class UnitGroup(NamedTuple):
-    """Layers whose filters share units, directly or through others.
+    """Layers whose filters share units, directly or through others."""
 
-    Attributes:
-        layers: Their names, in execution order.
-        units: Ascending units of all their filters, int64.
-    """
-
-    layers: tuple[str, ...]
-    units: Tensor
+    layers: tuple[str, ...]  # their names, in execution order
+    units: Tensor  # ascending units of all their filters, int64
 
 
 class ChannelGraph:

@@ -25,14 +25,10 @@ from pneumonia.runtime.model.spec import NetworkSpec
 
 
 class DeadPaths(NamedTuple):
-    """Units and channels that can be removed without changing any output.
+    """Units and channels that can be removed without changing any output."""
 
-    Attributes:
-        live: Units that stay, bool (n_units,).
-        offsets: Layer -> what its removed constant inputs add to its filters, float64 (O,).
-    """
-
-    live: Tensor
+    live: Tensor  # units that stay, bool (n_units,)
+    # layer -> what its removed constant inputs add to its filters, float64 (O,)
     offsets: dict[str, Tensor]
 
 

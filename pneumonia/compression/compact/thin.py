@@ -19,23 +19,14 @@ from pneumonia.runtime.model.spec import NetworkSpec
 
 
 class ThinNetwork(NamedTuple):
-    """A network without the filters and channels that its masks remove.
+    """A network without the filters and channels that its masks remove."""
 
-    Attributes:
-        spec: Every layer stored densely.
-        tensors: Its tensors.
-        masks: Layer -> bool mask of its weight, of the layers that have one.
-        graph: The whole network's units.
-        live: Units of `graph` that are left, bool (n_units,).
-        whole: The whole network's masked tensors.
-    """
-
-    spec: NetworkSpec
-    tensors: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    graph: ChannelGraph
-    live: Tensor
-    whole: dict[str, Tensor]
+    spec: NetworkSpec  # every layer stored densely
+    tensors: dict[str, Tensor]  # its tensors
+    masks: dict[str, Tensor]  # layer -> bool mask of its weight, of the layers that have one
+    graph: ChannelGraph  # the whole network's units
+    live: Tensor  # units of `graph` that are left, bool (n_units,)
+    whole: dict[str, Tensor]  # the whole network's masked tensors
 
     def widen(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the whole network that compute what the thin network does with these.

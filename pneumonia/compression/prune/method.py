@@ -33,33 +33,22 @@ class HardSet(JointConstraint, Protocol):
 
 
 class MethodSets(NamedTuple):
-    """A method at one strength.
+    """A method at one strength."""
 
-    Attributes:
-        splits: The sets ADMM pulls the weights to, one (Z, U) pair each.
-        hard: The set of the hard mask, inside all of them.
-        group_sizes: Layers stored by columns -> filters that share one list of columns.
-        budgets: Layer -> what the set allows, for compression.json.
-        round_to: Filters that are left of a layer are a multiple of this.
-    """
-
-    splits: tuple[JointConstraint, ...]
-    hard: HardSet
+    splits: tuple[JointConstraint, ...]  # the sets ADMM pulls the weights to, one (Z, U) pair each
+    hard: HardSet  # the set of the hard mask, inside all of them
+    # layers stored by columns -> filters that share one list of columns
     group_sizes: dict[str, int]
+    # layer -> what the set allows, for compression.json
     budgets: dict[str, dict[str, int | float | str]]
-    round_to: int = 1
+    round_to: int = 1  # filters that are left of a layer are a multiple of this
 
 
 class LadderStage(NamedTuple):
-    """One rung of a ladder.
+    """One rung of a ladder."""
 
-    Attributes:
-        rate: Global pruning rate over all convolution and linear weights to reach.
-        method: The method, perhaps in a variant of its own.
-    """
-
-    rate: float
-    method: "PruningMethod"
+    rate: float  # global pruning rate over all convolution and linear weights to reach
+    method: "PruningMethod"  # the method, perhaps in a variant of its own
 
 
 class PruningMethod(Protocol):

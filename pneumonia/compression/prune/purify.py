@@ -31,35 +31,21 @@ LARGEST = 64.0  # multiplier at which the search starts from above
 
 
 class PurifyThresholds(NamedTuple):
-    """Relative thresholds at multiplier 1.
+    """Relative thresholds at multiplier 1."""
 
-    Attributes:
-        column: Th1 over the mean energy of the layer's non-empty columns.
-        fill: Th2, absolute; not scaled by the multiplier.
-        channel: Th3 over the mean energy of the layer's non-empty channels.
-        filter: Th4 over the mean energy of the layer's non-empty filters.
-    """
-
-    column: float = 0.05
-    fill: float = 0.35
-    channel: float = 0.05
-    filter: float = 0.05
+    column: float = 0.05  # Th1 over the mean energy of the layer's non-empty columns
+    fill: float = 0.35  # Th2, absolute; not scaled by the multiplier
+    channel: float = 0.05  # Th3 over the mean energy of the layer's non-empty channels
+    filter: float = 0.05  # Th4 over the mean energy of the layer's non-empty filters
 
 
 class PurifiedMasks(NamedTuple):
-    """Result of purification.
+    """Result of purification."""
 
-    Attributes:
-        masks: Layer -> places that may be non-zero, within the given masks.
-        multiplier: The common multiplier; 0 = nothing could be removed within the budget.
-        removed: Units (channels with the filters that make them) removed.
-        metric: Validation metric with these masks.
-    """
-
-    masks: dict[str, Tensor]
-    multiplier: float
-    removed: int
-    metric: float
+    masks: dict[str, Tensor]  # layer -> places that may be non-zero, within the given masks
+    multiplier: float  # the common multiplier; 0 = nothing could be removed within the budget
+    removed: int  # units (channels with the filters that make them) removed
+    metric: float  # validation metric with these masks
 
 
 def _mean_of_used(energies: Tensor) -> float:

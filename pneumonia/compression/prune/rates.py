@@ -35,15 +35,10 @@ STRONGEST = 1e9  # layer rate at which every layer is down to its minimum
 
 
 class LayerRates(NamedTuple):
-    """Relative strengths of the selected layers.
+    """Relative strengths of the selected layers."""
 
-    Attributes:
-        exponents: Layer -> exponent of the common x.
-        limits: Layer -> largest rate; layers not given have none.
-    """
-
-    exponents: dict[str, float]
-    limits: dict[str, float]
+    exponents: dict[str, float]  # layer -> exponent of the common x
+    limits: dict[str, float]  # layer -> largest rate; layers not given have none
 
     def at(self, x: float) -> dict[str, float]:
         """Rates of all selected layers for a common x >= 1."""
@@ -54,43 +49,28 @@ class LayerRates(NamedTuple):
 
 
 class StageStart(NamedTuple):
-    """Network and masks at the start of a stage.
+    """Network and masks at the start of a stage."""
 
-    Attributes:
-        graph: The network's units.
-        weights: Layer -> current weight, of all convolution and linear layers.
-        allowed: Layer -> places that earlier stages left, bool. Weights elsewhere are zero
-            already, and stay so unless they are stored anyway (see `_within`).
-        total: Weights that a rate of 1 would keep: those of the network the run began with.
-        groups: Layers that network stored by columns -> filters that share one list of columns.
-    """
-
-    graph: ChannelGraph
-    weights: Mapping[str, Tensor]
+    graph: ChannelGraph  # the network's units
+    weights: Mapping[str, Tensor]  # layer -> current weight, of all convolution and linear layers
+    # layer -> places that earlier stages left, bool. Weights elsewhere are zero already, and stay
+    # so unless they are stored anyway (see `_within`)
     allowed: Mapping[str, Tensor]
-    total: int
+    total: int  # weights that a rate of 1 would keep: those of the network the run began with
+    # layers that network stored by columns -> filters that share one list of columns
     groups: Mapping[str, int] = MappingProxyType({})
 
 
 class RatePlan(NamedTuple):
-    """A method at the strength that reaches the global rate, on given weights.
+    """A method at the strength that reaches the global rate, on given weights."""
 
-    Attributes:
-        sets: The method's sets.
-        masks: Settled masks of these weights.
-        kept: Layer -> weights kept in the compacted network.
-        nominal_rate: All weights / weights inside the projection's masks.
-        realised_rate: All weights / weights of the compacted network.
-        layer_rates: The rates the layers were given.
-        nominal_kept: Layer -> weights inside the projection's masks, dead paths not removed.
-    """
-
-    sets: MethodSets
-    masks: dict[str, Tensor]
-    kept: dict[str, int]
-    nominal_rate: float
-    realised_rate: float
-    layer_rates: dict[str, float]
+    sets: MethodSets  # the method's sets
+    masks: dict[str, Tensor]  # settled masks of these weights
+    kept: dict[str, int]  # layer -> weights kept in the compacted network
+    nominal_rate: float  # all weights / weights inside the projection's masks
+    realised_rate: float  # all weights / weights of the compacted network
+    layer_rates: dict[str, float]  # the rates the layers were given
+    # layer -> weights inside the projection's masks, dead paths not removed
     nominal_kept: Mapping[str, int] = MappingProxyType({})
 
 

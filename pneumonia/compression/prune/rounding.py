@@ -29,23 +29,15 @@ Masks = dict[str, Tensor]
 
 
 class RoundingTask(NamedTuple):
-    """What is rounded, and within which bounds.
+    """What is rounded, and within which bounds."""
 
-    Attributes:
-        graph: The network's units.
-        weights: Layer -> weight, of all layers.
-        selected: Layers whose filters may be removed.
-        allowed: Layer -> places that may be non-zero; layers not given: everywhere.
-        groups: Layers stored by columns -> filters that share one list of columns.
-        multiple: Of which the filters of a layer shall be a multiple.
-    """
-
-    graph: ChannelGraph
-    weights: Mapping[str, Tensor]
-    selected: Collection[str]
+    graph: ChannelGraph  # the network's units
+    weights: Mapping[str, Tensor]  # layer -> weight, of all layers
+    selected: Collection[str]  # layers whose filters may be removed
+    # layer -> places that may be non-zero; layers not given: everywhere
     allowed: Mapping[str, Tensor]
-    groups: Mapping[str, int]
-    multiple: int
+    groups: Mapping[str, int]  # layers stored by columns -> filters that share one list of columns
+    multiple: int  # of which the filters of a layer shall be a multiple
 
 
 def round_filters(task: RoundingTask, masks: Mapping[str, Tensor]) -> Masks:

@@ -47,38 +47,24 @@ COSTLY_RESIDUAL = 5e-2  # masking from farther away usually costs accuracy (meth
 
 
 class StageContext(NamedTuple):
-    """What all stages of a run share.
+    """What all stages of a run share."""
 
-    Attributes:
-        spec: The network, every layer stored densely: its zeros move while it is trained.
-        total: Weights it kept when the run began.
-        trainer: Task, resume, progress.
-        training: Training settings that the recipe's phases change.
-        recipe: The whole run.
-        rates: Relative strengths of the layers.
-        groups: Layers the run's network stored by columns -> filters that share one list.
-    """
-
-    spec: NetworkSpec
-    total: int
-    trainer: Trainer
-    training: TrainConfig
-    recipe: PruneRecipe
-    rates: LayerRates
+    spec: NetworkSpec  # the network, every layer stored densely: its zeros move while it is trained
+    total: int  # weights it kept when the run began
+    trainer: Trainer  # task, resume, progress
+    training: TrainConfig  # training settings that the recipe's phases change
+    recipe: PruneRecipe  # the whole run
+    rates: LayerRates  # relative strengths of the layers
+    # layers the run's network stored by columns -> filters that share one list
     groups: Mapping[str, int]
 
 
 class StageResult(NamedTuple):
-    """Result of a stage.
+    """Result of a stage."""
 
-    Attributes:
-        tensors: Retrained dense tensors, exactly zero outside the masks.
-        masks: Layer -> bool mask of its weight.
-        plan: `plan.json`: rates, budgets, kept weights, group sizes, last primal residuals.
-    """
-
-    tensors: dict[str, Tensor]
-    masks: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # retrained dense tensors, exactly zero outside the masks
+    masks: dict[str, Tensor]  # layer -> bool mask of its weight
+    # `plan.json`: rates, budgets, kept weights, group sizes, last primal residuals
     plan: dict[str, Any]
 
 

@@ -23,17 +23,11 @@ MOST_LEVELS = 512  # of one polarity: more are not states of a device
 
 
 class ChipMetrics(NamedTuple):
-    """What a number of chips would do.
+    """What a number of chips would do."""
 
-    Attributes:
-        ideal: Metric of the weights on their levels.
-        metrics: Metric of each chip.
-        sigma: Deviation, in steps between neighbouring levels.
-    """
-
-    ideal: float
-    metrics: tuple[float, ...]
-    sigma: float
+    ideal: float  # metric of the weights on their levels
+    metrics: tuple[float, ...]  # metric of each chip
+    sigma: float  # deviation, in steps between neighbouring levels
 
     @property
     def mean(self) -> float:

@@ -29,37 +29,23 @@ Support = npt.NDArray[np.bool_]
 
 
 class MeasuredNetwork(NamedTuple):
-    """A network with its weights.
+    """A network with its weights."""
 
-    Attributes:
-        name: As on the page.
-        spec: The network.
-        weights: Layer -> dense weight.
-        account: Layers and totals.
-    """
-
-    name: str
-    spec: NetworkSpec
-    weights: Mapping[str, Tensor]
-    account: NetworkAccount
+    name: str  # as on the page
+    spec: NetworkSpec  # the network
+    weights: Mapping[str, Tensor]  # layer -> dense weight
+    account: NetworkAccount  # layers and totals
 
 
 class CompressionReport(NamedTuple):
-    """Networks and run data shown on the page.
+    """Networks and run data shown on the page."""
 
-    Attributes:
-        model: The compressed network.
-        reference: What it is compared with: the network it came from, or its own dense form.
-        run: Its run folder, where there is one: for rates and residuals.
-        chips: Accuracy on imperfect chips, when it was simulated.
-        metric: Name of that accuracy.
-    """
-
-    model: MeasuredNetwork
+    model: MeasuredNetwork  # the compressed network
+    # what it is compared with: the network it came from, or its own dense form
     reference: MeasuredNetwork
-    run: RunFolder | None = None
-    chips: ChipMetrics | None = None
-    metric: str = ""
+    run: RunFolder | None = None  # its run folder, where there is one: for rates and residuals
+    chips: ChipMetrics | None = None  # accuracy on imperfect chips, when it was simulated
+    metric: str = ""  # name of that accuracy
 
 
 def write_page(out: Path, report: CompressionReport) -> None:

@@ -29,31 +29,20 @@ REFINED_ELEMENTS = 2**20  # layers of fewer weights are refined from several sta
 
 
 class TiedMatrix(NamedTuple):
-    """One layer of a tied set.
+    """One layer of a tied set."""
 
-    Attributes:
-        squares: Squared GEMM matrix, float32 (O, P), scaled to at most 1.
-        unit_of_filter: Unit each filter belongs to, int64 (O,).
-        rule: How many columns are kept; None keeps all.
-    """
-
-    squares: Tensor
-    unit_of_filter: Tensor
-    rule: ColumnRule | None
+    squares: Tensor  # squared GEMM matrix, float32 (O, P), scaled to at most 1
+    unit_of_filter: Tensor  # unit each filter belongs to, int64 (O,)
+    rule: ColumnRule | None  # how many columns are kept; None keeps all
 
 
 class UnitChoice(NamedTuple):
-    """Kept units and columns.
+    """Kept units and columns."""
 
-    Attributes:
-        units: Bool (n_units,).
-        columns: Per layer bool (n_groups, P) for the groups of its kept filters, or None.
-        energy: Sum of the kept squares.
-    """
-
-    units: Tensor
+    units: Tensor  # bool (n_units,)
+    # per layer bool (n_groups, P) for the groups of its kept filters, or None
     columns: list[Tensor | None]
-    energy: float
+    energy: float  # sum of the kept squares
 
 
 def random_starts(n_units: int, n_keep: int, count: int, seed: int) -> Tensor:

@@ -17,18 +17,12 @@ Budget = Literal["group", "layer"]
 
 
 class ColumnRule(NamedTuple):
-    """How many columns are kept.
+    """How many columns are kept."""
 
-    Attributes:
-        n_keep: Columns kept in each group.
-        group_size: Filters that share one list of columns; 0 = all filters of the layer.
-        budget: `group`: every group keeps n_keep columns. `layer`: the layer keeps
-            n_keep * n_groups pairs (group, column), wherever they are worth most, and every
-            group keeps at least one.
-    """
-
-    n_keep: int
-    group_size: int = 0
+    n_keep: int  # columns kept in each group
+    group_size: int = 0  # filters that share one list of columns; 0 = all filters of the layer
+    # `group`: every group keeps n_keep columns. `layer`: the layer keeps n_keep * n_groups pairs
+    # (group, column), wherever they are worth most, and every group keeps at least one
     budget: Budget = "group"
 
 

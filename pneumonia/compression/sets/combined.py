@@ -36,17 +36,11 @@ SEED = 0
 
 
 class TiedLayer(NamedTuple):
-    """One layer whose filters are tied to those of others.
+    """One layer whose filters are tied to those of others."""
 
-    Attributes:
-        name: Layer name.
-        unit_of_filter: Unit of each filter, int64 (O,), values in 0..n_units-1.
-        columns: How many columns the layer keeps; None keeps all.
-    """
-
-    name: str
-    unit_of_filter: Tensor
-    columns: ColumnRule | None = None
+    name: str  # layer name
+    unit_of_filter: Tensor  # unit of each filter, int64 (O,), values in 0..n_units-1
+    columns: ColumnRule | None = None  # how many columns the layer keeps; None keeps all
 
 
 class TiedFilters:

@@ -28,17 +28,12 @@ LEAST_RISE = 1e-12  # of the energy, relative, that changes a choice again
 
 
 class _KernelEnergies(NamedTuple):
-    """Squared norms of one layer's kernels.
+    """Squared norms of one layer's kernels."""
 
-    Attributes:
-        kernels: float64 (O, I); of a grouped convolution (O,), since its filters read their own.
-        made: Unit of each filter, int64 (O,).
-        read: Unit of each input channel, int64 (I,); None for a grouped convolution.
-    """
-
+    # float64 (O, I); of a grouped convolution (O,), since its filters read their own
     kernels: Tensor
-    made: Tensor
-    read: Tensor | None
+    made: Tensor  # unit of each filter, int64 (O,)
+    read: Tensor | None  # unit of each input channel, int64 (I,); None for a grouped convolution
 
     def by_filter(self, live: Tensor) -> Tensor:
         """Energy of each filter in live channels: float64 (O,)."""

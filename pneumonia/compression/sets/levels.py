@@ -32,17 +32,11 @@ _TABLE_BITS = 12  # significant bits of a level that is not a small whole number
 
 
 class Levels(NamedTuple):
-    """Allowed values before scaling: plus and minus each magnitude, and perhaps zero.
+    """Allowed values before scaling: plus and minus each magnitude, and perhaps zero."""
 
-    Attributes:
-        magnitudes: Ascending, positive.
-        zero: Zero is a level of its own.
-        n_codes: Codes of one stored weight; a reserved zero code counts.
-    """
-
-    magnitudes: tuple[float, ...]
-    zero: bool
-    n_codes: int
+    magnitudes: tuple[float, ...]  # ascending, positive
+    zero: bool  # zero is a level of its own
+    n_codes: int  # codes of one stored weight; a reserved zero code counts
 
     @property
     def bits(self) -> int:

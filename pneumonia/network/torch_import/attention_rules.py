@@ -21,19 +21,12 @@ from pneumonia.runtime.model.layers import Attention
 
 
 class AttentionScores(NamedTuple):
-    """Products of queries and keys on their way to an attention.
+    """Products of queries and keys on their way to an attention."""
 
-    Attributes:
-        queries: (..., T, D per head).
-        keys: (..., D per head, S).
-        scale: What the products are multiplied with.
-        normalised: Whether the softmax over the keys is done.
-    """
-
-    queries: LayerView
-    keys: LayerView
-    scale: float = 1.0
-    normalised: bool = False
+    queries: LayerView  # (..., T, D per head)
+    keys: LayerView  # (..., D per head, S)
+    scale: float = 1.0  # what the products are multiplied with
+    normalised: bool = False  # whether the softmax over the keys is done
 
 
 def scaled_scores(scores: AttentionScores, number: Any) -> AttentionScores:

@@ -20,20 +20,14 @@ BN_PARTS = ("weight", "bias", "mean", "var")
 
 
 class FusedLayers(NamedTuple):
-    """The layers that are left.
+    """The layers that are left."""
 
-    Attributes:
-        layers: In execution order.
-        tensors: Named after them.
-        now: Layer that is gone -> the layer that gives its value.
-        hidden: Layers whose value is not to be seen any more, since their activation follows.
-        absorbed: Layer -> names of the norm and the activation that it took over.
-    """
-
-    layers: tuple[Layer, ...]
-    tensors: dict[str, Tensor]
-    now: dict[str, str]
+    layers: tuple[Layer, ...]  # in execution order
+    tensors: dict[str, Tensor]  # named after them
+    now: dict[str, str]  # layer that is gone -> the layer that gives its value
+    # layers whose value is not to be seen any more, since their activation follows
     hidden: set[str]
+    # layer -> names of the norm and the activation that it took over
     absorbed: dict[str, dict[str, str]]
 
 

@@ -42,23 +42,14 @@ TAKES_CONSTANTS = (  # also where the network's values are the second argument
 
 
 class TracedModule(NamedTuple):
-    """A module's layers, before anything is fused.
+    """A module's layers, before anything is fused."""
 
-    Attributes:
-        builder: Layers and tensors.
-        outputs: What the module returns, flat.
-        structure: Of what it returns.
-        input_dims: How the torch input lies over the description's.
-        views: Node of the graph -> its view: to compare values.
-        program: The exported program.
-    """
-
-    builder: SpecBuilder
-    outputs: tuple[LayerView, ...]
-    structure: pytree.TreeSpec
-    input_dims: tuple[Any, ...]
-    views: dict[fx.Node, LayerView]
-    program: torch.export.ExportedProgram
+    builder: SpecBuilder  # layers and tensors
+    outputs: tuple[LayerView, ...]  # what the module returns, flat
+    structure: pytree.TreeSpec  # of what it returns
+    input_dims: tuple[Any, ...]  # how the torch input lies over the description's
+    views: dict[fx.Node, LayerView]  # node of the graph -> its view: to compare values
+    program: torch.export.ExportedProgram  # the exported program
 
 
 def input_shape(example: Tensor) -> Shape:

@@ -31,18 +31,12 @@ FLOAT32_TOLERANCE = 1e-4  # where the module runs in float32 only
 
 
 class TorchInterface(NamedTuple):
-    """What the original module takes and returns.
+    """What the original module takes and returns."""
 
-    Attributes:
-        input_dims: How its input lies over (C, H, W).
-        outputs: Its outputs, flat: layer and how they lie.
-        structure: Tuples, lists and dicts around them.
-        names: Layer -> paths of the modules it came from: `layer`, `norm`, `activation`.
-    """
-
-    input_dims: tuple[Dim, ...]
-    outputs: tuple[LayerView, ...]
-    structure: pytree.TreeSpec
+    input_dims: tuple[Dim, ...]  # how its input lies over (C, H, W)
+    outputs: tuple[LayerView, ...]  # its outputs, flat: layer and how they lie
+    structure: pytree.TreeSpec  # tuples, lists and dicts around them
+    # layer -> paths of the modules it came from: `layer`, `norm`, `activation`
     names: Mapping[str, Mapping[str, str]]
 
 

@@ -36,31 +36,21 @@ class UnknownPartError(SpecError):
 
 
 class AxisFactor(NamedTuple):
-    """Part of an axis of a value.
+    """Part of an axis of a value."""
 
-    Attributes:
-        axis: `n` (batch), `c` (channels) or `s` (positions).
-        stride: Steps of the axis from one entry to the next.
-        size: Entries.
-    """
-
-    axis: str
-    stride: int
-    size: int
+    axis: str  # `n` (batch), `c` (channels) or `s` (positions)
+    stride: int  # steps of the axis from one entry to the next
+    size: int  # entries
 
 
 Dim = tuple[AxisFactor, ...]
 
 
 class LayerView(NamedTuple):
-    """A torch tensor as a view of a layer's whole value.
+    """A torch tensor as a view of a layer's whole value."""
 
-    Attributes:
-        layer: Its name.
-        dims: The factors of each dimension, outermost first; none where the size is 1.
-    """
-
-    layer: str
+    layer: str  # its name
+    # the factors of each dimension, outermost first; none where the size is 1
     dims: tuple[Dim, ...]
 
 

@@ -12,22 +12,15 @@ from pneumonia.runtime.model.layers import Multiply, Norm
 
 
 class ChannelMoment(NamedTuple):
-    """A value on its way to a layer norm, or to an RMS norm.
+    """A value on its way to a layer norm, or to an RMS norm."""
 
-    Attributes:
-        view: The value that is normalised.
-        place: Its dimension of the channels.
-        stage: `mean`, `centred` (value - mean), `square` of it, `variance`, its root `deviation`,
-            or one over the root, `inverse`.
-        eps: Added to the variance so far.
-        centred: Whether the mean was subtracted; else the variance is the mean square.
-    """
-
-    view: LayerView
-    place: int
+    view: LayerView  # the value that is normalised
+    place: int  # its dimension of the channels
+    # `mean`, `centred` (value - mean), `square` of it, `variance`, its root `deviation`, or one
+    # over the root, `inverse`
     stage: str
-    eps: float = 0.0
-    centred: bool = True
+    eps: float = 0.0  # added to the variance so far
+    centred: bool = True  # whether the mean was subtracted; else the variance is the mean square
 
 
 def channel_mean(b: SpecBuilder, a: SimpleNamespace) -> ChannelMoment | None:

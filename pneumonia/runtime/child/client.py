@@ -38,33 +38,20 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class ChildLimits(NamedTuple):
-    """Bounds of the child process and of what it reads.
+    """Bounds of the child process and of what it reads."""
 
-    Attributes:
-        read: Limits on files and images.
-        memory_mb: Address space of the child, MiB.
-        seconds: Time for one file.
-        command: The child's command line; `memory_mb` is appended.
-    """
-
-    read: ReadLimits = DEFAULT_LIMITS
-    memory_mb: int = 2048
-    seconds: float = 30.0
-    command: Sequence[str] = COMMAND
+    read: ReadLimits = DEFAULT_LIMITS  # limits on files and images
+    memory_mb: int = 2048  # address space of the child, MiB
+    seconds: float = 30.0  # time for one file
+    command: Sequence[str] = COMMAND  # the child's command line; `memory_mb` is appended
 
 
 class FileRequest(NamedTuple):
-    """A file to decode.
+    """A file to decode."""
 
-    Attributes:
-        path: The file, or the zip that holds it.
-        known_sha256: Contents that need not be decoded (status `known`).
-        member: Index in the zip.
-    """
-
-    path: str
-    known_sha256: str = ""
-    member: int = -1
+    path: str  # the file, or the zip that holds it
+    known_sha256: str = ""  # contents that need not be decoded (status `known`)
+    member: int = -1  # index in the zip
 
 
 class DecodedFile(NamedTuple):

@@ -19,17 +19,13 @@ MAX_HEADER_BYTES = 1 << 19
 
 
 class Wanted(NamedTuple):
-    """What the caller needs of each image besides its facts and pixels.
+    """What the caller needs of each image besides its facts and pixels."""
 
-    Attributes:
-        header: The attributes that results take over from the source (results.source_header).
-        words_against: See `selection.word_against`; without them, descriptions are not searched.
-        words_wanted: Likewise.
-    """
-
+    # the attributes that results take over from the source (results.source_header)
     header: bool = False
+    # see `selection.word_against`; without them, descriptions are not searched
     words_against: Sequence[str] = ()
-    words_wanted: Sequence[str] = ()
+    words_wanted: Sequence[str] = ()  # likewise
 
 
 Parts = List[Tuple[str, Any]]  # name and a contiguous buffer

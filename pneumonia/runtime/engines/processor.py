@@ -9,16 +9,11 @@ HALF_SUFFIX = "-fp16"  # of the names of targets that compute with float16
 
 
 class Processor(NamedTuple):
-    """A machine's processor.
+    """A machine's processor."""
 
-    Attributes:
-        machine: `x86_64` or `aarch64`.
-        features: Instruction flags that all cores have; empty when they are not known.
-        cores: `IMPLEMENTER:PART` of every kind of core, such as `0x41:0xd07`; aarch64 only.
-    """
-
-    machine: str
-    features: FrozenSet[str]
+    machine: str  # `x86_64` or `aarch64`
+    features: FrozenSet[str]  # instruction flags that all cores have; empty when they are not known
+    # `IMPLEMENTER:PART` of every kind of core, such as `0x41:0xd07`; aarch64 only
     cores: FrozenSet[str]
 
     def has_core(self, parts: Iterable[str]) -> bool:

@@ -17,15 +17,11 @@ _YEAR = re.compile(r"(?<![0-9])(?:1[89]|20)[0-9]{2}(?![0-9])")
 
 
 class StatedAge(NamedTuple):
-    """What a header says about the age.
+    """What a header says about the age."""
 
-    Attributes:
-        is_child: Whether the patient was younger than 18 years; None when it is not known.
-        is_contradicted: Whether age and dates contradict each other.
-    """
-
+    # whether the patient was younger than 18 years; None when it is not known
     is_child: Optional[bool]
-    is_contradicted: bool
+    is_contradicted: bool  # whether age and dates contradict each other
 
 
 def stated_age(dataset: Any) -> StatedAge:

@@ -25,18 +25,13 @@ _NUMBERS = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
 
 
 class LookUpTable(NamedTuple):
-    """A DICOM LUT.
+    """A DICOM LUT."""
 
-    Attributes:
-        values: uint16 or uint8 (n,).
-        first: The input value that maps to values[0]; lower ones do too, and
-            those above the table map to its last value.
-        bits: Bits of an output value.
-    """
-
-    values: np.ndarray
+    values: np.ndarray  # uint16 or uint8 (n,)
+    # the input value that maps to values[0]; lower ones do too, and those above the table map to
+    # its last value
     first: int
-    bits: int
+    bits: int  # bits of an output value
 
     def apply(self, inputs: np.ndarray) -> np.ndarray:
         """Look up float or integer inputs; returns float64 of the same shape."""
@@ -75,28 +70,17 @@ class VoiWindow(NamedTuple):
 
 
 class DisplayPlan(NamedTuple):
-    """The display chain of one image: stored values to grey levels.
+    """The display chain of one image: stored values to grey levels."""
 
-    Attributes:
-        bits_stored: Bits of a stored value.
-        signed: Whether stored values are two's complement.
-        slope: Rescale slope, used when there is no modality LUT.
-        intercept: Rescale intercept.
-        modality_lut: Used instead of slope and intercept.
-        voi_lut: Used before any window.
-        window: The first window.
-        invert: MONOCHROME1: the lowest value is white.
-        padding: Range (low, high) of stored values that mark padding, not image.
-    """
-
-    bits_stored: int
-    signed: bool = False
-    slope: float = 1.0
-    intercept: float = 0.0
-    modality_lut: Optional[LookUpTable] = None
-    voi_lut: Optional[LookUpTable] = None
-    window: Optional[VoiWindow] = None
-    invert: bool = False
+    bits_stored: int  # bits of a stored value
+    signed: bool = False  # whether stored values are two's complement
+    slope: float = 1.0  # rescale slope, used when there is no modality LUT
+    intercept: float = 0.0  # rescale intercept
+    modality_lut: Optional[LookUpTable] = None  # used instead of slope and intercept
+    voi_lut: Optional[LookUpTable] = None  # used before any window
+    window: Optional[VoiWindow] = None  # the first window
+    invert: bool = False  # MONOCHROME1: the lowest value is white
+    # range (low, high) of stored values that mark padding, not image
     padding: Optional[Tuple[int, int]] = None
 
     def stored_range(self) -> Tuple[int, int]:

@@ -54,21 +54,13 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 class Letterbox(NamedTuple):
-    """Position and scale of an image on the network's canvas.
+    """Position and scale of an image on the network's canvas."""
 
-    Attributes:
-        scale: Canvas pixels per image pixel, before rounding to whole pixels.
-        left: Canvas column of the image's left edge.
-        top: Canvas row of the image's top edge.
-        width: Width of the original image.
-        height: Height of the original image.
-    """
-
-    scale: float
-    left: int
-    top: int
-    width: int
-    height: int
+    scale: float  # canvas pixels per image pixel, before rounding to whole pixels
+    left: int  # canvas column of the image's left edge
+    top: int  # canvas row of the image's top edge
+    width: int  # width of the original image
+    height: int  # height of the original image
 
     def content_size(self) -> Tuple[int, int]:
         """(height, width) of the resized image on the canvas, at least 1 x 1."""

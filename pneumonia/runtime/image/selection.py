@@ -10,17 +10,11 @@ CODES = ("modality", "view", "body_part")
 
 
 class SelectionDecision(NamedTuple):
-    """The decision.
+    """The decision."""
 
-    Attributes:
-        status: Empty when the image is scored, else `skipped` or `rejected`.
-        reason: Machine-readable reason of the status.
-        warnings: Codes of warnings to record with a score.
-    """
-
-    status: str
-    reason: str
-    warnings: Tuple[str, ...]
+    status: str  # empty when the image is scored, else `skipped` or `rejected`
+    reason: str  # machine-readable reason of the status
+    warnings: Tuple[str, ...]  # codes of warnings to record with a score
 
 
 # Words that exclude an image from the frontal ones, and words that keep it, in English, German,

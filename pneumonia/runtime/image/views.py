@@ -52,15 +52,10 @@ _ALONE = {"L": "LL", "R": "RL", "LEFT": "LL", "RIGHT": "RL", "P": OTHER, "A": OT
 
 
 class StatedView(NamedTuple):
-    """What a header says about the view.
+    """What a header says about the view."""
 
-    Attributes:
-        code: One of VIEWS, `OTHER` for a text that is not known, None without any.
-        is_contradicted: Whether attributes name different views.
-    """
-
-    code: Optional[str]
-    is_contradicted: bool
+    code: Optional[str]  # one of VIEWS, `OTHER` for a text that is not known, None without any
+    is_contradicted: bool  # whether attributes name different views
 
 
 def stated_view(dataset: Any) -> StatedView:

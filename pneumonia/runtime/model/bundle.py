@@ -70,21 +70,13 @@ def _identity(manifest: Dict[str, Any]) -> str:
 
 
 class Bundle(NamedTuple):
-    """A checked model bundle.
+    """A checked model bundle."""
 
-    Attributes:
-        path: The folder.
-        manifest: manifest.json.
-        spec: The network.
-        operating_points: Name -> record with at least `threshold`.
-        model_hash: Hex identity of spec and weights (and of model.onnx where that is int8).
-    """
-
-    path: str
-    manifest: Dict[str, Any]
-    spec: NetworkSpec
-    operating_points: Dict[str, Dict[str, Any]]
-    model_hash: str
+    path: str  # the folder
+    manifest: Dict[str, Any]  # manifest.json
+    spec: NetworkSpec  # the network
+    operating_points: Dict[str, Dict[str, Any]]  # name -> record with at least `threshold`
+    model_hash: str  # hex identity of spec and weights (and of model.onnx where that is int8)
 
     def file(self, name: str) -> str:
         """Path of a file the manifest lists; raises ArtefactError for any other."""

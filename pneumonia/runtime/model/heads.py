@@ -17,17 +17,11 @@ Detections = Tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (k, 4), scores (
 
 
 class DecodeSettings(NamedTuple):
-    """Thresholds that turn decoded boxes into detections.
+    """Thresholds that turn decoded boxes into detections."""
 
-    Attributes:
-        score_floor: Boxes below this score are dropped (operating points come later).
-        nms_iou: Overlap above which the lower of two boxes of one class is dropped.
-        max_boxes: Number of boxes kept per image, highest scores first.
-    """
-
-    score_floor: float = 0.01
-    nms_iou: float = 0.4
-    max_boxes: int = 100
+    score_floor: float = 0.01  # boxes below this score are dropped (operating points come later)
+    nms_iou: float = 0.4  # overlap above which the lower of two boxes of one class is dropped
+    max_boxes: int = 100  # number of boxes kept per image, highest scores first
 
 
 DEFAULT_SETTINGS = DecodeSettings()

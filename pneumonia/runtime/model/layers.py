@@ -32,19 +32,12 @@ def pair(value: Pair) -> Tuple[int, int]:
 
 
 class StorageSpec(NamedTuple):
-    """How a layer's weight is stored; `runtime.storage.packing` decodes every format to dense.
+    """How a layer's weight is stored; `runtime.storage.packing` decodes every format to dense."""
 
-    Attributes:
-        format: `dense`, `columns`, ... (the keys of `runtime.storage.FORMATS`).
-        group_size: Filters that share one list of kept columns; 0 = all filters of the layer.
-        n_kept: Weights actually stored.
-        bits: Bits of one stored weight.
-    """
-
-    format: str = "dense"
-    group_size: int = 0
-    n_kept: int = 0
-    bits: int = 32
+    format: str = "dense"  # `dense`, `columns`, ... (the keys of `runtime.storage.FORMATS`)
+    group_size: int = 0  # filters that share one list of kept columns; 0 = all filters of the layer
+    n_kept: int = 0  # weights actually stored
+    bits: int = 32  # bits of one stored weight
 
 
 DENSE = StorageSpec()
@@ -88,22 +81,19 @@ class Linear(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """Normalisation on its own, then the activation.
-
-    Attributes:
-        kind: `batch`: running statistics, as a convolution's own. `group`: over height, width and
-            the channels of each of `groups` groups (instance norm: one channel a group).
-            `layer`: over the channels, at every position. `rms`: as `layer`, by the root of the
-            mean square, without subtracting the mean.
-        affine: Whether there are a gain and an offset per channel; with `rms` a gain alone.
-    """
+    """Normalisation on its own, then the activation."""
 
     name: str
     inputs: Names
     channels: int
+    # `batch`: running statistics, as a convolution's own. `group`: over height, width and the
+    # channels of each of `groups` groups (instance norm: one channel a group). `layer`: over the
+    # channels, at every position. `rms`: as `layer`, by the root of the mean square, without
+    # subtracting the mean
     kind: str = "batch"
     groups: int = 1
     eps: float = BN_EPS
+    # whether there are a gain and an offset per channel; with `rms` a gain alone
     affine: bool = True
     activation: str = "linear"
 
@@ -279,17 +269,12 @@ class Reuse(NamedTuple):
 
 
 class Opaque(NamedTuple):
-    """A torch module that is kept as it is; only torch can run it.
-
-    Attributes:
-        module: Its path in the network it came from.
-        channels: Of its output, as height and width.
-    """
+    """A torch module that is kept as it is; only torch can run it."""
 
     name: str
     inputs: Names
-    module: str
-    channels: int
+    module: str  # its path in the network it came from
+    channels: int  # of its output, as height and width
     height: int
     width: int
 
@@ -298,18 +283,14 @@ class Detect(NamedTuple):
     """Marks a raw head map of `len(anchors) * (5 + n_classes)` channels; decoding is outside.
 
     Channel order per anchor: x, y, w, h, objectness, class scores.
-
-    Attributes:
-        anchors: (width, height) pairs in pixels of the network input.
-        stride: Input pixels per cell.
-        box_coding: `darknet` (sigmoid + exp) or `scaled` (2*sigmoid-0.5 and (2*sigmoid)^2).
     """
 
     name: str
     inputs: Names
-    anchors: Tuple[Tuple[float, float], ...]
+    anchors: Tuple[Tuple[float, float], ...]  # (width, height) pairs in pixels of the network input
     n_classes: int
-    stride: int
+    stride: int  # input pixels per cell
+    # `darknet` (sigmoid + exp) or `scaled` (2*sigmoid-0.5 and (2*sigmoid)^2)
     box_coding: str = "scaled"
 
 

@@ -231,19 +231,14 @@ def _no_parts(layer: layers.Layer) -> Parts:
 
 
 class Op(NamedTuple):
-    """Properties of an op.
+    """Properties of an op."""
 
-    Attributes:
-        record: Its class.
-        shape: (layer, shapes of its inputs) -> shape of its output; raises SpecError.
-        parts: Layer -> shapes of its tensors by part, as in `spec.tensor_shapes`.
-        n_inputs: Inputs it needs; -1 = one or more.
-    """
-
-    record: Type[Any]
+    record: Type[Any]  # its class
+    # (layer, shapes of its inputs) -> shape of its output; raises SpecError
     shape: Callable[[Any, Sequence[layers.Shape]], layers.Shape]
+    # layer -> shapes of its tensors by part, as in `spec.tensor_shapes`
     parts: Callable[[Any], Parts] = _no_parts
-    n_inputs: int = 1
+    n_inputs: int = 1  # inputs it needs; -1 = one or more
 
 
 OPS: Dict[str, Op] = {

@@ -17,21 +17,13 @@ Row = Tuple[Optional[Tuple[float, ...]], int, int]  # (score, x1, y1, x2, y2) or
 
 
 class Prediction(NamedTuple):
-    """The boxes found in one image.
+    """The boxes found in one image."""
 
-    Attributes:
-        image_id: RSNA patientId or file stem.
-        boxes: float32 xyxy (n, 4) in pixels of the image as given.
-        scores: float32 (n,).
-        width: Width of that image.
-        height: Height of that image.
-    """
-
-    image_id: str
-    boxes: np.ndarray
-    scores: np.ndarray
-    width: int
-    height: int
+    image_id: str  # RSNA patientId or file stem
+    boxes: np.ndarray  # float32 xyxy (n, 4) in pixels of the image as given
+    scores: np.ndarray  # float32 (n,)
+    width: int  # width of that image
+    height: int  # height of that image
 
 
 def float32_text(value: float) -> str:

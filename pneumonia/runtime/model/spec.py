@@ -42,22 +42,16 @@ class InputSpec(NamedTuple):
 
 
 class NetworkSpec(NamedTuple):
-    """A whole network.
+    """A whole network."""
 
-    Attributes:
-        name: Zoo name, for example `yolov3`.
-        input: The image the network takes.
-        layers: In execution order; a layer may only refer to `input` and to earlier layers.
-        outputs: Names of the layers whose values leave the network: Detect layers (raw head maps)
-            and any other layer (logits).
-        class_names: One per class.
-    """
-
-    name: str
-    input: InputSpec
+    name: str  # zoo name, for example `yolov3`
+    input: InputSpec  # the image the network takes
+    # in execution order; a layer may only refer to `input` and to earlier layers
     layers: Tuple[Layer, ...]
+    # names of the layers whose values leave the network: Detect layers (raw head maps) and any
+    # other layer (logits)
     outputs: Tuple[str, ...]
-    class_names: Tuple[str, ...]
+    class_names: Tuple[str, ...]  # one per class
 
     def layer(self, name: str) -> Layer:
         """The layer of that name; raises SpecError naming the known ones otherwise."""

@@ -12,21 +12,13 @@ POSITIVE, NEGATIVE, INDETERMINATE = "positive", "negative", "indeterminate"
 
 
 class ResultFacts(NamedTuple):
-    """Facts of the model, part of every result.
+    """Facts of the model, part of every result."""
 
-    Attributes:
-        model_name: Name of the bundle's model.
-        model_version: Release of this software that exported the model.
-        model_hash: Hex identity of its network and weights.
-        threshold_name: Operating point.
-        threshold: Score from which a box counts, 0..1.
-    """
-
-    model_name: str
-    model_version: str
-    model_hash: str
-    threshold_name: str
-    threshold: float
+    model_name: str  # name of the bundle's model
+    model_version: str  # release of this software that exported the model
+    model_hash: str  # hex identity of its network and weights
+    threshold_name: str  # operating point
+    threshold: float  # score from which a box counts, 0..1
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, threshold_name: str) -> "ResultFacts":
@@ -57,33 +49,21 @@ class ResultFacts(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One box at or above the threshold.
+    """One box at or above the threshold."""
 
-    Attributes:
-        box_xyxy: Edges in pixels of the source image; 0, 0 is the corner of its first pixel.
-        score: The model's score, 0..1.
-        size_mm: Width and height, None where the header has no spacing.
-    """
-
+    # edges in pixels of the source image; 0, 0 is the corner of its first pixel
     box_xyxy: Tuple[float, float, float, float]
-    score: float
-    size_mm: Optional[Tuple[float, float]]
+    score: float  # the model's score, 0..1
+    size_mm: Optional[Tuple[float, float]]  # width and height, None where the header has no spacing
 
 
 class ImageResult(NamedTuple):
-    """Content that all result objects of one image share.
+    """Content that all result objects of one image share."""
 
-    Attributes:
-        findings: By descending score.
-        max_score: The best score of any box, also below the threshold; 0 without a box.
-        flag: `positive`, `negative` or `indeterminate` (nothing found in a damaged image).
-        warnings: Codes of warnings about the image.
-    """
-
-    findings: List[Finding]
-    max_score: float
-    flag: str
-    warnings: Tuple[str, ...]
+    findings: List[Finding]  # by descending score
+    max_score: float  # the best score of any box, also below the threshold; 0 without a box
+    flag: str  # `positive`, `negative` or `indeterminate` (nothing found in a damaged image)
+    warnings: Tuple[str, ...]  # codes of warnings about the image
 
     def sentence(self) -> str:
         """The result as a sentence for the reader."""

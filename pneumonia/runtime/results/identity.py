@@ -31,17 +31,14 @@ Chain = List[Tuple[str, str, str, str]]  # study, series, class, instance; the o
 
 
 class ObjectCreation(NamedTuple):
-    """When and from what an object is made.
+    """When and from what an object is made."""
 
-    Attributes:
-        moment: Date and time, local unless it has a time zone; None for now.
-        content_digest: Of the image's pixels and identity: another image makes other objects.
-        earlier: Objects that exist already for this image, by kind: the same content keeps its
-            time of creation, another report names the earlier one as its predecessor.
-    """
-
+    # date and time, local unless it has a time zone; None for now
     moment: Optional[datetime] = None
+    # of the image's pixels and identity: another image makes other objects
     content_digest: str = ""
+    # objects that exist already for this image, by kind: the same content keeps its time of
+    # creation, another report names the earlier one as its predecessor
     earlier: Optional[Dict[str, Dataset]] = None
 
 

@@ -28,18 +28,13 @@ Tensors = Dict[str, np.ndarray]
 
 
 class StorageFormat(NamedTuple):
-    """One storage format.
+    """One storage format."""
 
-    Attributes:
-        suffixes: The tensors that store the weight, named `L.<suffix>`.
-        pack: (layer, dense weight) -> tensors by suffix.
-        unpack: (layer, tensors by suffix) -> dense weight of the layer's shape.
-        measure: (dense weight, group_size) -> the StorageSpec that describes it.
-    """
-
-    suffixes: Tuple[str, ...]
-    pack: Callable[[Weighted, np.ndarray], Tensors]
+    suffixes: Tuple[str, ...]  # the tensors that store the weight, named `L.<suffix>`
+    pack: Callable[[Weighted, np.ndarray], Tensors]  # (layer, dense weight) -> tensors by suffix
+    # (layer, tensors by suffix) -> dense weight of the layer's shape
     unpack: Callable[[Weighted, Tensors], np.ndarray]
+    # (dense weight, group_size) -> the StorageSpec that describes it
     measure: Callable[[np.ndarray, int], StorageSpec]
 
 

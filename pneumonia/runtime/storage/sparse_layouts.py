@@ -28,16 +28,12 @@ class LayoutError(ValueError):
 
 
 class SparseLayout(NamedTuple):
-    """One layout.
+    """One layout."""
 
-    Attributes:
-        suffixes: Names of the index arrays.
-        encode: (matrix) -> stored values (n,), index arrays.
-        decode: (values, index arrays, shape) -> matrix; raises LayoutError.
-    """
-
-    suffixes: Tuple[str, ...]
+    suffixes: Tuple[str, ...]  # names of the index arrays
+    # (matrix) -> stored values (n,), index arrays
     encode: Callable[[np.ndarray], Tuple[np.ndarray, Arrays]]
+    # (values, index arrays, shape) -> matrix; raises LayoutError
     decode: Callable[[np.ndarray, Arrays, Tuple[int, int]], np.ndarray]
 
 

@@ -98,17 +98,11 @@ def _studies_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What verification found.
+    """What verification found."""
 
-    Attributes:
-        lines: Number of lines in the verified chain.
-        last_sha256: Hash of the last line; compare it with one kept elsewhere.
-        runs: Number of runs that were started.
-    """
-
-    lines: int
-    last_sha256: str
-    runs: int
+    lines: int  # number of lines in the verified chain
+    last_sha256: str  # hash of the last line; compare it with one kept elsewhere
+    runs: int  # number of runs that were started
 
 
 def _damaged(what: str, where: str) -> ArtefactError:

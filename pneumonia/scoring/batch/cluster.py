@@ -36,23 +36,14 @@ AHEAD = 2  # images in flight per processor of the cluster
 
 
 class Parcel(NamedTuple):
-    """What a worker needs besides the images.
+    """What a worker needs besides the images."""
 
-    Attributes:
-        bundle: The bundle's files by name.
-        engine: Name of the engine.
-        decode: Settings of the detector.
-        settings: How to score.
-        model: Description of the model as this machine writes it into every output.
-        salt: Salt of the output folder.
-    """
-
-    bundle: dict[str, bytes]
-    engine: str
-    decode: Any
-    settings: Any
-    model: Any
-    salt: str
+    bundle: dict[str, bytes]  # the bundle's files by name
+    engine: str  # name of the engine
+    decode: Any  # settings of the detector
+    settings: Any  # how to score
+    model: Any  # description of the model as this machine writes it into every output
+    salt: str  # salt of the output folder
 
 
 class Outcome(NamedTuple):

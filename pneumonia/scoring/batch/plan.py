@@ -17,17 +17,11 @@ SCORE = "score"
 
 
 class PlannedImage(NamedTuple):
-    """One file and the status it would get.
+    """One file and the status it would get."""
 
-    Attributes:
-        relative: Path below the input.
-        status: `score`, or the status it would end with.
-        reason: Why it would not be scored; empty for `score`.
-    """
-
-    relative: str
-    status: str
-    reason: str
+    relative: str  # path below the input
+    status: str  # `score`, or the status it would end with
+    reason: str  # why it would not be scored; empty for `score`
 
 
 def plan_batch(

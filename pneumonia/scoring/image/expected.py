@@ -11,18 +11,14 @@ UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 class ExpectedObject(NamedTuple):
-    """The object that a file from a server must hold.
+    """The object that a file from a server must hold."""
 
-    Attributes:
-        uids: Study, Series and SOP Instance UID.
-        keys: The matching keys that the server's answer did not confirm, as alternatives of
-            (keyword, value); without an alternative there is nothing to check.
-        revision: Patient and study as the server describes them; a change means that an image
-            scored earlier may have been corrected.
-    """
-
-    uids: tuple[str, str, str]
+    uids: tuple[str, str, str]  # study, Series and SOP Instance UID
+    # the matching keys that the server's answer did not confirm, as alternatives of (keyword,
+    # value); without an alternative there is nothing to check
     keys: tuple[tuple[tuple[str, str], ...], ...] = ()
+    # patient and study as the server describes them; a change means that an image scored earlier
+    # may have been corrected
     revision: str = ""
 
     def mismatch(self, identity: Mapping[str, str]) -> str:

@@ -21,31 +21,21 @@ OTHER_FILES = (
 
 @dataclass(frozen=True)
 class FoundFile:
-    """Something that may be an image: a file, a member of a zip, an object of an archive.
+    """Something that may be an image: a file, a member of a zip, an object of an archive."""
 
-    Attributes:
-        path: Path in the file system; empty when a server's image is not fetched.
-        relative: Path below the input, as printable text with `/`.
-        image_id: Name of the image in predictions.csv; unique in the input.
-        status: Status known without reading it (`skipped`, `rejected`, `failed`), else empty.
-        reason: Reason of the status (`not_a_file`, `encrypted`, ...).
-        member: Index in the zip at `path`; -1 for a file of its own.
-        codes: Coded facts from a server's answer to the query.
-        detail: What a server answered when it did not deliver the file, such as `HTTP 404`.
-        expected: What a file from a server must hold; None for local files.
-        is_other: Whether the name is that of a file type which is never scored.
-    """
-
-    path: str
-    relative: str
-    image_id: str
+    path: str  # path in the file system; empty when a server's image is not fetched
+    relative: str  # path below the input, as printable text with `/`
+    image_id: str  # name of the image in predictions.csv; unique in the input
+    # status known without reading it (`skipped`, `rejected`, `failed`), else empty
     status: str = ""
-    reason: str = ""
-    member: int = -1
+    reason: str = ""  # reason of the status (`not_a_file`, `encrypted`, ...)
+    member: int = -1  # index in the zip at `path`; -1 for a file of its own
+    # coded facts from a server's answer to the query
     codes: dict[str, str | None] = field(default_factory=dict)
-    detail: str = ""
+    detail: str = ""  # what a server answered when it did not deliver the file, such as `HTTP 404`
+    # what a file from a server must hold; None for local files
     expected: ExpectedObject | None = None
-    is_other: bool = False
+    is_other: bool = False  # whether the name is that of a file type which is never scored
 
 
 class SourceEntry(NamedTuple):

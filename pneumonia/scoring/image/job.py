@@ -33,31 +33,20 @@ Plan = tuple[ImageRecord | None, FileRequest | None]  # an earlier run's record;
 
 
 class Read(NamedTuple):
-    """A file after decoding.
+    """A file after decoding."""
 
-    Attributes:
-        file: The file.
-        key: Its salted key.
-        earlier: Record of an earlier run, None when the file has to be scored.
-        decoded: The child's answer; None for entries whose status is known without reading.
-    """
-
-    file: FoundFile
-    key: str
-    earlier: ImageRecord | None
+    file: FoundFile  # the file
+    key: str  # its salted key
+    earlier: ImageRecord | None  # record of an earlier run, None when the file has to be scored
+    # the child's answer; None for entries whose status is known without reading
     decoded: DecodedFile | None
 
 
 class RenderedStudy(NamedTuple):
-    """The files of one image, by their path below the output folder.
+    """The files of one image, by their path below the output folder."""
 
-    Attributes:
-        outputs: Files of the output writers.
-        study: The study file.
-    """
-
-    outputs: dict[str, bytes]
-    study: dict[str, bytes]
+    outputs: dict[str, bytes]  # files of the output writers
+    study: dict[str, bytes]  # the study file
 
 
 class ImageJob:

@@ -27,25 +27,15 @@ UID_CONFLICT = "instance_uid_conflict"  # a warning
 
 @dataclass(frozen=True)
 class Model:
-    """The model and settings that produced a score.
+    """The model and settings that produced a score."""
 
-    Attributes:
-        name: Model name of the bundle.
-        model_hash: Hex identity of the model.
-        threshold_name: Operating point.
-        threshold: Its score.
-        engine: Name of the engine.
-        settings_hash: Hex digest of everything that changes an output.
-        version: Release of this software that exported the model.
-    """
-
-    name: str
-    model_hash: str
-    threshold_name: str
-    threshold: float
-    engine: str
-    settings_hash: str
-    version: str = "unknown"
+    name: str  # model name of the bundle
+    model_hash: str  # hex identity of the model
+    threshold_name: str  # operating point
+    threshold: float  # its score
+    engine: str  # name of the engine
+    settings_hash: str  # hex digest of everything that changes an output
+    version: str = "unknown"  # release of this software that exported the model
 
     def facts(self) -> ResultFacts:
         """Facts about the model for DICOM and FHIR results."""
@@ -60,44 +50,28 @@ class Model:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """Status and result of one file.
+    """Status and result of one file."""
 
-    Attributes:
-        file: The file.
-        key: Salted hash of its place in the input: names its JSON and overlay.
-        status: One of STATUSES.
-        reason: Machine-readable reason of any status but `scored`.
-        study_key: Salted hash of the study UID, or of the file where there is none.
-        instance_key: Salted hash of the SOP Instance UID; empty where there is none.
-        sha256: Of the file's bytes.
-        n_bytes: Size of the file.
-        prediction: Boxes above the score floor, None unless scored.
-        info: Facts of the image (runtime.image.radiograph).
-        warnings: Codes of warnings about the image.
-        timings_ms: Durations by step.
-        identity: UIDs, accession number and study date, only when the user asked for them.
-        reused: Taken over from an earlier run on the same bytes.
-        revision_key: Salted hash of patient and study as the server described them; empty for
-            local files.
-        content_key: Salted hash of the image's pixels and identity, however the file is encoded;
-            empty for pictures.
-    """
-
-    file: FoundFile
-    key: str
-    status: str
-    reason: str = ""
-    study_key: str = ""
-    sha256: str = ""
-    n_bytes: int = 0
-    prediction: Prediction | None = None
+    file: FoundFile  # the file
+    key: str  # salted hash of its place in the input: names its JSON and overlay
+    status: str  # one of STATUSES
+    reason: str = ""  # machine-readable reason of any status but `scored`
+    study_key: str = ""  # salted hash of the study UID, or of the file where there is none
+    sha256: str = ""  # of the file's bytes
+    n_bytes: int = 0  # size of the file
+    prediction: Prediction | None = None  # boxes above the score floor, None unless scored
+    # facts of the image (runtime.image.radiograph)
     info: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    timings_ms: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()  # codes of warnings about the image
+    timings_ms: dict[str, float] = field(default_factory=dict)  # durations by step
+    # UIDs, accession number and study date, only when the user asked for them
     identity: dict[str, str] = field(default_factory=dict)
-    reused: bool = False
-    instance_key: str = ""
+    reused: bool = False  # taken over from an earlier run on the same bytes
+    instance_key: str = ""  # salted hash of the SOP Instance UID; empty where there is none
+    # salted hash of patient and study as the server described them; empty for local files
     revision_key: str = ""
+    # salted hash of the image's pixels and identity, however the file is encoded; empty for
+    # pictures
     content_key: str = ""
 
     @property

@@ -19,13 +19,9 @@ ZIP_SIGNATURE = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class FileInput:
-    """A file or a folder.
+    """A file or a folder."""
 
-    Attributes:
-        source: The path; never written to.
-    """
-
-    source: Path
+    source: Path  # the path; never written to
     kind: str = "files"
     endpoint: str = ""
 

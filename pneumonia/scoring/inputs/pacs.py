@@ -46,21 +46,14 @@ NOT_REQUESTED = 0xA900  # PS3.4 C.4.2.1.5: "identifier does not match SOP class"
 
 @dataclass(frozen=True)
 class PacsInput:
-    """The images of some studies in a PACS.
+    """The images of some studies in a PACS."""
 
-    Attributes:
-        peer: The PACS.
-        wanted: Query that selects the studies.
-        own_title: Our AE title, as configured in the PACS.
-        move_port: Port on which objects sent by C-MOVE are received; None for C-GET.
-        max_file_bytes: Larger images are refused.
-    """
-
-    peer: Peer
-    wanted: Query
-    own_title: str = OWN_TITLE
+    peer: Peer  # the PACS
+    wanted: Query  # query that selects the studies
+    own_title: str = OWN_TITLE  # our AE title, as configured in the PACS
+    # port on which objects sent by C-MOVE are received; None for C-GET
     move_port: int | None = None
-    max_file_bytes: int = DEFAULT_LIMITS.max_file_bytes
+    max_file_bytes: int = DEFAULT_LIMITS.max_file_bytes  # larger images are refused
     kind: str = "pacs"
 
     @property

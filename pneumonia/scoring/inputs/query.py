@@ -84,12 +84,9 @@ def is_uid(text: str) -> bool:
 
 
 class FoundStudy(NamedTuple):
-    """A study that fits the query.
+    """A study that fits the query."""
 
-    Attributes:
-        keys, revision: See `ExpectedObject`.
-    """
-
+    # keys, revision: see `ExpectedObject`
     keys: tuple[tuple[tuple[str, str], ...], ...] = ()
     revision: str = ""
 
@@ -180,22 +177,17 @@ class FoundStudies:
 
 
 class RemoteImage(NamedTuple):
-    """One instance from a server's answer.
+    """One instance from a server's answer."""
 
-    Attributes:
-        study, series, instance: Their UIDs.
-        modality, body_part: Values of its series' attributes; empty where the answer has none.
-        description: Description of its series; empty where the answer has none.
-        found: The answer about its study.
-    """
-
+    # study, series, instance: their UIDs
     study: str
     series: str
     instance: str
+    # modality, body_part: values of its series' attributes; empty where the answer has none
     modality: Sequence[Any]
     body_part: Sequence[Any]
-    description: str = ""
-    found: "FoundStudy" = FoundStudy()
+    description: str = ""  # description of its series; empty where the answer has none
+    found: "FoundStudy" = FoundStudy()  # the answer about its study
 
     @property
     def relative(self) -> str:

@@ -17,16 +17,12 @@ WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class CommitmentOptions:
-    """How storage commitment is asked for.
+    """How storage commitment is asked for."""
 
-    Attributes:
-        port: Port on which the PACS reports in an association of its own; None to take the report
-            on the association of the request only.
-        wait_seconds: How long to wait for the report.
-    """
-
+    # port on which the PACS reports in an association of its own; None to take the report on the
+    # association of the request only
     port: int | None = None
-    wait_seconds: float = WAIT_SECONDS
+    wait_seconds: float = WAIT_SECONDS  # how long to wait for the report
 
 
 class StoredObject(NamedTuple):

@@ -9,17 +9,11 @@ STATUSES = (SENT, WITH_WARNING, REFUSED, NOT_SENT, COMMITTED, NOT_COMMITTED)
 
 
 class Delivery(NamedTuple):
-    """The outcome of one object.
+    """The outcome of one object."""
 
-    Attributes:
-        status: One of STATUSES.
-        code: The DICOM status that the peer answered; None when it gave none.
-        detail: The error, where the peer gave no code.
-    """
-
-    status: str
-    code: int | None = None
-    detail: str = ""
+    status: str  # one of STATUSES
+    code: int | None = None  # the DICOM status that the peer answered; None when it gave none
+    detail: str = ""  # the error, where the peer gave no code
 
 
 class ObjectSender(Protocol):

@@ -16,17 +16,11 @@ _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]{0,15}")
 
 @dataclass(frozen=True)
 class Peer:
-    """A DICOM application entity.
+    """A DICOM application entity."""
 
-    Attributes:
-        title: Its AE title, at most 16 characters.
-        host: Name or address of its computer.
-        port: TCP port.
-    """
-
-    title: str
-    host: str
-    port: int
+    title: str  # its AE title, at most 16 characters
+    host: str  # name or address of its computer
+    port: int  # TCP port
 
     def __str__(self) -> str:
         return f"{self.title}@{self.host}:{self.port}"

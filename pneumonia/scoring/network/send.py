@@ -46,32 +46,21 @@ MAX_COMMITMENT = 500  # objects of one request
 
 @dataclass(frozen=True)
 class Destination:
-    """Where results are sent.
+    """Where results are sent."""
 
-    Attributes:
-        server: A PACS (C-STORE) or a DICOMweb service (STOW-RS).
-        own_title: Our AE title, for a PACS.
-        commitment: How to ask a PACS for storage commitment; None for not at all.
-    """
-
-    server: Peer | DicomwebService
-    own_title: str = OWN_TITLE
+    server: Peer | DicomwebService  # a PACS (C-STORE) or a DICOMweb service (STOW-RS)
+    own_title: str = OWN_TITLE  # our AE title, for a PACS
+    # how to ask a PACS for storage commitment; None for not at all
     commitment: CommitmentOptions | None = None
 
 
 @dataclass(frozen=True)
 class SendSummary:
-    """Result of sending the DICOM results of a folder.
+    """Result of sending the DICOM results of a folder."""
 
-    Attributes:
-        destination: TITLE@HOST:PORT, or the address of a DICOMweb service.
-        counts: Number of objects by STATUSES, in this run.
-        earlier: Number of objects that had arrived before.
-    """
-
-    destination: str
-    counts: dict[str, int]
-    earlier: int
+    destination: str  # TITLE@HOST:PORT, or the address of a DICOMweb service
+    counts: dict[str, int]  # number of objects by STATUSES, in this run
+    earlier: int  # number of objects that had arrived before
 
     @property
     def missing(self) -> int:

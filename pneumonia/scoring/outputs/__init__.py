@@ -13,19 +13,12 @@ __all__ = ["FinishedBatch", "OutputSettings", "OutputWriter", "ScoredStudy", "op
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Which outputs are wanted.
+    """Which outputs are wanted."""
 
-    Attributes:
-        dicom: Some of `sr`, `gsps`, `sc`.
-        fhir: Write a FHIR document per image.
-        report: Write report.html.
-        pdf: Also print the report to report.pdf.
-    """
-
-    dicom: tuple[str, ...] = ()
-    fhir: bool = False
-    report: bool = True
-    pdf: bool = False
+    dicom: tuple[str, ...] = ()  # some of `sr`, `gsps`, `sc`
+    fhir: bool = False  # write a FHIR document per image
+    report: bool = True  # write report.html
+    pdf: bool = False  # also print the report to report.pdf
 
 
 def open_writers(

@@ -29,19 +29,12 @@ def _now() -> datetime:
 
 @dataclass(frozen=True)
 class DicomWriter:
-    """Writes `dicom/<key>-sr.dcm`, `-gsps.dcm` and `-sc.dcm`.
+    """Writes `dicom/<key>-sr.dcm`, `-gsps.dcm` and `-sc.dcm`."""
 
-    Attributes:
-        out: Output folder of the batch.
-        model: What the scores are made with.
-        kinds: Keys of KIND_OF.
-        clock: Gives the time at which results are made.
-    """
-
-    out: Path
-    model: Model
-    kinds: tuple[str, ...]
-    clock: Callable[[], datetime] = _now
+    out: Path  # output folder of the batch
+    model: Model  # what the scores are made with
+    kinds: tuple[str, ...]  # keys of KIND_OF
+    clock: Callable[[], datetime] = _now  # gives the time at which results are made
     name: str = "dicom"
     needs_header: bool = True
 

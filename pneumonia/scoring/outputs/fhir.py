@@ -45,15 +45,10 @@ FLAG_CODES = {
 
 @dataclass(frozen=True)
 class FhirWriter:
-    """Writes `fhir/<key>.json`.
+    """Writes `fhir/<key>.json`."""
 
-    Attributes:
-        out: Output folder of the batch.
-        model: What the scores are made with.
-    """
-
-    out: Path
-    model: Model
+    out: Path  # output folder of the batch
+    model: Model  # what the scores are made with
     name: str = "fhir"
     needs_header: bool = True
 

@@ -71,13 +71,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 @dataclass(frozen=True)
 class PdfWriter:
-    """Prints report.html to report.pdf; must follow the report in the list of writers.
+    """Prints report.html to report.pdf; must follow the report in the list of writers."""
 
-    Attributes:
-        out: Output folder of the batch.
-    """
-
-    out: Path
+    out: Path  # output folder of the batch
     name: str = "pdf"
     needs_header: bool = False
 

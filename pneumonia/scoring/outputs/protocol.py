@@ -17,34 +17,24 @@ from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, Model
 
 @dataclass(frozen=True)
 class ScoredStudy:
-    """One scored image.
+    """One scored image."""
 
-    Attributes:
-        record: Its record, which has a prediction.
-        pixels: The image as displayed, uint8 (H, W).
-        header: The attributes results take over (`runtime.results.source_header`); None for
-            pictures, for headers that cannot be written again, and if no writer needs it.
-        content_digest: Of the image's pixels and identity, where there is a header; salted when it
-            is de-identified.
-    """
-
-    record: ImageRecord
-    pixels: NDArray[np.uint8]
+    record: ImageRecord  # its record, which has a prediction
+    pixels: NDArray[np.uint8]  # the image as displayed, uint8 (H, W)
+    # the attributes results take over (`runtime.results.source_header`); None for pictures, for
+    # headers that cannot be written again, and if no writer needs it
     header: Dataset | None
+    # of the image's pixels and identity, where there is a header; salted when it is de-identified
     content_digest: str = ""
 
 
 @dataclass(frozen=True)
 class FinishedBatch:
-    """The whole batch.
+    """The whole batch."""
 
-    Attributes:
-        records: One per file found, also of files taken over from an earlier run.
-        document: Content of run.json.
-    """
-
+    # one per file found, also of files taken over from an earlier run
     records: Sequence[ImageRecord]
-    document: dict[str, Any]
+    document: dict[str, Any]  # content of run.json
 
     def scored_keys(self) -> set[str]:
         """Keys of the images whose results are kept in the output folder."""
@@ -86,21 +76,15 @@ class OutputWriter(Protocol):
 
 @dataclass(frozen=True)
 class PictureWriter:
-    """The part that writers of one picture per image share; the pictures lie in the folder `name`.
-
-    Attributes:
-        out: Output folder of the batch.
-        model: Model and operating point of the scores.
-        pictures: `findings` (positive and indeterminate), `all` or `none`.
-    """
+    """What writers of one picture per image share; the pictures lie in the folder `name`."""
 
     name: ClassVar[str]
     suffix: ClassVar[str]
     needs_header: ClassVar[bool] = False
 
-    out: Path
-    model: Model
-    pictures: str
+    out: Path  # output folder of the batch
+    model: Model  # model and operating point of the scores
+    pictures: str  # `findings` (positive and indeterminate), `all` or `none`
 
     def path(self, key: str) -> str:
         """Path of an image's picture below the output folder."""

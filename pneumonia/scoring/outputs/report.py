@@ -44,16 +44,12 @@ STYLES = {POSITIVE: "positive", INDETERMINATE: "indeterminate", NOT_SCORED: "fai
 
 @dataclass(frozen=True)
 class ReportWriter(PictureWriter):
-    """Writes report.html and `report/<key>.jpg`.
-
-    Attributes:
-        bundle: Holds the model card and the operating points.
-    """
+    """Writes report.html and `report/<key>.jpg`."""
 
     name = "report"
     suffix = ".jpg"
 
-    bundle: Bundle
+    bundle: Bundle  # holds the model card and the operating points
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
         """The picture, without boxes: the page draws them, so that they can be hidden."""

@@ -68,17 +68,11 @@ def decode_matches(raw: Tensor, head: Detect, matches: AnchorMatches) -> Tensor:
 
 
 class LossCounts(NamedTuple):
-    """What the parts of the loss are divided by.
+    """What the parts of the loss are divided by."""
 
-    Attributes:
-        positives: Anchors that answer for a box.
-        cells: Anchors of all cells of the images whose boxes are known.
-        images: Images.
-    """
-
-    positives: float
-    cells: float
-    images: float
+    positives: float  # anchors that answer for a box
+    cells: float  # anchors of all cells of the images whose boxes are known
+    images: float  # images
 
 
 class DetectionLoss:

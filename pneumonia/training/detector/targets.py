@@ -26,20 +26,14 @@ FIRST_IMAGE_CLASS = -2
 
 
 class AnchorMatches(NamedTuple):
-    """Positives of one head; every field is int64 (m,).
+    """Positives of one head; every field is int64 (m,)."""
 
-    Attributes:
-        image: Index in the batch.
-        anchor: Index in the head's anchors.
-        row, column: Cell.
-        target: Row of the target table.
-    """
-
-    image: Tensor
-    anchor: Tensor
+    image: Tensor  # index in the batch
+    anchor: Tensor  # index in the head's anchors
+    # row, column: cell
     row: Tensor
     column: Tensor
-    target: Tensor
+    target: Tensor  # row of the target table
 
 
 def match_anchors(sizes: Tensor, heads: Sequence[Detect], max_ratio: float) -> list[Tensor]:

@@ -38,23 +38,14 @@ class RequestRefused(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class RequestHead(NamedTuple):
-    """Request line and header fields.
+    """Request line and header fields."""
 
-    Attributes:
-        method: For example `GET`.
-        path: Target up to the question mark, ASCII, not decoded.
-        query: Target behind it.
-        version: `HTTP/1.0` or `HTTP/1.1`.
-        fields: Values by lower-case name, printable ASCII; of repeated names the last.
-        length: Content-Length, None without one.
-    """
-
-    method: str
-    path: str
-    query: str
-    version: str
-    fields: Dict[str, str]
-    length: Optional[int]
+    method: str  # for example `GET`
+    path: str  # target up to the question mark, ASCII, not decoded
+    query: str  # target behind it
+    version: str  # `HTTP/1.0` or `HTTP/1.1`
+    fields: Dict[str, str]  # values by lower-case name, printable ASCII; of repeated names the last
+    length: Optional[int]  # Content-Length, None without one
 
 
 def _malformed() -> RequestRefused:

@@ -34,19 +34,13 @@ JOB_PATH = re.compile(r"^/v1/jobs/([0-9a-f]{32})(/result|/sr|/gsps|/sc)?$")
 
 
 class RestBackend(NamedTuple):
-    """Functions of the daemon that the interface calls.
+    """Functions of the daemon that the interface calls."""
 
-    Attributes:
-        accept: Stores an image from its blocks.
-        refusal: Why no image is accepted at present, None when one is.
-        answer: (path, query) of a GET -> reply, None for an unknown path.
-        refused: Counts a refusal by its reason.
-    """
-
-    accept: Callable[[Iterator[bytes]], AcceptedImage]
-    refusal: Callable[[], Optional[str]]
+    accept: Callable[[Iterator[bytes]], AcceptedImage]  # stores an image from its blocks
+    refusal: Callable[[], Optional[str]]  # why no image is accepted at present, None when one is
+    # (path, query) of a GET -> reply, None for an unknown path
     answer: Callable[[str, str], Optional[Reply]]
-    refused: Callable[[str], None]
+    refused: Callable[[str], None]  # counts a refusal by its reason
 
 
 class RestInterface:

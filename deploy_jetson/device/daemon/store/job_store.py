@@ -9,16 +9,9 @@ from deploy_jetson.device.daemon.store.spool import ImageSpool
 
 
 class JobStore(NamedTuple):
-    """The store of one daemon.
+    """The store of one daemon."""
 
-    Attributes:
-        config: Its settings.
-        spool: Holds the files.
-        journal: Holds the jobs.
-        metrics: Counts what was taken, refused and answered.
-    """
-
-    config: DaemonConfig
-    spool: ImageSpool
-    journal: JobJournal
-    metrics: DaemonMetrics
+    config: DaemonConfig  # its settings
+    spool: ImageSpool  # holds the files
+    journal: JobJournal  # holds the jobs
+    metrics: DaemonMetrics  # counts what was taken, refused and answered

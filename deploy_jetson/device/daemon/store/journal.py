@@ -56,35 +56,20 @@ CREATE INDEX deliveries_due ON deliveries (state, destination, next_try);
 
 
 class DaemonJob(NamedTuple):
-    """One image.
+    """One image."""
 
-    Attributes:
-        number: Order of arrival.
-        key: Name in spool, results and interface; not derived from the patient.
-        sop_uid: SOP Instance UID, empty for pictures. Never logged.
-        sha256: Of the data set (of the file, for pictures).
-        model_hash: Model it is for.
-        source: `dicom`, `rest`, `watch` or `recovered`.
-        bytes: Size of the file.
-        state: One of STATES.
-        reason: Machine-readable, empty when done.
-        attempts: How often it was begun.
-        received_at: Seconds since 1970.
-        changed_at: Seconds since 1970 of the last change of state.
-    """
-
-    number: int
-    key: str
-    sop_uid: str
-    sha256: str
-    model_hash: str
-    source: str
-    bytes: int
-    state: str
-    reason: str
-    attempts: int
-    received_at: float
-    changed_at: float
+    number: int  # order of arrival
+    key: str  # name in spool, results and interface; not derived from the patient
+    sop_uid: str  # SOP Instance UID, empty for pictures. Never logged
+    sha256: str  # of the data set (of the file, for pictures)
+    model_hash: str  # model it is for
+    source: str  # `dicom`, `rest`, `watch` or `recovered`
+    bytes: int  # size of the file
+    state: str  # one of STATES
+    reason: str  # machine-readable, empty when done
+    attempts: int  # how often it was begun
+    received_at: float  # seconds since 1970
+    changed_at: float  # seconds since 1970 of the last change of state
 
 
 class ResultDelivery(NamedTuple):

@@ -36,19 +36,13 @@ class TooLarge(Exception):  # noqa: N818 - a refusal, which each interface repor
 
 
 class SpooledUpload(NamedTuple):
-    """A file in the spool under a temporary name.
+    """A file in the spool under a temporary name."""
 
-    Attributes:
-        path: Where it lies.
-        bytes: Its size.
-        sop_uid: Of its file meta information; empty for pictures.
-        sha256: Of the data set behind the meta information, so that the same image sent by another
-            way is the same image; of the whole file for pictures.
-    """
-
-    path: str
-    bytes: int
-    sop_uid: str
+    path: str  # where it lies
+    bytes: int  # its size
+    sop_uid: str  # of its file meta information; empty for pictures
+    # of the data set behind the meta information, so that the same image sent by another way is the
+    # same image; of the whole file for pictures
     sha256: str
 
 

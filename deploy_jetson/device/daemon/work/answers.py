@@ -38,25 +38,15 @@ MAX_ANSWER_BYTES = 4 << 20
 
 
 class JobAnswer(NamedTuple):
-    """Outcome of an image.
+    """Outcome of an image."""
 
-    Attributes:
-        state: One of journal.ANSWERED.
-        reason: Machine-readable, empty when done.
-        decoded: The image, None when it was not opened.
-        prediction: Boxes in its pixels, None unless done.
-        warnings: Codes of conditions that did not prevent a result.
-        engine: Engine that ran, empty unless done.
-        inference_s: Time from pixels to boxes.
-    """
-
-    state: str
-    reason: str = ""
-    decoded: Optional[DecodedFile] = None
-    prediction: Optional[Prediction] = None
-    warnings: Tuple[str, ...] = ()
-    engine: str = ""
-    inference_s: float = 0.0
+    state: str  # one of journal.ANSWERED
+    reason: str = ""  # machine-readable, empty when done
+    decoded: Optional[DecodedFile] = None  # the image, None when it was not opened
+    prediction: Optional[Prediction] = None  # boxes in its pixels, None unless done
+    warnings: Tuple[str, ...] = ()  # codes of conditions that did not prevent a result
+    engine: str = ""  # engine that ran, empty unless done
+    inference_s: float = 0.0  # time from pixels to boxes
 
 
 def _findings(answer: JobAnswer, facts: ResultFacts) -> Dict[str, Any]:

@@ -27,15 +27,11 @@ STRIPES = 4  # units of work; the first rows of each are computed twice
 
 @dataclass(eq=False)
 class ChainStep:
-    """Two or three column convolutions as one step.
+    """Two or three column convolutions as one step."""
 
-    Attributes:
-        levels: The convolutions; every inner output is a scratch buffer at offset 0.
-        band: Rows of the last level at once.
-    """
-
+    # the convolutions; every inner output is a scratch buffer at offset 0
     levels: tuple[ColumnsStep, ...]
-    band: int
+    band: int  # rows of the last level at once
 
     @property
     def name(self) -> str:

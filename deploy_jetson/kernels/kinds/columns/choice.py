@@ -7,43 +7,31 @@ from deploy_jetson.kernels.kinds.register_tiles import register_tiles
 
 
 class ColumnsChoice(NamedTuple):
-    """Column kernel.
+    """Column kernel."""
 
-    Attributes:
-        pixels, vectors: Register tile.
-        rows_per_unit: Rows of one unit of work.
-        piece_bytes: A panel's list is cut into pieces whose weights and inputs fit this; each runs
-            over all rows before the next one, on sums kept in the output. 0: the list is whole.
-        strip_pixels: Pixels of a row that are done for all rows before the next ones; 0: all.
-    """
-
+    # pixels, vectors: register tile
     pixels: int
     vectors: int
-    rows_per_unit: int
+    rows_per_unit: int  # rows of one unit of work
+    # a panel's list is cut into pieces whose weights and inputs fit this; each runs over all rows
+    # before the next one, on sums kept in the output. 0: the list is whole
     piece_bytes: int = 0
-    strip_pixels: int = 0
+    strip_pixels: int = 0  # pixels of a row that are done for all rows before the next ones; 0: all
 
 
 class ColumnsVariant(NamedTuple):
-    """The column kernel with one register tile.
+    """The column kernel with one register tile."""
 
-    Attributes:
-        pixels, vectors: Register tile.
-        stride: Of the convolution.
-        pixel: 32-bit words from an input pixel to the next; None: LANES.
-        narrow: Rows also need tiles of one pixel less.
-        number: Suffix of the arithmetic's types and functions in engine.h: real, or i8x2 and i8x4
-            for sums of 2 or 4 products of whole numbers.
-        formats: Of its output, see `ConvolutionStep`.
-    """
-
+    # pixels, vectors: register tile
     pixels: int
     vectors: int
-    stride: int
-    pixel: int | None
-    narrow: bool = True
+    stride: int  # of the convolution
+    pixel: int | None  # 32-bit words from an input pixel to the next; None: LANES
+    narrow: bool = True  # rows also need tiles of one pixel less
+    # suffix of the arithmetic's types and functions in engine.h: real, or i8x2 and i8x4 for sums of
+    # 2 or 4 products of whole numbers
     number: str = "real"
-    formats: tuple[str, ...] = ("real",)
+    formats: tuple[str, ...] = ("real",)  # of its output, see `ConvolutionStep`
 
     @property
     def family(self) -> str:

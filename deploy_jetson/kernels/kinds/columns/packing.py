@@ -9,16 +9,11 @@ from deploy_jetson.kernels.plan.tensors import Ints
 
 
 class FilterPanels(NamedTuple):
-    """Panels of filters with their kept columns.
+    """Panels of filters with their kept columns."""
 
-    Attributes:
-        columns: (sum n,) column numbers j = i * K * K + kh * K + kw, panel after panel.
-        starts: (panels + 1,) int32 into `columns`.
-        weights: (sum n, width) of the matrix's type, one row of filters per kept column.
-    """
-
-    columns: Ints
-    starts: npt.NDArray[np.int32]
+    columns: Ints  # (sum n,) column numbers j = i * K * K + kh * K + kw, panel after panel
+    starts: npt.NDArray[np.int32]  # (panels + 1,) int32 into `columns`
+    # (sum n, width) of the matrix's type, one row of filters per kept column
     weights: npt.NDArray[np.generic]
 
 
@@ -48,15 +43,10 @@ def pack_panels(matrix: npt.NDArray[Any], width: int, order: Ints | None = None)
 
 
 class ListPieces(NamedTuple):
-    """The lists of panels, cut into pieces.
+    """The lists of panels, cut into pieces."""
 
-    Attributes:
-        first: (panels + 1,) int32 first piece of every panel.
-        starts: (pieces + 1,) int32 first column of every piece.
-    """
-
-    first: npt.NDArray[np.int32]
-    starts: npt.NDArray[np.int32]
+    first: npt.NDArray[np.int32]  # (panels + 1,) int32 first piece of every panel
+    starts: npt.NDArray[np.int32]  # (pieces + 1,) int32 first column of every piece
 
 
 def cut_panels(

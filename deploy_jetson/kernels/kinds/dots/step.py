@@ -34,19 +34,15 @@ NEARBY = 32  # words among which a partner is looked for
 
 
 class DotsChoice(NamedTuple):
-    """The column kernel's choice, on whole numbers.
+    """The column kernel's choice, on whole numbers."""
 
-    Attributes:
-        pixels, vectors, rows_per_unit, piece_bytes, strip_pixels: See `ColumnsChoice`.
-        group: Channels in one word.
-    """
-
+    # pixels, vectors, rows_per_unit, piece_bytes, strip_pixels: see `ColumnsChoice`
     pixels: int
     vectors: int
     rows_per_unit: int
     piece_bytes: int
     strip_pixels: int
-    group: int
+    group: int  # channels in one word
 
     @property
     def columns(self) -> ColumnsChoice:
@@ -56,19 +52,12 @@ class DotsChoice(NamedTuple):
 
 @dataclass(eq=False)
 class QuantizeStep:
-    """Rounds a layer's input to whole numbers, where the step that made it does not.
+    """Rounds a layer's input to whole numbers, where the step that made it does not."""
 
-    Attributes:
-        name: Layer that reads them.
-        view: The input.
-        vectors: The same as whole vectors.
-        rounding: The words it writes.
-    """
-
-    name: str
-    view: ChannelView
-    vectors: ChannelVectors
-    rounding: Rounding
+    name: str  # layer that reads them
+    view: ChannelView  # the input
+    vectors: ChannelVectors  # the same as whole vectors
+    rounding: Rounding  # the words it writes
 
     @classmethod
     def of(
@@ -154,17 +143,11 @@ def pair_words(panels: FilterPanels, two_max: int) -> FilterPanels:
 
 @dataclass(eq=False)
 class DotsStep(ColumnsStep):
-    """Convolution that reads, of each group of filters, the words its column lists name.
+    """Convolution that reads, of each group of filters, the words its column lists name."""
 
-    Attributes:
-        words: Where the channels are.
-        zero: The number stored for 0.
-        two_max: See `DotProduct`.
-    """
-
-    words: ChannelWords = field(kw_only=True)
-    zero: int = field(kw_only=True)
-    two_max: int = field(kw_only=True)
+    words: ChannelWords = field(kw_only=True)  # where the channels are
+    zero: int = field(kw_only=True)  # the number stored for 0
+    two_max: int = field(kw_only=True)  # see `DotProduct`
 
     @property
     def number(self) -> str:

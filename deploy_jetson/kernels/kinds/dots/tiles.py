@@ -42,18 +42,14 @@ SUM_MAX = 2**31 - 1
 
 
 class WinogradDotsChoice(NamedTuple):
-    """The Winograd kernel's choice, on whole numbers.
+    """The Winograd kernel's choice, on whole numbers."""
 
-    Attributes:
-        out_tile, pixels, vectors, block_tiles: See `WinogradChoice`.
-        group: Channels in one word.
-    """
-
+    # out_tile, pixels, vectors, block_tiles: see `WinogradChoice`
     out_tile: int
     pixels: int
     vectors: int
     block_tiles: int
-    group: int
+    group: int  # channels in one word
 
     @property
     def winograd(self) -> WinogradChoice:
@@ -63,13 +59,9 @@ class WinogradDotsChoice(NamedTuple):
 
 @dataclass(eq=False)
 class WinogradDotsStep(WinogradStep):
-    """3x3 convolution of stride 1 by tiles, on pairs of whole numbers.
+    """3x3 convolution of stride 1 by tiles, on pairs of whole numbers."""
 
-    Attributes:
-        words: Where the channels are.
-    """
-
-    words: ChannelWords = field(kw_only=True)
+    words: ChannelWords = field(kw_only=True)  # where the channels are
 
     @property
     def number(self) -> str:

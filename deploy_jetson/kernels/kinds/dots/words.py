@@ -22,19 +22,14 @@ class ChannelWords(NamedTuple):
     Neighbours of a vector share a word. The words of every vector are a block of their own, so that
     those of neighbouring pixels lie side by side; or a block holds `group` vectors, which makes its
     words a vector.
-
-    Attributes:
-        block_of, lane_of: (I,) vector and lane of every channel.
-        lanes: Channels of a vector.
-        group: Channels in a word.
-        together: Vectors of a block: 1, or `group`.
     """
 
+    # block_of, lane_of: (I,) vector and lane of every channel
     block_of: Ints
     lane_of: Ints
-    lanes: int
-    group: int
-    together: int = 1
+    lanes: int  # channels of a vector
+    group: int  # channels in a word
+    together: int = 1  # vectors of a block: 1, or `group`
 
     @classmethod
     def natural(cls, channels: int, lanes: int, group: int) -> "ChannelWords":

@@ -5,41 +5,31 @@ from typing import NamedTuple
 
 
 class PatternChoice(NamedTuple):
-    """Free-pattern kernel.
+    """Free-pattern kernel."""
 
-    Attributes:
-        rows, vectors, filters: Register tile; vectors of pixels.
-        frames: See `PatternVariant`.
-        cache_floats: Inputs of a block of channels that a tile touches; 0: the target's default.
-    """
-
+    # rows, vectors, filters: register tile; vectors of pixels
     rows: int
     vectors: int
     filters: int
-    frames: int
+    frames: int  # see `PatternVariant`
+    # inputs of a block of channels that a tile touches; 0: the target's default
     cache_floats: int = 0
 
 
 class PatternVariant(NamedTuple):
-    """Lists of kernels or taps per filter: pixels across lanes.
+    """Lists of kernels or taps per filter: pixels across lanes."""
 
-    Attributes:
-        rows, vectors, filters: Register tile.
-        frames: 1: one set of sums, inputs are loaded where each column of the kernel needs them.
-            3: a set of sums for each column, so that every load is aligned and serves all three;
-            the sets are shifted against each other when they are added up.
-        pitch: Floats from one row of the planar input to the next.
-        side: Of the kernel.
-        patterns: Taps kh * side + kw of every pattern.
-    """
-
+    # rows, vectors, filters: register tile
     rows: int
     vectors: int
     filters: int
+    # 1: one set of sums, inputs are loaded where each column of the kernel needs them. 3: a set of
+    # sums for each column, so that every load is aligned and serves all three; the sets are shifted
+    # against each other when they are added up
     frames: int
-    pitch: int
-    side: int
-    patterns: tuple[tuple[int, ...], ...]
+    pitch: int  # floats from one row of the planar input to the next
+    side: int  # of the kernel
+    patterns: tuple[tuple[int, ...], ...]  # taps kh * side + kw of every pattern
 
     @property
     def family(self) -> str:

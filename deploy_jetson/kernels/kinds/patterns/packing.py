@@ -21,20 +21,14 @@ Pattern = tuple[int, ...]  # taps kh * 3 + kw, ascending
 
 
 class PatternLists(NamedTuple):
-    """Kernels in the order the code reads them.
+    """Kernels in the order the code reads them."""
 
-    Attributes:
-        counts: (blocks of filters, blocks of channels, filter groups, sections * patterns) uint16
-            numbers of kernels, flattened per block of filters.
-        channels: (kernels,) int32 channel of each kernel.
-        weights: (kernels, filters of the section, taps) float32, flattened.
-        starts: (blocks of filters, 3) int32: first count, channel and weight.
-    """
-
+    # (blocks of filters, blocks of channels, filter groups, sections * patterns) uint16 numbers of
+    # kernels, flattened per block of filters
     counts: npt.NDArray[np.uint16]
-    channels: npt.NDArray[np.int32]
-    weights: Weights
-    starts: npt.NDArray[np.int32]
+    channels: npt.NDArray[np.int32]  # (kernels,) int32 channel of each kernel
+    weights: Weights  # (kernels, filters of the section, taps) float32, flattened
+    starts: npt.NDArray[np.int32]  # (blocks of filters, 3) int32: first count, channel and weight
 
 
 def kernel_patterns(weight: Weights) -> tuple[Pattern, ...] | None:
@@ -79,18 +73,14 @@ def sections(filters: int) -> list[tuple[int, ...]]:
 
 
 class _Kernels(NamedTuple):
-    """Stored kernels, unsorted: one entry per pass of a run's loop.
+    """Stored kernels, unsorted: one entry per pass of a run's loop."""
 
-    Attributes:
-        filter, channel, section, pattern: (n,) first filter of its group; see `sections`.
-        values: (n, filters, MAX_TAPS) float32; `valid` says which of them are stored.
-    """
-
+    # filter, channel, section, pattern: (n,) first filter of its group; see `sections`
     filter: npt.NDArray[np.int64]
     channel: npt.NDArray[np.int64]
     section: npt.NDArray[np.int64]
     pattern: npt.NDArray[np.int64]
-    values: Weights
+    values: Weights  # (n, filters, MAX_TAPS) float32; `valid` says which of them are stored
     valid: npt.NDArray[np.bool_]
 
 

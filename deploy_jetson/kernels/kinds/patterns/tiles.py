@@ -9,17 +9,11 @@ from deploy_jetson.kernels.kinds.patterns.packing import Pattern, sections
 
 
 class TileLoad(NamedTuple):
-    """One input vector and everything it is added to.
+    """One input vector and everything it is added to."""
 
-    Attributes:
-        place: Floats from the kernel's first input, as a C expression.
-        aligned: Whether its address is a multiple of a vector.
-        sums: (accumulator, number of the weight) of every multiply-add.
-    """
-
-    place: str
-    aligned: bool
-    sums: list[tuple[str, int]]
+    place: str  # floats from the kernel's first input, as a C expression
+    aligned: bool  # whether its address is a multiple of a vector
+    sums: list[tuple[str, int]]  # (accumulator, number of the weight) of every multiply-add
 
 
 class TileRow(NamedTuple):
@@ -30,17 +24,11 @@ class TileRow(NamedTuple):
 
 
 class KernelRun(NamedTuple):
-    """The loop over kernels of one pattern and one section of filters.
+    """The loop over kernels of one pattern and one section of filters."""
 
-    Attributes:
-        taps: Of the pattern.
-        members: Filters of the section.
-        rows: Input rows with their loads.
-    """
-
-    taps: Pattern
-    members: Sequence[int]
-    rows: list[TileRow]
+    taps: Pattern  # of the pattern
+    members: Sequence[int]  # filters of the section
+    rows: list[TileRow]  # input rows with their loads
 
     @property
     def n_weights(self) -> int:

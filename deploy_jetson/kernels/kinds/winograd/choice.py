@@ -4,38 +4,27 @@ from typing import NamedTuple
 
 
 class WinogradChoice(NamedTuple):
-    """Winograd F(out_tile, 3).
+    """Winograd F(out_tile, 3)."""
 
-    Attributes:
-        out_tile: Output pixels of a tile's side.
-        pixels, vectors: Register tile of the products.
-        block_tiles: Tiles of one unit of work.
-    """
-
-    out_tile: int
+    out_tile: int  # output pixels of a tile's side
+    # pixels, vectors: register tile of the products
     pixels: int
     vectors: int
-    block_tiles: int
+    block_tiles: int  # tiles of one unit of work
 
 
 class WinogradVariant(NamedTuple):
-    """F(out_tile, 3) with one register tile for its products.
+    """F(out_tile, 3) with one register tile for its products."""
 
-    Attributes:
-        out_tile: Output pixels of a tile's side.
-        pixels, vectors: Register tile.
-        narrow: Blocks also need register tiles of one pixel less.
-        number: Suffix of the arithmetic's types and functions in engine.h: real, or i8x2 for
-            products of whole numbers.
-        formats: Of its output, see `ConvolutionStep`.
-    """
-
-    out_tile: int
+    out_tile: int  # output pixels of a tile's side
+    # pixels, vectors: register tile
     pixels: int
     vectors: int
-    narrow: bool = True
+    narrow: bool = True  # blocks also need register tiles of one pixel less
+    # suffix of the arithmetic's types and functions in engine.h: real, or i8x2 for products of
+    # whole numbers
     number: str = "real"
-    formats: tuple[str, ...] = ("real",)
+    formats: tuple[str, ...] = ("real",)  # of its output, see `ConvolutionStep`
 
     @property
     def family(self) -> str:

@@ -20,17 +20,11 @@ TAPS = 3
 
 
 class WinogradMatrices(NamedTuple):
-    """Exact matrices of F(m, 3), n = m + 2.
+    """Exact matrices of F(m, 3), n = m + 2."""
 
-    Attributes:
-        output: A^T (m, n).
-        weight: G (n, 3).
-        input: B^T (n, n).
-    """
-
-    output: Matrix
-    weight: Matrix
-    input: Matrix
+    output: Matrix  # a^T (m, n)
+    weight: Matrix  # G (n, 3)
+    input: Matrix  # B^T (n, n)
 
 
 def _vandermonde(points: tuple[Fraction, ...], width: int) -> list[list[Fraction]]:
