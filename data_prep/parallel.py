@@ -33,7 +33,6 @@ def ordered_map(
 
     Args:
         function: A picklable function of one item.
-        items: The items.
         workers: Processes; None = one per available core.
         progress: Called after every item as (done, total, "").
 

@@ -38,7 +38,6 @@ class Speed:
     """The speed section, asked for by case.
 
     Args:
-        section: Of the results.
         quiet: Take every engine's quickest round and the highest peak instead of the medians: on a
             core that shares its execution units with a neighbour, what the engine does alone.
     """

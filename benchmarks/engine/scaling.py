@@ -29,7 +29,6 @@ def measure_scaling(
 
     Args:
         libraries: Case -> path of its library.
-        say: Prints progress.
     """
     engines = {
         name: [KernelLibrary(path, threads=n) for n in (1, 2)] for name, path in libraries.items()

@@ -48,12 +48,7 @@ class Population(Protocol):
 
 
 class RsnaPopulation:
-    """Score and whether it counts, of every image.
-
-    Args:
-        n: Images.
-        rng: Random numbers.
-    """
+    """Score and whether it counts, of every image."""
 
     def __init__(self, n: int, rng: np.random.Generator) -> None:
         self.positive = rng.random(n) < PREVALENCE
@@ -99,12 +94,7 @@ class RsnaPopulation:
 
 
 class RocPopulation:
-    """Highest score of every image.
-
-    Args:
-        n: Images.
-        rng: Random numbers.
-    """
+    """Highest score of every image."""
 
     def __init__(self, n: int, rng: np.random.Generator) -> None:
         self.positive = rng.random(n) < PREVALENCE

@@ -64,7 +64,6 @@ def text(n_tokens: int, seed: int) -> Text:
 
     Args:
         n_tokens: Least length.
-        seed: Of the random numbers.
     """
     rules = grammar()
     words = sorted({s for own in rules.values() for _, part in own for s in part} - set(rules))

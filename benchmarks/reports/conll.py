@@ -42,7 +42,6 @@ def read_candidate_file(path: Path, keep: int = MAX_CANDIDATES) -> list[LinkDocu
     are kept, since they count as errors.
 
     Args:
-        path: The file.
         keep: Candidates kept, best prior first.
 
     Raises:

@@ -84,7 +84,6 @@ class Shorthand:
     """Makes documents in shorthand with the concepts of training reports as candidates.
 
     Args:
-        base: The concept base.
         train: (sentences, mentions) of the training reports.
     """
 
@@ -117,8 +116,6 @@ class Shorthand:
 
         Args:
             name: Id of the report; with a mention's number it determines the chosen short form.
-            sentences: Sentences of the report.
-            mentions: All mentions of the report.
             counted: Whether it is a training report: its own mentions are then excluded from the
                 priors, as for a new report.
         """

@@ -185,7 +185,6 @@ def one_row(
     Args:
         name: Of `CIFAR_NETWORKS`.
         seed: Of the weights and of the order of images.
-        images: To train with and to test on.
         lengths: Epochs of training and of retraining.
         file: JSON of the row; the dense weights lie beside it.
     """

@@ -47,7 +47,6 @@ def from_report(
     """Offers from the report: present findings, then uncertain, then prior; never absent ones.
 
     Args:
-        base: The concept base.
         linked: Findings of the report.
         side: Side of the box, `right`, `left` or empty; findings on this side go first,
             findings of the other side last.
@@ -98,7 +97,6 @@ def for_mention(base: ConceptBase, codes: Iterable[str], coarse: str = "") -> li
     """Concepts offered for a mention: those its words can denote, then frequent headings.
 
     Args:
-        base: The concept base.
         codes: Codes that its words can denote.
         coarse: Only codes of this coarse type, filled up with its frequent headings; empty = all
             codes, without others.
@@ -160,11 +158,7 @@ def describe(base: ConceptBase, node: str) -> dict[str, Any]:
 
 
 class TypeIndex:
-    """Prefix search over nodes, the words in them, and their aliases; milliseconds at 10,000 types.
-
-    Args:
-        base: The concept base.
-    """
+    """Prefix search over nodes, their words and their aliases; milliseconds at 10,000 types."""
 
     def __init__(self, base: ConceptBase) -> None:
         entries: set[tuple[str, int, str]] = set()
@@ -184,7 +178,6 @@ class TypeIndex:
 
         Args:
             prefix: Typed text; case and repeated blanks are ignored.
-            limit: Maximum number of nodes returned.
         """
         folded = " ".join(prefix.casefold().split())
         if not folded:

@@ -26,8 +26,6 @@ def proposed_links(
     """The linker's proposal for every mention of a report; NIL where it found no concept.
 
     Args:
-        base: The concept base.
-        text: The report.
         linked: Output of `link_report` for it.
     """
     found = {concept.span: (concept.code, concept.assertion) for concept in linked}
@@ -66,9 +64,7 @@ def check_links(
     """Check a reader's decisions on a report.
 
     Args:
-        decisions: All decisions of the reading.
         text: The report; empty when it is hidden from the reader.
-        base: Concept base of the codes.
         stored: Decisions stored before; valid even if the report is hidden or has changed since.
 
     Raises:
@@ -93,8 +89,6 @@ def candidate_codes(base: ConceptBase, text: str, span: tuple[int, int]) -> list
     """Concept codes that match the words of a mention, the most specific first.
 
     Args:
-        base: The concept base.
-        text: The report.
         span: Characters `[start, end)`; mentions that overlap them are used.
     """
     codes: dict[str, None] = {}
@@ -158,8 +152,6 @@ def vote_links(
     """Majority vote on the links of a report; a tie goes to the deepest common ancestor, or NIL.
 
     Args:
-        base: Concept base of the codes.
-        proposed: The linker's proposal.
         readings: Finished readings of the study, at least one.
     """
     votes: dict[tuple[int, int], list[MentionLink]] = {}

@@ -156,7 +156,6 @@ class Augmenter:
 
     Args:
         size: Side of the square output in pixels.
-        settings: See AugmentSettings.
     """
 
     def __init__(self, size: int, settings: AugmentSettings) -> None:
@@ -206,7 +205,6 @@ class Augmenter:
         Args:
             pixels: uint8 (h, w).
             boxes: float32 (n, 4) xyxy in pixels of that array, inside it.
-            seed: Seed of all random draws.
 
         Returns:
             uint8 (size, size), and float32 (m, 4) xyxy in its pixels, m <= n: clipped to the

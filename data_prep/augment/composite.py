@@ -101,9 +101,7 @@ class Compositor:
     """Pastes masked training images into whole negative ones of the training split.
 
     Args:
-        dataset: Images.
         items: Training items, of which whole negatives serve as surroundings.
-        settings: See CompositeSettings.
     """
 
     def __init__(self, dataset: Dataset, items: Sequence[int], settings: CompositeSettings) -> None:

@@ -105,8 +105,6 @@ def render_chest(
     """Draw a patient's chest.
 
     Args:
-        canvas: Frame and pose.
-        patient: Parameters of the patient.
         supine: AP film: higher diaphragm, wider heart, scapulae over the lungs.
         heart_scale: Extra scale of the heart, 1 = the patient's own.
         rng: Generator for the variation between films of one patient (inspiration, soft tissue).

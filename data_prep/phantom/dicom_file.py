@@ -69,8 +69,6 @@ def encode_dicom(
 
     Args:
         film: float32 (size, size), 0 black .. 1 white as shown to a reader.
-        study: Attributes for the header.
-        encoding: How to store the pixels.
         rng: Generator that draws the part of the stored range selected by the window.
 
     Returns:

@@ -31,10 +31,8 @@ def expose(canvas: Canvas, density: Layer, supine: bool, rng: np.random.Generato
     """Film of a density with blur, scatter and noise, float32 (size, size) in 0..1.
 
     Args:
-        canvas: The frame.
         density: float32 (size, size), brightness in the display domain.
         supine: Mobile AP film: more scatter and noise, less sharp.
-        rng: Random generator.
     """
     size = canvas.size
     image = np.clip(density, 0, 1.15)

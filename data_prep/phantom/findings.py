@@ -33,10 +33,7 @@ def add_opacities(
     """Paint consolidations into a chest.
 
     Args:
-        canvas: The chest's frame.
-        chest: Density and lungs.
         count: Number to place, 1 to 3; the second is placed in the other lung if possible.
-        rng: Random generator.
 
     Returns:
         The new density and the boxes, float64 (n, 4) xyxy in the unit frame, 1 <= n <= count.

@@ -148,11 +148,9 @@ def make_phantoms(
 
     Args:
         out: New folder, or a phantom dataset to replace.
-        count: Number of films.
         seed: The same seed, count and size give the same films, labels and splits.
         size: Side in pixels.
         workers: Processes; None = one per core.
-        progress: Called as (done, total, note).
         fractions: Shares of the patients in train, val and test; their sum is 1.
 
     Returns:

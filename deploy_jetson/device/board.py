@@ -169,7 +169,6 @@ def run_program(
     """Standard output of a program; None when it is missing or fails.
 
     Args:
-        command: Program and arguments.
         any_status: Take the output whatever the exit status.
         timeout_s: A program that takes longer is ended, and failed.
     """

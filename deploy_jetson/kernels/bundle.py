@@ -48,7 +48,6 @@ def add_kernels(
         bundle_path: The bundle's folder; changed.
         target_name: See `compile.targets.TARGET_NAMES`.
         measure: Tune by measuring; None = if the target runs here.
-        progress: Of the tuning.
         storage: How float32 weights are stored, see `weight_store.STORAGES`.
 
     Raises:

@@ -57,7 +57,6 @@ def generate_library(  # noqa: PLR0913 - the network, the machine, the file, and
     Args:
         spec: Batch norm folded.
         dense: Its dense tensors.
-        target: The machine.
         library: Path to write; replaced atomically.
         choose: Decides each layer's kernel; default: the cost model.
         model_hash: Stored in the library.

@@ -42,7 +42,6 @@ def board_predictions(target: Target, cycles: float, macs: int) -> dict[str, lis
     """Predicted latency of a network on a target's boards, on the threads it will run on.
 
     Args:
-        target: The machine.
         cycles: Of the whole network on one core.
         macs: Its dense multiply-accumulates, which decide on the threads.
 
@@ -80,10 +79,6 @@ def describe(
     """The report of a generated library.
 
     Args:
-        plan: The plan.
-        sources: The generated sources.
-        model_hash: Of the bundle.
-        compiler: Command that compiled it.
         loops: Static analysis of the hot loops; empty when it was not made.
     """
     layers = layer_records(plan)

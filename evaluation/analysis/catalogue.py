@@ -51,7 +51,6 @@ def match_study(
     """Match predicted boxes to truth boxes, by COCO's rule and by the challenge's.
 
     Args:
-        cases: The images.
         thresholds: Operating point -> score threshold.
         platt: Slope and intercept fitted on validation images; None = not available.
     """

@@ -165,12 +165,7 @@ def compute_evidence(
     """Compute all results of a study.
 
     Args:
-        cases: The images.
-        thresholds: Operating points.
-        resampler: Bootstrap draws.
         perturbed: Perturbation -> cases scored on the perturbed images, truth boxes not yet moved.
-        provenance: Where the inputs come from.
-        progress: Called with the draws done.
         mix: Mix of classes to which results are also weighted.
     """
     levels = {name: point.threshold for name, point in thresholds.points.items()}

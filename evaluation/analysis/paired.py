@@ -167,7 +167,6 @@ def compare_studies(
         studies: Name -> study, of the same images in the same order; the first is the reference.
         resampler: Draws shared by all.
         margins: Metric or prefix of metrics (`rsna` means every `rsna.*`) -> margin.
-        progress: Called with the draws done.
         tuned_here: Name -> whether its thresholds were chosen on these images; None = of no model.
         statistics: Study -> statistics to compare; `mix.mix_statistics` for a mix of classes.
 
@@ -285,8 +284,6 @@ def compare_groups(
         studies: As for `compare_studies`.
         point: Operating point of sensitivity, specificity and challenge score.
         groups: Groups of the images (they are the same for all studies).
-        resampler: Draws shared by all.
-        progress: Called with the draws done.
     """
     sets = [
         group_statistics(study, point, group.mask, group.base)

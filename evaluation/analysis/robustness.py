@@ -63,8 +63,6 @@ def robustness_table(
         study: The unperturbed images.
         point: Operating point whose threshold is used throughout.
         perturbed: Perturbation -> cases with the truth boxes not yet moved; see `moved_cases`.
-        resampler: Draws.
-        progress: Called with the draws done.
 
     Raises:
         DataError: A perturbed study does not have the same images.

@@ -120,7 +120,6 @@ def group_statistics(
     """Metric -> statistic over the images of a group; absent where a cell is too small.
 
     Args:
-        study: Cases with their matching.
         point: Operating point of RSNA score, sensitivity and specificity.
         group: (N,) images of the group.
         base: (N,) images to whose prevalence the RSNA score is weighted; None = the group itself.

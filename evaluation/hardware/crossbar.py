@@ -66,7 +66,6 @@ def tiles_used(support: Mask, model: CrossbarModel) -> npt.NDArray[np.bool_]:
 
     Args:
         support: Kept places of the GEMM matrix, bool (O, P).
-        model: Geometry.
 
     Returns:
         Bool (groups of filters, arrays along the columns): True = an array is used.
@@ -86,7 +85,6 @@ def tile_fill(support: Mask, model: CrossbarModel) -> npt.NDArray[np.float64]:
 
     Args:
         support: Kept places of the GEMM matrix, bool (O, P).
-        model: Geometry.
 
     Returns:
         float64 (n,): array after array of each group of filters; 0 .. 1.

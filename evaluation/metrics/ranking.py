@@ -108,7 +108,6 @@ def count_draws(
     """Cumulative counts for a block of draws.
 
     Args:
-        ranking: The boxes.
         weights: (D, N) occurrences of each image.
         shown_weights: (D, N) weights for the boxes shown, when only some images (the normal ones)
             count there; None = `weights`.
@@ -199,8 +198,6 @@ def sensitivity_at(
     """FROC: the share of truths hit while at most `false_positives` are shown.
 
     Args:
-        ranking: The boxes.
-        counts: Their counts.
         iou_threshold: One of those matched.
         false_positives: (D,) maximum number of false positives in each draw.
         false_positives_only: `counts.shown` already counts false positives only (normal images).
@@ -237,7 +234,6 @@ def froc_curve(
     """The study's FROC curve.
 
     Args:
-        ranking: The boxes.
         iou_threshold: One of those matched.
         counted: (N,) images whose false positives count (the normal ones); None = all.
 

@@ -33,7 +33,6 @@ def scale_boxes(cases: EvaluationCases, scale: float) -> EvaluationCases:
     """The same cases with every predicted box resized about its centre; truths are unchanged.
 
     Args:
-        cases: The images.
         scale: Factor of width and height; 1 = unchanged.
 
     Raises:

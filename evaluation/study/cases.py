@@ -101,7 +101,6 @@ def join(
     Args:
         labels: Truth boxes, in pixels of `labels.frame`.
         predictions: One per image, in pixels of the image as given.
-        cohort: Attributes of the images.
         subset: Evaluate only these ids; None = all.
         only_scored: Leave out labelled images that were not scored, instead of an error.
 

@@ -55,7 +55,6 @@ def read_labels(path: str | Path, frame: float | None = RSNA_FRAME) -> TruthLabe
     """Read the official RSNA csv.
 
     Args:
-        path: The csv file.
         frame: Side of the frame of its boxes in pixels; None = each image's own pixels.
 
     Raises:

@@ -122,7 +122,6 @@ def move_boxes(boxes: ArrayLike, name: str, width: float, height: float) -> Floa
 
     Args:
         boxes: (n, 4) xyxy in pixels of the image.
-        name: The perturbation.
         width: Width of the image, pixels.
         height: Height of the image, pixels.
 

@@ -68,7 +68,6 @@ def read_submission(path: str | Path, frame: float = RSNA_FRAME) -> list[Predict
     """Read a submission file.
 
     Args:
-        path: The csv.
         frame: Side of the square frame of its boxes, pixels.
 
     Returns:

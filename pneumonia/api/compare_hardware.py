@@ -44,7 +44,6 @@ def hardware_sections(
         folders: Model -> bundle or run, the reference first.
         comparisons: Of every other model with the reference.
         metric: The accuracy that should be equal.
-        wanted: Which hardware sections the page shows.
 
     Raises:
         ConfigError: A model has no bundle or run.

@@ -106,7 +106,6 @@ def demo_result(
 
     Args:
         document: compare.json of the dense (reference) and the pruned model.
-        latency_ms: See `measure_latency`.
 
     Returns:
         `dense` and `pruned` (parameters, macs, file_bytes, rsna, ap50), `latency_ms`.
@@ -163,7 +162,6 @@ def write_page(
     Args:
         folder: Holds both models, scored and compared.
         document: compare.json.
-        result: See `demo_result`.
         note: Reason why there are no generated kernels, else empty.
         commands: What to type for the same on RSNA data.
 

@@ -28,7 +28,6 @@ class DurationEstimate:
 
     Args:
         steps: In the order in which they run.
-        clock: Gives seconds.
     """
 
     def __init__(

@@ -20,7 +20,6 @@ class Teacher(TrainingHook):
     to its device.
 
     Args:
-        task: Data, loss, metrics.
         network: Copied as it is now.
         share: Weight of the teacher, 0 .. 1.
     """

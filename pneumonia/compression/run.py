@@ -60,7 +60,6 @@ def run_compression(
             the compressed network, compression.json, metrics.csv, residuals.csv and .png.
         dataset: Dataset folder; None = the one the run was made with.
         resume: Go on with an interrupted compression; of a finished one give the result again.
-        progress: Called with (done, total, note).
         accept_seen: Take another dataset even if it validates on images, or on patients, that the
             run was trained on; metrics and thresholds are then too good.
 

@@ -29,8 +29,6 @@ def model_card(
 
     Args:
         spec: The network as bundled.
-        model_hash: Identity of the bundle.
-        facts: Of the run.
         totals: Cost of the network as bundled.
         sizes: File -> bytes.
         onnx: What the ONNX file proved.

@@ -36,7 +36,6 @@ def check_format(path: Path, further_ops: Collection[str] = ()) -> tuple[int, in
     """Opset, IR version and ops of the file as written.
 
     Args:
-        path: The ONNX file.
         further_ops: Ops that TensorRT 8.2 need not take.
 
     Raises:
@@ -79,9 +78,7 @@ def check_onnx(
     """Check a file's format, and its numbers in onnxruntime against torch.
 
     Args:
-        path: The ONNX file.
         spec: The network before folding, so that folding is part of what is proved.
-        tensors: Its dense tensors.
         batch: Images of the graph's input.
         further_ops: See `check_format`.
 

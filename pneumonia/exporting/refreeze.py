@@ -24,7 +24,6 @@ def freeze_points(folder: Path, document: Mapping[str, Any]) -> Bundle:
     The model card and the checksums follow, and the bundle is swapped in whole.
 
     Args:
-        folder: The bundle.
         document: Content of operating_points.json, as `evaluation.study.operating_points.document`.
 
     Returns:

@@ -14,7 +14,6 @@ def with_image_head(spec: NetworkSpec, n_values: int = 1) -> NetworkSpec:
     """A detector with one more output, a linear layer on the mean of the coarsest head's input.
 
     Args:
-        spec: The detector.
         n_values: 1 = a logit of whether there is anything in the image: `runtime.model.heads`
             multiplies every box's score by its probability. More = logits of that many classes of
             the whole image, an auxiliary output of the training that changes no box.

@@ -36,7 +36,6 @@ class Network(nn.Module):
     """The network a spec describes.
 
     Args:
-        spec: The description.
         tensors: Its dense tensors, copied in; None makes fresh weights with torch's global
             generator.
         modules: The torch modules of `Opaque` layers, by their paths.

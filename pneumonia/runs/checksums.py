@@ -31,7 +31,6 @@ def check_files(folder: Path, names: Collection[str] | None = None) -> None:
     """Compare files of a checkpoint with their checksums; nothing without `checksums.json`.
 
     Args:
-        folder: The checkpoint.
         names: Files to compare, of those that are listed; None = all that are listed.
 
     Raises:

@@ -48,11 +48,7 @@ Recipe = TypeVar("Recipe", bound=BaseModel)
 
 
 class RunFolder:
-    """A run folder, which need not exist yet.
-
-    Args:
-        path: The folder.
-    """
+    """A run folder, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -137,9 +133,6 @@ class RunFolder:
         """The recipe of the training that this run descends from.
 
         Compression runs store it in their record, so that their parents may be moved or deleted.
-
-        Args:
-            model: The recipe's class.
 
         Raises:
             ArtefactError: No training among the ancestors.
@@ -304,7 +297,6 @@ class RunFolder:
 
         Args:
             record: See `new_record`.
-            recipe: The effective recipe.
             writes: False in all processes of a distributed run but the first.
 
         Yields:
@@ -341,7 +333,6 @@ def new_record(
 
     Args:
         kind: `train`, `prune` or `quantize`.
-        seed: Of the run.
         dataset: `Dataset.reference()`: path and fingerprint.
         parent: Run or model folder that the run starts from.
         more: Further entries.

@@ -67,8 +67,6 @@ class CommitmentReports:
         """The report: COMMITTED or NOT_KEPT for each object; None without one.
 
         Args:
-            transaction: Its UID.
-            seconds: Longest wait.
             pause: Waits for some seconds; True ends the wait.
         """
         left = seconds
@@ -108,8 +106,6 @@ def ask_for_commitment(
 
     Args:
         association: An open one, on which storage commitment was proposed.
-        objects: The objects.
-        reports: Receives the report.
         seconds: Longest wait for it.
         pause: See `CommitmentReports.wait`.
         is_listening: Whether the report may come on another association: this one is released when

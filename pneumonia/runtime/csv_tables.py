@@ -53,7 +53,6 @@ def read_exact_table(
 
     Args:
         path: The file, UTF-8; a byte order mark is accepted.
-        header: The columns.
         title: What the file holds, for errors: `submission`, `predictions`.
 
     Returns:

@@ -16,7 +16,6 @@ def interleaved_latency(engines: Mapping[str, Engine], rounds: int) -> Dict[str,
     The engines run in turn (A B C A B C ...), so that a slow moment hits all of them.
 
     Args:
-        engines: Name -> engine.
         rounds: Timed runs of each engine.
     """
     images = {}

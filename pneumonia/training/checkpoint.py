@@ -72,9 +72,6 @@ def save_last(
     """Write `last/`: the averaged model and everything an exact resume needs.
 
     Args:
-        out: Run folder.
-        state: What moves.
-        progressed: How far the run is.
         config: The effective recipe; `load_last` gives it back for comparison.
 
     Raises:
@@ -189,10 +186,7 @@ def save_best(
     """Write `best/` atomically: the averaged model and the evaluation it was chosen for.
 
     Args:
-        out: Run folder.
-        network: The model.
         epoch: Finished epochs.
-        metrics: Of the evaluation.
         save: Writes what else belongs to it, such as `TrainingTask.save`: thresholds lie with the
             weights they were chosen for.
     """

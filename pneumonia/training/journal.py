@@ -31,7 +31,6 @@ class MetricsJournal:
     """One row of numbers per epoch, kept as csv, TensorBoard events and plots.
 
     Args:
-        out: Run folder.
         keep_epochs: Rows of these first epochs are kept from an earlier run (resume); the rows
             after them belong to an epoch that will be done again.
     """

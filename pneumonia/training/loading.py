@@ -84,7 +84,6 @@ class BatchLoader:
     number of workers or on earlier epochs.
 
     Args:
-        task: Plans and prepares.
         config: Batch size, accumulation, seed, workers, last epoch.
         first_epoch: From 1.
 

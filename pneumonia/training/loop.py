@@ -68,7 +68,6 @@ def fit(
 
     Args:
         network: Its weights are the start; ends with the raw weights of the last epoch.
-        task: Data, loss, metrics.
         config: What the loop needs; a whole TrainRecipe is one, too.
         out: Run folder; without `resume` it must not hold a checkpoint yet.
         hooks: Called in order; see TrainingHook. A task that is a hook itself comes first.

@@ -43,7 +43,6 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: Schedule
         step: From 0.
         steps_per_epoch: Optimiser steps of an epoch.
         epochs: Of the whole run.
-        config: Warm-up and end.
 
     Returns:
         (step + 1) / warm-up steps during the warm-up, then from 1 along half a cosine to

@@ -43,11 +43,7 @@ def run_train(
     """Train a detector; under torchrun every process calls this.
 
     Args:
-        dataset_path: Dataset folder.
-        recipe: The whole run.
-        out: Run folder (docs/architecture.md).
         resume: Go on with an interrupted run, or with one whose `epochs` grew.
-        progress: See `training.loop.fit`.
 
     Raises:
         DataError: The dataset cannot be read.
@@ -88,7 +84,6 @@ def divergence_warning(rows: Sequence[Mapping[str, float]], recipe: TrainRecipe)
 
     Args:
         rows: Of metrics.csv.
-        recipe: Of the training.
 
     Returns:
         One line. A last validation without a found opacity: the challenge score is 0, or positives

@@ -167,7 +167,6 @@ def consensus_of(
 
     Args:
         readings: Readings of one study; unfinished ones are ignored.
-        base: Concept base of the codes.
         adjudication: Reading of the adjudicator; when finished, it replaces the vote.
 
     Returns:

@@ -180,8 +180,6 @@ def compare_pair(
     Args:
         a: image_id -> finished reading of the first annotator.
         b: image_id -> finished reading of the second.
-        base: Concept base of the codes.
-        iou_threshold: Smallest IoU at which two boxes match.
 
     Raises:
         DataError: One of the mappings is empty.

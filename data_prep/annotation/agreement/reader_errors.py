@@ -43,10 +43,8 @@ def reader_errors(
     """Count the differences between one annotator and the consensus.
 
     Args:
-        annotator: Name of the annotator.
         pairs: The annotator's readings with the consensus of the same study. Consensus of a single
             reader is left out: a single reader always agrees with itself.
-        base: Concept base of the codes.
     """
     n_studies = n_consensus = extra = wrong_verdict = 0
     overlaps: list[float] = []
@@ -104,7 +102,6 @@ def finding_fleiss(
 
     Args:
         studies: image_id -> readings.
-        base: Concept base of the codes.
         level: Depth to which codes are cut, 0 = group.
     """
     items = []

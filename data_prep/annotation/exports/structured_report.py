@@ -70,9 +70,7 @@ def build_reading_report(
     The same image and consensus give the same UIDs.
 
     Args:
-        source: Header of the image.
         consensus: Consensus of the readers; boxes in pixels of the source.
-        creation: Date and time of creation.
 
     Raises:
         DicomError: The source has no SOP class UID or instance UID.

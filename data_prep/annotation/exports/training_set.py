@@ -40,7 +40,6 @@ def write_training_set(
         out: New folder, or a dataset to replace.
         truths: image_id -> truth, boxes in pixels of the source.
         paths: image_id -> file.
-        options: See TrainingSetOptions.
 
     Returns:
         Number of images by class, and of left-out studies by reason.

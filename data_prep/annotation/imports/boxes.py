@@ -44,7 +44,6 @@ class ImportedStudies:
 
     Args:
         studies: The readable studies.
-        base: Concept base of the codes.
 
     Attributes:
         boxes: image_id -> boxes; empty for a study that the file lists without one.

@@ -25,10 +25,7 @@ def import_report(
     """Read a structured report.
 
     Args:
-        data: The DICOM file.
-        into: Receives the boxes.
         studies: SOP instance UID -> study.
-        base: Concept base of the codes.
 
     Raises:
         DataError: Not a structured report, or it refers to no image of the project.

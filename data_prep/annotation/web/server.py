@@ -98,7 +98,6 @@ def make_app(
     """The application.
 
     Args:
-        project: The project to serve.
         hosts: Accepted host names, without port.
         secure: Whether it is served over https; the session cookie is then https-only.
     """

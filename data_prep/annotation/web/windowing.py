@@ -45,7 +45,6 @@ def windowed_pixels(path: Path, center: float, width: float) -> Pixels:
     """The image under another window.
 
     Args:
-        path: A readable radiograph.
         center: Centre of the window; 0..1 is the range of the first display.
         width: Width of the window in the same unit, > 0.
 

@@ -98,7 +98,6 @@ class AnnotatorRegistry:
         """A new session's secret for a token; None when the token is wrong.
 
         Args:
-            token: Token from the request.
             origin: Client address; too many wrong tokens delay only this address.
         """
         row = self._database.row("SELECT name FROM annotators WHERE token_hash = ?", _hash(token))

@@ -191,7 +191,6 @@ class ReadingStore:
         """Store a new revision; it is on disk when this returns.
 
         Args:
-            study: The study.
             reading: The complete new reading; its `active_s` and `changed_at` are ignored.
             base_revision: Revision on which the change is based.
             step_s: Seconds of work since the last save, limited to MAX_STEP_S.

@@ -298,7 +298,6 @@ def build_base(reports: Iterable[Sequence[str]], source: Mapping[str, Any]) -> C
 
     Args:
         reports: The codes of each report.
-        source: Value of `ConceptBase.source`.
     """
     lexicon = read_json(LEXICON, "pneumonia.lexicon/1")
     spelling = {h.casefold(): h for names in lexicon["groups"].values() for h in names}

@@ -80,7 +80,6 @@ def refine(base: ConceptBase, code: str, qualifiers: Sequence[str]) -> str:
     knows the hilum only on the right. Ties go to the more frequent code.
 
     Args:
-        base: The concept base.
         code: Code of the alias; its own qualifiers are kept.
         qualifiers: Qualifiers whose words are beside the mention.
     """
@@ -118,7 +117,6 @@ def link_report(
 
     Args:
         text: The report, with or without headings such as `FINDINGS:`.
-        base: The concept base.
         linker: Chooses between candidates; None = the alias table.
 
     Returns:

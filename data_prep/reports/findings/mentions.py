@@ -120,11 +120,7 @@ def _match(
 
 
 class MentionFinder:
-    """Finds the mentions of findings in reports.
-
-    Args:
-        base: Concept base of the aliases and qualifiers.
-    """
+    """Finds the mentions of findings in reports."""
 
     def __init__(self, base: ConceptBase) -> None:
         self.aliases = AliasTable(base.all_aliases())

@@ -44,7 +44,6 @@ class EntityTable:
     """Index of entities with their vectors, words and neighbours; unknown entities are added.
 
     Args:
-        space: See EntitySpace.
         words: Words whose vectors fill the rows from 1.
     """
 

@@ -121,12 +121,7 @@ class _HeadingTable(NamedTuple):
 
 
 class CandidateGenerator:
-    """Generates the candidates of mentions.
-
-    Args:
-        base: The concept base.
-        priors: See AliasPriors.
-    """
+    """Generates the candidates of mentions."""
 
     def __init__(self, base: ConceptBase, priors: AliasPriors) -> None:
         self.base = base

@@ -28,10 +28,6 @@ class TypeModel(nn.Module):
 
     DCA takes mention types from an external typing model; this one is trained with the linker, on
     the types of the gold entities.
-
-    Args:
-        table: Word vectors and the types of entities.
-        n_mention_kinds: Kinds of mentions.
     """
 
     def __init__(self, table: EntityTable, n_mention_kinds: int) -> None:
@@ -72,12 +68,9 @@ class DynamicContext(nn.Module):
 
     Args:
         local: Module Batch -> (B, T, C) scores.
-        table: Entity vectors and neighbours.
-        n_mention_kinds: Kinds of mentions.
         hops: 0 = local only, 1 = linked entities, 2 = their neighbours too.
         hard: Keep the best 7 entities and 50 neighbours only; otherwise all count (soft).
         hidden: Width of the network that combines the scores.
-        dropout: Dropout rate of that network.
     """
 
     def __init__(
@@ -162,7 +155,6 @@ class DynamicContext(nn.Module):
         """Scores (B, T, C) against the entities (hop 0) or their neighbours (hop 1).
 
         Args:
-            batch: The mentions to score.
             linked: int64 (B, M) entity numbers in the order they were linked, 0 = none.
             earlier: bool (T, M), which of them precede each step.
             hop: Which set.

@@ -24,7 +24,6 @@ class AttentionLocal(nn.Module):
     Source: Ganea, Hofmann, EMNLP 2017, as used by DCA (arXiv 1909.02117).
 
     Args:
-        table: Word vectors.
         keep: Number of words kept.
     """
 
@@ -45,12 +44,7 @@ class AttentionLocal(nn.Module):
 
 
 class TextConvolution(nn.Module):
-    """Encodes a text by a convolution of width 3 over its word vectors and max-pooling.
-
-    Args:
-        table: Word vectors.
-        maps: Feature maps.
-    """
+    """Encodes a text by a convolution of width 3 over its word vectors and max-pooling."""
 
     def __init__(self, table: EntityTable, maps: int) -> None:
         super().__init__()
@@ -83,10 +77,6 @@ class ConvolutionLocal(nn.Module):
 
     Source: Francis-Landau, Durrett, Klein, NAACL 2016 (arXiv 1604.00734), with the sizes of the
     CNN base model of DCA (arXiv 1909.02117): kernel 3, 64 maps, max-pooling.
-
-    Args:
-        table: Word vectors and the words of entities.
-        maps: Feature maps of each convolution.
     """
 
     def __init__(self, table: EntityTable, maps: int = 64) -> None:

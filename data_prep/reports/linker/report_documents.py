@@ -50,8 +50,6 @@ class DocumentMaker:
     """Turns the sentences and mentions of a report into a LinkDocument.
 
     Args:
-        generator: Generates the candidates.
-        space: Vectors of codes.
         words: Word vectors for the context score of the candidates.
     """
 
@@ -71,8 +69,6 @@ class DocumentMaker:
         """The document of a report's asserted mentions, in their order.
 
         Args:
-            name: Id of the report.
-            sentences: Sentences of the report.
             mentions: All of them; see `asserted`.
             codes: Manual codes, from which each mention's gold is guessed; None = unknown.
         """

@@ -26,7 +26,6 @@ class ConceptSpace:
     A code without training reports also has a vector if its parts occur in other codes.
 
     Args:
-        base: The concept base.
         vectors: Trained with `together=(context, parts_of(code))`.
     """
 
@@ -98,7 +97,6 @@ class ContextScore:
     """Similarity of entities to the words around a mention, by which DCA selects candidates.
 
     Args:
-        space: Vectors of entities.
         words: Word vectors in the same space.
     """
 

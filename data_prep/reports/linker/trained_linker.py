@@ -60,10 +60,7 @@ class TrainedLinker:
     """Links the mentions of a report collectively; made by `train_linker` or `TrainedLinker.load`.
 
     Args:
-        base: The concept base.
-        priors: Priors of aliases and qualifiers.
         words: Word vectors, with those of headings and qualifiers.
-        config: See LinkerConfig.
     """
 
     def __init__(
@@ -243,9 +240,7 @@ def train_linker(
     Args:
         train: Reports with manual codes.
         val: Validation reports, used to choose the epoch.
-        config: See LinkerConfig.
         source: Where the reports come from; kept in the concept base.
-        progress: Called after each epoch.
 
     Raises:
         DataError: Too few coded reports.

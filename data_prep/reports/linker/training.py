@@ -124,12 +124,8 @@ def train_model(
     """Train in place and keep the weights of the best validation.
 
     Args:
-        model: See DynamicContext.
-        table: Numbers of entities.
         documents: With gold; those without mentions are skipped.
-        config: See LinkerConfig.
         evaluate: The validation score of the model, larger is better.
-        progress: Called as (done, total, note) after each epoch.
 
     Returns:
         The best validation score.

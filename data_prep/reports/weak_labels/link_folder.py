@@ -79,10 +79,7 @@ def link_source(
     """Link every report of a source.
 
     Args:
-        source: See `read_reports`.
         out: New folder, or an earlier output to replace; it is created only when complete.
-        base: The concept base.
-        linker: See `link_report`.
         progress: Called as (done, total, note); the total is not known before the end.
         fill: Called with the folder before it is renamed to `out`, to add further files.
 

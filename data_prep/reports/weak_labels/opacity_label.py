@@ -68,7 +68,6 @@ def opacity_label(text: str, base: ConceptBase) -> str:
     drop a mention.
 
     Args:
-        text: The report.
         base: Concept base; its `opacity` and `opacity_like` headings and codes are used.
     """
     sentences, mentions = finder_of(base).read(text)

@@ -48,11 +48,7 @@ def write_weak_dataset(
     unlabelled, since weak labels are not used for evaluation.
 
     Args:
-        out: Dataset folder to write.
-        labels: Weak labels.
-        sources: See WeakSources.
         workers: Processes that decode; None = one per core.
-        progress: Called as (done, total, note).
 
     Returns:
         Number of images by outcome.

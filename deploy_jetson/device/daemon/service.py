@@ -51,12 +51,6 @@ Part = Any  # an interface with start() and stop()
 class DaemonService:
     """All parts of one daemon.
 
-    Args:
-        config: Settings.
-        notifier: systemd.
-        load_model: Opens the model.
-        make_decoder: (config, tick) -> the decoder.
-
     Raises:
         PneumoniaError: A file, port or folder is missing, damaged or in use.
     """

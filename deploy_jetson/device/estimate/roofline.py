@@ -194,8 +194,6 @@ def estimate(
         work: From `network_work`.
         engine_name: One of `ENGINE_MODELS`.
         mode: One of `tx2.MODES`.
-        facts: Of the generated kernels, when there are any.
-        calibration: From measured runs.
         threads: Of a CPU engine; None = as many as it takes by itself.
 
     Raises:

@@ -31,7 +31,6 @@ def network_work(spec: NetworkSpec, weights: Mapping[str, np.ndarray]) -> List[L
     """Work of every layer that computes something.
 
     Args:
-        spec: The network.
         weights: Dense, as `Bundle.weights` gives them.
     """
     shapes = spec.shapes()

@@ -51,8 +51,6 @@ def bounded_text(path: str, limit: int, fault: Callable[[str, str], Exception]) 
     """Text of a file of at most `limit` bytes.
 
     Args:
-        path: The file.
-        limit: Largest size.
         fault: Makes the error of a file that cannot be read from its path and what was found.
     """
     try:
@@ -136,12 +134,7 @@ def read_series(path: str, interval_s: float = 1.0) -> RecordedSeries:
 
 
 class ReplaySensor(PowerSensor):
-    """Replays a series from its start at its recorded pace; raises SensorLost at its end.
-
-    Args:
-        series: What is played.
-        clock: Whose time passes.
-    """
+    """Replays a series from its start at its recorded pace; raises SensorLost at its end."""
 
     paced = True
 

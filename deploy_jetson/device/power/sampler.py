@@ -25,13 +25,7 @@ class PowerSamples(NamedTuple):
 
 
 class PowerSampler:
-    """Takes a reading at every call; `open_sampler` calls it at regular intervals.
-
-    Args:
-        sensor: What is read.
-        clock: Gives the stamps.
-        interval_s: Nominal time between readings.
-    """
+    """Takes a reading at every call; `open_sampler` calls it at regular intervals."""
 
     def __init__(self, sensor: PowerSensor, clock: MonotonicClock, interval_s: float) -> None:
         self.sensor = sensor

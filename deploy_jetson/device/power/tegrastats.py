@@ -49,7 +49,6 @@ class TegrastatsSensor(PowerSensor):
     """Runs tegrastats and reads its lines.
 
     Args:
-        interval_s: Wanted time between lines.
         command: The program; another one in tests.
 
     Raises:

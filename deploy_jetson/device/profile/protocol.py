@@ -167,11 +167,8 @@ def measure(
 
     Args:
         sensor: Open; closed by the caller.
-        load: What runs.
         around: Time and the machine; with a virtual clock everything happens at once.
-        settings: Of the protocol.
         about: Kept with the recording as it is.
-        progress: Called before every phase.
 
     Raises:
         DeviceError: The sensor hangs, or the load failed.

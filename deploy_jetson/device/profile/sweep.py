@@ -64,7 +64,6 @@ class ProfileSweep:
 
     Args:
         request: Checked.
-        progress: Called before every phase of every run.
     """
 
     def __init__(self, request: ProfileRequest, progress: Optional[Progress] = None) -> None:

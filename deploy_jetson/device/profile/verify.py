@@ -262,7 +262,6 @@ def ratio_of(first: List[float], second: List[float], name: str) -> EnergyRatio:
     Args:
         first: Joules per inference of every window.
         second: The same of the other run.
-        name: Of the comparison.
     """
     ours, theirs = np.array(first), np.array(second)
     ratio = float(np.median(ours) / np.median(theirs))

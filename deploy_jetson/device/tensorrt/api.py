@@ -22,7 +22,6 @@ class TensorRtApi:
 
     Args:
         module: `tensorrt`, or one that looks like it.
-        workspace_bytes: Scratch memory that a build may use.
     """
 
     def __init__(self, module: Any, workspace_bytes: int = WORKSPACE_BYTES) -> None:
@@ -132,8 +131,6 @@ class TensorRtApi:
         """Build an engine; takes minutes on a TX2.
 
         Args:
-            builder: From `builder`.
-            onnx: The model file's bytes.
             precision: One of `PRECISIONS`, supported here.
             where: The file's path, for errors.
             timings: Timing cache of an earlier build, which shortens this one; may be empty.
@@ -185,8 +182,6 @@ class TensorPlace:
     Args:
         name: As in the ONNX file.
         shape: With the batch.
-        is_input: Which of the two.
-        is_float32: Whether its values are float32.
     """
 
     def __init__(self, name: str, shape: Any, is_input: bool, is_float32: bool) -> None:

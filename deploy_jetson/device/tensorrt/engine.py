@@ -89,8 +89,6 @@ class TensorRtEngine(Engine):
 
     Args:
         bundle: The model; it must have model.onnx.
-        api: TensorRT.
-        cuda: CUDA.
         precision: fp32, fp16 or int8; None = fp16 where it is fast, else fp32.
         folder: Of the cache; None = the user's.
 

@@ -36,7 +36,6 @@ def write_plan(
     """All sources of a network; the same plan always gives the same bytes.
 
     Args:
-        plan: The plan.
         model_hash: Stored in the library.
         points: Operating point -> threshold, the default one first.
     """

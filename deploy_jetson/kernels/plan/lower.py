@@ -65,8 +65,6 @@ def lower(
     Args:
         spec: Batch norm folded.
         dense: Tensors as in `tensor_shapes(spec)`.
-        target: The machine.
-        choose: Decides the kernel of a layer.
         storage: See `weight_store.STORAGES`.
         quantization: Layer name -> its int8 weights; None: float32 throughout.
 

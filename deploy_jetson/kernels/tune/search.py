@@ -27,7 +27,6 @@ def search(
         space: Every legal choice.
         predicted: Predicted cycles of each; the cheapest are the first generation.
         measure: Seconds of several choices.
-        seed: Of the genetic search.
 
     Returns:
         The choice and its measured seconds.

@@ -108,7 +108,6 @@ def tune(
         problems: Layer name -> problem.
         target: Must run here.
         cache: Cache file; default `cache_path()`.
-        progress: Called after every different layer.
 
     Returns:
         Layer name -> the fastest choice.

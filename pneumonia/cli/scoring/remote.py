@@ -110,7 +110,6 @@ def paths_and_source(
 
     Args:
         paths: INPUT OUTPUT, or OUTPUT alone when a server is asked.
-        options: The command's options.
 
     Raises:
         ConfigError: Options that do not go together, or a path too many or too few.

@@ -216,7 +216,6 @@ class Admm:
 
         Args:
             rho: New value, > 0.
-            weights: Current weights.
             how: `rescale` keeps the multiplier rho U, so U is multiplied by old / new rho;
                 `restart` begins again with U = 0 and Z the projection of W.
 

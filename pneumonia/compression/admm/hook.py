@@ -51,8 +51,6 @@ class AdmmHook(TrainingHook):
     """Runs the ADMM engine over a fit: one round per rho.
 
     Args:
-        constraints: The sets.
-        schedule: When what happens.
         out: Folder for residuals.csv.
     """
 

@@ -63,7 +63,6 @@ def drop_zero_branches(spec: NetworkSpec, constants: Mapping[str, ConstantChanne
     """The network without the branches that add nothing, and without the layers behind them.
 
     Args:
-        spec: The network.
         constants: Of its tensors, see `find_constants`.
 
     Returns:

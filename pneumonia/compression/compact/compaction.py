@@ -35,7 +35,6 @@ def compact(
 
     Args:
         spec: The dense network.
-        tensors: Its dense tensors.
         masks: Layer -> bool mask of its weight; none = the weights' own zeros decide.
         group_sizes: Layer -> filters that share one list of columns; such a layer is stored by
             columns where that takes less than dense. Other layers keep their storage.

@@ -135,7 +135,6 @@ class ChannelGraph:
         Args:
             read: Layer -> which input channel each filter reads, bool (O, I); layers not given
                 read everything.
-            live: Live units.
         """
         marked = self.protected.clone()
         count = -1
@@ -174,9 +173,7 @@ def close_units(graph: ChannelGraph, read: Mapping[str, Tensor], live: Tensor) -
     """Remove units that reach no output; every layer keeps at least one filter.
 
     Args:
-        graph: The network's units.
         read: Layer -> which input channel each filter reads, bool (O, I).
-        live: Live units to start from.
     """
     return graph.keep_one(graph.reached(read, live), live)
 

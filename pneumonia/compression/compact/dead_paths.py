@@ -36,7 +36,6 @@ def find_dead_paths(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> DeadP
     """Units that no path of non-zero weights connects to an output.
 
     Args:
-        graph: The network's units.
         tensors: Dense tensors, named as `runtime.model.spec.tensor_shapes`.
 
     Returns:

@@ -26,7 +26,6 @@ def smallest_storage(
 
     Args:
         spec: The network; layers stored by `columns` are compared with that group size.
-        tensors: Its dense tensors.
         layers: Names of the layers to choose for; None = all.
     """
     changes = {}

@@ -60,7 +60,6 @@ def thin(
 
     Args:
         spec: Every layer stored densely.
-        tensors: Its dense tensors.
         masks: Layer -> bool mask of its weight.
     """
     graph = ChannelGraph(spec)

@@ -40,7 +40,6 @@ class LayerwiseSet(PerLayer):
     """Single-layer sets of a network, and removal of the dead paths they leave.
 
     Args:
-        graph: The network's units.
         constraints: Layer -> its set.
     """
 

@@ -25,7 +25,6 @@ def tensor_masks(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, 
     lose the channels of which no filter is left.
 
     Args:
-        graph: The network's units.
         masks: Layer -> places that may be non-zero, bool, shaped like the weight.
 
     Returns:
@@ -72,7 +71,6 @@ class MaskHook(TrainingHook):
     weights of a checkpoint are already masked.
 
     Args:
-        graph: The network's units.
         masks: Layer -> bool mask of its weight.
     """
 

@@ -25,8 +25,6 @@ class HardSet(JointConstraint, Protocol):
         """Masks of a projection of `v`, without the weights that compaction would remove.
 
         Args:
-            v: Weights.
-            masks: The projection's masks.
             others: Masks that earlier runs left in layers out of the set.
         """
         ...
@@ -74,7 +72,6 @@ class PruningMethod(Protocol):
         """The method at given strengths.
 
         Args:
-            graph: The network's units.
             rates: Selected layer -> pruning rate of its weight, >= 1.
         """
         ...

@@ -49,7 +49,6 @@ def prune_network(job: CompressionJob, recipe: PruneRecipe) -> CompressedNetwork
     Args:
         job: The network and what its trainings share; resumed, the result is bit for bit that of
             an uninterrupted run.
-        recipe: The whole run.
 
     Raises:
         PruneError: A pattern matches no layer, nothing would be pruned, the rate is out of reach.
@@ -209,7 +208,6 @@ def finish(stored: NetworkSpec, result: StageResult) -> tuple[NetworkSpec, dict[
 
     Args:
         stored: The network the run began with; layers it stored by columns stay so.
-        result: Of the last stage.
 
     Raises:
         PruneError: A weight outside the masks is not zero, nothing was removed, or the compacted

@@ -59,8 +59,6 @@ def weak_channels(
     """Inputs whose channel is both thinly filled and unimportant: bool (I,).
 
     Args:
-        weight: Of the layer.
-        thresholds: Relative thresholds.
         multiplier: Of all but the fill.
         channel: Number of each input's channel, int64 (I,); None = every input is its own.
     """
@@ -153,7 +151,6 @@ def purify(
     """Remove as much as the validation budget allows.
 
     Args:
-        graph: The network's units.
         weights: Layer -> weight, of all convolution and linear layers.
         masks: Layer -> places left by pruning; layers not given keep all.
         evaluate: Masks -> validation metric, higher is better.

@@ -38,9 +38,6 @@ def run_purify(
     """Remove nearly empty channels and filters within the validation budget, then retrain.
 
     Args:
-        context: Shared by all stages.
-        phase: Budget and length.
-        before: What the last stage left.
         folder: Of this phase; what is in it is not done again.
     """
     graph = ChannelGraph(context.spec)

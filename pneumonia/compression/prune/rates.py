@@ -85,10 +85,7 @@ def plan_rate(
 
     Args:
         start: Network, weights and what earlier stages left.
-        method: The method.
-        rates: Relative strengths.
         target: Global rate, > 1.
-        progress: Called after every trial.
 
     Returns:
         The trial nearest to the target, preferring those that reach it.
@@ -298,7 +295,6 @@ def regrouped(
     group stores is the union of its filters' columns, and that is what counts.
 
     Args:
-        graph: The network's units.
         masks: Layer -> bool mask of its weight.
         groups: Layers stored by columns -> filters that share one list.
     """

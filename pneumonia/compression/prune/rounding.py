@@ -47,7 +47,6 @@ def round_filters(task: RoundingTask, masks: Mapping[str, Tensor]) -> Masks:
     is brought up to it; where its dead filters can reach no output, it stays below.
 
     Args:
-        task: What to round.
         masks: Settled masks; columns may have to be shared by groups of filters again.
     """
     graph = task.graph

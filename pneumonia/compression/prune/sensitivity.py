@@ -28,11 +28,7 @@ def measure_sensitivity(
 
     Args:
         network: Its weights are put back after every trial.
-        task: Validates.
-        method: Makes the one-layer sets.
-        layers: Layers to try.
         probes: Pruning rates to try.
-        progress: Called after every validation.
 
     Returns:
         Layer -> the metric at each probe.

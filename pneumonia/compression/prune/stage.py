@@ -78,11 +78,8 @@ def run_stage(
     """Run a stage, or resume it at the epoch it stopped.
 
     Args:
-        context: Shared by all stages.
-        stage: Rate and method.
         tensors: Dense tensors to start from.
         allowed: Masks of the stage before; the new ones lie within.
-        folder: The stage's folder.
     """
     graph = ChannelGraph(context.spec)
     start = StageStart(graph, layer_weights(tensors), allowed, context.total, context.groups)

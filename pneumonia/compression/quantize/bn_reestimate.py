@@ -19,7 +19,6 @@ def reestimate_batch_norm(
     Args:
         network: Changed in place; ends in the mode it came in.
         batches: Inputs (N, C, H, W).
-        limit: Batches used at most.
 
     Returns:
         Batches used; 0 when the network has no batch norm.

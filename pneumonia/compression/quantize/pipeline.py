@@ -22,10 +22,6 @@ MIN_ZEROS = 0.02  # share of exact zeros from which a weight counts as pruned
 def quantize_network(job: CompressionJob, recipe: QuantizeRecipe) -> CompressedNetwork:
     """Put the weights of a network on the recipe's levels, rung by rung.
 
-    Args:
-        job: The network and what its trainings share.
-        recipe: The whole run.
-
     Raises:
         ConfigError: No layer matches.
         ArtefactError: The parent is a quantization whose report cannot be read.

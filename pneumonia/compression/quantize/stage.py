@@ -43,12 +43,9 @@ def quantize_stage(
 
     Args:
         network: Its weights are the start; ends quantized.
-        trainer: Task, resume, progress.
         training: Training settings that the recipe changes.
-        recipe: Penalties, epochs, shares.
         levels: Layer -> level set of this rung.
         masks: Layer -> places that are not pruned; layers not given have none pruned.
-        out: Folder of the rung.
 
     Returns:
         Layer -> scale alpha; weights are alpha times a level, exactly.

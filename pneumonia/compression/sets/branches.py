@@ -32,7 +32,6 @@ class ResidualBranches:
     (a knapsack, solved exactly).
 
     Args:
-        graph: The network's units.
         branches: The branches, without layers in common.
         n_keep: Weights of the branches that stay.
     """

@@ -50,7 +50,6 @@ class TiedFilters:
     the projection is exact; with columns it is the best of several alternating starts.
 
     Args:
-        layers: The tied layers.
         n_keep: Units kept; the protected ones count.
         protected: Units that must stay, bool (n_units,).
         n_random_starts: Random starts besides the two by full energy and the previous support.
@@ -87,7 +86,6 @@ class TiedFilters:
         """The best point found; `v` itself if it is in the set.
 
         Args:
-            v: Weight of each layer.
             near: A point whose support is one of the starts, for example the previous Z.
         """
         for name in self.layers:
@@ -118,7 +116,6 @@ class TiedFilters:
         """The `n_keep` units of largest score and those that must stay: bool (n_units,).
 
         Args:
-            v: Weight of each layer.
             scores: float64 (n_units,), finite.
         """
         scores = scores.masked_fill(self.protected | self._layer_floors(v), torch.inf)

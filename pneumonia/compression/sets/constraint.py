@@ -59,7 +59,6 @@ class JointConstraint(Protocol):
         """The allowed point nearest to `v`, layer by layer.
 
         Args:
-            v: Weights by layer.
             near: An allowed point that a search may start from (the previous Z); exact
                 projections do without.
         """

@@ -136,7 +136,6 @@ def program(
         levels: The device's table.
         scale: alpha of the layer.
         sigma: Standard deviation in steps.
-        generator: Source of the mismatch.
     """
     gaps = [b - a for a, b in zip((0.0, *levels.magnitudes), levels.magnitudes, strict=False)]
     noise = torch.randn(z.shape, generator=generator, dtype=z.dtype)

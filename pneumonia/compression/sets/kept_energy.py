@@ -48,7 +48,6 @@ class NearestUnits:
     """Chooses the kept units of all groups of a network together.
 
     Args:
-        graph: The network's units.
         groups: Groups of tied filters, none of which loses columns.
         gains: Layer -> gains of its norm, one per output channel; layers not given have none.
     """

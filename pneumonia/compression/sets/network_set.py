@@ -29,7 +29,6 @@ class NetworkSet:
     """Tied filters of the whole network with columns only on channels that are still there.
 
     Args:
-        graph: The network's units.
         components: The constrained groups of layers; no layer in two of them.
         nearest: Chooses the filters of all groups together; only where no layer loses columns.
             None = every group by the energy of its filters.
@@ -84,8 +83,6 @@ class NetworkSet:
         budget is spent on weights that count.
 
         Args:
-            v: Weights.
-            masks: A projection's masks.
             others: Masks that earlier runs left in layers out of the set: their dead paths count.
 
         Returns:
@@ -133,7 +130,6 @@ def live_units(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> Tensor:
     """Units that compaction keeps: bool (n_units,).
 
     Args:
-        graph: The network's units.
         masks: Layer -> bool mask of its weight; a layer not given keeps all its weights.
     """
     live = graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
@@ -146,7 +142,6 @@ def without_dead_paths(
     """Masks without the rows and channels of units that compaction removes.
 
     Args:
-        graph: The network's units.
         masks: Layer -> bool mask of its weight.
         others: Masks of further layers, whose dead paths count.
     """
@@ -163,7 +158,6 @@ def realised_weights(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[s
     """Weights that each layer still stores once dead paths are gone, whatever made the masks.
 
     Args:
-        graph: The network's units.
         masks: Layer -> bool mask of its weight; a layer not given keeps all its weights.
     """
     live = live_units(graph, masks)

@@ -48,7 +48,6 @@ class LaidOutModule(nn.Module):
     """A module between values (N, C, H, W) of a description.
 
     Args:
-        module: The module itself.
         inputs: How its torch inputs lie over the values.
         output: How its torch output lies.
         shape: (C, H, W) of its output.

@@ -53,7 +53,6 @@ def list_archive(path: str, max_bytes: int) -> List[Listed]:
     """The members of a zip, with a status where it is known without reading.
 
     Args:
-        path: The archive.
         max_bytes: Larger members are refused.
 
     Raises:
@@ -148,7 +147,6 @@ def member_file(path: str, index: int, max_bytes: int) -> Iterator[str]:
     """A member as a file of its own.
 
     Args:
-        path: The archive.
         index: Index of the member, from `list_archive`.
         max_bytes: Most bytes read; the size that the archive states is not trusted.
 

@@ -145,8 +145,6 @@ class DecodingChild:
     """One child process, started when needed and again after it dies. Not thread-safe.
 
     Args:
-        limits: Bounds of the child and of what it reads.
-        wanted: What is needed of each image.
         tick: Called about once a second, from another thread, while the child is waited for.
     """
 

@@ -37,8 +37,6 @@ class FileReader:
     """Answers requests about files, one at a time.
 
     Args:
-        limits: Limits on files and images.
-        wanted: What an answer contains besides the facts.
         pixel_files: File descriptors that pixels are written to.
     """
 

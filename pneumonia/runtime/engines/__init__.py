@@ -139,7 +139,6 @@ def open_engine(
     """Open an engine for a bundle.
 
     Args:
-        bundle: The model.
         name: `tensorrt` (the GPU), `kernels` (the generated library), `onnxruntime`, `reference`
             (NumPy, slow, needs nothing), or `auto`: TensorRT where it works, else the generated
             library, else ONNX Runtime where it is installed and the bundle has model.onnx, else

@@ -62,7 +62,6 @@ class KernelsEngine(Engine):
     """A generated library as an engine, image by image.
 
     Args:
-        bundle: The model.
         path: A library generated from it; see `open_kernels`.
         threads: Threads of one run; None = see `fitting_threads`.
 
@@ -121,7 +120,6 @@ def open_kernels(bundle: Bundle, threads: Optional[int], may_compile: bool) -> K
     """The engine of the bundle's first library that runs here, else of a newly compiled one.
 
     Args:
-        bundle: The model.
         threads: Threads of one run; None = see `fitting_threads`.
         may_compile: Compile one when the bundle has none for this machine; see `can_compile`.
 

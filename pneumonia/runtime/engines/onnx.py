@@ -14,7 +14,6 @@ class OnnxEngine(Engine):
     """Runs a bundle's model.onnx.
 
     Args:
-        bundle: The model.
         threads: Threads inside one operation; None = ONNX Runtime's choice.
 
     Raises:

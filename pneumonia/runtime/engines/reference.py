@@ -13,7 +13,6 @@ class ReferenceEngine(Engine):
     """Runs a network description layer by layer.
 
     Args:
-        spec: The network.
         tensors: Dense tensors as in `spec.tensor_shapes`.
     """
 

@@ -252,7 +252,6 @@ def decode_pixels(stream: BinaryIO, header: DicomHeader) -> StoredPixels:
 
     Args:
         stream: The file, where `read_header` left it.
-        header: From `read_header`.
 
     Returns:
         Stored values, int32 or uint8 (Rows, Columns), inside the range of BitsStored.

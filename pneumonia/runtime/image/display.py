@@ -133,7 +133,6 @@ def to_grey(pixels: np.ndarray, plan: DisplayPlan) -> np.ndarray:
 
     Args:
         pixels: Stored values, integer (H, W), inside the plan's stored range.
-        plan: The chain of transforms.
 
     Returns:
         uint8 (H, W); 255 is white as a radiologist sees it (dense tissue bright).

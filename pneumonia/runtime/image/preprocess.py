@@ -38,8 +38,6 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
         pixels: uint8 (H, W).
-        height: New height in pixels.
-        width: New width in pixels.
 
     Returns:
         uint8 (height, width).
@@ -98,8 +96,6 @@ def letterbox(
 
     Args:
         pixels: uint8 (H, W).
-        height: Canvas height.
-        width: Canvas width.
         pad_value: Grey value around the image, 0..255.
 
     Returns:
@@ -128,7 +124,6 @@ def network_input(pixels: np.ndarray, input_spec: "InputSpec") -> Tuple[np.ndarr
 
     Args:
         pixels: uint8 (H, W).
-        input_spec: The network's input.
 
     Returns:
         float32 (C, height, width) and the transform back to the image.

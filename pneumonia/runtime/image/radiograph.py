@@ -101,7 +101,6 @@ def content_digest(stored: np.ndarray, shown: np.ndarray, dataset: Any) -> str:
     Args:
         stored: Stored values, integers of at most 16 bits (H, W).
         shown: The grey image, uint8 (H, W).
-        dataset: Its header.
     """
     texts = [joined_text(dataset, keyword).rstrip("^ ") for keyword in IDENTITY]
     is_byte = stored.dtype == np.uint8

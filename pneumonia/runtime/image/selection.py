@@ -55,7 +55,6 @@ def word_against(dataset: Any, against: Sequence[str], wanted: Container[str]) -
     description of an examination with several views. Accents do not matter.
 
     Args:
-        dataset: The header.
         against: Words that exclude an image, lower case.
         wanted: Words that keep it, lower case.
     """

@@ -267,7 +267,6 @@ def load_bundle(path: str, verify: bool = True, replaced: Sequence[str] = ()) ->
     """Load a bundle; refuse it if its files do not belong together.
 
     Args:
-        path: The bundle's folder.
         verify: Also compare every file with its checksum (reads the whole bundle once).
         replaced: Names of files that the caller writes anew; they may be missing or damaged.
 

@@ -155,7 +155,6 @@ class Detector:
 
         Args:
             images: Grey images, uint8 (H, W), of any sizes.
-            image_ids: One per image.
 
         Returns:
             One Prediction per image, boxes in its own pixels, by descending score.

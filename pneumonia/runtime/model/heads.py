@@ -114,7 +114,6 @@ def decode_heads(
     probability of an image-level output where the network has one.
 
     Args:
-        spec: The network.
         outputs: Detect layer name -> (B, A * (5 + C), H, W); image-level output -> (B, 1, ...).
         score_floor: Least objectness, 0..1.
 
@@ -169,10 +168,8 @@ def detections(
     """Decode, map back to original pixels, clip, drop empty boxes, suppress per class.
 
     Args:
-        spec: The network.
         outputs: Detect layer name -> (B, A * (5 + C), H, W).
         transforms: One per image of the batch.
-        settings: Floor, overlap and count.
 
     Returns:
         Per image: boxes xyxy in original pixels (k, 4), scores (k,), classes (k,), by descending

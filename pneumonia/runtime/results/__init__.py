@@ -72,7 +72,6 @@ def build_results(
         source: Header of the image (pixel data is not read).
         pixels: The image as it is displayed, uint8 (H, W); only the capture needs it.
         prediction: Boxes in pixels of the source; those below the threshold are left out.
-        facts: The model and its operating point.
         kinds: Some of KINDS.
         warnings: Codes of warnings; `degraded` makes an image without a box indeterminate.
         creation: When the objects are made, and what exists already for this image.

@@ -34,8 +34,6 @@ def build_capture(
     Args:
         header: From `source_header`, checked.
         pixels: The image as it is displayed, uint8 (H, W).
-        result: The findings.
-        facts: The model.
     """
     picture = draw_capture(pixels, result, [facts.caption(), result.sentence()])
     made = new_object(header, facts, "SC", SECONDARY_CAPTURE)

@@ -61,7 +61,6 @@ def write_dicom(path: str, dataset: Dataset) -> None:
     """Write a DICOM file atomically.
 
     Args:
-        path: The file.
         dataset: From `build_results`.
 
     Raises:

@@ -70,8 +70,6 @@ def state_lossy_compression(header: Any, source: Any, syntax: str, data: bytes =
 
     Args:
         header: Gets the attributes.
-        source: Header of the image.
-        syntax: Transfer syntax of the file.
         data: Its bytes, see `lossy_method`.
     """
     method = lossy_method(syntax, data)
@@ -233,7 +231,6 @@ def header_warnings(source: Dataset, header: Dataset) -> List[str]:
     """Warning codes of attributes that results hold otherwise than the source, or not at all.
 
     Args:
-        source: Header of the image.
         header: Of `source_header`.
 
     Returns:
@@ -266,7 +263,6 @@ def display_plan(source: Dataset, big_endian: bool = False) -> DisplayPlan:
     """The display chain of a header; one of 8 bits without transforms where it cannot be read.
 
     Args:
-        source: Header of an image.
         big_endian: Byte order of tables stored as bytes.
     """
     try:

@@ -54,7 +54,6 @@ def identify(made: Dataset, kind: str, header: Dataset, creation: ObjectCreation
         made: The object, complete except for these attributes; changed in place.
         kind: `SR`, `PR` or `SC`.
         header: Of the source, from `source_header`.
-        creation: See there.
     """
     content = hashlib.sha256(dataset_bytes(made)).hexdigest()
     uid = derived_uid(content, creation.content_digest, kind)

@@ -105,9 +105,7 @@ def new_object(header: Dataset, facts: ResultFacts, kind: str, sop_class: str) -
 
     Args:
         header: From `source_header`.
-        facts: The model.
         kind: `SR`, `PR` or `SC`.
-        sop_class: Its SOP class.
     """
     made = Dataset()
     for keyword in _ALWAYS:
@@ -139,11 +137,7 @@ def _copied(element: DataElement) -> DataElement:
 
 
 class UnchangedName:
-    """A person's name of unknown character set, which pydicom writes byte for byte.
-
-    Args:
-        data: The bytes.
-    """
+    """A person's name of unknown character set, which pydicom writes byte for byte."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -32,8 +32,6 @@ def build_presentation(header: Dataset, result: ImageResult, facts: ResultFacts)
 
     Args:
         header: From `source_header`, checked.
-        result: What was found.
-        facts: The model.
     """
     made = new_object(header, facts, "PR", GREYSCALE_STATE)
     set_body_part(made, header)

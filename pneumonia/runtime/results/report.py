@@ -99,8 +99,6 @@ def build_report(header: Dataset, result: ImageResult, facts: ResultFacts) -> Da
 
     Args:
         header: From `source_header`, checked.
-        result: What was found.
-        facts: The model.
     """
     return report_object(header, facts, _report_content(header, result, facts))
 

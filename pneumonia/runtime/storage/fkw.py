@@ -71,7 +71,6 @@ def reorder_filters(pattern_ids: np.ndarray, n_patterns: int) -> np.ndarray:
 
     Args:
         pattern_ids: int (O, I), -1 = empty kernel.
-        n_patterns: Patterns there are.
 
     Returns:
         int64 (O,): original number of each filter in the new order.

@@ -182,7 +182,6 @@ def pack(layer: Weighted, weight: np.ndarray) -> Tensors:
     """Store one layer's dense weight as its `storage` says.
 
     Args:
-        layer: The layer.
         weight: float32, of the layer's shape.
 
     Returns:

@@ -182,7 +182,6 @@ def write_tensors(path: str, tensors: Mapping[str, np.ndarray]) -> None:
     """Write a safetensors file atomically.
 
     Args:
-        path: The file.
         tensors: Name -> array of any type in `DTYPES`.
 
     Raises:

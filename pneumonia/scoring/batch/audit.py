@@ -40,9 +40,6 @@ def _digest(line: bytes) -> str:
 class AuditLog:
     """Appends to the audit log of an output folder. The folder must be locked.
 
-    Args:
-        out: The output folder.
-
     Raises:
         OutputError: The log cannot be read or repaired.
     """
@@ -62,7 +59,6 @@ class AuditLog:
         """Append one line and sync it.
 
         Args:
-            event: What happened.
             facts: JSON values without identifiers of patients.
 
         Raises:

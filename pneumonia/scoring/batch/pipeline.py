@@ -53,9 +53,6 @@ def score_in_order(
     """Score files on this machine.
 
     Args:
-        job: The steps of one image.
-        files: What to score.
-        jobs: Children that decode.
         stop: Called before each image; once it returns True, the images in progress are
             finished and no new ones begun.
 

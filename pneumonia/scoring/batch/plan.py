@@ -35,8 +35,6 @@ def plan_batch(
     Args:
         source: A file or folder, or another input; nothing is fetched from a server.
         out: Where the batch would write; only compared with the input.
-        settings: The rules and limits.
-        progress: Called with (files done, files, a short note).
 
     Raises:
         ConfigError: The input does not exist, or the output lies inside it.

@@ -259,9 +259,6 @@ def score_batch(
     Args:
         source: A file or folder (never written to), or another input.
         out: Output folder, created when missing.
-        detector: Model and engine.
-        settings: How to score; None takes the defaults.
-        progress: Called with (files done, files, a short note).
         scorer: What scores the files; this machine, or `cluster.score_on_ray`.
 
     Raises:

@@ -50,15 +50,7 @@ class RenderedStudy(NamedTuple):
 
 
 class ImageJob:
-    """The steps of one image in one output folder.
-
-    Args:
-        detector: Model and engine.
-        model: Their description, written into every result.
-        settings: How to score.
-        out: The output folder.
-        salt: Of that folder.
-    """
+    """The steps of one image in one output folder."""
 
     def __init__(
         self, detector: Detector, model: Model, settings: ScoreSettings, out: Path, salt: str
@@ -93,7 +85,6 @@ class ImageJob:
         """Decode a file in this thread's child process unless an earlier run scored its bytes.
 
         Args:
-            file: The file.
             following: The file of this thread's next call; the child begins with it at once.
         """
         if file.status:

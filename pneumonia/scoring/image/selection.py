@@ -115,7 +115,6 @@ def refusal(
         reason: Reason that the reader gave.
         info: Codes of its header as far as it could be read (`dicom_header.read_codes`).
         is_other: The file is named like something for which no score is expected.
-        rules: The accepted codes.
     """
     if reason == "own_result" or info.get("own_result"):
         return "skipped", "own_result"
@@ -136,7 +135,6 @@ def select_image(
     Args:
         info: Facts of runtime.image.radiograph, and `word_against`.
         warnings: Warning codes of runtime.image.radiograph.
-        rules: What is accepted.
     """
     skip_absent = [code for code in CODES if getattr(rules.when_absent, code) == "skip"]
     return select(info, warnings, rules, skip_absent)

@@ -42,5 +42,4 @@ class InputSource(Protocol):
             entries: From `query`.
             folder: Folder for the images; files of an interrupted run in it are used.
             is_done: Whether an image is not fetched, because an earlier run has scored it.
-            progress: Called with (images done, images, a short note).
         """

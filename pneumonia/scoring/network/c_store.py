@@ -20,12 +20,7 @@ REJECTIONS = {  # PS3.8 table 9-18
 
 
 class StoreSender:
-    """Keeps one association open and opens another when it breaks.
-
-    Args:
-        peer: The PACS.
-        own_title: Our AE title.
-    """
+    """Keeps one association open and opens another when it breaks."""
 
     def __init__(self, peer: Peer, own_title: str) -> None:
         self._peer = peer

@@ -57,8 +57,6 @@ def association(
     """An association with a peer, released at the end, or aborted by an exception.
 
     Args:
-        peer: The peer to connect to.
-        own_title: Our AE title.
         contexts: Presentation contexts.
         roles: SCP/SCU role selection items.
         handlers: pynetdicom's event handlers.

@@ -90,8 +90,6 @@ def send_results(
 
     Args:
         out: Output folder of a batch.
-        to: The destination.
-        progress: Called with (objects done, objects, a short note).
         pauses_seconds: Waits before further attempts at an object.
 
     Raises:

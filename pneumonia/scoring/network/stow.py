@@ -33,11 +33,7 @@ MAX_ANSWER_BYTES = 4 << 20
 
 
 class StowSender:
-    """Sends each object in a request of its own, so that each has its own answer.
-
-    Args:
-        service: The service to send to.
-    """
+    """Sends each object in a request of its own, so that each has its own answer."""
 
     def __init__(self, service: DicomwebService) -> None:
         self._service = service

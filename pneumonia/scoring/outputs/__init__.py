@@ -27,10 +27,6 @@ def open_writers(
     """The writers of a batch, in the order in which they run.
 
     Args:
-        settings: Which outputs are wanted.
-        out: Output folder of the batch.
-        model: What the scores are made with.
-        bundle: Where the model card and the operating points are.
         pictures: Which images have an overlay, and a picture in the report: `findings`, `all` or
             `none`.
     """

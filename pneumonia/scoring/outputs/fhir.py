@@ -82,10 +82,6 @@ def has_malformed_uid(record: ImageRecord) -> bool:
 def fhir_bundle(study: ScoredStudy, model: Model) -> dict[str, Any]:
     """The document of one scored image.
 
-    Args:
-        study: The image.
-        model: What it was scored with.
-
     Returns:
         A Bundle of type `collection`: report, whole-image observation, one per box, device.
     """

@@ -94,10 +94,6 @@ class DetectionLoss:
 
     An image with a row of class UNBOXED is positive for the image part alone: where its opacities
     are is unknown, so its anchors are neither positives nor negatives.
-
-    Args:
-        spec: The network.
-        config: Weights and assignment.
     """
 
     def __init__(self, spec: NetworkSpec, config: LossConfig) -> None:

@@ -41,7 +41,6 @@ def match_anchors(sizes: Tensor, heads: Sequence[Detect], max_ratio: float) -> l
 
     Args:
         sizes: (n, 2) width and height of the boxes in network pixels.
-        heads: Detection heads.
         max_ratio: An anchor fits when neither side differs by this factor or more.
 
     Returns:
@@ -84,7 +83,6 @@ def assign(
 
     Args:
         targets: (n, 6) float32: image index, class, x1, y1, x2, y2 in network pixels.
-        heads: Detection heads.
         grids: (height, width) in cells of each head's map.
         max_ratio: See `match_anchors`.
 

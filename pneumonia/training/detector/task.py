@@ -64,9 +64,7 @@ class DetectionTask:
     """Balanced, augmented training batches; the detection loss; RSNA score, AP and AUROC.
 
     Args:
-        dataset: Opened dataset folder.
         spec: The network; one class.
-        recipe: Data, augmentation, loss and validation.
 
     Raises:
         TrainingError: Images or boxes are missing in training or validation, the network has no

@@ -45,9 +45,7 @@ def predict(
 
     Args:
         network: Left in the mode it was in.
-        dataset: Images.
         items: Indices into the dataset.
-        batch_size: Images per forward pass.
     """
     device = next(network.parameters()).device
     training = network.training
@@ -75,10 +73,7 @@ def predict_with(
 
     Args:
         run: float32 (N, C, H, W) -> output name -> float32 values.
-        spec: The network's description.
-        dataset: Images.
         items: Indices into the dataset.
-        batch_size: Images per call of `run`.
     """
     found: dict[Key, Prediction] = {}
     for start in range(0, len(items), batch_size):
@@ -105,9 +100,7 @@ class DetectionValidation:
     """Validation images of a dataset, evaluated once per epoch.
 
     Args:
-        dataset: Images and truths.
         items: Labelled validation images of every trained kind.
-        config: What chooses the best epoch.
     """
 
     def __init__(self, dataset: Dataset, items: Sequence[int], config: ValidationConfig) -> None:

@@ -10,9 +10,6 @@ WRITTEN_S = 1767225600.0  # 2026, when this program was written: a clock before 
 class ClockCheck:
     """Compares the wall clock with the monotonic one to find jumps.
 
-    Args:
-        monotonic: Monotonic seconds.
-
     Attributes:
         jumps: Jumps of the wall clock by more than a day that `is_trusted` has seen.
         jump_s: Seconds of the last one.

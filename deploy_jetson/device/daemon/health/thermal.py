@@ -10,13 +10,7 @@ COOL, NEAR, CRITICAL = "cool", "near_trip", "critical"
 
 
 class ThermalGovernor:
-    """Computes the pause before the next image from the thermal zones, read every `poll_s`.
-
-    Args:
-        settings: `[thermal]`.
-        read: Takes a snapshot of the board.
-        clock: Monotonic seconds.
-    """
+    """Computes the pause before the next image from the thermal zones, read every `poll_s`."""
 
     def __init__(
         self,

@@ -105,12 +105,6 @@ class StoreService:
     """Listens for C-ECHO and C-STORE.
 
     Args:
-        settings: `[dicom]`.
-        context: TLS, None for none.
-        max_bytes: Largest image.
-        accept: Takes an image's blocks.
-        refused: Counts a refusal by its reason.
-        clock: Monotonic seconds.
         reports: Get the reports of storage commitment about results that were sent.
 
     Raises:

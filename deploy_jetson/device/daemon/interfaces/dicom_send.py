@@ -52,7 +52,6 @@ def backoff_s(attempts: int, settings: RetrySettings, share: float) -> float:
 
     Args:
         attempts: Failed so far, 1 or more.
-        settings: First and longest wait.
         share: Random number in 0..1 (jitter).
     """
     whole = min(settings.longest_s, settings.first_s * 2.0 ** min(attempts - 1, 30))
@@ -86,12 +85,6 @@ class ResultSender:
 
     Args:
         name: The destination's name in the configuration.
-        peer: The destination.
-        retry: Back-off.
-        spool: Holds the objects.
-        journal: Holds the deliveries.
-        metrics: Counts.
-        reports: Get the reports of storage commitment.
     """
 
     def __init__(

@@ -64,7 +64,6 @@ class ConnectionPlaces:
     Args:
         max_working: Requests that are answered at once.
         request_s: Seconds a connection may live.
-        clock: Monotonic seconds.
     """
 
     def __init__(self, max_working: int, request_s: float, clock: Callable[[], float]) -> None:
@@ -155,13 +154,10 @@ class HttpServer(ThreadingMixIn, TCPServer):
     """The server.
 
     Args:
-        settings: `[rest]`.
-        context: TLS, None for none.
         check: Raises RequestRefused for a head without the right token.
         respond: Answers a request: (head, body) -> reply.
         needs_place: Whether a path needs a working place; health does not.
         refused: Called with the reason of every refusal of this module.
-        clock: Monotonic seconds.
 
     Raises:
         OSError: The address is taken.

@@ -48,8 +48,6 @@ class RestInterface:
 
     Args:
         token: Bearer token, empty for none.
-        max_bytes: Largest body.
-        backend: The daemon.
     """
 
     def __init__(self, token: bytes, max_bytes: int, backend: RestBackend) -> None:
@@ -123,12 +121,7 @@ def rest_server(
     """The server of the HTTP interface.
 
     Args:
-        settings: `[rest]`.
         token: Bearer token, empty for none.
-        context: TLS, None for none.
-        max_bytes: Largest body.
-        backend: The daemon.
-        clock: Monotonic seconds.
 
     Raises:
         OSError: The address is taken.

@@ -31,12 +31,7 @@ class RestQueries:
     """Answers GET requests.
 
     Args:
-        spool: Holds the answers.
-        journal: Holds the jobs.
-        metrics: What `/metrics` returns.
-        model: The model that scores images.
         reasons: Why the daemon is not ready; empty when it is.
-        alive: Whether the worker's loop is running.
     """
 
     def __init__(

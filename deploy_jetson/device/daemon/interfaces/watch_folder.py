@@ -42,10 +42,7 @@ class FolderWatcher:
     """Scans one folder.
 
     Args:
-        settings: `[watch]`.
-        accept: Stores an image from its blocks.
         refused: Counts a file that is left, by its reason.
-        clock: Monotonic seconds.
     """
 
     def __init__(

@@ -45,13 +45,7 @@ class AcceptedImage(NamedTuple):
 
 
 class ImageIntake:
-    """Stores images in spool and journal.
-
-    Args:
-        store: Where images and jobs go.
-        model_hash: Model the images are for.
-        wake: Called when there is work.
-    """
+    """Stores images in spool and journal."""
 
     def __init__(self, store: JobStore, model_hash: str, wake: Callable[[], None]) -> None:
         self._config, self._spool, self._journal, self._metrics = store
@@ -85,7 +79,6 @@ class ImageIntake:
         """Take an image; on return it is in the spool and in the journal, both synced.
 
         Args:
-            blocks: Its bytes.
             source: `dicom`, `rest` or `watch`.
 
         Raises:

@@ -351,7 +351,6 @@ class JobJournal:
         """Deliveries whose time has come, or lies beyond the longest wait: the clock was set back.
 
         Args:
-            destination: Its name.
             now: Seconds since 1970.
             longest_s: No delivery was put off for longer than this.
         """

@@ -21,9 +21,7 @@ class ServedModel:
     """Bundle, operating point and engine.
 
     Args:
-        bundle: The model.
         threshold: Operating point; empty for the bundle's first.
-        opener: Opens the engine.
 
     Raises:
         ConfigError: No operating point of that name.

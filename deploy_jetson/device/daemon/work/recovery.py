@@ -73,10 +73,6 @@ def recover(
     """Repair files and journal before the first image is accepted.
 
     Args:
-        spool: Where files lie.
-        journal: Where jobs stand.
-        intake: Knows keys and conflicts.
-        worker: Closes jobs that were answered.
         rebuild: The journal is new: rows are made of the answers, which are sent again.
 
     Raises:

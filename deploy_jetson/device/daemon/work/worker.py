@@ -44,9 +44,6 @@ class JobWorker:
     """Scores the jobs of the journal one after the other and writes their answers.
 
     Args:
-        store: Where images, jobs and answers are.
-        model: Finds boxes.
-        decoder: Opens files.
         alive: Called in every turn and while waiting, for the watchdog.
     """
 
@@ -84,7 +81,6 @@ class JobWorker:
         """Work until `stopped`; the current image is finished.
 
         Args:
-            stopped: Whether to stop.
             pause: Seconds to wait before the next image, for the board's temperature.
 
         Raises:
@@ -165,7 +161,6 @@ class JobWorker:
         """Whether another image was read whole under the SOP Instance UID.
 
         Args:
-            job: The image.
             content_sha256: Digest of its pixels and identity; the same image in another encoding
                 has the same.
         """

@@ -98,13 +98,7 @@ class ChainStep:
 
 
 def form_chains(steps: Sequence[Step], kept: frozenset[Buffer], target: Target) -> list[Step]:
-    """Merge consecutive column convolutions with a large intermediate map into chains.
-
-    Args:
-        steps: The plan.
-        kept: Buffers that must exist in the arena, for example the network's outputs.
-        target: The machine.
-    """
+    """Merge consecutive column convolutions with a large intermediate map into chains."""
     readers: dict[Buffer, int] = {}
     for step in steps:
         for buffer in set(step.reads):

@@ -17,7 +17,6 @@ def fold_rounding(steps: Sequence[Step], kept: frozenset[Buffer]) -> list[Step]:
     round, and for a tensor's second format: readers of one tensor may want different words.
 
     Args:
-        steps: The plan.
         kept: Buffers that must exist as float, for example the network's outputs.
     """
     readers = Counter(buffer for step in steps for buffer in set(step.reads))

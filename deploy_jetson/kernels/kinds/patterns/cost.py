@@ -83,9 +83,6 @@ def list_cycles(
     """Cycles of the pattern kernel.
 
     Args:
-        analysis: The layer.
-        choice: Register tile.
-        target: The machine.
         counts: Multiply-adds and loads of one column of vectors of one tile, and kernels.
     """
     plain, loads, kernels = counts

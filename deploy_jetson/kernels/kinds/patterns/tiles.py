@@ -100,7 +100,6 @@ def _loads(
     """One input row: each vector is loaded once for every (output row, tap) that it serves.
 
     Args:
-        variant: The kernel.
         row: Input row of the tile.
         uses: (number of the tap, its column, output row).
         n_taps: Taps of the pattern.
