@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumonia.runtime.csv_tables import unescape_name
-from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.errors import DataError, os_errors_as
 from pneumonia.runtime.label_table import CLASSES
 
 SCHEMA = "pneumonia.dataset/1"
@@ -264,12 +264,8 @@ def _file_size(path: Path) -> int:
 
 def _check_table(folder: Path, name: str, info: Mapping[str, Any]) -> None:
     path = folder / name
-    try:
+    with os_errors_as(DataError, "Dataset file is missing", path):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(
-            "Dataset file is missing", found=error.strerror or str(error), where=str(path)
-        ) from None
     entry = info["files"].get(name)
     if not isinstance(entry, dict) or entry.get("sha256") != digest:
         raise DataError(

@@ -29,7 +29,7 @@ from data_prep.dataset.reader import (
 from pneumonia import __version__
 from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text
-from pneumonia.runtime.errors import DataError, OutputError
+from pneumonia.runtime.errors import DataError, OutputError, os_errors_as
 from pneumonia.runtime.image.preprocess import resize
 from pneumonia.runtime.label_table import LABEL_COLUMNS
 
@@ -256,13 +256,12 @@ def new_dataset(out: Path) -> Iterator[DatasetWriter]:
         OutputError: `out` holds something that is not a dataset, or cannot be written.
     """
     refuse_foreign(str(out), "dataset.json", OWN_NAMES, "a dataset")
-    with new_folder(str(out)) as part, DatasetWriter(Path(part)) as writer:
-        try:
-            yield writer
-        except OSError as error:
-            raise OutputError(
-                "Cannot write dataset", found=error.strerror or str(error), where=str(out)
-            ) from None
+    with (
+        new_folder(str(out)) as part,
+        DatasetWriter(Path(part)) as writer,
+        os_errors_as(OutputError, "Cannot write dataset", out),
+    ):
+        yield writer
 
 
 def is_up_to_date(out: Path, key: str) -> bool:

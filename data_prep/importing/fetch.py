@@ -9,7 +9,7 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-from pneumonia.runtime.errors import DataError, OutputError
+from pneumonia.runtime.errors import DataError, OutputError, os_errors_as
 
 COMPETITION = "rsna-pneumonia-detection-challenge"
 RULES_URL = f"https://www.kaggle.com/c/{COMPETITION}/rules"
@@ -65,13 +65,9 @@ def fetch_rsna(out: Path, client: str = "kaggle") -> Path:
             expected=f"a program {client!r} on the PATH",
             fix="python -m pip install kaggle, then store an API token as its README describes",
         )
-    try:
+    with os_errors_as(OutputError, "Cannot create folder", out):
         out.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(out).free
-    except OSError as error:
-        raise OutputError(
-            "Cannot create folder", found=error.strerror or str(error), where=str(out)
-        ) from None
     if free < NEEDED_BYTES:
         raise OutputError(
             "Not enough space for the challenge",
@@ -86,16 +82,12 @@ def fetch_rsna(out: Path, client: str = "kaggle") -> Path:
 
 def _download(program: str, out: Path) -> None:
     command = [program, "competitions", "download", "-c", COMPETITION, "-p", str(out)]
-    try:
+    with os_errors_as(DataError, "The Kaggle client cannot be started", program):
         # errors may be written to either stream
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
         text, _ = process.communicate()
-    except OSError as error:
-        raise DataError(
-            "The Kaggle client cannot be started", found=error.strerror or str(error), where=program
-        ) from None
     if process.returncode == 0:
         return
     lowered = text.lower()

@@ -19,7 +19,7 @@ from evaluation.metrics.calibration import ReliabilityBin, reliability
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.class_mix import RSNA_MIX, ClassMix, why_no_mix
 from evaluation.study.operating_points import RULES, OperatingPoint, choose, image_set_digest
-from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.errors import DataError, os_errors_as
 from pneumonia.runtime.progress import Progress
 
 PACKAGES = ("numpy", "matplotlib")
@@ -221,8 +221,6 @@ def fingerprint(path: str | Path) -> str:
     Raises:
         DataError: It cannot be read.
     """
-    try:
+    with os_errors_as(DataError, "File cannot be read", path):
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError("File cannot be read", found=error.strerror, where=str(path)) from None
     return f"{Path(path).name}, sha256 {digest}"

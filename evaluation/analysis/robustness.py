@@ -26,7 +26,7 @@ from evaluation.metrics.matching import order_truths
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.image_files import find_image, read_pixels
 from evaluation.study.perturb import in_order, move_boxes, perturb
-from pneumonia.runtime.errors import DataError, OutputError
+from pneumonia.runtime.errors import DataError, OutputError, os_errors_as
 from pneumonia.runtime.progress import Progress
 
 
@@ -126,13 +126,9 @@ def write_perturbed(
         pixels = read_pixels(file)
         for name in names:
             folder = Path(out) / name
-            try:
+            with os_errors_as(OutputError, "Cannot write image", folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(perturb(pixels, name, image_id)).save(folder / f"{image_id}.png")
-            except OSError as error:
-                raise OutputError(
-                    "Cannot write image", found=error.strerror or str(error), where=str(folder)
-                ) from None
         if progress is not None:
             progress(number + 1, len(ids), "images perturbed")
     return len(ids)

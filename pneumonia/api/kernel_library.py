@@ -13,7 +13,7 @@ from pneumonia.exporting.onnx_file import sample_input
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.module import Network, check_network
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
-from pneumonia.runtime.errors import ExportError, OutputError
+from pneumonia.runtime.errors import ExportError, OutputError, os_errors_as
 
 __all__ = ["KernelFile", "write_kernels"]
 
@@ -96,12 +96,8 @@ def _writable(library: Path) -> Path:
             found="a folder",
             where=str(library),
         )
-    try:
+    with os_errors_as(OutputError, "Cannot write library", library):
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=library.parent):
             pass
-    except OSError as error:
-        raise OutputError(
-            "Cannot write library", found=error.strerror or str(error), where=str(library)
-        ) from None
     return library

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.errors import ArtefactError, os_errors_as
 from pneumonia.runtime.model.layers import Conv, pair
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 
@@ -103,12 +103,8 @@ def read_darknet(path: Path, spec: NetworkSpec) -> DarknetWeights:
 
 
 def _read_values(path: Path) -> tuple[Floats, tuple[int, int, int], int]:
-    try:
+    with os_errors_as(ArtefactError, "Darknet file cannot be read", path):
         data = path.read_bytes()
-    except OSError as error:
-        raise ArtefactError(
-            "Darknet file cannot be read", found=error.strerror or "", where=str(path)
-        ) from None
     if len(data) < 16:
         raise ArtefactError(
             "Darknet file is too short", expected=">= 16 bytes", found=str(len(data)),

@@ -9,7 +9,7 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import Any, Collection, Dict, Iterator, List, Tuple
 
-from pneumonia.runtime.errors import OutputError
+from pneumonia.runtime.errors import OutputError, os_errors_as
 
 
 def _sync_folder(folder: str) -> None:
@@ -203,14 +203,10 @@ def new_folder(path: str) -> Iterator[str]:
     """
     path = os.path.abspath(str(path))
     parent = os.path.dirname(path)
-    try:
+    with os_errors_as(OutputError, "Cannot create folder", path):
         os.makedirs(parent, exist_ok=True)
         part = tempfile.mkdtemp(prefix=".part-", dir=parent)
         os.chmod(part, 0o755)
-    except OSError as error:
-        raise OutputError(
-            "Cannot create folder", found=error.strerror or str(error), where=path
-        ) from None
     try:
         yield part
         old = ""

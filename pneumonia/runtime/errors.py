@@ -1,6 +1,7 @@
 """The one error tree of the project, and the exit code each branch ends a command with."""
 
-from typing import Optional
+from contextlib import contextmanager
+from typing import Iterator, Optional, Type
 
 DISCLAIMER = "Research use only. Not a medical device."
 
@@ -132,3 +133,14 @@ class DeviceError(PneumoniaError):
 
 class InferenceError(DeviceError):
     """An engine ran but gave numbers that cannot be used."""
+
+
+@contextmanager
+def os_errors_as(
+    kind: Type[PneumoniaError], what: str, where: object, fix: Optional[str] = None
+) -> Iterator[None]:
+    """Raise `kind` in place of an OSError of the block, with the system's reason as `found`."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(what, found=error.strerror or str(error), where=str(where), fix=fix) from None

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pneumonia.runtime.errors import DataError, OutputError
+from pneumonia.runtime.errors import DataError, OutputError, os_errors_as
 
 SCHEMA = "pneumonia.annotations/1"
 FILE = "annotations.sqlite"
@@ -128,13 +128,9 @@ def workspace_lock(work: Path) -> Iterator[None]:
         yield
         return
     is_new = not work.exists()
-    try:
+    with os_errors_as(OutputError, "Cannot open workspace", work):
         work.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = (work / LOCK).open("a")
-    except OSError as error:
-        raise OutputError(
-            "Cannot open workspace", found=error.strerror or str(error), where=str(work)
-        ) from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,7 @@ from typing import Iterator, Tuple
 
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.spool import FOLDERS
-from pneumonia.runtime.errors import ConfigError, DeviceError
+from pneumonia.runtime.errors import ConfigError, DeviceError, os_errors_as
 from pneumonia.runtime.tls import (
     check_private,
     client_context,
@@ -96,12 +96,10 @@ def read_token(path: str) -> bytes:
     """
     if not path:
         return b""
-    try:
+    with os_errors_as(ConfigError, "Token cannot be read", path):
         with io.open(path, "rb") as stream:
             check_private(path, os.fstat(stream.fileno()))
             token = stream.read(MAX_TOKEN_BYTES).strip()
-    except OSError as error:
-        raise ConfigError("Token cannot be read", found=error.strerror, where=path) from None
     if len(token) < TOKEN_BYTES:
         raise ConfigError("Token is too short", "{} bytes or more".format(TOKEN_BYTES), where=path)
     if not all(0x21 <= byte <= 0x7E for byte in bytearray(token)):

@@ -42,7 +42,14 @@ from deploy_jetson.device.profile.request import (
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines import Engine, open_engine
-from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError, OutputError, SpecError
+from pneumonia.runtime.errors import (
+    DISCLAIMER,
+    ConfigError,
+    DeviceError,
+    OutputError,
+    SpecError,
+    os_errors_as,
+)
 from pneumonia.runtime.model.bundle import Bundle, file_record
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.progress import Progress
@@ -266,13 +273,9 @@ class ProfileSweep:
 
     def _claim_output(self) -> None:
         """Create the output folder before measuring, so that an unwritable one fails early."""
-        try:
+        with os_errors_as(OutputError, "Output cannot be written", self.request.out):
             os.makedirs(self.request.out, exist_ok=True)
             tempfile.TemporaryFile(dir=self.request.out).close()
-        except OSError as error:
-            raise OutputError(
-                "Output cannot be written", found=error.strerror, where=self.request.out
-            ) from None
 
     def _document(self) -> Dict[str, Any]:
         bases = [entry["about"][key] for entry in self.entries for key in _BASES]

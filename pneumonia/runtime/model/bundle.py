@@ -9,7 +9,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from pneumonia.runtime.errors import ArtefactError, ConfigError
+from pneumonia.runtime.errors import ArtefactError, ConfigError, os_errors_as
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.model.spec_json import parse_spec
 from pneumonia.runtime.storage.packing import dense_tensors
@@ -30,14 +30,10 @@ MAX_TEXT_BYTES = 32 * 1024 * 1024
 def file_sha256(path: str) -> str:
     """Hex SHA-256 of a file; raises ArtefactError when it cannot be read."""
     digest = hashlib.sha256()
-    try:
+    with os_errors_as(ArtefactError, "File of the model cannot be read", path):
         with io.open(str(path), "rb") as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
-    except OSError as error:
-        raise ArtefactError(
-            "File of the model cannot be read", found=error.strerror, where=str(path)
-        ) from None
     return digest.hexdigest()
 
 

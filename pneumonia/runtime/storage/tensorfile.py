@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 import numpy as np
 
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.errors import ArtefactError, os_errors_as
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 METADATA = "__metadata__"
@@ -130,17 +130,13 @@ def read_tensors(path: str) -> Dict[str, np.ndarray]:
             leave holes or end elsewhere than the file, unknown type (bfloat16 among them).
     """
     path = str(path)
-    try:
+    with os_errors_as(ArtefactError, "Tensor file cannot be read", path):
         with io.open(path, "rb") as stream:
             header, n_bytes = _header(stream, path)
             entries = _entries(header, n_bytes, path)
             buffer = bytearray(n_bytes)
             if stream.readinto(buffer) != n_bytes:
                 raise _damaged("{} bytes".format(n_bytes), "fewer", path)
-    except OSError as error:
-        raise ArtefactError(
-            "Tensor file cannot be read", found=error.strerror or str(error), where=path
-        ) from None
     tensors = {}
     for entry in entries:
         flat = np.frombuffer(buffer, entry.dtype, count=entry.count, offset=entry.begin)

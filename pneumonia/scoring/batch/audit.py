@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia import __version__
-from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.errors import ArtefactError, os_errors_as
 from pneumonia.scoring.batch.append_log import AppendLog, whole_lines
 
 AUDIT = "audit.jsonl"
@@ -113,12 +113,8 @@ def verify_audit(out: Path) -> AuditResult:
             the last run did not finish, so that its outputs cannot be checked.
     """
     path = out / AUDIT
-    try:
+    with os_errors_as(ArtefactError, "Audit log cannot be read", path):
         lines, torn = whole_lines(path.read_bytes())
-    except OSError as error:
-        raise ArtefactError(
-            "Audit log cannot be read", found=error.strerror, where=str(path)
-        ) from None
     records = _checked_chain(lines, path)
     if torn:
         raise _damaged("Last line of the audit log is not whole", f"{path}, line {len(lines) + 1}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pneumonia.runtime.atomic import write_text
-from pneumonia.runtime.errors import ConfigError, OutputError
+from pneumonia.runtime.errors import ConfigError, OutputError, os_errors_as
 
 SALT = ".salt"
 LOCK = ".lock"
@@ -47,13 +47,9 @@ def locked_folder(out: Path) -> Iterator[str]:
         FolderInUse: Another run uses it.
         OutputError: It cannot be created or written.
     """
-    try:
+    with os_errors_as(OutputError, "Output folder cannot be written", out):
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(
-            "Output folder cannot be written", found=error.strerror, where=str(out)
-        ) from None
     try:
         _lock(handle, out)
         yield _salt(out)

@@ -11,7 +11,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.errors import ConfigError, DataError, OutputError
+from pneumonia.runtime.errors import ConfigError, DataError, OutputError, os_errors_as
 from pneumonia.runtime.image.attributes import all_values, first_text
 from pneumonia.runtime.image.decodable import decodable_syntaxes
 from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
@@ -177,14 +177,10 @@ class PacsInput:
         listener.require_called_aet = True
         for kind in STORAGE:
             listener.add_supported_context(kind, decodable_syntaxes())
-        try:
+        with os_errors_as(ConfigError, "Port for C-MOVE cannot be opened", self.move_port):
             server = listener.start_server(
                 ("", self.move_port), block=False, evt_handlers=[(evt.EVT_C_STORE, receiver.store)]
             )
-        except OSError as error:
-            raise ConfigError(
-                "Port for C-MOVE cannot be opened", found=error.strerror, where=str(self.move_port)
-            ) from None
 
         def ask(identifier: Dataset) -> str:
             with association(self.peer, self.own_title, [build_context(MOVE)]) as peer:

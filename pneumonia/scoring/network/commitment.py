@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pneumonia.runtime import commitment
 from pneumonia.runtime.commitment import CommitmentOutcome, CommitmentReports
-from pneumonia.runtime.errors import ConfigError, DataError
+from pneumonia.runtime.errors import ConfigError, DataError, os_errors_as
 from pneumonia.scoring.network.delivery import COMMITTED, NOT_COMMITTED, Delivery
 from pneumonia.scoring.network.dicom_peer import Peer, association
 
@@ -96,14 +96,8 @@ def _listening(own_title: str, port: int | None, handlers: Sequence[Any]) -> Ite
     receiver = AE(own_title)
     # the PACS opens the association, but stays the provider of the service
     receiver.add_supported_context(commitment.PUSH_MODEL, scu_role=True, scp_role=True)
-    try:
+    with os_errors_as(ConfigError, "Port for storage commitment cannot be opened", port):
         server = receiver.start_server(("", port), block=False, evt_handlers=list(handlers))
-    except OSError as error:
-        raise ConfigError(
-            "Port for storage commitment cannot be opened",
-            found=error.strerror,
-            where=str(port),
-        ) from None
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from pneumonia.runtime.errors import OutputError
+from pneumonia.runtime.errors import OutputError, os_errors_as
 from pneumonia.runtime.results.facts import NEGATIVE
 from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, Model
 
@@ -127,9 +127,5 @@ def remove_file(path: Path) -> None:
     Raises:
         OutputError: It cannot be deleted, or is a folder.
     """
-    try:
+    with os_errors_as(OutputError, "File of an earlier run cannot be removed", path):
         path.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            "File of an earlier run cannot be removed", found=error.strerror, where=str(path)
-        ) from None

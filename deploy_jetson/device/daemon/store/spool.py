@@ -13,7 +13,7 @@ import time
 from typing import Any, BinaryIO, Iterator, List, NamedTuple, Optional
 
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.errors import OutputError, PneumoniaError
+from pneumonia.runtime.errors import OutputError, PneumoniaError, os_errors_as
 
 PART = ".part-"
 IMAGE = ".img"
@@ -97,15 +97,11 @@ class ImageSpool:
 
     def __init__(self, root: str) -> None:
         self.root = str(root)
-        try:
+        with os_errors_as(OutputError, "State folder cannot be used", self.root):
             for name in FOLDERS:
                 os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
             os.chmod(self.root, 0o700)
             self._lock = io.open(self.path("lock"), "wb")  # noqa: SIM115 - held for good
-        except OSError as error:
-            raise OutputError(
-                "State folder cannot be used", found=error.strerror, where=self.root
-            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -226,14 +222,9 @@ class ImageSpool:
         """
         write_bytes(self.path("quarantine", key + ".error.json"), error)
         if os.path.exists(self.image(key)):
-            try:
+            with os_errors_as(OutputError, "Image cannot be set aside", self.path("quarantine")):
                 os.replace(self.image(key), self.path("quarantine", key + IMAGE))
                 sync_folder(self.path("quarantine"))
-            except OSError as error_of_disk:
-                raise OutputError(
-                    "Image cannot be set aside", found=error_of_disk.strerror,
-                    where=self.path("quarantine"),
-                ) from None  # fmt: skip
 
     def forget(self, key: str) -> None:
         """Remove everything of a job."""
