@@ -9,7 +9,7 @@ from pathlib import Path
 from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.distil import Teacher
-from pneumonia.compression.phase import Trainer
+from pneumonia.compression.phase import Trainer, wait_for_first
 from pneumonia.compression.prune.pipeline import prune_network
 from pneumonia.compression.prune.recipe import PruneRecipe, pruned_training
 from pneumonia.compression.quantize.pipeline import quantize_network
@@ -21,7 +21,7 @@ from pneumonia.compression.result import (
     CompressionResult,
     report_of,
 )
-from pneumonia.network.accounting import account
+from pneumonia.network.accounting import NetworkAccount, account
 from pneumonia.network.files import load_model, read_spec
 from pneumonia.network.module import Network
 from pneumonia.runs.compression import read_compression, write_compression
@@ -29,6 +29,7 @@ from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runs.stored_recipe import refuse_other_recipe
 from pneumonia.runtime.errors import DataError, PneumoniaError
 from pneumonia.runtime.model.bundle import WEIGHTS
+from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.progress import Progress
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import save_best
@@ -122,17 +123,8 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
     if first:
         write_history(job.out.path, made.stages)
         save_best(job.out.path, network, made.epochs, metrics_after, task.save)
-    distributed.total(0.0, next(network.parameters()).device)  # until the first has written
-    result = CompressionResult(
-        job.before,
-        account(made.spec, made.tensors),
-        metrics_before,
-        metrics_after,
-        bytes_before,
-        (job.out.best / WEIGHTS).stat().st_size,
-        tuple(ChannelGraph(job.spec).protected_layers()),
-        {layer.name: layer.storage.bits for layer in read_spec(job.out.best).weighted()},
-    )
+    wait_for_first(network)
+    result = _result(job.spec, job.before, bytes_before, job.out, metrics_before, metrics_after)
     if first:
         write_compression(job.out.path, report_of(result, made))
     return result
@@ -141,18 +133,31 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
 def _finished(checkpoint: Path, folder: RunFolder) -> CompressionResult:
     """The result of a compression that is over, from what it left."""
     spec, tensors = load_model(checkpoint)
-    small, kept = load_model(folder.best)
     report = read_compression(folder.path)
     metrics = [
         {name: math.nan if value is None else value for name, value in report.get(key, {}).items()}
         for key in ("metrics_before", "metrics_after")
     ]
+    n_bytes = (checkpoint / WEIGHTS).stat().st_size
+    return _result(spec, account(spec, tensors), n_bytes, folder, *metrics)
+
+
+def _result(
+    spec: NetworkSpec,
+    before: NetworkAccount,
+    bytes_before: int,
+    folder: RunFolder,
+    metrics_before: dict[str, float],
+    metrics_after: dict[str, float],
+) -> CompressionResult:
+    """A network before its compression beside the one in `folder`."""
+    small, kept = load_model(folder.best)
     return CompressionResult(
-        account(spec, tensors),
+        before,
         account(small, kept),
-        metrics[0],
-        metrics[1],
-        (checkpoint / WEIGHTS).stat().st_size,
+        metrics_before,
+        metrics_after,
+        bytes_before,
         (folder.best / WEIGHTS).stat().st_size,
         tuple(ChannelGraph(spec).protected_layers()),
         {layer.name: layer.storage.bits for layer in small.weighted()},

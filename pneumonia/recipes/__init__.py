@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pneumonia.recipes.faults import fault_of, option_texts, unreadable_value
 from pneumonia.runtime.errors import ConfigError
@@ -14,6 +14,12 @@ HERE = Path(__file__).parent  # one folder a kind
 MAX_RECIPE_BYTES = 1_000_000
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class RecipePart(BaseModel):
+    """Base of what a recipe holds: refuses unknown keys and numbers that are not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def recipe_names(kind: str) -> list[str]:

@@ -5,21 +5,18 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from data_prep.augment.augmenter import AugmentSettings
 from data_prep.augment.composite import CompositeSettings
+from pneumonia.recipes import RecipePart
 
 # Keys that may differ between a run and its resumption: they change how long or how fast the run
 # goes on, not what was computed so far.
 FREE_ON_RESUME = frozenset({"epochs", "early_stop", "workers", "device", "threads"})
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class OptimiserConfig(_Strict):
+class OptimiserConfig(RecipePart):
     """How gradients become steps. Batch norms and biases never decay.
 
     Attributes:
@@ -37,7 +34,7 @@ class OptimiserConfig(_Strict):
     clip_norm: float = Field(default=10.0, ge=0)
 
 
-class ScheduleConfig(_Strict):
+class ScheduleConfig(RecipePart):
     """Learning rate: linear warm-up, then half a cosine down to a share of the peak.
 
     Attributes:
@@ -49,7 +46,7 @@ class ScheduleConfig(_Strict):
     final_fraction: float = Field(default=0.02, ge=0, le=1)
 
 
-class TrainConfig(_Strict):
+class TrainConfig(RecipePart):
     """What `training.loop.fit` needs, whatever the task.
 
     Attributes:
@@ -88,7 +85,7 @@ class TrainConfig(_Strict):
     threads: int | None = Field(default=None, ge=1, le=256)
 
 
-class ModelConfig(_Strict):
+class ModelConfig(RecipePart):
     """The network.
 
     Attributes:
@@ -116,7 +113,7 @@ class ModelConfig(_Strict):
     start_from: str | None = None
 
 
-class DataConfig(_Strict):
+class DataConfig(RecipePart):
     """Which training images one epoch sees.
 
     Attributes:
@@ -130,14 +127,14 @@ class DataConfig(_Strict):
         composite: Masked radiographs pasted into whole ones (data_prep.augment.composite).
     """
 
-    kinds: dict[str, PositiveInt] = {}
-    classes: dict[str, PositiveInt] = {}
+    kinds: dict[str, PositiveInt] = Field(default={})
+    classes: dict[str, PositiveInt] = Field(default={})
     positive_fraction: float | None = Field(default=0.5, gt=0, le=1)
     images_per_epoch: PositiveInt | None = None
     composite: CompositeSettings = CompositeSettings()
 
 
-class LossConfig(_Strict):
+class LossConfig(RecipePart):
     """Weights of the loss's parts and the assignment of boxes to anchors.
 
     Attributes:
@@ -157,7 +154,7 @@ class LossConfig(_Strict):
     iou_aware: float = Field(default=1.0, ge=0, le=1)
 
 
-class ValidationConfig(_Strict):
+class ValidationConfig(RecipePart):
     """How the best epoch is chosen.
 
     Attributes:

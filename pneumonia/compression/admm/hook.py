@@ -1,7 +1,6 @@
 """ADMM in the training loop: rho schedule, Z-step timing, logging and stopping."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from pneumonia.compression.sets.constraint import JointConstraint
 from pneumonia.network.module import Network
 from pneumonia.runs.names import RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.training import distributed
 from pneumonia.training.hooks import TrainingHook
 
@@ -158,16 +158,7 @@ class AdmmHook(TrainingHook):
 
     def _write(self) -> None:
         if distributed.is_first():
-            write_text(str(self.out / RESIDUALS_TABLE), rows_text(self._rows))
-
-
-def rows_text(rows: Sequence[Sequence[object]]) -> str:
-    """residuals.csv as text."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
-    return stream.getvalue()
+            write_text(str(self.out / RESIDUALS_TABLE), csv_text(COLUMNS, self._rows))
 
 
 def read_rows(folder: Path) -> Sequence[Sequence[object]]:

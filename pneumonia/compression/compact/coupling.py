@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.compact.tracing import ChannelTracer
-from pneumonia.runtime.model.layers import Conv, Weighted
+from pneumonia.runtime.model.layers import Conv, Linear, Weighted
+from pneumonia.runtime.model.ops import weight_shape
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec
 
 
@@ -57,6 +58,12 @@ class ChannelGraph:
             self.protected[self.unit_out[name]] = True
         for channels in tracer.protected:
             self.protected[torch.from_numpy(unit_of_atom[channels])] = True
+
+    def weight_shape(self, name: str) -> torch.Size:
+        """Shape of a layer's dense weight, see `ops.weight_shape`."""
+        layer = self.spec.layer(name)
+        assert isinstance(layer, (Conv, Linear))
+        return torch.Size(weight_shape(layer))
 
     def components(self) -> list[UnitGroup]:
         """The weighted layers grouped by shared units, in order of their first layer."""

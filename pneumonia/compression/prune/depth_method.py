@@ -1,24 +1,19 @@
 """Removal of whole residual branches, as the pruning pipeline sees it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from pneumonia.compression.compact.branches import residual_branches
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.prune.method import LadderStage, MethodSets
+from pneumonia.compression.prune.method import MethodSets, PruningMethod
 from pneumonia.compression.sets.branches import Emptied, ResidualBranches
 from pneumonia.compression.sets.constraint import Constraint
 from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.runtime.errors import PruneError
-from pneumonia.runtime.model.layers import Conv, Linear
-from pneumonia.runtime.model.ops import weight_shape
 
 
-class DepthMethod(BaseModel):
+class DepthMethod(PruningMethod):
     """Removes whole residual branches (blocks): the network gets shallower, not narrower.
 
     The branches of least energy go, as many as the rate needs; the sum then passes its skip
@@ -29,17 +24,7 @@ class DepthMethod(BaseModel):
         kind: Names this method in a recipe.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     kind: Literal["depth"] = "depth"
-
-    def fitted(self, tensors: Mapping[str, Tensor]) -> "DepthMethod":
-        """Nothing is taken from the weights."""
-        return self
-
-    def stages(self, rates: Sequence[float]) -> list[LadderStage]:
-        """One stage per rate."""
-        return [LadderStage(rate, self) for rate in rates]
 
     def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> MethodSets:
         """All branches of selected layers, and how many of their weights stay.
@@ -56,7 +41,7 @@ class DepthMethod(BaseModel):
                 fix="Select whole blocks, or use another constraint",
             )
         names = [name for branch in branches for name in branch.layers]
-        sizes = {name: _size(graph, name) for name in names}
+        sizes = {name: graph.weight_shape(name).numel() for name in names}
         n_keep = math.floor(sum(size / rates[name] for name, size in sizes.items()))
         hard = ResidualBranches(graph, branches, n_keep)
         budgets: dict[str, dict[str, int | float | str]] = {
@@ -67,10 +52,4 @@ class DepthMethod(BaseModel):
     def alone(self, graph: ChannelGraph, layer: str, rate: float) -> Constraint:
         """A layer of a branch goes as a whole at any rate; others stay."""
         inside = any(layer in branch.layers for branch in residual_branches(graph))
-        return Emptied() if inside else Irregular(_size(graph, layer))
-
-
-def _size(graph: ChannelGraph, name: str) -> int:
-    layer = graph.spec.layer(name)
-    assert isinstance(layer, (Conv, Linear))
-    return math.prod(weight_shape(layer))
+        return Emptied() if inside else Irregular(graph.weight_shape(layer).numel())

@@ -3,15 +3,15 @@
 Each is the settings of one published family and one function: layer and rate to constraint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.prune.method import LadderStage, MethodSets
+from pneumonia.compression.prune.method import MethodSets, PruningMethod
 from pneumonia.compression.sets.block import (
     DensityAdaptiveBlocks,
     Selector,
@@ -30,8 +30,6 @@ from pneumonia.compression.sets.pattern import (
     mine_patterns,
 )
 from pneumonia.compression.sets.structured import Columns
-from pneumonia.runtime.model.layers import Conv, Linear
-from pneumonia.runtime.model.ops import weight_shape
 
 PATTERN_RATE = 9 / 4  # of 4 weights in a 3x3 kernel
 
@@ -57,14 +55,8 @@ class LayerwiseSet(PerLayer):
         return without_dead_paths(self.graph, masks, others)
 
 
-class _Layerwise(BaseModel):
-    """What the methods of this module share: one set per layer, one stage per rate."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    def fitted(self, tensors: Mapping[str, Tensor]) -> Self:
-        """The method with parameters derived from the trained network; unchanged by default."""
-        return self
+class _Layerwise(PruningMethod):
+    """What the methods of this module share: one set per layer."""
 
     def constraint(self, shape: torch.Size, rate: float) -> Constraint:
         """The set of one weight of that shape at a pruning rate."""
@@ -78,13 +70,9 @@ class _Layerwise(BaseModel):
         """Filters that share their columns, when the method's masks have that form; else -1."""
         return -1
 
-    def stages(self, rates: Sequence[float]) -> list[LadderStage]:
-        """One stage per rate."""
-        return [LadderStage(rate, self) for rate in rates]
-
     def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> MethodSets:
         """Every selected layer's set at its rate."""
-        shapes = {name: _shape(graph, name) for name in rates}
+        shapes = {name: graph.weight_shape(name) for name in rates}
         hard = LayerwiseSet(graph, {n: self.constraint(shapes[n], rates[n]) for n in rates})
         parts = {name: self.split_constraints(shapes[name], rates[name]) for name in rates}
         splits: list[JointConstraint] = [
@@ -100,15 +88,11 @@ class _Layerwise(BaseModel):
 
     def alone(self, graph: ChannelGraph, layer: str, rate: float) -> Constraint:
         """The set of one layer by itself."""
-        return self.constraint(_shape(graph, layer), rate)
+        return self.constraint(graph.weight_shape(layer), rate)
 
 
 class IrregularMethod(_Layerwise):
-    """Keeps the largest weights of each layer, wherever they are.
-
-    Attributes:
-        kind: Names this method in a recipe.
-    """
+    """Keeps the largest weights of each layer, wherever they are."""
 
     kind: Literal["irregular"] = "irregular"
 
@@ -124,7 +108,6 @@ class PatternMethod(_Layerwise):
     whole kernels, too.
 
     Attributes:
-        kind: Names this method in a recipe.
         codes: Pattern set as 9-bit codes, sum of bit(3r+c) * 2**(3r+c), each 4 places with the
             centre; the default is four corner blocks and four T-shapes.
         mined: Take the so many most frequent patterns of the trained network's own 3x3 kernels
@@ -180,7 +163,6 @@ class BlockMethod(_Layerwise):
     """One weight per block of 2**e weights of a row, e chosen row by row (DARB).
 
     Attributes:
-        kind: Names this method in a recipe.
         selector: How block sizes are chosen: `energy` keeps most, `density` as published.
     """
 
@@ -198,7 +180,6 @@ class CrossbarMethod(_Layerwise):
     """Removes what frees memristor arrays: their word lines, or whole arrays.
 
     Attributes:
-        kind: Names this method in a recipe.
         unit: `column`: word lines (columns) of each group of bit_lines filters; `block`: whole
             tiles of the matrix.
         word_lines: Inputs of an array.
@@ -226,9 +207,3 @@ class CrossbarMethod(_Layerwise):
     def column_group(self) -> int:
         """Both forms share columns within a group of filters."""
         return self.bit_lines
-
-
-def _shape(graph: ChannelGraph, name: str) -> torch.Size:
-    layer = graph.spec.layer(name)
-    assert isinstance(layer, (Conv, Linear))
-    return torch.Size(weight_shape(layer))

@@ -5,12 +5,13 @@ strongly, and answers with constraints; everything after that is projection.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint
+from pneumonia.recipes import RecipePart
 
 
 class HardSet(JointConstraint, Protocol):
@@ -49,24 +50,19 @@ class LadderStage(NamedTuple):
     method: "PruningMethod"  # the method, perhaps in a variant of its own
 
 
-class PruningMethod(Protocol):
-    """A compression method with its settings."""
+class PruningMethod(RecipePart):
+    """A compression method with its settings, as recipes hold it."""
 
-    def fitted(self, tensors: Mapping[str, Tensor]) -> "PruningMethod":
-        """The method with parameters derived from the trained network; called once at the start.
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Self:
+        """The method with parameters derived from the trained network; unchanged by default.
 
-        Args:
-            tensors: Named as `runtime.model.spec.tensor_shapes`.
+        Called once at the start, with tensors named as `runtime.model.spec.tensor_shapes`.
         """
-        ...
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """The settings as JSON values."""
-        ...
+        return self
 
     def stages(self, rates: Sequence[float]) -> list[LadderStage]:
-        """The rungs for a ladder of global rates."""
-        ...
+        """The rungs for a ladder of global rates; one per rate by default."""
+        return [LadderStage(rate, self) for rate in rates]
 
     def sets(self, graph: ChannelGraph, rates: Mapping[str, float]) -> MethodSets:
         """The method at given strengths.
@@ -74,8 +70,8 @@ class PruningMethod(Protocol):
         Args:
             rates: Selected layer -> pruning rate of its weight, >= 1.
         """
-        ...
+        raise NotImplementedError
 
     def alone(self, graph: ChannelGraph, layer: str, rate: float) -> Constraint:
         """The set of one layer by itself, for measuring how sensitive it is."""
-        ...
+        raise NotImplementedError

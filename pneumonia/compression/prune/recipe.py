@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from pneumonia.compression.admm.engine import KeptWeights, OnNewRho
 from pneumonia.compression.prune.depth_method import DepthMethod
@@ -14,6 +14,7 @@ from pneumonia.compression.prune.layerwise import (
     PatternMethod,
 )
 from pneumonia.compression.prune.structured_method import StructuredMethod
+from pneumonia.recipes import RecipePart
 from pneumonia.training.config import OptimiserConfig, ScheduleConfig, TrainConfig, TrainRecipe
 
 AnyMethod = Annotated[
@@ -22,11 +23,7 @@ AnyMethod = Annotated[
 ]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class LayerChoice(_Strict):
+class LayerChoice(RecipePart):
     """Which convolutions and linear layers may lose weights.
 
     Attributes:
@@ -38,7 +35,7 @@ class LayerChoice(_Strict):
     exclude: tuple[str, ...] = ()
 
 
-class RateConfig(_Strict):
+class RateConfig(RecipePart):
     """How the global rate is shared out among the layers.
 
     Attributes:
@@ -55,7 +52,7 @@ class RateConfig(_Strict):
     assignment: Literal["uniform", "sensitivity"] = "uniform"
     probes: tuple[float, ...] = (2.0, 4.0, 8.0)
     stem_limit: float = Field(default=1.5, ge=1)
-    limits: dict[str, float] = {}
+    limits: dict[str, float] = Field(default={})
     limits_for: float | None = Field(default=None, gt=1)
 
     @field_validator("probes")
@@ -73,7 +70,7 @@ class RateConfig(_Strict):
         return values
 
 
-class TrainingPhase(_Strict):
+class TrainingPhase(RecipePart):
     """Training inside a stage; what is not named here is as in the parent's training.
 
     Attributes:
@@ -144,7 +141,7 @@ class RetrainPhase(TrainingPhase):
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
 
 
-class PurifyPhase(_Strict):
+class PurifyPhase(RecipePart):
     """Removal of channels and filters that pruning left with scraps, after the last stage.
 
     Attributes:
@@ -157,7 +154,7 @@ class PurifyPhase(_Strict):
     retrain_epochs: PositiveInt | None = None
 
 
-class PruneRecipe(_Strict):
+class PruneRecipe(RecipePart):
     """A whole pruning run.
 
     Attributes:

@@ -1,7 +1,6 @@
 """Sensitivity of each layer to pruning: validation with only that layer projected."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.method import PruningMethod
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.progress import Progress
 from pneumonia.training.task import SELECTION, TrainingTask
 
@@ -73,11 +73,9 @@ def write_sensitivity(
     out: Path, metrics: Mapping[str, Sequence[float]], probes: Sequence[float]
 ) -> None:
     """sensitivity.csv: one row per layer, one column per rate, exactly as measured."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("layer", *(f"{rate:g}x" for rate in probes)))
-    writer.writerows((name, *map(repr, values)) for name, values in metrics.items())
-    write_text(str(out / SENSITIVITY_CSV), stream.getvalue())
+    header = ("layer", *(f"{rate:g}x" for rate in probes))
+    rows = [(name, *values) for name, values in metrics.items()]
+    write_text(str(out / SENSITIVITY_CSV), csv_text(header, rows))
 
 
 def read_sensitivity(out: Path) -> dict[str, list[float]] | None:

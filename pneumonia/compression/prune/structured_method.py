@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr
+from pydantic import Field, PositiveInt, PrivateAttr
 
 from pneumonia.compression.compact.coupling import ChannelGraph, UnitGroup, prunable
-from pneumonia.compression.prune.method import LadderStage, MethodSets
+from pneumonia.compression.prune.method import LadderStage, MethodSets, PruningMethod
 from pneumonia.compression.sets.columns import Budget, ColumnRule
 from pneumonia.compression.sets.combined import Combined, TiedFilters, TiedLayer
 from pneumonia.compression.sets.constraint import (
@@ -20,13 +20,11 @@ from pneumonia.compression.sets.constraint import (
 from pneumonia.compression.sets.kept_energy import NearestUnits
 from pneumonia.compression.sets.network_set import NetworkSet
 from pneumonia.compression.sets.structured import Columns
-from pneumonia.runtime.model.layers import Conv, Linear
-from pneumonia.runtime.model.ops import weight_shape
 
 WHOLE_COLUMNS = 0.999  # keeping more than this share of the columns is keeping them all
 
 
-class StructuredMethod(BaseModel):
+class StructuredMethod(PruningMethod):
     """Removes filters, and columns (the same weight of every filter of a group).
 
     A layer of rate R keeps about R**(-share / 2) of its filters; as its inputs shrink likewise
@@ -51,8 +49,6 @@ class StructuredMethod(BaseModel):
             their own Z and U. `sequential`: a stage of columns, then a stage of filters.
         random_starts: Of the combined projection.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["structured"] = "structured"
     filter_share: float = Field(default=0.5, ge=0, le=1)
@@ -200,9 +196,7 @@ class StructuredMethod(BaseModel):
 
 def _shape(graph: ChannelGraph, name: str) -> tuple[int, int]:
     """Rows and columns of a layer's GEMM matrix."""
-    layer = graph.spec.layer(name)
-    assert isinstance(layer, (Conv, Linear))
-    n_filters, *others = weight_shape(layer)
+    n_filters, *others = graph.weight_shape(name)
     return n_filters, math.prod(others)
 
 

@@ -6,8 +6,6 @@ from typing import Literal
 
 from pydantic import (
     AliasChoices,
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveInt,
     field_validator,
@@ -25,6 +23,7 @@ from pneumonia.compression.sets.levels import (
     power_of_two,
     table,
 )
+from pneumonia.recipes import RecipePart
 from pneumonia.runtime.errors import ConfigError, PruneError
 from pneumonia.training.config import TrainConfig, TrainRecipe
 
@@ -82,7 +81,7 @@ def _device(device_levels: tuple[float, ...]) -> Levels:
         ) from None
 
 
-class QuantizeRecipe(BaseModel):
+class QuantizeRecipe(RecipePart):
     """A whole quantization of a trained or pruned run.
 
     Attributes:
@@ -117,8 +116,6 @@ class QuantizeRecipe(BaseModel):
         seed: Of order and augmentation.
         threads: Threads that compute a step on the CPU; none = as in the parent's training.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["quantize"] = "quantize"
     ladder: tuple[str, ...] = Field(default=("8-bit",), min_length=1)

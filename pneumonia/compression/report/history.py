@@ -1,6 +1,5 @@
 """What a compression leaves to read: plan of the layers, metrics, residuals and their plot."""
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pneumonia.compression.phase import ADMM, RETRAIN, SNAP, STRAIGHT_THROUGH
 from pneumonia.network.accounting import NetworkAccount
 from pneumonia.runs.names import METRICS_TABLE, RESIDUALS_TABLE
 from pneumonia.runtime.atomic import write_bytes, write_text
+from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.training.journal import read_metrics
 
 RESIDUALS_PNG = "residuals.png"
@@ -35,9 +35,9 @@ def write_history(out: Path, stages: Sequence[Path]) -> None:
     columns = list(dict.fromkeys(key for row in metrics for key in row))
     write_text(
         str(out / METRICS_TABLE),
-        _csv(columns, [[_cell(row.get(key)) for key in columns] for row in metrics]),
+        csv_text(columns, [[_cell(row.get(key)) for key in columns] for row in metrics]),
     )
-    write_text(str(out / RESIDUALS_TABLE), _csv(["stage", *COLUMNS], residuals))
+    write_text(str(out / RESIDUALS_TABLE), csv_text(["stage", *COLUMNS], residuals))
     if residuals:
         _plot_residuals(out / RESIDUALS_PNG, residuals)
 
@@ -77,18 +77,10 @@ def nominal_mac_rate(dense: NetworkAccount, plan: Mapping[str, Any]) -> float:
     return dense.totals.kept_macs / inside
 
 
-def _cell(value: float | None) -> str:
+def _cell(value: float | None) -> float | str:
     if value is None:
         return ""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return stream.getvalue()
+    return int(value) if float(value).is_integer() and abs(value) < 1e15 else value
 
 
 def _plot_residuals(path: Path, rows: Sequence[Sequence[object]]) -> None:
