@@ -1,7 +1,11 @@
 """What `engine_vs_peers` must show: every goal, the value reached, and the page that says so."""
 
+import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader
 
 from benchmarks.engine.peers import OURS, PEERS
 from deploy_jetson.kernels.compile.targets import NATIVE
@@ -153,153 +157,19 @@ def number(value: float | None) -> str:
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """The results as a page."""
-    lines = ["# The generated engine against its peers", "", *_setting(document)]
-    lines += ["", "| goal | must | aim | reached | | in the quickest rounds |"]
-    lines += ["|---|---|---|---|---|---|"]
-    for goal in goals(document):
-        sign = "<=" if goal.at_most else ">="
-        lines.append(
-            f"| {goal.what} | {sign} {goal.must:g} | {sign} {goal.aim:g} | {number(goal.value)} |"
-            f" {goal.verdict} | {number(goal.quiet)} |"
-        )
-    lines += ["", *_times(document.get("speed", {})), "", *_static(document.get("a57", {}))]
-    lines += ["", *_kinds(document.get("kinds", {}))]
-    peak = document.get("speed", {}).get("peak_gflops", 0.0)
-    lines += ["", *_layers(document.get("layers", []), peak)]
-    lines += ["", *_storage(document.get("storage", []))]
-    return "\n".join(lines) + "\n"
+    """The results as a page; empty lines beside a missing section stay."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["number"] = number
+    speed = Speed(document.get("speed", {}))
 
+    def dense_over(case: str, engine: str, peer: str) -> float | None:
+        dense, ms = speed.ms("dense", peer), speed.ms(case, engine)
+        return dense / ms if dense and ms and case != "shipped" else None
 
-def _setting(document: dict[str, Any]) -> Iterator[str]:
-    machine, speed = document["machine"], document.get("speed", {})
-    yield f"{machine['cpu']}; {machine['system']}; {machine['compiler']}."
-    if speed:
-        peers = ", ".join(f"{name} {version}" for name, version in speed["peers"].items())
-        yield (
-            f"Peers: {peers}. Our target: {speed.get('target', NATIVE)}, vectors of"
-            f" {speed['lanes']} float32; one core's peak with these"
-            f" {speed['peak_gflops']:.1f} GFLOP/s (median of the same {speed['rounds']} rounds)."
-        )
-    yield (
-        "YOLOv3-416, one channel, batch 1, float32, one thread, end to end without NMS; medians of"
-        " CPU time, interleaved. Written by `python -m benchmarks.engine.vs_peers`."
-    )
-
-
-def _times(section: dict[str, Any]) -> Iterator[str]:
-    if not section:
-        return
-    speed = Speed(section)
-    yield "| case | engine | ms | kept GMAC | rate of peak | x onnxruntime dense | x ncnn dense |"
-    yield "|---|---|---|---|---|---|---|"
-    for case, row in speed.cases.items():
-        for engine, found in row["engines"].items():
-            ms = found["median_ms"]
-            wrong = row["relative_error"].get(engine, 0.0) is None
-            rate = 2 * row["kept_gmac"] / ms * 1e3 / speed.peak
-            ratios = [
-                number(dense / ms) if (dense := speed.ms("dense", p)) and case != "shipped" else "-"
-                for p in MODELS
-            ]
-            yield (
-                f"| {case} | {engine}{' (wrong answer)' if wrong else ''} | {number(ms)} |"
-                f" {row['kept_gmac']:.3g} | {rate:.2f} |"
-                f" {ratios[0]} | {ratios[1]} |"
-            )
-    yield ""
-    yield "A rate above 1 is Winograd: fewer multiply-adds than the direct convolution has."
-    yield ""
-    yield (
-        "| case | packed weights MB | activations MB | resident beyond weights MB | load s |"
-        " generate + compile s | tuning s | largest error against onnxruntime |"
-    )
-    yield "|---|---|---|---|---|---|---|---|"
-    for case, row in speed.cases.items():
-        ours = row["engines"][OURS]
-        yield (
-            f"| {case} | {number(row['packed_mb'])} | {number(row['activations_mb'])} |"
-            f" {number(ours['resident_mb'] - row['packed_mb'])} | {number(ours['load_s'])} |"
-            f" {number(row['generate_and_compile_s'])} | {number(row.get('tuning_s'))} |"
-            f" {row['relative_error'].get(OURS, float('nan')):.1e} |"
-        )
-
-
-def _static(section: dict[str, Any]) -> Iterator[str]:
-    if not section:
-        return
-    yield f"## Jetson TX2: {section['basis']}"
-    yield ""
-    yield f"{section['compiler']}; {section['llvm_mca']}. Four Cortex-A57 cores."
-    yield ""
-    modes = list(next(iter(section["cases"].values()))["predicted_ms"])
-    heads = " | ".join(f"predicted ms, {mode}" for mode in modes)
-    yield f"| case | spills | FMLA per cycle, worst loop of each kernel | {heads} |"
-    yield "|---|---|---|" + "---|" * len(modes)
-    for case, row in section["cases"].items():
-        loops = row["hot_loops"].items()
-        rates = ", ".join(f"{kind} {loop['fmla_per_cycle_min']:.2f}" for kind, loop in loops)
-        times = " | ".join(number(row["predicted_ms"][mode]) for mode in modes)
-        yield f"| {case} | {sum(loop['spills'] for _, loop in loops)} | {rates} | {times} |"
-
-
-def _layers(rows: list[dict[str, Any]], peak: float) -> Iterator[str]:
-    if not rows:
-        return
-    yield "## One layer: the list whole, in pieces, Winograd"
-    yield ""
-    yield (
-        "Shortest of several interleaved runs of the cost model's favourites, one thread; columns"
-        " shared by 32 filters. The rate is the quickest column kernel's."
-    )
-    yield ""
-    yield (
-        "| filters x channels, kernel, stride, side | density | whole ms | pieces ms | Winograd ms"
-        " | kept-MAC rate |"
-    )
-    yield "|---|---|---|---|---|---|"
-    for row in rows:
-        filters, channels, kernel, stride, side = row["layer"]
-        quickest = min(ms for ms in (row["whole_ms"], row["pieces_ms"]) if ms)
-        rate = 2 * row["kept_gmac"] / quickest * 1e3 / peak if peak else 0.0
-        yield (
-            f"| {filters} x {channels}, {kernel} x {kernel}, {stride}, {side} |"
-            f" {row['density']:.3f} | {number(row['whole_ms'])} | {number(row['pieces_ms'])} |"
-            f" {number(row['winograd_ms'])} | {rate:.2f} |"
-        )
-
-
-def _storage(rows: list[dict[str, Any]]) -> Iterator[str]:
-    if not rows:
-        return
-    yield "## Weights in fewer bits"
-    yield ""
-    yield (
-        "| case | stored as | library MB | weights in the file MB | in memory MB | load ms |"
-        " inference ms | largest error of the heads |"
-    )
-    yield "|---|---|---|---|---|---|---|---|"
-    for row in rows:
-        sizes = " | ".join(
-            number(row[key]) for key in ("library_mb", "file_mb", "memory_mb", "load_ms", "ms")
-        )
-        yield f"| {row['case']} | {row['storage']} | {sizes} | {row['error']:.1e} |"
-
-
-def _kinds(section: dict[str, Any]) -> Iterator[str]:
-    if not section:
-        return
-    yield "## By kind of kernel"
-    yield ""
-    yield "Steps timed one by one on one thread: sums of their medians, and of their quickest runs."
-    yield ""
-    yield "| case | kernels | kept GMAC | ms | rate of peak | quickest ms | rate of peak |"
-    yield "|---|---|---|---|---|---|---|"
-    peak = section["peak_gflops"]
-    for case, found in section["cases"].items():
-        for kind, row in found.items():
-            yield (
-                f"| {case} | {kind} | {row['kept_gmac']:.3g} | {number(row['ms'])} |"
-                f" {kind_rate(row, 'ms', peak):.2f} | {number(row['min_ms'])} |"
-                f" {kind_rate(row, 'min_ms', peak):.2f} |"
-            )
+    return environment.get_template("vs_peers.md.j2").render(
+        document, goals=list(goals(document)), peak=speed.peak, dense_over=dense_over,
+        kind_rate=kind_rate, MODELS=MODELS, OURS=OURS, NATIVE=NATIVE, nan=math.nan,
+    )  # fmt: skip
