@@ -1,7 +1,10 @@
 """The bundle's model card: facts of the run and the files; unknown facts are stated as such."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pneumonia.exporting.onnx_file import TOLERANCE, OnnxReport
 from pneumonia.exporting.onnx_nodes import GatheredInput
@@ -34,38 +37,35 @@ def model_card(
         onnx: What the ONNX file proved.
         gathered: Convolutions that read only part of their channels.
     """
-    sections = [
-        f"# {spec.name}\n\n**{DISCLAIMER}**",
-        *([facts.about.strip()] if facts.about.strip() else []),
-        _network(spec, model_hash),
-        _evidence(facts),
-        points_section(facts.points, facts.chosen, facts.calibrated),
-        _cost(totals, sizes, facts.trained_weights),
-        *_compression(facts),
-        _onnx(onnx, gathered),
-        _origin(facts),
-        _limits(),
-    ]
-    return "\n\n".join(sections) + "\n"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md.j2").render(
+        spec=spec,
+        facts=facts,
+        network=_network(spec, model_hash),
+        points=points_section(facts.points, facts.chosen, facts.calibrated),
+        cost=_cost(totals, sizes, facts.trained_weights),
+        onnx=onnx,
+        gathered=gathered,
+        origin=_origin(facts),
+        DISCLAIMER=DISCLAIMER,
+        MISSING=MISSING,
+        TOLERANCE=TOLERANCE,
+    )
 
 
-LAST_STEP = (
-    "Rates of the last compression run alone; weights before compression, above, count all of them."
-)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _network(spec: NetworkSpec, model_hash: str) -> str:
+def _network(spec: NetworkSpec, model_hash: str) -> list[tuple[str, str]]:
     size = spec.input
     heads = [layer for layer in spec.detect_layers() if layer.name in spec.outputs]
     job = f"detector with {len(heads)} scales" if heads else "classifier"
     if heads and image_outputs(spec):
         job += ", scores gated by an image-level output"
-    rows = [
+    return [
         ("job", job),
         ("classes", ", ".join(spec.class_names)),
         ("input", f"{size.channels} x {size.height} x {size.width}, letterboxed grey"),
@@ -74,25 +74,11 @@ def _network(spec: NetworkSpec, model_hash: str) -> str:
         *[(f"anchors at stride {head.stride}", _anchors(head)) for head in heads],
         ("model hash", f"`{model_hash}`"),
     ]
-    return "## The network\n\n" + _table(("what", "value"), rows)
 
 
 def _anchors(head: Detect) -> str:
     pairs = ", ".join(f"{w:.0f} x {h:.0f}" for w, h in head.anchors)
     return f"{pairs} ({head.box_coding} coding)"
-
-
-def _evidence(facts: RunFacts) -> str:
-    title = "## Validation of these weights\n\n"
-    if not facts.metrics:
-        return title + f"Validation metrics: {MISSING}."
-    rows = [(name, f"{value:.4f}") for name, value in sorted(facts.metrics.items())]
-    return (
-        title
-        + _table(("metric", "value"), rows)
-        + "\n\nMeasured on the validation split that also chose the weights and thresholds, hence"
-        + f" optimistic. Confidence intervals: {MISSING}. Test results: {MISSING}."
-    )
 
 
 def points_section(
@@ -105,8 +91,9 @@ def points_section(
         chosen: What else operating_points.json says: `selected_on`, `calibration`, `box_scale`.
         calibrated: Whether the thresholds were chosen on validation images.
     """
-    rows = [(name, f"{point.get('threshold')}", _notes(point)) for name, point in points.items()]
-    parts = [POINTS_TITLE, _table(("name", "score threshold", "notes"), rows)]
+    rows = [f"| {name} | {at.get('threshold')} | {_notes(at)} |" for name, at in points.items()]
+    header = ["| name | score threshold | notes |", "| --- | --- | --- |"]
+    parts = [POINTS_TITLE, "\n".join([*header, *rows])]
     if not calibrated:
         parts.append("Thresholds were **not calibrated** for these weights.")
     parts.append(f"Chosen on: {_notes(chosen.get('selected_on'))}.")
@@ -142,12 +129,15 @@ def _note(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _cost(totals: NetworkTotals, sizes: dict[str, int], trained: int | None) -> str:
+def _cost(
+    totals: NetworkTotals, sizes: dict[str, int], trained: int | None
+) -> list[tuple[str, str]]:
     rows = [("parameters", f"{totals.parameters:,}")]
     if trained:
         rate = trained / max(totals.kept_weights, 1)
         rows.append(("weights before compression", f"{trained:,} ({rate:.1f}x those kept)"))
-    rows += [
+    return [
+        *rows,
         ("weights", f"{totals.weights:,}"),
         ("kept weights", f"{totals.kept_weights:,} ({totals.rate:.2f}x fewer)"),
         ("multiply-accumulates", f"{totals.macs:,}"),
@@ -155,39 +145,14 @@ def _cost(totals: NetworkTotals, sizes: dict[str, int], trained: int | None) -> 
         *[(f"`{name}`", f"{n_bytes:,} bytes") for name, n_bytes in sizes.items()],
         ("latency and energy", f"{MISSING}; measure on the device"),
     ]
-    return "## Cost for one image\n\n" + _table(("what", "value"), rows)
 
 
-def _compression(facts: RunFacts) -> list[str]:
-    if facts.kind != "prune" and not facts.compression:
-        return []
-    rows = [(key.replace("_", " "), value) for key, value in facts.compression.items()]
-    body = _table(("what", "value"), rows) if rows else f"Details: {MISSING}."
-    if rows and facts.trained_weights:
-        body = LAST_STEP + "\n\n" + body
-    return ["## Compression\n\n" + body]
-
-
-def _onnx(onnx: OnnxReport, gathered: Sequence[GatheredInput]) -> str:
-    ops = ", ".join(f"{name} {count}" for name, count in onnx.ops.items())
-    text = (
-        f"## ONNX\n\nOpset {onnx.opset}, IR {onnx.ir_version}; {ops}. Largest difference between"
-        f" onnxruntime and torch: {onnx.relative_error:.1e} of the output's largest magnitude"
-        f" (allowed {TOLERANCE:g})."
-    )
-    if gathered:
-        rows = [(g.layer, str(g.n_alive), str(g.n_channels)) for g in gathered]
-        header = ("convolution", "channels read", "of")
-        text += "\n\nConvolutions that read only the channels they keep:\n\n" + _table(header, rows)
-    return text
-
-
-def _origin(facts: RunFacts) -> str:
+def _origin(facts: RunFacts) -> list[tuple[str, str]]:
     def known(value: object) -> str:
         return MISSING if value is None else str(value)
 
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
-    rows = [
+    return [
         ("kind of run", known(facts.kind)),
         ("checkpoint", facts.checkpoint),
         ("epoch", known(facts.epoch)),
@@ -196,14 +161,3 @@ def _origin(facts: RunFacts) -> str:
         ("versions", versions or MISSING),
         ("ages, sexes, views, scanners of the training data", MISSING),
     ]
-    return "## Origin\n\n" + _table(("what", "value"), rows)
-
-
-def _limits() -> str:
-    return (
-        "## Limits\n\nNot validated clinically, prospectively, or on other hospitals' images."
-        " Frontal chest radiographs only. Boxes mark opacities, not a diagnosis. A missing box does"
-        " not rule pneumonia out. Performance by age, sex, view and scanner: "
-        + MISSING
-        + "; `pneumonia evaluate` measures it."
-    )
