@@ -5,7 +5,7 @@ from statistics import median
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -24,7 +24,7 @@ from data_prep.annotation.imports.readings import import_file
 from data_prep.annotation.mention_links import link_agreement
 from data_prep.annotation.project import AnnotationProject, readers_only
 from data_prep.annotation.web.reader_api import MAX_INTEGER, Key
-from data_prep.annotation.web.session import manager
+from data_prep.annotation.web.session import RequestBody, manager
 from data_prep.annotation.workspace.records import REPEAT, Annotator, Reading, annotation_json
 from data_prep.annotation.workspace.settings import MAX_GUIDELINES
 from data_prep.annotation.workspace.store import choose_repeats, share_out
@@ -32,10 +32,9 @@ from data_prep.annotation.workspace.store import choose_repeats, share_out
 ManagerOnly = Annotated[Annotator, Depends(manager)]
 
 
-class AnnotatorBody(BaseModel):
+class AnnotatorBody(RequestBody):
     """An annotator's name."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str = Field(max_length=200)
 
 
@@ -45,10 +44,9 @@ class NewAnnotator(AnnotatorBody):
     assign_all: bool = True
 
 
-class ShareBody(BaseModel):
+class ShareBody(RequestBody):
     """Number of annotators to assign to every study."""
 
-    model_config = ConfigDict(extra="forbid")
     readers: int = Field(ge=1, le=1000)
 
 
@@ -59,19 +57,17 @@ class AssignmentBody(AnnotatorBody):
     on: bool
 
 
-class SettingsBody(BaseModel):
+class SettingsBody(RequestBody):
     """Settings to change; see ProjectSettings."""
 
-    model_config = ConfigDict(extra="forbid")
     blind: bool | None = None
     shuffle: bool | None = None
     guidelines: str | None = Field(None, max_length=MAX_GUIDELINES)
 
 
-class RepeatBody(BaseModel):
+class RepeatBody(RequestBody):
     """Share of each reader's studies to read a second time."""
 
-    model_config = ConfigDict(extra="forbid")
     percent: float = Field(gt=0, le=100)
 
 

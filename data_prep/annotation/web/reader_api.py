@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from data_prep.annotation.candidates import (
     coarse_types,
@@ -19,7 +19,7 @@ from data_prep.annotation.candidates import (
 )
 from data_prep.annotation.mention_links import candidate_codes, check_links
 from data_prep.annotation.project import AnnotationProject
-from data_prep.annotation.web.session import logged_in, reader_name
+from data_prep.annotation.web.session import RequestBody, logged_in, reader_name
 from data_prep.annotation.web.windowing import MAX_WIDTH, MIN_WIDTH
 from data_prep.annotation.workspace.database import now
 from data_prep.annotation.workspace.records import (
@@ -51,10 +51,9 @@ Share = Annotated[float, Query(ge=-16, le=17)]
 WindowWidth = Annotated[float, Query(ge=MIN_WIDTH, le=MAX_WIDTH)]
 
 
-class AnnotationBody(BaseModel):
+class AnnotationBody(RequestBody):
     """A box in a request; see records.Annotation."""
 
-    model_config = ConfigDict(extra="forbid")
     annotation_id: str = Field(pattern=r"^[a-z0-9]{1,40}$")
     box_xyxy: tuple[float, float, float, float]
     code: Text = ""
@@ -64,20 +63,18 @@ class AnnotationBody(BaseModel):
     mention: tuple[int, int] | None = None
 
 
-class MentionBody(BaseModel):
+class MentionBody(RequestBody):
     """A decision on a mention of the report; see records.MentionLink."""
 
-    model_config = ConfigDict(extra="forbid")
     start: int = Field(ge=0, le=MAX_INTEGER)
     end: int = Field(ge=0, le=MAX_INTEGER)
     code: Text
     assertion: Text = "present"
 
 
-class ReadingBody(BaseModel):
+class ReadingBody(RequestBody):
     """A whole reading in a request, with the revision it is based on."""
 
-    model_config = ConfigDict(extra="forbid")
     base_revision: int = Field(ge=0, le=MAX_INTEGER)
     change_id: ChangeId = ""
     annotations: list[AnnotationBody] = Field(max_length=MAX_BOXES)
@@ -88,17 +85,15 @@ class ReadingBody(BaseModel):
     step_s: float = Field(0.0, ge=0, le=MAX_STEP_S)
 
 
-class UndoBody(BaseModel):
+class UndoBody(RequestBody):
     """An undo or redo, with the id of the change."""
 
-    model_config = ConfigDict(extra="forbid")
     change_id: ChangeId = ""
 
 
-class TimeBody(BaseModel):
+class TimeBody(RequestBody):
     """Seconds of active work without a change."""
 
-    model_config = ConfigDict(extra="forbid")
     step_s: float = Field(ge=0, le=MAX_STEP_S)
 
 

@@ -9,14 +9,14 @@ import h11
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from data_prep.annotation.project import AnnotationProject
 from data_prep.annotation.web.guard import App, RequestGuard
 from data_prep.annotation.web.manager_api import manager_routes
 from data_prep.annotation.web.reader_api import reader_routes
-from data_prep.annotation.web.session import cookie_of, session_of
+from data_prep.annotation.web.session import RequestBody, cookie_of, session_of
 from data_prep.annotation.workspace.people import SESSION_S
 from data_prep.annotation.workspace.store import ConflictError
 from pneumonia.runtime.errors import OutputError, PneumoniaError
@@ -85,10 +85,9 @@ class TimedConnection(H11Protocol):
             self.transport.close()
 
 
-class LogIn(BaseModel):
+class LogIn(RequestBody):
     """Log-in request with the token of a person."""
 
-    model_config = ConfigDict(extra="forbid")
     token: str = Field(min_length=8, max_length=200)
 
 

@@ -1,8 +1,9 @@
-"""Route dependencies that resolve the person behind a request."""
+"""Requests: the base of their bodies, and the person behind one."""
 
 from urllib.parse import unquote
 
 from fastapi import HTTPException, Request
+from pydantic import BaseModel, ConfigDict
 
 from data_prep.annotation.workspace.records import ADJUDICATION, MANAGER, Annotator
 
@@ -10,6 +11,12 @@ from data_prep.annotation.workspace.records import ADJUDICATION, MANAGER, Annota
 # of a browser share the session cookie: without the header, boxes of one window would be stored
 # under a later login in another window.
 READER_HEADER = "x-reader"
+
+
+class RequestBody(BaseModel):
+    """Base of the bodies that routes take: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 def cookie_of(request: Request) -> str:

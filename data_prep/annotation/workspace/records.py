@@ -7,8 +7,9 @@ on these records only.
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.findings.scope import PRESENT, UNCERTAIN
@@ -163,22 +164,9 @@ def _check_annotation(item: Annotation, study: Study, base: ConceptBase) -> None
         raise DataError("Unknown assertion", ", ".join(BOX_ASSERTIONS), repr(item.assertion[:40]))
 
 
+ANNOTATION = TypeAdapter(Annotation)
+
+
 def annotation_json(item: Annotation) -> dict[str, Any]:
-    """An annotation as a JSON object, for the database and the page."""
+    """An annotation as a JSON object for database and page; ANNOTATION validates one."""
     return {**item._asdict(), "box_xyxy": list(item.box_xyxy)}
-
-
-def annotation_from(value: Mapping[str, Any]) -> Annotation:
-    """The annotation of a JSON object of `annotation_json`."""
-    x1, y1, x2, y2 = (float(side) for side in value["box_xyxy"])
-    span = value["mention"]
-    return Annotation(
-        annotation_id=str(value["annotation_id"]),
-        box_xyxy=(x1, y1, x2, y2),
-        code=str(value["code"]),
-        coarse=str(value["coarse"]),
-        assertion=str(value["assertion"]),
-        origin=str(value["origin"]),
-        mention=None if span is None else (int(span[0]), int(span[1])),
-        changed_at=str(value["changed_at"]),
-    )

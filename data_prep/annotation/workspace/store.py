@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from data_prep.annotation.workspace.database import WorkspaceDatabase, now
 from data_prep.annotation.workspace.records import (
+    ANNOTATION,
     REPEAT,
     MentionLink,
     Reading,
     Study,
-    annotation_from,
     annotation_json,
 )
 from data_prep.annotation.workspace.studies import RadiographCheck, StudyFile, check_radiograph
@@ -335,7 +335,7 @@ def _reading(image_id: str, name: str, row: sqlite3.Row) -> Reading:
     return Reading(
         image_id=image_id,
         annotator=name,
-        annotations=tuple(annotation_from(item) for item in body.get("annotations", ())),
+        annotations=tuple(ANNOTATION.validate_python(item) for item in body.get("annotations", ())),
         verdict=body.get("verdict", ""),
         rejected=tuple(body.get("rejected", ())),
         active_s=row["active_s"],
