@@ -39,7 +39,7 @@ from pneumonia.scoring.batch.settings import (
 )
 from pneumonia.scoring.batch.tables import manifest_text, totals, worklist_text
 from pneumonia.scoring.image.deidentify import nameless
-from pneumonia.scoring.image.find import FoundFile, SourceEntry, named
+from pneumonia.scoring.image.find import FoundFile, named
 from pneumonia.scoring.image.job import ImageJob
 from pneumonia.scoring.image.records import FAILURES, ImageRecord, with_conflicts
 from pneumonia.scoring.inputs import InputSource
@@ -143,13 +143,13 @@ class _Batch:
         fetched = self.source.fetch(found, job.out / FETCHED, self._is_done, self.progress)
         return self._named(fetched)
 
-    def _is_done(self, entry: SourceEntry) -> bool:
+    def _is_done(self, entry: FoundFile) -> bool:
         if self.job.settings.refetch:
             return False
         (file,) = self._named([entry])
         return self.job.earlier(file) is not None
 
-    def _named(self, entries: list[SourceEntry]) -> list[FoundFile]:
+    def _named(self, entries: list[FoundFile]) -> list[FoundFile]:
         files = named(entries)
         return nameless(files, self.job.salt) if self.job.settings.deidentify else files
 

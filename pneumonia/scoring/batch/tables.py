@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pneumonia.runtime.csv_tables import escape_name
@@ -12,27 +12,28 @@ from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE
 from pneumonia.scoring.image.records import NOT_SCORED, STATUSES, ImageRecord, Model
 
-WORKLIST_COLUMNS = (
-    "rank",
-    "study_key",
-    "key",
-    "image_id",
-    "accession",
-    "study_date",
-    "view",
-    "flag",
-    "max_score",
-    "boxes",
-    "threshold_name",
-    "threshold",
-    "model",
-    "model_version",
-    "model_hash",
-    "status",
-    "reason",
-    "warnings",
-    "disclaimer",
-)
+# Column of worklist.csv -> its cell for (rank, record, model).
+WORKLIST: dict[str, Callable[[int, ImageRecord, Model], object]] = {
+    "rank": lambda rank, record, model: rank,
+    "study_key": lambda rank, record, model: record.study_key,
+    "key": lambda rank, record, model: record.key,
+    "image_id": lambda rank, record, model: record.file.image_id,
+    "accession": lambda rank, record, model: record.identity.get("AccessionNumber", ""),
+    "study_date": lambda rank, record, model: record.identity.get("StudyDate", ""),
+    "view": lambda rank, record, model: record.info.get("view") or "",
+    "flag": lambda rank, record, model: record.flag(model.threshold),
+    "max_score": lambda rank, record, model: _score_text(record.max_score()),
+    "boxes": lambda rank, record, model: _n_boxes(record, model),
+    "threshold_name": lambda rank, record, model: model.threshold_name,
+    "threshold": lambda rank, record, model: f"{model.threshold:.4f}",
+    "model": lambda rank, record, model: model.name,
+    "model_version": lambda rank, record, model: model.version,
+    "model_hash": lambda rank, record, model: model.model_hash[:12],
+    "status": lambda rank, record, model: record.status,
+    "reason": lambda rank, record, model: record.reason,
+    "warnings": lambda rank, record, model: " ".join(record.warnings),
+    "disclaimer": lambda rank, record, model: DISCLAIMER,
+}
 # Listed first, because an image that could not be scored is not a negative.
 FLAG_ORDER = (POSITIVE, INDETERMINATE, NOT_SCORED, NEGATIVE)
 
@@ -54,36 +55,20 @@ def worklist_text(records: Sequence[ImageRecord], model: Model) -> str:
     rows = worklist_order(records, model)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")
-    writer.writerow(WORKLIST_COLUMNS)
+    writer.writerow(WORKLIST)
     for rank, record in enumerate(rows, start=1):
-        writer.writerow([escape_name(str(cell)) for cell in _worklist_row(rank, record, model)])
+        cells = (cell(rank, record, model) for cell in WORKLIST.values())
+        writer.writerow([escape_name(str(cell)) for cell in cells])
     return stream.getvalue()
 
 
-def _worklist_row(rank: int, record: ImageRecord, model: Model) -> tuple[object, ...]:
+def _score_text(score: float | None) -> str:
+    return "" if score is None else f"{score:.4f}"
+
+
+def _n_boxes(record: ImageRecord, model: Model) -> int | str:
     found = record.above(model.threshold)
-    score = record.max_score()
-    return (
-        rank,
-        record.study_key,
-        record.key,
-        record.file.image_id,
-        record.identity.get("AccessionNumber", ""),
-        record.identity.get("StudyDate", ""),
-        record.info.get("view") or "",
-        record.flag(model.threshold),
-        "" if score is None else f"{score:.4f}",
-        "" if found is None else len(found.scores),
-        model.threshold_name,
-        f"{model.threshold:.4f}",
-        model.name,
-        model.version,
-        model.model_hash[:12],
-        record.status,
-        record.reason,
-        " ".join(record.warnings),
-        DISCLAIMER,
-    )
+    return "" if found is None else len(found.scores)
 
 
 def manifest_text(records: Sequence[ImageRecord], model: Model) -> str:

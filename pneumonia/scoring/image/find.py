@@ -3,10 +3,9 @@
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
 
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image_names import image_ids, printable
@@ -25,7 +24,6 @@ class FoundFile:
 
     path: str  # path in the file system; empty when a server's image is not fetched
     relative: str  # path below the input, as printable text with `/`
-    image_id: str  # name of the image in predictions.csv; unique in the input
     # status known without reading it (`skipped`, `rejected`, `failed`), else empty
     status: str = ""
     reason: str = ""  # reason of the status (`not_a_file`, `encrypted`, ...)
@@ -35,20 +33,9 @@ class FoundFile:
     detail: str = ""  # what a server answered when it did not deliver the file, such as `HTTP 404`
     # what a file from a server must hold; None for local files
     expected: ExpectedObject | None = None
+    # set by `named`: name of the image in predictions.csv, unique in the input
+    image_id: str = ""
     is_other: bool = False  # whether the name is that of a file type which is never scored
-
-
-class SourceEntry(NamedTuple):
-    """The fields of FoundFile before names are assigned; `relative` is printable."""
-
-    path: str
-    relative: str
-    status: str = ""
-    reason: str = ""
-    member: int = -1
-    codes: dict[str, str | None] = {}  # noqa: RUF012 - never changed
-    detail: str = ""
-    expected: ExpectedObject | None = None
 
 
 def _kind(path: str) -> str:
@@ -84,7 +71,7 @@ def _walk(folder: str, parents: frozenset[tuple[int, int]]) -> Iterator[tuple[st
             yield from _walk(path, here)
 
 
-def walk(source: Path) -> list[SourceEntry]:
+def walk(source: Path) -> list[FoundFile]:
     """Every file below a folder (or the file itself), each exactly once, in a fixed order.
 
     Symbolic links are followed unless they lead back; FIFOs, sockets and devices are never opened.
@@ -102,12 +89,12 @@ def walk(source: Path) -> list[SourceEntry]:
         found = [(str(source), "" if kind == "file" else kind)]
         relatives = [source.name]
     return [
-        SourceEntry(path, printable(relative), "skipped" if reason else "", reason)
+        FoundFile(path, printable(relative), "skipped" if reason else "", reason)
         for (path, reason), relative in zip(found, relatives, strict=True)
     ]
 
 
-def named(entries: list[SourceEntry]) -> list[FoundFile]:
+def named(entries: list[FoundFile]) -> list[FoundFile]:
     """Give each entry a unique path, by which results refer to it, and the name of its image.
 
     The name is the path's stem, or the relative path where several files share a stem.
@@ -115,7 +102,7 @@ def named(entries: list[SourceEntry]) -> list[FoundFile]:
     relatives = _made_unique([entry.relative for entry in entries])
     names = image_ids(relatives)
     return [
-        FoundFile(entry.path, relative, name, *entry[2:], _is_other(entry.relative))
+        replace(entry, relative=relative, image_id=name, is_other=_is_other(entry.relative))
         for entry, relative, name in zip(entries, relatives, names, strict=True)
     ]
 

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
-from pneumonia.scoring.image.find import SourceEntry
+from pneumonia.scoring.image.find import FoundFile
 
-IsDone = Callable[[SourceEntry], bool]
+IsDone = Callable[[FoundFile], bool]
 
 
 class InputSource(Protocol):
@@ -25,7 +25,7 @@ class InputSource(Protocol):
     def check(self, out: Path) -> None:
         """Raise ConfigError when the input cannot be scored into this folder."""
 
-    def query(self, settings: ScoreSettings) -> list[SourceEntry]:
+    def query(self, settings: ScoreSettings) -> list[FoundFile]:
         """All entries of the input, in a fixed order.
 
         Raises:
@@ -34,8 +34,8 @@ class InputSource(Protocol):
         """
 
     def fetch(
-        self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
-    ) -> list[SourceEntry]:
+        self, entries: list[FoundFile], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[FoundFile]:
         """Fetch the images; those that cannot be fetched get the status `failed`.
 
         Args:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
-from pneumonia.scoring.image.find import SourceEntry
+from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.object_uids import object_uids
 from pneumonia.scoring.inputs.query import (
@@ -120,7 +120,7 @@ class DicomwebInput:
     def check(self, out: Path) -> None:
         """Accept any output folder, since a server is never written to."""
 
-    def query(self, settings: ScoreSettings) -> list[SourceEntry]:
+    def query(self, settings: ScoreSettings) -> list[FoundFile]:
         """The instances of all studies that match, by their UIDs; and studies that do not match."""
         images: dict[str, RemoteImage] = {}
         found = FoundStudies()
@@ -196,14 +196,14 @@ class DicomwebInput:
         )
 
     def fetch(
-        self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
-    ) -> list[SourceEntry]:
+        self, entries: list[FoundFile], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[FoundFile]:
         """Fetch the entries that have no status yet and are not scored."""
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
         if not needed:
             return entries
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found: dict[str, SourceEntry] = {}
+        found: dict[str, FoundFile] = {}
         with ThreadPoolExecutor(THREADS, "fetch") as pool:
             jobs = [pool.submit(self._fetch_one, entry, folder) for entry in needed]
             try:
@@ -217,7 +217,7 @@ class DicomwebInput:
                 raise
         return [found.get(entry.relative, entry) for entry in entries]
 
-    def _fetch_one(self, entry: SourceEntry, folder: Path) -> SourceEntry:
+    def _fetch_one(self, entry: FoundFile, folder: Path) -> FoundFile:
         """Fetch one image unless an interrupted run did; an error affects this image only."""
         if not was_fetched(folder, entry):
             study, series, instance = uids = entry.relative.removesuffix(".dcm").split("/")
@@ -228,7 +228,7 @@ class DicomwebInput:
                 again = self._retrieved(of_series, uids)
                 found = again if isinstance(again, bytes) else found
             if isinstance(found, _Refusal):
-                return entry._replace(status=found.status, reason=found.reason, detail=found.detail)
+                return replace(entry, status=found.status, reason=found.reason, detail=found.detail)
             write_bytes(str(fetched_path(folder, entry)), found)
         return arrived(entry, folder)
 

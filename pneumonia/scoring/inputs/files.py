@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pneumonia.runtime.child import DecodingChild
@@ -11,7 +11,7 @@ from pneumonia.runtime.image_names import printable
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.folder import check_apart
 from pneumonia.scoring.batch.settings import ScoreSettings
-from pneumonia.scoring.image.find import SourceEntry, walk
+from pneumonia.scoring.image.find import FoundFile, walk
 from pneumonia.scoring.inputs import IsDone
 
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -30,25 +30,25 @@ class FileInput:
         is_directory = self.source.name.upper() == DICOMDIR and self.source.is_file()
         check_apart(self.source.parent if is_directory else self.source, out)
 
-    def query(self, settings: ScoreSettings) -> list[SourceEntry]:
+    def query(self, settings: ScoreSettings) -> list[FoundFile]:
         """Every file, with the members of archives in place of the archives."""
         entries = walk(self.source)
         with DecodingChild(settings.limits) as worker:
             if not self.source.is_dir() and entries[0].relative.upper() == DICOMDIR:
                 return _of_dicomdir(entries[0], worker)
-            found: list[SourceEntry] = []
+            found: list[FoundFile] = []
             for entry in entries:
                 found += _expanded(entry, worker)
             return found + _missing(entries, worker)
 
     def fetch(
-        self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
-    ) -> list[SourceEntry]:
+        self, entries: list[FoundFile], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[FoundFile]:
         """Return the entries unchanged: files need no fetching."""
         return entries
 
 
-def _is_archive(entry: SourceEntry) -> bool:
+def _is_archive(entry: FoundFile) -> bool:
     if entry.relative.lower().endswith(".zip") or "/" in entry.relative:
         return entry.relative.lower().endswith(".zip")
     try:
@@ -58,31 +58,31 @@ def _is_archive(entry: SourceEntry) -> bool:
         return False
 
 
-def _expanded(entry: SourceEntry, worker: DecodingChild) -> list[SourceEntry]:
+def _expanded(entry: FoundFile, worker: DecodingChild) -> list[FoundFile]:
     """The members of an archive, or the entry itself."""
     if entry.status or not _is_archive(entry):
         return [entry]
     answer = worker.list_archive(entry.path)
     if answer.status != "listed":
-        return [entry._replace(status=answer.status, reason=answer.reason)]
+        return [replace(entry, status=answer.status, reason=answer.reason)]
     if not answer.listed:
-        return [entry._replace(status="skipped", reason="empty_archive")]
+        return [replace(entry, status="skipped", reason="empty_archive")]
     return [
-        SourceEntry(entry.path, f"{entry.relative}/{printable(name)}", status, reason, index)
+        FoundFile(entry.path, f"{entry.relative}/{printable(name)}", status, reason, index)
         for index, name, status, reason in answer.listed
     ]
 
 
-def _of_dicomdir(entry: SourceEntry, worker: DecodingChild) -> list[SourceEntry]:
+def _of_dicomdir(entry: FoundFile, worker: DecodingChild) -> list[FoundFile]:
     """The images that a DICOMDIR given as INPUT lists."""
     answer = worker.list_dicomdir(entry.path)
     if answer.status != "listed":
-        return [entry._replace(status=answer.status, reason=answer.reason)]
+        return [replace(entry, status=answer.status, reason=answer.reason)]
     root = os.path.dirname(entry.path)
     return [_referenced(root, "", name) for name in answer.listed]
 
 
-def _missing(entries: Iterable[SourceEntry], worker: DecodingChild) -> list[SourceEntry]:
+def _missing(entries: Iterable[FoundFile], worker: DecodingChild) -> list[FoundFile]:
     """Images that a DICOMDIR below the input lists but that do not exist."""
     missing = []
     for entry in entries:
@@ -95,14 +95,14 @@ def _missing(entries: Iterable[SourceEntry], worker: DecodingChild) -> list[Sour
     return missing
 
 
-def _referenced(root: str, folder: str, name: str) -> SourceEntry:
+def _referenced(root: str, folder: str, name: str) -> FoundFile:
     relative = folder + printable(name)
     if is_unsafe(name):
-        return SourceEntry(os.path.join(root, DICOMDIR), relative, "rejected", "unsafe_path")
+        return FoundFile(os.path.join(root, DICOMDIR), relative, "rejected", "unsafe_path")
     path = _resolved(root, name.split("/"))
     if path is None:
-        return SourceEntry(os.path.join(root, name), relative, "failed", "missing_file")
-    return SourceEntry(path, relative)
+        return FoundFile(os.path.join(root, name), relative, "failed", "missing_file")
+    return FoundFile(path, relative)
 
 
 def _resolved(root: str, parts: list[str]) -> str | None:

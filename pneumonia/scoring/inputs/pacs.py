@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
-from pneumonia.scoring.image.find import SourceEntry
+from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.inputs import IsDone
 from pneumonia.scoring.inputs.c_find import FindAssociation
 from pneumonia.scoring.inputs.object_uids import object_uids
@@ -66,7 +66,7 @@ class PacsInput:
 
     # --- find ---
 
-    def query(self, settings: ScoreSettings) -> list[SourceEntry]:
+    def query(self, settings: ScoreSettings) -> list[FoundFile]:
         """The instances of all studies that match, by their UIDs; and studies that do not match."""
         images: dict[str, RemoteImage] = {}
         found = FoundStudies()
@@ -114,8 +114,8 @@ class PacsInput:
     # --- get or move ---
 
     def fetch(
-        self, entries: list[SourceEntry], folder: Path, is_done: IsDone, progress: Progress | None
-    ) -> list[SourceEntry]:
+        self, entries: list[FoundFile], folder: Path, is_done: IsDone, progress: Progress | None
+    ) -> list[FoundFile]:
         """Fetch the entries that have no status yet and are not scored, series by series."""
         needed = [entry for entry in entries if not entry.status and not is_done(entry)]
         absent = [entry for entry in needed if not was_fetched(folder, entry)]
@@ -131,7 +131,7 @@ class PacsInput:
         }
         return [found.get(entry.relative, entry) for entry in entries]
 
-    def _retrieve(self, entries: list[SourceEntry], receiver: "_Receiver") -> dict[str, str]:
+    def _retrieve(self, entries: list[FoundFile], receiver: "_Receiver") -> dict[str, str]:
         """Retrieve the series; only a full disk ends the batch.
 
         Returns:
@@ -200,7 +200,7 @@ class _Receiver:
     """
 
     def __init__(
-        self, folder: Path, wanted: list[SourceEntry], max_bytes: int, progress: Progress | None
+        self, folder: Path, wanted: list[FoundFile], max_bytes: int, progress: Progress | None
     ) -> None:
         self.series = ""
         self._paths = {entry.relative: fetched_path(folder, entry) for entry in wanted}
@@ -256,12 +256,12 @@ class _Receiver:
         if relative in self._left:
             self._refused[relative] = reason
 
-    def refusal(self, entry: SourceEntry) -> SourceEntry | None:
+    def refusal(self, entry: FoundFile) -> FoundFile | None:
         """The entry with the reason for refusing what was sent; None if nothing was refused."""
         if entry.relative not in self._left or entry.relative not in self._refused:
             return None
         status, reason = self._refused[entry.relative]
-        return entry._replace(status=status, reason=reason)
+        return replace(entry, status=status, reason=reason)
 
     def check(self) -> None:
         """Raise the error that occurred in the storing thread."""
@@ -277,7 +277,7 @@ def _series_identifier(attributes: dict[str, str]) -> Dataset:
     return identifier
 
 
-def _series_of(entry: SourceEntry) -> str:
+def _series_of(entry: FoundFile) -> str:
     """`study/series` of an entry."""
     return entry.relative.rsplit("/", 1)[0]
 

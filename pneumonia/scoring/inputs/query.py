@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from pneumonia.scoring.image.expected import (
     ExpectedObject,
     open_keys,
 )
-from pneumonia.scoring.image.find import SourceEntry
+from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.image.selection import SelectionRules
 
 MAX_AGE_SECONDS = 24 * 3600.0  # of the images that an interrupted run has fetched
@@ -163,7 +163,7 @@ class FoundStudies:
             self.other_series.add(f"{stated}/{series}")
         return False
 
-    def refused(self, images: Iterable[str]) -> list[SourceEntry]:
+    def refused(self, images: Iterable[str]) -> list[FoundFile]:
         """An entry for each study or series that was not asked for.
 
         Args:
@@ -173,7 +173,7 @@ class FoundStudies:
         asked = {name.rsplit("/", 1)[0] for name in images}
         status = STATUS_OF[NOT_ASKED_FOR]
         names = sorted(self.dropped | (self.other_series - asked))
-        return [SourceEntry("", name, status, NOT_ASKED_FOR) for name in names]
+        return [FoundFile("", name, status, NOT_ASKED_FOR) for name in names]
 
 
 class RemoteImage(NamedTuple):
@@ -194,23 +194,23 @@ class RemoteImage(NamedTuple):
         """Its path in the manifest; its name in predictions.csv is the SOP Instance UID."""
         return f"{self.study}/{self.series}/{self.instance}.dcm"
 
-    def entry(self, rules: SelectionRules) -> SourceEntry:
+    def entry(self, rules: SelectionRules) -> FoundFile:
         """The entry; it is not fetched if its series cannot be a frontal radiograph."""
         if _is_own_series(self.modality, self.description):
-            return SourceEntry("", self.relative, "skipped", "own_result")
+            return FoundFile("", self.relative, "skipped", "own_result")
         if _has_only(self.modality, NOT_IMAGES):
-            return SourceEntry("", self.relative, "skipped", "not_an_image")
+            return FoundFile("", self.relative, "skipped", "not_an_image")
         codes = {
             "modality": coded(self.modality, MODALITIES),
             "view": None,
             "body_part": coded(self.body_part, BODY_PARTS),
         }
         if codes["modality"] is not None and codes["modality"] not in rules.modality:
-            return SourceEntry("", self.relative, "skipped", "not_frontal_chest", -1, codes)
+            return FoundFile("", self.relative, "skipped", "not_frontal_chest", -1, codes)
         expected = ExpectedObject(
             (self.study, self.series, self.instance), self.found.keys, self.found.revision
         )
-        return SourceEntry("", self.relative, "", "", -1, codes, expected=expected)
+        return FoundFile("", self.relative, "", "", -1, codes, expected=expected)
 
 
 def _has_only(values: Sequence[Any], codes: Container[str]) -> bool:
@@ -223,7 +223,7 @@ def _is_own_series(modality: Sequence[Any], description: str) -> bool:
     return _has_only(modality, OWN_MODALITIES) and description.startswith(OWN_SERIES)
 
 
-def fetched_path(folder: Path, entry: SourceEntry) -> Path:
+def fetched_path(folder: Path, entry: FoundFile) -> Path:
     """Path of a fetched image.
 
     Two studies may hold the same SOP Instance UID; a study that the server describes in another
@@ -234,7 +234,7 @@ def fetched_path(folder: Path, entry: SourceEntry) -> Path:
     return folder / f"{hashlib.sha256(name.encode('utf-8')).hexdigest()[:32]}.dcm"
 
 
-def was_fetched(folder: Path, entry: SourceEntry) -> bool:
+def was_fetched(folder: Path, entry: FoundFile) -> bool:
     """Whether an interrupted run fetched an image within MAX_AGE_SECONDS; deletes an older file."""
     path = fetched_path(folder, entry)
     if not path.is_file():
@@ -245,7 +245,7 @@ def was_fetched(folder: Path, entry: SourceEntry) -> bool:
     return is_recent
 
 
-def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
+def arrived(entry: FoundFile, folder: Path, detail: str = "") -> FoundFile:
     """The entry with its file, or as `failed` when that is missing.
 
     Args:
@@ -255,5 +255,5 @@ def arrived(entry: SourceEntry, folder: Path, detail: str = "") -> SourceEntry:
     """
     path = fetched_path(folder, entry)
     if not path.is_file():
-        return entry._replace(status="failed", reason="not_retrieved", detail=detail)
-    return entry._replace(path=str(path))
+        return replace(entry, status="failed", reason="not_retrieved", detail=detail)
+    return replace(entry, path=str(path))

@@ -10,7 +10,7 @@ from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.image.job import Read
 from pneumonia.scoring.image.records import ImageRecord
 
-FILES = [FoundFile(f"/{n}", f"{n}.dcm", str(n)) for n in range(15)]
+FILES = [FoundFile(f"/{n}", f"{n}.dcm", image_id=str(n)) for n in range(15)]
 
 
 class WaitingJob:

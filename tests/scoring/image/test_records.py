@@ -5,7 +5,7 @@ from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, with_conf
 
 
 def record(name, content, instance="uid", status="scored"):
-    file = FoundFile(name, name, name)
+    file = FoundFile(name, name, image_id=name)
     return ImageRecord(
         file, name, status, sha256=name, instance_key=instance, content_key=content
     )  # fmt: skip

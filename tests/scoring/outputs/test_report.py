@@ -153,7 +153,7 @@ def record(number, status="scored", score=0.9, **more):
     if status == "scored":
         boxes = np.array([[1, 1, 9, 9]], np.float32)
         prediction = Prediction(f"i{number}", boxes, np.array([score], np.float32), 64, 64)
-    file = FoundFile("", f"i{number}.png", f"i{number}")
+    file = FoundFile("", f"i{number}.png", image_id=f"i{number}")
     return ImageRecord(
         file, f"{number:016x}", status, prediction=prediction, info={"view": "PA"}, **more
     )
