@@ -1,7 +1,7 @@
 """Scope of negation, uncertainty and history cues over the findings of a sentence.
 
-`scope_rules` lists the cues; this module finds them and determines their scope: to the end of the
-clause, over the items of a list, or to the finding beside the cue.
+`scope_rules.yaml` lists the cues; this module finds them and determines their scope: to the end of
+the clause, over the items of a list, or to the finding beside the cue.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,35 +12,23 @@ from data_prep.reports.findings.scope_rules import (
     ABSENT,
     ADJACENT,
     ADJECTIVE,
-    ASPECTS,
     ASSERTIONS,
-    AUXILIARIES,
     BACKWARD,
     BESIDE,
     CLASSES,
-    DEFINITE,
-    DETERMINERS,
     DOUBTED,
     EARLIER,
-    EVIDENCE,
-    FINITE_VERBS,
     FLIP,
     FLIP_BACK,
     FORWARD,
     NEUTRAL,
     NEXT,
-    PERSISTENCE,
-    PLACED,
-    POSITIVE_ADJECTIVES,
-    PREPOSITIONS,
     PRESENT,
     PRIOR,
     RULES,
-    STOPS_BACKWARD,
-    STOPS_FORWARD,
-    SUBJECTS,
     TOUCHING,
     UNCERTAIN,
+    WORDS,
 )
 from data_prep.reports.findings.text import word_set
 
@@ -198,7 +186,7 @@ class _Sentence:
     def _ends_scope(self, start: int, at: int) -> bool:
         """Whether a scope that began at `start` ends at token `at`."""
         word = self.words[at]
-        if word in STOPS_FORWARD or self.words[at : at + 2] in _TWO_WORD_STOPS:
+        if word in WORDS["stops forward"] or self.words[at : at + 2] in _TWO_WORD_STOPS:
             return True
         if word not in _CONJUNCTIONS and word not in _LOOSE_SIGNS:
             return word in ("unchanged", "stable", ":") and self._finding_in(start, at)
@@ -207,7 +195,9 @@ class _Sentence:
         following = self.words[at + 1] if at + 1 < len(self.words) else ""
         if following == "and" and word == ",":
             following = self.words[at + 2] if at + 2 < len(self.words) else ""
-        positive = following in POSITIVE_ADJECTIVES or (word == "with" and following in ("a", "an"))
+        positive = following in WORDS["positive adjectives"] or (
+            word == "with" and following in ("a", "an")
+        )
         return positive and self._finding_in(start, at) and not {"or", "nor"} & set(self.words[at:])
 
     def _starts_clause(self, at: int) -> bool:
@@ -220,31 +210,31 @@ class _Sentence:
         part = self.words[at:end]
         if not part or self.words[at] in ("or", "nor"):
             return False
-        if part[0] in SUBJECTS:
+        if part[0] in WORDS["subjects"]:
             return True
-        verbs = [n for n, word in enumerate(part) if n and word in FINITE_VERBS]
+        verbs = [n for n, word in enumerate(part) if n and word in WORDS["finite verbs"]]
         if not verbs:
             return False
-        if part[0] in DETERMINERS:
+        if part[0] in WORDS["determiners"]:
             return True
         # "no effusion, pneumothorax are seen" is still a list; "no effusion, heart is large" is not
-        perceived = _words_of("perceived")
+        perceived = CLASSES["perceived"]
         return not all(perceived & set(part[n + 1 : n + 3]) for n in verbs)
 
     def _presupposed(self, start: int, mention: int) -> bool:
         """Whether a later finding is presupposed: no cavity within *the consolidation*."""
         if not self._finding_in(start, mention):
             return any(
-                self.words[at] in PLACED
-                and self.words[at - 1] not in EVIDENCE
-                and not DEFINITE.isdisjoint(self.words[at + 1 : at + 3])
+                self.words[at] in WORDS["placed"]
+                and self.words[at - 1] not in WORDS["evidence"]
+                and not WORDS["definite"].isdisjoint(self.words[at + 1 : at + 3])
                 for at in range(max(start + 1, mention - 6), mention)
             )
         for at in range(mention - 1, max(start, mention - 5), -1):
-            if self.words[at] in _NO_GAP or self.words[at] in FINITE_VERBS:
+            if self.words[at] in _NO_GAP or self.words[at] in WORDS["finite verbs"]:
                 return False
-            if self.words[at] in DEFINITE:
-                return self.words[at - 1] in PREPOSITIONS
+            if self.words[at] in WORDS["definite"]:
+                return self.words[at - 1] in WORDS["prepositions"]
         return False
 
     def _behind(self, cue: ScopeCue, number: int) -> bool:
@@ -254,16 +244,16 @@ class _Sentence:
         if cue.start - mention.end > _BACKWARD_WORDS:
             return False
         before = self.words[max(0, mention.start - 4) : mention.start]
-        if "of" in before and not ASPECTS.isdisjoint(before):
+        if "of" in before and not WORDS["aspects"].isdisjoint(before):
             return False
         own_verb = True
         for at in range(cue.start - 1, mention.end - 1, -1):
             word = self.words[at]
-            if word in STOPS_BACKWARD:
+            if word in WORDS["stops backward"]:
                 return False
-            own_verb = own_verb and word in AUXILIARIES
+            own_verb = own_verb and word in WORDS["auxiliaries"]
             relative = {"which", "that"} & set(self.words[max(0, at - 2) : at])
-            if word in FINITE_VERBS and not own_verb and not relative:
+            if word in WORDS["finite verbs"] and not own_verb and not relative:
                 return False
             if word in (",", "and") and not self._joins(cue, mention, at):
                 return False
@@ -273,7 +263,7 @@ class _Sentence:
         """Whether the comma or `and` at `at` joins findings that share the verb of the cue."""
         following = self.words[at + 1] if at + 1 < len(self.words) else ""
         relative = "which" in self.words[mention.end : at + 2]
-        if relative or following in ("now", "since", "that", *_words_of("resolved")):
+        if relative or following in ("now", "since", "that", *CLASSES["resolved"]):
             return True
         if cue.direction == ADJACENT and self.words[at] == ",":
             return False
@@ -281,7 +271,7 @@ class _Sentence:
         start = 1 + max(
             (n for n, word in enumerate(before) if word in (",", ";", "but")), default=-1
         )
-        has_verb = not FINITE_VERBS.isdisjoint(before[start:])
+        has_verb = not WORDS["finite verbs"].isdisjoint(before[start:])
         return self._finding_in(at, cue.start) and not has_verb
 
     def _finding_in(self, start: int, stop: int) -> bool:
@@ -299,7 +289,9 @@ class _Sentence:
         if ABSENT in kinds:
             return UNCERTAIN if asked else ABSENT
         if EARLIER in kinds:
-            kept = PERSISTENCE & set(self.words) or any(c.category == NEUTRAL for c in cues)
+            kept = WORDS["persistence"] & set(self.words) or any(
+                c.category == NEUTRAL for c in cues
+            )
             return PRESENT if kept else PRIOR
         return UNCERTAIN if UNCERTAIN in kinds or asked else PRESENT
 
@@ -373,12 +365,7 @@ def _items(phrase: str) -> Iterator[_Item]:
         elif part == "{number}":
             yield _Item(None, gap)
         elif part.startswith("{"):
-            yield _Item(_words_of(part[1:-1]), gap)
+            yield _Item(CLASSES[part[1:-1]], gap)
         else:
             yield _Item(frozenset({part}), gap)
         gap = 0
-
-
-@lru_cache(maxsize=64)
-def _words_of(name: str) -> frozenset[str]:
-    return frozenset(CLASSES[name].split())

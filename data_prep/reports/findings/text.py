@@ -1,46 +1,14 @@
 """Sections, sentences and tokens of a report; offsets are characters of the given text."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
+_HEADINGS = yaml.safe_load(Path(__file__).with_name("sections.yaml").read_text(encoding="utf-8"))
 # A heading that opens a section, and the section's kind.
-_SECTIONS = {
-    "findings": "findings", "finding": "findings", "report": "findings",
-    "description": "findings", "observations": "findings", "body of report": "findings",
-    "impression": "impression", "impressions": "impression", "conclusion": "impression",
-    "conclusions": "impression", "opinion": "impression", "summary": "impression",
-    "assessment": "impression", "diagnosis": "impression", "interpretation": "impression",
-    "final impression": "impression", "radiological diagnosis": "impression",
-    "indication": "indication", "indications": "indication", "history": "indication",
-    "clinical history": "indication", "clinical indication": "indication",
-    "clinical information": "indication", "clinical data": "indication",
-    "clinical details": "indication", "clinical question": "indication",
-    "clinical statement": "indication", "clinical diagnosis": "indication",
-    "patient history": "indication", "medical history": "indication",
-    "past medical history": "indication", "past history": "indication",
-    "previous history": "indication", "history of present illness": "indication",
-    "hpi": "indication", "clinical notes": "indication", "clinical note": "indication",
-    "clinical summary": "indication", "clinical presentation": "indication",
-    "clinical problem": "indication", "clinical background": "indication",
-    "background": "indication", "reason for referral": "indication",
-    "reason for request": "indication", "signs and symptoms": "indication",
-    "clinical": "indication", "hx": "indication", "clinical hx": "indication",
-    "pmh": "indication", "admitting diagnosis": "indication",
-    "reason for exam": "indication", "reason for examination": "indication",
-    "reason for study": "indication", "reason for the study": "indication",
-    "reason for the exam": "indication", "reason for this examination": "indication",
-    "reason for visit": "indication", "reason": "indication", "complaint": "indication",
-    "chief complaint": "indication", "presenting complaint": "indication",
-    "symptoms": "indication", "question": "indication", "request": "indication",
-    "comparison": "comparison", "comparisons": "comparison", "prior studies": "comparison",
-    "prior study": "comparison", "prior findings": "comparison",
-    "previous study": "comparison", "previous examination": "comparison",
-    "technique": "technique", "procedure": "technique", "exam": "technique",
-    "examination": "technique", "study": "technique", "views": "technique",
-    "findings and impression": "findings", "findings/impression": "findings",
-    "recommendation": "other", "recommendations": "other", "advice": "other",
-    "addendum": "findings",
-}  # fmt: skip
+_SECTIONS = {heading: kind for kind, names in _HEADINGS.items() for heading in names}
 # the sections that describe this examination
 REPORTED = ("findings", "impression")
 # A heading is at the start of a line or of a sentence, in any case, before a colon or a dash with
