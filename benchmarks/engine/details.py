@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import KINDS, candidates, kind_of, predicted_cycles
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
-from deploy_jetson.kernels.plan.steps import KernelStep
+from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.plan.weight_store import STORAGES
 from deploy_jetson.kernels.tune.bench import LayerBench, candidate_steps
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
@@ -76,15 +77,9 @@ def measured(
     """Milliseconds of the quickest choice of every way, all interleaved."""
     choices = [choice for some in ways.values() for choice in some]
     steps, _ = candidate_steps(problem, choices, target)
-    variants = {
-        variant for parts in steps for step in parts if isinstance(step, KernelStep)
-        for variant in step.variants(target)
-    }  # fmt: skip
-    bench = LayerBench(target, sorted(variants, key=lambda variant: variant.name))
-    try:
+    variants = variants_of([step for parts in steps for step in parts], target)
+    with closing(LayerBench(target, variants)) as bench:
         seconds = dict(zip(choices, bench.seconds(problem, choices), strict=True))
-    finally:
-        bench.close()
     return {
         f"{way}_ms": min((seconds[c] * 1e3 for c in some), default=None)
         for way, some in ways.items()

@@ -20,10 +20,11 @@ import numpy as np
 
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.mca import HotLoop, find_mca, hot_loops
-from deploy_jetson.kernels.compile.source import WEIGHTS, plan_variants, write_plan
+from deploy_jetson.kernels.compile.source import WEIGHTS, write_plan
 from deploy_jetson.kernels.compile.targets import TARGETS, Target
 from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.plan.lower import NetworkPlan, lower
+from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
 from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.engines.reference import ReferenceEngine
@@ -37,7 +38,7 @@ MAIN = Path(__file__).parent / "run_outputs.c"
 
 def static_row(target: Target, plan: NetworkPlan) -> dict[str, Any]:
     """Loops, spills, rates over the pipes and predicted times of one target."""
-    loops = hot_loops(target, plan_variants(plan))
+    loops = hot_loops(target, variants_of(plan.steps, target))
     layers = layer_records(plan)
     cycles = sum(layer["predicted_cycles"] for layer in layers)
     rates = [share(loop, target) for loop in loops if loop.per_cycle is not None]

@@ -45,7 +45,6 @@ from benchmarks.engine.runner import EngineStopped, Runner, first_of_all
 from benchmarks.engine.scaling import measure_scaling
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.mca import find_mca, hot_loops
-from deploy_jetson.kernels.compile.source import plan_variants
 from deploy_jetson.kernels.compile.targets import (
     NATIVE,
     TARGETS,
@@ -56,6 +55,7 @@ from deploy_jetson.kernels.compile.targets import (
 )
 from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.plan.lower import lower
+from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
 from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
@@ -251,7 +251,7 @@ def a57(names: list[str]) -> dict[str, Any]:
     for name in names:
         spec, tensors = network(CASES[name])
         plan = lower(spec, tensors, target, model_chooser(target))
-        loops = hot_loops(target, plan_variants(plan))
+        loops = hot_loops(target, variants_of(plan.steps, target))
         layers = layer_records(plan)
         cycles = sum(layer["predicted_cycles"] for layer in layers)
         by_kind: dict[str, dict[str, Any]] = {}

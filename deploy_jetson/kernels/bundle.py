@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from deploy_jetson.kernels.compile.build_files import write_build_files
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.mca import hot_loops
-from deploy_jetson.kernels.compile.source import plan_variants
 from deploy_jetson.kernels.compile.targets import TARGETS, Target, find_target, runs_here
 from deploy_jetson.kernels.generate import generate_library, model_chooser, write_texts
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, LayerQuantization, problems_of
 from deploy_jetson.kernels.plan.lower import Chooser
+from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.plan.weight_store import STORAGES
 from deploy_jetson.kernels.report import describe
 from deploy_jetson.kernels.tune.tuner import tune
@@ -74,7 +74,7 @@ def add_kernels(
     sources = Path(bundle_path) / f"kernels-{target.name}"
     write_texts(made.sources, sources)
     write_build_files(sources, library.name, target)
-    loops = hot_loops(target, plan_variants(made.plan)) if target.model else []
+    loops = hot_loops(target, variants_of(made.plan.steps, target)) if target.model else []
     compiler = " ".join(find_compiler(target).command)
     document = describe(made.plan, made.sources, bundle.model_hash, compiler, loops)
     document["library_bytes"] = library.stat().st_size

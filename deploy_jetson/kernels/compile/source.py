@@ -9,7 +9,7 @@ from deploy_jetson.kernels.kinds.templates import KERNELS, render
 from deploy_jetson.kernels.plan.box_decoding import box_decoding
 from deploy_jetson.kernels.plan.c_values import initialiser, string_literal
 from deploy_jetson.kernels.plan.lower import NetworkPlan
-from deploy_jetson.kernels.plan.steps import KernelStep, StepRecord, Variant
+from deploy_jetson.kernels.plan.steps import KernelStep, StepRecord, Variant, variants_of
 from deploy_jetson.kernels.plan.weight_store import WeightStore
 
 RUNTIME = KERNELS / "c"
@@ -43,7 +43,8 @@ def write_plan(
     records = tuple(r for step in plan.steps for r in step.records(store, plan.target))
     file = store.file(plan.storage)
     kernel_steps = [step for step in plan.steps if isinstance(step, KernelStep)]
-    texts = kernel_texts(plan.target, plan_variants(plan))
+    variants = variants_of(plan.steps, plan.target)
+    texts = kernel_texts(plan.target, variants)
     texts[NETWORK] = render(
         "network.c.j2",
         plan=plan,
@@ -53,7 +54,7 @@ def write_plan(
         model_hash=model_hash,
         file=file,
         decoding=box_decoding(plan.spec, points or {}),
-        families=sorted({variant.family for variant in plan_variants(plan)}),
+        families=sorted({variant.family for variant in variants}),
         initialiser=initialiser,
         wrapped=_wrapped,
         comment=lambda name: name.encode("ascii", "replace").decode().replace("*/", "* /"),
@@ -89,14 +90,3 @@ def family_texts(name: str, variants: Sequence[Variant], target: Target) -> dict
     """Header and C file of one kernel family."""
     context = FAMILIES[name].context(variants, target)
     return {f"{name}.{kind}": render(f"{name}/{name}.{kind}.j2", **context) for kind in ("h", "c")}
-
-
-def plan_variants(plan: NetworkPlan) -> list[Variant]:
-    """Kernel variants the plan calls, each once, in a stable order."""
-    found = {
-        variant
-        for step in plan.steps
-        if isinstance(step, KernelStep)
-        for variant in step.variants(plan.target)
-    }
-    return sorted(found, key=lambda variant: variant.name)

@@ -1,7 +1,8 @@
 """The steps of a plan: what each reads and writes, and its record in C."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from deploy_jetson.kernels.compile.targets import Target
@@ -67,6 +68,12 @@ class KernelStep(Step, Protocol):
 
     def scratch_floats(self, target: Target) -> int:
         """Floats of a thread's scratch memory it needs."""
+
+
+def variants_of(steps: Iterable[Step], target: Target) -> list[Variant]:
+    """Kernel variants the steps call, each once, in a stable order."""
+    called = (step.variants(target) for step in steps if isinstance(step, KernelStep))
+    return sorted(set(chain.from_iterable(called)), key=lambda variant: variant.name)
 
 
 def activation(name: str) -> dict[str, CValue]:

@@ -6,6 +6,7 @@ Results are cached by shape, sparsity, target and CPU, so that a second generati
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import KINDS, candidates, kind_of, predicted_cycles
 from deploy_jetson.kernels.library_cache import user_cache_folder
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
-from deploy_jetson.kernels.plan.steps import KernelStep, Variant
+from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.tune.bench import LayerBench, candidate_steps
 from deploy_jetson.kernels.tune.search import search
 from pneumonia.runtime.atomic import write_json
@@ -119,37 +120,21 @@ def tune(
     found = {key: store.get(key, lists[key]) for key in different}
     missing = [key for key, choice in found.items() if choice is None]
     if missing:
-        bench = LayerBench(target, _variants(different, lists, missing, target))
-        try:
+        steps = (
+            step
+            for key in missing
+            for parts in candidate_steps(different[key], lists[key], target)[0]
+            for step in parts
+        )
+        with closing(LayerBench(target, variants_of(steps, target))) as bench:
             for done, key in enumerate(missing):
                 quickest = _measured(bench, different[key], lists[key], target)
                 found[key] = quickest
                 store.put(key, quickest)
                 if progress:
                     progress(done + 1, len(missing), different[key].layer.name)
-        finally:
-            bench.close()
         store.save()
     return {name: choice for name in problems if (choice := found[keys[name]]) is not None}
-
-
-def _variants(
-    problems: Mapping[str, LayerProblem],
-    lists: Mapping[str, list[Choice]],
-    keys: list[str],
-    target: Target,
-) -> list[Variant]:
-    found = set()
-    for key in keys:
-        steps, _ = candidate_steps(problems[key], lists[key], target)
-        found |= {
-            variant
-            for parts in steps
-            for step in parts
-            if isinstance(step, KernelStep)
-            for variant in step.variants(target)
-        }
-    return sorted(found, key=lambda variant: variant.name)
 
 
 def _measured(

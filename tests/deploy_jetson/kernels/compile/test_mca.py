@@ -11,11 +11,11 @@ from deploy_jetson.kernels.compile.mca import (
     hot_loops,
     innermost_loops,
 )
-from deploy_jetson.kernels.compile.source import plan_variants
 from deploy_jetson.kernels.compile.targets import SINGLE, TARGETS
 from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsVariant
 from deploy_jetson.kernels.plan.lower import lower
+from deploy_jetson.kernels.plan.steps import variants_of
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.detector import bundle_path
 
@@ -88,6 +88,6 @@ def test_every_hot_loop_of_the_shipped_model_keeps_the_pipes_busy(name):
         pytest.skip("needs llvm-mca with a model of this core")
     bundle = load_bundle(bundle_path())
     plan = lower(bundle.spec, bundle.weights(), target, model_chooser(target))
-    for loop in hot_loops(target, plan_variants(plan)):
+    for loop in hot_loops(target, variants_of(plan.steps, plan.target)):
         assert loop.spills == 0, loop
         assert loop.per_cycle >= 0.95 * target.fma_per_cycle, loop
