@@ -6,10 +6,11 @@ Bayes over qualifiers: how often a word for `left` is beside codes with and with
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from data_prep.reports.findings.concepts import NIL, ConceptBase, split_code
 from data_prep.reports.findings.mentions import Mention
@@ -21,35 +22,15 @@ _QUALIFIER_SMOOTHING = 1.0
 _NEW_CODE_COUNT = 0.3  # pseudo-count of a code given by the words but in no training report
 
 
-class AliasPriors(NamedTuple):
+class AliasPriors(BaseModel):
     """Statistics of aliases and qualifiers from coded reports."""
 
     # alias and mention kind -> heading or NIL -> number of mentions
-    headings: Mapping[str, Mapping[str, int]]
+    headings: dict[str, dict[str, int]]
     # qualifier -> (mentions whose code has it, those of them with its word in the text)
-    hits: Mapping[str, tuple[int, int]]
+    hits: dict[str, tuple[int, int]]
     # qualifier -> (mentions whose code lacks it, those of them with its word)
-    misses: Mapping[str, tuple[int, int]]
-
-    def as_json(self) -> dict[str, Any]:
-        """The statistics as JSON-serialisable tables."""
-        return {
-            "headings": {alias: dict(found) for alias, found in self.headings.items()},
-            "hits": {name: list(pair) for name, pair in self.hits.items()},
-            "misses": {name: list(pair) for name, pair in self.misses.items()},
-        }
-
-    @classmethod
-    def from_json(cls, table: Mapping[str, Any]) -> "AliasPriors":
-        """The reverse of `as_json`; KeyError, TypeError or ValueError when malformed."""
-        return cls(
-            {
-                str(alias): {str(name): int(n) for name, n in found.items()}
-                for alias, found in table["headings"].items()
-            },
-            {str(name): (int(n), int(k)) for name, (n, k) in table["hits"].items()},
-            {str(name): (int(n), int(k)) for name, (n, k) in table["misses"].items()},
-        )
+    misses: dict[str, tuple[int, int]]
 
 
 def best_gold(mention: Mention, codes: Sequence[str]) -> str:
@@ -92,10 +73,12 @@ def learn_priors(
                 pair = (hits if name in own else misses).setdefault(name, [0, 0])
                 pair[0] += 1
                 pair[1] += name in mention.qualifiers
-    return AliasPriors(
-        headings,
-        {name: (n, k) for name, (n, k) in sorted(hits.items())},
-        {name: (n, k) for name, (n, k) in sorted(misses.items())},
+    return AliasPriors.model_validate(
+        {
+            "headings": headings,
+            "hits": dict(sorted(hits.items())),
+            "misses": dict(sorted(misses.items())),
+        }
     )
 
 

@@ -143,7 +143,7 @@ class TrainedLinker:
                 "schema": SCHEMA,
                 "config": self.config.model_dump(),
                 "words": list(self.words.words),
-                "priors": self.priors.as_json(),
+                "priors": self.priors.model_dump(mode="json"),
             }
             write_json(f"{part}/linker.json", table)
 
@@ -166,7 +166,7 @@ class TrainedLinker:
             if words.matrix.dtype != np.float32 or len(words.words) != len(words.matrix):
                 raise ValueError("word vectors")
             config = LinkerConfig(**table["config"])
-            linker = cls(base, AliasPriors.from_json(table["priors"]), words, config)
+            linker = cls(base, AliasPriors.model_validate(table["priors"]), words, config)
             state: dict[str, Any] = {
                 name.removeprefix("model."): torch.from_numpy(value)
                 for name, value in arrays.items()

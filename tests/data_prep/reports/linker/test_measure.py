@@ -111,7 +111,7 @@ def test_priors_by_hand() -> None:
     assert priors.headings["opacity"] == {"O": 2, NIL: 1}
     assert priors.hits["left"] == (2, 1)
     assert priors.misses["right"] == (2, 0)
-    assert AliasPriors.from_json(priors.as_json()) == priors
+    assert AliasPriors.model_validate_json(priors.model_dump_json()) == priors
     found = CandidateGenerator(BASE, priors).heading_prior(mention())
     # alias alone: (2 + 1/2) / 4, then with the assertion: (2 + that) / 4
     assert found["O"] == pytest.approx((2 + 2.5 / 4) / 4)
