@@ -83,13 +83,23 @@ class RunFolder:
         for name in wanted:
             if (self.path / name / SPEC).is_file():
                 return self.path / name
-        is_run = self.record_file.is_file()
+        is_run = self.is_run()
         raise ArtefactError(
             "Run has no checkpoint yet" if is_run else "Folder is neither a run nor a bundle",
             expected=" or ".join(f"{name}/{SPEC}" for name in wanted),
             where=str(self.path),
             fix="Train it first" if is_run else None,
         )
+
+    def is_run(self) -> bool:
+        """Whether run.json is that of a training or compression; `score` writes another one."""
+        try:
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError):
+            return True  # damaged: whatever reads it says so
+        return not isinstance(record, dict) or record.get("schema", SCHEMA) == SCHEMA
 
     def record(self) -> dict[str, Any]:
         """The content of run.json.
@@ -236,9 +246,9 @@ class RunFolder:
         """Refuse to begin a run in a folder that holds other files than a run's.
 
         Raises:
-            OutputError: There are files, but neither run.json nor config.yaml.
+            OutputError: There are files, but neither config.yaml nor the run.json of a run.
         """
-        started = self.record_file.exists() or self.config_file.exists()
+        started = self.config_file.exists() or self.is_run()
         if self.path.is_dir() and not started and any(self.path.iterdir()):
             raise OutputError(
                 "Output exists and holds other files than a run",

@@ -106,6 +106,14 @@ def test_a_folder_of_other_files_is_not_written_into(tmp_path):
     RunFolder(recorded(tmp_path / "begun").path).refuse_other_files()
 
 
+def test_the_output_of_score_is_not_taken_for_a_run(tmp_path):
+    (tmp_path / "run.json").write_text('{"schema": "pneumonia.score/1"}')
+    with pytest.raises(OutputError, match=r"other files than a run.*--out"):
+        RunFolder(tmp_path).refuse_other_files()
+    with pytest.raises(ArtefactError, match="neither a run nor a bundle"):
+        RunFolder(tmp_path).checkpoint()
+
+
 def test_an_internal_error_is_recorded_without_its_text(tmp_path):
     folder = RunFolder(tmp_path)
     with (

@@ -13,6 +13,7 @@ from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.codestream import ends_properly
 from pneumonia.runtime.image.display import DisplayPlan, to_grey
 from pneumonia.runtime.image.read_limits import ReadLimits
+from pneumonia.runtime.results.facts import RESEARCH_ONLY
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DEEP_COLOURS = {2: 3, 4: 2, 6: 4}  # colour type of a PNG -> channels, grey without alpha left out
@@ -42,6 +43,8 @@ def _load(data: bytes, limits: ReadLimits, warnings: List[str]) -> Tuple[np.ndar
     """Decode; returns the array and Pillow's mode (`L`, `LA`, `RGB`, `RGBA` or `I`)."""
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
         width, height = image.size
+        if _is_own_picture(image):
+            raise DicomError("Picture is a result of this software", "skipped", "own_result")
         if width * height > limits.max_pixels or max(width, height) > limits.max_side:
             raise DicomError(
                 "Image is too large",
@@ -93,6 +96,16 @@ def _deep_channels(data: bytes, image: Any) -> Optional[np.ndarray]:
         again.tile = tiles
         lower = np.array(again)
     return np.asarray(np.array(image).astype(np.uint16) << 8 | lower)
+
+
+def _is_own_picture(image: Any) -> bool:
+    """Whether it is an overlay or a picture of a report: both carry the disclaimer as text."""
+    return RESEARCH_ONLY in (image.info.get("Disclaimer"), _comment(image))
+
+
+def _comment(image: Any) -> str:
+    comment = image.info.get("comment", b"")
+    return comment.decode("latin-1") if isinstance(comment, bytes) else str(comment)
 
 
 def _orientation(image: Any) -> int:

@@ -14,6 +14,13 @@ from pneumonia.runtime.errors import ConfigError, OutputError, os_errors_as
 SALT = ".salt"
 LOCK = ".lock"
 FETCHED = "fetched"  # images of a server, kept during the batch only: they contain patient data
+AUDIT_LOG = "audit.jsonl"
+# What a batch writes, and what marks a dataset, a bundle and a run of `train` or `prune`.
+_OWN_NAMES = (
+    "run.json", "manifest.jsonl", "worklist.csv", "predictions.csv", "report.html", "report.pdf",
+    "report", "studies", "overlay", "dicom", "fhir",
+)  # fmt: skip
+_OTHER_FOLDERS = ("dataset.json", "spec.json", "config.yaml")
 
 
 def check_apart(source: Path, out: Path) -> None:
@@ -27,6 +34,25 @@ def check_apart(source: Path, out: Path) -> None:
             expected="a folder outside of " + str(source),
             found=str(out),
             fix="The input folder is never written to; choose another OUTPUT",
+        )
+
+
+def refuse_other_files(out: Path) -> None:
+    """Refuse an output folder that holds a dataset, a model, a run, or files that we would replace.
+
+    Raises:
+        OutputError: One of them is there, and the folder is not the output of an earlier batch.
+    """
+    if (out / SALT).is_file() or (out / AUDIT_LOG).is_file():
+        return
+    found = [name for name in (*_OTHER_FOLDERS, *_OWN_NAMES) if os.path.lexists(out / name)]
+    if found:
+        raise OutputError(
+            "Output folder holds other files than the output of `pneumonia score`",
+            expected="a new folder, or that of an earlier batch",
+            found=found[0],
+            where=str(out),
+            fix="Choose another OUTPUT",
         )
 
 
@@ -45,8 +71,9 @@ def locked_folder(out: Path) -> Iterator[str]:
 
     Raises:
         FolderInUse: Another run uses it.
-        OutputError: It cannot be created or written.
+        OutputError: It cannot be created or written, or holds other files.
     """
+    refuse_other_files(out)
     with os_errors_as(OutputError, "Output folder cannot be written", out):
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)

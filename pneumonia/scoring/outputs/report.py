@@ -24,7 +24,14 @@ from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image.preprocess import resize
 from pneumonia.runtime.model.bundle import MODEL_CARD, Bundle
 from pneumonia.runtime.plurals import counted
-from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, Finding, result_of
+from pneumonia.runtime.results.facts import (
+    INDETERMINATE,
+    NEGATIVE,
+    POSITIVE,
+    RESEARCH_ONLY,
+    Finding,
+    result_of,
+)
 from pneumonia.scoring.batch.tables import FLAG_ORDER, worklist_order
 from pneumonia.scoring.image.records import NOT_SCORED, ImageRecord, Model
 from pneumonia.scoring.outputs.protocol import FinishedBatch, PictureWriter, ScoredStudy
@@ -59,7 +66,8 @@ class ReportWriter(PictureWriter):
         scale = min(1.0, MAX_SIDE / max(height, width))
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         stream = io.BytesIO()
-        Image.fromarray(resize(study.pixels, *size)).save(stream, "JPEG", quality=QUALITY)
+        picture = Image.fromarray(resize(study.pixels, *size))
+        picture.save(stream, "JPEG", quality=QUALITY, comment=RESEARCH_ONLY)
         return {self.path(study.record.key): stream.getvalue()}
 
     def finish(self, batch: FinishedBatch) -> dict[str, Any]:

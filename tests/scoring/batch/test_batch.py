@@ -350,6 +350,18 @@ def test_output_that_cannot_be_written(tmp_path, detector, bright):
     assert (tmp_path / "file").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("name", ["dataset.json", "spec.json", "config.yaml", "run.json", "dicom"])
+def test_an_output_folder_of_something_else_is_left_as_it_is(tmp_path, detector, bright, name):
+    png(tmp_path / "in" / "a.png", bright)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("{}")
+    with pytest.raises(OutputError, match=f"other files than the output.*{name}.*another OUTPUT"):
+        score_batch(tmp_path / "in", tmp_path / "out", detector, QUICK)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    (tmp_path / "out" / name).rename(tmp_path / "out" / "notes.txt")
+    assert score_batch(tmp_path / "in", tmp_path / "out", detector, QUICK).records
+
+
 def test_a_second_run_on_a_folder_in_use_is_refused(tmp_path, detector, bright):
     png(tmp_path / "in" / "a.png", bright)
     with (

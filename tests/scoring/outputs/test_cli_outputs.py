@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from pneumonia.cli import group, run
+from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import pdf
 from tests.runtime.dicoms import chest_dataset, save
 
@@ -63,16 +64,29 @@ def test_a_missing_browser_is_said_and_is_no_failure(score, capsys, monkeypatch)
 
 @pytest.mark.parametrize("name", ["report.pdf", "dicom/0123456789abcdef-sr.dcm"])
 def test_a_folder_where_a_file_belongs_is_5(score, tmp_path, capsys, name):
+    assert score() == 0
     (tmp_path / "out" / name).mkdir(parents=True)
     assert score("--dicom", "sr", "--pdf") == 5
     assert "cannot be removed" in capsys.readouterr().err
 
 
 def test_a_file_where_a_folder_belongs_is_5(score, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
+    assert score() == 0
     (tmp_path / "out" / "dicom").write_text("in the way")
     assert score("--dicom", "sr") == 5
     assert "Cannot write file" in capsys.readouterr().err
     (tmp_path / "out" / "dicom").unlink()  # out of the way: the next run does the rest
     assert score("--dicom", "sr") == 0
     assert len(list((tmp_path / "out" / "dicom").iterdir())) == 1
+
+
+def test_pictures_of_an_earlier_batch_are_not_radiographs(scored, detector, tmp_path):
+    _, out, _ = scored
+    summary = score_batch(out, tmp_path / "again", detector, ScoreSettings())
+    of_pictures = {
+        record.file.relative.partition("/")[0]: (record.status, record.reason)
+        for record in summary.records
+        if record.file.relative.endswith((".png", ".jpg"))
+    }
+    assert of_pictures == dict.fromkeys(("overlay", "report"), ("skipped", "own_result"))
+    assert not any(record.status == "scored" for record in summary.records)
