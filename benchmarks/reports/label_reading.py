@@ -29,23 +29,13 @@ from typing import Any
 from benchmarks.reporting import RESULTS, argument_parser, markdown_table, write_results
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.text import REPORTED, find_sections
-from data_prep.reports.reading.files import SourceReport, read_reports
-from data_prep.reports.reading.splitting import split_reports
+from data_prep.reports.reading.files import SourceReport
+from data_prep.reports.reading.splitting import coded_reports
 from data_prep.reports.weak_labels.opacity_label import NO, UNSURE, YES, opacity_label
 from evaluation.metrics.intervals import wilson
 
 OUT = RESULTS / "label_reading.json"
 VERDICTS = {YES: "y", NO: "n", UNSURE: "ux"}
-
-
-def report_parts(source: Path) -> dict[str, list[SourceReport]]:
-    """The coded reports of each part of the split, by report id."""
-    reports = [r for r in read_reports(source) if not r.reason and r.codes]
-    part = split_reports([r.report_id for r in reports])
-    parts: dict[str, list[SourceReport]] = {}
-    for report in sorted(reports, key=lambda r: r.report_id):
-        parts.setdefault(part[report.report_id], []).append(report)
-    return parts
 
 
 def reported_text(report: SourceReport) -> str:
@@ -77,7 +67,8 @@ def main() -> None:
     parser.add_argument("reports", type=Path)
     parser.add_argument("--draw", nargs=3, metavar=("PART", "COUNT", "SEED"))
     arguments = parser.parse_args()
-    parts = report_parts(arguments.reports)
+    coded = coded_reports(arguments.reports)
+    parts = {name: sorted(own, key=lambda r: r.report_id) for name, own in coded.items()}
     if arguments.draw:
         name, count, seed = arguments.draw
         for place in random.Random(int(seed)).sample(range(len(parts[name])), int(count)):

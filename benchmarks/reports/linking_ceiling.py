@@ -23,8 +23,7 @@ from data_prep.reports.linker.batches import arrange, collate
 from data_prep.reports.linker.documents import LinkDocument, gold_place
 from data_prep.reports.linker.measure import count_codes, difference, micro_f1
 from data_prep.reports.linker.trained_linker import TrainedLinker, parse, report_codes
-from data_prep.reports.reading.files import read_reports
-from data_prep.reports.reading.splitting import split_reports
+from data_prep.reports.reading.splitting import coded_reports
 
 OUT = RESULTS / "report_linking_ceiling.json"
 Decisions = list[list[LinkDecision]]
@@ -83,9 +82,7 @@ def repeats(document: LinkDocument) -> list[bool]:
 def compare(reports: Path, folder: Path) -> dict[str, Any]:
     """The table of this benchmark."""
     linker = TrainedLinker.load(folder)
-    coded = [r for r in read_reports(reports) if r.codes and not r.reason]
-    part = split_reports([r.report_id for r in coded])
-    val = parse(linker.base, [r for r in coded if part[r.report_id] == "val"])
+    val = parse(linker.base, coded_reports(reports)["val"])
     documents = [linker.make(r.name, r.sentences, r.mentions, r.codes) for r in val]
     gold = [r.codes for r in val]
     as_is = linker.decide_all(documents)

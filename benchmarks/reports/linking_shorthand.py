@@ -40,8 +40,7 @@ from data_prep.reports.linker.report_documents import N_MENTION_KINDS
 from data_prep.reports.linker.spaces import ConceptSpace
 from data_prep.reports.linker.trained_linker import learn_vectors, parse
 from data_prep.reports.linker.training import LinkerConfig, train_model
-from data_prep.reports.reading.files import read_reports
-from data_prep.reports.reading.splitting import split_reports
+from data_prep.reports.reading.splitting import coded_reports
 
 OUT = RESULTS / "report_linking_shorthand.json"
 _METHODS: dict[str, dict[str, Any]] = {
@@ -130,12 +129,7 @@ class ShorthandBenchmark:
     """Documents of one split and the vectors of its training reports."""
 
     def __init__(self, source: Path, epochs: int, patience: int) -> None:
-        reports = [r for r in read_reports(source) if r.codes and not r.reason]
-        part = split_reports([report.report_id for report in reports])
-        by_part = {
-            name: [report for report in reports if part[report.report_id] == name]
-            for name in ("train", "val", "test")
-        }
+        by_part = coded_reports(source)
         base = build_base([report.codes for report in by_part["train"]], {"name": "OpenI"})
         parsed = {name: parse(base, chosen) for name, chosen in by_part.items()}
         words = learn_vectors(base, parsed["train"], 100)

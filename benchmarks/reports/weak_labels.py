@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.reporting import RESULTS, argument_parser, markdown_table, write_results
 from data_prep.reports.findings.concepts import ConceptBase, split_code
-from data_prep.reports.reading.files import SourceReport, read_reports
-from data_prep.reports.reading.splitting import split_reports
+from data_prep.reports.reading.files import SourceReport
+from data_prep.reports.reading.splitting import coded_reports
 from data_prep.reports.weak_labels.opacity_label import NO, UNSURE, YES, opacity_label
 
 OUT = RESULTS / "weak_labels.json"
@@ -41,11 +41,9 @@ def main() -> None:
     parser.add_argument("reports", type=Path)
     arguments = parser.parse_args()
     base = ConceptBase.load()
-    reports = [r for r in read_reports(arguments.reports) if not r.reason and r.codes]
-    part = split_reports([report.report_id for report in reports])
     table: Counter[tuple[str, str]] = Counter()
-    for report in reports:
-        if part[report.report_id] == "test" and "No Indexing" not in report.codes:
+    for report in coded_reports(arguments.reports)["test"]:
+        if "No Indexing" not in report.codes:
             table[coded_group(base, report), opacity_label(report.text, base)] += 1
     counts = {group: {label: table[group, label] for label in LABELS} for group in GROUPS}
     rows = [(title, *(counts[group][n] for n in LABELS)) for group, title in GROUPS.items()]

@@ -33,8 +33,8 @@ from data_prep.reports.linker.report_documents import (
 from data_prep.reports.linker.spaces import ConceptSpace, parts_of
 from data_prep.reports.linker.training import LinkerConfig, train_model
 from data_prep.reports.linker.vectors import WordVectors, train_vectors
-from data_prep.reports.reading.files import SourceReport, read_reports
-from data_prep.reports.reading.splitting import split_reports
+from data_prep.reports.reading.files import SourceReport
+from data_prep.reports.reading.splitting import coded_reports
 from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json
 from pneumonia.runtime.errors import ArtefactError, DataError
 from pneumonia.runtime.progress import Progress
@@ -304,17 +304,13 @@ def train_on(
     Raises:
         DataError: The source cannot be read, or its reports have no manual codes.
     """
-    reports = [report for report in read_reports(source) if report.codes and not report.reason]
-    part = split_reports([report.report_id for report in reports])
-    train, val, test = (
-        [report for report in reports if part[report.report_id] == name]
-        for name in ("train", "val", "test")
-    )
-    if not (train and val and test):
+    parts = coded_reports(source)
+    train, val, test = parts.values()
+    if not all(parts.values()):
         raise DataError(
             "Too few reports with manual codes",
             expected="some thousand, in a column `mesh_major` or in OpenI's XML",
-            found=str(len(reports)),
+            found=str(sum(map(len, parts.values()))),
             where=str(source),
         )
     origin = {"reports_of": source.name, "split": "70/10/20 by report"}

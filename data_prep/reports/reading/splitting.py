@@ -2,6 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.reports.reading.files import SourceReport, read_reports
 
 SPLIT_SALT = "pneumonia.reports/1"
 
@@ -19,4 +22,18 @@ def split_reports(report_ids: Sequence[str]) -> dict[str, str]:
     return {
         name: "train" if i < n_train else "val" if i < n_train + n_val else "test"
         for i, name in enumerate(ranked)
+    }
+
+
+def coded_reports(source: Path) -> dict[str, list[SourceReport]]:
+    """The readable reports with manual codes: those of `train`, `val` and `test`.
+
+    Raises:
+        DataError: The source cannot be read.
+    """
+    reports = [report for report in read_reports(source) if report.codes and not report.reason]
+    part = split_reports([report.report_id for report in reports])
+    return {
+        name: [report for report in reports if part[report.report_id] == name]
+        for name in ("train", "val", "test")
     }
