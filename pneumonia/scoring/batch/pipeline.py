@@ -14,7 +14,7 @@ from itertools import islice
 
 from pneumonia.runtime.allocator import FOR_IMAGES, keep_freed_memory
 from pneumonia.scoring.image.find import FoundFile
-from pneumonia.scoring.image.job import ImageJob, Read
+from pneumonia.scoring.image.job import ImageJob, ReadFile
 from pneumonia.scoring.image.records import ImageRecord
 
 WRITERS = 2  # writing is mostly waiting for the disk
@@ -28,11 +28,11 @@ Stop = Callable[[], bool]
 
 def _decoded(
     job: ImageJob, files: Sequence[FoundFile], threads: Sequence[ThreadPoolExecutor], stop: Stop
-) -> Iterator[Read]:
+) -> Iterator[ReadFile]:
     """Decode a few files ahead, by turns in each thread; yields the results in order."""
     turns = len(threads)
 
-    def submitted(number: int) -> "Future[Read]":
+    def submitted(number: int) -> "Future[ReadFile]":
         following = files[number + turns] if number + turns < len(files) else None
         return threads[number % turns].submit(job.read, files[number], following)
 

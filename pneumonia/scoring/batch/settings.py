@@ -14,7 +14,7 @@ from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.bundle import OPERATING_POINTS, Bundle
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results.facts import ResultFacts
-from pneumonia.scoring.image.records import Model
+from pneumonia.scoring.image.records import ScoringModel
 from pneumonia.scoring.image.selection import SelectionRules, load_rules
 from pneumonia.scoring.outputs import OutputSettings
 
@@ -54,7 +54,7 @@ class ScoreSettings:
             )
 
 
-def describe_model(detector: Detector, settings: ScoreSettings) -> Model:
+def describe_model(detector: Detector, settings: ScoreSettings) -> ScoringModel:
     """The model, its operating point, and the digest of everything that changes an output.
 
     Raises:
@@ -69,7 +69,9 @@ def describe_model(detector: Detector, settings: ScoreSettings) -> Model:
     parts += [settings.deidentify, settings.allow_burned_in, settings.identifiers]
     digest = hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
     version = ResultFacts.of_bundle(bundle, name).model_version
-    return Model(bundle.model_name, bundle.model_hash, name, threshold, engine, digest, version)
+    return ScoringModel(
+        bundle.model_name, bundle.model_hash, name, threshold, engine, digest, version
+    )
 
 
 def selected_on(bundle: Bundle) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 from pneumonia.runtime.csv_tables import escape_name
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE
-from pneumonia.scoring.image.records import NOT_SCORED, STATUSES, ImageRecord, Model
+from pneumonia.scoring.image.records import NOT_SCORED, STATUSES, ImageRecord, ScoringModel
 
 # Column of worklist.csv -> its cell for (rank, record, model).
-WORKLIST: dict[str, Callable[[int, ImageRecord, Model], object]] = {
+WORKLIST: dict[str, Callable[[int, ImageRecord, ScoringModel], object]] = {
     "rank": lambda rank, record, model: rank,
     "study_key": lambda rank, record, model: record.study_key,
     "key": lambda rank, record, model: record.key,
@@ -38,7 +38,7 @@ WORKLIST: dict[str, Callable[[int, ImageRecord, Model], object]] = {
 FLAG_ORDER = (POSITIVE, INDETERMINATE, NOT_SCORED, NEGATIVE)
 
 
-def worklist_order(records: Sequence[ImageRecord], model: Model) -> list[ImageRecord]:
+def worklist_order(records: Sequence[ImageRecord], model: ScoringModel) -> list[ImageRecord]:
     """The records of the worklist, most suspicious first; skipped files are not in it."""
     return sorted(
         (record for record in records if record.status != "skipped"),
@@ -50,7 +50,7 @@ def worklist_order(records: Sequence[ImageRecord], model: Model) -> list[ImageRe
     )
 
 
-def worklist_text(records: Sequence[ImageRecord], model: Model) -> str:
+def worklist_text(records: Sequence[ImageRecord], model: ScoringModel) -> str:
     """worklist.csv: one row per image (skipped files are in the manifest only)."""
     rows = worklist_order(records, model)
     stream = io.StringIO()
@@ -66,12 +66,12 @@ def _score_text(score: float | None) -> str:
     return "" if score is None else f"{score:.4f}"
 
 
-def _n_boxes(record: ImageRecord, model: Model) -> int | str:
+def _n_boxes(record: ImageRecord, model: ScoringModel) -> int | str:
     found = record.above(model.threshold)
     return "" if found is None else len(found.scores)
 
 
-def manifest_text(records: Sequence[ImageRecord], model: Model) -> str:
+def manifest_text(records: Sequence[ImageRecord], model: ScoringModel) -> str:
     """manifest.jsonl: one line per file found, in the order found."""
     lines = []
     caption = model.caption()
@@ -99,7 +99,7 @@ def manifest_text(records: Sequence[ImageRecord], model: Model) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def totals(records: Sequence[ImageRecord], model: Model) -> dict[str, Any]:
+def totals(records: Sequence[ImageRecord], model: ScoringModel) -> dict[str, Any]:
     """Counts by status, by flag, by reason."""
     statuses = Counter(record.status for record in records)
     flags = Counter(record.flag(model.threshold) for record in records if record.status == "scored")

@@ -21,7 +21,7 @@ from pneumonia.scoring.image.growing import has_grown
 from pneumonia.scoring.image.records import (
     FAILURES,
     ImageRecord,
-    Model,
+    ScoringModel,
     read_study,
     salted_key,
     study_document,
@@ -32,7 +32,7 @@ from pneumonia.scoring.outputs import ScoredStudy, open_writers
 Plan = tuple[ImageRecord | None, FileRequest | None]  # an earlier run's record; what to decode
 
 
-class Read(NamedTuple):
+class ReadFile(NamedTuple):
     """A file after decoding."""
 
     file: FoundFile  # the file
@@ -53,7 +53,7 @@ class ImageJob:
     """The steps of one image in one output folder."""
 
     def __init__(
-        self, detector: Detector, model: Model, settings: ScoreSettings, out: Path, salt: str
+        self, detector: Detector, model: ScoringModel, settings: ScoreSettings, out: Path, salt: str
     ) -> None:
         self.detector = detector
         self.model = model
@@ -81,7 +81,7 @@ class ImageJob:
 
     # --- decode: may run in several threads, each with its own child ---
 
-    def read(self, file: FoundFile, following: FoundFile | None = None) -> Read:
+    def read(self, file: FoundFile, following: FoundFile | None = None) -> ReadFile:
         """Decode a file in this thread's child process unless an earlier run scored its bytes.
 
         Args:
@@ -92,7 +92,7 @@ class ImageJob:
         key = self.key_of(file)
         earlier, request = self._planned(file)
         if request is None:
-            return Read(file, key, earlier, DecodedFile("known"))
+            return ReadFile(file, key, earlier, DecodedFile("known"))
         next_request = None
         if following is not None and not following.status:
             self._local.planned, self._local.plan = following, self._plan(following)
@@ -101,7 +101,7 @@ class ImageJob:
         was_read = bool(decoded.sha256) and file.member < 0  # as far as its last byte
         if decoded.status in FAILURES and was_read and has_grown(file.path, decoded.n_bytes):
             decoded = self._child().decode(*request)
-        return Read(file, key, earlier, decoded)
+        return ReadFile(file, key, earlier, decoded)
 
     def _planned(self, file: FoundFile) -> Plan:
         """`_plan`, if the call before has not made it."""
@@ -116,9 +116,9 @@ class ImageJob:
             return earlier, None
         return earlier, FileRequest(file.path, earlier.sha256 if earlier else "", file.member)
 
-    def unread(self, file: FoundFile) -> Read:
+    def unread(self, file: FoundFile) -> ReadFile:
         """The result for a file whose status is known without reading it."""
-        return Read(file, self.key_of(file), None, None)
+        return ReadFile(file, self.key_of(file), None, None)
 
     def refused(self, file: FoundFile, status: str, reason: str) -> ImageRecord:
         """The record of a file that could not be read."""
@@ -155,7 +155,7 @@ class ImageJob:
 
     # --- detect: one image at a time ---
 
-    def detect(self, read: Read) -> tuple[ImageRecord, ScoredStudy | None]:
+    def detect(self, read: ReadFile) -> tuple[ImageRecord, ScoredStudy | None]:
         """Select and detect.
 
         Returns:

@@ -26,7 +26,7 @@ UID_CONFLICT = "instance_uid_conflict"  # a warning
 
 
 @dataclass(frozen=True)
-class Model:
+class ScoringModel:
     """The model and settings that produced a score."""
 
     name: str  # model name of the bundle
@@ -155,7 +155,9 @@ def _boxes_mm(boxes: Sequence[Sequence[float]], spacing: list[float] | None) -> 
     return [[round(edge * side, 3) for edge, side in zip(box, sides, strict=True)] for box in boxes]
 
 
-def study_document(record: ImageRecord, model: Model, versions: dict[str, str]) -> dict[str, Any]:
+def study_document(
+    record: ImageRecord, model: ScoringModel, versions: dict[str, str]
+) -> dict[str, Any]:
     """The study JSON of a scored image; the same image and model give the same document."""
     assert record.prediction is not None
     prediction = record.prediction
@@ -194,7 +196,7 @@ def study_document(record: ImageRecord, model: Model, versions: dict[str, str]) 
 
 
 def read_study(
-    path: Path, file: FoundFile, key: str, model: Model, revision_key: str = ""
+    path: Path, file: FoundFile, key: str, model: ScoringModel, revision_key: str = ""
 ) -> ImageRecord | None:
     """The record an earlier run left; None if model, a setting or the server's study differs."""
     try:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumonia.runtime.model.bundle import Bundle
-from pneumonia.scoring.image.records import Model
+from pneumonia.scoring.image.records import ScoringModel
 from pneumonia.scoring.outputs.overlay import OverlayWriter
 from pneumonia.scoring.outputs.protocol import FinishedBatch, OutputWriter, ScoredStudy
 
@@ -22,7 +22,7 @@ class OutputSettings:
 
 
 def open_writers(
-    settings: OutputSettings, out: Path, model: Model, bundle: Bundle, pictures: str
+    settings: OutputSettings, out: Path, model: ScoringModel, bundle: Bundle, pictures: str
 ) -> list[OutputWriter]:
     """The writers of a batch, in the order in which they run.
 

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.results import KIND_OF, ObjectCreation, build_results, file_bytes
-from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, Model
+from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, ScoringModel
 from pneumonia.scoring.outputs.protocol import (
     FinishedBatch,
     ScoredStudy,
@@ -32,7 +32,7 @@ class DicomWriter:
     """Writes `dicom/<key>-sr.dcm`, `-gsps.dcm` and `-sc.dcm`."""
 
     out: Path  # output folder of the batch
-    model: Model  # what the scores are made with
+    model: ScoringModel  # what the scores are made with
     kinds: tuple[str, ...]  # keys of KIND_OF
     clock: Callable[[], datetime] = _now  # gives the time at which results are made
     name: str = "dicom"

@@ -26,7 +26,7 @@ from pneumonia.runtime.results.objects import (
     statements,
     study_uid,
 )
-from pneumonia.scoring.image.records import ImageRecord, Model
+from pneumonia.scoring.image.records import ImageRecord, ScoringModel
 from pneumonia.scoring.outputs.protocol import FinishedBatch, ScoredStudy, remove_others
 
 FOLDER = "fhir"
@@ -48,7 +48,7 @@ class FhirWriter:
     """Writes `fhir/<key>.json`."""
 
     out: Path  # output folder of the batch
-    model: Model  # what the scores are made with
+    model: ScoringModel  # what the scores are made with
     name: str = "fhir"
     needs_header: bool = True
 
@@ -79,7 +79,7 @@ def has_malformed_uid(record: ImageRecord) -> bool:
     return bool(record.info.get("has_malformed_uid"))
 
 
-def fhir_bundle(study: ScoredStudy, model: Model) -> dict[str, Any]:
+def fhir_bundle(study: ScoredStudy, model: ScoringModel) -> dict[str, Any]:
     """The document of one scored image.
 
     Returns:
@@ -109,7 +109,7 @@ def fhir_bundle(study: ScoredStudy, model: Model) -> dict[str, Any]:
 class _Facts:
     """Values that all resources of a document share."""
 
-    def __init__(self, study: ScoredStudy, model: Model) -> None:
+    def __init__(self, study: ScoredStudy, model: ScoringModel) -> None:
         self.model = model
         self.key = study.record.key
         self.study_uid = self.series_uid = self.instance_uid = self.date = ""

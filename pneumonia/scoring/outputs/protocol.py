@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from pneumonia.runtime.errors import OutputError, os_errors_as
 from pneumonia.runtime.results.facts import NEGATIVE
-from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, Model
+from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, ScoringModel
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class PictureWriter:
     needs_header: ClassVar[bool] = False
 
     out: Path  # output folder of the batch
-    model: Model  # model and operating point of the scores
+    model: ScoringModel  # model and operating point of the scores
     pictures: str  # `findings` (positive and indeterminate), `all` or `none`
 
     def path(self, key: str) -> str:

@@ -33,7 +33,7 @@ from pneumonia.runtime.results.facts import (
     result_of,
 )
 from pneumonia.scoring.batch.tables import FLAG_ORDER, worklist_order
-from pneumonia.scoring.image.records import NOT_SCORED, ImageRecord, Model
+from pneumonia.scoring.image.records import NOT_SCORED, ImageRecord, ScoringModel
 from pneumonia.scoring.outputs.protocol import FinishedBatch, PictureWriter, ScoredStudy
 from pneumonia.scoring.outputs.wording import reason_text, warning_text
 
@@ -160,7 +160,7 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
-def _row(rank: int, record: ImageRecord, model: Model) -> dict[str, Any]:
+def _row(rank: int, record: ImageRecord, model: ScoringModel) -> dict[str, Any]:
     """A row of the worklist."""
     flag = record.flag(model.threshold)
     found, score = record.above(model.threshold), record.max_score()

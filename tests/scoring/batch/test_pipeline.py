@@ -7,7 +7,7 @@ import pytest
 
 from pneumonia.scoring.batch.pipeline import AHEAD, WRITERS, score_in_order
 from pneumonia.scoring.image.find import FoundFile
-from pneumonia.scoring.image.job import Read
+from pneumonia.scoring.image.job import ReadFile
 from pneumonia.scoring.image.records import ImageRecord
 
 FILES = [FoundFile(f"/{n}", f"{n}.dcm", image_id=str(n)) for n in range(15)]
@@ -27,7 +27,7 @@ class WaitingJob:
             self.begun += 1
             self.most = max(self.most, self.begun - self.written)
         time.sleep(self.wait_seconds)
-        return Read(file, file.image_id, None, None)
+        return ReadFile(file, file.image_id, None, None)
 
     def detect(self, read):
         time.sleep(self.wait_seconds)

@@ -7,7 +7,7 @@ from fhir.resources.R4B.bundle import Bundle
 
 from pneumonia.runtime.results import source_header
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
-from pneumonia.scoring.image.records import Model
+from pneumonia.scoring.image.records import ScoringModel
 from pneumonia.scoring.outputs import OutputSettings
 from pneumonia.scoring.outputs.fhir import fhir_bundle
 from pneumonia.scoring.outputs.protocol import ScoredStudy
@@ -97,7 +97,7 @@ def test_only_days_of_the_calendar_are_dates(scored, bright, given, shown):
     dates = dict.fromkeys(("StudyDate", "SeriesDate", "ContentDate"), given)
     header = source_header(chest_dataset(bright, **dates))
     record = next(r for r in scored[2].records if r.file.image_id == "one")
-    model = Model(**scored[2].document["model"])
+    model = ScoringModel(**scored[2].document["model"])
     bundle = fhir_bundle(ScoredStudy(record, bright, header), model)
     Bundle.model_validate(bundle)
     assert bundle["entry"][0]["resource"].get("effectiveDateTime") == shown
