@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.reporting import RESULTS, argument_parser, write_results
 from data_prep.annotation.candidates import MAX_OFFERED, TypeIndex, from_report, groups, refilter
-from data_prep.reports.findings.concepts import NOT_FINDINGS, ConceptBase, split_code
+from data_prep.reports.findings.concepts import NOT_FINDINGS, ConceptBase, ConceptTables, split_code
 from data_prep.reports.findings.linking import LinkedConcept, link_report
 from data_prep.reports.reading.files import read_reports
 from data_prep.reports.reading.splitting import split_reports
@@ -101,7 +101,7 @@ def base_of(full: ConceptBase, size: int) -> ConceptBase:
             counts[f"{code}/variant {k}"] = 0
     headings = {split_code(code)[0] for code in counts}
     groups = {g: [h for h in names if h in headings] for g, names in full.groups.items()}
-    return ConceptBase(counts, {g: names for g, names in groups.items() if names})
+    return ConceptBase(ConceptTables(codes=counts, groups={g: n for g, n in groups.items() if n}))
 
 
 def _listed(names: Sequence[str], wanted: str) -> Cost:

@@ -11,7 +11,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DataError
@@ -27,6 +29,8 @@ N_NEIGHBOURS = 8  # kept per heading
 _MAX_BYTES = 64 << 20
 
 Json = dict[str, Any]
+Name = Annotated[str, Field(min_length=1)]
+Names = dict[str, list[Name]]
 
 
 def split_code(code: str) -> tuple[str, tuple[str, ...]]:
@@ -47,44 +51,39 @@ def tidy_code(code: str) -> str:
     return "/".join([parts[0], *dict.fromkeys(part.lower() for part in parts[1:] if part)])
 
 
+class ConceptTables(BaseModel):
+    """What the file of a concept base holds."""
+
+    model_config = ConfigDict(strict=True)
+
+    source: Json = {}  # where the counts come from
+    groups: Names = {}  # group -> its headings; a heading without a group is a child of `Other`
+    opacity: list[Name] = []  # headings of a lung opacity in the sense of the RSNA challenge
+    opacity_like: list[Name] = []  # headings that may hide or resemble one
+    elsewhere: list[Name] = []  # qualifiers of organs other than the lung
+    aliases: Names = {}  # code -> surface forms; `..` stands for up to five other words
+    qualifiers: Names = {}  # qualifier -> surface forms
+    neighbours: Names = {}  # heading -> those that often occur in the same report, best first
+    codes: dict[Name, NonNegativeInt] = {}  # code -> number of training reports coded with it
+
+
 class ConceptBase:
     """Headings, qualifiers, hierarchy, aliases and neighbours.
 
     A node is a group (`Lungs`), a heading (`Opacity`) or a code below it. Every prefix of a code
     is a node, even if no report was coded with it. NIL is not a node.
-
-    Args:
-        counts: Code -> number of training reports coded with it.
-        groups: Group -> its headings; a heading without a group is a child of `Other`.
-        aliases: Code -> surface forms; `..` stands for up to five other words.
-        qualifiers: Qualifier -> surface forms.
-        neighbours: Heading -> headings that often occur in the same report, best first.
-        opacity: Headings of a lung opacity in the sense of the RSNA challenge, headings that may
-            hide or resemble one, and qualifiers of organs other than the lung.
-        source: Where the counts come from.
     """
 
-    def __init__(
-        self,
-        counts: Mapping[str, int],
-        groups: Mapping[str, Sequence[str]] | None = None,
-        aliases: Mapping[str, Sequence[str]] | None = None,
-        qualifiers: Mapping[str, Sequence[str]] | None = None,
-        neighbours: Mapping[str, Sequence[str]] | None = None,
-        opacity: tuple[Sequence[str], Sequence[str], Sequence[str]] = ((), (), ()),
-        source: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.groups = {name: tuple(headings) for name, headings in (groups or {}).items()}
-        self._aliases = {code: tuple(forms) for code, forms in (aliases or {}).items()}
-        self.qualifier_aliases = {name: tuple(forms) for name, forms in (qualifiers or {}).items()}
-        self._neighbours = {name: tuple(others) for name, others in (neighbours or {}).items()}
-        self.opacity, self.opacity_like, self.elsewhere = (tuple(names) for names in opacity)
-        self.source = dict(source or {})
-        self.counts = dict(counts)
+    def __init__(self, tables: ConceptTables) -> None:
+        self._tables = tables
+        self.groups, self.source, self.counts = tables.groups, tables.source, tables.codes
+        self.qualifier_aliases = tables.qualifiers
+        self.opacity, self.opacity_like = tables.opacity, tables.opacity_like
+        self.elsewhere = tables.elsewhere
         self._group_of = {h: group for group, names in self.groups.items() for h in names}
         self._parent: dict[str, str | None] = {}
         self._children: dict[str, list[str]] = {}
-        for code in (*self.counts, *self._aliases, *self._group_of):
+        for code in (*self.counts, *tables.aliases, *self._group_of):
             self._insert(code)
         order = sorted((node.casefold(), node) for node in self._parent)
         self._folded = [folded for folded, _ in order]
@@ -178,21 +177,21 @@ class ConceptBase:
 
     def aliases(self, code: str) -> tuple[str, ...]:
         """Surface forms of a code, as written in the file; () when it has none of its own."""
-        return self._aliases.get(code, ())
+        return tuple(self._tables.aliases.get(code, ()))
 
     def all_aliases(self) -> Iterator[tuple[str, str]]:
         """(surface form, code) of the whole base; a heading without aliases is its own."""
-        for code, forms in self._aliases.items():
+        for code, forms in self._tables.aliases.items():
             for form in forms:
                 yield form, code
-        named = {split_code(code)[0] for code in self._aliases}
+        named = {split_code(code)[0] for code in self._tables.aliases}
         for heading in self.headings:
             if heading not in named and heading not in NOT_FINDINGS:
                 yield heading, heading
 
     def neighbours(self, code: str) -> tuple[str, ...]:
         """Headings that often occur in the same report, best first."""
-        return self._neighbours.get(split_code(code)[0], ())
+        return tuple(self._tables.neighbours.get(split_code(code)[0], ()))
 
     def group(self, code: str) -> str:
         """The group (root node) of a code."""
@@ -204,10 +203,7 @@ class ConceptBase:
 
     def with_counts(self, counts: Mapping[str, int]) -> "ConceptBase":
         """Copy of the base with other code counts; everything else is shared."""
-        return ConceptBase(
-            dict(counts), self.groups, self._aliases, self.qualifier_aliases, self._neighbours,
-            (self.opacity, self.opacity_like, self.elsewhere), self.source,
-        )  # fmt: skip
+        return ConceptBase(self._tables.model_copy(update={"codes": dict(counts)}))
 
     def below(self, heading: str) -> tuple[str, ...]:
         """The heading and every node below it, the most frequent codes first."""
@@ -232,18 +228,7 @@ class ConceptBase:
 
     def as_json(self) -> Json:
         """The base as the JSON object that `save` writes."""
-        return {
-            "schema": SCHEMA,
-            "source": self.source,
-            "groups": {name: list(v) for name, v in self.groups.items()},
-            "opacity": list(self.opacity),
-            "opacity_like": list(self.opacity_like),
-            "elsewhere": list(self.elsewhere),
-            "aliases": {name: list(v) for name, v in self._aliases.items()},
-            "qualifiers": {name: list(v) for name, v in self.qualifier_aliases.items()},
-            "neighbours": {name: list(v) for name, v in self._neighbours.items()},
-            "codes": self.counts,
-        }
+        return {"schema": SCHEMA, **self._tables.model_dump()}
 
     def save(self, path: Path) -> None:
         """Write the base as JSON, one entry per line, for editing and diffs.
@@ -271,26 +256,18 @@ class ConceptBase:
             DataError: The file is missing, has another schema, or is malformed.
         """
         path = path or DEFAULT_BASE
-        table = read_json(path, SCHEMA)
-        counts = _mapping(table, "codes", path)
-        if not all(type(n) is int and n >= 0 for n in counts.values()) or not all(counts):
-            raise DataError("Concept counts are not whole numbers", where=str(path))
-        if NIL in counts:
+        try:
+            tables = ConceptTables.model_validate(read_json(path, SCHEMA))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise DataError(
+                "Concept base is malformed",
+                found=f"{'.'.join(map(str, fault['loc']))[:80]}: {fault['msg']}",
+                where=str(path),
+            ) from None
+        if NIL in tables.codes:
             raise DataError("NIL means no concept and cannot be a code", where=str(path))
-        lists = {
-            key: {name: _strings(forms, path) for name, forms in _mapping(table, key, path).items()}
-            for key in ("groups", "aliases", "qualifiers", "neighbours")
-        }
-        return cls(
-            counts,
-            opacity=(
-                _strings(table.get("opacity", []), path),
-                _strings(table.get("opacity_like", []), path),
-                _strings(table.get("elsewhere", []), path),
-            ),
-            source=_mapping(table, "source", path),
-            **lists,
-        )
+        return cls(tables)
 
 
 def build_base(reports: Iterable[Sequence[str]], source: Mapping[str, Any]) -> ConceptBase:
@@ -313,15 +290,14 @@ def build_base(reports: Iterable[Sequence[str]], source: Mapping[str, Any]) -> C
         headings = sorted({split_code(code)[0] for code in kept} - set(NOT_FINDINGS))
         singles.update(headings)
         pairs.update((a, b) for a in headings for b in headings if a != b)
-    neighbours = _neighbours(singles, pairs, n_reports)
+    named = ("groups", "aliases", "qualifiers", "opacity", "opacity_like", "elsewhere")
     return ConceptBase(
-        dict(sorted(counts.items())),
-        lexicon["groups"],
-        lexicon["aliases"],
-        lexicon["qualifiers"],
-        neighbours,
-        (lexicon["opacity"], lexicon["opacity_like"], lexicon["elsewhere"]),
-        {**source, "reports": n_reports},
+        ConceptTables(
+            **{name: lexicon[name] for name in named},
+            neighbours=_neighbours(singles, pairs, n_reports),
+            codes=dict(sorted(counts.items())),
+            source={**source, "reports": n_reports},
+        )
     )
 
 
@@ -370,19 +346,6 @@ def read_json(path: Path, schema: str) -> Json:
             where=str(path),
         )  # fmt: skip
     return dict(table)
-
-
-def _mapping(table: Json, key: str, path: Path) -> Json:
-    value = table.get(key, {})
-    if not isinstance(value, dict):
-        raise DataError(f"`{key}` is not an object", where=str(path))
-    return value
-
-
-def _strings(value: object, path: Path) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-        raise DataError("Expected a list of words", found=repr(value)[:80], where=str(path))
-    return value
 
 
 def _dump(value: object) -> str:

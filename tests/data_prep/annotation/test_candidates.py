@@ -14,7 +14,7 @@ from data_prep.annotation.candidates import (
     image_side,
     refilter,
 )
-from data_prep.reports.findings.concepts import ConceptBase
+from data_prep.reports.findings.concepts import ConceptBase, ConceptTables
 from data_prep.reports.findings.linking import link_report
 from pneumonia.runtime.errors import DataError
 
@@ -85,7 +85,7 @@ def test_coarse_types_keep_their_place():
 def test_the_group_that_is_used_most_comes_first():
     counts = {"Rib": 1, "Effusion": 5, "Opacity": 3, "Opacity/left": 4, "normal": 99, "View": 0}
     names = {"Bones": ["Rib"], "Pleura": ["Effusion"], "Lungs": ["Opacity"], "Study": ["normal"]}
-    base = ConceptBase(counts, names)
+    base = ConceptBase(ConceptTables(codes=counts, groups=names))
     assert groups(base) == ("Lungs", "Pleura", "Bones", "Other")  # no finding is in `Study`
     assert groups(BASE)[0] == "Lungs"
 
@@ -115,7 +115,7 @@ def test_search_by_beginning_alias_and_word():
 
 def test_search_is_fast_at_ten_thousand_types():
     counts = {f"Heading {i // 100}/site {i % 100}": 1 for i in range(10_000)}
-    index = TypeIndex(ConceptBase(counts))
+    index = TypeIndex(ConceptBase(ConceptTables(codes=counts)))
     start = time.process_time()
     for prefix in ("h", "heading 5", "site 7", "si", "9"):
         assert index.search(prefix)

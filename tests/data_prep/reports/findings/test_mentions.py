@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.reports.findings.concepts import ConceptBase
+from data_prep.reports.findings.concepts import ConceptBase, ConceptTables
 from data_prep.reports.findings.linking import MAX_CHARACTERS, link_report, refine
 from data_prep.reports.findings.mentions import AliasTable, MentionFinder
 from data_prep.reports.findings.text import find_sections, find_sentences, normal_form
@@ -138,7 +138,9 @@ def test_the_longest_alias_wins_and_gaps_are_short() -> None:
 
 
 def test_refine_picks_the_code_that_fits_best() -> None:
-    base = ConceptBase({"Mass": 5, "Mass/left": 2, "Mass/left/large": 1, "Mass/right": 9})
+    base = ConceptBase(
+        ConceptTables(codes={"Mass": 5, "Mass/left": 2, "Mass/left/large": 1, "Mass/right": 9})
+    )
     assert refine(base, "Mass", ()) == "Mass"
     assert refine(base, "Mass", ("left",)) == "Mass/left"
     assert refine(base, "Mass", ("large", "left", "spine")) == "Mass/left/large"

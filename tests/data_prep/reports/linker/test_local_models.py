@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.reports.conll import NameSpace
-from data_prep.reports.findings.concepts import NIL, ConceptBase
+from data_prep.reports.findings.concepts import NIL, ConceptBase, ConceptTables
 from data_prep.reports.linker.batches import EntityTable, collate
 from data_prep.reports.linker.dca import TypeModel
 from data_prep.reports.linker.documents import EntityCandidate, LinkDocument, LinkMention
@@ -77,8 +77,12 @@ def test_types_by_hand() -> None:
 
 
 def test_types_are_learnt_from_the_words() -> None:
-    base = ConceptBase({"Opacity": 1, "Cardiomegaly": 1}, {"Lungs": ["Opacity"],
-                                                          "Heart": ["Cardiomegaly"]})  # fmt: skip
+    base = ConceptBase(
+        ConceptTables(
+            codes={"Opacity": 1, "Cardiomegaly": 1},
+            groups={"Lungs": ["Opacity"], "Heart": ["Cardiomegaly"]},
+        )
+    )
     table = EntityTable(ConceptSpace(base, VECTORS), VECTORS)
     both = (EntityCandidate("Opacity", 0.5), EntityCandidate("Cardiomegaly", 0.5))
     document = LinkDocument("d", (LinkMention(0, ("lung",), both, "Opacity"),
@@ -96,9 +100,13 @@ def test_types_are_learnt_from_the_words() -> None:
 
 def test_a_concept_is_described_by_aliases_group_and_neighbours() -> None:
     base = ConceptBase(
-        {"Opacity/lung": 1, "Effusion": 1}, {"Lungs": ["Opacity"]},
-        {"Opacity": ["hazy", "opacified lung"]}, neighbours={"Opacity": ["Effusion"]},
-    )  # fmt: skip
+        ConceptTables(
+            codes={"Opacity/lung": 1, "Effusion": 1},
+            groups={"Lungs": ["Opacity"]},
+            aliases={"Opacity": ["hazy", "opacified lung"]},
+            neighbours={"Opacity": ["Effusion"]},
+        )
+    )
     space = ConceptSpace(base, VECTORS)
     assert space.title("Opacity/lung") == ("opacity", "lung")
     assert space.description("Opacity/lung") == ("hazy", "opacified", "lung", "effusion")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.reports.findings.concepts import NIL, ConceptBase
+from data_prep.reports.findings.concepts import NIL, ConceptBase, ConceptTables
 from data_prep.reports.findings.mentions import Mention
 from data_prep.reports.linker.candidates import (
     AliasPriors,
@@ -93,7 +93,9 @@ def mention(**changes: object) -> Mention:
     return plain._replace(**changes)
 
 
-BASE = ConceptBase({"O": 4, "O/left": 2, "O/left/big": 1, "O/right": 2, "P": 3})
+BASE = ConceptBase(
+    ConceptTables(codes={"O": 4, "O/left": 2, "O/left/big": 1, "O/right": 2, "P": 3})
+)
 
 
 def test_the_gold_of_a_mention_is_the_code_that_agrees_most() -> None:
@@ -157,5 +159,7 @@ def test_heirs_are_the_most_specific_codes_of_a_heading() -> None:
 
 
 def test_qualifiers_are_written_in_the_order_codes_use() -> None:
-    places = mean_places(ConceptBase({"O/lung/left": 3, "O/lung/left/mild": 1}))
+    places = mean_places(
+        ConceptBase(ConceptTables(codes={"O/lung/left": 3, "O/lung/left/mild": 1}))
+    )
     assert places["lung"] < places["left"] < places["mild"]
