@@ -2,14 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from evaluation.analysis.paired import ModelComparison
+from evaluation.hardware.footprint import read_footprint
+from evaluation.hardware.plots import ParetoPoint, plot_pareto
+from evaluation.hardware.tradeoff import (
+    JudgedPair,
+    ModelCost,
+    is_pruned,
+    judge_pairs,
+    measured_ppr,
+    read_cost,
+)
+from evaluation.report import wording
+from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable
+from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError
-
-if TYPE_CHECKING:
-    from evaluation.analysis.paired import ModelComparison
-    from evaluation.hardware.tradeoff import JudgedPair, ModelCost
-    from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable
+from pneumonia.runtime.latency import interleaved_latency
+from pneumonia.runtime.model.bundle import load_bundle
 
 LATENCY_ROUNDS = 15
 NO_PAIR = (
@@ -34,10 +45,10 @@ class HardwareSections(NamedTuple):
 
 def hardware_sections(
     folders: Mapping[str, Path | None],
-    comparisons: "Sequence[ModelComparison]",
+    comparisons: Sequence[ModelComparison],
     metric: str,
     wanted: HardwareSections,
-) -> "list[ExtraSection]":
+) -> list[ExtraSection]:
     """The sections asked for, with tables, verdicts and the Pareto plot.
 
     Args:
@@ -50,8 +61,6 @@ def hardware_sections(
     """
     if not (wanted.storage or wanted.compute):
         return []
-    from evaluation.report.page import ExtraSection
-
     missing = [name for name, folder in folders.items() if folder is None]
     if missing:
         raise ConfigError(
@@ -61,7 +70,7 @@ def hardware_sections(
         )
     costs = read_costs({n: f for n, f in folders.items() if f is not None}, wanted.compute)
     accuracy = _accuracy(comparisons, metric)
-    pairs = _pairs(costs, accuracy)
+    pairs = judge_pairs(costs[0], costs[1:], accuracy)
     found = []
     if wanted.storage:
         found.append(
@@ -76,11 +85,8 @@ def hardware_sections(
     return found
 
 
-def read_costs(folders: Mapping[str, Path], timed: bool) -> "list[ModelCost]":
+def read_costs(folders: Mapping[str, Path], timed: bool) -> list[ModelCost]:
     """Storage of every model; with `timed` also latencies, of bundles, measured in turn."""
-    from evaluation.hardware.footprint import read_footprint
-    from evaluation.hardware.tradeoff import read_cost
-
     costs = [
         read_cost(name, folder, read_footprint(folder).macs or 0)
         for name, folder in folders.items()
@@ -103,10 +109,6 @@ def _latencies(folders: Mapping[str, Path]) -> dict[str, tuple[float, str]]:
     Generated kernels if all bundles have a library that runs here, else ONNX Runtime for all:
     times of different engines would compare the engines, not the pruning.
     """
-    from pneumonia.runtime.engines import Engine, open_engine
-    from pneumonia.runtime.latency import interleaved_latency
-    from pneumonia.runtime.model.bundle import load_bundle
-
     opened = {name: load_bundle(str(folder)) for name, folder in folders.items()}
     engines: dict[str, Engine] = {}
     used = ""
@@ -120,22 +122,14 @@ def _latencies(folders: Mapping[str, Path]) -> dict[str, tuple[float, str]]:
     return {name: (latency_ms, used) for name, latency_ms in timed.items()}
 
 
-def _accuracy(comparisons: "Sequence[ModelComparison]", metric: str) -> dict[str, float]:
+def _accuracy(comparisons: Sequence[ModelComparison], metric: str) -> dict[str, float]:
     found = {item.model: item.differences[metric].value.value for item in comparisons}
     first = comparisons[0]
     return {first.reference: first.differences[metric].reference.value, **found}
 
 
-def _pairs(costs: "Sequence[ModelCost]", accuracy: dict[str, float]) -> "list[JudgedPair]":
-    from evaluation.hardware.tradeoff import judge_pairs
-
-    return judge_pairs(costs[0], costs[1:], accuracy)
-
-
-def storage_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
+def storage_table(costs: Sequence[ModelCost]) -> ExtraTable:
     """Weights, bits and bytes of every model against the first."""
-    from evaluation.report.page import ExtraTable
-
     first = costs[0]
     rows = [
         (
@@ -160,18 +154,13 @@ def storage_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
     return ExtraTable(header, rows, "", note)
 
 
-def _kind(reference: "ModelCost", cost: "ModelCost") -> str:
-    from evaluation.hardware.tradeoff import is_pruned
-
+def _kind(reference: ModelCost, cost: ModelCost) -> str:
     narrower = cost.kind == "dense" and is_pruned(reference, cost)
     return "structured (narrower)" if narrower else cost.kind
 
 
-def compute_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
+def compute_table(costs: Sequence[ModelCost]) -> ExtraTable:
     """Time, speed-up and PPR of every model against the first."""
-    from evaluation.hardware.tradeoff import measured_ppr
-    from evaluation.report.page import ExtraTable
-
     first = costs[0]
     rows = []
     for cost in costs:
@@ -198,10 +187,8 @@ def compute_table(costs: "Sequence[ModelCost]") -> "ExtraTable":
     return ExtraTable(header, rows, "", note)
 
 
-def pair_tables(pairs: "Sequence[JudgedPair]") -> "list[ExtraTable]":
+def pair_tables(pairs: Sequence[JudgedPair]) -> list[ExtraTable]:
     """One table with a column per irregular and structured model; none without a pair."""
-    from evaluation.report.page import ExtraTable
-
     if not pairs:
         return []
     verdicts = {True: "faster", False: "not faster", None: "not measured"}
@@ -223,12 +210,8 @@ def pair_tables(pairs: "Sequence[JudgedPair]") -> "list[ExtraTable]":
 
 
 def _pareto(
-    costs: "Sequence[ModelCost]", comparisons: "Sequence[ModelComparison]", metric: str
-) -> "ExtraFigure":
-    from evaluation.hardware.plots import ParetoPoint, plot_pareto
-    from evaluation.report import wording
-    from evaluation.report.page import ExtraFigure
-
+    costs: Sequence[ModelCost], comparisons: Sequence[ModelComparison], metric: str
+) -> ExtraFigure:
     first = costs[0]
     estimates = {item.model: item.differences[metric].value for item in comparisons}
     estimates[first.name] = comparisons[0].differences[metric].reference

@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, ExportError, OutputError
 from pneumonia.runtime.image.preprocess import network_input
+from pneumonia.runtime.latency import interleaved_latency
 from pneumonia.runtime.model.bundle import ONNX, Bundle, load_bundle
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.progress import Progress
@@ -128,14 +128,14 @@ def quantize_int8(
         inputs = _calibration_inputs(dataset, source.spec, options.progress)
         made = quantize_onnx(model, inputs, options.calibration, options.full_range)
         trial = write_int8_bundle(source, made, scratch / "bundle")
-        engines = [_engine(source, model, scratch, options.threads), open_engine(
-            trial, "onnxruntime", options.threads
-        )]  # fmt: skip
-        pairs = [_judged(validation, engine, options.progress) for engine in engines]
-        metrics = {name: (pairs[0][name], pairs[1][name]) for name in ("rsna", "ap50", "auroc")}
-        first, _ = network_input(dataset.pixels(items[0]), source.spec.input)
-        latency_ms = _latencies_ms(engines, first[None])
-        for engine in engines:
+        engines = {
+            "float32": _engine(source, model, scratch, options.threads),
+            "int8": open_engine(trial, "onnxruntime", options.threads),
+        }
+        first, second = (_judged(validation, e, options.progress) for e in engines.values())
+        metrics = {name: (first[name], second[name]) for name in ("rsna", "ap50", "auroc")}
+        before_ms, after_ms = interleaved_latency(engines, TIMED_RUNS).values()
+        for engine in engines.values():
             engine.close()
         sizes = model.stat().st_size, len(made.data)
     if not options.accept_loss:
@@ -145,8 +145,9 @@ def quantize_int8(
     else:
         write_int8_bundle(source, made, target, validation.points(), metrics)
     return Int8Result(
-        target, made.n_images, len(items), sizes, metrics, made.relative_error, latency_ms
-    )
+        target, made.n_images, len(items), sizes, metrics, made.relative_error,
+        (before_ms, after_ms),
+    )  # fmt: skip
 
 
 def lost(metrics: Mapping[str, tuple[float, float]], tolerance: float) -> list[str]:
@@ -219,13 +220,3 @@ def _judged(
         run, engine.spec, validation.dataset, validation.items, validation.config.batch_size
     )
     return validation.judge(found)
-
-
-def _latencies_ms(engines: list[Engine], image: NDArray[np.float32]) -> tuple[float, float]:
-    times: list[list[float]] = [[], []]
-    for _ in range(TIMED_RUNS):
-        for own, engine in zip(times, engines, strict=True):
-            start = time.perf_counter()
-            engine.run(image)
-            own.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times[0])), float(np.median(times[1]))

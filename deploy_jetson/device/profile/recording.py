@@ -9,7 +9,7 @@ import numpy as np
 
 from deploy_jetson.device.power.replay import STAMP_COLUMN, bounded_text, parse_samples
 from deploy_jetson.device.power.sampler import PowerSamples
-from deploy_jetson.device.power.sensor import SensorInfo
+from deploy_jetson.device.power.sensor import PowerRail, SensorInfo
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, DataError
 
@@ -174,8 +174,6 @@ def _settings(record: Dict[str, Any]) -> ProtocolSettings:
 
 
 def _sensor(record: Dict[str, Any]) -> SensorInfo:
-    from deploy_jetson.device.power.sensor import PowerRail
-
     rails = tuple(
         PowerRail(*(str(item[field]) for field in PowerRail._fields)) for item in record["rails"]
     )
