@@ -102,7 +102,7 @@ def write_rectangles(
                 )
                 writer.add(record, to_cache(pixels, SIZE), boxes)
                 number += 1
-        writer.finish(DatasetFacts({"type": "test"}, f"{seed}", SIZE, {}, {}, {}))
+        writer.finish(DatasetFacts({"type": "test"}, f"{seed}", SIZE, {}, [], {}))
     return out
 
 

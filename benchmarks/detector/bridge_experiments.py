@@ -82,7 +82,7 @@ def rearrange(source: Dataset, out: Path) -> None:
                 cached = CachedImage(source.pixels(i), source.cache[i].sha256)
                 writer.add(record._replace(split=split), cached, source.boxes(i))
         split = {"method": "whole radiographs judge", "seed": None, "leak_warning": None}
-        facts = DatasetFacts({"type": "bridge"}, source.fingerprint, 512, split, {}, {})
+        facts = DatasetFacts({"type": "bridge"}, source.fingerprint, 512, split, [], {})
         writer.finish(facts)
 
 

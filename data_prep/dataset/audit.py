@@ -48,7 +48,7 @@ def audit_dataset(dataset: Dataset, progress: Progress | None = None) -> dict[st
         "checks": [
             _check("checksums match", intact, f"{len(damaged)} damaged images"),
             _check("every split has images", *_empty_splits(dataset)),
-            _check("the patient of every image is known", not leak_warning, str(leak_warning)),
+            _check("the patient of every image is known", not leak_warning, *_leak(leak_warning)),
             _check("patients stay in one split", not straddling, f"{len(straddling)} patients"),
             _check("no image is in two splits", not exact, f"{exact} groups of equal images"),
             _check("no near duplicate is in two splits", not near, f"{near} pairs"),
@@ -210,8 +210,20 @@ def _names(dataset: Dataset, indices: Iterable[int]) -> list[str]:
     return [f"{record.split}/{record.kind}/{record.image_id}" for record in chosen]
 
 
-def _check(name: str, passed: bool, found: str) -> dict[str, Any]:
-    return {"name": name, "passed": passed, "found": "" if passed else found}
+def _check(name: str, passed: bool, found: str, advice: str = "") -> dict[str, Any]:
+    """A check with a short result for a table, and a sentence on what to do."""
+    return {
+        "name": name,
+        "passed": passed,
+        "found": "" if passed else found,
+        "advice": "" if passed else advice,
+    }
+
+
+def _leak(warning: str | None) -> tuple[str, str]:
+    """Result and advice of a leak warning such as `3 images: The patients ...`."""
+    count, _, advice = str(warning).partition(": ")
+    return count, advice
 
 
 def _empty_splits(dataset: Dataset) -> tuple[bool, str]:

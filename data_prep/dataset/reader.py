@@ -177,7 +177,7 @@ def open_dataset(path: str | Path) -> Dataset:
     image.
 
     Args:
-        path: Folder written by `pneumonia data import-rsna` or `pneumonia data phantom`.
+        path: Folder written by `pneumonia data import-rsna`, `import-boxes` or `phantom`.
 
     Raises:
         DataError: Not a dataset, another schema version, a changed or truncated file.
@@ -214,7 +214,7 @@ def read_info(folder: Path) -> dict[str, Any]:
             "Not a dataset folder",
             expected="a folder with dataset.json",
             where=str(folder),
-            fix="Make one with `pneumonia data import-rsna` or `pneumonia data phantom`",
+            fix="Make one with `pneumonia data import-rsna`, `import-boxes` or `phantom`",
         ) from None
     except (OSError, ValueError) as error:
         raise DataError("Cannot read dataset.json", found=str(error), where=str(path)) from None

@@ -35,8 +35,24 @@ from pneumonia.runtime.label_table import LABEL_COLUMNS
 
 OWN_NAMES = {
     "dataset.json", "manifest.csv", "boxes.csv", "labels.csv", "splits.json", CACHE_FILE,
-    "audit.json", "audit.html", "class_info.csv", "dicom",
+    "audit.json", "audit.html", "class_info.csv", "dicom", "rejected.csv",
 }  # fmt: skip
+REJECTED_FILE = "rejected.csv"
+_MAX_NAMES = 1000  # names kept per reason in dataset.json; the count is always complete
+
+
+class RejectedFile(NamedTuple):
+    """A file or a label entry that was left out.
+
+    Attributes:
+        name: File name or image id.
+        reason: Short code.
+        detail: The reason as a sentence; may be empty.
+    """
+
+    name: str
+    reason: str
+    detail: str = ""
 
 
 class CachedImage(NamedTuple):
@@ -54,7 +70,7 @@ class DatasetFacts(NamedTuple):
         source_key: Hash of sources and options; an import with the same key does nothing.
         cache_size: Longest side of a cached image in pixels.
         split: `{"method", "seed", "leak_warning"}`.
-        rejected: Left-out images and label rows by reason.
+        rejected: Left-out images and label entries; all are listed in rejected.csv.
         adjusted: Repaired label rows by reason.
     """
 
@@ -62,7 +78,7 @@ class DatasetFacts(NamedTuple):
     source_key: str
     cache_size: int
     split: Mapping[str, Any]
-    rejected: Mapping[str, Any]
+    rejected: Sequence[RejectedFile]
     adjusted: Mapping[str, Any]
 
 
@@ -156,6 +172,11 @@ class DatasetWriter:
             name: {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text.encode())}
             for name, text in tables.items()
         }
+        if facts.rejected:
+            write_text(
+                str(self.folder / REJECTED_FILE),
+                csv_text(RejectedFile._fields, sorted(facts.rejected)),
+            )
         files[CACHE_FILE] = {"sha256": self._digest.hexdigest(), "bytes": self._offset}
         info = {
             "schema": SCHEMA,
@@ -166,7 +187,7 @@ class DatasetWriter:
             "counts": self._counts(),
             "cache": {"max_side": facts.cache_size, "dtype": "uint8", "filter": "triangle"},
             "split": dict(facts.split),
-            "rejected": dict(facts.rejected),
+            "rejected": _rejected_by_reason(facts.rejected),
             "adjusted": dict(facts.adjusted),
             "files": files,
         }
@@ -246,6 +267,16 @@ class DatasetWriter:
             for split in SPLITS
         }
         return counts
+
+
+def _rejected_by_reason(files: Sequence[RejectedFile]) -> dict[str, Any]:
+    names: dict[str, list[str]] = {}
+    for file in files:
+        names.setdefault(file.reason, []).append(file.name)
+    return {
+        reason: {"count": len(found), "names": sorted(found)[:_MAX_NAMES]}
+        for reason, found in sorted(names.items())
+    }
 
 
 @contextmanager

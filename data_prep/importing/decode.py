@@ -13,7 +13,7 @@ from pneumonia.runtime.errors import DataError, DicomError
 from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.radiograph import read_radiograph
 
-_DICOM_SUFFIXES = (".dcm", ".dicom")
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VIEWS = ("AP", "PA")
 SEXES = ("F", "M")
 _MAX_AGE_YEARS = 120
@@ -31,7 +31,9 @@ class ImportedImage(NamedTuple):
         age: From the header, for example `056Y`.
         sex: `F`, `M` or empty, from the header.
         view: `AP`, `PA` or empty, from the header.
+        rotated: Whether EXIF data state another orientation than the stored pixels have.
         reason: Short code when `cached` is None.
+        detail: The reason as a sentence, without patient identifiers.
     """
 
     cached: CachedImage | None
@@ -41,7 +43,9 @@ class ImportedImage(NamedTuple):
     age: str = ""
     sex: str = ""
     view: str = ""
+    rotated: bool = False
     reason: str = ""
+    detail: str = ""
 
 
 def one_of(text: str, allowed: tuple[str, ...]) -> str:
@@ -52,21 +56,23 @@ def one_of(text: str, allowed: tuple[str, ...]) -> str:
 def decode_image(path: Path, cache_size: int) -> ImportedImage:
     """Read a DICOM, PNG or JPEG file as in scoring and scale it for the cache."""
     try:
-        pixels = read_radiograph(str(path)).pixels
+        radiograph = read_radiograph(str(path))
     except DicomError as error:
-        return ImportedImage(None, reason=error.reason)
+        return ImportedImage(None, reason=error.reason, detail=error.what)
     except (DataError, OSError):
         return ImportedImage(None, reason="unreadable")
+    pixels = radiograph.pixels
     height, width = pixels.shape
-    facts = _header(path) if path.suffix.lower() in _DICOM_SUFFIXES else {}
+    header = _header(path) if path.suffix.lower() not in _PICTURE_SUFFIXES else {}
     return ImportedImage(
         to_cache(pixels, cache_size),
         width,
         height,
-        patient_id=facts.get("PatientID", ""),
-        age=facts.get("PatientAge", ""),
-        sex=one_of(facts.get("PatientSex", ""), SEXES),
-        view=one_of(facts.get("ViewPosition", ""), VIEWS),
+        patient_id=header.get("PatientID", ""),
+        age=header.get("PatientAge", ""),
+        sex=one_of(header.get("PatientSex", ""), SEXES),
+        view=one_of(header.get("ViewPosition", ""), VIEWS),
+        rotated="exif_orientation_ignored" in radiograph.warnings,
     )
 
 

@@ -126,7 +126,7 @@ def _listed_by_folder(
     kind = "phantom" if _is_phantom(folder) else "full"
     found: dict[str, SourceImage] = {}
     rejected: list[tuple[str, str]] = []
-    for path in _files(folder / images):
+    for path in files_below(folder / images):
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             rejected.append((path.name, "not_an_image_name"))
         elif not path.is_file():
@@ -266,7 +266,8 @@ def _is_phantom(folder: Path) -> bool:
         return False
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files of a folder and its subfolders in a fixed order; links to folders are not followed."""
     for root, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):

@@ -194,7 +194,7 @@ def make_phantoms(
                 source_key=key,
                 cache_size=size,
                 split={"method": split.method, "seed": seed, "leak_warning": None},
-                rejected={},
+                rejected=[],
                 adjusted={},
             )
         )

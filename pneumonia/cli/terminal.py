@@ -1,7 +1,9 @@
 """Output that all verbs share: progress bars on a terminal, tables, the next command."""
 
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +11,7 @@ import click
 
 from pneumonia.runtime.progress import Progress
 
+_LEAST_TEXT = 24  # characters that a wrapped column keeps, also on a narrow terminal
 _receivers: list[Progress] = []  # the last one gets what `progress_bar` would draw
 
 
@@ -69,18 +72,40 @@ def log_to_stderr(quiet: bool = False) -> None:
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a plain aligned table on stdout."""
+    """Print a plain aligned table on stdout; on a terminal, long text is wrapped to its width."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    wrapped = _wrap_widest(cells) if sys.stdout.isatty() else None
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     click.echo(title)
     for number, row in enumerate(cells):
         line = "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i in (0, wrapped) else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         click.echo("  " + line.rstrip())
         if number == 0:
             click.echo("  " + "  ".join("-" * width for width in widths))
+
+
+def _wrap_widest(cells: list[list[str]]) -> int | None:
+    """Wrap the widest column so that lines fit the terminal; returns its index, None if all fit.
+
+    Args:
+        cells: Header and rows; rows that continue another are inserted in place.
+    """
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widest = max(range(len(widths)), key=widths.__getitem__)
+    columns = shutil.get_terminal_size().columns
+    room = max(columns - 2 * len(widths) - sum(widths) + widths[widest], _LEAST_TEXT)
+    if widths[widest] <= room:
+        return None
+    rows = []
+    for row in cells:
+        first, *rest = textwrap.wrap(row[widest], room) or [""]
+        rows.append([*row[:widest], first, *row[widest + 1 :]])
+        rows += [[part if i == widest else "" for i in range(len(row))] for part in rest]
+    cells[:] = rows
+    return widest
 
 
 def shell_command(command: str, *paths: object) -> str:

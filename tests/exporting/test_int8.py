@@ -83,7 +83,7 @@ def write_cells(out, train_range=(40, 200)):
                 "Lung Opacity" if number % 2 else "Normal", "", "", None, SIZE, SIZE, True,
             )  # fmt: skip
             writer.add(record, to_cache(pixels, SIZE), boxes)
-        writer.finish(DatasetFacts({"type": "test"}, "0", SIZE, {}, {}, {}))
+        writer.finish(DatasetFacts({"type": "test"}, "0", SIZE, {}, [], {}))
     return out
 
 

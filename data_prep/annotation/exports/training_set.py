@@ -1,7 +1,8 @@
 """Write readings as a dataset folder for `pneumonia train` and `pneumonia evaluate`."""
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,14 +11,15 @@ import numpy as np
 
 from data_prep.annotation.agreement.consensus import StudyTruth
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
-from data_prep.dataset.writer import DatasetFacts, new_dataset
+from data_prep.dataset.writer import DatasetFacts, RejectedFile, new_dataset
+from data_prep.importing.assemble import leak_warning, pseudonym
 from data_prep.importing.decode import dataset_record, decode_image
-from data_prep.importing.rsna import LEAK_WARNING, pseudonym
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import LUNG_OPACITY
 
 CACHE_SIZE = 512
+LEAK_FIX = "Read DICOM files: the patient is taken from their headers"
 
 
 class TrainingSetOptions(NamedTuple):
@@ -49,32 +51,33 @@ def write_training_set(
         OutputError: `out` holds something else or cannot be written.
     """
     options = options or TrainingSetOptions()
-    rejected: dict[str, list[str]] = {}
-    for image_id, truth in sorted(truths.items()):
-        if truth.reason:
-            rejected.setdefault(truth.reason, []).append(image_id)
+    rejected = [
+        RejectedFile(image_id, truth.reason)
+        for image_id, truth in sorted(truths.items())
+        if truth.reason
+    ]
+    counts = Counter(file.reason for file in rejected)
     names = sorted(name for name, truth in truths.items() if not truth.reason)
     if not names:
         raise DataError(
             "No study has a truth to learn from",
             expected="a finished reading without dispute",
-            found=", ".join(f"{len(v)} x {k}" for k, v in rejected.items()) or "no reading",
+            found=", ".join(f"{n} x {reason}" for reason, n in counts.items()) or "no reading",
         )
-    counts = {reason: len(found) for reason, found in rejected.items()}
     members: list[SplitImage] = []
     with new_dataset(out) as writer:
         decode = partial(decode_image, cache_size=options.cache_size)
         decoded = ordered_map(decode, [paths[name] for name in names], 1)
         for name, image in zip(names, decoded, strict=True):
             if image.cached is None:
-                rejected.setdefault(image.reason, []).append(name)
+                rejected.append(RejectedFile(name, image.reason, image.detail))
                 continue
             truth = truths[name]
             record = dataset_record(image, name, "full", pseudonym(image.patient_id, name))
             record = record._replace(class_name=truth.class_name)
             writer.add(record, image.cached, np.array(truth.boxes, np.float32).reshape(-1, 4))
             members.append(SplitImage(record.patient_id, truth.class_name == LUNG_OPACITY))
-            counts[truth.class_name] = counts.get(truth.class_name, 0) + 1
+            counts[truth.class_name] += 1
         split = assign_splits(members, options.seed, options.fractions)
         writer.set_splits(split.splits)
         guessed = len({*names} & {member.patient_id for member in members})
@@ -85,7 +88,7 @@ def write_training_set(
 def _facts(
     truths: Mapping[str, StudyTruth],
     options: TrainingSetOptions,
-    rejected: Mapping[str, list[str]],
+    rejected: Sequence[RejectedFile],
     guessed: int,
 ) -> DatasetFacts:
     key = hashlib.sha256(repr((sorted(truths.items()), options)).encode()).hexdigest()
@@ -96,10 +99,8 @@ def _facts(
         split={
             "method": "patient",
             "seed": options.seed,
-            "leak_warning": f"{guessed} images: {LEAK_WARNING}" if guessed else None,
+            "leak_warning": leak_warning(guessed, LEAK_FIX) if guessed else None,
         },
-        rejected={
-            reason: {"count": len(found), "names": found} for reason, found in rejected.items()
-        },
+        rejected=rejected,
         adjusted={},
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.dataset.reader import Dataset, DatasetImage
-from data_prep.dataset.writer import CachedImage, DatasetFacts, DatasetWriter, new_dataset
+from data_prep.dataset.writer import (
+    CachedImage,
+    DatasetFacts,
+    DatasetWriter,
+    RejectedFile,
+    new_dataset,
+)
+from data_prep.importing.assemble import pseudonym
 from data_prep.importing.decode import ImportedImage, dataset_record, decode_image
-from data_prep.importing.rsna import pseudonym
 from data_prep.parallel import ordered_map
 from data_prep.reports.weak_labels.opacity_label import NO
 from pneumonia.runtime.errors import DataError
@@ -65,12 +71,12 @@ def write_weak_dataset(
         splits = _copy(writer, joined, labels, counts) if joined is not None else {}
         taken = {record.image_id for record in joined.records} if joined is not None else set()
         chosen = [name for name in paths if name in labels and name not in taken]
-        counts["without_report"] = sum(name not in labels for name in paths)
+        rejected = [RejectedFile(name, "without_report") for name in paths if name not in labels]
         decode = partial(decode_image, cache_size=size)
         decoded = ordered_map(decode, [paths[name] for name in chosen], workers, progress)
         for name, image in zip(chosen, decoded, strict=True):
             if image.cached is None:
-                counts["unreadable"] += 1
+                rejected.append(RejectedFile(name, "unreadable", image.detail))
                 continue
             record = _record(name, image, labels[name], splits)
             writer.add(record, image.cached, np.zeros((0, 4), np.float32))
@@ -82,8 +88,8 @@ def write_weak_dataset(
                 found=f"{len(paths)} images, {len(labels)} names",
                 where=str(sources.images) if sources.images else None,
             )
-        writer.finish(_facts(joined, labels, size, counts))
-    return dict(counts)
+        writer.finish(_facts(joined, labels, size, rejected))
+    return dict(counts + Counter(file.reason for file in rejected))
 
 
 def _image_files(folder: Path | None) -> dict[str, Path]:
@@ -132,7 +138,9 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _facts(joined: Dataset | None, labels: Labels, size: int, counts: Counter[str]) -> DatasetFacts:
+def _facts(
+    joined: Dataset | None, labels: Labels, size: int, rejected: Sequence[RejectedFile]
+) -> DatasetFacts:
     digest = hashlib.sha256(repr(sorted(labels.items())).encode())
     digest.update(joined.fingerprint.encode() if joined is not None else b"")
     source = {"type": "weak-reports", "joined": joined.info["source"] if joined else None}
@@ -140,10 +148,5 @@ def _facts(joined: Dataset | None, labels: Labels, size: int, counts: Counter[st
         "method": "weak images train, joined images as they were",
         "seed": None,
         "leak_warning": joined.info["split"].get("leak_warning") if joined else None,
-    }
-    rejected = {
-        name: {"count": counts[name], "names": []}
-        for name in ("without_report", "unreadable")
-        if counts[name]
     }
     return DatasetFacts(source, digest.hexdigest(), size, split, rejected, {})

@@ -18,7 +18,7 @@ from data_prep.phantom.study import plan_phantoms, render_film
 
 PLAIN = DatasetImage("a", "full", "train", "p", "Normal", "AP", "F", 40, 100, 100, True)
 FACTS = DatasetFacts(
-    {"type": "test"}, "k", 128, {"method": "m", "seed": 1, "leak_warning": None}, {}, {}
+    {"type": "test"}, "k", 128, {"method": "m", "seed": 1, "leak_warning": None}, [], {}
 )
 
 

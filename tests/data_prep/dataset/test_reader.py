@@ -17,7 +17,7 @@ from data_prep.dataset.writer import DatasetFacts, is_up_to_date, new_dataset, t
 from pneumonia.runtime.errors import DataError, OutputError
 from pneumonia.runtime.image.preprocess import resize
 
-FACTS = DatasetFacts({"type": "test"}, "key", 64, {"method": "m", "seed": 0}, {}, {})
+FACTS = DatasetFacts({"type": "test"}, "key", 64, {"method": "m", "seed": 0}, [], {})
 
 
 def record(name: str, **changes: object) -> DatasetImage:

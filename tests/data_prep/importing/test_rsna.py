@@ -1,5 +1,6 @@
 """Imports: what is kept, what is left out and why, and that nothing half is ever there."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_prep.dataset.reader import Dataset, open_dataset
-from data_prep.importing import rsna as importer
+from data_prep.importing import assemble
 from data_prep.importing.rsna import ImportOptions, import_rsna
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
 from tests.data_prep.conftest import NORMAL, NOT_NORMAL, OPACITY, KaggleFolder, write_csv
@@ -49,6 +50,7 @@ def test_kaggle_layout(kaggle: KaggleFolder) -> None:
     assert dataset.records[at["three"]].class_name == NOT_NORMAL
     assert dataset.info["source"]["type"] == "rsna-kaggle"
     assert rejected(dataset) == {}
+    assert not (dataset.folder / "rejected.csv").exists()
     assert "--mapping" in dataset.info["split"]["leak_warning"]
 
 
@@ -107,6 +109,13 @@ def test_every_left_out_image_is_named_with_its_reason(kaggle: KaggleFolder) -> 
         "pixel_data_truncated": ["truncated"],
         "second_file_of_id": ["good.png"],
     }
+    with (dataset.folder / "rejected.csv").open(newline="") as stream:
+        listed = list(csv.DictReader(stream))
+    by_reason: dict[str, list[str]] = {}
+    for row in listed:
+        by_reason.setdefault(row["reason"], []).append(row["name"])
+        assert row["detail"], row
+    assert by_reason == rejected(dataset)
 
 
 def test_a_dangling_link_is_left_out_and_named(kaggle: KaggleFolder) -> None:
@@ -125,7 +134,9 @@ def test_nothing_that_matches_is_one_error_with_counts(kaggle: KaggleFolder) -> 
     kaggle.image("a")
     kaggle.labels.append(("b", "", "", "", "", 0))
     kaggle.classes.append(("b", NORMAL))
-    with pytest.raises(DataError, match=r"file and a usable label.*no_label: 1, no_image: 1"):
+    with pytest.raises(
+        DataError, match=r"file and a usable label.*no_label: 1 \(a\), no_image: 1 \(b\)"
+    ):
         import_rsna(kaggle.write(), kaggle.folder.parent / "out")
     assert not (kaggle.folder.parent / "out").exists()
 
@@ -133,7 +144,7 @@ def test_nothing_that_matches_is_one_error_with_counts(kaggle: KaggleFolder) -> 
 def test_only_broken_images_is_an_error_and_leaves_nothing(kaggle: KaggleFolder) -> None:
     kaggle.negative("a")
     (kaggle.images / "a.png").write_text("no image")
-    with pytest.raises(DataError, match="No image could be read"):
+    with pytest.raises(DataError, match=r"No image could be used.*not_dicom: 1 \(a\)"):
         import_rsna(kaggle.write(), kaggle.folder.parent / "out")
     assert [path.name for path in kaggle.folder.parent.iterdir()] == ["rsna"]
 
@@ -175,8 +186,8 @@ def test_an_interrupted_import_leaves_what_was_there(
             raise KeyboardInterrupt
         return original(path, cache_size)
 
-    original = importer.decode_image
-    monkeypatch.setattr(importer, "decode_image", stop_at_four)
+    original = assemble.decode_image
+    monkeypatch.setattr(assemble, "decode_image", stop_at_four)
     with pytest.raises(KeyboardInterrupt):
         import_rsna(source, out, ImportOptions(cache_size=32))
     assert open_dataset(out).fingerprint == before

@@ -171,8 +171,8 @@ def test_a_weak_negative_of_a_held_out_patient_judges_nothing(tmp_path: Path, bo
     held_out = next(r for r in first.records if r.split == "val")
     (tmp_path / "dicom").mkdir()
     shutil.copy(boxed / "dicom" / f"{held_out.image_id}.dcm", tmp_path / "dicom" / "n.dcm")
+    from data_prep.importing.assemble import pseudonym
     from data_prep.importing.decode import decode_image
-    from data_prep.importing.rsna import pseudonym
 
     header = decode_image(tmp_path / "dicom" / "n.dcm", 64).patient_id
     renamed = first.records[:0] + tuple(
