@@ -380,7 +380,7 @@ def test_names_are_matched_as_far_as_they_are_unambiguous(own: Radiographs) -> N
     for name in ("p1/front.png", "p2/front.png", "p3/side.png", "top.png"):
         own.image(name)
     rows = [
-        ("/home/me/study/p1/front.png", 1, 1, 20, 20),  # folders of another computer
+        ("/data/study/p1/front.png", 1, 1, 20, 20),  # folders of another computer
         ("front.png", 1, 1, 20, 20),  # of which patient?
         (r"D:\data\p3\side.png", 1, 1, 20, 20),
         ("p4/front.png", 1, 1, 20, 20),  # not the image of another patient
