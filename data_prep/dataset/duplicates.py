@@ -19,14 +19,11 @@ _BLOCK = 1024
 
 
 class ImageFeatures(NamedTuple):
-    """Image features for near-duplicate detection.
+    """Image features for near-duplicate detection."""
 
-    Attributes:
-        bits: float32 (256,), difference hash: 1 where brightness rises to the right, else -1.
-        detail: float32 (1024,), thumbnail without its smooth part, mean 0, length 1.
-    """
-
+    # float32 (256,), difference hash: 1 where brightness rises to the right, else -1
     bits: npt.NDArray[np.float32]
+    # float32 (1024,), thumbnail without its smooth part, mean 0, length 1
     detail: npt.NDArray[np.float32]
 
 

@@ -38,35 +38,21 @@ Parsed = TypeVar("Parsed")
 
 
 class DatasetImage(NamedTuple):
-    """One image of a dataset.
+    """One image of a dataset."""
 
-    Attributes:
-        image_id: RSNA patientId or file stem; unique together with `kind`.
-        kind: `full`, `lungs`, `nih` or `phantom`.
-        split: `train`, `val` or `test`.
-        patient_id: Images of one patient share a split.
-        class_name: `Lung Opacity`, `No Lung Opacity / Not Normal`, `Normal` or empty.
-        view: `AP`, `PA` or empty.
-        sex: `F`, `M` or empty.
-        age: Years, or None when absent.
-        width: Width of the original image in pixels, the frame of its boxes.
-        height: Height of the original image in pixels.
-        labelled: Whether an image without boxes is a true negative (no opacity).
-        weak_opacity: Weak opacity label from the report or from a text-mined label: `yes`, `no`,
-            `uncertain`; empty without either.
-    """
-
-    image_id: str
-    kind: str
-    split: str
-    patient_id: str
-    class_name: str
-    view: str
-    sex: str
-    age: int | None
-    width: int
-    height: int
-    labelled: bool
+    image_id: str  # RSNA patientId or file stem; unique together with `kind`
+    kind: str  # `full`, `lungs`, `nih` or `phantom`
+    split: str  # `train`, `val` or `test`
+    patient_id: str  # images of one patient share a split
+    class_name: str  # `Lung Opacity`, `No Lung Opacity / Not Normal`, `Normal` or empty
+    view: str  # `AP`, `PA` or empty
+    sex: str  # `F`, `M` or empty
+    age: int | None  # years, or None when absent
+    width: int  # width of the original image in pixels, the frame of its boxes
+    height: int  # height of the original image in pixels
+    labelled: bool  # whether an image without boxes is a true negative (no opacity)
+    # weak opacity label from the report or from a text-mined label: `yes`, `no`, `uncertain`; empty
+    # without either
     weak_opacity: str = ""
 
 

@@ -28,17 +28,11 @@ class SplitImage(NamedTuple):
 
 
 class SplitAssignment(NamedTuple):
-    """Splits of images, in their order.
+    """Splits of images, in their order."""
 
-    Attributes:
-        splits: Split of each image.
-        method: Description of how the splits were assigned.
-        straddling: Patients with images in several given splits: a leak in the source.
-    """
-
-    splits: list[str]
-    method: str
-    straddling: int
+    splits: list[str]  # split of each image
+    method: str  # description of how the splits were assigned
+    straddling: int  # patients with images in several given splits: a leak in the source
 
 
 def split_patients(

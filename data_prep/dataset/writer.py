@@ -42,17 +42,11 @@ _MAX_NAMES = 1000  # names kept per reason in dataset.json; the count is always 
 
 
 class RejectedFile(NamedTuple):
-    """A file or a label entry that was left out.
+    """A file or a label entry that was left out."""
 
-    Attributes:
-        name: File name or image id.
-        reason: Short code.
-        detail: The reason as a sentence; may be empty.
-    """
-
-    name: str
-    reason: str
-    detail: str = ""
+    name: str  # file name or image id
+    reason: str  # short code
+    detail: str = ""  # the reason as a sentence; may be empty
 
 
 class CachedImage(NamedTuple):
@@ -63,23 +57,16 @@ class CachedImage(NamedTuple):
 
 
 class DatasetFacts(NamedTuple):
-    """Contents of `dataset.json` besides counts and checksums.
+    """Contents of `dataset.json` besides counts and checksums."""
 
-    Attributes:
-        source: Origin of the images, for example `{"type": "rsna-kaggle"}`; no local paths.
-        source_key: Hash of sources and options; an import with the same key does nothing.
-        cache_size: Longest side of a cached image in pixels.
-        split: `{"method", "seed", "leak_warning"}`.
-        rejected: Left-out images and label entries; all are listed in rejected.csv.
-        adjusted: Repaired label rows by reason.
-    """
-
+    # origin of the images, for example `{"type": "rsna-kaggle"}`; no local paths
     source: Mapping[str, Any]
-    source_key: str
-    cache_size: int
-    split: Mapping[str, Any]
+    source_key: str  # hash of sources and options; an import with the same key does nothing
+    cache_size: int  # longest side of a cached image in pixels
+    split: Mapping[str, Any]  # `{"method", "seed", "leak_warning"}`
+    # left-out images and label entries; all are listed in rejected.csv
     rejected: Sequence[RejectedFile]
-    adjusted: Mapping[str, Any]
+    adjusted: Mapping[str, Any]  # repaired label rows by reason
 
 
 def to_cache(pixels: Pixels, cache_size: int) -> CachedImage:

@@ -32,36 +32,25 @@ Frame = tuple[float, float]  # width and height of the frame of boxes
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """Settings that change the result of every import.
+    """Settings that change the result of every import."""
 
-    Attributes:
-        cache_size: Longest side of a cached image in pixels.
-        seed: Seed of the patient split, where the source gives no split.
-        fractions: Shares of train, val and test, where no split is given.
-    """
-
-    cache_size: int = DEFAULT_CACHE_SIZE
-    seed: int = 0
+    cache_size: int = DEFAULT_CACHE_SIZE  # longest side of a cached image in pixels
+    seed: int = 0  # seed of the patient split, where the source gives no split
+    # shares of train, val and test, where no split is given
     fractions: tuple[float, ...] = DEFAULT_FRACTIONS
 
 
 class Candidate(NamedTuple):
-    """A labelled image before decoding.
+    """A labelled image before decoding."""
 
-    Attributes:
-        image: The file, with what tables state about it.
-        boxes: float64 (n, 4) xyxy in pixels of `frame`.
-        class_name: Class of the image, or empty.
-        frame: Width and height of the frame that the whole image is scaled to; None = the pixels
-            of the image.
-        is_image_size: Whether `frame` is meant as the size of the image file; then an image of
-            another shape is rejected.
-    """
-
-    image: SourceImage
-    boxes: npt.NDArray[np.float64]
-    class_name: str
+    image: SourceImage  # the file, with what tables state about it
+    boxes: npt.NDArray[np.float64]  # float64 (n, 4) xyxy in pixels of `frame`
+    class_name: str  # class of the image, or empty
+    # width and height of the frame that the whole image is scaled to; None = the pixels of the
+    # image
     frame: Frame | None = (LABEL_FRAME, LABEL_FRAME)
+    # whether `frame` is meant as the size of the image file; then an image of another shape is
+    # rejected
     is_image_size: bool = False
 
 
@@ -128,17 +117,11 @@ def source_key(sources: Sequence[SourceFolder], settings: Sequence[Any]) -> str:
 
 
 class Assembly(NamedTuple):
-    """What is written besides the images.
+    """What is written besides the images."""
 
-    Attributes:
-        facts: Content of dataset.json; split, rejected and adjusted are completed here.
-        options: See DatasetOptions.
-        leak_fix: How a user states the patients of images, for the leak warning.
-    """
-
-    facts: DatasetFacts
-    options: DatasetOptions
-    leak_fix: str
+    facts: DatasetFacts  # content of dataset.json; split, rejected and adjusted are completed here
+    options: DatasetOptions  # see DatasetOptions
+    leak_fix: str  # how a user states the patients of images, for the leak warning
 
 
 def write_candidates(

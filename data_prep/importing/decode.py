@@ -21,31 +21,18 @@ _TAGS = ["PatientID", "PatientAge", "PatientSex", "ViewPosition"]
 
 
 class ImportedImage(NamedTuple):
-    """A decoded image, or the reason why decoding failed.
+    """A decoded image, or the reason why decoding failed."""
 
-    Attributes:
-        cached: The grey image at cache size; None when it could not be read.
-        width: Width of the original image in pixels.
-        height: Height of the original image in pixels.
-        patient_id: PatientID of the DICOM header.
-        age: From the header, for example `056Y`.
-        sex: `F`, `M` or empty, from the header.
-        view: `AP`, `PA` or empty, from the header.
-        rotated: Whether EXIF data state another orientation than the stored pixels have.
-        reason: Short code when `cached` is None.
-        detail: The reason as a sentence, without patient identifiers.
-    """
-
-    cached: CachedImage | None
-    width: int = 0
-    height: int = 0
-    patient_id: str = ""
-    age: str = ""
-    sex: str = ""
-    view: str = ""
-    rotated: bool = False
-    reason: str = ""
-    detail: str = ""
+    cached: CachedImage | None  # the grey image at cache size; None when it could not be read
+    width: int = 0  # width of the original image in pixels
+    height: int = 0  # height of the original image in pixels
+    patient_id: str = ""  # PatientID of the DICOM header
+    age: str = ""  # from the header, for example `056Y`
+    sex: str = ""  # `F`, `M` or empty, from the header
+    view: str = ""  # `AP`, `PA` or empty, from the header
+    rotated: bool = False  # whether EXIF data state another orientation than the stored pixels have
+    reason: str = ""  # short code when `cached` is None
+    detail: str = ""  # the reason as a sentence, without patient identifiers
 
 
 def one_of(text: str, allowed: tuple[str, ...]) -> str:

@@ -17,19 +17,13 @@ _LABEL_SUFFIXES = (".txt", ".json", ".csv", ".yaml", ".yml", ".xml", ".names", "
 
 
 class NameMatch(NamedTuple):
-    """The image that a name refers to.
+    """The image that a name refers to."""
 
-    Attributes:
-        image_id: Of the image; None when there is none.
-        prefix: Leading folders of the name that the image folder does not have.
-        other_suffix: Whether the file has another suffix than the name, for example `.dcm`.
-        fault: `no_image`, `ambiguous_name`, or empty.
-    """
-
-    image_id: str | None
-    prefix: str = ""
+    image_id: str | None  # of the image; None when there is none
+    prefix: str = ""  # leading folders of the name that the image folder does not have
+    # whether the file has another suffix than the name, for example `.dcm`
     other_suffix: bool = False
-    fault: str = ""
+    fault: str = ""  # `no_image`, `ambiguous_name`, or empty
 
 
 class ImageIndex:

@@ -18,19 +18,13 @@ from pneumonia.runtime.label_table import CLASSES, LABEL_COLUMNS, LUNG_OPACITY, 
 
 
 class SourceLabels(NamedTuple):
-    """Boxes and classes of a source's csv files.
+    """Boxes and classes of a source's csv files."""
 
-    Attributes:
-        boxes: image_id -> float64 (n, 4) xyxy in the frame of 1024; n = 0 without opacity.
-        classes: image_id -> class; empty when there is no class table.
-        rejected: image_id -> reason, disjoint from `boxes`.
-        adjusted: Repaired rows by kind of repair.
-    """
-
+    # image_id -> float64 (n, 4) xyxy in the frame of 1024; n = 0 without opacity
     boxes: dict[str, npt.NDArray[np.float64]]
-    classes: dict[str, str]
-    rejected: dict[str, str]
-    adjusted: Counter[str]
+    classes: dict[str, str]  # image_id -> class; empty when there is no class table
+    rejected: dict[str, str]  # image_id -> reason, disjoint from `boxes`
+    adjusted: Counter[str]  # repaired rows by kind of repair
 
 
 def read_labels(labels_csv: Path, class_csv: Path | None) -> SourceLabels:

@@ -41,22 +41,16 @@ _MAX_LISTED = 12  # categories named in an error
 
 @dataclass(frozen=True)
 class OwnImageOptions(DatasetOptions):
-    """Settings that change the result of an import.
+    """Settings that change the result of an import."""
 
-    Attributes:
-        frame: Width and height that boxes refer to; (1, 1) = shares of the image; None = pixels
-            of the image, or of the size that a COCO file states for it.
-        categories: Categories whose boxes are lung opacities; () = the only one of the file.
-        class_file: Names of YOLO's classes; None = look beside the labels.
-        patients: Table of image, patient_id and split; None = none.
-        unlabelled_negative: Whether images that the labels do not name have no opacity; else they
-            are left out.
-    """
-
+    # width and height that boxes refer to; (1, 1) = shares of the image; None = pixels of the
+    # image, or of the size that a COCO file states for it
     frame: Frame | None = None
+    # categories whose boxes are lung opacities; () = the only one of the file
     categories: tuple[str, ...] = ()
-    class_file: Path | None = None
-    patients: Path | None = None
+    class_file: Path | None = None  # names of YOLO's classes; None = look beside the labels
+    patients: Path | None = None  # table of image, patient_id and split; None = none
+    # whether images that the labels do not name have no opacity; else they are left out
     unlabelled_negative: bool = False
 
 

@@ -31,15 +31,11 @@ LEAK_FIX = (
 
 @dataclass(frozen=True)
 class ImportOptions(DatasetOptions):
-    """Settings that change the result of an import.
+    """Settings that change the result of an import."""
 
-    Attributes:
-        mapping: RSNA's json from patientId to NIH image; None = look for it in the source.
-        nih: Folder of whole NIH frames to add; None = none.
-    """
-
+    # RSNA's json from patientId to NIH image; None = look for it in the source
     mapping: Path | None = None
-    nih: Path | None = None
+    nih: Path | None = None  # folder of whole NIH frames to add; None = none
 
 
 def import_rsna(

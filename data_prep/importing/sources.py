@@ -19,53 +19,31 @@ _OPACITIES = frozenset({"Pneumonia", "Consolidation"})  # NIH labels of an opaci
 
 
 class SourceImage(NamedTuple):
-    """An image file with its entries in the source's tables; absent entries are empty strings.
+    """An image file with its entries in the source's tables; absent entries are empty strings."""
 
-    Attributes:
-        image_id: The id that labels use.
-        kind: `full`, `lungs`, `nih` or `phantom`.
-        path: The file.
-        split: Given split.
-        patient_id: Given patient.
-        class_name: Given class; only for images without a row in the label csv.
-        view: `AP`, `PA` or empty.
-        sex: `F`, `M` or empty.
-        age: Text, for example `56` or `056Y`.
-        truth: `labels` (from the label csv), `negative`, or `none` (no boxes are known).
-        weak_opacity: `yes` when a text-mined label names an opacity; see DatasetImage.
-    """
-
-    image_id: str
-    kind: str
-    path: Path
-    split: str = ""
-    patient_id: str = ""
-    class_name: str = ""
-    view: str = ""
-    sex: str = ""
-    age: str = ""
+    image_id: str  # the id that labels use
+    kind: str  # `full`, `lungs`, `nih` or `phantom`
+    path: Path  # the file
+    split: str = ""  # given split
+    patient_id: str = ""  # given patient
+    class_name: str = ""  # given class; only for images without a row in the label csv
+    view: str = ""  # `AP`, `PA` or empty
+    sex: str = ""  # `F`, `M` or empty
+    age: str = ""  # text, for example `56` or `056Y`
+    # `labels` (from the label csv), `negative`, or `none` (no boxes are known)
     truth: str = "labels"
-    weak_opacity: str = ""
+    weak_opacity: str = ""  # `yes` when a text-mined label names an opacity; see DatasetImage
 
 
 class SourceFolder(NamedTuple):
-    """A recognised source folder.
+    """A recognised source folder."""
 
-    Attributes:
-        layout: `kaggle`, `curated` or `plain`.
-        labels_csv: The official csv.
-        class_csv: The class csv, or None.
-        images: In a fixed order.
-        tables: Every table that was read; they are part of the source key.
-        rejected: (name, reason) of listed or found files that are not usable.
-    """
-
-    layout: str
-    labels_csv: Path
-    class_csv: Path | None
-    images: list[SourceImage]
-    tables: list[Path]
-    rejected: list[tuple[str, str]]
+    layout: str  # `kaggle`, `curated` or `plain`
+    labels_csv: Path  # the official csv
+    class_csv: Path | None  # the class csv, or None
+    images: list[SourceImage]  # in a fixed order
+    tables: list[Path]  # every table that was read; they are part of the source key
+    rejected: list[tuple[str, str]]  # (name, reason) of listed or found files that are not usable
 
 
 def open_source(folder: Path, mapping: Path | None = None) -> SourceFolder:

@@ -16,21 +16,13 @@ ITEMS_FILE = Path(__file__).parent / "templates" / "claim_items.json"
 
 @dataclass(frozen=True)
 class ClaimItem:
-    """One of the 42 items.
+    """One of the 42 items."""
 
-    Attributes:
-        number: 1..42.
-        topic: Section of the checklist.
-        asks: What is to be reported.
-        answer: The answer from the artefacts, or `not available`.
-        section: Anchor in report.html with the details; empty = none.
-    """
-
-    number: int
-    topic: str
-    asks: str
-    answer: str
-    section: str = ""
+    number: int  # 1..42
+    topic: str  # section of the checklist
+    asks: str  # what is to be reported
+    answer: str  # the answer from the artefacts, or `not available`
+    section: str = ""  # anchor in report.html with the details; empty = none
 
     @property
     def reported(self) -> bool:

@@ -29,19 +29,12 @@ DASH_PX = 9
 
 @dataclass(frozen=True)
 class OverlayTile:
-    """A picture with its caption.
+    """A picture with its caption."""
 
-    Attributes:
-        data_uri: JPEG as a data URI.
-        title: The image id.
-        caption: Score, class and error types.
-        has_image: False = boxes on a blank frame.
-    """
-
-    data_uri: str
-    title: str
-    caption: str
-    has_image: bool
+    data_uri: str  # JPEG as a data URI
+    title: str  # the image id
+    caption: str  # score, class and error types
+    has_image: bool  # false = boxes on a blank frame
 
 
 def draw_tile(

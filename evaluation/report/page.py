@@ -19,15 +19,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class ExtraFigure:
-    """An additional figure, for example training curves.
+    """An additional figure, for example training curves."""
 
-    Attributes:
-        png: Content of a PNG file.
-        caption: Plain text.
-    """
-
-    png: bytes
-    caption: str
+    png: bytes  # content of a PNG file
+    caption: str  # plain text
 
     @property
     def data_uri(self) -> str:
@@ -37,36 +32,22 @@ class ExtraFigure:
 
 @dataclass(frozen=True)
 class ExtraTable:
-    """A table of an additional section, plain text; the first column names the row.
+    """A table of an additional section, plain text; the first column names the row."""
 
-    Attributes:
-        header: Column titles.
-        rows: Cells, as many as titles.
-        caption: Text above the table.
-        note: Text below it.
-    """
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-    note: str = ""
+    header: Sequence[str]  # column titles
+    rows: Sequence[Sequence[str]]  # cells, as many as titles
+    caption: str = ""  # text above the table
+    note: str = ""  # text below it
 
 
 @dataclass(frozen=True)
 class ExtraSection:
-    """A section added to the end of a page.
+    """A section added to the end of a page."""
 
-    Attributes:
-        title: Plain text.
-        figures: Figures, at the end.
-        text: A plain paragraph, at the beginning.
-        tables: Between text and figures.
-    """
-
-    title: str
-    figures: Sequence[ExtraFigure] = ()
-    text: str = ""
-    tables: Sequence[ExtraTable] = ()
+    title: str  # plain text
+    figures: Sequence[ExtraFigure] = ()  # figures, at the end
+    text: str = ""  # a plain paragraph, at the beginning
+    tables: Sequence[ExtraTable] = ()  # between text and figures
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,16 @@ RELATIVE: Frame = (1.0, 1.0)  # boxes are shares of width and height
 
 
 class BoxRow(NamedTuple):
-    """A statement of a label file about one image.
+    """A statement of a label file about one image."""
 
-    Attributes:
-        image: Name of the image in the file.
-        box_xyxy: Edges in pixels of the frame; None when the row has no box, or a faulty one.
-        category: Name of the box's category; empty without categories.
-        fault: Reason to reject the image; empty for a valid row.
-        negative: Whether the row states that the image has no finding.
-        class_name: Class of a negative image; empty when it is not given.
-        frame: Frame that the file states for this image; None = the pixels of the image.
-    """
-
-    image: str
+    image: str  # name of the image in the file
+    # edges in pixels of the frame; None when the row has no box, or a faulty one
     box_xyxy: tuple[float, ...] | None = None
-    category: str = ""
-    fault: str = ""
-    negative: bool = False
-    class_name: str = ""
+    category: str = ""  # name of the box's category; empty without categories
+    fault: str = ""  # reason to reject the image; empty for a valid row
+    negative: bool = False  # whether the row states that the image has no finding
+    class_name: str = ""  # class of a negative image; empty when it is not given
+    # frame that the file states for this image; None = the pixels of the image
     frame: Frame | None = None
 
 
@@ -41,16 +33,11 @@ class PatientRow(NamedTuple):
 
 
 class BoxLabels(NamedTuple):
-    """Content of a label file.
+    """Content of a label file."""
 
-    Attributes:
-        rows: Statements about images, faulty ones included.
-        patients: Patients and splits, where the file has them.
-        frame_is_image_size: Whether a stated frame is meant as the size of the image file.
-    """
-
-    rows: list[BoxRow]
-    patients: Sequence[PatientRow] = ()
+    rows: list[BoxRow]  # statements about images, faulty ones included
+    patients: Sequence[PatientRow] = ()  # patients and splits, where the file has them
+    # whether a stated frame is meant as the size of the image file
     frame_is_image_size: bool = False
 
 
