@@ -21,6 +21,7 @@ from pneumonia.api.kernel_library import KernelFile as KernelFile, write_kernels
 from pneumonia.api.runs import (
     RunOptions as RunOptions,
     compile_kernels as compile_kernels,
+    finetune as finetune,
     prune as prune,
     quantize as quantize,
     train as train,

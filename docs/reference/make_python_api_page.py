@@ -16,16 +16,16 @@ HEAD = """# Python API
 Written by `docs/reference/make_python_api_page.py` from the docstrings; edit those and run it.
 
 `import pneumonia` imports nothing else; each name below is loaded at its first use. The commands
-`train`, `prune`, `quantize`, `export`, `kernels`, `evaluate` and `compare` call these functions.
+`train`, `prune`, `finetune`, `quantize`, `export`, `kernels`, `evaluate` and `compare` call these.
 [examples/](../../examples/) has a short file for each. Other modules may change between releases;
 these names follow SemVer. Errors are `pneumonia.PneumoniaError`s.
 Research use only. Not a medical device.
 """
 SECTIONS = {
     "Detect": ("Detector", "Detection", "read_radiograph", "Radiograph", "PneumoniaError"),
-    "Train, prune, quantize, export, compile": (
-        "train", "prune", "quantize", "quantize_int8", "export", "compile_kernels", "RunOptions",
-        "ExportOptions", "Int8Options", "Int8Result",
+    "Train, prune, fine-tune, quantize, export, compile": (
+        "train", "prune", "finetune", "quantize", "quantize_int8", "export", "compile_kernels",
+        "RunOptions", "ExportOptions", "Int8Options", "Int8Result",
     ),
     "Measure": (
         "evaluate", "EvaluateOptions", "EvaluateResult", "compare", "ComparedModel",

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from data_prep.augment.augmenter import AugmentSettings
 from data_prep.augment.composite import CompositeSettings
 from pneumonia.compression.prune.depth_method import DepthMethod
+from pneumonia.compression.prune.finetune import FineTuneRecipe
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
     CrossbarMethod,
@@ -42,21 +43,22 @@ from pneumonia.training.config import (
 )
 
 PAGE = Path(__file__).with_name("recipes.md")
-HEAD = """# Recipes: every key of training, pruning and quantization
+HEAD = """# Recipes: every key of training, pruning, fine-tuning and quantization
 
 Written by `docs/reference/make_recipes_page.py` from the classes that check recipes; edit those.
 
-`pneumonia train --data DATASET --recipe NAME`, `pneumonia prune RUN --recipe NAME` and
-`pneumonia quantize RUN --recipe NAME` take a recipe that ships or a YAML file. `--set key=value`
-changes one key (`--set admm.epochs=20`), its value being YAML; quote what a shell or YAML would
-read otherwise: `--set 'layers.include=["*"]'`. The recipes that ship lie in `pneumonia/recipes/`,
-with comments; copy one to begin with. A key that is not listed here is refused, and the nearest
-one is named.
+`pneumonia train --data DATASET --recipe NAME`, `pneumonia prune RUN --recipe NAME`,
+`pneumonia finetune RUN --data DATASET` and `pneumonia quantize RUN --recipe NAME` take a recipe
+that ships or a YAML file. `--set key=value` changes one key (`--set admm.epochs=20`), its value
+being YAML; quote what a shell or YAML would read otherwise: `--set 'layers.include=["*"]'`. The
+recipes that ship lie in `pneumonia/recipes/`, with comments; copy one to begin with. A key that is
+not listed here is refused, and the nearest one is named.
 
 | recipes that ship | |
 |---|---|
 | to train | {train} |
 | to prune | {prune} |
+| to train on (`pneumonia finetune`) | {finetune} |
 | to quantize (`pneumonia quantize` or `prune`) | {quantize} |
 
 ## Weights to start from
@@ -101,6 +103,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`constraint` with `kind: block`", BlockMethod),
     ("`constraint` with `kind: crossbar`", CrossbarMethod),
     ("`constraint` with `kind: irregular`", IrregularMethod),
+    ("A fine-tuning run", FineTuneRecipe),
     ("A quantization run (`kind: quantize`)", QuantizeRecipe),
 )
 
@@ -154,7 +157,7 @@ def page() -> str:
     """The whole page."""
     names = {
         kind: ", ".join(f"`{n}`" for n in recipe_names(kind))
-        for kind in ("train", "prune", "quantize")
+        for kind in ("train", "prune", "finetune", "quantize")
     }
     return "\n".join([HEAD.format(**names), *(section(*item) for item in SECTIONS)]).rstrip() + "\n"
 

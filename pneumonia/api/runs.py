@@ -1,4 +1,4 @@
-"""From a dataset folder to a compiled model: train, prune, quantize, compile_kernels."""
+"""From a dataset folder to a compiled model: train, prune, quantize, finetune, compile_kernels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,11 @@ import yaml
 from pydantic import BaseModel
 
 from deploy_jetson.kernels.bundle import KernelsResult, add_kernels
+from pneumonia.compression.prune.finetune import FineTuneRecipe
 from pneumonia.compression.prune.recipe import PruneRecipe
 from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.result import CompressionResult
+from pneumonia.compression.run import Recipe as CompressionRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.recipes import load_recipe
 from pneumonia.runtime.errors import ConfigError
@@ -22,6 +24,7 @@ from pneumonia.training.run import run_train
 
 __all__ = [
     "CompressionResult",
+    "FineTuneRecipe",
     "FitResult",
     "KernelsResult",
     "PruneRecipe",
@@ -29,6 +32,7 @@ __all__ = [
     "RunOptions",
     "TrainRecipe",
     "compile_kernels",
+    "finetune",
     "prune",
     "quantize",
     "train",
@@ -41,15 +45,15 @@ Changes = Mapping[str, Any] | Sequence[str]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run of `train`, `prune` or `quantize` is made.
+    """How a run of `train`, `prune`, `quantize` or `finetune` is made.
 
     Attributes:
         changes: Keys of the recipe to change, as a mapping `{"admm.epochs": 20}` or as texts
             `"admm.epochs=20"`.
         resume: Continue an interrupted run after its last finished epoch.
         progress: Called with (done, total, note); None for silence.
-        accept_seen: Of `prune` and `quantize`: take another dataset even if it validates on images
-            that the run was trained on.
+        accept_seen: Of `prune`, `quantize` and `finetune`: take another dataset even if it
+            validates on images that the run was trained on.
     """
 
     changes: Changes = ()
@@ -170,9 +174,37 @@ def quantize(
     return _compress(run, settings, out, data, options)
 
 
+def finetune(
+    run: AnyPath,
+    out: AnyPath,
+    data: AnyPath | None = None,
+    recipe: AnyPath | FineTuneRecipe = "finetune",
+    options: RunOptions | None = None,
+) -> CompressionResult:
+    """Train a run on, usually on other images; what pruning removed stays removed.
+
+    Args:
+        run: Run folder of `train`, `prune` or `finetune`.
+        out: Run folder to write.
+        data: Dataset folder; None for the one that the run was trained on.
+        recipe: Name of a shipped recipe, a YAML file, or a `FineTuneRecipe` (without changes).
+        options: Changes of the recipe, resume, progress.
+
+    Returns:
+        Validation metrics before and after, on the images of `data`.
+
+    Raises:
+        ConfigError: The run is quantized, or the recipe does not fit.
+        DataError, ArtefactError, OutputError: Inputs do not fit.
+    """
+    options = options or RunOptions()
+    settings = _recipe(recipe, "finetune", FineTuneRecipe, options)
+    return _compress(run, settings, out, data, options)
+
+
 def _compress(
     run: AnyPath,
-    settings: PruneRecipe | QuantizeRecipe,
+    settings: CompressionRecipe,
     out: AnyPath,
     data: AnyPath | None,
     options: RunOptions,

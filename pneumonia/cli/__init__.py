@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "train": ("pneumonia.cli.train", "Train a detector on a dataset folder."),
     "prune": ("pneumonia.cli.prune", "Prune a trained run with ADMM, retrain and compact it."),
+    "finetune": ("pneumonia.cli.finetune", "Train a pruned run on, usually on other images."),
     "quantize": ("pneumonia.cli.quantize", "Quantize a run progressively, down to binary."),
     "export": (
         "pneumonia.cli.model.export",

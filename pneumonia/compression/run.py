@@ -1,15 +1,21 @@
-"""One compression run: from a run folder and a recipe to a pruned or quantized run folder."""
+"""One run from another: from a run folder and a recipe to the compressed or fine-tuned one."""
 
 import logging
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.distil import Teacher
 from pneumonia.compression.phase import Trainer, wait_for_first
+from pneumonia.compression.prune.finetune import (
+    FineTuneRecipe,
+    finetune_network,
+    finetuned_training,
+)
 from pneumonia.compression.prune.pipeline import prune_network
 from pneumonia.compression.prune.recipe import PruneRecipe, pruned_training
 from pneumonia.compression.quantize.pipeline import quantize_network
@@ -40,19 +46,27 @@ from pneumonia.training.threads import use_threads
 
 log = logging.getLogger(__name__)
 
+Recipe = PruneRecipe | QuantizeRecipe | FineTuneRecipe
 Compress = Callable[[CompressionJob], CompressedNetwork]
+
+# Recipe -> kind of run, training settings of its phases, and what it does to a network.
+PROCEDURES: dict[type[Recipe], tuple[str, Callable[..., TrainRecipe], Callable[..., Any]]] = {
+    PruneRecipe: ("prune", pruned_training, prune_network),
+    QuantizeRecipe: ("quantize", quantized_training, quantize_network),
+    FineTuneRecipe: ("finetune", finetuned_training, finetune_network),
+}
 
 
 def run_compression(
     run: Path,
-    recipe: PruneRecipe | QuantizeRecipe,
+    recipe: Recipe,
     out: Path,
     dataset: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     accept_seen: bool = False,
 ) -> CompressionResult:
-    """Prune or quantize the detector of a run folder; under torchrun every process calls this.
+    """Prune, quantize or fine-tune the detector of a run; under torchrun every process calls this.
 
     Args:
         run: Run folder of `train` or of an earlier compression.
@@ -71,16 +85,11 @@ def run_compression(
         ArtefactError: The run is damaged, or `resume` does not fit what is in `out`.
         OutputError: `out` holds a run already, or lies in the dataset.
     """
-    if isinstance(recipe, PruneRecipe):
-        kind, training_of = "prune", partial(pruned_training, recipe=recipe)
-        compress: Compress = partial(prune_network, recipe=recipe)
-    else:
-        kind, training_of = "quantize", partial(quantized_training, recipe=recipe)
-        compress = partial(quantize_network, recipe=recipe)
+    kind, training_of, compress = PROCEDURES[type(recipe)]
     with distributed.process_group():
         parent, folder = RunFolder(run), RunFolder(out)
         checkpoint = parent.checkpoint()
-        training = training_of(parent.training_recipe(TrainRecipe))
+        training = training_of(parent.training_recipe(TrainRecipe), recipe)
         data = open_dataset(dataset or parent.dataset_path())
         folder.refuse_inside(data.folder)
         folder.refuse_other_files()
@@ -110,7 +119,9 @@ def run_compression(
             spec, tensors = load_model(checkpoint)
             before = account(spec, tensors)
             job = CompressionJob(parent, spec, tensors, before, trainer, training, folder)
-            return _compressed(job, compress, (checkpoint / WEIGHTS).stat().st_size)
+            return _compressed(
+                job, partial(compress, recipe=recipe), (checkpoint / WEIGHTS).stat().st_size
+            )
 
 
 def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> CompressionResult:
@@ -213,9 +224,7 @@ def _seen_images(folder: Path, data: Dataset) -> int:
     )
 
 
-def _taught(
-    task: TrainingTask, parent: RunFolder, recipe: PruneRecipe | QuantizeRecipe
-) -> TrainingTask:
+def _taught(task: TrainingTask, parent: RunFolder, recipe: Recipe) -> TrainingTask:
     """The task, with the recipe's teacher if it has one."""
     if not recipe.distil:
         return task

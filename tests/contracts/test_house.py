@@ -90,6 +90,8 @@ def test_every_recipe_loads(path):
         from pneumonia.training.config import TrainRecipe as Recipe
     elif kind == "quantize":
         from pneumonia.compression.quantize.recipe import QuantizeRecipe as Recipe
+    elif kind == "finetune":
+        from pneumonia.compression.prune.finetune import FineTuneRecipe as Recipe
     else:
         from pneumonia.compression.prune.recipe import PruneRecipe as Recipe  # type: ignore[assignment]
     recipe = load_recipe(path.stem, kind, Recipe)
@@ -100,7 +102,7 @@ def test_every_recipe_loads(path):
 
 def test_there_are_recipes():
     kinds = {path.parent.name for path in RECIPES}
-    assert kinds == {"train", "prune", "quantize"}
+    assert kinds == {"train", "prune", "quantize", "finetune"}
 
 
 def test_yaml_files_are_wellformed():

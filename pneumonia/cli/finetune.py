@@ -1,0 +1,47 @@
+"""`pneumonia finetune`: train a pruned run on, without losing what pruning gained."""
+
+from pathlib import Path
+
+import click
+
+from pneumonia.cli.options import PATH, collected
+from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
+from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
+
+
+@click.command("finetune", cls=recipes_of("finetune"))
+@click.argument("run", type=PATH)
+@click.option("--data", type=PATH, help="Dataset folder; default: the run's own.")
+@click.option("--out", required=True, type=PATH, help="Run folder to write.")
+@click.option("--recipe", default="finetune", show_default=True,
+              help="Name of a shipped recipe, or a YAML file.")  # fmt: skip
+@accept_seen
+@run_options
+@collected("pneumonia.cli.run_options:RecipeOptions")
+def command(run: Path, data: Path | None, out: Path, recipe: str, options: RecipeOptions) -> None:
+    """Train a RUN on, usually on other images.
+
+    Filters, columns and weights that pruning removed stay removed. A quantized run is refused:
+    fine-tune the run before it, then quantize again.
+    """
+    from pneumonia.api.runs import finetune
+    from pneumonia.training.distributed import started_as_first
+
+    first = started_as_first()
+    log_to_stderr(quiet=not first)
+    with progress_bar("finetune") as progress:
+        settings = options.run_options(progress if first else None)
+        result = finetune(run, out, data, recipe, settings)
+    if not first:
+        return
+    show_table(
+        f"validation; {result.after.totals.kept_weights:,} weights as before",
+        ("", "before", "after"),
+        [
+            (name, f"{value:.4f}", f"{result.metrics_after.get(name, float('nan')):.4f}")
+            for name, value in result.metrics_before.items()
+            if name != "selection_metric"
+        ],
+    )
+    click.echo(f"run: {out}")
+    show_next("pneumonia export {} --out {}-bundle", out, out)
