@@ -147,6 +147,13 @@ def test_prune(shown, tiny_run, tmp_path):
 
 
 @pytest.mark.slow
+def test_finetune(shown, tiny_run, tmp_path):
+    arguments = (tiny_run.run, tiny_run.data, tmp_path / "tuned", "retrain.epochs=1")
+    lines = shown("finetune.py", *arguments)
+    assert any(line.startswith("ap50") and "->" in line for line in lines)
+
+
+@pytest.mark.slow
 def test_quantize(shown, tiny_run, tmp_path):
     changes = ("admm_epochs=1", "rho=[0.01]", "fixed=[0.5,1.0]", "snap_epochs=1",
                "batch_norm_batches=1")  # fmt: skip

@@ -134,5 +134,5 @@ def test_a_change_touches_three_places_at_most():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = text.partition("## Where to change what")[2].partition("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| a new ")]
-    assert len(rows) == 10
+    assert len(rows) >= 10
     assert [row for row in rows if not 1 <= len(re.findall(r"`[\w./]+/[\w./]*`", row)) <= 3] == []
