@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from evaluation.metrics.bootstrap import Estimate
 from pneumonia.runtime.atomic import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,6 +40,11 @@ def environment(*packages: str) -> dict[str, Any]:
 def interval_text(values: Sequence[float] | None, sign: str = "") -> str:
     """Value, low and high as `0.512 (0.480 to 0.544)`; empty without values."""
     return "" if values is None else "{:{s}.3f} ({:{s}.3f} to {:{s}.3f})".format(*values, s=sign)
+
+
+def rounded(item: Estimate) -> list[float]:
+    """Value and interval, to four digits."""
+    return [round(float(value), 4) for value in (item.value, item.ci_low, item.ci_high)]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

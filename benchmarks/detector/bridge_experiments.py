@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.detector.ladder import SHOWN, judged, rounded
+from benchmarks.detector.ladder import SHOWN, beside_first, judged
 from benchmarks.reporting import (
     RESULTS,
     argument_parser,
     environment,
     interval_text,
     markdown_table,
+    rounded,
     write_results,
 )
 from data_prep.augment.composite import CompositeSettings
@@ -97,10 +98,9 @@ def measure(dataset: Dataset, runs: Sequence[Path]) -> dict[str, dict[str, Any]]
         rows[arm.name] = {short: rounded(found[key]) for key, short in SHOWN.items()}
         if arm.against is not None:
             pair = {"reference": studies[arm.against], "arm": study}
-            deltas = compare_studies(pair, resampler)[0].differences
+            (comparison,) = compare_studies(pair, resampler)
+            rows[arm.name] = {**beside_first(comparison), **rows[arm.name]}
             rows[arm.name]["against"] = arm.against + 1
-            for key, short in SHOWN.items():
-                rows[arm.name][f"{short}_delta"] = rounded(deltas[key].delta)
     return rows
 
 

@@ -25,13 +25,14 @@ from benchmarks.reporting import (
     environment,
     interval_text,
     markdown_table,
+    rounded,
     write_results,
 )
 from data_prep.dataset.reader import Dataset, open_dataset
 from deploy_jetson.kernels.bundle import add_kernels
 from evaluation.analysis.catalogue import MatchedStudy, headline_statistics, match_study
-from evaluation.analysis.paired import compare_studies
-from evaluation.metrics.bootstrap import Estimate, Resampler, estimate_all
+from evaluation.analysis.paired import ModelComparison, compare_studies
+from evaluation.metrics.bootstrap import Resampler, estimate_all
 from evaluation.report.plots import INK, MARKS, new_figure, plot_froc, plot_precision_recall, to_svg
 from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.cohort import Cohort
@@ -68,9 +69,13 @@ def judged(dataset: Dataset, kind: str, predictions: Sequence[Prediction]) -> Ma
     return match_study(cases, {"kaggle": choose(cases)["kaggle"].threshold})
 
 
-def rounded(item: Estimate) -> list[float]:
-    """Value and interval."""
-    return [round(float(v), 4) for v in (item.value, item.ci_low, item.ci_high)]
+def beside_first(comparison: ModelComparison) -> dict[str, list[float]]:
+    """The metrics of a model, and their paired differences to the first."""
+    found = comparison.differences
+    return {
+        **{short: rounded(found[name].value) for name, short in SHOWN.items()},
+        **{f"{short}_delta": rounded(found[name].delta) for name, short in SHOWN.items()},
+    }
 
 
 def accuracy(
@@ -91,12 +96,10 @@ def accuracy(
             **{short: rounded(reference[name]) for name, short in SHOWN.items()},
         }
         for comparison in compare_studies(studies, resampler):
-            rows = comparison.differences
             found[comparison.model][kind] = {
                 "n": len(first),
                 "threshold": round(studies[comparison.model].thresholds["kaggle"], 4),
-                **{short: rounded(rows[name].value) for name, short in SHOWN.items()},
-                **{f"{short}_delta": rounded(rows[name].delta) for name, short in SHOWN.items()},
+                **beside_first(comparison),
             }
         if YARDSTICK in studies:
             beside = {YARDSTICK: studies[YARDSTICK], **studies}

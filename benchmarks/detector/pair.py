@@ -5,13 +5,15 @@
         --subset rsna/val_full.txt --out runs/pair
 
 The models are those of benchmarks/models (dense, 9x, 36x, 60x; float16) unless others are named
-with --model NAME=BUNDLE; the first is the reference of the paired differences. Every labelled image
+with --model NAME=BUNDLE; the first is the reference of the paired differences. A file of
+predictions may stand for a bundle: its own threshold is then the best one. Every labelled image
 found in the given folders is scored; DICOM, PNG and JPEG are read as `pneumonia score` reads them.
 For each model: results as the images come and at RSNA's mix of classes, at the model's own
 threshold, frozen with its weights, and at the threshold that is best on these very images, which
 flatters. Intervals are 95 %, over patients. Writes OUT/NAME.csv (predictions), pair.json, pair.md.
 """
 
+import argparse
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from benchmarks.reporting import (
     environment,
     interval_text,
     markdown_table,
+    rounded,
     write_results,
 )
 from evaluation.analysis.catalogue import match_study
@@ -34,7 +37,7 @@ from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.class_mix import CLASS_ORDER, ClassMix, class_strata, parse_mix
 from evaluation.study.cohort import read_cohort
 from evaluation.study.image_files import find_image
-from evaluation.study.labels import read_labels
+from evaluation.study.labels import TruthLabels, read_labels
 from evaluation.study.operating_points import choose
 from pneumonia.api.evaluation_inputs import read_subset
 from pneumonia.cli.terminal import progress_bar
@@ -79,9 +82,22 @@ def score(bundle_path: Path, images: Mapping[str, Path], progress: Progress) -> 
     return found
 
 
-def find_images(folders: Sequence[Path], ids: Sequence[str]) -> dict[str, Path]:
-    """The file of each labelled image, from the first folder that has one."""
-    candidates = ((name, find_image(folder, name)) for folder in folders for name in ids)
+def radiograph_parser(documentation: str | None) -> argparse.ArgumentParser:
+    """Arguments of a benchmark of models on folders of labelled radiographs."""
+    parser = argument_parser(documentation)
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of radiographs")
+    parser.add_argument("--labels", type=Path, required=True, help="official RSNA csv")
+    parser.add_argument("--cohort", type=Path, help="csv of patient, view ... per image")
+    parser.add_argument("--subset", type=Path, help="only these ids, one per line")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=BUNDLE")
+    return parser
+
+
+def find_images(options: argparse.Namespace, labels: TruthLabels) -> dict[str, Path]:
+    """The file of each labelled image of the subset, from the first folder that has one."""
+    wanted = read_subset(options.subset) if options.subset else labels.ids
+    ids = [name for name in wanted if name in set(labels.ids)]
+    candidates = ((name, find_image(folder, name)) for folder in options.folders for name in ids)
     found: dict[str, Path] = {}
     for name, path in candidates:
         if path is not None:
@@ -114,11 +130,6 @@ def by_class(cases: EvaluationCases, threshold: float) -> dict[str, float]:
     }
 
 
-def numbers(item: Estimate) -> list[float]:
-    """Value and interval."""
-    return [round(float(value), 4) for value in (item.value, item.ci_low, item.ci_high)]
-
-
 def own_mix(cases: EvaluationCases) -> ClassMix:
     """The classes as the images come."""
     normal, not_normal, opacity = np.bincount(class_strata(cases), minlength=len(CLASS_ORDER))
@@ -127,7 +138,7 @@ def own_mix(cases: EvaluationCases) -> ClassMix:
 
 def shown(estimates: Mapping[str, Estimate]) -> dict[str, list[float]]:
     """The metrics of the table, those that are defined."""
-    return {name: numbers(estimates[name]) for name in SHOWN if name in estimates}
+    return {name: rounded(estimates[name]) for name in SHOWN if name in estimates}
 
 
 def table(rows: Sequence[Mapping[str, Any]], head: str) -> str:
@@ -167,16 +178,8 @@ def figure(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, float]) -> str
 
 def main() -> None:
     """Score, compare, write."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of radiographs")
-    parser.add_argument("--labels", type=Path, required=True, help="official RSNA csv")
+    parser = radiograph_parser(__doc__)
     parser.add_argument("--classes", type=Path, required=True, help="csv of patientId,class")
-    parser.add_argument("--cohort", type=Path, help="csv of patient, view ... per image")
-    parser.add_argument("--subset", type=Path, help="only these ids, one per line")
-    parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME=BUNDLE",
-        help="or a file of predictions, whose own threshold is then the best one",
-    )  # fmt: skip
     parser.add_argument("--mix", default="rsna", help="OPACITY:NOT_NORMAL:NORMAL")
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--figure", type=Path, help="SVG of the score against the rate")
@@ -184,8 +187,7 @@ def main() -> None:
     options = parser.parse_args()
     bundles = named_bundles(options.model)
     labels = read_labels(options.labels)
-    wanted = read_subset(options.subset) if options.subset else labels.ids
-    images = find_images(options.folders, [name for name in wanted if name in set(labels.ids)])
+    images = find_images(options, labels)
     cohort = read_cohort(*[path for path in (options.classes, options.cohort) if path])
     options.out.mkdir(parents=True, exist_ok=True)
     studies, thresholds = {}, {}

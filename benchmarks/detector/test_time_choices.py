@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.detector.ladder import KINDS, SHOWN, judged, rounded
+from benchmarks.detector.ladder import KINDS, SHOWN, beside_first, judged
 from benchmarks.reporting import (
     RESULTS,
     argument_parser,
     environment,
     interval_text,
     markdown_table,
+    rounded,
     write_results,
 )
 from data_prep.dataset.reader import Dataset, open_dataset
@@ -106,11 +107,7 @@ def measure(dataset: Dataset, kind: str, look: Callable[..., Any]) -> dict[str, 
     reference = estimate_all(headline_statistics(plain), resampler)
     rows = {"plain": {short: rounded(reference[key]) for key, short in SHOWN.items()}}
     for comparison in compare_studies(studies, resampler):
-        found = comparison.differences
-        rows[comparison.model] = {
-            **{short: rounded(found[name].value) for name, short in SHOWN.items()},
-            **{f"{short}_delta": rounded(found[name].delta) for name, short in SHOWN.items()},
-        }
+        rows[comparison.model] = beside_first(comparison)
     return rows
 
 

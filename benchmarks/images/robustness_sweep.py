@@ -22,12 +22,12 @@ import numpy.typing as npt
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from benchmarks.detector.pair import OWN, find_images, named_bundles, numbers
+from benchmarks.detector.pair import OWN, find_images, named_bundles, radiograph_parser
 from benchmarks.reporting import (
-    argument_parser,
     environment,
     interval_text,
     markdown_table,
+    rounded,
     write_results,
 )
 from evaluation.analysis.catalogue import match_study
@@ -37,7 +37,6 @@ from evaluation.study.cases import join
 from evaluation.study.cohort import read_cohort
 from evaluation.study.labels import read_labels
 from evaluation.study.perturb import perturb, perturbation_text, standard_sweep
-from pneumonia.api.evaluation_inputs import read_subset
 from pneumonia.cli.terminal import progress_bar
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.engines import open_engine
@@ -128,19 +127,13 @@ def table(rows: Sequence[Mapping[str, Any]], head: str) -> str:
 
 def main() -> None:
     """Disturb, score, compare, write."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of radiographs")
-    parser.add_argument("--labels", type=Path, required=True, help="official RSNA csv")
-    parser.add_argument("--cohort", type=Path, help="csv of patient, view ... per image")
-    parser.add_argument("--subset", type=Path, help="only these ids, one per line")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME=BUNDLE")
+    parser = radiograph_parser(__doc__)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args()
     bundles = named_bundles(options.model)
     labels = read_labels(options.labels)
-    wanted = read_subset(options.subset) if options.subset else labels.ids
-    files = find_images(options.folders, [name for name in wanted if name in set(labels.ids)])
+    files = find_images(options, labels)
     images = {name: read_radiograph(str(path)).pixels for name, path in files.items()}
     cohort = read_cohort(options.cohort) if options.cohort else None
     rows = []
@@ -160,8 +153,8 @@ def main() -> None:
             {
                 "model": model,
                 "name": row.name,
-                "values": {metric: numbers(row.values[metric]) for metric in SHOWN},
-                "deltas": {metric: numbers(row.deltas[metric]) for metric in SHOWN},
+                "values": {metric: rounded(row.values[metric]) for metric in SHOWN},
+                "deltas": {metric: rounded(row.deltas[metric]) for metric in SHOWN},
             }
             for row in results
         ]
