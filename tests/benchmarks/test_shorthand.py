@@ -1,17 +1,26 @@
 """Reports in shorthand: words, gold, candidates and priors by hand."""
 
 from benchmarks.reports.shorthand import SHORT_FORMS, Shorthand, ambiguous
-from data_prep.reports.findings.concepts import ConceptBase
+from data_prep.reports.findings.concepts import ConceptBase, ConceptTables
 from data_prep.reports.findings.mentions import MentionFinder
 from data_prep.reports.linker.documents import LinkDocument
 
 BASE = ConceptBase(
-    {"Pleural Effusion/left": 2, "Pleural Effusion/right": 2, "Pericardial Effusion": 1,
-     "Cyst": 1},
-    aliases={"Pleural Effusion": ["pleural effusion"], "Cyst": ["cyst"],
-             "Pericardial Effusion": ["pericardial effusion"]},
-    qualifiers={"left": ["left"], "right": ["right"], "small": ["small"]},
-)  # fmt: skip
+    ConceptTables(
+        codes={
+            "Pleural Effusion/left": 2,
+            "Pleural Effusion/right": 2,
+            "Pericardial Effusion": 1,
+            "Cyst": 1,
+        },
+        aliases={
+            "Pleural Effusion": ["pleural effusion"],
+            "Cyst": ["cyst"],
+            "Pericardial Effusion": ["pericardial effusion"],
+        },
+        qualifiers={"left": ["left"], "right": ["right"], "small": ["small"]},
+    )
+)
 FINDER = MentionFinder(BASE)
 LEFT = "FINDINGS: There is a left pleural effusion. No cyst.\nIMPRESSION: {}"
 TRAIN = [
