@@ -1,8 +1,8 @@
-"""Options of `pneumonia score`, and the settings of a batch that they mean."""
+"""Options of `pneumonia score` that are not settings of a batch, and what does not go together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,29 +18,19 @@ DICOM_KINDS = ("sr", "gsps", "sc")
 
 @dataclass(frozen=True)
 class ScoreOptions(RemoteOptions):
-    """The options of `pneumonia score`, besides its paths and the bundle."""
+    """The options of `pneumonia score` besides its paths, the bundle and `ScoreSettings`."""
 
     engine: str  # engine that runs the model
-    threshold: str | None  # operating point; None for the bundle's first
-    jobs: int  # processes that decode images
-    overlays: str  # `findings`, `all` or `none`
-    dicom: tuple[str, ...]  # kinds of DICOM results
-    # fhir, report, pdf: further outputs
-    fhir: bool
-    report: bool
-    pdf: bool
-    resume: bool  # keep what the output holds of the same files
-    identifiers: bool  # write accession number, study date and UIDs
-    deidentify: str | None  # `basic` or None
     send_deidentified: bool  # whether --send may send results that name no patient
-    allow_burned_in: bool  # take images with text in them although de-identifying
-    rules: Path | None  # file of rules; None for the shipped ones
     dry_run: bool  # only show what would be scored
-    # force_read, allow_deflated, first_frame: odd files that are taken
-    force_read: bool
-    allow_deflated: bool
-    first_frame: bool
     as_json: bool  # print run.json on stdout, nothing else
+
+
+def selection_rules(context: click.Context, parameter: click.Parameter, value: Path | None) -> Any:
+    """Callback: the rules of a file, None for the shipped ones."""
+    from pneumonia.scoring.image.selection import load_rules
+
+    return load_rules(value)
 
 
 def dicom_kinds(
@@ -53,53 +43,28 @@ def dicom_kinds(
     return DICOM_KINDS if "all" in wanted else tuple(k for k in DICOM_KINDS if k in wanted)
 
 
-def score_settings(options: ScoreOptions) -> "ScoreSettings":
-    """The settings of a batch.
+def checked_settings(settings: "ScoreSettings", options: ScoreOptions) -> "ScoreSettings":
+    """The settings of a batch; results to send are of all kinds unless some are named.
 
     Raises:
-        ConfigError: Options that do not go together, or a file of rules that cannot be read.
+        ConfigError: Options that do not go together.
     """
-    from pneumonia.runtime.child import ChildLimits
-    from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
-    from pneumonia.scoring.batch.run import ScoreSettings
-    from pneumonia.scoring.image.selection import load_rules
-    from pneumonia.scoring.outputs import OutputSettings
-
-    if options.allow_burned_in and not options.deidentify:
+    if settings.allow_burned_in and not settings.deidentify:
         raise ConfigError(
             "Option has no effect here", found="--allow-burned-in without --deidentify"
         )
-    _check_send_of_deidentified(options)
-    if options.pdf and not options.report:
+    _check_send_of_deidentified(settings.deidentify, options)
+    outputs = settings.outputs
+    if outputs.pdf and not outputs.report:
         raise ConfigError("The PDF is printed from the report", found="--no-report --pdf")
-    read = DEFAULT_LIMITS._replace(
-        force_read=options.force_read,
-        allow_deflated=options.allow_deflated,
-        first_frame=options.first_frame,
-    )
-    return ScoreSettings(
-        threshold_name=options.threshold,
-        limits=ChildLimits(read=read),
-        overlays=options.overlays,
-        jobs=options.jobs,
-        fresh=not options.resume,
-        refetch=not options.no_refetch,
-        identifiers=options.identifiers,
-        outputs=OutputSettings(
-            dicom=options.dicom or (DICOM_KINDS if options.send else ()),
-            fhir=options.fhir,
-            report=options.report,
-            pdf=options.pdf,
-        ),
-        rules=load_rules(options.rules),
-        deidentify=options.deidentify or "",
-        allow_burned_in=options.allow_burned_in,
-    )
+    if options.send and not outputs.dicom:
+        outputs = replace(outputs, dicom=DICOM_KINDS)
+    return replace(settings, outputs=outputs, refetch=not options.no_refetch)
 
 
-def _check_send_of_deidentified(options: ScoreOptions) -> None:
+def _check_send_of_deidentified(profile: str, options: ScoreOptions) -> None:
     """Refuse to send de-identified results unless asked: an archive cannot file them again."""
-    wanted = bool(options.deidentify and options.send)
+    wanted = bool(profile and options.send)
     if options.send_deidentified and not wanted:
         raise ConfigError(
             "Option has no effect here",
@@ -109,6 +74,6 @@ def _check_send_of_deidentified(options: ScoreOptions) -> None:
         raise ConfigError(
             "De-identified results are not sent to an archive unless asked for",
             expected="--send-deidentified beside --deidentify and --send",
-            found=f"--deidentify {options.deidentify} --send",
+            found=f"--deidentify {profile} --send",
             fix="Leave --deidentify out to send results to the patient's own archive",
         )

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.options import PATH, collected
-from pneumonia.cli.scoring.options import ScoreOptions, dicom_kinds, score_settings
+from pneumonia.cli.scoring.options import (
+    ScoreOptions,
+    checked_settings,
+    dicom_kinds,
+    selection_rules,
+)
 from pneumonia.cli.scoring.remote import (
     destination,
     paths_and_source,
@@ -61,7 +66,12 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
     show_default=True,
     help="Engine that runs the model; `auto` is the fastest one that works here.",
 )
-@click.option("--threshold", metavar="NAME", help="Operating point; default: the bundle's first.")
+@click.option(
+    "--threshold",
+    "threshold_name",
+    metavar="NAME",
+    help="Operating point; default: the bundle's first.",
+)
 @click.option(
     "--jobs",
     type=click.IntRange(1, 64),
@@ -87,8 +97,10 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 @click.option("--pdf", is_flag=True, help="Also print the report to report.pdf (needs Chromium).")
 @click.option(
     "--resume/--fresh",
+    "fresh",
     default=True,
     show_default=True,
+    callback=lambda context, parameter, value: not value,
     help="Keep results of the same files in OUTPUT, or score all files again.",
 )
 @click.option(
@@ -99,6 +111,7 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 @click.option(
     "--deidentify",
     type=click.Choice(["basic"]),
+    callback=lambda context, parameter, value: value or "",
     help="De-identify all outputs (PS3.15 Basic Profile).",
 )
 @click.option(
@@ -109,7 +122,12 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 @click.option(
     "--allow-burned-in", is_flag=True, help="With --deidentify: accept images with burned-in text."
 )
-@click.option("--rules", type=PATH, help="Rules for which images are scored; see --show-rules.")
+@click.option(
+    "--rules",
+    type=PATH,
+    callback=selection_rules,
+    help="Rules for which images are scored; see --show-rules.",
+)
 @click.option(
     "--show-rules",
     is_flag=True,
@@ -133,8 +151,17 @@ def _verify_audit(context: click.Context, parameter: click.Parameter, value: Pat
 @click.option("--first-frame", is_flag=True, help="Score the first frame of multi-frame images.")
 @remote_options
 @click.option("--json", "as_json", is_flag=True, help="Print run.json on stdout, nothing else.")
+@collected("pneumonia.runtime.image.read_limits:ReadLimits", "read")
+@collected("pneumonia.runtime.child:ChildLimits", "limits")
+@collected("pneumonia.scoring.outputs:OutputSettings", "outputs")
+@collected("pneumonia.scoring.batch.run:ScoreSettings", "settings")
 @collected("pneumonia.cli.scoring.options:ScoreOptions")
-def command(paths: tuple[Path, ...], bundle: Path | None, options: ScoreOptions) -> None:
+def command(
+    paths: tuple[Path, ...],
+    bundle: Path | None,
+    settings: "ScoreSettings",
+    options: ScoreOptions,
+) -> None:
     """Score the DICOM, PNG and JPEG radiographs below INPUT; write into OUTPUT.
 
     INPUT is a file, a folder, a zip or a DICOMDIR; with --dicomweb or --pacs there is none. A
@@ -145,7 +172,7 @@ def command(paths: tuple[Path, ...], bundle: Path | None, options: ScoreOptions)
 
     source, out = paths_and_source(paths, options)
     target = destination(options)
-    settings = score_settings(options)
+    settings = checked_settings(settings, options)
     log_to_stderr()
     # The workers of a cluster open the engine by its name, and may have no compiler.
     compile_missing = options.ray is None
