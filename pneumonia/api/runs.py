@@ -54,18 +54,22 @@ class RunOptions:
         progress: Called with (done, total, note); None for silence.
         accept_seen: Of `prune`, `quantize` and `finetune`: take another dataset even if it
             validates on images that the run was trained on.
+        threads: Threads on the CPU; None for the recipe's.
     """
 
     changes: Changes = ()
     resume: bool = False
     progress: Progress | None = None
     accept_seen: bool = False
+    threads: int | None = None
 
     def overrides(self) -> list[str]:
         """The changes as `key=value` with YAML values."""
-        if not isinstance(self.changes, Mapping):
-            return list(self.changes)
-        return [f"{key}={_yaml(value)}" for key, value in self.changes.items()]
+        if isinstance(self.changes, Mapping):
+            texts = [f"{key}={_yaml(value)}" for key, value in self.changes.items()]
+        else:
+            texts = list(self.changes)
+        return texts if self.threads is None else [*texts, f"threads={self.threads}"]
 
 
 def _yaml(value: Any) -> str:
@@ -145,7 +149,7 @@ def prune(
     """
     options = options or RunOptions()
     if rate is not None:
-        options = replace(options, changes=[*options.overrides(), f"rate={rate}"])
+        options = replace(options, changes=[*options.overrides(), f"rate={rate}"], threads=None)
     settings = _recipe(recipe, "prune", PruneRecipe, options)
     return _compress(run, settings, out, data, options)
 

@@ -1,12 +1,17 @@
 """`pneumonia finetune`: train a pruned run on, without losing what pruning gained."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pneumonia.cli.options import PATH, collected
-from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
+from pneumonia.cli.run_options import accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
+
+if TYPE_CHECKING:
+    from pneumonia.api.runs import RunOptions
 
 
 @click.command("finetune", cls=recipes_of("finetune"))
@@ -17,8 +22,8 @@ from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_
               help="Name of a shipped recipe, or a YAML file.")  # fmt: skip
 @accept_seen
 @run_options
-@collected("pneumonia.cli.run_options:RecipeOptions")
-def command(run: Path, data: Path | None, out: Path, recipe: str, options: RecipeOptions) -> None:
+@collected("pneumonia.api.runs:RunOptions")
+def command(run: Path, data: Path | None, out: Path, recipe: str, options: "RunOptions") -> None:
     """Train a RUN on, usually on other images.
 
     Filters, columns and weights that pruning removed stay removed. A quantized run is refused:
@@ -30,7 +35,7 @@ def command(run: Path, data: Path | None, out: Path, recipe: str, options: Recip
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("finetune") as progress:
-        settings = options.run_options(progress if first else None)
+        settings = replace(options, progress=progress if first else None)
         result = finetune(run, out, data, recipe, settings)
     if not first:
         return

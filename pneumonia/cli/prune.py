@@ -8,11 +8,12 @@ import click
 
 from pneumonia.cli.options import PATH, Number, collected
 from pneumonia.cli.quantize import quantize_by_recipe
-from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
+from pneumonia.cli.run_options import accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pneumonia.api.runs import RunOptions
     from pneumonia.compression.result import CompressionResult
     from pneumonia.network.accounting import NetworkTotals
 
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 @click.option("--data", type=PATH, help="Dataset folder; default: the run's own.")
 @accept_seen
 @run_options
-@collected("pneumonia.cli.run_options:RecipeOptions")
+@collected("pneumonia.api.runs:RunOptions")
 def command(
     run: Path,
     recipe: str,
     out: Path,
     rate: float | None,
     data: Path | None,
-    options: RecipeOptions,
+    options: "RunOptions",
 ) -> None:
     """Prune a trained RUN with ADMM, retrain what is left and compact it.
 
@@ -48,15 +49,14 @@ def command(
             raise ConfigError("Quantization does not take a pruning rate", found=f"--rate {rate}")
         quantize_by_recipe(run, recipe, out, data, options)
         return
-    settings = options.run_options()
-    changes = settings.overrides()
+    changes = options.overrides()
     if rate is not None:
         changes.append(f"rate={rate}")
     chosen = load_recipe(recipe, "prune", PruneRecipe, changes)
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("prune") as progress:
-        settings = replace(settings, changes=(), progress=progress if first else None)
+        settings = replace(options, changes=(), threads=None, progress=progress if first else None)
         result = prune(run, chosen, out, data=data, options=settings)
     if first:
         _show(result, chosen.rate, out)

@@ -1,40 +1,20 @@
 """`pneumonia quantize`: few-bit weights by training, or int8 after training."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pneumonia.cli.options import PATH, Number, collected
-from pneumonia.cli.run_options import RecipeOptions, accept_seen, recipes_of, run_options
+from pneumonia.cli.run_options import accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
     from pneumonia.api.int8 import Int8Options
-    from pneumonia.exporting.int8 import Calibration
-    from pneumonia.runtime.progress import Progress
-
-
-@dataclass(frozen=True)
-class QuantizeOptions(RecipeOptions):
-    """Options of `pneumonia quantize`, besides its paths; see `Int8Options` for those of --int8."""
-
-    calibration: "Calibration" = "minmax"
-    full_range: bool = False
-    tolerance: float = 0.02
-    accept_loss: bool = False
-
-    def int8_options(self, progress: "Progress") -> "Int8Options":
-        """The options of quantization without training."""
-        from pneumonia.api.int8 import Int8Options
-
-        return Int8Options(
-            self.calibration, self.full_range, self.tolerance, self.accept_loss, self.threads,
-            progress,
-        )  # fmt: skip
+    from pneumonia.api.runs import RunOptions
 
 
 @click.command("quantize", cls=recipes_of("quantize"))
@@ -59,14 +39,16 @@ class QuantizeOptions(RecipeOptions):
     is_flag=True,
     help="With --int8: write the model even if it lost more than --tolerance.",
 )
-@collected("pneumonia.cli.quantize:QuantizeOptions")
+@collected("pneumonia.api.runs:RunOptions")
+@collected("pneumonia.api.int8:Int8Options", "int8_options")
 def command(
     run: Path,
     recipe: str | None,
     int8: bool,
     out: Path,
     data: Path | None,
-    options: QuantizeOptions,
+    options: "RunOptions",
+    int8_options: "Int8Options",
 ) -> None:
     """Quantize a trained or pruned RUN (with --recipe), or a bundle (with --int8)."""
     if int8 == (recipe is not None):
@@ -74,11 +56,11 @@ def command(
     if recipe is not None:
         quantize_by_recipe(run, recipe, out, data, options)
     else:
-        _int8(run, out, data, options)
+        _int8(run, out, data, replace(int8_options, threads=options.threads))
 
 
 def quantize_by_recipe(
-    run: Path, recipe: str, out: Path, data: Path | None, options: RecipeOptions
+    run: Path, recipe: str, out: Path, data: Path | None, options: "RunOptions"
 ) -> None:
     """Train a run's weights to few levels, and show the result."""
     from pneumonia.api.runs import quantize
@@ -87,7 +69,7 @@ def quantize_by_recipe(
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("quantize") as progress:
-        settings = options.run_options(progress if first else None)
+        settings = replace(options, progress=progress if first else None)
         result = quantize(run, recipe, out, data, settings)
     if not first:
         return
@@ -112,7 +94,7 @@ def quantize_by_recipe(
     show_next("pneumonia export {} --out {}-bundle", out, out)
 
 
-def _int8(bundle: Path, out: Path, data: Path | None, options: QuantizeOptions) -> None:
+def _int8(bundle: Path, out: Path, data: Path | None, options: "Int8Options") -> None:
     """Quantize a bundle without training, and show what it cost."""
     from pneumonia.api.int8 import lost, quantize_int8
 
@@ -122,7 +104,7 @@ def _int8(bundle: Path, out: Path, data: Path | None, options: QuantizeOptions) 
         )
     log_to_stderr()
     with progress_bar("int8") as progress:
-        result = quantize_int8(bundle, data, out, options.int8_options(progress))
+        result = quantize_int8(bundle, data, out, replace(options, progress=progress))
     sizes, times = result.onnx_bytes, result.latency_ms
     show_table(
         f"int8 after training, {counted(result.n_images, 'calibration image')},"

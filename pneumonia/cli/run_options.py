@@ -3,38 +3,15 @@
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from pneumonia.recipes import HERE, recipe_names
 
-if TYPE_CHECKING:
-    from pneumonia.api.runs import RunOptions
-    from pneumonia.runtime.progress import Progress
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 REFERENCE = "docs/reference/recipes.md"
-
-
-@dataclass(frozen=True)
-class RecipeOptions:
-    """Options that every verb with a recipe has."""
-
-    changes: tuple[str, ...] = ()  # keys of the recipe to change, as `key=value`
-    resume: bool = False  # continue after the last finished epoch
-    threads: int | None = None  # threads on the CPU; None for the recipe's
-    # of `prune` and `quantize`: accept a dataset whose validation images the run was trained on
-    accept_seen: bool = False
-
-    def run_options(self, progress: "Progress | None" = None) -> "RunOptions":
-        """The same for `pneumonia.train`, `prune` and `quantize`."""
-        from pneumonia.api.runs import RunOptions
-
-        threads = () if self.threads is None else (f"threads={self.threads}",)
-        return RunOptions((*self.changes, *threads), self.resume, progress, self.accept_seen)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -72,7 +49,7 @@ def recipes_of(*kinds: str) -> type[RecipeCommand]:
 
 
 def run_options(command: Command) -> Command:
-    """Add --set, --resume and --threads: the fields of `RecipeOptions`."""
+    """Add --set, --resume and --threads: fields of `RunOptions`."""
     for option in (
         click.option(
             "--threads", type=click.IntRange(1, 256),

@@ -1,12 +1,17 @@
 """`pneumonia train`: dataset folder and recipe to run folder."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pneumonia.cli.options import PATH, collected
-from pneumonia.cli.run_options import RecipeOptions, recipes_of, run_options
+from pneumonia.cli.run_options import recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
+
+if TYPE_CHECKING:
+    from pneumonia.api.runs import RunOptions
 
 
 @click.command("train", cls=recipes_of("train"))
@@ -14,8 +19,8 @@ from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_
 @click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
 @click.option("--out", required=True, type=PATH, help="Run folder to write.")
 @run_options
-@collected("pneumonia.cli.run_options:RecipeOptions")
-def command(data: Path, recipe: str, out: Path, options: RecipeOptions) -> None:
+@collected("pneumonia.api.runs:RunOptions")
+def command(data: Path, recipe: str, out: Path, options: "RunOptions") -> None:
     """Train a detector on a dataset folder.
 
     Ctrl-C ends the run; the same command with --resume continues after the last finished epoch,
@@ -30,7 +35,8 @@ def command(data: Path, recipe: str, out: Path, options: RecipeOptions) -> None:
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("train") as progress:
-        result = train(data, recipe, out, options.run_options(progress if first else None))
+        settings = replace(options, progress=progress if first else None)
+        result = train(data, recipe, out, settings)
     if not first:
         return
     rows = [

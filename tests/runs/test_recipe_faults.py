@@ -158,8 +158,7 @@ def test_help_of_a_verb_imports_nothing_heavy():
 
 
 def test_threads_of_the_command_line_are_a_key_of_the_recipe(tmp_path):
-    from pneumonia.cli.run_options import RecipeOptions
+    from pneumonia.api.runs import RunOptions
 
-    options = RecipeOptions(("seed=1",), threads=3).run_options()
-    assert options.overrides() == ["seed=1", "threads=3"]
-    assert RecipeOptions(resume=True).run_options().resume
+    assert RunOptions(("seed=1",), threads=3).overrides() == ["seed=1", "threads=3"]
+    assert RunOptions({"seed": 1}).overrides() == ["seed=1"]
