@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pneumonia.cli.datasets.reports import load_vocabulary
 from pneumonia.cli.options import FOLDER, PRESENT, PRESENT_FILE, Number, collected
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError
@@ -16,8 +17,6 @@ from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
     from data_prep.annotation.project import AnnotationProject, ProjectSources
-    from data_prep.reports.findings.concepts import ConceptBase
-    from data_prep.reports.findings.linking import MentionLinker
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def command(
 
     annotators = tuple(checked_name(name) for name in annotators)  # before any folder is created
     _check(address)
-    decide, base = _vocabulary(linker, concepts)
+    decide, base = load_vocabulary(linker, concepts)
     work = sources.work
     with workspace_lock(work), _listen(address) as listener:
         with progress_bar("read studies") as progress:
@@ -117,22 +116,6 @@ def command(
         show_next("pneumonia train --data {} --recipe rsna --out runs/annotated", work / "dataset")
     else:
         show_next("pneumonia annotate {} --work {}", sources.studies, work)
-
-
-def _vocabulary(
-    linker: Path | None, concepts: Path | None
-) -> "tuple[MentionLinker | None, ConceptBase]":
-    """The report linker and the concept base."""
-    from data_prep.reports.findings.concepts import ConceptBase
-
-    if linker is None:
-        return None, ConceptBase.load(concepts)
-    if concepts is not None:
-        raise ConfigError("A linker brings its own concept base", fix="Leave out --concepts")
-    from data_prep.reports.linker.trained_linker import TrainedLinker
-
-    trained = TrainedLinker.load(linker)
-    return trained, trained.base
 
 
 def _check(address: ServerAddress) -> None:

@@ -7,8 +7,11 @@ import click
 
 from pneumonia.cli.options import FILE, FOLDER, PATH, collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
+from pneumonia.runtime.errors import ConfigError, PartialFailure
 
 if TYPE_CHECKING:
+    from data_prep.reports.findings.concepts import ConceptBase
+    from data_prep.reports.findings.linking import MentionLinker
     from data_prep.reports.linker.training import LinkerConfig
 
 
@@ -48,22 +51,10 @@ def link_reports_verb(
     Exit code 3 when some reports cannot be used; reports.csv names them.
     """
     from data_prep.dataset.reader import open_dataset
-    from data_prep.reports.findings.concepts import ConceptBase
-    from data_prep.reports.findings.linking import MentionLinker
     from data_prep.reports.weak_labels.link_folder import LinkedReports, link_source
     from data_prep.reports.weak_labels.weak_dataset import WeakSources, write_weak_dataset
-    from pneumonia.runtime.errors import ConfigError, PartialFailure
 
-    if linker is not None and concepts is not None:
-        raise ConfigError("A linker brings its own concept base", fix="Leave out --concepts")
-    decide: MentionLinker | None = None
-    if linker is not None:
-        from data_prep.reports.linker.trained_linker import TrainedLinker
-
-        trained = TrainedLinker.load(linker)
-        decide, base = trained, trained.base
-    else:
-        base = ConceptBase.load(concepts)
+    decide, base = load_vocabulary(linker, concepts)
     sources = WeakSources(images, open_dataset(join) if join is not None else None)
     wanted = images is not None or join is not None
     fates: dict[str, int] = {}
@@ -89,6 +80,26 @@ def link_reports_verb(
         )
 
 
+def load_vocabulary(
+    linker: Path | None, concepts: Path | None
+) -> "tuple[MentionLinker | None, ConceptBase]":
+    """The report linker, None for the alias table, and its concept base.
+
+    Raises:
+        ConfigError: Both are given: a linker brings its own base.
+    """
+    from data_prep.reports.findings.concepts import ConceptBase
+
+    if linker is None:
+        return None, ConceptBase.load(concepts)
+    if concepts is not None:
+        raise ConfigError("A linker brings its own concept base", fix="Leave out --concepts")
+    from data_prep.reports.linker.trained_linker import TrainedLinker
+
+    trained = TrainedLinker.load(linker)
+    return trained, trained.base
+
+
 def _show(out: Path, counts: dict[str, Any], fates: dict[str, int]) -> None:
     rows: list[tuple[str, object]] = [("reports linked", counts["linked"])]
     rows += [(f"rejected: {reason}", n) for reason, n in counts["rejected"].items()]
@@ -96,14 +107,6 @@ def _show(out: Path, counts: dict[str, Any], fates: dict[str, int]) -> None:
     rows += [(f"mentions: {name}", n) for name, n in counts["assertions"].items()]
     rows += [(f"images: {fate}", n) for fate, n in sorted(fates.items())]
     show_table(f"{out}", ("what", "count"), rows)
-
-
-def _whole(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    return int(value)
-
-
-def _negated(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
-    return not value
 
 
 @click.command("train-linker")
@@ -114,7 +117,8 @@ def _negated(context: click.Context, parameter: click.Parameter, value: bool) ->
     help="Local model.",
 )  # fmt: skip
 @click.option(
-    "--hops", default="1", show_default=True, type=click.Choice(["0", "1", "2"]), callback=_whole,
+    "--hops", default="1", show_default=True, type=click.Choice(["0", "1", "2"]),
+    callback=lambda context, parameter, value: int(value),
     help="0 = each mention alone, 1 = with the concepts linked before, 2 = and their neighbours.",
 )  # fmt: skip
 @click.option(
@@ -126,7 +130,7 @@ def _negated(context: click.Context, parameter: click.Parameter, value: bool) ->
     "--soft",
     "hard",
     is_flag=True,
-    callback=_negated,
+    callback=lambda context, parameter, value: not value,
     help="Attend to all linked concepts, not to the best only.",
 )
 @click.option(
