@@ -68,7 +68,7 @@ class RunOptions:
         if isinstance(self.changes, Mapping):
             texts = [f"{key}={_yaml(value)}" for key, value in self.changes.items()]
         else:
-            texts = list(self.changes)
+            texts = [self.changes] if isinstance(self.changes, str) else list(self.changes)
         return texts if self.threads is None else [*texts, f"threads={self.threads}"]
 
 

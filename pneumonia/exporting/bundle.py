@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.exporting.model_card import model_card
-from pneumonia.exporting.onnx_file import OnnxReport, check_onnx
+from pneumonia.exporting.onnx_file import OnnxReport, check_batch, check_onnx
 from pneumonia.exporting.onnx_graph import CODED_OPS, emit_onnx
 from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts, read_run_facts
@@ -22,7 +22,13 @@ from pneumonia.network.image_head import without_class_outputs
 from pneumonia.runs.checksums import check_files
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json, write_text
-from pneumonia.runtime.errors import DISCLAIMER, ArtefactError, ExportError, OutputError
+from pneumonia.runtime.errors import (
+    DISCLAIMER,
+    ArtefactError,
+    ConfigError,
+    ExportError,
+    OutputError,
+)
 from pneumonia.runtime.model.bundle import (
     INT8,
     MANIFEST,
@@ -75,7 +81,7 @@ class ExportOptions:
 
     checkpoint: str | None = None
     batch: int = 1
-    about: Path | None = None
+    about: str | Path | None = None
     weights: Literal["fp32", "fp16"] = "fp32"
     onnx: bool = True
     qdq: bool = False
@@ -99,6 +105,7 @@ def export(
 
     Raises:
         ArtefactError: No checkpoint, a damaged one, or an int8 bundle.
+        ConfigError: An unknown checkpoint or precision.
         ExportError: Weights that are not finite or too large for half precision, a layer without
             ONNX form, numbers that differ.
         OutputError: `out` is something else than a bundle, or cannot be written.
@@ -111,8 +118,8 @@ def export(
 
     options = options or ExportOptions()
     batch = options.batch
-    if batch < 1:
-        raise ExportError("Batch is a count of images", expected=">= 1", found=repr(batch))
+    check_batch(batch)
+    _check_words(options)
     check_replaceable(out)
     step(0)
     folder = RunFolder(run).checkpoint(options.checkpoint)
@@ -194,14 +201,24 @@ def rounded_to_half(tensors: Mapping[str, Tensor], exact: Collection[str]) -> di
     return rounded
 
 
-def read_about(path: Path | None) -> str:
+def _check_words(options: ExportOptions) -> None:
+    for name, known in (("checkpoint", (None, "best", "last")), ("weights", ("fp32", "fp16"))):
+        if getattr(options, name) not in known:
+            raise ConfigError(
+                f"Option {name!r} of export is not known",
+                expected=" or ".join(str(word) for word in known),
+                found=repr(getattr(options, name)),
+            )
+
+
+def read_about(path: str | Path | None) -> str:
     """The text of `export`'s `about`.
 
     Raises:
         ArtefactError: It cannot be read as text.
     """
     try:
-        return path.read_text(encoding="utf-8") if path else ""
+        return Path(path).read_text(encoding="utf-8") if path else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ArtefactError(
             "Text for the model card cannot be read",

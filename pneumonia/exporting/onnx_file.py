@@ -1,8 +1,10 @@
 """One network as an ONNX file, checked against torch."""
 
+import numbers
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +68,12 @@ def check_format(path: Path, further_ops: Collection[str] = ()) -> tuple[int, in
             )
     ops = dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
     return opsets["ai.onnx"], model.ir_version, ops
+
+
+def check_batch(batch: object) -> None:
+    """Raise ExportError for a batch that is not a number of images."""
+    if not isinstance(batch, numbers.Integral) or batch < 1:
+        raise ExportError("Batch is a count of images", expected="an int >= 1", found=repr(batch))
 
 
 def check_onnx(
@@ -165,13 +173,20 @@ def write_onnx(network: Network, path: str | Path, batch: int = 1) -> OnnxReport
         Ops, versions and the largest difference to torch.
 
     Raises:
-        ExportError: A layer has no ONNX form (it is named), or the numbers differ.
+        ExportError: A layer has no ONNX form (it is named), the numbers differ (then nothing is
+            written), or the batch is not a number of images.
         OutputError: The file cannot be written.
         ConfigError: The network is a plain torch module.
     """
     check_network(network)
+    check_batch(batch)
     tensors = {name: tensor.cpu() for name, tensor in network.tensors().items()}
     folded, values = fold_batch_norm(network.spec, tensors)
     graph = emit_onnx(folded, {name: tensor.numpy() for name, tensor in values.items()}, batch)
-    write_bytes(str(path), graph.model.SerializeToString())
-    return check_onnx(Path(path), network.spec, tensors, batch)
+    content = graph.model.SerializeToString()
+    with TemporaryDirectory() as folder:  # a file that fails the check replaces nothing
+        draft = Path(folder) / "model.onnx"
+        write_bytes(str(draft), content)
+        report = check_onnx(draft, network.spec, tensors, batch)
+    write_bytes(str(path), content)
+    return report

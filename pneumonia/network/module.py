@@ -188,6 +188,29 @@ def check_network(network: object) -> None:
         )
 
 
+def check_module(module: object) -> None:
+    """Refuse anything but a torch module with values, for example a class or a state_dict.
+
+    Raises:
+        ConfigError: It is not a module, or tensors of it have no values yet (lazy or `meta`).
+    """
+    if not isinstance(module, nn.Module):
+        is_class = isinstance(module, type)
+        raise ConfigError(
+            "Network is not a torch module",
+            expected="an instance of torch.nn.Module",
+            found=f"the class {module.__name__} itself" if is_class else type(module).__name__,
+        )
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if nn.parameter.is_lazy(tensor) or tensor.is_meta:
+            raise ConfigError(
+                "Network has tensors without values",
+                expected="an initialised module on a device other than `meta`",
+                where=name,
+                fix="Run it once, or load its weights",
+            )
+
+
 def initialise(network: Network, generator: torch.Generator | None) -> None:
     """Fresh weights: He normal (fan in, the layer's own slope), norms at identity, biases zero.
 

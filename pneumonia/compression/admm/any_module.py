@@ -26,11 +26,13 @@ from pneumonia.compression.sets.constraint import (
     check_constraints,
     gemm_view,
     masked,
+    on_cpu,
     row_energies,
     top_k_mask,
 )
 from pneumonia.compression.sets.structured import Filters
 from pneumonia.network.blocks import transposed_weight
+from pneumonia.network.module import check_module
 from pneumonia.runtime.errors import PruneError
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ def match_parameters(
     Raises:
         PruneError: Nothing matches; names what there is.
     """
+    check_module(module)
     weights = {name: p for name, p in module.named_parameters() if p.dim() >= 2}
     found = {n: make(p) for n, p in weights.items() if fnmatch.fnmatchcase(n, pattern)}
     if not found:
@@ -78,6 +81,7 @@ class ModuleCompression(OwnLoop):
             norms stay.
 
     Raises:
+        ConfigError: The module is not a torch module.
         PruneError: A name is not that of a parameter of the module, nothing is constrained, a value
             is not a constraint of one weight (a number, a class), rho is not a finite number above
             0, coupled weights are to keep different numbers of filters, or the module fails on the
@@ -91,6 +95,7 @@ class ModuleCompression(OwnLoop):
         rho: float = 1e-3,
         example_inputs: Tensor | Sequence[Any] = (),
     ) -> None:
+        check_module(module)
         check_constraints(constraints)
         parameters = dict(module.named_parameters())
         unknown = sorted(set(constraints) - set(parameters))
@@ -126,13 +131,26 @@ class ModuleCompression(OwnLoop):
         Returns:
             Parameter name -> bool mask of what may be non-zero, shaped like the parameter.
         """
-        weights = {n: w.detach().cpu() for n, w in self.weights.items()}
+        self._check_same_parameters()
+        weights = {n: on_cpu(w) for n, w in self.weights.items()}
         for joint in self.constraints:
             for name, projection in joint.project(weights).items():
                 self.weights[name].copy_(projection.z)
                 self.masks[name] = projection.mask
         self.hold()
         return self.masks
+
+    def _check_same_parameters(self) -> None:
+        now = dict(self._module.named_parameters())
+        for name, weight in self.weights.items():
+            if now.get(name) is not weight:
+                raise PruneError(
+                    "Parameter was replaced after the plan was made",
+                    expected="the module's own parameter, changed in place",
+                    found="none of that name" if name not in now else "another tensor",
+                    where=name,
+                    fix="Make the plan after the module has its final parameters",
+                )
 
     @torch.no_grad()
     def hold(self) -> None:

@@ -30,13 +30,13 @@ kept |w|: a churn that does not fall means "raise rho", not "train longer".
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pneumonia.compression.sets.constraint import JointConstraint
+from pneumonia.compression.sets.constraint import JointConstraint, check_choice, on_cpu
 from pneumonia.runtime.errors import PruneError
 
 OnNewRho = Literal["rescale", "restart"]
@@ -74,7 +74,7 @@ class AdmmSplit:
     def start(self, weights: Mapping[str, Tensor]) -> None:
         """Z = projection of W, U = 0."""
         found = self.constraint.project(
-            {name: weights[name].detach().cpu() for name in self.constraint.layers}
+            {name: on_cpu(weights[name]) for name in self.constraint.layers}
         )
         self.z = {name: _like(weights[name], found[name].z) for name in found}
         self.u = {name: torch.zeros_like(weights[name]).detach() for name in found}
@@ -84,8 +84,8 @@ class AdmmSplit:
         v = {name: weights[name].detach() + self.u[name] for name in self.constraint.layers}
         # Projections sort and search: they run on the CPU, wherever the network is.
         found = self.constraint.project(
-            {name: tensor.cpu() for name, tensor in v.items()},
-            near={name: z.cpu() for name, z in self.z.items()},
+            {name: on_cpu(tensor) for name, tensor in v.items()},
+            near={name: on_cpu(z) for name, z in self.z.items()},
         )
         residuals = []
         norms = {name: float(weights[name].detach().norm()) for name in found}
@@ -132,13 +132,23 @@ class Admm:
         kept: Whether the penalty holds the weights that a set keeps; `free` is for sparse sets.
 
     Raises:
-        PruneError: Rho is not a finite number above 0, or a step is called before `start` (or
+        PruneError: Rho is not a finite number above 0, a constraint is that of a single weight, a
+            weight or a part of the state is missing, or a step is called before `start` (or
             `load_state`).
     """
 
     def __init__(
         self, constraints: Sequence[JointConstraint], rho: float, kept: KeptWeights = "held"
     ) -> None:
+        if not isinstance(constraints, Sequence) or not all(
+            callable(getattr(c, "project", None)) and hasattr(c, "layers") for c in constraints
+        ):
+            raise PruneError(
+                "Constraints of ADMM are not valid",
+                expected="a list of sets of several weights, as PerLayer({name: Filters(8)})",
+                found=type(constraints).__name__,
+            )
+        check_choice(kept, KeptWeights, "What the penalty does with kept weights")
         self.splits = [AdmmSplit(constraint) for constraint in constraints]
         self.rho = check_rho(rho)
         self.kept = kept
@@ -147,6 +157,7 @@ class Admm:
     @torch.no_grad()
     def start(self, weights: Mapping[str, Tensor]) -> None:
         """Begin at the weights: Z their projection, U zero."""
+        _check_names(weights, [n for split in self.splits for n in split.constraint.layers])
         for split in self.splits:
             split.start(weights)
         self._started = True
@@ -176,8 +187,14 @@ class Admm:
 
     @torch.no_grad()
     def pull(self, weights: Mapping[str, Tensor], tau: float) -> None:
-        """Move the weights towards every Z - U by the exact (implicit) step of size tau."""
+        """Move the weights towards every Z - U by the exact (implicit) step of size tau, >= 0."""
         self._check_started()
+        if not isinstance(tau, numbers.Real) or not 0 <= float(tau) < math.inf:
+            raise PruneError(
+                "Step of the penalty is not valid",
+                expected="a finite number >= 0: the learning rate",
+                found=repr(tau),
+            )
         if self.kept == "free":
             self._pull_removed(weights, tau * self.rho)
             return
@@ -223,6 +240,7 @@ class Admm:
             PruneError: Rho is not a finite number above 0.
         """
         rho = check_rho(rho)
+        check_choice(how, OnNewRho, "What a new rho does")
         if how == "restart":
             self.rho = rho
             self.start(weights)
@@ -241,8 +259,14 @@ class Admm:
             for name, tensor in tensors.items()
         }
 
+    def _state_names(self) -> Iterator[str]:
+        for number, split in enumerate(self.splits):
+            for name in split.constraint.layers:
+                yield from (f"{number}.z.{name}", f"{number}.u.{name}")
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
+        _check_names(tensors, list(self._state_names()))
         for number, split in enumerate(self.splits):
             for name in split.constraint.layers:
                 split.z[name] = tensors[f"{number}.z.{name}"].clone()
@@ -255,6 +279,16 @@ class Admm:
             for tensors in (split.z, split.u):
                 for name, tensor in tensors.items():
                     tensors[name] = _like(weights[name], tensor)
+
+
+def _check_names(tensors: Mapping[str, Tensor], wanted: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise PruneError(
+            "Tensors for ADMM are missing",
+            expected=", ".join(wanted),
+            found=f"no {missing[0]!r} among {', '.join(tensors) or 'no tensors'}",
+        )
 
 
 def _like(weight: Tensor, value: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ every weight is on a level, so the result is feasible whatever the training did.
 """
 
 import math
+import numbers
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from pneumonia.compression.sets.constraint import check_finite
 from pneumonia.compression.sets.levels import Quantized, snap
 from pneumonia.network.module import Network
+from pneumonia.runtime.errors import PruneError
 from pneumonia.training.hooks import TrainingHook
 
 CLOSEST = 0.3  # published share of a round: 30, 51, 66, 76, 83 ... % of the weights are fixed
@@ -26,9 +28,19 @@ class ProgressiveSnap:
     Args:
         weights: Name -> weight; changed in place.
         sets: Name -> levels, mask and a fixed scale.
+
+    Raises:
+        PruneError: A name is not that of a weight, or a set is not of levels.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], sets: Mapping[str, Quantized]) -> None:
+        for name, levels in sets.items():
+            if name not in weights or not isinstance(levels, Quantized):
+                raise PruneError(
+                    "Set of levels does not fit the weights",
+                    expected=f"Quantized(...) for some of {', '.join(weights)}",
+                    found=f"{type(levels).__name__} for {name!r}",
+                )
         self.weights = {name: weights[name] for name in sets}
         self.sets = dict(sets)
         self.scales = {name: s.scale_of(self.weights[name].detach()) for name, s in sets.items()}
@@ -56,7 +68,12 @@ class ProgressiveSnap:
 
         Returns:
             Share of all weights (pruned ones not counted) that is now fixed.
+
+        Raises:
+            PruneError: Another share.
         """
+        if not isinstance(share, numbers.Real) or not 0 <= float(share) <= 1:
+            raise PruneError("Share is not valid", expected="0 to 1", found=repr(share))
         for name, weight in self.weights.items():
             target = self._target(name)
             free = ~self.fixed[name]

@@ -18,7 +18,9 @@ from evaluation.hardware.storage import StorageBits, darb_bits
 from pneumonia.compression.sets.constraint import (
     WEIGHT_BITS,
     Projection,
+    check_choice,
     check_finite,
+    check_integer,
     check_n_keep,
     gemm_view,
     masked,
@@ -181,8 +183,7 @@ class BlockMax:
     """One non-zero weight in each block of 2**exponent weights of a row. Exact."""
 
     def __init__(self, exponent: int) -> None:
-        if exponent < 0:
-            raise PruneError("Block exponent is negative", expected=">= 0", found=repr(exponent))
+        check_integer(exponent, "Block exponent", 0)
         self.exponent = exponent
 
     def project(self, v: Tensor) -> Projection:
@@ -218,6 +219,7 @@ class DensityAdaptiveBlocks:
         self, n_keep: int, selector: Selector = "energy", exponents: Ints | None = None
     ) -> None:
         check_n_keep(n_keep, "weights")
+        check_choice(selector, Selector, "Selector of the block sizes")
         self.n_keep = n_keep
         self.selector: Selector = selector
         self.exponents = exponents
@@ -238,8 +240,20 @@ class DensityAdaptiveBlocks:
                 fix="Lower the rate of this layer or use another method",
             )
         if self.exponents is not None:
-            return self.exponents
+            return self._given(matrix)
         return SELECTORS[self.selector](matrix, self.n_keep)
+
+    def _given(self, matrix: Tensor) -> Ints:
+        exponents = np.asarray(self.exponents)
+        largest = largest_exponent(matrix.shape[1])
+        fits = exponents.shape == matrix.shape[:1] and np.issubdtype(exponents.dtype, np.integer)
+        if not fits or not ((exponents >= 0) & (exponents <= largest)).all():
+            raise PruneError(
+                "Block exponents do not fit the weight",
+                expected=f"{matrix.shape[0]} ints of 0 to {largest}, one per filter",
+                found=f"{exponents.dtype} {exponents.shape}",
+            )
+        return exponents.astype(np.int64)
 
     def project(self, v: Tensor) -> Projection:
         """The largest magnitude of every block."""

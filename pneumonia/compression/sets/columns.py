@@ -10,8 +10,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pneumonia.compression.sets.constraint import check_n_keep, top_k_mask
-from pneumonia.runtime.errors import PruneError
+from pneumonia.compression.sets.constraint import (
+    check_choice,
+    check_integer,
+    check_n_keep,
+    top_k_mask,
+)
 
 Budget = Literal["group", "layer"]
 
@@ -29,10 +33,8 @@ class ColumnRule(NamedTuple):
 def check_rule(rule: ColumnRule) -> None:
     """Refuse a rule that no layer can follow."""
     check_n_keep(rule.n_keep, "columns")
-    if rule.group_size < 0:
-        raise PruneError(
-            "Column group is negative", expected=">= 0 filters", found=repr(rule.group_size)
-        )
+    check_integer(rule.group_size, "Group of filters", 0)
+    check_choice(rule.budget, Budget, "Budget of the columns")
 
 
 def group_count(n_rows: int, group_size: int) -> int:

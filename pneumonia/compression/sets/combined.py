@@ -23,6 +23,7 @@ from pneumonia.compression.sets.columns import Budget, ColumnRule, check_rule, f
 from pneumonia.compression.sets.constraint import (
     Projection,
     check_finite,
+    check_integer,
     check_n_keep,
     gemm_view,
     masked,
@@ -299,6 +300,7 @@ class Combined:
         self.n_filters = n_filters
         self.rule = ColumnRule(n_columns, group_size, budget)
         check_rule(self.rule)
+        check_integer(n_random_starts, "Number of random starts", 0)
         self.n_random_starts = n_random_starts
 
     def project(self, v: Tensor) -> Projection:

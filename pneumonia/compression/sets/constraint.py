@@ -9,7 +9,7 @@ every choice of the best units breaks ties towards the lower index.
 import math
 import numbers
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -84,6 +84,12 @@ class PerLayer:
         return {name: c.project(v[name]) for name, c in self.constraints.items()}
 
 
+def on_cpu(weight: Tensor) -> Tensor:
+    """A weight where and as projections take it: detached, on the CPU, float32 or float64."""
+    value = weight.detach().cpu()
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
 def gemm_view(v: Tensor) -> Tensor:
     """The (O, P) matrix of a weight (O, I, KH, KW) or (O, I)."""
     return v.reshape(v.shape[0], -1)
@@ -132,6 +138,32 @@ def check_n_keep(n_keep: object, what: str) -> None:
         )
     if n_keep < 1:
         raise PruneError(f"Budget of {what} empties the layer", expected=">= 1", found=repr(n_keep))
+
+
+def check_integer(value: object, what: str, least: int) -> None:
+    """Refuse a setting that is not an integer, or that is too small.
+
+    Args:
+        value: The setting.
+        what: Its name in the message, starting with a capital letter.
+        least: The smallest valid value.
+    """
+    if not isinstance(value, numbers.Integral) or value < least:
+        raise PruneError(f"{what} is not valid", expected=f"an int >= {least}", found=repr(value))
+
+
+def check_choice(value: object, choices: Any, what: str) -> None:
+    """Refuse a word that is not one of a `Literal`: without types it would pass unnoticed.
+
+    Args:
+        value: The setting.
+        choices: The Literal.
+        what: Its name in the message, starting with a capital letter.
+    """
+    if value not in get_args(choices):
+        raise PruneError(
+            f"{what} is not known", expected=" or ".join(get_args(choices)), found=repr(value)
+        )
 
 
 def check_constraints(constraints: object) -> None:

@@ -6,6 +6,8 @@ disappears, so that budgets are whole arrays. Word lines shared by a group are t
 `compression.sets.structured.Columns` with group_size = bit_lines; bit lines are `Filters`.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from pneumonia.compression.sets.constraint import (
     WEIGHT_BITS,
     Projection,
     check_finite,
+    check_integer,
     check_n_keep,
     gemm_view,
     masked,
@@ -100,8 +103,9 @@ def conductance_step(bits: int, r_min_ohm: float = 1e6, r_max_ohm: float = 1e7) 
     """Conductance between neighbouring levels in siemens: (1/R_min - 1/R_max) / 2**(bits-1).
 
     Raises:
-        PruneError: Resistances no device has.
+        PruneError: Resistances no device has, or no bits.
     """
+    check_integer(bits, "Number of bits", 1)
     if not 0 < r_min_ohm < r_max_ohm:
         raise PruneError(
             "Crossbar device is not possible",
@@ -118,7 +122,14 @@ def conductances(
 
     A weight scale * m is (g_plus - g_minus) / step * scale; one of the two stays at the lowest
     conductance the device has.
+
+    Raises:
+        PruneError: A weight is not finite, or scale, step or lowest conductance is not above 0.
     """
+    check_finite(z)
+    for name, value in (("Scale", scale), ("Step", step_s), ("Lowest conductance", lowest_s)):
+        if not 0 < value < math.inf:
+            raise PruneError(f"{name} is not valid", expected="a number > 0", found=repr(value))
     units = z.double() / scale * step_s
     return units.clamp(min=0) + lowest_s, (-units).clamp(min=0) + lowest_s
 

@@ -227,12 +227,26 @@ class Quantized:
     ) -> None:
         if scale is not None and not (scale > 0 and math.isfinite(scale)):
             raise PruneError("Quantization scale is not usable", expected="> 0", found=repr(scale))
+        if not isinstance(levels, Levels):
+            raise PruneError(
+                "Level set is not known",
+                expected="pneumonia.TERNARY, pneumonia.BINARY or a Levels",
+                found=repr(levels) if isinstance(levels, str | int) else type(levels).__name__,
+            )
+        if mask is not None and mask.dtype != torch.bool:
+            raise PruneError("Mask is not bool", expected="torch.bool", found=str(mask.dtype))
         self.levels = levels
         self.mask = mask
         self.scale = scale
 
     def scale_of(self, v: Tensor) -> float:
         """The fixed scale, or the best one of the places that are not pruned."""
+        if self.mask is not None and self.mask.shape != v.shape:
+            raise PruneError(
+                "Mask does not fit the weight",
+                expected=f"the weight's shape {tuple(v.shape)}",
+                found=str(tuple(self.mask.shape)),
+            )
         if self.scale is not None:
             return self.scale
         return best_scale(v if self.mask is None else v[self.mask], self.levels)

@@ -21,7 +21,9 @@ from pneumonia.compression.sets.columns import group_count
 from pneumonia.compression.sets.constraint import (
     WEIGHT_BITS,
     Projection,
+    check_choice,
     check_finite,
+    check_integer,
     check_n_keep,
     masked,
     top_k_mask,
@@ -163,6 +165,7 @@ class Patterns:
     def __init__(self, codes: Sequence[int] = FIXED_8, group_size: int = 1) -> None:
         check_patterns(codes)
         self.codes = tuple(codes)
+        check_integer(group_size, "Group of filters", 0)
         self.group_size = group_size
 
     def project(self, v: Tensor) -> Projection:
@@ -247,6 +250,8 @@ class PatternConnectivity:
         check_n_keep(n_keep, "kernels")
         if codes:
             check_patterns(codes)
+        check_integer(group_size, "Group of filters", 0)
+        check_choice(spread, Spread, "Spread of the kernels")
         self.n_keep = n_keep
         self.codes = tuple(codes)
         self.group_size = group_size

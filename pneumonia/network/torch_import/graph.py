@@ -65,7 +65,7 @@ def input_shape(example: Tensor) -> Shape:
             found=type(example).__name__,
         )
     sizes = tuple(example.shape)
-    if not 2 <= len(sizes) <= 4 or not example.is_floating_point():
+    if not 2 <= len(sizes) <= 4 or not all(sizes) or not example.is_floating_point():
         raise SpecError(
             "Example input is not understood",
             expected="floats (N, C, H, W), (N, C, L) or (N, n)",
@@ -86,7 +86,6 @@ def trace(module: nn.Module, example: Tensor, opaque: Sequence[str]) -> TracedMo
     Raises:
         SpecError: torch cannot export the module, or an op is not understood; names the module.
     """
-    _check_one_input(module)
     paths = [path for path, _ in module.named_modules() if path]
     kept = [path for path in paths if any(fnmatchcase(path, glob) for glob in opaque)]
     with hidden(module, kept, example) as modules:
@@ -115,7 +114,7 @@ def trace(module: nn.Module, example: Tensor, opaque: Sequence[str]) -> TracedMo
     return TracedModule(builder, outputs, structure, input_dims, views, program)
 
 
-def _check_one_input(module: nn.Module) -> None:
+def check_one_input(module: nn.Module) -> None:
     """Raise SpecError for a module whose forward needs anything but one argument."""
     try:
         parameters = inspect.signature(module.forward).parameters

@@ -4,15 +4,22 @@ import copy
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from pneumonia.network.module import Network
+from pneumonia.network.module import Network, check_module
 from pneumonia.network.torch_import.fuse import fuse
-from pneumonia.network.torch_import.graph import TracedModule, input_shape, module_path, trace
+from pneumonia.network.torch_import.graph import (
+    TracedModule,
+    check_one_input,
+    input_shape,
+    module_path,
+    trace,
+)
 from pneumonia.network.torch_import.layouts import (
     Dim,
     LayerView,
@@ -60,7 +67,13 @@ class ImportedNetwork(Network):
         self._sizes = spec.shapes()
 
     def forward(self, x: Tensor) -> Any:
-        """Run it on the original's input; the batch may have any size."""
+        """Run it on the original's input; the batch may have any size.
+
+        Floats of another type are converted to that of the network's weights, as its outputs are.
+        """
+        weight = next(self.parameters(), None)
+        if weight is not None and x.is_floating_point():
+            x = x.to(weight.dtype)
         values = super().forward(from_layout(x, self.interface.input_dims, self._sizes[INPUT]))
         flat = [
             laid_out(values[view.layer].reshape(-1, *self._sizes[view.layer]), view.dims)
@@ -90,7 +103,8 @@ def from_torch(
 
     Args:
         module: Any module of one input whose ops are understood (docs/how-to/prune-your-own.md).
-        example_input: float32 (N, C, H, W), (N, C, L) or (N, n); sizes but N are fixed by it.
+        example_input: Floats (N, C, H, W), (N, C, L) or (N, n); sizes but N are fixed by it. The
+            network is float32, whatever the type of the module's weights.
         opaque: Globs of paths of submodules to keep whole (a string is one glob); channels at their
             borders are protected.
         name: Of the network; the module's class by default.
@@ -101,22 +115,59 @@ def from_torch(
         A network that takes and returns what the module does; trainable, with its own weights.
 
     Raises:
-        SpecError: An op is not understood, the outputs differ, or weights or outputs are not finite
+        ConfigError: It is not a torch module, or has no values yet.
+        SpecError: The module does not run on the example, an op is not understood, a glob of
+            `opaque` matches nothing, the outputs differ, or weights or outputs are not finite
             numbers; names the module's path.
     """
+    module = getattr(module, "_orig_mod", module)  # of torch.compile
+    check_module(module)
     input_shape(example_input)
     opaque = (opaque,) if isinstance(opaque, str) else tuple(opaque)
+    _check_opaque(module, opaque)
     original = copy.deepcopy(module).cpu().float().eval()
     _check_finite(original.named_parameters())
     statistics = [x for x in original.named_buffers() if x[0].endswith(NORM_STATISTICS)]
     _check_finite(statistics)  # other buffers may be infinite, as masks are
     example = _several(example_input.detach().cpu().float())
+    _check_runs(original, example)
     with torch.no_grad():
         tracing = _trace_known if keep_unknown else trace
         traced = tracing(original, example, opaque)
     network, seen = _network(traced, name or type(module).__name__)
     _verify(original, network, traced, seen, example)
     return network.train(module.training)
+
+
+def _check_opaque(module: nn.Module, opaque: Sequence[str]) -> None:
+    paths = [path for path, _ in module.named_modules() if path]
+    for glob in opaque:
+        if not any(fnmatchcase(path, glob) for path in paths):
+            raise SpecError(
+                "Pattern of `opaque` matches no module",
+                expected="globs of " + (", ".join(paths) or "submodules, which there are none of"),
+                found=repr(glob),
+            )
+
+
+@torch.no_grad()
+def _check_runs(original: nn.Module, example: Tensor) -> None:
+    """Run the module: what it raises is its own or the example's fault, not that of the export.
+
+    Raises:
+        SpecError: It fails.
+    """
+    check_one_input(original)
+    try:
+        copy.deepcopy(original)(example)
+    except Exception as error:  # whatever the module's code raises
+        lines = str(error).splitlines() or [""]
+        raise SpecError(
+            "Module does not run on the example input",
+            expected="an example of the shape that its forward takes",
+            found=f"{type(error).__name__}: {lines[0][:160]}",
+            where=f"example of {tuple(example.shape)}",
+        ) from None
 
 
 def _trace_known(original: nn.Module, example: Tensor, opaque: Sequence[str]) -> TracedModule:
