@@ -195,11 +195,11 @@ def check_module(module: object) -> None:
         ConfigError: It is not a module, or tensors of it have no values yet (lazy or `meta`).
     """
     if not isinstance(module, nn.Module):
-        is_class = isinstance(module, type)
+        name = module.__name__ if isinstance(module, type) else type(module).__name__
         raise ConfigError(
             "Network is not a torch module",
             expected="an instance of torch.nn.Module",
-            found=f"the class {module.__name__} itself" if is_class else type(module).__name__,
+            found=f"the class {name} itself" if isinstance(module, type) else name,
         )
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if nn.parameter.is_lazy(tensor) or tensor.is_meta:

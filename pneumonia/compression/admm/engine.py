@@ -36,7 +36,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pneumonia.compression.sets.constraint import JointConstraint, check_choice, on_cpu
+from pneumonia.compression.sets.constraint import (
+    JointConstraint,
+    check_choice,
+    check_number,
+    on_cpu,
+)
 from pneumonia.runtime.errors import PruneError
 
 OnNewRho = Literal["rescale", "restart"]
@@ -189,12 +194,9 @@ class Admm:
     def pull(self, weights: Mapping[str, Tensor], tau: float) -> None:
         """Move the weights towards every Z - U by the exact (implicit) step of size tau, >= 0."""
         self._check_started()
-        if not isinstance(tau, numbers.Real) or not 0 <= float(tau) < math.inf:
-            raise PruneError(
-                "Step of the penalty is not valid",
-                expected="a finite number >= 0: the learning rate",
-                found=repr(tau),
-            )
+        check_number(
+            tau, "Step of the penalty", "a finite number >= 0: the learning rate", math.inf
+        )
         if self.kept == "free":
             self._pull_removed(weights, tau * self.rho)
             return

@@ -6,14 +6,13 @@ every weight is on a level, so the result is feasible whatever the training did.
 """
 
 import math
-import numbers
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pneumonia.compression.sets.constraint import check_finite
+from pneumonia.compression.sets.constraint import check_finite, check_number
 from pneumonia.compression.sets.levels import Quantized, snap
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import PruneError
@@ -72,8 +71,7 @@ class ProgressiveSnap:
         Raises:
             PruneError: Another share.
         """
-        if not isinstance(share, numbers.Real) or not 0 <= float(share) <= 1:
-            raise PruneError("Share is not valid", expected="0 to 1", found=repr(share))
+        check_number(share, "Share", "0 to 1", 1.0)
         for name, weight in self.weights.items():
             target = self._target(name)
             free = ~self.fixed[name]

@@ -152,6 +152,20 @@ def check_integer(value: object, what: str, least: int) -> None:
         raise PruneError(f"{what} is not valid", expected=f"an int >= {least}", found=repr(value))
 
 
+def check_number(value: object, what: str, expected: str, greatest: float) -> None:
+    """Refuse a setting that is not a number from 0 to `greatest`, infinity not included.
+
+    Args:
+        value: The setting.
+        what: Its name in the message, starting with a capital letter.
+        expected: What the message says is valid.
+        greatest: The largest valid value.
+    """
+    valid = isinstance(value, numbers.Real) and 0 <= float(value) <= greatest
+    if not valid or value == math.inf:
+        raise PruneError(f"{what} is not valid", expected=expected, found=repr(value))
+
+
 def check_choice(value: object, choices: Any, what: str) -> None:
     """Refuse a word that is not one of a `Literal`: without types it would pass unnoticed.
 
