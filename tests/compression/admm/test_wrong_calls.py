@@ -152,3 +152,7 @@ def test_an_onnx_file_that_fails_its_check_replaces_nothing(tmp_path, monkeypatc
         pneumonia.write_onnx(imported(), path)
     assert path.read_bytes() == b"an earlier one"
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_one_change_of_a_recipe_may_be_a_bare_text():
+    assert pneumonia.RunOptions(changes="epochs=3").overrides() == ["epochs=3"]
