@@ -53,6 +53,7 @@ class Schedule(NamedTuple):
     strength: float = 1.0  # of the distortion of training images
     average: float = 0.998  # decay of the moving average of the weights in the last part
     smoothing: float = 0.0
+    momentum: float = 0.0  # of a dense training; 0 = Adam
     plain: float = 0.1  # share of images without distortion, where there is a teacher
     cuts: Cuts = Cuts()  # of `surgery`
     natural: NaturalCourse = NaturalCourse()  # of `surgery`
@@ -127,7 +128,7 @@ def run_admm(start: Start, splits: list[JointConstraint]) -> None:
             print(f"  last ||W - Z|| / ||W||: {worst:.3f}", flush=True)
 
     course = Course(
-        plan.admm_epochs, plan.learning_rate, plan.teacher, after_step=after_step,
+        plan.admm_epochs, plan.learning_rate, teacher=plan.teacher, after_step=after_step,
         every=start.samples.n_images // BATCH // plan.updates_per_epoch, update=update,
     )  # fmt: skip
     train(network, start.samples, start.images.held_out, course, start.seed)
@@ -142,8 +143,8 @@ def retrain_small(start: Start, masks: Mapping[str, Tensor]) -> Network:
     small = without_dead_paths(start.network)
     places = {n: w.detach() != 0 for n, w in small.weights().items()}
     course = Course(
-        plan.retrain_epochs, plan.retrain_rate, plan.teacher, average=plan.average, warm_up=0.03,
-        after_step=lambda: hold(small, places), select_from=0.5, zeros_stay=True,
+        plan.retrain_epochs, plan.retrain_rate, teacher=plan.teacher, average=plan.average,
+        warm_up=0.03, after_step=lambda: hold(small, places), select_from=0.5, zeros_stay=True,
     )  # fmt: skip
     train(small, start.samples, start.images.held_out, course, start.seed)
     return small
@@ -184,7 +185,7 @@ def run_straight_through(
     refresh(0.0, through.latent)
     through.start()
     course = Course(
-        plan.straight_epochs, plan.straight_rate, plan.teacher, warm_up=0.03,
+        plan.straight_epochs, plan.straight_rate, teacher=plan.teacher, warm_up=0.03,
         after_step=through.after_step, every=every,
         update=lambda done: refresh(done, through.latent), select_from=select_from,
     )  # fmt: skip
@@ -197,8 +198,8 @@ def run_straight_through(
 def dense(start: Start) -> Network:
     plan = start.schedule
     course = Course(
-        plan.retrain_epochs, plan.retrain_rate, smoothing=plan.smoothing, average=plan.average,
-        warm_up=0.05, select_from=0.5, checkpoint=start.checkpoint,
+        plan.retrain_epochs, plan.retrain_rate, plan.momentum, smoothing=plan.smoothing,
+        average=plan.average, warm_up=0.05, select_from=0.5, checkpoint=start.checkpoint,
     )  # fmt: skip
     train(start.network, start.samples, start.images.held_out, course, start.seed)
     return start.network

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmarks.compression.cifar_page import cifar_section
 from benchmarks.compression.jobs import GOALS, JOBS, LINE_KINDS, LINE_RATES, Goal
+from benchmarks.compression.summary import Summary, summaries
 from benchmarks.compression.training import HELD_OUT
 from evaluation.hardware.plots import ParetoPoint, plot_pareto, to_png
 from evaluation.report.plots import COLOURS, MARKS, new_figure
@@ -24,16 +25,13 @@ HEAD = """# Compression methods, measured the same way
 
 Goals are the published figures of each method's family, or better. Every accuracy is the median of
 the seeds on the test set; networks are chosen on {held_out:,} images held out of the training set.
-**These are small public image sets, not radiographs.** Prepared and not run:
-VGG-16 and ResNet-18 of width 0.5 on CIFAR-10 (`--only vgg16/ resnet18/`; an epoch of 25,000 images
-takes 1.2 and 2.2 minutes of one Zen 4 core with bfloat16, so the 30 epochs of the dense networks
-take 37 and 67; a dense training goes on where it was interrupted).
+**These are small public image sets, not radiographs.**
 
 | goal | must | reached (median of the seeds) | published | verdict |
 |---|---|---|---|---|
 {goals}
 
-## LeNet-5 and small image networks: every job
+## LeNet-5: every job
 
 Written by `python -m benchmarks.compression.tables`; every row is one job of that script, measured
 on the test set (10,000 images).
@@ -66,7 +64,7 @@ ones, and their present jobs end at slightly more weights.
 
 ## One constraint alone, five rates
 {lines}
-{language}{purification}
+{cifar}{language}{purification}
 ## Recorded earlier, with shorter schedules
 
 One seed each, by an earlier version of the jobs (ADMM and masked retraining, no distortion, no
@@ -129,23 +127,6 @@ cheapest unit: what removing it alone costs, and the weights that go with it.
 """
 
 
-class Summary(NamedTuple):
-    """One job over its seeds; `row` is the median seed's.
-
-    `of_chips` is the 5th percentile of simulated chips; 0 where none were simulated.
-    """
-
-    job: str
-    row: dict[str, Any]
-    accuracy: float
-    lowest: float
-    highest: float
-    rate: float
-    reduction: float
-    seeds: int
-    of_chips: float
-
-
 def recorded_rows(work: Path) -> list[dict[str, Any]]:
     """Rows of all jobs: from --work where it has the job, else as they were recorded."""
     recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
@@ -158,20 +139,6 @@ def recorded_rows(work: Path) -> list[dict[str, Any]]:
     order = list(JOBS)
     known = [key for key in rows if key[0] in JOBS and "seed" in rows[key]]
     return [rows[key] for key in sorted(known, key=lambda key: (order.index(key[0]), key[1]))]
-
-
-def summaries(rows: list[dict[str, Any]]) -> list[Summary]:
-    """The seeds of each job brought together."""
-    found = []
-    for name in dict.fromkeys(row["job"] for row in rows):
-        own = sorted((r for r in rows if r["job"] == name), key=lambda row: row["test_accuracy"])
-        scores = [row["test_accuracy"] for row in own]
-        found.append(Summary(
-            name, own[(len(own) - 1) // 2], median(scores), scores[0], scores[-1],
-            median(row["rate"] for row in own), median(row["data_reduction"] for row in own),
-            len(own), median(row.get("chips", {}).get("percentile_5", 0.0) for row in own),
-        ))  # fmt: skip
-    return found
 
 
 def kind_of(name: str) -> str:
@@ -292,7 +259,7 @@ def write_picture(jobs: list[Summary]) -> None:
             *(100 * share for share in (job.accuracy, job.lowest, job.highest)),
         )
         for job in jobs
-        if job.job.startswith("lenet5/") and kind_of(job.job) not in LINE_KINDS
+        if kind_of(job.job) not in LINE_KINDS
     ]  # fmt: skip
     PICTURE.write_bytes(
         plot_pareto(points, "LeNet-5 on MNIST, test accuracy, %", "times smaller, indices included")
@@ -362,7 +329,8 @@ def write_tables(work: Path) -> None:
         return
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     write_text(str(RESULTS), json.dumps(rows, indent=1) + "\n")
-    jobs = summaries(rows)
+    everything = summaries(rows)
+    jobs = [job for job in everything if job.job.startswith("lenet5/")]
     write_picture(jobs)
     write_text(
         str(PAGE),
@@ -371,6 +339,7 @@ def write_tables(work: Path) -> None:
             goals="\n".join(goal_line(goal, jobs) for goal in GOALS),
             rows="\n".join(job_line(job) for job in jobs),
             lines=lines_section(jobs),
+            cifar=cifar_section(everything),
             language=language_section(),
             purification=purification_section(),
             earlier="\n".join(earlier_line(row) for row in json.loads(EARLIER.read_text())),

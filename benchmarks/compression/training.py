@@ -1,10 +1,10 @@
 """Data and training loop of the jobs of `compression_tables`.
 
-Adam with a warm-up and half a cosine, an exponential moving average of the weights, training images
-distorted at random. A job with a teacher learns from `Distorted`: distorted copies of all training
-images and the teacher's logits of each copy, made once. Training runs in bfloat16 where the
-processor has it, and a pruned LeNet-5 in float32 in C (`lenet_step`); weights, ADMM and every
-measurement are float32.
+Adam, or stochastic gradient descent with momentum, with a warm-up and half a cosine; an exponential
+moving average of the weights; training images distorted at random. A job with a teacher learns from
+`Distorted`: distorted copies of all training images and the teacher's logits of each copy, made
+once. Training runs in bfloat16 where the processor has it, and a pruned LeNet-5 in float32 in C
+(`lenet_step`); weights, ADMM and every measurement are float32.
 """
 
 import copy
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.compression.distortion import distorted
 from benchmarks.compression.lenet_step import fits, lenet_logits
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.spec import NetworkSpec
@@ -29,6 +30,7 @@ from pneumonia.training.loop import uses_bf16
 
 HELD_OUT = 5000  # images of the training set that choose, and are not trained on
 BATCH = 128
+WEIGHT_DECAY = 5e-4  # of stochastic gradient descent
 COPIES = 10  # distorted copies of every training image that a teacher labels
 # Emulated elsewhere, at a tenth of the speed of float32.
 BFLOAT16 = uses_bf16(TrainConfig(), torch.device("cpu"))
@@ -80,54 +82,6 @@ def read_images(name: str, spec: NetworkSpec) -> Images:
     held, kept = order[:HELD_OUT], order[HELD_OUT:]
     train, test = parts
     return Images((train[0][kept], train[1][kept]), (train[0][held], train[1][held]), test)
-
-
-# --- distortion ---------------------------------------------------------------------------------
-
-
-def distorted(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Every image (N, C, H, W) distorted at random, from not at all to `strength`.
-
-    Grey images: rotation up to 0.25 rad, scale and shear up to 15 %, shift up to 2 px, and an
-    elastic field of 5 x 5 nodes with sigma 1.2 px. Colour images: shift up to 4 px and a flip;
-    a strength above 1 also blanks a square of 12 px.
-    """
-    if strength == 0:
-        return images
-    n, channels, size = images.shape[:3]
-    if channels == 3:
-        return _shifted_and_flipped(images, strength, generator)
-    amount = strength * torch.rand(n, 1, generator=generator)
-    angle, scale_x, scale_y, shear = (
-        amount * (2 * torch.rand(n, 4, generator=generator) - 1)
-        * torch.tensor([0.25, 0.15, 0.15, 0.15])
-    ).T  # fmt: skip
-    shift = amount * (2 * torch.rand(n, 2, generator=generator) - 1) * (2 * 2 / size)
-    rows = [
-        torch.stack([(1 + scale_x) * angle.cos(), shear - angle.sin(), shift[:, 0]], 1),
-        torch.stack([angle.sin(), (1 + scale_y) * angle.cos(), shift[:, 1]], 1),
-    ]
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    nodes = torch.randn(n, 2, 5, 5, generator=generator) * (amount[:, :, None, None] * 2.4 / size)
-    field = F.interpolate(nodes, size=(size, size), mode="bilinear", align_corners=True)
-    return F.grid_sample(images, grid + field.permute(0, 2, 3, 1), align_corners=False)
-
-
-def _shifted_and_flipped(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    n, size, shift_px = len(images), images.shape[2], 4
-    flip = torch.rand(n, generator=generator) < 0.5
-    images = torch.where(flip[:, None, None, None], images.flip(3), images)
-    padded = F.pad(images, (shift_px,) * 4, mode="reflect")
-    corner = torch.randint(0, 2 * shift_px + 1, (n, 2), generator=generator)
-    rows = corner[:, :1] + torch.arange(size)
-    columns = corner[:, 1:] + torch.arange(size)
-    out = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None]]
-    out = out.permute(0, 3, 1, 2)
-    if strength > 1:
-        centre = torch.randint(0, size, (n, 2), generator=generator)
-        near = (torch.arange(size) - centre[:, :, None]).abs() < 6  # (N, 2, size)
-        out = out.masked_fill((near[:, 0, :, None] & near[:, 1, None])[:, None], 0.0)
-    return out
 
 
 # --- samples ------------------------------------------------------------------------------------
@@ -255,7 +209,9 @@ class Course(NamedTuple):
 
     Attributes:
         epochs: Passes over the training images.
-        learning_rate: Largest one of Adam.
+        learning_rate: Largest one.
+        momentum: Of stochastic gradient descent (Nesterov, weight decay 5e-4); 0 = Adam without
+            weight decay.
         teacher: Share of the loss that the teacher's logits get.
         smoothing: Label smoothing of the cross-entropy without a teacher.
         average: Decay of the moving average per step; 0 = none.
@@ -272,6 +228,7 @@ class Course(NamedTuple):
 
     epochs: int
     learning_rate: float
+    momentum: float = 0.0
     teacher: float = 0.0
     smoothing: float = 0.0
     average: float = 0.0
@@ -316,6 +273,15 @@ def loss_of(network: Network, batch: Batch, course: Course) -> Tensor:
     return distillation_loss(logits, batch.logits, batch.labels, share=course.teacher)
 
 
+def optimiser_of(parameters: list[Tensor], course: Course) -> torch.optim.Optimizer:
+    if course.momentum:
+        return torch.optim.SGD(
+            parameters, course.learning_rate, course.momentum, weight_decay=WEIGHT_DECAY,
+            nesterov=True, fused=True,
+        )  # fmt: skip
+    return torch.optim.Adam(parameters, lr=course.learning_rate, fused=True)
+
+
 def train(
     network: Network,
     samples: Samples,
@@ -334,7 +300,7 @@ def train(
     """
     network.to(memory_format=torch.channels_last)
     parameters = list(network.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=course.learning_rate, fused=True)
+    optimiser = optimiser_of(parameters, course)
     averaged = [p.detach().clone() for p in parameters] if course.average else []
     generator = torch.Generator().manual_seed(100 + seed)
     n_steps = course.epochs * (samples.n_images // BATCH)
