@@ -48,6 +48,26 @@ def first_page(evidence: StudyEvidence) -> list[AnsweredQuestion]:
     ]
 
 
+def nothing_found(evidence: StudyEvidence) -> str | None:
+    """A warning that no image reaches the main threshold; None if one does, or none should."""
+    cases, point = evidence.study.cases, evidence.thresholds.primary
+    level = evidence.thresholds.points[point].threshold
+    if not cases.positive.any() or (cases.image_score >= level).any():
+        return None
+    highest = float(cases.image_score.max())
+    if highest <= 0:
+        return (
+            "The model finds nothing: the predictions hold no box. If it was compressed, too much"
+            " was removed at once; else train it longer"
+        )
+    return (
+        f"The model finds nothing at the operating point {wording.point_name(point)}: its"
+        f" threshold is {level:.3f}, the highest score of these images {highest:.3f}. Choose"
+        " thresholds for this very model on validation images (evaluate --freeze-into); if the"
+        " scores stay low, it was compressed too far or trained too short"
+    )
+
+
 def mix_rows(evidence: StudyEvidence) -> list[ClassMixRow]:
     """Metrics that depend on the mix of classes, as found and at the mix; empty without a mix."""
     if evidence.at_mix is None:

@@ -41,6 +41,7 @@ def command(
     Ctrl-C ends the run; the same command with --resume continues after the last finished epoch.
     """
     from pneumonia.api.runs import PruneRecipe, prune
+    from pneumonia.compression.prune.recipe import MAX_RATE
     from pneumonia.recipes import load_recipe, recipe_names
     from pneumonia.training.distributed import started_as_first
 
@@ -49,6 +50,13 @@ def command(
             raise ConfigError("Quantization does not take a pruning rate", found=f"--rate {rate}")
         quantize_by_recipe(run, recipe, out, data, options)
         return
+    if rate is not None and not 1 < rate <= MAX_RATE:
+        raise ConfigError(
+            "Pruning rate is out of range",
+            expected=f"above 1 and at most {MAX_RATE:,.0f}: weights before over weights after",
+            found=f"--rate {rate:g}",
+            fix="2 keeps half of the weights, 4 a quarter; begin with 2 to 4",
+        )
     changes = options.overrides()
     if rate is not None:
         changes.append(f"rate={rate}")

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from pneumonia.training import distributed
 from pneumonia.training.checkpoint import save_best
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
+from pneumonia.training.run import finds_nothing
 from pneumonia.training.task import TrainingTask
 from pneumonia.training.threads import use_threads
 
@@ -131,6 +132,9 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
     made = compress(job)
     network = Network(made.spec, made.tensors)
     metrics_after = task.evaluate(network) if first else {}
+    warning = lost_warning(metrics_before, metrics_after)
+    if warning is not None:
+        log.warning("%s", warning)
     if first:
         write_history(job.out.path, made.stages)
         save_best(job.out.path, network, made.epochs, metrics_after, task.save)
@@ -139,6 +143,29 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
     if first:
         write_compression(job.out.path, report_of(result, made))
     return result
+
+
+def lost_warning(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
+    """A warning that the compressed network finds nothing in validation; None if it does.
+
+    Args:
+        before: Validation metrics of the network that was compressed.
+        after: Of the compressed one.
+    """
+    score = after.get("rsna")
+    if score is None or not finds_nothing(score, after.get("auroc")):
+        return None
+    found = f"RSNA score {score:.4f}, AUROC {after.get('auroc', math.nan):.4f}"
+    if finds_nothing(before.get("rsna", 0.0), before.get("auroc")):
+        return (
+            f"The network finds nothing on the validation images ({found}), as before it was"
+            " compressed: train it further first"
+        )
+    return (
+        f"The compressed network finds nothing on the validation images ({found}; before RSNA score"
+        f" {before['rsna']:.4f}): too much was removed at once. Go in smaller steps (a lower --rate"
+        " and then again from its run, or more bits), or train longer (admm and retraining epochs)"
+    )
 
 
 def _finished(checkpoint: Path, folder: RunFolder) -> CompressionResult:

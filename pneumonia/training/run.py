@@ -79,6 +79,11 @@ def run_train(
         return result
 
 
+def finds_nothing(rsna: float, auroc: float | None) -> bool:
+    """Whether a validation found no opacity: challenge score 0, or an AUROC of chance."""
+    return rsna <= 0 or auroc == NO_ORDER
+
+
 def divergence_warning(rows: Sequence[Mapping[str, float]], recipe: TrainRecipe) -> str | None:
     """A warning that the network finds nothing at the end of its training; None if it does.
 
@@ -93,7 +98,7 @@ def divergence_warning(rows: Sequence[Mapping[str, float]], recipe: TrainRecipe)
     if not validated:
         return None
     last = validated[-1]
-    if last["val_rsna"] > 0 and last.get("val_auroc") != NO_ORDER:
+    if not finds_nothing(last["val_rsna"], last.get("val_auroc")):
         return None
     best = max(row["val_rsna"] for row in validated)
     before = f"; the best epoch had {best:.4f}" if best > last["val_rsna"] else ""

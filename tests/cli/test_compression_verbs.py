@@ -73,6 +73,16 @@ def test_a_rate_for_bits_is_refused(root, capsys):
     assert "does not take a pruning rate" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rate", ["0.5", "1", "0", "-4", "1e7"])
+def test_a_rate_out_of_range_says_what_rates_are(tmp_path, capsys, rate):
+    arguments = ["prune", str(tmp_path), "--recipe", "filter", "--out", str(tmp_path / "out")]
+    assert run(group, [*arguments, f"--rate={rate}"]) == 2
+    shown = capsys.readouterr().err
+    assert "above 1 and at most 1,000,000: weights before over weights after" in shown
+    assert f"--rate {float(rate):g}" in shown
+    assert shown.count("\n") == 1
+
+
 def test_an_unknown_recipe_names_those_that_ship(root, capsys):
     assert prune(root, "magic") == 2
     shown = capsys.readouterr().err

@@ -74,6 +74,26 @@ def test_evaluate_freeze_and_evaluate_again(
     assert second["metrics"]["calibration.ece_platt"]["value"] is not None
 
 
+def test_a_model_that_finds_nothing_is_warned_of_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores below a threshold frozen elsewhere, and predictions without a box."""
+    common = [folder / "labels.csv", "--draws", 100, "--out", folder / "out", "--threshold", 0.5]
+    rows = read_predictions(str(folder / "dense.csv"))
+    weak = [row._replace(scores=row.scores * np.float32(0.1)) for row in rows]
+    write_predictions(str(folder / "weak.csv"), weak)
+    assert _run("evaluate", folder / "weak.csv", *common) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("finds nothing") == 1
+    assert "its threshold is 0.500, the highest score of these images 0." in shown
+    none = [row._replace(scores=row.scores[:0], boxes=row.boxes[:0]) for row in rows]
+    write_predictions(str(folder / "none.csv"), none)
+    assert _run("evaluate", folder / "none.csv", *common) == 0
+    assert "finds nothing: the predictions hold no box" in capsys.readouterr().err
+    assert _run("evaluate", folder / "dense.csv", *common) == 0
+    assert "finds nothing" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_submission_scores_like_the_predictions(folder: Path) -> None:
     """The written submission, read back, has the same challenge score without any threshold."""

@@ -110,6 +110,7 @@ def command(
 
 def _show(evidence: "StudyEvidence", out: Path) -> None:
     from evaluation.report import wording
+    from evaluation.report.first_page import nothing_found
 
     point = evidence.thresholds.primary
     coverage = evidence.study.cases.coverage
@@ -137,6 +138,9 @@ def _show(evidence: "StudyEvidence", out: Path) -> None:
             f"{counted(coverage.n_unlabelled, 'scored image')} without a label"
         )
     click.echo(f"thresholds: {evidence.thresholds.origin}")
+    warning = nothing_found(evidence)
+    if warning is not None:
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"report: {out / 'report.html'}")
 
 

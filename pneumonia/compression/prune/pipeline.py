@@ -57,7 +57,7 @@ def prune_network(job: CompressionJob, recipe: PruneRecipe) -> CompressedNetwork
     progress = job.trainer.progress
     selected = selected_layers(spec, recipe)
     if recipe.rate <= 1 + TOLERANCE:  # a plan may miss its rate by that much: by all of it
-        raise nothing_pruned(spec, selected)
+        raise nothing_pruned(spec, selected, recipe.rate)
     network = Network(spec, job.tensors)
     method = recipe.constraint.fitted(network.tensors())
     recipe = recipe.model_copy(update={"constraint": method})
@@ -223,7 +223,7 @@ def finish(stored: NetworkSpec, result: StageResult) -> tuple[NetworkSpec, dict[
         {layer.name: layer for layer in smallest.weighted() if layer.name not in group_sizes}
     )
     if result.plan["realised_rate"] <= 1:
-        raise nothing_pruned(spec, list(result.plan["layers"]))
+        raise nothing_pruned(spec, list(result.plan["layers"]), result.plan["target_rate"])
     masked = masked_tensors(ChannelGraph(spec), result.tensors, result.masks)
     check_compacted(Network(spec, masked), Network(small, kept))
     return small, kept

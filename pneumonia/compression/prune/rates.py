@@ -109,15 +109,32 @@ def plan_rate(
         protected = start.graph.protected_layers()
         raise PruneError(
             "Pruning rate cannot be reached",
-            expected=f"at most {strongest.realised_rate:.4g}, every selected layer at its minimum",
+            expected=f"at most {strongest.realised_rate:.4g} for this network and recipe (every"
+            " selected layer at its minimum)",
             found=f"{target:g}",
             where=f"{len(rates.exponents)} of {len(start.weights)} layers selected; filters of"
             f" {len(protected)} are protected, as outputs or by what reads them: "
             + ", ".join([*protected[:MOST_NAMED], *["..."][: len(protected) > MOST_NAMED]]),
-            fix="Lower the rate or constraint.round_to, or select more layers",
+            fix="Choose a rate in this range, or make it wider: more layers (layers, rates.limits)"
+            " or a smaller constraint.round_to",
         )
     middle = math.sqrt(STRONGEST)
     return _nearer(strongest, _searched(trial, rates, target, middle, STRONGEST), target)
+
+
+def reachable_rates(
+    start: StageStart, method: PruningMethod, rates: LayerRates
+) -> tuple[float, float] | None:
+    """The smallest of some rates above 1, and the largest, that the method reaches; None if none.
+
+    The smallest is that of the first of a few strengths, so an even smaller one may exist.
+    """
+    strengths = (1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, STRONGEST)
+    found = (apply_rates(start, method, rates.at(x)).realised_rate for x in strengths)
+    lowest = next((rate for rate in found if rate > 1), None)
+    if lowest is None:
+        return None
+    return lowest, apply_rates(start, method, rates.at(STRONGEST)).realised_rate
 
 
 Trial = Callable[[Mapping[str, float], int], RatePlan]

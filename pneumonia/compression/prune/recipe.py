@@ -17,6 +17,8 @@ from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.recipes import RecipePart
 from pneumonia.training.config import OptimiserConfig, ScheduleConfig, TrainConfig, TrainRecipe
 
+MAX_RATE = 1e6
+
 AnyMethod = Annotated[
     StructuredMethod | DepthMethod | PatternMethod | BlockMethod | CrossbarMethod | IrregularMethod,
     Field(discriminator="kind"),
@@ -176,7 +178,7 @@ class PruneRecipe(RecipePart):
         threads: Threads that compute a step on the CPU; none = as in the parent's training.
     """
 
-    rate: float = Field(gt=1, le=1e6)
+    rate: float = Field(gt=1, le=MAX_RATE)
     ladder: PositiveInt | tuple[float, ...] = 1
     constraint: AnyMethod
     layers: LayerChoice = LayerChoice()

@@ -22,10 +22,12 @@ from pneumonia.compression.phase import ADMM, RETRAIN, Trainer, is_finished
 from pneumonia.compression.prune.masks import MaskHook
 from pneumonia.compression.prune.method import LadderStage
 from pneumonia.compression.prune.rates import (
+    MOST_NAMED,
     LayerRates,
     RatePlan,
     StageStart,
     plan_rate,
+    reachable_rates,
     warn_of_excess,
 )
 from pneumonia.compression.prune.recipe import PruneRecipe, admm_config, retrain_config
@@ -34,6 +36,7 @@ from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainConfig
@@ -110,7 +113,8 @@ def _admm(
             start, stage.method, context.rates, stage.rate, context.trainer.progress
         )
         if planned.realised_rate <= 1:  # before any training is spent on it
-            raise nothing_pruned(context.spec, list(planned.layer_rates))
+            reach = reachable_rates(start, stage.method, context.rates)
+            raise nothing_pruned(context.spec, list(planned.layer_rates), stage.rate, reach)
         schedule = AdmmSchedule(
             phase.rho,
             phase.epochs,
@@ -140,13 +144,26 @@ def retrain(
     return live.widen(load_model(run.checkpoint())[1])
 
 
-def nothing_pruned(spec: NetworkSpec, selected: list[str]) -> PruneError:
-    """The error of a recipe that removes no weight, with the layers it matched."""
+def nothing_pruned(
+    spec: NetworkSpec,
+    selected: list[str],
+    rate: float,
+    reach: tuple[float, float] | None = None,
+) -> PruneError:
+    """The error of a recipe that removes no weight.
+
+    Args:
+        selected: Layers that the recipe matched.
+        rate: Rate that was asked for.
+        reach: From `reachable_rates`; None = not known, or there is none.
+    """
     protected = ChannelGraph(spec).protected_layers()
+    shown = ", ".join(selected[:MOST_NAMED]) + ", ..." * (len(selected) > MOST_NAMED)
     return PruneError(
-        "Recipe prunes nothing",
-        found="layers " + ", ".join(selected),
-        where=f"{len(selected)} layers; filters protected in " + ", ".join(protected),
+        f"Recipe prunes nothing at rate {rate:g}",
+        expected=None if reach is None else f"a rate of {reach[0]:.4g} to {reach[1]:.4g}",
+        found=f"{counted(len(selected), 'selected layer')} ({shown})",
+        where="filters protected in " + ", ".join(protected[:MOST_NAMED]),
         fix="Raise the rate, select more layers, or lower constraint.round_to or filter_share",
     )
 

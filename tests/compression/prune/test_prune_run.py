@@ -300,7 +300,7 @@ def test_shipped_recipes_load(name: str) -> None:
         (
             {"layers": {"include": ["conv_015"]}, "rate": 1.0001, "constraint": {
                 "kind": "structured", "filter_share": 1}},
-            "prunes nothing; found layers conv_015 .*protected in conv_015",
+            "prunes nothing at rate 1.0001; found 1 selected layer .*protected in conv_015",
         ),
     ],
 )  # fmt: skip
