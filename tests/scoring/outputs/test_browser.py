@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pneumonia.scoring.batch.folder import AUDIT_LOG
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings, pdf
 from tests.chromium import chromium
@@ -272,6 +273,7 @@ def test_pdf_has_the_words_and_the_pictures(scored, tmp_path, detector):
 def test_without_a_browser_the_batch_says_so(scored, tmp_path, detector, monkeypatch):
     source, _, _ = scored
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / AUDIT_LOG).touch()  # what makes it the output of an earlier batch
     (tmp_path / "out" / "report.pdf").write_bytes(b"of an earlier run")
     monkeypatch.setattr(pdf, "find_browser", lambda: None)
     settings = ScoreSettings(outputs=OutputSettings(pdf=True))
