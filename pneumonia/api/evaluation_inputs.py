@@ -1,10 +1,12 @@
 """What `evaluate` and `compare` read: predictions, labels, facts, subsets, frozen thresholds."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from evaluation.study.box_scale import read_box_scale
 from evaluation.study.cases import EvaluationCases, join
@@ -14,7 +16,8 @@ from evaluation.study.labels import RSNA_FRAME, read_labels
 from evaluation.study.operating_points import OperatingPoint, read_platt, read_points
 from evaluation.study.submission import is_submission, read_submission
 from pneumonia.runtime.errors import ArtefactError, DataError, OutputError
-from pneumonia.runtime.model.predictions import read_predictions
+from pneumonia.runtime.model.predictions import Prediction, read_predictions
+from pneumonia.runtime.plurals import counted
 
 SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
 
@@ -68,7 +71,7 @@ class StudyOptions:
         """Read and join labels, predictions (predictions.csv or a submission) and facts.
 
         Raises:
-            DataError: See the readers and `evaluation.study.cases.join`.
+            DataError: Equal boxes of an image; see the readers and `evaluation.study.cases.join`.
         """
         truth = read_labels(labels, self.frame)
         found = (
@@ -76,6 +79,7 @@ class StudyOptions:
             if is_submission(predictions)
             else read_predictions(str(predictions))
         )
+        _refuse_repeated(found, predictions)
         facts = [path for path in (self.classes, self.images) if path is not None]
         return join(
             truth,
@@ -83,6 +87,22 @@ class StudyOptions:
             read_cohort(*facts),
             None if self.subset is None else read_subset(self.subset),
             self.only_scored,
+        )
+
+
+def _refuse_repeated(found: Sequence[Prediction], predictions: Path) -> None:
+    """Refuse equal boxes with equal scores: the challenge counts the second as a false alarm."""
+    repeated = 0
+    for image in found:
+        rows = np.column_stack([image.scores, image.boxes])
+        repeated += len(np.unique(rows, axis=0)) < len(rows)
+    if repeated:
+        raise DataError(
+            "Boxes of an image are repeated",
+            expected="each box once",
+            found=counted(repeated, "image") + " with equal rows",
+            where=str(predictions),
+            fix="Remove the equal rows; two files joined into one may both hold an image",
         )
 
 

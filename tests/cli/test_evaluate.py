@@ -10,6 +10,7 @@ from evaluation.study.box_scale import scale_boxes
 from evaluation.study.operating_points import choose, document
 from evaluation.study.submission import write_submission
 from pneumonia.cli import group, run
+from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.predictions import Prediction, read_predictions, write_predictions
 from tests.evaluation.studies import study_cases
@@ -92,6 +93,18 @@ def test_a_model_that_finds_nothing_is_warned_of_once(
     assert "finds nothing: the predictions hold no box" in capsys.readouterr().err
     assert _run("evaluate", folder / "dense.csv", *common) == 0
     assert "finds nothing" not in capsys.readouterr().err
+
+
+def test_equal_boxes_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two files of predictions joined into one: the challenge would count the box twice."""
+    lines = (folder / "dense.csv").read_text().splitlines(keepends=True)
+    boxed = next(line for line in lines[1:] if line.split(",")[1])
+    (folder / "joined.csv").write_text("".join([*lines, boxed]))
+    arguments = ["evaluate", folder / "joined.csv", folder / "labels.csv", "--out", folder / "no"]
+    assert _run(*arguments) == DataError.exit_code
+    assert "repeated; expected each box once; found 1 image with equal rows" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
