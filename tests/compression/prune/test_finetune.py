@@ -73,6 +73,7 @@ def test_what_was_removed_stays_removed(pruned: Path, other_images: Path, tmp_pa
     assert len(read_metrics(out / "metrics.csv")) == 2
 
 
+@pytest.mark.slow
 def test_the_record_names_the_new_images_and_no_new_rate(
     pruned: Path, other_images: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_quantized_weights_are_refused(tiny_run: TinyRun, tmp_path: Path) -> Non
     assert not (tmp_path / "out" / "best").exists()
 
 
+@pytest.mark.slow
 def test_the_command_on_a_dense_run(
     tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,6 +127,7 @@ def test_the_penalty_brings_the_weights_to_their_levels_through_adam(trained, tm
     assert distances["proximal"]["3"] < distances["gradient"]["3"]
 
 
+@pytest.mark.slow
 def test_straight_through_resumes_exactly_and_ends_on_levels(trained, tmp_path):
     run, _ = trained
     recipe = QuantizeRecipe.model_validate(

@@ -487,6 +487,7 @@ def test_labels_csv_of_the_dataset_is_the_official_one(own: Radiographs) -> None
     assert LABEL_FRAME == 1024
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_annotations(own: Radiographs) -> None:
     own.image("a.png", 600, 400)
     annotations = [
