@@ -14,7 +14,6 @@ from pydantic_core import PydanticUndefined
 from data_prep.augment.augmenter import AugmentSettings
 from data_prep.augment.composite import CompositeSettings
 from pneumonia.compression.prune.depth_method import DepthMethod
-from pneumonia.compression.prune.finetune import FineTuneRecipe
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
     CrossbarMethod,
@@ -23,6 +22,7 @@ from pneumonia.compression.prune.layerwise import (
 )
 from pneumonia.compression.prune.recipe import (
     AdmmPhase,
+    FineTuneRecipe,
     LayerChoice,
     PruneRecipe,
     PurifyPhase,

@@ -9,8 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from deploy_jetson.kernels.bundle import KernelsResult, add_kernels
-from pneumonia.compression.prune.finetune import FineTuneRecipe
-from pneumonia.compression.prune.recipe import PruneRecipe
+from pneumonia.compression.prune.recipe import FineTuneRecipe, PruneRecipe
 from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.result import CompressionResult
 from pneumonia.compression.run import Recipe as CompressionRecipe

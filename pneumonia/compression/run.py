@@ -11,13 +11,9 @@ from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.distil import Teacher
 from pneumonia.compression.phase import Trainer, wait_for_first
-from pneumonia.compression.prune.finetune import (
-    FineTuneRecipe,
-    finetune_network,
-    finetuned_training,
-)
+from pneumonia.compression.prune.finetune import finetune_network
 from pneumonia.compression.prune.pipeline import prune_network
-from pneumonia.compression.prune.recipe import PruneRecipe, pruned_training
+from pneumonia.compression.prune.recipe import FineTuneRecipe, PruneRecipe, pruned_training
 from pneumonia.compression.quantize.pipeline import quantize_network
 from pneumonia.compression.quantize.recipe import QuantizeRecipe, quantized_training
 from pneumonia.compression.report.history import write_history
@@ -54,7 +50,7 @@ Compress = Callable[[CompressionJob], CompressedNetwork]
 PROCEDURES: dict[type[Recipe], tuple[str, Callable[..., TrainRecipe], Callable[..., Any]]] = {
     PruneRecipe: ("prune", pruned_training, prune_network),
     QuantizeRecipe: ("quantize", quantized_training, quantize_network),
-    FineTuneRecipe: ("finetune", finetuned_training, finetune_network),
+    FineTuneRecipe: ("finetune", pruned_training, finetune_network),
 }
 
 

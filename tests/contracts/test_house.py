@@ -91,7 +91,7 @@ def test_every_recipe_loads(path):
     elif kind == "quantize":
         from pneumonia.compression.quantize.recipe import QuantizeRecipe as Recipe
     elif kind == "finetune":
-        from pneumonia.compression.prune.finetune import FineTuneRecipe as Recipe
+        from pneumonia.compression.prune.recipe import FineTuneRecipe as Recipe
     else:
         from pneumonia.compression.prune.recipe import PruneRecipe as Recipe  # type: ignore[assignment]
     recipe = load_recipe(path.stem, kind, Recipe)

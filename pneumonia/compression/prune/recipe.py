@@ -206,16 +206,37 @@ class PruneRecipe(RecipePart):
         return self
 
 
-def pruned_training(training: TrainRecipe, recipe: PruneRecipe) -> TrainRecipe:
-    """The parent's training with the epochs of a pruning recipe."""
-    changed: dict[str, object] = {}
+class FineTuneRecipe(RecipePart):
+    """A whole fine-tuning of a trained or pruned run.
+
+    Attributes:
+        retrain: See RetrainPhase.
+        distil: Share of the loss that asks for the outputs of a teacher on the same images; 0 =
+            none. It costs a forward pass of the teacher at every step.
+        teacher: `trained` = the network before anything was compressed, `parent` = the run's own.
+        images_per_epoch: Length of the epochs; none = as in the parent's training.
+        validate_every: Epochs between validations; none = as in the parent's training.
+        seed: Of order and augmentation; none = as in the parent's training.
+        threads: Threads that compute a step on the CPU; none = as in the parent's training.
+    """
+
+    retrain: RetrainPhase = RetrainPhase()
+    distil: float = Field(default=0.0, ge=0, lt=1)
+    teacher: Literal["trained", "parent"] = "trained"
+    images_per_epoch: PositiveInt | None = None
+    validate_every: PositiveInt | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+    threads: int | None = Field(default=None, ge=1, le=256)
+
+
+def pruned_training(training: TrainRecipe, recipe: PruneRecipe | FineTuneRecipe) -> TrainRecipe:
+    """The parent's training with the epochs of a pruning recipe, or with those and the seed."""
+    changed: dict[str, object] = recipe.model_dump(
+        include={"validate_every", "seed", "threads"}, exclude_none=True
+    )
     if recipe.images_per_epoch is not None:
         length = {"images_per_epoch": recipe.images_per_epoch}
         changed["data"] = training.data.model_copy(update=length)
-    if recipe.validate_every is not None:
-        changed["validate_every"] = recipe.validate_every
-    if recipe.threads is not None:
-        changed["threads"] = recipe.threads
     return training.model_copy(update=changed)
 
 

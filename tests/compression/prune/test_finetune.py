@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from pneumonia.cli import group, run
-from pneumonia.compression.prune.finetune import FineTuneRecipe
-from pneumonia.compression.prune.recipe import PruneRecipe
+from pneumonia.compression.prune.recipe import FineTuneRecipe, PruneRecipe
 from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.network.files import load_model
